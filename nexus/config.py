@@ -1,0 +1,222 @@
+"""``config.toml``: its sections and keys, their types and bounds, and which value wins.
+
+A missing file means the defaults. A wrong one is an error that names the file, the line and the key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nexus.paths import config_directory, default_socket_path
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Limits",
+    "client_socket",
+    "config_path",
+    "database_path",
+    "daemon_socket",
+    "load_config",
+]
+
+_KIB, _MIB = 1024, 1024 * 1024
+
+
+class ConfigError(Exception):
+    """The configuration file cannot be used; the message names the file, the line and the key."""
+
+    hint = "Mend the file, or move it away to start with the defaults."
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class Limits(NamedTuple):
+    """What clients may ask of the daemon. Sizes in bytes, times in seconds."""
+
+    max_payload_bytes: int = 64 * _KIB
+    """Of a command that declares no other limit."""
+    max_frame_payload_bytes: int = 16 * _MIB
+    receive_budget_bytes: int = 64 * _MIB
+    """Received and not yet dispatched, over all connections."""
+    send_budget_bytes: int = 64 * _MIB
+    """Encoded and not yet sent, over all connections."""
+    connections: int = 512
+    requests_per_connection: int = 64
+    streams_per_connection: int = 16
+    frame_timeout_s: int = 30
+    send_buffer_bytes: int = 1 * _MIB
+    """Waiting for a client that does not read, beside the frame being sent."""
+    send_timeout_s: int = 30
+    """How long such a client may make no progress."""
+
+
+_LIMIT_BOUNDS: dict[str, tuple[int, int]] = {
+    "max_payload_bytes": (_KIB, 16 * _MIB),
+    "max_frame_payload_bytes": (64 * _KIB, 16 * _MIB),
+    "receive_budget_bytes": (_MIB, 4096 * _MIB),
+    "send_budget_bytes": (_MIB, 4096 * _MIB),
+    "connections": (1, 65_536),
+    "requests_per_connection": (1, 4096),
+    "streams_per_connection": (1, 4096),
+    "frame_timeout_s": (1, 3600),
+    "send_buffer_bytes": (64 * _KIB, 64 * _MIB),
+    "send_timeout_s": (1, 3600),
+}
+
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class Config(NamedTuple):
+    """What the file says; None where it says nothing."""
+
+    path: Path
+    daemon_socket: str | None = None
+    log_level: str = "info"
+    drain_timeout_s: int = 10
+    client_socket: str | None = None
+    database_path: str | None = None
+    limits: Limits = Limits()
+
+
+_SECTIONS: dict[str, dict[str, type]] = {
+    "daemon": {"socket": str, "log_level": str, "drain_timeout_s": int},
+    "client": {"socket": str},
+    "database": {"path": str},
+    "limits": dict.fromkeys(Limits._fields, int),
+    "plugins": {},
+}
+
+
+def config_path(override: str | None = None) -> Path:
+    """``override`` (``--config``), else ``config.toml`` in the configuration directory."""
+    return Path(override).absolute() if override else config_directory() / "config.toml"
+
+
+def load_config(path: Path, *, required: bool = False) -> Config:
+    """Read the file; the defaults when it is missing, unless it is ``required`` (named by the user).
+
+    Raises:
+        ConfigError: it cannot be read, is not TOML, or holds an unknown key or a wrong value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if required:
+            raise ConfigError(f"cannot read {path}: there is no such file") from None
+        return Config(path)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read {path}: it is not UTF-8 ({error.reason})") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    import tomllib  # only where there is a file: nexusctl's start pays for every import
+
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    _check_sections(path, text, document)
+    return _config(path, text, document)
+
+
+def _check_sections(path: Path, text: str, document: Mapping[str, Any]) -> None:
+    for section, body in document.items():
+        keys = _SECTIONS.get(section)
+        if keys is None:
+            raise ConfigError(_at(path, text, section, None) + f"unknown section or key {section!r}")
+        if not isinstance(body, dict):
+            raise ConfigError(_at(path, text, section, None) + f"{section} must be a section: [{section}]")
+        for key, value in body.items():
+            kind = keys.get(key)
+            name = f"{section}.{key}"
+            if kind is None:
+                raise ConfigError(_at(path, text, section, key) + f"unknown key {name}")
+            if not isinstance(value, kind) or isinstance(value, bool):
+                expected = "a whole number" if kind is int else "text"
+                raise ConfigError(_at(path, text, section, key) + f"{name} must be {expected}")
+
+
+def _config(path: Path, text: str, document: Mapping[str, Any]) -> Config:
+    daemon = document.get("daemon", {})
+    level = daemon.get("log_level", "info")
+    if level not in _LOG_LEVELS:
+        raise ConfigError(
+            _at(path, text, "daemon", "log_level") + f"daemon.log_level must be one of {', '.join(_LOG_LEVELS)}"
+        )
+    drain = daemon.get("drain_timeout_s", 10)
+    if not 0 <= drain <= 3600:
+        raise ConfigError(_at(path, text, "daemon", "drain_timeout_s") + "daemon.drain_timeout_s must be 0 to 3600")
+    limits = document.get("limits", {})
+    for key, value in limits.items():
+        lowest, highest = _LIMIT_BOUNDS[key]
+        if not lowest <= value <= highest:
+            raise ConfigError(_at(path, text, "limits", key) + f"limits.{key} must be {lowest} to {highest}")
+    return Config(
+        path=path,
+        daemon_socket=daemon.get("socket"),
+        log_level=level,
+        drain_timeout_s=drain,
+        client_socket=document.get("client", {}).get("socket"),
+        database_path=document.get("database", {}).get("path"),
+        limits=Limits(**limits),
+    )
+
+
+def _at(path: Path, text: str, section: str, key: str | None) -> str:
+    """The start of a message about a key: the file, and the line where it can be found."""
+    inside = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[\s*([^\]]+?)\s*\]", line)
+        if header:
+            inside = header[1].strip("\"'") == section
+            if inside and key is None:
+                return f"cannot use {path}, line {number}: "
+        else:
+            name = re.match(r"\s*[\"']?([^\"'=\s]+)[\"']?\s*=", line)
+            if name and ((name[1] == key and inside) or name[1] in (f"{section}.{key}", section)):
+                return f"cannot use {path}, line {number}: "
+    return f"cannot use {path}: "
+
+
+def _expand(path: str) -> Path:
+    return Path(os.path.expandvars(path)).expanduser().absolute()
+
+
+def daemon_socket(config: Config, override: str | None = None) -> tuple[Path, str | None]:
+    """Where the daemon listens, and a warning: ``--socket``, ``NEXUS_SOCKET``, ``[daemon]``, ``[client]``, default.
+
+    Raises:
+        PathError: none is given and the runtime directory cannot be used.
+    """
+    return _socket(override, config.daemon_socket or config.client_socket)
+
+
+def client_socket(config: Config, override: str | None = None) -> tuple[Path, str | None]:
+    """Where a client finds the daemon: as ``daemon_socket``, with ``[client]`` before ``[daemon]``.
+
+    Raises:
+        PathError: none is given and the runtime directory cannot be used.
+    """
+    return _socket(override, config.client_socket or config.daemon_socket)
+
+
+def _socket(override: str | None, configured: str | None) -> tuple[Path, str | None]:
+    given = override or os.environ.get("NEXUS_SOCKET") or configured
+    if given:
+        return _expand(given), None
+    path, warning = default_socket_path()
+    return path, warning
+
+
+def database_path(config: Config, override: str | None = None) -> Path:
+    """Where the database is: ``--db``, ``NEXUS_DATABASE``, ``[database] path``, default."""
+    from nexus.paths import default_database_path
+
+    given = override or os.environ.get("NEXUS_DATABASE") or config.database_path
+    return _expand(given) if given else default_database_path()

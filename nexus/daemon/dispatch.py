@@ -1,0 +1,85 @@
+"""From a command's code to its handler: the table of everything that the daemon answers.
+
+It knows the registry and the capabilities' handlers, and nothing of sockets.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from nexus_protocol import DEFAULT_MAX_PAYLOAD, Command, CommandInfo, command_decoder
+from nexus_protocol.command import declared_commands
+
+from nexus.capabilities import CAPABILITIES
+from nexus.handling import Handler, collect_handlers
+from nexus.store import Reader
+
+__all__ = ["Dispatch", "Entry", "load_capabilities"]
+
+
+class Entry(NamedTuple):
+    """A command as the daemon carries it out."""
+
+    info: CommandInfo
+    decode: Callable[[bytes], Command[Any]]
+    fn: Callable[..., Any]
+    waits: bool
+    """Whether ``fn`` is a coroutine function."""
+    streams: bool
+
+
+class Dispatch:
+    """The entries by code, and how many bytes of payload each may have."""
+
+    def __init__(
+        self,
+        handlers: Iterable[Handler],
+        counters: dict[str, Callable[[Reader], dict[str, int]]] | None = None,
+    ) -> None:
+        self.counters = counters or {}
+        self.entries: dict[int, Entry] = {}
+        for handler in handlers:
+            info = handler.info
+            if info.code in self.entries:
+                raise ValueError(f"{info.name} has two handlers")
+            self.entries[info.code] = Entry(
+                info, command_decoder(info), handler.fn, handler.waits, info.item is not None
+            )
+        self._declared_limits = {
+            code: entry.info.max_payload
+            for code, entry in self.entries.items()
+            if entry.info.max_payload != DEFAULT_MAX_PAYLOAD
+        }
+
+    def commands(self) -> list[CommandInfo]:
+        """What is handled, by code."""
+        return [self.entries[code].info for code in sorted(self.entries)]
+
+    def payload_limit(self, default: int, highest: int) -> Callable[[int], int]:
+        """A function that tells a command's limit: its own, else ``default``, but never above ``highest``."""
+        limits = {code: min(limit, highest) for code, limit in self._declared_limits.items()}
+        default = min(default, highest)
+        return lambda command: limits.get(command, default)
+
+
+def load_capabilities() -> Dispatch:
+    """Import every capability's handlers.
+
+    Raises:
+        RuntimeError: a command is declared and nothing handles it.
+    """
+    handlers: list[Handler] = []
+    counters: dict[str, Callable[[Reader], dict[str, int]]] = {}
+    for capability in CAPABILITIES:
+        module = importlib.import_module(f"nexus.{capability.name}.handlers")
+        handlers += collect_handlers(module)
+        count = getattr(module, "count_by_state", None)
+        if count is not None:
+            counters[capability.name] = count
+    dispatch = Dispatch(handlers, counters)
+    missing = [info.name for info in declared_commands() if info.code not in dispatch.entries]
+    if missing:
+        raise RuntimeError(f"no handler for {', '.join(missing)}")
+    return dispatch

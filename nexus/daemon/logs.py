@@ -1,0 +1,105 @@
+"""The daemon's log: standard error, one line an event, with the level where journald wants it.
+
+For a daemon that was started without a service manager the same goes to a file of bounded size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from nexus.daemon.systemd import under_journald
+
+__all__ = ["set_level", "setup"]
+
+MAX_LOG_BYTES = 5 * 1024 * 1024
+"""Of one log file; the one before it is kept beside it as ``.1``."""
+
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+
+class _LineFormatter(logging.Formatter):
+    """One line for everything, a traceback too."""
+
+    def __init__(self, journald: bool) -> None:
+        super().__init__()
+        self._journald = journald
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[0] is not None:
+            text += " | " + _one_line(record.exc_info[1])
+        text = text.replace("\n", "\\n").replace("\r", "\\r")
+        name = record.name.removeprefix("nexus.")
+        if self._journald:
+            return f"<{_PRIORITIES.get(record.levelno, 6)}>{name}: {text}"
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        return f"{moment}.{int(record.msecs):03d}Z {record.levelname.lower():<7} {name}: {text}"
+
+
+def _one_line(error: BaseException | None) -> str:
+    """An exception with where it came from, innermost last, on one line."""
+    parts = []
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
+        parts.append(f"{type(error).__name__}: {error} [{where}]")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return " <- ".join(parts)
+
+
+class _BoundedFile(logging.Handler):
+    """Writes to a file that also takes the process's standard error, and starts a new one when it is full."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._open()
+
+    def _open(self) -> None:
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        # What the interpreter itself has to say at a crash belongs there as well.
+        os.dup2(fd, 1)
+        os.dup2(fd, 2)
+        os.close(fd)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # a full disk loses lines, not the daemon
+            os.write(2, (self.format(record) + "\n").encode("utf-8", "backslashreplace"))
+            if os.fstat(2).st_size > MAX_LOG_BYTES:
+                self._path.replace(self._path.with_name(self._path.name + ".1"))
+                self._open()
+
+
+class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
+    """Standard error; when that is gone or full, the daemon goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+
+def setup(level: str, log_file: Path | None) -> None:
+    """Send the log of everything to standard error, or to ``log_file``.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    handler: logging.Handler = _BoundedFile(log_file) if log_file else _StandardError(sys.stderr)
+    handler.setFormatter(_LineFormatter(journald=log_file is None and under_journald()))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    set_level(level)
+    logging.raiseExceptions = False
+    logging.captureWarnings(True)
+
+
+def set_level(level: str) -> None:
+    """Log what is at least this important: debug, info, warning or error."""
+    logging.getLogger().setLevel(level.upper())
+    # asyncio's own debug lines tell nothing of the daemon.
+    logging.getLogger("asyncio").setLevel(max(logging.WARNING, logging.getLogger().level))

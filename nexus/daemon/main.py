@@ -1,0 +1,302 @@
+"""``nexusd``: start, run, reload, drain, stop.
+
+This is where the parts meet: configuration, locks, store, server, service manager. An error at the start is a
+sentence with what to do; clients that wait on a passed socket are told it as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from nexus_protocol import Unavailable
+
+from nexus import __version__
+from nexus.config import Config, ConfigError, config_path, daemon_socket, database_path, load_config
+from nexus.daemon import logs
+from nexus.daemon.dispatch import load_capabilities
+from nexus.daemon.listener import OwnListener, StartError
+from nexus.daemon.server import Server, overflow_uid, refuse
+from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
+from nexus.journal.store import prune
+from nexus.locks import LockHeld
+from nexus.paths import PathError, state_directory
+from nexus.store import StoreError
+from nexus.store.offline import database_lock
+from nexus.store.sqlite import SqliteStore
+from nexus.system.store import setting_value
+
+__all__ = ["main"]
+
+_log = logging.getLogger("nexus.daemon")
+
+_PRUNE_INTERVAL_S = 3600.0
+_DAY_MS = 24 * 60 * 60 * 1000
+_START_ERRORS = (StartError, PathError, ConfigError, StoreError)
+
+
+def main() -> None:
+    """The console script ``nexusd``."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the daemon until it is told to stop; gives its exit code."""
+    options = _parse(arguments)
+    passed: socket.socket | None = None
+    notifier = Notifier()
+    try:
+        try:
+            passed = passed_socket()
+        except ValueError as error:
+            raise StartError(f"cannot use the passed socket: {error}", "Look at nexus.socket.") from error
+        if options.idle_exit is not None and passed is None:
+            raise StartError(
+                "cannot use --idle-exit: it needs a socket passed by the service manager",
+                "Without one nobody could start the daemon again.",
+            )
+        config = load_config(config_path(options.config), required=options.config is not None)
+        logs.setup(options.log_level or config.log_level, options.log_file)
+        return _Daemon(options, config, passed, notifier).run()
+    except _START_ERRORS as error:
+        message, hint = getattr(error, "message", str(error)), getattr(error, "hint", None)
+        notifier.send(f"STATUS={message}", "ERRNO=1")
+        print(f"nexusd: {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
+        if passed is not None:
+            _turn_away(passed, message, hint)
+        return 1
+    except OSError as error:
+        print(f"nexusd: cannot start: {error}", file=sys.stderr)
+        return 1
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="nexusd",
+        description="The Nexus daemon: keeps VMs and their records behind one Unix socket.",
+        epilog="Signals: SIGTERM and SIGINT drain and stop it; SIGHUP reads limits and log level again.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--socket", metavar="PATH", help="where to listen (default: $XDG_RUNTIME_DIR/nexus/nexus.sock)")
+    parser.add_argument("--db", metavar="PATH", help="the database (default: $XDG_STATE_HOME/nexus/nexus.db)")
+    parser.add_argument("--config", metavar="PATH", help="the configuration (default: ~/.config/nexus/config.toml)")
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), help="what to log (default: info)"
+    )
+    parser.add_argument("--log-file", metavar="PATH", type=Path, help="log to this file, of bounded size")
+    parser.add_argument(
+        "--idle-exit",
+        metavar="SECONDS",
+        type=_seconds,
+        help="stop after so long without clients; socket activation only",
+    )
+    parser.add_argument("--version", action="version", version=f"nexusd {__version__}")
+    return parser.parse_args(arguments)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 86_400 * 365:
+        raise ValueError(text)
+    return value
+
+
+def _turn_away(passed: socket.socket, message: str, hint: str | None) -> None:
+    """Tell the clients that wait on a passed socket why nobody will serve them."""
+    passed.setblocking(False)
+    for _ in range(1024):
+        try:
+            client, _address = passed.accept()
+        except OSError:
+            return
+        refuse(client, Unavailable(f"the daemon cannot start: {message}", hint=hint))
+
+
+class _Daemon:
+    """One run of the daemon."""
+
+    def __init__(
+        self, options: argparse.Namespace, config: Config, passed: socket.socket | None, notifier: Notifier
+    ) -> None:
+        self.options = options
+        self.config = config
+        self.passed = passed
+        self.notifier = notifier
+        self.stopping: asyncio.Event
+        self.reason = ""
+
+    def run(self) -> int:
+        os.umask(0o077)
+        if os.geteuid() == overflow_uid():
+            raise StartError(
+                "cannot run as the overflow user: in a user namespace everybody unknown looks like it",
+                "Map your own user in the namespace, or run nexusd as another user.",
+            )
+        _raise_file_limit()
+        socket_path, warning = daemon_socket(self.config, self.options.socket)
+        if warning:
+            _log.warning("%s", warning)
+        own = None if self.passed is not None else OwnListener(socket_path)
+        database = database_path(self.config, self.options.db)
+        # The listener's lock comes first: of two daemons started at once the second hears about the first.
+        listener = own.open() if own is not None else self.passed
+        assert listener is not None
+        try:
+            store = self._open_store(database)
+            where = str(socket_path) if own is not None else "the passed socket"
+            asyncio.run(self._serve(listener, store, where))
+        finally:
+            if own is not None:
+                own.close()
+            else:
+                listener.detach()  # its file belongs to the service manager
+        _log.info("stopped")
+        return 0
+
+    def _open_store(self, database: Path) -> SqliteStore:
+        self.notifier.send("STATUS=Opening the database")
+        lock = database_lock(database)
+        try:
+            lock.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock.acquire()
+        except LockHeld as held:
+            raise StartError(
+                f"cannot use database {database}: a daemon uses it already (pid {held.pid or 'unknown'})",
+                "Give another database: nexusd --db PATH",
+            ) from held
+        except OSError as error:
+            raise StartError(
+                f"cannot use database {database}: {lock.path} cannot be made: {error.strerror}",
+                f"Look at the permissions: ls -ld {database.parent}",
+            ) from error
+        self._database_lock = lock  # held until the process ends
+        store = SqliteStore(database, state_directory() / "backups")
+        store.init()
+        _log.info("database %s, schema version %d", database, store.status().schema_version)
+        return store
+
+    async def _serve(self, listener: socket.socket, store: SqliteStore, where: str) -> None:
+        loop = asyncio.get_running_loop()
+        self.stopping = asyncio.Event()
+        self.store = store
+        store.start()
+        self.server = Server(store, load_capabilities(), self.config.limits, self._begin_stop, loop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._begin_stop, f"signal {number.name}")
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        tasks = [loop.create_task(self._prune_journal())]
+        interval = watchdog_interval_s()
+        if interval is not None:
+            tasks.append(loop.create_task(self._feed_watchdog(interval)))
+        if self.options.idle_exit is not None:
+            tasks.append(loop.create_task(self._stop_when_idle(self.options.idle_exit)))
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: no collection needs to look at it again
+        self.server.listen(listener)
+        self.notifier.send("READY=1", f"STATUS=Listening on {where}", f"MAINPID={os.getpid()}")
+        _log.info("nexusd %s listening on %s (pid %d)", __version__, where, os.getpid())
+        try:
+            await self.stopping.wait()
+            _log.info("stopping: %s", self.reason)
+            self.notifier.send("STOPPING=1", f"STATUS=Stopping: {self.reason}")
+            await self.server.drain(self.config.drain_timeout_s)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await store.close()
+
+    def _begin_stop(self, reason: str) -> None:
+        if self.stopping.is_set():
+            _log.info("already stopping (%s)", reason)
+            return
+        self.reason = reason
+        self.stopping.set()
+
+    def _reload(self) -> None:
+        """Apply limits and log level from the file; name what needs a restart; keep everything if it is wrong."""
+        self.notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            new = load_config(self.config.path, required=self.options.config is not None)
+        except ConfigError as error:
+            _log.error("the configuration was not reloaded, the old one stays: %s", error.message)
+        else:
+            old = self.config
+            for name, was, now in (
+                ("daemon.socket", old.daemon_socket, new.daemon_socket),
+                ("client.socket", old.client_socket, new.client_socket),
+                ("database.path", old.database_path, new.database_path),
+            ):
+                if was != now:
+                    _log.warning("%s changed: it takes effect after a restart", name)
+            logs.set_level(self.options.log_level or new.log_level)
+            self.server.set_limits(new.limits)
+            self.config = old._replace(limits=new.limits, log_level=new.log_level, drain_timeout_s=new.drain_timeout_s)
+            _log.info("configuration reloaded: limits and log level")
+        self.notifier.send("READY=1")
+
+    async def _feed_watchdog(self, interval_s: float) -> None:
+        while True:
+            self.notifier.send("WATCHDOG=1")
+            await asyncio.sleep(interval_s)
+
+    async def _stop_when_idle(self, idle_s: float) -> None:
+        """Stop once nobody was connected for so long, without losing whoever connects at that moment."""
+        loop = asyncio.get_running_loop()
+        while True:
+            left = self.server.last_busy + idle_s - loop.time()
+            if self.server.connections():
+                left = idle_s
+            if left > 0:
+                await asyncio.sleep(left)
+                continue
+            # Whoever connects from here on stays in the queue of the socket, for the next daemon. Who was accepted
+            # just before shows within three turns of the loop.
+            self.server.pause_listening()
+            for _ in range(3):
+                await asyncio.sleep(0)
+            if not self.server.connections():
+                self._begin_stop(f"idle for {idle_s:g} seconds")
+                return
+            self.server.resume_listening()
+
+    async def _prune_journal(self) -> None:
+        """Delete the events that are older than the setting journal.keep_days says, now and every hour."""
+        while True:
+            try:
+                days = self.store.read(lambda reader: setting_value(reader, "journal.keep_days"))
+                before = int(time.time() * 1000) - days * _DAY_MS
+                pruned = 0
+                while True:
+                    gone = await self.store.write(functools.partial(prune, before_at=before))
+                    pruned += gone
+                    if not gone:
+                        break
+                    await asyncio.sleep(0.01)  # others write, too
+                if pruned:
+                    _log.info("deleted %d events older than %d days", pruned, days)
+            except StoreError as error:
+                _log.warning("old events were not deleted: %s", error.message)
+            await asyncio.sleep(_PRUNE_INTERVAL_S)
+
+
+def _raise_file_limit() -> None:
+    """Each connection takes a descriptor; the default soft limit of 1024 exists for select(2), which is not used."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+if __name__ == "__main__":
+    main()

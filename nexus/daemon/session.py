@@ -1,0 +1,596 @@
+"""One client's connection in the daemon: bytes in, requests out to the handlers, replies back, within the limits.
+
+The session owns its socket. It knows no command; it moves requests between the sans-IO engine and the dispatch table,
+keeps them within what one client may have, and never lets a client that does not read, or does not stop, hold up
+another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from nexus_protocol import (
+    MAX_PAYLOAD,
+    Cancelled,
+    CancelReceived,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InputReceived,
+    Internal,
+    InvalidArgument,
+    NexusError,
+    RequestReceived,
+    ResourceExhausted,
+    ServerConnection,
+    Unavailable,
+    UnknownCommand,
+    encode_record,
+)
+
+from nexus.daemon.dispatch import Entry
+from nexus.handling import Context, Origin
+
+if TYPE_CHECKING:
+    from nexus.daemon.server import Server
+
+__all__ = ["Session"]
+
+_log = logging.getLogger("nexus.session")
+
+_READ_BYTES = 64 * 1024
+_TURN = 64
+"""Requests carried out in one turn of the event loop; then the other clients have theirs."""
+_FREE_RECEIVE_BYTES = 64 * 1024
+"""What any connection may hold however much the others do, so that small requests always get through."""
+_MAX_QUEUED_INPUTS = 1024
+
+
+class _Input(msgspec.Struct, forbid_unknown_fields=True):
+    data: bytes | None = None
+    eof: bool | None = None
+    control: dict[str, Any] | None = None
+
+
+_decode_input = msgspec.msgpack.Decoder(_Input).decode
+
+
+class _Stream:
+    """``nexus.handling.Stream`` on a session."""
+
+    def __init__(self, session: Session, sequence: int) -> None:
+        self._session = session
+        self._sequence = sequence
+        self._inputs: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._wake: Callable[[], None] | None = None
+
+    async def send(self, item: Any) -> None:
+        session = self._session
+        await session.send_when_room(lambda: session.engine.send_item(self._sequence, _encode(item)))
+
+    async def ready(self) -> None:
+        await self._session.wait_until_ready()
+
+    async def receive(self) -> dict[str, Any]:
+        return await self._inputs.get()
+
+    async def acknowledge(self, size: int) -> None:
+        await self._session.send_when_room(lambda: self._session.engine.send_ack(self._sequence, size))
+
+    @property
+    def draining(self) -> bool:
+        return self._session.draining
+
+    def on_draining(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def begin_drain(self) -> None:
+        if self._wake is not None:
+            self._wake()
+
+    def feed(self, body: dict[str, Any]) -> None:
+        if self._inputs.qsize() >= _MAX_QUEUED_INPUTS:
+            raise ResourceExhausted("cannot take more input: too many messages wait to be read")
+        self._inputs.put_nowait(body)
+
+
+def _encode(result: Any) -> bytes:
+    payload = encode_record(result)
+    if len(payload) > MAX_PAYLOAD:
+        raise ResourceExhausted(
+            f"cannot send a result of {len(payload)} bytes: a frame holds {MAX_PAYLOAD}", details={"limit": MAX_PAYLOAD}
+        )
+    return payload
+
+
+class Session:
+    """A connected client, from accept to close."""
+
+    def __init__(self, server: Server, sock: socket.socket, origin: Origin) -> None:
+        self.server = server
+        self.engine = ServerConnection(server.payload_limit)
+        self.context = Context(server.store, server, origin)
+        self.draining = False
+        self._loop = server.loop
+        self._socket: socket.socket | None = sock
+        self._fd = sock.fileno()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._streams: dict[int, _Stream] = {}
+        self._verdicts: dict[int, NexusError] = {}
+        """Why a running request is being stopped, where it was not the client's own Cancel."""
+        self._waiting: collections.deque[RequestReceived] = collections.deque()
+        self._waiting_bytes = 0
+        self._received_bytes = 0
+        """What of this session counts in the server's receive budget."""
+        self._outgoing: list[bytes] = []
+        self._unsent: memoryview | None = None
+        self._unsent_bytes = 0
+        self._flush_scheduled = False
+        """A flush is certain to come, so what is sent only needs to be queued."""
+        self._writer_added = False
+        self._answering: set[int] = set()
+        """Requests whose work is done: cancelling them now could only make the answer a lie."""
+        self._pump_scheduled = False
+        self._reading = True
+        self._ended = False
+        """Nothing more is read: the client has shut down its side, or broke the protocol."""
+        self._closing = False
+        """The connection is closed as soon as everything is sent."""
+        self._room_lock = asyncio.Lock()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._began_at = self._loop.time()
+        """When the frame now being read began; for a new connection, when it was accepted."""
+        self._mid_frame = True
+        self._progress_at = self._began_at
+        self._loop.add_reader(self._fd, self._on_readable)
+
+    # What the server asks
+
+    @property
+    def open_requests(self) -> int:
+        """Requests at work or waiting their turn."""
+        return len(self._tasks) + len(self._waiting)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Encoded and not yet sent."""
+        return self._unsent_bytes
+
+    @property
+    def stalled_since(self) -> float:
+        """When the client last took something (loop time)."""
+        return self._progress_at
+
+    def tick(self, now: float) -> None:
+        """Close the connection if it has overrun one of its times."""
+        limits = self.server.limits
+        if self._mid_frame and self._reading and not self._ended and now - self._began_at > limits.frame_timeout_s:
+            self.fail(
+                DeadlineExceeded(
+                    "cannot wait longer for the rest of a frame"
+                    if self.engine.buffered
+                    else "cannot wait longer for a first frame",
+                    details={"frame_timeout_s": limits.frame_timeout_s},
+                )
+            )
+        elif (
+            self._unsent_bytes
+            and (self._closing or not self._has_room())
+            and now - self._progress_at > limits.send_timeout_s
+        ):
+            _log.warning("closing a client that does not read (pid %d)", self.context.origin.pid)
+            self.abort()
+
+    def begin_drain(self) -> None:
+        """Refuse what has not begun, tell the streams to end, and close once all is answered."""
+        self.draining = True
+        while self._waiting:
+            self._answer_error(self._waiting.popleft().sequence, _stopping())
+        self._waiting_bytes = 0
+        for stream in list(self._streams.values()):
+            stream.begin_drain()
+        self._close_if_done()
+
+    def cancel_all(self, error: NexusError) -> None:
+        """Stop every request at work; each is answered with ``error``."""
+        for sequence in list(self._tasks):
+            self._stop(sequence, error)
+
+    def abort(self) -> None:
+        """Close the connection now; what was not sent is lost."""
+        if self._socket is None:
+            return
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+        self._socket.close()
+        self._socket = None
+        self._ended = self._closing = True
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self.server.unsent_bytes -= self._unsent_bytes
+        self._unsent_bytes = 0
+        self._outgoing.clear()
+        self._unsent = None
+        self._account_received()
+        for task in list(self._tasks.values()):
+            task.cancel()
+        self._room.set()
+        self.server.session_closed(self)
+
+    # Reading
+
+    def _on_readable(self) -> None:
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.abort()
+            return
+        if not data:
+            self._on_eof()
+            return
+        self._flush_scheduled = True
+        try:
+            self._receive(data)
+        finally:
+            self._flush_scheduled = False
+        self._flush()
+
+    def _receive(self, data: bytes) -> None:
+        engine = self.engine
+        events = engine.receive_data(data)
+        for event in events:
+            if type(event) is RequestReceived:
+                self._waiting.append(event)
+                self._waiting_bytes += len(event.payload)
+            elif type(event) is CancelReceived:
+                self._cancel(event.sequence)
+            elif type(event) is InputReceived:
+                self._input(event)
+            elif type(event) is ConnectionFailed:
+                self._pump()
+                _log.warning("pid %d: %s", self.context.origin.pid, event.error.message)
+                self.fail(event.error, event.error.sequence)
+                return
+        if engine.buffered:
+            if events or not self._mid_frame:
+                self._began_at = self._loop.time()
+            self._mid_frame = True
+        else:
+            self._mid_frame = False
+        self._pump()
+
+    def _on_eof(self) -> None:
+        """The client will send no more; what it asked for is still answered, but no stream is left to run on."""
+        self._stop_reading()
+        self._ended = True
+        self._mid_frame = False
+        for sequence in list(self._streams):
+            self._stop(sequence)
+        if not self._unsent_bytes and not self.open_requests:
+            self.abort()
+        else:
+            self._close_if_done()
+
+    def _stop_reading(self) -> None:
+        if self._reading and self._socket is not None:
+            self._loop.remove_reader(self._fd)
+        self._reading = False
+
+    def _update_reading(self) -> None:
+        """Read while there is room for what comes, and for what it would be answered."""
+        limits = self.server.limits
+        self._account_received()
+        wanted = (
+            not self._ended
+            and self._has_room()
+            and self._waiting_bytes <= limits.max_frame_payload_bytes
+            and len(self._waiting) <= limits.max_frame_payload_bytes // 256
+            and (self._received_bytes <= _FREE_RECEIVE_BYTES or not self.server.receive_budget_spent())
+        )
+        if wanted == self._reading or self._socket is None:
+            return
+        if wanted:
+            self._reading = True
+            self._began_at = self._loop.time()
+            self._loop.add_reader(self._fd, self._on_readable)
+        else:
+            self._stop_reading()
+
+    def reconsider_reading(self) -> None:
+        """The server's budget has room again."""
+        if not self._reading and not self._ended:
+            self._update_reading()
+
+    def _account_received(self) -> None:
+        held = 0 if self._socket is None else self._waiting_bytes + self.engine.buffered
+        if held != self._received_bytes:
+            self.server.account_received(held - self._received_bytes)
+            self._received_bytes = held
+
+    # Requests
+
+    def _pump(self) -> None:
+        """Carry out what waits, as far as the limits of this connection and one turn of the loop allow."""
+        limit = self.server.limits.requests_per_connection
+        waiting = self._waiting
+        turn = _TURN
+        while waiting and len(self._tasks) < limit and not self._closing:
+            if not turn or not self._has_room():
+                if not turn and not self._pump_scheduled:
+                    self._pump_scheduled = True
+                    self._loop.call_soon(self._next_turn)
+                break
+            turn -= 1
+            request = waiting.popleft()
+            self._waiting_bytes -= len(request.payload)
+            self._carry_out(request)
+        if self._ended:
+            self._close_if_done()
+        self._update_reading()
+
+    def _next_turn(self) -> None:
+        self._pump_scheduled = False
+        if self._socket is not None:
+            self._pump()
+
+    def _carry_out(self, request: RequestReceived) -> None:
+        code, sequence, payload = request
+        entry = self.server.dispatch.entries.get(code)
+        try:
+            if self.draining:
+                raise _stopping()
+            if entry is None:
+                raise UnknownCommand(f"cannot carry out command {code}: there is no such command here")
+            command = entry.decode(payload)
+            if not entry.waits:
+                result = _encode(entry.fn(self.context, command))
+                self._send(self.engine.send_success(sequence, result))
+                return
+            if entry.streams:
+                self._open_stream(entry, sequence)
+        except Exception as error:
+            self._answer_error(sequence, self._as_nexus_error(error, entry))
+            return
+        self._tasks[sequence] = self._loop.create_task(self._run(entry, sequence, command))
+
+    def _open_stream(self, entry: Entry, sequence: int) -> None:
+        limit = self.server.limits.streams_per_connection
+        if len(self._streams) >= limit:
+            raise ResourceExhausted(
+                f"cannot open another stream: this connection has {limit} already",
+                hint="End one, or open another connection.",
+                details={"limit": limit},
+            )
+        self._streams[sequence] = _Stream(self, sequence)
+        if entry.info.takes_input:
+            self.engine.accept_input(sequence)
+
+    async def _run(self, entry: Entry, sequence: int, command: Any) -> None:
+        timeout_ms = getattr(command, "timeout_ms", None)
+        try:
+            async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000):
+                if entry.info.large_reply:
+                    await self._run_large(entry, sequence, command)
+                    return
+                if entry.streams:
+                    result = await entry.fn(self.context, command, self._streams[sequence])
+                else:
+                    result = await entry.fn(self.context, command)
+                self._answering.add(sequence)
+            await self.send_when_room(lambda: self.engine.send_success(sequence, _encode(result)))
+        except TimeoutError:
+            error: NexusError = DeadlineExceeded(f"cannot finish {entry.info.name} within {timeout_ms} ms")
+            await self._answer_when_room(sequence, error)
+        except asyncio.CancelledError:
+            self._answer_error(sequence, self._verdicts.get(sequence) or Cancelled("the request was cancelled"))
+        except Exception as failure:
+            self._answering.add(sequence)
+            await self._answer_when_room(sequence, self._as_nexus_error(failure, entry))
+        finally:
+            del self._tasks[sequence]
+            self._streams.pop(sequence, None)
+            self._verdicts.pop(sequence, None)
+            self._answering.discard(sequence)
+            if self._socket is not None:
+                if self._waiting:
+                    self._pump()
+                elif self._ended or self.draining:
+                    self._close_if_done()
+
+    async def _run_large(self, entry: Entry, sequence: int, command: Any) -> None:
+        """Produce a large reply only once there is room for it: one at a time here, a few over all connections."""
+        async with self._room_lock:
+            await self._wait_for_room()
+            async with self.server.large_replies:
+                result = await entry.fn(self.context, command)
+                self._send(self.engine.send_success(sequence, _encode(result)))
+
+    def _as_nexus_error(self, error: Exception, entry: Entry | None) -> NexusError:
+        if isinstance(error, NexusError):
+            return error
+        name = entry.info.name if entry is not None else "a request"
+        _log.error("%s failed", name, exc_info=error)
+        return Internal(
+            f"cannot carry out {name}: {type(error).__name__}", hint="This is a bug in nexusd; its log has the details."
+        )
+
+    def _cancel(self, sequence: int) -> None:
+        if sequence in self._tasks:
+            self._stop(sequence)
+            return
+        for request in self._waiting:
+            if request.sequence == sequence:
+                self._waiting.remove(request)
+                self._waiting_bytes -= len(request.payload)
+                self._answer_error(sequence, Cancelled("the request was cancelled before it began"))
+                return
+
+    def _input(self, event: InputReceived) -> None:
+        stream = self._streams.get(event.sequence)
+        if stream is None:
+            return
+        try:
+            body = msgspec.to_builtins(_decode_input(event.payload or b"\x80"), builtin_types=(bytes,))
+            given = {key: value for key, value in body.items() if value is not None}
+            if len(given) != 1 or given.get("eof") is False:
+                raise InvalidArgument("cannot take the input: give exactly one of data, eof and control")
+            self.engine.take_input(event.sequence, len(given.get("data", b"")))
+            stream.feed(given)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self._stop(event.sequence, InvalidArgument(f"cannot take the input: {error}"))
+        except NexusError as error:
+            self._stop(event.sequence, error)
+
+    def _stop(self, sequence: int, error: NexusError | None = None) -> None:
+        """Cancel a request at work; it is answered with ``error``, by default that it was cancelled."""
+        if sequence not in self._answering:
+            if error is not None:
+                self._verdicts[sequence] = error
+            self._tasks[sequence].cancel()
+
+    # Writing
+
+    def _has_room(self) -> bool:
+        return self._unsent_bytes <= self.server.limits.send_buffer_bytes
+
+    async def send_when_room(self, encode: Callable[[], bytes]) -> None:
+        """Send what ``encode`` makes; it is called once the client, and the daemon as a whole, have room for it.
+
+        One at a time for each connection: results that wait are not encoded, so they take no memory twice.
+        """
+        if not self._has_room() or self._room_lock.locked() or self.server.send_budget_spent():
+            async with self._room_lock:
+                await self._wait_for_room()
+                self._send(encode())
+        else:
+            self._send(encode())
+
+    async def wait_until_ready(self) -> None:
+        """Wait until something sent now would not have to wait."""
+        if not self._has_room() or self._room_lock.locked():
+            async with self._room_lock:
+                await self._wait_for_room()
+
+    async def _wait_for_room(self) -> None:
+        while self._socket is not None:
+            if not self._has_room():
+                self._room.clear()
+                await self._room.wait()
+            elif self._unsent_bytes and self.server.send_budget_spent():
+                await self.server.send_budget_freed()
+            else:
+                return
+
+    async def _answer_when_room(self, sequence: int, error: NexusError) -> None:
+        try:
+            await self.send_when_room(lambda: self.engine.send_error(sequence, error))
+        except asyncio.CancelledError:
+            self._answer_error(sequence, error)
+
+    def _answer_error(self, sequence: int, error: NexusError) -> None:
+        self._send(self.engine.send_error(sequence, error))
+
+    def _send(self, data: bytes) -> None:
+        if self._socket is None or not data:
+            return
+        self._outgoing.append(data)
+        self._unsent_bytes += len(data)
+        self.server.unsent_bytes += len(data)
+        if not self._flush_scheduled:
+            # Whatever else is answered in this turn of the loop goes out with the same write.
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush_later)
+
+    def _flush_later(self) -> None:
+        self._flush_scheduled = False
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._socket is None or self._unsent is not None or not self._outgoing:
+            return
+        data = self._outgoing[0] if len(self._outgoing) == 1 else b"".join(self._outgoing)
+        self._outgoing.clear()
+        self._unsent = memoryview(data)
+        self._progress_at = self._loop.time()
+        self._on_writable()
+
+    def _on_writable(self) -> None:
+        """Send what is under way; what was queued meanwhile follows in the next write."""
+        if self._socket is None or self._unsent is None:
+            return
+        try:
+            sent = self._socket.send(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self.abort()
+            return
+        if sent:
+            self._unsent_bytes -= sent
+            self.server.unsent_bytes -= sent
+            self._progress_at = self._loop.time()
+        if sent < len(self._unsent):
+            self._unsent = self._unsent[sent:]
+        elif self._outgoing:
+            self._unsent = memoryview(b"".join(self._outgoing))
+            self._outgoing.clear()
+        else:
+            self._unsent = None
+        if (self._unsent is not None) != self._writer_added:
+            self._writer_added = self._unsent is not None
+            if self._writer_added:
+                self._loop.add_writer(self._fd, self._on_writable)
+            else:
+                self._loop.remove_writer(self._fd)
+        if self._closing and self._unsent is None:
+            self._finish()
+            return
+        if not self._room.is_set() and self._has_room():
+            self._room.set()
+        if not self._reading and not self._ended:
+            self._pump()
+
+    def fail(self, error: NexusError, sequence: int = 0) -> None:
+        """Answer with an error of the connection itself, then close it; what was at work is cancelled."""
+        self._ended = True
+        self._mid_frame = False
+        self._stop_reading()
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._account_received()
+        for task in list(self._tasks.values()):
+            task.cancel()
+        self._answer_error(sequence, error)
+        self._close_if_done()
+        self._flush()
+
+    def _close_if_done(self) -> None:
+        if (self._ended or self.draining) and not self.open_requests and not self._closing:
+            self._closing = True
+            if not self._unsent_bytes:
+                self._loop.call_soon(self._finish)
+
+    def _finish(self) -> None:
+        """Close after the last byte: first take what is left to read, so that the peer sees an end, not a reset."""
+        if self._socket is None:
+            return
+        try:
+            for _ in range(16):
+                if not self._socket.recv(_READ_BYTES):
+                    break
+        except OSError:
+            pass
+        self.abort()
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the daemon is stopping", hint="Try again once it runs again: nexusctl daemon start")

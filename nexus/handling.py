@@ -1,0 +1,119 @@
+"""What a handler is given and how it is entered: the one interface between the daemon and the capabilities.
+
+A handler is a function ``(ctx, command)`` that gives the command's reply, or ``(ctx, command, stream)`` for a stream.
+A plain function answers at once, in the event loop, and must not block; a coroutine function may wait. Whatever it
+raises that is a ``NexusError`` goes to the client; anything else is a bug.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from nexus_protocol import Command, CommandInfo
+
+from nexus.store import Reader, StateStore
+
+__all__ = ["Context", "DaemonView", "Handler", "Origin", "Stream", "collect_handlers", "handles"]
+
+ItemT = TypeVar("ItemT", contravariant=True)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Origin(NamedTuple):
+    """Who asks: the peer's credentials as the kernel gives them, and the name it gave itself."""
+
+    uid: int
+    pid: int
+    actor: str | None
+
+
+class Stream(Protocol[ItemT]):
+    """The daemon's end of an open stream."""
+
+    async def send(self, item: ItemT) -> None:
+        """Send one item. Waits while the client does not read."""
+
+    async def ready(self) -> None:
+        """Wait until the client has room, before something is produced for it."""
+
+    async def receive(self) -> dict[str, Any]:
+        """The next Input of the client: a map with ``data``, ``eof`` or ``control``."""
+
+    async def acknowledge(self, size: int) -> None:
+        """Give ``size`` bytes of Input credit back, once they have been passed on."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether the daemon is about to stop, so that the stream should end."""
+
+    def on_draining(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` when the daemon begins to stop."""
+
+
+class DaemonView(Protocol):
+    """What a handler may know of the daemon itself."""
+
+    started_at: int
+
+    def uptime_ms(self) -> int:
+        """Milliseconds since the start, whatever the clock did."""
+
+    def reported_limits(self) -> dict[str, int]:
+        """The limits in force, as ``Hello`` reports them."""
+
+    def connections(self) -> int:
+        """How many clients are connected."""
+
+    def open_requests(self) -> int:
+        """How many requests are at work."""
+
+    def request_shutdown(self, reason: str) -> None:
+        """Begin to drain; the daemon exits 0 when that is done."""
+
+    def counters(self) -> dict[str, Callable[[Reader], dict[str, int]]]:
+        """For each capability that keeps things with states, how to count them."""
+
+    def commands(self) -> list[CommandInfo]:
+        """Every command that has a handler here, by code."""
+
+
+class Context:
+    """What one connection's handlers work with."""
+
+    __slots__ = ("daemon", "origin", "store")
+
+    def __init__(self, store: StateStore, daemon: DaemonView, origin: Origin) -> None:
+        self.store = store
+        self.daemon = daemon
+        self.origin = origin
+
+
+class Handler(NamedTuple):
+    """A handler as the dispatch calls it."""
+
+    info: CommandInfo
+    fn: Callable[..., Any]
+    waits: bool
+    """Whether ``fn`` is a coroutine function."""
+
+
+def handles(command: type[Command[Any]]) -> Callable[[F], F]:
+    """Mark a function as the handler of a command."""
+
+    def mark(fn: F) -> F:
+        fn.__nexus_command__ = command  # type: ignore[attr-defined]
+        return fn
+
+    return mark
+
+
+def collect_handlers(module: Any) -> list[Handler]:
+    """The handlers that a module defines."""
+    found = []
+    for fn in vars(module).values():
+        command = getattr(fn, "__nexus_command__", None)
+        if command is not None:
+            found.append(Handler(command.info, fn, inspect.iscoroutinefunction(fn)))
+    return found

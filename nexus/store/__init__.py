@@ -1,0 +1,33 @@
+"""The store: durable state behind one small interface. Nothing outside this package opens a database."""
+
+from nexus.store.base import (
+    DatabaseDamaged,
+    DatabaseStatus,
+    DiskFull,
+    InitError,
+    OutcomeUnknown,
+    QueryError,
+    Reader,
+    SchemaMismatch,
+    StateStore,
+    StoreConflict,
+    StoreError,
+    StoreUnavailable,
+    Transaction,
+)
+
+__all__ = [
+    "DatabaseDamaged",
+    "DatabaseStatus",
+    "DiskFull",
+    "InitError",
+    "OutcomeUnknown",
+    "QueryError",
+    "Reader",
+    "SchemaMismatch",
+    "StateStore",
+    "StoreConflict",
+    "StoreError",
+    "StoreUnavailable",
+    "Transaction",
+]

@@ -1,0 +1,139 @@
+"""Numbered migrations: where they are, how one is applied or taken back, each atomic with its own record.
+
+A migration is ``migrations/NNNN_name.sql`` with an ``up`` and a ``down`` part. Both run statement by statement inside
+one transaction together with the new version in ``schema_meta``, so a crash leaves the schema before or after a step,
+never inside one.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from nexus.store.base import AppliedMigration, InitError
+
+__all__ = [
+    "Migration",
+    "applied_migrations",
+    "available_migrations",
+    "migrate",
+    "split_statements",
+    "stored_version",
+    "target_version",
+]
+
+_DIRECTORY = Path(__file__).parent / "migrations"
+
+
+class Migration(NamedTuple):
+    """One step of the schema."""
+
+    version: int
+    name: str
+    up: tuple[str, ...]
+    down: tuple[str, ...]
+
+
+def available_migrations(directory: Path = _DIRECTORY) -> list[Migration]:
+    """The migrations of a directory, by version.
+
+    Raises:
+        InitError: their numbers have a gap or repeat, or a file lacks a part.
+    """
+    found: list[Migration] = []
+    for path in sorted(directory.glob("[0-9][0-9][0-9][0-9]_*.sql")):
+        number, _, name = path.stem.partition("_")
+        _head, up_mark, rest = path.read_text(encoding="utf-8").partition("-- migrate: up\n")
+        up, down_mark, down = rest.partition("-- migrate: down\n")
+        if not up_mark or not down_mark or not split_statements(up):
+            raise InitError(f"cannot use migration {path.name}: it needs an up part and a down part")
+        found.append(Migration(int(number), name, split_statements(up), split_statements(down)))
+    for expected, migration in enumerate(found, start=1):
+        if migration.version != expected:
+            raise InitError(f"cannot use the migrations: number {expected} is missing or {migration.version} repeats")
+    return found
+
+
+def target_version() -> int:
+    """The schema version that this program works with."""
+    return sum(1 for _ in _DIRECTORY.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+
+
+def split_statements(script: str) -> tuple[str, ...]:
+    """The statements of an SQL script. ``executescript`` is no use here: it commits what is open."""
+    statements: list[str] = []
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        if not pending and (not line.strip() or line.lstrip().startswith("--")):
+            continue
+        pending += line
+        if sqlite3.complete_statement(pending):
+            statements.append(pending.strip())
+            pending = ""
+    if pending.strip():
+        raise InitError(f"cannot use a migration: a statement is not finished: {pending.strip()[:60]}")
+    return tuple(statements)
+
+
+def stored_version(connection: sqlite3.Connection) -> str | None:
+    """The raw version of the database's schema; None when it has no ``schema_meta``."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_meta'").fetchone():
+        return None
+    row = connection.execute("SELECT value FROM schema_meta WHERE key = 'version'").fetchone()
+    return str(row[0]) if row else ""
+
+
+def applied_migrations(rows: list[tuple[str, str]]) -> list[AppliedMigration]:
+    """The history from the ``migration:`` rows of ``schema_meta``."""
+    found = []
+    for key, value in rows:
+        record = json.loads(value)
+        found.append(AppliedMigration(int(key.removeprefix("migration:")), record["name"], record.get("applied_at")))
+    return sorted(found)
+
+
+def migrate(connection: sqlite3.Connection, current: int, target: int) -> None:
+    """Take the schema from version ``current`` to ``target``, forward or back, one transaction a step.
+
+    ``connection`` must be in autocommit mode with no transaction open.
+
+    Raises:
+        InitError: a step failed; the schema is where the step before it left it.
+    """
+    migrations = available_migrations()
+    if not 1 <= target <= len(migrations):
+        raise InitError(f"cannot migrate to version {target}: there are versions 1 to {len(migrations)}")
+    if target >= current:
+        steps = [(m, m.up, m.version) for m in migrations[current:target]]
+    else:
+        steps = [(m, m.down, m.version - 1) for m in reversed(migrations[target:current])]
+    for migration, statements, version in steps:
+        _step(connection, migration, statements, version)
+
+
+def _step(connection: sqlite3.Connection, migration: Migration, statements: tuple[str, ...], version: int) -> None:
+    record = json.dumps({"name": migration.name, "applied_at": int(time.time() * 1000)})
+    key = f"migration:{migration.version:04d}"
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute("INSERT OR REPLACE INTO schema_meta (key, value) VALUES ('version', ?)", (str(version),))
+        if version == migration.version:
+            connection.execute("INSERT OR REPLACE INTO schema_meta (key, value) VALUES (?, ?)", (key, record))
+        else:
+            connection.execute("DELETE FROM schema_meta WHERE key = ?", (key,))
+        violation = connection.execute("PRAGMA foreign_key_check").fetchone()
+        if violation is not None:
+            raise sqlite3.IntegrityError(f"table {violation[0]} would refer to rows that are not there")
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise InitError(
+            f"cannot apply migration {migration.version} ({migration.name}): {error}",
+            hint="The database is as it was before this step. Its backup is in the backups folder.",
+        ) from error

@@ -1,0 +1,16 @@
+-- What the schema is, and the application's settings.
+
+-- migrate: up
+CREATE TABLE schema_meta (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+);
+
+CREATE TABLE settings (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL,
+    type TEXT NOT NULL CHECK(type IN ('string', 'int', 'bool', 'json'))
+);
+
+-- migrate: down
+-- There is nothing before the first schema: it cannot be taken back.

@@ -1,0 +1,372 @@
+"""The one thread that writes: it takes what waits, commits it together, and tells the event loop once a group.
+
+Group commit: up to 128 writes share one commit (and its fsync), each in a savepoint of its own, so that one that fails
+undoes only itself. A group that SQLite loses as a whole is followed by a *fence*, a small commit that settles what the
+disk holds; only then is each write run again, alone. A function may therefore run twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from nexus.store.backup import sqlite_failure
+from nexus.store.base import DiskFull, OutcomeUnknown, Row, StoreError, StoreUnavailable, Transaction
+
+__all__ = ["SqliteReader", "SqliteTransaction", "Writer"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("nexus.store")
+
+MAX_GROUP_WRITES = 128
+MAX_GROUP_BYTES = 1024 * 1024
+WAL_LIMIT_BYTES = 8 * 1024 * 1024
+"""Above this the writer tries to empty the write-ahead log, at most once a second."""
+PROBE_INTERVAL_S = 1.0
+
+
+class SqliteReader:
+    """``Reader`` on a connection."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
+        # Fetched whole: a cursor left open would hold an old view of the data for every later read.
+        rows = self._connection.execute(sql, parameters).fetchall()
+        return rows[0] if rows else None
+
+    def all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        return self._connection.execute(sql, parameters).fetchall()
+
+
+class SqliteTransaction(SqliteReader):
+    """``Transaction`` on the writer's connection."""
+
+    __slots__ = ("journaled", "now")
+
+    def __init__(self, connection: sqlite3.Connection, now: int) -> None:
+        super().__init__(connection)
+        self.now = now
+        self.journaled = False
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        try:
+            return self._connection.execute(sql, parameters).rowcount
+        except sqlite3.IntegrityError as error:
+            raise sqlite_failure(error, "change the database") from error
+
+    def insert(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        try:
+            return self._connection.execute(sql, parameters).lastrowid or 0
+        except sqlite3.IntegrityError as error:
+            raise sqlite_failure(error, "change the database") from error
+
+    def mark_journal(self) -> None:
+        self.journaled = True
+
+
+class _Job:
+    """One write on its way: the function, the future that waits for it, and what became of it."""
+
+    __slots__ = ("_token", "error", "fn", "future", "journaled", "result", "size_bytes")
+
+    def __init__(self, fn: Callable[[Transaction], Any], future: asyncio.Future[Any], size_bytes: int) -> None:
+        self.fn = fn
+        self.future = future
+        self.size_bytes = size_bytes
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.journaled = False
+        self._token = [None]
+
+    def claim(self) -> bool:
+        """True for the first caller alone: either the writer takes the job or the waiter withdraws it."""
+        try:
+            self._token.pop()
+        except IndexError:
+            return False
+        return True
+
+
+class _GroupLost(Exception):
+    """SQLite ended the group's transaction; what was released in it is gone as well.
+
+    Only after a failed COMMIT may the disk hold something of it all the same.
+    """
+
+    def __init__(self, *, at_commit: bool = False) -> None:
+        super().__init__()
+        self.at_commit = at_commit
+
+
+class Writer:
+    """Owns the writing connection and its thread, from ``start`` to ``close``."""
+
+    def __init__(self, connection: sqlite3.Connection, wal_path: str, on_journal: Callable[[], None]) -> None:
+        self._connection = connection
+        self._wal_path = wal_path
+        self._on_journal = on_journal
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._last_checkpoint = 0.0
+        self.fault: StoreError | None = None
+        """Why writes fail at present; None when they work."""
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to write; results are delivered in ``loop``."""
+        self._loop = loop
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._thread.start()
+
+    async def write(self, fn: Callable[[Transaction], T], size_bytes: int) -> T:
+        """See ``StateStore.write``. A cancelled write that the thread has already taken is seen to its end."""
+        if self._loop is None or self._thread is None:
+            raise StoreUnavailable("cannot write: the store is closed")
+        future: asyncio.Future[T] = self._loop.create_future()
+        job = _Job(fn, future, size_bytes)
+        self._queue.put(job)
+        while True:
+            try:
+                return await asyncio.shield(future)
+            except asyncio.CancelledError:
+                if job.claim():
+                    future.cancel()
+                    raise
+                # "Cancelled" would be a lie now: the change may be durable already.
+                task = asyncio.current_task()
+                if task is not None:
+                    task.uncancel()
+
+    async def close(self) -> None:
+        """Write what is queued, then end the thread."""
+        if self._thread is None:
+            return
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._thread = None
+
+    # Everything below runs in the writer's thread.
+
+    def _run(self) -> None:
+        while True:
+            group = self._next_group()
+            if group is None:
+                return
+            jobs = [job for job in group if job.claim()]
+            if jobs:
+                try:
+                    self._commit(jobs)
+                except BaseException as error:
+                    _log.critical("the store's writer failed: %r", error, exc_info=True)
+                    for job in jobs:
+                        job.error = job.error or StoreUnavailable(f"cannot write: {error!r}")
+                self._call_soon(self._deliver, jobs)
+            self._checkpoint_if_large()
+
+    def _next_group(self) -> list[_Job] | None:
+        while True:
+            try:
+                job = self._queue.get(timeout=PROBE_INTERVAL_S if self.fault else None)
+                break
+            except queue.Empty:
+                self._fence()
+        if job is None:
+            return None
+        group = [job]
+        size = job.size_bytes
+        while len(group) < MAX_GROUP_WRITES and size < MAX_GROUP_BYTES:
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                self._queue.put(None)
+                break
+            group.append(job)
+            size += job.size_bytes
+        return group
+
+    def _call_soon(self, fn: Callable[..., None], *args: Any) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(fn, *args)
+        except RuntimeError:
+            _log.warning("writes finished after the event loop was closed")
+
+    def _deliver(self, jobs: list[_Job]) -> None:
+        """In the event loop: wake whoever waits for these writes."""
+        journaled = False
+        for job in jobs:
+            journaled = journaled or (job.error is None and job.journaled)
+            if job.future.done():
+                continue
+            if job.error is None:
+                job.future.set_result(job.result)
+            else:
+                job.future.set_exception(job.error)
+                # The waiter may be gone already; then nobody is left to be told.
+                job.future.exception()
+        if journaled:
+            self._on_journal()
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        if self.fault is not None and not isinstance(self.fault, DiskFull) and not self._fence():
+            for job in jobs:
+                job.error = StoreUnavailable(f"cannot write: {self.fault.message}", hint=self.fault.hint)
+            return
+        try:
+            self._transaction(jobs)
+        except _GroupLost as lost:
+            if self._fence():
+                for job in jobs:
+                    self._commit_alone(job)
+            else:
+                self._give_up(jobs, lost)
+        else:
+            if self.fault is not None:
+                self._recovered()
+
+    def _commit_alone(self, job: _Job) -> None:
+        job.error = None
+        try:
+            self._transaction([job])
+        except _GroupLost as lost:
+            if self._fence():
+                # The disk settled that nothing of it is there.
+                job.error = self._failure(lost.__cause__)
+            else:
+                self._give_up([job], lost)
+
+    def _give_up(self, jobs: list[_Job], lost: _GroupLost) -> None:
+        for job in jobs:
+            job.error = self._failure(lost.__cause__, unknown=lost.at_commit and not isinstance(self.fault, DiskFull))
+
+    @staticmethod
+    def _failure(cause: BaseException | None, *, unknown: bool = False) -> BaseException:
+        if unknown:
+            return OutcomeUnknown(
+                f"cannot tell whether the change was made: {cause}",
+                hint="The disk fails. Once it works again, look, or repeat the request with the same id.",
+            )
+        if isinstance(cause, sqlite3.Error):
+            return sqlite_failure(cause, "write to the database")
+        return cause or StoreUnavailable("cannot write to the database")
+
+    def _transaction(self, jobs: list[_Job]) -> None:
+        """Run and commit ``jobs`` together; each job's own failure is its own.
+
+        Raises:
+            _GroupLost: nothing of it is committed, as far as this connection can see.
+        """
+        connection = self._connection
+        execute = connection.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            for job in jobs:
+                job.error = self._cannot_begin(error)
+            return
+        now = int(time.time() * 1000)
+        alone = len(jobs) == 1
+        failed = 0
+        for job in jobs:
+            transaction = SqliteTransaction(connection, now)
+            try:
+                if not alone:
+                    execute("SAVEPOINT job")
+                job.result = job.fn(transaction)
+                if not alone:
+                    execute("RELEASE job")
+                job.journaled = transaction.journaled
+            except BaseException as error:
+                if not connection.in_transaction:
+                    raise _GroupLost from error
+                if alone:
+                    execute("ROLLBACK")
+                else:
+                    try:
+                        execute("ROLLBACK TO job")
+                        execute("RELEASE job")
+                    except sqlite3.Error as broken:
+                        raise _GroupLost from broken
+                job.error = self._failure(error) if isinstance(error, sqlite3.Error) else error
+                if isinstance(job.error, DiskFull):
+                    self._note_fault(job.error, error)
+                failed += 1
+        if alone and failed:
+            return
+        try:
+            execute("COMMIT")
+        except sqlite3.Error as error:
+            raise _GroupLost(at_commit=True) from error
+
+    def _fence(self) -> bool:
+        """Commit something small, so that what the disk holds is settled; tells whether that worked."""
+        execute = self._connection.execute
+        try:
+            if self._connection.in_transaction:
+                execute("ROLLBACK")
+            execute("BEGIN IMMEDIATE")
+            execute(
+                "INSERT INTO schema_meta (key, value) VALUES ('fence', '1') "
+                "ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + 1"
+            )
+            execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._connection.in_transaction:
+                try:
+                    execute("ROLLBACK")
+                except sqlite3.Error as broken:
+                    _log.error("cannot roll back: %s", broken)
+            self._note_fault(sqlite_failure(error, "write to the database"), error)
+            return False
+        self._recovered()
+        return True
+
+    def _cannot_begin(self, error: sqlite3.Error) -> StoreError:
+        if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return StoreUnavailable(
+                "cannot write: another process keeps the database locked",
+                hint="Close whatever else has it open, such as an sqlite3 shell.",
+            )
+        failure = sqlite_failure(error, "write to the database")
+        self._note_fault(failure, error)
+        return failure if isinstance(failure, DiskFull) else StoreUnavailable(failure.message)
+
+    def _note_fault(self, fault: StoreError, cause: BaseException) -> None:
+        if self.fault is None or type(self.fault) is not type(fault):
+            _log.error("the database cannot be written: %s", cause)
+        self.fault = fault
+
+    def _recovered(self) -> None:
+        if self.fault is not None:
+            _log.warning("the database can be written again")
+            self.fault = None
+
+    def _checkpoint_if_large(self) -> None:
+        now = time.monotonic()
+        if now - self._last_checkpoint < 1.0:
+            return
+        try:
+            if os.stat(self._wal_path).st_size <= WAL_LIMIT_BYTES:  # noqa: PTH116
+                return
+            self._last_checkpoint = now
+            self._connection.execute("PRAGMA busy_timeout = 20")
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                self._connection.execute("PRAGMA busy_timeout = 5000")
+        except (OSError, sqlite3.Error) as error:
+            _log.debug("the write-ahead log was not emptied: %s", error)

@@ -1,0 +1,194 @@
+"""One function for each command on the daemon itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from nexus_protocol import VERSION, CommandInfo, Empty
+
+from nexus import __version__, journal
+from nexus.handling import Context, handles
+from nexus.store import DiskFull, StoreError, Transaction
+from nexus.system import store
+from nexus.system.commands import (
+    Backup,
+    BackupDatabase,
+    Check,
+    CommandDescription,
+    Database,
+    DeleteSetting,
+    Describe,
+    Description,
+    GetSetting,
+    GetSystemStatus,
+    Health,
+    HealthReport,
+    Hello,
+    ListSettings,
+    Ping,
+    Pong,
+    SetSetting,
+    Setting,
+    Settings,
+    Shutdown,
+    SystemStatus,
+    Welcome,
+)
+from nexus.system.settings import validate
+
+__all__ = [
+    "backup_database",
+    "delete_setting",
+    "describe",
+    "get_setting",
+    "get_system_status",
+    "health",
+    "hello",
+    "list_settings",
+    "ping",
+    "set_setting",
+    "shutdown",
+]
+
+_LOW_DISK_BYTES = 64 * 1024 * 1024
+
+
+@handles(Ping)
+def ping(_ctx: Context, command: Ping) -> Pong:
+    return Pong(command.payload)
+
+
+@handles(Hello)
+def hello(ctx: Context, command: Hello) -> Welcome:
+    ctx.origin = ctx.origin._replace(actor=command.actor)
+    return Welcome(server=f"nexusd {__version__}", protocol_versions=[VERSION], limits=ctx.daemon.reported_limits())
+
+
+@handles(Health)
+def health(ctx: Context, _command: Health) -> HealthReport:
+    checks: list[Check] = []
+    database: Database | None = None
+    try:
+        status = ctx.store.status()
+    except StoreError as error:
+        checks.append(Check("store", "failing", error.message))
+    else:
+        checks.append(Check("store", "ok", "the database can be read"))
+        migrations = [
+            {"version": m.version, "name": m.name} | ({"applied_at": m.applied_at} if m.applied_at else {})
+            for m in status.migrations
+        ]
+        database = Database(**status._replace(migrations=[])._asdict() | {"migrations": migrations})
+        checks += _storage_checks(ctx, Path(status.path))
+    worst = max((check.status for check in checks), key=("ok", "degraded", "failing").index)
+    return HealthReport(status=worst, version=__version__, checks=checks, database=database)
+
+
+def _storage_checks(ctx: Context, path: Path) -> list[Check]:
+    problem = ctx.store.problem()
+    if problem is None:
+        checks = [Check("writes", "ok", "changes can be made")]
+    else:
+        status = "degraded" if isinstance(problem, DiskFull) else "failing"
+        checks = [Check("writes", status, problem.message)]
+    try:
+        room = os.statvfs(path.parent)
+    except OSError as error:
+        checks.append(Check("disk", "degraded", f"cannot look at {path.parent}: {error.strerror}"))
+    else:
+        free = room.f_bavail * room.f_frsize
+        status = "ok" if free >= _LOW_DISK_BYTES else "degraded"
+        checks.append(Check("disk", status, f"{free // (1024 * 1024)} MiB free in {path.parent}"))
+    return checks
+
+
+@handles(GetSystemStatus)
+def get_system_status(ctx: Context, _command: GetSystemStatus) -> SystemStatus:
+    return SystemStatus(
+        pid=os.getpid(),
+        version=__version__,
+        started_at=ctx.daemon.started_at,
+        uptime_ms=ctx.daemon.uptime_ms(),
+        memory_rss_bytes=_memory_rss_bytes(),
+        connections=ctx.daemon.connections(),
+        open_requests=ctx.daemon.open_requests(),
+        counts={name: ctx.store.read(count) for name, count in ctx.daemon.counters().items()},
+    )
+
+
+def _memory_rss_bytes() -> int:
+    resident = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(resident) * os.sysconf("SC_PAGE_SIZE")
+
+
+@handles(Shutdown)
+def shutdown(ctx: Context, _command: Shutdown) -> Empty:
+    ctx.daemon.request_shutdown(f"a client asked for it (pid {ctx.origin.pid})")
+    return Empty()
+
+
+@handles(Describe)
+def describe(ctx: Context, _command: Describe) -> Description:
+    return Description([_description(info) for info in ctx.daemon.commands()])
+
+
+def _description(info: CommandInfo) -> CommandDescription:
+    doc = "\n".join(line.removeprefix("    ") for line in (info.request.__doc__ or "").strip().splitlines())
+    return CommandDescription(
+        code=info.code,
+        name=info.name,
+        doc=doc,
+        request=_schema(info.request),
+        reply=_schema(info.reply),
+        streams=info.item is not None,
+        errors=[error.type for error in info.errors],
+        max_payload=info.max_payload,
+        item=_schema(info.item) if info.item is not None else None,
+    )
+
+
+def _schema(type_: type[Any]) -> dict[str, Any]:
+    return msgspec.json.schema(type_)
+
+
+@handles(GetSetting)
+def get_setting(ctx: Context, command: GetSetting) -> Setting:
+    return ctx.store.read(lambda reader: store.get_setting(reader, command.key))
+
+
+@handles(ListSettings)
+def list_settings(ctx: Context, _command: ListSettings) -> Settings:
+    return Settings(ctx.store.read(store.list_settings))
+
+
+@handles(SetSetting)
+async def set_setting(ctx: Context, command: SetSetting) -> Setting:
+    validate(command.key, command.value)
+
+    def change(tx: Transaction) -> Setting:
+        setting, changed = store.set_setting(tx, command.key, command.value)
+        if changed:
+            journal.record(tx, ctx.origin, "setting.set", "setting", command.key, command.key, {"type": setting.type})
+        return setting
+
+    return await ctx.store.write(change, size_bytes=64 * 1024)
+
+
+@handles(DeleteSetting)
+async def delete_setting(ctx: Context, command: DeleteSetting) -> Setting:
+    def change(tx: Transaction) -> Setting:
+        setting = store.delete_setting(tx, command.key)
+        journal.record(tx, ctx.origin, "setting.deleted", "setting", command.key, command.key, {})
+        return setting
+
+    return await ctx.store.write(change)
+
+
+@handles(BackupDatabase)
+async def backup_database(ctx: Context, command: BackupDatabase) -> Backup:
+    path = Path(command.path) if command.path is not None else None
+    info = await ctx.store.backup(path, keep_days=command.keep_days)
+    return Backup(**info._asdict())

@@ -1,0 +1,90 @@
+"""The settings that the daemon itself knows, and how any value is kept as text with its type."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import msgspec
+from nexus_protocol import InvalidArgument
+
+from nexus.system.commands import SettingInvalid
+
+__all__ = ["KNOWN", "KnownSetting", "from_text", "to_text", "validate"]
+
+
+class KnownSetting(NamedTuple):
+    """A setting with a meaning: a whole number between two bounds."""
+
+    default: int
+    lowest: int
+    highest: int
+    doc: str
+
+
+KNOWN: dict[str, KnownSetting] = {
+    "journal.keep_days": KnownSetting(30, 1, 36_500, "how many days events are kept"),
+}
+"""Every setting that changes what the daemon does, with its default."""
+
+
+def validate(key: str, value: Any) -> None:
+    """Check a value for a key.
+
+    Raises:
+        SettingInvalid: a known setting does not take it.
+        InvalidArgument: no setting can hold it.
+    """
+    known = KNOWN.get(key)
+    if known is not None and (
+        isinstance(value, bool) or not isinstance(value, int) or not known.lowest <= value <= known.highest
+    ):
+        raise SettingInvalid(
+            f"cannot set {key} to {_short(value)}: it takes a whole number from {known.lowest} to {known.highest}",
+            details={"path": "value", "lowest": known.lowest, "highest": known.highest},
+        )
+    if value is None:
+        raise InvalidArgument(
+            f"cannot set {key} to nil", hint=f"To remove it: nexusctl settings unset {key}", details={"path": "value"}
+        )
+    if not _fits_json(value):
+        raise InvalidArgument(
+            f"cannot set {key}: bytes and numbers that are not finite have no JSON", details={"path": "value"}
+        )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _fits_json(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_fits_json(inner) for inner in value.values())
+    if isinstance(value, list):
+        return all(_fits_json(inner) for inner in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, bytes)
+
+
+def to_text(value: Any) -> tuple[str, str]:
+    """(text, type) as the table ``settings`` keeps them."""
+    if isinstance(value, bool):
+        return ("true" if value else "false"), "bool"
+    if isinstance(value, int):
+        return str(value), "int"
+    if isinstance(value, str):
+        return value, "string"
+    return msgspec.json.encode(value).decode(), "json"
+
+
+def from_text(text: str, type_: str) -> Any:
+    """The value that ``to_text`` kept."""
+    if type_ == "bool":
+        return text == "true"
+    if type_ == "int":
+        return int(text)
+    if type_ == "string":
+        return text
+    return msgspec.json.decode(text)

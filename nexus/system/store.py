@@ -1,0 +1,73 @@
+"""All SQL of settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nexus.store import Reader, Transaction
+from nexus.system.commands import Setting, SettingNotFound
+from nexus.system.settings import KNOWN, from_text, to_text
+
+__all__ = ["delete_setting", "get_setting", "list_settings", "set_setting", "setting_value"]
+
+
+def _setting(key: str, row: tuple[str, str] | None) -> Setting:
+    known = KNOWN.get(key)
+    default = known.default if known else None
+    doc = known.doc if known else None
+    if row is None:
+        return Setting(key, default, "int", False, default, doc)
+    return Setting(key, from_text(*row), row[1], True, default, doc)
+
+
+def get_setting(reader: Reader, key: str) -> Setting:
+    """One setting, or the default of a known one.
+
+    Raises:
+        SettingNotFound: neither is there.
+    """
+    row = reader.one("SELECT value, type FROM settings WHERE key = ?", (key,))
+    if row is None and key not in KNOWN:
+        raise SettingNotFound(
+            f'setting "{key}" not found', hint="See what there is: nexusctl settings list", details={"key": key}
+        )
+    return _setting(key, row)
+
+
+def setting_value(reader: Reader, key: str) -> Any:
+    """The value that is in force for a known setting."""
+    return get_setting(reader, key).value
+
+
+def list_settings(reader: Reader) -> list[Setting]:
+    """What is set and what is known, by key."""
+    rows = {key: (value, type_) for key, value, type_ in reader.all("SELECT key, value, type FROM settings")}
+    return [_setting(key, rows.get(key)) for key in sorted(rows.keys() | KNOWN.keys())]
+
+
+def set_setting(tx: Transaction, key: str, value: Any) -> tuple[Setting, bool]:
+    """Set a setting; the second value tells whether that changed anything."""
+    text, type_ = to_text(value)
+    old = tx.one("SELECT value, type FROM settings WHERE key = ?", (key,))
+    if old == (text, type_):
+        return _setting(key, (text, type_)), False
+    tx.execute(
+        "INSERT INTO settings (key, value, type) VALUES (?, ?, ?) "
+        "ON CONFLICT (key) DO UPDATE SET value = excluded.value, type = excluded.type",
+        (key, text, type_),
+    )
+    return _setting(key, (text, type_)), True
+
+
+def delete_setting(tx: Transaction, key: str) -> Setting:
+    """Remove a setting; gives what it was.
+
+    Raises:
+        SettingNotFound: it is not set.
+    """
+    row = tx.one("SELECT value, type FROM settings WHERE key = ?", (key,))
+    if row is None:
+        hint = f"{key} has its default already." if key in KNOWN else "See what there is: nexusctl settings list"
+        raise SettingNotFound(f'setting "{key}" not found: it is not set', hint=hint, details={"key": key})
+    tx.execute("DELETE FROM settings WHERE key = ?", (key,))
+    return _setting(key, row)

@@ -1,0 +1,219 @@
+"""All SQL of VM records, against a transaction or a reader of the store."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from nexus.store import Reader, Transaction
+from nexus.vms.commands import (
+    CreateVm,
+    UpdateVm,
+    Vm,
+    VmAmbiguous,
+    VmCidsExhausted,
+    VmIdTaken,
+    VmNameTaken,
+    VmNotFound,
+    VmRunning,
+)
+from nexus.vms.states import VmRole, VmState
+
+__all__ = ["count_by_state", "delete", "find", "insert", "page", "resolve", "update"]
+
+FIRST_CID = 3
+"""0 is the hypervisor, 1 the loopback, 2 the host."""
+LAST_CID = 4_294_967_294
+"""4294967295 means any."""
+
+_COLUMNS = (
+    "id, name, role, state, cid, vcpu_count, mem_size_mib, created_at, updated_at, started_at, stopped_at, "
+    "pid, socket_path, uds_path, console_log_path, config_json"
+)
+_ROLES = {role.value: role for role in VmRole}
+_STATES = {state.value: state for state in VmState}
+
+_BY_ID = f"SELECT {_COLUMNS} FROM vms WHERE id = ?"
+_BY_ID_OR_NAME = f"SELECT {_COLUMNS} FROM vms WHERE id = ?1 UNION ALL SELECT {_COLUMNS} FROM vms WHERE name = ?1"
+_BY_PREFIX = f"SELECT {_COLUMNS} FROM vms WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 6"
+
+
+def _vm(row: tuple[Any, ...]) -> Vm:
+    return Vm(row[0], row[1], _ROLES[row[2]], _STATES[row[3]], *row[4:])
+
+
+def find(reader: Reader, reference: str) -> Vm | None:
+    """The VM with exactly this id, else with this name, else whose id alone begins with it (4 characters or more).
+
+    Raises:
+        VmAmbiguous: several ids begin with it.
+    """
+    row = reader.one(_BY_ID_OR_NAME, (reference,))
+    if row is not None:
+        return _vm(row)
+    prefix = reference.lower()
+    if not 4 <= len(prefix) <= 36 or not set(prefix) <= set("0123456789abcdef-"):
+        return None
+    rows = reader.all(_BY_PREFIX, (prefix, prefix + "g"))
+    if len(rows) > 1:
+        raise VmAmbiguous(
+            f'cannot tell which VM "{reference}" means: several ids begin like that',
+            hint="Give more of the id, or the name.",
+            details={"matches": [{"id": row[0], "name": row[1]} for row in rows]},
+        )
+    return _vm(rows[0]) if rows else None
+
+
+def resolve(reader: Reader, reference: str) -> Vm:
+    """``find``, for one that must be there.
+
+    Raises:
+        VmNotFound: there is none.
+        VmAmbiguous: several ids begin with it.
+    """
+    vm = find(reader, reference)
+    if vm is None:
+        raise VmNotFound(f'VM "{reference}" not found', details={"vm": reference})
+    return vm
+
+
+def page(
+    reader: Reader, role: VmRole | None, state: VmState | None, after: tuple[int, str] | None, limit: int
+) -> list[Vm]:
+    """At most ``limit`` VMs, newest first, from behind the position ``after`` (created_at, id).
+
+    The role and state of these records are the plain strings of the columns: they are for encoding alone, which
+    writes an enum's member and its value alike, and ten thousand look-ups are worth saving.
+    """
+    conditions = []
+    parameters: list[Any] = []
+    if after is not None:
+        conditions.append("(created_at, id) < (?, ?)")
+        parameters += after
+    if role is not None:
+        conditions.append("role = ?")
+        parameters.append(role.value)
+    if state is not None:
+        conditions.append("state = ?")
+        parameters.append(state.value)
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    # Always by the index in the order of the list: sorting what a filter leaves would read all of it for each page.
+    sql = f"SELECT {_COLUMNS} FROM vms INDEXED BY idx_vms_created{where} ORDER BY created_at DESC, id DESC LIMIT ?"
+    return [Vm(*row) for row in reader.all(sql, (*parameters, limit))]
+
+
+def count_by_state(reader: Reader) -> dict[str, int]:
+    """How many VMs are in each state; states without any are left out."""
+    return dict(reader.all("SELECT state, count(*) FROM vms GROUP BY state"))
+
+
+def insert(tx: Transaction, wanted: CreateVm) -> tuple[Vm, bool]:
+    """Create the VM, or find that the same request made it before; the second value is True for a new one.
+
+    Raises:
+        VmNameTaken, VmIdTaken, VmCidsExhausted: it clashes with what is there.
+    """
+    id_ = wanted.id
+    if id_ is not None:
+        row = tx.one(_BY_ID, (id_,))
+        if row is not None:
+            vm = _vm(row)
+            if (vm.name, vm.role, vm.vcpu_count, vm.mem_size_mib) == (
+                wanted.name,
+                wanted.role,
+                wanted.vcpu_count,
+                wanted.mem_size_mib,
+            ):
+                return vm, False
+            raise VmIdTaken(
+                f'cannot create VM "{wanted.name}": a different VM has the id {id_}',
+                hint="Choose another id, or leave it out.",
+                details={"id": id_, "name": vm.name},
+            )
+    _refuse_taken_name(tx, wanted.name, f'cannot create VM "{wanted.name}"')
+    vm = Vm(
+        id=id_ or str(uuid.uuid4()),
+        name=wanted.name,
+        role=wanted.role,
+        state=VmState.CREATED,
+        cid=_next_cid(tx),
+        vcpu_count=wanted.vcpu_count,
+        mem_size_mib=wanted.mem_size_mib,
+        created_at=tx.now,
+        updated_at=tx.now,
+    )
+    tx.execute(
+        "INSERT INTO vms (id, name, role, state, cid, vcpu_count, mem_size_mib, created_at, updated_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (vm.id, vm.name, vm.role.value, vm.state.value, vm.cid, vm.vcpu_count, vm.mem_size_mib, tx.now, tx.now),
+    )
+    return vm, True
+
+
+def _refuse_taken_name(tx: Transaction, name: str, cannot: str) -> None:
+    row = tx.one("SELECT id FROM vms WHERE name = ?", (name,))
+    if row is not None:
+        raise VmNameTaken(
+            f'{cannot}: VM name "{name}" already exists',
+            hint=f"Choose another name, or look at it: nexusctl vm inspect {name}",
+            details={"name": name, "id": row[0]},
+        )
+
+
+def _next_cid(tx: Transaction) -> int:
+    row = tx.one("SELECT max(cid) FROM vms")
+    highest = row[0] if row else None
+    if highest is None:
+        return FIRST_CID
+    if highest < LAST_CID:
+        return int(highest) + 1
+    row = tx.one(
+        "SELECT min(free) FROM (SELECT ?1 AS free WHERE NOT EXISTS (SELECT 1 FROM vms WHERE cid = ?1) UNION ALL "
+        "SELECT * FROM (SELECT a.cid + 1 FROM vms AS a WHERE a.cid < ?2 "
+        "AND NOT EXISTS (SELECT 1 FROM vms AS b WHERE b.cid = a.cid + 1) ORDER BY a.cid LIMIT 1))",
+        (FIRST_CID, LAST_CID),
+    )
+    if row is None or row[0] is None:
+        raise VmCidsExhausted("cannot create a VM: every vsock CID is in use", hint="Delete VMs that nobody needs.")
+    return int(row[0])
+
+
+def _refuse_running(vm: Vm, cannot: str) -> None:
+    if vm.state is VmState.RUNNING:
+        raise VmRunning(
+            f'{cannot} VM "{vm.name}": VM is running, stop it first', details={"id": vm.id, "name": vm.name}
+        )
+
+
+def delete(tx: Transaction, reference: str) -> Vm:
+    """Delete a VM that does not run; gives what it was.
+
+    Raises:
+        VmNotFound, VmAmbiguous, VmRunning: it cannot be done.
+    """
+    vm = resolve(tx, reference)
+    _refuse_running(vm, "cannot delete")
+    tx.execute("DELETE FROM vms WHERE id = ?", (vm.id,))
+    return vm
+
+
+def update(tx: Transaction, wanted: UpdateVm) -> tuple[Vm, dict[str, Any]]:
+    """Change a VM that does not run; gives it as it is now, and what changed, from what to what.
+
+    Raises:
+        VmNotFound, VmAmbiguous, VmRunning, VmNameTaken: it cannot be done.
+    """
+    vm = resolve(tx, wanted.vm)
+    changes: dict[str, Any] = {}
+    for field in ("name", "role", "vcpu_count", "mem_size_mib"):
+        value = getattr(wanted, field)
+        if value is not None and value != getattr(vm, field):
+            changes[field] = {"from": getattr(vm, field), "to": value}
+    _refuse_running(vm, "cannot update")
+    if "name" in changes:
+        _refuse_taken_name(tx, changes["name"]["to"], f'cannot update VM "{vm.name}"')
+    if changes:
+        columns = ", ".join(f"{field} = ?" for field in changes)
+        values = [str(c["to"]) if isinstance(c["to"], VmRole) else c["to"] for c in changes.values()]
+        tx.execute(f"UPDATE vms SET {columns}, updated_at = max(?, created_at) WHERE id = ?", (*values, tx.now, vm.id))
+    return resolve(tx, vm.id), changes

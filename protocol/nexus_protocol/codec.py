@@ -1,0 +1,143 @@
+"""Records and commands to MessagePack and back: strict for what a client sends, tolerant for what a daemon answers.
+
+The daemon decodes untrusted bytes with msgspec's typed decoders, in one pass, so that a hostile payload never becomes
+Python objects. The clients, who trust their daemon, use the msgpack package; so every exchange of the two crosses
+two independent implementations of the format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, get_type_hints
+
+import msgpack
+import msgspec
+
+from nexus_protocol.command import Command, CommandInfo, Empty
+from nexus_protocol.errors import BadFrame, InvalidArgument
+
+__all__ = [
+    "MAX_DEPTH",
+    "command_decoder",
+    "decode_map",
+    "decode_reply",
+    "encode_command",
+    "encode_record",
+]
+
+MAX_DEPTH = 32
+"""How deep a free-form value may be nested."""
+
+T = TypeVar("T")
+
+_EMPTY_MAP = b"\x80"
+
+encode_record = msgspec.msgpack.Encoder().encode
+"""A record as MessagePack bytes. Optional fields that are not set are left out."""
+
+
+def command_decoder(info: CommandInfo) -> Callable[[bytes], Command[Any]]:
+    """A strict decoder for the payload of one command.
+
+    The decoder takes the payload's bytes, gives the command, and raises ``InvalidArgument`` with ``details.path``
+    for anything that does not fit.
+    """
+    decode = msgspec.msgpack.Decoder(info.request).decode
+    free = [name for name, hint in get_type_hints(info.request).items() if _is_free_form(hint)]
+
+    def decode_command(payload: bytes) -> Command[Any]:
+        try:
+            decoded: Command[Any] = decode(payload or _EMPTY_MAP)
+            for name in free:
+                _check_value(getattr(decoded, name), name)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+            raise _invalid(info.name, error) from None
+        return decoded
+
+    return decode_command
+
+
+def _is_free_form(hint: Any) -> bool:
+    if hint is Any:
+        return True
+    return any(_is_free_form(arg) for arg in getattr(hint, "__args__", ()))
+
+
+def _check_value(value: Any, path: str, depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise msgspec.ValidationError(f"Nested deeper than {MAX_DEPTH} levels - at `$.{path}`")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise msgspec.ValidationError(f"Expected `str` keys - at `$.{path}`")
+            _check_value(inner, f"{path}.{key}", depth + 1)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_value(inner, f"{path}[...]", depth + 1)
+    elif not isinstance(value, (str, int, float, bytes, bool, type(None))):
+        raise msgspec.ValidationError(f"Extension types are not part of the protocol - at `$.{path}`")
+
+
+def _invalid(name: str, error: Exception) -> InvalidArgument:
+    if isinstance(error, UnicodeDecodeError):
+        return InvalidArgument(f"cannot read the payload of {name}: text that is not UTF-8", details={"path": ""})
+    if isinstance(error, RecursionError):
+        return InvalidArgument(f"cannot read the payload of {name}: nested too deeply", details={"path": ""})
+    text, _, where = str(error).partition(" - at ")
+    path = ""
+    if "`$." in where:
+        path = where.split("`$.", 1)[1].rstrip("`")
+    elif "field `" in text:
+        path = text.split("field `", 1)[1].rstrip("`")
+    text = _PLAIN.get(text, text)
+    text = text[:1].lower() + text[1:]
+    if path and f"`{path}`" not in text:
+        return InvalidArgument(f"cannot accept {path}: {text.replace('`', '')}", details={"path": path})
+    return InvalidArgument(f"cannot read the payload of {name}: {text.replace('`', '')}", details={"path": path})
+
+
+_PLAIN = {
+    "Object contains unknown field": "unknown field",
+    "Expected `object`, got `array`": "expected a map, got an array",
+    "Input data was truncated": "the MessagePack data ends too early",
+}
+
+
+def encode_command(command: Command[Any]) -> bytes:
+    """A command as MessagePack bytes, by the clients' implementation. Fields at their defaults are left out."""
+    body = msgspec.to_builtins(command, builtin_types=(bytes,))
+    return msgpack.packb(body) if body else b""
+
+
+def decode_map(payload: bytes) -> dict[str, Any]:
+    """The map of a frame's payload as plain values; no bytes at all are the empty map.
+
+    Raises:
+        BadFrame: this is not a MessagePack map. Only a peer that breaks the protocol sends such a thing.
+    """
+    if not payload:
+        return {}
+    try:
+        body = msgpack.unpackb(payload)
+    except ValueError as error:
+        raise BadFrame(f"cannot read a reply: {error}") from None
+    if not isinstance(body, dict):
+        raise BadFrame("cannot read a reply: it is not a map")
+    return body
+
+
+def decode_reply(type_: type[T], payload: bytes) -> T:
+    """The record that a daemon answered with. Unknown fields are ignored.
+
+    Raises:
+        BadFrame: the payload is not such a record.
+    """
+    if type_ is Empty:
+        return Empty()  # type: ignore[return-value]
+    try:
+        return msgspec.convert(decode_map(payload), type_)
+    except msgspec.ValidationError as error:
+        raise BadFrame(
+            f"cannot understand the daemon's reply: {error}",
+            hint="The daemon may be of another version than this client: nexusctl daemon status",
+        ) from None

@@ -1,0 +1,129 @@
+"""How a command is declared, once, for both ends: its code, its fields, its reply, its errors.
+
+A command is a class; its fields are what the payload holds. The daemon decodes and validates with it, the clients
+type their calls with it, the command line makes options of it, and the documents are generated from it::
+
+    @command(0x0100, errors=(VmNameTaken,))
+    class CreateVm(Command[Vm]):
+        '''Create a VM record.'''
+
+        name: Annotated[str, Meta(min_length=1)]
+
+This module knows no capability; it keeps the registry that they fill as they are imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, dataclass_transform, get_args, get_origin
+
+import msgspec
+
+from nexus_protocol.errors import NexusError
+from nexus_protocol.frame import DEFAULT_MAX_PAYLOAD, EXTRA, MAX_COMMAND, MAX_PAYLOAD
+
+__all__ = ["Command", "CommandInfo", "Empty", "Record", "StreamCommand", "command", "declared_commands"]
+
+R = TypeVar("R")
+ItemT = TypeVar("ItemT")
+C = TypeVar("C", bound="type[Command[Any]]")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class FrozenStruct(msgspec.StructMeta):
+    """Makes every class of ours immutable, and lets a type checker know without each class saying it."""
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
+        options.setdefault("frozen", True)
+        return super().__new__(mcls, name, bases, namespace, **options)
+
+
+class Record(msgspec.Struct, metaclass=FrozenStruct, omit_defaults=True):
+    """What a command gives back. Decoding is tolerant: unknown fields of a newer daemon are ignored."""
+
+
+class Empty(Record):
+    """The result of a command that has nothing to say but that it was done."""
+
+
+class CommandInfo(NamedTuple):
+    """What a command's declaration says beside its fields."""
+
+    code: int
+    name: str
+    request: type[Command[Any]]
+    reply: type[Any]
+    item: type[Any] | None
+    """What the stream carries; None for a command that answers once."""
+    errors: tuple[type[NexusError], ...]
+    max_payload: int
+    """Bytes of payload that a request may carry."""
+    takes_input: bool
+    """Whether the client may send Input frames while the stream is open."""
+    large_reply: bool
+    """Whether the daemon produces the reply only once the client has room for it."""
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the command's documentation."""
+        return (self.request.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
+
+
+class Command(msgspec.Struct, Generic[R], metaclass=FrozenStruct, forbid_unknown_fields=True, omit_defaults=True):
+    """A request with one reply of type ``R``. Decoding is strict: an unknown field is refused."""
+
+    info: ClassVar[CommandInfo]
+
+
+class StreamCommand(Command[R], Generic[ItemT, R]):
+    """A request that is answered by items of type ``ItemT`` and at last by ``R``."""
+
+
+_COMMANDS: dict[int, CommandInfo] = {}
+
+
+def command(
+    code: int,
+    *,
+    errors: tuple[type[NexusError], ...] = (),
+    max_payload: int = DEFAULT_MAX_PAYLOAD,
+    takes_input: bool = False,
+    large_reply: bool = False,
+) -> Callable[[C], C]:
+    """Declare a command: enter it under its ``code``, which is stable for ever.
+
+    ``errors`` are the domain errors that it can answer with, ``max_payload`` the bytes that a request may carry.
+
+    Raises:
+        ValueError: the code is out of range or taken by another command, or the limit is out of range.
+    """
+    if not (0 < code <= MAX_COMMAND or code == EXTRA):
+        raise ValueError(f"0x{code:04X} is not a command code")
+    if not 0 <= max_payload <= MAX_PAYLOAD:
+        raise ValueError(f"a payload limit of {max_payload} is not between 0 and {MAX_PAYLOAD}")
+
+    def declare(cls: C) -> C:
+        reply, item = _result_types(cls)
+        known = _COMMANDS.get(code)
+        if known is not None and known.name != cls.__name__:
+            raise ValueError(f"code {code} belongs to {known.name}, {cls.__name__} cannot have it too")
+        cls.info = CommandInfo(code, cls.__name__, cls, reply, item, errors, max_payload, takes_input, large_reply)
+        _COMMANDS[code] = cls.info
+        return cls
+
+    return declare
+
+
+def declared_commands() -> list[CommandInfo]:
+    """Every command declared so far, by code."""
+    return [_COMMANDS[code] for code in sorted(_COMMANDS)]
+
+
+def _result_types(cls: type[Command[Any]]) -> tuple[type[Any], type[Any] | None]:
+    for base in getattr(cls, "__orig_bases__", ()):
+        args = get_args(base)
+        if get_origin(base) is StreamCommand:
+            return args[1], args[0]
+        if get_origin(base) is Command:
+            return args[0], None
+    raise TypeError(f"{cls.__name__} must derive from Command[R] or StreamCommand[Item, R]")

@@ -1,0 +1,335 @@
+"""The protocol as a sans-IO engine: bytes in, events out, and the other way round, for both roles.
+
+``ServerConnection`` and ``ClientConnection`` hold what is true of one connection: the frame being read, the requests
+that are open, the credit of their streams. They open no socket, start no task and know no command; whoever owns the
+socket feeds ``receive_data`` and writes what the ``send_*`` methods return. Two engines can talk in a test without
+any socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgpack
+
+from nexus_protocol.errors import BadFrame, NexusError, ProtocolError, ResourceExhausted
+from nexus_protocol.frame import (
+    CANCEL,
+    DEFAULT_MAX_PAYLOAD,
+    ERROR,
+    EXTRA,
+    HEADER_SIZE,
+    INPUT,
+    ITEM,
+    MAX_COMMAND,
+    MAX_PAYLOAD,
+    SUCCESS,
+    Frame,
+    FrameDecoder,
+    encode_frame,
+)
+
+__all__ = [
+    "AckReceived",
+    "CancelReceived",
+    "ClientConnection",
+    "ConnectionFailed",
+    "ErrorReceived",
+    "INPUT_CREDIT",
+    "InputReceived",
+    "ItemReceived",
+    "RequestReceived",
+    "ServerConnection",
+    "SuccessReceived",
+]
+
+INPUT_CREDIT = 256 * 1024
+"""Bytes of Input ``data`` that may be on their way for one stream before the daemon gives some back."""
+
+_INPUT_OVERHEAD = 1024
+"""What the map around ``data`` may take; a ``control`` map has all of the frame's room."""
+
+_MAX_SEQUENCE = 0xFFFFFFFF
+
+
+class RequestReceived(NamedTuple):
+    """A client asks for a command."""
+
+    command: int
+    sequence: int
+    payload: bytes
+
+
+class InputReceived(NamedTuple):
+    """Input for an open stream that takes it; the payload is still encoded."""
+
+    sequence: int
+    payload: bytes
+
+
+class CancelReceived(NamedTuple):
+    """A client wants an open request stopped."""
+
+    sequence: int
+
+
+class SuccessReceived(NamedTuple):
+    """The last frame of a request: its result."""
+
+    sequence: int
+    payload: bytes
+
+
+class ItemReceived(NamedTuple):
+    """One element of a stream."""
+
+    sequence: int
+    payload: bytes
+
+
+class AckReceived(NamedTuple):
+    """The daemon gives ``size`` bytes of Input credit back."""
+
+    sequence: int
+    size: int
+
+
+class ErrorReceived(NamedTuple):
+    """The last frame of a request: why not. On sequence 0 it is about the connection itself."""
+
+    sequence: int
+    payload: bytes
+
+
+class ConnectionFailed(NamedTuple):
+    """The peer broke the protocol. The daemon sends ``error`` on ``error.sequence``; both roles then close."""
+
+    error: ProtocolError
+
+
+ServerEvent = RequestReceived | InputReceived | CancelReceived | ConnectionFailed
+ClientEvent = SuccessReceived | ItemReceived | AckReceived | ErrorReceived | ConnectionFailed
+
+
+class ServerConnection:
+    """The daemon's end of one connection.
+
+    ``max_payload(command)`` tells the payload limit of a command in bytes; by default every command has
+    ``DEFAULT_MAX_PAYLOAD``.
+    """
+
+    def __init__(self, max_payload: Callable[[int], int] | None = None) -> None:
+        self._max_payload = max_payload or (lambda _command: DEFAULT_MAX_PAYLOAD)
+        self._decoder = FrameDecoder(self._limit)
+        self._open: set[int] = set()
+        self._credit: dict[int, int] = {}
+        self._failed = False
+
+    @property
+    def open_requests(self) -> frozenset[int]:
+        """The sequences that still wait for their last frame."""
+        return frozenset(self._open)
+
+    @property
+    def buffered(self) -> int:
+        """Bytes received of a frame that is not complete."""
+        return self._decoder.buffered
+
+    def _limit(self, command: int) -> int:
+        if command == INPUT:
+            return INPUT_CREDIT + _INPUT_OVERHEAD
+        if command == CANCEL:
+            return _INPUT_OVERHEAD
+        return self._max_payload(command)
+
+    def receive_data(self, data: bytes) -> list[ServerEvent]:
+        """What ``data`` means, in order. After a ``ConnectionFailed`` nothing more is ever read."""
+        if self._failed:
+            return []
+        frames, violation = self._decoder.feed(data)
+        events: list[ServerEvent] = []
+        open_ = self._open
+        for frame in frames:
+            command, sequence, _ = frame
+            if (0 < command <= MAX_COMMAND or command == EXTRA) and sequence and sequence not in open_:
+                open_.add(sequence)
+                events.append(RequestReceived(*frame))
+            elif command == CANCEL:
+                if sequence in open_:
+                    events.append(CancelReceived(sequence))
+            elif command == INPUT:
+                if sequence in self._credit:
+                    events.append(InputReceived(sequence, frame.payload))
+            else:
+                self._failed = True
+                events.append(ConnectionFailed(self._misuse(command, sequence)))
+                return events
+        if violation is not None:
+            self._failed = True
+            events.append(ConnectionFailed(violation))
+        return events
+
+    @staticmethod
+    def _misuse(command: int, sequence: int) -> BadFrame:
+        if not 0 < command <= MAX_COMMAND and command != EXTRA:
+            return BadFrame(f"cannot accept code 0x{command:04X} from a client")
+        if not sequence:
+            return BadFrame("cannot accept a request with sequence 0: it belongs to the connection itself")
+        return BadFrame(f"cannot accept a second request with sequence {sequence}: the first one is still open")
+
+    def accept_input(self, sequence: int) -> None:
+        """From now on the open request ``sequence`` is a stream that takes Input, with the full credit."""
+        if sequence in self._open:
+            self._credit[sequence] = INPUT_CREDIT
+
+    def take_input(self, sequence: int, size: int) -> None:
+        """Count ``size`` bytes of Input data against the credit of a stream.
+
+        Raises:
+            ResourceExhausted: the client sent more than it had credit for.
+        """
+        left = self._credit.get(sequence, 0) - size
+        if left < 0:
+            raise ResourceExhausted(
+                "cannot take more input: the client sent more than its credit",
+                hint="Wait for acknowledgements before sending more.",
+                details={"credit": INPUT_CREDIT},
+            )
+        self._credit[sequence] = left
+
+    def send_ack(self, sequence: int, size: int) -> bytes:
+        """Give ``size`` bytes of Input credit back."""
+        if sequence not in self._credit:
+            return b""
+        self._credit[sequence] += size
+        return encode_frame(ITEM, sequence, msgpack.packb({"ack": size}))
+
+    def send_item(self, sequence: int, payload: bytes) -> bytes:
+        """One element of the stream ``sequence``."""
+        return encode_frame(ITEM, sequence, payload)
+
+    def send_success(self, sequence: int, payload: bytes) -> bytes:
+        """The last frame of ``sequence``: its result."""
+        self._close(sequence)
+        return encode_frame(SUCCESS, sequence, payload)
+
+    def send_error(self, sequence: int, error: NexusError) -> bytes:
+        """The last frame of ``sequence``, or on 0 a word about the connection itself."""
+        self._close(sequence)
+        payload = msgpack.packb(error.payload(), default=str)
+        return encode_frame(ERROR, sequence, payload)
+
+    def _close(self, sequence: int) -> None:
+        self._open.discard(sequence)
+        if self._credit:
+            self._credit.pop(sequence, None)
+
+
+class ClientConnection:
+    """A client's end of one connection."""
+
+    def __init__(self) -> None:
+        self._decoder = FrameDecoder(lambda _command: MAX_PAYLOAD)
+        self._open: set[int] = set()
+        self._credit: dict[int, int] = {}
+        self._last = 0
+        self._failed = False
+
+    @property
+    def open_requests(self) -> frozenset[int]:
+        """The sequences that still wait for their last frame."""
+        return frozenset(self._open)
+
+    def send_request(self, command: int, payload: bytes = b"", *, takes_input: bool = False) -> tuple[int, bytes]:
+        """A new request: the sequence chosen for it, and the bytes to send.
+
+        Raises:
+            ValueError: the payload does not fit any frame.
+        """
+        sequence = self._last % _MAX_SEQUENCE + 1
+        while sequence in self._open:
+            sequence = sequence % _MAX_SEQUENCE + 1
+        data = encode_frame(command, sequence, payload)
+        self._last = sequence
+        self._open.add(sequence)
+        if takes_input:
+            self._credit[sequence] = INPUT_CREDIT
+        return sequence, data
+
+    def send_cancel(self, sequence: int) -> bytes:
+        """Ask for the end of ``sequence``; nothing when it has ended already."""
+        return encode_frame(CANCEL, sequence) if sequence in self._open else b""
+
+    def credit(self, sequence: int) -> int:
+        """Bytes of Input data that may be sent for the stream now."""
+        return self._credit.get(sequence, 0)
+
+    def send_input(
+        self, sequence: int, data: bytes | None = None, *, eof: bool = False, control: dict[str, Any] | None = None
+    ) -> bytes:
+        """Input for an open stream: exactly one of ``data``, ``eof`` and ``control``.
+
+        Raises:
+            ValueError: none or several are given, or ``data`` is longer than the credit that is left.
+        """
+        body: dict[str, Any] = {}
+        if data is not None:
+            body["data"] = data
+        if eof:
+            body["eof"] = True
+        if control is not None:
+            body["control"] = control
+        if len(body) != 1:
+            raise ValueError("give exactly one of data, eof and control")
+        if data is not None:
+            left = self._credit.get(sequence, 0) - len(data)
+            if left < 0:
+                raise ValueError(f"{len(data)} bytes of input are more than the credit of the stream")
+            self._credit[sequence] = left
+        return encode_frame(INPUT, sequence, msgpack.packb(body)) if sequence in self._open else b""
+
+    def receive_data(self, data: bytes) -> list[ClientEvent]:
+        """What ``data`` means, in order. Frames for requests that are not open are dropped."""
+        if self._failed:
+            return []
+        frames, violation = self._decoder.feed(data)
+        events: list[ClientEvent] = []
+        for frame in frames:
+            event = self._event(frame)
+            if event is not None:
+                events.append(event)
+                if isinstance(event, ConnectionFailed):
+                    self._failed = True
+                    return events
+        if violation is not None:
+            self._failed = True
+            events.append(ConnectionFailed(violation))
+        return events
+
+    def _event(self, frame: Frame) -> ClientEvent | None:
+        command, sequence, payload = frame
+        if command == SUCCESS:
+            return SuccessReceived(sequence, payload) if self._close(sequence) else None
+        if command == ERROR:
+            return ErrorReceived(sequence, payload) if self._close(sequence) or not sequence else None
+        if command != ITEM:
+            return ConnectionFailed(BadFrame(f"cannot accept code 0x{command:04X} from a daemon"))
+        if sequence not in self._open:
+            return None
+        if sequence in self._credit:
+            body = msgpack.unpackb(payload)
+            if isinstance(body, dict) and len(body) == 1 and isinstance(body.get("ack"), int):
+                self._credit[sequence] += body["ack"]
+                return AckReceived(sequence, body["ack"])
+        return ItemReceived(sequence, payload)
+
+    def _close(self, sequence: int) -> bool:
+        if sequence not in self._open:
+            return False
+        self._open.discard(sequence)
+        self._credit.pop(sequence, None)
+        return True
+
+
+assert HEADER_SIZE == 18, "the header's layout is fixed by the protocol"

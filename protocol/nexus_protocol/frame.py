@@ -1,0 +1,163 @@
+"""Frames: the 18-byte header, the limits of a frame, and an incremental decoder.
+
+This module knows bytes and numbers. It knows no command, opens no socket, and never allocates for a length that a
+peer merely claims.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nexus_protocol.errors import BadFrame, FrameTooLarge, UnsupportedVersion
+
+__all__ = [
+    "CANCEL",
+    "DEFAULT_MAX_PAYLOAD",
+    "ERROR",
+    "EXTRA",
+    "Frame",
+    "FrameDecoder",
+    "HEADER",
+    "HEADER_SIZE",
+    "INPUT",
+    "ITEM",
+    "MAGIC",
+    "MAX_COMMAND",
+    "MAX_PAYLOAD",
+    "SUCCESS",
+    "VERSION",
+    "encode_frame",
+]
+
+MAGIC = b"NEX\x00"
+VERSION = 1
+
+HEADER = struct.Struct(">4sHHIIH")
+"""magic, version, command, payload length, sequence, flags: big-endian, no padding."""
+HEADER_SIZE = HEADER.size
+
+INPUT = 0xFFE0
+CANCEL = 0xFFE1
+SUCCESS = 0xFFF0
+ITEM = 0xFFF1
+ERROR = 0xFFFF
+
+MAX_COMMAND = 0xEFFF
+"""The highest code of an ordinary command."""
+EXTRA = 0xFF00
+"""The one command code above it: a command that a plugin handles."""
+
+DEFAULT_MAX_PAYLOAD = 64 * 1024
+"""Bytes of payload of a command that declares no other limit."""
+MAX_PAYLOAD = 16 * 1024 * 1024
+"""Bytes of payload of any frame at all."""
+
+
+class Frame(NamedTuple):
+    """One frame, without what the header only says about itself."""
+
+    command: int
+    sequence: int
+    payload: bytes
+
+
+_pack = HEADER.pack
+_unpack_from = HEADER.unpack_from
+
+
+def encode_frame(command: int, sequence: int, payload: bytes = b"") -> bytes:
+    """The bytes of one frame.
+
+    Raises:
+        ValueError: the payload is longer than ``MAX_PAYLOAD``.
+    """
+    size = len(payload)
+    if size > MAX_PAYLOAD:
+        raise ValueError(f"a payload of {size} bytes does not fit a frame (at most {MAX_PAYLOAD})")
+    return _pack(MAGIC, VERSION, command, size, sequence, 0) + payload
+
+
+class FrameDecoder:
+    """Turns bytes, cut anywhere, into frames.
+
+    ``limit(command)`` gives the bytes of payload that a frame of this code may carry; it is asked as soon as the
+    header is complete and before anything of the payload is kept. After an error the decoder is spent.
+    """
+
+    def __init__(self, limit: Callable[[int], int]) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+        self._needed = HEADER_SIZE
+        """Bytes the buffer must hold before looking at it again can make sense."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of a frame that has begun and is not complete."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> tuple[list[Frame], BadFrame | UnsupportedVersion | FrameTooLarge | None]:
+        """The frames that ``data`` completes, in order, and the violation that ends the connection, if any."""
+        frames: list[Frame] = []
+        buffer: bytes | bytearray = data
+        if self._buffer:
+            self._buffer += data
+            buffer = self._buffer
+        total = len(buffer)
+        if total < self._needed:
+            if buffer is data:
+                self._buffer += data
+            return frames, self._early_violation()
+        offset = 0
+        needed = HEADER_SIZE
+        while total - offset >= HEADER_SIZE:
+            magic, version, command, size, sequence, flags = _unpack_from(buffer, offset)
+            if magic != MAGIC or version != VERSION or flags or size > self._limit(command):
+                return frames, self._violation(magic, version, command, size, sequence, flags)
+            end = offset + HEADER_SIZE + size
+            if end > total:
+                needed = HEADER_SIZE + size
+                break
+            frames.append(Frame(command, sequence, bytes(buffer[offset + HEADER_SIZE : end])))
+            offset = end
+        if buffer is data:
+            if offset < total:
+                self._buffer += data[offset:] if offset else data
+        elif offset:
+            del self._buffer[:offset]
+        self._needed = needed
+        return frames, self._early_violation() if self._buffer else None
+
+    def _early_violation(self) -> BadFrame | UnsupportedVersion | FrameTooLarge | None:
+        """Tell somebody who types text at the socket at once, not when a header's worth of it has come."""
+        start = bytes(self._buffer[:4])
+        if start == MAGIC[: len(start)]:
+            return None
+        return self._violation(start, VERSION, 0, 0, 0, 0)
+
+    def _violation(
+        self, magic: bytes, version: int, command: int, size: int, sequence: int, flags: int
+    ) -> BadFrame | UnsupportedVersion | FrameTooLarge:
+        self._buffer = bytearray()
+        if magic != MAGIC:
+            return BadFrame(
+                f"cannot read the frame: it starts with {magic.hex(' ')} instead of {MAGIC.hex(' ')}",
+                hint="This socket speaks the Nexus protocol, not text or HTTP.",
+            )
+        if version != VERSION:
+            return UnsupportedVersion(
+                f"cannot speak protocol version {version}: this end speaks {VERSION}",
+                details={"supported": [VERSION]},
+            )
+        error: BadFrame | FrameTooLarge
+        if flags:
+            error = BadFrame(f"cannot read the frame: reserved flags are set (0x{flags:04X})")
+        else:
+            limit = self._limit(command)
+            error = FrameTooLarge(
+                f"cannot accept a payload of {size} bytes for command {command}: the limit is {limit}",
+                details={"limit": limit, "size": size},
+            )
+        error.sequence = sequence
+        return error

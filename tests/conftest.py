@@ -1,0 +1,39 @@
+"""Fixtures of the whole suite."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import DaemonProcess, short_directory
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A private folder with a short path; gone after the test."""
+    directory = short_directory()
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def make_daemon(root: Path) -> Iterator[Callable[..., DaemonProcess]]:
+    """Makes daemons (not started) in the test's folder; whatever still runs at the end is killed."""
+    made: list[DaemonProcess] = []
+
+    def make(*arguments: str, **options: object) -> DaemonProcess:
+        daemon = DaemonProcess(root, *arguments, **options)  # type: ignore[arg-type]
+        made.append(daemon)
+        return daemon
+
+    yield make
+    for daemon in made:
+        daemon.close()
+
+
+@pytest.fixture
+def daemon(make_daemon: Callable[..., DaemonProcess]) -> DaemonProcess:
+    """A running daemon with fresh folders."""
+    return make_daemon().start()

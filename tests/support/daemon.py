@@ -1,0 +1,149 @@
+"""A real daemon process in a folder of its own, which a test starts, kills and looks into."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+__all__ = ["DaemonProcess", "isolated_environment", "short_directory"]
+
+START_TIMEOUT_S = 30.0
+
+
+def short_directory() -> Path:
+    """A new private folder with a path short enough for sockets below it."""
+    return Path(tempfile.mkdtemp(prefix="nx-"))
+
+
+def isolated_environment(root: Path, **extra: str) -> dict[str, str]:
+    """The environment of a person who has nothing of Nexus yet: fresh XDG folders under ``root``."""
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("NEXUS_", "XDG_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "DBUS_", "JOURNAL_"))
+    }
+    for name in ("run", "state", "config", "data", "home"):
+        (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    environment |= {
+        "HOME": str(root / "home"),
+        "XDG_RUNTIME_DIR": str(root / "run"),
+        "XDG_STATE_HOME": str(root / "state"),
+        "XDG_CONFIG_HOME": str(root / "config"),
+        "XDG_DATA_HOME": str(root / "data"),
+        "PYTHONWARNINGS": "error",
+    }
+    return environment | extra
+
+
+class DaemonProcess:
+    """``nexusd`` as a process. ``start`` returns when it says that it is ready, never after a guessed time."""
+
+    def __init__(self, root: Path, *arguments: str, config: str = "", environment: Mapping[str, str] | None = None):
+        self.root = root
+        self.arguments = list(arguments)
+        self.environment = isolated_environment(root, **dict(environment or {}))
+        self.socket_path = root / "run" / "nexus" / "nexus.sock"
+        self.state = root / "state" / "nexus"
+        self.database = self.state / "nexus.db"
+        self.log_path = root / "daemon.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        if config:
+            self.write_config(config)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running daemon."""
+        assert self.process is not None, "the daemon was not started"
+        return self.process.pid
+
+    def write_config(self, text: str) -> None:
+        """Put ``text`` into config.toml."""
+        directory = self.root / "config" / "nexus"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "config.toml").write_text(text)
+
+    def command(self) -> list[str]:
+        """What is run."""
+        return [sys.executable, "-m", "nexus.daemon.main", *self.arguments]
+
+    def start(self) -> DaemonProcess:
+        """Start it and wait until it is ready. Fails with the daemon's log when it ends instead."""
+        notify = self.root / "notify.sock"
+        notify.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+            ready.bind(str(notify))
+            ready.settimeout(START_TIMEOUT_S)
+            with self.log_path.open("ab") as log:
+                self.process = subprocess.Popen(
+                    self.command(),
+                    env=self.environment | {"NOTIFY_SOCKET": str(notify)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            while True:
+                message = ready.recv(4096).decode()
+                if "READY=1" in message:
+                    return self
+                if "ERRNO=" in message:
+                    code = self.process.wait(START_TIMEOUT_S)
+                    raise AssertionError(f"nexusd ended with {code}:\n{self.log()}")
+
+    def run_to_failure(self) -> tuple[int, str]:
+        """Start a daemon that is expected to refuse; gives its exit code and everything it printed."""
+        result = subprocess.run(
+            self.command(),
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=START_TIMEOUT_S,
+            check=False,
+        )
+        return result.returncode, result.stdout.decode()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        """SIGTERM, then wait for the end; gives the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(START_TIMEOUT_S)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(START_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Whatever state it is in, leave no process."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(START_TIMEOUT_S)
+
+    def log(self) -> str:
+        """Everything it has logged so far, over all its starts."""
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def rss_bytes(self) -> int:
+        """Resident memory now."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def connect(self, timeout: float = 30.0) -> socket.socket:
+        """A plain connected socket."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(timeout)
+        sock.connect(str(self.socket_path))
+        return sock
