@@ -7,7 +7,8 @@ two independent implementations of the format.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from enum import Enum
 from typing import Any, TypeVar, get_type_hints
 
 import msgpack
@@ -43,7 +44,8 @@ def command_decoder(info: CommandInfo) -> Callable[[bytes], Command[Any]]:
     for anything that does not fit.
     """
     decode = msgspec.msgpack.Decoder(info.request).decode
-    free = [name for name, hint in get_type_hints(info.request).items() if _is_free_form(hint)]
+    hints = get_type_hints(info.request, include_extras=True)
+    free = [name for name, hint in hints.items() if _is_free_form(hint)]
 
     def decode_command(payload: bytes) -> Command[Any]:
         try:
@@ -51,34 +53,33 @@ def command_decoder(info: CommandInfo) -> Callable[[bytes], Command[Any]]:
             for name in free:
                 _check_value(getattr(decoded, name), name)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
-            raise _invalid(info.name, error) from None
+            raise _invalid(info.name, error, hints) from None
         return decoded
 
     return decode_command
 
 
 def _is_free_form(hint: Any) -> bool:
-    if hint is Any:
-        return True
-    return any(_is_free_form(arg) for arg in getattr(hint, "__args__", ()))
+    return any(part is Any for part in _walk(hint))
 
 
-def _check_value(value: Any, path: str, depth: int = 0) -> None:
+def _check_value(value: Any, field: str, depth: int = 0) -> None:
+    # An error names the field alone: to keep the path of every element would cost more than decoding it did.
     if depth > MAX_DEPTH:
-        raise msgspec.ValidationError(f"Nested deeper than {MAX_DEPTH} levels - at `$.{path}`")
+        raise msgspec.ValidationError(f"Nested deeper than {MAX_DEPTH} levels - at `$.{field}`")
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise msgspec.ValidationError(f"Expected `str` keys - at `$.{path}`")
-            _check_value(inner, f"{path}.{key}", depth + 1)
+                raise msgspec.ValidationError(f"Expected `str` keys - at `$.{field}`")
+            _check_value(inner, field, depth + 1)
     elif isinstance(value, list):
         for inner in value:
-            _check_value(inner, f"{path}[...]", depth + 1)
+            _check_value(inner, field, depth + 1)
     elif not isinstance(value, (str, int, float, bytes, bool, type(None))):
-        raise msgspec.ValidationError(f"Extension types are not part of the protocol - at `$.{path}`")
+        raise msgspec.ValidationError(f"Extension types are not part of the protocol - at `$.{field}`")
 
 
-def _invalid(name: str, error: Exception) -> InvalidArgument:
+def _invalid(name: str, error: Exception, hints: dict[str, Any]) -> InvalidArgument:
     if isinstance(error, UnicodeDecodeError):
         return InvalidArgument(f"cannot read the payload of {name}: text that is not UTF-8", details={"path": ""})
     if isinstance(error, RecursionError):
@@ -89,11 +90,32 @@ def _invalid(name: str, error: Exception) -> InvalidArgument:
         path = where.split("`$.", 1)[1].rstrip("`")
     elif "field `" in text:
         path = text.split("field `", 1)[1].rstrip("`")
-    text = _PLAIN.get(text, text)
+    text = _PLAIN.get(text) or _in_words(text, hints.get(path)) or text
     text = text[:1].lower() + text[1:]
     if path and f"`{path}`" not in text:
         return InvalidArgument(f"cannot accept {path}: {text.replace('`', '')}", details={"path": path})
     return InvalidArgument(f"cannot read the payload of {name}: {text.replace('`', '')}", details={"path": path})
+
+
+def _in_words(text: str, hint: Any) -> str | None:
+    """What a person can do something with, in place of a regular expression or of no more than the wrong value."""
+    if text.startswith("Expected `str` matching regex"):
+        described = [meta.description for meta in _walk(hint) if isinstance(meta, msgspec.Meta) and meta.description]
+        return f"expected {described[0]}" if described else None
+    if text.startswith("Invalid enum value "):
+        enums = [cls for cls in _walk(hint) if isinstance(cls, type) and issubclass(cls, Enum)]
+        if enums:
+            known = ", ".join(str(member.value) for member in enums[0])
+            return f"expected one of {known}, got {text.removeprefix('Invalid enum value ')}"
+    return None
+
+
+def _walk(hint: Any) -> Iterator[Any]:
+    """A type with everything it is made of, and the metadata of ``Annotated``, the outermost last."""
+    for part in getattr(hint, "__args__", ()):
+        yield from _walk(part)
+    yield hint
+    yield from reversed(getattr(hint, "__metadata__", ()))
 
 
 _PLAIN = {

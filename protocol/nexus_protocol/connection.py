@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from nexus_protocol.codec import decode_map
 from nexus_protocol.errors import BadFrame, NexusError, ProtocolError, ResourceExhausted
 from nexus_protocol.frame import (
     CANCEL,
@@ -268,7 +269,7 @@ class ClientConnection:
     def send_input(
         self, sequence: int, data: bytes | None = None, *, eof: bool = False, control: dict[str, Any] | None = None
     ) -> bytes:
-        """Input for an open stream: exactly one of ``data``, ``eof`` and ``control``.
+        """Input for a stream: exactly one of ``data``, ``eof`` and ``control``. Nothing when it has ended already.
 
         Raises:
             ValueError: none or several are given, or ``data`` is longer than the credit that is left.
@@ -282,12 +283,14 @@ class ClientConnection:
             body["control"] = control
         if len(body) != 1:
             raise ValueError("give exactly one of data, eof and control")
+        if sequence not in self._open:
+            return b""
         if data is not None:
             left = self._credit.get(sequence, 0) - len(data)
             if left < 0:
                 raise ValueError(f"{len(data)} bytes of input are more than the credit of the stream")
             self._credit[sequence] = left
-        return encode_frame(INPUT, sequence, msgpack.packb(body)) if sequence in self._open else b""
+        return encode_frame(INPUT, sequence, msgpack.packb(body))
 
     def receive_data(self, data: bytes) -> list[ClientEvent]:
         """What ``data`` means, in order. Frames for requests that are not open are dropped."""
@@ -318,10 +321,16 @@ class ClientConnection:
         if sequence not in self._open:
             return None
         if sequence in self._credit:
-            body = msgpack.unpackb(payload)
-            if isinstance(body, dict) and len(body) == 1 and isinstance(body.get("ack"), int):
-                self._credit[sequence] += body["ack"]
-                return AckReceived(sequence, body["ack"])
+            try:
+                body = decode_map(payload)
+            except BadFrame as error:
+                return ConnectionFailed(error)
+            if body.keys() == {"ack"}:
+                size = body["ack"]
+                if type(size) is not int or size < 0:
+                    return ConnectionFailed(BadFrame("cannot read an acknowledgement: its size is not a whole number"))
+                self._credit[sequence] += size
+                return AckReceived(sequence, size)
         return ItemReceived(sequence, payload)
 
     def _close(self, sequence: int) -> bool:
