@@ -100,8 +100,8 @@ def _invalid(name: str, error: Exception, hints: dict[str, Any]) -> InvalidArgum
 def _in_words(text: str, hint: Any) -> str | None:
     """What a person can do something with, in place of a regular expression or of no more than the wrong value."""
     if text.startswith("Expected `str` matching regex"):
-        described = [meta.description for meta in _walk(hint) if isinstance(meta, msgspec.Meta) and meta.description]
-        return f"expected {described[0]}" if described else None
+        metas = [meta for meta in _walk(hint) if isinstance(meta, msgspec.Meta) and meta.pattern]
+        return f"expected {metas[0].description}" if metas and metas[0].description else None
     if text.startswith("Invalid enum value "):
         enums = [cls for cls in _walk(hint) if isinstance(cls, type) and issubclass(cls, Enum)]
         if enums:
@@ -111,11 +111,11 @@ def _in_words(text: str, hint: Any) -> str | None:
 
 
 def _walk(hint: Any) -> Iterator[Any]:
-    """A type with everything it is made of, and the metadata of ``Annotated``, the outermost last."""
+    """A type with everything it is made of, and the metadata of ``Annotated``."""
     for part in getattr(hint, "__args__", ()):
         yield from _walk(part)
     yield hint
-    yield from reversed(getattr(hint, "__metadata__", ()))
+    yield from getattr(hint, "__metadata__", ())
 
 
 _PLAIN = {
