@@ -1,0 +1,318 @@
+"""``nexusctl daemon``: start, stop and install the daemon.
+
+With a systemd user manager the daemon is its unit, started by its socket; elsewhere it is a detached process with a
+bounded log in the state directory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from nexus_protocol.errors import FailedPrecondition, NexusError, Unavailable
+
+from nexus.cli.app import unit_directory, unit_installed, user_manager_runs
+from nexus.cli.groups import WordGroup
+from nexus.cli.output import confirm, hint, output_options, print_fields, printer
+from nexus.client.errors import ConnectError, ConnectionFailure
+from nexus.system.commands import GetSystemStatus, Health, Shutdown
+
+__all__ = ["daemon"]
+
+_UNITS = ("nexus.socket", "nexus.service")
+_START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 30.0
+
+
+@click.group(cls=WordGroup)
+def daemon() -> None:
+    """Start, stop and install the daemon."""
+
+
+class DaemonFailed(NexusError):
+    """The daemon did not do what was asked of it."""
+
+
+@daemon.command
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What it logs.")
+@click.pass_obj
+def start(app: Any, log_level: str | None) -> None:
+    """Start the daemon, unless it runs already."""
+    running = _running(app)
+    if running is not None:
+        click.echo(f"The daemon runs already (pid {running['pid']}, {app.socket_path()})")
+        return
+    if _managed(app):
+        _systemctl("start", *_UNITS)
+        status = app.call_raw(GetSystemStatus())
+        click.echo(f"Started the daemon (pid {status['pid']}, nexus.service)")
+        return
+    log = _log_path()
+    pid = _start_detached(app, log, log_level)
+    click.echo(f"Started the daemon (pid {pid}, {app.socket_path()})")
+    hint(f"Its log: {log}")
+
+
+def _managed(app: Any) -> bool:
+    """Whether the daemon that is meant is the one that the user's systemd manager has a unit for."""
+    if not (user_manager_runs() and unit_installed()) or app.socket_option or app.config_option:
+        return False
+    from nexus.config import client_socket
+    from nexus.paths import default_socket_path
+
+    return client_socket(app.config)[0] == default_socket_path()[0]
+
+
+def _running(app: Any) -> dict[str, Any] | None:
+    """The status of the running daemon, or None."""
+    try:
+        status: dict[str, Any] = app.call_raw(GetSystemStatus())
+    except ConnectionFailure:
+        return None
+    return status
+
+
+def _log_path() -> Path:
+    from nexus.paths import state_directory
+
+    return state_directory() / "nexusd.log"
+
+
+def _start_detached(app: Any, log: Path, log_level: str | None) -> int:
+    """Start ``nexusd`` in a session of its own; returns its pid once it is ready.
+
+    Raises:
+        DaemonFailed: it ended instead, or was not ready in time.
+    """
+    import tempfile
+
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    command = [*nexusd_command(), "--log-file", str(log), "--socket", str(app.socket_path())]
+    if app.config_option:
+        command += ["--config", str(Path(app.config_option).absolute())]
+    if log_level:
+        command += ["--log-level", log_level]
+    with (
+        tempfile.TemporaryDirectory(prefix="nexus-") as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
+        tempfile.TemporaryFile() as output,
+    ):
+        address = f"{directory}/notify"
+        ready.bind(address)
+        process = subprocess.Popen(
+            command,
+            cwd="/",
+            env={**os.environ, "NOTIFY_SOCKET": address},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        ready.settimeout(0.1)
+        while time.monotonic() < deadline:
+            try:
+                message = ready.recv(4096).decode()
+            except TimeoutError:
+                message = ""
+            if "READY=1" in message:
+                return process.pid
+            if process.poll() is not None:
+                output.seek(0)
+                said = output.read().decode(errors="replace").strip().removeprefix("nexusd: ")
+                raise DaemonFailed(said or f"the daemon ended with exit code {process.returncode}", hint=None)
+    raise DaemonFailed(
+        f"cannot tell whether the daemon started: it was not ready within {_START_TIMEOUT_S:g} seconds",
+        hint=f"Its log: {log}",
+    )
+
+
+def nexusd_command() -> list[str]:
+    """How to run the ``nexusd`` that belongs to this ``nexusctl``."""
+    beside = Path(sys.argv[0]).absolute().parent / "nexusd"
+    if beside.is_file():
+        return [str(beside)]
+    found = shutil.which("nexusd")
+    return [found] if found else [sys.executable, "-m", "nexus.daemon.main"]
+
+
+@daemon.command
+@click.pass_obj
+def stop(app: Any) -> None:
+    """Stop the daemon: requests finish, then it ends. With systemd, its socket stops listening as well."""
+    if _managed(app):
+        active = subprocess.run(
+            ["systemctl", "--user", "is-active", "--quiet", *_UNITS], check=False, capture_output=True
+        )
+        if active.returncode == 0 or _unit_active():
+            _systemctl("stop", *_UNITS)
+            click.echo("Stopped the daemon (nexus.socket, nexus.service)")
+            return
+    status = _running(app)
+    if status is None:
+        click.echo("The daemon does not run")
+        return
+    pid = int(status["pid"])
+    waiting = os.pidfd_open(pid)
+    try:
+        app.call_raw(Shutdown())
+        import select
+
+        poller = select.poll()
+        poller.register(waiting, select.POLLIN)
+        if not poller.poll(_STOP_TIMEOUT_S * 1000):
+            raise DaemonFailed(
+                f"cannot tell whether the daemon stopped: process {pid} is still there",
+                hint=f"To end it the hard way: kill -9 {pid}",
+            )
+    finally:
+        os.close(waiting)
+    click.echo(f"Stopped the daemon (pid {pid})")
+
+
+def _unit_active() -> bool:
+    return any(
+        subprocess.run(["systemctl", "--user", "is-active", "--quiet", unit], check=False).returncode == 0
+        for unit in _UNITS
+    )
+
+
+@daemon.command(name="status")
+@output_options
+@click.pass_obj
+def status_(app: Any, output: str, no_header: bool) -> int:
+    """Show the daemon's process. Exits 0 when it runs, 3 when not."""
+    path = app.socket_path()
+    try:
+        system = app.call_raw(GetSystemStatus())
+        health = app.call_raw(Health())
+    except ConnectError as error:
+        record = {"state": "stopped", "socket": str(path)}
+        out = printer(output, no_header)
+        out.one(record, key="state", sentence=lambda: click.echo(f"Daemon: stopped ({path})"))
+        from nexus.cli.app import start_hint
+
+        if "appear to be running" not in (error.hint or ""):
+            click.echo(f"  {error.message}", err=True)
+        hint(f"Start it: {start_hint()}")
+        return 3
+    managed = "systemd (nexus.service)" if _managed(app) and _unit_active() else "none: a detached process"
+    record = {"state": "running", "socket": str(path), "health": health["status"], "manager": managed, **system}
+    printer(output, no_header).one(
+        record,
+        key="state",
+        sentence=lambda: print_fields(
+            [
+                ("Daemon", f"running (pid {system['pid']})"),
+                ("Health", health["status"]),
+                ("Socket", path),
+                ("Version", system["version"]),
+                ("Manager", managed),
+                ("Up", f"{system['uptime_ms'] // 1000} s"),
+                ("Memory", f"{system['memory_rss_bytes'] // (1024 * 1024)} MiB"),
+                ("Clients", system["connections"]),
+            ]
+        ),
+    )
+    return 0
+
+
+@daemon.command
+@click.pass_obj
+def install(app: Any) -> None:
+    """Install the systemd user units, so that the daemon starts at login and at the first connection."""
+    _need_manager("install the units")
+    running = _running(app) if not _unit_active() else None
+    if running is not None:
+        raise FailedPrecondition(
+            f"cannot install the units: a daemon that systemd did not start listens already (pid {running['pid']})",
+            hint="Stop it first: nexusctl daemon stop",
+        )
+    from importlib.resources import files
+
+    directory = Path(unit_directory())
+    directory.mkdir(parents=True, exist_ok=True)
+    program = " ".join(_quote(part) for part in nexusd_command())
+    for unit in _UNITS:
+        text = files("nexus").joinpath("systemd", unit).read_text(encoding="utf-8")
+        text = text.replace("ExecStart=%h/.local/bin/nexusd", f"ExecStart={program}")
+        (directory / unit).write_text(text, encoding="utf-8")
+        click.echo(f"Installed {directory / unit}")
+    _systemctl("daemon-reload")
+    _systemctl("enable", "--now", *_UNITS)
+    click.echo("Enabled and started nexus.socket and nexus.service")
+    if not lingering():
+        hint("Without lingering a logout ends everything: loginctl enable-linger")
+
+
+def _quote(word: str) -> str:
+    """A word of a unit's command line (systemd.service(5), systemd.unit(5))."""
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$") + '"'
+
+
+@daemon.command
+@click.option("-y", "--yes", is_flag=True, help="Skip confirmation.")
+def uninstall(yes: bool) -> int:
+    """Stop the daemon and remove its systemd user units. The database stays."""
+    _need_manager("uninstall the units")
+    directory = Path(unit_directory())
+    if not any((directory / unit).exists() for unit in _UNITS):
+        click.echo("The units are not installed")
+        return 0
+    if not yes and not confirm(
+        "Stop the daemon and remove its units?",
+        "refusing to remove the units without confirmation",
+        "nexusctl daemon uninstall --yes",
+    ):
+        return 1
+    _systemctl("disable", "--now", *_UNITS)
+    for unit in _UNITS:
+        (directory / unit).unlink(missing_ok=True)
+        click.echo(f"Removed {directory / unit}")
+    _systemctl("daemon-reload")
+    return 0
+
+
+def _need_manager(doing: str) -> None:
+    if not user_manager_runs():
+        raise Unavailable(
+            f"cannot {doing}: there is no systemd user manager here",
+            hint="Start the daemon without one: nexusctl daemon start",
+        )
+
+
+def _systemctl(*arguments: str) -> None:
+    """Run ``systemctl --user``.
+
+    Raises:
+        DaemonFailed: it failed; the message is what it said.
+    """
+    try:
+        result = subprocess.run(
+            ["systemctl", "--user", *arguments], capture_output=True, text=True, check=False, timeout=120
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DaemonFailed(f"cannot run systemctl --user {' '.join(arguments)}: {error}") from None
+    if result.returncode:
+        said = result.stderr.strip() or f"exit code {result.returncode}"
+        raise DaemonFailed(
+            f"cannot {arguments[0]} the daemon: {said}", hint="See: journalctl --user -u nexus.service -n 20"
+        )
+
+
+def lingering() -> bool:
+    """Whether this user's manager goes on after the last logout (loginctl(1), enable-linger)."""
+    import pwd
+
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return False
+    return Path(f"/var/lib/systemd/linger/{name}").exists()

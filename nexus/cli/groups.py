@@ -1,0 +1,49 @@
+"""Groups of words on the command line that know their help without importing what the words stand for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+__all__ = ["WordGroup"]
+
+
+class WordGroup(click.Group):
+    """A group that lists, completes and corrects its words from a table.
+
+    click by itself makes every command for that, which would import everything there is.
+    """
+
+    aliases: dict[str, str] = {}  # noqa: RUF012 - replaced as a whole, never changed
+
+    def words(self) -> dict[str, str]:
+        """Each word with its help."""
+        return {name: command.get_short_help_str(100) for name, command in self.commands.items()}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.words())
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        word = args[0]
+        words = self.words()
+        if word not in words and word not in self.aliases and not word.startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(word, words, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise click.UsageError(f"no such command: {word!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.words().items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(word, help=help) for word, help in self.words().items() if word.startswith(incomplete)]

@@ -1,0 +1,211 @@
+"""``nexusctl``'s entry: the global options, the words of the top level, and how every error becomes an exit code.
+
+The words come from static tables and are imported only when they are used, since the start is most of what a short
+command takes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from nexus import __version__
+from nexus.capabilities import CAPABILITIES, Noun
+from nexus.cli.groups import WordGroup
+
+__all__ = ["cli", "exit_code", "main", "print_error"]
+
+_OWN_NOUNS: dict[str, tuple[str, Noun]] = {
+    "version": ("nexus.cli.version", Noun("version", "Print the version of nexusctl.")),
+    "doctor": ("nexus.cli.doctor", Noun("doctor", "Look for what is wrong, and say how to mend it.")),
+    "db": ("nexus.cli.db", Noun("db", "Look after the database: status, backup, restore, migrate, check.")),
+    "daemon": ("nexus.cli.daemon", Noun("daemon", "Start, stop and install the daemon.")),
+    "completion": ("nexus.cli.completion", Noun("completion", "Print or install the shell's completion.")),
+}
+
+_NOUNS: dict[str, tuple[str, Noun]] = {
+    noun.name: (f"nexus.{capability.name}.cli", noun) for capability in CAPABILITIES for noun in capability.nouns
+} | _OWN_NOUNS
+
+_ALIASES = {alias: noun.name for _module, noun in _NOUNS.values() for alias in noun.aliases}
+
+PROGRAMS = ("nexusctl", "nxc")
+"""The names of this program."""
+
+_EXIT_CODES = {
+    "invalid_argument": 2,
+    "not_found": 4,
+    "conflict": 5,
+    "failed_precondition": 5,
+    "deadline_exceeded": 124,
+    "cancelled": 130,
+}
+
+
+class _TopLevel(WordGroup):
+    """The words of the top level."""
+
+    aliases = _ALIASES
+
+    def words(self) -> dict[str, str]:
+        return {name: noun.help for name, (_module, noun) in _NOUNS.items()}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        name = _ALIASES.get(cmd_name, cmd_name)
+        entry = _NOUNS.get(name)
+        if entry is None:
+            return None
+        from importlib import import_module
+
+        command = getattr(import_module(entry[0]), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.command(
+    cls=_TopLevel,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="The exit code is 0 when it is done, 1 refused or failed, 2 usage, 3 no daemon, 4 not found, 5 conflict.",
+)
+@click.option("--socket", metavar="PATH", help="The daemon's socket (NEXUS_SOCKET).")
+@click.option("--config", metavar="PATH", help="The configuration file (NEXUS_CONFIG_DIR/config.toml).")
+@click.option("--actor", metavar="NAME", envvar="NEXUS_ACTOR", help="On whose behalf, for the journal (NEXUS_ACTOR).")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.version_option(__version__, prog_name="nexusctl", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, socket: str | None, config: str | None, actor: str | None, debug: bool) -> None:
+    """Drive Nexus: a recoverable world for every task.
+
+    The global options may stand anywhere on the line.
+    """
+    from nexus.cli.app import App
+
+    ctx.obj = App(socket, config, actor, debug)
+
+
+def main() -> None:
+    """The console scripts ``nexusctl`` and ``nxc``."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+_GLOBAL_WITH_VALUE = ("--socket", "--config", "--actor")
+
+
+def _hoist_global_options(arguments: list[str]) -> list[str]:
+    """Move the global options to the front, where click looks for them."""
+    front: list[str] = []
+    rest: list[str] = []
+    index = 0
+    while index < len(arguments):
+        argument = arguments[index]
+        index += 1
+        if argument == "--":
+            rest += [argument, *arguments[index:]]
+            break
+        if argument in _GLOBAL_WITH_VALUE and index < len(arguments):
+            front += [argument, arguments[index]]
+            index += 1
+        elif argument == "--debug" or argument.startswith(tuple(f"{name}=" for name in _GLOBAL_WITH_VALUE)):
+            front.append(argument)
+        else:
+            rest.append(argument)
+    return front + rest
+
+
+def _run(arguments: list[str]) -> int:
+    for program in PROGRAMS:
+        if instruction := os.environ.get(completion_variable(program)):
+            return _complete(program, instruction)
+    arguments = _hoist_global_options(arguments)
+    try:
+        result = cli.main(arguments, prog_name="nexusctl", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else error.message, err=True)
+        return 2
+    except click.ClickException as error:
+        _print_usage_error(error)
+        return error.exit_code
+    except click.Abort:
+        click.echo("Aborted.", err=True)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; that is not an error to talk about.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt as error:
+        _print_interrupted(error)
+        return 130
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        print_error(error)
+        return exit_code(error)
+
+
+def _print_usage_error(error: click.ClickException) -> None:
+    ctx = getattr(error, "ctx", None)
+    message = error.format_message()
+    click.echo(f"Error: {message[:1].lower()}{message[1:]}".rstrip("."), err=True)
+    if ctx is not None:
+        click.echo(f"  See: {ctx.command_path} --help", err=True)
+
+
+def _print_interrupted(error: KeyboardInterrupt) -> None:
+    click.echo("Interrupted.", err=True)
+    if not hasattr(error, "outcome"):
+        return
+    outcome: Any = error.outcome
+    if outcome is None:
+        click.echo("  The request was already done.", err=True)
+    else:
+        click.echo(f"  {outcome.message}", err=True)
+        for key, value in (getattr(outcome, "details", None) or {}).items():
+            click.echo(f"  {key}: {value}", err=True)
+
+
+def print_error(error: Exception) -> None:
+    """Say on standard error what went wrong and what to do."""
+    from nexus_protocol.errors import NexusError
+
+    from nexus.cli.app import start_hint
+    from nexus.client.errors import ConnectError
+    from nexus.config import ConfigError
+    from nexus.paths import PathError
+
+    if isinstance(error, (NexusError, PathError, ConfigError, ConnectionError)) and hasattr(error, "message"):
+        click.echo(f"Error: {error.message}", err=True)
+        hint = getattr(error, "hint", None)
+        if hint:
+            click.echo("\n".join(f"  {line}" for line in str(hint).splitlines()), err=True)
+        if isinstance(error, ConnectError):
+            click.echo(f"\n  Start it: {start_hint()}", err=True)
+    else:
+        click.echo(f"Error: cannot go on: {type(error).__name__}: {error}", err=True)
+        click.echo("  This is a bug in nexusctl. For the details: nexusctl --debug …", err=True)
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code that stands for an error."""
+    if isinstance(error, ConnectionError):
+        return 3
+    return _EXIT_CODES.get(getattr(error, "code", ""), 1)
+
+
+def completion_variable(program: str) -> str:
+    """The environment variable by which a shell's completion script asks ``program`` for words."""
+    return f"_{program.upper()}_COMPLETE"
+
+
+def _complete(program: str, instruction: str) -> int:
+    from click.shell_completion import shell_complete
+
+    return shell_complete(cli, {}, program, completion_variable(program), instruction)
+
+
+if __name__ == "__main__":
+    main()

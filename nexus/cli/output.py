@@ -1,0 +1,162 @@
+"""How results are printed: a table for a person, JSON for a program, names for a pipe.
+
+Results go to standard output and nothing else does; hints and "nothing found" go to standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+__all__ = [
+    "Column",
+    "Printer",
+    "confirm",
+    "format_time",
+    "hint",
+    "output_options",
+    "print_fields",
+    "printer",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FORMATS = ("table", "wide", "json", "jsonl", "name")
+
+
+class Column(NamedTuple):
+    """One column of a table: its heading, what stands in it, its least width, and whether only ``-o wide`` has it."""
+
+    heading: str
+    value: Callable[[dict[str, Any]], Any]
+    width: int = 0
+    wide: bool = False
+
+
+def output_options(fn: F) -> F:
+    """Give a verb ``-o`` and ``--no-header``."""
+    fn = click.option("--no-header", is_flag=True, help="Leave out the table's heading.")(fn)
+    return click.option(
+        "-o", "--output", type=click.Choice(FORMATS), default="table", help="How to print (default: table)."
+    )(fn)
+
+
+class Printer:
+    """Prints records in the format that was asked for."""
+
+    def __init__(self, output: str, no_header: bool = False) -> None:
+        self.output = output
+        self.no_header = no_header
+
+    @property
+    def for_person(self) -> bool:
+        """Whether a person reads it, rather than a program."""
+        return self.output in ("table", "wide")
+
+    def many(self, records: Sequence[dict[str, Any]], columns: Sequence[Column], *, key: str, nothing: str) -> None:
+        """Print a list. ``key`` is the field for ``-o name``; ``nothing`` is said when the list is empty."""
+        if self.output == "json":
+            _write(_json(list(records)) + "\n")
+        elif self.output == "jsonl":
+            _write("".join(_json_line(record) + "\n" for record in records))
+        elif self.output == "name":
+            _write("".join(f"{record[key]}\n" for record in records))
+        elif records:
+            self._table(records, columns)
+        if not records:
+            click.echo(nothing, err=True)
+
+    def one(self, record: dict[str, Any], *, key: str, sentence: Callable[[], None]) -> None:
+        """Print one record; ``sentence`` prints it for a person."""
+        if self.output == "json":
+            _write(_json(record) + "\n")
+        elif self.output == "jsonl":
+            _write(_json_line(record) + "\n")
+        elif self.output == "name":
+            _write(f"{record[key]}\n")
+        else:
+            sentence()
+
+    def line(self, record: dict[str, Any], text: str, *, key: str) -> None:
+        """Print one record of an endless list at once."""
+        if self.output in ("json", "jsonl"):
+            _write(_json_line(record) + "\n")
+        elif self.output == "name":
+            _write(f"{record[key]}\n")
+        else:
+            _write(text + "\n")
+        sys.stdout.flush()
+
+    def _table(self, records: Sequence[dict[str, Any]], columns: Sequence[Column]) -> None:
+        shown = [column for column in columns if self.output == "wide" or not column.wide]
+        cells = [[_cell(column.value(record)) for column in shown] for record in records]
+        widths = [
+            max(column.width, len(column.heading), *(len(row[index]) for row in cells))
+            for index, column in enumerate(shown)
+        ]
+        rows: Iterable[list[str]] = cells if self.no_header else [[column.heading for column in shown], *cells]
+        template = " ".join(f"{{:<{width}}}" for width in widths)
+        _write("".join(template.format(*row).rstrip() + "\n" for row in rows))
+
+
+def printer(output: str, no_header: bool = False) -> Printer:
+    """The printer for the values of ``output_options``."""
+    return Printer(output, no_header)
+
+
+def _cell(value: Any) -> str:
+    # What a client wrote into the daemon must not drive a person's terminal.
+    text = "-" if value is None or value == "" else str(value)
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+
+
+def _json(value: Any) -> str:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def _json_line(value: Any) -> str:
+    import msgspec
+
+    return msgspec.json.encode(value).decode()
+
+
+def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
+    """Print ``Name: value`` lines, the values below each other; those without a value are left out."""
+    shown = [(name, _cell(value)) for name, value in fields if value is not None]
+    width = max(len(name) for name, _value in shown) + 2
+    _write("".join(f"{name + ':':<{width}}{value}\n" for name, value in shown))
+
+
+def format_time(at_ms: int | None) -> str | None:
+    """A time as a person reads it, such as ``2026-01-31 09:30:00 UTC``."""
+    return None if at_ms is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at_ms / 1000))
+
+
+def hint(text: str) -> None:
+    """Say what to do next; on standard error, set off by an empty line."""
+    sys.stdout.flush()
+    click.echo(f"\n  {text}", err=True)
+
+
+def confirm(question: str, refusal: str, command: str) -> bool:
+    """Ask on a terminal; refuse without one. ``command`` is what to run instead."""
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        return click.confirm(question, err=True)
+    click.echo(f"Error: {refusal}\n  Run with --yes to skip confirmation: {command}", err=True)
+    return False
+
+
+def colour_wanted() -> bool:
+    """Whether standard output is a terminal that may be coloured (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

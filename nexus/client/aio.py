@@ -1,0 +1,323 @@
+"""``Client``: the daemon from asyncio, any number of requests at a time on one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from nexus_protocol import (
+    AckReceived,
+    ClientConnection,
+    Command,
+    ConnectionFailed,
+    ErrorReceived,
+    ItemReceived,
+    NexusError,
+    StreamCommand,
+    SuccessReceived,
+    Unavailable,
+    decode_map,
+    decode_reply,
+    encode_command,
+    error_from_payload,
+)
+
+from nexus import __version__
+from nexus.client.errors import ConnectError, ConnectionFailure, connect_error, lost_error
+from nexus.system.commands import Hello, Welcome
+
+__all__ = ["Client", "Stream"]
+
+R = TypeVar("R")
+ItemT = TypeVar("ItemT")
+
+_QUEUED_ITEMS = 1024
+"""Items of a stream that wait to be read before the connection itself is no longer read."""
+
+
+class Client:
+    """A connection to the daemon.
+
+    ``socket_path`` says where it is; by default as for ``nexusctl``: ``NEXUS_SOCKET``, the configuration file, the
+    runtime directory. ``actor`` is on whose behalf the requests are made; it stands in the journal.
+
+    A lost connection fails every request that is open. It is not made anew by itself, since only the caller knows
+    which requests may be repeated: ``await client.connect()`` does it.
+    """
+
+    def __init__(self, socket_path: str | os.PathLike[str] | None = None, *, actor: str | None = None) -> None:
+        if socket_path is None:
+            from nexus.config import client_socket, config_path, load_config
+
+            socket_path, _warning = client_socket(load_config(config_path()))
+        self.socket_path = os.fspath(socket_path)
+        self.actor = actor
+        self.welcome: Welcome | None = None
+        """Who answers, and within which limits; set by ``connect``."""
+        self._link: _Link | None = None
+
+    async def connect(self) -> Welcome:
+        """Connect, and say who is calling; gives the daemon's answer. A lost connection is replaced by a new one.
+
+        Raises:
+            ConnectError: nobody listens at the socket.
+            NexusError: the daemon does not let us in.
+        """
+        await self.close()
+        loop = asyncio.get_running_loop()
+        try:
+            _transport, self._link = await loop.create_unix_connection(lambda: _Link(loop), self.socket_path)
+        except OSError as error:
+            raise connect_error(self.socket_path, error) from None
+        try:
+            self.welcome = await self.call(Hello(client=f"nexus-python {__version__}", actor=self.actor))
+        except BaseException:
+            await self.close()
+            raise
+        return self.welcome
+
+    async def close(self) -> None:
+        """Close the connection; open requests fail with ``ConnectionLost``."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.transport.abort()
+            await link.closed.wait()
+
+    async def __aenter__(self) -> Client:
+        if self._link is None:
+            await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def call(self, command: Command[R]) -> R:
+        """Send a command and wait for its reply. Cancelling the wait cancels the request in the daemon.
+
+        Raises:
+            NexusError: the daemon refused it; the class tells why.
+            ConnectionLost: the connection ended first.
+        """
+        info = command.info
+        if info.item is not None:
+            raise TypeError(f"{info.name} is a stream: use stream()")
+        reply: type[R] = info.reply
+        return decode_reply(reply, await self.request(info.code, encode_command(command)))
+
+    async def request(self, code: int, payload: bytes = b"") -> bytes:
+        """Send an encoded request by its code; gives the encoded reply. Errors as for ``call``."""
+        link = self._connected()
+        await link.writable()
+        sequence, data = link.engine.send_request(code, payload)
+        future: asyncio.Future[bytes] = link.loop.create_future()
+        link.replies[sequence] = future
+        link.transport.write(data)
+        try:
+            return await future
+        finally:
+            if link.replies.pop(sequence, None) is not None:
+                link.cancel(sequence)
+
+    def stream(self, command: StreamCommand[ItemT, R]) -> Stream[ItemT, R]:
+        """Open a stream: ``async with client.stream(…) as items: async for item in items: …``.
+
+        A stream that is not read holds up the other requests of this client after some thousand items; give a slow
+        reader a client of its own.
+        """
+        if command.info.item is None:
+            raise TypeError(f"{command.info.name} is not a stream: use call()")
+        return Stream(self._connected(), command)
+
+    def _connected(self) -> _Link:
+        if self._link is None:
+            raise ConnectError("the client is not connected", "Use it in an async with block, or call connect().")
+        if self._link.failure is not None:
+            raise self._link.failure
+        return self._link
+
+
+class Stream(Generic[ItemT, R]):
+    """An open stream: an asynchronous iterator over its items, then ``result``."""
+
+    def __init__(self, link: _Link, command: StreamCommand[ItemT, R]) -> None:
+        info = command.info
+        assert info.item is not None
+        self._link = link
+        self._item_type: type[ItemT] = info.item
+        self._reply_type: type[R] = info.reply
+        self._items: deque[bytes] = deque()
+        self._changed = asyncio.Event()
+        self._reply: bytes | None = None
+        self._error: NexusError | ConnectionFailure | None = None
+        self._sequence, data = link.engine.send_request(
+            info.code, encode_command(command), takes_input=info.takes_input
+        )
+        link.streams[self._sequence] = self
+        link.transport.write(data)
+
+    @property
+    def result(self) -> R:
+        """What the stream ended with; only there once it has ended.
+
+        Raises:
+            RuntimeError: it has not.
+        """
+        if self._reply is None:
+            raise RuntimeError("the stream has not ended")
+        return decode_reply(self._reply_type, self._reply)
+
+    async def __aiter__(self) -> AsyncIterator[ItemT]:
+        while True:
+            while self._items:
+                item = self._items.popleft()
+                if len(self._items) == _QUEUED_ITEMS // 2:
+                    self._link.resume_reading()
+                yield decode_reply(self._item_type, item)
+            if self._error is not None:
+                raise self._error
+            if self._reply is not None:
+                return
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def send(
+        self, data: bytes | None = None, *, eof: bool = False, control: dict[str, Any] | None = None
+    ) -> None:
+        """Send input to a stream that takes it; waits while its credit is used up."""
+        view = memoryview(data) if data else memoryview(b"")
+        engine = self._link.engine
+        while len(view):
+            if self._error is not None:
+                raise self._error
+            credit = engine.credit(self._sequence)
+            if not credit:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            await self._link.writable()
+            self._link.transport.write(engine.send_input(self._sequence, bytes(view[:credit])))
+            view = view[credit:]
+        if eof:
+            self._link.transport.write(engine.send_input(self._sequence, eof=True))
+        if control is not None:
+            self._link.transport.write(engine.send_input(self._sequence, control=control))
+
+    async def aclose(self) -> None:
+        """End the stream; one that is open is cancelled in the daemon."""
+        if self._link.streams.pop(self._sequence, None) is not None:
+            self._link.cancel(self._sequence)
+            self._link.resume_reading()
+
+    async def __aenter__(self) -> Stream[ItemT, R]:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+
+class _Link(asyncio.Protocol):
+    """One connection: the transport, the engine, and who waits for what."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.engine = ClientConnection()
+        self.replies: dict[int, asyncio.Future[bytes]] = {}
+        self.streams: dict[int, Stream[Any, Any]] = {}
+        self.failure: NexusError | ConnectionFailure | None = None
+        self.closed = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._reading = True
+
+    async def writable(self) -> None:
+        """Wait until the daemon has taken most of what was sent."""
+        if not self._writable.is_set():
+            await self._writable.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def cancel(self, sequence: int) -> None:
+        """Tell the daemon that nobody waits for this any more."""
+        if self.failure is None:
+            self.transport.write(self.engine.send_cancel(sequence))
+
+    def resume_reading(self) -> None:
+        """Read again, after a stream was full."""
+        if not self._reading and self.failure is None:
+            self._reading = True
+            self.transport.resume_reading()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        for event in self.engine.receive_data(data):
+            if isinstance(event, ConnectionFailed):
+                self.failure = event.error
+                self.transport.abort()
+                return
+            future = self.replies.pop(event.sequence, None)
+            if future is not None:
+                if future.done():
+                    continue
+                if isinstance(event, SuccessReceived):
+                    future.set_result(event.payload)
+                elif isinstance(event, ErrorReceived):
+                    future.set_exception(error_from_payload(decode_map(event.payload)))
+                continue
+            stream = self.streams.get(event.sequence)
+            if isinstance(event, ErrorReceived) and event.sequence == 0:
+                # About the connection itself, whose end follows.
+                error = error_from_payload(decode_map(event.payload))
+                self.failure = ConnectError(error.message, error.hint) if isinstance(error, Unavailable) else error
+            elif stream is not None:
+                self._to_stream(stream, event)
+
+    def _to_stream(self, stream: Stream[Any, Any], event: Any) -> None:
+        if isinstance(event, ItemReceived):
+            stream._items.append(event.payload)
+            if len(stream._items) > _QUEUED_ITEMS and self._reading:
+                self._reading = False
+                self.transport.pause_reading()
+        elif isinstance(event, SuccessReceived):
+            stream._reply = event.payload
+            del self.streams[event.sequence]
+        elif isinstance(event, ErrorReceived):
+            stream._error = error_from_payload(decode_map(event.payload))
+            del self.streams[event.sequence]
+        elif not isinstance(event, AckReceived):
+            return
+        stream._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        failure = self.failure = self.failure or lost_error()
+        self._writable.set()
+        for future in self.replies.values():
+            if not future.done():
+                future.set_exception(failure)
+        self.replies.clear()
+        for stream in self.streams.values():
+            stream._error = failure
+            stream._wake()
+        self.streams.clear()
+        self.closed.set()

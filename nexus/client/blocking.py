@@ -1,0 +1,324 @@
+"""``BlockingClient``: the daemon without asyncio, one request at a time.
+
+It owns a socket and the sans-IO engine; it starts no thread. For use from one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from nexus_protocol.codec import decode_map, decode_reply, encode_command
+from nexus_protocol.command import Command, StreamCommand
+from nexus_protocol.connection import (
+    AckReceived,
+    ClientConnection,
+    ConnectionFailed,
+    ErrorReceived,
+    ItemReceived,
+    SuccessReceived,
+)
+from nexus_protocol.errors import DeadlineExceeded, NexusError, Unavailable, error_from_payload
+
+from nexus import __version__
+from nexus.client.errors import ConnectError, ConnectionFailure, Interrupted, connect_error, lost_error
+
+__all__ = ["BlockingClient", "BlockingStream"]
+
+R = TypeVar("R")
+ItemT = TypeVar("ItemT")
+
+_READ_BYTES = 256 * 1024
+_INTERRUPT_WAIT_S = 5.0
+_HELLO = 45
+
+
+class BlockingClient:
+    """A connection to the daemon.
+
+    ``socket_path`` says where it is; by default as for ``nexusctl``: ``NEXUS_SOCKET``, the configuration file, the
+    runtime directory. ``actor`` is on whose behalf the requests are made; it stands in the journal. ``name`` is the
+    program's own.
+
+    ::
+
+        with BlockingClient() as nexus:
+            vm = nexus.call(CreateVm(name="web"))
+    """
+
+    def __init__(
+        self,
+        socket_path: str | os.PathLike[str] | None = None,
+        *,
+        actor: str | None = None,
+        name: str = f"nexus-python {__version__}",
+    ) -> None:
+        if socket_path is None:
+            from nexus.config import client_socket, config_path, load_config
+
+            socket_path, _warning = client_socket(load_config(config_path()))
+        self.socket_path = os.fspath(socket_path)
+        self.actor = actor
+        self.name = name
+        self._socket: socket.socket | None = None
+        self._engine = ClientConnection()
+        self._streams: dict[int, BlockingStream[Any, Any]] = {}
+        self._failure: NexusError | ConnectionFailure | None = None
+        """Why the connection ended."""
+
+    def connect(self) -> None:
+        """Connect, and say who is calling. A lost connection is replaced by a new one.
+
+        Raises:
+            ConnectError: nobody listens at the socket.
+        """
+        self.close()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            sock.connect(self.socket_path)
+        except OSError as error:
+            sock.close()
+            raise connect_error(self.socket_path, error) from None
+        self._socket = sock
+        self._engine = ClientConnection()
+        self._failure = None
+        import msgpack
+
+        hello = {"client": self.name} | ({"actor": self.actor} if self.actor else {})
+        # Its answer is not waited for: the first request follows at once, and the daemon carries them out in order.
+        self._send(self._engine.send_request(_HELLO, msgpack.packb(hello))[1])
+
+    def close(self) -> None:
+        """Close the connection; what is unanswered stays so."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        for stream in list(self._streams.values()):
+            stream._fail(lost_error())
+        self._streams.clear()
+
+    def __enter__(self) -> BlockingClient:
+        if self._socket is None:
+            self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def call(self, command: Command[R], *, timeout_s: float | None = None) -> R:
+        """Send a command and wait for its reply.
+
+        With ``timeout_s`` the request is cancelled once so many seconds have passed.
+
+        Raises:
+            NexusError: the daemon refused it; the class tells why.
+            DeadlineExceeded: the time ran out.
+            ConnectionLost: the connection ended first.
+            Interrupted: Ctrl-C; the request was cancelled.
+        """
+        info = command.info
+        if info.item is not None:
+            raise TypeError(f"{info.name} is a stream: use stream()")
+        reply: type[R] = info.reply
+        return decode_reply(reply, self.request(info.code, encode_command(command), timeout_s=timeout_s))
+
+    def call_raw(self, command: Command[Any], *, timeout_s: float | None = None) -> dict[str, Any]:
+        """``call`` whose reply is left as the map of plain values that came over the wire."""
+        return decode_map(self.request(command.info.code, encode_command(command), timeout_s=timeout_s))
+
+    def request(self, code: int, payload: bytes = b"", *, timeout_s: float | None = None) -> bytes:
+        """Send an encoded request by its code; gives the encoded reply. Errors as for ``call``."""
+        sequence, data = self._engine.send_request(code, payload)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            self._send(data)
+            return self._wait(sequence, deadline)
+        except KeyboardInterrupt:
+            raise Interrupted(self._cancel_and_wait(sequence)) from None
+        except TimeoutError:
+            outcome = self._cancel_and_wait(sequence)
+            details = outcome.details if isinstance(outcome, NexusError) else None
+            raise DeadlineExceeded(f"cannot finish within {timeout_s:g} seconds", details=details) from None
+
+    def stream(self, command: StreamCommand[ItemT, R]) -> BlockingStream[ItemT, R]:
+        """Open a stream: iterate over its items, in a ``with`` block that ends it. Errors come while iterating."""
+        info = command.info
+        if info.item is None:
+            raise TypeError(f"{info.name} is not a stream: use call()")
+        sequence, data = self._engine.send_request(info.code, encode_command(command), takes_input=info.takes_input)
+        stream: BlockingStream[ItemT, R] = BlockingStream(self, sequence, info.item, info.reply)
+        self._streams[sequence] = stream
+        self._send(data)
+        return stream
+
+    # Bytes
+
+    def _send(self, data: bytes) -> None:
+        if self._socket is None:
+            raise self._failure or ConnectError("the client is not connected", "Call connect() first.")
+        try:
+            self._socket.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the daemon's last word may be waiting: read on
+
+    def _receive(self, deadline: float | None) -> list[Any]:
+        """The next events; a lost connection raises the reason, if the daemon gave one."""
+        if self._socket is None:
+            raise self._failure or lost_error()
+        try:
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self._socket.settimeout(left)
+                try:
+                    data = self._socket.recv(_READ_BYTES)
+                finally:
+                    self._socket.settimeout(None)
+            else:
+                data = self._socket.recv(_READ_BYTES)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self._end(self._failure or lost_error())
+        return self._engine.receive_data(data)
+
+    def _end(self, failure: NexusError | ConnectionFailure) -> None:
+        self._failure = failure
+        self.close()
+        raise failure
+
+    def _wait(self, sequence: int, deadline: float | None) -> bytes:
+        while True:
+            outcome: bytes | NexusError | None = None
+            for event in self._receive(deadline):
+                if type(event) is SuccessReceived and event.sequence == sequence:
+                    outcome = event.payload
+                elif type(event) is ErrorReceived and event.sequence == sequence:
+                    outcome = error_from_payload(decode_map(event.payload))
+                else:
+                    self._handle(event)
+            if isinstance(outcome, bytes):
+                return outcome
+            if outcome is not None:
+                raise outcome
+
+    def _handle(self, event: Any) -> None:
+        if type(event) is ConnectionFailed:
+            self._end(event.error)
+        stream = self._streams.get(event.sequence)
+        if type(event) is ErrorReceived:
+            error = error_from_payload(decode_map(event.payload))
+            if event.sequence == 0:
+                # About the connection itself, whose end follows.
+                unavailable = isinstance(error, Unavailable)
+                self._failure = ConnectError(error.message, error.hint) if unavailable else error
+            elif stream is not None:
+                stream._fail(error)
+        elif stream is not None:
+            if type(event) is ItemReceived:
+                stream._items.append(event.payload)
+            elif type(event) is SuccessReceived:
+                stream._finish(event.payload)
+
+    def _cancel_and_wait(self, sequence: int) -> NexusError | ConnectionFailure | None:
+        """Cancel a request and see how it ends; None when it was done after all."""
+        try:
+            self._send(self._engine.send_cancel(sequence) or b"")
+            self._wait(sequence, time.monotonic() + _INTERRUPT_WAIT_S)
+        except (NexusError, ConnectionFailure) as error:
+            return error
+        except TimeoutError:
+            return DeadlineExceeded("the daemon did not confirm that the request was cancelled")
+        return None
+
+
+class BlockingStream(Generic[ItemT, R]):
+    """An open stream: an iterator over its items, then ``result``."""
+
+    def __init__(self, client: BlockingClient, sequence: int, item: type[ItemT], reply: type[R]) -> None:
+        self._client = client
+        self._sequence = sequence
+        self._item_type = item
+        self._reply_type = reply
+        self._items: deque[bytes] = deque()
+        self._reply: bytes | None = None
+        self._error: NexusError | ConnectionFailure | None = None
+
+    @property
+    def result(self) -> R:
+        """What the stream ended with; only there once it has ended.
+
+        Raises:
+            RuntimeError: it has not.
+        """
+        if self._reply is None:
+            raise RuntimeError("the stream has not ended")
+        return decode_reply(self._reply_type, self._reply)
+
+    def __iter__(self) -> Iterator[ItemT]:
+        while True:
+            while self._items:
+                yield decode_reply(self._item_type, self._items.popleft())
+            if self._error is not None:
+                raise self._error
+            if self._reply is not None:
+                return
+            self._step(None)
+
+    def send(self, data: bytes | None = None, *, eof: bool = False, control: dict[str, Any] | None = None) -> None:
+        """Send input to a stream that takes it; waits while its credit is used up."""
+        view = memoryview(data) if data else memoryview(b"")
+        engine = self._client._engine
+        while len(view):
+            credit = engine.credit(self._sequence)
+            if not credit:
+                if self._error is not None:
+                    raise self._error
+                self._step(None)
+                continue
+            self._client._send(engine.send_input(self._sequence, bytes(view[:credit])))
+            view = view[credit:]
+        if eof:
+            self._client._send(engine.send_input(self._sequence, eof=True))
+        if control is not None:
+            self._client._send(engine.send_input(self._sequence, control=control))
+
+    def close(self) -> None:
+        """End the stream: cancel it if it is open, and wait until the daemon has confirmed that."""
+        client = self._client
+        if self._reply is None and self._error is None:
+            with contextlib.suppress(NexusError, ConnectionFailure, TimeoutError):
+                client._send(client._engine.send_cancel(self._sequence))
+                deadline = time.monotonic() + _INTERRUPT_WAIT_S
+                while self._reply is None and self._error is None:
+                    self._step(deadline)
+                    self._items.clear()
+        client._streams.pop(self._sequence, None)
+
+    def __enter__(self) -> BlockingStream[ItemT, R]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _step(self, deadline: float | None) -> None:
+        for event in self._client._receive(deadline):
+            if type(event) is not AckReceived:
+                self._client._handle(event)
+
+    def _finish(self, payload: bytes) -> None:
+        self._reply = payload
+        self._client._streams.pop(self._sequence, None)
+
+    def _fail(self, error: NexusError | ConnectionFailure) -> None:
+        self._error = error
+        self._client._streams.pop(self._sequence, None)

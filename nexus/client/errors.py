@@ -1,0 +1,58 @@
+"""What can go wrong with the connection itself, apart from what the daemon answers.
+
+ConnectionFailure (ConnectionError)
+├── ConnectError       there is no daemon at the socket, or it does not let us in
+└── ConnectionLost     it was there, and the connection ended before the answer
+Interrupted (KeyboardInterrupt)
+"""
+
+from __future__ import annotations
+
+from nexus_protocol import NexusError
+
+__all__ = ["ConnectError", "ConnectionFailure", "ConnectionLost", "Interrupted", "connect_error"]
+
+
+class ConnectionFailure(ConnectionError):
+    """No answer came, because there is no connection. ``hint`` says what to do."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConnectError(ConnectionFailure):
+    """The daemon cannot be reached."""
+
+
+class ConnectionLost(ConnectionFailure):
+    """The connection ended. Whether an unanswered request was carried out is not known."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a request, which was then cancelled; ``outcome`` is how it ended (None: it was done)."""
+
+    def __init__(self, outcome: NexusError | ConnectionFailure | None) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
+def connect_error(path: str, error: OSError) -> ConnectError:
+    """The error for a failed connect."""
+    if isinstance(error, PermissionError):
+        return ConnectError(
+            f"cannot connect to Nexus daemon at {path}: {error.strerror}", "The socket belongs to another user."
+        )
+    return ConnectError(
+        f"cannot connect to Nexus daemon at {path}",
+        "The daemon does not appear to be running.",
+    )
+
+
+def lost_error() -> ConnectionLost:
+    """The error for a connection that ended without a word."""
+    return ConnectionLost(
+        "the connection to the daemon was lost",
+        "It may have been stopped or restarted: nexusctl daemon status",
+    )

@@ -1,0 +1,72 @@
+"""``nexusctl events``: what happened, and what happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from nexus_protocol.errors import Unavailable
+
+from nexus.cli.output import Printer, format_time, hint
+from nexus.cli.verbs import build_command, verb
+from nexus.client.errors import ConnectionLost
+from nexus.journal.commands import Event, WatchEvents
+
+__all__ = ["events"]
+
+
+def _events(app: Any, values: dict[str, Any], out: Printer) -> None:
+    following = values.get("follow") is not False
+    if out.output == "json" and following:
+        raise click.UsageError("-o json is one document, and this list has no end: use -o jsonl, or --no-follow")
+    command = build_command(WatchEvents, values)
+    collected: list[dict[str, Any]] = []
+    last = command.after
+    heading = not out.no_header
+    try:
+        with app.connect().stream(command) as stream:
+            for event in stream:
+                last = event.seq
+                if event.kind is None:
+                    continue
+                record = _record(event)
+                if out.output == "json":
+                    collected.append(record)
+                    continue
+                if heading and out.for_person:
+                    click.echo(_LINE.format("SEQ", "TIME", "KIND", "SUBJECT", "BY").rstrip())
+                    heading = False
+                out.line(record, _line(event), key="seq")
+    except (KeyboardInterrupt, Unavailable, ConnectionLost) as error:
+        if last is not None:
+            hint(f"Go on from here: nexusctl events --after {last}")
+        if isinstance(error, Unavailable):
+            raise ConnectionLost(error.message) from None
+        raise
+    if out.output == "json":
+        out.many(collected, (), key="seq", nothing="No events found.")
+    elif heading and last is None and out.for_person:
+        click.echo("No events found.", err=True)
+
+
+_LINE = "{:<8} {:<23} {:<16} {:<24} {}"
+
+
+def _record(event: Event) -> dict[str, Any]:
+    return {name: value for name in event.__struct_fields__ if (value := getattr(event, name)) is not None}
+
+
+def _line(event: Event) -> str:
+    subject = event.subject_name or event.subject_id or ""
+    by = event.actor or f"uid {event.uid}"
+    text = _LINE.format(event.seq, format_time(event.at) or "", event.kind or "", subject, by).rstrip()
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+events = verb(WatchEvents, _events)
+events.help = """Show what happened, oldest first, and follow what happens until Ctrl-C.
+
+Numbers only grow, but may skip. To go on later, give the last number as --after.
+
+    nexusctl events --kind 'vm.*' --no-follow -o jsonl
+"""

@@ -1,0 +1,145 @@
+"""``nexusctl status`` and ``nexusctl settings``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from nexus.cli.output import Column, Printer, print_fields
+from nexus.cli.verbs import NounGroup, completers, verb
+from nexus.system.commands import DeleteSetting, GetSetting, GetSystemStatus, Health, ListSettings, SetSetting
+
+__all__ = ["settings", "status"]
+
+
+def _status(app: Any, _values: dict[str, Any], out: Printer) -> None:
+    health = app.call_raw(Health())
+    if out.output == "table":
+        _print_status(app, health)
+        return
+    system = app.call_raw(GetSystemStatus())
+    record = {"socket": str(app.socket_path()), **health, "system": system}
+    out.one(record, key="status", sentence=lambda: _print_status_wide(app, health, system))
+
+
+def _print_status(app: Any, health: dict[str, Any]) -> None:
+    click.echo(f"Daemon: {health['status']} ({app.socket_path()})")
+    database = health.get("database")
+    if database is not None:
+        click.echo(f"Database: {database['path']}")
+        click.echo(f"  Tables: {database['table_count']}")
+        click.echo(f"  Size:   {database['size_bytes']} bytes")
+    for check in health["checks"]:
+        if check["status"] != "ok":
+            click.echo(f"{check['name']} is {check['status']}: {check['message']}", err=True)
+
+
+def _print_status_wide(app: Any, health: dict[str, Any], system: dict[str, Any]) -> None:
+    _print_status(app, health)
+    counts = ", ".join(f"{n} {state}" for states in system["counts"].values() for state, n in states.items())
+    print_fields(
+        [
+            ("Version", system["version"]),
+            ("Process", system["pid"]),
+            ("Up", f"{system['uptime_ms'] // 1000} s"),
+            ("Memory", f"{system['memory_rss_bytes'] // (1024 * 1024)} MiB"),
+            ("Clients", system["connections"]),
+            ("VMs", counts or "none"),
+        ]
+    )
+
+
+status = verb(Health, _status)
+status.help = "Show whether the daemon runs, and its database. Exits 0 when it answers, 3 when not."
+
+_COLUMNS = (
+    Column("KEY", lambda s: s["key"], 24),
+    Column("VALUE", lambda s: _text(s.get("value")), 12),
+    Column("TYPE", lambda s: s["type"], 6),
+    Column("SET", lambda s: "yes" if s["is_set"] else "default"),
+    Column("MEANING", lambda s: s.get("doc"), wide=True),
+)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    import msgspec
+
+    return msgspec.json.encode(value).decode()
+
+
+def _get(app: Any, values: dict[str, Any], out: Printer) -> None:
+    setting = app.call_raw(GetSetting(values["key"]))
+    out.one(setting, key="key", sentence=lambda: click.echo(_text(setting.get("value"))))
+
+
+def _set(app: Any, values: dict[str, Any], out: Printer) -> None:
+    value = _parse(values["value"], values["type"])
+    setting = app.call_raw(SetSetting(values["key"], value))
+    out.one(
+        setting,
+        key="key",
+        sentence=lambda: click.echo(f"Set {setting['key']} to {_text(setting['value'])} ({setting['type']})"),
+    )
+
+
+def _parse(text: str, type_: str | None) -> Any:
+    """The value that was typed: as the type that was asked for, else as what it looks like."""
+    import msgspec
+
+    if type_ == "string":
+        return text
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        value = text
+    kinds = {"int": int, "bool": bool}
+    if (type_ in kinds and type(value) is not kinds[type_]) or (type_ == "json" and value is text):
+        raise click.UsageError(f"{text!r} is not of type {type_}")
+    return text if isinstance(value, str) and type_ is None else value
+
+
+def _list(app: Any, _values: dict[str, Any], out: Printer) -> None:
+    out.many(app.call_raw(ListSettings())["settings"], _COLUMNS, key="key", nothing="No settings found.")
+
+
+def _unset(app: Any, values: dict[str, Any], out: Printer) -> None:
+    setting = app.call_raw(DeleteSetting(values["key"]))
+
+    def sentence() -> None:
+        default = setting.get("default")
+        rest = f"; it is {_text(default)} again" if default is not None else ""
+        click.echo(f"Removed {setting['key']}{rest}")
+
+    out.one(setting, key="key", sentence=sentence)
+
+
+def _make_set() -> click.Command:
+    type_ = click.Option(
+        ["--type"],
+        type=click.Choice(["string", "int", "bool", "json"]),
+        help="What the value is (default: what it looks like).",
+    )
+    return verb(SetSetting, _set, parameters=[type_])
+
+
+settings = NounGroup(
+    "settings",
+    "Read and change the daemon's settings.",
+    {
+        "get": ("Print one setting.", lambda: verb(GetSetting, _get)),
+        "set": ("Set a setting.", _make_set),
+        "list": ("List settings with their defaults.", lambda: verb(ListSettings, _list)),
+        "unset": ("Remove a setting, so that it has its default again.", lambda: verb(DeleteSetting, _unset)),
+    },
+)
+
+
+def _complete_setting(app: Any, incomplete: str) -> list[str]:
+    found = app.call_raw(ListSettings())["settings"]
+    return [setting["key"] for setting in found if setting["key"].startswith(incomplete)]
+
+
+completers["setting"] = _complete_setting

@@ -1,0 +1,145 @@
+"""``nexusctl vm``: the verbs of VM records, and how they print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from nexus_protocol.errors import NexusError
+
+from nexus.cli.output import Column, Printer, confirm, format_time, hint, print_fields
+from nexus.cli.verbs import NounGroup, build_command, completers, verb
+from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm
+
+__all__ = ["vm"]
+
+_COLUMNS = (
+    Column("NAME", lambda vm: vm["name"], 20),
+    Column("ROLE", lambda vm: vm["role"], 10),
+    Column("STATE", lambda vm: vm["state"], 10),
+    Column("VCPU", lambda vm: vm["vcpu_count"], 6),
+    Column("MEM", lambda vm: f"{vm['mem_size_mib']}M", 8),
+    Column("CID", lambda vm: vm["cid"], 6),
+    Column("CREATED", lambda vm: format_time(vm["created_at"]), wide=True),
+    Column("ID", lambda vm: vm["id"], wide=True),
+)
+
+
+def _create(app: Any, values: dict[str, Any], out: Printer) -> None:
+    vm = app.call_raw(build_command(CreateVm, values))
+
+    def sentence() -> None:
+        click.echo(f'Created VM "{vm["name"]}" (state: {vm["state"]}, CID: {vm["cid"]})')
+        hint(f"Inspect it: nexusctl vm inspect {vm['name']}")
+
+    out.one(vm, key="name", sentence=sentence)
+
+
+def _list(app: Any, values: dict[str, Any], out: Printer) -> None:
+    most = values.pop("limit")
+    vms: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while most is None or len(vms) < most:
+        wanted = 10_000 if most is None else min(10_000, most - len(vms))
+        page = app.call_raw(build_command(ListVms, {**values, "limit": wanted, "cursor": cursor}))
+        vms += page["vms"]
+        cursor = page.get("next_cursor")
+        if cursor is None:
+            break
+    out.many(vms, _COLUMNS, key="name", nothing="No VMs found.")
+
+
+def _inspect(app: Any, values: dict[str, Any], out: Printer) -> int:
+    found: list[dict[str, Any]] = []
+    code = _for_each(values["vm"], lambda name: found.append(app.call_raw(GetVm(name))))
+    if out.for_person:
+        for index, vm in enumerate(found):
+            click.echo("\n" * (index > 0), nl=False)
+            _print_vm(vm)
+    elif len(values["vm"]) > 1:
+        out.many(found, (), key="name", nothing="No VMs found.")
+    elif found:
+        out.one(found[0], key="name", sentence=lambda: None)
+    return code
+
+
+def _print_vm(vm: dict[str, Any]) -> None:
+    print_fields(
+        [
+            ("Name", vm["name"]),
+            ("ID", vm["id"]),
+            ("Role", vm["role"]),
+            ("State", vm["state"]),
+            ("CID", vm["cid"]),
+            ("vCPUs", vm["vcpu_count"]),
+            ("Memory", f"{vm['mem_size_mib']} MiB"),
+            ("Created", format_time(vm["created_at"])),
+            ("Started", format_time(vm.get("started_at"))),
+            ("Stopped", format_time(vm.get("stopped_at"))),
+        ]
+    )
+
+
+def _update(app: Any, values: dict[str, Any], out: Printer) -> None:
+    vm = app.call_raw(build_command(UpdateVm, values))
+    out.one(vm, key="name", sentence=lambda: click.echo(f'Updated VM "{vm["name"]}"'))
+
+
+def _delete(app: Any, values: dict[str, Any], out: Printer) -> int:
+    names = values["vm"]
+    if not values["yes"]:
+        what = f'VM "{names[0]}"' if len(names) == 1 else f"{len(names)} VMs"
+        command = f"nexusctl vm delete {' '.join(names)} --yes"
+        if not confirm(f"Delete {what}?", "refusing to delete VM without confirmation", command):
+            return 1
+
+    def delete(name: str) -> None:
+        vm = app.call_raw(DeleteVm(name))
+        out.one(vm, key="name", sentence=lambda: click.echo(f'Deleted VM "{vm["name"]}"'))
+
+    return _for_each(names, delete)
+
+
+def _for_each(names: tuple[str, ...], do: Any) -> int:
+    """Do it for every name, also after one failed; gives the exit code of the first failure."""
+    from nexus.cli.main import exit_code, print_error
+
+    code = 0
+    for name in names:
+        try:
+            do(name)
+        except NexusError as error:
+            print_error(error)
+            code = code or exit_code(error)
+    return code
+
+
+def _make_list() -> click.Command:
+    limit = click.Option(["--limit"], type=click.IntRange(1), help="List at most so many (default: all).")
+    return verb(ListVms, _list, parameters=[limit], exclude=("cursor", "limit"))
+
+
+def _make_delete() -> click.Command:
+    yes = click.Option(["-y", "--yes"], is_flag=True, help="Skip confirmation.")
+    return verb(DeleteVm, _delete, parameters=[yes], variadic=True)
+
+
+vm = NounGroup(
+    "vm",
+    "Manage virtual machines.",
+    {
+        "create": ("Create a VM record.", lambda: verb(CreateVm, _create)),
+        "list": ("List VMs, newest first.", _make_list),
+        "inspect": ("Show VM details.", lambda: verb(GetVm, _inspect, variadic=True)),
+        "update": ("Change a VM that does not run.", lambda: verb(UpdateVm, _update)),
+        "delete": ("Delete the record of a VM that does not run.", _make_delete),
+    },
+)
+
+
+def _complete_vm(app: Any, incomplete: str) -> list[str]:
+    page = app.call_raw(ListVms(limit=1000))
+    return [vm["name"] for vm in page["vms"] if vm["name"].startswith(incomplete)]
+
+
+completers["vm"] = _complete_vm
