@@ -6,6 +6,8 @@ Knows SQLite files and folders. Whether a daemon runs is not its business.
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
 import re
 import sqlite3
@@ -15,14 +17,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from nexus.store.base import BackupInfo, DatabaseDamaged, DiskFull, QueryError, StoreConflict, StoreError
-from nexus.store.migrate import stored_version
+from nexus.store.migrate import stored_version, version_number
 
-__all__ = ["backup_database", "fsync_directory", "sqlite_failure", "timestamp", "verify_database"]
+__all__ = [
+    "backup_database",
+    "fsync_directory",
+    "prune_backups",
+    "remove_partials",
+    "sqlite_failure",
+    "timestamp",
+    "verify_database",
+]
 
 _DAY_MS = 24 * 60 * 60 * 1000
 
 _NAME = re.compile(r"(?P<stem>.+)-(?P<at>\d{8}T\d{6}\.\d{3}Z)\.db")
-_PARTIAL = re.compile(r"\..+\.(?P<pid>\d+)\.part")
+_COMPANIONS = ("", "-journal", "-wal", "-shm")
+_PARTIAL = re.compile(r"\..+\.(?P<pid>\d+)\.part(-journal|-wal|-shm)?")
+_numbers = itertools.count()
 
 
 def timestamp(now_ms: int | None = None) -> str:
@@ -40,6 +52,13 @@ def sqlite_failure(error: sqlite3.Error, doing: str) -> StoreError:
     if code & 0xFF == sqlite3.SQLITE_CONSTRAINT:
         return StoreConflict(f"cannot {doing}: {error}")
     return QueryError(f"cannot {doing}: {error}")
+
+
+def os_failure(error: OSError, doing: str) -> StoreError:
+    """The same for an error of the file system."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"cannot {doing}: the disk is full", hint="Make room, then try again: nothing was changed.")
+    return QueryError(f"cannot {doing}: {error.strerror}", hint="Give a path in a folder that you can write to.")
 
 
 def fsync_directory(directory: Path) -> None:
@@ -64,23 +83,24 @@ def verify_database(path: Path) -> int:
                 raise DatabaseDamaged(f"cannot use {path}: {problems[0][0]}")
             if connection.execute("PRAGMA foreign_key_check").fetchone():
                 raise DatabaseDamaged(f"cannot use {path}: rows refer to rows that are not there")
-            version = stored_version(connection) or "0"
-            return int(version) if version.isdigit() else 0
+            return version_number(stored_version(connection))
     except sqlite3.Error as error:
         raise DatabaseDamaged(f"cannot use {path}: {error}") from error
 
 
-def backup_database(source: Path, target: Path) -> BackupInfo:
+def backup_database(source: Path | sqlite3.Connection, target: Path) -> BackupInfo:
     """Copy the database ``source``, which may be in use, to ``target``, verified and durable.
 
-    The copy appears under its name only when it is complete. It may block for as long as the copying takes.
+    A connection as the source is for a database whose file has lost its name. The copy appears under its own name only
+    when it is complete. It may block for as long as the copying takes.
 
     Raises:
         StoreConflict: ``target`` is there already.
         DiskFull: there is no room for it.
         QueryError: it cannot be written, or the copy is not sound.
     """
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    # A name of its own for each copy: two at once to the same target must not write into one file.
+    partial = target.with_name(f".{target.name}.{next(_numbers)}.{os.getpid()}.part")
     try:
         if os.path.lexists(target):
             raise StoreConflict(f"cannot back up to {target}: it is there already")
@@ -99,27 +119,32 @@ def backup_database(source: Path, target: Path) -> BackupInfo:
     except DatabaseDamaged as error:
         raise QueryError(f"cannot back up to {target}: the copy is not sound: {error.message}") from error
     except OSError as error:
-        raise QueryError(
-            f"cannot back up to {target}: {error.strerror}", hint="Give a path in a folder that you can write to."
-        ) from error
+        raise os_failure(error, f"back up to {target}") from error
     finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        for end in _COMPANIONS:
+            with contextlib.suppress(OSError):
+                partial.with_name(partial.name + end).unlink(missing_ok=True)
 
 
-def _copy(source: Path, partial: Path) -> None:
-    old_mask = os.umask(0o077)
-    try:
-        with (
-            contextlib.closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True)) as reader,
-            contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as writer,
-        ):
-            # All pages in one step: a stepwise copy starts again at every write and may never end.
-            reader.backup(writer, pages=-1)
-            # The copy is one self-contained file, without a -wal beside it.
-            writer.execute("PRAGMA journal_mode = DELETE").fetchone()
-    finally:
-        os.umask(old_mask)
+def _copy(source: Path | sqlite3.Connection, partial: Path) -> None:
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, Path):
+            reader = sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None)
+            stack.callback(reader.close)
+            # The backup itself would wait for a locked database without end; with its read lock taken it never waits.
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        else:
+            reader = source
+        writer = sqlite3.connect(partial, isolation_level=None)
+        stack.callback(writer.close)
+        # No journal for what is thrown away when it fails.
+        writer.execute("PRAGMA journal_mode = OFF").fetchone()
+        # All pages in one step: a stepwise copy starts again at every write and may never end.
+        reader.backup(writer, pages=-1)
+        # The copy is one self-contained file, without a -wal beside it.
+        writer.execute("PRAGMA journal_mode = DELETE").fetchone()
     fd = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -136,7 +161,10 @@ def own_backups(directory: Path, stem: str) -> Iterator[tuple[Path, int]]:
         for entry in sorted(directory.iterdir()):
             match = _NAME.fullmatch(entry.name)
             if match and match["stem"] == stem:
-                moment = datetime.strptime(match["at"], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
+                try:
+                    moment = datetime.strptime(match["at"], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
+                except ValueError:
+                    continue  # no such day: not a name that we gave
                 yield entry, int(moment.timestamp() * 1000)
 
 
@@ -147,16 +175,17 @@ def prune_backups(directory: Path, stem: str, keep_days: int) -> int:
     pruned = 0
     for path, at in backups[:-1]:
         if at < oldest:
-            path.unlink(missing_ok=True)
-            pruned += 1
-    with contextlib.suppress(OSError):
-        _remove_partials(directory)
+            with contextlib.suppress(OSError):
+                path.unlink()
+                pruned += 1
+    remove_partials(directory)
     return pruned
 
 
-def _remove_partials(directory: Path) -> None:
-    """Copies that a killed process left behind."""
-    for entry in directory.iterdir():
-        match = _PARTIAL.fullmatch(entry.name)
-        if match and not Path(f"/proc/{match['pid']}").exists():
-            entry.unlink(missing_ok=True)
+def remove_partials(directory: Path, prefix: str = ".") -> None:
+    """Delete the copies, of those whose names begin so, that a killed process left behind."""
+    with contextlib.suppress(OSError):
+        for entry in directory.iterdir():
+            match = _PARTIAL.fullmatch(entry.name)
+            if match and entry.name.startswith(prefix) and not Path(f"/proc/{match['pid']}").exists():
+                entry.unlink(missing_ok=True)

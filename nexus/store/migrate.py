@@ -23,6 +23,7 @@ __all__ = [
     "split_statements",
     "stored_version",
     "target_version",
+    "version_number",
 ]
 
 _DIRECTORY = Path(__file__).parent / "migrations"
@@ -79,11 +80,21 @@ def split_statements(script: str) -> tuple[str, ...]:
 
 
 def stored_version(connection: sqlite3.Connection) -> str | None:
-    """The raw version of the database's schema; None when it has no ``schema_meta``."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_meta'").fetchone():
+    """The raw version of the database's schema; None when it has no ``schema_meta`` of our kind."""
+    columns = connection.execute(
+        "SELECT count(*) FROM pragma_table_info('schema_meta') WHERE name IN ('key', 'value')"
+    ).fetchone()[0]
+    if columns != 2:
         return None
     row = connection.execute("SELECT value FROM schema_meta WHERE key = 'version'").fetchone()
     return str(row[0]) if row else ""
+
+
+def version_number(raw: str | None) -> int:
+    """The number that ``stored_version`` gave; 0 for whatever is none."""
+    if not raw or not raw.isascii() or not raw.isdigit():
+        return 0
+    return int(raw[:18])  # longer ones are far above every version all the same
 
 
 def applied_migrations(rows: list[tuple[str, str]]) -> list[AppliedMigration]:

@@ -9,16 +9,17 @@ import contextlib
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from nexus_protocol.errors import FailedPrecondition
 
 from nexus.locks import FileLock, LockHeld
-from nexus.store.backup import backup_database, fsync_directory, sqlite_failure, verify_database
+from nexus.store.backup import backup_database, remove_partials, sqlite_failure, verify_database
 from nexus.store.base import DatabaseDamaged, InitError, SchemaMismatch, StoreError
-from nexus.store.migrate import stored_version, target_version
-from nexus.store.sqlite import SqliteStore, set_aside
+from nexus.store.migrate import stored_version, target_version, version_number
+from nexus.store.sqlite import SqliteStore, database_file, set_aside
 
 __all__ = ["CheckReport", "Restored", "check_database", "database_lock", "migrate_database", "restore_database"]
 
@@ -52,13 +53,15 @@ class CheckReport(NamedTuple):
 
 def database_lock(path: Path) -> FileLock:
     """The lock that whoever uses the database ``path`` for writing holds for as long as it does."""
-    path = path.absolute()
+    path = database_file(path)
     return FileLock(path.with_name(path.name + ".lock"))
 
 
-def _locked(path: Path, doing: str) -> FileLock:
+@contextlib.contextmanager
+def _locked(path: Path, doing: str) -> Iterator[None]:
     lock = database_lock(path)
     try:
+        lock.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock.acquire()
     except LockHeld as held:
         raise DaemonRuns(
@@ -67,26 +70,33 @@ def _locked(path: Path, doing: str) -> FileLock:
         ) from held
     except OSError as error:
         raise InitError(f"cannot {doing}: {lock.path} cannot be made: {error.strerror}") from error
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def restore_database(path: Path, source: Path) -> Restored:
     """Put the backup ``source`` in the place of the database ``path``, which is set aside under a dated name.
 
     Event numbers go on above the highest of the replaced database, so that a watcher's cursor stays true; the
-    first new event is ``database.restored``.
+    first new event is ``database.restored`` (where the backup's schema has events). Until the very last step the old
+    database is in its place, so a restore that is killed can simply be repeated.
 
     Raises:
         DaemonRuns: a daemon uses the database.
         DatabaseDamaged: the backup is not a sound database.
         SchemaMismatch: the backup is newer than this program, or not of Nexus.
+        DiskFull: there is no room for it; nothing was changed.
+        InitError: it cannot be read, or its place not be written.
     """
-    path, source = path.absolute(), source.absolute()
+    path, source = database_file(path), source.absolute()
     if not source.is_file():
         raise InitError(f"cannot restore {source}: there is no such file", hint=f"Backups are in {path.parent}/backups")
     if path.exists() and os.path.samestat(path.stat(), source.stat()):
         raise InitError(f"cannot restore {source}: it is the database itself")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.is_dir():
+        raise InitError(f"cannot restore to {path}: it is a directory")
     with _locked(path, "restore the database"):
         version = verify_database(source)
         if not 1 <= version <= target_version():
@@ -96,14 +106,17 @@ def restore_database(path: Path, source: Path) -> Restored:
                 expected=target_version(),
                 found=version,
             )
+        for prefix in (f".{path.name}.", f"..{path.name}."):
+            remove_partials(path.parent, prefix)
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
+            partial.unlink(missing_ok=True)
             backup_database(source, partial)
             highest = _highest_seq(path)
             next_seq = _continue_journal(partial, highest, source)
-            aside = set_aside(path) if path.exists() else None
-            partial.rename(path)
-            fsync_directory(path.parent)
+            aside = set_aside(path, replacement=partial)
+        except OSError as error:
+            raise InitError(f"cannot restore {source} to {path}: {error.strerror}") from error
         finally:
             partial.unlink(missing_ok=True)
         return Restored(str(path), version, next_seq, str(aside) if aside else None)
@@ -111,21 +124,35 @@ def restore_database(path: Path, source: Path) -> Restored:
 
 def _highest_seq(path: Path) -> int:
     """The highest event number that the database ever gave out."""
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         return 0
     try:
-        # For writing: the log of a daemon that was killed belongs to it, and is read into it here.
+        # Only to look: a damaged one stays as it is.
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+            if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("the check found damage")
+            highest = _given_out(connection) if stored_version(connection) is not None else 0
+        # The log of a daemon that was killed belongs to it, and is read into it here: then no moment of what follows
+        # can part the two.
         with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as connection:
-            if stored_version(connection) is None:
-                return 0
-            row = connection.execute(
-                "SELECT max(n) FROM (SELECT seq AS n FROM sqlite_sequence WHERE name = 'journal' UNION ALL "
-                "SELECT CAST(value AS INTEGER) FROM schema_meta WHERE key = 'journal_seq')"
-            ).fetchone()
-            return int(row[0] or 0)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return highest
     except sqlite3.Error:
         # Damaged, so nobody can tell: the time in milliseconds is above any count of events.
         return int(time.time() * 1000)
+
+
+def _given_out(connection: sqlite3.Connection) -> int:
+    """The highest event number that a sound database says it gave out."""
+    highest = 0
+    for table, sql in (
+        ("sqlite_sequence", "SELECT max(seq) FROM sqlite_sequence WHERE name = 'journal'"),
+        ("journal", "SELECT max(seq) FROM journal"),
+        ("schema_meta", "SELECT max(CAST(value AS INTEGER)) FROM schema_meta WHERE key LIKE 'journal\\_%' ESCAPE '\\'"),
+    ):
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
+            highest = max(highest, int(connection.execute(sql).fetchone()[0] or 0))
+    return highest
 
 
 def _continue_journal(path: Path, highest: int, source: Path) -> int:
@@ -134,23 +161,21 @@ def _continue_journal(path: Path, highest: int, source: Path) -> int:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
+            highest = max(highest, _given_out(connection))
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'journal'").fetchone():
-                own = connection.execute("SELECT value FROM schema_meta WHERE key = 'journal_seq'").fetchone()
-                highest = max(highest, int(own[0]) if own else 0)
                 connection.execute(
                     "INSERT OR REPLACE INTO schema_meta (key, value) VALUES ('journal_seq', ?)", (str(highest),)
                 )
                 connection.execute("COMMIT")
                 return highest + 1
-            own = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'journal'").fetchone()
-            seq = max(highest, own[0] if own else 0) + 1
+            seq = highest + 1
             connection.execute(
                 "INSERT INTO journal (seq, at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail) "
                 "VALUES (?, ?, 'database.restored', 'database', ?, ?, 'nexusctl', ?, ?, '{}')",
                 (seq, now, str(path.parent), source.name, os.getuid(), os.getpid()),
             )
             connection.execute("COMMIT")
-            return int(seq)
+            return seq
     except sqlite3.Error as error:
         raise sqlite_failure(error, f"restore {source}") from error
 
@@ -164,7 +189,7 @@ def migrate_database(path: Path, backup_directory: Path, target: int) -> tuple[i
         DaemonRuns: a daemon uses the database.
         InitError: it cannot be opened, or a step failed.
     """
-    path = path.absolute()
+    path = database_file(path)
     if not path.exists():
         raise InitError(f"cannot migrate {path}: there is no such file")
     if not 1 <= target <= target_version():
@@ -207,7 +232,7 @@ def check_database(path: Path) -> CheckReport:
                 problems += _check_journal(connection)
     except sqlite3.Error as error:
         raise DatabaseDamaged(f"cannot check {path}: {error}", hint="nexusctl db restore BACKUP") from error
-    version = int(raw) if raw is not None and raw.isdigit() else 0
+    version = version_number(raw)
     if not version:
         problems.append("this is not a Nexus database: it has no schema version")
     elif version > target_version():

@@ -12,15 +12,24 @@ import contextlib
 import logging
 import os
 import sqlite3
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from nexus.store.backup import backup_database, fsync_directory, prune_backups, sqlite_failure, timestamp
+from nexus.store.backup import (
+    backup_database,
+    fsync_directory,
+    os_failure,
+    prune_backups,
+    sqlite_failure,
+    timestamp,
+)
 from nexus.store.base import (
     BackupInfo,
     DatabaseDamaged,
     DatabaseStatus,
+    DiskFull,
     InitError,
     QueryError,
     Reader,
@@ -30,23 +39,30 @@ from nexus.store.base import (
     StoreUnavailable,
     Transaction,
 )
-from nexus.store.migrate import applied_migrations, migrate, stored_version, target_version
+from nexus.store.migrate import applied_migrations, migrate, stored_version, target_version, version_number
 from nexus.store.writer import SqliteReader, Writer
 
-__all__ = ["SqliteStore"]
+__all__ = ["SqliteStore", "database_file", "set_aside"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger("nexus.store")
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_COMPANIONS = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a database: without them it may be half of itself, and with those of another it is lost."""
+
+
+def database_file(path: Path) -> Path:
+    """The file that ``path`` means. Links are followed, as SQLite does: a log is beside the file itself."""
+    return Path(os.path.realpath(path))
 
 
 class SqliteStore:
     """``StateStore`` on the SQLite file ``path``; its own copies go to ``backup_directory``."""
 
     def __init__(self, path: Path, backup_directory: Path) -> None:
-        self.path = path.absolute()
+        self.path = database_file(path)
         self.backup_directory = backup_directory
         self._reading: sqlite3.Connection | None = None
         self._writer: Writer | None = None
@@ -66,7 +82,6 @@ class SqliteStore:
                 self._backup_before_migration(target)
             writing = self._open_writing()
             try:
-                self._check_sound(writing)
                 migrate(writing, current or 0, target)
             except BaseException:
                 writing.close()
@@ -99,10 +114,7 @@ class SqliteStore:
     def _init_error(self, error: sqlite3.Error) -> StoreError:
         code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
         if code in _DAMAGED:
-            return DatabaseDamaged(
-                f"cannot open database {self.path}: the file is damaged ({error}); it was left as it is",
-                hint=f"Put a backup in its place: nexusctl db restore BACKUP   (backups: {self.backup_directory})",
-            )
+            return self._damaged(error)
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             return InitError(
                 f"cannot open database {self.path}: it or its folder cannot be written",
@@ -113,36 +125,87 @@ class SqliteStore:
                 f"cannot open database {self.path}: another process keeps it locked",
                 hint="Close whatever else has it open, such as an sqlite3 shell.",
             )
-        return sqlite_failure(error, f"open database {self.path}")
+        failure = sqlite_failure(error, f"open database {self.path}")
+        return failure if isinstance(failure, DiskFull) else InitError(failure.message, hint=failure.hint)
+
+    def _damaged(self, problem: object) -> DatabaseDamaged:
+        return DatabaseDamaged(
+            f"cannot open database {self.path}: the file is damaged ({problem}); it was left as it is",
+            hint=f"Put a backup in its place: nexusctl db restore BACKUP   (backups: {self.backup_directory})",
+        )
 
     def _preflight(self) -> int | None:
         """Look at what is there before anything is changed; gives its schema version, None for a fresh start."""
         try:
-            size = os.stat(self.path).st_size  # noqa: PTH116
+            status = os.stat(self.path)  # noqa: PTH116
         except FileNotFoundError:
-            return None
+            status = None
         except OSError as error:
             raise InitError(f"cannot open database {self.path}: {error.strerror}") from error
-        if self.path.is_dir():
-            raise InitError(
-                f"cannot open database {self.path}: it is a directory", hint="Give a file: nexusd --db PATH"
-            )
-        if size == 0:
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise InitError(f"cannot open database {self.path}: it is {what}", hint="Give a file: nexusd --db PATH")
+        if status is None or not status.st_size:
+            self._keep_orphaned_log()
             return None
-        with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+        with contextlib.closing(self._open_looking()) as connection:
             raw = stored_version(connection)
             tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
+            self._refuse_unknown(raw, tables)
+            # Before any connection that could write: closing one would move the log into a damaged file.
+            problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if problem != "ok":
+                raise self._damaged(problem)
+        if raw is None:
+            return None
+        version = version_number(raw)
+        if version < 1:
+            _log.warning(
+                "schema version mismatch: no migration starts from version %r; "
+                "the database is kept as %s and a fresh one is made",
+                raw,
+                set_aside(self.path),
+            )
+            return None
+        return version
+
+    def _open_looking(self) -> sqlite3.Connection:
+        """A connection that changes nothing, and leaves no new files beside a database that lies still."""
+        still = not any(os.path.lexists(f"{self.path}{end}") for end in ("-wal", "-journal"))
+        mode = "mode=ro&immutable=1" if still else "mode=ro"
+        connection = sqlite3.connect(f"{self.path.as_uri()}?{mode}", uri=True, timeout=5)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError as error:
+            connection.close()
+            if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise
+            # A crash left a change half done: only a connection that may write can take it back.
+            return self._connect()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _keep_orphaned_log(self) -> None:
+        """SQLite would delete a write-ahead log without its database, and the log may hold all of it."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(f"{self.path}-wal").st_size:  # noqa: PTH116
+                aside = set_aside(self.path)
+                _log.warning("the database is gone or empty, but its log is not: kept as %s-wal", aside)
+
+    def _refuse_unknown(self, raw: str | None, tables: int) -> None:
         newest = target_version()
         if raw is None:
             if not tables:
-                return None
+                return
             raise SchemaMismatch(
                 f"cannot use database {self.path}: it is an SQLite file, but not one of Nexus; it was left as it is",
                 expected=newest,
                 found=None,
                 hint="Give another database: nexusd --db PATH",
             )
-        version = int(raw) if raw.isdigit() and len(raw) < 10 else 0
+        version = version_number(raw)
         if version > newest:
             raise SchemaMismatch(
                 f"cannot use database {self.path}: its schema version is {version}, "
@@ -151,19 +214,6 @@ class SqliteStore:
                 found=version,
                 hint="Run the newer nexusd that made it, or restore an older backup: nexusctl db restore BACKUP",
             )
-        if version < 1:
-            self._set_aside(raw)
-            return None
-        return version
-
-    def _set_aside(self, raw: str) -> None:
-        aside = set_aside(self.path)
-        _log.warning(
-            "schema version mismatch: no migration starts from version %r; "
-            "the database is kept as %s and a fresh one is made",
-            raw,
-            aside,
-        )
 
     def _backup_before_migration(self, target: int) -> None:
         directory = self.backup_directory
@@ -172,6 +222,8 @@ class SqliteStore:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             backup_database(self.path, copy)
         except (OSError, StoreError) as error:
+            if isinstance(error.__cause__, DatabaseDamaged):
+                raise self._damaged(error.__cause__.message) from error
             raise InitError(
                 f"cannot migrate database {self.path}: there is no backup of it ({error})",
                 hint=f"Make it possible to write to {directory}, then start again. Nothing was changed.",
@@ -205,14 +257,6 @@ class SqliteStore:
             self.path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256
         )
 
-    def _check_sound(self, connection: sqlite3.Connection) -> None:
-        problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if problem != "ok":
-            raise DatabaseDamaged(
-                f"cannot open database {self.path}: the file is damaged ({problem}); it was left as it is",
-                hint=f"Put a backup in its place: nexusctl db restore BACKUP   (backups: {self.backup_directory})",
-            )
-
     def _open_reading(self) -> None:
         self._reading = self._connect()
         self._reading.execute("PRAGMA query_only = ON")
@@ -234,28 +278,28 @@ class SqliteStore:
     def status(self) -> DatabaseStatus:
         """See ``StateStore.status``. A search index's own tables are not counted."""
 
-        def look(reader: Reader) -> tuple[list[str], int, list[tuple[str, str]]]:
+        def look(reader: Reader) -> tuple[list[str], str, int, list[tuple[str, str]]]:
             tables = reader.all(
                 "SELECT name FROM pragma_table_list WHERE type IN ('table', 'virtual') AND schema = 'main' "
                 "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
             )
             rows = reader.all("SELECT key, value FROM schema_meta WHERE key = 'version' OR key LIKE 'migration:%'")
             meta = {str(key): str(value) for key, value in rows}
-            version = int(meta.pop("version", "0"))
-            return [name for (name,) in tables], version, list(meta.items())
+            version = version_number(meta.pop("version", None))
+            mode = reader.all("PRAGMA journal_mode")[0][0]
+            return [name for (name,) in tables], mode, version, list(meta.items())
 
-        tables, version, migrations = self.read(look)
+        tables, mode, version, migrations = self.read(look)
         try:
             size = os.stat(self.path).st_size  # noqa: PTH116
         except OSError as error:
             raise QueryError(f"cannot read the database {self.path}: {error.strerror}") from error
-        assert self._reading is not None
         return DatabaseStatus(
             path=str(self.path),
             table_count=len(tables),
             size_bytes=size,
             schema_version=version,
-            journal_mode=self._reading.execute("PRAGMA journal_mode").fetchone()[0],
+            journal_mode=mode,
             foreign_keys=True,  # init refuses to go on without them
             tables=tables,
             migrations=applied_migrations(migrations),
@@ -293,14 +337,19 @@ class SqliteStore:
 
     def backup_now(self, path: Path | None = None, *, keep_days: int = 30) -> BackupInfo:
         """``backup``, blocking."""
+        if self._reading is None:
+            raise StoreUnavailable("cannot back up: the store is closed")
+        # Under its name there may be nothing by now, or another file; the open connection still has ours. Its other
+        # readers wait meanwhile, so it is not the ordinary way.
+        source = self.path if self._in_place() else self._reading
         if path is not None:
-            return backup_database(self.path, path)
+            return backup_database(source, path)
         directory = self.backup_directory
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise QueryError(f"cannot create directory {directory}: {error.strerror}") from error
-        info = backup_database(self.path, directory / f"{self.path.stem}-{timestamp()}.db")
+            raise os_failure(error, f"create directory {directory}") from error
+        info = backup_database(source, directory / f"{self.path.stem}-{timestamp()}.db")
         return info._replace(pruned=prune_backups(directory, self.path.stem, keep_days))
 
     def on_journal(self, listener: Callable[[], None]) -> Callable[[], None]:
@@ -315,17 +364,19 @@ class SqliteStore:
 
     def problem(self) -> StoreError | None:
         """See ``StateStore.problem``."""
-        try:
-            status = os.stat(self.path)  # noqa: PTH116
-            same = (status.st_dev, status.st_ino) == self._identity
-        except OSError:
-            same = False
-        if not same:
+        if not self._in_place():
             return StoreUnavailable(
                 f"the database file {self.path} was deleted or replaced while the daemon runs",
                 hint="What is written now is lost when the daemon ends. Save it first: nexusctl db backup PATH",
             )
         return self._writer.fault if self._writer is not None else StoreUnavailable("the store is closed")
+
+    def _in_place(self) -> bool:
+        try:
+            status = os.stat(self.path)  # noqa: PTH116
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._identity
 
     async def close(self) -> None:
         """See ``StateStore.close``."""
@@ -344,22 +395,39 @@ class SqliteStore:
             self._writing.close()
 
 
-def set_aside(path: Path) -> Path:
+def set_aside(path: Path, *, replacement: Path | None = None) -> Path | None:
     """Rename a database, with its ``-wal`` and ``-shm``, to a dated name beside it; gives the new name.
+
+    ``replacement`` takes its place in the same moment. None is given when there was nothing to set aside.
 
     Raises:
         StoreConflict: there is no free name.
+        OSError: the directory cannot be changed.
     """
+    ends = [end for end in (*_COMPANIONS, "") if os.path.lexists(f"{path}{end}")]
     base = f"{path.name}.set-aside-{timestamp()}"
     for suffix in ("", *(f".{number}" for number in range(1, 100))):
         aside = path.with_name(base + suffix)
-        if not os.path.lexists(aside):
+        if not any(os.path.lexists(f"{aside}{end}") for end in ("", *_COMPANIONS)):
             break
     else:
         raise StoreConflict(f"cannot set {path} aside: there is no free name for it")
-    # The log goes first: the database must never meet a fresh one in between.
-    for end in ("-wal", "-shm", ""):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
+    # The log goes first: what comes next under the name must never meet it.
+    for end in ends:
+        old, new = path.with_name(path.name + end), aside.with_name(aside.name + end)
+        if end or replacement is None or not _link(old, new):
+            with contextlib.suppress(FileNotFoundError):
+                old.rename(new)
+    if replacement is not None:
+        replacement.rename(path)
     fsync_directory(path.parent)
-    return aside
+    return aside if ends else None
+
+
+def _link(old: Path, new: Path) -> bool:
+    """A second name for a file, so that the first is never without one; False where there are no hard links."""
+    try:
+        os.link(old, new)
+    except OSError:
+        return False
+    return True

@@ -120,6 +120,7 @@ class Writer:
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing = False
         self._last_checkpoint = 0.0
         self.fault: StoreError | None = None
         """Why writes fail at present; None when they work."""
@@ -132,7 +133,7 @@ class Writer:
 
     async def write(self, fn: Callable[[Transaction], T], size_bytes: int) -> T:
         """See ``StateStore.write``. A cancelled write that the thread has already taken is seen to its end."""
-        if self._loop is None or self._thread is None:
+        if self._loop is None or self._thread is None or self._closing:
             raise StoreUnavailable("cannot write: the store is closed")
         future: asyncio.Future[T] = self._loop.create_future()
         job = _Job(fn, future, size_bytes)
@@ -150,9 +151,10 @@ class Writer:
                     task.uncancel()
 
     async def close(self) -> None:
-        """Write what is queued, then end the thread."""
+        """Write what is queued, then end the thread. What comes later is refused: nobody would take it."""
         if self._thread is None:
             return
+        self._closing = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         self._thread = None
@@ -235,8 +237,12 @@ class Writer:
             else:
                 self._give_up(jobs, lost)
         else:
-            if self.fault is not None:
-                self._recovered()
+            self._look_again(jobs)
+
+    def _look_again(self, jobs: list[_Job]) -> None:
+        """Where there is or was a reason to doubt it, find out whether anything can be written at all."""
+        if self.fault is not None or any(isinstance(job.error, DiskFull) for job in jobs):
+            self._fence()
 
     def _commit_alone(self, job: _Job) -> None:
         job.error = None
@@ -248,20 +254,33 @@ class Writer:
                 job.error = self._failure(lost.__cause__)
             else:
                 self._give_up([job], lost)
+        else:
+            self._look_again([job])
 
     def _give_up(self, jobs: list[_Job], lost: _GroupLost) -> None:
+        """Say what is known while the disk cannot be settled.
+
+        A commit that a full disk refused has left nothing: there was no room for its last page, which would count.
+        """
+        cause = lost.__cause__
         for job in jobs:
-            job.error = self._failure(lost.__cause__, unknown=lost.at_commit and not isinstance(self.fault, DiskFull))
+            job.error = self._failure(cause)
+            if isinstance(job.error, DiskFull):
+                continue
+            if lost.at_commit:
+                job.error = OutcomeUnknown(
+                    f"cannot tell whether the change was made: {cause}",
+                    hint="The disk fails. Once it works again, look, or repeat the request with the same id.",
+                )
+            elif self.fault is not None:
+                job.error = StoreUnavailable(f"cannot write: {self.fault.message}", hint=self.fault.hint)
 
     @staticmethod
-    def _failure(cause: BaseException | None, *, unknown: bool = False) -> BaseException:
-        if unknown:
-            return OutcomeUnknown(
-                f"cannot tell whether the change was made: {cause}",
-                hint="The disk fails. Once it works again, look, or repeat the request with the same id.",
-            )
+    def _failure(cause: BaseException | None) -> BaseException:
         if isinstance(cause, sqlite3.Error):
             return sqlite_failure(cause, "write to the database")
+        if isinstance(cause, StopIteration):
+            return RuntimeError(f"a write raised {cause!r}, which no future can carry")
         return cause or StoreUnavailable("cannot write to the database")
 
     def _transaction(self, jobs: list[_Job]) -> None:
@@ -293,17 +312,15 @@ class Writer:
             except BaseException as error:
                 if not connection.in_transaction:
                     raise _GroupLost from error
-                if alone:
-                    execute("ROLLBACK")
-                else:
-                    try:
+                try:
+                    if alone:
+                        execute("ROLLBACK")
+                    else:
                         execute("ROLLBACK TO job")
                         execute("RELEASE job")
-                    except sqlite3.Error as broken:
-                        raise _GroupLost from broken
-                job.error = self._failure(error) if isinstance(error, sqlite3.Error) else error
-                if isinstance(job.error, DiskFull):
-                    self._note_fault(job.error, error)
+                except sqlite3.Error as broken:
+                    raise _GroupLost from broken
+                job.error = self._failure(error)
                 failed += 1
         if alone and failed:
             return
