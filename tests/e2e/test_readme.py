@@ -1,0 +1,108 @@
+"""What README shows is what happens: its tour line by line, its Python, its configuration, its table of folders."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from support.daemon import DaemonProcess, isolated_environment
+
+from nexus.config import Config, Limits, load_config
+
+REPOSITORY = Path(__file__).parents[2]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+class Step(NamedTuple):
+    """One command of the tour, and the lines that it is said to print."""
+
+    command: str
+    expected: list[str]
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def tour() -> Iterator[Step]:
+    """The commands of the console blocks, with what follows each."""
+    for block in blocks("console"):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, *expected = part.rstrip("\n").split("\n")
+            yield Step(command, [line for line in expected if line])
+
+
+def matches(expected: str, line: str) -> bool:
+    """Whether a printed line is the shown one, where … stands for anything."""
+    return re.fullmatch(".+?".join(re.escape(piece) for piece in expected.split("…")), line) is not None
+
+
+def test_every_line_of_the_tour_is_true(root: Path) -> None:
+    programs = Path(sys.executable).parent
+    environment = isolated_environment(root)
+    environment["PATH"] = f"{programs}:{environment['PATH']}"
+    steps = list(tour())
+    assert len(steps) > 12
+    try:
+        for step in steps:
+            done = subprocess.run(
+                ["/bin/sh", "-c", step.command],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            printed = [line for line in done.stdout.splitlines() if line]
+            assert done.returncode == 0, (step.command, done.stderr)
+            assert len(printed) == len(step.expected), (step.command, printed, done.stderr)
+            for expected, line in zip(step.expected, printed, strict=True):
+                assert matches(expected, line), (step.command, expected, line)
+    finally:
+        subprocess.run(
+            [programs / "nexusctl", "daemon", "stop"], env=environment, capture_output=True, timeout=60, check=False
+        )
+
+
+def test_the_python_example_runs(daemon: DaemonProcess) -> None:
+    (example,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", example],
+        env=daemon.environment | {"NEXUS_SOCKET": str(daemon.socket_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["web 3", "1", "1 vm.created web"]
+
+
+def test_the_configuration_shown_is_every_key_with_its_default(tmp_path: Path) -> None:
+    (example,) = blocks("toml")
+    path = tmp_path / "config.toml"
+    path.write_text(example)
+    assert load_config(path) == Config(path)
+    for name in Limits._fields:
+        assert re.search(rf"^{name} = ", example, re.MULTILINE), name
+    # What is commented out is a key as well.
+    path.write_text(re.sub(r"^# (?=\w+ = )", "", example, flags=re.MULTILINE))
+    assert load_config(path).database_path == "/home/me/.local/state/nexus/nexus.db"
+
+
+@pytest.mark.parametrize("command", ["make start", "make test"])
+def test_the_two_commands_are_targets(command: str) -> None:
+    assert command in README.split("## Five minutes")[0]
+    target = command.removeprefix("make ")
+    assert re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_folders_it_names_are_there() -> None:
+    for name in re.findall(r"`((?:nexus|protocol|systemd|tests)/[a-z]*/?)`", README):
+        assert (REPOSITORY / name).is_dir(), name
