@@ -47,6 +47,7 @@ class Dispatch:
             self.entries[info.code] = Entry(
                 info, command_decoder(info), handler.fn, handler.waits, info.item is not None
             )
+        self.input_commands = frozenset(code for code, entry in self.entries.items() if entry.info.takes_input)
         self._declared_limits = {
             code: entry.info.max_payload
             for code, entry in self.entries.items()

@@ -113,7 +113,7 @@ class Session:
 
     def __init__(self, server: Server, sock: socket.socket, origin: Origin) -> None:
         self.server = server
-        self.engine = ServerConnection(server.payload_limit)
+        self.engine = ServerConnection(server.payload_limit, server.dispatch.input_commands)
         self.context = Context(server.store, server, origin)
         self.draining = False
         self._loop = server.loop
@@ -124,6 +124,8 @@ class Session:
         self._verdicts: dict[int, NexusError] = {}
         """Why a running request is being stopped, where it was not the client's own Cancel."""
         self._waiting: collections.deque[RequestReceived] = collections.deque()
+        self._early_inputs: dict[int, list[InputReceived]] = {}
+        """Input for streams that wait their turn to be opened; its bytes count as waiting, too."""
         self._waiting_bytes = 0
         self._received_bytes = 0
         """What of this session counts in the server's receive budget."""
@@ -170,7 +172,7 @@ class Session:
     def tick(self, now: float) -> None:
         """Close the connection if it has overrun one of its times."""
         limits = self.server.limits
-        if self._mid_frame and self._reading and not self._ended and now - self._began_at > limits.frame_timeout_s:
+        if self._mid_frame and self._waits_for_frame() and now - self._began_at > limits.frame_timeout_s:
             self.fail(
                 DeadlineExceeded(
                     "cannot wait longer for the rest of a frame"
@@ -187,12 +189,21 @@ class Session:
             _log.warning("closing a client that does not read (pid %d)", self.context.origin.pid)
             self.abort()
 
+    def _waits_for_frame(self) -> bool:
+        """Whether the rest of a frame is all that is missing here.
+
+        That holds as well for one that is not read because the daemon's receive budget is spent: half frames must not
+        keep it spent for ever.
+        """
+        return self._reading or not (self._ended or self._waiting or not self._has_room())
+
     def begin_drain(self) -> None:
         """Refuse what has not begun, tell the streams to end, and close once all is answered."""
         self.draining = True
         while self._waiting:
             self._answer_error(self._waiting.popleft().sequence, _stopping())
         self._waiting_bytes = 0
+        self._early_inputs.clear()
         for stream in list(self._streams.values()):
             stream.begin_drain()
         self._close_if_done()
@@ -213,6 +224,7 @@ class Session:
         self._ended = self._closing = True
         self._waiting.clear()
         self._waiting_bytes = 0
+        self._early_inputs.clear()
         self.server.unsent_bytes -= self._unsent_bytes
         self._unsent_bytes = 0
         self._outgoing.clear()
@@ -356,13 +368,16 @@ class Session:
                 self._send(self.engine.send_success(sequence, result))
                 return
             if entry.streams:
-                self._open_stream(entry, sequence)
+                self._open_stream(sequence)
         except Exception as error:
+            self._take_early_inputs(sequence)
             self._answer_error(sequence, self._as_nexus_error(error, entry))
             return
         self._tasks[sequence] = self._loop.create_task(self._run(entry, sequence, command))
+        for event in self._take_early_inputs(sequence):
+            self._input(event)
 
-    def _open_stream(self, entry: Entry, sequence: int) -> None:
+    def _open_stream(self, sequence: int) -> None:
         limit = self.server.limits.streams_per_connection
         if len(self._streams) >= limit:
             raise ResourceExhausted(
@@ -371,13 +386,12 @@ class Session:
                 details={"limit": limit},
             )
         self._streams[sequence] = _Stream(self, sequence)
-        if entry.info.takes_input:
-            self.engine.accept_input(sequence)
 
     async def _run(self, entry: Entry, sequence: int, command: Any) -> None:
         timeout_ms = getattr(command, "timeout_ms", None)
+        deadline = asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000)
         try:
-            async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000):
+            async with deadline:
                 if entry.info.large_reply:
                     await self._run_large(entry, sequence, command)
                     return
@@ -387,14 +401,15 @@ class Session:
                     result = await entry.fn(self.context, command)
                 self._answering.add(sequence)
             await self.send_when_room(lambda: self.engine.send_success(sequence, _encode(result)))
-        except TimeoutError:
-            error: NexusError = DeadlineExceeded(f"cannot finish {entry.info.name} within {timeout_ms} ms")
-            await self._answer_when_room(sequence, error)
         except asyncio.CancelledError:
             self._answer_error(sequence, self._verdicts.get(sequence) or Cancelled("the request was cancelled"))
         except Exception as failure:
             self._answering.add(sequence)
-            await self._answer_when_room(sequence, self._as_nexus_error(failure, entry))
+            if isinstance(failure, TimeoutError) and deadline.expired():
+                error: NexusError = DeadlineExceeded(f"cannot finish {entry.info.name} within {timeout_ms} ms")
+            else:
+                error = self._as_nexus_error(failure, entry)
+            await self._answer_when_room(sequence, error)
         finally:
             del self._tasks[sequence]
             self._streams.pop(sequence, None)
@@ -409,10 +424,14 @@ class Session:
     async def _run_large(self, entry: Entry, sequence: int, command: Any) -> None:
         """Produce a large reply only once there is room for it: one at a time here, a few over all connections."""
         async with self._room_lock:
-            await self._wait_for_room()
-            async with self.server.large_replies:
-                result = await entry.fn(self.context, command)
-                self._send(self.engine.send_success(sequence, _encode(result)))
+            while True:
+                await self._wait_for_room()
+                async with self.server.large_replies:
+                    if not self.server.send_budget_spent() or self._socket is None:
+                        result = await entry.fn(self.context, command)
+                        self._send(self.engine.send_success(sequence, _encode(result)))
+                        return
+                await self.server.send_budget_freed()
 
     def _as_nexus_error(self, error: Exception, entry: Entry | None) -> NexusError:
         if isinstance(error, NexusError):
@@ -431,12 +450,17 @@ class Session:
             if request.sequence == sequence:
                 self._waiting.remove(request)
                 self._waiting_bytes -= len(request.payload)
+                self._take_early_inputs(sequence)
                 self._answer_error(sequence, Cancelled("the request was cancelled before it began"))
                 return
 
     def _input(self, event: InputReceived) -> None:
         stream = self._streams.get(event.sequence)
         if stream is None:
+            early = self._early_inputs.setdefault(event.sequence, [])
+            if len(early) <= _MAX_QUEUED_INPUTS:  # with one more the stream ends as it is opened
+                early.append(event)
+                self._waiting_bytes += len(event.payload)
             return
         try:
             body = msgspec.to_builtins(_decode_input(event.payload or b"\x80"), builtin_types=(bytes,))
@@ -450,24 +474,36 @@ class Session:
         except NexusError as error:
             self._stop(event.sequence, error)
 
+    def _take_early_inputs(self, sequence: int) -> list[InputReceived]:
+        early = self._early_inputs.pop(sequence, [])
+        self._waiting_bytes -= sum(len(event.payload) for event in early)
+        return early
+
     def _stop(self, sequence: int, error: NexusError | None = None) -> None:
         """Cancel a request at work; it is answered with ``error``, by default that it was cancelled."""
-        if sequence not in self._answering:
-            if error is not None:
-                self._verdicts[sequence] = error
-            self._tasks[sequence].cancel()
+        if error is not None:
+            self._verdicts[sequence] = error
+        # Not at once: a task that is cancelled before its first step never runs at all, not even to answer.
+        self._loop.call_soon(self._cancel_task, sequence, self._tasks[sequence])
+
+    def _cancel_task(self, sequence: int, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(sequence) is task and sequence not in self._answering:
+            task.cancel()
 
     # Writing
 
     def _has_room(self) -> bool:
-        return self._unsent_bytes <= self.server.limits.send_buffer_bytes
+        """Whether more may be produced for this client; while the daemon's budget is spent, one thing at a time."""
+        if self._unsent_bytes > self.server.limits.send_buffer_bytes:
+            return False
+        return not self._unsent_bytes or not self.server.send_budget_spent()
 
     async def send_when_room(self, encode: Callable[[], bytes]) -> None:
         """Send what ``encode`` makes; it is called once the client, and the daemon as a whole, have room for it.
 
         One at a time for each connection: results that wait are not encoded, so they take no memory twice.
         """
-        if not self._has_room() or self._room_lock.locked() or self.server.send_budget_spent():
+        if not self._has_room() or self._room_lock.locked():
             async with self._room_lock:
                 await self._wait_for_room()
                 self._send(encode())
@@ -481,14 +517,9 @@ class Session:
                 await self._wait_for_room()
 
     async def _wait_for_room(self) -> None:
-        while self._socket is not None:
-            if not self._has_room():
-                self._room.clear()
-                await self._room.wait()
-            elif self._unsent_bytes and self.server.send_budget_spent():
-                await self.server.send_budget_freed()
-            else:
-                return
+        while self._socket is not None and not self._has_room():
+            self._room.clear()
+            await self._room.wait()
 
     async def _answer_when_room(self, sequence: int, error: NexusError) -> None:
         try:
@@ -556,7 +587,7 @@ class Session:
             return
         if not self._room.is_set() and self._has_room():
             self._room.set()
-        if not self._reading and not self._ended:
+        if not self._reading:
             self._pump()
 
     def fail(self, error: NexusError, sequence: int = 0) -> None:
@@ -566,9 +597,10 @@ class Session:
         self._stop_reading()
         self._waiting.clear()
         self._waiting_bytes = 0
+        self._early_inputs.clear()
         self._account_received()
-        for task in list(self._tasks.values()):
-            task.cancel()
+        for open_sequence in list(self._tasks):
+            self._stop(open_sequence)
         self._answer_error(sequence, error)
         self._close_if_done()
         self._flush()

@@ -8,7 +8,7 @@ any socket.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import msgpack
@@ -117,11 +117,15 @@ class ServerConnection:
     """The daemon's end of one connection.
 
     ``max_payload(command)`` tells the payload limit of a command in bytes; by default every command has
-    ``DEFAULT_MAX_PAYLOAD``.
+    ``DEFAULT_MAX_PAYLOAD``. ``input_commands`` are the codes of the streams that take Input: they have the full
+    credit from their request on, so that a client need not wait before it sends the first bytes.
     """
 
-    def __init__(self, max_payload: Callable[[int], int] | None = None) -> None:
+    def __init__(
+        self, max_payload: Callable[[int], int] | None = None, input_commands: Collection[int] = frozenset()
+    ) -> None:
         self._max_payload = max_payload or (lambda _command: DEFAULT_MAX_PAYLOAD)
+        self._input_commands = input_commands
         self._decoder = FrameDecoder(self._limit)
         self._open: set[int] = set()
         self._credit: dict[int, int] = {}
@@ -155,6 +159,8 @@ class ServerConnection:
             command, sequence, _ = frame
             if (0 < command <= MAX_COMMAND or command == EXTRA) and sequence and sequence not in open_:
                 open_.add(sequence)
+                if command in self._input_commands:
+                    self._credit[sequence] = INPUT_CREDIT
                 events.append(RequestReceived(*frame))
             elif command == CANCEL:
                 if sequence in open_:
@@ -178,11 +184,6 @@ class ServerConnection:
         if not sequence:
             return BadFrame("cannot accept a request with sequence 0: it belongs to the connection itself")
         return BadFrame(f"cannot accept a second request with sequence {sequence}: the first one is still open")
-
-    def accept_input(self, sequence: int) -> None:
-        """From now on the open request ``sequence`` is a stream that takes Input, with the full credit."""
-        if sequence in self._open:
-            self._credit[sequence] = INPUT_CREDIT
 
     def take_input(self, sequence: int, size: int) -> None:
         """Count ``size`` bytes of Input data against the credit of a stream.
