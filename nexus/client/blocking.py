@@ -34,7 +34,7 @@ __all__ = ["BlockingClient", "BlockingStream"]
 R = TypeVar("R")
 ItemT = TypeVar("ItemT")
 
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024
 _INTERRUPT_WAIT_S = 5.0
 _HELLO = 45
 
@@ -140,7 +140,9 @@ class BlockingClient:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             self._send(data)
-            return self._wait(sequence, deadline)
+            received = self._read(deadline)
+            reply = self._engine.receive_reply(sequence, received)
+            return reply if reply is not None else self._wait(sequence, deadline, received)
         except KeyboardInterrupt:
             raise Interrupted(self._cancel_and_wait(sequence)) from None
         except TimeoutError:
@@ -171,6 +173,9 @@ class BlockingClient:
 
     def _receive(self, deadline: float | None) -> list[Any]:
         """The next events; a lost connection raises the reason, if the daemon gave one."""
+        return self._engine.receive_data(self._read(deadline))
+
+    def _read(self, deadline: float | None) -> bytes:
         if self._socket is None:
             raise self._failure or lost_error()
         try:
@@ -189,23 +194,25 @@ class BlockingClient:
             data = b""
         if not data:
             self._end(self._failure or lost_error())
-        return self._engine.receive_data(data)
+        return data
 
     def _end(self, failure: NexusError | ConnectionFailure) -> None:
         self._failure = failure
         self.close()
         raise failure
 
-    def _wait(self, sequence: int, deadline: float | None) -> bytes:
+    def _wait(self, sequence: int, deadline: float | None, data: bytes | None = None) -> bytes:
+        """The result of a request; ``data`` is what was read of it already."""
         while True:
             outcome: bytes | NexusError | None = None
-            for event in self._receive(deadline):
+            for event in self._engine.receive_data(data if data is not None else self._read(deadline)):
                 if type(event) is SuccessReceived and event.sequence == sequence:
                     outcome = event.payload
                 elif type(event) is ErrorReceived and event.sequence == sequence:
                     outcome = error_from_payload(decode_map(event.payload))
                 else:
                     self._handle(event)
+            data = None
             if isinstance(outcome, bytes):
                 return outcome
             if outcome is not None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from nexus_protocol import (
+    HEADER_SIZE,
     MAX_PAYLOAD,
     Cancelled,
     CancelReceived,
@@ -37,6 +38,8 @@ from nexus.daemon.dispatch import Entry
 from nexus.handling import Context, Origin
 
 if TYPE_CHECKING:
+    from nexus_protocol.connection import ServerEvent
+
     from nexus.daemon.server import Server
 
 __all__ = ["Session"]
@@ -251,14 +254,27 @@ class Session:
             return
         self._flush_scheduled = True
         try:
-            self._receive(data)
+            events = self.engine.receive_data(data)
+            if (
+                len(events) == 1
+                and type(request := events[0]) is RequestReceived
+                and len(data) == HEADER_SIZE + len(request.payload)
+                and not self._waiting
+                and not self._unsent_bytes
+                and len(self._tasks) < self.server.limits.requests_per_connection
+            ):
+                # By far the most frequent case: one whole request, and nothing in its way.
+                self._mid_frame = False
+                self._carry_out(request)
+            else:
+                self._receive(events)
         finally:
             self._flush_scheduled = False
-        self._flush()
+        if self._outgoing:
+            self._flush()
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self, events: list[ServerEvent]) -> None:
         engine = self.engine
-        events = engine.receive_data(data)
         for event in events:
             if type(event) is RequestReceived:
                 self._waiting.append(event)
@@ -550,8 +566,8 @@ class Session:
             return
         data = self._outgoing[0] if len(self._outgoing) == 1 else b"".join(self._outgoing)
         self._outgoing.clear()
-        self._unsent = memoryview(data)
         self._progress_at = self._loop.time()
+        self._unsent = memoryview(data)
         self._on_writable()
 
     def _on_writable(self) -> None:

@@ -20,12 +20,15 @@ from nexus_protocol.frame import (
     DEFAULT_MAX_PAYLOAD,
     ERROR,
     EXTRA,
+    HEADER,
     HEADER_SIZE,
     INPUT,
     ITEM,
+    MAGIC,
     MAX_COMMAND,
     MAX_PAYLOAD,
     SUCCESS,
+    VERSION,
     Frame,
     FrameDecoder,
     encode_frame,
@@ -54,12 +57,8 @@ _INPUT_OVERHEAD = 1024
 _MAX_SEQUENCE = 0xFFFFFFFF
 
 
-class RequestReceived(NamedTuple):
-    """A client asks for a command."""
-
-    command: int
-    sequence: int
-    payload: bytes
+RequestReceived = Frame
+"""A client asks for a command: the frame as it came, with ``command``, ``sequence`` and ``payload``."""
 
 
 class InputReceived(NamedTuple):
@@ -161,7 +160,7 @@ class ServerConnection:
                 open_.add(sequence)
                 if command in self._input_commands:
                     self._credit[sequence] = INPUT_CREDIT
-                events.append(RequestReceived(*frame))
+                events.append(frame)
             elif command == CANCEL:
                 if sequence in open_:
                     events.append(CancelReceived(sequence))
@@ -310,6 +309,18 @@ class ClientConnection:
             self._failed = True
             events.append(ConnectionFailed(violation))
         return events
+
+    def receive_reply(self, sequence: int, data: bytes) -> bytes | None:
+        """The result of the request ``sequence``, if ``data`` is its Success frame and nothing else.
+
+        It is a shorter way for who waits for one reply; where it gives None, ``data`` goes to ``receive_data``.
+        """
+        if self._decoder.buffered or len(data) < HEADER_SIZE or sequence not in self._open:
+            return None
+        if data[:HEADER_SIZE] != HEADER.pack(MAGIC, VERSION, SUCCESS, len(data) - HEADER_SIZE, sequence, 0):
+            return None
+        self._close(sequence)
+        return data[HEADER_SIZE:]
 
     def _event(self, frame: Frame) -> ClientEvent | None:
         command, sequence, payload = frame

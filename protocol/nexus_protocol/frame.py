@@ -99,6 +99,17 @@ class FrameDecoder:
 
     def feed(self, data: bytes) -> tuple[list[Frame], BadFrame | UnsupportedVersion | FrameTooLarge | None]:
         """The frames that ``data`` completes, in order, and the violation that ends the connection, if any."""
+        if not self._buffer and len(data) >= HEADER_SIZE:
+            # By far the most frequent case: one frame, whole.
+            magic, version, command, size, sequence, flags = _unpack_from(data)
+            if (
+                len(data) == HEADER_SIZE + size
+                and magic == MAGIC
+                and version == VERSION
+                and not flags
+                and size <= self._limit(command)
+            ):
+                return [Frame(command, sequence, data[HEADER_SIZE:])], None
         frames: list[Frame] = []
         buffer: bytes | bytearray = data
         if self._buffer:
