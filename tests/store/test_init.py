@@ -1,0 +1,336 @@
+"""Opening the store: what it makes, what it accepts, and everything that it must refuse without touching it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.stores import contents, files_of, look_at, make_store, schema_of
+
+from nexus.store import DatabaseDamaged, InitError, SchemaMismatch
+from nexus.store.migrate import target_version
+from nexus.store.sqlite import SqliteStore
+
+
+@pytest.fixture
+def store(root: Path) -> Iterator[SqliteStore]:
+    """A store that is not opened yet."""
+    store = make_store(root)
+    yield store
+    store.close_now()
+
+
+def opened_once(store: SqliteStore) -> Path:
+    """A good database that nobody has open; gives its path."""
+    store.init()
+    store.close_now()
+    return store.path
+
+
+def change(path: Path, *statements: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def make_hot(path: Path, *statements: str) -> None:
+    """Leave the database as a killed process does: the changes only in a log beside it."""
+    copy = path.with_name("copy")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        with connection:
+            for statement in statements:
+                connection.execute(statement)
+        # Two files of ours, while nothing else is at work on them.
+        shutil.copy(path, copy)
+        shutil.copy(f"{path}-wal", f"{copy}-wal")
+    copy.rename(path)
+    Path(f"{copy}-wal").rename(f"{path}-wal")
+    assert Path(f"{path}-wal").stat().st_size
+
+
+def refusal(store: SqliteStore, kind: type[InitError]) -> InitError:
+    """Opening fails with exactly this kind of sentence, and every file is as it was."""
+    before = files_of(store.path.parent)
+    with pytest.raises(InitError) as caught:
+        store.init()
+    assert type(caught.value) is kind
+    assert caught.value.message.startswith("cannot ")
+    after = files_of(store.path.parent)
+    for files in (before, after):
+        files.pop("nexus.db-shm", None)  # a lock table, made anew whenever a log is read
+    if not after.get("nexus.db-wal"):
+        after.pop("nexus.db-wal", None)  # an empty log, left by the reader of a backup
+        before.pop("nexus.db-wal", None)
+    assert after == before
+    return caught.value
+
+
+def test_a_fresh_store_has_the_four_tables_and_says_so(store: SqliteStore) -> None:
+    store.init()
+    status = store.status()
+    assert status.tables == ["journal", "schema_meta", "settings", "vms"]
+    assert status.table_count == 4
+    assert status.path == str(store.path)
+    assert status.size_bytes == store.path.stat().st_size > 0
+    assert status.schema_version == target_version()
+    assert (status.journal_mode, status.foreign_keys) == ("wal", True)
+    assert [(step.version, step.name) for step in status.migrations][:3] == [
+        (1, "settings"),
+        (2, "vms"),
+        (3, "journal"),
+    ]
+    assert all(step.applied_at for step in status.migrations)
+
+
+def test_a_second_start_changes_nothing(store: SqliteStore) -> None:
+    path = opened_once(store)
+    before = files_of(path.parent)
+    store.init()
+    first = store.status()
+    store.close_now()
+    assert files_of(path.parent) == before
+    assert not store.backup_directory.exists()
+    assert first.schema_version == target_version()
+
+
+def test_each_connection_is_durable_and_strict(store: SqliteStore) -> None:
+    store.init()
+
+    def pragma(connection: sqlite3.Connection | None, name: str) -> object:
+        assert connection is not None
+        return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+    assert pragma(store._writing, "journal_mode") == "wal"
+    assert pragma(store._writing, "synchronous") == 2  # FULL
+    assert pragma(store._writing, "foreign_keys") == 1
+    assert pragma(store._reading, "query_only") == 1
+
+
+def test_files_and_new_folders_are_private_whatever_the_mask(store: SqliteStore) -> None:
+    old = os.umask(0)
+    try:
+        store.init()
+        info = store.backup_now()
+        assert os.umask(0) == 0, "the mask of the process is given back"
+    finally:
+        os.umask(old)
+    for path in (store.path, Path(f"{store.path}-wal"), Path(f"{store.path}-shm"), Path(info.path)):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    for directory in (store.path.parent, store.backup_directory):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700, directory
+
+
+def test_an_empty_file_becomes_a_fresh_store(store: SqliteStore) -> None:
+    store.path.parent.mkdir()
+    store.path.touch()
+    store.init()
+    assert store.status().table_count == 4
+
+
+def test_a_newer_database_is_refused_untouched(store: SqliteStore) -> None:
+    path = opened_once(store)
+    change(path, f"UPDATE schema_meta SET value = '{target_version() + 1}' WHERE key = 'version'")
+    error = refusal(store, SchemaMismatch)
+    assert isinstance(error, SchemaMismatch)
+    assert (error.expected, error.found) == (target_version(), target_version() + 1)
+    assert sorted(files_of(path.parent)) == ["nexus.db"], "nothing new beside it either"
+
+
+@pytest.mark.parametrize("version", ["1234567890123", "9" * 30])
+def test_a_version_of_many_digits_is_newer_too(store: SqliteStore, version: str) -> None:
+    path = opened_once(store)
+    change(path, f"UPDATE schema_meta SET value = '{version}' WHERE key = 'version'")
+    refusal(store, SchemaMismatch)
+
+
+def test_a_newer_version_that_is_only_in_the_log_counts_and_the_log_stays(store: SqliteStore) -> None:
+    path = opened_once(store)
+    make_hot(
+        path, "UPDATE schema_meta SET value = '99' WHERE key = 'version'", "INSERT INTO settings VALUES (1, 2, 'int')"
+    )
+    with look_at(path) as connection:
+        assert connection.execute("SELECT value FROM schema_meta WHERE key = 'version'").fetchone() == ("99",)
+    error = refusal(store, SchemaMismatch)
+    assert error.details["found"] == 99
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE notes (text)",
+        "CREATE TABLE schema_meta (version)",
+        "CREATE VIEW schema_meta AS SELECT 1 AS version",
+    ],
+)
+def test_a_database_of_another_program_is_refused_untouched(store: SqliteStore, statement: str) -> None:
+    store.path.parent.mkdir()
+    change(store.path, "CREATE TABLE other (x)", statement, "INSERT INTO other VALUES (1)")
+    error = refusal(store, SchemaMismatch)
+    assert "not one of Nexus" in error.message
+    assert error.details["found"] is None
+
+
+@pytest.mark.parametrize("version", ["0", "-1", "", "two", "²", "3.0", "x" * 50])
+def test_a_version_that_no_migration_starts_from_is_set_aside(
+    store: SqliteStore, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = opened_once(store)
+    change(path, "INSERT INTO settings VALUES ('kept', '1', 'int')")
+    change(path, f"UPDATE schema_meta SET value = '{version}' WHERE key = 'version'")
+    make_hot(path, "INSERT INTO settings VALUES ('in the log', '1', 'int')")
+    with caplog.at_level(logging.WARNING, "nexus.store"):
+        store.init()
+    (aside,) = path.parent.glob("nexus.db.set-aside-*Z")
+    assert "schema version mismatch" in caplog.text
+    assert aside.name in caplog.text
+    assert {row["key"] for row in contents(aside)["settings"]} == {"kept", "in the log"}
+    assert store.status().schema_version == target_version()
+    assert store.read(lambda reader: reader.all("SELECT * FROM settings")) == []
+
+
+def test_a_log_without_its_database_is_kept(store: SqliteStore, caplog: pytest.LogCaptureFixture) -> None:
+    path = opened_once(store)
+    make_hot(path, "INSERT INTO settings VALUES ('kept', '1', 'int')")
+    log = Path(f"{path}-wal").read_bytes()
+    path.unlink()
+    with caplog.at_level(logging.WARNING, "nexus.store"):
+        store.init()
+    (aside,) = path.parent.glob("nexus.db.set-aside-*-wal")
+    assert aside.read_bytes() == log
+    assert "its log is not" in caplog.text
+
+
+def test_a_directory_in_its_place_is_a_sentence(store: SqliteStore) -> None:
+    store.path.mkdir(parents=True)
+    assert "it is a directory" in refusal(store, InitError).message
+
+
+def test_a_pipe_in_its_place_is_a_sentence(store: SqliteStore) -> None:
+    store.path.parent.mkdir()
+    os.mkfifo(store.path)
+    assert "not a regular file" in refusal(store, InitError).message
+
+
+def damaged_header(path: Path) -> None:
+    path.write_bytes(b"No database at all, but as long as one.\n" * 400)
+
+
+def damaged_middle(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[4096:-1024] = b"\xa5" * (len(data) - 4096 - 1024)
+    path.write_bytes(data)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: 4096 * 3 + 100])
+
+
+def truncated_within_the_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
+
+
+@pytest.mark.parametrize("damage", [damaged_header, damaged_middle, truncated, truncated_within_the_header])
+@pytest.mark.parametrize("mode", ["wal", "delete", "hot"])
+def test_a_damaged_file_is_refused_and_stays_as_it_is(store: SqliteStore, damage: object, mode: str) -> None:
+    assert callable(damage)
+    path = opened_once(store)
+    rows = [f"INSERT INTO settings VALUES ('k{i}', hex(zeroblob(500)), 'string')" for i in range(100)]
+    change(path, *rows)
+    if mode == "hot":
+        # Only these pages are in the log: the others must come from the damaged file.
+        make_hot(path, "INSERT INTO vms (id, name, role, state, cid) VALUES ('i', 'n', 'work', 'created', 3)")
+    elif mode == "delete":
+        change(path, "PRAGMA journal_mode = DELETE")
+    damage(path)
+    error = refusal(store, DatabaseDamaged)
+    assert "it was left as it is" in error.message
+    assert "nexusctl db restore" in (error.hint or "")
+
+
+def test_damage_found_by_the_copy_before_a_migration_is_called_damage(store: SqliteStore) -> None:
+    store.init(target=1)
+    store.close_now()
+    change(store.path, "INSERT INTO settings VALUES ('marker', '1', 'int')")
+    # The row and its entry in the index differ now: a quick check does not see it, a full one does.
+    before, _, after = store.path.read_bytes().rpartition(b"marker")
+    store.path.write_bytes(before + b"market" + after)
+    refusal(store, DatabaseDamaged)
+
+
+def test_a_crash_while_the_journal_mode_was_changed_is_healed(store: SqliteStore) -> None:
+    path = opened_once(store)
+    change(path, "PRAGMA journal_mode = DELETE")
+    script = (
+        "import sqlite3, os, sys\n"
+        "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute('PRAGMA cache_size = 1'); c.execute('BEGIN IMMEDIATE')\n"
+        "for i in range(50): c.execute(f\"INSERT INTO settings VALUES ('{i}', hex(zeroblob(2000)), 'string')\")\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, path], check=False).returncode == -9
+    assert Path(f"{path}-journal").stat().st_size
+    store.init()
+    assert store.read(lambda reader: reader.all("SELECT * FROM settings")) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write whatever its mode says")
+def test_a_file_or_folder_without_permission_is_a_sentence(store: SqliteStore) -> None:
+    path = opened_once(store)
+    path.chmod(0o400)
+    assert "cannot be written" in refusal(store, InitError).message
+    path.chmod(0o000)
+    before = path.stat()
+    with pytest.raises(InitError, match="cannot be written"):
+        store.init()
+    assert path.stat() == before
+    path.chmod(0o600)
+    path.parent.chmod(0o500)
+    try:
+        assert "cannot be written" in refusal(store, InitError).message
+    finally:
+        path.parent.chmod(0o700)
+
+
+def test_a_parent_that_cannot_be_made_is_a_sentence(root: Path) -> None:
+    (root / "file").touch()
+    store = SqliteStore(root / "file" / "nexus.db", root / "backups")
+    with pytest.raises(InitError, match=r"cannot (create directory|open database)"):
+        store.init()
+
+
+def test_a_database_that_another_process_keeps_locked_is_a_sentence(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = opened_once(store)
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **(k | {"timeout": 0.05})))
+    with contextlib.closing(connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(InitError, match="another process keeps it locked"):
+            store.init()
+    store.init()
+
+
+def test_a_link_to_a_database_elsewhere_works_and_its_log_is_beside_the_file(root: Path, store: SqliteStore) -> None:
+    elsewhere = root / "disk" / "real.db"
+    elsewhere.parent.mkdir()
+    store.path.parent.mkdir()
+    store.path.symlink_to(elsewhere)
+    linked = SqliteStore(root / "state" / "nexus.db", root / "backups")
+    linked.init()
+    assert Path(f"{elsewhere}-wal").exists()
+    assert linked.problem() is None
+    linked.close_now()
+    assert schema_of(elsewhere)

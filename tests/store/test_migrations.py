@@ -1,0 +1,327 @@
+"""Migrations: forward and back on data, atomic whatever interrupts them, and never without a verified copy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from nexus_protocol.errors import FailedPrecondition
+from support.faults import fill, on_small_disk
+from support.stores import contents, files_of, look_at, make_store, schema_of
+
+from nexus.store import DiskFull, InitError
+from nexus.store import migrate as migrations
+from nexus.store import sqlite as sqlite_store
+from nexus.store.migrate import Migration, available_migrations, split_statements, target_version
+from nexus.store.offline import check_database, database_lock, migrate_database
+from nexus.store.sqlite import SqliteStore
+
+FROZEN = Path(__file__).parents[1] / "data" / "schemas"
+VERSIONS = range(1, target_version() + 1)
+
+
+def frozen(version: int) -> dict[str, list[dict[str, object]]]:
+    """The rows of the frozen database of a version."""
+    rows: dict[str, list[dict[str, object]]] = json.loads((FROZEN / f"schema-v{version}.json").read_text("utf-8"))
+    return rows
+
+
+def thaw(root: Path, version: int) -> SqliteStore:
+    """A store on a copy of the frozen database of a version, not opened yet."""
+    store = make_store(root)
+    store.path.parent.mkdir(exist_ok=True)
+    shutil.copy(FROZEN / f"schema-v{version}.db", store.path)
+    return store
+
+
+def fresh_schema(root: Path, version: int) -> list[tuple[str, str, str]]:
+    """The schema that a new database has at a version."""
+    store = SqliteStore(root / f"fresh{version}" / "nexus.db", root / "unused")
+    store.init(target=version)
+    store.close_now()
+    return schema_of(store.path)
+
+
+def meta(path: Path) -> dict[str, str]:
+    with look_at(path) as connection:
+        return dict(connection.execute("SELECT key, value FROM schema_meta").fetchall())
+
+
+def sequence(path: Path) -> int:
+    with look_at(path) as connection:
+        return int(connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'journal'").fetchone()[0])
+
+
+def test_every_schema_is_frozen() -> None:
+    assert all((FROZEN / f"schema-v{version}.db").exists() for version in VERSIONS)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_frozen_database_opens_with_every_row(root: Path, version: int) -> None:
+    store = thaw(root, version)
+    store.init()
+    assert store.status().schema_version == target_version()
+    store.close_now()
+    assert schema_of(store.path) == fresh_schema(root, target_version())
+    rows = contents(store.path)
+    for table, expected in frozen(version).items():
+        assert rows[table] == expected
+    assert check_database(store.path).problems == []
+    copies = list(store.backup_directory.glob(f"nexus-before-v{target_version()}-*.db"))
+    if version == target_version():
+        assert not copies
+    else:
+        assert contents(copies[0]) == frozen(version)
+
+
+@pytest.mark.parametrize("version", VERSIONS[1:])
+def test_a_step_back_and_forward_keeps_the_schema_and_every_row_below_it(root: Path, version: int) -> None:
+    store = thaw(root, version)
+    assert migrate_database(store.path, store.backup_directory, version - 1) == (version, version - 1)
+    assert schema_of(store.path) == fresh_schema(root, version - 1)
+    kept = {table: rows for table, rows in frozen(version).items() if table in contents(store.path)}
+    assert contents(store.path) == kept
+    assert f"migration:{version:04d}" not in meta(store.path)
+    assert migrate_database(store.path, store.backup_directory, version) == (version - 1, version)
+    assert schema_of(store.path) == fresh_schema(root, version)
+    assert {table: contents(store.path)[table] for table in kept} == kept
+    assert meta(store.path)["version"] == str(version)
+    back, forward = (next(store.backup_directory.glob(f"nexus-before-v{v}-*.db")) for v in (version - 1, version))
+    assert contents(back) == frozen(version), "what a step back drops is in the copy"
+    assert contents(forward) == kept
+
+
+def test_all_the_way_back_and_forward(root: Path) -> None:
+    store = thaw(root, 3)
+    migrate_database(store.path, store.backup_directory, 1)
+    assert contents(store.path) == {"settings": frozen(3)["settings"]}
+    store.init()
+    store.close_now()
+    assert schema_of(store.path) == fresh_schema(root, target_version())
+    assert contents(store.path)["settings"] == frozen(3)["settings"]
+
+
+def test_event_numbers_go_on_when_the_journal_is_rebuilt(root: Path) -> None:
+    store = thaw(root, 3)
+    given_out = sequence(store.path)
+    assert given_out == 7
+    for _ in range(2):  # twice, since the second time nothing was written in between
+        migrate_database(store.path, store.backup_directory, 2)
+        assert meta(store.path)["journal_seq"] == "7"
+        assert "journal_pruned_seq" not in meta(store.path)
+        migrate_database(store.path, store.backup_directory, 3)
+        assert sequence(store.path) == 7
+        assert meta(store.path)["journal_pruned_seq"] == "7", "a cursor into the dropped events is too old"
+        assert "journal_seq" not in meta(store.path)
+    store.init()
+    assert (
+        store._writing.execute(
+            "INSERT INTO journal (at, kind, subject_kind, subject_id, uid, pid) VALUES (1, 'a.b', 'c', 'd', 0, 1)"
+        ).lastrowid
+        == 8
+    )
+    store.close_now()
+
+
+@pytest.mark.parametrize("target", [0, -1, target_version() + 1])
+def test_a_version_that_does_not_exist_is_refused(root: Path, target: int) -> None:
+    store = thaw(root, 3)
+    before = files_of(store.path.parent)
+    with pytest.raises(InitError, match=f"versions 1 to {target_version()}"):
+        migrate_database(store.path, store.backup_directory, target)
+    assert files_of(store.path.parent) == before
+
+
+def test_migrating_is_refused_while_the_database_is_in_use(root: Path) -> None:
+    store = thaw(root, 3)
+    with database_lock(store.path):
+        before = files_of(store.path.parent)
+        with pytest.raises(FailedPrecondition, match=f"while the daemon runs \\(pid {os.getpid()}\\)"):
+            migrate_database(store.path, store.backup_directory, 2)
+        assert files_of(store.path.parent) == before
+    migrate_database(store.path, store.backup_directory, 2)
+
+
+def test_a_step_that_fails_leaves_version_and_schema_as_they_were(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = Migration(
+        4,
+        "bad",
+        ("CREATE TABLE extra (a)", "INSERT INTO settings VALUES ('x', '1', 'int')", "INSERT INTO none VALUES (1)"),
+        (),
+    )
+    good = available_migrations()[:3]
+    monkeypatch.setattr(migrations, "available_migrations", lambda: [*good, bad])
+    monkeypatch.setattr(sqlite_store, "target_version", lambda: 4)
+    store = thaw(root, 2)
+    with pytest.raises(InitError, match=r"migration 4 \(bad\)"):
+        store.init()
+    # The step before the bad one is a step of its own, and stays.
+    assert meta(store.path)["version"] == "3"
+    assert schema_of(store.path) == fresh_schema(root, 3)
+    assert contents(store.path)["settings"] == frozen(2)["settings"]
+    assert len(list(store.backup_directory.glob("nexus-before-v4-*.db"))) == 1
+
+
+def test_a_step_that_would_break_a_reference_is_taken_back(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = Migration(4, "bad", (
+        "CREATE TABLE notes (vm TEXT REFERENCES vms (id))",
+        "PRAGMA defer_foreign_keys = ON",
+        "INSERT INTO notes SELECT id FROM vms",
+        "DELETE FROM vms WHERE name = 'web'",
+    ), ())  # fmt: skip
+    good = available_migrations()[:3]
+    monkeypatch.setattr(migrations, "available_migrations", lambda: [*good, bad])
+    monkeypatch.setattr(sqlite_store, "target_version", lambda: 4)
+    store = thaw(root, 3)
+    with pytest.raises(InitError, match="refer to rows that are not there"):
+        store.init()
+    assert meta(store.path)["version"] == "3"
+    assert contents(store.path) == frozen(3)
+
+
+_KILLED = """
+import os, signal, sqlite3, sys
+from pathlib import Path
+from nexus.store import migrate
+
+path, current, target, fatal = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+connection = sqlite3.connect(path, isolation_level=None)
+connection.execute("PRAGMA journal_mode = WAL")
+seen = []
+def trace(statement):
+    seen.append(statement)
+    if len(seen) == fatal:
+        os.kill(os.getpid(), signal.SIGKILL)
+connection.set_trace_callback(trace)
+migrate.migrate(connection, current, target)
+"""
+
+
+@pytest.mark.parametrize(("current", "target"), [(1, 2), (2, 3), (3, 2), (2, 1)])
+def test_a_kill_at_any_statement_leaves_the_schema_before_or_after_the_step(
+    root: Path, current: int, target: int
+) -> None:
+    schemas = {version: fresh_schema(root, version) for version in (current, target)}
+    versions = []
+    fatal = 0
+    while True:
+        fatal += 1
+        path = root / f"killed{fatal}.db"
+        shutil.copy(FROZEN / f"schema-v{current}.db", path)
+        code = subprocess.run(
+            [sys.executable, "-c", _KILLED, path, str(current), str(target), str(fatal)], check=False
+        ).returncode
+        version = int(meta(path)["version"])
+        versions.append(version)
+        assert schema_of(path) == schemas[version]
+        assert check_database(path).problems == []
+        rows = contents(path)
+        assert all(rows[table] == expected for table, expected in frozen(current).items() if table in rows)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert fatal > 4, "it was killed at several statements"
+    assert versions[-1] == target
+    assert sorted(versions, key=[current, target].index) == versions, "the step happens once, at its commit"
+
+
+def refused_migration(store: SqliteStore, match: str) -> None:
+    """Without its copy a migration does not start, and the database is as it was."""
+    before = store.path.read_bytes()
+    with pytest.raises((InitError, DiskFull), match=match) as caught:
+        store.init()
+    assert caught.value.hint
+    assert store.path.read_bytes() == before
+    assert meta(store.path)["version"] == "2"
+
+
+def test_no_migration_without_a_folder_for_the_copy(root: Path) -> None:
+    store = thaw(root, 2)
+    store.backup_directory.write_text("a file is in its place")
+    refused_migration(store, "there is no backup of it")
+
+
+def test_no_migration_without_room_for_the_copy(root: Path) -> None:
+    def scenario(disk: Path) -> None:
+        store = thaw(root, 2)
+        store = SqliteStore(store.path, disk / "backups")
+        store.backup_directory.mkdir()
+        filler = fill(disk, leave_kib=8)
+        refused_migration(store, "there is no backup of it")
+        assert list(store.backup_directory.iterdir()) == []
+        filler.unlink()
+        store.init()
+        assert store.status().schema_version == target_version()
+        store.close_now()
+
+    on_small_disk(root / "disk", 512, scenario)
+
+
+def test_no_migration_with_a_copy_that_is_not_sound(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nexus.store import backup
+
+    def spoiled(source: Path, partial: Path) -> None:
+        partial.write_bytes(source.read_bytes()[:-4096])
+
+    monkeypatch.setattr(backup, "_copy", spoiled)
+    store = thaw(root, 2)
+    before = store.path.read_bytes()
+    with pytest.raises(InitError, match=r"damaged|there is no backup of it"):
+        store.init()
+    assert store.path.read_bytes() == before
+    assert list(store.backup_directory.iterdir()) == []
+
+
+def test_statements_are_split_where_sqlite_says_that_they_end() -> None:
+    script = (
+        "-- a comment; with a semicolon\n\nCREATE TABLE a (\n  b TEXT DEFAULT ';' -- not here;\n);\n"
+        "CREATE TRIGGER t AFTER INSERT ON a BEGIN\n  DELETE FROM a;\n  SELECT 1;\nEND;\n"
+    )
+    parts = split_statements(script)
+    assert len(parts) == 2
+    connection = sqlite3.connect(":memory:")
+    for part in parts:
+        connection.execute(part)
+    connection.close()
+    with pytest.raises(InitError, match="not finished"):
+        split_statements("CREATE TABLE a (b)")
+
+
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [
+        (("0001_a.sql", "0003_b.sql"), "number 2 is missing"),
+        (("0001_a.sql", "0001_b.sql"), "1 repeats"),
+        (("0002_a.sql",), "number 1 is missing"),
+    ],
+)
+def test_migrations_with_a_gap_are_refused(root: Path, names: tuple[str, ...], match: str) -> None:
+    for name in names:
+        (root / name).write_text("-- migrate: up\nSELECT 1;\n-- migrate: down\n")
+    with pytest.raises(InitError, match=match):
+        available_migrations(root)
+
+
+@pytest.mark.parametrize("text", ["SELECT 1;\n", "-- migrate: up\nSELECT 1;\n", "-- migrate: up\n-- migrate: down\n"])
+def test_a_migration_without_its_parts_is_refused(root: Path, text: str) -> None:
+    (root / "0001_a.sql").write_text(text)
+    with pytest.raises(InitError, match="an up part and a down part"):
+        available_migrations(root)
+
+
+def test_a_migration_is_recorded_with_its_name_and_time(root: Path) -> None:
+    store = thaw(root, 2)
+    old = store.path.stat().st_mtime * 1000
+    store.init()
+    recorded = {step.version: step for step in store.status().migrations}
+    store.close_now()
+    assert recorded[3].name == "journal"
+    assert recorded[3].applied_at is not None
+    assert recorded[3].applied_at >= int(old)

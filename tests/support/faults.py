@@ -1,0 +1,165 @@
+"""Disks that are full, fail or cannot be written: what a test must have for real to learn what the store does then."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+__all__ = ["build_failing_fsync", "fill", "on_small_disk", "python_subprocess"]
+
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWUSER = 0x10000000
+_MS_REC_PRIVATE = 0x4000 | 0x40000
+_NOT_ALLOWED = 77
+"""The exit code of a child that may not make a mount namespace."""
+
+
+def on_small_disk(directory: Path, size_kib: int, scenario: Callable[[Path], None]) -> None:
+    """Run ``scenario(directory)`` in a child process that sees a new, small tmpfs there.
+
+    The mount is in a namespace of the child's own, so it is gone with it. A failed assertion of the scenario fails
+    here, with its traceback; where such a namespace cannot be had the test is skipped.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(reading)
+            if not _mount_small(directory, size_kib):
+                code = _NOT_ALLOWED
+            else:
+                scenario(directory)
+                code = 0
+        except BaseException:
+            with os.fdopen(writing, "w", closefd=False) as pipe:
+                pipe.write(traceback.format_exc())
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        report = pipe.read()
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code == _NOT_ALLOWED:
+        pytest.skip("no mount namespace: neither root nor user namespaces are allowed here")
+    assert code == 0, f"the scenario ended with {code}:\n{report}"
+
+
+def _mount_small(directory: Path, size_kib: int) -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    uid, gid = os.geteuid(), os.getegid()
+    if libc.unshare(_CLONE_NEWNS | (_CLONE_NEWUSER if uid else 0)):
+        return False
+    if uid:
+        try:
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+            Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        except OSError:
+            return False
+    if libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None):
+        return False
+    options = f"size={size_kib}k,mode=0700,uid={uid},gid={gid}".encode()
+    return not libc.mount(b"tmpfs", os.fsencode(directory), b"tmpfs", 0, options)
+
+
+def fill(directory: Path, *, leave_kib: int = 0) -> Path:
+    """Use up the room in a folder's file system but for ``leave_kib``; gives the file that takes it."""
+    filler = directory / "filler"
+    with filler.open("ab", buffering=0) as file:
+        room = os.statvfs(directory)
+        left = room.f_bavail * room.f_frsize - leave_kib * 1024
+        with contextlib.suppress(OSError):
+            while left > 0:
+                left -= file.write(b"\0" * min(left, 65536))
+        if not leave_kib:
+            # The last page: whatever may still be written now is at the end of what other files have.
+            with contextlib.suppress(OSError):
+                while file.write(b"\0" * 4096):
+                    pass
+    return filler
+
+
+_FAILING_FSYNC = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* FAIL_FSYNC names a file. While it is there, syncing a file that ends in -wal fails; only once if it says so. */
+static int fails(int fd)
+{
+    const char *control = getenv("FAIL_FSYNC");
+    char link[64], path[4096], word[8] = "";
+    ssize_t size;
+    FILE *file;
+
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    size = readlink(link, path, sizeof path - 1);
+    if (!control || size < 4 || memcmp(path + size - 4, "-wal", 4) || !(file = fopen(control, "r")))
+        return 0;
+    if (fgets(word, sizeof word, file) && !strncmp(word, "once", 4))
+        unlink(control);
+    fclose(file);
+    errno = EIO;
+    return 1;
+}
+
+int fsync(int fd)
+{
+    return fails(fd) ? -1 : ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(fd);
+}
+
+int fdatasync(int fd)
+{
+    return fails(fd) ? -1 : ((int (*)(int))dlsym(RTLD_NEXT, "fdatasync"))(fd);
+}
+"""
+
+
+@functools.cache
+def _compiler() -> str | None:
+    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
+def build_failing_fsync(directory: Path) -> dict[str, str]:
+    """The environment in which syncing a write-ahead log fails while ``directory/fail`` is there."""
+    compiler = _compiler()
+    if compiler is None:
+        pytest.skip("no C compiler for the library that makes fsync fail")
+    source, library = directory / "failing.c", directory / "failing.so"
+    source.write_text(_FAILING_FSYNC)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return {"LD_PRELOAD": str(library), "FAIL_FSYNC": str(directory / "fail")}
+
+
+def python_subprocess(
+    module: str, *arguments: object, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a module of the tests as a process of its own, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | (environment or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

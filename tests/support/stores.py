@@ -1,0 +1,102 @@
+"""Stores that a test opens in its own process, and looks at their files from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+from nexus.store import Transaction
+from nexus.store.sqlite import SqliteStore
+
+__all__ = ["Gate", "contents", "files_of", "look_at", "make_store", "put", "running", "schema_of", "value_of"]
+
+WAIT_S = 30.0
+
+
+def make_store(root: Path) -> SqliteStore:
+    """A store under ``root``, laid out as the daemon has it, not opened yet."""
+    return SqliteStore(root / "state" / "nexus.db", root / "state" / "backups")
+
+
+@contextlib.asynccontextmanager
+async def running(store: SqliteStore) -> AsyncIterator[SqliteStore]:
+    """Take writes in the running loop until the end of the block; ``init`` is done here unless it was before."""
+    if store._writer is None:
+        store.init()
+    store.start()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def put(key: str, value: str = "") -> Any:
+    """A write that adds one setting; a second one under the same key is a conflict."""
+
+    def change(tx: Transaction) -> str:
+        tx.execute("INSERT INTO settings (key, value, type) VALUES (?, ?, 'string')", (key, value))
+        return key
+
+    return change
+
+
+def value_of(store: SqliteStore, key: str) -> str | None:
+    """The setting as the store reads it now."""
+    row = store.read(lambda reader: reader.one("SELECT value FROM settings WHERE key = ?", (key,)))
+    return None if row is None else row[0]
+
+
+class Gate:
+    """A write that keeps the writer's thread, and its transaction, until ``open`` is called."""
+
+    def __init__(self) -> None:
+        self._entered = threading.Event()
+        self._opened = threading.Event()
+
+    def __call__(self, tx: Transaction) -> None:
+        self._entered.set()
+        assert self._opened.wait(WAIT_S)
+
+    async def entered(self) -> None:
+        """Wait until the writer is in it."""
+        assert await asyncio.to_thread(self._entered.wait, WAIT_S)
+
+    def open(self) -> None:
+        """Let the writer go on."""
+        self._opened.set()
+
+
+@contextlib.contextmanager
+def look_at(path: Path) -> Iterator[sqlite3.Connection]:
+    """A read-only connection of its own."""
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        yield connection
+
+
+def schema_of(path: Path) -> list[tuple[str, str, str]]:
+    """Every table, index and trigger with its SQL."""
+    with look_at(path) as connection:
+        return connection.execute(
+            "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type, name"
+        ).fetchall()
+
+
+def contents(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each table but ``schema_meta``, by table, in the order of their keys."""
+    found = {}
+    with look_at(path) as connection:
+        connection.row_factory = sqlite3.Row
+        for _type, name, _sql in [entry for entry in schema_of(path) if entry[0] == "table"]:
+            if name != "schema_meta":
+                found[name] = [dict(row) for row in connection.execute(f'SELECT * FROM "{name}" ORDER BY 1')]
+    return found
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    """Every file directly in a folder, byte for byte. Not for a folder where a database is open in this process."""
+    return {entry.name: entry.read_bytes() for entry in sorted(directory.iterdir()) if entry.is_file()}
