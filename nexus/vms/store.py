@@ -34,7 +34,7 @@ _ROLES = {role.value: role for role in VmRole}
 _STATES = {state.value: state for state in VmState}
 
 _BY_ID = f"SELECT {_COLUMNS} FROM vms WHERE id = ?"
-_BY_ID_OR_NAME = f"SELECT {_COLUMNS} FROM vms WHERE id = ?1 UNION ALL SELECT {_COLUMNS} FROM vms WHERE name = ?1"
+_BY_NAME = f"SELECT {_COLUMNS} FROM vms WHERE name = ?"
 _BY_PREFIX = f"SELECT {_COLUMNS} FROM vms WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 6"
 
 
@@ -48,10 +48,13 @@ def find(reader: Reader, reference: str) -> Vm | None:
     Raises:
         VmAmbiguous: several ids begin with it.
     """
-    row = reader.one(_BY_ID_OR_NAME, (reference,))
+    # Ids are UUIDs and no name looks like one, so a single look-up decides.
+    prefix = reference.lower()
+    shaped = len(prefix) == 36 and prefix.count("-") == 4
+    row = reader.one(_BY_ID, (prefix,)) if shaped else None
+    row = row or reader.one(_BY_NAME, (reference,))
     if row is not None:
         return _vm(row)
-    prefix = reference.lower()
     if not 4 <= len(prefix) <= 36 or not set(prefix) <= set("0123456789abcdef-"):
         return None
     rows = reader.all(_BY_PREFIX, (prefix, prefix + "g"))
