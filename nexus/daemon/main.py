@@ -42,6 +42,8 @@ _log = logging.getLogger("nexus.daemon")
 
 _PRUNE_INTERVAL_S = 3600.0
 _DAY_MS = 24 * 60 * 60 * 1000
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_HANDLED_SIGNALS = (*_STOP_SIGNALS, signal.SIGHUP)
 _START_ERRORS = (StartError, PathError, ConfigError, StoreError)
 
 
@@ -191,7 +193,7 @@ class _Daemon:
         self.store = store
         store.start()
         self.server = Server(store, load_capabilities(), self.config.limits, self._begin_stop, loop)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, self._begin_stop, f"signal {number.name}")
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         tasks = [loop.create_task(self._prune_journal())]
@@ -215,6 +217,8 @@ class _Daemon:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await store.close()
+            # The loop gives signals their deadly default back when it is closed; what is left of the end is short.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
 
     def _begin_stop(self, reason: str) -> None:
         if self.stopping.is_set():

@@ -216,7 +216,7 @@ class SetSetting(Command[Setting]):
     value: Annotated[Any, Meta(description="the value", extra={"metavar": "VALUE"})]
 
 
-@command(48)
+@command(48, large_reply=True)
 class ListSettings(Command[Settings]):
     """List what is set and every known setting with its default, by key."""
 

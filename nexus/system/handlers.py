@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,7 @@ def describe(ctx: Context, _command: Describe) -> Description:
     return Description([_description(info) for info in ctx.daemon.commands()])
 
 
+@functools.cache  # making the schemas takes milliseconds, and they never change
 def _description(info: CommandInfo) -> CommandDescription:
     doc = "\n".join(line.removeprefix("    ") for line in (info.request.__doc__ or "").strip().splitlines())
     return CommandDescription(
@@ -160,7 +162,7 @@ def get_setting(ctx: Context, command: GetSetting) -> Setting:
 
 
 @handles(ListSettings)
-def list_settings(ctx: Context, _command: ListSettings) -> Settings:
+async def list_settings(ctx: Context, _command: ListSettings) -> Settings:
     return Settings(ctx.store.read(store.list_settings))
 
 

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from nexus_protocol import InvalidArgument, encode_record
@@ -113,7 +113,7 @@ async def list_vms(ctx: Context, command: ListVms) -> VmPage:
 class _Cursor(msgspec.Struct, array_like=True):
     role: str | None
     state: str | None
-    created_at: int
+    created_at: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     id: str
 
 
