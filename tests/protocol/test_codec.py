@@ -1,0 +1,169 @@
+"""Payloads: strict for what a client sends, tolerant for what a daemon answers, the same values at both ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nexus_protocol import (
+    BadFrame,
+    CommandInfo,
+    Empty,
+    InvalidArgument,
+    command_decoder,
+    declared_commands,
+    decode_map,
+    decode_reply,
+    encode_command,
+    encode_record,
+)
+from nexus_protocol.codec import MAX_DEPTH
+from support.strategies import bounded, free_values, values_of
+
+from nexus.daemon.dispatch import load_capabilities
+from nexus.system.commands import Ping, Pong, SetSetting, Setting
+from nexus.vms.commands import CreateVm, UpdateVm, Vm
+
+load_capabilities()
+COMMANDS = declared_commands()
+RECORDS = list(dict.fromkeys(t for info in COMMANDS for t in (info.reply, info.item) if t not in (None, Empty)))
+
+decode_setting = command_decoder(SetSetting.info)
+
+
+def by_name(thing: Any) -> str:
+    return thing.name if isinstance(thing, CommandInfo) else thing.__name__
+
+
+@pytest.mark.parametrize("info", COMMANDS, ids=by_name)
+@bounded(25)
+@given(data=st.data())
+def test_what_a_client_encodes_the_daemon_decodes_to_the_same_command(info: CommandInfo, data: st.DataObject) -> None:
+    command = data.draw(values_of(info.request))
+    assert command_decoder(info)(encode_command(command)) == command
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=by_name)
+@bounded(25)
+@given(data=st.data())
+def test_what_the_daemon_encodes_a_client_decodes_to_the_same_record(record: type[Any], data: st.DataObject) -> None:
+    value = data.draw(values_of(record))
+    assert decode_reply(record, encode_record(value)) == value
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=by_name)
+@bounded(10)
+@given(data=st.data())
+def test_a_client_ignores_what_a_newer_daemon_adds(record: type[Any], data: st.DataObject) -> None:
+    value = data.draw(values_of(record))
+    body = decode_map(encode_record(value)) | {"from_the_future": {"deep": [1]}}
+    assert decode_reply(record, msgpack.packb(body)) == value
+
+
+@pytest.mark.parametrize("info", COMMANDS, ids=by_name)
+@bounded(40)
+@given(payload=st.binary(max_size=40) | free_values.map(msgpack.packb))
+def test_no_payload_makes_a_decoder_raise_anything_but_invalid_argument(info: CommandInfo, payload: bytes) -> None:
+    refusal = None
+    try:
+        assert isinstance(command_decoder(info)(payload), info.request)
+    except InvalidArgument as error:
+        refusal = error
+    if refusal is not None:
+        assert isinstance(refusal.details["path"], str)
+        assert refusal.message.startswith("cannot ")
+
+
+@pytest.mark.parametrize("info", COMMANDS, ids=by_name)
+def test_every_command_refuses_a_field_that_it_does_not_have(info: CommandInfo) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        command_decoder(info)(msgpack.packb({"no_such_field": 1}))
+    assert caught.value.details["path"] == "no_such_field"
+
+
+@bounded(100)
+@given(st.binary(max_size=60) | free_values.map(msgpack.packb))
+def test_no_reply_makes_a_client_raise_anything_but_bad_frame(payload: bytes) -> None:
+    for type_ in (Vm, Setting, Pong):
+        try:
+            decode_reply(type_, payload)
+        except BadFrame:
+            pass
+
+
+@pytest.mark.parametrize("levels", [100, 1000, 1023, 1024, 5000, 60_000])
+def test_deep_nesting_is_refused_at_both_ends_not_a_crash(levels: int) -> None:
+    value = b"\x91" * levels + b"\x01"
+    with pytest.raises(InvalidArgument):
+        decode_setting(b"\x82\xa3key\xa1a\xa5value" + value)
+    try:
+        decode_reply(Setting, b"\x84\xa3key\xa1a\xa5value" + value + b"\xa4type\xa4json\xa6is_set\xc3")
+    except BadFrame:
+        assert levels > 1000
+
+
+def test_a_free_value_may_be_nested_exactly_as_deep_as_documented() -> None:
+    value: Any = None
+    for _ in range(MAX_DEPTH):
+        value = {"a": value}
+    assert decode_setting(msgpack.packb({"key": "a", "value": value})).value == value  # type: ignore[attr-defined]
+    with pytest.raises(InvalidArgument) as caught:
+        decode_setting(msgpack.packb({"key": "a", "value": [value]}))
+    assert caught.value.details == {"path": "value"}
+
+
+def test_a_refusal_stays_small_however_large_the_keys_of_what_is_refused() -> None:
+    value: Any = 1
+    for _ in range(MAX_DEPTH + 1):
+        value = {"k" * 1900: value}
+    with pytest.raises(InvalidArgument) as caught:
+        decode_setting(msgpack.packb({"key": "a", "value": value}))
+    assert len(str(caught.value.payload())) < 300
+
+
+def test_no_bytes_are_the_empty_map_at_both_ends() -> None:
+    assert command_decoder(Ping.info)(b"") == command_decoder(Ping.info)(b"\x80") == Ping()
+    assert encode_command(Ping()) == b""
+    assert decode_map(b"") == decode_map(b"\x80") == {}
+    assert decode_reply(Pong, b"") == decode_reply(Pong, b"\x80") == Pong()
+
+
+def test_defaults_are_not_sent() -> None:
+    assert decode_map(encode_command(CreateVm(name="web", vcpu_count=1))) == {"name": "web"}
+    assert decode_map(encode_record(Pong())) == {}
+
+
+def test_of_a_key_that_comes_twice_the_last_one_counts() -> None:
+    assert command_decoder(CreateVm.info)(b"\x82\xa4name\xa1a\xa4name\xa1b") == CreateVm(name="b")
+
+
+@pytest.mark.parametrize(
+    ("info", "body", "words"),
+    [
+        (CreateVm.info, {"name": "-web"}, "cannot accept name: expected 1 to 64 of A-Z a-z 0-9 . _ -, the first"),
+        (UpdateVm.info, {"vm": "web", "name": "a b"}, "cannot accept name: expected 1 to 64 of A-Z a-z 0-9 . _ -"),
+        (CreateVm.info, {"name": "web", "role": "Work"}, "expected one of portal, work, service, got 'Work'"),
+        (CreateVm.info, {"name": "web", "mem_size_mib": 1}, "cannot accept mem_size_mib: expected int >= 16"),
+        (CreateVm.info, {"nam": "web"}, "unknown field nam"),
+        (CreateVm.info, {}, "missing required field name"),
+    ],
+)
+def test_a_refusal_says_in_words_what_would_be_accepted(info: CommandInfo, body: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        command_decoder(info)(msgpack.packb(body))
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize("payload", [b"\xc1", b"\x90", b"\xc0", b"\x80\x80", b"\x81\x01\x02", b"\x81\xa1a"])
+def test_a_reply_that_is_not_a_map_is_the_daemons_fault(payload: bytes) -> None:
+    with pytest.raises(BadFrame):
+        decode_map(payload)
+
+
+def test_a_reply_that_lacks_a_field_is_refused_with_a_hint() -> None:
+    with pytest.raises(BadFrame) as caught:
+        decode_reply(Vm, msgpack.packb({"id": "x"}))
+    assert "another version" in (caught.value.hint or "")

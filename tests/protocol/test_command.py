@@ -1,0 +1,117 @@
+"""Declarations: the codes, the result types, and what a wrong one is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from nexus_protocol import DEFAULT_MAX_PAYLOAD, MAX_PAYLOAD, Command, Empty, StreamCommand, command, declared_commands
+from nexus_protocol.command import _COMMANDS
+
+from nexus.daemon.dispatch import load_capabilities
+from nexus.journal.commands import Event, WatchEvents, WatchEventsResult
+from nexus.vms.commands import CreateVm, Vm
+
+load_capabilities()
+
+
+@pytest.fixture
+def scratch_registry() -> Iterator[None]:
+    """What a test declares is forgotten after it."""
+    before = dict(_COMMANDS)
+    yield
+    _COMMANDS.clear()
+    _COMMANDS.update(before)
+
+
+STABLE_CODES = {
+    "Shutdown": 40,
+    "GetSystemStatus": 41,
+    "Ping": 42,
+    "Health": 43,
+    "Describe": 44,
+    "Hello": 45,
+    "GetSetting": 46,
+    "SetSetting": 47,
+    "ListSettings": 48,
+    "DeleteSetting": 49,
+    "BackupDatabase": 50,
+    "WatchEvents": 51,
+    "CreateVm": 0x0100,
+    "ListVms": 0x0101,
+    "GetVm": 0x0102,
+    "DeleteVm": 0x0103,
+    "UpdateVm": 0x0107,
+}
+"""Codes are stable for ever: a line may be added here, and none changed."""
+
+
+def test_the_codes_are_what_they_were() -> None:
+    assert {info.name: info.code for info in declared_commands()} == STABLE_CODES
+
+
+def test_commands_are_listed_by_code() -> None:
+    codes = [info.code for info in declared_commands()]
+    assert codes == sorted(codes)
+
+
+def test_a_declaration_tells_what_comes_back() -> None:
+    assert (CreateVm.info.reply, CreateVm.info.item) == (Vm, None)
+    assert (WatchEvents.info.reply, WatchEvents.info.item) == (WatchEventsResult, Event)
+    assert CreateVm.info.max_payload == DEFAULT_MAX_PAYLOAD
+
+
+def test_the_summary_is_the_first_sentence_of_the_documentation() -> None:
+    assert CreateVm.info.summary == "Create a VM record, in state created and with a vsock CID of its own."
+
+
+def test_commands_and_records_cannot_be_changed() -> None:
+    wanted = CreateVm(name="web")
+    with pytest.raises(AttributeError):
+        wanted.name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("code", [-1, 0, 0xF000, 0xFFE0, 0xFFFF, 0x10000])
+def test_a_code_outside_the_commands_range_is_refused(code: int) -> None:
+    with pytest.raises(ValueError, match="not a command code"):
+        command(code)
+
+
+@pytest.mark.parametrize("limit", [-1, MAX_PAYLOAD + 1])
+def test_a_payload_limit_that_no_frame_has_is_refused(limit: int) -> None:
+    with pytest.raises(ValueError, match="payload limit"):
+        command(1, max_payload=limit)
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_a_code_belongs_to_one_command() -> None:
+    class Intruder(Command[Empty]):
+        """Takes a code that is taken."""
+
+    with pytest.raises(ValueError, match="belongs to CreateVm"):
+        command(0x0100)(Intruder)
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_a_command_may_have_the_code_for_plugins_and_options_of_its_own() -> None:
+    @command(0xFF00, max_payload=7, takes_input=True)
+    class Extra(StreamCommand[Vm, Empty]):
+        """Do what a plugin does."""
+
+    assert declared_commands()[-1] is Extra.info
+    assert (Extra.info.max_payload, Extra.info.takes_input, Extra.info.item) == (7, True, Vm)
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_a_class_that_says_nothing_of_its_reply_cannot_be_declared() -> None:
+    class Lost(Command):  # type: ignore[type-arg]
+        """Has no reply type."""
+
+    with pytest.raises(TypeError, match="must derive from"):
+        command(0xE100)(Lost)
+
+
+def test_an_acknowledgement_can_be_told_from_every_item_of_a_stream_that_takes_input() -> None:
+    taking: list[Any] = [info.item for info in declared_commands() if info.takes_input]
+    assert not [item.__name__ for item in taking if "ack" in item.__struct_fields__]

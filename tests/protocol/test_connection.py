@@ -1,0 +1,313 @@
+"""The sans-IO engine: two ends talk without a socket; no bytes make either raise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nexus_protocol import (
+    INPUT_CREDIT,
+    MAX_PAYLOAD,
+    AckReceived,
+    BadFrame,
+    CancelReceived,
+    ClientConnection,
+    ConnectionFailed,
+    ErrorReceived,
+    FrameTooLarge,
+    InputReceived,
+    ItemReceived,
+    NotFound,
+    RequestReceived,
+    ResourceExhausted,
+    ServerConnection,
+    SuccessReceived,
+    decode_map,
+    encode_frame,
+)
+from nexus_protocol.frame import CANCEL, ERROR, HEADER, INPUT, ITEM, SUCCESS
+from support.strategies import bounded, cut, cuts
+
+PLAIN, STREAM = 42, 0xE000
+"""A command, and one whose stream takes Input."""
+
+codes = st.sampled_from([0, 1, PLAIN, STREAM, 0xEFFF, 0xF000, 0xFF00, INPUT, CANCEL, SUCCESS, ITEM, ERROR])
+sequences = st.sampled_from([0, 1, 2, 3, 0xFFFFFFFF])
+payloads = st.binary(max_size=20) | st.sampled_from([b"\x80", msgpack.packb({"ack": 5}), msgpack.packb({"ack": -5})])
+good_frames = st.builds(encode_frame, codes, sequences, payloads)
+odd_headers = st.builds(
+    HEADER.pack,
+    st.sampled_from([b"NEX\0"] * 6 + [b"NEXT"]),
+    st.sampled_from([1] * 6 + [2]),
+    codes,
+    st.sampled_from([0, 3, 70_000, 0xFFFFFFFF]),
+    sequences,
+    st.sampled_from([0] * 6 + [1]),
+)
+traffic = st.lists(good_frames | odd_headers | st.binary(max_size=4), max_size=12).map(b"".join)
+
+
+def server() -> ServerConnection:
+    return ServerConnection(input_commands={STREAM})
+
+
+def client_with_open_requests() -> ClientConnection:
+    client = ClientConnection()
+    client.send_request(PLAIN)
+    client.send_request(STREAM, takes_input=True)
+    return client
+
+
+def told(events: list[Any]) -> list[Any]:
+    # What a violation shows of the wrong bytes depends on how many were there to be seen.
+    return [
+        (type(event.error), event.error.sequence, event.error.details) if isinstance(event, ConnectionFailed) else event
+        for event in events
+    ]
+
+
+@pytest.mark.parametrize("make", [server, client_with_open_requests])
+@bounded(300)
+@given(data=traffic, places=cuts())
+def test_any_bytes_in_any_cuts_give_the_same_events_as_in_one_piece(
+    make: Callable[[], Any], data: bytes, places: list[float]
+) -> None:
+    whole, pieces = make(), make()
+    expected = whole.receive_data(data)
+    received = [event for piece in cut(data, places) for event in pieces.receive_data(piece)]
+    assert told(received) == told(expected)
+    assert pieces.open_requests == whole.open_requests
+
+
+@pytest.mark.parametrize("make", [server, client_with_open_requests])
+def test_nothing_is_read_after_a_violation(make: Callable[[], Any]) -> None:
+    engine = make()
+    (event,) = engine.receive_data(b"GET / HTTP/1.1")
+    assert isinstance(event, ConnectionFailed)
+    assert engine.receive_data(encode_frame(PLAIN, 9)) == []
+    assert engine.receive_data(encode_frame(SUCCESS, 1)) == []
+
+
+@bounded(100)
+@given(
+    st.lists(st.tuples(st.integers(1, 0xEFFF), st.binary(max_size=30)), min_size=1, max_size=8),
+    st.data(),
+)
+def test_two_ends_understand_each_other_whatever_the_order_of_the_replies(
+    requests: list[tuple[int, bytes]], data: st.DataObject
+) -> None:
+    client, daemon = ClientConnection(), server()
+    sent = [client.send_request(code, payload) for code, payload in requests]
+    stream = b"".join(frame for _, frame in sent)
+    events = [event for piece in cut(stream, data.draw(cuts())) for event in daemon.receive_data(piece)]
+    assert events == [
+        RequestReceived(code, sequence, payload) for (code, payload), (sequence, _) in zip(requests, sent, strict=True)
+    ]
+    order = data.draw(st.permutations([sequence for sequence, _ in sent]))
+    replies = b""
+    expected: list[Any] = []
+    for sequence in order:
+        replies += daemon.send_item(sequence, b"\x80")
+        expected.append(ItemReceived(sequence, b"\x80"))
+        if sequence % 2:
+            replies += daemon.send_success(sequence, b"")
+            expected.append(SuccessReceived(sequence, b""))
+        else:
+            error = NotFound("cannot find it")
+            replies += daemon.send_error(sequence, error)
+            expected.append(ErrorReceived(sequence, msgpack.packb(error.payload())))
+    assert [e for piece in cut(replies, data.draw(cuts())) for e in client.receive_data(piece)] == expected
+    assert client.open_requests == daemon.open_requests == frozenset()
+
+
+@pytest.mark.parametrize("code", [0, 0xF000, 0xFF01, SUCCESS, ITEM, ERROR])
+def test_a_client_may_send_only_commands_input_and_cancel(code: int) -> None:
+    (event,) = server().receive_data(encode_frame(code, 1))
+    assert isinstance(event, ConnectionFailed)
+    assert isinstance(event.error, BadFrame)
+    assert event.error.sequence == 0
+
+
+@pytest.mark.parametrize("code", [0, PLAIN, INPUT, CANCEL, 0xF000, 0xFF00])
+def test_a_daemon_may_send_only_success_item_and_error(code: int) -> None:
+    (event,) = client_with_open_requests().receive_data(encode_frame(code, 1))
+    assert isinstance(event, ConnectionFailed)
+
+
+def test_a_sequence_may_be_used_again_only_once_it_had_its_last_frame() -> None:
+    daemon = server()
+    request = encode_frame(PLAIN, 5)
+    daemon.receive_data(request)
+    daemon.send_item(5, b"")
+    assert daemon.open_requests == {5}
+    daemon.send_success(5, b"")
+    assert daemon.receive_data(request) == [RequestReceived(PLAIN, 5, b"")]
+    (event,) = daemon.receive_data(request)
+    assert isinstance(event, ConnectionFailed)
+    assert event.error.sequence == 0
+
+
+def test_sequence_0_is_no_request() -> None:
+    (event,) = server().receive_data(encode_frame(PLAIN, 0))
+    assert isinstance(event, ConnectionFailed)
+
+
+def test_sequences_wrap_past_0_and_past_those_that_are_open() -> None:
+    client = ClientConnection()
+    first, _ = client.send_request(PLAIN)
+    client._last = 0xFFFFFFFE  # four billion requests later
+    assert [client.send_request(PLAIN)[0] for _ in range(3)] == [0xFFFFFFFF, 2, 3]
+    assert first == 1
+
+
+def test_cancel_reaches_only_what_is_open() -> None:
+    client, daemon = ClientConnection(), server()
+    sequence, request = client.send_request(PLAIN)
+    daemon.receive_data(request)
+    assert daemon.receive_data(client.send_cancel(sequence)) == [CancelReceived(sequence)]
+    assert daemon.receive_data(encode_frame(CANCEL, 99) + encode_frame(CANCEL, 0)) == []
+    client.receive_data(daemon.send_success(sequence, b""))
+    assert client.send_cancel(sequence) == b""
+    assert daemon.receive_data(encode_frame(CANCEL, sequence)) == []
+
+
+def test_a_client_ignores_frames_for_what_is_not_open() -> None:
+    client = client_with_open_requests()
+    stray = b"".join(encode_frame(code, 77) for code in (SUCCESS, ITEM, ERROR))
+    assert client.receive_data(stray) == []
+    assert client.receive_data(encode_frame(ERROR, 0, b"\x80")) == [ErrorReceived(0, b"\x80")]
+    assert client.receive_data(encode_frame(SUCCESS, 0) + encode_frame(ITEM, 0)) == []
+
+
+def test_a_reply_is_the_last_one() -> None:
+    client = client_with_open_requests()
+    twice = encode_frame(SUCCESS, 1) + encode_frame(ERROR, 1)
+    assert client.receive_data(twice) == [SuccessReceived(1, b"")]
+
+
+# Input
+
+
+def open_stream() -> tuple[ClientConnection, ServerConnection, int]:
+    client, daemon = ClientConnection(), server()
+    sequence, request = client.send_request(STREAM, takes_input=True)
+    daemon.receive_data(request)
+    return client, daemon, sequence
+
+
+def test_input_may_come_in_the_same_bytes_as_the_request() -> None:
+    client, daemon = ClientConnection(), server()
+    sequence, request = client.send_request(STREAM, takes_input=True)
+    body = client.send_input(sequence, b"hello")
+    assert daemon.receive_data(request + body) == [
+        RequestReceived(STREAM, sequence, b""),
+        InputReceived(sequence, msgpack.packb({"data": b"hello"})),
+    ]
+
+
+def test_input_for_a_request_that_takes_none_is_ignored() -> None:
+    daemon = server()
+    daemon.receive_data(encode_frame(PLAIN, 1))
+    assert daemon.receive_data(encode_frame(INPUT, 1, msgpack.packb({"eof": True}))) == []
+
+
+def test_credit_is_spent_by_data_and_given_back_by_acks() -> None:
+    client, daemon, sequence = open_stream()
+    assert client.credit(sequence) == INPUT_CREDIT
+    client.send_input(sequence, bytes(INPUT_CREDIT - 1))
+    daemon.take_input(sequence, INPUT_CREDIT - 1)
+    with pytest.raises(ValueError, match="credit"):
+        client.send_input(sequence, b"ab")
+    assert client.credit(sequence) == 1
+    client.send_input(sequence, eof=True)
+    client.send_input(sequence, control={"rows": 24})
+    assert client.credit(sequence) == 1
+    assert client.receive_data(daemon.send_ack(sequence, 1000)) == [AckReceived(sequence, 1000)]
+    assert client.credit(sequence) == 1001
+
+
+def test_a_client_that_sends_more_than_its_credit_is_found_out() -> None:
+    _, daemon, sequence = open_stream()
+    daemon.take_input(sequence, INPUT_CREDIT)
+    with pytest.raises(ResourceExhausted) as caught:
+        daemon.take_input(sequence, 1)
+    assert caught.value.details == {"credit": INPUT_CREDIT}
+    daemon.send_ack(sequence, 1)
+    daemon.take_input(sequence, 1)
+
+
+@pytest.mark.parametrize("given_", [{}, {"data": b"x", "eof": True}, {"eof": True, "control": {}}])
+def test_input_is_exactly_one_of_data_eof_and_control(given_: dict[str, Any]) -> None:
+    client, _, sequence = open_stream()
+    with pytest.raises(ValueError, match="exactly one"):
+        client.send_input(sequence, **given_)
+
+
+def test_nothing_is_sent_to_a_stream_that_has_ended() -> None:
+    client, daemon, sequence = open_stream()
+    client.receive_data(daemon.send_success(sequence, b""))
+    assert client.credit(sequence) == 0
+    assert client.send_input(sequence, b"late") == client.send_input(sequence, eof=True) == b""
+    assert daemon.send_ack(sequence, 4) == b""
+
+
+@pytest.mark.parametrize("body", [{"ack": 5, "more": 1}, {"acks": 5}, {}])
+def test_only_an_item_with_ack_alone_is_an_acknowledgement(body: dict[str, Any]) -> None:
+    client, _, sequence = open_stream()
+    payload = msgpack.packb(body)
+    assert client.receive_data(encode_frame(ITEM, sequence, payload)) == [ItemReceived(sequence, payload)]
+    assert client.credit(sequence) == INPUT_CREDIT
+
+
+def test_an_item_with_ack_is_an_item_where_no_input_is_taken() -> None:
+    client = ClientConnection()
+    sequence, _ = client.send_request(PLAIN)
+    payload = msgpack.packb({"ack": 5})
+    assert client.receive_data(encode_frame(ITEM, sequence, payload)) == [ItemReceived(sequence, payload)]
+
+
+@pytest.mark.parametrize(
+    "payload", [b"\xc1", b"\x91", b"\x90", *(msgpack.packb({"ack": bad}) for bad in (-1, True, 1.5, "5", None))]
+)
+def test_an_acknowledgement_that_makes_no_sense_ends_the_connection_not_the_program(payload: bytes) -> None:
+    client, _, sequence = open_stream()
+    (event,) = client.receive_data(encode_frame(ITEM, sequence, payload))
+    assert isinstance(event, ConnectionFailed)
+
+
+def test_input_and_cancel_have_payload_limits_of_their_own() -> None:
+    for code, limit in ((INPUT, INPUT_CREDIT + 1024), (CANCEL, 1024)):
+        assert server().receive_data(encode_frame(code, 1, bytes(limit))) == []
+        (event,) = server().receive_data(HEADER.pack(b"NEX\0", 1, code, limit + 1, 1, 0))
+        assert isinstance(event, ConnectionFailed)
+        assert isinstance(event.error, FrameTooLarge)
+        assert event.error.details["limit"] == limit
+
+
+def test_full_credit_fits_one_input() -> None:
+    client, daemon, sequence = open_stream()
+    (event,) = daemon.receive_data(client.send_input(sequence, bytes(INPUT_CREDIT)))
+    assert isinstance(event, InputReceived)
+
+
+def test_each_command_has_its_payload_limit_and_a_reply_has_the_limit_of_any_frame() -> None:
+    daemon = ServerConnection(lambda command: 100 if command == PLAIN else 10)
+    assert len(daemon.receive_data(encode_frame(PLAIN, 1, bytes(100)))) == 1
+    (event,) = daemon.receive_data(encode_frame(1, 2, bytes(11)))
+    assert isinstance(event, ConnectionFailed)
+    client = client_with_open_requests()
+    assert client.receive_data(HEADER.pack(b"NEX\0", 1, SUCCESS, MAX_PAYLOAD, 1, 0)) == []
+    (event,) = client_with_open_requests().receive_data(HEADER.pack(b"NEX\0", 1, SUCCESS, MAX_PAYLOAD + 1, 1, 0))
+    assert isinstance(event, ConnectionFailed)
+
+
+def test_an_error_about_the_connection_leaves_the_open_requests_open() -> None:
+    daemon = server()
+    daemon.receive_data(encode_frame(PLAIN, 1))
+    data = daemon.send_error(0, BadFrame("cannot read it"))
+    assert daemon.open_requests == {1}
+    assert decode_map(data[18:])["code"] == "bad_frame"

@@ -1,0 +1,138 @@
+"""The documents say what is: COMMANDS.md is what the declarations give, SPEC.md has the numbers of the code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import msgpack
+import pytest
+from nexus_protocol import (
+    HEADER_SIZE,
+    INPUT_CREDIT,
+    MAX_PAYLOAD,
+    FrameDecoder,
+    errors,
+    frame,
+)
+from nexus_protocol.codec import MAX_DEPTH
+from support.daemon import DaemonProcess
+from support.vectors import PROTOCOL
+
+from nexus import docs
+from nexus.config import Limits
+from nexus.paths import MAX_SOCKET_PATH
+
+SPEC = (PROTOCOL / "SPEC.md").read_text(encoding="utf-8")
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the tables below a heading."""
+    section = re.split(r"^## ", SPEC, flags=re.MULTILINE)
+    (text,) = [part for part in section if part.startswith(heading + "\n")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", SPEC, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_commands_md_is_what_the_declarations_give() -> None:
+    assert docs.COMMANDS_MD.read_text(encoding="utf-8") == docs.render(), "run python -m nexus.docs"
+
+
+def test_the_check_of_commands_md_can_fail(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert docs.main(["--check"]) == 0
+    stale = type(docs.COMMANDS_MD)(str(tmp_path)) / "COMMANDS.md"
+    monkeypatch.setattr(docs, "COMMANDS_MD", stale)
+    assert docs.main(["--check"]) == 1
+    assert "stale" in capsys.readouterr().err
+    assert docs.main([]) == 0
+    assert docs.main(["--check"]) == 0
+    stale.write_text("something else", encoding="utf-8")
+    assert docs.main(["--check"]) == 1
+    assert docs.main(["--wrong"]) == 2
+
+
+def test_the_generator_is_a_command() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "nexus.docs", "--check"], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_specification_names_every_error_code_and_what_happens_to_the_connection() -> None:
+    told = {row[0].strip("`"): row[2] for row in rows("Errors") if len(row) == 3}
+    closing = {cls.code for cls in errors.ProtocolError.__subclasses__()}
+    codes = {
+        cls.code
+        for cls in vars(errors).values()
+        if isinstance(cls, type) and issubclass(cls, errors.NexusError) and "code" in vars(cls)
+    }
+    assert codes <= told.keys()
+    assert {code for code in codes if told[code] == "closed"} == closing
+
+
+def test_the_specification_names_every_limit_with_its_default() -> None:
+    told = {row[0].strip("`"): row[1] for row in rows("Limits")[2:]}
+    assert told == {name: str(value) for name, value in Limits()._asdict().items()}
+
+
+def test_the_specification_has_the_codes_of_the_code() -> None:
+    told = {row[1]: row[0] for row in rows("Codes")}
+    for name in ("Input", "Cancel", "Success", "Item", "Error"):
+        assert int(told[name], 16) == getattr(frame, name.upper())
+    assert [row[0] for row in rows("Codes")[2:4]] == [f"0x0001 to 0x{frame.MAX_COMMAND:04X}", f"0x{frame.EXTRA:04X}"]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        f"frames of an {HEADER_SIZE}-byte header",
+        f"client may send {INPUT_CREDIT} bytes (256 KiB)",
+        f"may have {INPUT_CREDIT + 1024} bytes of payload",
+        f"{MAX_DEPTH} levels deep at most",
+        f"at most {MAX_SOCKET_PATH} bytes",
+        f"above\n{MAX_PAYLOAD // 1024 // 1024} MiB",
+    ],
+)
+def test_the_specification_has_the_numbers_of_the_code(sentence: str) -> None:
+    assert sentence in SPEC
+
+
+def test_the_annotated_frame_is_a_frame() -> None:
+    (block,) = blocks("hex")
+    data = bytes.fromhex("".join(re.match(r"((?:[0-9a-f]{2} )+) ", line)[1] for line in block.splitlines()))  # type: ignore[index]
+    ((command, sequence, payload),), violation = FrameDecoder(lambda _: 100).feed(data)
+    assert violation is None
+    assert (command, sequence, msgpack.unpackb(payload)) == (42, 3, {"payload": b"hi"})
+
+
+def test_the_example_session_is_what_happens(daemon: DaemonProcess) -> None:
+    with daemon.connect() as sock:
+        unsent = b""
+        for line in "".join(blocks("session")).splitlines():
+            side, data = line[0], bytes.fromhex(line[1:])
+            if side == "C":
+                unsent += data
+                continue
+            sock.sendall(unsent)
+            unsent = received = b""
+            while len(received) < len(data) and (some := sock.recv(len(data) - len(received))):
+                received += some
+            assert received.hex() == data.hex()
+        assert sock.recv(1) == b""
+
+
+def test_every_link_in_the_specification_leads_somewhere() -> None:
+    anchors = {
+        re.sub(r"[^a-z -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)", SPEC, re.MULTILINE)
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", SPEC):
+        if target.startswith("#"):
+            assert target[1:] in anchors
+        elif not target.startswith("https:"):
+            assert (PROTOCOL / target).exists()

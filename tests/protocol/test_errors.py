@@ -1,0 +1,93 @@
+"""The error tree: every error crosses the wire as itself, and nothing in a payload can make reading it raise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nexus_protocol.errors
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nexus_protocol import Internal, NexusError, NotFound, ProtocolError, declared_commands, error_from_payload
+from support.strategies import bounded, free_values
+
+from nexus.daemon.dispatch import load_capabilities
+
+load_capabilities()
+
+
+def subclasses(cls: type[NexusError]) -> list[type[NexusError]]:
+    return [cls] + [inner for sub in cls.__subclasses__() for inner in subclasses(sub)]
+
+
+CORE = [cls for cls in vars(nexus_protocol.errors).values() if isinstance(cls, type) and issubclass(cls, NexusError)]
+CODED = [cls for cls in CORE if cls not in (NexusError, ProtocolError)]
+DOMAIN = list(dict.fromkeys(error for info in declared_commands() for error in info.errors))
+
+
+def named(cls: type[NexusError]) -> str:
+    return cls.__name__
+
+
+@pytest.mark.parametrize("cls", [*CODED, *DOMAIN], ids=named)
+def test_every_error_comes_back_as_its_own_class(cls: type[NexusError]) -> None:
+    sent = cls("cannot do it", hint="Try again.", details={"limit": 5})
+    received = error_from_payload(sent.payload())
+    assert type(received) is cls
+    assert received.payload() == sent.payload()
+    assert (received.message, received.hint, received.details, str(received)) == (
+        "cannot do it",
+        "Try again.",
+        {"limit": 5},
+        "cannot do it",
+    )
+
+
+def test_codes_are_one_for_each_class_and_snake_case_of_its_name() -> None:
+    assert len({cls.code for cls in CODED}) == len(CODED) == 14
+    for cls in CODED:
+        words = "".join("_" + c.lower() if c.isupper() else c for c in cls.__name__).lstrip("_")
+        assert cls.code == cls.type == words
+
+
+@pytest.mark.parametrize("cls", DOMAIN, ids=named)
+def test_a_domain_error_has_a_dotted_type_a_code_of_the_table_and_a_meaning(cls: type[NexusError]) -> None:
+    assert cls.type.count(".") == 1
+    assert cls.code in {core.code for core in CODED}
+    assert cls.__doc__
+
+
+def test_types_belong_to_one_class_each() -> None:
+    types = [cls.type for cls in DOMAIN]
+    assert len(set(types)) == len(types)
+
+
+def test_an_unknown_type_falls_back_to_its_code_and_keeps_its_name() -> None:
+    error = error_from_payload({"code": "not_found", "message": "cannot find it", "type": "robot.not_found"})
+    assert type(error) is NotFound
+    assert error.type == "robot.not_found"
+    assert error.payload()["type"] == "robot.not_found"
+
+
+def test_an_unknown_code_is_internal_with_the_daemons_words() -> None:
+    error = error_from_payload({"code": "on_fire", "message": "cannot go on", "type": "on_fire"})
+    assert type(error) is Internal
+    assert error.message == "cannot go on"
+
+
+def test_a_type_that_contradicts_its_code_is_not_believed() -> None:
+    assert type(error_from_payload({"code": "not_found", "message": "", "type": "vm.name_taken"})) is NotFound
+
+
+@bounded(200)
+@given(st.dictionaries(st.sampled_from(["code", "message", "type", "hint", "details"]) | st.text(), free_values))
+def test_no_payload_makes_reading_an_error_raise(body: dict[str, Any]) -> None:
+    error = error_from_payload(body)
+    assert isinstance(error, NexusError)
+    assert isinstance(error.message, str)
+    assert isinstance(error.details, dict)
+    assert error.hint is None or isinstance(error.hint, str)
+
+
+def test_what_is_not_set_is_not_sent() -> None:
+    assert NotFound("gone").payload() == {"code": "not_found", "message": "gone", "type": "not_found"}

@@ -1,0 +1,30 @@
+"""What others import by name stays there: a name may be added here, and none removed without a reason."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import nexus_protocol
+import pytest
+
+import nexus.client
+
+PROTOCOL = """
+AckReceived BadFrame CancelReceived Cancelled ClientConnection Command CommandInfo Conflict ConnectionFailed
+DEFAULT_MAX_PAYLOAD DeadlineExceeded Empty ErrorReceived FailedPrecondition Frame FrameDecoder FrameTooLarge HEADER_SIZE
+INPUT_CREDIT InputReceived Internal InvalidArgument ItemReceived MAGIC MAX_PAYLOAD NexusError NotFound PermissionDenied
+ProtocolError Record RequestReceived ResourceExhausted ServerConnection StreamCommand SuccessReceived Unavailable
+UnknownCommand UnsupportedVersion VERSION command command_decoder declared_commands decode_map decode_reply
+encode_command encode_frame encode_record error_from_payload
+"""
+
+CLIENT = """
+BlockingClient BlockingStream Client ConnectError ConnectionFailure ConnectionLost Interrupted Stream
+"""
+
+
+@pytest.mark.parametrize(("module", "names"), [(nexus_protocol, PROTOCOL), (nexus.client, CLIENT)])
+def test_the_public_names_are_what_they_were(module: ModuleType, names: str) -> None:
+    assert sorted(module.__all__) == sorted(names.split())
+    for name in module.__all__:
+        assert getattr(module, name) is not None

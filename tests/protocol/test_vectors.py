@@ -1,0 +1,167 @@
+"""The vectors against the engine: good frames both ways, bad ones with the answer that they promise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from nexus_protocol import (
+    AckReceived,
+    CancelReceived,
+    ClientConnection,
+    ConnectionFailed,
+    ErrorReceived,
+    InputReceived,
+    InvalidArgument,
+    ItemReceived,
+    RequestReceived,
+    ServerConnection,
+    SuccessReceived,
+    UnknownCommand,
+    declared_commands,
+    decode_map,
+    decode_reply,
+    encode_command,
+    encode_frame,
+    encode_record,
+    error_from_payload,
+)
+from nexus_protocol.frame import CANCEL, ERROR, INPUT, ITEM, SUCCESS
+from support.vectors import BadVector, GoodVector, bad_vectors, good_vectors
+
+from nexus.config import Limits
+from nexus.daemon.dispatch import load_capabilities
+
+DISPATCH = load_capabilities()
+INFOS = {info.name: info for info in declared_commands()}
+GOOD, BAD = good_vectors(), bad_vectors()
+CODES = {"success": SUCCESS, "item": ITEM, "error": ERROR, "input": INPUT, "cancel": CANCEL}
+
+good = pytest.mark.parametrize("vector", GOOD, ids=lambda v: v.name)
+
+
+def server() -> ServerConnection:
+    limits = Limits()
+    return ServerConnection(DISPATCH.payload_limit(limits.max_payload_bytes, limits.max_frame_payload_bytes))
+
+
+def test_names_are_unique() -> None:
+    for vectors in (GOOD, BAD):
+        names = [vector.name for vector in vectors]
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", INFOS)
+def test_every_command_has_a_request_and_a_success_and_a_stream_an_item(name: str) -> None:
+    kinds = {vector.kind for vector in GOOD if vector.command == name}
+    wanted = {"request", "success"} | ({"item"} if INFOS[name].item is not None else set())
+    assert wanted <= kinds, f"add the vectors of {name} to protocol/vectors/good.json"
+
+
+@good
+def test_the_frame_is_what_its_values_encode_to(vector: GoodVector) -> None:
+    body = msgpack.packb(vector.payload) if vector.payload else b""
+    wanted = {encode_frame(vector.code, vector.sequence, body)}
+    if not body:
+        wanted.add(encode_frame(vector.code, vector.sequence, b"\x80"))
+    assert vector.frame in wanted, f"expected {' or '.join(frame.hex() for frame in wanted)}"
+
+
+@good
+def test_the_code_fits_the_kind(vector: GoodVector) -> None:
+    if vector.kind == "request":
+        assert vector.command is not None
+        assert vector.code == INFOS[vector.command].code
+    else:
+        assert vector.code == CODES[vector.kind]
+    assert vector.sender == ("client" if vector.kind in ("request", "input", "cancel") else "daemon")
+
+
+@pytest.mark.parametrize("vector", [v for v in GOOD if v.sender == "client"], ids=lambda v: v.name)
+def test_a_daemon_reads_it(vector: GoodVector) -> None:
+    if vector.kind == "request":
+        assert vector.command is not None
+        (event,) = server().receive_data(vector.frame)
+        assert event == RequestReceived(vector.code, vector.sequence, vector.frame[18:])
+        command = DISPATCH.entries[vector.code].decode(vector.frame[18:])
+        assert type(command).__name__ == vector.command
+        # Fields at their defaults need not be sent; whatever else was there, is there.
+        assert vector.payload.items() >= decode_map(encode_command(command)).items()
+        for name, value in vector.payload.items():
+            assert getattr(command, name) == value
+        return
+    engine = ServerConnection(input_commands={42})
+    engine.receive_data(encode_frame(42, vector.sequence))
+    (event,) = engine.receive_data(vector.frame)
+    if vector.kind == "cancel":
+        assert event == CancelReceived(vector.sequence)
+    else:
+        assert event == InputReceived(vector.sequence, vector.frame[18:])
+        assert decode_map(vector.frame[18:]) == vector.payload
+
+
+@pytest.mark.parametrize("vector", [v for v in GOOD if v.sender == "daemon"], ids=lambda v: v.name)
+def test_a_client_reads_it(vector: GoodVector) -> None:
+    engine = ClientConnection()
+    engine._last = vector.sequence - 1
+    if vector.sequence:
+        engine.send_request(42, takes_input=vector.name.startswith("Input"))
+    (event,) = engine.receive_data(vector.frame)
+    assert not isinstance(event, ConnectionFailed)
+    if isinstance(event, AckReceived):
+        assert vector.payload == {"ack": event.size}
+        return
+    assert decode_map(event.payload) == vector.payload
+    if isinstance(event, ErrorReceived):
+        assert error_from_payload(vector.payload).payload() == vector.payload
+        return
+    assert isinstance(event, {"success": SuccessReceived, "item": ItemReceived}[vector.kind])
+    assert vector.command is not None
+    info = INFOS[vector.command]
+    record = decode_reply(info.item if vector.kind == "item" and info.item else info.reply, event.payload)
+    assert decode_map(encode_record(record)) == vector.payload
+
+
+@good
+def test_it_is_read_the_same_byte_by_byte(vector: GoodVector) -> None:
+    def events(engine: Any, pieces: list[bytes]) -> list[Any]:
+        return [event for piece in pieces for event in engine.receive_data(piece)]
+
+    def engine() -> Any:
+        if vector.sender == "client":
+            return server()
+        client = ClientConnection()
+        client._last = vector.sequence - 1
+        if vector.sequence:
+            client.send_request(42)
+        return client
+
+    assert events(engine(), [bytes([byte]) for byte in vector.frame]) == events(engine(), [vector.frame])
+
+
+@pytest.mark.parametrize("vector", BAD, ids=lambda v: v.name)
+def test_a_bad_one_is_refused_as_it_says(vector: BadVector) -> None:
+    events = server().receive_data(vector.data)
+    refusals: list[dict[str, Any]] = []
+    for event in events:
+        if isinstance(event, ConnectionFailed):
+            refusals.append(event.error.payload() | {"sequence": event.error.sequence})
+            assert event is events[-1]
+        elif isinstance(event, RequestReceived):
+            try:
+                entry = DISPATCH.entries.get(event.command)
+                if entry is None:
+                    raise UnknownCommand("cannot carry it out")
+                entry.decode(event.payload)
+            except (InvalidArgument, UnknownCommand) as error:
+                refusals.append(error.payload() | {"sequence": event.sequence})
+    assert vector.closed == bool(events and isinstance(events[-1], ConnectionFailed))
+    if vector.error is None:
+        assert refusals == []
+        return
+    (refusal,) = refusals
+    assert (refusal["sequence"], refusal["code"]) == (vector.error["sequence"], vector.error["code"])
+    if "path" in vector.error:
+        assert refusal["details"]["path"] == vector.error["path"]
+    assert refusal.get("details", {}).items() >= vector.error.get("details", {}).items()

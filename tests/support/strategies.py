@@ -1,0 +1,114 @@
+"""Hypothesis strategies: any value of a declared command or record, any frames, any cuts."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from msgspec.inspect import (
+    AnyType,
+    BoolType,
+    BytesType,
+    DictType,
+    EnumType,
+    Field,
+    IntType,
+    ListType,
+    Metadata,
+    NoneType,
+    StrType,
+    StructType,
+    Type,
+    UnionType,
+    type_info,
+)
+
+__all__ = ["bounded", "cut", "cuts", "free_values", "values_of"]
+
+
+def bounded(examples: int) -> settings:
+    """So many examples, without a clock and without files."""
+    return settings(max_examples=examples, deadline=None, database=None)
+
+
+free_values: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=20)
+    | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+"""Whatever a free-form field may hold."""
+
+
+def values_of(type_: type[Any]) -> st.SearchStrategy[Any]:
+    """Valid instances of a command or a record, with and without its optional fields."""
+    info = type_info(type_)
+    assert isinstance(info, StructType)
+    return _struct(info)
+
+
+def _struct(info: StructType) -> st.SearchStrategy[Any]:
+    required = {field.name: _field(field) for field in info.fields if field.required}
+    optional = {field.name: _field(field) for field in info.fields if not field.required}
+    return st.fixed_dictionaries(required, optional=optional).map(lambda values: info.cls(**values))
+
+
+def _field(field: Field) -> st.SearchStrategy[Any]:
+    return _type(field.type)
+
+
+def _type(type_: Type) -> st.SearchStrategy[Any]:
+    match type_:
+        case Metadata():
+            return _type(type_.type)
+        case UnionType():
+            return st.one_of([_type(inner) for inner in type_.types])
+        case NoneType():
+            return st.none()
+        case BoolType():
+            return st.booleans()
+        case IntType():
+            low = -(2**63) if type_.ge is None else type_.ge
+            return st.integers(low, 2**64 - 1 if type_.le is None else type_.le)
+        case StrType():
+            return _text(type_)
+        case BytesType():
+            return st.binary(min_size=type_.min_length or 0, max_size=min(type_.max_length or 100, 100))
+        case EnumType():
+            return st.sampled_from(list(type_.cls))
+        case ListType():
+            return st.lists(_type(type_.item_type), min_size=type_.min_length or 0, max_size=3)
+        case DictType():
+            return st.dictionaries(st.text(max_size=8), _type(type_.value_type), max_size=3)
+        case StructType():
+            return _struct(type_)
+        case AnyType():
+            return free_values
+    raise AssertionError(f"no strategy for {type_!r}: add one")
+
+
+def _text(type_: StrType) -> st.SearchStrategy[str]:
+    low, high = type_.min_length or 0, min(type_.max_length or 40, 40)
+    if type_.pattern is None:
+        return st.text(min_size=low, max_size=high)
+    matches = re.compile(type_.pattern).search
+    words = st.text("abcXYZ019._-", min_size=1, max_size=20)
+    shapes = words | words.map("/".__add__) | st.uuids().map(str)
+    return shapes.filter(lambda text: low <= len(text) <= high and matches(text) is not None)
+
+
+def cuts(most: int = 8) -> st.SearchStrategy[list[float]]:
+    """Where to cut some bytes, as parts of their length."""
+    return st.lists(st.floats(0, 1), max_size=most)
+
+
+def cut(data: bytes, places: list[float]) -> list[bytes]:
+    """``data`` in pieces; some may be empty."""
+    ends = sorted(int(place * len(data)) for place in places)
+    return [data[start:end] for start, end in zip([0, *ends], [*ends, len(data)], strict=True)]

@@ -1,0 +1,74 @@
+"""The protocol's vectors, as ``protocol/vectors/README.md`` describes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["PROTOCOL", "BadVector", "GoodVector", "bad_vectors", "good_vectors"]
+
+PROTOCOL = Path(__file__).resolve().parents[2] / "protocol"
+"""The folder with the documents."""
+
+
+class GoodVector(NamedTuple):
+    """A frame and its values."""
+
+    name: str
+    sender: str
+    kind: str
+    command: str | None
+    code: int
+    sequence: int
+    payload: dict[str, Any]
+    frame: bytes
+
+
+class BadVector(NamedTuple):
+    """What a client might send, and what is done about it."""
+
+    name: str
+    data: bytes
+    error: dict[str, Any] | None
+    closed: bool
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"$bin"}:
+            return bytes.fromhex(value["$bin"])
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _load(name: str) -> list[dict[str, Any]]:
+    vectors: list[dict[str, Any]] = json.loads((PROTOCOL / "vectors" / name).read_text(encoding="utf-8"))
+    return vectors
+
+
+def good_vectors() -> list[GoodVector]:
+    """Every vector of good.json."""
+    return [
+        GoodVector(
+            v["name"],
+            v["from"],
+            v["kind"],
+            v.get("command"),
+            v["code"],
+            v["sequence"],
+            _plain(v["payload"]),
+            bytes.fromhex(v["hex"]),
+        )
+        for v in _load("good.json")
+    ]
+
+
+def bad_vectors() -> list[BadVector]:
+    """Every vector of bad.json."""
+    return [
+        BadVector(v["name"], bytes.fromhex(v["hex"]), v["error"], v["connection"] == "closed")
+        for v in _load("bad.json")
+    ]
