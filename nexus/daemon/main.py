@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import gc
 import logging
@@ -275,13 +276,16 @@ class _Daemon:
             self.server.resume_listening()
 
     async def _prune_journal(self) -> None:
-        """Delete the events that are older than the setting journal.keep_days says, now and every hour."""
-        while True:
+        """Delete the events that are older than the setting journal.keep_days says, now and every hour.
+
+        It looks at ``stopping`` itself: a cancellation that meets a write under way ends with that write.
+        """
+        while not self.stopping.is_set():
             try:
                 days = self.store.read(lambda reader: setting_value(reader, "journal.keep_days"))
                 before = int(time.time() * 1000) - days * _DAY_MS
                 pruned = 0
-                while True:
+                while not self.stopping.is_set():
                     gone = await self.store.write(functools.partial(prune, before_at=before))
                     pruned += gone
                     if not gone:
@@ -291,7 +295,9 @@ class _Daemon:
                     _log.info("deleted %d events older than %d days", pruned, days)
             except StoreError as error:
                 _log.warning("old events were not deleted: %s", error.message)
-            await asyncio.sleep(_PRUNE_INTERVAL_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PRUNE_INTERVAL_S):
+                    await self.stopping.wait()
 
 
 def _raise_file_limit() -> None:
