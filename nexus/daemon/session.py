@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from nexus_protocol import (
     HEADER_SIZE,
+    INPUT_CREDIT,
     MAX_PAYLOAD,
     Cancelled,
     CancelReceived,
+    Command,
+    CommandInfo,
     ConnectionFailed,
     DeadlineExceeded,
+    Empty,
     InputReceived,
     Internal,
     InvalidArgument,
@@ -31,8 +35,10 @@ from nexus_protocol import (
     ServerConnection,
     Unavailable,
     UnknownCommand,
+    command_decoder,
     encode_record,
 )
+from nexus_protocol.frame import INPUT
 
 from nexus.daemon.dispatch import Entry
 from nexus.handling import Context, Origin
@@ -52,15 +58,18 @@ _TURN = 64
 _FREE_RECEIVE_BYTES = 64 * 1024
 """What any connection may hold however much the others do, so that small requests always get through."""
 _MAX_QUEUED_INPUTS = 1024
+_MAX_QUEUED_INPUT_BYTES = 2 * INPUT_CREDIT
+"""Of one stream. Data is kept within the credit; this is for control as well, which has none."""
 
 
-class _Input(msgspec.Struct, forbid_unknown_fields=True):
+class _Input(Command[Empty]):
     data: bytes | None = None
     eof: bool | None = None
     control: dict[str, Any] | None = None
 
 
-_decode_input = msgspec.msgpack.Decoder(_Input).decode
+# Decoded as a command is, with the same strictness and the same words.
+_decode_input = command_decoder(CommandInfo(INPUT, "Input", _Input, Empty, None, (), 0, False, False))
 
 
 class _Stream:
@@ -69,7 +78,8 @@ class _Stream:
     def __init__(self, session: Session, sequence: int) -> None:
         self._session = session
         self._sequence = sequence
-        self._inputs: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._inputs: asyncio.Queue[tuple[dict[str, Any], int]] = asyncio.Queue()
+        self._queued_bytes = 0
         self._wake: Callable[[], None] | None = None
 
     async def send(self, item: Any) -> None:
@@ -80,7 +90,9 @@ class _Stream:
         await self._session.wait_until_ready()
 
     async def receive(self) -> dict[str, Any]:
-        return await self._inputs.get()
+        body, size = await self._inputs.get()
+        self._queued_bytes -= size
+        return body
 
     async def acknowledge(self, size: int) -> None:
         await self._session.send_when_room(lambda: self._session.engine.send_ack(self._sequence, size))
@@ -96,10 +108,11 @@ class _Stream:
         if self._wake is not None:
             self._wake()
 
-    def feed(self, body: dict[str, Any]) -> None:
-        if self._inputs.qsize() >= _MAX_QUEUED_INPUTS:
-            raise ResourceExhausted("cannot take more input: too many messages wait to be read")
-        self._inputs.put_nowait(body)
+    def feed(self, body: dict[str, Any], size: int) -> None:
+        self._queued_bytes += size
+        if self._inputs.qsize() >= _MAX_QUEUED_INPUTS or self._queued_bytes > _MAX_QUEUED_INPUT_BYTES:
+            raise ResourceExhausted("cannot take more input: too much of it waits to be read")
+        self._inputs.put_nowait((body, size))
 
 
 def _encode(result: Any) -> bytes:
@@ -126,7 +139,8 @@ class Session:
         self._streams: dict[int, _Stream] = {}
         self._verdicts: dict[int, NexusError] = {}
         """Why a running request is being stopped, where it was not the client's own Cancel."""
-        self._waiting: collections.deque[RequestReceived] = collections.deque()
+        self._waiting: collections.OrderedDict[int, RequestReceived] = collections.OrderedDict()
+        """By sequence, the next one first; tens of thousands may wait, and each of them may be cancelled."""
         self._early_inputs: dict[int, list[InputReceived]] = {}
         """Input for streams that wait their turn to be opened; its bytes count as waiting, too."""
         self._waiting_bytes = 0
@@ -204,7 +218,7 @@ class Session:
         """Refuse what has not begun, tell the streams to end, and close once all is answered."""
         self.draining = True
         while self._waiting:
-            self._answer_error(self._waiting.popleft().sequence, _stopping())
+            self._answer_error(self._waiting.popitem(last=False)[0], _stopping())
         self._waiting_bytes = 0
         self._early_inputs.clear()
         for stream in list(self._streams.values()):
@@ -277,7 +291,7 @@ class Session:
         engine = self.engine
         for event in events:
             if type(event) is RequestReceived:
-                self._waiting.append(event)
+                self._waiting[event.sequence] = event
                 self._waiting_bytes += len(event.payload)
             elif type(event) is CancelReceived:
                 self._cancel(event.sequence)
@@ -358,7 +372,7 @@ class Session:
                     self._loop.call_soon(self._next_turn)
                 break
             turn -= 1
-            request = waiting.popleft()
+            _, request = waiting.popitem(last=False)
             self._waiting_bytes -= len(request.payload)
             self._carry_out(request)
         if self._ended:
@@ -462,13 +476,11 @@ class Session:
         if sequence in self._tasks:
             self._stop(sequence)
             return
-        for request in self._waiting:
-            if request.sequence == sequence:
-                self._waiting.remove(request)
-                self._waiting_bytes -= len(request.payload)
-                self._take_early_inputs(sequence)
-                self._answer_error(sequence, Cancelled("the request was cancelled before it began"))
-                return
+        request = self._waiting.pop(sequence, None)
+        if request is not None:
+            self._waiting_bytes -= len(request.payload)
+            self._take_early_inputs(sequence)
+            self._answer_error(sequence, Cancelled("the request was cancelled before it began"))
 
     def _input(self, event: InputReceived) -> None:
         stream = self._streams.get(event.sequence)
@@ -479,14 +491,12 @@ class Session:
                 self._waiting_bytes += len(event.payload)
             return
         try:
-            body = msgspec.to_builtins(_decode_input(event.payload or b"\x80"), builtin_types=(bytes,))
+            body = msgspec.structs.asdict(_decode_input(event.payload))
             given = {key: value for key, value in body.items() if value is not None}
             if len(given) != 1 or given.get("eof") is False:
                 raise InvalidArgument("cannot take the input: give exactly one of data, eof and control")
             self.engine.take_input(event.sequence, len(given.get("data", b"")))
-            stream.feed(given)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self._stop(event.sequence, InvalidArgument(f"cannot take the input: {error}"))
+            stream.feed(given, len(event.payload))
         except NexusError as error:
             self._stop(event.sequence, error)
 
