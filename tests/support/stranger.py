@@ -1,0 +1,233 @@
+"""A client by somebody who has read ``protocol/SPEC.md`` and nothing else: plain sockets and MessagePack.
+
+It imports nothing of the project, and a test holds that. It keeps to the checklist at the end of SPEC.md where that
+matters to a client which waits for one thing at a time.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import select
+import socket
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import msgpack
+
+__all__ = ["Lost", "Refused", "Stranger", "find_socket"]
+
+HEADER = struct.Struct(">4sHHIIH")
+MAGIC, VERSION = b"NEX\x00", 1
+INPUT, CANCEL, SUCCESS, ITEM, ERROR = 0xFFE0, 0xFFE1, 0xFFF0, 0xFFF1, 0xFFFF
+LARGEST = 16 * 1024 * 1024
+CREDIT = 256 * 1024
+
+
+class Refused(Exception):
+    """An Error frame."""
+
+    def __init__(self, sequence: int, body: Mapping[str, Any]) -> None:
+        super().__init__(f"{body.get('code')} ({body.get('type')}): {body.get('message')}")
+        self.sequence = sequence
+        self.code: str = body.get("code", "internal")
+        self.type: str = body.get("type", self.code)
+        self.message: str = body.get("message", "")
+        self.hint: str | None = body.get("hint")
+        self.details: dict[str, Any] = body.get("details", {})
+
+
+class Lost(Exception):
+    """The connection ended, and what was open has failed."""
+
+
+def find_socket(environment: Mapping[str, str]) -> str:
+    """Where the daemon is, by the rules of "Transport" (without the configuration file)."""
+    if environment.get("NEXUS_SOCKET"):
+        return os.path.expanduser(os.path.expandvars(environment["NEXUS_SOCKET"]))  # noqa: PTH111
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    if runtime:
+        if not _private(runtime):
+            raise ValueError(f"cannot use XDG_RUNTIME_DIR {runtime}")
+    else:
+        runtime = f"/run/user/{os.geteuid()}"
+        if not _private(runtime):
+            state = environment.get("XDG_STATE_HOME") or environment["HOME"] + "/.local/state"
+            runtime = state + "/nexus/run"
+    return runtime + "/nexus/nexus.sock"
+
+
+def _private(directory: str) -> bool:
+    try:
+        status = os.stat(directory)  # noqa: PTH116
+    except OSError:
+        return False
+    return (
+        directory.startswith("/")
+        and stat.S_ISDIR(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and not status.st_mode & 0o022
+    )
+
+
+class Stranger:
+    """One connection. Any method raises ``Lost`` when it ends, or ``Refused`` for an Error on sequence 0."""
+
+    def __init__(self, path: str, timeout: float = 30.0) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.connect(path)
+        except BaseException:
+            self._socket.close()
+            raise
+        self._received = bytearray()
+        self._last_sequence = 0
+        self._open: set[int] = set()
+        self._credit: dict[int, int] = {}
+        self._items: dict[int, collections.deque[dict[str, Any]]] = {}
+        self._ends: dict[int, dict[str, Any] | Refused] = {}
+        self.end: Exception | None = None
+        """Why nothing more can come."""
+
+    def __enter__(self) -> Stranger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave."""
+        self._socket.close()
+
+    # Requests
+
+    def call(self, code: int, /, **fields: Any) -> dict[str, Any]:
+        """Send a request and wait for its result."""
+        return self.result(self.begin(code, **fields))
+
+    def begin(self, code: int, /, *, takes_input: bool = False, **fields: Any) -> int:
+        """Send a request without waiting; gives its sequence."""
+        sequence = self._last_sequence
+        while True:
+            sequence = sequence + 1 if sequence < 0xFFFFFFFF else 1
+            if sequence not in self._open:
+                break
+        self._last_sequence = sequence
+        self._open.add(sequence)
+        self._items[sequence] = collections.deque()
+        if takes_input:
+            self._credit[sequence] = CREDIT
+        self._send(code, sequence, fields)
+        return sequence
+
+    def result(self, sequence: int) -> dict[str, Any]:
+        """Wait for a request's last frame.
+
+        Raises:
+            Refused: it is an Error.
+        """
+        while sequence not in self._ends:
+            self._receive()
+        self._items.pop(sequence, None)
+        end = self._ends.pop(sequence)
+        if isinstance(end, Refused):
+            raise end
+        return end
+
+    def items(self, sequence: int) -> Iterator[dict[str, Any]]:
+        """A stream's items, up to its last frame."""
+        while True:
+            if self._items.get(sequence):
+                yield self._items[sequence].popleft()
+            elif sequence in self._ends:
+                return
+            else:
+                self._receive()
+
+    def item(self, sequence: int) -> dict[str, Any]:
+        """The next item of a stream that stays open."""
+        return next(self.items(sequence))
+
+    def cancel(self, sequence: int) -> None:
+        """Ask for the end of a request; its last frame still comes."""
+        if sequence in self._open:
+            self._send(CANCEL, sequence, {})
+
+    def input(self, sequence: int, data: bytes) -> None:
+        """Send bytes to a stream, as its credit allows."""
+        while data:
+            while not self._credit[sequence]:
+                self._receive()
+            some, data = data[: self._credit[sequence]], data[self._credit[sequence] :]
+            self._credit[sequence] -= len(some)
+            self._send(INPUT, sequence, {"data": some})
+
+    # Frames
+
+    def _send(self, code: int, sequence: int, body: Mapping[str, Any]) -> None:
+        payload = msgpack.packb(body) if body else b""
+        unsent = memoryview(HEADER.pack(MAGIC, VERSION, code, len(payload), sequence, 0) + payload)
+        while unsent:
+            # Read while writing: a daemon whose replies nobody takes stops taking requests.
+            readable, writable, _ = select.select([self._socket], [self._socket], [], self._socket.gettimeout())
+            if readable:
+                self._receive()
+            if writable:
+                try:
+                    unsent = unsent[self._socket.send(unsent, socket.MSG_DONTWAIT) :]
+                except BlockingIOError:
+                    continue
+                except (BrokenPipeError, ConnectionResetError):
+                    while True:  # the Error that says why may be waiting
+                        self._receive()
+
+    def _receive(self) -> None:
+        if self.end is not None:
+            raise self.end
+        try:
+            some = self._socket.recv(65536)
+        except ConnectionResetError:
+            some = b""
+        if not some:
+            self.end = Lost(f"the connection ended with {len(self._open)} requests open")
+            raise self.end
+        self._received += some
+        while len(self._received) >= HEADER.size:
+            magic, version, code, size, sequence, flags = HEADER.unpack_from(self._received)
+            if magic != MAGIC or version != VERSION or flags or size > LARGEST:
+                raise self._broken(f"a frame that nobody may send: {self._received[:18].hex()}")
+            if len(self._received) < HEADER.size + size:
+                return
+            payload = bytes(self._received[HEADER.size : HEADER.size + size])
+            del self._received[: HEADER.size + size]
+            body = msgpack.unpackb(payload) if payload else {}
+            if not isinstance(body, dict):
+                raise self._broken("a payload that is not a map")
+            self._take(code, sequence, body)
+
+    def _take(self, code: int, sequence: int, body: dict[str, Any]) -> None:
+        if code not in (SUCCESS, ITEM, ERROR):
+            raise self._broken(f"a frame of code {code:#06x}")
+        if code == ERROR and sequence == 0:
+            self.end = Refused(0, body)
+            raise self.end
+        if sequence not in self._open:
+            return
+        if code == ITEM:
+            if sequence in self._credit and body.keys() == {"ack"}:
+                self._credit[sequence] += body["ack"]
+            else:
+                self._items[sequence].append(body)
+            return
+        self._open.discard(sequence)
+        self._credit.pop(sequence, None)
+        self._ends[sequence] = body if code == SUCCESS else Refused(sequence, body)
+
+    def _broken(self, what: str) -> Lost:
+        self.end = Lost(f"the daemon broke the protocol: {what}")
+        self._socket.close()
+        return self.end
