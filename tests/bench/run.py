@@ -1,0 +1,98 @@
+"""Measure Nexus beside baselines of the same run, and print the table: ``python tests/bench/run.py``.
+
+A ratio is the median of the rounds' own ratios; absolute figures drift with the machine, ratios within a run hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sqlite3
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.measures import MEASURES, Measure, Sample
+from bench.world import World
+
+_TIMES, _TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+_HEADINGS = ("measure", "ours", "baseline", "ratio", "target", "reached")
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    names = [measure.name for measure in MEASURES]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, help="how often each figure is taken (default: 7)")
+    parser.add_argument("--quick", action="store_true", help="short rounds, and 3 of them: for a rough look")
+    parser.add_argument("--only", action="append", choices=names, help="this measure alone; may be repeated")
+    parser.add_argument("--markdown", action="store_true", help="print the table for the README")
+    options = parser.parse_args()
+    measures = [measure for measure in MEASURES if not options.only or measure.name in options.only]
+    rounds = options.rounds or (3 if options.quick else 7)
+    samples = _measure(measures, rounds, options.quick)
+    rows = [_HEADINGS, *(_row(measure, samples[measure.name]) for measure in measures)]
+    print(_markdown(rows) if options.markdown else _columns(rows))
+    print(
+        f"\nMedians (min to max) of {rounds} interleaved rounds; client and server on one core, but for the Pings "
+        f"during lists.\nPython {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
+        f"Linux {platform.release()}, {platform.machine()}."
+    )
+
+
+def _measure(measures: list[Measure], rounds: int, quick: bool) -> dict[str, list[Sample]]:
+    """Every measure once in each round, so that what drifts meets all of them."""
+    samples: dict[str, list[Sample]] = {measure.name: [] for measure in measures}
+    with World(quick=quick) as world:
+        for number in range(1, rounds + 1):
+            for measure in measures:
+                if sys.stderr.isatty():
+                    print(f"\r\033[Kround {number} of {rounds}: {measure.name}", end="", file=sys.stderr, flush=True)
+                samples[measure.name].append(measure.sample(world))
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
+    return samples
+
+
+def _row(measure: Measure, samples: list[Sample]) -> tuple[str, ...]:
+    ours = [sample.ours for sample in samples]
+    baselines = [sample.baseline for sample in samples if sample.baseline is not None]
+    ratios = [sample.ours / sample.baseline for sample in samples if sample.baseline is not None]
+    decisive = statistics.median(ratios or ours)
+    reached = decisive >= measure.target if measure.more_is_better else decisive <= measure.target
+    target = f"{'≥' if measure.more_is_better else '≤'} {measure.target:g} {_TIMES if ratios else measure.unit}"
+    return (
+        measure.title,
+        _spread(ours, measure.unit),
+        f"{_spread(baselines, measure.unit)}, {measure.baseline}" if baselines else "",
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f}{_TO}{max(ratios):.2f})" if ratios else "",
+        target,
+        "yes" if reached else "NO",
+    )
+
+
+def _spread(values: list[float], unit: str) -> str:
+    median, low, high = (_figure(value) for value in (statistics.median(values), min(values), max(values)))
+    return f"{median} {unit} ({low}{_TO}{high})" if unit != "/s" else f"{median}/s ({low}{_TO}{high})"
+
+
+def _figure(value: float) -> str:
+    if value >= 10_000:
+        return f"{value / 1000:.1f}k"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _markdown(rows: list[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(_HEADINGS) + "|", *lines[1:]])
+
+
+def _columns(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""What is measured against: daemons in a temporary folder, clients for them, and helpers that end with them.
+
+Everything runs on one core, client and server alike: where the kernel places two processes that talk to each other
+changes what one client gets by a factor of three to five, and says nothing of the program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import shutil
+import socket
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bench.baselines import SqliteInserts, ping_pong
+from nexus_protocol import ClientConnection, Command, SuccessReceived, decode_reply, encode_command
+from support.daemon import DaemonProcess
+
+from nexus.client import BlockingClient
+from nexus.vms.commands import CreateVm, ListVms
+
+__all__ = ["IN_FLIGHT", "RECORDS", "Pipeline", "World"]
+
+T = TypeVar("T")
+
+IN_FLIGHT = 64
+RECORDS = 10_000
+FEW = 3
+
+
+class Pipeline:
+    """One connection on which as many requests as ``IN_FLIGHT`` are always open, on the sans-IO engine alone."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(60)
+        self._socket.connect(str(path))
+        self._engine = ClientConnection()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def run(self, make: Callable[[], Command[Any]], more: Callable[[int], bool]) -> int:
+        """Send commands as long as ``more``, given how many were sent, says so; gives how many were answered.
+
+        Each reply is decoded to its record, as ``BlockingClient.call`` does. A failed request fails here.
+        """
+        engine = self._engine
+        open_: dict[int, type[Any]] = {}
+        sent = answered = 0
+        while True:
+            outgoing = []
+            while len(open_) < IN_FLIGHT and more(sent):
+                command = make()
+                sequence, data = engine.send_request(command.info.code, encode_command(command))
+                open_[sequence] = command.info.reply
+                outgoing.append(data)
+                sent += 1
+            if not open_:
+                return answered
+            if outgoing:
+                self._socket.sendall(b"".join(outgoing))
+            for event in engine.receive_data(self._socket.recv(256 * 1024)):
+                assert isinstance(event, SuccessReceived), f"the daemon answered {event}"
+                decode_reply(open_.pop(event.sequence), event.payload)
+                answered += 1
+
+
+class World:
+    """The daemons and clients of one run, made when a measure first needs them; a context that ends them all."""
+
+    def __init__(self, *, quick: bool = False) -> None:
+        self.quick = quick
+        self.cores = os.sched_getaffinity(0)
+        self._core = max(self.cores)
+        self._close = contextlib.ExitStack()
+        self._numbers = itertools.count()
+
+    def __enter__(self) -> World:
+        os.sched_setaffinity(0, {self._core})
+        self._close.callback(os.sched_setaffinity, 0, self.cores)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close.close()
+
+    def enter(self, context: contextlib.AbstractContextManager[T]) -> T:
+        """Keep a context open until the end of the run."""
+        return self._close.enter_context(context)
+
+    def new_root(self) -> Path:
+        """A private folder that goes at the end of the run."""
+        root = Path(tempfile.mkdtemp(prefix="nexus-bench-"))
+        self._close.callback(shutil.rmtree, root)
+        return root
+
+    def new_daemon(self) -> DaemonProcess:
+        """A daemon with fresh folders, not started yet."""
+        # Not with every warning as an error, as tests have it: that costs time at each start.
+        daemon = DaemonProcess(self.new_root(), environment={"PYTHONWARNINGS": ""})
+        self._close.callback(self._end, daemon)
+        return daemon
+
+    @staticmethod
+    def _end(daemon: DaemonProcess) -> None:
+        if daemon.process is not None:
+            daemon.stop()
+
+    def client(self, daemon: DaemonProcess) -> BlockingClient:
+        """A connected client."""
+        return self.enter(BlockingClient(daemon.socket_path))
+
+    def pipeline(self, daemon: DaemonProcess) -> Pipeline:
+        """A connected client that keeps many requests open."""
+        return self.enter(contextlib.closing(Pipeline(daemon.socket_path)))
+
+    def new_vm(self) -> CreateVm:
+        """A VM with a name that no other has."""
+        return CreateVm(name=f"vm-{next(self._numbers)}")
+
+    def _with_records(self, count: int) -> DaemonProcess:
+        daemon = self.new_daemon().start()
+        names = (f"vm-{number}" for number in range(count))
+        with contextlib.closing(Pipeline(daemon.socket_path)) as pipeline:
+            pipeline.run(lambda: CreateVm(name=next(names)), lambda sent: sent < count)
+        return daemon
+
+    @functools.cached_property
+    def full(self) -> DaemonProcess:
+        """A daemon that keeps ``RECORDS`` VM records, vm-0 and so on, started anew after they were made."""
+        daemon = self._with_records(RECORDS)
+        daemon.stop()
+        return daemon.start()
+
+    @functools.cached_property
+    def idle(self) -> DaemonProcess:
+        """A daemon that keeps as many, and has answered a list of them all, and rests."""
+        daemon = self._with_records(RECORDS)
+        daemon.stop()
+        daemon.start()
+        with BlockingClient(daemon.socket_path) as client:
+            client.call_raw(ListVms(limit=RECORDS))
+        return daemon
+
+    @functools.cached_property
+    def full_client(self) -> BlockingClient:
+        """A client of ``full``."""
+        return self.client(self.full)
+
+    @functools.cached_property
+    def growing(self) -> DaemonProcess:
+        """A daemon that began empty, for VMs to be created in one at a time."""
+        return self.new_daemon().start()
+
+    @functools.cached_property
+    def crowded(self) -> DaemonProcess:
+        """Another one, for many at a time, so that the first does not outgrow the database it is compared with."""
+        return self.new_daemon().start()
+
+    @functools.cached_property
+    def crowded_client(self) -> BlockingClient:
+        """A client of ``crowded``."""
+        return self.client(self.crowded)
+
+    @functools.cached_property
+    def growing_client(self) -> BlockingClient:
+        """A client of ``growing``."""
+        return self.client(self.growing)
+
+    @functools.cached_property
+    def few(self) -> DaemonProcess:
+        """A daemon that keeps a few VM records."""
+        return self._with_records(FEW)
+
+    @functools.cached_property
+    def stopped(self) -> DaemonProcess:
+        """A daemon with a few VM records that does not run."""
+        daemon = self._with_records(FEW)
+        daemon.stop()
+        return daemon
+
+    @functools.cached_property
+    def full_pipeline(self) -> Pipeline:
+        """Many requests in flight to ``full``."""
+        return self.pipeline(self.full)
+
+    @functools.cached_property
+    def crowded_pipeline(self) -> Pipeline:
+        """Many requests in flight to ``crowded``."""
+        return self.pipeline(self.crowded)
+
+    @functools.cached_property
+    def exchange(self) -> Callable[[], None]:
+        """One exchange of bytes with another process."""
+        return self.enter(ping_pong())
+
+    @functools.cached_property
+    def inserts(self) -> SqliteInserts:
+        """SQLite alone, in the folder of ``growing``, so that both write to the same file system."""
+        return self.enter(contextlib.closing(SqliteInserts(self.growing.state / "baseline.db")))
+
+    @functools.cached_property
+    def table(self) -> sqlite3.Connection:
+        """A read-only connection to the database of ``full``."""
+        uri = f"{self.full.database.as_uri()}?mode=ro"
+        return self.enter(contextlib.closing(sqlite3.connect(uri, uri=True)))
+
+    @contextlib.contextmanager
+    def all_cores(self, daemon: DaemonProcess) -> Iterator[None]:
+        """Let the kernel place this process, its children and a daemon where it likes for once."""
+
+        def place(cores: set[int]) -> None:
+            os.sched_setaffinity(0, cores)
+            for thread in Path(f"/proc/{daemon.pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), cores)
+
+        place(self.cores)
+        try:
+            yield
+        finally:
+            place({self._core})
