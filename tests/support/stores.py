@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from nexus.store import Transaction
 from nexus.store.sqlite import SqliteStore
 
-__all__ = ["Gate", "contents", "files_of", "look_at", "make_store", "put", "running", "schema_of", "value_of"]
+__all__ = ["Gate", "behind", "contents", "files_of", "look_at", "make_store", "put", "running", "schema_of", "value_of"]
 
 WAIT_S = 30.0
 
@@ -69,6 +69,18 @@ class Gate:
     def open(self) -> None:
         """Let the writer go on."""
         self._opened.set()
+
+
+async def behind(store: SqliteStore, writes: Iterable[Any], *, size_bytes: int = 256) -> list[Any]:
+    """Queue all ``writes`` while the writer is busy, so that it finds them together; their results or errors."""
+    gate = Gate()
+    first = asyncio.create_task(store.write(gate))
+    await gate.entered()
+    tasks = [asyncio.create_task(store.write(write, size_bytes=size_bytes)) for write in writes]
+    await asyncio.sleep(0)  # each task has queued its write
+    gate.open()
+    await first
+    return await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,52 @@
+"""The store on a disk that fails to sync: nobody is told a lie, and what was refused does not come back."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from support.faults import build_failing_fsync, python_subprocess
+from support.stores import contents, make_store
+
+from nexus.store.offline import check_database
+
+
+def run(root: Path, mode: str) -> tuple[dict[str, str], set[str]]:
+    """What the process said, and the keys that are in its database after its kill -9."""
+    done = python_subprocess("support.fsync_scenario", root, mode, environment=build_failing_fsync(root))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    report = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    store = make_store(root)
+    store.init()
+    store.close_now()
+    assert check_database(store.path).problems == []
+    return report, {row["key"] for row in contents(store.path)["settings"]}
+
+
+def test_while_the_disk_fails_the_outcome_is_unknown_and_what_was_refused_stays_gone(root: Path) -> None:
+    report, keys = run(root, "always")
+    assert report == {
+        "before": "before",
+        "first": "OutcomeUnknown",
+        "second": "OutcomeUnknown",
+        "runs": "1",
+        "problem": "QueryError",
+        "third": "StoreUnavailable",
+        "read": "True",
+        "after": "after",
+        "end": "None",
+    }
+    assert keys == {"before", "after"}
+
+
+def test_a_commit_that_failed_once_is_settled_and_done_again(root: Path) -> None:
+    report, keys = run(root, "once")
+    assert report == {
+        "before": "before",
+        "first": "first",
+        "second": "second",
+        "runs": "2",
+        "after": "after",
+        "end": "None",
+    }
+    assert keys == {"before", "first", "second", "after"}

@@ -1,0 +1,390 @@
+"""The writer: one commit for many, each on its own, nothing executed that was withdrawn, nothing lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.stores import Gate, behind, contents, make_store, put, running, value_of
+
+from nexus.store import QueryError, StoreConflict, StoreUnavailable, Transaction
+from nexus.store.sqlite import SqliteStore
+
+
+class Commits:
+    """Counts the commits of a store's writer."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        store.init()
+        self.statements: list[str] = []
+        store._writing.set_trace_callback(self.statements.append)
+
+    @property
+    def count(self) -> int:
+        return self.statements.count("COMMIT")
+
+
+@pytest.mark.parametrize(("writes", "size_bytes", "groups"), [(100, 256, 1), (300, 256, 3), (8, 512 * 1024, 4)])
+def test_writes_that_wait_share_a_commit(root: Path, writes: int, size_bytes: int, groups: int) -> None:
+    async def scenario() -> None:
+        store = make_store(root)
+        commits = Commits(store)
+        async with running(store):
+            keys = [f"key{i}" for i in range(writes)]
+            results = await behind(store, map(put, keys), size_bytes=size_bytes)
+            assert results == keys
+            assert commits.count == 1 + groups
+
+    asyncio.run(scenario())
+
+
+def test_one_that_fails_undoes_itself_and_nothing_else(root: Path) -> None:
+    class Refused(Exception):
+        pass
+
+    def refuse(tx: Transaction) -> None:
+        tx.execute("INSERT INTO settings VALUES ('refused', '1', 'int')")
+        raise Refused
+
+    def conflict(tx: Transaction) -> None:
+        tx.execute("INSERT INTO settings VALUES ('half', '1', 'int')")
+        tx.insert("INSERT INTO settings VALUES ('a', 'again', 'string')")
+
+    def broken(tx: Transaction) -> None:
+        tx.execute("INSERT INTO settings VALUES ('half', '1', 'int')")
+        tx.all("SELECT nothing FROM nowhere")
+
+    async def scenario() -> None:
+        store = make_store(root)
+        commits = Commits(store)
+        async with running(store):
+            results = await behind(store, [put("a"), refuse, conflict, put("b"), broken, put("c")])
+            assert [type(result) for result in results] == [str, Refused, StoreConflict, str, QueryError, str]
+            assert commits.count == 2
+            for write, kind in ((refuse, Refused), (conflict, StoreConflict), (broken, QueryError)):  # each alone
+                with pytest.raises(kind):
+                    await store.write(write)
+            assert store.problem() is None
+
+    asyncio.run(scenario())
+    assert [row["key"] for row in contents(make_store(root).path)["settings"]] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "ending",
+    ["INSERT OR ROLLBACK INTO settings VALUES ('a', '2', 'int')", "ROLLBACK", "COMMIT"],
+)
+def test_a_write_that_ends_the_whole_transaction_costs_its_neighbours_nothing(root: Path, ending: str) -> None:
+    runs = []
+
+    def neighbour(tx: Transaction) -> str:
+        runs.append("b")
+        tx.execute("INSERT INTO settings VALUES ('b', '1', 'int')")
+        return "b"
+
+    def culprit(tx: Transaction) -> None:
+        tx.execute(ending)
+
+    async def scenario() -> None:
+        store = make_store(root)
+        async with running(store):
+            await store.write(put("a"))
+            results = await behind(store, [culprit, put("c")] if ending == "COMMIT" else [neighbour, culprit, put("c")])
+            assert isinstance(results[-2], Exception)
+            assert results[-1] == "c"
+            assert store.problem() is None
+            if ending != "COMMIT":
+                assert results[0] == "b"
+                assert runs == ["b", "b"], "it ran twice: in the group that was lost, and alone"
+            assert value_of(store, "c") is not None
+
+    asyncio.run(scenario())
+
+
+def test_an_error_that_no_future_can_carry_does_not_hang_its_neighbours(root: Path) -> None:
+    def careless(_tx: Transaction) -> object:
+        return next(iter(()))
+
+    async def scenario() -> None:
+        async with running(make_store(root)) as store, asyncio.timeout(30):
+            results = await behind(store, [put("a"), careless, put("b")])
+            assert (results[0], results[2]) == ("a", "b")
+            assert isinstance(results[1], RuntimeError)
+
+    asyncio.run(scenario())
+
+
+def test_the_time_of_a_group_is_one_and_results_are_delivered_once_durable(root: Path) -> None:
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+            times = await behind(store, [lambda tx: tx.now for _ in range(10)])
+            assert len(set(times)) == 1
+            await store.write(put("seen"))
+            with contextlib.closing(sqlite3.connect(store.path)) as other:  # nothing of ours in between
+                assert other.execute("SELECT count(*) FROM settings WHERE key = 'seen'").fetchone() == (1,)
+
+    asyncio.run(scenario())
+
+
+def test_a_withdrawn_write_is_never_executed(root: Path) -> None:
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+            gate = Gate()
+            first = asyncio.create_task(store.write(gate))
+            await gate.entered()
+            withdrawn = asyncio.create_task(store.write(put("withdrawn")))
+            kept = asyncio.create_task(store.write(put("kept")))
+            await asyncio.sleep(0)
+            withdrawn.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await withdrawn
+            gate.open()
+            await asyncio.gather(first, kept)
+            assert value_of(store, "withdrawn") is None
+            assert value_of(store, "kept") is not None
+
+    asyncio.run(scenario())
+
+
+def test_a_write_that_was_taken_is_seen_to_its_end_however_often_it_is_cancelled(root: Path) -> None:
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+            gate = Gate()
+
+            def change(tx: Transaction) -> str:
+                gate(tx)
+                return put("taken")(tx)
+
+            task = asyncio.create_task(store.write(change))
+            await gate.entered()
+            for _ in range(3):
+                task.cancel()
+                await asyncio.sleep(0)
+                assert not task.done(), "its outcome is not known yet"
+            gate.open()
+            assert await task == "taken"
+            assert task.cancelling() == 0
+            assert value_of(store, "taken") is not None
+
+    asyncio.run(scenario())
+
+
+def test_a_timeout_over_a_write_that_was_taken_gives_its_result(root: Path) -> None:
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+            gate = Gate()
+            ended = asyncio.Event()
+
+            async def impatient() -> None:
+                async with asyncio.timeout(0.01):
+                    asyncio.get_running_loop().call_later(0.02, ended.set)
+                    await store.write(gate)
+
+            task = asyncio.create_task(impatient())
+            await gate.entered()
+            await ended.wait()
+            assert not task.done()
+            gate.open()
+            await task
+
+    asyncio.run(scenario())
+
+
+def test_close_writes_what_is_queued_and_refuses_what_comes_later(root: Path) -> None:
+    async def scenario() -> None:
+        store = make_store(root)
+        async with running(store), asyncio.timeout(30):
+            gate = Gate()
+            tasks = [asyncio.create_task(store.write(gate))]
+            await gate.entered()
+            tasks += [asyncio.create_task(store.write(put(f"key{i}"))) for i in range(300)]
+            await asyncio.sleep(0)
+            closing = asyncio.create_task(store.close())
+            await asyncio.sleep(0)
+            with pytest.raises(StoreUnavailable, match="closed"):
+                await store.write(put("late"))
+            gate.open()
+            await closing
+            results = await asyncio.gather(*tasks)
+            assert results[1:] == [f"key{i}" for i in range(300)]
+        for refused in (store.write(put("late")), store.backup()):
+            with pytest.raises(StoreUnavailable, match="closed"):
+                await refused
+        with pytest.raises(StoreUnavailable, match="closed"):
+            value_of(store, "key0")
+        await store.close()
+
+    asyncio.run(scenario())
+    store = make_store(root)
+    assert not Path(f"{store.path}-wal").exists()
+    assert len(contents(store.path)["settings"]) == 300
+
+
+_HOLDER = """
+import sqlite3, sys
+c = sqlite3.connect(sys.argv[1], isolation_level=None)
+c.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_lock_of_another_process_is_unavailable_for_as_long_as_it_lasts(root: Path) -> None:
+    async def scenario() -> None:
+        store = make_store(root)
+        store.init()
+        store._writing.execute("PRAGMA busy_timeout = 20")
+        async with running(store):
+            await store.write(put("before"))
+            holder = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", _HOLDER, store.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            assert holder.stdout is not None
+            assert await holder.stdout.readline() == b"locked\n"
+            results = await asyncio.gather(store.write(put("a")), store.write(put("b")), return_exceptions=True)
+            for result in results:
+                assert isinstance(result, StoreUnavailable)
+                assert "another process" in result.message
+            assert value_of(store, "before") is not None, "reads do not care"
+            await holder.communicate(b"")
+            assert store.problem() is None
+            await store.write(put("after"))
+            assert value_of(store, "a") is None
+
+    asyncio.run(scenario())
+
+
+def test_a_get_after_a_durable_write_always_finds_it(root: Path) -> None:
+    async def writer(store: SqliteStore, name: int) -> None:
+        for i in range(100):
+            key = await store.write(put(f"{name}-{i}"))
+            assert value_of(store, key) is not None
+
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+            stop = asyncio.Event()
+
+            async def reader() -> None:
+                while not stop.is_set():  # a list and a snapshot between the others' reads, which must not pin a view
+                    store.read(lambda tx: tx.all("SELECT * FROM settings LIMIT 5"))
+                    store.read(lambda tx: (tx.one("SELECT 1"), tx.all("SELECT * FROM settings")), snapshot=True)
+                    with pytest.raises(QueryError):
+                        store.read(lambda tx: tx.all("SELECT * FROM nowhere"), snapshot=True)
+                    await asyncio.sleep(0)
+
+            reading = asyncio.create_task(reader())
+            await asyncio.gather(*(writer(store, name) for name in range(4)))
+            stop.set()
+            await reading
+
+    asyncio.run(scenario())
+
+
+def test_reads_do_not_wait_for_a_writer_in_the_middle_of_its_change(root: Path) -> None:
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+            await store.write(put("old"))
+            gate = Gate()
+
+            def change(tx: Transaction) -> None:
+                put("new")(tx)
+                gate(tx)
+
+            task = asyncio.create_task(store.write(change))
+            await gate.entered()
+            # A read that waited would wait for ever: the gate is opened only after it.
+            assert value_of(store, "old") is not None
+            assert value_of(store, "new") is None
+            assert store.status().table_count == 4
+            gate.open()
+            await task
+            assert value_of(store, "new") is not None
+
+    asyncio.run(scenario())
+
+
+def test_a_snapshot_is_one_view_for_all_its_statements(root: Path) -> None:
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+
+            def look(reader: Any) -> tuple[Any, Any]:
+                first = reader.all("SELECT key FROM settings")
+                with contextlib.closing(sqlite3.connect(store.path)) as other, other:
+                    other.execute("INSERT INTO settings VALUES ('between', '1', 'int')")
+                return first, reader.all("SELECT key FROM settings")
+
+            first, second = store.read(look, snapshot=True)
+            assert first == second == []
+            assert value_of(store, "between") is not None
+
+    asyncio.run(scenario())
+
+
+def test_nothing_can_be_changed_through_a_read(root: Path) -> None:
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+            with pytest.raises(QueryError, match="readonly"):
+                store.read(lambda reader: reader.all("INSERT INTO settings VALUES ('a', '1', 'int')"))
+            await store.write(put("a"))
+
+    asyncio.run(scenario())
+
+
+def test_listeners_hear_of_durable_journal_rows_and_of_nothing_else(root: Path) -> None:
+    def journaled(tx: Transaction) -> None:
+        tx.execute("INSERT INTO journal (at, kind, subject_kind, subject_id, uid, pid) VALUES (1, 'a', 'b', 'c', 0, 1)")
+        tx.mark_journal()
+
+    def undone(tx: Transaction) -> None:
+        journaled(tx)
+        raise KeyError("undone")
+
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+            heard: list[int] = []
+
+            def listen() -> None:
+                heard.append(store.read(lambda reader: reader.all("SELECT count(*) FROM journal"))[0][0])
+
+            stop = store.on_journal(listen)
+            await store.write(put("plain"))
+            with pytest.raises(KeyError):
+                await store.write(undone)
+            assert heard == []
+            await behind(store, [journaled, undone, journaled, put("b")])
+            assert heard == [2], "once for the group, and then it is there"
+            stop()
+            await store.write(journaled)
+            assert heard == [2]
+
+    asyncio.run(scenario())
+
+
+def test_the_log_is_emptied_when_it_grows_large(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nexus.store import writer
+
+    monkeypatch.setattr(writer, "WAL_LIMIT_BYTES", 200_000)
+
+    async def scenario() -> None:
+        store = make_store(root)
+        store.init()
+        store._writing.execute("PRAGMA wal_autocheckpoint = 0")
+        async with running(store):
+            assert store._writer is not None
+            for i in range(20):
+                await store.write(put(f"key{i}", "x" * 40_000))
+            # The last one may be answered before the writer looks at the log: one more turn of it is enough.
+            store._writer._last_checkpoint = 0.0
+            await store.write(put("more"))
+            await store.write(put("last"))
+            assert os.stat(f"{store.path}-wal").st_size < 200_000  # noqa: PTH116
+            assert value_of(store, "key0") is not None
+
+    asyncio.run(scenario())
