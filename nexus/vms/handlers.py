@@ -21,7 +21,7 @@ from nexus.vms.store import count_by_state
 __all__ = ["count_by_state", "create_vm", "delete_vm", "get_vm", "list_vms", "update_vm"]
 
 _PAGE_BYTES = 1024 * 1024
-_CHUNK = 200
+_CHUNK = 100
 """Records read at a time: about half a millisecond of the event loop, then others have their turn."""
 
 
