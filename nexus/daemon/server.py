@@ -90,6 +90,8 @@ class Server:
         self._idle = asyncio.Event()
         self.unsent_bytes = 0
         self._received_bytes = 0
+        self._favoured: Session | None = None
+        """The one session that is read although the receive budget is spent, so that a large frame gets through."""
         self._freed = asyncio.Event()
         self.large_replies = asyncio.Semaphore(_LARGE_REPLIES)
         """Held while a large reply is produced, never while a client is waited for."""
@@ -187,9 +189,8 @@ class Server:
                 _log.warning("closing a client that does not read (pid %d)", worst.context.origin.pid)
                 worst.abort()
         self._freed.set()
-        if not self.receive_budget_spent():
-            for session in list(self._sessions):
-                session.reconsider_reading()
+        for session in list(self._sessions):
+            session.reconsider_reading()
         if self._sessions:
             self._tick_later()
 
@@ -205,6 +206,22 @@ class Server:
     def receive_budget_spent(self) -> bool:
         """Whether all connections together hold as much received as they may."""
         return self._received_bytes > self.limits.receive_budget_bytes
+
+    def may_receive(self, session: Session) -> bool:
+        """Whether a session that holds much already may read on.
+
+        When the budget is spent one may all the same: of many large frames, each half here, none would end otherwise.
+        """
+        if not self.receive_budget_spent():
+            return True
+        if self._favoured is None:
+            self._favoured = session
+        return self._favoured is session
+
+    def received_all(self, session: Session) -> None:
+        """A session holds little again."""
+        if self._favoured is session:
+            self._favoured = None
 
     def account_received(self, delta: int) -> None:
         """Some session holds this much more."""

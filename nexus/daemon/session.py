@@ -336,7 +336,7 @@ class Session:
             and self._has_room()
             and self._waiting_bytes <= limits.max_frame_payload_bytes
             and len(self._waiting) <= limits.max_frame_payload_bytes // 256
-            and (self._received_bytes <= _FREE_RECEIVE_BYTES or not self.server.receive_budget_spent())
+            and (self._received_bytes <= _FREE_RECEIVE_BYTES or self.server.may_receive(self))
         )
         if wanted == self._reading or self._socket is None:
             return
@@ -357,6 +357,8 @@ class Session:
         if held != self._received_bytes:
             self.server.account_received(held - self._received_bytes)
             self._received_bytes = held
+            if held <= _FREE_RECEIVE_BYTES:
+                self.server.received_all(self)
 
     # Requests
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from nexus.config import Limits
 from support.toy import ToyServer
+
+from nexus.config import Limits
 
 
 @pytest.fixture

@@ -10,14 +10,27 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nexus_protocol import Command, Empty, Record, StreamCommand, command
+
 from nexus.config import Limits
 from nexus.daemon.dispatch import Dispatch
 from nexus.daemon.server import Server
 from nexus.handling import Context, Stream, collect_handlers, handles
-from nexus_protocol import Command, Empty, Record, StreamCommand, command
 from support.raw import RawClient
 
-__all__ = ["Break", "BreakByTimeout", "Count", "Data", "Deaf", "Echo", "Echoed", "Hold", "Produce", "Swallow", "ToyServer"]
+__all__ = [
+    "Break",
+    "BreakByTimeout",
+    "Count",
+    "Data",
+    "Deaf",
+    "Echo",
+    "Echoed",
+    "Hold",
+    "Produce",
+    "Swallow",
+    "ToyServer",
+]
 
 T = TypeVar("T")
 

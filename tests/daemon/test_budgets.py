@@ -1,0 +1,114 @@
+"""What all connections together may hold: nobody's half frames and unread replies starve the others."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import socket
+from collections.abc import Callable
+
+from nexus_protocol import DeadlineExceeded, ResourceExhausted, encode_frame
+from nexus_protocol.frame import HEADER, MAGIC, VERSION
+from support.raw import RawClient, frame, wait_until
+from support.toy import Count, Produce, Swallow, ToyServer
+
+MIB = 1024 * 1024
+KIB = 1024
+
+
+def _half_a_frame(size: int) -> bytes:
+    return HEADER.pack(MAGIC, VERSION, Swallow.info.code, 15 * MIB, 1, 0) + bytes(size)
+
+
+def _send_what_goes(client: RawClient, data: bytes) -> int:
+    """Send until the socket takes no more; gives how much that was."""
+    view = memoryview(data)
+    timeout = client.sock.gettimeout()
+    client.sock.setblocking(False)
+    try:
+        while view:
+            view = view[client.sock.send(view) :]
+    except BlockingIOError:
+        pass
+    client.sock.settimeout(timeout)
+    return len(data) - len(view)
+
+
+def test_half_frames_that_spend_the_receive_budget_stop_nobody_who_is_small_and_end_in_time(
+    make_toy: Callable[..., ToyServer],
+) -> None:
+    toy = make_toy(receive_budget_bytes=MIB, frame_timeout_s=2)
+    hogs = [toy.connect() for _ in range(8)]
+    for hog in hogs:
+        _send_what_goes(hog, _half_a_frame(900 * KIB))
+    wait_until(toy.server.receive_budget_spent, "a spent budget")
+    assert toy.server._received_bytes < 2 * MIB
+    with RawClient(toy.path) as small:
+        for _ in range(20):
+            assert small.call(Swallow(bytes(60 * KIB))).size_bytes == 60 * KIB
+    for hog in hogs:
+        assert isinstance(hog.read_to_end(), DeadlineExceeded)
+    with RawClient(toy.path) as large:
+        assert large.call(Swallow(bytes(10 * MIB))).size_bytes == 10 * MIB
+    wait_until(lambda: toy.server._received_bytes == 0, "an empty account")
+
+
+def test_unread_replies_of_many_connections_stay_within_the_send_budget(make_toy: Callable[..., ToyServer]) -> None:
+    toy = make_toy(send_budget_bytes=2 * MIB, send_timeout_s=2)
+    hogs = [toy.connect() for _ in range(24)]
+    for hog in hogs:
+        _send_what_goes(hog, b"".join(frame(Produce(60 * KIB), number) for number in range(1, 200)))
+    wait_until(toy.server.send_budget_spent, "a spent budget")
+    with RawClient(toy.path) as reader:
+        for _ in range(50):
+            assert len(reader.call(Produce(60 * KIB)).data) == 60 * KIB
+    # The budget, and one reply more for each connection.
+    assert toy.server.unsent_bytes < 2 * MIB + 26 * 64 * KIB
+    wait_until(lambda: not toy.server.send_budget_spent(), "the end of clients that do not read")
+    assert 1 <= toy.server.connections() < 24
+
+
+def test_a_client_that_reads_slowly_is_served_to_the_end(make_toy: Callable[..., ToyServer]) -> None:
+    toy = make_toy(send_timeout_s=1, send_buffer_bytes=64 * KIB)
+    client = toy.connect()
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sequences = client.begin_many([Produce(50 * KIB)] * 64)
+    for sequence in sequences:
+        assert len(client.payload(sequence)) > 50 * KIB
+
+
+def test_one_connection_too_many_is_told_so_and_one_that_ends_makes_room(make_toy: Callable[..., ToyServer]) -> None:
+    toy = make_toy(connections=3)
+    clients = [toy.connect() for _ in range(3)]
+    for client in clients:
+        assert client.call(Count()).size_bytes == 1
+    refused = toy.connect().read_to_end()
+    assert isinstance(refused, ResourceExhausted)
+    assert refused.details == {"limit": 3}
+    clients[0].close()
+    wait_until(lambda: toy.server.connections() == 2, "room for one more")
+    assert toy.connect().call(Count()).size_bytes == 1
+
+
+def test_a_byte_at_a_time_makes_whole_frames(toy: ToyServer) -> None:
+    client = toy.connect()
+    client.engine.send_request(Count.info.code)
+    for byte in encode_frame(Count.info.code, 1, b"\x80"):
+        client.send_bytes(bytes([byte]))
+    assert client.result(1) == {"size_bytes": 1}
+
+
+def test_large_frames_that_together_pass_the_receive_budget_all_arrive(make_toy: Callable[..., ToyServer]) -> None:
+    toy = make_toy(receive_budget_bytes=MIB)
+    clients = [toy.connect() for _ in range(8)]
+    whole = frame(Swallow(bytes(2 * MIB)), 1)
+    for client in clients:
+        client.engine.send_request(Swallow.info.code)
+    sent = {client: _send_what_goes(client, whole[: MIB // 2]) for client in clients}
+    wait_until(toy.server.receive_budget_spent, "a spent budget")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+
+        def finish(client: RawClient) -> int:
+            client.send_bytes(whole[sent[client] :])
+            return int(client.result(1)["size_bytes"])
+
+        assert list(pool.map(finish, clients)) == [2 * MIB] * 8
