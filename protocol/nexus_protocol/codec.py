@@ -33,8 +33,20 @@ T = TypeVar("T")
 
 _EMPTY_MAP = b"\x80"
 
-encode_record = msgspec.msgpack.Encoder().encode
-"""A record as MessagePack bytes. Optional fields that are not set are left out."""
+_encode_record = msgspec.msgpack.Encoder().encode
+
+
+def encode_record(record: Any) -> bytes:
+    """A record as MessagePack bytes. Optional fields that are not set are left out.
+
+    Text is UTF-8 on the wire; a file name that is not gets question marks, rather than its reply an error.
+    """
+    try:
+        return _encode_record(record)
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(record, builtin_types=(bytes,))
+        data: bytes = msgpack.packb(plain, unicode_errors="replace")
+        return data
 
 
 def command_decoder(info: CommandInfo) -> Callable[[bytes], Command[Any]]:

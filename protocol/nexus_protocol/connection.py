@@ -218,7 +218,7 @@ class ServerConnection:
     def send_error(self, sequence: int, error: NexusError) -> bytes:
         """The last frame of ``sequence``, or on 0 a word about the connection itself."""
         self._close(sequence)
-        payload = msgpack.packb(error.payload(), default=str)
+        payload = msgpack.packb(error.payload(), default=str, unicode_errors="replace")
         return encode_frame(ERROR, sequence, payload)
 
     def _close(self, sequence: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgpack
@@ -13,6 +14,8 @@ from nexus_protocol import (
     CommandInfo,
     Empty,
     InvalidArgument,
+    NotFound,
+    ServerConnection,
     command_decoder,
     declared_commands,
     decode_map,
@@ -167,3 +170,11 @@ def test_a_reply_that_lacks_a_field_is_refused_with_a_hint() -> None:
     with pytest.raises(BadFrame) as caught:
         decode_reply(Vm, msgpack.packb({"id": "x"}))
     assert "another version" in (caught.value.hint or "")
+
+
+def test_a_file_name_that_is_not_utf8_makes_no_reply_impossible() -> None:
+    name = os.fsdecode(b"/home/ada/caf\xe9")
+    setting = Setting(key="k", value=[name, b"\xff"], type="json", is_set=True)
+    assert decode_reply(Setting, encode_record(setting)).value == ["/home/ada/caf?", b"\xff"]
+    frame = ServerConnection().send_error(1, NotFound(f"cannot open {name}", details={"path": name}))
+    assert decode_map(frame[18:])["message"] == "cannot open /home/ada/caf?"
