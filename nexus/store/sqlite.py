@@ -261,6 +261,8 @@ class SqliteStore:
         self._reading = self._connect()
         self._reading.execute("PRAGMA query_only = ON")
         self._reading.execute("PRAGMA temp_store = MEMORY")
+        # From its first read on it has every file open, and works even if they lose their names.
+        self._reading.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
     def current_version(self) -> int:
         """The schema version of the file as it is, without opening the store; 0 for one that is empty.
