@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nexus.store.base import BackupInfo, DatabaseDamaged, DiskFull, QueryError, StoreConflict, StoreError
+from nexus.store.base import BackupInfo, DatabaseDamaged, DiskFull, PathUnusable, QueryError, StoreConflict, StoreError
 from nexus.store.migrate import stored_version, version_number
 
 __all__ = [
@@ -58,7 +58,7 @@ def os_failure(error: OSError, doing: str) -> StoreError:
     """The same for an error of the file system."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(f"cannot {doing}: the disk is full", hint="Make room, then try again: nothing was changed.")
-    return QueryError(f"cannot {doing}: {error.strerror}", hint="Give a path in a folder that you can write to.")
+    return PathUnusable(f"cannot {doing}: {error.strerror}", hint="Give a path in a folder that you can write to.")
 
 
 def fsync_directory(directory: Path) -> None:
@@ -97,7 +97,8 @@ def backup_database(source: Path | sqlite3.Connection, target: Path) -> BackupIn
     Raises:
         StoreConflict: ``target`` is there already.
         DiskFull: there is no room for it.
-        QueryError: it cannot be written, or the copy is not sound.
+        PathUnusable: it cannot be written there.
+        QueryError: the copy is not sound.
     """
     # A name of its own for each copy: two at once to the same target must not write into one file.
     partial = target.with_name(f".{target.name}.{next(_numbers)}.{os.getpid()}.part")

@@ -8,7 +8,8 @@ StoreError
 ├── StoreConflict          a constraint of the schema refused a change
 ├── DiskFull               nothing was changed, because there is no room
 ├── OutcomeUnknown         the disk failed in the middle of a commit
-└── StoreUnavailable       nothing was tried: the database is locked or its disk fails
+├── StoreUnavailable       nothing was tried: the database is locked or its disk fails
+└── PathUnusable           a file cannot be made where it was asked for
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from nexus_protocol.errors import Conflict, Internal, NexusError, ResourceExhausted, Unavailable
+from nexus_protocol.errors import Conflict, FailedPrecondition, Internal, NexusError, ResourceExhausted, Unavailable
 
 __all__ = [
     "AppliedMigration",
@@ -27,6 +28,7 @@ __all__ = [
     "DiskFull",
     "InitError",
     "OutcomeUnknown",
+    "PathUnusable",
     "QueryError",
     "Reader",
     "Row",
@@ -98,6 +100,12 @@ class StoreUnavailable(StoreError, Unavailable):
     """The change was not tried, because the database cannot be written now."""
 
     type = "store.unavailable"
+
+
+class PathUnusable(StoreError, FailedPrecondition):
+    """No file can be made at this place."""
+
+    type = "store.path_unusable"
 
 
 class Reader(Protocol):

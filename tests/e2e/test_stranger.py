@@ -314,6 +314,15 @@ def test_a_backup_is_a_database_with_the_same_rows(nexus: Stranger, root: Path) 
     assert _has_vm(root / "copy.db", "saved")
 
 
+def test_a_backup_to_where_none_can_be_is_refused_as_the_clients_fault(nexus: Stranger, root: Path) -> None:
+    (root / "taken.db").write_text("something")
+    for path, code in ((root / "taken.db", "conflict"), (root / "missing" / "copy.db", "failed_precondition")):
+        with pytest.raises(Refused) as caught:
+            nexus.call(BACKUP_DATABASE, path=str(path))
+        assert caught.value.code == code
+    assert (root / "taken.db").read_text() == "something"
+
+
 def test_events_can_be_resumed_across_a_restart(make_daemon: Callable[..., DaemonProcess]) -> None:
     daemon = make_daemon().start()
     with Stranger(find_socket(daemon.environment)) as nexus:

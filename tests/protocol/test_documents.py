@@ -20,7 +20,7 @@ from nexus_protocol.codec import MAX_DEPTH
 from support.daemon import DaemonProcess
 from support.vectors import PROTOCOL
 
-from nexus import docs
+from nexus import docs, store
 from nexus.config import Limits
 from nexus.paths import MAX_SOCKET_PATH
 
@@ -32,6 +32,9 @@ def rows(heading: str) -> list[list[str]]:
     section = re.split(r"^## ", SPEC, flags=re.MULTILINE)
     (text,) = [part for part in section if part.startswith(heading + "\n")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+
+CONNECTION = ("closed", "stays", "closed on sequence 0, else stays")
 
 
 def blocks(language: str) -> list[str]:
@@ -65,7 +68,7 @@ def test_the_generator_is_a_command() -> None:
 
 
 def test_the_specification_names_every_error_code_and_what_happens_to_the_connection() -> None:
-    told = {row[0].strip("`"): row[2] for row in rows("Errors") if len(row) == 3}
+    told = {row[0].strip("`"): row[2] for row in rows("Errors") if len(row) == 3 and row[2] in CONNECTION}
     closing = {cls.code for cls in errors.ProtocolError.__subclasses__()}
     codes = {
         cls.code
@@ -74,6 +77,16 @@ def test_the_specification_names_every_error_code_and_what_happens_to_the_connec
     }
     assert codes <= told.keys()
     assert {code for code in codes if told[code] == "closed"} == closing
+
+
+def test_the_specification_names_the_errors_of_the_store() -> None:
+    told = {row[0].strip("`"): row[1].strip("`") for row in rows("Errors") if row[0].startswith("`store.")}
+    start_only = {store.InitError, store.SchemaMismatch, store.DatabaseDamaged}
+    assert told == {cls.type: cls.code for cls in subclasses(store.StoreError) if cls not in start_only}
+
+
+def subclasses(cls: type[errors.NexusError]) -> set[type[errors.NexusError]]:
+    return {inner for sub in cls.__subclasses__() for inner in {sub} | subclasses(sub)}
 
 
 def test_the_specification_names_every_limit_with_its_default() -> None:
