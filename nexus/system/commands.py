@@ -41,7 +41,7 @@ SettingKey = Annotated[
         min_length=1,
         max_length=128,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)",
-        description="a dotted name, such as journal.keep_days",
+        description="1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit, such as journal.keep_days",
         extra={"metavar": "KEY", "completes": "setting"},
     ),
 ]
