@@ -189,8 +189,7 @@ class Server:
                 _log.warning("closing a client that does not read (pid %d)", worst.context.origin.pid)
                 worst.abort()
         self._freed.set()
-        for session in list(self._sessions):
-            session.reconsider_reading()
+        self._reconsider_reading()
         if self._sessions:
             self._tick_later()
 
@@ -222,6 +221,11 @@ class Server:
         """A session holds little again."""
         if self._favoured is session:
             self._favoured = None
+            self.loop.call_soon(self._reconsider_reading)
+
+    def _reconsider_reading(self) -> None:
+        for session in list(self._sessions):
+            session.reconsider_reading()
 
     def account_received(self, delta: int) -> None:
         """Some session holds this much more."""

@@ -1,0 +1,336 @@
+"""Hostile clients against a real daemon: others are served, its memory stays flat, its log has no traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+
+import msgpack
+import pytest
+from nexus_protocol import (
+    BadFrame,
+    Conflict,
+    DeadlineExceeded,
+    FrameTooLarge,
+    InvalidArgument,
+    NexusError,
+    ResourceExhausted,
+    UnsupportedVersion,
+    encode_frame,
+)
+from nexus_protocol.frame import HEADER, MAGIC, VERSION
+from support.daemon import DaemonProcess, short_directory
+from support.raw import RawClient, frame, wait_until
+
+from nexus.journal.commands import WatchEvents
+from nexus.system.commands import Describe, GetSystemStatus, Hello, Ping
+from nexus.vms.commands import CreateVm, ListVms
+
+KIB, MIB = 1024, 1024 * 1024
+GROWTH = 40 * MIB
+IMPATIENT = (
+    "[limits]\nframe_timeout_s = 1\nsend_timeout_s = 2\nstreams_per_connection = 4\nrequests_per_connection = 8\n"
+)
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[DaemonProcess]:
+    """A daemon whose times are short, with enough VMs in it for pages of 1 MiB."""
+    root = short_directory()
+    daemon = DaemonProcess(root, config=IMPATIENT)
+    try:
+        daemon.start()
+        with RawClient(daemon.socket_path) as client:
+            for sequence in client.begin_many(CreateVm(name=f"filler-{number:05}") for number in range(5000)):
+                client.payload(sequence)
+        yield daemon
+        assert daemon.stop() == 0
+        for word in ("Traceback", " error ", " critical "):
+            assert word not in daemon.log()
+    finally:
+        daemon.close()
+        shutil.rmtree(root)
+
+
+@pytest.fixture
+def client(impatient: DaemonProcess) -> Iterator[RawClient]:
+    """A connection to it."""
+    with RawClient(impatient.socket_path) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def unharmed(daemon: DaemonProcess) -> Iterator[RawClient]:
+    """A neighbour, who is served before and after, while the daemon does not grow."""
+    with RawClient(daemon.socket_path, timeout=10) as neighbour:
+        neighbour.call(Ping(b"before"))
+        before = daemon.rss_bytes()
+        yield neighbour
+        assert neighbour.call(Ping(b"after")).payload == b"after"
+        assert daemon.rss_bytes() - before < GROWTH
+
+
+def _header(command: int, size: int, sequence: int = 1, *, version: int = VERSION, flags: int = 0) -> bytes:
+    return HEADER.pack(MAGIC, version, command, size, sequence, flags)
+
+
+@pytest.mark.parametrize("command", [42, 0x0100, 51, 0x7777, 0xFF00, 0xFFE0, 0xFFE1])
+def test_a_claimed_length_of_4_gib_is_refused_at_the_header(
+    impatient: DaemonProcess, client: RawClient, command: int
+) -> None:
+    client.engine.send_request(42)
+    with unharmed(impatient):
+        client.send_bytes(_header(command, 0xFFFF_FFFF))
+        error = client.error(1)
+        assert isinstance(error, FrameTooLarge)
+        assert 0 < error.details["limit"] <= 16 * MIB
+        client.read_to_end()
+
+
+def test_the_payload_limit_is_64_kib_and_not_a_byte_more(impatient: DaemonProcess, client: RawClient) -> None:
+    fits = b"\x81\xa7payload\xc5" + (65_000).to_bytes(2, "big") + bytes(65_000)
+    client.send_bytes(_header(42, len(fits), client.engine.send_request(42)[0]) + fits)
+    assert len(client.result(1)["payload"]) == 65_000
+    sequence, _ = client.engine.send_request(42)
+    client.send_bytes(_header(42, 64 * KIB, sequence) + b"\xc1" * 64 * KIB)
+    assert isinstance(client.error(sequence), InvalidArgument)
+    sequence, _ = client.engine.send_request(42)
+    client.send_bytes(_header(42, 64 * KIB + 1, sequence))
+    error = client.error(sequence)
+    assert isinstance(error, FrameTooLarge)
+    assert error.details["limit"] == 64 * KIB
+    client.read_to_end()
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", BadFrame),
+        (b"\x00", BadFrame),
+        (_header(42, 0, version=2), UnsupportedVersion),
+        (_header(42, 0, flags=1), BadFrame),
+        (_header(42, 0, flags=0x8000), BadFrame),
+        (_header(42, 0, sequence=0), BadFrame),
+    ],
+    ids=["http", "zero", "version", "flag", "high flag", "sequence 0"],
+)
+def test_what_is_no_frame_is_answered_before_the_connection_is_closed(
+    impatient: DaemonProcess, client: RawClient, data: bytes, expected: type[NexusError]
+) -> None:
+    client.engine.send_request(42)
+    # More follows, unread: the answer must be readable all the same, before an end or a reset.
+    with contextlib.suppress(BrokenPipeError):
+        client.send_bytes(data + bytes(300_000))
+    client.read_to_end()
+    error = client.connection_error or client.error(1)
+    assert isinstance(error, expected)
+    if expected is UnsupportedVersion:
+        assert error.details["supported"] == [1]
+
+
+def test_a_first_frame_that_never_comes_ends_the_connection(impatient: DaemonProcess, client: RawClient) -> None:
+    error = client.read_to_end()
+    assert isinstance(error, DeadlineExceeded)
+    assert error.details == {"frame_timeout_s": 1}
+
+
+def test_a_frame_that_is_begun_and_not_finished_ends_the_connection(
+    impatient: DaemonProcess, client: RawClient
+) -> None:
+    client.call(Ping())
+    client.send_bytes(frame(Ping(b"x" * 100), 2)[:50])
+    assert isinstance(client.read_to_end(), DeadlineExceeded)
+
+
+def test_a_connection_that_rests_between_frames_stays(impatient: DaemonProcess, client: RawClient) -> None:
+    client.call(Ping())
+    with RawClient(impatient.socket_path) as slow:
+        slow.read_to_end()  # which takes longer than a frame may
+    assert client.call(Ping(b"still here")).payload == b"still here"
+
+
+def test_a_byte_now_and_then_is_too_slow_for_a_frame(impatient: DaemonProcess, client: RawClient) -> None:
+    client.call(Ping())
+    poll = select.poll()
+    poll.register(client.sock, select.POLLIN)
+    with contextlib.suppress(BrokenPipeError):
+        for byte in frame(Ping(b"x" * 100), 2):
+            client.sock.send(bytes([byte]))
+            if poll.poll(100):
+                break
+    assert isinstance(client.read_to_end(), DeadlineExceeded)
+
+
+def test_600_connections_get_512_places_and_88_refusals(impatient: DaemonProcess) -> None:
+    with contextlib.ExitStack() as stack:
+        base = stack.enter_context(RawClient(impatient.socket_path))
+        before = base.call(GetSystemStatus()).connections
+        rss = impatient.rss_bytes()
+        clients = [stack.enter_context(RawClient(impatient.socket_path)) for _ in range(600)]
+        refused = 0
+        for client in clients:
+            try:
+                client.call(Ping())
+            except (EOFError, BrokenPipeError):
+                assert isinstance(client.read_to_end(), ResourceExhausted)
+                refused += 1
+        assert refused == 600 - (512 - before)
+        assert impatient.rss_bytes() - rss < GROWTH
+        assert base.call(GetSystemStatus()).connections == 512
+    with RawClient(impatient.socket_path) as client:
+        wait_until(lambda: client.call(GetSystemStatus()).connections < 50, "the end of the crowd")
+
+
+def _pour(sock: socket.socket, data: bytes, seconds: float) -> int:
+    """Send again and again without ever reading, until the daemon takes no more for so long; gives the bytes."""
+    sock.setblocking(False)
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    sent, offset = 0, 0
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and poll.poll(seconds * 1000):
+        try:
+            count = sock.send(data[offset:])
+        except BlockingIOError:
+            continue
+        except (BrokenPipeError, ConnectionResetError):
+            return sent
+        sent, offset = sent + count, (offset + count) % len(data)
+    raise AssertionError("the daemon neither stopped reading nor closed the connection")
+
+
+def _numbered(make: object, count: int) -> bytes:
+    return b"".join(frame(make, number) for number in range(1, count))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("request_", [ListVms(limit=10_000), Describe()], ids=["ListVms", "Describe"])
+def test_clients_that_never_read_take_no_memory_and_are_closed(impatient: DaemonProcess, request_: object) -> None:
+    with unharmed(impatient) as neighbour, contextlib.ExitStack() as stack:
+        hogs = [stack.enter_context(RawClient(impatient.socket_path)) for _ in range(4)]
+        data = _numbered(request_, 200)
+        for hog in hogs:
+            hog.sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                hog.sock.send(data)
+        peak = impatient.rss_bytes()
+        start = peak
+
+        def closed() -> bool:
+            nonlocal peak
+            neighbour.call(Ping(b"meanwhile"))
+            peak = max(peak, impatient.rss_bytes())
+            return neighbour.call(GetSystemStatus()).connections <= 2
+
+        wait_until(closed, "the end of clients that do not read")
+        assert peak - start < GROWTH
+
+
+def test_watchers_that_never_read_take_no_memory_and_are_closed(impatient: DaemonProcess) -> None:
+    with unharmed(impatient) as neighbour, contextlib.ExitStack() as stack:
+        for _ in range(8):
+            hog = stack.enter_context(RawClient(impatient.socket_path))
+            hog.begin_many([WatchEvents(after=0)] * 4)
+        wait_until(lambda: neighbour.call(GetSystemStatus()).connections <= 2, "the end of the watchers")
+
+
+def test_one_that_sends_for_ever_and_never_reads_is_stopped(impatient: DaemonProcess, client: RawClient) -> None:
+    with unharmed(impatient):
+        sent = _pour(client.sock, frame(Ping(b"x" * 60_000), 1) + _numbered(Ping(b"x" * 60_000), 100), 5)
+        assert sent < 24 * MIB
+
+
+BOMBS = {
+    "arrays in arrays": b"\x81\xa5value" + b"\x91" * 60_000 + b"\xc0",
+    "maps in maps": b"\x81\xa5value" + b"\x81\xa1k" * 20_000 + b"\xc0",
+    "an array of four thousand million": b"\x81\xa5value\xdd\xff\xff\xff\xff",
+    "a map of four thousand million": b"\x81\xa5value\xdf\xff\xff\xff\xff",
+    "a text of four gibibytes": b"\x81\xa5value\xdb\xff\xff\xff\xff",
+    "bytes of four gibibytes": b"\x81\xa5value\xc6\xff\xff\xff\xff",
+    "an extension": b"\x81\xa5value" + msgpack.packb(msgpack.ExtType(1, bytes(1000))),
+    "sixty thousand empty maps": b"\x82\xa3key\xa1k\xa5value\xdc\xea\x60" + b"\x80" * 60_000,
+    "forty levels": b"\x82\xa3key\xa1k\xa5value" + b"\x91" * 40 + b"\x80",
+    "the top is a bomb": b"\xdf\xff\xff\xff\xff" + b"\xa1k\x80" * 1000,
+    "a key that is a bomb": b"\x81" + b"\x91" * 60_000,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("code", [47, 0x0100, 51, 45])
+def test_a_messagepack_bomb_is_an_invalid_argument(
+    impatient: DaemonProcess, client: RawClient, name: str, code: int
+) -> None:
+    with unharmed(impatient):
+        sequence = client.begin_raw(code, BOMBS[name])
+        if name == "sixty thousand empty maps" and code == 47:
+            assert client.result(sequence)["key"] == "k"  # large, and harmless
+        else:
+            assert isinstance(client.error(sequence), InvalidArgument)
+        assert client.call(Ping(b"stays")).payload == b"stays"
+
+
+def test_of_a_key_that_comes_twice_the_last_counts(impatient: DaemonProcess, client: RawClient) -> None:
+    payload = b"\x83\xa4name\xa3one\xa4name\xa3two\xa4name\xa5three"
+    assert client.result(client.begin_raw(0x0100, payload))["name"] == "three"
+
+
+@pytest.mark.parametrize(
+    ("payload", "path"),
+    [
+        ({"name": "x", "vcpu_count": True}, "vcpu_count"),
+        ({"name": "x", "vcpu_count": 2.0}, "vcpu_count"),
+        ({"name": "x", "vcpu_count": "2"}, "vcpu_count"),
+        ({"name": None}, "name"),
+        ({}, "name"),
+        ({"name": b"x"}, "name"),
+        ({"name": "x", "colour": "red"}, "colour"),
+        ({"name": "x", "role": "WORK"}, "role"),
+    ],
+    ids=repr,
+)
+def test_a_wrong_field_is_named(
+    impatient: DaemonProcess, client: RawClient, payload: dict[str, object], path: str
+) -> None:
+    error = client.error(client.begin_raw(0x0100, msgpack.packb(payload)))
+    assert isinstance(error, InvalidArgument)
+    assert error.details["path"] == path
+
+
+def test_an_optional_field_that_is_nil_is_one_that_is_absent(impatient: DaemonProcess, client: RawClient) -> None:
+    body = {"name": "with-nil", "id": None}
+    assert client.result(client.begin_raw(0x0100, msgpack.packb(body)))["name"] == "with-nil"
+    assert isinstance(client.call_error(CreateVm(name="with-nil")), Conflict)
+
+
+def test_hello_reports_the_limits_in_force(impatient: DaemonProcess, client: RawClient) -> None:
+    limits = client.call(Hello(client="test 1")).limits
+    assert limits["frame_timeout_s"] == 1
+    assert limits["streams_per_connection"] == 4
+    assert limits["max_payload_bytes"] == 64 * KIB
+    assert limits["max_frame_payload_bytes"] == 16 * MIB
+    assert limits["connections"] == 512
+
+
+def test_streams_count_as_requests_at_work_and_ending_one_lets_the_next_begin(
+    impatient: DaemonProcess, client: RawClient
+) -> None:
+    streams = client.begin_many([WatchEvents(kinds=["none"])] * 4)
+    assert isinstance(client.call_error(WatchEvents()), ResourceExhausted)
+    client.cancel(streams[3])
+    assert client.error(streams[3]).code == "cancelled"
+    assert client.call(Ping(b"1")).payload == b"1"
+    another = client.begin(WatchEvents(kinds=["none"]))
+    client.cancel(another)
+    assert client.error(another).code == "cancelled"
+
+
+def test_an_end_of_the_connection_in_the_middle_of_everything_leaves_nothing_behind(impatient: DaemonProcess) -> None:
+    with unharmed(impatient) as neighbour:
+        for cut in range(1, 40, 3):
+            with RawClient(impatient.socket_path) as client:
+                client.send_bytes(_numbered(ListVms(), 10) + encode_frame(51, 77) + frame(Ping(b"x" * 30), 78)[:cut])
+        wait_until(lambda: neighbour.call(GetSystemStatus()).connections <= 1, "the end of the others")
+        assert neighbour.call(GetSystemStatus()).open_requests <= 1
