@@ -79,7 +79,7 @@ class SqliteTransaction(SqliteReader):
 class _Job:
     """One write on its way: the function, the future that waits for it, and what became of it."""
 
-    __slots__ = ("_token", "error", "fn", "future", "journaled", "result", "size_bytes")
+    __slots__ = ("_token", "delivered", "error", "fn", "future", "journaled", "result", "size_bytes")
 
     def __init__(self, fn: Callable[[Transaction], Any], future: asyncio.Future[Any], size_bytes: int) -> None:
         self.fn = fn
@@ -88,6 +88,7 @@ class _Job:
         self.result: Any = None
         self.error: BaseException | None = None
         self.journaled = False
+        self.delivered = False
         self._token = [None]
 
     def claim(self) -> bool:
@@ -121,7 +122,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
-        self._last_checkpoint = 0.0
+        self._last_look = 0.0
         self.fault: StoreError | None = None
         """Why writes fail at present; None when they work."""
 
@@ -135,20 +136,25 @@ class Writer:
         """See ``StateStore.write``. A cancelled write that the thread has already taken is seen to its end."""
         if self._loop is None or self._thread is None or self._closing:
             raise StoreUnavailable("cannot write: the store is closed")
-        future: asyncio.Future[T] = self._loop.create_future()
-        job = _Job(fn, future, size_bytes)
+        job = _Job(fn, self._loop.create_future(), size_bytes)
         self._queue.put(job)
         while True:
             try:
-                return await asyncio.shield(future)
+                # Not shielded, which would take another turn of the loop: a cancelled future is replaced.
+                result: T = await job.future
+                return result
             except asyncio.CancelledError:
                 if job.claim():
-                    future.cancel()
                     raise
                 # "Cancelled" would be a lie now: the change may be durable already.
                 task = asyncio.current_task()
                 if task is not None:
                     task.uncancel()
+                if job.delivered:
+                    if job.error is not None:
+                        raise job.error from None
+                    return job.result  # type: ignore[no-any-return]
+                job.future = self._loop.create_future()
 
     async def close(self) -> None:
         """Write what is queued, then end the thread. What comes later is refused: nobody would take it."""
@@ -212,6 +218,7 @@ class Writer:
         journaled = False
         for job in jobs:
             journaled = journaled or (job.error is None and job.journaled)
+            job.delivered = True
             if job.future.done():
                 continue
             if job.error is None:
@@ -374,12 +381,14 @@ class Writer:
 
     def _checkpoint_if_large(self) -> None:
         now = time.monotonic()
-        if now - self._last_checkpoint < 1.0:
+        if now - self._last_look < 1.0:
             return
+        # Noted before the look, not only before a checkpoint: a look at each commit makes the event loop, which has
+        # just been woken, and this thread wait for each other, and so costs a fifth of a lone write.
+        self._last_look = now
         try:
             if os.stat(self._wal_path).st_size <= WAL_LIMIT_BYTES:  # noqa: PTH116
                 return
-            self._last_checkpoint = now
             self._connection.execute("PRAGMA busy_timeout = 20")
             try:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -381,7 +381,7 @@ def test_the_log_is_emptied_when_it_grows_large(root: Path, monkeypatch: pytest.
             for i in range(20):
                 await store.write(put(f"key{i}", "x" * 40_000))
             # The last one may be answered before the writer looks at the log: one more turn of it is enough.
-            store._writer._last_checkpoint = 0.0
+            store._writer._last_look = 0.0
             await store.write(put("more"))
             await store.write(put("last"))
             assert os.stat(f"{store.path}-wal").st_size < 200_000  # noqa: PTH116
