@@ -91,6 +91,12 @@ def test_one_wrong_byte_is_enough_to_refuse_what_is_no_frame() -> None:
     assert isinstance(reader.feed(b"W")[1], BadFrame)
 
 
+def test_a_wrong_byte_right_behind_a_frame_is_refused_at_once() -> None:
+    received, violation = decoder().feed(encode_frame(1, 1) + b"G")
+    assert received == [Frame(1, 1, b"")]
+    assert isinstance(violation, BadFrame)
+
+
 def test_the_limit_is_asked_for_each_command() -> None:
     reader = FrameDecoder(lambda command: 10 if command == 1 else 0)
     received, violation = reader.feed(encode_frame(1, 1, bytes(10)) + encode_frame(2, 2, b"x"))
