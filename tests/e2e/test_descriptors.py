@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.daemon import DaemonProcess
 
 from nexus.client import BlockingClient
 from nexus.journal.commands import WatchEvents
 from nexus.system.commands import BackupDatabase, GetSystemStatus, Health, SetSetting
 from nexus.vms.commands import CreateVm, DeleteVm, ListVms
-from support.daemon import DaemonProcess
 
 _RECORDING = """
 import os, sys

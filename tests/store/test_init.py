@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.faults import as_ordinary_user, make_read_only, on_small_disk
 from support.stores import contents, files_of, look_at, make_store, schema_of
 
 from nexus.store import DatabaseDamaged, InitError, SchemaMismatch
@@ -284,22 +285,38 @@ def test_a_crash_while_the_journal_mode_was_changed_is_healed(store: SqliteStore
     assert store.read(lambda reader: reader.all("SELECT * FROM settings")) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write whatever its mode says")
-def test_a_file_or_folder_without_permission_is_a_sentence(store: SqliteStore) -> None:
-    path = opened_once(store)
-    path.chmod(0o400)
-    assert "cannot be written" in refusal(store, InitError).message
-    path.chmod(0o000)
-    before = path.stat()
-    with pytest.raises(InitError, match="cannot be written"):
-        store.init()
-    assert path.stat() == before
-    path.chmod(0o600)
-    path.parent.chmod(0o500)
-    try:
+def test_a_file_or_folder_without_permission_is_a_sentence(root: Path) -> None:
+    def scenario() -> None:
+        store = make_store(root)
+        path = opened_once(store)
+        path.chmod(0o400)
         assert "cannot be written" in refusal(store, InitError).message
-    finally:
+        path.chmod(0o000)
+        before = path.stat()
+        with pytest.raises(InitError, match="cannot be written"):
+            store.init()
+        assert path.stat() == before
+        path.chmod(0o600)
+        path.parent.chmod(0o500)
+        assert "cannot be written" in refusal(store, InitError).message
         path.parent.chmod(0o700)
+
+    as_ordinary_user(root, scenario)
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete", "hot"])
+def test_a_disk_that_cannot_be_written_is_a_sentence(root: Path, mode: str) -> None:
+    def scenario(disk: Path) -> None:
+        store = make_store(disk)
+        path = opened_once(store)
+        if mode == "hot":
+            make_hot(path, "INSERT INTO settings VALUES ('a', '1', 'int')")
+        elif mode == "delete":
+            change(path, "PRAGMA journal_mode = DELETE")
+        make_read_only(disk)
+        assert "cannot be written" in refusal(store, InitError).message
+
+    on_small_disk(root / "disk", 1024, scenario)
 
 
 def test_a_parent_that_cannot_be_made_is_a_sentence(root: Path) -> None:

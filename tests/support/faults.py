@@ -15,11 +15,15 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["build_failing_fsync", "fill", "on_small_disk", "python_subprocess"]
+__all__ = ["as_ordinary_user", "build_failing_fsync", "fill", "make_read_only", "on_small_disk", "python_subprocess"]
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000
 _MS_REC_PRIVATE = 0x4000 | 0x40000
+_MS_RDONLY = 1
+_MS_REMOUNT = 32
+_ORDINARY = 4242
+"""A user id that is nobody's."""
 _NOT_ALLOWED = 77
 """The exit code of a child that may not make a mount namespace."""
 
@@ -31,6 +35,26 @@ def on_small_disk(directory: Path, size_kib: int, scenario: Callable[[Path], Non
     here, with its traceback; where such a namespace cannot be had the test is skipped.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    if not _in_child(lambda: _mount_small(directory, size_kib), lambda: scenario(directory)):
+        pytest.skip("no mount namespace: neither root nor user namespaces are allowed here")
+
+
+def as_ordinary_user(directory: Path, scenario: Callable[[], None]) -> None:
+    """Run ``scenario()`` in a child process that is not root, so that permissions hold; ``directory`` is its own."""
+
+    def become() -> bool:
+        if os.geteuid() == 0:
+            os.chown(directory, _ORDINARY, _ORDINARY)
+            os.setgroups([])
+            os.setresgid(_ORDINARY, _ORDINARY, _ORDINARY)
+            os.setresuid(_ORDINARY, _ORDINARY, _ORDINARY)
+        return True
+
+    _in_child(become, scenario)
+
+
+def _in_child(prepare: Callable[[], bool], scenario: Callable[[], None]) -> bool:
+    """Fork, prepare, run; False when ``prepare`` said that it cannot be."""
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
@@ -39,11 +63,11 @@ def on_small_disk(directory: Path, size_kib: int, scenario: Callable[[Path], Non
         code = 1
         try:
             os.close(reading)
-            if not _mount_small(directory, size_kib):
-                code = _NOT_ALLOWED
-            else:
-                scenario(directory)
+            if prepare():
+                scenario()
                 code = 0
+            else:
+                code = _NOT_ALLOWED
         except BaseException:
             with os.fdopen(writing, "w", closefd=False) as pipe:
                 pipe.write(traceback.format_exc())
@@ -54,9 +78,8 @@ def on_small_disk(directory: Path, size_kib: int, scenario: Callable[[Path], Non
         report = pipe.read()
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    if code == _NOT_ALLOWED:
-        pytest.skip("no mount namespace: neither root nor user namespaces are allowed here")
-    assert code == 0, f"the scenario ended with {code}:\n{report}"
+    assert code in (0, _NOT_ALLOWED), f"the scenario ended with {code}:\n{report}"
+    return code == 0
 
 
 def _mount_small(directory: Path, size_kib: int) -> bool:
@@ -75,6 +98,13 @@ def _mount_small(directory: Path, size_kib: int) -> bool:
         return False
     options = f"size={size_kib}k,mode=0700,uid={uid},gid={gid}".encode()
     return not libc.mount(b"tmpfs", os.fsencode(directory), b"tmpfs", 0, options)
+
+
+def make_read_only(directory: Path) -> None:
+    """From now on nobody, not even root, can write to the small disk that ``on_small_disk`` mounted there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(None, os.fsencode(directory), None, _MS_REMOUNT | _MS_RDONLY, None):
+        raise OSError(ctypes.get_errno(), "cannot make the disk read-only", str(directory))
 
 
 def fill(directory: Path, *, leave_kib: int = 0) -> Path:
@@ -156,7 +186,7 @@ def python_subprocess(
     """Run a module of the tests as a process of its own, to its end."""
     return subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | (environment or {}),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | (environment or {}),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
