@@ -66,6 +66,11 @@ class App:
             self._client = client
         return self._client
 
+    def close(self) -> None:
+        """Hang up, where somebody was called."""
+        if self._client is not None:
+            self._client.close()
+
     def call(self, command: Command[R]) -> R:
         """Send a command; its reply as a record."""
         return self.connect().call(command)

@@ -45,14 +45,19 @@ class DaemonFailed(NexusError):
 @click.pass_obj
 def start(app: Any, log_level: str | None) -> None:
     """Start the daemon, unless it runs already."""
-    running = _running(app)
+    managed = _managed(app)
+    if managed and _state("nexus.service") == "inactive" and _state("nexus.socket") == "active":
+        running = None  # to ask would start it
+    else:
+        running = _running(app)
     if running is not None:
         click.echo(f"The daemon runs already (pid {running['pid']}, {app.socket_path()})")
         return
-    if _managed(app):
-        _systemctl("start", *_UNITS)
-        status = app.call_raw(GetSystemStatus())
-        click.echo(f"Started the daemon (pid {status['pid']}, nexus.service)")
+    if managed:
+        if log_level is not None:
+            raise click.UsageError("--log-level does not reach nexus.service: set [daemon] log_level in config.toml")
+        pid = _start_units(app)
+        click.echo(f"Started the daemon (pid {pid}, nexus.service)")
         return
     log = _log_path()
     pid = _start_detached(app, log, log_level)
@@ -147,14 +152,10 @@ def nexusd_command() -> list[str]:
 @click.pass_obj
 def stop(app: Any) -> None:
     """Stop the daemon: requests finish, then it ends. With systemd, its socket stops listening as well."""
-    if _managed(app):
-        active = subprocess.run(
-            ["systemctl", "--user", "is-active", "--quiet", *_UNITS], check=False, capture_output=True
-        )
-        if active.returncode == 0 or _unit_active():
-            _systemctl("stop", *_UNITS)
-            click.echo("Stopped the daemon (nexus.socket, nexus.service)")
-            return
+    if _managed(app) and _unit_active():
+        _systemctl("stop", *_UNITS)
+        click.echo("Stopped the daemon (nexus.socket, nexus.service)")
+        return
     status = _running(app)
     if status is None:
         click.echo("The daemon does not run")
@@ -177,11 +178,29 @@ def stop(app: Any) -> None:
     click.echo(f"Stopped the daemon (pid {pid})")
 
 
+def _state(unit: str) -> str:
+    """The ActiveState of a unit, such as ``active``, ``activating`` or ``inactive``."""
+    asked = ["systemctl", "--user", "show", "--property", "ActiveState", "--value", unit]
+    return subprocess.run(asked, check=False, capture_output=True, text=True).stdout.strip()
+
+
 def _unit_active() -> bool:
-    return any(
-        subprocess.run(["systemctl", "--user", "is-active", "--quiet", unit], check=False).returncode == 0
-        for unit in _UNITS
-    )
+    """Whether systemd listens for the daemon or runs it, be it for the moment between two tries."""
+    return any(_state(unit) not in ("inactive", "failed") for unit in _UNITS)
+
+
+def _start_units(app: Any) -> int:
+    """Have systemd listen, and start the daemon by the first connection, since that tells why it cannot start.
+
+    Raises:
+        DaemonFailed: it cannot.
+    """
+    _systemctl("start", "nexus.socket")
+    try:
+        return int(app.call_raw(GetSystemStatus())["pid"])
+    except ConnectionFailure as error:
+        _systemctl("stop", *_UNITS)
+        raise DaemonFailed(error.message, hint=error.hint or "See: journalctl --user -u nexus.service -n 20") from None
 
 
 @daemon.command(name="status")
@@ -246,8 +265,11 @@ def install(app: Any) -> None:
         (directory / unit).write_text(text, encoding="utf-8")
         click.echo(f"Installed {directory / unit}")
     _systemctl("daemon-reload")
-    _systemctl("enable", "--now", *_UNITS)
-    click.echo("Enabled and started nexus.socket and nexus.service")
+    _systemctl("enable", *_UNITS)
+    if _state("nexus.service") == "active":
+        _systemctl("restart", *_UNITS)  # an older one, maybe of another nexusd
+    pid = _start_units(app)
+    click.echo(f"Enabled and started nexus.socket and nexus.service (pid {pid})")
     if not lingering():
         hint("Without lingering a logout ends everything: loginctl enable-linger")
 

@@ -84,6 +84,7 @@ def cli(ctx: click.Context, socket: str | None, config: str | None, actor: str |
     from nexus.cli.app import App
 
     ctx.obj = App(socket, config, actor, debug)
+    ctx.call_on_close(ctx.obj.close)
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ from nexus_protocol.frame import INPUT
 
 from nexus.daemon.dispatch import Entry
 from nexus.handling import Context, Origin
+from nexus.system.commands import Hello
 
 if TYPE_CHECKING:
     from nexus_protocol.connection import ServerEvent
@@ -53,6 +54,8 @@ __all__ = ["Session"]
 _log = logging.getLogger("nexus.session")
 
 _READ_BYTES = 64 * 1024
+_NEWCOMER_S = 0.1
+"""How long a client that has only just connected may take to make its first request, when the daemon is stopping."""
 _TURN = 64
 """Requests carried out in one turn of the event loop; then the other clients have theirs."""
 _FREE_RECEIVE_BYTES = 64 * 1024
@@ -166,6 +169,9 @@ class Session:
         self._began_at = self._loop.time()
         """When the frame now being read began; for a new connection, when it was accepted."""
         self._mid_frame = True
+        self._accepted_at = self._began_at
+        self._last_code = 0
+        """The code of the last request that was begun; 0 before the first."""
         self._progress_at = self._began_at
         self._loop.add_reader(self._fd, self._on_readable)
 
@@ -215,7 +221,20 @@ class Session:
         return self._reading or not (self._ended or self._waiting or not self._has_room())
 
     def begin_drain(self) -> None:
-        """Refuse what has not begun, tell the streams to end, and close once all is answered."""
+        """Refuse what has not begun, tell the streams to end, and close once all is answered.
+
+        What has arrived is still carried out, and so is the first request of a client that has only just connected:
+        it could not know, and a moment later it would have waited for the next daemon.
+        """
+        if self._reading and self._socket is not None:
+            self._on_readable()
+        said_hello_at_most = self._last_code in (0, Hello.info.code) and not self._tasks
+        if said_hello_at_most and self._loop.time() - self._accepted_at < _NEWCOMER_S:
+            self._loop.call_later(_NEWCOMER_S, self._drain)
+        else:
+            self._drain()
+
+    def _drain(self) -> None:
         self.draining = True
         while self._waiting:
             self._answer_error(self._waiting.popitem(last=False)[0], _stopping())
@@ -388,6 +407,7 @@ class Session:
 
     def _carry_out(self, request: RequestReceived) -> None:
         code, sequence, payload = request
+        self._last_code = code
         entry = self.server.dispatch.entries.get(code)
         try:
             if self.draining:

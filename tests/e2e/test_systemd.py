@@ -1,0 +1,321 @@
+"""The units under a real user manager: activation, readiness, watchdog, restart, reload, and nexusctl beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import short_directory
+from support.raw import wait_until
+from support.systemd import UserManager, missing_for_systemd
+
+from nexus.client import BlockingClient
+from nexus.system.commands import GetSystemStatus, Hello, Ping
+
+UNITS = Path(__file__).parents[2] / "systemd"
+SERVICE, SOCKET = "nexus.service", "nexus.socket"
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[UserManager]:
+    """A user manager for the whole module."""
+    missing = missing_for_systemd()
+    if missing is not None:
+        pytest.skip(f"a systemd user manager cannot be had here: {missing}")
+    root = short_directory()
+    try:
+        manager = UserManager(root)
+        try:
+            yield manager
+        finally:
+            manager.close()
+    finally:
+        shutil.rmtree(root)
+
+
+@pytest.fixture
+def manager(session: UserManager) -> Iterator[UserManager]:
+    """The manager, which knows no units of Nexus; afterwards it has forgotten them again."""
+    yield session
+    session.run("nexusctl", "daemon", "stop", check=False)
+    session.systemctl("disable", SERVICE, SOCKET, check=False)
+    shutil.rmtree(session.units, ignore_errors=True)
+    for name in ("state", "broken", "home/.config/nexus"):
+        shutil.rmtree(session.root / name, ignore_errors=True)
+    session.systemctl("daemon-reload")
+    session.systemctl("reset-failed")
+
+
+@pytest.fixture
+def installed(manager: UserManager) -> UserManager:
+    """The manager after ``nexusctl daemon install``: the daemon runs."""
+    manager.run("nexusctl", "daemon", "install")
+    return manager
+
+
+def main_pid(manager: UserManager) -> int:
+    """The daemon's pid inside; 0 while there is none."""
+    return int(manager.show(SERVICE, "MainPID"))
+
+
+def kill_daemon(manager: UserManager, number: signal.Signals) -> int:
+    """Send the daemon a signal; its pid inside."""
+    pid = main_pid(manager)
+    assert pid
+    manager.run("kill", f"-{number.value}", str(pid))
+    return pid
+
+
+def replaced(manager: UserManager, pid: int) -> bool:
+    """Whether another daemon is up."""
+    return main_pid(manager) not in (0, pid) and manager.show(SERVICE, "ActiveState") == "active"
+
+
+def test_systemd_finds_nothing_to_say_about_the_units(manager: UserManager) -> None:
+    program = manager.root / "home" / ".local" / "bin" / "nexusd"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.symlink_to("/bin/true")
+    try:
+        done = manager.run("systemd-analyze", "--user", "verify", str(UNITS / SERVICE), str(UNITS / SOCKET))
+    finally:
+        program.unlink()
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_install_writes_enables_and_starts_both_units(manager: UserManager) -> None:
+    done = manager.run("nexusctl", "daemon", "install")
+    nexusd = shutil.which("nexusd", path=manager.environment["PATH"])
+    pid = main_pid(manager)
+    assert done.stdout.splitlines() == [
+        f"Installed {manager.units / SOCKET}",
+        f"Installed {manager.units / SERVICE}",
+        f"Enabled and started nexus.socket and nexus.service (pid {pid})",
+    ]
+    assert f'ExecStart="{nexusd}"\n' in (manager.units / SERVICE).read_text()
+    for unit in (SERVICE, SOCKET):
+        assert manager.systemctl("is-enabled", unit) == "enabled"
+        assert manager.systemctl("is-active", unit) == "active"
+    done = manager.run("systemd-analyze", "--user", "verify", str(manager.units / SERVICE), str(manager.units / SOCKET))
+    assert (done.stdout, done.stderr) == ("", "")
+    # Again, as after an update: the units are written anew, and the daemon is the new one.
+    manager.run("nexusctl", "daemon", "install")
+    assert replaced(manager, pid)
+
+
+def test_the_first_connection_starts_the_daemon(installed: UserManager) -> None:
+    installed.systemctl("stop", SERVICE)
+    assert installed.show(SERVICE, "ActiveState") == "inactive"
+    done = installed.run("nexusctl", "vm", "create", "first")
+    assert done.stdout == 'Created VM "first" (state: created, CID: 3)\n'
+    assert installed.show(SERVICE, "ActiveState") == "active"
+    status = json.loads(installed.run("nexusctl", "daemon", "status", "-o", "json").stdout)
+    assert (status["pid"], status["manager"]) == (main_pid(installed), "systemd (nexus.service)")
+
+
+def test_restarts_lose_no_connection(installed: UserManager) -> None:
+    stop = threading.Event()
+    answered: list[int] = []
+    lost: list[BaseException] = []
+    path = installed.socket_path
+
+    def connect_again_and_again() -> None:
+        while not stop.is_set():
+            try:
+                with BlockingClient(path) as client:
+                    client.call(Ping(b"x"))
+                answered.append(1)
+            except Exception as error:
+                lost.append(error)
+
+    callers = [threading.Thread(target=connect_again_and_again) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    try:
+        for turn in range(1, 5):
+            before = main_pid(installed)
+            installed.systemctl("restart", SERVICE)
+            assert replaced(installed, before)
+            seen = len(answered)
+            wait_until(lambda seen=seen: len(answered) >= seen + 50, f"50 connections after restart {turn}")
+    finally:
+        stop.set()
+        for caller in callers:
+            caller.join()
+    assert not lost, (len(answered), lost)
+    assert len(answered) >= 200
+
+
+def test_the_watchdog_replaces_a_daemon_that_stands_still(installed: UserManager) -> None:
+    installed.drop_in(SERVICE, "[Service]\nWatchdogSec=1\nTimeoutAbortSec=1\nRestartSec=100ms\n")
+    installed.systemctl("restart", SERVICE)
+    pid = kill_daemon(installed, signal.SIGSTOP)
+    wait_until(lambda: replaced(installed, pid), "another daemon")
+    assert installed.show(SERVICE, "NRestarts") == "1"
+    assert installed.run("nexusctl", "status").returncode == 0
+
+
+def test_a_killed_daemon_comes_back_by_itself(installed: UserManager) -> None:
+    installed.run("nexusctl", "vm", "create", "kept")
+    pid = kill_daemon(installed, signal.SIGKILL)
+    wait_until(lambda: replaced(installed, pid), "another daemon")
+    assert installed.run("nexusctl", "vm", "list", "-o", "name").stdout == "kept\n"
+
+
+def test_reload_applies_new_limits_to_the_running_daemon(installed: UserManager) -> None:
+    pid = main_pid(installed)
+    config = installed.root / "home" / ".config" / "nexus" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("[limits]\nrequests_per_connection = 7\n")
+    installed.systemctl("reload", SERVICE)
+
+    def applied() -> bool:
+        with BlockingClient(installed.socket_path) as client:
+            return client.call(Hello(client="test")).limits["requests_per_connection"] == 7
+
+    wait_until(applied, "the new limit")
+    assert main_pid(installed) == pid
+    wait_until(lambda: installed.show(SERVICE, "ActiveState") == "active", "the end of the reload")
+
+
+def test_stop_start_and_status_are_about_the_units(installed: UserManager) -> None:
+    assert installed.run("nexusctl", "daemon", "stop").stdout == "Stopped the daemon (nexus.socket, nexus.service)\n"
+    for unit in (SERVICE, SOCKET):
+        assert installed.show(unit, "ActiveState") == "inactive"
+    done = installed.run("nexusctl", "status", check=False)
+    assert done.returncode == 3
+    assert done.stderr == (
+        "Error: cannot connect to Nexus daemon at /run/user/0/nexus/nexus.sock\n"
+        "  The daemon does not appear to be running.\n\n"
+        "  Start it: systemctl --user start nexus.service\n"
+    )
+    assert installed.run("nexusctl", "daemon", "status", check=False).returncode == 3
+    assert installed.show(SERVICE, "ActiveState") == "inactive"
+    assert installed.run("nexusctl", "daemon", "stop").stdout == "The daemon does not run\n"
+
+    started = installed.run("nexusctl", "daemon", "start")
+    assert started.stdout == f"Started the daemon (pid {main_pid(installed)}, nexus.service)\n"
+    again = installed.run("nexusctl", "daemon", "start")
+    assert again.stdout == f"The daemon runs already (pid {main_pid(installed)}, /run/user/0/nexus/nexus.sock)\n"
+    status = installed.run("nexusctl", "daemon", "status")
+    assert f"Daemon:  running (pid {main_pid(installed)})\n" in status.stdout
+    assert "Manager: systemd (nexus.service)\n" in status.stdout
+
+    installed.systemctl("stop", SERVICE)
+    started = installed.run("nexusctl", "daemon", "start")
+    assert started.stdout == f"Started the daemon (pid {main_pid(installed)}, nexus.service)\n"
+    refused = installed.run("nexusctl", "daemon", "start", "--log-level", "debug", check=False)
+    assert refused.returncode == 0  # it runs already: nothing is asked of it
+
+
+def test_a_log_level_is_refused_where_the_unit_would_not_see_it(installed: UserManager) -> None:
+    installed.run("nexusctl", "daemon", "stop")
+    done = installed.run("nexusctl", "daemon", "start", "--log-level", "debug", check=False)
+    assert done.returncode == 2
+    assert "config.toml" in done.stderr
+    assert installed.show(SERVICE, "ActiveState") == "inactive"
+
+
+def test_a_daemon_started_by_hand_leaves_the_socket_of_systemd_alone(installed: UserManager) -> None:
+    installed.systemctl("stop", SERVICE)
+    done = installed.run("nexusd", check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "nexusd: cannot listen on /run/user/0/nexus/nexus.sock: the service manager listens there\n"
+        "  Let it start the daemon: systemctl --user start nexus.service\n"
+    )
+    assert installed.show(SERVICE, "ActiveState") == "inactive"
+    assert installed.run("nexusctl", "status").returncode == 0
+
+
+def test_who_connects_is_told_why_the_daemon_cannot_start(installed: UserManager) -> None:
+    installed.systemctl("stop", SERVICE)
+    broken = installed.root / "broken"
+    broken.mkdir()
+    (broken / "config.toml").write_text("[daemon]\nlog_levle = 'info'\n")
+    # For the daemon alone: nexusctl would see it by itself.
+    installed.drop_in(SERVICE, f"[Service]\nEnvironment=NEXUS_CONFIG_DIR={broken}\n")
+    sentence = f"the daemon cannot start: cannot use {broken}/config.toml, line 2: unknown key daemon.log_levle"
+    done = installed.run("nexusctl", "status", check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.splitlines()[0] == f"Error: {sentence}"
+
+    # "daemon start" says the same, and leaves nothing that tries again and again.
+    installed.run("nexusctl", "daemon", "stop")
+    done = installed.run("nexusctl", "daemon", "start", check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[0] == f"Error: {sentence}"
+    assert installed.show(SOCKET, "ActiveState") == "inactive"
+    assert installed.show(SERVICE, "ActiveState") in ("inactive", "failed")
+
+    (broken / "config.toml").write_text("")
+    installed.run("nexusctl", "daemon", "start")
+    assert installed.run("nexusctl", "status").returncode == 0
+
+
+def test_an_idle_daemon_ends_and_comes_back_as_often_as_it_is_asked(installed: UserManager) -> None:
+    nexusd = shutil.which("nexusd", path=installed.environment["PATH"])
+    installed.drop_in(SERVICE, f"[Service]\nExecStart=\nExecStart={nexusd} --idle-exit 0.05\n")
+    installed.systemctl("restart", SERVICE)
+    pids = set()
+    for _ in range(8):
+        with BlockingClient(installed.socket_path) as client:
+            pids.add(client.call(GetSystemStatus()).pid)
+        wait_until(lambda: installed.show(SERVICE, "ActiveState") == "inactive", "the idle exit")
+        assert installed.show(SERVICE, "Result") == "success"
+    assert len(pids) == 8
+    assert installed.show(SOCKET, "SubState") == "listening"
+    assert installed.show(SOCKET, "Result") == "success"
+
+
+def test_uninstall_stops_the_daemon_and_removes_the_units(installed: UserManager) -> None:
+    refused = installed.run("nexusctl", "daemon", "uninstall", check=False)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "Error: refusing to remove the units without confirmation\n"
+        "  Run with --yes to skip confirmation: nexusctl daemon uninstall --yes\n"
+    )
+    assert installed.show(SERVICE, "ActiveState") == "active"
+    installed.run("nexusctl", "daemon", "uninstall", "--yes")
+    assert not [path for path in installed.units.rglob("*") if not path.is_dir()]
+    assert installed.show(SERVICE, "LoadState") == "not-found"
+    assert installed.run("nexusctl", "status", check=False).returncode == 3
+    assert (installed.root / "state" / "nexus" / "nexus.db").exists()
+    assert installed.run("nexusctl", "daemon", "uninstall", "--yes").stdout == "The units are not installed\n"
+
+
+def test_install_waits_until_a_daemon_without_systemd_is_stopped(manager: UserManager) -> None:
+    manager.run("nexusctl", "daemon", "start")
+    done = manager.run("nexusctl", "daemon", "install", check=False)
+    assert done.returncode == 5
+    assert "a daemon that systemd did not start listens already" in done.stderr
+    assert not manager.units.exists()
+    manager.run("nexusctl", "daemon", "stop")
+    manager.run("nexusctl", "daemon", "install")
+
+
+def test_what_the_daemon_started_outlives_its_restart(installed: UserManager) -> None:
+    # KillMode=process: a process of the service's cgroup that is not its main process.
+    procs = f"/sys/fs/cgroup{installed.show(SERVICE, 'ControlGroup')}/cgroup.procs"
+    script = f"sleep 600 >/dev/null 2>&1 & echo $! > {procs} && echo $!"
+    pid = installed.run("/bin/sh", "-c", script).stdout.strip()
+    try:
+        installed.systemctl("restart", SERVICE)
+        assert installed.run("kill", "-0", pid, check=False).returncode == 0
+    finally:
+        installed.run("kill", pid, check=False)
+
+
+def test_a_manager_leaves_nothing_outside(session: UserManager, root: Path) -> None:
+    mounts = Path("/proc/self/mounts").read_text()
+    another = UserManager(root)
+    assert another.cgroup.is_dir()
+    pid = another.run("/bin/sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!").stdout.strip()
+    assert another.run("kill", "-0", pid).returncode == 0
+    another.close()
+    assert not another.cgroup.exists()  # and nothing was in it any more
+    assert Path("/proc/self/mounts").read_text() == mounts
