@@ -71,16 +71,24 @@ def run(arguments: list[str]) -> int:
         config = load_config(config_path(options.config), required=options.config is not None)
         logs.setup(options.log_level or config.log_level, options.log_file)
         return _Daemon(options, config, passed, notifier).run()
-    except _START_ERRORS as error:
-        message, hint = getattr(error, "message", str(error)), getattr(error, "hint", None)
+    except (*_START_ERRORS, OSError) as error:
+        message, hint = _in_words(error)
         notifier.send(f"STATUS={message}", "ERRNO=1")
         print(f"nexusd: {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
         if passed is not None:
             _turn_away(passed, message, hint)
         return 1
-    except OSError as error:
-        print(f"nexusd: cannot start: {error}", file=sys.stderr)
-        return 1
+
+
+def _in_words(error: Exception) -> tuple[str, str | None]:
+    """What to tell about an error at the start, and what to do."""
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return (
+            f"cannot start: {where}{error.strerror or error}",
+            "Look at its permissions, and at the room on its disk.",
+        )
+    return getattr(error, "message", str(error)), getattr(error, "hint", None)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -108,9 +116,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
     if not 0 < value <= 86_400 * 365:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return value
 
 

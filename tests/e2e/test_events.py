@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from nexus_protocol import NexusError, Unavailable
 from support.daemon import DaemonProcess
-from support.raw import RawClient, wait_until
+from support.raw import RawClient, connect, wait_until
 
 from nexus.journal.commands import JournalAhead, JournalPruned, WatchEvents
 from nexus.system.commands import Hello, SetSetting, Shutdown
@@ -29,18 +29,6 @@ def _events(client: RawClient, **wanted: Any) -> list[dict[str, Any]]:
     events = list(client.items(sequence))
     client.result(sequence)
     return events
-
-
-def _connect(daemon: DaemonProcess) -> RawClient:
-    """A connection, as soon as there is a daemon."""
-
-    def attempt() -> RawClient | None:
-        try:
-            return RawClient(daemon.socket_path)
-        except OSError:
-            return None
-
-    return wait_until(attempt, "a daemon")
 
 
 class _Watcher(threading.Thread):
@@ -66,7 +54,7 @@ class _Watcher(threading.Thread):
 
     def _watch(self, after: int) -> int:
         budget = self._rng.randrange(1, 60)
-        with _connect(self._daemon) as client:
+        with connect(self._daemon) as client:
             client.sock.settimeout(0.5)
             with contextlib.suppress(OSError):
                 for item in client.items(client.begin(WatchEvents(after=after))):
@@ -82,7 +70,7 @@ class _Watcher(threading.Thread):
 def _write(daemon: DaemonProcess, writer: int, acknowledged: list[str], stop: threading.Event) -> None:
     number = 0
     while not stop.is_set():
-        with contextlib.suppress(OSError, EOFError, NexusError), _connect(daemon) as client:
+        with contextlib.suppress(OSError, EOFError, NexusError), connect(daemon) as client:
             while not stop.is_set():
                 number += 1
                 name = f"vm-{writer}-{number}"

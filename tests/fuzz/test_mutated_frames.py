@@ -67,7 +67,7 @@ def fuzzed() -> Iterator[DaemonProcess]:
 
 def _valid_command(rng: random.Random) -> Command[object]:
     name = f"fuzz-{rng.randrange(300)}"
-    vm = rng.choice((name, str(uuid.UUID(int=rng.getrandbits(128))), "%04x" % rng.getrandbits(16)))
+    vm = rng.choice((name, str(uuid.UUID(int=rng.getrandbits(128))), f"{rng.getrandbits(16):04x}"))
     key = f"fuzz.{rng.randrange(50)}"
     pick = rng.randrange(100)
     if pick < 30:
@@ -112,7 +112,8 @@ VALUES = [
     b"\xd3\x80" + bytes(7), b"\xcb\x7f\xf8" + bytes(6), b"\xcb\x7f\xf0" + bytes(6), b"\xca\x7f\xc0\0\0",
     b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff",
     b"\xd4\x01\x00", b"\xd6\xff" + bytes(4), b"\xc7\x0c\xff" + bytes(12), b"\xa2\xff\xfe", b"\xa3\xed\xa0\x80",
-    b"\x91" * 2000 + b"\xc0", b"\x81\xa1k" * 1000 + b"\xc0", b"\xdc\x40\x00" + b"\x80" * 0x4000, b"\xa1\x00", b"\xc4\x01\x00",
+    b"\x91" * 2000 + b"\xc0", b"\x81\xa1k" * 1000 + b"\xc0", b"\xdc\x40\x00" + b"\x80" * 0x4000,
+    b"\xa1\x00", b"\xc4\x01\x00",
 ]  # fmt: skip
 
 

@@ -28,7 +28,9 @@ from nexus_protocol import (
     error_from_payload,
 )
 
-__all__ = ["RawClient", "frame", "pack", "wait_until"]
+from support.daemon import DaemonProcess
+
+__all__ = ["RawClient", "connect", "frame", "pack", "wait_until"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -50,6 +52,18 @@ def wait_until(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S)
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout_s:g} s in vain for {what}")
         pause.poll(10)
+
+
+def connect(daemon: DaemonProcess) -> RawClient:
+    """A connection, as soon as there is somebody to connect to."""
+
+    def attempt() -> RawClient | None:
+        try:
+            return RawClient(daemon.socket_path)
+        except OSError:
+            return None
+
+    return wait_until(attempt, "a daemon")
 
 
 def pack(value: Any) -> bytes:

@@ -1,0 +1,292 @@
+"""Starts that are refused: each a sentence with what to do, an exit code, and never a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import DaemonProcess
+from support.raw import RawClient, connect, wait_until
+
+from nexus.system.commands import GetSystemStatus, Ping
+
+Make = Callable[..., DaemonProcess]
+
+
+def refusal(daemon: DaemonProcess) -> str:
+    """What a daemon says that is expected not to start."""
+    code, output = daemon.run_to_failure()
+    assert code == 1, output
+    assert "Traceback" not in output
+    # Above the refusal there may be lines of the log.
+    said = output[output.index("nexusd: ") :]
+    sentence, _, hint = said.partition("\n  ")
+    assert sentence.startswith("nexusd: cannot "), said
+    assert hint.strip(), f"no word on what to do: {said}"
+    return said
+
+
+@contextlib.contextmanager
+def read_only(daemon: DaemonProcess, directory: Path) -> Iterator[None]:
+    """Run the daemon where it cannot write to a directory: by its mode, or for root, who minds none, by a mount."""
+    if os.geteuid() != 0:
+        directory.chmod(0o500)
+        yield
+        directory.chmod(0o700)
+        return
+    if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("mount namespaces are not allowed here")
+    script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    command = daemon.command()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(daemon, "command", lambda: ["unshare", "-m", "sh", "-c", script, str(directory), *command])
+        yield
+
+
+def test_a_second_daemon_names_the_first_and_leaves_it_alone(daemon: DaemonProcess, make_daemon: Make) -> None:
+    said = refusal(make_daemon())
+    assert f"pid {daemon.pid}" in said
+    assert str(daemon.socket_path) in said
+    with RawClient(daemon.socket_path) as client:
+        assert client.call(GetSystemStatus()).pid == daemon.pid
+
+
+def test_a_daemon_on_the_same_database_with_another_socket_names_the_first(
+    daemon: DaemonProcess, make_daemon: Make, root: Path
+) -> None:
+    other = root / "run" / "nexus" / "other.sock"
+    said = refusal(make_daemon("--socket", str(other)))
+    assert f"pid {daemon.pid}" in said
+    assert str(daemon.database) in said
+    assert not other.exists()
+    with RawClient(daemon.socket_path) as client:
+        assert client.call(Ping(b"x")).payload == b"x"
+
+
+def test_of_many_started_at_once_one_runs(make_daemon: Make) -> None:
+    daemons = [make_daemon() for _ in range(4)]
+    processes = [
+        subprocess.Popen(
+            daemon.command(), env=daemon.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for daemon in daemons
+    ]
+    try:
+        wait_until(lambda: sum(process.poll() is not None for process in processes) >= 3, "the end of all but one")
+        assert sorted(str(process.poll()) for process in processes) == ["1", "1", "1", "None"]
+        (winner,) = [process for process in processes if process.poll() is None]
+        with connect(daemons[0]) as client:
+            assert client.call(GetSystemStatus()).pid == winner.pid
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+            output, _ = process.communicate(timeout=30)
+            assert "Traceback" not in output
+
+
+def test_a_stale_socket_is_replaced(daemon: DaemonProcess) -> None:
+    daemon.kill()
+    assert stat.S_ISSOCK(daemon.socket_path.lstat().st_mode), "kill -9 leaves it"
+    daemon.start()
+    with RawClient(daemon.socket_path) as client:
+        assert client.call(GetSystemStatus()).pid == daemon.pid
+
+
+def test_a_file_that_is_no_socket_is_refused_and_stays(make_daemon: Make) -> None:
+    daemon = make_daemon()
+    daemon.socket_path.parent.mkdir(mode=0o700)
+    daemon.socket_path.write_text("precious")
+    assert "something that is not a socket" in refusal(daemon)
+    assert daemon.socket_path.read_text() == "precious"
+
+
+def test_a_socket_that_somebody_else_listens_on_is_refused_and_stays(make_daemon: Make) -> None:
+    daemon = make_daemon()
+    daemon.socket_path.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(daemon.socket_path))
+        other.listen(1)
+        said = refusal(daemon)
+        assert "listens there" in said
+        assert "systemctl --user start" in said
+        assert daemon.socket_path.exists()
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.accept()  # it was not even asked
+
+
+def test_the_longest_socket_path_works_and_a_byte_more_is_refused(make_daemon: Make, root: Path) -> None:
+    base = root / "run"
+    room = 107 - len(os.fsencode(base)) - 1
+    fits, too_long = base / ("s" * room), base / ("s" * (room + 1))
+    daemon = make_daemon("--socket", str(too_long))
+    said = refusal(daemon)
+    assert "108 bytes" in said
+    assert "107" in said
+    daemon = make_daemon("--socket", str(fits))
+    daemon.socket_path = fits
+    daemon.start()
+    with RawClient(fits) as client:
+        assert client.call(Ping(b"x")).payload == b"x"
+    assert daemon.stop() == 0
+    assert not fits.exists()
+
+
+def test_a_relative_runtime_directory_is_refused(make_daemon: Make) -> None:
+    daemon = make_daemon(environment={"XDG_RUNTIME_DIR": "run/here"})
+    daemon.environment["XDG_RUNTIME_DIR"] = "run/here"
+    said = refusal(daemon)
+    assert "XDG_RUNTIME_DIR run/here" in said
+    assert "not an absolute path" in said
+
+
+@pytest.mark.parametrize("problem", ["missing", "a file", "writable by others", "writable by a group"])
+def test_a_runtime_directory_that_cannot_be_trusted_is_refused(make_daemon: Make, root: Path, problem: str) -> None:
+    daemon = make_daemon()
+    run = root / "run"
+    if problem == "missing":
+        run.rmdir()
+    elif problem == "a file":
+        run.rmdir()
+        run.write_text("")
+    else:
+        run.chmod(0o707 if problem == "writable by others" else 0o770)
+    assert f"XDG_RUNTIME_DIR {run}" in refusal(daemon)
+    if run.is_dir():
+        assert list(run.iterdir()) == []
+
+
+def test_an_unwritable_runtime_directory_is_refused(make_daemon: Make, root: Path) -> None:
+    daemon = make_daemon()
+    with read_only(daemon, root / "run"):
+        assert str(root / "run" / "nexus") in refusal(daemon)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_runtime_directory_of_another_user_is_refused(make_daemon: Make, root: Path) -> None:
+    daemon = make_daemon()
+    os.chown(root / "run", 4711, 4711)
+    assert "belongs to user 4711" in refusal(daemon)
+
+
+def test_without_a_runtime_directory_there_is_a_private_one_and_a_warning(make_daemon: Make, root: Path) -> None:
+    daemon = make_daemon()
+    del daemon.environment["XDG_RUNTIME_DIR"]
+    if Path(f"/run/user/{os.geteuid()}").exists():
+        if os.geteuid() != 0:
+            pytest.skip("this user has a /run/user directory, which is used instead")
+        command = daemon.command()
+        hidden = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /run/user && exec "$0" "$@"', *command]
+        daemon.command = lambda: hidden  # type: ignore[method-assign]
+    daemon.start()
+    path = root / "state" / "nexus" / "run" / "nexus" / "nexus.sock"
+    with RawClient(path) as client:
+        assert client.call(Ping(b"x")).payload == b"x"
+    assert "XDG_RUNTIME_DIR is not set" in daemon.log()
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.parent.parent.stat().st_mode) & 0o077 == 0
+
+
+def test_the_socket_is_the_owners_alone_even_under_a_loose_umask(make_daemon: Make) -> None:
+    daemon = make_daemon()
+    old = os.umask(0)
+    try:
+        daemon.start()
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(daemon.socket_path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(daemon.socket_path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(daemon.database.stat().st_mode) & 0o077 == 0
+    assert stat.S_IMODE(daemon.state.stat().st_mode) == 0o700
+
+
+def test_a_directory_of_ours_that_is_too_open_is_closed(make_daemon: Make) -> None:
+    daemon = make_daemon()
+    daemon.socket_path.parent.mkdir()
+    daemon.socket_path.parent.chmod(0o755)
+    daemon.start()
+    assert stat.S_IMODE(daemon.socket_path.parent.stat().st_mode) == 0o700
+
+
+def test_a_database_that_cannot_be_written_is_refused_and_stays_as_it_is(make_daemon: Make, root: Path) -> None:
+    daemon = make_daemon().start()
+    assert daemon.stop() == 0
+    before = daemon.database.read_bytes()
+    with read_only(daemon, daemon.state):
+        assert str(daemon.state) in refusal(daemon)
+    assert daemon.database.read_bytes() == before
+    assert daemon.start().stop() == 0
+
+
+CONFIGS = [
+    ('[daemon]\nlog_level = "loud"\n', 2, "daemon.log_level"),
+    ("[limits]\n\nconnections = 0\n", 3, "limits.connections"),
+    ('[limits]\nconnections = "many"\n', 2, "limits.connections"),
+    ("[limits]\nconnections = true\n", 2, "limits.connections"),
+    ("[limits]\nframe_timeout_s = 1.5\n", 2, "limits.frame_timeout_s"),
+    ("# nothing\n[limits]\nconections = 5\n", 3, "limits.conections"),
+    ("[deamon]\n", 1, "deamon"),
+    ("colour = 1\n", 1, "colour"),
+    ("limits = 3\n", 1, "limits"),
+    ("[daemon]\ndrain_timeout_s = -1\n", 2, "daemon.drain_timeout_s"),
+    ("[database]\npath = 7\n", 2, "database.path"),
+    ("[daemon]\nlog_level = \n", 2, ""),
+    ("[limits\n", 1, ""),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "key"), CONFIGS, ids=[key or text for text, _, key in CONFIGS])
+def test_a_wrong_configuration_names_file_line_and_key(make_daemon: Make, text: str, line: int, key: str) -> None:
+    daemon = make_daemon(config=text)
+    said = refusal(daemon)
+    assert str(daemon.root / "config" / "nexus" / "config.toml") in said
+    assert f"line {line}" in said
+    assert key in said
+    assert not daemon.socket_path.exists()
+
+
+def test_a_configuration_that_was_named_and_is_not_there_is_refused(make_daemon: Make, root: Path) -> None:
+    assert str(root / "none.toml") in refusal(make_daemon("--config", str(root / "none.toml")))
+
+
+def test_a_configuration_that_is_not_text_is_refused(make_daemon: Make, root: Path) -> None:
+    (root / "bad.toml").write_bytes(b"\xff\xfe\x00")
+    assert "UTF-8" in refusal(make_daemon("--config", str(root / "bad.toml")))
+
+
+def test_a_log_file_that_cannot_be_made_is_refused(make_daemon: Make, root: Path) -> None:
+    said = refusal(make_daemon("--log-file", str(root / "none" / "nexusd.log")))
+    assert str(root / "none" / "nexusd.log") in said
+
+
+def test_idle_exit_needs_a_passed_socket(make_daemon: Make) -> None:
+    assert "--idle-exit" in refusal(make_daemon("--idle-exit", "5"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--idle-exit", "0"], ["--idle-exit", "nan"], ["--idle-exit", "soon"], ["--log-level", "loud"], ["--sock", "x"]],
+    ids=" ".join,
+)
+def test_wrong_options_are_named(make_daemon: Make, arguments: list[str]) -> None:
+    code, output = make_daemon(*arguments).run_to_failure()
+    assert code == 2
+    assert "Traceback" not in output
+    assert arguments[0] in output
+    assert "_seconds" not in output
+
+
+def test_a_daemon_logs_to_its_file_and_what_it_printed_before_is_there_too(make_daemon: Make, root: Path) -> None:
+    path = root / "nexusd.log"
+    daemon = make_daemon("--log-file", str(path)).start()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert daemon.stop() == 0
+    assert "listening on" in path.read_text()
+    assert path.read_text().rstrip().endswith("stopped")
