@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from support.stores import Gate, behind, contents, make_store, put, running, val
 
 from nexus.store import QueryError, StoreConflict, StoreUnavailable, Transaction
 from nexus.store.sqlite import SqliteStore
+from nexus.store.writer import _Job
 
 
 class Commits:
@@ -172,6 +174,32 @@ def test_a_write_that_was_taken_is_seen_to_its_end_however_often_it_is_cancelled
             assert await task == "taken"
             assert task.cancelling() == 0
             assert value_of(store, "taken") is not None
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_cancellation_that_meets_the_delivery_does_not_lose_the_outcome(root: Path, fails: bool) -> None:
+    def change(tx: Transaction) -> str:
+        if fails:
+            raise KeyError("outcome")
+        return str(put("outcome")(tx))
+
+    async def scenario() -> None:
+        async with running(make_store(root)) as store, asyncio.timeout(30):
+            task = asyncio.create_task(store.write(change))
+            await asyncio.sleep(0)  # it is queued
+            # The loop stands still until the writer is done with it and with the next: the delivery is waiting in it.
+            assert store._writer is not None
+            done = threading.Event()
+            store._writer._queue.put(_Job(lambda _tx: done.set(), asyncio.get_running_loop().create_future(), 1))
+            assert done.wait(30)
+            task.cancel()
+            if fails:
+                with pytest.raises(KeyError, match="outcome"):
+                    await task
+            else:
+                assert await task == "outcome"
 
     asyncio.run(scenario())
 
