@@ -244,8 +244,8 @@ class SqliteStore:
             connection.execute("PRAGMA temp_store = MEMORY")
             if connection.execute("PRAGMA foreign_keys").fetchone()[0] != 1:
                 raise InitError(f"cannot open database {self.path}: this SQLite does not enforce foreign keys")
-            # A file or folder that cannot be written shows here, not at the first change. BEGIN alone would not do: SQLite
-            # makes a read transaction of it where it may only read.
+            # A file or folder that cannot be written shows here, not at the first change. BEGIN alone would not do:
+            # SQLite makes a read transaction of it where it may only read.
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(f"PRAGMA user_version = {version}")
