@@ -134,13 +134,6 @@ class Transaction(Reader, Protocol):
             StoreConflict: a constraint of the schema is violated.
         """
 
-    def insert(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        """Run one INSERT; gives the rowid of the new row.
-
-        Raises:
-            StoreConflict: a constraint of the schema is violated.
-        """
-
     def mark_journal(self) -> None:
         """Say that this change wrote to the journal, so that whoever watches it is woken after the commit."""
 

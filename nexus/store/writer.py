@@ -60,15 +60,15 @@ class SqliteTransaction(SqliteReader):
         self.now = now
         self.journaled = False
 
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+    def one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
         try:
-            return self._connection.execute(sql, parameters).rowcount
+            return super().one(sql, parameters)
         except sqlite3.IntegrityError as error:
             raise sqlite_failure(error, "change the database") from error
 
-    def insert(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         try:
-            return self._connection.execute(sql, parameters).lastrowid or 0
+            return self._connection.execute(sql, parameters).rowcount
         except sqlite3.IntegrityError as error:
             raise sqlite_failure(error, "change the database") from error
 

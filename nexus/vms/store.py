@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from nexus.store import Reader, Transaction
+from nexus.store import Reader, StoreConflict, Transaction
 from nexus.vms.commands import (
     CreateVm,
     UpdateVm,
@@ -35,6 +35,11 @@ _STATES = {state.value: state for state in VmState}
 
 _BY_ID = f"SELECT {_COLUMNS} FROM vms WHERE id = ?"
 _BY_NAME = f"SELECT {_COLUMNS} FROM vms WHERE name = ?"
+_INSERT = (
+    "INSERT INTO vms (id, name, role, state, cid, vcpu_count, mem_size_mib, created_at, updated_at) "
+    f"VALUES (?1, ?2, ?3, 'created', coalesce(?7, (SELECT coalesce(max(cid) + 1, {FIRST_CID}) FROM vms)), "
+    f"?4, ?5, ?6, ?6) RETURNING {_COLUMNS}"
+)
 _BY_PREFIX = f"SELECT {_COLUMNS} FROM vms WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 6"
 
 
@@ -133,24 +138,16 @@ def insert(tx: Transaction, wanted: CreateVm) -> tuple[Vm, bool]:
                 hint="Choose another id, or leave it out.",
                 details={"id": id_, "name": vm.name},
             )
-    _refuse_taken_name(tx, wanted.name, f'cannot create VM "{wanted.name}"')
-    vm = Vm(
-        id=id_ or str(uuid.uuid4()),
-        name=wanted.name,
-        role=wanted.role,
-        state=VmState.CREATED,
-        cid=_next_cid(tx),
-        vcpu_count=wanted.vcpu_count,
-        mem_size_mib=wanted.mem_size_mib,
-        created_at=tx.now,
-        updated_at=tx.now,
-    )
-    tx.execute(
-        "INSERT INTO vms (id, name, role, state, cid, vcpu_count, mem_size_mib, created_at, updated_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (vm.id, vm.name, vm.role.value, vm.state.value, vm.cid, vm.vcpu_count, vm.mem_size_mib, tx.now, tx.now),
-    )
-    return vm, True
+    row_id = id_ or str(uuid.uuid4())
+    values = (row_id, wanted.name, wanted.role.value, wanted.vcpu_count, wanted.mem_size_mib, tx.now)
+    try:
+        # What is almost always true is tried first, in one statement; what it clashed with is looked up afterwards.
+        row = tx.one(_INSERT, (*values, None))
+    except StoreConflict:
+        _refuse_taken_name(tx, wanted.name, f'cannot create VM "{wanted.name}"')
+        row = tx.one(_INSERT, (*values, _lowest_free_cid(tx)))
+    assert row is not None
+    return _vm(row), True
 
 
 def _refuse_taken_name(tx: Transaction, name: str, cannot: str) -> None:
@@ -163,13 +160,7 @@ def _refuse_taken_name(tx: Transaction, name: str, cannot: str) -> None:
         )
 
 
-def _next_cid(tx: Transaction) -> int:
-    row = tx.one("SELECT max(cid) FROM vms")
-    highest = row[0] if row else None
-    if highest is None:
-        return FIRST_CID
-    if highest < LAST_CID:
-        return int(highest) + 1
+def _lowest_free_cid(tx: Transaction) -> int:
     row = tx.one(
         "SELECT min(free) FROM (SELECT ?1 AS free WHERE NOT EXISTS (SELECT 1 FROM vms WHERE cid = ?1) UNION ALL "
         "SELECT * FROM (SELECT a.cid + 1 FROM vms AS a WHERE a.cid < ?2 "

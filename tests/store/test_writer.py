@@ -57,7 +57,7 @@ def test_one_that_fails_undoes_itself_and_nothing_else(root: Path) -> None:
 
     def conflict(tx: Transaction) -> None:
         tx.execute("INSERT INTO settings VALUES ('half', '1', 'int')")
-        tx.insert("INSERT INTO settings VALUES ('a', 'again', 'string')")
+        tx.execute("INSERT INTO settings VALUES ('a', 'again', 'string')")
 
     def broken(tx: Transaction) -> None:
         tx.execute("INSERT INTO settings VALUES ('half', '1', 'int')")

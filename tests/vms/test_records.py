@@ -14,6 +14,7 @@ from support.daemon import DaemonProcess, short_directory
 from support.raw import RawClient, pack
 
 from nexus.journal.commands import WatchEvents
+from nexus.store.migrate import available_migrations
 from nexus.store.writer import SqliteTransaction
 from nexus.vms import store
 from nexus.vms.commands import (
@@ -293,15 +294,16 @@ def test_once_the_last_cid_is_in_use_the_lowest_free_one_is_given(daemon: Daemon
 
 
 def test_running_out_of_cids_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four thousand million rows are too many: the same statements run with a range of three."""
+    """Four thousand million rows are too many: the same table and statements run with a range of three."""
     monkeypatch.setattr(store, "LAST_CID", 5)
-    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-        connection.execute("CREATE TABLE vms (cid INTEGER UNIQUE)")
-        connection.executemany("INSERT INTO vms VALUES (?)", [(3,), (4,), (5,)])
-        rows = SqliteTransaction(connection, 0)
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        for statement in available_migrations()[1].up:
+            connection.execute(statement.replace("4294967294", "5"))
+        tx = SqliteTransaction(connection, 0)
+        assert [store.insert(tx, CreateVm(name))[0].cid for name in ("a", "b", "c")] == [3, 4, 5]
         with pytest.raises(VmCidsExhausted) as caught:
-            store._next_cid(rows)
+            store.insert(tx, CreateVm("d"))
         assert caught.value.code == "resource_exhausted"
         assert caught.value.hint
         connection.execute("DELETE FROM vms WHERE cid = 4")
-        assert store._next_cid(rows) == 4
+        assert store.insert(tx, CreateVm("d"))[0].cid == 4
