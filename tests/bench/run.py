@@ -43,14 +43,16 @@ def main() -> None:
 
 
 def _measure(measures: list[Measure], rounds: int, quick: bool) -> dict[str, list[Sample]]:
-    """Every measure once in each round, so that what drifts meets all of them."""
+    """Every measure once in each round, so that what drifts meets all of them. The first round is not counted."""
     samples: dict[str, list[Sample]] = {measure.name: [] for measure in measures}
     with World(quick=quick) as world:
-        for number in range(1, rounds + 1):
+        for number in range(rounds + 1):
             for measure in measures:
                 if sys.stderr.isatty():
                     print(f"\r\033[Kround {number} of {rounds}: {measure.name}", end="", file=sys.stderr, flush=True)
-                samples[measure.name].append(measure.sample(world))
+                sample = measure.sample(world)
+                if number:
+                    samples[measure.name].append(sample)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     return samples
