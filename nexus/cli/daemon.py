@@ -18,10 +18,10 @@ from typing import Any
 import click
 from nexus_protocol.errors import FailedPrecondition, NexusError, Unavailable
 
-from nexus.cli.app import unit_directory, unit_installed, user_manager_runs
+from nexus.cli.app import start_hint, unit_directory, unit_installed, user_manager_runs
 from nexus.cli.groups import WordGroup
-from nexus.cli.output import confirm, hint, output_options, print_fields, printer
-from nexus.client.errors import ConnectError, ConnectionFailure
+from nexus.cli.output import confirm, hint, output_options, print_fields, printable, printer
+from nexus.client.errors import NOT_RUNNING, ConnectError, ConnectionFailure
 from nexus.system.commands import GetSystemStatus, Health, Shutdown
 
 __all__ = ["daemon"]
@@ -128,6 +128,7 @@ def _start_detached(app: Any, log: Path, log_level: str | None) -> int:
             except TimeoutError:
                 message = ""
             if "READY=1" in message:
+                process.returncode = 0  # it is meant to outlive us: nobody waits for it
                 return process.pid
             if process.poll() is not None:
                 output.seek(0)
@@ -216,13 +217,14 @@ def status_(app: Any, output: str, no_header: bool) -> int:
         record = {"state": "stopped", "socket": str(path)}
         out = printer(output, no_header)
         out.one(record, key="state", sentence=lambda: click.echo(f"Daemon: stopped ({path})"))
-        from nexus.cli.app import start_hint
-
-        if "appear to be running" not in (error.hint or ""):
-            click.echo(f"  {error.message}", err=True)
-        hint(f"Start it: {start_hint()}")
+        if error.hint == NOT_RUNNING:
+            hint(f"Start it: {start_hint()}")
+        else:
+            click.echo(f"  {printable(error.message)}", err=True)
+            if error.hint:
+                click.echo(f"  {printable(error.hint)}", err=True)
         return 3
-    managed = "systemd (nexus.service)" if _managed(app) and _unit_active() else "none: a detached process"
+    managed = "systemd (nexus.service)" if _managed(app) and _unit_active() else "none (a detached process)"
     record = {"state": "running", "socket": str(path), "health": health["status"], "manager": managed, **system}
     printer(output, no_header).one(
         record,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 from nexus_protocol.errors import Internal
 
 from nexus.cli.output import Printer, confirm, format_time, hint, output_options, print_fields, printer
-from nexus.cli.verbs import NounGroup, verb
+from nexus.cli.verbs import NounGroup, Number, verb
 from nexus.system.commands import BackupDatabase, Health
 
 __all__ = ["db"]
@@ -76,7 +77,7 @@ def _restore(app: Any, backup: Path, database: str | None, yes: bool, output: st
     if not yes and not confirm(
         f"Replace {path} by {backup}?",
         "refusing to replace the database without confirmation",
-        f"nexusctl db restore {backup} --yes",
+        f"nexusctl db restore {shlex.quote(str(backup))} --yes",
     ):
         return 1
     restored = restore_database(path, backup)
@@ -92,7 +93,7 @@ def _restore(app: Any, backup: Path, database: str | None, yes: bool, output: st
 
 
 @click.command
-@click.option("--to", "target", type=int, required=True, metavar="N", help="The schema version to go to.")
+@click.option("--to", "target", type=Number(1), required=True, metavar="N", help="The schema version to go to.")
 @_database_option
 @output_options
 @click.pass_obj
@@ -105,13 +106,15 @@ def _migrate(app: Any, target: int, database: str | None, output: str, no_header
     from nexus.store.offline import migrate_database
 
     path = app.database_path(database)
-    before, after = migrate_database(path, state_directory() / "backups", target)
+    backups = state_directory() / "backups"
+    before, after = migrate_database(path, backups, target)
 
     def sentence() -> None:
         if before == after:
             click.echo(f"The database is at schema version {after} already")
         else:
             click.echo(f"Migrated {path} from schema version {before} to {after}")
+            click.echo(f"The database as it was is in {backups}")
 
     record = {"path": str(path), "from": before, "to": after}
     printer(output, no_header).one(record, key="path", sentence=sentence)

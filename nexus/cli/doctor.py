@@ -14,7 +14,7 @@ from nexus_protocol.errors import NexusError
 
 from nexus.cli.app import start_hint, unit_installed, user_manager_runs
 from nexus.cli.output import colour_wanted, output_options, printer
-from nexus.client.errors import ConnectError, ConnectionFailure
+from nexus.client.errors import NOT_RUNNING, ConnectError, ConnectionFailure
 from nexus.config import ConfigError
 from nexus.paths import PathError, check_socket_path, runtime_directory
 from nexus.system.commands import Health
@@ -115,10 +115,10 @@ def _answer(app: Any, path: Path) -> Iterator[Finding]:
     try:
         health = app.call_raw(Health())
     except ConnectError as error:
-        message = f"nobody answers at {path}"
-        if error.hint and "appear to be" not in error.hint:
-            message = error.message
-        yield Finding("socket", "failing", message, f"Start it: {start_hint()}")
+        if error.hint != NOT_RUNNING:
+            yield Finding("socket", "failing", error.message, error.hint)
+        else:
+            yield Finding("socket", "failing", f"nobody answers at {path}", f"Start it: {start_hint()}")
         return
     except (ConnectionFailure, NexusError) as error:
         yield Finding("socket", "failing", error.message, error.hint)
@@ -169,9 +169,7 @@ def _programs(_app: Any) -> Iterator[Finding]:
 
 def _systemd(_app: Any) -> Iterator[Finding]:
     if not user_manager_runs():
-        yield Finding(
-            "systemd", "warning", "there is no systemd user manager", "The daemon runs as a detached process."
-        )
+        yield Finding("systemd", "ok", "there is no user manager: the daemon runs as a detached process")
     elif not unit_installed():
         yield Finding("systemd", "warning", "the units are not installed", "Install them: nexusctl daemon install")
     else:

@@ -6,6 +6,7 @@ command takes.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Any
@@ -21,7 +22,7 @@ __all__ = ["cli", "exit_code", "main", "print_error"]
 _OWN_NOUNS: dict[str, tuple[str, Noun]] = {
     "version": ("nexus.cli.version", Noun("version", "Print the version of nexusctl.")),
     "doctor": ("nexus.cli.doctor", Noun("doctor", "Look for what is wrong, and say how to mend it.")),
-    "db": ("nexus.cli.db", Noun("db", "Look after the database: status, backup, restore, migrate, check.")),
+    "db": ("nexus.cli.db", Noun("db", "Look after the database.")),
     "daemon": ("nexus.cli.daemon", Noun("daemon", "Start, stop and install the daemon.")),
     "completion": ("nexus.cli.completion", Noun("completion", "Print or install the shell's completion.")),
 }
@@ -89,14 +90,32 @@ def cli(ctx: click.Context, socket: str | None, config: str | None, actor: str |
 
 def main() -> None:
     """The console scripts ``nexusctl`` and ``nxc``."""
-    sys.exit(_run(sys.argv[1:]))
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, io.StringIO())
+    try:
+        code = _run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone; that is not an error to talk about.
+        code = _drop_output(141)
+    except OSError as error:
+        code = _drop_output(1)
+        click.echo(f"Error: cannot write the output: {error.strerror}", err=True)
+    sys.exit(code)
+
+
+def _drop_output(code: int) -> int:
+    """Forget what could not be written, or Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 _GLOBAL_WITH_VALUE = ("--socket", "--config", "--actor")
 
 
-def _hoist_global_options(arguments: list[str]) -> list[str]:
-    """Move the global options to the front, where click looks for them."""
+def _hoist_global_options(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The global options, which click looks for in front, and the rest."""
     front: list[str] = []
     rest: list[str] = []
     index = 0
@@ -106,24 +125,26 @@ def _hoist_global_options(arguments: list[str]) -> list[str]:
         if argument == "--":
             rest += [argument, *arguments[index:]]
             break
-        if argument in _GLOBAL_WITH_VALUE and index < len(arguments):
+        if argument in _GLOBAL_WITH_VALUE:
+            if index == len(arguments):
+                raise click.UsageError(f"option {argument!r} requires an argument")
             front += [argument, arguments[index]]
             index += 1
         elif argument == "--debug" or argument.startswith(tuple(f"{name}=" for name in _GLOBAL_WITH_VALUE)):
             front.append(argument)
         else:
             rest.append(argument)
-    return front + rest
+    return front, rest
 
 
 def _run(arguments: list[str]) -> int:
     for program in PROGRAMS:
         if instruction := os.environ.get(completion_variable(program)):
             return _complete(program, instruction)
-    arguments = _hoist_global_options(arguments)
+    front: list[str] = []
     try:
-        result = cli.main(arguments, prog_name="nexusctl", standalone_mode=False)
-        sys.stdout.flush()
+        front, rest = _hoist_global_options(arguments)
+        result = cli.main(front + rest, prog_name="nexusctl", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else error.message, err=True)
@@ -135,23 +156,23 @@ def _run(arguments: list[str]) -> int:
         click.echo("Aborted.", err=True)
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone; that is not an error to talk about.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        raise
     except KeyboardInterrupt as error:
         _print_interrupted(error)
         return 130
     except Exception as error:
-        if "--debug" in arguments:
+        if "--debug" in front:
             raise
         print_error(error)
         return exit_code(error)
 
 
 def _print_usage_error(error: click.ClickException) -> None:
+    from nexus.cli.output import printable
+
     ctx = getattr(error, "ctx", None)
     message = error.format_message()
-    click.echo(f"Error: {message[:1].lower()}{message[1:]}".rstrip("."), err=True)
+    click.echo(f"Error: {printable(message[:1].lower() + message[1:])}".rstrip("."), err=True)
     if ctx is not None:
         click.echo(f"  See: {ctx.command_path} --help", err=True)
 
@@ -174,19 +195,23 @@ def print_error(error: Exception) -> None:
     from nexus_protocol.errors import NexusError
 
     from nexus.cli.app import start_hint
-    from nexus.client.errors import ConnectError
+    from nexus.cli.output import printable
+    from nexus.client.errors import NOT_RUNNING
     from nexus.config import ConfigError
     from nexus.paths import PathError
 
     if isinstance(error, (NexusError, PathError, ConfigError, ConnectionError)) and hasattr(error, "message"):
-        click.echo(f"Error: {error.message}", err=True)
+        click.echo(f"Error: {printable(error.message)}", err=True)
         hint = getattr(error, "hint", None)
         if hint:
-            click.echo("\n".join(f"  {line}" for line in str(hint).splitlines()), err=True)
-        if isinstance(error, ConnectError):
+            click.echo("\n".join(f"  {printable(line)}" for line in str(hint).splitlines()), err=True)
+        if hint == NOT_RUNNING:
             click.echo(f"\n  Start it: {start_hint()}", err=True)
+    elif isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        click.echo(f"Error: cannot go on{printable(where)}: {error.strerror or error}", err=True)
     else:
-        click.echo(f"Error: cannot go on: {type(error).__name__}: {error}", err=True)
+        click.echo(f"Error: cannot go on: {type(error).__name__}: {printable(str(error))}", err=True)
         click.echo("  This is a bug in nexusctl. For the details: nexusctl --debug …", err=True)
 
 

@@ -6,6 +6,7 @@ Results go to standard output and nothing else does; hints and "nothing found" g
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,7 @@ __all__ = [
     "hint",
     "output_options",
     "print_fields",
+    "printable",
     "printer",
 ]
 
@@ -110,8 +112,11 @@ def printer(output: str, no_header: bool = False) -> Printer:
 
 
 def _cell(value: Any) -> str:
-    # What a client wrote into the daemon must not drive a person's terminal.
-    text = "-" if value is None or value == "" else str(value)
+    return printable("-" if value is None or value == "" else str(value))
+
+
+def printable(text: str) -> str:
+    """The text without anything that would drive a person's terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
@@ -122,13 +127,18 @@ def _write(text: str) -> None:
 def _json(value: Any) -> str:
     import msgspec
 
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    return _escaped(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def _json_line(value: Any) -> str:
     import msgspec
 
-    return msgspec.json.encode(value).decode()
+    return _escaped(msgspec.json.encode(value).decode())
+
+
+def _escaped(json: str) -> str:
+    # JSON leaves these as they are, and terminals take some of them for the start of a command.
+    return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", json)
 
 
 def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
@@ -152,8 +162,8 @@ def hint(text: str) -> None:
 def confirm(question: str, refusal: str, command: str) -> bool:
     """Ask on a terminal; refuse without one. ``command`` is what to run instead."""
     if sys.stdin.isatty() and sys.stderr.isatty():
-        return click.confirm(question, err=True)
-    click.echo(f"Error: {refusal}\n  Run with --yes to skip confirmation: {command}", err=True)
+        return click.confirm(printable(question), err=True)
+    click.echo(f"Error: {refusal}\n  Run with --yes to skip confirmation: {printable(command)}", err=True)
     return False
 
 

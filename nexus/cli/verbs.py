@@ -15,7 +15,7 @@ from nexus_protocol.command import Command
 
 from nexus.cli.groups import WordGroup
 
-__all__ = ["Completer", "NounGroup", "build_command", "command_parameters", "completers", "verb"]
+__all__ = ["Completer", "NounGroup", "Number", "build_command", "command_parameters", "completers", "verb"]
 
 Completer = Callable[[Any, str], list[str]]
 """Given the ``App`` and what was typed so far, the words that may follow."""
@@ -39,7 +39,33 @@ class NounGroup(WordGroup):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = self._verbs.get(cmd_name)
-        return entry[1]() if entry is not None else None
+        if entry is None:
+            return None
+        help, make = entry
+        command = make()
+        command.help = command.help or help
+        return command
+
+
+class Number(click.types.IntParamType):
+    """A whole number, within bounds where there are any."""
+
+    name = "number"
+
+    def __init__(self, lowest: int | None = None, highest: int | None = None) -> None:
+        self.lowest = lowest
+        self.highest = highest
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+        if self.lowest is not None and self.highest is not None and not self.lowest <= number <= self.highest:
+            self.fail(f"{number} is not between {self.lowest} and {self.highest}", param, ctx)
+        if self.lowest is not None and number < self.lowest:
+            self.fail(f"{number} is less than {self.lowest}", param, ctx)
+        return number
 
 
 class _Field(NamedTuple):
@@ -87,7 +113,7 @@ def _click_type(field: _Field) -> Any:
     if get_origin(type_) is Literal:
         return click.Choice(list(get_args(type_)))
     if type_ is int:
-        return click.IntRange(field.lowest, field.highest)
+        return Number(field.lowest, field.highest)
     return str
 
 
@@ -179,10 +205,12 @@ def verb(
     parameters: Sequence[click.Parameter] = (),
     exclude: Sequence[str] = (),
     variadic: bool = False,
+    help: str | None = None,
 ) -> click.Command:
     """A verb for a command: its fields, then ``parameters``, then ``-o`` and ``--no-header``.
 
-    ``run(app, values, printer)`` does it; ``values`` holds everything that was given.
+    ``run(app, values, printer)`` does it; ``values`` holds everything that was given. Without ``help`` it is what the
+    noun's table says.
     """
     from nexus.cli.output import FORMATS, printer
 
@@ -201,5 +229,5 @@ def verb(
         name=None,
         callback=callback,
         params=[*command_parameters(command, exclude=exclude, variadic=variadic), *parameters, *output],
-        help=(command.__doc__ or "").strip().replace("``", ""),
+        help=help,
     )

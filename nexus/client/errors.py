@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from nexus_protocol import NexusError
 
-__all__ = ["ConnectError", "ConnectionFailure", "ConnectionLost", "Interrupted", "connect_error"]
+__all__ = ["NOT_RUNNING", "ConnectError", "ConnectionFailure", "ConnectionLost", "Interrupted", "connect_error"]
+
+
+NOT_RUNNING = "The daemon does not appear to be running."
+"""The hint of a ``ConnectError`` that starting the daemon would mend."""
 
 
 class ConnectionFailure(ConnectionError):
@@ -41,13 +45,18 @@ class Interrupted(KeyboardInterrupt):
 def connect_error(path: str, error: OSError) -> ConnectError:
     """The error for a failed connect."""
     if isinstance(error, PermissionError):
+        from pathlib import Path
+
         return ConnectError(
-            f"cannot connect to Nexus daemon at {path}: {error.strerror}", "The socket belongs to another user."
+            f"cannot connect to Nexus daemon at {path}: {error.strerror}",
+            f"The socket or its folder belongs to another user: ls -ld {Path(path).parent} {path}",
         )
-    return ConnectError(
-        f"cannot connect to Nexus daemon at {path}",
-        "The daemon does not appear to be running.",
-    )
+    if error.errno is None:  # Python's own refusal of a path that sockaddr_un has no room for
+        return ConnectError(
+            f"cannot connect to Nexus daemon at {path}: the path is too long for a Unix socket",
+            "Choose a shorter one: --socket PATH, or NEXUS_SOCKET.",
+        )
+    return ConnectError(f"cannot connect to Nexus daemon at {path}", NOT_RUNNING)
 
 
 def lost_error() -> ConnectionLost:

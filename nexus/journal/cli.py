@@ -7,7 +7,7 @@ from typing import Any
 import click
 from nexus_protocol.errors import Unavailable
 
-from nexus.cli.output import Printer, format_time, hint
+from nexus.cli.output import Printer, format_time, hint, printable
 from nexus.cli.verbs import build_command, verb
 from nexus.client.errors import ConnectionLost
 from nexus.journal.commands import Event, WatchEvents
@@ -60,13 +60,15 @@ def _line(event: Event) -> str:
     subject = event.subject_name or event.subject_id or ""
     by = event.actor or f"uid {event.uid}"
     text = _LINE.format(event.seq, format_time(event.at) or "", event.kind or "", subject, by).rstrip()
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+    return printable(text)
 
 
-events = verb(WatchEvents, _events)
-events.help = """Show what happened, oldest first, and follow what happens until Ctrl-C.
+_HELP = """Show what happened, oldest first, and follow what happens until Ctrl-C.
 
 Numbers only grow, but may skip. To go on later, give the last number as --after.
 
+\b
     nexusctl events --kind 'vm.*' --no-follow -o jsonl
 """
+
+events = verb(WatchEvents, _events, help=_HELP)

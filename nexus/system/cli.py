@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
-from nexus.cli.output import Column, Printer, print_fields
+from nexus.cli.output import Column, Printer, print_fields, printable
 from nexus.cli.verbs import NounGroup, completers, verb
 from nexus.system.commands import DeleteSetting, GetSetting, GetSystemStatus, Health, ListSettings, SetSetting
 
@@ -50,8 +51,9 @@ def _print_status_wide(app: Any, health: dict[str, Any], system: dict[str, Any])
     )
 
 
-status = verb(Health, _status)
-status.help = "Show whether the daemon runs, and its database. Exits 0 when it answers, 3 when not."
+status = verb(
+    Health, _status, help="Show whether the daemon runs, and its database. Exits 0 when it answers, 3 when not."
+)
 
 _COLUMNS = (
     Column("KEY", lambda s: s["key"], 24),
@@ -72,7 +74,10 @@ def _text(value: Any) -> str:
 
 def _get(app: Any, values: dict[str, Any], out: Printer) -> None:
     setting = app.call_raw(GetSetting(values["key"]))
-    out.one(setting, key="key", sentence=lambda: click.echo(_text(setting.get("value"))))
+    text = _text(setting.get("value"))
+    if sys.stdout.isatty():
+        text = "\n".join(printable(line) for line in text.split("\n"))
+    out.one(setting, key="key", sentence=lambda: click.echo(text))
 
 
 def _set(app: Any, values: dict[str, Any], out: Printer) -> None:
@@ -81,7 +86,9 @@ def _set(app: Any, values: dict[str, Any], out: Printer) -> None:
     out.one(
         setting,
         key="key",
-        sentence=lambda: click.echo(f"Set {setting['key']} to {_text(setting['value'])} ({setting['type']})"),
+        sentence=lambda: click.echo(
+            printable(f"Set {setting['key']} to {_text(setting['value'])} ({setting['type']})")
+        ),
     )
 
 
@@ -116,13 +123,23 @@ def _unset(app: Any, values: dict[str, Any], out: Printer) -> None:
     out.one(setting, key="key", sentence=sentence)
 
 
+_SET_HELP = """Set a setting.
+
+Text, whole numbers and true or false keep their type; anything else is kept as JSON. A value that begins with a dash
+goes after --.
+
+\b
+    nexusctl settings set journal.keep_days 90
+"""
+
+
 def _make_set() -> click.Command:
     type_ = click.Option(
         ["--type"],
         type=click.Choice(["string", "int", "bool", "json"]),
         help="What the value is (default: what it looks like).",
     )
-    return verb(SetSetting, _set, parameters=[type_])
+    return verb(SetSetting, _set, parameters=[type_], help=_SET_HELP)
 
 
 settings = NounGroup(

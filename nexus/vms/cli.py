@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
 from nexus_protocol.errors import NexusError
 
 from nexus.cli.output import Column, Printer, confirm, format_time, hint, print_fields
-from nexus.cli.verbs import NounGroup, build_command, completers, verb
+from nexus.cli.verbs import NounGroup, Number, build_command, completers, verb
 from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm
 
 __all__ = ["vm"]
@@ -81,6 +82,8 @@ def _print_vm(vm: dict[str, Any]) -> None:
 
 
 def _update(app: Any, values: dict[str, Any], out: Printer) -> None:
+    if all(values[field] is None for field in ("name", "role", "vcpu_count", "mem_size_mib")):
+        raise click.UsageError("nothing to change: give --name, --role, --vcpu or --mem")
     vm = app.call_raw(build_command(UpdateVm, values))
     out.one(vm, key="name", sentence=lambda: click.echo(f'Updated VM "{vm["name"]}"'))
 
@@ -89,7 +92,9 @@ def _delete(app: Any, values: dict[str, Any], out: Printer) -> int:
     names = values["vm"]
     if not values["yes"]:
         what = f'VM "{names[0]}"' if len(names) == 1 else f"{len(names)} VMs"
-        command = f"nexusctl vm delete {' '.join(names)} --yes"
+        # What begins with a dash has come after a --, and must again.
+        words = ["--yes", "--", *names] if any(name.startswith("-") for name in names) else [*names, "--yes"]
+        command = shlex.join(["nexusctl", "vm", "delete", *words])
         if not confirm(f"Delete {what}?", "refusing to delete VM without confirmation", command):
             return 1
 
@@ -115,7 +120,7 @@ def _for_each(names: tuple[str, ...], do: Any) -> int:
 
 
 def _make_list() -> click.Command:
-    limit = click.Option(["--limit"], type=click.IntRange(1), help="List at most so many (default: all).")
+    limit = click.Option(["--limit"], type=Number(1), help="List at most so many (default: all).")
     return verb(ListVms, _list, parameters=[limit], exclude=("cursor", "limit"))
 
 
@@ -124,13 +129,26 @@ def _make_delete() -> click.Command:
     return verb(DeleteVm, _delete, parameters=[yes], variadic=True)
 
 
+_CREATE_HELP = """Create a VM record.
+
+Its name is 1 to 64 letters, digits and . _ - and begins with a letter or digit. It gets a vsock CID of its own.
+
+\b
+    nexusctl vm create web --vcpu 2 --mem 512
+"""
+
+_INSPECT_HELP = """Show VM details.
+
+NAME is a name, an id, or the first characters of an id, at least 4.
+"""
+
 vm = NounGroup(
     "vm",
     "Manage virtual machines.",
     {
-        "create": ("Create a VM record.", lambda: verb(CreateVm, _create)),
+        "create": ("Create a VM record.", lambda: verb(CreateVm, _create, help=_CREATE_HELP)),
         "list": ("List VMs, newest first.", _make_list),
-        "inspect": ("Show VM details.", lambda: verb(GetVm, _inspect, variadic=True)),
+        "inspect": ("Show VM details.", lambda: verb(GetVm, _inspect, variadic=True, help=_INSPECT_HELP)),
         "update": ("Change a VM that does not run.", lambda: verb(UpdateVm, _update)),
         "delete": ("Delete the record of a VM that does not run.", _make_delete),
     },
@@ -138,7 +156,7 @@ vm = NounGroup(
 
 
 def _complete_vm(app: Any, incomplete: str) -> list[str]:
-    page = app.call_raw(ListVms(limit=1000))
+    page = app.call_raw(ListVms(limit=10_000))
     return [vm["name"] for vm in page["vms"] if vm["name"].startswith(incomplete)]
 
 

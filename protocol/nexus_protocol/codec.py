@@ -111,9 +111,13 @@ def _invalid(name: str, error: Exception, hints: dict[str, Any]) -> InvalidArgum
 
 def _in_words(text: str, hint: Any) -> str | None:
     """What a person can do something with, in place of a regular expression or of no more than the wrong value."""
-    if text.startswith("Expected `str` matching regex"):
+    if text.startswith(("Expected `str` matching regex", "Expected `str` of length ")):
         metas = [meta for meta in _walk(hint) if isinstance(meta, msgspec.Meta) and meta.pattern]
-        return f"expected {metas[0].description}" if metas and metas[0].description else None
+        if metas and metas[0].description:
+            return f"expected {metas[0].description}"
+        relation, _, length = text.removeprefix("Expected `str` of length ").partition(" ")
+        bound = {"<=": "at most", ">=": "at least"}.get(relation)
+        return f"expected {bound} {length} character{'s' * (length != '1')}" if bound else None
     if text.startswith("Invalid enum value "):
         enums = [cls for cls in _walk(hint) if isinstance(cls, type) and issubclass(cls, Enum)]
         if enums:
