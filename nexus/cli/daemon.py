@@ -6,6 +6,8 @@ bounded log in the state directory.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -132,12 +134,25 @@ def _start_detached(app: Any, log: Path, log_level: str | None) -> int:
                 return process.pid
             if process.poll() is not None:
                 output.seek(0)
-                said = output.read().decode(errors="replace").strip().removeprefix("nexusd: ")
-                raise DaemonFailed(said or f"the daemon ended with exit code {process.returncode}", hint=None)
+                raise _why_it_ended(output.read(), log, process.returncode)
     raise DaemonFailed(
         f"cannot tell whether the daemon started: it was not ready within {_START_TIMEOUT_S:g} seconds",
         hint=f"Its log: {log}",
     )
+
+
+def _why_it_ended(output: bytes, log: Path, code: int) -> DaemonFailed:
+    """What a daemon that could not start said: on its standard error, or in the log once it had opened that."""
+    if not output.strip():
+        with contextlib.suppress(OSError), log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            _before, found, last = file.read().rpartition(b"nexusd: ")
+            output = found + last
+    message, *rest = output.decode(errors="replace").strip().removeprefix("nexusd: ").split("\n")
+    if not message:
+        return DaemonFailed(f"the daemon ended with exit code {code}", hint=f"Its log: {log}")
+    hint_lines = itertools.takewhile(lambda line: line.startswith("  "), rest)
+    return DaemonFailed(message, hint="\n".join(line.strip() for line in hint_lines) or None)
 
 
 def nexusd_command() -> list[str]:

@@ -78,6 +78,9 @@ def run(arguments: list[str]) -> int:
         if passed is not None:
             _turn_away(passed, message, hint)
         return 1
+    finally:
+        if passed is not None:
+            passed.detach()  # its file belongs to the service manager
 
 
 def _in_words(error: Exception) -> tuple[str, str | None]:
@@ -172,8 +175,6 @@ class _Daemon:
         finally:
             if own is not None:
                 own.close()
-            else:
-                listener.detach()  # its file belongs to the service manager
         _log.info("stopped")
         return 0
 

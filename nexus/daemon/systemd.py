@@ -35,6 +35,7 @@ def passed_socket() -> socket.socket | None:
         or passed.type != socket.SOCK_STREAM
         or not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     ):
+        passed.detach()
         raise ValueError("the service manager passed something that is not a listening Unix stream socket")
     return passed
 
@@ -53,6 +54,12 @@ class Notifier:
             except OSError:
                 self._socket.close()
                 self._socket = None
+
+    def close(self) -> None:
+        """Nothing more is to be told."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def send(self, *assignments: str) -> None:
         """Send assignments such as ``READY=1`` and ``STATUS=…`` in one datagram."""
