@@ -132,7 +132,7 @@ class Session:
 
     def __init__(self, server: Server, sock: socket.socket, origin: Origin) -> None:
         self.server = server
-        self.engine = ServerConnection(server.payload_limit, server.dispatch.input_commands)
+        self.engine = ServerConnection(lambda command: server.payload_limit(command), server.dispatch.input_commands)
         self.context = Context(server.store, server, origin)
         self.draining = False
         self._loop = server.loop

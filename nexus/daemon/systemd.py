@@ -28,8 +28,11 @@ def passed_socket() -> socket.socket | None:
         return None
     if count != "1":
         raise ValueError(f"the service manager passed {count} sockets, one was expected")
-    os.set_inheritable(_FIRST_FD, False)
-    passed = socket.socket(fileno=_FIRST_FD)
+    try:
+        os.set_inheritable(_FIRST_FD, False)
+        passed = socket.socket(fileno=_FIRST_FD)
+    except OSError as error:
+        raise ValueError(f"descriptor {_FIRST_FD}: {error.strerror}") from error
     if (
         passed.family != socket.AF_UNIX
         or passed.type != socket.SOCK_STREAM
