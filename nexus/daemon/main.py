@@ -81,6 +81,7 @@ def run(arguments: list[str]) -> int:
     finally:
         if passed is not None:
             passed.detach()  # its file belongs to the service manager
+        notifier.close()
 
 
 def _in_words(error: Exception) -> tuple[str, str | None]:
