@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from nexus_protocol.command import WireEnum
 
 __all__ = ["TRANSITIONS", "VmRole", "VmState"]
 
 
-class VmRole(StrEnum):
+class VmRole(WireEnum):
     """What a VM is for."""
 
     PORTAL = "portal"
@@ -15,7 +15,7 @@ class VmRole(StrEnum):
     SERVICE = "service"
 
 
-class VmState(StrEnum):
+class VmState(WireEnum):
     """Where a VM is in its life."""
 
     CREATED = "created"

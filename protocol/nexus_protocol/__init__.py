@@ -4,7 +4,16 @@
 """
 
 from nexus_protocol.codec import command_decoder, decode_map, decode_reply, encode_command, encode_record
-from nexus_protocol.command import Command, CommandInfo, Empty, Record, StreamCommand, command, declared_commands
+from nexus_protocol.command import (
+    Command,
+    CommandInfo,
+    Empty,
+    Record,
+    StreamCommand,
+    WireEnum,
+    command,
+    declared_commands,
+)
 from nexus_protocol.connection import (
     INPUT_CREDIT,
     AckReceived,
@@ -88,6 +97,7 @@ __all__ = [
     "UnknownCommand",
     "UnsupportedVersion",
     "VERSION",
+    "WireEnum",
     "command",
     "command_decoder",
     "declared_commands",

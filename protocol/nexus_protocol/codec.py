@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 import msgpack
 import msgspec
 
-from nexus_protocol.command import Command, CommandInfo, Empty
+from nexus_protocol.command import Command, CommandInfo, Empty, tolerant
 from nexus_protocol.errors import BadFrame, InvalidArgument
 
 __all__ = [
@@ -165,17 +165,28 @@ def decode_map(payload: bytes) -> dict[str, Any]:
 
 
 def decode_reply(type_: type[T], payload: bytes) -> T:
-    """The record that a daemon answered with. Unknown fields are ignored.
+    """The record that a daemon answered with. Unknown fields are ignored, unknown enumerated values kept.
 
     Raises:
         BadFrame: the payload is not such a record.
     """
     if type_ is Empty:
         return Empty()  # type: ignore[return-value]
+    body = decode_map(payload)
     try:
-        return msgspec.convert(decode_map(payload), type_)
+        return msgspec.convert(body, type_)
+    except msgspec.ValidationError:
+        return _decode_newer_reply(type_, body)
+
+
+def _decode_newer_reply(type_: type[T], body: dict[str, Any]) -> T:
+    token = tolerant.set(True)
+    try:
+        return msgspec.convert(body, type_)
     except msgspec.ValidationError as error:
         raise BadFrame(
             f"cannot understand the daemon's reply: {error}",
             hint="The daemon may be of another version than this client: nexusctl daemon status",
         ) from None
+    finally:
+        tolerant.reset(token)

@@ -15,6 +15,8 @@ This module knows no capability; it keeps the registry that they fill as they ar
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
+from enum import StrEnum
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, dataclass_transform, get_args, get_origin
 
 import msgspec
@@ -22,7 +24,33 @@ import msgspec
 from nexus_protocol.errors import NexusError
 from nexus_protocol.frame import DEFAULT_MAX_PAYLOAD, EXTRA, MAX_COMMAND, MAX_PAYLOAD
 
-__all__ = ["Command", "CommandInfo", "Empty", "Record", "StreamCommand", "command", "declared_commands"]
+__all__ = [
+    "Command",
+    "CommandInfo",
+    "Empty",
+    "Record",
+    "StreamCommand",
+    "WireEnum",
+    "command",
+    "declared_commands",
+    "tolerant",
+]
+
+tolerant: ContextVar[bool] = ContextVar("tolerant", default=False)
+"""Whether a value that an enumeration does not know is taken: while a reply is decoded, and never for a request."""
+
+
+class WireEnum(StrEnum):
+    """An enumerated value of a record. A newer daemon may answer with one that this program does not know yet."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> WireEnum | None:
+        if not tolerant.get() or not isinstance(value, str):
+            return None
+        member = str.__new__(cls, value)
+        member._name_, member._value_ = value.upper(), value
+        return member
+
 
 R = TypeVar("R")
 ItemT = TypeVar("ItemT")

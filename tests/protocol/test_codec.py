@@ -29,6 +29,7 @@ from support.strategies import bounded, free_values, values_of
 from nexus.daemon.dispatch import load_capabilities
 from nexus.system.commands import Ping, Pong, SetSetting, Setting
 from nexus.vms.commands import CreateVm, UpdateVm, Vm
+from nexus.vms.states import VmRole, VmState
 
 load_capabilities()
 COMMANDS = declared_commands()
@@ -178,3 +179,19 @@ def test_a_file_name_that_is_not_utf8_makes_no_reply_impossible() -> None:
     assert decode_reply(Setting, encode_record(setting)).value == ["/home/ada/caf?", b"\xff"]
     frame = ServerConnection().send_error(1, NotFound(f"cannot open {name}", details={"path": name}))
     assert decode_map(frame[18:])["message"] == "cannot open /home/ada/caf?"
+
+
+def test_a_reply_may_hold_an_enumerated_value_that_is_not_known_yet() -> None:
+    vm = {"id": "x", "name": "web", "role": "work", "state": "hibernating", "cid": 3}
+    vm |= {"vcpu_count": 1, "mem_size_mib": 128, "created_at": 1, "updated_at": 1}
+    decoded = decode_reply(Vm, msgpack.packb(vm))
+    assert decoded.state == "hibernating"
+    assert isinstance(decoded.state, VmState)
+    assert decoded.role is VmRole.WORK
+
+
+def test_a_request_may_not() -> None:
+    decode = command_decoder(CreateVm.info)
+    with pytest.raises(InvalidArgument) as caught:
+        decode(msgpack.packb({"name": "web", "role": "hibernating"}))
+    assert caught.value.details == {"path": "role"}
