@@ -32,14 +32,13 @@ from nexus.vms.commands import CreateVm, ListVms
 
 KIB, MIB = 1024, 1024 * 1024
 GROWTH = 40 * MIB
-IMPATIENT = """[limits]
+IMPATIENT = """
+[limits]
 frame_timeout_s = 1
 send_timeout_s = 2
 streams_per_connection = 4
 requests_per_connection = 8
 """
-    "[limits]\nframe_timeout_s = 1\nsend_timeout_s = 2\nstreams_per_connection = 4\nrequests_per_connection = 8\n"
-)
 
 
 @pytest.fixture(scope="module")

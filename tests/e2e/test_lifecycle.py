@@ -164,7 +164,7 @@ def test_sighup_applies_the_log_level(daemon: DaemonProcess) -> None:
 def test_sighup_names_what_needs_a_restart(daemon: DaemonProcess, root: Path) -> None:
     log = _reload(
         daemon,
-        f'[daemon]\nsocket = "{root}/other.sock"\n[client]\nsocket = "{root}/c.sock"\n[database]\npath = "{root}/o.db"\n',
+        f'[daemon]\nsocket = "{root}/d.sock"\n[client]\nsocket = "{root}/c.sock"\n[database]\npath = "{root}/o.db"\n',
     )
     for name in ("daemon.socket", "client.socket", "database.path"):
         assert f"{name} changed: it takes effect after a restart" in log
