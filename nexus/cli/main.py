@@ -144,8 +144,12 @@ def _run(arguments: list[str]) -> int:
     front: list[str] = []
     try:
         front, rest = _hoist_global_options(arguments)
-        result = cli.main(front + rest, prog_name="nexusctl", standalone_mode=False)
+        # Not cli.main(): that makes one and the same Abort of every Ctrl-C, and exits by itself on a broken pipe.
+        with cli.make_context("nexusctl", front + rest) as ctx:
+            result = cli.invoke(ctx)
         return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else error.message, err=True)
         return 2

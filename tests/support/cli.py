@@ -1,0 +1,161 @@
+"""``nexusctl`` as a person or a script runs it: as a process, on pipes or on a real terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+__all__ = ["Cli", "Result", "Terminal"]
+
+TIMEOUT_S = 30.0
+_MODULE = [sys.executable, "-m", "nexus.cli.main"]
+
+
+class Result(NamedTuple):
+    """How a run ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as one JSON document."""
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of standard output."""
+        return self.out.splitlines()
+
+
+class Cli:
+    """Runs ``nexusctl`` in an environment of its own."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        programs = f"{Path(sys.executable).parent}:{environment.get('PATH', '/usr/bin:/bin')}"
+        self.environment = {**environment, "PATH": programs, "LC_ALL": "C.UTF-8"}
+        # With it Python itself takes half a write for a whole one.
+        self.environment.pop("PYTHONUNBUFFERED", None)
+
+    def __call__(self, *arguments: str, input: str = "", **environment: str) -> Result:
+        """Run it on pipes until it ends."""
+        done = subprocess.run(
+            [*_MODULE, *arguments],
+            env=self.environment | environment,
+            input=input.encode(),
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def ok(self, *arguments: str, **environment: str) -> Result:
+        """Run it; it must succeed."""
+        result = self(*arguments, **environment)
+        assert result.code == 0, (arguments, result)
+        return result
+
+    def shell(self, script: str, program: str = "/bin/bash") -> Result:
+        """Run a shell script in which ``nexusctl`` is in the PATH."""
+        done = subprocess.run(
+            [program, "-c", script],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start it on pipes, in a process group of its own; the caller waits for it."""
+        return subprocess.Popen(
+            [*_MODULE, *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def terminal(self, *arguments: str, columns: int = 80, **environment: str) -> Terminal:
+        """Start it on a terminal."""
+        return Terminal([*_MODULE, *arguments], self.environment | environment, columns)
+
+
+class Terminal:
+    """A process on a terminal that is its controlling one."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], columns: int) -> None:
+        self._fd, inner = pty.openpty()
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self._seen = b""
+        try:
+            self._process = subprocess.Popen(
+                command,
+                env={**environment, "TERM": environment.get("TERM", "xterm")},
+                stdin=inner,
+                stdout=inner,
+                stderr=inner,
+                start_new_session=True,
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            )
+        finally:
+            os.close(inner)
+
+    @property
+    def text(self) -> str:
+        """Everything that the terminal has shown so far."""
+        return self._seen.decode().replace("\r\n", "\n")
+
+    def wait_for(self, text: str) -> None:
+        """Read until ``text`` has been shown."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while text not in self.text:
+            assert self._read(deadline), f"ended without {text!r}: {self.text!r}"
+
+    def type(self, text: str) -> None:
+        """Type; ``\\x03`` is Ctrl-C."""
+        os.write(self._fd, text.encode())
+
+    def finish(self) -> tuple[int, str]:
+        """Read until it ends; its exit code and everything that was shown."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while self._read(deadline):
+            pass
+        return self._process.wait(TIMEOUT_S), self.text
+
+    def _read(self, deadline: float) -> bool:
+        ready, _, _ = select.select([self._fd], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, f"nothing more was shown in time: {self.text!r}"
+        try:
+            data = os.read(self._fd, 65536)
+        except OSError:  # EIO: nobody has the other side any more
+            return False
+        self._seen += data
+        return bool(data)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        os.close(self._fd)
