@@ -133,7 +133,8 @@ def test_the_name_of_hello_stands_on_every_later_event_of_the_connection(client:
     ("value", "type_"),
     [
         ("", "string"), ("text", "string"), ("42", "string"), ("a\x00\n\u2028ü", "string"), (0, "int"),
-        (-(2**63), "int"),        (2**64 - 1, "int"), (True, "bool"), (False, "bool"), (1.5, "json"), ([], "json"), ({}, "json"),
+        (-(2**63), "int"), (2**64 - 1, "int"), (True, "bool"), (False, "bool"), (1.5, "json"), ([], "json"),
+        ({}, "json"),
         ({"a": [1, None, {"b": True}]}, "json"),
     ],
 )  # fmt: skip

@@ -1,0 +1,143 @@
+"""The journal on a real store: slices, pruning, and a watcher that its filter leaves idle."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.stores import make_store, running
+
+from nexus.handling import Context, Origin
+from nexus.journal import handlers
+from nexus.journal.commands import Event, JournalAhead, JournalPruned, WatchEvents
+from nexus.journal.store import Watched, bounds, prune, read_slice, record
+from nexus.store import Transaction
+from nexus.store.sqlite import SqliteStore
+
+ORIGIN = Origin(1000, 42, "somebody")
+DAY_MS = 24 * 60 * 60 * 1000
+
+
+def on_store(root: Path, body: Callable[[SqliteStore], Awaitable[None]]) -> None:
+    """Run ``body`` on a fresh store that takes writes."""
+
+    async def run() -> None:
+        async with running(make_store(root)) as store:
+            await body(store)
+
+    asyncio.run(run())
+
+
+def _write(*at: int, kind: str = "thing.done") -> Callable[[Transaction], None]:
+    """A change that records events that happened at these times."""
+
+    def change(tx: Transaction) -> None:
+        for moment in at:
+            tx.now = moment
+            record(tx, ORIGIN, kind, "thing", "id", "name", {"n": moment})
+
+    return change
+
+
+def test_an_event_that_is_undone_with_its_change_leaves_no_trace(root: Path) -> None:
+    async def body(store: SqliteStore) -> None:
+        def fails(tx: Transaction) -> None:
+            _write(1)(tx)
+            raise RuntimeError("undone")
+
+        with pytest.raises(RuntimeError, match="undone"):
+            await store.write(fails)
+        assert store.read(bounds) == (0, 0)
+        await store.write(_write(1))
+        (event,) = store.read(lambda reader: read_slice(reader, 0, Watched()), snapshot=True).events
+        assert event == Event(1, 1, "thing.done", "thing", "id", "name", "somebody", 1000, 42, {"n": 1})
+
+    on_store(root, body)
+
+
+def test_slices_lead_through_everything_once_in_order_and_are_bounded(root: Path) -> None:
+    async def body(store: SqliteStore) -> None:
+        for kind, count in (("a.x", 4500), ("b.x", 3), ("a.x", 4500)):
+            await store.write(_write(*range(count), kind=kind))
+        for kinds, expected in ((None, range(1, 9004)), (["b.*"], range(4501, 4504))):
+            after, seen, rounds = 0, [], 0
+            while after < 9003:
+                look = functools.partial(read_slice, after=after, watched=Watched(kinds))
+                part = store.read(look, snapshot=True)
+                assert len(part.events) <= 500
+                assert after < part.seq <= after + 5000
+                seen += [event.seq for event in part.events]
+                after, rounds = part.seq, rounds + 1
+            assert seen == list(expected)
+            assert rounds < 50
+
+    on_store(root, body)
+
+
+def test_pruning_goes_from_the_old_end_to_the_first_that_is_new_whatever_the_clock_did(root: Path) -> None:
+    async def body(store: SqliteStore) -> None:
+        # The third was written after the clock had been set back.
+        await store.write(_write(10, 500, 20, 30))
+        assert await store.write(functools.partial(prune, before_at=100)) == 1
+        assert await store.write(functools.partial(prune, before_at=100)) == 0
+        assert store.read(bounds) == (1, 4)
+        assert await store.write(functools.partial(prune, before_at=1000, most=2)) == 2
+        assert await store.write(functools.partial(prune, before_at=1000)) == 1
+        assert await store.write(functools.partial(prune, before_at=1000)) == 0
+        assert store.read(bounds) == (4, 4)
+        with pytest.raises(JournalPruned) as pruned:
+            store.read(lambda reader: read_slice(reader, 3, Watched()), snapshot=True)
+        assert pruned.value.details["oldest_seq"] == 5
+        with pytest.raises(JournalAhead):
+            store.read(lambda reader: read_slice(reader, 5, Watched()), snapshot=True)
+        assert store.read(lambda reader: read_slice(reader, None, Watched()), snapshot=True).seq == 4
+
+    on_store(root, body)
+
+
+class _Recorder:
+    """The daemon's end of a stream, which only keeps what is sent."""
+
+    draining = False
+
+    def __init__(self) -> None:
+        self.sent: asyncio.Queue[Event] = asyncio.Queue()
+
+    async def send(self, item: Event) -> None:
+        self.sent.put_nowait(item)
+
+    async def ready(self) -> None:
+        pass
+
+    def on_draining(self, wake: Callable[[], None]) -> None:
+        pass
+
+
+def test_an_idle_watcher_hears_after_a_while_how_far_it_is_and_only_when_that_is_news(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "_PROGRESS_INTERVAL_S", 0.05)
+
+    async def body(store: SqliteStore) -> None:
+        context: Any = Context(store, None, ORIGIN)  # type: ignore[arg-type]
+        stream = _Recorder()
+        command = WatchEvents(kinds=["wanted.*"])
+        watching = asyncio.create_task(handlers.watch_events(context, command, stream))  # type: ignore[arg-type]
+        async with asyncio.timeout(30):
+            await store.write(_write(1, 2, 3))
+            assert await stream.sent.get() == Event(3)
+            await store.write(_write(4, kind="wanted.x"))
+            assert (await stream.sent.get()).seq == 4
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await stream.sent.get()
+            await store.write(_write(5))
+            assert await stream.sent.get() == Event(5)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+    on_store(root, body)
