@@ -95,13 +95,16 @@ def main() -> None:
             setattr(sys, name, io.StringIO())
     try:
         code = _run(sys.argv[1:])
-        sys.stdout.flush()
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            code = _drop_output(1)
+            click.echo(f"Error: cannot write the output: {error.strerror}", err=True)
     except BrokenPipeError:
         # Whoever read our output has gone; that is not an error to talk about.
         code = _drop_output(141)
-    except OSError as error:
-        code = _drop_output(1)
-        click.echo(f"Error: cannot write the output: {error.strerror}", err=True)
     sys.exit(code)
 
 
@@ -166,7 +169,9 @@ def _run(arguments: list[str]) -> int:
         return 130
     except Exception as error:
         if "--debug" in front:
-            raise
+            import traceback
+
+            traceback.print_exc()
         print_error(error)
         return exit_code(error)
 

@@ -1,0 +1,271 @@
+"""The line as a whole: words, global options, usage errors, what is imported, and output that nobody takes."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.cli import Cli
+from support.daemon import DaemonProcess, isolated_environment
+
+LOADED = """
+import sys
+from nexus.cli.main import main
+sys.argv = ["nexusctl", *sys.argv[1:]]
+try:
+    main()
+except SystemExit:
+    print("\\n".join(sys.modules), file=sys.stderr)
+"""
+
+
+def modules_after(environment: dict[str, str], *arguments: str) -> set[str]:
+    """Every module that a run of nexusctl has imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout
+    return set(done.stderr.splitlines())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["vm", "--help"], ["--version"]])
+def test_help_imports_no_capability_but_the_one_it_is_about(root: Path, arguments: list[str]) -> None:
+    loaded = modules_after(isolated_environment(root), *arguments)
+    capabilities = {name for name in loaded if name.startswith(("nexus.journal", "nexus.system"))}
+    if "vm" not in arguments:
+        capabilities |= {name for name in loaded if name.startswith("nexus.vms")}
+        assert "msgspec" not in loaded
+        assert "msgpack" not in loaded
+    assert not capabilities
+    assert not loaded & {"asyncio", "sqlite3"}
+
+
+def test_a_short_command_imports_nothing_slow(cli: Cli) -> None:
+    cli.ok("vm", "create", "a")
+    loaded = modules_after(cli.environment, "vm", "list")
+    slow = {"asyncio", "importlib.metadata", "platformdirs", "importlib.resources", "tempfile", "sqlite3", "tomllib"}
+    assert not loaded & slow
+    assert not {name for name in loaded if name.startswith(("nexus.daemon", "nexus.store", "nexus.client.aio"))}
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "see"),
+    [
+        (["statsu"], "no such command: 'statsu' (did you mean 'status'?)", "nexusctl"),
+        (["vm", "lst"], "no such command: 'lst' (did you mean 'list'?)", "nexusctl vm"),
+        (["db", "bakcup"], "no such command: 'bakcup' (did you mean 'backup'?)", "nexusctl db"),
+        (["daemon", "strat"], "no such command: 'strat' (did you mean 'start'?)", "nexusctl daemon"),
+        (["qqq"], "no such command: 'qqq'", "nexusctl"),
+        (["vm", "create"], "missing argument 'NAME'", "nexusctl vm create"),
+        (["vm", "create", "a", "--vcpu", "x"], "invalid value for '--vcpu': 'x' is not a whole number", None),
+        (["vm", "create", "a", "--vcpu", "33"], "invalid value for '--vcpu': 33 is not between 1 and 32", None),
+        (["vm", "list", "--limit", "0"], "invalid value for '--limit': 0 is less than 1", None),
+        (["vm", "update", "a"], "nothing to change: give --name, --role, --vcpu or --mem", "nexusctl vm update"),
+        (["events", "-o", "json"], "-o json is one document, and this list has no end", None),
+        (["status", "--socket"], "option '--socket' requires an argument", None),
+        (["completion", "tcsh"], "invalid value for '{bash|zsh|fish}'", "nexusctl completion"),
+    ],
+)
+def test_a_wrong_line_is_exit_2_and_says_where_to_look(
+    root: Path, words: list[str], error: str, see: str | None
+) -> None:
+    code, out, err = Cli(isolated_environment(root))(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"Error: {error}")
+    assert "Traceback" not in err
+    if see is not None:
+        assert err.splitlines()[-1] == f"  See: {see} --help"
+
+
+def test_a_misspelled_option_is_corrected(root: Path) -> None:
+    code, _out, err = Cli(isolated_environment(root))("vm", "list", "--rol", "work")
+    assert code == 2
+    assert "'--rol'" in err
+    assert "--role" in err.replace("'--rol'", "")
+
+
+@pytest.mark.parametrize("words", [[], ["vm"], ["db"], ["settings"], ["daemon"]])
+def test_a_word_too_few_is_help_on_standard_error(root: Path, words: list[str]) -> None:
+    code, out, err = Cli(isolated_environment(root))(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"Usage: {' '.join(['nexusctl', *words])} [OPTIONS] COMMAND")
+
+
+def test_help_is_short_and_for_people(root: Path) -> None:
+    cli = Cli(isolated_environment(root))
+    every: list[list[str]] = [[]]
+    for group in ([], ["vm"], ["db"], ["settings"], ["daemon"]):
+        table = cli.ok(*group, "--help").out.split("Commands:\n")[1].split("\n\n")[0]
+        every += [[*group, word] for word in re.findall(r"^  (\w+)", table, re.MULTILINE)]
+    assert len(every) > 25
+    for words in every:
+        text = cli.ok(*words, "--help").out
+        assert text == cli.ok(*words, "-h").out
+        assert "`" not in text
+        assert "<=x" not in text
+        assert "next_cursor" not in text
+        assert max(map(len, text.splitlines())) <= 100
+        first = text.split("\n\n")[1].strip()
+        assert first.endswith("."), (words, first)
+
+
+def test_global_options_stand_anywhere(daemon: DaemonProcess, root: Path) -> None:
+    cli = Cli({**daemon.environment, "XDG_RUNTIME_DIR": str(root / "elsewhere")})
+    path = str(daemon.socket_path)
+    for line in (
+        ["--socket", path, "vm", "create", "a"],
+        ["vm", "--socket", path, "create", "b"],
+        ["vm", "create", "c", "--socket", path],
+        ["vm", f"--socket={path}", "create", "d", "--actor", "agent-7"],
+        ["vm", "create", "e", "--debug", "--socket", path, "--actor=agent-7"],
+    ):
+        cli.ok(*line)
+    # After a -- they are plain words.
+    assert cli("--socket", path, "vm", "inspect", "--", "--debug") == (4, "", 'Error: VM "--debug" not found\n')
+    events = [cli.ok("events", "--no-follow", "-o", "json", NEXUS_SOCKET=path).json][0]
+    assert [event.get("actor") for event in events] == [None, None, None, "agent-7", "agent-7"]
+    assert cli.ok("status", NEXUS_SOCKET=path).lines[0] == f"Daemon: ok ({path})"
+
+
+def test_the_actor_comes_from_the_environment_too(cli: Cli) -> None:
+    cli.ok("vm", "create", "a", NEXUS_ACTOR="agent-9")
+    assert cli.ok("events", "--no-follow", "-o", "json").json[0]["actor"] == "agent-9"
+
+
+def test_debug_shows_the_traceback_that_is_hidden_otherwise(root: Path) -> None:
+    cli = Cli(isolated_environment(root))
+    assert "Traceback" not in cli("status").err
+    shown = cli("status", "--debug")
+    assert shown.code == 3
+    assert "Traceback" in shown.err
+    assert "ConnectError" in shown.err
+
+
+@pytest.mark.parametrize("words", ["vm list", "settings list", "status", "vm --help", "completion bash", "doctor"])
+def test_a_reader_who_leaves_is_no_error(cli: Cli, words: str) -> None:
+    # The reader is gone before anything is written.
+    result = cli.shell(f"{{ sleep 0; nexusctl {words}; echo $? >&2; }} | true")
+    said = [line for line in result.err.splitlines() if line != "No VMs found."]
+    assert said in (["141"], ["0"], ["1"] if words == "doctor" else ["141"])
+
+
+def test_closed_and_full_outputs_end_in_a_sentence_at_most(cli: Cli) -> None:
+    assert cli.shell("nexusctl settings list >&-") == (0, "", "")
+    assert cli.shell("nexusctl settings list 2>&-").code == 0
+    assert cli.shell("nexusctl vm inspect none >&- 2>&-") == (4, "", "")
+    full = cli.shell("nexusctl settings list >/dev/full")
+    assert full.code == 1
+    assert full.err == "Error: cannot write the output: No space left on device\n"
+
+
+def test_a_file_that_cannot_be_written_is_a_sentence(root: Path) -> None:
+    cli = Cli(isolated_environment(root))
+    (root / "data" / "bash-completion").touch()
+    result = cli("completion", "bash", "--install")
+    assert result.code == 1
+    assert result.err.startswith("Error: cannot go on")
+    assert "bug" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("a\x1b[31mb", "a\ufffd[31mb"), ("bell\x07", "bell\ufffd"), ("line\nfeed", "line\ufffdfeed"), ("äöü→", "äöü→")],
+)
+def test_control_characters_in_names_never_reach_the_terminal(cli: Cli, name: str, shown: str) -> None:
+    assert cli("vm", "inspect", name).err == f'Error: VM "{shown}" not found\n'
+    assert cli("vm", "create", name).code == 2
+    assert "\x1b" not in cli("vm", "delete", name).err
+    assert "\x1b" not in cli(name).err
+
+
+def test_names_that_look_like_options_come_after_two_dashes(cli: Cli) -> None:
+    assert cli("vm", "inspect", "--", "-x") == (4, "", 'Error: VM "-x" not found\n')
+    assert cli("vm", "create", "--", "-x").code == 2
+    refused = cli("vm", "delete", "--", "-x", "two words")
+    assert refused.err.endswith("confirmation: nexusctl vm delete --yes -- -x 'two words'\n")
+
+
+@pytest.mark.parametrize("length", [65, 255, 256, 4000])
+def test_very_long_names_are_refused_in_words(cli: Cli, length: int) -> None:
+    created = cli("vm", "create", "n" * length)
+    assert created.code == 2
+    assert "1 to 64 of A-Z" in created.err
+    inspected = cli("vm", "inspect", "n" * length)
+    if length <= 255:
+        assert inspected.code == 4
+    else:
+        assert inspected == (2, "", "Error: cannot accept vm: expected at most 255 characters\n")
+
+
+def test_a_terminal_is_asked_before_something_is_deleted(cli: Cli) -> None:
+    cli.ok("vm", "create", "kept")
+    with cli.terminal("vm", "delete", "kept") as terminal:
+        terminal.wait_for('Delete VM "kept"? [y/N]: ')
+        terminal.type("n\n")
+        assert terminal.finish()[0] == 1
+    with cli.terminal("vm", "delete", "kept") as terminal:
+        terminal.wait_for("[y/N]: ")
+        terminal.type("\x03")
+        code, text = terminal.finish()
+        assert code == 130
+        assert text.endswith("Aborted.\n")
+    cli.ok("vm", "inspect", "kept")
+    with cli.terminal("vm", "delete", "kept") as terminal:
+        terminal.wait_for("[y/N]: ")
+        terminal.type("y\n")
+        code, text = terminal.finish()
+        assert (code, text.endswith('Deleted VM "kept"\n')) == (0, True)
+    assert cli("vm", "inspect", "kept").code == 4
+
+
+def test_colour_is_for_terminals_without_no_color(cli: Cli) -> None:
+    assert "\x1b" not in cli("doctor").out
+    for environment, coloured in (({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
+        with cli.terminal("doctor", **environment) as terminal:
+            assert ("\x1b[32m" in terminal.finish()[1]) is coloured, environment
+
+
+def test_a_terminal_of_60_columns_gets_help_that_fits(root: Path) -> None:
+    cli = Cli(isolated_environment(root))
+    for words in (["--help"], ["vm", "create", "--help"], ["events", "--help"], ["db", "--help"]):
+        with cli.terminal(*words, columns=60) as terminal:
+            code, text = terminal.finish()
+        assert code == 0
+        assert max(map(len, text.splitlines())) <= 60, words
+
+
+def test_ctrl_c_on_a_terminal_ends_what_follows(cli: Cli) -> None:
+    cli.ok("vm", "create", "a")
+    with cli.terminal("events") as terminal:
+        terminal.wait_for("vm.created")
+        terminal.type("\x03")
+        code, text = terminal.finish()
+    assert code == 130
+    assert text.endswith("\n  Go on from here: nexusctl events --after 1\nInterrupted.\n")
+
+
+def test_an_interrupted_request_is_cancelled_and_says_how_it_ended(daemon: DaemonProcess, cli: Cli) -> None:
+    daemon.signal(signal.SIGSTOP)  # a daemon that takes its time
+    try:
+        waiting = cli.start("vm", "list")
+        with daemon.connect():
+            pass  # the kernel answers for it
+        Path(f"/proc/{waiting.pid}").stat()
+        wait_for_recv(waiting.pid)
+        waiting.send_signal(signal.SIGINT)
+    finally:
+        daemon.signal(signal.SIGCONT)
+    _out, err = waiting.communicate(timeout=30)
+    assert waiting.returncode == 130
+    assert err.decode().startswith("Interrupted.\n")
+
+
+def wait_for_recv(pid: int) -> None:
+    """Wait until a process waits for its socket."""
+    from support.raw import wait_until
+
+    wait_until(lambda: "unix" in Path(f"/proc/{pid}/wchan").read_text(), "nexusctl waits for the daemon")
