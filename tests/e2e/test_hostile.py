@@ -338,3 +338,13 @@ def test_an_end_of_the_connection_in_the_middle_of_everything_leaves_nothing_beh
                 client.send_bytes(_numbered(ListVms(), 10) + encode_frame(51, 77) + frame(Ping(b"x" * 30), 78)[:cut])
         wait_until(lambda: neighbour.call(GetSystemStatus()).connections <= 1, "the end of the others")
         assert neighbour.call(GetSystemStatus()).open_requests <= 1
+
+
+def test_a_half_closed_client_gets_replies_that_have_to_wait_for_room(
+    impatient: DaemonProcess, client: RawClient
+) -> None:
+    # Small ones first, so that the daemon sees the end before it runs out of room for the large ones.
+    sequences = client.begin_many([Ping()] * 100 + [Describe()] * 250)
+    client.half_close()
+    client.read_to_end()
+    assert client.order == sequences
