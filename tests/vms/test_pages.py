@@ -165,7 +165,7 @@ _steps = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(initial=st.integers(0, 15), steps=_steps)
 def test_a_walk_misses_nothing_that_stays_while_others_create_and_delete(
     shared: DaemonProcess, initial: int, steps: list[tuple[str, int]]
