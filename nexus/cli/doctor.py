@@ -38,7 +38,8 @@ def doctor(app: Any, output: str, no_header: bool) -> int:
     """Look for what is wrong, and say how to mend it. Exits 1 when something fails."""
     findings: list[Finding] = []
     for check in (_configuration, _runtime, _socket, _database, _programs, _systemd, _lingering):
-        findings += _safely(check, app)
+        said = {finding.message for finding in findings}
+        findings += [finding for finding in _safely(check, app) if finding.message not in said]
     out = printer(output, no_header)
     if out.for_person:
         for finding in findings:

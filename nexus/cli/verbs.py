@@ -178,6 +178,8 @@ def _shell_complete(what: str | None) -> Any:
             return completers[what](app, incomplete)
         except Exception:
             return []  # a shell that completes has no place for errors
+        finally:
+            app.close()
 
     return complete
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -39,14 +40,26 @@ def _events(app: Any, values: dict[str, Any], out: Printer) -> None:
                 out.line(record, _line(event), key="seq")
     except (KeyboardInterrupt, Unavailable, ConnectionLost) as error:
         if last is not None:
-            hint(f"Go on from here: nexusctl events --after {last}")
+            hint(f"Go on from here: {_again(values, out)} --after {last}")
         if isinstance(error, Unavailable):
-            raise ConnectionLost(error.message) from None
+            raise ConnectionLost(error.message) from None  # its hint is the one above
         raise
     if out.output == "json":
         out.many(collected, (), key="seq", nothing="No events found.")
     elif heading and last is None and out.for_person:
         click.echo("No events found.", err=True)
+
+
+def _again(values: dict[str, Any], out: Printer) -> str:
+    """The command line that asks for the same events."""
+    words = ["nexusctl", "events"]
+    for kind in values.get("kinds") or ():
+        words += ["--kind", kind]
+    if values.get("subject"):
+        words += ["--subject", values["subject"]]
+    if out.output != "table":
+        words += ["-o", out.output]
+    return printable(shlex.join(words))
 
 
 _LINE = "{:<8} {:<23} {:<16} {:<24} {}"

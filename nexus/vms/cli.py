@@ -98,11 +98,19 @@ def _delete(app: Any, values: dict[str, Any], out: Printer) -> int:
         if not confirm(f"Delete {what}?", "refusing to delete VM without confirmation", command):
             return 1
 
+    deleted: list[dict[str, Any]] = []
+
     def delete(name: str) -> None:
         vm = app.call_raw(DeleteVm(name))
-        out.one(vm, key="name", sentence=lambda: click.echo(f'Deleted VM "{vm["name"]}"'))
+        deleted.append(vm)
+        if not one_document:
+            out.one(vm, key="name", sentence=lambda: click.echo(f'Deleted VM "{vm["name"]}"'))
 
-    return _for_each(names, delete)
+    one_document = out.output == "json" and len(names) > 1
+    code = _for_each(names, delete)
+    if one_document:
+        out.many(deleted, (), key="name", nothing="No VMs deleted.")
+    return code
 
 
 def _for_each(names: tuple[str, ...], do: Any) -> int:

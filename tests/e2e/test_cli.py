@@ -201,7 +201,7 @@ def test_interrupted_it_says_how_to_go_on(daemon: DaemonProcess, cli: Cli) -> No
     assert (following.returncode, out, err) == (
         130,
         b"",
-        b"\n  Go on from here: nexusctl events --after 2\nInterrupted.\n",
+        b"\n  Go on from here: nexusctl events -o jsonl --after 2\nInterrupted.\n",
     )
 
 

@@ -1,0 +1,124 @@
+"""``nexusctl db``: through the daemon while it runs, on the file while it does not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from support.cli import Cli
+from support.daemon import DaemonProcess
+
+
+def test_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) -> None:
+    lines = cli.ok("db", "status").lines
+    assert lines[0] == f"Database: {daemon.database}"
+    assert re.fullmatch(r"Size:     \d+ bytes", lines[1])
+    assert lines[2:6] == [
+        "Schema:   version 3",
+        "Journal:  wal",
+        "Tables:   4 (journal, schema_meta, settings, vms)",
+        "Migrations:",
+    ]
+    assert [line.split()[:2] for line in lines[6:]] == [["0001", "settings"], ["0002", "vms"], ["0003", "journal"]]
+
+
+def test_a_backup_is_made_while_the_daemon_runs_and_put_back_while_it_does_not(
+    daemon: DaemonProcess, cli: Cli, root: Path
+) -> None:
+    cli.ok("vm", "create", "kept")
+    backup = root / "backup.db"
+    made = cli.ok("db", "backup", str(backup))
+    assert made.out == f"Backed up to {backup} ({backup.stat().st_size} bytes)\n"
+    again = cli("db", "backup", str(backup))
+    assert again == (5, "", f"Error: cannot back up to {backup}: it is there already\n")
+    cli.ok("vm", "delete", "kept", "--yes")
+
+    for words in (("restore", str(backup), "--yes"), ("migrate", "--to", "2")):
+        refused = cli("db", *words)
+        assert (refused.code, refused.out) == (5, "")
+        assert refused.err == (
+            f"Error: cannot {words[0]} the database while the daemon runs (pid {daemon.pid})\n"
+            "  Stop it first: nexusctl daemon stop\n"
+        )
+    daemon.stop()
+    unconfirmed = cli("db", "restore", str(backup))
+    assert unconfirmed == (
+        1,
+        "",
+        "Error: refusing to replace the database without confirmation\n"
+        f"  Run with --yes to skip confirmation: nexusctl db restore {backup} --yes\n",
+    )
+    restored = cli.ok("db", "restore", str(backup), "--yes")
+    assert restored.lines[0] == f"Restored {daemon.database} (schema version 3)"
+    aside = Path(restored.lines[1].removeprefix("The replaced database is "))
+    assert aside.parent == daemon.database.parent
+    assert aside.exists()
+    assert restored.err == "\n  Start the daemon: nexusctl daemon start\n"
+    daemon.start()
+    assert cli.ok("vm", "list", "-o", "name").out == "kept\n"
+
+
+def test_a_backup_without_a_place_goes_to_the_backups_folder(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
+    path = Path(cli.ok("db", "backup", "-o", "name").out.strip())
+    assert path.parent == daemon.state / "backups"
+    relative = cli.shell(f"cd {root} && nexusctl db backup here.db")
+    assert relative.code == 0
+    assert (root / "here.db").exists()
+
+
+def test_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProcess, cli: Cli) -> None:
+    cli.ok("vm", "create", "kept")
+    daemon.stop()
+    back = cli.ok("db", "migrate", "--to", "2")
+    assert back.lines == [
+        f"Migrated {daemon.database} from schema version 3 to 2",
+        f"The database as it was is in {daemon.state}/backups",
+    ]
+    assert len(list((daemon.state / "backups").iterdir())) == 1
+    assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 2, ok"
+    assert cli.ok("db", "migrate", "--to", "2").out == "The database is at schema version 2 already\n"
+    assert cli.ok("db", "migrate", "--to", "3", "-o", "json").json == {
+        "path": str(daemon.database),
+        "from": 2,
+        "to": 3,
+    }
+    unknown = cli("db", "migrate", "--to", "99")
+    assert unknown == (1, "", "Error: cannot migrate to version 99: there are versions 1 to 3\n")
+    assert cli("db", "migrate", "--to", "0").code == 2
+    assert cli("db", "migrate").code == 2
+
+
+def test_check_reads_a_database_that_is_in_use(daemon: DaemonProcess, cli: Cli) -> None:
+    cli.ok("vm", "create", "a")
+    assert cli.ok("db", "check").lines == [
+        f"{daemon.database}: schema version 3, ok",
+        "  journal          1 rows",
+        "  schema_meta      4 rows",
+        "  settings         0 rows",
+        "  vms              1 rows",
+    ]
+
+
+def test_check_finds_damage(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
+    for number in range(40):
+        cli.ok("settings", "set", f"key-{number}", "x" * 1000) if number < 3 else None
+    backup = root / "damaged.db"
+    cli.ok("db", "backup", str(backup))
+    with backup.open("r+b") as file:
+        file.seek(8192)
+        file.write(b"\xff" * 8192)
+    result = cli("db", "check", "--db", str(backup))
+    assert result.code == 1
+    assert str(backup) in result.out + result.err
+    assert "damaged" in result.out + result.err
+    assert "Traceback" not in result.err
+    missing = cli("db", "check", "--db", str(root / "none.db"))
+    assert missing == (1, "", f"Error: cannot check {root}/none.db: there is no such file\n")
+
+
+def test_restore_names_where_backups_are_when_there_is_none(lonely: Cli, root: Path) -> None:
+    result = lonely("db", "restore", str(root / "none.db"), "--yes")
+    assert result.code == 1
+    assert result.err == (
+        f"Error: cannot restore {root}/none.db: there is no such file\n  Backups are in {root}/state/nexus/backups\n"
+    )

@@ -1,0 +1,87 @@
+"""``nexusctl events``: what it shows, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+
+import pytest
+from support.cli import Cli
+from support.daemon import DaemonProcess
+
+
+def next_line(process: subprocess.Popen[bytes]) -> str:
+    """The next line that a running nexusctl prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().decode()
+
+
+def test_the_table_tells_what_when_and_who(cli: Cli) -> None:
+    cli.ok("vm", "create", "a", "--actor", "agent-7")
+    heading, row = cli.ok("events", "--no-follow").lines
+    assert heading == "SEQ      TIME                    KIND             SUBJECT                  BY"
+    pattern = r"1        \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC vm\.created       a                        agent-7"
+    assert re.fullmatch(pattern, row)
+
+
+def test_filters_choose(cli: Cli) -> None:
+    for name in ("a", "b"):
+        cli.ok("vm", "create", name)
+    cli.ok("vm", "delete", "a", "--yes")
+
+    def seqs(*options: str) -> list[str]:
+        return cli.ok("events", "--no-follow", "-o", "name", *options).lines
+
+    assert seqs() == ["1", "2", "3"]
+    assert seqs("--after", "1") == ["2", "3"]
+    assert seqs("--kind", "vm.d*") == ["3"]
+    assert seqs("--kind", "vm.d*", "--kind", "vm.created") == ["1", "2", "3"]
+    assert seqs("--subject", "a") == ["1", "3"]
+    assert cli("events", "--no-follow", "--kind", "none") == (0, "", "No events found.\n")
+
+
+@pytest.mark.parametrize("output", ["table", "jsonl", "name"])
+def test_following_prints_each_event_when_it_happens(cli: Cli, output: str) -> None:
+    following = cli.start("events", "-o", output, "--no-header")
+    for number, name in enumerate(("a", "b"), start=1):
+        cli.ok("vm", "create", name)
+        line = next_line(following)
+        seq = json.loads(line)["seq"] if output == "jsonl" else int(line.split()[0])
+        assert seq == number
+    following.send_signal(signal.SIGINT)
+    _out, err = following.communicate(timeout=30)
+    assert following.returncode == 130
+    option = "" if output == "table" else f" -o {output}"
+    assert err.decode() == f"\n  Go on from here: nexusctl events{option} --after 2\nInterrupted.\n"
+
+
+def test_a_stopping_daemon_ends_it_with_where_to_go_on(daemon: DaemonProcess, cli: Cli) -> None:
+    cli.ok("vm", "create", "a")
+    following = cli.start("events", "-o", "name")
+    assert next_line(following) == "1\n"
+    daemon.stop()
+    out, err = following.communicate(timeout=30)
+    assert (following.returncode, out) == (3, b"")
+    assert err.decode() == ("\n  Go on from here: nexusctl events -o name --after 1\nError: the daemon is stopping\n")
+    daemon.start()
+    cli.ok("vm", "create", "b")
+    assert cli.ok("events", "--no-follow", "--after", "1", "-o", "name").out == "2\n"
+
+
+def test_the_hint_repeats_what_was_asked_for(cli: Cli) -> None:
+    cli.ok("vm", "create", "a")
+    following = cli.start("events", "--kind", "vm.*", "--subject", "a", "-o", "jsonl")
+    next_line(following)
+    following.send_signal(signal.SIGINT)
+    _out, err = following.communicate(timeout=30)
+    assert err.decode().splitlines()[1] == (
+        "  Go on from here: nexusctl events --kind 'vm.*' --subject a -o jsonl --after 1"
+    )
+
+
+def test_a_number_from_the_future_is_a_conflict(cli: Cli) -> None:
+    code, out, err = cli("events", "--after", "99", "--no-follow")
+    assert (code, out) == (5, "")
+    assert err.startswith("Error: cannot go on after event 99")

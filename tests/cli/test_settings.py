@@ -1,0 +1,60 @@
+"""``nexusctl settings``: types, defaults, refusals."""
+
+from __future__ import annotations
+
+import pytest
+from support.cli import Cli
+
+
+@pytest.mark.parametrize(
+    ("typed", "type_", "value", "kept_as"),
+    [
+        ("12", None, 12, "int"),
+        ("-5", None, -5, "int"),
+        ("true", None, True, "bool"),
+        ("False", None, "False", "string"),
+        ("hello world", None, "hello world", "string"),
+        ('"quoted"', None, '"quoted"', "string"),
+        ("", None, "", "string"),
+        ("1.5", None, 1.5, "json"),
+        ('[1, {"a": "ü"}]', None, [1, {"a": "ü"}], "json"),
+        ("12", "string", "12", "string"),
+        ("12", "int", 12, "int"),
+        ("false", "bool", False, "bool"),
+        ('"12"', "json", "12", "string"),
+        ("9223372036854775807", None, 2**63 - 1, "int"),
+    ],
+)
+def test_a_value_is_what_it_looks_like_or_what_it_is_said_to_be(
+    shared: Cli, typed: str, type_: str | None, value: object, kept_as: str
+) -> None:
+    options = ["--type", type_] if type_ else []
+    shared.ok("settings", "set", *options, "--", "some.key", typed)
+    setting = shared.ok("settings", "get", "some.key", "-o", "json").json
+    assert (setting.get("value"), setting["type"], setting["is_set"]) == (value, kept_as, True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "type_"), [("x", "int"), ("1.5", "int"), ("true", "int"), ("1", "bool"), ("yes", "bool"), ("{", "json")]
+)
+def test_a_value_of_another_type_is_refused(shared: Cli, typed: str, type_: str) -> None:
+    code, out, err = shared("settings", "set", "never.set", typed, "--type", type_)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"Error: '{typed}' is not of type {type_}\n")
+    assert shared("settings", "get", "never.set").code == 4
+
+
+def test_a_known_setting_has_a_default_and_bounds(cli: Cli) -> None:
+    assert cli("settings", "get", "journal.keep_days") == (0, "30\n", "")
+    assert cli("settings", "set", "journal.keep_days", "12") == (0, "Set journal.keep_days to 12 (int)\n", "")
+    assert cli("settings", "list").lines[1].split() == ["journal.keep_days", "12", "int", "yes"]
+    assert cli("settings", "unset", "journal.keep_days") == (0, "Removed journal.keep_days; it is 30 again\n", "")
+    assert cli("settings", "list").lines[1].split() == ["journal.keep_days", "30", "int", "default"]
+    refused = cli("settings", "set", "journal.keep_days", "0")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err == "Error: cannot set journal.keep_days to 0: it takes a whole number from 1 to 36500\n"
+    assert cli("settings", "set", "journal.keep_days", "null").code == 2
+    missing = 'Error: setting "none" not found'
+    assert cli("settings", "get", "none").err.startswith(missing)
+    assert cli("settings", "unset", "none").err.startswith(missing)
+    assert cli("settings", "set", "not a key", "1").code == 2
