@@ -9,38 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import logging
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from nexus_protocol import (
     HEADER_SIZE,
-    INPUT_CREDIT,
-    MAX_PAYLOAD,
     Cancelled,
     CancelReceived,
-    Command,
-    CommandInfo,
     ConnectionFailed,
     DeadlineExceeded,
-    Empty,
     InputReceived,
     Internal,
-    InvalidArgument,
     NexusError,
     RequestReceived,
     ResourceExhausted,
     ServerConnection,
     Unavailable,
     UnknownCommand,
-    command_decoder,
-    encode_record,
 )
-from nexus_protocol.frame import INPUT
 
 from nexus.daemon.dispatch import Entry
+from nexus.daemon.streams import MAX_QUEUED_INPUTS, SessionStream, decode_input, encode_result
 from nexus.handling import Context, Origin
 from nexus.system.commands import Hello
 
@@ -60,71 +52,7 @@ _TURN = 64
 """Requests carried out in one turn of the event loop; then the other clients have theirs."""
 _FREE_RECEIVE_BYTES = 64 * 1024
 """What any connection may hold however much the others do, so that small requests always get through."""
-_MAX_QUEUED_INPUTS = 1024
-_MAX_QUEUED_INPUT_BYTES = 2 * INPUT_CREDIT
-"""Of one stream. Data is kept within the credit; this is for control as well, which has none."""
-
-
-class _Input(Command[Empty]):
-    data: bytes | None = None
-    eof: bool | None = None
-    control: dict[str, Any] | None = None
-
-
-# Decoded as a command is, with the same strictness and the same words.
-_decode_input = command_decoder(CommandInfo(INPUT, "Input", _Input, Empty, None, (), 0, False, False))
-
-
-class _Stream:
-    """``nexus.handling.Stream`` on a session."""
-
-    def __init__(self, session: Session, sequence: int) -> None:
-        self._session = session
-        self._sequence = sequence
-        self._inputs: asyncio.Queue[tuple[dict[str, Any], int]] = asyncio.Queue()
-        self._queued_bytes = 0
-        self._wake: Callable[[], None] | None = None
-
-    async def send(self, item: Any) -> None:
-        session = self._session
-        await session.send_when_room(lambda: session.engine.send_item(self._sequence, _encode(item)))
-
-    async def ready(self) -> None:
-        await self._session.wait_until_ready()
-
-    async def receive(self) -> dict[str, Any]:
-        body, size = await self._inputs.get()
-        self._queued_bytes -= size
-        return body
-
-    async def acknowledge(self, size: int) -> None:
-        await self._session.send_when_room(lambda: self._session.engine.send_ack(self._sequence, size))
-
-    @property
-    def draining(self) -> bool:
-        return self._session.draining
-
-    def on_draining(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-
-    def begin_drain(self) -> None:
-        if self._wake is not None:
-            self._wake()
-
-    def feed(self, body: dict[str, Any], size: int) -> None:
-        self._queued_bytes += size
-        if self._inputs.qsize() >= _MAX_QUEUED_INPUTS or self._queued_bytes > _MAX_QUEUED_INPUT_BYTES:
-            raise ResourceExhausted("cannot take more input: too much of it waits to be read")
-        self._inputs.put_nowait((body, size))
-
-
-def _encode(result: Any) -> bytes:
-    payload = encode_record(result)
-    if len(payload) > MAX_PAYLOAD:
-        raise ResourceExhausted(
-            f"cannot send a result of {len(payload)} bytes: a frame holds {MAX_PAYLOAD}", details={"limit": MAX_PAYLOAD}
-        )
-    return payload
+_NO_DEADLINE = contextlib.nullcontext()
 
 
 class Session:
@@ -139,7 +67,7 @@ class Session:
         self._socket: socket.socket | None = sock
         self._fd = sock.fileno()
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, SessionStream] = {}
         self._verdicts: dict[int, NexusError] = {}
         """Why a running request is being stopped, where it was not the client's own Cancel."""
         self._waiting: collections.OrderedDict[int, RequestReceived] = collections.OrderedDict()
@@ -416,7 +344,7 @@ class Session:
                 raise UnknownCommand(f"cannot carry out command {code}: there is no such command here")
             command = entry.decode(payload)
             if not entry.waits:
-                result = _encode(entry.fn(self.context, command))
+                result = encode_result(entry.fn(self.context, command))
                 self._send(self.engine.send_success(sequence, result))
                 return
             if entry.streams:
@@ -437,11 +365,11 @@ class Session:
                 hint="End one, or open another connection.",
                 details={"limit": limit},
             )
-        self._streams[sequence] = _Stream(self, sequence)
+        self._streams[sequence] = SessionStream(self, sequence)
 
     async def _run(self, entry: Entry, sequence: int, command: Any) -> None:
-        timeout_ms = getattr(command, "timeout_ms", None)
-        deadline = asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000)
+        timeout_ms: int | None = getattr(command, "timeout_ms", None)
+        deadline = _NO_DEADLINE if timeout_ms is None else asyncio.timeout(timeout_ms / 1000)
         try:
             async with deadline:
                 if entry.info.large_reply:
@@ -452,12 +380,15 @@ class Session:
                 else:
                     result = await entry.fn(self.context, command)
                 self._answering.add(sequence)
-            await self.send_when_room(lambda: self.engine.send_success(sequence, _encode(result)))
+            await self.send_when_room(lambda: self.engine.send_success(sequence, encode_result(result)))
+            if len(self._tasks) == 1:
+                # Nothing else is at work whose reply could go out with this one.
+                self._flush()
         except asyncio.CancelledError:
             self._answer_error(sequence, self._verdicts.get(sequence) or Cancelled("the request was cancelled"))
         except Exception as failure:
             self._answering.add(sequence)
-            if isinstance(failure, TimeoutError) and deadline.expired():
+            if isinstance(failure, TimeoutError) and isinstance(deadline, asyncio.Timeout) and deadline.expired():
                 error: NexusError = DeadlineExceeded(f"cannot finish {entry.info.name} within {timeout_ms} ms")
             else:
                 error = self._as_nexus_error(failure, entry)
@@ -481,7 +412,7 @@ class Session:
                 async with self.server.large_replies:
                     if not self.server.send_budget_spent() or self._socket is None:
                         result = await entry.fn(self.context, command)
-                        self._send(self.engine.send_success(sequence, _encode(result)))
+                        self._send(self.engine.send_success(sequence, encode_result(result)))
                         return
                 await self.server.send_budget_freed()
 
@@ -508,17 +439,14 @@ class Session:
         stream = self._streams.get(event.sequence)
         if stream is None:
             early = self._early_inputs.setdefault(event.sequence, [])
-            if len(early) <= _MAX_QUEUED_INPUTS:  # with one more the stream ends as it is opened
+            if len(early) <= MAX_QUEUED_INPUTS:  # with one more the stream ends as it is opened
                 early.append(event)
                 self._waiting_bytes += len(event.payload)
             return
         try:
-            body = msgspec.structs.asdict(_decode_input(event.payload))
-            given = {key: value for key, value in body.items() if value is not None}
-            if len(given) != 1 or given.get("eof") is False:
-                raise InvalidArgument("cannot take the input: give exactly one of data, eof and control")
-            self.engine.take_input(event.sequence, len(given.get("data", b"")))
-            stream.feed(given, len(event.payload))
+            body = decode_input(event.payload)
+            self.engine.take_input(event.sequence, len(body.get("data", b"")))
+            stream.feed(body, len(event.payload))
         except NexusError as error:
             self._stop(event.sequence, error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 from typing import Any
 
@@ -24,6 +25,7 @@ def _events(app: Any, values: dict[str, Any], out: Printer) -> None:
     collected: list[dict[str, Any]] = []
     last = command.after
     heading = not out.no_header
+    gc.enable()  # this one may run for days
     try:
         with app.connect().stream(command) as stream:
             for event in stream:

@@ -252,7 +252,7 @@ class BackupDatabase(Command[Backup]):
             Meta(
                 min_length=1,
                 max_length=4096,
-                pattern=r"^/[^\x00]*$(?!\n)",
+                pattern=r"^/[^\x00]*$",
                 description="an absolute path that is not there yet",
                 extra={"metavar": "PATH"},
             ),
