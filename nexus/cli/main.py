@@ -90,9 +90,23 @@ def cli(ctx: click.Context, socket: str | None, config: str | None, actor: str |
 
 def main() -> None:
     """The console scripts ``nexusctl`` and ``nxc``."""
-    # A command is over before a collection of garbage could pay, and most of that time would go at the very end.
+    # A command is over before a collection of garbage could pay, and the one at the very end never does.
     gc.disable()
-    code = _run(sys.argv[1:])
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, io.StringIO())
+    try:
+        code = _run(sys.argv[1:])
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            code = _drop_output(1)
+            click.echo(f"Error: cannot write the output: {error.strerror}", err=True)
+    except BrokenPipeError:
+        # Whoever read our output has gone; that is not an error to talk about.
+        code = _drop_output(141)
     gc.freeze()
     sys.exit(code)
 
