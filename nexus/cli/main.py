@@ -7,6 +7,7 @@ command takes.
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 from typing import Any
