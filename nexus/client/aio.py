@@ -309,7 +309,18 @@ class _Link(asyncio.Protocol):
             return
         stream._wake()
 
+    def _hear_last_word(self) -> None:
+        """Writing failed before everything was read: the daemon may have said why it closed."""
+        try:
+            data = os.read(self.transport.get_extra_info("socket").fileno(), 65536)
+        except OSError:
+            return
+        if data:
+            self.data_received(data)
+
     def connection_lost(self, error: Exception | None) -> None:
+        if error is not None and self.failure is None:
+            self._hear_last_word()
         failure = self.failure = self.failure or lost_error()
         self._writable.set()
         for future in self.replies.values():

@@ -16,6 +16,7 @@ from nexus.config import Limits
 from nexus.daemon.dispatch import Dispatch
 from nexus.daemon.server import Server
 from nexus.handling import Context, Stream, collect_handlers, handles
+from nexus.system.commands import Hello, Welcome
 from support.raw import RawClient
 
 __all__ = [
@@ -210,6 +211,10 @@ class _Handlers:
         def count(_ctx: Context, _command: Count) -> Size:
             return Size(1)
 
+        @handles(Hello)
+        def hello(_ctx: Context, _command: Hello) -> Welcome:
+            return Welcome("toy", [1], {})
+
         self.__dict__.update(
-            {fn.__name__: fn for fn in (echo, deaf, hold, break_, break_by_timeout, produce, swallow, count)}
+            {fn.__name__: fn for fn in (echo, deaf, hold, break_, break_by_timeout, produce, swallow, count, hello)}
         )
