@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from nexus.paths import config_directory, default_socket_path
@@ -76,7 +75,7 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 class Config(NamedTuple):
     """What the file says; None where it says nothing."""
 
-    path: Path
+    path: str
     daemon_socket: str | None = None
     log_level: str = "info"
     drain_timeout_s: int = 10
@@ -94,19 +93,20 @@ _SECTIONS: dict[str, dict[str, type]] = {
 }
 
 
-def config_path(override: str | None = None) -> Path:
+def config_path(override: str | None = None) -> str:
     """``override`` (``--config``), else ``config.toml`` in the configuration directory."""
-    return Path(override).absolute() if override else config_directory() / "config.toml"
+    return os.path.abspath(override) if override else os.path.join(config_directory(), "config.toml")
 
 
-def load_config(path: Path, *, required: bool = False) -> Config:
+def load_config(path: str, *, required: bool = False) -> Config:
     """Read the file; the defaults when it is missing, unless it is ``required`` (named by the user).
 
     Raises:
         ConfigError: it cannot be read, is not TOML, or holds an unknown key or a wrong value.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
     except FileNotFoundError:
         if required:
             raise ConfigError(f"cannot read {path}: there is no such file") from None
@@ -125,7 +125,7 @@ def load_config(path: Path, *, required: bool = False) -> Config:
     return _config(path, text, document)
 
 
-def _check_sections(path: Path, text: str, document: Mapping[str, Any]) -> None:
+def _check_sections(path: str, text: str, document: Mapping[str, Any]) -> None:
     for section, body in document.items():
         keys = _SECTIONS.get(section)
         if keys is None:
@@ -142,7 +142,7 @@ def _check_sections(path: Path, text: str, document: Mapping[str, Any]) -> None:
                 raise ConfigError(_at(path, text, section, key) + f"{name} must be {expected}")
 
 
-def _config(path: Path, text: str, document: Mapping[str, Any]) -> Config:
+def _config(path: str, text: str, document: Mapping[str, Any]) -> Config:
     daemon = document.get("daemon", {})
     level = daemon.get("log_level", "info")
     if level not in _LOG_LEVELS:
@@ -168,7 +168,7 @@ def _config(path: Path, text: str, document: Mapping[str, Any]) -> Config:
     )
 
 
-def _at(path: Path, text: str, section: str, key: str | None) -> str:
+def _at(path: str, text: str, section: str, key: str | None) -> str:
     """The start of a message about a key: the file, and the line where it can be found."""
     inside = False
     for number, line in enumerate(text.splitlines(), start=1):
@@ -184,11 +184,11 @@ def _at(path: Path, text: str, section: str, key: str | None) -> str:
     return f"cannot use {path}: "
 
 
-def _expand(path: str) -> Path:
-    return Path(os.path.expandvars(path)).expanduser().absolute()
+def _expand(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(os.path.expandvars(path)))
 
 
-def daemon_socket(config: Config, override: str | None = None) -> tuple[Path, str | None]:
+def daemon_socket(config: Config, override: str | None = None) -> tuple[str, str | None]:
     """Where the daemon listens, and a warning: ``--socket``, ``NEXUS_SOCKET``, ``[daemon]``, ``[client]``, default.
 
     Raises:
@@ -197,7 +197,7 @@ def daemon_socket(config: Config, override: str | None = None) -> tuple[Path, st
     return _socket(override, config.daemon_socket or config.client_socket)
 
 
-def client_socket(config: Config, override: str | None = None) -> tuple[Path, str | None]:
+def client_socket(config: Config, override: str | None = None) -> tuple[str, str | None]:
     """Where a client finds the daemon: as ``daemon_socket``, with ``[client]`` before ``[daemon]``.
 
     Raises:
@@ -206,7 +206,7 @@ def client_socket(config: Config, override: str | None = None) -> tuple[Path, st
     return _socket(override, config.client_socket or config.daemon_socket)
 
 
-def _socket(override: str | None, configured: str | None) -> tuple[Path, str | None]:
+def _socket(override: str | None, configured: str | None) -> tuple[str, str | None]:
     given = override or os.environ.get("NEXUS_SOCKET") or configured
     if given:
         return _expand(given), None
@@ -214,7 +214,7 @@ def _socket(override: str | None, configured: str | None) -> tuple[Path, str | N
     return path, warning
 
 
-def database_path(config: Config, override: str | None = None) -> Path:
+def database_path(config: Config, override: str | None = None) -> str:
     """Where the database is: ``--db``, ``NEXUS_DATABASE``, ``[database] path``, default."""
     from nexus.paths import default_database_path
 

@@ -2,13 +2,14 @@
 
 Nothing here is in a folder that others could make first: the runtime directory is ``XDG_RUNTIME_DIR`` if it is ours,
 else ``/run/user/UID`` if that is ours, else a private folder under the state directory.
+
+Paths are plain text here: every start of ``nexusctl`` comes by, and importing pathlib takes as long as its answer.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 from typing import NamedTuple
 
 __all__ = [
@@ -39,35 +40,35 @@ class PathError(Exception):
 class RuntimeDirectory(NamedTuple):
     """The directory for sockets, and a warning where it is not the usual one."""
 
-    path: Path
+    path: str
     warning: str | None = None
 
 
-def _home_based(variable: str, fallback: str) -> Path:
+def _home_based(variable: str, fallback: str) -> str:
     value = os.environ.get(variable, "")
     # The XDG base directory specification has relative paths ignored.
-    return Path(value) if value.startswith("/") else Path.home() / fallback
+    return value if value.startswith("/") else os.path.join(os.path.expanduser("~"), fallback)
 
 
-def config_directory() -> Path:
+def config_directory() -> str:
     """``NEXUS_CONFIG_DIR``, else ``nexus`` in ``$XDG_CONFIG_HOME`` (``~/.config``)."""
     own = os.environ.get("NEXUS_CONFIG_DIR")
     if own:
-        return Path(own).absolute()
-    # By hand, since every start of nexusctl needs it and importing platformdirs takes longer than all the rest.
-    return _home_based("XDG_CONFIG_HOME", ".config") / "nexus"
+        return os.path.abspath(own)
+    # By hand: importing platformdirs takes longer still.
+    return os.path.join(_home_based("XDG_CONFIG_HOME", ".config"), "nexus")
 
 
-def state_directory() -> Path:
+def state_directory() -> str:
     """``nexus`` in ``$XDG_STATE_HOME`` (``~/.local/state``): the database, its backups, logs."""
-    from platformdirs import user_state_path
+    from platformdirs import user_state_dir
 
-    return user_state_path("nexus", appauthor=False)
+    return user_state_dir("nexus", appauthor=False)
 
 
-def default_database_path() -> Path:
+def default_database_path() -> str:
     """``nexus.db`` in the state directory."""
-    return state_directory() / "nexus.db"
+    return os.path.join(state_directory(), "nexus.db")
 
 
 def runtime_directory() -> RuntimeDirectory:
@@ -84,11 +85,11 @@ def runtime_directory() -> RuntimeDirectory:
                 f"cannot use XDG_RUNTIME_DIR {value}: {problem}",
                 "Log in again, or set it to a directory of your own with mode 0700, or unset it.",
             )
-        return RuntimeDirectory(Path(value))
+        return RuntimeDirectory(value)
     usual = f"/run/user/{os.geteuid()}"
     if _not_ours(usual) is None:
-        return RuntimeDirectory(Path(usual))
-    own = _home_based("XDG_STATE_HOME", ".local/state") / "nexus" / "run"
+        return RuntimeDirectory(usual)
+    own = os.path.join(_home_based("XDG_STATE_HOME", ".local/state"), "nexus", "run")
     return RuntimeDirectory(own, f"XDG_RUNTIME_DIR is not set and {usual} is not there: the socket is under {own}")
 
 
@@ -96,7 +97,7 @@ def _not_ours(directory: str) -> str | None:
     if not directory.startswith("/"):
         return "it is not an absolute path"
     try:
-        status = os.stat(directory)  # noqa: PTH116
+        status = os.stat(directory)
     except FileNotFoundError:
         return "there is no such directory"
     except OSError as error:
@@ -117,10 +118,10 @@ def default_socket_path() -> RuntimeDirectory:
         PathError: the runtime directory cannot be used.
     """
     directory, warning = runtime_directory()
-    return RuntimeDirectory(directory / "nexus" / "nexus.sock", warning)
+    return RuntimeDirectory(os.path.join(directory, "nexus", "nexus.sock"), warning)
 
 
-def check_socket_path(path: Path) -> None:
+def check_socket_path(path: str | os.PathLike[str]) -> None:
     """Refuse a path that no Unix socket can have.
 
     Raises:

@@ -42,15 +42,22 @@ class App:
 
     def socket_path(self) -> Path:
         """Where the daemon's socket is."""
+        from pathlib import Path
+
+        return Path(self._socket())
+
+    def _socket(self) -> str:
         from nexus.config import client_socket
 
         return client_socket(self.config, self.socket_option)[0]
 
     def database_path(self, override: str | None = None) -> Path:
         """Where the database is, for what is done to it while no daemon runs."""
+        from pathlib import Path
+
         from nexus.config import database_path
 
-        return database_path(self.config, override)
+        return Path(database_path(self.config, override))
 
     def connect(self) -> BlockingClient:
         """A connected client, the same one for the whole run.
@@ -61,7 +68,7 @@ class App:
         if self._client is None:
             from nexus.client.blocking import BlockingClient
 
-            client = BlockingClient(self.socket_path(), actor=self.actor, name=f"nexusctl {__version__}")
+            client = BlockingClient(self._socket(), actor=self.actor, name=f"nexusctl {__version__}")
             client.connect()
             self._client = client
         return self._client
@@ -83,19 +90,19 @@ class App:
 def user_manager_runs() -> bool:
     """Whether this user has a systemd manager (sd_booted(3) asks much the same for the system)."""
     directory = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
-    return os.path.exists(f"{directory}/systemd/private")  # noqa: PTH110
+    return os.path.exists(f"{directory}/systemd/private")
 
 
 def unit_directory() -> str:
     """Where this user's own units are."""
     config = os.environ.get("XDG_CONFIG_HOME", "")
-    return (config if config.startswith("/") else os.path.expanduser("~/.config")) + "/systemd/user"  # noqa: PTH111
+    return (config if config.startswith("/") else os.path.expanduser("~/.config")) + "/systemd/user"
 
 
 def unit_installed() -> bool:
     """Whether ``nexus.service`` is where the user's manager looks for units."""
     places = (unit_directory(), "/etc/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user")
-    return any(os.path.exists(f"{place}/nexus.service") for place in places)  # noqa: PTH110
+    return any(os.path.exists(f"{place}/nexus.service") for place in places)
 
 
 def start_hint() -> str:

@@ -89,7 +89,7 @@ def _running(app: Any) -> dict[str, Any] | None:
 def _log_path() -> Path:
     from nexus.paths import state_directory
 
-    return state_directory() / "nexusd.log"
+    return Path(state_directory(), "nexusd.log")
 
 
 def _start_detached(app: Any, log: Path, log_level: str | None) -> int:

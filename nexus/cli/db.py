@@ -106,7 +106,7 @@ def _migrate(app: Any, target: int, database: str | None, output: str, no_header
     from nexus.store.offline import migrate_database
 
     path = app.database_path(database)
-    backups = state_directory() / "backups"
+    backups = Path(state_directory(), "backups")
     before, after = migrate_database(path, backups, target)
 
     def sentence() -> None:

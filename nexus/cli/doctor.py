@@ -70,7 +70,7 @@ def _print(finding: Finding) -> None:
 
 
 def _configuration(app: Any) -> Iterator[Finding]:
-    path = app.config.path
+    path = Path(app.config.path)
     yield Finding("configuration", "ok", str(path) if path.exists() else f"{path} is not there: the defaults are used")
 
 

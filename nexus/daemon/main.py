@@ -161,11 +161,12 @@ class _Daemon:
                 "Map your own user in the namespace, or run nexusd as another user.",
             )
         _raise_file_limit()
-        socket_path, warning = daemon_socket(self.config, self.options.socket)
+        where, warning = daemon_socket(self.config, self.options.socket)
+        socket_path = Path(where)
         if warning:
             _log.warning("%s", warning)
         own = None if self.passed is not None else OwnListener(socket_path)
-        database = database_path(self.config, self.options.db)
+        database = Path(database_path(self.config, self.options.db))
         # The listener's lock comes first: of two daemons started at once the second hears about the first.
         listener = own.open() if own is not None else self.passed
         assert listener is not None
@@ -196,7 +197,7 @@ class _Daemon:
                 f"Look at the permissions: ls -ld {database.parent}",
             ) from error
         self._database_lock = lock  # held until the process ends
-        store = SqliteStore(database, state_directory() / "backups")
+        store = SqliteStore(database, Path(state_directory(), "backups"))
         store.init()
         _log.info("database %s, schema version %d", database, store.status().schema_version)
         return store

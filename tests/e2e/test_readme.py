@@ -88,12 +88,12 @@ def test_the_configuration_shown_is_every_key_with_its_default(tmp_path: Path) -
     (example,) = blocks("toml")
     path = tmp_path / "config.toml"
     path.write_text(example)
-    assert load_config(path) == Config(path)
+    assert load_config(str(path)) == Config(str(path))
     for name in Limits._fields:
         assert re.search(rf"^{name} = ", example, re.MULTILINE), name
     # What is commented out is a key as well.
     path.write_text(re.sub(r"^# (?=\w+ = )", "", example, flags=re.MULTILINE))
-    assert load_config(path).database_path == "/home/me/.local/state/nexus/nexus.db"
+    assert load_config(str(path)).database_path == "/home/me/.local/state/nexus/nexus.db"
 
 
 @pytest.mark.parametrize("command", ["make start", "make test"])
