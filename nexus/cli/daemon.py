@@ -22,7 +22,7 @@ from nexus_protocol.errors import FailedPrecondition, NexusError, Unavailable
 
 from nexus.cli.app import start_hint, unit_directory, unit_installed, user_manager_runs
 from nexus.cli.groups import WordGroup
-from nexus.cli.output import confirm, hint, output_options, print_fields, printable, printer
+from nexus.cli.output import confirm, format_duration, hint, output_options, print_fields, printable, printer
 from nexus.client.errors import NOT_RUNNING, ConnectError, ConnectionFailure
 from nexus.system.commands import GetSystemStatus, Health, Shutdown
 
@@ -251,7 +251,7 @@ def status_(app: Any, output: str, no_header: bool) -> int:
                 ("Socket", path),
                 ("Version", system["version"]),
                 ("Manager", managed),
-                ("Up", f"{system['uptime_ms'] // 1000} s"),
+                ("Up", format_duration(system["uptime_ms"])),
                 ("Memory", f"{system['memory_rss_bytes'] // (1024 * 1024)} MiB"),
                 ("Clients", system["connections"]),
             ]

@@ -18,6 +18,7 @@ __all__ = [
     "Column",
     "Printer",
     "confirm",
+    "format_duration",
     "format_time",
     "hint",
     "output_options",
@@ -151,6 +152,15 @@ def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
 def format_time(at_ms: int | None) -> str | None:
     """A time as a person reads it, such as ``2026-01-31 09:30:00 UTC``."""
     return None if at_ms is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at_ms / 1000))
+
+
+def format_duration(ms: int) -> str:
+    """How long something takes or has lasted, in its two largest units."""
+    seconds = ms // 1000
+    parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
+    while len(parts) > 1 and not parts[0][0]:
+        del parts[0]
+    return " ".join(f"{number} {unit}" for number, unit in parts[:2])
 
 
 def hint(text: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from nexus.cli.output import Column, Printer, print_fields, printable
+from nexus.cli.output import Column, Printer, format_duration, print_fields, printable
 from nexus.cli.verbs import NounGroup, completers, verb
 from nexus.system.commands import DeleteSetting, GetSetting, GetSystemStatus, Health, ListSettings, SetSetting
 
@@ -43,7 +43,7 @@ def _print_status_wide(app: Any, health: dict[str, Any], system: dict[str, Any])
         [
             ("Version", system["version"]),
             ("Process", system["pid"]),
-            ("Up", f"{system['uptime_ms'] // 1000} s"),
+            ("Up", format_duration(system["uptime_ms"])),
             ("Memory", f"{system['memory_rss_bytes'] // (1024 * 1024)} MiB"),
             ("Clients", system["connections"]),
             ("VMs", counts or "none"),

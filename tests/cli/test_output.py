@@ -7,6 +7,8 @@ import json
 import pytest
 from support.cli import Cli
 
+from nexus.cli.output import format_duration
+
 VERBS = [
     "status",
     "vm list",
@@ -102,6 +104,14 @@ def test_a_column_is_as_wide_as_what_stands_in_it(cli: Cli) -> None:
     cli.ok("vm", "create", "short")
     heading, short, long = cli.ok("vm", "list").lines
     assert heading.index("ROLE") == short.index("work") == long.index("work") == 65
+
+
+@pytest.mark.parametrize(
+    ("ms", "shown"),
+    [(0, "0 s"), (59_999, "59 s"), (60_000, "1 min 0 s"), (3_725_000, "1 h 2 min"), (1_000_000_000, "11 d 13 h")],
+)
+def test_a_duration_has_two_units_at_most(ms: int, shown: str) -> None:
+    assert format_duration(ms) == shown
 
 
 def test_json_keeps_characters_from_the_terminal_that_json_itself_would_let_through(cli: Cli) -> None:

@@ -205,6 +205,12 @@ def test_interrupted_it_says_how_to_go_on(daemon: DaemonProcess, cli: Cli) -> No
     )
 
 
+def test_nexusd_tells_where_the_database_can_be_put(cli: Cli) -> None:
+    shown = cli.shell("nexusd --help")
+    assert shown.code == 0
+    assert re.search(r"--db PATH +the database \(default: \$XDG_STATE_HOME/nexus/nexus\.db\)", shown.out)
+
+
 def test_both_names_of_the_program_are_the_same(daemon: DaemonProcess, cli: Cli) -> None:
     assert cli.shell("nxc vm list -o json").out == "[]\n"
     assert cli.shell("nexusctl vms list -o json").out == "[]\n"
