@@ -209,7 +209,7 @@ def test_a_terminal_is_asked_before_something_is_deleted(cli: Cli) -> None:
         assert terminal.finish()[0] == 1
     with cli.terminal("vm", "delete", "kept") as terminal:
         terminal.wait_for("[y/N]: ")
-        terminal.type("\x03")
+        terminal.interrupt()
         code, text = terminal.finish()
         assert code == 130
         assert text.endswith("Aborted.\n")
@@ -242,7 +242,7 @@ def test_ctrl_c_on_a_terminal_ends_what_follows(cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     with cli.terminal("events") as terminal:
         terminal.wait_for("vm.created")
-        terminal.type("\x03")
+        terminal.interrupt()
         code, text = terminal.finish()
     assert code == 130
     assert text.endswith("\n  Go on from here: nexusctl events --after 1\nInterrupted.\n")

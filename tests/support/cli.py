@@ -129,8 +129,22 @@ class Terminal:
             assert self._read(deadline), f"ended without {text!r}: {self.text!r}"
 
     def type(self, text: str) -> None:
-        """Type; ``\\x03`` is Ctrl-C."""
+        """Type."""
         os.write(self._fd, text.encode())
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C until it ends, as a person would.
+
+        A signal between the prompt and the read that follows it is only seen with the next one: Python's ``input``
+        looks before it reads, and a test is quick enough to meet that moment.
+        """
+        for _ in range(20):
+            self.type("\x03")
+            try:
+                self._process.wait(1)
+                return
+            except subprocess.TimeoutExpired:
+                continue
 
     def finish(self) -> tuple[int, str]:
         """Read until it ends; its exit code and everything that was shown."""
