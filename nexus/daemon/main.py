@@ -32,7 +32,7 @@ from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
 from nexus.journal.store import prune
 from nexus.locks import LockHeld
 from nexus.paths import PathError, state_directory
-from nexus.store import StoreError
+from nexus.store import DatabaseDamaged, SchemaMismatch, StoreError
 from nexus.store.offline import database_lock
 from nexus.store.sqlite import SqliteStore
 from nexus.system.store import setting_value
@@ -46,6 +46,10 @@ _DAY_MS = 24 * 60 * 60 * 1000
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HANDLED_SIGNALS = (*_STOP_SIGNALS, signal.SIGHUP)
 _START_ERRORS = (StartError, PathError, ConfigError, StoreError)
+_FOR_A_PERSON = (ConfigError, SchemaMismatch, DatabaseDamaged)
+"""Starting again does not help: the unit has RestartPreventExitStatus= for their exit code."""
+_EX_CONFIG = 78
+"""Of sysexits.h."""
 
 
 def main() -> None:
@@ -77,7 +81,7 @@ def run(arguments: list[str]) -> int:
         print(f"nexusd: {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
         if passed is not None:
             _turn_away(passed, message, hint)
-        return 1
+        return _EX_CONFIG if isinstance(error, _FOR_A_PERSON) else 1
     finally:
         if passed is not None:
             passed.detach()  # its file belongs to the service manager

@@ -83,6 +83,9 @@ class SqliteStore:
             writing = self._open_writing()
             try:
                 migrate(writing, current or 0, target)
+                if current != target:
+                    # The new schema belongs into the file itself, whose size is shown, and not only into its log.
+                    writing.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             except BaseException:
                 writing.close()
                 raise

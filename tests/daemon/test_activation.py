@@ -183,7 +183,7 @@ def test_clients_that_wait_are_told_why_the_daemon_cannot_start(
             assert isinstance(error, Unavailable)
             assert error.message.startswith("the daemon cannot start: cannot ")
             assert error.hint
-        assert process.wait(30) == 1
+        assert process.wait(30) == (78 if problem in ("configuration", "database") else 1)
     assert "Traceback" not in daemon.log()
 
 
@@ -280,7 +280,7 @@ def test_the_service_manager_hears_why_a_start_failed(make_manager: Callable[...
     manager.daemon.environment["NOTIFY_SOCKET"] = str(notified.path)
     process = manager.start_one()
     assert "limits.connections" in notified.wait_for("STATUS=cannot")
-    assert process.wait(30) == 1
+    assert process.wait(30) == 78
 
 
 def test_a_service_manager_that_does_not_listen_stops_nobody(make_daemon: Make, root: Path) -> None:

@@ -243,6 +243,9 @@ def test_who_connects_is_told_why_the_daemon_cannot_start(installed: UserManager
     done = installed.run("nexusctl", "status", check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.splitlines()[0] == f"Error: {sentence}"
+    # It is for a person to mend: systemd does not try again by itself, and the socket goes on listening.
+    wait_until(lambda: installed.show(SERVICE, "ActiveState") == "failed", "the service to give up")
+    assert installed.show(SOCKET, "ActiveState") == "active"
 
     # "daemon start" says the same, and leaves nothing that tries again and again.
     installed.run("nexusctl", "daemon", "stop")
