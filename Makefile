@@ -30,7 +30,7 @@ $(VENV)/.development: $(VENV)/.runtime
 
 start: $(VENV)/.runtime
 	@$(NEXUSCTL) daemon start
-	@$(NEXUSCTL) vm inspect demo --output name >/dev/null 2>&1 || $(NEXUSCTL) vm create demo 2>/dev/null
+	@$(NEXUSCTL) vm inspect demo --output name >/dev/null 2>&1 || $(NEXUSCTL) vm create demo
 	@echo
 	@$(NEXUSCTL) status
 	@echo

@@ -27,7 +27,7 @@ from nexus_protocol import (
 )
 
 from nexus import __version__
-from nexus.client.errors import ConnectError, ConnectionFailure, connect_error, lost_error
+from nexus.client.errors import ConnectError, ConnectionFailure, check_actor, connect_error, lost_error
 from nexus.system.commands import Hello, Welcome
 
 __all__ = ["Client", "Stream"]
@@ -55,7 +55,7 @@ class Client:
 
             socket_path, _warning = client_socket(load_config(config_path()))
         self.socket_path = os.fspath(socket_path)
-        self.actor = actor
+        self.actor = check_actor(actor)
         self.welcome: Welcome | None = None
         """Who answers, and within which limits; set by ``connect``."""
         self._link: _Link | None = None

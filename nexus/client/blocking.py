@@ -27,7 +27,7 @@ from nexus_protocol.connection import (
 from nexus_protocol.errors import DeadlineExceeded, NexusError, Unavailable, error_from_payload
 
 from nexus import __version__
-from nexus.client.errors import ConnectError, ConnectionFailure, Interrupted, connect_error, lost_error
+from nexus.client.errors import ConnectError, ConnectionFailure, Interrupted, check_actor, connect_error, lost_error
 
 __all__ = ["BlockingClient", "BlockingStream"]
 
@@ -64,7 +64,7 @@ class BlockingClient:
 
             socket_path, _warning = client_socket(load_config(config_path()))
         self.socket_path = os.fspath(socket_path)
-        self.actor = actor
+        self.actor = check_actor(actor)
         self.name = name
         self._socket: socket.socket | None = None
         self._engine = ClientConnection()

@@ -8,9 +8,21 @@ Interrupted (KeyboardInterrupt)
 
 from __future__ import annotations
 
-from nexus_protocol import NexusError
+from nexus_protocol import InvalidArgument, NexusError
 
-__all__ = ["NOT_RUNNING", "ConnectError", "ConnectionFailure", "ConnectionLost", "Interrupted", "connect_error"]
+__all__ = [
+    "NOT_RUNNING",
+    "ConnectError",
+    "ConnectionFailure",
+    "ConnectionLost",
+    "Interrupted",
+    "check_actor",
+    "connect_error",
+    "lost_error",
+]
+
+MAX_ACTOR = 128
+"""Characters that the name of an actor may have, as ``Hello`` declares it."""
 
 
 NOT_RUNNING = "The daemon does not appear to be running."
@@ -63,5 +75,19 @@ def lost_error() -> ConnectionLost:
     """The error for a connection that ended without a word."""
     return ConnectionLost(
         "the connection to the daemon was lost",
-        "It may have been stopped or restarted: nexusctl daemon status",
+        "Whether an unanswered request was carried out is not known; look before you repeat it.\n"
+        "The daemon may have been stopped or restarted: nexusctl daemon status",
     )
+
+
+def check_actor(actor: str | None) -> str | None:
+    """Refuse an actor that the daemon would not take, before a request is made without one.
+
+    Raises:
+        InvalidArgument: it is empty, longer than 128 characters, or not printable.
+    """
+    if actor is not None and not (1 <= len(actor) <= MAX_ACTOR and actor.isprintable()):
+        raise InvalidArgument(
+            f"cannot accept actor: expected 1 to {MAX_ACTOR} printable characters", details={"path": "actor"}
+        )
+    return actor

@@ -47,6 +47,7 @@ class OwnListener:
         except PathError as error:
             raise StartError(error.message, error.hint) from error
         self._make_directory()
+        self._look()  # before anything is made beside a file that is none of ours
         try:
             self._lock.acquire()
         except LockHeld as held:
@@ -101,11 +102,12 @@ class OwnListener:
         self.socket = listener
         return listener
 
-    def _remove_stale(self) -> None:
+    def _look(self) -> bool:
+        """Whether a socket file is at the path; anything else there is refused."""
         try:
             status = self.path.lstat()
         except FileNotFoundError:
-            return
+            return False
         except OSError as error:
             raise StartError(f"cannot look at {self.path}: {error.strerror}") from error
         if not stat.S_ISSOCK(status.st_mode):
@@ -113,6 +115,11 @@ class OwnListener:
                 f"cannot listen on {self.path}: something that is not a socket is there",
                 "Move it away, or give another socket: nexusd --socket PATH",
             )
+        return True
+
+    def _remove_stale(self) -> None:
+        if not self._look():
+            return
         if socket_listens(self.path):
             raise StartError(
                 f"cannot listen on {self.path}: the service manager listens there",

@@ -13,6 +13,7 @@ import logging
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -48,6 +49,9 @@ T = TypeVar("T")
 
 _log = logging.getLogger("nexus.store")
 
+_LOOK_INTERVAL_S = 1.0
+"""How often the file is looked for while writes come."""
+
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _COMPANIONS = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database: without them it may be half of itself, and with those of another it is lost."""
@@ -67,6 +71,7 @@ class SqliteStore:
         self._reading: sqlite3.Connection | None = None
         self._writer: Writer | None = None
         self._identity: tuple[int, int] | None = None
+        self._seen_in_place_at = -_LOOK_INTERVAL_S
         self._journal_listeners: dict[object, Callable[[], None]] = {}
 
     # Opening
@@ -333,6 +338,12 @@ class SqliteStore:
         """See ``StateStore.write``."""
         if self._writer is None:
             raise StoreUnavailable("cannot write: the store is closed")
+        now = time.monotonic()
+        if now - self._seen_in_place_at >= _LOOK_INTERVAL_S:
+            # Acknowledging what nobody will find again would be a lie; a look at each write would cost too much.
+            if not self._in_place():
+                raise self._gone("cannot write: ")
+            self._seen_in_place_at = now
         return await self._writer.write(fn, size_bytes)
 
     async def backup(self, path: Path | None = None, *, keep_days: int = 30) -> BackupInfo:
@@ -373,11 +384,15 @@ class SqliteStore:
     def problem(self) -> StoreError | None:
         """See ``StateStore.problem``."""
         if not self._in_place():
-            return StoreUnavailable(
-                f"the database file {self.path} was deleted or replaced while the daemon runs",
-                hint="What is written now is lost when the daemon ends. Save it first: nexusctl db backup PATH",
-            )
+            return self._gone()
         return self._writer.fault if self._writer is not None else StoreUnavailable("the store is closed")
+
+    def _gone(self, cannot: str = "") -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{cannot}the database file {self.path} was deleted or replaced while the daemon runs",
+            hint="Save what it held before the daemon ends: nexusctl db backup PATH\n"
+            "Then: nexusctl daemon stop; nexusctl db restore PATH; nexusctl daemon start",
+        )
 
     def _in_place(self) -> bool:
         try:

@@ -176,7 +176,15 @@ class Hello(Command[Welcome]):
 
     client: Annotated[str, Meta(min_length=1, max_length=128, description="program and version")]
     actor: (
-        Annotated[str, Meta(min_length=1, max_length=128, description="on whose behalf, such as an agent's name")]
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=128,
+                pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)",
+                description="on whose behalf, such as an agent's name; no control characters",
+            ),
+        ]
         | None
     ) = None
 

@@ -134,8 +134,9 @@ def insert(tx: Transaction, wanted: CreateVm) -> tuple[Vm, bool]:
             ):
                 return vm, False
             raise VmIdTaken(
-                f'cannot create VM "{wanted.name}": a different VM has the id {id_}',
-                hint="Choose another id, or leave it out.",
+                f'cannot create VM "{wanted.name}": VM "{vm.name}" has the id {id_} and differs from what is asked for',
+                hint="A repeated request needs the name, role, vCPUs and memory that the VM has now; "
+                "for another VM choose another id.",
                 details={"id": id_, "name": vm.name},
             )
     row_id = id_ or str(uuid.uuid4())

@@ -40,7 +40,8 @@ def tour() -> Iterator[Step]:
 
 def matches(expected: str, line: str) -> bool:
     """Whether a printed line is the shown one, where … stands for anything."""
-    return re.fullmatch(".+?".join(re.escape(piece) for piece in expected.split("…")), line) is not None
+    shown = (re.escape(piece.strip() if piece != expected else piece) for piece in expected.split("…"))
+    return re.fullmatch(".+?".join(shown), line) is not None
 
 
 def test_every_line_of_the_tour_is_true(root: Path) -> None:
@@ -50,6 +51,10 @@ def test_every_line_of_the_tour_is_true(root: Path) -> None:
     steps = list(tour())
     assert len(steps) > 12
     try:
+        for words in (["daemon", "start"], ["vm", "create", "demo"]):  # as "make start" leaves it
+            subprocess.run(
+                [programs / "nexusctl", *words], env=environment, capture_output=True, timeout=60, check=True
+            )
         for step in steps:
             done = subprocess.run(
                 ["/bin/sh", "-c", step.command],
@@ -81,7 +86,7 @@ def test_the_python_example_runs(daemon: DaemonProcess) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["web 3", "1", "1 vm.created web"]
+    assert done.stdout.splitlines() == ["from-python 3", "1", "1 vm.created from-python"]
 
 
 def test_the_configuration_shown_is_every_key_with_its_default(tmp_path: Path) -> None:

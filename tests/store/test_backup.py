@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -15,7 +16,7 @@ import pytest
 from support.faults import fill, on_small_disk
 from support.stores import contents, look_at, make_store, put, running
 
-from nexus.store import DiskFull, QueryError, StoreConflict, StoreError, Transaction
+from nexus.store import DiskFull, QueryError, StoreConflict, StoreError, StoreUnavailable, Transaction
 from nexus.store import backup as backups
 from nexus.store.backup import own_backups, prune_backups, timestamp, verify_database
 from nexus.store.sqlite import SqliteStore
@@ -275,3 +276,24 @@ def test_a_database_that_lost_its_name_can_still_be_saved(root: Path, how: str) 
     asyncio.run(scenario())
     assert verify_database(root / "saved.db") == 3
     assert {row["key"] for row in contents(root / "saved.db")["settings"]} == {"before", "after"}
+
+
+def test_a_database_that_was_deleted_takes_no_more_writes_but_can_be_saved(root: Path) -> None:
+    """What is acknowledged must be there after a restart; what was there can still be copied and restored."""
+
+    async def scenario() -> None:
+        store = SqliteStore(root / "nexus.db", root / "backups")
+        store.init()
+        store.start()
+        await store.write(lambda tx: tx.execute("INSERT INTO settings VALUES ('kept', '1', 'int')"))
+        (root / "nexus.db").unlink()
+        store._seen_in_place_at = -1.0  # as if a second had passed
+        with pytest.raises(StoreUnavailable, match="deleted or replaced") as caught:
+            await store.write(lambda tx: tx.execute("INSERT INTO settings VALUES ('lost', '1', 'int')"))
+        assert "db backup" in (caught.value.hint or "")
+        copy = await store.backup(root / "copy.db")
+        await store.close()
+        with contextlib.closing(sqlite3.connect(copy.path)) as connection:
+            assert connection.execute("SELECT key FROM settings").fetchall() == [("kept",)]
+
+    asyncio.run(scenario())
