@@ -11,11 +11,22 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import msgspec
 from nexus_protocol import Command, CommandInfo
 
 from nexus.store import Reader, StateStore
 
-__all__ = ["Context", "DaemonView", "Handler", "Origin", "Stream", "collect_handlers", "handles"]
+__all__ = [
+    "PAGE_BYTES",
+    "Context",
+    "DaemonView",
+    "Handler",
+    "Origin",
+    "Stream",
+    "collect_handlers",
+    "encoded_list",
+    "handles",
+]
 
 ItemT = TypeVar("ItemT", contravariant=True)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -88,6 +99,15 @@ class Context:
         self.store = store
         self.daemon = daemon
         self.origin = origin
+
+
+PAGE_BYTES = 1024 * 1024
+"""Where a list ends its page, whatever its limit."""
+
+
+def encoded_list(elements: list[bytes]) -> Any:
+    """A list of records that are encoded already, as a field of a record that is about to be."""
+    return msgspec.Raw(b"\xdd" + len(elements).to_bytes(4, "big") + b"".join(elements))
 
 
 class Handler(NamedTuple):

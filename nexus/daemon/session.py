@@ -50,6 +50,10 @@ _NEWCOMER_S = 0.1
 """How long a client that has only just connected may take to make its first request, when the daemon is stopping."""
 _TURN = 64
 """Requests carried out in one turn of the event loop; then the other clients have theirs."""
+_TURN_S = 0.002
+"""And not for longer than this, whatever they cost."""
+_WAITING_BYTES = 256
+"""What a waiting request takes beside its payload, so that many empty ones count as well."""
 _FREE_RECEIVE_BYTES = 64 * 1024
 """What any connection may hold however much the others do, so that small requests always get through."""
 _NO_DEADLINE = contextlib.nullcontext()
@@ -97,6 +101,7 @@ class Session:
         self._began_at = self._loop.time()
         """When the frame now being read began; for a new connection, when it was accepted."""
         self._mid_frame = True
+        self._frames_seen = 0
         self._accepted_at = self._began_at
         self._last_code = 0
         """The code of the last request that was begun; 0 before the first."""
@@ -239,7 +244,7 @@ class Session:
         for event in events:
             if type(event) is RequestReceived:
                 self._waiting[event.sequence] = event
-                self._waiting_bytes += len(event.payload)
+                self._waiting_bytes += len(event.payload) + _WAITING_BYTES
             elif type(event) is CancelReceived:
                 self._cancel(event.sequence)
             elif type(event) is InputReceived:
@@ -250,11 +255,12 @@ class Session:
                 self.fail(event.error, event.error.sequence)
                 return
         if engine.buffered:
-            if events or not self._mid_frame:
+            if engine.frames_received != self._frames_seen or not self._mid_frame:
                 self._began_at = self._loop.time()
             self._mid_frame = True
         else:
             self._mid_frame = False
+        self._frames_seen = engine.frames_received
         self._pump()
 
     def _on_eof(self) -> None:
@@ -282,7 +288,6 @@ class Session:
             not self._ended
             and self._has_room()
             and self._waiting_bytes <= limits.max_frame_payload_bytes
-            and len(self._waiting) <= limits.max_frame_payload_bytes // 256
             and (self._received_bytes <= _FREE_RECEIVE_BYTES or self.server.may_receive(self))
         )
         if wanted == self._reading or self._socket is None:
@@ -314,7 +319,10 @@ class Session:
         limit = self.server.limits.requests_per_connection
         waiting = self._waiting
         turn = _TURN
+        ends_at = self._loop.time() + _TURN_S
         while waiting and len(self._tasks) < limit and not self._closing:
+            if turn and self._loop.time() > ends_at:
+                turn = 0
             if not turn or not self._has_room():
                 if not turn and not self._pump_scheduled:
                     self._pump_scheduled = True
@@ -322,7 +330,7 @@ class Session:
                 break
             turn -= 1
             _, request = waiting.popitem(last=False)
-            self._waiting_bytes -= len(request.payload)
+            self._waiting_bytes -= len(request.payload) + _WAITING_BYTES
             self._carry_out(request)
         if self._ended:
             self._close_if_done()
@@ -353,11 +361,15 @@ class Session:
             self._take_early_inputs(sequence)
             self._answer_error(sequence, self._as_nexus_error(error, entry))
             return
-        self._tasks[sequence] = self._loop.create_task(self._run(entry, sequence, command))
+        # A context of its own: who asked must not change when a later Hello names somebody else.
+        context = Context(self.context.store, self.context.daemon, self.context.origin)
+        self._tasks[sequence] = self._loop.create_task(self._run(entry, sequence, command, context))
         for event in self._take_early_inputs(sequence):
             self._input(event)
 
     def _open_stream(self, sequence: int) -> None:
+        if self._ended:
+            raise Cancelled("the stream was not opened: the client has shut down its side")
         limit = self.server.limits.streams_per_connection
         if len(self._streams) >= limit:
             raise ResourceExhausted(
@@ -367,18 +379,18 @@ class Session:
             )
         self._streams[sequence] = SessionStream(self, sequence)
 
-    async def _run(self, entry: Entry, sequence: int, command: Any) -> None:
+    async def _run(self, entry: Entry, sequence: int, command: Any, context: Context) -> None:
         timeout_ms: int | None = getattr(command, "timeout_ms", None)
         deadline = _NO_DEADLINE if timeout_ms is None else asyncio.timeout(timeout_ms / 1000)
         try:
             async with deadline:
                 if entry.info.large_reply:
-                    await self._run_large(entry, sequence, command)
+                    await self._run_large(entry, sequence, command, context)
                     return
                 if entry.streams:
-                    result = await entry.fn(self.context, command, self._streams[sequence])
+                    result = await entry.fn(context, command, self._streams[sequence])
                 else:
-                    result = await entry.fn(self.context, command)
+                    result = await entry.fn(context, command)
                 self._answering.add(sequence)
             await self.send_when_room(lambda: self.engine.send_success(sequence, encode_result(result)))
             if len(self._tasks) == 1:
@@ -404,14 +416,14 @@ class Session:
                 elif self._ended or self.draining:
                     self._close_if_done()
 
-    async def _run_large(self, entry: Entry, sequence: int, command: Any) -> None:
+    async def _run_large(self, entry: Entry, sequence: int, command: Any, context: Context) -> None:
         """Produce a large reply only once there is room for it: one at a time here, a few over all connections."""
         async with self._room_lock:
             while True:
                 await self._wait_for_room()
                 async with self.server.large_replies:
                     if not self.server.send_budget_spent() or self._socket is None:
-                        result = await entry.fn(self.context, command)
+                        result = await entry.fn(context, command)
                         self._send(self.engine.send_success(sequence, encode_result(result)))
                         return
                 await self.server.send_budget_freed()
@@ -431,7 +443,7 @@ class Session:
             return
         request = self._waiting.pop(sequence, None)
         if request is not None:
-            self._waiting_bytes -= len(request.payload)
+            self._waiting_bytes -= len(request.payload) + _WAITING_BYTES
             self._take_early_inputs(sequence)
             self._answer_error(sequence, Cancelled("the request was cancelled before it began"))
 
@@ -575,9 +587,11 @@ class Session:
         self._waiting_bytes = 0
         self._early_inputs.clear()
         self._account_received()
+        # One last frame for each request: one that is at work gets the error as its own.
+        if sequence not in self._tasks or sequence in self._answering:
+            self._answer_error(0 if sequence in self._tasks else sequence, error)
         for open_sequence in list(self._tasks):
-            self._stop(open_sequence)
-        self._answer_error(sequence, error)
+            self._stop(open_sequence, error if open_sequence == sequence else None)
         self._close_if_done()
         self._flush()
 

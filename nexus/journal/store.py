@@ -14,9 +14,9 @@ from nexus.store import Reader, Transaction
 __all__ = ["Slice", "Watched", "bounds", "prune", "read_slice", "record"]
 
 _PRUNED_KEY = "journal_pruned_seq"
-_WINDOW = 4000
+_WINDOW = 500
 """Numbers looked at for one slice, which bounds the time it takes with any filter."""
-_LIMIT = 200
+_LIMIT = 50
 """Events in one slice, which bounds what is held for a watcher."""
 
 _encode = msgspec.json.Encoder().encode

@@ -71,6 +71,7 @@ class SqliteStore:
         self._reading: sqlite3.Connection | None = None
         self._writer: Writer | None = None
         self._identity: tuple[int, int] | None = None
+        self._backup_lock = asyncio.Lock()
         self._seen_in_place_at = -_LOOK_INTERVAL_S
         self._journal_listeners: dict[object, Callable[[], None]] = {}
 
@@ -350,9 +351,19 @@ class SqliteStore:
         """Make a verified copy in a thread of its own.
 
         Without ``path`` it goes to the backup directory under a dated name, and copies of that kind that are older
-        than ``keep_days`` are deleted. A given path must not be there yet.
+        than ``keep_days`` are deleted. A given path must not be there yet. One copy is made at a time; one that has
+        begun is seen to its end, also when it is cancelled, since the copy would be there all the same.
         """
-        return await asyncio.to_thread(self.backup_now, path, keep_days=keep_days)
+        async with self._backup_lock:
+            copying = asyncio.ensure_future(asyncio.to_thread(self.backup_now, path, keep_days=keep_days))
+            while True:
+                try:
+                    return await asyncio.shield(copying)
+                except asyncio.CancelledError:
+                    task = asyncio.current_task()
+                    if copying.cancelled() or task is None:
+                        raise
+                    task.uncancel()
 
     def backup_now(self, path: Path | None = None, *, keep_days: int = 30) -> BackupInfo:
         """``backup``, blocking."""

@@ -204,9 +204,10 @@ class Setting(Record):
 
 
 class Settings(Record):
-    """Settings, by key."""
+    """Settings, by key, and the cursor for those that follow."""
 
     settings: list[Setting]
+    next_cursor: str | None = None
 
 
 @command(46, errors=(SettingNotFound,))
@@ -216,7 +217,7 @@ class GetSetting(Command[Setting]):
     key: SettingKey
 
 
-@command(47, errors=(SettingInvalid,))
+@command(47, errors=(SettingInvalid,), max_payload=16 * 1024)
 class SetSetting(Command[Setting]):
     """Set a setting. Text, whole numbers and booleans keep their type; anything else is kept as JSON."""
 
@@ -226,7 +227,9 @@ class SetSetting(Command[Setting]):
 
 @command(48, large_reply=True)
 class ListSettings(Command[Settings]):
-    """List what is set and every known setting with its default, by key."""
+    """List what is set and every known setting with its default, by key. A page ends at 1 MiB."""
+
+    cursor: Annotated[str, Meta(max_length=128, description="where the page before this one ended")] | None = None
 
 
 @command(49, errors=(SettingNotFound,))

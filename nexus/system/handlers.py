@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from nexus_protocol import VERSION, CommandInfo, Empty
+from nexus_protocol import VERSION, CommandInfo, Empty, encode_record
 
 from nexus import __version__, journal
-from nexus.handling import Context, handles
+from nexus.handling import PAGE_BYTES, Context, encoded_list, handles
 from nexus.store import DiskFull, StoreError, Transaction
 from nexus.system import store
 from nexus.system.commands import (
@@ -54,6 +55,7 @@ __all__ = [
     "shutdown",
 ]
 
+_SETTINGS_CHUNK = 20
 _LOW_DISK_BYTES = 64 * 1024 * 1024
 
 
@@ -162,8 +164,23 @@ def get_setting(ctx: Context, command: GetSetting) -> Setting:
 
 
 @handles(ListSettings)
-async def list_settings(ctx: Context, _command: ListSettings) -> Settings:
-    return Settings(ctx.store.read(store.list_settings))
+async def list_settings(ctx: Context, command: ListSettings) -> Settings:
+    """Read and encoded some at a time: what a client put there may be large, and must not delay the others."""
+    after = command.cursor or ""
+    encoded: list[bytes] = []
+    size = 0
+    follows = True
+    while follows:
+        settings, follows = ctx.store.read(functools.partial(store.list_settings, after=after, limit=_SETTINGS_CHUNK))
+        for setting in settings:
+            data = encode_record(setting)
+            if encoded and size + len(data) > PAGE_BYTES:
+                return Settings(encoded_list(encoded), next_cursor=after)
+            encoded.append(data)
+            size += len(data)
+            after = setting.key
+        await asyncio.sleep(0)
+    return Settings(encoded_list(encoded))
 
 
 @handles(SetSetting)

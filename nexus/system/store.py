@@ -39,10 +39,14 @@ def setting_value(reader: Reader, key: str) -> Any:
     return get_setting(reader, key).value
 
 
-def list_settings(reader: Reader) -> list[Setting]:
-    """What is set and what is known, by key."""
-    rows = {key: (value, type_) for key, value, type_ in reader.all("SELECT key, value, type FROM settings")}
-    return [_setting(key, rows.get(key)) for key in sorted(rows.keys() | KNOWN.keys())]
+def list_settings(reader: Reader, after: str, limit: int) -> tuple[list[Setting], bool]:
+    """Some of what is set and what is known, by key, from behind the key ``after``; and whether more follow."""
+    rows = reader.all("SELECT key, value, type FROM settings WHERE key > ? ORDER BY key LIMIT ?", (after, limit + 1))
+    follows = len(rows) > limit
+    found: dict[str, tuple[str, str] | None] = {key: (value, type_) for key, value, type_ in rows[:limit]}
+    last = max(found) if follows else None
+    found |= {key: None for key in KNOWN if key not in found and key > after and (last is None or key <= last)}
+    return [_setting(key, found[key]) for key in sorted(found)], follows
 
 
 def set_setting(tx: Transaction, key: str, value: Any) -> tuple[Setting, bool]:

@@ -12,7 +12,7 @@ import msgspec
 from nexus_protocol import InvalidArgument, encode_record
 
 from nexus import journal
-from nexus.handling import Context, handles
+from nexus.handling import PAGE_BYTES, Context, encoded_list, handles
 from nexus.store import Transaction
 from nexus.vms import store
 from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm, Vm, VmCursorInvalid, VmPage
@@ -20,7 +20,6 @@ from nexus.vms.store import count_by_state
 
 __all__ = ["count_by_state", "create_vm", "delete_vm", "get_vm", "list_vms", "update_vm"]
 
-_PAGE_BYTES = 1024 * 1024
 _CHUNK = 100
 """Records read at a time: about half a millisecond of the event loop, then others have their turn."""
 
@@ -81,33 +80,33 @@ async def update_vm(ctx: Context, command: UpdateVm) -> Vm:
 
 @handles(ListVms)
 async def list_vms(ctx: Context, command: ListVms) -> VmPage:
-    """The records are encoded as they are read, chunk by chunk, so that a long list delays nobody else."""
+    """The records are read and encoded chunk by chunk, so that a long list delays nobody else.
+
+    What the filters leave out is passed over here and not in SQL, where looking for the next one that fits could
+    take as long as the whole table.
+    """
     after = _decode_cursor(command)
     encoded: list[bytes] = []
     size = 0
-    while True:
-        wanted = min(_CHUNK, command.limit - len(encoded))
-        # One more than wanted tells whether more follow.
-        look = functools.partial(store.page, role=command.role, state=command.state, after=after, limit=wanted + 1)
-        vms = ctx.store.read(look)
-        for vm in vms[:wanted]:
-            data = encode_record(vm)
-            if encoded and size + len(data) > _PAGE_BYTES:
-                break
-            encoded.append(data)
-            size += len(data)
+    cursor: str | None = None
+    follows = True
+    while follows:
+        # One more than is looked at tells whether more follow.
+        vms = ctx.store.read(functools.partial(store.page, after=after, limit=_CHUNK + 1))
+        follows = len(vms) > _CHUNK
+        for vm in vms[:_CHUNK]:
+            if command.role in (None, vm.role) and command.state in (None, vm.state):
+                data = encode_record(vm)
+                if len(encoded) == command.limit or (encoded and size + len(data) > PAGE_BYTES):
+                    cursor = _encode_cursor(command, after)
+                    follows = False
+                    break
+                encoded.append(data)
+                size += len(data)
             after = (vm.created_at, vm.id)
-        else:
-            if len(vms) > wanted and len(encoded) < command.limit:
-                await asyncio.sleep(0)
-                continue
-            cursor = _encode_cursor(command, after) if len(vms) > wanted else None
-            break
-        cursor = _encode_cursor(command, after)
-        break
-    header = b"\xdd" + len(encoded).to_bytes(4, "big")
-    page: Any = msgspec.Raw(header + b"".join(encoded))
-    return VmPage(vms=page, next_cursor=cursor)
+        if follows:
+            await asyncio.sleep(0)
+    return VmPage(vms=encoded_list(encoded), next_cursor=cursor)
 
 
 class _Cursor(msgspec.Struct, array_like=True):

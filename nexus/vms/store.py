@@ -85,29 +85,15 @@ def resolve(reader: Reader, reference: str) -> Vm:
     return vm
 
 
-def page(
-    reader: Reader, role: VmRole | None, state: VmState | None, after: tuple[int, str] | None, limit: int
-) -> list[Vm]:
+def page(reader: Reader, after: tuple[int, str] | None, limit: int) -> list[Vm]:
     """At most ``limit`` VMs, newest first, from behind the position ``after`` (created_at, id).
 
-    The role and state of these records are the plain strings of the columns: they are for encoding alone, which
-    writes an enum's member and its value alike, and ten thousand look-ups are worth saving.
+    The role and state of these records are the plain strings of the columns: they are for encoding and comparing
+    alone, which take an enum's member and its value alike, and ten thousand look-ups are worth saving.
     """
-    conditions = []
-    parameters: list[Any] = []
-    if after is not None:
-        conditions.append("(created_at, id) < (?, ?)")
-        parameters += after
-    if role is not None:
-        conditions.append("role = ?")
-        parameters.append(role.value)
-    if state is not None:
-        conditions.append("state = ?")
-        parameters.append(state.value)
-    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    # Always by the index in the order of the list: sorting what a filter leaves would read all of it for each page.
-    sql = f"SELECT {_COLUMNS} FROM vms INDEXED BY idx_vms_created{where} ORDER BY created_at DESC, id DESC LIMIT ?"
-    return [Vm(*row) for row in reader.all(sql, (*parameters, limit))]
+    where = "" if after is None else "WHERE (created_at, id) < (?, ?) "
+    sql = f"SELECT {_COLUMNS} FROM vms {where}ORDER BY created_at DESC, id DESC LIMIT ?"
+    return [Vm(*row) for row in reader.all(sql, (*(after or ()), limit))]
 
 
 def count_by_state(reader: Reader) -> dict[str, int]:

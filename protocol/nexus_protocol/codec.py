@@ -19,6 +19,7 @@ from nexus_protocol.errors import BadFrame, InvalidArgument
 
 __all__ = [
     "MAX_DEPTH",
+    "MAX_ELEMENTS",
     "command_decoder",
     "decode_map",
     "decode_reply",
@@ -28,6 +29,8 @@ __all__ = [
 
 MAX_DEPTH = 32
 """How deep a free-form value may be nested."""
+MAX_ELEMENTS = 1000
+"""How many values a free-form value may consist of: a byte each on the wire, they take far more as objects."""
 
 T = TypeVar("T")
 
@@ -75,20 +78,25 @@ def _is_free_form(hint: Any) -> bool:
     return any(part is Any for part in _walk(hint))
 
 
-def _check_value(value: Any, field: str, depth: int = 0) -> None:
+def _check_value(value: Any, field: str) -> None:
     # An error names the field alone: to keep the path of every element would cost more than decoding it did.
-    if depth > MAX_DEPTH:
-        raise msgspec.ValidationError(f"Nested deeper than {MAX_DEPTH} levels - at `$.{field}`")
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
+    elements = 0
+    pending = [(value, 0)]
+    while pending:
+        value, depth = pending.pop()
+        elements += 1
+        if depth > MAX_DEPTH:
+            raise msgspec.ValidationError(f"Nested deeper than {MAX_DEPTH} levels - at `$.{field}`")
+        if elements > MAX_ELEMENTS:
+            raise msgspec.ValidationError(f"More than {MAX_ELEMENTS} elements - at `$.{field}`")
+        if isinstance(value, dict):
+            if not all(isinstance(key, str) for key in value):
                 raise msgspec.ValidationError(f"Expected `str` keys - at `$.{field}`")
-            _check_value(inner, field, depth + 1)
-    elif isinstance(value, list):
-        for inner in value:
-            _check_value(inner, field, depth + 1)
-    elif not isinstance(value, (str, int, float, bytes, bool, type(None))):
-        raise msgspec.ValidationError(f"Extension types are not part of the protocol - at `$.{field}`")
+            pending += [(inner, depth + 1) for inner in value.values()]
+        elif isinstance(value, list):
+            pending += [(inner, depth + 1) for inner in value]
+        elif not isinstance(value, (str, int, float, bytes, bool, type(None))):
+            raise msgspec.ValidationError(f"Extension types are not part of the protocol - at `$.{field}`")
 
 
 def _invalid(name: str, error: Exception, hints: dict[str, Any]) -> InvalidArgument:

@@ -129,6 +129,8 @@ class ServerConnection:
         self._open: set[int] = set()
         self._credit: dict[int, int] = {}
         self._failed = False
+        self.frames_received = 0
+        """Complete frames so far, those that were ignored as well."""
 
     @property
     def open_requests(self) -> frozenset[int]:
@@ -152,6 +154,7 @@ class ServerConnection:
         if self._failed:
             return []
         frames, violation = self._decoder.feed(data)
+        self.frames_received += len(frames)
         events: list[ServerEvent] = []
         open_ = self._open
         for frame in frames:

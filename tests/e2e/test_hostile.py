@@ -255,6 +255,7 @@ BOMBS = {
     "a text of four gibibytes": b"\x81\xa5value\xdb\xff\xff\xff\xff",
     "bytes of four gibibytes": b"\x81\xa5value\xc6\xff\xff\xff\xff",
     "an extension": b"\x81\xa5value" + msgpack.packb(msgpack.ExtType(1, bytes(1000))),
+    "twelve thousand empty maps": b"\x82\xa3key\xa1k\xa5value\xdc\x2e\xe0" + b"\x80" * 12_000,
     "sixty thousand empty maps": b"\x82\xa3key\xa1k\xa5value\xdc\xea\x60" + b"\x80" * 60_000,
     "forty levels": b"\x82\xa3key\xa1k\xa5value" + b"\x91" * 40 + b"\x80",
     "the top is a bomb": b"\xdf\xff\xff\xff\xff" + b"\xa1k\x80" * 1000,
@@ -268,11 +269,9 @@ def test_a_messagepack_bomb_is_an_invalid_argument(
     impatient: DaemonProcess, client: RawClient, name: str, code: int
 ) -> None:
     with unharmed(impatient):
-        sequence = client.begin_raw(code, BOMBS[name])
-        if name == "sixty thousand empty maps" and code == 47:
-            assert client.result(sequence)["key"] == "k"  # large, and harmless
-        else:
-            assert isinstance(client.error(sequence), InvalidArgument)
+        # A setting may have 16 KiB: above that the connection ends before anything is decoded.
+        payload = BOMBS[name] if code != 47 else BOMBS[name][:16_000]
+        assert isinstance(client.error(client.begin_raw(code, payload)), InvalidArgument)
         assert client.call(Ping(b"stays")).payload == b"stays"
 
 

@@ -12,9 +12,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from nexus_protocol import Conflict, InvalidArgument, NexusError
+from nexus_protocol import Cancelled, Conflict, InvalidArgument, NexusError
 from support.daemon import DaemonProcess, short_directory
-from support.raw import RawClient, pack
+from support.raw import RawClient, pack, wait_until
 
 from nexus.capabilities import CAPABILITIES
 from nexus.journal.commands import WatchEvents
@@ -32,6 +32,7 @@ from nexus.system.commands import (
     SettingInvalid,
     SettingNotFound,
 )
+from nexus.system.settings import KNOWN
 from nexus.vms.commands import CreateVm
 
 
@@ -234,3 +235,52 @@ def test_a_backup_onto_something_or_into_nowhere_is_refused(client: RawClient, t
     for path in ("/proc/none/copy.db", "/" + "x" * 4000, str(tmp_path), "/dev/null/x"):
         assert client.call_error(BackupDatabase(path)).code != "internal", path
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["there.db"]
+
+
+def test_many_large_settings_are_listed_in_pages_and_delay_nobody(daemon: DaemonProcess) -> None:
+    with RawClient(daemon.socket_path) as client:
+        for number in range(200):
+            client.call(SetSetting(f"free.{number:03}", "x" * 15_000))
+        keys: list[str] = []
+        pages, cursor = 0, None
+        while pages == 0 or cursor is not None:
+            page = client.call(ListSettings(cursor))
+            keys += [setting.key for setting in page.settings]
+            cursor = page.next_cursor
+            pages += 1
+        assert pages == 3
+        assert keys == sorted([*(f"free.{number:03}" for number in range(200)), *KNOWN])
+
+
+def test_a_value_of_very_many_elements_is_refused(client: RawClient) -> None:
+    with pytest.raises(InvalidArgument, match="more than 1000 elements"):
+        client.call(SetSetting("free.bomb", [[]] * 1001))
+
+
+def test_who_asked_is_who_it_was_when_the_request_came(client: RawClient) -> None:
+    commands = [Hello("test", "alice"), SetSetting("free.a", 1), Hello("test", "bob")]
+    for sequence in client.begin_many(commands):
+        client.result(sequence)
+    events = client.items(client.begin(WatchEvents(follow=False, subject="free.a")))
+    assert [event["actor"] for event in events] == ["alice"]
+
+
+def test_a_stream_that_waited_when_the_client_shut_its_side_is_not_left_open(daemon: DaemonProcess) -> None:
+    with RawClient(daemon.socket_path) as client, RawClient(daemon.socket_path) as other:
+        *_, stream = client.begin_many([*[Ping()] * 2000, WatchEvents()])
+        client.half_close()
+        client.read_to_end()
+        assert stream in client.last_sequences()
+        wait_until(lambda: other.call(GetSystemStatus()).connections == 1, "the connection to be closed")
+
+
+def test_a_backup_that_was_cancelled_too_late_says_that_it_was_made(daemon: DaemonProcess, root: Path) -> None:
+    with RawClient(daemon.socket_path) as client:
+        sequence = client.begin(BackupDatabase(str(root / "copy.db")))
+        client.cancel(sequence)
+        try:
+            made = Path(client.result(sequence)["path"]).exists()
+        except Cancelled:
+            client.call(BackupDatabase())  # one copy at a time: this one comes after whatever was under way
+            made = not (root / "copy.db").exists()
+        assert made
