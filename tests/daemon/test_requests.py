@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -18,8 +19,11 @@ from nexus_protocol import (
     encode_frame,
 )
 from nexus_protocol.frame import CANCEL, ITEM, SUCCESS
+from support.daemon import DaemonProcess
 from support.raw import RawClient, frame, wait_until
 from support.toy import Break, BreakByTimeout, Count, Hold, Produce, Swallow, ToyServer
+
+from nexus.system.commands import Ping
 
 MIB = 1024 * 1024
 
@@ -227,3 +231,18 @@ def test_nobody_but_the_owner_and_root_is_served(toy: ToyServer) -> None:
     toy.server._trusted_uids.clear()
     client = toy.connect()
     assert isinstance(client.read_to_end(), PermissionDenied)
+
+
+def test_frames_that_mean_nothing_are_frames_all_the_same(make_daemon: Callable[..., DaemonProcess]) -> None:
+    """Cancels for what is not open, each read ending within one, for longer than a frame may take."""
+    daemon = make_daemon(config="[limits]\nframe_timeout_s = 1\n").start()
+    cancel = encode_frame(CANCEL, 4711)
+    with RawClient(daemon.socket_path) as client, RawClient(daemon.socket_path) as other:
+        client.call(Ping())
+        client.send_bytes(cancel[:9])
+        ends_at = time.monotonic() + 1.5
+        while time.monotonic() < ends_at:
+            client.send_bytes(cancel[9:] + cancel[:9])
+            other.call(Ping())
+        client.send_bytes(cancel[9:])
+        assert client.call(Ping(b"here")).payload == b"here"
