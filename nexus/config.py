@@ -31,9 +31,10 @@ class ConfigError(Exception):
 
     hint = "Mend the file, or move it away to start with the defaults."
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
+        self.hint = hint or self.hint
 
 
 class Limits(NamedTuple):
@@ -109,7 +110,9 @@ def load_config(path: str, *, required: bool = False) -> Config:
             text = file.read()
     except FileNotFoundError:
         if required:
-            raise ConfigError(f"cannot read {path}: there is no such file") from None
+            raise ConfigError(
+                f"cannot read {path}: there is no such file", "Give one that is there, or leave --config out."
+            ) from None
         return Config(path)
     except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read {path}: it is not UTF-8 ({error.reason})") from None

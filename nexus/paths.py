@@ -47,7 +47,21 @@ class RuntimeDirectory(NamedTuple):
 def _home_based(variable: str, fallback: str) -> str:
     value = os.environ.get(variable, "")
     # The XDG base directory specification has relative paths ignored.
-    return value if value.startswith("/") else os.path.join(os.path.expanduser("~"), fallback)
+    return value if value.startswith("/") else os.path.join(_home(variable), fallback)
+
+
+def _home(instead: str) -> str:
+    """The home directory; ``instead`` is the variable that would make it needless.
+
+    Raises:
+        PathError: nobody knows it.
+    """
+    home = os.path.expanduser("~")
+    if os.environ.get("HOME") == "" or not home.startswith("/"):
+        raise PathError(
+            f"cannot tell where your files are: HOME is empty, and {instead} is not set", f"Set HOME, or {instead}."
+        )
+    return home
 
 
 def config_directory() -> str:
@@ -63,6 +77,8 @@ def state_directory() -> str:
     """``nexus`` in ``$XDG_STATE_HOME`` (``~/.local/state``): the database, its backups, logs."""
     from platformdirs import user_state_dir
 
+    if not os.environ.get("XDG_STATE_HOME", "").strip():
+        _home("XDG_STATE_HOME")
     return user_state_dir("nexus", appauthor=False)
 
 

@@ -15,19 +15,26 @@ if TYPE_CHECKING:
     from nexus.client.blocking import BlockingClient
     from nexus.config import Config
 
-__all__ = ["App", "start_hint", "user_manager_runs"]
+__all__ = ["ANSWER_WITHIN_S", "App", "start_hint", "user_manager_runs"]
 
 R = TypeVar("R")
+
+ANSWER_WITHIN_S = 5.0
+"""How long a command that only looks waits for a daemon that is there."""
 
 
 class App:
     """One run of ``nexusctl``: the global options, and what follows from them."""
 
-    def __init__(self, socket: str | None, config: str | None, actor: str | None, debug: bool) -> None:
+    def __init__(
+        self, socket: str | None, config: str | None, actor: str | None, debug: bool, timeout_s: float | None = None
+    ) -> None:
         self.socket_option = socket
         self.config_option = config
         self.actor = actor
         self.debug = debug
+        self.timeout_s = timeout_s
+        """How long a call may take; None for as long as it takes."""
         self._client: BlockingClient | None = None
         self._config: Config | None = None
 
@@ -71,20 +78,45 @@ class App:
             client = BlockingClient(self._socket(), actor=self.actor, name=f"nexusctl {__version__}")
             client.connect()
             self._client = client
+            if self.timeout_s is not None:
+                self._await_answer(client, self.timeout_s)
         return self._client
+
+    def limit(self, timeout_s: float) -> None:
+        """Wait at most so long for an answer, where the line says nothing else."""
+        if self.timeout_s is None:
+            self.timeout_s = timeout_s
+
+    def _await_answer(self, client: BlockingClient, timeout_s: float) -> None:
+        """Wait for the daemon's answer to who we are: a daemon that says nothing at all hangs, others take their time.
+
+        Raises:
+            NoAnswer: it says nothing.
+        """
+        import select
+
+        assert client._socket is not None
+        poller = select.poll()
+        poller.register(client._socket, select.POLLIN)
+        if not poller.poll(timeout_s * 1000):
+            from nexus.cli.presence import NoAnswer, daemon_pid
+
+            self.close()
+            raise NoAnswer(daemon_pid(self))
 
     def close(self) -> None:
         """Hang up, where somebody was called."""
         if self._client is not None:
             self._client.close()
+            self._client = None
 
     def call(self, command: Command[R]) -> R:
         """Send a command; its reply as a record."""
-        return self.connect().call(command)
+        return self.connect().call(command, timeout_s=self.timeout_s)
 
     def call_raw(self, command: Command[Any]) -> dict[str, Any]:
         """Send a command; its reply as the plain map that came."""
-        return self.connect().call_raw(command)
+        return self.connect().call_raw(command, timeout_s=self.timeout_s)
 
 
 def user_manager_runs() -> bool:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,9 +22,10 @@ from typing import Any
 import click
 from nexus_protocol.errors import FailedPrecondition, NexusError, Unavailable
 
-from nexus.cli.app import start_hint, unit_directory, unit_installed, user_manager_runs
+from nexus.cli.app import ANSWER_WITHIN_S, start_hint, unit_directory, unit_installed, user_manager_runs
 from nexus.cli.groups import WordGroup
-from nexus.cli.output import confirm, format_duration, hint, output_options, print_fields, printable, printer
+from nexus.cli.output import Printer, confirm, format_duration, hint, output_options, print_fields, printable, printer
+from nexus.cli.presence import SocketGone, daemon_pid, has_socket
 from nexus.client.errors import NOT_RUNNING, ConnectError, ConnectionFailure
 from nexus.system.commands import GetSystemStatus, Health, Shutdown
 
@@ -47,6 +50,7 @@ class DaemonFailed(NexusError):
 @click.pass_obj
 def start(app: Any, log_level: str | None) -> None:
     """Start the daemon, unless it runs already."""
+    app.limit(ANSWER_WITHIN_S)
     managed = _managed(app)
     if managed and _state("nexus.service") == "inactive" and _state("nexus.socket") == "active":
         running = None  # to ask would start it
@@ -58,13 +62,39 @@ def start(app: Any, log_level: str | None) -> None:
     if managed:
         if log_level is not None:
             raise click.UsageError("--log-level does not reach nexus.service: set [daemon] log_level in config.toml")
+        app.timeout_s = None  # it may have to migrate first
         pid = _start_units(app)
         click.echo(f"Started the daemon (pid {pid}, nexus.service)")
         return
     log = _log_path()
-    pid = _start_detached(app, log, log_level)
+    try:
+        pid = _start_detached(app, log, log_level)
+    except DaemonFailed:
+        other = _started_by_another(app)
+        if other is None:
+            raise
+        click.echo(f"The daemon runs already (pid {other}, {app.socket_path()})")
+        return
     click.echo(f"Started the daemon (pid {pid}, {app.socket_path()})")
     hint(f"Its log: {log}")
+
+
+def _started_by_another(app: Any) -> int | None:
+    """The pid of the daemon that somebody else started at the same time, once it answers.
+
+    Raises:
+        SocketGone: it runs, but nobody can reach it.
+    """
+    path = app.socket_path()
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while (pid := daemon_pid(app)) is not None:
+        running = _running(app)
+        if running is not None:
+            return int(running["pid"])
+        if time.monotonic() > deadline or (has_socket(pid, path) and not path.exists()):
+            raise SocketGone(pid)
+        time.sleep(0.05)
+    return None
 
 
 def _managed(app: Any) -> bool:
@@ -168,20 +198,35 @@ def nexusd_command() -> list[str]:
 @click.pass_obj
 def stop(app: Any) -> None:
     """Stop the daemon: requests finish, then it ends. With systemd, its socket stops listening as well."""
+    app.limit(ANSWER_WITHIN_S)
     if _managed(app) and _unit_active():
         _systemctl("stop", *_UNITS)
         click.echo("Stopped the daemon (nexus.socket, nexus.service)")
         return
-    status = _running(app)
-    if status is None:
-        click.echo("The daemon does not run")
-        return
-    pid = int(status["pid"])
-    waiting = os.pidfd_open(pid)
-    try:
-        app.call_raw(Shutdown())
-        import select
+    pid = _stop(app)
+    click.echo("The daemon does not run" if pid is None else f"Stopped the daemon (pid {pid})")
 
+
+def _stop(app: Any) -> int | None:
+    """Ask the daemon to end, and wait until it has; gives its pid, None where there was none.
+
+    Raises:
+        DaemonFailed: it is still there after its time.
+        NoAnswer: it is there, and says nothing.
+    """
+    status = _running(app)
+    pid = int(status["pid"]) if status else daemon_pid(app)
+    if pid is None:
+        return None
+    try:
+        waiting = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return pid  # it ended in between
+    try:
+        if status:
+            app.call_raw(Shutdown())
+        else:  # nobody can connect to it: what is left is what a service manager does
+            signal.pidfd_send_signal(waiting, signal.SIGTERM)
         poller = select.poll()
         poller.register(waiting, select.POLLIN)
         if not poller.poll(_STOP_TIMEOUT_S * 1000):
@@ -191,7 +236,25 @@ def stop(app: Any) -> None:
             )
     finally:
         os.close(waiting)
-    click.echo(f"Stopped the daemon (pid {pid})")
+        app.close()
+    return pid
+
+
+@daemon.command
+@click.pass_context
+def restart(ctx: click.Context) -> None:
+    """Stop the daemon if it runs, then start it."""
+    app = ctx.obj
+    if _managed(app):
+        _systemctl("restart", "nexus.service")
+        pid = _start_units(app)
+        click.echo(f"Restarted the daemon (pid {pid}, nexus.service)")
+        return
+    app.limit(ANSWER_WITHIN_S)
+    stopped = _stop(app)
+    if stopped is not None:
+        click.echo(f"Stopped the daemon (pid {stopped})")
+    ctx.invoke(start)
 
 
 def _state(unit: str) -> str:
@@ -225,10 +288,14 @@ def _start_units(app: Any) -> int:
 def status_(app: Any, output: str, no_header: bool) -> int:
     """Show the daemon's process. Exits 0 when it runs, 3 when not."""
     path = app.socket_path()
+    app.limit(ANSWER_WITHIN_S)
     try:
         system = app.call_raw(GetSystemStatus())
         health = app.call_raw(Health())
     except ConnectError as error:
+        pid = daemon_pid(app) if error.hint == NOT_RUNNING else None
+        if pid is not None:
+            return _print_unreachable(SocketGone(pid), path, pid, printer(output, no_header))
         record = {"state": "stopped", "socket": str(path)}
         out = printer(output, no_header)
         out.one(record, key="state", sentence=lambda: click.echo(f"Daemon: stopped ({path})"))
@@ -258,6 +325,13 @@ def status_(app: Any, output: str, no_header: bool) -> int:
         ),
     )
     return 0
+
+
+def _print_unreachable(problem: SocketGone, path: Path, pid: int, out: Printer) -> int:
+    record = {"state": "unreachable", "socket": str(path), "pid": pid}
+    out.one(record, key="state", sentence=lambda: click.echo(f"Daemon: {printable(problem.message)} ({path})"))
+    hint(str(problem.hint))
+    return 3
 
 
 @daemon.command

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import click
 from nexus_protocol.errors import NexusError
 
-from nexus.cli.app import start_hint, unit_installed, user_manager_runs
+from nexus.cli.app import ANSWER_WITHIN_S, start_hint, unit_installed, user_manager_runs
 from nexus.cli.output import colour_wanted, output_options, printer
+from nexus.cli.presence import SocketGone, daemon_database, daemon_pid
 from nexus.client.errors import NOT_RUNNING, ConnectError, ConnectionFailure
 from nexus.config import ConfigError
 from nexus.paths import PathError, check_socket_path, runtime_directory
@@ -36,6 +37,7 @@ class Finding(NamedTuple):
 @click.pass_obj
 def doctor(app: Any, output: str, no_header: bool) -> int:
     """Look for what is wrong, and say how to mend it. Exits 1 when something fails."""
+    app.limit(ANSWER_WITHIN_S)
     findings: list[Finding] = []
     for check in (_configuration, _runtime, _socket, _database, _programs, _systemd, _lingering):
         said = {finding.message for finding in findings}
@@ -90,6 +92,11 @@ def _socket(app: Any) -> Iterator[Finding]:
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
+        pid = daemon_pid(app)
+        if pid is not None:
+            problem = SocketGone(pid)
+            yield Finding("socket", "failing", problem.message, problem.hint)
+            return
         yield Finding("socket", "failing", f"{path} is not there: the daemon does not run", f"Start it: {start_hint()}")
         return
     if not stat.S_ISSOCK(mode):
@@ -131,31 +138,28 @@ def _answer(app: Any, path: Path) -> Iterator[Finding]:
 
 
 def _database(app: Any) -> Iterator[Finding]:
+    from nexus.cli.db import examine
     from nexus.store import StoreError
-    from nexus.store.offline import check_database
 
-    path = app.database_path()
-    if not path.exists():
+    path = daemon_database(app) or app.database_path()
+    try:
+        status = path.stat()
+    except FileNotFoundError:
         yield Finding("database", "warning", f"{path} is not there yet", "The daemon makes it when it first starts.")
         return
-    status = path.stat()
     if status.st_uid != os.geteuid():
         yield Finding("database", "failing", f"{path} belongs to user {status.st_uid}", f"chown it: ls -l {path}")
         return
     if stat.S_IMODE(status.st_mode) & 0o077:
         yield Finding("database", "warning", f"others can read {path}", f"chmod 600 {path}")
     try:
-        report = check_database(path)
+        report, state, remedy = examine(path)
     except StoreError as error:
         yield Finding("database", "failing", error.message, error.hint)
         return
     if report.problems:
-        yield Finding(
-            "database",
-            "failing",
-            f"{path}: {report.problems[0]}",
-            "Restore a backup: nexusctl daemon stop; nexusctl db restore BACKUP",
-        )
+        problem = report.problems[0] if state == "damaged" else f"it is {state}: {report.problems[0]}"
+        yield Finding("database", "failing", f"{path}: {problem}", remedy)
     else:
         yield Finding("database", "ok", f"{path} is sound (schema version {report.schema_version})")
 

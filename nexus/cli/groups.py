@@ -17,6 +17,9 @@ class WordGroup(click.Group):
 
     aliases: dict[str, str] = {}  # noqa: RUF012 - replaced as a whole, never changed
 
+    suggestions: dict[str, str] = {}  # noqa: RUF012 - likewise
+    """For words of other programs: what to say after "no such command"."""
+
     def words(self) -> dict[str, str]:
         """Each word with its help."""
         return {name: command.get_short_help_str(100) for name, command in self.commands.items()}
@@ -34,6 +37,7 @@ class WordGroup(click.Group):
 
             near = get_close_matches(word, words, 1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = self.suggestions.get(word, hint)
             raise click.UsageError(f"no such command: {word!r}{hint}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -34,6 +34,18 @@ _NOUNS: dict[str, tuple[str, Noun]] = {
 
 _ALIASES = {alias: noun.name for _module, noun in _NOUNS.values() for alias in noun.aliases}
 
+_SUGGESTIONS = {
+    word: f" (did you mean 'nexusctl {meant}'?)"
+    for word, meant in {
+        **{word: f"daemon {word}" for word in ("start", "stop", "restart", "install", "uninstall")},
+        **dict.fromkeys(("list", "ls", "ps"), "vm list"),
+        **{word: f"vm {word}" for word in ("create", "inspect", "delete")},
+        **{word: f"db {word}" for word in ("backup", "restore", "migrate", "check")},
+        "rm": "vm delete",
+        "help": "--help",
+    }.items()
+}
+
 PROGRAMS = ("nexusctl", "nxc")
 """The names of this program."""
 
@@ -47,10 +59,26 @@ _EXIT_CODES = {
 }
 
 
+class Seconds(click.types.FloatParamType):
+    """A time that is more than none."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds <= 1_000_000:
+            self.fail(f"{value!r} is not a number of seconds above 0", param, ctx)
+        return seconds
+
+
 class _TopLevel(WordGroup):
     """The words of the top level."""
 
     aliases = _ALIASES
+    suggestions = _SUGGESTIONS
 
     def words(self) -> dict[str, str]:
         return {name: noun.help for name, (_module, noun) in _NOUNS.items()}
@@ -75,17 +103,20 @@ class _TopLevel(WordGroup):
 @click.option("--socket", metavar="PATH", help="The daemon's socket (NEXUS_SOCKET).")
 @click.option("--config", metavar="PATH", help="The configuration file (NEXUS_CONFIG_DIR/config.toml).")
 @click.option("--actor", metavar="NAME", envvar="NEXUS_ACTOR", help="On whose behalf, for the journal (NEXUS_ACTOR).")
+@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="Give up a call after so long (default: never).")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(__version__, prog_name="nexusctl", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, socket: str | None, config: str | None, actor: str | None, debug: bool) -> None:
+def cli(
+    ctx: click.Context, socket: str | None, config: str | None, actor: str | None, timeout: float | None, debug: bool
+) -> None:
     """Drive Nexus: a recoverable world for every task.
 
     The global options may stand anywhere on the line.
     """
     from nexus.cli.app import App
 
-    ctx.obj = App(socket, config, actor, debug)
+    ctx.obj = App(socket, config, actor, debug, timeout)
     ctx.call_on_close(ctx.obj.close)
 
 
@@ -103,8 +134,9 @@ def main() -> None:
         except BrokenPipeError:
             raise
         except OSError as error:
+            done = "; what was asked for was done" if code == 0 else ""
             code = _drop_output(1)
-            click.echo(f"Error: cannot write the output: {error.strerror}", err=True)
+            click.echo(f"Error: cannot write the output: {error.strerror}{done}", err=True)
     except BrokenPipeError:
         # Whoever read our output has gone; that is not an error to talk about.
         code = _drop_output(141)
@@ -118,7 +150,7 @@ def _drop_output(code: int) -> int:
     return code
 
 
-_GLOBAL_WITH_VALUE = ("--socket", "--config", "--actor")
+_GLOBAL_WITH_VALUE = ("--socket", "--config", "--actor", "--timeout")
 
 
 def _hoist_global_options(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -144,12 +176,22 @@ def _hoist_global_options(arguments: list[str]) -> tuple[list[str], list[str]]:
     return front, rest
 
 
+def _check_text(arguments: list[str]) -> None:
+    """Refuse what can neither be sent nor printed."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError(f"cannot accept {argument!r}: it is not UTF-8") from None
+
+
 def _run(arguments: list[str]) -> int:
     for program in PROGRAMS:
         if instruction := os.environ.get(completion_variable(program)):
             return _complete(program, instruction)
     front: list[str] = []
     try:
+        _check_text(arguments)
         front, rest = _hoist_global_options(arguments)
         # Not cli.main(): that makes one and the same Abort of every Ctrl-C, and exits by itself on a broken pipe.
         with cli.make_context("nexusctl", front + rest) as ctx:
@@ -185,6 +227,8 @@ def _print_usage_error(error: click.ClickException) -> None:
 
     ctx = getattr(error, "ctx", None)
     message = error.format_message()
+    if isinstance(error, click.MissingParameter):
+        message = " ".join(message.replace("\n\t", " ").split())  # click lays out the choices below each other
     click.echo(f"Error: {printable(message[:1].lower() + message[1:])}".rstrip("."), err=True)
     if ctx is not None:
         click.echo(f"  See: {ctx.command_path} --help", err=True)

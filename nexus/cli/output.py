@@ -17,6 +17,7 @@ import click
 __all__ = [
     "Column",
     "Printer",
+    "can_ask",
     "confirm",
     "format_duration",
     "format_time",
@@ -169,9 +170,14 @@ def hint(text: str) -> None:
     click.echo(f"\n  {text}", err=True)
 
 
+def can_ask() -> bool:
+    """Whether a person is there who could answer a question."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def confirm(question: str, refusal: str, command: str) -> bool:
     """Ask on a terminal; refuse without one. ``command`` is what to run instead."""
-    if sys.stdin.isatty() and sys.stderr.isatty():
+    if can_ask():
         return click.confirm(printable(question), err=True)
     click.echo(f"Error: {refusal}\n  Run with --yes to skip confirmation: {printable(command)}", err=True)
     return False

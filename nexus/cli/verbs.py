@@ -30,9 +30,16 @@ class NounGroup(WordGroup):
     ``verbs`` maps each verb to its help and to the function that makes it.
     """
 
-    def __init__(self, name: str, help: str, verbs: dict[str, tuple[str, Callable[[], click.Command]]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        help: str,
+        verbs: dict[str, tuple[str, Callable[[], click.Command]]],
+        suggestions: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(name, help=help, no_args_is_help=True)
         self._verbs = verbs
+        self.suggestions = suggestions or {}
 
     def words(self) -> dict[str, str]:
         return {name: help for name, (help, _make) in self._verbs.items()}

@@ -24,7 +24,7 @@ def _events(app: Any, values: dict[str, Any], out: Printer) -> None:
     command = build_command(WatchEvents, values)
     collected: list[dict[str, Any]] = []
     last = command.after
-    heading = not out.no_header
+    heading, wide = not out.no_header, out.output == "wide"
     gc.enable()  # this one may run for days
     try:
         with app.connect().stream(command) as stream:
@@ -37,9 +37,9 @@ def _events(app: Any, values: dict[str, Any], out: Printer) -> None:
                     collected.append(record)
                     continue
                 if heading and out.for_person:
-                    click.echo(_LINE.format("SEQ", "TIME", "KIND", "SUBJECT", "BY").rstrip())
+                    click.echo(_layout(wide, "SEQ", "TIME", "KIND", "SUBJECT", "BY", "PID", "DETAIL"))
                     heading = False
-                out.line(record, _line(event), key="seq")
+                out.line(record, _line(event, wide), key="seq")
     except (KeyboardInterrupt, Unavailable, ConnectionLost) as error:
         if last is not None:
             hint(f"Go on from here: {_again(values, out)} --after {last}")
@@ -64,18 +64,27 @@ def _again(values: dict[str, Any], out: Printer) -> str:
     return printable(shlex.join(words))
 
 
-_LINE = "{:<8} {:<23} {:<16} {:<24} {}"
+def _layout(wide: bool, *columns: object) -> str:
+    """One row; the last two columns are for ``-o wide``."""
+    if not wide:
+        return "{:<8} {:<23} {:<17} {:<24} {}".format(*columns[:5]).rstrip()
+    return "{:<8} {:<23} {:<17} {:<24} {:<16} {:<8} {}".format(*columns).rstrip()
 
 
 def _record(event: Event) -> dict[str, Any]:
     return {name: value for name in event.__struct_fields__ if (value := getattr(event, name)) is not None}
 
 
-def _line(event: Event) -> str:
+def _line(event: Event, wide: bool) -> str:
     subject = event.subject_name or event.subject_id or ""
     by = event.actor or f"uid {event.uid}"
-    text = _LINE.format(event.seq, format_time(event.at) or "", event.kind or "", subject, by).rstrip()
-    return printable(text)
+    detail = ""
+    if wide and event.detail:
+        import msgspec
+
+        detail = msgspec.json.encode(event.detail).decode()
+    at = format_time(event.at) or ""
+    return printable(_layout(wide, event.seq, at, event.kind or "", subject, by, event.pid or "", detail))
 
 
 _HELP = """Show what happened, oldest first, and follow what happens until Ctrl-C.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -15,13 +16,23 @@ from typing import NamedTuple
 
 from nexus_protocol.errors import FailedPrecondition
 
-from nexus.locks import FileLock, LockHeld
+from nexus.locks import FileLock, LockHeld, holder
 from nexus.store.backup import backup_database, remove_partials, sqlite_failure, verify_database
 from nexus.store.base import DatabaseDamaged, InitError, SchemaMismatch, StoreError
-from nexus.store.migrate import stored_version, target_version, version_number
+from nexus.store.migrate import available_migrations, stored_version, target_version, version_number
 from nexus.store.sqlite import SqliteStore, database_file, set_aside
 
-__all__ = ["CheckReport", "Restored", "check_database", "database_lock", "migrate_database", "restore_database"]
+__all__ = [
+    "CheckReport",
+    "MigrationPlan",
+    "Restored",
+    "check_database",
+    "database_lock",
+    "migrate_database",
+    "plan_migration",
+    "refuse_if_used",
+    "restore_database",
+]
 
 
 class DaemonRuns(StoreError, FailedPrecondition):
@@ -57,6 +68,12 @@ def database_lock(path: Path) -> FileLock:
     return FileLock(path.with_name(path.name + ".lock"))
 
 
+def _daemon_runs(doing: str, pid: int | None) -> DaemonRuns:
+    return DaemonRuns(
+        f"cannot {doing} while the daemon runs (pid {pid or 'unknown'})", hint="Stop it first: nexusctl daemon stop"
+    )
+
+
 @contextlib.contextmanager
 def _locked(path: Path, doing: str) -> Iterator[None]:
     lock = database_lock(path)
@@ -64,10 +81,7 @@ def _locked(path: Path, doing: str) -> Iterator[None]:
         lock.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock.acquire()
     except LockHeld as held:
-        raise DaemonRuns(
-            f"cannot {doing} while the daemon runs (pid {held.pid or 'unknown'})",
-            hint="Stop it first: nexusctl daemon stop",
-        ) from held
+        raise _daemon_runs(doing, held.pid) from held
     except OSError as error:
         raise InitError(f"cannot {doing}: {lock.path} cannot be made: {error.strerror}") from error
     try:
@@ -178,6 +192,50 @@ def _continue_journal(path: Path, highest: int, source: Path) -> int:
             return seq
     except sqlite3.Error as error:
         raise sqlite_failure(error, f"restore {source}") from error
+
+
+class MigrationPlan(NamedTuple):
+    """What a migration would do."""
+
+    current: int
+    drops: dict[str, int]
+    """The tables that the older schema lacks, with their rows."""
+
+
+def plan_migration(path: Path, target: int) -> MigrationPlan:
+    """Look at what going to schema version ``target`` would do, without changing anything.
+
+    Raises:
+        DaemonRuns: a daemon uses the database.
+        InitError: it cannot be opened.
+    """
+    path = database_file(path)
+    if not path.is_file():
+        raise InitError(f"cannot migrate {path}: there is no such file")
+    refuse_if_used(path, "migrate the database")
+    drops: dict[str, int] = {}
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+            current = version_number(stored_version(connection))
+            for migration in available_migrations()[target:current]:
+                for statement in migration.down:
+                    found = re.match(r"DROP\s+TABLE\s+(?:IF\s+EXISTS\s+)?(\w+)", statement, re.IGNORECASE)
+                    if found:
+                        drops[found[1]] = connection.execute(f'SELECT count(*) FROM "{found[1]}"').fetchone()[0]
+    except sqlite3.Error as error:
+        raise InitError(f"cannot migrate {path}: {error}", hint="Look at it: nexusctl db check") from error
+    return MigrationPlan(current, drops)
+
+
+def refuse_if_used(path: Path, doing: str) -> None:
+    """Refuse what a running daemon would not allow, before anybody is asked about it.
+
+    Raises:
+        DaemonRuns: a daemon uses the database.
+    """
+    pid = holder(database_lock(path).path)
+    if pid is not None:
+        raise _daemon_runs(doing, pid)
 
 
 def migrate_database(path: Path, backup_directory: Path, target: int) -> tuple[int, int]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from nexus.cli.output import Column, Printer, format_duration, print_fields, printable
+from nexus.cli.app import ANSWER_WITHIN_S
+from nexus.cli.output import Column, Printer, format_duration, hint, print_fields, printable
 from nexus.cli.verbs import NounGroup, completers, verb
 from nexus.system.commands import DeleteSetting, GetSetting, GetSystemStatus, Health, ListSettings, SetSetting
 
@@ -15,6 +16,7 @@ __all__ = ["settings", "status"]
 
 
 def _status(app: Any, _values: dict[str, Any], out: Printer) -> None:
+    app.limit(ANSWER_WITHIN_S)
     health = app.call_raw(Health())
     if out.output == "table":
         _print_status(app, health)
@@ -81,8 +83,16 @@ def _get(app: Any, values: dict[str, Any], out: Printer) -> None:
 
 
 def _set(app: Any, values: dict[str, Any], out: Printer) -> None:
-    value = _parse(values["value"], values["type"])
-    setting = app.call_raw(SetSetting(values["key"], value))
+    from nexus_protocol.codec import encode_command
+
+    command = SetSetting(values["key"], _parse(values["value"], values["type"]))
+    try:
+        encode_command(command)
+    except (OverflowError, ValueError, RecursionError):
+        raise click.UsageError(
+            "cannot accept value: its whole numbers have 64 bits at most, and it is nested 32 levels deep at most"
+        ) from None
+    setting = app.call_raw(command)
     out.one(
         setting,
         key="key",
@@ -90,6 +100,17 @@ def _set(app: Any, values: dict[str, Any], out: Printer) -> None:
             printable(f"Set {setting['key']} to {_text(setting['value'])} ({setting['type']})")
         ),
     )
+    if out.for_person and setting.get("default") is None and setting.get("doc") is None:
+        _warn_unknown(app, setting["key"])
+
+
+def _warn_unknown(app: Any, key: str) -> None:
+    """Say that nothing reads the key, since that is how a misspelled one shows."""
+    from difflib import get_close_matches
+
+    known = [setting["key"] for setting in app.call_raw(ListSettings())["settings"] if setting.get("doc")]
+    near = get_close_matches(key, known, 1)
+    hint(f"Nothing in this version reads {key}" + (f" (did you mean {near[0]}?)" if near else ""))
 
 
 def _parse(text: str, type_: str | None) -> Any:
@@ -102,6 +123,8 @@ def _parse(text: str, type_: str | None) -> Any:
         value = msgspec.json.decode(text)
     except msgspec.DecodeError:
         value = text
+    except RecursionError:
+        raise click.UsageError("cannot accept value: it is nested too deep (as text: --type string)") from None
     kinds = {"int": int, "bool": bool}
     if (type_ in kinds and type(value) is not kinds[type_]) or (type_ == "json" and value is text):
         raise click.UsageError(f"{text!r} is not of type {type_}")

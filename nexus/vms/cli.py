@@ -8,7 +8,7 @@ from typing import Any
 import click
 from nexus_protocol.errors import NexusError
 
-from nexus.cli.output import Column, Printer, confirm, format_time, hint, print_fields
+from nexus.cli.output import Column, Printer, can_ask, confirm, format_time, hint, print_fields
 from nexus.cli.verbs import NounGroup, Number, build_command, completers, verb
 from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm
 
@@ -91,11 +91,18 @@ def _update(app: Any, values: dict[str, Any], out: Printer) -> None:
 def _delete(app: Any, values: dict[str, Any], out: Printer) -> int:
     names = values["vm"]
     if not values["yes"]:
-        what = f'VM "{names[0]}"' if len(names) == 1 else f"{len(names)} VMs"
         # What begins with a dash has come after a --, and must again.
         words = ["--yes", "--", *names] if any(name.startswith("-") for name in names) else [*names, "--yes"]
         command = shlex.join(["nexusctl", "vm", "delete", *words])
-        if not confirm(f"Delete {what}?", "refusing to delete VM without confirmation", command):
+        question = ""
+        if can_ask():
+            found: list[dict[str, Any]] = []
+            code = _for_each(names, lambda name: found.append(app.call_raw(GetVm(name))))
+            if code:
+                return code
+            question = _delete_question(found)
+            names = tuple(vm["id"] for vm in found)  # what was asked about, whatever has its name by then
+        if not confirm(question, "refusing to delete VM without confirmation", command):
             return 1
 
     deleted: list[dict[str, Any]] = []
@@ -111,6 +118,14 @@ def _delete(app: Any, values: dict[str, Any], out: Printer) -> int:
     if one_document:
         out.many(deleted, (), key="name", nothing="No VMs deleted.")
     return code
+
+
+def _delete_question(vms: list[dict[str, Any]]) -> str:
+    """The question, with what is meant: a few characters of an id may have been typed."""
+    shown = [f'"{vm["name"]}" ({vm["id"]})' for vm in vms]
+    if len(shown) == 1:
+        return f"Delete VM {shown[0]}?"
+    return f"Delete {len(shown)} VMs: {', '.join(shown)}?"
 
 
 def _for_each(names: tuple[str, ...], do: Any) -> int:
@@ -159,6 +174,12 @@ vm = NounGroup(
         "inspect": ("Show VM details.", lambda: verb(GetVm, _inspect, variadic=True, help=_INSPECT_HELP)),
         "update": ("Change a VM that does not run.", lambda: verb(UpdateVm, _update)),
         "delete": ("Delete the record of a VM that does not run.", _make_delete),
+    },
+    {
+        **dict.fromkeys(("rm", "remove"), " (did you mean 'delete'?)"),
+        **dict.fromkeys(("show", "get", "info"), " (did you mean 'inspect'?)"),
+        "ls": " (did you mean 'list'?)",
+        **dict.fromkeys(("start", "stop", "restart", "run"), ": machines are not part of this version, only records"),
     },
 )
 

@@ -127,8 +127,18 @@ def test_two_starts_at_once_give_one_daemon(lonely: Cli) -> None:
     pid = pid_of(lonely)
     assert any(f"Started the daemon (pid {pid}".encode() in out for (out, _err), _code in results)
     for (out, err), code in results:
-        # Who was second either saw the first one running, or is told that it holds the socket.
-        assert (code == 0 and f"pid {pid}".encode() in out) or (code == 1 and b"a daemon runs already" in err)
+        # Who was second waits until the first one answers.
+        assert (code, f"pid {pid}".encode() in out) == (0, True), err
+
+
+def test_restart_gives_another_process(lonely: Cli) -> None:
+    assert lonely.ok("daemon", "restart").out.startswith("Started the daemon (pid ")
+    before = pid_of(lonely)
+    restarted = lonely.ok("daemon", "restart").lines
+    after = pid_of(lonely)
+    assert restarted[0] == f"Stopped the daemon (pid {before})"
+    assert restarted[1].startswith(f"Started the daemon (pid {after}, ")
+    assert gone(before)
 
 
 def test_install_needs_a_user_manager(lonely: Cli) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 from pathlib import Path
 
+import pytest
 from support.cli import Cli
 from support.daemon import DaemonProcess
+from support.faults import as_ordinary_user
+
+from nexus.cli.db import examine
+from nexus.store.base import InitError
 
 
 def test_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) -> None:
@@ -69,23 +76,96 @@ def test_a_backup_without_a_place_goes_to_the_backups_folder(daemon: DaemonProce
 def test_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "kept")
     daemon.stop()
-    back = cli.ok("db", "migrate", "--to", "2")
+    assert cli("db", "migrate", "--to", "2") == (
+        1,
+        "",
+        f"Error: refusing to migrate without confirmation: {daemon.database} would go from schema version 3 back to 2,"
+        " which drops journal (1 rows)\n"
+        "  Run with --yes to skip confirmation: nexusctl db migrate --to 2 --yes\n",
+    )
+    assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 3, ok"
+    with cli.terminal("db", "migrate", "--to", "2", columns=250) as terminal:
+        terminal.wait_for("back to 2, which drops journal (1 rows)? [y/N]: ")
+        terminal.type("n\n")
+        assert terminal.finish()[0] == 1
+    back = cli.ok("db", "migrate", "--to", "2", "--yes")
+    (backup,) = (daemon.state / "backups").iterdir()
     assert back.lines == [
         f"Migrated {daemon.database} from schema version 3 to 2",
-        f"The database as it was is in {daemon.state}/backups",
+        f"The database as it was: {backup}",
     ]
-    assert len(list((daemon.state / "backups").iterdir())) == 1
     assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 2, ok"
     assert cli.ok("db", "migrate", "--to", "2").out == "The database is at schema version 2 already\n"
-    assert cli.ok("db", "migrate", "--to", "3", "-o", "json").json == {
-        "path": str(daemon.database),
-        "from": 2,
-        "to": 3,
-    }
+    forward = cli.ok("db", "migrate", "--to", "3", "-o", "json").json
+    (second,) = set((daemon.state / "backups").iterdir()) - {backup}
+    assert forward == {"path": str(daemon.database), "from": 2, "to": 3, "backup": str(second)}
     unknown = cli("db", "migrate", "--to", "99")
     assert unknown == (1, "", "Error: cannot migrate to version 99: there are versions 1 to 3\n")
     assert cli("db", "migrate", "--to", "0").code == 2
     assert cli("db", "migrate").code == 2
+
+
+def test_what_a_restore_cannot_do_is_said_before_a_question(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
+    backup = cli.ok("db", "backup", "-o", "name").out.strip()
+    assert cli("db", "restore", backup).err.startswith("Error: cannot restore the database while the daemon runs")
+    daemon.stop()
+    assert "there is no such file" in cli("db", "restore", str(root / "none.db")).err
+    (root / "text.db").write_text("no database" * 1000)
+    assert "file is not a database" in cli("db", "restore", str(root / "text.db")).err
+    assert "without confirmation" in cli("db", "restore", backup).err
+    other = cli("db", "restore", backup, "--db", str(root / "other.db"))
+    assert f"nexusctl db restore {backup} --db {root}/other.db --yes" in other.err
+
+
+def test_the_database_that_is_meant_is_the_running_daemons(root: Path, lonely: Cli) -> None:
+    lonely.ok("daemon", "start", NEXUS_DATABASE=str(root / "other.db"))
+    backup = lonely.ok("db", "backup", "-o", "name").out.strip()
+    assert lonely.ok("db", "check").lines[0] == f"{root}/other.db: schema version 3, ok"
+    assert f"{root}/other.db is sound" in lonely.ok("doctor").out
+    for words in (["restore", backup, "--yes"], ["migrate", "--to", "2", "--yes"]):
+        refused = lonely("db", *words)
+        assert (refused.code, refused.out) == (5, "")
+        assert f"The running daemon uses {root}/other.db, and not {root}/state/nexus/nexus.db" in refused.err
+        assert refused.err.endswith("or name the database: --db PATH\n")
+
+
+def test_a_newer_database_is_not_called_damaged(daemon: DaemonProcess, cli: Cli) -> None:
+    daemon.stop()
+    with contextlib.closing(sqlite3.connect(daemon.database)) as database, database:
+        database.execute("UPDATE schema_meta SET value = '99' WHERE key = 'version'")
+    result = cli("db", "check")
+    assert result.code == 1
+    assert result.lines[0] == f"{daemon.database}: schema version 99, newer than this program"
+    assert result.err.endswith("\n  Run the newer nexusd that it belongs to.\n")
+    found = cli("doctor")
+    assert "it is newer than this program" in found.out
+    assert "Run the newer nexusd" in found.out
+    assert "db restore" not in found.out + result.err
+
+
+def test_a_file_that_may_not_be_read_is_not_to_be_restored(root: Path) -> None:
+    folder = root / "folder"
+    folder.mkdir()
+
+    def scenario() -> None:
+        path = folder / "closed.db"
+        path.touch(mode=0o000)
+        with pytest.raises(InitError, match="permission denied") as caught:
+            examine(path)
+        assert caught.value.hint == f"Look at the permissions: ls -ld {folder} {path}"
+
+    root.chmod(0o755)
+    with pytest.raises(InitError, match="no such file"):
+        examine(root / "none.db")  # also imports all that an ordinary user may not be able to read
+    as_ordinary_user(folder, scenario)
+
+
+def test_what_is_no_file_says_so(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
+    folder = cli("db", "check", "--db", str(root))
+    assert folder == (1, "", f"Error: cannot check {root}: it is a folder\n  Give the file in it: --db PATH\n")
+    (root / "text.db").write_text("no database" * 1000)
+    text = cli("db", "check", "--db", str(root / "text.db"))
+    assert text.err.endswith(f"nexusctl daemon stop; nexusctl db restore BACKUP --db {root}/text.db\n")
 
 
 def test_check_reads_a_database_that_is_in_use(daemon: DaemonProcess, cli: Cli) -> None:

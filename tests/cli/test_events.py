@@ -21,9 +21,29 @@ def next_line(process: subprocess.Popen[bytes]) -> str:
 def test_the_table_tells_what_when_and_who(cli: Cli) -> None:
     cli.ok("vm", "create", "a", "--actor", "agent-7")
     heading, row = cli.ok("events", "--no-follow").lines
-    assert heading == "SEQ      TIME                    KIND             SUBJECT                  BY"
-    pattern = r"1        \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC vm\.created       a                        agent-7"
+    assert heading == "SEQ      TIME                    KIND              SUBJECT                  BY"
+    pattern = r"1        \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC vm\.created        a                        agent-7"
     assert re.fullmatch(pattern, row)
+
+
+def test_wide_also_tells_which_process_and_what_changed(cli: Cli) -> None:
+    cli.ok("vm", "create", "a", "--actor", "agent-7")
+    events = cli.ok("events", "--no-follow", "-o", "json").json
+    heading, row = cli.ok("events", "--no-follow", "-o", "wide").lines
+    assert heading.split()[-3:] == ["BY", "PID", "DETAIL"]
+    assert row[heading.index("BY") :].split()[:2] == ["agent-7", str(events[0]["pid"])]
+    assert json.loads(row[heading.index("DETAIL") :]) == events[0]["detail"]
+
+
+def test_the_longest_kind_keeps_the_columns_below_each_other(daemon: DaemonProcess, cli: Cli) -> None:
+    cli.ok("vm", "create", "a")
+    backup = cli.ok("db", "backup", "-o", "name").out.strip()
+    daemon.stop()
+    cli.ok("db", "restore", backup, "--yes")
+    daemon.start()
+    heading, *rows = cli.ok("events", "--no-follow").lines
+    assert [row[heading.index("KIND") :].split()[0] for row in rows] == ["vm.created", "database.restored"]
+    assert all(row[heading.index("SUBJECT") - 1] == " " != row[heading.index("SUBJECT")] for row in rows)
 
 
 def test_filters_choose(cli: Cli) -> None:

@@ -60,6 +60,16 @@ def test_a_short_command_imports_nothing_slow(cli: Cli) -> None:
         (["db", "bakcup"], "no such command: 'bakcup' (did you mean 'backup'?)", "nexusctl db"),
         (["daemon", "strat"], "no such command: 'strat' (did you mean 'start'?)", "nexusctl daemon"),
         (["qqq"], "no such command: 'qqq'", "nexusctl"),
+        (["start"], "no such command: 'start' (did you mean 'nexusctl daemon start'?)", "nexusctl"),
+        (["ls"], "no such command: 'ls' (did you mean 'nexusctl vm list'?)", "nexusctl"),
+        (["help"], "no such command: 'help' (did you mean 'nexusctl --help'?)", "nexusctl"),
+        (["vm", "rm"], "no such command: 'rm' (did you mean 'delete'?)", "nexusctl vm"),
+        (["vm", "show"], "no such command: 'show' (did you mean 'inspect'?)", "nexusctl vm"),
+        (["vm", "ls"], "no such command: 'ls' (did you mean 'list'?)", "nexusctl vm"),
+        (["vm", "start"], "no such command: 'start': machines are not part of this version", "nexusctl vm"),
+        (["completion"], "missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish\n", "nexusctl completion"),
+        (["vm", "inspect", "a\udcff"], "cannot accept 'a\\udcff': it is not UTF-8", None),
+        (["--socket=\udcff", "status"], "cannot accept '--socket=\\udcff': it is not UTF-8", None),
         (["vm", "create"], "missing argument 'NAME'", "nexusctl vm create"),
         (["vm", "create", "a", "--vcpu", "x"], "invalid value for '--vcpu': 'x' is not a whole number", None),
         (["vm", "create", "a", "--vcpu", "33"], "invalid value for '--vcpu': 33 is not between 1 and 32", None),
@@ -159,7 +169,39 @@ def test_closed_and_full_outputs_end_in_a_sentence_at_most(shared: Cli) -> None:
     assert shared.shell("nexusctl vm inspect none >&- 2>&-") == (4, "", "")
     full = shared.shell("nexusctl settings list >/dev/full")
     assert full.code == 1
-    assert full.err == "Error: cannot write the output: No space left on device\n"
+    sentence = "Error: cannot write the output: No space left on device"
+    assert full.err == f"{sentence}; what was asked for was done\n"
+    failed = shared.shell("nexusctl vm inspect none $(nexusctl vm create full -o name) >/dev/full")
+    assert (failed.code, failed.err.splitlines()[-1]) == (1, sentence)
+
+
+def test_nobody_is_asked_where_standard_input_is_closed(shared: Cli) -> None:
+    refused = shared.shell("nexusctl vm delete x <&-")
+    assert (refused.code, refused.err.splitlines()[0]) == (1, "Error: refusing to delete VM without confirmation")
+
+
+def test_without_a_home_it_is_a_sentence(root: Path) -> None:
+    environment = isolated_environment(root)
+    for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+        del environment[name]
+    cli = Cli({**environment, "HOME": ""})
+    for words in (["status"], ["daemon", "start"], ["db", "check"]):
+        result = cli(*words)
+        assert (result.code, result.out) == (1, "")
+        assert result.err == (
+            "Error: cannot tell where your files are: HOME is empty, and XDG_CONFIG_HOME is not set\n"
+            "  Set HOME, or XDG_CONFIG_HOME.\n"
+        )
+    state = cli("db", "check", XDG_CONFIG_HOME=str(root / "config"))
+    assert "HOME is empty, and XDG_STATE_HOME is not set" in state.err
+
+
+def test_a_configuration_that_is_not_there_is_not_to_be_mended(root: Path) -> None:
+    assert Cli(isolated_environment(root))("--config", "/nope", "status") == (
+        1,
+        "",
+        "Error: cannot read /nope: there is no such file\n  Give one that is there, or leave --config out.\n",
+    )
 
 
 def test_a_file_that_cannot_be_written_is_a_sentence(root: Path) -> None:
@@ -202,9 +244,9 @@ def test_very_long_names_are_refused_in_words(shared: Cli, length: int) -> None:
 
 
 def test_a_terminal_is_asked_before_something_is_deleted(cli: Cli) -> None:
-    cli.ok("vm", "create", "kept")
-    with cli.terminal("vm", "delete", "kept") as terminal:
-        terminal.wait_for('Delete VM "kept"? [y/N]: ')
+    vm = cli.ok("vm", "create", "kept", "-o", "json").json
+    with cli.terminal("vm", "delete", vm["id"][:8], columns=200) as terminal:
+        terminal.wait_for(f'Delete VM "kept" ({vm["id"]})? [y/N]: ')
         terminal.type("n\n")
         assert terminal.finish()[0] == 1
     with cli.terminal("vm", "delete", "kept") as terminal:
@@ -220,6 +262,17 @@ def test_a_terminal_is_asked_before_something_is_deleted(cli: Cli) -> None:
         code, text = terminal.finish()
         assert (code, text.endswith('Deleted VM "kept"\n')) == (0, True)
     assert cli("vm", "inspect", "kept").code == 4
+
+
+def test_what_is_not_there_is_said_before_a_question(cli: Cli) -> None:
+    ids = [cli.ok("vm", "create", name, "-o", "json").json["id"] for name in ("a", "b")]
+    with cli.terminal("vm", "delete", "a", "none") as terminal:
+        assert terminal.finish() == (4, 'Error: VM "none" not found\n')
+    with cli.terminal("vm", "delete", "a", "b", columns=200) as terminal:
+        terminal.wait_for(f'Delete 2 VMs: "a" ({ids[0]}), "b" ({ids[1]})? [y/N]: ')
+        terminal.type("y\n")
+        code, text = terminal.finish()
+    assert (code, text.endswith('Deleted VM "a"\nDeleted VM "b"\n')) == (0, True)
 
 
 def test_colour_is_for_terminals_without_no_color(shared: Cli) -> None:

@@ -17,7 +17,7 @@ VERBS = [
     "vm update a --mem 64",
     "settings list",
     "settings get journal.keep_days",
-    "settings set k v",
+    "settings set journal.keep_days 31",
     "events --no-follow",
     "db status",
     "db backup",
@@ -48,7 +48,7 @@ def test_every_verb_prints_in_every_format(stocked: Cli, line: str) -> None:
             assert all(isinstance(json.loads(one), dict) for one in result.lines)
         elif output == "name":
             assert all(name and not name.startswith(("{", "[")) for name in result.lines)
-        else:
+        elif not line.startswith("events"):  # its details are JSON
             assert "{" not in result.out
 
 

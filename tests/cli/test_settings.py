@@ -58,3 +58,26 @@ def test_a_known_setting_has_a_default_and_bounds(cli: Cli) -> None:
     assert cli("settings", "get", "none").err.startswith(missing)
     assert cli("settings", "unset", "none").err.startswith(missing)
     assert cli("settings", "set", "not a key", "1").code == 2
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["9" * 20, "-" + "9" * 20, "[" + "9" * 20 + "]", '{"a": [-' + "9" * 20 + "]}", "[" * 2000, "[" * 600 + "]" * 600],
+    ids=["big", "small", "in a list", "in a map", "unfinished", "deep"],
+)
+def test_a_value_that_cannot_be_sent_is_refused(shared: Cli, typed: str) -> None:
+    code, out, err = shared("settings", "set", "never.set", "--", typed)
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: cannot accept value: ")
+    assert "bug" not in err
+
+
+def test_a_key_that_nothing_reads_is_kept_with_a_hint(cli: Cli) -> None:
+    near = cli("settings", "set", "journal.keep_day", "12")
+    assert near == (
+        0,
+        "Set journal.keep_day to 12 (int)\n",
+        "\n  Nothing in this version reads journal.keep_day (did you mean journal.keep_days?)\n",
+    )
+    assert cli.ok("settings", "set", "zzz", "1").err == "\n  Nothing in this version reads zzz\n"
+    assert cli.ok("settings", "set", "journal.keep_days", "12").err == ""
