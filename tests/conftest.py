@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from support.daemon import DaemonProcess, short_directory
+from support.toy import ToyServer
+
+from nexus.config import Limits
 
 
 @pytest.fixture
@@ -38,6 +41,42 @@ def make_daemon(root: Path) -> Iterator[Callable[..., DaemonProcess]]:
 def daemon(make_daemon: Callable[..., DaemonProcess]) -> DaemonProcess:
     """A running daemon with fresh folders."""
     return make_daemon().start()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[DaemonProcess]:
+    """One running daemon for all tests of a module, which leave it as they found it."""
+    root = short_directory()
+    daemon = DaemonProcess(root)
+    try:
+        daemon.start()
+        yield daemon
+        assert daemon.stop() == 0
+        assert " error " not in daemon.log()
+    finally:
+        daemon.close()
+        shutil.rmtree(root)
+
+
+@pytest.fixture
+def make_toy(root: Path) -> Iterator[Callable[..., ToyServer]]:
+    """Makes toy servers with the limits that are given, and the defaults for the others."""
+    made: list[ToyServer] = []
+
+    def make(**limits: float) -> ToyServer:
+        toy = ToyServer(root / f"toy{len(made)}.sock", Limits(**limits))  # type: ignore[arg-type]
+        made.append(toy)
+        return toy
+
+    yield make
+    for toy in made:
+        toy.close()
+
+
+@pytest.fixture
+def toy(make_toy: Callable[..., ToyServer]) -> ToyServer:
+    """A toy server with the default limits."""
+    return make_toy()
 
 
 _skipped: list[str] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import stat
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from nexus_protocol import Cancelled, Conflict, InvalidArgument, NexusError
-from support.daemon import DaemonProcess, short_directory
+from support.daemon import DaemonProcess
 from support.raw import RawClient, pack, wait_until
 
 from nexus.capabilities import CAPABILITIES
@@ -34,21 +33,6 @@ from nexus.system.commands import (
 )
 from nexus.system.settings import KNOWN
 from nexus.vms.commands import CreateVm
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[DaemonProcess]:
-    """One daemon for all of this module."""
-    root = short_directory()
-    daemon = DaemonProcess(root)
-    try:
-        daemon.start()
-        yield daemon
-        assert daemon.stop() == 0
-        assert " error " not in daemon.log()
-    finally:
-        daemon.close()
-        shutil.rmtree(root)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import shutil
 import sqlite3
 from collections.abc import Iterator
 
@@ -12,28 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nexus_protocol import InvalidArgument
-from support.daemon import DaemonProcess, short_directory
+from support.daemon import DaemonProcess
 from support.raw import RawClient, pack
 
 from nexus.vms.commands import CreateVm, DeleteVm, ListVms, Vm, VmCursorInvalid
 from nexus.vms.states import VmRole, VmState
 
 MIB = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[DaemonProcess]:
-    """One daemon for all of this module."""
-    root = short_directory()
-    daemon = DaemonProcess(root)
-    try:
-        daemon.start()
-        yield daemon
-        assert daemon.stop() == 0
-        assert " error " not in daemon.log()
-    finally:
-        daemon.close()
-        shutil.rmtree(root)
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sqlite3
 import uuid
 from collections.abc import Iterator
 
 import pytest
 from nexus_protocol import InvalidArgument
-from support.daemon import DaemonProcess, short_directory
+from support.daemon import DaemonProcess
 from support.raw import RawClient, pack
 
 from nexus.journal.commands import WatchEvents
@@ -31,21 +30,6 @@ from nexus.vms.commands import (
     VmRunning,
 )
 from nexus.vms.states import TRANSITIONS, VmRole, VmState
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[DaemonProcess]:
-    """One daemon for the tests that mind only what they made."""
-    root = short_directory()
-    daemon = DaemonProcess(root)
-    try:
-        daemon.start()
-        yield daemon
-        assert daemon.stop() == 0
-        assert " error " not in daemon.log()
-    finally:
-        daemon.close()
-        shutil.rmtree(root)
 
 
 @pytest.fixture
