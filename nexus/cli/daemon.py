@@ -86,6 +86,7 @@ def _started_by_another(app: Any) -> int | None:
         SocketGone: it runs, but nobody can reach it.
     """
     path = app.socket_path()
+    app.timeout_s = _START_TIMEOUT_S  # it listens before it answers, and may have to migrate first
     deadline = time.monotonic() + _START_TIMEOUT_S
     while (pid := daemon_pid(app)) is not None:
         running = _running(app)

@@ -98,7 +98,8 @@ class _TopLevel(WordGroup):
 @click.command(
     cls=_TopLevel,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="The exit code is 0 when it is done, 1 refused or failed, 2 usage, 3 no daemon, 4 not found, 5 conflict.",
+    epilog="The exit code is 0 when it is done, 1 refused or failed, 2 usage, 3 no daemon, 4 not found, 5 conflict, "
+    "124 no answer in time.",
 )
 @click.option("--socket", metavar="PATH", help="The daemon's socket (NEXUS_SOCKET).")
 @click.option("--config", metavar="PATH", help="The configuration file (NEXUS_CONFIG_DIR/config.toml).")

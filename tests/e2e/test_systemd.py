@@ -205,6 +205,11 @@ def test_stop_start_and_status_are_about_the_units(installed: UserManager) -> No
     assert f"Daemon:  running (pid {main_pid(installed)})\n" in status.stdout
     assert "Manager: systemd (nexus.service)\n" in status.stdout
 
+    before = main_pid(installed)
+    restarted = installed.run("nexusctl", "daemon", "restart")
+    assert restarted.stdout == f"Restarted the daemon (pid {main_pid(installed)}, nexus.service)\n"
+    assert main_pid(installed) != before
+
     installed.systemctl("stop", SERVICE)
     started = installed.run("nexusctl", "daemon", "start")
     assert started.stdout == f"Started the daemon (pid {main_pid(installed)}, nexus.service)\n"
