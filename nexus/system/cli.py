@@ -108,7 +108,7 @@ def _warn_unknown(app: Any, key: str) -> None:
     """Say that nothing reads the key, since that is how a misspelled one shows."""
     from difflib import get_close_matches
 
-    known = [setting["key"] for setting in app.call_raw(ListSettings())["settings"] if setting.get("doc")]
+    known = [setting["key"] for setting in _all_settings(app) if setting.get("doc")]
     near = get_close_matches(key, known, 1)
     hint(f"Nothing in this version reads {key}" + (f" (did you mean {near[0]}?)" if near else ""))
 
@@ -132,7 +132,16 @@ def _parse(text: str, type_: str | None) -> Any:
 
 
 def _list(app: Any, _values: dict[str, Any], out: Printer) -> None:
-    out.many(app.call_raw(ListSettings())["settings"], _COLUMNS, key="key", nothing="No settings found.")
+    out.many(_all_settings(app), _COLUMNS, key="key", nothing="No settings found.")
+
+
+def _all_settings(app: Any) -> list[dict[str, Any]]:
+    page = app.call_raw(ListSettings())
+    settings: list[dict[str, Any]] = page["settings"]
+    while cursor := page.get("next_cursor"):
+        page = app.call_raw(ListSettings(cursor))
+        settings += page["settings"]
+    return settings
 
 
 def _unset(app: Any, values: dict[str, Any], out: Printer) -> None:
@@ -171,15 +180,14 @@ settings = NounGroup(
     {
         "get": ("Print one setting.", lambda: verb(GetSetting, _get)),
         "set": ("Set a setting.", _make_set),
-        "list": ("List settings with their defaults.", lambda: verb(ListSettings, _list)),
+        "list": ("List settings with their defaults.", lambda: verb(ListSettings, _list, exclude=("cursor",))),
         "unset": ("Remove a setting, so that it has its default again.", lambda: verb(DeleteSetting, _unset)),
     },
 )
 
 
 def _complete_setting(app: Any, incomplete: str) -> list[str]:
-    found = app.call_raw(ListSettings())["settings"]
-    return [setting["key"] for setting in found if setting["key"].startswith(incomplete)]
+    return [setting["key"] for setting in _all_settings(app) if setting["key"].startswith(incomplete)]
 
 
 completers["setting"] = _complete_setting

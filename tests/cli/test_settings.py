@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from support.cli import Cli
 
+from nexus.client import BlockingClient
+from nexus.system.commands import SetSetting
+
 
 @pytest.mark.parametrize(
     ("typed", "type_", "value", "kept_as"),
@@ -81,3 +84,12 @@ def test_a_key_that_nothing_reads_is_kept_with_a_hint(cli: Cli) -> None:
     )
     assert cli.ok("settings", "set", "zzz", "1").err == "\n  Nothing in this version reads zzz\n"
     assert cli.ok("settings", "set", "journal.keep_days", "12").err == ""
+
+
+def test_more_settings_than_a_page_holds_are_listed_to_the_end(cli: Cli) -> None:
+    with BlockingClient(cli.environment["XDG_RUNTIME_DIR"] + "/nexus/nexus.sock") as client:
+        for number in range(90):
+            client.call(SetSetting(f"free.{number:02}", "x" * 15_000))
+    keys = cli.ok("settings", "list", "-o", "name").out.split()
+    assert len(keys) == 91
+    assert "cursor" not in cli.ok("settings", "list", "--help").out
