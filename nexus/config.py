@@ -187,8 +187,9 @@ def _at(path: str, text: str, section: str, key: str | None) -> str:
     return f"cannot use {path}: "
 
 
-def _expand(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(os.path.expandvars(path)))
+def _configured(config: Config, path: str) -> str:
+    """A path of the file: with its ``~`` and ``$NAME``, and relative to the file's own folder."""
+    return os.path.join(os.path.dirname(config.path), os.path.expanduser(os.path.expandvars(path)))
 
 
 def daemon_socket(config: Config, override: str | None = None) -> tuple[str, str | None]:
@@ -197,7 +198,7 @@ def daemon_socket(config: Config, override: str | None = None) -> tuple[str, str
     Raises:
         PathError: none is given and the runtime directory cannot be used.
     """
-    return _socket(override, config.daemon_socket or config.client_socket)
+    return _socket(config, override, config.daemon_socket or config.client_socket)
 
 
 def client_socket(config: Config, override: str | None = None) -> tuple[str, str | None]:
@@ -206,13 +207,15 @@ def client_socket(config: Config, override: str | None = None) -> tuple[str, str
     Raises:
         PathError: none is given and the runtime directory cannot be used.
     """
-    return _socket(override, config.client_socket or config.daemon_socket)
+    return _socket(config, override, config.client_socket or config.daemon_socket)
 
 
-def _socket(override: str | None, configured: str | None) -> tuple[str, str | None]:
-    given = override or os.environ.get("NEXUS_SOCKET") or configured
+def _socket(config: Config, override: str | None, configured: str | None) -> tuple[str, str | None]:
+    given = override or os.environ.get("NEXUS_SOCKET")
     if given:
-        return _expand(given), None
+        return os.path.abspath(given), None
+    if configured:
+        return _configured(config, configured), None
     path, warning = default_socket_path()
     return path, warning
 
@@ -221,5 +224,7 @@ def database_path(config: Config, override: str | None = None) -> str:
     """Where the database is: ``--db``, ``NEXUS_DATABASE``, ``[database] path``, default."""
     from nexus.paths import default_database_path
 
-    given = override or os.environ.get("NEXUS_DATABASE") or config.database_path
-    return _expand(given) if given else default_database_path()
+    given = override or os.environ.get("NEXUS_DATABASE")
+    if given:
+        return os.path.abspath(given)
+    return _configured(config, config.database_path) if config.database_path else default_database_path()

@@ -133,6 +133,8 @@ def _start_detached(app: Any, log: Path, log_level: str | None) -> int:
 
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     command = [*nexusd_command(), "--log-file", str(log), "--socket", str(app.socket_path())]
+    # The daemon's working directory is another one: what is relative here must not be relative there.
+    command += ["--db", str(app.database_path())]
     if app.config_option:
         command += ["--config", str(Path(app.config_option).absolute())]
     if log_level:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -27,7 +29,15 @@ from nexus_protocol import (
 )
 
 from nexus import __version__
-from nexus.client.errors import ConnectError, ConnectionFailure, check_actor, connect_error, lost_error
+from nexus.client.errors import (
+    CONNECT_RETRY_S,
+    CONNECT_TIMEOUT_S,
+    ConnectError,
+    ConnectionFailure,
+    check_actor,
+    connect_error,
+    lost_error,
+)
 from nexus.system.commands import Hello, Welcome
 
 __all__ = ["Client", "Stream"]
@@ -69,16 +79,34 @@ class Client:
         """
         await self.close()
         loop = asyncio.get_running_loop()
-        try:
-            _transport, self._link = await loop.create_unix_connection(lambda: _Link(loop), self.socket_path)
-        except OSError as error:
-            raise connect_error(self.socket_path, error) from None
+        sock = await self._connect()
+        _transport, self._link = await loop.create_unix_connection(lambda: _Link(loop), sock=sock)
         try:
             self.welcome = await self.call(Hello(client=f"nexus-python {__version__}", actor=self.actor))
         except BaseException:
             await self.close()
             raise
         return self.welcome
+
+    async def _connect(self) -> socket.socket:
+        """A connected socket. By hand, since asyncio takes a full queue for a connection that is being made."""
+        deadline = time.monotonic() + CONNECT_TIMEOUT_S
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            while True:
+                try:
+                    sock.connect(self.socket_path)
+                    return sock
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise
+                    await asyncio.sleep(CONNECT_RETRY_S)
+        except OSError as error:
+            sock.close()
+            raise connect_error(self.socket_path, error) from None
+        except BaseException:
+            sock.close()
+            raise
 
     async def close(self) -> None:
         """Close the connection; open requests fail with ``ConnectionLost``."""
@@ -189,12 +217,18 @@ class Stream(Generic[ItemT, R]):
     async def send(
         self, data: bytes | None = None, *, eof: bool = False, control: dict[str, Any] | None = None
     ) -> None:
-        """Send input to a stream that takes it; waits while its credit is used up."""
+        """Send input to a stream that takes it; waits while its credit is used up.
+
+        Raises:
+            RuntimeError: the stream has ended.
+        """
         view = memoryview(data) if data else memoryview(b"")
         engine = self._link.engine
         while len(view):
             if self._error is not None:
                 raise self._error
+            if self._reply is not None:
+                raise RuntimeError("the stream has ended and takes no more input")
             credit = engine.credit(self._sequence)
             if not credit:
                 self._changed.clear()

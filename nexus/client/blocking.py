@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -27,7 +28,15 @@ from nexus_protocol.connection import (
 from nexus_protocol.errors import DeadlineExceeded, NexusError, Unavailable, error_from_payload
 
 from nexus import __version__
-from nexus.client.errors import ConnectError, ConnectionFailure, Interrupted, check_actor, connect_error, lost_error
+from nexus.client.errors import (
+    CONNECT_TIMEOUT_S,
+    ConnectError,
+    ConnectionFailure,
+    Interrupted,
+    check_actor,
+    connect_error,
+    lost_error,
+)
 
 __all__ = ["BlockingClient", "BlockingStream"]
 
@@ -37,6 +46,7 @@ ItemT = TypeVar("ItemT")
 _READ_BYTES = 64 * 1024
 _INTERRUPT_WAIT_S = 5.0
 _HELLO = 45
+_TIMEVAL = struct.Struct("ll")
 
 
 class BlockingClient:
@@ -69,6 +79,7 @@ class BlockingClient:
         self._socket: socket.socket | None = None
         self._engine = ClientConnection()
         self._streams: dict[int, BlockingStream[Any, Any]] = {}
+        self._hello = 0
         self._failure: NexusError | ConnectionFailure | None = None
         """Why the connection ended."""
 
@@ -81,7 +92,10 @@ class BlockingClient:
         self.close()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
+            # A daemon whose queue is full may never come to us; a connect waits for its place as long as a send may.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(CONNECT_TIMEOUT_S), 0))
             sock.connect(self.socket_path)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(0, 0))
         except OSError as error:
             sock.close()
             raise connect_error(self.socket_path, error) from None
@@ -92,7 +106,8 @@ class BlockingClient:
 
         hello = {"client": self.name} | ({"actor": self.actor} if self.actor else {})
         # Its answer is not waited for: the first request follows at once, and the daemon carries them out in order.
-        self._send(self._engine.send_request(_HELLO, msgpack.packb(hello))[1])
+        self._hello, data = self._engine.send_request(_HELLO, msgpack.packb(hello))
+        self._send(data)
 
     def close(self) -> None:
         """Close the connection; what is unanswered stays so."""
@@ -224,7 +239,9 @@ class BlockingClient:
         stream = self._streams.get(event.sequence)
         if type(event) is ErrorReceived:
             error = error_from_payload(decode_map(event.payload))
-            if event.sequence == 0:
+            if event.sequence == self._hello:
+                self._end(error)  # without it nobody would know who asked
+            elif event.sequence == 0:
                 # About the connection itself, whose end follows.
                 unavailable = isinstance(error, Unavailable)
                 self._failure = ConnectError(error.message, error.hint) if unavailable else error
@@ -282,7 +299,11 @@ class BlockingStream(Generic[ItemT, R]):
             self._step(None)
 
     def send(self, data: bytes | None = None, *, eof: bool = False, control: dict[str, Any] | None = None) -> None:
-        """Send input to a stream that takes it; waits while its credit is used up."""
+        """Send input to a stream that takes it; waits while its credit is used up.
+
+        Raises:
+            RuntimeError: the stream has ended.
+        """
         view = memoryview(data) if data else memoryview(b"")
         engine = self._client._engine
         while len(view):
@@ -290,6 +311,8 @@ class BlockingStream(Generic[ItemT, R]):
             if not credit:
                 if self._error is not None:
                     raise self._error
+                if self._reply is not None:
+                    raise RuntimeError("the stream has ended and takes no more input")
                 self._step(None)
                 continue
             self._client._send(engine.send_input(self._sequence, bytes(view[:credit])))

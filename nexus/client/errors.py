@@ -25,6 +25,10 @@ MAX_ACTOR = 128
 """Characters that the name of an actor may have, as ``Hello`` declares it."""
 
 
+CONNECT_TIMEOUT_S = 10.0
+"""How long a client waits for a place in the daemon's queue."""
+CONNECT_RETRY_S = 0.02
+
 NOT_RUNNING = "The daemon does not appear to be running."
 """The hint of a ``ConnectError`` that starting the daemon would mend."""
 
@@ -56,6 +60,11 @@ class Interrupted(KeyboardInterrupt):
 
 def connect_error(path: str, error: OSError) -> ConnectError:
     """The error for a failed connect."""
+    if isinstance(error, BlockingIOError):
+        return ConnectError(
+            f"cannot connect to Nexus daemon at {path}: too many clients wait there",
+            "It may hang. See: nexusctl daemon status",
+        )
     if isinstance(error, PermissionError):
         from pathlib import Path
 

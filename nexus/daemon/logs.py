@@ -71,8 +71,10 @@ class _BoundedFile(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):  # a full disk loses lines, not the daemon
             os.write(2, (self.format(record) + "\n").encode("utf-8", "backslashreplace"))
-            if os.fstat(2).st_size > MAX_LOG_BYTES:
-                self._path.replace(self._path.with_name(self._path.name + ".1"))
+            size = os.fstat(2).st_size
+            if size > MAX_LOG_BYTES:
+                with contextlib.suppress(FileNotFoundError):  # somebody removed it
+                    self._path.replace(self._path.with_name(self._path.name + ".1"))
                 self._open()
 
 

@@ -20,7 +20,7 @@ import sys
 import time
 from pathlib import Path
 
-from nexus_protocol import Unavailable
+from nexus_protocol import NexusError, Unavailable
 
 from nexus import __version__
 from nexus.config import Config, ConfigError, config_path, daemon_socket, database_path, load_config
@@ -35,6 +35,7 @@ from nexus.paths import PathError, state_directory
 from nexus.store import DatabaseDamaged, SchemaMismatch, StoreError
 from nexus.store.offline import database_lock
 from nexus.store.sqlite import SqliteStore
+from nexus.system.settings import KNOWN, validate
 from nexus.system.store import setting_value
 
 __all__ = ["main"]
@@ -57,9 +58,20 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+class _StoppedAtStart(BaseException):
+    """A signal to stop came before there was anything to drain."""
+
+
+def _stop_at_start(number: int, _frame: object) -> None:
+    raise _StoppedAtStart(signal.Signals(number).name)
+
+
 def run(arguments: list[str]) -> int:
     """Run the daemon until it is told to stop; gives its exit code."""
     options = _parse(arguments)
+    for number in _STOP_SIGNALS:
+        signal.signal(number, _stop_at_start)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     passed: socket.socket | None = None
     notifier = Notifier()
     try:
@@ -82,6 +94,9 @@ def run(arguments: list[str]) -> int:
         if passed is not None:
             _turn_away(passed, message, hint)
         return _EX_CONFIG if isinstance(error, _FOR_A_PERSON) else 1
+    except _StoppedAtStart as stopped:
+        _log.info("stopped at the start: signal %s", stopped)
+        return 0
     finally:
         if passed is not None:
             passed.detach()  # its file belongs to the service manager
@@ -265,7 +280,7 @@ class _Daemon:
             logs.set_level(self.options.log_level or new.log_level)
             self.server.set_limits(new.limits)
             self.config = old._replace(limits=new.limits, log_level=new.log_level, drain_timeout_s=new.drain_timeout_s)
-            _log.info("configuration reloaded: limits and log level")
+            _log.info("configuration reloaded: limits, log level and drain time")
         self.notifier.send("READY=1")
 
     async def _feed_watchdog(self, interval_s: float) -> None:
@@ -300,7 +315,7 @@ class _Daemon:
         """
         while not self.stopping.is_set():
             try:
-                days = self.store.read(lambda reader: setting_value(reader, "journal.keep_days"))
+                days = self._keep_days()
                 before = int(time.time() * 1000) - days * _DAY_MS
                 pruned = 0
                 while not self.stopping.is_set():
@@ -313,9 +328,21 @@ class _Daemon:
                     _log.info("deleted %d events older than %d days", pruned, days)
             except StoreError as error:
                 _log.warning("old events were not deleted: %s", error.message)
+            except Exception:
+                _log.exception("old events were not deleted")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PRUNE_INTERVAL_S):
                     await self.stopping.wait()
+
+    def _keep_days(self) -> int:
+        value = self.store.read(lambda reader: setting_value(reader, "journal.keep_days"))
+        try:
+            validate("journal.keep_days", value)
+        except NexusError as error:
+            # Another program, or an older one, wrote it.
+            _log.warning("%s; the default is used", error.message)
+            return KNOWN["journal.keep_days"].default
+        return int(value)
 
 
 def _raise_file_limit() -> None:

@@ -84,6 +84,8 @@ class Server:
         self._started_monotonic = time.monotonic()
         self._shutdown = shutdown
         self._listener: socket.socket | None = None
+        self._resuming: asyncio.TimerHandle | None = None
+        """Set while no client is accepted for want of descriptors."""
         self._sessions: set[Session] = set()
         self._trusted_uids = {os.geteuid(), 0} - {overflow_uid()}
         self._ticking: asyncio.TimerHandle | None = None
@@ -114,6 +116,9 @@ class Server:
 
     def pause_listening(self) -> None:
         """Leave new clients in the socket's queue."""
+        if self._resuming is not None:
+            self._resuming.cancel()
+            self._resuming = None
         if self._listener is not None:
             self.loop.remove_reader(self._listener.fileno())
 
@@ -134,7 +139,7 @@ class Server:
                     raise
                 _log.error("cannot accept a client: %s", error.strerror)
                 self.pause_listening()
-                self.loop.call_later(1.0, self.resume_listening)
+                self._resuming = self.loop.call_later(1.0, self.resume_listening)
                 return
             self._welcome(sock)
 

@@ -95,7 +95,7 @@ def read_slice(reader: Reader, after: int | None, watched: Watched) -> Slice:
         raise JournalPruned(
             f"cannot go on after event {after}: events up to {pruned} are no longer kept",
             hint=f"Start from the oldest that is kept: after {pruned}.",
-            details={"oldest_seq": pruned + 1, "resume_after": pruned},
+            details={"oldest_seq": _oldest(reader, newest), "resume_after": pruned},
         )
     if after > newest:
         raise JournalAhead(
@@ -119,6 +119,12 @@ def read_slice(reader: Reader, after: int | None, watched: Watched) -> Slice:
     )
     events = [Event(*(*row[:-1], _decode(row[-1]))) for row in rows]
     return Slice(after, events, events[-1].seq if len(events) == _LIMIT else end, newest)
+
+
+def _oldest(reader: Reader, newest: int) -> int:
+    """The number of the oldest event there is; of the next one where there is none."""
+    row = reader.one("SELECT min(seq) FROM journal")
+    return int(row[0]) if row is not None and row[0] is not None else newest + 1
 
 
 def _glob(kind: str) -> str:

@@ -150,9 +150,18 @@ _PLAIN = {
 
 
 def encode_command(command: Command[Any]) -> bytes:
-    """A command as MessagePack bytes, by the clients' implementation. Fields at their defaults are left out."""
-    body = msgspec.to_builtins(command, builtin_types=(bytes,))
-    return msgpack.packb(body) if body else b""
+    """A command as MessagePack bytes, by the clients' implementation. Fields at their defaults are left out.
+
+    Raises:
+        InvalidArgument: MessagePack cannot hold it.
+    """
+    try:
+        body = msgspec.to_builtins(command, builtin_types=(bytes,))
+        return msgpack.packb(body) if body else b""
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"cannot send {type(command).__name__}: text that is not UTF-8") from None
+    except (OverflowError, RecursionError, ValueError) as error:
+        raise InvalidArgument(f"cannot send {type(command).__name__}: {error}") from None
 
 
 def decode_map(payload: bytes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -30,7 +31,7 @@ from support.daemon import DaemonProcess
 from support.raw import wait_until
 from support.toy import Break, Deaf, Echo, Hold, Produce, Swallow, ToyServer
 
-from nexus.client import BlockingClient, ConnectError, ConnectionFailure, ConnectionLost, Interrupted
+from nexus.client import BlockingClient, Client, ConnectError, ConnectionFailure, ConnectionLost, Interrupted
 from nexus.journal.commands import JournalAhead, WatchEvents
 from nexus.system.commands import BackupDatabase, GetSetting, GetSystemStatus, Ping, SetSetting, SettingNotFound
 from nexus.vms.commands import CreateVm, GetVm, ListVms, Vm, VmNameTaken, VmNotFound
@@ -317,3 +318,16 @@ def test_what_is_no_nexus_daemon_is_noticed(root: Path) -> None:
     finally:
         thread.join()
         listener.close()
+
+
+def test_a_full_queue_is_waited_for_and_then_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus.client.blocking.CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("nexus.client.aio.CONNECT_TIMEOUT_S", 0.1)
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(root / "full.sock"))
+        listener.listen(0)
+        first.connect(str(root / "full.sock"))
+        with pytest.raises(ConnectError, match="too many clients"):
+            BlockingClient(root / "full.sock").connect()
+        with pytest.raises(ConnectError, match="too many clients"):
+            asyncio.run(Client(root / "full.sock").connect())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -293,3 +295,20 @@ def test_a_daemon_logs_to_its_file_and_what_it_printed_before_is_there_too(make_
     assert daemon.stop() == 0
     assert "listening on" in path.read_text()
     assert path.read_text().rstrip().endswith("stopped")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_it_is_ready_ends_it_without_a_trace(
+    make_daemon: Make, root: Path, number: signal.Signals
+) -> None:
+    daemon = make_daemon().start()
+    daemon.stop()
+    with contextlib.closing(sqlite3.connect(daemon.database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")  # the start waits for it
+        with daemon.log_path.open("ab") as log:
+            process = subprocess.Popen(daemon.command(), env=daemon.environment, stdout=log, stderr=log)
+        wait_until(daemon.socket_path.exists, "the socket")
+        process.send_signal(number)
+        assert process.wait(30) == 0
+    assert not daemon.socket_path.exists()
+    assert "Traceback" not in daemon.log()
