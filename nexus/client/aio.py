@@ -237,6 +237,8 @@ class Stream(Generic[ItemT, R]):
             await self._link.writable()
             self._link.transport.write(engine.send_input(self._sequence, bytes(view[:credit])))
             view = view[credit:]
+        if self._reply is not None:
+            raise RuntimeError("the stream has ended and takes no more input")
         if eof:
             self._link.transport.write(engine.send_input(self._sequence, eof=True))
         if control is not None:

@@ -317,6 +317,8 @@ class BlockingStream(Generic[ItemT, R]):
                 continue
             self._client._send(engine.send_input(self._sequence, bytes(view[:credit])))
             view = view[credit:]
+        if self._reply is not None:
+            raise RuntimeError("the stream has ended and takes no more input")
         if eof:
             self._client._send(engine.send_input(self._sequence, eof=True))
         if control is not None:

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import click
+from nexus_protocol.errors import InvalidArgument
 
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.output import Column, Printer, format_duration, hint, print_fields, printable
@@ -88,7 +89,7 @@ def _set(app: Any, values: dict[str, Any], out: Printer) -> None:
     command = SetSetting(values["key"], _parse(values["value"], values["type"]))
     try:
         encode_command(command)
-    except (OverflowError, ValueError, RecursionError):
+    except InvalidArgument:
         raise click.UsageError(
             "cannot accept value: its whole numbers have 64 bits at most, and it is nested 32 levels deep at most"
         ) from None

@@ -160,8 +160,11 @@ def encode_command(command: Command[Any]) -> bytes:
         return msgpack.packb(body) if body else b""
     except UnicodeEncodeError:
         raise InvalidArgument(f"cannot send {type(command).__name__}: text that is not UTF-8") from None
-    except (OverflowError, RecursionError, ValueError) as error:
-        raise InvalidArgument(f"cannot send {type(command).__name__}: {error}") from None
+    except (OverflowError, RecursionError, ValueError):
+        raise InvalidArgument(
+            f"cannot send {type(command).__name__}: whole numbers have 64 bits at most, and nothing is nested deeper "
+            f"than {MAX_DEPTH} levels"
+        ) from None
 
 
 def decode_map(payload: bytes) -> dict[str, Any]:
