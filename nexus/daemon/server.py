@@ -241,6 +241,7 @@ class Server:
     async def drain(self, timeout_s: float) -> None:
         """Take no more clients, let requests finish for so long, end the streams, and close every connection."""
         self.pause_listening()
+        self._listener = None  # for good, whoever wanted to listen again
         self._idle.clear()
         for session in list(self._sessions):
             session.begin_drain()
