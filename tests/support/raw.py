@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -82,12 +83,14 @@ class RawClient:
 
     def __init__(self, path: Path | str, *, timeout: float = WAIT_S) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(timeout)
         try:
+            # With Python's own timeout a full queue of connections is EAGAIN at once; the kernel's waits for a place.
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(timeout), 0))
             self.sock.connect(str(path))
         except BaseException:
             self.sock.close()
             raise
+        self.sock.settimeout(timeout)
         self.engine = ClientConnection()
         self.order: list[int] = []
         """The sequences in the order in which their last frames came."""
