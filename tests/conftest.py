@@ -8,10 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.daemon import DaemonProcess, short_directory
 from support.toy import ToyServer
 
 from nexus.config import Limits
+
+# A busy machine makes nothing wrong: no example has a deadline, and none counts as too slow to make.
+settings.register_profile("nexus", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+settings.load_profile("nexus")
 
 
 @pytest.fixture

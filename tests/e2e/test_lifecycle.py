@@ -64,17 +64,20 @@ def test_a_signal_finishes_what_is_at_work_ends_streams_removes_the_socket_and_e
 
 def test_signals_without_end_change_nothing_about_how_it_stops(daemon: DaemonProcess) -> None:
     """Until the very last moment: the daemon must not die of one when it has nearly finished."""
-    assert daemon.process is not None
     pace = select.poll()
-    sent = 0
-    while daemon.process.poll() is None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            daemon.process.send_signal(number)
-            sent += 1
-        pace.poll(1)
-    assert sent > 3
-    assert daemon.process.returncode == 0
-    assert not daemon.socket_path.exists()
+    rounds = 0
+    while rounds < 3:  # on a busy machine it may be over before the second one
+        assert daemon.process is not None
+        rounds = 0
+        while daemon.process.poll() is None:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                daemon.process.send_signal(number)
+            rounds += 1
+            pace.poll(1)
+        assert daemon.process.returncode == 0
+        assert not daemon.socket_path.exists()
+        if rounds < 3:
+            daemon.start()
     assert "Traceback" not in daemon.log()
 
 
@@ -210,8 +213,8 @@ def test_a_client_of_another_user_is_refused(daemon: DaemonProcess, root: Path, 
         try:
             os.setresuid(uid, uid, uid)
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-                sock.settimeout(10)
                 sock.connect(str(daemon.socket_path))
+                sock.settimeout(30)
                 data = b""
                 while part := sock.recv(65536):
                     data += part
@@ -220,7 +223,7 @@ def test_a_client_of_another_user_is_refused(daemon: DaemonProcess, root: Path, 
             os._exit(0)
     there.close()
     with here:
-        here.settimeout(30)
+        here.settimeout(60)
         data = here.recv(65536)
     os.waitpid(child, 0)
     (event,) = ClientConnection().receive_data(data)

@@ -151,7 +151,7 @@ def test_restarts_lose_no_connection(installed: UserManager) -> None:
 
 
 def test_the_watchdog_replaces_a_daemon_that_stands_still(installed: UserManager) -> None:
-    installed.drop_in(SERVICE, "[Service]\nWatchdogSec=1\nTimeoutAbortSec=1\nRestartSec=100ms\n")
+    installed.drop_in(SERVICE, "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\nRestartSec=100ms\n")
     installed.systemctl("restart", SERVICE)
     pid = kill_daemon(installed, signal.SIGSTOP)
     wait_until(lambda: replaced(installed, pid), "another daemon")

@@ -293,7 +293,7 @@ def _check_store(daemon: DaemonProcess, canary: RawClient, outcomes: list[_Outco
 def test_any_bytes_in_any_cuts_end_or_leave_the_connection_and_nothing_else(
     fuzzed: DaemonProcess, chunks: list[bytes]
 ) -> None:
-    with RawClient(fuzzed.socket_path, timeout=10) as client:
+    with RawClient(fuzzed.socket_path) as client:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for chunk in chunks:
                 client.sock.sendall(chunk)
@@ -313,12 +313,12 @@ _HEADERS = st.builds(
 @given(frames=st.lists(_HEADERS, max_size=12), cut=st.integers(1, 64))
 def test_any_frames_in_any_cuts_are_answered_or_refused(fuzzed: DaemonProcess, frames: list[bytes], cut: int) -> None:
     data = b"".join(frames)
-    with RawClient(fuzzed.socket_path, timeout=10) as client:
+    with RawClient(fuzzed.socket_path) as client:
         client.engine._open.update(range(1, 6))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for start in range(0, len(data), cut):
                 client.sock.sendall(data[start : start + cut])
             client.half_close()
         client.read_to_end()
-    with RawClient(fuzzed.socket_path, timeout=10) as other:
+    with RawClient(fuzzed.socket_path) as other:
         assert other.call(Ping(b"alive")).payload == b"alive"

@@ -42,8 +42,8 @@ def canary(address: str) -> Iterator[socket.socket]:
 
 def connect(address: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(20)
     sock.connect(address)
+    sock.settimeout(60)
     return sock
 
 

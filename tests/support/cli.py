@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["Cli", "Result", "Terminal"]
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 _MODULE = [sys.executable, "-m", "nexus.cli.main"]
 
 
@@ -138,10 +138,10 @@ class Terminal:
         A signal between the prompt and the read that follows it is only seen with the next one: Python's ``input``
         looks before it reads, and a test is quick enough to meet that moment.
         """
-        for _ in range(20):
+        for _ in range(8):
             self.type("\x03")
             try:
-                self._process.wait(1)
+                self._process.wait(5)  # a second one that comes while it ends would interrupt the end
                 return
             except subprocess.TimeoutExpired:
                 continue

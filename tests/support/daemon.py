@@ -13,7 +13,7 @@ from pathlib import Path
 
 __all__ = ["DaemonProcess", "isolated_environment", "short_directory"]
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 
 
 def short_directory() -> Path:
@@ -141,9 +141,9 @@ class DaemonProcess:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    def connect(self, timeout: float = 30.0) -> socket.socket:
+    def connect(self, timeout: float = START_TIMEOUT_S) -> socket.socket:
         """A plain connected socket."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.connect(str(self.socket_path))  # before it has a timeout, with which a full queue is EAGAIN at once
         sock.settimeout(timeout)
-        sock.connect(str(self.socket_path))
         return sock

@@ -31,12 +31,13 @@ from nexus_protocol import (
 
 from support.daemon import DaemonProcess
 
-__all__ = ["RawClient", "connect", "frame", "pack", "wait_until"]
+__all__ = ["WAIT_S", "RawClient", "connect", "frame", "pack", "wait_until"]
 
 R = TypeVar("R")
 T = TypeVar("T")
 
-WAIT_S = 30.0
+WAIT_S = 60.0
+"""How long a test waits for what must come. Generous: the machine may be busy with other things."""
 
 
 def wait_until(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:

@@ -15,7 +15,7 @@ from nexus.store.sqlite import SqliteStore
 
 __all__ = ["Gate", "behind", "contents", "files_of", "look_at", "make_store", "put", "running", "schema_of", "value_of"]
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 def make_store(root: Path) -> SqliteStore:

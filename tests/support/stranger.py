@@ -76,14 +76,14 @@ def _private(directory: str) -> bool:
 class Stranger:
     """One connection. Any method raises ``Lost`` when it ends, or ``Refused`` for an Error on sequence 0."""
 
-    def __init__(self, path: str, timeout: float = 30.0) -> None:
+    def __init__(self, path: str, timeout: float = 60.0) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(timeout)
         try:
-            self._socket.connect(path)
+            self._socket.connect(path)  # before it has a timeout, with which a full queue is EAGAIN at once
         except BaseException:
             self._socket.close()
             raise
+        self._socket.settimeout(timeout)
         self._received = bytearray()
         self._last_sequence = 0
         self._open: set[int] = set()
