@@ -2,7 +2,7 @@
 
 It is static text on purpose: ``nexusctl`` prints its help and completes its words from here without importing any of
 them. A capability is the package ``nexus.<name>`` with the modules that architecture calls for: ``commands``,
-``handlers``, and ``cli`` with one click command for each of its ``nouns``.
+``handlers``, perhaps ``manager``, and ``cli`` with one click command for each of its ``nouns``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Capability(NamedTuple):
 
     name: str
     nouns: tuple[Noun, ...]
+    manager: bool = False
+    """Whether it has a ``manager`` module, which keeps its records and the world the same."""
 
 
 CAPABILITIES: tuple[Capability, ...] = (

@@ -16,11 +16,13 @@ __all__ = [
     "Config",
     "ConfigError",
     "Limits",
+    "PluginSettings",
     "client_socket",
     "config_path",
     "database_path",
     "daemon_socket",
     "load_config",
+    "plugins_directory",
 ]
 
 _KIB, _MIB = 1024, 1024 * 1024
@@ -70,6 +72,20 @@ _LIMIT_BOUNDS: dict[str, tuple[int, int]] = {
     "send_timeout_s": (1, 3600),
 }
 
+
+class PluginSettings(NamedTuple):
+    """Whether there are plugins, where they are, and what one of them may take."""
+
+    enabled: bool = True
+    directory: str | None = None
+    timeout_ms: int = 1000
+    """How long one call of one plugin may take."""
+    memory_mib: int = 256
+    """Of address space, for the process that they all run in."""
+
+
+_PLUGIN_BOUNDS: dict[str, tuple[int, int]] = {"timeout_ms": (10, 600_000), "memory_mib": (64, 1_048_576)}
+
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -83,6 +99,7 @@ class Config(NamedTuple):
     client_socket: str | None = None
     database_path: str | None = None
     limits: Limits = Limits()
+    plugins: PluginSettings = PluginSettings()
 
 
 _SECTIONS: dict[str, dict[str, type]] = {
@@ -90,8 +107,9 @@ _SECTIONS: dict[str, dict[str, type]] = {
     "client": {"socket": str},
     "database": {"path": str},
     "limits": dict.fromkeys(Limits._fields, int),
-    "plugins": {},
+    "plugins": {"enabled": bool, "directory": str, "timeout_ms": int, "memory_mib": int},
 }
+_KINDS: dict[type, str] = {str: "text", int: "a whole number", bool: "true or false"}
 
 
 def config_path(override: str | None = None) -> str:
@@ -140,9 +158,8 @@ def _check_sections(path: str, text: str, document: Mapping[str, Any]) -> None:
             name = f"{section}.{key}"
             if kind is None:
                 raise ConfigError(_at(path, text, section, key) + f"unknown key {name}")
-            if not isinstance(value, kind) or isinstance(value, bool):
-                expected = "a whole number" if kind is int else "text"
-                raise ConfigError(_at(path, text, section, key) + f"{name} must be {expected}")
+            if type(value) is not kind:
+                raise ConfigError(_at(path, text, section, key) + f"{name} must be {_KINDS[kind]}")
 
 
 def _config(path: str, text: str, document: Mapping[str, Any]) -> Config:
@@ -155,11 +172,11 @@ def _config(path: str, text: str, document: Mapping[str, Any]) -> Config:
     drain = daemon.get("drain_timeout_s", 10)
     if not 0 <= drain <= 3600:
         raise ConfigError(_at(path, text, "daemon", "drain_timeout_s") + "daemon.drain_timeout_s must be 0 to 3600")
-    limits = document.get("limits", {})
-    for key, value in limits.items():
-        lowest, highest = _LIMIT_BOUNDS[key]
-        if not lowest <= value <= highest:
-            raise ConfigError(_at(path, text, "limits", key) + f"limits.{key} must be {lowest} to {highest}")
+    limits, plugins = document.get("limits", {}), document.get("plugins", {})
+    for section, body, bounds in (("limits", limits, _LIMIT_BOUNDS), ("plugins", plugins, _PLUGIN_BOUNDS)):
+        for key, (lowest, highest) in bounds.items():
+            if not lowest <= body.get(key, lowest) <= highest:
+                raise ConfigError(_at(path, text, section, key) + f"{section}.{key} must be {lowest} to {highest}")
     return Config(
         path=path,
         daemon_socket=daemon.get("socket"),
@@ -168,6 +185,7 @@ def _config(path: str, text: str, document: Mapping[str, Any]) -> Config:
         client_socket=document.get("client", {}).get("socket"),
         database_path=document.get("database", {}).get("path"),
         limits=Limits(**limits),
+        plugins=PluginSettings(**plugins),
     )
 
 
@@ -228,3 +246,13 @@ def database_path(config: Config, override: str | None = None) -> str:
     if given:
         return os.path.abspath(given)
     return _configured(config, config.database_path) if config.database_path else default_database_path()
+
+
+def plugins_directory(config: Config) -> str:
+    """Where plugins' files are: ``NEXUS_PLUGINS_DIR``, ``[plugins] directory``, ``plugins`` beside ``config.toml``."""
+    given = os.environ.get("NEXUS_PLUGINS_DIR")
+    if given:
+        return os.path.abspath(given)
+    if config.plugins.directory:
+        return _configured(config, config.plugins.directory)
+    return os.path.join(config_directory(), "plugins")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -21,14 +22,18 @@ __all__ = [
     "Context",
     "DaemonView",
     "Handler",
+    "Hooks",
+    "Manager",
     "Origin",
     "Stream",
+    "World",
     "collect_handlers",
     "encoded_list",
     "handles",
 ]
 
 ItemT = TypeVar("ItemT", contravariant=True)
+ManagerT = TypeVar("ManagerT", bound="Manager")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -63,6 +68,40 @@ class Stream(Protocol[ItemT]):
         """Call ``wake`` when the daemon begins to stop."""
 
 
+class Hooks(Protocol):
+    """What plugins may say before a process of ours is started."""
+
+    async def pre_start(self, service: str, fields: dict[str, Any], environment: dict[str, str]) -> dict[str, str]:
+        """The environment that the service is to be started with.
+
+        Raises:
+            NexusError: a plugin refuses the start, or failed.
+        """
+
+
+class World(NamedTuple):
+    """What a manager works with."""
+
+    store: StateStore
+    hooks: Hooks | None
+    """None: there is no plugin."""
+    directory: Path
+    """Where what belongs to processes is kept: their logs, how they ended."""
+
+
+class Manager(Protocol):
+    """Keeps a capability's records and the world the same. ``make_manager(world)`` of its ``manager.py`` makes it."""
+
+    async def start(self) -> None:
+        """Take back what is there; called before the first client is served."""
+
+    async def close(self) -> None:
+        """Let go, as the daemon ends; what runs goes on."""
+
+    def children(self) -> int:
+        """How many processes it holds; with any the daemon is not idle."""
+
+
 class DaemonView(Protocol):
     """What a handler may know of the daemon itself."""
 
@@ -88,6 +127,9 @@ class DaemonView(Protocol):
 
     def commands(self) -> list[CommandInfo]:
         """Every command that has a handler here, by code."""
+
+    def manager(self, kind: type[ManagerT]) -> ManagerT:
+        """The manager of this class."""
 
 
 class Context:

@@ -13,10 +13,10 @@ from nexus_protocol import DEFAULT_MAX_PAYLOAD, Command, CommandInfo, command_de
 from nexus_protocol.command import declared_commands
 
 from nexus.capabilities import CAPABILITIES
-from nexus.handling import Handler, collect_handlers
+from nexus.handling import Handler, Manager, World, collect_handlers
 from nexus.store import Reader
 
-__all__ = ["Dispatch", "Entry", "load_capabilities"]
+__all__ = ["Dispatch", "Entry", "load_capabilities", "make_managers"]
 
 
 class Entry(NamedTuple):
@@ -84,3 +84,12 @@ def load_capabilities() -> Dispatch:
     if missing:
         raise RuntimeError(f"no handler for {', '.join(missing)}")
     return dispatch
+
+
+def make_managers(world: World) -> list[Manager]:
+    """The managers of the capabilities that have one, in the capabilities' order."""
+    return [
+        importlib.import_module(f"nexus.{capability.name}.manager").make_manager(world)
+        for capability in CAPABILITIES
+        if capability.manager
+    ]

@@ -25,10 +25,11 @@ from nexus_protocol import NexusError, Unavailable
 from nexus import __version__
 from nexus.config import Config, ConfigError, config_path, daemon_socket, database_path, load_config
 from nexus.daemon import logs
-from nexus.daemon.dispatch import load_capabilities
+from nexus.daemon.dispatch import load_capabilities, make_managers
 from nexus.daemon.listener import OwnListener, StartError
 from nexus.daemon.server import Server, overflow_uid, refuse
 from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
+from nexus.handling import World
 from nexus.journal.store import prune
 from nexus.locks import LockHeld
 from nexus.paths import PathError, state_directory
@@ -227,6 +228,8 @@ class _Daemon:
         self.store = store
         store.start()
         self.server = Server(store, load_capabilities(), self.config.limits, self._begin_stop, loop)
+        managers = make_managers(World(store, None, store.path.parent / "processes"))
+        self.server.managers = {type(manager): manager for manager in managers}
         for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, self._begin_stop, f"signal {number.name}")
         loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -238,10 +241,12 @@ class _Daemon:
             tasks.append(loop.create_task(self._stop_when_idle(self.options.idle_exit)))
         gc.collect()
         gc.freeze()  # what is loaded by now stays: no collection needs to look at it again
-        self.server.listen(listener)
-        self.notifier.send("READY=1", f"STATUS=Listening on {where}", f"MAINPID={os.getpid()}")
-        _log.info("nexusd %s listening on %s (pid %d)", __version__, where, os.getpid())
         try:
+            for manager in managers:
+                await manager.start()
+            self.server.listen(listener)
+            self.notifier.send("READY=1", f"STATUS=Listening on {where}", f"MAINPID={os.getpid()}")
+            _log.info("nexusd %s listening on %s (pid %d)", __version__, where, os.getpid())
             await self.stopping.wait()
             _log.info("stopping: %s", self.reason)
             self.notifier.send("STOPPING=1", f"STATUS=Stopping: {self.reason}")
@@ -250,6 +255,8 @@ class _Daemon:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for manager in managers:
+                await manager.close()
             await store.close()
             # The loop gives signals their deadly default back when it is closed; what is left of the end is short.
             signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
@@ -293,7 +300,7 @@ class _Daemon:
         loop = asyncio.get_running_loop()
         while True:
             left = self.server.last_busy + idle_s - loop.time()
-            if self.server.connections():
+            if self.server.connections() or self.server.children():
                 left = idle_s
             if left > 0:
                 await asyncio.sleep(left)
@@ -303,7 +310,7 @@ class _Daemon:
             self.server.pause_listening()
             for _ in range(3):
                 await asyncio.sleep(0)
-            if not self.server.connections():
+            if not self.server.connections() and not self.server.children():
                 self._begin_stop(f"idle for {idle_s:g} seconds")
                 return
             self.server.resume_listening()

@@ -28,7 +28,7 @@ from nexus_protocol import (
 from nexus.config import Limits
 from nexus.daemon.dispatch import Dispatch
 from nexus.daemon.session import Session
-from nexus.handling import Origin
+from nexus.handling import ManagerT, Origin
 from nexus.store import Reader, StateStore
 
 __all__ = ["Server", "overflow_uid", "peer_of", "refuse"]
@@ -95,6 +95,8 @@ class Server:
         self._favoured: Session | None = None
         """The one session that is read although the receive budget is spent, so that a large frame gets through."""
         self._freed = asyncio.Event()
+        self.managers: dict[type[Any], Any] = {}
+        """By class: what keeps the capabilities' records and the world the same."""
         self.large_replies = asyncio.Semaphore(_LARGE_REPLIES)
         """Held while a large reply is produced, never while a client is waited for."""
         self.last_busy = loop.time()
@@ -295,3 +297,12 @@ class Server:
     def commands(self) -> list[CommandInfo]:
         """Every command that is handled, by code."""
         return self.dispatch.commands()
+
+    def manager(self, kind: type[ManagerT]) -> ManagerT:
+        """The manager of this class."""
+        found: ManagerT = self.managers[kind]
+        return found
+
+    def children(self) -> int:
+        """How many processes the managers hold."""
+        return sum(manager.children() for manager in self.managers.values())

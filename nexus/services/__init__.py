@@ -1,0 +1,1 @@
+"""Services: local programs that Nexus starts, watches, restarts, connects and stops."""

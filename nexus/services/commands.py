@@ -1,0 +1,510 @@
+"""The public contract of services: what can be asked, with Nexsock's numbers.
+
+The records are in ``records``, the errors in ``errors`` and ``git_errors``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+from nexus_protocol.command import Command, StreamCommand, command
+
+from nexus.services.errors import (
+    ServiceAmbiguous,
+    ServiceConfigFile,
+    ServiceCursorInvalid,
+    ServiceCycle,
+    ServiceDependencyExists,
+    ServiceDependencyFailed,
+    ServiceDependencyNotFound,
+    ServiceIdTaken,
+    ServiceInvalid,
+    ServiceNameTaken,
+    ServiceNeeded,
+    ServiceNoCommand,
+    ServiceNoRepository,
+    ServiceNotFound,
+    ServicePortTaken,
+    ServiceRunning,
+    ServiceStartFailed,
+    ServiceStopped,
+    ServiceTunnelNameTaken,
+)
+from nexus.services.records import (
+    Branch,
+    Dependency,
+    DependencyList,
+    Environment,
+    GitBranchList,
+    GitCommitList,
+    GitProgress,
+    LogEnd,
+    LogPiece,
+    Path,
+    Port,
+    RepoStatus,
+    RunCommand,
+    Service,
+    ServiceConfig,
+    ServiceName,
+    ServicePage,
+    ServiceReference,
+    ServicesStopped,
+    ServiceStarted,
+    ServiceStatus,
+    Tags,
+    Text,
+    Token,
+)
+from nexus.services.states import (
+    ConfigFormat,
+    DependencyCondition,
+    GitAuthType,
+    LogStream,
+    RestartPolicy,
+    ServiceState,
+    ServiceType,
+    StopSignal,
+    WhenLost,
+)
+
+__all__ = [
+    "AddDependency",
+    "AddService",
+    "CheckoutBranch",
+    "GetConfig",
+    "GetRepoStatus",
+    "GetServiceStatus",
+    "GetServiceStdout",
+    "GitCheckoutCommit",
+    "GitClone",
+    "GitListBranches",
+    "GitLog",
+    "GitPull",
+    "ListDependencies",
+    "ListServices",
+    "RemoveDependency",
+    "RemoveService",
+    "RestartService",
+    "StartService",
+    "StopService",
+    "UpdateConfig",
+    "UpdateService",
+]
+
+_MAX_PAYLOAD = 1024 * 1024
+"""For those that carry an environment."""
+
+_FOUND = (ServiceNotFound, ServiceAmbiguous)
+_START = (
+    *_FOUND,
+    ServiceNoCommand,
+    ServiceStartFailed,
+    ServicePortTaken,
+    ServiceConfigFile,
+    ServiceDependencyFailed,
+    ServiceStopped,
+)
+
+Directory = Annotated[
+    Path, Meta(description="where it runs, absolute (default: the repository, else the home directory)")
+]
+DeclaredPort = Annotated[
+    Port, Meta(description="the TCP port that it listens on; 0: lease a free one at each start and pass it as PORT")
+]
+Variables = Annotated[
+    Environment, Meta(description="environment variables", extra={"option": "--env", "metavar": "NAME=VALUE"})
+]
+ConfigName = Annotated[
+    Text,
+    Meta(min_length=1, description="configuration file, read at each start; relative to the repository or directory"),
+]
+ConfigFormatName = Annotated[ConfigFormat, Meta(description="how the configuration file is written")]
+RunCommandText = Annotated[
+    RunCommand,
+    Meta(description="a string for /bin/sh -c, or a list of words that no shell sees", extra={"option": "--run"}),
+]
+RepoUrl = Annotated[Text, Meta(min_length=1, description="git repository that it is cloned from")]
+RepoPath = Annotated[Path, Meta(description="where its repository is, absolute")]
+GitBranchName = Annotated[Branch, Meta(description="branch to clone")]
+GitAuth = Annotated[GitAuthType, Meta(description="how git proves who asks: none, ssh or token")]
+TokenFile = Annotated[Path, Meta(description="file that holds the git token, read at each use, absolute")]
+Restart = Annotated[RestartPolicy, Meta(description="after which exits it is started again")]
+Backoff = Annotated[
+    int, Meta(ge=10, le=86_400_000, description="wait before the first restart, doubled before each further one")
+]
+BackoffMax = Annotated[int, Meta(ge=10, le=86_400_000, description="longest wait before a restart")]
+RestartLimit = Annotated[
+    int, Meta(ge=0, le=10_000, description="restarts within the window after which it is failed; 0: no limit")
+]
+RestartWindow = Annotated[int, Meta(ge=1000, le=86_400_000, description="in which restarts are counted")]
+RestartUnhealthy = Annotated[bool, Meta(description="restart it when it becomes unhealthy")]
+StartWindow = Annotated[int, Meta(ge=0, le=60_000, description="an exit within this time is a failed start")]
+HealthExec = Annotated[RunCommand, Meta(description="health check: healthy when this command ends with 0")]
+HealthTcp = Annotated[
+    Port, Meta(description="health check: healthy when this port of the loopback accepts; 0: its own")
+]
+HealthLog = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=1024,
+        description="health check: healthy once a line of output matches this regular expression",
+    ),
+]
+HealthInterval = Annotated[int, Meta(ge=100, le=86_400_000, description="between two health checks")]
+HealthTimeout = Annotated[int, Meta(ge=10, le=86_400_000, description="for one health check")]
+HealthRetries = Annotated[int, Meta(ge=1, le=1000, description="failures in a row that make it unhealthy")]
+HealthStartPeriod = Annotated[
+    int, Meta(ge=0, le=86_400_000, description="failures this soon after the start do not count")
+]
+Signal = Annotated[StopSignal, Meta(description="the signal that asks it to stop")]
+Grace = Annotated[int, Meta(ge=0, le=3_600_000, description="from the stop signal to SIGKILL")]
+Autostart = Annotated[bool, Meta(description="start it with the daemon, unless it was stopped on demand since boot")]
+TagList = Annotated[Tags, Meta(description="words to find it by", extra={"option": "--tag", "metavar": "TAG"})]
+MemoryLimit = Annotated[int, Meta(ge=1, le=16_777_216, description="memory that its processes may have, in MiB")]
+CpuLimit = Annotated[int, Meta(ge=1, le=100_000, description="share of CPU, 100 is one core")]
+LogLimit = Annotated[int, Meta(ge=1, le=65_536, description="bound of its kept output, in MiB")]
+Timeout = Annotated[int, Meta(ge=1, le=86_400_000, description="give up after so long")]
+GitToken = Annotated[Token, Meta(description="git token, used for this request and never stored")]
+
+
+@command(1, errors=_START, max_payload=_MAX_PAYLOAD)
+class StartService(Command[ServiceStarted]):
+    """Start a service, and before it what it depends on.
+
+    Answers when it is up: it has outlived its start window, or with ``wait`` is healthy (a oneshot service: has ended
+    with 0). A service that is up stays as it is. The environment is kept for its restarts.
+    """
+
+    service: ServiceReference
+    environment: Annotated[Variables, Meta(description="variables for this run and its restarts")] | None = None
+    wait: Annotated[bool, Meta(description="answer only once it is healthy, or completed")] = False
+    timeout_ms: Timeout | None = None
+
+
+@command(2, errors=(*_FOUND, ServiceNeeded))
+class StopService(Command[ServicesStopped]):
+    """Stop a service; answers when all of its processes are gone.
+
+    What others that are up need is refused, unless ``cascade`` stops those first, in reverse order.
+    """
+
+    service: ServiceReference
+    cascade: Annotated[bool, Meta(description="stop what depends on it, too")] = False
+    timeout_ms: Timeout | None = None
+
+
+@command(3, errors=_START, max_payload=_MAX_PAYLOAD)
+class RestartService(Command[ServiceStarted]):
+    """Stop a service if it is up, and start it with the environment that it was last started with, or a new one."""
+
+    service: ServiceReference
+    environment: (
+        Annotated[Variables, Meta(description="variables instead of those that it was started with")] | None
+    ) = None
+    wait: Annotated[bool, Meta(description="answer only once it is healthy, or completed")] = False
+    timeout_ms: Timeout | None = None
+
+
+@command(4, errors=_FOUND)
+class GetServiceStatus(Command[ServiceStatus]):
+    """Get a service with its dependencies, its dependents and what its processes use."""
+
+    service: ServiceReference
+
+
+@command(5, errors=(ServiceNameTaken, ServiceIdTaken, ServiceInvalid), max_payload=_MAX_PAYLOAD)
+class AddService(Command[Service]):
+    """Add a service, stopped.
+
+    With an ``id`` chosen by the client a request that is repeated after a lost reply gives the same service again.
+    """
+
+    name: Annotated[ServiceName, Meta(extra={"metavar": "NAME"})]
+    run_command: RunCommandText | None = None
+    type: Annotated[ServiceType, Meta(description="simple: goes on; oneshot: does its work and ends")] = (
+        ServiceType.SIMPLE
+    )
+    directory: Directory | None = None
+    port: DeclaredPort | None = None
+    environment: Variables | None = None
+    config_filename: ConfigName | None = None
+    config_format: ConfigFormatName = ConfigFormat.ENV
+    repo_url: RepoUrl | None = None
+    repo_path: RepoPath | None = None
+    git_branch: GitBranchName | None = None
+    git_auth_type: GitAuth = GitAuthType.NONE
+    git_token_file: TokenFile | None = None
+    restart: Restart = RestartPolicy.NO
+    restart_backoff_ms: Backoff = 1000
+    restart_backoff_max_ms: BackoffMax = 30_000
+    restart_limit: RestartLimit = 5
+    restart_window_ms: RestartWindow = 60_000
+    restart_unhealthy: RestartUnhealthy = False
+    start_window_ms: StartWindow = 250
+    health_exec: HealthExec | None = None
+    health_tcp: HealthTcp | None = None
+    health_log: HealthLog | None = None
+    health_interval_ms: HealthInterval = 2000
+    health_timeout_ms: HealthTimeout = 2000
+    health_retries: HealthRetries = 3
+    health_start_period_ms: HealthStartPeriod = 0
+    stop_signal: Signal = StopSignal.SIGTERM
+    stop_grace_ms: Grace = 10_000
+    autostart: Autostart = False
+    tags: TagList | None = None
+    memory_limit_mib: MemoryLimit | None = None
+    cpu_limit_percent: CpuLimit | None = None
+    log_limit_mib: LogLimit = 16
+    id: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)",
+                description="a UUID of the client's choosing, in lower case, that makes a repeated request harmless",
+            ),
+        ]
+        | None
+    ) = None
+
+
+@command(6, errors=(*_FOUND, ServiceRunning, ServiceNeeded))
+class RemoveService(Command[Service]):
+    """Remove a service that is not up, with its kept output; gives what was removed. Its repository stays.
+
+    What others depend on is refused. With ``stop`` one that is up is stopped first.
+    """
+
+    service: ServiceReference
+    stop: Annotated[bool, Meta(description="stop it first if it is up")] = False
+
+
+@command(7, errors=(ServiceCursorInvalid,), large_reply=True)
+class ListServices(Command[ServicePage]):
+    """List services by name.
+
+    A page ends at ``limit`` services or 1 MiB, whichever comes first; ``next_cursor`` is there when more follow.
+    """
+
+    state: Annotated[ServiceState, Meta(description="only services in this state")] | None = None
+    tag: Annotated[Text, Meta(description="only services with this tag")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000, description="services in a page, 1 to 10000")] = 1000
+    cursor: Annotated[str, Meta(max_length=512, description="where the page before this one ended")] | None = None
+
+
+@command(8, errors=_FOUND)
+class GetServiceStdout(StreamCommand[LogPiece, LogEnd]):
+    """Read a service's output, of this run and of earlier ones while it is kept, byte for byte.
+
+    With ``follow`` it goes on with what the service writes, also over its restarts, until it is cancelled.
+    """
+
+    service: ServiceReference
+    lines: Annotated[int, Meta(ge=0, le=10_000_000, description="only the last so many lines")] | None = None
+    since_at: (
+        Annotated[int, Meta(ge=0, description="only what came at this time or later, in ms since 1970")] | None
+    ) = None
+    stream: Annotated[LogStream, Meta(description="only standard output, or only standard error")] | None = None
+    follow: Annotated[bool, Meta(description="go on with what comes")] = False
+
+
+@command(10, errors=(*_FOUND, ServiceInvalid))
+class UpdateConfig(Command[ServiceConfig]):
+    """Change a service's configuration file, its format or the run command; a running service has it at its next start.
+
+    ``clear`` takes ``filename`` and ``run_command``.
+    """
+
+    service: ServiceReference
+    filename: ConfigName | None = None
+    format: ConfigFormatName | None = None
+    run_command: RunCommandText | None = None
+    clear: (
+        Annotated[list[Text], Meta(max_length=4, description="fields to unset", extra={"option": "--clear"})] | None
+    ) = None
+
+
+@command(11, errors=(*_FOUND, ServiceConfigFile), large_reply=True)
+class GetConfig(Command[ServiceConfig]):
+    """Get a service's configuration: the variables that its record declares, or the whole environment of a start.
+
+    Who wins, from last to first: the daemon's own environment (inherited), the configuration file (file), the
+    record (service), the start (start), the port (port), the tunnels (tunnel), and what Nexus itself sets (nexus).
+    """
+
+    service: ServiceReference
+    resolved: Annotated[bool, Meta(description="everything that a start would pass, and where it comes from")] = False
+    reveal: Annotated[bool, Meta(description="show the values")] = False
+
+
+@command(12, errors=(*_FOUND, ServiceNameTaken, ServiceInvalid), max_payload=_MAX_PAYLOAD)
+class UpdateService(Command[Service]):
+    """Change a service; what is absent stays, and ``clear`` names optional fields to unset.
+
+    A service that is up goes on as it was started and has the new values at its next start; its restart policy,
+    health check, tags and autostart hold at once. ``environment`` replaces all of its variables;
+    ``set_environment`` and ``unset_environment`` change single ones.
+    """
+
+    service: ServiceReference
+    name: Annotated[ServiceName, Meta(description="a new name")] | None = None
+    run_command: RunCommandText | None = None
+    type: Annotated[ServiceType, Meta(description="simple: goes on; oneshot: does its work and ends")] | None = None
+    directory: Directory | None = None
+    port: DeclaredPort | None = None
+    environment: (
+        Annotated[Environment, Meta(description="all of its environment variables", extra={"option": "--environment"})]
+        | None
+    ) = None
+    set_environment: Variables | None = None
+    unset_environment: (
+        Annotated[
+            list[Text],
+            Meta(max_length=500, description="variables to remove", extra={"option": "--unset-env", "metavar": "NAME"}),
+        ]
+        | None
+    ) = None
+    config_filename: ConfigName | None = None
+    config_format: ConfigFormatName | None = None
+    repo_url: RepoUrl | None = None
+    repo_path: RepoPath | None = None
+    git_branch: GitBranchName | None = None
+    git_auth_type: GitAuth | None = None
+    git_token_file: TokenFile | None = None
+    restart: Restart | None = None
+    restart_backoff_ms: Backoff | None = None
+    restart_backoff_max_ms: BackoffMax | None = None
+    restart_limit: RestartLimit | None = None
+    restart_window_ms: RestartWindow | None = None
+    restart_unhealthy: RestartUnhealthy | None = None
+    start_window_ms: StartWindow | None = None
+    health_exec: HealthExec | None = None
+    health_tcp: HealthTcp | None = None
+    health_log: HealthLog | None = None
+    health_interval_ms: HealthInterval | None = None
+    health_timeout_ms: HealthTimeout | None = None
+    health_retries: HealthRetries | None = None
+    health_start_period_ms: HealthStartPeriod | None = None
+    stop_signal: Signal | None = None
+    stop_grace_ms: Grace | None = None
+    autostart: Autostart | None = None
+    tags: TagList | None = None
+    memory_limit_mib: MemoryLimit | None = None
+    cpu_limit_percent: CpuLimit | None = None
+    log_limit_mib: LogLimit | None = None
+    clear: (
+        Annotated[
+            list[Text],
+            Meta(max_length=32, description="fields to unset", extra={"option": "--clear", "metavar": "FIELD"}),
+        ]
+        | None
+    ) = None
+
+
+DependencyReference = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=255,
+        description="the service that it depends on",
+        extra={"metavar": "DEPENDENCY", "completes": "service"},
+    ),
+]
+
+
+@command(20, errors=(*_FOUND, ServiceCycle, ServiceDependencyExists, ServiceTunnelNameTaken))
+class AddDependency(Command[Dependency]):
+    """Make a service depend on another one.
+
+    The same dependency again changes nothing. With ``tunnel_enabled`` the dependent finds a stable loopback address
+    of the dependency in ``NEXUS_<NAME>_HOST`` and ``NEXUS_<NAME>_PORT``, NAME in upper case and other characters than
+    letters and digits as ``_``.
+    """
+
+    service: ServiceReference
+    dependency: DependencyReference
+    condition: Annotated[DependencyCondition, Meta(description="what it must have reached first")] = (
+        DependencyCondition.STARTED
+    )
+    tunnel_enabled: Annotated[
+        bool, Meta(description="give it a stable loopback address", extra={"option": "--tunnel"})
+    ] = False
+    when_lost: Annotated[WhenLost, Meta(description="what happens to the service when the dependency dies")] = (
+        WhenLost.IGNORE
+    )
+
+
+@command(21, errors=(*_FOUND, ServiceDependencyNotFound))
+class RemoveDependency(Command[Dependency]):
+    """Remove a dependency; gives what was removed."""
+
+    service: ServiceReference
+    dependency: DependencyReference
+
+
+@command(22, errors=_FOUND, large_reply=True)
+class ListDependencies(Command[DependencyList]):
+    """List what a service depends on, or with ``reverse`` what depends on it; without a service, every dependency."""
+
+    service: ServiceReference | None = None
+    reverse: Annotated[bool, Meta(description="what depends on it instead")] = False
+    recursive: Annotated[bool, Meta(description="and what those depend on, to the end")] = False
+
+
+@command(30, errors=(*_FOUND, ServiceNoRepository))
+class CheckoutBranch(Command[RepoStatus]):
+    """Check out a branch of a service's repository, or create it; refused where uncommitted work could be lost."""
+
+    service: ServiceReference
+    branch: Annotated[Branch, Meta(extra={"metavar": "BRANCH"})]
+    create: Annotated[bool, Meta(description="create it from what is checked out")] = False
+
+
+@command(31, errors=(*_FOUND, ServiceNoRepository))
+class GetRepoStatus(Command[RepoStatus]):
+    """Get what is checked out in a service's repository, and what has changed there."""
+
+    service: ServiceReference
+
+
+@command(32, errors=(*_FOUND, ServiceNoRepository))
+class GitCheckoutCommit(Command[RepoStatus]):
+    """Check out a commit of a service's repository, detached; refused where uncommitted work could be lost."""
+
+    service: ServiceReference
+    commit: Annotated[Branch, Meta(extra={"metavar": "COMMIT"})]
+
+
+@command(33, errors=(*_FOUND, ServiceNoRepository))
+class GitPull(StreamCommand[GitProgress, RepoStatus]):
+    """Pull into a service's repository, fast-forward only."""
+
+    service: ServiceReference
+    token: GitToken | None = None
+
+
+@command(34, errors=(*_FOUND, ServiceNoRepository), large_reply=True)
+class GitLog(Command[GitCommitList]):
+    """List commits of a service's repository, newest first."""
+
+    service: ServiceReference
+    limit: Annotated[int, Meta(ge=1, le=10_000, description="commits, 1 to 10000")] = 20
+    revision: Annotated[Branch, Meta(description="from here back (default: what is checked out)")] | None = None
+
+
+@command(35, errors=(*_FOUND, ServiceNoRepository), large_reply=True)
+class GitListBranches(Command[GitBranchList]):
+    """List the branches of a service's repository."""
+
+    service: ServiceReference
+    remote: Annotated[bool, Meta(description="the branches of its remotes, too")] = False
+
+
+@command(36, errors=(*_FOUND, ServiceNoRepository, ServiceInvalid))
+class GitClone(StreamCommand[GitProgress, RepoStatus]):
+    """Clone a service's repository to its ``repo_path``, which may be absent or an empty directory."""
+
+    service: ServiceReference
+    token: GitToken | None = None
