@@ -15,6 +15,7 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from nexus_protocol import (
     CommandInfo,
