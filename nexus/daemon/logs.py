@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 import sys
 import time
 import traceback
@@ -69,6 +70,7 @@ class _BoundedFile(logging.Handler):
         os.close(fd)
 
     def emit(self, record: logging.LogRecord) -> None:
+        self._follow_path()
         with contextlib.suppress(OSError):  # a full disk loses lines, not the daemon
             os.write(2, (self.format(record) + "\n").encode("utf-8", "backslashreplace"))
             size = os.fstat(2).st_size
@@ -76,6 +78,19 @@ class _BoundedFile(logging.Handler):
                 with contextlib.suppress(FileNotFoundError):  # somebody removed it
                     self._path.replace(self._path.with_name(self._path.name + ".1"))
                 self._open()
+
+    def _follow_path(self) -> None:
+        """Start the file anew where somebody removed or renamed it, as log rotation does."""
+        with contextlib.suppress(OSError):  # its folder may be gone as well: then the old file takes the lines
+            try:
+                there = self._path.stat()
+            except FileNotFoundError:
+                pass
+            else:
+                # Only a file is taken: to open a pipe would wait for its reader.
+                if os.path.samestat(there, os.fstat(2)) or not stat.S_ISREG(there.st_mode):
+                    return
+            self._open()
 
 
 class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -295,6 +296,33 @@ def test_a_daemon_logs_to_its_file_and_what_it_printed_before_is_there_too(make_
     assert daemon.stop() == 0
     assert "listening on" in path.read_text()
     assert path.read_text().rstrip().endswith("stopped")
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "replaced"])
+def test_a_log_file_that_somebody_takes_away_is_made_anew(make_daemon: Make, root: Path, how: str) -> None:
+    path, aside = root / "nexusd.log", root / "aside.log"
+    daemon = make_daemon("--log-file", str(path)).start()
+    before = path.read_text()
+    if how == "removed":
+        path.unlink()
+    else:
+        path.rename(aside)
+    if how == "replaced":
+        path.write_text("a new file\n")
+    assert daemon.stop() == 0
+    text = path.read_text()
+    assert "stopping: signal SIGTERM" in text
+    assert text.startswith("a new file\n") == (how == "replaced")
+    if how != "removed":
+        assert aside.read_text() == before
+
+
+def test_lines_go_on_where_the_log_file_and_its_folder_are_gone(make_daemon: Make, root: Path) -> None:
+    folder = root / "logs"
+    folder.mkdir()
+    daemon = make_daemon("--log-file", str(folder / "nexusd.log")).start()
+    shutil.rmtree(folder)
+    assert daemon.stop() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
