@@ -249,7 +249,7 @@ def database_path(config: Config, override: str | None = None) -> str:
 
 
 def plugins_directory(config: Config) -> str:
-    """Where plugins' files are: ``NEXUS_PLUGINS_DIR``, ``[plugins] directory``, ``plugins`` beside ``config.toml``."""
+    """Where plugins' files are: ``NEXUS_PLUGINS_DIR``, ``[plugins] directory``, default."""
     given = os.environ.get("NEXUS_PLUGINS_DIR")
     if given:
         return os.path.abspath(given)
