@@ -122,6 +122,9 @@ class DaemonView(Protocol):
     def request_shutdown(self, reason: str) -> None:
         """Begin to drain; the daemon exits 0 when that is done."""
 
+    def setting_changed(self, key: str) -> None:
+        """Say that a setting has another value now, and that it is durable."""
+
     def counters(self) -> dict[str, Callable[[Reader], dict[str, int]]]:
         """For each capability that keeps things with states, how to count them."""
 

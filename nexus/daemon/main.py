@@ -64,6 +64,8 @@ class _StoppedAtStart(BaseException):
 
 
 def _stop_at_start(number: int, _frame: object) -> None:
+    for other in _STOP_SIGNALS:
+        signal.signal(other, signal.SIG_IGN)  # one is enough, and must not be in the way of what is cleaned up
     raise _StoppedAtStart(signal.Signals(number).name)
 
 
@@ -187,12 +189,16 @@ class _Daemon:
             _log.warning("%s", warning)
         own = None if self.passed is not None else OwnListener(socket_path)
         database = Path(database_path(self.config, self.options.db))
-        # The listener's lock comes first: of two daemons started at once the second hears about the first.
-        listener = own.open() if own is not None else self.passed
-        assert listener is not None
+        # A stop waits while a socket is made, and until the loop takes signals: nobody else would remove the file.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         try:
+            # The listener's lock comes first: of two daemons started at once the second hears about the first.
+            listener = own.open() if own is not None else self.passed
+            assert listener is not None
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
             store = self._open_store(database)
             where = str(socket_path) if own is not None else "the passed socket"
+            signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
             asyncio.run(self._serve(listener, store, where))
         finally:
             if own is not None:
@@ -225,13 +231,16 @@ class _Daemon:
     async def _serve(self, listener: socket.socket, store: SqliteStore, where: str) -> None:
         loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()
+        self._prune_wanted = asyncio.Event()
         self.store = store
-        store.start()
-        self.server = Server(store, load_capabilities(), self.config.limits, self._begin_stop, loop)
-        managers = make_managers(World(store, None, store.path.parent / "processes"))
-        self.server.managers = {type(manager): manager for manager in managers}
         for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, self._begin_stop, f"signal {number.name}")
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        store.start()
+        self.server = Server(store, load_capabilities(), self.config.limits, self._begin_stop, loop)
+        self.server.on_setting("journal.keep_days", self._prune_wanted.set)
+        managers = make_managers(World(store, None, store.path.parent / "processes"))
+        self.server.managers = {type(manager): manager for manager in managers}
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         tasks = [loop.create_task(self._prune_journal())]
         interval = watchdog_interval_s()
@@ -267,6 +276,7 @@ class _Daemon:
             return
         self.reason = reason
         self.stopping.set()
+        self._prune_wanted.set()
 
     def _reload(self) -> None:
         """Apply limits and log level from the file; name what needs a restart; keep everything if it is wrong."""
@@ -316,16 +326,17 @@ class _Daemon:
             self.server.resume_listening()
 
     async def _prune_journal(self) -> None:
-        """Delete the events that are older than the setting journal.keep_days says, now and every hour.
+        """Delete the events that are older than the setting journal.keep_days says: now, every hour, when it changes.
 
         It looks at ``stopping`` itself: a cancellation that meets a write under way ends with that write.
         """
         while not self.stopping.is_set():
+            self._prune_wanted.clear()
             try:
                 days = self._keep_days()
                 before = int(time.time() * 1000) - days * _DAY_MS
                 pruned = 0
-                while not self.stopping.is_set():
+                while not self._prune_wanted.is_set():
                     gone = await self.store.write(functools.partial(prune, before_at=before))
                     pruned += gone
                     if not gone:
@@ -339,7 +350,7 @@ class _Daemon:
                 _log.exception("old events were not deleted")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PRUNE_INTERVAL_S):
-                    await self.stopping.wait()
+                    await self._prune_wanted.wait()
 
     def _keep_days(self) -> int:
         value = self.store.read(lambda reader: setting_value(reader, "journal.keep_days"))

@@ -96,6 +96,7 @@ class Server:
         self._favoured: Session | None = None
         """The one session that is read although the receive budget is spent, so that a large frame gets through."""
         self._freed = asyncio.Event()
+        self._on_setting: dict[str, Callable[[], None]] = {}
         self.managers: dict[type[Any], Any] = {}
         """By class: what keeps the capabilities' records and the world the same."""
         self.large_replies = asyncio.Semaphore(_LARGE_REPLIES)
@@ -290,6 +291,15 @@ class Server:
     def request_shutdown(self, reason: str) -> None:
         """Begin to drain, once the request that asks for it is answered."""
         self.loop.call_soon(self._shutdown, reason)
+
+    def on_setting(self, key: str, fn: Callable[[], None]) -> None:
+        """Call ``fn`` whenever the setting was changed or removed."""
+        self._on_setting[key] = fn
+
+    def setting_changed(self, key: str) -> None:
+        """Tell whoever follows the setting."""
+        if key in self._on_setting:
+            self._on_setting[key]()
 
     def counters(self) -> dict[str, Callable[[Reader], dict[str, int]]]:
         """How to count the things of each capability by state."""

@@ -193,7 +193,9 @@ async def set_setting(ctx: Context, command: SetSetting) -> Setting:
             journal.record(tx, ctx.origin, "setting.set", "setting", command.key, command.key, {"type": setting.type})
         return setting
 
-    return await ctx.store.write(change, size_bytes=64 * 1024)
+    setting = await ctx.store.write(change, size_bytes=64 * 1024)
+    ctx.daemon.setting_changed(command.key)
+    return setting
 
 
 @handles(DeleteSetting)
@@ -203,7 +205,9 @@ async def delete_setting(ctx: Context, command: DeleteSetting) -> Setting:
         journal.record(tx, ctx.origin, "setting.deleted", "setting", command.key, command.key, {})
         return setting
 
-    return await ctx.store.write(change)
+    setting = await ctx.store.write(change)
+    ctx.daemon.setting_changed(command.key)
+    return setting
 
 
 @handles(BackupDatabase)

@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -340,3 +341,36 @@ def test_a_signal_before_it_is_ready_ends_it_without_a_trace(
         assert process.wait(30) == 0
     assert not daemon.socket_path.exists()
     assert "Traceback" not in daemon.log()
+
+
+_SIGNALLED = """
+import os, signal, sys
+from nexus.daemon.listener import OwnListener
+from nexus.store.sqlite import SqliteStore
+
+def signalled(kind, name):
+    act = getattr(kind, name)
+
+    def acting(self):
+        result = act(self)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    setattr(kind, name, acting)
+
+signalled({kind}, "{name}")
+from nexus.daemon.main import run
+sys.exit(run([]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("OwnListener", "_bind"), ("OwnListener", "open"), ("SqliteStore", "start")]
+)
+def test_a_signal_at_an_awkward_moment_of_the_start_leaves_no_socket(make_daemon: Make, kind: str, name: str) -> None:
+    daemon = make_daemon()
+    program = _SIGNALLED.format(kind=kind, name=name)
+    daemon.command = lambda: [sys.executable, "-c", program]  # type: ignore[method-assign]
+    code, output = daemon.run_to_failure()
+    assert (code, "Traceback" in output) == (0, False), output
+    assert not daemon.socket_path.exists()

@@ -250,6 +250,21 @@ def test_what_is_older_than_the_setting_is_pruned_and_a_cursor_into_it_is_told_w
         assert [event["seq"] for event in _events(client)] == list(range(5002, 5012))
 
 
+def test_a_changed_setting_prunes_at_once(daemon: DaemonProcess) -> None:
+    daemon.stop()
+    now = int(time.time() * 1000)
+    _insert_events(daemon, 3, now - 20 * DAY_MS)
+    _insert_events(daemon, 2, now - 3 * DAY_MS)
+    daemon.start()
+    with RawClient(daemon.socket_path) as client:
+        assert len(_events(client)) == 5
+        client.call(SetSetting("journal.keep_days", 10))
+        wait_until(lambda: "deleted 3 events older than 10 days" in daemon.log(), "the first pruning")
+        client.call(SetSetting("journal.keep_days", 1))
+        wait_until(lambda: "deleted 2 events older than 1 days" in daemon.log(), "the second pruning")
+        assert [event["kind"] for event in _events(client)] == ["setting.set", "setting.set"]
+
+
 def test_numbers_go_on_above_the_highest_when_every_event_was_pruned(daemon: DaemonProcess) -> None:
     daemon.stop()
     _insert_events(daemon, 10, 1)
