@@ -36,6 +36,7 @@ from msgspec.inspect import (
     type_info,
 )
 from nexus_protocol import DEFAULT_MAX_PAYLOAD, CommandInfo, declared_commands
+from nexus_protocol.command import secret_fields
 
 from nexus.daemon.dispatch import load_capabilities
 
@@ -171,17 +172,18 @@ def _request_table(type_: type[Any]) -> list[str]:
     for f in fields:
         meaning = _description(f.type)
         patterns = [text for text in _patterns(hints[f.name]) if text != meaning]
-        limits = "; ".join(dict.fromkeys([*_limits(f.type), *patterns]))
+        secret = ["secret"] if f.name in secret_fields(type_) else []
+        limits = "; ".join(dict.fromkeys([*secret, *_limits(f.type), *patterns]))
         rows.append((f"`{f.encode_name}`", _type(f.type), _default(f), _cell(limits), _cell(meaning)))
     return _table(("field", "type", "default", "limits", "meaning"), rows)
 
 
 def _reply_table(type_: type[Any]) -> list[str]:
     notes = _field_notes(type_)
-    rows = [
-        (f"`{f.encode_name}`", _type(f.type), "" if f.required else "optional", _cell(notes.get(f.name, "")))
-        for f in _fields(type_)
-    ]
+    rows = []
+    for f in _fields(type_):
+        remarks = ["optional"] * (not f.required) + ["secret"] * (f.name in secret_fields(type_))
+        rows.append((f"`{f.encode_name}`", _type(f.type), ", ".join(remarks), _cell(notes.get(f.name, ""))))
     return _table(("field", "type", "", "meaning"), rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Meta, field
-from nexus_protocol.command import Record
+from nexus_protocol.command import SECRET, Record
 
 from nexus.services.states import (
     ConfigFormat,
@@ -75,12 +75,13 @@ RunCommand = Shell | Argv
 VariableName = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$(?!\n)")]
 Environment = Annotated[
     dict[VariableName, Annotated[str, Meta(max_length=32_768, pattern=_NO_NUL)]],
-    Meta(max_length=500, extra={"secret": True}),
+    Meta(max_length=500),
+    SECRET,
 ]
 Tag = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$(?!\n)")]
 Tags = Annotated[list[Tag], Meta(max_length=64)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
-Token = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$(?!\n)", extra={"secret": True})]
+Token = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$(?!\n)"), SECRET]
 Branch = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^-\x00-\x20\x7f][^\x00-\x20\x7f]*$(?!\n)")]
 
 
@@ -264,7 +265,7 @@ class ConfigVariable(Record):
     name: str
     source: str
     """inherited, file, service, start, port, tunnel or nexus: who has the last word on it."""
-    value: str | None = None
+    value: Annotated[str, SECRET] | None = None
     """Absent where it is masked."""
 
 

@@ -7,14 +7,14 @@ two independent implementations of the format.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, TypeVar, get_type_hints
 
 import msgpack
 import msgspec
 
-from nexus_protocol.command import Command, CommandInfo, Empty, tolerant
+from nexus_protocol.command import Command, CommandInfo, Empty, hint_parts, tolerant
 from nexus_protocol.errors import BadFrame, InvalidArgument
 
 __all__ = [
@@ -75,7 +75,7 @@ def command_decoder(info: CommandInfo) -> Callable[[bytes], Command[Any]]:
 
 
 def _is_free_form(hint: Any) -> bool:
-    return any(part is Any for part in _walk(hint))
+    return any(part is Any for part in hint_parts(hint))
 
 
 def _check_value(value: Any, field: str) -> None:
@@ -120,26 +120,18 @@ def _invalid(name: str, error: Exception, hints: dict[str, Any]) -> InvalidArgum
 def _in_words(text: str, hint: Any) -> str | None:
     """What a person can do something with, in place of a regular expression or of no more than the wrong value."""
     if text.startswith(("Expected `str` matching regex", "Expected `str` of length ")):
-        metas = [meta for meta in _walk(hint) if isinstance(meta, msgspec.Meta) and meta.pattern]
+        metas = [meta for meta in hint_parts(hint) if isinstance(meta, msgspec.Meta) and meta.pattern]
         if metas and metas[0].description:
             return f"expected {metas[0].description}"
         relation, _, length = text.removeprefix("Expected `str` of length ").partition(" ")
         bound = {"<=": "at most", ">=": "at least"}.get(relation)
         return f"expected {bound} {length} character{'s' * (length != '1')}" if bound else None
     if text.startswith("Invalid enum value "):
-        enums = [cls for cls in _walk(hint) if isinstance(cls, type) and issubclass(cls, Enum)]
+        enums = [cls for cls in hint_parts(hint) if isinstance(cls, type) and issubclass(cls, Enum)]
         if enums:
             known = ", ".join(str(member.value) for member in enums[0])
             return f"expected one of {known}, got {text.removeprefix('Invalid enum value ')}"
     return None
-
-
-def _walk(hint: Any) -> Iterator[Any]:
-    """A type with everything it is made of, and the metadata of ``Annotated``."""
-    for part in getattr(hint, "__args__", ()):
-        yield from _walk(part)
-    yield hint
-    yield from getattr(hint, "__metadata__", ())
 
 
 _PLAIN = {

@@ -14,10 +14,21 @@ This module knows no capability; it keeps the registry that they fill as they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Sized
 from contextvars import ContextVar
 from enum import StrEnum
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, dataclass_transform, get_args, get_origin
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    NamedTuple,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 
@@ -25,6 +36,7 @@ from nexus_protocol.errors import NexusError
 from nexus_protocol.frame import DEFAULT_MAX_PAYLOAD, EXTRA, MAX_COMMAND, MAX_PAYLOAD
 
 __all__ = [
+    "SECRET",
     "Command",
     "CommandInfo",
     "Empty",
@@ -33,8 +45,13 @@ __all__ = [
     "WireEnum",
     "command",
     "declared_commands",
+    "hint_parts",
+    "secret_fields",
     "tolerant",
 ]
+
+SECRET = msgspec.Meta(extra={"secret": True}, extra_json_schema={"secret": True})
+"""Marks a field whose value stays out of every ``repr``, log, error and event: ``Annotated[str, SECRET]``."""
 
 tolerant: ContextVar[bool] = ContextVar("tolerant", default=False)
 """Whether a value that an enumeration does not know is taken: while a reply is decoded, and never for a request."""
@@ -66,8 +83,43 @@ class FrozenStruct(msgspec.StructMeta):
         return super().__new__(mcls, name, bases, namespace, **options)
 
 
+def hint_parts(hint: Any) -> Iterator[Any]:
+    """A type with everything it is made of, and the metadata of ``Annotated``."""
+    for part in getattr(hint, "__args__", ()):
+        yield from hint_parts(part)
+    yield hint
+    yield from getattr(hint, "__metadata__", ())
+
+
+@functools.cache
+def secret_fields(type_: type[msgspec.Struct]) -> frozenset[str]:
+    """The fields of a command or a record that are marked as secret, as a whole or in a part."""
+    hints = get_type_hints(type_, include_extras=True)
+    return frozenset(
+        name
+        for name in type_.__struct_fields__
+        if any(isinstance(p, msgspec.Meta) and p.extra and p.extra.get("secret") for p in hint_parts(hints[name]))
+    )
+
+
+def _masked_repr(struct: msgspec.Struct) -> str:
+    """The usual ``repr``, but of what is secret no more than how much there is."""
+    shown = []
+    for name in struct.__struct_fields__:
+        value = getattr(struct, name)
+        if value is None or name not in secret_fields(type(struct)):
+            shown.append(f"{name}={value!r}")
+        elif isinstance(value, Sized) and not isinstance(value, (str, bytes)):
+            shown.append(f"{name}=<{len(value)} hidden>")
+        else:
+            shown.append(f"{name}=<hidden>")
+    return f"{type(struct).__name__}({', '.join(shown)})"
+
+
 class Record(msgspec.Struct, metaclass=FrozenStruct, omit_defaults=True):
     """What a command gives back. Decoding is tolerant: unknown fields of a newer daemon are ignored."""
+
+    __repr__ = _masked_repr
 
 
 class Empty(Record):
@@ -101,6 +153,8 @@ class Command(msgspec.Struct, Generic[R], metaclass=FrozenStruct, forbid_unknown
     """A request with one reply of type ``R``. Decoding is strict: an unknown field is refused."""
 
     info: ClassVar[CommandInfo]
+
+    __repr__ = _masked_repr
 
 
 class StreamCommand(Command[R], Generic[ItemT, R]):

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import pytest
-from nexus_protocol import DEFAULT_MAX_PAYLOAD, MAX_PAYLOAD, Command, Empty, StreamCommand, command, declared_commands
-from nexus_protocol.command import _COMMANDS
+from msgspec import Meta, field
+from nexus_protocol import (
+    DEFAULT_MAX_PAYLOAD,
+    MAX_PAYLOAD,
+    Command,
+    Empty,
+    Record,
+    StreamCommand,
+    command,
+    declared_commands,
+)
+from nexus_protocol.command import _COMMANDS, SECRET, secret_fields
 
 from nexus.daemon.dispatch import load_capabilities
 from nexus.journal.commands import Event, WatchEvents, WatchEventsResult
@@ -115,3 +126,37 @@ def test_a_class_that_says_nothing_of_its_reply_cannot_be_declared() -> None:
 def test_an_acknowledgement_can_be_told_from_every_item_of_a_stream_that_takes_input() -> None:
     taking: list[Any] = [info.item for info in declared_commands() if info.takes_input]
     assert not [item.__name__ for item in taking if "ack" in item.__struct_fields__]
+
+
+class _Secretive(Record):
+    """Has something to hide, in several ways."""
+
+    name: str
+    token: Annotated[str, SECRET] | None = None
+    variables: Annotated[dict[str, str], SECRET, Meta(max_length=9)] = field(default_factory=dict)
+    inner: list[_Secretive] = field(default_factory=list)
+
+
+def test_what_is_secret_is_in_no_repr() -> None:
+    record = _Secretive("a", "hunter2", {"PASSWORD": "hunter2", "B": "c"}, [_Secretive("b", "hunter2")])
+    assert secret_fields(_Secretive) == {"token", "variables"}
+    assert repr(record) == (
+        "_Secretive(name='a', token=<hidden>, variables=<2 hidden>, "
+        "inner=[_Secretive(name='b', token=<hidden>, variables=<0 hidden>, inner=[])])"
+    )
+    assert str(record) == repr(record)
+    assert repr(_Secretive("a")) == "_Secretive(name='a', token=None, variables=<0 hidden>, inner=[])"
+
+
+def test_what_is_not_secret_is_in_the_repr_as_ever() -> None:
+    assert repr(CreateVm(name="web")) == (
+        "CreateVm(name='web', role=<VmRole.WORK: 'work'>, vcpu_count=1, mem_size_mib=128, id=None)"
+    )
+    assert secret_fields(CreateVm) == frozenset()
+
+
+def test_a_schema_says_what_is_secret() -> None:
+    properties = msgspec.json.schema(_Secretive)["$defs"]["_Secretive"]["properties"]
+    assert properties["token"]["anyOf"][0]["secret"]
+    assert properties["variables"]["secret"]
+    assert "secret" not in properties["name"]
