@@ -12,7 +12,6 @@ import collections
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nexus_protocol import (
@@ -32,6 +31,7 @@ from nexus_protocol import (
 )
 
 from nexus.daemon.dispatch import Entry
+from nexus.daemon.outbox import Outbox
 from nexus.daemon.streams import MAX_QUEUED_INPUTS, SessionStream, decode_input, encode_result
 from nexus.handling import Context, Origin
 from nexus.system.commands import Hello
@@ -81,12 +81,7 @@ class Session:
         self._waiting_bytes = 0
         self._received_bytes = 0
         """What of this session counts in the server's receive budget."""
-        self._outgoing: list[bytes] = []
-        self._unsent: memoryview | None = None
-        self._unsent_bytes = 0
-        self._flush_scheduled = False
-        """A flush is certain to come, so what is sent only needs to be queued."""
-        self._writer_added = False
+        self._out = Outbox(server, sock, self._on_written, self.abort)
         self._answering: set[int] = set()
         """Requests whose work is done: cancelling them now could only make the answer a lie."""
         self._pump_scheduled = False
@@ -95,9 +90,6 @@ class Session:
         """Nothing more is read: the client has shut down its side, or broke the protocol."""
         self._closing = False
         """The connection is closed as soon as everything is sent."""
-        self._room_lock = asyncio.Lock()
-        self._room = asyncio.Event()
-        self._room.set()
         self._began_at = self._loop.time()
         """When the frame now being read began; for a new connection, when it was accepted."""
         self._mid_frame = True
@@ -105,7 +97,6 @@ class Session:
         self._accepted_at = self._began_at
         self._last_code = 0
         """The code of the last request that was begun; 0 before the first."""
-        self._progress_at = self._began_at
         self._loop.add_reader(self._fd, self._on_readable)
 
     # What the server asks
@@ -118,12 +109,12 @@ class Session:
     @property
     def unsent_bytes(self) -> int:
         """Encoded and not yet sent."""
-        return self._unsent_bytes
+        return self._out.unsent_bytes
 
     @property
     def stalled_since(self) -> float:
         """When the client last took something (loop time)."""
-        return self._progress_at
+        return self._out.progress_at
 
     def tick(self, now: float) -> None:
         """Close the connection if it has overrun one of its times."""
@@ -138,9 +129,9 @@ class Session:
                 )
             )
         elif (
-            self._unsent_bytes
-            and (self._closing or not self._has_room())
-            and now - self._progress_at > limits.send_timeout_s
+            self._out.unsent_bytes
+            and (self._closing or not self._out.has_room())
+            and now - self._out.progress_at > limits.send_timeout_s
         ):
             _log.warning("closing a client that does not read (pid %d)", self.context.origin.pid)
             self.abort()
@@ -151,7 +142,7 @@ class Session:
         That holds as well for one that is not read because the daemon's receive budget is spent: half frames must not
         keep it spent for ever.
         """
-        return self._reading or not (self._ended or self._waiting or not self._has_room())
+        return self._reading or not (self._ended or self._waiting or not self._out.has_room())
 
     def begin_drain(self) -> None:
         """Refuse what has not begun, tell the streams to end, and close once all is answered.
@@ -187,21 +178,16 @@ class Session:
         if self._socket is None:
             return
         self._loop.remove_reader(self._fd)
-        self._loop.remove_writer(self._fd)
+        self._out.close()
         self._socket.close()
         self._socket = None
         self._ended = self._closing = True
         self._waiting.clear()
         self._waiting_bytes = 0
         self._early_inputs.clear()
-        self.server.unsent_bytes -= self._unsent_bytes
-        self._unsent_bytes = 0
-        self._outgoing.clear()
-        self._unsent = None
         self._account_received()
         for task in list(self._tasks.values()):
             task.cancel()
-        self._room.set()
         self.server.session_closed(self)
 
     # Reading
@@ -218,7 +204,8 @@ class Session:
         if not data:
             self._on_eof()
             return
-        self._flush_scheduled = True
+        out = self._out
+        out.flush_expected = True
         try:
             events = self.engine.receive_data(data)
             if (
@@ -226,7 +213,7 @@ class Session:
                 and type(request := events[0]) is RequestReceived
                 and len(data) == HEADER_SIZE + len(request.payload)
                 and not self._waiting
-                and not self._unsent_bytes
+                and not out.unsent_bytes
                 and len(self._tasks) < self.server.limits.requests_per_connection
             ):
                 # By far the most frequent case: one whole request, and nothing in its way.
@@ -235,9 +222,9 @@ class Session:
             else:
                 self._receive(events)
         finally:
-            self._flush_scheduled = False
-        if self._outgoing:
-            self._flush()
+            out.flush_expected = False
+        if out.queued:
+            out.flush()
 
     def _receive(self, events: list[ServerEvent]) -> None:
         engine = self.engine
@@ -270,7 +257,7 @@ class Session:
         self._mid_frame = False
         for sequence in list(self._streams):
             self._stop(sequence)
-        if not self._unsent_bytes and not self.open_requests:
+        if not self._out.unsent_bytes and not self.open_requests:
             self.abort()
         else:
             self._close_if_done()
@@ -286,7 +273,7 @@ class Session:
         self._account_received()
         wanted = (
             not self._ended
-            and self._has_room()
+            and self._out.has_room()
             and self._waiting_bytes <= limits.max_frame_payload_bytes
             and (self._received_bytes <= _FREE_RECEIVE_BYTES or self.server.may_receive(self))
         )
@@ -323,7 +310,7 @@ class Session:
         while waiting and len(self._tasks) < limit and not self._closing:
             if turn and self._loop.time() > ends_at:
                 turn = 0
-            if not turn or not self._has_room():
+            if not turn or not self._out.has_room():
                 if not turn and not self._pump_scheduled:
                     self._pump_scheduled = True
                     self._loop.call_soon(self._next_turn)
@@ -353,7 +340,7 @@ class Session:
             command = entry.decode(payload)
             if not entry.waits:
                 result = encode_result(entry.fn(self.context, command))
-                self._send(self.engine.send_success(sequence, result))
+                self._out.send(self.engine.send_success(sequence, result))
                 return
             if entry.streams:
                 self._open_stream(sequence)
@@ -377,7 +364,7 @@ class Session:
                 hint="End one, or open another connection.",
                 details={"limit": limit},
             )
-        self._streams[sequence] = SessionStream(self, sequence)
+        self._streams[sequence] = SessionStream(self, self._out, sequence)
 
     async def _run(self, entry: Entry, sequence: int, command: Any, context: Context) -> None:
         timeout_ms: int | None = getattr(command, "timeout_ms", None)
@@ -392,10 +379,10 @@ class Session:
                 else:
                     result = await entry.fn(context, command)
                 self._answering.add(sequence)
-            await self.send_when_room(lambda: self.engine.send_success(sequence, encode_result(result)))
+            await self._out.send_when_room(lambda: self.engine.send_success(sequence, encode_result(result)))
             if len(self._tasks) == 1:
                 # Nothing else is at work whose reply could go out with this one.
-                self._flush()
+                self._out.flush()
         except asyncio.CancelledError:
             self._answer_error(sequence, self._verdicts.get(sequence) or Cancelled("the request was cancelled"))
         except Exception as failure:
@@ -418,13 +405,13 @@ class Session:
 
     async def _run_large(self, entry: Entry, sequence: int, command: Any, context: Context) -> None:
         """Produce a large reply only once there is room for it: one at a time here, a few over all connections."""
-        async with self._room_lock:
+        async with self._out.room_lock:
             while True:
-                await self._wait_for_room()
+                await self._out.wait_for_room()
                 async with self.server.large_replies:
                     if not self.server.send_budget_spent() or self._socket is None:
                         result = await entry.fn(context, command)
-                        self._send(self.engine.send_success(sequence, encode_result(result)))
+                        self._out.send(self.engine.send_success(sequence, encode_result(result)))
                         return
                 await self.server.send_budget_freed()
 
@@ -478,104 +465,23 @@ class Session:
         if self._tasks.get(sequence) is task and sequence not in self._answering:
             task.cancel()
 
-    # Writing
-
-    def _has_room(self) -> bool:
-        """Whether more may be produced for this client; while the daemon's budget is spent, one thing at a time."""
-        if self._unsent_bytes > self.server.limits.send_buffer_bytes:
-            return False
-        return not self._unsent_bytes or not self.server.send_budget_spent()
-
-    async def send_when_room(self, encode: Callable[[], bytes]) -> None:
-        """Send what ``encode`` makes; it is called once the client, and the daemon as a whole, have room for it.
-
-        One at a time for each connection: results that wait are not encoded, so they take no memory twice.
-        """
-        if not self._has_room() or self._room_lock.locked():
-            async with self._room_lock:
-                await self._wait_for_room()
-                self._send(encode())
-        else:
-            self._send(encode())
-
-    async def wait_until_ready(self) -> None:
-        """Wait until something sent now would not have to wait."""
-        if not self._has_room() or self._room_lock.locked():
-            async with self._room_lock:
-                await self._wait_for_room()
-
-    async def _wait_for_room(self) -> None:
-        while self._socket is not None and not self._has_room():
-            self._room.clear()
-            await self._room.wait()
+    # Answering and ending
 
     async def _answer_when_room(self, sequence: int, error: NexusError) -> None:
         try:
-            await self.send_when_room(lambda: self.engine.send_error(sequence, error))
+            await self._out.send_when_room(lambda: self.engine.send_error(sequence, error))
         except asyncio.CancelledError:
             self._answer_error(sequence, error)
 
     def _answer_error(self, sequence: int, error: NexusError) -> None:
-        self._send(self.engine.send_error(sequence, error))
+        self._out.send(self.engine.send_error(sequence, error))
 
-    def _send(self, data: bytes) -> None:
-        if self._socket is None or not data:
-            return
-        self._outgoing.append(data)
-        self._unsent_bytes += len(data)
-        self.server.unsent_bytes += len(data)
-        if not self._flush_scheduled:
-            # Whatever else is answered in this turn of the loop goes out with the same write.
-            self._flush_scheduled = True
-            self._loop.call_soon(self._flush_later)
-
-    def _flush_later(self) -> None:
-        self._flush_scheduled = False
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._socket is None or self._unsent is not None or not self._outgoing:
-            return
-        data = self._outgoing[0] if len(self._outgoing) == 1 else b"".join(self._outgoing)
-        self._outgoing.clear()
-        self._progress_at = self._loop.time()
-        self._unsent = memoryview(data)
-        self._on_writable()
-
-    def _on_writable(self) -> None:
-        """Send what is under way; what was queued meanwhile follows in the next write."""
-        if self._socket is None or self._unsent is None:
-            return
-        try:
-            sent = self._socket.send(self._unsent)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            self.abort()
-            return
-        if sent:
-            self._unsent_bytes -= sent
-            self.server.unsent_bytes -= sent
-            self._progress_at = self._loop.time()
-        if sent < len(self._unsent):
-            self._unsent = self._unsent[sent:]
-        elif self._outgoing:
-            self._unsent = memoryview(b"".join(self._outgoing))
-            self._outgoing.clear()
-        else:
-            self._unsent = None
-        if (self._unsent is not None) != self._writer_added:
-            self._writer_added = self._unsent is not None
-            if self._writer_added:
-                self._loop.add_writer(self._fd, self._on_writable)
-            else:
-                self._loop.remove_writer(self._fd)
-        if self._closing and self._unsent is None:
-            self._finish()
-            return
-        if not self._room.is_set() and self._has_room():
-            self._room.set()
-        if not self._reading:
+    def _on_written(self) -> None:
+        """The client has taken something."""
+        if self._closing:
+            if not self._out.unsent_bytes:
+                self._finish()
+        elif not self._reading:
             self._pump()
 
     def fail(self, error: NexusError, sequence: int = 0) -> None:
@@ -593,12 +499,12 @@ class Session:
         for open_sequence in list(self._tasks):
             self._stop(open_sequence, error if open_sequence == sequence else None)
         self._close_if_done()
-        self._flush()
+        self._out.flush()
 
     def _close_if_done(self) -> None:
         if (self._ended or self.draining) and not self.open_requests and not self._closing:
             self._closing = True
-            if not self._unsent_bytes:
+            if not self._out.unsent_bytes:
                 self._loop.call_soon(self._finish)
 
     def _finish(self) -> None:

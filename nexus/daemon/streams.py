@@ -24,6 +24,7 @@ from nexus_protocol import (
 from nexus_protocol.frame import INPUT
 
 if TYPE_CHECKING:
+    from nexus.daemon.outbox import Outbox
     from nexus.daemon.session import Session
 
 __all__ = ["MAX_QUEUED_INPUTS", "SessionStream", "decode_input", "encode_result"]
@@ -59,19 +60,20 @@ def decode_input(payload: bytes) -> dict[str, Any]:
 class SessionStream:
     """``nexus.handling.Stream`` on a session."""
 
-    def __init__(self, session: Session, sequence: int) -> None:
+    def __init__(self, session: Session, out: Outbox, sequence: int) -> None:
         self._session = session
+        self._out = out
         self._sequence = sequence
         self._inputs: asyncio.Queue[tuple[dict[str, Any], int]] = asyncio.Queue()
         self._queued_bytes = 0
         self._wake: Callable[[], None] | None = None
 
     async def send(self, item: Any) -> None:
-        session = self._session
-        await session.send_when_room(lambda: session.engine.send_item(self._sequence, encode_result(item)))
+        engine = self._session.engine
+        await self._out.send_when_room(lambda: engine.send_item(self._sequence, encode_result(item)))
 
     async def ready(self) -> None:
-        await self._session.wait_until_ready()
+        await self._out.wait_until_ready()
 
     async def receive(self) -> dict[str, Any]:
         body, size = await self._inputs.get()
@@ -79,7 +81,7 @@ class SessionStream:
         return body
 
     async def acknowledge(self, size: int) -> None:
-        await self._session.send_when_room(lambda: self._session.engine.send_ack(self._sequence, size))
+        await self._out.send_when_room(lambda: self._session.engine.send_ack(self._sequence, size))
 
     @property
     def draining(self) -> bool:
