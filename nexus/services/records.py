@@ -85,10 +85,11 @@ Token = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e
 Branch = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^-\x00-\x20\x7f][^\x00-\x20\x7f]*$(?!\n)")]
 
 
-class Service(Record):
+class Service(Record, kw_only=True):
     """A service: what it is told to be, then what it is. Optional fields are there only where they are set.
 
-    The values of its environment are left out, only their names are here; ``GetConfig`` shows them.
+    The values of its environment are left out, only their names are here; ``GetConfig`` shows them. ``updated_at`` is
+    when what it is told to be was last changed.
     """
 
     id: str
@@ -102,7 +103,7 @@ class Service(Record):
 
     run_command: str | list[str] | None = None
     """A string for ``/bin/sh -c``, or the words of a command that no shell sees."""
-    type: ServiceType = ServiceType.SIMPLE
+    type: ServiceType
     directory: str | None = None
     """Where it runs; else in its repository, else in the home directory."""
     port: int | None = None
@@ -110,22 +111,22 @@ class Service(Record):
     environment_names: list[str] = field(default_factory=list)
     config_filename: str | None = None
     """Read at each start; relative to the repository, else to the directory."""
-    config_format: ConfigFormat = ConfigFormat.ENV
+    config_format: ConfigFormat
     repo_url: str | None = None
     repo_path: str | None = None
     git_branch: str | None = None
-    git_auth_type: GitAuthType = GitAuthType.NONE
+    git_auth_type: GitAuthType
     git_token_file: str | None = None
-    restart: RestartPolicy = RestartPolicy.NO
-    restart_backoff_ms: int = 1000
+    restart: RestartPolicy
+    restart_backoff_ms: int
     """Before the first restart; twice as long before each further one."""
-    restart_backoff_max_ms: int = 30_000
-    restart_limit: int = 5
+    restart_backoff_max_ms: int
+    restart_limit: int
     """More restarts than this within ``restart_window_ms``, and it is failed; 0: without limit."""
-    restart_window_ms: int = 60_000
-    restart_unhealthy: bool = False
+    restart_window_ms: int
+    restart_unhealthy: bool
     """Whether a service that runs and becomes unhealthy is restarted, by its policy."""
-    start_window_ms: int = 250
+    start_window_ms: int
     """An exit within this time is a failed start."""
     health_exec: str | list[str] | None = None
     """Healthy when this ends with 0."""
@@ -133,21 +134,21 @@ class Service(Record):
     """Healthy when this port of 127.0.0.1 or ::1 accepts; 0: the service's own port."""
     health_log: str | None = None
     """Healthy once a line of the run's output matches this regular expression."""
-    health_interval_ms: int = 2000
-    health_timeout_ms: int = 2000
-    health_retries: int = 3
+    health_interval_ms: int
+    health_timeout_ms: int
+    health_retries: int
     """So many failures in a row make it unhealthy."""
-    health_start_period_ms: int = 0
+    health_start_period_ms: int
     """Failures this soon after the start do not count."""
-    stop_signal: StopSignal = StopSignal.SIGTERM
-    stop_grace_ms: int = 10_000
+    stop_signal: StopSignal
+    stop_grace_ms: int
     """From the stop signal to SIGKILL."""
-    autostart: bool = False
+    autostart: bool
     tags: list[str] = field(default_factory=list)
     memory_limit_mib: int | None = None
     cpu_limit_percent: int | None = None
     """100 is one core."""
-    log_limit_mib: int = 16
+    log_limit_mib: int
 
     pid: int | None = None
     active_port: int | None = None
@@ -156,7 +157,7 @@ class Service(Record):
     """When the last run began."""
     stopped_at: int | None = None
     """When the last run ended."""
-    restarts: int = 0
+    restarts: int
     """Restarts by its policy since it was last started on demand."""
     next_restart_at: int | None = None
     exit_code: int | None = None

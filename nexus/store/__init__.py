@@ -16,6 +16,7 @@ from nexus.store.base import (
     StoreUnavailable,
     Transaction,
 )
+from nexus.store.references import find_row
 
 __all__ = [
     "DatabaseDamaged",
@@ -32,4 +33,5 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "Transaction",
+    "find_row",
 ]

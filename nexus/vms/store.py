@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from nexus.store import Reader, StoreConflict, Transaction
+from nexus.store import Reader, StoreConflict, Transaction, find_row
 from nexus.vms.commands import (
     CreateVm,
     UpdateVm,
@@ -33,14 +33,13 @@ _COLUMNS = (
 _ROLES = {role.value: role for role in VmRole}
 _STATES = {state.value: state for state in VmState}
 
-_BY_ID = f"SELECT {_COLUMNS} FROM vms WHERE id = ?"
-_BY_NAME = f"SELECT {_COLUMNS} FROM vms WHERE name = ?"
+_SELECT = f"SELECT {_COLUMNS} FROM vms"
+_BY_ID = f"{_SELECT} WHERE id = ?"
 _INSERT = (
     "INSERT INTO vms (id, name, role, state, cid, vcpu_count, mem_size_mib, created_at, updated_at) "
     f"VALUES (?1, ?2, ?3, 'created', coalesce(?7, (SELECT coalesce(max(cid) + 1, {FIRST_CID}) FROM vms)), "
     f"?4, ?5, ?6, ?6) RETURNING {_COLUMNS}"
 )
-_BY_PREFIX = f"SELECT {_COLUMNS} FROM vms WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 6"
 
 
 def _vm(row: tuple[Any, ...]) -> Vm:
@@ -53,23 +52,8 @@ def find(reader: Reader, reference: str) -> Vm | None:
     Raises:
         VmAmbiguous: several ids begin with it.
     """
-    # Ids are UUIDs and no name looks like one, so a single look-up decides.
-    prefix = reference.lower()
-    shaped = len(prefix) == 36 and prefix.count("-") == 4
-    row = reader.one(_BY_ID, (prefix,)) if shaped else None
-    row = row or reader.one(_BY_NAME, (reference,))
-    if row is not None:
-        return _vm(row)
-    if not 4 <= len(prefix) <= 36 or not set(prefix) <= set("0123456789abcdef-"):
-        return None
-    rows = reader.all(_BY_PREFIX, (prefix, prefix + "g"))
-    if len(rows) > 1:
-        raise VmAmbiguous(
-            f'cannot tell which VM "{reference}" means: several ids begin like that',
-            hint="Give more of the id, or the name.",
-            details={"matches": [{"id": row[0], "name": row[1]} for row in rows]},
-        )
-    return _vm(rows[0]) if rows else None
+    row = find_row(reader, _SELECT, reference, word="VM", ambiguous=VmAmbiguous)
+    return None if row is None else _vm(row)
 
 
 def resolve(reader: Reader, reference: str) -> Vm:

@@ -91,9 +91,13 @@ def hint_parts(hint: Any) -> Iterator[Any]:
     yield from getattr(hint, "__metadata__", ())
 
 
-@functools.cache
 def secret_fields(type_: type[msgspec.Struct]) -> frozenset[str]:
     """The fields of a command or a record that are marked as secret, as a whole or in a part."""
+    return _secret_fields(type_)
+
+
+@functools.cache
+def _secret_fields(type_: type[msgspec.Struct]) -> frozenset[str]:
     hints = get_type_hints(type_, include_extras=True)
     return frozenset(
         name

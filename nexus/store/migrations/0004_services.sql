@@ -19,7 +19,8 @@ CREATE TABLE service (
     type TEXT NOT NULL DEFAULT 'simple' CHECK (type IN ('simple', 'oneshot')),
     directory TEXT,
     port INTEGER CHECK (port BETWEEN 0 AND 65535),
-    environment TEXT NOT NULL DEFAULT '{}',
+    environment TEXT NOT NULL DEFAULT '{}',  -- JSON, an object
+    environment_names TEXT NOT NULL DEFAULT '[]',  -- JSON: its names, so that a list never reads a value
     repo_url TEXT,
     repo_path TEXT,
     git_branch TEXT,

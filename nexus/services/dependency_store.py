@@ -1,0 +1,179 @@
+"""All SQL of what depends on what, against a transaction or a reader of the store.
+
+In the table ``dependent_service_id`` is the service that is depended on; everywhere else that is ``dependency_id``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nexus_protocol.command import Record
+
+from nexus.services.records import Dependency
+from nexus.services.states import DependencyCondition, ServiceHealth, ServiceState, WhenLost
+from nexus.store import Reader, Transaction
+
+__all__ = [
+    "StoredDependency",
+    "dependencies_of",
+    "dependents_of",
+    "edge",
+    "edges",
+    "insert",
+    "listed",
+    "remove",
+    "set_tunnel",
+]
+
+TUNNEL_HOST = "127.0.0.1"
+
+
+class StoredDependency(Record):
+    """A dependency as it is stored."""
+
+    id: int
+    service_id: str
+    """Of the dependent."""
+    service: str
+    dependency_id: str
+    """Of the one that it depends on."""
+    dependency: str
+    condition: DependencyCondition
+    when_lost: WhenLost
+    tunnel_enabled: bool
+    created_at: int
+    tunnel_port: int | None = None
+    """Kept from run to run, once there was one."""
+    tunnel_run_id: str | None = None
+    """Of the tunnel's process, while there is one."""
+
+
+_EDGE_COLUMNS = (
+    "d.id, d.service_id, a.name, d.dependent_service_id, b.name, d.condition, d.when_lost, d.tunnel_enabled, "
+    "d.created_at, d.tunnel_port, d.tunnel_run_id"
+)
+_FROM = (
+    "FROM service_dependency AS d JOIN service AS a ON a.id = d.service_id "
+    "JOIN service AS b ON b.id = d.dependent_service_id"
+)
+_EDGES = f"SELECT {_EDGE_COLUMNS} {_FROM}"
+_LISTED = f"SELECT {_EDGE_COLUMNS}, b.status, b.health {_FROM}"
+
+_CONDITIONS = {condition.value: condition for condition in DependencyCondition}
+_WHEN_LOST = {when.value: when for when in WhenLost}
+_STATES = {state.value: state for state in ServiceState}
+_HEALTH = {health.value: health for health in ServiceHealth}
+
+
+def _edge(row: tuple[Any, ...]) -> StoredDependency:
+    return StoredDependency(
+        *row[:5],
+        _CONDITIONS[row[5]],
+        _WHEN_LOST[row[6]],
+        bool(row[7]),
+        row[8],
+        tunnel_port=row[9],
+        tunnel_run_id=row[10],
+    )
+
+
+def _dependency(row: tuple[Any, ...]) -> Dependency:
+    edge = _edge(row[:11])
+    tunnelled = edge.tunnel_run_id is not None
+    return Dependency(
+        service=edge.service,
+        dependency=edge.dependency,
+        service_id=edge.service_id,
+        dependency_id=edge.dependency_id,
+        condition=edge.condition,
+        tunnel_enabled=edge.tunnel_enabled,
+        when_lost=edge.when_lost,
+        created_at=edge.created_at,
+        state=_STATES[row[11]],
+        health=_HEALTH[row[12]],
+        tunnel_host=TUNNEL_HOST if tunnelled else None,
+        tunnel_port=edge.tunnel_port if tunnelled else None,
+    )
+
+
+def edges(reader: Reader) -> list[StoredDependency]:
+    """Every dependency, by the names of dependent and dependency."""
+    return [_edge(row) for row in reader.all(f"{_EDGES} ORDER BY a.name, b.name")]
+
+
+def dependencies_of(reader: Reader, service_id: str) -> list[StoredDependency]:
+    """What a service depends on, by name."""
+    return [_edge(row) for row in reader.all(f"{_EDGES} WHERE d.service_id = ? ORDER BY b.name", (service_id,))]
+
+
+def dependents_of(reader: Reader, service_id: str) -> list[StoredDependency]:
+    """What depends on a service, by name."""
+    return [
+        _edge(row) for row in reader.all(f"{_EDGES} WHERE d.dependent_service_id = ? ORDER BY a.name", (service_id,))
+    ]
+
+
+def edge(reader: Reader, service_id: str, dependency_id: str) -> StoredDependency | None:
+    """How one service depends on the other, if it does."""
+    row = reader.one(f"{_EDGES} WHERE d.service_id = ? AND d.dependent_service_id = ?", (service_id, dependency_id))
+    return None if row is None else _edge(row)
+
+
+def listed(
+    reader: Reader,
+    *,
+    service_id: str | None = None,
+    dependency_id: str | None = None,
+    after: tuple[str, str] = ("", ""),
+    limit: int = -1,
+) -> list[Dependency]:
+    """Dependencies with the state of what is depended on, by the names of dependent and dependency.
+
+    Those of one dependent, on one dependency, or all; at most ``limit`` (-1: all) behind the position ``after``.
+    """
+    conditions, parameters = ["(a.name, b.name) > (?, ?)"], [*after]
+    if service_id is not None:
+        conditions.append("d.service_id = ?")
+        parameters.append(service_id)
+    if dependency_id is not None:
+        conditions.append("d.dependent_service_id = ?")
+        parameters.append(dependency_id)
+    sql = f"{_LISTED} WHERE {' AND '.join(conditions)} ORDER BY a.name, b.name LIMIT ?"
+    return [_dependency(row) for row in reader.all(sql, (*parameters, limit))]
+
+
+def insert(
+    tx: Transaction,
+    service_id: str,
+    dependency_id: str,
+    *,
+    condition: DependencyCondition,
+    when_lost: WhenLost,
+    tunnel_enabled: bool,
+) -> None:
+    """Make one service depend on another; the caller has looked for cycles.
+
+    Raises:
+        StoreConflict: it does so already.
+    """
+    tx.execute(
+        "INSERT INTO service_dependency (service_id, dependent_service_id, condition, when_lost, tunnel_enabled, "
+        "created_at) VALUES (?, ?, ?, ?, ?, ?)",
+        (service_id, dependency_id, condition.value, when_lost.value, tunnel_enabled, tx.now),
+    )
+
+
+def remove(tx: Transaction, dependency: int) -> None:
+    """Delete the dependency with this id."""
+    tx.execute("DELETE FROM service_dependency WHERE id = ?", (dependency,))
+
+
+def set_tunnel(tx: Transaction, dependency: int, port: int | None, run_id: str | None) -> None:
+    """Note the port of a dependency's tunnel, and the run of its process while there is one.
+
+    Raises:
+        StoreConflict: another tunnel has the port.
+    """
+    tx.execute(
+        "UPDATE service_dependency SET tunnel_port = ?, tunnel_run_id = ? WHERE id = ?", (port, run_id, dependency)
+    )

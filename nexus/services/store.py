@@ -1,0 +1,419 @@
+"""All SQL of service records, against a transaction or a reader of the store; what depends on what has its own.
+
+The one place that sets a service's state. Values of environments leave it only in ``StoredService``.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import field
+from nexus_protocol.command import SECRET, Record
+
+from nexus.services.commands import AddService
+from nexus.services.dependency_store import StoredDependency, dependencies_of, dependents_of, edges
+from nexus.services.errors import (
+    ServiceAmbiguous,
+    ServiceIdTaken,
+    ServiceNameTaken,
+    ServiceNeeded,
+    ServiceNotFound,
+    ServiceRunning,
+)
+from nexus.services.records import Service
+from nexus.services.states import (
+    TRANSITIONS,
+    ConfigFormat,
+    GitAuthType,
+    RestartPolicy,
+    ServiceHealth,
+    ServiceState,
+    ServiceType,
+    StopSignal,
+)
+from nexus.store import Reader, Transaction, find_row
+
+__all__ = [
+    "DECLARED",
+    "UP",
+    "StoredService",
+    "all_stored",
+    "change_state",
+    "count_by_state",
+    "declared",
+    "delete",
+    "find",
+    "insert",
+    "lease_port",
+    "page",
+    "resolve",
+    "set_health",
+    "stored",
+    "update",
+]
+
+UP = frozenset({ServiceState.STARTING, ServiceState.RUNNING, ServiceState.STOPPING})
+"""The states in which a service may have processes, or is about to."""
+
+DECLARED = tuple(name for name in AddService.__struct_fields__ if name != "id")
+"""What a service is told to be: the fields of AddService."""
+
+
+class StoredService(Record):
+    """A service with what only the daemon may know of it."""
+
+    service: Service
+    environment: Annotated[dict[str, str], SECRET]
+    start_environment: Annotated[dict[str, str], SECRET]
+    """What its last start was given beside it."""
+    wanted: bool
+    """Whether it is to be up."""
+    run_id: str | None = None
+    """Of the last run, written before its process exists."""
+    restart_times: list[int] = field(default_factory=list)
+    """When it was restarted by its policy, within the window."""
+    stopped_in_boot: str | None = None
+    """The boot in which somebody stopped it: no autostart before the next one."""
+    dependencies: list[StoredDependency] = field(default_factory=list)
+
+
+# Columns and fields
+
+_CONFIG_COLUMNS = {"run_command": "run_command", "config_filename": "filename", "config_format": "format"}
+"""The fields that are in ``service_config``, and what they are called there."""
+_OTHER_NAMES = {"state": "status"}
+
+
+def _column(name: str) -> str:
+    if name in _CONFIG_COLUMNS:
+        return f"service_config.{_CONFIG_COLUMNS[name]}"
+    return f"service.{_OTHER_NAMES.get(name, name)}"
+
+
+_encode_json = msgspec.json.Encoder().encode
+_decode_json = msgspec.json.Decoder().decode
+
+_ENUMS: dict[str, type[Any]] = {
+    "state": ServiceState,
+    "health": ServiceHealth,
+    "type": ServiceType,
+    "config_format": ConfigFormat,
+    "git_auth_type": GitAuthType,
+    "restart": RestartPolicy,
+    "stop_signal": StopSignal,
+}
+_JSON = (
+    "run_command",
+    "health_exec",
+    "tags",
+    "environment",
+    "environment_names",
+    "start_environment",
+    "lost_dependencies",
+    "restart_times",
+)
+_FROM_COLUMN: dict[str, Callable[[Any], Any]] = {
+    **{name: {member.value: member for member in enum}.__getitem__ for name, enum in _ENUMS.items()},
+    **dict.fromkeys(("restart_unhealthy", "autostart", "wanted"), bool),
+    **dict.fromkeys(_JSON, _decode_json),
+}
+"""For the fields whose columns hold something else than the field."""
+
+
+def _to_column(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if name in _JSON:
+        return _encode_json(value).decode()
+    return str(value) if name in _ENUMS else value
+
+
+def _values(names: tuple[str, ...], row: tuple[Any, ...]) -> dict[str, Any]:
+    values = dict(zip(names, row, strict=True))
+    for name, convert in _FROM_COLUMN.items():
+        if values.get(name) is not None:
+            values[name] = convert(values[name])
+    return values
+
+
+_FIELDS = Service.__struct_fields__
+_PRIVATE = ("environment", "start_environment", "wanted", "run_id", "restart_times", "stopped_in_boot")
+_FROM = "FROM service JOIN service_config ON service_config.id = service.config_id"
+_SELECT = f"SELECT {', '.join(map(_column, _FIELDS))} {_FROM}"
+_SELECT_STORED = f"SELECT {', '.join(map(_column, (*_FIELDS, *_PRIVATE)))} {_FROM}"
+
+
+def _service(row: tuple[Any, ...]) -> Service:
+    return Service(**_values(_FIELDS, row))
+
+
+def _stored(row: tuple[Any, ...], dependencies: list[StoredDependency]) -> StoredService:
+    private = _values(_PRIVATE, row[len(_FIELDS) :])
+    return StoredService(service=_service(row[: len(_FIELDS)]), dependencies=dependencies, **private)
+
+
+# Reading
+
+
+def find(reader: Reader, reference: str) -> Service | None:
+    """The service with exactly this id, else with this name, else whose id alone begins with it (4 characters or more).
+
+    Raises:
+        ServiceAmbiguous: several ids begin with it.
+    """
+    row = find_row(reader, _SELECT, reference, word="service", ambiguous=ServiceAmbiguous, table="service.")
+    return None if row is None else _service(row)
+
+
+def resolve(reader: Reader, reference: str) -> Service:
+    """``find``, for one that must be there.
+
+    Raises:
+        ServiceNotFound: there is none.
+        ServiceAmbiguous: several ids begin with it.
+    """
+    service = find(reader, reference)
+    if service is None:
+        raise ServiceNotFound(f'service "{reference}" not found', details={"service": reference})
+    return service
+
+
+def stored(reader: Reader, reference: str) -> StoredService:
+    """``resolve``, with what only the daemon may know. Needs a snapshot or a transaction to be of one moment.
+
+    Raises:
+        ServiceNotFound: there is none.
+        ServiceAmbiguous: several ids begin with it.
+    """
+    row = find_row(reader, _SELECT_STORED, reference, word="service", ambiguous=ServiceAmbiguous, table="service.")
+    if row is None:
+        raise ServiceNotFound(f'service "{reference}" not found', details={"service": reference})
+    return _stored(row, dependencies_of(reader, row[0]))
+
+
+def all_stored(reader: Reader) -> list[StoredService]:
+    """Every service, by name. Reads the whole table: for the start of the daemon."""
+    dependencies: dict[str, list[StoredDependency]] = {}
+    for edge in edges(reader):
+        dependencies.setdefault(edge.service_id, []).append(edge)
+    rows = reader.all(f"{_SELECT_STORED} ORDER BY service.name")
+    return [_stored(row, dependencies.get(row[0], [])) for row in rows]
+
+
+def page(reader: Reader, after: str, limit: int) -> list[Service]:
+    """At most ``limit`` services by name, from behind the name ``after``."""
+    rows = reader.all(f"{_SELECT} WHERE service.name > ? ORDER BY service.name LIMIT ?", (after, limit))
+    return [_service(row) for row in rows]
+
+
+def count_by_state(reader: Reader) -> dict[str, int]:
+    """How many services are in each state; states without any are left out."""
+    return dict(reader.all("SELECT status, count(*) FROM service GROUP BY status"))
+
+
+def declared(stored: StoredService) -> dict[str, Any]:
+    """What the service is told to be, by field: all of ``DECLARED``."""
+    return {name: getattr(stored.service, name) for name in DECLARED if name != "environment"} | {
+        "environment": stored.environment
+    }
+
+
+# What it is told to be
+
+
+def insert(tx: Transaction, wanted: AddService) -> tuple[Service, bool]:
+    """Add the service, or find that the same request made it before; the second value is True for a new one.
+
+    Raises:
+        ServiceNameTaken, ServiceIdTaken: it clashes with what is there.
+    """
+    fields = {name: getattr(wanted, name) for name in DECLARED}
+    fields["environment"] = fields["environment"] or {}
+    fields["tags"] = fields["tags"] or []
+    cannot = f'cannot add service "{wanted.name}"'
+    if wanted.id is not None and find(tx, wanted.id) is not None:
+        there = stored(tx, wanted.id)
+        if declared(there) == fields:
+            return there.service, False
+        raise ServiceIdTaken(
+            f'{cannot}: service "{there.service.name}" has the id {wanted.id} and differs from what is asked for',
+            hint="A repeated request needs all the fields as the service has them now; for another service choose "
+            "another id.",
+            details={"id": wanted.id, "name": there.service.name},
+        )
+    _refuse_taken_name(tx, wanted.name, cannot)
+    config = tx.one(
+        "INSERT INTO service_config (filename, format, run_command) VALUES (?, ?, ?) RETURNING id",
+        tuple(_to_column(name, fields[name]) for name in ("config_filename", "config_format", "run_command")),
+    )
+    assert config is not None
+    id_ = wanted.id or str(uuid.uuid4())
+    columns: dict[str, Any] = {"id": id_, "config_id": config[0]}
+    columns |= {name: _to_column(name, value) for name, value in fields.items() if name not in _CONFIG_COLUMNS}
+    columns["environment_names"] = _encode_json(sorted(fields["environment"])).decode()
+    columns |= dict.fromkeys(("created_at", "updated_at", "state_at"), tx.now)
+    tx.execute(
+        f"INSERT INTO service ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", tuple(columns.values())
+    )
+    return resolve(tx, id_), True
+
+
+def _refuse_taken_name(tx: Transaction, name: str, cannot: str) -> None:
+    row = tx.one("SELECT id FROM service WHERE name = ?", (name,))
+    if row is not None:
+        raise ServiceNameTaken(
+            f'{cannot}: service name "{name}" already exists',
+            hint=f"Choose another name, or look at it: nexusctl service status {name}",
+            details={"name": name, "id": row[0]},
+        )
+
+
+def update(tx: Transaction, service: Service, changes: Mapping[str, Any]) -> Service:
+    """Set these fields of ``DECLARED`` to new values; gives the service as it is now.
+
+    Raises:
+        ServiceNameTaken: another service has the new name.
+    """
+    if changes.get("name", service.name) != service.name:
+        _refuse_taken_name(tx, changes["name"], f'cannot update service "{service.name}"')
+    config = {_CONFIG_COLUMNS[name]: _to_column(name, changes[name]) for name in changes if name in _CONFIG_COLUMNS}
+    columns = {name: _to_column(name, changes[name]) for name in changes if name not in _CONFIG_COLUMNS}
+    if "environment" in changes:
+        columns["environment_names"] = _encode_json(sorted(changes["environment"])).decode()
+    if config:
+        tx.execute(
+            f"UPDATE service_config SET {', '.join(f'{name} = ?' for name in config)} "
+            "WHERE id = (SELECT config_id FROM service WHERE id = ?)",
+            (*config.values(), service.id),
+        )
+    _set(tx, service.id, columns | {"updated_at": max(tx.now, service.created_at)})
+    return resolve(tx, service.id)
+
+
+def delete(tx: Transaction, reference: str) -> Service:
+    """Delete a service that is not up and that nothing depends on, and its own dependencies; gives what it was.
+
+    Raises:
+        ServiceNotFound, ServiceAmbiguous, ServiceRunning, ServiceNeeded: it cannot be done.
+    """
+    service = resolve(tx, reference)
+    if service.state in UP:
+        raise ServiceRunning(
+            f'cannot remove service "{service.name}": it is {service.state}, stop it first',
+            hint=f"Stop it and remove it: nexusctl service remove {service.name} --stop",
+            details={"id": service.id, "name": service.name, "state": service.state.value},
+        )
+    dependents = [edge.service for edge in dependents_of(tx, service.id)]
+    if dependents:
+        quoted = ", ".join(f'"{name}"' for name in dependents[:5]) + (", …" if len(dependents) > 5 else "")
+        raise ServiceNeeded(
+            f'cannot remove service "{service.name}": {quoted} depend{"s" if len(dependents) == 1 else ""} on it',
+            hint=f"Remove the dependency first: nexusctl service dependency remove {dependents[0]} {service.name}",
+            details={"id": service.id, "name": service.name, "dependents": dependents},
+        )
+    row = tx.one("DELETE FROM service WHERE id = ? RETURNING config_id", (service.id,))
+    assert row is not None
+    tx.execute("DELETE FROM service_config WHERE id = ?", row)
+    return service
+
+
+# What it is
+
+_RUN_COLUMNS = frozenset(
+    {
+        "wanted",
+        "run_id",
+        "pid",
+        "active_port",
+        "start_environment",
+        "started_at",
+        "stopped_at",
+        "restarts",
+        "restart_times",
+        "next_restart_at",
+        "exit_code",
+        "exit_signal",
+        "reason",
+        "lost_dependencies",
+        "stopped_in_boot",
+    }
+)
+_OF_A_RUN = ("pid", "active_port", "next_restart_at", "lost_dependencies")
+"""What a service that is stopped or failed does not have."""
+
+
+def change_state(tx: Transaction, service_id: str, state: ServiceState, **columns: Any) -> Service:
+    """Put a service into a state, the one it has included, and set what goes with it; gives it as it is now.
+
+    ``columns`` are of ``_RUN_COLUMNS``; None unsets one. With a change of state ``reason`` and ``next_restart_at``
+    are unset unless they are given; what is stopped or failed has no pid, port, next restart nor lost dependencies.
+    Health is unknown again when a run ends and when one begins.
+
+    Raises:
+        ServiceNotFound: there is no such service.
+        ValueError: the state may not follow the one before it, or a column is none of these.
+        StoreConflict: another service has the port.
+    """
+    unknown = columns.keys() - _RUN_COLUMNS
+    if unknown:
+        raise ValueError(f"change_state sets no {', '.join(sorted(unknown))}")
+    row = tx.one("SELECT status, run_id FROM service WHERE id = ?", (service_id,))
+    if row is None:
+        raise ServiceNotFound(f'service "{service_id}" not found', details={"service": service_id})
+    before = ServiceState(row[0])
+    changes: dict[str, Any] = {}
+    if state is not before:
+        if state not in TRANSITIONS[before]:
+            raise ValueError(f"a service does not go from {before} to {state}")
+        changes = {"status": state.value, "state_at": tx.now, "reason": None, "next_restart_at": None}
+    if state not in UP:
+        changes |= dict.fromkeys(_OF_A_RUN)
+    changes |= columns
+    new_run = columns.get("run_id") is not None and columns["run_id"] != row[1]
+    same_run = state is before or (before, state) == (ServiceState.STARTING, ServiceState.RUNNING)
+    if new_run or not same_run or state not in (ServiceState.STARTING, ServiceState.RUNNING):
+        changes |= {"health": ServiceHealth.UNKNOWN.value, "health_message": None}
+    values = {name: _to_column(name, _EMPTY.get(name) if value is None else value) for name, value in changes.items()}
+    if values:
+        _set(tx, service_id, values)
+    return resolve(tx, service_id)
+
+
+_EMPTY: dict[str, Any] = {
+    "wanted": False,
+    "restarts": 0,
+    "start_environment": {},
+    "restart_times": [],
+    "lost_dependencies": [],
+}
+"""What stands for nothing in the columns that always have a value."""
+
+
+def set_health(tx: Transaction, service_id: str, health: ServiceHealth, message: str | None = None) -> Service:
+    """Note what a health check said; of a service that is neither starting nor running nothing is noted.
+
+    Raises:
+        ServiceNotFound: there is no such service.
+    """
+    tx.execute(
+        "UPDATE service SET health = ?, health_message = ? WHERE id = ? AND status IN ('starting', 'running')",
+        (health.value, message, service_id),
+    )
+    return resolve(tx, service_id)
+
+
+def lease_port(tx: Transaction, service_id: str, port: int | None) -> None:
+    """Give a service the port for its run, which no other service has then; None gives it back.
+
+    Raises:
+        StoreConflict: another service has it.
+    """
+    _set(tx, service_id, {"active_port": port})
+
+
+def _set(tx: Transaction, service_id: str, columns: Mapping[str, Any]) -> None:
+    assignments = ", ".join(f"{name} = ?" for name in columns)
+    tx.execute(f"UPDATE service SET {assignments} WHERE id = ?", (*columns.values(), service_id))
