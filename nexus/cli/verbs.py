@@ -5,8 +5,10 @@ It knows how a field is declared (``nexus_protocol.command``), and no particular
 
 from __future__ import annotations
 
+import os
+import re
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -15,7 +17,23 @@ from nexus_protocol.command import Command
 
 from nexus.cli.groups import WordGroup
 
-__all__ = ["Completer", "NounGroup", "Number", "build_command", "command_parameters", "completers", "verb"]
+__all__ = [
+    "Assignment",
+    "Completer",
+    "Duration",
+    "FilePath",
+    "NounGroup",
+    "Number",
+    "Size",
+    "build_command",
+    "command_parameters",
+    "completers",
+    "for_each",
+    "parse_duration",
+    "parse_size",
+    "shell_complete",
+    "verb",
+]
 
 Completer = Callable[[Any, str], list[str]]
 """Given the ``App`` and what was typed so far, the words that may follow."""
@@ -75,6 +93,106 @@ class Number(click.types.IntParamType):
         return number
 
 
+_DURATION_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_SIZE_MIB = {"": 1, "M": 1, "G": 1024, "T": 1024 * 1024}
+
+
+def parse_duration(text: str) -> int:
+    """Milliseconds of a time such as ``500ms``, ``1.5s``, ``2m`` or ``1h30m``; a number alone is seconds.
+
+    Raises:
+        ValueError: it is none; the message is a sentence.
+    """
+    number, unit = r"(?:\d+(?:\.\d+)?)", r"(?:ms|s|min|m|h|d)"
+    parts = re.findall(f"({number})({unit})", text)
+    if re.fullmatch(number, text):
+        parts = [(text, "s")]
+    elif not re.fullmatch(f"(?:{number}{unit})+", text):
+        raise ValueError(f"{text!r} is not a time such as 500ms, 5s, 2m or 1h")
+    return round(sum(float(amount) * _DURATION_MS[unit] for amount, unit in parts))
+
+
+def parse_size(text: str) -> int:
+    """MiB of a size such as ``256M`` or ``1G``; a number alone is MiB.
+
+    Raises:
+        ValueError: it is none; the message is a sentence.
+    """
+    match = re.fullmatch(r"(\d+)([MGT]?)(?:i?B)?", text, re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{text!r} is not a size such as 256M or 1G")
+    return int(match[1]) * _SIZE_MIB[match[2].upper()]
+
+
+class Duration(Number):
+    """A time, in milliseconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return self._parsed(value, parse_duration, " ms", param, ctx)
+
+    def _parsed(
+        self,
+        value: Any,
+        parse: Callable[[str], int],
+        unit: str,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int:
+        try:
+            number = parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        lowest, highest = self.lowest or 0, self.highest
+        if highest is not None and not lowest <= number <= highest:
+            self.fail(f"{value} is not between {lowest}{unit} and {highest}{unit}", param, ctx)
+        return number
+
+
+class Size(Duration):
+    """An amount of memory or disk, in MiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return self._parsed(value, parse_size, "M", param, ctx)
+
+
+class FilePath(click.types.StringParamType):
+    """A path, made absolute here, since the daemon is at home in another folder."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("a path has a name", param, ctx)
+        return os.path.abspath(value)  # noqa: PTH100 - links stay as they were written
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        return click.Path().shell_complete(ctx, param, incomplete)
+
+
+class Assignment(click.ParamType):
+    """``NAME=VALUE``; ``NAME`` alone takes the value from nexusctl's own environment, so that no other process sees it.
+
+    A value is never printed: it may be a secret.
+    """
+
+    name = "assignment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, equals, text = value.partition("=")
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+            self.fail("expected NAME=VALUE, the NAME of letters, digits and _", param, ctx)
+        if not equals:
+            found = os.environ.get(name)
+            if found is None:
+                self.fail(f"{name} has no value, and none is set here: give {name}=VALUE", param, ctx)
+            text = found
+        return name, text
+
+
 class _Field(NamedTuple):
     """What a declaration says of one field."""
 
@@ -95,22 +213,38 @@ def _fields(command: type[Command[Any]]) -> list[_Field]:
     found = []
     for field in msgspec.structs.fields(command):
         extra: dict[str, Any] = {}
-        description, lowest, highest, type_ = "", None, None, hints[field.name]
-        pending = [type_]
-        while pending:
-            hint = pending.pop(0)
-            if get_origin(hint) in (Union, types.UnionType):
-                pending += [arg for arg in get_args(hint) if arg is not type(None)]
-                continue
-            for meta in getattr(hint, "__metadata__", ()):
-                extra = (meta.extra or {}) | extra
-                description = meta.description or description
+        description, lowest, highest = "", None, None
+        kinds = []
+        for kind, metas in _parts(hints[field.name]):
+            inner: dict[str, Any] = {}
+            words = ""
+            for meta in metas:  # within one declaration the later word counts, of two nested ones the outer
+                inner |= meta.extra or {}
+                words = meta.description or words
                 lowest = meta.ge if lowest is None else lowest
                 highest = meta.le if highest is None else highest
-            type_ = getattr(hint, "__origin__", hint) if hasattr(hint, "__metadata__") else hint
+            extra = inner | extra
+            description = description or words
+            if kind is not None:
+                kinds.append(kind)
         default = None if field.required else field.default
-        found.append(_Field(field.name, type_, field.required, default, description, extra, lowest, highest))
+        # A choice of kinds is typed as its first one: text for a command that could be a list of words, too.
+        found.append(_Field(field.name, kinds[0], field.required, default, description, extra, lowest, highest))
     return found
+
+
+def _parts(hint: Any) -> Iterator[tuple[Any, Sequence[Any]]]:
+    """The plain types that a type is made of, None for one that is only a union, each with what is said of it."""
+    pending = [hint]
+    while pending:
+        hint = pending.pop(0)
+        metas = getattr(hint, "__metadata__", ())
+        plain = hint.__origin__ if metas else hint
+        if get_origin(plain) in (Union, types.UnionType):
+            pending = [arg for arg in get_args(plain) if arg is not type(None)] + pending
+            yield None, metas
+        else:
+            yield plain, metas
 
 
 def _click_type(field: _Field) -> Any:
@@ -119,9 +253,12 @@ def _click_type(field: _Field) -> Any:
         return click.Choice([member.value for member in type_])
     if get_origin(type_) is Literal:
         return click.Choice(list(get_args(type_)))
+    if get_origin(type_) is dict:
+        return Assignment()
     if type_ is int:
-        return Number(field.lowest, field.highest)
-    return str
+        kind = Duration if field.name.endswith("_ms") else Size if field.name.endswith("_mib") else Number
+        return kind(field.lowest, field.highest)
+    return FilePath() if field.extra.get("path") else str
 
 
 def command_parameters(
@@ -135,7 +272,7 @@ def command_parameters(
     for field in _fields(command):
         if field.name in exclude:
             continue
-        complete = _shell_complete(field.extra.get("completes"))
+        complete = shell_complete(field.extra.get("completes"))
         if field.required:
             metavar = field.extra.get("metavar", field.name.upper())
             parameters.append(
@@ -154,17 +291,17 @@ def command_parameters(
 
 
 def _option(field: _Field, complete: Any) -> click.Option:
-    name = field.extra.get("option", "--" + field.name.replace("_", "-"))
+    name = field.extra.get("option", "--" + re.sub("_(ms|mib)$", "", field.name).replace("_", "-"))
     help = field.description[:1].upper() + field.description[1:]
-    default = field.default.value if isinstance(field.default, Enum) else field.default
     if field.type is bool:
         return click.Option([f"{name}/--no-{name[2:]}", field.name], default=None, help=f"{help}.")
+    default = _shown(field)
     if default is not None:
         help += f" (default: {default})"
-    repeated = get_origin(field.type) is list
+    repeated = get_origin(field.type) in (list, dict)
     return click.Option(
         [name, field.name],
-        type=str if repeated else _click_type(field),
+        type=str if get_origin(field.type) is list else _click_type(field),
         multiple=repeated,
         metavar=field.extra.get("metavar"),
         help=f"{help}.",
@@ -172,7 +309,20 @@ def _option(field: _Field, complete: Any) -> click.Option:
     )
 
 
-def _shell_complete(what: str | None) -> Any:
+def _shown(field: _Field) -> Any:
+    """The default as a person would write it."""
+    default = field.default.value if isinstance(field.default, Enum) else field.default
+    if type(default) is not int or field.type is not int:
+        return default
+    if field.name.endswith("_mib"):
+        return f"{default}M"
+    if field.name.endswith("_ms"):
+        return f"{default}ms" if default % 1000 else f"{default // 1000}s"
+    return default
+
+
+def shell_complete(what: str | None) -> Any:
+    """Completes by the completer of this name; None for none."""
     if what is None:
         return None
 
@@ -196,7 +346,7 @@ def build_command(command: type[Command[Any]], values: dict[str, Any]) -> Any:
     import msgspec
 
     given = {
-        name: list(value) if isinstance(value, tuple) else value
+        name: _plain(value)
         for name, value in values.items()
         if value is not None and value != () and name in command.__struct_fields__
     }
@@ -205,6 +355,29 @@ def build_command(command: type[Command[Any]], values: dict[str, Any]) -> Any:
     for name, value in given.items():
         given[name] = msgspec.convert(value, hints[name])
     return command(**given)
+
+
+def _plain(value: Any) -> Any:
+    """What click collected: several assignments are a map, several words a list."""
+    if not isinstance(value, tuple):
+        return value
+    return dict(value) if isinstance(value[0], tuple) else list(value)
+
+
+def for_each(names: Sequence[str], do: Callable[[str], Any]) -> int:
+    """Do it for every name, also after one failed; gives the exit code of the first failure."""
+    from nexus_protocol.errors import NexusError
+
+    from nexus.cli.main import exit_code, print_error
+
+    code = 0
+    for name in names:
+        try:
+            do(name)
+        except NexusError as error:
+            print_error(error)
+            code = code or exit_code(error)
+    return code
 
 
 def verb(

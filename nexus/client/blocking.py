@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -45,6 +45,8 @@ ItemT = TypeVar("ItemT")
 
 _READ_BYTES = 64 * 1024
 _INTERRUPT_WAIT_S = 5.0
+_CALLS_AT_ONCE = 32
+"""Fewer than a daemon with the default limits lets one connection have open."""
 _HELLO = 45
 _TIMEVAL = struct.Struct("ll")
 
@@ -164,6 +166,45 @@ class BlockingClient:
             outcome = self._cancel_and_wait(sequence)
             details = outcome.details if isinstance(outcome, NexusError) else None
             raise DeadlineExceeded(f"cannot finish within {timeout_s:g} seconds", details=details) from None
+
+    def calls(
+        self, commands: Sequence[Command[Any]], *, timeout_s: float | None = None
+    ) -> Iterator[tuple[int, dict[str, Any] | NexusError]]:
+        """Send several commands without waiting for one before the next; gives what becomes of each as it comes.
+
+        That is the command's place in ``commands``, and its reply as for ``call_raw`` or the error it was refused
+        with. Some are open at a time; ``timeout_s`` is for all of them together.
+
+        Raises:
+            DeadlineExceeded: the time ran out; what was open is cancelled.
+            ConnectionLost: the connection ended first.
+            Interrupted: Ctrl-C; likewise.
+        """
+        waiting = deque(enumerate(commands))
+        places: dict[int, int] = {}
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            while waiting or places:
+                while waiting and len(places) < _CALLS_AT_ONCE:
+                    place, command = waiting.popleft()
+                    sequence, data = self._engine.send_request(command.info.code, encode_command(command))
+                    places[sequence] = place
+                    self._send(data)
+                for event in self._receive(deadline):
+                    if type(event) not in (SuccessReceived, ErrorReceived) or event.sequence not in places:
+                        self._handle(event)
+                        continue
+                    reply = decode_map(event.payload)
+                    yield (
+                        places.pop(event.sequence),
+                        reply if type(event) is SuccessReceived else error_from_payload(reply),
+                    )
+        except KeyboardInterrupt:
+            raise Interrupted([self._cancel_and_wait(sequence) for sequence in places][0] if places else None) from None
+        except TimeoutError:
+            for sequence in places:
+                self._cancel_and_wait(sequence)
+            raise DeadlineExceeded(f"cannot finish within {timeout_s:g} seconds") from None
 
     def stream(self, command: StreamCommand[ItemT, R]) -> BlockingStream[ItemT, R]:
         """Open a stream: iterate over its items, in a ``with`` block that ends it. Errors come while iterating."""

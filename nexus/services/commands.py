@@ -108,7 +108,11 @@ _START = (
 )
 
 Directory = Annotated[
-    Path, Meta(description="where it runs, absolute (default: the repository, else the home directory)")
+    Path,
+    Meta(
+        description="where it runs, absolute (default: the repository, else the home directory)",
+        extra={"option": "--dir", "path": True},
+    ),
 ]
 DeclaredPort = Annotated[
     Port, Meta(description="the TCP port that it listens on; 0: lease a free one at each start and pass it as PORT")
@@ -118,7 +122,11 @@ Variables = Annotated[
 ]
 ConfigName = Annotated[
     Text,
-    Meta(min_length=1, description="configuration file, read at each start; relative to the repository or directory"),
+    Meta(
+        min_length=1,
+        description="configuration file, read at each start; relative to the repository or directory",
+        extra={"option": "--config-file", "metavar": "FILE"},
+    ),
 ]
 ConfigFormatName = Annotated[ConfigFormat, Meta(description="how the configuration file is written")]
 RunCommandText = Annotated[
@@ -126,10 +134,12 @@ RunCommandText = Annotated[
     Meta(description="a string for /bin/sh -c, or a list of words that no shell sees", extra={"option": "--run"}),
 ]
 RepoUrl = Annotated[Text, Meta(min_length=1, description="git repository that it is cloned from")]
-RepoPath = Annotated[Path, Meta(description="where its repository is, absolute")]
+RepoPath = Annotated[Path, Meta(description="where its repository is, absolute", extra={"path": True})]
 GitBranchName = Annotated[Branch, Meta(description="branch to clone")]
 GitAuth = Annotated[GitAuthType, Meta(description="how git proves who asks: none, ssh or token")]
-TokenFile = Annotated[Path, Meta(description="file that holds the git token, read at each use, absolute")]
+TokenFile = Annotated[
+    Path, Meta(description="file that holds the git token, read at each use, absolute", extra={"path": True})
+]
 Restart = Annotated[RestartPolicy, Meta(description="after which exits it is started again")]
 Backoff = Annotated[
     int, Meta(ge=10, le=86_400_000, description="wait before the first restart, doubled before each further one")
@@ -163,8 +173,13 @@ Signal = Annotated[StopSignal, Meta(description="the signal that asks it to stop
 Grace = Annotated[int, Meta(ge=0, le=3_600_000, description="from the stop signal to SIGKILL")]
 Autostart = Annotated[bool, Meta(description="start it with the daemon, unless it was stopped on demand since boot")]
 TagList = Annotated[Tags, Meta(description="words to find it by", extra={"option": "--tag", "metavar": "TAG"})]
-MemoryLimit = Annotated[int, Meta(ge=1, le=16_777_216, description="memory that its processes may have, in MiB")]
-CpuLimit = Annotated[int, Meta(ge=1, le=100_000, description="share of CPU, 100 is one core")]
+MemoryLimit = Annotated[
+    int,
+    Meta(ge=1, le=16_777_216, description="memory that its processes may have, in MiB", extra={"option": "--memory"}),
+]
+CpuLimit = Annotated[
+    int, Meta(ge=1, le=100_000, description="share of CPU, 100 is one core", extra={"option": "--cpu"})
+]
 LogLimit = Annotated[int, Meta(ge=1, le=65_536, description="bound of its kept output, in MiB")]
 Timeout = Annotated[int, Meta(ge=1, le=86_400_000, description="give up after so long")]
 GitToken = Annotated[Token, Meta(description="git token, used for this request and never stored")]
@@ -318,7 +333,7 @@ class UpdateConfig(Command[ServiceConfig]):
     """
 
     service: ServiceReference
-    filename: ConfigName | None = None
+    filename: Annotated[ConfigName, Meta(extra={"option": "--file"})] | None = None
     format: ConfigFormatName | None = None
     run_command: RunCommandText | None = None
     clear: (
