@@ -46,7 +46,7 @@ class Limits(NamedTuple):
     """Of a command that declares no other limit."""
     max_frame_payload_bytes: int = 16 * _MIB
     receive_budget_bytes: int = 64 * _MIB
-    """Received and not yet dispatched, over all connections."""
+    """Received and not yet dispatched, and Input that waits in streams, over all connections."""
     send_budget_bytes: int = 64 * _MIB
     """Encoded and not yet sent, over all connections."""
     connections: int = 512

@@ -93,6 +93,8 @@ class Server:
         self._idle = asyncio.Event()
         self.unsent_bytes = 0
         self._received_bytes = 0
+        self._input_bytes = 0
+        """What of it is Input that waits in open streams."""
         self._favoured: Session | None = None
         """The one session that is read although the receive budget is spent, so that a large frame gets through."""
         self._freed = asyncio.Event()
@@ -238,6 +240,15 @@ class Server:
 
     def account_received(self, delta: int) -> None:
         """Some session holds this much more."""
+        self._received_bytes += delta
+
+    def has_room_for_input(self, size: int) -> bool:
+        """Whether all streams together may hold so much more Input."""
+        return self._input_bytes + size <= self.limits.receive_budget_bytes
+
+    def account_input(self, delta: int) -> None:
+        """Some stream holds this much more Input."""
+        self._input_bytes += delta
         self._received_bytes += delta
 
     # Ending

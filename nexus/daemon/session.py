@@ -81,6 +81,8 @@ class Session:
         self._waiting_bytes = 0
         self._received_bytes = 0
         """What of this session counts in the server's receive budget."""
+        self._input_bytes = 0
+        """Input that waits in open streams. It does not stop the reading: a Cancel has to get through, and the end."""
         self._out = Outbox(server, sock, self._on_written, self.abort)
         self._answering: set[int] = set()
         """Requests whose work is done: cancelling them now could only make the answer a lie."""
@@ -299,6 +301,24 @@ class Session:
             if held <= _FREE_RECEIVE_BYTES:
                 self.server.received_all(self)
 
+    def make_room_for_input(self, size: int) -> None:
+        """Refuse Input once as much of it waits, in the streams of all connections, as the receive budget allows.
+
+        Raises:
+            ResourceExhausted: there is no room for ``size`` bytes more.
+        """
+        if self._input_bytes + size > _FREE_RECEIVE_BYTES and not self.server.has_room_for_input(size):
+            raise ResourceExhausted(
+                "cannot take more input: too much of it waits to be read, over all connections",
+                hint="Try again once other streams have taken theirs.",
+                details={"limit": self.server.limits.receive_budget_bytes},
+            )
+
+    def account_input(self, delta: int) -> None:
+        """Streams of this connection hold this much more Input."""
+        self._input_bytes += delta
+        self.server.account_input(delta)
+
     # Requests
 
     def _pump(self) -> None:
@@ -394,7 +414,8 @@ class Session:
             await self._answer_when_room(sequence, error)
         finally:
             del self._tasks[sequence]
-            self._streams.pop(sequence, None)
+            if sequence in self._streams:
+                self._streams.pop(sequence).close()
             self._verdicts.pop(sequence, None)
             self._answering.discard(sequence)
             if self._socket is not None:

@@ -77,7 +77,7 @@ class SessionStream:
 
     async def receive(self) -> dict[str, Any]:
         body, size = await self._inputs.get()
-        self._queued_bytes -= size
+        self._hold(-size)
         return body
 
     async def acknowledge(self, size: int) -> None:
@@ -95,10 +95,20 @@ class SessionStream:
             self._wake()
 
     def feed(self, body: dict[str, Any], size: int) -> None:
-        self._queued_bytes += size
-        if self._inputs.qsize() >= MAX_QUEUED_INPUTS or self._queued_bytes > _MAX_QUEUED_INPUT_BYTES:
+        if self._inputs.qsize() >= MAX_QUEUED_INPUTS or self._queued_bytes + size > _MAX_QUEUED_INPUT_BYTES:
             raise ResourceExhausted("cannot take more input: too much of it waits to be read")
+        self._session.make_room_for_input(size)
+        self._hold(size)
         self._inputs.put_nowait((body, size))
+
+    def close(self) -> None:
+        """The stream has ended: nobody will read what waits."""
+        self._inputs = asyncio.Queue()
+        self._hold(-self._queued_bytes)
+
+    def _hold(self, delta: int) -> None:
+        self._queued_bytes += delta
+        self._session.account_input(delta)
 
 
 def encode_result(result: Any) -> bytes:

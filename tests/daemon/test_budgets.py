@@ -6,10 +6,10 @@ import concurrent.futures
 import socket
 from collections.abc import Callable
 
-from nexus_protocol import DeadlineExceeded, ResourceExhausted, encode_frame
+from nexus_protocol import Cancelled, DeadlineExceeded, ResourceExhausted, encode_frame
 from nexus_protocol.frame import HEADER, MAGIC, VERSION
 from support.raw import RawClient, frame, wait_until
-from support.toy import Count, Produce, Swallow, ToyServer
+from support.toy import Count, Deaf, Echo, Produce, Swallow, ToyServer
 
 MIB = 1024 * 1024
 KIB = 1024
@@ -41,7 +41,8 @@ def test_half_frames_that_spend_the_receive_budget_stop_nobody_who_is_small_and_
     for hog in hogs:
         _send_what_goes(hog, _half_a_frame(900 * KIB))
     wait_until(toy.server.receive_budget_spent, "a spent budget")
-    assert toy.server._received_bytes < 2 * MIB
+    # The budget, the one frame that is read all the same, and what anybody may hold with one read more.
+    assert toy.server._received_bytes < MIB + 900 * KIB + 8 * 2 * 64 * KIB
     with RawClient(toy.path) as small:
         for _ in range(20):
             assert small.call(Swallow(bytes(60 * KIB))).size_bytes == 60 * KIB
@@ -50,6 +51,38 @@ def test_half_frames_that_spend_the_receive_budget_stop_nobody_who_is_small_and_
     with RawClient(toy.path) as large:
         assert large.call(Swallow(bytes(10 * MIB))).size_bytes == 10 * MIB
     wait_until(lambda: toy.server._received_bytes == 0, "an empty account")
+
+
+def test_input_that_nobody_takes_counts_and_ends_the_streams_that_pass_the_budget(
+    make_toy: Callable[..., ToyServer],
+) -> None:
+    toy = make_toy(receive_budget_bytes=MIB)
+    hogs = [toy.connect() for _ in range(6)]
+    refused = []
+    for hog in hogs:
+        stream = hog.begin(Deaf())
+        for _ in range(4):
+            hog.send_bytes(hog.engine.send_input(stream, bytes(60 * KIB)))
+        hog.call(Count())  # whoever holds much is still heard, and may cancel
+        if stream in hog.last_sequences():
+            error = hog.error(stream)
+            assert isinstance(error, ResourceExhausted)
+            assert error.details == {"limit": MIB}
+            refused.append(hog)
+    assert refused == hogs[4:]
+    assert toy.server._received_bytes <= MIB + 64 * KIB
+    with RawClient(toy.path) as small:
+        stream = small.begin(Echo())
+        small.send_bytes(small.engine.send_input(stream, bytes(50 * KIB)) + small.engine.send_input(stream, eof=True))
+        assert small.result(stream) == {"size_bytes": 50 * KIB}
+    with RawClient(toy.path) as large:
+        assert large.call(Swallow(bytes(3 * MIB))).size_bytes == 3 * MIB
+    hogs[0].close()
+    for hog in hogs[1:4]:
+        (stream,) = hog.engine._open
+        hog.cancel(stream)
+        assert isinstance(hog.error(stream), Cancelled)
+    wait_until(lambda: toy.server._received_bytes == toy.server._input_bytes == 0, "an empty account")
 
 
 def test_unread_replies_of_many_connections_stay_within_the_send_budget(make_toy: Callable[..., ToyServer]) -> None:
