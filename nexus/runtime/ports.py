@@ -2,7 +2,7 @@
 
 It reads /proc and tries sockets; it keeps no list of what was given to whom. The plain functions block (a look at the
 descriptors of all processes takes some ten milliseconds on a large machine): a loop calls those that end in
-``_in_thread``.
+``_in_thread``. Where descriptors run out they raise ResourceExhausted.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _listeners() -> Iterator[_Listener]:
     """All listening sockets of this network namespace, as proc(5) describes /proc/net/tcp."""
     for name in ("tcp", "tcp6"):
         # The file is absent where the kernel has no such protocol.
-        with contextlib.suppress(FileNotFoundError), open(f"/proc/self/net/{name}", "rb") as table:
+        with contextlib.suppress(FileNotFoundError), _descriptors(), open(f"/proc/self/net/{name}", "rb") as table:
             next(table, None)
             for line in table:
                 fields = line.split(None, 10)
@@ -282,11 +282,23 @@ def _binds_on(family: socket.AddressFamily, address: str, port: int) -> bool:
 def _socket(family: socket.AddressFamily) -> socket.socket | None:
     """A TCP socket; None where the kernel does not know the family."""
     try:
-        return socket.socket(family, socket.SOCK_STREAM)
+        with _descriptors():
+            return socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
         if error.errno == errno.EAFNOSUPPORT:
             return None
+        raise
+
+
+@contextlib.contextmanager
+def _descriptors() -> Iterator[None]:
+    """Say in words when there are no descriptors left."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
         raise ResourceExhausted(
-            f"cannot try a port: {os.strerror(error.errno or 0)}",
+            "cannot look at ports: there are too many open files",
             hint="Stop something, or raise the limit of open files (ulimit -n).",
         ) from error

@@ -1,0 +1,419 @@
+"""Ports: who holds one, which are free, and whether somebody answers, on the real kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nexus_protocol import ResourceExhausted
+from support.raw import WAIT_S, wait_until
+
+from nexus.runtime import ports
+from nexus.runtime.ports import (
+    PortHolder,
+    accepts,
+    describe_holder,
+    find_free,
+    find_free_in_thread,
+    holder,
+    holder_in_thread,
+    listeners_of,
+    listeners_of_in_thread,
+    wait_until_free,
+)
+
+LISTENER = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+if sys.argv[3:]:
+    open("/proc/self/comm", "wb").write(bytes.fromhex(sys.argv[3]))
+with socket.create_server((sys.argv[1], int(sys.argv[2])), family=family) as server:
+    print(server.getsockname()[1], flush=True)
+    sys.stdin.read()
+"""
+
+
+class Listener:
+    """Another process that listens, until the end of the block."""
+
+    def __init__(self, address: str = "127.0.0.1", name: bytes = b"") -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", LISTENER, address, "0", *([name.hex()] if name else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self.process.stdout is not None
+        self.port = int(self.process.stdout.readline())
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate(timeout=WAIT_S)
+
+
+@contextlib.contextmanager
+def listening(address: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """Listen in this process; gives the port."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, port), family=family) as server:
+        yield server.getsockname()[1]
+
+
+def command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def ephemeral_range() -> range:
+    first, last = Path(ports.EPHEMERAL_RANGE).read_text().split()
+    return range(int(first), int(last) + 1)
+
+
+def has_ipv6() -> bool:
+    try:
+        with listening("::1"):
+            return True
+    except OSError:
+        return False
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 here")
+
+
+# Who holds a port
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "0.0.0.0",
+        "127.0.0.2",
+        *(pytest.param(address, marks=needs_ipv6) for address in ("::1", "::")),
+    ],
+)
+def test_the_holder_of_a_port_is_named(address: str) -> None:
+    with Listener(address) as listener:
+        pid = listener.process.pid
+        assert holder(listener.port) == PortHolder(pid, command_of(pid), address)
+        assert asyncio.run(holder_in_thread(listener.port)) == holder(listener.port)
+    assert holder(listener.port) is None
+
+
+@needs_ipv6
+def test_an_ipv4_address_in_ipv6_clothes_is_told_as_it_is() -> None:
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(("::ffff:127.0.0.1", 0))
+        sock.listen()
+        assert holder(sock.getsockname()[1]) == PortHolder(os.getpid(), command_of(os.getpid()), "127.0.0.1")
+
+
+def test_a_listener_in_another_network_leaves_loopback_free() -> None:
+    address = own_address()
+    with listening(address) as port:
+        assert holder(port) is None
+        with listening("127.0.0.1", port):
+            found = holder(port)
+            assert found is not None
+            assert found.address == "127.0.0.1"
+
+
+def own_address() -> str:
+    """An address of this machine that is not loopback; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("there is no network but loopback")
+        address: str = sock.getsockname()[0]
+    if address.startswith("127."):
+        pytest.skip("there is no network but loopback")
+    return address
+
+
+def test_only_a_listener_holds_a_port() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        assert holder(bound.getsockname()[1]) is None
+        with listening() as port, socket.create_connection(("127.0.0.1", port)) as client:
+            assert holder(client.getsockname()[1]) is None
+
+
+def test_of_those_who_share_a_socket_the_first_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        descriptor = server.fileno()
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[descriptor]) as worker:
+            both = {worker.pid, os.getpid()}
+            found = holder(server.getsockname()[1])
+            assert found is not None
+            assert found.pid == min(both)
+            os.close(server.detach())
+            found = holder(next(iter(listeners_of([worker.pid]))))
+            assert found is not None
+            assert found.pid == worker.pid
+            worker.communicate()
+
+
+def test_a_process_that_cannot_be_seen_has_no_name() -> None:
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    # The modules are loaded before, since another user need not be able to read them.
+    script = """
+import os, sys
+from nexus.runtime.ports import *
+os.setgroups([])
+os.setresgid(65533, 65533, 65533)
+os.setresuid(65533, 65533, 65533)
+port, pid = map(int, sys.argv[1:])
+print(*holder(port), describe_holder(holder(port)), listeners_of([pid]), sep="|")
+"""
+    with Listener() as listener:
+        said = run_script(script, str(listener.port), str(listener.process.pid))
+    assert said == "None|None|127.0.0.1|a process that cannot be seen from here|set()\n"
+
+
+def run_script(script: str, *words: str, before: tuple[str, ...] = ()) -> str:
+    """Run a script in a process of its own; gives what it says."""
+    start = f"import sys\nsys.path[:] = {sys.path!r}\nfrom nexus_protocol import ResourceExhausted\n"
+    result = subprocess.run(
+        [*before, sys.executable, "-c", start + script, *words], capture_output=True, text=True, timeout=WAIT_S
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (PortHolder(812, "postgres", "127.0.0.1"), "postgres (pid 812)"),
+        (PortHolder(812, None, "127.0.0.1"), "a process (pid 812)"),
+        (PortHolder(None, None, "127.0.0.1"), "a process that cannot be seen from here"),
+    ],
+)
+def test_the_holder_is_described_in_words(found: PortHolder, words: str) -> None:
+    assert describe_holder(found) == words
+
+
+def test_a_name_that_would_move_the_terminal_is_made_harmless() -> None:
+    with Listener(name=b"a\x1b[2J\n)\xff") as listener:
+        found = holder(listener.port)
+    assert found is not None
+    assert found.command == "a?[2J?)\N{REPLACEMENT CHARACTER}"
+
+
+def test_the_ports_of_processes_are_told() -> None:
+    with Listener("127.0.0.1") as one, Listener("0.0.0.0") as other, Listener() as third:
+        pids = [one.process.pid, other.process.pid]
+        assert listeners_of(pids) == {one.port, other.port}
+        assert asyncio.run(listeners_of_in_thread(iter(pids))) == {one.port, other.port}
+        assert listeners_of([]) == set()
+        gone = third.process
+    assert listeners_of([gone.pid]) == set()
+
+
+# Which are free
+
+
+def test_a_free_port_is_none_that_the_kernel_gives_to_connections() -> None:
+    chosen = {find_free(()) for _ in range(50)}
+    outside = set(range(20_000, 65_536)) - set(ephemeral_range())
+    assert not outside or chosen <= outside
+    assert len(chosen) > 1, "two daemons must not go for the same"
+    for port in chosen:
+        for address in ("127.0.0.1", "0.0.0.0"):
+            with listening(address, port):
+                pass
+
+
+def test_what_was_taken_is_not_given_again() -> None:
+    free = find_free(())
+    assert find_free((), preferred=free) == free
+    assert find_free({free}, preferred=free) != free
+    everything_but = set(range(65_536)) - {free}
+    assert find_free(everything_but) == free
+    assert asyncio.run(find_free_in_thread(everything_but)) == free
+
+
+def test_the_preferred_port_may_be_any_that_is_free() -> None:
+    with listening() as port:
+        pass
+    assert find_free((), preferred=port) == port
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "127.0.0.2",
+        "0.0.0.0",
+        *(pytest.param(address, marks=needs_ipv6) for address in ("::1", "::")),
+    ],
+)
+def test_a_port_where_somebody_listens_is_not_free(address: str) -> None:
+    with listening(address) as port:
+        assert find_free((), preferred=port) != port
+
+
+def test_a_port_that_somebody_has_for_himself_is_not_free() -> None:
+    """Bound without SO_REUSEADDR: nothing in /proc tells, the kernel refuses."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        assert find_free((), preferred=port) != port
+
+
+def test_a_listener_that_would_share_its_port_keeps_it() -> None:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        assert find_free((), preferred=port) != port
+
+
+def test_connections_that_just_ended_do_not_keep_a_port() -> None:
+    with listening() as port, socket.socket() as client:
+        pass
+    with socket.create_server(("127.0.0.1", port)) as server:
+        client = socket.create_connection(("127.0.0.1", port))
+        accepted = server.accept()[0]
+        accepted.close()  # who closes first keeps the memory of it
+        assert client.recv(1) == b""
+        client.close()
+    wait_until(lambda: states_of(port) == ["06"], "TIME_WAIT")
+    assert holder(port) is None
+    assert find_free((), preferred=port) == port
+    assert asyncio.run(wait_until_free(port, 0))
+
+
+def states_of(port: int) -> list[str]:
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return [line.split()[3] for line in lines if line.split()[1].endswith(f":{port:04X}")]
+
+
+def test_no_free_port_is_an_error_with_a_way_out() -> None:
+    with pytest.raises(ResourceExhausted, match="cannot find a free port") as caught:
+        find_free(range(65_536))
+    assert caught.value.hint
+
+
+def test_where_the_kernel_takes_all_ports_some_are_found_nevertheless(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "range"
+    monkeypatch.setattr(ports, "EPHEMERAL_RANGE", str(file))
+    for text, expected in [
+        ("32768 60999", range(20_000, 32_768)),
+        ("10000 40000", range(40_001, 65_536)),
+        ("2000\t65535\n", range(1024, 2000)),
+        ("1024 65535", range(20_000, 65_536)),
+        ("not what it was", range(20_000, 32_768)),
+    ]:
+        file.write_text(text)
+        assert find_free(()) in expected, text
+    file.unlink()
+    assert find_free(()) in range(20_000, 32_768)
+
+
+def test_without_descriptors_the_error_says_so() -> None:
+    script = """
+import asyncio, os, resource
+from nexus.runtime.ports import *
+asyncio.run(asyncio.sleep(0))
+async def attempt():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0), limits[1]))
+    for call in (lambda: find_free(()), lambda: holder(1)):
+        try:
+            call()
+        except ResourceExhausted as error:
+            print(error.message, error.hint is not None)
+    try:
+        await accepts("127.0.0.1", 1, 30)
+    except ResourceExhausted as error:
+        print(error.message, error.hint is not None)
+asyncio.run(attempt())
+"""
+    assert run_script(script) == "cannot look at ports: there are too many open files True\n" * 3
+
+
+# Waiting and trying
+
+
+def test_one_waits_until_the_listener_is_gone() -> None:
+    async def scenario(listener: Listener) -> bool:
+        waiting = asyncio.create_task(wait_until_free(listener.port, WAIT_S))
+        done, _ = await asyncio.wait([waiting], timeout=0.1)
+        assert not done
+        assert listener.process.stdin is not None
+        listener.process.stdin.close()
+        return await waiting
+
+    listener = Listener()
+    try:
+        assert asyncio.run(scenario(listener))
+        assert holder(listener.port) is None
+    finally:
+        assert listener.process.stdout is not None
+        listener.process.stdout.close()
+        listener.process.wait(WAIT_S)
+
+
+def test_one_waits_no_longer_than_allowed() -> None:
+    with listening() as port:
+        assert not asyncio.run(wait_until_free(port, 0.05))
+        assert not asyncio.run(wait_until_free(port, 0))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", pytest.param("::1", marks=needs_ipv6)])
+def test_a_listener_accepts(host: str) -> None:
+    with listening("::1" if ":" in host else "127.0.0.1") as port:
+        assert asyncio.run(accepts(host, port, WAIT_S))
+    assert not asyncio.run(accepts(host, port, WAIT_S))
+
+
+def test_a_name_of_nobody_accepts_nothing() -> None:
+    assert not asyncio.run(accepts("no-such-name.invalid", 80, WAIT_S))
+
+
+def test_a_full_queue_is_given_up_in_time() -> None:
+    with socket.socket() as server, contextlib.ExitStack() as stack:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        port = server.getsockname()[1]
+        for _ in range(8):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+        assert not asyncio.run(accepts("127.0.0.1", port, 0.2))
+
+
+def test_a_connection_to_itself_is_no_answer() -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-rn", "true"], capture_output=True).returncode:
+        pytest.skip("a network namespace cannot be made here")
+    # In such a network the kernel can give a connection no other port than this or the next.
+    script = """
+import asyncio, fcntl, socket, struct
+from nexus.runtime.ports import accepts
+with socket.socket() as sock:
+    fcntl.ioctl(sock, 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # SIOCSIFFLAGS: up and running
+open("/proc/sys/net/ipv4/ip_local_port_range", "w").write("40000 40001")
+with socket.socket() as sock:
+    sock.connect(("127.0.0.1", 40000))
+    assert sock.getsockname() == sock.getpeername()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+print(asyncio.run(accepts("127.0.0.1", 40000, 30)))
+with socket.create_server(("127.0.0.1", 40000)):  # the attempt does not keep the port
+    print(asyncio.run(accepts("127.0.0.1", 40000, 30)))
+"""
+    assert run_script(script, before=(unshare, "-rn")) == "False\nTrue\n"
