@@ -18,6 +18,7 @@ __all__ = [
     "Column",
     "Printer",
     "can_ask",
+    "colour_wanted",
     "confirm",
     "format_duration",
     "format_time",
@@ -40,6 +41,8 @@ class Column(NamedTuple):
     value: Callable[[dict[str, Any]], Any]
     width: int = 0
     wide: bool = False
+    colour: Callable[[dict[str, Any]], str | None] | None = None
+    """The colour of a record's cell on a terminal, as click calls it."""
 
 
 def output_options(fn: F) -> F:
@@ -104,8 +107,13 @@ class Printer:
             for index, column in enumerate(shown)
         ]
         rows: Iterable[list[str]] = cells if self.no_header else [[column.heading for column in shown], *cells]
-        template = " ".join(f"{{:<{width}}}" for width in widths)
-        _write("".join(template.format(*row).rstrip() + "\n" for row in rows))
+        padded = [[f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)] for row in rows]
+        if colour_wanted():
+            for record, row in zip(records, padded[-len(cells) :], strict=True):
+                for index, column in enumerate(shown):
+                    if column.colour is not None:
+                        row[index] = click.style(row[index], fg=column.colour(record))
+        _write("".join(" ".join(row).rstrip() + "\n" for row in padded))
 
 
 def printer(output: str, no_header: bool = False) -> Printer:

@@ -388,11 +388,12 @@ def verb(
     exclude: Sequence[str] = (),
     variadic: bool = False,
     help: str | None = None,
+    words: str | None = None,
 ) -> click.Command:
     """A verb for a command: its fields, then ``parameters``, then ``-o`` and ``--no-header``.
 
     ``run(app, values, printer)`` does it; ``values`` holds everything that was given. Without ``help`` it is what the
-    noun's table says.
+    noun's table says. With ``words`` what follows a ``--`` is kept apart, as the list ``values[words]``.
     """
     from nexus.cli.output import FORMATS, printer
 
@@ -407,9 +408,27 @@ def verb(
     def callback(ctx: click.Context, /, **values: Any) -> Any:
         return run(ctx.obj, values, printer(values.pop("output"), values.pop("no_header")))
 
-    return click.Command(
+    made = (click.Command if words is None else _WithWords)(
         name=None,
         callback=callback,
         params=[*command_parameters(command, exclude=exclude, variadic=variadic), *parameters, *output],
         help=help,
     )
+    if isinstance(made, _WithWords):
+        made.words = words or ""
+    return made
+
+
+class _WithWords(click.Command):
+    """A verb whose line may end with ``-- WORDS…``, the words of another program's command."""
+
+    words = ""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        at = args.index("--") if "--" in args else len(args)
+        rest = super().parse_args(ctx, args[:at])
+        ctx.params[self.words] = args[at + 1 :]
+        return rest
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]

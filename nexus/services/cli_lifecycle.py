@@ -1,0 +1,164 @@
+"""Services up and down: ``service start``, ``service stop`` and ``service restart``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+from nexus_protocol.command import Command
+from nexus_protocol.errors import NexusError
+
+from nexus.cli.output import Printer
+from nexus.cli.verbs import build_command, shell_complete, verb
+from nexus.services.cli_status import all_services, summary
+from nexus.services.commands import RestartService, StartService, StopService
+
+__all__ = ["make_restart", "make_start", "make_stop", "start_and_tell", "started_text"]
+
+
+def _chosen(app: Any, values: dict[str, Any]) -> list[str]:
+    """The services that the line means: by name, all of them, or those with a tag.
+
+    Raises:
+        UsageError: it means none, or in two ways.
+    """
+    names, every, tag = list(values.pop("service")), values.pop("all"), values.pop("tag")
+    if (bool(names) + bool(every) + (tag is not None)) != 1:
+        raise click.UsageError("say which services: their names, or --all, or --tag TAG")
+    if names:
+        return names
+    found = all_services(app, tag=tag)
+    if not found:
+        click.echo("No services found.", err=True)
+    return [service["name"] for service in found]
+
+
+def _for_all(
+    app: Any, commands: Sequence[Command[Any]], out: Printer, sentence: Callable[[dict[str, Any]], None]
+) -> int:
+    """Send them all at once, and print what becomes of each; gives the exit code of the first failure.
+
+    What has come is printed at once for a person; a program gets it in the order of the line.
+    """
+    from nexus.cli.main import exit_code, print_error
+
+    code = 0
+    replies: dict[int, dict[str, Any]] = {}
+    for place, reply in app.connect().calls(commands, timeout_s=app.timeout_s):
+        if isinstance(reply, NexusError):
+            print_error(reply)
+            code = code or exit_code(reply)
+            continue
+        replies[place] = reply["service"]
+        if out.for_person:
+            sentence(reply)
+    found = [replies[place] for place in sorted(replies)]
+    if out.output == "json" and len(commands) == 1 and found:
+        out.one(found[0], key="name", sentence=lambda: None)
+    elif not out.for_person:
+        out.many(found, (), key="name", nothing="No services found.") if found else None
+    return code
+
+
+def started_text(reply: dict[str, Any]) -> list[str]:
+    """What a start did, in sentences."""
+    service, started = reply["service"], reply.get("started", [])
+    lines = [f'Started service "{name}"' for name in started if name != service["name"]]
+    verb = "Started" if service["name"] in started else "Already up:"
+    if service["state"] == "stopped" and service["name"] in started:
+        return [*lines, f'Ran service "{service["name"]}" ({service.get("reason") or "it has ended"})']
+    return [*lines, f'{verb} service "{service["name"]}" ({summary(service)})']
+
+
+def _tell_started(reply: dict[str, Any]) -> None:
+    click.echo("\n".join(started_text(reply)))
+
+
+def start_and_tell(app: Any, name: str, out: Printer) -> int:
+    """Start one service and say so; gives the exit code."""
+    return _for_all(app, [StartService(name)], out, _tell_started)
+
+
+def _start(app: Any, values: dict[str, Any], out: Printer) -> int:
+    names = _chosen(app, values)
+    commands = [build_command(StartService, {**values, "service": name}) for name in names]
+    return _for_all(app, commands, out, _tell_started)
+
+
+def _restart(app: Any, values: dict[str, Any], out: Printer) -> int:
+    names = _chosen(app, values)
+    commands = [build_command(RestartService, {**values, "service": name}) for name in names]
+
+    def tell(reply: dict[str, Any]) -> None:
+        click.echo(f'Restarted service "{reply["service"]["name"]}" ({summary(reply["service"])})')
+
+    return _for_all(app, commands, out, tell)
+
+
+def _stop(app: Any, values: dict[str, Any], out: Printer) -> int:
+    every = values["all"]
+    names = _chosen(app, values)
+    # Of all services none is left that another one could need.
+    cascade = True if every else values["cascade"]
+    commands = [build_command(StopService, {**values, "service": name, "cascade": cascade}) for name in names]
+    told: set[str] = set()
+
+    def tell(reply: dict[str, Any]) -> None:
+        service = reply["service"]
+        for name in reply.get("stopped", []):
+            if name not in told:
+                click.echo(f'Stopped service "{name}"')
+                told.add(name)
+        if service["name"] not in told and not every:
+            click.echo(f'Service "{service["name"]}" was not up')
+
+    return _for_all(app, commands, out, tell)
+
+
+_START_HELP = """Start services, and before them what they depend on.
+
+It is done when they are up: they have outlived their start window, or with --wait are healthy. What does not come up
+is told with the last lines that it wrote.
+
+\b
+    nexusctl service start api --wait
+    nexusctl service start --tag backend
+"""
+
+_STOP_HELP = """Stop services; it is done when all of their processes are gone.
+
+What others that are up need is refused: --cascade stops those first, in reverse order.
+"""
+
+_RESTART_HELP = """Stop services and start them again, with the environment that they were last started with.
+
+With --env they get another one. What depends on them is not stopped.
+"""
+
+
+def _choice() -> list[click.Parameter]:
+    return [
+        click.Argument(["service"], metavar="[NAME]...", nargs=-1, shell_complete=shell_complete("service")),
+        click.Option(["--all"], is_flag=True, help="All services."),
+        click.Option(["--tag"], help="All services with this tag.", shell_complete=shell_complete("service tag")),
+    ]
+
+
+def _made(command: type[Command[Any]], run: Callable[..., int], help: str) -> click.Command:
+    return verb(command, run, parameters=_choice(), exclude=("service", "timeout_ms"), help=help)
+
+
+def make_start() -> click.Command:
+    """``service start``."""
+    return _made(StartService, _start, _START_HELP)
+
+
+def make_stop() -> click.Command:
+    """``service stop``."""
+    return _made(StopService, _stop, _STOP_HELP)
+
+
+def make_restart() -> click.Command:
+    """``service restart``."""
+    return _made(RestartService, _restart, _RESTART_HELP)

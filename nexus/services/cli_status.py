@@ -1,0 +1,256 @@
+"""How services are: ``service list`` and ``service status``, and the words and colours for it."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from nexus.cli.output import Column, Printer, format_duration, format_time, print_fields
+from nexus.cli.verbs import Number, for_each, shell_complete, verb
+from nexus.services.commands import GetServiceStatus, ListServices
+
+__all__ = [
+    "all_services",
+    "command_text",
+    "edge_text",
+    "is_checked",
+    "is_up",
+    "make_list",
+    "make_status",
+    "shown_health",
+    "state_colour",
+    "summary",
+]
+
+
+def is_up(service: dict[str, Any]) -> bool:
+    """Whether it runs, or is on its way up or down."""
+    return service["state"] not in ("stopped", "failed")
+
+
+def is_checked(service: dict[str, Any]) -> bool:
+    """Whether it has a health check."""
+    return any(service.get(field) is not None for field in ("health_exec", "health_tcp", "health_log"))
+
+
+def shown_health(service: dict[str, Any]) -> str | None:
+    """Its health, where there is one: nothing is said of a service that has no check or does not run."""
+    return service["health"] if is_checked(service) and is_up(service) else None
+
+
+def state_colour(service: dict[str, Any]) -> str | None:
+    """Green is only what a check found healthy; a service of which nobody knows how it is has no colour."""
+    if service["state"] == "failed" or (is_up(service) and service["health"] == "unhealthy"):
+        return "red"
+    if service["state"] in ("starting", "stopping"):
+        return "yellow"
+    if service["state"] == "running":
+        return {"healthy": "green"}.get(service["health"], "yellow" if is_checked(service) else None)
+    return None
+
+
+def summary(service: dict[str, Any]) -> str:
+    """How it is, in a few words: ``running, healthy, pid 12, port 8080``."""
+    words = [service["state"]]
+    if health := shown_health(service):
+        words.append(health if health != "unknown" else "health unknown")
+    words += [f"{field} {service[key]}" for field, key in (("pid", "pid"), ("port", "active_port")) if service.get(key)]
+    return ", ".join(words)
+
+
+def command_text(command: str | list[str] | None) -> str | None:
+    """A run command on one line, as it could be typed."""
+    if isinstance(command, list):
+        return shlex.join(command)
+    return command if command is None else " ".join(command.split("\n"))
+
+
+def _port(service: dict[str, Any]) -> Any:
+    declared = service.get("port")
+    return service.get("active_port") or ("free" if declared == 0 else declared)
+
+
+def _lasted(service: dict[str, Any]) -> str:
+    return format_duration(max(0, int(time.time() * 1000) - service["state_at"]))
+
+
+_COLUMNS = (
+    Column("NAME", lambda s: s["name"], 20),
+    Column("STATE", lambda s: s["state"], 8, colour=state_colour),
+    Column("HEALTH", shown_health, 9, colour=state_colour),
+    Column("PORT", _port, 5),
+    Column("PID", lambda s: s.get("pid"), 7),
+    Column("RESTARTS", lambda s: s.get("restarts", 0)),
+    Column("FOR", _lasted),
+    Column("COMMAND", lambda s: command_text(s.get("run_command")), wide=True),
+    Column("TAGS", lambda s: ",".join(s.get("tags", ())), wide=True),
+    Column("REASON", lambda s: s.get("reason"), wide=True),
+)
+
+
+def all_services(app: Any, most: int | None = None, **filters: Any) -> list[dict[str, Any]]:
+    """Every service that the filters let through, by name; ``most`` of them at most."""
+    services: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while most is None or len(services) < most:
+        wanted = 10_000 if most is None else min(10_000, most - len(services))
+        page = app.call_raw(ListServices(limit=wanted, cursor=cursor, **filters))
+        services += page["services"]
+        cursor = page.get("next_cursor")
+        if cursor is None:
+            break
+    return services
+
+
+def _list(app: Any, values: dict[str, Any], out: Printer) -> None:
+    from nexus.services.states import ServiceState
+
+    filters = {"tag": values["tag"], "state": values["state"] and ServiceState(values["state"])}
+    out.many(all_services(app, values["limit"], **filters), _COLUMNS, key="name", nothing="No services found.")
+
+
+def _status(app: Any, values: dict[str, Any], out: Printer) -> int:
+    found: list[dict[str, Any]] = []
+    code = for_each(values["service"], lambda name: found.append(app.call_raw(GetServiceStatus(name))))
+    if out.for_person:
+        for index, status in enumerate(found):
+            click.echo("\n" * (index > 0), nl=False)
+            _print_status(status, wide=out.output == "wide")
+        return code
+    if out.output == "name":
+        found = [status["service"] for status in found]
+    if len(values["service"]) > 1:
+        out.many(found, (), key="name", nothing="No services found.")
+    elif found:
+        out.one(found[0], key="name", sentence=lambda: None)
+    return code
+
+
+def _print_status(status: dict[str, Any], wide: bool) -> None:
+    service = status["service"]
+    print_fields(
+        [
+            ("Name", service["name"]),
+            ("ID", service["id"]),
+            ("State", f"{service['state']} for {_lasted(service)}, since {format_time(service['state_at'])}"),
+            ("Reason", service.get("reason")),
+            ("Health", _health(service)),
+            ("Command", command_text(service.get("run_command"))),
+            ("Directory", service.get("directory")),
+            ("PID", service.get("pid")),
+            ("Port", _port(service)),
+            ("Processes", status.get("process_count")),
+            ("Memory", _memory(status, service)),
+            ("CPU time", _cpu(status)),
+            ("Restarts", _restarts(service)),
+            ("Next try", format_time(service.get("next_restart_at"))),
+            ("Last exit", _exit(service)),
+            ("Started", format_time(service.get("started_at"))),
+            ("Stopped", format_time(service.get("stopped_at"))),
+            ("Tags", ", ".join(service.get("tags", ())) or None),
+            ("Depends on", _edges(status.get("dependencies", ()), "dependency")),
+            ("Needed by", _edges(status.get("dependents", ()), "service")),
+            ("Lost", ", ".join(service.get("lost_dependencies", ())) or None),
+            *(_more(service) if wide else ()),
+        ]
+    )
+
+
+def _more(service: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What only a person who looks closely wants to see."""
+    return [
+        ("Variables", ", ".join(service.get("environment_names", ())) or None),
+        ("Config", service.get("config_filename") and f"{service['config_filename']} ({service['config_format']})"),
+        ("Repository", service.get("repo_path")),
+        ("Cloned from", service.get("repo_url")),
+        ("Autostart", "yes" if service.get("autostart") else "no"),
+        ("Stop", f"{service['stop_signal']}, SIGKILL after {_time(service['stop_grace_ms'])}"),
+        ("Created", format_time(service["created_at"])),
+        ("Updated", format_time(service["updated_at"])),
+    ]
+
+
+def _time(ms: int) -> str:
+    return f"{ms} ms" if ms % 1000 else f"{ms // 1000} s"
+
+
+def _health(service: dict[str, Any]) -> str | None:
+    health = shown_health(service)
+    if health is None:
+        return None if is_checked(service) else "not checked"
+    message = service.get("health_message")
+    if health == "unknown":
+        message = message or "no check has come to a result yet"
+    return f"{health} ({message})" if message else health
+
+
+def _memory(status: dict[str, Any], service: dict[str, Any]) -> str | None:
+    used, limit = status.get("memory_rss_bytes"), service.get("memory_limit_mib")
+    if used is None:
+        return None if limit is None else f"{limit} MiB at most"
+    return f"{used / (1024 * 1024):.1f} MiB" + (f" of {limit} MiB" if limit else "")
+
+
+def _cpu(status: dict[str, Any]) -> str | None:
+    used = status.get("cpu_time_ms")
+    return None if used is None else f"{used / 1000:.2f} s"
+
+
+def _restarts(service: dict[str, Any]) -> str:
+    count, policy = service.get("restarts", 0), service["restart"]
+    return f"{count} (policy: {policy})"
+
+
+def _exit(service: dict[str, Any]) -> str | None:
+    if service.get("exit_signal") is not None:
+        import signal
+
+        number = service["exit_signal"]
+        known = number in {int(one) for one in signal.Signals}
+        return f"signal {number}" + (f" ({signal.Signals(number).name})" if known else "")
+    code = service.get("exit_code")
+    return None if code is None else f"code {code}"
+
+
+def edge_text(edge: dict[str, Any]) -> str:
+    """What a dependency asks for, in a few words; nothing where it asks for nothing special."""
+    words = [] if edge["condition"] == "started" else [edge["condition"]]
+    if edge.get("tunnel_enabled"):
+        port = edge.get("tunnel_port")
+        words.append(f"tunnel {edge.get('tunnel_host', '127.0.0.1')}:{port}" if port else "tunnel")
+    if edge["when_lost"] != "ignore":
+        words.append(f"{edge['when_lost']} when lost")
+    return ", ".join(words)
+
+
+def _edges(edges: Sequence[dict[str, Any]], side: str) -> str | None:
+    shown = []
+    for edge in edges:
+        text = edge_text(edge)
+        # The state in an edge is that of the one that is depended on.
+        now = f" is {edge['state']}" if side == "dependency" else ""
+        shown.append(f"{edge[side]}{now}" + (f" ({text})" if text else ""))
+    return "; ".join(shown) or None
+
+
+_STATUS_HELP = """Show how services are.
+
+NAME is a name, an id, or the first characters of an id, at least 4. "health unknown" means that no check has come to a
+result, which is not the same as healthy.
+"""
+
+
+def make_list() -> click.Command:
+    """``service list``."""
+    limit = click.Option(["--limit"], type=Number(1), help="List at most so many (default: all).")
+    tag = click.Option(["--tag"], help="Only services with this tag.", shell_complete=shell_complete("service tag"))
+    return verb(ListServices, _list, parameters=[tag, limit], exclude=("cursor", "limit", "tag"))
+
+
+def make_status() -> click.Command:
+    """``service status``."""
+    return verb(GetServiceStatus, _status, variadic=True, help=_STATUS_HELP)
