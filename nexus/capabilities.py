@@ -38,5 +38,6 @@ CAPABILITIES: tuple[Capability, ...] = (
         ),
     ),
     Capability("journal", (Noun("events", "Show what happened, and follow what happens."),)),
+    Capability("plugins", (Noun("plugin", "See, reload and call plugins.", ("plugins",)),)),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),)),
 )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from nexus.paths import config_directory, default_socket_path
+from nexus.paths import config_directory, default_socket_path, environment_path
 
 __all__ = [
     "Config",
@@ -214,7 +214,7 @@ def daemon_socket(config: Config, override: str | None = None) -> tuple[str, str
     """Where the daemon listens, and a warning: ``--socket``, ``NEXUS_SOCKET``, ``[daemon]``, ``[client]``, default.
 
     Raises:
-        PathError: none is given and the runtime directory cannot be used.
+        PathError: the variable is relative, or none is given and the runtime directory cannot be used.
     """
     return _socket(config, override, config.daemon_socket or config.client_socket)
 
@@ -223,15 +223,15 @@ def client_socket(config: Config, override: str | None = None) -> tuple[str, str
     """Where a client finds the daemon: as ``daemon_socket``, with ``[client]`` before ``[daemon]``.
 
     Raises:
-        PathError: none is given and the runtime directory cannot be used.
+        PathError: the variable is relative, or none is given and the runtime directory cannot be used.
     """
     return _socket(config, override, config.client_socket or config.daemon_socket)
 
 
 def _socket(config: Config, override: str | None, configured: str | None) -> tuple[str, str | None]:
-    given = override or os.environ.get("NEXUS_SOCKET")
+    given = os.path.abspath(override) if override else environment_path("NEXUS_SOCKET")
     if given:
-        return os.path.abspath(given), None
+        return given, None
     if configured:
         return _configured(config, configured), None
     path, warning = default_socket_path()
@@ -239,20 +239,24 @@ def _socket(config: Config, override: str | None, configured: str | None) -> tup
 
 
 def database_path(config: Config, override: str | None = None) -> str:
-    """Where the database is: ``--db``, ``NEXUS_DATABASE``, ``[database] path``, default."""
+    """Where the database is: ``--db``, ``NEXUS_DATABASE``, ``[database] path``, default.
+
+    Raises:
+        PathError: the variable is relative, or nobody knows the home directory.
+    """
     from nexus.paths import default_database_path
 
-    given = override or os.environ.get("NEXUS_DATABASE")
+    given = os.path.abspath(override) if override else environment_path("NEXUS_DATABASE")
     if given:
-        return os.path.abspath(given)
+        return given
     return _configured(config, config.database_path) if config.database_path else default_database_path()
 
 
 def plugins_directory(config: Config) -> str:
     """Where plugins' files are: ``NEXUS_PLUGINS_DIR``, ``[plugins] directory``, default."""
-    given = os.environ.get("NEXUS_PLUGINS_DIR")
+    given = environment_path("NEXUS_PLUGINS_DIR")
     if given:
-        return os.path.abspath(given)
+        return given
     if config.plugins.directory:
         return _configured(config, config.plugins.directory)
     return os.path.join(config_directory(), "plugins")

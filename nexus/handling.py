@@ -8,7 +8,7 @@ raises that is a ``NexusError`` goes to the client; anything else is a bug.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -25,6 +25,7 @@ __all__ = [
     "Hooks",
     "Manager",
     "Origin",
+    "PreCommand",
     "Stream",
     "World",
     "collect_handlers",
@@ -43,6 +44,10 @@ class Origin(NamedTuple):
     uid: int
     pid: int
     actor: str | None
+
+
+PreCommand = Callable[[CommandInfo, Command[Any], Origin], Coroutine[Any, Any, None]]
+"""Asked before a command is carried out; raises what it is refused with."""
 
 
 class Stream(Protocol[ItemT]):

@@ -28,6 +28,12 @@ class Entry(NamedTuple):
     waits: bool
     """Whether ``fn`` is a coroutine function."""
     streams: bool
+    hookable: bool
+    """Whether plugins may be asked before it."""
+
+
+_NEVER_HOOKED = frozenset({"Hello", "Ping", "Health", "Describe", "Shutdown", "ListPlugins", "ReloadPlugins"})
+"""What a client must always reach, to find out about a daemon and its plugins and to end it."""
 
 
 class Dispatch:
@@ -44,9 +50,8 @@ class Dispatch:
             info = handler.info
             if info.code in self.entries:
                 raise ValueError(f"{info.name} has two handlers")
-            self.entries[info.code] = Entry(
-                info, command_decoder(info), handler.fn, handler.waits, info.item is not None
-            )
+            streams, hookable = info.item is not None, info.name not in _NEVER_HOOKED
+            self.entries[info.code] = Entry(info, command_decoder(info), handler.fn, handler.waits, streams, hookable)
         self.input_commands = frozenset(code for code, entry in self.entries.items() if entry.info.takes_input)
         self._declared_limits = {
             code: entry.info.max_payload

@@ -23,7 +23,7 @@ from pathlib import Path
 from nexus_protocol import NexusError, Unavailable
 
 from nexus import __version__
-from nexus.config import Config, ConfigError, config_path, daemon_socket, database_path, load_config
+from nexus.config import Config, ConfigError, config_path, daemon_socket, database_path, load_config, plugins_directory
 from nexus.daemon import logs
 from nexus.daemon.dispatch import load_capabilities, make_managers
 from nexus.daemon.listener import OwnListener, StartError
@@ -33,6 +33,7 @@ from nexus.handling import World
 from nexus.journal.store import prune
 from nexus.locks import LockHeld
 from nexus.paths import PathError, state_directory
+from nexus.plugins.host import PluginHost
 from nexus.store import DatabaseDamaged, SchemaMismatch, StoreError
 from nexus.store.offline import database_lock
 from nexus.store.sqlite import SqliteStore
@@ -137,6 +138,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         type=_seconds,
         help="stop after so long without clients; socket activation only",
     )
+    parser.add_argument("--no-plugins", action="store_true", help="do without plugins, whatever the file says")
     parser.add_argument("--version", action="version", version=f"nexusd {__version__}")
     return parser.parse_args(arguments)
 
@@ -239,7 +241,8 @@ class _Daemon:
         store.start()
         self.server = Server(store, load_capabilities(), self.config.limits, self._begin_stop, loop)
         self.server.on_setting("journal.keep_days", self._prune_wanted.set)
-        managers = make_managers(World(store, None, store.path.parent / "processes"))
+        plugins = self._plugins()
+        managers = [plugins, *make_managers(World(store, plugins, store.path.parent / "processes"))]
         self.server.managers = {type(manager): manager for manager in managers}
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         tasks = [loop.create_task(self._prune_journal())]
@@ -270,6 +273,12 @@ class _Daemon:
             # The loop gives signals their deadly default back when it is closed; what is left of the end is short.
             signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
 
+    def _plugins(self) -> PluginHost:
+        settings = self.config.plugins
+        if self.options.no_plugins:
+            settings = settings._replace(enabled=False)
+        return PluginHost(settings, plugins_directory(self.config), self.server.ask_before_commands)
+
     def _begin_stop(self, reason: str) -> None:
         if self.stopping.is_set():
             _log.info("already stopping (%s)", reason)
@@ -291,6 +300,7 @@ class _Daemon:
                 ("daemon.socket", old.daemon_socket, new.daemon_socket),
                 ("client.socket", old.client_socket, new.client_socket),
                 ("database.path", old.database_path, new.database_path),
+                ("the section plugins", old.plugins, new.plugins),
             ):
                 if was != now:
                     _log.warning("%s changed: it takes effect after a restart", name)

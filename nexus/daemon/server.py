@@ -29,7 +29,7 @@ from nexus_protocol import (
 from nexus.config import Limits
 from nexus.daemon.dispatch import Dispatch
 from nexus.daemon.session import Session
-from nexus.handling import ManagerT, Origin
+from nexus.handling import ManagerT, Origin, PreCommand
 from nexus.store import Reader, StateStore
 
 __all__ = ["Server", "overflow_uid", "peer_of", "refuse"]
@@ -101,6 +101,8 @@ class Server:
         self._on_setting: dict[str, Callable[[], None]] = {}
         self.managers: dict[type[Any], Any] = {}
         """By class: what keeps the capabilities' records and the world the same."""
+        self.pre_command: PreCommand | None = None
+        """Asked before a command is carried out, where a plugin wants that."""
         self.large_replies = asyncio.Semaphore(_LARGE_REPLIES)
         """Held while a large reply is produced, never while a client is waited for."""
         self.last_busy = loop.time()
@@ -319,6 +321,10 @@ class Server:
     def commands(self) -> list[CommandInfo]:
         """Every command that is handled, by code."""
         return self.dispatch.commands()
+
+    def ask_before_commands(self, pre_command: PreCommand | None) -> None:
+        """Have this asked before every command that may be hooked, from now on; None for nothing."""
+        self.pre_command = pre_command
 
     def manager(self, kind: type[ManagerT]) -> ManagerT:
         """The manager of this class."""

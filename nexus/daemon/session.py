@@ -33,7 +33,7 @@ from nexus_protocol import (
 from nexus.daemon.dispatch import Entry
 from nexus.daemon.outbox import Outbox
 from nexus.daemon.streams import MAX_QUEUED_INPUTS, SessionStream, decode_input, encode_result
-from nexus.handling import Context, Origin
+from nexus.handling import Context, Origin, PreCommand
 from nexus.system.commands import Hello
 
 if TYPE_CHECKING:
@@ -358,7 +358,10 @@ class Session:
             if entry is None:
                 raise UnknownCommand(f"cannot carry out command {code}: there is no such command here")
             command = entry.decode(payload)
-            if not entry.waits:
+            pre_command = self.server.pre_command
+            if pre_command is not None and not entry.hookable:
+                pre_command = None
+            if not entry.waits and pre_command is None:
                 result = encode_result(entry.fn(self.context, command))
                 self._out.send(self.engine.send_success(sequence, result))
                 return
@@ -370,7 +373,7 @@ class Session:
             return
         # A context of its own: who asked must not change when a later Hello names somebody else.
         context = Context(self.context.store, self.context.daemon, self.context.origin)
-        self._tasks[sequence] = self._loop.create_task(self._run(entry, sequence, command, context))
+        self._tasks[sequence] = self._loop.create_task(self._run(entry, sequence, command, context, pre_command))
         for event in self._take_early_inputs(sequence):
             self._input(event)
 
@@ -386,18 +389,24 @@ class Session:
             )
         self._streams[sequence] = SessionStream(self, self._out, sequence)
 
-    async def _run(self, entry: Entry, sequence: int, command: Any, context: Context) -> None:
+    async def _run(
+        self, entry: Entry, sequence: int, command: Any, context: Context, pre_command: PreCommand | None
+    ) -> None:
         timeout_ms: int | None = getattr(command, "timeout_ms", None)
         deadline = _NO_DEADLINE if timeout_ms is None else asyncio.timeout(timeout_ms / 1000)
         try:
             async with deadline:
+                if pre_command is not None:
+                    await pre_command(entry.info, command, context.origin)
                 if entry.info.large_reply:
                     await self._run_large(entry, sequence, command, context)
                     return
                 if entry.streams:
                     result = await entry.fn(context, command, self._streams[sequence])
                 else:
-                    result = await entry.fn(context, command)
+                    result = entry.fn(context, command)
+                    if entry.waits:
+                        result = await result
                 self._answering.add(sequence)
             await self._out.send_when_room(lambda: self.engine.send_success(sequence, encode_result(result)))
             if len(self._tasks) == 1:

@@ -98,12 +98,12 @@ class ExtraReply(Record):
     body: Any = None
 
 
-@command(52, large_reply=True)
+@command(52)
 class ListPlugins(Command[PluginList]):
     """List the plugins, with those that were refused and why."""
 
 
-@command(53, errors=(PluginsDisabled,), large_reply=True)
+@command(53, errors=(PluginsDisabled,))
 class ReloadPlugins(Command[PluginList]):
     """Load the plugins again, in a new process that takes over once it has loaded what can be loaded."""
 

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -56,23 +57,22 @@ def find(directory: str) -> Found:
 
 def _files(directory: str) -> tuple[list[Source], str | None]:
     try:
-        status = os.stat(directory)
+        status = Path(directory).stat()
         problem = _distrust(status)
         if not stat.S_ISDIR(status.st_mode):
             problem = "it is not a directory"
         if problem:
             return [], f"cannot take plugins from {directory}: {problem}"
-        names = os.listdir(directory)
+        paths = sorted(Path(directory).iterdir())
     except FileNotFoundError:
         return [], None
     except OSError as error:
         return [], f"cannot take plugins from {directory}: {error.strerror}"
     found = []
-    for file in sorted(names):
-        stem, suffix = os.path.splitext(file)
-        if suffix in _KINDS and not file.startswith((".", "_")):
-            path = os.path.join(directory, file)
-            found.append(Source(stem, _KINDS[suffix], path, name_problem(stem) or _file_problem(path)))
+    for path in paths:
+        if path.suffix in _KINDS and not path.name.startswith((".", "_")):
+            problem = name_problem(path.stem) or _file_problem(path)
+            found.append(Source(path.stem, _KINDS[path.suffix], os.fspath(path), problem))
     return found, None
 
 
@@ -83,9 +83,9 @@ def name_problem(name: str) -> str | None:
     return "its name is not 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit"
 
 
-def _file_problem(path: str) -> str | None:
+def _file_problem(path: Path) -> str | None:
     try:
-        return _distrust_file(os.stat(path))
+        return _distrust_file(path.stat())
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
 
@@ -128,15 +128,14 @@ def _some_entry_point() -> bool:
 
 def _folder_has_entry_point(folder: str) -> bool:
     try:
-        names = os.listdir(folder or ".")
+        packages = [path for path in Path(folder).iterdir() if path.suffix in (".dist-info", ".egg-info")]
     except OSError:  # not there, or a zip file
         return False
-    for name in names:
-        if name.endswith((".dist-info", ".egg-info")):
-            try:
-                with open(os.path.join(folder, name, "entry_points.txt"), "rb") as file:
-                    if _GROUP_HEADER.search(file.read(_MAX_FILE_BYTES)):
-                        return True
-            except OSError:
-                continue
-    return False
+    return any(_has_entry_point(package / "entry_points.txt") for package in packages)
+
+
+def _has_entry_point(path: Path) -> bool:
+    try:
+        return _GROUP_HEADER.search(path.read_bytes()) is not None
+    except OSError:
+        return False

@@ -1,0 +1,273 @@
+"""The daemon's end of one plugins' process: start it, ask it within its limits, log what it prints, end it.
+
+It knows which plugin is at work, and no command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from nexus.plugins.messages import (
+    MAX_MESSAGE_BYTES,
+    PREFIX_BYTES,
+    Ask,
+    Entered,
+    Failed,
+    Given,
+    Load,
+    Loaded,
+    Reply,
+    Vetoed,
+    decode_reply,
+    framed,
+)
+
+__all__ = ["Broken", "Child"]
+
+_log = logging.getLogger("nexus.plugins")
+
+_START_S = 30.0
+"""How long the process may take to begin at all, on a machine that has much to do."""
+_END_S = 1.0
+_NOT_INHERITED = ("NOTIFY_", "LISTEN_", "WATCHDOG_", "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "MANAGERPID")
+
+
+class Broken(Exception):
+    """The process hangs, has ended, or says what nobody understands. ``plugin`` was at work, where it is known."""
+
+    def __init__(self, plugin: str | None, reason: str) -> None:
+        super().__init__(reason)
+        self.plugin = plugin
+        self.reason = reason
+
+
+class Child:
+    """One plugins' process. It must be ended with ``kill``, whatever happened to it."""
+
+    def __init__(self, memory_mib: int, on_end: Callable[[], None]) -> None:
+        self.started_at = time.monotonic()
+        self.ended = asyncio.Event()
+        """The process is not there any more."""
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._inside: str | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        output, write_end = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                # Neither the working directory (-P) nor bytecode beside a plugin (-B) is any source of programs.
+                [sys.executable, "-P", "-B", "-m", "nexus.plugins.process"]
+                + [str(number) for number in (theirs.fileno(), os.getpid(), memory_mib)],
+                stdin=subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=write_end,
+                pass_fds=(theirs.fileno(),),
+                cwd="/",
+                env={name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)},
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            os.close(output)
+            raise
+        finally:
+            theirs.close()
+            os.close(write_end)
+        self._socket = ours
+        self._output = _Output(output, self._loop)
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._pidfd, self._ended)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    async def load(self, load: Load) -> Loaded:
+        """Have it load the plugins.
+
+        Raises:
+            Broken: one of them ends the process, or takes too long.
+        """
+        self._reader, self._writer = await asyncio.open_connection(sock=self._socket)
+        reply = await self._ask(load, _START_S, load.load_timeout_ms)
+        if not isinstance(reply, Loaded):
+            raise self._nonsense()
+        return reply
+
+    async def ask(self, ask: Ask, timeout_ms: int) -> Given | Vetoed | Failed:
+        """Ask the plugins; each of them may take ``timeout_ms``.
+
+        Raises:
+            Broken: one of them ends the process, or takes too long.
+        """
+        reply = await self._ask(ask, timeout_ms / 1000, timeout_ms)
+        if isinstance(reply, Loaded):
+            raise self._nonsense()
+        return reply
+
+    async def _ask(self, message: Load | Ask, first_s: float, timeout_ms: int) -> Loaded | Given | Vetoed | Failed:
+        assert self._writer is not None
+        self._inside = None
+        limit_s = first_s
+        try:
+            async with asyncio.timeout(limit_s):
+                self._writer.write(framed(message))
+                await self._writer.drain()
+            while True:
+                async with asyncio.timeout(limit_s):
+                    reply = await self._receive()
+                if not isinstance(reply, Entered):
+                    self._inside = None
+                    return reply
+                self._inside = reply.plugin
+                limit_s = timeout_ms / 1000
+        except TimeoutError:
+            raise Broken(self._inside, f"it took longer than {round(limit_s * 1000)} ms") from None
+        except (msgspec.MsgspecError, ValueError):
+            raise self._nonsense() from None
+        except (OSError, EOFError):
+            raise Broken(self._inside, await self._how_it_ended()) from None
+
+    async def _receive(self) -> Reply:
+        assert self._reader is not None
+        size = int.from_bytes(await self._reader.readexactly(PREFIX_BYTES), "big")
+        if size > MAX_MESSAGE_BYTES:
+            raise ValueError("a message that is too large")
+        reply: Reply = decode_reply(await self._reader.readexactly(size))
+        return reply
+
+    def _nonsense(self) -> Broken:
+        return Broken(self._inside, "the process wrote into the daemon's own channel")
+
+    async def _how_it_ended(self) -> str:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_S):
+                await self.ended.wait()
+        code = self._process.returncode
+        if code is None:
+            return "the process closed the daemon's channel"
+        if code < 0:
+            return f"the process was ended by {signal.Signals(-code).name}"
+        return f"the process ended (exit code {code})"
+
+    def kill(self) -> None:
+        """End the process and its group, and close what belongs to it."""
+        if not self.ended.is_set():
+            self._kill_group()
+        if self._writer is not None:
+            self._writer.transport.abort()
+        else:
+            self._socket.close()
+        self._output.close()
+
+    async def gone(self) -> None:
+        """Wait a moment until the kernel has ended what was killed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_S):
+                await self.ended.wait()
+
+    def _kill_group(self) -> None:
+        # Until it is waited for, no other process gets its number.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _ended(self) -> None:
+        self._kill_group()
+        self._process.wait()
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self.ended.set()
+        self._on_end()
+
+
+class _Output:
+    """What plugins print, line by line in the daemon's log, and no more of it than a log can take."""
+
+    _WINDOW_S = 10.0
+    _LOGGED_BYTES = 16 * 1024
+    """In one window of time; what is beyond is dropped, and counted."""
+    _READ_BYTES = 64 * 1024 * 1024
+    """In one window; what is beyond waits, and whoever prints it."""
+    _LINE_BYTES = 1000
+
+    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._fd = fd
+        self._loop = loop
+        self._line = bytearray()
+        self._logged = self._read = self._dropped = 0
+        self._next: asyncio.TimerHandle | None = None
+        os.set_blocking(fd, False)
+        loop.add_reader(fd, self._on_readable)
+
+    def _on_readable(self) -> None:
+        try:
+            data = os.read(self._fd, 65536)
+        except BlockingIOError:
+            return
+        if not data:
+            self.close()
+            return
+        if self._next is None:
+            self._next = self._loop.call_later(self._WINDOW_S, self._next_window)
+        self._take(data)
+        if self._read > self._READ_BYTES:
+            self._loop.remove_reader(self._fd)
+
+    def _take(self, data: bytes) -> None:
+        self._read += len(data)
+        room = max(0, self._LOGGED_BYTES - self._logged)
+        self._dropped += max(0, len(data) - room)
+        self._logged += min(len(data), room)
+        *lines, rest = data[:room].split(b"\n")
+        for line in lines:
+            self._line += line
+            self._write()
+        self._line += rest
+        if len(self._line) > self._LINE_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        if self._line:
+            text = self._line[: self._LINE_BYTES].decode("utf-8", "replace")
+            _log.info("printed: %s", "".join(c if c.isprintable() else "\ufffd" for c in text))
+        self._line.clear()
+
+    def _next_window(self) -> None:
+        self._next = None
+        if self._dropped:
+            _log.warning("plugins printed too much: %d bytes are not in the log", self._dropped)
+        if self._read > self._READ_BYTES and self._fd >= 0:
+            self._loop.add_reader(self._fd, self._on_readable)
+        self._logged = self._read = self._dropped = 0
+
+    def close(self) -> None:
+        """Log what is there, and read no more."""
+        if self._fd < 0:
+            return
+        self._loop.remove_reader(self._fd)
+        with contextlib.suppress(OSError):
+            for _ in range(16):
+                data = os.read(self._fd, 65536)
+                if not data:
+                    break
+                self._take(data)
+        self._write()
+        os.close(self._fd)
+        self._fd = -1
+        if self._next is not None:
+            self._next.cancel()
+            self._next_window()

@@ -1,0 +1,85 @@
+"""``nexusctl plugin``: see, reload and call plugins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from nexus.cli.output import Column, Printer, hint, printable
+from nexus.cli.verbs import NounGroup, completers, verb
+from nexus.plugins.commands import Extra, ListPlugins, ReloadPlugins
+
+__all__ = ["plugin"]
+
+_COLUMNS = (
+    Column("NAME", lambda p: p["name"], 16),
+    Column("KIND", lambda p: p["kind"].replace("_", " "), 11),
+    Column("STATE", lambda p: p["state"], 6),
+    Column("HOOKS", lambda p: ", ".join(p["hooks"]), 11),
+    Column("EXTRAS", lambda p: ", ".join(p["extras"]), wide=True),
+    Column("PATH / REASON", lambda p: p.get("reason") or p.get("path")),
+    Column("PATH", lambda p: p.get("path"), wide=True),
+)
+
+
+def _list(app: Any, _values: dict[str, Any], out: Printer) -> None:
+    _print(app.call_raw(ListPlugins()), out)
+
+
+def _reload(app: Any, _values: dict[str, Any], out: Printer) -> None:
+    _print(app.call_raw(ReloadPlugins()), out)
+
+
+def _print(listing: dict[str, Any], out: Printer) -> None:
+    nothing = "No plugins found." if listing["enabled"] else "No plugins: this daemon was started without them."
+    out.many(listing["plugins"], _COLUMNS, key="name", nothing=nothing)
+    if listing.get("problem"):
+        click.echo(f"Warning: {printable(listing['problem'])}", err=True)
+    elif not listing["plugins"] and listing["enabled"] and out.for_person:
+        hint(f"Put them here: {printable(listing['directory'])}")
+
+
+def _call(app: Any, values: dict[str, Any], out: Printer) -> None:
+    import msgspec
+
+    body = None
+    if values["body"] is not None:
+        try:
+            body = msgspec.json.decode(values["body"])
+        except (msgspec.DecodeError, RecursionError):
+            raise click.UsageError(f"{values['body']!r} is not JSON (text has quotes: '\"text\"')") from None
+    answer = app.call_raw(Extra(values["name"], body)).get("body")
+    # The answer alone: it is the plugin's, and may be anything.
+    Printer("json" if out.output != "jsonl" else "jsonl").one(answer, key="", sentence=lambda: None)
+
+
+def _make_call() -> click.Command:
+    body = click.Argument(["body"], metavar="[JSON]", required=False)
+    return verb(Extra, _call, parameters=[body], exclude=("body",), help=_CALL_HELP)
+
+
+_CALL_HELP = """Call what a plugin does under a name.
+
+\b
+    nexusctl plugin call greet '{"who": "you"}'
+"""
+
+plugin = NounGroup(
+    "plugin",
+    "See, reload and call plugins.",
+    {
+        "list": ("List plugins, and why some were refused.", lambda: verb(ListPlugins, _list)),
+        "reload": ("Load the plugins again.", lambda: verb(ReloadPlugins, _reload)),
+        "call": ("Call what a plugin does under a name.", _make_call),
+    },
+    {"ls": " (did you mean 'list'?)", **dict.fromkeys(("run", "exec"), " (did you mean 'call'?)")},
+)
+
+
+def _complete_extra(app: Any, incomplete: str) -> list[str]:
+    plugins = app.call_raw(ListPlugins())["plugins"]
+    return [extra for plugin in plugins for extra in plugin["extras"] if extra.startswith(incomplete)]
+
+
+completers["extra"] = _complete_extra

@@ -1,0 +1,95 @@
+"""The plugins' process: takes the daemon's questions, asks the plugins one after the other, answers.
+
+It ends with the daemon, whichever way that ends. Nothing here is imported by the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+
+import msgspec
+
+from nexus.plugins.messages import (
+    PREFIX_BYTES,
+    Ask,
+    Entered,
+    Failed,
+    Given,
+    Load,
+    Loaded,
+    Reply,
+    Vetoed,
+    decode_request,
+    framed,
+)
+from nexus.plugins.registry import Misbehaved, PluginVeto, Registry
+
+__all__ = ["main"]
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Serve the daemon on the descriptor that is the first argument, until it hangs up."""
+    descriptor, parent, memory_mib = (int(argument) for argument in sys.argv[1:4])
+    _end_with(parent)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    size = memory_mib * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    channel = socket.socket(fileno=descriptor)
+    channel.set_inheritable(False)
+    with contextlib.suppress(ConnectionError):  # the daemon is gone
+        _serve(channel)
+    # Without what a plugin has left for the end: its threads, its atexit.
+    os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process with the daemon (prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was too late for that
+        os._exit(0)
+
+
+def _serve(channel: socket.socket) -> None:
+    registry = Registry(lambda plugin: channel.sendall(framed(Entered(plugin))))
+    while (size := _receive(channel, PREFIX_BYTES)) and (
+        data := _receive(channel, int.from_bytes(size, "big"))
+    ) is not None:
+        channel.sendall(framed(_answer(registry, decode_request(data))))
+
+
+def _answer(registry: Registry, request: Load | Ask) -> Reply:
+    if isinstance(request, Load):
+        return Loaded(registry.load(request))
+    try:
+        return Given(msgspec.Raw(registry.ask(request.hook, request.arguments)))
+    except PluginVeto as veto:
+        return Vetoed(veto.plugin, veto.reason)
+    except Misbehaved as error:
+        return Failed(error.plugin, error.reason, error.spoiled)
+
+
+def _receive(channel: socket.socket, size: int) -> bytes | None:
+    """So many bytes; None when the daemon has hung up."""
+    parts = []
+    while size:
+        data = channel.recv(size)
+        if not data:
+            return None
+        parts.append(data)
+        size -= len(data)
+    return b"".join(parts)
+
+
+if __name__ == "__main__":
+    main()
