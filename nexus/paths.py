@@ -20,6 +20,7 @@ __all__ = [
     "config_directory",
     "default_database_path",
     "default_socket_path",
+    "environment_path",
     "runtime_directory",
     "state_directory",
 ]
@@ -64,22 +65,38 @@ def _home(instead: str) -> str:
     return home
 
 
+def environment_path(variable: str) -> str | None:
+    """The path that a variable of our own gives; None where it is not set, or empty.
+
+    Raises:
+        PathError: it is a relative one, which would mean another place to each program that inherits it.
+    """
+    value = os.environ.get(variable)
+    if not value:
+        return None
+    if not value.startswith("/"):
+        whole = os.path.abspath(os.path.expanduser(value))
+        raise PathError(f"cannot use {variable} {value}: it is not an absolute path", f"Give it whole, such as {whole}")
+    return os.path.abspath(value)
+
+
 def config_directory() -> str:
-    """``NEXUS_CONFIG_DIR``, else ``nexus`` in ``$XDG_CONFIG_HOME`` (``~/.config``)."""
-    own = os.environ.get("NEXUS_CONFIG_DIR")
-    if own:
-        return os.path.abspath(own)
-    # By hand: importing platformdirs takes longer still.
-    return os.path.join(_home_based("XDG_CONFIG_HOME", ".config"), "nexus")
+    """``NEXUS_CONFIG_DIR``, else ``nexus`` in ``$XDG_CONFIG_HOME`` (``~/.config``).
+
+    Raises:
+        PathError: the first is relative, or nobody knows the home directory.
+    """
+    own = environment_path("NEXUS_CONFIG_DIR")
+    return own or os.path.join(_home_based("XDG_CONFIG_HOME", ".config"), "nexus")
 
 
 def state_directory() -> str:
-    """``nexus`` in ``$XDG_STATE_HOME`` (``~/.local/state``): the database, its backups, logs."""
-    from platformdirs import user_state_dir
+    """``nexus`` in ``$XDG_STATE_HOME`` (``~/.local/state``): the database, its backups, logs.
 
-    if not os.environ.get("XDG_STATE_HOME", "").strip():
-        _home("XDG_STATE_HOME")
-    return user_state_dir("nexus", appauthor=False)
+    Raises:
+        PathError: nobody knows the home directory.
+    """
+    return os.path.join(_home_based("XDG_STATE_HOME", ".local/state"), "nexus")
 
 
 def default_database_path() -> str:

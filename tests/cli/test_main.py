@@ -47,7 +47,7 @@ def test_help_imports_no_capability_but_the_one_it_is_about(root: Path, argument
 def test_a_short_command_imports_nothing_slow(cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     loaded = modules_after(cli.environment, "vm", "list")
-    slow = {"asyncio", "importlib.metadata", "platformdirs", "importlib.resources", "tempfile", "sqlite3", "tomllib"}
+    slow = {"asyncio", "importlib.metadata", "importlib.resources", "tempfile", "sqlite3", "tomllib"}
     assert not loaded & slow
     assert not {name for name in loaded if name.startswith(("nexus.daemon", "nexus.store", "nexus.client.aio"))}
 
@@ -194,6 +194,38 @@ def test_without_a_home_it_is_a_sentence(root: Path) -> None:
         )
     state = cli("db", "check", XDG_CONFIG_HOME=str(root / "config"))
     assert "HOME is empty, and XDG_STATE_HOME is not set" in state.err
+
+
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [
+        ("NEXUS_SOCKET", "status"),
+        ("NEXUS_SOCKET", "daemon start"),
+        ("NEXUS_DATABASE", "db check"),
+        ("NEXUS_DATABASE", "daemon start"),
+        ("NEXUS_CONFIG_DIR", "status"),
+    ],
+)
+def test_a_relative_path_in_the_environment_is_refused(root: Path, variable: str, words: str) -> None:
+    assert Cli(isolated_environment(root))(*words.split(), **{variable: "here/it-is"}) == (
+        1,
+        "",
+        f"Error: cannot use {variable} here/it-is: it is not an absolute path\n"
+        f"  Give it whole, such as {Path.cwd()}/here/it-is\n",
+    )
+
+
+def test_a_relative_path_on_the_line_belongs_to_the_working_directory(daemon: DaemonProcess, cli: Cli) -> None:
+    result = cli.shell(f"cd {daemon.socket_path.parent} && nexusctl --socket nexus.sock status")
+    assert (result.code, result.lines[0]) == (0, f"Daemon: ok ({daemon.socket_path})")
+
+
+def test_a_relative_xdg_folder_counts_for_nothing(lonely: Cli, root: Path) -> None:
+    home = root / "home"
+    lonely.environment |= {"XDG_STATE_HOME": "state", "XDG_CONFIG_HOME": "config"}
+    lonely.ok("daemon", "start")
+    assert lonely.ok("status").lines[1] == f"Database: {home}/.local/state/nexus/nexus.db"
+    assert (home / ".local" / "state" / "nexus" / "nexusd.log").exists()
 
 
 def test_a_configuration_that_is_not_there_is_not_to_be_mended(root: Path) -> None:

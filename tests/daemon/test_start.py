@@ -154,6 +154,12 @@ def test_a_relative_runtime_directory_is_refused(make_daemon: Make) -> None:
     assert "not an absolute path" in said
 
 
+@pytest.mark.parametrize("variable", ["NEXUS_SOCKET", "NEXUS_DATABASE", "NEXUS_CONFIG_DIR"])
+def test_a_relative_path_in_the_environment_is_refused(make_daemon: Make, variable: str) -> None:
+    said = refusal(make_daemon(environment={variable: "here/it-is"}))
+    assert f"{variable} here/it-is: it is not an absolute path" in said
+
+
 @pytest.mark.parametrize("problem", ["missing", "a file", "writable by others", "writable by a group"])
 def test_a_runtime_directory_that_cannot_be_trusted_is_refused(make_daemon: Make, root: Path, problem: str) -> None:
     daemon = make_daemon()
