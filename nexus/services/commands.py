@@ -31,6 +31,13 @@ from nexus.services.errors import (
     ServiceStopped,
     ServiceTunnelNameTaken,
 )
+from nexus.services.git_errors import (
+    GIT_CHECKOUT_ERRORS,
+    GIT_CLONE_ERRORS,
+    GIT_LOG_ERRORS,
+    GIT_PULL_ERRORS,
+    GIT_READ_ERRORS,
+)
 from nexus.services.records import (
     Branch,
     Dependency,
@@ -468,7 +475,7 @@ class ListDependencies(Command[DependencyList]):
     recursive: Annotated[bool, Meta(description="and what those depend on, to the end")] = False
 
 
-@command(30, errors=(*_FOUND, ServiceNoRepository))
+@command(30, errors=(*_FOUND, ServiceNoRepository, *GIT_CHECKOUT_ERRORS))
 class CheckoutBranch(Command[RepoStatus]):
     """Check out a branch of a service's repository, or create it; refused where uncommitted work could be lost."""
 
@@ -477,14 +484,14 @@ class CheckoutBranch(Command[RepoStatus]):
     create: Annotated[bool, Meta(description="create it from what is checked out")] = False
 
 
-@command(31, errors=(*_FOUND, ServiceNoRepository))
+@command(31, errors=(*_FOUND, ServiceNoRepository, *GIT_READ_ERRORS))
 class GetRepoStatus(Command[RepoStatus]):
     """Get what is checked out in a service's repository, and what has changed there."""
 
     service: ServiceReference
 
 
-@command(32, errors=(*_FOUND, ServiceNoRepository))
+@command(32, errors=(*_FOUND, ServiceNoRepository, *GIT_CHECKOUT_ERRORS))
 class GitCheckoutCommit(Command[RepoStatus]):
     """Check out a commit of a service's repository, detached; refused where uncommitted work could be lost."""
 
@@ -492,7 +499,7 @@ class GitCheckoutCommit(Command[RepoStatus]):
     commit: Annotated[Branch, Meta(extra={"metavar": "COMMIT"})]
 
 
-@command(33, errors=(*_FOUND, ServiceNoRepository))
+@command(33, errors=(*_FOUND, ServiceNoRepository, *GIT_PULL_ERRORS))
 class GitPull(StreamCommand[GitProgress, RepoStatus]):
     """Pull into a service's repository, fast-forward only."""
 
@@ -500,7 +507,7 @@ class GitPull(StreamCommand[GitProgress, RepoStatus]):
     token: GitToken | None = None
 
 
-@command(34, errors=(*_FOUND, ServiceNoRepository), large_reply=True)
+@command(34, errors=(*_FOUND, ServiceNoRepository, *GIT_LOG_ERRORS), large_reply=True)
 class GitLog(Command[GitCommitList]):
     """List commits of a service's repository, newest first."""
 
@@ -509,7 +516,7 @@ class GitLog(Command[GitCommitList]):
     revision: Annotated[Branch, Meta(description="from here back (default: what is checked out)")] | None = None
 
 
-@command(35, errors=(*_FOUND, ServiceNoRepository), large_reply=True)
+@command(35, errors=(*_FOUND, ServiceNoRepository, *GIT_READ_ERRORS), large_reply=True)
 class GitListBranches(Command[GitBranchList]):
     """List the branches of a service's repository."""
 
@@ -517,7 +524,7 @@ class GitListBranches(Command[GitBranchList]):
     remote: Annotated[bool, Meta(description="the branches of its remotes, too")] = False
 
 
-@command(36, errors=(*_FOUND, ServiceNoRepository, ServiceInvalid))
+@command(36, errors=(*_FOUND, ServiceInvalid, *GIT_CLONE_ERRORS))
 class GitClone(StreamCommand[GitProgress, RepoStatus]):
     """Clone a service's repository to its ``repo_path``, which may be absent or an empty directory."""
 

@@ -1,0 +1,234 @@
+"""One function for each git command on a service's repository.
+
+What git is told and how its answers are read is the business of ``nexus.runtime.git``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from nexus import journal
+from nexus.handling import Context, Stream, handles
+from nexus.runtime.git import Progress, Repository, RepoState, clone
+from nexus.services import store
+from nexus.services.commands import (
+    CheckoutBranch,
+    GetRepoStatus,
+    GitCheckoutCommit,
+    GitClone,
+    GitListBranches,
+    GitLog,
+    GitPull,
+)
+from nexus.services.errors import ServiceInvalid, ServiceNoRepository
+from nexus.services.git_errors import GitAuthentication
+from nexus.services.records import (
+    GitBranch,
+    GitBranchList,
+    GitCommit,
+    GitCommitList,
+    GitProgress,
+    RepoStatus,
+    Service,
+)
+from nexus.services.states import GitAuthType
+
+__all__ = [
+    "checkout_branch",
+    "get_repo_status",
+    "git_checkout_commit",
+    "git_clone",
+    "git_list_branches",
+    "git_log",
+    "git_pull",
+]
+
+T = TypeVar("T")
+
+_MAX_TOKEN_BYTES = 4096
+
+
+@handles(GetRepoStatus)
+async def get_repo_status(ctx: Context, command: GetRepoStatus) -> RepoStatus:
+    _service, repository = _repository(ctx, command.service)
+    return _status(repository, await repository.status())
+
+
+@handles(CheckoutBranch)
+async def checkout_branch(ctx: Context, command: CheckoutBranch) -> RepoStatus:
+    service, repository = _repository(ctx, command.service)
+    state = await repository.checkout_branch(command.branch, create=command.create)
+    await _record(ctx, service, "checked_out", {"branch": command.branch, "commit": state.commit})
+    return _status(repository, state)
+
+
+@handles(GitCheckoutCommit)
+async def git_checkout_commit(ctx: Context, command: GitCheckoutCommit) -> RepoStatus:
+    service, repository = _repository(ctx, command.service)
+    state = await repository.checkout_commit(command.commit)
+    await _record(ctx, service, "checked_out", {"commit": state.commit})
+    return _status(repository, state)
+
+
+@handles(GitLog)
+async def git_log(ctx: Context, command: GitLog) -> GitCommitList:
+    _service, repository = _repository(ctx, command.service)
+    commits = await repository.log(command.limit, command.revision)
+    return GitCommitList(
+        [GitCommit(c.id, c.author_name, c.author_email, c.at, c.subject, list(c.refs)) for c in commits]
+    )
+
+
+@handles(GitListBranches)
+async def git_list_branches(ctx: Context, command: GitListBranches) -> GitBranchList:
+    _service, repository = _repository(ctx, command.service)
+    branches = await repository.branches(remote=command.remote)
+    return GitBranchList(
+        [GitBranch(b.name, b.commit, b.current, b.remote, b.upstream, b.ahead, b.behind, b.at) for b in branches]
+    )
+
+
+@handles(GitPull)
+async def git_pull(ctx: Context, command: GitPull, stream: Stream[GitProgress]) -> RepoStatus:
+    service, repository = _repository(ctx, command.service, await _token(ctx, command.service, command.token))
+    pulled = await _with_progress(stream, lambda report: repository.pull(report))
+    status = _status(repository, await repository.status())
+    if pulled.before != pulled.after:
+        await _record(ctx, service, "pulled", {"from": pulled.before, "to": pulled.after, "commits": pulled.commits})
+        return msgspec.structs.replace(status, pulled_from=pulled.before, pulled_commits=pulled.commits)
+    return status
+
+
+@handles(GitClone)
+async def git_clone(ctx: Context, command: GitClone, stream: Stream[GitProgress]) -> RepoStatus:
+    service = _service(ctx, command.service)
+    missing = [name for name, value in (("repo_url", service.repo_url), ("repo_path", service.repo_path)) if not value]
+    if service.repo_url is None or service.repo_path is None:
+        options = " ".join(f"--{name.replace('_', '-')} {name.split('_')[1].upper()}" for name in missing)
+        raise ServiceInvalid(
+            f'cannot clone for service "{service.name}": it has no {" and no ".join(missing)}',
+            hint=f"Set it: nexusctl service update {service.name} {options}",
+            details={"path": missing[0]},
+        )
+    token = await _token(ctx, command.service, command.token)
+    url, path = service.repo_url, Path(service.repo_path)
+    repository = await _with_progress(
+        stream,
+        lambda report: clone(
+            url,
+            path,
+            branch=service.git_branch,
+            auth=service.git_auth_type.value,
+            token=token,
+            progress=report,
+        ),
+    )
+    state = await repository.status()
+    await _record(ctx, service, "cloned", {"path": service.repo_path, "commit": state.commit})
+    return _status(repository, state)
+
+
+def _service(ctx: Context, reference: str) -> Service:
+    return ctx.store.read(lambda reader: store.resolve(reader, reference))
+
+
+def _repository(ctx: Context, reference: str, token: str | None = None) -> tuple[Service, Repository]:
+    """The service with its repository, which may not be there yet: git says so then."""
+    service = _service(ctx, reference)
+    if service.repo_path is None:
+        raise ServiceNoRepository(
+            f'cannot use the repository of service "{service.name}": it has none',
+            hint=f"Say where it is: nexusctl service update {service.name} --repo-path PATH",
+        )
+    auth: Any = service.git_auth_type.value
+    return service, Repository(Path(service.repo_path), auth=auth, token=token)
+
+
+async def _token(ctx: Context, reference: str, given: str | None) -> str | None:
+    """The token that git is to use: the one of the request, else the one in the service's file."""
+    service = _service(ctx, reference)
+    if service.git_auth_type is not GitAuthType.TOKEN or given is not None:
+        return given if service.git_auth_type is GitAuthType.TOKEN else None
+    if service.git_token_file is None:
+        raise GitAuthentication(
+            f'cannot reach the remote of service "{service.name}": it takes a token, and none was given',
+            hint="Name a file that holds it: nexusctl service update "
+            f"{service.name} --git-token-file PATH; or set NEXUS_GIT_TOKEN for nexusctl.",
+        )
+    return await asyncio.to_thread(_read_token, service.name, service.git_token_file)
+
+
+def _read_token(name: str, path: str) -> str:
+    cannot = f'cannot read the git token of service "{name}" from {path}'
+    try:
+        # Opened without waiting: a FIFO must not hold up anybody.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise GitAuthentication(f"{cannot}: {error.strerror}", hint="Look at the file and its permissions.") from None
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise GitAuthentication(f"{cannot}: it is not a regular file", hint="Put the token into a file of yours.")
+        if status.st_mode & 0o077:
+            raise GitAuthentication(f"{cannot}: others may read it", hint=f"Make it yours alone: chmod 600 {path}")
+        text = file.read(_MAX_TOKEN_BYTES + 1).decode("ascii", "replace").strip()
+    if not text or len(text) > _MAX_TOKEN_BYTES or not (text.isascii() and text.isprintable()) or " " in text:
+        raise GitAuthentication(f"{cannot}: it does not hold a token", hint="It is to hold the token and nothing else.")
+    return text
+
+
+async def _with_progress(stream: Stream[GitProgress], work: Callable[[Callable[[Progress], None]], Awaitable[T]]) -> T:
+    """Do the work and send how far it is; a client that reads slowly gets the latest only."""
+    latest: list[Progress] = []
+    wake = asyncio.Event()
+
+    def report(progress: Progress) -> None:
+        latest[:] = [progress]
+        wake.set()
+
+    task = asyncio.ensure_future(work(report))
+    task.add_done_callback(lambda _task: wake.set())
+    try:
+        while True:
+            await wake.wait()
+            wake.clear()
+            while latest:
+                progress = latest.pop()
+                await stream.send(GitProgress(progress.phase, progress.percent, progress.done, progress.total))
+            if task.done():
+                return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def _status(repository: Repository, state: RepoState) -> RepoStatus:
+    return RepoStatus(
+        path=str(repository.path),
+        dirty=state.dirty,
+        commit=state.commit,
+        branch=state.branch,
+        upstream=state.upstream,
+        ahead=state.ahead,
+        behind=state.behind,
+        staged=state.staged,
+        changed=state.changed,
+        untracked=state.untracked,
+        conflicted=state.conflicted,
+        remote_url=state.remote_url,
+        in_progress=state.in_progress,
+    )
+
+
+async def _record(ctx: Context, service: Service, what: str, detail: dict[str, Any]) -> None:
+    await ctx.store.write(
+        lambda tx: journal.record(tx, ctx.origin, f"service.{what}", "service", service.id, service.name, detail)
+    )
