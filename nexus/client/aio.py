@@ -29,12 +29,12 @@ from nexus_protocol import (
 )
 
 from nexus import __version__
+from nexus.client.base import BaseClient
 from nexus.client.errors import (
     CONNECT_RETRY_S,
     CONNECT_TIMEOUT_S,
     ConnectError,
     ConnectionFailure,
-    check_actor,
     connect_error,
     lost_error,
 )
@@ -49,7 +49,7 @@ _QUEUED_ITEMS = 1024
 """Items of a stream that wait to be read before the connection itself is no longer read."""
 
 
-class Client:
+class Client(BaseClient):
     """A connection to the daemon.
 
     ``socket_path`` says where it is; by default as for ``nexusctl``: ``NEXUS_SOCKET``, the configuration file, the
@@ -60,12 +60,7 @@ class Client:
     """
 
     def __init__(self, socket_path: str | os.PathLike[str] | None = None, *, actor: str | None = None) -> None:
-        if socket_path is None:
-            from nexus.config import client_socket, config_path, load_config
-
-            socket_path, _warning = client_socket(load_config(config_path()))
-        self.socket_path = os.fspath(socket_path)
-        self.actor = check_actor(actor)
+        super().__init__(socket_path, actor)
         self.welcome: Welcome | None = None
         """Who answers, and within which limits; set by ``connect``."""
         self._link: _Link | None = None

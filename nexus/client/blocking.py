@@ -28,12 +28,12 @@ from nexus_protocol.connection import (
 from nexus_protocol.errors import DeadlineExceeded, NexusError, Unavailable, error_from_payload
 
 from nexus import __version__
+from nexus.client.base import BaseClient
 from nexus.client.errors import (
     CONNECT_TIMEOUT_S,
     ConnectError,
     ConnectionFailure,
     Interrupted,
-    check_actor,
     connect_error,
     lost_error,
 )
@@ -51,7 +51,7 @@ _HELLO = 45
 _TIMEVAL = struct.Struct("ll")
 
 
-class BlockingClient:
+class BlockingClient(BaseClient):
     """A connection to the daemon.
 
     ``socket_path`` says where it is; by default as for ``nexusctl``: ``NEXUS_SOCKET``, the configuration file, the
@@ -71,12 +71,7 @@ class BlockingClient:
         actor: str | None = None,
         name: str = f"nexus-python {__version__}",
     ) -> None:
-        if socket_path is None:
-            from nexus.config import client_socket, config_path, load_config
-
-            socket_path, _warning = client_socket(load_config(config_path()))
-        self.socket_path = os.fspath(socket_path)
-        self.actor = check_actor(actor)
+        super().__init__(socket_path, actor)
         self.name = name
         self._socket: socket.socket | None = None
         self._engine = ClientConnection()
