@@ -267,7 +267,7 @@ class _Daemon:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for manager in managers:
+            for manager in reversed(managers):
                 await manager.close()
             await store.close()
             # The loop gives signals their deadly default back when it is closed; what is left of the end is short.

@@ -21,7 +21,6 @@ import msgspec
 from nexus.plugins.messages import (
     MAX_MESSAGE_BYTES,
     PREFIX_BYTES,
-    Ask,
     Entered,
     Failed,
     Given,
@@ -103,13 +102,13 @@ class Child:
             Broken: one of them ends the process, or takes too long.
         """
         self._reader, self._writer = await asyncio.open_connection(sock=self._socket)
-        reply = await self._ask(load, _START_S, load.load_timeout_ms)
+        reply = await self._ask(framed(load), _START_S, load.load_timeout_ms)
         if not isinstance(reply, Loaded):
             raise self._nonsense()
         return reply
 
-    async def ask(self, ask: Ask, timeout_ms: int) -> Given | Vetoed | Failed:
-        """Ask the plugins; each of them may take ``timeout_ms``.
+    async def ask(self, ask: bytes, timeout_ms: int) -> Given | Vetoed | Failed:
+        """Ask the plugins what a framed ``Ask`` says; each of them may take ``timeout_ms``.
 
         Raises:
             Broken: one of them ends the process, or takes too long.
@@ -119,13 +118,13 @@ class Child:
             raise self._nonsense()
         return reply
 
-    async def _ask(self, message: Load | Ask, first_s: float, timeout_ms: int) -> Loaded | Given | Vetoed | Failed:
+    async def _ask(self, message: bytes, first_s: float, timeout_ms: int) -> Loaded | Given | Vetoed | Failed:
         assert self._writer is not None
         self._inside = None
         limit_s = first_s
         try:
             async with asyncio.timeout(limit_s):
-                self._writer.write(framed(message))
+                self._writer.write(message)
                 await self._writer.drain()
             while True:
                 async with asyncio.timeout(limit_s):

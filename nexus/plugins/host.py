@@ -31,7 +31,7 @@ from nexus.plugins.commands import (
     PluginState,
     PluginVetoed,
 )
-from nexus.plugins.messages import Ask, Failed, Given, Load, Vetoed
+from nexus.plugins.messages import Ask, Failed, Given, Load, Vetoed, framed
 from nexus.plugins.sources import Found, find
 
 __all__ = ["PluginHost", "shown_fields"]
@@ -58,19 +58,24 @@ class _Generation(NamedTuple):
     plugins: list[Plugin]
     problem: str | None
 
-    def has(self, ask: Ask) -> bool:
-        """Whether any plugin is to be asked this."""
-        loaded = [plugin for plugin in self.plugins if plugin.state is PluginState.LOADED]
-        if ask.hook == "extra":
-            return any(ask.arguments["name"] in plugin.extras for plugin in loaded)
-        return any(ask.hook in plugin.hooks for plugin in loaded)
+    def has(self, hook: str, extra: str | None = None) -> bool:
+        """Whether any plugin has this hook, and claims this name, where there is one."""
+        return any(
+            hook in plugin.hooks and (extra is None or extra in plugin.extras)
+            for plugin in self.plugins
+            if plugin.state is PluginState.LOADED
+        )
 
 
 class _Call(NamedTuple):
     """A question that waits for its turn."""
 
-    ask: Ask
-    answer: asyncio.Future[Given | Vetoed | Failed | None]
+    hook: str
+    extra: str | None
+    message: bytes
+
+
+_Answer = asyncio.Future[Given | Vetoed | Failed | None]
 
 
 class PluginHost:
@@ -92,7 +97,8 @@ class PluginHost:
         self._ready = asyncio.Event()
         self._wake = asyncio.Event()
         self._loading = asyncio.Lock()
-        self._calls: collections.deque[_Call] = collections.deque()
+        self._calls: collections.OrderedDict[_Answer, _Call] = collections.OrderedDict()
+        """By their answers, the next one first; one that nobody waits for any more is taken out."""
         self._busy: Child | None = None
         self._worker: asyncio.Task[None] | None = None
         self._failures = 0
@@ -118,6 +124,7 @@ class PluginHost:
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
+        self._give_up("the daemon is stopping")
         child = self._generation.child
         if child is not None:
             child.kill()
@@ -219,19 +226,23 @@ class PluginHost:
         loop = asyncio.get_running_loop()
         if not self._ready.is_set():
             await self._ready.wait()
-        ask = Ask(hook, arguments)
-        if self._known and not self._generation.has(ask):
+        extra = arguments["name"] if hook == "extra" else None
+        if self._known and not self._generation.has(hook, extra):
             return None
         pause_s = self._retry_at - loop.time()
         if self._generation.child is None and pause_s > self._settings.timeout_ms / 1000:
-            raise self._failed(cannot, None, self._problem or "their process has to be started again and again")
-        call = _Call(ask, loop.create_future())
-        self._calls.append(call)
+            raise self._failed(cannot, None, self._problem or "their process had to be started again and again")
+        if self._worker is None or self._worker.done():
+            raise self._failed(cannot, None, "the daemon is stopping")
+        waiting: _Answer = loop.create_future()
+        self._calls[waiting] = _Call(hook, extra, framed(Ask(hook, arguments)))
         self._wake.set()
         try:
-            answer = await call.answer
+            answer = await waiting
         except Broken as broken:
             raise self._failed(cannot, broken.plugin, broken.reason) from None
+        finally:
+            self._calls.pop(waiting, None)
         if isinstance(answer, Vetoed):
             raise PluginVetoed(
                 f'{cannot}: plugin "{answer.plugin}" vetoed it: {answer.reason}',
@@ -277,7 +288,8 @@ class PluginHost:
                     async with asyncio.timeout(pause_s):
                         await self._wake.wait()
             elif self._calls:
-                await self._carry_out(self._calls.popleft(), child)
+                answer, call = self._calls.popitem(last=False)
+                await self._carry_out(call, answer, child)
             else:
                 await self._wake.wait()
 
@@ -286,33 +298,37 @@ class PluginHost:
         loaded = any(plugin.state is PluginState.LOADED for plugin in self._generation.plugins)
         return loaded or not self._known
 
-    async def _carry_out(self, call: _Call, child: Child | None) -> None:
-        if call.answer.done():  # whoever asked is gone
-            return
-        if child is None or not self._generation.has(call.ask):
-            call.answer.set_result(None)
+    async def _carry_out(self, call: _Call, waiting: _Answer, child: Child | None) -> None:
+        if child is None or not self._generation.has(call.hook, call.extra):
+            waiting.set_result(None)
             return
         self._busy = child
         try:
-            answer = await child.ask(call.ask, self._settings.timeout_ms)
+            answer = await child.ask(call.message, self._settings.timeout_ms)
         except Broken as broken:
             self._break(child, broken)
-            if not call.answer.done():
-                call.answer.set_exception(broken)
+            if not waiting.done():  # whoever asked may be gone
+                waiting.set_exception(broken)
             return
         except BaseException:
-            call.answer.cancel()
+            waiting.cancel()
             raise
         finally:
             self._busy = None
             if child is not self._generation.child:  # others have taken over meanwhile
                 child.kill()
-        if not call.answer.done():
-            call.answer.set_result(answer)
+        if not waiting.done():
+            waiting.set_result(answer)
         if isinstance(answer, Failed):
             _log.warning('plugin "%s" failed: %s', answer.plugin, answer.reason)
             if answer.spoiled:
                 self._break(child, Broken(answer.plugin, answer.reason))
+
+    def _give_up(self, reason: str) -> None:
+        for waiting in self._calls:
+            if not waiting.done():
+                waiting.set_exception(Broken(None, reason))
+        self._calls.clear()
 
     def _break(self, child: Child, broken: Broken) -> None:
         """A process is of no use any more."""
@@ -341,15 +357,12 @@ class PluginHost:
             try:
                 self._adopt(await self._load(self._found))
             except Broken as broken:
-                self._problem = f"the plugins' process cannot be started: {broken.reason}"
-                _log.error("%s", self._problem)
+                self._problem = broken.reason
+                _log.error("the plugins' process cannot be started: %s", broken.reason)
                 self._failures = max(self._failures, 1)
                 self._pause(asyncio.get_running_loop().time())
                 self._ready.set()
-                for call in self._calls:
-                    if not call.answer.done():
-                        call.answer.set_exception(Broken(None, broken.reason))
-                self._calls.clear()
+                self._give_up(broken.reason)
 
     async def _load(self, found: Found) -> _Generation:
         """Start a process with everything that can be loaded.
@@ -416,7 +429,7 @@ class PluginHost:
             self._work()
         self._known = True
         self._problem = None
-        self._gate(self.pre_command if generation.has(Ask("pre_command", {})) else None)
+        self._gate(self.pre_command if generation.has("pre_command") else None)
         self._ready.set()
         self._wake.set()
 

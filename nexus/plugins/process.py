@@ -61,11 +61,18 @@ def _end_with(parent: int) -> None:
 
 
 def _serve(channel: socket.socket) -> None:
-    registry = Registry(lambda plugin: channel.sendall(framed(Entered(plugin))))
+    own = os.getpid()
+
+    def send(reply: Reply) -> None:
+        if os.getpid() != own:  # a plugin has forked, and the copy may not answer as well
+            os._exit(0)
+        channel.sendall(framed(reply))
+
+    registry = Registry(lambda plugin: send(Entered(plugin)))
     while (size := _receive(channel, PREFIX_BYTES)) and (
         data := _receive(channel, int.from_bytes(size, "big"))
     ) is not None:
-        channel.sendall(framed(_answer(registry, decode_request(data))))
+        send(_answer(registry, decode_request(data)))
 
 
 def _answer(registry: Registry, request: Load | Ask) -> Reply:
