@@ -184,8 +184,9 @@ def _check(app: Any, database: str | None, output: str, no_header: bool) -> int:
 
     def sentence() -> None:
         click.echo(f"{report.path}: schema version {report.schema_version}, {state}")
+        width = max(map(len, report.tables), default=0)
         for table, rows in report.tables.items():
-            click.echo(f"  {table:<16} {rows} rows")
+            click.echo(f"  {table:<{width}}  {rows} rows")
         for problem in report.problems:
             click.echo(f"  {problem}", err=True)
         if remedy:

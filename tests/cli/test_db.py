@@ -21,12 +21,17 @@ def test_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) -> 
     assert lines[0] == f"Database: {daemon.database}"
     assert re.fullmatch(r"Size:     \d+ bytes", lines[1])
     assert lines[2:6] == [
-        "Schema:   version 3",
+        "Schema:   version 4",
         "Journal:  wal",
-        "Tables:   4 (journal, schema_meta, settings, vms)",
+        "Tables:   7 (journal, schema_meta, service, service_config, service_dependency, settings, vms)",
         "Migrations:",
     ]
-    assert [line.split()[:2] for line in lines[6:]] == [["0001", "settings"], ["0002", "vms"], ["0003", "journal"]]
+    assert [line.split()[:2] for line in lines[6:]] == [
+        ["0001", "settings"],
+        ["0002", "vms"],
+        ["0003", "journal"],
+        ["0004", "services"],
+    ]
 
 
 def test_a_backup_is_made_while_the_daemon_runs_and_put_back_while_it_does_not(
@@ -56,7 +61,7 @@ def test_a_backup_is_made_while_the_daemon_runs_and_put_back_while_it_does_not(
         f"  Run with --yes to skip confirmation: nexusctl db restore {backup} --yes\n",
     )
     restored = cli.ok("db", "restore", str(backup), "--yes")
-    assert restored.lines[0] == f"Restored {daemon.database} (schema version 3)"
+    assert restored.lines[0] == f"Restored {daemon.database} (schema version 4)"
     aside = Path(restored.lines[1].removeprefix("The replaced database is "))
     assert aside.parent == daemon.database.parent
     assert aside.exists()
@@ -79,28 +84,28 @@ def test_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProcess,
     assert cli("db", "migrate", "--to", "2") == (
         1,
         "",
-        f"Error: refusing to migrate without confirmation: {daemon.database} would go from schema version 3 back to 2,"
-        " which drops journal (1 rows)\n"
+        f"Error: refusing to migrate without confirmation: {daemon.database} would go from schema version 4 back to 2,"
+        " which drops journal (1 rows), service_dependency (0 rows), service (0 rows), service_config (0 rows)\n"
         "  Run with --yes to skip confirmation: nexusctl db migrate --to 2 --yes\n",
     )
-    assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 3, ok"
+    assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 4, ok"
     with cli.terminal("db", "migrate", "--to", "2", columns=250) as terminal:
-        terminal.wait_for("back to 2, which drops journal (1 rows)? [y/N]: ")
+        terminal.wait_for("back to 2, service_config (0 rows)? [y/N]: ")
         terminal.type("n\n")
         assert terminal.finish()[0] == 1
     back = cli.ok("db", "migrate", "--to", "2", "--yes")
     (backup,) = (daemon.state / "backups").iterdir()
     assert back.lines == [
-        f"Migrated {daemon.database} from schema version 3 to 2",
+        f"Migrated {daemon.database} from schema version 4 to 2",
         f"The database as it was: {backup}",
     ]
     assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 2, ok"
     assert cli.ok("db", "migrate", "--to", "2").out == "The database is at schema version 2 already\n"
-    forward = cli.ok("db", "migrate", "--to", "3", "-o", "json").json
+    forward = cli.ok("db", "migrate", "--to", "4", "-o", "json").json
     (second,) = set((daemon.state / "backups").iterdir()) - {backup}
-    assert forward == {"path": str(daemon.database), "from": 2, "to": 3, "backup": str(second)}
+    assert forward == {"path": str(daemon.database), "from": 2, "to": 4, "backup": str(second)}
     unknown = cli("db", "migrate", "--to", "99")
-    assert unknown == (1, "", "Error: cannot migrate to version 99: there are versions 1 to 3\n")
+    assert unknown == (1, "", "Error: cannot migrate to version 99: there are versions 1 to 4\n")
     assert cli("db", "migrate", "--to", "0").code == 2
     assert cli("db", "migrate").code == 2
 
@@ -120,7 +125,7 @@ def test_what_a_restore_cannot_do_is_said_before_a_question(daemon: DaemonProces
 def test_the_database_that_is_meant_is_the_running_daemons(root: Path, lonely: Cli) -> None:
     lonely.ok("daemon", "start", NEXUS_DATABASE=str(root / "other.db"))
     backup = lonely.ok("db", "backup", "-o", "name").out.strip()
-    assert lonely.ok("db", "check").lines[0] == f"{root}/other.db: schema version 3, ok"
+    assert lonely.ok("db", "check").lines[0] == f"{root}/other.db: schema version 4, ok"
     assert f"{root}/other.db is sound" in lonely.ok("doctor").out
     for words in (["restore", backup, "--yes"], ["migrate", "--to", "2", "--yes"]):
         refused = lonely("db", *words)
@@ -171,11 +176,14 @@ def test_what_is_no_file_says_so(daemon: DaemonProcess, cli: Cli, root: Path) ->
 def test_check_reads_a_database_that_is_in_use(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     assert cli.ok("db", "check").lines == [
-        f"{daemon.database}: schema version 3, ok",
-        "  journal          1 rows",
-        "  schema_meta      4 rows",
-        "  settings         0 rows",
-        "  vms              1 rows",
+        f"{daemon.database}: schema version 4, ok",
+        "  journal             1 rows",
+        "  schema_meta         5 rows",
+        "  service             0 rows",
+        "  service_config      0 rows",
+        "  service_dependency  0 rows",
+        "  settings            0 rows",
+        "  vms                 1 rows",
     ]
 
 

@@ -19,6 +19,7 @@ from support.stores import contents, look_at, make_store, put, running
 from nexus.store import DiskFull, QueryError, StoreConflict, StoreError, StoreUnavailable, Transaction
 from nexus.store import backup as backups
 from nexus.store.backup import own_backups, prune_backups, timestamp, verify_database
+from nexus.store.migrate import target_version
 from nexus.store.sqlite import SqliteStore
 
 DAY_MS = 24 * 60 * 60 * 1000
@@ -69,7 +70,7 @@ def test_a_backup_is_whole_while_four_writers_write(root: Path) -> None:
             (rows,) = connection.execute("SELECT count(*) FROM settings").fetchone()
             said = connection.execute("SELECT value FROM schema_meta WHERE key = 'count'").fetchone()
             assert rows == int(said[0] if said else 0)
-        assert verify_database(copy) == 3
+        assert verify_database(copy) == target_version()
         return int(rows)
 
     asyncio.run(scenario())
@@ -84,7 +85,7 @@ def test_a_backup_says_where_it_is_and_what_it_holds(root: Path) -> None:
     path = Path(info.path)
     assert path.parent == store.backup_directory
     assert [found for found, _at in own_backups(path.parent, "nexus")] == [path]
-    assert (info.size_bytes, info.schema_version, info.pruned) == (path.stat().st_size, 3, 0)
+    assert (info.size_bytes, info.schema_version, info.pruned) == (path.stat().st_size, target_version(), 0)
     assert names(path.parent) == {path.name}
 
 
@@ -126,7 +127,7 @@ def test_of_many_backups_to_one_name_at_once_one_wins_and_is_sound(root: Path) -
             copies = [store.backup(root / "copy.db") for _ in range(8)]
             results = await asyncio.gather(*copies, return_exceptions=True)
             assert sorted(type(result).__name__ for result in results) == ["BackupInfo"] + ["StoreConflict"] * 7
-            assert verify_database(root / "copy.db") == 3
+            assert verify_database(root / "copy.db") == target_version()
 
     asyncio.run(scenario())
     assert names(root) == {"state", "copy.db"}
@@ -274,7 +275,7 @@ def test_a_database_that_lost_its_name_can_still_be_saved(root: Path, how: str) 
             await store.backup(root / "saved.db")
 
     asyncio.run(scenario())
-    assert verify_database(root / "saved.db") == 3
+    assert verify_database(root / "saved.db") == target_version()
     assert {row["key"] for row in contents(root / "saved.db")["settings"]} == {"before", "after"}
 
 

@@ -22,6 +22,9 @@ from nexus.store.migrate import target_version
 from nexus.store.sqlite import SqliteStore
 
 
+TABLES = ["journal", "schema_meta", "service", "service_config", "service_dependency", "settings", "vms"]
+
+
 @pytest.fixture
 def store(root: Path) -> Iterator[SqliteStore]:
     """A store that is not opened yet."""
@@ -77,11 +80,11 @@ def refusal(store: SqliteStore, kind: type[InitError]) -> InitError:
     return caught.value
 
 
-def test_a_fresh_store_has_the_four_tables_and_says_so(store: SqliteStore) -> None:
+def test_a_fresh_store_has_its_tables_and_says_so(store: SqliteStore) -> None:
     store.init()
     status = store.status()
-    assert status.tables == ["journal", "schema_meta", "settings", "vms"]
-    assert status.table_count == 4
+    assert status.tables == TABLES
+    assert status.table_count == len(TABLES)
     assert status.path == str(store.path)
     assert status.size_bytes == store.path.stat().st_size > 0
     assert status.schema_version == target_version()
@@ -136,7 +139,7 @@ def test_an_empty_file_becomes_a_fresh_store(store: SqliteStore) -> None:
     store.path.parent.mkdir()
     store.path.touch()
     store.init()
-    assert store.status().table_count == 4
+    assert store.status().table_count == len(TABLES)
 
 
 def test_a_newer_database_is_refused_untouched(store: SqliteStore) -> None:

@@ -204,7 +204,7 @@ migrate.migrate(connection, current, target)
 """
 
 
-@pytest.mark.parametrize(("current", "target"), [(1, 2), (2, 3), (3, 2), (2, 1)])
+@pytest.mark.parametrize(("current", "target"), [(1, 2), (2, 3), (3, 4), (4, 3), (3, 2), (2, 1)])
 def test_a_kill_at_any_statement_leaves_the_schema_before_or_after_the_step(
     root: Path, current: int, target: int
 ) -> None:

@@ -45,6 +45,36 @@ EVENTS = [
 ]
 LAST_SEQ = 7
 """Given out at last, to an event that is not there any more."""
+CONFIGS = [
+    (1, ".env", "env", '"exec postgres -D \\"$DATA\\""'),
+    (2, "conf/app.properties", "properties", '["python","-m","å b"]'),
+    (4, None, "env", None),
+]
+SERVICE_IDS = [f"0b9f4c1e-0000-4000-8000-00000000010{n}" for n in range(3)]
+SERVICES: list[dict[str, object]] = [
+    {"id": SERVICE_IDS[0], "name": "db", "config_id": 1, "port": 0, "status": "running", "health": "healthy",
+     "health_message": "accepts connections", "run_id": "r1", "pid": 4711, "active_port": 35001, "wanted": 1,
+     "started_at": AT + 5, "start_environment": '{"A":"1"}', "restarts": 2, "restart_times": f"[{AT},{AT + 1}]",
+     "health_tcp": 0, "restart": "always", "autostart": 1, "tags": '["data","å"]', "memory_limit_mib": 512},
+    {"id": SERVICE_IDS[1], "name": "api", "config_id": 2, "port": 8080, "status": "failed", "exit_code": 3,
+     "reason": "it ended with exit code 3", "environment": '{"TOKEN":"x\\ny","B":""}',
+     "environment_names": '["B","TOKEN"]', "directory": "/srv/api", "repo_url": "https://example.org/api.git",
+     "repo_path": "/srv/api", "git_branch": "main", "git_auth_type": "token", "git_token_file": "/home/me/token",
+     "health_exec": '["true"]', "started_at": AT, "stopped_at": AT + 9, "cpu_limit_percent": 150,
+     "lost_dependencies": '["db"]'},
+    {"id": SERVICE_IDS[2], "name": "seed.job", "config_id": 4, "type": "oneshot", "exit_signal": 15,
+     "health_log": "^ready", "stopped_in_boot": "b00t"},
+]  # fmt: skip
+SERVICE_DEFAULTS = {
+    "created_at": AT, "updated_at": AT + 1, "state_at": AT + 2, "restart_backoff_ms": 1000,
+    "restart_backoff_max_ms": 30000, "restart_limit": 5, "restart_window_ms": 60000, "start_window_ms": 250,
+    "health_interval_ms": 2000, "health_timeout_ms": 2000, "health_retries": 3, "health_start_period_ms": 0,
+    "stop_signal": "SIGTERM", "stop_grace_ms": 10000, "log_limit_mib": 16,
+}  # fmt: skip
+DEPENDENCIES = [
+    (2, SERVICE_IDS[1], SERVICE_IDS[0], 1, "healthy", "restart", 40001, "t1", AT),
+    (3, SERVICE_IDS[1], SERVICE_IDS[2], 0, "completed", "ignore", None, None, AT),
+]
 
 
 def freeze(version: int) -> None:
@@ -64,6 +94,20 @@ def freeze(version: int) -> None:
                 connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", EVENTS)
                 connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'journal'", (LAST_SEQ,))
                 connection.execute("INSERT INTO schema_meta VALUES ('journal_pruned_seq', '1')")
+            if version >= 4:
+                connection.executemany("INSERT INTO service_config VALUES (?, ?, ?, ?)", CONFIGS)
+                for service in SERVICES:
+                    row = SERVICE_DEFAULTS | service
+                    connection.execute(
+                        f"INSERT INTO service ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", (*row.values(),)
+                    )
+                columns = (
+                    "id, service_id, dependent_service_id, tunnel_enabled, condition, when_lost, tunnel_port, "
+                    "tunnel_run_id, created_at"
+                )
+                connection.executemany(
+                    f"INSERT INTO service_dependency ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", DEPENDENCIES
+                )
             connection.commit()
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.row_factory = sqlite3.Row
