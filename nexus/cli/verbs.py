@@ -18,13 +18,13 @@ from nexus_protocol.command import Command
 from nexus.cli.groups import WordGroup
 
 __all__ = [
-    "Assignment",
     "Completer",
     "Duration",
     "FilePath",
     "NounGroup",
     "Number",
     "Size",
+    "assignment",
     "build_command",
     "command_parameters",
     "completers",
@@ -167,30 +167,27 @@ class FilePath(click.types.StringParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not value:
             self.fail("a path has a name", param, ctx)
-        return os.path.abspath(value)  # noqa: PTH100 - links stay as they were written
+        absolute: str = os.path.abspath(value)  # noqa: PTH100 - links stay as they were written
+        return absolute
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         return click.Path().shell_complete(ctx, param, incomplete)
 
 
-class Assignment(click.ParamType):
-    """``NAME=VALUE``; ``NAME`` alone takes the value from nexusctl's own environment, so that no other process sees it.
+def assignment(text: str) -> tuple[str, str]:
+    """The parts of ``NAME=VALUE``; ``NAME`` alone takes the value from nexusctl's own environment, unseen by others.
 
     A value is never printed: it may be a secret.
     """
-
-    name = "assignment"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        name, equals, text = value.partition("=")
-        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
-            self.fail("expected NAME=VALUE, the NAME of letters, digits and _", param, ctx)
-        if not equals:
-            found = os.environ.get(name)
-            if found is None:
-                self.fail(f"{name} has no value, and none is set here: give {name}=VALUE", param, ctx)
-            text = found
-        return name, text
+    name, equals, value = text.partition("=")
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        raise click.BadParameter("expected NAME=VALUE, the NAME of letters, digits and _")
+    if not equals:
+        found = os.environ.get(name)
+        if found is None:
+            raise click.BadParameter(f"{name} has no value, and none is set here: give {name}=VALUE")
+        value = found
+    return name, value
 
 
 class _Field(NamedTuple):
@@ -254,7 +251,7 @@ def _click_type(field: _Field) -> Any:
     if get_origin(type_) is Literal:
         return click.Choice(list(get_args(type_)))
     if get_origin(type_) is dict:
-        return Assignment()
+        return assignment
     if type_ is int:
         kind = Duration if field.name.endswith("_ms") else Size if field.name.endswith("_mib") else Number
         return kind(field.lowest, field.highest)

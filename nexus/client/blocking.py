@@ -195,11 +195,31 @@ class BlockingClient(BaseClient):
                         reply if type(event) is SuccessReceived else error_from_payload(reply),
                     )
         except KeyboardInterrupt:
-            raise Interrupted([self._cancel_and_wait(sequence) for sequence in places][0] if places else None) from None
+            raise Interrupted(self._cancel_all(set(places))) from None
         except TimeoutError:
-            for sequence in places:
-                self._cancel_and_wait(sequence)
+            self._cancel_all(set(places))
             raise DeadlineExceeded(f"cannot finish within {timeout_s:g} seconds") from None
+
+    def _cancel_all(self, sequences: set[int]) -> NexusError | ConnectionFailure | None:
+        """Cancel requests and see how they end; gives the first refusal, None where all were done after all."""
+        outcome: NexusError | ConnectionFailure | None = None
+        deadline = time.monotonic() + _INTERRUPT_WAIT_S
+        try:
+            for sequence in sequences:
+                self._send(self._engine.send_cancel(sequence) or b"")
+            while sequences:
+                for event in self._receive(deadline):
+                    if type(event) is ErrorReceived and event.sequence in sequences:
+                        outcome = outcome or error_from_payload(decode_map(event.payload))
+                    if type(event) in (SuccessReceived, ErrorReceived) and event.sequence in sequences:
+                        sequences.discard(event.sequence)
+                    else:
+                        self._handle(event)
+        except (NexusError, ConnectionFailure) as error:
+            return error
+        except TimeoutError:
+            return DeadlineExceeded("the daemon did not confirm that the requests were cancelled")
+        return outcome
 
     def stream(self, command: StreamCommand[ItemT, R]) -> BlockingStream[ItemT, R]:
         """Open a stream: iterate over its items, in a ``with`` block that ends it. Errors come while iterating."""
@@ -211,6 +231,22 @@ class BlockingClient(BaseClient):
         self._streams[sequence] = stream
         self._send(data)
         return stream
+
+    def merge(self, streams: Sequence[BlockingStream[ItemT, Any]]) -> Iterator[tuple[int, ItemT]]:
+        """The items of several open streams as they come, each with its stream's place, until all have ended.
+
+        Errors as while iterating over one of them.
+        """
+        open_streams = dict(enumerate(streams))
+        while open_streams:
+            for place, stream in list(open_streams.items()):
+                yield from ((place, item) for item in stream._taken())
+                if stream._error is not None:
+                    raise stream._error
+                if stream._reply is not None:
+                    del open_streams[place]
+            if open_streams:
+                next(iter(open_streams.values()))._step(None)
 
     # Bytes
 
@@ -326,13 +362,17 @@ class BlockingStream(Generic[ItemT, R]):
 
     def __iter__(self) -> Iterator[ItemT]:
         while True:
-            while self._items:
-                yield decode_reply(self._item_type, self._items.popleft())
+            yield from self._taken()
             if self._error is not None:
                 raise self._error
             if self._reply is not None:
                 return
             self._step(None)
+
+    def _taken(self) -> Iterator[ItemT]:
+        """What has come and was not taken yet."""
+        while self._items:
+            yield decode_reply(self._item_type, self._items.popleft())
 
     def send(self, data: bytes | None = None, *, eof: bool = False, control: dict[str, Any] | None = None) -> None:
         """Send input to a stream that takes it; waits while its credit is used up.

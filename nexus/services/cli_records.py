@@ -27,24 +27,20 @@ class _Needs(NamedTuple):
     tunnel: bool
 
 
-class _DependencyType(click.ParamType):
-    """``NAME[:condition][:tunnel]``."""
-
-    name = "dependency"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> _Needs:
-        name, *words = value.split(":")
-        condition, tunnel = DependencyCondition.STARTED, False
-        for word in words:
-            if word == "tunnel":
-                tunnel = True
-            elif word in {one.value for one in DependencyCondition}:
-                condition = DependencyCondition(word)
-            else:
-                self.fail(f"{word!r} is none of started, healthy, completed and tunnel", param, ctx)
-        if not name:
-            self.fail("a dependency has a name: NAME[:condition][:tunnel]", param, ctx)
-        return _Needs(name, condition, tunnel)
+def _needs(text: str) -> _Needs:
+    """The parts of ``NAME[:CONDITION][:tunnel]``."""
+    name, *words = text.split(":")
+    condition, tunnel = DependencyCondition.STARTED, False
+    for word in words:
+        if word == "tunnel":
+            tunnel = True
+        elif word in {one.value for one in DependencyCondition}:
+            condition = DependencyCondition(word)
+        else:
+            raise click.BadParameter(f"{word!r} is none of started, healthy, completed and tunnel")
+    if not name:
+        raise click.BadParameter("a dependency has a name: NAME[:CONDITION][:tunnel]")
+    return _Needs(name, condition, tunnel)
 
 
 def read_env_file(path: str) -> dict[str, str]:
@@ -204,7 +200,7 @@ def make_add() -> click.Command:
     """``service add``."""
     needs = click.Option(
         ["--depends-on"],
-        type=_DependencyType(),
+        type=_needs,
         multiple=True,
         metavar="NAME[:CONDITION][:tunnel]",
         help="Another service that it needs: started (default), healthy or completed; with a tunnel to it.",

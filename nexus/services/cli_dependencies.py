@@ -1,0 +1,89 @@
+"""Which service needs which: ``service dependency add``, ``remove`` and ``list``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from nexus.cli.output import Column, Printer
+from nexus.cli.verbs import build_command, shell_complete, verb
+from nexus.services.cli_status import edge_text
+from nexus.services.commands import AddDependency, ListDependencies, RemoveDependency
+
+__all__ = ["all_dependencies", "make_add", "make_list", "make_remove"]
+
+_COLUMNS = (
+    Column("SERVICE", lambda d: d["service"], 20),
+    Column("NEEDS", lambda d: d["dependency"], 20),
+    Column("CONDITION", lambda d: d["condition"]),
+    Column("STATE", lambda d: d["state"], 8),
+    Column("HEALTH", lambda d: d["health"]),
+    Column("TUNNEL", lambda d: _tunnel(d)),
+    Column("WHEN LOST", lambda d: d["when_lost"]),
+)
+
+
+def _tunnel(edge: dict[str, Any]) -> str:
+    if not edge.get("tunnel_enabled"):
+        return "no"
+    port = edge.get("tunnel_port")
+    return f"{edge.get('tunnel_host', '127.0.0.1')}:{port}" if port else "yes"
+
+
+def all_dependencies(app: Any) -> list[dict[str, Any]]:
+    """Every dependency there is."""
+    found: list[dict[str, Any]] = app.call_raw(ListDependencies()).get("dependencies", [])
+    return found
+
+
+def _add(app: Any, values: dict[str, Any], out: Printer) -> None:
+    edge = app.call_raw(build_command(AddDependency, values))
+    text = edge_text(edge)
+    out.one(
+        edge,
+        key="dependency",
+        sentence=lambda: click.echo(
+            f'Service "{edge["service"]}" depends on "{edge["dependency"]}"' + (f" ({text})" if text else "")
+        ),
+    )
+
+
+def _remove(app: Any, values: dict[str, Any], out: Printer) -> None:
+    edge = app.call_raw(build_command(RemoveDependency, values))
+    out.one(
+        edge,
+        key="dependency",
+        sentence=lambda: click.echo(f'Service "{edge["service"]}" depends on "{edge["dependency"]}" no more'),
+    )
+
+
+def _list(app: Any, values: dict[str, Any], out: Printer) -> None:
+    if values["service"] is None and values["reverse"]:
+        raise click.UsageError("--reverse is about one service: give its name")
+    found = app.call_raw(build_command(ListDependencies, values)).get("dependencies", [])
+    key = "service" if values["reverse"] else "dependency"
+    out.many(found, _COLUMNS, key=key, nothing="No dependencies found.")
+
+
+_ADD_HELP = """Make service NAME depend on service DEPENDENCY.
+
+\b
+    nexusctl service dep add api db --condition healthy --tunnel
+"""
+
+
+def make_add() -> click.Command:
+    """``service dependency add``."""
+    return verb(AddDependency, _add, help=_ADD_HELP)
+
+
+def make_remove() -> click.Command:
+    """``service dependency remove``."""
+    return verb(RemoveDependency, _remove)
+
+
+def make_list() -> click.Command:
+    """``service dependency list``."""
+    name = click.Argument(["service"], metavar="[NAME]", required=False, shell_complete=shell_complete("service"))
+    return verb(ListDependencies, _list, parameters=[name], exclude=("service",))

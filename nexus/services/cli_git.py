@@ -1,0 +1,232 @@
+"""A service's repository: the verbs of ``service git``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from nexus.cli.output import Column, Printer, format_time, print_fields, printable
+from nexus.cli.verbs import FilePath, build_command, verb
+from nexus.services.commands import (
+    CheckoutBranch,
+    GetRepoStatus,
+    GitCheckoutCommit,
+    GitClone,
+    GitListBranches,
+    GitLog,
+    GitPull,
+)
+from nexus.services.records import GitProgress
+
+__all__ = ["make_branches", "make_checkout", "make_clone", "make_log", "make_pull", "make_status"]
+
+_TOKEN_VARIABLE = "NEXUS_GIT_TOKEN"
+
+_COMMITS = (
+    Column("COMMIT", lambda c: c["id"][:12], 12),
+    Column("TIME", lambda c: format_time(c["at"])),
+    Column("AUTHOR", lambda c: c["author_name"], 16),
+    Column("SUBJECT", lambda c: c["subject"]),
+    Column("REFS", lambda c: ", ".join(c.get("refs", ())), wide=True),
+    Column("EMAIL", lambda c: c["author_email"], wide=True),
+)
+
+_BRANCHES = (
+    Column("BRANCH", lambda b: b["name"], 24),
+    Column("CURRENT", lambda b: "yes" if b.get("current") else None),
+    Column("COMMIT", lambda b: b["commit"][:12], 12),
+    Column("UPSTREAM", lambda b: b.get("upstream")),
+    Column("AHEAD", lambda b: b.get("ahead")),
+    Column("BEHIND", lambda b: b.get("behind")),
+    Column("TIME", lambda b: format_time(b.get("at")), wide=True),
+)
+
+
+def _print_status(repository: dict[str, Any]) -> None:
+    counts = ", ".join(
+        f"{repository[kind]} {kind}"
+        for kind in ("staged", "changed", "untracked", "conflicted")
+        if repository.get(kind)
+    )
+    distance = [f"{repository[way]} {way}" for way in ("ahead", "behind") if repository.get(way)]
+    upstream = repository.get("upstream")
+    print_fields(
+        [
+            ("Repository", repository["path"]),
+            ("Branch", repository.get("branch") or "none (detached)"),
+            ("Commit", repository.get("commit") or "none yet"),
+            ("Upstream", upstream and f"{upstream} ({', '.join(distance) or 'up to date'})"),
+            ("Remote", repository.get("remote_url")),
+            ("Changes", counts or ("yes" if repository["dirty"] else "none")),
+            ("Unfinished", repository.get("in_progress")),
+        ]
+    )
+
+
+def _status(app: Any, values: dict[str, Any], out: Printer) -> None:
+    repository = app.call_raw(build_command(GetRepoStatus, values))
+    out.one(repository, key="path", sentence=lambda: _print_status(repository))
+
+
+def _checkout(app: Any, values: dict[str, Any], out: Printer) -> None:
+    branch, commit = values.pop("branch"), values.pop("commit")
+    if (branch is None) == (commit is None):
+        raise click.UsageError("say what to check out: a BRANCH, or --commit COMMIT")
+    if commit is not None and values["create"]:
+        raise click.UsageError("--create makes a branch: give its name instead of --commit")
+    request: Any
+    if commit is not None:
+        request = build_command(GitCheckoutCommit, {"service": values["service"], "commit": commit})
+    else:
+        request = build_command(CheckoutBranch, {**values, "branch": branch})
+    repository = app.call_raw(request)
+    at = (repository.get("commit") or "no commit yet")[:12]
+    where = f'branch "{repository["branch"]}" ({at})' if repository.get("branch") else f"commit {at}, detached"
+    out.one(repository, key="path", sentence=lambda: click.echo(printable(f"Checked out {where}")))
+
+
+def _log(app: Any, values: dict[str, Any], out: Printer) -> None:
+    commits = app.call_raw(build_command(GitLog, values)).get("commits", [])
+    out.many(commits, _COMMITS, key="id", nothing="No commits found.")
+
+
+def _branches(app: Any, values: dict[str, Any], out: Printer) -> None:
+    branches = app.call_raw(build_command(GitListBranches, values)).get("branches", [])
+    out.many(branches, _BRANCHES, key="name", nothing="No branches found.")
+
+
+def _token(values: dict[str, Any]) -> str | None:
+    """The token from where no other process can read it.
+
+    Raises:
+        UsageError: its file cannot be read, or holds no token.
+    """
+    path = values.pop("token_file")
+    if path is None:
+        return os.environ.get(_TOKEN_VARIABLE) or None
+    try:
+        with open(path, encoding="utf-8") as file:
+            token = file.read(8192).strip()
+    except OSError as error:
+        raise click.UsageError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise click.UsageError(f"cannot read {path}: it is not UTF-8") from None
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise click.UsageError(f"cannot use {path}: expected one token on one line")
+    return token
+
+
+class _Progress:
+    """How far git is, on one line of a person's terminal."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._width = 0
+
+    def show(self, progress: GitProgress) -> None:
+        if not self._shown:
+            return
+        text = progress.phase + (f": {progress.percent} %" if progress.percent is not None else "")
+        if progress.total:
+            text += f" ({progress.done or 0}/{progress.total})"
+        text = printable(text)[:79]
+        sys.stderr.write(f"\r{text:<{self._width}}")
+        sys.stderr.flush()
+        self._width = len(text)
+
+    def end(self) -> None:
+        """Take the line away again."""
+        if self._width:
+            sys.stderr.write("\r" + " " * self._width + "\r")
+            sys.stderr.flush()
+
+
+def _transfer(app: Any, command: Any) -> dict[str, Any]:
+    """Carry out a clone or a pull with its progress; the repository as it then is."""
+    import msgspec
+
+    progress = _Progress()
+    try:
+        with app.connect().stream(command) as stream:
+            for step in stream:
+                progress.show(step)
+            repository: dict[str, Any] = msgspec.to_builtins(stream.result)
+    finally:
+        progress.end()
+    return repository
+
+
+def _clone(app: Any, values: dict[str, Any], out: Printer) -> None:
+    token = _token(values)
+    repository = _transfer(app, build_command(GitClone, {**values, "token": token}))
+    branch = f' (branch "{repository["branch"]}")' if repository.get("branch") else ""
+    out.one(repository, key="path", sentence=lambda: click.echo(printable(f"Cloned to {repository['path']}{branch}")))
+
+
+def _pull(app: Any, values: dict[str, Any], out: Printer) -> None:
+    token = _token(values)
+    repository = _transfer(app, build_command(GitPull, {**values, "token": token}))
+    count, before = repository.get("pulled_commits"), repository.get("pulled_from")
+
+    def sentence() -> None:
+        at = (repository.get("commit") or "")[:12]
+        if before is None:
+            click.echo(f"Already up to date ({at})")
+        else:
+            click.echo(f"Pulled {count} commit{'' if count == 1 else 's'} ({before[:12]}..{at})")
+
+    out.one(repository, key="path", sentence=sentence)
+
+
+_TOKEN_HELP = f"""A token comes from --token-file or the variable {_TOKEN_VARIABLE}, never from the line, and is kept
+nowhere; without either the service's own way is used (its token file, the ssh agent, or none)."""
+
+
+def _transfer_verb(command: Any, run: Callable[[Any, dict[str, Any], Printer], None], help: str) -> click.Command:
+    file = click.Option(
+        ["--token-file"], type=FilePath(), metavar="FILE", help=f"File with the git token (else {_TOKEN_VARIABLE})."
+    )
+    return verb(command, run, parameters=[file], exclude=("token",), help=f"{help}\n\n{_TOKEN_HELP}")
+
+
+def make_status() -> click.Command:
+    """``service git status``."""
+    return verb(GetRepoStatus, _status)
+
+
+def make_clone() -> click.Command:
+    """``service git clone``."""
+    return _transfer_verb(GitClone, _clone, "Clone a service's repository to its path.")
+
+
+def make_pull() -> click.Command:
+    """``service git pull``."""
+    return _transfer_verb(GitPull, _pull, "Pull into a service's repository, fast-forward only.")
+
+
+def make_log() -> click.Command:
+    """``service git log``."""
+    return verb(GitLog, _log)
+
+
+def make_branches() -> click.Command:
+    """``service git branches``."""
+    return verb(GitListBranches, _branches)
+
+
+def make_checkout() -> click.Command:
+    """``service git checkout``."""
+    return verb(
+        CheckoutBranch,
+        _checkout,
+        parameters=[
+            click.Argument(["branch"], metavar="[BRANCH]", required=False),
+            click.Option(["--commit"], metavar="COMMIT", help="Check out this commit, detached."),
+        ],
+        exclude=("branch",),
+        help="Check out a branch, or with --commit a commit; refused where uncommitted work could be lost.",
+    )

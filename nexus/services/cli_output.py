@@ -1,0 +1,218 @@
+"""What services write: ``service logs``, byte for byte for a person and a pipe, as records for a program."""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import click
+from nexus_protocol.errors import Unavailable
+
+from nexus.cli.output import Printer, hint, printable
+from nexus.cli.verbs import build_command, parse_duration, verb
+from nexus.client.errors import ConnectionLost
+from nexus.services.commands import GetServiceStdout
+from nexus.services.records import LogPiece
+
+__all__ = ["make_logs", "parse_since"]
+
+_LINES_ON_TERMINAL = 100
+"""A person who asks for a log wants its end."""
+
+
+def _since(text: str) -> int:
+    try:
+        return parse_since(text, int(time.time() * 1000))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def parse_since(text: str, now_ms: int) -> int:
+    """When ``text`` was, in ms since 1970: ``5m`` ago, or a time as nexusctl prints it (UTC unless it names a zone).
+
+    Raises:
+        ValueError: it is neither; the message is a sentence.
+    """
+    try:
+        return max(0, now_ms - parse_duration(text))
+    except ValueError:
+        pass
+    from datetime import UTC, datetime
+
+    try:
+        at = datetime.fromisoformat(text.removesuffix(" UTC"))
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a time ago such as 5m nor a time such as 2026-01-31T09:30:00") from None
+    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    return max(0, int(at.timestamp() * 1000))
+
+
+def _line_count(text: str) -> int:
+    """A number of lines; -1 for all of them."""
+    if text == "all":
+        return -1
+    if not (text.isascii() and text.isdecimal()) or int(text) > 10_000_000:
+        raise click.BadParameter(f"{text!r} is neither a number of lines, 0 to 10000000, nor 'all'")
+    return int(text)
+
+
+class _Writer:
+    """Writes pieces of output to standard output, with what stands before each line.
+
+    Where nothing does, bytes go through as they are.
+    """
+
+    def __init__(self, names: tuple[str, ...], timestamps: bool, at_once: bool) -> None:
+        self._width = max(map(len, names)) if len(names) > 1 else 0
+        self._timestamps = timestamps
+        self._at_once = at_once
+        self._open: str | None = None
+        """Whose line has begun and not ended."""
+
+    def write(self, name: str, piece: LogPiece) -> None:
+        buffer = sys.stdout.buffer
+        if not self._width and not self._timestamps:
+            buffer.write(piece.data)
+            self._open = None if piece.data.endswith(b"\n") else name
+        else:
+            for line in _lines(piece.data):
+                if self._open not in (None, name):
+                    buffer.write(b"\n")
+                    self._open = None
+                if self._open is None:
+                    buffer.write(self._before(name, piece.at))
+                buffer.write(line)
+                self._open = None if line.endswith(b"\n") else name
+        if self._at_once:
+            buffer.flush()
+
+    def _before(self, name: str, at_ms: int) -> bytes:
+        text = f"{name:<{self._width}} | " if self._width else ""
+        if self._timestamps:
+            text += time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_ms / 1000)) + f".{at_ms % 1000:03}Z "
+        return text.encode()
+
+    def end(self) -> None:
+        """A person's prompt begins on a line of its own."""
+        if self._open is not None and sys.stdout.isatty():
+            sys.stdout.buffer.write(b"\n")
+
+
+def _lines(data: bytes) -> Iterator[bytes]:
+    """The lines of some bytes, which end with a line feed and nothing else."""
+    start = 0
+    while start < len(data):
+        end = data.find(b"\n", start) + 1 or len(data)
+        yield data[start:end]
+        start = end
+
+
+def _logs(app: Any, values: dict[str, Any], out: Printer) -> int:
+    names: tuple[str, ...] = values.pop("names")
+    follow = bool(values["follow"])
+    timestamps = values.pop("timestamps")
+    if out.output == "json" and follow:
+        raise click.UsageError("-o json is one document, and this output has no end: use -o jsonl")
+    commands = [build_command(GetServiceStdout, {**_request(values), "service": name}) for name in names]
+    if follow:
+        gc.enable()  # this one may run for days
+    writer = _Writer(names, timestamps, follow or sys.stdout.isatty())
+    records: list[dict[str, Any]] = []
+    sys.stdout.flush()
+    try:
+        for place, piece in _pieces(app, commands, follow):
+            if out.for_person:
+                writer.write(names[place], piece)
+                continue
+            record = {
+                "service": names[place],
+                "at": piece.at,
+                "stream": piece.stream.value,
+                "text": piece.data.decode(errors="replace"),
+            }
+            if out.output == "json":
+                records.append(record)
+            else:
+                out.line(record, "", key="stream")
+    except KeyboardInterrupt:
+        return 130  # how everybody leaves a log that is followed: nothing to talk about
+    except (Unavailable, ConnectionLost) as error:
+        if follow:
+            hint(f"Go on from here: {printable(shlex.join(['nexusctl', 'service', 'logs', *names]))} -f --lines 0")
+        if isinstance(error, Unavailable):
+            raise ConnectionLost(error.message) from None  # its hint is the one above
+        raise
+    if out.output == "json":
+        out.many(records, (), key="service", nothing="No output found.")
+    writer.end()
+    return 0
+
+
+def _request(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the request, from what the line says."""
+    lines, since = values["lines"], values["since_at"]
+    if lines is None and since is None and sys.stdout.isatty():
+        lines = _LINES_ON_TERMINAL
+    if values["only_stdout"] and values["only_stderr"]:
+        raise click.UsageError("--stdout and --stderr exclude each other: without them both are shown")
+    stream = "stdout" if values["only_stdout"] else "stderr" if values["only_stderr"] else None
+    return {
+        "lines": None if lines in (None, -1) else lines,
+        "since_at": since,
+        "stream": stream,
+        "follow": True if values["follow"] else None,
+    }
+
+
+def _pieces(app: Any, commands: list[Any], follow: bool) -> Iterator[tuple[int, LogPiece]]:
+    """The pieces of all services, each with its service's place: by time, or when they are followed, as they come."""
+    from contextlib import ExitStack
+
+    client = app.connect()
+    with ExitStack() as stack:
+        streams = [stack.enter_context(client.stream(command)) for command in commands]
+        if follow:
+            yield from client.merge(streams)
+        else:
+
+            def placed(place: int, stream: Iterable[LogPiece]) -> Iterator[tuple[int, LogPiece]]:
+                return ((place, piece) for piece in stream)
+
+            placed_streams = [placed(place, stream) for place, stream in enumerate(streams)]
+            yield from heapq.merge(*placed_streams, key=lambda entry: entry[1].at)
+
+
+_LOGS_HELP = """Show what services write, standard output and standard error together, byte for byte.
+
+On a terminal it shows the last 100 lines, elsewhere all that is kept; --lines says otherwise. Several services are
+told apart by their names. With -f it goes on, also over restarts, until Ctrl-C.
+
+\b
+    nexusctl service logs web -f
+    nexusctl service logs api db --since 10m --timestamps
+    nexusctl service logs api -o jsonl
+"""
+
+
+def make_logs() -> click.Command:
+    """``service logs``."""
+    from nexus.cli.verbs import shell_complete
+
+    parameters: list[click.Parameter] = [
+        click.Argument(["names"], metavar="NAME...", nargs=-1, required=True, shell_complete=shell_complete("service")),
+        click.Option(["-f", "--follow"], is_flag=True, help="Go on with what comes."),
+        click.Option(["-n", "--lines"], type=_line_count, metavar="N", help="Only the last so many lines, or 'all'."),
+        click.Option(
+            ["--since", "since_at"], type=_since, metavar="TIME", help="Only from then on: 5m ago, or a time in UTC."
+        ),
+        click.Option(["--stdout", "only_stdout"], is_flag=True, help="Only standard output."),
+        click.Option(["--stderr", "only_stderr"], is_flag=True, help="Only standard error."),
+        click.Option(["-t", "--timestamps"], is_flag=True, help="Begin each line with its time."),
+    ]
+    exclude = ("service", "lines", "since_at", "stream", "follow")
+    return verb(GetServiceStdout, _logs, parameters=parameters, exclude=exclude, help=_LOGS_HELP)

@@ -1,0 +1,116 @@
+"""``service tree``: what depends on what, drawn with the states."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from nexus.cli.output import Printer, colour_wanted, printable
+from nexus.cli.verbs import shell_complete, verb
+from nexus.services.cli_dependencies import all_dependencies
+from nexus.services.cli_status import all_services, edge_text, shown_health, state_colour
+from nexus.services.commands import GetServiceStatus, ListDependencies
+
+__all__ = ["draw", "make_tree"]
+
+
+class _Lines(NamedTuple):
+    """What a tree is drawn with."""
+
+    branch: str
+    last: str
+    through: str
+    blank: str
+
+
+_UNICODE = _Lines("├── ", "└── ", "│   ", "    ")
+_ASCII = _Lines("|-- ", "`-- ", "|   ", "    ")
+
+
+def draw(
+    services: Mapping[str, dict[str, Any]],
+    edges: Sequence[dict[str, Any]],
+    roots: Sequence[str],
+    *,
+    unicode: bool,
+    colour: bool = False,
+) -> Iterator[str]:
+    """The lines of the trees below ``roots``: each service with what it depends on.
+
+    ``services`` is by name. What several depend on is drawn once, and referred to from then on.
+    """
+    needs: dict[str, list[dict[str, Any]]] = {}
+    for edge in edges:
+        needs.setdefault(edge["service"], []).append(edge)
+    lines = _UNICODE if unicode else _ASCII
+    drawn: set[str] = set()
+    # With a stack of its own: a chain may be longer than Python's.
+    pending: list[tuple[str, str, str, str]] = [(name, "", "", "") for name in reversed(roots)]
+    while pending:
+        name, before, below, note = pending.pop()
+        again = name in drawn and name in needs
+        text = _described(services[name], note, colour)
+        yield f"{before}{text}" + (" (see above)" if again else "")
+        if again:
+            continue
+        drawn.add(name)
+        children = needs.get(name, [])
+        for index in range(len(children) - 1, -1, -1):
+            edge = children[index]
+            end = index == len(children) - 1
+            branch, further = (lines.last, lines.blank) if end else (lines.branch, lines.through)
+            pending.append((edge["dependency"], below + branch, below + further, edge_text(edge)))
+
+
+def _described(service: dict[str, Any], note: str, colour: bool) -> str:
+    health = shown_health(service)
+    state = service["state"] + (f", {'health unknown' if health == 'unknown' else health}" if health else "")
+    if colour:
+        state = click.style(state, fg=state_colour(service))
+    lost = service.get("lost_dependencies")
+    words = f"{service['name']} [{state}]" + (f" ({note})" if note else "")
+    return words + (f" lost: {', '.join(lost)}" if lost else "")
+
+
+def _tree(app: Any, values: dict[str, Any], out: Printer) -> None:
+    services = {service["name"]: service for service in all_services(app)}
+    edges = [edge for edge in all_dependencies(app) if edge["service"] in services and edge["dependency"] in services]
+    if values["service"] is not None:
+        roots = [app.call_raw(GetServiceStatus(values["service"]))["service"]["name"]]
+        edges = list(_below(roots[0], edges))
+    else:
+        needed = {edge["dependency"] for edge in edges}
+        roots = [name for name in services if name not in needed]
+    if not out.for_person:
+        out.many(edges, (), key="dependency", nothing="No dependencies found.")
+        return
+    if not services:
+        click.echo("No services found.", err=True)
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    colour = colour_wanted()
+    for line in draw(services, edges, roots, unicode=unicode, colour=colour):
+        click.echo(line if colour else printable(line))
+
+
+def _below(root: str, edges: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The dependencies that can be reached from a service."""
+    reached, before = {root}, 0
+    while len(reached) != before:
+        before = len(reached)
+        reached |= {edge["dependency"] for edge in edges if edge["service"] in reached}
+    return (edge for edge in edges if edge["service"] in reached)
+
+
+def make_tree() -> click.Command:
+    """``service tree``."""
+    name = click.Argument(["service"], metavar="[NAME]", required=False, shell_complete=shell_complete("service"))
+    return verb(
+        ListDependencies,
+        _tree,
+        parameters=[name],
+        exclude=("service", "reverse", "recursive"),
+        help="Draw what depends on what, with the states: all services, or one and what it needs.",
+    )
