@@ -1,0 +1,411 @@
+"""Repositories through the system's git: look, check out, pull, clone; never losing what is not committed.
+
+It knows paths, URLs and credentials, and neither services nor requests. How git is run is in ``git_process`` and
+``git_operation``, what it may reach in ``git_remote``, what its refusals mean in ``git_refusals``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from nexus_protocol.errors import NexusError
+
+from nexus.runtime.git_facts import (
+    Branch,
+    Commit,
+    PullResult,
+    RepoState,
+    ahead_and_behind,
+    milliseconds,
+    refs,
+    short,
+)
+from nexus.runtime.git_leftovers import Nursery
+from nexus.runtime.git_operation import OnProgress, Operation, git_environment
+from nexus.runtime.git_process import Fields, Progress, base_environment, run_git, to_its_end
+from nexus.runtime.git_refusals import (
+    checked_revision,
+    refusal,
+    refuse_dirty,
+    refuse_unfinished,
+    unknown_branch,
+    unknown_commit,
+)
+from nexus.runtime.git_remote import Access, Auth, mask_url, parse_url
+from nexus.services import git_errors as errors
+
+__all__ = ["Auth", "Branch", "Commit", "OnProgress", "Progress", "PullResult", "RepoState", "Repository", "clone"]
+
+LOG_LIMIT = BRANCH_LIMIT = 10_000
+
+_locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+
+def _lock(path: Path) -> asyncio.Lock:
+    """The lock for changes at ``path``. Looking takes none."""
+    key = os.path.realpath(path)
+    lock = _locks.get(key)
+    if lock is None:
+        lock = _locks[key] = asyncio.Lock()
+    return lock
+
+
+class Repository:
+    """The work tree whose top is ``path``.
+
+    ``auth`` says how git proves who asks: not at all, with ssh's own keys and agent, or with ``token``, which reaches
+    the host of the remote and nothing else. ``environment`` is that of git and of the repository's hooks (default:
+    this process's own). Changes of one path wait for each other; reads do not wait.
+
+    Every method raises ``GitMissing``, ``GitNotARepository``, ``GitNotOwned``, ``GitPermission`` and ``GitFailed``;
+    what else it raises is said there. A cancelled method leaves a usable repository: the network is left at once, a
+    change of the work tree that has begun gets 5 s to come to its end.
+    """
+
+    def __init__(
+        self, path: Path, *, auth: Auth = "none", token: str | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.path = path
+        self._access = Access(auth, token)
+        self._environment = base_environment(os.environ if environment is None else environment)
+
+    def __repr__(self) -> str:
+        return f"Repository({str(self.path)!r})"
+
+    def _looking(self, doing: str) -> Operation:
+        return Operation(self.path, self._access, self._environment, doing)
+
+    @asynccontextmanager
+    async def _changing(self, doing: str) -> AsyncIterator[Operation]:
+        """Alone at this path, as far as this process goes."""
+        async with _lock(self.path):
+            operation = self._looking(doing)
+            await operation.begin_change()
+            yield operation
+
+    # Looking
+
+    async def status(self) -> RepoState:
+        """What is checked out, how it stands to its upstream as last fetched, and what has changed."""
+        return await self._looking(f"look at {self.path}").status()
+
+    async def log(self, limit: int = 20, revision: str | None = None, *, skip: int = 0) -> list[Commit]:
+        """``limit`` commits (10,000 at most), newest first, from ``revision`` back, without the first ``skip``.
+
+        Before the first commit there are none.
+
+        Raises:
+            GitUnknownCommit: nothing is named ``revision``.
+            GitBadName: it can name nothing.
+        """
+        git = self._looking(f"list the commits of {self.path}")
+        start = await git.resolve("HEAD" if revision is None else checked_revision(revision, git.doing))
+        if start is None and revision is not None:
+            raise unknown_commit(revision, git.doing, None)
+        if start is None:
+            start = (await git.status()).commit
+            if start is None:
+                return []
+        commits: list[Commit] = []
+
+        def take(record: list[str]) -> None:
+            identity, name, email, at, subject, decoration = record
+            commits.append(
+                Commit(identity, short(name), short(email), milliseconds(at), short(subject), refs(decoration))
+            )
+
+        await git.read(
+            "log",
+            "-z",
+            "--no-show-signature",
+            "--no-notes",
+            "--no-patch",
+            "--decorate=short",
+            "--encoding=UTF-8",
+            "--format=tformat:%H%x00%an%x00%ae%x00%at%x00%s%x00%D",
+            f"--max-count={min(max(limit, 0), LOG_LIMIT)}",
+            f"--skip={max(skip, 0)}",
+            start,
+            "--",
+            fields=Fields(6, take),
+        )
+        return commits
+
+    async def branches(self, remote: bool = False) -> list[Branch]:
+        """The local branches by name, 10,000 at most; with ``remote`` those of the remotes as last fetched, too."""
+        found: list[Branch] = []
+
+        def take(record: list[str]) -> None:
+            name, commit, head, upstream, track, at, symbolic = record
+            name = name.removeprefix("\n")
+            if symbolic:
+                return
+            ahead, behind = ahead_and_behind(track) if upstream else (None, None)
+            local = name.startswith("refs/heads/")
+            found.append(
+                Branch(
+                    name=name.removeprefix("refs/heads/" if local else "refs/remotes/"),
+                    commit=commit,
+                    current=head == "*",
+                    remote=not local,
+                    upstream=upstream or None,
+                    ahead=ahead,
+                    behind=behind,
+                    at=milliseconds(at),
+                )
+            )
+
+        await self._looking(f"list the branches of {self.path}").read(
+            "for-each-ref",
+            f"--count={BRANCH_LIMIT}",
+            "--format=%(refname)%00%(objectname)%00%(HEAD)%00%(upstream:short)%00%(upstream:track,nobracket)%00"
+            "%(committerdate:unix)%00%(symref)%00",
+            "refs/heads/",
+            *(["refs/remotes/"] if remote else []),
+            fields=Fields(7, take),
+        )
+        return found
+
+    # Checking out
+
+    async def checkout_branch(self, name: str, create: bool = False) -> RepoState:
+        """Check out a branch; with ``create`` make it from what is checked out, which keeps uncommitted changes.
+
+        A branch that only a remote has is made here and follows it. One that is not known is looked for at the remote
+        once.
+
+        Raises:
+            GitDirty: work that is not committed, or files that git does not know, would be lost.
+            GitUnknownBranch, GitBranchExists, GitBranchAmbiguous, GitBranchElsewhere, GitBadName, GitInProgress,
+            GitBusy, GitHookFailed, GitDiskFull
+        """
+        async with self._changing(f'{"create" if create else "check out"} the branch "{name}" in {self.path}') as git:
+            await git.check_branch_name(name)
+            state = await git.status()
+            if not create and state.branch == name:
+                return state
+            refuse_unfinished(state, git.doing)
+            if create:
+                if await git.ref(f"refs/heads/{name}") is not None:
+                    raise errors.GitBranchExists(
+                        f"cannot {git.doing}: there is one of this name", hint="Check it out without creating it."
+                    )
+                await git.change("switch", "--no-track", "--create", name)
+            else:
+                refuse_dirty(state, git.doing)
+                target = await self._branch(git, name)
+                if target is None:
+                    problem = await self._fetch_once(git)
+                    target = await self._branch(git, name)
+                    if target is None:
+                        raise unknown_branch(git.doing, problem)
+                await git.change("switch", "--no-overwrite-ignore", *target)
+            return await git.status()
+
+    async def _branch(self, git: Operation, name: str) -> list[str] | None:
+        """The arguments that switch to ``name``; None where no branch is known as that."""
+        if await git.ref(f"refs/heads/{name}") is not None:
+            return ["--no-guess", name]
+        config = await git.config()
+        remotes = [remote for remote in config.remotes() if await git.ref(f"refs/remotes/{remote}/{name}") is not None]
+        default = config.get("checkout.defaultremote")
+        if len(remotes) > 1 and default in remotes:
+            remotes = [default]
+        if len(remotes) > 1:
+            raise errors.GitBranchAmbiguous(
+                f"cannot {git.doing}: several remotes have it ({', '.join(remotes[:10])})",
+                hint=f"Say which is meant: git -C {self.path} switch --track {remotes[0]}/{name}",
+                details={"remotes": remotes[:100]},
+            )
+        return ["--create", name, "--track", f"refs/remotes/{remotes[0]}/{name}"] if remotes else None
+
+    async def checkout_commit(self, commit: str) -> RepoState:
+        """Check out a commit, by its id, a tag or another of git's names for it, with no branch (HEAD is detached).
+
+        One that is not known is looked for at the remote once.
+
+        Raises:
+            GitDirty: work that is not committed, or files that git does not know, would be lost.
+            GitUnknownCommit, GitBadName, GitInProgress, GitBusy, GitHookFailed, GitDiskFull
+        """
+        async with self._changing(f'check out "{commit}" in {self.path}') as git:
+            revision = checked_revision(commit, git.doing)
+            state = await git.status()
+            refuse_unfinished(state, git.doing)
+            target = await git.resolve(revision)
+            if target is None:
+                problem = await self._fetch_once(git)
+                target = await git.resolve(revision)
+                if target is None:
+                    raise unknown_commit(commit, git.doing, problem)
+            if state.branch is None and state.commit == target:
+                return state
+            refuse_dirty(state, git.doing)
+            await git.change("switch", "--no-overwrite-ignore", "--detach", target)
+            return await git.status()
+
+    async def _fetch_once(self, git: Operation) -> NexusError | None:
+        """Fetch from the remote that the branch follows, or the main one; gives what kept it from that."""
+        config = await git.config()
+        name = config.main_remote((await git.status()).branch)
+        try:
+            if name is not None:
+                await git.fetch(name)
+        except NexusError as error:
+            return error
+        return None
+
+    # Pulling
+
+    async def pull(self, progress: OnProgress | None = None) -> PullResult:
+        """Fetch, and move the branch forward to its upstream; never merges, never rebases.
+
+        ``progress`` is called on the event loop for each step that git tells. A branch that is ahead stays as it is.
+
+        Raises:
+            GitDirty, GitDetached, GitDiverged, GitInProgress, GitNoRemote, GitNoUpstream, GitUpstreamGone: the
+                repository is not in a state to be pulled into.
+            GitAuthentication, GitHostKey, GitUnreachable, GitRemoteNotFound, GitBadUrl: the remote.
+            GitBusy, GitHookFailed, GitDiskFull
+        """
+        async with self._changing(f"pull into {self.path}") as git:
+            state = await git.status()
+            refuse_unfinished(state, git.doing)
+            remote, ref = await self._upstream(git, state)
+            refuse_dirty(state, git.doing)
+            if remote == ".":
+                target = await git.ref(ref)
+            else:
+                await git.fetch(remote, progress)
+                target = await git.fetched()
+            if target is not None:
+                return await self._forward(git, state.commit, target, progress)
+            if state.commit is None:
+                return PullResult(None, None, 0)
+            raise errors.GitUpstreamGone(
+                f'cannot {git.doing}: the remote "{remote}" has no branch "{ref.removeprefix("refs/heads/")}" any more',
+                hint=f"Follow another one: git -C {self.path} branch --set-upstream-to REMOTE/BRANCH",
+            )
+
+    async def _forward(
+        self, git: Operation, before: str | None, target: str, progress: OnProgress | None
+    ) -> PullResult:
+        behind = await git.count(target if before is None else f"{before}..{target}")
+        if before is not None:
+            if not behind:
+                return PullResult(before, before, 0)
+            ahead = await git.count(f"{target}..{before}")
+            if ahead:
+                raise errors.GitDiverged(
+                    f"cannot {git.doing}: the branch has commits of its own ({ahead}), and so has its upstream "
+                    f"({behind})",
+                    hint=f"Rebase or merge by hand: git -C {self.path} pull --rebase",
+                    details={"ahead": ahead, "behind": behind},
+                )
+        await git.change(
+            "merge",
+            "--ff-only",
+            "--no-stat",
+            "--no-overwrite-ignore",
+            "--progress",
+            target,
+            progress=progress,
+            GIT_REFLOG_ACTION="pull",
+        )
+        return PullResult(before, target, behind)
+
+    async def _upstream(self, git: Operation, state: RepoState) -> tuple[str, str]:
+        """The remote and the full name of the branch there that the current branch follows."""
+        if state.branch is None:
+            raise errors.GitDetached(
+                f"cannot {git.doing}: no branch is checked out", hint="Check out a branch first, and pull then."
+            )
+        config = await git.config()
+        remotes = config.remotes()
+        remote = config.get(f"branch.{state.branch}.remote")
+        ref = config.get(f"branch.{state.branch}.merge")
+        if remote != "." and (not remotes or (remote is not None and remote not in remotes)):
+            missing = f'has no remote "{remote}"' if remote else "has no remote"
+            raise errors.GitNoRemote(
+                f"cannot {git.doing}: the repository {missing}",
+                hint=f"Add it: git -C {self.path} remote add {remote or 'origin'} URL",
+            )
+        if remote is None or ref is None:
+            raise errors.GitNoUpstream(
+                f'cannot {git.doing}: the branch "{state.branch}" follows no branch of a remote',
+                hint=f"Name one: git -C {self.path} branch --set-upstream-to {remotes[0]}/{state.branch}",
+            )
+        return remote, ref
+
+
+async def clone(
+    url: str,
+    path: Path,
+    *,
+    branch: str | None = None,
+    auth: Auth = "none",
+    token: str | None = None,
+    progress: OnProgress | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Repository:
+    """Clone ``url`` to ``path``, which must be absent or an empty folder, with ``branch`` checked out.
+
+    The clone is made in a hidden folder beside ``path`` and moved when it is whole, so that neither a cancel nor the
+    end of this process leaves half of one; what an earlier process left is removed. ``progress`` is called on the
+    event loop for each step that git tells.
+
+    Raises:
+        GitPathTaken, GitPermission, GitDiskFull: the place.
+        GitBadUrl, GitAuthentication, GitHostKey, GitUnreachable, GitRemoteNotFound, GitUnknownBranch: the remote.
+        GitMissing, GitBadName, GitNotOwned, GitFailed
+    """
+    doing = f"clone into {path}"
+    remote = parse_url(url)
+    if remote.secret:
+        raise errors.GitBadUrl(
+            f"cannot {doing}: the URL holds a password or a token, which git would keep in the repository",
+            hint=f"Give the URL without it ({mask_url(url).replace('***@', '')}), and the token apart.",
+        )
+    if remote.transport == "file" and not url.startswith("/") and "://" not in url:
+        raise errors.GitBadUrl(f"cannot {doing}: the path of the repository is not absolute", hint="Begin it with '/'.")
+    if branch is not None:
+        checked_revision(branch, doing)
+    async with _lock(path):
+        nursery = await to_its_end(asyncio.to_thread(Nursery.make, path, doing))
+        try:
+            await _clone_into(nursery, url, branch, Access(auth, token), doing, progress, environment)
+            await to_its_end(asyncio.to_thread(nursery.move, doing))
+        finally:
+            await to_its_end(asyncio.to_thread(nursery.remove))
+    return Repository(path, auth=auth, token=token, environment=environment)
+
+
+async def _clone_into(
+    nursery: Nursery,
+    url: str,
+    branch: str | None,
+    access: Access,
+    doing: str,
+    progress: OnProgress | None,
+    environment: Mapping[str, str] | None,
+) -> None:
+    base = git_environment(base_environment(os.environ if environment is None else environment), nursery.folder)
+    shown = await run_git(["ls-remote", "--get-url", "--", url], directory=nursery.folder, environment=base)
+    remote = parse_url(os.fsdecode(shown.output).rstrip("\n"))
+    access.check(remote, doing)
+    ssh = await run_git(["config", "--get", "core.sshCommand"], directory=nursery.folder, environment=base)
+    with access.opened(remote, base, os.fsdecode(ssh.output).rstrip("\n")) as (opened, descriptors):
+        result = await run_git(
+            ["clone", "--progress", *([f"--branch={branch}"] if branch else []), "--", url, nursery.clone.name],
+            directory=nursery.folder,
+            environment=opened,
+            descriptors=(*descriptors, nursery.lock),
+            progress=progress,
+        )
+    if result.code:
+        raise refusal(doing, result.lines, result.code, access=access, remote=remote, directory=nursery.path)
