@@ -188,6 +188,8 @@ class Session:
         self._waiting_bytes = 0
         self._early_inputs.clear()
         self._account_received()
+        for stream in self._streams.values():
+            stream.close()  # here, since a task that is cancelled before its first step never runs at all
         for task in list(self._tasks.values()):
             task.cancel()
         self.server.session_closed(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import socket
+import threading
 from collections.abc import Callable
 
 from nexus_protocol import Cancelled, DeadlineExceeded, ResourceExhausted, encode_frame
@@ -83,6 +84,20 @@ def test_input_that_nobody_takes_counts_and_ends_the_streams_that_pass_the_budge
         hog.cancel(stream)
         assert isinstance(hog.error(stream), Cancelled)
     wait_until(lambda: toy.server._received_bytes == toy.server._input_bytes == 0, "an empty account")
+
+
+def test_input_of_a_stream_that_never_began_is_given_back(toy: ToyServer) -> None:
+    client = toy.connect()
+    client.call(Count())
+    pause = threading.Event()
+    toy.loop.call_soon_threadsafe(pause.wait, 60)
+    stream, data = client.engine.send_request(Deaf.info.code, takes_input=True)
+    # A reply that cannot be sent ends the connection in the very turn in which the stream is opened.
+    client.sock.sendall(frame(Count(), stream + 1) + data + client.engine.send_input(stream, bytes(20 * KIB)))
+    client.close()
+    pause.set()
+    wait_until(lambda: toy.server.connections() == 0, "the end of the connection")
+    assert toy.server._received_bytes == toy.server._input_bytes == 0
 
 
 def test_unread_replies_of_many_connections_stay_within_the_send_budget(make_toy: Callable[..., ToyServer]) -> None:
