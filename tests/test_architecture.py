@@ -28,7 +28,7 @@ SHAPE: dict[str, set[str]] = {
     "commands": CONTRACT | {"{own}.states"},
     "states": CONTRACT,
     "store": CONTRACT | {"nexus.store", "{own}.commands", "{own}.states", "{own}.settings"},
-    "handlers": CONTRACT | {"{own}", "nexus", "nexus.handling", "nexus.store", "nexus.journal"},
+    "handlers": CONTRACT | {"{own}", "nexus", "nexus.handling", "nexus.paging", "nexus.store", "nexus.journal"},
     "manager": CONTRACT | {"{own}", "nexus", "nexus.handling", "nexus.store", "nexus.journal", "nexus.runtime"},
     "cli": CONTRACT | {"click", "nexus", "nexus.cli", "nexus.client", "{own}.commands", "{own}.states"},
 }

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
 import functools
 from typing import Annotated, Any
 
 import msgspec
-from nexus_protocol import InvalidArgument, encode_record
+from nexus_protocol import InvalidArgument
 
 from nexus import journal
-from nexus.handling import PAGE_BYTES, Context, encoded_list, handles
+from nexus.handling import Context, handles
+from nexus.paging import decode_cursor, encode_cursor, read_page
 from nexus.store import Transaction
 from nexus.vms import store
 from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm, Vm, VmCursorInvalid, VmPage
 from nexus.vms.store import count_by_state
 
 __all__ = ["count_by_state", "create_vm", "delete_vm", "get_vm", "list_vms", "update_vm"]
-
-_CHUNK = 100
-"""Records read at a time: about half a millisecond of the event loop, then others have their turn."""
 
 
 def _record(tx: Transaction, ctx: Context, kind: str, vm: Vm, detail: dict[str, Any]) -> None:
@@ -78,66 +73,21 @@ async def update_vm(ctx: Context, command: UpdateVm) -> Vm:
     return await ctx.store.write(change)
 
 
+_Position = tuple[Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)], str]
+
+
 @handles(ListVms)
 async def list_vms(ctx: Context, command: ListVms) -> VmPage:
-    """The records are read and encoded chunk by chunk, so that a long list delays nobody else.
-
-    What the filters leave out is passed over here and not in SQL, where looking for the next one that fits could
-    take as long as the whole table.
-    """
-    after = _decode_cursor(command)
-    encoded: list[bytes] = []
-    size = 0
-    cursor: str | None = None
-    follows = True
-    while follows:
-        # One more than is looked at tells whether more follow.
-        vms = ctx.store.read(functools.partial(store.page, after=after, limit=_CHUNK + 1))
-        follows = len(vms) > _CHUNK
-        for vm in vms[:_CHUNK]:
-            if command.role in (None, vm.role) and command.state in (None, vm.state):
-                data = encode_record(vm)
-                if len(encoded) == command.limit or (encoded and size + len(data) > PAGE_BYTES):
-                    cursor = _encode_cursor(command, after)
-                    follows = False
-                    break
-                encoded.append(data)
-                size += len(data)
-            after = (vm.created_at, vm.id)
-        if follows:
-            await asyncio.sleep(0)
-    return VmPage(vms=encoded_list(encoded), next_cursor=cursor)
-
-
-class _Cursor(msgspec.Struct, array_like=True):
-    role: str | None
-    state: str | None
-    created_at: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-    id: str
-
-
-_cursor_decoder = msgspec.msgpack.Decoder(_Cursor)
-
-
-def _encode_cursor(command: ListVms, after: tuple[int, str] | None) -> str:
-    assert after is not None
-    return base64.urlsafe_b64encode(encode_record(_Cursor(command.role, command.state, *after))).decode().rstrip("=")
-
-
-def _decode_cursor(command: ListVms) -> tuple[int, str] | None:
-    if command.cursor is None:
-        return None
-    try:
-        raw = base64.b64decode(command.cursor + "=" * (-len(command.cursor) % 4), altchars=b"-_", validate=True)
-        cursor = _cursor_decoder.decode(raw)
-    except (binascii.Error, ValueError):
-        raise VmCursorInvalid(
-            "cannot go on with the list: this is not one of its cursors", details={"path": "cursor"}
-        ) from None
-    if (cursor.role, cursor.state) != (command.role, command.state):
-        raise VmCursorInvalid(
-            "cannot go on with the list: the cursor belongs to other filters",
-            hint="Give the same role and state as for the first page.",
-            details={"path": "cursor"},
-        )
-    return cursor.created_at, cursor.id
+    filters = (command.role, command.state)
+    after: tuple[int, str] | None = None
+    if command.cursor is not None:
+        hint = "Give the same role and state as for the first page."
+        after = decode_cursor(command.cursor, filters, _Position, VmCursorInvalid, hint)
+    vms, last = await read_page(
+        lambda after, count: ctx.store.read(functools.partial(store.page, after=after, limit=count)),
+        lambda vm: (vm.created_at, vm.id),
+        lambda vm: command.role in (None, vm.role) and command.state in (None, vm.state),
+        after,
+        command.limit,
+    )
+    return VmPage(vms=vms, next_cursor=None if last is None else encode_cursor(filters, last))

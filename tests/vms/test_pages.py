@@ -117,10 +117,11 @@ def _cursor(value: object) -> str:
 @pytest.mark.parametrize(
     "cursor",
     [
-        "", "x", "é", "AAAA", "====", "A" * 512, _cursor([]), _cursor([None, None, 1]),
-        _cursor([None, None, 2**63, "a"]), _cursor([None, None, 2**64 - 1, "a"]), _cursor([None, None, -1, 5]),
-        _cursor([None, None, 1.5, "a"]), _cursor({"a": 1}), _cursor([1, 2, 3, "a"]), _cursor([None, None, "x", "a"]),
-        _cursor([None, None, 1, b"a"]),
+        "", "x", "é", "AAAA", "====", "A" * 512, _cursor([]), _cursor([None, None, 1]), _cursor([[None, None], [1]]),
+        _cursor([[None, None], [2**63, "a"]]), _cursor([[None, None], [2**64 - 1, "a"]]),
+        _cursor([[None, None], [-1, 5]]), _cursor([[None, None], [1.5, "a"]]), _cursor({"a": 1}),
+        _cursor([[1, 2], [3, "a"]]), _cursor([[None, None], ["x", "a"]]), _cursor([[None, None], [1, b"a"]]),
+        _cursor([[None, None, None], [1, "a"]]), _cursor([None, [1, "a"]]), _cursor([[[[]]], [1, "a"]]),
     ],
 )  # fmt: skip
 def test_a_cursor_that_is_none_of_ours_is_refused(client: RawClient, cursor: str) -> None:

@@ -1,0 +1,189 @@
+"""Reads a service's configuration file into variables: the Env format by python-dotenv, Properties by javaproperties.
+
+It knows files and their formats; who asks for them, and what wins over them, is told elsewhere. It never puts a value
+into an error.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from nexus.services.errors import ServiceConfigFile
+from nexus.services.records import Service
+from nexus.services.states import ConfigFormat
+
+__all__ = ["MAX_FILE_BYTES", "config_path", "read_config_file"]
+
+MAX_FILE_BYTES = 1024 * 1024
+_MAX_VALUE_CHARACTERS = 32_768
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class _Line(NamedTuple):
+    """A variable, and the line of the file that it begins on."""
+
+    number: int
+    name: str
+    value: str
+
+
+class _Unreadable(Exception):
+    """Why the file cannot be read, and where."""
+
+    def __init__(self, problem: str, line: int | None = None, hint: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem, self.line, self.hint = problem, line, hint
+
+
+def config_path(service: Service) -> str | None:
+    """Where the configuration file is to be: in the repository, else in the directory, else in the home directory."""
+    if service.config_filename is None:
+        return None
+    base = service.repo_path or service.directory or os.path.expanduser("~")  # noqa: PTH111 - as the shell has it
+    return os.path.join(base, service.config_filename)  # noqa: PTH118 - not to be made shorter
+
+
+def read_config_file(service: Service, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a service's configuration file, in its order; none where it has no such file. Blocks.
+
+    Env: ``NAME=value`` lines as python-dotenv reads them. ``${NAME}`` and ``${NAME:-default}`` stand for what the
+    file itself said before, else for what is ``inherited``, in every value however it is quoted.
+    Properties: keys are written in upper case, with ``_`` for everything that is no letter or digit (``db.url`` is
+    ``DB_URL``); values are taken as they are. Of a name that comes twice the last one counts.
+
+    Raises:
+        ServiceConfigFile: it cannot be read; the message has the file, and the line where one is to blame.
+    """
+    path = config_path(service)
+    if path is None:
+        return {}
+    assert service.config_filename is not None
+    try:
+        text = _read(path[: -len(service.config_filename)], path)
+        lines = _read_env(text) if service.config_format is ConfigFormat.ENV else _read_properties(text)
+        return _resolve(lines, inherited, interpolate=service.config_format is ConfigFormat.ENV)
+    except _Unreadable as error:
+        where = path if error.line is None else f"{path}, line {error.line}"
+        details = {"id": service.id, "name": service.name, "file": path}
+        raise ServiceConfigFile(
+            f'cannot read the configuration file of service "{service.name}": {where}: {error.problem}',
+            hint=error.hint or "Mend the file, or name another one: nexusctl service config --help",
+            details=details if error.line is None else details | {"line": error.line},
+        ) from None
+
+
+def _read(base: str, path: str) -> str:
+    real = os.path.realpath(path)
+    inside = os.path.join(os.path.realpath(base), "")  # noqa: PTH118
+    if not real.startswith(inside):
+        raise _Unreadable(f"it leads out of {base}", hint="The file is to be in there itself, and no link out of it.")
+    try:
+        # Without waiting for anybody: a FIFO has no writer. The last link was followed above, under our eyes.
+        descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
+    except FileNotFoundError:
+        raise _Unreadable("there is no such file") from None
+    except OSError as error:
+        raise _Unreadable((error.strerror or "it cannot be opened").lower()) from None
+    with open(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _Unreadable("it is not a regular file")
+        data = b""
+        while len(data) <= MAX_FILE_BYTES and (some := _read_some(file)):
+            data += some
+    if len(data) > MAX_FILE_BYTES:
+        raise _Unreadable("it is larger than 1 MiB")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _Unreadable("it is not UTF-8", data.count(b"\n", 0, error.start) + 1) from None
+    if "\0" in text:
+        raise _Unreadable("it has a NUL character", text.count("\n", 0, text.index("\0")) + 1)
+    return text
+
+
+def _read_some(file: io.RawIOBase | io.FileIO) -> bytes:
+    try:
+        return file.read(256 * 1024) or b""
+    except OSError as error:
+        raise _Unreadable((error.strerror or "it cannot be read").lower()) from None
+
+
+def _read_env(text: str) -> Iterator[_Line]:
+    # Loaded where it is used: most services have no file.
+    from dotenv.parser import parse_stream
+
+    for binding in parse_stream(io.StringIO(text)):
+        # What a binding was made of begins with the blank lines and comments before it.
+        before = len(binding.original.string) - len(binding.original.string.lstrip())
+        number = binding.original.line + binding.original.string.count("\n", 0, before)
+        if binding.error:
+            raise _Unreadable("it is not of the form NAME=value", number)
+        if binding.key is None:
+            continue
+        if not _NAME.fullmatch(binding.key):
+            raise _Unreadable("the name of a variable has letters, digits and _, and begins with no digit", number)
+        if binding.value is None:
+            raise _Unreadable(f"{binding.key} has no value", number, f"For an empty one write {binding.key}= there.")
+        yield _Line(number, binding.key, binding.value)
+
+
+def _read_properties(text: str) -> Iterator[_Line]:
+    import javaproperties
+
+    keys: dict[str, tuple[str, int]] = {}
+    number = 1
+    elements = javaproperties.parse(io.StringIO(text, newline=""))
+    while True:
+        try:
+            element = next(elements, None)
+        except javaproperties.InvalidUEscapeError:
+            raise _Unreadable(r"a \u is followed by four hexadecimal digits", number) from None
+        if element is None:
+            return
+        if isinstance(element, javaproperties.KeyValue):
+            name = re.sub(r"[^A-Za-z0-9]", "_", element.key).upper()
+            if not _NAME.fullmatch(name):
+                raise _Unreadable("a key that becomes a variable begins with no digit and is not empty", number)
+            other, line = keys.setdefault(name, (element.key, number))
+            if other != element.key:
+                raise _Unreadable(
+                    f"its key becomes {name}, and so does another one on line {line}", number, "Rename one of them."
+                )
+            yield _Line(number, name, element.value)
+        number += len(re.findall(r"\r\n|\r|\n", element.source))
+
+
+def _resolve(lines: Iterator[_Line], inherited: Mapping[str, str], *, interpolate: bool) -> dict[str, str]:
+    variables: dict[str, str] = {}
+    known = ChainMap(variables, dict(inherited))
+    for line in lines:
+        value = _interpolate(line.value, known) if interpolate else line.value
+        if len(value) > _MAX_VALUE_CHARACTERS:
+            raise _Unreadable(f"{line.name} is longer than {_MAX_VALUE_CHARACTERS} characters", line.number)
+        try:
+            os.fsencode(value)
+        except UnicodeEncodeError:
+            raise _Unreadable(f"{line.name} is not text", line.number) from None
+        if "\0" in value:
+            raise _Unreadable(f"{line.name} has a NUL character", line.number)
+        variables[line.name] = value
+    return variables
+
+
+def _interpolate(value: str, known: Mapping[str, str]) -> str:
+    from dotenv.variables import parse_variables
+
+    pieces, length = [], 0
+    for piece in parse_variables(value):
+        pieces.append(piece.resolve(known))
+        length += len(pieces[-1])
+        if length > _MAX_VALUE_CHARACTERS:
+            break  # it is refused, and what it would grow to is never made
+    return "".join(pieces)

@@ -1,0 +1,123 @@
+"""Makes the environment of a service's run out of all that has a say in it, and tells who had the last word.
+
+From last to first: what the daemon itself was given (inherited), the configuration file (file), the service's record
+(service), the start (start), the port (port), the tunnels (tunnel), and what Nexus sets for everyone (nexus).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from nexus.services.configfile import read_config_file
+
+if TYPE_CHECKING:
+    from nexus.services.store import StoredService
+
+__all__ = ["Variable", "as_environment", "inherited_environment", "resolve", "tunnel_prefix"]
+
+TUNNEL_HOST = "127.0.0.1"
+
+_NOT_INHERITED = frozenset(
+    {
+        "NOTIFY_SOCKET",
+        "INVOCATION_ID",
+        "JOURNAL_STREAM",
+        "SYSTEMD_EXEC_PID",
+        "MAINPID",
+        "FDSTORE",
+        "CREDENTIALS_DIRECTORY",
+        "RUNTIME_DIRECTORY",
+        "STATE_DIRECTORY",
+        "CACHE_DIRECTORY",
+        "LOGS_DIRECTORY",
+        "CONFIGURATION_DIRECTORY",
+        "PWD",
+        "OLDPWD",
+        "SHLVL",
+        "_",
+    }
+)
+_PREFIXES_NOT_INHERITED = ("LISTEN_", "MANAGERPID", "MEMORY_PRESSURE_", "WATCHDOG_")
+"""What the service manager or a shell told the daemon of the daemon itself."""
+_OF_OURS_INHERITED = frozenset({"NEXUS_SOCKET", "NEXUS_CONFIG_DIR"})
+"""With these a service's own nexusctl finds this daemon. No other NEXUS_ variable is a service's business: one may be
+a token, and those of a Nexus around this one would be mistaken for ours."""
+
+
+class Variable(NamedTuple):
+    """A variable of a run, and who had the last word on it."""
+
+    name: str
+    value: str | None
+    """None: it is known once the service starts."""
+    source: str
+
+    def __repr__(self) -> str:
+        return f"Variable({self.name}, {self.source})"
+
+
+def tunnel_prefix(name: str) -> str:
+    """How the variables begin that lead to a tunnelled dependency: ``NEXUS_DB_1_`` for ``db-1`` and for ``db.1``."""
+    return f"NEXUS_{re.sub('[^A-Z0-9]', '_', name.upper())}_"
+
+
+def inherited_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What of the daemon's own environment its services get."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in _NOT_INHERITED
+        and not name.startswith(_PREFIXES_NOT_INHERITED)
+        and (not name.startswith("NEXUS_") or name in _OF_OURS_INHERITED)
+    }
+
+
+async def resolve(
+    stored: StoredService,
+    *,
+    inherited: Mapping[str, str] | None = None,
+    port: int | None = None,
+    tunnels: Mapping[str, int] | None = None,
+    run_id: str | None = None,
+) -> list[Variable]:
+    """The whole environment of a run, by name.
+
+    ``inherited`` is what of the daemon's own it gets (default: ``inherited_environment()``), ``port`` the one of this
+    run, and ``tunnels`` has a port of the loopback for each dependency, by name, that has a tunnel. What a service
+    is to have and that is not given has no value.
+
+    Raises:
+        ServiceConfigFile: its configuration file cannot be read.
+    """
+    service = stored.service
+    layers: list[tuple[str, Mapping[str, str | None]]] = []
+    base = inherited_environment() if inherited is None else inherited
+    layers.append(("inherited", base))
+    if service.config_filename is not None:
+        # Files may be slow, and theirs is no reason for the others to wait.
+        layers.append(("file", await asyncio.to_thread(read_config_file, service, base)))
+    layers += [("service", stored.environment), ("start", stored.start_environment)]
+    if service.port is not None:
+        layers.append(("port", {"PORT": _text(port if port is not None else service.port or None)}))
+    given = tunnels or {}
+    for edge in stored.dependencies:
+        if edge.tunnel_enabled:
+            prefix = tunnel_prefix(edge.dependency)
+            tunnel = {f"{prefix}HOST": TUNNEL_HOST, f"{prefix}PORT": _text(given.get(edge.dependency))}
+            layers.append(("tunnel", tunnel))
+    layers.append(("nexus", {"NEXUS_SERVICE": service.name, "NEXUS_RUN_ID": run_id}))
+    variables = {name: Variable(name, value, source) for source, values in layers for name, value in values.items()}
+    return [variables[name] for name in sorted(variables)]
+
+
+def _text(number: int | None) -> str | None:
+    return None if number is None else str(number)
+
+
+def as_environment(variables: Iterable[Variable]) -> dict[str, str]:
+    """What a process is given: the variables whose values are known."""
+    return {variable.name: variable.value for variable in variables if variable.value is not None}
