@@ -100,6 +100,8 @@ class PluginHost:
         self._calls: collections.OrderedDict[_Answer, _Call] = collections.OrderedDict()
         """By their answers, the next one first; one that nobody waits for any more is taken out."""
         self._busy: Child | None = None
+        self._ending: set[Child] = set()
+        """What was killed, and may still be there."""
         self._worker: asyncio.Task[None] | None = None
         self._failures = 0
         self._retry_at = 0.0
@@ -125,10 +127,9 @@ class PluginHost:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
         self._give_up("the daemon is stopping")
-        child = self._generation.child
-        if child is not None:
-            child.kill()
-            await child.gone()
+        if self._generation.child is not None:
+            self._end(self._generation.child)
+        await asyncio.gather(*(child.gone() for child in self._ending))
 
     def children(self) -> int:
         """None that would keep a daemon from being idle."""
@@ -316,7 +317,7 @@ class PluginHost:
         finally:
             self._busy = None
             if child is not self._generation.child:  # others have taken over meanwhile
-                child.kill()
+                self._end(child)
         if not waiting.done():
             waiting.set_result(answer)
         if isinstance(answer, Failed):
@@ -332,7 +333,7 @@ class PluginHost:
 
     def _break(self, child: Child, broken: Broken) -> None:
         """A process is of no use any more."""
-        child.kill()
+        self._end(child)
         who = f'plugin "{broken.plugin}"' if broken.plugin else "plugins"
         _log.warning("%s: %s; their process is started again", who, broken.reason)
         if child is not self._generation.child:
@@ -342,6 +343,10 @@ class PluginHost:
             self._failures = 0
         self._generation = self._generation._replace(child=None)
         self._pause(loop.time())
+
+    def _end(self, child: Child) -> None:
+        child.kill()
+        self._ending = {other for other in (*self._ending, child) if not other.ended.is_set()}
 
     def _pause(self, now: float) -> None:
         pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self._failures - 1)) if self._failures else 0.0
@@ -387,17 +392,17 @@ class PluginHost:
             try:
                 loaded = await child.load(load)
             except Broken as error:
-                child.kill()
+                self._end(child)
                 if error.plugin is None or error.plugin in broken:
                     raise
                 broken[error.plugin] = error.reason
                 continue
             except BaseException:
-                child.kill()
+                self._end(child)
                 raise
             generation = _Generation(child, loaded.plugins, found.problem)
             if all(plugin.state is PluginState.FAILED for plugin in loaded.plugins):
-                child.kill()
+                self._end(child)
                 generation = generation._replace(child=None)
             return generation
 
@@ -419,7 +424,7 @@ class PluginHost:
         """From now on it is these plugins that are asked."""
         old, self._generation = self._generation.child, generation
         if old is not None and old is not self._busy:
-            old.kill()
+            self._end(old)
         for plugin in generation.plugins:
             if plugin.state is PluginState.FAILED:
                 _log.error('plugin "%s" was not loaded: %s', plugin.name, plugin.reason)

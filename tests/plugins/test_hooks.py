@@ -47,17 +47,13 @@ def run(folder: PluginFolder, scenario: Callable[[TestHost], Coroutine[Any, Any,
     asyncio.run(main())
 
 
-async def extra(test: TestHost, name: str, body: Any = None) -> Any:
-    return msgspec.msgpack.decode(await test.host.extra(name, body))
-
-
 def test_a_hook_sees_the_command_its_fields_and_who_asks(folder: PluginFolder) -> None:
     folder.python("recorder", RECORDING)
 
     async def scenario(test: TestHost) -> None:
         await test.before(SetSetting("a.b", {"x": [1, None, True]}), "me")
         await test.start({"A": "1"}, directory="/srv")
-        assert await extra(test, "seen") == [
+        assert await test.extra("seen") == [
             [
                 "SetSetting",
                 {"key": "a.b", "value": {"x": [1, None, True]}},
@@ -98,7 +94,7 @@ def test_a_hook_sees_no_secret(folder: PluginFolder) -> None:
     async def scenario(test: TestHost) -> None:
         info = CommandInfo(1, "Secretive", Secretive, Empty, None, (), 0, False, False)
         await test.host.pre_command(info, command, Origin(0, 1, None))
-        ((_, seen, _),) = await extra(test, "seen")
+        ((_, seen, _),) = await test.extra("seen")
         assert seen == fields
 
     run(folder, scenario)
@@ -132,7 +128,7 @@ def test_plugins_are_asked_by_name_until_one_vetoes(folder: PluginFolder) -> Non
         with pytest.raises(PluginVetoed, match="I am b"):
             await test.before(GetVm("x"))
         # What one plugin does to the fields is not what the next one sees.
-        assert [await extra(test, name) for name in "abc"] == [[{"vm": "x"}], [{"vm": "x"}], []]
+        assert [await test.extra(name) for name in "abc"] == [[{"vm": "x"}], [{"vm": "x"}], []]
         assert await test.start({"ORDER": ""}) == {"ORDER": "abc"}
 
     run(folder, scenario)
@@ -176,7 +172,7 @@ def test_a_variable_that_is_not_utf8_stays_and_is_not_shown(folder: PluginFolder
     async def scenario(test: TestHost) -> None:
         given = {"RAW": "\udcff", "A": "ä"}
         assert await test.start(given) == given
-        assert (await extra(test, "seen"))[0][2] == {"A": "ä"}
+        assert (await test.extra("seen"))[0][2] == {"A": "ä"}
 
     run(folder, scenario)
 

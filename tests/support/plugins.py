@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from nexus_protocol import Command
 
 from nexus.config import PluginSettings
@@ -72,6 +73,10 @@ class TestHost:
     async def before(self, command: Command[Any], actor: str | None = None) -> None:
         """Ask the plugins about a command."""
         await self.host.pre_command(command.info, command, Origin(1000, 77, actor))
+
+    async def extra(self, name: str, body: Any = None) -> Any:
+        """What the plugin that claims ``name`` answers."""
+        return msgspec.msgpack.decode(await self.host.extra(name, body))
 
     async def start(self, environment: dict[str, str] | None = None, **fields: Any) -> dict[str, str]:
         """Ask the plugins about a start of the service web."""

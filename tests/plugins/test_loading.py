@@ -1,0 +1,441 @@
+"""What is loaded, what is refused and why, and what a reload does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.daemon import DaemonProcess
+from support.plugins import PluginFolder, TestHost, alive, hosting, wait_for_end
+from support.raw import RawClient, wait_until
+
+from nexus.plugins.commands import Extra, ListPlugins, PluginsDisabled, PluginState, ReloadPlugins
+from nexus.plugins.sources import find
+from nexus.vms.commands import CreateVm, GetVm
+
+VETO = "@hookimpl\ndef pre_command():\n    return Veto('{}')\n"
+EXTRA = "NEXUS_EXTRAS = ['{}']\n@hookimpl\ndef extra(body):\n    return body\n"
+
+
+def run(folder: PluginFolder, scenario: Callable[[TestHost], Coroutine[Any, Any, None]], **options: Any) -> None:
+    async def main() -> None:
+        async with hosting(folder, **options) as test:
+            await scenario(test)
+
+    asyncio.run(main())
+
+
+def reason(folder: PluginFolder, name: str, **options: Any) -> str:
+    """Why a plugin was refused."""
+    reasons = []
+
+    async def scenario(test: TestHost) -> None:
+        plugin = (await test.plugins())[name]
+        assert (plugin.state, plugin.hooks, plugin.extras) == (PluginState.FAILED, [], [])
+        reasons.append(plugin.reason)
+
+    run(folder, scenario, **options)
+    (found,) = reasons
+    assert found is not None
+    return found
+
+
+NOT_SAID = "it does not say which plugin API it was written for: NEXUS_PLUGIN_API = 1"
+IMPORT = "from nexus.plugins.api import Veto, hookimpl\nimport pluggy\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("x = 1", NOT_SAID),
+        ("NEXUS_PLUGIN_API = 2", "it was written for plugin API 2, and this nexusd has 1"),
+        ("NEXUS_PLUGIN_API = '1'", "it was written for plugin API '1', and this nexusd has 1"),
+        ("NEXUS_PLUGIN_API = True", "it was written for plugin API True, and this nexusd has 1"),
+        ("x =", "is not Python: invalid syntax (line 1)"),
+        ("\n1 / 0", "raised ZeroDivisionError: division by zero (line 2)"),
+        ("import nothing_of_this_name", "raised ModuleNotFoundError: No module named 'nothing_of_this_name' (line 1)"),
+        ("raise SystemExit(0)", "raised SystemExit: 0 (line 1)"),
+        ("import os; os._exit(7)", "the process ended (exit code 7)"),
+        ("while True: pass", "it took longer than 1000 ms"),
+        ("x = bytearray(1 << 34)", "it ran out of memory"),
+        (
+            "NEXUS_PLUGIN_API = 1\ndef pre_command(): pass",
+            "pre_command is not marked with @hookimpl (from nexus.plugins.api import hookimpl)",
+        ),
+        ("NEXUS_PLUGIN_API = 1\npre_command = 1", "pre_command is not a function"),
+        (
+            IMPORT + "NEXUS_PLUGIN_API = 1\n@hookimpl\ndef pre_commnd(): pass",
+            "pre_commnd is marked as a hook, and there is none of this name; there are pre_command, "
+            "pre_start_command, extra",
+        ),
+        (
+            IMPORT + "NEXUS_PLUGIN_API = 1\n@hookimpl\ndef pre_command(comand): pass",
+            "a hook takes what it is not given: ",
+        ),
+        (
+            IMPORT + "NEXUS_PLUGIN_API = 1\n@hookimpl\nasync def pre_command(): pass",
+            "pre_command is a coroutine or a generator, and a hook is a plain function",
+        ),
+        (
+            IMPORT + "NEXUS_PLUGIN_API = 1\n@hookimpl(wrapper=True)\ndef pre_command(): yield",
+            "pre_command is marked with options that are not part of this API",
+        ),
+        (
+            IMPORT + "NEXUS_PLUGIN_API = 1\nNEXUS_EXTRAS = ['a']",
+            "it is without the hook extra: the one needs the other",
+        ),
+        (
+            IMPORT + "NEXUS_PLUGIN_API = 1\n@hookimpl\ndef extra(): pass",
+            "it is without names that it claims (NEXUS_EXTRAS): the one needs the other",
+        ),
+        (
+            IMPORT + "NEXUS_PLUGIN_API = 1\nNEXUS_EXTRAS = 'a'\n@hookimpl\ndef extra(): pass",
+            "the names that it claims (NEXUS_EXTRAS) are not a list of texts",
+        ),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_with_the_reason(folder: PluginFolder, text: str, sentence: str) -> None:
+    folder.add("bad.py", text)
+    assert reason(folder, "bad", timeout_ms=100).startswith(sentence)
+
+
+def test_the_others_are_loaded_whatever_becomes_of_one(folder: PluginFolder) -> None:
+    for name, text in {"a": "import os; os._exit(1)", "c": "1 / 0", "e": "while True: pass", "g": "x ="}.items():
+        folder.add(f"{name}.py", text)
+    for name in "bdfh":
+        folder.python(name, EXTRA.format(name))
+
+    async def scenario(test: TestHost) -> None:
+        states = {name: plugin.state.value for name, plugin in (await test.plugins()).items()}
+        assert states == {name: "loaded" if name in "bdfh" else "failed" for name in "abcdefgh"}
+        for name in "bdfh":
+            assert await test.extra(name, 5) == 5
+
+    run(folder, scenario, timeout_ms=100)
+
+
+def test_of_two_that_claim_a_name_the_second_is_refused(folder: PluginFolder) -> None:
+    folder.python("b", EXTRA.format("greet"))
+    folder.python("a", EXTRA.format("greet"))
+
+    async def scenario(test: TestHost) -> None:
+        plugins = await test.plugins()
+        assert plugins["a"].extras == ["greet"]
+        assert (plugins["b"].state, plugins["b"].reason) == (
+            PluginState.FAILED,
+            "it claims greet, which a claims already",
+        )
+
+    run(folder, scenario)
+
+
+def test_of_two_of_one_name_the_second_is_refused(folder: PluginFolder) -> None:
+    folder.lua("same", "")
+    folder.python("same", "")
+
+    async def scenario(test: TestHost) -> None:
+        lua, python = (await test.host.listing()).plugins
+        assert (lua.kind, python.kind) == ("lua", "python")
+        assert python.reason == f"another plugin is called same, too: {folder.path}/same.lua"
+
+    run(folder, scenario)
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+def test_a_folder_that_others_can_write_to_is_refused(folder: PluginFolder, mode: int) -> None:
+    folder.python("a", VETO.format("a"))
+    folder.path.chmod(mode)
+
+    async def scenario(test: TestHost) -> None:
+        listing = await test.host.listing()
+        assert (listing.plugins, listing.pid) == ([], None)
+        assert listing.problem == (
+            f"cannot take plugins from {folder.path}: "
+            f"others can write to it (mode {mode:04o}); for you alone: chmod go-w"
+        )
+        assert test.gate is None
+
+    run(folder, scenario)
+
+
+def test_a_file_that_others_can_write_to_is_refused_and_needs_no_process(folder: PluginFolder) -> None:
+    folder.python("a", VETO.format("a")).chmod(0o622)
+
+    async def scenario(test: TestHost) -> None:
+        listing = await test.host.listing()
+        assert [(p.name, p.reason) for p in listing.plugins] == [
+            ("a", "others can write to it (mode 0622); for you alone: chmod go-w")
+        ]
+        assert listing.pid is None
+
+    run(folder, scenario)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+def test_what_belongs_to_somebody_else_is_refused(folder: PluginFolder) -> None:
+    path = folder.python("a", VETO.format("a"))
+    os.chown(path, 4242, 4242)
+    assert find(str(folder.path)).files[0].problem == "it belongs to user 4242, not to you (0)"
+    os.chown(path, 0, 0)
+    os.chown(folder.path, 4242, 4242)
+    assert (find(str(folder.path)).problem or "").endswith("it belongs to user 4242, not to you (0)")
+
+
+def test_other_files_are_left_alone_and_odd_ones_are_refused(folder: PluginFolder) -> None:
+    for name in ("_helper.py", ".hidden.py", "notes.txt", "a.pyc"):
+        folder.add(name, "1 / 0")
+    (folder.path / "folder.py").mkdir()
+    folder.add("a b.py", "")
+    (folder.path / "gone.lua").symlink_to("/nowhere")
+    os.mkfifo(folder.path / "pipe.py")
+    problems = {source.name: source.problem for source in find(str(folder.path)).files}
+    assert problems == {
+        "a b": "its name is not 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit",
+        "folder": "it is not a file",
+        "gone": "it cannot be read: No such file or directory",
+        "pipe": "it is not a file",
+    }
+
+
+def test_bytecode_beside_a_plugin_is_neither_read_nor_written(folder: PluginFolder) -> None:
+    folder.python("a", EXTRA.format("a"))
+
+    async def scenario(test: TestHost) -> None:
+        assert await test.extra("a", 1) == 1
+
+    run(folder, scenario)
+    assert [path.name for path in folder.path.iterdir()] == ["a.py"]
+
+
+def test_a_reload_takes_what_is_there_now_and_the_old_process_ends(folder: PluginFolder) -> None:
+    folder.python("a", VETO.format("first"))
+
+    async def scenario(test: TestHost) -> None:
+        old = await test.pid()
+        folder.python("a", VETO.format("second"))
+        folder.add("broken.py", "x =")
+        with pytest.raises(Exception, match="first"):
+            await test.before(GetVm("x"))
+        listing = await test.host.reload()
+        assert [(p.name, p.state.value) for p in listing.plugins] == [("a", "loaded"), ("broken", "failed")]
+        assert listing.pid not in (old, None)
+        with pytest.raises(Exception, match="second"):
+            await test.before(GetVm("x"))
+        wait_for_end(old)
+        for file in folder.path.iterdir():
+            file.unlink()
+        listing = await test.host.reload()
+        assert (listing.plugins, listing.pid) == ([], None)
+        assert test.gate is None
+        await test.before(GetVm("x"))
+        folder.python("b", VETO.format("third"))
+        await test.host.reload()
+        assert test.gate is not None
+        with pytest.raises(Exception, match="third"):
+            await test.before(GetVm("x"))
+
+    run(folder, scenario)
+
+
+def test_questions_are_answered_while_plugins_are_loaded_again(folder: PluginFolder) -> None:
+    """By the plugins so far: a reload that takes its time holds up nobody."""
+    folder.python("a", EXTRA.format("a"))
+    go = folder.path / "go"
+
+    async def scenario(test: TestHost) -> None:
+        await test.pid()
+        folder.python(
+            "b",
+            f"""
+            import os, time
+            while not os.path.exists({str(go)!r}):
+                time.sleep(0.01)
+            """
+            + EXTRA.format("b").replace("\n", "\n            "),
+        )
+        reload = asyncio.create_task(test.host.reload())
+        for n in range(20):
+            assert await test.extra("a", n) == n
+            await asyncio.sleep(0.01)
+        assert not reload.done()
+        go.touch()
+        assert [plugin.name for plugin in (await reload).plugins] == ["a", "b"]
+        assert await test.extra("b", 1) == 1
+
+    run(folder, scenario)
+
+
+def test_a_question_under_way_ends_with_the_process_that_it_was_put_to(folder: PluginFolder) -> None:
+    entered, go = folder.path / "entered", folder.path / "go"
+    folder.python(
+        "a",
+        f"""
+        import os, time
+        NEXUS_EXTRAS = ["a"]
+
+        @hookimpl
+        def extra():
+            open({str(entered)!r}, "w").close()
+            while not os.path.exists({str(go)!r}):
+                time.sleep(0.01)
+            return os.getpid()
+        """,
+    )
+
+    async def scenario(test: TestHost) -> None:
+        old = await test.pid()
+        asked = asyncio.create_task(test.extra("a"))
+        await asyncio.to_thread(wait_until, entered.exists, "the hook")
+        listing = await test.host.reload()
+        assert listing.pid != old
+        assert alive(old)
+        go.touch()
+        assert await asked == old
+        wait_for_end(old)
+
+    run(folder, scenario, timeout_ms=20_000)
+
+
+def test_without_plugins_there_is_no_process_and_nothing_is_imported(folder: PluginFolder) -> None:
+    script = """
+import asyncio, sys, os
+from nexus.config import PluginSettings
+import nexus.daemon.main
+from nexus.plugins.host import PluginHost
+async def main():
+    gates = []
+    host = PluginHost(PluginSettings(), sys.argv[1], gates.append)
+    await host.start()
+    listing = await host.listing()
+    assert (listing.plugins, listing.pid, gates) == ([], None, [None])
+    assert len(asyncio.all_tasks()) == 1
+    await host.close()
+    print(*sorted({"pluggy", "lupa", "importlib.metadata", "nexus.plugins.api"} & set(sys.modules)))
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder.path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("how", ["option", "config"])
+def test_a_daemon_does_without_when_it_is_told_to(
+    folder: PluginFolder, make_daemon: Callable[..., DaemonProcess], how: str
+) -> None:
+    folder.python("a", VETO.format("never"))
+    if how == "option":
+        daemon = make_daemon("--no-plugins").start()
+    else:
+        daemon = make_daemon(config="[plugins]\nenabled = false\n").start()
+    with RawClient(daemon.socket_path) as client:
+        client.call(CreateVm(name="x"))
+        listing = client.call(ListPlugins())
+        assert (listing.enabled, listing.plugins, listing.pid) == (False, [], None)
+        error = client.call_error(ReloadPlugins())
+        assert (type(error), error.code) == (PluginsDisabled, "failed_precondition")
+        assert client.call_error(Extra("x")).type == "plugin.not_claimed"
+        assert children(daemon.pid) == []
+
+
+def test_the_folder_may_be_another(root: Path, make_daemon: Callable[..., DaemonProcess]) -> None:
+    for name in ("one", "two"):
+        PluginFolder(root / name).python(name, EXTRA.format(name))
+    daemon = make_daemon(config=f'[plugins]\ndirectory = "{root}/one"\n').start()
+    with RawClient(daemon.socket_path) as client:
+        assert [plugin.name for plugin in client.call(ListPlugins()).plugins] == ["one"]
+    daemon.stop()
+    daemon.environment["NEXUS_PLUGINS_DIR"] = str(root / "two")
+    daemon.start()
+    with RawClient(daemon.socket_path) as client:
+        listing = client.call(ListPlugins())
+        assert ([plugin.name for plugin in listing.plugins], listing.directory) == (["two"], f"{root}/two")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("enabled = 1", "plugins.enabled must be true or false"),
+        ("timeout_ms = 5", "plugins.timeout_ms must be 10 to 600000"),
+        ("memory_mib = true", "plugins.memory_mib must be a whole number"),
+        ("nothing = 1", "unknown key plugins.nothing"),
+    ],
+)
+def test_a_wrong_setting_is_refused_at_the_start(
+    make_daemon: Callable[..., DaemonProcess], line: str, sentence: str
+) -> None:
+    code, said = make_daemon(config=f"[plugins]\n{line}\n").run_to_failure()
+    assert code == 78
+    assert f"line 2: {sentence}" in said
+
+
+def test_the_process_inherits_nothing_of_the_daemon_and_ends_with_it(
+    folder: PluginFolder, start: Callable[..., DaemonProcess]
+) -> None:
+    folder.python(
+        "look",
+        """
+        import os, time
+        NEXUS_EXTRAS = ("look", "hang")
+
+        def target(link):
+            try:
+                return os.readlink(link).split(":")[0]
+            except OSError:  # the folder that was listed
+                return ""
+
+        @hookimpl
+        def extra(name):
+            if name == "hang":
+                open(os.environ["ENTERED"], "w").close()
+                time.sleep(600)
+            return {
+                "environment": sorted(os.environ),
+                "files": [target(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")],
+                "session": os.getsid(0) == os.getpid(),
+                "directory": os.getcwd(),
+            }
+        """,
+    )
+    entered = folder.path / "entered"
+    daemon = start(INVOCATION_ID="1", KEPT="1", ENTERED=str(entered))
+    with RawClient(daemon.socket_path) as client:
+        seen = client.call(Extra("look")).body
+        assert "KEPT" in seen["environment"]
+        assert not {"NOTIFY_SOCKET", "INVOCATION_ID"} & set(seen["environment"])
+        assert sorted(file for file in seen["files"] if file) == ["/dev/null", "pipe", "pipe", "socket"]
+        assert seen["session"]
+        assert seen["directory"] == "/"
+        pid = client.call(ListPlugins()).pid
+        assert pid is not None
+        assert children(daemon.pid) == [pid]
+        client.begin(Extra("hang"))
+        wait_until(entered.exists, "the hook")
+        daemon.kill()
+    wait_for_end(pid)
+
+
+def test_sighup_reloads_no_plugin(folder: PluginFolder, start: Callable[..., DaemonProcess]) -> None:
+    folder.python("a", EXTRA.format("a"))
+    daemon = start()
+    with RawClient(daemon.socket_path) as client:
+        pid = client.call(ListPlugins()).pid
+        folder.python("b", EXTRA.format("b"))
+        daemon.write_config("[plugins]\ntimeout_ms = 77\n")
+        daemon.signal(signal.SIGHUP)
+        wait_until(lambda: "configuration reloaded" in daemon.log(), "the reload")
+        assert "the section plugins changed: it takes effect after a restart" in daemon.log()
+        listing = client.call(ListPlugins())
+        assert (listing.pid, [plugin.name for plugin in listing.plugins]) == (pid, ["a"])
+        assert [plugin.name for plugin in client.call(ReloadPlugins()).plugins] == ["a", "b"]
