@@ -34,7 +34,7 @@ __all__ = [
     "wait_until_free",
 ]
 
-LISTEN = b"0A"
+LISTEN = b" 0A "
 FIRST_PORT = 20_000
 LAST_PORT = 65_535
 RETRY_S = 0.02
@@ -185,8 +185,10 @@ def _listeners() -> Iterator[_Listener]:
         with contextlib.suppress(FileNotFoundError), _descriptors(), open(f"/proc/self/net/{name}", "rb") as table:
             next(table, None)
             for line in table:
+                if LISTEN not in line:
+                    continue  # most lines of a large table are connections, and splitting them costs most
                 fields = line.split(None, 10)
-                if fields[3] == LISTEN:
+                if fields[3] == LISTEN.strip():
                     address, _, port = fields[1].partition(b":")
                     yield _Listener(_address(address), int(port, 16), int(fields[9]))
 
