@@ -96,7 +96,12 @@ def state_directory() -> str:
     Raises:
         PathError: nobody knows the home directory.
     """
-    return os.path.join(_home_based("XDG_STATE_HOME", ".local/state"), "nexus")
+    if not os.environ.get("XDG_STATE_HOME", "").startswith("/"):
+        # platformdirs takes a relative one as it is, which the specification has ignored.
+        return os.path.join(_home("XDG_STATE_HOME"), ".local/state/nexus")
+    from platformdirs import user_state_dir
+
+    return user_state_dir("nexus", appauthor=False)
 
 
 def default_database_path() -> str:
