@@ -1,0 +1,24 @@
+"""The process room: child processes that outlive the daemon, with their logs and the way they ended.
+
+It knows no service, machine or job, and nothing of the wire.
+"""
+
+from nexus.runtime.logs import Log, LogPiece
+from nexus.runtime.process import Process
+from nexus.runtime.room import Runtime
+from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, RuntimeFailure, StartFailed
+from nexus.runtime.tree import Usage
+
+__all__ = [
+    "Exit",
+    "LimitUnavailable",
+    "Log",
+    "LogPiece",
+    "Process",
+    "ProcessSpec",
+    "RunHeld",
+    "Runtime",
+    "RuntimeFailure",
+    "StartFailed",
+    "Usage",
+]
