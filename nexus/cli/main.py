@@ -10,6 +10,7 @@ import gc
 import io
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -21,6 +22,8 @@ from nexus.cli.groups import WordGroup
 __all__ = ["cli", "exit_code", "main", "print_error"]
 
 _OWN_NOUNS: dict[str, tuple[str, Noun]] = {
+    "apply": ("nexus.cli.apply", Noun("apply", "Make services and VM records what a file says.")),
+    "export": ("nexus.cli.apply", Noun("export", "Write services and VM records as a file for apply.")),
     "version": ("nexus.cli.version", Noun("version", "Print the version of nexusctl.")),
     "doctor": ("nexus.cli.doctor", Noun("doctor", "Look for what is wrong, and say how to mend it.")),
     "db": ("nexus.cli.db", Noun("db", "Look after the database.")),
@@ -41,6 +44,7 @@ _SUGGESTIONS = {
         **dict.fromkeys(("list", "ls", "ps"), "vm list"),
         **{word: f"vm {word}" for word in ("create", "inspect", "delete")},
         **{word: f"db {word}" for word in ("backup", "restore", "migrate", "check")},
+        **{word: f"service {word}" for word in ("add", "logs", "tree")},
         "rm": "vm delete",
         "help": "--help",
     }.items()
@@ -260,6 +264,7 @@ def print_error(error: Exception) -> None:
 
     if isinstance(error, (NexusError, PathError, ConfigError, ConnectionError)) and hasattr(error, "message"):
         click.echo(f"Error: {printable(error.message)}", err=True)
+        _print_last_lines(getattr(error, "details", None) or {})
         hint = getattr(error, "hint", None)
         if hint:
             click.echo("\n".join(f"  {printable(line)}" for line in str(hint).splitlines()), err=True)
@@ -271,6 +276,17 @@ def print_error(error: Exception) -> None:
     else:
         click.echo(f"Error: cannot go on: {type(error).__name__}: {printable(str(error))}", err=True)
         click.echo("  This is a bug in nexusctl. For the details: nexusctl --debug …", err=True)
+
+
+def _print_last_lines(details: Mapping[str, Any]) -> None:
+    """What a program wrote before it failed, where the error has it: further in than the hint that follows."""
+    from nexus.cli.output import printable
+
+    for key in ("log", "git"):
+        lines = details.get(key)
+        lines = lines.splitlines() if isinstance(lines, str) else lines
+        for line in lines if isinstance(lines, list) else ():
+            click.echo(f"    {printable(str(line))}".rstrip(), err=True)
 
 
 def exit_code(error: Exception) -> int:

@@ -1,0 +1,175 @@
+"""Carries out a plan, step by step; what does not need a step that failed goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from nexus_protocol.command import Command
+from nexus_protocol.errors import NexusError
+
+from nexus.cli.project.keys import Edge
+from nexus.cli.project.manifest import Project
+from nexus.cli.project.plan import Plan, Step
+from nexus.cli.project.world import Ledger, World, write_ledger
+from nexus.services.commands import (
+    AddDependency,
+    AddService,
+    RemoveDependency,
+    RemoveService,
+    RestartService,
+    StartService,
+    UpdateService,
+)
+from nexus.vms.commands import CreateVm, DeleteVm, UpdateVm
+
+__all__ = ["Outcome", "converge"]
+
+
+class Outcome(NamedTuple):
+    """What became of a step."""
+
+    step: Step
+    result: str
+    """done, failed or skipped."""
+    reply: dict[str, Any] | None = None
+    error: NexusError | None = None
+    because: str = ""
+    """For one that was skipped: what of it failed."""
+
+
+def converge(
+    app: Any, project: Project, world: World, plan: Plan, tell: Callable[[Outcome], None], *, wait: bool = False
+) -> list[Outcome]:
+    """Carry out a plan; tells of each step as it is done, and gives all that was told.
+
+    Raises:
+        ConnectionLost: the daemon is gone; the next run goes on from there.
+    """
+    known = world.ledgers.get(project.name, Ledger())
+    if plan.before != known:
+        write_ledger(app, project.name, plan.before)
+    outcomes: list[Outcome] = []
+
+    def note(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        tell(outcome)
+
+    failed: dict[tuple[str, str], str] = {}
+    records = [step for step in plan.steps if step.action not in ("restart", "start")]
+    for step in records:
+        outcome = _one(app, project, step, failed)
+        if outcome.result != "done":
+            failed.setdefault((step.kind, step.name), outcome.because or step.name)
+        note(outcome)
+    broken = _with_dependents(project, {name for kind, name in failed if kind == "service"})
+    runs = [step for step in plan.steps if step.action in ("restart", "start")]
+    for step in runs:
+        if step.name in broken:
+            note(Outcome(step, "skipped", because=broken[step.name]))
+    for batch in _batches([step for step in runs if step.name not in broken]):
+        _run(app, batch, wait, note)
+    _remember(app, project, plan, outcomes)
+    return outcomes
+
+
+def _one(app: Any, project: Project, step: Step, failed: Mapping[tuple[str, str], str]) -> Outcome:
+    """Do one step, unless what it is about, or what it needs, has failed."""
+    for name in (step.name, step.other):
+        if name and (step.kind, name) in failed:
+            return Outcome(step, "skipped", because=failed[step.kind, name])
+    try:
+        return Outcome(step, "done", app.call_raw(_command(project, step)))
+    except NexusError as error:
+        return Outcome(step, "failed", error=error)
+
+
+def _with_dependents(project: Project, failed: set[str]) -> dict[str, str]:
+    """The services that cannot be started because of those that failed, each with the one that it is for."""
+    broken = {name: name for name in failed}
+    before = -1
+    while len(broken) != before:
+        before = len(broken)
+        for name, service in project.services.items():
+            lost = next((other for other in service.needs if other in broken), None)
+            if name not in broken and lost is not None:
+                broken[name] = broken[lost]
+    return broken
+
+
+def _batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """Restarts one by one, in their order; starts that follow each other together: the daemon knows their order."""
+    batch: list[Step] = []
+    for step in steps:
+        if batch and (step.action == "restart" or batch[0].action == "restart"):
+            yield batch
+            batch = []
+        batch.append(step)
+    if batch:
+        yield batch
+
+
+def _run(app: Any, batch: Sequence[Step], wait: bool, note: Callable[[Outcome], None]) -> None:
+    commands: list[Command[Any]] = [
+        (RestartService if step.action == "restart" else StartService)(step.name, wait=wait) for step in batch
+    ]
+    for place, reply in app.connect().calls(commands, timeout_s=app.timeout_s):
+        if isinstance(reply, NexusError):
+            note(Outcome(batch[place], "failed", error=reply))
+        else:
+            note(Outcome(batch[place], "done", reply))
+
+
+def _remember(app: Any, project: Project, plan: Plan, outcomes: Sequence[Outcome]) -> None:
+    """Keep what was really made, and what is still to be started anew."""
+    undone = [outcome.step for outcome in outcomes if outcome.result != "done"]
+    unmade = {step.id for step in undone if step.action == "create"}
+    unremoved = {step.id for step in undone if step.action == "remove"}
+    unstarted = {step.id for step in undone if step.action == "restart"}
+    after = Ledger(
+        (plan.after.services - unmade) | (plan.before.services & unremoved),
+        (plan.after.vms - unmade) | (plan.before.vms & unremoved),
+        tuple(one for one in plan.before.restarts if one in plan.after.restarts or one[0] in unstarted),
+    )
+    if after != plan.before:
+        write_ledger(app, project.name, after)
+
+
+def _command(project: Project, step: Step) -> Command[Any]:
+    """The command that does a step which is about a record."""
+    if step.action == "connect":
+        return _convert(AddDependency, {"service": step.name, "dependency": step.other, **_edge(step.edge)})
+    if step.action == "disconnect":
+        return RemoveDependency(step.name, step.other)
+    if step.action == "remove":
+        return DeleteVm(step.id) if step.kind == "vm" else RemoveService(step.id, stop=True)
+    if step.kind == "vm":
+        fields = project.vms[step.name]
+        if step.action == "create":
+            return _convert(CreateVm, {"name": step.name, "id": step.id, **fields})
+        return _convert(UpdateVm, {"vm": step.id, **{change.field: change.after for change in step.changes}})
+    fields = project.services[step.name].fields
+    if step.action == "create":
+        return _convert(AddService, {"name": step.name, "id": step.id, **fields})
+    return _update(step, fields)
+
+
+def _edge(edge: Edge) -> dict[str, Any]:
+    return {"condition": edge.condition, "tunnel_enabled": edge.tunnel, "when_lost": edge.when_lost}
+
+
+def _update(step: Step, fields: Mapping[str, Any]) -> Command[Any]:
+    """The change of a service: what it is to have, and what it is to have no more."""
+    changed = {change.field.partition(".")[0] for change in step.changes}
+    whole: dict[str, Any] = {"environment": {}, "tags": []}
+    values = {field: fields[field] if fields[field] is not None else whole.get(field) for field in changed}
+    clear = sorted(field for field, value in values.items() if value is None)
+    values = {field: value for field, value in values.items() if value is not None}
+    return _convert(UpdateService, {"service": step.id, **values} | ({"clear": clear} if clear else {}))
+
+
+def _convert(command: type[Command[Any]], fields: Mapping[str, Any]) -> Command[Any]:
+    import msgspec
+
+    made: Command[Any] = msgspec.convert({name: value for name, value in fields.items() if value is not None}, command)
+    return made

@@ -1,0 +1,260 @@
+"""What a project file can say of a service and of a VM record: its keys, what each takes, and the field it stands for.
+
+Reading, writing and showing differences share these tables.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nexus_protocol.command import Command
+
+from nexus.cli.verbs import parse_duration, parse_size
+from nexus.services.commands import AddService
+from nexus.services.states import (
+    ConfigFormat,
+    DependencyCondition,
+    GitAuthType,
+    RestartPolicy,
+    ServiceType,
+    StopSignal,
+    WhenLost,
+)
+from nexus.vms.commands import CreateVm
+from nexus.vms.states import VmRole
+
+__all__ = [
+    "BY_PATH",
+    "EDGE_KEYS",
+    "KEYS",
+    "OTHER_KEYS",
+    "SHORT",
+    "VM_KEYS",
+    "Edge",
+    "Key",
+    "Kind",
+    "Wrong",
+    "key_of",
+    "service_defaults",
+    "shown_value",
+    "vm_defaults",
+]
+
+
+class Edge(NamedTuple):
+    """How a service depends on another one."""
+
+    condition: str = DependencyCondition.STARTED.value
+    tunnel: bool = False
+    when_lost: str = WhenLost.IGNORE.value
+
+
+class Wrong(Exception):
+    """A value of the file is not what its key takes."""
+
+
+class Kind(NamedTuple):
+    """How a value stands in the file: ``read`` makes the field's value of it, ``write`` the other way round."""
+
+    read: Callable[[Any, str], Any]
+    """From the file's value and the file's folder."""
+    write: Callable[[Any], Any] = lambda value: value
+
+
+def _typed(kind: type, expected: str) -> Callable[[Any, str], Any]:
+    def read(value: Any, _folder: str) -> Any:
+        if type(value) is not kind:
+            raise Wrong(f"expected {expected}")
+        return value
+
+    return read
+
+
+def _parsed(parse: Callable[[str], int], expected: str) -> Callable[[Any, str], int]:
+    def read(value: Any, _folder: str) -> int:
+        if type(value) not in (str, int, float):
+            raise Wrong(f"expected {expected}")
+        try:
+            return parse(str(value))
+        except ValueError as error:
+            raise Wrong(str(error)) from None
+
+    return read
+
+
+def _written_time(ms: int) -> str:
+    return f"{ms}ms" if ms % 1000 or not ms else f"{ms // 1000}s"
+
+
+def _written_size(mib: int) -> str:
+    return f"{mib}M" if mib % 1024 else f"{mib // 1024}G"
+
+
+def _choice(enum: type[Enum]) -> Kind:
+    words = [member.value for member in enum]
+
+    def read(value: Any, _folder: str) -> Any:
+        if value in words:
+            return value
+        near = get_close_matches(value, words, 1) if isinstance(value, str) else []
+        raise Wrong(f"expected one of {', '.join(words)}" + (f" (did you mean {near[0]}?)" if near else ""))
+
+    return Kind(read)
+
+
+def _read_command(value: Any, _folder: str) -> Any:
+    if type(value) is str or (isinstance(value, list) and all(type(word) is str for word in value)):
+        return value
+    raise Wrong("expected a line for the shell, or a list of words")
+
+
+def _read_words(value: Any, _folder: str) -> Any:
+    if isinstance(value, list) and all(type(word) is str for word in value):
+        return sorted(set(value)) or None
+    raise Wrong("expected a list of words")
+
+
+def _read_path(value: Any, folder: str) -> str | None:
+    if type(value) is not str:
+        raise Wrong("expected a path")
+    try:
+        return os.path.normpath(folder / Path(value).expanduser()) if value else None
+    except RuntimeError:
+        raise Wrong("expected a path; there is no such home directory") from None
+
+
+def _read_tcp(value: Any, _folder: str) -> int:
+    if value is True:
+        return 0
+    if type(value) is not int:
+        raise Wrong("expected a port, or true for the service's own")
+    return value
+
+
+def _read_variables(value: Any, _folder: str) -> dict[str, str] | None:
+    if not isinstance(value, dict):
+        raise Wrong("expected a table of variables")
+    found = {}
+    for name, text in value.items():
+        if type(text) is bool:
+            text = "true" if text else "false"
+        elif type(text) not in (str, int, float):
+            raise Wrong(f"expected text for {name}")
+        found[name] = str(text)
+    return found or None
+
+
+_TEXT = Kind(_typed(str, "text"))
+_WHOLE = Kind(_typed(int, "a whole number"))
+_FLAG = Kind(_typed(bool, "true or false"))
+_TIME = Kind(_parsed(parse_duration, "a time such as 500ms, 5s, 2m or 1h"), _written_time)
+_SIZE = Kind(_parsed(parse_size, "a size such as 256M or 1G"), _written_size)
+_COMMAND = Kind(_read_command)
+_PATH = Kind(_read_path)
+_ONESHOT = Kind(
+    lambda value, folder: ServiceType.ONESHOT.value if _FLAG.read(value, folder) else ServiceType.SIMPLE.value,
+    lambda value: value == ServiceType.ONESHOT.value,
+)
+
+
+class Key(NamedTuple):
+    """One key of a service's table, by its path there."""
+
+    path: tuple[str, ...]
+    field: str
+    kind: Kind
+
+
+KEYS = (
+    Key(("run",), "run_command", _COMMAND),
+    Key(("oneshot",), "type", _ONESHOT),
+    Key(("dir",), "directory", _PATH),
+    Key(("port",), "port", _WHOLE),
+    Key(("tags",), "tags", Kind(_read_words)),
+    Key(("autostart",), "autostart", _FLAG),
+    Key(("start_window",), "start_window_ms", _TIME),
+    Key(("env",), "environment", Kind(_read_variables)),
+    Key(("config", "file"), "config_filename", _TEXT),
+    Key(("config", "format"), "config_format", _choice(ConfigFormat)),
+    Key(("restart", "policy"), "restart", _choice(RestartPolicy)),
+    Key(("restart", "backoff"), "restart_backoff_ms", _TIME),
+    Key(("restart", "backoff_max"), "restart_backoff_max_ms", _TIME),
+    Key(("restart", "limit"), "restart_limit", _WHOLE),
+    Key(("restart", "window"), "restart_window_ms", _TIME),
+    Key(("restart", "unhealthy"), "restart_unhealthy", _FLAG),
+    Key(("health", "exec"), "health_exec", _COMMAND),
+    Key(("health", "tcp"), "health_tcp", Kind(_read_tcp, lambda value: value or True)),
+    Key(("health", "log"), "health_log", _TEXT),
+    Key(("health", "interval"), "health_interval_ms", _TIME),
+    Key(("health", "timeout"), "health_timeout_ms", _TIME),
+    Key(("health", "retries"), "health_retries", _WHOLE),
+    Key(("health", "start_period"), "health_start_period_ms", _TIME),
+    Key(("stop", "signal"), "stop_signal", _choice(StopSignal)),
+    Key(("stop", "grace"), "stop_grace_ms", _TIME),
+    Key(("limits", "memory"), "memory_limit_mib", _SIZE),
+    Key(("limits", "cpu"), "cpu_limit_percent", _WHOLE),
+    Key(("limits", "log"), "log_limit_mib", _SIZE),
+    Key(("repo", "url"), "repo_url", _TEXT),
+    Key(("repo", "path"), "repo_path", _PATH),
+    Key(("repo", "branch"), "git_branch", _TEXT),
+    Key(("repo", "auth"), "git_auth_type", _choice(GitAuthType)),
+    Key(("repo", "token_file"), "git_token_file", _PATH),
+)
+BY_PATH: dict[tuple[str, ...], Key] = {key.path: key for key in KEYS}
+BY_FIELD = {key.field: key for key in KEYS}
+SHORT = {"restart": "policy", "stop": "signal", "config": "file", "repo": "url"}
+"""What a key means that could be a table and is a single value."""
+OTHER_KEYS = ("depends_on", "start")
+
+VM_KEYS = {
+    "role": ("role", _choice(VmRole)),
+    "vcpu": ("vcpu_count", _WHOLE),
+    "mem": ("mem_size_mib", _SIZE),
+}
+EDGE_KEYS = {
+    "condition": _choice(DependencyCondition),
+    "tunnel": _FLAG,
+    "when_lost": _choice(WhenLost),
+}
+
+
+def _defaults(command: type[Command[Any]]) -> dict[str, Any]:
+    import msgspec
+
+    return {
+        field.name: field.default.value if isinstance(field.default, Enum) else field.default
+        for field in msgspec.structs.fields(command)
+        if not field.required and field.name != "id"
+    }
+
+
+def service_defaults() -> dict[str, Any]:
+    """What a service is of which the file says nothing, by field."""
+    return _defaults(AddService)
+
+
+def vm_defaults() -> dict[str, Any]:
+    """What a VM record is of which the file says nothing, by field."""
+    return _defaults(CreateVm)
+
+
+def key_of(field: str) -> str:
+    """How the file calls a field."""
+    if field in BY_FIELD:
+        return ".".join(BY_FIELD[field].path)
+    return next((key for key, (name, _kind) in VM_KEYS.items() if name == field), field)
+
+
+def shown_value(field: str, value: Any) -> str:
+    """A field's value as the file would have it."""
+    import msgspec
+
+    if value is None:
+        return "none"
+    kind = BY_FIELD[field].kind if field in BY_FIELD else dict(VM_KEYS.values())[field]
+    return msgspec.json.encode(kind.write(value)).decode()

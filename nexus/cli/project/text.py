@@ -1,0 +1,121 @@
+"""How plans and what became of them are told, to a person and to a program; values of variables never are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from nexus.cli.output import printable
+from nexus.cli.project.converge import Outcome
+from nexus.cli.project.keys import Edge, key_of, shown_value
+from nexus.cli.project.plan import Change, Plan, Step
+from nexus.services.cli_lifecycle import started_text
+from nexus.services.cli_status import summary
+
+__all__ = ["outcome_record", "outcome_text", "plan_lines", "plan_summary", "step_record"]
+
+_MARKS = {"create": ("+", "green"), "update": ("~", "yellow"), "remove": ("-", "red")}
+_KINDS = {"service": "service", "vm": "VM"}
+_DONE = {"create": "Created", "update": "Updated", "remove": "Removed"}
+
+
+def plan_lines(plan: Plan, *, colour: bool) -> Iterator[str]:
+    """A plan for a person: what is made of each service and VM record, then what is restarted and started."""
+
+    def painted(text: str, paint: str) -> str:
+        return click.style(printable(text), fg=paint) if colour else printable(text)
+
+    subjects: dict[tuple[str, str], list[Step]] = {}
+    for step in plan.steps:
+        if step.action not in ("restart", "start"):
+            subjects.setdefault((step.kind, step.name), []).append(step)
+    for (kind, name), steps in subjects.items():
+        record = next((step for step in steps if step.action in _MARKS), None)
+        mark, paint = _MARKS[record.action if record else "update"]
+        yield painted(f'{mark} {_KINDS[kind]} "{name}"', paint)
+        created = record is not None and record.action == "create"
+        for change in record.changes if record else ():
+            yield printable(f"    {_change(change, created)}")
+        if record is not None and record.action == "remove":
+            continue  # its dependencies go with it
+        for step in steps:
+            if step.action in ("connect", "disconnect"):
+                mark, paint = ("+", "green") if step.action == "connect" else ("-", "red")
+                yield painted(f'  {mark} depends on "{step.other}"{_asked(step.edge)}', paint)
+    for step in plan.steps:
+        if step.action in ("restart", "start"):
+            yield printable(f'> {step.action} service "{step.name}"')
+
+
+def _asked(edge: Edge) -> str:
+    words = [edge.condition] if edge.condition != "started" else []
+    words += ["tunnel"] if edge.tunnel else []
+    words += [f"{edge.when_lost} when lost"] if edge.when_lost != "ignore" else []
+    return f" ({', '.join(words)})" if words else ""
+
+
+def _change(change: Change, created: bool) -> str:
+    if change.secret is not None:
+        return f"env.{change.field.partition('.')[2]}: {change.secret}"
+    after = shown_value(change.field, change.after)
+    return f"{key_of(change.field)}: " + (
+        after if created else f"{shown_value(change.field, change.before)} -> {after}"
+    )
+
+
+def plan_summary(plan: Plan) -> str:
+    """How much there is to do, on one line."""
+    records = [step for step in plan.steps if step.action in _MARKS]
+    changed = {(step.kind, step.name) for step in plan.steps if step.action in ("update", "connect", "disconnect")}
+    changed -= {(step.kind, step.name) for step in records if step.action != "update"}
+    counts = {
+        "create": sum(step.action == "create" for step in records),
+        "change": len(changed),
+        "remove": sum(step.action == "remove" for step in records),
+        "restart": sum(step.action == "restart" for step in plan.steps),
+        "start": sum(step.action == "start" for step in plan.steps),
+    }
+    return ", ".join(f"{count} to {verb}" for verb, count in counts.items() if count)
+
+
+def outcome_text(outcome: Outcome) -> str | None:
+    """What was done, in a sentence; None for what failed, which is told as an error."""
+    step = outcome.step
+    if outcome.result == "skipped":
+        return f'Skipped: {step.action} {_KINDS[step.kind]} "{step.name}", because of "{outcome.because}"'
+    if outcome.result == "failed" or outcome.reply is None:
+        return None
+    if step.action == "connect":
+        return f'Service "{step.name}" depends on "{step.other}"{_asked(step.edge)}'
+    if step.action == "disconnect":
+        return f'Service "{step.name}" depends on "{step.other}" no more'
+    if step.action == "restart":
+        return f'Restarted service "{step.name}" ({summary(outcome.reply["service"])})'
+    if step.action == "start":
+        return started_text(outcome.reply)[-1]  # the others have steps and sentences of their own
+    return f'{_DONE[step.action]} {_KINDS[step.kind]} "{step.name}"'
+
+
+def step_record(step: Step) -> dict[str, Any]:
+    """A step for a program."""
+    record: dict[str, Any] = {"action": step.action, "kind": step.kind, "name": step.name}
+    if step.action in ("connect", "disconnect"):
+        record |= {"dependency": step.other, **step.edge._asdict()}
+    if step.changes:
+        record["changes"] = [
+            {"field": change.field, "change": change.secret}
+            if change.secret is not None
+            else {"field": change.field, "from": change.before, "to": change.after}
+            for change in step.changes
+        ]
+    return record
+
+
+def outcome_record(outcome: Outcome) -> dict[str, Any]:
+    """What became of a step, for a program."""
+    record = {**step_record(outcome.step), "result": outcome.result}
+    if outcome.error is not None:
+        record["error"] = {"type": outcome.error.type, "message": outcome.error.message}
+    return record
