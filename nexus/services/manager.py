@@ -5,54 +5,465 @@ It knows the process room and the store; it knows no socket, and the wire only a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from nexus_protocol import DeadlineExceeded, NexusError
+
+from nexus import journal
+from nexus.handling import Origin
+from nexus.runtime import Process, Runtime, RuntimeFailure
+from nexus.runtime.status import boot_id
+from nexus.services import dependency_store, graph, launch, store
 from nexus.services.commands import GetServiceStdout, RemoveService, RestartService, StartService, StopService
+from nexus.services.environment import as_environment, resolve
+from nexus.services.errors import ServiceNeeded
+from nexus.services.policy import completed
 from nexus.services.records import LogPiece, Service, ServicesStopped, ServiceStarted, ServiceStatus
+from nexus.services.states import DependencyCondition, LogStream, ServiceState, ServiceType
+from nexus.services.tunnels import TUNNEL_OWNER, Tunnels
+from nexus.services.unit import StopWish, Unit, owner_of_service
+from nexus.store import Reader, Transaction
 
 if TYPE_CHECKING:
-    from nexus.handling import Origin, World
+    from nexus.handling import Hooks, World
+    from nexus.runtime import Exit
+    from nexus.services.dependency_store import StoredDependency
+    from nexus.services.store import StoredService
 
 __all__ = ["ServiceManager", "make_manager"]
+
+_log = logging.getLogger("nexus.services")
+
+_ADOPTS_AT_ONCE = 32
+_STARTS_AT_ONCE = 8
+_SETTLE_S = 5.0
+"""How long the daemon's start waits for what ended meanwhile to be written down."""
+_DEADLINE_SLACK_S = 0.05
+_SERVICE_OWNER = owner_of_service("")
+_STREAMS = {LogStream.STDOUT: 1, LogStream.STDERR: 2}
+_STREAM_NAMES = {number: stream for stream, number in _STREAMS.items()}
 
 
 class ServiceManager:
     """The services of one daemon."""
 
     def __init__(self, world: World) -> None:
-        self._world = world
+        self.store = world.store
+        self.hooks: Hooks | None = world.hooks
+        self.runtime = Runtime(world.directory)
+        self.tunnels = Tunnels(world.store, self.runtime, world.directory.parent / "tunnels")
+        self.origin = Origin(os.getuid(), os.getpid(), "nexusd")
+        self.boot_id = boot_id()
+        self.boot_at = _boot_at()
+        self.launches = asyncio.Semaphore(_STARTS_AT_ONCE)
+        self._directory = world.directory
+        self._units: dict[str, Unit] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._followers: dict[str, set[asyncio.Event]] = {}
+
+    # The daemon's start and end
 
     async def start(self) -> None:
         """Take back what runs, see to what ended meanwhile, and start what is to be started with the daemon."""
+        rows = self.store.read(store.all_stored, snapshot=True)
+        rebooted = self._is_another_boot()
+        up = [stored for stored in rows if stored.service.state in store.UP]
+        gate = asyncio.Semaphore(_ADOPTS_AT_ONCE)
+
+        async def adopt(stored: StoredService) -> None:
+            async with gate:
+                await self._adopt(stored, rebooted)
+
+        await asyncio.gather(*(adopt(stored) for stored in up))
+        for stored in rows:
+            for edge in stored.dependencies:
+                if edge.tunnel_run_id is not None:
+                    self._spawn(self.tunnels.adopt(edge, stored.service.state in store.UP))
+        settled = [asyncio.create_task(unit.settled.wait()) for unit in self._units.values()]
+        if settled:
+            _, late = await asyncio.wait(settled, timeout=_SETTLE_S)
+            for task in late:
+                task.cancel()
+        self._note_boot()
+        for stored in rows:
+            if stored.service.autostart and self._is_due(stored):
+                self._spawn(self._autostart(stored.service))
+        self._spawn(self._clean({stored.service.id: stored.run_id for stored in rows}))
+
+    async def _adopt(self, stored: StoredService, rebooted: bool) -> None:
+        """Take one service back; one that makes trouble keeps nobody else from it."""
+        found: Process | Exit | None = None
+        try:
+            if stored.run_id is not None:
+                found = await self.runtime.adopt(owner_of_service(stored.service.id), stored.run_id)
+            self.unit(stored.service.id).resume(stored, found, rebooted=rebooted)
+        except Exception:
+            _log.exception("service %s was not taken back", stored.service.name)
+
+    def _is_due(self, stored: StoredService) -> bool:
+        service = stored.service
+        if stored.stopped_in_boot == self.boot_id or self.unit(service.id).alive:
+            return False
+        return not (service.type is ServiceType.ONESHOT and completed(stored, self.boot_at))
+
+    async def _autostart(self, service: Service) -> None:
+        try:
+            await self.unit(service.id).start(self.origin, None, wait=False)
+        except NexusError as error:
+            _log.warning("autostart: %s", error.message)
+
+    def _is_another_boot(self) -> bool:
+        try:
+            return self._boot_file.read_text(encoding="ascii") != self.boot_id
+        except (OSError, ValueError):
+            return False
+
+    def _note_boot(self) -> None:
+        """Only once every row is of this boot: a start that did not come this far is done again."""
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._boot_file.write_text(self.boot_id, encoding="ascii")
+        except OSError as error:
+            _log.warning("%s cannot be written: %s", self._boot_file, error.strerror)
+
+    @property
+    def _boot_file(self) -> Path:
+        return self._directory / "boot"
+
+    async def _clean(self, runs: dict[str, str | None]) -> None:
+        """End and delete what no row knows: it is of a daemon that was killed between two steps."""
+        for owner in await asyncio.to_thread(_owners, self._directory):
+            service_id = owner.removeprefix(_SERVICE_OWNER)
+            if not owner.startswith(_SERVICE_OWNER):
+                continue
+            try:
+                for run_id in await asyncio.to_thread(_runs, self._directory / owner):
+                    if not self._knows(service_id, run_id):
+                        found = await self.runtime.adopt(owner, run_id)
+                        if isinstance(found, Process):
+                            _log.warning("ending run %s of %s, which no service has", run_id, owner)
+                            await found.stop()
+                            found.close()
+                        if not self._knows(service_id, run_id):
+                            self.runtime.forget(owner, run_id)
+                if service_id not in runs and self.store.read(lambda r, i=service_id: store.find(r, i)) is None:  # type: ignore[misc]
+                    await self.runtime.remove(owner)
+            except (RuntimeFailure, OSError, ValueError) as error:
+                _log.warning("what is left of %s was not deleted: %s", owner, error)
+
+    def _knows(self, service_id: str, run_id: str) -> bool:
+        found = self.store.read(lambda reader: store.find(reader, service_id))
+        if found is None:
+            return False
+        return self.store.read(lambda reader: store.stored(reader, service_id), snapshot=True).run_id == run_id
 
     async def close(self) -> None:
         """Let go of every process without touching it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(unit.close() for unit in self._units.values()))
+        await self.tunnels.shut()
 
     def children(self) -> int:
-        """How many processes it holds."""
-        return 0
+        """How many services are up or in work, and tunnels: while there is one, the daemon has something to do."""
+        return sum(unit.alive for unit in self._units.values()) + len(self.tunnels)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and not isinstance(task.exception(), NexusError):
+            _log.error("a task of the services failed", exc_info=task.exception())
+
+    # For the units
+
+    def unit(self, service_id: str) -> Unit:
+        """The unit of a service."""
+        unit = self._units.get(service_id)
+        if unit is None:
+            unit = self._units[service_id] = Unit(self, service_id)
+        return unit
+
+    def changed(self, service_id: str) -> None:
+        """A service's row was changed: who depends on it looks again, and its tunnels follow it."""
+        self.tunnels.update(service_id)
+        for edge in self.store.read(lambda reader: dependency_store.dependents_of(reader, service_id)):
+            unit = self._units.get(edge.service_id)
+            if unit is not None and unit.alive:
+                unit.look()
+
+    def whose(self, pid: int) -> str | None:
+        """The name of the service that a process belongs to: its shim is above it. Blocks."""
+        shims = {unit.process.shim_pid: unit for unit in list(self._units.values()) if unit.process is not None}
+        while pid > 1:
+            unit = shims.get(pid)
+            if unit is not None:
+                return None if unit.service is None else unit.service.name
+            pid = _parent(pid)
+        return None
+
+    async def environment(
+        self, stored: StoredService, run_id: str, port: int | None, tunnels: dict[str, int]
+    ) -> dict[str, str]:
+        """Everything that a run has in its environment."""
+        return as_environment(await resolve(stored, port=port, tunnels=tunnels, run_id=run_id))
+
+    # What is asked
 
     async def start_service(self, origin: Origin, command: StartService) -> ServiceStarted:
-        raise NotImplementedError
+        """Bring a service up, and what it depends on.
 
-    async def stop_service(self, origin: Origin, command: StopService) -> ServicesStopped:
-        raise NotImplementedError
+        Raises:
+            NexusError: as the declaration of StartService lists; the start itself goes on where a policy says so.
+        """
+        service = self._resolve(command.service)
+        launch.refuse_without_command(service)
+        before = self._started_at(service.id)
+        with _in_time(command.timeout_ms, service.name):
+            await self.unit(service.id).start(origin, command.environment, wait=command.wait)
+        return self._started(service.id, before)
 
     async def restart_service(self, origin: Origin, command: RestartService) -> ServiceStarted:
-        raise NotImplementedError
+        """End a service's run, and bring it up as it was started or with a new environment; raises as a start."""
+        service = self._resolve(command.service)
+        launch.refuse_without_command(service)
+        before = self._started_at(service.id)
+        with _in_time(command.timeout_ms, service.name):
+            await self.unit(service.id).restart(origin, command.environment, wait=command.wait)
+        return self._started(service.id, before)
+
+    def _started_at(self, service_id: str) -> dict[str, int | None]:
+        """When the service and all that it needs were last started, in the order of a start."""
+
+        def read(reader: Reader) -> dict[str, int | None]:
+            edges: dict[str, list[str]] = {}
+            pending = [service_id]
+            while pending:
+                node = pending.pop()
+                if node not in edges:
+                    edges[node] = [edge.dependency_id for edge in dependency_store.dependencies_of(reader, node)]
+                    pending += edges[node]
+            layers = graph.start_layers(edges, [service_id])
+            return {node: store.resolve(reader, node).started_at for layer in layers for node in layer}
+
+        return self.store.read(read, snapshot=True)
+
+    def _started(self, service_id: str, before: dict[str, int | None]) -> ServiceStarted:
+        after = self._started_at(service_id)
+        new = [node for node in after if after[node] is not None and after[node] != before.get(node)]
+        order = {node: number for number, node in enumerate(after)}
+        new.sort(key=lambda node: (after[node] or 0, order[node]))
+        names = [self._resolve(node).name for node in new]
+        return ServiceStarted(service=self._resolve(service_id), started=names)
+
+    async def stop_service(self, origin: Origin, command: StopService) -> ServicesStopped:
+        """Stop a service, with ``cascade`` after all that need it.
+
+        Raises:
+            ServiceNeeded: others that are up need it.
+            StoreError: it has ended, and that cannot be written down.
+        """
+        service = self._resolve(command.service)
+        needing = self._needing(service.id) if self._is_up(service.id) else {}
+        if len(needing) > 1 and not command.cascade:
+            raise self._needed(service, needing)
+        wish = StopWish(origin, "stopped on demand", on_demand=True)
+        stopped: list[str] = []
+        tasks: dict[str, asyncio.Task[None]] = {}
+
+        async def stop(node: str, after: list[str]) -> None:
+            await asyncio.gather(*(tasks[each] for each in after))
+            name = self._resolve(node).name
+            if await self.unit(node).stop(wish):
+                stopped.append(name)
+
+        # Those that nothing needs come first, so that each finds the tasks that it waits for.
+        nodes = needing or {service.id: []}
+        with _in_time(command.timeout_ms, service.name):
+            for layer in graph.start_layers(nodes, nodes):
+                for node in layer:
+                    tasks[node] = self._spawn(stop(node, nodes[node]))
+            await asyncio.wait(set(tasks.values()))
+        for task in tasks.values():
+            task.result()
+        return ServicesStopped(service=self._resolve(service.id), stopped=stopped)
+
+    def _needing(self, service_id: str) -> dict[str, list[str]]:
+        """The service and all that are up and need it, each with those that need it directly."""
+
+        def read(reader: Reader) -> dict[str, list[str]]:
+            found: dict[str, list[str]] = {}
+            pending = [service_id]
+            while pending:
+                node = pending.pop()
+                if node not in found:
+                    edges = dependency_store.dependents_of(reader, node)
+                    found[node] = [edge.service_id for edge in edges if self._needs(reader, edge)]
+                    pending += found[node]
+            return found
+
+        return self.store.read(read, snapshot=True)
+
+    def _needs(self, reader: Reader, edge: StoredDependency) -> bool:
+        if not self._is_up(edge.service_id):
+            return False
+        if edge.condition is not DependencyCondition.COMPLETED:
+            return True
+        return store.resolve(reader, edge.service_id).state is not ServiceState.RUNNING
+
+    def _is_up(self, service_id: str) -> bool:
+        unit = self._units.get(service_id)
+        return unit is not None and unit.alive and not unit.leaving
+
+    def _needed(self, service: Service, needing: dict[str, list[str]]) -> ServiceNeeded:
+        names = sorted(self._resolve(node).name for node in needing if node != service.id)
+        quoted = ", ".join(f'"{name}"' for name in names)
+        return ServiceNeeded(
+            f'cannot stop service "{service.name}": {quoted} need{"s" if len(names) == 1 else ""} it',
+            hint=f"Stop them too: nexusctl service stop {service.name} --cascade",
+            details={"id": service.id, "name": service.name, "dependents": names},
+        )
 
     async def remove_service(self, origin: Origin, command: RemoveService) -> Service:
-        raise NotImplementedError
+        """Remove a service and its kept output; gives what it was.
+
+        The row goes first: what a daemon that is killed then leaves behind, the next one deletes.
+
+        Raises:
+            ServiceRunning: it is up, and was not to be stopped.
+            ServiceNeeded: others depend on it.
+        """
+        service = self._resolve(command.service)
+        if command.stop and not self.store.read(lambda reader: dependency_store.dependents_of(reader, service.id)):
+            await self.unit(service.id).stop(StopWish(origin, "stopped to be removed", on_demand=True))
+        edges = self.store.read(lambda reader: dependency_store.dependencies_of(reader, service.id))
+
+        def change(tx: Transaction) -> Service:
+            removed = store.delete(tx, service.id)
+            journal.record(tx, origin, "service.removed", "service", removed.id, removed.name, {})
+            return removed
+
+        removed = await self.store.write(change)
+        self._units.pop(service.id, None)
+        for ended in self._followers.pop(service.id, ()):
+            ended.set()
+        await self.tunnels.remove([edge.id for edge in edges])
+        try:
+            await self.runtime.remove(owner_of_service(service.id))
+        except (RuntimeFailure, OSError) as error:
+            _log.warning("the output of service %s was not deleted: %s", service.name, error)
+        return removed
 
     async def status(self, service_id: str) -> ServiceStatus:
-        raise NotImplementedError
+        """A service with its neighbours, and what its processes use."""
+        unit = self._units.get(service_id)
+        process = None if unit is None else unit.process
+        used = None if process is None else await asyncio.to_thread(process.usage)
+
+        def read(reader: Reader) -> ServiceStatus:
+            return ServiceStatus(
+                service=store.resolve(reader, service_id),
+                dependencies=dependency_store.listed(reader, service_id=service_id),
+                dependents=dependency_store.listed(reader, dependency_id=service_id),
+                memory_rss_bytes=None if used is None else used.rss_bytes,
+                cpu_time_ms=None if used is None else used.cpu_ms,
+                process_count=None if used is None else used.processes,
+            )
+
+        return self.store.read(read, snapshot=True)
 
     def updated(self, service_id: str) -> None:
         """A record was changed: what holds at once is taken over."""
+        unit = self._units.get(service_id)
+        if unit is not None:
+            unit.reconfigure()
+        gone = self.tunnels.gone(service_id)
+        if gone:
+            self._spawn(self.tunnels.remove(gone))
+        self.changed(service_id)
 
-    def output(self, service_id: str, command: GetServiceStdout) -> AsyncIterator[LogPiece]:
-        raise NotImplementedError
+    async def output(
+        self, service_id: str, command: GetServiceStdout, until: asyncio.Event | None = None
+    ) -> AsyncIterator[LogPiece]:
+        """What a service wrote; with ``follow`` until ``until`` is set or the service is removed."""
+        ended = until or asyncio.Event()
+        self._followers.setdefault(service_id, set()).add(ended)
+        log = self.runtime.log(owner_of_service(service_id))
+        stream = None if command.stream is None else _STREAMS[command.stream]
+        try:
+            async for piece in log.pieces(
+                lines=command.lines, since=command.since_at, stream=stream, follow=command.follow, until=ended
+            ):
+                yield LogPiece(at=piece.at, stream=_STREAM_NAMES[piece.stream], data=piece.data)
+        finally:
+            followers = self._followers.get(service_id, set())
+            followers.discard(ended)
+            if not followers:
+                self._followers.pop(service_id, None)
+
+    def _resolve(self, reference: str) -> Service:
+        return self.store.read(lambda reader: store.resolve(reader, reference))
+
+
+class _in_time(contextlib.AbstractContextManager[None]):  # noqa: N801
+    """Says, when the time of a request is over, that what it asked for goes on."""
+
+    def __init__(self, timeout_ms: int | None, name: str) -> None:
+        self._timeout_ms = timeout_ms
+        self._name = name
+        self._began = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
+        if kind is not asyncio.CancelledError or self._timeout_ms is None:
+            return
+        # Whoever cancels a request does so long before; its deadline does so now.
+        if time.monotonic() - self._began + _DEADLINE_SLACK_S >= self._timeout_ms / 1000:
+            raise DeadlineExceeded(
+                f'cannot finish with service "{self._name}" within {self._timeout_ms} ms',
+                hint=f"It goes on all the same; see how far it is: nexusctl service status {self._name}",
+                details={"name": self._name, "goes_on": True},
+            ) from None
+
+
+def _owners(directory: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return sorted(path.name for path in directory.iterdir() if path.name.startswith((_SERVICE_OWNER, TUNNEL_OWNER)))
+    return []
+
+
+def _runs(folder: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return [path.name for path in folder.iterdir() if path.name != "log"]
+    return []
+
+
+def _parent(pid: int) -> int:
+    try:
+        data = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return 0
+    return int(data[data.rindex(b")") + 2 :].split()[1])
+
+
+def _boot_at() -> int:
+    """When the machine started, in ms of the clock as it goes now; a few seconds early, for clocks are set."""
+    with open("/proc/stat", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("btime "):
+                return (int(line.split()[1]) - 5) * 1000
+    return 0
 
 
 def make_manager(world: World) -> ServiceManager:

@@ -1,0 +1,291 @@
+"""Tunnels: for each tunnelled dependency a small process that listens where the dependent expects the dependency.
+
+It lives as long as the dependent is up, whatever becomes of the daemon, and finds the dependency by a file that is
+replaced whenever that moves. It knows nothing of why a service is up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nexus.runtime import Process, ProcessSpec, RuntimeFailure, ports
+from nexus.runtime.tunnel import find_tunnel_command
+from nexus.services import dependency_store, port_store, store
+from nexus.services.errors import ServiceStartFailed
+from nexus.services.states import ServiceState
+from nexus.store import StoreConflict, StoreError, Transaction
+
+if TYPE_CHECKING:
+    from nexus.runtime import Exit, Runtime
+    from nexus.services.dependency_store import StoredDependency
+    from nexus.services.records import Service
+    from nexus.services.store import StoredService
+    from nexus.store import StateStore
+
+__all__ = ["TUNNEL_OWNER", "Tunnels"]
+
+_log = logging.getLogger("nexus.services")
+
+TUNNEL_OWNER = "tunnel-"
+_HOST = dependency_store.TUNNEL_HOST
+_LISTENING_S = 10.0
+_LOG_BYTES = 128 * 1024
+_TRIES = 8
+_AGAIN_S = 0.2
+_AGAIN_MOST_S = 5.0
+
+
+class _Tunnel:
+    """A tunnel that is up, or is being brought up again."""
+
+    def __init__(self, edge: StoredDependency, port: int, run_id: str, process: Process | None) -> None:
+        self.edge = edge
+        self.port = port
+        self.run_id = run_id
+        self.process = process
+        self.watch: asyncio.Task[None] | None = None
+
+
+class Tunnels:
+    """The tunnels of one daemon, by the id of their dependency."""
+
+    def __init__(self, state: StateStore, runtime: Runtime, directory: Path) -> None:
+        self._store = state
+        self._runtime = runtime
+        self._directory = directory
+        self._tunnels: dict[int, _Tunnel] = {}
+
+    def __len__(self) -> int:
+        return len(self._tunnels)
+
+    # For a dependent
+
+    async def open(self, stored: StoredService) -> dict[str, int]:
+        """The ports where a service that is about to run reaches its tunnelled dependencies, by their names.
+
+        Raises:
+            ServiceStartFailed: a dependency has no port, or its tunnel cannot be started.
+        """
+        found: dict[str, int] = {}
+        for edge in stored.dependencies:
+            if not edge.tunnel_enabled:
+                continue
+            dependency = self._store.read(lambda reader, edge=edge: store.resolve(reader, edge.dependency_id))  # type: ignore[misc]
+            if dependency.port is None:
+                raise _cannot(
+                    edge,
+                    f'"{edge.dependency}" has no port for its tunnel',
+                    f"nexusctl service update {edge.dependency} --port 0",
+                )
+            tunnel = self._tunnels.get(edge.id)
+            if tunnel is None:
+                self._point(edge.id, dependency)
+                tunnel = await self._start(edge)
+            found[edge.dependency] = tunnel.port
+        return found
+
+    async def close(self, service_id: str) -> None:
+        """End all tunnels of a service that is no longer up. Their ports are kept for its next run."""
+        edges = self._store.read(lambda reader: dependency_store.dependencies_of(reader, service_id))
+        ids = {edge.id for edge in edges if edge.tunnel_run_id is not None}
+        ids |= {id_ for id_, tunnel in self._tunnels.items() if tunnel.edge.service_id == service_id}
+        rows = {edge.id: edge for edge in edges}
+        for id_ in ids:
+            await self._end(id_, rows.get(id_))
+
+    async def remove(self, dependency_ids: list[int]) -> None:
+        """Leave nothing of the tunnels of dependencies that were deleted."""
+        for id_ in dependency_ids:
+            await self._end(id_, None)
+            with contextlib.suppress(OSError):
+                self._file(id_).unlink(missing_ok=True)
+            with contextlib.suppress(OSError, RuntimeFailure):
+                await self._runtime.remove(f"{TUNNEL_OWNER}{id_}")
+
+    def gone(self, service_id: str) -> list[int]:
+        """The tunnels of a service whose dependency was deleted meanwhile, or is no longer tunnelled."""
+        edges = self._store.read(lambda reader: dependency_store.dependencies_of(reader, service_id))
+        kept = {edge.id for edge in edges if edge.tunnel_enabled}
+        return [
+            id_ for id_, tunnel in self._tunnels.items() if tunnel.edge.service_id == service_id and id_ not in kept
+        ]
+
+    # For a dependency
+
+    def update(self, service_id: str) -> None:
+        """The service may have moved: its tunnels lead to where it is now."""
+        ids = [id_ for id_, tunnel in self._tunnels.items() if tunnel.edge.dependency_id == service_id]
+        if ids:
+            service = self._store.read(lambda reader: store.find(reader, service_id))
+            for id_ in ids:
+                if service is not None:
+                    self._point(id_, service)
+
+    def _point(self, dependency_id: int, service: Service) -> None:
+        up = service.state is ServiceState.RUNNING or (service.state is ServiceState.STARTING and service.pid)
+        text = f"{_HOST} {service.active_port}\n" if up and service.active_port else ""
+        path = self._file(dependency_id)
+        try:
+            if path.exists() and path.read_text(encoding="ascii") == text:
+                return
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            new = path.with_suffix(".new")
+            new.write_text(text, encoding="ascii")
+            os.replace(new, path)  # noqa: PTH105
+        except OSError as error:
+            _log.error("the tunnel to service %s leads nowhere: %s: %s", service.name, path, error.strerror)
+
+    def _file(self, dependency_id: int) -> Path:
+        return self._directory / str(dependency_id)
+
+    # Of the daemon
+
+    async def adopt(self, edge: StoredDependency, up: bool) -> None:
+        """Take back a tunnel that a daemon before this one left; ``up``: its dependent is."""
+        assert edge.tunnel_run_id is not None
+        assert edge.tunnel_port is not None
+        if not up:
+            await self._end(edge.id, edge)
+            return
+        found = await self._runtime.adopt(f"{TUNNEL_OWNER}{edge.id}", edge.tunnel_run_id)
+        process = found if isinstance(found, Process) else None
+        tunnel = _Tunnel(edge, edge.tunnel_port, edge.tunnel_run_id, process)
+        self._tunnels[edge.id] = tunnel
+        tunnel.watch = asyncio.create_task(self._watch(tunnel))
+        self.update(edge.dependency_id)
+
+    async def shut(self) -> None:
+        """Let go of all, and leave them as they are."""
+        tunnels = list(self._tunnels.values())
+        tasks = [tunnel.watch for tunnel in tunnels if tunnel.watch is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for tunnel in tunnels:
+            if tunnel.process is not None:
+                tunnel.process.close()
+
+    # One of them
+
+    async def _start(self, edge: StoredDependency) -> _Tunnel:
+        preferred = edge.tunnel_port
+        avoid: set[int] = set()
+        reason = ""
+        for _ in range(_TRIES):
+            taken = self._store.read(lambda reader: port_store.ports_given(reader, "")) - {preferred} | avoid
+            port = await ports.find_free_in_thread(taken, preferred)
+            run_id = uuid.uuid4().hex
+            try:
+                await self._note(edge.id, port, run_id)
+            except StoreConflict:
+                avoid.add(port)
+                continue
+            try:
+                process = await self._run(edge.id, port, run_id)
+            except RuntimeFailure as error:
+                reason = error.message
+                break
+            if process is not None:
+                tunnel = self._tunnels[edge.id] = _Tunnel(edge, port, run_id, process)
+                tunnel.watch = asyncio.create_task(self._watch(tunnel))
+                return tunnel
+            reason = f"port {port} is in use"
+            avoid.add(port)
+        raise _cannot(edge, f'the tunnel to "{edge.dependency}" cannot be started: {reason}', None)
+
+    async def _note(self, dependency_id: int, port: int, run_id: str | None) -> None:
+        def change(tx: Transaction) -> None:
+            dependency_store.set_tunnel(tx, dependency_id, port, run_id)
+
+        await self._store.write(change)
+
+    async def _run(self, dependency_id: int, port: int, run_id: str) -> Process | None:
+        """Start the process; None when it could not listen."""
+        spec = ProcessSpec(
+            argv=(*find_tunnel_command(), _HOST, str(port), str(self._file(dependency_id))),
+            directory="/",
+            environment={},
+            stop_grace_ms=0,
+            log_bytes=_LOG_BYTES,
+        )
+        owner = f"{TUNNEL_OWNER}{dependency_id}"
+        process = await self._runtime.start(owner, run_id, spec)
+        pause_s = 0.002
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _LISTENING_S
+        while process.exit is None and loop.time() < deadline:
+            if port in await ports.listeners_of_in_thread([process.pid]):
+                return process
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.1)
+        await process.stop(grace_ms=0)
+        process.close()
+        self._runtime.forget(owner, run_id)
+        return None
+
+    async def _watch(self, tunnel: _Tunnel) -> None:
+        """Start it again where it was, as often as it dies: its dependent knows no other address."""
+        pause_s = _AGAIN_S
+        id_ = tunnel.edge.id
+        while True:
+            if tunnel.process is not None:
+                await tunnel.process.wait()
+                tunnel.process.close()
+                tunnel.process = None
+                _log.warning(
+                    "the tunnel of %s to %s died; it is started again", tunnel.edge.service, tunnel.edge.dependency
+                )
+            old, run_id = tunnel.run_id, uuid.uuid4().hex
+            try:
+                await self._note(id_, tunnel.port, run_id)
+                tunnel.run_id = run_id
+                self._runtime.forget(f"{TUNNEL_OWNER}{id_}", old)
+                tunnel.process = await self._run(id_, tunnel.port, run_id)
+            except (StoreError, RuntimeFailure, OSError) as error:
+                _log.error("the tunnel of %s to %s: %s", tunnel.edge.service, tunnel.edge.dependency, error)
+            if tunnel.process is None:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _AGAIN_MOST_S)
+            else:
+                pause_s = _AGAIN_S
+
+    async def _end(self, id_: int, row: StoredDependency | None) -> None:
+        """End a tunnel, whether or not this daemon holds it."""
+        owner = f"{TUNNEL_OWNER}{id_}"
+        tunnel = self._tunnels.pop(id_, None)
+        process: Process | Exit | None = None
+        run_id = None if row is None else row.tunnel_run_id
+        if tunnel is not None:
+            if tunnel.watch is not None:
+                tunnel.watch.cancel()
+                await asyncio.wait({tunnel.watch})
+            process, run_id = tunnel.process, tunnel.run_id
+        if process is None and run_id is not None:
+            process = await self._runtime.adopt(owner, run_id)
+        if isinstance(process, Process):
+            await process.stop(grace_ms=0)
+            process.close()
+        if row is not None and row.tunnel_port is not None:
+            try:
+                await self._note(id_, row.tunnel_port if tunnel is None else tunnel.port, None)
+            except StoreError as error:
+                _log.warning("the end of the tunnel to %s was not written: %s", row.dependency, error.message)
+                return
+        if run_id is not None:
+            with contextlib.suppress(OSError, RuntimeFailure):
+                self._runtime.forget(owner, run_id)
+
+
+def _cannot(edge: StoredDependency, reason: str, way_out: str | None) -> ServiceStartFailed:
+    details: dict[str, Any] = {"id": edge.service_id, "name": edge.service, "reason": reason}
+    return ServiceStartFailed(
+        f'cannot start service "{edge.service}": {reason}',
+        hint="Look at the log of the daemon." if way_out is None else f"Give it one: {way_out}",
+        details=details,
+    )
