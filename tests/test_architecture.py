@@ -30,12 +30,14 @@ SHAPE: dict[str, set[str]] = {
     "store": CONTRACT | {"nexus.store", "{own}.commands", "{own}.states", "{own}.settings"},
     "handlers": CONTRACT | {"{own}", "nexus", "nexus.handling", "nexus.paging", "nexus.store", "nexus.journal"},
     "manager": CONTRACT | {"{own}", "nexus", "nexus.handling", "nexus.store", "nexus.journal", "nexus.runtime"},
-    "cli": CONTRACT | {"click", "nexus", "nexus.cli", "nexus.client", "{own}.commands", "{own}.states"},
+    "cli": CONTRACT
+    | {"click", "nexus", "nexus.cli", "nexus.client", "{own}.commands", "{own}.records", "{own}.states", "{own}.cli"},
 }
-"""What each file of a capability may import beside the standard library."""
+"""What each file of a capability may import beside the standard library; a capability may have several of a kind."""
 
 EXCEPTIONS = {
     ("nexus.journal.store", "nexus.handling"),  # an event's row holds its Origin
+    ("nexus.services.cli_records", "dotenv.parser"),  # --env-file is read where the person is
 }
 
 NO_VERB = {
@@ -83,14 +85,25 @@ def below(*packages: str) -> list[Path]:
     return [path for path in SOURCES if any(f"{module_name(path)}.".startswith(f"{name}.") for name in packages)]
 
 
-def capability_files() -> list[Path]:
-    return [ROOT / "nexus" / name / f"{kind}.py" for name in NAMES for kind in SHAPE]
+def kind_of(path: Path) -> str | None:
+    """What a file of a capability is: ``cli_git.py`` is of the kind cli, ``port_store.py`` of the kind store."""
+    return next(
+        (kind for kind in SHAPE if path.stem.startswith(f"{kind}_") or f"_{path.stem}".endswith(f"_{kind}")), None
+    )
 
 
-@pytest.mark.parametrize("path", [path for path in capability_files() if path.exists()], ids=module_name)
+def capability_files(*kinds: str) -> list[Path]:
+    return [path for path in SOURCES if path.parent.name in NAMES and kind_of(path) in (kinds or SHAPE)]
+
+
+@pytest.mark.parametrize("path", capability_files(), ids=module_name)
 def test_each_file_of_a_capability_imports_only_what_its_kind_may(path: Path) -> None:
     own = f"nexus.{path.parent.name}"
-    allowed = {name.replace("{own}", own) for name in SHAPE[path.stem]}
+    kind = kind_of(path)
+    assert kind is not None
+    allowed = {name.replace("{own}", own) for name in SHAPE[kind]}
+    # Beside what its kind may, others of its own kind.
+    allowed |= {module_name(other) for other in capability_files(kind) if other.parent == path.parent}
     assert foreign(path, allowed) == []
 
 
@@ -102,8 +115,8 @@ def test_every_capability_has_its_contract_its_handlers_and_its_words(name: str)
 
 
 def test_handlers_and_stores_are_never_imported_by_the_command_line_or_the_clients() -> None:
-    forbidden = {f"nexus.{name}.{kind}" for name in NAMES for kind in ("handlers", "store", "manager")}
-    for path in below("nexus.cli", "nexus.client") + [path for path in SOURCES if path.stem == "cli"]:
+    forbidden = {module_name(path) for path in capability_files("handlers", "store", "manager")}
+    for path in below("nexus.cli", "nexus.client") + capability_files("cli"):
         assert not forbidden & set(imports(path)), path
         assert "sqlite3" not in set(imports(path)), path
 
@@ -188,13 +201,8 @@ def test_every_command_is_used_from_end_to_end(info: CommandInfo) -> None:
 
 @COMMANDS
 def test_every_command_has_a_verb_or_a_reason_for_none(info: CommandInfo) -> None:
-    files = [ROOT / "nexus" / "cli", *(ROOT / "nexus" / name for name in NAMES)]
-    text = "\n".join(
-        path.read_text(encoding="utf-8")
-        for folder in files
-        for path in sorted(folder.glob("*.py"))
-        if folder.name == "cli" or path.name == "cli.py"
-    )
+    files = sorted((ROOT / "nexus" / "cli").glob("*.py")) + capability_files("cli")
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     tree = ast.parse(text.replace("from __future__ import annotations", ""))
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     assert (info.name in used) != (info.name in NO_VERB)
