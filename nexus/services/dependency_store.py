@@ -5,6 +5,7 @@ In the table ``dependent_service_id`` is the service that is depended on; everyw
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from nexus_protocol.command import Record
@@ -19,8 +20,10 @@ __all__ = [
     "dependents_of",
     "edge",
     "edges",
+    "graph_of_ids",
     "insert",
     "listed",
+    "names_of",
     "remove",
     "set_tunnel",
 ]
@@ -67,11 +70,15 @@ _HEALTH = {health.value: health for health in ServiceHealth}
 
 def _edge(row: tuple[Any, ...]) -> StoredDependency:
     return StoredDependency(
-        *row[:5],
-        _CONDITIONS[row[5]],
-        _WHEN_LOST[row[6]],
-        bool(row[7]),
-        row[8],
+        id=row[0],
+        service_id=row[1],
+        service=row[2],
+        dependency_id=row[3],
+        dependency=row[4],
+        condition=_CONDITIONS[row[5]],
+        when_lost=_WHEN_LOST[row[6]],
+        tunnel_enabled=bool(row[7]),
+        created_at=row[8],
         tunnel_port=row[9],
         tunnel_run_id=row[10],
     )
@@ -99,6 +106,20 @@ def _dependency(row: tuple[Any, ...]) -> Dependency:
 def edges(reader: Reader) -> list[StoredDependency]:
     """Every dependency, by the names of dependent and dependency."""
     return [_edge(row) for row in reader.all(f"{_EDGES} ORDER BY a.name, b.name")]
+
+
+def graph_of_ids(reader: Reader) -> dict[str, list[str]]:
+    """For each service that depends on others, by id, the ids of those."""
+    found: dict[str, list[str]] = {}
+    for service_id, dependency_id in reader.all("SELECT service_id, dependent_service_id FROM service_dependency"):
+        found.setdefault(service_id, []).append(dependency_id)
+    return found
+
+
+def names_of(reader: Reader, ids: Iterable[str]) -> dict[str, str]:
+    """The names of services, by id."""
+    rows = (reader.one("SELECT id, name FROM service WHERE id = ?", (id_,)) for id_ in set(ids))
+    return {row[0]: row[1] for row in rows if row is not None}
 
 
 def dependencies_of(reader: Reader, service_id: str) -> list[StoredDependency]:

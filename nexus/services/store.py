@@ -232,7 +232,7 @@ def insert(tx: Transaction, wanted: AddService) -> tuple[Service, bool]:
     """
     fields = {name: getattr(wanted, name) for name in DECLARED}
     fields["environment"] = fields["environment"] or {}
-    fields["tags"] = fields["tags"] or []
+    fields["tags"] = list(dict.fromkeys(fields["tags"] or []))
     cannot = f'cannot add service "{wanted.name}"'
     if wanted.id is not None and find(tx, wanted.id) is not None:
         there = stored(tx, wanted.id)

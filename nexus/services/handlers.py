@@ -1,0 +1,370 @@
+"""One function for each command on services; those of git are in ``git_handlers``.
+
+What a record says is changed here. What its processes do is the manager's business, which is told of each change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nexus_protocol import Unavailable
+
+from nexus import journal
+from nexus.handling import Context, Stream, handles
+from nexus.paging import decode_cursor, encode_cursor, read_page
+from nexus.services import dependencies, dependency_store, environment, rules, store
+from nexus.services.commands import (
+    AddDependency,
+    AddService,
+    GetConfig,
+    GetServiceStatus,
+    GetServiceStdout,
+    ListDependencies,
+    ListServices,
+    RemoveDependency,
+    RemoveService,
+    RestartService,
+    StartService,
+    StopService,
+    UpdateConfig,
+    UpdateService,
+)
+from nexus.services.configfile import config_path
+from nexus.services.errors import ServiceCursorInvalid, ServiceDependencyNotFound
+from nexus.services.git_handlers import (
+    checkout_branch,
+    get_repo_status,
+    git_checkout_commit,
+    git_clone,
+    git_list_branches,
+    git_log,
+    git_pull,
+)
+from nexus.services.manager import ServiceManager
+from nexus.services.records import (
+    ConfigVariable,
+    Dependency,
+    DependencyList,
+    LogEnd,
+    LogPiece,
+    Service,
+    ServiceConfig,
+    ServicePage,
+    ServicesStopped,
+    ServiceStarted,
+    ServiceStatus,
+)
+from nexus.services.store import StoredService, count_by_state
+from nexus.store import Transaction
+
+__all__ = [
+    "add_dependency",
+    "add_service",
+    "checkout_branch",
+    "count_by_state",
+    "get_config",
+    "get_repo_status",
+    "get_service_status",
+    "get_service_stdout",
+    "git_checkout_commit",
+    "git_clone",
+    "git_list_branches",
+    "git_log",
+    "git_pull",
+    "list_dependencies",
+    "list_services",
+    "remove_dependency",
+    "remove_service",
+    "restart_service",
+    "start_service",
+    "stop_service",
+    "update_config",
+    "update_service",
+]
+
+_NAMES_IN_AN_EVENT = 50
+_EDGES_AT_A_TIME = 200
+
+
+def _record(tx: Transaction, ctx: Context, what: str, service: Service, detail: dict[str, Any]) -> None:
+    journal.record(tx, ctx.origin, f"service.{what}", "service", service.id, service.name, detail)
+
+
+def _resolve(ctx: Context, reference: str) -> Service:
+    return ctx.store.read(lambda reader: store.resolve(reader, reference))
+
+
+def _size_bytes(*environments: Mapping[str, str] | None) -> int:
+    return 2048 + sum(len(name) + len(value) for each in environments for name, value in (each or {}).items())
+
+
+# Records
+
+
+@handles(AddService)
+async def add_service(ctx: Context, command: AddService) -> Service:
+    rules.check(f'cannot add service "{command.name}"', {name: getattr(command, name) for name in store.DECLARED})
+
+    def change(tx: Transaction) -> Service:
+        service, new = store.insert(tx, command)
+        if new:
+            names = ("type", "port", "restart", "autostart", "directory", "repo_url", "repo_path", "tags")
+            _record(tx, ctx, "added", service, {name: getattr(service, name) for name in names})
+        return service
+
+    service = await ctx.store.write(change, size_bytes=_size_bytes(command.environment))
+    ctx.daemon.manager(ServiceManager).updated(service.id)
+    return service
+
+
+@handles(UpdateService)
+async def update_service(ctx: Context, command: UpdateService) -> Service:
+    service, _ = await _update(ctx, command, _size_bytes(command.environment, command.set_environment))
+    return service
+
+
+@handles(UpdateConfig)
+async def update_config(ctx: Context, command: UpdateConfig) -> ServiceConfig:
+    service, variables = await _update(ctx, command, _size_bytes())
+    return _config(service, [ConfigVariable(name, "service") for name in sorted(variables)])
+
+
+async def _update(
+    ctx: Context, command: UpdateService | UpdateConfig, size_bytes: int
+) -> tuple[Service, Mapping[str, str]]:
+    def change(tx: Transaction) -> tuple[Service, Mapping[str, str]]:
+        stored = store.stored(tx, command.service)
+        before = store.declared(stored)
+        cannot = f'cannot update service "{stored.service.name}"'
+        given = rules.changed_fields(cannot, command, stored.environment)
+        changes = {name: value for name, value in given.items() if value != before[name]}
+        if not changes:
+            return stored.service, stored.environment
+        rules.check(cannot, before | changes)
+        if "name" in changes:
+            dependencies.refuse_tunnel_names_of(tx, stored.service, changes["name"])
+        service = store.update(tx, stored.service, changes)
+        _record(tx, ctx, "updated", service, _told(before, changes))
+        return service, changes.get("environment", stored.environment)
+
+    service, variables = await ctx.store.write(change, size_bytes=size_bytes)
+    ctx.daemon.manager(ServiceManager).updated(service.id)
+    return service, variables
+
+
+def _told(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What an event says of changed fields: from what to what, but where secrets may be only that they changed."""
+    detail: dict[str, Any] = {}
+    for name, value in changes.items():
+        if name == "environment":
+            old = before[name]
+            names = sorted(key for key in old.keys() | value.keys() if old.get(key) != value.get(key))
+            detail[name] = {"changed": names[:_NAMES_IN_AN_EVENT]}
+        elif name in ("run_command", "health_exec"):
+            detail[name] = {"changed": True}
+        else:
+            detail[name] = {"from": before[name], "to": value}
+    return detail
+
+
+@handles(RemoveService)
+async def remove_service(ctx: Context, command: RemoveService) -> Service:
+    return await ctx.daemon.manager(ServiceManager).remove_service(ctx.origin, command)
+
+
+@handles(ListServices)
+async def list_services(ctx: Context, command: ListServices) -> ServicePage:
+    filters = (command.state, command.tag)
+    after: tuple[str] | None = None
+    if command.cursor is not None:
+        hint = "Give the same state and tag as for the first page."
+        after = decode_cursor(command.cursor, filters, tuple[str], ServiceCursorInvalid, hint)
+    services, last = await read_page(
+        lambda after, count: ctx.store.read(
+            functools.partial(store.page, after="" if after is None else after[0], limit=count)
+        ),
+        lambda service: (service.name,),
+        lambda service: command.state in (None, service.state) and (command.tag is None or command.tag in service.tags),
+        after,
+        command.limit,
+    )
+    return ServicePage(services=services, next_cursor=None if last is None else encode_cursor(filters, last))
+
+
+# Configuration
+
+
+@handles(GetConfig)
+async def get_config(ctx: Context, command: GetConfig) -> ServiceConfig:
+    stored = ctx.store.read(lambda reader: store.stored(reader, command.service), snapshot=True)
+    if command.resolved:
+        variables = [_shown(variable, command.reveal) for variable in await _resolved(stored)]
+    else:
+        variables = [
+            ConfigVariable(name, "service", value if command.reveal else None)
+            for name, value in sorted(stored.environment.items())
+        ]
+    return _config(stored.service, variables)
+
+
+async def _resolved(stored: StoredService) -> list[environment.Variable]:
+    """As of its next start, or of its run while it is up."""
+    service = stored.service
+    return await environment.resolve(
+        stored,
+        port=service.active_port,
+        tunnels={edge.dependency: edge.tunnel_port for edge in stored.dependencies if edge.tunnel_port is not None},
+        run_id=stored.run_id if service.state in store.UP else None,
+    )
+
+
+def _shown(variable: environment.Variable, reveal: bool) -> ConfigVariable:
+    plain = reveal or variable.source in ("port", "tunnel", "nexus")  # no secrets, and what people look for
+    return ConfigVariable(variable.name, variable.source, variable.value if plain else None)
+
+
+def _config(service: Service, variables: list[ConfigVariable]) -> ServiceConfig:
+    return ServiceConfig(
+        service=service.name,
+        format=service.config_format,
+        filename=service.config_filename,
+        path=config_path(service),
+        run_command=service.run_command,
+        variables=variables,
+    )
+
+
+# Dependencies
+
+
+@handles(AddDependency)
+async def add_dependency(ctx: Context, command: AddDependency) -> Dependency:
+    def change(tx: Transaction) -> Dependency:
+        service, dependency = store.resolve(tx, command.service), store.resolve(tx, command.dependency)
+        if dependencies.add(tx, service, dependency, command):
+            detail = {
+                "dependency": dependency.name,
+                "dependency_id": dependency.id,
+                "condition": command.condition,
+                "when_lost": command.when_lost,
+                "tunnel_enabled": command.tunnel_enabled,
+            }
+            _record(tx, ctx, "dependency_added", service, detail)
+        return dependency_store.listed(tx, service_id=service.id, dependency_id=dependency.id)[0]
+
+    return await _change_dependency(ctx, change)
+
+
+@handles(RemoveDependency)
+async def remove_dependency(ctx: Context, command: RemoveDependency) -> Dependency:
+    def change(tx: Transaction) -> Dependency:
+        service, dependency = store.resolve(tx, command.service), store.resolve(tx, command.dependency)
+        edge = dependency_store.edge(tx, service.id, dependency.id)
+        if edge is None:
+            raise ServiceDependencyNotFound(
+                f'service "{service.name}" does not depend on "{dependency.name}"',
+                hint=f"What it depends on: nexusctl service dependency list {service.name}",
+                details={"service": service.name, "dependency": dependency.name},
+            )
+        removed = dependency_store.listed(tx, service_id=service.id, dependency_id=dependency.id)[0]
+        dependency_store.remove(tx, edge.id)
+        detail = {"dependency": dependency.name, "dependency_id": dependency.id}
+        _record(tx, ctx, "dependency_removed", service, detail)
+        return removed
+
+    return await _change_dependency(ctx, change)
+
+
+async def _change_dependency(ctx: Context, change: Callable[[Transaction], Dependency]) -> Dependency:
+    dependency = await ctx.store.write(change)
+    ctx.daemon.manager(ServiceManager).updated(dependency.service_id)
+    return dependency
+
+
+@handles(ListDependencies)
+async def list_dependencies(ctx: Context, command: ListDependencies) -> DependencyList:
+    if command.service is None:
+        return DependencyList(await _every_dependency(ctx))
+    pending = [_resolve(ctx, command.service).id]
+    seen, found = set(pending), []
+    while pending:
+        # A service at a time, so that a large graph delays nobody else.
+        of = {"dependency_id" if command.reverse else "service_id": pending.pop()}
+        for dependency in ctx.store.read(lambda reader, of=of: dependency_store.listed(reader, **of)):  # type: ignore[misc]
+            found.append(dependency)
+            other = dependency.service_id if command.reverse else dependency.dependency_id
+            if command.recursive and other not in seen:
+                seen.add(other)
+                pending.append(other)
+        await asyncio.sleep(0)
+    return DependencyList(sorted(found, key=lambda dependency: (dependency.service, dependency.dependency)))
+
+
+async def _every_dependency(ctx: Context) -> list[Dependency]:
+    found: list[Dependency] = []
+    after = ("", "")
+    while True:
+        part = ctx.store.read(functools.partial(dependency_store.listed, after=after, limit=_EDGES_AT_A_TIME))
+        found += part
+        if len(part) < _EDGES_AT_A_TIME:
+            return found
+        after = (part[-1].service, part[-1].dependency)
+        await asyncio.sleep(0)
+
+
+# Processes
+
+
+@handles(StartService)
+async def start_service(ctx: Context, command: StartService) -> ServiceStarted:
+    return await ctx.daemon.manager(ServiceManager).start_service(ctx.origin, command)
+
+
+@handles(StopService)
+async def stop_service(ctx: Context, command: StopService) -> ServicesStopped:
+    return await ctx.daemon.manager(ServiceManager).stop_service(ctx.origin, command)
+
+
+@handles(RestartService)
+async def restart_service(ctx: Context, command: RestartService) -> ServiceStarted:
+    return await ctx.daemon.manager(ServiceManager).restart_service(ctx.origin, command)
+
+
+@handles(GetServiceStatus)
+async def get_service_status(ctx: Context, command: GetServiceStatus) -> ServiceStatus:
+    return await ctx.daemon.manager(ServiceManager).status(_resolve(ctx, command.service).id)
+
+
+@handles(GetServiceStdout)
+async def get_service_stdout(ctx: Context, command: GetServiceStdout, stream: Stream[LogPiece]) -> LogEnd:
+    """The manager gives what there is and what comes; the end of the daemon ends the wait for it."""
+    pieces = ctx.daemon.manager(ServiceManager).output(_resolve(ctx, command.service).id, command)
+    draining = asyncio.Event()
+    stream.on_draining(draining.set)
+    drained = asyncio.ensure_future(draining.wait())
+    coming: asyncio.Task[LogPiece | None] | None = None
+    try:
+        while True:
+            await stream.ready()
+            coming = asyncio.ensure_future(anext(pieces, None))
+            await asyncio.wait((coming, drained), return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done():
+                raise Unavailable(
+                    "the daemon is stopping",
+                    hint="The service goes on; once the daemon runs again, ask for its output again.",
+                )
+            piece = coming.result()
+            if piece is None:
+                return LogEnd()
+            await stream.send(piece)
+    finally:
+        drained.cancel()
+        if coming is not None and not coming.done():
+            coming.cancel()
+            await asyncio.wait((coming,))
+        close = getattr(pieces, "aclose", None)
+        if close is not None:
+            await close()

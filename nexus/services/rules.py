@@ -1,0 +1,207 @@
+"""Which fields of a service go together: what no single field's declaration can say, as sentences with a way out.
+
+Pure functions over the declared fields; nothing is looked up but how a git URL reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from nexus.services.commands import UpdateConfig, UpdateService
+from nexus.services.errors import ServiceInvalid
+from nexus.services.git_errors import GitBadUrl
+from nexus.services.patterns import compile_pattern
+from nexus.services.states import RestartPolicy, ServiceType
+
+__all__ = ["CLEARABLE", "changed_fields", "check"]
+
+CLEARABLE: dict[str, Any] = {
+    "run_command": None,
+    "directory": None,
+    "port": None,
+    "environment": {},
+    "config_filename": None,
+    "repo_url": None,
+    "repo_path": None,
+    "git_branch": None,
+    "git_token_file": None,
+    "health_exec": None,
+    "health_tcp": None,
+    "health_log": None,
+    "tags": [],
+    "memory_limit_mib": None,
+    "cpu_limit_percent": None,
+}
+"""The fields that can be unset, and what they are then."""
+
+_MAX_VARIABLES = 500
+
+_HEALTH = ("health_exec", "health_tcp", "health_log")
+_CONFIG_NAMES = {"filename": "config_filename", "format": "config_format", "run_command": "run_command"}
+"""The fields of UpdateConfig, and what they are called in a service."""
+
+
+class _Fault(NamedTuple):
+    path: str
+    problem: str
+    hint: str | None = None
+
+
+def check(cannot: str, fields: Mapping[str, Any]) -> None:
+    """Refuse declared fields of a service that do not go together. ``cannot`` begins the sentence.
+
+    Raises:
+        ServiceInvalid: ``details.path`` names one of the fields.
+    """
+    for rule in _RULES:
+        for fault in rule(fields):
+            raise ServiceInvalid(f"{cannot}: {fault.problem}", hint=fault.hint, details={"path": fault.path})
+
+
+def _health_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
+    given = [name for name in _HEALTH if fields[name] is not None]
+    if len(given) > 1:
+        yield _Fault(given[1], f"it has one health check, and {given[0]} is there as well", f"Unset {given[0]}.")
+    if fields["health_tcp"] == 0 and fields["port"] is None:
+        yield _Fault("health_tcp", "health_tcp 0 means its own port, and it has none", "Give it a port, 0 leases one.")
+    if fields["health_log"] is not None:
+        try:
+            compile_pattern(fields["health_log"])
+        except ValueError as error:
+            yield _Fault(
+                "health_log",
+                f"health_log is not a regular expression: {error}",
+                "It is one of RE2: without look-around and references back.",
+            )
+    if fields["type"] is ServiceType.ONESHOT and given:
+        yield _Fault(
+            given[0], "a oneshot service does its work and ends, so it has no health check", "Depend on it completed."
+        )
+
+
+def _restart_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
+    if fields["type"] is ServiceType.ONESHOT and fields["restart"] is RestartPolicy.ALWAYS:
+        yield _Fault("restart", "a oneshot service is not started again after it has done its work", "Use on-failure.")
+    if fields["restart_backoff_max_ms"] < fields["restart_backoff_ms"]:
+        yield _Fault(
+            "restart_backoff_max_ms",
+            f"the longest wait before a restart, {fields['restart_backoff_max_ms']} ms, is shorter than the first, "
+            f"{fields['restart_backoff_ms']} ms",
+            "Give both.",
+        )
+
+
+def _command_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
+    for name in ("run_command", "health_exec"):
+        command = fields[name]
+        if isinstance(command, str) and not command.strip():
+            yield _Fault(name, f"{name} is blank")
+        if isinstance(command, list) and not command[0]:
+            yield _Fault(name, f"the first word of {name} is the program, and it is empty")
+
+
+def _file_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
+    filename = fields["config_filename"]
+    if filename is None:
+        return
+    parts = filename.split("/")
+    if filename.startswith("/"):
+        yield _Fault(
+            "config_filename",
+            "the configuration file is named relative to the repository or directory of the service",
+            "Leave out what comes before that.",
+        )
+    if ".." in parts:
+        yield _Fault("config_filename", "the configuration file is below the service's own folder, without ..")
+    if parts[-1] in ("", "."):
+        yield _Fault("config_filename", "the configuration file is a file, not a folder")
+
+
+def _git_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
+    if fields["git_branch"] is not None and fields["repo_url"] is None:
+        yield _Fault("git_branch", "it has a git_branch and no repo_url to clone it from", "Give both.")
+    if fields["repo_url"] is None:
+        return
+    # Loaded where it is used: most services have no repository.
+    from nexus.runtime.git_remote import parse_url
+
+    try:
+        remote = parse_url(fields["repo_url"])
+    except GitBadUrl as error:
+        problem = error.message.partition(": ")[2]
+        yield _Fault("repo_url", f"its repo_url cannot be used: {problem}", error.hint)
+        return
+    if remote.secret:
+        yield _Fault(
+            "repo_url",
+            "its repo_url holds a password or a token, which everybody who may list services would see",
+            "Leave it out of the URL; put the token into a file, and give git_auth_type token and git_token_file.",
+        )
+
+
+def _environment_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
+    if len(fields["environment"] or ()) > _MAX_VARIABLES:
+        yield _Fault("set_environment", f"it would have more than {_MAX_VARIABLES} environment variables")
+
+
+_RULES: tuple[Callable[[Mapping[str, Any]], Iterator[_Fault]], ...] = (
+    _command_rules,
+    _restart_rules,
+    _health_rules,
+    _file_rules,
+    _git_rules,
+    _environment_rules,
+)
+
+
+def changed_fields(
+    cannot: str, command: UpdateService | UpdateConfig, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """The declared fields that a command sets, with their new values; those that it clears are among them.
+
+    ``environment`` is what the service has now.
+
+    Raises:
+        ServiceInvalid: the command changes nothing, or says two things of one field.
+    """
+
+    def refuse(path: str, problem: str, hint: str | None = None) -> ServiceInvalid:
+        return ServiceInvalid(f"{cannot}: {problem}", hint=hint, details={"path": path})
+
+    names = _CONFIG_NAMES if isinstance(command, UpdateConfig) else {name: name for name in command.__struct_fields__}
+    special = {"service", "clear", "set_environment", "unset_environment"}
+    changes = {
+        known: getattr(command, name)
+        for name, known in names.items()
+        if name not in special and getattr(command, name) is not None
+    }
+    if isinstance(command, UpdateService):
+        edited = _edited_environment(command, environment)
+        if edited is not None:
+            if "environment" in changes:
+                raise refuse("environment", "environment replaces all variables, and single ones are changed as well")
+            changes["environment"] = edited
+        twice = sorted(set(command.set_environment or ()) & set(command.unset_environment or ()))
+        if twice:
+            raise refuse("unset_environment", f"{twice[0]} is both set and unset")
+    clearable = [name for name, known in names.items() if known in CLEARABLE]
+    for name in command.clear or ():
+        if name not in clearable:
+            shown = name if name.isascii() and name.isprintable() and len(name) <= 64 else "this"
+            raise refuse("clear", f"{shown} cannot be unset", f"These can: {', '.join(clearable)}.")
+        if names[name] in changes:
+            raise refuse(name, f"{name} is both given and unset", "Leave out one.")
+        changes[names[name]] = CLEARABLE[names[name]]
+    if not changes:
+        raise refuse("", "nothing to change was given")
+    if "tags" in changes:
+        changes["tags"] = list(dict.fromkeys(changes["tags"]))
+    return changes
+
+
+def _edited_environment(command: UpdateService, environment: Mapping[str, str]) -> dict[str, str] | None:
+    if command.set_environment is None and command.unset_environment is None:
+        return None
+    unset = set(command.unset_environment or ())
+    return {name: value for name, value in environment.items() if name not in unset} | (command.set_environment or {})
