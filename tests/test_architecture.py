@@ -31,7 +31,8 @@ SHAPE: dict[str, set[str]] = {
     "handlers": CONTRACT | {"{own}", "nexus", "nexus.handling", "nexus.paging", "nexus.store", "nexus.journal"},
     "manager": CONTRACT | {"{own}", "nexus", "nexus.handling", "nexus.store", "nexus.journal", "nexus.runtime"},
     "cli": CONTRACT
-    | {"click", "nexus", "nexus.cli", "nexus.client", "{own}.commands", "{own}.records", "{own}.states", "{own}.cli"},
+    | {"click", "nexus", "nexus.cli", "nexus.client"}
+    | {"{own}.commands", "{own}.records", "{own}.errors", "{own}.states"},
 }
 """What each file of a capability may import beside the standard library; a capability may have several of a kind."""
 

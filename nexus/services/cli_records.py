@@ -14,6 +14,7 @@ from nexus.cli.output import Printer, can_ask, confirm, hint
 from nexus.cli.verbs import FilePath, build_command, for_each, shell_complete, verb
 from nexus.services.cli_lifecycle import start_and_tell
 from nexus.services.commands import AddDependency, AddService, GetServiceStatus, RemoveService, UpdateService
+from nexus.services.errors import ServiceNeeded
 from nexus.services.states import DependencyCondition
 
 __all__ = ["make_add", "make_remove", "make_update", "words_as_command"]
@@ -152,6 +153,7 @@ def _remove(app: Any, values: dict[str, Any], out: Printer) -> int:
             return 1
 
     removed: list[dict[str, Any]] = []
+    needed: list[str] = []
     one_document = out.output == "json" and len(names) > 1
 
     def remove(name: str) -> None:
@@ -160,7 +162,19 @@ def _remove(app: Any, values: dict[str, Any], out: Printer) -> int:
         if not one_document:
             out.one(service, key="name", sentence=lambda: click.echo(f'Removed service "{service["name"]}"'))
 
-    code = for_each(names, remove)
+    def remove_or_wait(name: str) -> None:
+        try:
+            remove(name)
+        except ServiceNeeded:
+            needed.append(name)  # perhaps by one that comes later
+
+    code = 0
+    while names:
+        code = for_each(names, remove_or_wait) or code
+        if len(needed) == len(names):
+            code = for_each(needed, remove) or code
+            break
+        names, needed = tuple(needed), []
     if one_document:
         out.many(removed, (), key="name", nothing="No services removed.")
     return code

@@ -83,7 +83,6 @@ def make_plan(
         ProjectFileInvalid: a dependency names nothing, the dependencies form a circle, or a name is another project's.
     """
     known = world.ledgers.get(project.name, Ledger())
-    _check_owners(project, world)
     edges = _wanted_edges(project, world)
     gone = _pruned(project, world, known) if prune else []
     lost = {step.name for step in gone if step.kind == "service"}
@@ -102,19 +101,22 @@ def make_plan(
     stale = {by_id[one]["name"] for one in pending}
     runs = _run_steps(project, world, edges, stale, changed) if start else []
     steps = [*disconnects, *gone, *records, *connects, *runs]
+    _check_owners(project, world, steps)
     return Plan(tuple(steps), *_ledgers(known, world, steps, pending))
 
 
-def _check_owners(project: Project, world: World) -> None:
+def _check_owners(project: Project, world: World, steps: Iterable[Step]) -> None:
+    """Refuse to touch what another file made; two files that agree on it may both name it."""
     owners = {one: name for name, ledger in world.ledgers.items() for one in (*ledger.services, *ledger.vms)}
-    for kind, wanted, there in (("service", project.services, world.services), ("VM", project.vms, world.vms)):
-        for name in wanted:
-            owner = owners.get(there[name]["id"]) if name in there else None
-            if owner not in (None, project.name):
-                raise ProjectFileInvalid(
-                    f'cannot take {kind} "{name}": it was made from the file of project "{owner}"',
-                    hint=f"Give it another name, or let that project go: nexusctl settings unset apply.{owner}",
-                )
+    for step in steps:
+        there = (world.services if step.kind == "service" else world.vms).get(step.name)
+        owner = owners.get(there["id"]) if there is not None else None
+        if owner not in (None, project.name):
+            kind = "service" if step.kind == "service" else "VM"
+            raise ProjectFileInvalid(
+                f'cannot {step.action} {kind} "{step.name}": it was made from the file of project "{owner}"',
+                hint=f"Give it another name, or let that project go: nexusctl settings unset apply.{owner}",
+            )
 
 
 def _wanted_edges(project: Project, world: World) -> dict[str, dict[str, Edge]]:
