@@ -552,19 +552,18 @@ class Unit:
     # Up
 
     async def _wait_for_turn(self) -> None:
-        """Wait until the next restart is due; a restart counts when its turn has come."""
+        """Wait until the next restart is due, or somebody wants it now; it counts when its turn has come."""
         self._check()
-        if self._not_before is None:
-            return
-        while self._not_before is not None and (left_ms := self._not_before - now_ms()) > 0:
-            await self._woken(left_ms / 1000)
-        if self._not_before is None:
-            return  # somebody wants it now
-        self._not_before = None
-        self._origin = self._keeper.origin
-        self._restarts += 1
-        self._times.append(now_ms())
-        self._pending |= {"restarts": self._restarts, "restart_times": self._times}
+        while (due := self._not_before) is not None:
+            left_ms = due - now_ms()
+            if left_ms > 0:
+                await self._woken(left_ms / 1000)
+                continue
+            self._not_before = None
+            self._origin = self._keeper.origin
+            self._restarts += 1
+            self._times.append(now_ms())
+            self._pending |= {"restarts": self._restarts, "restart_times": self._times}
 
     async def _launch(self) -> None:
         """From what it depends on to its process."""
@@ -575,7 +574,7 @@ class Unit:
                 spec, run_id = await self._prepare()
                 self.process = await self._keeper.runtime.start(self.owner, run_id, spec)
             except (RuntimeFailure, ValueError) as error:
-                words = getattr(error, "message", str(error))
+                words = getattr(error, "message", str(error)).removeprefix("cannot start ")
                 raise self._start_failed(words, words, None, getattr(error, "hint", None)) from error
         self._follow(self.process)
 
@@ -786,8 +785,6 @@ class Unit:
         self._exit = None
         if lost_to_reboot or not stored.wanted:
             accepted = True
-        if accepted and service.type is ServiceType.ONESHOT:
-            self._succeed(ready=True)
         return await self._rest_or_retry(error, reason, retry, accepted, exit_.at, up_ms, events, exit_columns(exit_))
 
     async def _is_gone(self, process: Process) -> bool:
@@ -838,7 +835,9 @@ class Unit:
         detail = {"reason": reason} | {
             name: columns[name] for name in ("exit_code", "exit_signal") if columns.get(name)
         }
-        await self._rest(state, (*events, (f"service.{state}", detail)), reason, columns)
+        service = await self._rest(state, (*events, (f"service.{state}", detail)), reason, columns)
+        if accepted and service.type is ServiceType.ONESHOT:
+            self._succeed(ready=True)
         self._fail(error)
         return False
 
@@ -867,13 +866,14 @@ class Unit:
 
     async def _rest(
         self, state: ServiceState, events: tuple[Events, ...], reason: str, columns: dict[str, Any], **more: Any
-    ) -> None:
+    ) -> Service:
         origin = more.pop("origin", None)
         await self._keeper.tunnels.close(self.id)
-        await self._write(
+        service = await self._write(
             state, *events, origin=origin, reason=reason, run_id=None, restart_times=self._times, **columns, **more
         )
         self._forget_run()
+        return service
 
     async def _obey(self) -> bool:
         """Carry out a stop or a restart that was wished for."""

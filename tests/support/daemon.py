@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -11,7 +12,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["DaemonProcess", "isolated_environment", "short_directory"]
+from nexus.runtime import Process, Runtime
+
+__all__ = ["DaemonProcess", "end_processes", "isolated_environment", "short_directory"]
 
 START_TIMEOUT_S = 60.0
 
@@ -39,6 +42,17 @@ def isolated_environment(root: Path, **extra: str) -> dict[str, str]:
         "PYTHONWARNINGS": "error",
     }
     return environment | extra
+
+
+async def end_processes(directory: Path) -> None:
+    """End what the process room left under a directory: children outlive their daemon, on purpose."""
+    room = Runtime(directory)
+    for folder in directory.glob("*/*/"):
+        if folder.name != "log":
+            found = await room.adopt(folder.parent.name, folder.name)
+            if isinstance(found, Process):
+                await found.stop(grace_ms=0)
+                found.close()
 
 
 class DaemonProcess:
@@ -127,10 +141,11 @@ class DaemonProcess:
         self.process.wait(START_TIMEOUT_S)
 
     def close(self) -> None:
-        """Whatever state it is in, leave no process."""
+        """Whatever state it is in, leave no process, nor any that it started."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(START_TIMEOUT_S)
+        asyncio.run(end_processes(self.state / "processes"))
 
     def log(self) -> str:
         """Everything it has logged so far, over all its starts."""

@@ -1,0 +1,236 @@
+"""A service's life on demand: start, stop, restart, remove, and what is told of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from nexus_protocol import Cancelled, DeadlineExceeded
+from support.raw import RawClient, wait_until
+from support.services import Services, exists, python
+
+from nexus.services.commands import GetServiceStdout, RemoveService, StartService, StopService
+from nexus.services.errors import (
+    ServiceNoCommand,
+    ServiceNotFound,
+    ServiceRunning,
+    ServiceStartFailed,
+    ServiceStopped,
+)
+from nexus.services.states import ServiceHealth, ServiceState
+
+
+def test_a_start_answers_when_the_service_is_up_and_a_stop_when_nothing_is_left(services: Services) -> None:
+    services.add("web", "sleep 1000 & exec sleep 1000")
+    started = services.start("web")
+    service = started.service
+    assert (service.state, service.health, started.started) == (ServiceState.RUNNING, ServiceHealth.UNKNOWN, ["web"])
+    assert service.pid is not None
+    assert service.started_at is not None
+    assert exists(service.pid)
+    status = services.status("web")
+    assert status.process_count == 2
+    assert status.memory_rss_bytes
+    stopped = services.stop("web")
+    assert stopped.stopped == ["web"]
+    assert not exists(service.pid)
+    service = stopped.service
+    assert (service.state, service.pid, service.reason) == (ServiceState.STOPPED, None, "stopped on demand")
+    assert (service.exit_code, service.exit_signal) == (None, signal.SIGTERM)
+    assert services.status("web").process_count is None
+
+
+def test_starting_what_is_up_and_stopping_what_is_not_change_nothing(services: Services) -> None:
+    services.add("web")
+    assert services.stop("web").stopped == []
+    first = services.start("web", environment={"A": "1"})
+    assert services.start("web").started == []
+    again = services.start("web", environment={"A": "1"})
+    assert (again.started, again.service.pid) == ([], first.service.pid)
+    error = services.start_error("web", environment={"A": "2"})
+    assert isinstance(error, ServiceRunning)
+    assert "restart web" in str(error.hint)
+    services.stop("web")
+    assert services.stop("web").stopped == []
+
+
+def test_an_exit_within_the_start_window_is_a_failed_start_that_says_why(services: Services) -> None:
+    services.add("bad", "echo one; echo two >&2; exit 3", start_window_ms=5000)
+    error = services.start_error("bad")
+    assert isinstance(error, ServiceStartFailed)
+    assert error.message == 'cannot start service "bad": it exited with 3'
+    assert (error.details["reason"], error.details["exit_code"]) == ("exited with 3", 3)
+    assert sorted(error.details["log"]) == ["one", "two"]
+    assert "logs bad" in str(error.hint)
+    service = services.get("bad")
+    assert (service.state, service.reason, service.exit_code) == (ServiceState.FAILED, "exited with 3", 3)
+    services.update("bad", run_command="kill -KILL $$")
+    error = services.start_error("bad")
+    assert (error.details["reason"], error.details["exit_signal"]) == ("killed by SIGKILL", 9)
+    services.update("bad", run_command="exit 0")
+    assert "within its start window" in services.start_error("bad").message
+    assert services.get("bad").state is ServiceState.FAILED
+    assert services.stop("bad").service.state is ServiceState.STOPPED
+
+
+def test_a_bad_program_directory_or_command_is_refused_in_words(services: Services, tmp_path: Path) -> None:
+    services.add("none", None)
+    assert isinstance(services.start_error("none"), ServiceNoCommand)
+    assert services.get("none").state is ServiceState.STOPPED
+    services.add("missing", ["/no/such/program"])
+    error = services.start_error("missing")
+    assert isinstance(error, ServiceStartFailed)
+    assert "/no/such/program" in error.message
+    assert services.get("missing").state is ServiceState.FAILED
+    services.add("nowhere", "true", directory=str(tmp_path / "gone"))
+    assert str(tmp_path / "gone") in services.start_error("nowhere").message
+    assert isinstance(services.start_error("nobody"), ServiceNotFound)
+
+
+def test_a_long_last_output_is_told_in_part(services: Services) -> None:
+    services.add("bad", "for i in $(seq 100); do echo line $i; done; printf '%01000d' 7; exit 1", start_window_ms=5000)
+    log = services.start_error("bad").details["log"]
+    assert len(log) == 20
+    assert log[-2] == "line 100"
+    assert len(log[-1]) == 500
+
+
+def test_a_oneshot_is_up_at_once_and_completed_when_it_has_ended_well(services: Services, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    services.add("job", f"while [ ! -e {gate} ]; do sleep 0.01; done; exit 0", type="oneshot")
+    assert services.start("job").service.state is ServiceState.RUNNING
+    waiting = services.client.begin(StartService(service="job", wait=True))
+    gate.touch()
+    services.client.result(waiting)
+    service = services.get("job")
+    assert (service.state, service.reason, service.exit_code) == (ServiceState.STOPPED, "exited with 0", 0)
+    services.update("job", run_command="echo no; exit 4")
+    error = services.start_error("job", wait=True)
+    assert (error.details["exit_code"], error.details["log"]) == (4, ["no"])
+    assert services.wait_rest("job").state is ServiceState.FAILED
+
+
+def test_starts_at_the_same_time_share_one_process(services: Services, tmp_path: Path) -> None:
+    services.add("web", f"echo x >> {tmp_path}/starts; exec sleep 1000")
+    sequences = services.client.begin_many([StartService(service="web")] * 20)
+    pids = {services.client.result(sequence)["service"]["pid"] for sequence in sequences}
+    assert len(pids) == 1
+    assert (tmp_path / "starts").read_text() == "x\n"
+
+
+def test_a_stop_overtakes_a_start_that_waits(services: Services) -> None:
+    services.add("web", health_exec="false", health_retries=1000)
+    waiting = services.client.begin(StartService(service="web", wait=True))
+    services.wait("web", state=ServiceState.RUNNING)
+    with RawClient(services.daemon.socket_path) as other:
+        assert other.call(StopService(service="web")).stopped == ["web"]
+    assert isinstance(services.client.error(waiting), ServiceStopped)
+    assert services.get("web").state is ServiceState.STOPPED
+
+
+def test_a_start_goes_on_when_whoever_asked_leaves_or_has_no_more_time(services: Services, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    services.add("web", health_exec=f"test -e {gate}", health_retries=1000)
+    sequence = services.client.begin(StartService(service="web", wait=True))
+    services.wait("web", state=ServiceState.RUNNING)
+    services.client.cancel(sequence)
+    assert isinstance(services.client.error(sequence), Cancelled)
+    error = services.start_error("web", wait=True, timeout_ms=50)
+    assert isinstance(error, DeadlineExceeded)
+    assert error.details["goes_on"] is True
+    assert services.get("web").state is ServiceState.RUNNING
+    gate.touch()
+    assert services.start("web", wait=True).service.health is ServiceHealth.HEALTHY
+
+
+def test_what_ignores_its_stop_signal_or_left_its_group_is_ended_after_the_grace_time(
+    services: Services, tmp_path: Path
+) -> None:
+    program = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork(): os._exit(0)\n"
+        f"    open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        "time.sleep(1000)\n"
+    )
+    services.add("stubborn", python(program), stop_grace_ms=100)
+    pid = services.start("stubborn").service.pid
+    escaped = int(wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the escaped one"))
+    service = services.stop("stubborn").service
+    assert service.exit_signal == signal.SIGKILL
+    assert not exists(pid)
+    assert not exists(escaped)
+
+
+def test_the_declared_signal_stops_it(services: Services) -> None:
+    program = "import signal, sys, time\nsignal.signal(signal.SIGINT, lambda *a: sys.exit(7))\nprint(1, flush=True)\n"
+    services.add("web", python(program + "time.sleep(1000)"), stop_signal="SIGINT", health_log="1")
+    services.start("web", wait=True)
+    assert services.stop("web").service.exit_code == 7
+
+
+def test_what_the_main_process_leaves_behind_is_ended_before_the_service_rests(
+    services: Services, tmp_path: Path
+) -> None:
+    services.add("web", f"(trap '' TERM; echo $$; exec sleep 1000) & echo $! > {tmp_path}/pid; sleep 0.1; exit 5")
+    services.update("web", stop_grace_ms=300)
+    services.start("web")
+    leftover = int((tmp_path / "pid").read_text())
+    service = services.wait_rest("web")
+    assert (service.state, service.exit_code) == (ServiceState.FAILED, 5)
+    assert not exists(leftover)
+
+
+def test_a_restart_keeps_the_environment_unless_it_is_given_another(services: Services, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    services.add("web", f"echo $WHO-$NEXUS_SERVICE >> {out}; exec sleep 1000", environment={"WHO": "nobody"})
+    first = services.start("web", environment={"WHO": "me"}).service.pid
+    second = services.restart("web")
+    assert second.service.pid != first
+    assert second.started == ["web"]
+    assert not exists(first)
+    services.restart("web", environment={"WHO": "you"})
+    services.stop("web")
+    services.restart("web")
+    services.stop("web")
+    services.start("web")
+    assert out.read_text().split() == ["me-web", "me-web", "you-web", "you-web", "nobody-web"]
+    assert services.get("web").restarts == 0
+
+
+def test_the_journal_has_every_transition_and_no_values(services: Services) -> None:
+    services.add("web", environment={"SECRET": "hunter2"})
+    pid = services.start("web", environment={"OTHER": "hunter3"}).service.pid
+    services.restart("web")
+    services.stop("web")
+    assert services.kinds("web") == [
+        *("added", "starting", "started"),
+        *("stopping", "starting", "started"),
+        *("stopping", "stopped"),
+    ]
+    events = services.events("web")
+    assert events[2]["detail"]["pid"] == pid
+    assert events[2]["actor"] == "nexusd"
+    assert (events[1]["uid"], events[1]["pid"]) == (os.geteuid(), os.getpid())
+    assert "hunter" not in str(events)
+    assert "hunter" not in services.daemon.log()
+
+
+def test_a_service_that_is_up_is_removed_only_when_it_is_stopped_first(services: Services) -> None:
+    id_ = services.add("web", "echo hello; exec sleep 1000").id
+    pid = services.start("web").service.pid
+    assert isinstance(services.client.call_error(RemoveService(service="web")), ServiceRunning)
+    with RawClient(services.daemon.socket_path) as follower:
+        sequence = follower.begin(GetServiceStdout(service="web", follow=True))
+        assert next(follower.items(sequence))["data"] == b"hello\n"
+        assert services.remove("web", stop=True).name == "web"
+        assert list(follower.items(sequence)) == []
+        follower.result(sequence)
+    assert not exists(pid)
+    assert not (services.daemon.state / "processes" / f"service-{id_}").exists()
+    assert isinstance(services.start_error("web"), ServiceNotFound)
+    services.add("web")
+    assert services.start("web").service.id != id_
