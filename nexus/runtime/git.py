@@ -27,7 +27,7 @@ from nexus.runtime.git_facts import (
 )
 from nexus.runtime.git_leftovers import Nursery
 from nexus.runtime.git_operation import OnProgress, Operation, git_environment
-from nexus.runtime.git_process import Fields, Progress, base_environment, run_git, to_its_end
+from nexus.runtime.git_process import Fields, Progress, base_environment, check_version, run_git, to_its_end
 from nexus.runtime.git_refusals import (
     checked_revision,
     refusal,
@@ -36,7 +36,7 @@ from nexus.runtime.git_refusals import (
     unknown_branch,
     unknown_commit,
 )
-from nexus.runtime.git_remote import Access, Auth, mask_url, parse_url
+from nexus.runtime.git_remote import Access, Auth, parse_url, without_credentials
 from nexus.services import git_errors as errors
 
 __all__ = ["Auth", "Branch", "Commit", "OnProgress", "Progress", "PullResult", "RepoState", "Repository", "clone"]
@@ -369,17 +369,18 @@ async def clone(
     if remote.secret:
         raise errors.GitBadUrl(
             f"cannot {doing}: the URL holds a password or a token, which git would keep in the repository",
-            hint=f"Give the URL without it ({mask_url(url).replace('***@', '')}), and the token apart.",
+            hint=f"Give the URL without it ({without_credentials(url)}), and the token apart.",
         )
     if remote.transport == "file" and not url.startswith("/") and "://" not in url:
         raise errors.GitBadUrl(f"cannot {doing}: the path of the repository is not absolute", hint="Begin it with '/'.")
     if branch is not None:
         checked_revision(branch, doing)
     async with _lock(path):
-        nursery = await to_its_end(asyncio.to_thread(Nursery.make, path, doing))
+        nursery = Nursery(path, doing)
         try:
+            await to_its_end(asyncio.to_thread(nursery.make))
             await _clone_into(nursery, url, branch, Access(auth, token), doing, progress, environment)
-            await to_its_end(asyncio.to_thread(nursery.move, doing))
+            await to_its_end(asyncio.to_thread(nursery.move))
         finally:
             await to_its_end(asyncio.to_thread(nursery.remove))
     return Repository(path, auth=auth, token=token, environment=environment)
@@ -395,6 +396,7 @@ async def _clone_into(
     environment: Mapping[str, str] | None,
 ) -> None:
     base = git_environment(base_environment(os.environ if environment is None else environment), nursery.folder)
+    await check_version(nursery.folder, base)
     shown = await run_git(["ls-remote", "--get-url", "--", url], directory=nursery.folder, environment=base)
     remote = parse_url(os.fsdecode(shown.output).rstrip("\n"))
     access.check(remote, doing)

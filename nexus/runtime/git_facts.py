@@ -24,7 +24,7 @@ class RepoState(NamedTuple):
     """Commits that the upstream, as it was last fetched, does not have; None without one."""
     behind: int | None
     dirty: bool
-    """Whether tracked files differ from the commit. Untracked files alone do not make a repository dirty."""
+    """Whether tracked files differ from the commit. Untracked files do not count, nor submodules at another commit."""
     changed: int
     staged: int
     untracked: int

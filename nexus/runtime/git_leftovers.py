@@ -24,7 +24,7 @@ __all__ = ["Leftovers", "Nursery"]
 
 
 class Leftovers:
-    """The locks and temporary packs of a repository that were there before an operation, and so are not its own."""
+    """The locks and temporary objects of a repository that were there before an operation, and so are not its own."""
 
     def __init__(self, work_tree: Path, git_dir: Path) -> None:
         self._work_tree = Path(os.path.realpath(work_tree))
@@ -52,9 +52,12 @@ class Leftovers:
 
     def _present(self) -> Iterator[str]:
         for git_dir in self._git_dirs:
-            for folder in (git_dir, git_dir / "objects" / "pack"):
-                with contextlib.suppress(OSError), os.scandir(folder) as entries:
-                    yield from (e.path for e in entries if e.name.endswith(".lock") or e.name.startswith("tmp_"))
+            with contextlib.suppress(OSError):
+                yield from (entry.path for entry in os.scandir(git_dir) if entry.name.endswith(".lock"))
+            with contextlib.suppress(OSError):
+                for folder in os.scandir(git_dir / "objects"):
+                    if folder.is_dir():
+                        yield from (entry.path for entry in os.scandir(folder) if entry.name.startswith("tmp_"))
             for folder_name, _, names in os.walk(git_dir / "refs"):
                 yield from (os.path.join(folder_name, name) for name in names if name.endswith(".lock"))  # noqa: PTH118
 
@@ -79,58 +82,64 @@ class Nursery:
     A lock on the folder is held by this process and inherited by git: a folder that nobody holds is a leftover.
     """
 
-    def __init__(self, path: Path, folder: Path, lock: int, parents: list[Path]) -> None:
+    def __init__(self, path: Path, doing: str) -> None:
+        self._doing = doing
         self.path = path
-        self.folder = folder
-        self.clone = folder / "repository"
-        self.lock = lock
-        self._parents = parents
-        self._moved = False
+        self._parents: list[Path] = []
+        self._made = self._moved = False
+        self.folder = path
+        self.lock = -1
 
-    @classmethod
-    def make(cls, path: Path, doing: str) -> Nursery:
-        """Make the folder, and the missing folders above it; remove what earlier clones to ``path`` left.
+    @property
+    def clone(self) -> Path:
+        """Where the clone grows."""
+        return self.folder / "repository"
+
+    def make(self) -> None:
+        """Make the folder, and the missing folders above it; remove what earlier clones to the path left.
 
         Raises:
             GitPathTaken: something other than an empty folder is there already.
             GitPermission, GitDiskFull, GitFailed: the folder cannot be made.
         """
-        path = Path(os.path.realpath(path))
-        _refuse_taken(path, doing)
-        missing = [parent for parent in path.parents if not os.path.lexists(parent)]
+        path = self.path = Path(os.path.realpath(self.path))
+        _refuse_taken(path, self._doing)
+        self._parents = [parent for parent in path.parents if not os.path.lexists(parent)]
         prefix = f".{os.fsdecode(os.fsencode(path.name)[:180])}.nexus-clone-"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(path.parent, prefix)
-            while True:
-                folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-                lock = _locked(folder)
-                if lock is not None:
-                    return cls(path, folder, lock, missing)
+            while self.lock < 0:
+                # Another daemon may take it for a leftover until it is locked.
+                self.folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+                self._made = True
+                self.lock = _locked(self.folder)
         except OSError as error:
-            _remove_empty(missing)
-            raise _place_error(error, path.parent, doing) from None
+            raise _place_error(error, path.parent, self._doing) from None
 
-    def move(self, doing: str) -> None:
+    def move(self) -> None:
         """Put the clone where it belongs.
 
         Raises:
             GitPathTaken: something came there meanwhile.
             GitPermission, GitFailed: it cannot be moved.
         """
-        _refuse_taken(self.path, doing)
+        _refuse_taken(self.path, self._doing)
         try:
             with contextlib.suppress(FileNotFoundError):
                 self.clone.chmod(self.path.stat().st_mode & 0o7777)
             self.clone.rename(self.path)
         except OSError as error:
-            raise _place_error(error, self.path, doing) from None
+            raise _place_error(error, self.path, self._doing) from None
         self._moved = True
 
     def remove(self) -> None:
-        """Remove the folder, and those above it that were made for it unless they are needed now."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self.lock)
+        """Remove what was made: the folder, and those above it unless they are needed now."""
+        if self._made:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -1
         if not self._moved:
             _remove_empty(self._parents)
 
@@ -161,12 +170,12 @@ def _place_error(error: OSError, path: Path, doing: str) -> NexusError:
     return errors.GitFailed(text, hint=f"Look at {path}.")
 
 
-def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the folder's lock; None when somebody else has it, or has removed the folder."""
+def _locked(folder: Path) -> int:
+    """A descriptor that holds the folder's lock; -1 when somebody else has it, or has removed the folder."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        return None
+        return -1
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(fd), folder.stat()):
@@ -177,7 +186,7 @@ def _locked(folder: Path) -> int | None:
         os.close(fd)
         raise
     os.close(fd)
-    return None
+    return -1
 
 
 def _remove_leftovers(parent: Path, prefix: str) -> None:
@@ -188,7 +197,7 @@ def _remove_leftovers(parent: Path, prefix: str) -> None:
             if entry.stat(follow_symlinks=False).st_uid != os.geteuid():
                 continue
             lock = _locked(Path(entry.path))
-            if lock is not None:
+            if lock >= 0:
                 shutil.rmtree(entry.path, ignore_errors=True)
                 os.close(lock)
 

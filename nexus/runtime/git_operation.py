@@ -15,7 +15,7 @@ from nexus_protocol.errors import NexusError
 
 from nexus.runtime.git_facts import Config, RepoState
 from nexus.runtime.git_leftovers import Leftovers
-from nexus.runtime.git_process import Fields, Progress, Result, run_git, with_config
+from nexus.runtime.git_process import Fields, Progress, Result, check_version, run_git, with_config
 from nexus.runtime.git_refusals import refusal
 from nexus.runtime.git_remote import Access, Remote, mask_url, parse_url
 from nexus.services import git_errors as errors
@@ -95,6 +95,7 @@ class Operation:
         self._access.check(remote, self.doing)
         ssh = (await self.config()).get("core.sshcommand")
         base = git_environment(self._environment, self.path)
+        await check_version(self.path, base)
         with self._access.opened(remote, base, ssh) as (environment, descriptors):
             await self._run(
                 ["fetch", "--progress", "--", name],
@@ -153,8 +154,10 @@ class Operation:
         """What is checked out, and what has changed."""
         head: dict[str, str] = {}
         counts = {"changed": 0, "staged": 0, "untracked": 0, "conflicted": 0}
+        elsewhere = 0
 
         def take(record: list[str]) -> None:
+            nonlocal elsewhere
             kind, _, rest = record[0].partition(" ")
             if kind == "#":
                 key, _, value = rest.partition(" ")
@@ -166,6 +169,8 @@ class Operation:
             elif kind in ("1", "2"):
                 counts["staged"] += rest[0] != "."
                 counts["changed"] += rest[1] != "."
+                # A submodule at another commit; its work tree is not touched here.
+                elsewhere += rest[1] != "." and rest[3] == "S"
 
         await self.read(
             "status",
@@ -193,7 +198,7 @@ class Operation:
             upstream=head.get("branch.upstream"),
             ahead=ahead if known else None,
             behind=behind if known else None,
-            dirty=bool(counts["changed"] or counts["staged"] or counts["conflicted"]),
+            dirty=bool(counts["changed"] > elsewhere or counts["staged"] or counts["conflicted"]),
             remote_url=mask_url(url) if url else None,
             in_progress=next((what for name, what in _IN_PROGRESS if (git_dir / name).exists()), None),
             **counts,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from nexus.services.git_errors import GitMissing
 
-__all__ = ["Fields", "Progress", "Result", "base_environment", "run_git", "to_its_end", "with_config"]
+__all__ = ["Fields", "Progress", "Result", "base_environment", "check_version", "run_git", "to_its_end", "with_config"]
 
 T = TypeVar("T")
 
@@ -258,6 +258,20 @@ async def run_git(
     finally:
         process.close()
     return Result(process.returncode, bytes(process.output), process.messages.lines())
+
+
+async def check_version(directory: Path, environment: Mapping[str, str]) -> None:
+    """Refuse a git that would not see its settings in the environment, and so would use and keep other credentials.
+
+    Raises:
+        GitMissing: git is older than 2.31, or not there.
+    """
+    shown = (await run_git(["version"], directory=directory, environment=environment)).output.decode("ascii", "replace")
+    match = re.search(r"(\d+)\.(\d+)", shown)
+    if match is not None and (int(match[1]), int(match[2])) < (2, 31):
+        raise GitMissing(
+            f"cannot reach a remote with git {match[0]}: 2.31 or newer is needed", hint="Install a newer git."
+        )
 
 
 class _Process:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from nexus.runtime.git_process import with_config
 from nexus.services import git_errors as errors
 
-__all__ = ["Access", "Auth", "Remote", "mask_url", "parse_url"]
+__all__ = ["Access", "Auth", "Remote", "mask_url", "parse_url", "without_credentials"]
 
 Auth = Literal["none", "ssh", "token"]
 
@@ -54,7 +54,7 @@ _HELPER = (
     'while IFS="=" read -r key value; do case "$key" in '
     "protocol) protocol=$value;; host) host=$value;; username) username=$value;; '') break;; esac; done; "
     '[ "$protocol://$host" = "$NEXUS_GIT_ORIGIN" ] || return 0; '
-    'IFS= read -r token <"/dev/fd/$NEXUS_GIT_TOKEN_FD" || return 0; '
+    'IFS= read -r token <"/proc/self/fd/$NEXUS_GIT_TOKEN_FD" || return 0; '
     f'printf \'username=%s\\npassword=%s\\n\' "${{username:-{DEFAULT_USER}}}" "$token"; }}; f'
 )
 
@@ -131,6 +131,11 @@ def mask_url(url: str) -> str:
         return f"{match['scheme']}***@"
 
     return _URL_CREDENTIALS.sub(mask, url)
+
+
+def without_credentials(url: str) -> str:
+    """The URL as it could be given instead: an ssh user stays, all else before the host goes."""
+    return mask_url(url).replace(":***@", "@").replace("***@", "")
 
 
 class Access:

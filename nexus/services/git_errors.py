@@ -64,7 +64,7 @@ __all__ = [
 
 
 class GitMissing(Unavailable):
-    """The git program is not installed, or not on the daemon's PATH."""
+    """The git program is not on the daemon's PATH, or is too old."""
 
     type = "git.missing"
 

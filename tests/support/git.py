@@ -1,0 +1,328 @@
+"""Repositories for tests, and two ways to reach them: an sshd and a token-checking HTTP server, both on loopback."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from support.raw import WAIT_S, wait_until
+
+__all__ = [
+    "GitWorld",
+    "HttpServer",
+    "SshAgent",
+    "SshServer",
+    "at_work_in",
+    "holders_of",
+    "make_key",
+    "missing_for_http",
+    "missing_for_ssh",
+]
+
+IDENTITY = "[user]\n\tname = Ada\n\temail = ada@example.org\n[init]\n\tdefaultBranch = main\n"
+
+
+class GitWorld:
+    """A folder with git settings of its own, in which repositories are made by git itself."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "home").mkdir(exist_ok=True)
+        self.settings = root / "home" / ".gitconfig"
+        self.settings.write_text(IDENTITY)
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "SSH_", "XDG_"))
+        } | {"HOME": str(root / "home"), "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": str(self.settings)}
+
+    def git(self, directory: Path, *arguments: str, stdin: bytes | None = None) -> str:
+        """Run git; gives what it wrote."""
+        done = subprocess.run(
+            ["git", *arguments], cwd=directory, env=self.environment, input=stdin, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        return done.stdout.decode(errors="replace").strip()
+
+    def repository(self, name: str, *, commits: int = 1) -> Path:
+        """A work tree with commits ``one``, ``two`` … of its own."""
+        path = self.root / name
+        self.git(self.root, "init", "-q", str(path))
+        for number in range(1, commits + 1):
+            self.commit(path, "file", f"{number}\n", f"commit {number}")
+        return path
+
+    def commit(self, path: Path, name: str, text: str | bytes, message: str = "change") -> str:
+        """Write a file and commit it; gives the commit's id."""
+        file = path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
+        self.git(path, "add", "--force", "--", name)
+        self.git(path, "commit", "-q", "-m", message)
+        return self.git(path, "rev-parse", "HEAD")
+
+    def bare(self, name: str, source: Path) -> Path:
+        """A bare repository with all that ``source`` has, which becomes ``source``'s remote ``origin``."""
+        path = self.root / name
+        self.git(self.root, "clone", "-q", "--bare", str(source), str(path))
+        self.git(source, "remote", "add", "origin", str(path))
+        self.git(source, "push", "-q", "-u", "origin", "HEAD")
+        return path
+
+    def cloned(self, name: str, url: Path | str) -> Path:
+        """A clone, made by git itself."""
+        path = self.root / name
+        self.git(self.root, "clone", "-q", str(url), str(path))
+        return path
+
+
+def holders_of(secret: str) -> list[str]:
+    """Where in the command lines and environments of all processes that may be looked at a secret is."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            for name in ("cmdline", "environ"):
+                with contextlib.suppress(OSError):
+                    if secret.encode() in Path(entry.path, name).read_bytes():
+                        found.append(f"{entry.name}/{name}")
+    return found
+
+
+def at_work_in(folder: Path) -> list[str]:
+    """The processes that run in a folder or below it, as ``pid name``."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if Path(entry.path, "cwd").readlink().is_relative_to(folder):
+                    found.append(f"{entry.name} {Path(entry.path, 'comm').read_text().strip()}")
+    return found
+
+
+# ssh
+
+
+def _sshd() -> str | None:
+    return shutil.which("sshd", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin")
+
+
+def missing_for_ssh() -> str | None:
+    """Why an sshd cannot be run here, None where it can."""
+    for program in ("ssh", "ssh-agent", "ssh-keygen", "ssh-add"):
+        if shutil.which(program) is None:
+            return f"{program} is not installed"
+    if _sshd() is None:
+        return "sshd is not installed"
+    shell = Path(pwd.getpwuid(os.geteuid()).pw_shell).name
+    return f"this user's shell is {shell}" if shell in ("nologin", "false") else None
+
+
+class SshAgent:
+    """An ssh-agent of the test's own, with the keys that it is given."""
+
+    def __init__(self, root: Path) -> None:
+        self.socket = root / "agent.sock"
+        self.process = subprocess.Popen(
+            ["ssh-agent", "-D", "-a", str(self.socket)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        wait_until(self.socket.exists, "the agent's socket")
+
+    def add(self, key: Path) -> None:
+        """Load a private key."""
+        environment = {**os.environ, "SSH_AUTH_SOCK": str(self.socket)}
+        subprocess.run(["ssh-add", "-q", str(key)], env=environment, check=True, capture_output=True)
+
+    def close(self) -> None:
+        """End the agent."""
+        self.process.terminate()
+        self.process.wait(WAIT_S)
+        self.socket.unlink(missing_ok=True)
+
+
+def make_key(path: Path) -> Path:
+    """A new key pair without a passphrase."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True, capture_output=True)
+    return path
+
+
+class SshServer:
+    """An sshd on a free port of the loopback: one process for each connection, with a host key of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.user = pwd.getpwuid(os.geteuid()).pw_name
+        self.host_key = make_key(root / "host_key")
+        self.user_key = make_key(root / "user_key")
+        self.log = root / "sshd.log"
+        settings = root / "sshd_config"
+        settings.write_text(
+            f"HostKey {self.host_key}\nAuthorizedKeysFile {self.user_key}.pub\nStrictModes no\nUsePAM no\n"
+            "PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPidFile none\n"
+        )
+        # Where sshd runs as root it wants this folder, which the system's own sshd makes when it starts.
+        separation = Path("/run/sshd")
+        self._made = separation if os.geteuid() == 0 and not separation.exists() else None
+        if self._made is not None:
+            self._made.mkdir(mode=0o755)
+        self._command = [str(_sshd()), "-i", "-e", "-f", str(settings)]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection, self.log.open("ab") as log:
+                self._processes.append(
+                    subprocess.Popen(self._command, stdin=connection, stdout=connection, stderr=log, close_fds=True)
+                )
+
+    def url(self, path: Path) -> str:
+        """The URL of a repository on this machine."""
+        return f"ssh://{self.user}@127.0.0.1:{self.port}{path}"
+
+    def client(self, *, known: Path | None) -> str:
+        """The ssh command of a person who knows the host by ``known``, a public key, or not at all."""
+        hosts = self.root / "known_hosts"
+        line = f"[127.0.0.1]:{self.port} {known.read_text()}" if known is not None else ""
+        hosts.write_text(line)
+        settings = self.root / "ssh_config"
+        settings.write_text(
+            f"UserKnownHostsFile {hosts}\nGlobalKnownHostsFile /dev/null\nIdentityFile {self.root}/none\n"
+        )
+        return f"ssh -F {settings}"
+
+    def close(self) -> None:
+        """Serve nobody any more."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(WAIT_S)
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            process.wait(WAIT_S)
+        if self._made is not None:
+            self._made.rmdir()
+
+
+# HTTP
+
+
+def _backend() -> Path:
+    shown = subprocess.run(["git", "--exec-path"], capture_output=True, check=True, text=True)
+    return Path(shown.stdout.strip()) / "git-http-backend"
+
+
+def missing_for_http() -> str | None:
+    """Why repositories cannot be served over HTTP here, None where they can."""
+    return None if _backend().exists() else "git http-backend is not installed"
+
+
+class HttpServer:
+    """Serves the repositories below ``root`` to whoever has ``token``; can stop in the middle of a pack."""
+
+    def __init__(self, root: Path, token: str | None = None) -> None:
+        self.root = root
+        self.token = token
+        self.stall_after: int | None = None
+        """Bytes of a pack after which the server waits for ``go_on``."""
+        self.stalled = threading.Event()
+        self.go_on = threading.Event()
+        self.redirect: str | None = None
+        self.authorizations: list[str | None] = []
+        self.backend = _backend()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = False
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def url(self, name: str, user: str = "") -> str:
+        """The URL of the repository ``name``."""
+        return f"http://{user}{'@' if user else ''}127.0.0.1:{self._server.server_port}/{name}"
+
+    def close(self) -> None:
+        """Let go of whom it keeps waiting, and end."""
+        self.go_on.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(WAIT_S)
+
+    def allowed(self, header: str | None) -> bool:
+        """Whether somebody with this header may come in."""
+        if self.token is None:
+            return True
+        scheme, _, pair = (header or "").partition(" ")
+        return scheme == "Basic" and base64.b64decode(pair).decode().partition(":")[2] == self.token
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                self.answer(b"")
+
+            def do_POST(self) -> None:
+                self.answer(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
+
+            def answer(self, body: bytes) -> None:
+                header = self.headers.get("Authorization")
+                server.authorizations.append(header)
+                if server.redirect is not None:
+                    self.send_response(302)
+                    self.send_header("Location", server.redirect + self.path)
+                    self.end_headers()
+                elif not server.allowed(header):
+                    self.send_response(401)
+                    self.send_header("WWW-Authenticate", 'Basic realm="repositories"')
+                    self.end_headers()
+                else:
+                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                        self.write(server.run(self.command, self.path, self.headers, body))
+
+            def write(self, answer: bytes) -> None:
+                self.wfile.write(b"HTTP/1.0 200 OK\r\n")
+                if server.stall_after is not None and len(answer) > server.stall_after:
+                    self.wfile.write(answer[: server.stall_after])
+                    self.wfile.flush()
+                    server.stalled.set()
+                    server.go_on.wait(WAIT_S)
+                    answer = answer[server.stall_after :]
+                self.wfile.write(answer)
+
+        return Handler
+
+    def run(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        """What git's own program answers."""
+        path, _, query = target.partition("?")
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self.root),
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_PROJECT_ROOT": str(self.root),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "REQUEST_METHOD": method,
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "CONTENT_TYPE": headers.get("Content-Type", ""),
+            "CONTENT_LENGTH": str(len(body)),
+            "HTTP_CONTENT_ENCODING": headers.get("Content-Encoding", ""),
+            "GIT_PROTOCOL": headers.get("Git-Protocol", ""),
+        }
+        done = subprocess.run([str(self.backend)], env=environment, input=body, capture_output=True, check=False)
+        return done.stdout
