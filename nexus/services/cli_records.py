@@ -235,6 +235,6 @@ def make_update() -> click.Command:
 
 def make_remove() -> click.Command:
     """``service remove``."""
-    force = click.Option(["--force", "stop"], is_flag=True, help="Stop it first if it is up.")
+    force = click.Option(["--force", "--stop", "stop"], is_flag=True, help="Stop it first if it is up.")
     yes = click.Option(["-y", "--yes"], is_flag=True, help="Skip confirmation.")
     return verb(RemoveService, _remove, parameters=[force, yes], exclude=("stop",), variadic=True)

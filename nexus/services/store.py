@@ -300,12 +300,6 @@ def delete(tx: Transaction, reference: str) -> Service:
         ServiceNotFound, ServiceAmbiguous, ServiceRunning, ServiceNeeded: it cannot be done.
     """
     service = resolve(tx, reference)
-    if service.state in UP:
-        raise ServiceRunning(
-            f'cannot remove service "{service.name}": it is {service.state}, stop it first',
-            hint=f"Stop it and remove it: nexusctl service remove {service.name} --stop",
-            details={"id": service.id, "name": service.name, "state": service.state.value},
-        )
     dependents = [edge.service for edge in dependents_of(tx, service.id)]
     if dependents:
         quoted = ", ".join(f'"{name}"' for name in dependents[:5]) + (", …" if len(dependents) > 5 else "")
@@ -313,6 +307,12 @@ def delete(tx: Transaction, reference: str) -> Service:
             f'cannot remove service "{service.name}": {quoted} depend{"s" if len(dependents) == 1 else ""} on it',
             hint=f"Remove the dependency first: nexusctl service dependency remove {dependents[0]} {service.name}",
             details={"id": service.id, "name": service.name, "dependents": dependents},
+        )
+    if service.state in UP:
+        raise ServiceRunning(
+            f'cannot remove service "{service.name}": it is {service.state}, stop it first',
+            hint=f"Stop it and remove it: nexusctl service remove {service.name} --force",
+            details={"id": service.id, "name": service.name, "state": service.state.value},
         )
     row = tx.one("DELETE FROM service WHERE id = ? RETURNING config_id", (service.id,))
     assert row is not None
