@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.daemon import DaemonProcess
-from support.services import Services
+from support.live_services import Services
 
 
 @pytest.fixture

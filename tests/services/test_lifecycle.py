@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 from nexus_protocol import Cancelled, DeadlineExceeded
+from support.live_services import Services, exists, python
 from support.raw import RawClient, wait_until
-from support.services import Services, exists, python
 
 from nexus.services.commands import GetServiceStdout, RemoveService, StartService, StopService
 from nexus.services.errors import (
