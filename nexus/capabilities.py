@@ -39,5 +39,6 @@ CAPABILITIES: tuple[Capability, ...] = (
     ),
     Capability("journal", (Noun("events", "Show what happened, and follow what happens."),)),
     Capability("plugins", (Noun("plugin", "See, reload and call plugins.", ("plugins",)),)),
+    Capability("services", (Noun("service", "Manage services.", ("svc", "services")),), manager=True),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),)),
 )

@@ -265,7 +265,7 @@ async def remove_dependency(ctx: Context, command: RemoveDependency) -> Dependen
         edge = dependency_store.edge(tx, service.id, dependency.id)
         if edge is None:
             raise ServiceDependencyNotFound(
-                f'service "{service.name}" does not depend on "{dependency.name}"',
+                f'cannot remove the dependency of "{service.name}" on "{dependency.name}": there is none',
                 hint=f"What it depends on: nexusctl service dependency list {service.name}",
                 details={"service": service.name, "dependency": dependency.name},
             )

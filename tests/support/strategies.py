@@ -85,7 +85,7 @@ def _type(type_: Type) -> st.SearchStrategy[Any]:
         case ListType():
             return st.lists(_type(type_.item_type), min_size=type_.min_length or 0, max_size=3)
         case DictType():
-            return st.dictionaries(st.text(max_size=8), _type(type_.value_type), max_size=3)
+            return st.dictionaries(_type(type_.key_type), _type(type_.value_type), max_size=3)
         case StructType():
             return _struct(type_)
         case AnyType():
@@ -99,8 +99,9 @@ def _text(type_: StrType) -> st.SearchStrategy[str]:
         return st.text(min_size=low, max_size=high)
     matches = re.compile(type_.pattern).search
     words = st.text("abcXYZ019._-", max_size=20).map("a".__add__)
+    plain = words.map(lambda text: re.sub("[.-]", "_", text))
     for example, shape in (
-        ("web", words),
+        ("web", words if matches("a.b-c") else plain),
         ("/web", words.map("/".__add__)),
         ("0b7c1d5e-3f2a-4c6b-9d8e-7a6f5b4c3d2e", st.uuids().map(str)),
     ):
