@@ -70,7 +70,7 @@ class Log:
         from_run: str | None = None,
         until: asyncio.Event | None = None,
     ) -> AsyncIterator[LogPiece]:
-        """What was written, in order within each stream and by arrival between the two; all that is kept, unless limited.
+        """What was written, in order within each stream and by arrival between both: all that is kept, if not limited.
 
         ``lines`` is how many of the last lines, ``since`` (ms) from when on, ``stream`` 1 or 2 which of both, and
         ``from_run`` which run is the first; together they give what each of them allows. With ``follow`` it goes on

@@ -1,0 +1,70 @@
+"""What tests of the process room need: programs to run, a look at processes, and an end for whatever is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+from nexus.runtime import Log, LogPiece, ProcessSpec
+from nexus.runtime.status import is_locked, open_process, read_status
+from nexus.runtime.tree import end_session
+
+__all__ = ["PATH", "alive", "collect", "end_all", "joined", "python", "shell", "shim_of"]
+
+PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+def shell(script: str, directory: Path | str = "/", **options: object) -> ProcessSpec:
+    """A script for /bin/sh."""
+    return ProcessSpec(("/bin/sh", "-c", script), str(directory), {"PATH": PATH}, **options)  # type: ignore[arg-type]
+
+
+def python(source: str, *arguments: object, **options: object) -> ProcessSpec:
+    """A program in Python, with its arguments."""
+    argv = (sys.executable, "-I", "-S", "-c", source, *map(str, arguments))
+    return ProcessSpec(argv, "/", {"PATH": PATH}, **options)  # type: ignore[arg-type]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat[stat.rindex(b")") + 2 :][:1] not in (b"Z", b"X")
+
+
+def shim_of(folder: Path) -> int:
+    """The pid of the shim that wrote a run's status."""
+    status = read_status(folder / "status")
+    assert status is not None
+    assert status.run is not None
+    return status.run.shim_pid
+
+
+async def collect(log: Log, **options: object) -> list[LogPiece]:
+    """All pieces that a log gives."""
+    return [piece async for piece in log.pieces(**options)]  # type: ignore[arg-type]
+
+
+def joined(pieces: list[LogPiece], stream: int | None = None) -> bytes:
+    """The bytes of pieces, of one stream or of both."""
+    return b"".join(piece.data for piece in pieces if stream in (None, piece.stream))
+
+
+def end_all(directory: Path) -> None:
+    """Kill every shim below a room's directory, and what it started."""
+    for lock in directory.glob("*/*/lock"):
+        status = read_status(lock.parent / "status")
+        if status is None or status.run is None or not is_locked(lock):
+            continue
+        shim = open_process(status.run.shim_pid, status.run.shim_start)
+        if shim is not None:
+            signal.pidfd_send_signal(shim, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, shim, os.WEXITED)
+            os.close(shim)
+        end_session(status.run, watched=True)
