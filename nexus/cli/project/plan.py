@@ -150,18 +150,19 @@ def find_cycle(edges: Mapping[str, Iterable[str]]) -> list[str] | None:
     """A circle in a graph, from a name back to itself; None where there is none."""
     done: set[str] = set()
     for root in edges:
-        path = [root] if root not in done else []
-        following = [iter(edges[root])] if path else []
+        # The way from the root to where we are, in order, and what is still to be looked at from each.
+        path = {root: iter(edges[root])} if root not in done else {}
         while path:
-            other = next(following[-1], None)
+            here = next(reversed(path))
+            other = next(path[here], None)
             if other is None:
-                done.add(path.pop())
-                following.pop()
+                path.popitem()
+                done.add(here)
             elif other in path:
-                return [*path[path.index(other) :], other]
+                names = list(path)
+                return [*names[names.index(other) :], other]
             elif other not in done:
-                path.append(other)
-                following.append(iter(edges.get(other, ())))
+                path[other] = iter(edges.get(other, ()))
     return None
 
 

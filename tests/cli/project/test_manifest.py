@@ -1,0 +1,332 @@
+"""The project file: what it can say, what is said when it is wrong, and that what is written reads the same."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nexus.cli.project.keys import Edge, service_defaults, vm_defaults
+from nexus.cli.project.manifest import (
+    Project,
+    ProjectFileInvalid,
+    find_line,
+    read_project,
+    service_table,
+    vm_table,
+    write_project,
+)
+
+
+def read(folder: Path, text: str) -> Project:
+    path = folder / "nexus.toml"
+    path.write_text(text)
+    return read_project(str(path))
+
+
+def problems(folder: Path, text: str) -> list[str]:
+    """Every sentence about what is wrong with it, without the file's name."""
+    with pytest.raises(ProjectFileInvalid) as caught:
+        read(folder, text)
+    lines = [caught.value.message, *(caught.value.hint or "").splitlines()]
+    return [line.removeprefix("Also: ").removeprefix(f"cannot use {folder / 'nexus.toml'}") for line in lines]
+
+
+def test_a_file_says_everything_that_a_service_can_be(root: Path) -> None:
+    project = read(
+        root,
+        """
+        [services.api]
+        run = ["./api", "--verbose"]
+        dir = "src"
+        port = 8000
+        env = { A = "x", N = 3, ON = true }
+        tags = ["b", "a"]
+        autostart = true
+        start_window = "1s"
+        config = { file = "app.properties", format = "properties" }
+        restart = { policy = "always", backoff = "500ms", backoff_max = "1m", limit = 3, window = 120, unhealthy = true }
+        health = { exec = "true", interval = 5, timeout = "1.5s", retries = 2, start_period = "1m30s" }
+        stop = { signal = "SIGINT", grace = "5s" }
+        limits = { memory = "1G", cpu = 150, log = 32 }
+        repo = { url = "https://example.org/a.git", path = "repo", branch = "main", auth = "token", token_file = "t" }
+        start = false
+        """,
+    )
+    service = project.services["api"]
+    assert not service.start
+    assert service.fields == {
+        "run_command": ["./api", "--verbose"],
+        "type": "simple",
+        "directory": f"{root}/src",
+        "port": 8000,
+        "environment": {"A": "x", "N": "3", "ON": "true"},
+        "tags": ["a", "b"],
+        "autostart": True,
+        "start_window_ms": 1000,
+        "config_filename": "app.properties",
+        "config_format": "properties",
+        "restart": "always",
+        "restart_backoff_ms": 500,
+        "restart_backoff_max_ms": 60_000,
+        "restart_limit": 3,
+        "restart_window_ms": 120_000,
+        "restart_unhealthy": True,
+        "health_exec": "true",
+        "health_tcp": None,
+        "health_log": None,
+        "health_interval_ms": 5000,
+        "health_timeout_ms": 1500,
+        "health_retries": 2,
+        "health_start_period_ms": 90_000,
+        "stop_signal": "SIGINT",
+        "stop_grace_ms": 5000,
+        "memory_limit_mib": 1024,
+        "cpu_limit_percent": 150,
+        "log_limit_mib": 32,
+        "repo_url": "https://example.org/a.git",
+        "repo_path": f"{root}/repo",
+        "git_branch": "main",
+        "git_auth_type": "token",
+        "git_token_file": f"{root}/t",
+    }
+    assert service.fields.keys() == service_defaults().keys()
+
+
+def test_short_forms_mean_their_most_common_key(root: Path) -> None:
+    fields = (
+        read(
+            root,
+            """
+            [services.a]
+            run = "x"
+            restart = "on-failure"
+            stop = "SIGINT"
+            config = ".env"
+            health = { tcp = true }
+            repo = "https://example.org/a.git"
+            """,
+        )
+        .services["a"]
+        .fields
+    )
+    assert fields["restart"] == "on-failure"
+    assert fields["stop_signal"] == "SIGINT"
+    assert fields["config_filename"] == ".env"
+    assert fields["health_tcp"] == 0
+    assert fields["repo_url"] == "https://example.org/a.git"
+
+
+def test_a_service_runs_in_the_files_folder_unless_it_has_a_repository(root: Path) -> None:
+    project = read(
+        root,
+        """
+        services.here.run = "x"
+        services.home.dir = ""
+        services.cloned.repo = "https://example.org/a.git"
+        services.tilde.dir = "~/x"
+        services.up.dir = "../y"
+        """,
+    )
+    found = {name: service.fields["directory"] for name, service in project.services.items()}
+    assert found == {
+        "here": str(root),
+        "home": None,
+        "cloned": None,
+        "tilde": os.path.expanduser("~/x"),  # noqa: PTH111 - what the file's reader must agree with
+        "up": str(root.parent / "y"),
+    }
+
+
+def test_dependencies_are_names_or_say_more(root: Path) -> None:
+    project = read(
+        root,
+        """
+        [services.a]
+        depends_on = ["b", "c"]
+        [services.b.depends_on]
+        c = { condition = "healthy", tunnel = true, when_lost = "restart" }
+        d = {}
+        """,
+    )
+    assert project.services["a"].needs == {"b": Edge(), "c": Edge()}
+    assert project.services["b"].needs == {"c": Edge("healthy", True, "restart"), "d": Edge()}
+
+
+def test_a_project_without_a_name_is_told_from_others_in_folders_of_the_same_name(root: Path) -> None:
+    for folder in ("a", "b"):
+        (root / folder / "app").mkdir(parents=True)
+    first, second = (read(root / folder / "app", "").name for folder in ("a", "b"))
+    assert first.startswith("app-")
+    assert second.startswith("app-")
+    assert first != second
+    assert read(root / "a" / "app", "").name == first
+    assert read(root, 'project = "shop"').name == "shop"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('projct = "x"', ", line 1: unknown key projct (did you mean project?)"),
+        ("[services.a]\n\nprot = 1", ", line 3: unknown key services.a.prot (did you mean port?)"),
+        ("[services.a.health]\ntpc = 1", ", line 2: unknown key services.a.health.tpc (did you mean tcp?)"),
+        ("[services.a]\nhealth = { tpc = 1 }", ", line 2: unknown key services.a.health.tpc (did you mean tcp?)"),
+        ("[vms.a]\ndisk = 1", ", line 2: unknown key vms.a.disk (known: mem, role, vcpu)"),
+        ("services.a.run = 5", ", line 1: services.a.run: expected a line for the shell, or a list of words"),
+        ("[services.a]\nport = '80'", ", line 2: services.a.port: expected a whole number"),
+        ("[services.a]\nport = true", ", line 2: services.a.port: expected a whole number"),
+        ("[services.a]\nport = 99999", ", line 2: services.a.port: expected int <= 65535"),
+        ("[services.a]\nautostart = 1", ", line 2: services.a.autostart: expected true or false"),
+        ("[services.a]\nstart = 1", ", line 2: services.a.start: expected true or false"),
+        (
+            "[services.a]\nrestart = 'on-failur'",
+            ", line 2: services.a.restart.policy: expected one of no, on-failure, always (did you mean on-failure?)",
+        ),
+        (
+            "[services.a.stop]\ngrace = 'soon'",
+            ", line 2: services.a.stop.grace: 'soon' is not a time such as 500ms, 5s, 2m or 1h",
+        ),
+        (
+            "[services.a.limits]\nmemory = '1X'",
+            ", line 2: services.a.limits.memory: '1X' is not a size such as 256M or 1G",
+        ),
+        ("[services.a]\nenv = 'A=1'", ", line 2: services.a.env: expected a table of variables"),
+        ("[services.a.env]\nA = ['s3cret']", ", line 1: services.a.env: expected text for A"),
+        (
+            "[services.a]\ndepends_on = 1",
+            ", line 2: services.a.depends_on: expected a list of names, or a table of them",
+        ),
+        ("[services.a]\ndepends_on = ['a']", ", line 2: services.a.depends_on: a service cannot depend on itself"),
+        (
+            "[services.a.depends_on.b]\ncondition = 'ready'",
+            ", line 2: services.a.depends_on.b.condition: expected one of started, healthy, completed",
+        ),
+        ("services = 1", ", line 1: services: expected a table"),
+        ("vms.a = 1", ", line 1: vms.a: expected a table"),
+        (
+            "[services.'a b']",
+            ', line 1: services."a b": expected a name of 1 to 64 letters, digits and . _ -, '
+            "the first a letter or digit",
+        ),
+        (
+            "project = 'a.b'",
+            ", line 1: project: expected 1 to 64 letters, digits, _ and -, the first a letter or digit",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line_and_its_key(root: Path, text: str, problem: str) -> None:
+    assert problems(root, text) == [problem]
+
+
+def test_everything_that_is_wrong_is_told_at_once(root: Path) -> None:
+    found = problems(root, "[services.a]\nrun = 5\nprot = 1\n[vms.b]\nmem = 'lots'\n")
+    assert [line.partition(":")[0] for line in found] == [", line 2", ", line 3", ", line 5"]
+
+
+def test_a_value_of_a_variable_is_in_no_sentence(root: Path) -> None:
+    for text in (
+        "[services.a.env]\nA = ['s3cret']",
+        '[services.a.env]\n"A B" = "s3cret"',
+        '[services.a]\nenv = ["s3cret"]',
+    ):
+        assert "s3cret" not in "".join(problems(root, text))
+
+
+def test_what_cannot_be_read_is_a_sentence(root: Path) -> None:
+    path = root / "nexus.toml"
+
+    def sentence() -> str:
+        with pytest.raises(ProjectFileInvalid) as caught:
+            read_project(str(path))
+        return caught.value.message
+
+    assert sentence() == f"cannot read {path}: there is no such file"
+    path.write_text("a = = 1")
+    assert sentence() == f"cannot read {path}: Invalid value (at line 1, column 5)"
+    path.write_bytes(b"a = '\xff'")
+    assert sentence() == f"cannot read {path}: it is not UTF-8"
+    path.unlink()
+    path.mkdir()
+    assert sentence() == f"cannot read {path}: Is a directory"
+
+
+def test_a_key_is_found_where_it_is_and_not_in_a_text() -> None:
+    text = '''
+[services.a]
+run = """
+[services.b]
+port = 1
+"""
+[services."b"]
+env = { X = "1" }
+port = 2
+services.c.port = 3
+'''
+    assert find_line(text, ("services", "b", "port")) == 9
+    assert find_line(text, ("services", "b", "env", "X")) == 8
+    assert find_line(text, ("services", "a", "port")) == 2
+    assert find_line(text, ("vms",)) is None
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
+NAMES = st.from_regex("[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)
+COMMANDS = TEXT | st.lists(TEXT, min_size=1, max_size=3)
+TIMES = st.integers(100, 3_600_000)
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "run_command": COMMANDS,
+        "type": st.sampled_from(["simple", "oneshot"]),
+        "directory": st.none() | st.from_regex("/[a-z]{1,8}", fullmatch=True),
+        "port": st.integers(0, 65_535),
+        "environment": st.dictionaries(st.from_regex("[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True), TEXT, min_size=1),
+        "config_filename": TEXT,
+        "config_format": st.sampled_from(["env", "properties"]),
+        "repo_url": TEXT,
+        "repo_path": st.from_regex("/[a-z]{1,8}", fullmatch=True),
+        "restart": st.sampled_from(["no", "on-failure", "always"]),
+        "restart_backoff_ms": TIMES,
+        "restart_unhealthy": st.booleans(),
+        "health_exec": COMMANDS,
+        "health_tcp": st.integers(0, 65_535),
+        "health_interval_ms": TIMES,
+        "stop_signal": st.sampled_from(["SIGTERM", "SIGINT"]),
+        "stop_grace_ms": st.integers(0, 3_600_000),
+        "tags": st.sets(st.from_regex("[a-z]{1,5}", fullmatch=True), min_size=1).map(sorted),
+        "memory_limit_mib": st.integers(1, 16_777_216),
+        "log_limit_mib": st.integers(1, 65_536),
+    },
+)
+EDGES = st.builds(
+    Edge,
+    st.sampled_from(["started", "healthy", "completed"]),
+    st.booleans(),
+    st.sampled_from(["ignore", "restart", "stop"]),
+)
+
+
+@given(
+    services=st.dictionaries(
+        NAMES, st.tuples(FIELDS, st.dictionaries(NAMES, EDGES, max_size=3), st.booleans()), max_size=3
+    ),
+    mem=st.integers(16, 1_048_576),
+)
+def test_what_is_written_reads_the_same(
+    tmp_path_factory: pytest.TempPathFactory, services: dict[str, Any], mem: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "written.toml"
+    wanted = {
+        name: (service_defaults() | fields, {other: edge for other, edge in needs.items() if other != name}, start)
+        for name, (fields, needs, start) in services.items()
+    }
+    vm = vm_defaults() | {"mem_size_mib": mem}
+    tables = {name: service_table(*service) for name, service in wanted.items()}
+    path.write_text(write_project("p", tables, {"box": vm_table(vm)}), encoding="utf-8")
+    project = read_project(str(path))
+    assert {name: tuple(service) for name, service in project.services.items()} == wanted
+    assert project.vms == {"box": vm}
+    assert project.name == "p"
