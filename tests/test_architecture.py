@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,20 +25,22 @@ NAMES = [capability.name for capability in CAPABILITIES]
 DISPATCH = load_capabilities()
 
 CONTRACT = {"msgspec", "nexus_protocol"}
+OWN_CONTRACT = {"{own}.commands", "{own}.records", "{own}.errors", "{own}.states"}
 SHAPE: dict[str, set[str]] = {
-    "commands": CONTRACT | {"{own}.states"},
+    "commands": CONTRACT | {"{own}.records", "{own}.errors", "{own}.states"},
+    "records": CONTRACT | {"{own}.states"},
+    "errors": CONTRACT,
     "states": CONTRACT,
-    "store": CONTRACT | {"nexus.store", "{own}.commands", "{own}.states", "{own}.settings"},
+    "store": CONTRACT | {"nexus.store", "{own}.settings"} | OWN_CONTRACT,
     "handlers": CONTRACT | {"{own}", "nexus", "nexus.handling", "nexus.paging", "nexus.store", "nexus.journal"},
     "manager": CONTRACT | {"{own}", "nexus", "nexus.handling", "nexus.store", "nexus.journal", "nexus.runtime"},
-    "cli": CONTRACT
-    | {"click", "nexus", "nexus.cli", "nexus.client"}
-    | {"{own}.commands", "{own}.records", "{own}.errors", "{own}.states"},
+    "cli": CONTRACT | {"click", "nexus", "nexus.cli", "nexus.client"} | OWN_CONTRACT,
 }
 """What each file of a capability may import beside the standard library; a capability may have several of a kind."""
 
 EXCEPTIONS = {
     ("nexus.journal.store", "nexus.handling"),  # an event's row holds its Origin
+    ("nexus.services.git_handlers", "nexus.runtime.git"),  # the repository is the only truth, there is no record
     ("nexus.services.cli_records", "dotenv.parser"),  # --env-file is read where the person is
 }
 
@@ -88,9 +91,9 @@ def below(*packages: str) -> list[Path]:
 
 def kind_of(path: Path) -> str | None:
     """What a file of a capability is: ``cli_git.py`` is of the kind cli, ``port_store.py`` of the kind store."""
-    return next(
-        (kind for kind in SHAPE if path.stem.startswith(f"{kind}_") or f"_{path.stem}".endswith(f"_{kind}")), None
-    )
+    before = [kind for kind in SHAPE if f"{path.stem}_".startswith(f"{kind}_")]
+    after = [kind for kind in SHAPE if f"_{path.stem}".endswith(f"_{kind}")]
+    return next(iter(before + after), None)
 
 
 def capability_files(*kinds: str) -> list[Path]:
@@ -103,9 +106,27 @@ def test_each_file_of_a_capability_imports_only_what_its_kind_may(path: Path) ->
     kind = kind_of(path)
     assert kind is not None
     allowed = {name.replace("{own}", own) for name in SHAPE[kind]}
-    # Beside what its kind may, others of its own kind.
-    allowed |= {module_name(other) for other in capability_files(kind) if other.parent == path.parent}
+    # What is allowed as a kind is allowed as each file of it, and so are others of its own kind.
+    others = [other for other in capability_files() if other.parent == path.parent]
+    allowed |= {
+        module_name(other) for other in others if kind_of(other) == kind or f"{own}.{kind_of(other)}" in allowed
+    }
     assert foreign(path, allowed) == []
+
+
+SQL = re.compile(r"\b(SELECT .+ FROM|INSERT (OR \w+ )?INTO|UPDATE \w+ SET|DELETE FROM)\b", re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SOURCES if path.parent.name in NAMES and kind_of(path) != "store"], ids=module_name
+)
+def test_sql_is_in_stores_alone(path: Path) -> None:
+    texts = [
+        node.value
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    assert [text for text in texts if SQL.search(text)] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
