@@ -110,7 +110,7 @@ class Config:
 
 def short(text: str) -> str:
     """At most 1,000 characters of a text."""
-    return text if len(text) <= TEXT_CHARS else text[: TEXT_CHARS - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return text if len(text) <= TEXT_CHARS else text[: TEXT_CHARS - 1] + "\u2026"
 
 
 def milliseconds(seconds: str) -> int:

@@ -10,8 +10,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,7 +109,8 @@ class Nursery:
             _remove_leftovers(path.parent, prefix)
             while self.lock < 0:
                 # Another daemon may take it for a leftover until it is locked.
-                self.folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+                self.folder = path.with_name(f"{prefix}{os.urandom(6).hex()}")
+                self.folder.mkdir(mode=0o700)
                 self._made = True
                 self.lock = _locked(self.folder)
         except OSError as error:
@@ -136,7 +135,7 @@ class Nursery:
     def remove(self) -> None:
         """Remove what was made: the folder, and those above it unless they are needed now."""
         if self._made:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _remove_tree(self.folder)
         if self.lock >= 0:
             os.close(self.lock)
             self.lock = -1
@@ -198,8 +197,15 @@ def _remove_leftovers(parent: Path, prefix: str) -> None:
                 continue
             lock = _locked(Path(entry.path))
             if lock >= 0:
-                shutil.rmtree(entry.path, ignore_errors=True)
+                _remove_tree(Path(entry.path))
                 os.close(lock)
+
+
+def _remove_tree(folder: Path) -> None:
+    # With its compressors it is 2 MiB, which a daemon that clones nothing need not have.
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
@@ -213,6 +212,8 @@ class Access:
                 os.close(writer)
 
     def _ssh_command(self, environment: Mapping[str, str], configured: str | None) -> str:
+        import shlex  # rarely needed
+
         command = environment.get("GIT_SSH_COMMAND") or configured
         if not command:
             command = shlex.quote(environment["GIT_SSH"]) if environment.get("GIT_SSH") else "ssh"
