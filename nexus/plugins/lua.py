@@ -31,9 +31,9 @@ _MEMORY = "not enough memory"
 
 _SANDBOX = """
 local say, instructions, OVER = ...
-local pcall, xpcall, error, load, type, tostring = pcall, xpcall, error, load, type, tostring
+local pcall, error, load, type, tostring, select = pcall, error, load, type, tostring, select
 local ipairs, rawget, setmetatable, getmetatable = ipairs, rawget, setmetatable, getmetatable
-local clock, sethook, pack, concat = os.clock, debug.sethook, table.pack, table.concat
+local clock, sethook, pack, unpack, concat = os.clock, debug.sethook, table.pack, table.unpack, table.concat
 local ends_at = 0
 local VETO = {}
 
@@ -59,7 +59,13 @@ local sandbox = {
 sandbox._G = sandbox
 
 function sandbox.pcall(...) return still(pcall(...)) end
-function sandbox.xpcall(...) return still(xpcall(...)) end
+
+-- Not Lua's own: that calls the handler where the error is, and inside of check() nobody looks at the time.
+function sandbox.xpcall(f, handler, ...)
+  local results = pack(still(pcall(f, ...)))
+  if results[1] then return unpack(results, 1, results.n) end
+  return false, select(2, still(pcall(handler, results[2])))
+end
 
 -- Finalizers run where the time is not looked at.
 function sandbox.setmetatable(value, meta)
@@ -183,8 +189,15 @@ class _Sandbox:
         return self._to_python(self._nexus[name])
 
     def has(self, hook: str) -> bool:
-        """Whether the plugin has put anything under this name."""
-        return self._nexus[hook.encode()] is not None
+        """Whether the plugin has put a function under this name.
+
+        Raises:
+            Refused: it is something else.
+        """
+        value = self._nexus[hook.encode()]
+        if value is not None and self._lupa.lua_type(value) != "function":
+            raise Refused(f"{hook} is not a function")
+        return value is not None
 
     def call(self, hook: str, *arguments: Any) -> Any:
         """Call one of its functions.

@@ -259,7 +259,6 @@ def test_what_plugins_print_is_in_the_log_up_to_a_bound(
     assert re.search(r"plugins printed too much: 1\d{7} bytes are not in the log", daemon.log())
 
 
-@pytest.mark.slow
 def test_a_plugin_that_hangs_stalls_nobody_who_asks_for_what_is_never_hooked(
     folder: PluginFolder, start: Callable[..., DaemonProcess]
 ) -> None:

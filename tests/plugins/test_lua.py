@@ -1,0 +1,292 @@
+"""The sandbox of Lua plugins: what crosses into it and back, and what does not get out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.daemon import DaemonProcess
+from support.plugins import PluginFolder, TestHost, hosting
+from support.raw import RawClient
+
+from nexus.plugins.commands import Extra, ListPlugins, PluginFailed, PluginState
+from nexus.plugins.messages import Load
+
+pytest.importorskip("lupa", reason="Lua plugins need the extra lua")
+
+RUN = """
+nexus.extras = {"run"}
+function nexus.extra(name, body)
+%s
+end
+"""
+
+
+def load(text: str, *, timeout_ms: int = 60_000, memory_mib: int = 16) -> Any:
+    """A plugin from Lua text, in this very process."""
+    from nexus.plugins.lua import load_lua
+
+    source = ("nexus.api = 1\n" + text).encode()
+    return load_lua("/x/test.lua", source, Load([], False, {}, timeout_ms, timeout_ms, memory_mib))
+
+
+def call(body: str, value: Any = None, **limits: int) -> Any:
+    """What a Lua function of this body gives for ``body``."""
+    return load(RUN % body, **limits).extra("run", value)
+
+
+def fails(body: str, **limits: int) -> str:
+    """What a Lua function of this body fails with."""
+    with pytest.raises(Exception) as failed:  # noqa: PT011
+        call(body, **limits)
+    return str(failed.value) or type(failed.value).__name__
+
+
+VALUES: list[Any] = [
+    None, True, False, 0, -1, 2**63 - 1, -(2**63), 1.5, "", "text ä\U0001f600", "a\0b", b"\xff\xfe", [1, "two", [3]],
+    {"a": 1, "b": {"c": [True]}}, {"1": "text"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_a_value_goes_in_and_comes_back(value: Any) -> None:
+    assert call("return body", value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "back"), [([], {}), ([1, None, 3], {1: 1, 3: 3}), ({"a": None}, {}), (2**64 - 1, float(2**64 - 1))]
+)
+def test_what_a_table_cannot_hold(value: Any, back: Any) -> None:
+    if back == {1: 1, 3: 3}:
+        assert "whose keys are neither text nor 1 to its length" in fails("return {[1] = 1, [3] = 3}")
+    else:
+        assert call("return body", value) == back
+
+
+@pytest.mark.parametrize(
+    ("gives", "sentence"),
+    [
+        ("print", "gave a function, which is not a value"),
+        ("{x = print}", "gave a function, which is not a value"),
+        ("{[1.5] = 1}", "gave a table whose keys are neither text nor 1 to its length"),
+        ("(function() local t = {}; t.t = t; return t end)()", "gave something nested deeper than 32 levels"),
+        ("(function() local t = {}; for i = 1, 200000 do t[i] = i end; return t end)()", "or of too many elements"),
+    ],
+)
+def test_what_is_no_value_is_refused(gives: str, sentence: str) -> None:
+    assert sentence in fails(f"return {gives}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("os", "io", "require", "package", "debug", "load", "loadstring", "loadfile", "dofile", "collectgarbage"),
+        *("coroutine", "python", "string.dump", "module", "newproxy", "getfenv", "setfenv", "jit", "ffi", "warn"),
+    ],
+)
+def test_what_reaches_out_is_not_there(name: str) -> None:
+    assert call(f"return type({name})") == "nil"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "_G.os",
+        "_G._G.io",
+        "getmetatable('').__index.dump",
+        "('').dump",
+        "getmetatable(nexus)",
+        "getmetatable(_G)",
+        "getmetatable(print)",
+        "rawget(_G, 'load')",
+    ],
+)
+def test_nor_by_another_way(path: str) -> None:
+    assert call(f"return {path}") is None
+
+
+ESCAPES = {
+    "bytecode": "return string.dump(function() end)",
+    "bytecode of a text": "return ('x').dump(print)",
+    "python's eval": "return python.eval('1')",
+    "python's builtins": "return python.builtins.open('/etc/passwd')",
+    "an attribute of the log": "return nexus.log.__self__",
+    "an attribute of print": "return print.__globals__",
+    "an index of a function": "return nexus.veto['__class__']",
+    "a finalizer": "setmetatable({}, {__gc = function() end})",
+    "an environment": "local _ENV = {}; return os.getenv('HOME')",
+    "what a module leaves": "return package.loaded.os",
+    "the registry": "return debug.getregistry()",
+}
+
+
+@pytest.mark.parametrize("body", ESCAPES.values(), ids=ESCAPES)
+def test_an_attempt_to_get_out_is_an_error(body: str) -> None:
+    assert re.match(r"test\.lua:\d+: (attempt to (index|call) a (nil|function) value|__gc is not part)", fails(body)), (
+        fails(body)
+    )
+
+
+def test_bytecode_is_no_plugin() -> None:
+    import lupa.lua54
+
+    code = lupa.lua54.LuaRuntime(encoding=None).eval(b"string.dump(function() return 1 end)")
+    from nexus.plugins.lua import load_lua
+    from nexus.plugins.registry import Raised
+
+    with pytest.raises(Raised, match="attempt to load a binary chunk"):
+        load_lua("/x/test.lua", code, Load([], False, {}, 1000, 1000, 16))
+
+
+@pytest.mark.parametrize("value", [b"\xff", "\udcff", 2**64 - 1, -(2**63), 1e400])
+def test_nothing_of_python_gets_in_with_an_odd_value(value: Any) -> None:
+    assert call("return type(body)", value) in ("string", "number")
+
+
+def test_what_print_is_given_cannot_become_an_error_of_python(capfd: pytest.CaptureFixture[str]) -> None:
+    done = "local ok, problem = pcall(print, '\\xff', {}, nil, 1); return {ok, type(problem)}"
+    assert call(done) == [True, "nil"]
+    assert re.fullmatch(r"\\xff\ttable: \S+\tnil\t1\n", capfd.readouterr().out)
+
+
+LOOPS = {
+    "a loop": "while true do end",
+    "a pcall in a loop": "while true do pcall(function() while true do end end) end",
+    "an xpcall in a loop": "while true do xpcall(function() while true do end end, function(e) return e end) end",
+    "a handler that loops": "xpcall(error, function() while true do end end)",
+    "pcalls within pcalls": "local function f() pcall(f); while true do end end; f()",
+    "a metamethod": "return setmetatable({}, {__index = function(t, k) return t[k .. 'x'] or t[1] end}).x",
+    "a pcall of pcall": "while true do pcall(pcall, pcall, error) end",
+    "an error that is a table": "while true do pcall(error, setmetatable({}, {__tostring = error})) end",
+}
+
+
+@pytest.mark.parametrize("body", LOOPS.values(), ids=LOOPS)
+def test_an_endless_loop_is_ended_whatever_swallows_the_error(body: str) -> None:
+    said = fails(body, timeout_ms=200)
+    assert said == "it took longer than 200 ms" or "stack overflow" in said, said
+
+
+BOMBS = {
+    "a text": "return ('x'):rep(1 << 30)",
+    "a text that doubles": "local s = 'x'; while true do s = s .. s end",
+    "a table": "local t = {}; while true do t[#t + 1] = {} end",
+    "a long separator": "return ('x'):rep(1 << 16, ('y'):rep(1 << 16))",
+    "a format": "local t = {}; for i = 1, 1 << 22 do t[i] = ('%99d'):format(i) end",
+    "table.concat": "local t = {}; for i = 1, 1 << 16 do t[i] = ('x'):rep(1 << 10) end; return table.concat(t)",
+    "gsub": "return (('x'):rep(1 << 20):gsub('x', ('y'):rep(1 << 10)))",
+    "unpack": "return string.char(table.unpack(setmetatable({}, {__len = function() return 1 << 30 end})))",
+}
+
+
+@pytest.mark.parametrize("body", BOMBS.values(), ids=BOMBS)
+def test_a_bomb_meets_the_limit_of_memory(body: str) -> None:
+    before = int(Path("/proc/self/statm").read_text().split()[0])
+    said = fails(body)
+    assert said == "MemoryError" or re.search("too many results to unpack|resulting string too large", said), said
+    after = int(Path("/proc/self/statm").read_text().split()[0])
+    assert (after - before) * os.sysconf("SC_PAGE_SIZE") < 128 * 1024 * 1024
+
+
+def test_an_error_that_is_no_text_is_told() -> None:
+    assert fails("error({})") == "raised something of type table"
+    assert fails("error()") == "raised something of type nil"
+    assert fails("error('\\xff')").startswith("test.lua:5: ")
+
+
+def run(folder: PluginFolder, scenario: Callable[[TestHost], Coroutine[Any, Any, None]], **options: Any) -> None:
+    async def main() -> None:
+        async with hosting(folder, **options) as test:
+            await scenario(test)
+
+    asyncio.run(main())
+
+
+def test_what_the_sandbox_cannot_end_the_daemon_does(folder: PluginFolder) -> None:
+    """A function of the library in C that takes for ever looks at no time."""
+    folder.lua("slow", RUN % "return body and ('a'):rep(1 << 12):find(('.-'):rep(50) .. 'b')")
+    folder.lua("big", "nexus.extras = {'big'}\nfunction nexus.extra() return ('x'):rep(1 << 30) end")
+    keeping = "kept = {}\nfunction nexus.extra() while true do kept[#kept + 1] = {} end end"
+    folder.lua("keeps", f"nexus.extras = {{'keeps'}}\n{keeping}")
+
+    async def scenario(test: TestHost) -> None:
+        for _ in range(2):
+            with pytest.raises(PluginFailed) as failed:
+                await test.extra("run", True)
+            assert failed.value.message == 'cannot carry out run: plugin "slow" failed: it took longer than 500 ms'
+            for name in ("big", "keeps"):
+                with pytest.raises(PluginFailed, match=f'plugin "{name}" failed: it ran out of memory'):
+                    await test.extra(name)
+            assert await test.extra("run", False) is False
+
+    run(folder, scenario, timeout_ms=500)
+
+
+def test_a_loop_in_lua_costs_the_others_no_process(folder: PluginFolder) -> None:
+    folder.lua("loop", RUN % "while body do end")
+
+    async def scenario(test: TestHost) -> None:
+        pid = await test.pid()
+        with pytest.raises(PluginFailed, match='plugin "loop" failed: it took longer than 500 ms'):
+            await test.extra("run", True)
+        assert await test.extra("run", False) is None
+        assert await test.pid() == pid
+
+    run(folder, scenario, timeout_ms=500)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("x = = 1", "bad.lua:1: unexpected symbol near '='"),
+        ("error('not today')", "bad.lua:1: not today"),
+        ("x = 1", "it does not say which plugin API it was written for: NEXUS_PLUGIN_API = 1"),
+        ("nexus.api = 2", "it was written for plugin API 2, and this nexusd has 1"),
+        ("nexus.api = 1; nexus.pre_command = 1", "pre_command is not a function"),
+        ("nexus.api = 1; nexus.extras = 'a'", "the names that it claims (NEXUS_EXTRAS) are not a list of texts"),
+        ("while true do end", "it took longer than 2000 ms"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_with_the_reason(folder: PluginFolder, text: str, reason: str) -> None:
+    folder.add("bad.lua", text)
+
+    async def scenario(test: TestHost) -> None:
+        plugin = (await test.plugins())["bad"]
+        assert (plugin.state, plugin.reason) == (PluginState.FAILED, reason)
+
+    run(folder, scenario, timeout_ms=200)
+
+
+def test_the_environment_of_a_start(folder: PluginFolder) -> None:
+    changes = "{A = s, B = c.dir, C = false, D = e.D .. '!'}"
+    folder.lua("a", f"function nexus.pre_start_command(s, c, e) return {changes} end")
+
+    async def scenario(test: TestHost) -> None:
+        assert await test.start({"C": "1", "D": "d", "E": "e"}, dir="/srv") == {
+            "A": "web",
+            "B": "/srv",
+            "D": "d!",
+            "E": "e",
+        }
+
+    run(folder, scenario)
+
+
+def test_without_lupa_the_file_is_listed_with_what_it_needs(
+    root: Path, folder: PluginFolder, start: Callable[..., DaemonProcess]
+) -> None:
+    folder.lua("a", RUN % "return 1")
+    folder.python("b", "NEXUS_EXTRAS = ['b']\n@hookimpl\ndef extra():\n    return 2\n")
+    # As it looks where lupa is not installed: a package of this name without any Lua in it.
+    (root / "lupa").mkdir()
+    (root / "lupa" / "__init__.py").write_text("")
+    with RawClient(start(PYTHONPATH=str(root)).socket_path) as client:
+        a, b = client.call(ListPlugins()).plugins
+        assert (a.state, a.reason) == (PluginState.FAILED, "it needs lupa: pip install 'nexusd[lua]'")
+        assert b.state is PluginState.LOADED
+        assert client.call(Extra("b")).body == 2
