@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 from support.daemon import DaemonProcess
 from support.live_services import Services
+from support.raw import RawClient
+
+from nexus.services.commands import ListDependencies, ListServices, RemoveDependency, RemoveService
 
 
 @pytest.fixture
@@ -15,3 +18,14 @@ def services(daemon: DaemonProcess) -> Iterator[Services]:
     services = Services(daemon)
     yield services
     services.close()
+
+
+@pytest.fixture
+def client(shared: DaemonProcess) -> Iterator[RawClient]:
+    """A connection to a daemon of the module, to which no service is left afterwards."""
+    with RawClient(shared.socket_path) as client:
+        yield client
+        for edge in client.call(ListDependencies()).dependencies:
+            client.call(RemoveDependency(edge.service_id, edge.dependency_id))
+        for service in client.call(ListServices(limit=10_000)).services:
+            client.call(RemoveService(service.id))

@@ -1,4 +1,4 @@
-"""Services as a test sees them from outside: through a daemon's socket, its journal and the processes of the machine."""
+"""Services as a test sees them from outside: through a daemon's socket, its journal and the list of processes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,186 @@
+"""Health checks of each kind: what makes a service healthy, unhealthy, and what follows."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from support.live_services import Services, exists, listen, python
+from support.raw import wait_until
+
+from nexus.services.errors import ServiceStartFailed
+from nexus.services.health import run_check
+from nexus.services.states import ServiceHealth, ServiceState
+
+QUICK = {"health_interval_ms": 100, "health_retries": 2}
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def test_without_a_check_nothing_is_known(services: Services) -> None:
+    services.add("web")
+    assert services.start("web", wait=True).service.health is ServiceHealth.UNKNOWN
+
+
+def test_a_command_decides_with_the_environment_of_the_run(services: Services, tmp_path: Path) -> None:
+    services.add(
+        "web", health_exec='echo "found $TOKEN in $(pwd)"; test "$TOKEN" = s3', directory=str(tmp_path), **QUICK
+    )
+    service = services.start("web", environment={"TOKEN": "s3"}, wait=True).service
+    assert (service.health, service.health_message) == (ServiceHealth.HEALTHY, f"found s3 in {tmp_path}")
+    assert services.kinds("web")[-1] == "healthy"
+
+
+def test_failures_in_a_row_make_it_unhealthy_and_one_success_healthy_again(services: Services, tmp_path: Path) -> None:
+    sick = tmp_path / "sick"
+    services.add("web", health_exec=f"test ! -e {sick} || {{ echo it is sick; false; }}", **QUICK)
+    services.start("web", wait=True)
+    sick.touch()
+    service = services.wait("web", health=ServiceHealth.UNHEALTHY)
+    assert (service.state, service.health_message) == (ServiceState.RUNNING, "it is sick")
+    assert isinstance(services.start_error("web", wait=True), ServiceStartFailed)
+    sick.unlink()
+    services.wait("web", health=ServiceHealth.HEALTHY)
+    assert [kind for kind in services.kinds("web") if "health" in kind] == ["healthy", "unhealthy", "healthy"]
+
+
+def test_a_start_that_waits_fails_when_the_service_becomes_unhealthy(services: Services) -> None:
+    services.add("web", health_exec="echo no luck; exit 1", **QUICK)
+    error = services.start_error("web", wait=True)
+    assert isinstance(error, ServiceStartFailed)
+    assert "unhealthy: no luck" in error.message
+    assert services.get("web").state is ServiceState.RUNNING
+
+
+def test_a_start_that_waits_fails_when_the_service_ends_first(services: Services) -> None:
+    services.add("web", "sleep 0.1; echo broken; exit 6", health_exec="false", health_retries=1000)
+    error = services.start_error("web", wait=True)
+    assert (error.details["exit_code"], error.details["log"]) == (6, ["broken"])
+
+
+def test_a_check_that_never_answers_is_a_failure_and_leaves_no_process(services: Services, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    services.add("web", health_exec=f"sleep 1000 & echo $! >> {pids}; wait", health_timeout_ms=200, **QUICK)
+    services.start("web")
+    service = services.wait("web", health=ServiceHealth.UNHEALTHY)
+    assert service.health_message == "no answer within 200 ms"
+    services.stop("web")
+    wait_until(lambda: not any(exists(int(pid)) for pid in pids.read_text().split()), "the end of the checks")
+
+
+def test_failures_in_the_start_period_do_not_count(services: Services, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    services.add(
+        "web", health_exec=f"echo x >> {seen}; false", health_interval_ms=100, health_retries=1,
+        health_start_period_ms=600_000,
+    )  # fmt: skip
+    services.start("web")
+    wait_until(lambda: seen.exists() and seen.read_text().count("x") >= 4, "four checks")
+    assert services.get("web").health is ServiceHealth.UNKNOWN
+
+
+def test_a_port_that_accepts_is_healthy(services: Services, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    wait = f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)"
+    services.add("own", listen(before=wait), port=0, health_tcp=0, health_retries=1000)
+    services.start("own")
+    assert services.get("own").health is ServiceHealth.UNKNOWN
+    gate.touch()
+    assert services.start("own", wait=True).service.health is ServiceHealth.HEALTHY
+    port = free_port()
+    services.add("other", health_tcp=port, **QUICK)
+    services.start("other")
+    assert services.wait("other", health=ServiceHealth.UNHEALTHY).health_message == f"nobody accepts on port {port}"
+
+
+def test_a_line_of_this_runs_output_is_healthy_for_the_run(services: Services, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    run = f"while [ ! -e {gate} ]; do sleep 0.01; done; echo now ready to serve; exec sleep 1000"
+    services.add("web", run, health_log="ready .* serve", health_retries=1000)
+    services.start("web")
+    gate.touch()
+    service = services.start("web", wait=True).service
+    assert service.health_message == "now ready to serve"
+    gate.unlink()
+    services.restart("web")
+    assert services.get("web").health is ServiceHealth.UNKNOWN
+    gate.touch()
+    services.wait("web", health=ServiceHealth.HEALTHY)
+
+
+def test_a_pattern_that_would_take_for_ever_and_a_line_without_end_stall_nobody(services: Services) -> None:
+    services.add(
+        "web", python("print('a' * 10_000_000, flush=True)\nimport time\ntime.sleep(1000)"), health_log="(a+)+b"
+    )
+    services.update("web", health_interval_ms=100, health_retries=3)
+    services.start("web")
+    services.wait("web", health=ServiceHealth.UNHEALTHY)
+    assert services.stop("web").stopped == ["web"]
+
+
+def test_what_is_unhealthy_is_restarted_where_its_record_says_so_until_the_limit(
+    services: Services, tmp_path: Path
+) -> None:
+    services.add(
+        "web", f"echo x >> {tmp_path}/runs; exec sleep 1000", health_exec="echo sick; false", restart_unhealthy=True,
+        restart_backoff_ms=10, restart_limit=2, **QUICK,
+    )  # fmt: skip
+    services.start("web")
+    service = services.wait_rest("web")
+    assert (service.state, service.restarts) == (ServiceState.FAILED, 2)
+    assert service.reason == "unhealthy: sick; 2 restarts within 60 s"
+    assert (tmp_path / "runs").read_text().count("x") == 3
+
+
+def test_a_changed_check_holds_at_once(services: Services) -> None:
+    services.add("web", health_exec="false", **QUICK)
+    pid = services.start("web").service.pid
+    services.wait("web", health=ServiceHealth.UNHEALTHY)
+    services.update("web", health_exec="true")
+    assert services.wait("web", health=ServiceHealth.HEALTHY).pid == pid
+    services.update("web", clear=["health_exec"])
+    services.wait("web", health=ServiceHealth.UNKNOWN)
+
+
+def test_after_a_restart_of_the_daemon_health_is_unknown_until_it_was_checked(
+    services: Services, tmp_path: Path
+) -> None:
+    slow = tmp_path / "slow"
+    services.add("web", health_exec=f"if [ -e {slow} ]; then sleep 1000; fi", health_timeout_ms=60_000, **QUICK)
+    pid = services.start("web", wait=True).service.pid
+    slow.touch()
+    services.kill_daemon()
+    service = services.get("web")
+    assert (service.state, service.health, service.pid) == (ServiceState.RUNNING, ServiceHealth.UNKNOWN, pid)
+    slow.unlink()
+    services.kill_daemon()
+    services.wait("web", health=ServiceHealth.HEALTHY)
+
+
+def test_the_end_of_a_run_makes_its_health_unknown(services: Services) -> None:
+    services.add("web", health_exec="true", **QUICK)
+    services.start("web", wait=True)
+    assert services.stop("web").service.health is ServiceHealth.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "line"),
+    [
+        ("printf 'one\\ntwo\\n'", 0, "two"),
+        ("echo bad >&2; exit 4", 4, "bad"),
+        ("printf '\\377\\033[31m'; exit 1", 1, "\ufffd [31m"),
+        ("sleep 1000 & exit 0", 0, None),
+        ("head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end", 0, "end"),
+    ],
+)
+def test_a_check_gives_its_code_and_its_last_line(command: str, code: int, line: str | None) -> None:
+    result = asyncio.run(run_check(("/bin/sh", "-c", command), "/", dict(os.environ), 60))
+    assert result == (code, line)

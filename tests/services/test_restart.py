@@ -1,0 +1,195 @@
+"""What a restart policy does after an exit: whether, when, and how often."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.live_services import Services, exists
+from support.raw import wait_until
+
+from nexus.runtime import Exit
+from nexus.services.commands import RestartService
+from nexus.services.policy import describe_exit, plan_restart, wants_restart
+from nexus.services.records import Service
+from nexus.services.states import RestartPolicy, ServiceState
+
+GONE_ON = {"start_window_ms": 0, "restart_backoff_ms": 10, "restart_backoff_max_ms": 10}
+
+
+def kill(pid: int | None) -> None:
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("policy", "run", "state", "reason"),
+    [
+        ("no", "exit 0", ServiceState.STOPPED, "exited with 0"),
+        ("no", "exit 3", ServiceState.FAILED, "exited with 3"),
+        ("no", "kill -SEGV $$", ServiceState.FAILED, "killed by SIGSEGV"),
+        ("on-failure", "exit 0", ServiceState.STOPPED, "exited with 0"),
+    ],
+)
+def test_an_end_that_no_policy_repeats_leaves_its_reason(
+    services: Services, policy: str, run: str, state: ServiceState, reason: str
+) -> None:
+    services.add("web", f"ulimit -c 0; sleep 0.1; {run}", restart=policy)
+    services.start("web")
+    service = services.wait_rest("web")
+    assert (service.state, service.restarts, service.pid) == (state, 0, None)
+    assert str(service.reason).startswith(reason)
+    assert services.kinds("web")[-2:] == ["exited", str(state)]
+
+
+def test_a_failure_is_followed_by_another_run(services: Services) -> None:
+    services.add("web", restart="on-failure", **GONE_ON)
+    first = services.start("web").service.pid
+    kill(first)
+    service = services.wait("web", restarts=1, state=ServiceState.RUNNING)
+    assert exists(service.pid)
+    assert service.pid != first
+    assert services.kinds("web")[-4:] == ["exited", "restarting", "starting", "started"]
+    assert services.wait_event("web", "exited")["detail"] == {"reason": "killed by SIGKILL", "exit_signal": 9}
+    services.stop("web")
+    assert services.start("web").service.restarts == 0
+
+
+def test_always_means_after_success_too_and_not_after_a_stop(services: Services, tmp_path: Path) -> None:
+    services.add("web", f"echo x >> {tmp_path}/runs; sleep 0.05", restart="always", restart_limit=0, **GONE_ON)
+    services.start("web")
+    wait_until(lambda: (tmp_path / "runs").read_text().count("x") >= 3, "three runs")
+    services.stop("web")
+    runs = (tmp_path / "runs").read_text()
+    service = services.get("web")
+    assert (service.state, service.next_restart_at) == (ServiceState.STOPPED, None)
+    assert (tmp_path / "runs").read_text() == runs
+
+
+def test_a_crash_loop_slows_down_and_fails_with_the_reason(services: Services, tmp_path: Path) -> None:
+    times = tmp_path / "times"
+    services.add(
+        "web", f"date +%s%N >> {times}; exit 3", restart="on-failure", restart_backoff_ms=40, restart_limit=3,
+        start_window_ms=1000,
+    )  # fmt: skip
+    error = services.start_error("web")
+    assert error.details["reason"] == "exited with 3"
+    assert "stop web" in str(error.hint)
+    service = services.wait_rest("web")
+    assert (service.state, service.restarts) == (ServiceState.FAILED, 3)
+    assert service.reason == "exited with 3; 3 restarts within 60 s"
+    began = [int(line) / 1e6 for line in times.read_text().split()]
+    assert len(began) == 4
+    for wait_ms, before, after in zip((40, 80, 160), began, began[1:], strict=False):
+        assert after - before >= wait_ms
+
+
+def test_while_it_waits_for_its_turn_it_is_starting_and_says_why(services: Services) -> None:
+    services.add("web", "exit 3", restart="always", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000)
+    services.start_error("web")
+    service = services.get("web")
+    assert (service.state, service.pid, service.reason) == (ServiceState.STARTING, None, "exited with 3")
+    assert service.exit_code == 3
+    assert service.next_restart_at is not None
+    assert service.next_restart_at >= service.state_at + 600_000 - 1000
+    services.update("web", run_command="exec sleep 1000")
+    service = services.start("web").service
+    assert (service.state, service.restarts, service.next_restart_at) == (ServiceState.RUNNING, 0, None)
+    services.update("web", run_command="exit 4")
+    services.client.call_error(RestartService(service="web"))
+    assert services.stop("web").stopped == ["web"]
+    service = services.get("web")
+    assert (service.state, service.next_restart_at, service.reason) == (ServiceState.STOPPED, None, "stopped on demand")
+
+
+def test_a_program_that_is_not_there_is_tried_again_and_comes_up_once_it_is(services: Services, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    services.add("web", [str(program)], restart="on-failure", restart_limit=0, **GONE_ON)
+    assert str(program) in services.start_error("web").message
+    new = tmp_path / "new"
+    new.write_text("#!/bin/sh\nexec sleep 1000\n")
+    new.chmod(0o755)
+    new.rename(program)
+    assert services.wait("web", state=ServiceState.RUNNING).restarts > 0
+
+
+def test_the_limit_holds_over_a_restart_of_the_daemon(services: Services, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    services.add(
+        "web", f"echo x >> {runs}; sleep 0.05; exit 3", restart="always", restart_backoff_ms=200, restart_limit=3,
+        restart_backoff_max_ms=200, start_window_ms=0,
+    )  # fmt: skip
+    services.start("web")
+    services.wait("web", restarts=1)
+    services.kill_daemon()
+    service = services.wait_rest("web")
+    assert (service.state, service.restarts) == (ServiceState.FAILED, 3)
+    assert runs.read_text().count("x") == 4
+
+
+# The rules alone
+
+
+def a_service(**fields: int) -> Service:
+    plain: dict[str, object] = {
+        "id": "i", "name": "n", "state": "running", "health": "unknown", "created_at": 0, "updated_at": 0,
+        "state_at": 0, "type": "simple", "config_format": "env", "git_auth_type": "none", "restart": "always",
+        "restart_backoff_ms": 1000, "restart_backoff_max_ms": 30_000, "restart_limit": 5, "restart_window_ms": 60_000,
+        "restart_unhealthy": False, "start_window_ms": 0, "health_interval_ms": 1, "health_timeout_ms": 1,
+        "health_retries": 1, "health_start_period_ms": 0, "stop_signal": "SIGTERM", "stop_grace_ms": 0,
+        "autostart": False, "log_limit_mib": 16, "restarts": 0,
+    }  # fmt: skip
+    return msgspec.convert(plain | fields, Service)
+
+
+@given(
+    count=st.integers(0, 200),
+    backoff=st.integers(10, 86_400_000),
+    most=st.integers(10, 86_400_000),
+    ended=st.integers(0, 10_000_000),
+    late=st.integers(0, 10_000_000),
+)
+def test_a_restart_is_never_earlier_than_the_policy_says(
+    count: int, backoff: int, most: int, ended: int, late: int
+) -> None:
+    service = a_service(restart_backoff_ms=backoff, restart_backoff_max_ms=max(backoff, most), restart_limit=0)
+    plan = plan_restart(service, list(range(count)), ended, ended + late, 0)
+    assert plan.at is not None
+    wait_ms = min(backoff * 2 ** len(plan.times), max(backoff, most))
+    assert plan.at >= max(ended + wait_ms, ended + late)
+    assert plan.at <= max(ended + wait_ms * 1.2 + 1, ended + late)
+    assert len(plan.times) <= max(service.restart_limit, 64)
+
+
+@given(times=st.lists(st.integers(0, 120_000)).map(sorted), limit=st.integers(1, 10))
+def test_more_restarts_than_the_limit_within_the_window_are_refused(times: list[int], limit: int) -> None:
+    plan = plan_restart(a_service(restart_limit=limit), times, 120_000, 120_000, 0)
+    recent = sum(1 for at in times[-max(limit, 64) :] if at > 60_000)
+    assert (plan.at is None) == (recent >= limit)
+    assert plan.recent == recent
+
+
+def test_a_run_longer_than_the_window_ends_the_series() -> None:
+    plan = plan_restart(a_service(), [1, 2, 3, 4, 5], 100_000, 100_000, 60_001)
+    assert plan.times == []
+    assert plan.at is not None
+    assert 101_000 <= plan.at <= 101_201
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_each_policy_wants_what_it_says(failed: bool) -> None:
+    assert not wants_restart(RestartPolicy.NO, failed=failed)
+    assert wants_restart(RestartPolicy.ON_FAILURE, failed=failed) is failed
+    assert wants_restart(RestartPolicy.ALWAYS, failed=failed)
+
+
+def test_every_end_has_words() -> None:
+    assert describe_exit(Exit("exit", 0, False, 0)) == "exited with 0"
+    assert describe_exit(Exit("signal", 11, True, 0)) == "killed by SIGSEGV (core dumped)"
+    assert describe_exit(Exit("signal", 63, False, 0)) == "killed by signal 63"
+    assert describe_exit(Exit("lost", 0, False, 0, "its supervisor was killed")) == "its supervisor was killed"
