@@ -86,7 +86,7 @@ class ServiceManager:
             for edge in stored.dependencies:
                 if edge.tunnel_run_id is not None:
                     self._spawn(self.tunnels.adopt(edge, stored.service.state in store.UP))
-        settled = [asyncio.create_task(unit.settled.wait()) for unit in self._units.values()]
+        settled = [asyncio.create_task(unit.settled.wait()) for unit in self._units.values() if unit.alive]
         if settled:
             _, late = await asyncio.wait(settled, timeout=_SETTLE_S)
             for task in late:

@@ -18,6 +18,7 @@ __all__ = [
     "accepts_exit",
     "completed",
     "describe_exit",
+    "ends_with_machine",
     "exit_columns",
     "has_health_check",
     "is_lost",
@@ -25,6 +26,10 @@ __all__ = [
     "plan_restart",
     "wants_restart",
 ]
+
+_SHUT_DOWN_SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGHUP)
+_SHUT_DOWN_CODES = tuple(128 + number for number in _SHUT_DOWN_SIGNALS)
+"""What programs make of those that catch them."""
 
 _JITTER = 0.2
 _REMEMBERED = 64
@@ -56,6 +61,13 @@ def exit_columns(exit_: Exit) -> dict[str, Any]:
 def accepts_exit(exit_: Exit) -> bool:
     """Whether a program that ends like this has done what it was to do."""
     return exit_.kind == "exit" and exit_.code == 0
+
+
+def ends_with_machine(exit_: Exit) -> bool:
+    """Whether a program may have ended like this because the machine went down."""
+    if exit_.kind == "exit":
+        return exit_.code in _SHUT_DOWN_CODES
+    return exit_.kind == "lost" or exit_.code in _SHUT_DOWN_SIGNALS
 
 
 def wants_restart(policy: RestartPolicy, *, failed: bool) -> bool:

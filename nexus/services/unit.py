@@ -33,6 +33,7 @@ from nexus.services.needs import Needs
 from nexus.services.policy import (
     accepts_exit,
     describe_exit,
+    ends_with_machine,
     exit_columns,
     has_health_check,
     plan_restart,
@@ -778,12 +779,14 @@ class Unit:
             error = self._start_failed(f"it {reason}", reason, exit_, None)
         else:
             error = self._start_failed(f"it {reason} before it was healthy", reason, exit_, None)
-        lost_to_reboot = self._rebooted and exit_.kind == "lost"
-        retry = stored.wanted and wants_restart(service.restart, failed=not accepts_exit(exit_) and not lost_to_reboot)
+        swept_away = self._rebooted and ends_with_machine(exit_)
+        if swept_away:
+            reason = "the machine was restarted"
+        retry = stored.wanted and wants_restart(service.restart, failed=not accepts_exit(exit_) and not swept_away)
         up_ms = exit_.at - (service.started_at or exit_.at) if self._came_up else 0
         events: list[Events] = [("service.exited", {"reason": reason} | detail)]
         self._exit = None
-        if lost_to_reboot or not stored.wanted:
+        if swept_away or not stored.wanted:
             accepted = True
         return await self._rest_or_retry(error, reason, retry, accepted, exit_.at, up_ms, events, exit_columns(exit_))
 

@@ -1,0 +1,234 @@
+"""What a daemon makes of what the one before it left: processes, exits, stops and waits in any state."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from pathlib import Path
+
+import pytest
+from support.live_services import Services, exists, python
+from support.raw import wait_until
+
+from nexus.services.commands import GetServiceStdout, RestartService, StartService, StopService
+from nexus.services.states import ServiceHealth, ServiceState
+
+
+def test_processes_outlive_the_daemon_and_are_taken_back_with_their_output(services: Services) -> None:
+    names = [f"s{number}" for number in range(5)]
+    for name in names:
+        services.add(name, "echo before; while read x; do :; done < /dev/null; exec sleep 1000", port=0)
+        services.start(name)
+    before = {name: services.get(name) for name in names}
+    services.kill_daemon()
+    for name in names:
+        after = services.get(name)
+        assert (after.state, after.pid, after.active_port) == (
+            ServiceState.RUNNING,
+            before[name].pid,
+            before[name].active_port,
+        )
+        assert after.started_at == before[name].started_at
+        assert exists(after.pid)
+        sequence = services.client.begin(GetServiceStdout(service=name))
+        assert b"".join(item["data"] for item in services.client.items(sequence)) == b"before\n"
+        assert services.stop(name).stopped == [name]
+        assert not exists(after.pid)
+
+
+def test_ends_while_no_daemon_ran_are_known_to_the_next(services: Services, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    wait = f"while [ ! -e {gate} ]; do sleep 0.01; done"
+    ends = {"good": "exit 0", "bad": "exit 3", "killed": "kill -KILL $$"}
+    pids = {}
+    for name, end in ends.items():
+        services.add(name, f"{wait}; {end}")
+        pids[name] = services.start(name).service.pid
+    services.daemon.kill()
+    gate.touch()
+    wait_until(lambda: not any(exists(pid) for pid in pids.values()), "the ends")
+    services.begin_anew()
+    good, bad, killed = (services.get(name) for name in ends)
+    assert (good.state, good.exit_code, good.reason) == (ServiceState.STOPPED, 0, "exited with 0")
+    assert (bad.state, bad.exit_code, bad.reason) == (ServiceState.FAILED, 3, "exited with 3")
+    assert (killed.state, killed.exit_signal, killed.reason) == (ServiceState.FAILED, 9, "killed by SIGKILL")
+    for service in (good, bad, killed):
+        assert service.pid is None
+        assert service.stopped_at is not None
+        assert service.stopped_at < service.state_at + 1
+
+
+def test_an_end_while_no_daemon_ran_is_followed_by_a_restart_where_the_policy_says_so(services: Services) -> None:
+    services.add("web", restart="on-failure", restart_backoff_ms=10)
+    pid = services.start("web").service.pid
+    assert pid is not None
+    services.daemon.kill()
+    os.kill(pid, signal.SIGKILL)
+    services.begin_anew()
+    service = services.wait("web", state=ServiceState.RUNNING, restarts=1)
+    assert service.pid != pid
+
+
+def test_a_daemon_that_ends_well_leaves_everything_running_too(services: Services) -> None:
+    services.add("web")
+    pid = services.start("web").service.pid
+    assert services.daemon.stop() == 0
+    assert exists(pid)
+    services.begin_anew()
+    assert services.get("web").pid == pid
+
+
+def test_a_stop_in_the_middle_goes_on(services: Services, tmp_path: Path) -> None:
+    run = f"trap 'while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 9' TERM; echo up; sleep 1000 & wait"
+    services.add("web", run, health_log="up", stop_grace_ms=60_000)
+    pid = services.start("web", wait=True).service.pid
+    services.client.begin(StopService(service="web"))
+    services.wait("web", state=ServiceState.STOPPING)
+    services.kill_daemon()
+    assert services.get("web").state is ServiceState.STOPPING
+    (tmp_path / "go").touch()
+    service = services.wait_rest("web")
+    assert (service.state, service.reason) == (ServiceState.STOPPED, "stopped on demand")
+    assert not exists(pid)
+
+
+def test_a_restart_in_the_middle_goes_on(services: Services, tmp_path: Path) -> None:
+    run = f"trap 'while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 9' TERM; echo up; sleep 1000 & wait"
+    services.add("web", run, health_log="up", stop_grace_ms=60_000)
+    pid = services.start("web", wait=True, environment={"A": "1"}).service.pid
+    services.client.begin(RestartService(service="web", environment={"A": "2"}))
+    services.wait("web", state=ServiceState.STOPPING)
+    services.kill_daemon()
+    (tmp_path / "go").touch()
+    service = services.wait("web", state=ServiceState.RUNNING)
+    assert service.pid != pid
+    assert Path(f"/proc/{service.pid}/environ").read_bytes().split(b"\0").count(b"A=2") == 1
+
+
+def test_a_wait_for_a_dependency_and_a_wait_for_a_turn_go_on(services: Services, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    services.add("db", health_exec=f"test -e {gate}", health_retries=1000)
+    services.add("api")
+    services.depend("api", "db", condition="healthy")
+    services.client.begin(StartService(service="api"))
+    services.wait("api", state=ServiceState.STARTING)
+    services.add("web", f"test -e {gate} || exit 3; exec sleep 1000", restart="always", restart_backoff_ms=300,
+                 restart_backoff_max_ms=300, restart_limit=0, start_window_ms=100)  # fmt: skip
+    services.start_error("web")
+    services.kill_daemon()
+    assert services.get("api").state is ServiceState.STARTING
+    assert services.get("web").state is ServiceState.STARTING
+    gate.touch()
+    services.wait("api", state=ServiceState.RUNNING)
+    services.wait("web", state=ServiceState.RUNNING)
+
+
+@pytest.mark.parametrize("delay_ms", range(0, 12, 1))
+def test_a_start_that_a_kill_cuts_short_anywhere_leaves_a_true_record(
+    services: Services, tmp_path: Path, delay_ms: int
+) -> None:
+    run = python(f"import os, time\nopen({str(tmp_path)!r} + f'/{{os.getpid()}}', 'w')\ntime.sleep(1000)\n")
+    services.add("web", run, start_window_ms=0)
+    services.client.begin(StartService(service="web"))
+    # Not to wait for something, but to kill at another point in each case.
+    select.poll().poll(delay_ms)
+    services.kill_daemon()
+
+    def settled() -> bool:
+        return services.get("web").state in (ServiceState.RUNNING, ServiceState.STOPPED)
+
+    wait_until(settled, "a state that lasts")
+    service = services.get("web")
+    alive = {int(path.name) for path in tmp_path.iterdir() if exists(int(path.name))}
+    if service.state is ServiceState.RUNNING:
+        assert exists(service.pid)
+        wait_until(lambda: (tmp_path / str(service.pid)).exists(), "the program")
+        alive = {int(path.name) for path in tmp_path.iterdir() if exists(int(path.name))}
+        assert alive == {service.pid}
+    else:
+        assert alive == set()
+    services.stop("web")
+    assert not any(exists(int(path.name)) for path in tmp_path.iterdir())
+
+
+def pretend_another_boot(services: Services) -> None:
+    """As after a restart of the machine: another boot in every trace, and no process."""
+    processes = services.daemon.state / "processes"
+    (processes / "boot").write_text("11111111-1111-1111-1111-111111111111")
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().encode()
+    for status in processes.glob("*/*/status"):
+        status.write_bytes(status.read_bytes().replace(boot, b"1" * 8 + boot[8:]))
+
+
+def test_after_a_restart_of_the_machine_nothing_is_running_but_what_is_to_be(services: Services) -> None:
+    for name, policy in (("plain", "no"), ("failing", "on-failure"), ("always", "always"), ("down", "always")):
+        services.add(name, restart=policy, restart_backoff_ms=10)
+        services.start(name)
+    services.add("late", "exit 3", restart="on-failure", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000)
+    services.start_error("late")
+    services.stop("down")
+    services.daemon.kill()
+    services.daemon.close()
+    pretend_another_boot(services)
+    services.begin_anew()
+    for name in ("plain", "failing", "late"):
+        service = services.get(name)
+        assert (service.state, service.pid) == (ServiceState.STOPPED, None), service
+        assert service.reason == "the machine was restarted"
+    services.wait("always", state=ServiceState.RUNNING)
+    assert services.get("down").state is ServiceState.STOPPED
+
+
+def test_autostart_brings_up_in_order_what_nobody_stopped_since_boot(services: Services) -> None:
+    services.add("db")
+    services.add("api", autostart=True)
+    services.add("down", autostart=True)
+    services.add("job", "exit 0", type="oneshot", autostart=True)
+    services.add("bad", "exit 3", autostart=True, start_window_ms=5000)
+    services.depend("api", "db")
+    services.start("down")
+    services.stop("down")
+    services.daemon.stop()
+    services.begin_anew()
+    services.wait("api", state=ServiceState.RUNNING)
+    assert services.get("db").state is ServiceState.RUNNING
+    services.wait_event("job", "exited")
+    assert services.wait("bad", state=ServiceState.FAILED).reason == "exited with 3"
+    services.wait("job", state=ServiceState.STOPPED)
+    assert services.get("down").state is ServiceState.STOPPED
+    assert services.wait_event("api", "started")["actor"] == "nexusd"
+    services.daemon.stop()
+    services.begin_anew()
+    assert services.kinds("job").count("started") == 1
+
+
+def test_what_no_record_knows_is_ended_and_deleted(services: Services) -> None:
+    kept = services.add("kept", "echo kept; exec sleep 1000")
+    pid = services.start("kept").service.pid
+    gone = services.add("gone")
+    orphan = services.start("gone").service.pid
+    services.daemon.stop()
+    processes = services.daemon.state / "processes"
+    stranger = "service-00000000-0000-0000-0000-000000000000"
+    (processes / f"service-{gone.id}").rename(processes / stranger)
+    foreign = processes / "vm-something"
+    foreign.mkdir()
+    services.begin_anew()
+    wait_until(lambda: not (processes / stranger).exists(), "the end of the orphan")
+    assert not exists(orphan)
+    assert exists(pid)
+    assert foreign.exists()
+    assert (processes / f"service-{kept.id}").exists()
+
+
+def test_a_supervisor_that_was_killed_is_told_and_nothing_of_its_service_lives_on(services: Services) -> None:
+    services.add("web")
+    pid = services.start("web").service.pid
+    shim = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(shim, signal.SIGKILL)
+    service = services.wait_rest("web")
+    assert (service.state, service.exit_code, service.exit_signal) == (ServiceState.FAILED, None, None)
+    assert "supervisor" in str(service.reason)
+    assert not exists(pid)
+    assert service.health is ServiceHealth.UNKNOWN

@@ -1,0 +1,228 @@
+"""Services that need each other: in which order they start and stop, and what the loss of one means for the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from support.live_services import Services, exists
+from support.raw import RawClient, wait_until
+
+from nexus.services.commands import StartService, StopService
+from nexus.services.errors import ServiceDependencyFailed, ServiceNeeded
+from nexus.services.states import ServiceHealth, ServiceState
+
+
+def kill(services: Services, name: str) -> None:
+    pid = services.get(name).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_start_brings_up_what_is_needed_first(services: Services) -> None:
+    for name in ("api", "db", "cache", "disk"):
+        services.add(name)
+    for service, dependency in (("api", "db"), ("api", "cache"), ("db", "disk"), ("cache", "disk")):
+        services.depend(service, dependency)
+    started = services.start("api").started
+    assert sorted(started) == ["api", "cache", "db", "disk"]
+    assert (started[0], started[-1]) == ("disk", "api")
+    assert services.start("api").started == []
+    services.stop("api")
+    assert services.start("api").started == ["api"]
+
+
+def test_what_does_not_need_each_other_starts_side_by_side(services: Services, tmp_path: Path) -> None:
+    meet = f"touch {tmp_path}/$NEXUS_SERVICE; while [ ! -e {tmp_path}/a ] || [ ! -e {tmp_path}/b ]; do sleep 0.01; done"
+    for name in ("a", "b"):
+        services.add(name, f"{meet}; echo met; exec sleep 1000", health_log="met", health_retries=1000)
+    services.add("top")
+    services.depend("top", "a", condition="healthy")
+    services.depend("top", "b", condition="healthy")
+    assert services.start("top").started[-1] == "top"
+
+
+def test_healthy_and_completed_are_waited_for(services: Services, tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    services.add("migrate", f"sleep 0.05; echo migrate >> {order}", type="oneshot")
+    run = f"sleep 0.05; echo db >> {order}; echo ready; exec sleep 1000"
+    services.add("db", run, health_log="ready", health_retries=1000)
+    services.add("api", f"echo api >> {order}; exec sleep 1000")
+    services.depend("migrate", "db", condition="healthy")
+    services.depend("api", "migrate", condition="completed")
+    assert services.start("api").started == ["db", "migrate", "api"]
+    assert order.read_text().split() == ["db", "migrate", "api"]
+    services.restart("api")
+    assert order.read_text().split() == ["db", "migrate", "api", "api"]
+
+
+def test_while_it_waits_it_says_for_what(services: Services) -> None:
+    services.add("db", health_exec="false", health_retries=1000)
+    services.add("api")
+    services.depend("api", "db", condition="healthy")
+    services.client.begin(StartService(service="api"))
+    service = services.wait("api", state=ServiceState.STARTING)
+    assert (service.reason, service.pid) == ('waits for "db" to be healthy', None)
+    with RawClient(services.daemon.socket_path) as client:
+        assert isinstance(client.call_error(stop("db")), ServiceNeeded)
+        assert client.call(stop("db", cascade=True)).stopped == ["api", "db"]
+    assert services.get("api").state is ServiceState.STOPPED
+
+
+def stop(name: str, *, cascade: bool = False) -> StopService:
+    return StopService(service=name, cascade=cascade)
+
+
+@pytest.mark.parametrize(
+    ("run", "condition", "fields", "reason"),
+    [
+        ("echo broken; exit 3", "started", {"start_window_ms": 5000}, "exited with 3"),
+        ("exit 4", "completed", {"type": "oneshot"}, "exited with 4"),
+        ("exec sleep 1000", "healthy", {}, "it has no health check"),
+        (
+            "exec sleep 1000",
+            "healthy",
+            {"health_exec": "echo sick; false", "health_interval_ms": 100, "health_retries": 1},
+            "unhealthy: sick",
+        ),
+    ],
+)
+def test_a_dependency_that_fails_fails_the_start_with_its_reason(
+    services: Services, run: str, condition: str, fields: dict[str, object], reason: str
+) -> None:
+    services.add("db", run, **fields)
+    services.add("api", restart="always")
+    services.add("top")
+    services.depend("api", "db", condition=condition)
+    services.depend("top", "api")
+    error = services.start_error("top")
+    assert isinstance(error, ServiceDependencyFailed)
+    assert error.details["dependency"] == "api"
+    assert f'dependency "db" failed: {reason}' in error.message
+    assert services.wait_rest("api").reason == f'dependency "db" failed: {reason}'
+    assert services.wait_rest("top").state is ServiceState.FAILED
+    assert services.start_error("api").details["dependency"] == "db"
+
+
+def test_a_dependency_that_is_tried_again_delays_what_waits_for_it(services: Services, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    services.add(
+        "db", f"test -e {gate} || exit 3; exec sleep 1000", start_window_ms=200, restart="on-failure",
+        restart_backoff_ms=10, restart_backoff_max_ms=10, restart_limit=0,
+    )  # fmt: skip
+    services.add("api")
+    services.depend("api", "db")
+    error = services.start_error("api")
+    assert isinstance(error, ServiceDependencyFailed)
+    assert "goes on waiting" in str(error.hint)
+    assert services.get("api").state is ServiceState.STARTING
+    gate.touch()
+    services.wait("api", state=ServiceState.RUNNING)
+
+
+def test_what_others_need_is_not_stopped_without_a_cascade_which_goes_in_reverse(services: Services) -> None:
+    for name in ("api", "web", "db", "other"):
+        services.add(name)
+    services.depend("api", "db")
+    services.depend("web", "api")
+    services.depend("other", "db")
+    services.start("web")
+    error = services.client.call_error(stop("db"))
+    assert isinstance(error, ServiceNeeded)
+    assert error.details["dependents"] == ["api", "web"]
+    assert "--cascade" in str(error.hint)
+    stopped = services.stop("db", cascade=True)
+    assert stopped.stopped == ["web", "api", "db"]
+    services.start("other")
+    services.stop("other")
+    services.stop("db")
+
+
+def test_a_lost_dependency_is_seen_at_its_dependent_and_when_it_is_back(services: Services) -> None:
+    services.add("db", restart="always", restart_backoff_ms=300)
+    services.add("api")
+    services.depend("api", "db")
+    pid = services.start("api").service.pid
+    kill(services, "db")
+    service = services.wait("api", lost_dependencies=["db"])
+    assert (service.state, service.reason) == (ServiceState.RUNNING, 'lost "db": killed by SIGKILL')
+    service = services.wait("api", lost_dependencies=[])
+    assert (service.pid, service.reason) == (pid, 'lost "db": killed by SIGKILL; it is back')
+    assert services.kinds("api")[-2:] == ["dependency_lost", "dependency_back"]
+
+
+def test_an_unhealthy_dependency_is_lost_to_those_that_need_it_healthy(services: Services, tmp_path: Path) -> None:
+    sick = tmp_path / "sick"
+    services.add("db", health_exec=f"test ! -e {sick}", health_interval_ms=100, health_retries=1)
+    for name, condition in (("api", "healthy"), ("web", "started")):
+        services.add(name)
+        services.depend(name, "db", condition=condition)
+        services.start(name)
+    sick.touch()
+    services.wait("api", lost_dependencies=["db"])
+    assert services.get("web").lost_dependencies == []
+    sick.unlink()
+    services.wait("api", lost_dependencies=[])
+
+
+def test_a_loss_stops_or_restarts_those_that_ask_for_it(services: Services) -> None:
+    services.add("db")
+    for name, when in (("gone", "stop"), ("again", "restart")):
+        services.add(name)
+        services.depend(name, "db", when_lost=when)
+        services.start(name)
+    pid = services.get("again").pid
+    kill(services, "db")
+    service = services.wait_rest("gone")
+    assert (service.state, service.reason) == (ServiceState.STOPPED, 'lost "db": killed by SIGKILL')
+    service = services.wait("again", state=ServiceState.STARTING)
+    assert not exists(pid)
+    assert service.lost_dependencies == ["db"]
+    assert services.get("db").state is ServiceState.FAILED
+    services.kill_daemon()
+    assert services.get("again").state is ServiceState.STARTING
+    assert services.get("db").state is ServiceState.FAILED
+    services.start("db")
+    service = services.wait("again", state=ServiceState.RUNNING)
+    assert (service.lost_dependencies, service.restarts) == ([], 0)
+    assert services.get("gone").state is ServiceState.STOPPED
+
+
+def test_a_restart_of_a_dependency_stops_nobody_that_did_not_ask_for_it(services: Services) -> None:
+    services.add("db", health_exec="true", health_interval_ms=100)
+    services.add("api")
+    services.add("web")
+    services.depend("api", "db")
+    services.depend("web", "db", condition="healthy", when_lost="restart")
+    api, web = services.start("api").service.pid, services.start("web").service.pid
+    assert services.restart("db").started == ["db"]
+    assert services.get("api").pid == api
+    wait_until(lambda: services.get("web").pid not in (None, web), "the restart of web")
+    services.wait("web", state=ServiceState.RUNNING)
+    assert services.wait("api", lost_dependencies=[]).state is ServiceState.RUNNING
+
+
+def test_a_dependency_that_is_added_to_what_is_up_is_told_and_has_no_consequences(services: Services) -> None:
+    services.add("db", health_exec="true")
+    services.add("api")
+    pid = services.start("api").service.pid
+    services.depend("api", "db", when_lost="stop", condition="healthy")
+    services.wait("api", lost_dependencies=["db"])
+    services.start("db", wait=True)
+    assert services.wait("api", lost_dependencies=[]).pid == pid
+    assert services.get("db").health is ServiceHealth.HEALTHY
+
+
+def test_a_start_in_the_middle_of_a_stop_waits_for_its_end(services: Services) -> None:
+    services.add("db", "trap 'sleep 0.2; exit 0' TERM; while :; do sleep 0.01; done", start_window_ms=100)
+    services.add("api")
+    services.depend("api", "db")
+    first = services.start("db").service.pid
+    stopping = services.client.begin(stop("db"))
+    services.wait("db", state=ServiceState.STOPPING)
+    assert services.start("api").started == ["db", "api"]
+    services.client.result(stopping)
+    assert not exists(first)
+    assert services.get("db").state is ServiceState.RUNNING
