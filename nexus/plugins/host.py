@@ -105,6 +105,8 @@ class PluginHost:
         self._worker: asyncio.Task[None] | None = None
         self._failures = 0
         self._retry_at = 0.0
+        self._last = ""
+        """Who ended the process last, and how."""
 
     # nexus.handling.Manager
 
@@ -232,7 +234,7 @@ class PluginHost:
             return None
         pause_s = self._retry_at - loop.time()
         if self._generation.child is None and pause_s > self._settings.timeout_ms / 1000:
-            raise self._failed(cannot, None, self._problem or "their process had to be started again and again")
+            raise self._failed(cannot, None, self._problem or f"their process has to be restarted often: {self._last}")
         if self._worker is None or self._worker.done():
             raise self._failed(cannot, None, "the daemon is stopping")
         waiting: _Answer = loop.create_future()
@@ -335,7 +337,8 @@ class PluginHost:
         """A process is of no use any more."""
         self._end(child)
         who = f'plugin "{broken.plugin}"' if broken.plugin else "plugins"
-        _log.warning("%s: %s; their process is started again", who, broken.reason)
+        self._last = f"{who}: {broken.reason}"
+        _log.warning("%s; the plugins' process is started again", self._last)
         if child is not self._generation.child:
             return
         loop = asyncio.get_running_loop()

@@ -153,7 +153,10 @@ def test_a_process_that_has_to_be_started_again_and_again_gets_pauses(folder: Pl
             if "plugin" not in error.details:
                 break
             pids.add(error.message)
-        assert error.message.startswith("cannot carry out GetVm: the plugins cannot be asked: ")
+        assert error.message == (
+            "cannot carry out GetVm: the plugins cannot be asked: their process has to be restarted often: "
+            'plugin "bad": the process ended (exit code 1)'
+        )
         # Mended, it is asked at once.
         folder.python("bad", "@hookimpl\ndef pre_command():\n    pass\n")
         await test.host.reload()
