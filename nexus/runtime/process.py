@@ -12,6 +12,7 @@ import os
 import signal
 from pathlib import Path
 
+from nexus.runtime.orders import environment_of
 from nexus.runtime.spec import Exit
 from nexus.runtime.status import RunRecord, now_ms, open_process, read_status
 from nexus.runtime.tree import Usage, descendants, end_cgroup, end_session, usage
@@ -101,6 +102,14 @@ class Process:
     def usage(self) -> Usage:
         """Resident bytes, CPU time in ms and number of processes of the whole tree."""
         return Usage(0, 0, 0) if self._gone.is_set() else usage(self.shim_pid)
+
+    def environment(self) -> dict[str, str]:
+        """The environment that it was started with, whatever its program has made of that. Blocks for a moment.
+
+        Raises:
+            OSError: its shim has ended.
+        """
+        return environment_of(self.shim_pid)
 
     def in_cgroup(self, cgroup: Path | None) -> None:
         """From now on this control group, which is this run's alone, is ended with a shim that was killed."""

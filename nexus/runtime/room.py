@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nexus.runtime.logs import Log
+from nexus.runtime.orders import make_orders
 from nexus.runtime.process import Process, lost, reap
 from nexus.runtime.refusals import explain
 from nexus.runtime.scope import Scopes
-from nexus.runtime.spec import NEVER_PASSED, Exit, LimitUnavailable, ProcessSpec, RunHeld, StartFailed
+from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, StartFailed
 from nexus.runtime.status import STATUS_BYTES, Status, boot_id, is_locked, open_process, read_status
 from nexus.runtime.tree import end_cgroup, end_session
 
@@ -209,9 +210,7 @@ class Runtime:
             logs = folder.parent / "log"
             logs.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.mkdir(mode=0o700)
-            orders = os.memfd_create("orders", os.MFD_CLOEXEC)
-            start.descriptors.append(orders)
-            _write(orders, self._orders(spec))
+            start.descriptors.append(make_orders(spec, self._descriptors))
             start.report, writing = os.pipe2(os.O_CLOEXEC)
             start.descriptors.append(writing)
             start.descriptors.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -236,20 +235,6 @@ class Runtime:
         except OSError as error:
             number = error.errno or 0
             raise StartFailed(*explain(spec, "files", number, str(self.directory))) from None
-
-    def _orders(self, spec: ProcessSpec) -> bytes:
-        variables = [f"{name}={value}" for name, value in spec.environment.items() if name not in NEVER_PASSED]
-        numbers = (spec.log_bytes, int(spec.stop_signal), spec.stop_grace_ms, self._descriptors)
-        words = [
-            "1",
-            spec.directory,
-            *map(str, numbers),
-            str(len(spec.argv)),
-            *spec.argv,
-            str(len(variables)),
-            *variables,
-        ]
-        return b"".join(os.fsencode(word) + b"\0" for word in words)
 
     async def _start_in_scope(self, start: _Start) -> Process | None:
         """Start in a scope; None where the user manager failed and nobody needs it."""

@@ -562,8 +562,7 @@ def main(words: list[str]) -> int:
     failure: tuple[str, int] | None
     try:
         shim = _Shim(run, log)
-        text = os.pread(orders, os.fstat(orders).st_size, 0)
-        os.close(orders)
+        text = os.pread(orders, os.fstat(orders).st_size, 0)  # it stays open for the daemon, too
         failure = shim.begin(_Orders(text))
     except OSError as error:
         failure = ("shim", error.errno or 0)

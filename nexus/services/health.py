@@ -14,7 +14,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from nexus_protocol import NexusError
@@ -172,7 +171,7 @@ class HealthCheck:
                 port = service.health_tcp or service.active_port or 0
                 return await _probe_port(port, timeout_s)
             assert service.health_exec is not None
-            environment = await asyncio.to_thread(_environment_of, self._process.pid)
+            environment = await asyncio.to_thread(self._process.environment)
             argv = argv_of(service.health_exec)
             code, line = await run_check(argv, directory_of(service), environment, timeout_s)
             if code is None:
@@ -234,13 +233,6 @@ async def _probe_port(port: int, timeout_s: float) -> _Result:
         if await ports.accepts(host, port, timeout_s):
             return _Result(True, None)
     return _Result(False, f"nobody accepts on port {port}")
-
-
-def _environment_of(pid: int) -> dict[str, str]:
-    """What the process was started with. Blocks, if only for a moment."""
-    data = Path(f"/proc/{pid}/environ").read_bytes()
-    pairs = (item.partition(b"=") for item in data.split(b"\0") if item)
-    return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
 
 
 async def run_check(

@@ -7,7 +7,8 @@
 
    ORDERS_FD   what to start, as texts that each end with a zero byte: format "1", directory, bound of the log in bytes,
                stop signal, grace in ms, soft limit of descriptors (-1: as it is), number of arguments, the arguments,
-               number of variables, the variables. Neither ps nor /proc shows them as the shim's own.
+               number of variables, the variables. Neither ps nor /proc shows them as the shim's own. It stays open, so
+               that the daemon can read there with what the child was started.
    REPORT_FD   gets one line: "ok", or "fail WHAT ERRNO", WHAT being chdir, exec or shim.
    RUN_FD      the run's folder. status: allocated beforehand and written in place, so that a full disk loses no exit
                code; control: a FIFO that takes "stop SIGNAL GRACE_MS" (-1: as in the orders),
@@ -795,7 +796,6 @@ static int begin(int orders_fd, int report_fd)
     }
     close(failed[0]);
     munmap(text, file.st_size);
-    close(orders_fd);
     fcntl(out[0], F_SETFL, O_NONBLOCK);
     fcntl(err[0], F_SETFL, O_NONBLOCK);
     ends[0] = (struct pollfd){out[0], POLLIN, 0};
