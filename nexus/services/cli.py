@@ -127,7 +127,7 @@ def _complete_tag(app: Any, incomplete: str) -> list[str]:
     from nexus.services.commands import ListServices
 
     page = app.call_raw(ListServices(limit=10_000))
-    return sorted({tag for found in page["services"] for tag in found["tags"] if tag.startswith(incomplete)})
+    return sorted({tag for found in page["services"] for tag in found.get("tags", ()) if tag.startswith(incomplete)})
 
 
 completers["service"] = _complete_service

@@ -57,9 +57,9 @@ def read_env_file(path: str) -> dict[str, str]:
         with open(path, encoding="utf-8") as file:
             for binding in parse_stream(file):
                 if binding.error or (binding.key is not None and binding.value is None):
-                    raise click.UsageError(
-                        f"cannot use {path}, line {binding.original.line}: expected NAME=VALUE, or a # and a comment"
-                    )
+                    read = binding.original.string
+                    line = binding.original.line + read[: len(read) - len(read.lstrip())].count("\n")
+                    raise click.UsageError(f"cannot use {path}, line {line}: expected NAME=VALUE, or a # and a comment")
                 if binding.key is not None:
                     found[binding.key] = binding.value or ""
     except OSError as error:

@@ -49,7 +49,7 @@ def test_a_file_says_everything_that_a_service_can_be(root: Path) -> None:
         autostart = true
         start_window = "1s"
         config = { file = "app.properties", format = "properties" }
-        restart = { policy = "always", backoff = "500ms", backoff_max = "1m", limit = 3, window = 120, unhealthy = true }
+        restart = { policy = "always", backoff = 0.5, backoff_max = "1m", limit = 3, window = 120, unhealthy = true }
         health = { exec = "true", interval = 5, timeout = "1.5s", retries = 2, start_period = "1m30s" }
         stop = { signal = "SIGINT", grace = "5s" }
         limits = { memory = "1G", cpu = 150, log = 32 }

@@ -1,0 +1,160 @@
+"""``service logs``: bytes for a person and a pipe, records for a program, one service or several, now or followed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from support.cli import Cli
+from support.raw import wait_until
+
+from nexus.services.cli_output import parse_since
+
+BYTES = b"a\xff\x1b[31mb\nerr\nno newline"
+
+
+def serve(cli: Cli, name: str, script: str) -> None:
+    """A service that runs a Python script, and then stays."""
+    cli.ok(
+        "service", "add", name, "--start", "--", sys.executable, "-c", f"import os, time\n{script}\ntime.sleep(1000)"
+    )
+
+
+def out_of(cli: Cli, *arguments: str) -> bytes:
+    process = cli.start("service", "logs", *arguments)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")
+    return out
+
+
+@pytest.fixture
+def written(cli: Cli) -> Cli:
+    """nexusctl beside a service that has written strange bytes to both of its streams."""
+    serve(cli, "a", r"os.write(1, b'a\xff\x1b[31mb\n'); os.write(2, b'err\n'); os.write(1, b'no newline')")
+    wait_until(lambda: len(out_of(cli, "a")) == len(BYTES), "the output")
+    return cli
+
+
+def test_a_pipe_gets_every_byte_of_both_streams(written: Cli) -> None:
+    out = out_of(written, "a")
+    assert sorted(out.split(b"\n")) == sorted(BYTES.split(b"\n"))
+    assert out_of(written, "a", "--stderr") == b"err\n"
+    assert out_of(written, "a", "--stdout") == b"a\xff\x1b[31mb\nno newline"
+    assert out_of(written, "a", "--stdout", "--lines", "1") == b"no newline"
+    assert out_of(written, "a", "--lines", "0") == b""
+    assert out_of(written, "a", "--since", "1h") == out
+    assert out_of(written, "a", "--since", "2100-01-01") == b""
+
+
+def test_a_program_gets_records(written: Cli) -> None:
+    records = [json.loads(line) for line in out_of(written, "a", "-o", "jsonl").splitlines()]
+    assert {record["service"] for record in records} == {"a"}
+    text = "".join(record["text"] for record in records if record["stream"] == "stdout")
+    assert text == "a\ufffd\x1b[31mb\nno newline"
+    assert all(record["at"] > 1_600_000_000_000 for record in records)
+    assert json.loads(out_of(written, "a", "-o", "json")) == records
+
+
+def test_times_and_names_stand_before_whole_lines(written: Cli) -> None:
+    serve(written, "long-name", r"os.write(1, b'x\n\ny')")
+    wait_until(lambda: out_of(written, "long-name").endswith(b"y"), "the output")
+    stamped = out_of(written, "a", "--stderr", "--timestamps").decode()
+    assert stamped[4] == stamped[7] == "-"
+    assert stamped[10] == "T"
+    assert stamped[23:] == "Z err\n"
+    both = out_of(written, "a", "long-name", "--stdout").split(b"\n")
+    assert both == [
+        b"a         | a\xff\x1b[31mb",
+        b"a         | no newline",
+        b"long-name | x",
+        b"long-name | ",
+        b"long-name | y",
+    ]
+
+
+def test_a_person_gets_the_last_hundred_lines_and_a_prompt_on_a_new_one(cli: Cli) -> None:
+    serve(cli, "a", "print('\\n'.join(map(str, range(1, 301))), end='', flush=True)")
+    wait_until(lambda: out_of(cli, "a").endswith(b"300"), "the output")
+    with cli.terminal("service", "logs", "a") as terminal:
+        code, text = terminal.finish()
+    assert code == 0
+    assert text.endswith("299\n300\n")
+    assert text.startswith("201\n")
+    with cli.terminal("service", "logs", "a", "--lines", "all") as terminal:
+        assert terminal.finish()[1].startswith("1\n2\n")
+
+
+def test_following_goes_on_over_a_restart_until_ctrl_c_which_is_quiet(cli: Cli, root: Path) -> None:
+    cli.ok("service", "add", "a", "--run", "echo run; exec sleep 1000", "--start")
+    with cli.terminal("service", "logs", "a", "-f") as terminal:
+        terminal.wait_for("run\n")
+        cli.ok("service", "restart", "a")
+        terminal.wait_for("run\nrun\n")
+        terminal.interrupt()
+        code, text = terminal.finish()
+    assert code == 130
+    assert text.replace("^C", "") == "run\nrun\n"
+
+
+def test_several_are_followed_at_once(cli: Cli, root: Path) -> None:
+    fifo = root / "fifo"
+    os.mkfifo(fifo)
+    serve(cli, "a", "print('a is up', flush=True)")
+    serve(cli, "bb", f"print('b is up', flush=True)\nprint(open({str(fifo)!r}).read(), end='', flush=True)")
+    with cli.terminal("service", "logs", "a", "bb", "-f") as terminal:
+        terminal.wait_for("a  | a is up\n")
+        terminal.wait_for("bb | b is up\n")
+        fifo.write_text("late\n")
+        terminal.wait_for("bb | late\n")
+        terminal.interrupt()
+        assert terminal.finish()[0] == 130
+
+
+def test_a_follower_ends_with_the_service_that_is_removed(cli: Cli) -> None:
+    serve(cli, "a", "print('up', flush=True)")
+    process = cli.start("service", "logs", "a", "-f")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    cli.ok("service", "remove", "a", "--force", "--yes")
+    assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == 0
+
+
+def test_a_follower_of_a_daemon_that_stops_is_told_how_to_go_on(cli: Cli) -> None:
+    serve(cli, "a", "print('up', flush=True)")
+    process = cli.start("service", "logs", "a", "-f")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    cli.ok("daemon", "stop")
+    _out, err = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "\n  Go on from here: nexusctl service logs a -f --lines 0\n" in err.decode()
+
+
+def test_a_reader_that_leaves_ends_a_long_log_without_an_error(cli: Cli) -> None:
+    serve(cli, "a", "print('x' * 99 + '\\n' * 1 * 1, end='') or os.write(1, (b'y' * 99 + b'\\n') * 20000)")
+    wait_until(lambda: len(out_of(cli, "a", "--lines", "15000")) >= 1_500_000, "the output")
+    result = cli.shell("nexusctl service logs a | head -n 1; echo ${PIPESTATUS[0]}")
+    assert result.lines[-1] == str(128 + signal.SIGPIPE)
+    assert result.err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("5m", 1_700_000_000_000 - 300_000),
+        ("1.5s", 1_700_000_000_000 - 1500),
+        ("1970-01-01 00:00:10", 10_000),
+        ("1970-01-01 00:00:10 UTC", 10_000),
+        ("1970-01-01T00:00:10.500Z", 10_500),
+        ("1970-01-01T01:00:10+01:00", 10_000),
+        ("1970-01-02", 86_400_000),
+        ("1960-01-01", 0),
+    ],
+)
+def test_since_is_a_time_ago_or_a_time(text: str, at: int) -> None:
+    assert parse_since(text, 1_700_000_000_000) == at
