@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from nexus_protocol import Command, CommandInfo, Empty, FailedPrecondition, command_decoder
+from nexus_protocol import Command, CommandInfo, FailedPrecondition
 from support.raw import wait_until
 from support.toy import Count, Echo, Hold, Produce, ToyServer
 
-from nexus.daemon.dispatch import Entry
 from nexus.handling import Origin
 from nexus.system.commands import Hello
 
@@ -45,23 +44,10 @@ def hook(toy: ToyServer) -> Hook:
     return Hook(toy)
 
 
-class Timed(Command[Empty]):
-    """Has a deadline."""
-
-    timeout_ms: int
-
-
-# Not declared: other tests look at the registry.
-Timed.info = CommandInfo(0xE010, "Timed", Timed, Empty, None, (), 100, False, False)
-
-
 def test_the_deadline_of_a_request_counts_while_a_hook_runs(toy: ToyServer, hook: Hook) -> None:
-    toy.server.dispatch.entries[0xE010] = Entry(
-        Timed.info, command_decoder(Timed.info), lambda _ctx, _command: Empty(), False, False, True
-    )
-    error = toy.connect().call_error(Timed(50))
+    error = toy.connect().call_error(Hold(timeout_ms=50))
     assert error.code == "deadline_exceeded"
-    assert (hook.entered, hook.cancelled) == (["Timed"], ["Timed"])
+    assert (hook.entered, hook.cancelled, toy.cancelled) == (["Hold"], ["Hold"], 0)
 
 
 def test_a_command_that_answers_at_once_waits_for_its_hook_and_no_other(toy: ToyServer, hook: Hook) -> None:
