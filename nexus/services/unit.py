@@ -780,6 +780,7 @@ class Unit:
         else:
             error = self._start_failed(f"it {reason} before it was healthy", reason, exit_, None)
         swept_away = self._rebooted and ends_with_machine(exit_)
+        self._rebooted = False
         if swept_away:
             reason = "the machine was restarted"
         retry = stored.wanted and wants_restart(service.restart, failed=not accepts_exit(exit_) and not swept_away)

@@ -1,0 +1,161 @@
+"""Tunnels: a dependency is where its dependent expects it, whatever becomes of it and of the daemon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+from support.live_services import Services, exists, listen
+from support.raw import wait_until
+
+from nexus.services.commands import RemoveDependency
+from nexus.services.states import ServiceState
+
+
+def variables(pid: int | None) -> dict[str, str]:
+    pairs = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
+def answer(port: int) -> int:
+    with socket.create_connection(("127.0.0.1", port), 60) as sock:
+        return int(sock.recv(100) or b"0")
+
+
+def address(services: Services, name: str = "api", dependency: str = "DB") -> int:
+    """Where a service was told its dependency is."""
+    environment = variables(services.get(name).pid)
+    assert environment[f"NEXUS_{dependency}_HOST"] == "127.0.0.1"
+    return int(environment[f"NEXUS_{dependency}_PORT"])
+
+
+def a_stack(services: Services) -> int:
+    services.add("db", listen(), port=0, health_tcp=0, health_retries=1000)
+    services.add("api")
+    services.depend("api", "db", condition="healthy", tunnel_enabled=True)
+    services.start("api")
+    return address(services)
+
+
+def tunnel_pids(services: Services) -> list[int]:
+    """The tunnels of this daemon that run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and exists(int(entry.name)):
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if str(services.daemon.state / "tunnels").encode() in b" ".join(words):
+                found.append(int(entry.name))
+    return found
+
+
+def test_a_tunnel_leads_to_the_dependency_through_its_restarts_and_moves(services: Services) -> None:
+    port = a_stack(services)
+    db = services.get("db")
+    assert answer(port) == db.pid
+    assert port != db.active_port
+    edge = services.status("api").dependencies[0]
+    assert (edge.tunnel_host, edge.tunnel_port) == ("127.0.0.1", port)
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        other = sock.getsockname()[1]
+    services.update("db", port=other)
+    services.restart("db", wait=True)
+    assert services.get("db").active_port == other
+    assert answer(port) == services.get("db").pid
+
+
+def test_a_tunnel_ends_with_its_dependent_and_keeps_its_port_for_the_next_run(services: Services) -> None:
+    port = a_stack(services)
+    assert len(tunnel_pids(services)) == 1
+    services.stop("api")
+    assert tunnel_pids(services) == []
+    edge = services.status("api").dependencies[0]
+    assert edge.tunnel_port is None
+    services.start("api")
+    assert address(services) == port
+    services.stop("api")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        services.start("api")
+        assert address(services) != port
+        assert answer(address(services)) == services.get("db").pid
+
+
+def test_a_tunnel_outlives_the_daemon_and_is_taken_back(services: Services) -> None:
+    port = a_stack(services)
+    before = tunnel_pids(services)
+    services.daemon.kill()
+    assert answer(port) > 0
+    services.begin_anew()
+    services.restart("db", wait=True)
+    assert answer(port) == services.get("db").pid
+    assert tunnel_pids(services) == before
+    services.stop("api")
+    assert tunnel_pids(services) == []
+
+
+def test_a_tunnel_that_dies_is_started_again_where_it_was(services: Services) -> None:
+    port = a_stack(services)
+    (pid,) = tunnel_pids(services)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: tunnel_pids(services) not in ([], [pid]), "another tunnel")
+
+    def reachable() -> bool:
+        try:
+            return answer(port) == services.get("db").pid
+        except OSError:
+            return False
+
+    wait_until(reachable, "the address")
+
+
+def test_a_tunnel_that_died_with_the_daemon_is_started_again(services: Services) -> None:
+    port = a_stack(services)
+    (pid,) = tunnel_pids(services)
+    services.daemon.kill()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not exists(pid), "its end")
+    services.begin_anew()
+    wait_until(lambda: tunnel_pids(services), "another tunnel")
+    assert services.get("api").state is ServiceState.RUNNING
+    wait_until(lambda: port_open(port), "the address")
+    assert answer(port) == services.get("db").pid
+
+
+def port_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 60).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_dependency_without_a_port_is_refused_for_a_tunnel(services: Services) -> None:
+    services.add("db")
+    services.add("api")
+    services.depend("api", "db", tunnel_enabled=True)
+    error = services.start_error("api")
+    assert '"db" has no port' in error.message
+    assert "update db --port" in str(error.hint)
+    assert services.get("api").state is ServiceState.FAILED
+
+
+def test_nothing_of_a_tunnel_is_left_when_its_dependency_or_its_dependent_is_removed(services: Services) -> None:
+    a_stack(services)
+    services.add("web")
+    services.depend("web", "db", tunnel_enabled=True)
+    services.start("web")
+    assert len(tunnel_pids(services)) == 2
+
+    services.client.call(RemoveDependency(service="web", dependency="db"))
+    wait_until(lambda: len(tunnel_pids(services)) == 1, "the end of one tunnel")
+    services.remove("api", stop=True)
+    assert tunnel_pids(services) == []
+    wait_until(lambda: not list((services.daemon.state / "processes").glob("tunnel-*")), "the end of their files")
+    assert list((services.daemon.state / "tunnels").iterdir()) == []
