@@ -91,12 +91,16 @@ def _read(base: str, path: str) -> str:
         raise _Unreadable("there is no such file") from None
     except OSError as error:
         raise _Unreadable((error.strerror or "it cannot be opened").lower()) from None
-    with open(descriptor, "rb", buffering=0) as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise _Unreadable("it is not a regular file")
         data = b""
-        while len(data) <= MAX_FILE_BYTES and (some := _read_some(file)):
+        while len(data) <= MAX_FILE_BYTES and (some := os.read(descriptor, 256 * 1024)):
             data += some
+    except OSError as error:
+        raise _Unreadable((error.strerror or "it cannot be read").lower()) from None
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_FILE_BYTES:
         raise _Unreadable("it is larger than 1 MiB")
     try:
@@ -106,13 +110,6 @@ def _read(base: str, path: str) -> str:
     if "\0" in text:
         raise _Unreadable("it has a NUL character", text.count("\n", 0, text.index("\0")) + 1)
     return text
-
-
-def _read_some(file: io.RawIOBase | io.FileIO) -> bytes:
-    try:
-        return file.read(256 * 1024) or b""
-    except OSError as error:
-        raise _Unreadable((error.strerror or "it cannot be read").lower()) from None
 
 
 def _read_env(text: str) -> Iterator[_Line]:
@@ -130,7 +127,8 @@ def _read_env(text: str) -> Iterator[_Line]:
         if not _NAME.fullmatch(binding.key):
             raise _Unreadable("the name of a variable has letters, digits and _, and begins with no digit", number)
         if binding.value is None:
-            raise _Unreadable(f"{binding.key} has no value", number, f"For an empty one write {binding.key}= there.")
+            # What looks like a name may be a secret that somebody put there alone.
+            raise _Unreadable("it has no value", number, "For an empty one write NAME= there.")
         yield _Line(number, binding.key, binding.value)
 
 

@@ -1,0 +1,172 @@
+"""The one place that sets a service's state, against a real store: what may follow what, and what goes with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.stores import make_store, running
+
+from nexus.services import dependency_store, store
+from nexus.services.commands import AddService
+from nexus.services.records import Service
+from nexus.services.states import TRANSITIONS, DependencyCondition, ServiceHealth, ServiceState, WhenLost
+from nexus.store import StateStore, StoreConflict
+
+STARTING, RUNNING, STOPPING, STOPPED, FAILED = ServiceState
+
+
+def with_store(root: Path, scenario: Callable[[StateStore], Awaitable[None]]) -> None:
+    """Run a scenario in a loop with an open store."""
+
+    async def run() -> None:
+        async with running(make_store(root)) as opened:
+            await scenario(opened)
+
+    asyncio.run(run())
+
+
+async def add(opened: StateStore, name: str) -> Service:
+    service, new = await opened.write(lambda tx: store.insert(tx, AddService(name=name)))
+    assert new
+    return service
+
+
+async def change(opened: StateStore, service: Service, state: ServiceState, **columns: Any) -> Service:
+    return await opened.write(lambda tx: store.change_state(tx, service.id, state, **columns))
+
+
+def test_only_what_the_table_allows_follows_a_state(root: Path) -> None:
+    ways: dict[ServiceState, list[ServiceState]] = {
+        STOPPED: [], STARTING: [STARTING], RUNNING: [STARTING, RUNNING], STOPPING: [STARTING, STOPPING],
+        FAILED: [FAILED],
+    }  # fmt: skip
+
+    async def scenario(opened: StateStore) -> None:
+        for before in ServiceState:
+            for after in ServiceState:
+                service = await add(opened, f"{before}-{after}")
+                for step in ways[before]:
+                    await change(opened, service, step)
+                if after is before or after in TRANSITIONS[before]:
+                    assert (await change(opened, service, after)).state is after
+                else:
+                    with pytest.raises(ValueError, match=f"from {before} to {after}"):
+                        await change(opened, service, after)
+                    assert opened.read(lambda r, id=service.id: store.resolve(r, id)).state is before  # type: ignore[misc]
+
+    with_store(root, scenario)
+
+
+def test_no_state_is_a_dead_end() -> None:
+    assert set(TRANSITIONS) == set(ServiceState)
+    for state, following in TRANSITIONS.items():
+        assert following
+        assert state not in following
+
+
+def test_a_column_that_is_none_of_a_run_is_refused(root: Path) -> None:
+    async def scenario(opened: StateStore) -> None:
+        service = await add(opened, "a")
+        for column in ("name", "status", "health", "environment", "id = 1; --"):
+            with pytest.raises(ValueError, match="sets no"):
+                await change(opened, service, STARTING, **{column: "x"})
+
+    with_store(root, scenario)
+
+
+_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("state"), st.sampled_from(list(ServiceState)), st.booleans()),
+        st.tuples(st.just("health"), st.sampled_from(list(ServiceHealth)), st.just(False)),
+        st.tuples(st.just("run"), st.none(), st.just(False)),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_STEPS)
+def test_health_is_of_this_run_and_what_is_down_has_nothing_of_one(
+    root: Path, steps: list[tuple[str, Any, bool]]
+) -> None:
+    async def scenario(opened: StateStore) -> None:
+        number = len(opened.read(store.all_stored))
+        service = await add(opened, f"s{number}")
+        known = ServiceHealth.UNKNOWN
+        for count, (what, value, explained) in enumerate(steps):
+            before = service
+            if what == "health":
+                service = await opened.write(
+                    lambda tx, value=value, id=service.id: store.set_health(tx, id, value, "m")  # type: ignore[misc]
+                )
+                known = value if before.state in (STARTING, RUNNING) else known
+            elif what == "run" and service.state is STARTING:
+                service = await change(opened, service, STARTING, run_id=f"r{count}", pid=count + 1)
+                known = ServiceHealth.UNKNOWN
+            elif what == "state" and (value is service.state or value in TRANSITIONS[service.state]):
+                service = await change(opened, service, value, **({"reason": "because"} if explained else {}))
+                if value is not before.state and (before.state, value) != (STARTING, RUNNING):
+                    known = ServiceHealth.UNKNOWN
+                if explained:
+                    assert service.reason == "because"
+                elif value is not before.state:
+                    assert service.reason is None
+            assert service.health is known
+            if service.state in (STOPPED, FAILED):
+                assert (service.pid, service.active_port, service.next_restart_at) == (None, None, None)
+                assert service.health is ServiceHealth.UNKNOWN
+
+    with_store(root, scenario)
+
+
+def test_what_only_the_daemon_may_know_is_kept(root: Path) -> None:
+    async def scenario(opened: StateStore) -> None:
+        a, b = await add(opened, "a"), await add(opened, "b")
+        await opened.write(
+            lambda tx: dependency_store.insert(
+                tx, a.id, b.id, condition=DependencyCondition.HEALTHY, when_lost=WhenLost.STOP, tunnel_enabled=True
+            )
+        )
+        await change(
+            opened, a, STARTING, wanted=True, run_id="r", start_environment={"A": "secret"}, restart_times=[1, 2],
+            stopped_in_boot="b", restarts=2, next_restart_at=9, lost_dependencies=["b"],
+        )  # fmt: skip
+        stored = opened.read(lambda reader: store.stored(reader, "a"))
+        assert (stored.wanted, stored.run_id, stored.restart_times, stored.stopped_in_boot) == (True, "r", [1, 2], "b")
+        assert stored.start_environment == {"A": "secret"}
+        assert "'secret'" not in repr(stored)
+        assert (stored.service.restarts, stored.service.next_restart_at) == (2, 9)
+        assert stored.service.lost_dependencies == ["b"]
+        (edge,) = stored.dependencies
+        assert (edge.dependency_id, edge.tunnel_port) == (b.id, None)
+        await opened.write(lambda tx: dependency_store.set_tunnel(tx, edge.id, 4000, "t"))
+        (listed,) = opened.read(lambda reader: dependency_store.listed(reader, service_id=a.id))
+        assert (listed.tunnel_host, listed.tunnel_port) == ("127.0.0.1", 4000)
+        unset = await change(opened, a, STARTING, wanted=None, restarts=None, restart_times=None, reason=None)
+        assert unset.restarts == 0
+        assert [each.wanted for each in opened.read(store.all_stored)] == [False, False]
+        assert opened.read(store.count_by_state) == {"starting": 1, "stopped": 1}
+
+    with_store(root, scenario)
+
+
+def test_two_services_never_have_a_port_and_one_that_is_down_gives_it_back(root: Path) -> None:
+    async def scenario(opened: StateStore) -> None:
+        a, b = await add(opened, "a"), await add(opened, "b")
+        await change(opened, a, STARTING)
+        await change(opened, b, STARTING)
+        await opened.write(lambda tx: store.lease_port(tx, a.id, 4000))
+        with pytest.raises(StoreConflict):
+            await opened.write(lambda tx: store.lease_port(tx, b.id, 4000))
+        with pytest.raises(StoreConflict):
+            await change(opened, b, STARTING, active_port=4000)
+        await change(opened, a, STOPPED)
+        await opened.write(lambda tx: store.lease_port(tx, b.id, 4000))
+
+    with_store(root, scenario)
