@@ -1,0 +1,128 @@
+"""Services that end again and again: never started faster than the policy says, and given up with the reason."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.raw import wait_until
+from support.services import ServiceWorld, tell
+
+from nexus.services.commands import StartService
+from nexus.services.records import Service
+from nexus.services.states import RestartPolicy, ServiceHealth, ServiceState
+
+BACKOFF_MS, MOST_MS, LIMIT = 80, 300, 4
+WAITS_MS = [80, 160, 300, 300]
+
+
+@pytest.fixture
+def world(root: Path) -> Iterator[ServiceWorld]:
+    """A running daemon; nothing of it or of its services is left afterwards."""
+    with ServiceWorld(root) as world:
+        world.daemon.start()
+        yield world
+
+
+@pytest.mark.parametrize("start_window_ms", [0, 1000], ids=["after it came up", "before it came up"])
+def test_a_crash_loop_waits_as_its_policy_says_and_is_failed_with_the_reason(
+    world: ServiceWorld, start_window_ms: int
+) -> None:
+    times = world.root / "times"
+    world.add(
+        "crashes",
+        ["/bin/sh", "-c", 'date +%s%3N >>"$0"; echo about to fail; exit 3', str(times)],
+        start_window_ms=start_window_ms,
+        restart=RestartPolicy.ON_FAILURE,
+        restart_backoff_ms=BACKOFF_MS,
+        restart_backoff_max_ms=MOST_MS,
+        restart_limit=LIMIT,
+        restart_window_ms=60_000,
+    )
+    result = world.cli("service", "start", "crashes")
+    if start_window_ms:
+        assert result.code == 5
+        assert result.err.startswith('Error: cannot start service "crashes": it exited with 3\n')
+        assert "nexusctl service stop crashes" in result.err
+    failed = world.wait_for("crashes", lambda service: service.state is ServiceState.FAILED, "that it is given up")
+    assert failed.reason == f"exited with 3; {LIMIT} restarts within 60 s"
+    assert (failed.exit_code, failed.restarts, failed.pid, failed.next_restart_at) == (3, LIMIT, None, None)
+
+    # A run begins after the one before it has ended, so the policy's wait is between two begins at least.
+    by_program = list(map(int, times.read_text().split()))
+    by_journal = [event.at or 0 for event in world.events("service.starting")]
+    for begins in (by_program, by_journal):
+        assert len(begins) == LIMIT + 1
+        gaps = [after - before for before, after in itertools.pairwise(begins)]
+        assert [gap >= wait_ms for gap, wait_ms in zip(gaps, WAITS_MS, strict=True)] == [True] * LIMIT, gaps
+    kinds = [event.kind for event in world.events("service.restarting", "service.exited", "service.failed")]
+    assert kinds == ["service.exited", "service.restarting"] * LIMIT + ["service.exited", "service.failed"]
+    waits = [(event.detail or {})["wait_ms"] for event in world.events("service.restarting")]
+    # What is written is what is left of the wait, and it is a fifth longer at most.
+    assert all(wait_ms <= most * 1.2 + 1 for wait_ms, most in zip(waits, WAITS_MS, strict=True)), waits
+    assert world.output("crashes") == b"about to fail\n" * (LIMIT + 1)
+    status = world.cli.ok("service", "status", "crashes").out
+    assert "Reason:    exited with 3; 4 restarts within 60 s\n" in status
+
+
+def test_a_killed_daemon_makes_no_crash_loop_faster(world: ServiceWorld) -> None:
+    times = world.root / "times"
+    world.add(
+        "crashes",
+        ["/bin/sh", "-c", 'date +%s%3N >>"$0"; exit 1', str(times)],
+        restart=RestartPolicy.ALWAYS,
+        restart_backoff_ms=400,
+        restart_backoff_max_ms=400,
+        restart_limit=3,
+    )
+    world.cli("service", "start", "crashes")
+    for runs in (1, 2):
+        wait_until(lambda runs=runs: len(times.read_text().split()) >= runs, "its next run")
+        world.daemon.kill()
+        world.daemon.start()
+    failed = world.wait_for("crashes", lambda service: service.state is ServiceState.FAILED, "that it is given up")
+    assert failed.reason == "exited with 1; 3 restarts within 60 s"
+    begins = list(map(int, times.read_text().split()))
+    assert len(begins) == 4
+    gaps = [after - before for before, after in itertools.pairwise(begins)]
+    assert min(gaps) >= 400, gaps
+
+
+def test_a_check_without_a_result_is_unknown_and_nothing_else(world: ServiceWorld) -> None:
+    gate = world.root / "gate"
+    os.mkfifo(gate)
+
+    def health(service: Service) -> tuple[ServiceState, ServiceHealth]:
+        return service.state, service.health
+
+    world.add(
+        "web",
+        "exec sleep 600",
+        health_exec=["/bin/sh", "-c", 'read -r word <"$0"; exit "$word"', str(gate)],
+        health_timeout_ms=600_000,
+    )
+    assert health(world.service("web")) == (ServiceState.STOPPED, ServiceHealth.UNKNOWN)
+    world.call(StartService(service="web"))
+    assert health(world.service("web")) == (ServiceState.RUNNING, ServiceHealth.UNKNOWN)
+    given_up = world.cli("--timeout", "0.5", "service", "start", "web", "--wait")
+    assert given_up.code == 124, given_up
+    status = world.cli.ok("service", "status", "web").out
+    assert "Health:    unknown (no check has come to a result yet)\n" in status
+    row = world.cli.ok("service", "list").lines[1].split()
+    assert row[:3] == ["web", "running", "unknown"]
+    assert "web [running, health unknown]" in world.cli.ok("service", "tree").out
+
+    tell(gate, "0")
+    world.wait_for("web", lambda service: service.health is ServiceHealth.HEALTHY, "its health")
+    world.cli.ok("service", "start", "web", "--wait")
+    # Another daemon has asked nobody yet.
+    world.daemon.kill()
+    world.daemon.start()
+    assert health(world.service("web")) == (ServiceState.RUNNING, ServiceHealth.UNKNOWN)
+    tell(gate, "0")
+    world.wait_for("web", lambda service: service.health is ServiceHealth.HEALTHY, "its health")
+    world.cli.ok("service", "stop", "web")
+    assert health(world.service("web")) == (ServiceState.STOPPED, ServiceHealth.UNKNOWN)
