@@ -357,36 +357,57 @@ def test_a_wrong_line_is_exit_2_and_says_why(shared: Cli, line: str, sentence: s
 
 @pytest.mark.parametrize(
     "line",
-    ["start gone", "stop gone", "restart gone", "status gone", "logs gone", "update gone --port 1", "remove gone --yes"]
-    + ["config show gone", "dep add gone gone", "dep list gone", "git status gone", "git log gone", "tree gone"],
+    [
+        "start gone",
+        "stop gone",
+        "restart gone",
+        "status gone",
+        "logs gone",
+        "update gone --port 1",
+        "remove gone --yes",
+        "config show gone",
+        "dep add gone gone",
+        "dep list gone",
+        "git status gone",
+        "git clone gone",
+        "tree gone",
+    ],
 )
 def test_a_service_that_is_not_there_is_exit_4(shared: Cli, line: str) -> None:
     assert shared("service", *line.split()) == (4, "", 'Error: service "gone" not found\n')
 
 
-@pytest.mark.parametrize("output", ["table", "wide", "json", "jsonl", "name"])
-def test_every_verb_prints_in_every_format(cli: Cli, output: str) -> None:
-    def run(line: str) -> list[str]:
-        result = cli.ok("service", *line.split(), "-o", output)
-        assert result.out, line
-        if output == "json":
-            assert isinstance(result.json, (dict, list))
-        elif output == "jsonl":
-            assert all(isinstance(json.loads(one), dict) for one in result.lines)
-        elif output == "name":
-            assert all(one and not one.startswith(("{", "[")) for one in result.lines)
-        return result.lines
+def check_format(cli: Cli, line: str, output: str) -> None:
+    result = cli.ok("service", *line.split(), "-o", output)
+    assert result.out, line
+    if output == "json":
+        assert isinstance(result.json, (dict, list))
+    elif output == "jsonl":
+        assert all(isinstance(json.loads(one), dict) for one in result.lines)
+    elif output == "name":
+        assert all(one and not one.startswith(("{", "[")) for one in result.lines)
 
+
+def test_every_verb_prints_in_every_format(cli: Cli) -> None:
     cli.ok("service", "add", "a", "--run", READY)
-    run("add b --run true --type oneshot --start")
-    for line in ("dep add a b --condition completed", "dep list", "update a --autostart", "start a", "restart a"):
-        run(line)
-    for line in ("list", "status a", "status a b", "tree", "config show a", "config set a --format env"):
-        run(line)
-    if output != "name":
-        run("logs a")
-    for line in ("stop a", "dep remove a b", "remove a b --yes"):
-        run(line)
+    for line, output in (
+        ("add b --run true --type oneshot --start", "json"),
+        ("dep add a b --condition completed", "jsonl"),
+        ("update a --autostart", "name"),
+        ("start a", "jsonl"),
+        ("restart a", "name"),
+    ):
+        check_format(cli, line, output)
+    for line in ("list", "status a", "status a b", "tree", "dep list", "config show a"):
+        for output in ("json", "jsonl", "name", "wide"):
+            check_format(cli, line, output)
+    for line, output in (
+        ("stop a", "json"),
+        ("dep remove a b", "name"),
+        ("config set a --format env", "jsonl"),
+        ("remove a b --yes", "json"),
+    ):
+        check_format(cli, line, output)
 
 
 def test_names_tags_and_states_are_completed(cli: Cli) -> None:

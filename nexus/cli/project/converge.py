@@ -62,7 +62,7 @@ def converge(
         if outcome.result != "done":
             failed.setdefault((step.kind, step.name), outcome.because or step.name)
         note(outcome)
-    broken = _with_dependents(project, {name for kind, name in failed if kind == "service"})
+    broken = _with_dependents(project, {name: why for (kind, name), why in failed.items() if kind == "service"})
     runs = [step for step in plan.steps if step.action in ("restart", "start")]
     for step in runs:
         if step.name in broken:
@@ -84,9 +84,9 @@ def _one(app: Any, project: Project, step: Step, failed: Mapping[tuple[str, str]
         return Outcome(step, "failed", error=error)
 
 
-def _with_dependents(project: Project, failed: set[str]) -> dict[str, str]:
+def _with_dependents(project: Project, failed: Mapping[str, str]) -> dict[str, str]:
     """The services that cannot be started because of those that failed, each with the one that it is for."""
-    broken = {name: name for name in failed}
+    broken = dict(failed)
     before = -1
     while len(broken) != before:
         before = len(broken)

@@ -84,7 +84,8 @@ def outcome_text(outcome: Outcome) -> str | None:
     """What was done, in a sentence; None for what failed, which is told as an error."""
     step = outcome.step
     if outcome.result == "skipped":
-        return f'Skipped: {step.action} {_KINDS[step.kind]} "{step.name}", because of "{outcome.because}"'
+        other = f' and "{step.other}"' if step.other else ""
+        return f'Skipped: {step.action} {_KINDS[step.kind]} "{step.name}"{other}, because of "{outcome.because}"'
     if outcome.result == "failed" or outcome.reply is None:
         return None
     if step.action == "connect":

@@ -1,0 +1,328 @@
+"""``nexusctl apply`` and ``nexusctl export``: a file becomes what runs, and what runs becomes a file."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from support.cli import Cli
+from support.daemon import DaemonProcess
+from support.raw import wait_until
+
+SLEEP = "exec sleep 1000"
+
+STACK = f"""
+project = "shop"
+
+[services.db]
+run = "echo db is up; {SLEEP}"
+health = {{ log = "db is up" }}
+env = {{ TOKEN = "s3cret" }}
+
+[services.migrate]
+run = "echo migrated"
+oneshot = true
+depends_on = {{ db = {{ condition = "healthy" }} }}
+
+[services.api]
+run = "{SLEEP}"
+depends_on = {{ migrate = {{ condition = "completed" }} }}
+
+[vms.box]
+mem = "1G"
+"""
+
+
+class Folder:
+    """A person's folder with a nexus.toml, and nexusctl in it."""
+
+    def __init__(self, cli: Cli, path: Path) -> None:
+        self.cli = cli
+        self.path = path / "shop"
+        self.path.mkdir()
+        self.file = self.path / "nexus.toml"
+
+    def write(self, text: str) -> None:
+        self.file.write_text(text)
+
+    def change(self, before: str, after: str) -> None:
+        text = self.file.read_text()
+        assert before in text
+        self.write(text.replace(before, after))
+
+    def apply(self, *options: str, code: int = 0) -> list[str]:
+        """Apply it; every line of the answer, errors after the rest."""
+        result = self.cli("apply", "-f", str(self.file), "--yes", *options)
+        assert result.code == code, result
+        return [*result.lines, *result.err.splitlines()]
+
+    def settled(self) -> None:
+        """A second run has nothing to do."""
+        assert self.apply() == [f"Nothing to change: all is as {self.file} says"]
+
+
+@pytest.fixture
+def shop(cli: Cli, root: Path) -> Folder:
+    return Folder(cli, root)
+
+
+def up(cli: Cli) -> list[str]:
+    return cli.ok("service", "list", "--state", "running", "-o", "name").lines
+
+
+def test_a_file_is_shown_applied_and_then_nothing_is_left_to_do(shop: Folder) -> None:
+    shop.write(STACK)
+    dry = shop.cli.ok("apply", "-f", str(shop.file), "--dry-run")
+    assert dry.out == (
+        '+ VM "box"\n'
+        '    mem: "1G"\n'
+        '+ service "db"\n'
+        '    run: "echo db is up; exec sleep 1000"\n'
+        f'    dir: "{shop.path}"\n'
+        "    env.TOKEN: set\n"
+        '    health.log: "db is up"\n'
+        '+ service "migrate"\n'
+        '    run: "echo migrated"\n'
+        "    oneshot: true\n"
+        f'    dir: "{shop.path}"\n'
+        '  + depends on "db" (healthy)\n'
+        '+ service "api"\n'
+        '    run: "exec sleep 1000"\n'
+        f'    dir: "{shop.path}"\n'
+        '  + depends on "migrate" (completed)\n'
+        '> start service "db"\n'
+        '> start service "migrate"\n'
+        '> start service "api"\n'
+        "Plan: 4 to create, 3 to start\n"
+    )
+    assert shop.cli("apply", "-f", str(shop.file), "--dry-run", "--exit-code").code == 1
+    assert shop.cli.ok("service", "list").out == ""
+    lines = shop.apply()
+    assert lines[lines.index("Plan: 4 to create, 3 to start") + 1 :][:6] == [
+        'Created VM "box"',
+        'Created service "db"',
+        'Created service "migrate"',
+        'Created service "api"',
+        'Service "api" depends on "migrate" (completed)',
+        'Service "migrate" depends on "db" (healthy)',
+    ]
+    assert [line.split('"')[1] for line in lines[-3:]] == ["db", "migrate", "api"]
+    assert up(shop.cli) == ["api", "db"]
+    shop.settled()
+    assert shop.cli("apply", "-f", str(shop.file), "--dry-run", "--exit-code").code == 0
+
+
+def test_only_what_was_changed_is_changed_and_restarted(shop: Folder) -> None:
+    shop.write(STACK)
+    shop.apply()
+
+    def pids() -> dict[str, int]:
+        return {s["name"]: s.get("pid") for s in shop.cli.ok("service", "list", "-o", "json").json}
+
+    before = pids()
+    shop.change('env = { TOKEN = "s3cret" }', 'env = { TOKEN = "0ther" }\nrestart = "always"')
+    shop.change("1G", "512M")
+    lines = shop.apply()
+    assert lines[:6] == [
+        '~ VM "box"',
+        '    mem: "1G" -> "512M"',
+        '~ service "db"',
+        "    env.TOKEN: changed",
+        '    restart.policy: "no" -> "always"',
+        '> restart service "db"',
+    ]
+    assert not {"s3cret", "0ther"} & set("\n".join(lines).split('"'))
+    after = pids()
+    assert after["db"] != before["db"]
+    assert after["api"] == before["api"]
+    shop.settled()
+    shop.change('restart = "always"', 'restart = "on-failure"\ntags = ["x"]')
+    assert not [line for line in shop.apply() if line.startswith(("> ", "Restarted"))]
+    assert pids() == after
+
+
+def test_a_graph_is_turned_round(shop: Folder) -> None:
+    text = f'[services.a]\nrun = "{SLEEP}"\n{{}}\n[services.b]\nrun = "{SLEEP}"\n{{}}\n'
+    shop.write(text.format('depends_on = ["b"]', ""))
+    shop.apply()
+    shop.write(text.format("", 'depends_on = { a = { tunnel = true, condition = "started" } }'))
+    assert '  - depends on "b"' in shop.apply("--no-start")
+    edges = shop.cli.ok("service", "dep", "list", "-o", "json").json
+    assert [(edge["service"], edge["dependency"], edge["tunnel_enabled"]) for edge in edges] == [("b", "a", True)]
+
+
+def test_it_asks_on_a_terminal_and_is_refused_without_one(shop: Folder) -> None:
+    shop.write("[vms.box]")
+    code, out, err = shop.cli("apply", "-f", str(shop.file), "--prune")
+    assert code == 1
+    assert out.endswith("Plan: 1 to create\n")
+    assert err == (
+        "Error: refusing to apply without confirmation\n"
+        f"  Run with --yes to skip confirmation: nexusctl apply -f {shop.file} --prune --yes\n"
+    )
+    with shop.cli.terminal("apply", "-f", str(shop.file)) as terminal:
+        terminal.wait_for("Apply this? [y/N]: ")
+        terminal.type("n\n")
+        code, text = terminal.finish()
+    assert code == 1
+    assert '\x1b[32m+ VM "box"\x1b[0m' in text
+    assert shop.cli.ok("vm", "list").out == ""
+    with shop.cli.terminal("apply", "-f", str(shop.file)) as terminal:
+        terminal.wait_for("[y/N]: ")
+        terminal.type("y\n")
+        assert terminal.finish()[0] == 0
+    assert shop.cli.ok("vm", "list", "-o", "name").lines == ["box"]
+
+
+def test_pruning_takes_what_the_file_made_and_leaves_what_a_person_made(shop: Folder) -> None:
+    shop.cli.ok("service", "add", "mine", "--run", SLEEP)
+    shop.cli.ok("vm", "create", "mine")
+    shop.write(STACK + f'[services.mine]\nrun = "{SLEEP}"\ndir = ""\n[vms.mine]')
+    shop.apply()
+    shop.write('project = "shop"')
+    shop.settled()
+    assert shop.apply("--prune")[-4:] == [
+        'Removed service "api"',
+        'Removed service "migrate"',
+        'Removed service "db"',
+        'Removed VM "box"',
+    ]
+    assert shop.cli.ok("service", "list", "-o", "name").lines == ["mine"]
+    assert shop.cli.ok("vm", "list", "-o", "name").lines == ["mine"]
+    assert "apply.shop" not in shop.cli.ok("settings", "list").out
+    assert shop.apply("--prune") == [f"Nothing to change: all is as {shop.file} says"]
+
+
+def test_two_projects_do_not_take_each_others_services(shop: Folder, root: Path) -> None:
+    shop.write('project = "shop"\n[services.db]\n')
+    shop.apply()
+    other = root / "other.toml"
+    other.write_text('project = "other"\n[services.db]\nport = 1\n')
+    code, _out, err = shop.cli("apply", "-f", str(other), "--yes")
+    assert code == 2
+    assert err == (
+        'Error: cannot update service "db": it was made from the file of project "shop"\n'
+        "  Give it another name, or let that project go: nexusctl settings unset apply.shop\n"
+    )
+
+
+def test_what_fails_keeps_nothing_else_from_it_and_the_next_run_goes_on(shop: Folder) -> None:
+    shop.write(
+        f"""
+        [services.bad]
+        run = "true"
+        health = {{ log = "(" }}
+        [services.on_bad]
+        run = "{SLEEP}"
+        depends_on = ["bad"]
+        [services.crash]
+        run = "echo last words; exit 3"
+        [services.good]
+        run = "{SLEEP}"
+        """
+    )
+    result = shop.cli("apply", "-f", str(shop.file), "--yes")
+    assert result.code == 1
+    assert 'Error: cannot add service "bad": health_log is not a regular expression' in result.err
+    assert 'Skipped: start service "on_bad", because of "bad"\n' in result.err
+    assert 'Error: cannot start service "crash": it exited with 3\n    last words\n' in result.err
+    assert result.err.endswith("steps not done\n  Once that is mended, run it again: it goes on.\n")
+    assert 'Started service "good"' in result.out
+    shop.change('"("', '"ok"')
+    shop.change('run = "true"', f'run = "echo ok; {SLEEP}"')
+    shop.change("echo last words; exit 3", SLEEP)
+    lines = shop.apply()
+    assert 'Created service "bad"' in lines
+    assert 'Service "on_bad" depends on "bad"' in lines
+    assert up(shop.cli) == ["bad", "crash", "good", "on_bad"]
+    shop.settled()
+
+
+def test_a_restart_that_was_left_out_is_made_up_for(shop: Folder) -> None:
+    shop.write(STACK)
+    shop.apply()
+    shop.change("s3cret", "0ther")
+    assert not [line for line in shop.apply("--no-start") if "estart" in line]
+    assert [line for line in shop.apply() if line.startswith("Restarted")] != []
+    shop.settled()
+
+
+def test_a_vm_that_runs_is_not_changed(shop: Folder, daemon: DaemonProcess) -> None:
+    import sqlite3
+
+    shop.write("[vms.box]")
+    shop.apply()
+    daemon.stop()
+    with sqlite3.connect(daemon.database) as database:
+        database.execute("UPDATE vms SET state = 'running'")
+    database.close()
+    daemon.start()
+    shop.write("[vms.box]\nvcpu = 2")
+    lines = shop.apply(code=1)
+    assert any(line.startswith("Error: cannot update VM") and "running" in line for line in lines)
+
+
+def test_a_program_gets_steps_as_records(shop: Folder) -> None:
+    shop.write(STACK)
+    planned = [
+        json.loads(line) for line in shop.cli.ok("apply", "-f", str(shop.file), "--dry-run", "-o", "jsonl").lines
+    ]
+    assert {
+        "action": "connect",
+        "kind": "service",
+        "name": "api",
+        "dependency": "migrate",
+        "condition": "completed",
+        "tunnel": False,
+        "when_lost": "ignore",
+    } in planned
+    db = next(step for step in planned if step["name"] == "db")
+    assert {"field": "environment.TOKEN", "change": "set"} in db["changes"]
+    done = shop.cli.ok("apply", "-f", str(shop.file), "--yes", "-o", "json").json
+    assert [step["result"] for step in done] == ["done"] * len(planned)
+    assert shop.cli("apply", "-f", str(shop.file), "-o", "json") == (0, "[]\n", "Nothing to change.\n")
+
+
+def test_what_is_exported_is_found_unchanged_and_can_be_applied_elsewhere(shop: Folder, root: Path) -> None:
+    shop.write(STACK)
+    shop.apply()
+    shop.cli.ok("service", "add", "own", "--run", SLEEP, "--port", "0", "--health-tcp", "0", "--stop-grace", "1500ms")
+    shop.cli.ok("service", "dep", "add", "own", "api", "--tunnel", "--when-lost", "stop")
+    written = root / "written.toml"
+    assert shop.cli("export", "-f", str(written)) == (0, f"Wrote {written}\n", "")
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    text = written.read_text()
+    assert text.startswith("# Services and VM records for `nexusctl apply`. It may hold secrets")
+    assert "s3cret" in text
+    assert shop.cli.ok("export").out == text
+    assert shop.cli.ok("apply", "-f", str(written)).out == f"Nothing to change: all is as {written} says\n"
+    code, out, err = shop.cli("export", "-f", str(written))
+    assert (code, out) == (2, "")
+    assert "it is there already (--force replaces it)" in err
+    shop.cli.ok("export", "-f", str(written), "--force", "--project", "shop")
+    assert "[services.own]" not in written.read_text()
+    assert 'project = "shop"' in written.read_text()
+    # On an empty daemon the same file makes the same things.
+    shop.cli.ok("service", "stop", "--all")
+    shop.cli.ok("service", "remove", "own", "api", "migrate", "db", "--yes")
+    shop.cli.ok("vm", "delete", "box", "--yes")
+    shop.cli.ok("apply", "-f", str(written), "--yes")
+    assert up(shop.cli) == ["api", "db"]
+    assert shop.cli("export", "--project", "gone").code == 4
+
+
+def test_a_file_that_is_wrong_changes_nothing(shop: Folder) -> None:
+    shop.write("[services.db]\nprot = 1\n")
+    code, out, err = shop.cli("apply", "-f", str(shop.file), "--yes")
+    assert (code, out) == (2, "")
+    assert err == f"Error: cannot use {shop.file}, line 2: unknown key services.db.prot (did you mean port?)\n"
+    assert shop.cli("apply", "--exit-code").code == 2
+    assert shop.cli("apply", "-f", "/no/such/file")[2].startswith("Error: cannot read /no/such/file: there is no such")
+
+
+def test_what_is_waited_for_is_healthy(shop: Folder) -> None:
+    shop.write(f'[services.a]\nrun = "echo up; {SLEEP}"\nhealth = {{ log = "up" }}\n')
+    assert "(running, healthy, pid " in shop.apply("--wait")[-1]
+    assert wait_until(lambda: up(shop.cli), "it") == ["a"]
