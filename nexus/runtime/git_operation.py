@@ -79,7 +79,7 @@ class Operation:
             if await self._head() == before:
                 raise
             raise errors.GitHookFailed(
-                f"git did {self.doing}, but a hook that ran afterwards failed",
+                f"cannot {self.doing} to the end: git did its part, but a hook that ran afterwards failed",
                 hint="The last lines of the hook are in the details.",
                 details=error.details,
             ) from None

@@ -204,10 +204,13 @@ def test_a_wrong_token_is_refused_without_showing_it(world: GitWorld, make_http:
 @needs_http
 def test_without_credentials_nobody_is_asked(world: GitWorld, make_http: Callable[..., HttpServer]) -> None:
     asked = world.root / "asked"
+    ask = world.root / "ask"
+    ask.write_text(f"#!/bin/sh\n: > {asked}\necho {TOKEN}\n")
+    ask.chmod(0o755)
     world.settings.write_text(
-        world.settings.read_text() + f'[core]\n\taskPass = touch {asked};\n[credential]\n\thelper = "!touch {asked};"\n'
+        world.settings.read_text() + f'[core]\n\taskPass = {ask}\n[credential]\n\thelper = "!{ask}"\n'
     )
-    world.environment |= {"SSH_ASKPASS": f"touch {asked}", "GIT_ASKPASS": f"touch {asked}"}
+    world.environment |= {"SSH_ASKPASS": str(ask), "GIT_ASKPASS": str(ask)}
     server = make_http()
     for auth in ("none", "ssh"):
         with pytest.raises(errors.GitAuthentication) as raised:

@@ -207,11 +207,10 @@ def hook(path: Path, name: str, text: str) -> None:
 def test_a_cancelled_change_of_the_work_tree_comes_to_its_end(world: GitWorld) -> None:
     path = world.cloned("web", world.root / "bare.git")
     commit = push(world)
-    fifo, ready = world.root / "fifo", world.root / "ready"
-    os.mkfifo(fifo)
-    hook(path, "post-merge", f": > {ready}; read line < {fifo}; echo $line > {world.root}/said\n")
+    go_on, ready = world.root / "go-on", world.root / "ready"
+    hook(path, "post-merge", f": > {ready}; until [ -e {go_on} ]; do sleep 0.02; done; echo done > {world.root}/said\n")
     web = Repository(path, environment=world.environment)
-    cancelled(web.pull, ready.exists, lambda: fifo.write_text("done\n"))
+    cancelled(web.pull, ready.exists, go_on.touch)
     assert (world.root / "said").read_text() == "done\n"
     state = asyncio.run(web.status())
     assert (state.commit, state.dirty) == (commit, False)
@@ -232,9 +231,8 @@ def test_one_that_never_ends_is_ended(world: GitWorld, monkeypatch: pytest.Monke
 def test_a_second_cancel_does_not_let_go_of_git(world: GitWorld) -> None:
     path = world.cloned("web", world.root / "bare.git")
     push(world)
-    fifo, ready = world.root / "fifo", world.root / "ready"
-    os.mkfifo(fifo)
-    hook(path, "post-merge", f": > {ready}; read line < {fifo}\n")
+    go_on, ready = world.root / "go-on", world.root / "ready"
+    hook(path, "post-merge", f": > {ready}; until [ -e {go_on} ]; do sleep 0.02; done\n")
     web = Repository(path, environment=world.environment)
 
     async def run() -> None:
@@ -245,7 +243,7 @@ def test_a_second_cancel_does_not_let_go_of_git(world: GitWorld) -> None:
             for _ in range(5):
                 await asyncio.sleep(0)
             assert not task.done()
-        await asyncio.to_thread(fifo.write_text, "done\n")
+        go_on.touch()
         with pytest.raises(asyncio.CancelledError):
             await task
 

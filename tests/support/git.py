@@ -133,7 +133,11 @@ class SshAgent:
         self.process = subprocess.Popen(
             ["ssh-agent", "-D", "-a", str(self.socket)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
-        wait_until(self.socket.exists, "the agent's socket")
+        wait_until(self._listens, "the agent")
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(str(self.socket)) == 0
 
     def add(self, key: Path) -> None:
         """Load a private key."""
