@@ -117,10 +117,10 @@ class Reader:
         """Whether it is worth while to try again, told in a microsecond; each few ticks it looks further."""
         if self._data >= 0 and os.lseek(self._data, 0, os.SEEK_END) != self._size:
             return True
-        if tick % _TICKS_BETWEEN_LOOKS:
-            return False
         if self._index < 0:
             return bool(segments(self._folder))
+        if tick % _TICKS_BETWEEN_LOOKS:
+            return False
         return self._following() is not None or self.is_gone()
 
     def is_gone(self) -> bool:

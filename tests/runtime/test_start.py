@@ -105,11 +105,14 @@ def test_nothing_shows_secrets(room: Runtime, root: Path) -> None:
     )
     assert "secret" not in repr(spec)
 
+    def shown(pid: int) -> bytes:
+        return b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+
     async def scenario() -> None:
         process = await room.start("service-1", "run-1", spec)
         assert "secret" not in repr(process)
-        for name in ("cmdline", "environ"):
-            assert b"secret" not in Path(f"/proc/{process.shim_pid}/{name}").read_bytes()
+        assert b"run-1" in shown(process.shim_pid)
+        assert b"secret" not in shown(process.shim_pid)
         with pytest.raises(StartFailed) as caught:
             await room.start("service-2", "run-1", ProcessSpec(("/no/such", "secret"), "/", {"A": "secret"}))
         assert "secret" not in f"{caught.value.message} {caught.value.hint}"

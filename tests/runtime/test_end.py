@@ -1,0 +1,373 @@
+"""How a run ended is known: while it is watched, while nobody looks, and when its shim or the machine went away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.raw import wait_until
+from support.rooms import alive, collect, joined, python, shell, shim_of
+
+from nexus.runtime import Exit, Process, RunHeld, Runtime
+from nexus.runtime.status import STATUS_BYTES, boot_id, is_locked, process_start, read_status
+
+DAEMON = """
+import asyncio, sys
+from pathlib import Path
+from nexus.runtime import Runtime
+from support.rooms import shell
+
+async def main():
+    room = Runtime(Path(sys.argv[1]), scopes=False)
+    for number, script in enumerate(sys.argv[2:]):
+        await room.start(f"service-{number}", "run-1", shell(script))
+    print("started", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@contextlib.contextmanager
+def daemon(directory: Path, *scripts: str):  # type: ignore[no-untyped-def]
+    """A process that has started scripts, and may be killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", DAEMON, str(directory), *scripts],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "code"),
+    [
+        ("exit 0", "exit", 0),
+        ("exit 3", "exit", 3),
+        ("exit 143", "exit", 143),
+        ("kill -TERM $$", "signal", signal.SIGTERM),
+        ("kill -KILL $$", "signal", signal.SIGKILL),
+        ("exec kill -USR1 $$", "signal", signal.SIGUSR1),
+    ],
+)
+def test_an_exit_code_and_a_signal_are_told_apart(room: Runtime, script: str, kind: str, code: int) -> None:
+    async def scenario() -> None:
+        before = time.time_ns() // 1_000_000
+        process = await room.start("service-1", "run-1", shell(script))
+        assert process.run_id == "run-1"
+        ended = await process.wait_exit()
+        assert (ended.kind, ended.code) == (kind, code)
+        assert before - 5 <= process.started_at <= ended.at <= time.time_ns() // 1_000_000 + 5
+        assert await process.wait() == ended == process.exit
+        assert process.pids() == []
+        assert process.usage() == (0, 0, 0)
+        assert await process.stop() == ended
+        process.send_signal(signal.SIGTERM)
+        assert await room.adopt("service-1", "run-1") == ended
+        assert not alive(process.shim_pid)
+
+    asyncio.run(scenario())
+
+
+def test_children_outlive_a_killed_daemon_and_the_next_one_knows_everything(room: Runtime, root: Path) -> None:
+    go = root / "go"
+    wait_for_it = f"while [ ! -e {go} ]; do sleep 0.02; done"
+    scripts = (
+        f"echo before; {wait_for_it}; echo after; exec sleep 1000",
+        f"{wait_for_it}; echo bye; exit 0",
+        f"{wait_for_it}; exit 3",
+        f"{wait_for_it}; kill -KILL $$",
+    )
+    with daemon(room.directory, *scripts) as first:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    pids = [read_status(room.directory / f"service-{number}" / "run-1" / "status") for number in range(4)]
+    go.touch()
+    locks = [room.directory / f"service-{number}" / "run-1" / "lock" for number in range(1, 4)]
+    wait_until(lambda: not any(map(is_locked, locks)), "three have ended")
+
+    async def scenario() -> None:
+        ends = [await room.adopt(f"service-{number}", "run-1") for number in range(1, 4)]
+        assert all(isinstance(end, Exit) for end in ends)
+        assert [end[:2] for end in ends if isinstance(end, Exit)] == [("exit", 0), ("exit", 3), ("signal", 9)]
+        assert room.log("service-1").tail(1) == [b"bye"]
+        process = await room.adopt("service-0", "run-1")
+        assert isinstance(process, Process)
+        assert pids[0] is not None
+        assert pids[0].run is not None
+        assert process.pid == pids[0].run.pid
+        assert process.exit is None
+        await asyncio.to_thread(
+            wait_until, lambda: room.log("service-0").tail(5) == [b"before", b"after"], "it wrote on"
+        )
+        assert process.pid in process.pids()
+        assert process.usage().rss_bytes > 0
+        assert (await process.stop()).code == signal.SIGTERM
+        assert not alive(process.pid)
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_goes_on_when_the_daemon_dies_in_the_middle(room: Runtime) -> None:
+    source = """
+import asyncio, sys
+from pathlib import Path
+from nexus.runtime import Runtime
+from support.rooms import shell
+
+async def main():
+    room = Runtime(Path(sys.argv[1]), scopes=False)
+    process = await room.start("service-1", "run-1", shell("trap '' TERM; echo up; while :; do sleep 0.02; done"))
+    async for piece in room.log("service-1").pieces(follow=True):
+        break
+    asyncio.create_task(process.stop(grace_ms=300))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    import os
+    os._exit(9)
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source, str(room.directory)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 9
+    wait_until(lambda: not is_locked(room.directory / "service-1" / "run-1" / "lock"), "it was stopped")
+
+    async def scenario() -> None:
+        ended = await room.adopt("service-1", "run-1")
+        assert isinstance(ended, Exit)
+        assert ended[:2] == ("signal", signal.SIGKILL)
+
+    asyncio.run(scenario())
+
+
+def test_letting_go_touches_nothing_and_another_takes_over(room: Runtime) -> None:
+    async def scenario() -> None:
+        process = await room.start("service-1", "run-1", shell("sleep 1000"))
+        process.close()
+        process.close()
+        assert alive(process.pid)
+        again = await room.adopt("service-1", "run-1")
+        twice = await room.adopt("service-1", "run-1")
+        assert isinstance(again, Process)
+        assert isinstance(twice, Process)
+        assert again.pid == process.pid
+        ended = await again.stop()
+        assert await twice.wait() == ended
+
+    asyncio.run(scenario())
+
+
+def test_a_killed_shim_leaves_nothing_behind_and_the_exit_is_lost(room: Runtime) -> None:
+    async def scenario() -> None:
+        script = "(trap '' TERM HUP; sleep 1000) & sleep 1000 & exec sleep 1000"
+        process = await room.start("service-1", "run-1", shell(script))
+        await asyncio.to_thread(wait_until, lambda: len(process.pids()) >= 3, "all run")
+        pids = process.pids()
+        os.kill(process.shim_pid, signal.SIGKILL)
+        ended = await process.wait()
+        assert ended.kind == "lost"
+        assert "supervisor" in ended.reason
+        assert process.exit == ended
+        for pid in pids:
+            await asyncio.to_thread(wait_until, lambda pid=pid: not alive(pid), "it is gone")
+        later = await room.adopt("service-1", "run-1")
+        assert isinstance(later, Exit)
+        assert later.kind == "lost"
+        after = await room.start("service-1", "run-2", shell("echo again"))
+        assert (await after.wait()).code == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_shim_that_was_killed_while_nobody_looked_is_seen_to_later(room: Runtime) -> None:
+    with daemon(room.directory, "sleep 1000 & exec sleep 1000") as first:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    folder = room.directory / "service-0" / "run-1"
+    status = read_status(folder / "status")
+    assert status is not None
+    assert status.run is not None
+    record = status.run
+    left: list[int] = []
+
+    def members() -> list[int]:
+        found = []
+        for pid in [int(path.name) for path in Path("/proc").glob("[0-9]*")]:
+            with contextlib.suppress(OSError):
+                if os.getsid(pid) == record.pid and alive(pid):
+                    found.append(pid)
+        return found
+
+    wait_until(lambda: len(members()) == 2, "both run")
+    left = members()
+    os.kill(shim_of(folder), signal.SIGKILL)
+    wait_until(lambda: not alive(record.pid), "the main process went with its shim")
+
+    async def scenario() -> None:
+        ended = await room.adopt("service-0", "run-1")
+        assert isinstance(ended, Exit)
+        assert ended.kind == "lost"
+
+    asyncio.run(scenario())
+    assert not any(alive(pid) for pid in left)
+
+
+@pytest.fixture
+def stranger():  # type: ignore[no-untyped-def]
+    """A process that has nothing to do with any run."""
+    process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    yield process
+    assert process.poll() is None, "a stranger was killed"
+    process.kill()
+    process.wait()
+
+
+def fake(folder: Path, boot: str, pid: int, start: int) -> None:
+    folder.mkdir(parents=True)
+    (folder / "lock").touch()
+    os.mkfifo(folder / "control")
+    text = f"run 1 {boot} {pid} {start} 1000 {pid} {start} 0 0 0 1 1".ljust(255) + "\n"
+    (folder / "status").write_text(text.ljust(STATUS_BYTES))
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["free", "held"])
+@pytest.mark.parametrize("reused", ["start", "boot"])
+def test_a_pid_that_is_somebody_elses_now_is_neither_running_nor_signalled(
+    room: Runtime, stranger: subprocess.Popen[bytes], held: bool, reused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexus.runtime.room._LOOKS", 3)
+    start = process_start(stranger.pid)
+    assert start is not None
+    folder = room.directory / "service-1" / "run-1"
+    if reused == "start":
+        fake(folder, boot_id(), stranger.pid, start - 1)
+    else:
+        fake(folder, "another-boot", stranger.pid, start)
+    lock = os.open(folder / "lock", os.O_RDWR)
+    if held:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+    async def scenario() -> None:
+        ended = await room.adopt("service-1", "run-1")
+        assert isinstance(ended, Exit)
+        assert ended.kind == "lost"
+        if not held:
+            assert ("restarted" if reused == "boot" else "supervisor") in ended.reason
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        os.close(lock)
+    assert stranger.poll() is None
+
+
+def test_after_a_restart_of_the_machine_what_ended_before_it_is_still_known(room: Runtime) -> None:
+    folder = room.directory / "service-1" / "run-1"
+    fake(folder, "another-boot", 1, 1)
+    with (folder / "status").open("r+b") as file:
+        file.seek(256)
+        file.write(b"exit 7 0 12345".ljust(127) + b"\n")
+
+    async def scenario() -> None:
+        assert await room.adopt("service-1", "run-1") == Exit("exit", 7, False, 12345)
+
+    asyncio.run(scenario())
+
+
+def test_what_never_started_is_nothing(room: Runtime) -> None:
+    async def scenario() -> None:
+        assert await room.adopt("service-1", "run-1") is None
+        folder = room.directory / "service-1" / "run-2"
+        folder.mkdir(parents=True)
+        assert await room.adopt("service-1", "run-2") is None
+        (folder / "lock").touch()
+        (folder / "status").write_bytes(b" " * STATUS_BYTES)
+        assert await room.adopt("service-1", "run-2") is None
+
+    asyncio.run(scenario())
+
+
+def test_a_status_of_any_bytes_is_read_as_what_it_is_not(root: Path) -> None:
+    path = root / "status"
+    for junk in (b"", b"\xff" * STATUS_BYTES, b"run 1 x y", b"run 1".ljust(256) + b"exit", b"exit 1 " * 100):
+        path.write_bytes(junk)
+        status = read_status(path)
+        assert status is not None
+        assert status.run is None
+
+
+def test_a_run_is_forgotten_and_an_owner_removed_only_when_all_is_over(room: Runtime) -> None:
+    async def scenario() -> None:
+        process = await room.start("service-1", "run-1", shell("echo hello; exec sleep 1000"))
+        with pytest.raises(RunHeld):
+            room.forget("service-1", "run-1")
+        with pytest.raises(RunHeld):
+            await room.remove("service-1")
+        await asyncio.to_thread(wait_until, lambda: room.log("service-1").tail(1) == [b"hello"], "it wrote")
+        await process.stop()
+        room.forget("service-1", "run-1")
+        room.forget("service-1", "run-1")
+        assert await room.adopt("service-1", "run-1") is None
+        assert joined(await collect(room.log("service-1"))) == b"hello\n"
+        await room.remove("service-1")
+        await room.remove("service-1")
+        assert list(room.directory.iterdir()) == []
+        assert await collect(room.log("service-1")) == []
+
+    asyncio.run(scenario())
+
+
+def test_many_short_runs_at_once_all_tell_how_they_ended(room: Runtime) -> None:
+    async def one(number: int) -> int:
+        process = await room.start(f"service-{number}", "run-1", shell(f"exit {number}"))
+        return (await process.wait()).code
+
+    async def scenario() -> None:
+        assert await asyncio.gather(*map(one, range(20))) == list(range(20))
+
+    asyncio.run(scenario())
+
+
+def test_a_core_dump_is_reported_where_one_is_made(room: Runtime) -> None:
+    pattern = Path("/proc/sys/kernel/core_pattern").read_text()
+    source = "import os, resource, signal; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); os.kill(os.getpid(), 6)"
+
+    async def scenario() -> None:
+        process = await room.start("service-1", "run-1", python(source))
+        ended = await process.wait()
+        assert ended[:2] == ("signal", signal.SIGABRT)
+        # With a limit of nothing only a program that takes dumps from a pipe gets one.
+        assert ended.core is False or pattern.startswith("|")
+
+    asyncio.run(scenario())
+
+
+def test_the_room_needs_little_to_be_imported() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, nexus.runtime; print('ctypes' in sys.modules, 'sqlite3' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["False", "False"]

@@ -1,0 +1,325 @@
+"""The reader of logs against a plain model: whatever was written, in whatever pieces, however much is still kept."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.rooms import collect, joined
+
+from nexus.runtime import Log, LogPiece
+from nexus.runtime.logs import MAX_PIECE_BYTES
+from nexus.runtime.segments import ENTRY, segments
+from nexus.runtime.shim import _Log as Writer
+
+SMALL = 64 * 1024
+"""The bound of a log in most tests: segments of 8 KiB."""
+
+
+class Written:
+    """A log that a test writes, at times that it sets, and all that was ever written to it."""
+
+    def __init__(self, folder: Path, bound: int = SMALL) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.bound = bound
+        self.log = Log(folder)
+        self.pieces: list[tuple[int, int, bytes]] = []
+        self.at = 1_000_000
+        self._fd = os.open(folder, os.O_RDONLY)
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Another run begins."""
+        if hasattr(self, "writer"):
+            self.writer._close()
+        self.writer = Writer(self._fd, self.bound)
+
+    def put(self, stream: int, data: bytes, *, later_ms: int = 10) -> None:
+        self.at += later_ms
+        self.pieces.append((self.at, stream, data))
+        self.writer.put(stream, data)
+
+    def close(self) -> None:
+        self.writer._close()
+        os.close(self._fd)
+
+    def everything(self, stream: int) -> bytes:
+        return b"".join(data for _at, which, data in self.pieces if which == stream)
+
+
+CLOCK: dict[str, Written] = {}
+"""The log whose time the writer's clock shows."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def clock() -> Iterator[None]:
+    """Time passes only as a test says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nexus.runtime.shim._now_ms", lambda: CLOCK["log"].at if CLOCK else 1)
+        yield
+
+
+@pytest.fixture
+def written(root: Path) -> Iterator[Written]:
+    made = Written(root / "owner" / "log")
+    CLOCK["log"] = made
+    yield made
+    CLOCK.clear()
+    made.close()
+
+
+def read(log: Log, **options: object) -> list[LogPiece]:
+    return asyncio.run(collect(log, **options))
+
+
+def ends_with_lines(pieces: list[LogPiece]) -> None:
+    """Each piece ends with a line, unless the line is longer than a piece or it is the stream's last."""
+    for stream in (1, 2):
+        mine = [piece.data for piece in pieces if piece.stream == stream and piece.data]
+        assert all(len(data) <= MAX_PIECE_BYTES for data in mine)
+        for data in mine[:-1]:
+            assert data.endswith(b"\n") or (len(data) == MAX_PIECE_BYTES and b"\n" not in data)
+
+
+def model_lines(pieces: list[tuple[int, int, bytes]], lines: int, streams: tuple[int, ...]) -> dict[int, bytes]:
+    """The last lines by when they ended, as a plain walk over every byte tells."""
+    ended: list[tuple[int, bytes]] = []
+    begun: dict[int, bytearray] = {}
+    touched: dict[int, int] = {}
+    order = itertools.count()
+    marks: list[tuple[int, int, bytes]] = []
+    for _at, stream, data in pieces:
+        if stream not in streams:
+            continue
+        for byte in data:
+            begun.setdefault(stream, bytearray()).append(byte)
+            touched[stream] = next(order)
+            if byte == 10:
+                marks.append((touched[stream], stream, bytes(begun.pop(stream))))
+    marks += [(touched[stream], stream, bytes(rest)) for stream, rest in begun.items()]
+    ended = [(stream, line) for _order, stream, line in sorted(marks)]
+    last = ended[-lines:] if lines else []
+    return {each: b"".join(line for stream, line in last if stream == each) for each in (1, 2)}
+
+
+texts = st.lists(
+    st.tuples(
+        st.sampled_from((1, 2)),
+        st.one_of(
+            st.binary(min_size=1, max_size=40),
+            st.sampled_from(
+                (b"\n", b"a\n", b"\n\n", b"no end", b"\xff\xfe\n", b"x" * 3000, b"y" * 9000 + b"\n", b"z\n" * 2000)
+            ),
+        ),
+        st.sampled_from((0, 1, 5, 1000)),
+    ),
+    max_size=40,
+)
+
+
+@given(texts=texts, lines=st.integers(0, 30), chosen=st.sampled_from((None, 1, 2)), reopen=st.integers(0, 40))
+def test_a_log_gives_what_was_written_as_far_as_it_is_kept(
+    texts: list[tuple[int, bytes, int]], lines: int, chosen: int | None, reopen: int
+) -> None:
+    directory = Path(tempfile.mkdtemp())
+    written = Written(directory / "log")
+    CLOCK["log"] = written
+    try:
+        for number, (stream, data, later_ms) in enumerate(texts):
+            if number == reopen:
+                written.reopen()
+            written.put(stream, data, later_ms=later_ms)
+        kept = sum(file.stat().st_size for file in written.folder.iterdir())
+        assert kept <= SMALL
+        pieces = read(written.log)
+        ends_with_lines(pieces)
+        total = sum(len(data) for _at, _stream, data in written.pieces)
+        for stream in (1, 2):
+            assert written.everything(stream).endswith(joined(pieces, stream))
+        if total < SMALL // 2:
+            assert joined(pieces, 1) == written.everything(1)
+            assert joined(pieces, 2) == written.everything(2)
+            streams = (1, 2) if chosen is None else (chosen,)
+            some = read(written.log, lines=lines, stream=chosen)
+            ends_with_lines(some)
+            expected = model_lines(written.pieces, lines, streams)
+            assert {each: joined(some, each) for each in (1, 2)} == expected
+        else:
+            # What is given is the newest: at least seven eighths, less what the index takes.
+            assert sum(len(piece.data) for piece in pieces) >= SMALL // 2
+    finally:
+        CLOCK.clear()
+        written.close()
+        shutil.rmtree(directory)
+
+
+def test_times_are_those_of_the_first_byte_and_since_leaves_out_what_came_before(written: Written) -> None:
+    for number in range(2000):
+        written.put(1 + number % 2, f"line {number}\n".encode(), later_ms=10)
+    pieces = read(written.log)
+    assert all(piece.at in range(1_000_000, written.at + 1) for piece in pieces)
+    at = written.at - 500 * 10
+    some = read(written.log, since=at)
+    assert joined(some) == b"".join(f"line {number}\n".encode() for number in range(1499, 2000))
+    assert some[0].at == at
+    assert read(written.log, since=written.at + 1) == []
+    assert joined(read(written.log, since=0)) == joined(pieces)
+    assert joined(read(written.log, since=at, lines=3)) == b"line 1997\nline 1998\nline 1999\n"
+    assert joined(read(written.log, since=written.at, lines=3)) == b"line 1999\n"
+    assert len(joined(read(written.log, since=at, stream=2)).splitlines()) == 251
+
+
+def test_one_stream_in_order_and_both_by_arrival(written: Written) -> None:
+    for number in range(20):
+        written.put(1, f"out {number}\n".encode())
+        written.put(2, f"err {number}\n".encode())
+    assert [piece.data.split()[0] for piece in read(written.log)] == [b"out", b"err"] * 20
+    assert all(piece.stream == 2 for piece in read(written.log, stream=2))
+    assert joined(read(written.log, lines=3)) == b"err 18\nout 19\nerr 19\n"
+    assert written.log.tail(3) == [b"err 18", b"out 19", b"err 19"]
+
+
+def test_pieces_that_come_at_once_share_an_entry(written: Written) -> None:
+    for number in range(100):
+        written.put(1, f"{number}\n".encode(), later_ms=0)
+    (index,) = written.folder.glob("*.idx")
+    assert index.stat().st_size == ENTRY.size
+    assert len(read(written.log)) == 1
+
+
+def test_the_smallest_writes_stay_within_the_bound_with_their_index(written: Written) -> None:
+    for number in range(20_000):
+        written.put(1 + number % 2, b"x")
+    assert sum(file.stat().st_size for file in written.folder.iterdir()) <= SMALL
+    assert len(joined(read(written.log))) > SMALL // ENTRY.size // 2
+
+
+def test_a_torn_end_is_mended_by_the_next_run(written: Written) -> None:
+    written.put(1, b"whole\n")
+    written.put(2, b"torn")
+    index = written.folder / "0.idx"
+    with index.open("ab") as file:
+        file.write(ENTRY.pack(written.at, 1000, 1) + b"half")
+    assert joined(read(written.log)) == b"whole\ntorn"
+    written.reopen()
+    written.put(1, b"again\n")
+    assert joined(read(written.log), 1) == b"whole\nagain\n"
+    assert joined(read(written.log), 2) == b"torn"
+
+
+def test_a_bound_that_was_lowered_holds_from_the_next_run_on(written: Written) -> None:
+    written.bound = 8 * SMALL
+    written.reopen()
+    for _ in range(300):
+        written.put(1, b"x" * 999 + b"\n")
+    assert sum(file.stat().st_size for file in written.folder.iterdir()) > SMALL
+    written.bound = SMALL
+    written.reopen()
+    assert sum(file.stat().st_size for file in written.folder.iterdir()) <= SMALL
+
+
+def test_the_tail_reads_little_and_no_line_is_too_long_for_it(written: Written) -> None:
+    written.bound = 64 * SMALL
+    written.reopen()
+    written.put(1, b"x" * 1_000_000)
+    (line,) = written.log.tail(2)
+    assert set(line) == {ord("x")}
+    assert len(line) <= 2 * 64 * 1024
+    assert written.log.tail(0) == []
+
+
+def test_an_empty_log_and_none_give_nothing(root: Path, written: Written) -> None:
+    assert read(written.log) == read(Log(root / "none")) == []
+    assert written.log.tail(5) == Log(root / "none").tail(5) == []
+    assert read(Log(root / "none"), lines=5, since=3) == []
+
+
+def test_following_gives_each_byte_once_over_rotation_and_runs(written: Written) -> None:
+    numbers = range(3000)
+
+    async def scenario() -> bytes:
+        until = asyncio.Event()
+        reading = asyncio.create_task(collect(written.log, follow=True, until=until))
+        for number in numbers:
+            written.put(1, f"{number}\n".encode())
+            if number % 100 == 0:
+                await asyncio.sleep(0.01)
+            if number % 700 == 0:
+                written.reopen()
+        until.set()
+        return joined(await reading)
+
+    written.bound = 16 * SMALL
+    written.reopen()
+    assert asyncio.run(scenario()) == b"".join(f"{number}\n".encode() for number in numbers)
+
+
+def test_a_follower_that_was_overtaken_goes_on_with_the_oldest_that_is_kept(written: Written) -> None:
+    async def scenario() -> None:
+        until = asyncio.Event()
+        follower = written.log.pieces(follow=True, until=until)
+        written.put(1, b"first\n")
+        assert (await anext(follower)).data == b"first\n"
+        for number in range(40_000):
+            written.put(1, f"{number}\n".encode())
+        until.set()
+        rest = b"".join([piece.data async for piece in follower])
+        assert rest.endswith(b"39999\n")
+        assert written.everything(1).endswith(rest[-10_000:])
+        assert len(segments(written.folder)) <= 8
+
+    asyncio.run(scenario())
+
+
+def test_a_follower_gets_a_line_that_does_not_end_and_its_end_later(written: Written) -> None:
+    async def scenario() -> None:
+        follower = written.log.pieces(follow=True, lines=0)
+        waiting = asyncio.ensure_future(anext(follower))
+        await asyncio.sleep(0)
+        written.put(1, b"Password: ")
+        assert (await waiting).data == b"Password: "
+        written.put(1, b"ok\n")
+        assert (await anext(follower)).data == b"ok\n"
+        await follower.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(scenario())
+
+
+def test_a_follower_ends_with_its_log_and_waits_for_one_that_is_not_there_yet(
+    root: Path,
+) -> None:
+    async def scenario() -> None:
+        folder = root / "later" / "log"
+        early = Log(folder).pieces(follow=True)
+        first = asyncio.ensure_future(anext(early))
+        await asyncio.sleep(0)
+        written = Written(folder)
+        CLOCK["log"] = written
+        written.put(1, b"hello\n")
+        assert (await first).data == b"hello\n"
+        late = written.log.pieces(follow=True)
+        assert (await anext(late)).data == b"hello\n"
+        written.close()
+        shutil.rmtree(folder)
+        assert [piece async for piece in early] == [piece async for piece in late] == []
+
+    asyncio.run(scenario())
+
+
+def test_lost_bytes_are_told_where_they_are_missing(written: Written) -> None:
+    written.put(1, b"before\n")
+    written.writer.lost[1] = 4711
+    written.put(1, b"after\n")
+    pieces = read(written.log)
+    assert [(piece.data, piece.lost) for piece in pieces] == [(b"before\n", 0), (b"", 4711), (b"after\n", 0)]
+    assert joined(read(written.log, lines=1)) == b"after\n"
+    assert [piece.lost for piece in read(written.log, stream=2)] == []

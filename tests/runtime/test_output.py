@@ -1,0 +1,254 @@
+"""What a child writes is kept, byte for byte and within its bound, by both shims."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from support.faults import fill, on_small_disk
+from support.raw import wait_until
+from support.rooms import collect, end_all, joined, python, shell
+
+from nexus.runtime import Runtime
+from nexus.runtime.status import is_locked
+
+MIB = 1024 * 1024
+
+
+def size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def test_every_byte_of_any_kind_arrives(room: Runtime) -> None:
+    source = """
+import os, sys
+out = bytes(range(256)) * 40 + b"\\xff\\xfe\\n" + b"x" * 10_000_000 + b"\\n" + b"no end"
+err = b"\\0\\n" * 1000 + b"no end either"
+def put(fd, data):
+    while data:
+        data = data[os.write(fd, data):]
+put(1, out); put(2, err)
+"""
+    out = bytes(range(256)) * 40 + b"\xff\xfe\n" + b"x" * 10_000_000 + b"\n" + b"no end"
+    err = b"\0\n" * 1000 + b"no end either"
+
+    async def scenario() -> None:
+        process = await room.start("service-1", "run-1", python(source))
+        await process.wait()
+        pieces = await collect(room.log("service-1"))
+        assert joined(pieces, 1) == out
+        assert joined(pieces, 2) == err
+        assert all(process.started_at <= piece.at for piece in pieces)
+        assert room.log("service-1").tail(1) == [b"no end either"]
+
+    asyncio.run(scenario())
+
+
+def test_both_streams_come_in_the_order_in_which_they_were_written(room: Runtime) -> None:
+    source = """
+import os, time
+for number in range(50):
+    os.write(1 + number % 2, b"%d\\n" % number)
+    time.sleep(0.01)
+"""
+
+    async def scenario() -> None:
+        process = await room.start("service-1", "run-1", python(source))
+        await process.wait()
+        pieces = await collect(room.log("service-1"))
+        # On a busy machine two writes may be there at once; within a stream nothing is ever turned round.
+        for stream in (1, 2):
+            assert [int(line) for line in joined(pieces, stream).split()] == list(range(stream - 1, 50, 2))
+        assert [piece.at for piece in pieces] == sorted(piece.at for piece in pieces)
+
+    asyncio.run(scenario())
+
+
+def test_a_log_goes_on_over_runs_and_a_run_can_be_read_alone(room: Runtime) -> None:
+    async def scenario() -> None:
+        for number in range(5):
+            process = await room.start("service-1", f"run-{number}", shell(f"echo out {number}; echo err {number} >&2"))
+            await process.wait()
+        log = room.log("service-1")
+        assert joined(await collect(log), 1) == b"".join(b"out %d\n" % number for number in range(5))
+        assert joined(await collect(log, from_run="run-3"), 2) == b"err 3\nerr 4\n"
+        assert sorted(log.tail(10, from_run="run-4")) == [b"err 4", b"out 4"]
+        assert len(log.tail(10)) == 10
+        assert len(list(log.folder.iterdir())) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_flood_stays_within_its_bound_and_the_newest_bytes_are_whole(room: Runtime) -> None:
+    source = """
+import os
+block = b"".join(b"%015d\\n" % 0 for _ in range(4096))
+number = 0
+for _ in range(1700):
+    data = b"".join(b"%015d\\n" % n for n in range(number, number + 4096))
+    number += 4096
+    while data:
+        data = data[os.write(1, data):]
+"""
+    bound = 2 * MIB
+
+    async def scenario() -> None:
+        process = await room.start("service-1", "run-1", python(source, log_bytes=bound))
+        folder = room.log("service-1").folder
+        ended = asyncio.create_task(process.wait())
+        while not ended.done():
+            try:
+                assert size_of(folder) <= bound
+            except FileNotFoundError:
+                pass
+            await asyncio.sleep(0.02)
+        assert (await ended).code == 0
+        assert size_of(folder) <= bound
+        kept = joined(await collect(room.log("service-1")))
+        assert len(kept) > bound * 3 // 4
+        lines = kept[kept.index(b"\n") + 1 :].splitlines()
+        last = 1700 * 4096
+        assert lines == [b"%015d" % number for number in range(last - len(lines), last)]
+        assert room.log("service-1").tail(1) == [lines[-1]]
+        assert joined(await collect(room.log("service-1"), lines=1000)).splitlines() == lines[-1000:]
+
+    asyncio.run(scenario())
+
+
+def test_a_flood_that_is_stopped_within_its_grace_leaves_nothing(room: Runtime) -> None:
+    source = """
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+while True:
+    os.write(1, b"x" * 65535 + b"\\n")
+"""
+    bound = MIB
+
+    async def scenario() -> None:
+        process = await room.start("service-1", "run-1", python(source, log_bytes=bound))
+        follower = room.log("service-1").pieces(follow=True)
+        got = 0
+        while got < 20 * MIB:
+            got += len((await anext(follower)).data)
+        await follower.aclose()  # type: ignore[attr-defined]
+        ended = await asyncio.wait_for(process.stop(grace_ms=100), 60)
+        assert ended[:2] == ("signal", signal.SIGKILL)
+        assert process.pids() == []
+        assert size_of(room.log("service-1").folder) <= bound
+
+    asyncio.run(scenario())
+
+
+def test_who_got_a_descriptor_and_lives_elsewhere_does_not_hold_the_end_up(room: Runtime, root: Path) -> None:
+    source = """
+import array, socket, sys
+with socket.socket(socket.AF_UNIX) as peer:
+    peer.connect(sys.argv[1])
+    peer.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [1]))])
+    peer.recv(1)
+print("bye", flush=True)
+"""
+
+    async def scenario() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(root / "socket"))
+            listener.listen()
+            process = await room.start("service-1", "run-1", python(source, root / "socket"))
+            peer, _ = await asyncio.to_thread(listener.accept)
+            with peer:
+                _data, fds, _flags, _from = await asyncio.to_thread(socket.recv_fds, peer, 1, 1)
+                peer.send(b"y")
+                try:
+                    assert (await asyncio.wait_for(process.wait(), 60)).code == 0
+                finally:
+                    os.close(fds[0])
+        assert joined(await collect(room.log("service-1"))) == b"bye\n"
+
+    asyncio.run(scenario())
+
+
+def test_on_a_full_disk_the_child_lives_its_exit_is_known_and_the_log_goes_on(shim: str, root: Path) -> None:
+    source = """
+import os, sys, time
+for number in range(20_000):
+    os.write(1, b"%08d" % number + b"x" * 91 + b"\\n")
+    if number == 2000:
+        while not os.path.exists(sys.argv[1] + "/full"):
+            time.sleep(0.01)
+with open(sys.argv[2], "w") as file:
+    file.write("written")
+while not os.path.exists(sys.argv[1] + "/room"):
+    time.sleep(0.01)
+os.write(1, b"room again\\n")
+sys.exit(9)
+"""
+
+    def scenario(disk: Path) -> None:
+        marks = disk.parent
+        room = Runtime(disk / "processes", scopes=False)
+
+        async def use() -> None:
+            process = await room.start("service-1", "run-1", python(source, marks, marks / "written"))
+            log = room.log("service-1")
+            await asyncio.to_thread(wait_until, lambda: size_of(log.folder) > 150_000, "it writes")
+            filler = fill(disk)
+            (marks / "full").touch()
+            await asyncio.to_thread(wait_until, (marks / "written").exists, "the child is not held up")
+            filler.unlink()
+            (marks / "room").touch()
+            assert (await process.wait())[:2] == ("exit", 9)
+            pieces = await collect(log)
+            assert joined(pieces).endswith(b"room again\n")
+            assert sum(piece.lost for piece in pieces) > 1_000_000
+            assert sum(piece.lost + len(piece.data) for piece in pieces) == 2_000_000 + len(b"room again\n")
+
+        try:
+            asyncio.run(use())
+        finally:
+            end_all(room.directory)
+
+    on_small_disk(root / "disk", 4096, scenario)
+
+
+def test_where_the_disk_stays_full_the_exit_code_is_known_all_the_same(shim: str, root: Path) -> None:
+    def scenario(disk: Path) -> None:
+        room = Runtime(disk / "processes", scopes=False)
+
+        async def use() -> None:
+            go = disk.parent / "go"
+            script = f"while [ ! -e {go} ]; do sleep 0.02; done; echo hello; exit 6"
+            process = await room.start("service-1", "run-1", shell(script))
+            fill(disk)
+            go.touch()
+            assert (await process.wait())[:2] == ("exit", 6)
+            assert not is_locked(room.directory / "service-1" / "run-1" / "lock")
+            assert await room.adopt("service-1", "run-1") == process.exit
+
+        try:
+            asyncio.run(use())
+        finally:
+            end_all(room.directory)
+
+    on_small_disk(root / "disk", 1024, scenario)
+
+
+def test_a_start_without_room_says_so_and_leaves_nothing(shim: str, root: Path) -> None:
+    def scenario(disk: Path) -> None:
+        room = Runtime(disk / "processes", scopes=False)
+
+        async def use() -> None:
+            fill(disk)
+            with pytest.raises(Exception, match="no room") as caught:
+                await room.start("service-1", "run-1", shell("true"))
+            assert getattr(caught.value, "hint", None)
+            assert await room.adopt("service-1", "run-1") is None
+
+        asyncio.run(use())
+
+    on_small_disk(root / "disk", 256, scenario)

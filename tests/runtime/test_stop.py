@@ -1,0 +1,180 @@
+"""Stop means stopped: whatever a child started, and however it hides."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+from support.raw import wait_until
+from support.rooms import alive, collect, joined, python, shell
+
+from nexus.runtime import Process, Runtime
+
+FORKER = """
+import os, signal, sys, time
+path, hide = sys.argv[1:3]
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)
+def note():
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\\n")
+note()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    # A session, a group and descriptors of its own, and no parent.
+    os.closerange(0, 3)
+    note()
+    while hide == "hide":
+        time.sleep(1)
+    while True:
+        # Each generation starts the next and ends.
+        if os.fork():
+            os._exit(0)
+        if hide == "sessions":
+            os.setsid()
+        time.sleep(0.001)
+print("up", flush=True)
+while True:
+    time.sleep(1)
+"""
+
+
+async def says(room: Runtime, word: bytes) -> None:
+    async for piece in room.log("service-1").pieces(follow=True):
+        if word in piece.data:
+            return
+
+
+def gone(process: Process, pids: list[int]) -> None:
+    """The run is over: its shim, its child and everything else."""
+    assert process.pids() == []
+    assert not any(alive(pid) for pid in [process.pid, process.shim_pid, *pids])
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        assert int(fields[3]) != process.pid, path
+
+
+@pytest.mark.parametrize("hide", ["hide", "forks", "sessions"])
+def test_what_hides_ignores_signals_and_keeps_forking_ends_within_the_grace(
+    room: Runtime, root: Path, hide: str
+) -> None:
+    notes = root / "pids"
+
+    async def scenario() -> None:
+        process = await room.start("service-1", "run-1", python(FORKER, notes, hide))
+        await says(room, b"up")
+        await asyncio.to_thread(wait_until, lambda: notes.read_text().count("\n") == 2, "both run")
+        pids = list(map(int, notes.read_text().split()))
+        ended = await asyncio.wait_for(process.stop(grace_ms=100), 30)
+        assert ended[:2] == ("signal", signal.SIGKILL)
+        gone(process, pids)
+
+    asyncio.run(scenario())
+
+
+def test_what_a_child_leaves_behind_ends_after_it_with_nobody_asking(room: Runtime, root: Path) -> None:
+    notes = root / "pids"
+    script = f"""
+        (setsid sh -c 'trap "echo asked >&2; exit 0" TERM; echo $$ >> {notes}; while :; do sleep 0.02; done' &)
+        sh -c 'trap "" TERM; echo $$ >> {notes}; while :; do sleep 0.02; done' &
+        while [ "$(wc -l < {notes})" != 2 ]; do sleep 0.02; done
+        exit 5
+    """
+    notes.touch()
+
+    async def scenario() -> None:
+        process = await room.start("service-1", "run-1", shell(script, stop_grace_ms=300))
+        ended = await process.wait_exit()
+        assert ended[:2] == ("exit", 5)
+        assert await process.wait() == ended
+        assert b"asked\n" in joined(await collect(room.log("service-1")), 2)
+        gone(process, list(map(int, notes.read_text().split())))
+
+    asyncio.run(scenario())
+
+
+def test_the_whole_group_gets_the_signal_and_may_end_in_peace(room: Runtime) -> None:
+    script = """
+        sh -c 'trap "echo second; exit 0" USR1; echo up2; while :; do sleep 0.02; done' &
+        trap 'echo first; wait; exit 7' USR1
+        echo up1
+        while :; do sleep 0.02; done
+    """
+
+    async def scenario() -> None:
+        process = await room.start("service-1", "run-1", shell(script, stop_signal=signal.SIGUSR1))
+        await says(room, b"up1")
+        await says(room, b"up2")
+        assert (await process.stop())[:2] == ("exit", 7)
+        lines = joined(await collect(room.log("service-1"))).splitlines()
+        assert {b"first", b"second"} <= set(lines)
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_is_asked_for_as_often_as_one_likes_and_may_be_cut_short(room: Runtime) -> None:
+    async def scenario() -> None:
+        script = "trap 'echo asked' TERM; echo up; while :; do sleep 0.02; done"
+        process = await room.start("service-1", "run-1", shell(script))
+        await says(room, b"up")
+        slow = [asyncio.create_task(process.stop(grace_ms=600_000)) for _ in range(3)]
+        await says(room, b"asked")
+        slow[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await slow[0]
+        assert process.exit is None
+        ended = await asyncio.wait_for(process.stop(grace_ms=0), 30)
+        assert ended[:2] == ("signal", signal.SIGKILL)
+        assert await slow[1] == await slow[2] == ended
+        assert joined(await collect(room.log("service-1"))).count(b"asked") == 1
+
+    asyncio.run(scenario())
+
+
+def test_what_is_suspended_can_be_stopped(room: Runtime) -> None:
+    async def scenario() -> None:
+        process = await room.start(
+            "service-1", "run-1", shell("trap 'exit 3' TERM; echo up; while :; do sleep 0.02; done")
+        )
+        await says(room, b"up")
+        process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{process.pid}/stat")
+        await asyncio.to_thread(wait_until, lambda: b") T " in stat.read_bytes(), "it is suspended")
+        assert (await asyncio.wait_for(process.stop(), 30))[:2] == ("exit", 3)
+
+    asyncio.run(scenario())
+
+
+def test_a_signal_reaches_the_group(room: Runtime) -> None:
+    async def scenario() -> None:
+        script = "trap 'echo reloaded' HUP; echo up; while :; do sleep 0.02; done"
+        process = await room.start("service-1", "run-1", shell(script))
+        await says(room, b"up")
+        process.send_signal(signal.SIGHUP)
+        await says(room, b"reloaded")
+        assert process.exit is None
+        await process.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_stopped_one_is_wholly_counted_while_it_runs(room: Runtime) -> None:
+    async def scenario() -> None:
+        script = "sleep 1000 & (setsid sleep 1000 &) ; echo up; i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; wait"
+        process = await room.start("service-1", "run-1", shell(script))
+        await asyncio.to_thread(wait_until, lambda: len(process.pids()) == 3, "all run")
+        await asyncio.to_thread(wait_until, lambda: process.usage().cpu_ms > 0, "it took time")
+        usage = process.usage()
+        assert usage.processes == 3
+        assert usage.rss_bytes > 100_000
+        assert process.pids()[0] == process.pid
+        await process.stop(signal.SIGKILL, 0)
+
+    asyncio.run(scenario())
