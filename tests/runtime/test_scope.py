@@ -1,0 +1,182 @@
+"""Scopes of a real user manager: limits that hold, limits that are refused, and a manager that does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import short_directory
+from support.rooms import shell
+from support.systemd import UserManager, missing_for_systemd
+
+from nexus.runtime import LimitUnavailable, Runtime
+
+INSIDE = """
+import asyncio, json, os, signal, sys
+from pathlib import Path
+from nexus.runtime import LimitUnavailable, Runtime
+from support.rooms import shell
+
+def facts(process):
+    path = Path(f"/proc/{process.pid}/cgroup").read_text().rpartition("0::")[2].strip()
+    folder = Path("/sys/fs/cgroup") / path.lstrip("/")
+    def read(name):
+        try:
+            return (folder / name).read_text().strip()
+        except OSError:
+            return None
+    return {"path": path, "memory": read("memory.max"), "swap": read("memory.swap.max"), "cpu": read("cpu.max")}
+
+async def main():
+    room = Runtime(Path(sys.argv[1]))
+    found = {}
+    plain = await room.start("service-1", "a" * 32, shell("sleep 1000 & exec sleep 1000"))
+    found["plain"] = facts(plain)
+    again = await room.adopt("service-1", "a" * 32)
+    os.kill(plain.shim_pid, signal.SIGKILL)
+    found["lost"] = [(await again.wait()).kind, plain.pids()]
+    plain.close()
+    try:
+        limited = await room.start(
+            "service-2", "b" * 32, shell("exec sleep 1000", memory_bytes=64 << 20, cpu_percent=50)
+        )
+    except LimitUnavailable as error:
+        found["refused"] = error.message
+        found["left"] = (Path(sys.argv[1]) / "service-2" / ("b" * 32)).exists()
+    else:
+        found["limited"] = facts(limited)
+        found["stopped"] = (await limited.stop())[:2]
+    code = (await (await room.start("service-3", "c" * 32, shell("exit 3"))).wait())[:2]
+    found["exit"] = code
+    print(json.dumps(found))
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def manager() -> Iterator[UserManager]:
+    """A user manager of the tests' own."""
+    missing = missing_for_systemd()
+    if missing is not None:
+        pytest.skip(f"a systemd user manager cannot be had here: {missing}")
+    root = short_directory()
+    try:
+        made = UserManager(root)
+        try:
+            yield made
+        finally:
+            made.close()
+    finally:
+        shutil.rmtree(root)
+
+
+def test_children_live_in_scopes_of_their_own_with_limits_that_hold(manager: UserManager, shim: str) -> None:
+    words = [
+        "env",
+        f"PYTHONPATH={os.pathsep.join(sys.path)}",
+        f"NEXUS_RUNTIME_SHIM={shim}",
+        sys.executable,
+        "-c",
+        INSIDE,
+    ]
+    found = json.loads(manager.run(*words, str(manager.root / shim)).stdout)
+    assert found["plain"]["path"].endswith(f"/nexus-{'a' * 32}.scope")
+    assert found["lost"] == ["lost", []]
+    assert found["exit"] == ["exit", 3]
+    if "limited" in found:
+        assert found["limited"]["path"].endswith(f"/nexus-{'b' * 32}.scope")
+        assert found["limited"]["memory"] == str(64 << 20)
+        assert found["limited"]["swap"] in ("0", None)
+        assert found["limited"]["cpu"].split()[0] == "50000"
+        assert found["stopped"] == ["signal", 15]
+    else:
+        # Where a controller is missing, that is said; nothing runs without its limit.
+        assert "controller is not available" in found["refused"]
+        assert found["left"] is False
+    assert "nexus-" not in manager.systemctl("list-units", "--type=scope", "--all", "--plain", "--no-legend")
+
+
+def pretend(root: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user manager's socket, and a systemd-run that is this script."""
+    (root / "systemd").mkdir()
+    (root / "systemd" / "private").touch()
+    program = root / "systemd-run"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(root))
+    monkeypatch.setenv("PATH", f"{root}:{os.environ['PATH']}")
+    monkeypatch.delenv("NEXUS_RUNTIME_SCOPES", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo 'Failed to connect to bus: No medium found' >&2; exit 1", "No medium found"),
+        ("exec sleep 1000", "did not answer"),
+    ],
+    ids=["fails", "hangs"],
+)
+def test_without_an_answer_what_needs_no_limit_starts_without_a_scope(
+    root: Path,
+    shim: str,
+    script: str,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pretend(root, script, monkeypatch)
+    monkeypatch.setattr("nexus.runtime.room._SCOPE_TIMEOUT_S", 0.3)
+    room = Runtime(root / "processes")
+
+    async def scenario() -> None:
+        with caplog.at_level(logging.WARNING):
+            for number in range(2):
+                process = await room.start("service-1", f"run-{number}", shell("exit 3"))
+                assert (await process.wait()).code == 3
+        (warning,) = caplog.messages
+        assert reason in warning
+        with pytest.raises(LimitUnavailable, match=reason) as caught:
+            await room.start("service-1", "run-3", shell("true", cpu_percent=50))
+        assert caught.value.hint
+        assert await room.adopt("service-1", "run-3") is None
+
+    asyncio.run(scenario())
+
+
+def test_a_manager_that_holds_no_limit_is_found_out_and_nothing_runs_without_it(
+    root: Path, shim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It runs the program as it is: what comes behind the two dashes.
+    pretend(root, 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"', monkeypatch)
+    room = Runtime(root / "processes")
+    marks = root / "pid"
+
+    async def scenario() -> None:
+        spec = shell(f"echo $$ > {marks}; exec sleep 1000", memory_bytes=64 << 20)
+        room.check(spec)
+        with pytest.raises(LimitUnavailable, match="memory controller"):
+            await room.start("service-1", "run-1", spec)
+        process = await room.start("service-1", "run-2", shell("exit 4"))
+        assert (await process.wait()).code == 4
+
+    asyncio.run(scenario())
+    assert not list((room.directory / "service-1").glob("run-1*"))
+
+
+def test_scopes_can_be_switched_off(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(root, "exit 1", monkeypatch)
+    spec = shell("true", memory_bytes=1 << 20)
+    Runtime(root / "processes").check(spec)
+    with pytest.raises(LimitUnavailable):
+        Runtime(root / "processes", scopes=False).check(spec)
+    monkeypatch.setenv("NEXUS_RUNTIME_SCOPES", "no")
+    with pytest.raises(LimitUnavailable):
+        Runtime(root / "processes").check(spec)
