@@ -60,7 +60,7 @@ def _refuse_cycle(reader: Reader, service: Service, dependency: Service, cannot:
     problem = "it would depend on itself" if len(cycle) == 2 else "that would be a cycle"
     raise ServiceCycle(
         f"{cannot}: {problem}: {' → '.join(spelled)}",
-        hint=None
+        hint="Name another service, one that it needs."
         if len(cycle) == 2
         else f"Remove one of these first: nexusctl service dependency remove {spelled[1]} {spelled[2]}",
         details={"cycle": spelled},

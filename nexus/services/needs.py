@@ -101,7 +101,8 @@ class Needs:
                 continue
             waits.append(edge)
             if edge.condition is DependencyCondition.HEALTHY and not has_health_check(dependency.service):
-                raise _failed(edge, dependency.service, "it has no health check")
+                hint = f"Give it one, or ask for less than healthy: nexusctl service update {edge.dependency} --help"
+                raise _failed(edge, dependency.service, "it has no health check", hint=hint)
             if self._on_demand:
                 self._bring_up(edge, dependency.service, origin, fail)
         if not waits:
@@ -176,8 +177,10 @@ def _why_lost(service: Service) -> str:
     return service.reason or str(service.state)
 
 
-def _failed(edge: StoredDependency, service: Service, reason: str, *, goes_on: bool = False) -> ServiceDependencyFailed:
-    hint = f"Look at it: nexusctl service status {service.name}"
+def _failed(
+    edge: StoredDependency, service: Service, reason: str, *, goes_on: bool = False, hint: str = ""
+) -> ServiceDependencyFailed:
+    hint = hint or f"Look at it: nexusctl service status {service.name}"
     if goes_on:
         hint = f'"{service.name}" is tried again by its restart policy, and "{edge.service}" goes on waiting. {hint}'
     return ServiceDependencyFailed(

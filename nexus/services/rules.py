@@ -96,9 +96,9 @@ def _command_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
     for name in ("run_command", "health_exec"):
         command = fields[name]
         if isinstance(command, str) and not command.strip():
-            yield _Fault(name, f"{name} is blank")
+            yield _Fault(name, f"{name} is blank", "Give a command, or leave it out.")
         if isinstance(command, list) and not command[0]:
-            yield _Fault(name, f"the first word of {name} is the program, and it is empty")
+            yield _Fault(name, f"the first word of {name} is the program, and it is empty", "Name the program.")
 
 
 def _file_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
@@ -113,9 +113,13 @@ def _file_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
             "Leave out what comes before that.",
         )
     if ".." in parts:
-        yield _Fault("config_filename", "the configuration file is below the service's own folder, without ..")
+        yield _Fault(
+            "config_filename",
+            "the configuration file is below the service's own folder, without ..",
+            "Move it there, or change the directory of the service.",
+        )
     if parts[-1] in ("", "."):
-        yield _Fault("config_filename", "the configuration file is a file, not a folder")
+        yield _Fault("config_filename", "the configuration file is a file, not a folder", "Add the name of the file.")
 
 
 def _git_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:

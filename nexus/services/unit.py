@@ -588,7 +588,7 @@ class Unit:
             stored = self._read()
             if "start_environment" in self._pending:
                 stored = msgspec.structs.replace(stored, start_environment=self._pending["start_environment"])
-            service = stored.service
+            service = self.service = stored.service
             launch.refuse_without_command(service)
             lease = await self._unless_told(launch.choose_port(keeper.store, stored, avoid, keeper.whose))
             tunnels = await self._unless_told(keeper.tunnels.open(stored))
@@ -824,14 +824,15 @@ class Unit:
         columns: dict[str, Any],
     ) -> bool:
         """Rest, or be started again once the wait is over; tells whether it goes on."""
-        if not accepted:
-            self.failures += 1
+        failed = not accepted  # counted once the row says what follows: a dependent that looked earlier would not know
         if retry:
             service = self._read().service
             plan = plan_restart(service, self._times, ended_at, now_ms(), up_ms)
             self._times = plan.times
             if plan.at is not None:
-                return await self._retry(error, reason, plan.at, events, columns)
+                await self._retry(error, reason, plan.at, events, columns)
+                self.failures += failed
+                return True
             window_s = service.restart_window_ms / 1000
             reason = f"{reason}; {plan.recent} restarts within {window_s:g} s"
             accepted = False
@@ -840,6 +841,7 @@ class Unit:
             name: columns[name] for name in ("exit_code", "exit_signal") if columns.get(name)
         }
         service = await self._rest(state, (*events, (f"service.{state}", detail)), reason, columns)
+        self.failures += failed
         if accepted and service.type is ServiceType.ONESHOT:
             self._succeed(ready=True)
         self._fail(error)
@@ -847,7 +849,8 @@ class Unit:
 
     async def _retry(
         self, error: NexusError, reason: str, at: int, events: list[Events], columns: dict[str, Any]
-    ) -> bool:
+    ) -> None:
+        """Write down when it is started again."""
         wait_ms = at - now_ms()
         self._not_before = at
         self._needs.reset(on_demand=True)
@@ -866,7 +869,6 @@ class Unit:
         name = self.service.name if self.service is not None else self.id
         again = f"It is tried again, as its restart policy says; to end that: nexusctl service stop {name}"
         self._fail(_with_hint(error, again))
-        return True
 
     async def _rest(
         self, state: ServiceState, events: tuple[Events, ...], reason: str, columns: dict[str, Any], **more: Any
