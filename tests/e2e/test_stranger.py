@@ -63,8 +63,8 @@ def test_the_database_is_in_wal_mode_with_foreign_keys_and_its_migrations(nexus:
     database = nexus.call(HEALTH)["database"]
     assert database["journal_mode"] == "wal"
     assert database["foreign_keys"] is True
-    assert database["schema_version"] == 3
-    assert [migration["version"] for migration in database["migrations"]] == [1, 2, 3]
+    assert database["schema_version"] == 4
+    assert [migration["version"] for migration in database["migrations"]] == [1, 2, 3, 4]
 
 
 def test_the_database_is_in_the_state_directory_by_default(nexus: Stranger, root: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_database_that_no_migration_can_start_from_is_set_aside_with_a_warning
     database.close()
     daemon.start()
     with Stranger(find_socket(daemon.environment)) as nexus:
-        assert nexus.call(HEALTH)["database"]["schema_version"] == 3
+        assert nexus.call(HEALTH)["database"]["schema_version"] == 4
         assert nexus.call(LIST_VMS) == {"vms": []}
     (kept,) = [path for path in daemon.state.iterdir() if _has_vm(path, "old")]
     assert [line for line in daemon.log().splitlines() if " warning " in line and kept.name in line]
