@@ -17,6 +17,7 @@ from support.rooms import shell
 from support.systemd import UserManager, missing_for_systemd
 
 from nexus.runtime import LimitUnavailable, Runtime
+from nexus.runtime.scope import Scopes
 
 INSIDE = """
 import asyncio, json, os, signal, sys
@@ -180,3 +181,29 @@ def test_scopes_can_be_switched_off(root: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("NEXUS_RUNTIME_SCOPES", "no")
     with pytest.raises(LimitUnavailable):
         Runtime(root / "processes").check(spec)
+
+
+@pytest.mark.parametrize(
+    ("files", "missing"),
+    [
+        ({"memory.max": "67108864", "memory.swap.max": "0", "cpu.max": "50000 100000"}, None),
+        ({"memory.max": "67108864", "cpu.max": "50000 100000"}, None),
+        ({"cpu.max": "50000 100000"}, "memory"),
+        ({"memory.max": "max", "memory.swap.max": "0", "cpu.max": "50000 100000"}, "memory"),
+        ({"memory.max": "67108864", "memory.swap.max": "max", "cpu.max": "50000 100000"}, "memory"),
+        ({"memory.max": "67108864", "memory.swap.max": "0", "cpu.max": "max 100000"}, "CPU"),
+        ({"memory.max": "67108864", "memory.swap.max": "0"}, "CPU"),
+        ({"memory.max": "67108864", "memory.swap.max": "0", "cpu.max": "100000 100000"}, "CPU"),
+    ],
+)
+def test_a_limit_is_what_the_kernel_says(root: Path, files: dict[str, str], missing: str | None) -> None:
+    for name, text in files.items():
+        (root / name).write_text(f"{text}\n")
+    spec = shell("true", memory_bytes=(64 << 20) + 100, cpu_percent=50)
+    if missing is None:
+        Scopes().verify(root, spec)
+        return
+    with pytest.raises(LimitUnavailable, match=f"the {missing} controller"):
+        Scopes().verify(root, spec)
+    with pytest.raises(LimitUnavailable):
+        Scopes().verify(None, spec)

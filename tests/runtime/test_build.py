@@ -1,0 +1,78 @@
+"""The build hook: programs where a compiler is, a pure wheel with a note where none is."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytest.importorskip("hatchling", reason="the build backend is not installed beside the tests")
+
+
+class App:
+    """What the hook tells the person who builds."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def display_warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def run_hook(root: Path) -> tuple[dict[str, object], list[str]]:
+    """What the hook decides for a tree that has our programs."""
+    folder = root / "nexus" / "runtime" / "native"
+    folder.mkdir(parents=True)
+    for source in (ROOT / "nexus" / "runtime" / "native").glob("*.c"):
+        shutil.copy(source, folder)
+    found = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert found is not None
+    assert found.loader is not None
+    module: ModuleType = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    hook = object.__new__(module.NativeBuildHook)
+    app = App()
+    hook.__dict__.update({"_BuildHookInterface__root": str(root), "_BuildHookInterface__app": app})
+    data: dict[str, object] = {"artifacts": [], "pure_python": True}
+    hook.initialize("standard", data)
+    return data, app.warnings
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_with_a_compiler_every_program_is_made_and_the_wheel_is_tagged(root: Path) -> None:
+    data, warnings = run_hook(root)
+    folder = root / "nexus" / "runtime" / "native"
+    names = {source.stem for source in folder.glob("*.c")}
+    assert {"nexus-shim"} <= names
+    assert warnings == []
+    assert data["pure_python"] is False
+    assert str(data["tag"]).startswith("py3-none-linux")
+    assert data["artifacts"] == [f"/nexus/runtime/native/{name}" for name in sorted(names)]
+    assert {file.name for file in folder.iterdir() if file.suffix != ".c"} == names
+    # Without its descriptors it does nothing, and says so by its code.
+    assert subprocess.run([folder / "nexus-shim"], check=False).returncode == 2
+
+
+@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
+def test_without_a_compiler_the_wheel_is_pure_and_a_note_says_so(
+    root: Path, monkeypatch: pytest.MonkeyPatch, compiler: str
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    data, warnings = run_hook(root)
+    assert data == {"artifacts": [], "pure_python": True}
+    assert warnings
+    assert all("takes its place" in warning for warning in warnings)
+    assert not [file for file in (root / "nexus" / "runtime" / "native").iterdir() if file.suffix != ".c"]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_the_shim_compiles_without_a_warning(root: Path) -> None:
+    source = ROOT / "nexus" / "runtime" / "native" / "nexus-shim.c"
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-o", str(root / "shim")]
+    done = subprocess.run(["cc", *flags, str(source)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
