@@ -277,8 +277,11 @@ class ServiceManager:
         """
         service = self._resolve(command.service)
         needing = self._needing(service.id) if self._is_up(service.id) else {}
-        if len(needing) > 1 and not command.cascade:
-            raise self._needed(service, needing)
+        # Those that are about to rest by another's wish need no cascade: they are only waited for.
+        asked = [node for node in needing if node != service.id and self._is_up(node)]
+        if asked and not command.cascade:
+            raise self._needed(service, asked)
+        asked.append(service.id)
         wish = StopWish(origin, "stopped on demand", on_demand=True)
         stopped: list[str] = []
         tasks: dict[str, asyncio.Task[None]] = {}
@@ -286,7 +289,9 @@ class ServiceManager:
         async def stop(node: str, after: list[str]) -> None:
             await asyncio.gather(*(tasks[each] for each in after))
             name = self._resolve(node).name
-            if await self.unit(node).stop(wish):
+            if node not in asked:
+                await self.unit(node).stop(wish._replace(on_demand=False))
+            elif await self.unit(node).stop(wish):
                 stopped.append(name)
 
         # Those that nothing needs come first, so that each finds the tasks that it waits for.
@@ -301,7 +306,7 @@ class ServiceManager:
         return ServicesStopped(service=self._resolve(service.id), stopped=stopped)
 
     def _needing(self, service_id: str) -> dict[str, list[str]]:
-        """The service and all that are up and need it, each with those that need it directly."""
+        """The service and all that need it and are not at rest, each with those that need it directly."""
 
         def read(reader: Reader) -> dict[str, list[str]]:
             found: dict[str, list[str]] = {}
@@ -317,7 +322,8 @@ class ServiceManager:
         return self.store.read(read, snapshot=True)
 
     def _needs(self, reader: Reader, edge: StoredDependency) -> bool:
-        if not self._is_up(edge.service_id):
+        unit = self._units.get(edge.service_id)
+        if unit is None or not unit.alive:
             return False
         if edge.condition is not DependencyCondition.COMPLETED:
             return True
@@ -327,8 +333,8 @@ class ServiceManager:
         unit = self._units.get(service_id)
         return unit is not None and unit.alive and not unit.leaving
 
-    def _needed(self, service: Service, needing: dict[str, list[str]]) -> ServiceNeeded:
-        names = sorted(self._resolve(node).name for node in needing if node != service.id)
+    def _needed(self, service: Service, nodes: list[str]) -> ServiceNeeded:
+        names = sorted(self._resolve(node).name for node in nodes)
         quoted = ", ".join(f'"{name}"' for name in names)
         return ServiceNeeded(
             f'cannot stop service "{service.name}": {quoted} need{"s" if len(names) == 1 else ""} it',

@@ -10,7 +10,7 @@ import pytest
 from support.live_services import Services, exists
 from support.raw import RawClient, wait_until
 
-from nexus.services.commands import StartService, StopService
+from nexus.services.commands import GetServiceStatus, StartService, StopService
 from nexus.services.errors import ServiceDependencyFailed, ServiceNeeded
 from nexus.services.states import ServiceHealth, ServiceState
 
@@ -138,6 +138,30 @@ def test_what_others_need_is_not_stopped_without_a_cascade_which_goes_in_reverse
     services.start("other")
     services.stop("other")
     services.stop("db")
+
+
+def test_stops_of_several_at_once_wait_for_each_other(services: Services, tmp_path: Path) -> None:
+    order, gate = tmp_path / "order", tmp_path / "gate"
+    for name, held in (("web", f"until [ -e {gate} ]; do sleep 0.01; done; "), ("api", ""), ("db", "")):
+        run = f"trap '{held}echo {name} >> {order}; exit' TERM; echo ready; while :; do sleep 0.01; done"
+        services.add(name, run, health_log="ready")
+    services.depend("web", "api")
+    services.depend("api", "db")
+    services.start("web")
+    for name in ("db", "api", "web"):
+        services.wait(name, health=ServiceHealth.HEALTHY)
+    first = services.client.begin(stop("web"))
+    services.wait("web", state=ServiceState.STOPPING)
+    with RawClient(services.daemon.socket_path) as client:
+        # What stops already is no reason to refuse, but it is still in need.
+        second = client.begin(stop("api"))
+        third = client.begin(stop("db", cascade=True))
+        client.call(GetServiceStatus(service="db"))
+        gate.touch()
+        assert client.result(second)["stopped"] == ["api"]
+        assert client.result(third)["stopped"][-1] == "db"
+    assert services.client.result(first)["stopped"] == ["web"]
+    assert order.read_text().split() == ["web", "api", "db"]
 
 
 def test_a_lost_dependency_is_seen_at_its_dependent_and_when_it_is_back(services: Services) -> None:
