@@ -1,0 +1,53 @@
+"""``BlockingClient`` with several requests or streams at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from nexus_protocol import DeadlineExceeded, NexusError
+from support.daemon import DaemonProcess
+from support.toy import Hold, Produce, ToyServer
+
+from nexus.client import BlockingClient
+from nexus.journal.commands import WatchEvents
+from nexus.vms.commands import CreateVm, GetVm
+
+
+@pytest.fixture
+def client(daemon: DaemonProcess) -> Iterator[BlockingClient]:
+    """A connected client."""
+    with BlockingClient(daemon.socket_path) as connected:
+        yield connected
+
+
+def test_each_of_many_calls_has_its_own_reply_or_refusal(client: BlockingClient) -> None:
+    made = dict(client.calls([CreateVm(f"vm-{number}") for number in range(100)]))
+    assert sorted(made) == list(range(100))
+    assert all(isinstance(vm, dict) and vm["name"] == f"vm-{place}" for place, vm in made.items())
+    found = dict(client.calls([GetVm("vm-1"), GetVm("gone"), GetVm("vm-2")]))
+    assert isinstance(found[1], NexusError)
+    assert found[1].type == "vm.not_found"
+    assert [vm["name"] for place, vm in sorted(found.items()) if isinstance(vm, dict)] == ["vm-1", "vm-2"]
+    assert list(client.calls([])) == []
+
+
+def test_what_is_not_done_in_time_is_cancelled_and_the_connection_lives(toy: ToyServer) -> None:
+    with BlockingClient(toy.path) as client:
+        with pytest.raises(DeadlineExceeded):
+            list(client.calls([Hold(), Hold(), Produce(1)], timeout_s=0.1))
+        assert toy.cancelled == 2
+        assert client.call(Produce(1)).data == bytes(1)
+
+
+def test_streams_are_merged_until_all_have_ended(client: BlockingClient) -> None:
+    client.call(CreateVm("a"))
+    with (
+        client.stream(WatchEvents(follow=False)) as everything,
+        client.stream(WatchEvents(follow=False, kinds=["vm.*"])) as vms,
+    ):
+        kinds: dict[int, list[str | None]] = {0: [], 1: []}
+        for place, event in client.merge([everything, vms]):
+            kinds[place].append(event.kind)
+    assert "vm.created" in kinds[0]
+    assert [kind for kind in kinds[1] if kind] == ["vm.created"]
