@@ -14,7 +14,9 @@ This module knows no capability; it keeps the registry that they fill as they ar
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 from collections.abc import Callable, Iterator, Sized
 from contextvars import ContextVar
 from enum import StrEnum
@@ -52,6 +54,10 @@ __all__ = [
 
 SECRET = msgspec.Meta(extra={"secret": True}, extra_json_schema={"secret": True})
 """Marks a field whose value stays out of every ``repr``, log, error and event: ``Annotated[str, SECRET]``."""
+
+# msgspec 0.22 may crash when the interpreter's last collection takes its types and their metadata apart (its issue 717),
+# and a program that has done all its work would end by a signal. What is frozen is left to the end of the process.
+atexit.register(gc.freeze)
 
 tolerant: ContextVar[bool] = ContextVar("tolerant", default=False)
 """Whether a value that an enumeration does not know is taken: while a reply is decoded, and never for a request."""

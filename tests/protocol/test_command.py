@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -186,3 +188,12 @@ def test_a_schema_says_what_is_secret() -> None:
     assert properties["token"]["anyOf"][0]["secret"]
     assert properties["variables"]["secret"]
     assert "secret" not in properties["name"]
+
+
+def test_a_program_that_made_every_decoder_ends_well() -> None:
+    program = (
+        "from nexus.daemon.dispatch import load_capabilities; load_capabilities(); "
+        "import msgspec; from nexus_protocol import declared_commands as d; [msgspec.json.schema(i.reply) for i in d()]"
+    )
+    for _ in range(8):  # without care about a quarter of them crashed as they ended
+        assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
