@@ -26,6 +26,7 @@ __all__ = [
     "names_of",
     "remove",
     "set_tunnel",
+    "tunnel_run",
 ]
 
 TUNNEL_HOST = "127.0.0.1"
@@ -187,6 +188,12 @@ def insert(
 def remove(tx: Transaction, dependency: int) -> None:
     """Delete the dependency with this id."""
     tx.execute("DELETE FROM service_dependency WHERE id = ?", (dependency,))
+
+
+def tunnel_run(reader: Reader, dependency: str) -> tuple[bool, str | None]:
+    """Whether there is a dependency with this id, and the run of its tunnel's process."""
+    row = reader.one("SELECT tunnel_run_id FROM service_dependency WHERE CAST(id AS TEXT) = ?", (dependency,))
+    return row is not None, None if row is None else row[0]
 
 
 def set_tunnel(tx: Transaction, dependency: int, port: int | None, run_id: str | None) -> None:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from nexus_protocol import NexusError
 
@@ -26,15 +26,17 @@ from nexus.services.states import ServiceHealth
 from nexus.store import StoreError
 
 if TYPE_CHECKING:
-    from nexus.runtime import Process, Runtime
+    from collections.abc import AsyncGenerator
+
+    from nexus.runtime import LogPiece, Process, Runtime
 
 __all__ = ["HealthCheck", "run_check"]
 
 _log = logging.getLogger("nexus.services")
 
-_EAGER_MS = 250
+_EAGER_S = 0.25
 """Between two checks before the first success."""
-_SPREAD_MS = 1000
+_SPREAD_S = 1.0
 _SAY_AGAIN_S = 5.0
 """Between two writes of a message alone."""
 _MAX_LINE_BYTES = 16 * 1024
@@ -71,6 +73,8 @@ class HealthCheck:
         self._health = ServiceHealth.UNKNOWN
         self._message: str | None = None
         self._said_at = 0.0
+        self._began = time.monotonic() - max(time.time() - process.started_at / 1000, 0)
+        """When the run did, by a clock that nobody sets."""
 
     def start(self) -> None:
         """Begin to check, if the service has a check."""
@@ -127,31 +131,28 @@ class HealthCheck:
     async def _probe_again_and_again(self) -> None:
         """Often until the first success, which only finds it earlier: failures count once in an interval at most."""
         service = self._service
-        interval_ms = service.health_interval_ms
-        counts_at = self._process.started_at + service.health_start_period_ms + interval_ms
+        interval_s = service.health_interval_ms / 1000
+        counts_at = self._began + service.health_start_period_ms / 1000 + interval_s
         failures = 0
         succeeded = False
-        # Checks that begin together, as when the daemon starts, come apart.
-        late_ms = int(time.time() * 1000) - self._process.started_at > _SPREAD_MS
-        if late_ms:
-            await asyncio.sleep(random.random() * min(interval_ms, _SPREAD_MS) / 1000)
+        if time.monotonic() - self._began > _SPREAD_S:
+            # Checks that begin together, as when the daemon starts, come apart.
+            await asyncio.sleep(random.random() * min(interval_s, _SPREAD_S))
         while True:
             result = await self._probe()
-            now = int(time.time() * 1000)
+            now = time.monotonic()
             if result.well:
                 failures = 0
                 succeeded = True
                 if self._health is not ServiceHealth.HEALTHY:
                     await self._say(ServiceHealth.HEALTHY, result.message)
             else:
-                if now >= counts_at or succeeded:
+                if succeeded or now >= counts_at:
                     failures += 1
-                    counts_at = now + interval_ms
+                    counts_at = now + interval_s
                 await self._note_failure(failures >= service.health_retries, result.message)
-            pause_ms: float = interval_ms
-            if not succeeded:
-                pause_ms = min(interval_ms, _EAGER_MS)
-            await asyncio.sleep(pause_ms * random.uniform(0.95, 1.05) / 1000)
+            pause_s = interval_s if succeeded else min(interval_s, _EAGER_S)
+            await asyncio.sleep(pause_s * random.uniform(0.95, 1.05))
 
     async def _note_failure(self, unhealthy: bool, message: str | None) -> None:
         if unhealthy and self._health is not ServiceHealth.UNHEALTHY:
@@ -187,19 +188,15 @@ class HealthCheck:
     async def _watch_log(self, pattern: str) -> None:
         """Healthy once a line matches, for the rest of the run; unhealthy when none has in its time."""
         service = self._service
-        unhealthy_at = (
-            self._process.started_at
-            + service.health_start_period_ms
-            + service.health_interval_ms * service.health_retries
-        )
+        patience_ms = service.health_start_period_ms + service.health_interval_ms * service.health_retries
+        left_s = self._began + patience_ms / 1000 - time.monotonic()
         matched = asyncio.create_task(self._match(pattern))
         try:
-            left_s = unhealthy_at / 1000 - time.time()
             done, _ = await asyncio.wait({matched}, timeout=max(left_s, 0))
             if not done:
                 await self._say(ServiceHealth.UNHEALTHY, "no line of its output matches yet")
             message = await matched
-            while not await self._say(ServiceHealth.HEALTHY, message):
+            while not await self._say(ServiceHealth.HEALTHY, message):  # noqa: ASYNC110  a store has no event
                 await asyncio.sleep(1.0)
         finally:
             matched.cancel()
@@ -210,16 +207,18 @@ class HealthCheck:
         matches = compile_pattern(pattern)
         kept: dict[int, bytes] = {}
         log = self._runtime.log(self._process.owner)
-        async for piece in log.pieces(from_run=self._process.run_id, follow=True):
-            *lines, rest = (kept.get(piece.stream, b"") + piece.data).split(b"\n")
-            kept[piece.stream] = rest[:_MAX_LINE_BYTES]
-            for count, line in enumerate(lines):
-                if matches(line[:_MAX_LINE_BYTES]):
-                    return _as_message(line)
-                if count % 256 == 255:
-                    await asyncio.sleep(0)
-            if rest and matches(kept[piece.stream]):
-                return _as_message(rest)
+        pieces = cast("AsyncGenerator[LogPiece]", log.pieces(from_run=self._process.run_id, follow=True))
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                *lines, rest = (kept.get(piece.stream, b"") + piece.data).split(b"\n")
+                kept[piece.stream] = rest[:_MAX_LINE_BYTES]
+                for count, line in enumerate(lines):
+                    if matches(line[:_MAX_LINE_BYTES]):
+                        return _as_message(line)
+                    if count % 256 == 255:
+                        await asyncio.sleep(0)
+                if rest and matches(kept[piece.stream]):
+                    return _as_message(rest)
         raise RuntimeError("the output ended before the run")
 
 

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nexus_protocol import DeadlineExceeded, NexusError
 
@@ -24,14 +24,18 @@ from nexus.services import dependency_store, graph, launch, store
 from nexus.services.commands import GetServiceStdout, RemoveService, RestartService, StartService, StopService
 from nexus.services.environment import as_environment, resolve
 from nexus.services.errors import ServiceNeeded
+from nexus.services.keeper import owner_of_service
 from nexus.services.policy import completed
 from nexus.services.records import LogPiece, Service, ServicesStopped, ServiceStarted, ServiceStatus
 from nexus.services.states import DependencyCondition, LogStream, ServiceState, ServiceType
 from nexus.services.tunnels import TUNNEL_OWNER, Tunnels
-from nexus.services.unit import StopWish, Unit, owner_of_service
+from nexus.services.unit import Unit
+from nexus.services.wishes import StopWish
 from nexus.store import Reader, Transaction
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from nexus.handling import Hooks, World
     from nexus.runtime import Exit
     from nexus.services.dependency_store import StoredDependency
@@ -77,35 +81,36 @@ class ServiceManager:
         up = [stored for stored in rows if stored.service.state in store.UP]
         gate = asyncio.Semaphore(_ADOPTS_AT_ONCE)
 
-        async def adopt(stored: StoredService) -> None:
+        async def adopt(stored: StoredService) -> asyncio.Event | None:
             async with gate:
-                await self._adopt(stored, rebooted)
+                return await self._adopt(stored, rebooted)
 
-        await asyncio.gather(*(adopt(stored) for stored in up))
+        seen_to = await asyncio.gather(*(adopt(stored) for stored in up))
         for stored in rows:
             for edge in stored.dependencies:
                 if edge.tunnel_run_id is not None:
                     self._spawn(self.tunnels.adopt(edge, stored.service.state in store.UP))
-        settled = [asyncio.create_task(unit.settled.wait()) for unit in self._units.values() if unit.alive]
-        if settled:
-            _, late = await asyncio.wait(settled, timeout=_SETTLE_S)
-            for task in late:
-                task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_S):
+                for event in seen_to:
+                    if event is not None:
+                        await event.wait()
         self._note_boot()
         for stored in rows:
             if stored.service.autostart and self._is_due(stored):
                 self._spawn(self._autostart(stored.service))
-        self._spawn(self._clean({stored.service.id: stored.run_id for stored in rows}))
+        self._spawn(self._clean())
 
-    async def _adopt(self, stored: StoredService, rebooted: bool) -> None:
+    async def _adopt(self, stored: StoredService, rebooted: bool) -> asyncio.Event | None:
         """Take one service back; one that makes trouble keeps nobody else from it."""
         found: Process | Exit | None = None
         try:
             if stored.run_id is not None:
                 found = await self.runtime.adopt(owner_of_service(stored.service.id), stored.run_id)
-            self.unit(stored.service.id).resume(stored, found, rebooted=rebooted)
+            return self.unit(stored.service.id).resume(stored, found, rebooted=rebooted)
         except Exception:
             _log.exception("service %s was not taken back", stored.service.name)
+            return None
 
     def _is_due(self, stored: StoredService) -> bool:
         service = stored.service
@@ -137,32 +142,37 @@ class ServiceManager:
     def _boot_file(self) -> Path:
         return self._directory / "boot"
 
-    async def _clean(self, runs: dict[str, str | None]) -> None:
+    async def _clean(self) -> None:
         """End and delete what no row knows: it is of a daemon that was killed between two steps."""
         for owner in await asyncio.to_thread(_owners, self._directory):
-            service_id = owner.removeprefix(_SERVICE_OWNER)
-            if not owner.startswith(_SERVICE_OWNER):
-                continue
             try:
                 for run_id in await asyncio.to_thread(_runs, self._directory / owner):
-                    if not self._knows(service_id, run_id):
+                    if self._known(owner) != (True, run_id):
                         found = await self.runtime.adopt(owner, run_id)
                         if isinstance(found, Process):
-                            _log.warning("ending run %s of %s, which no service has", run_id, owner)
+                            _log.warning("run %s of %s is ended: no record knows it", run_id, owner)
                             await found.stop()
                             found.close()
-                        if not self._knows(service_id, run_id):
+                        if self._known(owner) != (True, run_id):
                             self.runtime.forget(owner, run_id)
-                if service_id not in runs and self.store.read(lambda r, i=service_id: store.find(r, i)) is None:  # type: ignore[misc]
+                if not self._known(owner)[0]:
                     await self.runtime.remove(owner)
             except (RuntimeFailure, OSError, ValueError) as error:
                 _log.warning("what is left of %s was not deleted: %s", owner, error)
 
-    def _knows(self, service_id: str, run_id: str) -> bool:
-        found = self.store.read(lambda reader: store.find(reader, service_id))
-        if found is None:
-            return False
-        return self.store.read(lambda reader: store.stored(reader, service_id), snapshot=True).run_id == run_id
+    def _known(self, owner: str) -> tuple[bool, str | None]:
+        """Whether there is a row for what the process room calls so, and the run that it knows."""
+
+        def read(reader: Reader) -> tuple[bool, str | None]:
+            if owner.startswith(TUNNEL_OWNER):
+                return dependency_store.tunnel_run(reader, owner.removeprefix(TUNNEL_OWNER))
+            service_id = owner.removeprefix(_SERVICE_OWNER)
+            found = store.find(reader, service_id)
+            if found is None or found.id != service_id:
+                return False, None
+            return True, store.stored(reader, service_id).run_id
+
+        return self.store.read(read, snapshot=True)
 
     async def close(self) -> None:
         """Let go of every process without touching it."""
@@ -201,7 +211,7 @@ class ServiceManager:
         self.tunnels.update(service_id)
         for edge in self.store.read(lambda reader: dependency_store.dependents_of(reader, service_id)):
             unit = self._units.get(edge.service_id)
-            if unit is not None and unit.alive:
+            if unit is not None:
                 unit.look()
 
     def whose(self, pid: int) -> str | None:
@@ -210,7 +220,7 @@ class ServiceManager:
         while pid > 1:
             unit = shims.get(pid)
             if unit is not None:
-                return None if unit.service is None else unit.service.name
+                return unit.row.name
             pid = _parent(pid)
         return None
 
@@ -408,11 +418,13 @@ class ServiceManager:
         self._followers.setdefault(service_id, set()).add(ended)
         log = self.runtime.log(owner_of_service(service_id))
         stream = None if command.stream is None else _STREAMS[command.stream]
+        pieces = log.pieces(
+            lines=command.lines, since=command.since_at, stream=stream, follow=command.follow, until=ended
+        )
         try:
-            async for piece in log.pieces(
-                lines=command.lines, since=command.since_at, stream=stream, follow=command.follow, until=ended
-            ):
-                yield LogPiece(at=piece.at, stream=_STREAM_NAMES[piece.stream], data=piece.data)
+            async with contextlib.aclosing(cast("AsyncGenerator[Any]", pieces)):
+                async for piece in pieces:
+                    yield LogPiece(at=piece.at, stream=_STREAM_NAMES[piece.stream], data=piece.data)
         finally:
             followers = self._followers.get(service_id, set())
             followers.discard(ended)

@@ -18,9 +18,9 @@ from nexus.services.states import DependencyCondition, ServiceHealth, ServiceSta
 if TYPE_CHECKING:
     from nexus.handling import Origin
     from nexus.services.dependency_store import StoredDependency
+    from nexus.services.keeper import Keeper
     from nexus.services.records import Service
     from nexus.services.store import StoredService
-    from nexus.services.unit import Keeper
     from nexus.store import Reader
 
 __all__ = ["Looked", "Missing", "Needs"]
@@ -72,7 +72,7 @@ class Needs:
     def resume(self, stored: StoredService) -> None:
         """Go on where a daemon before this one was."""
         lost = set(stored.service.lost_dependencies)
-        self.reset(on_demand=not lost)
+        self.reset(on_demand=not lost and stored.service.next_restart_at is None)
         self._lost = {edge.dependency_id for edge in stored.dependencies if edge.dependency in lost}
         self._held = {edge.dependency_id for edge in stored.dependencies} - self._lost
 
@@ -96,7 +96,7 @@ class Needs:
         waits: list[StoredDependency] = []
         for edge, dependency in self._rows():
             unit = self._keeper.unit(edge.dependency_id)
-            if is_met(edge.condition, dependency, self._keeper.boot_at) and not (unit.alive and unit.stopping):
+            if is_met(edge.condition, dependency, self._keeper.boot_at) and not (unit.resting):
                 self._held.add(edge.dependency_id)
                 continue
             waits.append(edge)

@@ -18,8 +18,8 @@ from nexus.services.states import ServiceHealth, ServiceState
 def test_processes_outlive_the_daemon_and_are_taken_back_with_their_output(services: Services) -> None:
     names = [f"s{number}" for number in range(5)]
     for name in names:
-        services.add(name, "echo before; while read x; do :; done < /dev/null; exec sleep 1000", port=0)
-        services.start(name)
+        services.add(name, "echo before; exec sleep 1000", port=0, health_log="before", health_retries=1000)
+        services.start(name, wait=True)
     before = {name: services.get(name) for name in names}
     services.kill_daemon()
     for name in names:
@@ -81,7 +81,7 @@ def test_a_daemon_that_ends_well_leaves_everything_running_too(services: Service
 
 def test_a_stop_in_the_middle_goes_on(services: Services, tmp_path: Path) -> None:
     run = f"trap 'while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 9' TERM; echo up; sleep 1000 & wait"
-    services.add("web", run, health_log="up", stop_grace_ms=60_000)
+    services.add("web", run, health_log="up", health_retries=1000, stop_grace_ms=60_000)
     pid = services.start("web", wait=True).service.pid
     services.client.begin(StopService(service="web"))
     services.wait("web", state=ServiceState.STOPPING)
@@ -95,7 +95,7 @@ def test_a_stop_in_the_middle_goes_on(services: Services, tmp_path: Path) -> Non
 
 def test_a_restart_in_the_middle_goes_on(services: Services, tmp_path: Path) -> None:
     run = f"trap 'while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 9' TERM; echo up; sleep 1000 & wait"
-    services.add("web", run, health_log="up", stop_grace_ms=60_000)
+    services.add("web", run, health_log="up", health_retries=1000, stop_grace_ms=60_000)
     pid = services.start("web", wait=True, environment={"A": "1"}).service.pid
     services.client.begin(RestartService(service="web", environment={"A": "2"}))
     services.wait("web", state=ServiceState.STOPPING)

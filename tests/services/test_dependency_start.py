@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.live_services import Services, exists
+from support.live_services import Services, exists, lines_of
 from support.raw import RawClient, wait_until
 
 from nexus.services.commands import GetServiceStatus, StartService, StopService
@@ -53,9 +53,9 @@ def test_healthy_and_completed_are_waited_for(services: Services, tmp_path: Path
     services.depend("migrate", "db", condition="healthy")
     services.depend("api", "migrate", condition="completed")
     assert services.start("api").started == ["db", "migrate", "api"]
-    assert order.read_text().split() == ["db", "migrate", "api"]
+    wait_until(lambda: lines_of(order) == ["db", "migrate", "api"], "the program")
     services.restart("api")
-    assert order.read_text().split() == ["db", "migrate", "api", "api"]
+    wait_until(lambda: lines_of(order) == ["db", "migrate", "api", "api"], "the program again")
 
 
 def test_while_it_waits_it_says_for_what(services: Services) -> None:
@@ -240,10 +240,11 @@ def test_a_dependency_that_is_added_to_what_is_up_is_told_and_has_no_consequence
 
 
 def test_a_start_in_the_middle_of_a_stop_waits_for_its_end(services: Services) -> None:
-    services.add("db", "trap 'sleep 0.2; exit 0' TERM; while :; do sleep 0.01; done", start_window_ms=100)
+    run = "trap 'sleep 0.2; exit 0' TERM; echo up; while :; do sleep 0.01; done"
+    services.add("db", run, health_log="up", health_retries=1000)
     services.add("api")
     services.depend("api", "db")
-    first = services.start("db").service.pid
+    first = services.start("db", wait=True).service.pid
     stopping = services.client.begin(stop("db"))
     services.wait("db", state=ServiceState.STOPPING)
     assert services.start("api").started == ["db", "api"]

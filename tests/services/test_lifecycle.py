@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from nexus_protocol import Cancelled, DeadlineExceeded
-from support.live_services import Services, exists, python
+from support.live_services import Services, exists, lines_of, python
 from support.raw import RawClient, wait_until
 
 from nexus.services.commands import GetServiceStdout, RemoveService, StartService, StopService
@@ -116,7 +116,7 @@ def test_starts_at_the_same_time_share_one_process(services: Services, tmp_path:
     sequences = services.client.begin_many([StartService(service="web")] * 20)
     pids = {services.client.result(sequence)["service"]["pid"] for sequence in sequences}
     assert len(pids) == 1
-    assert (tmp_path / "starts").read_text() == "x\n"
+    assert wait_until(lambda: lines_of(tmp_path / "starts"), "the program") == ["x"]
 
 
 def test_a_stop_overtakes_a_start_that_waits(services: Services) -> None:
@@ -178,7 +178,7 @@ def test_what_the_main_process_leaves_behind_is_ended_before_the_service_rests(
     services.add("web", f"(trap '' TERM; echo $$; exec sleep 1000) & echo $! > {tmp_path}/pid; sleep 0.1; exit 5")
     services.update("web", stop_grace_ms=300)
     services.start("web")
-    leftover = int((tmp_path / "pid").read_text())
+    leftover = int(wait_until(lambda: lines_of(tmp_path / "pid"), "what it leaves behind")[0])
     service = services.wait_rest("web")
     assert (service.state, service.exit_code) == (ServiceState.FAILED, 5)
     assert not exists(leftover)
@@ -186,18 +186,19 @@ def test_what_the_main_process_leaves_behind_is_ended_before_the_service_rests(
 
 def test_a_restart_keeps_the_environment_unless_it_is_given_another(services: Services, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    services.add("web", f"echo $WHO-$NEXUS_SERVICE >> {out}; exec sleep 1000", environment={"WHO": "nobody"})
-    first = services.start("web", environment={"WHO": "me"}).service.pid
-    second = services.restart("web")
+    run = f"echo $WHO-$NEXUS_SERVICE >> {out}; echo up; exec sleep 1000"
+    services.add("web", run, environment={"WHO": "nobody"}, health_log="up", health_retries=1000)
+    first = services.start("web", environment={"WHO": "me"}, wait=True).service.pid
+    second = services.restart("web", wait=True)
     assert second.service.pid != first
     assert second.started == ["web"]
     assert not exists(first)
-    services.restart("web", environment={"WHO": "you"})
+    services.restart("web", environment={"WHO": "you"}, wait=True)
     services.stop("web")
-    services.restart("web")
+    services.restart("web", wait=True)
     services.stop("web")
-    services.start("web")
-    assert out.read_text().split() == ["me-web", "me-web", "you-web", "you-web", "nobody-web"]
+    services.start("web", wait=True)
+    assert lines_of(out) == ["me-web", "me-web", "you-web", "you-web", "nobody-web"]
     assert services.get("web").restarts == 0
 
 

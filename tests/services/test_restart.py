@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.live_services import Services, exists
+from support.live_services import Services, exists, lines_of
 from support.raw import wait_until
 
 from nexus.runtime import Exit
@@ -63,12 +63,12 @@ def test_a_failure_is_followed_by_another_run(services: Services) -> None:
 def test_always_means_after_success_too_and_not_after_a_stop(services: Services, tmp_path: Path) -> None:
     services.add("web", f"echo x >> {tmp_path}/runs; sleep 0.05", restart="always", restart_limit=0, **GONE_ON)
     services.start("web")
-    wait_until(lambda: (tmp_path / "runs").read_text().count("x") >= 3, "three runs")
+    wait_until(lambda: len(lines_of(tmp_path / "runs")) >= 3, "three runs")
     services.stop("web")
-    runs = (tmp_path / "runs").read_text()
+    runs = lines_of(tmp_path / "runs")
     service = services.get("web")
     assert (service.state, service.next_restart_at) == (ServiceState.STOPPED, None)
-    assert (tmp_path / "runs").read_text() == runs
+    assert lines_of(tmp_path / "runs") == runs
 
 
 def test_a_crash_loop_slows_down_and_fails_with_the_reason(services: Services, tmp_path: Path) -> None:

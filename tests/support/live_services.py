@@ -24,7 +24,7 @@ from nexus.services.states import ServiceState
 from support.daemon import DaemonProcess
 from support.raw import RawClient, connect, wait_until
 
-__all__ = ["AT_REST", "Services", "exists", "listen", "python"]
+__all__ = ["AT_REST", "Services", "exists", "lines_of", "listen", "python"]
 
 AT_REST = (ServiceState.STOPPED, ServiceState.FAILED)
 
@@ -54,6 +54,11 @@ def exists(pid: int | None) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a file that a service writes; none while it is not there."""
+    return path.read_text().splitlines() if path.exists() else []
 
 
 class Services:

@@ -1,0 +1,445 @@
+"""The life of a service from its start to its rest: one task, which alone writes the service's state.
+
+Wishes (stop, restart) and news (an exit, a dependency) only wake that task; it looks at what is true then. What it does
+outside is always written down before: whoever kills the daemon at any point leaves a row that says what to look for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from nexus_protocol import Internal, NexusError
+
+from nexus.runtime import Exit, Process, RuntimeFailure, ports
+from nexus.services import store
+from nexus.services.errors import ServiceDependencyFailed, ServiceNoCommand
+from nexus.services.keeper import now_ms, owner_of_service
+from nexus.services.needs import Needs
+from nexus.services.policy import (
+    accepts_exit,
+    describe_exit,
+    ends_with_machine,
+    exit_columns,
+    plan_restart,
+    wants_restart,
+)
+from nexus.services.run import Ended, Run, exit_detail, launch_run, start_failed
+from nexus.services.states import RestartPolicy, ServiceState, ServiceType
+from nexus.services.wishes import RestartWish, StopWish, Told, Wishes
+from nexus.store import StoreError
+
+if TYPE_CHECKING:
+    from nexus.handling import Origin
+    from nexus.services.records import Service
+    from nexus.services.row import Event
+    from nexus.services.store import StoredService
+    from nexus.services.unit import Unit
+
+__all__ = ["Life"]
+
+_log = logging.getLogger("nexus.services")
+
+_AGAIN_S = 1.0
+_PORT_FREE_S = 2.0
+
+
+class Life:
+    """One life of a service."""
+
+    def __init__(self, unit: Unit, origin: Origin) -> None:
+        self.id = unit.id
+        self.owner = owner_of_service(unit.id)
+        self.keeper = unit.keeper
+        self.row = unit.row
+        self.waiters = unit.waiters
+        self.wishes = Wishes()
+        self.needs = Needs(unit.keeper, unit.id)
+        self.run: Run | None = None
+        self.run_id: str | None = None
+        """Of the run that the row knows."""
+        self.launching = False
+        self._unit = unit
+        self._origin = origin
+        self._exit: Exit | None = None
+        """How the run ended, that is to be seen to."""
+        self._came_up = False
+        self._turn_at: float | None = None
+        """When the next run may begin, by the clock of the loop."""
+        self._times: list[int] = []
+        self._restarts = 0
+        self._rebooted = False
+
+    @property
+    def has_run(self) -> bool:
+        """Whether it has a process, or will have one in a moment."""
+        return self.run is not None or self.launching
+
+    @property
+    def resting(self) -> bool:
+        """Whether it is on its way to rest."""
+        service = self.row.service
+        ending = service is not None and service.state is ServiceState.STOPPING and self.wishes.restart is None
+        return self.wishes.stop is not None or ending
+
+    # How it begins
+
+    def begin_now(self, origin: Origin, environment: dict[str, str] | None) -> None:
+        """Somebody wants it up: it begins its next run at once, however often it was restarted before."""
+        self._origin = origin
+        self._times, self._restarts, self._turn_at = [], 0, None
+        self.row.pending |= {"wanted": True, "restarts": 0, "restart_times": []}
+        if environment is not None:
+            self.row.pending["start_environment"] = environment
+        self.needs.reset(on_demand=True)
+        self.wishes.wake()
+
+    def resume(self, stored: StoredService, found: Process | Exit | None, *, rebooted: bool) -> None:
+        """Go on where a daemon before this one was; ``found`` is what the process room has of the run."""
+        service = stored.service
+        self.run_id = stored.run_id
+        self._times, self._restarts, self._rebooted = list(stored.restart_times), service.restarts, rebooted
+        if service.next_restart_at is not None:
+            wait_ms = min(service.next_restart_at - now_ms(), 2 * service.restart_backoff_max_ms)
+            self._turn_at = asyncio.get_running_loop().time() + wait_ms / 1000
+        self.needs.resume(stored)
+        if isinstance(found, Exit):
+            self._exit = found
+        elif service.state is ServiceState.RUNNING and found is None:
+            self._exit = Exit("lost", 0, False, now_ms(), "nothing is known of its process")
+        elif found is None and rebooted and service.restart is not RestartPolicy.ALWAYS:
+            self._exit = Exit("lost", 0, False, now_ms(), "the machine was restarted")
+        self._came_up = service.state is not ServiceState.STARTING
+        if isinstance(found, Process):
+            self.run = Run(self, found, came_up=self._came_up)
+        elif self._exit is not None and not self._came_up:
+            began_at = service.started_at or service.state_at
+            self._came_up = service.type is ServiceType.ONESHOT or self._exit.at - began_at > service.start_window_ms
+        if service.state is ServiceState.STOPPING:
+            self._resume_stopping(stored)
+
+    def _resume_stopping(self, stored: StoredService) -> None:
+        """It was stopped on demand, or had ended and what it left behind is being ended, or was to be restarted."""
+        service = stored.service
+        origin = self.keeper.origin
+        if not stored.wanted:
+            self.wishes.stop = StopWish(origin, service.reason or "stopped on demand", on_demand=False)
+        elif service.exit_code is not None:
+            self._exit = Exit("exit", service.exit_code, False, service.stopped_at or now_ms())
+        elif service.exit_signal is not None:
+            self._exit = Exit("signal", service.exit_signal, False, service.stopped_at or now_ms())
+        else:
+            on_demand = not service.lost_dependencies
+            self.wishes.restart = RestartWish(origin, service.reason or "restarted", on_demand=on_demand)
+
+    # From one step to the next
+
+    async def live(self) -> None:
+        """Live until there is nothing more to do. What goes wrong here is a bug, and leaves no process unwatched."""
+        while True:
+            try:
+                while await self._step():
+                    pass
+                return
+            except Exception as error:
+                if isinstance(error, NexusError):
+                    failure = error
+                else:
+                    _log.exception("service %s: its watch was disturbed", self.row.name)
+                    failure = Internal(
+                        f'cannot go on with service "{self.row.name}": {type(error).__name__}',
+                        hint="This is a bug in nexusd; its log has the details.",
+                    )
+                self.waiters.fail(failure)
+                if self.run is None:
+                    return
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _step(self) -> bool:
+        """From one run to the next, or to rest; tells whether it goes on."""
+        try:
+            if self._exit is None:
+                if self.run is None:
+                    try:
+                        await self._launch()
+                    except NexusError as error:
+                        return await self._after_failed_launch(error)
+                    finally:
+                        self.launching = False
+                assert self.run is not None
+                await self.run.settle()
+                await self.run.watch()
+        except Told:
+            return await self._obey()
+        except Ended:
+            assert self.run is not None
+            self._exit, self._came_up = self.run.process.exit, self.run.came_up
+        return await self._after_exit()
+
+    # Up
+
+    async def _launch(self) -> None:
+        """From the wait for its turn to its process."""
+        self.wishes.check()
+        loop = asyncio.get_running_loop()
+        while self._turn_at is not None:
+            left_s = self._turn_at - loop.time()
+            if left_s > 0:
+                await self.wishes.woken(left_s)
+                continue
+            # A restart counts when its turn has come.
+            self._turn_at = None
+            self._origin = self.keeper.origin
+            self._restarts += 1
+            self._times.append(now_ms())
+            self.row.pending |= {"restarts": self._restarts, "restart_times": self._times}
+        await self._wait_for_dependencies()
+        self.launching = True
+        self.run = await launch_run(self)
+
+    async def _wait_for_dependencies(self) -> None:
+        """Bring up what it depends on, or wait for that; its row says what it waits for."""
+        said: str | None = None
+        while True:
+            self.wishes.check()
+            missing = self.needs.missing(self._origin, self.waiters.fail)
+            if missing is None:
+                return
+            if missing.words == said:
+                await self.wishes.woken()
+                continue
+            said = missing.words
+            service = self.row.service
+            first = service is None or service.state is not ServiceState.STARTING
+            await self.row.write(
+                ServiceState.STARTING,
+                *([("service.starting", {"reason": said})] if first else []),
+                origin=self._origin,
+                insist=False,
+                reason=said,
+                run_id=None,
+                pid=None,
+                next_restart_at=None,
+                lost_dependencies=missing.lost,
+            )
+            self._forget(None)
+
+    async def write_new_run(self, run_id: str, port: int | None) -> None:
+        """The durable row that comes before the process."""
+        detail: dict[str, Any] = {} if port is None else {"port": port}
+        if self._restarts:
+            detail["restarts"] = self._restarts
+        await self.row.write(
+            ServiceState.STARTING,
+            ("service.starting", detail),
+            origin=self._origin,
+            insist=False,
+            run_id=run_id,
+            active_port=port,
+            pid=None,
+            exit_code=None,
+            exit_signal=None,
+            next_restart_at=None,
+            reason=None,
+            lost_dependencies=[],
+        )
+        self._forget(run_id)
+        self._came_up = False
+
+    # What follows an end
+
+    async def _after_exit(self) -> bool:
+        """The main process has ended by itself: what follows is the policy's."""
+        exit_ = self._exit
+        assert exit_ is not None
+        reason = describe_exit(exit_)
+        if self.run is not None:
+            await self.run.end_health()
+            if not await self.run.is_gone():
+                words = f"{reason}; what it left behind is being ended"
+                await self.row.write(ServiceState.STOPPING, reason=words, **exit_columns(exit_))
+                await self.run.process.wait()
+        if self.wishes.any:
+            return await self._obeyed(exit_)
+        self._let_go()
+        self._exit = None
+        stored = self.row.read()
+        service = stored.service
+        accepted = accepts_exit(exit_) and self._came_up
+        if accepts_exit(exit_) and not accepted:
+            reason += f" within its start window of {service.start_window_ms} ms"
+        swept_away = self._rebooted and ends_with_machine(exit_)
+        self._rebooted = False
+        if swept_away:
+            reason = "the machine was restarted"
+        retry = stored.wanted and wants_restart(service.restart, failed=not accepts_exit(exit_) and not swept_away)
+        up_ms = exit_.at - (service.started_at or exit_.at) if self._came_up else 0
+        error = start_failed(self, f"it {reason}" + " before it was healthy" * self._came_up, reason, exit_)
+        return await self._rest_or_retry(
+            error,
+            reason,
+            (("service.exited", {"reason": reason} | exit_detail(exit_)),),
+            exit_columns(exit_),
+            retry=retry,
+            accepted=accepted or swept_away or not stored.wanted,
+            up_ms=up_ms,
+            # What it depends on went down with the machine as well.
+            on_demand=swept_away,
+        )
+
+    async def _after_failed_launch(self, error: NexusError) -> bool:
+        stored = self.row.read()
+        if isinstance(error, StoreError) and stored.service.state not in store.UP:
+            self.waiters.fail(error)  # nothing was written, so nothing has changed
+            return False
+        lasting = isinstance(error, (ServiceDependencyFailed, ServiceNoCommand))
+        retry = not lasting and wants_restart(stored.service.restart, failed=True)
+        reason = str(error.details.get("reason") or error.message)
+        columns = {"exit_code": None, "exit_signal": None}
+        return await self._rest_or_retry(error, reason, (), columns, retry=retry)
+
+    async def _rest_or_retry(
+        self,
+        error: NexusError,
+        reason: str,
+        events: tuple[Event, ...],
+        columns: dict[str, Any],
+        *,
+        retry: bool,
+        accepted: bool = False,
+        up_ms: int = 0,
+        on_demand: bool = False,
+    ) -> bool:
+        """Rest, or wait for another run; tells whether it goes on."""
+        if not accepted:
+            self._unit.failures += 1
+        if retry:
+            service = self.row.read().service
+            now = now_ms()
+            # A clock that was set must not keep it down.
+            ended_at = min(columns.get("stopped_at") or now, now)
+            plan = plan_restart(service, self._times, ended_at, now, up_ms)
+            self._times = plan.times
+            if plan.at is not None:
+                self.needs.reset(on_demand=on_demand)
+                await self._retry(error, reason, plan.at, events, columns)
+                return True
+            reason = f"{reason}; {plan.recent} restarts within {service.restart_window_ms / 1000:g} s"
+            accepted = False
+        state = ServiceState.STOPPED if accepted else ServiceState.FAILED
+        service = await self._rest(state, (*events, (f"service.{state}", {"reason": reason})), reason, columns)
+        if accepted and service.type is ServiceType.ONESHOT:
+            self.waiters.succeed(ready=True)
+        self.waiters.fail(error)
+        return False
+
+    async def _retry(
+        self, error: NexusError, reason: str, at: int, events: tuple[Event, ...], columns: dict[str, Any]
+    ) -> None:
+        wait_ms = max(at - now_ms(), 0)
+        self._turn_at = asyncio.get_running_loop().time() + wait_ms / 1000
+        await self.row.write(
+            ServiceState.STARTING,
+            *events,
+            ("service.restarting", {"reason": reason, "wait_ms": wait_ms, "restarts": self._restarts}),
+            reason=reason,
+            next_restart_at=at,
+            run_id=None,
+            pid=None,
+            restart_times=self._times,
+            **columns,
+        )
+        self._forget(None)
+        again = f"It is tried again, as its restart policy says; to end that: nexusctl service stop {self.row.name}"
+        hint = f"{error.hint} {again}" if error.hint else again
+        self.waiters.fail(type(error)(error.message, hint=hint, details=error.details))
+
+    async def _rest(
+        self,
+        state: ServiceState,
+        events: tuple[Event, ...],
+        reason: str,
+        columns: dict[str, Any],
+        origin: Origin | None = None,
+    ) -> Service:
+        await self.keeper.tunnels.close(self.id)
+        service = await self.row.write(
+            state, *events, origin=origin, reason=reason, run_id=None, restart_times=self._times, **columns
+        )
+        self._forget(None)
+        return service
+
+    # What follows a wish
+
+    async def _obey(self) -> bool:
+        """Carry out a stop or a restart that was wished for."""
+        exit_: Exit | None = None
+        wish = self.wishes.stop or self.wishes.restart
+        assert wish is not None
+        if self.run is not None:
+            await self.run.end_health()
+            columns = self.row.columns_of(wish) if isinstance(wish, StopWish) else {}
+            try:
+                await self.row.write(
+                    ServiceState.STOPPING,
+                    ("service.stopping", {"reason": wish.reason}),
+                    origin=wish.origin,
+                    insist=False,
+                    reason=wish.reason,
+                    **columns,
+                )
+            except StoreError as error:
+                # It is to end all the same; the next write puts the row right.
+                _log.warning("service %s: %s", self.row.name, error.message)
+            exit_ = await self.run.process.stop()
+        return await self._obeyed(exit_)
+
+    async def _obeyed(self, exit_: Exit | None) -> bool:
+        """No process is left: rest, or go on to the next run."""
+        self._let_go()
+        self._exit = None
+        columns = {} if exit_ is None else exit_columns(exit_)
+        stop, restart = self.wishes.stop, self.wishes.restart
+        if stop is not None:
+            reason = stop.reason + await self._port_still_held()
+            detail = {"reason": reason} | ({} if exit_ is None else exit_detail(exit_))
+            columns |= self.row.columns_of(stop)
+            events = (("service.stopped", detail),)
+            await self._rest(ServiceState.STOPPED, events, reason, columns, origin=stop.origin)
+            return False
+        assert restart is not None
+        self.wishes.restart = None
+        if restart.counts:
+            service = self.row.read().service
+            up_ms = 0 if exit_ is None else exit_.at - (service.started_at or exit_.at)
+            error = start_failed(self, f"it was {restart.reason}", restart.reason, None)
+            return await self._rest_or_retry(error, restart.reason, (), columns, retry=True, up_ms=up_ms)
+        if restart.on_demand:
+            self.begin_now(restart.origin, None)
+        else:
+            self._origin, self._turn_at = restart.origin, None
+            self.needs.reset(on_demand=False)
+        self.row.pending |= columns
+        return True
+
+    async def _port_still_held(self) -> str:
+        """A stopped service's port is free; who has it otherwise, in words."""
+        port = None if self.row.service is None else self.row.service.active_port
+        if port is None or await ports.wait_until_free(port, _PORT_FREE_S):
+            return ""
+        holder = await ports.holder_in_thread(port)
+        return "" if holder is None else f"; port {port} is in use by {ports.describe_holder(holder)}"
+
+    def _let_go(self) -> None:
+        if self.run is not None:
+            self.run.let_go()
+            self.run = None
+
+    def _forget(self, run_id: str | None) -> None:
+        """The row has come to know another run, or none: the files of the one before may go."""
+        old, self.run_id = self.run_id, run_id
+        if old is not None and old != run_id:
+            with contextlib.suppress(OSError, RuntimeFailure):
+                self.keeper.runtime.forget(self.owner, old)
