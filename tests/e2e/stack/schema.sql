@@ -1,0 +1,1 @@
+CREATE TABLE IF NOT EXISTS visit (at timestamptz NOT NULL DEFAULT now());

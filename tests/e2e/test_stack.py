@@ -1,0 +1,391 @@
+"""A real stack from one file: PostgreSQL, Redis and an API that needs both, brought up, struck and stopped.
+
+PostgreSQL refuses root. Where the tests run as root, the daemon and with it the whole stack is the user ``postgres`` of
+a user namespace: without any privilege, but able to read whatever Python the tests run with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cli import Cli, Result
+from support.daemon import DaemonProcess
+from support.raw import wait_until
+
+pytestmark = pytest.mark.slow
+
+SOURCE = Path(__file__).parent / "stack"
+NAMES = ["api", "cache", "db", "db-init", "schema"]
+TIMEOUT_S = 60.0
+
+
+def find_postgresql() -> Path | None:
+    """The folder with the programs of the newest PostgreSQL, where Debian's packages put it."""
+    found = [folder for folder in Path("/usr/lib/postgresql").glob("*/bin") if (folder / "initdb").exists()]
+    return max(found, key=lambda folder: int(folder.parent.name), default=None)
+
+
+class OtherUser:
+    """Somebody else than root, for whoever is root: a user namespace that lives as long as this."""
+
+    def __init__(self) -> None:
+        self._holder: subprocess.Popen[bytes] | None = None
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("postgres")
+            names = [f"--map-user={user.pw_uid}", f"--map-group={user.pw_gid}"]
+            command = ["unshare", "--user", *names, "--", "cat"]
+            self._holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+            assert self._holder.stdin is not None
+            assert self._holder.stdout is not None
+            self._holder.stdin.write(b".")
+            assert self._holder.stdout.read(1) == b".", "there is no user namespace to be had"
+
+    def run_as(self) -> list[str]:
+        """The words before a command that make it this user's."""
+        if self._holder is None:
+            return []
+        return ["nsenter", f"--user=/proc/{self._holder.pid}/ns/user", "--preserve-credentials", "--"]
+
+    def close(self) -> None:
+        """Be nobody any more."""
+        if self._holder is not None:
+            self._holder.communicate()
+
+
+class UserDaemon(DaemonProcess):
+    """A daemon of a certain user."""
+
+    user: OtherUser
+
+    def command(self) -> list[str]:
+        return [*self.user.run_as(), *super().command()]
+
+
+class Stack:
+    """The stack in a folder of its own, through ``nexusctl``."""
+
+    def __init__(self, root: Path, postgresql: Path, user: OtherUser) -> None:
+        self.root = root
+        self.folder = root / "stack"
+        shutil.copytree(SOURCE, self.folder)
+        path = f"{postgresql}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.daemon = UserDaemon(root, environment={"PATH": path})
+        self.daemon.user = user
+        self.cli = Cli(self.daemon.environment)
+
+    def apply(self, *options: str) -> Result:
+        """Make it what the file says, and wait until it is healthy."""
+        return self.cli.ok("apply", "-f", str(self.folder / "nexus.toml"), "--yes", "--wait", *options)
+
+    def status(self, name: str) -> dict[str, Any]:
+        """Everything about a service."""
+        found = self.cli.ok("service", "status", name, "-o", "json").json
+        assert isinstance(found, dict)
+        return found
+
+    def get(self, name: str) -> dict[str, Any]:
+        """A service's record."""
+        service = self.status(name)["service"]
+        assert isinstance(service, dict)
+        return service
+
+    def wait(self, name: str, **wanted: Any) -> dict[str, Any]:
+        """Wait until a service's record has these values."""
+
+        def look() -> dict[str, Any] | None:
+            service = self.get(name)
+            return service if all(service.get(key) == value for key, value in wanted.items()) else None
+
+        return wait_until(look, f"{name} with {wanted}", TIMEOUT_S)
+
+    def states(self) -> dict[str, str]:
+        """State and health of every service."""
+        services = self.cli.ok("service", "list", "-o", "json").json
+        return {service["name"]: f"{service['state']} {service['health']}" for service in services}
+
+    def tree(self) -> str:
+        """The graph, as it is drawn."""
+        return self.cli.ok("service", "tree").out
+
+    def journal(self, after: int = 0) -> list[dict[str, Any]]:
+        """What happened to services."""
+        events = self.cli.ok("events", "--kind", "service.*", "--after", str(after), "--no-follow", "-o", "json").json
+        assert isinstance(events, list)
+        return events
+
+    def visit(self) -> tuple[int, dict[str, Any]]:
+        """Ask the API; gives the status code and the body."""
+        return ask(self.get("api")["active_port"])
+
+    def running(self, field: str) -> dict[str, int]:
+        """A field, such as the pid, of every service that has it now."""
+        services = self.cli.ok("service", "list", "-o", "json").json
+        return {service["name"]: service[field] for service in services if service.get(field)}
+
+    def tunnels(self) -> dict[str, int]:
+        """Where the API finds what it depends on."""
+        edges = self.status("api")["dependencies"]
+        return {edge["dependency"]: edge["tunnel_port"] for edge in edges if edge["tunnel_enabled"]}
+
+    def processes(self) -> dict[int, str]:
+        """Every process that has anything to do with the folder: of the daemon, its shims and tunnels, its services."""
+        found = {}
+        mark = os.fsencode(self.root)
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdecimal() and int(folder.name) != os.getpid():
+                try:
+                    words = (folder / "cmdline").read_bytes()
+                    links = [folder / "cwd", *(folder / "fd").iterdir()]
+                    told = [words, *(os.fsencode(link.readlink()) for link in links if link.is_symlink())]
+                except OSError:  # it has ended meanwhile, or is another user's
+                    continue
+                if any(mark in one for one in told):
+                    found[int(folder.name)] = words.replace(b"\0", b" ").decode(errors="replace")
+        return found
+
+    def sockets(self) -> list[Path]:
+        """The Unix sockets in the folder."""
+        found = [path for path in self.root.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
+        return [path for path in found if path.name != "notify.sock"]  # that is the test's
+
+
+def ask(port: int) -> tuple[int, dict[str, Any]]:
+    """Ask the API at a port; gives the status code and the body."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=TIMEOUT_S) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def counted(number: int) -> tuple[int, dict[str, Any]]:
+    """What the API answers to so many visits: neither the database nor the cache has lost one, or seen one twice."""
+    return 200, {"visits": number, "answers": number}
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def seq_of(events: list[dict[str, Any]], name: str, kind: str) -> int:
+    """The number of the one event of this kind that a service has; to wait for others is no start yet."""
+    found = [
+        event["seq"]
+        for event in events
+        if event["subject_name"] == name
+        and event["kind"] == f"service.{kind}"
+        and not (kind == "starting" and "reason" in event["detail"])
+    ]
+    assert len(found) == 1, (name, kind, events)
+    return int(found[0])
+
+
+@pytest.fixture
+def stack(root: Path) -> Iterator[Stack]:
+    postgresql = find_postgresql()
+    if postgresql is None or shutil.which("redis-server") is None:
+        pytest.skip("PostgreSQL's or Redis' package is not installed")
+    user = OtherUser()
+    try:
+        stack = Stack(root, postgresql, user)
+        try:
+            stack.daemon.start()
+            yield stack
+            assert " error " not in stack.daemon.log()
+            assert "Traceback" not in stack.daemon.log()
+        finally:
+            stack.daemon.close()
+    finally:
+        user.close()
+
+
+@pytest.fixture
+def up(stack: Stack) -> Stack:
+    """The stack, healthy."""
+    stack.apply()
+    return stack
+
+
+HEALTHY = {
+    "api": "running healthy",
+    "cache": "running healthy",
+    "db": "running healthy",
+    "db-init": "stopped unknown",
+    "schema": "stopped unknown",
+}
+
+
+def test_one_file_brings_it_up_in_the_order_of_its_needs_and_a_second_time_changes_nothing(stack: Stack) -> None:
+    stack.apply()
+    assert stack.states() == HEALTHY
+    events = stack.journal()
+    order = [
+        seq_of(events, "db-init", "stopped"),
+        seq_of(events, "db", "starting"),
+        seq_of(events, "db", "started"),
+        seq_of(events, "db", "healthy"),
+        seq_of(events, "schema", "starting"),
+        seq_of(events, "schema", "stopped"),
+        seq_of(events, "api", "starting"),
+        seq_of(events, "api", "started"),
+        seq_of(events, "api", "healthy"),
+    ]
+    assert order == sorted(order)
+    assert seq_of(events, "cache", "healthy") < seq_of(events, "api", "starting")
+    # What needs nothing of each other does not wait for each other.
+    assert seq_of(events, "cache", "starting") < seq_of(events, "db-init", "stopped")
+    assert stack.get("cache")["health_message"] == "PONG"
+    assert stack.get("db-init")["exit_code"] == 0
+
+    tunnels = stack.tunnels()
+    assert not set(tunnels.values()) & set(stack.running("active_port").values())
+    assert stack.tree() == (
+        "api [running, healthy]\n"
+        f"├── cache [running, healthy] (healthy, tunnel 127.0.0.1:{tunnels['cache']})\n"
+        f"├── db [running, healthy] (healthy, tunnel 127.0.0.1:{tunnels['db']})\n"
+        "│   └── db-init [stopped] (completed)\n"
+        "└── schema [stopped] (completed)\n"
+        "    └── db [running, healthy] (healthy, tunnel) (see above)\n"
+    )
+    assert [stack.visit(), stack.visit()] == [counted(1), counted(2)]
+
+    pids = stack.running("pid")
+    assert stack.apply().out.startswith("Nothing to change")
+    assert stack.journal() == events
+    assert stack.running("pid") == pids
+
+
+def test_a_killed_database_comes_back_by_its_policy_and_the_api_says_what_happened(up: Stack) -> None:
+    assert up.visit() == counted(1)
+    last = up.journal()[-1]["seq"]
+    before, tunnels = up.running("pid"), up.tunnels()
+    (up.folder / "hold").touch()
+    os.kill(before["db"], signal.SIGKILL)
+
+    db = up.wait("db", state="running", restarts=1)
+    api = up.wait("api", lost_dependencies=["db"])
+    assert (api["state"], api["pid"]) == ("running", before["api"])
+    assert api["reason"].startswith('lost "db": ')
+    assert db["pid"] != before["db"]
+    assert db["health"] != "healthy"
+    shown = up.cli.ok("service", "status", "api").out
+    assert "\nLost:       db\n" in shown
+    assert up.tree().startswith("api [running, healthy] lost: db\n")
+
+    (up.folder / "hold").unlink()
+    up.wait("db", health="healthy")
+    api = up.wait("api", lost_dependencies=None)
+    assert (api["state"], api["pid"]) == ("running", before["api"])
+    assert "not properly shut down; automatic recovery in progress" in up.cli.ok("service", "logs", "db").out
+    # What was committed before the kill is there, and the API has found it where it always was.
+    assert up.visit() == counted(2)
+    assert up.tunnels() == tunnels
+    assert up.states() == HEALTHY
+
+    events = up.journal(after=last)
+    order = [
+        seq_of(events, "db", "exited"),
+        seq_of(events, "db", "restarting"),
+        seq_of(events, "db", "starting"),
+        seq_of(events, "db", "started"),
+        seq_of(events, "db", "healthy"),
+        seq_of(events, "api", "dependency_back"),
+    ]
+    assert order == sorted(order)
+    assert seq_of(events, "db", "exited") < seq_of(events, "api", "dependency_lost") < order[-1]
+    detail = {event["kind"]: event["detail"] for event in events}
+    assert detail["service.exited"]["exit_signal"] == signal.SIGKILL
+    assert detail["service.dependency_lost"]["dependency"] == "db"
+    assert {event["subject_name"] for event in events} == {"api", "db"}
+
+
+def test_it_outlives_its_daemon_and_what_died_meanwhile_comes_back(up: Stack) -> None:
+    assert up.visit() == counted(1)
+    last = up.journal()[-1]["seq"]
+    before, ports, tunnels = up.running("pid"), up.running("active_port"), up.tunnels()
+
+    up.daemon.kill()
+    assert ask(ports["api"]) == counted(2)
+    up.daemon.start()
+    wait_until(lambda: up.states() == HEALTHY, "everything is known to be healthy", TIMEOUT_S)
+    assert up.running("pid") == before
+    assert up.visit() == counted(3)
+
+    up.daemon.kill()
+    os.kill(before["db"], signal.SIGKILL)
+    wait_until(lambda: not accepts(ports["db"]), "the end of the database")
+    status, answer = ask(ports["api"])
+    assert (status, answer["missing"]) == (503, "the database")
+    up.daemon.start()
+    wait_until(lambda: up.states() == HEALTHY, "everything is healthy again", TIMEOUT_S)
+    up.wait("api", lost_dependencies=None)
+    assert ask(ports["api"]) == counted(4)
+    assert up.tunnels() == tunnels
+    after = up.running("pid")
+    assert after.pop("db") != before.pop("db")
+    assert after == before
+    events = up.journal(after=last)
+    exits = [(event["subject_name"], event["detail"]) for event in events if event["kind"] == "service.exited"]
+    assert [(name, detail["exit_signal"]) for name, detail in exits] == [("db", signal.SIGKILL)]
+    assert seq_of(events, "db", "exited") < seq_of(events, "db", "started")
+
+
+def test_it_stops_in_reverse_and_leaves_nothing(up: Stack) -> None:
+    assert up.visit() == counted(1)
+    pids = up.running("pid")
+    assert up.cli("service", "stop", "db") == (
+        5,
+        "",
+        'Error: cannot stop service "db": "api" needs it\n  Stop them too: nexusctl service stop db --cascade\n',
+    )
+    assert up.running("pid") == pids
+
+    last = up.journal()[-1]["seq"]
+    assert up.cli.ok("service", "stop", "db", "--cascade").out == 'Stopped service "api"\nStopped service "db"\n'
+    events = up.journal(after=last)
+    assert seq_of(events, "api", "stopped") < seq_of(events, "db", "stopped")
+    assert "db [stopped]" in up.tree()
+    assert "api [stopped]\n├── cache [running, healthy] (healthy, tunnel)\n" in up.tree()
+    assert up.running("pid") == {"cache": pids["cache"]}
+
+    out = up.cli.ok("service", "start", "api", "--wait").out
+    assert [line.split(" (")[0] for line in out.splitlines()] == ['Started service "db"', 'Started service "api"']
+    assert up.visit() == counted(2)
+
+    last = up.journal()[-1]["seq"]
+    ports = [*up.running("active_port").values(), *up.tunnels().values()]
+    assert len(set(ports)) == 5
+    assert all(accepts(port) for port in ports)
+    assert len(up.sockets()) > 1
+    up.cli.ok("service", "stop", "--all")
+    events = up.journal(after=last)
+    assert seq_of(events, "api", "stopped") < seq_of(events, "db", "stopping")
+    assert seq_of(events, "api", "stopped") < seq_of(events, "cache", "stopping")
+    for name in ("api", "cache", "db"):
+        assert up.get(name)["exit_code"] == 0
+    assert set(up.states().values()) == {"stopped unknown"}
+    assert "database system is shut down" in up.cli.ok("service", "logs", "db", "--lines", "1").out
+    assert not any(accepts(port) for port in ports)
+    assert list(up.processes()) == [up.daemon.pid]
+    assert up.sockets() == [up.daemon.socket_path]
+
+    assert up.daemon.stop() == 0
+    assert up.processes() == {}
+    assert up.sockets() == []
