@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 from support.daemon import DaemonProcess, isolated_environment
 
+from nexus.cli.project.manifest import read_project
 from nexus.config import Config, Limits, load_config
 
 REPOSITORY = Path(__file__).parents[2]
@@ -89,7 +90,7 @@ def test_the_python_example_runs(daemon: DaemonProcess) -> None:
 
 
 def test_the_configuration_shown_is_every_key_with_its_default(tmp_path: Path) -> None:
-    (example,) = blocks("toml")
+    (example,) = [block for block in blocks("toml") if block.startswith("# config.toml")]
     path = tmp_path / "config.toml"
     path.write_text(example)
     assert load_config(str(path)) == Config(str(path))
@@ -98,6 +99,16 @@ def test_the_configuration_shown_is_every_key_with_its_default(tmp_path: Path) -
     # What is commented out is a key as well.
     path.write_text(re.sub(r"^# (?=\w+ = )", "", example, flags=re.MULTILINE))
     assert load_config(str(path)).database_path == "/home/me/.local/state/nexus/nexus.db"
+
+
+def test_the_project_file_shown_is_one(tmp_path: Path) -> None:
+    (example,) = [block for block in blocks("toml") if block.startswith("# nexus.toml")]
+    path = tmp_path / "nexus.toml"
+    path.write_text(example)
+    project = read_project(str(path))
+    assert project.name == "shop"
+    assert set(project.services) == {"db", "migrate", "api"}
+    assert set(project.vms) == {"box"}
 
 
 @pytest.mark.parametrize("command", ["make start", "make test"])
