@@ -23,6 +23,7 @@ from nexus.services.launch import argv_of, directory_of
 from nexus.services.policy import has_health_check
 from nexus.services.records import Service
 from nexus.services.states import ServiceHealth
+from nexus.services.tasks import end_tasks
 from nexus.store import StoreError
 
 if TYPE_CHECKING:
@@ -81,12 +82,9 @@ class HealthCheck:
         if has_health_check(self._service):
             self._task = asyncio.create_task(self._run())
 
-    def cancel(self) -> list[asyncio.Task[None]]:
-        """End it; gives what is to be awaited."""
-        if self._task is None:
-            return []
-        self._task.cancel()
-        return [self._task]
+    async def end(self) -> None:
+        """No more checks, nor what they would report."""
+        await end_tasks(self._task)
 
     def differs(self, service: Service) -> bool:
         """Whether the record asks for another check than this one."""
@@ -94,11 +92,11 @@ class HealthCheck:
 
     def replace(self, service: Service) -> None:
         """Go on with the record's new check, of which nothing is known yet."""
-        self.cancel()
         self._service = service
-        self._task = asyncio.create_task(self._begin_anew())
+        self._task = asyncio.create_task(self._begin_anew(self._task))
 
-    async def _begin_anew(self) -> None:
+    async def _begin_anew(self, old: asyncio.Task[None] | None) -> None:
+        await end_tasks(old)
         if self._health is not ServiceHealth.UNKNOWN:
             self._health = ServiceHealth.UNKNOWN
             await self._say(ServiceHealth.UNKNOWN, None)

@@ -313,8 +313,6 @@ class Life:
         on_demand: bool = False,
     ) -> bool:
         """Rest, or wait for another run; tells whether it goes on."""
-        if not accepted:
-            self._unit.failures += 1
         if retry:
             service = self.row.read().service
             now = now_ms()
@@ -325,12 +323,15 @@ class Life:
             if plan.at is not None:
                 self.needs.reset(on_demand=on_demand)
                 await self._retry(error, reason, plan.at, events, columns)
+                self._unit.failures += 1
                 return True
             reason = f"{reason}; {plan.recent} restarts within {service.restart_window_ms / 1000:g} s"
             accepted = False
         state = ServiceState.STOPPED if accepted else ServiceState.FAILED
         service = await self._rest(state, (*events, (f"service.{state}", {"reason": reason})), reason, columns)
-        if accepted and service.type is ServiceType.ONESHOT:
+        if not accepted:
+            self._unit.failures += 1
+        elif service.type is ServiceType.ONESHOT:
             self.waiters.succeed(ready=True)
         self.waiters.fail(error)
         return False

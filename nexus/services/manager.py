@@ -28,6 +28,7 @@ from nexus.services.keeper import owner_of_service
 from nexus.services.policy import completed
 from nexus.services.records import LogPiece, Service, ServicesStopped, ServiceStarted, ServiceStatus
 from nexus.services.states import DependencyCondition, LogStream, ServiceState, ServiceType
+from nexus.services.tasks import end_tasks
 from nexus.services.tunnels import TUNNEL_OWNER, Tunnels
 from nexus.services.unit import Unit
 from nexus.services.wishes import StopWish
@@ -176,9 +177,7 @@ class ServiceManager:
 
     async def close(self) -> None:
         """Let go of every process without touching it."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(*self._tasks)
         await asyncio.gather(*(unit.close() for unit in self._units.values()))
         await self.tunnels.shut()
 

@@ -16,6 +16,7 @@ from nexus.services.health import HealthCheck
 from nexus.services.keeper import now_ms
 from nexus.services.policy import has_health_check
 from nexus.services.states import ServiceHealth, ServiceState, ServiceType
+from nexus.services.tasks import end_tasks
 from nexus.services.wishes import RestartWish, StopWish
 from nexus.store import StoreConflict
 
@@ -192,9 +193,8 @@ class Run:
     async def end_health(self) -> None:
         """No more checks."""
         if self._health is not None:
-            tasks = self._health.cancel()
-            self._health = None
-            await asyncio.gather(*tasks, return_exceptions=True)
+            health, self._health = self._health, None
+            await health.end()
 
     def let_go(self) -> None:
         """Nothing is watched any more; what lives goes on."""
@@ -205,7 +205,7 @@ class Run:
         """Let go, as the daemon ends."""
         await self.end_health()
         self.let_go()
-        await asyncio.gather(self._watcher, return_exceptions=True)
+        await end_tasks(self._watcher)
 
 
 def is_ready(service: Service) -> bool:

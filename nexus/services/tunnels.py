@@ -19,6 +19,7 @@ from nexus.runtime.tunnel import find_tunnel_command
 from nexus.services import dependency_store, port_store, store
 from nexus.services.errors import ServiceStartFailed
 from nexus.services.states import ServiceState
+from nexus.services.tasks import end_tasks
 from nexus.store import StoreConflict, StoreError, Transaction
 
 if TYPE_CHECKING:
@@ -163,10 +164,7 @@ class Tunnels:
     async def shut(self) -> None:
         """Let go of all, and leave them as they are."""
         tunnels = list(self._tunnels.values())
-        tasks = [tunnel.watch for tunnel in tunnels if tunnel.watch is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*(tunnel.watch for tunnel in tunnels))
         for tunnel in tunnels:
             if tunnel.process is not None:
                 tunnel.process.close()
@@ -262,9 +260,7 @@ class Tunnels:
         process: Process | Exit | None = None
         run_id = None if row is None else row.tunnel_run_id
         if tunnel is not None:
-            if tunnel.watch is not None:
-                tunnel.watch.cancel()
-                await asyncio.wait({tunnel.watch})
+            await end_tasks(tunnel.watch)
             process, run_id = tunnel.process, tunnel.run_id
         if process is None and run_id is not None:
             process = await self._runtime.adopt(owner, run_id)

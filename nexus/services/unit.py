@@ -10,6 +10,7 @@ from nexus.services.life import Life
 from nexus.services.row import Row
 from nexus.services.run import is_ready, unhealthy
 from nexus.services.states import ServiceHealth, ServiceState
+from nexus.services.tasks import end_tasks
 from nexus.services.waiting import Waiters
 from nexus.services.wishes import RestartWish, StopWish
 
@@ -219,9 +220,7 @@ class Unit:
 
     async def close(self) -> None:
         """Let go: nothing is written or ended any more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end_tasks(self._task)
         if self.life is not None and self.life.run is not None:
             await self.life.run.close()
 

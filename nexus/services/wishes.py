@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from nexus.services.tasks import end_tasks
+
 if TYPE_CHECKING:
     from nexus.handling import Origin
 
@@ -86,9 +88,7 @@ class Wishes:
             while not task.done():
                 await self.woken()
         finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
+            await end_tasks(task)
             if not task.cancelled():
                 task.exception()  # looked at, whoever raises now
         return task.result()
