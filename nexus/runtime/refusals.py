@@ -59,6 +59,10 @@ def _program(spec: ProcessSpec, number: int) -> tuple[str, str | None]:
         return "there is no such program in its PATH", "Install it, or give its full path."
     if number == errno.EACCES and file is not None and os.path.isdir(file):
         return "it is a directory", "Give the path of a program."
+    if number == errno.EACCES and file is not None and not os.path.exists(file):
+        return "there is no permission to reach it", "Change the permissions of the folders that it is in."
+    if number == errno.EACCES and file is not None and os.access(file, os.X_OK):
+        return "there is no permission to run it or its interpreter", "See that both, and their disk, may be executed."
     if number == errno.EACCES:
         return "it is not executable", f"Try: chmod +x {program}"
     if number == errno.ENOEXEC:

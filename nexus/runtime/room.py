@@ -319,7 +319,7 @@ class Runtime:
             os.close(start.report)
             start.report = -1
             if shim >= 0:
-                await asyncio.shield(_end(shim))
+                await asyncio.shield(_end(shim, start.folder / "lock"))
 
     def _cgroups(self, folder: Path, run_id: str) -> list[Path]:
         """The control group that a run was in; its name holds the run's id, so it is nobody else's."""
@@ -352,8 +352,11 @@ async def _line(fd: int) -> list[str]:
         loop.remove_reader(fd)
 
 
-async def _end(pidfd: int) -> None:
-    """Kill a child of ours that is of no use, and reap it."""
+async def _end(pidfd: int, lock: Path) -> None:
+    """Kill a shim of ours that is of no use, and reap it.
+
+    What it had forked and was not yet the program dies with it, a moment later, and has the lock until then.
+    """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     with contextlib.suppress(ProcessLookupError):
@@ -365,3 +368,7 @@ async def _end(pidfd: int) -> None:
         loop.remove_reader(pidfd)
         reap(pidfd)
         os.close(pidfd)
+    for _ in range(_LOOKS):
+        if not is_locked(lock):
+            return
+        await asyncio.sleep(_LOOK_AGAIN_S)
