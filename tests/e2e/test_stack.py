@@ -110,9 +110,9 @@ class Stack:
     def wait(self, name: str, **wanted: Any) -> dict[str, Any]:
         """Wait until a service's record has these values."""
 
-        def look() -> dict[str, Any] | None:
+        def look() -> dict[str, Any]:
             service = self.get(name)
-            return service if all(service.get(key) == value for key, value in wanted.items()) else None
+            return service if all(service.get(key) == value for key, value in wanted.items()) else {}
 
         return wait_until(look, f"{name} with {wanted}", TIMEOUT_S)
 
@@ -215,6 +215,8 @@ def stack(root: Path) -> Iterator[Stack]:
             assert " error " not in stack.daemon.log()
             assert "Traceback" not in stack.daemon.log()
         finally:
+            # A PostgreSQL that is killed leaves shared memory behind.
+            stack.cli("service", "stop", "--all")
             stack.daemon.close()
     finally:
         user.close()
