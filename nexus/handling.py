@@ -92,6 +92,8 @@ class World(NamedTuple):
     """None: there is no plugin."""
     directory: Path
     """Where what belongs to processes is kept: their logs, how they ended."""
+    file_limit: int | None = None
+    """The soft limit of open files that processes are to have; None: the daemon's own."""
 
 
 class Manager(Protocol):

@@ -184,7 +184,7 @@ class _Daemon:
                 "cannot run as the overflow user: in a user namespace everybody unknown looks like it",
                 "Map your own user in the namespace, or run nexusd as another user.",
             )
-        _raise_file_limit()
+        self._file_limit = _raise_file_limit()
         where, warning = daemon_socket(self.config, self.options.socket)
         socket_path = Path(where)
         if warning:
@@ -242,7 +242,7 @@ class _Daemon:
         self.server = Server(store, load_capabilities(), self.config.limits, self._begin_stop, loop)
         self.server.on_setting("journal.keep_days", self._prune_wanted.set)
         plugins = self._plugins()
-        managers = [plugins, *make_managers(World(store, plugins, store.path.parent / "processes"))]
+        managers = [plugins, *make_managers(World(store, plugins, store.path.parent / "processes", self._file_limit))]
         self.server.managers = {type(manager): manager for manager in managers}
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         tasks = [loop.create_task(self._prune_journal())]
@@ -373,12 +373,16 @@ class _Daemon:
         return int(value)
 
 
-def _raise_file_limit() -> None:
-    """Each connection takes a descriptor; the default soft limit of 1024 exists for select(2), which is not used."""
+def _raise_file_limit() -> int:
+    """Each connection takes a descriptor; the default soft limit of 1024 exists for select(2), which is not used here.
+
+    Gives the limit as it was, which is what the user's programs are to have.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return soft
 
 
 if __name__ == "__main__":

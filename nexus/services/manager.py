@@ -62,7 +62,7 @@ class ServiceManager:
     def __init__(self, world: World) -> None:
         self.store = world.store
         self.hooks: Hooks | None = world.hooks
-        self.runtime = Runtime(world.directory)
+        self.runtime = Runtime(world.directory, descriptors=world.file_limit)
         self.tunnels = Tunnels(world.store, self.runtime, world.directory.parent / "tunnels")
         self.origin = Origin(os.getuid(), os.getpid(), "nexusd")
         self.boot_id = boot_id()

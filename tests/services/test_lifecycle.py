@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -235,3 +236,13 @@ def test_a_service_that_is_up_is_removed_only_when_it_is_stopped_first(services:
     assert isinstance(services.start_error("web"), ServiceNotFound)
     services.add("web")
     assert services.start("web").service.id != id_
+
+
+def test_a_service_may_open_as_many_files_as_before_the_daemon_raised_its_own_limit(
+    services: Services, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    services.add("modest", f"ulimit -Sn > {said}; exec sleep 1000")
+    services.start("modest")
+    wait_until(lambda: lines_of(said), "its word")
+    assert lines_of(said) == [str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])]
