@@ -192,7 +192,7 @@ Timeout = Annotated[int, Meta(ge=1, le=86_400_000, description="give up after so
 GitToken = Annotated[Token, Meta(description="git token, used for this request and never stored")]
 
 
-@command(1, errors=_START, max_payload=_MAX_PAYLOAD)
+@command(1, errors=(*_START, ServiceRunning), max_payload=_MAX_PAYLOAD)
 class StartService(Command[ServiceStarted]):
     """Start a service, and before it what it depends on.
 

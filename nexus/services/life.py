@@ -61,6 +61,9 @@ class Life:
         self.run_id: str | None = None
         """Of the run that the row knows."""
         self.launching = False
+        self._ending = False
+        self._forced = False
+        """Whether the next run comes without the policy's consent."""
         self._unit = unit
         self._origin = origin
         self._exit: Exit | None = None
@@ -82,13 +85,13 @@ class Life:
         """Whether it is on its way to rest."""
         service = self.row.service
         ending = service is not None and service.state is ServiceState.STOPPING and self.wishes.restart is None
-        return self.wishes.stop is not None or ending
+        return self._ending or ending or self.wishes.stop is not None
 
     # How it begins
 
     def begin_now(self, origin: Origin, environment: dict[str, str] | None) -> None:
         """Somebody wants it up: it begins its next run at once, however often it was restarted before."""
-        self._origin = origin
+        self._origin, self._forced = origin, False
         self._times, self._restarts, self._turn_at = [], 0, None
         self.row.pending |= {"wanted": True, "restarts": 0, "restart_times": []}
         if environment is not None:
@@ -101,6 +104,7 @@ class Life:
         service = stored.service
         self.run_id = stored.run_id
         self._times, self._restarts, self._rebooted = list(stored.restart_times), service.restarts, rebooted
+        self._forced = service.restart is RestartPolicy.NO
         if service.next_restart_at is not None:
             wait_ms = min(service.next_restart_at - now_ms(), 2 * service.restart_backoff_max_ms)
             self._turn_at = asyncio.get_running_loop().time() + wait_ms / 1000
@@ -142,6 +146,8 @@ class Life:
             try:
                 while await self._step():
                     pass
+                if self.wishes.stop is not None:
+                    await self.row.write_rest(self.wishes.stop)  # it may have come while the end was written
                 return
             except Exception as error:
                 if isinstance(error, NexusError):
@@ -163,7 +169,8 @@ class Life:
             if self._exit is None:
                 if self.run is None:
                     try:
-                        await self._launch()
+                        if not await self._launch():
+                            return await self._give_up()
                     except NexusError as error:
                         return await self._after_failed_launch(error)
                     finally:
@@ -180,14 +187,20 @@ class Life:
 
     # Up
 
-    async def _launch(self) -> None:
-        """From the wait for its turn to its process."""
+    def _given_up(self) -> bool:
+        """Whether its policy was taken back while it waited for its turn."""
+        return not self._forced and self.row.read().service.restart is RestartPolicy.NO
+
+    async def _launch(self) -> bool:
+        """From the wait for its turn to its process; False when that is not to come."""
         self.wishes.check()
         loop = asyncio.get_running_loop()
         while self._turn_at is not None:
             left_s = self._turn_at - loop.time()
             if left_s > 0:
                 await self.wishes.woken(left_s)
+                if self._turn_at is not None and self._given_up():
+                    return False
                 continue
             # A restart counts when its turn has come.
             self._turn_at = None
@@ -198,6 +211,7 @@ class Life:
         await self._wait_for_dependencies()
         self.launching = True
         self.run = await launch_run(self)
+        return True
 
     async def _wait_for_dependencies(self) -> None:
         """Bring up what it depends on, or wait for that; its row says what it waits for."""
@@ -264,7 +278,7 @@ class Life:
         if self.wishes.any:
             return await self._obeyed(exit_)
         self._let_go()
-        self._exit = None
+        self._exit, self._forced = None, False
         stored = self.row.read()
         service = stored.service
         accepted = accepts_exit(exit_) and self._came_up
@@ -336,10 +350,16 @@ class Life:
         self.waiters.fail(error)
         return False
 
+    async def _give_up(self) -> bool:
+        reason = self.row.read().service.reason or "it is not restarted any more"
+        await self._rest(ServiceState.FAILED, (("service.failed", {"reason": reason}),), reason, {})
+        return False
+
     async def _retry(
         self, error: NexusError, reason: str, at: int, events: tuple[Event, ...], columns: dict[str, Any]
     ) -> None:
         wait_ms = max(at - now_ms(), 0)
+        starters = self.waiters.present()
         self._turn_at = asyncio.get_running_loop().time() + wait_ms / 1000
         await self.row.write(
             ServiceState.STARTING,
@@ -355,7 +375,7 @@ class Life:
         self._forget(None)
         again = f"It is tried again, as its restart policy says; to end that: nexusctl service stop {self.row.name}"
         hint = f"{error.hint} {again}" if error.hint else again
-        self.waiters.fail(type(error)(error.message, hint=hint, details=error.details))
+        self.waiters.fail(type(error)(error.message, hint=hint, details=error.details), among=starters)
 
     async def _rest(
         self,
@@ -365,6 +385,7 @@ class Life:
         columns: dict[str, Any],
         origin: Origin | None = None,
     ) -> Service:
+        self._ending = True
         await self.keeper.tunnels.close(self.id)
         service = await self.row.write(
             state, *events, origin=origin, reason=reason, run_id=None, restart_times=self._times, **columns
@@ -415,6 +436,7 @@ class Life:
         if restart.counts:
             service = self.row.read().service
             up_ms = 0 if exit_ is None else exit_.at - (service.started_at or exit_.at)
+            self._forced = True
             error = start_failed(self, f"it was {restart.reason}", restart.reason, None)
             return await self._rest_or_retry(error, restart.reason, (), columns, retry=True, up_ms=up_ms)
         if restart.on_demand:

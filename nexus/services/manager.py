@@ -86,11 +86,17 @@ class ServiceManager:
             async with gate:
                 return await self._adopt(stored, rebooted)
 
+        # Tunnels first: a service that turns out to have ended ends its own.
+        await asyncio.gather(
+            *(
+                self.tunnels.adopt(edge, stored.service.state in store.UP)
+                for stored in rows
+                for edge in stored.dependencies
+                if edge.tunnel_run_id is not None
+            ),
+            return_exceptions=True,
+        )
         seen_to = await asyncio.gather(*(adopt(stored) for stored in up))
-        for stored in rows:
-            for edge in stored.dependencies:
-                if edge.tunnel_run_id is not None:
-                    self._spawn(self.tunnels.adopt(edge, stored.service.state in store.UP))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_S):
                 for event in seen_to:

@@ -45,8 +45,8 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The name of the service, as far as it is known."""
-        return self._id if self.service is None else self.service.name
+        """The name of the service."""
+        return self.read().service.name if self.service is None else self.service.name
 
     def read(self) -> StoredService:
         """The row as it is."""

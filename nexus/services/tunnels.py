@@ -172,6 +172,8 @@ class Tunnels:
     # One of them
 
     async def _start(self, edge: StoredDependency) -> _Tunnel:
+        if edge.tunnel_run_id is not None:
+            await self._end(edge.id, edge)  # of a start that was given up
         preferred = edge.tunnel_port
         avoid: set[int] = set()
         reason = ""

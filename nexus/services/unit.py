@@ -117,14 +117,7 @@ class Unit:
             return False
         if life.wishes.stop is None or wish.on_demand:
             life.wishes.stop = wish
-        name = self.row.name
-        self.waiters.fail(
-            ServiceStopped(
-                f'cannot start service "{name}": it was stopped meanwhile',
-                hint=f"Start it again: nexusctl service start {name}",
-                details={"id": self.id, "name": name},
-            )
-        )
+        self.waiters.fail(self._stopped())
         life.wishes.wake()
         while self.life is life:
             if self.row.trouble is not None:
@@ -178,12 +171,15 @@ class Unit:
                 raise self.row.trouble
             await self.waiters.news()
             if self._stops != stops:
-                name = self.row.name
-                raise ServiceStopped(
-                    f'cannot start service "{name}": it was stopped meanwhile',
-                    hint=f"Start it again: nexusctl service start {name}",
-                    details={"id": self.id, "name": name},
-                )
+                raise self._stopped()
+
+    def _stopped(self) -> ServiceStopped:
+        name = self.row.name
+        return ServiceStopped(
+            f'cannot start service "{name}": it was stopped meanwhile',
+            hint=f"Start it again: nexusctl service start {name}",
+            details={"id": self.id, "name": name},
+        )
 
     async def _outcome(self, wait: bool) -> None:
         """Wait until it is up, or with ``wait`` ready."""
@@ -216,6 +212,7 @@ class Unit:
         self.row.pending = {}
         self.row.trouble = None
         life.wishes.waited.set()
+        self.waiters.fail(self._stopped())
         self._changed()
 
     async def close(self) -> None:

@@ -6,14 +6,17 @@ import asyncio
 
 from nexus_protocol import NexusError
 
-__all__ = ["Waiters"]
+__all__ = ["Starters", "Waiters"]
+
+Starters = list[tuple[bool, asyncio.Future[NexusError | None]]]
+"""Whether each wants it to be ready, and what it waits for."""
 
 
 class Waiters:
     """Who waits for one service."""
 
     def __init__(self) -> None:
-        self._starters: list[tuple[bool, asyncio.Future[NexusError | None]]] = []
+        self._starters: Starters = []
         self._listeners: list[asyncio.Future[None]] = []
 
     async def outcome(self, *, ready: bool) -> None:
@@ -37,9 +40,13 @@ class Waiters:
             if not future.done() and (ready or not wants_ready):
                 future.set_result(None)
 
-    def fail(self, error: NexusError, *, only_ready: bool = False) -> None:
+    def present(self) -> Starters:
+        """Those who wait for its start now, for ``fail``: who comes later waits for another one."""
+        return list(self._starters)
+
+    def fail(self, error: NexusError, *, only_ready: bool = False, among: Starters | None = None) -> None:
         """It did not come up; with ``only_ready`` it has, and will not be healthy."""
-        for wants_ready, future in self._starters:
+        for wants_ready, future in self._starters if among is None else among:
             if not future.done() and (wants_ready or not only_ready):
                 future.set_result(error)
 

@@ -89,6 +89,14 @@ def test_a_bad_program_directory_or_command_is_refused_in_words(services: Servic
     assert isinstance(services.start_error("nobody"), ServiceNotFound)
 
 
+def test_a_limit_that_cannot_be_held_here_is_refused_and_not_ignored(services: Services) -> None:
+    services.add("web", memory_limit_mib=64)
+    error = services.start_error("web")
+    assert isinstance(error, ServiceStartFailed)
+    assert error.hint
+    assert services.get("web").state is ServiceState.FAILED
+
+
 def test_a_long_last_output_is_told_in_part(services: Services) -> None:
     services.add("bad", "for i in $(seq 100); do echo line $i; done; printf '%01000d' 7; exit 1", start_window_ms=5000)
     log = services.start_error("bad").details["log"]

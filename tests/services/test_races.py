@@ -1,0 +1,99 @@
+"""Commands, ends and daemons in each other's way: every request is answered, and what is left is true."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from pathlib import Path
+
+import pytest
+from support.live_services import Services, exists, lines_of
+from support.raw import RawClient, wait_until
+
+from nexus.services.commands import RestartService, StartService, StopService
+from nexus.services.errors import ServiceStartFailed, ServiceStopped
+from nexus.services.states import ServiceState
+
+LIVES = "echo $$ >> {pids}; trap 'exit 0' TERM; i=0; while [ $i -lt {turns} ]; do sleep 0.01; i=$((i+1)); done; exit 3"
+
+
+def living(pids: Path) -> set[int]:
+    return {int(line) for line in lines_of(pids) if exists(int(line))}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_commands_at_once_are_answered_and_leave_one_process_at_most(
+    services: Services, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    pids = tmp_path / "pids"
+    services.add(
+        "web",
+        LIVES.format(pids=pids, turns=chance.choice([2, 20, 100_000])),
+        restart=chance.choice(["no", "on-failure", "always"]),
+        restart_backoff_ms=10,
+        restart_backoff_max_ms=20,
+        restart_limit=0,
+        start_window_ms=chance.choice([0, 20]),
+    )
+    clients = [RawClient(services.daemon.socket_path) for _ in range(4)]
+    kinds = [StartService, StartService, StopService, RestartService]
+    begun = []
+    for _ in range(15):
+        for client in clients:
+            begun.append((client, client.begin(chance.choice(kinds)(service="web"))))
+        if chance.random() < 0.2:
+            chance.choice(clients).call(StopService(service="web"))
+    for client, sequence in begun:
+        with contextlib.suppress(ServiceStopped, ServiceStartFailed):
+            client.payload(sequence)
+    for client in clients:
+        client.close()
+    assert services.stop("web").service.state is ServiceState.STOPPED
+    assert services.get("web").pid is None
+    assert living(pids) == set()
+    services.update("web", run_command="exec sleep 1000")
+    service = services.start("web").service
+    assert exists(service.pid)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_kills_of_the_daemon_at_any_time_leave_one_process_at_most(
+    services: Services, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(100 + seed)
+    pids = tmp_path / "pids"
+    services.add("web", LIVES.format(pids=pids, turns=100_000), stop_grace_ms=200, start_window_ms=10)
+    for _ in range(5):
+        for kind in chance.choices([StartService, StopService, RestartService], k=3):
+            services.client.begin(kind(service="web"))
+        if chance.random() < 0.7:
+            services.get("web")
+        services.kill_daemon()
+    wait_until(lambda: services.get("web").state in (ServiceState.RUNNING, ServiceState.STOPPED), "a lasting state")
+    service = services.get("web")
+    if service.state is ServiceState.RUNNING:
+        wait_until(lambda: living(pids) == {service.pid}, "the one process")
+    else:
+        assert living(pids) == set()
+    assert services.stop("web").service.pid is None
+    assert living(pids) == set()
+
+
+def test_a_stop_that_meets_an_end_leaves_the_service_stopped(services: Services) -> None:
+    for number in range(10):
+        name = f"s{number}"
+        services.add(name, f"sleep 0.0{number}; exit 3", start_window_ms=0)
+        services.start(name)
+        service = services.stop(name).service
+        assert service.state is ServiceState.STOPPED
+        assert services.get(name).state is ServiceState.STOPPED
+
+
+def test_a_policy_that_is_taken_back_ends_a_crash_loop(services: Services) -> None:
+    services.add("web", "exit 3", restart="always", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000)
+    services.start_error("web")
+    services.wait("web", state=ServiceState.STARTING)
+    services.update("web", restart="no")
+    service = services.wait_rest("web")
+    assert (service.state, service.reason) == (ServiceState.FAILED, "exited with 3")
