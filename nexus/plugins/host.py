@@ -249,6 +249,7 @@ class PluginHost:
         if isinstance(answer, Vetoed):
             raise PluginVetoed(
                 f'{cannot}: plugin "{answer.plugin}" vetoed it: {answer.reason}',
+                hint="Do as it says, or see whose it is: nexusctl plugin list",
                 details={"plugin": answer.plugin, "reason": answer.reason},
             )
         if isinstance(answer, Failed):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 from nexus_protocol.command import Command
-from nexus_protocol.errors import NexusError
+from nexus_protocol.errors import DeadlineExceeded, NexusError
 
 from nexus.cli.output import Printer
 from nexus.cli.verbs import build_command, shell_complete, verb
@@ -35,7 +36,10 @@ def _chosen(app: Any, values: dict[str, Any]) -> list[str]:
 
 
 def _for_all(
-    app: Any, commands: Sequence[Command[Any]], out: Printer, sentence: Callable[[dict[str, Any]], None]
+    app: Any,
+    commands: Sequence[StartService | StopService | RestartService],
+    out: Printer,
+    sentence: Callable[[dict[str, Any]], None],
 ) -> int:
     """Send them all at once, and print what becomes of each; gives the exit code of the first failure.
 
@@ -45,14 +49,21 @@ def _for_all(
 
     code = 0
     replies: dict[int, dict[str, Any]] = {}
-    for place, reply in app.connect().calls(commands, timeout_s=app.timeout_s):
-        if isinstance(reply, NexusError):
-            print_error(reply)
-            code = code or exit_code(reply)
-            continue
-        replies[place] = reply["service"]
-        if out.for_person:
-            sentence(reply)
+    waiting = {place: command.service for place, command in enumerate(commands)}
+    try:
+        for place, reply in app.connect().calls(commands, timeout_s=app.timeout_s):
+            del waiting[place]
+            if isinstance(reply, NexusError):
+                print_error(reply)
+                code = code or exit_code(reply)
+                continue
+            replies[place] = reply["service"]
+            if out.for_person:
+                sentence(reply)
+    except DeadlineExceeded as error:
+        names = shlex.join(waiting.values())
+        hint = f"What was begun goes on all the same; see how far it is: nexusctl service status {names}"
+        raise DeadlineExceeded(error.message, hint=hint, details=error.details) from None
     found = [replies[place] for place in sorted(replies)]
     if out.output == "json" and len(commands) == 1 and found:
         out.one(found[0], key="name", sentence=lambda: None)

@@ -51,7 +51,10 @@ def test_a_reload_shows_what_is_there_now(cli: Cli, folder: PluginFolder) -> Non
     assert cli.ok("plugin", "reload", "-o", "name").lines == ["another", "echo"]
     refused = cli("vm", "create", "web")
     assert (refused.code, refused.out) == (5, "")
-    assert refused.err == 'Error: cannot carry out CreateVm: plugin "another" vetoed it: closed\n'
+    assert refused.err == (
+        'Error: cannot carry out CreateVm: plugin "another" vetoed it: closed\n'
+        "  Do as it says, or see whose it is: nexusctl plugin list\n"
+    )
 
 
 def test_a_plugin_is_called_with_json_and_its_answer_is_json(cli: Cli) -> None:
