@@ -374,8 +374,8 @@ class Life:
         )
         self._forget(None)
         again = f"It is tried again, as its restart policy says; to end that: nexusctl service stop {self.row.name}"
-        hint = f"{error.hint} {again}" if error.hint else again
-        self.waiters.fail(type(error)(error.message, hint=hint, details=error.details), among=starters)
+        error.hint = f"{error.hint} {again}" if error.hint else again
+        self.waiters.fail(error, among=starters)
 
     async def _rest(
         self,
