@@ -137,11 +137,13 @@ GIT = (
     Refusal("git log not-cloned", 4, "not the top of a git repository", "Clone the repository first"),
     Refusal("git checkout dirty --commit HEAD", 5, "1 changed and not committed", "git stash"),
     Refusal("git pull dirty", 5, "1 changed and not committed", "git stash"),
-    Refusal("git pull diverged", 5, "cannot pull into {root}/diverged", ""),
+    Refusal(
+        "git pull diverged", 5, "the branch has commits of its own (1), and so has its upstream (1)", "pull --rebase"
+    ),
     Refusal(
         "git pull no-remote", 5, "cannot pull into {root}/alone: the repository has no remote", "remote add origin"
     ),
-    Refusal("git pull detached", 5, "cannot pull into {root}/detached", ""),
+    Refusal("git pull detached", 5, "{root}/detached: no branch is checked out", "Check out a branch"),
     Refusal("git checkout clean nosuch", 4, "there is no such branch", "create it"),
     Refusal("git checkout clean main --create", 5, "there is one of this name", "Check it out"),
     Refusal("git checkout clean --commit deadbeef", 4, 'no commit is known as "deadbeef"', "log"),

@@ -109,6 +109,7 @@ class ServiceWorld:
 
     def __init__(self, root: Path, *arguments: str, config: str = "") -> None:
         self.root = root
+        self.state = root / "state" / "nexus"
         self.daemon = DaemonProcess(root, *arguments, config=config)
         self.cli = Cli(self.daemon.environment)
 
@@ -175,7 +176,7 @@ class ServiceWorld:
 
     def kept_on_disk(self, service: Service) -> bytes:
         """What the files of a service's output hold, which needs no daemon."""
-        files = self.daemon.state.rglob(f"service-{service.id}/log/*.log")
+        files = self.state.rglob(f"service-{service.id}/log/*.log")
         return b"".join(path.read_bytes() for path in sorted(files, key=lambda path: int(path.stem)))
 
     def events(self, *kinds: str, subject: str | None = None) -> list[Event]:

@@ -1,0 +1,209 @@
+"""Services under a real user manager: in scopes of their own, so that what is done to the daemon does not reach them."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import short_directory
+from support.raw import wait_until
+from support.services import ServiceWorld
+from support.systemd import UserManager, missing_for_systemd
+
+from nexus.client import BlockingClient
+from nexus.services.commands import StartService
+from nexus.services.errors import ServiceStartFailed
+from nexus.services.records import Service
+from nexus.services.states import RestartPolicy, ServiceState
+
+SERVICE, SOCKET = "nexus.service", "nexus.socket"
+MIB = 1024 * 1024
+
+
+class UnitWorld(ServiceWorld):
+    """Services of a daemon that the manager runs; the manager takes all of them with it."""
+
+    def __init__(self, manager: UserManager) -> None:
+        self.root = manager.root
+        self.state = manager.root / "state" / "nexus"
+        self.manager = manager
+
+    def client(self) -> BlockingClient:
+        return BlockingClient(self.manager.socket_path)
+
+    def nexusctl(self, *words: str) -> str:
+        """Run ``nexusctl`` inside; it must succeed."""
+        return self.manager.run("nexusctl", *words).stdout
+
+    def main_pid(self) -> int:
+        """The daemon's pid inside; 0 while there is none."""
+        return int(self.manager.show(SERVICE, "MainPID"))
+
+    def cgroup(self, service: Service) -> str:
+        """Where a service's main process is, in the manager's tree."""
+        return self.manager.run("cat", f"/proc/{service.pid}/cgroup").stdout.rpartition("0::")[2].strip()
+
+    def scopes(self) -> list[str]:
+        """The scopes of all runs, and of tunnels."""
+        shown = self.manager.systemctl("list-units", "--type=scope", "--all", "--plain", "--no-legend", "nexus-*")
+        return [line.split()[0] for line in shown.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def manager() -> Iterator[UserManager]:
+    """A user manager for the whole module."""
+    missing = missing_for_systemd()
+    if missing is not None:
+        pytest.skip(f"a systemd user manager cannot be had here: {missing}")
+    root = short_directory()
+    try:
+        manager = UserManager(root)
+        try:
+            yield manager
+        finally:
+            manager.close()
+    finally:
+        shutil.rmtree(root)
+
+
+@pytest.fixture
+def world(manager: UserManager) -> Iterator[UnitWorld]:
+    """The installed and running daemon; afterwards nothing of it is known or runs any more."""
+    world = UnitWorld(manager)
+    manager.run("nexusctl", "daemon", "install")
+    try:
+        yield world
+        world.nexusctl("service", "stop", "--all")
+        assert world.scopes() == []
+    finally:
+        for scope in world.scopes():
+            manager.systemctl("kill", "--signal=KILL", scope, check=False)
+        manager.run("nexusctl", "daemon", "stop", check=False)
+        shutil.rmtree(manager.units, ignore_errors=True)
+        shutil.rmtree(manager.root / "state", ignore_errors=True)
+        for path in manager.root.glob("*.fifo"):
+            path.unlink()
+        manager.systemctl("daemon-reload")
+        manager.systemctl("reset-failed")
+
+
+@pytest.mark.slow
+def test_services_outlive_restarts_and_stops_of_the_daemons_unit(world: UnitWorld) -> None:
+    names = [f"stays-{number}" for number in range(7)]
+    for name in names:
+        world.puppet(name)
+    world.puppet("done", restart=RestartPolicy.ON_FAILURE)
+    world.puppet("fails", restart=RestartPolicy.ON_FAILURE, restart_backoff_ms=10)
+    world.puppet("dies")
+    ends = {"done": "exit 0", "fails": "exit 3", "dies": "kill SEGV"}
+    for name in (*names, *ends):
+        world.call(StartService(service=name))
+        world.tell(name, "say before")
+    before = world.services()
+    cgroups = {world.cgroup(service) for service in before.values()}
+    assert len(cgroups) == 10
+    assert all(cgroup.rpartition("/")[2].startswith("nexus-") and cgroup.endswith(".scope") for cgroup in cgroups)
+    assert len(world.scopes()) == 10
+    assert {service.state for service in before.values()} == {ServiceState.RUNNING}
+
+    pid = world.main_pid()
+    world.manager.systemctl("restart", SERVICE)
+    assert world.main_pid() not in (0, pid)
+    facts = {name: (service.state, service.pid, service.started_at) for name, service in before.items()}
+    assert {name: (s.state, s.pid, s.started_at) for name, s in world.services().items()} == facts
+
+    assert world.nexusctl("daemon", "stop").startswith("Stopped the daemon")
+    assert world.manager.show(SERVICE, "ActiveState") == "inactive"
+    for name in (*names, *ends):
+        world.tell(name, "say meanwhile")
+    for name, end in ends.items():
+        world.tell(name, end)
+    for name, service in before.items():
+        wait_until(lambda service=service: b"meanwhile" in world.kept_on_disk(service), f"the output of {name}")
+    wait_until(lambda: len(world.scopes()) == 7, "the end of the three")
+    world.nexusctl("daemon", "start")
+
+    after = world.services()
+    for name in names:
+        assert (after[name].state, after[name].pid, after[name].restarts) == (ServiceState.RUNNING, before[name].pid, 0)
+        assert world.output(name) == b"before\nmeanwhile\n"
+    assert (after["done"].state, after["done"].exit_code) == (ServiceState.STOPPED, 0)
+    assert (after["dies"].state, after["dies"].exit_signal) == (ServiceState.FAILED, signal.SIGSEGV)
+    again = world.wait_for("fails", lambda service: service.state is ServiceState.RUNNING, "its restart")
+    assert again.restarts == 1
+    exits = {event.subject_name: event.detail or {} for event in world.events("service.exited")}
+    assert exits["fails"]["exit_code"] == 3
+
+    pid = world.main_pid()
+    world.manager.run("kill", "-9", str(pid))
+    wait_until(lambda: world.main_pid() not in (0, pid), "another daemon")
+    wait_until(lambda: world.manager.show(SERVICE, "ActiveState") == "active", "that it is ready")
+    assert [world.service(name).pid for name in names] == [before[name].pid for name in names]
+    assert world.ran_twice() == []
+
+
+def test_a_daemon_with_services_up_is_not_idle(world: UnitWorld) -> None:
+    nexusd = shutil.which("nexusd", path=world.manager.environment["PATH"])
+    world.manager.drop_in(SERVICE, f"[Service]\nExecStart=\nExecStart={nexusd} --idle-exit 0.05\n")
+    world.manager.systemctl("restart", SERVICE)
+    service = world.add("naps", "sleep 1; echo slept; exec sleep 600")
+    world.call(StartService(service="naps"))
+    pid = world.main_pid()
+    assert pid
+    # From here on nobody asks the daemon anything, for many times as long as it is idle before it ends.
+    wait_until(lambda: b"slept" in world.kept_on_disk(service), "the end of a nap")
+    assert world.main_pid() == pid
+    world.nexusctl("service", "stop", "naps")
+    wait_until(lambda: world.manager.show(SERVICE, "ActiveState") == "inactive", "the idle exit")
+    # And who asks has a daemon again.
+    assert world.service("naps").state is ServiceState.STOPPED
+
+
+def controllers(world: UnitWorld) -> set[str]:
+    """What the manager may divide among its units."""
+    return set(world.manager.run("cat", "/sys/fs/cgroup/cgroup.controllers").stdout.split())
+
+
+def refused_limit(world: UnitWorld, name: str) -> str:
+    """The sentence and the way out of a limit that nobody would hold; nothing runs then."""
+    with pytest.raises(ServiceStartFailed) as caught:
+        world.call(StartService(service=name))
+    assert caught.value.message.startswith(f'cannot start service "{name}": ')
+    assert "Delegate=" in (caught.value.hint or "")
+    assert world.service(name).state is ServiceState.FAILED
+    assert world.scopes() == []
+    return caught.value.message
+
+
+@pytest.mark.parametrize(("controller", "words"), [("memory", "the memory controller"), ("cpu", "the CPU controller")])
+def test_a_limit_holds_or_is_refused(world: UnitWorld, controller: str, words: str) -> None:
+    fields = {"memory": {"memory_limit_mib": 64}, "cpu": {"cpu_limit_percent": 50}}[controller]
+    world.add("limited", "exec sleep 600", **fields)
+    if controller not in controllers(world):
+        assert f"{words} is not available" in refused_limit(world, "limited")
+        return
+    service = world.call(StartService(service="limited")).service
+    folder = Path("/sys/fs/cgroup") / world.cgroup(service).lstrip("/")
+    found = world.manager.run("cat", str(folder / f"{controller}.max")).stdout.split()
+    assert found[0] == {"memory": str(64 * MIB), "cpu": "50000"}[controller]
+    world.nexusctl("service", "stop", "limited")
+    # Where it is taken away from the part of the tree in which services live, it is refused.
+    world.manager.drop_in("app.slice", f"[Slice]\nDisableControllers={controller}\n")
+    assert f"{words} is not available" in refused_limit(world, "limited")
+
+
+def test_a_service_over_its_memory_limit_is_killed_and_says_why(world: UnitWorld) -> None:
+    hungry = "data = []\nwhile True: data.append(bytearray(1 << 20))"
+    world.add("hungry", ["python3", "-I", "-S", "-c", hungry], memory_limit_mib=32, start_window_ms=60_000)
+    if "memory" not in controllers(world):
+        assert "the memory controller is not available" in refused_limit(world, "hungry")
+        return
+    with pytest.raises(ServiceStartFailed) as caught:
+        world.call(StartService(service="hungry"))
+    assert "killed by SIGKILL" in caught.value.message
+    service = world.service("hungry")
+    assert (service.state, service.exit_signal) == (ServiceState.FAILED, signal.SIGKILL)
+    assert "memory" in (service.reason or "")
