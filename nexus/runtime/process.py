@@ -15,7 +15,7 @@ from pathlib import Path
 from nexus.runtime.orders import environment_of
 from nexus.runtime.spec import Exit
 from nexus.runtime.status import RunRecord, now_ms, open_process, read_status
-from nexus.runtime.tree import Usage, descendants, end_cgroup, end_session, usage
+from nexus.runtime.tree import Usage, descendants, end_cgroup, end_session, ran_out_of_memory, usage
 
 __all__ = ["Process", "lost", "reap"]
 
@@ -148,7 +148,8 @@ class Process:
 
     def _see(self, ended: Exit) -> None:
         if self.exit is None:
-            self.exit = ended
+            over = (ended.kind, ended.code) == ("signal", signal.SIGKILL) and ran_out_of_memory(self._cgroup)
+            self.exit = ended._replace(reason="over its memory limit") if over else ended
         self._ended.set()
 
     def _main_ended(self) -> None:

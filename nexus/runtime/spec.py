@@ -83,7 +83,8 @@ class Exit(NamedTuple):
     """How a main process ended.
 
     ``code`` is the exit code or the number of the signal, ``core`` whether it left a core dump, ``at`` when, in ms.
-    ``lost`` means that nobody knows, and ``reason`` why: the shim was killed, or the machine was restarted.
+    ``lost`` means that nobody knows, and ``reason`` why: the shim was killed, or the machine was restarted. Of a signal
+    ``reason`` says what is known beside it: that the process was over its memory limit, where somebody watched.
     """
 
     kind: Literal["exit", "signal", "lost"]

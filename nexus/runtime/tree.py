@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from nexus.runtime.status import RunRecord, boot_id
 
-__all__ = ["Usage", "descendants", "end_cgroup", "end_session", "usage"]
+__all__ = ["Usage", "descendants", "end_cgroup", "end_session", "ran_out_of_memory", "usage"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
@@ -90,6 +90,17 @@ def end_cgroup(cgroup: Path) -> None:
     """Kill whatever is in a control group, which is ours alone."""
     with contextlib.suppress(OSError):
         (cgroup / "cgroup.kill").write_text("1")
+
+
+def ran_out_of_memory(cgroup: Path | None) -> bool:
+    """Whether the kernel has killed something in a control group because of its limit; False once the group is gone."""
+    if cgroup is None:
+        return False
+    try:
+        counts = dict(line.split() for line in (cgroup / "memory.events").read_text().splitlines())
+    except (OSError, ValueError):
+        return False
+    return counts.get("oom_kill", "0") != "0"
 
 
 def end_session(record: RunRecord, *, watched: bool) -> None:

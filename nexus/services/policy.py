@@ -45,7 +45,8 @@ def describe_exit(exit_: Exit) -> str:
             name = signal.Signals(exit_.code).name
         except ValueError:
             name = f"signal {exit_.code}"
-        return f"killed by {name}" + (" (core dumped)" if exit_.core else "")
+        beside = [word for word in ("core dumped" * exit_.core, exit_.reason) if word]
+        return f"killed by {name}" + (f" ({', '.join(beside)})" if beside else "")
     return exit_.reason or "nobody knows how it ended"
 
 

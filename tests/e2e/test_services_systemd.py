@@ -1,4 +1,4 @@
-"""Services under a real user manager: in scopes of their own, so that what is done to the daemon does not reach them."""
+"""Services under a real user manager: in scopes of their own, so nothing that is done to the daemon reaches them."""
 
 from __future__ import annotations
 

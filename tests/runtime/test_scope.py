@@ -207,3 +207,21 @@ def test_a_limit_is_what_the_kernel_says(root: Path, files: dict[str, str], miss
         Scopes().verify(root, spec)
     with pytest.raises(LimitUnavailable):
         Scopes().verify(None, spec)
+
+
+@pytest.mark.parametrize(("kills", "reason"), [(1, "over its memory limit"), (0, "")])
+def test_a_process_that_the_kernel_killed_for_its_memory_is_told_from_others(
+    root: Path, shim: str, kills: int, reason: str
+) -> None:
+    """A plain folder stands for the control group, so that no memory controller is needed."""
+    cgroup = root / "cgroup"
+    cgroup.mkdir()
+    (cgroup / "memory.events").write_text(f"low 0\nhigh 0\nmax 3\noom 1\noom_kill {kills}\n")
+
+    async def scenario() -> None:
+        process = await Runtime(root / "processes", scopes=False).start("service-1", "run", shell("kill -9 $$"))
+        process.in_cgroup(cgroup)
+        ended = await process.wait()
+        assert (ended.kind, ended.code, ended.reason) == ("signal", 9, reason)
+
+    asyncio.run(scenario())
