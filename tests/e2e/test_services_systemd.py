@@ -77,7 +77,7 @@ def world(manager: UserManager) -> Iterator[UnitWorld]:
     try:
         yield world
         world.nexusctl("service", "stop", "--all")
-        assert world.scopes() == []
+        wait_until(lambda: not world.scopes(), "the end of all scopes")
     finally:
         for scope in world.scopes():
             manager.systemctl("kill", "--signal=KILL", scope, check=False)
@@ -174,7 +174,7 @@ def refused_limit(world: UnitWorld, name: str) -> str:
     assert caught.value.message.startswith(f'cannot start service "{name}": ')
     assert "Delegate=" in (caught.value.hint or "")
     assert world.service(name).state is ServiceState.FAILED
-    assert world.scopes() == []
+    wait_until(lambda: not world.scopes(), "the end of the scope")
     return caught.value.message
 
 
