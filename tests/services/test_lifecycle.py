@@ -97,6 +97,15 @@ def test_a_limit_that_cannot_be_held_here_is_refused_and_not_ignored(services: S
     assert services.get("web").state is ServiceState.FAILED
 
 
+def test_errors_name_the_service_as_it_is_called_now(services: Services) -> None:
+    services.add("old", "exit 3", start_window_ms=5000)
+    assert services.start_error("old").message == 'cannot start service "old": it exited with 3'
+    services.update("old", name="new")
+    assert services.start_error("new").message == 'cannot start service "new": it exited with 3'
+    services.add("early", ["/no/such/program"])
+    assert services.start_error("early").details["name"] == "early"
+
+
 def test_a_long_last_output_is_told_in_part(services: Services) -> None:
     services.add("bad", "for i in $(seq 100); do echo line $i; done; printf '%01000d' 7; exit 1", start_window_ms=5000)
     log = services.start_error("bad").details["log"]
