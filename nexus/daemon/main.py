@@ -242,7 +242,8 @@ class _Daemon:
         self.server = Server(store, load_capabilities(), self.config.limits, self._begin_stop, loop)
         self.server.on_setting("journal.keep_days", self._prune_wanted.set)
         plugins = self._plugins()
-        managers = [plugins, *make_managers(World(store, plugins, store.path.parent / "processes", self._file_limit))]
+        world = World(store, plugins, _process_directory(store.path), self._file_limit)
+        managers = [plugins, *make_managers(world)]
         self.server.managers = {type(manager): manager for manager in managers}
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         tasks = [loop.create_task(self._prune_journal())]
@@ -371,6 +372,15 @@ class _Daemon:
             _log.warning("%s; the default is used", error.message)
             return KNOWN["journal.keep_days"].default
         return int(value)
+
+
+def _process_directory(database: Path) -> Path:
+    """Where what belongs to the processes of a database's records is kept.
+
+    Each database has its own: a daemon ends what no record of its database knows.
+    """
+    own = database.parent if database.name == "nexus.db" else database.with_name(f"{database.name}.d")
+    return own / "processes"
 
 
 def _raise_file_limit() -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.daemon import DaemonProcess
 from support.live_services import Services, exists, python
 from support.raw import wait_until
 
@@ -220,6 +222,27 @@ def test_what_no_record_knows_is_ended_and_deleted(services: Services) -> None:
     assert exists(pid)
     assert foreign.exists()
     assert (processes / f"service-{kept.id}").exists()
+
+
+def test_a_daemon_of_another_database_in_the_same_folder_leaves_these_processes_alone(
+    services: Services, make_daemon: Callable[..., DaemonProcess]
+) -> None:
+    services.add("db", port=0)
+    services.add("web")
+    services.depend("web", "db", tunnel_enabled=True)
+    services.start("web")
+    daemon = services.daemon
+    before = sorted((daemon.state / "processes").iterdir())
+    other = make_daemon("--db", str(daemon.state / "other.db"), "--socket", str(daemon.root / "other.sock"))
+    other.log_path = daemon.root / "other.log"
+    rest = daemon.state / "other.db.d" / "processes" / "service-00000000-0000-0000-0000-000000000000"
+    rest.mkdir(parents=True)
+    other.start()
+    wait_until(lambda: not rest.exists(), "the end of its own search")
+    assert "is ended" not in other.log()
+    assert sorted((daemon.state / "processes").iterdir()) == before
+    for name in ("db", "web"):
+        assert exists(services.get(name).pid)
 
 
 def test_a_supervisor_that_was_killed_is_told_and_nothing_of_its_service_lives_on(services: Services) -> None:
