@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nexus import journal
 from nexus.services import store
+from nexus.services.errors import ServiceNotFound
 from nexus.services.records import Service
 from nexus.services.states import ServiceHealth, ServiceState
 from nexus.store import DiskFull, OutcomeUnknown, StoreError, StoreUnavailable, Transaction
@@ -45,8 +47,15 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The name of the service."""
-        return self.read().service.name if self.service is None else self.service.name
+        """The name of the service; its id where that is gone."""
+        if self.service is None:
+            self.refresh()
+        return self._id if self.service is None else self.service.name
+
+    def refresh(self) -> None:
+        """Take over what others have changed of it."""
+        with contextlib.suppress(ServiceNotFound):
+            self.service = self.read().service
 
     def read(self) -> StoredService:
         """The row as it is."""

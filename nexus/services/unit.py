@@ -132,6 +132,7 @@ class Unit:
 
     def reconfigure(self) -> None:
         """Its record was changed: the health check and the dependencies hold at once."""
+        self.row.refresh()
         if self.life is not None:
             if self.life.run is not None:
                 self.life.run.reconfigure()

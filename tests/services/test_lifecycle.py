@@ -11,7 +11,7 @@ from nexus_protocol import Cancelled, DeadlineExceeded
 from support.live_services import Services, exists, lines_of, python
 from support.raw import RawClient, wait_until
 
-from nexus.services.commands import GetServiceStdout, RemoveService, StartService, StopService
+from nexus.services.commands import GetServiceStdout, RemoveService, StartService, StopService, UpdateService
 from nexus.services.errors import (
     ServiceNoCommand,
     ServiceNotFound,
@@ -100,7 +100,7 @@ def test_a_limit_that_cannot_be_held_here_is_refused_and_not_ignored(services: S
 def test_errors_name_the_service_as_it_is_called_now(services: Services) -> None:
     services.add("old", "exit 3", start_window_ms=5000)
     assert services.start_error("old").message == 'cannot start service "old": it exited with 3'
-    services.update("old", name="new")
+    services.client.call(UpdateService(service="old", name="new"))
     assert services.start_error("new").message == 'cannot start service "new": it exited with 3'
     services.add("early", ["/no/such/program"])
     assert services.start_error("early").details["name"] == "early"
