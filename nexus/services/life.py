@@ -160,8 +160,19 @@ class Life:
                     )
                 self.waiters.fail(failure)
                 if self.run is None:
+                    await self._break_off(failure)
                     return
             await asyncio.sleep(_AGAIN_S)
+
+    async def _break_off(self, failure: NexusError) -> None:
+        """Nothing of it runs, and nobody goes on with it: its row says so."""
+        if self.row.service is None or self.row.service.state not in store.UP:
+            return
+        reason = failure.message
+        try:
+            await self._rest(ServiceState.FAILED, (("service.failed", {"reason": reason}),), reason, {})
+        except Exception:
+            _log.exception("service %s: its end was not written", self.row.name)
 
     async def _step(self) -> bool:
         """From one run to the next, or to rest; tells whether it goes on."""
@@ -337,7 +348,7 @@ class Life:
             if plan.at is not None:
                 self.needs.reset(on_demand=on_demand)
                 await self._retry(error, reason, plan.at, events, columns)
-                self._unit.failures += 1
+                self._unit.failures += not accepted
                 return True
             reason = f"{reason}; {plan.recent} restarts within {service.restart_window_ms / 1000:g} s"
             accepted = False
@@ -386,7 +397,10 @@ class Life:
         origin: Origin | None = None,
     ) -> Service:
         self._ending = True
-        await self.keeper.tunnels.close(self.id)
+        try:
+            await self.keeper.tunnels.close(self.id)
+        except Exception:  # the row has to be true all the same
+            _log.exception("the tunnels of service %s were not ended", self.row.name)
         service = await self.row.write(
             state, *events, origin=origin, reason=reason, run_id=None, restart_times=self._times, **columns
         )
