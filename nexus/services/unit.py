@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from nexus.services.errors import ServiceRunning, ServiceStopped
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from nexus.store import StoreError
 
 __all__ = ["Unit"]
+
+_log = logging.getLogger("nexus.services")
 
 
 class Unit:
@@ -208,7 +211,10 @@ class Unit:
         return self.life
 
     async def _live(self, life: Life) -> None:
-        await life.live()
+        try:
+            await life.live()
+        except Exception:  # a bug, after which others must not wait for ever
+            _log.exception("service %s: its watch has ended", self.id)
         self.life = self._task = None
         self.row.pending = {}
         self.row.trouble = None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sqlite3
 from pathlib import Path
 
 import pytest
+from nexus_protocol import Internal
 from support.live_services import Services, exists, lines_of
 from support.raw import RawClient, wait_until
 
@@ -97,3 +99,19 @@ def test_a_policy_that_is_taken_back_ends_a_crash_loop(services: Services) -> No
     services.update("web", restart="no")
     service = services.wait_rest("web")
     assert (service.state, service.reason) == (ServiceState.FAILED, "exited with 3")
+
+
+def test_a_start_that_meets_a_bug_leaves_a_true_record_and_can_be_made_again(services: Services) -> None:
+    services.add("web", "exit 3", restart="on-failure", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000)
+    services.start_error("web")
+    services.wait("web", state=ServiceState.STARTING)
+    # What no code expects: another program has spoilt a column that only the daemon reads.
+    with contextlib.closing(sqlite3.connect(services.daemon.database)) as database, database:
+        database.execute("UPDATE service SET start_environment = '{'")
+    assert isinstance(services.start_error("web"), Internal)
+    service = services.wait_rest("web")
+    assert (service.state, service.pid, service.next_restart_at) == (ServiceState.FAILED, None, None)
+    with contextlib.closing(sqlite3.connect(services.daemon.database)) as database, database:
+        database.execute("UPDATE service SET start_environment = '{}'")
+    services.update("web", run_command="exec sleep 1000")
+    assert exists(services.start("web").service.pid)
