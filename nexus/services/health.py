@@ -40,6 +40,8 @@ _EAGER_S = 0.25
 _SPREAD_S = 1.0
 _SAY_AGAIN_S = 5.0
 """Between two writes of a message alone."""
+_DEATH_S = 0.05
+"""What was killed is gone within this time, or not soon: the others do not wait for it."""
 _MAX_LINE_BYTES = 16 * 1024
 _OUTPUT_BYTES = 4096
 _MESSAGE_CHARACTERS = 200
@@ -280,12 +282,29 @@ async def run_check(
         # Not reaped yet, so that the group is still its own.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-        code = child.wait()
+        code = _reap(child)
         read()
         os.close(reader)
     lines = output.strip().rsplit(b"\n", 1)
     message = _as_message(bytes(lines[-1])) if lines[-1] else None
     return (code if in_time else None), message
+
+
+def _reap(child: subprocess.Popen[bytes]) -> int | None:
+    """Take the exit code of a program that has ended or was killed; of one that a disk holds, once it has let go."""
+    try:
+        return child.wait(_DEATH_S)
+    except subprocess.TimeoutExpired:
+        loop = asyncio.get_running_loop()
+        pidfd = os.pidfd_open(child.pid)
+
+        def ended() -> None:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+            child.wait()
+
+        loop.add_reader(pidfd, ended)
+        return None
 
 
 async def _wait_for_end(pid: int, timeout_s: float) -> bool:

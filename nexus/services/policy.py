@@ -96,7 +96,8 @@ def plan_restart(service: Service, times: list[int], ended_at: int, now: int, up
     if up_ms > service.restart_window_ms:
         times = []
     times = times[-max(service.restart_limit, _REMEMBERED) :]
-    recent = sum(1 for at in times if at > now - service.restart_window_ms)
+    # What lies ahead is of a clock that was set back since.
+    recent = sum(1 for at in times if now - service.restart_window_ms < at <= now)
     if service.restart_limit and recent >= service.restart_limit:
         return Retry(None, times, recent)
     wait_ms = min(service.restart_backoff_ms << min(len(times), 32), service.restart_backoff_max_ms)

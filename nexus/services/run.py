@@ -138,6 +138,7 @@ class Run:
         if service.health is not ServiceHealth.UNKNOWN:
             # An earlier daemon knew that; this one does not.
             service = await life.row.write_health(ServiceHealth.UNKNOWN, None)
+        await self.end_health()  # of a watch that was disturbed
         self._health = HealthCheck(life.keeper.runtime, service, self.process, self._checked)
         self._health.start()
         while True:

@@ -14,6 +14,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nexus_protocol import NexusError
+
 from nexus.runtime import Process, ProcessSpec, RuntimeFailure, ports
 from nexus.runtime.tunnel import find_tunnel_command
 from nexus.services import dependency_store, port_store, store
@@ -216,17 +218,17 @@ class Tunnels:
         )
         owner = f"{TUNNEL_OWNER}{dependency_id}"
         process = await self._runtime.start(owner, run_id, spec)
-        pause_s = 0.002
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _LISTENING_S
-        while process.exit is None and loop.time() < deadline:
-            if port in await ports.listeners_of_in_thread([process.pid]):
+        problem: Exception | None = None
+        try:
+            if await _listens(process, port):
                 return process
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, 0.1)
+        except Exception as error:
+            problem = error
         await process.stop(grace_ms=0)
         process.close()
         self._runtime.forget(owner, run_id)
+        if problem is not None:
+            raise problem
         return None
 
     async def _watch(self, tunnel: _Tunnel) -> None:
@@ -247,7 +249,7 @@ class Tunnels:
                 tunnel.run_id = run_id
                 self._runtime.forget(f"{TUNNEL_OWNER}{id_}", old)
                 tunnel.process = await self._run(id_, tunnel.port, run_id)
-            except (StoreError, RuntimeFailure, OSError) as error:
+            except (NexusError, RuntimeFailure, OSError) as error:
                 _log.error("the tunnel of %s to %s: %s", tunnel.edge.service, tunnel.edge.dependency, error)
             if tunnel.process is None:
                 await asyncio.sleep(pause_s)
@@ -278,6 +280,19 @@ class Tunnels:
         if run_id is not None:
             with contextlib.suppress(OSError, RuntimeFailure):
                 self._runtime.forget(owner, run_id)
+
+
+async def _listens(process: Process, port: int) -> bool:
+    """Wait until a tunnel listens; False when it has ended, or has not in time."""
+    pause_s = 0.002
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _LISTENING_S
+    while process.exit is None and loop.time() < deadline:
+        if port in await ports.listeners_of_in_thread([process.pid]):
+            return True
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.1)
+    return False
 
 
 def _cannot(edge: StoredDependency, reason: str, way_out: str | None) -> ServiceStartFailed:

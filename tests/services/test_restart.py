@@ -174,6 +174,15 @@ def test_more_restarts_than_the_limit_within_the_window_are_refused(times: list[
     assert plan.recent == recent
 
 
+def test_restarts_of_a_clock_that_was_set_back_since_are_not_counted() -> None:
+    hour_ms = 3_600_000
+    times = [hour_ms - minutes * 60_000 for minutes in (50, 40, 30, 20, 10, 0)]
+    now = times[0] + 60_000
+    plan = plan_restart(a_service(restart_limit=5), times, now, now, 0)
+    assert plan.recent == 0
+    assert plan.at is not None
+
+
 def test_a_run_longer_than_the_window_ends_the_series() -> None:
     plan = plan_restart(a_service(), [1, 2, 3, 4, 5], 100_000, 100_000, 60_001)
     assert plan.times == []
