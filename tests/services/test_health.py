@@ -154,7 +154,7 @@ def test_after_a_restart_of_the_daemon_health_is_unknown_until_it_was_checked(
     services: Services, tmp_path: Path
 ) -> None:
     slow = tmp_path / "slow"
-    services.add("web", health_exec=f"if [ -e {slow} ]; then sleep 1000; fi", health_timeout_ms=60_000, **QUICK)
+    services.add("web", health_exec=f"while [ -e {slow} ]; do sleep 0.05; done", health_timeout_ms=60_000, **QUICK)
     pid = services.start("web", wait=True).service.pid
     slow.touch()
     services.kill_daemon()
