@@ -203,11 +203,28 @@ def stop(app: Any) -> None:
     """Stop the daemon: requests finish, then it ends. With systemd, its socket stops listening as well."""
     app.limit(ANSWER_WITHIN_S)
     if _managed(app) and _unit_active():
+        # To ask a unit that only its socket stands for would start it.
+        left = _services_up(app) if _state("nexus.service") == "active" else 0
         _systemctl("stop", *_UNITS)
         click.echo("Stopped the daemon (nexus.socket, nexus.service)")
-        return
-    pid = _stop(app)
-    click.echo("The daemon does not run" if pid is None else f"Stopped the daemon (pid {pid})")
+    else:
+        left = _services_up(app)
+        pid = _stop(app)
+        click.echo("The daemon does not run" if pid is None else f"Stopped the daemon (pid {pid})")
+    if left:
+        which = "1 service goes" if left == 1 else f"{left} services go"
+        hint(f"{which} on running without it. To stop services too, before the daemon is stopped:")
+        click.echo("  nexusctl service stop --all", err=True)
+
+
+def _services_up(app: Any) -> int:
+    """How many services have processes; none as well where there is no daemon to say so."""
+    from nexus.services.cli_status import all_services
+
+    try:
+        return sum(service["state"] in ("starting", "running", "stopping") for service in all_services(app))
+    except (NexusError, ConnectionFailure):
+        return 0  # whether it can be stopped is found out by trying
 
 
 def _stop(app: Any) -> int | None:

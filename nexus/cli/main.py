@@ -6,6 +6,7 @@ command takes.
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import os
@@ -131,7 +132,7 @@ def main() -> None:
     gc.disable()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us
-            setattr(sys, name, io.StringIO())
+            setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
     try:
         code = _run(sys.argv[1:])
         try:
@@ -241,15 +242,24 @@ def _print_usage_error(error: click.ClickException) -> None:
 
 def _print_interrupted(error: KeyboardInterrupt) -> None:
     click.echo("Interrupted.", err=True)
-    if not hasattr(error, "outcome"):
-        return
-    outcome: Any = error.outcome
-    if outcome is None:
+    outcome: Any = getattr(error, "outcome", error)
+    if outcome is error:
+        pass
+    elif outcome is None:
         click.echo("  The request was already done.", err=True)
     else:
         click.echo(f"  {outcome.message}", err=True)
         for key, value in (getattr(outcome, "details", None) or {}).items():
             click.echo(f"  {key}: {value}", err=True)
+    _print_notes(error)
+
+
+def _print_notes(error: BaseException) -> None:
+    """What a verb had to add to an error that came through it."""
+    from nexus.cli.output import printable
+
+    for note in getattr(error, "__notes__", ()):
+        click.echo(f"  {printable(note)}", err=True)
 
 
 def print_error(error: Exception) -> None:
@@ -270,6 +280,10 @@ def print_error(error: Exception) -> None:
             click.echo("\n".join(f"  {printable(line)}" for line in str(hint).splitlines()), err=True)
         if hint == NOT_RUNNING:
             click.echo(f"\n  Start it: {start_hint()}", err=True)
+        _print_notes(error)
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        # A file that was being written would have its name here: this is where the output goes.
+        click.echo(f"Error: cannot write the output: {error.strerror}", err=True)
     elif isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
         click.echo(f"Error: cannot go on{printable(where)}: {error.strerror or error}", err=True)

@@ -67,8 +67,8 @@ def _again(values: dict[str, Any], out: Printer) -> str:
 def _layout(wide: bool, *columns: object) -> str:
     """One row; the last two columns are for ``-o wide``."""
     if not wide:
-        return "{:<8} {:<23} {:<17} {:<24} {}".format(*columns[:5]).rstrip()
-    return "{:<8} {:<23} {:<17} {:<24} {:<16} {:<8} {}".format(*columns).rstrip()
+        return "{:<8} {:<23} {:<26} {:<24} {}".format(*columns[:5]).rstrip()
+    return "{:<8} {:<23} {:<26} {:<24} {:<16} {:<8} {}".format(*columns).rstrip()
 
 
 def _record(event: Event) -> dict[str, Any]:

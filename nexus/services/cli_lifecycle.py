@@ -10,12 +10,16 @@ import click
 from nexus_protocol.command import Command
 from nexus_protocol.errors import DeadlineExceeded, NexusError
 
+from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.output import Printer
 from nexus.cli.verbs import build_command, shell_complete, verb
+from nexus.client.errors import ConnectionFailure
 from nexus.services.cli_status import all_services, summary
-from nexus.services.commands import RestartService, StartService, StopService
+from nexus.services.commands import GetServiceStatus, RestartService, StartService, StopService
 
 __all__ = ["make_restart", "make_start", "make_stop", "start_and_tell", "started_text"]
+
+_MOST_TOLD = 10
 
 
 def _chosen(app: Any, values: dict[str, Any]) -> list[str]:
@@ -60,6 +64,10 @@ def _for_all(
             replies[place] = reply["service"]
             if out.for_person:
                 sentence(reply)
+    except KeyboardInterrupt as error:
+        for line in _going_on(app, list(waiting.values())):
+            error.add_note(line)
+        raise
     except DeadlineExceeded as error:
         names = shlex.join(waiting.values())
         hint = f"What was begun goes on all the same; see how far it is: nexusctl service status {names}"
@@ -70,6 +78,26 @@ def _for_all(
     elif not out.for_person:
         out.many(found, (), key="name", nothing="No services found.") if found else None
     return code
+
+
+def _going_on(app: Any, names: Sequence[str]) -> list[str]:
+    """What became of services that nobody waits for any longer, in sentences."""
+    app.limit(ANSWER_WITHIN_S)
+    lines = []
+    for name in names[:_MOST_TOLD]:
+        try:
+            service = app.call_raw(GetServiceStatus(name))["service"]
+        except (NexusError, ConnectionFailure):
+            continue  # what was interrupted is what there is to talk about
+        if service["state"] in ("starting", "running"):
+            lines.append(f'Service "{name}" goes on ({summary(service)}); to stop it: nexusctl service stop {name}')
+        elif service["state"] == "stopping":
+            lines.append(f'Service "{name}" goes on stopping; look at it: nexusctl service status {name}')
+        else:
+            lines.append(f'Service "{name}" is {service["state"]}')
+    if len(names) > _MOST_TOLD:
+        lines.append("And others: nexusctl service list")
+    return lines
 
 
 def started_text(reply: dict[str, Any]) -> list[str]:

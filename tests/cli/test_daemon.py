@@ -38,6 +38,21 @@ def test_start_and_stop_are_idempotent(lonely: Cli, root: Path) -> None:
     assert lonely("daemon", "stop") == (0, "The daemon does not run\n", "")
 
 
+def test_a_stop_tells_of_services_that_go_on_and_how_to_end_them(lonely: Cli) -> None:
+    lonely.ok("daemon", "start")
+    lonely.ok("service", "add", "one", "--run", "exec sleep 1000", "--start")
+    code, out, err = lonely("daemon", "stop")
+    assert (code, out.startswith("Stopped the daemon (pid ")) == (0, True)
+    assert err == (
+        "\n  1 service goes on running without it. To stop services too, before the daemon is stopped:\n"
+        "  nexusctl service stop --all\n"
+    )
+    lonely.ok("daemon", "start")
+    assert lonely.ok("service", "list", "--state", "running", "-o", "name").lines == ["one"]
+    lonely.ok("service", "stop", "--all")
+    assert lonely("daemon", "stop").err == ""
+
+
 def test_the_daemon_is_detached(lonely: Cli) -> None:
     lonely.ok("daemon", "start")
     pid = pid_of(lonely)

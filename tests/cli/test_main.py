@@ -170,6 +170,8 @@ def test_closed_and_full_outputs_end_in_a_sentence_at_most(shared: Cli) -> None:
     assert shared.shell("nexusctl settings list >&-") == (0, "", "")
     assert shared.shell("nexusctl settings list 2>&-").code == 0
     assert shared.shell("nexusctl vm inspect none >&- 2>&-") == (4, "", "")
+    shared.shell("nexusctl service add quiet --run true")
+    assert shared.shell("nexusctl service logs quiet >&-") == (0, "", "")
     full = shared.shell("nexusctl settings list >/dev/full")
     assert full.code == 1
     sentence = "Error: cannot write the output: No space left on device"

@@ -223,13 +223,26 @@ def test_one_that_fails_keeps_no_other_from_it(cli: Cli) -> None:
 
 def test_an_interrupted_start_goes_on_and_says_so(cli: Cli) -> None:
     cli.ok("service", "add", "slow", "--health-log", "never", "--run", SLEEP)
-    with cli.terminal("service", "start", "slow", "--wait") as terminal:
+    with cli.terminal("service", "start", "slow", "--wait", columns=200) as terminal:
         wait_until(lambda: "running" in cli.ok("service", "list").out, "a process")
         terminal.interrupt()
         code, text = terminal.finish()
     assert code == 130
     assert "Interrupted." in text
+    assert 'Service "slow" goes on (running, health unknown, pid ' in text
+    assert "to stop it: nexusctl service stop slow" in text
     assert cli.ok("service", "list", "--state", "running", "-o", "name").lines == ["slow"]
+
+
+def test_an_interrupted_stop_says_that_it_goes_on(cli: Cli) -> None:
+    cli.ok("service", "add", "deaf", "--stop-grace", "5m", "--run", "trap '' TERM; echo deaf; exec sleep 1000", "--start")
+    wait_until(lambda: "deaf" in cli.ok("service", "logs", "deaf").out, "its trap")
+    with cli.terminal("service", "stop", "deaf", columns=200) as terminal:
+        wait_until(lambda: "stopping" in cli.ok("service", "list").out, "the stop")
+        terminal.interrupt()
+        code, text = terminal.finish()
+    assert code == 130
+    assert 'Service "deaf" goes on stopping; look at it: nexusctl service status deaf' in text
 
 
 def test_a_removal_asks_on_a_terminal_and_is_refused_without_one(cli: Cli) -> None:
