@@ -87,6 +87,9 @@ class Process:
         time. None means what the spec said.
         """
         if not self._gone.is_set():
+            if self._shim is not None:
+                with contextlib.suppress(OSError):  # one that somebody suspended would not hear it
+                    signal.pidfd_send_signal(self._shim, signal.SIGCONT)
             self._tell(f"stop {-1 if number is None else int(number)} {-1 if grace_ms is None else grace_ms}")
         return await self.wait()
 
@@ -136,7 +139,7 @@ class Process:
     def _tell(self, words: str) -> None:
         """Write a command for the shim; one that is gone has nothing left to do."""
         try:
-            fd = os.open(self._folder / "control", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = self._open_control()
         except OSError as error:
             if error.errno in (errno.ENXIO, errno.ENOENT):
                 return
@@ -145,6 +148,23 @@ class Process:
             os.write(fd, words.encode() + b"\n")
         finally:
             os.close(fd)
+
+    def _open_control(self) -> int:
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            return os.open(self._folder / "control", flags | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            if self._shim is None:
+                raise
+            # Somebody deleted the folder of a run that goes on. The shim still holds its end, and by it can be reached;
+            # its pid is no other's while we hold its descriptor and have not seen its end.
+            held = Path(f"/proc/{self.shim_pid}/fd")
+            deleted = f"/{self._folder.name}/control (deleted)"
+            for entry in held.iterdir():
+                with contextlib.suppress(OSError):
+                    if str(entry.readlink()).endswith(deleted):
+                        return os.open(entry, flags)
+            raise
 
     def _see(self, ended: Exit) -> None:
         if self.exit is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -155,6 +157,32 @@ while True:
         stat = Path(f"/proc/{process.pid}/stat")
         await asyncio.to_thread(wait_until, lambda: b") T " in stat.read_bytes(), "it is suspended")
         assert (await asyncio.wait_for(process.stop(), 30))[:2] == ("exit", 3)
+
+    asyncio.run(scenario())
+
+
+def test_a_suspended_shim_still_stops_its_child(room: Runtime) -> None:
+    async def scenario() -> None:
+        process = await room.start("service-1", "run-1", shell("echo up; exec sleep 1000"))
+        await says(room, b"up")
+        os.kill(process.shim_pid, signal.SIGSTOP)
+        stat = Path(f"/proc/{process.shim_pid}/stat")
+        await asyncio.to_thread(wait_until, lambda: b") T " in stat.read_bytes(), "it is suspended")
+        assert (await asyncio.wait_for(process.stop(), 30))[:2] == ("signal", signal.SIGTERM)
+
+    asyncio.run(scenario())
+
+
+def test_what_runs_can_be_stopped_after_its_folder_was_deleted(room: Runtime, root: Path) -> None:
+    async def scenario() -> None:
+        path = root / "pids"
+        process = await room.start("service-1", "run-1", python(FORKER, str(path), "hide"))
+        await says(room, b"up")
+        await asyncio.to_thread(wait_until, lambda: len(path.read_text().split()) == 2, "both have said their pids")
+        (control,) = await asyncio.to_thread(lambda: list(root.glob("**/control")))
+        await asyncio.to_thread(shutil.rmtree, control.parent.parent)
+        await asyncio.wait_for(process.stop(grace_ms=100), 30)
+        assert not any(alive(int(pid)) for pid in path.read_text().split())
 
     asyncio.run(scenario())
 
