@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,8 @@ STREAMS = (1, 2)
 LOST = 0x80
 """Set in an entry's stream: so many bytes were lost there, and none are in the data."""
 
+_STREAM_AT = 12 if sys.byteorder == "little" else 15
+"""Where an entry has the byte that tells its stream."""
 _CHUNK = 64 * 1024
 _BLOCK = 4096
 _TICKS_BETWEEN_LOOKS = 8
@@ -149,9 +152,7 @@ class Reader:
                 self._number, self._entry, self._taken = number, 0, 0
             self._next_name = f"{self._folder}/{number + 1}.idx"
             self._block, self._block_at = [], 0
-            self._offset = self._taken + sum(
-                0 if entry.stream & LOST else entry.length for entry in _entries(self._index, 0, self._entry)
-            )
+            self._offset = self._taken + _bytes_before(self._index, self._entry)
             return True
         return False
 
@@ -205,6 +206,21 @@ def _entries(index: int, first: int, end: int) -> Iterator[_Entry]:
         for fields in ENTRY.iter_unpack(raw):
             yield _Entry(*fields)
         first += len(raw) // ENTRY.size
+
+
+def _bytes_before(index: int, end: int) -> int:
+    """How much data the first ``end`` entries have. No entry becomes an object: there may be a million."""
+    total = at = 0
+    while at < end:
+        raw = os.pread(index, min(end - at, _BLOCK) * ENTRY.size, at * ENTRY.size)
+        raw = raw[: len(raw) // ENTRY.size * ENTRY.size]
+        if not raw:
+            break
+        total += sum(memoryview(raw).cast("I")[2::4])
+        if raw[_STREAM_AT :: ENTRY.size].translate(None, bytes(STREAMS)):
+            total -= sum(length for _at, length, stream in ENTRY.iter_unpack(raw) if stream & LOST)
+        at += len(raw) // ENTRY.size
+    return total
 
 
 def find_since(folder: Path, since: int, found: list[Place]) -> Iterator[None]:
@@ -324,27 +340,34 @@ def _backwards(
     index: int, data: int, number: int, first: int, search: _Search, starts: dict[int, Place]
 ) -> Iterator[Place]:
     """Go through a segment from its end; gives where it is."""
-    raw = os.pread(index, os.fstat(index).st_size // ENTRY.size * ENTRY.size, 0)
-    offset = sum(length for _at, length, stream in ENTRY.iter_unpack(raw) if not stream & LOST)
-    for which in range(len(raw) // ENTRY.size - 1, first - 1, -1):
-        entry = _Entry(*ENTRY.unpack_from(raw, which * ENTRY.size))
-        if entry.stream & LOST:
-            continue
-        left = entry.length
-        offset -= left
-        yield Place(number, which, left)
-        while left > 0 and entry.stream in search.open and not search.over() and not search.spent():
-            size = min(left, _CHUNK)
-            left -= size
-            bytes_here = os.pread(data, size, offset + left)
-            if not bytes_here:
+    end = os.fstat(index).st_size // ENTRY.size
+    offset = -1
+    while end > first:
+        begin = max(end - _BLOCK, first)
+        block = list(_entries(index, begin, end))
+        if offset < 0:
+            # The last entry may grow, so what was read of it counts.
+            offset = _bytes_before(index, begin) + sum(0 if each.stream & LOST else each.length for each in block)
+        for which in range(begin + len(block) - 1, begin - 1, -1):
+            entry = block[which - begin]
+            if entry.stream & LOST:
                 continue
-            begin = search.scan(entry.stream, bytes_here)
-            if begin is not None:
-                starts[entry.stream] = Place(number, which, left + begin)
-                search.open.discard(entry.stream)
-            if search.most_bytes is not None:
-                search.most_bytes -= size
+            left = entry.length
+            offset -= left
             yield Place(number, which, left)
-        if search.over() or search.spent():
-            return
+            while left > 0 and entry.stream in search.open and not search.over() and not search.spent():
+                size = min(left, _CHUNK)
+                left -= size
+                bytes_here = os.pread(data, size, offset + left)
+                if not bytes_here:
+                    continue
+                found = search.scan(entry.stream, bytes_here)
+                if found is not None:
+                    starts[entry.stream] = Place(number, which, left + found)
+                    search.open.discard(entry.stream)
+                if search.most_bytes is not None:
+                    search.most_bytes -= size
+                yield Place(number, which, left)
+            if search.over() or search.spent():
+                return
+        end = begin
