@@ -284,7 +284,9 @@ class Life:
             await self.run.end_health()
             if not await self.run.is_gone():
                 words = f"{reason}; what it left behind is being ended"
-                await self.row.write(ServiceState.STOPPING, reason=words, **exit_columns(exit_))
+                said = self.row.service is not None and self.row.service.state is ServiceState.STOPPING
+                events = () if said else (("service.stopping", {"reason": words}),)
+                await self.row.write(ServiceState.STOPPING, *events, reason=words, **exit_columns(exit_))
                 await self.run.process.wait()
         if self.wishes.any:
             return await self._obeyed(exit_)

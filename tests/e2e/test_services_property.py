@@ -1,0 +1,400 @@
+"""Any order of commands, exits and ends of the daemon leaves services whose state is true of their processes.
+
+The programs write down when they begin and end, and a trigger in the database what becomes of each row; neither asks
+the daemon. ``NEXUS_TESTS_EXAMPLES`` says how many orders are tried, a few where it is not set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from nexus_protocol import Command, Internal, NexusError
+from support.daemon import short_directory
+from support.raw import RawClient, wait_until
+from support.service_history import actor, check_history, make_audited, notes_of
+from support.services import ServiceWorld
+from support.stores import look_at
+
+from nexus.services.commands import (
+    AddDependency,
+    AddService,
+    RemoveDependency,
+    RemoveService,
+    RestartService,
+    StartService,
+    StopService,
+    UpdateService,
+)
+from nexus.services.records import Service
+from nexus.services.states import (
+    DependencyCondition,
+    RestartPolicy,
+    ServiceHealth,
+    ServiceState,
+    ServiceType,
+    WhenLost,
+)
+from nexus.system.commands import Ping
+
+EXAMPLES = int(os.environ.get("NEXUS_TESTS_EXAMPLES", "0"))
+PATIENCE_MS = 500
+"""How long a step waits for an answer that may need another step."""
+
+COMMON: dict[str, Any] = {
+    "start_window_ms": 20,
+    "stop_grace_ms": 80,
+    "restart_backoff_ms": 15,
+    "restart_backoff_max_ms": 50,
+    "log_limit_mib": 1,
+}
+SERVICES: dict[str, dict[str, Any]] = {
+    "db": {"restart": RestartPolicy.ON_FAILURE, "restart_limit": 3, "health_log": "ready"},
+    "init": {"type": ServiceType.ONESHOT},
+    "api": {"restart": RestartPolicy.ALWAYS, "restart_limit": 0, "stop_grace_ms": 250},
+    "web": {"stop_grace_ms": 250},
+}
+HABITS = {"init": "exit 0"}
+DEPENDENCIES: dict[tuple[str, str], tuple[DependencyCondition, WhenLost]] = {
+    ("init", "db"): (DependencyCondition.STARTED, WhenLost.IGNORE),
+    ("api", "db"): (DependencyCondition.HEALTHY, WhenLost.RESTART),
+    ("api", "init"): (DependencyCondition.COMPLETED, WhenLost.IGNORE),
+    ("web", "api"): (DependencyCondition.STARTED, WhenLost.STOP),
+}
+AT_REST = (ServiceState.STOPPED, ServiceState.FAILED)
+
+
+class Stage:
+    """Four services of a daemon, the steps that may be done to them, and what has to be true of them."""
+
+    def __init__(self, world: ServiceWorld) -> None:
+        self.world = world
+        self.client: RawClient | None = None
+        self.open: list[int] = []
+        """Requests that nobody waits for yet."""
+        make_audited(world.daemon.database)
+        for name in SERVICES:
+            os.mkfifo(world.root / f"{name}.fifo", 0o600)
+            for suffix in ("lock", "notes", "plan"):
+                (world.root / f"{name}.{suffix}").touch()
+        for name in SERVICES:
+            self.request(self.definition(name))
+        for edge in DEPENDENCIES:
+            self.request(self.dependency(*edge))
+
+    def definition(self, name: str) -> AddService:
+        """As a service is added."""
+        argv = actor(self.world.root / name, HABITS.get(name, "stay"))
+        return AddService(name=name, run_command=argv, **(COMMON | SERVICES[name]))
+
+    def dependency(self, service: str, dependency: str) -> AddDependency:
+        """As a dependency is added."""
+        condition, when_lost = DEPENDENCIES[service, dependency]
+        return AddDependency(service=service, dependency=dependency, condition=condition, when_lost=when_lost)
+
+    # Requests
+
+    def connected(self) -> RawClient:
+        """The connection to the daemon, which is started where there is none."""
+        if self.client is None:
+            self.world.daemon.start()
+            self.client = RawClient(self.world.daemon.socket_path)
+        return self.client
+
+    def request(self, command: Command[Any], *, answered: bool = True) -> None:
+        """Send a command; what it answers is right unless it is a bug of the daemon's."""
+        sequence = self.connected().begin(command)
+        if answered:
+            self.check_answer(sequence)
+        else:
+            self.open.append(sequence)
+
+    def check_answer(self, sequence: int) -> None:
+        """Wait for an answer."""
+        try:
+            self.connected().payload(sequence)
+        except Internal:
+            raise
+        except NexusError:
+            pass
+
+    # Steps
+
+    def start(self, name: str, ready: bool, answered: bool) -> None:
+        """Start a service."""
+        timeout_ms = PATIENCE_MS if answered else None
+        self.request(StartService(service=name, wait=ready, timeout_ms=timeout_ms), answered=answered)
+
+    def restart(self, name: str, ready: bool, answered: bool) -> None:
+        """Restart a service."""
+        timeout_ms = PATIENCE_MS if answered else None
+        self.request(RestartService(service=name, wait=ready, timeout_ms=timeout_ms), answered=answered)
+
+    def stop(self, name: str, cascade: bool, answered: bool) -> None:
+        """Stop a service."""
+        self.request(StopService(service=name, cascade=cascade), answered=answered)
+
+    def update(self, name: str, changes: dict[str, Any], answered: bool) -> None:
+        """Change a record."""
+        self.request(UpdateService(service=name, **changes), answered=answered)
+
+    def replace(self, name: str) -> None:
+        """Remove a service and what depends on it from the record, and add it anew; parts of it may be refused."""
+        edges = [edge for edge in DEPENDENCIES if name in edge]
+        for service, dependency in edges:
+            self.request(RemoveDependency(service=service, dependency=dependency))
+        self.request(RemoveService(service=name, stop=True))
+        self.request(self.definition(name))
+        for edge in edges:
+            self.request(self.dependency(*edge))
+
+    def tell(self, name: str, word: str) -> None:
+        """Have the program do something at once, if it runs."""
+        with contextlib.suppress(OSError):
+            fifo = os.open(self.world.root / f"{name}.fifo", os.O_WRONLY | os.O_NONBLOCK)
+            try:
+                os.write(fifo, word.encode() + b"\n")
+            finally:
+                os.close(fifo)
+
+    def plan(self, name: str, words: list[str]) -> None:
+        """Say what the next runs of the program do as they begin."""
+        path = self.world.root / f"{name}.plan"
+        new = path.with_suffix(".new")
+        new.write_text("".join(f"{word}\n" for word in words))
+        new.replace(path)
+
+    def leave(self, killed: bool) -> None:
+        """The daemon goes, and who waits for its answers waits no more."""
+        if self.client is not None:
+            if killed:
+                self.world.daemon.kill()
+            else:
+                assert self.world.daemon.stop() == 0
+            self.client.close()
+            self.client = None
+            self.open.clear()
+
+    def bounce(self, killed: bool) -> None:
+        """Once all is quiet the daemon goes and comes: whatever runs is not touched."""
+        self.settle()
+        quiet = not self.unanswered()
+        before = {name: service for name, service in self.world.services().items() if service.pid is not None}
+        self.leave(killed)
+        self.settle()
+        after = self.world.services()
+        ended = {
+            noted.pid
+            for name in SERVICES
+            for noted in notes_of(self.world.root, name)
+            if noted.word in ("exit", "kill")
+        }
+        if not quiet or any(service.pid in ended or service.lost_dependencies for service in before.values()):
+            return  # something was on its way that no row told of yet
+        for name, service in before.items():
+            for field in ("state", "pid", "started_at", "restarts"):
+                same = getattr(after[name], field) == getattr(service, field)
+                assert same, f"{words_of(service)} has become {words_of(after[name])}"
+
+    def unanswered(self) -> list[int]:
+        """The requests that still have no answer, once the daemon has seen all of them."""
+        self.request(Ping())
+        answered = self.connected().last_sequences()
+        return [sequence for sequence in self.open if sequence not in answered]
+
+    # What is true
+
+    def settle(self) -> None:
+        """Wait until nothing is on its way and every row is true; says what is not."""
+        self.connected()
+        try:
+            wait_until(lambda: not self.untrue(), "rows that are true", 20)
+        except AssertionError:
+            found = self.untrue()
+            assert not found, "; ".join(found)
+        for name in SERVICES:
+            assert not [noted for noted in notes_of(self.world.root, name) if noted.word == "twice"], (
+                f"two runs of {name} at once"
+            )
+
+    def untrue(self) -> list[str]:
+        """What is on its way, and what rows say that is not so."""
+        services = self.world.services()
+        runs, wanted = self.private()
+        found = [
+            f"{words}: {words_of(service)}"
+            for service in services.values()
+            for words in self.wrong(service, services, runs.get(service.name), wanted)
+        ]
+        return found if services == self.world.services() else ["rows still change", *found]
+
+    def wrong(self, service: Service, services: dict[str, Service], run: str | None, wanted: set[str]) -> Iterator[str]:
+        """What is not true of one service."""
+        name = service.name
+        if service.state is ServiceState.RUNNING:
+            mains = [
+                noted.pid for noted in notes_of(self.world.root, name) if (noted.word, noted.run) == ("start", run)
+            ]
+            if run is None or mains != [service.pid]:
+                yield f"it runs as {mains}"
+            if f"NEXUS_RUN_ID={run}".encode() not in environment_of(service.pid):
+                yield "its process is gone, or another"
+            if name not in wanted:
+                yield "nobody wants it"
+        elif self.is_locked(name):
+            yield "there are processes of it"
+        elif run is not None or service.pid is not None:
+            yield f"it has run {run}"
+        elif service.state in AT_REST:
+            yield from wrong_rest(service, name in wanted)
+        elif service.state is not ServiceState.STARTING or not (service.reason or "").startswith("waits for"):
+            yield "it is on its way"
+        else:
+            missing = [services[other] for other in unmet(service, services, wanted)]
+            if not missing:
+                yield "it waits for what is there"
+            if not service.lost_dependencies and all(other.state in AT_REST for other in missing):
+                yield "it waits for what does not come"
+
+    def private(self) -> tuple[dict[str, str | None], set[str]]:
+        """The run that each row knows, and the services that are to be up, by name."""
+        with look_at(self.world.daemon.database) as database:
+            rows = database.execute("SELECT name, run_id, wanted FROM service").fetchall()
+        return {name: run for name, run, _ in rows}, {name for name, _, wanted in rows if wanted}
+
+    def is_locked(self, name: str) -> bool:
+        """Whether anything that a program has ever started lives. Looks, and takes no lock."""
+        question = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+        with (self.world.root / f"{name}.lock").open("r+b") as file:
+            answer = fcntl.fcntl(file, fcntl.F_OFD_GETLK, question)
+        return bool(struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK)
+
+    # The end
+
+    def finish(self) -> None:
+        """All is stopped, every request is answered, nothing is left, and what was written down agrees."""
+        self.settle()
+        for name in SERVICES:
+            self.plan(name, [])
+        self.request(StopService(service="db", cascade=True))
+        for name in SERVICES:
+            self.request(StopService(service=name, cascade=True))
+        self.settle()
+        for sequence in self.open:
+            self.check_answer(sequence)
+        assert {service.state for service in self.world.services().values()} == {ServiceState.STOPPED}
+        assert self.world.runs() == {}
+        self.open.clear()
+        self.leave(killed=False)
+        log = self.world.daemon.log()
+        assert "Traceback" not in log, log
+        definitions = {name: self.definition(name) for name in SERVICES}
+        check_history(self.world.daemon.database, self.world.root, definitions)
+
+
+def words_of(service: Service) -> str:
+    """A service in a message, without all that is always the same."""
+    names = (
+        "name",
+        "state",
+        "pid",
+        "reason",
+        "exit_code",
+        "exit_signal",
+        "restarts",
+        "started_at",
+        "lost_dependencies",
+    )
+    return " ".join(f"{name}={getattr(service, name)!s}" for name in names)
+
+
+def environment_of(pid: int | None) -> list[bytes]:
+    """The environment that a process was started with; a zombie has none any more."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def wrong_rest(service: Service, wanted: bool) -> Iterator[str]:
+    """What is not true of a service at rest: its policy would have it up."""
+    reason = service.reason or ""
+    if "dependency" in reason:
+        return
+    if service.name == "api" and wanted:
+        yield "its policy starts it always"
+    if service.name == "db" and wanted and service.exit_code != 0 and "restarts within" not in reason:
+        yield "its policy starts it again"
+
+
+def unmet(service: Service, services: dict[str, Service], wanted: set[str]) -> Iterator[str]:
+    """The dependencies that a service may have to wait for."""
+    for (name, other), (condition, _) in DEPENDENCIES.items():
+        if name == service.name:
+            found = services[other]
+            done = found.state is ServiceState.STOPPED and found.exit_code == 0 and other in wanted
+            up = found.state is ServiceState.RUNNING and (
+                condition is not DependencyCondition.HEALTHY or found.health is not ServiceHealth.UNHEALTHY
+            )
+            if not (done if condition is DependencyCondition.COMPLETED else up):
+                yield other
+
+
+# Orders
+
+NAMES = st.sampled_from(sorted(SERVICES))
+WORDS = st.sampled_from(["exit 0", "exit 3", "kill 9", "kill 11", "fork", "leave 0", "leave 3", "stay"])
+CHANGES = st.sampled_from(
+    [{"autostart": True}, {"autostart": False}, {"start_window_ms": 0}, {"start_window_ms": 60}, {"tags": ["a"]}]
+)
+EACH: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
+    "start": (NAMES, st.booleans(), st.booleans()),
+    "restart": (NAMES, st.booleans(), st.booleans()),
+    "stop": (NAMES, st.booleans(), st.booleans()),
+    "update": (NAMES, CHANGES, st.booleans()),
+    "replace": (NAMES,),
+    "tell": (NAMES, WORDS),
+    "plan": (NAMES, st.lists(WORDS, max_size=6)),
+    "leave": (st.booleans(),),
+    "bounce": (st.booleans(),),
+}
+OFTEN = ("start", "start", "tell", "tell", "tell", "plan")
+STEPS = st.one_of([st.tuples(st.just(verb), *EACH[verb]) for verb in (*EACH, *OFTEN)])
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=EXAMPLES or 15,
+    deadline=None,
+    database=None,
+    # Each example takes seconds, and what happens in it depends on more than its steps: it is not made smaller.
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(steps=st.lists(STEPS, min_size=10, max_size=40))
+def test_any_order_of_commands_exits_and_ends_of_the_daemon_leaves_what_is_true(steps: list[tuple[Any, ...]]) -> None:
+    root = short_directory()
+    try:
+        with ServiceWorld(root, config='[daemon]\nlog_level = "warning"\ndrain_timeout_s = 0\n') as world:
+            stage = Stage(world)
+            try:
+                stage.start("web", ready=True, answered=True)
+                for verb, *arguments in steps:
+                    getattr(stage, verb)(*arguments)
+                stage.finish()
+            except Exception as error:
+                raise AssertionError(f"{error!r}\nafter {steps}\n{world.daemon.log()}") from error
+            finally:
+                if stage.client is not None:
+                    stage.client.close()
+    finally:
+        shutil.rmtree(root)
