@@ -24,6 +24,7 @@ __all__ = ["main"]
 _CHUNK = 64 * 1024
 _ENTRY = struct.Struct("=QII")
 _SEGMENTS = 8
+_SEGMENT_MOST = 32 * 1024 * 1024
 _LEAST_ROOM = 64
 _MERGE_MS = 2
 _RUN_BYTES, _EXIT_AT, _DONE_AT, _LINE_BYTES = 256, 256, 384, 128
@@ -76,7 +77,7 @@ class _Log:
     def __init__(self, folder: int, bound: int) -> None:
         self.folder = folder
         self.bound = bound
-        self.most = bound // _SEGMENTS
+        self.most = min(bound // _SEGMENTS, _SEGMENT_MOST)
         self.segment = -1
         self.data = self.index = -1
         self.data_bytes = self.index_bytes = 0

@@ -119,6 +119,28 @@ for _ in range(1700):
     asyncio.run(scenario())
 
 
+def test_a_large_log_is_in_parts_that_a_reader_gets_through_soon(room: Runtime) -> None:
+    source = """
+import os
+for number in range(40):
+    data = b"%015d\\n" % number * 65536
+    while data:
+        data = data[os.write(1, data):]
+"""
+
+    async def scenario() -> None:
+        process = await room.start("service-1", "run-1", python(source, log_bytes=1024 * MIB))
+        assert (await process.wait()).code == 0
+        log = room.log("service-1")
+        parts = sorted(path.stat().st_size for path in log.folder.glob("*.log"))
+        assert len(parts) == 2
+        assert parts[-1] <= 32 * MIB
+        assert sum(parts) == 40 * MIB
+        assert log.tail(1) == [b"%015d" % 39]
+
+    asyncio.run(scenario())
+
+
 def test_a_flood_that_is_stopped_within_its_grace_leaves_nothing(room: Runtime) -> None:
     source = """
 import os, signal

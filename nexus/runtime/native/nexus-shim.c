@@ -56,7 +56,8 @@
 enum {
     CHUNK = 64 * 1024,
     ENTRY = 16,
-    SEGMENTS = 8,        /* that a full log has */
+    SEGMENTS = 8,        /* that a full log has at least */
+    SEGMENT_MOST = 32 * 1024 * 1024, /* a reader goes through the index of a whole one */
     LEAST_ROOM = 64,     /* a segment with less is full: two marks and an entry with its bytes must fit */
     MERGE_MS = 2,        /* bytes of a stream that come within this share an entry */
     RUN_AT = 0, RUN_BYTES = 256, EXIT_AT = 256, DONE_AT = 384, LINE_BYTES = 128,
@@ -221,7 +222,7 @@ static void open_log(long bound)
     struct stat data;
     struct entry one;
     log_bound = bound;
-    segment_most = bound / SEGMENTS;
+    segment_most = bound / SEGMENTS < SEGMENT_MOST ? bound / SEGMENTS : SEGMENT_MOST;
     survey(&oldest, &newest);
     segment = newest;
     if (newest < 0 || !open_segment(newest)) {
