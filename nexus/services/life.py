@@ -26,7 +26,7 @@ from nexus.services.policy import (
     plan_restart,
     wants_restart,
 )
-from nexus.services.run import Ended, Run, exit_detail, launch_run, start_failed
+from nexus.services.run import Ended, Run, ended_early_hint, exit_detail, launch_run, start_failed
 from nexus.services.states import RestartPolicy, ServiceState, ServiceType
 from nexus.services.wishes import RestartWish, StopWish, Told, Wishes
 from nexus.store import StoreError
@@ -303,7 +303,8 @@ class Life:
             reason = "the machine was restarted"
         retry = stored.wanted and wants_restart(service.restart, failed=not accepts_exit(exit_) and not swept_away)
         up_ms = exit_.at - (service.started_at or exit_.at) if self._came_up else 0
-        error = start_failed(self, f"it {reason}" + " before it was healthy" * self._came_up, reason, exit_)
+        words = f"it {reason}" + " before it was healthy" * self._came_up
+        error = start_failed(self, words, reason, exit_, None if self._came_up else ended_early_hint(service, exit_))
         return await self._rest_or_retry(
             error,
             reason,

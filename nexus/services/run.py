@@ -14,7 +14,7 @@ from nexus.services import launch, port_store
 from nexus.services.errors import ServiceStartFailed
 from nexus.services.health import HealthCheck
 from nexus.services.keeper import now_ms
-from nexus.services.policy import has_health_check
+from nexus.services.policy import accepts_exit, has_health_check
 from nexus.services.states import ServiceHealth, ServiceState, ServiceType
 from nexus.services.tasks import end_tasks
 from nexus.services.wishes import RestartWish, StopWish
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nexus.services.life import Life
     from nexus.services.records import Service
 
-__all__ = ["Ended", "Run", "exit_detail", "is_ready", "launch_run", "start_failed", "unhealthy"]
+__all__ = ["Ended", "Run", "ended_early_hint", "exit_detail", "is_ready", "launch_run", "start_failed", "unhealthy"]
 
 _LEFTOVERS_S = 0.1
 """What ends within this time after its main process needs no state of its own."""
@@ -237,6 +237,17 @@ def start_failed(
         f'cannot start service "{name}": {sentence}',
         hint=hint or f"Look at its output: nexusctl service logs {name}",
         details=details,
+    )
+
+
+def ended_early_hint(service: Service, exit_: Exit) -> str | None:
+    """The way out for a service that ended well and at once: mostly it went to the background, or is no service."""
+    if not accepts_exit(exit_) or service.type is ServiceType.ONESHOT:
+        return None
+    return (
+        "It has to stay in the foreground, without becoming a daemon; one that does its work and ends: "
+        f"nexusctl service update {service.name} --type oneshot\n"
+        f"Look at its output: nexusctl service logs {service.name}"
     )
 
 

@@ -70,7 +70,10 @@ def test_an_exit_within_the_start_window_is_a_failed_start_that_says_why(service
     error = services.start_error("bad")
     assert (error.details["reason"], error.details["exit_signal"]) == ("killed by SIGKILL", 9)
     services.update("bad", run_command="exit 0")
-    assert "within its start window" in services.start_error("bad").message
+    early = services.start_error("bad")
+    assert "within its start window" in early.message
+    assert "stay in the foreground" in str(early.hint)
+    assert "nexusctl service update bad --type oneshot" in str(early.hint)
     assert services.get("bad").state is ServiceState.FAILED
     assert services.stop("bad").service.state is ServiceState.STOPPED
 
