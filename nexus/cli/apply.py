@@ -108,7 +108,11 @@ def _carry_out(app: Any, project: Project, world: World, plan: Plan, wait: bool,
         if text is not None and (outcome.result == "skipped" or out.for_person):
             click.echo(printable(text), err=outcome.result == "skipped")
 
-    outcomes = converge(app, project, world, plan, tell, wait=wait)
+    try:
+        outcomes = converge(app, project, world, plan, tell, wait=wait)
+    except KeyboardInterrupt as error:
+        error.add_note("What was begun goes on all the same; see how far it is: nexusctl service list")
+        raise
     if not out.for_person:
         out.many([outcome_record(outcome) for outcome in outcomes], (), key="name", nothing="Nothing to change.")
     undone = sum(outcome.result != "done" for outcome in outcomes)

@@ -153,6 +153,16 @@ def test_a_graph_is_turned_round(shop: Folder) -> None:
     assert [(edge["service"], edge["dependency"], edge["tunnel_enabled"]) for edge in edges] == [("b", "a", True)]
 
 
+def test_an_interrupted_run_tells_that_what_was_begun_goes_on(shop: Folder) -> None:
+    shop.write(f'[services.slow]\nrun = "{SLEEP}"\nhealth = {{ log = "never", interval = "1h" }}\n')
+    with shop.cli.terminal("apply", "-f", str(shop.file), "--yes", "--wait", columns=200) as terminal:
+        wait_until(lambda: "running" in shop.cli.ok("service", "list").out, "a process")
+        terminal.interrupt()
+        code, text = terminal.finish()
+    assert code == 130
+    assert "What was begun goes on all the same; see how far it is: nexusctl service list" in text
+
+
 def test_it_asks_on_a_terminal_and_is_refused_without_one(shop: Folder) -> None:
     shop.write("[vms.box]")
     code, out, err = shop.cli("apply", "-f", str(shop.file), "--prune")
