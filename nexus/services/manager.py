@@ -19,7 +19,7 @@ from nexus_protocol import DeadlineExceeded, NexusError
 from nexus import journal
 from nexus.handling import Origin
 from nexus.runtime import Process, Runtime, RuntimeFailure
-from nexus.runtime.status import boot_id
+from nexus.runtime.status import boot_id, process_start
 from nexus.services import dependency_store, graph, launch, store
 from nexus.services.commands import GetServiceStdout, RemoveService, RestartService, StartService, StopService
 from nexus.services.environment import as_environment, resolve
@@ -65,7 +65,7 @@ class ServiceManager:
         self.runtime = Runtime(world.directory, descriptors=world.file_limit)
         self.tunnels = Tunnels(world.store, self.runtime, world.directory.parent / "tunnels")
         self.origin = Origin(os.getuid(), os.getpid(), "nexusd")
-        self.boot_id = boot_id()
+        self.boot_id = _boot_id()
         self.boot_at = _boot_at()
         self.launches = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._directory = world.directory
@@ -480,12 +480,20 @@ def _parent(pid: int) -> int:
     return int(data[data.rindex(b")") + 2 :].split()[1])
 
 
+def _boot_id() -> str:
+    """What tells this start of the machine from others, or of the container: there the kernel goes on as it was, and
+    all processes end with the first one."""
+    first = process_start(1)
+    return boot_id() if first is None else f"{boot_id()}/{first}"
+
+
 def _boot_at() -> int:
-    """When the machine started, in ms of the clock as it goes now; a few seconds early, for clocks are set."""
+    """When that was, in ms of the clock as it goes now; a few seconds early, for clocks are set."""
     with open("/proc/stat", encoding="ascii") as file:
         for line in file:
             if line.startswith("btime "):
-                return (int(line.split()[1]) - 5) * 1000
+                after_s = (process_start(1) or 0) // os.sysconf("SC_CLK_TCK")
+                return (int(line.split()[1]) + after_s - 5) * 1000
     return 0
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from support.daemon import DaemonProcess
 from support.live_services import Services, exists, python
 from support.raw import wait_until
 
+from nexus.runtime.status import process_start
 from nexus.services.commands import GetServiceStdout, RestartService, StartService, StopService
 from nexus.services.states import ServiceHealth, ServiceState
 
@@ -180,6 +183,30 @@ def test_after_a_restart_of_the_machine_nothing_is_running_but_what_is_to_be(ser
         assert service.reason == "the machine was restarted"
     services.wait("always", state=ServiceState.RUNNING)
     assert services.get("down").state is ServiceState.STOPPED
+
+
+def test_after_a_restart_of_the_container_nothing_is_running_but_what_is_to_be(services: Services) -> None:
+    services.add("plain")
+    services.add("down", autostart=True)
+    for name in ("plain", "down"):
+        services.start(name)
+    services.stop("down")
+    pid = services.get("plain").pid
+    services.daemon.kill()
+    services.daemon.close()
+    # The kernel is the same and goes on; every process is new, the first one too.
+    boot = services.daemon.state / "processes" / "boot"
+    kernel, first = boot.read_text().split("/")
+    assert kernel == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert int(first) == process_start(1)
+    boot.write_text(f"{kernel}/{int(first) + 1}")
+    with contextlib.closing(sqlite3.connect(services.daemon.database)) as database, database:
+        database.execute("UPDATE service SET stopped_in_boot = ?", (f"{kernel}/{int(first) + 1}",))
+    services.begin_anew()
+    service = services.get("plain")
+    assert not exists(pid)
+    assert (service.state, service.reason) == (ServiceState.STOPPED, "the machine was restarted")
+    services.wait("down", state=ServiceState.RUNNING)
 
 
 def test_autostart_brings_up_in_order_what_nobody_stopped_since_boot(services: Services) -> None:
