@@ -39,7 +39,7 @@ start: $(VENV)/.runtime
 	@echo "Try next, with $(CURDIR)/$(BIN) in your PATH:"
 	@echo "  nexusctl vm inspect demo"
 	@echo "  nexusctl vm create web --vcpu 2 --mem 512"
-	@echo "  nexusctl service add site --port 0 --start --run 'exec python3 -m http.server \$$PORT'"
+	@echo "  nexusctl service add site --port 0 --start --run 'exec python3 -m http.server \$$PORT --bind 127.0.0.1'"
 	@echo "  nexusctl service list"
 	@echo "  nexusctl events --no-follow"
 	@echo "  nexusctl doctor"

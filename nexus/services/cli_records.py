@@ -195,7 +195,7 @@ The command is a line for the shell (--run), or words after a -- that no shell s
 or 1h, sizes as 256M or 1G. --env NAME without a value takes the value from here, so that it stands on no command line.
 
 \b
-    nexusctl service add web --port 8080 --health-tcp 0 --run 'python3 -m http.server $PORT'
+    nexusctl service add web --port 8080 --health-tcp 0 --run 'exec python3 -m http.server $PORT'
     nexusctl service add api --depends-on web:healthy:tunnel -- ./api --verbose
 """
 

@@ -235,7 +235,8 @@ def test_an_interrupted_start_goes_on_and_says_so(cli: Cli) -> None:
 
 
 def test_an_interrupted_stop_says_that_it_goes_on(cli: Cli) -> None:
-    cli.ok("service", "add", "deaf", "--stop-grace", "5m", "--run", "trap '' TERM; echo deaf; exec sleep 1000", "--start")
+    deaf = "trap '' TERM; echo deaf; exec sleep 1000"
+    cli.ok("service", "add", "deaf", "--stop-grace", "5m", "--run", deaf, "--start")
     wait_until(lambda: "deaf" in cli.ok("service", "logs", "deaf").out, "its trap")
     with cli.terminal("service", "stop", "deaf", columns=200) as terminal:
         wait_until(lambda: "stopping" in cli.ok("service", "list").out, "the stop")
