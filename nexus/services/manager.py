@@ -82,9 +82,9 @@ class ServiceManager:
         up = [stored for stored in rows if stored.service.state in store.UP]
         gate = asyncio.Semaphore(_ADOPTS_AT_ONCE)
 
-        async def adopt(stored: StoredService) -> asyncio.Event | None:
+        async def adopt(stored: StoredService) -> Process | Exit | Exception | None:
             async with gate:
-                return await self._adopt(stored, rebooted)
+                return await self._adopt(stored)
 
         # Tunnels first: a service that turns out to have ended ends its own.
         await asyncio.gather(
@@ -96,7 +96,9 @@ class ServiceManager:
             ),
             return_exceptions=True,
         )
-        seen_to = await asyncio.gather(*(adopt(stored) for stored in up))
+        found = await asyncio.gather(*(adopt(stored) for stored in up))
+        # All in one turn: who needs a service that is still looked for would take it for one at rest, and start it.
+        seen_to = [self._resume(stored, found, rebooted) for stored, found in zip(up, found, strict=True)]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_S):
                 for event in seen_to:
@@ -108,12 +110,22 @@ class ServiceManager:
                 self._spawn(self._autostart(stored.service))
         self._spawn(self._clean())
 
-    async def _adopt(self, stored: StoredService, rebooted: bool) -> asyncio.Event | None:
-        """Take one service back; one that makes trouble keeps nobody else from it."""
-        found: Process | Exit | None = None
+    async def _adopt(self, stored: StoredService) -> Process | Exit | Exception | None:
+        """Look for a service's run; one that makes trouble keeps nobody else from theirs."""
+        if stored.run_id is None:
+            return None
         try:
-            if stored.run_id is not None:
-                found = await self.runtime.adopt(owner_of_service(stored.service.id), stored.run_id)
+            return await self.runtime.adopt(owner_of_service(stored.service.id), stored.run_id)
+        except Exception as error:
+            return error
+
+    def _resume(
+        self, stored: StoredService, found: Process | Exit | Exception | None, rebooted: bool
+    ) -> asyncio.Event | None:
+        """Go on with a service; gives what is set once that has been seen to."""
+        try:
+            if isinstance(found, Exception):
+                raise found
             return self.unit(stored.service.id).resume(stored, found, rebooted=rebooted)
         except Exception:
             _log.exception("service %s was not taken back", stored.service.name)

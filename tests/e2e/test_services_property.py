@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from nexus_protocol import Command, Internal, NexusError
 from support.daemon import short_directory
 from support.raw import RawClient, wait_until
 from support.service_history import actor, check_history, make_audited, notes_of
-from support.services import ServiceWorld
+from support.services import ServiceWorld, facts_of
 from support.stores import look_at
 
 from nexus.services.commands import (
@@ -398,3 +399,29 @@ def test_any_order_of_commands_exits_and_ends_of_the_daemon_leaves_what_is_true(
                     stage.client.close()
     finally:
         shutil.rmtree(root)
+
+
+def test_who_needs_a_service_that_is_still_being_taken_back_starts_no_second_one(root: Path) -> None:
+    with ServiceWorld(root) as world:
+        world.daemon.start()
+        world.add("db", "exec sleep 600", start_window_ms=60_000)
+        world.add("api", "exec sleep 600")
+        world.call(AddDependency(service="api", dependency="db"))
+        with RawClient(world.daemon.socket_path) as client:
+            client.begin(StartService(service="api"))
+            db = world.wait_for("db", lambda service: service.pid is not None, "its process")
+            world.wait_for("api", lambda service: service.reason is not None, "its wait for that")
+            world.daemon.kill()
+        assert db.pid is not None
+        shim = int(facts_of(db.pid)[1])
+        for pid in (shim, db.pid):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not facts_of(shim), "the end of the shim")
+        (lock,) = world.daemon.state.rglob(f"service-{db.id}/*/lock")
+        with lock.open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # the next daemon waits a while for whoever holds it
+            world.daemon.start()
+        for name in ("db", "api"):
+            world.wait_for(name, lambda service: service.state in AT_REST, "its rest")
+        assert world.runs() == {}
+        assert [event.subject_name for event in world.events("service.starting")] == ["api", "db"]
