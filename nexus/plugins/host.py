@@ -303,6 +303,8 @@ class PluginHost:
         return loaded or not self._known
 
     async def _carry_out(self, call: _Call, waiting: _Answer, child: Child | None) -> None:
+        if waiting.done():  # whoever asked has just gone
+            return
         if child is None or not self._generation.has(call.hook, call.extra):
             waiting.set_result(None)
             return
