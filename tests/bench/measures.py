@@ -21,7 +21,7 @@ from nexus.client import BlockingClient
 from nexus.system.commands import Ping
 from nexus.vms.commands import GetVm, ListVms
 
-__all__ = ["MEASURES", "Measure", "Sample"]
+__all__ = ["MEASURES", "Measure", "Sample", "compare_durations", "duration"]
 
 Timed = Callable[[float], tuple[int, float]]
 """Does something for so many seconds; gives how often it did, and how long that took."""
@@ -86,13 +86,14 @@ def _compare_rates(world: World, ours: Timed, baseline: Timed) -> Sample:
     return Sample(counts[0] / times[0], counts[1] / times[1])
 
 
-def _compare_durations(world: World, ours: Callable[[], float], baseline: Callable[[], float]) -> Sample:
+def compare_durations(world: World, ours: Callable[[], float], baseline: Callable[[], float]) -> Sample:
     """The medians of a few durations of each, in milliseconds, taken in turns."""
     pairs = [(ours(), baseline()) for _ in range(1 if world.quick else 3)]
     return Sample(*(statistics.median(durations) * 1000 for durations in zip(*pairs, strict=True)))
 
 
-def _duration(work: Callable[[], Any]) -> float:
+def duration(work: Callable[[], Any]) -> float:
+    """How long it takes, in seconds."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -146,8 +147,8 @@ def _list_all(client: BlockingClient) -> None:
 
 def _list(world: World) -> Sample:
     client, table = world.full_client, world.table
-    return _compare_durations(
-        world, lambda: _duration(lambda: _list_all(client)), lambda: _duration(lambda: select_dicts(table))
+    return compare_durations(
+        world, lambda: duration(lambda: _list_all(client)), lambda: duration(lambda: select_dicts(table))
     )
 
 
@@ -192,12 +193,12 @@ def _process(world: World, *command: str | Path) -> float:
             command, env=world.few.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True
         )
 
-    return _duration(run)
+    return duration(run)
 
 
 def _cli(world: World) -> Sample:
     nexusctl = Path(sys.executable).with_name("nexusctl")
-    return _compare_durations(
+    return compare_durations(
         world,
         lambda: _process(world, nexusctl, "vm", "list"),
         lambda: _process(world, sys.executable, "-c", "import click"),
@@ -208,11 +209,11 @@ def _start(world: World) -> Sample:
     daemon = world.stopped
 
     def start() -> float:
-        duration = _duration(daemon.start)
+        duration_s = duration(daemon.start)
         daemon.stop()
-        return duration
+        return duration_s
 
-    return _compare_durations(
+    return compare_durations(
         world, start, lambda: _process(world, sys.executable, "-c", "import asyncio, sqlite3, msgspec")
     )
 

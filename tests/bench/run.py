@@ -15,7 +15,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.measures import MEASURES, Measure, Sample
+from bench.services import SERVICE_MEASURES
 from bench.world import World
+
+ALL = (*MEASURES, *SERVICE_MEASURES)
 
 _TIMES, _TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 _HEADINGS = ("measure", "ours", "baseline", "ratio", "target", "reached")
@@ -23,14 +26,14 @@ _HEADINGS = ("measure", "ours", "baseline", "ratio", "target", "reached")
 
 def main() -> None:
     """Parse the options, measure, print."""
-    names = [measure.name for measure in MEASURES]
+    names = [measure.name for measure in ALL]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, help="how often each figure is taken (default: 7)")
     parser.add_argument("--quick", action="store_true", help="short rounds, and 3 of them: for a rough look")
     parser.add_argument("--only", action="append", choices=names, help="this measure alone; may be repeated")
     parser.add_argument("--markdown", action="store_true", help="print the table for the README")
     options = parser.parse_args()
-    measures = [measure for measure in MEASURES if not options.only or measure.name in options.only]
+    measures = [measure for measure in ALL if not options.only or measure.name in options.only]
     rounds = options.rounds or (3 if options.quick else 7)
     samples = _measure(measures, rounds, options.quick)
     rows = [_HEADINGS, *(_row(measure, samples[measure.name]) for measure in measures)]
