@@ -258,8 +258,9 @@ class ServiceManager:
         service = self._resolve(command.service)
         launch.refuse_without_command(service)
         before = self._started_at(service.id)
-        with _in_time(command.timeout_ms, service.name):
-            await self.unit(service.id).start(origin, command.environment, wait=command.wait)
+        unit = self.unit(service.id)
+        with _in_time(command.timeout_ms, service.name, unit):
+            await unit.start(origin, command.environment, wait=command.wait)
         return self._started(service.id, before)
 
     async def restart_service(self, origin: Origin, command: RestartService) -> ServiceStarted:
@@ -267,8 +268,9 @@ class ServiceManager:
         service = self._resolve(command.service)
         launch.refuse_without_command(service)
         before = self._started_at(service.id)
-        with _in_time(command.timeout_ms, service.name):
-            await self.unit(service.id).restart(origin, command.environment, wait=command.wait)
+        unit = self.unit(service.id)
+        with _in_time(command.timeout_ms, service.name, unit):
+            await unit.restart(origin, command.environment, wait=command.wait)
         return self._started(service.id, before)
 
     def _started_at(self, service_id: str) -> dict[str, int | None]:
@@ -453,11 +455,15 @@ class ServiceManager:
 
 
 class _in_time(contextlib.AbstractContextManager[None]):  # noqa: N801
-    """Says, when the time of a request is over, that what it asked for goes on."""
+    """Says, when the time of a request is over, that what it asked for goes on.
 
-    def __init__(self, timeout_ms: int | None, name: str) -> None:
+    A start of ``unit`` does not, where it waits for the end of a stop.
+    """
+
+    def __init__(self, timeout_ms: int | None, name: str, unit: Unit | None = None) -> None:
         self._timeout_ms = timeout_ms
         self._name = name
+        self._unit = unit
         self._began = time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
@@ -465,10 +471,12 @@ class _in_time(contextlib.AbstractContextManager[None]):  # noqa: N801
             return
         # Whoever cancels a request does so long before; its deadline does so now.
         if time.monotonic() - self._began + _DEADLINE_SLACK_S >= self._timeout_ms / 1000:
+            goes_on = self._unit is None or not self._unit.resting
+            what = "It goes on all the same" if goes_on else "It is still being stopped, and was not started"
             raise DeadlineExceeded(
                 f'cannot finish with service "{self._name}" within {self._timeout_ms} ms',
-                hint=f"It goes on all the same; see how far it is: nexusctl service status {self._name}",
-                details={"name": self._name, "goes_on": True},
+                hint=f"{what}; see how far it is: nexusctl service status {self._name}",
+                details={"name": self._name, "goes_on": goes_on},
             ) from None
 
 

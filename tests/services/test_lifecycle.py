@@ -11,7 +11,14 @@ from nexus_protocol import Cancelled, DeadlineExceeded
 from support.live_services import Services, exists, lines_of, python
 from support.raw import RawClient, wait_until
 
-from nexus.services.commands import GetServiceStdout, RemoveService, StartService, StopService, UpdateService
+from nexus.services.commands import (
+    GetServiceStdout,
+    RemoveService,
+    RestartService,
+    StartService,
+    StopService,
+    UpdateService,
+)
 from nexus.services.errors import (
     ServiceNoCommand,
     ServiceNotFound,
@@ -163,6 +170,22 @@ def test_a_start_goes_on_when_whoever_asked_leaves_or_has_no_more_time(services:
     assert services.get("web").state is ServiceState.RUNNING
     gate.touch()
     assert services.start("web", wait=True).service.health is ServiceHealth.HEALTHY
+
+
+def test_a_start_without_the_time_to_wait_for_a_stop_says_that_it_does_not_go_on(services: Services) -> None:
+    services.add("web", "trap '' TERM; while :; do sleep 0.01; done", stop_grace_ms=600_000)
+    pid = services.start("web").service.pid
+    stop = services.client.begin(StopService(service="web"))
+    services.wait("web", state=ServiceState.STOPPING)
+    for command in (StartService(service="web", timeout_ms=50), RestartService(service="web", timeout_ms=50)):
+        error = services.client.call_error(command)
+        assert isinstance(error, DeadlineExceeded)
+        assert error.details["goes_on"] is False
+        assert "was not started" in str(error.hint)
+    assert pid is not None
+    os.killpg(pid, signal.SIGKILL)
+    services.client.result(stop)
+    assert services.get("web").state is ServiceState.STOPPED
 
 
 def test_what_ignores_its_stop_signal_or_left_its_group_is_ended_after_the_grace_time(
