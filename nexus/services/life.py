@@ -73,6 +73,8 @@ class Life:
         """When the next run may begin, by the clock of the loop."""
         self._times: list[int] = []
         self._restarts = 0
+        self.restarted: str | None = None
+        """Why its policy started it again, in words."""
         self._rebooted = False
 
     @property
@@ -92,7 +94,7 @@ class Life:
     def begin_now(self, origin: Origin, environment: dict[str, str] | None) -> None:
         """Somebody wants it up: it begins its next run at once, however often it was restarted before."""
         self._origin, self._forced = origin, False
-        self._times, self._restarts, self._turn_at = [], 0, None
+        self._times, self._restarts, self._turn_at, self.restarted = [], 0, None, None
         self.row.pending |= {"wanted": True, "restarts": 0, "restart_times": []}
         if environment is not None:
             self.row.pending["start_environment"] = environment
@@ -108,6 +110,7 @@ class Life:
         if service.next_restart_at is not None:
             wait_ms = min(service.next_restart_at - now_ms(), 2 * service.restart_backoff_max_ms)
             self._turn_at = asyncio.get_running_loop().time() + wait_ms / 1000
+            self.restarted = f"restarted: {service.reason}"
         self.needs.resume(stored)
         if isinstance(found, Exit):
             self._exit = found
@@ -375,6 +378,7 @@ class Life:
         wait_ms = max(at - now_ms(), 0)
         starters = self.waiters.present()
         self._turn_at = asyncio.get_running_loop().time() + wait_ms / 1000
+        self.restarted = f"restarted: {reason}"
         await self.row.write(
             ServiceState.STARTING,
             *events,
@@ -460,6 +464,7 @@ class Life:
             self.begin_now(restart.origin, None)
         else:
             self._origin, self._turn_at = restart.origin, None
+            self.restarted = f"restarted: {restart.reason}"
             self.needs.reset(on_demand=False)
         self.row.pending |= columns
         return True

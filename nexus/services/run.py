@@ -126,7 +126,9 @@ class Run:
                 await life.wishes.woken(left_s)
             self.check()
         detail = {"pid": process.pid} | ({} if service.active_port is None else {"port": service.active_port})
-        service = await life.row.write(ServiceState.RUNNING, ("service.started", detail), **columns)
+        service = await life.row.write(
+            ServiceState.RUNNING, ("service.started", detail), reason=life.restarted, **columns
+        )
         self.came_up = True
         if not life.wishes.any:
             life.waiters.succeed(ready=is_ready(service))

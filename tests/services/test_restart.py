@@ -54,10 +54,12 @@ def test_a_failure_is_followed_by_another_run(services: Services) -> None:
     service = services.wait("web", restarts=1, state=ServiceState.RUNNING)
     assert exists(service.pid)
     assert service.pid != first
+    assert service.reason == "restarted: killed by SIGKILL"
     assert services.kinds("web")[-4:] == ["exited", "restarting", "starting", "started"]
     assert services.wait_event("web", "exited")["detail"] == {"reason": "killed by SIGKILL", "exit_signal": 9}
     services.stop("web")
-    assert services.start("web").service.restarts == 0
+    service = services.start("web").service
+    assert (service.restarts, service.reason) == (0, None)
 
 
 def test_always_means_after_success_too_and_not_after_a_stop(services: Services, tmp_path: Path) -> None:
