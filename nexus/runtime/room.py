@@ -293,7 +293,12 @@ class Runtime:
             if prefix:
                 raise _ScopeFailed(f"{prefix[0]} cannot be run ({error.strerror})") from None
             raise StartFailed(*explain(start.spec, "shim", error.errno or 0, command[0])) from None
-        shim = os.pidfd_open(pid)
+        try:
+            shim = os.pidfd_open(pid)
+        except OSError as error:
+            os.kill(pid, signal.SIGKILL)  # nobody has reaped it, so this is no other's pid
+            os.waitpid(pid, 0)  # noqa: ASYNC222 - it is killed, and small
+            raise StartFailed(*explain(start.spec, "shim", error.errno or 0)) from None
         start.close()
         try:
             said_so = await asyncio.wait_for(_line(start.report), timeout_s)
@@ -315,6 +320,8 @@ class Runtime:
                 errno.ETIMEDOUT,
                 "See whether the disks of the program and of its directory answer.",
             ) from None
+        except OSError as error:
+            raise StartFailed(*explain(start.spec, "shim", error.errno or 0)) from None
         finally:
             os.close(start.report)
             start.report = -1

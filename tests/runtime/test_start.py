@@ -262,6 +262,32 @@ def test_a_spec_that_cannot_be_meant_is_no_spec(wrong: dict[str, object]) -> Non
         ProcessSpec(**(right | wrong))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_start_that_runs_out_of_descriptors_leaves_no_process(
+    room: Runtime, which: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    open_pidfd = os.pidfd_open
+
+    def run_out(pid: int, flags: int = 0) -> int:
+        asked.append(pid)
+        if len(asked) == which:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return open_pidfd(pid, flags)
+
+    async def scenario() -> None:
+        monkeypatch.setattr(os, "pidfd_open", run_out)
+        with pytest.raises(StartFailed, match="Too many open files"):
+            await room.start("service-1", "run-1", shell("exec sleep 1000"))
+        monkeypatch.setattr(os, "pidfd_open", open_pidfd)
+        assert not alive(asked[0])
+        assert [path.name for path in (room.directory / "service-1").iterdir()] == ["log"]
+        process = await room.start("service-1", "run-2", shell("exit 3"))
+        assert (await process.wait()).code == 3
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", ".a", "a\0", "ä", "x" * 200])
 def test_names_stay_below_the_rooms_directory(name: str, root: Path) -> None:
     room = Runtime(root / "processes", scopes=False)
