@@ -54,8 +54,8 @@ PATIENCE_MS = 500
 COMMON: dict[str, Any] = {
     "start_window_ms": 20,
     "stop_grace_ms": 80,
-    "restart_backoff_ms": 15,
-    "restart_backoff_max_ms": 50,
+    "restart_backoff_ms": 60,  # longer than a program takes to begin
+    "restart_backoff_max_ms": 150,
     "log_limit_mib": 1,
 }
 SERVICES: dict[str, dict[str, Any]] = {
@@ -173,6 +173,11 @@ class Stage:
         new = path.with_suffix(".new")
         new.write_text("".join(f"{word}\n" for word in words))
         new.replace(path)
+
+    def crash(self, name: str, word: str) -> None:
+        """Have the program end like that, and all of its next runs."""
+        self.plan(name, [word] * 5)
+        self.tell(name, word)
 
     def leave(self, killed: bool) -> None:
         """The daemon goes, and who waits for its answers waits no more."""
@@ -365,10 +370,11 @@ EACH: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "replace": (NAMES,),
     "tell": (NAMES, WORDS),
     "plan": (NAMES, st.lists(WORDS, max_size=6)),
+    "crash": (NAMES, st.sampled_from(["exit 3", "kill 9", "leave 3"])),
     "leave": (st.booleans(),),
     "bounce": (st.booleans(),),
 }
-OFTEN = ("start", "start", "tell", "tell", "tell", "plan")
+OFTEN = ("start", "start", "tell", "tell", "plan", "crash")
 STEPS = st.one_of([st.tuples(st.just(verb), *EACH[verb]) for verb in (*EACH, *OFTEN)])
 
 
@@ -401,6 +407,7 @@ def test_any_order_of_commands_exits_and_ends_of_the_daemon_leaves_what_is_true(
         shutil.rmtree(root)
 
 
+@pytest.mark.slow
 def test_who_needs_a_service_that_is_still_being_taken_back_starts_no_second_one(root: Path) -> None:
     with ServiceWorld(root) as world:
         world.daemon.start()
