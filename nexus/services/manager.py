@@ -87,15 +87,15 @@ class ServiceManager:
                 return await self._adopt(stored)
 
         # Tunnels first: a service that turns out to have ended ends its own.
-        await asyncio.gather(
-            *(
-                self.tunnels.adopt(edge, stored.service.state in store.UP)
-                for stored in rows
-                for edge in stored.dependencies
-                if edge.tunnel_run_id is not None
-            ),
-            return_exceptions=True,
-        )
+        tunnels = [
+            self.tunnels.adopt(edge, stored.service.state in store.UP)
+            for stored in rows
+            for edge in stored.dependencies
+            if edge.tunnel_run_id is not None
+        ]
+        for outcome in await asyncio.gather(*tunnels, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                _log.error("a tunnel was not taken back", exc_info=outcome)
         found = await asyncio.gather(*(adopt(stored) for stored in up))
         # All in one turn: who needs a service that is still looked for would take it for one at rest, and start it.
         seen_to = [self._resume(stored, found, rebooted) for stored, found in zip(up, found, strict=True)]
