@@ -50,7 +50,7 @@ stop: $(VENV)/.runtime
 	@$(NEXUSCTL) daemon stop
 
 test: $(VENV)/.development
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(PYTEST_ARGS)
 
 check: $(VENV)/.development
 	@$(BIN)/ruff check .
