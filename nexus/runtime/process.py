@@ -13,6 +13,7 @@ import signal
 from pathlib import Path
 
 from nexus.runtime.orders import environment_of
+from nexus.runtime.remnants import open_held_control
 from nexus.runtime.spec import Exit
 from nexus.runtime.status import RunRecord, now_ms, open_process, read_status
 from nexus.runtime.tree import Usage, descendants, end_cgroup, end_session, ran_out_of_memory, usage
@@ -158,13 +159,10 @@ class Process:
                 raise
             # Somebody deleted the folder of a run that goes on. The shim still holds its end, and by it can be reached;
             # its pid is no other's while we hold its descriptor and have not seen its end.
-            held = Path(f"/proc/{self.shim_pid}/fd")
-            deleted = f"/{self._folder.name}/control (deleted)"
-            for entry in held.iterdir():
-                with contextlib.suppress(OSError):
-                    if str(entry.readlink()).endswith(deleted):
-                        return os.open(entry, flags)
-            raise
+            control = open_held_control(self.shim_pid, self.run_id)
+            if control is None:
+                raise
+            return control
 
     def _see(self, ended: Exit) -> None:
         if self.exit is None:

@@ -17,6 +17,7 @@ import resource
 import shutil
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from nexus.runtime.logs import Log
 from nexus.runtime.orders import make_orders
 from nexus.runtime.process import Process, lost, reap
 from nexus.runtime.refusals import explain
+from nexus.runtime.remnants import Remnants, end_remnants, find_remnants
 from nexus.runtime.scope import Scopes
 from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, StartFailed
 from nexus.runtime.status import STATUS_BYTES, Status, boot_id, is_locked, open_process, read_status
@@ -151,6 +153,17 @@ class Runtime:
             # It is just starting, or just ending.
             await asyncio.sleep(_LOOK_AGAIN_S)
         return lost("somebody else holds its lock")
+
+    async def find_remnants(self, owners: Mapping[str, str]) -> dict[str, Remnants]:
+        """What lives of runs that ``adopt`` has no trace of, by their ids: somebody deleted their files.
+
+        ``owners`` has the owner of each. None of them is watched: all that can be done with them is to end them.
+        """
+        return await asyncio.to_thread(find_remnants, owners) if owners else {}
+
+    async def end_remnants(self, remnants: Remnants, number: int, grace_ms: int) -> None:
+        """End what is left of a run, with a signal and after the grace time with SIGKILL, and wait for that."""
+        await end_remnants(remnants, number, grace_ms)
 
     async def _ended(self, folder: Path, run_id: str, status: Status) -> Exit | None:
         if status.run is None:

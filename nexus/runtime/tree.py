@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from nexus.runtime.status import RunRecord, boot_id
 
-__all__ = ["Usage", "descendants", "end_cgroup", "end_session", "ran_out_of_memory", "usage"]
+__all__ = ["Usage", "descendants", "end_cgroup", "end_session", "parent_of", "ran_out_of_memory", "usage"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
@@ -60,6 +60,12 @@ def _fields(pid: int) -> list[bytes] | None:
     except OSError:
         return None
     return raw[raw.rindex(b")") + 1 :].split()
+
+
+def parent_of(pid: int) -> int:
+    """The process above one, as the kernel has it now; 0 where there is none."""
+    fields = _fields(pid)
+    return 0 if fields is None else int(fields[1])
 
 
 def _all_processes() -> Iterator[tuple[int, list[bytes]]]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 from typing import TYPE_CHECKING, Any
 
 from nexus_protocol import Internal, NexusError
 
-from nexus.runtime import Exit, Process, RuntimeFailure, ports
+from nexus.runtime import Exit, Process, Remnants, RuntimeFailure, ports
 from nexus.services import store
 from nexus.services.errors import ServiceDependencyFailed, ServiceNoCommand
 from nexus.services.keeper import now_ms, owner_of_service
@@ -44,6 +45,8 @@ _log = logging.getLogger("nexus.services")
 
 _AGAIN_S = 1.0
 _PORT_FREE_S = 2.0
+_FILES_DELETED = "its files were deleted: what is left of it is being ended"
+_REMNANTS_ENDED = "its files were deleted: what was left of it was ended"
 
 
 class Life:
@@ -66,6 +69,8 @@ class Life:
         """Whether the next run comes without the policy's consent."""
         self._unit = unit
         self._origin = origin
+        self._remnants: Remnants | None = None
+        """Of a run that cannot be taken back, and is to be ended."""
         self._exit: Exit | None = None
         """How the run ended, that is to be seen to."""
         self._came_up = False
@@ -80,7 +85,7 @@ class Life:
     @property
     def has_run(self) -> bool:
         """Whether it has a process, or will have one in a moment."""
-        return self.run is not None or self.launching
+        return self.run is not None or self.launching or self._remnants is not None
 
     @property
     def resting(self) -> bool:
@@ -101,7 +106,7 @@ class Life:
         self.needs.reset(on_demand=True)
         self.wishes.wake()
 
-    def resume(self, stored: StoredService, found: Process | Exit | None, *, rebooted: bool) -> None:
+    def resume(self, stored: StoredService, found: Process | Exit | Remnants | None, *, rebooted: bool) -> None:
         """Go on where a daemon before this one was; ``found`` is what the process room has of the run."""
         service = stored.service
         self.run_id = stored.run_id
@@ -114,6 +119,8 @@ class Life:
         self.needs.resume(stored)
         if isinstance(found, Exit):
             self._exit = found
+        elif isinstance(found, Remnants):
+            self._remnants, self._rebooted = found, False
         elif service.state is ServiceState.RUNNING and found is None:
             self._exit = Exit("lost", 0, False, now_ms(), "nothing is known of its process")
         elif found is None and rebooted and service.restart is not RestartPolicy.ALWAYS:
@@ -131,7 +138,10 @@ class Life:
         """It was stopped on demand, or had ended and what it left behind is being ended, or was to be restarted."""
         service = stored.service
         origin = self.keeper.origin
-        if not stored.wanted:
+        if service.reason == _FILES_DELETED:
+            if self._remnants is None:
+                self._exit = Exit("lost", 0, False, now_ms(), _REMNANTS_ENDED)
+        elif not stored.wanted:
             self.wishes.stop = StopWish(origin, service.reason or "stopped on demand", on_demand=False)
         elif service.exit_code is not None:
             self._exit = Exit("exit", service.exit_code, False, service.stopped_at or now_ms())
@@ -180,6 +190,9 @@ class Life:
     async def _step(self) -> bool:
         """From one run to the next, or to rest; tells whether it goes on."""
         try:
+            if self._remnants is not None:
+                self._exit = await self._end_remnants(self._remnants)
+                self._remnants = None
             if self._exit is None:
                 if self.run is None:
                     try:
@@ -278,6 +291,24 @@ class Life:
 
     # What follows an end
 
+    async def _end_remnants(self, remnants: Remnants) -> Exit:
+        """End a run whose files somebody deleted: nobody would see its end, and what it writes is lost."""
+        _log.warning("service %s: %s", self.row.name, _FILES_DELETED)
+        service = self.row.read().service
+        try:
+            await self.row.write(
+                ServiceState.STOPPING,
+                *([] if service.state is ServiceState.STOPPING else [("service.stopping", {"reason": _FILES_DELETED})]),
+                insist=False,
+                reason=_FILES_DELETED,
+            )
+        except StoreError as error:
+            _log.warning("service %s: %s", self.row.name, error.message)
+        await self.keeper.runtime.end_remnants(
+            remnants, signal.Signals[service.stop_signal.value], service.stop_grace_ms
+        )
+        return Exit("lost", 0, False, now_ms(), _REMNANTS_ENDED)
+
     async def _after_exit(self) -> bool:
         """The main process has ended by itself: what follows is the policy's."""
         exit_ = self._exit
@@ -306,7 +337,7 @@ class Life:
             reason = "the machine was restarted"
         retry = stored.wanted and wants_restart(service.restart, failed=not accepts_exit(exit_) and not swept_away)
         up_ms = exit_.at - (service.started_at or exit_.at) if self._came_up else 0
-        words = f"it {reason}" + " before it was healthy" * self._came_up
+        words = (reason if exit_.kind == "lost" else f"it {reason}") + " before it was healthy" * self._came_up
         error = start_failed(self, words, reason, exit_, None if self._came_up else ended_early_hint(service, exit_))
         return await self._rest_or_retry(
             error,

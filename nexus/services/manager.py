@@ -20,6 +20,7 @@ from nexus import journal
 from nexus.handling import Origin
 from nexus.runtime import Process, Runtime, RuntimeFailure
 from nexus.runtime.status import boot_id, process_start
+from nexus.runtime.tree import parent_of
 from nexus.services import dependency_store, graph, launch, store
 from nexus.services.commands import GetServiceStdout, RemoveService, RestartService, StartService, StopService
 from nexus.services.environment import as_environment, resolve
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from nexus.handling import Hooks, World
-    from nexus.runtime import Exit
+    from nexus.runtime import Exit, Remnants
     from nexus.services.dependency_store import StoredDependency
     from nexus.services.store import StoredService
 
@@ -96,7 +97,7 @@ class ServiceManager:
         for outcome in await asyncio.gather(*tunnels, return_exceptions=True):
             if isinstance(outcome, Exception):
                 _log.error("a tunnel was not taken back", exc_info=outcome)
-        found = await asyncio.gather(*(adopt(stored) for stored in up))
+        found = await self._with_remnants(up, await asyncio.gather(*(adopt(stored) for stored in up)))
         # All in one turn: who needs a service that is still looked for would take it for one at rest, and start it.
         seen_to = [self._resume(stored, found, rebooted) for stored, found in zip(up, found, strict=True)]
         with contextlib.suppress(TimeoutError):
@@ -119,8 +120,22 @@ class ServiceManager:
         except Exception as error:
             return error
 
+    async def _with_remnants(
+        self, rows: list[StoredService], found: list[Process | Exit | Exception | None]
+    ) -> list[Process | Exit | Remnants | Exception | None]:
+        """What was found, and what lives of runs whose files somebody deleted."""
+        lost = {
+            stored.run_id: owner_of_service(stored.service.id)
+            for stored, one in zip(rows, found, strict=True)
+            if one is None and stored.run_id is not None
+        }
+        remnants = await self.runtime.find_remnants(lost)
+        return [
+            remnants.get(stored.run_id or "") if one is None else one for stored, one in zip(rows, found, strict=True)
+        ]
+
     def _resume(
-        self, stored: StoredService, found: Process | Exit | Exception | None, rebooted: bool
+        self, stored: StoredService, found: Process | Exit | Remnants | Exception | None, rebooted: bool
     ) -> asyncio.Event | None:
         """Go on with a service; gives what is set once that has been seen to."""
         try:
@@ -238,7 +253,7 @@ class ServiceManager:
             unit = shims.get(pid)
             if unit is not None:
                 return unit.row.name
-            pid = _parent(pid)
+            pid = parent_of(pid)
         return None
 
     async def environment(
@@ -490,14 +505,6 @@ def _runs(folder: Path) -> list[str]:
     with contextlib.suppress(OSError):
         return [path.name for path in folder.iterdir() if path.name != "log"]
     return []
-
-
-def _parent(pid: int) -> int:
-    try:
-        data = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return 0
-    return int(data[data.rindex(b")") + 2 :].split()[1])
 
 
 def _boot_id() -> str:

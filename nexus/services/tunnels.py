@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from nexus.services.tasks import end_tasks
 from nexus.store import StoreConflict, StoreError, Transaction
 
 if TYPE_CHECKING:
-    from nexus.runtime import Exit, Runtime
+    from nexus.runtime import Runtime
     from nexus.services.dependency_store import StoredDependency
     from nexus.services.records import Service
     from nexus.services.store import StoredService
@@ -156,12 +157,20 @@ class Tunnels:
         if not up:
             await self._end(edge.id, edge)
             return
-        found = await self._runtime.adopt(f"{TUNNEL_OWNER}{edge.id}", edge.tunnel_run_id)
-        process = found if isinstance(found, Process) else None
+        process = await self._take_back(edge.id, edge.tunnel_run_id)
         tunnel = _Tunnel(edge, edge.tunnel_port, edge.tunnel_run_id, process)
         self._tunnels[edge.id] = tunnel
         tunnel.watch = asyncio.create_task(self._watch(tunnel))
         self.update(edge.dependency_id)
+
+    async def _take_back(self, dependency_id: int, run_id: str) -> Process | None:
+        """The process of a tunnel's run; one whose files somebody deleted is ended."""
+        owner = f"{TUNNEL_OWNER}{dependency_id}"
+        found = await self._runtime.adopt(owner, run_id)
+        if found is None:
+            for remnants in (await self._runtime.find_remnants({run_id: owner})).values():
+                await self._runtime.end_remnants(remnants, signal.SIGKILL, 0)
+        return found if isinstance(found, Process) else None
 
     async def shut(self) -> None:
         """Let go of all, and leave them as they are."""
@@ -261,14 +270,14 @@ class Tunnels:
         """End a tunnel, whether or not this daemon holds it."""
         owner = f"{TUNNEL_OWNER}{id_}"
         tunnel = self._tunnels.pop(id_, None)
-        process: Process | Exit | None = None
+        process: Process | None = None
         run_id = None if row is None else row.tunnel_run_id
         if tunnel is not None:
             await end_tasks(tunnel.watch)
             process, run_id = tunnel.process, tunnel.run_id
         if process is None and run_id is not None:
-            process = await self._runtime.adopt(owner, run_id)
-        if isinstance(process, Process):
+            process = await self._take_back(id_, run_id)
+        if process is not None:
             await process.stop(grace_ms=0)
             process.close()
         if row is not None and row.tunnel_port is not None:

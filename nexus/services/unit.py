@@ -17,7 +17,7 @@ from nexus.services.wishes import RestartWish, StopWish
 
 if TYPE_CHECKING:
     from nexus.handling import Origin
-    from nexus.runtime import Exit, Process
+    from nexus.runtime import Exit, Process, Remnants
     from nexus.services.keeper import Keeper
     from nexus.services.store import StoredService
     from nexus.store import StoreError
@@ -198,7 +198,9 @@ class Unit:
 
     # Its life
 
-    def resume(self, stored: StoredService, found: Process | Exit | None, *, rebooted: bool) -> asyncio.Event:
+    def resume(
+        self, stored: StoredService, found: Process | Exit | Remnants | None, *, rebooted: bool
+    ) -> asyncio.Event:
         """Go on with what a daemon before this one began; gives what is set once that has been seen to."""
         self.row.service = stored.service
         life = self._begin(self.keeper.origin)

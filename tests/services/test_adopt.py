@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.daemon import DaemonProcess
-from support.live_services import Services, exists, python
+from support.live_services import Services, exists, lines_of, listen, python
 from support.raw import wait_until
 
+from nexus.runtime import ports
 from nexus.runtime.status import process_start
 from nexus.services.commands import GetServiceStdout, RestartService, StartService, StopService
 from nexus.services.states import ServiceHealth, ServiceState
@@ -282,3 +285,81 @@ def test_a_supervisor_that_was_killed_is_told_and_nothing_of_its_service_lives_o
     assert "supervisor" in str(service.reason)
     assert not exists(pid)
     assert service.health is ServiceHealth.UNKNOWN
+
+
+def test_a_run_whose_files_were_deleted_is_ended_with_all_that_it_started(services: Services, tmp_path: Path) -> None:
+    escaped = f"setsid sh -c 'echo $$ > {tmp_path}/escaped; exec sleep 1000' &"
+    services.add("web", f"{escaped} trap 'echo > {tmp_path}/told; exit' TERM; echo up; sleep 1000 & wait",
+                 health_log="up")  # fmt: skip
+    services.add("other")
+    web, other = services.start("web", wait=True).service, services.start("other").service
+    shim = int(Path(f"/proc/{web.pid}/stat").read_text().rpartition(")")[2].split()[1])
+    wait_until(lambda: lines_of(tmp_path / "escaped"), "the escaped process")
+    escaped_pid = int(lines_of(tmp_path / "escaped")[0])
+    shutil.rmtree(services.daemon.state / "processes" / f"service-{web.id}")
+    services.kill_daemon()
+    service = services.wait_rest("web")
+    assert (service.state, service.pid) == (ServiceState.FAILED, None)
+    assert service.reason == "its files were deleted: what was left of it was ended"
+    assert not any(exists(pid) for pid in (web.pid, shim, escaped_pid))
+    assert (tmp_path / "told").exists()
+    assert services.get("other").pid == other.pid
+    assert exists(other.pid)
+    assert "service web: its files were deleted" in services.daemon.log()
+    services.start("web")
+
+
+def test_after_all_files_of_runs_were_deleted_the_policy_applies_and_tunnels_are_made_anew(services: Services) -> None:
+    services.add("db", listen(), port=0, restart="always", restart_backoff_ms=10)
+    services.add("web", restart="always", restart_backoff_ms=10)
+    services.add("stubborn", "trap '' TERM; echo up; while :; do sleep 1000; done", health_log="up",
+                 stop_grace_ms=100)  # fmt: skip
+    services.depend("web", "db", tunnel_enabled=True)
+    before = {name: services.start(name, wait=True).service.pid for name in ("web", "stubborn")}
+    before["db"] = services.get("db").pid
+    port = next(edge.tunnel_port for edge in services.status("web").dependencies)
+    assert port is not None
+    tunnel = ports.holder(port)
+    assert tunnel is not None
+    assert exists(tunnel.pid)
+    shutil.rmtree(services.daemon.state / "processes")
+    services.kill_daemon()
+    assert services.wait_rest("stubborn").state is ServiceState.FAILED
+    for name in ("db", "web"):
+        service = services.wait(name, state=ServiceState.RUNNING)
+        assert service.pid != before[name]
+    assert not any(exists(pid) for pid in (*before.values(), tunnel.pid))
+    wait_until(lambda: ports.holder(port), "the new tunnel")
+
+
+def test_a_run_without_files_and_without_supervisor_is_known_by_its_environment_alone(
+    services: Services, tmp_path: Path
+) -> None:
+    escape = f"echo $$ > {tmp_path}/escaped; trap '' TERM; while :; do sleep 1000; done"
+    services.add("web", f'setsid sh -c "{escape.replace("$", chr(92) + "$")}" & exec sleep 1000', stop_grace_ms=100)
+    web = services.start("web").service
+    wait_until(lambda: lines_of(tmp_path / "escaped"), "the escaped process")
+    escaped_pid = int(lines_of(tmp_path / "escaped")[0])
+    run_id = next(
+        word for word in Path(f"/proc/{web.pid}/environ").read_bytes().split(b"\0") if word.startswith(b"NEXUS_RUN_ID=")
+    ).decode()
+    # Not of the run: a longer id, and one that only mentions it.
+    strangers = [
+        subprocess.Popen(["/bin/sleep", "1000"], env={"A": run_id}),
+        subprocess.Popen(["/bin/sleep", "1000"], env={"NEXUS_RUN_ID": f"{run_id.partition('=')[2]}0"}),
+        subprocess.Popen(["/bin/sh", "-c", "sleep 1000; :", run_id], env={}),
+    ]
+    try:
+        services.daemon.kill()
+        shim = int(Path(f"/proc/{web.pid}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(shim, signal.SIGKILL)
+        wait_until(lambda: not exists(web.pid), "the end of the main process")
+        shutil.rmtree(services.daemon.state / "processes")
+        services.begin_anew()
+        assert services.wait_rest("web").reason == "its files were deleted: what was left of it was ended"
+        assert not exists(escaped_pid)
+        assert [stranger.poll() for stranger in strangers] == [None] * 3
+    finally:
+        for stranger in strangers:
+            stranger.kill()
+            stranger.wait()
