@@ -10,9 +10,14 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    import socket
+
+    from nexus.client.blocking import BlockingClient
 
 __all__ = [
     "Column",
@@ -20,6 +25,7 @@ __all__ = [
     "can_ask",
     "colour_wanted",
     "confirm",
+    "end_with_reader",
     "format_duration",
     "format_time",
     "hint",
@@ -194,3 +200,25 @@ def confirm(question: str, refusal: str, command: str) -> bool:
 def colour_wanted() -> bool:
     """Whether standard output is a terminal that may be coloured (no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def end_with_reader(client: BlockingClient) -> None:
+    """From now on a wait for the daemon ends with BrokenPipeError once nobody reads standard output any more.
+
+    Who follows something would see that only when there is more to print, which may be never.
+    """
+    import select
+
+    try:
+        output = sys.stdout.fileno()
+    except OSError:
+        return  # it was closed, and there is nothing to be seen
+    poller = select.poll()
+    poller.register(output, 0)  # that its other end is gone is told unasked
+
+    def wait(connection: socket.socket) -> None:
+        poller.register(connection, select.POLLIN)
+        if any(descriptor == output for descriptor, _events in poller.poll()):
+            raise BrokenPipeError
+
+    client.before_wait = wait

@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -79,6 +79,9 @@ class BlockingClient(BaseClient):
         self._hello = 0
         self._failure: NexusError | ConnectionFailure | None = None
         """Why the connection ended."""
+        self.before_wait: Callable[[socket.socket], None] | None = None
+        """Called, if there is one, before each wait that has no end of its own: it may wait itself for the connection
+        and for something else, and end the wait with an exception."""
 
     def connect(self) -> None:
         """Connect, and say who is calling. A lost connection is replaced by a new one.
@@ -276,6 +279,8 @@ class BlockingClient(BaseClient):
                 finally:
                     self._socket.settimeout(None)
             else:
+                if self.before_wait is not None:
+                    self.before_wait(self._socket)
                 data = self._socket.recv(_READ_BYTES)
         except ConnectionResetError:
             data = b""

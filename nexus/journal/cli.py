@@ -9,7 +9,7 @@ from typing import Any
 import click
 from nexus_protocol.errors import Unavailable
 
-from nexus.cli.output import Printer, format_time, hint, printable
+from nexus.cli.output import Printer, end_with_reader, format_time, hint, printable
 from nexus.cli.verbs import build_command, verb
 from nexus.client.errors import ConnectionLost
 from nexus.journal.commands import Event, WatchEvents
@@ -26,6 +26,8 @@ def _events(app: Any, values: dict[str, Any], out: Printer) -> None:
     last = command.after
     heading, wide = not out.no_header, out.output == "wide"
     gc.enable()  # this one may run for days
+    if following:
+        end_with_reader(app.connect())
     try:
         with app.connect().stream(command) as stream:
             for event in stream:

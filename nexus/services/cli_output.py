@@ -13,7 +13,7 @@ from typing import Any
 import click
 from nexus_protocol.errors import Unavailable
 
-from nexus.cli.output import Printer, hint, printable
+from nexus.cli.output import Printer, end_with_reader, hint, printable
 from nexus.cli.verbs import build_command, parse_duration, verb
 from nexus.client.errors import ConnectionLost
 from nexus.services.commands import GetServiceStdout
@@ -121,6 +121,7 @@ def _logs(app: Any, values: dict[str, Any], out: Printer) -> int:
     commands = [build_command(GetServiceStdout, {**_request(values), "service": name}) for name in names]
     if follow:
         gc.enable()  # this one may run for days
+        end_with_reader(app.connect())
     writer = _Writer(names, timestamps, follow or sys.stdout.isatty())
     records: list[dict[str, Any]] = []
     sys.stdout.flush()

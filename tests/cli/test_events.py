@@ -105,3 +105,15 @@ def test_a_number_from_the_future_is_a_conflict(cli: Cli) -> None:
     code, out, err = cli("events", "--after", "99", "--no-follow")
     assert (code, out) == (5, "")
     assert err.startswith("Error: cannot go on after event 99")
+
+
+def test_a_follower_ends_when_its_reader_does_although_nothing_more_happens(cli: Cli) -> None:
+    cli.ok("vm", "create", "a")
+    process = cli.start("events", "-o", "jsonl")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:
+        assert "vm.created" in next_line(process)
+        process.stdout.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == b""

@@ -158,3 +158,18 @@ def test_a_reader_that_leaves_ends_a_long_log_without_an_error(cli: Cli) -> None
 )
 def test_since_is_a_time_ago_or_a_time(text: str, at: int) -> None:
     assert parse_since(text, 1_700_000_000_000) == at
+
+
+@pytest.mark.parametrize("options", [(), ("-o", "jsonl"), ("--timestamps",)])
+def test_a_follower_ends_when_its_reader_does_although_nothing_more_is_written(
+    cli: Cli, options: tuple[str, ...]
+) -> None:
+    serve(cli, "a", "print('up', flush=True)")
+    process = cli.start("service", "logs", "a", "-f", *options)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:
+        assert b"up" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == b""
