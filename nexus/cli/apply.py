@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nexus.cli.output import colour_wanted, confirm, output_options, printable, printer
+from nexus.cli.output import colour_wanted, confirm, hint, output_options, printable, printer
 
 if TYPE_CHECKING:
     from nexus.cli.project.converge import Outcome
     from nexus.cli.project.manifest import Project
-    from nexus.cli.project.plan import Plan
+    from nexus.cli.project.plan import Plan, Step
     from nexus.cli.project.world import World
 
 __all__ = ["apply", "export"]
@@ -27,7 +28,7 @@ __all__ = ["apply", "export"]
 @click.option("--exit-code", is_flag=True, help="With --dry-run: exit 1 when there is something to do.")
 @click.option("--prune", is_flag=True, help="Remove what was made from this file and is in it no more.")
 @click.option("--no-start", is_flag=True, help="Start and restart nothing.")
-@click.option("--wait", is_flag=True, help="Wait until what is started is healthy.")
+@click.option("--wait", is_flag=True, help="Wait until what is to be up is healthy.")
 @click.option("-y", "--yes", is_flag=True, help="Skip confirmation.")
 @output_options
 @click.pass_obj
@@ -64,7 +65,7 @@ def apply(
         depends_on = { db = { condition = "healthy", tunnel = true } }
     """
     from nexus.cli.project.manifest import read_project
-    from nexus.cli.project.plan import make_plan
+    from nexus.cli.project.plan import make_plan, not_ready
     from nexus.cli.project.text import plan_lines, plan_summary, step_record
     from nexus.cli.project.world import look
 
@@ -74,11 +75,15 @@ def apply(
     project = read_project(file)
     world = look(app, list(project.services))
     plan = make_plan(project, world, now_ms=int(time.time() * 1000), prune=prune, start=not no_start)
+    left = [] if no_start else not_ready(project, world, plan)
     if not plan.steps:
         if out.for_person:
             click.echo(printable(f"Nothing to change: all is as {file} says"))
-        else:
+        if wait and left and not dry_run:
+            return _carry_out(app, project, world, plan, left, wait, out)
+        if not out.for_person:
             out.many([], (), key="name", nothing="Nothing to change.")
+        _tell_not_ready(world, left, shlex.join(["nexusctl", "apply", "-f", file, "--wait"]))
         return 0
     if out.for_person:
         for line in plan_lines(plan, colour=colour_wanted()):
@@ -92,10 +97,23 @@ def apply(
     again = shlex.join(["nexusctl", "apply", "-f", file, *options, "--yes"])
     if not yes and not confirm("Apply this?", "refusing to apply without confirmation", again):
         return 1
-    return _carry_out(app, project, world, plan, wait, out)
+    return _carry_out(app, project, world, plan, left if wait else [], wait, out)
 
 
-def _carry_out(app: Any, project: Project, world: World, plan: Plan, wait: bool, out: Any) -> int:
+def _tell_not_ready(world: World, left: Sequence[Step], command: str) -> None:
+    from nexus.services.cli_status import summary
+
+    for step in left:
+        service = world.services[step.name]
+        reason = f": {service['reason']}" if service["state"] == "starting" and service.get("reason") else ""
+        click.echo(printable(f'Not ready yet: service "{step.name}" ({summary(service)}){reason}'), err=True)
+    if left:
+        hint(f"Wait for it: {printable(command)}")
+
+
+def _carry_out(
+    app: Any, project: Project, world: World, plan: Plan, waits: Sequence[Step], wait: bool, out: Any
+) -> int:
     from nexus.cli.main import print_error
     from nexus.cli.project.converge import converge
     from nexus.cli.project.text import outcome_record, outcome_text
@@ -109,7 +127,7 @@ def _carry_out(app: Any, project: Project, world: World, plan: Plan, wait: bool,
             click.echo(printable(text), err=outcome.result == "skipped")
 
     try:
-        outcomes = converge(app, project, world, plan, tell, wait=wait)
+        outcomes = converge(app, project, world, plan, tell, wait=wait, waits=waits)
     except KeyboardInterrupt as error:
         error.add_note("What was begun goes on all the same; see how far it is: nexusctl service list")
         raise
@@ -170,7 +188,8 @@ def _tables(world: World, project: str | None) -> tuple[dict[str, Any], dict[str
     for name, service in services.items():
         fields = service_fields(service, world.environments.get(name, {}))
         done = fields["type"] == "oneshot" and service["state"] == "stopped" and service.get("exit_code") == 0
-        start = is_up(service) or done or fields["run_command"] is None
+        wanted = is_up(service) or service["state"] == "failed"  # one that was stopped has not failed any more
+        start = wanted or done or fields["run_command"] is None
         tables[name] = service_table(fields, world.edges.get(name, {}), start)
     return tables, {name: vm_table(vm_fields(vm)) for name, vm in vms.items()}
 

@@ -85,7 +85,7 @@ class Tunnels:
                 raise _cannot(
                     edge,
                     f'"{edge.dependency}" has no port for its tunnel',
-                    f"nexusctl service update {edge.dependency} --port 0",
+                    f"Give it a port: nexusctl service update {edge.dependency} --port 0; in nexus.toml: port = 0",
                 )
             tunnel = self._tunnels.get(edge.id)
             if tunnel is None:
@@ -308,6 +308,6 @@ def _cannot(edge: StoredDependency, reason: str, way_out: str | None) -> Service
     details: dict[str, Any] = {"id": edge.service_id, "name": edge.service, "reason": reason}
     return ServiceStartFailed(
         f'cannot start service "{edge.service}": {reason}',
-        hint="Look at the log of the daemon." if way_out is None else f"Give it one: {way_out}",
+        hint=way_out or "Look at the log of the daemon.",
         details=details,
     )

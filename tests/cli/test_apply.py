@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def test_only_what_was_changed_is_changed_and_restarted(shop: Folder) -> None:
 
 
 def test_a_graph_is_turned_round(shop: Folder) -> None:
-    text = f'[services.a]\nrun = "{SLEEP}"\n{{}}\n[services.b]\nrun = "{SLEEP}"\n{{}}\n'
+    text = f'[services.a]\nrun = "{SLEEP}"\nport = 0\n{{}}\n[services.b]\nrun = "{SLEEP}"\n{{}}\n'
     shop.write(text.format('depends_on = ["b"]', ""))
     shop.apply()
     shop.write(text.format("", 'depends_on = { a = { tunnel = true, condition = "started" } }'))
@@ -299,6 +300,9 @@ def test_what_is_exported_is_found_unchanged_and_can_be_applied_elsewhere(shop: 
     shop.write(STACK)
     shop.apply()
     shop.cli.ok("service", "add", "own", "--run", SLEEP, "--port", "0", "--health-tcp", "0", "--stop-grace", "1500ms")
+    shop.cli.ok("service", "add", "bad", "--run", "exit 3")
+    assert shop.cli("service", "start", "bad").code == 5
+    shop.cli.ok("service", "update", "api", "--port", "0")
     shop.cli.ok("service", "dep", "add", "own", "api", "--tunnel", "--when-lost", "stop")
     written = root / "written.toml"
     assert shop.cli("export", "-f", str(written)) == (0, f"Wrote {written}\n", "")
@@ -307,6 +311,10 @@ def test_what_is_exported_is_found_unchanged_and_can_be_applied_elsewhere(shop: 
     assert text.startswith("# Services and VM records for `nexusctl apply`. It may hold secrets")
     assert "s3cret" in text
     assert shop.cli.ok("export").out == text
+    assert text.count("start = false") == 1  # for the one that nobody wants up, not for the one that failed
+    assert shop.cli("service", "remove", "bad", "--yes").code == 0
+    shop.cli.ok("export", "-f", str(written), "--force")
+    text = written.read_text()
     assert shop.cli.ok("apply", "-f", str(written)).out == f"Nothing to change: all is as {written} says\n"
     code, out, err = shop.cli("export", "-f", str(written))
     assert (code, out) == (2, "")
@@ -336,3 +344,86 @@ def test_what_is_waited_for_is_healthy(shop: Folder) -> None:
     shop.write(f'[services.a]\nrun = "echo up; {SLEEP}"\nhealth = {{ log = "up" }}\n')
     assert "(running, healthy, pid " in shop.apply("--wait")[-1]
     assert wait_until(lambda: up(shop.cli), "it") == ["a"]
+
+
+def test_a_run_with_nothing_to_change_tells_what_is_not_ready_and_waits_for_it_if_told_to(
+    shop: Folder, root: Path
+) -> None:
+    fifo = root / "fifo"
+    os.mkfifo(fifo)
+    shop.write(
+        f"""
+        [services.db]
+        run = "read -r line <{fifo}; echo $line; {SLEEP}"
+        health = {{ log = "ready", interval = "1h" }}
+        [services.job]
+        run = "echo done"
+        oneshot = true
+        depends_on = {{ db = {{ condition = "healthy" }} }}
+        """
+    )
+    with shop.cli.terminal("apply", "-f", str(shop.file), "--yes", "--wait", columns=200) as terminal:
+        wait_until(lambda: "starting" in shop.cli.ok("service", "list").out and up(shop.cli) == ["db"], "both")
+        terminal.interrupt()
+        assert terminal.finish()[0] == 130
+    nothing = f"Nothing to change: all is as {shop.file} says"
+    first, *others = shop.apply()
+    assert first == nothing
+    assert others[0].startswith('Not ready yet: service "db" (running, health unknown, pid ')
+    assert others[1].startswith('Not ready yet: service "job" (starting): ')
+    assert others[2:] == ["", f"  Wait for it: nexusctl apply -f {shop.file} --wait"]
+    assert shop.apply("--no-start") == [nothing]
+    with shop.cli.terminal("apply", "-f", str(shop.file), "--wait", columns=200) as terminal:
+        terminal.wait_for(nothing)
+        fifo.write_text("ready\n")
+        code, text = terminal.finish()
+    assert code == 0
+    assert 'Already up: service "db" (running, healthy, pid ' in text
+    assert 'service "job"' in text
+    assert shop.apply("--wait") == [nothing]
+
+
+def test_what_does_not_become_healthy_is_named_by_a_run_that_waits(shop: Folder) -> None:
+    shop.write(
+        f"""
+        [services.sick]
+        run = "{SLEEP}"
+        health = {{ exec = "exit 1", interval = "100ms", retries = 1 }}
+        [services.well]
+        run = "{SLEEP}"
+        """
+    )
+    shop.apply()
+    wait_until(lambda: "unhealthy" in shop.cli.ok("service", "list").out, "the check")
+    said = shop.apply("--wait", code=1)
+    assert said[0].startswith("Nothing to change")
+    assert any(line.startswith('Error: cannot start service "sick": it is unhealthy') for line in said)
+    assert "1 of 1 steps not done" in said
+    result = shop.cli("apply", "-f", str(shop.file), "--wait", "-o", "json")
+    assert (result.code, [(one["action"], one["name"], one["result"]) for one in result.json]) == (
+        1,
+        [("wait", "sick", "failed")],
+    )
+
+
+def test_a_tunnel_to_a_service_without_a_port_is_refused_before_anything_is_made(shop: Folder) -> None:
+    shop.write(
+        f'[services.db]\nrun = "{SLEEP}"\n'
+        f'[services.api]\nrun = "{SLEEP}"\ndepends_on = {{ db = {{ tunnel = true }} }}\n'
+    )
+    code, out, err = shop.cli("apply", "-f", str(shop.file), "--yes")
+    assert (code, out) == (2, "")
+    assert err == (
+        f"Error: cannot use {shop.file}, line 5: services.api.depends_on.db.tunnel: "
+        '"db" has no port for a tunnel to lead to\n'
+        "  Give it one: port = 0 in [services.db] leases a free one.\n"
+    )
+    assert shop.cli.ok("service", "list").out == ""
+    shop.change("[services.api]", "port = 0\n[services.api]")
+    shop.apply()
+    shop.cli.ok("service", "add", "far", "--run", SLEEP)
+    shop.change("db = { tunnel = true }", "far = { tunnel = true }")
+    assert "  Give it one: nexusctl service update far --port 0" in shop.apply(code=2)
+    # What is so already is left as it is.
+    shop.cli.ok("service", "dep", "add", "api", "far", "--tunnel")
+    shop.apply("--no-start")

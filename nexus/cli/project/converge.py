@@ -39,9 +39,19 @@ class Outcome(NamedTuple):
 
 
 def converge(
-    app: Any, project: Project, world: World, plan: Plan, tell: Callable[[Outcome], None], *, wait: bool = False
+    app: Any,
+    project: Project,
+    world: World,
+    plan: Plan,
+    tell: Callable[[Outcome], None],
+    *,
+    wait: bool = False,
+    waits: Sequence[Step] = (),
 ) -> list[Outcome]:
     """Carry out a plan; tells of each step as it is done, and gives all that was told.
+
+    With ``wait`` a start is done when the service is healthy or completed; ``waits`` are the steps for those that were
+    started before.
 
     Raises:
         ConnectionLost: the daemon is gone; the next run goes on from there.
@@ -69,6 +79,7 @@ def converge(
             note(Outcome(step, "skipped", because=broken[step.name]))
     for batch in _batches([step for step in runs if step.name not in broken]):
         _run(app, batch, wait, note)
+    _run(app, waits, True, note)
     _remember(app, project, plan, outcomes)
     return outcomes
 

@@ -65,6 +65,14 @@ class Project(NamedTuple):
     """Under which it is remembered what was made from it."""
     services: dict[str, WantedService]
     vms: dict[str, dict[str, Any]]
+    text: str = ""
+    """Of the file, for the lines in errors."""
+
+    def wrong(self, at: Sequence[str], problem: str, hint: str) -> ProjectFileInvalid:
+        """The error for a key of the file that is well formed and cannot be used."""
+        line = find_line(self.text, at)
+        where = f"{self.path}, line {line}" if line else self.path
+        return ProjectFileInvalid(f"cannot use {where}: {_dotted(at)}: {problem}", hint=hint)
 
 
 def read_project(path: str) -> Project:
@@ -131,7 +139,7 @@ class _Reader:
         if self._problems:
             first, *others = self._problems
             raise ProjectFileInvalid(first, hint="\n".join(f"Also: {one}" for one in others[:20]) or None)
-        return Project(self._path, name, services, vms)
+        return Project(self._path, name, services, vms, self._text)
 
     def _service(self, at: tuple[str, ...], value: Any) -> WantedService:
         table = self._table(at, value)

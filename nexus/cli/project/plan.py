@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from nexus.cli.project.keys import Edge, service_defaults, vm_defaults
 from nexus.cli.project.manifest import Project, ProjectFileInvalid
 from nexus.cli.project.world import Ledger, World, service_fields, vm_fields
+from nexus.services.cli_status import is_checked
 
-__all__ = ["Change", "Plan", "Step", "differences", "find_cycle", "in_order", "make_plan"]
+__all__ = ["Change", "Plan", "Step", "differences", "find_cycle", "in_order", "make_plan", "not_ready"]
 
 _AT_START = frozenset(
     {
@@ -45,7 +46,7 @@ class Step(NamedTuple):
     """One thing to do."""
 
     action: str
-    """create, update, remove, connect, disconnect, restart or start."""
+    """create, update, remove, connect, disconnect, restart, start or (it is no part of a plan) wait."""
     kind: str
     """service or vm."""
     name: str
@@ -80,10 +81,12 @@ def make_plan(
     Dependencies go first and come last, so that a graph that is turned round is never a circle on the way.
 
     Raises:
-        ProjectFileInvalid: a dependency names nothing, the dependencies form a circle, or a name is another project's.
+        ProjectFileInvalid: a dependency names nothing or has a tunnel to what has no port, the dependencies form a
+            circle, or a name is another project's.
     """
     known = world.ledgers.get(project.name, Ledger())
     edges = _wanted_edges(project, world)
+    _check_tunnels(project, world)
     gone = _pruned(project, world, known) if prune else []
     lost = {step.name for step in gone if step.kind == "service"}
     connects, disconnects = _edge_steps(edges, world, lost)
@@ -144,6 +147,24 @@ def _wanted_edges(project: Project, world: World) -> dict[str, dict[str, Edge]]:
             hint="Take one of them out of depends_on.",
         )
     return edges
+
+
+def _check_tunnels(project: Project, world: World) -> None:
+    """Refuse a tunnel that would lead nowhere; one that is there already is left to whoever made it."""
+    for name, service in project.services.items():
+        for other, edge in service.needs.items():
+            wanted, there = project.services.get(other), world.services.get(other)
+            port = wanted.fields["port"] if wanted is not None else (there or {}).get("port")
+            as_before = there is not None and there.get("port") is None
+            if not edge.tunnel or port is not None or (as_before and world.edges.get(name, {}).get(other) == edge):
+                continue
+            raise project.wrong(
+                ("services", name, "depends_on", other, "tunnel"),
+                f'"{other}" has no port for a tunnel to lead to',
+                f"Give it one: port = 0 in [services.{other}] leases a free one."
+                if wanted is not None
+                else f"Give it one: nexusctl service update {other} --port 0",
+            )
 
 
 def find_cycle(edges: Mapping[str, Iterable[str]]) -> list[str] | None:
@@ -287,6 +308,19 @@ def _run_steps(
             ):
                 continue
             steps.append(Step("start", "service", name, service["id"] if service is not None else ""))
+    return steps
+
+
+def not_ready(project: Project, world: World, plan: Plan) -> list[Step]:
+    """What the file wants up, and was started before but is not healthy or completed yet, as steps to wait for it."""
+    begun = {step.name for step in plan.steps if step.action in ("restart", "start", "remove")}
+    steps = []
+    for name in in_order(project.services, {name: one.needs for name, one in project.services.items()}):
+        wanted, service = project.services[name], world.services.get(name)
+        if wanted.start and service is not None and name not in begun and _runs(service):
+            well = service["health"] == "healthy" or not is_checked(service)
+            if service["state"] == "starting" or service["type"] == "oneshot" or not well:
+                steps.append(Step("wait", "service", name, service["id"]))
     return steps
 
 

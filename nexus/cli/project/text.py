@@ -94,7 +94,7 @@ def outcome_text(outcome: Outcome) -> str | None:
         return f'Service "{step.name}" depends on "{step.other}" no more'
     if step.action == "restart":
         return f'Restarted service "{step.name}" ({summary(outcome.reply["service"])})'
-    if step.action == "start":
+    if step.action in ("start", "wait"):
         return started_text(outcome.reply)[-1]  # the others have steps and sentences of their own
     return f'{_DONE[step.action]} {_KINDS[step.kind]} "{step.name}"'
 

@@ -83,8 +83,9 @@ def test_what_holds_at_once_restarts_nothing_and_what_does_not_restarts_what_run
 
 
 def test_a_tunnel_that_comes_or_goes_restarts_its_dependent(root: Path) -> None:
-    wanted = project(root, TWO.replace('["db"]', "{ db = { tunnel = true } }"))
-    there = world(service("api", run_command="api"), service("db", run_command="db"), edges={"api": {"db": Edge()}})
+    wanted = project(root, TWO.replace('["db"]', "{ db = { tunnel = true } }") + "port = 1\n")
+    db = service("db", run_command="db", port=1)
+    there = world(service("api", run_command="api"), db, edges={"api": {"db": Edge()}})
     assert words(plan(wanted, there)) == [
         "disconnect service api db",
         "connect service api db",
@@ -206,6 +207,7 @@ def test_a_plan_is_shown_field_by_field_and_without_the_values_of_variables(root
         depends_on = { db = { condition = "healthy", tunnel = true } }
         [services.db]
         dir = ""
+        port = 3
         [vms.box]
         mem = "1G"
         """,
@@ -223,6 +225,7 @@ def test_a_plan_is_shown_field_by_field_and_without_the_values_of_variables(root
         '    stop.grace: "500ms" -> "10s"',
         '  + depends on "db" (healthy, tunnel)',
         '+ service "db"',
+        "    port: 3",
         '> restart service "api"',
     ]
     assert plan_summary(made) == "2 to create, 1 to change, 1 to restart"
