@@ -35,12 +35,15 @@ def _reason(spec: ProcessSpec, what: str, number: int, where: str) -> tuple[str,
 
 def _directory(directory: str, number: int) -> tuple[str, str | None]:
     if number == errno.ENOENT:
-        return f"the directory {directory} is not there", "Make it, or change the working directory."
+        return f"its directory {directory} is not there", "Make it, or change the working directory."
     if number == errno.ENOTDIR:
-        return f"{directory} is not a directory", "Change the working directory."
+        return f"its directory {directory} is not a directory", "Change the working directory."
     if number == errno.EACCES:
-        return f"there is no permission to enter {directory}", "Change its permissions, or the working directory."
-    return f"the directory {directory} cannot be entered ({os.strerror(number)})", None
+        return (
+            f"its directory {directory} cannot be entered: there is no permission",
+            "Change its permissions, or the working directory.",
+        )
+    return f"its directory {directory} cannot be entered ({os.strerror(number)})", None
 
 
 def _program(spec: ProcessSpec, number: int) -> tuple[str, str | None]:

@@ -8,11 +8,12 @@ import uuid
 from typing import Any, NamedTuple
 
 import click
-from nexus_protocol.errors import NexusError
+from nexus_protocol.errors import NexusError, NotFound
 
 from nexus.cli.output import Printer, can_ask, confirm, hint
 from nexus.cli.verbs import FilePath, build_command, for_each, shell_complete, verb
 from nexus.services.cli_lifecycle import start_and_tell
+from nexus.services.cli_status import AT_START
 from nexus.services.commands import AddDependency, AddService, GetServiceStatus, RemoveService, UpdateService
 from nexus.services.errors import ServiceNeeded
 from nexus.services.states import DependencyCondition
@@ -123,11 +124,17 @@ def _update(app: Any, values: dict[str, Any], out: Printer) -> None:
     _variables(values, "set_environment")
     if all(value in (None, ()) for name, value in values.items() if name != "service"):
         raise click.UsageError("nothing to change: give at least one option")
+    before = app.call_raw(GetServiceStatus(values["service"]))["service"]
     service = app.call_raw(build_command(UpdateService, values))
 
     def sentence() -> None:
+        if service["updated_at"] == before["updated_at"]:
+            click.echo(f'Nothing to change: service "{service["name"]}" is so already')
+            return
         click.echo(f'Updated service "{service["name"]}"')
-        if service["state"] in ("running", "starting"):
+        fields = {*AT_START, "name", "environment_names"}
+        stale = bool(values["set_environment"]) or any(before.get(field) != service.get(field) for field in fields)
+        if stale and service["state"] in ("running", "starting"):
             hint(f"It goes on as it was started; to start it anew: nexusctl service restart {service['name']}")
 
     out.one(service, key="name", sentence=sentence)
@@ -135,6 +142,7 @@ def _update(app: Any, values: dict[str, Any], out: Printer) -> None:
 
 def _remove(app: Any, values: dict[str, Any], out: Printer) -> int:
     names = values["service"]
+    typed: dict[str, str] = {}
     if not values["yes"]:
         # What begins with a dash has come after a --, and must again.
         options = ["--force", "--yes"] if values["stop"] else ["--yes"]
@@ -147,7 +155,9 @@ def _remove(app: Any, values: dict[str, Any], out: Printer) -> int:
             if code:
                 return code
             question = _question(found)
-            names = tuple(service["id"] for service in found)  # what was asked about, whatever has its name by then
+            # What was asked about, whatever has its name by then.
+            typed = {service["id"]: name for service, name in zip(found, names, strict=True)}
+            names = tuple(typed)
         command = shlex.join(["nexusctl", "service", "remove", *words])
         if not confirm(question, "refusing to remove service without confirmation", command):
             return 1
@@ -157,7 +167,11 @@ def _remove(app: Any, values: dict[str, Any], out: Printer) -> int:
     one_document = out.output == "json" and len(names) > 1
 
     def remove(name: str) -> None:
-        service = app.call_raw(RemoveService(name, stop=bool(values["stop"])))
+        try:
+            service = app.call_raw(RemoveService(name, stop=bool(values["stop"])))
+        except NotFound as error:
+            error.message = error.message.replace(name, typed.get(name, name))
+            raise
         removed.append(service)
         if not one_document:
             out.one(service, key="name", sentence=lambda: click.echo(f'Removed service "{service["name"]}"'))
@@ -195,7 +209,7 @@ The command is a line for the shell (--run), or words after a -- that no shell s
 or 1h, sizes as 256M or 1G. --env NAME without a value takes the value from here, so that it stands on no command line.
 
 \b
-    nexusctl service add web --port 8080 --health-tcp 0 --run 'exec python3 -m http.server $PORT'
+    nexusctl service add web --port 8080 --health-tcp 0 --run 'exec python3 -m http.server -b 127.0.0.1 $PORT'
     nexusctl service add api --depends-on web:healthy:tunnel -- ./api --verbose
 """
 

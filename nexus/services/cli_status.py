@@ -14,6 +14,7 @@ from nexus.cli.verbs import Number, for_each, shell_complete, verb
 from nexus.services.commands import GetServiceStatus, ListServices
 
 __all__ = [
+    "AT_START",
     "all_services",
     "command_text",
     "edge_text",
@@ -25,6 +26,24 @@ __all__ = [
     "state_colour",
     "summary",
 ]
+
+
+AT_START = frozenset(
+    {
+        "run_command",
+        "type",
+        "directory",
+        "port",
+        "environment",
+        "config_filename",
+        "config_format",
+        "repo_path",
+        "memory_limit_mib",
+        "cpu_limit_percent",
+        "log_limit_mib",
+    }
+)
+"""The fields that a service which is up has only from its next start on."""
 
 
 def is_up(service: dict[str, Any]) -> bool:

@@ -419,7 +419,13 @@ class UpdateService(Command[Service]):
     clear: (
         Annotated[
             list[Text],
-            Meta(max_length=32, description="fields to unset", extra={"option": "--clear", "metavar": "FIELD"}),
+            Meta(
+                max_length=32,
+                description="fields to unset, of run_command, directory, port, environment, config_filename, repo_url, "
+                "repo_path, git_branch, git_token_file, health_exec, health_tcp, health_log, tags, memory_limit_mib "
+                "and cpu_limit_percent",
+                extra={"option": "--clear", "metavar": "FIELD"},
+            ),
         ]
         | None
     ) = None

@@ -6,13 +6,15 @@ What git is told and how its answers are read is the business of ``nexus.runtime
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from nexus_protocol import NexusError
 
 from nexus import journal
 from nexus.handling import Context, Stream, handles
@@ -28,7 +30,15 @@ from nexus.services.commands import (
     GitPull,
 )
 from nexus.services.errors import ServiceInvalid, ServiceNoRepository
-from nexus.services.git_errors import GitAuthentication
+from nexus.services.git_errors import (
+    GitAuthentication,
+    GitDetached,
+    GitDirty,
+    GitDiverged,
+    GitNotARepository,
+    GitUnknownBranch,
+    GitUnknownCommit,
+)
 from nexus.services.records import (
     GitBranch,
     GitBranchList,
@@ -52,19 +62,33 @@ __all__ = [
 
 T = TypeVar("T")
 
+_WAYS_OUT: dict[type[NexusError], str] = {
+    GitDetached: "Check out a branch: nexusctl service git checkout {name} BRANCH",
+    GitDirty: "See how it is: nexusctl service git status {name}",
+    GitDiverged: "See how it is: nexusctl service git status {name}",
+    GitNotARepository: "Clone it: nexusctl service git clone {name}",
+    GitUnknownBranch: "See which there are: nexusctl service git branches {name}\n"
+    "Create it: nexusctl service git checkout {name} BRANCH --create",
+    GitUnknownCommit: "See which there are: nexusctl service git log {name}\n"
+    "Pull what the remote has: nexusctl service git pull {name}",
+}
+"""What a person can ask of nexusctl then; git's own errors know no service."""
+
 _MAX_TOKEN_BYTES = 4096
 
 
 @handles(GetRepoStatus)
 async def get_repo_status(ctx: Context, command: GetRepoStatus) -> RepoStatus:
-    _service, repository = _repository(ctx, command.service)
-    return _status(repository, await repository.status())
+    service, repository = _repository(ctx, command.service)
+    with _with_way_out(service):
+        return _status(repository, await repository.status())
 
 
 @handles(CheckoutBranch)
 async def checkout_branch(ctx: Context, command: CheckoutBranch) -> RepoStatus:
     service, repository = _repository(ctx, command.service)
-    state = await repository.checkout_branch(command.branch, create=command.create)
+    with _with_way_out(service):
+        state = await repository.checkout_branch(command.branch, create=command.create)
     await _record(ctx, service, "checked_out", {"branch": command.branch, "commit": state.commit})
     return _status(repository, state)
 
@@ -72,15 +96,17 @@ async def checkout_branch(ctx: Context, command: CheckoutBranch) -> RepoStatus:
 @handles(GitCheckoutCommit)
 async def git_checkout_commit(ctx: Context, command: GitCheckoutCommit) -> RepoStatus:
     service, repository = _repository(ctx, command.service)
-    state = await repository.checkout_commit(command.commit)
+    with _with_way_out(service):
+        state = await repository.checkout_commit(command.commit)
     await _record(ctx, service, "checked_out", {"commit": state.commit})
     return _status(repository, state)
 
 
 @handles(GitLog)
 async def git_log(ctx: Context, command: GitLog) -> GitCommitList:
-    _service, repository = _repository(ctx, command.service)
-    commits = await repository.log(command.limit, command.revision)
+    service, repository = _repository(ctx, command.service)
+    with _with_way_out(service):
+        commits = await repository.log(command.limit, command.revision)
     return GitCommitList(
         [GitCommit(c.id, c.author_name, c.author_email, c.at, c.subject, list(c.refs)) for c in commits]
     )
@@ -88,8 +114,9 @@ async def git_log(ctx: Context, command: GitLog) -> GitCommitList:
 
 @handles(GitListBranches)
 async def git_list_branches(ctx: Context, command: GitListBranches) -> GitBranchList:
-    _service, repository = _repository(ctx, command.service)
-    branches = await repository.branches(remote=command.remote)
+    service, repository = _repository(ctx, command.service)
+    with _with_way_out(service):
+        branches = await repository.branches(remote=command.remote)
     return GitBranchList(
         [GitBranch(b.name, b.commit, b.current, b.remote, b.upstream, b.ahead, b.behind, b.at) for b in branches]
     )
@@ -98,7 +125,8 @@ async def git_list_branches(ctx: Context, command: GitListBranches) -> GitBranch
 @handles(GitPull)
 async def git_pull(ctx: Context, command: GitPull, stream: Stream[GitProgress]) -> RepoStatus:
     service, repository = _repository(ctx, command.service, await _token(ctx, command.service, command.token))
-    pulled = await _with_progress(stream, lambda report: repository.pull(report))
+    with _with_way_out(service):
+        pulled = await _with_progress(stream, lambda report: repository.pull(report))
     status = _status(repository, await repository.status())
     if pulled.before != pulled.after:
         await _record(ctx, service, "pulled", {"from": pulled.before, "to": pulled.after, "commits": pulled.commits})
@@ -133,6 +161,19 @@ async def git_clone(ctx: Context, command: GitClone, stream: Stream[GitProgress]
     state = await repository.status()
     await _record(ctx, service, "cloned", {"path": service.repo_path, "commit": state.commit})
     return _status(repository, state)
+
+
+@contextlib.contextmanager
+def _with_way_out(service: Service) -> Iterator[None]:
+    """Have an error of git name the command of nexusctl that helps, where there is one."""
+    try:
+        yield
+    except NexusError as error:
+        way_out = _WAYS_OUT.get(type(error), "").format(name=service.name)
+        if type(error) is GitNotARepository and service.repo_url is None:
+            way_out = ""  # there is nothing that could be cloned
+        error.hint = "\n".join(filter(None, (error.hint, way_out))) or None
+        raise
 
 
 def _service(ctx: Context, reference: str) -> Service:

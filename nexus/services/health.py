@@ -59,6 +59,10 @@ _FIELDS = (
 )
 
 
+class _OutputEnded(Exception):
+    """What is kept of a run's output was deleted while it runs."""
+
+
 class _Result(NamedTuple):
     well: bool
     message: str | None
@@ -195,7 +199,12 @@ class HealthCheck:
             done, _ = await asyncio.wait({matched}, timeout=max(left_s, 0))
             if not done:
                 await self._say(ServiceHealth.UNHEALTHY, "no line of its output matches yet")
-            message = await matched
+            try:
+                message = await matched
+            except _OutputEnded:
+                _log.warning("service %s: its output was deleted, and is looked at no more", service.name)
+                await self._say(ServiceHealth.UNHEALTHY, "its output was deleted before a line matched")
+                return
             while not await self._say(ServiceHealth.HEALTHY, message):  # noqa: ASYNC110  a store has no event
                 await asyncio.sleep(1.0)
         finally:
@@ -219,7 +228,7 @@ class HealthCheck:
                         await asyncio.sleep(0)
                 if rest and matches(kept[piece.stream]):
                     return _as_message(rest)
-        raise RuntimeError("the output ended before the run")
+        raise _OutputEnded
 
 
 def _as_message(line: bytes) -> str:

@@ -50,6 +50,9 @@ async def launch_run(life: Life) -> Run:
             return Run(life, await life.keeper.runtime.start(life.owner, run_id, spec))
         except (RuntimeFailure, ValueError) as error:
             words = getattr(error, "message", str(error)).removeprefix("cannot start ")
+            reason = words.partition(": ")[2]
+            if reason.startswith("its directory "):
+                words = reason  # which is the service's, whatever the program
             raise start_failed(life, words, words, None, getattr(error, "hint", None)) from error
 
 

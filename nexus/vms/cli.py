@@ -6,10 +6,9 @@ import shlex
 from typing import Any
 
 import click
-from nexus_protocol.errors import NexusError
 
 from nexus.cli.output import Column, Printer, can_ask, confirm, format_time, hint, print_fields
-from nexus.cli.verbs import NounGroup, Number, build_command, completers, verb
+from nexus.cli.verbs import NounGroup, Number, build_command, completers, for_each, verb
 from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm
 
 __all__ = ["vm"]
@@ -52,7 +51,7 @@ def _list(app: Any, values: dict[str, Any], out: Printer) -> None:
 
 def _inspect(app: Any, values: dict[str, Any], out: Printer) -> int:
     found: list[dict[str, Any]] = []
-    code = _for_each(values["vm"], lambda name: found.append(app.call_raw(GetVm(name))))
+    code = for_each(values["vm"], lambda name: found.append(app.call_raw(GetVm(name))))
     if out.for_person:
         for index, vm in enumerate(found):
             click.echo("\n" * (index > 0), nl=False)
@@ -97,7 +96,7 @@ def _delete(app: Any, values: dict[str, Any], out: Printer) -> int:
         question = ""
         if can_ask():
             found: list[dict[str, Any]] = []
-            code = _for_each(names, lambda name: found.append(app.call_raw(GetVm(name))))
+            code = for_each(names, lambda name: found.append(app.call_raw(GetVm(name))))
             if code:
                 return code
             question = _delete_question(found)
@@ -114,7 +113,7 @@ def _delete(app: Any, values: dict[str, Any], out: Printer) -> int:
             out.one(vm, key="name", sentence=lambda: click.echo(f'Deleted VM "{vm["name"]}"'))
 
     one_document = out.output == "json" and len(names) > 1
-    code = _for_each(names, delete)
+    code = for_each(names, delete)
     if one_document:
         out.many(deleted, (), key="name", nothing="No VMs deleted.")
     return code
@@ -126,20 +125,6 @@ def _delete_question(vms: list[dict[str, Any]]) -> str:
     if len(shown) == 1:
         return f"Delete VM {shown[0]}?"
     return f"Delete {len(shown)} VMs: {', '.join(shown)}?"
-
-
-def _for_each(names: tuple[str, ...], do: Any) -> int:
-    """Do it for every name, also after one failed; gives the exit code of the first failure."""
-    from nexus.cli.main import exit_code, print_error
-
-    code = 0
-    for name in names:
-        try:
-            do(name)
-        except NexusError as error:
-            print_error(error)
-            code = code or exit_code(error)
-    return code
 
 
 def _make_list() -> click.Command:

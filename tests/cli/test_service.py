@@ -10,6 +10,8 @@ import pytest
 from support.cli import Cli
 from support.raw import wait_until
 
+from nexus.services.rules import CLEARABLE
+
 SLEEP = "exec sleep 1000"
 READY = f"echo ready; {SLEEP}"
 
@@ -189,6 +191,32 @@ def test_an_update_says_when_it_holds(cli: Cli) -> None:
     service = cli.ok("service", "status", "b", "-o", "json").json["service"]
     assert (service["restart"], service["stop_grace_ms"], service.get("tags")) == ("always", 90_000, None)
     assert plain(cli.ok("service", "restart", "b").out).startswith('Restarted service "b" (running, pid N, port ')
+    # What holds at once needs no restart, and what is so already is no change.
+    assert cli("service", "update", "b", "--tag", "x") == (0, 'Updated service "b"\n', "")
+    for options in (["--tag", "x"], ["--unset-env", "NOPE"]):
+        assert cli("service", "update", "b", *options) == (
+            0,
+            'Nothing to change: service "b" is so already\n',
+            "",
+        )
+    for options in (["--env", "A=1"], ["--env", "A=2"], ["--unset-env", "A"], ["--port", "0", "--dir", "/"]):
+        assert "restart b" in cli.ok("service", "update", "b", *options).err
+
+
+def test_the_help_of_an_update_names_every_field_that_can_be_unset(cli: Cli) -> None:
+    words = re.split(r"[\s,.]+", cli.ok("service", "update", "--help").out)
+    assert set(CLEARABLE) <= set(words)
+
+
+def test_a_removal_that_loses_a_race_names_the_service_as_it_was_typed(cli: Cli) -> None:
+    cli.ok("service", "add", "a", "--run", SLEEP)
+    with cli.terminal("service", "remove", "a", columns=200) as terminal:
+        terminal.wait_for("[y/N]: ")
+        cli.ok("service", "remove", "a", "--yes")
+        terminal.type("y\n")
+        code, text = terminal.finish()
+    assert code == 4
+    assert 'Error: service "a" not found' in text
 
 
 def test_several_are_started_and_stopped_in_the_order_of_their_dependencies(cli: Cli) -> None:

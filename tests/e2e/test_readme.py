@@ -35,7 +35,7 @@ def tour() -> Iterator[Step]:
     """The commands of the console blocks, with what follows each."""
     for block in blocks("console"):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, *expected = part.rstrip("\n").split("\n")
+            command, *expected = part.replace("\\\n", "").rstrip("\n").split("\n")
             yield Step(command, [line for line in expected if line])
 
 

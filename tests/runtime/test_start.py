@@ -145,7 +145,7 @@ def test_each_start_that_cannot_be_is_refused_with_the_reason(room: Runtime, roo
         ((str(root / "folder"),), "/", "it is a directory", errno.EACCES),
         ((bad,), "/", "interpreter /no/such/interpreter", errno.ENOENT),
         ((plain,), "/", "neither a program nor a script", errno.ENOEXEC),
-        (("true",), "/no/such/directory", "directory /no/such/directory is not there", errno.ENOENT),
+        (("true",), "/no/such/directory", ": its directory /no/such/directory is not there", errno.ENOENT),
         (("true",), closed, "is not a directory", errno.ENOTDIR),
         (("true", "x" * 200_000), "/", "too long", errno.E2BIG),
     ]

@@ -10,26 +10,9 @@ from typing import Any, NamedTuple
 from nexus.cli.project.keys import Edge, service_defaults, vm_defaults
 from nexus.cli.project.manifest import Project, ProjectFileInvalid
 from nexus.cli.project.world import Ledger, World, service_fields, vm_fields
-from nexus.services.cli_status import is_checked
+from nexus.services.cli_status import AT_START, is_checked
 
 __all__ = ["Change", "Plan", "Step", "differences", "find_cycle", "in_order", "make_plan", "not_ready"]
-
-_AT_START = frozenset(
-    {
-        "run_command",
-        "type",
-        "directory",
-        "port",
-        "environment",
-        "config_filename",
-        "config_format",
-        "repo_path",
-        "memory_limit_mib",
-        "cpu_limit_percent",
-        "log_limit_mib",
-    }
-)
-"""What a service that is up has only from its next start on."""
 
 
 class Change(NamedTuple):
@@ -287,7 +270,7 @@ def _changed(records: Iterable[Step], edges: Iterable[Step]) -> set[str]:
         for step in records
         if step.action == "update"
         and step.kind == "service"
-        and any(change.field.partition(".")[0] in _AT_START for change in step.changes)
+        and any(change.field.partition(".")[0] in AT_START for change in step.changes)
     }
     # A tunnel's address is in the environment.
     return changed | {step.name for step in edges if step.edge.tunnel}
