@@ -82,6 +82,8 @@ class Stage:
         self.client: RawClient | None = None
         self.open: list[int] = []
         """Requests that nobody waits for yet."""
+        self.settled: dict[str, Service] = {}
+        """As they were when they were last looked at."""
         make_audited(world.daemon.database)
         for name in SERVICES:
             os.mkfifo(world.root / f"{name}.fifo", 0o600)
@@ -194,7 +196,8 @@ class Stage:
         """Once all is quiet the daemon goes and comes: whatever runs is not touched."""
         self.settle()
         quiet = not self.unanswered()
-        before = {name: service for name, service in self.world.services().items() if service.pid is not None}
+        settled = self.settled
+        before = {name: service for name, service in settled.items() if service.pid is not None}
         self.leave(killed)
         self.settle()
         after = self.world.services()
@@ -206,10 +209,10 @@ class Stage:
         }
         if not quiet or any(service.pid in ended or service.lost_dependencies for service in before.values()):
             return  # something was on its way that no row told of yet
+        fields = ("state", "pid", "started_at", "restarts")
         for name, service in before.items():
-            for field in ("state", "pid", "started_at", "restarts"):
-                same = getattr(after[name], field) == getattr(service, field)
-                assert same, f"{words_of(service)} has become {words_of(after[name])}"
+            changed = [field for field in fields if getattr(service, field) != getattr(after[name], field)]
+            assert not changed, f"{name}: {[*map(words_of, [*settled.values(), *after.values()])]}"
 
     def unanswered(self) -> list[int]:
         """The requests that still have no answer, once the daemon has seen all of them."""
@@ -241,7 +244,10 @@ class Stage:
             for service in services.values()
             for words in self.wrong(service, services, runs.get(service.name), wanted)
         ]
-        return found if services == self.world.services() else ["rows still change", *found]
+        if services != self.world.services():
+            found.append("rows still change")
+        self.settled = services
+        return found
 
     def wrong(self, service: Service, services: dict[str, Service], run: str | None, wanted: set[str]) -> Iterator[str]:
         """What is not true of one service."""
@@ -256,6 +262,10 @@ class Stage:
                 yield "its process is gone, or another"
             if name not in wanted:
                 yield "nobody wants it"
+            for other in unmet(service, services, wanted):
+                completed = DEPENDENCIES[name, other][0] is DependencyCondition.COMPLETED
+                if not completed and other not in service.lost_dependencies:
+                    yield f"it has not seen that it lost {other}"
         elif self.is_locked(name):
             yield "there are processes of it"
         elif run is not None or service.pid is not None:
@@ -399,7 +409,8 @@ def test_any_order_of_commands_exits_and_ends_of_the_daemon_leaves_what_is_true(
                     getattr(stage, verb)(*arguments)
                 stage.finish()
             except Exception as error:
-                raise AssertionError(f"{error!r}\nafter {steps}\n{world.daemon.log()}") from error
+                code = world.daemon.process and world.daemon.process.poll()
+                raise AssertionError(f"{error!r}\n{steps}\n{code}\n{world.daemon.log()}") from error
             finally:
                 if stage.client is not None:
                     stage.client.close()
