@@ -26,6 +26,7 @@ def test_a_repository_is_cloned_switched_and_pulled(cli: Cli, world: GitWorld, r
     code, _out, err = cli("service", "git", "status", "app")
     assert code == 4
     assert "Clone the repository first" in err
+    assert err.endswith("  Clone it: nexusctl service git clone app\n")
     branch = world.git(source, "branch", "--show-current").strip()
     assert cli.ok("service", "git", "clone", "app").out == f'Cloned to {path} (branch "{branch}")\n'
     head = world.git(source, "rev-parse", "HEAD").strip()
@@ -51,11 +52,16 @@ def test_a_repository_is_cloned_switched_and_pulled(cli: Cli, world: GitWorld, r
     newer = world.commit(source, "new", "new")
     world.git(source, "push", "--quiet", str(bare), f"HEAD:{branch}")
     assert cli.ok("service", "git", "pull", "app").out == f"Pulled 1 commit ({head[:12]}..{newer.strip()[:12]})\n"
+    for words, way_out in (("nowhere", "branches app"), ("--commit=nothing", "log app")):
+        code, _out, err = cli("service", "git", "checkout", "app", words)
+        assert code == 4
+        assert f"  See which there are: nexusctl service git {way_out}\n" in err
     (path / "new").write_text("changed here")
     assert "Changes:    1 changed\n" in cli.ok("service", "git", "status", "app").out
     code, out, err = cli("service", "git", "checkout", "app", "--commit", older)
     assert (code, out) == (5, "")
     assert err.startswith("Error: cannot ")
+    assert err.endswith("  See how it is: nexusctl service git status app\n")
 
 
 def test_progress_is_for_a_terminal_and_leaves_nothing_behind(cli: Cli, world: GitWorld, root: Path) -> None:
