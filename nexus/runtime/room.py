@@ -40,6 +40,7 @@ _SCOPE_TIMEOUT_S = 5.0
 _SHIM_TIMEOUT_S = 30.0
 _LOOK_AGAIN_S = 0.01
 _LOOKS = 300
+_LOOKS_FOR_THE_LOG = 100
 
 _DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 """The soft limit that this process was started with: the daemon raises its own later, and no child should get that."""
@@ -120,7 +121,7 @@ class Runtime:
                 process = await self._start_in_scope(start)
                 if process is not None:
                     return process
-            self._prepare(start)
+            await self._take(start)
             return await self._spawn(start, [], {}, _SHIM_TIMEOUT_S)
         except BaseException as error:
             start.close_all()
@@ -211,6 +212,18 @@ class Runtime:
             raise ValueError(f"{run_id!r} is no id of a run")
         return self._owner_folder(owner) / run_id
 
+    async def _take(self, start: _Start) -> None:
+        """``_prepare`` once the log is free: who was killed on its way to a program holds it for a moment yet."""
+        for looks in range(_LOOKS_FOR_THE_LOG, -1, -1):
+            try:
+                self._prepare(start)
+                return
+            except StartFailed as error:
+                start.close_all()
+                if error.errno != errno.EBUSY or not looks:
+                    raise
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
     def _prepare(self, start: _Start) -> None:
         """Make the files of a run, and take its locks.
 
@@ -252,7 +265,7 @@ class Runtime:
     async def _start_in_scope(self, start: _Start) -> Process | None:
         """Start in a scope; None where the user manager failed and nobody needs it."""
         spec = start.spec
-        self._prepare(start)
+        await self._take(start)
         errors = os.memfd_create("errors", os.MFD_CLOEXEC)
         try:
             prefix = self._scopes.command(start.run_id, spec)

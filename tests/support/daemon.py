@@ -26,11 +26,9 @@ def short_directory() -> Path:
 
 def isolated_environment(root: Path, **extra: str) -> dict[str, str]:
     """The environment of a person who has nothing of Nexus yet: fresh XDG folders under ``root``."""
-    environment = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("NEXUS_", "XDG_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "DBUS_", "JOURNAL_"))
-    }
+    # COLUMNS and LINES of whoever runs the tests would hide the size of the tests' own terminals.
+    foreign = ("NEXUS_", "XDG_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "DBUS_", "JOURNAL_", "COLUMNS", "LINES")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     for name in ("run", "state", "config", "data", "home"):
         (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     environment |= {
@@ -47,7 +45,7 @@ def isolated_environment(root: Path, **extra: str) -> dict[str, str]:
 async def end_processes(directory: Path) -> None:
     """End what the process room left under a directory: children outlive their daemon, on purpose."""
     room = Runtime(directory)
-    for folder in directory.glob("*/*/"):
+    for folder in await asyncio.to_thread(lambda: list(directory.glob("*/*/"))):
         if folder.name != "log":
             found = await room.adopt(folder.parent.name, folder.name)
             if isinstance(found, Process):
