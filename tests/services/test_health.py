@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -184,3 +185,14 @@ def test_the_end_of_a_run_makes_its_health_unknown(services: Services) -> None:
 def test_a_check_gives_its_code_and_its_last_line(command: str, code: int, line: str | None) -> None:
     result = asyncio.run(run_check(("/bin/sh", "-c", command), "/", dict(os.environ), 60))
     assert result == (code, line)
+
+
+def test_a_log_check_whose_output_somebody_deletes_says_so(services: Services) -> None:
+    service = services.add("web", "echo up; exec sleep 1000", health_log="never", **QUICK)
+    services.start("web")
+    services.wait("web", health_message="no line of its output matches yet")
+    shutil.rmtree(services.daemon.state / "processes" / f"service-{service.id}")
+    found = services.wait("web", health_message="its output was deleted before a line matched")
+    assert (found.state, found.health) == (ServiceState.RUNNING, ServiceHealth.UNHEALTHY)
+    assert "Traceback" not in services.daemon.log()
+    services.stop("web")
