@@ -280,6 +280,7 @@ class Life:
             run_id=run_id,
             active_port=port,
             pid=None,
+            started_at=None,
             exit_code=None,
             exit_signal=None,
             next_restart_at=None,
