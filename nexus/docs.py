@@ -6,7 +6,6 @@ It knows how a declaration reads, and nothing of what any command does.
 from __future__ import annotations
 
 import ast
-import gc
 import importlib
 import inspect
 import itertools
@@ -322,6 +321,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    gc.freeze()  # msgspec may crash when what it knows of Meta is collected at the end (msgspec issue 717)
-    sys.exit(code)
+    sys.exit(main())

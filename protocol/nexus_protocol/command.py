@@ -55,7 +55,7 @@ __all__ = [
 SECRET = msgspec.Meta(extra={"secret": True}, extra_json_schema={"secret": True})
 """Marks a field whose value stays out of every ``repr``, log, error and event: ``Annotated[str, SECRET]``."""
 
-# msgspec may crash when the interpreter's last collection takes its types and their metadata apart (its issue 717),
+# msgspec may crash when the interpreter's last collection takes its types and their metadata apart,
 # and a program that has done all its work would end by a signal. What is frozen is left to the end of the process.
 atexit.register(gc.freeze)
 
