@@ -347,7 +347,7 @@ def test_a_run_without_files_and_without_supervisor_is_known_by_its_environment_
     strangers = [
         subprocess.Popen(["/bin/sleep", "1000"], env={"A": run_id}),
         subprocess.Popen(["/bin/sleep", "1000"], env={"NEXUS_RUN_ID": f"{run_id.partition('=')[2]}0"}),
-        subprocess.Popen(["/bin/sh", "-c", "sleep 1000; :", run_id], env={}),
+        subprocess.Popen(["/bin/sh", "-c", "read forever", run_id], env={}, stdin=subprocess.PIPE),
     ]
     try:
         services.daemon.kill()
@@ -362,4 +362,4 @@ def test_a_run_without_files_and_without_supervisor_is_known_by_its_environment_
     finally:
         for stranger in strangers:
             stranger.kill()
-            stranger.wait()
+            stranger.communicate()
