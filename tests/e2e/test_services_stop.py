@@ -144,13 +144,15 @@ def test_a_service_that_does_all_it_can_to_stay_is_gone_after_its_grace(root: Pa
 
 def test_a_stop_goes_on_when_the_daemon_is_killed_in_the_middle_of_it(world: ServiceWorld) -> None:
     marker = world.root / "stays"
-    script = "trap '' TERM; echo ready; while :; do sleep 1; done"
-    world.add("stays", ["/bin/sh", "-c", script, str(marker)], stop_grace_ms=1000)
+    script = "trap 'echo told' TERM; echo ready; while :; do sleep 1; done"
+    world.add("stays", ["/bin/sh", "-c", script, str(marker)], stop_grace_ms=2000)
     world.call(StartService(service="stays"))
     wait_until(lambda: b"ready" in world.output("stays"), "its trap")
     stop = world.cli.start("service", "stop", "stays")
     try:
-        wait_until(lambda: world.service("stays").state is ServiceState.STOPPING, "the begin of the stop")
+        # The row says so a moment before the shim knows: what is to go on without a daemon has to have begun.
+        wait_until(lambda: b"told" in world.output("stays"), "the begin of the stop")
+        assert world.service("stays").state is ServiceState.STOPPING
         world.daemon.kill()
         _, error = stop.communicate(timeout=60)
     finally:
