@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-__all__ = ["Graph", "closure", "find_cycle", "reverse", "start_layers", "stop_layers"]
+__all__ = ["Graph", "closure", "find_cycle", "reverse", "start_layers"]
 
 Graph = Mapping[str, Iterable[str]]
 
@@ -76,12 +76,3 @@ def start_layers(graph: Graph, roots: Iterable[str]) -> list[list[str]]:
     if waiting:
         raise ValueError(f"there is a cycle among {', '.join(sorted(waiting))}")
     return layers
-
-
-def stop_layers(graph: Graph, roots: Iterable[str]) -> list[list[str]]:
-    """``roots`` and all that need them, in layers: each is needed only by what is in layers before its own.
-
-    Raises:
-        ValueError: there is a cycle.
-    """
-    return start_layers(reverse(graph), roots)

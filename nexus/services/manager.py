@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -270,22 +270,21 @@ class ServiceManager:
         Raises:
             NexusError: as the declaration of StartService lists; the start itself goes on where a policy says so.
         """
-        service = self._resolve(command.service)
-        launch.refuse_without_command(service)
-        before = self._started_at(service.id)
-        unit = self.unit(service.id)
-        with _in_time(command.timeout_ms, service.name, unit):
-            await unit.start(origin, command.environment, wait=command.wait)
-        return self._started(service.id, before)
+        return await self._bring_up(command, lambda unit: unit.start(origin, command.environment, wait=command.wait))
 
     async def restart_service(self, origin: Origin, command: RestartService) -> ServiceStarted:
         """End a service's run, and bring it up as it was started or with a new environment; raises as a start."""
+        return await self._bring_up(command, lambda unit: unit.restart(origin, command.environment, wait=command.wait))
+
+    async def _bring_up(
+        self, command: StartService | RestartService, bring: Callable[[Unit], Awaitable[None]]
+    ) -> ServiceStarted:
         service = self._resolve(command.service)
         launch.refuse_without_command(service)
         before = self._started_at(service.id)
         unit = self.unit(service.id)
         with _in_time(command.timeout_ms, service.name, unit):
-            await unit.restart(origin, command.environment, wait=command.wait)
+            await bring(unit)
         return self._started(service.id, before)
 
     def _started_at(self, service_id: str) -> dict[str, int | None]:

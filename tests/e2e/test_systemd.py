@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import short_directory
 from support.raw import wait_until
-from support.systemd import UserManager, missing_for_systemd
+from support.systemd import UserManager, user_manager
 
 from nexus.client import BlockingClient
 from nexus.system.commands import GetSystemStatus, Hello, Ping
@@ -24,18 +23,8 @@ SERVICE, SOCKET = "nexus.service", "nexus.socket"
 @pytest.fixture(scope="module")
 def session() -> Iterator[UserManager]:
     """A user manager for the whole module."""
-    missing = missing_for_systemd()
-    if missing is not None:
-        pytest.skip(f"a systemd user manager cannot be had here: {missing}")
-    root = short_directory()
-    try:
-        manager = UserManager(root)
-        try:
-            yield manager
-        finally:
-            manager.close()
-    finally:
-        shutil.rmtree(root)
+    with user_manager() as running:
+        yield running
 
 
 @pytest.fixture

@@ -6,15 +6,13 @@ import asyncio
 import json
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import short_directory
 from support.rooms import shell
-from support.systemd import UserManager, missing_for_systemd
+from support.systemd import UserManager, user_manager
 
 from nexus.runtime import LimitUnavailable, Runtime
 from nexus.runtime.scope import Scopes
@@ -65,18 +63,8 @@ asyncio.run(main())
 @pytest.fixture(scope="module")
 def manager() -> Iterator[UserManager]:
     """A user manager of the tests' own."""
-    missing = missing_for_systemd()
-    if missing is not None:
-        pytest.skip(f"a systemd user manager cannot be had here: {missing}")
-    root = short_directory()
-    try:
-        made = UserManager(root)
-        try:
-            yield made
-        finally:
-            made.close()
-    finally:
-        shutil.rmtree(root)
+    with user_manager() as running:
+        yield running
 
 
 def test_children_live_in_scopes_of_their_own_with_limits_that_hold(manager: UserManager, shim: str) -> None:

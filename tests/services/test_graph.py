@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus.services.graph import closure, find_cycle, reverse, start_layers, stop_layers
+from nexus.services.graph import closure, find_cycle, reverse, start_layers
 
 nodes = st.sampled_from("abcdefgh")
 graphs = st.dictionaries(nodes, st.lists(nodes, max_size=4, unique=True))
@@ -74,7 +74,7 @@ def test_a_start_has_everything_once_and_what_is_needed_first(graph: dict[str, l
 
 @given(acyclic, st.lists(nodes, max_size=3))
 def test_a_stop_has_what_needs_others_first(graph: dict[str, list[str]], roots: list[str]) -> None:
-    layers = stop_layers(graph, roots)
+    layers = start_layers(reverse(graph), roots)
     place = {node: number for number, layer in enumerate(layers) for node in layer}
     assert set(place) == closure(reverse(graph), roots)
     assert all(place[node] < place[other] for node in place for other in graph.get(node, []) if other in place)

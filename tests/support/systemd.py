@@ -13,12 +13,14 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
-from support.daemon import isolated_environment
+import pytest
+from support.daemon import isolated_environment, short_directory
 from support.raw import wait_until
 
-__all__ = ["UserManager", "missing_for_systemd"]
+__all__ = ["UserManager", "missing_for_systemd", "user_manager"]
 
 _RUNTIME = "/run/user/0"
 _MANAGERS = ("/lib/systemd/systemd", "/usr/lib/systemd/systemd")
@@ -196,3 +198,20 @@ class UserManager:
         self._process.kill()
         self._process.wait()
         _remove_cgroup(self.cgroup)
+
+
+@contextlib.contextmanager
+def user_manager() -> Iterator[UserManager]:
+    """A running user manager with a folder of its own; where none can be had, the test is skipped and says why."""
+    missing = missing_for_systemd()
+    if missing is not None:
+        pytest.skip(f"a systemd user manager cannot be had here: {missing}")
+    root = short_directory()
+    try:
+        manager = UserManager(root)
+        try:
+            yield manager
+        finally:
+            manager.close()
+    finally:
+        shutil.rmtree(root)
