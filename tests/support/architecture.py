@@ -1,0 +1,271 @@
+"""The rules between the layers, as functions over source text: who may import whom, where SQL is, that no circle is.
+
+They take the sources as a mapping, so that a test can add a file that breaks a rule and see it found. They know no
+test and import nothing of the project.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import sys
+from collections.abc import Container, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["CONTRACT_KINDS", "Source", "Violation", "circles", "kind_of", "imports_of", "read_sources", "violations"]
+
+
+class Source(NamedTuple):
+    """A module: its dotted name and its text."""
+
+    module: str
+    text: str
+
+
+class _Contents(NamedTuple):
+    """What the rules look at in a module."""
+
+    imports: list[tuple[str, str | None]]
+    """The modules that it imports, or from which it imports the name that is beside it."""
+    texts: list[str]
+    """Its string constants; what documents a name is none."""
+
+
+class Violation(NamedTuple):
+    """A rule that a module breaks, and with what: an imported module, a circle, a statement."""
+
+    rule: str
+    module: str
+    what: str
+
+
+def read_sources(root: Path) -> dict[str, Source]:
+    """Every module of ``nexus`` and ``nexus_protocol`` below the root of a checkout, by name."""
+    found: dict[str, Source] = {}
+    for base, package in ((root, "nexus"), (root / "protocol", "nexus_protocol")):
+        for path in sorted((base / package).rglob("*.py")):
+            name = ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
+            found[name] = Source(name, path.read_text(encoding="utf-8"))
+    return found
+
+
+@functools.cache
+def _contents(text: str) -> _Contents:
+    tree = ast.parse(text)
+    imports: list[tuple[str, str | None]] = []
+    documentation: set[int] = set()
+    texts: list[ast.Constant] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [(alias.name, None) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            imports += [(module, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            documentation.add(id(node.value))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.append(node)
+    return _Contents(imports, [str(node.value) for node in texts if id(node) not in documentation])
+
+
+def imports_of(module: Source, known: Container[str]) -> Iterator[str]:
+    """Every module that one imports, anywhere in it, ``TYPE_CHECKING`` blocks included.
+
+    ``from nexus import journal`` is ``nexus.journal``, if that is one of ``known``.
+    """
+    for name, inner in _contents(module.text).imports:
+        yield f"{name}.{inner}" if inner is not None and f"{name}.{inner}" in known else name
+
+
+# Kinds of files
+
+CONTRACT_KINDS = ("commands", "records", "errors", "states")
+
+_BASE = {"msgspec", "nexus_protocol"}
+_SHARED = {"nexus.handling", "nexus.paging", "nexus.graph", "nexus.streams", "nexus.store", "nexus.journal"}
+_WORLD = {"nexus.runtime", "nexus.git", "nexus.supervision"}
+_OWN_CONTRACT = {f"{{own}}.{kind}" for kind in CONTRACT_KINDS}
+
+_KINDS: dict[str, set[str]] = {
+    "commands": _BASE | _OWN_CONTRACT | {"nexus.git.errors"},
+    "records": _BASE | {"{own}.states"},
+    "errors": _BASE,
+    "states": _BASE,
+    "store": _BASE | _OWN_CONTRACT | {"nexus.store", "{own}.settings"},
+    "handlers": _BASE | _SHARED | {"{own}", "nexus"},
+    "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
+    "part": _BASE | _SHARED | _WORLD | {"{own}"},
+    "cli": _BASE | _OWN_CONTRACT | {"click", "nexus", "nexus.cli", "nexus.client", "{own}.cli"},
+}
+"""What each kind of file of a capability may import beside the standard library. A file of no kind is a part."""
+
+_LAYERS: dict[str, set[str]] = {
+    "nexus_protocol": {"msgpack", "msgspec"},
+    "nexus.paths": {"platformdirs"},
+    "nexus.locks": set(),
+    "nexus.graph": set(),
+    "nexus.config": {"nexus.paths"},
+    "nexus.capabilities": set(),
+    "nexus.handling": _BASE | {"nexus.store"},
+    "nexus.paging": _BASE | {"nexus.handling"},
+    "nexus.streams": _BASE | {"nexus.handling"},
+    "nexus.store": _BASE | {"nexus.locks", "nexus.paths"},
+    "nexus.runtime": _BASE,
+    "nexus.git": _BASE | {"nexus.runtime"},
+    "nexus.supervision": _BASE | {"nexus.handling", "nexus.store", "nexus.journal", "nexus.runtime"},
+    "nexus.client": {"msgpack", "nexus_protocol", "nexus", "nexus.config", "nexus.paths", "{contracts}"},
+    "nexus.cli": {
+        *_BASE,
+        *("click", "tomli_w"),
+        *("nexus", "nexus.capabilities", "nexus.client", "nexus.config", "nexus.locks", "nexus.paths"),
+        *("nexus.store", "nexus.system.commands"),
+    },
+    "nexus.daemon": {
+        *_BASE,
+        *("nexus", "nexus.capabilities", "nexus.handling", "nexus.config", "nexus.locks", "nexus.paths"),
+        *("nexus.journal", "nexus.runtime", "nexus.supervision", "nexus.store", "nexus.streams"),
+        *("nexus.plugins.host", "nexus.system.commands", "nexus.system.settings", "nexus.system.store"),
+    },
+    "nexus.docs": _BASE | {"nexus.daemon.dispatch"},
+}
+"""What each layer may import beside itself and the standard library; ``{contracts}`` are all capabilities' commands."""
+
+_LIBRARIES = {
+    "nexus.services.configuration": {"dotenv", "javaproperties"},
+    "nexus.services.health": {"re2"},
+    "nexus.plugins": {"pluggy", "lupa"},
+}
+"""Libraries that one folder alone uses."""
+
+
+def kind_of(module: str) -> str:
+    """What a file of a capability is: ``nexus.services.cli.tree`` is of the kind cli, ``port_store`` a store."""
+    *folders, stem = module.split(".")[2:] or [""]
+    if "cli" in folders:
+        return "cli"
+    kinds = [kind for kind in _KINDS if kind != "part"]
+    before = [kind for kind in kinds if f"{stem}_".startswith(f"{kind}_")]
+    after = [kind for kind in kinds if f"_{stem}".endswith(f"_{kind}")]
+    return next(iter(before + after), "part")
+
+
+# The rules
+
+_SQL = re.compile(r"\b(SELECT .+ FROM|INSERT (OR \w+ )?INTO|UPDATE \w+ SET|DELETE FROM)\b", re.DOTALL)
+_PROC = re.compile(r"^/proc\b")
+_STARTS_PROCESSES = ("subprocess", "multiprocessing", "pty")
+_ENGINE_FORBIDDEN = {"socket", "asyncio", "threading", "selectors", "os"}
+
+
+def violations(sources: Mapping[str, Source], capabilities: Iterable[str]) -> set[Violation]:
+    """Everything that breaks a rule; ``capabilities`` are the names of the folders that hold one each."""
+    names = list(capabilities)
+    imports = {name: set(imports_of(module, sources)) for name, module in sources.items()}
+    found: set[Violation] = set()
+    for name, module in sources.items():
+        found |= _imports(name, imports[name], sources, names)
+        found |= _texts(module)
+    found |= {Violation("circle", circle[0], " ".join(circle)) for circle in circles(imports)}
+    return found
+
+
+def _imports(name: str, imported: set[str], sources: Mapping[str, Source], capabilities: list[str]) -> set[Violation]:
+    allowed = _allowed(name, sources, capabilities)
+    if allowed is None:
+        return {Violation("layer", name, "the file belongs to no layer")}
+    found = {
+        Violation("import", name, module)
+        for module in imported
+        if module.split(".")[0] not in sys.stdlib_module_names and not _is_allowed(module, allowed)
+    }
+    own_layer = name.split(".")[0]
+    if own_layer == "nexus_protocol":
+        found |= {Violation("import", name, module) for module in imported & _ENGINE_FORBIDDEN}
+    if not name.startswith("nexus.store.") and "sqlite3" in imported:
+        found.add(Violation("database", name, "sqlite3"))
+    if _in_process_layer(name):
+        return found
+    return found | {Violation("process", name, module) for module in imported & set(_STARTS_PROCESSES)}
+
+
+def _is_allowed(module: str, allowed: set[str]) -> bool:
+    return any(module == known or (known != "nexus" and module.startswith(f"{known}.")) for known in allowed)
+
+
+def _allowed(name: str, sources: Mapping[str, Source], capabilities: list[str]) -> set[str] | None:
+    libraries = {library for folder, its in _LIBRARIES.items() if _below(name, folder) for library in its}
+    parts = name.split(".")
+    if parts[0] == "nexus" and len(parts) > 1 and parts[1] in capabilities:
+        return libraries | _allowed_in_capability(name, sources)
+    if name == "nexus":
+        return set()
+    for layer, allowed in _LAYERS.items():
+        if _below(name, layer):
+            contracts = {f"nexus.{capability}.commands" for capability in capabilities}
+            return (
+                libraries | (allowed - {"{contracts}"}) | {layer} | (contracts if "{contracts}" in allowed else set())
+            )
+    return None
+
+
+def _allowed_in_capability(name: str, sources: Mapping[str, Source]) -> set[str]:
+    """What the kind allows, and the files of its own folder whose kinds it may use."""
+    own = ".".join(name.split(".")[:2])
+    kind = kind_of(name)
+    allowed = {pattern.replace("{own}", own) for pattern in _KINDS[kind]}
+    for other in sources:
+        if _below(other, own) and (kind_of(other) == kind or f"{own}.{kind_of(other)}" in allowed):
+            allowed.add(other)
+    return allowed
+
+
+def _below(name: str, package: str) -> bool:
+    return f"{name}.".startswith(f"{package}.")
+
+
+def _in_process_layer(name: str) -> bool:
+    """Where processes may be started and ``/proc`` be read: the runtime, and the command line, which is no daemon."""
+    return _below(name, "nexus.runtime")
+
+
+def _texts(module: Source) -> set[Violation]:
+    name = module.module
+    parts = name.split(".")
+    may_hold_sql = _below(name, "nexus.store") or (parts[-1] == "store" or parts[-1].endswith("_store"))
+    found: set[Violation] = set()
+    for text in _contents(module.text).texts:
+        if not may_hold_sql and _SQL.search(text):
+            found.add(Violation("sql", name, text))
+        if not _in_process_layer(name) and _PROC.search(text):
+            found.add(Violation("process", name, text))
+    return found
+
+
+def circles(imports: Mapping[str, set[str]]) -> list[list[str]]:
+    """The groups of modules that import each other, directly or through others; each sorted (Tarjan's algorithm)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in sorted(imports[node] & imports.keys()):
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            group = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(group) > 1 or node in imports[node]:
+                found.append(sorted(group))
+
+    for node in sorted(imports):
+        if node not in index:
+            visit(node)
+    return found
