@@ -1,6 +1,6 @@
 """The public contract of services: what can be asked, with Nexsock's numbers.
 
-The records are in ``records``, the errors in ``errors`` and ``git_errors``.
+The records are in ``records``, the errors in ``errors`` and ``nexus.git.errors``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,13 @@ from typing import Annotated
 from msgspec import Meta
 from nexus_protocol.command import Command, StreamCommand, command
 
+from nexus.git.errors import (
+    GIT_CHECKOUT_ERRORS,
+    GIT_CLONE_ERRORS,
+    GIT_LOG_ERRORS,
+    GIT_PULL_ERRORS,
+    GIT_READ_ERRORS,
+)
 from nexus.services.errors import (
     ServiceAmbiguous,
     ServiceConfigFile,
@@ -30,13 +37,6 @@ from nexus.services.errors import (
     ServiceStartFailed,
     ServiceStopped,
     ServiceTunnelNameTaken,
-)
-from nexus.services.git_errors import (
-    GIT_CHECKOUT_ERRORS,
-    GIT_CLONE_ERRORS,
-    GIT_LOG_ERRORS,
-    GIT_PULL_ERRORS,
-    GIT_READ_ERRORS,
 )
 from nexus.services.records import (
     Branch,

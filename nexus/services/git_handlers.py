@@ -1,6 +1,6 @@
 """One function for each git command on a service's repository.
 
-What git is told and how its answers are read is the business of ``nexus.runtime.git``.
+What git is told and how its answers are read is the business of ``nexus.git.repository``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,17 @@ import msgspec
 from nexus_protocol import NexusError
 
 from nexus import journal
+from nexus.git.errors import (
+    GitAuthentication,
+    GitDetached,
+    GitDirty,
+    GitDiverged,
+    GitNotARepository,
+    GitUnknownBranch,
+    GitUnknownCommit,
+)
+from nexus.git.repository import Progress, Repository, RepoState, clone
 from nexus.handling import Context, Stream, handles
-from nexus.runtime.git import Progress, Repository, RepoState, clone
 from nexus.services import store
 from nexus.services.commands import (
     CheckoutBranch,
@@ -30,15 +39,6 @@ from nexus.services.commands import (
     GitPull,
 )
 from nexus.services.errors import ServiceInvalid, ServiceNoRepository
-from nexus.services.git_errors import (
-    GitAuthentication,
-    GitDetached,
-    GitDirty,
-    GitDiverged,
-    GitNotARepository,
-    GitUnknownBranch,
-    GitUnknownCommit,
-)
 from nexus.services.records import (
     GitBranch,
     GitBranchList,

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from nexus.git.errors import GitBadUrl
 from nexus.services.commands import UpdateConfig, UpdateService
 from nexus.services.errors import ServiceInvalid
-from nexus.services.git_errors import GitBadUrl
 from nexus.services.patterns import compile_pattern
 from nexus.services.states import RestartPolicy, ServiceType
 
@@ -128,7 +128,7 @@ def _git_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
     if fields["repo_url"] is None:
         return
     # Loaded where it is used: most services have no repository.
-    from nexus.runtime.git_remote import parse_url
+    from nexus.git.remote import parse_url
 
     try:
         remote = parse_url(fields["repo_url"])

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.daemon import isolated_environment, short_directory
 from support.raw import wait_until
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from nexus_protocol.errors import NexusError
 
-from nexus.runtime.git_facts import RepoState
-from nexus.runtime.git_remote import Access, Remote, mask_url
-from nexus.services import git_errors as errors
+from nexus.git import errors
+from nexus.git.facts import RepoState
+from nexus.git.remote import Access, Remote, mask_url
 
 __all__ = ["checked_revision", "refusal", "refuse_dirty", "refuse_unfinished", "unknown_branch", "unknown_commit"]
 

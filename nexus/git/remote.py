@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
-from nexus.runtime.git_process import with_config
-from nexus.services import git_errors as errors
+from nexus.git import errors
+from nexus.git.process import with_config
 
 __all__ = ["Access", "Auth", "Remote", "mask_url", "parse_url", "without_credentials"]
 

@@ -1,6 +1,6 @@
 """One run of the git program: its session, its pipes, its progress, and its end, also when it is cancelled.
 
-It knows neither repositories nor credentials; ``git`` says what is run, ``git_remote`` what it may reach.
+It knows neither repositories nor credentials; ``repository`` says what is run, ``remote`` what it may reach.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from nexus.services.git_errors import GitMissing
+from nexus.git.errors import GitMissing
 
 __all__ = ["Fields", "Progress", "Result", "base_environment", "check_version", "run_git", "to_its_end", "with_config"]
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from nexus_protocol.errors import NexusError
 
-from nexus.runtime.git_facts import Config, RepoState
-from nexus.runtime.git_leftovers import Leftovers
-from nexus.runtime.git_process import Fields, Progress, Result, check_version, run_git, with_config
-from nexus.runtime.git_refusals import refusal
-from nexus.runtime.git_remote import Access, Remote, mask_url, parse_url
-from nexus.services import git_errors as errors
+from nexus.git import errors
+from nexus.git.facts import Config, RepoState
+from nexus.git.leftovers import Leftovers
+from nexus.git.messages import refusal
+from nexus.git.process import Fields, Progress, Result, check_version, run_git, with_config
+from nexus.git.remote import Access, Remote, mask_url, parse_url
 
 __all__ = ["OnProgress", "Operation", "git_environment"]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from nexus_protocol.errors import NexusError
 
-from nexus.runtime.git_process import to_its_end
-from nexus.services import git_errors as errors
+from nexus.git import errors
+from nexus.git.process import to_its_end
 
 __all__ = ["Leftovers", "Nursery"]
 

@@ -1,7 +1,7 @@
 """Repositories through the system's git: look, check out, pull, clone; never losing what is not committed.
 
-It knows paths, URLs and credentials, and neither services nor requests. How git is run is in ``git_process`` and
-``git_operation``, what it may reach in ``git_remote``, what its refusals mean in ``git_refusals``.
+It knows paths, URLs and credentials, and neither services nor requests. How git is run is in ``process`` and
+``operation``, what it may reach in ``remote``, what its refusals mean in ``messages``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 
 from nexus_protocol.errors import NexusError
 
-from nexus.runtime.git_facts import (
+from nexus.git import errors
+from nexus.git.facts import (
     Branch,
     Commit,
     PullResult,
@@ -25,10 +26,8 @@ from nexus.runtime.git_facts import (
     refs,
     short,
 )
-from nexus.runtime.git_leftovers import Nursery
-from nexus.runtime.git_operation import OnProgress, Operation, git_environment
-from nexus.runtime.git_process import Fields, Progress, base_environment, check_version, run_git, to_its_end
-from nexus.runtime.git_refusals import (
+from nexus.git.leftovers import Nursery
+from nexus.git.messages import (
     checked_revision,
     refusal,
     refuse_dirty,
@@ -36,8 +35,9 @@ from nexus.runtime.git_refusals import (
     unknown_branch,
     unknown_commit,
 )
-from nexus.runtime.git_remote import Access, Auth, parse_url, without_credentials
-from nexus.services import git_errors as errors
+from nexus.git.operation import OnProgress, Operation, git_environment
+from nexus.git.process import Fields, Progress, base_environment, check_version, run_git, to_its_end
+from nexus.git.remote import Access, Auth, parse_url, without_credentials
 
 __all__ = ["Auth", "Branch", "Commit", "OnProgress", "Progress", "PullResult", "RepoState", "Repository", "clone"]
 

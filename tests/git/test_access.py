@@ -23,9 +23,9 @@ from support.git import (
     missing_for_ssh,
 )
 
-from nexus.runtime.git import Repository, clone
-from nexus.runtime.git_remote import Access, mask_url, parse_url
-from nexus.services import git_errors as errors
+from nexus.git import errors
+from nexus.git.remote import Access, mask_url, parse_url
+from nexus.git.repository import Repository, clone
 
 TOKEN = "tok_0f9b=/+%~s3cr3t"
 

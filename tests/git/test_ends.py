@@ -18,9 +18,9 @@ import pytest
 from support.git import GitWorld, HttpServer, at_work_in, missing_for_http
 from support.raw import WAIT_S, wait_until
 
-from nexus.runtime import git_process
-from nexus.runtime.git import Progress, Repository, clone
-from nexus.services import git_errors as errors
+from nexus.git import errors
+from nexus.git import process as git_process
+from nexus.git.repository import Progress, Repository, clone
 
 needs_http = pytest.mark.skipif(missing_for_http() is not None, reason=str(missing_for_http()))
 
@@ -140,7 +140,7 @@ def test_a_clone_whose_process_was_killed_is_in_nobodys_way(world: GitWorld, sta
     path = world.root / "web"
     program = f"""
         import asyncio, pathlib, sys
-        from nexus.runtime.git import clone
+        from nexus.git.repository import clone
         asyncio.run(clone({stalling.url("bare.git")!r}, pathlib.Path({str(path)!r})))
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], env=world.environment)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support.git import GitWorld
 
-from nexus.runtime.git import Repository
-from nexus.services import git_errors as errors
+from nexus.git import errors
+from nexus.git.repository import Repository
 
 
 @pytest.fixture
