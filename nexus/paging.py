@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 from nexus_protocol import InvalidArgument, encode_record
 
-from nexus.handling import PAGE_BYTES, encoded_list
+from nexus.capability import PAGE_BYTES, encoded_list
 
 __all__ = ["decode_cursor", "encode_cursor", "read_page"]
 

@@ -20,11 +20,11 @@ SOURCES = read_sources(ROOT)
 DISPATCH = load_capabilities()
 
 EXCEPTIONS: set[Violation] = {
-    Violation("circle", "nexus.cli.app", "nexus.cli.app nexus.cli.presence"),
+    Violation("circle", "nexus.cli.app", "nexus.cli.app nexus.cli.find_daemon"),
     Violation(
         "circle",
-        "nexus.daemon.outbox",
-        "nexus.daemon.outbox nexus.daemon.server nexus.daemon.session nexus.daemon.streams",
+        "nexus.daemon.client_session",
+        "nexus.daemon.client_session nexus.daemon.send_buffer nexus.daemon.server nexus.daemon.streams",
     ),
     Violation("circle", "nexus.plugins.lua", "nexus.plugins.lua nexus.plugins.registry"),
     Violation(
@@ -50,7 +50,7 @@ EXCEPTIONS: set[Violation] = {
     Violation("import", "nexus.cli.project.world", "nexus.services.cli_status"),
     Violation("import", "nexus.cli.project.world", "nexus.services.commands"),
     Violation("import", "nexus.cli.project.world", "nexus.vms.commands"),
-    Violation("import", "nexus.journal.store", "nexus.handling"),
+    Violation("import", "nexus.journal.store", "nexus.capability"),
     Violation("import", "nexus.plugins.host", "nexus.config"),
     Violation("import", "nexus.services.cli_records", "dotenv.parser"),
     Violation("import", "nexus.services.configfile", "dotenv.parser"),
@@ -60,7 +60,7 @@ EXCEPTIONS: set[Violation] = {
     Violation("import", "nexus.services.git_handlers", "nexus.git.repository"),
     Violation("import", "nexus.services.patterns", "re2"),
     Violation("process", "nexus.cli.daemon", "subprocess"),
-    Violation("process", "nexus.cli.presence", "/proc/"),
+    Violation("process", "nexus.cli.find_daemon", "/proc/"),
     Violation("process", "nexus.daemon.listener", "/proc/net/unix"),
     Violation("process", "nexus.daemon.server", "/proc/sys/kernel/overflowuid"),
     Violation("process", "nexus.git.leftovers", "/proc"),

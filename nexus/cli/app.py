@@ -99,7 +99,7 @@ class App:
         poller = select.poll()
         poller.register(client._socket, select.POLLIN)
         if not poller.poll(timeout_s * 1000):
-            from nexus.cli.presence import NoAnswer, daemon_pid
+            from nexus.cli.find_daemon import NoAnswer, daemon_pid
 
             self.close()
             raise NoAnswer(daemon_pid(self))

@@ -23,9 +23,9 @@ import click
 from nexus_protocol.errors import FailedPrecondition, NexusError, Unavailable
 
 from nexus.cli.app import ANSWER_WITHIN_S, start_hint, unit_directory, unit_installed, user_manager_runs
+from nexus.cli.find_daemon import SocketGone, daemon_pid, has_socket
 from nexus.cli.groups import WordGroup
 from nexus.cli.output import Printer, confirm, format_duration, hint, output_options, print_fields, printable, printer
-from nexus.cli.presence import SocketGone, daemon_pid, has_socket
 from nexus.client.errors import NOT_RUNNING, ConnectError, ConnectionFailure
 from nexus.system.commands import GetSystemStatus, Health, Shutdown
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from nexus_protocol.errors import FailedPrecondition, Internal
 
+from nexus.cli.find_daemon import daemon_database
 from nexus.cli.output import Printer, confirm, format_time, hint, output_options, print_fields, printer
-from nexus.cli.presence import daemon_database
 from nexus.cli.verbs import NounGroup, Number, verb
 from nexus.system.commands import BackupDatabase, Health
 
 if TYPE_CHECKING:
-    from nexus.store.offline import CheckReport
+    from nexus.store.maintenance import CheckReport
 
 __all__ = ["db", "examine"]
 
@@ -96,7 +96,7 @@ def _restore(app: Any, backup: Path, database: str | None, yes: bool, output: st
     """
     from nexus.store.backup import verify_database
     from nexus.store.base import InitError
-    from nexus.store.offline import refuse_if_used, restore_database
+    from nexus.store.maintenance import refuse_if_used, restore_database
 
     path = app.database_path(database)
     if database is None:
@@ -136,7 +136,7 @@ def _migrate(app: Any, target: int, database: str | None, yes: bool, output: str
     A verified backup is made first. Going back drops what the older schema has no place for.
     """
     from nexus.paths import state_directory
-    from nexus.store.offline import migrate_database, plan_migration
+    from nexus.store.maintenance import migrate_database, plan_migration
 
     path = app.database_path(database)
     if database is None:
@@ -205,8 +205,8 @@ def examine(path: Path, database: str | None = None) -> tuple[CheckReport, str, 
         InitError: it cannot be read at all; the hint says what to do.
     """
     from nexus.store.base import DatabaseDamaged, InitError
+    from nexus.store.maintenance import check_database
     from nexus.store.migrate import target_version
-    from nexus.store.offline import check_database
 
     restore = f"Put a backup in its place: nexusctl daemon stop; nexusctl db restore BACKUP{_database_words(database)}"
     permissions = f"Look at the permissions: ls -ld {shlex.quote(str(path.parent))} {shlex.quote(str(path))}"

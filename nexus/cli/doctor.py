@@ -13,8 +13,8 @@ import click
 from nexus_protocol.errors import NexusError
 
 from nexus.cli.app import ANSWER_WITHIN_S, start_hint, unit_installed, user_manager_runs
+from nexus.cli.find_daemon import SocketGone, daemon_database, daemon_pid
 from nexus.cli.output import colour_wanted, output_options, printer
-from nexus.cli.presence import SocketGone, daemon_database, daemon_pid
 from nexus.client.errors import NOT_RUNNING, ConnectError, ConnectionFailure
 from nexus.config import ConfigError
 from nexus.paths import PathError, check_socket_path, runtime_directory

@@ -13,7 +13,7 @@ from nexus_protocol import DEFAULT_MAX_PAYLOAD, Command, CommandInfo, command_de
 from nexus_protocol.command import declared_commands
 
 from nexus.capabilities import CAPABILITIES
-from nexus.handling import Handler, Manager, World, collect_handlers
+from nexus.capability import Handler, Manager, World, collect_handlers
 from nexus.store import Reader
 
 __all__ = ["Dispatch", "Entry", "load_capabilities", "make_managers"]

@@ -23,19 +23,19 @@ from pathlib import Path
 from nexus_protocol import NexusError, Unavailable
 
 from nexus import __version__
+from nexus.capability import World
 from nexus.config import Config, ConfigError, config_path, daemon_socket, database_path, load_config, plugins_directory
 from nexus.daemon import logs
 from nexus.daemon.dispatch import load_capabilities, make_managers
 from nexus.daemon.listener import OwnListener, StartError
 from nexus.daemon.server import Server, overflow_uid, refuse
 from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
-from nexus.handling import World
 from nexus.journal.store import prune
 from nexus.locks import LockHeld
 from nexus.paths import PathError, state_directory
 from nexus.plugins.host import PluginHost
 from nexus.store import DatabaseDamaged, SchemaMismatch, StoreError
-from nexus.store.offline import database_lock
+from nexus.store.maintenance import database_lock
 from nexus.store.sqlite import SqliteStore
 from nexus.system.settings import KNOWN, validate
 from nexus.system.store import setting_value

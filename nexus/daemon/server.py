@@ -26,10 +26,10 @@ from nexus_protocol import (
     Unavailable,
 )
 
+from nexus.capability import ManagerT, Origin, PreCommand
 from nexus.config import Limits
+from nexus.daemon.client_session import Session
 from nexus.daemon.dispatch import Dispatch
-from nexus.daemon.session import Session
-from nexus.handling import ManagerT, Origin, PreCommand
 from nexus.store import Reader, StateStore
 
 __all__ = ["Server", "overflow_uid", "peer_of", "refuse"]
@@ -283,7 +283,7 @@ class Server:
             return False
         return True
 
-    # What a handler may know (nexus.handling.DaemonView)
+    # What a handler may know (nexus.capability.DaemonView)
 
     def uptime_ms(self) -> int:
         """Milliseconds since the start, whatever the clock did."""

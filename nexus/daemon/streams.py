@@ -24,8 +24,8 @@ from nexus_protocol import (
 from nexus_protocol.frame import INPUT
 
 if TYPE_CHECKING:
-    from nexus.daemon.outbox import Outbox
-    from nexus.daemon.session import Session
+    from nexus.daemon.client_session import Session
+    from nexus.daemon.send_buffer import Outbox
 
 __all__ = ["MAX_QUEUED_INPUTS", "SessionStream", "decode_input", "encode_result"]
 
@@ -58,7 +58,7 @@ def decode_input(payload: bytes) -> dict[str, Any]:
 
 
 class SessionStream:
-    """``nexus.handling.Stream`` on a session."""
+    """``nexus.capability.Stream`` on a session."""
 
     def __init__(self, session: Session, out: Outbox, sequence: int) -> None:
         self._session = session

@@ -7,7 +7,7 @@ import contextlib
 
 from nexus_protocol import Unavailable
 
-from nexus.handling import Context, Stream, handles
+from nexus.capability import Context, Stream, handles
 from nexus.journal.commands import Event, WatchEvents, WatchEventsResult
 from nexus.journal.store import Slice, Watched, read_slice
 

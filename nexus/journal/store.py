@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from nexus.handling import Origin
+from nexus.capability import Origin
 from nexus.journal.commands import Event, JournalAhead, JournalPruned
 from nexus.store import Reader, Transaction
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nexus.handling import Context, handles
+from nexus.capability import Context, handles
 from nexus.plugins.commands import Extra, ExtraReply, ListPlugins, PluginList, ReloadPlugins
 from nexus.plugins.host import PluginHost
 

@@ -19,8 +19,8 @@ import msgspec
 from nexus_protocol import Command, CommandInfo
 from nexus_protocol.command import secret_fields
 
+from nexus.capability import Origin, PreCommand
 from nexus.config import PluginSettings
-from nexus.handling import Origin, PreCommand
 from nexus.plugins.child import Broken, Child
 from nexus.plugins.commands import (
     ExtraNotClaimed,
@@ -79,7 +79,7 @@ _Answer = asyncio.Future[Given | Vetoed | Failed | None]
 
 
 class PluginHost:
-    """``nexus.handling.Manager`` of the plugins, and ``nexus.handling.Hooks``.
+    """``nexus.capability.Manager`` of the plugins, and ``nexus.capability.Hooks``.
 
     ``gate`` is called with ``pre_command`` when there are plugins to be asked before commands, and with None when not.
     """
@@ -108,7 +108,7 @@ class PluginHost:
         self._last = ""
         """Who ended the process last, and how."""
 
-    # nexus.handling.Manager
+    # nexus.capability.Manager
 
     async def start(self) -> None:
         """Look for plugins; what there is is loaded while the daemon serves already."""

@@ -4,9 +4,9 @@ It knows no service, machine or job, and nothing of the wire.
 """
 
 from nexus.runtime.logs import Log, LogPiece
+from nexus.runtime.orphans import Remnants
 from nexus.runtime.process import Process
-from nexus.runtime.remnants import Remnants
-from nexus.runtime.room import Runtime
+from nexus.runtime.runtime import Runtime
 from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, RuntimeFailure, StartFailed
 from nexus.runtime.tree import Usage
 

@@ -12,9 +12,9 @@ import os
 import signal
 from pathlib import Path
 
-from nexus.runtime.orders import environment_of
-from nexus.runtime.remnants import open_held_control
+from nexus.runtime.orphans import open_held_control
 from nexus.runtime.spec import Exit
+from nexus.runtime.spec_encoding import environment_of
 from nexus.runtime.status import RunRecord, now_ms, open_process, read_status
 from nexus.runtime.tree import Usage, descendants, end_cgroup, end_session, ran_out_of_memory, usage
 

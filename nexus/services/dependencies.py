@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nexus.services import dependency_store, graph
+from nexus import graph
+from nexus.services import dependency_store
 from nexus.services.commands import AddDependency
 from nexus.services.dependency_store import StoredDependency
 from nexus.services.environment import tunnel_prefix

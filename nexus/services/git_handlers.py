@@ -17,6 +17,7 @@ import msgspec
 from nexus_protocol import NexusError
 
 from nexus import journal
+from nexus.capability import Context, Stream, handles
 from nexus.git.errors import (
     GitAuthentication,
     GitDetached,
@@ -27,7 +28,6 @@ from nexus.git.errors import (
     GitUnknownCommit,
 )
 from nexus.git.repository import Progress, Repository, RepoState, clone
-from nexus.handling import Context, Stream, handles
 from nexus.services import store
 from nexus.services.commands import (
     CheckoutBranch,

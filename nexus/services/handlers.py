@@ -13,9 +13,10 @@ from typing import Any
 from nexus_protocol import Unavailable
 
 from nexus import journal
-from nexus.handling import Context, Stream, handles
+from nexus.capability import Context, Stream, handles
 from nexus.paging import decode_cursor, encode_cursor, read_page
-from nexus.services import dependencies, dependency_store, environment, rules, store
+from nexus.services import dependencies, dependency_store, environment, store
+from nexus.services import validation as rules
 from nexus.services.commands import (
     AddDependency,
     AddService,

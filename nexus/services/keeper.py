@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import asyncio
 
-    from nexus.handling import Hooks, Origin
+    from nexus.capability import Hooks, Origin
     from nexus.runtime import Runtime
     from nexus.services.store import StoredService
     from nexus.services.tunnels import Tunnels

@@ -18,7 +18,7 @@ from nexus.services.records import Service
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from nexus.handling import Hooks
+    from nexus.capability import Hooks
     from nexus.services.store import StoredService
     from nexus.store import StateStore
 

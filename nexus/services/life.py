@@ -33,7 +33,7 @@ from nexus.services.wishes import RestartWish, StopWish, Told, Wishes
 from nexus.store import StoreError
 
 if TYPE_CHECKING:
-    from nexus.handling import Origin
+    from nexus.capability import Origin
     from nexus.services.records import Service
     from nexus.services.row import Event
     from nexus.services.store import StoredService

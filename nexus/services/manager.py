@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nexus_protocol import DeadlineExceeded, NexusError
 
-from nexus import journal
-from nexus.handling import Origin
+from nexus import graph, journal
+from nexus.capability import Origin
 from nexus.runtime import Process, Runtime, RuntimeFailure
 from nexus.runtime.status import boot_id, process_start
 from nexus.runtime.tree import parent_of
-from nexus.services import dependency_store, graph, launch, store
+from nexus.services import dependency_store, launch, store
 from nexus.services.commands import GetServiceStdout, RemoveService, RestartService, StartService, StopService
 from nexus.services.environment import as_environment, resolve
 from nexus.services.errors import ServiceNeeded
@@ -38,7 +38,7 @@ from nexus.store import Reader, Transaction
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from nexus.handling import Hooks, World
+    from nexus.capability import Hooks, World
     from nexus.runtime import Exit, Remnants
     from nexus.services.dependency_store import StoredDependency
     from nexus.services.store import StoredService

@@ -16,7 +16,7 @@ from nexus.services.policy import has_health_check, is_lost, is_met
 from nexus.services.states import DependencyCondition, ServiceHealth, ServiceState, WhenLost
 
 if TYPE_CHECKING:
-    from nexus.handling import Origin
+    from nexus.capability import Origin
     from nexus.services.dependency_store import StoredDependency
     from nexus.services.keeper import Keeper
     from nexus.services.records import Service

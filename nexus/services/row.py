@@ -15,7 +15,7 @@ from nexus.services.states import ServiceHealth, ServiceState
 from nexus.store import DiskFull, OutcomeUnknown, StoreError, StoreUnavailable, Transaction
 
 if TYPE_CHECKING:
-    from nexus.handling import Origin
+    from nexus.capability import Origin
     from nexus.services.keeper import Keeper
     from nexus.services.store import StoredService
     from nexus.services.wishes import StopWish

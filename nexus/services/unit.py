@@ -16,7 +16,7 @@ from nexus.services.waiting import Waiters
 from nexus.services.wishes import RestartWish, StopWish
 
 if TYPE_CHECKING:
-    from nexus.handling import Origin
+    from nexus.capability import Origin
     from nexus.runtime import Exit, Process, Remnants
     from nexus.services.keeper import Keeper
     from nexus.services.store import StoredService

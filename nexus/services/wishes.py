@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from nexus.services.tasks import end_tasks
 
 if TYPE_CHECKING:
-    from nexus.handling import Origin
+    from nexus.capability import Origin
 
 __all__ = ["RestartWish", "StopWish", "Told", "Wishes"]
 

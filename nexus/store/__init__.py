@@ -16,7 +16,7 @@ from nexus.store.base import (
     StoreUnavailable,
     Transaction,
 )
-from nexus.store.references import find_row
+from nexus.store.lookup import find_row
 
 __all__ = [
     "DatabaseDamaged",

@@ -12,7 +12,7 @@ import msgspec
 from nexus_protocol import VERSION, CommandInfo, Empty, encode_record
 
 from nexus import __version__, journal
-from nexus.handling import PAGE_BYTES, Context, encoded_list, handles
+from nexus.capability import PAGE_BYTES, Context, encoded_list, handles
 from nexus.store import DiskFull, StoreError, Transaction
 from nexus.system import store
 from nexus.system.commands import (

@@ -9,7 +9,7 @@ import msgspec
 from nexus_protocol import InvalidArgument
 
 from nexus import journal
-from nexus.handling import Context, handles
+from nexus.capability import Context, handles
 from nexus.paging import decode_cursor, encode_cursor, read_page
 from nexus.store import Transaction
 from nexus.vms import store

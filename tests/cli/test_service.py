@@ -10,7 +10,7 @@ import pytest
 from support.cli import Cli
 from support.raw import wait_until
 
-from nexus.services.rules import CLEARABLE
+from nexus.services.validation import CLEARABLE
 
 SLEEP = "exec sleep 1000"
 READY = f"echo ready; {SLEEP}"

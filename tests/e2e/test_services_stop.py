@@ -92,7 +92,7 @@ def size_of_output(world: ServiceWorld, service_id: str) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("shim", ["native", "python"])
 def test_a_service_that_does_all_it_can_to_stay_is_gone_after_its_grace(root: Path, shim: str) -> None:
-    from nexus.runtime.room import shim_command
+    from nexus.runtime.runtime import shim_command
 
     if shim == "native" and not os.access(shim_command()[0], os.X_OK):
         pytest.skip("the native shim was not built: there was no C compiler")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.stores import make_store, running
 
-from nexus.handling import Context, Origin
+from nexus.capability import Context, Origin
 from nexus.journal import handlers
 from nexus.journal.commands import Event, JournalAhead, JournalPruned, WatchEvents
 from nexus.journal.store import Watched, bounds, prune, read_slice, record

@@ -14,7 +14,7 @@ from support.daemon import DaemonProcess
 from support.plugins import PluginFolder, TestHost, hosting
 from support.raw import RawClient, wait_until
 
-from nexus.handling import Origin
+from nexus.capability import Origin
 from nexus.plugins.commands import Extra, ListPlugins, PluginFailed, PluginVetoed, ReloadPlugins
 from nexus.plugins.host import shown_fields
 from nexus.system.commands import Describe, GetSetting, Health, Hello, Ping, SetSetting, Shutdown

@@ -256,7 +256,7 @@ def fake(folder: Path, boot: str, pid: int, start: int) -> None:
 def test_a_pid_that_is_somebody_elses_now_is_neither_running_nor_signalled(
     room: Runtime, stranger: subprocess.Popen[bytes], held: bool, reused: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nexus.runtime.room._LOOKS", 3)
+    monkeypatch.setattr("nexus.runtime.runtime._LOOKS", 3)
     start = process_start(stranger.pid)
     assert start is not None
     folder = room.directory / "service-1" / "run-1"

@@ -122,7 +122,7 @@ def test_without_an_answer_what_needs_no_limit_starts_without_a_scope(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     pretend(root, script, monkeypatch)
-    monkeypatch.setattr("nexus.runtime.room._SCOPE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("nexus.runtime.runtime._SCOPE_TIMEOUT_S", 0.3)
     room = Runtime(root / "processes")
 
     async def scenario() -> None:

@@ -8,6 +8,7 @@ import pytest
 from support.daemon import DaemonProcess
 from support.raw import RawClient
 
+from nexus.graph import find_cycle
 from nexus.journal.commands import WatchEvents
 from nexus.services.commands import (
     AddDependency,
@@ -24,7 +25,6 @@ from nexus.services.errors import (
     ServiceNotFound,
     ServiceTunnelNameTaken,
 )
-from nexus.services.graph import find_cycle
 from nexus.services.states import DependencyCondition, ServiceHealth, ServiceState, WhenLost
 
 

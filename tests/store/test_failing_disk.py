@@ -8,7 +8,7 @@ from pathlib import Path
 from support.faults import build_failing_fsync, python_subprocess
 from support.stores import contents, make_store
 
-from nexus.store.offline import check_database
+from nexus.store.maintenance import check_database
 
 
 def run(root: Path, mode: str) -> tuple[dict[str, str], set[str]]:

@@ -15,7 +15,7 @@ from support.raw import wait_until
 from support.stores import behind, contents, make_store, put, running, value_of
 
 from nexus.store import DiskFull, Transaction
-from nexus.store.offline import check_database
+from nexus.store.maintenance import check_database
 from nexus.store.sqlite import SqliteStore
 
 

@@ -19,8 +19,8 @@ from support.stores import contents, files_of, look_at, make_store, schema_of
 from nexus.store import DiskFull, InitError
 from nexus.store import migrate as migrations
 from nexus.store import sqlite as sqlite_store
+from nexus.store.maintenance import check_database, database_lock, migrate_database
 from nexus.store.migrate import Migration, available_migrations, split_statements, target_version
-from nexus.store.offline import check_database, database_lock, migrate_database
 from nexus.store.sqlite import SqliteStore
 
 FROZEN = Path(__file__).parents[1] / "data" / "schemas"

@@ -18,8 +18,8 @@ from support.faults import fill, on_small_disk
 from support.stores import contents, files_of, make_store
 
 from nexus.store import DatabaseDamaged, DiskFull, InitError, SchemaMismatch, StoreError
+from nexus.store.maintenance import check_database, database_lock, migrate_database, restore_database
 from nexus.store.migrate import target_version
-from nexus.store.offline import check_database, database_lock, migrate_database, restore_database
 from nexus.store.sqlite import SqliteStore
 
 EVENT = "INSERT INTO journal (at, kind, subject_kind, subject_id, uid, pid) VALUES (1, 'vm.created', 'vm', ?, 0, 1)"
@@ -272,7 +272,7 @@ def test_a_restore_without_room_changes_nothing(root: Path, store: SqliteStore, 
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nexus.store.offline import restore_database
+from nexus.store.maintenance import restore_database
 
 fatal, seen = int(sys.argv[3]), 0
 def watch(event, arguments):

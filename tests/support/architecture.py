@@ -84,7 +84,7 @@ def imports_of(module: Source, known: Container[str]) -> Iterator[str]:
 CONTRACT_KINDS = ("commands", "records", "errors", "states")
 
 _BASE = {"msgspec", "nexus_protocol"}
-_SHARED = {"nexus.handling", "nexus.paging", "nexus.graph", "nexus.streams", "nexus.store", "nexus.journal"}
+_SHARED = {"nexus.capability", "nexus.paging", "nexus.graph", "nexus.streams", "nexus.store", "nexus.journal"}
 _WORLD = {"nexus.runtime", "nexus.git", "nexus.supervision"}
 _OWN_CONTRACT = {f"{{own}}.{kind}" for kind in CONTRACT_KINDS}
 
@@ -108,13 +108,13 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.graph": set(),
     "nexus.config": {"nexus.paths"},
     "nexus.capabilities": set(),
-    "nexus.handling": _BASE | {"nexus.store"},
-    "nexus.paging": _BASE | {"nexus.handling"},
-    "nexus.streams": _BASE | {"nexus.handling"},
+    "nexus.capability": _BASE | {"nexus.store"},
+    "nexus.paging": _BASE | {"nexus.capability"},
+    "nexus.streams": _BASE | {"nexus.capability"},
     "nexus.store": _BASE | {"nexus.locks", "nexus.paths"},
     "nexus.runtime": _BASE,
     "nexus.git": _BASE | {"nexus.runtime"},
-    "nexus.supervision": _BASE | {"nexus.handling", "nexus.store", "nexus.journal", "nexus.runtime"},
+    "nexus.supervision": _BASE | {"nexus.capability", "nexus.store", "nexus.journal", "nexus.runtime"},
     "nexus.client": {"msgpack", "nexus_protocol", "nexus", "nexus.config", "nexus.paths", "{contracts}"},
     "nexus.cli": {
         *_BASE,
@@ -124,7 +124,7 @@ _LAYERS: dict[str, set[str]] = {
     },
     "nexus.daemon": {
         *_BASE,
-        *("nexus", "nexus.capabilities", "nexus.handling", "nexus.config", "nexus.locks", "nexus.paths"),
+        *("nexus", "nexus.capabilities", "nexus.capability", "nexus.config", "nexus.locks", "nexus.paths"),
         *("nexus.journal", "nexus.runtime", "nexus.supervision", "nexus.store", "nexus.streams"),
         *("nexus.plugins.host", "nexus.system.commands", "nexus.system.settings", "nexus.system.store"),
     },

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 from nexus_protocol import Command
 
+from nexus.capability import Origin, PreCommand
 from nexus.config import PluginSettings
-from nexus.handling import Origin, PreCommand
 from nexus.plugins.commands import Plugin
 from nexus.plugins.host import PluginHost
 from support.raw import wait_until

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from nexus_protocol import Command, Empty, Record, StreamCommand, command
 
+from nexus.capability import Context, Stream, collect_handlers, handles
 from nexus.config import Limits
 from nexus.daemon.dispatch import Dispatch
 from nexus.daemon.server import Server
-from nexus.handling import Context, Stream, collect_handlers, handles
 from nexus.system.commands import Hello, Welcome
 from support.raw import RawClient
 

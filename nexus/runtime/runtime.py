@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nexus.runtime.logs import Log
-from nexus.runtime.orders import make_orders
+from nexus.runtime.orphans import Remnants, end_remnants, find_remnants
 from nexus.runtime.process import Process, lost, reap
-from nexus.runtime.refusals import explain
-from nexus.runtime.remnants import Remnants, end_remnants, find_remnants
 from nexus.runtime.scope import Scopes
 from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, StartFailed
+from nexus.runtime.spec_encoding import make_orders
+from nexus.runtime.start_errors import explain
 from nexus.runtime.status import STATUS_BYTES, Status, boot_id, is_locked, open_process, read_status
 from nexus.runtime.tree import end_cgroup, end_session
 

@@ -30,10 +30,10 @@ from nexus_protocol import (
     UnknownCommand,
 )
 
+from nexus.capability import Context, Origin, PreCommand
 from nexus.daemon.dispatch import Entry
-from nexus.daemon.outbox import Outbox
+from nexus.daemon.send_buffer import Outbox
 from nexus.daemon.streams import MAX_QUEUED_INPUTS, SessionStream, decode_input, encode_result
-from nexus.handling import Context, Origin, PreCommand
 from nexus.system.commands import Hello
 
 if TYPE_CHECKING:

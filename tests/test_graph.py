@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus.services.graph import closure, find_cycle, reverse, start_layers
+from nexus.graph import closure, find_cycle, reverse, start_layers
 
 nodes = st.sampled_from("abcdefgh")
 graphs = st.dictionaries(nodes, st.lists(nodes, max_size=4, unique=True))
