@@ -29,12 +29,12 @@ EXCEPTIONS: set[Violation] = {
     Violation("circle", "nexus.plugins.lua", "nexus.plugins.lua nexus.plugins.registry"),
     Violation(
         "circle",
-        "nexus.services.keeper",
-        "nexus.services.keeper nexus.services.life nexus.services.needs "
-        "nexus.services.row nexus.services.run nexus.services.unit",
+        "nexus.services.dependencies.tracker",
+        "nexus.services.dependencies.tracker nexus.services.lifecycle.context nexus.services.lifecycle.handle "
+        "nexus.services.lifecycle.lifecycle nexus.services.lifecycle.run nexus.services.lifecycle.state_writer",
     ),
-    Violation("import", "nexus.cli.apply", "nexus.services.cli_status"),
-    Violation("import", "nexus.cli.daemon", "nexus.services.cli_status"),
+    Violation("import", "nexus.cli.apply", "nexus.services.cli.status"),
+    Violation("import", "nexus.cli.daemon", "nexus.services.cli.status"),
     Violation("import", "nexus.cli.project.converge", "nexus.services.commands"),
     Violation("import", "nexus.cli.project.converge", "nexus.vms.commands"),
     Violation("import", "nexus.cli.project.keys", "nexus.services.commands"),
@@ -43,22 +43,19 @@ EXCEPTIONS: set[Violation] = {
     Violation("import", "nexus.cli.project.keys", "nexus.vms.states"),
     Violation("import", "nexus.cli.project.manifest", "nexus.services.commands"),
     Violation("import", "nexus.cli.project.manifest", "nexus.vms.commands"),
-    Violation("import", "nexus.cli.project.plan", "nexus.services.cli_status"),
-    Violation("import", "nexus.cli.project.text", "nexus.services.cli_lifecycle"),
-    Violation("import", "nexus.cli.project.text", "nexus.services.cli_status"),
-    Violation("import", "nexus.cli.project.world", "nexus.services.cli_dependencies"),
-    Violation("import", "nexus.cli.project.world", "nexus.services.cli_status"),
+    Violation("import", "nexus.cli.project.plan", "nexus.services.cli.status"),
+    Violation("import", "nexus.cli.project.text", "nexus.services.cli.lifecycle"),
+    Violation("import", "nexus.cli.project.text", "nexus.services.cli.status"),
+    Violation("import", "nexus.cli.project.world", "nexus.services.cli.dependencies"),
+    Violation("import", "nexus.cli.project.world", "nexus.services.cli.status"),
     Violation("import", "nexus.cli.project.world", "nexus.services.commands"),
     Violation("import", "nexus.cli.project.world", "nexus.vms.commands"),
     Violation("import", "nexus.journal.store", "nexus.capability"),
     Violation("import", "nexus.plugins.host", "nexus.config"),
-    Violation("import", "nexus.services.cli_records", "dotenv.parser"),
-    Violation("import", "nexus.services.configfile", "dotenv.parser"),
-    Violation("import", "nexus.services.configfile", "dotenv.variables"),
-    Violation("import", "nexus.services.configfile", "javaproperties"),
-    Violation("import", "nexus.services.git_handlers", "nexus.git.errors"),
-    Violation("import", "nexus.services.git_handlers", "nexus.git.repository"),
-    Violation("import", "nexus.services.patterns", "re2"),
+    Violation("import", "nexus.services.cli.records", "dotenv.parser"),
+    Violation("import", "nexus.services.git.handlers", "nexus.git.errors"),
+    Violation("import", "nexus.services.git.handlers", "nexus.git.repository"),
+    Violation("import", "nexus.services.health.patterns", "re2"),
     Violation("process", "nexus.cli.daemon", "subprocess"),
     Violation("process", "nexus.cli.find_daemon", "/proc/"),
     Violation("process", "nexus.daemon.listener", "/proc/net/unix"),
@@ -67,7 +64,7 @@ EXCEPTIONS: set[Violation] = {
     Violation("process", "nexus.git.process", "subprocess"),
     Violation("process", "nexus.locks", "/proc/"),
     Violation("process", "nexus.plugins.child", "subprocess"),
-    Violation("process", "nexus.services.health", "subprocess"),
+    Violation("process", "nexus.services.health.check", "subprocess"),
     Violation("process", "nexus.services.manager", "/proc/stat"),
     Violation("process", "nexus.store.backup", "/proc/"),
     Violation("process", "nexus.system.handlers", "/proc/self/statm"),
@@ -100,7 +97,7 @@ MUTANTS = {
     "git imports a capability": ("nexus.git.mutant", "from nexus.vms.commands import Vm", "import"),
     "the supervision imports a capability": ("nexus.supervision.mutant", "import nexus.services.store", "import"),
     "a file of no kind imports another capability": (
-        "nexus.services.health.mutant",
+        "nexus.services.health.check.mutant",
         "from nexus.vms.states import VmState",
         "import",
     ),
@@ -111,11 +108,11 @@ MUTANTS = {
     ),
     "a file in a subfolder opens the daemon": ("nexus.services.lifecycle.mutant", "import nexus.daemon.main", "import"),
     "a record imports the store": ("nexus.services.git.records", "from nexus.store import Reader", "import"),
-    "SQL outside of stores": ("nexus.services.health.mutant", 'QUERY = "SELECT name FROM service"', "sql"),
+    "SQL outside of stores": ("nexus.services.health.check.mutant", 'QUERY = "SELECT name FROM service"', "sql"),
     "SQL in a handler": ("nexus.vms.handlers_mutant", 'QUERY = f"DELETE FROM {1}"', "sql"),
     "a database outside of the store": ("nexus.journal.mutant", "import sqlite3", "database"),
-    "a process outside of the runtime": ("nexus.services.health.mutant", "import subprocess", "process"),
-    "/proc outside of the runtime": ("nexus.services.health.mutant", 'PATH = f"/proc/{1}/stat"', "process"),
+    "a process outside of the runtime": ("nexus.services.health.check.mutant", "import subprocess", "process"),
+    "/proc outside of the runtime": ("nexus.services.health.check.mutant", 'PATH = f"/proc/{1}/stat"', "process"),
     "a file of no layer": ("nexus.mutant", "", "layer"),
     "the engine opens sockets": ("nexus_protocol.mutant", "import socket", "import"),
 }
@@ -138,9 +135,7 @@ def test_a_circle_is_found_wherever_the_import_is(text: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_capability_has_its_contract_its_handlers_and_its_words(name: str) -> None:
-    folder = ROOT / "nexus" / name
-    for kind in ("__init__", "commands", "handlers", "cli"):
-        assert (folder / f"{kind}.py").is_file()
+    assert {f"nexus.{name}"} | {f"nexus.{name}.{kind}" for kind in ("commands", "handlers", "cli")} <= SOURCES.keys()
 
 
 @pytest.mark.parametrize("name", list(SOURCES))

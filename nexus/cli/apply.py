@@ -101,7 +101,7 @@ def apply(
 
 
 def _tell_not_ready(world: World, left: Sequence[Step], command: str) -> None:
-    from nexus.services.cli_status import summary
+    from nexus.services.cli.status import summary
 
     for step in left:
         service = world.services[step.name]
@@ -172,7 +172,7 @@ def _tables(world: World, project: str | None) -> tuple[dict[str, Any], dict[str
 
     from nexus.cli.project.manifest import service_table, vm_table
     from nexus.cli.project.world import service_fields, vm_fields
-    from nexus.services.cli_status import is_up
+    from nexus.services.cli.status import is_up
 
     services, vms = dict(world.services), dict(world.vms)
     if project is not None:

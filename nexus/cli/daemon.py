@@ -219,7 +219,7 @@ def stop(app: Any) -> None:
 
 def _services_up(app: Any) -> int:
     """How many services have processes; none as well where there is no daemon to say so."""
-    from nexus.services.cli_status import all_services
+    from nexus.services.cli.status import all_services
 
     try:
         return sum(service["state"] in ("starting", "running", "stopping") for service in all_services(app))

@@ -15,7 +15,7 @@ from nexus_protocol import Unavailable
 from nexus import journal
 from nexus.capability import Context, Stream, handles
 from nexus.paging import decode_cursor, encode_cursor, read_page
-from nexus.services import dependencies, dependency_store, environment, store
+from nexus.services import store
 from nexus.services import validation as rules
 from nexus.services.commands import (
     AddDependency,
@@ -33,9 +33,12 @@ from nexus.services.commands import (
     UpdateConfig,
     UpdateService,
 )
-from nexus.services.configfile import config_path
+from nexus.services.configuration import environment
+from nexus.services.configuration.config_file import config_path
+from nexus.services.dependencies import edges as dependencies
+from nexus.services.dependencies import store as dependency_store
 from nexus.services.errors import ServiceCursorInvalid, ServiceDependencyNotFound
-from nexus.services.git_handlers import (
+from nexus.services.git.handlers import (
     checkout_branch,
     get_repo_status,
     git_checkout_commit,

@@ -21,26 +21,28 @@ from nexus.capability import Origin
 from nexus.runtime import Process, Runtime, RuntimeFailure
 from nexus.runtime.status import boot_id, process_start
 from nexus.runtime.tree import parent_of
-from nexus.services import dependency_store, launch, store
+from nexus.services import store
 from nexus.services.commands import GetServiceStdout, RemoveService, RestartService, StartService, StopService
-from nexus.services.environment import as_environment, resolve
+from nexus.services.configuration.environment import as_environment, resolve
+from nexus.services.dependencies import store as dependency_store
+from nexus.services.dependencies.tunnels import TUNNEL_OWNER, Tunnels
 from nexus.services.errors import ServiceNeeded
-from nexus.services.keeper import owner_of_service
-from nexus.services.policy import completed
+from nexus.services.lifecycle import launch
+from nexus.services.lifecycle.context import owner_of_service
+from nexus.services.lifecycle.handle import Unit
+from nexus.services.lifecycle.policy import completed
 from nexus.services.records import LogPiece, Service, ServicesStopped, ServiceStarted, ServiceStatus
 from nexus.services.states import DependencyCondition, LogStream, ServiceState, ServiceType
-from nexus.services.tasks import end_tasks
-from nexus.services.tunnels import TUNNEL_OWNER, Tunnels
-from nexus.services.unit import Unit
-from nexus.services.wishes import StopWish
 from nexus.store import Reader, Transaction
+from nexus.supervision.requests import StopWish
+from nexus.supervision.tasks import end_tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from nexus.capability import Hooks, World
     from nexus.runtime import Exit, Remnants
-    from nexus.services.dependency_store import StoredDependency
+    from nexus.services.dependencies.store import StoredDependency
     from nexus.services.store import StoredService
 
 __all__ = ["ServiceManager", "make_manager"]

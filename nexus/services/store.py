@@ -14,7 +14,7 @@ from msgspec import field
 from nexus_protocol.command import SECRET, Record
 
 from nexus.services.commands import AddService
-from nexus.services.dependency_store import StoredDependency, dependencies_of, dependents_of, edges
+from nexus.services.dependencies.store import StoredDependency, dependencies_of, dependents_of, edges
 from nexus.services.errors import (
     ServiceAmbiguous,
     ServiceIdTaken,

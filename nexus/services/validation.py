@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from nexus.git.errors import GitBadUrl
 from nexus.services.commands import UpdateConfig, UpdateService
 from nexus.services.errors import ServiceInvalid
-from nexus.services.patterns import compile_pattern
+from nexus.services.health.patterns import compile_pattern
 from nexus.services.states import RestartPolicy, ServiceType
 
 __all__ = ["CLEARABLE", "changed_fields", "check"]

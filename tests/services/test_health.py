@@ -13,7 +13,7 @@ from support.live_services import Services, exists, listen, python
 from support.raw import wait_until
 
 from nexus.services.errors import ServiceStartFailed
-from nexus.services.health import run_check
+from nexus.services.health.check import run_check
 from nexus.services.states import ServiceHealth, ServiceState
 
 QUICK = {"health_interval_ms": 100, "health_retries": 2}

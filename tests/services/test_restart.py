@@ -15,7 +15,7 @@ from support.raw import wait_until
 
 from nexus.runtime import Exit
 from nexus.services.commands import RestartService
-from nexus.services.policy import describe_exit, plan_restart, wants_restart
+from nexus.services.lifecycle.policy import describe_exit, plan_restart, wants_restart
 from nexus.services.records import Service
 from nexus.services.states import RestartPolicy, ServiceState
 

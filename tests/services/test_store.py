@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.stores import make_store, running
 
-from nexus.services import dependency_store, store
+from nexus.services import store
 from nexus.services.commands import AddService
+from nexus.services.dependencies import store as dependency_store
 from nexus.services.records import Service
 from nexus.services.states import TRANSITIONS, DependencyCondition, ServiceHealth, ServiceState, WhenLost
 from nexus.store import StateStore, StoreConflict

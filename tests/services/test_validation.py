@@ -9,7 +9,7 @@ from support.raw import RawClient
 
 from nexus.services.commands import AddService, ListServices, UpdateService
 from nexus.services.errors import ServiceInvalid
-from nexus.services.patterns import compile_pattern
+from nexus.services.health.patterns import compile_pattern
 from nexus.services.states import GitAuthType, RestartPolicy, ServiceType
 
 TOKEN = "ghp_abcdefghij0123456789abcdefghij012345"

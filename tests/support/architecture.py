@@ -134,7 +134,7 @@ _LAYERS: dict[str, set[str]] = {
 
 _LIBRARIES = {
     "nexus.services.configuration": {"dotenv", "javaproperties"},
-    "nexus.services.health": {"re2"},
+    "nexus.services.health.check": {"re2"},
     "nexus.plugins": {"pluggy", "lupa"},
 }
 """Libraries that one folder alone uses."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from nexus.cli.project.keys import Edge, service_defaults, vm_defaults
 from nexus.cli.project.manifest import Project, ProjectFileInvalid
 from nexus.cli.project.world import Ledger, World, service_fields, vm_fields
-from nexus.services.cli_status import AT_START, is_checked
+from nexus.services.cli.status import AT_START, is_checked
 
 __all__ = ["Change", "Plan", "Step", "differences", "find_cycle", "in_order", "make_plan", "not_ready"]
 

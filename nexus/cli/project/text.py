@@ -11,8 +11,8 @@ from nexus.cli.output import printable
 from nexus.cli.project.converge import Outcome
 from nexus.cli.project.keys import Edge, key_of, shown_value
 from nexus.cli.project.plan import Change, Plan, Step
-from nexus.services.cli_lifecycle import started_text
-from nexus.services.cli_status import summary
+from nexus.services.cli.lifecycle import started_text
+from nexus.services.cli.status import summary
 
 __all__ = ["outcome_record", "outcome_text", "plan_lines", "plan_summary", "step_record"]
 

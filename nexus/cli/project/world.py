@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from nexus_protocol.errors import NexusError
 
 from nexus.cli.project.keys import Edge, service_defaults, vm_defaults
-from nexus.services.cli_dependencies import all_dependencies
-from nexus.services.cli_status import all_services
+from nexus.services.cli.dependencies import all_dependencies
+from nexus.services.cli.status import all_services
 from nexus.services.commands import GetConfig
 from nexus.system.commands import DeleteSetting, ListSettings, SetSetting
 from nexus.vms.commands import ListVms

@@ -14,7 +14,7 @@ from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.output import Printer
 from nexus.cli.verbs import build_command, shell_complete, verb
 from nexus.client.errors import ConnectionFailure
-from nexus.services.cli_status import all_services, summary
+from nexus.services.cli.status import all_services, summary
 from nexus.services.commands import GetServiceStatus, RestartService, StartService, StopService
 
 __all__ = ["make_restart", "make_start", "make_stop", "start_and_tell", "started_text"]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from nexus.services.tasks import end_tasks
+from nexus.supervision.tasks import end_tasks
 
 if TYPE_CHECKING:
     from nexus.capability import Origin

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from nexus.services.configfile import read_config_file
+from nexus.services.configuration.config_file import read_config_file
 
 if TYPE_CHECKING:
     from nexus.services.store import StoredService

@@ -8,8 +8,8 @@ import click
 
 from nexus.cli.output import Column, Printer, hint, print_fields
 from nexus.cli.verbs import build_command, verb
-from nexus.services.cli_records import words_as_command
-from nexus.services.cli_status import command_text
+from nexus.services.cli.records import words_as_command
+from nexus.services.cli.status import command_text
 from nexus.services.commands import GetConfig, UpdateConfig
 
 __all__ = ["make_config_set", "make_config_show"]

@@ -8,7 +8,7 @@ import click
 
 from nexus.cli.output import Column, Printer
 from nexus.cli.verbs import build_command, shell_complete, verb
-from nexus.services.cli_status import edge_text
+from nexus.services.cli.status import edge_text
 from nexus.services.commands import AddDependency, ListDependencies, RemoveDependency
 
 __all__ = ["all_dependencies", "make_add", "make_list", "make_remove"]

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from nexus.runtime import Exit, RuntimeFailure
-from nexus.services import launch, port_store
 from nexus.services.errors import ServiceStartFailed
-from nexus.services.health import HealthCheck
-from nexus.services.keeper import now_ms
-from nexus.services.policy import accepts_exit, has_health_check
+from nexus.services.health.check import HealthCheck
+from nexus.services.lifecycle import launch
+from nexus.services.lifecycle.context import now_ms
+from nexus.services.lifecycle.policy import accepts_exit, has_health_check
 from nexus.services.states import ServiceHealth, ServiceState, ServiceType
-from nexus.services.tasks import end_tasks
-from nexus.services.wishes import RestartWish, StopWish
 from nexus.store import StoreConflict
+from nexus.supervision import store as port_store
+from nexus.supervision.requests import RestartWish, StopWish
+from nexus.supervision.tasks import end_tasks
 
 if TYPE_CHECKING:
     from nexus.runtime import Process, ProcessSpec
-    from nexus.services.life import Life
+    from nexus.services.lifecycle.lifecycle import Life
     from nexus.services.records import Service
 
 __all__ = ["Ended", "Run", "ended_early_hint", "exit_detail", "is_ready", "launch_run", "start_failed", "unhealthy"]

@@ -19,15 +19,17 @@ from nexus_protocol import NexusError
 
 from nexus.runtime import Process, ProcessSpec, RuntimeFailure, ports
 from nexus.runtime.tunnel import find_tunnel_command
-from nexus.services import dependency_store, port_store, store
+from nexus.services import store
+from nexus.services.dependencies import store as dependency_store
 from nexus.services.errors import ServiceStartFailed
 from nexus.services.states import ServiceState
-from nexus.services.tasks import end_tasks
 from nexus.store import StoreConflict, StoreError, Transaction
+from nexus.supervision import store as port_store
+from nexus.supervision.tasks import end_tasks
 
 if TYPE_CHECKING:
     from nexus.runtime import Runtime
-    from nexus.services.dependency_store import StoredDependency
+    from nexus.services.dependencies.store import StoredDependency
     from nexus.services.records import Service
     from nexus.services.store import StoredService
     from nexus.store import StateStore

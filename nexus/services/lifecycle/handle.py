@@ -7,18 +7,18 @@ import logging
 from typing import TYPE_CHECKING
 
 from nexus.services.errors import ServiceRunning, ServiceStopped
-from nexus.services.life import Life
-from nexus.services.row import Row
-from nexus.services.run import is_ready, unhealthy
+from nexus.services.lifecycle.lifecycle import Life
+from nexus.services.lifecycle.run import is_ready, unhealthy
+from nexus.services.lifecycle.state_writer import Row
 from nexus.services.states import ServiceHealth, ServiceState
-from nexus.services.tasks import end_tasks
-from nexus.services.waiting import Waiters
-from nexus.services.wishes import RestartWish, StopWish
+from nexus.supervision.requests import RestartWish, StopWish
+from nexus.supervision.tasks import end_tasks
+from nexus.supervision.waiters import Waiters
 
 if TYPE_CHECKING:
     from nexus.capability import Origin
     from nexus.runtime import Exit, Process, Remnants
-    from nexus.services.keeper import Keeper
+    from nexus.services.lifecycle.context import Keeper
     from nexus.services.store import StoredService
     from nexus.store import StoreError
 

@@ -11,9 +11,9 @@ import signal
 from typing import TYPE_CHECKING, NamedTuple
 
 from nexus.runtime import ProcessSpec, ports
-from nexus.services import port_store
 from nexus.services.errors import ServiceNoCommand, ServicePortTaken
 from nexus.services.records import Service
+from nexus.supervision import store as port_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
     from nexus.capability import Hooks, Origin
     from nexus.runtime import Runtime
+    from nexus.services.dependencies.tunnels import Tunnels
+    from nexus.services.lifecycle.handle import Unit
     from nexus.services.store import StoredService
-    from nexus.services.tunnels import Tunnels
-    from nexus.services.unit import Unit
     from nexus.store import StateStore
 
 __all__ = ["Keeper", "now_ms", "owner_of_service"]

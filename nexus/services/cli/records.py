@@ -12,8 +12,8 @@ from nexus_protocol.errors import NexusError, NotFound
 
 from nexus.cli.output import Printer, can_ask, confirm, hint
 from nexus.cli.verbs import FilePath, build_command, for_each, shell_complete, verb
-from nexus.services.cli_lifecycle import start_and_tell
-from nexus.services.cli_status import AT_START
+from nexus.services.cli.lifecycle import start_and_tell
+from nexus.services.cli.status import AT_START
 from nexus.services.commands import AddDependency, AddService, GetServiceStatus, RemoveService, UpdateService
 from nexus.services.errors import ServiceNeeded
 from nexus.services.states import DependencyCondition

@@ -12,13 +12,13 @@ from nexus_protocol import NexusError
 
 from nexus.services import store
 from nexus.services.errors import ServiceDependencyFailed
-from nexus.services.policy import has_health_check, is_lost, is_met
+from nexus.services.lifecycle.policy import has_health_check, is_lost, is_met
 from nexus.services.states import DependencyCondition, ServiceHealth, ServiceState, WhenLost
 
 if TYPE_CHECKING:
     from nexus.capability import Origin
-    from nexus.services.dependency_store import StoredDependency
-    from nexus.services.keeper import Keeper
+    from nexus.services.dependencies.store import StoredDependency
+    from nexus.services.lifecycle.context import Keeper
     from nexus.services.records import Service
     from nexus.services.store import StoredService
     from nexus.store import Reader

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from nexus_protocol import NexusError
 
 from nexus.runtime import ports
-from nexus.services.launch import argv_of, directory_of
-from nexus.services.policy import has_health_check
+from nexus.services.lifecycle.launch import argv_of, directory_of
+from nexus.services.lifecycle.policy import has_health_check
 from nexus.services.records import Service
 from nexus.services.states import ServiceHealth
-from nexus.services.tasks import end_tasks
 from nexus.store import StoreError
+from nexus.supervision.tasks import end_tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -211,7 +211,7 @@ class HealthCheck:
             matched.cancel()
 
     async def _match(self, pattern: str) -> str:
-        from nexus.services.patterns import compile_pattern
+        from nexus.services.health.patterns import compile_pattern
 
         matches = compile_pattern(pattern)
         kept: dict[int, bytes] = {}

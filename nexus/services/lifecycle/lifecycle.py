@@ -16,10 +16,10 @@ from nexus_protocol import Internal, NexusError
 
 from nexus.runtime import Exit, Process, Remnants, RuntimeFailure, ports
 from nexus.services import store
+from nexus.services.dependencies.tracker import Needs
 from nexus.services.errors import ServiceDependencyFailed, ServiceNoCommand
-from nexus.services.keeper import now_ms, owner_of_service
-from nexus.services.needs import Needs
-from nexus.services.policy import (
+from nexus.services.lifecycle.context import now_ms, owner_of_service
+from nexus.services.lifecycle.policy import (
     accepts_exit,
     describe_exit,
     ends_with_machine,
@@ -27,17 +27,17 @@ from nexus.services.policy import (
     plan_restart,
     wants_restart,
 )
-from nexus.services.run import Ended, Run, ended_early_hint, exit_detail, launch_run, start_failed
+from nexus.services.lifecycle.run import Ended, Run, ended_early_hint, exit_detail, launch_run, start_failed
 from nexus.services.states import RestartPolicy, ServiceState, ServiceType
-from nexus.services.wishes import RestartWish, StopWish, Told, Wishes
 from nexus.store import StoreError
+from nexus.supervision.requests import RestartWish, StopWish, Told, Wishes
 
 if TYPE_CHECKING:
     from nexus.capability import Origin
+    from nexus.services.lifecycle.handle import Unit
+    from nexus.services.lifecycle.state_writer import Event
     from nexus.services.records import Service
-    from nexus.services.row import Event
     from nexus.services.store import StoredService
-    from nexus.services.unit import Unit
 
 __all__ = ["Life"]
 

@@ -10,8 +10,8 @@ import click
 
 from nexus.cli.output import Printer, colour_wanted, printable
 from nexus.cli.verbs import shell_complete, verb
-from nexus.services.cli_dependencies import all_dependencies
-from nexus.services.cli_status import all_services, edge_text, shown_health, state_colour
+from nexus.services.cli.dependencies import all_dependencies
+from nexus.services.cli.status import all_services, edge_text, shown_health, state_colour
 from nexus.services.commands import GetServiceStatus, ListDependencies
 
 __all__ = ["draw", "make_tree"]

@@ -16,9 +16,9 @@ from nexus.store import DiskFull, OutcomeUnknown, StoreError, StoreUnavailable, 
 
 if TYPE_CHECKING:
     from nexus.capability import Origin
-    from nexus.services.keeper import Keeper
+    from nexus.services.lifecycle.context import Keeper
     from nexus.services.store import StoredService
-    from nexus.services.wishes import StopWish
+    from nexus.supervision.requests import StopWish
 
 __all__ = ["Event", "Row"]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from nexus import graph
-from nexus.services import dependency_store
 from nexus.services.commands import AddDependency
-from nexus.services.dependency_store import StoredDependency
-from nexus.services.environment import tunnel_prefix
+from nexus.services.configuration.environment import tunnel_prefix
+from nexus.services.dependencies import store as dependency_store
+from nexus.services.dependencies.store import StoredDependency
 from nexus.services.errors import ServiceCycle, ServiceDependencyExists, ServiceTunnelNameTaken
 from nexus.services.records import Service
 from nexus.store import Reader, Transaction

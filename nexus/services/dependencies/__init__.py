@@ -1,0 +1,1 @@
+"""What services need of each other: the edges, the conditions of a start, lost dependencies, tunnels."""
