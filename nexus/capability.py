@@ -24,10 +24,10 @@ __all__ = [
     "Handler",
     "Hooks",
     "Manager",
-    "Origin",
+    "Caller",
     "PreCommand",
     "Stream",
-    "World",
+    "ManagerContext",
     "collect_handlers",
     "encoded_list",
     "handles",
@@ -38,7 +38,7 @@ ManagerT = TypeVar("ManagerT", bound="Manager")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Origin(NamedTuple):
+class Caller(NamedTuple):
     """Who asks: the peer's credentials as the kernel gives them, and the name it gave itself."""
 
     uid: int
@@ -46,7 +46,7 @@ class Origin(NamedTuple):
     actor: str | None
 
 
-PreCommand = Callable[[CommandInfo, Command[Any], Origin], Coroutine[Any, Any, None]]
+PreCommand = Callable[[CommandInfo, Command[Any], Caller], Coroutine[Any, Any, None]]
 """Asked before a command is carried out; raises what it is refused with."""
 
 
@@ -84,7 +84,7 @@ class Hooks(Protocol):
         """
 
 
-class World(NamedTuple):
+class ManagerContext(NamedTuple):
     """What a manager works with."""
 
     store: StateStore
@@ -97,7 +97,7 @@ class World(NamedTuple):
 
 
 class Manager(Protocol):
-    """Keeps a capability's records and the world the same. ``make_manager(world)`` of its ``manager.py`` makes it."""
+    """Keeps a capability's records and the world the same. ``make_manager(context)`` of its ``manager.py`` makes it."""
 
     async def start(self) -> None:
         """Take back what is there; called before the first client is served."""
@@ -145,12 +145,12 @@ class DaemonView(Protocol):
 class Context:
     """What one connection's handlers work with."""
 
-    __slots__ = ("daemon", "origin", "store")
+    __slots__ = ("caller", "daemon", "store")
 
-    def __init__(self, store: StateStore, daemon: DaemonView, origin: Origin) -> None:
+    def __init__(self, store: StateStore, daemon: DaemonView, caller: Caller) -> None:
         self.store = store
         self.daemon = daemon
-        self.origin = origin
+        self.caller = caller
 
 
 PAGE_BYTES = 1024 * 1024

@@ -30,9 +30,9 @@ from nexus_protocol import (
     UnknownCommand,
 )
 
-from nexus.capability import Context, Origin, PreCommand
+from nexus.capability import Caller, Context, PreCommand
 from nexus.daemon.dispatch import Entry
-from nexus.daemon.send_buffer import Outbox
+from nexus.daemon.send_buffer import SendBuffer
 from nexus.daemon.streams import MAX_QUEUED_INPUTS, SessionStream, decode_input, encode_result
 from nexus.system.commands import Hello
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from nexus.daemon.server import Server
 
-__all__ = ["Session"]
+__all__ = ["ClientSession"]
 
 _log = logging.getLogger("nexus.session")
 
@@ -59,20 +59,20 @@ _FREE_RECEIVE_BYTES = 64 * 1024
 _NO_DEADLINE = contextlib.nullcontext()
 
 
-class Session:
+class ClientSession:
     """A connected client, from accept to close."""
 
-    def __init__(self, server: Server, sock: socket.socket, origin: Origin) -> None:
+    def __init__(self, server: Server, sock: socket.socket, caller: Caller) -> None:
         self.server = server
         self.engine = ServerConnection(lambda command: server.payload_limit(command), server.dispatch.input_commands)
-        self.context = Context(server.store, server, origin)
+        self.context = Context(server.store, server, caller)
         self.draining = False
         self._loop = server.loop
         self._socket: socket.socket | None = sock
         self._fd = sock.fileno()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._streams: dict[int, SessionStream] = {}
-        self._verdicts: dict[int, NexusError] = {}
+        self._cancel_reasons: dict[int, NexusError] = {}
         """Why a running request is being stopped, where it was not the client's own Cancel."""
         self._waiting: collections.OrderedDict[int, RequestReceived] = collections.OrderedDict()
         """By sequence, the next one first; tens of thousands may wait, and each of them may be cancelled."""
@@ -83,7 +83,7 @@ class Session:
         """What of this session counts in the server's receive budget."""
         self._input_bytes = 0
         """Input that waits in open streams. It does not stop the reading: a Cancel has to get through, and the end."""
-        self._out = Outbox(server, sock, self._on_written, self.abort)
+        self._out = SendBuffer(server, sock, self._on_written, self.abort)
         self._answering: set[int] = set()
         """Requests whose work is done: cancelling them now could only make the answer a lie."""
         self._pump_scheduled = False
@@ -135,7 +135,7 @@ class Session:
             and (self._closing or not self._out.has_room())
             and now - self._out.progress_at > limits.send_timeout_s
         ):
-            _log.warning("closing a client that does not read (pid %d)", self.context.origin.pid)
+            _log.warning("closing a client that does not read (pid %d)", self.context.caller.pid)
             self.abort()
 
     def _waits_for_frame(self) -> bool:
@@ -242,7 +242,7 @@ class Session:
                 self._input(event)
             elif type(event) is ConnectionFailed:
                 self._pump()
-                _log.warning("pid %d: %s", self.context.origin.pid, event.error.message)
+                _log.warning("pid %d: %s", self.context.caller.pid, event.error.message)
                 self.fail(event.error, event.error.sequence)
                 return
         if engine.buffered:
@@ -374,7 +374,7 @@ class Session:
             self._answer_error(sequence, self._as_nexus_error(error, entry))
             return
         # A context of its own: who asked must not change when a later Hello names somebody else.
-        context = Context(self.context.store, self.context.daemon, self.context.origin)
+        context = Context(self.context.store, self.context.daemon, self.context.caller)
         self._tasks[sequence] = self._loop.create_task(self._run(entry, sequence, command, context, pre_command))
         for event in self._take_early_inputs(sequence):
             self._input(event)
@@ -399,7 +399,7 @@ class Session:
         try:
             async with deadline:
                 if pre_command is not None:
-                    await pre_command(entry.info, command, context.origin)
+                    await pre_command(entry.info, command, context.caller)
                 if entry.info.large_reply:
                     await self._run_large(entry, sequence, command, context)
                     return
@@ -415,7 +415,7 @@ class Session:
                 # Nothing else is at work whose reply could go out with this one.
                 self._out.flush()
         except asyncio.CancelledError:
-            self._answer_error(sequence, self._verdicts.get(sequence) or Cancelled("the request was cancelled"))
+            self._answer_error(sequence, self._cancel_reasons.get(sequence) or Cancelled("the request was cancelled"))
         except Exception as failure:
             self._answering.add(sequence)
             if isinstance(failure, TimeoutError) and isinstance(deadline, asyncio.Timeout) and deadline.expired():
@@ -427,7 +427,7 @@ class Session:
             del self._tasks[sequence]
             if sequence in self._streams:
                 self._streams.pop(sequence).close()
-            self._verdicts.pop(sequence, None)
+            self._cancel_reasons.pop(sequence, None)
             self._answering.discard(sequence)
             if self._socket is not None:
                 if self._waiting:
@@ -489,7 +489,7 @@ class Session:
     def _stop(self, sequence: int, error: NexusError | None = None) -> None:
         """Cancel a request at work; it is answered with ``error``, by default that it was cancelled."""
         if error is not None:
-            self._verdicts[sequence] = error
+            self._cancel_reasons[sequence] = error
         # Not at once: a task that is cancelled before its first step never runs at all, not even to answer.
         self._loop.call_soon(self._cancel_task, sequence, self._tasks[sequence])
 

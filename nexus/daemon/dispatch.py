@@ -13,7 +13,7 @@ from nexus_protocol import DEFAULT_MAX_PAYLOAD, Command, CommandInfo, command_de
 from nexus_protocol.command import declared_commands
 
 from nexus.capabilities import CAPABILITIES
-from nexus.capability import Handler, Manager, World, collect_handlers
+from nexus.capability import Handler, Manager, ManagerContext, collect_handlers
 from nexus.store import Reader
 
 __all__ = ["Dispatch", "Entry", "load_capabilities", "make_managers"]
@@ -91,10 +91,10 @@ def load_capabilities() -> Dispatch:
     return dispatch
 
 
-def make_managers(world: World) -> list[Manager]:
+def make_managers(context: ManagerContext) -> list[Manager]:
     """The managers of the capabilities that have one, in the capabilities' order."""
     return [
-        importlib.import_module(f"nexus.{capability.name}.manager").make_manager(world)
+        importlib.import_module(f"nexus.{capability.name}.manager").make_manager(context)
         for capability in CAPABILITIES
         if capability.manager
     ]

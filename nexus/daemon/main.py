@@ -23,7 +23,7 @@ from pathlib import Path
 from nexus_protocol import NexusError, Unavailable
 
 from nexus import __version__
-from nexus.capability import World
+from nexus.capability import ManagerContext
 from nexus.config import Config, ConfigError, config_path, daemon_socket, database_path, load_config, plugins_directory
 from nexus.daemon import logs
 from nexus.daemon.dispatch import load_capabilities, make_managers
@@ -242,8 +242,8 @@ class _Daemon:
         self.server = Server(store, load_capabilities(), self.config.limits, self._begin_stop, loop)
         self.server.on_setting("journal.keep_days", self._prune_wanted.set)
         plugins = self._plugins()
-        world = World(store, plugins, _process_directory(store.path), self._file_limit)
-        managers = [plugins, *make_managers(world)]
+        context = ManagerContext(store, plugins, _process_directory(store.path), self._file_limit)
+        managers = [plugins, *make_managers(context)]
         self.server.managers = {type(manager): manager for manager in managers}
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         tasks = [loop.create_task(self._prune_journal())]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nexus.daemon.server import Server
 
-__all__ = ["Outbox"]
+__all__ = ["SendBuffer"]
 
 
-class Outbox:
+class SendBuffer:
     """The bytes on their way to one client.
 
     ``on_written`` is called after each write, ``on_lost`` when the socket takes no more, ever.

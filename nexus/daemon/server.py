@@ -26,9 +26,9 @@ from nexus_protocol import (
     Unavailable,
 )
 
-from nexus.capability import ManagerT, Origin, PreCommand
+from nexus.capability import Caller, ManagerT, PreCommand
 from nexus.config import Limits
-from nexus.daemon.client_session import Session
+from nexus.daemon.client_session import ClientSession
 from nexus.daemon.dispatch import Dispatch
 from nexus.store import Reader, StateStore
 
@@ -87,7 +87,7 @@ class Server:
         self._listener: socket.socket | None = None
         self._resuming: asyncio.TimerHandle | None = None
         """Set while no client is accepted for want of descriptors."""
-        self._sessions: set[Session] = set()
+        self._sessions: set[ClientSession] = set()
         self._trusted_uids = {os.geteuid(), 0} - {overflow_uid()}
         self._ticking: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
@@ -95,7 +95,7 @@ class Server:
         self._received_bytes = 0
         self._input_bytes = 0
         """What of it is Input that waits in open streams."""
-        self._favoured: Session | None = None
+        self._budget_exempt: ClientSession | None = None
         """The one session that is read although the receive budget is spent, so that a large frame gets through."""
         self._freed = asyncio.Event()
         self._on_setting: dict[str, Callable[[], None]] = {}
@@ -149,9 +149,9 @@ class Server:
                 self.pause_listening()
                 self._resuming = self.loop.call_later(1.0, self.resume_listening)
                 return
-            self._welcome(sock)
+            self._admit(sock)
 
-    def _welcome(self, sock: socket.socket) -> None:
+    def _admit(self, sock: socket.socket) -> None:
         try:
             uid, pid = peer_of(sock)
         except OSError:
@@ -172,11 +172,11 @@ class Server:
             )
             return
         sock.setblocking(False)
-        self._sessions.add(Session(self, sock, Origin(uid, pid, None)))
+        self._sessions.add(ClientSession(self, sock, Caller(uid, pid, None)))
         if self._ticking is None:
             self._tick_later()
 
-    def session_closed(self, session: Session) -> None:
+    def session_closed(self, session: ClientSession) -> None:
         """A client is gone."""
         self._sessions.discard(session)
         self.last_busy = self.loop.time()
@@ -199,7 +199,7 @@ class Server:
             stalled = [s for s in self._sessions if s.unsent_bytes and now - s.stalled_since > _PRESSURE_S]
             if stalled:
                 worst = max(stalled, key=lambda s: s.unsent_bytes)
-                _log.warning("closing a client that does not read (pid %d)", worst.context.origin.pid)
+                _log.warning("closing a client that does not read (pid %d)", worst.context.caller.pid)
                 worst.abort()
         self._freed.set()
         self._reconsider_reading()
@@ -219,21 +219,21 @@ class Server:
         """Whether all connections together hold as much received as they may."""
         return self._received_bytes > self.limits.receive_budget_bytes
 
-    def may_receive(self, session: Session) -> bool:
+    def may_receive(self, session: ClientSession) -> bool:
         """Whether a session that holds much already may read on.
 
         When the budget is spent one may all the same: of many large frames, each half here, none would end otherwise.
         """
         if not self.receive_budget_spent():
             return True
-        if self._favoured is None:
-            self._favoured = session
-        return self._favoured is session
+        if self._budget_exempt is None:
+            self._budget_exempt = session
+        return self._budget_exempt is session
 
-    def received_all(self, session: Session) -> None:
+    def received_all(self, session: ClientSession) -> None:
         """A session holds little again."""
-        if self._favoured is session:
-            self._favoured = None
+        if self._budget_exempt is session:
+            self._budget_exempt = None
             self.loop.call_soon(self._reconsider_reading)
 
     def _reconsider_reading(self) -> None:

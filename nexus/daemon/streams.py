@@ -24,8 +24,8 @@ from nexus_protocol import (
 from nexus_protocol.frame import INPUT
 
 if TYPE_CHECKING:
-    from nexus.daemon.client_session import Session
-    from nexus.daemon.send_buffer import Outbox
+    from nexus.daemon.client_session import ClientSession
+    from nexus.daemon.send_buffer import SendBuffer
 
 __all__ = ["MAX_QUEUED_INPUTS", "SessionStream", "decode_input", "encode_result"]
 
@@ -60,7 +60,7 @@ def decode_input(payload: bytes) -> dict[str, Any]:
 class SessionStream:
     """``nexus.capability.Stream`` on a session."""
 
-    def __init__(self, session: Session, out: Outbox, sequence: int) -> None:
+    def __init__(self, session: ClientSession, out: SendBuffer, sequence: int) -> None:
         self._session = session
         self._out = out
         self._sequence = sequence

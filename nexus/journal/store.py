@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from nexus.capability import Origin
+from nexus.capability import Caller
 from nexus.journal.commands import Event, JournalAhead, JournalPruned
 from nexus.store import Reader, Transaction
 
@@ -25,7 +25,7 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 def record(
     tx: Transaction,
-    origin: Origin,
+    caller: Caller,
     kind: str,
     subject_kind: str,
     subject_id: str,
@@ -45,9 +45,9 @@ def record(
             subject_kind,
             subject_id,
             subject_name,
-            origin.actor,
-            origin.uid,
-            origin.pid,
+            caller.actor,
+            caller.uid,
+            caller.pid,
             _encode(detail).decode(),
         ),
     )

@@ -21,6 +21,6 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Veto(NamedTuple):
-    """Given by a hook: it must not be done. The reason is shown to whoever asked for it."""
+    """Result by a hook: it must not be done. The reason is shown to whoever asked for it."""
 
     reason: str

@@ -23,10 +23,10 @@ from nexus.plugins.messages import (
     PREFIX_BYTES,
     Entered,
     Failed,
-    Given,
     Load,
     Loaded,
     Reply,
+    Result,
     Vetoed,
     decode_reply,
     framed,
@@ -107,8 +107,8 @@ class Child:
             raise self._nonsense()
         return reply
 
-    async def ask(self, ask: bytes, timeout_ms: int) -> Given | Vetoed | Failed:
-        """Ask the plugins what a framed ``Ask`` says; each of them may take ``timeout_ms``.
+    async def ask(self, ask: bytes, timeout_ms: int) -> Result | Vetoed | Failed:
+        """Call the plugins what a framed ``Call`` says; each of them may take ``timeout_ms``.
 
         Raises:
             Broken: one of them ends the process, or takes too long.
@@ -118,7 +118,7 @@ class Child:
             raise self._nonsense()
         return reply
 
-    async def _ask(self, message: bytes, first_s: float, timeout_ms: int) -> Loaded | Given | Vetoed | Failed:
+    async def _ask(self, message: bytes, first_s: float, timeout_ms: int) -> Loaded | Result | Vetoed | Failed:
         assert self._writer is not None
         self._inside = None
         limit_s = first_s

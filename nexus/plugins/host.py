@@ -19,7 +19,7 @@ import msgspec
 from nexus_protocol import Command, CommandInfo
 from nexus_protocol.command import secret_fields
 
-from nexus.capability import Origin, PreCommand
+from nexus.capability import Caller, PreCommand
 from nexus.config import PluginSettings
 from nexus.plugins.child import Broken, Child
 from nexus.plugins.commands import (
@@ -31,7 +31,7 @@ from nexus.plugins.commands import (
     PluginState,
     PluginVetoed,
 )
-from nexus.plugins.messages import Ask, Failed, Given, Load, Vetoed, framed
+from nexus.plugins.messages import Call, Failed, Load, Result, Vetoed, framed
 from nexus.plugins.sources import Found, find
 
 __all__ = ["PluginHost", "shown_fields"]
@@ -67,7 +67,7 @@ class _Generation(NamedTuple):
         )
 
 
-class _Call(NamedTuple):
+class _Waiting(NamedTuple):
     """A question that waits for its turn."""
 
     hook: str
@@ -75,7 +75,7 @@ class _Call(NamedTuple):
     message: bytes
 
 
-_Answer = asyncio.Future[Given | Vetoed | Failed | None]
+_Answer = asyncio.Future[Result | Vetoed | Failed | None]
 
 
 class PluginHost:
@@ -97,7 +97,7 @@ class PluginHost:
         self._ready = asyncio.Event()
         self._wake = asyncio.Event()
         self._loading = asyncio.Lock()
-        self._calls: collections.OrderedDict[_Answer, _Call] = collections.OrderedDict()
+        self._calls: collections.OrderedDict[_Answer, _Waiting] = collections.OrderedDict()
         """By their answers, the next one first; one that nobody waits for any more is taken out."""
         self._busy: Child | None = None
         self._ending: set[Child] = set()
@@ -139,14 +139,14 @@ class PluginHost:
 
     # What the daemon asks
 
-    async def pre_command(self, info: CommandInfo, command: Command[Any], origin: Origin) -> None:
-        """Ask whether a command may be carried out.
+    async def pre_command(self, info: CommandInfo, command: Command[Any], caller: Caller) -> None:
+        """Call whether a command may be carried out.
 
         Raises:
             PluginVetoed: it may not.
             PluginFailed: one of the plugins failed.
         """
-        arguments = {"command": info.name, "fields": shown_fields(command), "origin": origin._asdict()}
+        arguments = {"command": info.name, "fields": shown_fields(command), "origin": caller._asdict()}
         await self._ask("pre_command", arguments, f"cannot carry out {info.name}")
 
     async def pre_start(self, service: str, fields: dict[str, Any], environment: dict[str, str]) -> dict[str, str]:
@@ -224,7 +224,7 @@ class PluginHost:
 
     # Asking
 
-    async def _ask(self, hook: str, arguments: dict[str, Any], cannot: str) -> Given | None:
+    async def _ask(self, hook: str, arguments: dict[str, Any], cannot: str) -> Result | None:
         """The plugins' answer; None where none of them has to be asked."""
         loop = asyncio.get_running_loop()
         if not self._ready.is_set():
@@ -238,7 +238,7 @@ class PluginHost:
         if self._worker is None or self._worker.done():
             raise self._failed(cannot, None, "the daemon is stopping")
         waiting: _Answer = loop.create_future()
-        self._calls[waiting] = _Call(hook, extra, framed(Ask(hook, arguments)))
+        self._calls[waiting] = _Waiting(hook, extra, framed(Call(hook, arguments)))
         self._wake.set()
         try:
             answer = await waiting
@@ -302,7 +302,7 @@ class PluginHost:
         loaded = any(plugin.state is PluginState.LOADED for plugin in self._generation.plugins)
         return loaded or not self._known
 
-    async def _carry_out(self, call: _Call, waiting: _Answer, child: Child | None) -> None:
+    async def _carry_out(self, call: _Waiting, waiting: _Answer, child: Child | None) -> None:
         if waiting.done():  # whoever asked has just gone
             return
         if child is None or not self._generation.has(call.hook, call.extra):
@@ -327,7 +327,7 @@ class PluginHost:
             waiting.set_result(answer)
         if isinstance(answer, Failed):
             _log.warning('plugin "%s" failed: %s', answer.plugin, answer.reason)
-            if answer.spoiled:
+            if answer.unusable:
                 self._break(child, Broken(answer.plugin, answer.reason))
 
     def _give_up(self, reason: str) -> None:

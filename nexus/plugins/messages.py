@@ -17,10 +17,10 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "MAX_VALUE_BYTES",
     "PREFIX_BYTES",
-    "Ask",
+    "Call",
     "Entered",
     "Failed",
-    "Given",
+    "Result",
     "Load",
     "Loaded",
     "Reply",
@@ -49,7 +49,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     lua_memory_mib: int
 
 
-class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
+class Call(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
     """Call every plugin's hook."""
 
     hook: str
@@ -68,7 +68,7 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
     plugins: list[Plugin]
 
 
-class Given(msgspec.Struct, frozen=True, array_like=True, tag="given"):
+class Result(msgspec.Struct, frozen=True, array_like=True, tag="given"):
     """What they gave."""
 
     value: msgspec.Raw
@@ -86,16 +86,16 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 
     plugin: str
     reason: str
-    spoiled: bool
+    unusable: bool
     """Whether nothing can be expected of the process any more."""
 
 
-Request = Load | Ask
-Reply = Entered | Loaded | Given | Vetoed | Failed
+Request = Load | Call
+Reply = Entered | Loaded | Result | Vetoed | Failed
 
 _encode = msgspec.msgpack.Encoder().encode
-decode_request = msgspec.msgpack.Decoder(Load | Ask).decode
-decode_reply = msgspec.msgpack.Decoder(Entered | Loaded | Given | Vetoed | Failed).decode
+decode_request = msgspec.msgpack.Decoder(Load | Call).decode
+decode_reply = msgspec.msgpack.Decoder(Entered | Loaded | Result | Vetoed | Failed).decode
 
 
 def framed(message: Request | Reply) -> bytes:

@@ -17,18 +17,18 @@ import msgspec
 
 from nexus.plugins.messages import (
     PREFIX_BYTES,
-    Ask,
+    Call,
     Entered,
     Failed,
-    Given,
     Load,
     Loaded,
     Reply,
+    Result,
     Vetoed,
     decode_request,
     framed,
 )
-from nexus.plugins.registry import Misbehaved, PluginVeto, Registry
+from nexus.plugins.registry import PluginError, PluginVeto, Registry
 
 __all__ = ["main"]
 
@@ -75,15 +75,15 @@ def _serve(channel: socket.socket) -> None:
         send(_answer(registry, decode_request(data)))
 
 
-def _answer(registry: Registry, request: Load | Ask) -> Reply:
+def _answer(registry: Registry, request: Load | Call) -> Reply:
     if isinstance(request, Load):
         return Loaded(registry.load(request))
     try:
-        return Given(msgspec.Raw(registry.ask(request.hook, request.arguments)))
+        return Result(msgspec.Raw(registry.ask(request.hook, request.arguments)))
     except PluginVeto as veto:
         return Vetoed(veto.plugin, veto.reason)
-    except Misbehaved as error:
-        return Failed(error.plugin, error.reason, error.spoiled)
+    except PluginError as error:
+        return Failed(error.plugin, error.reason, error.unusable)
 
 
 def _receive(channel: socket.socket, size: int) -> bytes | None:

@@ -1,6 +1,6 @@
 """The plugins as their own process holds them: loaded from their three kinds, checked, and called through pluggy.
 
-It knows no socket and no daemon. Whatever a plugin does wrong comes out as a ``Misbehaved`` that names it.
+It knows no socket and no daemon. Whatever a plugin does wrong comes out as a ``PluginError`` that names it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nexus.plugins.commands import Plugin, PluginKind, PluginState
 from nexus.plugins.messages import MAX_VALUE_BYTES, Load
 from nexus.plugins.sources import ENTRY_POINT_GROUP, Source, name_problem, read_trusted
 
-__all__ = ["HOOKS", "Misbehaved", "PluginVeto", "Raised", "Refused", "Registry"]
+__all__ = ["HOOKS", "PluginError", "PluginVeto", "Raised", "Refused", "Registry"]
 
 _MAX_DEPTH = 32
 _MAX_REASON = 300
@@ -61,14 +61,14 @@ class Raised(Exception):
         self.place = place
 
 
-class Misbehaved(Exception):
+class PluginError(Exception):
     """A plugin did what it may not."""
 
-    def __init__(self, plugin: str, reason: str, *, spoiled: bool = False) -> None:
+    def __init__(self, plugin: str, reason: str, *, unusable: bool = False) -> None:
         super().__init__(reason)
         self.plugin = plugin
         self.reason = reason
-        self.spoiled = spoiled
+        self.unusable = unusable
         """Whether the process is of no use any more."""
 
 
@@ -131,7 +131,7 @@ class Registry:
             self._entered(name)
             plugin = self._guarded(name, "load", get)
             extras = self._guarded(name, "load", lambda: self._admit(name, plugin))
-        except (Refused, Misbehaved) as refusal:
+        except (Refused, PluginError) as refusal:
             return Plugin(name, source.kind, PluginState.FAILED, [], [], source.path, str(refusal))
         hooks = [hook for hook in HOOKS if hasattr(self._adapters[name], hook)]
         return Plugin(name, source.kind, PluginState.LOADED, hooks, extras, source.path)
@@ -174,7 +174,7 @@ class Registry:
 
         Raises:
             PluginVeto: one does not want it.
-            Misbehaved: one raised, or gave what does not belong there.
+            PluginError: one raised, or gave what does not belong there.
         """
         if hook == "extra":
             return self._ask_extra(**arguments)
@@ -231,20 +231,20 @@ class Registry:
     def _guarded(self, plugin: str, doing: str, run: Callable[[], Any]) -> Any:
         try:
             return run()
-        except (PluginVeto, Misbehaved):
+        except (PluginVeto, PluginError):
             raise
         except Refused as error:
-            raise Misbehaved(plugin, str(error)) from None
+            raise PluginError(plugin, str(error)) from None
         except Raised as error:
             text = str(error) if doing != "pre_start_command" else f"raised an error ({error.place})"
-            raise Misbehaved(plugin, _short(text)) from None
+            raise PluginError(plugin, _short(text)) from None
         except MemoryError:
             pass  # what is said of it is said once the frames, and what they hold, are gone
         except BaseException as error:
             # Also SystemExit: a plugin does not decide when its process ends. In what a start's hook raises there may
             # be values of the environment, so that only its place is told.
             self._told(plugin, error, with_text=doing != "pre_start_command")
-        raise Misbehaved(plugin, "it ran out of memory", spoiled=True)
+        raise PluginError(plugin, "it ran out of memory", unusable=True)
 
     def _told(self, plugin: str, error: BaseException, *, with_text: bool) -> NoReturn:
         text = f"raised {type(error).__name__}"
@@ -260,7 +260,7 @@ class Registry:
                 if trace.tb_frame.f_code.co_filename == path:
                     line = trace.tb_lineno
                 trace = trace.tb_next
-        raise Misbehaved(plugin, _short(text) + (f" (line {line})" if line else "")) from None
+        raise PluginError(plugin, _short(text) + (f" (line {line})" if line else "")) from None
 
 
 def _new_manager() -> pluggy.PluginManager:

@@ -4,7 +4,7 @@ It knows no service, machine or job, and nothing of the wire.
 """
 
 from nexus.runtime.logs import Log, LogPiece
-from nexus.runtime.orphans import Remnants
+from nexus.runtime.orphans import Orphans
 from nexus.runtime.process import Process
 from nexus.runtime.runtime import Runtime
 from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, RuntimeFailure, StartFailed
@@ -17,7 +17,7 @@ __all__ = [
     "LogPiece",
     "Process",
     "ProcessSpec",
-    "Remnants",
+    "Orphans",
     "RunHeld",
     "Runtime",
     "RuntimeFailure",

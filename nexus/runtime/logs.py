@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from nexus.runtime.segments import LOST, STREAMS, Bit, Place, Reader, find_lines, find_since
+from nexus.runtime.segments import LOST, STREAMS, Chunk, Position, Reader, find_lines, find_since
 from nexus.runtime.status import read_status
 
 __all__ = ["MAX_PIECE_BYTES", "Log", "LogPiece"]
@@ -47,7 +47,7 @@ class Log:
 
         It reads 64 KiB at most, at once. ``from_run`` leaves out what other runs wrote before it.
         """
-        starts: dict[int, Place] = {}
+        starts: dict[int, Position] = {}
         for _ in find_lines(self.folder, lines, STREAMS, self._run_start(from_run), starts, most_bytes=_TAIL_BYTES):
             pass
         found: list[bytes] = []
@@ -83,7 +83,7 @@ class Log:
         streams = STREAMS if stream is None else (stream,)
         least = self._run_start(from_run)
         if since is not None:
-            found: list[Place] = []
+            found: list[Position] = []
             await _in_turns(find_since(self.folder, since, found))
             least = max(least, *found)
         starts = dict.fromkeys(streams, least)
@@ -114,12 +114,12 @@ class Log:
         for piece in made.flush():
             yield piece
 
-    def _run_start(self, run_id: str | None) -> Place:
+    def _run_start(self, run_id: str | None) -> Position:
         """Where a run's output begins; the begin of the log where nobody knows the run."""
         status = None if run_id is None else read_status(self.folder.parent / run_id / "status")
         if status is None or status.run is None or status.run.segment < 0:
-            return Place(0, 0, 0)
-        return Place(status.run.segment, status.run.index_bytes // 16, 0)
+            return Position(0, 0, 0)
+        return Position(status.run.segment, status.run.index_bytes // 16, 0)
 
 
 async def _in_turns(work: Iterator[None]) -> None:
@@ -129,7 +129,7 @@ async def _in_turns(work: Iterator[None]) -> None:
             await asyncio.sleep(0)
 
 
-def _from(bit: Bit, starts: dict[int, Place]) -> Bit:
+def _from(bit: Chunk, starts: dict[int, Position]) -> Chunk:
     """The part of a bit that is not before the start of its stream."""
     start = starts[bit.stream & ~LOST]
     if bit.place >= start:
@@ -150,7 +150,7 @@ class _Lines:
         """Whether a line has begun and not ended."""
         return bool(self._open)
 
-    def feed(self, bit: Bit) -> Iterator[LogPiece]:
+    def feed(self, bit: Chunk) -> Iterator[LogPiece]:
         """What is whole now."""
         stream = bit.stream & ~LOST
         if bit.lost:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from nexus.runtime.tree import parent_of
 
-__all__ = ["Remnants", "end_remnants", "find_remnants", "open_held_control"]
+__all__ = ["Orphans", "end_orphans", "find_orphans", "open_held_control"]
 
 _MARK = b"NEXUS_RUN_ID="
 _SHIM_SLACK_S = 5.0
@@ -25,7 +25,7 @@ _KILL_ROUNDS = 20
 _KILL_WAIT_S = 1.0
 
 
-class Remnants(NamedTuple):
+class Orphans(NamedTuple):
     """The processes that a run had when it was looked for."""
 
     label: str
@@ -39,7 +39,7 @@ class Remnants(NamedTuple):
         return self.label.rpartition("/")[2]
 
 
-def find_remnants(owners: Mapping[str, str]) -> dict[str, Remnants]:
+def find_orphans(owners: Mapping[str, str]) -> dict[str, Orphans]:
     """What lives of some runs, by their ids; ``owners`` has the owner of each. Looks at every process once, and blocks.
 
     This process itself and those above it are never among them: a service may have started the daemon anew.
@@ -58,27 +58,27 @@ def find_remnants(owners: Mapping[str, str]) -> dict[str, Remnants]:
                 found.setdefault(run_id, []).append(int(name))
                 break
     return {
-        run_id: Remnants(f"{owners[run_id]}/{run_id}", tuple(shims.get(run_id, ())), tuple(members.get(run_id, ())))
+        run_id: Orphans(f"{owners[run_id]}/{run_id}", tuple(shims.get(run_id, ())), tuple(members.get(run_id, ())))
         for run_id in owners
         if run_id in members or any(_is_shim(pid, f"{owners[run_id]}/{run_id}") for pid in shims.get(run_id, ()))
     }
 
 
-async def end_remnants(remnants: Remnants, number: int, grace_ms: int) -> None:
+async def end_orphans(orphans: Orphans, number: int, grace_ms: int) -> None:
     """End what is left of a run, and wait for that: with a signal, and with SIGKILL after the grace time.
 
     Where its shim lives it is the shim that does so, for it knows more of its own.
     """
     grace_s = grace_ms / 1000
-    for pid in remnants.shims:
-        await _end_shim(pid, remnants.label, f"stop {int(number)} {grace_ms}", grace_s + _SHIM_SLACK_S)
-    if not remnants.shims:
-        await _signal_members(remnants, number, grace_s)
+    for pid in orphans.shims:
+        await _end_shim(pid, orphans.label, f"stop {int(number)} {grace_ms}", grace_s + _SHIM_SLACK_S)
+    if not orphans.shims:
+        await _signal_members(orphans, number, grace_s)
     for _ in range(_KILL_ROUNDS):
-        remnants = await _look_again(remnants)
-        if not remnants.members:
+        orphans = await _look_again(orphans)
+        if not orphans.members:
             return
-        await _signal_members(remnants, signal.SIGKILL, _KILL_WAIT_S)
+        await _signal_members(orphans, signal.SIGKILL, _KILL_WAIT_S)
 
 
 def open_held_control(shim_pid: int, run_id: str) -> int | None:
@@ -123,10 +123,10 @@ def _own_line() -> set[int]:
     return line
 
 
-async def _look_again(remnants: Remnants) -> Remnants:
-    owner, _, run_id = remnants.label.rpartition("/")
-    found = await asyncio.to_thread(find_remnants, {run_id: owner})
-    return found.get(run_id, Remnants(remnants.label, (), ()))
+async def _look_again(orphans: Orphans) -> Orphans:
+    owner, _, run_id = orphans.label.rpartition("/")
+    found = await asyncio.to_thread(find_orphans, {run_id: owner})
+    return found.get(run_id, Orphans(orphans.label, (), ()))
 
 
 async def _end_shim(pid: int, label: str, words: str, within_s: float) -> None:
@@ -152,14 +152,14 @@ async def _end_shim(pid: int, label: str, words: str, within_s: float) -> None:
         os.close(shim)
 
 
-async def _signal_members(remnants: Remnants, number: int, within_s: float) -> None:
+async def _signal_members(orphans: Orphans, number: int, within_s: float) -> None:
     """Signal the processes that are the run's, and wait for their ends, or so long."""
     descriptors = []
     try:
-        for pid in remnants.members:
+        for pid in orphans.members:
             with contextlib.suppress(OSError):
                 descriptors.append(os.pidfd_open(pid))
-                if _is_member(pid, remnants.label):
+                if _is_member(pid, orphans.label):
                     signal.pidfd_send_signal(descriptors[-1], number)
                     signal.pidfd_send_signal(descriptors[-1], signal.SIGCONT)
                 else:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nexus.runtime.logs import Log
-from nexus.runtime.orphans import Remnants, end_remnants, find_remnants
+from nexus.runtime.orphans import Orphans, end_orphans, find_orphans
 from nexus.runtime.process import Process, lost, reap
 from nexus.runtime.scope import Scopes
 from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, StartFailed
@@ -155,16 +155,16 @@ class Runtime:
             await asyncio.sleep(_LOOK_AGAIN_S)
         return lost("somebody else holds its lock")
 
-    async def find_remnants(self, owners: Mapping[str, str]) -> dict[str, Remnants]:
+    async def find_orphans(self, owners: Mapping[str, str]) -> dict[str, Orphans]:
         """What lives of runs that ``adopt`` has no trace of, by their ids: somebody deleted their files.
 
         ``owners`` has the owner of each. None of them is watched: all that can be done with them is to end them.
         """
-        return await asyncio.to_thread(find_remnants, owners) if owners else {}
+        return await asyncio.to_thread(find_orphans, owners) if owners else {}
 
-    async def end_remnants(self, remnants: Remnants, number: int, grace_ms: int) -> None:
+    async def end_orphans(self, orphans: Orphans, number: int, grace_ms: int) -> None:
         """End what is left of a run, with a signal and after the grace time with SIGKILL, and wait for that."""
-        await end_remnants(remnants, number, grace_ms)
+        await end_orphans(orphans, number, grace_ms)
 
     async def _ended(self, folder: Path, run_id: str, status: Status) -> Exit | None:
         if status.run is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-__all__ = ["ENTRY", "LOST", "STREAMS", "Bit", "Place", "Reader", "find_lines", "find_since", "segments"]
+__all__ = ["ENTRY", "LOST", "STREAMS", "Chunk", "Position", "Reader", "find_lines", "find_since", "segments"]
 
 ENTRY = struct.Struct("=QII")
 """One entry of an index: ms, length, stream."""
@@ -32,7 +32,7 @@ _IDLE_TICKS = 100
 """After so many ticks without anything new, a reader looks at every fourth alone."""
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """A place between two bytes: segment, entry of its index, bytes of that entry before it."""
 
     segment: int
@@ -40,10 +40,10 @@ class Place(NamedTuple):
     taken: int
 
 
-class Bit(NamedTuple):
+class Chunk(NamedTuple):
     """Some bytes of one entry, at most 64 KiB, and where they begin."""
 
-    place: Place
+    place: Position
     at: int
     stream: int
     data: bytes
@@ -74,7 +74,7 @@ def _open(folder: Path, number: int, kind: str) -> int:
 class Reader:
     """Goes through a log from a place on; ``next`` gives None at its end, and later what has come since."""
 
-    def __init__(self, folder: Path, place: Place) -> None:
+    def __init__(self, folder: Path, place: Position) -> None:
         self._folder = folder
         self._number = place.segment
         self._entry = place.entry
@@ -102,7 +102,7 @@ class Reader:
                 os.close(fd)
         self._data = self._index = -1
 
-    def next(self) -> Bit | None:
+    def next(self) -> Chunk | None:
         """The next bytes, None when there are no more now."""
         while True:
             if self._index < 0 and not self._open_next(self._number):
@@ -162,20 +162,20 @@ class Reader:
             return self._number + 1
         return next((number for number in segments(self._folder) if number > self._number), None)
 
-    def _next_here(self) -> Bit | None:
+    def _next_here(self) -> Chunk | None:
         while (found := self._look()) is not None:
             entry, final = found
-            place = Place(self._number, self._entry, self._taken)
+            place = Position(self._number, self._entry, self._taken)
             if entry.stream & LOST:
                 self._entry, self._taken = self._entry + 1, 0
-                return Bit(place, entry.at, entry.stream, b"", entry.length)
+                return Chunk(place, entry.at, entry.stream, b"", entry.length)
             left = entry.length - self._taken
             data = os.pread(self._data, min(left, _CHUNK), self._offset) if left > 0 else b""
             if data:
                 self._ticks = 0
                 self._offset += len(data)
                 self._taken += len(data)
-                return Bit(place, entry.at, entry.stream, data)
+                return Chunk(place, entry.at, entry.stream, data)
             if not final:
                 return None
             # Where a writer was killed the bytes of an entry may be missing, and never come.
@@ -223,7 +223,7 @@ def _bytes_before(index: int, end: int) -> int:
     return total
 
 
-def find_since(folder: Path, since: int, found: list[Place]) -> Iterator[None]:
+def find_since(folder: Path, since: int, found: list[Position]) -> Iterator[None]:
     """Put the place of the first bytes that came at ``since`` (ms) or later into ``found``; else the end of the log."""
     numbers = segments(folder)
     firsts = []
@@ -244,7 +244,7 @@ def find_since(folder: Path, since: int, found: list[Place]) -> Iterator[None]:
             try:
                 for which, entry in enumerate(_entries(index, 0, os.fstat(index).st_size // ENTRY.size)):
                     if entry.at >= since:
-                        found.append(Place(number, which, 0))
+                        found.append(Position(number, which, 0))
                         return
                     if which % _BLOCK == 0:
                         yield
@@ -253,19 +253,19 @@ def find_since(folder: Path, since: int, found: list[Place]) -> Iterator[None]:
     found.append(_end(folder, numbers))
 
 
-def _end(folder: Path, numbers: list[int]) -> Place:
+def _end(folder: Path, numbers: list[int]) -> Position:
     """Behind the last byte; what an entry still grows by comes after it."""
     if not numbers:
-        return Place(0, 0, 0)
+        return Position(0, 0, 0)
     with contextlib.suppress(FileNotFoundError):
         index = _open(folder, numbers[-1], "idx")
         try:
             count = os.fstat(index).st_size // ENTRY.size
             for entry in _entries(index, count - 1, count) if count else ():
-                return Place(numbers[-1], count - 1, 0 if entry.stream & LOST else entry.length)
+                return Position(numbers[-1], count - 1, 0 if entry.stream & LOST else entry.length)
         finally:
             os.close(index)
-    return Place(numbers[-1], 0, 0)
+    return Position(numbers[-1], 0, 0)
 
 
 class _Search:
@@ -306,8 +306,8 @@ def find_lines(
     folder: Path,
     lines: int,
     streams: tuple[int, ...],
-    least: Place,
-    starts: dict[int, Place],
+    least: Position,
+    starts: dict[int, Position],
     *,
     most_bytes: int | None = None,
 ) -> Iterator[None]:
@@ -337,8 +337,8 @@ def find_lines(
 
 
 def _backwards(
-    index: int, data: int, number: int, first: int, search: _Search, starts: dict[int, Place]
-) -> Iterator[Place]:
+    index: int, data: int, number: int, first: int, search: _Search, starts: dict[int, Position]
+) -> Iterator[Position]:
     """Go through a segment from its end; gives where it is."""
     end = os.fstat(index).st_size // ENTRY.size
     offset = -1
@@ -354,7 +354,7 @@ def _backwards(
                 continue
             left = entry.length
             offset -= left
-            yield Place(number, which, left)
+            yield Position(number, which, left)
             while left > 0 and entry.stream in search.open and not search.over() and not search.spent():
                 size = min(left, _CHUNK)
                 left -= size
@@ -363,11 +363,11 @@ def _backwards(
                     continue
                 found = search.scan(entry.stream, bytes_here)
                 if found is not None:
-                    starts[entry.stream] = Place(number, which, left + found)
+                    starts[entry.stream] = Position(number, which, left + found)
                     search.open.discard(entry.stream)
                 if search.most_bytes is not None:
                     search.most_bytes -= size
-                yield Place(number, which, left)
+                yield Position(number, which, left)
             if search.over() or search.spent():
                 return
         end = begin

@@ -94,7 +94,7 @@ _EDGES_AT_A_TIME = 200
 
 
 def _record(tx: Transaction, ctx: Context, what: str, service: Service, detail: dict[str, Any]) -> None:
-    journal.record(tx, ctx.origin, f"service.{what}", "service", service.id, service.name, detail)
+    journal.record(tx, ctx.caller, f"service.{what}", "service", service.id, service.name, detail)
 
 
 def _resolve(ctx: Context, reference: str) -> Service:
@@ -176,7 +176,7 @@ def _told(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 @handles(RemoveService)
 async def remove_service(ctx: Context, command: RemoveService) -> Service:
-    return await ctx.daemon.manager(ServiceManager).remove_service(ctx.origin, command)
+    return await ctx.daemon.manager(ServiceManager).remove_service(ctx.caller, command)
 
 
 @handles(ListServices)
@@ -324,17 +324,17 @@ async def _every_dependency(ctx: Context) -> list[Dependency]:
 
 @handles(StartService)
 async def start_service(ctx: Context, command: StartService) -> ServiceStarted:
-    return await ctx.daemon.manager(ServiceManager).start_service(ctx.origin, command)
+    return await ctx.daemon.manager(ServiceManager).start_service(ctx.caller, command)
 
 
 @handles(StopService)
 async def stop_service(ctx: Context, command: StopService) -> ServicesStopped:
-    return await ctx.daemon.manager(ServiceManager).stop_service(ctx.origin, command)
+    return await ctx.daemon.manager(ServiceManager).stop_service(ctx.caller, command)
 
 
 @handles(RestartService)
 async def restart_service(ctx: Context, command: RestartService) -> ServiceStarted:
-    return await ctx.daemon.manager(ServiceManager).restart_service(ctx.origin, command)
+    return await ctx.daemon.manager(ServiceManager).restart_service(ctx.caller, command)
 
 
 @handles(GetServiceStatus)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from nexus_protocol import DeadlineExceeded, NexusError
 
 from nexus import graph, journal
-from nexus.capability import Origin
+from nexus.capability import Caller
 from nexus.runtime import Process, Runtime, RuntimeFailure
 from nexus.runtime.status import boot_id, process_start
 from nexus.runtime.tree import parent_of
@@ -35,13 +35,13 @@ from nexus.services.records import LogPiece, Service, ServicesStopped, ServiceSt
 from nexus.services.states import DependencyCondition, LogStream, ServiceState, ServiceType
 from nexus.store import Reader, Transaction
 from nexus.supervision.requests import StopWish
-from nexus.supervision.tasks import end_tasks
+from nexus.supervision.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from nexus.capability import Hooks, World
-    from nexus.runtime import Exit, Remnants
+    from nexus.capability import Hooks, ManagerContext
+    from nexus.runtime import Exit, Orphans
     from nexus.services.dependencies.store import StoredDependency
     from nexus.services.store import StoredService
 
@@ -62,16 +62,16 @@ _STREAM_NAMES = {number: stream for stream, number in _STREAMS.items()}
 class ServiceManager:
     """The services of one daemon."""
 
-    def __init__(self, world: World) -> None:
-        self.store = world.store
-        self.hooks: Hooks | None = world.hooks
-        self.runtime = Runtime(world.directory, descriptors=world.file_limit)
-        self.tunnels = Tunnels(world.store, self.runtime, world.directory.parent / "tunnels")
-        self.origin = Origin(os.getuid(), os.getpid(), "nexusd")
+    def __init__(self, context: ManagerContext) -> None:
+        self.store = context.store
+        self.hooks: Hooks | None = context.hooks
+        self.runtime = Runtime(context.directory, descriptors=context.file_limit)
+        self.tunnels = Tunnels(context.store, self.runtime, context.directory.parent / "tunnels")
+        self.caller = Caller(os.getuid(), os.getpid(), "nexusd")
         self.boot_id = _boot_id()
         self.boot_at = _boot_at()
         self.launches = asyncio.Semaphore(_STARTS_AT_ONCE)
-        self._directory = world.directory
+        self._directory = context.directory
         self._units: dict[str, Unit] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._followers: dict[str, set[asyncio.Event]] = {}
@@ -99,7 +99,7 @@ class ServiceManager:
         for outcome in await asyncio.gather(*tunnels, return_exceptions=True):
             if isinstance(outcome, Exception):
                 _log.error("a tunnel was not taken back", exc_info=outcome)
-        found = await self._with_remnants(up, await asyncio.gather(*(adopt(stored) for stored in up)))
+        found = await self._with_orphans(up, await asyncio.gather(*(adopt(stored) for stored in up)))
         # All in one turn: who needs a service that is still looked for would take it for one at rest, and start it.
         seen_to = [self._resume(stored, found, rebooted) for stored, found in zip(up, found, strict=True)]
         with contextlib.suppress(TimeoutError):
@@ -122,22 +122,22 @@ class ServiceManager:
         except Exception as error:
             return error
 
-    async def _with_remnants(
+    async def _with_orphans(
         self, rows: list[StoredService], found: list[Process | Exit | Exception | None]
-    ) -> list[Process | Exit | Remnants | Exception | None]:
+    ) -> list[Process | Exit | Orphans | Exception | None]:
         """What was found, and what lives of runs whose files somebody deleted."""
         lost = {
             stored.run_id: owner_of_service(stored.service.id)
             for stored, one in zip(rows, found, strict=True)
             if one is None and stored.run_id is not None
         }
-        remnants = await self.runtime.find_remnants(lost)
+        orphans = await self.runtime.find_orphans(lost)
         return [
-            remnants.get(stored.run_id or "") if one is None else one for stored, one in zip(rows, found, strict=True)
+            orphans.get(stored.run_id or "") if one is None else one for stored, one in zip(rows, found, strict=True)
         ]
 
     def _resume(
-        self, stored: StoredService, found: Process | Exit | Remnants | Exception | None, rebooted: bool
+        self, stored: StoredService, found: Process | Exit | Orphans | Exception | None, rebooted: bool
     ) -> asyncio.Event | None:
         """Go on with a service; gives what is set once that has been seen to."""
         try:
@@ -156,7 +156,7 @@ class ServiceManager:
 
     async def _autostart(self, service: Service) -> None:
         try:
-            await self.unit(service.id).start(self.origin, None, wait=False)
+            await self.unit(service.id).start(self.caller, None, wait=False)
         except NexusError as error:
             _log.warning("autostart: %s", error.message)
 
@@ -212,7 +212,7 @@ class ServiceManager:
 
     async def close(self) -> None:
         """Let go of every process without touching it."""
-        await end_tasks(*self._tasks)
+        await cancel_and_wait(*self._tasks)
         await asyncio.gather(*(unit.close() for unit in self._units.values()))
         await self.tunnels.shut()
 
@@ -248,7 +248,7 @@ class ServiceManager:
             if unit is not None:
                 unit.look()
 
-    def whose(self, pid: int) -> str | None:
+    def service_of_pid(self, pid: int) -> str | None:
         """The name of the service that a process belongs to: its shim is above it. Blocks."""
         shims = {unit.process.shim_pid: unit for unit in list(self._units.values()) if unit.process is not None}
         while pid > 1:
@@ -266,17 +266,17 @@ class ServiceManager:
 
     # What is asked
 
-    async def start_service(self, origin: Origin, command: StartService) -> ServiceStarted:
+    async def start_service(self, caller: Caller, command: StartService) -> ServiceStarted:
         """Bring a service up, and what it depends on.
 
         Raises:
             NexusError: as the declaration of StartService lists; the start itself goes on where a policy says so.
         """
-        return await self._bring_up(command, lambda unit: unit.start(origin, command.environment, wait=command.wait))
+        return await self._bring_up(command, lambda unit: unit.start(caller, command.environment, wait=command.wait))
 
-    async def restart_service(self, origin: Origin, command: RestartService) -> ServiceStarted:
+    async def restart_service(self, caller: Caller, command: RestartService) -> ServiceStarted:
         """End a service's run, and bring it up as it was started or with a new environment; raises as a start."""
-        return await self._bring_up(command, lambda unit: unit.restart(origin, command.environment, wait=command.wait))
+        return await self._bring_up(command, lambda unit: unit.restart(caller, command.environment, wait=command.wait))
 
     async def _bring_up(
         self, command: StartService | RestartService, bring: Callable[[Unit], Awaitable[None]]
@@ -313,7 +313,7 @@ class ServiceManager:
         names = [self._resolve(node).name for node in new]
         return ServiceStarted(service=self._resolve(service_id), started=names)
 
-    async def stop_service(self, origin: Origin, command: StopService) -> ServicesStopped:
+    async def stop_service(self, caller: Caller, command: StopService) -> ServicesStopped:
         """Stop a service, with ``cascade`` after all that need it.
 
         Raises:
@@ -327,7 +327,7 @@ class ServiceManager:
         if asked and not command.cascade:
             raise self._needed(service, asked)
         asked.append(service.id)
-        wish = StopWish(origin, "stopped on demand", on_demand=True)
+        wish = StopWish(caller, "stopped on demand", on_demand=True)
         stopped: list[str] = []
         tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -387,7 +387,7 @@ class ServiceManager:
             details={"id": service.id, "name": service.name, "dependents": names},
         )
 
-    async def remove_service(self, origin: Origin, command: RemoveService) -> Service:
+    async def remove_service(self, caller: Caller, command: RemoveService) -> Service:
         """Remove a service and its kept output; gives what it was.
 
         The row goes first: what a daemon that is killed then leaves behind, the next one deletes.
@@ -398,12 +398,12 @@ class ServiceManager:
         """
         service = self._resolve(command.service)
         if command.stop and not self.store.read(lambda reader: dependency_store.dependents_of(reader, service.id)):
-            await self.unit(service.id).stop(StopWish(origin, "stopped to be removed", on_demand=True))
+            await self.unit(service.id).stop(StopWish(caller, "stopped to be removed", on_demand=True))
         edges = self.store.read(lambda reader: dependency_store.dependencies_of(reader, service.id))
 
         def change(tx: Transaction) -> Service:
             removed = store.delete(tx, service.id)
-            journal.record(tx, origin, "service.removed", "service", removed.id, removed.name, {})
+            journal.record(tx, caller, "service.removed", "service", removed.id, removed.name, {})
             return removed
 
         removed = await self.store.write(change)
@@ -525,6 +525,6 @@ def _boot_at() -> int:
     return 0
 
 
-def make_manager(world: World) -> ServiceManager:
+def make_manager(context: ManagerContext) -> ServiceManager:
     """The manager of this capability."""
-    return ServiceManager(world)
+    return ServiceManager(context)

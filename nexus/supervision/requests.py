@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from nexus.supervision.tasks import end_tasks
+from nexus.supervision.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
-    from nexus.capability import Origin
+    from nexus.capability import Caller
 
 __all__ = ["RestartWish", "StopWish", "Told", "Wishes"]
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 class StopWish(NamedTuple):
     """That a service is to be stopped, by whom and why."""
 
-    origin: Origin
+    caller: Caller
     reason: str
     on_demand: bool
     """Whether somebody asked for it, so that it is not started with the daemon before the next boot."""
@@ -28,7 +28,7 @@ class StopWish(NamedTuple):
 class RestartWish(NamedTuple):
     """That a run is to be ended and followed by another one."""
 
-    origin: Origin
+    caller: Caller
     reason: str
     counts: bool = False
     """Whether it is one of the restarts that the policy limits."""
@@ -88,7 +88,7 @@ class Wishes:
             while not task.done():
                 await self.woken()
         finally:
-            await end_tasks(task)
+            await cancel_and_wait(task)
             if not task.cancelled():
                 task.exception()  # looked at, whoever raises now
         return task.result()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-__all__ = ["end_tasks"]
+__all__ = ["cancel_and_wait"]
 
 _AGAIN_S = 0.01
 
 
-async def end_tasks(*tasks: asyncio.Task[Any] | None) -> None:
+async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
     """Cancel tasks and wait for their ends.
 
     A cancellation that meets a write which has begun ends with that write, and the task goes on: so it is cancelled

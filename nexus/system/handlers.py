@@ -66,7 +66,7 @@ def ping(_ctx: Context, command: Ping) -> Pong:
 
 @handles(Hello)
 def hello(ctx: Context, command: Hello) -> Welcome:
-    ctx.origin = ctx.origin._replace(actor=command.actor)
+    ctx.caller = ctx.caller._replace(actor=command.actor)
     return Welcome(server=f"nexusd {__version__}", protocol_versions=[VERSION], limits=ctx.daemon.reported_limits())
 
 
@@ -129,7 +129,7 @@ def _memory_rss_bytes() -> int:
 
 @handles(Shutdown)
 def shutdown(ctx: Context, _command: Shutdown) -> Empty:
-    ctx.daemon.request_shutdown(f"a client asked for it (pid {ctx.origin.pid})")
+    ctx.daemon.request_shutdown(f"a client asked for it (pid {ctx.caller.pid})")
     return Empty()
 
 
@@ -190,7 +190,7 @@ async def set_setting(ctx: Context, command: SetSetting) -> Setting:
     def change(tx: Transaction) -> Setting:
         setting, changed = store.set_setting(tx, command.key, command.value)
         if changed:
-            journal.record(tx, ctx.origin, "setting.set", "setting", command.key, command.key, {"type": setting.type})
+            journal.record(tx, ctx.caller, "setting.set", "setting", command.key, command.key, {"type": setting.type})
         return setting
 
     setting = await ctx.store.write(change, size_bytes=64 * 1024)
@@ -202,7 +202,7 @@ async def set_setting(ctx: Context, command: SetSetting) -> Setting:
 async def delete_setting(ctx: Context, command: DeleteSetting) -> Setting:
     def change(tx: Transaction) -> Setting:
         setting = store.delete_setting(tx, command.key)
-        journal.record(tx, ctx.origin, "setting.deleted", "setting", command.key, command.key, {})
+        journal.record(tx, ctx.caller, "setting.deleted", "setting", command.key, command.key, {})
         return setting
 
     setting = await ctx.store.write(change)

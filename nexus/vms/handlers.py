@@ -20,7 +20,7 @@ __all__ = ["count_by_state", "create_vm", "delete_vm", "get_vm", "list_vms", "up
 
 
 def _record(tx: Transaction, ctx: Context, kind: str, vm: Vm, detail: dict[str, Any]) -> None:
-    journal.record(tx, ctx.origin, kind, "vm", vm.id, vm.name, detail)
+    journal.record(tx, ctx.caller, kind, "vm", vm.id, vm.name, detail)
 
 
 @handles(CreateVm)

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from support.stores import make_store, running
 
-from nexus.capability import Context, Origin
+from nexus.capability import Caller, Context
 from nexus.journal import handlers
 from nexus.journal.commands import Event, JournalAhead, JournalPruned, WatchEvents
 from nexus.journal.store import Watched, bounds, prune, read_slice, record
 from nexus.store import Transaction
 from nexus.store.sqlite import SqliteStore
 
-ORIGIN = Origin(1000, 42, "somebody")
+ORIGIN = Caller(1000, 42, "somebody")
 DAY_MS = 24 * 60 * 60 * 1000
 
 

@@ -14,7 +14,7 @@ from support.daemon import DaemonProcess
 from support.plugins import PluginFolder, TestHost, hosting
 from support.raw import RawClient, wait_until
 
-from nexus.capability import Origin
+from nexus.capability import Caller
 from nexus.plugins.commands import Extra, ListPlugins, PluginFailed, PluginVetoed, ReloadPlugins
 from nexus.plugins.host import shown_fields
 from nexus.system.commands import Describe, GetSetting, Health, Hello, Ping, SetSetting, Shutdown
@@ -93,7 +93,7 @@ def test_a_hook_sees_no_secret(folder: PluginFolder) -> None:
 
     async def scenario(test: TestHost) -> None:
         info = CommandInfo(1, "Secretive", Secretive, Empty, None, (), 0, False, False)
-        await test.host.pre_command(info, command, Origin(0, 1, None))
+        await test.host.pre_command(info, command, Caller(0, 1, None))
         ((_, seen, _),) = await test.extra("seen")
         assert seen == fields
 

@@ -9,7 +9,7 @@ from nexus_protocol import Command, CommandInfo, FailedPrecondition
 from support.raw import wait_until
 from support.toy import Count, Echo, Hold, Produce, ToyServer
 
-from nexus.capability import Origin
+from nexus.capability import Caller
 from nexus.system.commands import Hello
 
 
@@ -24,7 +24,7 @@ class Hook:
         self._toy = toy
         toy.server.ask_before_commands(self)
 
-    async def __call__(self, info: CommandInfo, _command: Command[object], _origin: Origin) -> None:
+    async def __call__(self, info: CommandInfo, _command: Command[object], _caller: Caller) -> None:
         self.entered.append(info.name)
         try:
             await self.go.wait()

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from nexus_protocol import Command
 
-from nexus.capability import Origin, PreCommand
+from nexus.capability import Caller, PreCommand
 from nexus.config import PluginSettings
 from nexus.plugins.commands import Plugin
 from nexus.plugins.host import PluginHost
@@ -71,15 +71,15 @@ class TestHost:
         return pid
 
     async def before(self, command: Command[Any], actor: str | None = None) -> None:
-        """Ask the plugins about a command."""
-        await self.host.pre_command(command.info, command, Origin(1000, 77, actor))
+        """Call the plugins about a command."""
+        await self.host.pre_command(command.info, command, Caller(1000, 77, actor))
 
     async def extra(self, name: str, body: Any = None) -> Any:
         """What the plugin that claims ``name`` answers."""
         return msgspec.msgpack.decode(await self.host.extra(name, body))
 
     async def start(self, environment: dict[str, str] | None = None, **fields: Any) -> dict[str, str]:
-        """Ask the plugins about a start of the service web."""
+        """Call the plugins about a start of the service web."""
         return await self.host.pre_start("web", fields, environment or {})
 
 

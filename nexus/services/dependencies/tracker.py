@@ -16,7 +16,7 @@ from nexus.services.lifecycle.policy import has_health_check, is_lost, is_met
 from nexus.services.states import DependencyCondition, ServiceHealth, ServiceState, WhenLost
 
 if TYPE_CHECKING:
-    from nexus.capability import Origin
+    from nexus.capability import Caller
     from nexus.services.dependencies.store import StoredDependency
     from nexus.services.lifecycle.context import Keeper
     from nexus.services.records import Service
@@ -85,7 +85,7 @@ class Needs:
 
     # Before a start
 
-    def missing(self, origin: Origin, fail: Callable[[NexusError], None]) -> Missing | None:
+    def missing(self, caller: Caller, fail: Callable[[NexusError], None]) -> Missing | None:
         """What the start still waits for; None when all are as it needs them.
 
         ``fail`` is told of one that failed and is tried again, which only delays the start.
@@ -104,20 +104,20 @@ class Needs:
                 hint = f"Give it one, or ask for less than healthy: nexusctl service update {edge.dependency} --help"
                 raise _failed(edge, dependency.service, "it has no health check", hint=hint)
             if self._on_demand:
-                self._bring_up(edge, dependency.service, origin, fail)
+                self._bring_up(edge, dependency.service, caller, fail)
         if not waits:
             return None
         words = ", ".join(f'"{edge.dependency}" {_WAITED_FOR[edge.condition]}' for edge in waits)
         return Missing(f"waits for {words}", [] if self._on_demand else [edge.dependency for edge in waits])
 
     def _bring_up(
-        self, edge: StoredDependency, service: Service, origin: Origin, fail: Callable[[NexusError], None]
+        self, edge: StoredDependency, service: Service, caller: Caller, fail: Callable[[NexusError], None]
     ) -> None:
         unit = self._keeper.unit(edge.dependency_id)
         failures = self._asked.get(edge.dependency_id)
         if failures is None:
             before = unit.failures
-            if unit.ensure(origin):
+            if unit.ensure(caller):
                 self._asked[edge.dependency_id] = before
         elif not unit.alive:
             raise _failed(edge, service, service.reason or f"it is {service.state}")

@@ -25,7 +25,7 @@ from nexus.services.errors import ServiceStartFailed
 from nexus.services.states import ServiceState
 from nexus.store import StoreConflict, StoreError, Transaction
 from nexus.supervision import store as port_store
-from nexus.supervision.tasks import end_tasks
+from nexus.supervision.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from nexus.runtime import Runtime
@@ -170,14 +170,14 @@ class Tunnels:
         owner = f"{TUNNEL_OWNER}{dependency_id}"
         found = await self._runtime.adopt(owner, run_id)
         if found is None:
-            for remnants in (await self._runtime.find_remnants({run_id: owner})).values():
-                await self._runtime.end_remnants(remnants, signal.SIGKILL, 0)
+            for orphans in (await self._runtime.find_orphans({run_id: owner})).values():
+                await self._runtime.end_orphans(orphans, signal.SIGKILL, 0)
         return found if isinstance(found, Process) else None
 
     async def shut(self) -> None:
         """Let go of all, and leave them as they are."""
         tunnels = list(self._tunnels.values())
-        await end_tasks(*(tunnel.watch for tunnel in tunnels))
+        await cancel_and_wait(*(tunnel.watch for tunnel in tunnels))
         for tunnel in tunnels:
             if tunnel.process is not None:
                 tunnel.process.close()
@@ -275,7 +275,7 @@ class Tunnels:
         process: Process | None = None
         run_id = None if row is None else row.tunnel_run_id
         if tunnel is not None:
-            await end_tasks(tunnel.watch)
+            await cancel_and_wait(tunnel.watch)
             process, run_id = tunnel.process, tunnel.run_id
         if process is None and run_id is not None:
             process = await self._take_back(id_, run_id)

@@ -271,5 +271,5 @@ def _status(repository: Repository, state: RepoState) -> RepoStatus:
 
 async def _record(ctx: Context, service: Service, what: str, detail: dict[str, Any]) -> None:
     await ctx.store.write(
-        lambda tx: journal.record(tx, ctx.origin, f"service.{what}", "service", service.id, service.name, detail)
+        lambda tx: journal.record(tx, ctx.caller, f"service.{what}", "service", service.id, service.name, detail)
     )

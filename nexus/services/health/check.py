@@ -24,7 +24,7 @@ from nexus.services.lifecycle.policy import has_health_check
 from nexus.services.records import Service
 from nexus.services.states import ServiceHealth
 from nexus.store import StoreError
-from nexus.supervision.tasks import end_tasks
+from nexus.supervision.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -90,7 +90,7 @@ class HealthCheck:
 
     async def end(self) -> None:
         """No more checks, nor what they would report."""
-        await end_tasks(self._task)
+        await cancel_and_wait(self._task)
 
     def differs(self, service: Service) -> bool:
         """Whether the record asks for another check than this one."""
@@ -102,7 +102,7 @@ class HealthCheck:
         self._task = asyncio.create_task(self._begin_anew(self._task))
 
     async def _begin_anew(self, old: asyncio.Task[None] | None) -> None:
-        await end_tasks(old)
+        await cancel_and_wait(old)
         if self._health is not ServiceHealth.UNKNOWN:
             self._health = ServiceHealth.UNKNOWN
             await self._say(ServiceHealth.UNKNOWN, None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import asyncio
 
-    from nexus.capability import Hooks, Origin
+    from nexus.capability import Caller, Hooks
     from nexus.runtime import Runtime
     from nexus.services.dependencies.tunnels import Tunnels
     from nexus.services.lifecycle.handle import Unit
@@ -35,7 +35,7 @@ class Keeper(Protocol):
     runtime: Runtime
     hooks: Hooks | None
     tunnels: Tunnels
-    origin: Origin
+    caller: Caller
     """Of what the daemon does by itself."""
     boot_id: str
     boot_at: int
@@ -49,7 +49,7 @@ class Keeper(Protocol):
     def unit(self, service_id: str) -> Unit:
         """The unit of a service."""
 
-    def whose(self, pid: int) -> str | None:
+    def service_of_pid(self, pid: int) -> str | None:
         """The name of the service that a process belongs to. Blocks."""
 
     async def environment(

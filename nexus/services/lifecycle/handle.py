@@ -12,12 +12,12 @@ from nexus.services.lifecycle.run import is_ready, unhealthy
 from nexus.services.lifecycle.state_writer import Row
 from nexus.services.states import ServiceHealth, ServiceState
 from nexus.supervision.requests import RestartWish, StopWish
-from nexus.supervision.tasks import end_tasks
+from nexus.supervision.tasks import cancel_and_wait
 from nexus.supervision.waiters import Waiters
 
 if TYPE_CHECKING:
-    from nexus.capability import Origin
-    from nexus.runtime import Exit, Process, Remnants
+    from nexus.capability import Caller
+    from nexus.runtime import Exit, Orphans, Process
     from nexus.services.lifecycle.context import Keeper
     from nexus.services.store import StoredService
     from nexus.store import StoreError
@@ -64,7 +64,7 @@ class Unit:
 
     # What is asked of it
 
-    async def start(self, origin: Origin, environment: dict[str, str] | None, *, wait: bool) -> None:
+    async def start(self, caller: Caller, environment: dict[str, str] | None, *, wait: bool) -> None:
         """Bring it up, or wait with those who do; returns when it is up, or with ``wait`` healthy or completed.
 
         A start is the unit's own: whoever waits for it may leave.
@@ -78,10 +78,10 @@ class Unit:
         if self.life is not None and self.life.has_run:
             self._refuse_other_environment(environment)
         else:
-            self._bring_up(origin, environment)
+            self._bring_up(caller, environment)
         await self._outcome(wait)
 
-    async def restart(self, origin: Origin, environment: dict[str, str] | None, *, wait: bool) -> None:
+    async def restart(self, caller: Caller, environment: dict[str, str] | None, *, wait: bool) -> None:
         """End its run, if there is one, and bring it up; waits and raises as ``start``.
 
         Without ``environment`` it has the one that it was started with.
@@ -89,22 +89,22 @@ class Unit:
         await self._calm()
         life = self.life
         if life is None:
-            self._bring_up(origin, self.row.read().start_environment if environment is None else environment)
+            self._bring_up(caller, self.row.read().start_environment if environment is None else environment)
         elif life.has_run:
-            life.wishes.restart = RestartWish(origin, "restarted on demand", on_demand=True)
+            life.wishes.restart = RestartWish(caller, "restarted on demand", on_demand=True)
             if environment is not None:
                 self.row.pending["start_environment"] = environment
             life.wishes.wake()
         else:
-            self._bring_up(origin, environment)
+            self._bring_up(caller, environment)
         await self._outcome(wait)
 
-    def ensure(self, origin: Origin) -> bool:
+    def ensure(self, caller: Caller) -> bool:
         """Bring it up for a dependent, without waiting; False: it is on its way to rest, ask again then."""
         if self.resting:
             return False
         if self.life is None or not self.life.has_run:
-            self._bring_up(origin, None)
+            self._bring_up(caller, None)
         return True
 
     async def stop(self, wish: StopWish) -> bool:
@@ -141,13 +141,13 @@ class Unit:
                 self.life.run.reconfigure()
             self.life.wishes.wake()
 
-    def _bring_up(self, origin: Origin, environment: dict[str, str] | None) -> None:
+    def _bring_up(self, caller: Caller, environment: dict[str, str] | None) -> None:
         """Begin a life, or let one that waits for its turn begin its next run now."""
         life = self.life
         if life is None:
-            life = self._begin(origin)
+            life = self._begin(caller)
             self.row.pending = {"start_environment": environment or {}, "stopped_in_boot": None}
-        life.begin_now(origin, environment)
+        life.begin_now(caller, environment)
 
     def _refuse_other_environment(self, environment: dict[str, str] | None) -> None:
         if environment is None:
@@ -198,17 +198,15 @@ class Unit:
 
     # Its life
 
-    def resume(
-        self, stored: StoredService, found: Process | Exit | Remnants | None, *, rebooted: bool
-    ) -> asyncio.Event:
+    def resume(self, stored: StoredService, found: Process | Exit | Orphans | None, *, rebooted: bool) -> asyncio.Event:
         """Go on with what a daemon before this one began; gives what is set once that has been seen to."""
         self.row.service = stored.service
-        life = self._begin(self.keeper.origin)
+        life = self._begin(self.keeper.caller)
         life.resume(stored, found, rebooted=rebooted)
         return life.wishes.waited
 
-    def _begin(self, origin: Origin) -> Life:
-        self.life = Life(self, origin)
+    def _begin(self, caller: Caller) -> Life:
+        self.life = Life(self, caller)
         self._task = asyncio.create_task(self._live(self.life))
         return self.life
 
@@ -226,7 +224,7 @@ class Unit:
 
     async def close(self) -> None:
         """Let go: nothing is written or ended any more."""
-        await end_tasks(self._task)
+        await cancel_and_wait(self._task)
         if self.life is not None and self.life.run is not None:
             await self.life.run.close()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nexus_protocol import Internal, NexusError
 
-from nexus.runtime import Exit, Process, Remnants, RuntimeFailure, ports
+from nexus.runtime import Exit, Orphans, Process, RuntimeFailure, ports
 from nexus.services import store
 from nexus.services.dependencies.tracker import Needs
 from nexus.services.errors import ServiceDependencyFailed, ServiceNoCommand
@@ -33,7 +33,7 @@ from nexus.store import StoreError
 from nexus.supervision.requests import RestartWish, StopWish, Told, Wishes
 
 if TYPE_CHECKING:
-    from nexus.capability import Origin
+    from nexus.capability import Caller
     from nexus.services.lifecycle.handle import Unit
     from nexus.services.lifecycle.state_writer import Event
     from nexus.services.records import Service
@@ -52,7 +52,7 @@ _REMNANTS_ENDED = "its files were deleted: what was left of it was ended"
 class Life:
     """One life of a service."""
 
-    def __init__(self, unit: Unit, origin: Origin) -> None:
+    def __init__(self, unit: Unit, caller: Caller) -> None:
         self.id = unit.id
         self.owner = owner_of_service(unit.id)
         self.keeper = unit.keeper
@@ -68,8 +68,8 @@ class Life:
         self._forced = False
         """Whether the next run comes without the policy's consent."""
         self._unit = unit
-        self._origin = origin
-        self._remnants: Remnants | None = None
+        self._caller = caller
+        self._orphans: Orphans | None = None
         """Of a run that cannot be taken back, and is to be ended."""
         self._exit: Exit | None = None
         """How the run ended, that is to be seen to."""
@@ -85,7 +85,7 @@ class Life:
     @property
     def has_run(self) -> bool:
         """Whether it has a process, or will have one in a moment."""
-        return self.run is not None or self.launching or self._remnants is not None
+        return self.run is not None or self.launching or self._orphans is not None
 
     @property
     def resting(self) -> bool:
@@ -96,9 +96,9 @@ class Life:
 
     # How it begins
 
-    def begin_now(self, origin: Origin, environment: dict[str, str] | None) -> None:
+    def begin_now(self, caller: Caller, environment: dict[str, str] | None) -> None:
         """Somebody wants it up: it begins its next run at once, however often it was restarted before."""
-        self._origin, self._forced = origin, False
+        self._caller, self._forced = caller, False
         self._times, self._restarts, self._turn_at, self.restarted = [], 0, None, None
         self.row.pending |= {"wanted": True, "restarts": 0, "restart_times": []}
         if environment is not None:
@@ -106,7 +106,7 @@ class Life:
         self.needs.reset(on_demand=True)
         self.wishes.wake()
 
-    def resume(self, stored: StoredService, found: Process | Exit | Remnants | None, *, rebooted: bool) -> None:
+    def resume(self, stored: StoredService, found: Process | Exit | Orphans | None, *, rebooted: bool) -> None:
         """Go on where a daemon before this one was; ``found`` is what the process room has of the run."""
         service = stored.service
         self.run_id = stored.run_id
@@ -119,8 +119,8 @@ class Life:
         self.needs.resume(stored)
         if isinstance(found, Exit):
             self._exit = found
-        elif isinstance(found, Remnants):
-            self._remnants, self._rebooted = found, False
+        elif isinstance(found, Orphans):
+            self._orphans, self._rebooted = found, False
         elif service.state is ServiceState.RUNNING and found is None:
             self._exit = Exit("lost", 0, False, now_ms(), "nothing is known of its process")
         elif found is None and rebooted and service.restart is not RestartPolicy.ALWAYS:
@@ -137,19 +137,19 @@ class Life:
     def _resume_stopping(self, stored: StoredService) -> None:
         """It was stopped on demand, or had ended and what it left behind is being ended, or was to be restarted."""
         service = stored.service
-        origin = self.keeper.origin
+        caller = self.keeper.caller
         if service.reason == _FILES_DELETED:
-            if self._remnants is None:
+            if self._orphans is None:
                 self._exit = Exit("lost", 0, False, now_ms(), _REMNANTS_ENDED)
         elif not stored.wanted:
-            self.wishes.stop = StopWish(origin, service.reason or "stopped on demand", on_demand=False)
+            self.wishes.stop = StopWish(caller, service.reason or "stopped on demand", on_demand=False)
         elif service.exit_code is not None:
             self._exit = Exit("exit", service.exit_code, False, service.stopped_at or now_ms())
         elif service.exit_signal is not None:
             self._exit = Exit("signal", service.exit_signal, False, service.stopped_at or now_ms())
         else:
             on_demand = not service.lost_dependencies
-            self.wishes.restart = RestartWish(origin, service.reason or "restarted", on_demand=on_demand)
+            self.wishes.restart = RestartWish(caller, service.reason or "restarted", on_demand=on_demand)
 
     # From one step to the next
 
@@ -190,9 +190,9 @@ class Life:
     async def _step(self) -> bool:
         """From one run to the next, or to rest; tells whether it goes on."""
         try:
-            if self._remnants is not None:
-                self._exit = await self._end_remnants(self._remnants)
-                self._remnants = None
+            if self._orphans is not None:
+                self._exit = await self._end_orphans(self._orphans)
+                self._orphans = None
             if self._exit is None:
                 if self.run is None:
                     try:
@@ -231,7 +231,7 @@ class Life:
                 continue
             # A restart counts when its turn has come.
             self._turn_at = None
-            self._origin = self.keeper.origin
+            self._caller = self.keeper.caller
             self._restarts += 1
             self._times.append(now_ms())
             self.row.pending |= {"restarts": self._restarts, "restart_times": self._times}
@@ -245,7 +245,7 @@ class Life:
         said: str | None = None
         while True:
             self.wishes.check()
-            missing = self.needs.missing(self._origin, self.waiters.fail)
+            missing = self.needs.missing(self._caller, self.waiters.fail)
             if missing is None:
                 return
             if missing.words == said:
@@ -257,7 +257,7 @@ class Life:
             await self.row.write(
                 ServiceState.STARTING,
                 *([("service.starting", {"reason": said})] if first else []),
-                origin=self._origin,
+                caller=self._caller,
                 insist=False,
                 reason=said,
                 run_id=None,
@@ -275,7 +275,7 @@ class Life:
         await self.row.write(
             ServiceState.STARTING,
             ("service.starting", detail),
-            origin=self._origin,
+            caller=self._caller,
             insist=False,
             run_id=run_id,
             active_port=port,
@@ -292,7 +292,7 @@ class Life:
 
     # What follows an end
 
-    async def _end_remnants(self, remnants: Remnants) -> Exit:
+    async def _end_orphans(self, orphans: Orphans) -> Exit:
         """End a run whose files somebody deleted: nobody would see its end, and what it writes is lost."""
         _log.warning("service %s: %s", self.row.name, _FILES_DELETED)
         service = self.row.read().service
@@ -305,9 +305,7 @@ class Life:
             )
         except StoreError as error:
             _log.warning("service %s: %s", self.row.name, error.message)
-        await self.keeper.runtime.end_remnants(
-            remnants, signal.Signals[service.stop_signal.value], service.stop_grace_ms
-        )
+        await self.keeper.runtime.end_orphans(orphans, signal.Signals[service.stop_signal.value], service.stop_grace_ms)
         return Exit("lost", 0, False, now_ms(), _REMNANTS_ENDED)
 
     async def _after_exit(self) -> bool:
@@ -433,7 +431,7 @@ class Life:
         events: tuple[Event, ...],
         reason: str,
         columns: dict[str, Any],
-        origin: Origin | None = None,
+        caller: Caller | None = None,
     ) -> Service:
         self._ending = True
         try:
@@ -441,7 +439,7 @@ class Life:
         except Exception:  # the row has to be true all the same
             _log.exception("the tunnels of service %s were not ended", self.row.name)
         service = await self.row.write(
-            state, *events, origin=origin, reason=reason, run_id=None, restart_times=self._times, **columns
+            state, *events, caller=caller, reason=reason, run_id=None, restart_times=self._times, **columns
         )
         self._forget(None)
         return service
@@ -460,7 +458,7 @@ class Life:
                 await self.row.write(
                     ServiceState.STOPPING,
                     ("service.stopping", {"reason": wish.reason}),
-                    origin=wish.origin,
+                    caller=wish.caller,
                     insist=False,
                     reason=wish.reason,
                     **columns,
@@ -482,7 +480,7 @@ class Life:
             detail = {"reason": reason} | ({} if exit_ is None else exit_detail(exit_))
             columns |= self.row.columns_of(stop)
             events = (("service.stopped", detail),)
-            await self._rest(ServiceState.STOPPED, events, reason, columns, origin=stop.origin)
+            await self._rest(ServiceState.STOPPED, events, reason, columns, caller=stop.caller)
             return False
         assert restart is not None
         self.wishes.restart = None
@@ -493,9 +491,9 @@ class Life:
             error = start_failed(self, f"it was {restart.reason}", restart.reason, None)
             return await self._rest_or_retry(error, restart.reason, (), columns, retry=True, up_ms=up_ms)
         if restart.on_demand:
-            self.begin_now(restart.origin, None)
+            self.begin_now(restart.caller, None)
         else:
-            self._origin, self._turn_at = restart.origin, None
+            self._caller, self._turn_at = restart.caller, None
             self.restarted = f"restarted: {restart.reason}"
             self.needs.reset(on_demand=False)
         self.row.pending |= columns

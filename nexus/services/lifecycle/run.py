@@ -19,7 +19,7 @@ from nexus.services.states import ServiceHealth, ServiceState, ServiceType
 from nexus.store import StoreConflict
 from nexus.supervision import store as port_store
 from nexus.supervision.requests import RestartWish, StopWish
-from nexus.supervision.tasks import end_tasks
+from nexus.supervision.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from nexus.runtime import Process, ProcessSpec
@@ -68,7 +68,7 @@ async def _prepare(life: Life) -> tuple[ProcessSpec, str]:
             stored = msgspec.structs.replace(stored, start_environment=life.row.pending["start_environment"])
         service = stored.service
         launch.refuse_without_command(service)
-        lease = await wishes.unless_told(launch.choose_port(keeper.store, stored, avoid, keeper.whose))
+        lease = await wishes.unless_told(launch.choose_port(keeper.store, stored, avoid, keeper.service_of_pid))
         tunnels = await wishes.unless_told(keeper.tunnels.open(stored))
         run_id = uuid.uuid4().hex
         environment = await wishes.unless_told(keeper.environment(stored, run_id, lease.port, tunnels))
@@ -164,9 +164,9 @@ class Run:
             ServiceState.RUNNING, *looked.events, lost_dependencies=looked.lost, reason=looked.reason or None
         )
         if looked.stop is not None:
-            life.wishes.stop = life.wishes.stop or StopWish(life.keeper.origin, looked.stop, on_demand=False)
+            life.wishes.stop = life.wishes.stop or StopWish(life.keeper.caller, looked.stop, on_demand=False)
         elif looked.restart is not None:
-            life.wishes.restart = life.wishes.restart or RestartWish(life.keeper.origin, looked.restart)
+            life.wishes.restart = life.wishes.restart or RestartWish(life.keeper.caller, looked.restart)
 
     async def _checked(self, health: ServiceHealth, message: str | None) -> None:
         """What the health check found, when that is something new."""
@@ -180,7 +180,7 @@ class Run:
             life.waiters.fail(unhealthy(life, service), only_ready=True)
             if service.restart_unhealthy:
                 words = f"unhealthy: {message}" if message else "unhealthy"
-                life.wishes.restart = RestartWish(life.keeper.origin, words, counts=True)
+                life.wishes.restart = RestartWish(life.keeper.caller, words, counts=True)
                 life.wishes.wake()
 
     def reconfigure(self) -> None:
@@ -212,7 +212,7 @@ class Run:
         """Let go, as the daemon ends."""
         await self.end_health()
         self.let_go()
-        await end_tasks(self._watcher)
+        await cancel_and_wait(self._watcher)
 
 
 def is_ready(service: Service) -> bool:

@@ -15,7 +15,7 @@ from nexus.services.states import ServiceHealth, ServiceState
 from nexus.store import DiskFull, OutcomeUnknown, StoreError, StoreUnavailable, Transaction
 
 if TYPE_CHECKING:
-    from nexus.capability import Origin
+    from nexus.capability import Caller
     from nexus.services.lifecycle.context import Keeper
     from nexus.services.store import StoredService
     from nexus.supervision.requests import StopWish
@@ -65,7 +65,7 @@ class Row:
         self,
         state: ServiceState,
         *events: Event,
-        origin: Origin | None = None,
+        caller: Caller | None = None,
         insist: bool = True,
         **columns: Any,
     ) -> Service:
@@ -76,7 +76,7 @@ class Row:
             StoreError: without ``insist``, the store cannot be written.
         """
         pending, self.pending = self.pending, {}
-        who = origin or self._keeper.origin
+        who = caller or self._keeper.caller
 
         def change(tx: Transaction) -> Service:
             service = store.change_state(tx, self._id, state, **(pending | columns))
@@ -111,7 +111,7 @@ class Row:
             if service.health is health and health not in (before, ServiceHealth.UNKNOWN):
                 detail = {} if message is None else {"message": message}
                 journal.record(
-                    tx, self._keeper.origin, f"service.{health}", "service", service.id, service.name, detail
+                    tx, self._keeper.caller, f"service.{health}", "service", service.id, service.name, detail
                 )
             return service
 
@@ -128,7 +128,7 @@ class Row:
             if service.state is ServiceState.FAILED:
                 service = store.change_state(tx, self._id, ServiceState.STOPPED, reason=wish.reason, **columns)
                 detail = {"reason": wish.reason}
-                journal.record(tx, wish.origin, "service.stopped", "service", service.id, service.name, detail)
+                journal.record(tx, wish.caller, "service.stopped", "service", service.id, service.name, detail)
             elif service.state is ServiceState.STOPPED and wish.on_demand:
                 service = store.change_state(tx, self._id, ServiceState.STOPPED, **columns)
             return service
