@@ -17,7 +17,7 @@ def _made_by(module: str, function: str) -> Callable[[], click.Command]:
     """Makes a verb with a function of one of this package's modules, and imports that only then."""
 
     def make() -> click.Command:
-        made = getattr(import_module(f"nexus.services.{module}"), function)()
+        made = getattr(import_module(f"nexus.services.cli.{module}"), function)()
         assert isinstance(made, click.Command)
         return made
 
@@ -37,8 +37,8 @@ def _config() -> click.Command:
     )
 
 
-_SHOW_CONFIG = ("cli_config", "make_config_show")
-_SET_CONFIG = ("cli_config", "make_config_set")
+_SHOW_CONFIG = ("config", "make_config_show")
+_SET_CONFIG = ("config", "make_config_set")
 
 
 def _dependency() -> click.Command:
@@ -46,9 +46,9 @@ def _dependency() -> click.Command:
         "dependency",
         "Say which service needs which.",
         {
-            "add": ("Make a service depend on another one.", _made_by("cli_dependencies", "make_add")),
-            "remove": ("Remove a dependency.", _made_by("cli_dependencies", "make_remove")),
-            "list": ("List dependencies.", _made_by("cli_dependencies", "make_list")),
+            "add": ("Make a service depend on another one.", _made_by("dependencies", "make_add")),
+            "remove": ("Remove a dependency.", _made_by("dependencies", "make_remove")),
+            "list": ("List dependencies.", _made_by("dependencies", "make_list")),
         },
         {**dict.fromkeys(("rm", "delete"), " (did you mean 'remove'?)"), "ls": " (did you mean 'list'?)"},
     )
@@ -59,12 +59,12 @@ def _git() -> click.Command:
         "git",
         "Look after a service's repository.",
         {
-            "status": ("Show what is checked out, and what has changed.", _made_by("cli_git", "make_status")),
-            "clone": ("Clone the repository to its path.", _made_by("cli_git", "make_clone")),
-            "pull": ("Pull, fast-forward only.", _made_by("cli_git", "make_pull")),
-            "log": ("List commits, newest first.", _made_by("cli_git", "make_log")),
-            "branches": ("List branches.", _made_by("cli_git", "make_branches")),
-            "checkout": ("Check out a branch or a commit.", _made_by("cli_git", "make_checkout")),
+            "status": ("Show what is checked out, and what has changed.", _made_by("git", "make_status")),
+            "clone": ("Clone the repository to its path.", _made_by("git", "make_clone")),
+            "pull": ("Pull, fast-forward only.", _made_by("git", "make_pull")),
+            "log": ("List commits, newest first.", _made_by("git", "make_log")),
+            "branches": ("List branches.", _made_by("git", "make_branches")),
+            "checkout": ("Check out a branch or a commit.", _made_by("git", "make_checkout")),
         },
         {
             **dict.fromkeys(("switch", "co"), " (did you mean 'checkout'?)"),
@@ -86,16 +86,16 @@ service = _Service(
     "service",
     "Manage services.",
     {
-        "add": ("Add a service.", _made_by("cli_records", "make_add")),
-        "update": ("Change a service.", _made_by("cli_records", "make_update")),
-        "start": ("Start services, and what they depend on.", _made_by("cli_lifecycle", "make_start")),
-        "stop": ("Stop services.", _made_by("cli_lifecycle", "make_stop")),
-        "restart": ("Stop services and start them again.", _made_by("cli_lifecycle", "make_restart")),
-        "list": ("List services by name.", _made_by("cli_status", "make_list")),
-        "status": ("Show how services are.", _made_by("cli_status", "make_status")),
-        "tree": ("Draw what depends on what.", _made_by("cli_tree", "make_tree")),
-        "logs": ("Show what services write.", _made_by("cli_output", "make_logs")),
-        "remove": ("Remove services.", _made_by("cli_records", "make_remove")),
+        "add": ("Add a service.", _made_by("records", "make_add")),
+        "update": ("Change a service.", _made_by("records", "make_update")),
+        "start": ("Start services, and what they depend on.", _made_by("lifecycle", "make_start")),
+        "stop": ("Stop services.", _made_by("lifecycle", "make_stop")),
+        "restart": ("Stop services and start them again.", _made_by("lifecycle", "make_restart")),
+        "list": ("List services by name.", _made_by("status", "make_list")),
+        "status": ("Show how services are.", _made_by("status", "make_status")),
+        "tree": ("Draw what depends on what.", _made_by("tree", "make_tree")),
+        "logs": ("Show what services write.", _made_by("logs", "make_logs")),
+        "remove": ("Remove services.", _made_by("records", "make_remove")),
         "config": ("Show and change how a service is configured.", _config),
         "dependency": ("Say which service needs which (short: dep).", _dependency),
         "git": ("Look after a service's repository.", _git),
