@@ -15,7 +15,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 from nexus_protocol import Command, CommandInfo
 
+from nexus.runtime import Runtime
 from nexus.store import Reader, StateStore
+from nexus.supervision.boot import Boot
+from nexus.supervision.port_leases import PortLeases
+from nexus.supervision.sweeper import Sweeper
 
 __all__ = [
     "PAGE_BYTES",
@@ -85,15 +89,19 @@ class Hooks(Protocol):
 
 
 class ManagerContext(NamedTuple):
-    """What a manager works with."""
+    """What every manager of a daemon shares."""
 
     store: StateStore
     hooks: Hooks | None
     """None: there is no plugin."""
     directory: Path
-    """Where what belongs to processes is kept: their logs, how they ended."""
-    file_limit: int | None = None
-    """The soft limit of open files that processes are to have; None: the daemon's own."""
+    """Where the files of processes are: their logs, how they ended."""
+    runtime: Runtime
+    boot: Boot
+    sweeper: Sweeper
+    ports: PortLeases
+    caller: Caller
+    """The daemon itself, as the journal names it for what no client asked for."""
 
 
 class Manager(Protocol):
@@ -145,12 +153,13 @@ class DaemonView(Protocol):
 class Context:
     """What one connection's handlers work with."""
 
-    __slots__ = ("caller", "daemon", "store")
+    __slots__ = ("caller", "daemon", "store", "timed_out")
 
     def __init__(self, store: StateStore, daemon: DaemonView, caller: Caller) -> None:
         self.store = store
         self.daemon = daemon
         self.caller = caller
+        self.timed_out = False
 
 
 PAGE_BYTES = 1024 * 1024

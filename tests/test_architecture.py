@@ -27,12 +27,6 @@ EXCEPTIONS: set[Violation] = {
         "nexus.daemon.client_session nexus.daemon.send_buffer nexus.daemon.server nexus.daemon.streams",
     ),
     Violation("circle", "nexus.plugins.lua", "nexus.plugins.lua nexus.plugins.registry"),
-    Violation(
-        "circle",
-        "nexus.services.dependencies.tracker",
-        "nexus.services.dependencies.tracker nexus.services.lifecycle.context nexus.services.lifecycle.handle "
-        "nexus.services.lifecycle.lifecycle nexus.services.lifecycle.run nexus.services.lifecycle.state_writer",
-    ),
     Violation("import", "nexus.cli.apply", "nexus.services.cli.status"),
     Violation("import", "nexus.cli.daemon", "nexus.services.cli.status"),
     Violation("import", "nexus.cli.project.converge", "nexus.services.commands"),
@@ -65,7 +59,6 @@ EXCEPTIONS: set[Violation] = {
     Violation("process", "nexus.locks", "/proc/"),
     Violation("process", "nexus.plugins.child", "subprocess"),
     Violation("process", "nexus.services.health.check", "subprocess"),
-    Violation("process", "nexus.services.manager", "/proc/stat"),
     Violation("process", "nexus.store.backup", "/proc/"),
     Violation("process", "nexus.system.handlers", "/proc/self/statm"),
 }

@@ -178,6 +178,18 @@ class Runtime:
         await asyncio.to_thread(end_session, status.run, watched=False)
         return status.exit or lost("its supervisor was killed")
 
+    def owners(self) -> list[str]:
+        """The names of all owners that have a folder here. Blocks."""
+        with contextlib.suppress(OSError):
+            return sorted(path.name for path in self.directory.iterdir() if path.is_dir())
+        return []
+
+    def runs(self, owner: str) -> list[str]:
+        """The ids of all runs of an owner that have files. Blocks."""
+        with contextlib.suppress(OSError):
+            return [path.name for path in self._owner_folder(owner).iterdir() if path.name != "log"]
+        return []
+
     def forget(self, owner: str, run_id: str) -> None:
         """Delete the files of a run that is over, but not what it logged; nothing happens when there are none.
 
@@ -254,13 +266,13 @@ class Runtime:
         except BlockingIOError:
             shutil.rmtree(folder, ignore_errors=True)
             raise StartFailed(
-                f"cannot start {name}: what it started before is still ending", errno.EBUSY, "Try again in a moment."
+                name, "what it started before is still ending", errno.EBUSY, "Try again in a moment.", stage="files"
             ) from None
         except FileExistsError:
-            raise StartFailed(f"cannot start {name}: run {start.run_id} was started before", errno.EEXIST) from None
+            raise StartFailed(name, f"run {start.run_id} was started before", errno.EEXIST, stage="files") from None
         except OSError as error:
             number = error.errno or 0
-            raise StartFailed(*explain(spec, "files", number, str(self.directory))) from None
+            raise explain(spec, "files", number, str(self.directory)) from None
 
     async def _start_in_scope(self, start: _Start) -> Process | None:
         """Start in a scope; None where the user manager failed and nobody needs it."""
@@ -318,13 +330,13 @@ class Runtime:
         except OSError as error:
             if prefix:
                 raise _ScopeFailed(f"{prefix[0]} cannot be run ({error.strerror})") from None
-            raise StartFailed(*explain(start.spec, "shim", error.errno or 0, command[0])) from None
+            raise explain(start.spec, "shim", error.errno or 0, command[0]) from None
         try:
             shim = os.pidfd_open(pid)
         except OSError as error:
             os.kill(pid, signal.SIGKILL)  # nobody has reaped it, so this is no other's pid
             os.waitpid(pid, 0)  # noqa: ASYNC222 - it is killed, and small
-            raise StartFailed(*explain(start.spec, "shim", error.errno or 0)) from None
+            raise explain(start.spec, "shim", error.errno or 0) from None
         start.close()
         try:
             said_so = await asyncio.wait_for(_line(start.report), timeout_s)
@@ -334,20 +346,22 @@ class Runtime:
                 shim = -1
                 return process
             if said_so[:1] == ["fail"] and len(said_so) == 3:
-                raise StartFailed(*explain(start.spec, said_so[1], int(said_so[2])))
+                raise explain(start.spec, said_so[1], int(said_so[2]))
             if prefix:
                 raise _ScopeFailed("systemd-run failed")
-            raise StartFailed(f"cannot start {start.spec.program}: its supervisor ended at once")
+            raise StartFailed(start.spec.program, "its supervisor ended at once", stage="shim")
         except TimeoutError:
             if prefix:
                 raise _ScopeFailed(f"systemd-run did not answer within {timeout_s:g} seconds") from None
             raise StartFailed(
-                f"cannot start {start.spec.program}: nothing happened within {timeout_s:g} seconds",
+                start.spec.program,
+                f"nothing happened within {timeout_s:g} seconds",
                 errno.ETIMEDOUT,
                 "See whether the disks of the program and of its directory answer.",
+                stage="shim",
             ) from None
         except OSError as error:
-            raise StartFailed(*explain(start.spec, "shim", error.errno or 0)) from None
+            raise explain(start.spec, "shim", error.errno or 0) from None
         finally:
             os.close(start.report)
             start.report = -1

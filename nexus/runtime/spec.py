@@ -112,11 +112,18 @@ class RuntimeFailure(Exception):
 
 
 class StartFailed(RuntimeFailure):
-    """The program could not be started; ``errno`` is the kernel's reason, 0 where it had none."""
+    """The program could not be started.
 
-    def __init__(self, message: str, errno: int = 0, hint: str | None = None) -> None:
-        super().__init__(message, hint)
+    ``errno`` is the kernel's reason, 0 where it had none; ``stage`` is what failed: chdir, exec, shim or files, and
+    ``reason`` is the sentence behind the program's name.
+    """
+
+    def __init__(self, program: str, reason: str, errno: int = 0, hint: str | None = None, *, stage: str = "") -> None:
+        super().__init__(f"cannot start {program}: {reason}", hint)
+        self.program = program
+        self.reason = reason
         self.errno = errno
+        self.stage = stage
 
 
 class LimitUnavailable(RuntimeFailure):

@@ -9,26 +9,26 @@ import errno
 import os
 import shutil
 
-from nexus.runtime.spec import ProcessSpec
+from nexus.runtime.spec import ProcessSpec, StartFailed
 
 __all__ = ["explain"]
 
 
-def explain(spec: ProcessSpec, what: str, number: int, where: str = "") -> tuple[str, int, str | None]:
-    """The sentence, the errno and the hint of a start that failed in ``what``: chdir, exec, shim or files."""
-    reason, hint = _reason(spec, what, number, where)
-    return f"cannot start {spec.program}: {reason}", number, hint
+def explain(spec: ProcessSpec, stage: str, number: int, where: str = "") -> StartFailed:
+    """The error of a start that failed with errno ``number`` in a stage: chdir, exec, shim or files."""
+    reason, hint = _reason(spec, stage, number, where)
+    return StartFailed(spec.program, reason, number, hint, stage=stage)
 
 
-def _reason(spec: ProcessSpec, what: str, number: int, where: str) -> tuple[str, str | None]:
-    if what == "chdir":
+def _reason(spec: ProcessSpec, stage: str, number: int, where: str) -> tuple[str, str | None]:
+    if stage == "chdir":
         return _directory(spec.directory, number)
-    if what == "exec":
+    if stage == "exec":
         return _program(spec, number)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return f"there is no room in {where or 'the state directory'}", "Free some room on that disk."
     said = os.strerror(number)
-    if what == "files":
+    if stage == "files":
         return f"{where} cannot be written ({said})", "See that the folder is yours and its disk is writable."
     return f"its supervisor could not be started ({said})", None
 

@@ -20,7 +20,9 @@ __all__ = [
     "RunRecord",
     "Status",
     "boot_id",
+    "boot_time_s",
     "is_locked",
+    "now_ms",
     "open_process",
     "process_start",
     "read_status",
@@ -88,6 +90,15 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return "-"
+
+
+def boot_time_s() -> int | None:
+    """When the kernel was booted, in seconds since 1970 by the clock as it goes now (proc(5), ``btime``)."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
+            if line.startswith("btime "):
+                return int(line.split()[1])
+    return None
 
 
 def is_locked(path: Path) -> bool:

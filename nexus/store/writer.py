@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from nexus.store.backup import sqlite_failure
 from nexus.store.base import DiskFull, OutcomeUnknown, Row, StoreError, StoreUnavailable, Transaction
+from nexus.tasks import deliver_again
 
 __all__ = ["SqliteReader", "SqliteTransaction", "Writer"]
 
@@ -100,13 +101,6 @@ class _Job:
         return True
 
 
-def _cancel_at_next_wait(task: asyncio.Task[Any]) -> None:
-    """Deliver a cancellation again that was caught; not to a task that has ended, or whose deadline took it back."""
-    if not task.done() and task.cancelling():
-        task.uncancel()
-        task.cancel()
-
-
 class _GroupLost(Exception):
     """SQLite ended the group's transaction; what was released in it is gone as well.
 
@@ -143,8 +137,8 @@ class Writer:
         """See ``StateStore.write``.
 
         A write that is cancelled while it waits in the queue is withdrawn. One that the thread has already taken may be
-        durable, so "cancelled" would be a lie: the result is returned, and the cancellation is delivered again where the
-        task next waits.
+        durable, so "cancelled" would be a lie: the result is returned, and the cancellation is delivered again at the
+        task's next wait.
         """
         if self._loop is None or self._thread is None or self._closing:
             raise StoreUnavailable("cannot write: the store is closed")
@@ -160,10 +154,8 @@ class Writer:
                     raise
                 cancelled = True
                 job.future = self._loop.create_future()
-        task = asyncio.current_task()
-        if cancelled and task is not None:
-            # After this turn of the task: if the write was its last step, it ends with the result.
-            self._loop.call_soon(_cancel_at_next_wait, task)
+        if cancelled:
+            deliver_again()
         if job.error is not None:
             raise job.error
         return job.result  # type: ignore[no-any-return]

@@ -378,7 +378,7 @@ def test_reads_do_not_wait_for_a_writer_in_the_middle_of_its_change(root: Path) 
             # A read that waited would wait for ever: the gate is opened only after it.
             assert value_of(store, "old") is not None
             assert value_of(store, "new") is None
-            assert store.status().table_count == 7
+            assert store.status().table_count == 8
             gate.open()
             await task
             assert value_of(store, "new") is not None

@@ -84,7 +84,10 @@ def imports_of(module: Source, known: Container[str]) -> Iterator[str]:
 CONTRACT_KINDS = ("commands", "records", "errors", "states")
 
 _BASE = {"msgspec", "nexus_protocol"}
-_SHARED = {"nexus.capability", "nexus.paging", "nexus.graph", "nexus.streams", "nexus.store", "nexus.journal"}
+_SHARED = {
+    *("nexus.capability", "nexus.paging", "nexus.graph", "nexus.streams", "nexus.tasks"),
+    *("nexus.store", "nexus.journal"),
+}
 _WORLD = {"nexus.runtime", "nexus.git", "nexus.supervision"}
 _OWN_CONTRACT = {f"{{own}}.{kind}" for kind in CONTRACT_KINDS}
 
@@ -93,7 +96,7 @@ _KINDS: dict[str, set[str]] = {
     "records": _BASE | {"{own}.states"},
     "errors": _BASE,
     "states": _BASE,
-    "store": _BASE | _OWN_CONTRACT | {"nexus.store", "{own}.settings"},
+    "store": _BASE | _OWN_CONTRACT | {"nexus.store", "nexus.supervision.store", "{own}.settings"},
     "handlers": _BASE | _SHARED | {"{own}", "nexus"},
     "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
     "part": _BASE | _SHARED | _WORLD | {"{own}"},
@@ -106,15 +109,16 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.paths": {"platformdirs"},
     "nexus.locks": set(),
     "nexus.graph": set(),
+    "nexus.tasks": set(),
     "nexus.config": {"nexus.paths"},
     "nexus.capabilities": set(),
-    "nexus.capability": _BASE | {"nexus.store"},
+    "nexus.capability": _BASE | {"nexus.store", "nexus.runtime", "nexus.supervision"},
     "nexus.paging": _BASE | {"nexus.capability"},
     "nexus.streams": _BASE | {"nexus.capability"},
-    "nexus.store": _BASE | {"nexus.locks", "nexus.paths"},
+    "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.tasks"},
     "nexus.runtime": _BASE,
     "nexus.git": _BASE | {"nexus.runtime"},
-    "nexus.supervision": _BASE | {"nexus.capability", "nexus.store", "nexus.journal", "nexus.runtime"},
+    "nexus.supervision": _BASE | {"nexus.capability", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"},
     "nexus.client": {"msgpack", "nexus_protocol", "nexus", "nexus.config", "nexus.paths", "{contracts}"},
     "nexus.cli": {
         *_BASE,

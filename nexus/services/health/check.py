@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from nexus_protocol import NexusError
 
 from nexus.runtime import ports
-from nexus.services.lifecycle.launch import argv_of, directory_of
-from nexus.services.lifecycle.policy import has_health_check
+from nexus.services.configuration.command import argv_of, directory_of
+from nexus.services.health.declared import has_health_check
 from nexus.services.records import Service
 from nexus.services.states import ServiceHealth
 from nexus.store import StoreError
-from nexus.supervision.tasks import cancel_and_wait
+from nexus.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
