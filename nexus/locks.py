@@ -11,6 +11,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from nexus.runtime.procfs import has_open
+
 __all__ = ["FileLock", "LockHeld", "holder"]
 
 
@@ -76,10 +78,6 @@ def holder(path: Path) -> int | None:
     try:
         status = path.stat()
         pid = int(path.read_bytes()[:32])
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                if os.path.samestat(descriptor.stat(), status):
-                    return pid
     except (OSError, ValueError):
-        pass
-    return None
+        return None
+    return pid if has_open(pid, status) else None

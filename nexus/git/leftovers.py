@@ -17,6 +17,7 @@ from nexus_protocol.errors import NexusError
 
 from nexus.git import errors
 from nexus.git.process import to_its_end
+from nexus.runtime import procfs
 
 __all__ = ["Leftovers", "Nursery"]
 
@@ -62,16 +63,11 @@ class Leftovers:
     def _somebody_works(self) -> bool:
         """Whether a git of anybody's runs inside the repository."""
         places = {self._work_tree, *self._git_dirs}
-        for entry in os.scandir("/proc"):
-            if not entry.name.isdigit():
-                continue
-            with contextlib.suppress(OSError):
-                if not Path(entry.path, "comm").read_bytes().startswith(b"git"):
-                    continue
-                where = Path(entry.path, "cwd").readlink()
-                if any(where == place or place in where.parents for place in places):
-                    return True
-        return False
+        return any(
+            directory == place or place in directory.parents
+            for directory in procfs.working_directories("git")
+            for place in places
+        )
 
 
 class Nursery:

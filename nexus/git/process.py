@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from nexus.git.errors import GitMissing
+from nexus.runtime.command import ChildProcess, OutputPipe
 
 __all__ = ["Fields", "Progress", "Result", "base_environment", "check_version", "run_git", "to_its_end", "with_config"]
 
@@ -243,10 +244,9 @@ async def run_git(
             "cannot run git: the program is not on the daemon's PATH",
             hint="Install git (Debian: apt install git), and restart the daemon if its PATH has changed.",
         )
-    process = _Process([program, *arguments], directory, environment, descriptors, take, _Messages(progress))
+    process = _GitProcess([program, *arguments], directory, environment, descriptors, take, _Messages(progress))
     try:
-        await process.ended.wait()
-        process.drain()
+        code = await process.wait()
     except asyncio.CancelledError:
         await to_its_end(process.end(FINISH_S if finishes else 0))
         raise
@@ -256,7 +256,7 @@ async def run_git(
         raise
     finally:
         process.close()
-    return Result(process.returncode, bytes(process.output), process.messages.lines())
+    return Result(code, bytes(process.output), process.messages.lines())
 
 
 def _program(environment: Mapping[str, str]) -> str | None:
@@ -282,8 +282,8 @@ async def check_version(directory: Path, environment: Mapping[str, str]) -> None
         )
 
 
-class _Process:
-    """A git process, the leader of its group, which is reaped only after the group was dealt with."""
+class _GitProcess:
+    """A git that runs: what it writes, and its end. It is reaped only after its group was dealt with."""
 
     def __init__(
         self,
@@ -296,47 +296,55 @@ class _Process:
     ) -> None:
         self.output = bytearray()
         self.messages = messages
-        self.ended = asyncio.Event()
-        self.silent = asyncio.Event()
-        """Set when nobody has the pipes open any more."""
         self._take = take
         self._failure: BaseException | None = None
-        self._loop = asyncio.get_running_loop()
-        self._popen = subprocess.Popen(
+        self._silent = asyncio.Event()
+        """Set when no process has the pipes open any more."""
+        self._stdout = OutputPipe(functools.partial(self._receive, self._take_output), self._at_eof)
+        self._stderr = OutputPipe(functools.partial(self._receive, messages.feed), self._at_eof)
+        self._child = ChildProcess(
             command,
-            cwd=directory,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            pass_fds=tuple(descriptors),
+            directory=directory,
+            environment=environment,
+            stdout=self._stdout,
+            stderr=self._stderr,
+            descriptors=descriptors,
         )
-        self._pidfd = -1
-        assert self._popen.stdout is not None
-        assert self._popen.stderr is not None
-        self._open: dict[int, Callable[[bytes], None]] = {
-            self._popen.stdout.fileno(): self._take_output,
-            self._popen.stderr.fileno(): self.messages.feed,
-        }
-        try:
-            self._pidfd = os.pidfd_open(self._popen.pid)
-            self._loop.add_reader(self._pidfd, self._exited)
-            for fd in self._open:
-                os.set_blocking(fd, False)
-                self._loop.add_reader(fd, self._read, fd)
-        except BaseException:
-            self._signal(signal.SIGKILL)
-            self.close()
-            raise
 
-    @property
-    def returncode(self) -> int:
-        return self._popen.returncode
+    async def wait(self) -> int:
+        """Wait for the end of git; gives its exit code, negative for a signal.
 
-    def _exited(self) -> None:
-        self._loop.remove_reader(self._pidfd)
-        self.ended.set()
+        Raises:
+            Exception: what a receiver raised.
+        """
+        await self._child.wait()
+        # Take what git left in its pipes. No end of them is awaited: a process that git started may keep them open.
+        self._stdout.drain()
+        self._stderr.drain()
+        if self._failure is not None:
+            raise self._failure
+        code = self._child.reap()
+        assert code is not None
+        return code
+
+    async def end(self, finish_s: float) -> None:
+        """Wait ``finish_s`` for the end of git, then send SIGTERM, then SIGKILL, until nothing of it is left."""
+        if not await self._child.wait(finish_s):
+            self._child.signal_group(signal.SIGTERM)
+        if not await self._child.wait(TERM_S):
+            self._child.signal_group(signal.SIGKILL)
+        await self._child.wait()
+        if not finish_s or self._child.failed():
+            self._child.signal_group(signal.SIGKILL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TERM_S):
+                    await self._silent.wait()
+
+    def close(self) -> None:
+        """Close the pipes, and reap git, which has ended."""
+        self._stdout.close()
+        self._stderr.close()
+        self._child.reap()
 
     def _take_output(self, data: bytes) -> None:
         if self._take is not None:
@@ -344,76 +352,15 @@ class _Process:
         else:
             self.output += data[: max(0, OUTPUT_BYTES - len(self.output))]
 
-    def _read(self, fd: int) -> bool:
-        """Read once; False when there is nothing to read now or ever."""
-        try:
-            data = os.read(fd, 64 * 1024)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._loop.remove_reader(fd)
-            del self._open[fd]
-            if not self._open:
-                self.silent.set()
-            return False
+    def _receive(self, receiver: Callable[[bytes], None], data: bytes) -> None:
         if self._failure is None:
             try:
-                self._open[fd](data)
+                receiver(data)
             except Exception as error:
-                # In a callback of the loop nobody would hear of it: git ends, and the caller raises it.
+                # An exception in a callback of the loop reaches no caller: git is ended, and ``wait`` raises it.
                 self._failure = error
-                self._signal(signal.SIGTERM)
-        return True
+                self._child.signal_group(signal.SIGTERM)
 
-    def drain(self) -> None:
-        """Take what git left in its pipes. Somebody whom it started may hold them open for ever, so no end is awaited.
-
-        Raises:
-            Exception: what a receiver raised.
-        """
-        for fd in list(self._open):
-            for _ in range(_DRAIN_READS):
-                if fd not in self._open or not self._read(fd):
-                    break
-        if self._failure is not None:
-            raise self._failure
-
-    async def end(self, finish_s: float) -> None:
-        """Have nothing of git left: wait ``finish_s``, then SIGTERM, then SIGKILL."""
-        for wait_s, signal_number in ((finish_s, signal.SIGTERM), (TERM_S, signal.SIGKILL)):
-            if not await self._within(self.ended, wait_s):
-                self._signal(signal_number)
-        await self.ended.wait()
-        if not finish_s or self.ended_badly():
-            self._signal(signal.SIGKILL)
-            await self._within(self.silent, TERM_S)
-
-    def ended_badly(self) -> bool:
-        """Whether git, which has ended and is not reaped, was ended by a signal or failed."""
-        status = os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOWAIT)
-        return status is None or status.si_status != 0
-
-    @staticmethod
-    async def _within(event: asyncio.Event, wait_s: float) -> bool:
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(event.wait(), wait_s)
-        return event.is_set()
-
-    def _signal(self, number: int) -> None:
-        # The leader is not reaped yet, so that the number is still the group's.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, number)
-
-    def close(self) -> None:
-        """Let go of the pipes, and reap git, which has ended or was killed."""
-        for fd in self._open:
-            self._loop.remove_reader(fd)
-        self._open.clear()
-        if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-        assert self._popen.stdout is not None
-        assert self._popen.stderr is not None
-        self._popen.stdout.close()
-        self._popen.stderr.close()
-        self._popen.wait()
+    def _at_eof(self) -> None:
+        if self._stdout.at_eof and self._stderr.at_eof:
+            self._silent.set()

@@ -99,7 +99,7 @@ def test_a_port_that_accepts_is_healthy(services: Services, tmp_path: Path) -> N
     port = free_port()
     services.add("other", health_tcp=port, **QUICK)
     services.start("other")
-    assert services.wait("other", health=ServiceHealth.UNHEALTHY).health_message == f"nobody accepts on port {port}"
+    assert services.wait("other", health=ServiceHealth.UNHEALTHY).health_message == f"cannot connect to port {port}"
 
 
 def test_a_line_of_this_runs_output_is_healthy_for_the_run(services: Services, tmp_path: Path) -> None:
