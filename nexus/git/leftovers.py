@@ -35,11 +35,11 @@ class Leftovers:
 
     @classmethod
     async def before(cls, work_tree: Path, git_dir: Path) -> Leftovers:
-        """Record what is there before an operation starts."""
+        """Record the locks and temporary objects that exist before an operation starts."""
         return await asyncio.to_thread(cls, work_tree, git_dir)
 
     async def remove(self) -> None:
-        """Remove what the operation, whose processes have ended, has left; nothing while another git runs there."""
+        """Remove what the operation has left, once its processes have ended; nothing while another git runs there."""
         await finish_despite_cancel(asyncio.to_thread(self._remove))
 
     def _remove(self) -> None:
@@ -116,7 +116,7 @@ class StagingFolder:
         """Move the clone to ``path``.
 
         Raises:
-            GitPathTaken: something was made there meanwhile.
+            GitPathTaken: the path was created in the meantime.
             GitPermission, GitFailed: it cannot be moved.
         """
         _refuse_taken(self.path, self._doing)

@@ -214,7 +214,7 @@ def _visible(text: str) -> str:
 
 
 async def finish_despite_cancel(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Wait for a coroutine that a cancel must not interrupt; a cancel that came meanwhile is raised afterwards."""
+    """Wait for a coroutine that a cancel must not interrupt; a cancel in the meantime is raised afterwards."""
     task = asyncio.ensure_future(coroutine)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -328,7 +328,7 @@ class _GitProcess:
             Exception: what a receiver raised.
         """
         await self._child.wait()
-        # The end of the pipes is not awaited: a process that git started may keep them open for ever.
+        # The end of the pipes is not awaited: a process that git started may keep them open.
         self._stdout.drain()
         self._stderr.drain()
         if self._failure is not None:

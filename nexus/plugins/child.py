@@ -185,7 +185,7 @@ class _OutputLog:
 
     _WINDOW_S = 10.0
     _LOGGED_BYTES = 16 * 1024
-    """In one window; what is beyond is dropped, and counted."""
+    """In one window; the rest is dropped, and counted."""
     _READ_BYTES = 64 * 1024 * 1024
     """In one window; beyond it the pipe fills up, and the plugins that print block."""
     _LINE_BYTES = 1000
@@ -233,7 +233,7 @@ class _OutputLog:
         self._logged = self._read = self._dropped = 0
 
     def close(self) -> None:
-        """Log what is in the pipe now, and read no more."""
+        """Log the rest of the pipe, and stop reading."""
         if self._closed:
             return
         self._closed = True

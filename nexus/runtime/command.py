@@ -73,7 +73,7 @@ class OutputPipe:
             self._loop.add_reader(self._fd, self._read)
 
     def drain(self) -> None:
-        """Read what is in the pipe now. Bounded, since a process that is still alive may write on and on."""
+        """Read what the pipe holds now; bounded, since a process that still runs may write without end."""
         for _ in range(_DRAIN_READS):
             if not self._read():
                 break

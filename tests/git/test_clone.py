@@ -41,13 +41,13 @@ def repository(world: GitWorld, path: Path) -> Repository:
 
 
 def test_clone_is_complete_and_reports_progress(world: GitWorld, bare: Path) -> None:
-    told: list[Progress] = []
+    reported: list[Progress] = []
     path = world.root / "web"
-    web = asyncio.run(clone(f"file://{bare}", path, progress=told.append, environment=world.environment))
+    web = asyncio.run(clone(f"file://{bare}", path, progress=reported.append, environment=world.environment))
     state = asyncio.run(web.status())
     assert (web.path, state.branch, state.upstream, state.dirty) == (path, "main", "origin/main", False)
     assert (path / "file").read_text() == "2\n"
-    receiving = [step for step in told if step.phase == "receiving objects"]
+    receiving = [step for step in reported if step.phase == "receiving objects"]
     assert (receiving[-1].percent, receiving[-1].done, receiving[-1].total) == (100, 6, 6)
     assert names(world.root) == ["bare.git", "home", "source", "web"]
 
@@ -194,11 +194,11 @@ def test_pull_fast_forwards_and_returns_both_commits(world: GitWorld, bare: Path
     for number in range(3):
         after = world.commit(source, "file", f"new {number}")
     world.git(source, "push", "-q")
-    told: list[Progress] = []
+    reported: list[Progress] = []
     web = repository(world, path)
-    assert asyncio.run(web.pull(told.append)) == PullResult(before, after, 3)
+    assert asyncio.run(web.pull(reported.append)) == PullResult(before, after, 3)
     assert (path / "file").read_text() == "new 2"
-    assert {"counting objects", "updating files"} <= {step.phase for step in told}
+    assert {"counting objects", "updating files"} <= {step.phase for step in reported}
     assert asyncio.run(web.pull()) == PullResult(after, after, 0)
     assert "pull: Fast-forward" in world.git(path, "reflog", "-1")
 

@@ -151,7 +151,7 @@ def test_folder_of_a_killed_clone_is_ignored_and_removed_later(world: GitWorld, 
         process.wait(WAIT_S)
     (left,) = world.root.glob(".web.nexus-clone-*")
     assert not path.exists()
-    # Git may go on for as long as it writes nothing.
+    # Git may outlive its parent as long as it writes nothing.
     asyncio.run(clone(str(world.root / "bare.git"), path, environment=world.environment))
     path.rename(world.root / "first")
     stalling.go_on.set()

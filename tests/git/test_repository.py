@@ -1,4 +1,4 @@
-"""Repositories on this machine: what is seen, what is checked out, and what is refused so that nothing is lost."""
+"""Local repositories: status, log, branches, checkout, and what is refused so that no work is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def repository(world: GitWorld, path: Path) -> Repository:
     return Repository(path, environment=world.environment)
 
 
-# Looking
+# Status
 
 
 def test_status_before_the_first_commit_has_a_branch_and_no_commit(world: GitWorld) -> None:
@@ -376,7 +376,7 @@ def test_unusual_valid_branch_names_work(world: GitWorld, name: str) -> None:
     assert name in [branch.name for branch in asyncio.run(web.branches())]
 
 
-# The guard of what is not committed
+# Uncommitted work
 
 
 @pytest.mark.parametrize("staged", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -115,16 +116,6 @@ def test_run_command_does_not_wait_for_a_pipe_that_another_session_keeps_open(tm
     script = f"setsid sh -c 'echo $$ > {pid}; exec sleep 1000' & while [ ! -s {pid} ]; do sleep 0.01; done; echo done"
     try:
         assert run_shell(script) == (0, b"done\n")
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid.read_text()), signal.SIGKILL)
-
-
-def test_run_command_drains_a_bounded_part_of_an_endless_writer(tmp_path: Path) -> None:
-    pid = tmp_path / "pid"
-    script = f"setsid sh -c 'echo $$ > {pid}; exec yes' & while [ ! -s {pid} ]; do sleep 0.01; done"
-    try:
-        assert run_shell(script).code == 0
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(pid.read_text()), signal.SIGKILL)
@@ -305,6 +296,66 @@ def test_pipe_reports_the_end_of_output_once_all_writers_are_gone() -> None:
 
     run(work)
     assert received == b"one\ntwo\n"
+
+
+def test_drain_of_a_pipe_with_an_endless_writer_is_bounded() -> None:
+    async def work() -> None:
+        pieces: list[bytes] = []
+
+        def write_again(data: bytes) -> None:
+            pieces.append(data)
+            assert len(pieces) < 100
+            os.write(write_end, data)
+
+        pipe = OutputPipe(write_again)
+        write_end = pipe.open()
+        os.write(write_end, b"x")
+        pipe.drain()
+        assert pieces
+        pipe.close()
+        os.close(write_end)
+
+    run(work)
+
+
+def test_child_that_cannot_start_closes_its_pipes_at_once() -> None:
+    async def work() -> None:
+        before = descriptors()
+        pipe = OutputPipe(bytearray().extend)
+        with pytest.raises(FileNotFoundError):
+            ChildProcess(("/nowhere",), directory="/", environment={}, stdout=pipe, stderr=pipe)
+        assert descriptors() == before
+
+    run(work)
+
+
+def test_child_without_a_pidfd_is_killed_and_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(pid: int) -> int:
+        raise OSError(errno.EMFILE, f"no descriptor for {pid}")
+
+    async def work() -> None:
+        before = descriptors(), children()
+        with pytest.raises(OSError, match="no descriptor"):
+            start("exec sleep 1000", bytearray())
+        assert (descriptors(), children()) == before
+
+    monkeypatch.setattr(os, "pidfd_open", fail)
+    run(work)
+
+
+def test_signal_group_after_reap_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    signalled: list[tuple[int, int]] = []
+
+    async def work() -> None:
+        child, pipe = start("exit 0", bytearray())
+        assert await child.wait(60)
+        assert child.reap() == 0
+        monkeypatch.setattr(os, "killpg", lambda *arguments: signalled.append(arguments))
+        child.signal_group(signal.SIGKILL)
+        pipe.close()
+
+    run(work)
+    assert signalled == []
 
 
 def test_paused_pipe_blocks_the_writer_until_it_is_resumed() -> None:

@@ -57,7 +57,7 @@ _FIELDS = (
 
 
 class _LogDeleted(Exception):
-    """The log of the run was deleted while the run goes on."""
+    """The log of the run was deleted during the run."""
 
 
 class _Result(NamedTuple):
@@ -66,7 +66,7 @@ class _Result(NamedTuple):
 
 
 class HealthCheck:
-    """The check of one run."""
+    """The health check of one run."""
 
     def __init__(self, runtime: Runtime, service: Service, process: Process, report: Report) -> None:
         self._runtime = runtime

@@ -17,7 +17,7 @@ def compile_pattern(pattern: str) -> Callable[[bytes], bool]:
     """A function that tells whether the expression matches anywhere in a line. The line may be any bytes.
 
     Raises:
-        ValueError: the expression is not one of RE2's, or too large; the message says what is wrong with it.
+        ValueError: RE2 does not accept the expression, or it is too large; the message has the reason.
     """
     # Imported only where a service has such a check: it takes 3 MiB.
     import re2
