@@ -14,7 +14,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from nexus_protocol import (
@@ -30,6 +29,7 @@ from nexus.capability import Caller, ManagerT, PreCommand
 from nexus.config import Limits
 from nexus.daemon.client_session import ClientSession
 from nexus.daemon.dispatch import Dispatch
+from nexus.runtime.procfs import overflow_uid
 from nexus.store import Reader, StateStore
 
 __all__ = ["Server", "overflow_uid", "peer_of", "refuse"]
@@ -42,14 +42,6 @@ _LARGE_REPLIES = 4
 """Large replies in the making at the same time."""
 _PRESSURE_S = 5.0
 """How long a client may make no progress while the send budget is spent and others wait for it."""
-
-
-def overflow_uid() -> int:
-    """The uid that stands for everybody a user namespace does not know; it proves nothing."""
-    try:
-        return int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 65534
 
 
 def peer_of(sock: socket.socket) -> tuple[int, int]:

@@ -145,13 +145,13 @@ GIT = (
     ),
     Refusal("git pull detached", 5, "{root}/detached: no branch is checked out", "Check out a branch"),
     Refusal("git checkout clean nosuch", 4, "there is no such branch", "create it"),
-    Refusal("git checkout clean main --create", 5, "there is one of this name", "Check it out"),
-    Refusal("git checkout clean --commit deadbeef", 4, 'no commit is known as "deadbeef"', "log"),
+    Refusal("git checkout clean main --create", 5, "a branch of this name exists", "Check it out"),
+    Refusal("git checkout clean --commit deadbeef", 4, 'there is no commit "deadbeef"', "log"),
     Refusal("git clone clean", 5, "cannot clone", ""),
     Refusal("git clone no-such-remote", 4, "there is no repository at", "Check the URL"),
     Refusal("git clone unreachable", 1, "cannot be reached", "network"),
-    Refusal("git pull tokenless", 1, "it takes a token, and none was given", "--git-token-file"),
-    Refusal("git pull token-for-all", 1, "others may read it", "chmod 600 {root}/token"),
+    Refusal("git pull tokenless", 1, "it authenticates with a token, and none was given", "--git-token-file"),
+    Refusal("git pull token-for-all", 1, "other users may read it", "chmod 600 {root}/token"),
 )
 
 

@@ -97,7 +97,7 @@ _KINDS: dict[str, set[str]] = {
     "errors": _BASE,
     "states": _BASE,
     "store": _BASE | _OWN_CONTRACT | {"nexus.store", "nexus.supervision.store", "{own}.settings"},
-    "handlers": _BASE | _SHARED | {"{own}", "nexus"},
+    "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs"},
     "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
     "part": _BASE | _SHARED | _WORLD | {"{own}"},
     "cli": _BASE | _OWN_CONTRACT | {"click", "nexus", "nexus.cli", "nexus.client", "{own}.cli"},
@@ -107,7 +107,7 @@ _KINDS: dict[str, set[str]] = {
 _LAYERS: dict[str, set[str]] = {
     "nexus_protocol": {"msgpack", "msgspec"},
     "nexus.paths": {"platformdirs"},
-    "nexus.locks": set(),
+    "nexus.locks": {"nexus.runtime.procfs"},
     "nexus.graph": set(),
     "nexus.tasks": set(),
     "nexus.config": {"nexus.paths"},
@@ -115,7 +115,7 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.capability": _BASE | {"nexus.store", "nexus.runtime", "nexus.supervision"},
     "nexus.paging": _BASE | {"nexus.capability"},
     "nexus.streams": _BASE | {"nexus.capability"},
-    "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.tasks"},
+    "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks"},
     "nexus.runtime": _BASE,
     "nexus.git": _BASE | {"nexus.runtime"},
     "nexus.supervision": _BASE | {"nexus.capability", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"},
@@ -124,7 +124,7 @@ _LAYERS: dict[str, set[str]] = {
         *_BASE,
         *("click", "tomli_w"),
         *("nexus", "nexus.capabilities", "nexus.client", "nexus.config", "nexus.locks", "nexus.paths"),
-        *("nexus.store", "nexus.system.commands"),
+        *("nexus.runtime.procfs", "nexus.store", "nexus.system.commands"),
     },
     "nexus.daemon": {
         *_BASE,
@@ -230,7 +230,7 @@ def _below(name: str, package: str) -> bool:
 
 
 def _in_process_layer(name: str) -> bool:
-    """Where processes may be started and ``/proc`` be read: the runtime, and the command line, which is no daemon."""
+    """Whether a module may start processes and read ``/proc``: only the runtime may."""
     return _below(name, "nexus.runtime")
 
 
