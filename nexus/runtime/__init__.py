@@ -1,4 +1,4 @@
-"""The process room: child processes that outlive the daemon, with their logs and the way they ended.
+"""The process runtime: starts child processes that outlive the daemon, keeps their logs and reports how they exited.
 
 It knows no service, machine or job, and nothing of the wire.
 """

@@ -106,12 +106,10 @@ STARTS = (
     Refusal("start no-command", 5, "it has no run command", "service update no-command --run"),
     Refusal("start on-foreign-port", 5, "port {port} is in use by python", "Stop that"),
     Refusal("start on-our-port", 5, 'is in use by service "listener"', "service stop listener"),
-    Refusal(
-        "start no-program", 5, 'cannot start service "no-program": /nowhere/program: there is no such program', "Build"
-    ),
-    Refusal("start not-in-path", 5, "there is no such program in its PATH", "full path"),
+    Refusal("start no-program", 5, 'cannot start service "no-program": /nowhere/program: program not found', "Build"),
+    Refusal("start not-in-path", 5, "program not found in its PATH", "full path"),
     Refusal("start not-executable", 5, "it is not executable", "chmod +x"),
-    Refusal("start no-interpreter", 5, "its interpreter /nowhere/interpreter is not there", "Install it"),
+    Refusal("start no-interpreter", 5, "its interpreter /nowhere/interpreter was not found", "Install it"),
     Refusal("start no-format", 5, "neither a program nor a script", "#!/bin/sh"),
     Refusal("start a-folder", 5, "it is a directory", "path of a program"),
     Refusal("start no-directory", 5, '"no-directory": its directory {root}/nowhere is not there', "Make it"),

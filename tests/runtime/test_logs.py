@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.rooms import collect, joined
+from support.runtimes import collect, joined
 
 from nexus.runtime import Log, LogPiece
 from nexus.runtime.logs import MAX_PIECE_BYTES
-from nexus.runtime.segments import ENTRY, segments
+from nexus.runtime.segments import ENTRY, list_segments
 from nexus.runtime.shim import _Log as Writer
 
 SMALL = 64 * 1024
@@ -275,7 +275,7 @@ def test_a_follower_that_was_overtaken_goes_on_with_the_oldest_that_is_kept(writ
         rest = b"".join([piece.data async for piece in follower])
         assert rest.endswith(b"39999\n")
         assert written.everything(1).endswith(rest[-10_000:])
-        assert len(segments(written.folder)) <= 8
+        assert len(list_segments(written.folder)) <= 8
 
     asyncio.run(scenario())
 

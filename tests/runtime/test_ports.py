@@ -178,7 +178,7 @@ print(*holder(port), describe_holder(holder(port)), listeners_of([pid]), sep="|"
 """
     with Listener() as listener:
         said = run_script(script, str(listener.port), str(listener.process.pid))
-    assert said == "None|None|127.0.0.1|a process that cannot be seen from here|set()\n"
+    assert said == "None|None|127.0.0.1|a process that cannot be identified|set()\n"
 
 
 def run_script(script: str, *words: str, before: tuple[str, ...] = ()) -> str:
@@ -196,7 +196,7 @@ def run_script(script: str, *words: str, before: tuple[str, ...] = ()) -> str:
     [
         (PortHolder(812, "postgres", "127.0.0.1"), "postgres (pid 812)"),
         (PortHolder(812, None, "127.0.0.1"), "a process (pid 812)"),
-        (PortHolder(None, None, "127.0.0.1"), "a process that cannot be seen from here"),
+        (PortHolder(None, None, "127.0.0.1"), "a process that cannot be identified"),
     ],
 )
 def test_the_holder_is_described_in_words(found: PortHolder, words: str) -> None:
@@ -343,7 +343,7 @@ async def attempt():
         print(error.message, error.hint is not None)
 asyncio.run(attempt())
 """
-    assert run_script(script) == "cannot look at ports: there are too many open files True\n" * 3
+    assert run_script(script) == "cannot check ports: too many open files True\n" * 3
 
 
 # Waiting and trying

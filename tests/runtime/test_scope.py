@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.rooms import shell
+from support.runtimes import shell
 from support.systemd import UserManager, user_manager
 
 from nexus.runtime import LimitUnavailable, Runtime
@@ -21,7 +21,7 @@ INSIDE = """
 import asyncio, json, os, signal, sys
 from pathlib import Path
 from nexus.runtime import LimitUnavailable, Runtime
-from support.rooms import shell
+from support.runtimes import shell
 
 def facts(process):
     path = Path(f"/proc/{process.pid}/cgroup").read_text().rpartition("0::")[2].strip()
@@ -34,16 +34,16 @@ def facts(process):
     return {"path": path, "memory": read("memory.max"), "swap": read("memory.swap.max"), "cpu": read("cpu.max")}
 
 async def main():
-    room = Runtime(Path(sys.argv[1]))
+    runtime = Runtime(Path(sys.argv[1]))
     found = {}
-    plain = await room.start("service-1", "a" * 32, shell("sleep 1000 & exec sleep 1000"))
+    plain = await runtime.start("service-1", "a" * 32, shell("sleep 1000 & exec sleep 1000"))
     found["plain"] = facts(plain)
-    again = await room.adopt("service-1", "a" * 32)
+    again = await runtime.adopt("service-1", "a" * 32)
     os.kill(plain.shim_pid, signal.SIGKILL)
     found["lost"] = [(await again.wait()).kind, plain.pids()]
     plain.close()
     try:
-        limited = await room.start(
+        limited = await runtime.start(
             "service-2", "b" * 32, shell("exec sleep 1000", memory_bytes=64 << 20, cpu_percent=50)
         )
     except LimitUnavailable as error:
@@ -52,7 +52,7 @@ async def main():
     else:
         found["limited"] = facts(limited)
         found["stopped"] = (await limited.stop())[:2]
-    code = (await (await room.start("service-3", "c" * 32, shell("exit 3"))).wait())[:2]
+    code = (await (await runtime.start("service-3", "c" * 32, shell("exit 3"))).wait())[:2]
     found["exit"] = code
     print(json.dumps(found))
 
@@ -123,19 +123,19 @@ def test_without_an_answer_what_needs_no_limit_starts_without_a_scope(
 ) -> None:
     pretend(root, script, monkeypatch)
     monkeypatch.setattr("nexus.runtime.runtime._SCOPE_TIMEOUT_S", 0.3)
-    room = Runtime(root / "processes")
+    runtime = Runtime(root / "processes")
 
     async def scenario() -> None:
         with caplog.at_level(logging.WARNING):
             for number in range(2):
-                process = await room.start("service-1", f"run-{number}", shell("exit 3"))
+                process = await runtime.start("service-1", f"run-{number}", shell("exit 3"))
                 assert (await process.wait()).code == 3
         (warning,) = caplog.messages
         assert reason in warning
         with pytest.raises(LimitUnavailable, match=reason) as caught:
-            await room.start("service-1", "run-3", shell("true", cpu_percent=50))
+            await runtime.start("service-1", "run-3", shell("true", cpu_percent=50))
         assert caught.value.hint
-        assert await room.adopt("service-1", "run-3") is None
+        assert await runtime.adopt("service-1", "run-3") is None
 
     asyncio.run(scenario())
 
@@ -145,19 +145,19 @@ def test_a_manager_that_holds_no_limit_is_found_out_and_nothing_runs_without_it(
 ) -> None:
     # It runs the program as it is: what comes behind the two dashes.
     pretend(root, 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"', monkeypatch)
-    room = Runtime(root / "processes")
+    runtime = Runtime(root / "processes")
     marks = root / "pid"
 
     async def scenario() -> None:
         spec = shell(f"echo $$ > {marks}; exec sleep 1000", memory_bytes=64 << 20)
-        room.check(spec)
+        runtime.check(spec)
         with pytest.raises(LimitUnavailable, match="memory controller"):
-            await room.start("service-1", "run-1", spec)
-        process = await room.start("service-1", "run-2", shell("exit 4"))
+            await runtime.start("service-1", "run-1", spec)
+        process = await runtime.start("service-1", "run-2", shell("exit 4"))
         assert (await process.wait()).code == 4
 
     asyncio.run(scenario())
-    assert not list((room.directory / "service-1").glob("run-1*"))
+    assert not list((runtime.directory / "service-1").glob("run-1*"))
 
 
 def test_scopes_can_be_switched_off(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +208,7 @@ def test_a_process_that_the_kernel_killed_for_its_memory_is_told_from_others(
 
     async def scenario() -> None:
         process = await Runtime(root / "processes", scopes=False).start("service-1", "run", shell("kill -9 $$"))
-        process.in_cgroup(cgroup)
+        process.set_cgroup(cgroup)
         ended = await process.wait()
         assert (ended.kind, ended.code, ended.reason) == ("signal", 9, reason)
 

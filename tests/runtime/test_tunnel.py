@@ -714,7 +714,7 @@ def test_more_clients_than_descriptors_wait_their_turn(tunnel: Tunnel) -> None:
         for client in clients:
             stack.enter_context(client)
             client.sendall(b"x")
-        wait_until(lambda: target.accepted == 8, "as many as there is room for")
+        wait_until(lambda: target.accepted == 8, "as many as there are descriptors for")
         wait_until(tunnel.is_idle, "an idle tunnel")
         assert target.accepted == 8
         for client in clients:
