@@ -18,7 +18,7 @@ from support.runtimes import collect, joined
 from nexus.runtime import Log, LogPiece
 from nexus.runtime.logs import MAX_PIECE_BYTES
 from nexus.runtime.segments import ENTRY, list_segments
-from nexus.runtime.shim import _Log as Writer
+from nexus.runtime.shim import _LogWriter as Writer
 
 SMALL = 64 * 1024
 """The bound of a log in most tests: segments of 8 KiB."""
@@ -46,7 +46,7 @@ class Written:
     def put(self, stream: int, data: bytes, *, later_ms: int = 10) -> None:
         self.at += later_ms
         self.pieces.append((self.at, stream, data))
-        self.writer.put(stream, data)
+        self.writer.append(stream, data)
 
     def close(self) -> None:
         self.writer._close()
