@@ -666,7 +666,10 @@ def test_a_taken_port_is_said_with_a_code_of_its_own(program: list[str], tmp_pat
         )
     assert result.returncode == 98
     assert result.stdout == ""
-    assert result.stderr == f"nexus-tunnel: cannot listen on 127.0.0.1 port {port}: another process has the port\n"
+    assert (
+        result.stderr
+        == f"nexus-tunnel: cannot listen on 127.0.0.1 port {port}: the port is in use by another process\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@
                value), "signal SIGNAL" and "kill".
    LOG_FD      the folder of the log, and LOCK_FD a file; both have an flock that is held until the shim exits.
 
-   The status file: at 0 "run 1 BOOT_ID PID PID_START STARTED_MS SHIM SHIM_START SEGMENT INDEX_BYTES DATA_BYTES PIPE PIPE",
-   where the START of a process is the one in /proc/PID/stat, SEGMENT to DATA_BYTES is the end of the log at the start,
-   and PIPE are the inodes of the child's two pipes; at 256 "exit CODE 0 MS", "signal NUMBER CORE MS" or
+   The status file: at 0 "run 1 BOOT_ID PID PID_START STARTED_MS SHIM SHIM_START SEGMENT INDEX_BYTES DATA_BYTES PIPE
+   PIPE", where the START of a process is the one in /proc/PID/stat, SEGMENT to DATA_BYTES is the end of the log at the
+   start, and PIPE are the inodes of the child's two pipes; at 256 "exit CODE 0 MS", "signal NUMBER CORE MS" or
    "fail STEP ERRNO"; at 384 "done MS".
 
    The log: N.log holds bytes, N.idx holds entries of 16 bytes, {u64 ms, u32 length, u32 stream}. An entry is written
-   before its bytes, and may grow while it is the last one: a reader may use what is in both files. Stream 0x80 | s marks
-   bytes of stream s that were lost because the disk was full.
+   before its bytes, and may grow while it is the last one: a reader may use what is in both files. Stream 0x80 | s
+   marks bytes of stream s that were lost because the disk was full.
 
    This file is longer than the project's usual 500 lines because it is the whole program: the package's build compiles
    it alone, without a library or a makefile. Its parts, each of which uses only those before it: times and small files;
