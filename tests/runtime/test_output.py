@@ -1,4 +1,4 @@
-"""What a child writes is kept, byte for byte and within its bound, by both shims."""
+"""Both shims log a child's output completely and within its bound, also on a full disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def test_every_byte_of_any_kind_arrives(runtime: Runtime) -> None:
+def test_every_byte_of_the_output_is_logged(runtime: Runtime) -> None:
     source = """
 import os, sys
 out = bytes(range(256)) * 40 + b"\\xff\\xfe\\n" + b"x" * 10_000_000 + b"\\n" + b"no end"
@@ -48,7 +48,7 @@ put(1, out); put(2, err)
     asyncio.run(scenario())
 
 
-def test_both_streams_come_in_the_order_in_which_they_were_written(runtime: Runtime) -> None:
+def test_streams_are_logged_in_the_order_of_writing(runtime: Runtime) -> None:
     source = """
 import os, time
 for number in range(50):
@@ -60,7 +60,7 @@ for number in range(50):
         process = await runtime.start("service-1", "run-1", python(source))
         await process.wait()
         pieces = await collect(runtime.log("service-1"))
-        # On a busy machine two writes may be there at once; within a stream nothing is ever turned round.
+        # On a busy machine the shim may see two writes at once, but the order within a stream is always kept.
         for stream in (1, 2):
             assert [int(line) for line in joined(pieces, stream).split()] == list(range(stream - 1, 50, 2))
         assert [piece.at for piece in pieces] == sorted(piece.at for piece in pieces)
@@ -68,7 +68,7 @@ for number in range(50):
     asyncio.run(scenario())
 
 
-def test_a_log_goes_on_over_runs_and_a_run_can_be_read_alone(runtime: Runtime) -> None:
+def test_log_spans_runs_and_can_be_read_from_one_run_on(runtime: Runtime) -> None:
     async def scenario() -> None:
         for number in range(5):
             process = await runtime.start(
@@ -85,7 +85,7 @@ def test_a_log_goes_on_over_runs_and_a_run_can_be_read_alone(runtime: Runtime) -
     asyncio.run(scenario())
 
 
-def test_a_flood_stays_within_its_bound_and_the_newest_bytes_are_whole(runtime: Runtime) -> None:
+def test_flood_of_output_stays_within_the_bound_and_keeps_the_newest_bytes(runtime: Runtime) -> None:
     source = """
 import os
 block = b"".join(b"%015d\\n" % 0 for _ in range(4096))
@@ -121,7 +121,7 @@ for _ in range(1700):
     asyncio.run(scenario())
 
 
-def test_a_large_log_is_in_parts_that_a_reader_gets_through_soon(runtime: Runtime) -> None:
+def test_segments_of_a_large_log_are_at_most_32_mib(runtime: Runtime) -> None:
     source = """
 import os
 for number in range(40):
@@ -143,7 +143,7 @@ for number in range(40):
     asyncio.run(scenario())
 
 
-def test_a_flood_that_is_stopped_within_its_grace_leaves_nothing(runtime: Runtime) -> None:
+def test_stop_during_a_flood_of_output_leaves_no_process(runtime: Runtime) -> None:
     source = """
 import os, signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -169,7 +169,7 @@ while True:
     asyncio.run(scenario())
 
 
-def test_who_got_a_descriptor_and_lives_elsewhere_does_not_hold_the_end_up(runtime: Runtime, root: Path) -> None:
+def test_output_pipe_held_by_an_outside_process_does_not_delay_the_end(runtime: Runtime, root: Path) -> None:
     source = """
 import array, socket, sys
 with socket.socket(socket.AF_UNIX) as peer:
@@ -197,7 +197,7 @@ print("bye", flush=True)
     asyncio.run(scenario())
 
 
-def test_on_a_full_disk_the_child_lives_its_exit_is_known_and_the_log_goes_on(shim: str, root: Path) -> None:
+def test_full_disk_does_not_block_the_child_and_the_log_resumes(shim: str, root: Path) -> None:
     source = """
 import os, sys, time
 for number in range(20_000):
@@ -220,10 +220,10 @@ sys.exit(9)
         async def use() -> None:
             process = await runtime.start("service-1", "run-1", python(source, marks, marks / "written"))
             log = runtime.log("service-1")
-            await asyncio.to_thread(wait_until, lambda: size_of(log.folder) > 150_000, "it writes")
+            await asyncio.to_thread(wait_until, lambda: size_of(log.folder) > 150_000, "some output")
             filler = fill(disk)
             (marks / "full").touch()
-            await asyncio.to_thread(wait_until, (marks / "written").exists, "the child is not held up")
+            await asyncio.to_thread(wait_until, (marks / "written").exists, "the child to write all its output")
             filler.unlink()
             (marks / "room").touch()
             assert (await process.wait())[:2] == ("exit", 9)
@@ -240,7 +240,7 @@ sys.exit(9)
     on_small_disk(root / "disk", 4096, scenario)
 
 
-def test_where_the_disk_stays_full_the_exit_code_is_known_all_the_same(shim: str, root: Path) -> None:
+def test_exit_code_is_recorded_while_the_disk_is_full(shim: str, root: Path) -> None:
     def scenario(disk: Path) -> None:
         runtime = Runtime(disk / "processes", scopes=False)
 
@@ -262,7 +262,7 @@ def test_where_the_disk_stays_full_the_exit_code_is_known_all_the_same(shim: str
     on_small_disk(root / "disk", 1024, scenario)
 
 
-def test_a_start_without_room_says_so_and_leaves_nothing(shim: str, root: Path) -> None:
+def test_start_on_a_full_disk_fails_and_leaves_no_run(shim: str, root: Path) -> None:
     def scenario(disk: Path) -> None:
         runtime = Runtime(disk / "processes", scopes=False)
 

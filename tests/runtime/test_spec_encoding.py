@@ -1,4 +1,4 @@
-"""What a child was started with can be told as long as it lives."""
+"""The spec of a child can be read back while its shim runs, and the child does not inherit it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ time.sleep(1000)
 
 
 def shown_environment(pid: int) -> bytes:
-    """What the kernel shows as the environment of a process."""
+    """The environment of a process as ``/proc/PID/environ`` shows it."""
     return Path(f"/proc/{pid}/environ").read_bytes().strip(b"\0")
 
 
-def test_a_program_may_overwrite_its_environment(runtime: Runtime) -> None:
+def test_environment_is_known_after_the_program_overwrote_its_own(runtime: Runtime) -> None:
     environment = {"PATH": PATH, "EMPTY": "", "TEXT": "a b\nä=c", "PORT": "80"}
     spec = ProcessSpec((sys.executable, "-c", OVERWRITE, "", "ä"), "/", environment | {"NOTIFY_SOCKET": "x"})
 
@@ -49,7 +49,7 @@ def test_a_program_may_overwrite_its_environment(runtime: Runtime) -> None:
     asyncio.run(scenario())
 
 
-def test_a_program_has_no_way_to_the_orders(runtime: Runtime) -> None:
+def test_child_does_not_inherit_the_spec(runtime: Runtime) -> None:
     spec = ProcessSpec(("/bin/sh", "-c", "ls -l /proc/self/fd"), "/", {"PATH": PATH})
 
     async def scenario() -> bytes:

@@ -1,4 +1,4 @@
-"""What a child is started with, and what a start that fails says."""
+"""Starts: what a child inherits, and the errors of starts that fail."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ print(json.dumps({
 """
 
 
-def test_a_child_gets_exactly_what_it_was_given(runtime: Runtime, root: Path) -> None:
+def test_child_gets_exactly_the_environment_arguments_and_descriptors_of_its_spec(runtime: Runtime, root: Path) -> None:
     environment = {"PATH": PATH, "LANG": "C.UTF-8", "EMPTY": "", "TEXT": "a b\nä=c", "LISTEN_ADDR": "x"}
     noise = {"NOTIFY_SOCKET": "x", "LISTEN_FDS": "1", "LISTEN_PID": "2", "WATCHDOG_USEC": "3", "INVOCATION_ID": "4"}
     argv = (sys.executable, "-S", "-c", FACTS, "", "a b", "ä\n")
     spec = ProcessSpec(argv, str(root), environment | noise)
-    # Open in the daemon, and by mistake not closed on exec.
+    # A descriptor of the daemon that lacks close-on-exec by mistake.
     leaked = os.open("/dev/null", os.O_RDONLY)
     os.set_inheritable(leaked, True)
 
@@ -58,7 +58,7 @@ def test_a_child_gets_exactly_what_it_was_given(runtime: Runtime, root: Path) ->
     assert facts["directory"] == str(root)
     descriptors = facts["descriptors"]
     assert isinstance(descriptors, dict)
-    # The fourth is the folder that it lists itself.
+    # The fourth is the directory that the program opened to list its descriptors.
     assert {name: kind for name, kind in descriptors.items() if name in "012"} == {
         "0": "/dev/null",
         "1": "pipe",
@@ -69,7 +69,7 @@ def test_a_child_gets_exactly_what_it_was_given(runtime: Runtime, root: Path) ->
     assert facts["session"]
 
 
-def test_ignored_signals_and_a_mask_of_the_daemon_are_not_inherited(runtime: Runtime) -> None:
+def test_child_does_not_inherit_ignored_or_blocked_signals(runtime: Runtime) -> None:
     async def scenario() -> bytes:
         before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
@@ -81,12 +81,12 @@ def test_ignored_signals_and_a_mask_of_the_daemon_are_not_inherited(runtime: Run
         await process.wait()
         return joined(await collect(runtime.log("service-1")))
 
-    # The C library keeps 32 and 33 for itself, and lets nobody change them.
+    # The C library reserves signals 32 and 33; programs cannot change them.
     own = 1 << 31 | 1 << 32
     assert [int(line.split()[1], 16) & ~own for line in asyncio.run(scenario()).splitlines()] == [0, 0]
 
 
-def test_children_get_the_soft_limit_of_descriptors_that_was_meant_for_them(runtime: Runtime) -> None:
+def test_child_gets_the_soft_descriptor_limit_of_the_runtime(runtime: Runtime) -> None:
     async def scenario() -> list[bytes]:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         own = Runtime(runtime.directory, scopes=False, descriptors=soft - 1)
@@ -99,7 +99,7 @@ def test_children_get_the_soft_limit_of_descriptors_that_was_meant_for_them(runt
     assert asyncio.run(scenario())[0] == str(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1).encode()
 
 
-def test_nothing_shows_secrets(runtime: Runtime, root: Path) -> None:
+def test_secrets_appear_in_no_repr_message_file_or_proc_entry_of_the_shim(runtime: Runtime, root: Path) -> None:
     spec = ProcessSpec(
         ("/bin/sh", "-c", "sleep 1000 #argument-secret"), "/", {"PATH": PATH, "TOKEN": "variable-secret"}
     )
@@ -130,7 +130,7 @@ def script(path: Path, text: str, mode: int = 0o755) -> str:
     return str(path)
 
 
-def test_each_start_that_cannot_be_is_refused_with_the_reason(runtime: Runtime, root: Path) -> None:
+def test_failed_start_reports_the_reason_and_a_hint(runtime: Runtime, root: Path) -> None:
     bad = script(root / "bad", "#!/no/such/interpreter\n")
     plain = script(root / "plain", "echo hello\n")
     closed = script(root / "closed", "#!/bin/sh\n", 0o644)
@@ -151,11 +151,11 @@ def test_each_start_that_cannot_be_is_refused_with_the_reason(runtime: Runtime, 
     ]
 
     async def scenario() -> None:
-        for argv, directory, sentence, number in cases:
+        for argv, directory, reason, number in cases:
             with pytest.raises(StartFailed) as caught:
                 await runtime.start("service-1", "run-1", ProcessSpec(argv, directory, path))
             assert caught.value.message.startswith(f"cannot start {argv[0]}: ")
-            assert sentence in caught.value.message
+            assert reason in caught.value.message
             assert caught.value.errno == number
             assert caught.value.hint
             assert await runtime.adopt("service-1", "run-1") is None
@@ -164,7 +164,7 @@ def test_each_start_that_cannot_be_is_refused_with_the_reason(runtime: Runtime, 
     asyncio.run(scenario())
 
 
-def test_the_program_is_looked_for_in_the_childs_own_path(runtime: Runtime, root: Path) -> None:
+def test_program_is_looked_up_in_the_childs_own_path(runtime: Runtime, root: Path) -> None:
     script(root / "nexus-test-program", "#!/bin/sh\necho found\n")
 
     async def scenario() -> None:
@@ -178,7 +178,7 @@ def test_the_program_is_looked_for_in_the_childs_own_path(runtime: Runtime, root
     asyncio.run(scenario())
 
 
-def test_a_run_starts_once_and_an_owner_has_one_writer(runtime: Runtime) -> None:
+def test_second_start_of_a_run_or_an_owner_is_refused(runtime: Runtime) -> None:
     async def scenario() -> None:
         process = await runtime.start("service-1", "run-1", shell("sleep 1000"))
         with pytest.raises(StartFailed, match="was already started"):
@@ -196,7 +196,7 @@ def test_a_run_starts_once_and_an_owner_has_one_writer(runtime: Runtime) -> None
     asyncio.run(scenario())
 
 
-def test_a_folder_that_cannot_be_written_is_a_start_that_failed(runtime: Runtime, root: Path) -> None:
+def test_unusable_runtime_directory_makes_the_start_fail(runtime: Runtime, root: Path) -> None:
     runtime.directory.write_text("not a folder")
 
     async def scenario() -> None:
@@ -206,7 +206,7 @@ def test_a_folder_that_cannot_be_written_is_a_start_that_failed(runtime: Runtime
     asyncio.run(scenario())
 
 
-def test_a_start_that_is_cancelled_leaves_nothing(runtime: Runtime, root: Path) -> None:
+def test_cancelled_start_leaves_no_process_and_no_run(runtime: Runtime, root: Path) -> None:
     pids = root / "pids"
 
     async def scenario() -> None:
@@ -217,14 +217,14 @@ def test_a_start_that_is_cancelled_leaves_nothing(runtime: Runtime, root: Path) 
             await task
         assert await runtime.adopt("service-1", "run-1") is None
         for pid in pids.read_text().split() if pids.exists() else ():
-            wait_until(lambda pid=pid: not alive(int(pid)), "the child is gone")  # type: ignore[misc]
+            wait_until(lambda pid=pid: not alive(int(pid)), "the end of the child")  # type: ignore[misc]
         again = await runtime.start("service-1", "run-1", shell("exit 0"))
         assert (await again.wait()).code == 0
 
     asyncio.run(scenario())
 
 
-def test_limits_without_a_user_manager_are_refused_before_anything_is_done(runtime: Runtime) -> None:
+def test_limits_without_a_user_manager_are_refused_before_any_file_is_created(runtime: Runtime) -> None:
     spec = python("pass", memory_bytes=64 << 20)
     with pytest.raises(LimitUnavailable, match="cannot limit") as caught:
         runtime.check(spec)
@@ -239,7 +239,7 @@ def test_limits_without_a_user_manager_are_refused_before_anything_is_done(runti
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"argv": ()},
         {"argv": ("",)},
@@ -256,14 +256,14 @@ def test_limits_without_a_user_manager_are_refused_before_anything_is_done(runti
     ],
     ids=str,
 )
-def test_a_spec_that_cannot_be_meant_is_no_spec(wrong: dict[str, object]) -> None:
-    right: dict[str, object] = {"argv": ("true",), "directory": "/", "environment": {}}
+def test_spec_with_an_invalid_value_raises_value_error(invalid: dict[str, object]) -> None:
+    valid: dict[str, object] = {"argv": ("true",), "directory": "/", "environment": {}}
     with pytest.raises(ValueError, match=r"."):
-        ProcessSpec(**(right | wrong))  # type: ignore[arg-type]
+        ProcessSpec(**(valid | invalid))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("which", [1, 2])
-def test_a_start_that_runs_out_of_descriptors_leaves_no_process(
+def test_start_that_runs_out_of_descriptors_leaves_no_process(
     runtime: Runtime, which: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -289,7 +289,7 @@ def test_a_start_that_runs_out_of_descriptors_leaves_no_process(
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", ".a", "a\0", "ä", "x" * 200])
-def test_names_stay_below_the_rooms_directory(name: str, root: Path) -> None:
+def test_names_that_could_leave_the_runtime_directory_are_refused(name: str, root: Path) -> None:
     runtime = Runtime(root / "processes", scopes=False)
     with pytest.raises(ValueError, match="is not a valid"):
         runtime.log(name)
