@@ -340,7 +340,9 @@ class Runtime:
                 raise StartFailed(*explain(start.spec, report[1], int(report[2])))
             if prefix:
                 raise _ScopeFailed("systemd-run failed")
-            raise StartFailed(f"cannot start {start.spec.program}: its supervisor exited before it was executed")
+            raise StartFailed(
+                f"cannot start {start.spec.program}: its supervisor exited before the program was executed"
+            )
         except TimeoutError:
             if prefix:
                 raise _ScopeFailed(f"systemd-run did not answer within {timeout_s:g} seconds") from None

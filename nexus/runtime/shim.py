@@ -206,14 +206,14 @@ class _LogWriter:
         if self.last is not None and self.last[2] == stream and 0 <= now - self.last[0] < _MERGE_MS:
             at, length, _ = self.last
             position -= _ENTRY.size
-        wanted = min(len(data), self._free_bytes() - (position + _ENTRY.size - self.index_bytes))
-        self._write_entry((at, length + wanted, stream), position)
+        count = min(len(data), self._free_bytes() - (position + _ENTRY.size - self.index_bytes))
+        self._write_entry((at, length + count, stream), position)
         written, failure = 0, None
         try:
-            written = os.pwrite(self.data, data[:wanted], self.data_bytes)
+            written = os.pwrite(self.data, data[:count], self.data_bytes)
         except OSError as error:
             failure = error
-        if written < wanted:
+        if written < count:
             with contextlib.suppress(OSError):
                 if length + written:
                     self._write_entry((at, length + written, stream), position)
@@ -398,7 +398,7 @@ class _Shim:
         self.write_status(_EXIT_AT, _LINE_BYTES, text)
 
     def _reap(self) -> bool:
-        """Reap ended processes except the child; returns whether any process is alive."""
+        """Reap ended processes except the child; returns whether any process of the run is alive."""
         while not self.child_exited:
             info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if info is None:

@@ -112,7 +112,7 @@ STARTS = (
     Refusal("start no-interpreter", 5, "its interpreter /nowhere/interpreter was not found", "Install it"),
     Refusal("start no-format", 5, "neither a program nor a script", "#!/bin/sh"),
     Refusal("start a-folder", 5, "it is a directory", "path of a program"),
-    Refusal("start no-directory", 5, '"no-directory": its directory {root}/nowhere is not there', "Make it"),
+    Refusal("start no-directory", 5, '"no-directory": its directory {root}/nowhere does not exist', "Create it"),
     Refusal("start early", 5, 'cannot start service "early": it exited with 7', "service logs early"),
     Refusal("start at-once", 5, "it exited with 0 within its start window of 250 ms", "service logs at-once"),
     Refusal("start limited-memory", 5, 'cannot start service "limited-memory"', "systemd --user"),
