@@ -1,4 +1,4 @@
-"""The process runtime: child processes that outlive the daemon, with their logs and the way they ended.
+"""The process runtime: starts child processes that outlive the daemon, keeps their logs and reports how they exited.
 
 It knows no service, machine or job, and nothing of the wire. Beside it are what else needs the operating system:
 ``command`` for programs that do not outlive the daemon, ``procfs``, ``ports``.

@@ -34,7 +34,7 @@ async def start_process(context: ServiceContext, environment: dict[str, str], wr
             return await context.manager.runtime.start(context.owner, run_id, spec)
         except StartFailed as error:
             # The directory is the service's, whatever the program.
-            words = error.reason if error.stage == "chdir" else f"{error.program}: {error.reason}"
+            words = error.reason if error.step == "chdir" else f"{error.program}: {error.reason}"
             raise start_failed(context, words, words, None, error.hint) from error
         except RuntimeFailure as error:
             raise start_failed(context, error.message, error.message, None, error.hint) from error
