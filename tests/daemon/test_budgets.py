@@ -41,9 +41,9 @@ def test_half_frames_that_spend_the_receive_budget_stop_nobody_who_is_small_and_
     hogs = [toy.connect() for _ in range(8)]
     for hog in hogs:
         _send_what_goes(hog, _half_a_frame(900 * KIB))
-    wait_until(toy.server.receive_budget_spent, "a spent budget")
+    wait_until(toy.server.budgets.receive_budget_spent, "a spent budget")
     # The budget, the one frame that is read all the same, and what anybody may hold with one read more.
-    assert toy.server._received_bytes < MIB + 900 * KIB + 8 * 2 * 64 * KIB
+    assert toy.server.budgets.received_bytes < MIB + 900 * KIB + 8 * 2 * 64 * KIB
     with RawClient(toy.path) as small:
         for _ in range(20):
             assert small.call(Swallow(bytes(60 * KIB))).size_bytes == 60 * KIB
@@ -51,7 +51,7 @@ def test_half_frames_that_spend_the_receive_budget_stop_nobody_who_is_small_and_
         assert isinstance(hog.read_to_end(), DeadlineExceeded)
     with RawClient(toy.path) as large:
         assert large.call(Swallow(bytes(10 * MIB))).size_bytes == 10 * MIB
-    wait_until(lambda: toy.server._received_bytes == 0, "an empty account")
+    wait_until(lambda: toy.server.budgets.received_bytes == 0, "an empty account")
 
 
 def test_input_that_nobody_takes_counts_and_ends_the_streams_that_pass_the_budget(
@@ -71,7 +71,7 @@ def test_input_that_nobody_takes_counts_and_ends_the_streams_that_pass_the_budge
             assert error.details == {"limit": MIB}
             refused.append(hog)
     assert refused == hogs[4:]
-    assert toy.server._received_bytes <= MIB + 64 * KIB
+    assert toy.server.budgets.received_bytes <= MIB + 64 * KIB
     with RawClient(toy.path) as small:
         stream = small.begin(Echo())
         small.send_bytes(small.engine.send_input(stream, bytes(50 * KIB)) + small.engine.send_input(stream, eof=True))
@@ -83,7 +83,7 @@ def test_input_that_nobody_takes_counts_and_ends_the_streams_that_pass_the_budge
         (stream,) = hog.engine._open
         hog.cancel(stream)
         assert isinstance(hog.error(stream), Cancelled)
-    wait_until(lambda: toy.server._received_bytes == toy.server._input_bytes == 0, "an empty account")
+    wait_until(lambda: toy.server.budgets.received_bytes == toy.server.budgets.input_bytes == 0, "an empty account")
 
 
 def test_input_of_a_stream_that_never_began_is_given_back(toy: ToyServer) -> None:
@@ -97,7 +97,7 @@ def test_input_of_a_stream_that_never_began_is_given_back(toy: ToyServer) -> Non
     client.close()
     pause.set()
     wait_until(lambda: toy.server.connections() == 0, "the end of the connection")
-    assert toy.server._received_bytes == toy.server._input_bytes == 0
+    assert toy.server.budgets.received_bytes == toy.server.budgets.input_bytes == 0
 
 
 def test_unread_replies_of_many_connections_stay_within_the_send_budget(make_toy: Callable[..., ToyServer]) -> None:
@@ -105,14 +105,14 @@ def test_unread_replies_of_many_connections_stay_within_the_send_budget(make_toy
     hogs = [toy.connect() for _ in range(24)]
     for hog in hogs:
         _send_what_goes(hog, b"".join(frame(Produce(60 * KIB), number) for number in range(1, 200)))
-    wait_until(toy.server.send_budget_spent, "a spent budget")
+    wait_until(toy.server.budgets.send_budget_spent, "a spent budget")
     with RawClient(toy.path) as reader:
         for _ in range(50):
             assert len(reader.call(Produce(60 * KIB)).data) == 60 * KIB
     # The budget, and one reply more for each connection.
-    assert toy.server.unsent_bytes < 2 * MIB + 26 * 64 * KIB
+    assert toy.server.budgets.unsent_bytes < 2 * MIB + 26 * 64 * KIB
     wait_until(
-        lambda: not toy.server.send_budget_spent() and 1 <= toy.server.connections() < 24,
+        lambda: not toy.server.budgets.send_budget_spent() and 1 <= toy.server.connections() < 24,
         "the end of clients that do not read",
     )
 
@@ -154,7 +154,7 @@ def test_large_frames_that_together_pass_the_receive_budget_all_arrive(make_toy:
     for client in clients:
         client.engine.send_request(Swallow.info.code)
     sent = {client: _send_what_goes(client, whole[: MIB // 2]) for client in clients}
-    wait_until(toy.server.receive_budget_spent, "a spent budget")
+    wait_until(toy.server.budgets.receive_budget_spent, "a spent budget")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
 
         def finish(client: RawClient) -> int:
