@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -53,7 +52,6 @@ _ADOPTS_AT_ONCE = 32
 _STARTS_AT_ONCE = 8
 _SETTLE_S = 5.0
 """How long the daemon's start waits for what ended meanwhile to be written down."""
-_DEADLINE_SLACK_S = 0.05
 _SERVICE_OWNER = owner_of_service("")
 _STREAMS = {LogStream.STDOUT: 1, LogStream.STDERR: 2}
 _STREAM_NAMES = {number: stream for stream, number in _STREAMS.items()}
@@ -266,26 +264,37 @@ class ServiceManager:
 
     # What is asked
 
-    async def start_service(self, caller: Caller, command: StartService) -> ServiceStarted:
+    async def start_service(
+        self, caller: Caller, command: StartService, timed_out: Callable[[], bool]
+    ) -> ServiceStarted:
         """Bring a service up, and what it depends on.
 
         Raises:
             NexusError: as the declaration of StartService lists; the start itself goes on where a policy says so.
         """
-        return await self._bring_up(command, lambda unit: unit.start(caller, command.environment, wait=command.wait))
+        return await self._bring_up(
+            command, timed_out, lambda unit: unit.start(caller, command.environment, wait=command.wait)
+        )
 
-    async def restart_service(self, caller: Caller, command: RestartService) -> ServiceStarted:
+    async def restart_service(
+        self, caller: Caller, command: RestartService, timed_out: Callable[[], bool]
+    ) -> ServiceStarted:
         """End a service's run, and bring it up as it was started or with a new environment; raises as a start."""
-        return await self._bring_up(command, lambda unit: unit.restart(caller, command.environment, wait=command.wait))
+        return await self._bring_up(
+            command, timed_out, lambda unit: unit.restart(caller, command.environment, wait=command.wait)
+        )
 
     async def _bring_up(
-        self, command: StartService | RestartService, bring: Callable[[Unit], Awaitable[None]]
+        self,
+        command: StartService | RestartService,
+        timed_out: Callable[[], bool],
+        bring: Callable[[Unit], Awaitable[None]],
     ) -> ServiceStarted:
         service = self._resolve(command.service)
         launch.refuse_without_command(service)
         before = self._started_at(service.id)
         unit = self.unit(service.id)
-        with _in_time(command.timeout_ms, service.name, unit):
+        with _in_time(timed_out, command.timeout_ms, service.name, unit):
             await bring(unit)
         return self._started(service.id, before)
 
@@ -313,7 +322,9 @@ class ServiceManager:
         names = [self._resolve(node).name for node in new]
         return ServiceStarted(service=self._resolve(service_id), started=names)
 
-    async def stop_service(self, caller: Caller, command: StopService) -> ServicesStopped:
+    async def stop_service(
+        self, caller: Caller, command: StopService, timed_out: Callable[[], bool]
+    ) -> ServicesStopped:
         """Stop a service, with ``cascade`` after all that need it.
 
         Raises:
@@ -341,7 +352,7 @@ class ServiceManager:
 
         # Those that nothing needs come first, so that each finds the tasks that it waits for.
         nodes = needing or {service.id: []}
-        with _in_time(command.timeout_ms, service.name):
+        with _in_time(timed_out, command.timeout_ms, service.name):
             for layer in graph.start_layers(nodes, nodes):
                 for node in layer:
                     tasks[node] = self._spawn(stop(node, nodes[node]))
@@ -471,22 +482,22 @@ class ServiceManager:
 
 
 class _in_time(contextlib.AbstractContextManager[None]):  # noqa: N801
-    """Says, when the time of a request is over, that what it asked for goes on.
+    """Replace the cancellation of a request by DeadlineExceeded if its deadline caused it, and say what goes on.
 
-    A start of ``unit`` does not, where it waits for the end of a stop.
+    ``timed_out`` tells whether the deadline caused it. The work goes on, but a start of ``unit`` that still waits for
+    the end of a stop is given up.
     """
 
-    def __init__(self, timeout_ms: int | None, name: str, unit: Unit | None = None) -> None:
+    def __init__(
+        self, timed_out: Callable[[], bool], timeout_ms: int | None, name: str, unit: Unit | None = None
+    ) -> None:
+        self._timed_out = timed_out
         self._timeout_ms = timeout_ms
         self._name = name
         self._unit = unit
-        self._began = time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
-        if kind is not asyncio.CancelledError or self._timeout_ms is None:
-            return
-        # Whoever cancels a request does so long before; its deadline does so now.
-        if time.monotonic() - self._began + _DEADLINE_SLACK_S >= self._timeout_ms / 1000:
+        if kind is asyncio.CancelledError and self._timed_out():
             goes_on = self._unit is None or not self._unit.resting
             what = "It goes on all the same" if goes_on else "It is still being stopped, and was not started"
             raise DeadlineExceeded(
