@@ -179,7 +179,7 @@ def test_sighup_names_what_needs_a_restart(daemon: DaemonProcess, root: Path) ->
 def test_sighup_with_a_wrong_file_keeps_the_old_values_and_says_why(daemon: DaemonProcess, wrong: str) -> None:
     _reload(daemon, "[limits]\nconnections = 7\n")
     log = _reload(daemon, wrong)
-    assert "was not reloaded, the old one stays" in log
+    assert "was not reloaded, the old one stays in force" in log
     assert "config.toml" in log
     with RawClient(daemon.socket_path) as client:
         assert client.call(Hello(client="t")).limits["connections"] == 7
