@@ -101,7 +101,7 @@ def make_manager(make_daemon: Make) -> Iterator[Callable[..., Manager]]:
         manager.close()
 
 
-def test_a_daemon_on_a_passed_socket_serves_and_leaves_the_socket(make_manager: Callable[..., Manager]) -> None:
+def test_passed_socket_is_served_and_left_in_place_at_exit(make_manager: Callable[..., Manager]) -> None:
     manager = make_manager()
     path = manager.daemon.socket_path
     inode = path.stat().st_ino
@@ -121,7 +121,7 @@ def test_a_daemon_on_a_passed_socket_serves_and_leaves_the_socket(make_manager: 
     assert "Traceback" not in manager.daemon.log()
 
 
-def test_no_child_takes_the_passed_socket_for_its_own(make_manager: Callable[..., Manager]) -> None:
+def test_passed_socket_is_not_inherited_by_children(make_manager: Callable[..., Manager]) -> None:
     manager = make_manager()
     process = manager.start_one()
     with RawClient(manager.daemon.socket_path) as client:
@@ -130,7 +130,7 @@ def test_no_child_takes_the_passed_socket_for_its_own(make_manager: Callable[...
     assert int(flags, 8) & os.O_CLOEXEC
 
 
-def test_a_passed_socket_for_another_process_is_not_ours(make_daemon: Make) -> None:
+def test_passed_socket_for_another_pid_is_ignored(make_daemon: Make) -> None:
     daemon = make_daemon()
     daemon.environment |= {"LISTEN_FDS": "1", "LISTEN_PID": "1"}
     daemon.start()
@@ -139,7 +139,9 @@ def test_a_passed_socket_for_another_process_is_not_ours(make_daemon: Make) -> N
 
 
 @pytest.mark.parametrize("kind", ["two", "datagram", "file", "not listening"])
-def test_what_is_no_listening_stream_socket_is_refused(make_daemon: Make, root: Path, kind: str) -> None:
+def test_passed_descriptor_that_is_no_listening_stream_socket_is_refused(
+    make_daemon: Make, root: Path, kind: str
+) -> None:
     daemon = make_daemon()
     with contextlib.ExitStack() as stack:
         type_ = socket.SOCK_DGRAM if kind == "datagram" else socket.SOCK_STREAM
@@ -162,7 +164,7 @@ def test_what_is_no_listening_stream_socket_is_refused(make_daemon: Make, root: 
 
 
 @pytest.mark.parametrize("problem", ["configuration", "database", "locked database", "log file"])
-def test_clients_that_wait_are_told_why_the_daemon_cannot_start(
+def test_failed_start_sends_its_reason_to_waiting_clients(
     make_manager: Callable[..., Manager], make_daemon: Make, root: Path, problem: str
 ) -> None:
     arguments = ("--log-file", str(root / "none" / "log")) if problem == "log file" else ()
@@ -188,7 +190,7 @@ def test_clients_that_wait_are_told_why_the_daemon_cannot_start(
 
 
 @pytest.mark.slow
-def test_idle_exits_lose_no_connection(make_manager: Callable[..., Manager]) -> None:
+def test_idle_exit_loses_no_connection(make_manager: Callable[..., Manager]) -> None:
     """Clients come after gaps around the time in which the daemon stops, so that many come at that very moment."""
     manager = make_manager("--idle-exit", "0.04")
     manager.run()
@@ -207,7 +209,7 @@ def test_idle_exits_lose_no_connection(make_manager: Callable[..., Manager]) -> 
     assert "Traceback" not in log
 
 
-def test_no_idle_exit_while_a_stream_is_open(make_manager: Callable[..., Manager]) -> None:
+def test_idle_exit_waits_for_open_streams(make_manager: Callable[..., Manager]) -> None:
     manager = make_manager("--idle-exit", "0.1")
     process = manager.start_one()
     with RawClient(manager.daemon.socket_path) as client:
@@ -220,7 +222,7 @@ def test_no_idle_exit_while_a_stream_is_open(make_manager: Callable[..., Manager
     assert process.wait(30) == 0
 
 
-def test_a_daemon_by_hand_refuses_where_the_service_manager_listens(
+def test_daemon_started_by_hand_refuses_a_socket_of_the_service_manager(
     make_manager: Callable[..., Manager], make_daemon: Make
 ) -> None:
     manager = make_manager()
@@ -256,7 +258,7 @@ def notified(root: Path) -> Iterator[Notified]:
     notified.sock.close()
 
 
-def test_the_service_manager_hears_of_readiness_reloads_the_watchdog_and_the_end(
+def test_notify_sends_readiness_reloads_watchdog_and_stop(
     make_manager: Callable[..., Manager], notified: Notified
 ) -> None:
     manager = make_manager()
@@ -275,7 +277,7 @@ def test_the_service_manager_hears_of_readiness_reloads_the_watchdog_and_the_end
     assert process.wait(30) == 0
 
 
-def test_the_service_manager_hears_why_a_start_failed(make_manager: Callable[..., Manager], notified: Notified) -> None:
+def test_notify_sends_the_reason_of_a_failed_start(make_manager: Callable[..., Manager], notified: Notified) -> None:
     manager = make_manager(config="[limits]\nconnections = 0\n")
     manager.daemon.environment["NOTIFY_SOCKET"] = str(notified.path)
     process = manager.start_one()
@@ -283,7 +285,7 @@ def test_the_service_manager_hears_why_a_start_failed(make_manager: Callable[...
     assert process.wait(30) == 78
 
 
-def test_a_service_manager_that_does_not_listen_stops_nobody(make_daemon: Make, root: Path) -> None:
+def test_notify_socket_without_a_listener_does_not_stop_the_start(make_daemon: Make, root: Path) -> None:
     daemon = make_daemon()
     daemon.environment["NOTIFY_SOCKET"] = str(root / "nobody.sock")
     with daemon.log_path.open("ab") as log:

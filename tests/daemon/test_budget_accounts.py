@@ -58,9 +58,7 @@ def test_send_budget_is_spent_only_above_the_limit_and_follows_a_changed_limit(b
     assert not budgets.send_budget_spent()
 
 
-def test_recheck_wakes_all_that_wait_for_it_and_not_those_that_wait_later(
-    budgets: Budgets, loop: asyncio.AbstractEventLoop
-) -> None:
+def test_recheck_wakes_present_waiters_and_not_later_ones(budgets: Budgets, loop: asyncio.AbstractEventLoop) -> None:
     tasks = [loop.create_task(budgets.wait_for_recheck()) for _ in range(3)]
     _turn(loop)
     budgets.recheck()
@@ -113,7 +111,7 @@ def test_account_above_the_free_bytes_may_receive_until_the_budget_is_spent(budg
     assert not account.may_receive()
 
 
-def test_exemption_is_for_one_connection_until_it_holds_little_again(
+def test_exemption_is_for_one_connection_until_it_holds_only_free_bytes(
     budgets: Budgets, loop: asyncio.AbstractEventLoop, rechecks: _Rechecks
 ) -> None:
     accounts = [ReceiveAccount(budgets) for _ in range(3)]

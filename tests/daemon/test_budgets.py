@@ -34,7 +34,7 @@ def _send_what_goes(client: RawClient, data: bytes) -> int:
     return len(data) - len(view)
 
 
-def test_half_frames_that_spend_the_receive_budget_stop_nobody_who_is_small_and_end_in_time(
+def test_receive_budget_spent_by_half_frames_lets_small_requests_through_and_is_freed_in_time(
     make_toy: Callable[..., ToyServer],
 ) -> None:
     toy = make_toy(receive_budget_bytes=MIB, frame_timeout_s=2)
@@ -54,7 +54,7 @@ def test_half_frames_that_spend_the_receive_budget_stop_nobody_who_is_small_and_
     wait_until(lambda: toy.server.budgets.received_bytes == 0, "an empty account")
 
 
-def test_input_that_nobody_takes_counts_and_ends_the_streams_that_pass_the_budget(
+def test_unread_input_counts_in_the_receive_budget_and_ends_streams_that_exceed_it(
     make_toy: Callable[..., ToyServer],
 ) -> None:
     toy = make_toy(receive_budget_bytes=MIB)
@@ -86,7 +86,7 @@ def test_input_that_nobody_takes_counts_and_ends_the_streams_that_pass_the_budge
     wait_until(lambda: toy.server.budgets.received_bytes == toy.server.budgets.input_bytes == 0, "an empty account")
 
 
-def test_input_of_a_stream_that_never_began_is_given_back(toy: ToyServer) -> None:
+def test_input_of_a_stream_that_never_began_is_no_longer_counted(toy: ToyServer) -> None:
     client = toy.connect()
     client.call(Count())
     pause = threading.Event()
@@ -126,7 +126,7 @@ def test_a_client_that_reads_slowly_is_served_to_the_end(make_toy: Callable[...,
         assert len(client.payload(sequence)) > 50 * KIB
 
 
-def test_one_connection_too_many_is_told_so_and_one_that_ends_makes_room(make_toy: Callable[..., ToyServer]) -> None:
+def test_connection_above_the_limit_is_refused_until_another_one_closes(make_toy: Callable[..., ToyServer]) -> None:
     toy = make_toy(connections=3)
     clients = [toy.connect() for _ in range(3)]
     for client in clients:
@@ -139,7 +139,7 @@ def test_one_connection_too_many_is_told_so_and_one_that_ends_makes_room(make_to
     assert toy.connect().call(Count()).size_bytes == 1
 
 
-def test_a_byte_at_a_time_makes_whole_frames(toy: ToyServer) -> None:
+def test_frame_sent_byte_by_byte_is_assembled(toy: ToyServer) -> None:
     client = toy.connect()
     client.engine.send_request(Count.info.code)
     for byte in encode_frame(Count.info.code, 1, b"\x80"):
@@ -147,7 +147,7 @@ def test_a_byte_at_a_time_makes_whole_frames(toy: ToyServer) -> None:
     assert client.result(1) == {"size_bytes": 1}
 
 
-def test_large_frames_that_together_pass_the_receive_budget_all_arrive(make_toy: Callable[..., ToyServer]) -> None:
+def test_large_frames_that_together_exceed_the_receive_budget_all_arrive(make_toy: Callable[..., ToyServer]) -> None:
     toy = make_toy(receive_budget_bytes=MIB)
     clients = [toy.connect() for _ in range(8)]
     whole = frame(Swallow(bytes(2 * MIB)), 1)

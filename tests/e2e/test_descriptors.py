@@ -51,7 +51,7 @@ def recorded(root: Path) -> Iterator[RecordedDaemon]:
     daemon.close()
 
 
-def test_nothing_but_sqlite_opens_the_database(recorded: RecordedDaemon) -> None:
+def test_only_sqlite_opens_the_database_files(recorded: RecordedDaemon) -> None:
     for kill in (False, True):
         with BlockingClient(recorded.socket_path) as nexus:
             for i in range(20):

@@ -25,7 +25,7 @@ def refused(nexus: BlockingClient, command: CreateVm | DeleteVm | BackupDatabase
     assert caught.value.hint
 
 
-def test_on_a_full_disk_writes_are_refused_reads_go_on_and_room_heals_it(
+def test_full_disk_refuses_writes_serves_reads_and_recovers_with_free_space(
     root: Path, make_daemon: Callable[..., DaemonProcess]
 ) -> None:
     daemon = make_daemon()

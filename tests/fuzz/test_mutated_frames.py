@@ -222,7 +222,7 @@ def _one_connection(daemon: DaemonProcess, rng: random.Random, outcome: _Outcome
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_mutated_frames_harm_nobody(fuzzed: DaemonProcess) -> None:
+def test_mutated_frames_do_not_harm_other_clients_memory_or_data(fuzzed: DaemonProcess) -> None:
     with RawClient(fuzzed.socket_path) as canary:
         canary.call(Ping())
         before = fuzzed.rss_bytes()
@@ -290,9 +290,7 @@ def _check_store(daemon: DaemonProcess, canary: RawClient, outcomes: list[_Outco
 
 @settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chunks=st.lists(st.binary(max_size=200), max_size=6))
-def test_any_bytes_in_any_cuts_end_or_leave_the_connection_and_nothing_else(
-    fuzzed: DaemonProcess, chunks: list[bytes]
-) -> None:
+def test_random_bytes_in_random_chunks_affect_only_their_connection(fuzzed: DaemonProcess, chunks: list[bytes]) -> None:
     with RawClient(fuzzed.socket_path) as client:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for chunk in chunks:
@@ -311,7 +309,9 @@ _HEADERS = st.builds(
 
 @settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frames=st.lists(_HEADERS, max_size=12), cut=st.integers(1, 64))
-def test_any_frames_in_any_cuts_are_answered_or_refused(fuzzed: DaemonProcess, frames: list[bytes], cut: int) -> None:
+def test_random_frames_in_random_chunks_are_answered_or_refused(
+    fuzzed: DaemonProcess, frames: list[bytes], cut: int
+) -> None:
     data = b"".join(frames)
     with RawClient(fuzzed.socket_path) as client:
         client.engine._open.update(range(1, 6))
