@@ -191,8 +191,8 @@ class ClientSession:
         """
         if self._reading and self._socket is not None:
             self._on_readable()
-        said_hello_at_most = self._last_code in (0, Hello.info.code) and not self._tasks
-        if said_hello_at_most and self._loop.time() - self._accepted_at < _FIRST_REQUEST_S:
+        no_request_yet = self._last_code in (0, Hello.info.code) and not self._tasks
+        if no_request_yet and self._loop.time() - self._accepted_at < _FIRST_REQUEST_S:
             self._loop.call_later(_FIRST_REQUEST_S, self._drain)
         else:
             self._drain()
@@ -309,7 +309,7 @@ class ClientSession:
         self._reading = False
 
     def _update_reading(self) -> None:
-        """Read while there is room for more requests and for their replies."""
+        """Start or stop reading: read while there is room for more requests and for their replies."""
         self._account_received()
         wanted = (
             not self._ended

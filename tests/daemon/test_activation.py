@@ -1,4 +1,4 @@
-"""A socket passed by a service manager, which this test plays: it listens, and starts a daemon when somebody comes."""
+"""Socket activation. The test acts as the service manager: it listens, and starts a daemon when a client connects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class Manager:
-    """What a service manager does for nexus.socket and nexus.service."""
+    """Does what a service manager does for nexus.socket and nexus.service."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self.daemon = daemon
@@ -64,7 +64,7 @@ class Manager:
         return self.process
 
     def run(self) -> None:
-        """Start one whenever somebody waits and none runs, until ``close``."""
+        """Start a daemon whenever a client waits and none runs, until ``close``."""
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -76,7 +76,7 @@ class Manager:
             self.exit_codes.append(self.start_one().wait())
 
     def close(self) -> None:
-        """End everything."""
+        """Stop the thread and the daemon, and close the socket."""
         os.close(self._stop)  # the other end becomes readable
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
@@ -113,7 +113,7 @@ def test_passed_socket_is_served_and_left_in_place_at_exit(make_manager: Callabl
     assert process.wait(30) == 0
     assert path.stat().st_ino == inode
     assert "the passed socket" in manager.daemon.log()
-    # Who comes meanwhile waits for the next one.
+    # A client that connects while no daemon runs waits for the next one.
     with RawClient(path) as client:
         sequence = client.begin(Ping(b"early"))
         manager.start_one()
@@ -191,7 +191,7 @@ def test_failed_start_sends_its_reason_to_waiting_clients(
 
 @pytest.mark.slow
 def test_idle_exit_loses_no_connection(make_manager: Callable[..., Manager]) -> None:
-    """Clients come after gaps around the time in which the daemon stops, so that many come at that very moment."""
+    """Clients connect after pauses of about the idle time, so that many connect just as the daemon stops."""
     manager = make_manager("--idle-exit", "0.04")
     manager.run()
     rng = random.Random(1)
@@ -201,7 +201,7 @@ def test_idle_exit_loses_no_connection(make_manager: Callable[..., Manager]) -> 
         with RawClient(manager.daemon.socket_path) as client:
             assert client.call(Ping(b"%d" % count)).payload == b"%d" % count
         count += 1
-        assert count < 2000, "it never stops when idle"
+        assert count < 2000, "the daemon never stops when idle"
         gap.poll(rng.uniform(30, 60))
     assert set(manager.exit_codes) == {0}
     log = manager.daemon.log()
@@ -233,7 +233,7 @@ def test_daemon_started_by_hand_refuses_a_socket_of_the_service_manager(
 
 
 class Notified:
-    """The messages that a daemon sends to its service manager."""
+    """Receives the messages that a daemon sends to its service manager."""
 
     def __init__(self, root: Path) -> None:
         self.path = root / "manager.sock"
@@ -243,7 +243,7 @@ class Notified:
         self.messages: list[str] = []
 
     def wait_for(self, text: str) -> str:
-        """The next message with ``text``."""
+        """Wait for the next message that contains ``text``."""
         while True:
             self.messages.append(self.sock.recv(4096).decode())
             if text in self.messages[-1]:
@@ -252,7 +252,7 @@ class Notified:
 
 @pytest.fixture
 def notified(root: Path) -> Iterator[Notified]:
-    """A service manager that listens to messages."""
+    """The notification socket of a service manager."""
     notified = Notified(root)
     yield notified
     notified.sock.close()
@@ -287,7 +287,7 @@ def test_notify_sends_the_reason_of_a_failed_start(make_manager: Callable[..., M
 
 def test_notify_socket_without_a_listener_does_not_stop_the_start(make_daemon: Make, root: Path) -> None:
     daemon = make_daemon()
-    daemon.environment["NOTIFY_SOCKET"] = str(root / "nobody.sock")
+    daemon.environment["NOTIFY_SOCKET"] = str(root / "missing.sock")
     with daemon.log_path.open("ab") as log:
         daemon.process = subprocess.Popen(daemon.command(), env=daemon.environment, stdout=log, stderr=log)
     wait_until(lambda: "listening on" in daemon.log(), "a daemon that listens")

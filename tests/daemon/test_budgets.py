@@ -1,4 +1,4 @@
-"""What all connections together may hold: nobody's half frames and unread replies starve the others."""
+"""The byte budgets over all connections: half frames and unread replies of some clients do not starve the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _half_a_frame(size: int) -> bytes:
 
 
 def _send_what_goes(client: RawClient, data: bytes) -> int:
-    """Send until the socket takes no more; gives how much that was."""
+    """Send until the socket takes no more; return the number of bytes sent."""
     view = memoryview(data)
     timeout = client.sock.gettimeout()
     client.sock.setblocking(False)
@@ -42,7 +42,7 @@ def test_receive_budget_spent_by_half_frames_lets_small_requests_through_and_is_
     for hog in hogs:
         _send_what_goes(hog, _half_a_frame(900 * KIB))
     wait_until(toy.server.budgets.receive_budget_spent, "a spent budget")
-    # The budget, the one frame that is read all the same, and what anybody may hold with one read more.
+    # The budget, the one exempt frame, and for each connection its free bytes and one more read.
     assert toy.server.budgets.received_bytes < MIB + 900 * KIB + 8 * 2 * 64 * KIB
     with RawClient(toy.path) as small:
         for _ in range(20):
@@ -64,7 +64,7 @@ def test_unread_input_counts_in_the_receive_budget_and_ends_streams_that_exceed_
         stream = hog.begin(Deaf())
         for _ in range(4):
             hog.send_bytes(hog.engine.send_input(stream, bytes(60 * KIB)))
-        hog.call(Count())  # whoever holds much is still heard, and may cancel
+        hog.call(Count())  # a connection that holds much is still read, and may cancel
         if stream in hog.last_sequences():
             error = hog.error(stream)
             assert isinstance(error, ResourceExhausted)
@@ -92,7 +92,7 @@ def test_input_of_a_stream_that_never_began_is_no_longer_counted(toy: ToyServer)
     pause = threading.Event()
     toy.loop.call_soon_threadsafe(pause.wait, 60)
     stream, data = client.engine.send_request(Deaf.info.code, takes_input=True)
-    # A reply that cannot be sent ends the connection in the very turn in which the stream is opened.
+    # A reply that cannot be sent ends the connection in the same turn of the loop in which the stream is opened.
     client.sock.sendall(frame(Count(), stream + 1) + data + client.engine.send_input(stream, bytes(20 * KIB)))
     client.close()
     pause.set()
@@ -109,7 +109,7 @@ def test_unread_replies_of_many_connections_stay_within_the_send_budget(make_toy
     with RawClient(toy.path) as reader:
         for _ in range(50):
             assert len(reader.call(Produce(60 * KIB)).data) == 60 * KIB
-    # The budget, and one reply more for each connection.
+    # The budget, and one more reply for each connection.
     assert toy.server.budgets.unsent_bytes < 2 * MIB + 26 * 64 * KIB
     wait_until(
         lambda: not toy.server.budgets.send_budget_spent() and 1 <= toy.server.connections() < 24,

@@ -1,4 +1,4 @@
-"""Input that comes before its stream is opened: the credit holds from the request on, so nothing of it may be lost."""
+"""Input that arrives before its stream is opened: its credit is valid from the request on, so none may be lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests of one connection: how many are at work, what Cancel does, what a fault and a deadline look like."""
+"""Requests of one connection: limits, Cancel, unexpected exceptions, deadlines and draining."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_cancel_works_while_a_request_waits_and_runs_and_is_ignored_after_its_en
     running, queued, last = client.begin_many([Hold(), Hold(), Count()])
     client.cancel(queued)
     assert isinstance(client.error(queued), Cancelled)
-    assert toy.cancelled == 0, "what waits was never begun"
+    assert toy.cancelled == 0, "a waiting request was never begun"
     client.cancel(running)
     assert isinstance(client.error(running), Cancelled)
     assert toy.cancelled == 1
@@ -187,7 +187,7 @@ def test_undecodable_payload_is_invalid_argument_and_leaves_the_connection_open(
 
 def test_half_closed_client_gets_every_reply_that_it_asked_for(toy: ToyServer) -> None:
     client = toy.connect()
-    # Small ones first, so that the end is seen while there is room, then more than there is room for.
+    # Small replies first, so that the daemon sees the end of input while it has room; then more than it has room for.
     sequences = client.begin_many([Count()] * 200 + [Produce(100_000)] * 60 + [Count()] * 200)
     client.half_close()
     client.read_to_end()
@@ -238,7 +238,7 @@ def test_client_of_another_user_is_refused(toy: ToyServer) -> None:
 
 
 def test_ignored_frames_reset_the_frame_timeout_like_others(make_daemon: Callable[..., DaemonProcess]) -> None:
-    """Cancels for what is not open, each read ending within one, for longer than a frame may take."""
+    """Cancels for a request that is not open, each read ending within one, for longer than a frame may take."""
     daemon = make_daemon(config="[limits]\nframe_timeout_s = 2\n").start()
     cancel = encode_frame(CANCEL, 4711)
     with RawClient(daemon.socket_path) as client, RawClient(daemon.socket_path) as other:

@@ -1,4 +1,4 @@
-"""Starts that are refused: each a sentence with what to do, an exit code, and never a traceback."""
+"""Refused starts: each gives one sentence, a hint and an exit code, and never a traceback."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ EX_CONFIG = 78
 
 
 def refusal(daemon: DaemonProcess, exit_code: int = 1) -> str:
-    """What a daemon says that is expected not to start."""
+    """Run a daemon that must fail to start; return its message."""
     code, output = daemon.run_to_failure()
     assert code == exit_code, output
     assert "Traceback" not in output
-    # Above the refusal there may be lines of the log.
+    # Lines of the log may come before the message.
     said = output[output.index("nexusd: ") :]
     sentence, _, hint = said.partition("\n  ")
     assert sentence.startswith("nexusd: cannot "), said
-    assert hint.strip(), f"no word on what to do: {said}"
+    assert hint.strip(), f"no hint: {said}"
     return said
 
 
 @contextlib.contextmanager
 def read_only(daemon: DaemonProcess, directory: Path) -> Iterator[None]:
-    """Run the daemon where it cannot write to a directory: by its mode, or for root, who minds none, by a mount."""
+    """Make a directory read-only for the daemon: by its mode, or, since root ignores modes, by a mount."""
     if os.geteuid() != 0:
         directory.chmod(0o500)
         yield
@@ -100,7 +100,7 @@ def test_one_of_several_daemons_started_at_once_runs(make_daemon: Make) -> None:
 
 def test_stale_socket_file_is_replaced(daemon: DaemonProcess) -> None:
     daemon.kill()
-    assert stat.S_ISSOCK(daemon.socket_path.lstat().st_mode), "kill -9 leaves it"
+    assert stat.S_ISSOCK(daemon.socket_path.lstat().st_mode), "kill -9 leaves the file"
     daemon.start()
     with RawClient(daemon.socket_path) as client:
         assert client.call(GetSystemStatus()).pid == daemon.pid
@@ -126,7 +126,7 @@ def test_socket_of_another_listener_is_refused_and_kept(make_daemon: Make) -> No
         assert daemon.socket_path.exists()
         other.setblocking(False)
         with pytest.raises(BlockingIOError):
-            other.accept()  # it was not even asked
+            other.accept()  # the daemon did not connect to it
 
 
 def test_longest_socket_path_works_and_one_byte_more_is_refused(make_daemon: Make, root: Path) -> None:
@@ -258,7 +258,7 @@ CONFIGS = [
 @pytest.mark.parametrize(("text", "line", "key"), CONFIGS, ids=[key or text for text, _, key in CONFIGS])
 def test_invalid_configuration_error_names_file_line_and_key(make_daemon: Make, text: str, line: int, key: str) -> None:
     daemon = make_daemon(config=text)
-    said = refusal(daemon, EX_CONFIG)  # so that the service manager does not try again and again
+    said = refusal(daemon, EX_CONFIG)  # so that the service manager does not restart it
     assert str(daemon.root / "config" / "nexus" / "config.toml") in said
     assert f"line {line}" in said
     assert key in said
@@ -341,7 +341,7 @@ def test_signal_during_the_start_exits_0_and_leaves_no_socket(
     daemon = make_daemon().start()
     daemon.stop()
     with contextlib.closing(sqlite3.connect(daemon.database, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")  # the start waits for it
+        other.execute("BEGIN EXCLUSIVE")  # the start waits for this lock
         with daemon.log_path.open("ab") as log:
             process = subprocess.Popen(daemon.command(), env=daemon.environment, stdout=log, stderr=log)
         wait_until(daemon.socket_path.exists, "the socket")

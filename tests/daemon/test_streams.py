@@ -1,4 +1,4 @@
-"""Streams that take Input: the echo, the credit, and what breaks them."""
+"""Streams that take Input: order, credit, limits, and invalid Input."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_input_of_exactly_the_credit_is_taken_and_one_byte_more_ends_the_stream(
     stream = client.begin(Deaf())
     client.send_bytes(_raw_input(stream, {"data": bytes(INPUT_CREDIT)}))
     assert client.call(Count()).size_bytes == 1
-    assert not client.last_sequences(), "the credit was kept"
+    assert not client.last_sequences(), "the stream is still open"
     client.send_bytes(_raw_input(stream, {"data": b"x"}))
     error = client.error(stream)
     assert isinstance(error, ResourceExhausted)

@@ -1,4 +1,4 @@
-"""Many clients at once: every name and CID is given once, and each clash has exactly one winner."""
+"""Many clients at once: every name and CID is given once, and exactly one of several conflicting requests succeeds."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _create_all(daemon: DaemonProcess, names: list[str]) -> dict[str, Vm | Nexus
 @pytest.mark.slow
 def test_50_clients_create_200_vms_each_and_one_wins_each_shared_name(daemon: DaemonProcess) -> None:
     rng = random.Random(7)
-    # Half of the names are a client's own, half are wanted by all.
+    # Half of each client's names are its own, the other half are shared by all clients.
     wanted = []
     for number in range(CLIENTS):
         names = [f"own-{number}-{i}" for i in range(VMS // 2)] + [f"shared-{i}" for i in range(VMS // 2)]

@@ -1,4 +1,4 @@
-"""Watching events: each one once and in order, whatever happens to the watcher and to the daemon."""
+"""Watching events: each event once and in order, across lost connections and restarts of the daemon."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DAY_MS = 24 * 60 * 60 * 1000
 
 
 def _events(client: RawClient, **wanted: Any) -> list[dict[str, Any]]:
-    """Everything up to now."""
+    """All events up to now."""
     sequence = client.begin(WatchEvents(follow=False, **wanted))
     events = list(client.items(sequence))
     client.result(sequence)
@@ -32,7 +32,7 @@ def _events(client: RawClient, **wanted: Any) -> list[dict[str, Any]]:
 
 
 class _Watcher(threading.Thread):
-    """Follows the events, loses its connection at random, and goes on where it was."""
+    """Follows the events, closes its connection at random, and resumes after the last event that it saw."""
 
     def __init__(self, daemon: DaemonProcess, seed: int, stop_after: Callable[[], int | None]) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ def test_event_has_kind_subject_detail_and_caller(daemon: DaemonProcess) -> None
 
 @pytest.fixture
 def varied(daemon: DaemonProcess) -> DaemonProcess:
-    """A daemon with events of several kinds, some of which only another program could have written."""
+    """A daemon with events of several kinds, some with kinds that no command writes."""
     assert daemon.stop() == 0
     with contextlib.closing(sqlite3.connect(daemon.database)) as connection:
         for kind, subject in [
@@ -230,7 +230,7 @@ def test_old_events_are_pruned_and_a_cursor_into_them_gets_where_to_resume(
     now = int(time.time() * 1000)
     _insert_events(daemon, 5000, now - 3 * DAY_MS)
     _insert_events(daemon, 10, now - DAY_MS)
-    # The first event is new: nothing behind it goes, so that what is kept has no holes.
+    # The first event is new. No later event is deleted before it, so that the kept numbers have no holes.
     daemon.start()
     with RawClient(daemon.socket_path) as client:
         assert len(_events(client)) == 5011

@@ -1,4 +1,4 @@
-"""Hostile clients against a real daemon: others are served, its memory stays flat, its log has no traceback."""
+"""Hostile clients against a real daemon: it serves other clients, its memory stays flat, its log has no traceback."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ requests_per_connection = 8
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[DaemonProcess]:
-    """A daemon whose times are short, with enough VMs in it for pages of 1 MiB."""
+    """A daemon with short timeouts and enough VMs for pages of 1 MiB."""
     root = short_directory()
     daemon = DaemonProcess(root, config=IMPATIENT)
     try:
@@ -63,14 +63,14 @@ def impatient() -> Iterator[DaemonProcess]:
 
 @pytest.fixture
 def client(impatient: DaemonProcess) -> Iterator[RawClient]:
-    """A connection to it."""
+    """A connection to ``impatient``."""
     with RawClient(impatient.socket_path) as client:
         yield client
 
 
 @contextlib.contextmanager
 def unharmed(daemon: DaemonProcess) -> Iterator[RawClient]:
-    """A neighbour, who is served before and after, while the daemon does not grow."""
+    """Check that another client is served before and after the block, and that the daemon's memory does not grow."""
     with RawClient(daemon.socket_path) as neighbour:
         neighbour.call(Ping(b"before"))
         before = daemon.rss_bytes()
@@ -127,7 +127,7 @@ def test_invalid_frame_is_answered_before_the_connection_is_closed(
     impatient: DaemonProcess, client: RawClient, data: bytes, expected: type[NexusError]
 ) -> None:
     client.engine.send_request(42)
-    # More follows, unread: the answer must be readable all the same, before an end or a reset.
+    # The daemon does not read the bytes that follow. The answer must be readable nevertheless, before an end or reset.
     with contextlib.suppress(BrokenPipeError):
         client.send_bytes(data + bytes(300_000))
     client.read_to_end()
@@ -152,7 +152,7 @@ def test_unfinished_frame_closes_the_connection(impatient: DaemonProcess, client
 def test_connection_idle_between_frames_stays_open(impatient: DaemonProcess, client: RawClient) -> None:
     client.call(Ping())
     with RawClient(impatient.socket_path) as slow:
-        slow.read_to_end()  # which takes longer than a frame may
+        slow.read_to_end()  # takes longer than the frame timeout
     assert client.call(Ping(b"still here")).payload == b"still here"
 
 
@@ -176,7 +176,7 @@ def test_600_connections_give_512_served_and_88_refused(impatient: DaemonProcess
         refused = 0
         for _ in range(600):
             client = stack.enter_context(RawClient(impatient.socket_path))
-            try:  # each at once: this daemon does not wait long for a first frame
+            try:  # at once, because this daemon has a short timeout for the first frame
                 client.call(Ping())
             except (EOFError, BrokenPipeError):
                 assert isinstance(client.read_to_end(), ResourceExhausted)
@@ -189,7 +189,7 @@ def test_600_connections_give_512_served_and_88_refused(impatient: DaemonProcess
 
 
 def _pour(sock: socket.socket, data: bytes, seconds: float) -> int:
-    """Send again and again without ever reading, until the daemon takes no more for so long; gives the bytes."""
+    """Send repeatedly without reading, until the daemon takes nothing for ``seconds``; return the bytes sent."""
     sock.setblocking(False)
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
@@ -257,8 +257,8 @@ BOMBS = {
     "twelve thousand empty maps": b"\x82\xa3key\xa1k\xa5value\xdc\x2e\xe0" + b"\x80" * 12_000,
     "sixty thousand empty maps": b"\x82\xa3key\xa1k\xa5value\xdc\xea\x60" + b"\x80" * 60_000,
     "forty levels": b"\x82\xa3key\xa1k\xa5value" + b"\x91" * 40 + b"\x80",
-    "the top is a bomb": b"\xdf\xff\xff\xff\xff" + b"\xa1k\x80" * 1000,
-    "a key that is a bomb": b"\x81" + b"\x91" * 60_000,
+    "a huge map at the top": b"\xdf\xff\xff\xff\xff" + b"\xa1k\x80" * 1000,
+    "a deeply nested key": b"\x81" + b"\x91" * 60_000,
 }
 
 
@@ -268,7 +268,7 @@ def test_messagepack_bomb_is_invalid_argument(
     impatient: DaemonProcess, client: RawClient, name: str, code: int
 ) -> None:
     with unharmed(impatient):
-        # A setting may have 16 KiB: above that the connection ends before anything is decoded.
+        # A setting may have 16 KiB: a larger payload closes the connection before it is decoded.
         payload = BOMBS[name] if code != 47 else BOMBS[name][:16_000]
         assert isinstance(client.error(client.begin_raw(code, payload)), InvalidArgument)
         assert client.call(Ping(b"stays")).payload == b"stays"
@@ -337,7 +337,7 @@ def test_connection_closed_within_a_frame_leaves_no_request_behind(impatient: Da
 
 
 def test_half_closed_client_gets_replies_that_wait_for_room(impatient: DaemonProcess, client: RawClient) -> None:
-    # Small ones first, so that the daemon sees the end before it runs out of room for the large ones.
+    # Small replies first, so that the daemon sees the end of input before it runs out of room for the large ones.
     sequences = client.begin_many([Ping()] * 100 + [Describe()] * 250)
     client.half_close()
     client.read_to_end()

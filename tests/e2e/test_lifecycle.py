@@ -1,4 +1,4 @@
-"""From start to stop: signals, draining, reloading, and who is let in."""
+"""The life of a daemon: signals, draining, reloading, and which users it serves."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def test_stop_signal_finishes_requests_ends_streams_removes_the_socket_and_exits
 
 
 def test_repeated_signals_during_the_stop_do_not_disturb_it(daemon: DaemonProcess) -> None:
-    """Until the very last moment: the daemon must not die of one when it has nearly finished."""
+    """A signal must not kill the daemon even at the very end of its stop."""
     pace = select.poll()
     rounds = 0
-    while rounds < 3:  # on a busy machine it may be over before the second one
+    while rounds < 3:  # on a busy machine the daemon may have ended before the second signal
         assert daemon.process is not None
         rounds = 0
         while daemon.process.poll() is None:
@@ -127,11 +127,11 @@ def test_stop_does_not_remove_a_socket_file_that_replaced_its_own(daemon: Daemon
 
 
 def _reload(daemon: DaemonProcess, config: str) -> str:
-    """Give it a new file and SIGHUP; gives what it logs about that."""
+    """Write a new configuration and send SIGHUP; return the log lines that follow."""
     before = len(daemon.log())
     daemon.write_config(config)
     daemon.signal(signal.SIGHUP)
-    wait_until(lambda: "reloaded" in daemon.log()[before:], "a word about the reload")
+    wait_until(lambda: "reloaded" in daemon.log()[before:], "the log line of the reload")
     return daemon.log()[before:]
 
 
@@ -157,7 +157,7 @@ def test_sighup_applies_the_log_level(daemon: DaemonProcess) -> None:
     daemon.write_config('[daemon]\nlog_level = "warning"\n')
     daemon.signal(signal.SIGHUP)
     with RawClient(daemon.socket_path) as client:
-        # Signals and requests are handled in one loop; a few turns later it has been read.
+        # Signals and requests are handled in one loop: after an answered request the file has been read.
         wait_until(lambda: client.call(Ping(b"x")).payload == b"x", "an answer")
     before = len(daemon.log())
     assert daemon.stop() == 0
@@ -196,20 +196,20 @@ def test_sighup_after_removal_of_the_file_applies_the_defaults(daemon: DaemonPro
         assert client.call(Hello(client="t")).limits["connections"] == 512
 
 
-# Who is let in
+# Which users are served
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-@pytest.mark.parametrize("uid", [4711, 65534], ids=["a stranger", "the overflow user"])
+@pytest.mark.parametrize("uid", [4711, 65534], ids=["other user", "overflow user"])
 def test_client_of_another_user_is_refused(daemon: DaemonProcess, root: Path, uid: int) -> None:
-    # The modes alone would keep it out: open them, to see that the daemon does not rely on them.
+    # The file modes alone would refuse the other user: open them, to test the daemon's own check.
     for path in (root, root / "run", daemon.socket_path.parent):
         path.chmod(0o711)
     daemon.socket_path.chmod(0o666)
     here, there = socket.socketpair()
     child = os.fork()
     if not child:
-        # Nothing of the test may run in this process beside the connection.
+        # In this process nothing of the test may run but the connection.
         try:
             os.setresuid(uid, uid, uid)
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
