@@ -21,11 +21,6 @@ DISPATCH = load_capabilities()
 
 EXCEPTIONS: set[Violation] = {
     Violation("circle", "nexus.cli.app", "nexus.cli.app nexus.cli.find_daemon"),
-    Violation(
-        "circle",
-        "nexus.daemon.client_session",
-        "nexus.daemon.client_session nexus.daemon.send_buffer nexus.daemon.server nexus.daemon.streams",
-    ),
     Violation("circle", "nexus.plugins.lua", "nexus.plugins.lua nexus.plugins.registry"),
     Violation("import", "nexus.cli.apply", "nexus.services.cli.status"),
     Violation("import", "nexus.cli.daemon", "nexus.services.cli.status"),

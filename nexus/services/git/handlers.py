@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from nexus_protocol import NexusError
@@ -49,6 +49,7 @@ from nexus.services.records import (
     Service,
 )
 from nexus.services.states import GitAuthType
+from nexus.streams import send_progress
 
 __all__ = [
     "checkout_branch",
@@ -59,8 +60,6 @@ __all__ = [
     "git_log",
     "git_pull",
 ]
-
-T = TypeVar("T")
 
 _HINTS: dict[type[NexusError], str] = {
     GitDetached: "Check out a branch: nexusctl service git checkout {name} BRANCH",
@@ -126,7 +125,7 @@ async def git_list_branches(ctx: Context, command: GitListBranches) -> GitBranch
 async def git_pull(ctx: Context, command: GitPull, stream: Stream[GitProgress]) -> RepoStatus:
     service, repository = _repository(ctx, command.service, await _token(ctx, command.service, command.token))
     with _with_hint(service):
-        pulled = await _with_progress(stream, lambda report: repository.pull(report))
+        pulled = await send_progress(stream, lambda report: repository.pull(lambda done: report(_progress(done))))
     status = _status(repository, await repository.status())
     if pulled.before != pulled.after:
         await _record(ctx, service, "pulled", {"from": pulled.before, "to": pulled.after, "commits": pulled.commits})
@@ -147,7 +146,7 @@ async def git_clone(ctx: Context, command: GitClone, stream: Stream[GitProgress]
         )
     token = await _token(ctx, command.service, command.token)
     url, path = service.repo_url, Path(service.repo_path)
-    repository = await _with_progress(
+    repository = await send_progress(
         stream,
         lambda report: clone(
             url,
@@ -155,7 +154,7 @@ async def git_clone(ctx: Context, command: GitClone, stream: Stream[GitProgress]
             branch=service.git_branch,
             auth=service.git_auth_type.value,
             token=token,
-            progress=report,
+            progress=lambda done: report(_progress(done)),
         ),
     )
     state = await repository.status()
@@ -229,30 +228,8 @@ def _read_token(name: str, path: str) -> str:
     return text
 
 
-async def _with_progress(stream: Stream[GitProgress], work: Callable[[Callable[[Progress], None]], Awaitable[T]]) -> T:
-    """Run the work and stream its progress; a client that reads slowly gets only the latest step."""
-    latest: list[Progress] = []
-    wake = asyncio.Event()
-
-    def report(progress: Progress) -> None:
-        latest[:] = [progress]
-        wake.set()
-
-    task = asyncio.ensure_future(work(report))
-    task.add_done_callback(lambda _task: wake.set())
-    try:
-        while True:
-            await wake.wait()
-            wake.clear()
-            while latest:
-                progress = latest.pop()
-                await stream.send(GitProgress(progress.phase, progress.percent, progress.done, progress.total))
-            if task.done():
-                return task.result()
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task])
+def _progress(progress: Progress) -> GitProgress:
+    return GitProgress(progress.phase, progress.percent, progress.done, progress.total)
 
 
 def _status(repository: Repository, state: RepoState) -> RepoStatus:
