@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from nexus_protocol.errors import ReportedError
+
 from nexus.paths import config_directory, default_socket_path, environment_path
 
 __all__ = [
@@ -28,15 +30,11 @@ __all__ = [
 _KIB, _MIB = 1024, 1024 * 1024
 
 
-class ConfigError(Exception):
+class ConfigError(ReportedError):
     """The configuration file cannot be used; the message names the file, the line and the key."""
 
-    hint = "Mend the file, or move it away to start with the defaults."
-
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint or self.hint
+        super().__init__(message, hint or "Fix the file, or move it away to use the defaults.")
 
 
 class Limits(NamedTuple):

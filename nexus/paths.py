@@ -12,6 +12,8 @@ import os
 import stat
 from typing import NamedTuple
 
+from nexus_protocol.errors import ReportedError
+
 __all__ = [
     "MAX_SOCKET_PATH",
     "PathError",
@@ -29,13 +31,8 @@ MAX_SOCKET_PATH = 107
 """Bytes that the path of a Unix socket may have on Linux (unix(7): sun_path without its final zero)."""
 
 
-class PathError(Exception):
-    """A folder cannot be used; ``hint`` says what to do."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+class PathError(ReportedError):
+    """A directory or a socket path cannot be used."""
 
 
 class RuntimeDirectory(NamedTuple):

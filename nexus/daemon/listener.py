@@ -8,6 +8,8 @@ import socket
 import stat
 from pathlib import Path
 
+from nexus_protocol.errors import ReportedError
+
 from nexus.locks import FileLock, LockHeld
 from nexus.paths import PathError, check_socket_path
 
@@ -18,7 +20,7 @@ _SO_ACCEPTCON = 0x10000
 """Flag of a listening socket in /proc/net/unix (include/linux/net.h)."""
 
 
-class StartError(Exception):
+class StartError(ReportedError):
     """The daemon cannot start; ``hint`` says what to do."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from nexus_protocol.errors import ReportedError
+
 __all__ = ["Exit", "LimitUnavailable", "ProcessSpec", "RunHeld", "RuntimeFailure", "StartFailed"]
 
 LEAST_LOG_BYTES = 64 * 1024
@@ -94,7 +96,7 @@ class Exit(NamedTuple):
     reason: str = ""
 
 
-class RuntimeFailure(Exception):
+class RuntimeFailure(ReportedError):
     """Something that a person can mend: ``message`` is one sentence, ``hint`` says what to do.
 
     ::
