@@ -20,7 +20,6 @@ SOURCES = read_sources(ROOT)
 DISPATCH = load_capabilities()
 
 EXCEPTIONS: set[Violation] = {
-    Violation("circle", "nexus.cli.app", "nexus.cli.app nexus.cli.find_daemon"),
     Violation(
         "circle",
         "nexus.daemon.client_session",

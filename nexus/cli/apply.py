@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nexus.cli.output import colour_wanted, confirm, hint, output_options, printable, printer
+from nexus.cli.output import Printer, colour_wanted, confirm, hint, output_options, printable, printer
 
 if TYPE_CHECKING:
+    from nexus.cli.app import App
     from nexus.cli.project.converge import Outcome
     from nexus.cli.project.manifest import Project
     from nexus.cli.project.plan import Plan, Step
@@ -33,7 +34,7 @@ __all__ = ["apply", "export"]
 @output_options
 @click.pass_obj
 def apply(
-    app: Any,
+    app: App,
     file: str,
     dry_run: bool,
     exit_code: bool,
@@ -112,7 +113,7 @@ def _tell_not_ready(world: World, left: Sequence[Step], command: str) -> None:
 
 
 def _carry_out(
-    app: Any, project: Project, world: World, plan: Plan, waits: Sequence[Step], wait: bool, out: Any
+    app: App, project: Project, world: World, plan: Plan, waits: Sequence[Step], wait: bool, out: Printer
 ) -> int:
     from nexus.cli.main import print_error
     from nexus.cli.project.converge import converge
@@ -145,7 +146,7 @@ def _carry_out(
 @click.option("--project", metavar="NAME", help="Only what was made from the file of this project.")
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @click.pass_obj
-def export(app: Any, file: str, project: str | None, force: bool) -> None:
+def export(app: App, file: str, project: str | None, force: bool) -> None:
     """Write services, dependencies and VM records as a file that apply finds unchanged.
 
     The values of services' variables are in it: the file is for your eyes only (mode 0600).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from nexus_protocol.errors import Unavailable
@@ -14,10 +14,13 @@ from nexus.cli.verbs import build_command, verb
 from nexus.client.errors import ConnectionLost
 from nexus.journal.commands import Event, WatchEvents
 
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+
 __all__ = ["events"]
 
 
-def _events(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _events(app: App, values: dict[str, Any], out: Printer) -> None:
     following = values.get("follow") is not False
     if out.output == "json" and following:
         raise click.UsageError("-o json is one document, and this list has no end: use -o jsonl, or --no-follow")

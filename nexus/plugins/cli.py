@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nexus.cli.output import Column, Printer, hint, printable
 from nexus.cli.verbs import NounGroup, completers, verb
 from nexus.plugins.commands import Extra, ListPlugins, ReloadPlugins
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["plugin"]
 
@@ -23,11 +26,11 @@ _COLUMNS = (
 )
 
 
-def _list(app: Any, _values: dict[str, Any], out: Printer) -> None:
+def _list(app: App, _values: dict[str, Any], out: Printer) -> None:
     _print(app.call_raw(ListPlugins()), out)
 
 
-def _reload(app: Any, _values: dict[str, Any], out: Printer) -> None:
+def _reload(app: App, _values: dict[str, Any], out: Printer) -> None:
     _print(app.call_raw(ReloadPlugins()), out)
 
 
@@ -40,7 +43,7 @@ def _print(listing: dict[str, Any], out: Printer) -> None:
         hint(f"Put them here: {printable(listing['directory'])}")
 
 
-def _call(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _call(app: App, values: dict[str, Any], out: Printer) -> None:
     import msgspec
 
     body = None
@@ -49,7 +52,7 @@ def _call(app: Any, values: dict[str, Any], out: Printer) -> None:
             body = msgspec.json.decode(values["body"])
         except (msgspec.DecodeError, RecursionError):
             raise click.UsageError(f"{values['body']!r} is not JSON (text has quotes: '\"text\"')") from None
-    answer = app.call_raw(Extra(values["name"], body)).get("body")
+    answer: Any = app.call_raw(Extra(values["name"], body)).get("body")
     # The answer alone: it is the plugin's, and may be anything.
     Printer("json" if out.output != "jsonl" else "jsonl").one(answer, key="", sentence=lambda: None)
 
@@ -77,7 +80,7 @@ plugin = NounGroup(
 )
 
 
-def _complete_extra(app: Any, incomplete: str) -> list[str]:
+def _complete_extra(app: App, incomplete: str) -> list[str]:
     plugins = app.call_raw(ListPlugins())["plugins"]
     return [extra for plugin in plugins for extra in plugin["extras"] if extra.startswith(incomplete)]
 

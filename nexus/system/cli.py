@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from nexus_protocol.errors import InvalidArgument
@@ -13,10 +13,13 @@ from nexus.cli.output import Column, Printer, format_duration, hint, print_field
 from nexus.cli.verbs import NounGroup, completers, verb
 from nexus.system.commands import DeleteSetting, GetSetting, GetSystemStatus, Health, ListSettings, SetSetting
 
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+
 __all__ = ["settings", "status"]
 
 
-def _status(app: Any, _values: dict[str, Any], out: Printer) -> None:
+def _status(app: App, _values: dict[str, Any], out: Printer) -> None:
     app.limit(ANSWER_WITHIN_S)
     health = app.call_raw(Health())
     if out.output == "table":
@@ -27,7 +30,7 @@ def _status(app: Any, _values: dict[str, Any], out: Printer) -> None:
     out.one(record, key="status", sentence=lambda: _print_status_wide(app, health, system))
 
 
-def _print_status(app: Any, health: dict[str, Any]) -> None:
+def _print_status(app: App, health: dict[str, Any]) -> None:
     click.echo(f"Daemon: {health['status']} ({app.socket_path()})")
     database = health.get("database")
     if database is not None:
@@ -39,7 +42,7 @@ def _print_status(app: Any, health: dict[str, Any]) -> None:
             click.echo(f"{check['name']} is {check['status']}: {check['message']}", err=True)
 
 
-def _print_status_wide(app: Any, health: dict[str, Any], system: dict[str, Any]) -> None:
+def _print_status_wide(app: App, health: dict[str, Any], system: dict[str, Any]) -> None:
     _print_status(app, health)
     counts = ", ".join(f"{n} {state}" for states in system["counts"].values() for state, n in states.items())
     print_fields(
@@ -75,7 +78,7 @@ def _text(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _get(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _get(app: App, values: dict[str, Any], out: Printer) -> None:
     setting = app.call_raw(GetSetting(values["key"]))
     text = _text(setting.get("value"))
     if sys.stdout.isatty():
@@ -83,7 +86,7 @@ def _get(app: Any, values: dict[str, Any], out: Printer) -> None:
     out.one(setting, key="key", sentence=lambda: click.echo(text))
 
 
-def _set(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _set(app: App, values: dict[str, Any], out: Printer) -> None:
     from nexus_protocol.codec import encode_command
 
     command = SetSetting(values["key"], _parse(values["value"], values["type"]))
@@ -105,7 +108,7 @@ def _set(app: Any, values: dict[str, Any], out: Printer) -> None:
         _warn_unknown(app, setting["key"])
 
 
-def _warn_unknown(app: Any, key: str) -> None:
+def _warn_unknown(app: App, key: str) -> None:
     """Say that nothing reads the key, since that is how a misspelled one shows."""
     from difflib import get_close_matches
 
@@ -132,11 +135,11 @@ def _parse(text: str, type_: str | None) -> Any:
     return text if isinstance(value, str) and type_ is None else value
 
 
-def _list(app: Any, _values: dict[str, Any], out: Printer) -> None:
+def _list(app: App, _values: dict[str, Any], out: Printer) -> None:
     out.many(_all_settings(app), _COLUMNS, key="key", nothing="No settings found.")
 
 
-def _all_settings(app: Any) -> list[dict[str, Any]]:
+def _all_settings(app: App) -> list[dict[str, Any]]:
     page = app.call_raw(ListSettings())
     settings: list[dict[str, Any]] = page["settings"]
     while cursor := page.get("next_cursor"):
@@ -145,7 +148,7 @@ def _all_settings(app: Any) -> list[dict[str, Any]]:
     return settings
 
 
-def _unset(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _unset(app: App, values: dict[str, Any], out: Printer) -> None:
     setting = app.call_raw(DeleteSetting(values["key"]))
 
     def sentence() -> None:
@@ -187,7 +190,7 @@ settings = NounGroup(
 )
 
 
-def _complete_setting(app: Any, incomplete: str) -> list[str]:
+def _complete_setting(app: App, incomplete: str) -> list[str]:
     return [setting["key"] for setting in _all_settings(app) if setting["key"].startswith(incomplete)]
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nexus.cli.output import Column, Printer, can_ask, confirm, format_time, hint, print_fields
 from nexus.cli.verbs import NounGroup, Number, build_command, completers, for_each, verb
 from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["vm"]
 
@@ -25,7 +28,7 @@ _COLUMNS = (
 )
 
 
-def _create(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _create(app: App, values: dict[str, Any], out: Printer) -> None:
     vm = app.call_raw(build_command(CreateVm, values))
 
     def sentence() -> None:
@@ -35,7 +38,7 @@ def _create(app: Any, values: dict[str, Any], out: Printer) -> None:
     out.one(vm, key="name", sentence=sentence)
 
 
-def _list(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _list(app: App, values: dict[str, Any], out: Printer) -> None:
     most = values.pop("limit")
     vms: list[dict[str, Any]] = []
     cursor: str | None = None
@@ -49,7 +52,7 @@ def _list(app: Any, values: dict[str, Any], out: Printer) -> None:
     out.many(vms, _COLUMNS, key="name", nothing="No VMs found.")
 
 
-def _inspect(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _inspect(app: App, values: dict[str, Any], out: Printer) -> int:
     found: list[dict[str, Any]] = []
     code = for_each(values["vm"], lambda name: found.append(app.call_raw(GetVm(name))))
     if out.for_person:
@@ -80,14 +83,14 @@ def _print_vm(vm: dict[str, Any]) -> None:
     )
 
 
-def _update(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _update(app: App, values: dict[str, Any], out: Printer) -> None:
     if all(values[field] is None for field in ("name", "role", "vcpu_count", "mem_size_mib")):
         raise click.UsageError("nothing to change: give --name, --role, --vcpu or --mem")
     vm = app.call_raw(build_command(UpdateVm, values))
     out.one(vm, key="name", sentence=lambda: click.echo(f'Updated VM "{vm["name"]}"'))
 
 
-def _delete(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _delete(app: App, values: dict[str, Any], out: Printer) -> int:
     names = values["vm"]
     if not values["yes"]:
         # What begins with a dash has come after a --, and must again.
@@ -169,7 +172,7 @@ vm = NounGroup(
 )
 
 
-def _complete_vm(app: Any, incomplete: str) -> list[str]:
+def _complete_vm(app: App, incomplete: str) -> list[str]:
     page = app.call_raw(ListVms(limit=10_000))
     return [vm["name"] for vm in page["vms"] if vm["name"].startswith(incomplete)]
 

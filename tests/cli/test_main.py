@@ -175,7 +175,7 @@ def test_closed_and_full_outputs_end_in_a_sentence_at_most(shared: Cli) -> None:
     full = shared.shell("nexusctl settings list >/dev/full")
     assert full.code == 1
     sentence = "Error: cannot write the output: No space left on device"
-    assert full.err == f"{sentence}; what was asked for was done\n"
+    assert full.err == f"{sentence}; the command itself succeeded\n"
     failed = shared.shell("nexusctl vm inspect none $(nexusctl vm create full -o name) >/dev/full")
     assert (failed.code, failed.err.splitlines()[-1]) == (1, sentence)
 
@@ -246,7 +246,7 @@ def test_a_file_that_cannot_be_written_is_a_sentence(root: Path) -> None:
     (root / "data" / "bash-completion").touch()
     result = cli("completion", "bash", "--install")
     assert result.code == 1
-    assert result.err.startswith("Error: cannot go on")
+    assert result.err.startswith("Error: cannot continue")
     assert "bug" not in result.err
 
 

@@ -168,7 +168,7 @@ def test_a_daemon_that_dies_while_it_is_listened_to_is_exit_3(daemon: DaemonProc
     assert err.decode() == (
         "\n  Go on from here: nexusctl events --after 1\n"
         "Error: the connection to the daemon was lost\n"
-        "  Whether an unanswered request was carried out is not known; look before you repeat it.\n"
+        "  Whether an unanswered request was carried out is not known; check before you repeat it.\n"
         "  The daemon may have been stopped or restarted: nexusctl daemon status\n"
     )
 

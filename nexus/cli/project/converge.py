@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nexus_protocol.command import Command
 from nexus_protocol.errors import NexusError
@@ -23,6 +23,9 @@ from nexus.services.commands import (
 )
 from nexus.vms.commands import CreateVm, DeleteVm, UpdateVm
 
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+
 __all__ = ["Outcome", "converge"]
 
 
@@ -39,7 +42,7 @@ class Outcome(NamedTuple):
 
 
 def converge(
-    app: Any,
+    app: App,
     project: Project,
     world: World,
     plan: Plan,
@@ -84,7 +87,7 @@ def converge(
     return outcomes
 
 
-def _one(app: Any, project: Project, step: Step, failed: Mapping[tuple[str, str], str]) -> Outcome:
+def _one(app: App, project: Project, step: Step, failed: Mapping[tuple[str, str], str]) -> Outcome:
     """Do one step, unless what it is about, or what it needs, has failed."""
     for name in (step.name, step.other):
         if name and (step.kind, name) in failed:
@@ -120,7 +123,7 @@ def _batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
         yield batch
 
 
-def _run(app: Any, batch: Sequence[Step], wait: bool, note: Callable[[Outcome], None]) -> None:
+def _run(app: App, batch: Sequence[Step], wait: bool, note: Callable[[Outcome], None]) -> None:
     commands: list[Command[Any]] = [
         (RestartService if step.action == "restart" else StartService)(step.name, wait=wait) for step in batch
     ]
@@ -131,7 +134,7 @@ def _run(app: Any, batch: Sequence[Step], wait: bool, note: Callable[[Outcome], 
             note(Outcome(batch[place], "done", reply))
 
 
-def _remember(app: Any, project: Project, plan: Plan, outcomes: Sequence[Outcome]) -> None:
+def _remember(app: App, project: Project, plan: Plan, outcomes: Sequence[Outcome]) -> None:
     """Keep what was really made, and what is still to be started anew."""
     undone = [outcome.step for outcome in outcomes if outcome.result != "done"]
     unmade = {step.id for step in undone if step.action == "create"}

@@ -8,7 +8,7 @@ changed at that time and has to be started anew). It is written before what it s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nexus_protocol.errors import NexusError
 
@@ -18,6 +18,9 @@ from nexus.services.cli.status import all_services
 from nexus.services.commands import GetConfig
 from nexus.system.commands import DeleteSetting, ListSettings, SetSetting
 from nexus.vms.commands import ListVms
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["Ledger", "World", "look", "service_fields", "vm_fields", "write_ledger"]
 
@@ -57,7 +60,7 @@ class World(NamedTuple):
     """By project."""
 
 
-def look(app: Any, environments_of: Sequence[str] | None = None) -> World:
+def look(app: App, environments_of: Sequence[str] | None = None) -> World:
     """Ask the daemon for all of it; for variables only of the services that are named, or of all."""
     services = {service["name"]: service for service in all_services(app)}
     edges: dict[str, dict[str, Edge]] = {}
@@ -78,7 +81,7 @@ def look(app: Any, environments_of: Sequence[str] | None = None) -> World:
     return World(services, environments, edges, {vm["name"]: vm for vm in _all_vms(app)}, _ledgers(app))
 
 
-def _all_vms(app: Any) -> list[dict[str, Any]]:
+def _all_vms(app: App) -> list[dict[str, Any]]:
     page = app.call_raw(ListVms(limit=10_000))
     vms: list[dict[str, Any]] = page["vms"]
     while cursor := page.get("next_cursor"):
@@ -98,7 +101,7 @@ def vm_fields(vm: Mapping[str, Any]) -> dict[str, Any]:
     return {name: vm.get(name, default) for name, default in vm_defaults().items()}
 
 
-def _ledgers(app: Any) -> dict[str, Ledger]:
+def _ledgers(app: App) -> dict[str, Ledger]:
     kept: dict[str, list[str]] = {}
     for key, entries in _settings(app).items():
         project = key.removeprefix(_PREFIX).partition(".")[0]
@@ -115,7 +118,7 @@ def _ledger(entries: Sequence[str]) -> Ledger:
     )
 
 
-def _settings(app: Any) -> dict[str, list[Any]]:
+def _settings(app: App) -> dict[str, list[Any]]:
     """The settings that hold what was made, by key."""
     found: dict[str, list[Any]] = {}
     cursor: str | None = None
@@ -129,7 +132,7 @@ def _settings(app: Any) -> dict[str, list[Any]]:
             return found
 
 
-def write_ledger(app: Any, project: str, ledger: Ledger) -> None:
+def write_ledger(app: App, project: str, ledger: Ledger) -> None:
     """Remember what was made from a project's file."""
     entries = ledger.entries()
     wanted = {

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from nexus.cli.verbs import NounGroup, completers
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["service"]
 
@@ -116,14 +119,14 @@ service = _Service(
 )
 
 
-def _complete_service(app: Any, incomplete: str) -> list[str]:
+def _complete_service(app: App, incomplete: str) -> list[str]:
     from nexus.services.commands import ListServices
 
     page = app.call_raw(ListServices(limit=10_000))
     return [found["name"] for found in page["services"] if found["name"].startswith(incomplete)]
 
 
-def _complete_tag(app: Any, incomplete: str) -> list[str]:
+def _complete_tag(app: App, incomplete: str) -> list[str]:
     from nexus.services.commands import ListServices
 
     page = app.call_raw(ListServices(limit=10_000))

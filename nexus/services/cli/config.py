@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from nexus.cli.verbs import build_command, verb
 from nexus.services.cli.records import words_as_command
 from nexus.services.cli.status import command_text
 from nexus.services.commands import GetConfig, UpdateConfig
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["make_config_set", "make_config_show"]
 
@@ -23,7 +26,7 @@ _COLUMNS = (
 )
 
 
-def _show(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _show(app: App, values: dict[str, Any], out: Printer) -> None:
     config = app.call_raw(build_command(GetConfig, values))
 
     def sentence() -> None:
@@ -49,7 +52,7 @@ def _print_config(config: dict[str, Any]) -> None:
     )
 
 
-def _set(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _set(app: App, values: dict[str, Any], out: Printer) -> None:
     words_as_command(values)
     if all(value in (None, ()) for name, value in values.items() if name != "service"):
         raise click.UsageError("nothing to change: give --file, --format, --run or --clear")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from nexus_protocol.command import Command, StreamCommand
 
 from nexus.cli.output import Column, Printer, format_time, print_fields, printable
-from nexus.cli.verbs import FilePath, build_command, verb
+from nexus.cli.verbs import FilePath, Run, build_command, verb
 from nexus.services.commands import (
     CheckoutBranch,
     GetRepoStatus,
@@ -21,6 +21,9 @@ from nexus.services.commands import (
     GitPull,
 )
 from nexus.services.records import GitProgress
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["make_branches", "make_checkout", "make_clone", "make_log", "make_pull", "make_status"]
 
@@ -67,18 +70,18 @@ def _print_status(repository: dict[str, Any]) -> None:
     )
 
 
-def _status(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _status(app: App, values: dict[str, Any], out: Printer) -> None:
     repository = app.call_raw(build_command(GetRepoStatus, values))
     out.one(repository, key="path", sentence=lambda: _print_status(repository))
 
 
-def _checkout(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _checkout(app: App, values: dict[str, Any], out: Printer) -> None:
     branch, commit = values.pop("branch"), values.pop("commit")
     if (branch is None) == (commit is None):
         raise click.UsageError("say what to check out: a BRANCH, or --commit COMMIT")
     if commit is not None and values["create"]:
         raise click.UsageError("--create makes a branch: give its name instead of --commit")
-    request: Any
+    request: Command[Any]
     if commit is not None:
         request = build_command(GitCheckoutCommit, {"service": values["service"], "commit": commit})
     else:
@@ -89,12 +92,12 @@ def _checkout(app: Any, values: dict[str, Any], out: Printer) -> None:
     out.one(repository, key="path", sentence=lambda: click.echo(printable(f"Checked out {where}")))
 
 
-def _log(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _log(app: App, values: dict[str, Any], out: Printer) -> None:
     commits = app.call_raw(build_command(GitLog, values)).get("commits", [])
     out.many(commits, _COMMITS, key="id", nothing="No commits found.")
 
 
-def _branches(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _branches(app: App, values: dict[str, Any], out: Printer) -> None:
     branches = app.call_raw(build_command(GitListBranches, values)).get("branches", [])
     out.many(branches, _BRANCHES, key="name", nothing="No branches found.")
 
@@ -145,7 +148,7 @@ class _Progress:
             sys.stderr.flush()
 
 
-def _transfer(app: Any, command: Any) -> dict[str, Any]:
+def _transfer(app: App, command: StreamCommand[GitProgress, Any]) -> dict[str, Any]:
     """Carry out a clone or a pull with its progress; the repository as it then is."""
     import msgspec
 
@@ -160,14 +163,14 @@ def _transfer(app: Any, command: Any) -> dict[str, Any]:
     return repository
 
 
-def _clone(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _clone(app: App, values: dict[str, Any], out: Printer) -> None:
     token = _token(values)
     repository = _transfer(app, build_command(GitClone, {**values, "token": token}))
     branch = f' (branch "{repository["branch"]}")' if repository.get("branch") else ""
     out.one(repository, key="path", sentence=lambda: click.echo(printable(f"Cloned to {repository['path']}{branch}")))
 
 
-def _pull(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _pull(app: App, values: dict[str, Any], out: Printer) -> None:
     token = _token(values)
     repository = _transfer(app, build_command(GitPull, {**values, "token": token}))
     count, before = repository.get("pulled_commits"), repository.get("pulled_from")
@@ -186,7 +189,7 @@ _TOKEN_HELP = f"""A token comes from --token-file or the variable {_TOKEN_VARIAB
 nowhere; without either the service's own way is used (its token file, the ssh agent, or none)."""
 
 
-def _transfer_verb(command: Any, run: Callable[[Any, dict[str, Any], Printer], None], help: str) -> click.Command:
+def _transfer_verb(command: type[Command[Any]], run: Run, help: str) -> click.Command:
     file = click.Option(
         ["--token-file"], type=FilePath(), metavar="FILE", help=f"File with the git token (else {_TOKEN_VARIABLE})."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from nexus_protocol.command import Command
@@ -12,17 +12,20 @@ from nexus_protocol.errors import DeadlineExceeded, NexusError
 
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.output import Printer
-from nexus.cli.verbs import build_command, shell_complete, verb
+from nexus.cli.verbs import Run, build_command, shell_complete, verb
 from nexus.client.errors import ConnectionFailure
 from nexus.services.cli.status import all_services, summary
 from nexus.services.commands import GetServiceStatus, RestartService, StartService, StopService
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["make_restart", "make_start", "make_stop", "start_and_tell", "started_text"]
 
 _MOST_TOLD = 10
 
 
-def _chosen(app: Any, values: dict[str, Any]) -> list[str]:
+def _chosen(app: App, values: dict[str, Any]) -> list[str]:
     """The services that the line means: by name, all of them, or those with a tag.
 
     Raises:
@@ -40,7 +43,7 @@ def _chosen(app: Any, values: dict[str, Any]) -> list[str]:
 
 
 def _for_all(
-    app: Any,
+    app: App,
     commands: Sequence[StartService | StopService | RestartService],
     out: Printer,
     sentence: Callable[[dict[str, Any]], None],
@@ -80,7 +83,7 @@ def _for_all(
     return code
 
 
-def _going_on(app: Any, names: Sequence[str]) -> list[str]:
+def _going_on(app: App, names: Sequence[str]) -> list[str]:
     """What became of services that nobody waits for any longer, in sentences."""
     app.limit(ANSWER_WITHIN_S)
     lines = []
@@ -114,18 +117,18 @@ def _tell_started(reply: dict[str, Any]) -> None:
     click.echo("\n".join(started_text(reply)))
 
 
-def start_and_tell(app: Any, name: str, out: Printer) -> int:
+def start_and_tell(app: App, name: str, out: Printer) -> int:
     """Start one service and say so; gives the exit code."""
     return _for_all(app, [StartService(name)], out, _tell_started)
 
 
-def _start(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _start(app: App, values: dict[str, Any], out: Printer) -> int:
     names = _chosen(app, values)
     commands = [build_command(StartService, {**values, "service": name}) for name in names]
     return _for_all(app, commands, out, _tell_started)
 
 
-def _restart(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _restart(app: App, values: dict[str, Any], out: Printer) -> int:
     names = _chosen(app, values)
     commands = [build_command(RestartService, {**values, "service": name}) for name in names]
 
@@ -135,7 +138,7 @@ def _restart(app: Any, values: dict[str, Any], out: Printer) -> int:
     return _for_all(app, commands, out, tell)
 
 
-def _stop(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _stop(app: App, values: dict[str, Any], out: Printer) -> int:
     every = values["all"]
     names = _chosen(app, values)
     # Of all services none is left that another one could need.
@@ -184,7 +187,7 @@ def _choice() -> list[click.Parameter]:
     ]
 
 
-def _made(command: type[Command[Any]], run: Callable[..., int], help: str) -> click.Command:
+def _made(command: type[Command[Any]], run: Run, help: str) -> click.Command:
     return verb(command, run, parameters=_choice(), exclude=("service", "timeout_ms"), help=help)
 
 

@@ -7,8 +7,8 @@ import heapq
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 from nexus_protocol.errors import Unavailable
@@ -18,6 +18,9 @@ from nexus.cli.verbs import build_command, parse_duration, verb
 from nexus.client.errors import ConnectionLost
 from nexus.services.commands import GetServiceStdout
 from nexus.services.records import LogPiece
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["make_logs", "parse_since"]
 
@@ -112,7 +115,7 @@ def _lines(data: bytes) -> Iterator[bytes]:
         start = end
 
 
-def _logs(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _logs(app: App, values: dict[str, Any], out: Printer) -> int:
     names: tuple[str, ...] = values.pop("names")
     follow = bool(values["follow"])
     timestamps = values.pop("timestamps")
@@ -170,7 +173,7 @@ def _request(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pieces(app: Any, commands: list[Any], follow: bool) -> Iterator[tuple[int, LogPiece]]:
+def _pieces(app: App, commands: Sequence[GetServiceStdout], follow: bool) -> Iterator[tuple[int, LogPiece]]:
     """The pieces of all services, each with its service's place: by time, or when they are followed, as they come."""
     from contextlib import ExitStack
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import uuid
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from nexus_protocol.errors import NexusError, NotFound
@@ -17,6 +17,9 @@ from nexus.services.cli.status import AT_START
 from nexus.services.commands import AddDependency, AddService, GetServiceStatus, RemoveService, UpdateService
 from nexus.services.errors import ServiceNeeded
 from nexus.services.states import DependencyCondition
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["make_add", "make_remove", "make_update", "words_as_command"]
 
@@ -91,7 +94,7 @@ def _variables(values: dict[str, Any], field: str) -> None:
         values[field] = (*read_env_file(path).items(), *values[field])
 
 
-def _add(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _add(app: App, values: dict[str, Any], out: Printer) -> int:
     words_as_command(values)
     _variables(values, "environment")
     needs: tuple[_Needs, ...] = values.pop("depends_on")
@@ -119,7 +122,7 @@ def _add(app: Any, values: dict[str, Any], out: Printer) -> int:
     return start_and_tell(app, service["id"], out)
 
 
-def _update(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _update(app: App, values: dict[str, Any], out: Printer) -> None:
     words_as_command(values)
     _variables(values, "set_environment")
     if all(value in (None, ()) for name, value in values.items() if name != "service"):
@@ -140,7 +143,7 @@ def _update(app: Any, values: dict[str, Any], out: Printer) -> None:
     out.one(service, key="name", sentence=sentence)
 
 
-def _remove(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _remove(app: App, values: dict[str, Any], out: Printer) -> int:
     names = values["service"]
     typed: dict[str, str] = {}
     if not values["yes"]:

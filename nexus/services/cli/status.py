@@ -5,13 +5,16 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nexus.cli.output import Column, Printer, format_duration, format_time, print_fields
 from nexus.cli.verbs import Number, for_each, shell_complete, verb
 from nexus.services.commands import GetServiceStatus, ListServices
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = [
     "AT_START",
@@ -111,7 +114,7 @@ _COLUMNS = (
 )
 
 
-def all_services(app: Any, most: int | None = None, **filters: Any) -> list[dict[str, Any]]:
+def all_services(app: App, most: int | None = None, **filters: Any) -> list[dict[str, Any]]:
     """Every service that the filters let through, by name; ``most`` of them at most."""
     services: list[dict[str, Any]] = []
     cursor: str | None = None
@@ -125,14 +128,14 @@ def all_services(app: Any, most: int | None = None, **filters: Any) -> list[dict
     return services
 
 
-def _list(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _list(app: App, values: dict[str, Any], out: Printer) -> None:
     from nexus.services.states import ServiceState
 
     filters = {"tag": values["tag"], "state": values["state"] and ServiceState(values["state"])}
     out.many(all_services(app, values["limit"], **filters), _COLUMNS, key="name", nothing="No services found.")
 
 
-def _status(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _status(app: App, values: dict[str, Any], out: Printer) -> int:
     found: list[dict[str, Any]] = []
     code = for_each(values["service"], lambda name: found.append(app.call_raw(GetServiceStatus(name))))
     if out.for_person:

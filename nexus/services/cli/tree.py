@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -13,6 +13,9 @@ from nexus.cli.verbs import shell_complete, verb
 from nexus.services.cli.dependencies import all_dependencies
 from nexus.services.cli.status import all_services, edge_text, shown_health, state_colour
 from nexus.services.commands import GetServiceStatus, ListDependencies
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["draw", "make_tree"]
 
@@ -75,7 +78,7 @@ def _described(service: dict[str, Any], note: str, colour: bool) -> str:
     return words + (f" lost: {', '.join(lost)}" if lost else "")
 
 
-def _tree(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _tree(app: App, values: dict[str, Any], out: Printer) -> None:
     services = {service["name"]: service for service in all_services(app)}
     edges = [edge for edge in all_dependencies(app) if edge["service"] in services and edge["dependency"] in services]
     if values["service"] is not None:
