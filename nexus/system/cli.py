@@ -57,9 +57,7 @@ def _print_status_wide(app: App, health: dict[str, Any], system: dict[str, Any])
     )
 
 
-status = verb(
-    Health, _status, help="Show whether the daemon runs, and its database. Exits 0 when it answers, 3 when not."
-)
+status = verb(Health, _status, help="Show the status of the daemon and its database. Exits 0 if it replies, 3 if not.")
 
 _COLUMNS = (
     Column("KEY", lambda s: s["key"], 24),
@@ -94,7 +92,7 @@ def _set(app: App, values: dict[str, Any], out: Printer) -> None:
         encode_command(command)
     except InvalidArgument:
         raise click.UsageError(
-            "cannot accept value: its whole numbers have 64 bits at most, and it is nested 32 levels deep at most"
+            "cannot accept value: whole numbers have at most 64 bits, and nesting is at most 32 levels deep"
         ) from None
     setting = app.call_raw(command)
     out.one(
@@ -109,7 +107,7 @@ def _set(app: App, values: dict[str, Any], out: Printer) -> None:
 
 
 def _warn_unknown(app: App, key: str) -> None:
-    """Say that nothing reads the key, since that is how a misspelled one shows."""
+    """Print that nothing reads the key: it may be misspelled."""
     from difflib import get_close_matches
 
     known = [setting["key"] for setting in _all_settings(app) if setting.get("doc")]
@@ -118,7 +116,7 @@ def _warn_unknown(app: App, key: str) -> None:
 
 
 def _parse(text: str, type_: str | None) -> Any:
-    """The value that was typed: as the type that was asked for, else as what it looks like."""
+    """Parse a value to the type of ``--type``, else to the type that it looks like."""
     import msgspec
 
     if type_ == "string":
@@ -128,7 +126,9 @@ def _parse(text: str, type_: str | None) -> Any:
     except msgspec.DecodeError:
         value = text
     except RecursionError:
-        raise click.UsageError("cannot accept value: it is nested too deep (as text: --type string)") from None
+        raise click.UsageError(
+            "cannot accept value: it is nested too deeply (to keep it as text: --type string)"
+        ) from None
     kinds = {"int": int, "bool": bool}
     if (type_ in kinds and type(value) is not kinds[type_]) or (type_ == "json" and value is text):
         raise click.UsageError(f"{text!r} is not of type {type_}")
@@ -161,8 +161,8 @@ def _unset(app: App, values: dict[str, Any], out: Printer) -> None:
 
 _SET_HELP = """Set a setting.
 
-Text, whole numbers and true or false keep their type; anything else is kept as JSON. A value that begins with a dash
-goes after --.
+Text, whole numbers and true or false keep their type; other values are stored as JSON. Put a value that begins with a
+dash after --.
 
 \b
     nexusctl settings set journal.keep_days 90
@@ -173,7 +173,7 @@ def _make_set() -> click.Command:
     type_ = click.Option(
         ["--type"],
         type=click.Choice(["string", "int", "bool", "json"]),
-        help="What the value is (default: what it looks like).",
+        help="Type of the value (default: detected).",
     )
     return verb(SetSetting, _set, parameters=[type_], help=_SET_HELP)
 
@@ -185,7 +185,7 @@ settings = NounGroup(
         "get": ("Print one setting.", lambda: verb(GetSetting, _get)),
         "set": ("Set a setting.", _make_set),
         "list": ("List settings with their defaults.", lambda: verb(ListSettings, _list, exclude=("cursor",))),
-        "unset": ("Remove a setting, so that it has its default again.", lambda: verb(DeleteSetting, _unset)),
+        "unset": ("Reset a setting to its default.", lambda: verb(DeleteSetting, _unset)),
     },
 )
 

@@ -1,4 +1,4 @@
-"""``nexusctl vm``: the verbs of VM records, and how they print."""
+"""``nexusctl vm``: the verbs of VM records, and how VM records are printed."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def _create(app: App, values: dict[str, Any], out: Printer) -> None:
 
 
 def _list(app: App, values: dict[str, Any], out: Printer) -> None:
-    most = values.pop("limit")
+    limit = values.pop("limit")
     vms: list[dict[str, Any]] = []
     cursor: str | None = None
-    while most is None or len(vms) < most:
-        wanted = 10_000 if most is None else min(10_000, most - len(vms))
-        page = app.call_raw(build_command(ListVms, {**values, "limit": wanted, "cursor": cursor}))
+    while limit is None or len(vms) < limit:
+        page_limit = 10_000 if limit is None else min(10_000, limit - len(vms))
+        page = app.call_raw(build_command(ListVms, {**values, "limit": page_limit, "cursor": cursor}))
         vms += page["vms"]
         cursor = page.get("next_cursor")
         if cursor is None:
@@ -93,7 +93,7 @@ def _update(app: App, values: dict[str, Any], out: Printer) -> None:
 def _delete(app: App, values: dict[str, Any], out: Printer) -> int:
     names = values["vm"]
     if not values["yes"]:
-        # What begins with a dash has come after a --, and must again.
+        # A name that begins with a dash must come after --.
         words = ["--yes", "--", *names] if any(name.startswith("-") for name in names) else [*names, "--yes"]
         command = shlex.join(["nexusctl", "vm", "delete", *words])
         question = ""
@@ -103,7 +103,7 @@ def _delete(app: App, values: dict[str, Any], out: Printer) -> int:
             if code:
                 return code
             question = _delete_question(found)
-            names = tuple(vm["id"] for vm in found)  # what was asked about, whatever has its name by then
+            names = tuple(vm["id"] for vm in found)  # the VMs of the question, even if their names are taken meanwhile
         if not confirm(question, "refusing to delete VM without confirmation", command):
             return 1
 
@@ -123,7 +123,7 @@ def _delete(app: App, values: dict[str, Any], out: Printer) -> int:
 
 
 def _delete_question(vms: list[dict[str, Any]]) -> str:
-    """The question, with what is meant: a few characters of an id may have been typed."""
+    """The question, with full names and ids, since a prefix of an id may have been typed."""
     shown = [f'"{vm["name"]}" ({vm["id"]})' for vm in vms]
     if len(shown) == 1:
         return f"Delete VM {shown[0]}?"
@@ -131,7 +131,7 @@ def _delete_question(vms: list[dict[str, Any]]) -> str:
 
 
 def _make_list() -> click.Command:
-    limit = click.Option(["--limit"], type=Number(1), help="List at most so many (default: all).")
+    limit = click.Option(["--limit"], type=Number(1), help="Maximum number of VMs (default: all).")
     return verb(ListVms, _list, parameters=[limit], exclude=("cursor", "limit"))
 
 
@@ -140,9 +140,9 @@ def _make_delete() -> click.Command:
     return verb(DeleteVm, _delete, parameters=[yes], variadic=True)
 
 
-_CREATE_HELP = """Create a VM record.
+_CREATE_HELP = """Create a VM record with its own vsock CID.
 
-Its name is 1 to 64 letters, digits and . _ - and begins with a letter or digit. It gets a vsock CID of its own.
+The name has 1 to 64 letters, digits and . _ - and begins with a letter or digit.
 
 \b
     nexusctl vm create web --vcpu 2 --mem 512
@@ -160,14 +160,14 @@ vm = NounGroup(
         "create": ("Create a VM record.", lambda: verb(CreateVm, _create, help=_CREATE_HELP)),
         "list": ("List VMs, newest first.", _make_list),
         "inspect": ("Show VM details.", lambda: verb(GetVm, _inspect, variadic=True, help=_INSPECT_HELP)),
-        "update": ("Change a VM that does not run.", lambda: verb(UpdateVm, _update)),
-        "delete": ("Delete the record of a VM that does not run.", _make_delete),
+        "update": ("Change a VM that is not running.", lambda: verb(UpdateVm, _update)),
+        "delete": ("Delete the record of a VM that is not running.", _make_delete),
     },
     {
         **dict.fromkeys(("rm", "remove"), " (did you mean 'delete'?)"),
         **dict.fromkeys(("show", "get", "info"), " (did you mean 'inspect'?)"),
         "ls": " (did you mean 'list'?)",
-        **dict.fromkeys(("start", "stop", "restart", "run"), ": machines are not part of this version, only records"),
+        **dict.fromkeys(("start", "stop", "restart", "run"), ": this version has VM records, but cannot run VMs yet"),
     },
 )
 

@@ -1,4 +1,4 @@
-"""Which service needs which: ``service dependency add``, ``remove`` and ``list``."""
+"""``service dependency add``, ``remove`` and ``list``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _tunnel(edge: dict[str, Any]) -> str:
 
 
 def all_dependencies(app: App) -> list[dict[str, Any]]:
-    """Every dependency there is."""
+    """All dependencies of all services."""
     found: list[dict[str, Any]] = app.call_raw(ListDependencies()).get("dependencies", [])
     return found
 
@@ -57,13 +57,13 @@ def _remove(app: App, values: dict[str, Any], out: Printer) -> None:
     out.one(
         edge,
         key="dependency",
-        sentence=lambda: click.echo(f'Service "{edge["service"]}" depends on "{edge["dependency"]}" no more'),
+        sentence=lambda: click.echo(f'Service "{edge["service"]}" no longer depends on "{edge["dependency"]}"'),
     )
 
 
 def _list(app: App, values: dict[str, Any], out: Printer) -> None:
     if values["service"] is None and values["reverse"]:
-        raise click.UsageError("--reverse is about one service: give its name")
+        raise click.UsageError("--reverse needs the name of a service")
     found = app.call_raw(build_command(ListDependencies, values)).get("dependencies", [])
     key = "service" if values["reverse"] else "dependency"
     out.many(found, _COLUMNS, key=key, nothing="No dependencies found.")

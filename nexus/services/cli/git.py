@@ -1,4 +1,4 @@
-"""A service's repository: the verbs of ``service git``."""
+"""``service git``: the verbs of a service's git repository."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def _status(app: App, values: dict[str, Any], out: Printer) -> None:
 def _checkout(app: App, values: dict[str, Any], out: Printer) -> None:
     branch, commit = values.pop("branch"), values.pop("commit")
     if (branch is None) == (commit is None):
-        raise click.UsageError("say what to check out: a BRANCH, or --commit COMMIT")
+        raise click.UsageError("name what to check out: a BRANCH, or --commit COMMIT")
     if commit is not None and values["create"]:
-        raise click.UsageError("--create makes a branch: give its name instead of --commit")
+        raise click.UsageError("--create makes a branch: name it instead of --commit")
     request: Command[Any]
     if commit is not None:
         request = build_command(GitCheckoutCommit, {"service": values["service"], "commit": commit})
@@ -103,10 +103,10 @@ def _branches(app: App, values: dict[str, Any], out: Printer) -> None:
 
 
 def _token(values: dict[str, Any]) -> str | None:
-    """The token from where no other process can read it.
+    """Read the token from a file or the environment, where other users cannot read it, unlike a command line.
 
     Raises:
-        UsageError: its file cannot be read, or holds no token.
+        UsageError: the file cannot be read, or does not hold a token.
     """
     path = values.pop("token_file")
     if path is None:
@@ -124,7 +124,7 @@ def _token(values: dict[str, Any]) -> str | None:
 
 
 class _Progress:
-    """How far git is, on one line of a person's terminal."""
+    """Shows git's progress on one line of a terminal."""
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -142,14 +142,14 @@ class _Progress:
         self._width = len(text)
 
     def end(self) -> None:
-        """Take the line away again."""
+        """Erase the line."""
         if self._width:
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
 
 
 def _transfer(app: App, command: StreamCommand[GitProgress, Any]) -> dict[str, Any]:
-    """Carry out a clone or a pull with its progress; the repository as it then is."""
+    """Carry out a clone or a pull and show its progress; returns the resulting state of the repository."""
     import msgspec
 
     progress = _Progress()
@@ -185,8 +185,8 @@ def _pull(app: App, values: dict[str, Any], out: Printer) -> None:
     out.one(repository, key="path", sentence=sentence)
 
 
-_TOKEN_HELP = f"""A token comes from --token-file or the variable {_TOKEN_VARIABLE}, never from the line, and is kept
-nowhere; without either the service's own way is used (its token file, the ssh agent, or none)."""
+_TOKEN_HELP = f"""A token is read from --token-file or the variable {_TOKEN_VARIABLE}, never from the command line, and
+is not stored. Without either, the service's own authentication is used (its token file, the ssh agent, or none)."""
 
 
 def _transfer_verb(command: type[Command[Any]], run: Run, help: str) -> click.Command:
@@ -231,5 +231,5 @@ def make_checkout() -> click.Command:
             click.Option(["--commit"], metavar="COMMIT", help="Check out this commit, detached."),
         ],
         exclude=("branch",),
-        help="Check out a branch, or with --commit a commit; refused where uncommitted work could be lost.",
+        help="Check out a branch, or with --commit a commit. Refused if uncommitted changes could be lost.",
     )
