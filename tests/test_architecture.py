@@ -20,7 +20,6 @@ SOURCES = read_sources(ROOT)
 DISPATCH = load_capabilities()
 
 EXCEPTIONS: set[Violation] = {
-    Violation("circle", "nexus.cli.app", "nexus.cli.app nexus.cli.find_daemon"),
     Violation("circle", "nexus.plugins.lua", "nexus.plugins.lua nexus.plugins.registry"),
     Violation("import", "nexus.cli.apply", "nexus.services.cli.status"),
     Violation("import", "nexus.cli.daemon", "nexus.services.cli.status"),

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from nexus_protocol.errors import ReportedError
+
 __all__ = ["Exit", "LimitUnavailable", "ProcessSpec", "RunHeld", "RuntimeFailure", "StartFailed"]
 
 MIN_LOG_BYTES = 64 * 1024
@@ -93,7 +95,7 @@ class Exit(NamedTuple):
     reason: str = ""
 
 
-class RuntimeFailure(Exception):
+class RuntimeFailure(ReportedError):
     """An error that a user can correct: ``message`` is one sentence, ``hint`` says what to do.
 
     ::

@@ -166,9 +166,9 @@ def test_a_daemon_that_dies_while_it_is_listened_to_is_exit_3(daemon: DaemonProc
     out, err = following.communicate(timeout=30)
     assert (following.returncode, out) == (3, b"")
     assert err.decode() == (
-        "\n  Go on from here: nexusctl events --after 1\n"
+        "\n  Continue from here: nexusctl events --after 1\n"
         "Error: the connection to the daemon was lost\n"
-        "  Whether an unanswered request was carried out is not known; look before you repeat it.\n"
+        "  Whether an unanswered request was carried out is not known; check before you repeat it.\n"
         "  The daemon may have been stopped or restarted: nexusctl daemon status\n"
     )
 
@@ -202,7 +202,7 @@ def test_interrupted_it_says_how_to_go_on(daemon: DaemonProcess, cli: Cli) -> No
     assert (following.returncode, out, err) == (
         130,
         b"",
-        b"\n  Go on from here: nexusctl events -o jsonl --after 2\nInterrupted.\n",
+        b"\n  Continue from here: nexusctl events -o jsonl --after 2\nInterrupted.\n",
     )
 
 

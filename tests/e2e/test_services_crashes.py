@@ -110,7 +110,7 @@ def test_a_check_without_a_result_is_unknown_and_nothing_else(world: ServiceWorl
     given_up = world.cli("--timeout", "0.5", "service", "start", "web", "--wait")
     assert given_up.code == 124, given_up
     status = world.cli.ok("service", "status", "web").out
-    assert "Health:    unknown (no check has come to a result yet)\n" in status
+    assert "Health:    unknown (no check has finished yet)\n" in status
     row = world.cli.ok("service", "list").lines[1].split()
     assert row[:3] == ["web", "running", "unknown"]
     assert "web [running, health unknown]" in world.cli.ok("service", "tree").out

@@ -312,9 +312,9 @@ def test_a_refusal_is_a_sentence_with_a_way_out(world: RefusingWorld, refusal: R
     [
         ("update web", "nothing to change: give at least one option"),
         ("config set web", "nothing to change: give --file, --format, --run or --clear"),
-        ("stop", "say which services"),
+        ("stop", "select services"),
         ("list --state up", "invalid value for '--state'"),
-        ("git checkout clean", "say what to check out"),
+        ("git checkout clean", "name what to check out"),
         ("add x --run true -- true", "give the command either with --run or after --, not both"),
     ],
 )

@@ -184,12 +184,12 @@ def test_stop_start_and_status_are_about_the_units(installed: UserManager) -> No
     )
     assert installed.run("nexusctl", "daemon", "status", check=False).returncode == 3
     assert installed.show(SERVICE, "ActiveState") == "inactive"
-    assert installed.run("nexusctl", "daemon", "stop").stdout == "The daemon does not run\n"
+    assert installed.run("nexusctl", "daemon", "stop").stdout == "The daemon is not running\n"
 
     started = installed.run("nexusctl", "daemon", "start")
     assert started.stdout == f"Started the daemon (pid {main_pid(installed)}, nexus.service)\n"
     again = installed.run("nexusctl", "daemon", "start")
-    assert again.stdout == f"The daemon runs already (pid {main_pid(installed)}, /run/user/0/nexus/nexus.sock)\n"
+    assert again.stdout == f"The daemon is already running (pid {main_pid(installed)}, /run/user/0/nexus/nexus.sock)\n"
     status = installed.run("nexusctl", "daemon", "status")
     assert f"Daemon:  running (pid {main_pid(installed)})\n" in status.stdout
     assert "Manager: systemd (nexus.service)\n" in status.stdout
@@ -289,7 +289,7 @@ def test_install_waits_until_a_daemon_without_systemd_is_stopped(manager: UserMa
     manager.run("nexusctl", "daemon", "start")
     done = manager.run("nexusctl", "daemon", "install", check=False)
     assert done.returncode == 5
-    assert "a daemon that systemd did not start listens already" in done.stderr
+    assert "a daemon that systemd did not start is running" in done.stderr
     assert not manager.units.exists()
     manager.run("nexusctl", "daemon", "stop")
     manager.run("nexusctl", "daemon", "install")
