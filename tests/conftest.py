@@ -10,13 +10,39 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from support.daemon import DaemonProcess, short_directory
+from support.soak import SOAK
 from support.toy import ToyServer
 
 from nexus.config import Limits
 
-# A busy machine makes nothing wrong: no example has a deadline, and none counts as too slow to make.
-settings.register_profile("nexus", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+# Time limits would fail on a busy machine: examples have no deadline, and making them may be slow.
+settings.register_profile(
+    "nexus",
+    max_examples=100 * SOAK,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
+)
 settings.load_profile("nexus")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under xdist, begin with the tests marked as slow: none of them ends last, while the other workers are idle.
+
+    ``--dist worksteal`` first divides the list into one stretch per worker. Each stretch begins with some slow tests.
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 0)
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    ordered: list[pytest.Item] = []
+    for left in range(workers, 0, -1):
+        size = (len(slow) + len(others)) // left
+        first = slow[::left][:size]
+        slow = [item for item in slow if item not in first]
+        ordered += first + others[: size - len(first)]
+        others = others[size - len(first) :]
+    items[:] = ordered or items
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import DaemonProcess
+from support.soak import SOAK
 from support.stores import look_at
 
 from nexus.client import BlockingClient
@@ -112,13 +113,15 @@ def check_journal(database: sqlite3.Connection, rows: dict[str, tuple[str, int]]
 
 
 @pytest.mark.slow
-def test_twenty_kills_among_eight_writers_lose_nothing_that_was_acknowledged(
-    make_daemon: Callable[..., DaemonProcess],
+@pytest.mark.soak
+@pytest.mark.parametrize("repetition", range(SOAK))
+def test_store_twenty_kills_among_eight_writers_lose_nothing_acknowledged(
+    make_daemon: Callable[..., DaemonProcess], repetition: int
 ) -> None:
     daemon = make_daemon()
     truth = Truth()
-    chance = random.Random(9)
-    for kill in range(KILLS):
+    chance = random.Random(9 + repetition)
+    for kill in range(repetition * KILLS, (repetition + 1) * KILLS):
         daemon.start()
         enough = threading.Semaphore(0)
         writers = [Writer(number, kill, daemon.socket_path, enough.release) for number in range(WRITERS)]

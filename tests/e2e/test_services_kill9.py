@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from support.raw import wait_until
 from support.services import ServiceWorld, facts_of
+from support.soak import SOAK
 from support.stores import look_at
 
 from nexus.client.errors import ConnectionFailure
@@ -173,7 +174,9 @@ def runs_in_database(world: ServiceWorld) -> dict[str, str | None]:
 
 
 @pytest.mark.slow
-def test_whenever_the_daemon_is_killed_the_next_one_finds_the_truth(world: ServiceWorld) -> None:
+@pytest.mark.soak
+@pytest.mark.parametrize("repetition", range(SOAK))
+def test_daemon_killed_at_random_moments_adopts_exactly_what_runs(world: ServiceWorld, repetition: int) -> None:
     for number in range(WORKERS):
         world.puppet(f"w{number}-steady", start_window_ms=20 * number, restart=RestartPolicy.ALWAYS)
         lock = world.root / f"w{number}-short"
@@ -186,9 +189,9 @@ def test_whenever_the_daemon_is_killed_the_next_one_finds_the_truth(world: Servi
             restart_backoff_max_ms=10,
             restart_limit=2,
         )
-    chance = random.Random(4)
+    chance = random.Random(4 + repetition)
     kills_in_a_run = 0
-    for seed in range(ROUNDS):
+    for seed in range(repetition * ROUNDS, (repetition + 1) * ROUNDS):
         enough = threading.Semaphore(0)
         workers = [Worker(world, number, seed, enough.release) for number in range(WORKERS)]
         for worker in workers:

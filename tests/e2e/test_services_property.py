@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import struct
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from nexus_protocol import Command, Internal, NexusError
 from support.daemon import short_directory
 from support.raw import RawClient, wait_until
 from support.service_history import actor, check_history, make_audited, notes_of
 from support.services import ServiceWorld, facts_of
+from support.soak import SOAK
 from support.stores import look_at
 
 from nexus.services.commands import (
@@ -47,7 +49,8 @@ from nexus.services.states import (
 )
 from nexus.system.commands import Ping
 
-EXAMPLES = int(os.environ.get("NEXUS_TESTS_EXAMPLES", "0"))
+PARTS = 5 * SOAK
+EXAMPLES_PER_PART = 3
 PATIENCE_MS = 500
 """How long a step waits for an answer that may need another step."""
 
@@ -388,17 +391,8 @@ OFTEN = ("start", "start", "tell", "tell", "plan", "crash")
 STEPS = st.one_of([st.tuples(st.just(verb), *EACH[verb]) for verb in (*EACH, *OFTEN)])
 
 
-@pytest.mark.slow
-@settings(
-    max_examples=EXAMPLES or 15,
-    deadline=None,
-    database=None,
-    # Each example takes seconds, and what happens in it depends on more than its steps: it is not made smaller.
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-@given(steps=st.lists(STEPS, min_size=10, max_size=40))
-def test_any_order_of_commands_exits_and_ends_of_the_daemon_leaves_what_is_true(steps: list[tuple[Any, ...]]) -> None:
+def run_steps(steps: list[tuple[Any, ...]]) -> None:
+    """Do the steps to a fresh daemon and its four services, and check what they leave."""
     root = short_directory()
     try:
         with ServiceWorld(root, config='[daemon]\nlog_level = "warning"\ndrain_timeout_s = 0\n') as world:
@@ -416,6 +410,28 @@ def test_any_order_of_commands_exits_and_ends_of_the_daemon_leaves_what_is_true(
                     stage.client.close()
     finally:
         shutil.rmtree(root)
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.parametrize("part", range(PARTS))
+def test_services_random_steps_leave_true_records(part: int, pytestconfig: pytest.Config) -> None:
+    base = pytestconfig.getoption("--hypothesis-seed") or secrets.token_hex(8)
+
+    @seed(f"{base} {part}")
+    @settings(
+        max_examples=EXAMPLES_PER_PART + 1,  # the first one of each part is the simplest, the same in all parts
+        deadline=None,
+        database=None,
+        # Each example takes seconds, and its course depends on timing as well as on its steps: no shrinking.
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(steps=st.lists(STEPS, min_size=10, max_size=40))
+    def check(steps: list[tuple[Any, ...]]) -> None:
+        run_steps(steps)
+
+    check()
 
 
 @pytest.mark.slow

@@ -25,10 +25,13 @@ def short_directory() -> Path:
 
 
 def isolated_environment(root: Path, **extra: str) -> dict[str, str]:
-    """The environment of a person who has nothing of Nexus yet: fresh XDG folders under ``root``."""
-    # COLUMNS and LINES of whoever runs the tests would hide the size of the tests' own terminals.
-    foreign = ("NEXUS_", "XDG_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "DBUS_", "JOURNAL_", "COLUMNS", "LINES")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+    """The environment of a user without any files of Nexus: fresh XDG folders under ``root``."""
+    removed = (
+        *("NEXUS_", "XDG_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "DBUS_", "JOURNAL_"),
+        *("COLUMNS", "LINES"),  # they would override the size of the tests' own terminals
+        "PYTHONDONTWRITEBYTECODE",  # with it every process compiles the whole tree again
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(removed)}
     for name in ("run", "state", "config", "data", "home"):
         (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     environment |= {
