@@ -206,8 +206,8 @@ def test_interrupted_events_print_how_to_continue(daemon: DaemonProcess, cli: Cl
     )
 
 
-def test_nexusd_help_shows_the_db_option_with_its_default(cli: Cli) -> None:
-    shown = cli.shell("nexusd --help")
+def test_nexusd_help_shows_the_db_option_with_its_default(root: Path) -> None:
+    shown = Cli(isolated_environment(root)).shell("nexusd --help")
     assert shown.code == 0
     assert re.search(r"--db PATH +the database \(default: \$XDG_STATE_HOME/nexus/nexus\.db\)", shown.out)
 

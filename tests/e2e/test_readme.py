@@ -44,6 +44,7 @@ def matches(expected: str, line: str) -> bool:
     return re.fullmatch(".+?".join(re.escape(piece) for piece in expected.split("…")), line) is not None
 
 
+@pytest.mark.slow
 def test_readme_tour_prints_what_it_shows(root: Path) -> None:
     programs = Path(sys.executable).parent
     environment = isolated_environment(root)

@@ -30,6 +30,13 @@ def nexus(daemon: DaemonProcess) -> Iterator[SpecClient]:
         yield connection
 
 
+@pytest.fixture
+def reader(shared: DaemonProcess) -> Iterator[SpecClient]:
+    """A connection to the daemon of all tests that create nothing; its database is empty."""
+    with SpecClient(find_socket(shared.environment)) as connection:
+        yield connection
+
+
 def names(vms: dict[str, list[dict[str, object]]]) -> list[object]:
     return [vm["name"] for vm in vms["vms"]]
 
@@ -48,27 +55,28 @@ def test_spec_client_imports_nothing_of_the_project() -> None:
 # The state store
 
 
-def test_health_reports_the_database_with_path_tables_and_size(nexus: SpecClient, daemon: DaemonProcess) -> None:
-    health = nexus.call(HEALTH)
+def test_health_reports_the_database_with_path_tables_and_size(reader: SpecClient, shared: DaemonProcess) -> None:
+    health = reader.call(HEALTH)
     assert health["status"] == "ok"
     database = health["database"]
-    assert database["path"] == str(daemon.database)
+    assert database["path"] == str(shared.database)
     assert database["table_count"] == len(database["tables"]) == 7
     assert {"journal", "schema_meta", "settings", "vms"} < set(database["tables"])
     assert isinstance(database["size_bytes"], int)
     assert database["size_bytes"] > 0
 
 
-def test_health_reports_wal_mode_foreign_keys_and_migrations(nexus: SpecClient) -> None:
-    database = nexus.call(HEALTH)["database"]
+def test_health_reports_wal_mode_foreign_keys_and_migrations(reader: SpecClient) -> None:
+    database = reader.call(HEALTH)["database"]
     assert database["journal_mode"] == "wal"
     assert database["foreign_keys"] is True
     assert database["schema_version"] == 4
     assert [migration["version"] for migration in database["migrations"]] == [1, 2, 3, 4]
 
 
-def test_database_is_in_the_state_directory_by_default(nexus: SpecClient, root: Path) -> None:
-    assert nexus.call(HEALTH)["database"]["path"] == str(root / "state" / "nexus" / "nexus.db")
+def test_database_is_in_the_state_directory_by_default(reader: SpecClient, shared: DaemonProcess) -> None:
+    root = shared.root
+    assert reader.call(HEALTH)["database"]["path"] == str(root / "state" / "nexus" / "nexus.db")
     assert (root / "state" / "nexus" / "nexus.db").is_file()
 
 
@@ -247,12 +255,12 @@ def test_update_vm_changes_only_the_given_fields(nexus: SpecClient) -> None:
         ({"role": "work"}, "name"),
     ],
 )
-def test_invalid_request_error_names_the_field(nexus: SpecClient, fields: dict[str, object], path: str) -> None:
+def test_invalid_request_error_names_the_field(reader: SpecClient, fields: dict[str, object], path: str) -> None:
     with pytest.raises(ErrorReply) as caught:
-        nexus.call(CREATE_VM, **fields)
+        reader.call(CREATE_VM, **fields)
     assert caught.value.code == "invalid_argument"
     assert caught.value.details["path"] == path
-    assert nexus.call(LIST_VMS) == {"vms": []}
+    assert reader.call(LIST_VMS) == {"vms": []}
 
 
 # The daemon
@@ -268,9 +276,9 @@ def test_hello_returns_limits_and_sets_the_actor_of_events(nexus: SpecClient) ->
     assert (event["uid"], event["pid"]) == (os.geteuid(), os.getpid())
 
 
-def test_ping_returns_its_payload(nexus: SpecClient) -> None:
-    assert nexus.call(PING, payload=bytes(range(256))) == {"payload": bytes(range(256))}
-    assert nexus.call(PING) == {}
+def test_ping_returns_its_payload(reader: SpecClient) -> None:
+    assert reader.call(PING, payload=bytes(range(256))) == {"payload": bytes(range(256))}
+    assert reader.call(PING) == {}
 
 
 def test_system_status_counts_vms_and_connections(nexus: SpecClient, daemon: DaemonProcess) -> None:
@@ -281,8 +289,8 @@ def test_system_status_counts_vms_and_connections(nexus: SpecClient, daemon: Dae
     assert status["connections"] == 1
 
 
-def test_describe_lists_commands_with_schemas(nexus: SpecClient) -> None:
-    commands = {command["code"]: command for command in nexus.call(DESCRIBE)["commands"]}
+def test_describe_lists_commands_with_schemas(reader: SpecClient) -> None:
+    commands = {command["code"]: command for command in reader.call(DESCRIBE)["commands"]}
     assert {PING, CREATE_VM, WATCH_EVENTS} <= commands.keys()
     assert commands[CREATE_VM]["name"] == "CreateVm"
     assert commands[WATCH_EVENTS]["streams"] is True

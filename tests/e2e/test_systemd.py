@@ -139,6 +139,7 @@ def test_restarts_lose_no_connection(installed: UserManager) -> None:
     assert len(answered) >= 200
 
 
+@pytest.mark.slow
 def test_watchdog_replaces_a_stopped_daemon(installed: UserManager) -> None:
     installed.drop_in(SERVICE, "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\nRestartSec=100ms\n")
     installed.systemctl("restart", SERVICE)
