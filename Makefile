@@ -1,4 +1,4 @@
-# Each target sets up what it needs. All that has to be there before is Python 3.11 or newer with venv.
+# Requirements: Python 3.11 or newer with venv. Each target installs everything else that it needs into .venv.
 
 PYTHON ?= python3
 VENV := .venv

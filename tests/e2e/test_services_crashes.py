@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.raw import wait_until
-from support.services import ServiceWorld, tell
+from support.services import ServiceWorld, write_fifo
 
 from nexus.services.commands import StartService
 from nexus.services.records import Service
@@ -115,14 +115,14 @@ def test_health_is_unknown_until_a_check_has_a_result(world: ServiceWorld) -> No
     assert row[:3] == ["web", "running", "unknown"]
     assert "web [running, health unknown]" in world.cli.ok("service", "tree").out
 
-    tell(gate, "0")
+    write_fifo(gate, "0")
     world.wait_for("web", lambda service: service.health is ServiceHealth.HEALTHY, "to be healthy")
     world.cli.ok("service", "start", "web", "--wait")
     # A new daemon has no result of a check yet.
     world.daemon.kill()
     world.daemon.start()
     assert health(world.service("web")) == (ServiceState.RUNNING, ServiceHealth.UNKNOWN)
-    tell(gate, "0")
+    write_fifo(gate, "0")
     world.wait_for("web", lambda service: service.health is ServiceHealth.HEALTHY, "to be healthy")
     world.cli.ok("service", "stop", "web")
     assert health(world.service("web")) == (ServiceState.STOPPED, ServiceHealth.UNKNOWN)

@@ -55,15 +55,15 @@ def test_ten_services_outlive_the_daemon_and_three_exits_are_recorded(world: Ser
     ends = {"done": "exit 0", "fails": "exit 3", "dies": "kill SEGV"}
     for name in (*names, *ends):
         world.call(StartService(service=name))
-        world.tell(name, "say before")
+        world.order(name, "say before")
     before = world.services()
     assert {service.state for service in before.values()} == {ServiceState.RUNNING}
 
     world.daemon.kill()
     for name in (*names, *ends):
-        world.tell(name, "say meanwhile")
+        world.order(name, "say meanwhile")
     for name, end in ends.items():
-        world.tell(name, end)
+        world.order(name, end)
     for name, service in before.items():
         wait_until(lambda service=service: b"meanwhile" in world.kept_on_disk(service), f"the output of {name}")
         assert service.pid is not None
@@ -76,7 +76,7 @@ def test_ten_services_outlive_the_daemon_and_three_exits_are_recorded(world: Ser
     for name in names:
         same = (after[name].state, after[name].pid, after[name].started_at, after[name].restarts)
         assert same == (ServiceState.RUNNING, before[name].pid, before[name].started_at, 0)
-        world.tell(name, "say after")
+        world.order(name, "say after")
         wait_until(lambda name=name: b"after" in world.output(name), f"the output of {name} after the restart")
         assert world.output(name) == b"before\nmeanwhile\nafter\n"
         assert [piece.at <= restarted_at for piece in world.pieces(name)] == [True, True, False]

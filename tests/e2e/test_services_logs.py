@@ -95,7 +95,7 @@ def test_followers_continue_over_restarts_and_miss_nothing(world: ServiceWorld) 
     world.puppet("talks", stop_grace_ms=1000)
     world.call(StartService(service="talks"))
     expected = b"early\n"
-    world.tell("talks", "say early")
+    world.order("talks", "say early")
     wait_until(lambda: world.output("talks") == expected, "the first line")
     with world.cli.start("service", "logs", "talks", "-f") as process, world.client() as client:
         assert process.stdout is not None
@@ -109,13 +109,13 @@ def test_followers_continue_over_restarts_and_miss_nothing(world: ServiceWorld) 
                 follower.start()
             for run in range(3):
                 for line in range(3):
-                    world.tell("talks", f"say run {run} line {line}")
+                    world.order("talks", f"say run {run} line {line}")
                     expected += b"run %d line %d\n" % (run, line)
                 for follower in followers:
                     follower.wait_for(expected)
                 world.call(RestartService(service="talks"))
             expected += b"the end\n"
-            world.tell("talks", "say the end")
+            world.order("talks", "say the end")
             for follower in followers:
                 follower.join(WAIT_S)
                 assert follower.seen == expected

@@ -163,7 +163,7 @@ class Harness:
         for edge in edges:
             self.request(self.dependency(*edge))
 
-    def tell(self, name: str, word: str) -> None:
+    def order(self, name: str, word: str) -> None:
         """Give the program an order, if it runs."""
         with contextlib.suppress(OSError):
             fifo = os.open(self.world.root / f"{name}.fifo", os.O_WRONLY | os.O_NONBLOCK)
@@ -182,7 +182,7 @@ class Harness:
     def crash(self, name: str, word: str) -> None:
         """End the program, and each of its next runs, in this way."""
         self.plan(name, [word] * 5)
-        self.tell(name, word)
+        self.order(name, word)
 
     def leave(self, killed: bool) -> None:
         """Stop or kill the daemon; open requests are dropped."""
@@ -378,18 +378,18 @@ ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "stop": (NAMES, st.booleans(), st.booleans()),
     "update": (NAMES, CHANGES, st.booleans()),
     "replace": (NAMES,),
-    "tell": (NAMES, WORDS),
+    "order": (NAMES, WORDS),
     "plan": (NAMES, st.lists(WORDS, max_size=6)),
     "crash": (NAMES, st.sampled_from(["exit 3", "kill 9", "leave 3"])),
     "leave": (st.booleans(),),
     "bounce": (st.booleans(),),
 }
-OFTEN = ("start", "start", "tell", "tell", "plan", "crash")
+OFTEN = ("start", "start", "order", "order", "plan", "crash")
 STEPS = st.one_of([st.tuples(st.just(verb), *ARGUMENTS[verb]) for verb in (*ARGUMENTS, *OFTEN)])
 
 
 def run_steps(steps: list[tuple[Any, ...]]) -> None:
-    """Do the steps to a fresh daemon and its four services, and check what they leave."""
+    """Run the steps on a fresh daemon with four services, and check the invariants and the history."""
     root = short_directory()
     try:
         with ServiceWorld(root, config='[daemon]\nlog_level = "warning"\ndrain_timeout_s = 0\n') as world:

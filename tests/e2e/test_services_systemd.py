@@ -90,7 +90,7 @@ def test_services_outlive_restart_stop_and_kill_of_the_daemon_unit(world: UnitWo
     ends = {"done": "exit 0", "fails": "exit 3", "dies": "kill SEGV"}
     for name in (*names, *ends):
         world.call(StartService(service=name))
-        world.tell(name, "say before")
+        world.order(name, "say before")
     before = world.services()
     cgroups = {world.cgroup(service) for service in before.values()}
     assert len(cgroups) == 10
@@ -107,9 +107,9 @@ def test_services_outlive_restart_stop_and_kill_of_the_daemon_unit(world: UnitWo
     assert world.nexusctl("daemon", "stop").startswith("Stopped the daemon")
     assert world.manager.show(SERVICE, "ActiveState") == "inactive"
     for name in (*names, *ends):
-        world.tell(name, "say meanwhile")
+        world.order(name, "say meanwhile")
     for name, end in ends.items():
-        world.tell(name, end)
+        world.order(name, end)
     for name, service in before.items():
         wait_until(lambda service=service: b"meanwhile" in world.kept_on_disk(service), f"the output of {name}")
     wait_until(lambda: len(world.scopes()) == 7, "three scopes to end")

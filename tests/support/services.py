@@ -24,7 +24,7 @@ from support.cli import Cli
 from support.daemon import DaemonProcess
 from support.raw import wait_until
 
-__all__ = ["PUPPET", "ServiceWorld", "end_runs", "stat_fields", "processes_of", "tell"]
+__all__ = ["PUPPET", "ServiceWorld", "end_runs", "processes_of", "stat_fields", "write_fifo"]
 
 R = TypeVar("R")
 
@@ -42,7 +42,7 @@ done <>"$0.fifo"
 """A script for /bin/sh that obeys the lines of its FIFO, and creates a file when two copies of it run at once."""
 
 
-def tell(fifo: Path, text: str) -> None:
+def write_fifo(fifo: Path, text: str) -> None:
     """Write a line to a FIFO, waiting until it has a reader."""
 
     def write() -> bool:
@@ -136,13 +136,13 @@ class ServiceWorld:
         return self.call(AddService(name=name, run_command=run_command, **fields))
 
     def puppet(self, name: str, **fields: Any) -> Service:
-        """Add a service that runs PUPPET and obeys ``tell``."""
+        """Add a service that runs PUPPET and obeys ``order``."""
         os.mkfifo(self.root / f"{name}.fifo")
         return self.add(name, ["/bin/sh", "-c", PUPPET, str(self.root / name)], **fields)
 
-    def tell(self, name: str, text: str) -> None:
+    def order(self, name: str, text: str) -> None:
         """Order a puppet to ``say TEXT``, ``exit CODE`` or ``kill SIGNAL`` (itself), waiting until it runs."""
-        tell(self.root / f"{name}.fifo", text)
+        write_fifo(self.root / f"{name}.fifo", text)
 
     def ran_twice(self) -> list[str]:
         """Names of the puppets of which two copies ran at the same time."""
