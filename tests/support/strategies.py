@@ -25,12 +25,16 @@ from msgspec.inspect import (
     type_info,
 )
 
+from support.soak import SOAK
+
 __all__ = ["bounded", "cut", "cuts", "free_values", "values_of"]
 
 
 def bounded(examples: int) -> settings:
-    """So many examples, without files, and without a clock: a busy machine is no failure."""
-    return settings(max_examples=examples, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    """Settings for a number of examples, without a database and without a deadline, for busy machines."""
+    return settings(
+        max_examples=examples * SOAK, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+    )
 
 
 free_values: st.SearchStrategy[Any] = st.recursive(
