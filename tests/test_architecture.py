@@ -26,7 +26,6 @@ EXCEPTIONS: set[Violation] = {
         "nexus.daemon.client_session",
         "nexus.daemon.client_session nexus.daemon.send_buffer nexus.daemon.server nexus.daemon.streams",
     ),
-    Violation("circle", "nexus.plugins.lua", "nexus.plugins.lua nexus.plugins.registry"),
     Violation(
         "circle",
         "nexus.services.dependencies.tracker",

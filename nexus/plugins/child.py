@@ -1,6 +1,6 @@
-"""The daemon's end of one plugins' process: start it, ask it within its limits, log what it prints, end it.
+"""The daemon's end of one plugins' process: starts it, calls it with time limits, logs its output, kills it.
 
-It knows which plugin is at work, and no command.
+It knows which plugin is running; it does not know what a hook is about.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from nexus.plugins.messages import (
     framed,
 )
 
-__all__ = ["Broken", "Child"]
+__all__ = ["Child", "ProcessFailed"]
 
 _log = logging.getLogger("nexus.plugins")
 
 _START_S = 30.0
-"""How long the process may take to begin at all, on a machine that has much to do."""
+"""How long the process may take to start, on a loaded machine."""
 _END_S = 1.0
 _NOT_INHERITED = ("NOTIFY_", "LISTEN_", "WATCHDOG_", "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "MANAGERPID")
 
 
-class Broken(Exception):
-    """The process hangs, has ended, or says what nobody understands. ``plugin`` was at work, where it is known."""
+class ProcessFailed(Exception):
+    """The process hangs, has ended or broke the protocol. ``plugin`` is the plugin that was running, if known."""
 
     def __init__(self, plugin: str | None, reason: str) -> None:
         super().__init__(reason)
@@ -52,22 +52,22 @@ class Broken(Exception):
 
 
 class Child:
-    """One plugins' process. It must be ended with ``kill``, whatever happened to it."""
+    """One plugins' process. It must be closed with ``kill``, even when the process has already ended."""
 
     def __init__(self, memory_mib: int, on_end: Callable[[], None]) -> None:
         self.started_at = time.monotonic()
         self.ended = asyncio.Event()
-        """The process is not there any more."""
+        """Set when the process has ended and is reaped."""
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
-        self._inside: str | None = None
+        self._running: str | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         output, write_end = os.pipe()
         try:
             self._process = subprocess.Popen(
-                # Neither the working directory (-P) nor bytecode beside a plugin (-B) is any source of programs.
+                # No modules from the working directory (-P), no bytecode written beside a plugin (-B).
                 [sys.executable, "-P", "-B", "-m", "nexus.plugins.process"]
                 + [str(number) for number in (theirs.fileno(), os.getpid(), memory_mib)],
                 stdin=subprocess.DEVNULL,
@@ -96,31 +96,31 @@ class Child:
         return self._process.pid
 
     async def load(self, load: Load) -> Loaded:
-        """Have it load the plugins.
+        """Load the plugins.
 
         Raises:
-            Broken: one of them ends the process, or takes too long.
+            ProcessFailed: a plugin ends the process or takes too long.
         """
         self._reader, self._writer = await asyncio.open_connection(sock=self._socket)
-        reply = await self._ask(framed(load), _START_S, load.load_timeout_ms)
+        reply = await self._exchange(framed(load), _START_S, load.load_timeout_ms)
         if not isinstance(reply, Loaded):
-            raise self._nonsense()
+            raise self._protocol_violation()
         return reply
 
-    async def ask(self, ask: bytes, timeout_ms: int) -> Result | Vetoed | Failed:
-        """Call the plugins what a framed ``Call`` says; each of them may take ``timeout_ms``.
+    async def call(self, call: bytes, timeout_ms: int) -> Result | Vetoed | Failed:
+        """Send a framed ``Call`` and wait for the reply; each plugin may take ``timeout_ms``.
 
         Raises:
-            Broken: one of them ends the process, or takes too long.
+            ProcessFailed: a plugin ends the process or takes too long.
         """
-        reply = await self._ask(ask, timeout_ms / 1000, timeout_ms)
+        reply = await self._exchange(call, timeout_ms / 1000, timeout_ms)
         if isinstance(reply, Loaded):
-            raise self._nonsense()
+            raise self._protocol_violation()
         return reply
 
-    async def _ask(self, message: bytes, first_s: float, timeout_ms: int) -> Loaded | Result | Vetoed | Failed:
+    async def _exchange(self, message: bytes, first_s: float, timeout_ms: int) -> Loaded | Result | Vetoed | Failed:
         assert self._writer is not None
-        self._inside = None
+        self._running = None
         limit_s = first_s
         try:
             async with asyncio.timeout(limit_s):
@@ -130,41 +130,41 @@ class Child:
                 async with asyncio.timeout(limit_s):
                     reply = await self._receive()
                 if not isinstance(reply, Entered):
-                    self._inside = None
+                    self._running = None
                     return reply
-                self._inside = reply.plugin
+                self._running = reply.plugin
                 limit_s = timeout_ms / 1000
         except TimeoutError:
-            raise Broken(self._inside, f"it took longer than {round(limit_s * 1000)} ms") from None
+            raise ProcessFailed(self._running, f"it took longer than {round(limit_s * 1000)} ms") from None
         except (msgspec.MsgspecError, ValueError):
-            raise self._nonsense() from None
+            raise self._protocol_violation() from None
         except (OSError, EOFError):
-            raise Broken(self._inside, await self._how_it_ended()) from None
+            raise ProcessFailed(self._running, await self._end_reason()) from None
 
     async def _receive(self) -> Reply:
         assert self._reader is not None
         size = int.from_bytes(await self._reader.readexactly(PREFIX_BYTES), "big")
         if size > MAX_MESSAGE_BYTES:
-            raise ValueError("a message that is too large")
+            raise ValueError("the message is too large")
         reply: Reply = decode_reply(await self._reader.readexactly(size))
         return reply
 
-    def _nonsense(self) -> Broken:
-        return Broken(self._inside, "the process wrote into the daemon's own channel")
+    def _protocol_violation(self) -> ProcessFailed:
+        return ProcessFailed(self._running, "the process wrote invalid data to the daemon's socket")
 
-    async def _how_it_ended(self) -> str:
+    async def _end_reason(self) -> str:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_END_S):
                 await self.ended.wait()
         code = self._process.returncode
         if code is None:
-            return "the process closed the daemon's channel"
+            return "the process closed the daemon's socket"
         if code < 0:
             return f"the process was ended by {signal.Signals(-code).name}"
         return f"the process ended (exit code {code})"
 
     def kill(self) -> None:
-        """End the process and its group, and close what belongs to it."""
+        """Kill the process and its group, and close the socket and the output pipe."""
         if not self.ended.is_set():
             self._kill_group()
         if self._writer is not None:
@@ -173,14 +173,14 @@ class Child:
             self._socket.close()
         self._output.close()
 
-    async def gone(self) -> None:
-        """Wait a moment until the kernel has ended what was killed."""
+    async def wait_ended(self) -> None:
+        """Wait until the killed process has ended, at most one second."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_END_S):
                 await self.ended.wait()
 
     def _kill_group(self) -> None:
-        # Until it is waited for, no other process gets its number.
+        # The pid cannot be reused before wait().
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -194,13 +194,13 @@ class Child:
 
 
 class _Output:
-    """What plugins print, line by line in the daemon's log, and no more of it than a log can take."""
+    """Copies what plugins print to the daemon's log, line by line, up to a limit for each window of time."""
 
     _WINDOW_S = 10.0
     _LOGGED_BYTES = 16 * 1024
-    """In one window of time; what is beyond is dropped, and counted."""
+    """Logged in one window; more is dropped and counted."""
     _READ_BYTES = 64 * 1024 * 1024
-    """In one window; what is beyond waits, and whoever prints it."""
+    """Read in one window; then the pipe fills up and the printing plugin blocks until the next window."""
     _LINE_BYTES = 1000
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop) -> None:
@@ -208,7 +208,7 @@ class _Output:
         self._loop = loop
         self._line = bytearray()
         self._logged = self._read = self._dropped = 0
-        self._next: asyncio.TimerHandle | None = None
+        self._window_timer: asyncio.TimerHandle | None = None
         os.set_blocking(fd, False)
         loop.add_reader(fd, self._on_readable)
 
@@ -220,41 +220,41 @@ class _Output:
         if not data:
             self.close()
             return
-        if self._next is None:
-            self._next = self._loop.call_later(self._WINDOW_S, self._next_window)
-        self._take(data)
+        if self._window_timer is None:
+            self._window_timer = self._loop.call_later(self._WINDOW_S, self._start_window)
+        self._accept(data)
         if self._read > self._READ_BYTES:
             self._loop.remove_reader(self._fd)
 
-    def _take(self, data: bytes) -> None:
+    def _accept(self, data: bytes) -> None:
         self._read += len(data)
-        room = max(0, self._LOGGED_BYTES - self._logged)
-        self._dropped += max(0, len(data) - room)
-        self._logged += min(len(data), room)
-        *lines, rest = data[:room].split(b"\n")
+        allowed = max(0, self._LOGGED_BYTES - self._logged)
+        self._dropped += max(0, len(data) - allowed)
+        self._logged += min(len(data), allowed)
+        *lines, rest = data[:allowed].split(b"\n")
         for line in lines:
             self._line += line
-            self._write()
+            self._log_line()
         self._line += rest
         if len(self._line) > self._LINE_BYTES:
-            self._write()
+            self._log_line()
 
-    def _write(self) -> None:
+    def _log_line(self) -> None:
         if self._line:
             text = self._line[: self._LINE_BYTES].decode("utf-8", "replace")
             _log.info("printed: %s", "".join(c if c.isprintable() else "\ufffd" for c in text))
         self._line.clear()
 
-    def _next_window(self) -> None:
-        self._next = None
+    def _start_window(self) -> None:
+        self._window_timer = None
         if self._dropped:
-            _log.warning("plugins printed too much: %d bytes are not in the log", self._dropped)
+            _log.warning("plugins printed too much: %d bytes were not logged", self._dropped)
         if self._read > self._READ_BYTES and self._fd >= 0:
             self._loop.add_reader(self._fd, self._on_readable)
         self._logged = self._read = self._dropped = 0
 
     def close(self) -> None:
-        """Log what is there, and read no more."""
+        """Log the output that has arrived, and close the pipe."""
         if self._fd < 0:
             return
         self._loop.remove_reader(self._fd)
@@ -263,10 +263,10 @@ class _Output:
                 data = os.read(self._fd, 65536)
                 if not data:
                     break
-                self._take(data)
-        self._write()
+                self._accept(data)
+        self._log_line()
         os.close(self._fd)
         self._fd = -1
-        if self._next is not None:
-            self._next.cancel()
-            self._next_window()
+        if self._window_timer is not None:
+            self._window_timer.cancel()
+            self._start_window()
