@@ -85,7 +85,7 @@ def test_pruning_goes_from_the_old_end_to_the_first_that_is_new_whatever_the_clo
         assert await store.write(functools.partial(prune, before_at=100)) == 1
         assert await store.write(functools.partial(prune, before_at=100)) == 0
         assert store.read(bounds) == (1, 4)
-        assert await store.write(functools.partial(prune, before_at=1000, most=2)) == 2
+        assert await store.write(functools.partial(prune, before_at=1000, limit=2)) == 2
         assert await store.write(functools.partial(prune, before_at=1000)) == 1
         assert await store.write(functools.partial(prune, before_at=1000)) == 0
         assert store.read(bounds) == (4, 4)

@@ -100,7 +100,7 @@ def test_a_declaration_tells_what_comes_back() -> None:
 
 
 def test_the_summary_is_the_first_sentence_of_the_documentation() -> None:
-    assert CreateVm.info.summary == "Create a VM record, in state created and with a vsock CID of its own."
+    assert CreateVm.info.summary == "Create a VM record in state created, with a unique vsock CID."
 
 
 def test_commands_and_records_cannot_be_changed() -> None:
