@@ -21,7 +21,6 @@ SOURCES = read_sources(ROOT)
 DISPATCH = load_capabilities()
 
 EXCEPTIONS: set[Violation] = {
-    Violation("circle", "nexus.plugins.lua", "nexus.plugins.lua nexus.plugins.registry"),
     Violation("import", "nexus.cli.apply", "nexus.services.cli.status"),
     Violation("import", "nexus.cli.daemon", "nexus.services.cli.status"),
     Violation("import", "nexus.cli.project.converge", "nexus.services.commands"),

@@ -31,7 +31,7 @@ from nexus.plugins.messages import (
 )
 from nexus.runtime.command import ChildProcess, OutputPipe
 
-__all__ = ["Broken", "Child"]
+__all__ = ["ProcessFailed", "Child"]
 
 _log = logging.getLogger("nexus.plugins")
 
@@ -42,7 +42,7 @@ _END_S = 1.0
 _NOT_INHERITED = ("NOTIFY_", "LISTEN_", "WATCHDOG_", "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "MANAGERPID")
 
 
-class Broken(Exception):
+class ProcessFailed(Exception):
     """The process hangs, has ended, or sent something malformed. ``plugin`` was being called, where that is known."""
 
     def __init__(self, plugin: str | None, reason: str) -> None:
@@ -99,26 +99,26 @@ class Child:
         """Have the process load the plugins.
 
         Raises:
-            Broken: a plugin ends the process, or takes too long.
+            ProcessFailed: a plugin ends the process, or takes too long.
         """
         self._reader, self._writer = await asyncio.open_connection(sock=self._socket)
-        reply = await self._ask(framed(load), _START_S, load.load_timeout_ms)
+        reply = await self._call(framed(load), _START_S, load.load_timeout_ms)
         if not isinstance(reply, Loaded):
             raise self._malformed()
         return reply
 
-    async def ask(self, ask: bytes, timeout_ms: int) -> Result | Vetoed | Failed:
+    async def call(self, message: bytes, timeout_ms: int) -> Result | Vetoed | Failed:
         """Send a framed ``Call``, and give its result; each plugin that it reaches may take ``timeout_ms``.
 
         Raises:
-            Broken: a plugin ends the process, or takes too long.
+            ProcessFailed: a plugin ends the process, or takes too long.
         """
-        reply = await self._ask(ask, timeout_ms / 1000, timeout_ms)
+        reply = await self._call(message, timeout_ms / 1000, timeout_ms)
         if isinstance(reply, Loaded):
             raise self._malformed()
         return reply
 
-    async def _ask(self, message: bytes, first_s: float, timeout_ms: int) -> Loaded | Result | Vetoed | Failed:
+    async def _call(self, message: bytes, first_s: float, timeout_ms: int) -> Loaded | Result | Vetoed | Failed:
         assert self._writer is not None
         self._inside = None
         limit_s = first_s
@@ -135,11 +135,11 @@ class Child:
                 self._inside = reply.plugin
                 limit_s = timeout_ms / 1000
         except TimeoutError:
-            raise Broken(self._inside, f"it took longer than {round(limit_s * 1000)} ms") from None
+            raise ProcessFailed(self._inside, f"it took longer than {round(limit_s * 1000)} ms") from None
         except (msgspec.MsgspecError, ValueError):
             raise self._malformed() from None
         except (OSError, EOFError):
-            raise Broken(self._inside, await self._how_it_ended()) from None
+            raise ProcessFailed(self._inside, await self._how_it_ended()) from None
 
     async def _receive(self) -> Reply:
         assert self._reader is not None
@@ -149,8 +149,8 @@ class Child:
         reply: Reply = decode_reply(await self._reader.readexactly(size))
         return reply
 
-    def _malformed(self) -> Broken:
-        return Broken(self._inside, "the process wrote into the daemon's own channel")
+    def _malformed(self) -> ProcessFailed:
+        return ProcessFailed(self._inside, "the process wrote into the daemon's own channel")
 
     async def _how_it_ended(self) -> str:
         await self._process.wait(_END_S)
@@ -170,7 +170,7 @@ class Child:
             self._socket.close()
         self._output.close()
 
-    async def gone(self) -> None:
+    async def wait_ended(self) -> None:
         """Wait until a killed process has ended, 1 s at most."""
         await self._process.wait(_END_S)
 

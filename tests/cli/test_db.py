@@ -42,7 +42,7 @@ def test_a_backup_is_made_while_the_daemon_runs_and_put_back_while_it_does_not(
     made = cli.ok("db", "backup", str(backup))
     assert made.out == f"Backed up to {backup} ({backup.stat().st_size} bytes)\n"
     again = cli("db", "backup", str(backup))
-    assert again == (5, "", f"Error: cannot back up to {backup}: it is there already\n")
+    assert again == (5, "", f"Error: cannot back up to {backup}: it already exists\n")
     cli.ok("vm", "delete", "kept", "--yes")
 
     for words in (("restore", str(backup), "--yes"), ("migrate", "--to", "2")):
@@ -105,7 +105,7 @@ def test_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProcess,
     (second,) = set((daemon.state / "backups").iterdir()) - {backup}
     assert forward == {"path": str(daemon.database), "from": 2, "to": 4, "backup": str(second)}
     unknown = cli("db", "migrate", "--to", "99")
-    assert unknown == (1, "", "Error: cannot migrate to version 99: there are versions 1 to 4\n")
+    assert unknown == (1, "", "Error: cannot migrate to version 99: the versions are 1 to 4\n")
     assert cli("db", "migrate", "--to", "0").code == 2
     assert cli("db", "migrate").code == 2
 

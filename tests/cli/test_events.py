@@ -106,7 +106,7 @@ def test_the_hint_repeats_what_was_asked_for(cli: Cli) -> None:
 def test_a_number_from_the_future_is_a_conflict(cli: Cli) -> None:
     code, out, err = cli("events", "--after", "99", "--no-follow")
     assert (code, out) == (5, "")
-    assert err.startswith("Error: cannot go on after event 99")
+    assert err.startswith("Error: cannot resume after event 99")
 
 
 def test_a_follower_ends_when_its_reader_does_although_nothing_more_happens(cli: Cli) -> None:

@@ -53,7 +53,7 @@ def test_a_reload_shows_what_is_there_now(cli: Cli, folder: PluginFolder) -> Non
     assert (refused.code, refused.out) == (5, "")
     assert refused.err == (
         'Error: cannot carry out CreateVm: plugin "another" vetoed it: closed\n'
-        "  Do as it says, or see whose it is: nexusctl plugin list\n"
+        "  Change the request as the reason says, or check the plugin: nexusctl plugin list\n"
     )
 
 
@@ -75,7 +75,7 @@ def test_what_nobody_claims_is_not_found(cli: Cli) -> None:
     done = cli("plugin", "call", "nobody")
     assert (done.code, done.out) == (4, "")
     assert done.err == (
-        "Error: cannot carry out nobody: no plugin claims it\n  See what there is: nexusctl plugin list -o wide\n"
+        "Error: cannot carry out nobody: no plugin claims it\n  List the claimed names: nexusctl plugin list -o wide\n"
     )
 
 
@@ -97,8 +97,8 @@ def test_a_daemon_without_plugins_says_so(root: Path, make_daemon: Callable[...,
     refused = cli("plugin", "reload")
     assert refused.code == 5
     assert refused.err == (
-        "Error: cannot reload plugins: this daemon was started without them\n"
-        "  Start it without --no-plugins, and with [plugins] enabled = true in config.toml.\n"
+        "Error: cannot reload plugins: they are disabled in this daemon\n"
+        "  Start nexusd without --no-plugins and with [plugins] enabled = true in config.toml.\n"
     )
 
 
@@ -107,8 +107,8 @@ def test_a_folder_that_is_refused_is_a_warning(cli: Cli, folder: PluginFolder) -
     done = cli.ok("plugin", "reload")
     assert done.out == ""
     assert done.err == (
-        f"No plugins found.\nWarning: cannot take plugins from {folder.path}: "
-        "others can write to it (mode 0777); for you alone: chmod go-w\n"
+        f"No plugins found.\nWarning: cannot load plugins from {folder.path}: "
+        "other users can write to it (mode 0777); remove their access: chmod go-w\n"
     )
 
 
