@@ -1,6 +1,6 @@
 """The daemon's end of one plugins' process: starts it, calls it with time limits, logs its output, kills it.
 
-It knows which plugin is running; it does not know what a hook is about.
+It knows which plugin is running; it knows no hook.
 """
 
 from __future__ import annotations
