@@ -1,8 +1,8 @@
-"""What a handler is given and how it is entered: the one interface between the daemon and the capabilities.
+"""What handlers and managers are given, and how handlers are registered: the interface of daemon and capabilities.
 
-A handler is a function ``(ctx, command)`` that gives the command's reply, or ``(ctx, command, stream)`` for a stream.
-A plain function answers at once, in the event loop, and must not block; a coroutine function may wait. Whatever it
-raises that is a ``NexusError`` goes to the client; anything else is a bug.
+A handler is a function ``(ctx, command)`` that returns the command's reply, or ``(ctx, command, stream)`` for a
+stream. A plain function runs in the event loop and must not block; a coroutine function may wait. A ``NexusError``
+that it raises is sent to the client; any other exception is a bug, and is sent as ``internal``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 from nexus_protocol import Command, CommandInfo
 
+from nexus.runtime import Runtime
 from nexus.store import Reader, StateStore
+from nexus.supervision.boot import Boot
+from nexus.supervision.port_leases import PortLeases
+from nexus.supervision.sweeper import Sweeper
 
 __all__ = [
     "PAGE_BYTES",
@@ -39,7 +43,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Caller(NamedTuple):
-    """Who asks: the peer's credentials as the kernel gives them, and the name it gave itself."""
+    """The client of a request: its credentials as the kernel reports them, and the actor that it named in Hello."""
 
     uid: int
     pid: int
@@ -47,7 +51,7 @@ class Caller(NamedTuple):
 
 
 PreCommand = Callable[[CommandInfo, Command[Any], Caller], Coroutine[Any, Any, None]]
-"""Asked before a command is carried out; raises what it is refused with."""
+"""Called before a command is carried out; raises a NexusError to refuse it."""
 
 
 class Stream(Protocol[ItemT]):
@@ -60,24 +64,24 @@ class Stream(Protocol[ItemT]):
         """Wait until the client has room, before something is produced for it."""
 
     async def receive(self) -> dict[str, Any]:
-        """The next Input of the client: a map with ``data``, ``eof`` or ``control``."""
+        """Wait for the next Input of the client: a map with exactly one of ``data``, ``eof`` and ``control``."""
 
     async def acknowledge(self, size: int) -> None:
-        """Give ``size`` bytes of Input credit back, once they have been passed on."""
+        """Give the client ``size`` bytes of Input credit back, once they have been processed."""
 
     @property
     def draining(self) -> bool:
-        """Whether the daemon is about to stop, so that the stream should end."""
+        """Whether the daemon is stopping, so that the stream should end soon."""
 
     def on_draining(self, wake: Callable[[], None]) -> None:
-        """Call ``wake`` when the daemon begins to stop."""
+        """Call ``wake`` when the daemon begins to stop, not if it already does. A later call replaces ``wake``."""
 
 
 class Hooks(Protocol):
-    """What plugins may say before a process of ours is started."""
+    """The hooks of plugins before the daemon starts a process."""
 
     async def pre_start(self, service: str, fields: dict[str, Any], environment: dict[str, str]) -> dict[str, str]:
-        """The environment that the service is to be started with.
+        """Return the environment that the service is to be started with.
 
         Raises:
             NexusError: a plugin refuses the start, or failed.
@@ -85,37 +89,42 @@ class Hooks(Protocol):
 
 
 class ManagerContext(NamedTuple):
-    """What a manager works with."""
+    """What every manager of a daemon shares."""
 
     store: StateStore
     hooks: Hooks | None
-    """None: there is no plugin."""
+    """The hooks of plugins; None without plugins."""
     directory: Path
-    """Where what belongs to processes is kept: their logs, how they ended."""
-    file_limit: int | None = None
-    """The soft limit of open files that processes are to have; None: the daemon's own."""
+    """Where the files of processes are: their logs, how they ended."""
+    runtime: Runtime
+    boot: Boot
+    sweeper: Sweeper
+    ports: PortLeases
+    caller: Caller
+    """The daemon itself, as the journal names it for what no client asked for."""
 
 
 class Manager(Protocol):
-    """Keeps a capability's records and the world the same. ``make_manager(context)`` of its ``manager.py`` makes it."""
+    """Keeps the records of a capability and its processes in agreement. ``make_manager`` in ``manager.py`` makes it."""
 
     async def start(self) -> None:
-        """Take back what is there; called before the first client is served."""
+        """Adopt the processes that an earlier daemon started. Called before the first client is served."""
 
     async def close(self) -> None:
-        """Let go, as the daemon ends; what runs goes on."""
+        """Stop watching, because the daemon ends; processes keep running."""
 
     def children(self) -> int:
-        """How many processes it holds; with any the daemon is not idle."""
+        """How many processes it supervises; while there are any the daemon is not idle."""
 
 
 class DaemonView(Protocol):
-    """What a handler may know of the daemon itself."""
+    """The daemon as handlers see it: its figures, its limits, its managers, and the request to stop it."""
 
     started_at: int
+    """When it started (ms)."""
 
     def uptime_ms(self) -> int:
-        """Milliseconds since the start, whatever the clock did."""
+        """Milliseconds since the start, by the monotonic clock."""
 
     def reported_limits(self) -> dict[str, int]:
         """The limits in force, as ``Hello`` reports them."""
@@ -124,46 +133,52 @@ class DaemonView(Protocol):
         """How many clients are connected."""
 
     def open_requests(self) -> int:
-        """How many requests are at work."""
+        """How many requests are at work or wait their turn, over all clients."""
 
     def request_shutdown(self, reason: str) -> None:
-        """Begin to drain; the daemon exits 0 when that is done."""
+        """Begin to drain, after the present request is answered; then the daemon exits with 0."""
 
     def setting_changed(self, key: str) -> None:
-        """Say that a setting has another value now, and that it is durable."""
+        """Apply a setting whose new value, or removal, has been committed."""
 
     def counters(self) -> dict[str, Callable[[Reader], dict[str, int]]]:
-        """For each capability that keeps things with states, how to count them."""
+        """For each capability that keeps records with states, how to count them by state."""
 
     def commands(self) -> list[CommandInfo]:
-        """Every command that has a handler here, by code."""
+        """Every command that has a handler, by code."""
 
     def manager(self, kind: type[ManagerT]) -> ManagerT:
         """The manager of this class."""
 
 
 class Context:
-    """What one connection's handlers work with."""
+    """What a handler is given beside its command. A handler that waits has one for its request alone."""
 
-    __slots__ = ("caller", "daemon", "store")
+    __slots__ = ("caller", "daemon", "store", "timed_out")
 
     def __init__(self, store: StateStore, daemon: DaemonView, caller: Caller) -> None:
         self.store = store
         self.daemon = daemon
         self.caller = caller
+        self.timed_out = False
+        """Whether the request was cancelled because its ``timeout_ms`` passed.
+
+        A handler reads it in ``except asyncio.CancelledError``, where False means any other cause: the client's
+        Cancel, the end of its connection, or the daemon's stop. The first cause counts, also when a second follows.
+        """
 
 
 PAGE_BYTES = 1024 * 1024
-"""Where a list ends its page, whatever its limit."""
+"""A list ends its page at this size, even if its limit of records allows more."""
 
 
 def encoded_list(elements: list[bytes]) -> Any:
-    """A list of records that are encoded already, as a field of a record that is about to be."""
+    """Make a field of a record from elements that are already encoded as MessagePack (an array 32)."""
     return msgspec.Raw(b"\xdd" + len(elements).to_bytes(4, "big") + b"".join(elements))
 
 
 class Handler(NamedTuple):
-    """A handler as the dispatch calls it."""
+    """A handler as dispatch calls it."""
 
     info: CommandInfo
     fn: Callable[..., Any]
@@ -182,7 +197,7 @@ def handles(command: type[Command[Any]]) -> Callable[[F], F]:
 
 
 def collect_handlers(module: Any) -> list[Handler]:
-    """The handlers that a module defines."""
+    """Return the handlers that a module holds."""
     found = []
     for fn in vars(module).values():
         command = getattr(fn, "__nexus_command__", None)

@@ -1,18 +1,17 @@
-"""One client's connection in the daemon: bytes in, requests out to the handlers, replies back, within the limits.
+"""One client's connection in the daemon: bytes in, requests to the handlers, replies out, all within the limits.
 
-The session owns its socket. It knows no command; it moves requests between the sans-IO engine and the dispatch table,
-keeps them within what one client may have, and never lets a client that does not read, or does not stop, hold up
-another one.
+The session owns its socket and moves requests between the sans-IO engine and the dispatch table. It knows no command
+but ``Hello``, and it keeps a client that does not read, or never stops sending, from delaying other clients.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import logging
 import socket
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from nexus_protocol import (
     HEADER_SIZE,
@@ -29,63 +28,101 @@ from nexus_protocol import (
     Unavailable,
     UnknownCommand,
 )
+from nexus_protocol.connection import ServerEvent
 
-from nexus.capability import Caller, Context, PreCommand
-from nexus.daemon.dispatch import Entry
+from nexus.capability import Caller, Context, DaemonView, PreCommand
+from nexus.config import Limits
+from nexus.daemon.budgets import Budgets, ReceiveAccount
+from nexus.daemon.dispatch import Dispatch, Entry
 from nexus.daemon.send_buffer import SendBuffer
 from nexus.daemon.streams import MAX_QUEUED_INPUTS, SessionStream, decode_input, encode_result
+from nexus.store import StateStore
 from nexus.system.commands import Hello
 
-if TYPE_CHECKING:
-    from nexus_protocol.connection import ServerEvent
-
-    from nexus.daemon.server import Server
-
-__all__ = ["ClientSession"]
+__all__ = ["ClientSession", "SessionContext"]
 
 _log = logging.getLogger("nexus.session")
 
 _READ_BYTES = 64 * 1024
-_NEWCOMER_S = 0.1
-"""How long a client that has only just connected may take to make its first request, when the daemon is stopping."""
-_TURN = 64
-"""Requests carried out in one turn of the event loop; then the other clients have theirs."""
+_FIRST_REQUEST_S = 0.1
+"""When the daemon stops: how long after its accept a client may still make its first request."""
+_REQUESTS_A_TURN = 64
+"""Requests carried out for one client in one turn of the event loop; then the other clients have theirs."""
 _TURN_S = 0.002
-"""And not for longer than this, whatever they cost."""
+"""The longest that such a turn may take; then it ends early."""
 _WAITING_BYTES = 256
-"""What a waiting request takes beside its payload, so that many empty ones count as well."""
-_FREE_RECEIVE_BYTES = 64 * 1024
-"""What any connection may hold however much the others do, so that small requests always get through."""
-_NO_DEADLINE = contextlib.nullcontext()
+"""Counted for each waiting request beside its payload, so that many empty requests are limited as well."""
+
+
+class SessionContext:
+    """What all sessions of one daemon share. The server changes limits and ``pre_command`` while sessions run."""
+
+    __slots__ = (
+        "budgets",
+        "daemon",
+        "dispatch",
+        "limits",
+        "loop",
+        "on_closed",
+        "payload_limit",
+        "pre_command",
+        "store",
+    )
+
+    def __init__(
+        self,
+        store: StateStore,
+        daemon: DaemonView,
+        dispatch: Dispatch,
+        limits: Limits,
+        budgets: Budgets,
+        loop: asyncio.AbstractEventLoop,
+        on_closed: Callable[[ClientSession], None],
+    ) -> None:
+        self.store = store
+        self.daemon = daemon
+        self.dispatch = dispatch
+        self.budgets = budgets
+        self.loop = loop
+        self.on_closed = on_closed
+        """Called once for each session, when its connection is closed."""
+        self.pre_command: PreCommand | None = None
+        """Called before each command that may be hooked; None while no plugin wants that."""
+        self.set_limits(limits)
+
+    def set_limits(self, limits: Limits) -> None:
+        """Put other limits in force, for the present sessions as well."""
+        self.limits = self.budgets.limits = limits
+        self.payload_limit = self.dispatch.payload_limit(limits.max_payload_bytes, limits.max_frame_payload_bytes)
 
 
 class ClientSession:
     """A connected client, from accept to close."""
 
-    def __init__(self, server: Server, sock: socket.socket, caller: Caller) -> None:
-        self.server = server
-        self.engine = ServerConnection(lambda command: server.payload_limit(command), server.dispatch.input_commands)
-        self.context = Context(server.store, server, caller)
+    def __init__(self, shared: SessionContext, sock: socket.socket, caller: Caller) -> None:
+        self.engine = ServerConnection(lambda command: shared.payload_limit(command), shared.dispatch.input_commands)
+        self.context = Context(shared.store, shared.daemon, caller)
         self.draining = False
-        self._loop = server.loop
+        self._shared = shared
+        self._budgets = shared.budgets
+        self._entries = shared.dispatch.entries
+        self._loop = shared.loop
         self._socket: socket.socket | None = sock
         self._fd = sock.fileno()
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        """The requests that a handler works on, by sequence."""
         self._streams: dict[int, SessionStream] = {}
         self._cancel_reasons: dict[int, NexusError] = {}
-        """Why a running request is being stopped, where it was not the client's own Cancel."""
+        """The error that a cancelled request is answered with, where the cause is not the client's own Cancel."""
         self._waiting: collections.OrderedDict[int, RequestReceived] = collections.OrderedDict()
-        """By sequence, the next one first; tens of thousands may wait, and each of them may be cancelled."""
+        """By sequence, the next request first. Tens of thousands may wait, and each of them may be cancelled."""
         self._early_inputs: dict[int, list[InputReceived]] = {}
-        """Input for streams that wait their turn to be opened; its bytes count as waiting, too."""
+        """Input for streams that are not opened yet, by sequence. Its bytes count as waiting."""
         self._waiting_bytes = 0
-        self._received_bytes = 0
-        """What of this session counts in the server's receive budget."""
-        self._input_bytes = 0
-        """Input that waits in open streams. It does not stop the reading: a Cancel has to get through, and the end."""
-        self._out = SendBuffer(server, sock, self._on_written, self.abort)
+        self._account = ReceiveAccount(shared.budgets)
+        self._out = SendBuffer(shared.budgets, shared.loop, sock, self._on_written, self.abort)
         self._answering: set[int] = set()
-        """Requests whose work is done: cancelling them now could only make the answer a lie."""
+        """Requests whose work is done: they are no longer cancelled, since "cancelled" would be untrue."""
         self._pump_scheduled = False
         self._reading = True
         self._ended = False
@@ -101,11 +138,11 @@ class ClientSession:
         """The code of the last request that was begun; 0 before the first."""
         self._loop.add_reader(self._fd, self._on_readable)
 
-    # What the server asks
+    # For the server
 
     @property
     def open_requests(self) -> int:
-        """Requests at work or waiting their turn."""
+        """How many requests are at work or wait their turn."""
         return len(self._tasks) + len(self._waiting)
 
     @property
@@ -115,12 +152,12 @@ class ClientSession:
 
     @property
     def stalled_since(self) -> float:
-        """When the client last took something (loop time)."""
+        """When the client last took some bytes (loop time)."""
         return self._out.progress_at
 
     def tick(self, now: float) -> None:
-        """Close the connection if it has overrun one of its times."""
-        limits = self.server.limits
+        """Close the connection if it has exceeded one of its time limits. ``now`` is loop time."""
+        limits = self._shared.limits
         if self._mid_frame and self._waits_for_frame() and now - self._began_at > limits.frame_timeout_s:
             self.fail(
                 DeadlineExceeded(
@@ -139,31 +176,31 @@ class ClientSession:
             self.abort()
 
     def _waits_for_frame(self) -> bool:
-        """Whether the rest of a frame is all that is missing here.
+        """Whether the connection waits for nothing but the rest of a frame.
 
-        That holds as well for one that is not read because the daemon's receive budget is spent: half frames must not
-        keep it spent for ever.
+        A connection that is not read because the daemon's receive budget is spent counts as well: otherwise half
+        frames could keep the budget spent for ever.
         """
         return self._reading or not (self._ended or self._waiting or not self._out.has_room())
 
     def begin_drain(self) -> None:
-        """Refuse what has not begun, tell the streams to end, and close once all is answered.
+        """Refuse the requests that have not begun, tell the streams to end, and close once all are answered.
 
-        What has arrived is still carried out, and so is the first request of a client that has only just connected:
-        it could not know, and a moment later it would have waited for the next daemon.
+        Requests that have already arrived are carried out. So is the first request of a client that has connected
+        just now: a moment later it would have waited in the socket's queue for the next daemon.
         """
         if self._reading and self._socket is not None:
             self._on_readable()
-        said_hello_at_most = self._last_code in (0, Hello.info.code) and not self._tasks
-        if said_hello_at_most and self._loop.time() - self._accepted_at < _NEWCOMER_S:
-            self._loop.call_later(_NEWCOMER_S, self._drain)
+        no_request_yet = self._last_code in (0, Hello.info.code) and not self._tasks
+        if no_request_yet and self._loop.time() - self._accepted_at < _FIRST_REQUEST_S:
+            self._loop.call_later(_FIRST_REQUEST_S, self._drain)
         else:
             self._drain()
 
     def _drain(self) -> None:
         self.draining = True
         while self._waiting:
-            self._answer_error(self._waiting.popitem(last=False)[0], _stopping())
+            self._answer_error(self._waiting.popitem(last=False)[0], _daemon_stopping())
         self._waiting_bytes = 0
         self._early_inputs.clear()
         for stream in list(self._streams.values()):
@@ -176,7 +213,7 @@ class ClientSession:
             self._stop(sequence, error)
 
     def abort(self) -> None:
-        """Close the connection now; what was not sent is lost."""
+        """Close the connection now. Unsent bytes are lost, and all requests are cancelled."""
         if self._socket is None:
             return
         self._loop.remove_reader(self._fd)
@@ -189,10 +226,10 @@ class ClientSession:
         self._early_inputs.clear()
         self._account_received()
         for stream in self._streams.values():
-            stream.close()  # here, since a task that is cancelled before its first step never runs at all
+            stream.close()  # not in the task: one that is cancelled before its first step never runs
         for task in list(self._tasks.values()):
             task.cancel()
-        self.server.session_closed(self)
+        self._shared.on_closed(self)
 
     # Reading
 
@@ -218,9 +255,9 @@ class ClientSession:
                 and len(data) == HEADER_SIZE + len(request.payload)
                 and not self._waiting
                 and not out.unsent_bytes
-                and len(self._tasks) < self.server.limits.requests_per_connection
+                and len(self._tasks) < self._shared.limits.requests_per_connection
             ):
-                # By far the most frequent case: one whole request, and nothing in its way.
+                # By far the most frequent case: one whole request, and nothing before it in any queue.
                 self._mid_frame = False
                 self._carry_out(request)
             else:
@@ -255,7 +292,7 @@ class ClientSession:
         self._pump()
 
     def _on_eof(self) -> None:
-        """The client will send no more; what it asked for is still answered, but no stream is left to run on."""
+        """The client has shut down its side: answer its requests, but cancel its streams."""
         self._stop_reading()
         self._ended = True
         self._mid_frame = False
@@ -272,14 +309,13 @@ class ClientSession:
         self._reading = False
 
     def _update_reading(self) -> None:
-        """Read while there is room for what comes, and for what it would be answered."""
-        limits = self.server.limits
+        """Start or stop reading: read while there is room for more requests and for their replies."""
         self._account_received()
         wanted = (
             not self._ended
             and self._out.has_room()
-            and self._waiting_bytes <= limits.max_frame_payload_bytes
-            and (self._received_bytes <= _FREE_RECEIVE_BYTES or self.server.may_receive(self))
+            and self._waiting_bytes <= self._shared.limits.max_frame_payload_bytes
+            and self._account.may_receive()
         )
         if wanted == self._reading or self._socket is None:
             return
@@ -290,44 +326,23 @@ class ClientSession:
         else:
             self._stop_reading()
 
-    def reconsider_reading(self) -> None:
-        """The server's budget has room again."""
+    def recheck_reading(self) -> None:
+        """Read again if that is possible now; the server calls this when a budget may have room again."""
         if not self._reading and not self._ended:
             self._update_reading()
 
     def _account_received(self) -> None:
         held = 0 if self._socket is None else self._waiting_bytes + self.engine.buffered
-        if held != self._received_bytes:
-            self.server.account_received(held - self._received_bytes)
-            self._received_bytes = held
-            if held <= _FREE_RECEIVE_BYTES:
-                self.server.received_all(self)
-
-    def make_room_for_input(self, size: int) -> None:
-        """Refuse Input once as much of it waits, in the streams of all connections, as the receive budget allows.
-
-        Raises:
-            ResourceExhausted: there is no room for ``size`` bytes more.
-        """
-        if self._input_bytes + size > _FREE_RECEIVE_BYTES and not self.server.has_room_for_input(size):
-            raise ResourceExhausted(
-                "cannot take more input: too much of it waits to be read, over all connections",
-                hint="Try again once other streams have taken theirs.",
-                details={"limit": self.server.limits.receive_budget_bytes},
-            )
-
-    def account_input(self, delta: int) -> None:
-        """Streams of this connection hold this much more Input."""
-        self._input_bytes += delta
-        self.server.account_input(delta)
+        if held != self._account.received_bytes:
+            self._account.set_received(held)
 
     # Requests
 
     def _pump(self) -> None:
-        """Carry out what waits, as far as the limits of this connection and one turn of the loop allow."""
-        limit = self.server.limits.requests_per_connection
+        """Carry out waiting requests, as far as the limits of this connection and one turn of the loop allow."""
+        limit = self._shared.limits.requests_per_connection
         waiting = self._waiting
-        turn = _TURN
+        turn = _REQUESTS_A_TURN
         ends_at = self._loop.time() + _TURN_S
         while waiting and len(self._tasks) < limit and not self._closing:
             if turn and self._loop.time() > ends_at:
@@ -353,14 +368,14 @@ class ClientSession:
     def _carry_out(self, request: RequestReceived) -> None:
         code, sequence, payload = request
         self._last_code = code
-        entry = self.server.dispatch.entries.get(code)
+        entry = self._entries.get(code)
         try:
             if self.draining:
-                raise _stopping()
+                raise _daemon_stopping()
             if entry is None:
                 raise UnknownCommand(f"cannot carry out command {code}: there is no such command here")
             command = entry.decode(payload)
-            pre_command = self.server.pre_command
+            pre_command = self._shared.pre_command
             if pre_command is not None and not entry.hookable:
                 pre_command = None
             if not entry.waits and pre_command is None:
@@ -373,7 +388,7 @@ class ClientSession:
             self._take_early_inputs(sequence)
             self._answer_error(sequence, self._as_nexus_error(error, entry))
             return
-        # A context of its own: who asked must not change when a later Hello names somebody else.
+        # A context of its own: a later Hello that names another actor must not change the caller of this request.
         context = Context(self.context.store, self.context.daemon, self.context.caller)
         self._tasks[sequence] = self._loop.create_task(self._run(entry, sequence, command, context, pre_command))
         for event in self._take_early_inputs(sequence):
@@ -382,48 +397,58 @@ class ClientSession:
     def _open_stream(self, sequence: int) -> None:
         if self._ended:
             raise Cancelled("the stream was not opened: the client has shut down its side")
-        limit = self.server.limits.streams_per_connection
+        limit = self._shared.limits.streams_per_connection
         if len(self._streams) >= limit:
             raise ResourceExhausted(
                 f"cannot open another stream: this connection has {limit} already",
                 hint="End one, or open another connection.",
                 details={"limit": limit},
             )
-        self._streams[sequence] = SessionStream(self, self._out, sequence)
+        self._streams[sequence] = SessionStream(self.engine, self._out, self._account, sequence)
 
     async def _run(
         self, entry: Entry, sequence: int, command: Any, context: Context, pre_command: PreCommand | None
     ) -> None:
         timeout_ms: int | None = getattr(command, "timeout_ms", None)
-        deadline = _NO_DEADLINE if timeout_ms is None else asyncio.timeout(timeout_ms / 1000)
+        deadline = (
+            None if timeout_ms is None else self._loop.call_later(timeout_ms / 1000, self._time_out, sequence, context)
+        )
+        result: Any = None
         try:
-            async with deadline:
-                if pre_command is not None:
-                    await pre_command(entry.info, command, context.caller)
-                if entry.info.large_reply:
-                    await self._run_large(entry, sequence, command, context)
-                    return
-                if entry.streams:
-                    result = await entry.fn(context, command, self._streams[sequence])
-                else:
-                    result = entry.fn(context, command)
-                    if entry.waits:
-                        result = await result
-                self._answering.add(sequence)
+            if pre_command is not None:
+                await pre_command(entry.info, command, context.caller)
+            if entry.info.large_reply:
+                await self._run_large(entry, sequence, command, context)
+                return
+            if entry.streams:
+                result = await entry.fn(context, command, self._streams[sequence])
+            else:
+                result = entry.fn(context, command)
+                if entry.waits:
+                    result = await result
+            self._answering.add(sequence)
             await self._out.send_when_room(lambda: self.engine.send_success(sequence, encode_result(result)))
             if len(self._tasks) == 1:
-                # Nothing else is at work whose reply could go out with this one.
+                # No other request is at work whose reply could leave with this write.
                 self._out.flush()
-        except asyncio.CancelledError:
-            self._answer_error(sequence, self._cancel_reasons.get(sequence) or Cancelled("the request was cancelled"))
-        except Exception as failure:
-            self._answering.add(sequence)
-            if isinstance(failure, TimeoutError) and isinstance(deadline, asyncio.Timeout) and deadline.expired():
+        except (asyncio.CancelledError, Exception) as failure:
+            if isinstance(failure, asyncio.CancelledError) and sequence in self._answering:
+                # A cancellation that met a durable write is delivered again here, where the work is done.
+                self._answer_now(sequence, result)
+                return
+            if context.timed_out and isinstance(failure, (asyncio.CancelledError, TimeoutError)):
                 error: NexusError = DeadlineExceeded(f"cannot finish {entry.info.name} within {timeout_ms} ms")
-            else:
+            elif isinstance(failure, Exception):
                 error = self._as_nexus_error(failure, entry)
+            else:
+                error = self._cancel_reasons.get(sequence) or Cancelled("the request was cancelled")
+                self._answer_error(sequence, error)
+                return
+            self._answering.add(sequence)
             await self._answer_when_room(sequence, error)
         finally:
+            if deadline is not None:
+                deadline.cancel()
             del self._tasks[sequence]
             if sequence in self._streams:
                 self._streams.pop(sequence).close()
@@ -435,17 +460,28 @@ class ClientSession:
                 elif self._ended or self.draining:
                     self._close_if_done()
 
+    def _time_out(self, sequence: int, context: Context) -> None:
+        """The deadline of a request at work has passed: cancel it, unless its work is done.
+
+        A request that was cancelled for another reason before keeps that reason.
+        """
+        task = self._tasks[sequence]
+        if sequence not in self._answering:
+            context.timed_out = not task.cancelling()
+            task.cancel()
+
     async def _run_large(self, entry: Entry, sequence: int, command: Any, context: Context) -> None:
-        """Produce a large reply only once there is room for it: one at a time here, a few over all connections."""
+        """Produce a large reply once there is room for it: one at a time for this client, a few over all clients."""
+        budgets = self._budgets
         async with self._out.room_lock:
             while True:
                 await self._out.wait_for_room()
-                async with self.server.large_replies:
-                    if not self.server.send_budget_spent() or self._socket is None:
+                async with budgets.large_replies:
+                    if not budgets.send_budget_spent() or self._socket is None:
                         result = await entry.fn(context, command)
                         self._out.send(self.engine.send_success(sequence, encode_result(result)))
                         return
-                await self.server.send_budget_freed()
+                await budgets.wait_for_recheck()
 
     def _as_nexus_error(self, error: Exception, entry: Entry | None) -> NexusError:
         if isinstance(error, NexusError):
@@ -470,7 +506,7 @@ class ClientSession:
         stream = self._streams.get(event.sequence)
         if stream is None:
             early = self._early_inputs.setdefault(event.sequence, [])
-            if len(early) <= MAX_QUEUED_INPUTS:  # with one more the stream ends as it is opened
+            if len(early) <= MAX_QUEUED_INPUTS:  # with one more the stream ends when it is opened
                 early.append(event)
                 self._waiting_bytes += len(event.payload)
             return
@@ -487,10 +523,10 @@ class ClientSession:
         return early
 
     def _stop(self, sequence: int, error: NexusError | None = None) -> None:
-        """Cancel a request at work; it is answered with ``error``, by default that it was cancelled."""
+        """Cancel a request at work. It is answered with ``error``, by default ``Cancelled``."""
         if error is not None:
             self._cancel_reasons[sequence] = error
-        # Not at once: a task that is cancelled before its first step never runs at all, not even to answer.
+        # Not at once: a task that is cancelled before its first step never runs, and could not answer.
         self._loop.call_soon(self._cancel_task, sequence, self._tasks[sequence])
 
     def _cancel_task(self, sequence: int, task: asyncio.Task[None]) -> None:
@@ -498,6 +534,12 @@ class ClientSession:
             task.cancel()
 
     # Answering and ending
+
+    def _answer_now(self, sequence: int, result: Any) -> None:
+        try:
+            self._out.send(self.engine.send_success(sequence, encode_result(result)))
+        except NexusError as error:
+            self._answer_error(sequence, error)
 
     async def _answer_when_room(self, sequence: int, error: NexusError) -> None:
         try:
@@ -509,7 +551,7 @@ class ClientSession:
         self._out.send(self.engine.send_error(sequence, error))
 
     def _on_written(self) -> None:
-        """The client has taken something."""
+        """The client has taken some bytes."""
         if self._closing:
             if not self._out.unsent_bytes:
                 self._finish()
@@ -517,7 +559,10 @@ class ClientSession:
             self._pump()
 
     def fail(self, error: NexusError, sequence: int = 0) -> None:
-        """Answer with an error of the connection itself, then close it; what was at work is cancelled."""
+        """Send an error of the connection itself, cancel all requests, and close once everything is sent.
+
+        With the ``sequence`` of a request at work, that request is answered with the error.
+        """
         self._ended = True
         self._mid_frame = False
         self._stop_reading()
@@ -525,7 +570,7 @@ class ClientSession:
         self._waiting_bytes = 0
         self._early_inputs.clear()
         self._account_received()
-        # One last frame for each request: one that is at work gets the error as its own.
+        # Each request gets exactly one last frame. One that is at work gets the error as its own, from its task.
         if sequence not in self._tasks or sequence in self._answering:
             self._answer_error(0 if sequence in self._tasks else sequence, error)
         for open_sequence in list(self._tasks):
@@ -540,7 +585,7 @@ class ClientSession:
                 self._loop.call_soon(self._finish)
 
     def _finish(self) -> None:
-        """Close after the last byte: first take what is left to read, so that the peer sees an end, not a reset."""
+        """Close after the last byte is sent. Unread input is read first: else the peer sees a reset, not an end."""
         if self._socket is None:
             return
         try:
@@ -552,5 +597,5 @@ class ClientSession:
         self.abort()
 
 
-def _stopping() -> Unavailable:
+def _daemon_stopping() -> Unavailable:
     return Unavailable("the daemon is stopping", hint="Try again once it runs again: nexusctl daemon start")

@@ -1,6 +1,6 @@
-"""From a command's code to its handler: the table of everything that the daemon answers.
+"""The dispatch table: from the code of a command to its decoder and its handler.
 
-It knows the registry and the capabilities' handlers, and nothing of sockets.
+It knows the registry of commands and the handlers of all capabilities, and no sockets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Dispatch", "Entry", "load_capabilities", "make_managers"]
 
 
 class Entry(NamedTuple):
-    """A command as the daemon carries it out."""
+    """How the daemon carries out one command."""
 
     info: CommandInfo
     decode: Callable[[bytes], Command[Any]]
@@ -29,15 +29,15 @@ class Entry(NamedTuple):
     """Whether ``fn`` is a coroutine function."""
     streams: bool
     hookable: bool
-    """Whether plugins may be asked before it."""
+    """Whether the hooks of plugins run before it."""
 
 
 _NEVER_HOOKED = frozenset({"Hello", "Ping", "Health", "Describe", "Shutdown", "ListPlugins", "ReloadPlugins"})
-"""What a client must always reach, to find out about a daemon and its plugins and to end it."""
+"""Commands that no plugin can block, so that a client can always examine and stop the daemon and its plugins."""
 
 
 class Dispatch:
-    """The entries by code, and how many bytes of payload each may have."""
+    """The entries by code, and the payload limit of each."""
 
     def __init__(
         self,
@@ -60,21 +60,21 @@ class Dispatch:
         }
 
     def commands(self) -> list[CommandInfo]:
-        """What is handled, by code."""
+        """Every command that has a handler, by code."""
         return [self.entries[code].info for code in sorted(self.entries)]
 
     def payload_limit(self, default: int, highest: int) -> Callable[[int], int]:
-        """A function that tells a command's limit: its own, else ``default``, but never above ``highest``."""
+        """Make a function from a code to its payload limit: the declared one, else ``default``, at most ``highest``."""
         limits = {code: min(limit, highest) for code, limit in self._declared_limits.items()}
         default = min(default, highest)
         return lambda command: limits.get(command, default)
 
 
 def load_capabilities() -> Dispatch:
-    """Import every capability's handlers.
+    """Import the handlers of all capabilities.
 
     Raises:
-        RuntimeError: a command is declared and nothing handles it.
+        RuntimeError: a declared command has no handler.
     """
     handlers: list[Handler] = []
     counters: dict[str, Callable[[Reader], dict[str, int]]] = {}
@@ -92,7 +92,7 @@ def load_capabilities() -> Dispatch:
 
 
 def make_managers(context: ManagerContext) -> list[Manager]:
-    """The managers of the capabilities that have one, in the capabilities' order."""
+    """Make the managers of all capabilities that have one, in the order of the capabilities."""
     return [
         importlib.import_module(f"nexus.{capability.name}.manager").make_manager(context)
         for capability in CAPABILITIES

@@ -1,4 +1,4 @@
-"""The daemon's socket: passed by the service manager, or made, locked and later removed by the daemon itself."""
+"""The listening socket that the daemon makes, locks and later removes itself, where no service manager passes one."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import socket
 import stat
 from pathlib import Path
 
+from nexus_protocol.errors import ReportedError
+
 from nexus.locks import FileLock, LockHeld
 from nexus.paths import PathError, check_socket_path
+from nexus.runtime import procfs
 
 __all__ = ["OwnListener", "StartError", "socket_listens"]
 
 _BACKLOG = 512
-_SO_ACCEPTCON = 0x10000
-"""Flag of a listening socket in /proc/net/unix (include/linux/net.h)."""
 
 
-class StartError(Exception):
-    """The daemon cannot start; ``hint`` says what to do."""
+class StartError(ReportedError):
+    """The daemon cannot start. ``hint`` says what to do."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -40,14 +41,14 @@ class OwnListener:
         """Take the lock, replace a stale socket file, and listen.
 
         Raises:
-            StartError: another daemon or the service manager listens there, or the place cannot be used.
+            StartError: another daemon or the service manager listens there, or the path cannot be used.
         """
         try:
             check_socket_path(self.path)
         except PathError as error:
             raise StartError(error.message, error.hint) from error
         self._make_directory()
-        self._look()  # before anything is made beside a file that is none of ours
+        self._socket_exists()  # refuses before a lock file is made beside a file that is not the daemon's
         try:
             self._lock.acquire()
         except LockHeld as held:
@@ -102,8 +103,8 @@ class OwnListener:
         self.socket = listener
         return listener
 
-    def _look(self) -> bool:
-        """Whether a socket file is at the path; anything else there is refused."""
+    def _socket_exists(self) -> bool:
+        """Whether a socket file is at the path. Raises StartError if any other file is."""
         try:
             status = self.path.lstat()
         except FileNotFoundError:
@@ -118,7 +119,7 @@ class OwnListener:
         return True
 
     def _remove_stale(self) -> None:
-        if not self._look():
+        if not self._socket_exists():
             return
         if socket_listens(self.path):
             raise StartError(
@@ -128,7 +129,7 @@ class OwnListener:
         self.path.unlink()
 
     def close(self) -> None:
-        """Stop listening and remove the socket file, if it is still ours."""
+        """Stop listening and remove the socket file, unless another one has replaced it."""
         if self.socket is not None:
             self.socket.close()
             self.socket = None
@@ -140,25 +141,18 @@ class OwnListener:
 
 
 def socket_listens(path: Path) -> bool:
-    """Whether some process listens at this socket file.
+    """Whether some process listens on this socket file.
 
-    The kernel's table is asked first: a connection would make the service manager start a daemon.
+    The kernel's table is read first, because a connection would make the service manager start a daemon.
     """
-    name = os.fspath(path)
-    try:
-        with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as table:
-            for line in table:
-                fields = line.rstrip("\n").split(" ", 7)
-                if len(fields) == 8 and fields[7] == name and int(fields[3], 16) & _SO_ACCEPTCON:
-                    return True
-    except (OSError, ValueError):
-        pass
+    if procfs.socket_is_listening(path):
+        return True
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(name)
+            probe.connect(os.fspath(path))
         except BlockingIOError:
-            return True  # its queue is full
+            return True  # its queue of connections is full
         except OSError:
             return False
         return True

@@ -1,6 +1,6 @@
-"""The daemon's log: standard error, one line an event, with the level where journald wants it.
+"""The daemon's log: one line for each event on standard error, with the level in the form that journald reads.
 
-For a daemon that was started without a service manager the same goes to a file of bounded size.
+A daemon that was started without a service manager writes the same lines to a file of bounded size.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from nexus.daemon.systemd import under_journald
 __all__ = ["set_level", "setup"]
 
 MAX_LOG_BYTES = 5 * 1024 * 1024
-"""Of one log file; the one before it is kept beside it as ``.1``."""
+"""Of one log file. The previous one is kept beside it as ``.1``."""
 
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
 class _LineFormatter(logging.Formatter):
-    """One line for everything, a traceback too."""
+    """One line for each record, including its traceback."""
 
     def __init__(self, journald: bool) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class _LineFormatter(logging.Formatter):
 
 
 def _one_line(error: BaseException | None) -> str:
-    """An exception with where it came from, innermost last, on one line."""
+    """An exception and its causes with their frames, innermost frame last, on one line."""
     parts = []
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)
@@ -55,7 +55,7 @@ def _one_line(error: BaseException | None) -> str:
 
 
 class _BoundedFile(logging.Handler):
-    """Writes to a file that also takes the process's standard error, and starts a new one when it is full."""
+    """Writes to a file that also receives the process's standard error, and starts a new one when it is full."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -64,44 +64,44 @@ class _BoundedFile(logging.Handler):
 
     def _open(self) -> None:
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        # What the interpreter itself has to say at a crash belongs there as well.
+        # The interpreter's own messages at a crash belong there as well.
         os.dup2(fd, 1)
         os.dup2(fd, 2)
         os.close(fd)
 
     def emit(self, record: logging.LogRecord) -> None:
         self._follow_path()
-        with contextlib.suppress(OSError):  # a full disk loses lines, not the daemon
+        with contextlib.suppress(OSError):  # a full disk loses lines and does not stop the daemon
             os.write(2, (self.format(record) + "\n").encode("utf-8", "backslashreplace"))
             size = os.fstat(2).st_size
             if size > MAX_LOG_BYTES:
-                with contextlib.suppress(FileNotFoundError):  # somebody removed it
+                with contextlib.suppress(FileNotFoundError):  # it was removed
                     self._path.replace(self._path.with_name(self._path.name + ".1"))
                 self._open()
 
     def _follow_path(self) -> None:
-        """Start the file anew where somebody removed or renamed it, as log rotation does."""
-        with contextlib.suppress(OSError):  # its folder may be gone as well: then the old file takes the lines
+        """Start a new file if the present one was removed or renamed, as log rotation does."""
+        with contextlib.suppress(OSError):  # its folder may be gone as well: then the old file still gets the lines
             try:
                 there = self._path.stat()
             except FileNotFoundError:
                 pass
             else:
-                # Only a file is taken: to open a pipe would wait for its reader.
+                # Only a regular file is opened: opening a pipe would block until it has a reader.
                 if os.path.samestat(there, os.fstat(2)) or not stat.S_ISREG(there.st_mode):
                     return
             self._open()
 
 
 class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
-    """Standard error; when that is gone or full, the daemon goes on."""
+    """Standard error. If writing to it fails the line is lost and the daemon continues."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
 
 
 def setup(level: str, log_file: Path | None) -> None:
-    """Send the log of everything to standard error, or to ``log_file``.
+    """Send all logs of the process to standard error, or to ``log_file``.
 
     Raises:
         OSError: the file cannot be opened.
@@ -116,7 +116,7 @@ def setup(level: str, log_file: Path | None) -> None:
 
 
 def set_level(level: str) -> None:
-    """Log what is at least this important: debug, info, warning or error."""
+    """Log records of this level and above: debug, info, warning or error."""
     logging.getLogger().setLevel(level.upper())
-    # asyncio's own debug lines tell nothing of the daemon.
+    # asyncio's own debug lines say nothing about the daemon.
     logging.getLogger("asyncio").setLevel(max(logging.WARNING, logging.getLogger().level))

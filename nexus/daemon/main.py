@@ -1,7 +1,7 @@
 """``nexusd``: start, run, reload, drain, stop.
 
-This is where the parts meet: configuration, locks, store, server, service manager. An error at the start is a
-sentence with what to do; clients that wait on a passed socket are told it as well.
+It connects the parts: configuration, locks, store, server, managers and the service manager. An error at the start is
+one sentence and a hint on standard error; clients that wait on a passed socket are sent it as well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from nexus_protocol import NexusError, Unavailable
 
 from nexus import __version__
-from nexus.capability import ManagerContext
+from nexus.capability import Caller, ManagerContext
 from nexus.config import Config, ConfigError, config_path, daemon_socket, database_path, load_config, plugins_directory
 from nexus.daemon import logs
 from nexus.daemon.dispatch import load_capabilities, make_managers
@@ -34,9 +34,13 @@ from nexus.journal.store import prune
 from nexus.locks import LockHeld
 from nexus.paths import PathError, state_directory
 from nexus.plugins.host import PluginHost
+from nexus.runtime import Runtime
 from nexus.store import DatabaseDamaged, SchemaMismatch, StoreError
 from nexus.store.maintenance import database_lock
 from nexus.store.sqlite import SqliteStore
+from nexus.supervision.boot import Boot
+from nexus.supervision.port_leases import PortLeases
+from nexus.supervision.sweeper import Sweeper
 from nexus.system.settings import KNOWN, validate
 from nexus.system.store import setting_value
 
@@ -49,10 +53,10 @@ _DAY_MS = 24 * 60 * 60 * 1000
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HANDLED_SIGNALS = (*_STOP_SIGNALS, signal.SIGHUP)
 _START_ERRORS = (StartError, PathError, ConfigError, StoreError)
-_FOR_A_PERSON = (ConfigError, SchemaMismatch, DatabaseDamaged)
+_NEEDS_A_PERSON = (ConfigError, SchemaMismatch, DatabaseDamaged)
 """Starting again does not help: the unit has RestartPreventExitStatus= for their exit code."""
 _EX_CONFIG = 78
-"""Of sysexits.h."""
+"""From sysexits.h."""
 
 
 def main() -> None:
@@ -61,17 +65,17 @@ def main() -> None:
 
 
 class _StoppedAtStart(BaseException):
-    """A signal to stop came before there was anything to drain."""
+    """SIGTERM or SIGINT came during the start, before there was anything to drain."""
 
 
 def _stop_at_start(number: int, _frame: object) -> None:
     for other in _STOP_SIGNALS:
-        signal.signal(other, signal.SIG_IGN)  # one is enough, and must not be in the way of what is cleaned up
+        signal.signal(other, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
     raise _StoppedAtStart(signal.Signals(number).name)
 
 
 def run(arguments: list[str]) -> int:
-    """Run the daemon until it is told to stop; gives its exit code."""
+    """Run the daemon until it is stopped; return its exit code."""
     options = _parse(arguments)
     for number in _STOP_SIGNALS:
         signal.signal(number, _stop_at_start)
@@ -86,18 +90,18 @@ def run(arguments: list[str]) -> int:
         if options.idle_exit is not None and passed is None:
             raise StartError(
                 "cannot use --idle-exit: it needs a socket passed by the service manager",
-                "Without one nobody could start the daemon again.",
+                "Without one the daemon would not be started again when a client connects.",
             )
         config = load_config(config_path(options.config), required=options.config is not None)
         logs.setup(options.log_level or config.log_level, options.log_file)
         return _Daemon(options, config, passed, notifier).run()
     except (*_START_ERRORS, OSError) as error:
-        message, hint = _in_words(error)
+        message, hint = _message_and_hint(error)
         notifier.send(f"STATUS={message}", "ERRNO=1")
         print(f"nexusd: {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
         if passed is not None:
-            _turn_away(passed, message, hint)
-        return _EX_CONFIG if isinstance(error, _FOR_A_PERSON) else 1
+            _refuse_waiting_clients(passed, message, hint)
+        return _EX_CONFIG if isinstance(error, _NEEDS_A_PERSON) else 1
     except _StoppedAtStart as stopped:
         _log.info("stopped at the start: signal %s", stopped)
         return 0
@@ -107,13 +111,13 @@ def run(arguments: list[str]) -> int:
         notifier.close()
 
 
-def _in_words(error: Exception) -> tuple[str, str | None]:
-    """What to tell about an error at the start, and what to do."""
+def _message_and_hint(error: Exception) -> tuple[str, str | None]:
+    """What to print about an error at the start."""
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return (
             f"cannot start: {where}{error.strerror or error}",
-            "Look at its permissions, and at the room on its disk.",
+            "Check its permissions and the free space on its disk.",
         )
     return getattr(error, "message", str(error)), getattr(error, "hint", None)
 
@@ -136,9 +140,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--idle-exit",
         metavar="SECONDS",
         type=_seconds,
-        help="stop after so long without clients; socket activation only",
+        help="stop after this time without clients; only with a passed socket",
     )
-    parser.add_argument("--no-plugins", action="store_true", help="do without plugins, whatever the file says")
+    parser.add_argument(
+        "--no-plugins", action="store_true", help="run without plugins, even if the configuration enables them"
+    )
     parser.add_argument("--version", action="version", version=f"nexusd {__version__}")
     return parser.parse_args(arguments)
 
@@ -153,8 +159,8 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _turn_away(passed: socket.socket, message: str, hint: str | None) -> None:
-    """Tell the clients that wait on a passed socket why nobody will serve them."""
+def _refuse_waiting_clients(passed: socket.socket, message: str, hint: str | None) -> None:
+    """Send the clients that wait on a passed socket the reason why the daemon cannot start."""
     passed.setblocking(False)
     for _ in range(1024):
         try:
@@ -181,7 +187,7 @@ class _Daemon:
         os.umask(0o077)
         if os.geteuid() == overflow_uid():
             raise StartError(
-                "cannot run as the overflow user: in a user namespace everybody unknown looks like it",
+                "cannot run as the overflow user: in a user namespace it stands for all users that are not mapped",
                 "Map your own user in the namespace, or run nexusd as another user.",
             )
         self._file_limit = _raise_file_limit()
@@ -191,10 +197,10 @@ class _Daemon:
             _log.warning("%s", warning)
         own = None if self.passed is not None else OwnListener(socket_path)
         database = Path(database_path(self.config, self.options.db))
-        # A stop waits while a socket is made, and until the loop takes signals: nobody else would remove the file.
+        # Stop signals wait while the socket is made, and until the loop handles them: else its file would stay behind.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         try:
-            # The listener's lock comes first: of two daemons started at once the second hears about the first.
+            # The listener's lock comes first, so that of two daemons started at once the second names the first.
             listener = own.open() if own is not None else self.passed
             assert listener is not None
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
@@ -242,7 +248,7 @@ class _Daemon:
         self.server = Server(store, load_capabilities(), self.config.limits, self._begin_stop, loop)
         self.server.on_setting("journal.keep_days", self._prune_wanted.set)
         plugins = self._plugins()
-        context = ManagerContext(store, plugins, _process_directory(store.path), self._file_limit)
+        context = self._manager_context(store, plugins)
         managers = [plugins, *make_managers(context)]
         self.server.managers = {type(manager): manager for manager in managers}
         loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -253,10 +259,12 @@ class _Daemon:
         if self.options.idle_exit is not None:
             tasks.append(loop.create_task(self._stop_when_idle(self.options.idle_exit)))
         gc.collect()
-        gc.freeze()  # what is loaded by now stays: no collection needs to look at it again
+        gc.freeze()  # loaded modules stay for life: no collection needs to traverse them again
         try:
             for manager in managers:
                 await manager.start()
+            context.boot.note()
+            tasks.append(loop.create_task(context.sweeper.sweep()))
             self.server.listen(listener)
             self.notifier.send("READY=1", f"STATUS=Listening on {where}", f"MAINPID={os.getpid()}")
             _log.info("nexusd %s listening on %s (pid %d)", __version__, where, os.getpid())
@@ -271,8 +279,22 @@ class _Daemon:
             for manager in reversed(managers):
                 await manager.close()
             await store.close()
-            # The loop gives signals their deadly default back when it is closed; what is left of the end is short.
+            # Closing the loop restores the default action of signals, which would kill the process during its cleanup.
             signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
+
+    def _manager_context(self, store: SqliteStore, hooks: PluginHost) -> ManagerContext:
+        directory = _process_directory(store.path)
+        runtime = Runtime(directory, descriptors=self._file_limit)
+        return ManagerContext(
+            store=store,
+            hooks=hooks,
+            directory=directory,
+            runtime=runtime,
+            boot=Boot(directory),
+            sweeper=Sweeper(runtime),
+            ports=PortLeases(store),
+            caller=Caller(os.getuid(), os.getpid(), "nexusd"),
+        )
 
     def _plugins(self) -> PluginHost:
         settings = self.config.plugins
@@ -289,12 +311,15 @@ class _Daemon:
         self._prune_wanted.set()
 
     def _reload(self) -> None:
-        """Apply limits and log level from the file; name what needs a restart; keep everything if it is wrong."""
+        """Apply limits, log level and drain time from the file, and log the keys that need a restart.
+
+        If the file is invalid nothing changes.
+        """
         self.notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             new = load_config(self.config.path, required=self.options.config is not None)
         except ConfigError as error:
-            _log.error("the configuration was not reloaded, the old one stays: %s", error.message)
+            _log.error("the configuration was not reloaded, the old one stays in force: %s", error.message)
         else:
             old = self.config
             for name, was, now in (
@@ -317,7 +342,7 @@ class _Daemon:
             await asyncio.sleep(interval_s)
 
     async def _stop_when_idle(self, idle_s: float) -> None:
-        """Stop once nobody was connected for so long, without losing whoever connects at that moment."""
+        """Stop after ``idle_s`` without clients and processes, without losing a client that connects at that moment."""
         loop = asyncio.get_running_loop()
         while True:
             left = self.server.last_busy + idle_s - loop.time()
@@ -326,8 +351,8 @@ class _Daemon:
             if left > 0:
                 await asyncio.sleep(left)
                 continue
-            # Whoever connects from here on stays in the queue of the socket, for the next daemon. Who was accepted
-            # just before shows within three turns of the loop.
+            # Clients that connect from here on stay in the socket's queue, for the next daemon. Those that were
+            # accepted just before are counted within three turns of the loop.
             self.server.pause_listening()
             for _ in range(3):
                 await asyncio.sleep(0)
@@ -337,9 +362,9 @@ class _Daemon:
             self.server.resume_listening()
 
     async def _prune_journal(self) -> None:
-        """Delete the events that are older than the setting journal.keep_days says: now, every hour, when it changes.
+        """Delete events older than the setting journal.keep_days: now, every hour, and when the setting changes.
 
-        It looks at ``stopping`` itself: a cancellation that meets a write under way ends with that write.
+        The loop checks ``stopping`` itself, since a cancellation during a write can be used up by that write.
         """
         while not self.stopping.is_set():
             self._prune_wanted.clear()
@@ -352,13 +377,13 @@ class _Daemon:
                     pruned += gone
                     if not gone:
                         break
-                    await asyncio.sleep(0.01)  # others write, too
+                    await asyncio.sleep(0.01)  # let the writes of clients pass
                 if pruned:
                     _log.info("deleted %d events older than %d days", pruned, days)
             except StoreError as error:
-                _log.warning("old events were not deleted: %s", error.message)
+                _log.warning("cannot delete old events: %s", error.message)
             except Exception:
-                _log.exception("old events were not deleted")
+                _log.exception("deleting old events failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PRUNE_INTERVAL_S):
                     await self._prune_wanted.wait()
@@ -368,25 +393,25 @@ class _Daemon:
         try:
             validate("journal.keep_days", value)
         except NexusError as error:
-            # Another program, or an older one, wrote it.
+            # Another program, or an older version of this one, wrote the value.
             _log.warning("%s; the default is used", error.message)
             return KNOWN["journal.keep_days"].default
         return int(value)
 
 
 def _process_directory(database: Path) -> Path:
-    """Where what belongs to the processes of a database's records is kept.
+    """The folder for the files of the processes that a database's records describe.
 
-    Each database has its own: a daemon ends what no record of its database knows.
+    Each database has its own, because a daemon ends every process there that no record of its database knows.
     """
     own = database.parent if database.name == "nexus.db" else database.with_name(f"{database.name}.d")
     return own / "processes"
 
 
 def _raise_file_limit() -> int:
-    """Each connection takes a descriptor; the default soft limit of 1024 exists for select(2), which is not used here.
+    """Raise the soft limit of open files; return the limit as it was, which started processes get.
 
-    Gives the limit as it was, which is what the user's programs are to have.
+    Each connection takes a descriptor. The default of 1024 exists for select(2), which is not used here.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536

@@ -1,6 +1,6 @@
-"""What goes out on one client's connection: queued, sent with as few writes as there can be, and within the limits.
+"""The bytes on their way to one client: queued, sent in as few writes as possible, and limited.
 
-It writes to a socket that belongs to the session. It knows bytes, and nothing of requests.
+It writes to a socket that belongs to the session. It knows bytes and budgets, and no requests.
 """
 
 from __future__ import annotations
@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from nexus.daemon.server import Server
+from nexus.daemon.budgets import Budgets
 
 __all__ = ["SendBuffer"]
 
@@ -19,24 +17,30 @@ __all__ = ["SendBuffer"]
 class SendBuffer:
     """The bytes on their way to one client.
 
-    ``on_written`` is called after each write, ``on_lost`` when the socket takes no more, ever.
+    ``on_written`` is called after each write, ``on_lost`` once the socket can no longer be written to.
     """
 
     def __init__(
-        self, server: Server, sock: socket.socket, on_written: Callable[[], None], on_lost: Callable[[], None]
+        self,
+        budgets: Budgets,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        on_written: Callable[[], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self.unsent_bytes = 0
         """Encoded and not yet sent."""
-        self.progress_at = server.loop.time()
-        """When the client last took something (loop time)."""
+        self.progress_at = loop.time()
+        """When the client last took some bytes (loop time)."""
         self.queued: list[bytes] = []
-        """What goes out with the next write."""
+        """The messages of the next write."""
         self.flush_expected = False
-        """A flush is certain to come, so what is sent only needs to be queued."""
+        """A flush is already scheduled or certain, so ``send`` only queues."""
         self.room_lock = asyncio.Lock()
-        """Held by whoever waits for room, so that what waits is not encoded and takes no memory twice."""
-        self._server = server
-        self._loop = server.loop
+        """Held while one task waits for room, so that the others do not encode their results meanwhile: with 64
+        replies of 16 MiB waiting, encoding first took 2 GiB, and this lock 65 MiB."""
+        self._budgets = budgets
+        self._loop = loop
         self._socket: socket.socket | None = sock
         self._fd = sock.fileno()
         self._on_written = on_written
@@ -47,13 +51,16 @@ class SendBuffer:
         self._room.set()
 
     def has_room(self) -> bool:
-        """Whether more may be produced for this client; while the daemon's budget is spent, one thing at a time."""
-        if self.unsent_bytes > self._server.limits.send_buffer_bytes:
+        """Whether more may be produced for this client.
+
+        While the daemon's send budget is spent, each client gets one message at a time.
+        """
+        if self.unsent_bytes > self._budgets.limits.send_buffer_bytes:
             return False
-        return not self.unsent_bytes or not self._server.send_budget_spent()
+        return not self.unsent_bytes or not self._budgets.send_budget_spent()
 
     async def send_when_room(self, encode: Callable[[], bytes]) -> None:
-        """Send what ``encode`` makes; it is called once the client, and the daemon as a whole, have room for it."""
+        """Send the result of ``encode``, which is called once this client and the daemon as a whole have room."""
         if not self.has_room() or self.room_lock.locked():
             async with self.room_lock:
                 await self.wait_for_room()
@@ -62,19 +69,19 @@ class SendBuffer:
             self.send(encode())
 
     async def wait_until_ready(self) -> None:
-        """Wait until something sent now would not have to wait."""
+        """Wait until a message sent now would not have to wait."""
         if not self.has_room() or self.room_lock.locked():
             async with self.room_lock:
                 await self.wait_for_room()
 
     async def wait_for_room(self) -> None:
-        """Wait for room, or for the end of the connection; for who holds ``room_lock``."""
+        """Wait for room or for the end of the connection. The caller holds ``room_lock``."""
         while self._socket is not None and not self.has_room():
             self._room.clear()
             await self._room.wait()
 
     def send(self, data: bytes) -> None:
-        """Queue ``data``, whether or not there is room; it goes out in this turn of the loop or when the client reads.
+        """Queue ``data``, even if there is no room; it is written in this turn of the loop or when the client reads.
 
         On a closed connection nothing happens.
         """
@@ -82,9 +89,9 @@ class SendBuffer:
             return
         self.queued.append(data)
         self.unsent_bytes += len(data)
-        self._server.unsent_bytes += len(data)
+        self._budgets.unsent_bytes += len(data)
         if not self.flush_expected:
-            # Whatever else is answered in this turn of the loop goes out with the same write.
+            # All other replies of this turn of the loop leave with the same write.
             self.flush_expected = True
             self._loop.call_soon(self._flush_later)
 
@@ -93,7 +100,7 @@ class SendBuffer:
         self.flush()
 
     def flush(self) -> None:
-        """Write what is queued, unless the client has yet to take what came before."""
+        """Write all queued messages, unless an earlier write is not finished."""
         if self._socket is None or self._under_way is not None or not self.queued:
             return
         data = self.queued[0] if len(self.queued) == 1 else b"".join(self.queued)
@@ -103,7 +110,7 @@ class SendBuffer:
         self._write()
 
     def _write(self) -> None:
-        """Send what is under way; what was queued meanwhile follows in the next write."""
+        """Continue the write under way; messages that were queued meanwhile follow in the next one."""
         if self._socket is None or self._under_way is None:
             return
         try:
@@ -115,7 +122,7 @@ class SendBuffer:
             return
         if sent:
             self.unsent_bytes -= sent
-            self._server.unsent_bytes -= sent
+            self._budgets.unsent_bytes -= sent
             self.progress_at = self._loop.time()
         if sent < len(self._under_way):
             self._under_way = self._under_way[sent:]
@@ -135,17 +142,17 @@ class SendBuffer:
         self._on_written()
 
     def close(self) -> None:
-        """Drop what was not sent, and let go of the socket; who waits for room goes on."""
+        """Drop all unsent bytes and stop using the socket. Tasks that wait for room continue."""
         self._loop.remove_writer(self._fd)
         self._socket = None
-        self._server.unsent_bytes -= self.unsent_bytes
+        self._budgets.unsent_bytes -= self.unsent_bytes
         self.unsent_bytes = 0
         self.queued.clear()
         self._under_way = None
         self._room.set()
-        # No cycle is left that would keep the session, and what it has received, until the next collection.
+        # Break the reference cycle with the session, which would keep its received bytes until the next collection.
         self._on_written = self._on_lost = _nothing
 
 
 def _nothing() -> None:
-    """What the end of a connection, or a write, leads to once it is closed."""
+    """The callbacks of a closed connection."""

@@ -1,6 +1,6 @@
-"""The daemon's clients as a whole: accept, check who they are, count, and see them out.
+"""The daemon's clients as a whole: accept them, check their user, limit them, and drain them when the daemon stops.
 
-It owns the listening socket and the sessions, and holds what a handler may know of the daemon.
+It owns the listening socket and the sessions, and is the ``DaemonView`` of the handlers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from nexus_protocol import (
@@ -28,8 +27,10 @@ from nexus_protocol import (
 
 from nexus.capability import Caller, ManagerT, PreCommand
 from nexus.config import Limits
-from nexus.daemon.client_session import ClientSession
+from nexus.daemon.budgets import Budgets
+from nexus.daemon.client_session import ClientSession, SessionContext
 from nexus.daemon.dispatch import Dispatch
+from nexus.runtime.procfs import overflow_uid
 from nexus.store import Reader, StateStore
 
 __all__ = ["Server", "overflow_uid", "peer_of", "refuse"]
@@ -38,28 +39,18 @@ _log = logging.getLogger("nexus.server")
 
 _UCRED = struct.Struct("iII")
 _ACCEPTS_A_TURN = 64
-_LARGE_REPLIES = 4
-"""Large replies in the making at the same time."""
 _PRESSURE_S = 5.0
-"""How long a client may make no progress while the send budget is spent and others wait for it."""
-
-
-def overflow_uid() -> int:
-    """The uid that stands for everybody a user namespace does not know; it proves nothing."""
-    try:
-        return int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 65534
+"""How long a client may take no bytes while the send budget is spent."""
 
 
 def peer_of(sock: socket.socket) -> tuple[int, int]:
-    """(uid, pid) of whoever connected, as the kernel has it (SO_PEERCRED, unix(7))."""
+    """(uid, pid) of the process that connected, as the kernel recorded it (SO_PEERCRED, unix(7))."""
     pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return uid, pid
 
 
 def refuse(sock: socket.socket, error: NexusError) -> None:
-    """Tell a client that was just accepted why it is not served, and close."""
+    """Send a client that was just accepted the reason why it is not served, and close."""
     with contextlib.suppress(OSError):
         sock.setblocking(False)
         sock.send(ServerConnection().send_error(0, error))
@@ -78,41 +69,34 @@ class Server:
         shutdown: Callable[[str], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.store = store
         self.dispatch = dispatch
         self.loop = loop
+        self.budgets = Budgets(limits, loop, self._recheck_reading)
+        self._shared = SessionContext(store, self, dispatch, limits, self.budgets, loop, self._session_closed)
         self.started_at = int(time.time() * 1000)
         self._started_monotonic = time.monotonic()
         self._shutdown = shutdown
         self._listener: socket.socket | None = None
         self._resuming: asyncio.TimerHandle | None = None
-        """Set while no client is accepted for want of descriptors."""
+        """Set while accepting is paused because descriptors ran out."""
         self._sessions: set[ClientSession] = set()
         self._trusted_uids = {os.geteuid(), 0} - {overflow_uid()}
         self._ticking: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
-        self.unsent_bytes = 0
-        self._received_bytes = 0
-        self._input_bytes = 0
-        """What of it is Input that waits in open streams."""
-        self._budget_exempt: ClientSession | None = None
-        """The one session that is read although the receive budget is spent, so that a large frame gets through."""
-        self._freed = asyncio.Event()
         self._on_setting: dict[str, Callable[[], None]] = {}
         self.managers: dict[type[Any], Any] = {}
-        """By class: what keeps the capabilities' records and the world the same."""
-        self.pre_command: PreCommand | None = None
-        """Asked before a command is carried out, where a plugin wants that."""
-        self.large_replies = asyncio.Semaphore(_LARGE_REPLIES)
-        """Held while a large reply is produced, never while a client is waited for."""
+        """The managers of the capabilities, by class."""
         self.last_busy = loop.time()
         """When the last client left (loop time)."""
-        self.set_limits(limits)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return self._shared.limits
 
     def set_limits(self, limits: Limits) -> None:
-        """Use other limits from now on, for the clients that are here as well."""
-        self.limits = limits
-        self.payload_limit = self.dispatch.payload_limit(limits.max_payload_bytes, limits.max_frame_payload_bytes)
+        """Put other limits in force, for the connected clients as well."""
+        self._shared.set_limits(limits)
 
     # Accepting
 
@@ -123,7 +107,7 @@ class Server:
         self.loop.add_reader(listener.fileno(), self._accept)
 
     def pause_listening(self) -> None:
-        """Leave new clients in the socket's queue."""
+        """Stop accepting; new clients wait in the socket's queue."""
         if self._resuming is not None:
             self._resuming.cancel()
             self._resuming = None
@@ -131,7 +115,7 @@ class Server:
             self.loop.remove_reader(self._listener.fileno())
 
     def resume_listening(self) -> None:
-        """Take them again."""
+        """Accept again after ``pause_listening``."""
         if self._listener is not None:
             self.loop.add_reader(self._listener.fileno(), self._accept)
 
@@ -172,18 +156,17 @@ class Server:
             )
             return
         sock.setblocking(False)
-        self._sessions.add(ClientSession(self, sock, Caller(uid, pid, None)))
+        self._sessions.add(ClientSession(self._shared, sock, Caller(uid, pid, None)))
         if self._ticking is None:
             self._tick_later()
 
-    def session_closed(self, session: ClientSession) -> None:
-        """A client is gone."""
+    def _session_closed(self, session: ClientSession) -> None:
         self._sessions.discard(session)
         self.last_busy = self.loop.time()
         if not self._sessions:
             self._idle.set()
 
-    # Time and budgets
+    # Time limits and budgets
 
     def _tick_later(self) -> None:
         shortest = min(self.limits.frame_timeout_s, self.limits.send_timeout_s)
@@ -194,71 +177,31 @@ class Server:
         now = self.loop.time()
         for session in list(self._sessions):
             session.tick(now)
-        if self.send_budget_spent():
-            # Somebody waits for room that a client which does not read takes up: it goes first.
+        if self.budgets.send_budget_spent():
+            # Others wait for the budget: close the client that does not read and holds the most.
             stalled = [s for s in self._sessions if s.unsent_bytes and now - s.stalled_since > _PRESSURE_S]
             if stalled:
                 worst = max(stalled, key=lambda s: s.unsent_bytes)
                 _log.warning("closing a client that does not read (pid %d)", worst.context.caller.pid)
                 worst.abort()
-        self._freed.set()
-        self._reconsider_reading()
+        self.budgets.recheck()
+        self._recheck_reading()
         if self._sessions:
             self._tick_later()
 
-    def send_budget_spent(self) -> bool:
-        """Whether all connections together hold as much unsent as they may."""
-        return self.unsent_bytes > self.limits.send_budget_bytes
-
-    async def send_budget_freed(self) -> None:
-        """Wait until it may be worth asking again."""
-        self._freed.clear()
-        await self._freed.wait()
-
-    def receive_budget_spent(self) -> bool:
-        """Whether all connections together hold as much received as they may."""
-        return self._received_bytes > self.limits.receive_budget_bytes
-
-    def may_receive(self, session: ClientSession) -> bool:
-        """Whether a session that holds much already may read on.
-
-        When the budget is spent one may all the same: of many large frames, each half here, none would end otherwise.
-        """
-        if not self.receive_budget_spent():
-            return True
-        if self._budget_exempt is None:
-            self._budget_exempt = session
-        return self._budget_exempt is session
-
-    def received_all(self, session: ClientSession) -> None:
-        """A session holds little again."""
-        if self._budget_exempt is session:
-            self._budget_exempt = None
-            self.loop.call_soon(self._reconsider_reading)
-
-    def _reconsider_reading(self) -> None:
+    def _recheck_reading(self) -> None:
         for session in list(self._sessions):
-            session.reconsider_reading()
-
-    def account_received(self, delta: int) -> None:
-        """Some session holds this much more."""
-        self._received_bytes += delta
-
-    def has_room_for_input(self, size: int) -> bool:
-        """Whether all streams together may hold so much more Input."""
-        return self._input_bytes + size <= self.limits.receive_budget_bytes
-
-    def account_input(self, delta: int) -> None:
-        """Some stream holds this much more Input."""
-        self._input_bytes += delta
-        self._received_bytes += delta
+            session.recheck_reading()
 
     # Ending
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more clients, let requests finish for so long, end the streams, and close every connection."""
+        """Accept no more clients, tell the streams to end, let requests finish, and close every connection.
+
+        Requests that do not finish within ``timeout_s`` are cancelled and answered with ``unavailable``.
+        """
         self.pause_listening()
-        self._listener = None  # for good, whoever wanted to listen again
+        self._listener = None  # so that a later resume_listening has no effect
         self._idle.clear()
         for session in list(self._sessions):
             session.begin_drain()
@@ -283,10 +226,10 @@ class Server:
             return False
         return True
 
-    # What a handler may know (nexus.capability.DaemonView)
+    # nexus.capability.DaemonView
 
     def uptime_ms(self) -> int:
-        """Milliseconds since the start, whatever the clock did."""
+        """Milliseconds since the start, by the monotonic clock."""
         return int((time.monotonic() - self._started_monotonic) * 1000)
 
     def connections(self) -> int:
@@ -294,7 +237,7 @@ class Server:
         return len(self._sessions)
 
     def open_requests(self) -> int:
-        """How many requests are at work or wait."""
+        """How many requests are at work or wait their turn."""
         return sum(session.open_requests for session in self._sessions)
 
     def reported_limits(self) -> dict[str, int]:
@@ -302,29 +245,29 @@ class Server:
         return dict(self.limits._asdict())
 
     def request_shutdown(self, reason: str) -> None:
-        """Begin to drain, once the request that asks for it is answered."""
+        """Begin to drain, after the present request is answered."""
         self.loop.call_soon(self._shutdown, reason)
 
     def on_setting(self, key: str, fn: Callable[[], None]) -> None:
-        """Call ``fn`` whenever the setting was changed or removed."""
+        """Call ``fn`` after each change or removal of the setting. There is one such function for each key."""
         self._on_setting[key] = fn
 
     def setting_changed(self, key: str) -> None:
-        """Tell whoever follows the setting."""
+        """Call the function that ``on_setting`` registered for the key, if any."""
         if key in self._on_setting:
             self._on_setting[key]()
 
     def counters(self) -> dict[str, Callable[[Reader], dict[str, int]]]:
-        """How to count the things of each capability by state."""
+        """For each capability that keeps records with states, how to count them by state."""
         return self.dispatch.counters
 
     def commands(self) -> list[CommandInfo]:
-        """Every command that is handled, by code."""
+        """Every command that has a handler, by code."""
         return self.dispatch.commands()
 
     def ask_before_commands(self, pre_command: PreCommand | None) -> None:
-        """Have this asked before every command that may be hooked, from now on; None for nothing."""
-        self.pre_command = pre_command
+        """Call this before every command that may be hooked, from now on; None removes it."""
+        self._shared.pre_command = pre_command
 
     def manager(self, kind: type[ManagerT]) -> ManagerT:
         """The manager of this class."""
@@ -332,5 +275,5 @@ class Server:
         return found
 
     def children(self) -> int:
-        """How many processes the managers hold."""
+        """How many processes the managers supervise."""
         return sum(manager.children() for manager in self.managers.values())

@@ -1,13 +1,13 @@
-"""The daemon's end of an open stream: items out while the client has room, input in within its credit.
+"""The daemon's end of an open stream: items out while the client has room, Input in within its credit.
 
-It knows the session that carries it, and no command.
+It knows the engine, the send buffer and the budgets of the connection that carries it, and no command.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from nexus_protocol import (
@@ -18,20 +18,20 @@ from nexus_protocol import (
     Empty,
     InvalidArgument,
     ResourceExhausted,
+    ServerConnection,
     command_decoder,
     encode_record,
 )
 from nexus_protocol.frame import INPUT
 
-if TYPE_CHECKING:
-    from nexus.daemon.client_session import ClientSession
-    from nexus.daemon.send_buffer import SendBuffer
+from nexus.daemon.budgets import ReceiveAccount
+from nexus.daemon.send_buffer import SendBuffer
 
 __all__ = ["MAX_QUEUED_INPUTS", "SessionStream", "decode_input", "encode_result"]
 
 MAX_QUEUED_INPUTS = 1024
 _MAX_QUEUED_INPUT_BYTES = 2 * INPUT_CREDIT
-"""Of one stream. Data is kept within the credit; this is for control as well, which has none."""
+"""Of one stream. The credit limits ``data`` alone; this limit holds for ``control`` as well."""
 
 
 class _Input(Command[Empty]):
@@ -40,7 +40,7 @@ class _Input(Command[Empty]):
     control: dict[str, Any] | None = None
 
 
-# Decoded as a command is, with the same strictness and the same words.
+# Decoded like a command, so that it is equally strict and gives the same error messages.
 _decode = command_decoder(CommandInfo(INPUT, "Input", _Input, Empty, None, (), 0, False, False))
 
 
@@ -58,19 +58,20 @@ def decode_input(payload: bytes) -> dict[str, Any]:
 
 
 class SessionStream:
-    """``nexus.capability.Stream`` on a session."""
+    """``nexus.capability.Stream`` on a connection."""
 
-    def __init__(self, session: ClientSession, out: SendBuffer, sequence: int) -> None:
-        self._session = session
+    def __init__(self, engine: ServerConnection, out: SendBuffer, account: ReceiveAccount, sequence: int) -> None:
+        self.draining = False
+        self._engine = engine
         self._out = out
+        self._account = account
         self._sequence = sequence
         self._inputs: asyncio.Queue[tuple[dict[str, Any], int]] = asyncio.Queue()
         self._queued_bytes = 0
         self._wake: Callable[[], None] | None = None
 
     async def send(self, item: Any) -> None:
-        engine = self._session.engine
-        await self._out.send_when_room(lambda: engine.send_item(self._sequence, encode_result(item)))
+        await self._out.send_when_room(lambda: self._engine.send_item(self._sequence, encode_result(item)))
 
     async def ready(self) -> None:
         await self._out.wait_until_ready()
@@ -81,34 +82,37 @@ class SessionStream:
         return body
 
     async def acknowledge(self, size: int) -> None:
-        await self._out.send_when_room(lambda: self._session.engine.send_ack(self._sequence, size))
-
-    @property
-    def draining(self) -> bool:
-        return self._session.draining
+        await self._out.send_when_room(lambda: self._engine.send_ack(self._sequence, size))
 
     def on_draining(self, wake: Callable[[], None]) -> None:
         self._wake = wake
 
     def begin_drain(self) -> None:
+        """Tell the handler that the daemon begins to stop."""
+        self.draining = True
         if self._wake is not None:
             self._wake()
 
     def feed(self, body: dict[str, Any], size: int) -> None:
+        """Queue an Input of ``size`` bytes for ``receive``.
+
+        Raises:
+            ResourceExhausted: this stream, or the streams of all connections, hold too much Input.
+        """
         if self._inputs.qsize() >= MAX_QUEUED_INPUTS or self._queued_bytes + size > _MAX_QUEUED_INPUT_BYTES:
-            raise ResourceExhausted("cannot take more input: too much of it waits to be read")
-        self._session.make_room_for_input(size)
+            raise ResourceExhausted("cannot take more input: the stream holds too much that is not yet read")
+        self._account.check_input(size)
         self._hold(size)
         self._inputs.put_nowait((body, size))
 
     def close(self) -> None:
-        """The stream has ended: nobody will read what waits."""
+        """Drop the queued Input: the stream has ended."""
         self._inputs = asyncio.Queue()
         self._hold(-self._queued_bytes)
 
     def _hold(self, delta: int) -> None:
         self._queued_bytes += delta
-        self._session.account_input(delta)
+        self._account.add_input(delta)
 
 
 def encode_result(result: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""What a service manager and its service say to each other: passed sockets, readiness, the watchdog.
+"""The interface between a service manager and its service: passed sockets, readiness, the watchdog.
 
 The formats are those of sd_listen_fds(3), sd_notify(3) and sd-daemon(3).
 """
@@ -15,12 +15,12 @@ _FIRST_FD = 3
 
 
 def passed_socket() -> socket.socket | None:
-    """The listening Unix socket that a service manager passed to this process, or None.
+    """Return the listening Unix socket that a service manager passed to this process, or None.
 
-    Its variables are removed from the environment, so that no child takes them for its own.
+    Its variables are removed from the environment, so that no child process takes them as its own.
 
     Raises:
-        ValueError: what was passed is not exactly one listening Unix stream socket.
+        ValueError: something else than exactly one listening Unix stream socket was passed.
     """
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
@@ -44,7 +44,7 @@ def passed_socket() -> socket.socket | None:
 
 
 class Notifier:
-    """Tells the service manager how the daemon is; does nothing where there is none."""
+    """Sends the daemon's state to the service manager; without one it does nothing."""
 
     def __init__(self) -> None:
         address = os.environ.pop("NOTIFY_SOCKET", "")
@@ -59,7 +59,7 @@ class Notifier:
                 self._socket = None
 
     def close(self) -> None:
-        """Nothing more is to be told."""
+        """Close the socket; later calls of ``send`` do nothing."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -67,13 +67,13 @@ class Notifier:
     def send(self, *assignments: str) -> None:
         """Send assignments such as ``READY=1`` and ``STATUS=…`` in one datagram."""
         if self._socket is not None:
-            # A manager that does not read must not stop the daemon.
+            # A service manager that does not read must not block the daemon.
             with contextlib.suppress(OSError):
                 self._socket.send("\n".join(assignments).encode())
 
 
 def watchdog_interval_s() -> float | None:
-    """How often to send ``WATCHDOG=1``: half of what the manager allows; None where it does not watch."""
+    """How often to send ``WATCHDOG=1``: half of the time that the service manager allows; None without a watchdog."""
     usec, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
     if not usec.isdigit() or int(usec) == 0 or (pid and pid != str(os.getpid())):
         return None
@@ -81,7 +81,7 @@ def watchdog_interval_s() -> float | None:
 
 
 def under_journald() -> bool:
-    """Whether standard error goes to the journal itself, where a level can be given in front of a line."""
+    """Whether standard error goes directly to journald, which takes a log level before each line."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     try:
         status = os.fstat(2)

@@ -1,4 +1,4 @@
-"""The daemon's end of one plugins' process: starts it, calls it with time limits, logs its output, kills it.
+"""The daemon's side of one plugins' process: starts it, calls it within its time limits, logs its output, kills it.
 
 It knows which plugin is running; it knows no hook.
 """
@@ -6,12 +6,10 @@ It knows which plugin is running; it knows no hook.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -31,14 +29,16 @@ from nexus.plugins.messages import (
     decode_reply,
     framed,
 )
+from nexus.runtime.command import ChildProcess, OutputPipe
 
 __all__ = ["Child", "ProcessFailed"]
 
 _log = logging.getLogger("nexus.plugins")
 
 _START_S = 30.0
-"""How long the process may take to start, on a loaded machine."""
+"""How long the process may take to start, on a machine under load."""
 _END_S = 1.0
+"""How long to wait for the end of the process after it was killed, or after its socket was closed."""
 _NOT_INHERITED = ("NOTIFY_", "LISTEN_", "WATCHDOG_", "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "MANAGERPID")
 
 
@@ -55,45 +55,45 @@ class Child:
     """One plugins' process. It must be closed with ``kill``, even when the process has already ended."""
 
     def __init__(self, memory_mib: int, on_end: Callable[[], None]) -> None:
+        """Start the process; ``on_end`` is called when it has ended.
+
+        Raises:
+            OSError: the process cannot be started.
+        """
         self.started_at = time.monotonic()
-        self.ended = asyncio.Event()
-        """Set when the process has ended and is reaped."""
         self._on_end = on_end
-        self._loop = asyncio.get_running_loop()
         self._running: str | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        output, write_end = os.pipe()
+        self._output = _OutputLog()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._process = subprocess.Popen(
+            self._process = ChildProcess(
                 # No modules from the working directory (-P), no bytecode written beside a plugin (-B).
                 [sys.executable, "-P", "-B", "-m", "nexus.plugins.process"]
                 + [str(number) for number in (theirs.fileno(), os.getpid(), memory_mib)],
-                stdin=subprocess.DEVNULL,
-                stdout=write_end,
-                stderr=write_end,
-                pass_fds=(theirs.fileno(),),
-                cwd="/",
-                env={name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)},
-                start_new_session=True,
+                directory="/",
+                environment={name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)},
+                stdout=self._output.pipe,
+                stderr=self._output.pipe,
+                descriptors=(theirs.fileno(),),
+                on_exit=self._exited,
             )
         except BaseException:
-            ours.close()
-            os.close(output)
+            self._socket.close()
             raise
         finally:
             theirs.close()
-            os.close(write_end)
-        self._socket = ours
-        self._output = _Output(output, self._loop)
-        self._pidfd = os.pidfd_open(self._process.pid)
-        self._loop.add_reader(self._pidfd, self._ended)
 
     @property
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
+
+    @property
+    def ended(self) -> asyncio.Event:
+        """Set when the process has ended."""
+        return self._process.ended
 
     async def load(self, load: Load) -> Loaded:
         """Load the plugins.
@@ -107,13 +107,13 @@ class Child:
             raise self._protocol_violation()
         return reply
 
-    async def call(self, call: bytes, timeout_ms: int) -> Result | Vetoed | Failed:
+    async def call(self, message: bytes, timeout_ms: int) -> Result | Vetoed | Failed:
         """Send a framed ``Call`` and wait for the reply; each plugin may take ``timeout_ms``.
 
         Raises:
             ProcessFailed: a plugin ends the process or takes too long.
         """
-        reply = await self._exchange(call, timeout_ms / 1000, timeout_ms)
+        reply = await self._exchange(message, timeout_ms / 1000, timeout_ms)
         if isinstance(reply, Loaded):
             raise self._protocol_violation()
         return reply
@@ -153,9 +153,7 @@ class Child:
         return ProcessFailed(self._running, "the process wrote invalid data to the daemon's socket")
 
     async def _end_reason(self) -> str:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_END_S):
-                await self.ended.wait()
+        await self._process.wait(_END_S)
         code = self._process.returncode
         if code is None:
             return "the process closed the daemon's socket"
@@ -165,8 +163,7 @@ class Child:
 
     def kill(self) -> None:
         """Kill the process and its group, and close the socket and the output pipe."""
-        if not self.ended.is_set():
-            self._kill_group()
+        self._process.signal_group(signal.SIGKILL)
         if self._writer is not None:
             self._writer.transport.abort()
         else:
@@ -175,25 +172,15 @@ class Child:
 
     async def wait_ended(self) -> None:
         """Wait until the killed process has ended, at most one second."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_END_S):
-                await self.ended.wait()
+        await self._process.wait(_END_S)
 
-    def _kill_group(self) -> None:
-        # The pid cannot be reused before wait().
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def _ended(self) -> None:
-        self._kill_group()
-        self._process.wait()
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        self.ended.set()
+    def _exited(self) -> None:
+        self._process.signal_group(signal.SIGKILL)
+        self._process.reap()
         self._on_end()
 
 
-class _Output:
+class _OutputLog:
     """Copies what plugins print to the daemon's log, line by line, up to a limit for each window of time."""
 
     _WINDOW_S = 10.0
@@ -203,28 +190,20 @@ class _Output:
     """Read in one window; then the pipe fills up and the printing plugin blocks until the next window."""
     _LINE_BYTES = 1000
 
-    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._fd = fd
-        self._loop = loop
+    def __init__(self) -> None:
+        self.pipe = OutputPipe(self._receive, self.close)
+        self._loop = asyncio.get_running_loop()
         self._line = bytearray()
         self._logged = self._read = self._dropped = 0
         self._window_timer: asyncio.TimerHandle | None = None
-        os.set_blocking(fd, False)
-        loop.add_reader(fd, self._on_readable)
+        self._closed = False
 
-    def _on_readable(self) -> None:
-        try:
-            data = os.read(self._fd, 65536)
-        except BlockingIOError:
-            return
-        if not data:
-            self.close()
-            return
+    def _receive(self, data: bytes) -> None:
         if self._window_timer is None:
             self._window_timer = self._loop.call_later(self._WINDOW_S, self._start_window)
         self._accept(data)
         if self._read > self._READ_BYTES:
-            self._loop.remove_reader(self._fd)
+            self.pipe.pause()
 
     def _accept(self, data: bytes) -> None:
         self._read += len(data)
@@ -249,24 +228,18 @@ class _Output:
         self._window_timer = None
         if self._dropped:
             _log.warning("plugins printed too much: %d bytes were not logged", self._dropped)
-        if self._read > self._READ_BYTES and self._fd >= 0:
-            self._loop.add_reader(self._fd, self._on_readable)
+        if self._read > self._READ_BYTES:
+            self.pipe.resume()
         self._logged = self._read = self._dropped = 0
 
     def close(self) -> None:
-        """Log the output that has arrived, and close the pipe."""
-        if self._fd < 0:
+        """Log the rest of the pipe, and stop reading."""
+        if self._closed:
             return
-        self._loop.remove_reader(self._fd)
-        with contextlib.suppress(OSError):
-            for _ in range(16):
-                data = os.read(self._fd, 65536)
-                if not data:
-                    break
-                self._accept(data)
+        self._closed = True
+        self.pipe.drain()
+        self.pipe.close()
         self._log_line()
-        os.close(self._fd)
-        self._fd = -1
         if self._window_timer is not None:
             self._window_timer.cancel()
             self._start_window()

@@ -10,8 +10,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nexus_protocol import Unavailable
-
 from nexus import journal
 from nexus.capability import Context, Stream, handles
 from nexus.paging import decode_cursor, encode_cursor, read_page
@@ -63,6 +61,7 @@ from nexus.services.records import (
 )
 from nexus.services.store import StoredService, count_by_state
 from nexus.store import Transaction
+from nexus.streams import Following, daemon_stopping
 
 __all__ = [
     "add_dependency",
@@ -176,7 +175,7 @@ def _told(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 @handles(RemoveService)
 async def remove_service(ctx: Context, command: RemoveService) -> Service:
-    return await ctx.daemon.manager(ServiceManager).remove_service(ctx.caller, command)
+    return await ctx.daemon.manager(ServiceManager).remove_service(ctx, command)
 
 
 @handles(ListServices)
@@ -324,17 +323,17 @@ async def _every_dependency(ctx: Context) -> list[Dependency]:
 
 @handles(StartService)
 async def start_service(ctx: Context, command: StartService) -> ServiceStarted:
-    return await ctx.daemon.manager(ServiceManager).start_service(ctx.caller, command)
+    return await ctx.daemon.manager(ServiceManager).start_service(ctx, command)
 
 
 @handles(StopService)
 async def stop_service(ctx: Context, command: StopService) -> ServicesStopped:
-    return await ctx.daemon.manager(ServiceManager).stop_service(ctx.caller, command)
+    return await ctx.daemon.manager(ServiceManager).stop_service(ctx, command)
 
 
 @handles(RestartService)
 async def restart_service(ctx: Context, command: RestartService) -> ServiceStarted:
-    return await ctx.daemon.manager(ServiceManager).restart_service(ctx.caller, command)
+    return await ctx.daemon.manager(ServiceManager).restart_service(ctx, command)
 
 
 @handles(GetServiceStatus)
@@ -344,31 +343,11 @@ async def get_service_status(ctx: Context, command: GetServiceStatus) -> Service
 
 @handles(GetServiceStdout)
 async def get_service_stdout(ctx: Context, command: GetServiceStdout, stream: Stream[LogPiece]) -> LogEnd:
-    """The manager gives what there is and what comes; the end of the daemon ends the wait for it."""
-    pieces = ctx.daemon.manager(ServiceManager).output(_resolve(ctx, command.service).id, command)
-    draining = asyncio.Event()
-    stream.on_draining(draining.set)
-    drained = asyncio.ensure_future(draining.wait())
-    coming: asyncio.Task[LogPiece | None] | None = None
-    try:
-        while True:
-            await stream.ready()
-            coming = asyncio.ensure_future(anext(pieces, None))
-            await asyncio.wait((coming, drained), return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                raise Unavailable(
-                    "the daemon is stopping",
-                    hint="The service goes on; once the daemon runs again, ask for its output again.",
-                )
-            piece = coming.result()
-            if piece is None:
-                return LogEnd()
-            await stream.send(piece)
-    finally:
-        drained.cancel()
-        if coming is not None and not coming.done():
-            coming.cancel()
-            await asyncio.wait((coming,))
-        close = getattr(pieces, "aclose", None)
-        if close is not None:
-            await close()
+    following = Following(
+        stream,
+        lambda: daemon_stopping(
+            "The service keeps running; once the daemon runs again, ask for the service's output again."
+        ),
+    )
+    await following.send_all(ctx.daemon.manager(ServiceManager).output(_resolve(ctx, command.service).id, command))
+    return LogEnd()

@@ -61,7 +61,7 @@ class Folder:
 
     def settled(self) -> None:
         """A second run has nothing to do."""
-        assert self.apply() == [f"Nothing to change: all is as {self.file} says"]
+        assert self.apply() == [f"Nothing to change: everything matches {self.file}"]
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_an_interrupted_run_tells_that_what_was_begun_goes_on(shop: Folder) -> N
         terminal.interrupt()
         code, text = terminal.finish()
     assert code == 130
-    assert "What was begun goes on all the same; see how far it is: nexusctl service list" in text
+    assert "Operations in progress continue in the daemon; to see their state: nexusctl service list" in text
 
 
 def test_it_asks_on_a_terminal_and_is_refused_without_one(shop: Folder) -> None:
@@ -203,7 +203,7 @@ def test_pruning_takes_what_the_file_made_and_leaves_what_a_person_made(shop: Fo
     assert shop.cli.ok("service", "list", "-o", "name").lines == ["mine"]
     assert shop.cli.ok("vm", "list", "-o", "name").lines == ["mine"]
     assert "apply.shop" not in shop.cli.ok("settings", "list").out
-    assert shop.apply("--prune") == [f"Nothing to change: all is as {shop.file} says"]
+    assert shop.apply("--prune") == [f"Nothing to change: everything matches {shop.file}"]
 
 
 def test_two_projects_do_not_take_each_others_services(shop: Folder, root: Path) -> None:
@@ -214,8 +214,8 @@ def test_two_projects_do_not_take_each_others_services(shop: Folder, root: Path)
     code, _out, err = shop.cli("apply", "-f", str(other), "--yes")
     assert code == 2
     assert err == (
-        'Error: cannot update service "db": it was made from the file of project "shop"\n'
-        "  Give it another name, or let that project go: nexusctl settings unset apply.shop\n"
+        'Error: cannot update service "db": it was created from the file of project "shop"\n'
+        "  Choose another name, or end that project's ownership: nexusctl settings unset apply.shop\n"
     )
 
 
@@ -239,7 +239,7 @@ def test_what_fails_keeps_nothing_else_from_it_and_the_next_run_goes_on(shop: Fo
     assert 'Error: cannot add service "bad": health_log is not a regular expression' in result.err
     assert 'Skipped: start service "on_bad", because of "bad"\n' in result.err
     assert 'Error: cannot start service "crash": it exited with 3\n    last words\n' in result.err
-    assert result.err.endswith("steps not done\n  Once that is mended, run it again: it goes on.\n")
+    assert result.err.endswith("steps not done\n  Fix the problem and run it again: it continues from there.\n")
     assert 'Started service "good"' in result.out
     shop.change('"("', '"ok"')
     shop.change('run = "true"', f'run = "echo ok; {SLEEP}"')
@@ -315,10 +315,10 @@ def test_what_is_exported_is_found_unchanged_and_can_be_applied_elsewhere(shop: 
     assert shop.cli("service", "remove", "bad", "--yes").code == 0
     shop.cli.ok("export", "-f", str(written), "--force")
     text = written.read_text()
-    assert shop.cli.ok("apply", "-f", str(written)).out == f"Nothing to change: all is as {written} says\n"
+    assert shop.cli.ok("apply", "-f", str(written)).out == f"Nothing to change: everything matches {written}\n"
     code, out, err = shop.cli("export", "-f", str(written))
     assert (code, out) == (2, "")
-    assert "it is there already (--force replaces it)" in err
+    assert "it already exists (--force replaces it)" in err
     shop.cli.ok("export", "-f", str(written), "--force", "--project", "shop")
     assert "[services.own]" not in written.read_text()
     assert 'project = "shop"' in written.read_text()
@@ -366,7 +366,7 @@ def test_a_run_with_nothing_to_change_tells_what_is_not_ready_and_waits_for_it_i
         wait_until(lambda: "starting" in shop.cli.ok("service", "list").out and up(shop.cli) == ["db"], "both")
         terminal.interrupt()
         assert terminal.finish()[0] == 130
-    nothing = f"Nothing to change: all is as {shop.file} says"
+    nothing = f"Nothing to change: everything matches {shop.file}"
     first, *others = shop.apply()
     assert first == nothing
     assert others[0].startswith('Not ready yet: service "db" (running, health unknown, pid ')
@@ -378,7 +378,7 @@ def test_a_run_with_nothing_to_change_tells_what_is_not_ready_and_waits_for_it_i
         fifo.write_text("ready\n")
         code, text = terminal.finish()
     assert code == 0
-    assert 'Already up: service "db" (running, healthy, pid ' in text
+    assert 'Already started: service "db" (running, healthy, pid ' in text
     assert 'service "job"' in text
     assert shop.apply("--wait") == [nothing]
 
@@ -415,15 +415,15 @@ def test_a_tunnel_to_a_service_without_a_port_is_refused_before_anything_is_made
     assert (code, out) == (2, "")
     assert err == (
         f"Error: cannot use {shop.file}, line 5: services.api.depends_on.db.tunnel: "
-        '"db" has no port for a tunnel to lead to\n'
-        "  Give it one: port = 0 in [services.db] leases a free one.\n"
+        '"db" has no port for the tunnel\n'
+        "  Give it a port: port = 0 in [services.db] leases a free one.\n"
     )
     assert shop.cli.ok("service", "list").out == ""
     shop.change("[services.api]", "port = 0\n[services.api]")
     shop.apply()
     shop.cli.ok("service", "add", "far", "--run", SLEEP)
     shop.change("db = { tunnel = true }", "far = { tunnel = true }")
-    assert "  Give it one: nexusctl service update far --port 0" in shop.apply(code=2)
-    # What is so already is left as it is.
+    assert "  Give it a port: nexusctl service update far --port 0" in shop.apply(code=2)
+    # An edge that the daemon already has is left as it is.
     shop.cli.ok("service", "dep", "add", "api", "far", "--tunnel")
     shop.apply("--no-start")

@@ -25,17 +25,17 @@ def gone(pid: int) -> bool:
 
 def test_start_and_stop_are_idempotent(lonely: Cli, root: Path) -> None:
     path = root / "run" / "nexus" / "nexus.sock"
-    assert lonely("daemon", "stop") == (0, "The daemon does not run\n", "")
+    assert lonely("daemon", "stop") == (0, "The daemon is not running\n", "")
     started = lonely("daemon", "start")
     pid = pid_of(lonely)
     assert started.code == 0
     assert started.out == f"Started the daemon (pid {pid}, {path})\n"
     assert started.err == f"\n  Its log: {root}/state/nexus/nexusd.log\n"
-    assert lonely("daemon", "start") == (0, f"The daemon runs already (pid {pid}, {path})\n", "")
+    assert lonely("daemon", "start") == (0, f"The daemon is already running (pid {pid}, {path})\n", "")
     assert lonely("daemon", "stop") == (0, f"Stopped the daemon (pid {pid})\n", "")
     assert gone(pid)
     assert not path.exists()
-    assert lonely("daemon", "stop") == (0, "The daemon does not run\n", "")
+    assert lonely("daemon", "stop") == (0, "The daemon is not running\n", "")
 
 
 def test_a_stop_tells_of_services_that_go_on_and_how_to_end_them(lonely: Cli) -> None:
@@ -44,7 +44,7 @@ def test_a_stop_tells_of_services_that_go_on_and_how_to_end_them(lonely: Cli) ->
     code, out, err = lonely("daemon", "stop")
     assert (code, out.startswith("Stopped the daemon (pid ")) == (0, True)
     assert err == (
-        "\n  1 service goes on running without it. To stop services too, before the daemon is stopped:\n"
+        "\n  1 service keeps running without it. To stop services too, run this before stopping the daemon:\n"
         "  nexusctl service stop --all\n"
     )
     lonely.ok("daemon", "start")
@@ -161,5 +161,5 @@ def test_install_needs_a_user_manager(lonely: Cli) -> None:
         result = lonely("daemon", *words)
         assert (result.code, result.out) == (1, "")
         assert result.err.endswith(
-            "there is no systemd user manager here\n  Start the daemon without one: nexusctl daemon start\n"
+            "no systemd user manager is running\n  Start the daemon without one: nexusctl daemon start\n"
         )

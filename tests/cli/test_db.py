@@ -97,10 +97,10 @@ def test_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProcess,
     (backup,) = (daemon.state / "backups").iterdir()
     assert back.lines == [
         f"Migrated {daemon.database} from schema version 4 to 2",
-        f"The database as it was: {backup}",
+        f"Backup of the old database: {backup}",
     ]
     assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 2, ok"
-    assert cli.ok("db", "migrate", "--to", "2").out == "The database is at schema version 2 already\n"
+    assert cli.ok("db", "migrate", "--to", "2").out == "The database is already at schema version 2\n"
     forward = cli.ok("db", "migrate", "--to", "4", "-o", "json").json
     (second,) = set((daemon.state / "backups").iterdir()) - {backup}
     assert forward == {"path": str(daemon.database), "from": 2, "to": 4, "backup": str(second)}
@@ -126,7 +126,7 @@ def test_the_database_that_is_meant_is_the_running_daemons(root: Path, lonely: C
     lonely.ok("daemon", "start", NEXUS_DATABASE=str(root / "other.db"))
     backup = lonely.ok("db", "backup", "-o", "name").out.strip()
     assert lonely.ok("db", "check").lines[0] == f"{root}/other.db: schema version 4, ok"
-    assert f"{root}/other.db is sound" in lonely.ok("doctor").out
+    assert f"{root}/other.db is intact" in lonely.ok("doctor").out
     for words in (["restore", backup, "--yes"], ["migrate", "--to", "2", "--yes"]):
         refused = lonely("db", *words)
         assert (refused.code, refused.out) == (5, "")
@@ -141,10 +141,10 @@ def test_a_newer_database_is_not_called_damaged(daemon: DaemonProcess, cli: Cli)
     result = cli("db", "check")
     assert result.code == 1
     assert result.lines[0] == f"{daemon.database}: schema version 99, newer than this program"
-    assert result.err.endswith("\n  Run the newer nexusd that it belongs to.\n")
+    assert result.err.endswith("\n  Run the newer version of nexusd that created it.\n")
     found = cli("doctor")
     assert "it is newer than this program" in found.out
-    assert "Run the newer nexusd" in found.out
+    assert "Run the newer version of nexusd" in found.out
     assert "db restore" not in found.out + result.err
 
 
@@ -157,7 +157,7 @@ def test_a_file_that_may_not_be_read_is_not_to_be_restored(root: Path) -> None:
         path.touch(mode=0o000)
         with pytest.raises(InitError, match="permission denied") as caught:
             examine(path)
-        assert caught.value.hint == f"Look at the permissions: ls -ld {folder} {path}"
+        assert caught.value.hint == f"Check the permissions: ls -ld {folder} {path}"
 
     root.chmod(0o755)
     with pytest.raises(InitError, match="no such file"):
@@ -167,7 +167,7 @@ def test_a_file_that_may_not_be_read_is_not_to_be_restored(root: Path) -> None:
 
 def test_what_is_no_file_says_so(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
     folder = cli("db", "check", "--db", str(root))
-    assert folder == (1, "", f"Error: cannot check {root}: it is a folder\n  Give the file in it: --db PATH\n")
+    assert folder == (1, "", f"Error: cannot check {root}: it is a directory\n  Name the file in it: --db PATH\n")
     (root / "text.db").write_text("no database" * 1000)
     text = cli("db", "check", "--db", str(root / "text.db"))
     assert text.err.endswith(f"nexusctl daemon stop; nexusctl db restore BACKUP --db {root}/text.db\n")

@@ -25,14 +25,14 @@ def test_all_is_well_beside_a_running_daemon(daemon: DaemonProcess, cli: Cli) ->
     result = cli("doctor")
     assert (result.code, result.err) == (0, "")
     assert all(line.startswith("ok ") for line in result.lines), result.out
-    assert "ok       socket:         the daemon answers (nexusd 0.1.0)" in result.lines
+    assert "ok       socket:         the daemon replies (nexusd 0.1.0)" in result.lines
 
 
 def test_a_daemon_that_does_not_run(lonely: Cli, root: Path) -> None:
     result = lonely("doctor")
     assert result.code == 1
     path = root / "run" / "nexus" / "nexus.sock"
-    assert f"failing  socket:         {path} is not there: the daemon does not run" in result.lines
+    assert f"failing  socket:         {path} does not exist: the daemon is not running" in result.lines
     assert f"{'':<25}Start it: nexusctl daemon start" in result.lines
     lonely.ok("daemon", "start")
     assert lonely("doctor").code == 0
@@ -42,7 +42,7 @@ def test_a_stale_socket(daemon: DaemonProcess, cli: Cli) -> None:
     daemon.kill()
     finding = findings(cli)["socket"]
     assert finding["status"] == "failing"
-    assert finding["message"] == f"nobody answers at {daemon.socket_path}"
+    assert finding["message"] == f"no daemon listens at {daemon.socket_path}"
     assert finding["remedy"] == "Start it: nexusctl daemon start"
     daemon.start()
     assert findings(cli)["socket"]["status"] == "ok"
@@ -61,7 +61,7 @@ def test_a_socket_that_others_can_reach(daemon: DaemonProcess, cli: Cli) -> None
     daemon.socket_path.parent.chmod(0o755)
     daemon.socket_path.chmod(0o666)
     finding = findings(cli)["permissions"]
-    assert (finding["status"], finding["message"]) == ("warning", f"others can reach {daemon.socket_path}")
+    assert (finding["status"], finding["message"]) == ("warning", f"other users can access {daemon.socket_path}")
     cli.shell(finding["remedy"])
     assert findings(cli)["permissions"]["status"] == "ok"
 
@@ -93,7 +93,7 @@ def test_a_damaged_database(daemon: DaemonProcess, cli: Cli) -> None:
 def test_a_database_that_others_can_read(daemon: DaemonProcess, cli: Cli) -> None:
     daemon.database.chmod(0o644)
     finding = findings(cli)["database"]
-    assert (finding["status"], finding["message"]) == ("warning", f"others can read {daemon.database}")
+    assert (finding["status"], finding["message"]) == ("warning", f"other users can read {daemon.database}")
     cli.shell(finding["remedy"])
     assert findings(cli)["database"]["status"] == "ok"
 

@@ -74,7 +74,7 @@ def test_following_prints_each_event_when_it_happens(cli: Cli, output: str) -> N
     _out, err = following.communicate(timeout=30)
     assert following.returncode == 130
     option = "" if output == "table" else f" -o {output}"
-    assert err.decode() == f"\n  Go on from here: nexusctl events{option} --after 2\nInterrupted.\n"
+    assert err.decode() == f"\n  Continue from here: nexusctl events{option} --after 2\nInterrupted.\n"
 
 
 def test_a_stopping_daemon_ends_it_with_where_to_go_on(daemon: DaemonProcess, cli: Cli) -> None:
@@ -84,7 +84,9 @@ def test_a_stopping_daemon_ends_it_with_where_to_go_on(daemon: DaemonProcess, cl
     daemon.stop()
     out, err = following.communicate(timeout=30)
     assert (following.returncode, out) == (3, b"")
-    assert err.decode() == ("\n  Go on from here: nexusctl events -o name --after 1\nError: the daemon is stopping\n")
+    assert err.decode() == (
+        "\n  Continue from here: nexusctl events -o name --after 1\nError: the daemon is stopping\n"
+    )
     daemon.start()
     cli.ok("vm", "create", "b")
     assert cli.ok("events", "--no-follow", "--after", "1", "-o", "name").out == "2\n"
@@ -97,7 +99,7 @@ def test_the_hint_repeats_what_was_asked_for(cli: Cli) -> None:
     following.send_signal(signal.SIGINT)
     _out, err = following.communicate(timeout=30)
     assert err.decode().splitlines()[1] == (
-        "  Go on from here: nexusctl events --kind 'vm.*' --subject a -o jsonl --after 1"
+        "  Continue from here: nexusctl events --kind 'vm.*' --subject a -o jsonl --after 1"
     )
 
 

@@ -29,7 +29,7 @@ def test_who_only_looks_gives_up_by_itself(frozen: DaemonProcess, cli: Cli) -> N
         124,
         "",
         f"Error: cannot get an answer: the daemon (pid {frozen.pid}) accepts connections but does not answer\n"
-        f"  To end it the hard way: kill -9 {frozen.pid}; then: nexusctl daemon start\n",
+        f"  To kill it: kill -9 {frozen.pid}; then: nexusctl daemon start\n",
     )
     assert time.monotonic() - started > 4.5, "it gave a slow daemon no chance"
 
@@ -87,7 +87,7 @@ def test_a_daemon_whose_socket_is_gone_is_found_and_stopped(daemon: DaemonProces
 
 
 def test_a_daemon_at_another_socket_is_left_alone(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
-    assert cli("daemon", "stop", "--socket", str(root / "none.sock")).out == "The daemon does not run\n"
+    assert cli("daemon", "stop", "--socket", str(root / "none.sock")).out == "The daemon is not running\n"
     assert cli("daemon", "status", "--socket", str(root / "none.sock")).out.startswith("Daemon: stopped")
     cli.ok("status")
 

@@ -69,7 +69,7 @@ def test_a_short_command_imports_nothing_slow(cli: Cli, line: str) -> None:
         (["vm", "rm"], "no such command: 'rm' (did you mean 'delete'?)", "nexusctl vm"),
         (["vm", "show"], "no such command: 'show' (did you mean 'inspect'?)", "nexusctl vm"),
         (["vm", "ls"], "no such command: 'ls' (did you mean 'list'?)", "nexusctl vm"),
-        (["vm", "start"], "no such command: 'start': machines are not part of this version", "nexusctl vm"),
+        (["vm", "start"], "no such command: 'start': this version has VM records, but cannot", "nexusctl vm"),
         (["completion"], "missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish\n", "nexusctl completion"),
         (["vm", "inspect", "a\udcff"], "cannot accept 'a\\udcff': it is not UTF-8", None),
         (["--socket=\udcff", "status"], "cannot accept '--socket=\\udcff': it is not UTF-8", None),
@@ -78,7 +78,7 @@ def test_a_short_command_imports_nothing_slow(cli: Cli, line: str) -> None:
         (["vm", "create", "a", "--vcpu", "33"], "invalid value for '--vcpu': 33 is not between 1 and 32", None),
         (["vm", "list", "--limit", "0"], "invalid value for '--limit': 0 is less than 1", None),
         (["vm", "update", "a"], "nothing to change: give --name, --role, --vcpu or --mem", "nexusctl vm update"),
-        (["events", "-o", "json"], "-o json is one document, and this list has no end", None),
+        (["events", "-o", "json"], "-o json prints one document, and followed events have no end", None),
         (["status", "--socket"], "option '--socket' requires an argument", None),
         (["completion", "tcsh"], "invalid value for '{bash|zsh|fish}'", "nexusctl completion"),
     ],
@@ -175,7 +175,7 @@ def test_closed_and_full_outputs_end_in_a_sentence_at_most(shared: Cli) -> None:
     full = shared.shell("nexusctl settings list >/dev/full")
     assert full.code == 1
     sentence = "Error: cannot write the output: No space left on device"
-    assert full.err == f"{sentence}; what was asked for was done\n"
+    assert full.err == f"{sentence}; the command itself succeeded\n"
     failed = shared.shell("nexusctl vm inspect none $(nexusctl vm create full -o name) >/dev/full")
     assert (failed.code, failed.err.splitlines()[-1]) == (1, sentence)
 
@@ -194,7 +194,7 @@ def test_without_a_home_it_is_a_sentence(root: Path) -> None:
         result = cli(*words)
         assert (result.code, result.out) == (1, "")
         assert result.err == (
-            "Error: cannot tell where your files are: HOME is empty, and XDG_CONFIG_HOME is not set\n"
+            "Error: cannot find your home directory: HOME is empty, and XDG_CONFIG_HOME is not set\n"
             "  Set HOME, or XDG_CONFIG_HOME.\n"
         )
     state = cli("db", "check", XDG_CONFIG_HOME=str(root / "config"))
@@ -216,7 +216,7 @@ def test_a_relative_path_in_the_environment_is_refused(root: Path, variable: str
         1,
         "",
         f"Error: cannot use {variable} here/it-is: it is not an absolute path\n"
-        f"  Give it whole, such as {Path.cwd()}/here/it-is\n",
+        f"  Use an absolute path, such as {Path.cwd()}/here/it-is\n",
     )
 
 
@@ -237,7 +237,7 @@ def test_a_configuration_that_is_not_there_is_not_to_be_mended(root: Path) -> No
     assert Cli(isolated_environment(root))("--config", "/nope", "status") == (
         1,
         "",
-        "Error: cannot read /nope: there is no such file\n  Give one that is there, or leave --config out.\n",
+        "Error: cannot read /nope: there is no such file\n  Name an existing file, or omit --config.\n",
     )
 
 
@@ -246,7 +246,7 @@ def test_a_file_that_cannot_be_written_is_a_sentence(root: Path) -> None:
     (root / "data" / "bash-completion").touch()
     result = cli("completion", "bash", "--install")
     assert result.code == 1
-    assert result.err.startswith("Error: cannot go on")
+    assert result.err.startswith("Error: cannot continue")
     assert "bug" not in result.err
 
 
@@ -335,7 +335,7 @@ def test_ctrl_c_on_a_terminal_ends_what_follows(cli: Cli) -> None:
         terminal.interrupt()
         code, text = terminal.finish()
     assert code == 130
-    assert text.endswith("\n  Go on from here: nexusctl events --after 1\nInterrupted.\n")
+    assert text.endswith("\n  Continue from here: nexusctl events --after 1\nInterrupted.\n")
 
 
 def test_an_interrupted_request_is_cancelled_and_says_how_it_ended(daemon: DaemonProcess, cli: Cli) -> None:

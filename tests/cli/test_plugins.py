@@ -87,13 +87,13 @@ def test_names_to_call_are_completed(cli: Cli) -> None:
 def test_nothing_to_list_says_where_plugins_go(shared: Cli) -> None:
     done = shared.ok("plugin", "list")
     assert done.out == ""
-    assert done.err.startswith("No plugins found.\n\n  Put them here: /")
+    assert done.err.startswith("No plugins found.\n\n  Plugin files belong in: /")
     assert shared.ok("plugin", "list", "-o", "json").out == "[]\n"
 
 
 def test_a_daemon_without_plugins_says_so(root: Path, make_daemon: Callable[..., DaemonProcess]) -> None:
     cli = Cli(make_daemon("--no-plugins").start().environment)
-    assert cli.ok("plugin", "list").err == "No plugins: this daemon was started without them.\n"
+    assert cli.ok("plugin", "list").err == "No plugins: this daemon was started without plugins.\n"
     refused = cli("plugin", "reload")
     assert refused.code == 5
     assert refused.err == (

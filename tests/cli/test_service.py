@@ -32,13 +32,13 @@ def test_a_service_from_its_beginning_to_its_end(cli: Cli) -> None:
     )
     started = cli.ok("svc", "start", "db")
     assert plain(started.out) == 'Started service "db" (running, pid N)\n'
-    assert cli.ok("service", "start", "db").out.startswith('Already up: service "db" (running, pid ')
+    assert cli.ok("service", "start", "db").out.startswith('Already started: service "db" (running, pid ')
     heading, row = cli.ok("service", "list").lines
     assert heading.split() == ["NAME", "STATE", "HEALTH", "PORT", "PID", "RESTARTS", "FOR"]
     assert row.split()[:4] == ["db", "running", "-", "-"]
     assert cli.ok("service", "logs", "db").out == "ready\n"
     assert cli.ok("service", "stop", "db").out == 'Stopped service "db"\n'
-    assert cli.ok("service", "stop", "db").out == 'Service "db" was not up\n'
+    assert cli.ok("service", "stop", "db").out == 'Service "db" was not running\n'
     assert cli.ok("service", "remove", "db", "--yes").out == 'Removed service "db"\n'
     assert cli("service", "list") == (0, "", "No services found.\n")
 
@@ -76,7 +76,7 @@ def test_status_says_how_a_service_is_and_what_it_stands_between(cli: Cli) -> No
 def test_health_that_nobody_knows_is_not_shown_as_healthy(cli: Cli) -> None:
     cli.ok("service", "add", "db", "--health-log", "never", "--start", "--run", SLEEP)
     assert cli.ok("service", "list", "--no-header").out.split()[1:3] == ["running", "unknown"]
-    assert "no check has come to a result yet" in cli.ok("service", "status", "db").out
+    assert "no check has finished yet" in cli.ok("service", "status", "db").out
     assert cli.ok("service", "tree").out == "db [running, health unknown]\n"
     with cli.terminal("service", "list") as terminal:
         shown = terminal.finish()[1]
@@ -187,16 +187,16 @@ def test_an_update_says_when_it_holds(cli: Cli) -> None:
     cli.ok("service", "start", "a")
     updated = cli.ok("service", "update", "a", "--clear", "tags", "--name", "b")
     assert updated.out == 'Updated service "b"\n'
-    assert updated.err == "\n  It goes on as it was started; to start it anew: nexusctl service restart b\n"
+    assert updated.err == "\n  It keeps running with the old values; to restart it: nexusctl service restart b\n"
     service = cli.ok("service", "status", "b", "-o", "json").json["service"]
     assert (service["restart"], service["stop_grace_ms"], service.get("tags")) == ("always", 90_000, None)
     assert plain(cli.ok("service", "restart", "b").out).startswith('Restarted service "b" (running, pid N, port ')
-    # What holds at once needs no restart, and what is so already is no change.
+    # A field that takes effect at once needs no restart, and an equal value is no change.
     assert cli("service", "update", "b", "--tag", "x") == (0, 'Updated service "b"\n', "")
     for options in (["--tag", "x"], ["--unset-env", "NOPE"]):
         assert cli("service", "update", "b", *options) == (
             0,
-            'Nothing to change: service "b" is so already\n',
+            'Service "b" is already up to date\n',
             "",
         )
     for options in (["--env", "A=1"], ["--env", "A=2"], ["--unset-env", "A"], ["--port", "0", "--dir", "/"]):
@@ -257,7 +257,7 @@ def test_an_interrupted_start_goes_on_and_says_so(cli: Cli) -> None:
         code, text = terminal.finish()
     assert code == 130
     assert "Interrupted." in text
-    assert 'Service "slow" goes on (running, health unknown, pid ' in text
+    assert 'Service "slow" keeps running (running, health unknown, pid ' in text
     assert "to stop it: nexusctl service stop slow" in text
     assert cli.ok("service", "list", "--state", "running", "-o", "name").lines == ["slow"]
 
@@ -271,7 +271,7 @@ def test_an_interrupted_stop_says_that_it_goes_on(cli: Cli) -> None:
         terminal.interrupt()
         code, text = terminal.finish()
     assert code == 130
-    assert 'Service "deaf" goes on stopping; look at it: nexusctl service status deaf' in text
+    assert 'Service "deaf" is still stopping; to see its state: nexusctl service status deaf' in text
 
 
 def test_a_removal_asks_on_a_terminal_and_is_refused_without_one(cli: Cli) -> None:
@@ -317,7 +317,7 @@ def test_dependencies_are_added_listed_and_removed(cli: Cli) -> None:
     code, _out, err = cli("service", "dep", "add", "c", "a")
     assert code == 5
     assert "c → a → b → c" in err or "a → b → c → a" in err
-    assert cli.ok("service", "dep", "remove", "a", "b").out == 'Service "a" depends on "b" no more\n'
+    assert cli.ok("service", "dep", "remove", "a", "b").out == 'Service "a" no longer depends on "b"\n'
     assert cli("service", "dep", "list", "a") == (0, "", "No dependencies found.\n")
 
 
@@ -362,8 +362,8 @@ def test_configuration_is_shown_and_changed(cli: Cli, root: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("service start", "say which services: their names, or --all, or --tag TAG"),
-        ("service stop a --all", "say which services: their names, or --all, or --tag TAG"),
+        ("service start", "select services: by name, with --all, or with --tag TAG"),
+        ("service stop a --all", "select services: by name, with --all, or with --tag TAG"),
         ("service update a", "nothing to change: give at least one option"),
         ("service config set a", "nothing to change: give --file, --format, --run or --clear"),
         ("service add a --stop-grace soon", "'soon' is not a time such as 500ms, 5s, 2m or 1h"),
@@ -371,17 +371,17 @@ def test_configuration_is_shown_and_changed(cli: Cli, root: Path) -> None:
         ("service add a --memory 1X", "'1X' is not a size such as 256M or 1G"),
         ("service add a --memory 0", "0 is not between 1M and 16777216M"),
         ("service add a --port 99999", "99999 is not between 0 and 65535"),
-        ("service add a --env =s3cret", "expected NAME=VALUE, the NAME of letters, digits and _"),
-        ("service add a --env NOT_SET", "NOT_SET has no value, and none is set here: give NOT_SET=VALUE"),
+        ("service add a --env =s3cret", "expected NAME=VALUE, where NAME has only letters, digits and _"),
+        ("service add a --env NOT_SET", "NOT_SET has no value and is not set in the environment: give NOT_SET=VALUE"),
         ("service add a --env-file /no/such", "cannot read /no/such: No such file or directory"),
-        ("service add a --depends-on b:ready", "'ready' is none of started, healthy, completed and tunnel"),
-        ("service add a --depends-on :healthy", "a dependency has a name: NAME[:CONDITION][:tunnel]"),
+        ("service add a --depends-on b:ready", "'ready' is not one of started, healthy, completed and tunnel"),
+        ("service add a --depends-on :healthy", "a dependency needs a name: NAME[:CONDITION][:tunnel]"),
         ("service logs a --lines few", "'few' is neither a number of lines, 0 to 10000000, nor 'all'"),
         ("service logs a --since then", "'then' is neither a time ago such as 5m nor a time such as"),
         ("service logs a --stdout --stderr", "--stdout and --stderr exclude each other"),
-        ("service logs a -f -o json", "-o json is one document, and this output has no end: use -o jsonl"),
-        ("service dep list --reverse", "--reverse is about one service: give its name"),
-        ("service git checkout a", "say what to check out: a BRANCH, or --commit COMMIT"),
+        ("service logs a -f -o json", "-o json prints one document, and followed output has no end: use -o jsonl"),
+        ("service dep list --reverse", "--reverse needs the name of a service"),
+        ("service git checkout a", "name what to check out: a BRANCH, or --commit COMMIT"),
         ("service git checkout a --commit 1 --create", "--create makes a branch"),
         ("service git pull a --token-file /no/such", "cannot read /no/such: No such file or directory"),
         ("service inspect a", "no such command: 'inspect' (did you mean 'status'?)"),

@@ -132,7 +132,7 @@ def test_a_follower_of_a_daemon_that_stops_is_told_how_to_go_on(cli: Cli) -> Non
     cli.ok("daemon", "stop")
     _out, err = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "\n  Go on from here: nexusctl service logs a -f --lines 0\n" in err.decode()
+    assert "\n  Continue from here: nexusctl service logs a -f --lines 0\n" in err.decode()
 
 
 def test_a_reader_that_leaves_ends_a_long_log_without_an_error(cli: Cli) -> None:

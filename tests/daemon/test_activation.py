@@ -1,4 +1,4 @@
-"""A socket passed by a service manager, which this test plays: it listens, and starts a daemon when somebody comes."""
+"""Socket activation. The test acts as the service manager: it listens, and starts a daemon when a client connects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class Manager:
-    """What a service manager does for nexus.socket and nexus.service."""
+    """Does what a service manager does for nexus.socket and nexus.service."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self.daemon = daemon
@@ -64,7 +64,7 @@ class Manager:
         return self.process
 
     def run(self) -> None:
-        """Start one whenever somebody waits and none runs, until ``close``."""
+        """Start a daemon whenever a client waits and none runs, until ``close``."""
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -76,7 +76,7 @@ class Manager:
             self.exit_codes.append(self.start_one().wait())
 
     def close(self) -> None:
-        """End everything."""
+        """Stop the thread and the daemon, and close the socket."""
         os.close(self._stop)  # the other end becomes readable
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
@@ -101,7 +101,7 @@ def make_manager(make_daemon: Make) -> Iterator[Callable[..., Manager]]:
         manager.close()
 
 
-def test_a_daemon_on_a_passed_socket_serves_and_leaves_the_socket(make_manager: Callable[..., Manager]) -> None:
+def test_passed_socket_is_served_and_left_in_place_at_exit(make_manager: Callable[..., Manager]) -> None:
     manager = make_manager()
     path = manager.daemon.socket_path
     inode = path.stat().st_ino
@@ -113,7 +113,7 @@ def test_a_daemon_on_a_passed_socket_serves_and_leaves_the_socket(make_manager: 
     assert process.wait(30) == 0
     assert path.stat().st_ino == inode
     assert "the passed socket" in manager.daemon.log()
-    # Who comes meanwhile waits for the next one.
+    # A client that connects while no daemon runs waits for the next one.
     with RawClient(path) as client:
         sequence = client.begin(Ping(b"early"))
         manager.start_one()
@@ -121,7 +121,7 @@ def test_a_daemon_on_a_passed_socket_serves_and_leaves_the_socket(make_manager: 
     assert "Traceback" not in manager.daemon.log()
 
 
-def test_no_child_takes_the_passed_socket_for_its_own(make_manager: Callable[..., Manager]) -> None:
+def test_passed_socket_is_not_inherited_by_children(make_manager: Callable[..., Manager]) -> None:
     manager = make_manager()
     process = manager.start_one()
     with RawClient(manager.daemon.socket_path) as client:
@@ -130,7 +130,7 @@ def test_no_child_takes_the_passed_socket_for_its_own(make_manager: Callable[...
     assert int(flags, 8) & os.O_CLOEXEC
 
 
-def test_a_passed_socket_for_another_process_is_not_ours(make_daemon: Make) -> None:
+def test_passed_socket_for_another_pid_is_ignored(make_daemon: Make) -> None:
     daemon = make_daemon()
     daemon.environment |= {"LISTEN_FDS": "1", "LISTEN_PID": "1"}
     daemon.start()
@@ -139,7 +139,9 @@ def test_a_passed_socket_for_another_process_is_not_ours(make_daemon: Make) -> N
 
 
 @pytest.mark.parametrize("kind", ["two", "datagram", "file", "not listening"])
-def test_what_is_no_listening_stream_socket_is_refused(make_daemon: Make, root: Path, kind: str) -> None:
+def test_passed_descriptor_that_is_no_listening_stream_socket_is_refused(
+    make_daemon: Make, root: Path, kind: str
+) -> None:
     daemon = make_daemon()
     with contextlib.ExitStack() as stack:
         type_ = socket.SOCK_DGRAM if kind == "datagram" else socket.SOCK_STREAM
@@ -162,7 +164,7 @@ def test_what_is_no_listening_stream_socket_is_refused(make_daemon: Make, root: 
 
 
 @pytest.mark.parametrize("problem", ["configuration", "database", "locked database", "log file"])
-def test_clients_that_wait_are_told_why_the_daemon_cannot_start(
+def test_failed_start_sends_its_reason_to_waiting_clients(
     make_manager: Callable[..., Manager], make_daemon: Make, root: Path, problem: str
 ) -> None:
     arguments = ("--log-file", str(root / "none" / "log")) if problem == "log file" else ()
@@ -188,8 +190,8 @@ def test_clients_that_wait_are_told_why_the_daemon_cannot_start(
 
 
 @pytest.mark.slow
-def test_idle_exits_lose_no_connection(make_manager: Callable[..., Manager]) -> None:
-    """Clients come after gaps around the time in which the daemon stops, so that many come at that very moment."""
+def test_idle_exit_loses_no_connection(make_manager: Callable[..., Manager]) -> None:
+    """Clients connect after pauses of about the idle time, so that many connect just as the daemon stops."""
     manager = make_manager("--idle-exit", "0.04")
     manager.run()
     rng = random.Random(1)
@@ -199,7 +201,7 @@ def test_idle_exits_lose_no_connection(make_manager: Callable[..., Manager]) -> 
         with RawClient(manager.daemon.socket_path) as client:
             assert client.call(Ping(b"%d" % count)).payload == b"%d" % count
         count += 1
-        assert count < 2000, "it never stops when idle"
+        assert count < 2000, "the daemon never stops when idle"
         gap.poll(rng.uniform(30, 60))
     assert set(manager.exit_codes) == {0}
     log = manager.daemon.log()
@@ -207,7 +209,7 @@ def test_idle_exits_lose_no_connection(make_manager: Callable[..., Manager]) -> 
     assert "Traceback" not in log
 
 
-def test_no_idle_exit_while_a_stream_is_open(make_manager: Callable[..., Manager]) -> None:
+def test_idle_exit_waits_for_open_streams(make_manager: Callable[..., Manager]) -> None:
     manager = make_manager("--idle-exit", "0.1")
     process = manager.start_one()
     with RawClient(manager.daemon.socket_path) as client:
@@ -220,7 +222,7 @@ def test_no_idle_exit_while_a_stream_is_open(make_manager: Callable[..., Manager
     assert process.wait(30) == 0
 
 
-def test_a_daemon_by_hand_refuses_where_the_service_manager_listens(
+def test_daemon_started_by_hand_refuses_a_socket_of_the_service_manager(
     make_manager: Callable[..., Manager], make_daemon: Make
 ) -> None:
     manager = make_manager()
@@ -231,7 +233,7 @@ def test_a_daemon_by_hand_refuses_where_the_service_manager_listens(
 
 
 class Notified:
-    """The messages that a daemon sends to its service manager."""
+    """Receives the messages that a daemon sends to its service manager."""
 
     def __init__(self, root: Path) -> None:
         self.path = root / "manager.sock"
@@ -241,7 +243,7 @@ class Notified:
         self.messages: list[str] = []
 
     def wait_for(self, text: str) -> str:
-        """The next message with ``text``."""
+        """Wait for the next message that contains ``text``."""
         while True:
             self.messages.append(self.sock.recv(4096).decode())
             if text in self.messages[-1]:
@@ -250,13 +252,13 @@ class Notified:
 
 @pytest.fixture
 def notified(root: Path) -> Iterator[Notified]:
-    """A service manager that listens to messages."""
+    """The notification socket of a service manager."""
     notified = Notified(root)
     yield notified
     notified.sock.close()
 
 
-def test_the_service_manager_hears_of_readiness_reloads_the_watchdog_and_the_end(
+def test_notify_sends_readiness_reloads_watchdog_and_stop(
     make_manager: Callable[..., Manager], notified: Notified
 ) -> None:
     manager = make_manager()
@@ -275,7 +277,7 @@ def test_the_service_manager_hears_of_readiness_reloads_the_watchdog_and_the_end
     assert process.wait(30) == 0
 
 
-def test_the_service_manager_hears_why_a_start_failed(make_manager: Callable[..., Manager], notified: Notified) -> None:
+def test_notify_sends_the_reason_of_a_failed_start(make_manager: Callable[..., Manager], notified: Notified) -> None:
     manager = make_manager(config="[limits]\nconnections = 0\n")
     manager.daemon.environment["NOTIFY_SOCKET"] = str(notified.path)
     process = manager.start_one()
@@ -283,9 +285,9 @@ def test_the_service_manager_hears_why_a_start_failed(make_manager: Callable[...
     assert process.wait(30) == 78
 
 
-def test_a_service_manager_that_does_not_listen_stops_nobody(make_daemon: Make, root: Path) -> None:
+def test_notify_socket_without_a_listener_does_not_stop_the_start(make_daemon: Make, root: Path) -> None:
     daemon = make_daemon()
-    daemon.environment["NOTIFY_SOCKET"] = str(root / "nobody.sock")
+    daemon.environment["NOTIFY_SOCKET"] = str(root / "missing.sock")
     with daemon.log_path.open("ab") as log:
         daemon.process = subprocess.Popen(daemon.command(), env=daemon.environment, stdout=log, stderr=log)
     wait_until(lambda: "listening on" in daemon.log(), "a daemon that listens")

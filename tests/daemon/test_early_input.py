@@ -1,4 +1,4 @@
-"""Input that comes before its stream is opened: the credit holds from the request on, so nothing of it may be lost."""
+"""Input that arrives before its stream is opened: its credit is valid from the request on, so none may be lost."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_input_of_a_stream_that_is_cancelled_while_it_waits_is_dropped(make_toy:
     assert client.call(Count()).size_bytes == 1
 
 
-def test_too_many_inputs_for_a_stream_that_waits_end_it_as_it_opens(make_toy: Callable[..., ToyServer]) -> None:
+def test_too_many_inputs_for_a_stream_that_waits_end_it_when_it_opens(make_toy: Callable[..., ToyServer]) -> None:
     toy = make_toy(requests_per_connection=1)
     client = toy.connect()
     held = client.begin(Hold())

@@ -1,4 +1,4 @@
-"""Requests of one connection: how many are at work, what Cancel does, what a fault and a deadline look like."""
+"""Requests of one connection: limits, Cancel, unexpected exceptions, deadlines and draining."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from nexus.system.commands import Ping
 MIB = 1024 * 1024
 
 
-def test_the_65th_request_waits_its_turn_and_cancel_overtakes_it(toy: ToyServer) -> None:
+def test_request_above_the_limit_waits_its_turn_and_cancel_overtakes_it(toy: ToyServer) -> None:
     client = toy.connect()
     held = client.begin_many([Hold()] * 64)
     waits = client.begin(Count())
@@ -44,7 +44,7 @@ def test_the_65th_request_waits_its_turn_and_cancel_overtakes_it(toy: ToyServer)
         assert client.result(sequence) == {}
 
 
-def test_a_request_can_be_cancelled_while_it_waits_at_work_and_after_its_end(
+def test_cancel_works_while_a_request_waits_and_runs_and_is_ignored_after_its_end(
     make_toy: Callable[..., ToyServer],
 ) -> None:
     toy = make_toy(requests_per_connection=1)
@@ -52,7 +52,7 @@ def test_a_request_can_be_cancelled_while_it_waits_at_work_and_after_its_end(
     running, queued, last = client.begin_many([Hold(), Hold(), Count()])
     client.cancel(queued)
     assert isinstance(client.error(queued), Cancelled)
-    assert toy.cancelled == 0, "what waits was never begun"
+    assert toy.cancelled == 0, "a waiting request was never begun"
     client.cancel(running)
     assert isinstance(client.error(running), Cancelled)
     assert toy.cancelled == 1
@@ -62,7 +62,7 @@ def test_a_request_can_be_cancelled_while_it_waits_at_work_and_after_its_end(
     assert client.connection_error is None
 
 
-def test_a_request_that_comes_together_with_its_cancel_is_answered_once(toy: ToyServer) -> None:
+def test_request_sent_together_with_its_cancel_is_answered_once(toy: ToyServer) -> None:
     client = toy.connect()
     sequence, data = client.engine.send_request(Hold.info.code)
     client.send_bytes(data + client.engine.send_cancel(sequence))
@@ -70,7 +70,7 @@ def test_a_request_that_comes_together_with_its_cancel_is_answered_once(toy: Toy
     assert client.call(Count()).size_bytes == 1
 
 
-def test_cancelling_tens_of_thousands_that_wait_holds_nobody_up(make_toy: Callable[..., ToyServer]) -> None:
+def test_cancel_of_30000_waiting_requests_does_not_delay_other_clients(make_toy: Callable[..., ToyServer]) -> None:
     toy = make_toy(requests_per_connection=1)
     client = toy.connect()
     client.begin(Hold())
@@ -82,7 +82,7 @@ def test_cancelling_tens_of_thousands_that_wait_holds_nobody_up(make_toy: Callab
     assert all(isinstance(client.error(sequence), Cancelled) for sequence in sequences)
 
 
-def test_replies_are_matched_by_sequence_in_whatever_order_they_are_ready(toy: ToyServer) -> None:
+def test_replies_come_in_the_order_in_which_they_are_ready(toy: ToyServer) -> None:
     client = toy.connect()
     slow, quick = client.begin_many([Hold(), Count()])
     assert client.result(quick) == {"size_bytes": 1}
@@ -91,7 +91,7 @@ def test_replies_are_matched_by_sequence_in_whatever_order_they_are_ready(toy: T
     assert client.order == [quick, slow]
 
 
-def test_a_sequence_may_be_used_again_once_it_is_answered(toy: ToyServer) -> None:
+def test_sequence_may_be_reused_after_its_answer(toy: ToyServer) -> None:
     client = toy.connect()
     for _ in range(3):
         client.engine._last = 6
@@ -112,7 +112,7 @@ def test_a_sequence_may_be_used_again_once_it_is_answered(toy: ToyServer) -> Non
     ],
     ids=["sequence 0", "open sequence", "command 0", "Success", "Item", "0xF000", "0xFF01"],
 )
-def test_a_misused_code_or_sequence_ends_the_connection_on_sequence_0(
+def test_misused_code_or_sequence_is_bad_frame_on_sequence_0_and_closes_the_connection(
     toy: ToyServer, first: bytes, second: bytes
 ) -> None:
     client = toy.connect()
@@ -122,7 +122,7 @@ def test_a_misused_code_or_sequence_ends_the_connection_on_sequence_0(
         assert other.call(Count()).size_bytes == 1
 
 
-def test_a_bad_frame_behind_requests_that_just_began_still_closes_the_connection(toy: ToyServer) -> None:
+def test_bad_frame_right_after_requests_cancels_them_and_closes_the_connection(toy: ToyServer) -> None:
     client = toy.connect()
     client.send_bytes(frame(Hold(), 1) + frame(Hold(), 2) + b"no frame at all, ever")
     assert isinstance(client.read_to_end(), BadFrame)
@@ -130,7 +130,7 @@ def test_a_bad_frame_behind_requests_that_just_began_still_closes_the_connection
     wait_until(lambda: toy.server.connections() == 0, "the end of the connection")
 
 
-def test_a_bug_is_internal_with_its_traceback_in_the_log_alone(
+def test_unexpected_exception_is_internal_and_its_text_is_only_in_the_log(
     toy: ToyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = toy.connect()
@@ -145,7 +145,7 @@ def test_a_bug_is_internal_with_its_traceback_in_the_log_alone(
     assert client.call(Count()).size_bytes == 1
 
 
-def test_a_deadline_ends_a_request_and_stops_its_work(toy: ToyServer) -> None:
+def test_deadline_ends_a_request_and_cancels_its_handler(toy: ToyServer) -> None:
     client = toy.connect()
     error = client.call_error(Hold(timeout_ms=30))
     assert isinstance(error, DeadlineExceeded)
@@ -154,13 +154,15 @@ def test_a_deadline_ends_a_request_and_stops_its_work(toy: ToyServer) -> None:
     assert client.call(Count()).size_bytes == 1
 
 
-def test_a_timeout_inside_a_handler_is_a_bug_and_no_deadline(toy: ToyServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_timeout_error_of_a_handler_is_internal_and_not_deadline_exceeded(
+    toy: ToyServer, caplog: pytest.LogCaptureFixture
+) -> None:
     client = toy.connect()
     assert isinstance(client.call_error(BreakByTimeout()), Internal)
     assert caplog.records
 
 
-def test_a_result_that_fits_no_frame_is_resource_exhausted(toy: ToyServer) -> None:
+def test_result_larger_than_a_frame_is_resource_exhausted(toy: ToyServer) -> None:
     client = toy.connect()
     error = client.call_error(Produce(17 * MIB))
     assert isinstance(error, ResourceExhausted)
@@ -168,7 +170,7 @@ def test_a_result_that_fits_no_frame_is_resource_exhausted(toy: ToyServer) -> No
     assert len(client.call(Produce(15 * MIB)).data) == 15 * MIB
 
 
-def test_a_command_has_the_payload_limit_that_it_declares(toy: ToyServer) -> None:
+def test_command_has_the_payload_limit_that_it_declares(toy: ToyServer) -> None:
     client = toy.connect()
     assert client.call(Swallow(bytes(15 * MIB))).size_bytes == 15 * MIB
 
@@ -176,16 +178,16 @@ def test_a_command_has_the_payload_limit_that_it_declares(toy: ToyServer) -> Non
 @pytest.mark.parametrize(
     "payload", [b"\xc1", b"\x90", b"\x81", b"\x80\x80", b"\x81\xa1x\x01", b"\x81\x01\x02", b"\xc0"]
 )
-def test_a_payload_that_does_not_fit_leaves_the_connection_open(toy: ToyServer, payload: bytes) -> None:
+def test_undecodable_payload_is_invalid_argument_and_leaves_the_connection_open(toy: ToyServer, payload: bytes) -> None:
     client = toy.connect()
     assert isinstance(client.error(client.begin_raw(Count.info.code, payload)), InvalidArgument)
     assert isinstance(client.error(client.begin_raw(0xEFFF, payload)), UnknownCommand)
     assert client.call(Count()).size_bytes == 1
 
 
-def test_a_half_closed_client_gets_every_reply_it_asked_for(toy: ToyServer) -> None:
+def test_half_closed_client_gets_every_reply_that_it_asked_for(toy: ToyServer) -> None:
     client = toy.connect()
-    # Small ones first, so that the end is seen while there is room, then more than there is room for.
+    # Small replies first, so that the daemon sees the end of input while it has room; then more than it has room for.
     sequences = client.begin_many([Count()] * 200 + [Produce(100_000)] * 60 + [Count()] * 200)
     client.half_close()
     client.read_to_end()
@@ -193,7 +195,7 @@ def test_a_half_closed_client_gets_every_reply_it_asked_for(toy: ToyServer) -> N
     assert client.connection_error is None
 
 
-def test_what_a_client_that_is_gone_asked_for_is_stopped(toy: ToyServer) -> None:
+def test_closed_client_ends_its_session(toy: ToyServer) -> None:
     client = toy.connect()
     client.begin(Hold())
     wait_until(lambda: toy.holding == 1, "the request at work")
@@ -203,7 +205,7 @@ def test_what_a_client_that_is_gone_asked_for_is_stopped(toy: ToyServer) -> None
     wait_until(lambda: toy.server.connections() == 0, "the end of the connection")
 
 
-def test_draining_refuses_what_is_new_lets_the_rest_finish_and_closes(toy: ToyServer) -> None:
+def test_drain_refuses_new_requests_lets_running_ones_finish_and_closes(toy: ToyServer) -> None:
     client, idle = toy.connect(), toy.connect()
     assert idle.call(Count()).size_bytes == 1
     held = client.begin(Hold())
@@ -216,7 +218,9 @@ def test_draining_refuses_what_is_new_lets_the_rest_finish_and_closes(toy: ToySe
     assert client.read_to_end() is None
 
 
-def test_draining_answers_what_waits_its_turn_and_what_does_not_finish(make_toy: Callable[..., ToyServer]) -> None:
+def test_drain_answers_waiting_requests_and_those_that_do_not_finish_in_time(
+    make_toy: Callable[..., ToyServer],
+) -> None:
     toy = make_toy(requests_per_connection=1)
     client = toy.connect()
     held, waits = client.begin_many([Hold(), Hold()])
@@ -227,14 +231,14 @@ def test_draining_answers_what_waits_its_turn_and_what_does_not_finish(make_toy:
     assert client.read_to_end() is None
 
 
-def test_nobody_but_the_owner_and_root_is_served(toy: ToyServer) -> None:
+def test_client_of_another_user_is_refused(toy: ToyServer) -> None:
     toy.server._trusted_uids.clear()
     client = toy.connect()
     assert isinstance(client.read_to_end(), PermissionDenied)
 
 
-def test_frames_that_mean_nothing_are_frames_all_the_same(make_daemon: Callable[..., DaemonProcess]) -> None:
-    """Cancels for what is not open, each read ending within one, for longer than a frame may take."""
+def test_ignored_frames_reset_the_frame_timeout_like_others(make_daemon: Callable[..., DaemonProcess]) -> None:
+    """Cancels for a request that is not open, each read ending within one, for longer than a frame may take."""
     daemon = make_daemon(config="[limits]\nframe_timeout_s = 2\n").start()
     cancel = encode_frame(CANCEL, 4711)
     with RawClient(daemon.socket_path) as client, RawClient(daemon.socket_path) as other:

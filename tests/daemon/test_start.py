@@ -1,4 +1,4 @@
-"""Starts that are refused: each a sentence with what to do, an exit code, and never a traceback."""
+"""Refused starts: each gives one sentence, a hint and an exit code, and never a traceback."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ EX_CONFIG = 78
 
 
 def refusal(daemon: DaemonProcess, exit_code: int = 1) -> str:
-    """What a daemon says that is expected not to start."""
+    """Run a daemon that must fail to start; return its message."""
     code, output = daemon.run_to_failure()
     assert code == exit_code, output
     assert "Traceback" not in output
-    # Above the refusal there may be lines of the log.
+    # Lines of the log may come before the message.
     said = output[output.index("nexusd: ") :]
     sentence, _, hint = said.partition("\n  ")
     assert sentence.startswith("nexusd: cannot "), said
-    assert hint.strip(), f"no word on what to do: {said}"
+    assert hint.strip(), f"no hint: {said}"
     return said
 
 
 @contextlib.contextmanager
 def read_only(daemon: DaemonProcess, directory: Path) -> Iterator[None]:
-    """Run the daemon where it cannot write to a directory: by its mode, or for root, who minds none, by a mount."""
+    """Make a directory read-only for the daemon: by its mode, or, since root ignores modes, by a mount."""
     if os.geteuid() != 0:
         directory.chmod(0o500)
         yield
@@ -56,7 +56,7 @@ def read_only(daemon: DaemonProcess, directory: Path) -> Iterator[None]:
         yield
 
 
-def test_a_second_daemon_names_the_first_and_leaves_it_alone(daemon: DaemonProcess, make_daemon: Make) -> None:
+def test_second_daemon_is_refused_with_the_pid_of_the_first(daemon: DaemonProcess, make_daemon: Make) -> None:
     said = refusal(make_daemon())
     assert f"pid {daemon.pid}" in said
     assert str(daemon.socket_path) in said
@@ -64,7 +64,7 @@ def test_a_second_daemon_names_the_first_and_leaves_it_alone(daemon: DaemonProce
         assert client.call(GetSystemStatus()).pid == daemon.pid
 
 
-def test_a_daemon_on_the_same_database_with_another_socket_names_the_first(
+def test_second_daemon_on_the_same_database_is_refused_with_the_pid_of_the_first(
     daemon: DaemonProcess, make_daemon: Make, root: Path
 ) -> None:
     other = root / "run" / "nexus" / "other.sock"
@@ -76,7 +76,7 @@ def test_a_daemon_on_the_same_database_with_another_socket_names_the_first(
         assert client.call(Ping(b"x")).payload == b"x"
 
 
-def test_of_many_started_at_once_one_runs(make_daemon: Make) -> None:
+def test_one_of_several_daemons_started_at_once_runs(make_daemon: Make) -> None:
     daemons = [make_daemon() for _ in range(4)]
     processes = [
         subprocess.Popen(
@@ -98,15 +98,15 @@ def test_of_many_started_at_once_one_runs(make_daemon: Make) -> None:
             assert "Traceback" not in output
 
 
-def test_a_stale_socket_is_replaced(daemon: DaemonProcess) -> None:
+def test_stale_socket_file_is_replaced(daemon: DaemonProcess) -> None:
     daemon.kill()
-    assert stat.S_ISSOCK(daemon.socket_path.lstat().st_mode), "kill -9 leaves it"
+    assert stat.S_ISSOCK(daemon.socket_path.lstat().st_mode), "kill -9 leaves the file"
     daemon.start()
     with RawClient(daemon.socket_path) as client:
         assert client.call(GetSystemStatus()).pid == daemon.pid
 
 
-def test_a_file_that_is_no_socket_is_refused_and_stays(make_daemon: Make) -> None:
+def test_file_that_is_no_socket_is_refused_and_kept(make_daemon: Make) -> None:
     daemon = make_daemon()
     daemon.socket_path.parent.mkdir(mode=0o700)
     daemon.socket_path.write_text("precious")
@@ -114,7 +114,7 @@ def test_a_file_that_is_no_socket_is_refused_and_stays(make_daemon: Make) -> Non
     assert daemon.socket_path.read_text() == "precious"
 
 
-def test_a_socket_that_somebody_else_listens_on_is_refused_and_stays(make_daemon: Make) -> None:
+def test_socket_of_another_listener_is_refused_and_kept(make_daemon: Make) -> None:
     daemon = make_daemon()
     daemon.socket_path.parent.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
@@ -126,10 +126,10 @@ def test_a_socket_that_somebody_else_listens_on_is_refused_and_stays(make_daemon
         assert daemon.socket_path.exists()
         other.setblocking(False)
         with pytest.raises(BlockingIOError):
-            other.accept()  # it was not even asked
+            other.accept()  # the daemon did not connect to it
 
 
-def test_the_longest_socket_path_works_and_a_byte_more_is_refused(make_daemon: Make, root: Path) -> None:
+def test_longest_socket_path_works_and_one_byte_more_is_refused(make_daemon: Make, root: Path) -> None:
     base = root / "run"
     room = 107 - len(os.fsencode(base)) - 1
     fits, too_long = base / ("s" * room), base / ("s" * (room + 1))
@@ -146,7 +146,7 @@ def test_the_longest_socket_path_works_and_a_byte_more_is_refused(make_daemon: M
     assert not fits.exists()
 
 
-def test_a_relative_runtime_directory_is_refused(make_daemon: Make) -> None:
+def test_relative_runtime_directory_is_refused(make_daemon: Make) -> None:
     daemon = make_daemon(environment={"XDG_RUNTIME_DIR": "run/here"})
     daemon.environment["XDG_RUNTIME_DIR"] = "run/here"
     said = refusal(daemon)
@@ -155,13 +155,13 @@ def test_a_relative_runtime_directory_is_refused(make_daemon: Make) -> None:
 
 
 @pytest.mark.parametrize("variable", ["NEXUS_SOCKET", "NEXUS_DATABASE", "NEXUS_CONFIG_DIR"])
-def test_a_relative_path_in_the_environment_is_refused(make_daemon: Make, variable: str) -> None:
+def test_relative_path_in_the_environment_is_refused(make_daemon: Make, variable: str) -> None:
     said = refusal(make_daemon(environment={variable: "here/it-is"}))
     assert f"{variable} here/it-is: it is not an absolute path" in said
 
 
 @pytest.mark.parametrize("problem", ["missing", "a file", "writable by others", "writable by a group"])
-def test_a_runtime_directory_that_cannot_be_trusted_is_refused(make_daemon: Make, root: Path, problem: str) -> None:
+def test_untrusted_runtime_directory_is_refused(make_daemon: Make, root: Path, problem: str) -> None:
     daemon = make_daemon()
     run = root / "run"
     if problem == "missing":
@@ -176,20 +176,20 @@ def test_a_runtime_directory_that_cannot_be_trusted_is_refused(make_daemon: Make
         assert list(run.iterdir()) == []
 
 
-def test_an_unwritable_runtime_directory_is_refused(make_daemon: Make, root: Path) -> None:
+def test_unwritable_runtime_directory_is_refused(make_daemon: Make, root: Path) -> None:
     daemon = make_daemon()
     with read_only(daemon, root / "run"):
         assert str(root / "run" / "nexus") in refusal(daemon)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-def test_a_runtime_directory_of_another_user_is_refused(make_daemon: Make, root: Path) -> None:
+def test_runtime_directory_of_another_user_is_refused(make_daemon: Make, root: Path) -> None:
     daemon = make_daemon()
     os.chown(root / "run", 4711, 4711)
     assert "belongs to user 4711" in refusal(daemon)
 
 
-def test_without_a_runtime_directory_there_is_a_private_one_and_a_warning(make_daemon: Make, root: Path) -> None:
+def test_missing_runtime_directory_gives_a_private_one_and_a_warning(make_daemon: Make, root: Path) -> None:
     daemon = make_daemon()
     del daemon.environment["XDG_RUNTIME_DIR"]
     if Path(f"/run/user/{os.geteuid()}").exists():
@@ -207,7 +207,7 @@ def test_without_a_runtime_directory_there_is_a_private_one_and_a_warning(make_d
     assert stat.S_IMODE(path.parent.parent.stat().st_mode) & 0o077 == 0
 
 
-def test_the_socket_is_the_owners_alone_even_under_a_loose_umask(make_daemon: Make) -> None:
+def test_socket_and_database_are_private_under_umask_0(make_daemon: Make) -> None:
     daemon = make_daemon()
     old = os.umask(0)
     try:
@@ -220,7 +220,7 @@ def test_the_socket_is_the_owners_alone_even_under_a_loose_umask(make_daemon: Ma
     assert stat.S_IMODE(daemon.state.stat().st_mode) == 0o700
 
 
-def test_a_directory_of_ours_that_is_too_open_is_closed(make_daemon: Make) -> None:
+def test_socket_directory_with_loose_modes_is_made_private(make_daemon: Make) -> None:
     daemon = make_daemon()
     daemon.socket_path.parent.mkdir()
     daemon.socket_path.parent.chmod(0o755)
@@ -228,7 +228,7 @@ def test_a_directory_of_ours_that_is_too_open_is_closed(make_daemon: Make) -> No
     assert stat.S_IMODE(daemon.socket_path.parent.stat().st_mode) == 0o700
 
 
-def test_a_database_that_cannot_be_written_is_refused_and_stays_as_it_is(make_daemon: Make, root: Path) -> None:
+def test_unwritable_database_is_refused_and_unchanged(make_daemon: Make, root: Path) -> None:
     daemon = make_daemon().start()
     assert daemon.stop() == 0
     before = daemon.database.read_bytes()
@@ -256,25 +256,25 @@ CONFIGS = [
 
 
 @pytest.mark.parametrize(("text", "line", "key"), CONFIGS, ids=[key or text for text, _, key in CONFIGS])
-def test_a_wrong_configuration_names_file_line_and_key(make_daemon: Make, text: str, line: int, key: str) -> None:
+def test_invalid_configuration_error_names_file_line_and_key(make_daemon: Make, text: str, line: int, key: str) -> None:
     daemon = make_daemon(config=text)
-    said = refusal(daemon, EX_CONFIG)  # so that the service manager does not try again and again
+    said = refusal(daemon, EX_CONFIG)  # so that the service manager does not restart it
     assert str(daemon.root / "config" / "nexus" / "config.toml") in said
     assert f"line {line}" in said
     assert key in said
     assert not daemon.socket_path.exists()
 
 
-def test_a_configuration_that_was_named_and_is_not_there_is_refused(make_daemon: Make, root: Path) -> None:
+def test_missing_configuration_file_given_by_option_is_refused(make_daemon: Make, root: Path) -> None:
     assert str(root / "none.toml") in refusal(make_daemon("--config", str(root / "none.toml")), EX_CONFIG)
 
 
-def test_a_configuration_that_is_not_text_is_refused(make_daemon: Make, root: Path) -> None:
+def test_configuration_that_is_not_utf8_is_refused(make_daemon: Make, root: Path) -> None:
     (root / "bad.toml").write_bytes(b"\xff\xfe\x00")
     assert "UTF-8" in refusal(make_daemon("--config", str(root / "bad.toml")), EX_CONFIG)
 
 
-def test_a_log_file_that_cannot_be_made_is_refused(make_daemon: Make, root: Path) -> None:
+def test_log_file_that_cannot_be_created_is_refused(make_daemon: Make, root: Path) -> None:
     said = refusal(make_daemon("--log-file", str(root / "none" / "nexusd.log")))
     assert str(root / "none" / "nexusd.log") in said
 
@@ -288,7 +288,7 @@ def test_idle_exit_needs_a_passed_socket(make_daemon: Make) -> None:
     [["--idle-exit", "0"], ["--idle-exit", "nan"], ["--idle-exit", "soon"], ["--log-level", "loud"], ["--sock", "x"]],
     ids=" ".join,
 )
-def test_wrong_options_are_named(make_daemon: Make, arguments: list[str]) -> None:
+def test_invalid_option_error_names_the_option(make_daemon: Make, arguments: list[str]) -> None:
     code, output = make_daemon(*arguments).run_to_failure()
     assert code == 2
     assert "Traceback" not in output
@@ -296,7 +296,7 @@ def test_wrong_options_are_named(make_daemon: Make, arguments: list[str]) -> Non
     assert "_seconds" not in output
 
 
-def test_a_daemon_logs_to_its_file_and_what_it_printed_before_is_there_too(make_daemon: Make, root: Path) -> None:
+def test_log_file_has_all_lines_from_start_to_stop(make_daemon: Make, root: Path) -> None:
     path = root / "nexusd.log"
     daemon = make_daemon("--log-file", str(path)).start()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -306,7 +306,7 @@ def test_a_daemon_logs_to_its_file_and_what_it_printed_before_is_there_too(make_
 
 
 @pytest.mark.parametrize("how", ["removed", "renamed", "replaced"])
-def test_a_log_file_that_somebody_takes_away_is_made_anew(make_daemon: Make, root: Path, how: str) -> None:
+def test_log_file_is_recreated_after_removal_or_rotation(make_daemon: Make, root: Path, how: str) -> None:
     path, aside = root / "nexusd.log", root / "aside.log"
     daemon = make_daemon("--log-file", str(path)).start()
     before = path.read_text()
@@ -326,7 +326,7 @@ def test_a_log_file_that_somebody_takes_away_is_made_anew(make_daemon: Make, roo
         assert "stopping" not in taken
 
 
-def test_lines_go_on_where_the_log_file_and_its_folder_are_gone(make_daemon: Make, root: Path) -> None:
+def test_removed_log_folder_does_not_stop_the_daemon(make_daemon: Make, root: Path) -> None:
     folder = root / "logs"
     folder.mkdir()
     daemon = make_daemon("--log-file", str(folder / "nexusd.log")).start()
@@ -335,13 +335,13 @@ def test_lines_go_on_where_the_log_file_and_its_folder_are_gone(make_daemon: Mak
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_it_is_ready_ends_it_without_a_trace(
+def test_signal_during_the_start_exits_0_and_leaves_no_socket(
     make_daemon: Make, root: Path, number: signal.Signals
 ) -> None:
     daemon = make_daemon().start()
     daemon.stop()
     with contextlib.closing(sqlite3.connect(daemon.database, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")  # the start waits for it
+        other.execute("BEGIN EXCLUSIVE")  # the start waits for this lock
         with daemon.log_path.open("ab") as log:
             process = subprocess.Popen(daemon.command(), env=daemon.environment, stdout=log, stderr=log)
         wait_until(daemon.socket_path.exists, "the socket")
@@ -375,7 +375,9 @@ sys.exit(run([]))
 @pytest.mark.parametrize(
     ("kind", "name"), [("OwnListener", "_bind"), ("OwnListener", "open"), ("SqliteStore", "start")]
 )
-def test_a_signal_at_an_awkward_moment_of_the_start_leaves_no_socket(make_daemon: Make, kind: str, name: str) -> None:
+def test_signal_right_after_a_step_of_the_start_exits_0_and_leaves_no_socket(
+    make_daemon: Make, kind: str, name: str
+) -> None:
     daemon = make_daemon()
     program = _SIGNALLED.format(kind=kind, name=name)
     daemon.command = lambda: [sys.executable, "-c", program]  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Streams that take Input: the echo, the credit, and what breaks them."""
+"""Streams that take Input: order, credit, limits, and invalid Input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.toy import Count, Deaf, Echo, Hold, ToyServer
 SCRAP = 32 * 1024
 
 
-def test_input_comes_back_in_order_and_eof_ends_the_stream(toy: ToyServer) -> None:
+def test_input_arrives_in_order_and_eof_ends_the_stream(toy: ToyServer) -> None:
     client = toy.connect()
     stream = client.begin(Echo())
     for number in range(10):
@@ -25,7 +25,7 @@ def test_input_comes_back_in_order_and_eof_ends_the_stream(toy: ToyServer) -> No
     assert client.result(stream) == {"size_bytes": 10}
 
 
-def test_acknowledged_input_gives_the_credit_back_for_far_more_than_the_credit(toy: ToyServer) -> None:
+def test_acknowledged_input_renews_the_credit_again_and_again(toy: ToyServer) -> None:
     client = toy.connect()
     stream = client.begin(Echo())
     echoed = 0
@@ -45,12 +45,12 @@ def _raw_input(sequence: int, body: object) -> bytes:
     return encode_frame(INPUT, sequence, pack(body))
 
 
-def test_exactly_the_credit_is_taken_and_one_byte_more_ends_the_stream(toy: ToyServer) -> None:
+def test_input_of_exactly_the_credit_is_taken_and_one_byte_more_ends_the_stream(toy: ToyServer) -> None:
     client = toy.connect()
     stream = client.begin(Deaf())
     client.send_bytes(_raw_input(stream, {"data": bytes(INPUT_CREDIT)}))
     assert client.call(Count()).size_bytes == 1
-    assert not client.last_sequences(), "the credit was kept"
+    assert not client.last_sequences(), "the stream is still open"
     client.send_bytes(_raw_input(stream, {"data": b"x"}))
     error = client.error(stream)
     assert isinstance(error, ResourceExhausted)
@@ -58,7 +58,7 @@ def test_exactly_the_credit_is_taken_and_one_byte_more_ends_the_stream(toy: ToyS
     assert client.call(Count()).size_bytes == 1
 
 
-def test_a_stream_that_takes_no_input_stops_no_other_on_its_connection(toy: ToyServer) -> None:
+def test_stream_that_reads_no_input_does_not_block_others_on_its_connection(toy: ToyServer) -> None:
     client = toy.connect()
     deaf = client.begin(Deaf())
     client.send_bytes(client.engine.send_input(deaf, bytes(INPUT_CREDIT)))
@@ -69,7 +69,7 @@ def test_a_stream_that_takes_no_input_stops_no_other_on_its_connection(toy: ToyS
     assert client.result(deaf) == {"size_bytes": 0}
 
 
-def test_endless_input_without_data_ends_the_stream(toy: ToyServer) -> None:
+def test_unread_input_without_data_is_limited_by_count(toy: ToyServer) -> None:
     client = toy.connect()
     stream = client.begin(Deaf())
     client.send_bytes(_raw_input(stream, {"data": b""}) * 1100)
@@ -77,7 +77,7 @@ def test_endless_input_without_data_ends_the_stream(toy: ToyServer) -> None:
     assert client.call(Count()).size_bytes == 1
 
 
-def test_control_counts_for_what_waits_as_data_does(toy: ToyServer) -> None:
+def test_unread_control_input_is_limited_by_size(toy: ToyServer) -> None:
     client = toy.connect()
     stream = client.begin(Deaf())
     client.send_bytes(_raw_input(stream, {"control": {"text": "x" * 200_000}}) * 40)
@@ -125,7 +125,7 @@ def test_input_that_is_not_one_of_data_eof_and_control_ends_the_stream(
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
 
 
-def test_input_for_what_is_not_open_or_takes_none_is_ignored(toy: ToyServer) -> None:
+def test_input_for_a_request_that_is_not_open_or_takes_none_is_ignored(toy: ToyServer) -> None:
     client = toy.connect()
     held = client.begin(Hold())
     client.send_bytes(_raw_input(held, {"data": b"x"}) + _raw_input(77, {"data": b"x"}) + _raw_input(0, {"eof": True}))
@@ -134,7 +134,7 @@ def test_input_for_what_is_not_open_or_takes_none_is_ignored(toy: ToyServer) -> 
     assert client.result(held) == {}
 
 
-def test_an_input_frame_above_the_credit_is_refused_at_its_header(toy: ToyServer) -> None:
+def test_input_frame_larger_than_the_credit_is_refused_at_its_header(toy: ToyServer) -> None:
     client = toy.connect()
     stream = client.begin(Echo())
     head = encode_frame(INPUT, stream)
@@ -143,7 +143,7 @@ def test_an_input_frame_above_the_credit_is_refused_at_its_header(toy: ToyServer
     client.read_to_end()
 
 
-def test_cancelling_a_stream_ends_it_with_cancelled(toy: ToyServer) -> None:
+def test_cancel_ends_a_stream_with_cancelled(toy: ToyServer) -> None:
     client = toy.connect()
     stream = client.begin(Echo())
     client.send_bytes(client.engine.send_input(stream, b"one"))
@@ -152,7 +152,7 @@ def test_cancelling_a_stream_ends_it_with_cancelled(toy: ToyServer) -> None:
     assert client.error(stream).code == "cancelled"
 
 
-def test_a_half_closed_client_keeps_no_stream(toy: ToyServer) -> None:
+def test_half_close_cancels_streams_and_lets_requests_finish(toy: ToyServer) -> None:
     client = toy.connect()
     stream = client.begin(Echo())
     held = client.begin(Hold())
@@ -163,7 +163,7 @@ def test_a_half_closed_client_keeps_no_stream(toy: ToyServer) -> None:
     client.read_to_end()
 
 
-def test_one_stream_too_many_is_refused_and_an_ended_one_makes_room(toy: ToyServer) -> None:
+def test_stream_above_the_limit_is_refused_until_another_one_ends(toy: ToyServer) -> None:
     client = toy.connect()
     streams = client.begin_many([Echo()] * 16)
     refused = client.call_error(Echo())

@@ -1,4 +1,4 @@
-"""Many clients at once: every name and CID is given once, and each clash has exactly one winner."""
+"""Many clients at once: every name and CID is given once, and exactly one of several conflicting requests succeeds."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def _create_all(daemon: DaemonProcess, names: list[str]) -> dict[str, Vm | Nexus
 
 
 @pytest.mark.slow
-def test_50_clients_create_200_vms_each_and_every_clash_has_one_winner(daemon: DaemonProcess) -> None:
+def test_50_clients_create_200_vms_each_and_one_wins_each_shared_name(daemon: DaemonProcess) -> None:
     rng = random.Random(7)
-    # Half of the names are a client's own, half are wanted by all.
+    # Half of each client's names are its own, the other half are shared by all clients.
     wanted = []
     for number in range(CLIENTS):
         names = [f"own-{number}-{i}" for i in range(VMS // 2)] + [f"shared-{i}" for i in range(VMS // 2)]
@@ -64,7 +64,7 @@ def test_50_clients_create_200_vms_each_and_every_clash_has_one_winner(daemon: D
         assert connection.execute("SELECT count(*) FROM journal WHERE kind = 'vm.created'").fetchone() == (len(rows),)
 
 
-def test_one_request_repeated_by_many_makes_one_vm_and_one_event(daemon: DaemonProcess) -> None:
+def test_create_repeated_by_many_clients_makes_one_vm_and_one_event(daemon: DaemonProcess) -> None:
     request = CreateVm(name="only", vcpu_count=2, id=str(uuid.uuid4()))
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(daemon.socket_path)) for _ in range(20)]
@@ -75,7 +75,7 @@ def test_one_request_repeated_by_many_makes_one_vm_and_one_event(daemon: DaemonP
         assert [event["kind"] for event in clients[0].items(watch)] == ["vm.created"]
 
 
-def test_of_many_that_delete_one_vm_one_does(daemon: DaemonProcess) -> None:
+def test_one_of_many_concurrent_deletes_succeeds(daemon: DaemonProcess) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(daemon.socket_path)) for _ in range(20)]
         clients[0].call(CreateVm(name="gone"))
@@ -90,7 +90,7 @@ def test_of_many_that_delete_one_vm_one_does(daemon: DaemonProcess) -> None:
         assert winners == 1
 
 
-def test_of_many_that_take_one_name_by_renaming_one_does(daemon: DaemonProcess) -> None:
+def test_one_of_many_concurrent_renames_to_one_name_succeeds(daemon: DaemonProcess) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(daemon.socket_path)) for _ in range(10)]
         for number, client in enumerate(clients):
@@ -106,7 +106,7 @@ def test_of_many_that_take_one_name_by_renaming_one_does(daemon: DaemonProcess) 
         assert len(winners) == 1
 
 
-def test_a_client_reads_what_it_wrote(daemon: DaemonProcess) -> None:
+def test_client_reads_what_another_client_wrote(daemon: DaemonProcess) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(RawClient(daemon.socket_path)) for _ in range(4)]
         for number in range(50):

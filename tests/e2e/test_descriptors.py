@@ -1,4 +1,4 @@
-"""Nobody in the daemon opens the database but SQLite: closing any other descriptor would drop its locks."""
+"""Only SQLite opens the database in the daemon: closing any other descriptor would drop its POSIX locks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ sys.exit(run({arguments!r}))
 
 
 class RecordedDaemon(DaemonProcess):
-    """A daemon that notes every file that its Python code opens."""
+    """A daemon that records every file that its Python code opens."""
 
     @property
     def record(self) -> Path:
@@ -44,14 +44,14 @@ class RecordedDaemon(DaemonProcess):
 
 @pytest.fixture
 def recorded(root: Path) -> Iterator[RecordedDaemon]:
-    """A running one."""
+    """A running RecordedDaemon."""
     daemon = RecordedDaemon(root).start()
     assert isinstance(daemon, RecordedDaemon)
     yield daemon
     daemon.close()
 
 
-def test_nothing_but_sqlite_opens_the_database(recorded: RecordedDaemon) -> None:
+def test_only_sqlite_opens_the_database_files(recorded: RecordedDaemon) -> None:
     for kill in (False, True):
         with BlockingClient(recorded.socket_path) as nexus:
             for i in range(20):

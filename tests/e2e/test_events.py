@@ -1,4 +1,4 @@
-"""Watching events: each one once and in order, whatever happens to the watcher and to the daemon."""
+"""Watching events: each event once and in order, across lost connections and restarts of the daemon."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DAY_MS = 24 * 60 * 60 * 1000
 
 
 def _events(client: RawClient, **wanted: Any) -> list[dict[str, Any]]:
-    """Everything up to now."""
+    """All events up to now."""
     sequence = client.begin(WatchEvents(follow=False, **wanted))
     events = list(client.items(sequence))
     client.result(sequence)
@@ -32,7 +32,7 @@ def _events(client: RawClient, **wanted: Any) -> list[dict[str, Any]]:
 
 
 class _Watcher(threading.Thread):
-    """Follows the events, loses its connection at random, and goes on where it was."""
+    """Follows the events, closes its connection at random, and resumes after the last event that it saw."""
 
     def __init__(self, daemon: DaemonProcess, seed: int, stop_after: Callable[[], int | None]) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def _write(daemon: DaemonProcess, writer: int, acknowledged: list[str], stop: th
 
 
 @pytest.mark.slow
-def test_watchers_see_each_event_once_in_order_over_lost_connections_a_restart_and_a_kill(
+def test_watchers_see_each_event_once_in_order_across_lost_connections_restart_and_kill(
     daemon: DaemonProcess,
 ) -> None:
     acknowledged: list[list[str]] = [[] for _ in range(8)]
@@ -116,7 +116,7 @@ def test_watchers_see_each_event_once_in_order_over_lost_connections_a_restart_a
         assert watcher.seen == rows
 
 
-def test_an_event_tells_what_happened_to_what_by_whom(daemon: DaemonProcess) -> None:
+def test_event_has_kind_subject_detail_and_caller(daemon: DaemonProcess) -> None:
     with RawClient(daemon.socket_path) as client:
         client.call(Hello(client="test 1", actor="agent seven"))
         before = int(time.time() * 1000)
@@ -145,7 +145,7 @@ def test_an_event_tells_what_happened_to_what_by_whom(daemon: DaemonProcess) -> 
 
 @pytest.fixture
 def varied(daemon: DaemonProcess) -> DaemonProcess:
-    """A daemon with events of several kinds, some of which only another program could have written."""
+    """A daemon with events of several kinds, some with kinds that no command writes."""
     assert daemon.stop() == 0
     with contextlib.closing(sqlite3.connect(daemon.database)) as connection:
         for kind, subject in [
@@ -185,7 +185,7 @@ def test_filters_are_globs_of_kinds_and_a_subject(
         assert [event["kind"] for event in events if "kind" in event] == expected
 
 
-def test_without_follow_the_stream_ends_at_the_newest_and_says_where(varied: DaemonProcess) -> None:
+def test_watch_without_follow_ends_at_the_newest_event_and_returns_its_number(varied: DaemonProcess) -> None:
     with RawClient(varied.socket_path) as client:
         sequence = client.begin(WatchEvents(after=5, follow=False))
         assert [item["seq"] for item in client.items(sequence)] == [6, 7]
@@ -195,7 +195,7 @@ def test_without_follow_the_stream_ends_at_the_newest_and_says_where(varied: Dae
         assert client.result(sequence) == {"seq": 7}
 
 
-def test_a_number_that_was_not_given_out_yet_is_refused(varied: DaemonProcess) -> None:
+def test_watch_after_a_future_number_is_refused(varied: DaemonProcess) -> None:
     with RawClient(varied.socket_path) as client:
         for after in (8, 2**63 - 1):
             error = client.call_error(WatchEvents(after=after))
@@ -203,7 +203,7 @@ def test_a_number_that_was_not_given_out_yet_is_refused(varied: DaemonProcess) -
             assert error.details == {"newest_seq": 7}
 
 
-def test_a_follower_gets_what_happens_from_now_on(varied: DaemonProcess) -> None:
+def test_watch_with_follow_gets_new_events(varied: DaemonProcess) -> None:
     with RawClient(varied.socket_path) as watcher, RawClient(varied.socket_path) as writer:
         items = watcher.items(watcher.begin(WatchEvents(after=7, kinds=["vm.created"])))
         for number in range(20):
@@ -221,7 +221,7 @@ def _insert_events(daemon: DaemonProcess, count: int, at: int) -> None:
         connection.commit()
 
 
-def test_what_is_older_than_the_setting_is_pruned_and_a_cursor_into_it_is_told_where_to_go_on(
+def test_old_events_are_pruned_and_a_cursor_into_them_gets_where_to_resume(
     daemon: DaemonProcess,
 ) -> None:
     with RawClient(daemon.socket_path) as client:
@@ -230,7 +230,7 @@ def test_what_is_older_than_the_setting_is_pruned_and_a_cursor_into_it_is_told_w
     now = int(time.time() * 1000)
     _insert_events(daemon, 5000, now - 3 * DAY_MS)
     _insert_events(daemon, 10, now - DAY_MS)
-    # The first event is new: nothing behind it goes, so that what is kept has no holes.
+    # The first event is new. No later event is deleted before it, so that the kept numbers have no holes.
     daemon.start()
     with RawClient(daemon.socket_path) as client:
         assert len(_events(client)) == 5011
@@ -250,7 +250,7 @@ def test_what_is_older_than_the_setting_is_pruned_and_a_cursor_into_it_is_told_w
         assert [event["seq"] for event in _events(client)] == list(range(5002, 5012))
 
 
-def test_a_changed_setting_prunes_at_once(daemon: DaemonProcess) -> None:
+def test_changed_keep_days_prunes_at_once(daemon: DaemonProcess) -> None:
     daemon.stop()
     now = int(time.time() * 1000)
     _insert_events(daemon, 3, now - 20 * DAY_MS)
@@ -265,7 +265,7 @@ def test_a_changed_setting_prunes_at_once(daemon: DaemonProcess) -> None:
         assert [event["kind"] for event in _events(client)] == ["setting.set", "setting.set"]
 
 
-def test_numbers_go_on_above_the_highest_when_every_event_was_pruned(daemon: DaemonProcess) -> None:
+def test_event_numbers_continue_after_every_event_was_pruned(daemon: DaemonProcess) -> None:
     daemon.stop()
     _insert_events(daemon, 10, 1)
     daemon.start()
@@ -276,7 +276,7 @@ def test_numbers_go_on_above_the_highest_when_every_event_was_pruned(daemon: Dae
         assert [event["seq"] for event in _events(client, after=10)] == [11]
 
 
-def test_a_filtered_watcher_is_told_how_far_it_is(daemon: DaemonProcess) -> None:
+def test_filtered_watch_gets_progress_items(daemon: DaemonProcess) -> None:
     daemon.stop()
     _insert_events(daemon, 12_000, int(time.time() * 1000))
     daemon.start()
@@ -288,7 +288,7 @@ def test_a_filtered_watcher_is_told_how_far_it_is(daemon: DaemonProcess) -> None
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "Shutdown"])
-def test_a_daemon_that_stops_ends_the_streams_with_where_to_resume(daemon: DaemonProcess, how: str) -> None:
+def test_stop_ends_watches_with_where_to_resume(daemon: DaemonProcess, how: str) -> None:
     with RawClient(daemon.socket_path) as watcher, RawClient(daemon.socket_path) as client:
         sequence = watcher.begin(WatchEvents())
         for number in range(3):

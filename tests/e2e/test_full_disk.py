@@ -1,4 +1,4 @@
-"""A daemon whose state directory is on a full disk: it refuses changes, answers everything else, and recovers."""
+"""A daemon whose state directory is on a full disk: it refuses changes, answers other requests, and recovers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def refused(nexus: BlockingClient, command: CreateVm | DeleteVm | BackupDatabase
     assert caught.value.hint
 
 
-def test_on_a_full_disk_writes_are_refused_reads_go_on_and_room_heals_it(
+def test_full_disk_refuses_writes_serves_reads_and_recovers_with_free_space(
     root: Path, make_daemon: Callable[..., DaemonProcess]
 ) -> None:
     daemon = make_daemon()
@@ -42,7 +42,7 @@ def test_on_a_full_disk_writes_are_refused_reads_go_on_and_room_heals_it(
         with BlockingClient(daemon.socket_path) as nexus:
             created = [nexus.call(CreateVm(name=f"before{i}")) for i in range(5)]
             filler = fill(disk)
-            # What room the log still has is used up first.
+            # The free room within the write-ahead log is used up first.
             with contextlib.suppress(ResourceExhausted):
                 for i in range(5000):
                     created.append(nexus.call(CreateVm(name=f"fits{i}")))

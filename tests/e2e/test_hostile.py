@@ -1,4 +1,4 @@
-"""Hostile clients against a real daemon: others are served, its memory stays flat, its log has no traceback."""
+"""Hostile clients against a real daemon: it serves other clients, its memory stays flat, its log has no traceback."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ requests_per_connection = 8
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[DaemonProcess]:
-    """A daemon whose times are short, with enough VMs in it for pages of 1 MiB."""
+    """A daemon with short timeouts and enough VMs for pages of 1 MiB."""
     root = short_directory()
     daemon = DaemonProcess(root, config=IMPATIENT)
     try:
@@ -63,14 +63,14 @@ def impatient() -> Iterator[DaemonProcess]:
 
 @pytest.fixture
 def client(impatient: DaemonProcess) -> Iterator[RawClient]:
-    """A connection to it."""
+    """A connection to ``impatient``."""
     with RawClient(impatient.socket_path) as client:
         yield client
 
 
 @contextlib.contextmanager
 def unharmed(daemon: DaemonProcess) -> Iterator[RawClient]:
-    """A neighbour, who is served before and after, while the daemon does not grow."""
+    """Check that another client is served before and after the block, and that the daemon's memory does not grow."""
     with RawClient(daemon.socket_path) as neighbour:
         neighbour.call(Ping(b"before"))
         before = daemon.rss_bytes()
@@ -84,7 +84,7 @@ def _header(command: int, size: int, sequence: int = 1, *, version: int = VERSIO
 
 
 @pytest.mark.parametrize("command", [42, 0x0100, 51, 0x7777, 0xFF00, 0xFFE0, 0xFFE1])
-def test_a_claimed_length_of_4_gib_is_refused_at_the_header(
+def test_payload_length_of_4_gib_is_refused_at_the_header(
     impatient: DaemonProcess, client: RawClient, command: int
 ) -> None:
     client.engine.send_request(42)
@@ -96,7 +96,7 @@ def test_a_claimed_length_of_4_gib_is_refused_at_the_header(
         client.read_to_end()
 
 
-def test_the_payload_limit_is_64_kib_and_not_a_byte_more(impatient: DaemonProcess, client: RawClient) -> None:
+def test_payload_limit_is_exactly_64_kib(impatient: DaemonProcess, client: RawClient) -> None:
     fits = b"\x81\xa7payload\xc5" + (65_000).to_bytes(2, "big") + bytes(65_000)
     client.send_bytes(_header(42, len(fits), client.engine.send_request(42)[0]) + fits)
     assert len(client.result(1)["payload"]) == 65_000
@@ -123,11 +123,11 @@ def test_the_payload_limit_is_64_kib_and_not_a_byte_more(impatient: DaemonProces
     ],
     ids=["http", "zero", "version", "flag", "high flag", "sequence 0"],
 )
-def test_what_is_no_frame_is_answered_before_the_connection_is_closed(
+def test_invalid_frame_is_answered_before_the_connection_is_closed(
     impatient: DaemonProcess, client: RawClient, data: bytes, expected: type[NexusError]
 ) -> None:
     client.engine.send_request(42)
-    # More follows, unread: the answer must be readable all the same, before an end or a reset.
+    # The daemon does not read the bytes that follow. The answer must be readable nevertheless, before an end or reset.
     with contextlib.suppress(BrokenPipeError):
         client.send_bytes(data + bytes(300_000))
     client.read_to_end()
@@ -137,28 +137,26 @@ def test_what_is_no_frame_is_answered_before_the_connection_is_closed(
         assert error.details["supported"] == [1]
 
 
-def test_a_first_frame_that_never_comes_ends_the_connection(impatient: DaemonProcess, client: RawClient) -> None:
+def test_missing_first_frame_closes_the_connection(impatient: DaemonProcess, client: RawClient) -> None:
     error = client.read_to_end()
     assert isinstance(error, DeadlineExceeded)
     assert error.details == {"frame_timeout_s": FRAME_TIMEOUT_S}
 
 
-def test_a_frame_that_is_begun_and_not_finished_ends_the_connection(
-    impatient: DaemonProcess, client: RawClient
-) -> None:
+def test_unfinished_frame_closes_the_connection(impatient: DaemonProcess, client: RawClient) -> None:
     client.call(Ping())
     client.send_bytes(frame(Ping(b"x" * 100), 2)[:50])
     assert isinstance(client.read_to_end(), DeadlineExceeded)
 
 
-def test_a_connection_that_rests_between_frames_stays(impatient: DaemonProcess, client: RawClient) -> None:
+def test_connection_idle_between_frames_stays_open(impatient: DaemonProcess, client: RawClient) -> None:
     client.call(Ping())
     with RawClient(impatient.socket_path) as slow:
-        slow.read_to_end()  # which takes longer than a frame may
+        slow.read_to_end()  # takes longer than the frame timeout
     assert client.call(Ping(b"still here")).payload == b"still here"
 
 
-def test_a_byte_now_and_then_is_too_slow_for_a_frame(impatient: DaemonProcess, client: RawClient) -> None:
+def test_frame_that_arrives_too_slowly_closes_the_connection(impatient: DaemonProcess, client: RawClient) -> None:
     client.call(Ping())
     poll = select.poll()
     poll.register(client.sock, select.POLLIN)
@@ -170,7 +168,7 @@ def test_a_byte_now_and_then_is_too_slow_for_a_frame(impatient: DaemonProcess, c
     assert isinstance(client.read_to_end(), DeadlineExceeded)
 
 
-def test_600_connections_get_512_places_and_88_refusals(impatient: DaemonProcess) -> None:
+def test_600_connections_give_512_served_and_88_refused(impatient: DaemonProcess) -> None:
     with contextlib.ExitStack() as stack:
         base = stack.enter_context(RawClient(impatient.socket_path))
         before = base.call(GetSystemStatus()).connections
@@ -178,7 +176,7 @@ def test_600_connections_get_512_places_and_88_refusals(impatient: DaemonProcess
         refused = 0
         for _ in range(600):
             client = stack.enter_context(RawClient(impatient.socket_path))
-            try:  # each at once: this daemon does not wait long for a first frame
+            try:  # at once, because this daemon has a short timeout for the first frame
                 client.call(Ping())
             except (EOFError, BrokenPipeError):
                 assert isinstance(client.read_to_end(), ResourceExhausted)
@@ -191,7 +189,7 @@ def test_600_connections_get_512_places_and_88_refusals(impatient: DaemonProcess
 
 
 def _pour(sock: socket.socket, data: bytes, seconds: float) -> int:
-    """Send again and again without ever reading, until the daemon takes no more for so long; gives the bytes."""
+    """Send repeatedly without reading, until the daemon takes nothing for ``seconds``; return the bytes sent."""
     sock.setblocking(False)
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
@@ -213,7 +211,7 @@ def _numbered(make: object, count: int) -> bytes:
 
 
 @pytest.mark.parametrize("request_", [ListVms(limit=10_000), Describe()], ids=["ListVms", "Describe"])
-def test_clients_that_never_read_take_no_memory_and_are_closed(impatient: DaemonProcess, request_: object) -> None:
+def test_clients_that_never_read_are_closed_and_memory_stays_flat(impatient: DaemonProcess, request_: object) -> None:
     with unharmed(impatient) as neighbour, contextlib.ExitStack() as stack:
         hogs = [stack.enter_context(RawClient(impatient.socket_path)) for _ in range(4)]
         data = _numbered(request_, 200)
@@ -234,7 +232,7 @@ def test_clients_that_never_read_take_no_memory_and_are_closed(impatient: Daemon
         assert peak - start < GROWTH
 
 
-def test_watchers_that_never_read_take_no_memory_and_are_closed(impatient: DaemonProcess) -> None:
+def test_watchers_that_never_read_are_closed_and_memory_stays_flat(impatient: DaemonProcess) -> None:
     with unharmed(impatient) as neighbour, contextlib.ExitStack() as stack:
         for _ in range(8):
             hog = stack.enter_context(RawClient(impatient.socket_path))
@@ -242,7 +240,7 @@ def test_watchers_that_never_read_take_no_memory_and_are_closed(impatient: Daemo
         wait_until(lambda: neighbour.call(GetSystemStatus()).connections <= 2, "the end of the watchers")
 
 
-def test_one_that_sends_for_ever_and_never_reads_is_stopped(impatient: DaemonProcess, client: RawClient) -> None:
+def test_client_that_sends_without_reading_is_no_longer_read(impatient: DaemonProcess, client: RawClient) -> None:
     with unharmed(impatient):
         sent = _pour(client.sock, frame(Ping(b"x" * 60_000), 1) + _numbered(Ping(b"x" * 60_000), 100), 5)
         assert sent < 24 * MIB
@@ -259,24 +257,24 @@ BOMBS = {
     "twelve thousand empty maps": b"\x82\xa3key\xa1k\xa5value\xdc\x2e\xe0" + b"\x80" * 12_000,
     "sixty thousand empty maps": b"\x82\xa3key\xa1k\xa5value\xdc\xea\x60" + b"\x80" * 60_000,
     "forty levels": b"\x82\xa3key\xa1k\xa5value" + b"\x91" * 40 + b"\x80",
-    "the top is a bomb": b"\xdf\xff\xff\xff\xff" + b"\xa1k\x80" * 1000,
-    "a key that is a bomb": b"\x81" + b"\x91" * 60_000,
+    "a huge map at the top": b"\xdf\xff\xff\xff\xff" + b"\xa1k\x80" * 1000,
+    "a deeply nested key": b"\x81" + b"\x91" * 60_000,
 }
 
 
 @pytest.mark.parametrize("name", BOMBS)
 @pytest.mark.parametrize("code", [47, 0x0100, 51, 45])
-def test_a_messagepack_bomb_is_an_invalid_argument(
+def test_messagepack_bomb_is_invalid_argument(
     impatient: DaemonProcess, client: RawClient, name: str, code: int
 ) -> None:
     with unharmed(impatient):
-        # A setting may have 16 KiB: above that the connection ends before anything is decoded.
+        # A setting may have 16 KiB: a larger payload closes the connection before it is decoded.
         payload = BOMBS[name] if code != 47 else BOMBS[name][:16_000]
         assert isinstance(client.error(client.begin_raw(code, payload)), InvalidArgument)
         assert client.call(Ping(b"stays")).payload == b"stays"
 
 
-def test_of_a_key_that_comes_twice_the_last_counts(impatient: DaemonProcess, client: RawClient) -> None:
+def test_last_value_of_a_duplicate_key_counts(impatient: DaemonProcess, client: RawClient) -> None:
     payload = b"\x83\xa4name\xa3one\xa4name\xa3two\xa4name\xa5three"
     assert client.result(client.begin_raw(0x0100, payload))["name"] == "three"
 
@@ -295,7 +293,7 @@ def test_of_a_key_that_comes_twice_the_last_counts(impatient: DaemonProcess, cli
     ],
     ids=repr,
 )
-def test_a_wrong_field_is_named(
+def test_invalid_field_error_names_the_field(
     impatient: DaemonProcess, client: RawClient, payload: dict[str, object], path: str
 ) -> None:
     error = client.error(client.begin_raw(0x0100, msgpack.packb(payload)))
@@ -303,7 +301,7 @@ def test_a_wrong_field_is_named(
     assert error.details["path"] == path
 
 
-def test_an_optional_field_that_is_nil_is_one_that_is_absent(impatient: DaemonProcess, client: RawClient) -> None:
+def test_nil_for_an_optional_field_means_absent(impatient: DaemonProcess, client: RawClient) -> None:
     body = {"name": "with-nil", "id": None}
     assert client.result(client.begin_raw(0x0100, msgpack.packb(body)))["name"] == "with-nil"
     assert isinstance(client.call_error(CreateVm(name="with-nil")), Conflict)
@@ -318,9 +316,7 @@ def test_hello_reports_the_limits_in_force(impatient: DaemonProcess, client: Raw
     assert limits["connections"] == 512
 
 
-def test_streams_count_as_requests_at_work_and_ending_one_lets_the_next_begin(
-    impatient: DaemonProcess, client: RawClient
-) -> None:
+def test_stream_limit_is_enforced_until_a_stream_ends(impatient: DaemonProcess, client: RawClient) -> None:
     streams = client.begin_many([WatchEvents(kinds=["none"])] * 4)
     assert isinstance(client.call_error(WatchEvents()), ResourceExhausted)
     client.cancel(streams[3])
@@ -331,7 +327,7 @@ def test_streams_count_as_requests_at_work_and_ending_one_lets_the_next_begin(
     assert client.error(another).code == "cancelled"
 
 
-def test_an_end_of_the_connection_in_the_middle_of_everything_leaves_nothing_behind(impatient: DaemonProcess) -> None:
+def test_connection_closed_within_a_frame_leaves_no_request_behind(impatient: DaemonProcess) -> None:
     with unharmed(impatient) as neighbour:
         for cut in range(1, 40, 3):
             with RawClient(impatient.socket_path) as client:
@@ -340,10 +336,8 @@ def test_an_end_of_the_connection_in_the_middle_of_everything_leaves_nothing_beh
         assert neighbour.call(GetSystemStatus()).open_requests <= 1
 
 
-def test_a_half_closed_client_gets_replies_that_have_to_wait_for_room(
-    impatient: DaemonProcess, client: RawClient
-) -> None:
-    # Small ones first, so that the daemon sees the end before it runs out of room for the large ones.
+def test_half_closed_client_gets_replies_that_wait_for_room(impatient: DaemonProcess, client: RawClient) -> None:
+    # Small replies first, so that the daemon sees the end of input before it runs out of room for the large ones.
     sequences = client.begin_many([Ping()] * 100 + [Describe()] * 250)
     client.half_close()
     client.read_to_end()

@@ -1,4 +1,4 @@
-"""From start to stop: signals, draining, reloading, and who is let in."""
+"""The life of a daemon: signals, draining, reloading, and which users it serves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Make = Callable[..., DaemonProcess]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_finishes_what_is_at_work_ends_streams_removes_the_socket_and_exits_0(
+def test_stop_signal_finishes_requests_ends_streams_removes_the_socket_and_exits_0(
     daemon: DaemonProcess, number: signal.Signals
 ) -> None:
     with RawClient(daemon.socket_path) as client, RawClient(daemon.socket_path) as watcher:
@@ -62,11 +62,11 @@ def test_a_signal_finishes_what_is_at_work_ends_streams_removes_the_socket_and_e
         assert len(client.call(ListVms()).vms) >= finished + 1
 
 
-def test_signals_without_end_change_nothing_about_how_it_stops(daemon: DaemonProcess) -> None:
-    """Until the very last moment: the daemon must not die of one when it has nearly finished."""
+def test_repeated_signals_during_the_stop_do_not_disturb_it(daemon: DaemonProcess) -> None:
+    """A signal must not kill the daemon even at the very end of its stop."""
     pace = select.poll()
     rounds = 0
-    while rounds < 3:  # on a busy machine it may be over before the second one
+    while rounds < 3:  # on a busy machine the daemon may have ended before the second signal
         assert daemon.process is not None
         rounds = 0
         while daemon.process.poll() is None:
@@ -91,7 +91,7 @@ def test_shutdown_answers_drains_and_exits_0(daemon: DaemonProcess) -> None:
     assert "requested by a client" in daemon.log()
 
 
-def test_a_client_that_does_not_read_cannot_keep_the_daemon_from_stopping(make_daemon: Make) -> None:
+def test_client_that_does_not_read_cannot_delay_the_stop(make_daemon: Make) -> None:
     daemon = make_daemon(config="[daemon]\ndrain_timeout_s = 1\n").start()
     with RawClient(daemon.socket_path) as client:
         for sequence in client.begin_many(CreateVm(name=f"vm-{n}") for n in range(2000)):
@@ -104,7 +104,7 @@ def test_a_client_that_does_not_read_cannot_keep_the_daemon_from_stopping(make_d
     assert not daemon.socket_path.exists()
 
 
-def test_a_stopped_daemon_starts_again_where_it_was(daemon: DaemonProcess) -> None:
+def test_records_survive_stop_and_kill(daemon: DaemonProcess) -> None:
     with RawClient(daemon.socket_path) as client:
         vm = client.call(CreateVm(name="web"))
         client.call(SetSetting("a.b", [1, "two"]))
@@ -115,7 +115,7 @@ def test_a_stopped_daemon_starts_again_where_it_was(daemon: DaemonProcess) -> No
             assert client.call(ListVms()).vms == [vm]
 
 
-def test_a_socket_that_is_no_longer_its_own_is_not_removed(daemon: DaemonProcess) -> None:
+def test_stop_does_not_remove_a_socket_file_that_replaced_its_own(daemon: DaemonProcess) -> None:
     daemon.socket_path.unlink()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
         other.bind(str(daemon.socket_path))
@@ -127,15 +127,15 @@ def test_a_socket_that_is_no_longer_its_own_is_not_removed(daemon: DaemonProcess
 
 
 def _reload(daemon: DaemonProcess, config: str) -> str:
-    """Give it a new file and SIGHUP; gives what it logs about that."""
+    """Write a new configuration and send SIGHUP; return the log lines that follow."""
     before = len(daemon.log())
     daemon.write_config(config)
     daemon.signal(signal.SIGHUP)
-    wait_until(lambda: "reloaded" in daemon.log()[before:], "a word about the reload")
+    wait_until(lambda: "reloaded" in daemon.log()[before:], "the log line of the reload")
     return daemon.log()[before:]
 
 
-def test_sighup_applies_limits_to_those_who_are_here_and_to_those_who_come(daemon: DaemonProcess) -> None:
+def test_sighup_applies_limits_to_present_and_new_connections(daemon: DaemonProcess) -> None:
     with RawClient(daemon.socket_path) as client:
         assert client.call(Hello(client="t")).limits["connections"] == 512
         client.call(Ping(bytes(2000)))
@@ -157,14 +157,14 @@ def test_sighup_applies_the_log_level(daemon: DaemonProcess) -> None:
     daemon.write_config('[daemon]\nlog_level = "warning"\n')
     daemon.signal(signal.SIGHUP)
     with RawClient(daemon.socket_path) as client:
-        # Signals and requests are handled in one loop; a few turns later it has been read.
+        # Signals and requests are handled in one loop: after an answered request the file has been read.
         wait_until(lambda: client.call(Ping(b"x")).payload == b"x", "an answer")
     before = len(daemon.log())
     assert daemon.stop() == 0
     assert "stopping" not in daemon.log()[before:]
 
 
-def test_sighup_names_what_needs_a_restart(daemon: DaemonProcess, root: Path) -> None:
+def test_sighup_logs_the_keys_that_need_a_restart(daemon: DaemonProcess, root: Path) -> None:
     log = _reload(
         daemon,
         f'[daemon]\nsocket = "{root}/d.sock"\n[client]\nsocket = "{root}/c.sock"\n[database]\npath = "{root}/o.db"\n',
@@ -176,17 +176,17 @@ def test_sighup_names_what_needs_a_restart(daemon: DaemonProcess, root: Path) ->
 
 
 @pytest.mark.parametrize("wrong", ["[limits]\nconnections = 0\n", "[limits\n", "[what]\n", '[limits]\nx = "\xff"\n'])
-def test_sighup_with_a_wrong_file_keeps_the_old_values_and_says_why(daemon: DaemonProcess, wrong: str) -> None:
+def test_sighup_with_an_invalid_file_keeps_the_old_values_and_logs_why(daemon: DaemonProcess, wrong: str) -> None:
     _reload(daemon, "[limits]\nconnections = 7\n")
     log = _reload(daemon, wrong)
-    assert "was not reloaded, the old one stays" in log
+    assert "was not reloaded, the old one stays in force" in log
     assert "config.toml" in log
     with RawClient(daemon.socket_path) as client:
         assert client.call(Hello(client="t")).limits["connections"] == 7
     assert "configuration reloaded" in _reload(daemon, "[limits]\nconnections = 9\n")
 
 
-def test_sighup_after_the_file_is_gone_gives_the_defaults(daemon: DaemonProcess, root: Path) -> None:
+def test_sighup_after_removal_of_the_file_applies_the_defaults(daemon: DaemonProcess, root: Path) -> None:
     _reload(daemon, "[limits]\nconnections = 7\n")
     (root / "config" / "nexus" / "config.toml").unlink()
     before = len(daemon.log())
@@ -196,20 +196,20 @@ def test_sighup_after_the_file_is_gone_gives_the_defaults(daemon: DaemonProcess,
         assert client.call(Hello(client="t")).limits["connections"] == 512
 
 
-# Who is let in
+# Which users are served
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-@pytest.mark.parametrize("uid", [4711, 65534], ids=["a stranger", "the overflow user"])
-def test_a_client_of_another_user_is_refused(daemon: DaemonProcess, root: Path, uid: int) -> None:
-    # The modes alone would keep it out: open them, to see that the daemon does not rely on them.
+@pytest.mark.parametrize("uid", [4711, 65534], ids=["other user", "overflow user"])
+def test_client_of_another_user_is_refused(daemon: DaemonProcess, root: Path, uid: int) -> None:
+    # The file modes alone would refuse the other user: open them, to test the daemon's own check.
     for path in (root, root / "run", daemon.socket_path.parent):
         path.chmod(0o711)
     daemon.socket_path.chmod(0o666)
     here, there = socket.socketpair()
     child = os.fork()
     if not child:
-        # Nothing of the test may run in this process beside the connection.
+        # In this process nothing of the test may run but the connection.
         try:
             os.setresuid(uid, uid, uid)
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -237,7 +237,7 @@ def test_a_client_of_another_user_is_refused(daemon: DaemonProcess, root: Path, 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_the_daemon_refuses_to_run_as_the_overflow_user(root: Path, make_daemon: Make) -> None:
+def test_daemon_refuses_to_run_as_the_overflow_user(root: Path, make_daemon: Make) -> None:
     daemon = make_daemon()
     result = subprocess.run(
         ["unshare", "-U", *daemon.command()],

@@ -1,4 +1,4 @@
-"""Every refusal about services, from the command line: a sentence, a way out, the right exit code, and no secret."""
+"""Every error about services on the command line: a sentence, a hint, the exit code, and no secret in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nexus.services.commands import AddDependency, AddService, StartService
 from nexus.services.states import ServiceState
 
 SECRET = "hunter2-of-the-tests"
-GOES_ON = "exec sleep 600"
+STAYS_UP = "exec sleep 600"
 
 VETO = """\
 from nexus.plugins.api import Veto, hookimpl
@@ -39,13 +39,13 @@ def pre_start_command(service, command, environment):
 
 
 class Refusal(NamedTuple):
-    """A line of ``nexusctl service``, and how it is refused. ``{root}`` and ``{port}`` stand for this world's."""
+    """A command line of ``nexusctl service`` and its error. ``{root}`` and ``{port}`` are replaced by the world's."""
 
     line: str
     code: int
     sentence: str
     hint: str
-    """What the way out has in it."""
+    """A part of the hint."""
 
 
 RECORDS = (
@@ -106,15 +106,13 @@ STARTS = (
     Refusal("start no-command", 5, "it has no run command", "service update no-command --run"),
     Refusal("start on-foreign-port", 5, "port {port} is in use by python", "Stop that"),
     Refusal("start on-our-port", 5, 'is in use by service "listener"', "service stop listener"),
-    Refusal(
-        "start no-program", 5, 'cannot start service "no-program": /nowhere/program: there is no such program', "Build"
-    ),
-    Refusal("start not-in-path", 5, "there is no such program in its PATH", "full path"),
+    Refusal("start no-program", 5, 'cannot start service "no-program": /nowhere/program: program not found', "Build"),
+    Refusal("start not-in-path", 5, "program not found in its PATH", "full path"),
     Refusal("start not-executable", 5, "it is not executable", "chmod +x"),
-    Refusal("start no-interpreter", 5, "its interpreter /nowhere/interpreter is not there", "Install it"),
+    Refusal("start no-interpreter", 5, "its interpreter /nowhere/interpreter was not found", "Install it"),
     Refusal("start no-format", 5, "neither a program nor a script", "#!/bin/sh"),
     Refusal("start a-folder", 5, "it is a directory", "path of a program"),
-    Refusal("start no-directory", 5, '"no-directory": its directory {root}/nowhere is not there', "Make it"),
+    Refusal("start no-directory", 5, '"no-directory": its directory {root}/nowhere does not exist', "Create it"),
     Refusal("start early", 5, 'cannot start service "early": it exited with 7', "service logs early"),
     Refusal("start at-once", 5, "it exited with 0 within its start window of 250 ms", "service logs at-once"),
     Refusal("start limited-memory", 5, 'cannot start service "limited-memory"', "systemd --user"),
@@ -145,18 +143,18 @@ GIT = (
     ),
     Refusal("git pull detached", 5, "{root}/detached: no branch is checked out", "Check out a branch"),
     Refusal("git checkout clean nosuch", 4, "there is no such branch", "create it"),
-    Refusal("git checkout clean main --create", 5, "there is one of this name", "Check it out"),
-    Refusal("git checkout clean --commit deadbeef", 4, 'no commit is known as "deadbeef"', "log"),
+    Refusal("git checkout clean main --create", 5, "a branch of this name exists", "Check it out"),
+    Refusal("git checkout clean --commit deadbeef", 4, 'there is no commit "deadbeef"', "log"),
     Refusal("git clone clean", 5, "cannot clone", ""),
     Refusal("git clone no-such-remote", 4, "there is no repository at", "Check the URL"),
     Refusal("git clone unreachable", 1, "cannot be reached", "network"),
-    Refusal("git pull tokenless", 1, "it takes a token, and none was given", "--git-token-file"),
-    Refusal("git pull token-for-all", 1, "others may read it", "chmod 600 {root}/token"),
+    Refusal("git pull tokenless", 1, "it authenticates with a token, and none was given", "--git-token-file"),
+    Refusal("git pull token-for-all", 1, "other users may read it", "chmod 600 {root}/token"),
 )
 
 
 class RefusingWorld(ServiceWorld):
-    """A world in which somebody else listens on a port."""
+    """A world in which a foreign process listens on a port."""
 
     foreign_port = 0
 
@@ -166,7 +164,7 @@ class RefusingWorld(ServiceWorld):
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[RefusingWorld]:
-    """A world in which everything has been made that the lines below are about."""
+    """A world with all services, files and repositories that the command lines refer to."""
     root = short_directory()
     try:
         with RefusingWorld(root) as world, socket.socket() as foreign:
@@ -190,12 +188,12 @@ def world() -> Iterator[RefusingWorld]:
 
 def make_records(world: ServiceWorld) -> None:
     for name in ("web", "idle", "needed", "one", "two", "three", "forbidden", "unarmed", "tunnelled", "on-portless"):
-        world.add(name, GOES_ON, environment={"TOKEN": SECRET})
+        world.add(name, STAYS_UP, environment={"TOKEN": SECRET})
     for name in ("db.1", "db-1"):
-        world.add(name, GOES_ON, port=0)
+        world.add(name, STAYS_UP, port=0)
     for number in (1, 2):
-        world.add(f"twin-{number}", GOES_ON, id=f"aaaa000{number}-0000-4000-8000-000000000000")
-    world.add("needs", GOES_ON)
+        world.add(f"twin-{number}", STAYS_UP, id=f"aaaa000{number}-0000-4000-8000-000000000000")
+    world.add("needs", STAYS_UP)
     for service, dependency, fields in (
         ("needs", "needed", {}),
         ("two", "one", {}),
@@ -237,21 +235,21 @@ def make_failing_starts(world: RefusingWorld) -> None:
     )
     world.add("listener", ["python3", "-I", "-S", "-c", listen], port=0, health_tcp=0, health_retries=1000)
     port = world.call(StartService(service="listener", wait=True)).service.active_port
-    world.add("on-our-port", GOES_ON, port=port)
-    world.add("on-foreign-port", GOES_ON, port=world.foreign_port)
-    world.add("no-directory", GOES_ON, directory=str(root / "nowhere"))
-    world.add("limited-memory", GOES_ON, memory_limit_mib=64)
-    world.add("limited-cpu", GOES_ON, cpu_limit_percent=50)
-    world.add("no-file", GOES_ON, directory=str(root), config_filename="no.env")
-    world.add("bad-file", GOES_ON, directory=str(root), config_filename="bad.env")
+    world.add("on-our-port", STAYS_UP, port=port)
+    world.add("on-foreign-port", STAYS_UP, port=world.foreign_port)
+    world.add("no-directory", STAYS_UP, directory=str(root / "nowhere"))
+    world.add("limited-memory", STAYS_UP, memory_limit_mib=64)
+    world.add("limited-cpu", STAYS_UP, cpu_limit_percent=50)
+    world.add("no-file", STAYS_UP, directory=str(root), config_filename="no.env")
+    world.add("bad-file", STAYS_UP, directory=str(root), config_filename="bad.env")
     world.add(
-        "bad-properties", GOES_ON, directory=str(root), config_filename="bad.properties", config_format="properties"
+        "bad-properties", STAYS_UP, directory=str(root), config_filename="bad.properties", config_format="properties"
     )
-    world.add("outside-file", GOES_ON, directory=str(root / "inside"), config_filename="out.env")
-    world.add("sick", GOES_ON, health_exec="echo I am ill; exit 1", health_interval_ms=100, health_retries=1)
-    world.add("on-failing", GOES_ON)
+    world.add("outside-file", STAYS_UP, directory=str(root / "inside"), config_filename="out.env")
+    world.add("sick", STAYS_UP, health_exec="echo I am ill; exit 1", health_interval_ms=100, health_retries=1)
+    world.add("on-failing", STAYS_UP)
     world.call(AddDependency(service="on-failing", dependency="early"))
-    world.add("on-unchecked", GOES_ON)
+    world.add("on-unchecked", STAYS_UP)
     world.call(AddDependency(service="on-unchecked", dependency="web", condition="healthy"))  # type: ignore[arg-type]
 
 
@@ -262,28 +260,28 @@ def make_repositories(world: ServiceWorld) -> None:
     bare = git.bare("bare.git", source)
     for name in ("clean", "dirty", "diverged", "detached"):
         git.cloned(name, bare)
-        world.add(name, GOES_ON, repo_url=str(bare), repo_path=str(root / name))
+        world.add(name, STAYS_UP, repo_url=str(bare), repo_path=str(root / name))
     (root / "dirty" / "file").write_text("not committed")
     git.commit(root / "diverged", "mine", "1")
     git.commit(source, "theirs", "2")
     git.git(source, "push", "-q", "origin", "HEAD")
     git.git(root / "detached", "checkout", "-q", "--detach")
     alone = git.repository("alone")
-    world.add("no-remote", GOES_ON, repo_path=str(alone))
-    world.add("not-cloned", GOES_ON, repo_url=str(bare), repo_path=str(root / "not-there"))
-    world.add("no-such-remote", GOES_ON, repo_url=str(root / "no.git"), repo_path=str(root / "new-1"))
-    world.add("unreachable", GOES_ON, repo_url="git://127.0.0.1:1/x.git", repo_path=str(root / "new-2"))
+    world.add("no-remote", STAYS_UP, repo_path=str(alone))
+    world.add("not-cloned", STAYS_UP, repo_url=str(bare), repo_path=str(root / "not-there"))
+    world.add("no-such-remote", STAYS_UP, repo_url=str(root / "no.git"), repo_path=str(root / "new-1"))
+    world.add("unreachable", STAYS_UP, repo_url="git://127.0.0.1:1/x.git", repo_path=str(root / "new-2"))
     token = root / "token"
     token.write_text(SECRET)
     token.chmod(0o644)
     url = "https://127.0.0.1:1/x.git"
     fields = {"repo_url": url, "git_auth_type": "token"}
-    world.add("tokenless", GOES_ON, repo_path=str(root / "clean"), **fields)
-    world.add("token-for-all", GOES_ON, repo_path=str(root / "clean"), git_token_file=str(token), **fields)
+    world.add("tokenless", STAYS_UP, repo_path=str(root / "clean"), **fields)
+    world.add("token-for-all", STAYS_UP, repo_path=str(root / "clean"), git_token_file=str(token), **fields)
 
 
 def check_refused(result: Result, refusal: Refusal, sentence: str, hint: str) -> None:
-    """A refusal is one sentence that says what cannot be done, then a way out two spaces in."""
+    """An error is one sentence, which says what is impossible, and a hint that is indented by two spaces."""
     first, *more = result.err.splitlines()
     assert first.startswith(("Error: cannot ", "Error: refusing to ")) or first.endswith(" not found"), result
     assert sentence in first, result
@@ -292,15 +290,15 @@ def check_refused(result: Result, refusal: Refusal, sentence: str, hint: str) ->
     assert SECRET not in result.err
     assert "Traceback" not in result.err
     assert all(line.startswith("  ") for line in more), result
-    ways_out = [line for line in more if not line.startswith("   ")]
+    hints = [line for line in more if not line.startswith("   ")]
     if first.endswith(" not found"):
-        return  # there is nothing to go to
-    assert ways_out, result
-    assert hint in "\n".join(ways_out), result
+        return  # "not found" needs no hint
+    assert hints, result
+    assert hint in "\n".join(hints), result
 
 
 @pytest.mark.parametrize("refusal", [*RECORDS, *DEPENDENCIES, *STARTS, *GIT], ids=lambda refusal: refusal.line)
-def test_a_refusal_is_a_sentence_with_a_way_out(world: RefusingWorld, refusal: Refusal) -> None:
+def test_service_error_has_a_sentence_and_a_hint(world: RefusingWorld, refusal: Refusal) -> None:
     values = {"{root}": str(world.root), "{port}": str(world.foreign_port)}
     sentence, hint = refusal.sentence, refusal.hint
     for mark, value in values.items():
@@ -314,13 +312,13 @@ def test_a_refusal_is_a_sentence_with_a_way_out(world: RefusingWorld, refusal: R
     [
         ("update web", "nothing to change: give at least one option"),
         ("config set web", "nothing to change: give --file, --format, --run or --clear"),
-        ("stop", "say which services"),
+        ("stop", "select services"),
         ("list --state up", "invalid value for '--state'"),
-        ("git checkout clean", "say what to check out"),
+        ("git checkout clean", "name what to check out"),
         ("add x --run true -- true", "give the command either with --run or after --, not both"),
     ],
 )
-def test_a_line_that_says_nothing_is_told_what_it_lacks(world: ServiceWorld, line: str, problem: str) -> None:
+def test_incomplete_command_line_names_what_is_missing(world: ServiceWorld, line: str, problem: str) -> None:
     result = world.cli("service", *line.split())
     first, *more = result.err.splitlines()
     assert (result.code, result.out) == (2, "")
@@ -328,7 +326,7 @@ def test_a_line_that_says_nothing_is_told_what_it_lacks(world: ServiceWorld, lin
     assert [text for text in more if text.startswith("  See: nexusctl service ") and text.endswith(" --help")]
 
 
-def test_an_early_end_is_told_with_the_last_lines(world: ServiceWorld) -> None:
+def test_early_exit_error_shows_the_last_lines_of_output(world: ServiceWorld) -> None:
     result = world.cli("service", "start", "early")
     assert result.err == (
         'Error: cannot start service "early": it exited with 7\n'
@@ -338,11 +336,11 @@ def test_an_early_end_is_told_with_the_last_lines(world: ServiceWorld) -> None:
     )
 
 
-def test_a_start_that_is_stopped_meanwhile_says_so(world: ServiceWorld) -> None:
-    world.add("slow", GOES_ON, health_exec="exit 1", health_retries=1000)
+def test_start_that_a_stop_interrupts_fails_with_a_hint(world: ServiceWorld) -> None:
+    world.add("slow", STAYS_UP, health_exec="exit 1", health_retries=1000)
     start = world.cli.start("service", "start", "slow", "--wait")
     try:
-        world.wait_for("slow", lambda service: service.state is ServiceState.RUNNING, "that it is up")
+        world.wait_for("slow", lambda service: service.state is ServiceState.RUNNING, "to be running")
         world.cli.ok("service", "stop", "slow")
         out, error = start.communicate(timeout=60)
     finally:
@@ -353,8 +351,8 @@ def test_a_start_that_is_stopped_meanwhile_says_so(world: ServiceWorld) -> None:
     assert b"\n  Start it again: nexusctl service start slow\n" in error
 
 
-def test_a_start_that_takes_too_long_goes_on(world: ServiceWorld) -> None:
-    world.add("late", GOES_ON, health_exec="exit 1", health_retries=1000)
+def test_start_beyond_its_timeout_continues_in_the_daemon(world: ServiceWorld) -> None:
+    world.add("late", STAYS_UP, health_exec="exit 1", health_retries=1000)
     result = world.cli("--timeout", "0.5", "service", "start", "late", "--wait")
     assert (result.code, result.out) == (124, "")
     first, *more = result.err.splitlines()
@@ -363,10 +361,10 @@ def test_a_start_that_takes_too_long_goes_on(world: ServiceWorld) -> None:
     assert world.service("late").state is ServiceState.RUNNING
 
 
-def test_refusals_leave_things_as_they_were(world: ServiceWorld) -> None:
-    """It comes last."""
+def test_refused_commands_change_nothing(world: ServiceWorld) -> None:
+    """Has to be the last test of the module."""
     services = world.services()
     assert services["web"].restarts == 0
     assert not services.keys() & {"x"}
     assert {name for name, service in services.items() if service.state is ServiceState.STARTING} == set()
-    wait_until(lambda: {"web", "needs", "needed", "listener"} <= set(world.runs()), "those that are up")
+    wait_until(lambda: {"web", "needs", "needed", "listener"} <= set(world.runs()), "processes of all that run")

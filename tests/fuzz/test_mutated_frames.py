@@ -1,4 +1,5 @@
-"""100,000 mutated frames against a real daemon: it serves the others, stays small, and keeps what it acknowledged."""
+"""100,000 mutated frames against a real daemon: it serves other clients, its memory stays flat, and it loses no change
+that it acknowledged."""
 
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ from nexus_protocol import (
 from nexus_protocol.frame import CANCEL, HEADER_SIZE, INPUT
 from support.daemon import DaemonProcess, short_directory
 from support.raw import RawClient, pack
+from support.soak import SOAK
 
 from nexus.journal.commands import WatchEvents
 from nexus.system.commands import (
@@ -52,7 +54,7 @@ SHUTDOWN = 40
 
 @pytest.fixture(scope="module")
 def fuzzed() -> Iterator[DaemonProcess]:
-    """A daemon for all of this module; at the end its log has to be clean."""
+    """A daemon for all tests of this module. At the end its log must be empty."""
     root = short_directory()
     daemon = DaemonProcess(root, config='[daemon]\nlog_level = "error"\n')
     try:
@@ -133,12 +135,12 @@ def _mutate_payload(rng: random.Random, payload: bytes, other: bytes) -> bytes:
     elif kind == 4:
         data[at:] = other[rng.randrange(len(other) + 1) :]
     elif kind == 5 and data and data[0] & 0xF0 == 0x80:
-        # Every field twice: the map says so, and the second half wins.
+        # A map with every field twice: the last one counts.
         data = bytearray([0x80 | min(15, (data[0] & 15) * 2)]) + data[1:] + data[1:]
     elif kind == 6:
         data += rng.randbytes(rng.randrange(1, 40))
     elif kind == 7 and data:
-        # One value of the map becomes something else.
+        # Replace one byte, often a whole value of the map.
         at = rng.randrange(len(data))
         data[at : at + 1] = rng.choice(VALUES)
     return bytes(data)
@@ -161,11 +163,11 @@ def _mutate_frame(rng: random.Random, frame: bytes) -> bytes:
 
 
 class _Outcome:
-    """What one thread's requests came to."""
+    """The results of one thread's requests."""
 
     def __init__(self) -> None:
         self.acknowledged: list[tuple[int, dict[str, object]]] = []
-        """(command, reply) of every Success that tells of a change."""
+        """(command, reply) of every Success of a command that changes a VM."""
         self.frames = 0
         self.answers = 0
 
@@ -179,7 +181,7 @@ def _one_connection(daemon: DaemonProcess, rng: random.Random, outcome: _Outcome
         code, payload = command.info.code, encode_command(command)
         roll = rng.random()
         if code == BackupDatabase.info.code:
-            roll = 1.0  # a mutated path is a file in a place that nobody chose
+            roll = 1.0  # a mutated path would write a file at an arbitrary place
         if roll < 0.75:
             mutated = _mutate_payload(rng, payload, previous)
             previous, payload = payload or b"\x80", mutated
@@ -205,7 +207,7 @@ def _one_connection(daemon: DaemonProcess, rng: random.Random, outcome: _Outcome
         whole = b"".join(parts)
         try:
             client.send_bytes(whole)
-            # Streams that follow would stay open for ever.
+            # Watches with follow would stay open for ever.
             client.send_bytes(b"".join(encode_frame(CANCEL, s) for s, code in sent.items() if code == 51))
             if rng.random() < 0.8:
                 client.half_close()
@@ -222,7 +224,7 @@ def _one_connection(daemon: DaemonProcess, rng: random.Random, outcome: _Outcome
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_mutated_frames_harm_nobody(fuzzed: DaemonProcess) -> None:
+def test_mutated_frames_do_not_harm_other_clients_memory_or_data(fuzzed: DaemonProcess) -> None:
     with RawClient(fuzzed.socket_path) as canary:
         canary.call(Ping())
         before = fuzzed.rss_bytes()
@@ -245,14 +247,14 @@ def test_a_hundred_thousand_mutated_frames_harm_nobody(fuzzed: DaemonProcess) ->
             next((thread for thread in threads if thread.is_alive()), threads[0]).join(0.05)
         assert not failures, failures
         assert sum(outcome.frames for outcome in outcomes) >= FRAMES
-        assert sum(outcome.answers for outcome in outcomes) > FRAMES // 2, "most of it got through"
+        assert sum(outcome.answers for outcome in outcomes) > FRAMES // 2, "most frames were answered"
         assert sum(len(outcome.acknowledged) for outcome in outcomes) > 1000
         assert fuzzed.rss_bytes() - before < 40 * MIB
         _check_store(fuzzed, canary, outcomes)
 
 
 def _check_store(daemon: DaemonProcess, canary: RawClient, outcomes: list[_Outcome]) -> None:
-    """The journal tells every change in order: it has each that was acknowledged, and leads to what is there."""
+    """Check that the journal has every acknowledged change, and that replaying it gives the records in the table."""
     stream = canary.begin(WatchEvents(after=0, follow=False))
     vms: dict[str, dict[str, object]] = {}
     events: set[tuple[str, str]] = set()
@@ -288,11 +290,11 @@ def _check_store(daemon: DaemonProcess, canary: RawClient, outcomes: list[_Outco
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-@settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150 * SOAK, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(chunks=st.lists(st.binary(max_size=200), max_size=6))
-def test_any_bytes_in_any_cuts_end_or_leave_the_connection_and_nothing_else(
-    fuzzed: DaemonProcess, chunks: list[bytes]
-) -> None:
+def test_random_bytes_in_random_chunks_affect_only_their_connection(fuzzed: DaemonProcess, chunks: list[bytes]) -> None:
     with RawClient(fuzzed.socket_path) as client:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for chunk in chunks:
@@ -309,9 +311,13 @@ _HEADERS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150 * SOAK, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(frames=st.lists(_HEADERS, max_size=12), cut=st.integers(1, 64))
-def test_any_frames_in_any_cuts_are_answered_or_refused(fuzzed: DaemonProcess, frames: list[bytes], cut: int) -> None:
+def test_random_frames_in_random_chunks_are_answered_or_refused(
+    fuzzed: DaemonProcess, frames: list[bytes], cut: int
+) -> None:
     data = b"".join(frames)
     with RawClient(fuzzed.socket_path) as client:
         client.engine._open.update(range(1, 6))

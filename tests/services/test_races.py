@@ -11,6 +11,7 @@ import pytest
 from nexus_protocol import Internal
 from support.live_services import Services, exists, lines_of
 from support.raw import RawClient, wait_until
+from support.soak import SOAK
 
 from nexus.services.commands import RestartService, StartService, StopService
 from nexus.services.errors import ServiceStartFailed, ServiceStopped
@@ -23,7 +24,8 @@ def living(pids: Path) -> set[int]:
     return {int(line) for line in lines_of(pids) if exists(int(line))}
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(4 * SOAK))
 def test_any_commands_at_once_are_answered_and_leave_one_process_at_most(
     services: Services, tmp_path: Path, seed: int
 ) -> None:
@@ -59,7 +61,8 @@ def test_any_commands_at_once_are_answered_and_leave_one_process_at_most(
     assert exists(service.pid)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(4 * SOAK))
 def test_kills_of_the_daemon_at_any_time_leave_one_process_at_most(
     services: Services, tmp_path: Path, seed: int
 ) -> None:

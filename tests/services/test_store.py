@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.soak import SOAK
 from support.stores import make_store, running
 
 from nexus.services import store
@@ -91,7 +92,7 @@ _STEPS = st.lists(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25 * SOAK, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_STEPS)
 def test_health_is_of_this_run_and_what_is_down_has_nothing_of_one(
     root: Path, steps: list[tuple[str, Any, bool]]
@@ -162,12 +163,10 @@ def test_two_services_never_have_a_port_and_one_that_is_down_gives_it_back(root:
         a, b = await add(opened, "a"), await add(opened, "b")
         await change(opened, a, STARTING)
         await change(opened, b, STARTING)
-        await opened.write(lambda tx: store.lease_port(tx, a.id, 4000))
-        with pytest.raises(StoreConflict):
-            await opened.write(lambda tx: store.lease_port(tx, b.id, 4000))
+        await change(opened, a, STARTING, active_port=4000)
         with pytest.raises(StoreConflict):
             await change(opened, b, STARTING, active_port=4000)
         await change(opened, a, STOPPED)
-        await opened.write(lambda tx: store.lease_port(tx, b.id, 4000))
+        await change(opened, b, STARTING, active_port=4000)
 
     with_store(root, scenario)

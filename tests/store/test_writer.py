@@ -174,7 +174,7 @@ def test_started_write_finishes_despite_repeated_cancellation(root: Path) -> Non
                 assert not task.done(), "its outcome is not known yet"
             gate.open()
             assert await task == "taken"
-            assert task.cancelling() == 0
+            assert task.cancelling() == 3
             assert value_of(store, "taken") is not None
 
     asyncio.run(scenario())
@@ -202,6 +202,52 @@ def test_cancellation_during_delivery_does_not_lose_the_outcome(root: Path, fail
                     await task
             else:
                 assert await task == "outcome"
+
+    asyncio.run(scenario())
+
+
+def test_cancelled_write_returns_its_result_and_the_next_wait_is_cancelled(root: Path) -> None:
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+            gate = Gate()
+            seen: list[object] = []
+
+            async def work() -> None:
+                await store.write(gate)
+                seen.append("result")
+                await asyncio.Event().wait()
+
+            task = asyncio.create_task(work())
+            await gate.entered()
+            task.cancel()
+            await asyncio.sleep(0)
+            gate.open()
+            async with asyncio.timeout(30):
+                await asyncio.wait({task})
+            assert task.cancelled()
+            assert seen == ["result"]
+
+    asyncio.run(scenario())
+
+
+def test_deadline_that_passed_during_a_write_cancels_nothing_after_its_block(root: Path) -> None:
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+            gate = Gate()
+            limit = asyncio.timeout(None)
+
+            async def work() -> str:
+                async with limit:
+                    await store.write(gate)
+                await asyncio.sleep(0.01)
+                return "done"
+
+            task = asyncio.create_task(work())
+            await gate.entered()
+            limit.reschedule(0)
+            await asyncio.sleep(0.01)
+            gate.open()
+            assert await task == "done"
 
     asyncio.run(scenario())
 
@@ -334,7 +380,7 @@ def test_read_does_not_wait_for_an_open_write(root: Path) -> None:
             # A read that waited for the write would never return: the gate is opened only afterwards.
             assert value_of(store, "old") is not None
             assert value_of(store, "new") is None
-            assert store.status().table_count == 7
+            assert store.status().table_count == 8
             gate.open()
             await task
             assert value_of(store, "new") is not None

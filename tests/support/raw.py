@@ -1,4 +1,4 @@
-"""A small blocking client on a plain socket, for tests that need to do what a good client never does."""
+"""A small blocking client on a plain socket, for tests that do what a correct client never does."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 WAIT_S = 60.0
-"""How long a test waits for what must come. Generous: the machine may be busy with other things."""
+"""How long a test waits for an event that must come. Generous, because the machine may be busy."""
 
 
 def wait_until(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
-    """Ask again and again until ``condition`` gives something true; gives that.
+    """Call ``condition`` every 10 ms until its result is true; return that result.
 
-    Only for what no event tells, such as the memory of another process.
+    Only for state that no event announces, such as the memory of another process.
     """
     deadline = time.monotonic() + timeout_s
     pause = select.poll()
@@ -57,7 +57,7 @@ def wait_until(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S)
 
 
 def connect(daemon: DaemonProcess) -> RawClient:
-    """A connection, as soon as there is somebody to connect to."""
+    """Connect as soon as the daemon listens."""
 
     def attempt() -> RawClient | None:
         try:
@@ -85,7 +85,7 @@ class RawClient:
     def __init__(self, path: Path | str, *, timeout: float = WAIT_S) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # With Python's own timeout a full queue of connections is EAGAIN at once; the kernel's waits for a place.
+            # With Python's timeout a full queue of connections fails at once with EAGAIN; the kernel's timeout waits.
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(timeout), 0))
             self.sock.connect(str(path))
         except BaseException:
@@ -94,9 +94,9 @@ class RawClient:
         self.sock.settimeout(timeout)
         self.engine = ClientConnection()
         self.order: list[int] = []
-        """The sequences in the order in which their last frames came."""
+        """The sequences of answered requests, in the order in which their last frames came."""
         self.connection_error: NexusError | None = None
-        """What came on sequence 0."""
+        """The error that came on sequence 0, if any."""
         self.ended = False
         self._last: dict[int, SuccessReceived | ErrorReceived] = {}
         self._items: dict[int, collections.deque[dict[str, Any]]] = collections.defaultdict(collections.deque)
@@ -115,7 +115,7 @@ class RawClient:
     # Sending
 
     def send_bytes(self, data: bytes) -> None:
-        """Send any bytes at all, reading what comes meanwhile, so that neither end waits for the other."""
+        """Send any bytes, reading whatever arrives meanwhile, so that neither end waits for the other."""
         view = memoryview(data)
         poll = select.poll()
         poll.register(self.sock, select.POLLIN | select.POLLOUT)
@@ -128,11 +128,11 @@ class RawClient:
                 view = view[self.sock.send(view, socket.MSG_DONTWAIT) :]
 
     def begin(self, command: Command[Any]) -> int:
-        """Send one request; gives its sequence."""
+        """Send one request; return its sequence."""
         return self.begin_many([command])[0]
 
     def begin_many(self, commands: Iterable[Command[Any]]) -> list[int]:
-        """Send requests with one write; gives their sequences."""
+        """Send requests with one write; return their sequences."""
         sequences, parts = [], []
         for command in commands:
             sequence, data = self.engine.send_request(
@@ -144,23 +144,23 @@ class RawClient:
         return sequences
 
     def begin_raw(self, code: int, payload: bytes = b"") -> int:
-        """Send a request with any payload; gives its sequence."""
+        """Send a request with any payload; return its sequence."""
         sequence, data = self.engine.send_request(code, payload)
         self.send_bytes(data)
         return sequence
 
     def cancel(self, sequence: int) -> None:
-        """Ask for the end of a request."""
+        """Send Cancel for a request."""
         self.send_bytes(self.engine.send_cancel(sequence))
 
     def half_close(self) -> None:
-        """Say that nothing more will be sent."""
+        """Shut down the sending side."""
         self.sock.shutdown(socket.SHUT_WR)
 
     # Receiving
 
     def receive_some(self) -> bool:
-        """Take what the next read gives; False at the end of the connection."""
+        """Read once and process the frames; False at the end of the connection."""
         try:
             data = self.sock.recv(256 * 1024)
         except ConnectionResetError:
@@ -216,7 +216,7 @@ class RawClient:
         return reply
 
     def call_error(self, command: Command[Any]) -> NexusError:
-        """Send a request that is to fail; gives its Error."""
+        """Send a request that must fail; return its error."""
         return self.error(self.begin(command))
 
     def items(self, sequence: int) -> Iterator[dict[str, Any]]:
@@ -229,11 +229,11 @@ class RawClient:
                 return
 
     def read_to_end(self) -> NexusError | None:
-        """Read until the daemon closes the connection; gives what it said about the connection, if anything."""
+        """Read until the daemon closes the connection; return the error that it sent on sequence 0, if any."""
         while not self.ended:
             self.receive_some()
         return self.connection_error
 
     def last_sequences(self) -> set[int]:
-        """The requests whose last frames have come and were not asked for yet."""
+        """The requests whose last frames have come and were not taken by ``payload``, ``result`` or ``error``."""
         return set(self._last)

@@ -25,12 +25,16 @@ from msgspec.inspect import (
     type_info,
 )
 
+from support.soak import SOAK
+
 __all__ = ["bounded", "cut", "cuts", "free_values", "values_of"]
 
 
 def bounded(examples: int) -> settings:
     """Settings with this number of examples, no database, and no deadline: a busy machine must not fail a test."""
-    return settings(max_examples=examples, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    return settings(
+        max_examples=examples * SOAK, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+    )
 
 
 free_values: st.SearchStrategy[Any] = st.recursive(

@@ -1,4 +1,4 @@
-"""A server in a thread of the test, with commands that do what no real one does: hang, break, echo, swallow."""
+"""A server in a thread of the test, with commands that misbehave in ways that no real one does: hang, fail, swallow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import socket
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from nexus.capability import Context, Stream, collect_handlers, handles
 from nexus.config import Limits
 from nexus.daemon.dispatch import Dispatch
 from nexus.daemon.server import Server
+from nexus.streams import Following, daemon_stopping, send_progress
 from nexus.system.commands import Hello, Welcome
 from support.raw import RawClient
 
@@ -27,24 +28,28 @@ __all__ = [
     "Deaf",
     "Echo",
     "Echoed",
+    "Feed",
     "Hold",
     "Produce",
+    "Reluctant",
     "Swallow",
+    "Tail",
     "ToyServer",
+    "Work",
 ]
 
 T = TypeVar("T")
 
 
 class Echoed(Record):
-    """What came back from the echo."""
+    """One Input, sent back."""
 
     data: bytes | None = None
     control: dict[str, Any] | None = None
 
 
 class Size(Record):
-    """How many bytes there were."""
+    """A number of bytes."""
 
     size_bytes: int
 
@@ -57,24 +62,24 @@ class Data(Record):
 
 @command(0xE001, takes_input=True)
 class Echo(StreamCommand[Echoed, Size]):
-    """Send every input back, acknowledge it, and end with what it was at eof."""
+    """Send every Input back, acknowledge it, and end at eof with the size of all."""
 
 
 @command(0xE002, takes_input=True)
 class Deaf(StreamCommand[Echoed, Size]):
-    """Never take any input."""
+    """Never read any Input."""
 
 
 @command(0xE003)
 class Hold(Command[Empty]):
-    """Answer when the test says so."""
+    """Answer once the test calls ``release``."""
 
     timeout_ms: int | None = None
 
 
 @command(0xE004)
 class Break(Command[Empty]):
-    """Fail in a way nobody foresaw."""
+    """Fail with an exception that is no NexusError."""
 
 
 @command(0xE005)
@@ -84,14 +89,14 @@ class BreakByTimeout(Command[Empty]):
 
 @command(0xE006)
 class Produce(Command[Data]):
-    """Answer with so many bytes."""
+    """Answer with ``size_bytes`` bytes."""
 
     size_bytes: int
 
 
 @command(0xE007, max_payload=16 * 1024 * 1024)
 class Swallow(Command[Size]):
-    """Take many bytes."""
+    """Take up to 16 MiB."""
 
     data: bytes
 
@@ -101,20 +106,56 @@ class Count(Command[Size]):
     """Answer at once, without waiting."""
 
 
-TOYS = (Echo, Deaf, Hold, Break, BreakByTimeout, Produce, Swallow, Count)
+@command(0xE009)
+class Reluctant(Command[Empty]):
+    """Hold, but end only at the second cancellation."""
+
+    timeout_ms: int | None = None
+
+
+@command(0xE00A)
+class Feed(StreamCommand[Data, Size]):
+    """Send what the test puts into ``source``, until it puts None."""
+
+
+@command(0xE00B)
+class Tail(StreamCommand[Data, Size]):
+    """Send what the test appends to ``log``, until it appends nothing (b"")."""
+
+
+@command(0xE00C)
+class Work(StreamCommand[Data, Size]):
+    """Send what the test reports, until ``release``."""
+
+
+TOYS = (Echo, Deaf, Hold, Break, BreakByTimeout, Produce, Swallow, Count, Reluctant, Feed, Tail, Work)
 
 for _toy in TOYS:
-    # Other tests look at the registry: what is declared here does not belong to it.
+    # Other tests look at the registry of commands: those of this file do not belong in it.
     sys.modules["nexus_protocol.command"].__dict__["_COMMANDS"].pop(_toy.info.code)
 
 
 class ToyServer:
-    """The server, its loop, and what its handlers saw."""
+    """The server, its loop, and a record of what happened to its handlers.
+
+    Attributes that tests change while handlers run are changed in the loop, with ``call``.
+    """
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self.path = path
         self.holding = 0
+        """Requests that wait in Hold and Reluctant."""
         self.cancelled = 0
+        self.timed_out: list[bool] = []
+        """``Context.timed_out`` at each cancellation of a Hold or a Reluctant."""
+        self.source: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
+        self.log: list[bytes] = []
+        self.changed: list[Callable[[], None]] = []
+        """The notifications of the open Tails."""
+        self.reports: list[Callable[[Data], None]] = []
+        """The report functions of the running Works."""
+        self.ended: list[str] = []
+        """The names of the sources and works that were closed or cancelled."""
         self.clients: list[RawClient] = []
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
@@ -135,18 +176,26 @@ class ToyServer:
         server.listen(self._listener)
         return server
 
+    def call(self, fn: Callable[..., T], *arguments: Any) -> T:
+        """Call a function in the server's loop; gives its result."""
+
+        async def work() -> T:
+            return fn(*arguments)
+
+        return self.run(work())
+
     def release(self) -> None:
-        """Let every Hold answer, those to come as well."""
+        """Let every Hold and every Work answer, later ones as well."""
         self.loop.call_soon_threadsafe(self.may_answer.set)
 
     def connect(self) -> RawClient:
-        """A client, closed with the server."""
+        """Connect a client, which is closed with the server."""
         client = RawClient(self.path)
         self.clients.append(client)
         return client
 
     def close(self) -> None:
-        """End everything."""
+        """Close all clients and end the server and its thread."""
         for client in self.clients:
             client.close()
         self.run(self.server.drain(0))
@@ -157,7 +206,7 @@ class ToyServer:
 
 
 class _Handlers:
-    """What a capability's module of handlers would hold."""
+    """Stands for the module ``handlers`` of a capability."""
 
     def __init__(self, toy: ToyServer) -> None:
         @handles(Echo)
@@ -180,12 +229,13 @@ class _Handlers:
             return Size(0)
 
         @handles(Hold)
-        async def hold(_ctx: Context, _command: Hold) -> Empty:
+        async def hold(ctx: Context, _command: Hold) -> Empty:
             toy.holding += 1
             try:
                 await toy.may_answer.wait()
             except asyncio.CancelledError:
                 toy.cancelled += 1
+                toy.timed_out.append(ctx.timed_out)
                 raise
             finally:
                 toy.holding -= 1
@@ -211,10 +261,83 @@ class _Handlers:
         def count(_ctx: Context, _command: Count) -> Size:
             return Size(1)
 
+        @handles(Reluctant)
+        async def reluctant(ctx: Context, _command: Reluctant) -> Empty:
+            toy.holding += 1
+            try:
+                await toy.may_answer.wait()
+            except asyncio.CancelledError:
+                toy.timed_out.append(ctx.timed_out)
+                try:
+                    await toy.may_answer.wait()
+                except asyncio.CancelledError:
+                    toy.timed_out.append(ctx.timed_out)
+                    raise
+            finally:
+                toy.holding -= 1
+            return Empty()
+
+        @handles(Feed)
+        async def feed(_ctx: Context, _command: Feed, stream: Stream[Data]) -> Size:
+            size = 0
+
+            async def source() -> AsyncIterator[Data]:
+                nonlocal size
+                try:
+                    while (item := await toy.source.get()) is not None:
+                        if isinstance(item, BaseException):
+                            raise item
+                        yield Data(item)
+                        size += len(item)
+                finally:
+                    toy.ended.append("Feed")
+
+            await Following(stream, lambda: daemon_stopping("Go on.", {"sent": size})).send_all(source())
+            return Size(size)
+
+        @handles(Tail)
+        async def tail(_ctx: Context, _command: Tail, stream: Stream[Data]) -> Size:
+            sent = size = 0
+            following = Following(stream, lambda: daemon_stopping("Go on.", {"sent": sent}))
+            toy.changed.append(following.notify)
+            try:
+                while True:
+                    await following.ready()
+                    while sent < len(toy.log):
+                        sent, data = sent + 1, toy.log[sent]
+                        if not data:
+                            return Size(size)
+                        await stream.send(Data(data))
+                        size += len(data)
+                    following.check_draining()
+                    await following.wait()
+            finally:
+                toy.changed.remove(following.notify)
+                toy.ended.append("Tail")
+
+        @handles(Work)
+        async def work(_ctx: Context, _command: Work, stream: Stream[Data]) -> Size:
+            async def do(report: Callable[[Data], None]) -> Size:
+                toy.reports.append(report)
+                try:
+                    await toy.may_answer.wait()
+                finally:
+                    toy.reports.remove(report)
+                    toy.ended.append("Work")
+                return Size(7)
+
+            return await send_progress(stream, do)
+
         @handles(Hello)
         def hello(_ctx: Context, _command: Hello) -> Welcome:
             return Welcome("toy", [1], {})
 
         self.__dict__.update(
-            {fn.__name__: fn for fn in (echo, deaf, hold, break_, break_by_timeout, produce, swallow, count, hello)}
+            {
+                fn.__name__: fn
+                for fn in (
+                    *(echo, deaf, hold, break_, break_by_timeout, produce, swallow, count),
+                    *(reluctant, feed, tail, work, hello),
+                )
+            }
         )

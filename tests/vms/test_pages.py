@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nexus_protocol import InvalidArgument
 from support.daemon import DaemonProcess
 from support.raw import RawClient, pack
+from support.soak import SOAK
 
 from nexus.vms.commands import CreateVm, DeleteVm, ListVms, Vm, VmCursorInvalid
 from nexus.vms.states import VmRole, VmState
@@ -150,7 +151,9 @@ _steps = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40 * SOAK, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(initial=st.integers(0, 15), steps=_steps)
 def test_paging_returns_every_vm_that_exists_throughout_concurrent_changes(
     shared: DaemonProcess, initial: int, steps: list[tuple[str, int]]

@@ -74,6 +74,11 @@ DEPENDENCIES = [
     (2, SERVICE_IDS[1], SERVICE_IDS[0], 1, "healthy", "restart", 40001, "t1", AT),
     (3, SERVICE_IDS[1], SERVICE_IDS[2], 0, "completed", "ignore", None, None, AT),
 ]
+LEASES = [
+    (35001, "service", SERVICE_IDS[0], "run", AT + 2),
+    (40001, "dependency", "2", "tunnel", AT),
+]
+REASON_CODES = [(SERVICE_IDS[1], "exited")]
 
 
 def freeze(version: int) -> None:
@@ -107,6 +112,9 @@ def freeze(version: int) -> None:
                 connection.executemany(
                     f"INSERT INTO service_dependency ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", DEPENDENCIES
                 )
+            if version >= 5:
+                connection.executemany("INSERT INTO port_lease VALUES (?, ?, ?, ?, ?)", LEASES)
+                connection.executemany("UPDATE service SET reason_code = ?2 WHERE id = ?1", REASON_CODES)
             connection.commit()
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.row_factory = sqlite3.Row
