@@ -55,7 +55,7 @@ RECORDS = (
         'cannot add service "web": service name "web" already exists',
         "nexusctl service status web",
     ),
-    Refusal("status aaaa", 5, 'cannot tell which service "aaaa" means', "more of the id"),
+    Refusal("status aaaa", 5, 'cannot tell which service "aaaa" means', "more characters of the id"),
     Refusal("add x --run true --health-log (unclosed", 2, "health_log is not a regular expression", "RE2"),
     Refusal("add x --run true --health-log (?=a)b", 2, "health_log is not a regular expression", "RE2"),
     Refusal("add x --run true --health-exec true --health-tcp 5", 2, "it has one health check", "Unset health_exec"),
