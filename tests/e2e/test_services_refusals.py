@@ -359,7 +359,7 @@ def test_a_start_that_takes_too_long_goes_on(world: ServiceWorld) -> None:
     assert (result.code, result.out) == (124, "")
     first, *more = result.err.splitlines()
     assert first.startswith("Error: cannot finish within 0.5 seconds")
-    assert [line for line in more if line.endswith("see how far it is: nexusctl service status late")]
+    assert [line for line in more if line.endswith("to see their state: nexusctl service status late")]
     assert world.service("late").state is ServiceState.RUNNING
 
 
