@@ -1,6 +1,6 @@
-"""Compiles the C programs of ``nexus/runtime/native`` when the package is built or installed for editing.
+"""Compiles the C programs of ``nexus/runtime/native`` when the package is built or installed in editable mode.
 
-Without a compiler the package is pure Python: each program has a counterpart in Python that takes its place.
+Without a compiler the package is pure Python: each C program has a Python counterpart that is used instead.
 """
 
 from __future__ import annotations
@@ -21,35 +21,36 @@ _FLAGS = ("-O2", "-Wall")
 
 
 class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Puts each program beside its source and, for a wheel, among what is shipped."""
+    """Compiles each program next to its source and adds it to the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and tag the wheel for this platform if anything could be."""
-        compiler = _compiler()
-        made = []
+        """Compile the programs, and tag the wheel for this platform if any was compiled."""
+        compiler = _find_compiler()
+        compiled = []
         for source in sorted(Path(self.root, _FOLDER).glob("*.c")):
             program = source.with_suffix("")
             if compiler is not None and _compile(compiler, source, program):
-                made.append(program)
+                compiled.append(program)
             else:
                 program.unlink(missing_ok=True)
-                self.app.display_warning(f"{source.name} is not compiled: a program in Python takes its place")
-        if made:
+                self.app.display_warning(f"{source.name} is not compiled: the Python program is used instead")
+        if compiled:
             platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{platform}"
-            build_data["artifacts"] += [f"/{_FOLDER}/{program.name}" for program in made]
+            build_data["artifacts"] += [f"/{_FOLDER}/{program.name}" for program in compiled]
 
 
-def _compiler() -> str | None:
-    wanted = os.environ.get("CC")
-    return shutil.which(wanted) if wanted else shutil.which("cc") or shutil.which("gcc")
+def _find_compiler() -> str | None:
+    compiler = os.environ.get("CC")
+    return shutil.which(compiler) if compiler else shutil.which("cc") or shutil.which("gcc")
 
 
 def _compile(compiler: str, source: Path, program: Path) -> bool:
-    """Make one program, static where that can be had: it starts sooner and takes less memory.
+    """Compile one program; returns whether that succeeded.
 
-    A running program is never written to: the new one takes its name.
+    A static program is preferred, since it starts faster and uses less memory. The new file replaces the old one by a
+    rename, since a running program cannot be written to.
     """
     fresh = program.with_name(f".{program.name}.new")
     try:

@@ -15,7 +15,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 from nexus_protocol import Command, CommandInfo
 
+from nexus.runtime import Runtime
 from nexus.store import Reader, StateStore
+from nexus.supervision.boot import Boot
+from nexus.supervision.port_leases import PortLeases
+from nexus.supervision.sweeper import Sweeper
 
 __all__ = [
     "PAGE_BYTES",
@@ -85,15 +89,19 @@ class Hooks(Protocol):
 
 
 class ManagerContext(NamedTuple):
-    """What ``make_manager`` of a capability is given."""
+    """What every manager of a daemon shares."""
 
     store: StateStore
     hooks: Hooks | None
     """The hooks of plugins; None without plugins."""
     directory: Path
     """The folder for the files of processes: their logs, and how they ended."""
-    file_limit: int | None = None
-    """The soft limit of open files for started processes; None: the daemon's own limit."""
+    runtime: Runtime
+    boot: Boot
+    sweeper: Sweeper
+    ports: PortLeases
+    caller: Caller
+    """The daemon itself, which the journal names as the actor of changes that no client requested."""
 
 
 class Manager(Protocol):

@@ -5,6 +5,7 @@ A graph maps each node to what it depends on. A node is any string; one without 
 
 from __future__ import annotations
 
+import graphlib
 from collections.abc import Iterable, Mapping
 
 __all__ = ["Graph", "closure", "find_cycle", "reverse", "start_layers"]
@@ -13,7 +14,7 @@ Graph = Mapping[str, Iterable[str]]
 
 
 def reverse(graph: Graph) -> dict[str, list[str]]:
-    """The same edges the other way round: for each node what depends on it."""
+    """The same edges the other way round: for each node its dependents."""
     turned: dict[str, list[str]] = {}
     for node, dependencies in graph.items():
         for dependency in dependencies:
@@ -22,7 +23,7 @@ def reverse(graph: Graph) -> dict[str, list[str]]:
 
 
 def closure(graph: Graph, roots: Iterable[str]) -> set[str]:
-    """What can be reached from ``roots``, these included: what they need, or of a reversed graph what needs them."""
+    """``roots`` and everything that can be reached from them: their dependencies, or in a reversed graph dependents."""
     reached = set(roots)
     pending = list(reached)
     while pending:
@@ -34,7 +35,11 @@ def closure(graph: Graph, roots: Iterable[str]) -> set[str]:
 
 
 def find_cycle(graph: Graph, start: str) -> list[str] | None:
-    """A shortest way from ``start`` back to it, with ``start`` at both ends; None if there is none."""
+    """A shortest path from ``start`` back to it, with ``start`` at both ends; None if there is none.
+
+    A breadth-first search: the error that shows the cycle to a person names as few nodes as possible, and graphlib
+    names any cycle.
+    """
     came_from: dict[str, str] = {}
     layer = [start]
     while layer:
@@ -42,10 +47,10 @@ def find_cycle(graph: Graph, start: str) -> list[str] | None:
         for node in layer:
             for dependency in graph.get(node, ()):
                 if dependency == start:
-                    way = [node]
-                    while way[-1] != start:
-                        way.append(came_from[way[-1]])
-                    return [*reversed(way), start]
+                    path = [node]
+                    while path[-1] != start:
+                        path.append(came_from[path[-1]])
+                    return [*reversed(path), start]
                 if dependency not in came_from:
                     came_from[dependency] = node
                     following.append(dependency)
@@ -54,25 +59,18 @@ def find_cycle(graph: Graph, start: str) -> list[str] | None:
 
 
 def start_layers(graph: Graph, roots: Iterable[str]) -> list[list[str]]:
-    """``roots`` and all that they need, in layers: each needs only what is in layers before its own. Sorted by name.
+    """``roots`` and their dependencies in layers: each node depends only on nodes of earlier layers. Sorted by name.
 
     Raises:
         ValueError: there is a cycle.
     """
-    waiting = {node: set(graph.get(node, ())) for node in closure(graph, roots)}
-    dependents = reverse(waiting)
+    sorter = graphlib.TopologicalSorter({node: graph.get(node, ()) for node in closure(graph, roots)})
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as error:
+        raise ValueError(f"there is a cycle among {', '.join(sorted(set(error.args[1])))}") from None
     layers = []
-    layer = sorted(node for node, dependencies in waiting.items() if not dependencies)
-    while layer:
-        layers.append(layer)
-        following = []
-        for node in layer:
-            del waiting[node]
-            for dependent in dependents.get(node, ()):
-                waiting[dependent].discard(node)
-                if not waiting[dependent]:
-                    following.append(dependent)
-        layer = sorted(following)
-    if waiting:
-        raise ValueError(f"there is a cycle among {', '.join(sorted(waiting))}")
+    while sorter.is_active():
+        layers.append(sorted(sorter.get_ready()))
+        sorter.done(*layers[-1])
     return layers

@@ -1,7 +1,7 @@
-"""Locks that live as long as their process: an flock on a file of its own, which also tells who holds it.
+"""Locks that are held until their process ends: an flock on a file of its own, which also names the holder.
 
-Not a pidfile: the kernel drops the lock when the process ends, whatever way it ends, and the pid inside is only for
-messages. The file itself is never removed, since a lock on a removed file protects nothing.
+Not a pidfile: the kernel releases the lock however the process ends, and the pid in the file is only for messages. The
+file is never removed, since a lock on a removed file protects nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import contextlib
 import fcntl
 import os
 from pathlib import Path
+
+from nexus.runtime.procfs import has_open
 
 __all__ = ["FileLock", "LockHeld", "holder"]
 
@@ -24,7 +26,7 @@ class LockHeld(Exception):
 
 
 class FileLock:
-    """A lock on ``path``, taken at once or not at all."""
+    """A lock on ``path``, which is acquired at once or not at all."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,7 +36,7 @@ class FileLock:
         """Take the lock and hold it until ``release`` or the end of the process.
 
         Raises:
-            LockHeld: somebody else has it.
+            LockHeld: another process holds it.
             OSError: the file cannot be made.
         """
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -48,13 +50,13 @@ class FileLock:
             os.close(fd)
             raise
         self._fd = fd
-        # A full disk must not keep the daemon from starting: the number is for messages alone.
+        # A full disk must not keep the daemon from starting: the pid is only for messages.
         with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Give the lock back; nothing happens when it is not held."""
+        """Release the lock; nothing happens when it is not held."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -68,18 +70,14 @@ class FileLock:
 
 
 def holder(path: Path) -> int | None:
-    """The process that holds the lock on ``path``, as far as it can be seen; None where there is none.
+    """The process that holds the lock on ``path``; None where none does, or where it cannot be seen.
 
-    It only looks, for the pid that is written there and whether that process has the file open: to try the lock would
-    make somebody fail who takes it at that moment.
+    It reads the pid from the file, and checks that this process has the file open. It does not try the lock: that would
+    make a process fail that acquires it at this moment.
     """
     try:
         status = path.stat()
         pid = int(path.read_bytes()[:32])
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                if os.path.samestat(descriptor.stat(), status):
-                    return pid
     except (OSError, ValueError):
-        pass
-    return None
+        return None
+    return pid if has_open(pid, status) else None

@@ -13,6 +13,7 @@ from nexus_protocol.errors import DeadlineExceeded, FailedPrecondition, NexusErr
 
 from nexus.cli.app import ANSWER_WITHIN_S, start_hint
 from nexus.locks import holder
+from nexus.runtime.procfs import has_socket
 
 __all__ = ["NoAnswer", "SocketGone", "daemon_database", "daemon_pid", "has_socket"]
 
@@ -47,17 +48,6 @@ def daemon_pid(app: Any) -> int | None:
     database = Path(os.path.realpath(app.database_path()))
     pid = holder(database.with_name(database.name + ".lock"))
     return pid if pid is not None and has_socket(pid, path) else None
-
-
-def has_socket(pid: int, path: Path) -> bool:
-    """Whether the process has a socket that was bound to ``path`` (/proc/net/unix lists it after its file is gone)."""
-    try:
-        lines = Path(f"/proc/{pid}/net/unix").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-        fields = [line.split(None, 7) for line in lines]
-        bound = {f"socket:[{field[6]}]" for field in fields if len(field) == 8 and field[7] == str(path)}
-        return any(str(entry.readlink()) in bound for entry in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
-        return False
 
 
 def daemon_database(app: Any) -> Path | None:

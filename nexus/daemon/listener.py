@@ -10,12 +10,11 @@ from pathlib import Path
 
 from nexus.locks import FileLock, LockHeld
 from nexus.paths import PathError, check_socket_path
+from nexus.runtime import procfs
 
 __all__ = ["OwnListener", "StartError", "socket_listens"]
 
 _BACKLOG = 512
-_SO_ACCEPTCON = 0x10000
-"""Flag of a listening socket in /proc/net/unix (include/linux/net.h)."""
 
 
 class StartError(Exception):
@@ -144,19 +143,12 @@ def socket_listens(path: Path) -> bool:
 
     The kernel's table is read first, because a connection would make the service manager start a daemon.
     """
-    name = os.fspath(path)
-    try:
-        with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as table:
-            for line in table:
-                fields = line.rstrip("\n").split(" ", 7)
-                if len(fields) == 8 and fields[7] == name and int(fields[3], 16) & _SO_ACCEPTCON:
-                    return True
-    except (OSError, ValueError):
-        pass
+    if procfs.socket_is_listening(path):
+        return True
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(name)
+            probe.connect(os.fspath(path))
         except BlockingIOError:
             return True  # its queue of connections is full
         except OSError:

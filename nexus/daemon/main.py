@@ -23,20 +23,25 @@ from pathlib import Path
 from nexus_protocol import NexusError, Unavailable
 
 from nexus import __version__
-from nexus.capability import ManagerContext
+from nexus.capability import Caller, ManagerContext
 from nexus.config import Config, ConfigError, config_path, daemon_socket, database_path, load_config, plugins_directory
 from nexus.daemon import logs
 from nexus.daemon.dispatch import load_capabilities, make_managers
 from nexus.daemon.listener import OwnListener, StartError
-from nexus.daemon.server import Server, overflow_uid, refuse
+from nexus.daemon.server import Server, refuse
 from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
 from nexus.journal.store import prune
 from nexus.locks import LockHeld
 from nexus.paths import PathError, state_directory
 from nexus.plugins.host import PluginHost
+from nexus.runtime import Runtime
+from nexus.runtime.procfs import overflow_uid
 from nexus.store import DatabaseDamaged, SchemaMismatch, StoreError
 from nexus.store.maintenance import database_lock
 from nexus.store.sqlite import SqliteStore
+from nexus.supervision.boot import Boot
+from nexus.supervision.port_leases import PortLeases
+from nexus.supervision.sweeper import Sweeper
 from nexus.system.settings import KNOWN, validate
 from nexus.system.store import setting_value
 
@@ -244,7 +249,7 @@ class _Daemon:
         self.server = Server(store, load_capabilities(), self.config.limits, self._begin_stop, loop)
         self.server.on_setting("journal.keep_days", self._prune_wanted.set)
         plugins = self._plugins()
-        context = ManagerContext(store, plugins, _process_directory(store.path), self._file_limit)
+        context = self._manager_context(store, plugins)
         managers = [plugins, *make_managers(context)]
         self.server.managers = {type(manager): manager for manager in managers}
         loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -259,6 +264,8 @@ class _Daemon:
         try:
             for manager in managers:
                 await manager.start()
+            context.boot.note()
+            tasks.append(loop.create_task(context.sweeper.sweep()))
             self.server.listen(listener)
             self.notifier.send("READY=1", f"STATUS=Listening on {where}", f"MAINPID={os.getpid()}")
             _log.info("nexusd %s listening on %s (pid %d)", __version__, where, os.getpid())
@@ -273,8 +280,22 @@ class _Daemon:
             for manager in reversed(managers):
                 await manager.close()
             await store.close()
-            # Closing the loop restores the default action of signals, which would kill the process during its cleanup.
+            # Closing the loop restores the default action of signals, which would kill the process in its last steps.
             signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
+
+    def _manager_context(self, store: SqliteStore, hooks: PluginHost) -> ManagerContext:
+        directory = _process_directory(store.path)
+        runtime = Runtime(directory, descriptors=self._file_limit)
+        return ManagerContext(
+            store=store,
+            hooks=hooks,
+            directory=directory,
+            runtime=runtime,
+            boot=Boot(directory),
+            sweeper=Sweeper(runtime),
+            ports=PortLeases(store),
+            caller=Caller(os.getuid(), os.getpid(), "nexusd"),
+        )
 
     def _plugins(self) -> PluginHost:
         settings = self.config.plugins
@@ -344,7 +365,7 @@ class _Daemon:
     async def _prune_journal(self) -> None:
         """Delete events older than the setting journal.keep_days: now, every hour, and when the setting changes.
 
-        The loop checks ``stopping`` itself, since a cancellation during a write can be used up by that write.
+        It also ends by itself once the daemon stops.
         """
         while not self.stopping.is_set():
             self._prune_wanted.clear()

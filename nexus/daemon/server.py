@@ -14,7 +14,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from nexus_protocol import (
@@ -31,9 +30,10 @@ from nexus.config import Limits
 from nexus.daemon.budgets import Budgets
 from nexus.daemon.client_session import ClientSession, SessionContext
 from nexus.daemon.dispatch import Dispatch
+from nexus.runtime.procfs import overflow_uid
 from nexus.store import Reader, StateStore
 
-__all__ = ["Server", "overflow_uid", "peer_of", "refuse"]
+__all__ = ["Server", "peer_of", "refuse"]
 
 _log = logging.getLogger("nexus.server")
 
@@ -41,14 +41,6 @@ _UCRED = struct.Struct("iII")
 _ACCEPTS_A_TURN = 64
 _PRESSURE_S = 5.0
 """How long a client may take no bytes while the send budget is spent."""
-
-
-def overflow_uid() -> int:
-    """The uid that stands for all users that a user namespace does not map; it identifies none of them."""
-    try:
-        return int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 65534
 
 
 def peer_of(sock: socket.socket) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Git repositories by the system's git: what they hold, what may be done to them, and why git refused.
+"""Git repositories through the system's git: their state, the operations on them, and the errors of git.
 
-It knows no service: a repository is a folder, and who asks for it says what it is for.
+It knows no service: a repository is a folder.
 """

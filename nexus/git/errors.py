@@ -1,4 +1,4 @@
-"""What can go wrong with a service's repository: the errors of git, which know neither services nor processes.
+"""The errors of git operations. They know neither services nor processes.
 
 ::
 
@@ -11,7 +11,7 @@
     FailedPrecondition  GitDirty, GitDetached, GitDiverged, GitInProgress, GitNoRemote, GitNoUpstream, GitUpstreamGone,
                         GitNotOwned, GitHookFailed, GitFailed
 
-``details.git`` has the last lines that git wrote, without secrets, where git was what refused.
+Where git itself failed, ``details.git`` has the last lines that it wrote, without secrets.
 """
 
 from __future__ import annotations
@@ -82,25 +82,25 @@ class GitNotARepository(NotFound):
 
 
 class GitRemoteNotFound(NotFound):
-    """The host is there, but shows no repository under this URL."""
+    """The host answers, but has no repository under this URL, or hides it."""
 
     type = "git.remote_not_found"
 
 
 class GitUnknownBranch(NotFound):
-    """No branch has this name, neither here nor at the remote."""
+    """No branch has this name, locally or at the remote."""
 
     type = "git.unknown_branch"
 
 
 class GitUnknownCommit(NotFound):
-    """No commit is named like this."""
+    """No commit has this name."""
 
     type = "git.unknown_commit"
 
 
 class GitBranchExists(Conflict):
-    """A branch of this name, or one that stands in its way, is there already."""
+    """A branch of this name exists, or one whose name conflicts with it."""
 
     type = "git.branch_exists"
 
@@ -118,7 +118,7 @@ class GitBranchElsewhere(Conflict):
 
 
 class GitPathTaken(Conflict):
-    """Something other than an empty folder is where the clone is to be."""
+    """The path of the clone exists, and is not an empty folder."""
 
     type = "git.path_taken"
 
@@ -142,7 +142,7 @@ class GitBadUrl(InvalidArgument):
 
 
 class GitAuthentication(PermissionDenied):
-    """The remote wants credentials, or does not take those that were offered."""
+    """The remote requires credentials, or rejected those that were offered."""
 
     type = "git.authentication"
 
@@ -154,7 +154,7 @@ class GitHostKey(PermissionDenied):
 
 
 class GitPermission(PermissionDenied):
-    """The file system does not let the daemon's user read or write there."""
+    """The daemon's user is not permitted to read or write there."""
 
     type = "git.permission"
 
@@ -166,7 +166,7 @@ class GitDiskFull(ResourceExhausted):
 
 
 class GitDirty(FailedPrecondition):
-    """Work that is not committed, or files that git does not know, would be lost; ``details.files`` names some."""
+    """Uncommitted changes or untracked files would be lost; ``details.files`` names some."""
 
     type = "git.dirty"
 
@@ -196,7 +196,7 @@ class GitNoRemote(FailedPrecondition):
 
 
 class GitNoUpstream(FailedPrecondition):
-    """The branch follows no branch of a remote."""
+    """The branch has no upstream branch."""
 
     type = "git.no_upstream"
 
@@ -214,13 +214,13 @@ class GitNotOwned(FailedPrecondition):
 
 
 class GitHookFailed(FailedPrecondition):
-    """Git did its work, but a hook of the repository that ran after it failed."""
+    """Git succeeded, but a hook of the repository that ran afterwards failed."""
 
     type = "git.hook_failed"
 
 
 class GitFailed(FailedPrecondition):
-    """Git refused for another reason; ``details.git`` has its words."""
+    """Git failed for another reason; ``details.git`` has the last lines that it wrote."""
 
     type = "git.failed"
 
@@ -228,7 +228,7 @@ class GitFailed(FailedPrecondition):
 _Errors = tuple[type[NexusError], ...]
 
 GIT_READ_ERRORS: _Errors = (GitMissing, GitNotARepository, GitNotOwned, GitPermission, GitFailed)
-"""Of what only looks at a repository."""
+"""Of operations that only read a repository."""
 
 GIT_LOG_ERRORS: _Errors = (*GIT_READ_ERRORS, GitUnknownCommit, GitBadName)
 

@@ -1,4 +1,4 @@
-"""What git says about a repository, as records, and how its words are read. It runs nothing."""
+"""Records of what git reports about a repository, and parsers of its output. It runs nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 __all__ = ["Branch", "Commit", "Config", "PullResult", "RepoState", "ahead_and_behind", "milliseconds", "refs", "short"]
 
 TEXT_CHARS = 1000
-"""What is given of a subject or a name."""
+"""The longest subject or name that is passed on."""
 
 
 class RepoState(NamedTuple):
@@ -24,14 +24,14 @@ class RepoState(NamedTuple):
     """Commits that the upstream, as it was last fetched, does not have; None without one."""
     behind: int | None
     dirty: bool
-    """Whether tracked files differ from the commit. Untracked files do not count, nor submodules at another commit."""
+    """Whether tracked files differ from the commit. Untracked files and submodules at another commit do not count."""
     changed: int
     staged: int
     untracked: int
     """Files, and folders that have nothing but untracked files."""
     conflicted: int
     remote_url: str | None
-    """Of the remote that the branch follows, else of ``origin``, else of the only one; without credentials."""
+    """The URL of the remote that the branch follows, else of ``origin``, else of the only one; without credentials."""
     in_progress: str | None
     """merge, rebase, cherry-pick, revert or bisect."""
 
@@ -59,7 +59,7 @@ class Commit(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """A branch of this repository, or what was last fetched of a remote's."""
+    """A local branch, or a branch of a remote as last fetched."""
 
     name: str
     commit: str
@@ -73,7 +73,7 @@ class Branch(NamedTuple):
 
 
 class Config:
-    """The settings of git that matter here; of one that is set several times the last."""
+    """The git settings that are used here; where one is set several times, the last value wins."""
 
     def __init__(self) -> None:
         self._values: dict[str, str] = {}
@@ -114,7 +114,7 @@ def short(text: str) -> str:
 
 
 def milliseconds(seconds: str) -> int:
-    """Git's seconds since 1970, which somebody may have made up, in ms; 0 for what is no time."""
+    """Seconds since 1970, which the author of a commit may have made up, in ms; 0 for what is no number."""
     return int(seconds) * 1000 if re.fullmatch(r"-?\d{1,15}", seconds) else 0
 
 

@@ -1,6 +1,6 @@
-"""What a git that was ended may leave behind, and the folder in which a clone grows until it is whole.
+"""What an interrupted git leaves behind, and the hidden folder in which a clone is made until it is complete.
 
-Everything here touches the file system and blocks; what is a coroutine does so in a thread.
+Functions here touch the file system and block; coroutines call them in a thread.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from pathlib import Path
 from nexus_protocol.errors import NexusError
 
 from nexus.git import errors
-from nexus.git.process import to_its_end
+from nexus.git.process import finish_despite_cancel
+from nexus.runtime import procfs
 
-__all__ = ["Leftovers", "Nursery"]
+__all__ = ["Leftovers", "StagingFolder"]
 
 
 class Leftovers:
-    """The locks and temporary objects of a repository that were there before an operation, and so are not its own."""
+    """Tells the locks and temporary objects that an operation leaves from those that were there before it."""
 
     def __init__(self, work_tree: Path, git_dir: Path) -> None:
         self._work_tree = Path(os.path.realpath(work_tree))
@@ -34,16 +35,16 @@ class Leftovers:
 
     @classmethod
     async def before(cls, work_tree: Path, git_dir: Path) -> Leftovers:
-        """Look what is there before an operation begins."""
+        """Record the locks and temporary objects that exist before an operation starts."""
         return await asyncio.to_thread(cls, work_tree, git_dir)
 
     async def remove(self) -> None:
-        """Remove what came since, now that the operation's processes are gone; nothing while a git works there."""
-        await to_its_end(asyncio.to_thread(self._remove))
+        """Remove what the operation has left, once its processes have ended; nothing while another git runs there."""
+        await finish_despite_cancel(asyncio.to_thread(self._remove))
 
     def _remove(self) -> None:
         found = [path for path in self._present() if path not in self._before]
-        if found and not self._somebody_works():
+        if found and not self._git_is_running():
             for path in found:
                 with contextlib.suppress(OSError):
                     Path(path).unlink()
@@ -59,25 +60,20 @@ class Leftovers:
             for folder_name, _, names in os.walk(git_dir / "refs"):
                 yield from (os.path.join(folder_name, name) for name in names if name.endswith(".lock"))  # noqa: PTH118
 
-    def _somebody_works(self) -> bool:
-        """Whether a git of anybody's runs inside the repository."""
-        places = {self._work_tree, *self._git_dirs}
-        for entry in os.scandir("/proc"):
-            if not entry.name.isdigit():
-                continue
-            with contextlib.suppress(OSError):
-                if not Path(entry.path, "comm").read_bytes().startswith(b"git"):
-                    continue
-                where = Path(entry.path, "cwd").readlink()
-                if any(where == place or place in where.parents for place in places):
-                    return True
-        return False
+    def _git_is_running(self) -> bool:
+        """Whether any git process has its working directory inside the repository."""
+        folders = {self._work_tree, *self._git_dirs}
+        return any(
+            directory == folder or folder in directory.parents
+            for directory in procfs.working_directories("git")
+            for folder in folders
+        )
 
 
-class Nursery:
-    """A hidden folder beside ``path``, removed with all that is in it unless the clone was moved out.
+class StagingFolder:
+    """A hidden folder beside ``path`` for a clone, removed with its content unless the clone was moved out.
 
-    A lock on the folder is held by this process and inherited by git: a folder that nobody holds is a leftover.
+    This process holds a lock on the folder, which git inherits: a folder whose lock is free is a leftover.
     """
 
     def __init__(self, path: Path, doing: str) -> None:
@@ -90,14 +86,14 @@ class Nursery:
 
     @property
     def clone(self) -> Path:
-        """Where the clone grows."""
+        """Where git makes the clone."""
         return self.folder / "repository"
 
     def make(self) -> None:
-        """Make the folder, and the missing folders above it; remove what earlier clones to the path left.
+        """Make the folder and its missing parents; remove what earlier clones to the path left.
 
         Raises:
-            GitPathTaken: something other than an empty folder is there already.
+            GitPathTaken: the path exists, and is not an empty folder.
             GitPermission, GitDiskFull, GitFailed: the folder cannot be made.
         """
         path = self.path = Path(os.path.realpath(self.path))
@@ -108,19 +104,19 @@ class Nursery:
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(path.parent, prefix)
             while self.lock < 0:
-                # Another daemon may take it for a leftover until it is locked.
+                # Until it is locked, another daemon may remove it as a leftover: then another one is made.
                 self.folder = path.with_name(f"{prefix}{os.urandom(6).hex()}")
                 self.folder.mkdir(mode=0o700)
                 self._made = True
-                self.lock = _locked(self.folder)
+                self.lock = _lock_folder(self.folder)
         except OSError as error:
-            raise _place_error(error, path.parent, self._doing) from None
+            raise _path_error(error, path.parent, self._doing) from None
 
     def move(self) -> None:
-        """Put the clone where it belongs.
+        """Move the clone to ``path``.
 
         Raises:
-            GitPathTaken: something came there meanwhile.
+            GitPathTaken: the path was created in the meantime.
             GitPermission, GitFailed: it cannot be moved.
         """
         _refuse_taken(self.path, self._doing)
@@ -129,11 +125,11 @@ class Nursery:
                 self.clone.chmod(self.path.stat().st_mode & 0o7777)
             self.clone.rename(self.path)
         except OSError as error:
-            raise _place_error(error, self.path, self._doing) from None
+            raise _path_error(error, self.path, self._doing) from None
         self._moved = True
 
     def remove(self) -> None:
-        """Remove what was made: the folder, and those above it unless they are needed now."""
+        """Remove the folder, and the parents that were made for it unless they are used by now."""
         if self._made:
             _remove_tree(self.folder)
         if self.lock >= 0:
@@ -152,15 +148,15 @@ def _refuse_taken(path: Path, doing: str) -> None:
     except NotADirectoryError:
         taken = True
     except OSError as error:
-        raise _place_error(error, path, doing) from None
+        raise _path_error(error, path, doing) from None
     if taken:
         raise errors.GitPathTaken(
-            f"cannot {doing}: it is there and not an empty folder",
-            hint="Choose another path, or move away what is there.",
+            f"cannot {doing}: the path exists and is not an empty folder",
+            hint="Choose another path, or move the existing one away.",
         )
 
 
-def _place_error(error: OSError, path: Path, doing: str) -> NexusError:
+def _path_error(error: OSError, path: Path, doing: str) -> NexusError:
     text = f"cannot {doing}: {error.strerror}"
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return errors.GitPermission(text, hint=f"Look at the owner and the permissions of {path}.")
@@ -169,8 +165,8 @@ def _place_error(error: OSError, path: Path, doing: str) -> NexusError:
     return errors.GitFailed(text, hint=f"Look at {path}.")
 
 
-def _locked(folder: Path) -> int:
-    """A descriptor that holds the folder's lock; -1 when somebody else has it, or has removed the folder."""
+def _lock_folder(folder: Path) -> int:
+    """A descriptor that holds the folder's lock; -1 when another process holds it, or has removed the folder."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -195,14 +191,14 @@ def _remove_leftovers(parent: Path, prefix: str) -> None:
         with contextlib.suppress(OSError):
             if entry.stat(follow_symlinks=False).st_uid != os.geteuid():
                 continue
-            lock = _locked(Path(entry.path))
+            lock = _lock_folder(Path(entry.path))
             if lock >= 0:
                 _remove_tree(Path(entry.path))
                 os.close(lock)
 
 
 def _remove_tree(folder: Path) -> None:
-    # With its compressors it is 2 MiB, which a daemon that clones nothing need not have.
+    # Imported here: it and its compressors take 2 MiB, which only a daemon that clones needs.
     import shutil
 
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""One operation on one work tree: how its git processes are run, and the facts that it asks for on the way.
+"""One operation on one work tree: runs its git processes, and queries the facts that it needs.
 
-It decides nothing: what may be done when, and in which order, is in ``git``.
+It decides nothing: ``repository`` decides what may be done when, and in which order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nexus_protocol.errors import NexusError
 from nexus.git import errors
 from nexus.git.facts import Config, RepoState
 from nexus.git.leftovers import Leftovers
-from nexus.git.messages import refusal
+from nexus.git.messages import explain
 from nexus.git.process import Fields, Progress, Result, check_version, run_git, with_config
 from nexus.git.remote import Access, Remote, mask_url, parse_url
 
@@ -24,7 +24,7 @@ __all__ = ["OnProgress", "Operation", "git_environment"]
 
 OnProgress = Callable[[Progress], object]
 
-# Without a terminal git does not colour, unless somebody said "always"; what it starts must end with it.
+# Colour may be set to "always", and a maintenance in the background would outlive the operation.
 _SETTINGS = (("color.ui", "false"), ("gc.autoDetach", "false"), ("maintenance.autoDetach", "false"))
 
 _IN_PROGRESS = (
@@ -38,13 +38,13 @@ _IN_PROGRESS = (
 
 
 def git_environment(environment: Mapping[str, str], directory: Path, **extra: str) -> dict[str, str]:
-    """The environment of a git that works in ``directory`` and never in a repository around it."""
+    """The environment of a git that works in ``directory``, and never in a repository above it."""
     ceiling = os.path.dirname(os.path.realpath(directory))  # noqa: PTH120
     return with_config({**environment, "GIT_CEILING_DIRECTORIES": ceiling, **extra}, _SETTINGS)
 
 
 class Operation:
-    """What is done at ``path``. ``doing`` says it in errors: ``pull into /srv/web``."""
+    """An operation at ``path``. ``doing`` describes it in errors: ``pull into /srv/web``."""
 
     def __init__(self, path: Path, access: Access, environment: Mapping[str, str], doing: str) -> None:
         self.path = path
@@ -54,38 +54,40 @@ class Operation:
         self._leftovers: Leftovers | None = None
 
     async def begin_change(self) -> None:
-        """Look what is there before something is changed, so that a cancel can remove what git leaves."""
-        self._require()
+        """Record the locks that exist before a change, so that a cancel removes only those that git leaves."""
+        self._require_work_tree()
         self._leftovers = await Leftovers.before(self.path, await self.git_dir())
 
     # Running git
 
-    async def read(self, *arguments: str, fields: Fields | None = None, fine: tuple[int, ...] | None = (0,)) -> Result:
-        """Run a git that changes nothing, not even its index; ``fine`` are the exit codes that are no error."""
+    async def read(
+        self, *arguments: str, fields: Fields | None = None, accepted: tuple[int, ...] | None = (0,)
+    ) -> Result:
+        """Run a git that changes nothing, not even its index; exit codes beside ``accepted`` (None: all) are errors."""
         environment = git_environment(self._environment, self.path, GIT_OPTIONAL_LOCKS="0")
-        return await self._run(arguments, environment, take=fields.feed if fields else None, fine=fine)
+        return await self._run(arguments, environment, receive=fields.feed if fields else None, accepted=accepted)
 
     async def change(self, *arguments: str, progress: OnProgress | None = None, **extra: str) -> None:
-        """Change the work tree or what is checked out. ``extra`` are variables for git and its hooks.
+        """Run a git that changes the work tree or what is checked out. ``extra`` are variables for git and its hooks.
 
         Raises:
-            GitHookFailed: git did it, and a hook that ran afterwards failed.
+            GitHookFailed: git succeeded, and a hook that ran afterwards failed.
         """
         before = await self._head()
         environment = git_environment(self._environment, self.path, **extra)
         try:
-            await self._run(arguments, environment, progress=progress, finishes=True)
+            await self._run(arguments, environment, progress=progress, may_finish=True)
         except errors.GitFailed as error:
             if await self._head() == before:
                 raise
             raise errors.GitHookFailed(
-                f"cannot {self.doing} to the end: git did its part, but a hook that ran afterwards failed",
-                hint="The last lines of the hook are in the details.",
+                f"cannot {self.doing} completely: git succeeded, but a hook that ran afterwards failed",
+                hint="The details have the last lines that the hook wrote.",
                 details=error.details,
             ) from None
 
     async def fetch(self, name: str, progress: OnProgress | None = None) -> None:
-        """Fetch from a remote, as it is set up.
+        """Fetch from a remote, as it is configured.
 
         Raises:
             GitAuthentication, GitHostKey, GitUnreachable, GitRemoteNotFound, GitBadUrl
@@ -113,11 +115,11 @@ class Operation:
         remote: Remote | None = None,
         descriptors: Sequence[int] = (),
         progress: OnProgress | None = None,
-        take: Callable[[bytes], None] | None = None,
-        finishes: bool = False,
-        fine: tuple[int, ...] | None = (0,),
+        receive: Callable[[bytes], None] | None = None,
+        may_finish: bool = False,
+        accepted: tuple[int, ...] | None = (0,),
     ) -> Result:
-        self._require()
+        self._require_work_tree()
         try:
             result = await run_git(
                 arguments,
@@ -125,8 +127,8 @@ class Operation:
                 environment=environment,
                 descriptors=descriptors,
                 progress=progress,
-                take=take,
-                finishes=finishes,
+                receive=receive,
+                may_finish=may_finish,
             )
         except asyncio.CancelledError:
             if self._leftovers is not None:
@@ -134,30 +136,30 @@ class Operation:
             raise
         except OSError as error:
             raise errors.GitFailed(f"cannot {self.doing}: {error.strerror}", hint=f"Look at {self.path}.") from None
-        if fine is not None and result.code not in fine:
-            raise self._refusal(result, remote)
+        if accepted is not None and result.code not in accepted:
+            raise self._error(result, remote)
         return result
 
-    def _require(self) -> None:
+    def _require_work_tree(self) -> None:
         if not os.path.lexists(self.path / ".git"):
             raise errors.GitNotARepository(
                 f"cannot {self.doing}: {self.path} is not the top of a git repository's work tree",
                 hint="Clone the repository first, or correct the path.",
             )
 
-    def _refusal(self, result: Result, remote: Remote | None) -> NexusError:
-        return refusal(self.doing, result.lines, result.code, access=self._access, remote=remote, directory=self.path)
+    def _error(self, result: Result, remote: Remote | None) -> NexusError:
+        return explain(self.doing, result.lines, result.code, access=self._access, remote=remote, directory=self.path)
 
-    # Asking for facts
+    # Queries
 
     async def status(self) -> RepoState:
         """What is checked out, and what has changed."""
         head: dict[str, str] = {}
         counts = {"changed": 0, "staged": 0, "untracked": 0, "conflicted": 0}
-        elsewhere = 0
+        moved_submodules = 0
 
-        def take(record: list[str]) -> None:
-            nonlocal elsewhere
+        def receive(record: list[str]) -> None:
+            nonlocal moved_submodules
             kind, _, rest = record[0].partition(" ")
             if kind == "#":
                 key, _, value = rest.partition(" ")
@@ -169,8 +171,8 @@ class Operation:
             elif kind in ("1", "2"):
                 counts["staged"] += rest[0] != "."
                 counts["changed"] += rest[1] != "."
-                # A submodule at another commit; its work tree is not touched here.
-                elsewhere += rest[1] != "." and rest[3] == "S"
+                # A submodule at another commit; no operation here touches its work tree.
+                moved_submodules += rest[1] != "." and rest[3] == "S"
 
         await self.read(
             "status",
@@ -181,14 +183,14 @@ class Operation:
             "--no-renames",
             "--untracked-files=normal",
             "--ignore-submodules=dirty",
-            fields=Fields(1, take),
+            fields=Fields(1, receive),
         )
         config = await self.config()
         branch = head.get("branch.head")
         branch = None if branch == "(detached)" else branch
         commit = head.get("branch.oid")
         ahead, behind = (abs(int(part)) for part in head.get("branch.ab", "+0 -0").split())
-        known = "branch.ab" in head
+        has_upstream = "branch.ab" in head
         name = config.main_remote(branch)
         url = config.get(f"remote.{name}.url") if name is not None else None
         git_dir = await self.git_dir()
@@ -196,16 +198,16 @@ class Operation:
             branch=branch,
             commit=None if commit == "(initial)" else commit,
             upstream=head.get("branch.upstream"),
-            ahead=ahead if known else None,
-            behind=behind if known else None,
-            dirty=bool(counts["changed"] > elsewhere or counts["staged"] or counts["conflicted"]),
+            ahead=ahead if has_upstream else None,
+            behind=behind if has_upstream else None,
+            dirty=bool(counts["changed"] > moved_submodules or counts["staged"] or counts["conflicted"]),
             remote_url=mask_url(url) if url else None,
             in_progress=next((what for name, what in _IN_PROGRESS if (git_dir / name).exists()), None),
             **counts,
         )
 
     async def config(self) -> Config:
-        """The settings that say where the remotes are and who follows whom."""
+        """The settings of remotes and of upstream branches."""
         config = Config()
         await self.read(
             "config",
@@ -213,26 +215,28 @@ class Operation:
             "--get-regexp",
             r"^(remote\..*\.url|branch\..*\.(remote|merge)|checkout\.defaultremote|core\.sshcommand)$",
             fields=Fields(1, lambda record: config.add(record[0])),
-            fine=(0, 1),
+            accepted=(0, 1),
         )
         return config
 
     async def resolve(self, revision: str) -> str | None:
         """The id of the commit that ``revision`` names, None where it names none."""
         return self._found(
-            await self.read("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", fine=None)
+            await self.read(
+                "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", accepted=None
+            )
         )
 
     async def ref(self, name: str) -> str | None:
         """The id that a full name such as ``refs/heads/main`` stands for, None where there is none."""
-        return self._found(await self.read("show-ref", "--verify", "--hash", "--", name, fine=None))
+        return self._found(await self.read("show-ref", "--verify", "--hash", "--", name, accepted=None))
 
     def _found(self, result: Result) -> str | None:
         if result.code == 0:
             return result.output.decode("ascii", "replace").strip()
         if result.code != 1:
-            # It may have found nothing, and it may not have looked at all.
-            error = self._refusal(result, None)
+            # Either there is none, or git could not look: its output tells which.
+            error = self._error(result, None)
             if not isinstance(error, errors.GitFailed):
                 raise error
         return None
@@ -242,33 +246,33 @@ class Operation:
         return int((await self.read("rev-list", "--count", span, "--")).output)
 
     async def check_branch_name(self, name: str) -> None:
-        """Refuse what git does not take as the name of a branch.
+        """Refuse what git does not allow as the name of a branch.
 
         Raises:
             GitBadName: with the rules.
         """
         allowed = name and not name.startswith("-") and name not in ("HEAD", "@") and "\0" not in name
-        if not allowed or (await self.read("check-ref-format", f"refs/heads/{name}", fine=None)).code:
+        if not allowed or (await self.read("check-ref-format", f"refs/heads/{name}", accepted=None)).code:
             raise errors.GitBadName(
                 f"cannot {self.doing}: git does not allow this name for a branch",
                 hint="No blanks, no '..', none of ~^:?*[\\, not '-' first, not '/' or '.lock' last.",
             )
 
     async def git_dir(self) -> Path:
-        """Where the repository itself is."""
-        place = self.path / ".git"
-        if place.is_dir():
-            return place
+        """The folder of the repository: ``.git``, or the folder that this file names."""
+        git_dir = self.path / ".git"
+        if git_dir.is_dir():
+            return git_dir
         shown = await self.read("rev-parse", "--absolute-git-dir")
         return Path(os.fsdecode(shown.output.removesuffix(b"\n")))
 
     async def fetched(self) -> str | None:
         """The commit that the last fetch marked as the one to merge, None where there was none."""
         with ((await self.git_dir()) / "FETCH_HEAD").open(encoding="utf-8", errors="replace") as lines:
-            # Those to be merged come first.
+            # Commits that are to be merged come first.
             identity, mark, *_ = (*next(lines, "").split("\t"), "", "not-for-merge")
         return identity if re.fullmatch("[0-9a-f]{40,64}", identity) and not mark else None
 
     async def _head(self) -> tuple[bytes, str | None]:
-        symbolic = await self.read("symbolic-ref", "--quiet", "HEAD", fine=None)
+        symbolic = await self.read("symbolic-ref", "--quiet", "HEAD", accepted=None)
         return symbolic.output, await self.resolve("HEAD")

@@ -1,23 +1,34 @@
-"""One run of the git program: its session, its pipes, its progress, and its end, also when it is cancelled.
+"""One run of the git program: its environment, its output and progress, and its end, also when it is cancelled.
 
-It knows neither repositories nor credentials; ``repository`` says what is run, ``remote`` what it may reach.
+It knows neither repositories nor credentials: ``repository`` and ``operation`` decide what is run, ``remote`` what it
+may reach.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from nexus.git.errors import GitMissing
+from nexus.runtime.command import ChildProcess, OutputPipe
 
-__all__ = ["Fields", "Progress", "Result", "base_environment", "check_version", "run_git", "to_its_end", "with_config"]
+__all__ = [
+    "Fields",
+    "Progress",
+    "Result",
+    "base_environment",
+    "check_version",
+    "run_git",
+    "finish_despite_cancel",
+    "with_config",
+]
 
 T = TypeVar("T")
 
@@ -25,13 +36,13 @@ TERM_S = 3.0
 """From SIGTERM to SIGKILL. Git removes its locks and temporary files at SIGTERM."""
 
 FINISH_S = 5.0
-"""How long a cancelled change of the work tree may go on: half of it would be worse than a late cancel."""
+"""How long a cancelled change of the work tree may continue: a half-made change is worse than a late cancel."""
 
 OUTPUT_BYTES = 1024 * 1024
-"""What is kept of the standard output where nobody takes it in pieces."""
+"""How much of standard output is kept where no receiver takes it in pieces."""
 
 FIELD_BYTES = 64 * 1024
-"""What is kept of one field of a list."""
+"""How much of one field is kept."""
 
 _DRAIN_READS = 32
 """Reads of 64 KiB that are more than a pipe can hold (1 MiB at most for an ordinary user)."""
@@ -63,15 +74,15 @@ _KEPT = frozenset(
         "GIT_TEMPLATE_DIR",
     }
 )
-"""Of the variables that begin with GIT_, those that say how to reach a remote or who commits. The others point to a
-repository (GIT_DIR and its kin), or would write into our pipes what is to stay secret (GIT_TRACE and its kin)."""
+"""The GIT_ variables that git keeps: they say how to reach a remote or who commits. The others would point git to
+another repository (such as GIT_DIR), or have it write secrets into the pipes (such as GIT_TRACE)."""
 
 _DROPPED = ("LANGUAGE", "SSH_ASKPASS", "NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM")
 _DROPPED_PREFIXES = ("LISTEN_", "WATCHDOG_")
 
 
 class Progress(NamedTuple):
-    """How far git is, in its own counts."""
+    """One step of git's progress, in its own counts."""
 
     phase: str
     """In lower case, such as ``receiving objects``."""
@@ -83,18 +94,18 @@ class Progress(NamedTuple):
 
 
 class Result(NamedTuple):
-    """How git ended, and what it wrote."""
+    """The exit code of git, and its output."""
 
     code: int
     """The exit code; negative for a signal."""
     output: bytes
-    """Standard output, cut at 1 MiB; empty where it was taken in pieces."""
+    """Standard output, cut at 1 MiB; empty where a receiver took it in pieces."""
     lines: list[str]
     """The first and last lines of standard error, without progress."""
 
 
 def base_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What every git gets: the daemon's environment without what points elsewhere, and never anything to ask with."""
+    """The environment of every git: without variables that point to other repositories, and without ways to prompt."""
     kept = {
         name: value
         for name, value in environment.items()
@@ -116,7 +127,7 @@ def base_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def with_config(environment: Mapping[str, str], settings: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The environment with git settings that win over every file, and that no command line shows."""
+    """The environment with git settings added, which override every configuration file and are on no command line."""
     count = int(environment.get("GIT_CONFIG_COUNT", "0"))
     added = {"GIT_CONFIG_COUNT": str(count + len(settings))}
     for number, (key, value) in enumerate(settings, start=count):
@@ -125,26 +136,26 @@ def with_config(environment: Mapping[str, str], settings: Sequence[tuple[str, st
 
 
 class Fields:
-    """Cuts a stream of bytes into the fields between its NULs, and gives them on in records of ``size`` fields.
+    """Splits a stream of bytes at its NULs, and passes records of ``size`` fields to ``receive``.
 
-    What goes beyond 64 KiB in one field is left out.
+    Each field is cut at 64 KiB.
     """
 
-    def __init__(self, size: int, take: Callable[[list[str]], None]) -> None:
+    def __init__(self, size: int, receive: Callable[[list[str]], None]) -> None:
         self._size = size
-        self._take = take
+        self._receive = receive
         self._part = bytearray()
         self._record: list[str] = []
 
     def feed(self, data: bytes) -> None:
-        """Take the next piece of the stream."""
+        """Process the next piece of the stream."""
         *ended, rest = data.split(b"\0")
         for piece in ended:
             self._add(piece)
             self._record.append(self._part.decode("utf-8", "replace"))
             self._part.clear()
             if len(self._record) == self._size:
-                self._take(self._record)
+                self._receive(self._record)
                 self._record = []
         self._add(rest)
 
@@ -153,7 +164,7 @@ class Fields:
 
 
 class _Messages:
-    """Standard error, line by line: progress goes to whom it concerns, the first and last other lines are kept."""
+    """Standard error by lines: progress is passed on, and the first and last 24 of the other lines are kept."""
 
     def __init__(self, progress: Callable[[Progress], object] | None) -> None:
         self._progress = progress
@@ -198,12 +209,12 @@ class _Messages:
 
 
 def _visible(text: str) -> str:
-    """A line without what would move a terminal's cursor; the other end wrote some of it."""
+    """The line without control characters: the remote wrote parts of it, and a terminal may show it."""
     return text if text.isprintable() else "".join(c if c.isprintable() or c == "\t" else "?" for c in text)
 
 
-async def to_its_end(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Wait for something that a cancel must not break off; a cancel that came meanwhile is raised afterwards."""
+async def finish_despite_cancel(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Wait for a coroutine that a cancel must not interrupt; a cancel in the meantime is raised afterwards."""
     task = asyncio.ensure_future(coroutine)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -224,18 +235,18 @@ async def run_git(
     environment: Mapping[str, str],
     descriptors: Collection[int] = (),
     progress: Callable[[Progress], object] | None = None,
-    take: Callable[[bytes], None] | None = None,
-    finishes: bool = False,
+    receive: Callable[[bytes], None] | None = None,
+    may_finish: bool = False,
 ) -> Result:
-    """Run git in ``directory`` to its end, in a session of its own and with nothing to read.
+    """Run git in ``directory``, and wait for its end. Standard input is /dev/null; ``descriptors`` are inherited.
 
-    Gives ``progress`` each step that git tells, and ``take`` the standard output in pieces. A cancel ends git and all
-    of its children: SIGTERM, 3 s later SIGKILL. With ``finishes``, which is for changes of a work tree, git first has
-    5 s to come to its own end. ``descriptors`` are inherited.
+    ``progress`` is called with each step that git reports, and ``receive`` with pieces of the standard output. A cancel
+    ends git and all of its children: SIGTERM, 3 s later SIGKILL. With ``may_finish``, which is for changes of a work
+    tree, a cancelled git first has 5 s to end by itself.
 
     Raises:
         GitMissing: there is no git on the environment's PATH.
-        OSError: the directory is not there, or the machine has no room for a process.
+        OSError: the directory is not there, or the system has no resources for a process.
     """
     program = _program(environment)
     if program is None:
@@ -243,24 +254,23 @@ async def run_git(
             "cannot run git: the program is not on the daemon's PATH",
             hint="Install git (Debian: apt install git), and restart the daemon if its PATH has changed.",
         )
-    process = _Process([program, *arguments], directory, environment, descriptors, take, _Messages(progress))
+    process = _GitProcess([program, *arguments], directory, environment, descriptors, receive, _Messages(progress))
     try:
-        await process.ended.wait()
-        process.drain()
+        code = await process.wait()
     except asyncio.CancelledError:
-        await to_its_end(process.end(FINISH_S if finishes else 0))
+        await finish_despite_cancel(process.end(FINISH_S if may_finish else 0))
         raise
     except BaseException:
-        # A broken receiver of output or progress.
-        await to_its_end(process.end(0))
+        # A receiver of output or progress raised.
+        await finish_despite_cancel(process.end(0))
         raise
     finally:
         process.close()
-    return Result(process.returncode, bytes(process.output), process.messages.lines())
+    return Result(code, bytes(process.output), process.messages.lines())
 
 
 def _program(environment: Mapping[str, str]) -> str | None:
-    """Where git is. (``shutil`` would bring 2 MiB of compressors into the daemon.)"""
+    """The path of git, from the environment's PATH. (Importing ``shutil`` would cost the daemon 2 MiB.)"""
     for folder in environment.get("PATH", os.defpath).split(os.pathsep):
         candidate = Path(folder, "git")
         if folder.startswith("/") and candidate.is_file() and os.access(candidate, os.X_OK):
@@ -269,7 +279,7 @@ def _program(environment: Mapping[str, str]) -> str | None:
 
 
 async def check_version(directory: Path, environment: Mapping[str, str]) -> None:
-    """Refuse a git that would not see its settings in the environment, and so would use and keep other credentials.
+    """Refuse a git that ignores settings in the environment: it would use and store other credentials.
 
     Raises:
         GitMissing: git is older than 2.31, or not there.
@@ -282,8 +292,8 @@ async def check_version(directory: Path, environment: Mapping[str, str]) -> None
         )
 
 
-class _Process:
-    """A git process, the leader of its group, which is reaped only after the group was dealt with."""
+class _GitProcess:
+    """A running git: its output and its end. It is reaped only after its process group was signalled."""
 
     def __init__(
         self,
@@ -291,129 +301,76 @@ class _Process:
         directory: Path,
         environment: Mapping[str, str],
         descriptors: Collection[int],
-        take: Callable[[bytes], None] | None,
+        receive: Callable[[bytes], None] | None,
         messages: _Messages,
     ) -> None:
         self.output = bytearray()
         self.messages = messages
-        self.ended = asyncio.Event()
-        self.silent = asyncio.Event()
-        """Set when nobody has the pipes open any more."""
-        self._take = take
+        self._receive = receive
         self._failure: BaseException | None = None
-        self._loop = asyncio.get_running_loop()
-        self._popen = subprocess.Popen(
+        self._silent = asyncio.Event()
+        """Set when no process has the pipes open any more."""
+        self._stdout = OutputPipe(functools.partial(self._pass_on, self._add_output), self._at_eof)
+        self._stderr = OutputPipe(functools.partial(self._pass_on, messages.feed), self._at_eof)
+        self._child = ChildProcess(
             command,
-            cwd=directory,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            pass_fds=tuple(descriptors),
+            directory=directory,
+            environment=environment,
+            stdout=self._stdout,
+            stderr=self._stderr,
+            descriptors=descriptors,
         )
-        self._pidfd = -1
-        assert self._popen.stdout is not None
-        assert self._popen.stderr is not None
-        self._open: dict[int, Callable[[bytes], None]] = {
-            self._popen.stdout.fileno(): self._take_output,
-            self._popen.stderr.fileno(): self.messages.feed,
-        }
-        try:
-            self._pidfd = os.pidfd_open(self._popen.pid)
-            self._loop.add_reader(self._pidfd, self._exited)
-            for fd in self._open:
-                os.set_blocking(fd, False)
-                self._loop.add_reader(fd, self._read, fd)
-        except BaseException:
-            self._signal(signal.SIGKILL)
-            self.close()
-            raise
 
-    @property
-    def returncode(self) -> int:
-        return self._popen.returncode
-
-    def _exited(self) -> None:
-        self._loop.remove_reader(self._pidfd)
-        self.ended.set()
-
-    def _take_output(self, data: bytes) -> None:
-        if self._take is not None:
-            self._take(data)
-        else:
-            self.output += data[: max(0, OUTPUT_BYTES - len(self.output))]
-
-    def _read(self, fd: int) -> bool:
-        """Read once; False when there is nothing to read now or ever."""
-        try:
-            data = os.read(fd, 64 * 1024)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._loop.remove_reader(fd)
-            del self._open[fd]
-            if not self._open:
-                self.silent.set()
-            return False
-        if self._failure is None:
-            try:
-                self._open[fd](data)
-            except Exception as error:
-                # In a callback of the loop nobody would hear of it: git ends, and the caller raises it.
-                self._failure = error
-                self._signal(signal.SIGTERM)
-        return True
-
-    def drain(self) -> None:
-        """Take what git left in its pipes. Somebody whom it started may hold them open for ever, so no end is awaited.
+    async def wait(self) -> int:
+        """Wait for the end of git; gives its exit code, negative for a signal.
 
         Raises:
             Exception: what a receiver raised.
         """
-        for fd in list(self._open):
-            for _ in range(_DRAIN_READS):
-                if fd not in self._open or not self._read(fd):
-                    break
+        await self._child.wait()
+        # The end of the pipes is not awaited: a process that git started may keep them open.
+        self._stdout.drain()
+        self._stderr.drain()
         if self._failure is not None:
             raise self._failure
+        code = self._child.reap()
+        assert code is not None
+        return code
 
     async def end(self, finish_s: float) -> None:
-        """Have nothing of git left: wait ``finish_s``, then SIGTERM, then SIGKILL."""
-        for wait_s, signal_number in ((finish_s, signal.SIGTERM), (TERM_S, signal.SIGKILL)):
-            if not await self._within(self.ended, wait_s):
-                self._signal(signal_number)
-        await self.ended.wait()
-        if not finish_s or self.ended_badly():
-            self._signal(signal.SIGKILL)
-            await self._within(self.silent, TERM_S)
-
-    def ended_badly(self) -> bool:
-        """Whether git, which has ended and is not reaped, was ended by a signal or failed."""
-        status = os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOWAIT)
-        return status is None or status.si_status != 0
-
-    @staticmethod
-    async def _within(event: asyncio.Event, wait_s: float) -> bool:
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(event.wait(), wait_s)
-        return event.is_set()
-
-    def _signal(self, number: int) -> None:
-        # The leader is not reaped yet, so that the number is still the group's.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, number)
+        """Wait ``finish_s`` for the end of git, then send SIGTERM, then SIGKILL, until nothing of it is left."""
+        if not await self._child.wait(finish_s):
+            self._child.signal_group(signal.SIGTERM)
+        if not await self._child.wait(TERM_S):
+            self._child.signal_group(signal.SIGKILL)
+        await self._child.wait()
+        if not finish_s or self._child.failed():
+            self._child.signal_group(signal.SIGKILL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TERM_S):
+                    await self._silent.wait()
 
     def close(self) -> None:
-        """Let go of the pipes, and reap git, which has ended or was killed."""
-        for fd in self._open:
-            self._loop.remove_reader(fd)
-        self._open.clear()
-        if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-        assert self._popen.stdout is not None
-        assert self._popen.stderr is not None
-        self._popen.stdout.close()
-        self._popen.stderr.close()
-        self._popen.wait()
+        """Close the pipes, and reap git, which has ended."""
+        self._stdout.close()
+        self._stderr.close()
+        self._child.reap()
+
+    def _add_output(self, data: bytes) -> None:
+        if self._receive is not None:
+            self._receive(data)
+        else:
+            self.output += data[: max(0, OUTPUT_BYTES - len(self.output))]
+
+    def _pass_on(self, receiver: Callable[[bytes], None], data: bytes) -> None:
+        if self._failure is None:
+            try:
+                receiver(data)
+            except Exception as error:
+                # An exception in a callback of the loop reaches no caller: git is ended, and ``wait`` raises it.
+                self._failure = error
+                self._child.signal_group(signal.SIGTERM)
+
+    def _at_eof(self) -> None:
+        if self._stdout.at_eof and self._stderr.at_eof:
+            self._silent.set()

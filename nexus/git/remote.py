@@ -1,7 +1,7 @@
 """What git may reach, and with which credentials.
 
-A token goes through a pipe that git's own credential helper reads: it is on no command line, in no environment, URL,
-file or log, and is given to the host of the remote alone.
+A token goes through a pipe that a credential helper of git reads: it is on no command line, in no environment, URL,
+file or log, and only the host of the remote gets it.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _TOKEN_LIKE = re.compile(
 _LOOPBACK = re.compile(r"127(?:\.\d{1,3}){3}|localhost|\[::1\]")
 
 DEFAULT_USER = "x-access-token"
-"""The name that goes with a token where the URL has none; the hosts that know tokens look at the token alone."""
+"""The user name that is sent with a token where the URL has none; hosts that accept tokens ignore it."""
 
 _TOKEN_COPIES = 8
-"""One operation may open a few connections, and each asks once."""
+"""One operation may open several connections, and the credential helper reads one copy for each."""
 
-# The words of a shell that needs no program: nothing of it is on a command line but variable names.
+# Only builtins of the shell, so that no command line ever has the token; this text itself has only variable names.
 _HELPER = (
     '!f() { [ "$1" = get ] || return 0; protocol=; host=; username=; '
     'while IFS="=" read -r key value; do case "$key" in '
@@ -59,7 +59,7 @@ _HELPER = (
 
 
 class Remote(NamedTuple):
-    """What a URL says about the way to a repository."""
+    """The parts of a repository's URL."""
 
     url: str
     transport: str
@@ -72,7 +72,7 @@ class Remote(NamedTuple):
 
     @property
     def loopback(self) -> bool:
-        """Whether nothing leaves the machine."""
+        """Whether the host is this machine, so that nothing is sent over a network."""
         return bool(_LOOPBACK.fullmatch(re.sub(r":\d*$", "", self.host).lower()))
 
 
@@ -84,10 +84,10 @@ _FORMS = "Give https://HOST/PATH, ssh://USER@HOST/PATH, USER@HOST:PATH, git://HO
 
 
 def parse_url(url: str) -> Remote:
-    """Read a URL as git does.
+    """Parse a URL as git does.
 
     Raises:
-        GitBadUrl: it is malformed, would be taken for an option, or is of a transport that is not allowed.
+        GitBadUrl: it is malformed, looks like an option, or uses a transport that is not allowed.
     """
     if not url or url.startswith("-") or any(c <= " " or c == "\x7f" for c in (url[0], url[-1])):
         raise _bad_url("it is empty, begins with '-', or has blanks around it", _FORMS)
@@ -121,7 +121,7 @@ def parse_url(url: str) -> Remote:
 
 
 def mask_url(url: str) -> str:
-    """The URL, or any text with URLs in it, without what may be a credential."""
+    """The URL, or any text with URLs in it, with what may be a credential replaced by ``***``."""
 
     def mask(match: re.Match[str]) -> str:
         user, colon, _ = match["userinfo"].partition(":")
@@ -133,12 +133,12 @@ def mask_url(url: str) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """The URL as it could be given instead: an ssh user stays, all else before the host goes."""
+    """The URL without credentials: an ssh user stays, everything else before the host is removed."""
     return mask_url(url).replace(":***@", "@").replace("***@", "")
 
 
 class Access:
-    """How git proves who asks: not at all, with what ssh has, or with a token. Never shows the token."""
+    """How git authenticates: not at all, with ssh's own keys and agent, or with a token. Its repr hides the token."""
 
     __slots__ = ("_token", "auth")
 
@@ -150,7 +150,7 @@ class Access:
         return f"Access({self.auth!r})"
 
     def check(self, remote: Remote, doing: str) -> None:
-        """Refuse what this way of asking cannot do.
+        """Refuse a remote that cannot be used with this authentication.
 
         Raises:
             GitAuthentication: there is no token, or it cannot be used for this URL.
@@ -164,17 +164,17 @@ class Access:
             )
         if remote.transport == "http" and not remote.loopback:
             raise errors.GitAuthentication(
-                f"cannot {doing}: over http everybody on the way could read the token",
+                f"cannot {doing}: over http the token would be sent unencrypted",
                 hint="Use the https URL of the repository.",
             )
         if remote.transport in ("https", "http") and not self._token:
             raise errors.GitAuthentication(
-                f"cannot {doing}: the repository is used with a token, and none was given",
+                f"cannot {doing}: it authenticates with a token, and none was given",
                 hint="Give the token with the request, or name a file that holds it.",
             )
         if self._token and any(not " " < c < "\x7f" for c in self._token):
             raise errors.GitAuthentication(
-                f"cannot {doing}: the token has blanks, control characters or letters beyond ASCII",
+                f"cannot {doing}: the token has blanks, control characters or characters beyond ASCII",
                 hint="Give the token alone, without quotes and line ends.",
             )
 
@@ -182,7 +182,7 @@ class Access:
     def opened(
         self, remote: Remote, environment: Mapping[str, str], ssh_command: str | None
     ) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
-        """The environment of one git that talks to ``remote``, and the descriptors that it inherits.
+        """The environment for one git that contacts ``remote``, and the descriptors that it inherits.
 
         ``ssh_command`` is the user's own setting, where there is one.
         """
@@ -195,7 +195,7 @@ class Access:
             return
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
-            # At most 8 x 4 KiB into a pipe of 64 KiB, so that this cannot block; what does not fit is not needed.
+            # At most 8 x 4 KiB into a pipe of 64 KiB: it fits, and the write cannot block.
             os.set_blocking(writer, False)
             os.write(writer, f"{self._token}\n".encode() * _TOKEN_COPIES)
             os.close(writer)
@@ -222,7 +222,7 @@ class Access:
         except (ValueError, IndexError):
             return command
         if program != "ssh":
-            # Another program has other options; it cannot ask either, for there is no terminal and no askpass.
+            # Another program has other options. It cannot prompt either: there is no terminal and no askpass.
             return command
         command += " -o BatchMode=yes"
         if self.auth == "none":
@@ -230,7 +230,7 @@ class Access:
         return command
 
     def clean(self, lines: Sequence[str]) -> list[str]:
-        """Git's words without secrets."""
+        """Lines of git's output without secrets."""
         text = mask_url("\n".join(lines))
         if self._token:
             pair = f"{DEFAULT_USER}:{self._token}".encode()

@@ -1,7 +1,7 @@
-"""Repositories through the system's git: look, check out, pull, clone; never losing what is not committed.
+"""Repositories through the system's git: read, check out, pull, clone, without ever losing uncommitted work.
 
-It knows paths, URLs and credentials, and neither services nor requests. How git is run is in ``process`` and
-``operation``, what it may reach in ``remote``, what its refusals mean in ``messages``.
+It knows paths, URLs and credentials, and neither services nor requests. ``process`` and ``operation`` run git,
+``remote`` limits what it may reach, ``messages`` explains its failures.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from nexus.git.facts import (
     refs,
     short,
 )
-from nexus.git.leftovers import Nursery
+from nexus.git.leftovers import StagingFolder
 from nexus.git.messages import (
     checked_revision,
-    refusal,
+    explain,
     refuse_dirty,
     refuse_unfinished,
     unknown_branch,
     unknown_commit,
 )
 from nexus.git.operation import OnProgress, Operation, git_environment
-from nexus.git.process import Fields, Progress, base_environment, check_version, run_git, to_its_end
+from nexus.git.process import Fields, Progress, base_environment, check_version, finish_despite_cancel, run_git
 from nexus.git.remote import Access, Auth, parse_url, without_credentials
 
 __all__ = ["Auth", "Branch", "Commit", "OnProgress", "Progress", "PullResult", "RepoState", "Repository", "clone"]
@@ -47,7 +47,7 @@ _locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictio
 
 
 def _lock(path: Path) -> asyncio.Lock:
-    """The lock for changes at ``path``. Looking takes none."""
+    """The lock for changes at ``path``. Reads take none."""
     key = os.path.realpath(path)
     lock = _locks.get(key)
     if lock is None:
@@ -58,13 +58,13 @@ def _lock(path: Path) -> asyncio.Lock:
 class Repository:
     """The work tree whose top is ``path``.
 
-    ``auth`` says how git proves who asks: not at all, with ssh's own keys and agent, or with ``token``, which reaches
-    the host of the remote and nothing else. ``environment`` is that of git and of the repository's hooks (default:
-    this process's own). Changes of one path wait for each other; reads do not wait.
+    ``auth`` says how git authenticates: not at all, with ssh's own keys and agent, or with ``token``, which is sent
+    only to the host of the remote. ``environment`` is that of git and of the repository's hooks (default: this
+    process's own). Changes of one path wait for each other; reads do not wait.
 
     Every method raises ``GitMissing``, ``GitNotARepository``, ``GitNotOwned``, ``GitPermission`` and ``GitFailed``;
-    what else it raises is said there. A cancelled method leaves a usable repository: the network is left at once, a
-    change of the work tree that has begun gets 5 s to come to its end.
+    its docstring names what else it raises. A cancelled method leaves a usable repository: a transfer ends at once, a
+    change of the work tree that has begun gets 5 s to finish.
     """
 
     def __init__(
@@ -77,33 +77,33 @@ class Repository:
     def __repr__(self) -> str:
         return f"Repository({str(self.path)!r})"
 
-    def _looking(self, doing: str) -> Operation:
+    def _operation(self, doing: str) -> Operation:
         return Operation(self.path, self._access, self._environment, doing)
 
     @asynccontextmanager
-    async def _changing(self, doing: str) -> AsyncIterator[Operation]:
-        """Alone at this path, as far as this process goes."""
+    async def _change(self, doing: str) -> AsyncIterator[Operation]:
+        """An operation that excludes other changes of this path by this process."""
         async with _lock(self.path):
-            operation = self._looking(doing)
+            operation = self._operation(doing)
             await operation.begin_change()
             yield operation
 
-    # Looking
+    # Reading
 
     async def status(self) -> RepoState:
-        """What is checked out, how it stands to its upstream as last fetched, and what has changed."""
-        return await self._looking(f"look at {self.path}").status()
+        """What is checked out, how it compares to its upstream as last fetched, and what has changed."""
+        return await self._operation(f"look at {self.path}").status()
 
     async def log(self, limit: int = 20, revision: str | None = None, *, skip: int = 0) -> list[Commit]:
         """``limit`` commits (10,000 at most), newest first, from ``revision`` back, without the first ``skip``.
 
-        Before the first commit there are none.
+        A repository without commits gives an empty list.
 
         Raises:
-            GitUnknownCommit: nothing is named ``revision``.
-            GitBadName: it can name nothing.
+            GitUnknownCommit: there is no commit ``revision``.
+            GitBadName: it is not a valid name.
         """
-        git = self._looking(f"list the commits of {self.path}")
+        git = self._operation(f"list the commits of {self.path}")
         start = await git.resolve("HEAD" if revision is None else checked_revision(revision, git.doing))
         if start is None and revision is not None:
             raise unknown_commit(revision, git.doing, None)
@@ -113,7 +113,7 @@ class Repository:
                 return []
         commits: list[Commit] = []
 
-        def take(record: list[str]) -> None:
+        def receive(record: list[str]) -> None:
             identity, name, email, at, subject, decoration = record
             commits.append(
                 Commit(identity, short(name), short(email), milliseconds(at), short(subject), refs(decoration))
@@ -132,7 +132,7 @@ class Repository:
             f"--skip={max(skip, 0)}",
             start,
             "--",
-            fields=Fields(6, take),
+            fields=Fields(6, receive),
         )
         return commits
 
@@ -140,7 +140,7 @@ class Repository:
         """The local branches by name, 10,000 at most; with ``remote`` those of the remotes as last fetched, too."""
         found: list[Branch] = []
 
-        def take(record: list[str]) -> None:
+        def receive(record: list[str]) -> None:
             name, commit, head, upstream, track, at, symbolic = record
             name = name.removeprefix("\n")
             if symbolic:
@@ -160,14 +160,14 @@ class Repository:
                 )
             )
 
-        await self._looking(f"list the branches of {self.path}").read(
+        await self._operation(f"list the branches of {self.path}").read(
             "for-each-ref",
             f"--count={BRANCH_LIMIT}",
             "--format=%(refname)%00%(objectname)%00%(HEAD)%00%(upstream:short)%00%(upstream:track,nobracket)%00"
             "%(committerdate:unix)%00%(symref)%00",
             "refs/heads/",
             *(["refs/remotes/"] if remote else []),
-            fields=Fields(7, take),
+            fields=Fields(7, receive),
         )
         return found
 
@@ -176,15 +176,14 @@ class Repository:
     async def checkout_branch(self, name: str, create: bool = False) -> RepoState:
         """Check out a branch; with ``create`` make it from what is checked out, which keeps uncommitted changes.
 
-        A branch that only a remote has is made here and follows it. One that is not known is looked for at the remote
-        once.
+        For a branch that only a remote has, a local one is made that follows it. An unknown branch is fetched once.
 
         Raises:
-            GitDirty: work that is not committed, or files that git does not know, would be lost.
+            GitDirty: uncommitted changes or untracked files would be lost.
             GitUnknownBranch, GitBranchExists, GitBranchAmbiguous, GitBranchElsewhere, GitBadName, GitInProgress,
             GitBusy, GitHookFailed, GitDiskFull
         """
-        async with self._changing(f'{"create" if create else "check out"} the branch "{name}" in {self.path}') as git:
+        async with self._change(f'{"create" if create else "check out"} the branch "{name}" in {self.path}') as git:
             await git.check_branch_name(name)
             state = await git.status()
             if not create and state.branch == name:
@@ -193,7 +192,7 @@ class Repository:
             if create:
                 if await git.ref(f"refs/heads/{name}") is not None:
                     raise errors.GitBranchExists(
-                        f"cannot {git.doing}: there is one of this name", hint="Check it out without creating it."
+                        f"cannot {git.doing}: a branch of this name exists", hint="Check it out without creating it."
                     )
                 await git.change("switch", "--no-track", "--create", name)
             else:
@@ -208,7 +207,7 @@ class Repository:
             return await git.status()
 
     async def _branch(self, git: Operation, name: str) -> list[str] | None:
-        """The arguments that switch to ``name``; None where no branch is known as that."""
+        """The arguments that switch to ``name``; None where there is no such branch."""
         if await git.ref(f"refs/heads/{name}") is not None:
             return ["--no-guess", name]
         config = await git.config()
@@ -219,21 +218,21 @@ class Repository:
         if len(remotes) > 1:
             raise errors.GitBranchAmbiguous(
                 f"cannot {git.doing}: several remotes have it ({', '.join(remotes[:10])})",
-                hint=f"Say which is meant: git -C {self.path} switch --track {remotes[0]}/{name}",
+                hint=f"Choose one: git -C {self.path} switch --track {remotes[0]}/{name}",
                 details={"remotes": remotes[:100]},
             )
         return ["--create", name, "--track", f"refs/remotes/{remotes[0]}/{name}"] if remotes else None
 
     async def checkout_commit(self, commit: str) -> RepoState:
-        """Check out a commit, by its id, a tag or another of git's names for it, with no branch (HEAD is detached).
+        """Check out a commit without a branch (HEAD is detached), by its id, a tag or another of git's names for it.
 
-        One that is not known is looked for at the remote once.
+        An unknown commit is fetched once.
 
         Raises:
-            GitDirty: work that is not committed, or files that git does not know, would be lost.
+            GitDirty: uncommitted changes or untracked files would be lost.
             GitUnknownCommit, GitBadName, GitInProgress, GitBusy, GitHookFailed, GitDiskFull
         """
-        async with self._changing(f'check out "{commit}" in {self.path}') as git:
+        async with self._change(f'check out "{commit}" in {self.path}') as git:
             revision = checked_revision(commit, git.doing)
             state = await git.status()
             refuse_unfinished(state, git.doing)
@@ -250,7 +249,7 @@ class Repository:
             return await git.status()
 
     async def _fetch_once(self, git: Operation) -> NexusError | None:
-        """Fetch from the remote that the branch follows, or the main one; gives what kept it from that."""
+        """Fetch from the remote that the branch follows, or the main one; gives the error when that fails."""
         config = await git.config()
         name = config.main_remote((await git.status()).branch)
         try:
@@ -265,15 +264,15 @@ class Repository:
     async def pull(self, progress: OnProgress | None = None) -> PullResult:
         """Fetch, and move the branch forward to its upstream; never merges, never rebases.
 
-        ``progress`` is called on the event loop for each step that git tells. A branch that is ahead stays as it is.
+        ``progress`` is called on the event loop for each step that git reports. A branch that is ahead stays as it is.
 
         Raises:
             GitDirty, GitDetached, GitDiverged, GitInProgress, GitNoRemote, GitNoUpstream, GitUpstreamGone: the
-                repository is not in a state to be pulled into.
+                state of the repository does not allow a pull.
             GitAuthentication, GitHostKey, GitUnreachable, GitRemoteNotFound, GitBadUrl: the remote.
             GitBusy, GitHookFailed, GitDiskFull
         """
-        async with self._changing(f"pull into {self.path}") as git:
+        async with self._change(f"pull into {self.path}") as git:
             state = await git.status()
             refuse_unfinished(state, git.doing)
             remote, ref = await self._upstream(git, state)
@@ -289,7 +288,7 @@ class Repository:
                 return PullResult(None, None, 0)
             raise errors.GitUpstreamGone(
                 f'cannot {git.doing}: the remote "{remote}" has no branch "{ref.removeprefix("refs/heads/")}" any more',
-                hint=f"Follow another one: git -C {self.path} branch --set-upstream-to REMOTE/BRANCH",
+                hint=f"Set another upstream: git -C {self.path} branch --set-upstream-to REMOTE/BRANCH",
             )
 
     async def _forward(
@@ -323,7 +322,7 @@ class Repository:
         """The remote and the full name of the branch there that the current branch follows."""
         if state.branch is None:
             raise errors.GitDetached(
-                f"cannot {git.doing}: no branch is checked out", hint="Check out a branch first, and pull then."
+                f"cannot {git.doing}: no branch is checked out", hint="Check out a branch first, then pull."
             )
         config = await git.config()
         remotes = config.remotes()
@@ -337,8 +336,8 @@ class Repository:
             )
         if remote is None or ref is None:
             raise errors.GitNoUpstream(
-                f'cannot {git.doing}: the branch "{state.branch}" follows no branch of a remote',
-                hint=f"Name one: git -C {self.path} branch --set-upstream-to {remotes[0]}/{state.branch}",
+                f'cannot {git.doing}: the branch "{state.branch}" has no upstream branch',
+                hint=f"Set one: git -C {self.path} branch --set-upstream-to {remotes[0]}/{state.branch}",
             )
         return remote, ref
 
@@ -355,12 +354,12 @@ async def clone(
 ) -> Repository:
     """Clone ``url`` to ``path``, which must be absent or an empty folder, with ``branch`` checked out.
 
-    The clone is made in a hidden folder beside ``path`` and moved when it is whole, so that neither a cancel nor the
-    end of this process leaves half of one; what an earlier process left is removed. ``progress`` is called on the
-    event loop for each step that git tells.
+    The clone is made in a hidden folder beside ``path`` and moved when it is complete, so that neither a cancel nor
+    the end of this process leaves a partial one; what an earlier process left is removed. ``progress`` is called on
+    the event loop for each step that git reports.
 
     Raises:
-        GitPathTaken, GitPermission, GitDiskFull: the place.
+        GitPathTaken, GitPermission, GitDiskFull: the path.
         GitBadUrl, GitAuthentication, GitHostKey, GitUnreachable, GitRemoteNotFound, GitUnknownBranch: the remote.
         GitMissing, GitBadName, GitNotOwned, GitFailed
     """
@@ -368,26 +367,28 @@ async def clone(
     remote = parse_url(url)
     if remote.secret:
         raise errors.GitBadUrl(
-            f"cannot {doing}: the URL holds a password or a token, which git would keep in the repository",
-            hint=f"Give the URL without it ({without_credentials(url)}), and the token apart.",
+            f"cannot {doing}: the URL holds a password or a token, which git would store in the repository",
+            hint=f"Give the URL without it ({without_credentials(url)}), and the token separately.",
         )
     if remote.transport == "file" and not url.startswith("/") and "://" not in url:
-        raise errors.GitBadUrl(f"cannot {doing}: the path of the repository is not absolute", hint="Begin it with '/'.")
+        raise errors.GitBadUrl(
+            f"cannot {doing}: the path of the repository is not absolute", hint="Give an absolute path."
+        )
     if branch is not None:
         checked_revision(branch, doing)
     async with _lock(path):
-        nursery = Nursery(path, doing)
+        staging = StagingFolder(path, doing)
         try:
-            await to_its_end(asyncio.to_thread(nursery.make))
-            await _clone_into(nursery, url, branch, Access(auth, token), doing, progress, environment)
-            await to_its_end(asyncio.to_thread(nursery.move))
+            await finish_despite_cancel(asyncio.to_thread(staging.make))
+            await _clone_into(staging, url, branch, Access(auth, token), doing, progress, environment)
+            await finish_despite_cancel(asyncio.to_thread(staging.move))
         finally:
-            await to_its_end(asyncio.to_thread(nursery.remove))
+            await finish_despite_cancel(asyncio.to_thread(staging.remove))
     return Repository(path, auth=auth, token=token, environment=environment)
 
 
 async def _clone_into(
-    nursery: Nursery,
+    staging: StagingFolder,
     url: str,
     branch: str | None,
     access: Access,
@@ -395,19 +396,19 @@ async def _clone_into(
     progress: OnProgress | None,
     environment: Mapping[str, str] | None,
 ) -> None:
-    base = git_environment(base_environment(os.environ if environment is None else environment), nursery.folder)
-    await check_version(nursery.folder, base)
-    shown = await run_git(["ls-remote", "--get-url", "--", url], directory=nursery.folder, environment=base)
+    base = git_environment(base_environment(os.environ if environment is None else environment), staging.folder)
+    await check_version(staging.folder, base)
+    shown = await run_git(["ls-remote", "--get-url", "--", url], directory=staging.folder, environment=base)
     remote = parse_url(os.fsdecode(shown.output).rstrip("\n"))
     access.check(remote, doing)
-    ssh = await run_git(["config", "--get", "core.sshCommand"], directory=nursery.folder, environment=base)
+    ssh = await run_git(["config", "--get", "core.sshCommand"], directory=staging.folder, environment=base)
     with access.opened(remote, base, os.fsdecode(ssh.output).rstrip("\n")) as (opened, descriptors):
         result = await run_git(
-            ["clone", "--progress", *([f"--branch={branch}"] if branch else []), "--", url, nursery.clone.name],
-            directory=nursery.folder,
+            ["clone", "--progress", *([f"--branch={branch}"] if branch else []), "--", url, staging.clone.name],
+            directory=staging.folder,
             environment=opened,
-            descriptors=(*descriptors, nursery.lock),
+            descriptors=(*descriptors, staging.lock),
             progress=progress,
         )
     if result.code:
-        raise refusal(doing, result.lines, result.code, access=access, remote=remote, directory=nursery.path)
+        raise explain(doing, result.lines, result.code, access=access, remote=remote, directory=staging.path)

@@ -1,17 +1,15 @@
-"""The daemon's end of one plugins' process: start it, ask it within its limits, log what it prints, end it.
+"""The daemon's side of one plugins' process: starts it, calls it within its time limits, logs what it prints, ends it.
 
-It knows which plugin is at work, and no command.
+It knows which plugin is being called, and no command.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -31,19 +29,21 @@ from nexus.plugins.messages import (
     decode_reply,
     framed,
 )
+from nexus.runtime.command import ChildProcess, OutputPipe
 
 __all__ = ["Broken", "Child"]
 
 _log = logging.getLogger("nexus.plugins")
 
 _START_S = 30.0
-"""How long the process may take to begin at all, on a machine that has much to do."""
+"""How long the process may take to start, on a machine under load."""
 _END_S = 1.0
+"""How long the end of the process is awaited once it was killed, or its channel was closed."""
 _NOT_INHERITED = ("NOTIFY_", "LISTEN_", "WATCHDOG_", "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "MANAGERPID")
 
 
 class Broken(Exception):
-    """The process hangs, has ended, or says what nobody understands. ``plugin`` was at work, where it is known."""
+    """The process hangs, has ended, or sent something malformed. ``plugin`` was being called, where that is known."""
 
     def __init__(self, plugin: str | None, reason: str) -> None:
         super().__init__(reason)
@@ -52,70 +52,70 @@ class Broken(Exception):
 
 
 class Child:
-    """One plugins' process. It must be ended with ``kill``, whatever happened to it."""
+    """The daemon's side of one plugins' process. It must be ended with ``kill``, whatever happened to it."""
 
     def __init__(self, memory_mib: int, on_end: Callable[[], None]) -> None:
+        """Start the process; ``on_end`` is called when it has ended.
+
+        Raises:
+            OSError: it cannot be started.
+        """
         self.started_at = time.monotonic()
-        self.ended = asyncio.Event()
-        """The process is not there any more."""
         self._on_end = on_end
-        self._loop = asyncio.get_running_loop()
         self._inside: str | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        output, write_end = os.pipe()
+        self._output = _OutputLog()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._process = subprocess.Popen(
-                # Neither the working directory (-P) nor bytecode beside a plugin (-B) is any source of programs.
+            self._process = ChildProcess(
+                # Neither the working directory (-P) nor bytecode beside a plugin (-B) is a source of programs.
                 [sys.executable, "-P", "-B", "-m", "nexus.plugins.process"]
                 + [str(number) for number in (theirs.fileno(), os.getpid(), memory_mib)],
-                stdin=subprocess.DEVNULL,
-                stdout=write_end,
-                stderr=write_end,
-                pass_fds=(theirs.fileno(),),
-                cwd="/",
-                env={name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)},
-                start_new_session=True,
+                directory="/",
+                environment={name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)},
+                stdout=self._output.pipe,
+                stderr=self._output.pipe,
+                descriptors=(theirs.fileno(),),
+                on_exit=self._exited,
             )
         except BaseException:
-            ours.close()
-            os.close(output)
+            self._socket.close()
             raise
         finally:
             theirs.close()
-            os.close(write_end)
-        self._socket = ours
-        self._output = _Output(output, self._loop)
-        self._pidfd = os.pidfd_open(self._process.pid)
-        self._loop.add_reader(self._pidfd, self._ended)
 
     @property
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
 
+    @property
+    def ended(self) -> asyncio.Event:
+        """Set when the process has ended."""
+        return self._process.ended
+
     async def load(self, load: Load) -> Loaded:
-        """Have it load the plugins.
+        """Have the process load the plugins.
 
         Raises:
-            Broken: one of them ends the process, or takes too long.
+            Broken: a plugin ends the process, or takes too long.
         """
         self._reader, self._writer = await asyncio.open_connection(sock=self._socket)
         reply = await self._ask(framed(load), _START_S, load.load_timeout_ms)
         if not isinstance(reply, Loaded):
-            raise self._nonsense()
+            raise self._malformed()
         return reply
 
     async def ask(self, ask: bytes, timeout_ms: int) -> Result | Vetoed | Failed:
-        """Call the plugins what a framed ``Call`` says; each of them may take ``timeout_ms``.
+        """Send a framed ``Call``, and give its result; each plugin that it reaches may take ``timeout_ms``.
 
         Raises:
-            Broken: one of them ends the process, or takes too long.
+            Broken: a plugin ends the process, or takes too long.
         """
         reply = await self._ask(ask, timeout_ms / 1000, timeout_ms)
         if isinstance(reply, Loaded):
-            raise self._nonsense()
+            raise self._malformed()
         return reply
 
     async def _ask(self, message: bytes, first_s: float, timeout_ms: int) -> Loaded | Result | Vetoed | Failed:
@@ -137,7 +137,7 @@ class Child:
         except TimeoutError:
             raise Broken(self._inside, f"it took longer than {round(limit_s * 1000)} ms") from None
         except (msgspec.MsgspecError, ValueError):
-            raise self._nonsense() from None
+            raise self._malformed() from None
         except (OSError, EOFError):
             raise Broken(self._inside, await self._how_it_ended()) from None
 
@@ -149,13 +149,11 @@ class Child:
         reply: Reply = decode_reply(await self._reader.readexactly(size))
         return reply
 
-    def _nonsense(self) -> Broken:
+    def _malformed(self) -> Broken:
         return Broken(self._inside, "the process wrote into the daemon's own channel")
 
     async def _how_it_ended(self) -> str:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_END_S):
-                await self.ended.wait()
+        await self._process.wait(_END_S)
         code = self._process.returncode
         if code is None:
             return "the process closed the daemon's channel"
@@ -164,9 +162,8 @@ class Child:
         return f"the process ended (exit code {code})"
 
     def kill(self) -> None:
-        """End the process and its group, and close what belongs to it."""
-        if not self.ended.is_set():
-            self._kill_group()
+        """Kill the process and its group, and close what belongs to it."""
+        self._process.signal_group(signal.SIGKILL)
         if self._writer is not None:
             self._writer.transport.abort()
         else:
@@ -174,57 +171,39 @@ class Child:
         self._output.close()
 
     async def gone(self) -> None:
-        """Wait a moment until the kernel has ended what was killed."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_END_S):
-                await self.ended.wait()
+        """Wait until a killed process has ended, 1 s at most."""
+        await self._process.wait(_END_S)
 
-    def _kill_group(self) -> None:
-        # Until it is waited for, no other process gets its number.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def _ended(self) -> None:
-        self._kill_group()
-        self._process.wait()
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        self.ended.set()
+    def _exited(self) -> None:
+        self._process.signal_group(signal.SIGKILL)
+        self._process.reap()
         self._on_end()
 
 
-class _Output:
-    """What plugins print, line by line in the daemon's log, and no more of it than a log can take."""
+class _OutputLog:
+    """What plugins print: logged line by line, and bounded in each window of time."""
 
     _WINDOW_S = 10.0
     _LOGGED_BYTES = 16 * 1024
-    """In one window of time; what is beyond is dropped, and counted."""
+    """In one window; the rest is dropped, and counted."""
     _READ_BYTES = 64 * 1024 * 1024
-    """In one window; what is beyond waits, and whoever prints it."""
+    """In one window; beyond it the pipe fills up, and the plugins that print block."""
     _LINE_BYTES = 1000
 
-    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._fd = fd
-        self._loop = loop
+    def __init__(self) -> None:
+        self.pipe = OutputPipe(self._receive, self.close)
+        self._loop = asyncio.get_running_loop()
         self._line = bytearray()
         self._logged = self._read = self._dropped = 0
         self._next: asyncio.TimerHandle | None = None
-        os.set_blocking(fd, False)
-        loop.add_reader(fd, self._on_readable)
+        self._closed = False
 
-    def _on_readable(self) -> None:
-        try:
-            data = os.read(self._fd, 65536)
-        except BlockingIOError:
-            return
-        if not data:
-            self.close()
-            return
+    def _receive(self, data: bytes) -> None:
         if self._next is None:
             self._next = self._loop.call_later(self._WINDOW_S, self._next_window)
         self._take(data)
         if self._read > self._READ_BYTES:
-            self._loop.remove_reader(self._fd)
+            self.pipe.pause()
 
     def _take(self, data: bytes) -> None:
         self._read += len(data)
@@ -249,24 +228,18 @@ class _Output:
         self._next = None
         if self._dropped:
             _log.warning("plugins printed too much: %d bytes are not in the log", self._dropped)
-        if self._read > self._READ_BYTES and self._fd >= 0:
-            self._loop.add_reader(self._fd, self._on_readable)
+        if self._read > self._READ_BYTES:
+            self.pipe.resume()
         self._logged = self._read = self._dropped = 0
 
     def close(self) -> None:
-        """Log what is there, and read no more."""
-        if self._fd < 0:
+        """Log the rest of the pipe, and stop reading."""
+        if self._closed:
             return
-        self._loop.remove_reader(self._fd)
-        with contextlib.suppress(OSError):
-            for _ in range(16):
-                data = os.read(self._fd, 65536)
-                if not data:
-                    break
-                self._take(data)
+        self._closed = True
+        self.pipe.drain()
+        self.pipe.close()
         self._write()
-        os.close(self._fd)
-        self._fd = -1
         if self._next is not None:
             self._next.cancel()
             self._next_window()

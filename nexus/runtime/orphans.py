@@ -1,7 +1,8 @@
-"""What is left of runs whose files somebody deleted: found by what each of their processes carries, and ended.
+"""Finds and ends the surviving processes of runs whose files were deleted.
 
-It knows no folder of a run. A process is one of a run when its environment says so, and a run's shim when it was
-started for it and still holds its control; both are looked at again once a descriptor names the process for good.
+It needs no run folder. A process belongs to a run when its environment has the run's id. It is the run's shim when its
+command line has the run's label and it still holds the control FIFO. Both are checked again on an open pidfd, which
+names one process even if the pid is reused.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from nexus.runtime.tree import parent_of
 
 __all__ = ["Orphans", "end_orphans", "find_orphans", "open_held_control"]
 
-_MARK = b"NEXUS_RUN_ID="
+_RUN_ID_VARIABLE = b"NEXUS_RUN_ID="
 _SHIM_SLACK_S = 5.0
-"""How much longer than the grace time a shim gets to end what it has."""
+"""How long beyond the grace time a shim gets to end its processes."""
 _KILL_ROUNDS = 20
 _KILL_WAIT_S = 1.0
 
 
 class Orphans(NamedTuple):
-    """The processes that a run had when it was looked for."""
+    """The processes of a run that were found by one scan."""
 
     label: str
-    """``OWNER/RUN``, as its shim was called."""
+    """``OWNER/RUN``, the shim's first argument."""
     shims: tuple[int, ...]
     members: tuple[int, ...]
 
@@ -40,20 +41,21 @@ class Orphans(NamedTuple):
 
 
 def find_orphans(owners: Mapping[str, str]) -> dict[str, Orphans]:
-    """What lives of some runs, by their ids; ``owners`` has the owner of each. Looks at every process once, and blocks.
+    """Find the surviving processes of runs; ``owners`` maps run ids to owners. Scans every process once, and blocks.
 
-    This process itself and those above it are never among them: a service may have started the daemon anew.
+    Returns the runs that have any, by run id. This process and its ancestors are left out: a service may have started
+    the daemon again.
     """
     labels = {f"{owner}/{run_id}".encode(): run_id for run_id, owner in owners.items()}
-    marks = {_MARK + run_id.encode(): run_id for run_id in owners}
-    own = _own_line()
+    variables = {_RUN_ID_VARIABLE + run_id.encode(): run_id for run_id in owners}
+    own = _own_ancestry()
     shims: dict[str, list[int]] = {}
     members: dict[str, list[int]] = {}
     for name in (entry.name for entry in Path("/proc").iterdir()):
         if not name.isdigit() or int(name) in own:
             continue
-        for file, words, found in (("environ", marks, members), ("cmdline", labels, shims)):
-            run_id = next((words[word] for word in _words(int(name), file) if word in words), None)
+        for file, runs, found in (("environ", variables, members), ("cmdline", labels, shims)):
+            run_id = next((runs[text] for text in _strings(int(name), file) if text in runs), None)
             if run_id is not None:
                 found.setdefault(run_id, []).append(int(name))
                 break
@@ -65,9 +67,9 @@ def find_orphans(owners: Mapping[str, str]) -> dict[str, Orphans]:
 
 
 async def end_orphans(orphans: Orphans, number: int, grace_ms: int) -> None:
-    """End what is left of a run, and wait for that: with a signal, and with SIGKILL after the grace time.
+    """End the remaining processes of a run, with a signal and after the grace time with SIGKILL; wait until they end.
 
-    Where its shim lives it is the shim that does so, for it knows more of its own.
+    Where the shim still runs, it does this: it also reaches descendants whose environment lacks the run's id.
     """
     grace_s = grace_ms / 1000
     for pid in orphans.shims:
@@ -75,38 +77,39 @@ async def end_orphans(orphans: Orphans, number: int, grace_ms: int) -> None:
     if not orphans.shims:
         await _signal_members(orphans, number, grace_s)
     for _ in range(_KILL_ROUNDS):
-        orphans = await _look_again(orphans)
+        orphans = await _rescan(orphans)
         if not orphans.members:
             return
         await _signal_members(orphans, signal.SIGKILL, _KILL_WAIT_S)
 
 
 def open_held_control(shim_pid: int, run_id: str) -> int | None:
-    """A descriptor for the commands of a shim whose folder was deleted: it still holds its end. None where it is gone.
+    """Open a shim's control FIFO through the shim's own descriptor, after its folder was deleted; None if it has ended.
 
-    ``shim_pid`` has to be known for the shim's, as by a pidfd that has not told its end.
+    The caller must know that ``shim_pid`` is still the shim's, as by a pidfd that has not become readable.
     """
-    ends = (f"/{run_id}/control (deleted)", f"/{run_id}/control")
+    suffixes = (f"/{run_id}/control (deleted)", f"/{run_id}/control")
     with contextlib.suppress(OSError):
         for entry in Path(f"/proc/{shim_pid}/fd").iterdir():
             with contextlib.suppress(OSError):
-                if str(entry.readlink()).endswith(ends):
+                if str(entry.readlink()).endswith(suffixes):
                     return os.open(entry, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     return None
 
 
-def _words(pid: int, file: str) -> list[bytes]:
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/{file}", "rb") as words:
-        return words.read().split(b"\0")
+def _strings(pid: int, file: str) -> list[bytes]:
+    """The NUL-separated strings in a process's ``environ`` or ``cmdline``; none where it cannot be read."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/{file}", "rb") as strings:
+        return strings.read().split(b"\0")
     return []
 
 
 def _is_member(pid: int, label: str) -> bool:
-    return _MARK + label.rpartition("/")[2].encode() in _words(pid, "environ")
+    return _RUN_ID_VARIABLE + label.rpartition("/")[2].encode() in _strings(pid, "environ")
 
 
 def _is_shim(pid: int, label: str) -> bool:
-    if label.encode() not in _words(pid, "cmdline"):
+    if label.encode() not in _strings(pid, "cmdline"):
         return False
     control = open_held_control(pid, label.rpartition("/")[2])
     if control is not None:
@@ -114,22 +117,22 @@ def _is_shim(pid: int, label: str) -> bool:
     return control is not None
 
 
-def _own_line() -> set[int]:
-    line = {os.getpid()}
+def _own_ancestry() -> set[int]:
+    pids = {os.getpid()}
     pid = os.getppid()
     while pid > 0:
-        line.add(pid)
+        pids.add(pid)
         pid = parent_of(pid)
-    return line
+    return pids
 
 
-async def _look_again(orphans: Orphans) -> Orphans:
+async def _rescan(orphans: Orphans) -> Orphans:
     owner, _, run_id = orphans.label.rpartition("/")
     found = await asyncio.to_thread(find_orphans, {run_id: owner})
     return found.get(run_id, Orphans(orphans.label, (), ()))
 
 
-async def _end_shim(pid: int, label: str, words: str, within_s: float) -> None:
+async def _end_shim(pid: int, label: str, command: str, timeout_s: float) -> None:
     try:
         shim = os.pidfd_open(pid)
     except OSError:
@@ -140,10 +143,10 @@ async def _end_shim(pid: int, label: str, words: str, within_s: float) -> None:
         control = open_held_control(pid, label.rpartition("/")[2])
         if control is not None:
             with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(shim, signal.SIGCONT)  # one that was suspended would not hear it
-                os.write(control, words.encode() + b"\n")
+                signal.pidfd_send_signal(shim, signal.SIGCONT)  # a suspended shim would not read the command
+                os.write(control, command.encode() + b"\n")
             os.close(control)
-            if await _ended(shim, within_s):
+            if await _ended(shim, timeout_s):
                 return
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(shim, signal.SIGKILL)
@@ -152,8 +155,8 @@ async def _end_shim(pid: int, label: str, words: str, within_s: float) -> None:
         os.close(shim)
 
 
-async def _signal_members(orphans: Orphans, number: int, within_s: float) -> None:
-    """Signal the processes that are the run's, and wait for their ends, or so long."""
+async def _signal_members(orphans: Orphans, number: int, timeout_s: float) -> None:
+    """Signal the processes that still belong to the run, and wait until they end, for ``timeout_s`` at most."""
     descriptors = []
     try:
         for pid in orphans.members:
@@ -164,19 +167,19 @@ async def _signal_members(orphans: Orphans, number: int, within_s: float) -> Non
                     signal.pidfd_send_signal(descriptors[-1], signal.SIGCONT)
                 else:
                     os.close(descriptors.pop())
-        await asyncio.gather(*(_ended(descriptor, within_s) for descriptor in descriptors))
+        await asyncio.gather(*(_ended(descriptor, timeout_s) for descriptor in descriptors))
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-async def _ended(pidfd: int, within_s: float) -> bool:
-    """Wait for the end of a process, but no longer than that; tells whether it has come."""
+async def _ended(pidfd: int, timeout_s: float) -> bool:
+    """Wait until a process ends, for ``timeout_s`` at most; returns whether it has."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     loop.add_reader(pidfd, ended.set)
     try:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(timeout_s):
             await ended.wait()
     except TimeoutError:
         return False

@@ -1,8 +1,8 @@
-"""TCP ports of this machine: who listens on one, which are free, and whether somebody answers.
+"""TCP ports of this machine: which process listens on a port, which ports are free, and whether a port accepts.
 
-It reads /proc and tries sockets; it keeps no list of what was given to whom. The plain functions block (a look at the
-descriptors of all processes takes some ten milliseconds on a large machine): a loop calls those that end in
-``_in_thread``. Where descriptors run out they raise ResourceExhausted.
+It reads /proc and tries sockets; it keeps no record of allocated ports. The plain functions block (reading the
+descriptors of all processes takes some ten milliseconds on a large machine): an event loop calls those that end in
+``_in_thread``. They raise ResourceExhausted when this process has no file descriptors left.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ EPHEMERAL_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
 
 
 class PortHolder(NamedTuple):
-    """Who listens on a port. ``pid`` and ``command`` are None where the process cannot be seen from here."""
+    """The process that listens on a port; ``pid`` and ``command`` are None where it cannot be identified."""
 
     pid: int | None
     command: str | None
@@ -56,12 +56,12 @@ class _Listener(NamedTuple):
 
 
 def holder(port: int) -> PortHolder | None:
-    """Who listens on ``port`` where a service on loopback, or on any address, would clash with it; None: nobody.
+    """The process whose listener on ``port`` would conflict with a service on loopback or any address; None if none.
 
-    A listener on one address of another network leaves loopback free, and is none. Where several processes share the
-    socket, the one with the lowest pid is named. Blocks.
+    A listener on a specific non-loopback address leaves loopback free and does not count. Where several processes share
+    the socket, the one with the lowest pid is returned. Blocks.
     """
-    found = [listener for listener in _listeners() if listener.port == port and _clashes(listener.address)]
+    found = [listener for listener in _listeners() if listener.port == port and _conflicts(listener.address)]
     if not found:
         return None
     listener = found[0]
@@ -70,44 +70,43 @@ def holder(port: int) -> PortHolder | None:
 
 
 async def holder_in_thread(port: int) -> PortHolder | None:
-    """``holder`` for the event loop, which it does not block."""
+    """``holder`` in a thread, so that the event loop is not blocked."""
     return await asyncio.to_thread(holder, port)
 
 
 def describe_holder(holder: PortHolder) -> str:
-    """Words for a message: ``postgres (pid 812)``, or that the process cannot be seen from here."""
+    """Text for a message: ``postgres (pid 812)``, or that the process cannot be identified."""
     if holder.pid is None:
-        return "a process that cannot be seen from here"
+        return "a process that cannot be identified"
     return f"{holder.command or 'a process'} (pid {holder.pid})"
 
 
 def find_free(taken: Container[int], preferred: int | None = None) -> int:
-    """A port that nobody listens on, that can be bound on loopback and on any address, and that is not in ``taken``.
+    """Find a port without a listener that can be bound on loopback and on any address, and that is not in ``taken``.
 
-    ``preferred`` if it is such a port. Else it lies outside of the range from which the kernel takes the ports of
-    outgoing connections, from 20000 on where there is room, and is chosen at random. Nothing is kept: who uses the port
-    must be quick, or know which it gave away (``taken``). Sockets in TIME_WAIT are no obstacle, since services set
-    SO_REUSEADDR. Blocks.
+    Returns ``preferred`` if it is such a port. Otherwise the port is chosen at random outside of the kernel's ephemeral
+    range, from 20000 on where possible. The port is not reserved: the caller must bind it soon, or pass the ports that
+    it has already allocated (``taken``). Sockets in TIME_WAIT do not count, since services set SO_REUSEADDR. Blocks.
 
     Raises:
-        ResourceExhausted: there is none.
+        ResourceExhausted: no port is free.
     """
     listening = {listener.port for listener in _listeners()}
     for port in _candidates(preferred):
         if port not in taken and port not in listening and _binds(port):
             return port
     raise ResourceExhausted(
-        "cannot find a free port", hint="Stop something that listens, or give the service a port of its own."
+        "cannot find a free port", hint="Stop a process that listens, or give the service a fixed port."
     )
 
 
 async def find_free_in_thread(taken: Container[int], preferred: int | None = None) -> int:
-    """``find_free`` for the event loop, which it does not block; ``taken`` must not change meanwhile."""
+    """``find_free`` in a thread, so that the event loop is not blocked; ``taken`` must not change meanwhile."""
     return await asyncio.to_thread(find_free, taken, preferred)
 
 
 async def wait_until_free(port: int, timeout_s: float) -> bool:
-    """Wait until nobody listens on ``port`` any more, as ``holder`` counts; False when somebody still does then."""
+    """Wait until ``port`` has no listener that ``holder`` would return; False if it still has one after the timeout."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     pause_s = RETRY_S
@@ -121,23 +120,23 @@ async def wait_until_free(port: int, timeout_s: float) -> bool:
 
 
 def listeners_of(pids: Iterable[int]) -> set[int]:
-    """The TCP ports on which these processes listen, on whatever address. A process that is gone has none. Blocks."""
+    """The TCP ports on which these processes listen, on any address. A process that has ended has none. Blocks."""
     inodes = {inode for pid in pids for inode in _sockets_of(pid)}
     return {listener.port for listener in _listeners() if listener.inode in inodes}
 
 
 async def listeners_of_in_thread(pids: Iterable[int]) -> set[int]:
-    """``listeners_of`` for the event loop, which it does not block."""
+    """``listeners_of`` in a thread, so that the event loop is not blocked."""
     return await asyncio.to_thread(listeners_of, list(pids))
 
 
 async def accepts(host: str, port: int, timeout_s: float) -> bool:
-    """Whether somebody accepts a TCP connection there within ``timeout_s``; nothing is sent.
+    """Whether a TCP connection to ``host`` and ``port`` is accepted within ``timeout_s``; no data is sent.
 
-    ``host`` is an address, or a name, all of whose addresses are tried.
+    ``host`` is an address or a name; all addresses of a name are tried.
 
     Raises:
-        ResourceExhausted: there is no descriptor left to try it.
+        ResourceExhausted: this process has no file descriptors left.
     """
     with contextlib.suppress(TimeoutError, socket.gaierror):
         async with asyncio.timeout(timeout_s):
@@ -159,9 +158,12 @@ async def _resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
 
 
 async def _reaches(sock: socket.socket, address: tuple[str, int]) -> bool:
-    """Connect, unless it is to itself: where nobody listens on a port of the ephemeral range, a socket can do that."""
+    """Connect and return whether the peer is another socket.
+
+    On a port of the ephemeral range without a listener, a socket can connect to itself (TCP simultaneous open).
+    """
     sock.setblocking(False)
-    # Such a socket must not be what keeps the service from its port, neither now nor as TIME_WAIT.
+    # A self-connected socket must not keep the service from its port, neither now nor in TIME_WAIT.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     await asyncio.get_running_loop().sock_connect(sock, address)
     if sock.getpeername() != sock.getsockname():
@@ -171,22 +173,26 @@ async def _reaches(sock: socket.socket, address: tuple[str, int]) -> bool:
 
 
 def _is_held(port: int) -> bool:
-    return any(listener.port == port and _clashes(listener.address) for listener in _listeners())
+    return any(listener.port == port and _conflicts(listener.address) for listener in _listeners())
 
 
-def _clashes(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+def _conflicts(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return address.is_unspecified or address.is_loopback
 
 
 def _listeners() -> Iterator[_Listener]:
-    """All listening sockets of this network namespace, as proc(5) describes /proc/net/tcp."""
+    """All listening sockets of this network namespace, from /proc/net/tcp and tcp6 (proc(5))."""
     for name in ("tcp", "tcp6"):
-        # The file is absent where the kernel has no such protocol.
-        with contextlib.suppress(FileNotFoundError), _descriptors(), open(f"/proc/self/net/{name}", "rb") as table:
+        # The file is absent where the kernel does not support the protocol.
+        with (
+            contextlib.suppress(FileNotFoundError),
+            _explain_descriptor_exhaustion(),
+            open(f"/proc/self/net/{name}", "rb") as table,
+        ):
             next(table, None)
             for line in table:
                 if LISTEN not in line:
-                    continue  # most lines of a large table are connections, and splitting them costs most
+                    continue  # most lines of a large table are connections, and splitting lines dominates the cost
                 fields = line.split(None, 10)
                 if fields[3] == LISTEN.strip():
                     address, _, port = fields[1].partition(b":")
@@ -194,7 +200,7 @@ def _listeners() -> Iterator[_Listener]:
 
 
 def _address(text: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Words of 32 bits in the machine's own order; an IPv4 address in IPv6 clothes is given as IPv4."""
+    """Parse an address of 32-bit words in host byte order; an IPv4-mapped IPv6 address is returned as IPv4."""
     words = [int(text[start : start + 8], 16).to_bytes(4, sys.byteorder) for start in range(0, len(text), 8)]
     if len(words) == 1:
         return ipaddress.IPv4Address(words[0])
@@ -210,11 +216,11 @@ def _pid_of_socket(inode: int) -> int | None:
 
 
 def _sockets_of(pid: int) -> Iterator[int]:
-    """The inodes of a process's sockets, as far as we may see them. No paths as objects: there are thousands."""
+    """The inodes of a process's sockets, as far as permissions allow. Avoids Path objects: there are thousands."""
     folder = f"/proc/{pid}/fd"
     try:
         names = os.listdir(folder)  # noqa: PTH208
-    except OSError:  # gone, or another user's
+    except OSError:  # the process has ended or belongs to another user
         return
     for name in names:
         with contextlib.suppress(OSError):
@@ -239,7 +245,7 @@ def _candidates(preferred: int | None) -> Iterator[int]:
     lower = range(FIRST_PORT, min(first, LAST_PORT + 1))
     upper = range(max(last + 1, FIRST_PORT), LAST_PORT + 1)
     below = range(1024, min(first, FIRST_PORT))
-    # Where the kernel has taken all of them for connections, a port that it may use as well is better than none.
+    # Where the ephemeral range covers all ports, one inside it is better than none.
     for ports in (lower, upper, below, range(FIRST_PORT, LAST_PORT + 1)):
         if ports:
             start = random.randrange(len(ports))
@@ -257,7 +263,7 @@ def _ephemeral_range() -> tuple[int, int]:
 
 
 def _binds(port: int) -> bool:
-    """Whether a service could listen there: on each address, since one that is free says nothing of the others."""
+    """Whether a service could bind the port on each address; that one is free does not imply that the others are."""
     return all(
         _binds_on(family, address, port)
         for family, address in (
@@ -282,9 +288,9 @@ def _binds_on(family: socket.AddressFamily, address: str, port: int) -> bool:
 
 
 def _socket(family: socket.AddressFamily) -> socket.socket | None:
-    """A TCP socket; None where the kernel does not know the family."""
+    """A TCP socket; None where the kernel does not support the address family."""
     try:
-        with _descriptors():
+        with _explain_descriptor_exhaustion():
             return socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
         if error.errno == errno.EAFNOSUPPORT:
@@ -293,14 +299,14 @@ def _socket(family: socket.AddressFamily) -> socket.socket | None:
 
 
 @contextlib.contextmanager
-def _descriptors() -> Iterator[None]:
-    """Say in words when there are no descriptors left."""
+def _explain_descriptor_exhaustion() -> Iterator[None]:
+    """Turn EMFILE and ENFILE into ResourceExhausted."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             raise
         raise ResourceExhausted(
-            "cannot look at ports: there are too many open files",
-            hint="Stop something, or raise the limit of open files (ulimit -n).",
+            "cannot check ports: too many open files",
+            hint="Stop some services, or raise the limit of open files (ulimit -n).",
         ) from error

@@ -1,6 +1,6 @@
-"""One run that is watched: its main process, its shim, its stop. It knows no spec and no log.
+"""Watches one run: its main process, its shim and its stop. It knows no spec and no log.
 
-A process is known by a pidfd alone: the pids in its status file were checked when the descriptors were opened.
+Processes are identified by pidfds: the pids in the status file were checked when the descriptors were opened.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from nexus.runtime.tree import Usage, descendants, end_cgroup, end_session, ran_
 
 __all__ = ["Process", "lost", "reap"]
 
-_LOOK_AGAIN_S = 0.002
-"""The kernel tells of a child's end a moment before the shim has written how."""
+_STATUS_POLL_S = 0.002
+"""The pidfd of the child becomes readable a moment before the shim has written the exit."""
 
 
 def lost(reason: str) -> Exit:
-    """An end that nobody saw."""
+    """An exit of unknown status, at the present time."""
     return Exit("lost", 0, False, now_ms(), reason)
 
 
 def reap(pidfd: int) -> None:
-    """Take the exit code of a child of ours that has ended; one that is another's is left to it."""
+    """Reap the process if it is an ended child of this process; otherwise do nothing."""
     with contextlib.suppress(OSError):
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
 
 
 class Process:
-    """A run whose shim lives, or lived when this was made; made by ``Runtime.start`` and ``Runtime.adopt``.
+    """A run whose shim was alive when this object was created, by ``Runtime.start`` or ``Runtime.adopt``.
 
-    ``started_at`` is in ms. ``exit`` is how the main process ended, None as long as it runs.
+    ``started_at`` is in ms. ``exit`` is how the main process ended, None while it runs.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Process:
         self._record = record
         self._cgroup = cgroup
         self._loop = asyncio.get_running_loop()
-        self._ended = asyncio.Event()
-        self._gone = asyncio.Event()
-        self._last_rites: asyncio.Task[None] | None = None
-        self._again: asyncio.TimerHandle | None = None
+        self._exited = asyncio.Event()
+        self._finished = asyncio.Event()
+        self._cleanup: asyncio.Task[None] | None = None
+        self._status_timer: asyncio.TimerHandle | None = None
         self._shim: int | None = shim
-        # The shim keeps its child as a zombie while it lives, so this pid was no other's at any time.
+        # The shim keeps its child as a zombie while it lives, so the pid cannot have been reused.
         self._main = open_process(record.pid, record.pid_start)
         self._loop.add_reader(shim, self._shim_ended)
         if self._main is not None:
@@ -69,76 +69,76 @@ class Process:
         return f"<Process {self.owner} {self.run_id} pid {self.pid} {self.exit or 'runs'}>"
 
     async def wait_exit(self) -> Exit:
-        """Wait for the end of the main process; others that it started may still be ending."""
-        await self._ended.wait()
+        """Wait until the main process has exited; processes that it started may still be running."""
+        await self._exited.wait()
         assert self.exit is not None
         return self.exit
 
     async def wait(self) -> Exit:
-        """Wait until everything is gone and the log is complete."""
-        await self._gone.wait()
+        """Wait until all processes of the run have ended and the log is complete."""
+        await self._finished.wait()
         assert self.exit is not None
         return self.exit
 
     async def stop(self, number: int | None = None, grace_ms: int | None = None) -> Exit:
-        """End it and everything that it started, and wait for that.
+        """Stop the main process and everything that it started, and wait until all have ended.
 
-        The whole group gets the signal, and what is left after the grace time is killed. It is the shim that does so:
-        to be cancelled here, or the end of the daemon, does not stop the stop. A second call may shorten the grace
-        time. None means what the spec said.
+        The shim sends the signal to the whole process group and kills what is left after the grace time. So the stop
+        continues if this call is cancelled or the daemon ends. A second call may shorten the grace time. None means the
+        spec's signal or grace time.
         """
-        if not self._gone.is_set():
+        if not self._finished.is_set():
             if self._shim is not None:
-                with contextlib.suppress(OSError):  # one that somebody suspended would not hear it
+                with contextlib.suppress(OSError):  # a suspended shim would not read the command
                     signal.pidfd_send_signal(self._shim, signal.SIGCONT)
-            self._tell(f"stop {-1 if number is None else int(number)} {-1 if grace_ms is None else grace_ms}")
+            self._send_command(f"stop {-1 if number is None else int(number)} {-1 if grace_ms is None else grace_ms}")
         return await self.wait()
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the main process's group; nothing happens when that has ended."""
+        """Send a signal to the main process's group; does nothing once the main process has exited."""
         if self.exit is None:
-            self._tell(f"signal {int(number)}")
+            self._send_command(f"signal {int(number)}")
 
     def pids(self) -> list[int]:
-        """The main process and everything below it that runs now."""
-        return [] if self._gone.is_set() else descendants(self.shim_pid)
+        """The pids of the main process and everything below it that runs now."""
+        return [] if self._finished.is_set() else descendants(self.shim_pid)
 
     def usage(self) -> Usage:
         """Resident bytes, CPU time in ms and number of processes of the whole tree."""
-        return Usage(0, 0, 0) if self._gone.is_set() else usage(self.shim_pid)
+        return Usage(0, 0, 0) if self._finished.is_set() else usage(self.shim_pid)
 
     def environment(self) -> dict[str, str]:
-        """The environment that it was started with, whatever its program has made of that. Blocks for a moment.
+        """The environment that the child was started with, even if its program has overwritten it. Reads /proc.
 
         Raises:
-            OSError: its shim has ended.
+            OSError: the shim has ended.
         """
         return environment_of(self.shim_pid)
 
-    def in_cgroup(self, cgroup: Path | None) -> None:
-        """From now on this control group, which is this run's alone, is ended with a shim that was killed."""
+    def set_cgroup(self, cgroup: Path | None) -> None:
+        """Set the run's own control group, whose processes are killed if the shim is killed."""
         self._cgroup = cgroup
 
     def close(self) -> None:
-        """Let go of it, and leave it as it is; whoever waits for it here waits in vain."""
-        if self._again is not None:
-            self._again.cancel()
-        if self._last_rites is not None:
-            self._last_rites.cancel()
-        self._forget_main()
+        """Stop watching without touching the process. Pending waits never return."""
+        if self._status_timer is not None:
+            self._status_timer.cancel()
+        if self._cleanup is not None:
+            self._cleanup.cancel()
+        self._close_main()
         if self._shim is not None:
             self._loop.remove_reader(self._shim)
             os.close(self._shim)
             self._shim = None
 
-    def _forget_main(self) -> None:
+    def _close_main(self) -> None:
         if self._main is not None:
             self._loop.remove_reader(self._main)
             os.close(self._main)
             self._main = None
 
-    def _tell(self, words: str) -> None:
-        """Write a command for the shim; one that is gone has nothing left to do."""
+    def _send_command(self, command: str) -> None:
+        """Write a command to the shim's control FIFO; does nothing if the shim has ended."""
         try:
             fd = self._open_control()
         except OSError as error:
@@ -146,7 +146,7 @@ class Process:
                 return
             raise
         try:
-            os.write(fd, words.encode() + b"\n")
+            os.write(fd, command.encode() + b"\n")
         finally:
             os.close(fd)
 
@@ -157,29 +157,29 @@ class Process:
         except FileNotFoundError:
             if self._shim is None:
                 raise
-            # Somebody deleted the folder of a run that goes on. The shim still holds its end, and by it can be reached;
-            # its pid is no other's while we hold its descriptor and have not seen its end.
+            # The folder of a running run was deleted. The shim still has its control FIFO open and can be reached
+            # through that descriptor. Its pid cannot be reused while we hold its pidfd and have not seen its end.
             control = open_held_control(self.shim_pid, self.run_id)
             if control is None:
                 raise
             return control
 
-    def _see(self, ended: Exit) -> None:
+    def _set_exit(self, end: Exit) -> None:
         if self.exit is None:
-            over = (ended.kind, ended.code) == ("signal", signal.SIGKILL) and ran_out_of_memory(self._cgroup)
-            self.exit = ended._replace(reason="over its memory limit") if over else ended
-        self._ended.set()
+            over_limit = (end.kind, end.code) == ("signal", signal.SIGKILL) and ran_out_of_memory(self._cgroup)
+            self.exit = end._replace(reason="over its memory limit") if over_limit else end
+        self._exited.set()
 
     def _main_ended(self) -> None:
-        """The main process is a zombie: the shim writes how it ended, now or in a moment."""
+        """Read the exit from the status file once the main process is a zombie; poll until the shim has written it."""
         if self._main is not None:
             self._loop.remove_reader(self._main)
-        self._again = None
+        self._status_timer = None
         status = read_status(self._folder / "status")
         if status is not None and status.exit is not None:
-            self._see(status.exit)
-        elif self._shim is not None and self._last_rites is None:
-            self._again = self._loop.call_later(_LOOK_AGAIN_S, self._main_ended)
+            self._set_exit(status.exit)
+        elif self._shim is not None and self._cleanup is None:
+            self._status_timer = self._loop.call_later(_STATUS_POLL_S, self._main_ended)
 
     def _shim_ended(self) -> None:
         assert self._shim is not None
@@ -191,20 +191,20 @@ class Process:
         elif status is not None and status.failed:
             self._finish(lost("the program could not be started"))
         else:
-            self._last_rites = asyncio.create_task(self._bury(None if status is None else status.exit))
+            self._cleanup = asyncio.create_task(self._kill_remaining(None if status is None else status.exit))
 
-    async def _bury(self, known: Exit | None) -> None:
-        """The shim was killed: nothing of its child lives on unwatched."""
+    async def _kill_remaining(self, recorded: Exit | None) -> None:
+        """After the shim was killed, kill its child and everything below, which would otherwise run unwatched."""
         if self._main is not None:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self._main, signal.SIGKILL)
         if self._cgroup is not None:
             end_cgroup(self._cgroup)
         await asyncio.to_thread(end_session, self._record, watched=True)
-        self._finish(known or lost("its supervisor was killed"))
+        self._finish(recorded or lost("its supervisor was killed"))
 
-    def _finish(self, ended: Exit) -> None:
-        self._last_rites = None
-        self._see(ended)
-        self._gone.set()
+    def _finish(self, end: Exit) -> None:
+        self._cleanup = None
+        self._set_exit(end)
+        self._finished.set()
         self.close()

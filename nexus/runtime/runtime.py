@@ -1,7 +1,7 @@
-"""The process room: starts runs, takes them back after a restart of the daemon, and keeps their folders.
+"""The process runtime: starts runs, adopts them after a restart of the daemon, and manages their folders.
 
-It knows no service, machine or job: an owner is a name for the folder that keeps a log over all runs, and a run id is
-made, and written down, by whoever asks.
+It knows no service, machine or job: an owner is the name of the folder that holds the log of all its runs, and the
+caller creates and records the run ids.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nexus.runtime.orphans import Orphans, end_orphans, find_orphans
 from nexus.runtime.process import Process, lost, reap
 from nexus.runtime.scope import Scopes
 from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, StartFailed
-from nexus.runtime.spec_encoding import make_orders
+from nexus.runtime.spec_encoding import encode_spec
 from nexus.runtime.start_errors import explain
 from nexus.runtime.status import STATUS_BYTES, Status, boot_id, is_locked, open_process, read_status
 from nexus.runtime.tree import end_cgroup, end_session
@@ -35,67 +35,67 @@ __all__ = ["Runtime", "shim_command"]
 
 _log = logging.getLogger(__name__)
 
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SCOPE_TIMEOUT_S = 5.0
 _SHIM_TIMEOUT_S = 30.0
-_LOOK_AGAIN_S = 0.01
-_LOOKS = 300
-_LOOKS_FOR_THE_LOG = 100
+_POLL_S = 0.01
+_MAX_POLLS = 300
+_MAX_LOG_LOCK_POLLS = 100
 
-_DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-"""The soft limit that this process was started with: the daemon raises its own later, and no child should get that."""
+_DESCRIPTOR_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+"""The soft limit that this process was started with. Children get it, since the daemon raises its own limit later."""
 
 
 def shim_command() -> list[str]:
-    """The words that start the shim: the compiled one, or the one in Python where there was no compiler.
+    """The command that starts the shim: the compiled program, or the Python one where it was not compiled.
 
-    ``NEXUS_RUNTIME_SHIM`` (``native`` or ``python``) picks one.
+    ``NEXUS_RUNTIME_SHIM`` (``native`` or ``python``) overrides the choice.
     """
-    wanted = os.environ.get("NEXUS_RUNTIME_SHIM")
+    choice = os.environ.get("NEXUS_RUNTIME_SHIM")
     native = Path(__file__).parent / "native" / "nexus-shim"
-    if wanted == "native" or (wanted != "python" and os.access(native, os.X_OK)):
+    if choice == "native" or (choice != "python" and os.access(native, os.X_OK)):
         return [str(native)]
     return [sys.executable, "-I", "-S", str(Path(__file__).parent / "shim.py")]
 
 
 @dataclass
 class _Start:
-    """What a start holds open until the shim has it."""
+    """The descriptors that a start holds open until the shim has inherited them."""
 
     owner: str
     run_id: str
     folder: Path
     spec: ProcessSpec
     descriptors: list[int] = field(default_factory=list)
-    report: int = -1
+    report_fd: int = -1
 
-    def close(self) -> None:
+    def close_inherited(self) -> None:
         for fd in self.descriptors:
             os.close(fd)
         self.descriptors.clear()
 
     def close_all(self) -> None:
-        self.close()
-        if self.report >= 0:
-            os.close(self.report)
-            self.report = -1
+        self.close_inherited()
+        if self.report_fd >= 0:
+            os.close(self.report_fd)
+            self.report_fd = -1
 
 
 class Runtime:
-    """All runs below one directory, which is made when it is needed; it is the daemon's alone.
+    """All runs below one directory, which is created when needed and used by one daemon only.
 
-    ``scopes=False`` does without the user manager, as where there is none. ``descriptors`` is the soft limit of open
-    files that children get: the one that this process was started with, unless told otherwise.
+    ``scopes=False`` does not use the systemd user manager. ``descriptors`` is the soft limit of open files that
+    children get; the default is the limit that this process was started with.
     """
 
     def __init__(self, directory: Path, *, scopes: bool = True, descriptors: int | None = None) -> None:
         self.directory = directory
         self._scopes = Scopes(enabled=scopes)
-        self._descriptors = _DESCRIPTORS if descriptors is None else descriptors
-        self._warned = False
+        self._descriptor_limit = _DESCRIPTOR_LIMIT if descriptors is None else descriptors
+        self._warned_of_scopes = False
 
     def check(self, spec: ProcessSpec) -> None:
-        """See whether the limits can be held here, as far as that is cheap to tell.
+        """Check whether limits can be enforced here, as far as that is cheap to tell.
 
         Raises:
             LimitUnavailable: they cannot.
@@ -103,15 +103,15 @@ class Runtime:
         self._scopes.check(spec)
 
     def log(self, owner: str) -> Log:
-        """The log of an owner over all its runs; it may be empty yet."""
+        """The log of an owner over all its runs; it may not exist yet."""
         return Log(self._owner_folder(owner) / "log")
 
     async def start(self, owner: str, run_id: str, spec: ProcessSpec) -> Process:
-        """Start a program; returns when it runs, that is, when it was executed.
+        """Start a program; returns once the program has been executed.
 
         Raises:
-            StartFailed: it could not be; nothing of the run is left.
-            LimitUnavailable: its limits cannot be held here; nothing is left either.
+            StartFailed: it could not be executed; no process or file of the run is left.
+            LimitUnavailable: its limits cannot be enforced here; no process or file is left either.
         """
         self.check(spec)
         folder = self._run_folder(owner, run_id)
@@ -121,7 +121,7 @@ class Runtime:
                 process = await self._start_in_scope(start)
                 if process is not None:
                     return process
-            await self._take(start)
+            await self._prepare_with_retry(start)
             return await self._spawn(start, [], {}, _SHIM_TIMEOUT_S)
         except BaseException as error:
             start.close_all()
@@ -130,19 +130,19 @@ class Runtime:
             raise
 
     async def adopt(self, owner: str, run_id: str) -> Process | Exit | None:
-        """Take a run back that another daemon started.
+        """Adopt a run that an earlier daemon started.
 
-        Gives the process where it still runs, how it ended where it does not, and None where it never started.
+        Returns the process if it is still running, its exit if it has ended, and None if it never started.
         """
         folder = self._run_folder(owner, run_id)
-        for _ in range(_LOOKS):
-            held = is_locked(folder / "lock")
-            # Read after the look at the lock: what a shim wrote before it ended is there.
+        for _ in range(_MAX_POLLS):
+            locked = is_locked(folder / "lock")
+            # Read after the lock was checked: if the shim has ended, everything that it wrote is visible.
             status = read_status(folder / "status")
-            if status is None or (status.failed and not held):
+            if status is None or (status.failed and not locked):
                 return None
-            if not held:
-                return await self._ended(folder, run_id, status)
+            if not locked:
+                return await self._find_exit(folder, run_id, status)
             if status.run is not None and status.run.boot == boot_id():
                 shim = open_process(status.run.shim_pid, status.run.shim_start)
                 if shim is not None and is_locked(folder / "lock"):
@@ -151,22 +151,22 @@ class Runtime:
                     )
                 if shim is not None:
                     os.close(shim)
-            # It is just starting, or just ending.
-            await asyncio.sleep(_LOOK_AGAIN_S)
-        return lost("somebody else holds its lock")
+            # The run is just starting, or just ending.
+            await asyncio.sleep(_POLL_S)
+        return lost("another process holds its lock")
 
     async def find_orphans(self, owners: Mapping[str, str]) -> dict[str, Orphans]:
-        """What lives of runs that ``adopt`` has no trace of, by their ids: somebody deleted their files.
+        """Find surviving processes of runs whose files were deleted, so that ``adopt`` returns None; by run id.
 
-        ``owners`` has the owner of each. None of them is watched: all that can be done with them is to end them.
+        ``owners`` maps run ids to owners. Orphans are not watched; they can only be ended, with ``end_orphans``.
         """
         return await asyncio.to_thread(find_orphans, owners) if owners else {}
 
     async def end_orphans(self, orphans: Orphans, number: int, grace_ms: int) -> None:
-        """End what is left of a run, with a signal and after the grace time with SIGKILL, and wait for that."""
+        """End the processes of a run, with a signal and after the grace time with SIGKILL, and wait until they end."""
         await end_orphans(orphans, number, grace_ms)
 
-    async def _ended(self, folder: Path, run_id: str, status: Status) -> Exit | None:
+    async def _find_exit(self, folder: Path, run_id: str, status: Status) -> Exit | None:
         if status.run is None:
             return None
         if status.exit is not None and (status.done or status.run.boot != boot_id()):
@@ -178,111 +178,123 @@ class Runtime:
         await asyncio.to_thread(end_session, status.run, watched=False)
         return status.exit or lost("its supervisor was killed")
 
+    def owners(self) -> list[str]:
+        """The names of all owners that have a folder here. Blocks."""
+        with contextlib.suppress(OSError):
+            return sorted(path.name for path in self.directory.iterdir() if path.is_dir())
+        return []
+
+    def runs(self, owner: str) -> list[str]:
+        """The ids of all runs of an owner that have files. Blocks."""
+        with contextlib.suppress(OSError):
+            return [path.name for path in self._owner_folder(owner).iterdir() if path.name != "log"]
+        return []
+
     def forget(self, owner: str, run_id: str) -> None:
-        """Delete the files of a run that is over, but not what it logged; nothing happens when there are none.
+        """Delete the files of a finished run, but not its log; does nothing if there are none.
 
         Raises:
-            RunHeld: it is not over.
+            RunHeld: the run is still running.
         """
         folder = self._run_folder(owner, run_id)
         if is_locked(folder / "lock"):
-            raise RunHeld(f"cannot forget run {run_id}: it still runs", "Stop it first.")
+            raise RunHeld(f"cannot delete the files of run {run_id}: it is still running", "Stop it first.")
         shutil.rmtree(folder, ignore_errors=True)
 
     async def remove(self, owner: str) -> None:
-        """Delete everything of an owner, its log too; nothing happens when there is nothing.
+        """Delete all files of an owner including its log; does nothing if there are none.
 
         Raises:
-            RunHeld: a run of it is not over.
+            RunHeld: one of its runs is still running.
             OSError: the files cannot be deleted.
         """
         folder = self._owner_folder(owner)
         if is_locked(folder / "log") or any(is_locked(lock) for lock in folder.glob("*/lock")):
-            raise RunHeld(f"cannot remove the files of {owner}: it still runs", "Stop it first.")
+            raise RunHeld(f"cannot delete the files of {owner}: it is still running", "Stop it first.")
         with contextlib.suppress(FileNotFoundError):
             await asyncio.to_thread(shutil.rmtree, folder)
 
     def _owner_folder(self, owner: str) -> Path:
-        if not _SAFE.fullmatch(owner):
-            raise ValueError(f"{owner!r} is no name of an owner")
+        if not _SAFE_NAME.fullmatch(owner):
+            raise ValueError(f"{owner!r} is not a valid owner name")
         return self.directory / owner
 
     def _run_folder(self, owner: str, run_id: str) -> Path:
-        if not _SAFE.fullmatch(run_id) or run_id == "log":
-            raise ValueError(f"{run_id!r} is no id of a run")
+        if not _SAFE_NAME.fullmatch(run_id) or run_id == "log":
+            raise ValueError(f"{run_id!r} is not a valid run id")
         return self._owner_folder(owner) / run_id
 
-    async def _take(self, start: _Start) -> None:
-        """``_prepare`` once the log is free: who was killed on its way to a program holds it for a moment yet."""
-        for looks in range(_LOOKS_FOR_THE_LOG, -1, -1):
+    async def _prepare_with_retry(self, start: _Start) -> None:
+        """``_prepare``, repeated while the log is locked: a child that was killed before its exec may still hold it."""
+        for polls_left in range(_MAX_LOG_LOCK_POLLS, -1, -1):
             try:
                 self._prepare(start)
                 return
             except StartFailed as error:
                 start.close_all()
-                if error.errno != errno.EBUSY or not looks:
+                if error.errno != errno.EBUSY or not polls_left:
                     raise
-            await asyncio.sleep(_LOOK_AGAIN_S)
+            await asyncio.sleep(_POLL_S)
 
     def _prepare(self, start: _Start) -> None:
-        """Make the files of a run, and take its locks.
+        """Create the files of a run and lock them; the order of the descriptors is that of the shim's arguments.
 
         Raises:
-            StartFailed: there is no room, no right, or another run of the owner still holds the log.
+            StartFailed: no space, no permission, or another run of the owner still holds the log.
         """
         spec, folder = start.spec, start.folder
         name = spec.program
         try:
-            logs = folder.parent / "log"
-            logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            log_folder = folder.parent / "log"
+            log_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.mkdir(mode=0o700)
-            start.descriptors.append(make_orders(spec, self._descriptors))
-            start.report, writing = os.pipe2(os.O_CLOEXEC)
-            start.descriptors.append(writing)
+            start.descriptors.append(encode_spec(spec, self._descriptor_limit))
+            start.report_fd, report_writer = os.pipe2(os.O_CLOEXEC)
+            start.descriptors.append(report_writer)
             start.descriptors.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            start.descriptors.append(os.open(logs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            start.descriptors.append(os.open(log_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             fcntl.flock(start.descriptors[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
             start.descriptors.append(os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             fcntl.flock(start.descriptors[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.mkfifo(folder / "control", 0o600)
-            # The trace of the run comes last, and takes its room now: a full disk loses no exit code.
+            # The status file is created last, since adopt() takes it as the sign that the run was started. Its space is
+            # allocated now, so that a disk that fills up later loses no exit code.
             status = os.open(folder / "status", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                _write(status, b" " * STATUS_BYTES)
+                _write_all(status, b" " * STATUS_BYTES)
             finally:
                 os.close(status)
         except BlockingIOError:
             shutil.rmtree(folder, ignore_errors=True)
             raise StartFailed(
-                f"cannot start {name}: what it started before is still ending", errno.EBUSY, "Try again in a moment."
+                name, "its previous run is still ending", errno.EBUSY, "Try again in a moment.", step="files"
             ) from None
         except FileExistsError:
-            raise StartFailed(f"cannot start {name}: run {start.run_id} was started before", errno.EEXIST) from None
+            raise StartFailed(name, f"run {start.run_id} was already started", errno.EEXIST, step="files") from None
         except OSError as error:
-            number = error.errno or 0
-            raise StartFailed(*explain(spec, "files", number, str(self.directory))) from None
+            raise explain(spec, "files", error.errno or 0, str(self.directory)) from None
 
     async def _start_in_scope(self, start: _Start) -> Process | None:
-        """Start in a scope; None where the user manager failed and nobody needs it."""
+        """Start in a scope; None where the user manager failed and the spec has no limits."""
         spec = start.spec
-        await self._take(start)
+        await self._prepare_with_retry(start)
         errors = os.memfd_create("errors", os.MFD_CLOEXEC)
         try:
             prefix = self._scopes.command(start.run_id, spec)
             process = await self._spawn(start, prefix, self._scopes.environment, _SCOPE_TIMEOUT_S, errors)
         except _ScopeFailed as failure:
             os.lseek(errors, 0, os.SEEK_SET)
-            said = os.read(errors, 1000).decode(errors="replace").strip().partition("\n")[0]
-            reason = f"{failure}: {said}" if said else str(failure)
+            first_line = os.read(errors, 1000).decode(errors="replace").strip().partition("\n")[0]
+            reason = f"{failure}: {first_line}" if first_line else str(failure)
             shutil.rmtree(start.folder, ignore_errors=True)
             if spec.limited:
                 raise LimitUnavailable(
                     f"cannot limit {spec.program}: {reason}",
-                    "See what `systemctl --user status` says, or run it without limits.",
+                    "Check `systemctl --user status`, or run it without limits.",
                 ) from None
-            if not self._warned:
-                self._warned = True
-                _log.warning("processes are started without scopes: %s", reason)
+            if not self._warned_of_scopes:
+                self._warned_of_scopes = True
+                _log.warning("starting processes without scopes: %s", reason)
             return None
         finally:
             os.close(errors)
@@ -292,7 +304,7 @@ class Runtime:
         except LimitUnavailable:
             await asyncio.shield(process.stop(signal.SIGKILL, 0))
             raise
-        process.in_cgroup(cgroup)
+        process.set_cgroup(cgroup)
         with contextlib.suppress(OSError):
             (start.folder / "cgroup").write_text(str(cgroup or ""))
         return process
@@ -300,62 +312,67 @@ class Runtime:
     async def _spawn(
         self, start: _Start, prefix: list[str], environment: dict[str, str], timeout_s: float, errors: int | None = None
     ) -> Process:
-        """Start the shim and wait for its report; a cancelled wait ends it again."""
+        """Start the shim and wait for its report; kills the shim again if the wait is cancelled.
+
+        ``prefix`` is the ``systemd-run`` command for a scope, or empty; ``errors`` receives its standard error.
+        """
         label = f"{start.owner}/{start.run_id}"
         command = [*prefix, *shim_command(), label, *map(str, start.descriptors)]
-        plain = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in range(3)]
-        said = [] if errors is None else [(os.POSIX_SPAWN_DUP2, errors, 2)]
-        passed = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in start.descriptors]
+        standard = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in range(3)]
+        standard_error = [] if errors is None else [(os.POSIX_SPAWN_DUP2, errors, 2)]
+        inherited = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in start.descriptors]
         try:
             pid = os.posix_spawn(  # noqa: ASYNC221 - returns as soon as the shim, which is small, is executed
                 command[0],
                 command,
                 environment,
-                file_actions=[*plain, *said, *passed],
+                file_actions=[*standard, *standard_error, *inherited],
                 setsigmask=[],
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
             )
         except OSError as error:
             if prefix:
                 raise _ScopeFailed(f"{prefix[0]} cannot be run ({error.strerror})") from None
-            raise StartFailed(*explain(start.spec, "shim", error.errno or 0, command[0])) from None
+            raise explain(start.spec, "shim", error.errno or 0, command[0]) from None
         try:
             shim = os.pidfd_open(pid)
         except OSError as error:
-            os.kill(pid, signal.SIGKILL)  # nobody has reaped it, so this is no other's pid
-            os.waitpid(pid, 0)  # noqa: ASYNC222 - it is killed, and small
-            raise StartFailed(*explain(start.spec, "shim", error.errno or 0)) from None
-        start.close()
+            os.kill(pid, signal.SIGKILL)  # it has not been reaped, so the pid cannot have been reused
+            os.waitpid(pid, 0)  # noqa: ASYNC222 - a killed small process ends at once
+            raise explain(start.spec, "shim", error.errno or 0) from None
+        start.close_inherited()
         try:
-            said_so = await asyncio.wait_for(_line(start.report), timeout_s)
+            report = await asyncio.wait_for(_read_report(start.report_fd), timeout_s)
             status = read_status(start.folder / "status")
-            if said_so == ["ok"] and status is not None and status.run is not None:
+            if report == ["ok"] and status is not None and status.run is not None:
                 process = Process(start.owner, start.run_id, start.folder, status.run, shim)
                 shim = -1
                 return process
-            if said_so[:1] == ["fail"] and len(said_so) == 3:
-                raise StartFailed(*explain(start.spec, said_so[1], int(said_so[2])))
+            if report[:1] == ["fail"] and len(report) == 3:
+                raise explain(start.spec, report[1], int(report[2]))
             if prefix:
                 raise _ScopeFailed("systemd-run failed")
-            raise StartFailed(f"cannot start {start.spec.program}: its supervisor ended at once")
+            raise StartFailed(start.spec.program, "its supervisor exited before the program was executed", step="shim")
         except TimeoutError:
             if prefix:
                 raise _ScopeFailed(f"systemd-run did not answer within {timeout_s:g} seconds") from None
             raise StartFailed(
-                f"cannot start {start.spec.program}: nothing happened within {timeout_s:g} seconds",
+                start.spec.program,
+                f"it was not executed within {timeout_s:g} seconds",
                 errno.ETIMEDOUT,
-                "See whether the disks of the program and of its directory answer.",
+                "Check whether the disks of the program and its directory respond.",
+                step="shim",
             ) from None
         except OSError as error:
-            raise StartFailed(*explain(start.spec, "shim", error.errno or 0)) from None
+            raise explain(start.spec, "shim", error.errno or 0) from None
         finally:
-            os.close(start.report)
-            start.report = -1
+            os.close(start.report_fd)
+            start.report_fd = -1
             if shim >= 0:
-                await asyncio.shield(_end(shim, start.folder / "lock"))
+                await asyncio.shield(_kill_shim(shim, start.folder / "lock"))
 
     def _cgroups(self, folder: Path, run_id: str) -> list[Path]:
-        """The control group that a run was in; its name holds the run's id, so it is nobody else's."""
+        """The recorded control group of a run, if any; its name has the run's id, so it contains no other run."""
         with contextlib.suppress(OSError, ValueError):
             path = Path((folder / "cgroup").read_text())
             if path.name == f"nexus-{run_id}.scope":
@@ -364,16 +381,16 @@ class Runtime:
 
 
 class _ScopeFailed(Exception):
-    """The user manager gave no scope."""
+    """The systemd user manager did not start the scope."""
 
 
-def _write(fd: int, data: bytes) -> None:
+def _write_all(fd: int, data: bytes) -> None:
     while data:
         data = data[os.write(fd, data) :]
 
 
-async def _line(fd: int) -> list[str]:
-    """The words of the one line that comes from a pipe; none when it ends without."""
+async def _read_report(fd: int) -> list[str]:
+    """Read the shim's one-line report from a pipe, split at blanks; empty if the pipe is closed without one."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     os.set_blocking(fd, False)
@@ -385,23 +402,23 @@ async def _line(fd: int) -> list[str]:
         loop.remove_reader(fd)
 
 
-async def _end(pidfd: int, lock: Path) -> None:
-    """Kill a shim of ours that is of no use, and reap it.
+async def _kill_shim(pidfd: int, lock: Path) -> None:
+    """Kill and reap a shim whose start was given up, and wait until its lock is free.
 
-    What it had forked and was not yet the program dies with it, a moment later, and has the lock until then.
+    A child that it has forked but that has not executed the program dies a moment later, and holds the lock until then.
     """
     loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
+    exited = asyncio.Event()
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    loop.add_reader(pidfd, ended.set)
+    loop.add_reader(pidfd, exited.set)
     try:
-        await ended.wait()
+        await exited.wait()
     finally:
         loop.remove_reader(pidfd)
         reap(pidfd)
         os.close(pidfd)
-    for _ in range(_LOOKS):
+    for _ in range(_MAX_POLLS):
         if not is_locked(lock):
             return
-        await asyncio.sleep(_LOOK_AGAIN_S)
+        await asyncio.sleep(_POLL_S)

@@ -1,6 +1,6 @@
-"""Transient units of the systemd user manager: they hold limits, and let a whole tree be ended at once.
+"""Starts shims in transient scopes of the systemd user manager, which enforce limits and can be killed as a whole.
 
-A scope is a frame around a shim and what it started. It knows no log and no exit code.
+A scope contains one shim and all processes below it. This module knows no logs and no exit codes.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from nexus.runtime.spec import LimitUnavailable, ProcessSpec
 
 __all__ = ["Scopes"]
 
-_PERIOD_HINT = "Run the service without limits, or have the controllers delegated to the user manager (Delegate=)."
+_NO_CONTROLLER_HINT = (
+    "Run the service without limits, or have the controllers delegated to the user manager (Delegate=)."
+)
 
 
 class Scopes:
-    """The user manager that answers to this process, if one does.
+    """The systemd user manager of this process, if there is one.
 
-    ``environment`` is the daemon's own, with which ``systemd-run`` finds the manager. ``NEXUS_RUNTIME_SCOPES=no``
-    there, or ``enabled=False``, does without.
+    ``environment`` is the daemon's own, by which ``systemd-run`` finds the manager. ``NEXUS_RUNTIME_SCOPES=no`` there,
+    or ``enabled=False``, disables scopes.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None, *, enabled: bool = True) -> None:
@@ -30,71 +32,72 @@ class Scopes:
         self._program = shutil.which("systemd-run", path=self.environment.get("PATH")) if self._enabled else None
 
     def available(self) -> bool:
-        """Whether a scope can be asked for; cheap enough for every start."""
+        """Whether a user manager can be asked for a scope; cheap enough to be called on every start."""
         directory = self.environment.get("XDG_RUNTIME_DIR", "")
         return self._program is not None and directory != "" and os.path.exists(f"{directory}/systemd/private")
 
     def check(self, spec: ProcessSpec) -> None:
-        """Refuse limits where nobody would hold them.
+        """Refuse a spec with limits where there is no user manager to enforce them.
 
         Raises:
             LimitUnavailable: there is no user manager.
         """
         if spec.limited and not self.available():
             raise LimitUnavailable(
-                f"cannot limit {spec.program}: no systemd user manager is here to hold limits of memory or CPU",
+                f"cannot limit {spec.program}: no systemd user manager is available to enforce memory or CPU limits",
                 "Run the daemon under systemd --user, or run this without limits.",
             )
 
     def command(self, run_id: str, spec: ProcessSpec) -> list[str]:
-        """The words before a program that have it run in a scope of its own, with the limits of ``spec``."""
+        """The ``systemd-run`` prefix that runs a command in a scope of its own, with the limits of ``spec``."""
         assert self._program is not None
-        words = [self._program, "--user", "--scope", "--quiet", "--collect", f"--unit=nexus-{run_id}"]
+        argv = [self._program, "--user", "--scope", "--quiet", "--collect", f"--unit=nexus-{run_id}"]
         if spec.memory_bytes is not None:
-            words += ["-p", f"MemoryMax={spec.memory_bytes}", "-p", "MemorySwapMax=0"]
+            argv += ["-p", f"MemoryMax={spec.memory_bytes}", "-p", "MemorySwapMax=0"]
         if spec.cpu_percent is not None:
-            words += ["-p", f"CPUQuota={spec.cpu_percent}%"]
-        return [*words, "--"]
+            argv += ["-p", f"CPUQuota={spec.cpu_percent}%"]
+        return [*argv, "--"]
 
     def folder(self, pid: int, run_id: str) -> Path | None:
-        """The control group of a scope, by a process in it; None where that process is in another."""
+        """The control group directory of a run's scope, given a process in it; None where it is in another group."""
         try:
             lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
         except OSError:
             return None
-        top = _top()
+        mount = _cgroup_mount()
         for line in lines:
             path = Path(line[3:])
-            if line.startswith("0::") and path.name == f"nexus-{run_id}.scope" and top is not None:
-                folder = top / path.relative_to("/")
+            if line.startswith("0::") and path.name == f"nexus-{run_id}.scope" and mount is not None:
+                folder = mount / path.relative_to("/")
                 return folder if folder.is_dir() else None
         return None
 
     def verify(self, folder: Path | None, spec: ProcessSpec) -> None:
-        """See that the kernel holds the limits: systemd says nothing of a limit whose controller is not there.
+        """Check that the kernel enforces the limits: systemd ignores a limit silently if its controller is missing.
 
         Raises:
-            LimitUnavailable: it does not.
+            LimitUnavailable: a limit of ``spec`` is not set in the control group.
         """
         if spec.memory_bytes is not None:
-            held = _read(folder, "memory.max")
+            limit = _read(folder, "memory.max")
             if (
-                held is None
-                or held == "max"
-                or not spec.memory_bytes - os.sysconf("SC_PAGE_SIZE") < int(held) <= spec.memory_bytes
+                limit is None
+                or limit == "max"
+                or not spec.memory_bytes - os.sysconf("SC_PAGE_SIZE") < int(limit) <= spec.memory_bytes
             ):
-                raise _not_held(spec, "memory")
+                raise _not_enforced(spec, "memory")
             if _read(folder, "memory.swap.max") not in (None, "0"):
-                raise _not_held(spec, "memory")
+                raise _not_enforced(spec, "memory")
         if spec.cpu_percent is not None:
             quota, _, period = (_read(folder, "cpu.max") or "max 1").partition(" ")
             if quota == "max" or abs(int(quota) * 100 / int(period) - spec.cpu_percent) > 1:
-                raise _not_held(spec, "CPU")
+                raise _not_enforced(spec, "CPU")
 
 
-def _not_held(spec: ProcessSpec, what: str) -> LimitUnavailable:
+def _not_enforced(spec: ProcessSpec, controller: str) -> LimitUnavailable:
     return LimitUnavailable(
-        f"cannot limit {spec.program}: the {what} controller is not available to the user manager", _PERIOD_HINT
+        f"cannot limit {spec.program}: the {controller} controller is not available to the user manager",
+        _NO_CONTROLLER_HINT,
     )
 
 
@@ -107,10 +110,10 @@ def _read(folder: Path | None, name: str) -> str | None:
         return None
 
 
-def _top() -> Path | None:
-    """Where the unified hierarchy of control groups is mounted."""
+def _cgroup_mount() -> Path | None:
+    """Where the unified (v2) cgroup hierarchy is mounted."""
     for line in Path("/proc/self/mounts").read_text().splitlines():
-        _device, place, kind, *_ = line.split()
+        _device, mount_point, kind, *_ = line.split()
         if kind == "cgroup2":
-            return Path(place)
+            return Path(mount_point)
     return None

@@ -1,7 +1,7 @@
-"""The files of a log as a reader sees them: places in it, one bit after another, and the search for a place.
+"""Reads the segment files of a log: positions, chunks in order, and searches by time or number of lines.
 
-Nothing here waits; what may take long is a generator that stops now and then. It knows bytes and streams, and newlines
-only to count them.
+Nothing here waits; long searches are generators that yield between steps. It knows bytes and streams, and newlines only
+to count them.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-__all__ = ["ENTRY", "LOST", "STREAMS", "Chunk", "Position", "Reader", "find_lines", "find_since", "segments"]
+__all__ = ["ENTRY", "LOST", "STREAMS", "Chunk", "Position", "Reader", "find_lines", "find_since", "list_segments"]
 
 ENTRY = struct.Struct("=QII")
-"""One entry of an index: ms, length, stream."""
+"""One entry of an index: time in ms, length in bytes, stream."""
 STREAMS = (1, 2)
 LOST = 0x80
-"""Set in an entry's stream: so many bytes were lost there, and none are in the data."""
+"""Flag in an entry's stream: ``length`` bytes were lost at this point, and none are in the data file."""
 
-_STREAM_AT = 12 if sys.byteorder == "little" else 15
-"""Where an entry has the byte that tells its stream."""
-_CHUNK = 64 * 1024
-_BLOCK = 4096
-_TICKS_BETWEEN_LOOKS = 8
+_STREAM_BYTE = 12 if sys.byteorder == "little" else 15
+"""Offset in an entry of the byte that holds the stream."""
+_CHUNK_BYTES = 64 * 1024
+_BLOCK_ENTRIES = 4096
+_TICKS_BETWEEN_CHECKS = 8
 _IDLE_TICKS = 100
-"""After so many ticks without anything new, a reader looks at every fourth alone."""
+"""After this many ticks without new data, a reader checks only on every fourth tick."""
 
 
 class Position(NamedTuple):
-    """A place between two bytes: segment, entry of its index, bytes of that entry before it."""
+    """A position between two bytes of a log: segment, entry of its index, byte offset in that entry."""
 
     segment: int
     entry: int
-    taken: int
+    offset: int
 
 
 class Chunk(NamedTuple):
-    """Some bytes of one entry, at most 64 KiB, and where they begin."""
+    """At most 64 KiB of one entry, and the position where they begin; ``lost`` bytes instead for a loss mark."""
 
-    place: Position
+    position: Position
     at: int
     stream: int
     data: bytes
@@ -56,8 +56,8 @@ class _Entry(NamedTuple):
     stream: int
 
 
-def segments(folder: Path) -> list[int]:
-    """The numbers of the segments that are there, the oldest first."""
+def list_segments(folder: Path) -> list[int]:
+    """The numbers of the existing segments, the oldest first."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
@@ -72,21 +72,21 @@ def _open(folder: Path, number: int, kind: str) -> int:
 
 
 class Reader:
-    """Goes through a log from a place on; ``next`` gives None at its end, and later what has come since."""
+    """Reads a log from a position on; ``next`` returns None at the end of the log, and later what was added since."""
 
-    def __init__(self, folder: Path, place: Position) -> None:
+    def __init__(self, folder: Path, position: Position) -> None:
         self._folder = folder
-        self._number = place.segment
-        self._entry = place.entry
-        self._taken = place.taken
-        self._offset = 0
-        self._size = 0
+        self._segment = position.segment
+        self._entry = position.entry
+        self._entry_offset = position.offset
+        self._data_offset = 0
+        self._data_size = 0
         self._data = -1
         self._index = -1
         self._next_name = ""
-        self._ticks = 0
+        self._idle_ticks = 0
         self._block: list[_Entry] = []
-        self._block_at = 0
+        self._block_start = 0
 
     def __enter__(self) -> Reader:
         return self
@@ -103,93 +103,97 @@ class Reader:
         self._data = self._index = -1
 
     def next(self) -> Chunk | None:
-        """The next bytes, None when there are no more now."""
+        """The next chunk, or None when there is no more data at present."""
         while True:
-            if self._index < 0 and not self._open_next(self._number):
+            if self._index < 0 and not self._open_next(self._segment):
                 return None
-            bit = self._next_here()
-            if bit is not None:
-                return bit
-            following = self._following()
+            chunk = self._next_in_segment()
+            if chunk is not None:
+                return chunk
+            following = self._find_following()
             if following is None:
                 return None
-            # Nothing is added to a segment when the next one is there: what is not seen now never comes.
-            bit = self._next_here()
-            if bit is not None:
-                return bit
+            # Read again: the writer adds nothing to a segment once the next one exists, so this segment is complete.
+            chunk = self._next_in_segment()
+            if chunk is not None:
+                return chunk
             self._close()
-            self._number, self._entry, self._taken = following, 0, 0
+            self._segment, self._entry, self._entry_offset = following, 0, 0
 
     def has_changed(self, tick: int) -> bool:
-        """Whether it is worth while to try again, told in a microsecond; each few ticks it looks further."""
-        self._ticks += 1
-        if self._ticks > _IDLE_TICKS and tick % 4:
+        """Whether ``next`` may have something new.
+
+        Takes about a microsecond. The checks for a new or deleted segment cost more, and run every few ticks.
+        """
+        self._idle_ticks += 1
+        if self._idle_ticks > _IDLE_TICKS and tick % 4:
             return False
-        if self._data >= 0 and os.lseek(self._data, 0, os.SEEK_END) != self._size:
+        if self._data >= 0 and os.lseek(self._data, 0, os.SEEK_END) != self._data_size:
             return True
         if self._index < 0:
-            return bool(segments(self._folder))
-        if tick % _TICKS_BETWEEN_LOOKS:
+            return bool(list_segments(self._folder))
+        if tick % _TICKS_BETWEEN_CHECKS:
             return False
         return os.fstat(self._index).st_nlink == 0 or os.path.exists(self._next_name)
 
     def is_gone(self) -> bool:
-        """Whether the log that was read has been deleted."""
+        """Whether the log has been deleted since the reader opened it."""
         return self._index >= 0 and not os.path.exists(self._folder)
 
-    def _open_next(self, least: int) -> bool:
-        for number in segments(self._folder):
-            if number < least:
+    def _open_next(self, first: int) -> bool:
+        """Open the oldest existing segment from number ``first`` on."""
+        for number in list_segments(self._folder):
+            if number < first:
                 continue
             try:
                 self._data = _open(self._folder, number, "log")
                 self._index = _open(self._folder, number, "idx")
             except FileNotFoundError:
-                # The writer has dropped it meanwhile.
+                # The writer has deleted the segment in the meantime.
                 self._close()
                 continue
-            if number != self._number:
-                self._number, self._entry, self._taken = number, 0, 0
+            if number != self._segment:
+                self._segment, self._entry, self._entry_offset = number, 0, 0
             self._next_name = f"{self._folder}/{number + 1}.idx"
-            self._block, self._block_at = [], 0
-            self._offset = self._taken + _bytes_before(self._index, self._entry)
+            self._block, self._block_start = [], 0
+            self._data_offset = self._entry_offset + _bytes_before(self._index, self._entry)
             return True
         return False
 
-    def _following(self) -> int | None:
-        """The number of the next segment there is."""
+    def _find_following(self) -> int | None:
+        """The number of the next existing segment."""
         if os.path.exists(self._next_name):
-            return self._number + 1
-        return next((number for number in segments(self._folder) if number > self._number), None)
+            return self._segment + 1
+        return next((number for number in list_segments(self._folder) if number > self._segment), None)
 
-    def _next_here(self) -> Chunk | None:
-        while (found := self._look()) is not None:
+    def _next_in_segment(self) -> Chunk | None:
+        while (found := self._peek_entry()) is not None:
             entry, final = found
-            place = Position(self._number, self._entry, self._taken)
+            position = Position(self._segment, self._entry, self._entry_offset)
             if entry.stream & LOST:
-                self._entry, self._taken = self._entry + 1, 0
-                return Chunk(place, entry.at, entry.stream, b"", entry.length)
-            left = entry.length - self._taken
-            data = os.pread(self._data, min(left, _CHUNK), self._offset) if left > 0 else b""
+                self._entry, self._entry_offset = self._entry + 1, 0
+                return Chunk(position, entry.at, entry.stream, b"", entry.length)
+            left = entry.length - self._entry_offset
+            data = os.pread(self._data, min(left, _CHUNK_BYTES), self._data_offset) if left > 0 else b""
             if data:
-                self._ticks = 0
-                self._offset += len(data)
-                self._taken += len(data)
-                return Chunk(place, entry.at, entry.stream, data)
+                self._idle_ticks = 0
+                self._data_offset += len(data)
+                self._entry_offset += len(data)
+                return Chunk(position, entry.at, entry.stream, data)
             if not final:
                 return None
-            # Where a writer was killed the bytes of an entry may be missing, and never come.
-            self._entry, self._taken = self._entry + 1, 0
+            # If the writer was killed, bytes of an entry may be missing for good.
+            self._entry, self._entry_offset = self._entry + 1, 0
         return None
 
-    def _look(self) -> tuple[_Entry, bool] | None:
-        """The entry that is next, and whether it is final: the last one may still grow."""
-        at = self._entry - self._block_at
+    def _peek_entry(self) -> tuple[_Entry, bool] | None:
+        """The next entry, and whether it is final: the last entry of an index may still grow."""
+        at = self._entry - self._block_start
         if not 0 <= at < len(self._block) - 1:
-            self._size = os.lseek(self._data, 0, os.SEEK_END)
-            self._block_at = self._entry
-            count = len(os.pread(self._index, _BLOCK * ENTRY.size, self._entry * ENTRY.size)) // ENTRY.size
-            # Read twice: what had another behind it in the first look is final in the second.
+            self._data_size = os.lseek(self._data, 0, os.SEEK_END)
+            self._block_start = self._entry
+            count = len(os.pread(self._index, _BLOCK_ENTRIES * ENTRY.size, self._entry * ENTRY.size)) // ENTRY.size
+            # Read twice: an entry that another one followed in the first read is final in the second.
             self._block = list(_entries(self._index, self._entry, self._entry + count))
             at = 0
         if at >= len(self._block):
@@ -199,7 +203,7 @@ class Reader:
 
 def _entries(index: int, first: int, end: int) -> Iterator[_Entry]:
     while first < end:
-        raw = os.pread(index, min(end - first, _BLOCK) * ENTRY.size, first * ENTRY.size)
+        raw = os.pread(index, min(end - first, _BLOCK_ENTRIES) * ENTRY.size, first * ENTRY.size)
         raw = raw[: len(raw) // ENTRY.size * ENTRY.size]
         if not raw:
             return
@@ -209,24 +213,27 @@ def _entries(index: int, first: int, end: int) -> Iterator[_Entry]:
 
 
 def _bytes_before(index: int, end: int) -> int:
-    """How much data the first ``end`` entries have. No entry becomes an object: there may be a million."""
+    """The number of data bytes of the first ``end`` entries. Makes no object per entry: there may be a million."""
     total = at = 0
     while at < end:
-        raw = os.pread(index, min(end - at, _BLOCK) * ENTRY.size, at * ENTRY.size)
+        raw = os.pread(index, min(end - at, _BLOCK_ENTRIES) * ENTRY.size, at * ENTRY.size)
         raw = raw[: len(raw) // ENTRY.size * ENTRY.size]
         if not raw:
             break
         total += sum(memoryview(raw).cast("I")[2::4])
-        if raw[_STREAM_AT :: ENTRY.size].translate(None, bytes(STREAMS)):
+        if raw[_STREAM_BYTE :: ENTRY.size].translate(None, bytes(STREAMS)):
             total -= sum(length for _at, length, stream in ENTRY.iter_unpack(raw) if stream & LOST)
         at += len(raw) // ENTRY.size
     return total
 
 
 def find_since(folder: Path, since: int, found: list[Position]) -> Iterator[None]:
-    """Put the place of the first bytes that came at ``since`` (ms) or later into ``found``; else the end of the log."""
-    numbers = segments(folder)
-    firsts = []
+    """Find the first bytes that were written at ``since`` (ms) or later, else the end of the log.
+
+    Appends the position to ``found``, and yields between steps.
+    """
+    numbers = list_segments(folder)
+    first_times = []
     for number in numbers:
         first = None
         with contextlib.suppress(FileNotFoundError):
@@ -235,26 +242,26 @@ def find_since(folder: Path, since: int, found: list[Position]) -> Iterator[None
                 first = next(_entries(index, 0, 1), None)
             finally:
                 os.close(index)
-        firsts.append(since if first is None else first.at)
+        first_times.append(since if first is None else first.at)
     for at, number in enumerate(numbers):
-        if at + 1 < len(numbers) and firsts[at + 1] < since:
+        if at + 1 < len(numbers) and first_times[at + 1] < since:
             continue
         with contextlib.suppress(FileNotFoundError):
             index = _open(folder, number, "idx")
             try:
-                for which, entry in enumerate(_entries(index, 0, os.fstat(index).st_size // ENTRY.size)):
+                for entry_number, entry in enumerate(_entries(index, 0, os.fstat(index).st_size // ENTRY.size)):
                     if entry.at >= since:
-                        found.append(Position(number, which, 0))
+                        found.append(Position(number, entry_number, 0))
                         return
-                    if which % _BLOCK == 0:
+                    if entry_number % _BLOCK_ENTRIES == 0:
                         yield
             finally:
                 os.close(index)
-    found.append(_end(folder, numbers))
+    found.append(_end_of_log(folder, numbers))
 
 
-def _end(folder: Path, numbers: list[int]) -> Position:
-    """Behind the last byte; what an entry still grows by comes after it."""
+def _end_of_log(folder: Path, numbers: list[int]) -> Position:
+    """The position after the last byte; if the last entry grows, its new bytes are after this position."""
     if not numbers:
         return Position(0, 0, 0)
     with contextlib.suppress(FileNotFoundError):
@@ -268,37 +275,43 @@ def _end(folder: Path, numbers: list[int]) -> Position:
     return Position(numbers[-1], 0, 0)
 
 
-class _Search:
-    """Counts lines backwards: the last N are those that ended last; what has not ended yet ended with its last byte."""
+class _LineCounter:
+    """Counts lines backwards over all streams: the last N lines are the N that ended last.
 
-    def __init__(self, lines: int, streams: tuple[int, ...], most_bytes: int | None) -> None:
-        self.left = lines
+    An unterminated line counts as ended at its last byte. ``open`` has the streams whose start is not found yet.
+    """
+
+    def __init__(self, lines: int, streams: tuple[int, ...], max_bytes: int | None) -> None:
+        self.lines_left = lines
         self.open = set(streams)
         self.seen: set[int] = set()
-        self.most_bytes = most_bytes
+        self.bytes_left = max_bytes
 
-    def over(self) -> bool:
-        """Whether nothing that is further ahead can belong to it."""
-        return not self.open or (self.left <= 0 and not self.open & self.seen)
+    def is_done(self) -> bool:
+        """Whether nothing earlier in the log can belong to the last lines."""
+        return not self.open or (self.lines_left <= 0 and not self.open & self.seen)
 
-    def spent(self) -> bool:
-        """Whether it has read as much as it may."""
-        return self.most_bytes is not None and self.most_bytes <= 0
+    def is_exhausted(self) -> bool:
+        """Whether the limit of bytes to read is used up."""
+        return self.bytes_left is not None and self.bytes_left <= 0
 
     def scan(self, stream: int, data: bytes) -> int | None:
-        """Look at the bytes before those that were seen; gives where the first line begins, if that is among them."""
+        """Count the lines of the bytes that precede those scanned before.
+
+        Returns the offset in ``data`` where the first of the last lines begins, or None if it begins earlier.
+        """
         if stream not in self.seen:
             self.seen.add(stream)
             if not data.endswith(b"\n"):
-                self.left -= 1
+                self.lines_left -= 1
         ends = data.count(b"\n")
-        if ends <= self.left:
-            self.left -= ends
+        if ends <= self.lines_left:
+            self.lines_left -= ends
             return None
         at = len(data)
-        for _ in range(self.left + 1):
+        for _ in range(self.lines_left + 1):
             at = data.rfind(b"\n", 0, at)
-        self.left = 0
+        self.lines_left = 0
         return at + 1
 
 
@@ -306,20 +319,21 @@ def find_lines(
     folder: Path,
     lines: int,
     streams: tuple[int, ...],
-    least: Position,
+    first: Position,
     starts: dict[int, Position],
     *,
-    most_bytes: int | None = None,
+    max_bytes: int | None = None,
 ) -> Iterator[None]:
-    """Put into ``starts`` where the last ``lines`` lines begin in each stream, not before ``least``.
+    """Find where the last ``lines`` lines begin in each stream, not before ``first``.
 
-    It reads backwards and stops as soon as it knows, or has read ``most_bytes``.
+    Puts the positions into ``starts``, and yields between steps. Reads backwards until all positions are found, or
+    ``max_bytes`` have been read.
     """
-    search = _Search(lines, streams, most_bytes)
-    numbers = segments(folder)
-    here = max(least, _end(folder, numbers))
+    counter = _LineCounter(lines, streams, max_bytes)
+    numbers = list_segments(folder)
+    position = max(first, _end_of_log(folder, numbers))
     for number in reversed(numbers):
-        if number < least.segment or search.over() or search.spent():
+        if number < first.segment or counter.is_done() or counter.is_exhausted():
             break
         with contextlib.ExitStack() as files:
             try:
@@ -329,45 +343,45 @@ def find_lines(
                 files.callback(os.close, data)
             except FileNotFoundError:
                 break
-            first = least.entry if number == least.segment else 0
-            for here in _backwards(index, data, number, first, search, starts):  # noqa: B007 - used after the loop
+            entry = first.entry if number == first.segment else 0
+            for position in _scan_backwards(index, data, number, entry, counter, starts):  # noqa: B007 - used below
                 yield
-    for stream in search.open:
-        starts[stream] = here if search.over() or search.spent() else least
+    for stream in counter.open:
+        starts[stream] = position if counter.is_done() or counter.is_exhausted() else first
 
 
-def _backwards(
-    index: int, data: int, number: int, first: int, search: _Search, starts: dict[int, Position]
+def _scan_backwards(
+    index: int, data: int, number: int, first_entry: int, counter: _LineCounter, starts: dict[int, Position]
 ) -> Iterator[Position]:
-    """Go through a segment from its end; gives where it is."""
+    """Scan a segment from its end to ``first_entry``; yields the position that it has reached."""
     end = os.fstat(index).st_size // ENTRY.size
     offset = -1
-    while end > first:
-        begin = max(end - _BLOCK, first)
+    while end > first_entry:
+        begin = max(end - _BLOCK_ENTRIES, first_entry)
         block = list(_entries(index, begin, end))
         if offset < 0:
-            # The last entry may grow, so what was read of it counts.
+            # The last entry may grow, so its length at the time of this read counts.
             offset = _bytes_before(index, begin) + sum(0 if each.stream & LOST else each.length for each in block)
-        for which in range(begin + len(block) - 1, begin - 1, -1):
-            entry = block[which - begin]
+        for entry_number in range(begin + len(block) - 1, begin - 1, -1):
+            entry = block[entry_number - begin]
             if entry.stream & LOST:
                 continue
             left = entry.length
             offset -= left
-            yield Position(number, which, left)
-            while left > 0 and entry.stream in search.open and not search.over() and not search.spent():
-                size = min(left, _CHUNK)
+            yield Position(number, entry_number, left)
+            while left > 0 and entry.stream in counter.open and not counter.is_done() and not counter.is_exhausted():
+                size = min(left, _CHUNK_BYTES)
                 left -= size
-                bytes_here = os.pread(data, size, offset + left)
-                if not bytes_here:
+                block_data = os.pread(data, size, offset + left)
+                if not block_data:
                     continue
-                found = search.scan(entry.stream, bytes_here)
-                if found is not None:
-                    starts[entry.stream] = Position(number, which, left + found)
-                    search.open.discard(entry.stream)
-                if search.most_bytes is not None:
-                    search.most_bytes -= size
-                yield Position(number, which, left)
-            if search.over() or search.spent():
+                line_start = counter.scan(entry.stream, block_data)
+                if line_start is not None:
+                    starts[entry.stream] = Position(number, entry_number, left + line_start)
+                    counter.open.discard(entry.stream)
+                if counter.bytes_left is not None:
+                    counter.bytes_left -= size
+                yield Position(number, entry_number, left)
+            if counter.is_done() or counter.is_exhausted():
                 return
         end = begin

@@ -1,4 +1,4 @@
-"""What can be started, how it can end, and what can be wrong with it. It knows no file and no process."""
+"""The runtime's value types: the spec of a process, its exit, and the errors. It knows no file and no process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 __all__ = ["Exit", "LimitUnavailable", "ProcessSpec", "RunHeld", "RuntimeFailure", "StartFailed"]
 
-LEAST_LOG_BYTES = 64 * 1024
+MIN_LOG_BYTES = 64 * 1024
 
 NEVER_PASSED = frozenset(
     {
@@ -27,20 +27,19 @@ NEVER_PASSED = frozenset(
         "WATCHDOG_USEC",
     }
 )
-"""Variables by which a service manager speaks to the daemon; a child that had them would answer in its name."""
+"""Variables that the service manager sets for the daemon; a child that inherited them could notify in its name."""
 
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A program and what it runs with; nothing else comes from the daemon.
+    """A program, its arguments, environment and limits; a child inherits nothing else from the daemon.
 
-    ``environment`` is exact, without what a service manager means for the daemon (``NOTIFY_SOCKET`` and its kin).
-    Neither it nor the arguments are in ``repr``: both may hold secrets. ``argv[0]`` without a slash is looked for in
-    the environment's own ``PATH``. ``log_bytes`` bounds the log of the owner over all its runs. ``cpu_percent`` 100 is
-    one core.
+    ``environment`` is the whole environment, from which the variables in ``NEVER_PASSED`` are removed. Neither it nor
+    the arguments are in ``repr``: both may hold secrets. ``argv[0]`` without a slash is looked up in the environment's
+    own ``PATH``. ``log_bytes`` bounds the owner's log over all its runs. ``cpu_percent`` 100 is one core.
 
     Raises:
-        ValueError: a value that cannot be meant.
+        ValueError: a value is out of range or malformed.
     """
 
     argv: tuple[str, ...] = field(repr=False)
@@ -54,28 +53,28 @@ class ProcessSpec:
 
     def __post_init__(self) -> None:
         if not self.argv or not self.argv[0]:
-            raise ValueError("a program has a name")
+            raise ValueError("argv must start with the name of a program")
         if not self.directory.startswith("/"):
-            raise ValueError("the directory is an absolute path")
+            raise ValueError("the directory must be an absolute path")
         if any("\0" in text for text in (self.directory, *self.argv, *self.environment, *self.environment.values())):
-            raise ValueError("no text of a program holds a zero character")
+            raise ValueError("the directory, arguments and variables must not contain NUL characters")
         if any(not name or "=" in name for name in self.environment):
-            raise ValueError("the name of a variable is not empty and holds no =")
+            raise ValueError("the name of a variable must not be empty or contain =")
         if not 1 <= self.stop_signal <= 64:
-            raise ValueError("there is no such signal")
-        if self.stop_grace_ms < 0 or self.log_bytes < LEAST_LOG_BYTES:
-            raise ValueError(f"a grace time is not negative, and a log takes at least {LEAST_LOG_BYTES} bytes")
+            raise ValueError("the stop signal must be a number from 1 to 64")
+        if self.stop_grace_ms < 0 or self.log_bytes < MIN_LOG_BYTES:
+            raise ValueError(f"the grace time must not be negative, and the log at least {MIN_LOG_BYTES} bytes")
         if any(limit is not None and limit <= 0 for limit in (self.memory_bytes, self.cpu_percent)):
-            raise ValueError("a limit is positive")
+            raise ValueError("a limit must be positive")
 
     @property
     def program(self) -> str:
-        """The program's name, which alone of the arguments may be shown."""
+        """The program's name, the only argument that messages and logs may show."""
         return self.argv[0]
 
     @property
     def limited(self) -> bool:
-        """Whether it may only run where limits can be enforced."""
+        """Whether the spec has a memory or CPU limit, so that it may only run where limits can be enforced."""
         return self.memory_bytes is not None or self.cpu_percent is not None
 
 
@@ -83,8 +82,8 @@ class Exit(NamedTuple):
     """How a main process ended.
 
     ``code`` is the exit code or the number of the signal, ``core`` whether it left a core dump, ``at`` when, in ms.
-    ``lost`` means that nobody knows, and ``reason`` why: the shim was killed, or the machine was restarted. Of a signal
-    ``reason`` says what is known beside it: that the process was over its memory limit, where somebody watched.
+    ``lost`` means that the exit status is unknown; ``reason`` says why: the shim was killed, or the machine was
+    restarted. For a signal, ``reason`` says that the process was over its memory limit, if the daemon watched it then.
     """
 
     kind: Literal["exit", "signal", "lost"]
@@ -95,14 +94,14 @@ class Exit(NamedTuple):
 
 
 class RuntimeFailure(Exception):
-    """Something that a person can mend: ``message`` is one sentence, ``hint`` says what to do.
+    """An error that a user can correct: ``message`` is one sentence, ``hint`` says what to do.
 
     ::
 
         RuntimeFailure
         ├── StartFailed         the program could not be started; errno says why
-        ├── LimitUnavailable    a limit that cannot be enforced here
-        └── RunHeld             it still runs
+        ├── LimitUnavailable    a limit cannot be enforced here
+        └── RunHeld             the run whose files are to be deleted is still running
     """
 
     def __init__(self, message: str, hint: str | None = None) -> None:
@@ -112,16 +111,24 @@ class RuntimeFailure(Exception):
 
 
 class StartFailed(RuntimeFailure):
-    """The program could not be started; ``errno`` is the kernel's reason, 0 where it had none."""
+    """The program could not be started.
 
-    def __init__(self, message: str, errno: int = 0, hint: str | None = None) -> None:
-        super().__init__(message, hint)
+
+    ``errno`` is the system call's error, 0 where no call failed. ``step`` is the step that failed: ``chdir``, ``exec``,
+    ``shim`` or ``files``. ``reason`` is the message without the program's name.
+    """
+
+    def __init__(self, program: str, reason: str, errno: int = 0, hint: str | None = None, *, step: str = "") -> None:
+        super().__init__(f"cannot start {program}: {reason}", hint)
+        self.program = program
+        self.reason = reason
         self.errno = errno
+        self.step = step
 
 
 class LimitUnavailable(RuntimeFailure):
-    """A limit of memory or CPU time cannot be enforced here."""
+    """A memory or CPU limit cannot be enforced here."""
 
 
 class RunHeld(RuntimeFailure):
-    """What is to be removed still belongs to a running shim."""
+    """The files to be deleted belong to a run whose shim is still running."""

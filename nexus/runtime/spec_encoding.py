@@ -1,7 +1,7 @@
-"""What a shim is told to start, as the text that it reads, and what can be read back from it. It starts nothing.
+"""Encodes a ``ProcessSpec`` into the memfd that the shim reads, and reads a running child's environment back from it.
 
-A shim keeps its orders open as long as it lives. They alone say what a child was started with: programs that show
-another title in ps(1), such as Redis and PostgreSQL, write it over their own environment.
+It starts nothing. A shim keeps its spec open as long as it lives. The spec is the only record of what a child was
+started with: programs that show another title in ps(1), such as Redis and PostgreSQL, overwrite their own environment.
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ from pathlib import Path
 
 from nexus.runtime.spec import NEVER_PASSED, ProcessSpec
 
-__all__ = ["environment_of", "make_orders"]
+__all__ = ["encode_spec", "environment_of"]
 
-_NAME = "orders"
+# Part of the contract with running shims: a shim that an older daemon started still has its spec under this name.
+_MEMFD_NAME = "orders"
 _FORMAT = "1"
-_ARGUMENTS_AT = 6
-"""Before them: the format, the directory and four numbers."""
+_ARGUMENT_COUNT_AT = 6
+"""The fields before it: the format, the directory and four numbers."""
 
 
-def make_orders(spec: ProcessSpec, descriptors: int) -> int:
-    """A descriptor of a file in memory that says what to start; ``descriptors`` is the soft limit of open files."""
+def encode_spec(spec: ProcessSpec, descriptor_limit: int) -> int:
+    """Write a spec into a new memfd and return its descriptor; ``descriptor_limit`` is the soft limit of open files.
+
+    The format is described at the top of ``native/nexus-shim.c`` (SPEC_FD).
+    """
     variables = [f"{name}={value}" for name, value in spec.environment.items() if name not in NEVER_PASSED]
-    numbers = (spec.log_bytes, int(spec.stop_signal), spec.stop_grace_ms, descriptors)
-    words = [
+    numbers = (spec.log_bytes, int(spec.stop_signal), spec.stop_grace_ms, descriptor_limit)
+    fields = [
         _FORMAT,
         spec.directory,
         *map(str, numbers),
@@ -33,28 +37,28 @@ def make_orders(spec: ProcessSpec, descriptors: int) -> int:
         str(len(variables)),
         *variables,
     ]
-    data = memoryview(b"".join(os.fsencode(word) + b"\0" for word in words))
-    orders = os.memfd_create(_NAME, os.MFD_CLOEXEC)
+    data = memoryview(b"".join(os.fsencode(field) + b"\0" for field in fields))
+    memfd = os.memfd_create(_MEMFD_NAME, os.MFD_CLOEXEC)
     try:
         while data:
-            data = data[os.write(orders, data) :]
+            data = data[os.write(memfd, data) :]
     except BaseException:
-        os.close(orders)
+        os.close(memfd)
         raise
-    return orders
+    return memfd
 
 
 def environment_of(shim_pid: int) -> dict[str, str]:
-    """The environment that a shim started its child with. Blocks, if only for a moment.
+    """The environment that a shim started its child with. Blocks for the reads of a few /proc files.
 
     Raises:
         OSError: the shim has ended.
     """
     folder = Path(f"/proc/{shim_pid}/fd")
     for path in folder.iterdir():
-        if str(path.readlink()).startswith(f"/memfd:{_NAME} "):
-            words = path.read_bytes().split(b"\0")
-            variables = words[_ARGUMENTS_AT + 1 + int(words[_ARGUMENTS_AT]) + 1 : -1]
+        if str(path.readlink()).startswith(f"/memfd:{_MEMFD_NAME} "):
+            fields = path.read_bytes().split(b"\0")
+            variables = fields[_ARGUMENT_COUNT_AT + 1 + int(fields[_ARGUMENT_COUNT_AT]) + 1 : -1]
             pairs = (variable.partition(b"=") for variable in variables)
             return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
-    raise FileNotFoundError(errno.ENOENT, "its supervisor has no orders", str(folder))
+    raise FileNotFoundError(errno.ENOENT, "the shim holds no spec", str(folder))

@@ -1,6 +1,6 @@
-"""Why a program could not be started, in sentences that a person can act on.
+"""Turns the error of a failed start into a message and a hint for the user.
 
-They name the program and its directory, and no other argument: those may hold secrets.
+Messages name the program and its directory, and no other argument: arguments may hold secrets.
 """
 
 from __future__ import annotations
@@ -9,44 +9,48 @@ import errno
 import os
 import shutil
 
-from nexus.runtime.spec import ProcessSpec
+from nexus.runtime.spec import ProcessSpec, StartFailed
 
 __all__ = ["explain"]
 
 
-def explain(spec: ProcessSpec, what: str, number: int, where: str = "") -> tuple[str, int, str | None]:
-    """The sentence, the errno and the hint of a start that failed in ``what``: chdir, exec, shim or files."""
-    reason, hint = _reason(spec, what, number, where)
-    return f"cannot start {spec.program}: {reason}", number, hint
+def explain(spec: ProcessSpec, step: str, number: int, path: str = "") -> StartFailed:
+    """The error of a start that failed with errno ``number``.
+
+    ``step`` is the step that failed: ``chdir``, ``exec``, ``shim`` or ``files``. ``path`` is the runtime's directory,
+    needed for ``files``.
+    """
+    reason, hint = _reason(spec, step, number, path)
+    return StartFailed(spec.program, reason, number, hint, step=step)
 
 
-def _reason(spec: ProcessSpec, what: str, number: int, where: str) -> tuple[str, str | None]:
-    if what == "chdir":
-        return _directory(spec.directory, number)
-    if what == "exec":
-        return _program(spec, number)
+def _reason(spec: ProcessSpec, step: str, number: int, path: str) -> tuple[str, str | None]:
+    if step == "chdir":
+        return _chdir_reason(spec.directory, number)
+    if step == "exec":
+        return _exec_reason(spec, number)
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return f"there is no room in {where or 'the state directory'}", "Free some room on that disk."
-    said = os.strerror(number)
-    if what == "files":
-        return f"{where} cannot be written ({said})", "See that the folder is yours and its disk is writable."
-    return f"its supervisor could not be started ({said})", None
+        return f"no space left in {path or 'the state directory'}", "Free some space on that disk."
+    error = os.strerror(number)
+    if step == "files":
+        return f"{path} is not writable ({error})", "Make sure that you own the directory and its disk is writable."
+    return f"its supervisor could not be started ({error})", None
 
 
-def _directory(directory: str, number: int) -> tuple[str, str | None]:
+def _chdir_reason(directory: str, number: int) -> tuple[str, str | None]:
     if number == errno.ENOENT:
-        return f"its directory {directory} is not there", "Make it, or change the working directory."
+        return f"its directory {directory} does not exist", "Create it, or change the working directory."
     if number == errno.ENOTDIR:
         return f"its directory {directory} is not a directory", "Change the working directory."
     if number == errno.EACCES:
         return (
-            f"its directory {directory} cannot be entered: there is no permission",
+            f"its directory {directory} cannot be entered: permission denied",
             "Change its permissions, or the working directory.",
         )
     return f"its directory {directory} cannot be entered ({os.strerror(number)})", None
 
 
-def _program(spec: ProcessSpec, number: int) -> tuple[str, str | None]:
+def _exec_reason(spec: ProcessSpec, number: int) -> tuple[str, str | None]:
     program = spec.program
     file = os.path.join(spec.directory, program) if "/" in program else None
     if file is None:
@@ -54,26 +58,31 @@ def _program(spec: ProcessSpec, number: int) -> tuple[str, str | None]:
     if number == errno.ENOENT and file is not None and os.path.exists(file):
         interpreter = _interpreter(file)
         if interpreter:
-            return f"its interpreter {interpreter} is not there", "Install it, or change the first line of the program."
-        return "its interpreter or its loader is not there", "Install what it was built for."
+            return f"its interpreter {interpreter} was not found", "Install it, or change the program's first line."
+        return "its interpreter or dynamic loader was not found", "Install the libraries that it was built for."
     if number == errno.ENOENT and "/" in program:
-        return "there is no such program", "Build it, or change the command."
+        return "program not found", "Build it, or change the command."
     if number == errno.ENOENT:
-        return "there is no such program in its PATH", "Install it, or give its full path."
+        return "program not found in its PATH", "Install it, or give its full path."
     if number == errno.EACCES and file is not None and os.path.isdir(file):
         return "it is a directory", "Give the path of a program."
     if number == errno.EACCES and file is not None and not os.path.exists(file):
-        return "there is no permission to reach it", "Change the permissions of the folders that it is in."
+        return (
+            "permission denied for a directory in its path",
+            "Change the permissions of the directories that it is in.",
+        )
     if number == errno.EACCES and file is not None and os.access(file, os.X_OK):
-        return "there is no permission to run it or its interpreter", "See that both, and their disk, may be executed."
+        return "permission denied for it or its interpreter", (
+            "Make both executable, and check that their disk is not mounted noexec."
+        )
     if number == errno.EACCES:
         return "it is not executable", f"Try: chmod +x {program}"
     if number == errno.ENOEXEC:
-        return "it is neither a program nor a script with a first line that names its interpreter", (
-            "Begin it with a line such as #!/bin/sh."
+        return "it is neither a program nor a script that starts with #!", (
+            "Begin the script with a line such as #!/bin/sh."
         )
     if number == errno.E2BIG:
-        return "its arguments and its environment are too long", "Put what is long into a file."
+        return "its arguments and environment are too long", "Put long values into a file."
     return f"it cannot be executed ({os.strerror(number)})", None
 
 

@@ -1,6 +1,6 @@
-"""Who is who: the files of a run, and whether a pid in them still means the process that it meant. It signals nobody.
+"""Reads a run's status and lock files, and checks whether a recorded pid still names the same process.
 
-The format of the status file is described at the top of ``native/nexus-shim.c``, which writes it.
+It sends no signals. The format of the status file is described at the top of ``native/nexus-shim.c``, which writes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ __all__ = [
     "RunRecord",
     "Status",
     "boot_id",
+    "boot_time_s",
     "is_locked",
+    "now_ms",
     "open_process",
     "process_start",
     "read_status",
@@ -32,7 +34,10 @@ _DONE_AT = 384
 
 
 class RunRecord(NamedTuple):
-    """What the shim wrote before the child became the program; the starts are those of ``/proc/PID/stat``."""
+    """What the shim recorded before the child executed the program.
+
+    ``pid_start`` and ``shim_start`` are the start times from ``/proc/PID/stat``; ``started_at`` is in ms.
+    """
 
     boot: str
     pid: int
@@ -47,7 +52,10 @@ class RunRecord(NamedTuple):
 
 
 class Status(NamedTuple):
-    """What the status file says: who runs, how it ended, whether it never started, whether all is over."""
+    """The content of a status file.
+
+    ``failed``: the program could not be started. ``done``: all processes of the run have ended and the log is complete.
+    """
 
     run: RunRecord | None
     exit: Exit | None
@@ -56,14 +64,14 @@ class Status(NamedTuple):
 
 
 def read_status(path: Path) -> Status | None:
-    """The status of a run; None where there is no trace of it."""
+    """Read the status of a run; None where the file does not exist. Fields that cannot be parsed are None or False."""
     try:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    run = _words(raw[:_EXIT_AT])
-    end = _words(raw[_EXIT_AT:_DONE_AT])
-    done = _words(raw[_DONE_AT:])
+    run = _split(raw[:_EXIT_AT])
+    end = _split(raw[_EXIT_AT:_DONE_AT])
+    done = _split(raw[_DONE_AT:])
     record = None
     ended = None
     with contextlib.suppress(ValueError, IndexError):
@@ -78,20 +86,29 @@ def read_status(path: Path) -> Status | None:
     return Status(record, ended, end[:1] == ["fail"], done[:1] == ["done"])
 
 
-def _words(raw: bytes) -> list[str]:
+def _split(raw: bytes) -> list[str]:
     return raw.replace(b"\0", b" ").decode("ascii", "replace").split()
 
 
 def boot_id() -> str:
-    """What the kernel calls this boot; ``-`` where it has no name."""
+    """The kernel's id of this boot; ``-`` where it has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return "-"
 
 
+def boot_time_s() -> int | None:
+    """When the kernel was booted, in seconds since 1970 by the clock as it goes now (proc(5), ``btime``)."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
+            if line.startswith("btime "):
+                return int(line.split()[1])
+    return None
+
+
 def is_locked(path: Path) -> bool:
-    """Whether a shim lives: it holds the lock on this file."""
+    """Whether a running shim holds the lock on this file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError):
@@ -106,24 +123,27 @@ def is_locked(path: Path) -> bool:
 
 
 def process_start(pid: int) -> int | None:
-    """When a process started, in ticks since the boot; with its pid it names a process. None where there is none."""
+    """When a process started, in clock ticks since the boot; pid and start time together identify a process.
+
+    None where there is no such process.
+    """
     try:
         raw = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    # The name may hold blanks and brackets; field 22 is the 20th behind its last bracket.
+    # The name may contain blanks and brackets; field 22 is the 20th after the last bracket.
     return int(raw[raw.rindex(b")") + 1 :].split()[19])
 
 
 def open_process(pid: int, start: int) -> int | None:
-    """A pidfd of exactly that process; None where it is gone, whoever has its pid now."""
+    """Open a pidfd of the process with this pid and start time; None where it has ended, even if the pid was reused."""
     try:
         fd = os.pidfd_open(pid)
     except OSError as error:
         if error.errno in (errno.ESRCH, errno.EINVAL):
             return None
         raise
-    # The start is read when the descriptor is there already: both are of one process.
+    # Reading the start time after opening the descriptor ensures that both belong to one process.
     if process_start(pid) == start:
         return fd
     os.close(fd)
@@ -131,5 +151,5 @@ def open_process(pid: int, start: int) -> int | None:
 
 
 def now_ms() -> int:
-    """The time, in milliseconds since 1970."""
+    """The current time in milliseconds since 1970."""
     return time.time_ns() // 1_000_000

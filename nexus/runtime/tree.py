@@ -1,4 +1,4 @@
-"""Processes and what they started, read off ``/proc``: for figures, and to end what a killed shim left behind."""
+"""Process trees read from ``/proc``: measures their usage, and kills the processes that a killed shim left behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAUSE_S = 0.005
 
 
 class Usage(NamedTuple):
-    """What a tree of processes takes: resident bytes, CPU time since its start in ms, and how many processes it has."""
+    """Usage of a process tree: resident bytes, CPU time since its start in ms, and the number of processes."""
 
     rss_bytes: int
     cpu_ms: int
@@ -29,31 +29,31 @@ class Usage(NamedTuple):
 
 
 def descendants(pid: int) -> list[int]:
-    """Every process below ``pid``, parents first."""
+    """The pids of all processes below ``pid``, parents first."""
     found: list[int] = []
-    waiting = [pid]
-    while waiting:
-        children = _children(waiting.pop())
+    unvisited = [pid]
+    while unvisited:
+        children = _children(unvisited.pop())
         found += children
-        waiting += children
+        unvisited += children
     return found
 
 
 def _children(pid: int) -> list[int]:
-    numbers: list[int] = []
+    pids: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             try:
                 with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                    numbers += map(int, file.read().split())
+                    pids += map(int, file.read().split())
             except FileNotFoundError:
                 if not os.path.exists("/proc/thread-self/children") and os.path.exists("/proc/self/stat"):
                     return [each for each, fields in _all_processes() if int(fields[1]) == pid]
-    return numbers
+    return pids
 
 
 def _fields(pid: int) -> list[bytes] | None:
-    """``/proc/PID/stat`` from its third field on: state, parent, group, session..."""
+    """The fields of ``/proc/PID/stat`` from the third on: state, parent, group, session..."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             raw = file.read()
@@ -63,7 +63,7 @@ def _fields(pid: int) -> list[bytes] | None:
 
 
 def parent_of(pid: int) -> int:
-    """The process above one, as the kernel has it now; 0 where there is none."""
+    """The pid of a process's current parent; 0 where there is none."""
     fields = _fields(pid)
     return 0 if fields is None else int(fields[1])
 
@@ -74,14 +74,14 @@ def _all_processes() -> Iterator[tuple[int, list[bytes]]]:
             yield int(name), fields
 
 
-def usage(shim: int) -> Usage:
-    """What the processes below a shim take now; the time of those that it has reaped counts too."""
+def usage(shim_pid: int) -> Usage:
+    """Measure the processes below a shim; CPU time includes the processes that the shim has reaped."""
     rss = ticks = count = 0
-    own = _fields(shim)
+    own = _fields(shim_pid)
     if own is None:
         return Usage(0, 0, 0)
     ticks += int(own[13]) + int(own[14])
-    for pid in descendants(shim):
+    for pid in descendants(shim_pid):
         fields = _fields(pid)
         if fields is None:
             continue
@@ -93,13 +93,13 @@ def usage(shim: int) -> Usage:
 
 
 def end_cgroup(cgroup: Path) -> None:
-    """Kill whatever is in a control group, which is ours alone."""
+    """Kill every process in a control group, which must contain no other run."""
     with contextlib.suppress(OSError):
         (cgroup / "cgroup.kill").write_text("1")
 
 
 def ran_out_of_memory(cgroup: Path | None) -> bool:
-    """Whether the kernel has killed something in a control group because of its limit; False once the group is gone."""
+    """Whether the kernel killed a process in a control group for its memory limit; False once the group is removed."""
     if cgroup is None:
         return False
     try:
@@ -110,10 +110,10 @@ def ran_out_of_memory(cgroup: Path | None) -> bool:
 
 
 def end_session(record: RunRecord, *, watched: bool) -> None:
-    """Kill what is left of a child's session; blocks until nothing is, or for two seconds.
+    """Kill the remaining processes of a child's session; blocks until none is left, or for two seconds.
 
-    ``watched`` says that the shim's end was seen as it happened, so that the number of the session cannot belong to
-    somebody else by now. Otherwise only those are ended that still have a pipe to the shim, which proves it.
+    ``watched`` says that the shim's end was observed as it happened, so that the session id cannot have been reused.
+    Otherwise only processes that still hold one of the run's pipes are killed: that proves that they belong to the run.
     """
     if record.boot != boot_id():
         return
@@ -131,7 +131,7 @@ def _kill_member(pid: int, record: RunRecord, *, watched: bool) -> bool:
     except OSError:
         return False
     try:
-        # Looked at again, now that the descriptor names one process for good.
+        # Checked again: from here on the descriptor names one process, even if the pid is reused.
         fields = _fields(pid)
         if fields is None or int(fields[3]) != record.pid:
             return False

@@ -1,9 +1,9 @@
-"""The tunnel where there was no compiler: native/nexus-tunnel.c in Python, and the choice between the two.
+"""The tunnel in Python, used where no compiler was available, and the choice between it and the native program.
 
-Run as a program (``python -I -S tunnel.py LISTEN_HOST LISTEN_PORT TARGET_FILE [HOLD_MS]``) it forwards every connection
-on a loopback address to the loopback address that the file names at that moment. It imports nothing of the project and
-little else, since one runs for each tunnelled dependency. What it does and why is told in the C program; a change of
-one is a change of both.
+Executed as a file (``python -I -S tunnel.py LISTEN_HOST LISTEN_PORT TARGET_FILE [HOLD_MS]``) it forwards every
+connection on a loopback address to the loopback address that the file names at that moment. It imports nothing of the
+project and little else, since one runs for each tunnelled dependency. ``native/nexus-tunnel.c`` describes what it does
+and why; every change must be made in both.
 """
 
 from __future__ import annotations
@@ -20,49 +20,49 @@ import time
 __all__ = ["find_tunnel_command"]
 
 _RETRY_S = 0.1
-_CHUNKS_A_TURN = 16
-_DESCRIPTORS_KEPT = 16
+_CHUNKS_PER_TURN = 16
+_RESERVED_DESCRIPTORS = 16
 _EXIT_USAGE = 2
-_EXIT_TAKEN = 98
+_EXIT_PORT_IN_USE = 98
 
-_LINGER_NOT = struct.pack("ii", 1, 0)
+_LINGER_DISCARD = struct.pack("ii", 1, 0)
 _NO_ADDRESS = ("", 0)
 
 Address = tuple[str, int]
 
 
 def find_tunnel_command() -> list[str]:
-    """The words that start a tunnel, to be followed by LISTEN_HOST, LISTEN_PORT, TARGET_FILE and perhaps HOLD_MS.
+    """The command that starts a tunnel, to be followed by LISTEN_HOST, LISTEN_PORT, TARGET_FILE and optionally HOLD_MS.
 
-    The native program where it was compiled at installation, else this file; ``NEXUS_RUNTIME_SHIM`` (``native`` or
-    ``python``) decides where it is set.
+    It is the native program if that was compiled at installation, else this file. ``NEXUS_RUNTIME_SHIM`` (``native`` or
+    ``python``) overrides the choice.
 
     Raises:
-        FileNotFoundError: the native program is asked for and is not there.
+        FileNotFoundError: ``native`` is set and the program does not exist.
     """
     folder = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
     native = os.path.join(folder, "native", "nexus-tunnel")  # noqa: PTH118
-    wanted = os.environ.get("NEXUS_RUNTIME_SHIM")
-    if wanted != "python" and os.access(native, os.X_OK):
+    choice = os.environ.get("NEXUS_RUNTIME_SHIM")
+    if choice != "python" and os.access(native, os.X_OK):
         return [native]
-    if wanted == "native":
+    if choice == "native":
         raise FileNotFoundError(errno.ENOENT, "cannot run the native tunnel: it was not compiled", native)
     return [sys.executable, "-I", "-S", os.path.join(folder, "tunnel.py")]  # noqa: PTH118
 
 
-def _say(sentence: str) -> None:
-    os.write(2, f"nexus-tunnel: {sentence}\n".encode(errors="replace"))
+def _print_error(message: str) -> None:
+    os.write(2, f"nexus-tunnel: {message}\n".encode(errors="replace"))
 
 
-def _read_number(text: str, least: int, most: int) -> int | None:
+def _read_number(text: str, minimum: int, maximum: int) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         return None
     number = int(text)
-    return number if least <= number <= most else None
+    return number if minimum <= number <= maximum else None
 
 
-def _read_loopback(host: str, port: str, least_port: int) -> Address | None:
-    number = _read_number(port, least_port, 65535)
+def _read_loopback(host: str, port: str, min_port: int) -> Address | None:
+    number = _read_number(port, min_port, 65535)
     if number is None:
         return None
     if host == "localhost":
@@ -82,12 +82,12 @@ def _family(address: Address) -> socket.AddressFamily:
 
 
 def _reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_DISCARD)
     sock.close()
 
 
-class _End:
-    """One socket of a pair; ``ended``: nothing more comes from here, and the other end was told."""
+class _Endpoint:
+    """One socket of a pair; ``ended``: end of file was read here, and the other side was shut down for writing."""
 
     __slots__ = ("ended", "pair", "sock")
 
@@ -103,8 +103,8 @@ class _Pair:
     __slots__ = ("broken", "client", "deadline", "retry", "state", "target")
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self.client = _End(self, sock)
-        self.target = _End(self, None)
+        self.client = _Endpoint(self, sock)
+        self.target = _Endpoint(self, None)
         self.state = "held"
         self.deadline = deadline
         self.retry = 0.0
@@ -112,21 +112,21 @@ class _Pair:
 
 
 class _Tunnel:
-    """Everything that the C program has in its static variables, and the same functions."""
+    """The state that the C program has in its static variables, and the same functions."""
 
-    def __init__(self, target_file: str, hold_s: float, most_pairs: int) -> None:
+    def __init__(self, target_file: str, hold_s: float, max_pairs: int) -> None:
         self.target_file = target_file
         self.hold_s = hold_s
-        self.most_pairs = most_pairs
+        self.max_pairs = max_pairs
         self.epoll = select.epoll()
         self.own = _NO_ADDRESS
-        self.ends: dict[int, _End] = {}
+        self.ends: dict[int, _Endpoint] = {}
         self.pairs = 0
         self.waiting: dict[_Pair, None] = {}
         self.ready: dict[_Pair, None] = {}
         self.accept_again: float | None = None
         self.now = time.monotonic()
-        self.complained = False
+        self.warned = False
         self.chunk = bytearray(64 * 1024)
         self.view = memoryview(self.chunk)
 
@@ -140,7 +140,7 @@ class _Tunnel:
         self.own = self.listener.getsockname()[:2]
 
     def read_target(self) -> Address | None:
-        """Where the target is now; None: not up. What is wrong with the file is said once, until it is right again."""
+        """Read the target's present address; None: not up. Warns of a bad file once, until it was valid again."""
         try:
             fd = os.open(self.target_file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
@@ -157,34 +157,36 @@ class _Tunnel:
         host, _, port = text.partition(" ")
         target = _read_loopback(host, port, 1)
         if target is None or target == self.own:
-            if not self.complained:
-                _say("cannot use the target file: it must hold one line, HOST PORT, of another loopback address")
-            self.complained = True
+            if not self.warned:
+                _print_error(
+                    "cannot use the target file: it must hold one line, HOST PORT, of another loopback address"
+                )
+            self.warned = True
             return None
-        self.complained = False
+        self.warned = False
         return target
 
-    def watch(self, end: _End) -> None:
+    def watch(self, end: _Endpoint) -> None:
         assert end.sock is not None
         end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self.ends[end.sock.fileno()] = end
         self.epoll.register(end.sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET)
 
-    def close(self, end: _End, well: bool) -> None:
+    def close(self, end: _Endpoint, clean: bool) -> None:
         if end.sock is not None:
             self.ends.pop(end.sock.fileno(), None)
-            if well:
+            if clean:
                 end.sock.close()
             else:
                 _reset(end.sock)
             end.sock = None
 
-    def drop(self, pair: _Pair) -> None:
-        well = pair.client.ended and pair.target.ended and not pair.broken
+    def close_pair(self, pair: _Pair) -> None:
+        clean = pair.client.ended and pair.target.ended and not pair.broken
         self.waiting.pop(pair, None)
-        self.close(pair.client, well)
-        self.close(pair.target, well)
+        self.close(pair.client, clean)
+        self.close(pair.target, clean)
         pair.state = "dead"
         self.pairs -= 1
         self.accept_again = self.now
@@ -211,30 +213,30 @@ class _Tunnel:
         except OSError:
             self.hold(pair)
 
-    def connected(self, pair: _Pair) -> None:
+    def finish_connect(self, pair: _Pair) -> None:
         sock = pair.target.sock
         assert sock is not None
         try:
-            well = not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) and sock.getpeername() != sock.getsockname()
+            failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or sock.getpeername() == sock.getsockname()
         except OSError:
-            well = False
-        if not well:
+            failed = True
+        if failed:
             self.hold(pair)
             return
         self.waiting.pop(pair)
         pair.state = "open"
         self.ready[pair] = None
 
-    def pump(self, source: _End, sink: _End) -> bool:
-        """Move what can be moved from one end to the other; True: there may be more.
+    def pump(self, source: _Endpoint, sink: _Endpoint) -> bool:
+        """Move available data from one end to the other; True: there may be more.
 
         Raises:
-            OSError: one of the two is broken.
+            OSError: one of the two connections is broken.
         """
         assert source.sock is not None
         assert sink.sock is not None
         try:
-            for _ in range(_CHUNKS_A_TURN):
+            for _ in range(_CHUNKS_PER_TURN):
                 if source.ended:
                     return False
                 size = source.sock.recv_into(self.chunk, 0, socket.MSG_PEEK)
@@ -243,7 +245,7 @@ class _Tunnel:
                     try:
                         sink.sock.shutdown(socket.SHUT_WR)
                     except OSError:
-                        pass  # its own event tells
+                        pass  # its own event reports the error
                     return False
                 sent = sink.sock.send(self.view[:size])
                 if source.sock.recv_into(self.chunk, sent, socket.MSG_TRUNC) != sent:
@@ -267,33 +269,33 @@ class _Tunnel:
                         pass
                 except OSError:
                     pass
-            self.drop(pair)
+            self.close_pair(pair)
         elif pair.client.ended and pair.target.ended:
-            self.drop(pair)
+            self.close_pair(pair)
         elif more:
             self.ready[pair] = None
 
-    def happened(self, end: _End, events: int) -> None:
+    def handle_event(self, end: _Endpoint, events: int) -> None:
         pair = end.pair
         gone = events & (select.EPOLLERR | select.EPOLLHUP)
         if pair.state == "open":
             pair.broken |= bool(events & select.EPOLLERR)
             self.ready[pair] = None
         elif end is pair.client and gone:
-            self.drop(pair)
+            self.close_pair(pair)
         elif pair.state == "connecting" and end is pair.target and (gone or events & select.EPOLLOUT):
-            self.connected(pair)
+            self.finish_connect(pair)
 
     def accept_clients(self) -> None:
         self.accept_again = None
-        while self.pairs < self.most_pairs:
+        while self.pairs < self.max_pairs:
             try:
                 sock, _ = self.listener.accept()
             except BlockingIOError:
                 return
             except (ConnectionAbortedError, InterruptedError):
                 continue
-            except OSError:  # no descriptor or no memory: no event will tell when there is one
+            except OSError:  # no descriptor or memory: no event will report when there is
                 self.accept_again = self.now + _RETRY_S
                 return
             sock.setblocking(False)
@@ -303,11 +305,11 @@ class _Tunnel:
             try:
                 self.watch(pair.client)
             except OSError:
-                self.drop(pair)
+                self.close_pair(pair)
             else:
                 self.connect_target(pair)
 
-    def until_next(self) -> float | None:
+    def next_timeout(self) -> float | None:
         if self.ready:
             return 0.0
         times = [self.accept_again] if self.accept_again is not None else []
@@ -315,29 +317,29 @@ class _Tunnel:
             times.append(min(pair.deadline, pair.retry) if pair.state == "held" else pair.deadline)
         return max(0.0, min(times) - self.now) if times else None
 
-    def turn(self) -> None:
-        events = self.epoll.poll(self.until_next(), 64)
+    def run_once(self) -> None:
+        events = self.epoll.poll(self.next_timeout(), 64)
         self.now = time.monotonic()
-        for fd, happened in events:
+        for fd, mask in events:
             if fd == self.listener.fileno():
                 self.accept_again = self.now
             elif fd in self.ends:
-                self.happened(self.ends[fd], happened)
+                self.handle_event(self.ends[fd], mask)
         ready, self.ready = self.ready, {}
         for pair in ready:
             if pair.state == "open":
                 self.forward(pair)
         for pair in list(self.waiting):
             if pair.deadline <= self.now:
-                self.drop(pair)
+                self.close_pair(pair)
             elif pair.state == "held" and pair.retry <= self.now:
                 self.connect_target(pair)
         if self.accept_again is not None and self.accept_again <= self.now:
             self.accept_clients()
 
 
-def _most_pairs() -> int:
-    """Raise the limit of descriptors as far as it goes; gives how many pairs fit in it."""
+def _max_pairs() -> int:
+    """Raise the soft limit of descriptors to the hard limit; returns how many pairs fit in it."""
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -346,35 +348,35 @@ def _most_pairs() -> int:
     except (OSError, ValueError):
         pass
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if soft == resource.RLIM_INFINITY else max(1, (soft - _DESCRIPTORS_KEPT) // 2)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else max(1, (soft - _RESERVED_DESCRIPTORS) // 2)
 
 
-def _main(words: list[str]) -> int:
-    hold_ms = _read_number(words[3], 0, 2**31 - 1) if len(words) == 4 else 10_000
-    if len(words) not in (3, 4) or hold_ms is None:
-        _say("cannot start: usage: nexus-tunnel LISTEN_HOST LISTEN_PORT TARGET_FILE [HOLD_MS]")
+def _main(arguments: list[str]) -> int:
+    hold_ms = _read_number(arguments[3], 0, 2**31 - 1) if len(arguments) == 4 else 10_000
+    if len(arguments) not in (3, 4) or hold_ms is None:
+        _print_error("cannot start: usage: nexus-tunnel LISTEN_HOST LISTEN_PORT TARGET_FILE [HOLD_MS]")
         return _EXIT_USAGE
-    host, port, target_file = words[:3]
+    host, port, target_file = arguments[:3]
     address = _read_loopback(host, port, 0)
     if address is None:
-        _say(f"cannot listen on {host} port {port}: that is not a loopback address and a port")
+        _print_error(f"cannot listen on {host} port {port}: that is not a loopback address and a port")
         return _EXIT_USAGE
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    tunnel = _Tunnel(target_file, hold_ms / 1000, _most_pairs())
+    tunnel = _Tunnel(target_file, hold_ms / 1000, _max_pairs())
     try:
         tunnel.start_listening(address)
     except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        why = "another process has the port" if taken else os.strerror(error.errno or 0)
-        _say(f"cannot listen on {host} port {port}: {why}")
-        return _EXIT_TAKEN if taken else 1
+        in_use = error.errno == errno.EADDRINUSE
+        reason = "the port is in use by another process" if in_use else os.strerror(error.errno or 0)
+        _print_error(f"cannot listen on {host} port {port}: {reason}")
+        return _EXIT_PORT_IN_USE if in_use else 1
     shown = f"[{host}]" if _family(address) == socket.AF_INET6 else host
     os.write(1, f"listening {shown}:{tunnel.own[1]}\n".encode())
     while True:
-        tunnel.turn()
+        tunnel.run_once()
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def _told(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 @handles(RemoveService)
 async def remove_service(ctx: Context, command: RemoveService) -> Service:
-    return await ctx.daemon.manager(ServiceManager).remove_service(ctx.caller, command)
+    return await ctx.daemon.manager(ServiceManager).remove_service(ctx, command)
 
 
 @handles(ListServices)
@@ -323,17 +323,17 @@ async def _every_dependency(ctx: Context) -> list[Dependency]:
 
 @handles(StartService)
 async def start_service(ctx: Context, command: StartService) -> ServiceStarted:
-    return await ctx.daemon.manager(ServiceManager).start_service(ctx.caller, command, lambda: ctx.timed_out)
+    return await ctx.daemon.manager(ServiceManager).start_service(ctx, command)
 
 
 @handles(StopService)
 async def stop_service(ctx: Context, command: StopService) -> ServicesStopped:
-    return await ctx.daemon.manager(ServiceManager).stop_service(ctx.caller, command, lambda: ctx.timed_out)
+    return await ctx.daemon.manager(ServiceManager).stop_service(ctx, command)
 
 
 @handles(RestartService)
 async def restart_service(ctx: Context, command: RestartService) -> ServiceStarted:
-    return await ctx.daemon.manager(ServiceManager).restart_service(ctx.caller, command, lambda: ctx.timed_out)
+    return await ctx.daemon.manager(ServiceManager).restart_service(ctx, command)
 
 
 @handles(GetServiceStatus)

@@ -14,6 +14,7 @@ from nexus.services.states import (
     LogStream,
     RestartPolicy,
     ServiceHealth,
+    ServiceReason,
     ServiceState,
     ServiceType,
     StopSignal,
@@ -166,6 +167,8 @@ class Service(Record, kw_only=True):
     """Of the last run, when a signal ended it."""
     reason: str | None = None
     """Why it is in this state, in words."""
+    reason_code: ServiceReason | None = None
+    """The same for programs; there whenever ``reason`` is."""
     health_message: str | None = None
     """What the last health check said."""
     lost_dependencies: list[str] = field(default_factory=list)

@@ -12,6 +12,7 @@ __all__ = [
     "LogStream",
     "RestartPolicy",
     "ServiceHealth",
+    "ServiceReason",
     "ServiceState",
     "ServiceType",
     "StopSignal",
@@ -53,6 +54,39 @@ class ServiceHealth(WireEnum):
     UNKNOWN = "unknown"
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
+
+
+class ServiceReason(WireEnum):
+    """Why a service is in its state, for programs; ``reason`` says it to people."""
+
+    REQUESTED = "requested"
+    """A client asked for the stop or the restart."""
+    WAITING = "waiting"
+    """It waits for its dependencies."""
+    START_FAILED = "start_failed"
+    """It could not be started: no such program, a plugin's veto, a port in use."""
+    DEPENDENCY_FAILED = "dependency_failed"
+    """A dependency that it needs failed."""
+    EXITED = "exited"
+    KILLED = "killed"
+    """A signal ended it."""
+    LOST = "lost"
+    """Its end was not observed."""
+    FILES_DELETED = "files_deleted"
+    """The files of its run were deleted, so what is left of the run is ended."""
+    HOST_RESTARTED = "host_restarted"
+    """It ended with the machine."""
+    UNHEALTHY = "unhealthy"
+    RESTARTED = "restarted"
+    """The present run follows another one; ``reason`` says how that ended."""
+    RESTART_LIMIT = "restart_limit"
+    """It was restarted as often as its policy allows."""
+    DEPENDENCY_LOST = "dependency_lost"
+    """A dependency of the running service is lost."""
+    DEPENDENCY_BACK = "dependency_back"
+    """The lost dependency is back."""
+    SUPERVISOR_FAILED = "supervisor_failed"
+    """A bug in the daemon ended its supervision."""
 
 
 class ServiceType(WireEnum):

@@ -14,7 +14,14 @@ from msgspec import field
 from nexus_protocol.command import SECRET, Record
 
 from nexus.services.commands import AddService
-from nexus.services.dependencies.store import StoredDependency, dependencies_of, dependents_of, edges
+from nexus.services.dependencies.store import (
+    StoredDependency,
+    dependencies_of,
+    dependents_of,
+    edges,
+    give_up_idle_port,
+    release_ports,
+)
 from nexus.services.errors import (
     ServiceAmbiguous,
     ServiceIdTaken,
@@ -30,11 +37,13 @@ from nexus.services.states import (
     GitAuthType,
     RestartPolicy,
     ServiceHealth,
+    ServiceReason,
     ServiceState,
     ServiceType,
     StopSignal,
 )
 from nexus.store import Reader, Transaction, find_row
+from nexus.supervision.store import LeaseOwner, lease, release
 
 __all__ = [
     "DECLARED",
@@ -44,11 +53,12 @@ __all__ = [
     "change_state",
     "count_by_state",
     "declared",
+    "declared_ports",
     "delete",
     "find",
     "insert",
-    "lease_port",
     "page",
+    "port_lease",
     "resolve",
     "set_health",
     "stored",
@@ -99,6 +109,7 @@ _decode_json = msgspec.json.Decoder().decode
 _ENUMS: dict[str, type[Any]] = {
     "state": ServiceState,
     "health": ServiceHealth,
+    "reason_code": ServiceReason,
     "type": ServiceType,
     "config_format": ConfigFormat,
     "git_auth_type": GitAuthType,
@@ -314,6 +325,8 @@ def delete(tx: Transaction, reference: str) -> Service:
             hint=f"Stop it and remove it: nexusctl service remove {service.name} --force",
             details={"id": service.id, "name": service.name, "state": service.state.value},
         )
+    release(tx, port_lease(service.id))
+    release_ports(tx, service.id)
     row = tx.one("DELETE FROM service WHERE id = ? RETURNING config_id", (service.id,))
     assert row is not None
     tx.execute("DELETE FROM service_config WHERE id = ?", row)
@@ -337,10 +350,12 @@ _RUN_COLUMNS = frozenset(
         "exit_code",
         "exit_signal",
         "reason",
+        "reason_code",
         "lost_dependencies",
         "stopped_in_boot",
     }
 )
+_OF_A_STATE = ("reason", "reason_code", "next_restart_at")
 _OF_A_RUN = ("pid", "active_port", "next_restart_at", "lost_dependencies")
 """What a service that is stopped or failed does not have."""
 
@@ -360,7 +375,7 @@ def change_state(tx: Transaction, service_id: str, state: ServiceState, **column
     unknown = columns.keys() - _RUN_COLUMNS
     if unknown:
         raise ValueError(f"change_state sets no {', '.join(sorted(unknown))}")
-    row = tx.one("SELECT status, run_id FROM service WHERE id = ?", (service_id,))
+    row = tx.one("SELECT status, run_id, active_port FROM service WHERE id = ?", (service_id,))
     if row is None:
         raise ServiceNotFound(f'service "{service_id}" not found', details={"service": service_id})
     before = ServiceState(row[0])
@@ -368,7 +383,7 @@ def change_state(tx: Transaction, service_id: str, state: ServiceState, **column
     if state is not before:
         if state not in TRANSITIONS[before]:
             raise ValueError(f"a service does not go from {before} to {state}")
-        changes = {"status": state.value, "state_at": tx.now, "reason": None, "next_restart_at": None}
+        changes = {"status": state.value, "state_at": tx.now} | dict.fromkeys(_OF_A_STATE)
     if state not in UP:
         changes |= dict.fromkeys(_OF_A_RUN)
     changes |= columns
@@ -376,6 +391,8 @@ def change_state(tx: Transaction, service_id: str, state: ServiceState, **column
     same_run = state is before or (before, state) == (ServiceState.STARTING, ServiceState.RUNNING)
     if new_run or not same_run or state not in (ServiceState.STARTING, ServiceState.RUNNING):
         changes |= {"health": ServiceHealth.UNKNOWN.value, "health_message": None}
+    if changes.get("active_port", row[2]) != row[2]:
+        _lease_port(tx, service_id, changes["active_port"])
     values = {name: _to_column(name, _EMPTY.get(name) if value is None else value) for name, value in changes.items()}
     if values:
         _set(tx, service_id, values)
@@ -405,13 +422,31 @@ def set_health(tx: Transaction, service_id: str, health: ServiceHealth, message:
     return resolve(tx, service_id)
 
 
-def lease_port(tx: Transaction, service_id: str, port: int | None) -> None:
-    """Give a service the port for its run, which no other service has then; None gives it back.
+# Ports
+
+
+def port_lease(service_id: str) -> LeaseOwner:
+    """The owner of the port of a service's run."""
+    return LeaseOwner("service", service_id, "run")
+
+
+def _lease_port(tx: Transaction, service_id: str, port: int | None) -> None:
+    """Lease the port of a run, which no other record has then; None ends the lease.
 
     Raises:
-        StoreConflict: another service has it.
+        StoreConflict: another record has it.
     """
-    _set(tx, service_id, {"active_port": port})
+    if port is None:
+        release(tx, port_lease(service_id))
+    else:
+        give_up_idle_port(tx, port)
+        lease(tx, port_lease(service_id), port)
+
+
+def declared_ports(reader: Reader, service_id: str | None) -> set[int]:
+    """The fixed ports that services declare, but for one of them."""
+    rows = reader.all("SELECT port FROM service WHERE port > 0 AND id IS NOT ?", (service_id,))
+    return {row[0] for row in rows}
 
 
 def _set(tx: Transaction, service_id: str, columns: Mapping[str, Any]) -> None:

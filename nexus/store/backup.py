@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nexus.runtime.procfs import process_exists
 from nexus.store.base import BackupInfo, DatabaseDamaged, DiskFull, PathUnusable, QueryError, StoreConflict, StoreError
 from nexus.store.migrate import stored_version, version_number
 
@@ -188,5 +189,5 @@ def remove_partials(directory: Path, prefix: str = ".") -> None:
     with contextlib.suppress(OSError):
         for entry in directory.iterdir():
             match = _PARTIAL.fullmatch(entry.name)
-            if match and entry.name.startswith(prefix) and not Path(f"/proc/{match['pid']}").exists():
+            if match and entry.name.startswith(prefix) and not process_exists(int(match["pid"])):
                 entry.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from nexus.store.backup import sqlite_failure
 from nexus.store.base import DiskFull, OutcomeUnknown, Row, StoreError, StoreUnavailable, Transaction
+from nexus.tasks import deliver_again
 
 __all__ = ["SqliteReader", "SqliteTransaction", "Writer"]
 
@@ -81,7 +82,7 @@ class _Job:
 
     __slots__ = ("_token", "delivered", "error", "fn", "future", "journaled", "result", "size_bytes")
 
-    def __init__(self, fn: Callable[[Transaction], Any], future: asyncio.Future[Any], size_bytes: int) -> None:
+    def __init__(self, fn: Callable[[Transaction], Any], future: asyncio.Future[None], size_bytes: int) -> None:
         self.fn = fn
         self.future = future
         self.size_bytes = size_bytes
@@ -133,28 +134,31 @@ class Writer:
         self._thread.start()
 
     async def write(self, fn: Callable[[Transaction], T], size_bytes: int) -> T:
-        """See ``StateStore.write``. A cancelled write that the thread has already taken is seen to its end."""
+        """See ``StateStore.write``.
+
+        A write that is cancelled while it waits in the queue is withdrawn. One that the thread has already taken may be
+        durable, so "cancelled" would be a lie: the result is returned, and the cancellation is delivered again at the
+        task's next wait.
+        """
         if self._loop is None or self._thread is None or self._closing:
             raise StoreUnavailable("cannot write: the store is closed")
         job = _Job(fn, self._loop.create_future(), size_bytes)
         self._queue.put(job)
-        while True:
+        cancelled = False
+        while not job.delivered:
             try:
                 # Not shielded, which would take another turn of the loop: a cancelled future is replaced.
-                result: T = await job.future
-                return result
+                await job.future
             except asyncio.CancelledError:
                 if job.claim():
                     raise
-                # "Cancelled" would be a lie now: the change may be durable already.
-                task = asyncio.current_task()
-                if task is not None:
-                    task.uncancel()
-                if job.delivered:
-                    if job.error is not None:
-                        raise job.error from None
-                    return job.result  # type: ignore[no-any-return]
+                cancelled = True
                 job.future = self._loop.create_future()
+        if cancelled:
+            deliver_again()
+        if job.error is not None:
+            raise job.error
+        return job.result  # type: ignore[no-any-return]
 
     async def close(self) -> None:
         """Write what is queued, then end the thread. What comes later is refused: nobody would take it."""
@@ -219,14 +223,8 @@ class Writer:
         for job in jobs:
             journaled = journaled or (job.error is None and job.journaled)
             job.delivered = True
-            if job.future.done():
-                continue
-            if job.error is None:
-                job.future.set_result(job.result)
-            else:
-                job.future.set_exception(job.error)
-                # The waiter may be gone already; then nobody is left to be told.
-                job.future.exception()
+            if not job.future.done():
+                job.future.set_result(None)
         if journaled:
             self._on_journal()
 

@@ -1,77 +1,103 @@
-"""What is wished of a service while it lives, and how its life waits: never longer than until the next wish."""
+"""Requests to a task that supervises one object: stop and restart, and the waits that end as soon as one arrives.
+
+A request never acts by itself. It is stored and wakes the task, which reads the state again and decides.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
 
-from nexus.supervision.tasks import cancel_and_wait
+from nexus.capability import Caller
+from nexus.tasks import cancel_and_wait
 
-if TYPE_CHECKING:
-    from nexus.capability import Caller
-
-__all__ = ["RestartWish", "StopWish", "Told", "Wishes"]
+__all__ = ["Reason", "RequestPending", "Requests", "RestartRequest", "StartOptions", "StopRequest"]
 
 T = TypeVar("T")
 
 
-class StopWish(NamedTuple):
-    """That a service is to be stopped, by whom and why."""
+class Reason(NamedTuple):
+    """Why an object is in its state: ``code`` is for programs, ``text`` is the sentence for people."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """The arguments of one start on demand."""
 
     caller: Caller
-    reason: str
+    environment: dict[str, str] | None = field(default=None, repr=False)
+    """Variables beside those of the record. None: those of the last start, or none for the first."""
+
+
+class StopRequest(NamedTuple):
+    """A request to stop."""
+
+    caller: Caller
+    reason: Reason
     on_demand: bool
-    """Whether somebody asked for it, so that it is not started with the daemon before the next boot."""
+    """Whether a person or program asked for it, so that autostart leaves the object alone until the next boot."""
 
 
-class RestartWish(NamedTuple):
-    """That a run is to be ended and followed by another one."""
+class RestartRequest(NamedTuple):
+    """A request to end the run and begin another one."""
 
     caller: Caller
-    reason: str
+    reason: Reason
     counts: bool = False
     """Whether it is one of the restarts that the policy limits."""
-    on_demand: bool = False
-    """Whether what it depends on is started for it, else it waits for that."""
+    options: StartOptions | None = None
+    """Given for a restart on demand, which starts dependencies; else the next run waits for them."""
 
 
-class Told(Exception):
-    """There is a wish to be obeyed."""
+class RequestPending(Exception):
+    """A request has arrived, so the present step is given up."""
 
 
-class Wishes:
-    """The wishes for one life. A stop comes before a restart."""
+class Requests:
+    """The requests to one task. A stop takes precedence over a restart."""
 
     def __init__(self) -> None:
-        self.stop: StopWish | None = None
-        self.restart: RestartWish | None = None
+        self.stop: StopRequest | None = None
+        self.restart: RestartRequest | None = None
         self.waited = asyncio.Event()
-        """Set once the life has come to wait for something."""
+        """Set when the task first waits, or has written state: what a daemon before this one began is handled."""
         self._awake = asyncio.Event()
 
     @property
-    def any(self) -> bool:
-        """Whether there is one."""
+    def pending(self) -> bool:
+        """Whether there is a request."""
         return self.stop is not None or self.restart is not None
 
     def wake(self) -> None:
-        """Make the life look again at what is true."""
+        """Make the task read the state again."""
         self._awake.set()
 
     def check(self) -> None:
-        """Raise Told when there is a wish."""
-        if self.any:
-            raise Told
+        """Return if there is no request.
 
-    async def woken(self, after_s: float | None = None) -> None:
-        """Wait to be woken, or for so long; raises Told when there is a wish."""
+        Raises:
+            RequestPending: there is one.
+        """
+        if self.pending:
+            raise RequestPending
+
+    async def wait(self, timeout_s: float | None = None) -> None:
+        """Wait for the next ``wake``, or for ``timeout_s`` seconds.
+
+        Raises:
+            RequestPending: a request is there, or arrived.
+        """
         self.check()
         self.waited.set()
         if not self._awake.is_set():
             timer = None
-            if after_s is not None:
-                timer = asyncio.get_running_loop().call_later(max(after_s, 0), self._awake.set)
+            if timeout_s is not None:
+                timer = asyncio.get_running_loop().call_later(max(timeout_s, 0), self._awake.set)
             try:
                 await self._awake.wait()
             finally:
@@ -80,15 +106,19 @@ class Wishes:
         self._awake.clear()
         self.check()
 
-    async def unless_told(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for what may take long; it is given up for a wish."""
+    async def interruptible(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run ``work`` and return its result; it is cancelled when a request arrives.
+
+        Raises:
+            RequestPending: a request arrived first.
+        """
         task = asyncio.create_task(work)
         task.add_done_callback(lambda _: self._awake.set())
         try:
             while not task.done():
-                await self.woken()
+                await self.wait()
         finally:
             await cancel_and_wait(task)
             if not task.cancelled():
-                task.exception()  # looked at, whoever raises now
+                task.exception()  # retrieved, so that asyncio does not log it when RequestPending is raised instead
         return task.result()

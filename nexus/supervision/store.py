@@ -1,28 +1,64 @@
-"""The SQL of ports: which are given to whom, against a reader of the store."""
+"""The SQL of port leases, against a transaction or a reader of the store.
+
+A lease makes a TCP port of the loopback belong to one record and purpose, so that no other record gets it.
+"""
 
 from __future__ import annotations
 
-from nexus.store import Reader
+from typing import NamedTuple
 
-__all__ = ["port_user", "ports_given"]
+from nexus.store import Reader, StoreConflict, Transaction
+
+__all__ = ["LeaseOwner", "lease", "lease_of_port", "leased_ports", "release", "release_all"]
 
 
-def ports_given(reader: Reader, service_id: str) -> set[int]:
-    """The ports that this service may not lease: those of others' runs and tunnels, and those that others declare."""
+class LeaseOwner(NamedTuple):
+    """Who has a port, and for what; it has one port at most."""
+
+    kind: str
+    """Of the record: service, dependency."""
+    id: str
+    purpose: str
+    """run: of the present run; tunnel: kept from run to run."""
+
+
+def leased_ports(reader: Reader, owner: LeaseOwner) -> set[int]:
+    """Every leased port but the one of ``owner``."""
     rows = reader.all(
-        "SELECT active_port FROM service WHERE active_port IS NOT NULL AND id <> ?1 "
-        "UNION SELECT port FROM service WHERE port > 0 AND id <> ?1 "
-        "UNION SELECT tunnel_port FROM service_dependency WHERE tunnel_port IS NOT NULL",
-        (service_id,),
+        "SELECT port FROM port_lease WHERE NOT (owner_kind = ? AND owner = ? AND purpose = ?)", tuple(owner)
     )
     return {row[0] for row in rows}
 
 
-def port_user(reader: Reader, port: int) -> str | None:
-    """The name of the service that has this port in its run, or whose tunnel has it."""
-    row = reader.one(
-        "SELECT name FROM service WHERE active_port = ?1 UNION ALL SELECT a.name FROM service_dependency AS d "
-        "JOIN service AS a ON a.id = d.service_id WHERE d.tunnel_port = ?1 AND d.tunnel_run_id IS NOT NULL",
-        (port,),
+def lease_of_port(reader: Reader, port: int) -> LeaseOwner | None:
+    """Who has this port."""
+    row = reader.one("SELECT owner_kind, owner, purpose FROM port_lease WHERE port = ?", (port,))
+    return None if row is None else LeaseOwner(*row)
+
+
+def lease(tx: Transaction, owner: LeaseOwner, port: int) -> None:
+    """Lease a port in place of the one that ``owner`` has.
+
+    Raises:
+        StoreConflict: another one has it.
+    """
+    holder = lease_of_port(tx, port)
+    if holder == owner:
+        return
+    if holder is not None:
+        raise StoreConflict(f"cannot lease port {port}: {holder.kind} {holder.id} has it for its {holder.purpose}")
+    release(tx, owner)
+    tx.execute(
+        "INSERT INTO port_lease (port, owner_kind, owner, purpose, leased_at) VALUES (?, ?, ?, ?, ?)",
+        (port, *owner, tx.now),
     )
-    return None if row is None else str(row[0])
+
+
+def release(tx: Transaction, owner: LeaseOwner) -> None:
+    """End the lease of ``owner``, if it has one."""
+    tx.execute("DELETE FROM port_lease WHERE owner_kind = ? AND owner = ? AND purpose = ?", tuple(owner))
+
+
+def release_all(tx: Transaction, kind: str, owner: str) -> None:
+    """End every lease of a record that is deleted."""
+    tx.execute("DELETE FROM port_lease WHERE owner_kind = ? AND owner = ?", (kind, owner))

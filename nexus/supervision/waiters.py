@@ -1,4 +1,4 @@
-"""Those who wait for a service: for its start, for its health, or for any change of it. They may leave at any time."""
+"""Clients that wait for one object: for its start, for its readiness, or for any change. They may leave at any time."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from nexus_protocol import NexusError
 __all__ = ["Starters", "Waiters"]
 
 Starters = list[tuple[bool, asyncio.Future[NexusError | None]]]
-"""Whether each wants it to be ready, and what it waits for."""
+"""Per waiting start: whether it waits for readiness, and the future of its outcome."""
 
 
 class Waiters:
-    """Who waits for one service."""
+    """The waits for one object."""
 
     def __init__(self) -> None:
         self._starters: Starters = []
         self._listeners: list[asyncio.Future[None]] = []
 
     async def outcome(self, *, ready: bool) -> None:
-        """Wait until it is up, or with ``ready`` healthy or completed.
+        """Wait until the object is up, or with ``ready`` until it is healthy or completed.
 
         Raises:
-            NexusError: it did not come to that.
+            NexusError: it failed to get there.
         """
         future: asyncio.Future[NexusError | None] = asyncio.get_running_loop().create_future()
         self._starters.append((ready, future))
@@ -35,29 +35,29 @@ class Waiters:
             raise error
 
     def succeed(self, *, ready: bool) -> None:
-        """It is up, or ready too."""
+        """End the waits for a start; those for readiness only with ``ready``."""
         for wants_ready, future in self._starters:
             if not future.done() and (ready or not wants_ready):
                 future.set_result(None)
 
     def present(self) -> Starters:
-        """Those who wait for its start now, for ``fail``: who comes later waits for another one."""
+        """The waits of this moment, for ``fail``: a later wait belongs to another start."""
         return list(self._starters)
 
     def fail(self, error: NexusError, *, only_ready: bool = False, among: Starters | None = None) -> None:
-        """It did not come up; with ``only_ready`` it has, and will not be healthy."""
+        """End the waits with an error: all, those ``among`` an earlier ``present``, or only those for readiness."""
         for wants_ready, future in self._starters if among is None else among:
             if not future.done() and (wants_ready or not only_ready):
                 future.set_result(error)
 
-    async def news(self) -> None:
-        """Wait for the next change of its row, or its rest."""
+    async def changed(self) -> None:
+        """Wait for the next change of the object's record, or for its end."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._listeners.append(future)
         await future
 
-    def tell(self) -> None:
-        """There is a change."""
+    def notify(self) -> None:
+        """End every ``changed``."""
         listeners, self._listeners = self._listeners, []
         for future in listeners:
             if not future.done():

@@ -13,6 +13,7 @@ from nexus_protocol import VERSION, CommandInfo, Empty, encode_record
 
 from nexus import __version__, journal
 from nexus.capability import PAGE_BYTES, Context, encoded_list, handles
+from nexus.runtime.procfs import resident_bytes
 from nexus.store import DiskFull, StoreError, Transaction
 from nexus.system import store
 from nexus.system.commands import (
@@ -115,16 +116,11 @@ def get_system_status(ctx: Context, _command: GetSystemStatus) -> SystemStatus:
         version=__version__,
         started_at=ctx.daemon.started_at,
         uptime_ms=ctx.daemon.uptime_ms(),
-        memory_rss_bytes=_memory_rss_bytes(),
+        memory_rss_bytes=resident_bytes(),
         connections=ctx.daemon.connections(),
         open_requests=ctx.daemon.open_requests(),
         counts={name: ctx.store.read(count) for name, count in ctx.daemon.counters().items()},
     )
-
-
-def _memory_rss_bytes() -> int:
-    resident = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    return int(resident) * os.sysconf("SC_PAGE_SIZE")
 
 
 @handles(Shutdown)

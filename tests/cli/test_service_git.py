@@ -1,4 +1,4 @@
-"""``service git``: a repository is cloned, looked at, switched and pulled, and the token comes from no line."""
+"""``service git``: clone, status, log, checkout and pull, and tokens that are never on a command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def world(root: Path) -> GitWorld:
     return GitWorld(root)
 
 
-def test_a_repository_is_cloned_switched_and_pulled(cli: Cli, world: GitWorld, root: Path) -> None:
+def test_git_verbs_clone_inspect_check_out_and_pull(cli: Cli, world: GitWorld, root: Path) -> None:
     source = world.repository("source", commits=2)
     bare = world.bare("bare.git", source)
     path = root / "work"
@@ -52,19 +52,19 @@ def test_a_repository_is_cloned_switched_and_pulled(cli: Cli, world: GitWorld, r
     newer = world.commit(source, "new", "new")
     world.git(source, "push", "--quiet", str(bare), f"HEAD:{branch}")
     assert cli.ok("service", "git", "pull", "app").out == f"Pulled 1 commit ({head[:12]}..{newer.strip()[:12]})\n"
-    for words, way_out in (("nowhere", "branches app"), ("--commit=nothing", "log app")):
+    for words, hint in (("nowhere", "branches app"), ("--commit=nothing", "log app")):
         code, _out, err = cli("service", "git", "checkout", "app", words)
         assert code == 4
-        assert f"  See which there are: nexusctl service git {way_out}\n" in err
+        assert f"  List them: nexusctl service git {hint}\n" in err
     (path / "new").write_text("changed here")
     assert "Changes:    1 changed\n" in cli.ok("service", "git", "status", "app").out
     code, out, err = cli("service", "git", "checkout", "app", "--commit", older)
     assert (code, out) == (5, "")
     assert err.startswith("Error: cannot ")
-    assert err.endswith("  See how it is: nexusctl service git status app\n")
+    assert err.endswith("  See its state: nexusctl service git status app\n")
 
 
-def test_progress_is_for_a_terminal_and_leaves_nothing_behind(cli: Cli, world: GitWorld, root: Path) -> None:
+def test_clone_shows_progress_on_a_terminal_and_clears_it(cli: Cli, world: GitWorld, root: Path) -> None:
     bare = world.bare("bare.git", world.repository("source"))
     cli.ok("service", "add", "app", "--repo-url", str(bare), "--repo-path", str(root / "work"))
     with cli.terminal("service", "git", "clone", "app") as terminal:
@@ -78,7 +78,7 @@ def test_progress_is_for_a_terminal_and_leaves_nothing_behind(cli: Cli, world: G
 
 @pytest.fixture
 def server(root: Path) -> Iterator[HttpServer]:
-    """A repository that wants the token ``t0ken``, on loopback."""
+    """Serves a repository on loopback to clients with the token ``t0ken``."""
     reason = missing_for_http()
     if reason is not None:
         pytest.skip(reason)
@@ -89,7 +89,7 @@ def server(root: Path) -> Iterator[HttpServer]:
     server.close()
 
 
-def test_a_token_comes_from_a_file_or_a_variable_and_is_shown_nowhere(cli: Cli, server: HttpServer, root: Path) -> None:
+def test_token_is_read_from_a_file_or_a_variable_and_never_shown(cli: Cli, server: HttpServer, root: Path) -> None:
     url = server.url("served.git")
     cli.ok("service", "add", "app", "--repo-url", url, "--repo-path", str(root / "a"), "--git-auth-type", "token")
     code, _out, err = cli("service", "git", "clone", "app", NEXUS_GIT_TOKEN="wr0ng")

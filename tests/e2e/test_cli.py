@@ -36,7 +36,7 @@ def test_the_first_steps_print_what_they_always_printed(daemon: DaemonProcess, c
     size = daemon.database.stat().st_size
     assert cli("status") == (
         0,
-        f"Daemon: ok ({daemon.socket_path})\nDatabase: {daemon.database}\n  Tables: 7\n  Size:   {size} bytes\n",
+        f"Daemon: ok ({daemon.socket_path})\nDatabase: {daemon.database}\n  Tables: 8\n  Size:   {size} bytes\n",
         "",
     )
     assert cli("vm", "list") == (0, "", "No VMs found.\n")

@@ -106,15 +106,13 @@ STARTS = (
     Refusal("start no-command", 5, "it has no run command", "service update no-command --run"),
     Refusal("start on-foreign-port", 5, "port {port} is in use by python", "Stop that"),
     Refusal("start on-our-port", 5, 'is in use by service "listener"', "service stop listener"),
-    Refusal(
-        "start no-program", 5, 'cannot start service "no-program": /nowhere/program: there is no such program', "Build"
-    ),
-    Refusal("start not-in-path", 5, "there is no such program in its PATH", "full path"),
+    Refusal("start no-program", 5, 'cannot start service "no-program": /nowhere/program: program not found', "Build"),
+    Refusal("start not-in-path", 5, "program not found in its PATH", "full path"),
     Refusal("start not-executable", 5, "it is not executable", "chmod +x"),
-    Refusal("start no-interpreter", 5, "its interpreter /nowhere/interpreter is not there", "Install it"),
+    Refusal("start no-interpreter", 5, "its interpreter /nowhere/interpreter was not found", "Install it"),
     Refusal("start no-format", 5, "neither a program nor a script", "#!/bin/sh"),
     Refusal("start a-folder", 5, "it is a directory", "path of a program"),
-    Refusal("start no-directory", 5, '"no-directory": its directory {root}/nowhere is not there', "Make it"),
+    Refusal("start no-directory", 5, '"no-directory": its directory {root}/nowhere does not exist', "Create it"),
     Refusal("start early", 5, 'cannot start service "early": it exited with 7', "service logs early"),
     Refusal("start at-once", 5, "it exited with 0 within its start window of 250 ms", "service logs at-once"),
     Refusal("start limited-memory", 5, 'cannot start service "limited-memory"', "systemd --user"),
@@ -145,13 +143,13 @@ GIT = (
     ),
     Refusal("git pull detached", 5, "{root}/detached: no branch is checked out", "Check out a branch"),
     Refusal("git checkout clean nosuch", 4, "there is no such branch", "create it"),
-    Refusal("git checkout clean main --create", 5, "there is one of this name", "Check it out"),
-    Refusal("git checkout clean --commit deadbeef", 4, 'no commit is known as "deadbeef"', "log"),
+    Refusal("git checkout clean main --create", 5, "a branch of this name exists", "Check it out"),
+    Refusal("git checkout clean --commit deadbeef", 4, 'there is no commit "deadbeef"', "log"),
     Refusal("git clone clean", 5, "cannot clone", ""),
     Refusal("git clone no-such-remote", 4, "there is no repository at", "Check the URL"),
     Refusal("git clone unreachable", 1, "cannot be reached", "network"),
-    Refusal("git pull tokenless", 1, "it takes a token, and none was given", "--git-token-file"),
-    Refusal("git pull token-for-all", 1, "others may read it", "chmod 600 {root}/token"),
+    Refusal("git pull tokenless", 1, "it authenticates with a token, and none was given", "--git-token-file"),
+    Refusal("git pull token-for-all", 1, "other users may read it", "chmod 600 {root}/token"),
 )
 
 

@@ -53,7 +53,7 @@ def test_health_reports_the_database_with_path_tables_and_size(nexus: Stranger, 
     assert health["status"] == "ok"
     database = health["database"]
     assert database["path"] == str(daemon.database)
-    assert database["table_count"] == len(database["tables"]) == 7
+    assert database["table_count"] == len(database["tables"]) == 8
     assert {"journal", "schema_meta", "settings", "vms"} < set(database["tables"])
     assert isinstance(database["size_bytes"], int)
     assert database["size_bytes"] > 0

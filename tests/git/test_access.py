@@ -1,4 +1,4 @@
-"""Credentials: ssh to an sshd of the tests' own, and a token that reaches one host and is seen nowhere."""
+"""Credentials: ssh to an sshd of the tests' own, and a token that only its host gets and no process shows."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from support.git import (
     HttpServer,
     SshAgent,
     SshServer,
-    holders_of,
     make_key,
     missing_for_http,
     missing_for_ssh,
+    processes_showing,
 )
 
 from nexus.git import errors
@@ -66,9 +66,7 @@ def agent(world: GitWorld) -> Iterator[SshAgent]:
 
 
 @needs_ssh
-def test_a_repository_is_cloned_and_pulled_over_ssh_with_a_key_of_the_agent(
-    world: GitWorld, ssh: SshServer, agent: SshAgent
-) -> None:
+def test_clone_and_pull_over_ssh_use_a_key_of_the_agent(world: GitWorld, ssh: SshServer, agent: SshAgent) -> None:
     agent.add(ssh.user_key)
     world.environment["GIT_SSH_COMMAND"] = ssh.client(known=Path(f"{ssh.host_key}.pub"))
     url = ssh.url(world.root / "bare.git")
@@ -81,7 +79,7 @@ def test_a_repository_is_cloned_and_pulled_over_ssh_with_a_key_of_the_agent(
 
 
 @needs_ssh
-def test_the_ssh_command_of_a_repository_is_used(world: GitWorld, ssh: SshServer, agent: SshAgent) -> None:
+def test_fetch_uses_the_ssh_command_of_the_repository(world: GitWorld, ssh: SshServer, agent: SshAgent) -> None:
     agent.add(ssh.user_key)
     path = world.cloned("web", world.root / "bare.git")
     world.git(path, "remote", "set-url", "origin", ssh.url(world.root / "bare.git"))
@@ -94,14 +92,14 @@ def test_the_ssh_command_of_a_repository_is_used(world: GitWorld, ssh: SshServer
 @pytest.mark.parametrize(
     ("key", "known", "auth", "error", "words"),
     [
-        ("wrong", "right", "ssh", errors.GitAuthentication, "does not take the credentials"),
-        ("none", "right", "ssh", errors.GitAuthentication, "does not take the credentials"),
-        ("right", "right", "none", errors.GitAuthentication, "wants credentials"),
-        ("right", "unknown", "ssh", errors.GitHostKey, "is not known here"),
-        ("right", "wrong", "ssh", errors.GitHostKey, "is not the one that was known"),
+        ("wrong", "right", "ssh", errors.GitAuthentication, "rejected the credentials"),
+        ("none", "right", "ssh", errors.GitAuthentication, "rejected the credentials"),
+        ("right", "right", "none", errors.GitAuthentication, "requires credentials"),
+        ("right", "unknown", "ssh", errors.GitHostKey, "is unknown"),
+        ("right", "wrong", "ssh", errors.GitHostKey, "has changed"),
     ],
 )
-def test_a_wrong_key_on_either_side_is_refused_in_words(
+def test_clone_with_a_wrong_user_or_host_key_raises_its_error(
     world: GitWorld,
     ssh: SshServer,
     agent: SshAgent,
@@ -124,7 +122,7 @@ def test_a_wrong_key_on_either_side_is_refused_in_words(
     assert not (world.root / "web").exists()
 
 
-def test_a_host_that_is_not_there_is_unreachable(world: GitWorld) -> None:
+def test_clone_from_a_port_without_a_listener_is_unreachable(world: GitWorld) -> None:
     for url in ("git://127.0.0.1:1/x", "http://127.0.0.1:1/x"):
         with pytest.raises(errors.GitUnreachable, match=r"127\.0\.0\.1:1 cannot be reached"):
             asyncio.run(clone(url, world.root / "web", environment=world.environment))
@@ -152,7 +150,7 @@ def secrets_of(server: HttpServer) -> list[str]:
 
 
 @needs_http
-def test_a_token_opens_the_repository_and_is_seen_nowhere(
+def test_token_gives_access_and_is_in_no_process_file_or_log(
     world: GitWorld, make_http: Callable[..., HttpServer], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -161,7 +159,7 @@ def test_a_token_opens_the_repository_and_is_seen_nowhere(
     server = make_http()
     server.stall_after = 1
     seen: list[str] = []
-    looked_at: list[str] = []
+    searched: list[str] = []
 
     async def use() -> Repository:
         task = asyncio.ensure_future(
@@ -169,9 +167,9 @@ def test_a_token_opens_the_repository_and_is_seen_nowhere(
         )
         await asyncio.to_thread(server.stalled.wait, 30)
         while not server.go_on.is_set():
-            # In the middle of an exchange: git, its helpers and their helpers run.
-            seen.extend(await asyncio.to_thread(holders_of, TOKEN))
-            looked_at.extend(await asyncio.to_thread(holders_of, "NEXUS_GIT_ORIGIN"))
+            # During an exchange, when git and its helpers run.
+            seen.extend(await asyncio.to_thread(processes_showing, TOKEN))
+            searched.extend(await asyncio.to_thread(processes_showing, "NEXUS_GIT_ORIGIN"))
             if len(server.authorizations) > 1:
                 server.go_on.set()
                 server.stall_after = None
@@ -183,7 +181,7 @@ def test_a_token_opens_the_repository_and_is_seen_nowhere(
     assert asyncio.run(web.pull()).after == commit
     assert secrets_of(server)
     assert set(secrets_of(server)) == {f"x-access-token:{TOKEN}"}
-    assert looked_at, "git's own environment was among those that were searched"
+    assert searched, "git's own environment was among those that were searched"
     assert seen == []
     files = [path for path in world.root.rglob("*") if path.is_file()]
     assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
@@ -192,9 +190,9 @@ def test_a_token_opens_the_repository_and_is_seen_nowhere(
 
 
 @needs_http
-def test_a_wrong_token_is_refused_without_showing_it(world: GitWorld, make_http: Callable[..., HttpServer]) -> None:
+def test_wrong_token_raises_an_error_that_hides_it(world: GitWorld, make_http: Callable[..., HttpServer]) -> None:
     server = make_http("another")
-    with pytest.raises(errors.GitAuthentication, match="does not take the credentials") as raised:
+    with pytest.raises(errors.GitAuthentication, match="rejected the credentials") as raised:
         asyncio.run(
             clone(server.url("bare.git"), world.root / "web", auth="token", token=TOKEN, environment=world.environment)
         )
@@ -202,7 +200,7 @@ def test_a_wrong_token_is_refused_without_showing_it(world: GitWorld, make_http:
 
 
 @needs_http
-def test_without_credentials_nobody_is_asked(world: GitWorld, make_http: Callable[..., HttpServer]) -> None:
+def test_git_without_credentials_never_prompts(world: GitWorld, make_http: Callable[..., HttpServer]) -> None:
     asked = world.root / "asked"
     ask = world.root / "ask"
     ask.write_text(f"#!/bin/sh\n: > {asked}\necho {TOKEN}\n")
@@ -223,7 +221,7 @@ def test_without_credentials_nobody_is_asked(world: GitWorld, make_http: Callabl
 
 
 @needs_http
-def test_a_token_stays_with_its_host_when_that_sends_git_elsewhere(
+def test_token_is_not_sent_to_a_host_that_the_remote_redirects_to(
     world: GitWorld, make_http: Callable[..., HttpServer]
 ) -> None:
     first, second = make_http(None), make_http()
@@ -238,7 +236,7 @@ def test_a_token_stays_with_its_host_when_that_sends_git_elsewhere(
 
 
 @needs_http
-def test_a_user_name_of_the_url_goes_with_the_token(world: GitWorld, make_http: Callable[..., HttpServer]) -> None:
+def test_user_name_of_the_url_is_sent_with_the_token(world: GitWorld, make_http: Callable[..., HttpServer]) -> None:
     server = make_http()
     url = server.url("bare.git", user="ada")
     asyncio.run(clone(url, world.root / "web", auth="token", token=TOKEN, environment=world.environment))
@@ -247,7 +245,7 @@ def test_a_user_name_of_the_url_goes_with_the_token(world: GitWorld, make_http: 
 
 
 @needs_http
-def test_a_hook_finds_no_token(world: GitWorld, make_http: Callable[..., HttpServer]) -> None:
+def test_hooks_do_not_see_the_token(world: GitWorld, make_http: Callable[..., HttpServer]) -> None:
     server = make_http()
     url = server.url("bare.git")
     web = asyncio.run(clone(url, world.root / "web", auth="token", token=TOKEN, environment=world.environment))
@@ -267,14 +265,14 @@ def test_a_hook_finds_no_token(world: GitWorld, make_http: Callable[..., HttpSer
     ("url", "token", "words"),
     [
         ("https://example.org/x", None, "none was given"),
-        ("http://example.org/x", TOKEN, "could read the token"),
-        ("http://127.0.0.1.example.org/x", TOKEN, "could read the token"),
+        ("http://example.org/x", TOKEN, "the token would be sent unencrypted"),
+        ("http://127.0.0.1.example.org/x", TOKEN, "the token would be sent unencrypted"),
         ("ssh://git@example.org/x", TOKEN, "cannot be used over ssh"),
         ("git@example.org:x", TOKEN, "cannot be used over ssh"),
         ("https://example.org/x", "a\nb", "control characters"),
     ],
 )
-def test_a_token_that_cannot_be_used_is_refused_before_anything_is_sent(
+def test_unusable_token_is_refused_before_anything_is_sent(
     world: GitWorld, url: str, token: str | None, words: str
 ) -> None:
     with pytest.raises(errors.GitAuthentication, match=words) as raised:
@@ -282,10 +280,10 @@ def test_a_token_that_cannot_be_used_is_refused_before_anything_is_sent(
     assert not token or token not in str(raised.value.payload())
 
 
-# What is shown
+# Output and URLs
 
 
-def test_secrets_are_masked_in_what_git_says() -> None:
+def test_secrets_are_masked_in_the_output_of_git() -> None:
     access = Access("token", TOKEN)
     pair = base64.b64encode(f"x-access-token:{TOKEN}".encode()).decode()
     said = [f"a {TOKEN} b", f"Basic {pair}", "fatal: https://ada:pw@example.org/x", "tok_0f9b%3D%2F%2B%25~s3cr3t"]
@@ -307,12 +305,12 @@ def test_secrets_are_masked_in_what_git_says() -> None:
         ("git://example.org/x", "git", "example.org", ""),
     ],
 )
-def test_urls_are_read_as_git_reads_them(url: str, transport: str, host: str, user: str) -> None:
+def test_parse_url_agrees_with_git(url: str, transport: str, host: str, user: str) -> None:
     remote = parse_url(url)
     assert (remote.transport, remote.host, remote.user, remote.secret) == (transport, host, user, False)
 
 
-def test_masking_reaches_every_url_of_a_text() -> None:
+def test_mask_url_masks_every_url_of_a_text() -> None:
     text = "https://a:b@x/1 and 'http://tok@y/2', ssh://git@z/3 but not a@b:c"
     assert mask_url(text) == "https://***@x/1 and 'http://***@y/2', ssh://git@z/3 but not a@b:c"
     assert mask_url(os.fspath("/srv/x@y")) == "/srv/x@y"

@@ -1,4 +1,4 @@
-"""Clones and pulls from repositories of this machine: what comes, what is refused, and what is left when it fails."""
+"""Clones and pulls from local repositories: their results, their errors, and that a failure leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def world(root: Path) -> GitWorld:
 
 @pytest.fixture
 def bare(world: GitWorld) -> Path:
-    """What ``source`` pushes to."""
+    """The repository that ``source`` pushes to."""
     return world.bare("bare.git", world.repository("source", commits=2))
 
 
@@ -40,19 +40,19 @@ def repository(world: GitWorld, path: Path) -> Repository:
 # Cloning
 
 
-def test_a_clone_is_whole_and_tells_its_progress(world: GitWorld, bare: Path) -> None:
-    told: list[Progress] = []
+def test_clone_is_complete_and_reports_progress(world: GitWorld, bare: Path) -> None:
+    reported: list[Progress] = []
     path = world.root / "web"
-    web = asyncio.run(clone(f"file://{bare}", path, progress=told.append, environment=world.environment))
+    web = asyncio.run(clone(f"file://{bare}", path, progress=reported.append, environment=world.environment))
     state = asyncio.run(web.status())
     assert (web.path, state.branch, state.upstream, state.dirty) == (path, "main", "origin/main", False)
     assert (path / "file").read_text() == "2\n"
-    receiving = [step for step in told if step.phase == "receiving objects"]
+    receiving = [step for step in reported if step.phase == "receiving objects"]
     assert (receiving[-1].percent, receiving[-1].done, receiving[-1].total) == (100, 6, 6)
     assert names(world.root) == ["bare.git", "home", "source", "web"]
 
 
-def test_a_clone_takes_an_empty_folder_and_keeps_its_mode(world: GitWorld, bare: Path) -> None:
+def test_clone_into_an_empty_folder_keeps_its_mode(world: GitWorld, bare: Path) -> None:
     path = world.root / "web"
     path.mkdir(mode=0o700)
     link = world.root / "link"
@@ -63,7 +63,7 @@ def test_a_clone_takes_an_empty_folder_and_keeps_its_mode(world: GitWorld, bare:
     assert path.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_clone_checks_out_the_branch_that_is_asked_for(world: GitWorld, bare: Path) -> None:
+def test_clone_checks_out_the_requested_branch(world: GitWorld, bare: Path) -> None:
     world.git(world.root / "source", "push", "-q", "origin", "HEAD~1:refs/heads/side")
     web = cloned(world, bare, world.root / "web", branch="side")
     assert asyncio.run(web.status()).branch == "side"
@@ -73,7 +73,7 @@ def test_a_clone_checks_out_the_branch_that_is_asked_for(world: GitWorld, bare: 
         cloned(world, bare, world.root / "other", branch="--upload-pack=touch")
 
 
-def test_an_empty_repository_is_cloned_and_pulled_into_once_there_is_something(world: GitWorld) -> None:
+def test_clone_of_an_empty_repository_can_be_pulled_into_later(world: GitWorld) -> None:
     bare = world.root / "bare.git"
     world.git(world.root, "init", "-q", "--bare", str(bare))
     web = cloned(world, bare, world.root / "web")
@@ -87,7 +87,7 @@ def test_an_empty_repository_is_cloned_and_pulled_into_once_there_is_something(w
 
 
 @pytest.mark.parametrize("kind", ["file", "full folder", "dangling link"])
-def test_a_clone_goes_nowhere_where_something_is(world: GitWorld, bare: Path, kind: str) -> None:
+def test_clone_onto_an_existing_path_is_refused(world: GitWorld, bare: Path, kind: str) -> None:
     path = world.root / "web"
     if kind == "file":
         path.write_text("mine")
@@ -102,16 +102,14 @@ def test_a_clone_goes_nowhere_where_something_is(world: GitWorld, bare: Path, ki
     assert not [name for name in names(world.root) if "nexus-clone" in name]
 
 
-def test_a_clone_that_fails_leaves_nothing_not_even_the_folders_above(world: GitWorld) -> None:
+def test_failed_clone_removes_the_parent_folders_that_it_made(world: GitWorld) -> None:
     before = names(world.root)
     with pytest.raises(errors.GitRemoteNotFound, match="there is no repository at"):
         cloned(world, world.root / "nowhere.git", world.root / "a" / "b" / "web")
     assert names(world.root) == before
 
 
-def test_left_overs_of_a_killed_clone_are_removed_and_those_of_a_running_one_are_not(
-    world: GitWorld, bare: Path
-) -> None:
+def test_clone_removes_folders_of_killed_clones_and_keeps_those_of_running_ones(world: GitWorld, bare: Path) -> None:
     dead, alive, other = (world.root / f".{name}" for name in ("web.nexus-clone-a", "web.nexus-clone-b", "web.other"))
     for folder in (dead, alive, other):
         (folder / "repository").mkdir(parents=True)
@@ -124,7 +122,7 @@ def test_left_overs_of_a_killed_clone_are_removed_and_those_of_a_running_one_are
         os.close(held)
 
 
-def test_two_clones_to_one_path_give_one_and_a_refusal(world: GitWorld, bare: Path) -> None:
+def test_second_of_two_concurrent_clones_to_one_path_is_refused(world: GitWorld, bare: Path) -> None:
     async def both() -> list[object]:
         path = world.root / "web"
         two = (clone(str(bare), path, environment=world.environment) for _ in range(2))
@@ -156,7 +154,7 @@ def test_two_clones_to_one_path_give_one_and_a_refusal(world: GitWorld, bare: Pa
         ("ssh://git:secret@example.org/x", "password or a token"),
     ],
 )
-def test_urls_that_run_something_or_hold_a_secret_are_refused(world: GitWorld, url: str, words: str) -> None:
+def test_urls_that_run_programs_or_hold_secrets_are_refused(world: GitWorld, url: str, words: str) -> None:
     with pytest.raises(errors.GitBadUrl, match=words) as raised:
         cloned(world, url, world.root / "web")
     text = f"{raised.value} {raised.value.hint} {raised.value.details}"
@@ -166,7 +164,7 @@ def test_urls_that_run_something_or_hold_a_secret_are_refused(world: GitWorld, u
     assert names(world.root) == ["home"]
 
 
-def test_a_setting_cannot_lead_to_a_transport_that_runs_something(world: GitWorld) -> None:
+def test_insteadof_setting_cannot_select_a_transport_that_runs_programs(world: GitWorld) -> None:
     world.settings.write_text(
         world.settings.read_text()
         + '[protocol "ext"]\n\tallow = always\n[url "ext::touch pwned "]\n\tinsteadOf = https://example.org/\n'
@@ -175,7 +173,7 @@ def test_a_setting_cannot_lead_to_a_transport_that_runs_something(world: GitWorl
         cloned(world, "https://example.org/x", world.root / "web")
 
 
-def test_a_folder_that_may_not_be_written_to_is_a_matter_of_permission(world: GitWorld, bare: Path) -> None:
+def test_clone_into_a_folder_without_write_permission_is_refused(world: GitWorld, bare: Path) -> None:
     if os.geteuid() == 0:
         folder = Path("/proc/1/net")  # not even root makes a folder there
         kinds: tuple[type[Exception], ...] = (errors.GitPermission, errors.GitFailed)
@@ -190,22 +188,22 @@ def test_a_folder_that_may_not_be_written_to_is_a_matter_of_permission(world: Gi
 # Pulling
 
 
-def test_a_pull_moves_forward_and_says_from_where_to_where(world: GitWorld, bare: Path) -> None:
+def test_pull_fast_forwards_and_returns_both_commits(world: GitWorld, bare: Path) -> None:
     source, path = world.root / "source", world.cloned("web", bare)
     before = world.git(source, "rev-parse", "HEAD")
     for number in range(3):
         after = world.commit(source, "file", f"new {number}")
     world.git(source, "push", "-q")
-    told: list[Progress] = []
+    reported: list[Progress] = []
     web = repository(world, path)
-    assert asyncio.run(web.pull(told.append)) == PullResult(before, after, 3)
+    assert asyncio.run(web.pull(reported.append)) == PullResult(before, after, 3)
     assert (path / "file").read_text() == "new 2"
-    assert {"counting objects", "updating files"} <= {step.phase for step in told}
+    assert {"counting objects", "updating files"} <= {step.phase for step in reported}
     assert asyncio.run(web.pull()) == PullResult(after, after, 0)
     assert "pull: Fast-forward" in world.git(path, "reflog", "-1")
 
 
-def test_a_pull_keeps_untracked_files_and_leaves_a_branch_that_is_ahead(world: GitWorld, bare: Path) -> None:
+def test_pull_keeps_untracked_files_and_a_branch_that_is_ahead(world: GitWorld, bare: Path) -> None:
     path = world.cloned("web", bare)
     (path / "notes").write_text("mine")
     ahead = world.commit(path, "own", "1")
@@ -213,7 +211,7 @@ def test_a_pull_keeps_untracked_files_and_leaves_a_branch_that_is_ahead(world: G
     assert (path / "notes").read_text() == "mine"
 
 
-def test_a_diverged_branch_is_refused_with_both_counts(world: GitWorld, bare: Path) -> None:
+def test_pull_of_a_diverged_branch_is_refused_with_both_counts(world: GitWorld, bare: Path) -> None:
     path = world.cloned("web", bare)
     world.commit(world.root / "source", "file", "theirs")
     world.git(world.root / "source", "push", "-q")
@@ -224,7 +222,7 @@ def test_a_diverged_branch_is_refused_with_both_counts(world: GitWorld, bare: Pa
     assert world.git(path, "rev-parse", "HEAD") == own
 
 
-def test_a_dirty_tree_is_not_pulled_into_and_a_file_in_the_way_stays(world: GitWorld, bare: Path) -> None:
+def test_pull_into_a_dirty_tree_or_over_an_untracked_file_is_refused(world: GitWorld, bare: Path) -> None:
     path = world.cloned("web", bare)
     before = world.commit(world.root / "source", "new", "theirs")
     world.git(world.root / "source", "push", "-q")
@@ -242,7 +240,7 @@ def test_a_dirty_tree_is_not_pulled_into_and_a_file_in_the_way_stays(world: GitW
     assert asyncio.run(web.pull()).after == before
 
 
-def test_each_reason_why_there_is_nothing_to_pull_from_has_its_own_error(world: GitWorld, bare: Path) -> None:
+def test_pull_without_a_usable_upstream_raises_the_error_of_its_cause(world: GitWorld, bare: Path) -> None:
     path = world.cloned("web", bare)
     web = repository(world, path)
 
@@ -254,7 +252,7 @@ def test_each_reason_why_there_is_nothing_to_pull_from_has_its_own_error(world: 
     world.git(path, "checkout", "-q", "--detach")
     refused(errors.GitDetached, "no branch is checked out")
     world.git(path, "checkout", "-q", "-b", "own")
-    refused(errors.GitNoUpstream, 'branch "own" follows no branch')
+    refused(errors.GitNoUpstream, 'branch "own" has no upstream branch')
     world.git(path, "checkout", "-q", "main")
     world.git(path, "config", "branch.main.remote", "elsewhere")
     refused(errors.GitNoRemote, 'has no remote "elsewhere"')
@@ -267,14 +265,14 @@ def test_each_reason_why_there_is_nothing_to_pull_from_has_its_own_error(world: 
     refused(errors.GitNoRemote, "has no remote")
 
 
-def test_a_branch_may_follow_another_one_of_the_same_repository(world: GitWorld) -> None:
+def test_pull_from_a_local_upstream_branch(world: GitWorld) -> None:
     path = world.repository("web", commits=2)
     world.git(path, "checkout", "-q", "-b", "side", "HEAD~1")
     world.git(path, "branch", "-q", "--set-upstream-to", "main")
     assert asyncio.run(repository(world, path).pull()).commits == 1
 
 
-def test_settings_of_the_user_do_not_make_a_pull_merge_or_rebase(world: GitWorld, bare: Path) -> None:
+def test_pull_ignores_settings_to_merge_or_rebase(world: GitWorld, bare: Path) -> None:
     path = world.cloned("web", bare)
     for key, value in (("pull.rebase", "true"), ("merge.ff", "false"), ("branch.main.mergeOptions", "--no-ff")):
         world.git(path, "config", key, value)

@@ -1,4 +1,4 @@
-"""How git ends: by itself, cancelled in the middle, killed; and that the repository is as good as before."""
+"""The end of git: by itself, by a cancel, by a signal; and that the repository stays intact."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.git import GitWorld, HttpServer, at_work_in, missing_for_http
+from support.git import GitWorld, HttpServer, missing_for_http, processes_in
 from support.raw import WAIT_S, wait_until
 
 from nexus.git import errors
@@ -32,7 +32,7 @@ def world(root: Path) -> Iterator[GitWorld]:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     yield world
     assert len(os.listdir("/proc/self/fd")) == before, "a descriptor was left open"  # noqa: PTH208
-    wait_until(lambda: not at_work_in(root), "the end of what was started")
+    wait_until(lambda: not processes_in(root), "the end of what was started")
 
 
 def push(world: GitWorld, text: str | bytes = "theirs") -> str:
@@ -43,7 +43,7 @@ def push(world: GitWorld, text: str | bytes = "theirs") -> str:
 
 
 def held(folder: Path) -> bool:
-    """Whether somebody has the folder's lock."""
+    """Whether a process holds the folder's lock."""
     try:
         fd = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
@@ -67,7 +67,7 @@ def script(path: Path, text: str) -> Path:
 def cancelled(
     work: Callable[[], Coroutine[Any, Any, Any]], when: Callable[[], object], then: Callable[[], object]
 ) -> None:
-    """Begin the work, cancel it as soon as ``when`` is true, do ``then``, and see that it ends as cancelled."""
+    """Start the work, cancel it as soon as ``when`` is true, call ``then``, and check that it ends as cancelled."""
 
     async def run() -> None:
         task = asyncio.ensure_future(work())
@@ -82,7 +82,7 @@ def cancelled(
     asyncio.run(run())
 
 
-# In the middle of a transfer
+# During a transfer
 
 
 @pytest.fixture
@@ -96,25 +96,25 @@ def stalling(world: GitWorld) -> Iterator[HttpServer]:
 
 
 @needs_http
-def test_a_cancelled_clone_leaves_nothing_and_the_next_one_works(world: GitWorld, stalling: HttpServer) -> None:
-    told: list[Progress] = []
+def test_cancelled_clone_leaves_nothing_and_the_next_one_works(world: GitWorld, stalling: HttpServer) -> None:
+    reported: list[Progress] = []
     before = sorted(world.root.iterdir())
 
     def make() -> Coroutine[Any, Any, Repository]:
         return clone(
-            stalling.url("bare.git"), world.root / "a" / "web", progress=told.append, environment=world.environment
+            stalling.url("bare.git"), world.root / "a" / "web", progress=reported.append, environment=world.environment
         )
 
-    cancelled(make, lambda: stalling.stalled.is_set() and told, lambda: None)
+    cancelled(make, lambda: stalling.stalled.is_set() and reported, lambda: None)
     assert sorted(world.root.iterdir()) == before
-    assert at_work_in(world.root) == []
+    assert processes_in(world.root) == []
     stalling.stall_after = None
     assert asyncio.run(asyncio.run(make()).status()).branch == "main"
 
 
 @needs_http
 @pytest.mark.parametrize("limit", ["1", "1000"], ids=["as a pack", "as loose objects"])
-def test_a_cancelled_pull_leaves_the_repository_as_it_was(world: GitWorld, stalling: HttpServer, limit: str) -> None:
+def test_cancelled_pull_leaves_the_repository_unchanged(world: GitWorld, stalling: HttpServer, limit: str) -> None:
     first = world.git(world.root / "source", "rev-parse", "HEAD~1")
     path = world.cloned("web", world.root / "bare.git")
     world.git(path, "reset", "-q", "--hard", first)
@@ -130,13 +130,13 @@ def test_a_cancelled_pull_leaves_the_repository_as_it_was(world: GitWorld, stall
     world.git(path, "fsck", "--strict", "--full")
     state = asyncio.run(web.status())
     assert (state.commit, state.dirty) == (first, False)
-    assert at_work_in(world.root) == []
+    assert processes_in(world.root) == []
     stalling.stall_after = None
     assert asyncio.run(web.pull()).commits == 1
 
 
 @needs_http
-def test_a_clone_whose_process_was_killed_is_in_nobodys_way(world: GitWorld, stalling: HttpServer) -> None:
+def test_folder_of_a_killed_clone_is_ignored_and_removed_later(world: GitWorld, stalling: HttpServer) -> None:
     path = world.root / "web"
     program = f"""
         import asyncio, pathlib, sys
@@ -151,7 +151,7 @@ def test_a_clone_whose_process_was_killed_is_in_nobodys_way(world: GitWorld, sta
         process.wait(WAIT_S)
     (left,) = world.root.glob(".web.nexus-clone-*")
     assert not path.exists()
-    # Git may go on for as long as it writes nothing.
+    # Git may outlive its parent as long as it writes nothing.
     asyncio.run(clone(str(world.root / "bare.git"), path, environment=world.environment))
     path.rename(world.root / "first")
     stalling.go_on.set()
@@ -160,7 +160,7 @@ def test_a_clone_whose_process_was_killed_is_in_nobodys_way(world: GitWorld, sta
     assert list(world.root.glob(".web.nexus-clone-*")) == []
 
 
-def test_what_ignores_sigterm_is_killed(world: GitWorld) -> None:
+def test_child_of_git_that_ignores_sigterm_is_killed(world: GitWorld) -> None:
     pid_file = world.root / "pid"
     ssh = script(world.root / "bin" / "ssh", f"trap '' TERM; echo $$ > {pid_file}; while :; do sleep 1; done\n")
     world.environment["GIT_SSH_COMMAND"] = str(ssh)
@@ -172,7 +172,7 @@ def test_what_ignores_sigterm_is_killed(world: GitWorld) -> None:
     assert asyncio.run(web.status()).branch == "main"
 
 
-def test_what_a_killed_git_leaves_is_removed_and_what_was_there_stays(
+def test_locks_of_a_killed_git_are_removed_and_older_ones_stay(
     world: GitWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(git_process, "TERM_S", 0.05)
@@ -197,14 +197,14 @@ def test_what_a_killed_git_leaves_is_removed_and_what_was_there_stays(
     assert old.exists()
 
 
-# In the middle of a change of the work tree
+# During a change of the work tree
 
 
 def hook(path: Path, name: str, text: str) -> None:
     script(path / ".git" / "hooks" / name, text)
 
 
-def test_a_cancelled_change_of_the_work_tree_comes_to_its_end(world: GitWorld) -> None:
+def test_cancelled_change_of_the_work_tree_finishes(world: GitWorld) -> None:
     path = world.cloned("web", world.root / "bare.git")
     commit = push(world)
     go_on, ready = world.root / "go-on", world.root / "ready"
@@ -216,7 +216,9 @@ def test_a_cancelled_change_of_the_work_tree_comes_to_its_end(world: GitWorld) -
     assert (state.commit, state.dirty) == (commit, False)
 
 
-def test_one_that_never_ends_is_ended(world: GitWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_change_that_does_not_finish_in_time_is_ended(
+    world: GitWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(git_process, "FINISH_S", 0.05)
     path = world.repository("web")
     world.git(path, "branch", "side")
@@ -228,7 +230,7 @@ def test_one_that_never_ends_is_ended(world: GitWorld, monkeypatch: pytest.Monke
     assert asyncio.run(web.checkout_branch("main")).branch == "main"
 
 
-def test_a_second_cancel_does_not_let_go_of_git(world: GitWorld) -> None:
+def test_repeated_cancels_still_wait_for_the_end_of_git(world: GitWorld) -> None:
     path = world.cloned("web", world.root / "bare.git")
     push(world)
     go_on, ready = world.root / "go-on", world.root / "ready"
@@ -248,26 +250,26 @@ def test_a_second_cancel_does_not_let_go_of_git(world: GitWorld) -> None:
             await task
 
     asyncio.run(run())
-    assert at_work_in(path) == []
+    assert processes_in(path) == []
 
 
 # Other ends
 
 
-def test_what_a_hook_leaves_running_with_gits_pipes_holds_up_nobody(world: GitWorld) -> None:
+def test_background_process_of_a_hook_with_the_pipes_open_does_not_delay_the_result(world: GitWorld) -> None:
     path = world.repository("web")
     world.git(path, "branch", "side")
     pid_file = world.root / "pid"
     hook(path, "post-checkout", f"sleep 1000 & echo $! > {pid_file}\n")
     try:
         assert asyncio.run(Repository(path, environment=world.environment).checkout_branch("side")).branch == "side"
-        assert Path("/proc", pid_file.read_text().strip()).exists(), "it is the user's own"
+        assert Path("/proc", pid_file.read_text().strip()).exists(), "processes that a hook leaves are not killed"
     finally:
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             os.kill(int(pid_file.read_text()), signal.SIGKILL)
 
 
-def test_a_receiver_of_progress_that_raises_ends_git(world: GitWorld) -> None:
+def test_exception_in_a_progress_receiver_ends_git_and_is_raised(world: GitWorld) -> None:
     def broken(progress: Progress) -> None:
         raise RuntimeError(progress.phase)
 
@@ -278,7 +280,7 @@ def test_a_receiver_of_progress_that_raises_ends_git(world: GitWorld) -> None:
     assert not (world.root / "web").exists()
 
 
-def test_a_git_that_writes_without_end_is_bounded(world: GitWorld) -> None:
+def test_endless_output_of_git_is_bounded(world: GitWorld) -> None:
     path = world.repository("web")
     script(
         world.root / "bin" / "git",
@@ -297,7 +299,7 @@ def test_a_git_that_writes_without_end_is_bounded(world: GitWorld) -> None:
     assert len(str(raised.value.payload())) < 20_000
 
 
-def test_a_git_that_is_too_old_for_our_settings_reaches_no_remote(world: GitWorld) -> None:
+def test_git_older_than_2_31_is_refused_before_a_remote_is_contacted(world: GitWorld) -> None:
     path = world.cloned("web", world.root / "bare.git")
     script(
         world.root / "bin" / "git",
@@ -312,7 +314,7 @@ def test_a_git_that_is_too_old_for_our_settings_reaches_no_remote(world: GitWorl
             asyncio.run(refused)
 
 
-def test_a_git_that_is_killed_by_somebody_is_told(world: GitWorld) -> None:
+def test_git_killed_by_a_signal_is_reported(world: GitWorld) -> None:
     path = world.repository("web")
     script(world.root / "bin" / "git", "kill -9 $$\n")
     world.environment["PATH"] = f"{world.root}/bin:{world.environment['PATH']}"

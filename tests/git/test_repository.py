@@ -1,4 +1,4 @@
-"""Repositories on this machine: what is seen, what is checked out, and what is refused so that nothing is lost."""
+"""Local repositories: status, log, branches, checkout, and what is refused so that no work is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def repository(world: GitWorld, path: Path) -> Repository:
     return Repository(path, environment=world.environment)
 
 
-# Looking
+# Status
 
 
 def test_status_before_the_first_commit_has_a_branch_and_no_commit(world: GitWorld) -> None:
@@ -53,7 +53,7 @@ def test_untracked_files_alone_do_not_make_a_repository_dirty(world: GitWorld) -
     assert (state.dirty, state.untracked) == (False, 1)
 
 
-def test_a_submodule_at_another_commit_is_seen_and_in_nobodys_way(world: GitWorld) -> None:
+def test_submodule_at_another_commit_is_reported_and_blocks_nothing(world: GitWorld) -> None:
     inner, path = world.repository("inner"), world.repository("web")
     world.git(path, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(inner), "inner")
     world.git(path, "commit", "-q", "-m", "inner")
@@ -64,7 +64,7 @@ def test_a_submodule_at_another_commit_is_seen_and_in_nobodys_way(world: GitWorl
     assert asyncio.run(web.checkout_commit("HEAD~1")).branch is None
 
 
-def test_status_tells_the_upstream_and_how_far_it_is(world: GitWorld) -> None:
+def test_status_has_the_upstream_and_both_counts(world: GitWorld) -> None:
     source = world.repository("source", commits=2)
     bare = world.bare("bare.git", source)
     path = world.cloned("web", bare)
@@ -107,7 +107,7 @@ def test_status_names_an_unfinished_merge_and_its_conflicts(world: GitWorld) -> 
             asyncio.run(refused)
 
 
-def test_a_linked_work_tree_is_a_repository_too(world: GitWorld) -> None:
+def test_linked_work_tree_is_a_repository(world: GitWorld) -> None:
     path = world.repository("web")
     world.git(path, "worktree", "add", "-q", "../linked", "-b", "side")
     linked = repository(world, world.root / "linked")
@@ -117,7 +117,7 @@ def test_a_linked_work_tree_is_a_repository_too(world: GitWorld) -> None:
 
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "inside another", "broken", "bare"])
-def test_what_is_not_the_top_of_a_work_tree_is_refused(world: GitWorld, kind: str) -> None:
+def test_path_that_is_not_the_top_of_a_work_tree_is_refused(world: GitWorld, kind: str) -> None:
     outer = world.repository("outer")
     path = outer / "inner"
     if kind == "bare":
@@ -132,7 +132,7 @@ def test_what_is_not_the_top_of_a_work_tree_is_refused(world: GitWorld, kind: st
             asyncio.run(refused)
 
 
-def test_a_repository_of_another_user_is_refused_with_the_way_out(world: GitWorld) -> None:
+def test_repository_of_another_user_is_refused_with_a_hint(world: GitWorld) -> None:
     path = world.repository("web")
     git = world.root / "bin" / "git"
     git.parent.mkdir()
@@ -146,14 +146,14 @@ def test_a_repository_of_another_user_is_refused_with_the_way_out(world: GitWorl
         assert f"safe.directory {path}" in raised.value.hint
 
 
-def test_without_a_git_program_the_error_says_so(world: GitWorld) -> None:
+def test_missing_git_program_raises_git_missing(world: GitWorld) -> None:
     path = world.repository("web")
     world.environment["PATH"] = str(world.root / "home")
     with pytest.raises(errors.GitMissing, match="cannot run git"):
         asyncio.run(repository(world, path).status())
 
 
-def test_variables_that_point_to_another_repository_are_dropped(world: GitWorld) -> None:
+def test_environment_variables_that_point_to_another_repository_are_dropped(world: GitWorld) -> None:
     path = world.repository("web")
     other = world.repository("other", commits=3)
     world.environment |= {
@@ -169,7 +169,7 @@ def test_variables_that_point_to_another_repository_are_dropped(world: GitWorld)
 # The log
 
 
-def test_the_log_gives_commits_newest_first_with_who_when_and_their_names(world: GitWorld) -> None:
+def test_log_lists_commits_newest_first_with_author_time_and_refs(world: GitWorld) -> None:
     path = world.repository("web", commits=3)
     world.git(path, "tag", "v1", "HEAD~1")
     first, second, third = asyncio.run(repository(world, path).log())
@@ -180,7 +180,7 @@ def test_the_log_gives_commits_newest_first_with_who_when_and_their_names(world:
     assert abs(first.at - time.time() * 1000) < 3_600_000
 
 
-def test_the_log_is_limited_skips_and_begins_where_it_is_told(world: GitWorld) -> None:
+def test_log_honours_limit_skip_and_revision(world: GitWorld) -> None:
     web = repository(world, world.repository("web", commits=5))
 
     def subjects(*arguments: int | str, **options: int) -> list[str]:
@@ -192,18 +192,18 @@ def test_the_log_is_limited_skips_and_begins_where_it_is_told(world: GitWorld) -
     assert subjects(0) == []
 
 
-def test_the_log_before_the_first_commit_is_empty(world: GitWorld) -> None:
+def test_log_before_the_first_commit_is_empty(world: GitWorld) -> None:
     assert asyncio.run(repository(world, world.repository("web", commits=0)).log()) == []
 
 
 @pytest.mark.parametrize("revision", ["gone", "HEAD~100", "main:file", "0" * 40])
-def test_the_log_of_an_unknown_revision_is_refused(world: GitWorld, revision: str) -> None:
-    with pytest.raises(errors.GitUnknownCommit, match="no commit is known"):
+def test_log_of_an_unknown_revision_is_refused(world: GitWorld, revision: str) -> None:
+    with pytest.raises(errors.GitUnknownCommit, match="there is no commit"):
         asyncio.run(repository(world, world.repository("web")).log(revision=revision))
 
 
 @pytest.mark.parametrize("revision", ["", "--all", "-1", "--output=/etc/passwd", "a b", "a\nb", "a\0b", "x" * 2000])
-def test_what_could_be_an_option_names_no_commit(world: GitWorld, revision: str) -> None:
+def test_revision_that_looks_like_an_option_is_refused(world: GitWorld, revision: str) -> None:
     web = repository(world, world.repository("web"))
     with pytest.raises(errors.GitBadName):
         asyncio.run(web.log(revision=revision))
@@ -211,7 +211,7 @@ def test_what_could_be_an_option_names_no_commit(world: GitWorld, revision: str)
         asyncio.run(web.checkout_commit(revision))
 
 
-def test_the_log_stands_any_bytes_and_settings(world: GitWorld) -> None:
+def test_log_copes_with_any_bytes_and_user_settings(world: GitWorld) -> None:
     path = world.repository("web")
     message = path.parent / "message"
     message.write_bytes(b"caf\xe9 \x1b[31m\x07 \xff" + b"x" * 5000 + b"\n\nbody\0")
@@ -233,7 +233,7 @@ def test_the_log_stands_any_bytes_and_settings(world: GitWorld) -> None:
     assert first.subject == "commit 1"
 
 
-def test_a_long_history_is_given_up_to_the_bound(world: GitWorld) -> None:
+def test_log_of_a_long_history_is_bounded(world: GitWorld) -> None:
     path = world.repository("web", commits=0)
     commits = b"".join(
         b"commit refs/heads/main\ncommitter A <a@b> %d +0000\ndata 2\nc\n\n" % (1_700_000_000 + number)
@@ -251,7 +251,7 @@ def test_a_long_history_is_given_up_to_the_bound(world: GitWorld) -> None:
 # Branches
 
 
-def test_branches_are_listed_with_what_they_follow(world: GitWorld) -> None:
+def test_branches_are_listed_with_their_upstreams(world: GitWorld) -> None:
     source = world.repository("source", commits=2)
     world.git(source, "branch", "side", "HEAD~1")
     bare = world.bare("bare.git", source)
@@ -274,7 +274,7 @@ def test_branches_are_listed_with_what_they_follow(world: GitWorld) -> None:
 # Checking out branches
 
 
-def test_an_existing_branch_is_checked_out_and_untracked_files_stay(world: GitWorld) -> None:
+def test_checkout_of_a_branch_keeps_untracked_files(world: GitWorld) -> None:
     path = world.repository("web", commits=2)
     world.git(path, "branch", "side", "HEAD~1")
     (path / "notes").write_text("mine")
@@ -282,7 +282,7 @@ def test_an_existing_branch_is_checked_out_and_untracked_files_stay(world: GitWo
     assert (state.branch, (path / "file").read_text(), (path / "notes").read_text()) == ("side", "1\n", "mine")
 
 
-def test_a_branch_that_only_the_remote_has_is_made_and_follows_it(world: GitWorld) -> None:
+def test_checkout_of_a_remote_branch_makes_a_local_one_that_follows_it(world: GitWorld) -> None:
     source = world.repository("source")
     world.git(source, "branch", "side")
     path = world.cloned("web", world.bare("bare.git", source))
@@ -290,7 +290,7 @@ def test_a_branch_that_only_the_remote_has_is_made_and_follows_it(world: GitWorl
     assert (state.branch, state.upstream) == ("side", "origin/side")
 
 
-def test_a_branch_and_a_commit_that_came_after_the_last_fetch_are_found(world: GitWorld) -> None:
+def test_checkout_fetches_unknown_branches_and_commits(world: GitWorld) -> None:
     source = world.repository("source")
     path = world.cloned("web", world.bare("bare.git", source))
     world.git(source, "checkout", "-q", "-b", "late")
@@ -304,19 +304,19 @@ def test_a_branch_and_a_commit_that_came_after_the_last_fetch_are_found(world: G
     assert (state.branch, state.commit, state.upstream) == ("newer", late, "origin/newer")
 
 
-def test_an_unknown_branch_is_refused_also_when_the_remote_cannot_be_asked(world: GitWorld) -> None:
+def test_checkout_of_an_unknown_branch_is_refused_with_the_error_of_the_fetch(world: GitWorld) -> None:
     path = world.cloned("web", world.bare("bare.git", world.repository("source")))
     web = repository(world, path)
-    with pytest.raises(errors.GitUnknownBranch, match=r"neither here nor at a remote$"):
+    with pytest.raises(errors.GitUnknownBranch, match=r"locally or at a remote$"):
         asyncio.run(web.checkout_branch("gone"))
     world.git(path, "remote", "set-url", "origin", str(world.root / "nowhere"))
-    with pytest.raises(errors.GitUnknownBranch, match=r"the remote was not asked: .* no repository at"):
+    with pytest.raises(errors.GitUnknownBranch, match=r"the remote could not be asked: .* no repository at"):
         asyncio.run(web.checkout_branch("gone"))
-    with pytest.raises(errors.GitUnknownCommit, match="the remote was not asked"):
+    with pytest.raises(errors.GitUnknownCommit, match="the remote could not be asked"):
         asyncio.run(web.checkout_commit("gone"))
 
 
-def test_a_branch_of_several_remotes_is_not_guessed(world: GitWorld) -> None:
+def test_checkout_of_a_branch_of_several_remotes_is_ambiguous(world: GitWorld) -> None:
     source = world.repository("source")
     world.git(source, "branch", "side")
     path = world.cloned("web", world.bare("bare.git", source))
@@ -330,7 +330,7 @@ def test_a_branch_of_several_remotes_is_not_guessed(world: GitWorld) -> None:
     assert asyncio.run(web.checkout_branch("side")).upstream == "other/side"
 
 
-def test_a_branch_is_created_and_keeps_uncommitted_changes(world: GitWorld) -> None:
+def test_created_branch_keeps_uncommitted_changes(world: GitWorld) -> None:
     path = world.repository("web")
     (path / "file").write_text("mine")
     state = asyncio.run(repository(world, path).checkout_branch("topic/new", create=True))
@@ -338,7 +338,7 @@ def test_a_branch_is_created_and_keeps_uncommitted_changes(world: GitWorld) -> N
     assert (path / "file").read_text() == "mine"
 
 
-def test_creating_works_before_the_first_commit_and_when_detached(world: GitWorld) -> None:
+def test_branch_can_be_created_before_the_first_commit_and_when_detached(world: GitWorld) -> None:
     empty = repository(world, world.repository("empty", commits=0))
     assert asyncio.run(empty.checkout_branch("first", create=True)).branch == "first"
     path = world.repository("web")
@@ -347,7 +347,7 @@ def test_creating_works_before_the_first_commit_and_when_detached(world: GitWorl
 
 
 @pytest.mark.parametrize("name", ["main", "side", "side/below"])
-def test_creating_what_is_there_or_in_the_way_is_refused(world: GitWorld, name: str) -> None:
+def test_creating_an_existing_or_conflicting_branch_is_refused(world: GitWorld, name: str) -> None:
     path = world.repository("web")
     world.git(path, "branch", "side")
     with pytest.raises(errors.GitBranchExists, match=f'cannot create the branch "{name}"'):
@@ -359,7 +359,7 @@ BAD_NAMES = ("", "-", "--detach", "-f", "HEAD", "@", "@{-1}", "a b", "a..b", "a~
 
 
 @pytest.mark.parametrize("name", [*BAD_NAMES, "a\\b", "a\nb", "a\0b", ".a", "a*", "a[b"])
-def test_names_that_git_does_not_allow_are_refused_first(world: GitWorld, name: str) -> None:
+def test_invalid_branch_names_are_refused(world: GitWorld, name: str) -> None:
     web = repository(world, world.repository("web"))
     for create in (False, True):
         with pytest.raises(errors.GitBadName, match="does not allow"):
@@ -367,7 +367,7 @@ def test_names_that_git_does_not_allow_are_refused_first(world: GitWorld, name: 
 
 
 @pytest.mark.parametrize("name", ["caf\u00e9", "a'b;$(touch${IFS}x)", "0" * 40, "a/b.c", "\u6d4b\u8bd5", "x" * 200])
-def test_odd_names_that_git_allows_work(world: GitWorld, name: str) -> None:
+def test_unusual_valid_branch_names_work(world: GitWorld, name: str) -> None:
     path = world.repository("web")
     web = repository(world, path)
     assert asyncio.run(web.checkout_branch(name, create=True)).branch == name
@@ -376,11 +376,11 @@ def test_odd_names_that_git_allows_work(world: GitWorld, name: str) -> None:
     assert name in [branch.name for branch in asyncio.run(web.branches())]
 
 
-# The guard of what is not committed
+# Uncommitted work
 
 
 @pytest.mark.parametrize("staged", [False, True])
-def test_uncommitted_changes_are_not_left(world: GitWorld, staged: bool) -> None:
+def test_checkout_with_uncommitted_changes_is_refused(world: GitWorld, staged: bool) -> None:
     path = world.repository("web", commits=2)
     world.git(path, "branch", "side", "HEAD~1")
     (path / "file").write_text("mine")
@@ -395,7 +395,7 @@ def test_uncommitted_changes_are_not_left(world: GitWorld, staged: bool) -> None
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-def test_files_that_git_does_not_know_are_not_overwritten(world: GitWorld, ignored: bool) -> None:
+def test_checkout_does_not_overwrite_untracked_files(world: GitWorld, ignored: bool) -> None:
     path = world.repository("web")
     if ignored:
         world.commit(path, ".gitignore", ".env\n")
@@ -414,7 +414,7 @@ def test_files_that_git_does_not_know_are_not_overwritten(world: GitWorld, ignor
 # Checking out commits
 
 
-def test_a_commit_is_checked_out_by_its_id_or_a_name(world: GitWorld) -> None:
+def test_commit_is_checked_out_by_its_id_or_a_name(world: GitWorld) -> None:
     path = world.repository("web", commits=3)
     world.git(path, "tag", "-a", "-m", "v1", "v1", "HEAD~2")
     first, second = world.git(path, "rev-parse", "HEAD~2"), world.git(path, "rev-parse", "HEAD~1")
@@ -424,7 +424,7 @@ def test_a_commit_is_checked_out_by_its_id_or_a_name(world: GitWorld) -> None:
         assert (state.branch, state.commit) == (None, commit)
 
 
-def test_a_hook_that_fails_is_told_apart_from_a_checkout_that_did(world: GitWorld) -> None:
+def test_failed_hook_is_told_from_a_failed_checkout(world: GitWorld) -> None:
     path = world.repository("web")
     world.git(path, "branch", "side")
     hook = path / ".git" / "hooks" / "post-checkout"
@@ -438,7 +438,7 @@ def test_a_hook_that_fails_is_told_apart_from_a_checkout_that_did(world: GitWorl
     assert asyncio.run(web.status()).branch == "side"
 
 
-def test_a_lock_of_another_git_is_busy_and_stays(world: GitWorld) -> None:
+def test_lock_of_another_git_is_reported_as_busy_and_stays(world: GitWorld) -> None:
     path = world.repository("web", commits=2)
     lock = path / ".git" / "index.lock"
     lock.touch()
@@ -449,7 +449,7 @@ def test_a_lock_of_another_git_is_busy_and_stays(world: GitWorld) -> None:
     assert lock.exists()
 
 
-def test_changes_of_one_path_wait_for_each_other(world: GitWorld) -> None:
+def test_changes_of_one_path_run_one_after_another(world: GitWorld) -> None:
     path = world.repository("web", commits=2)
     world.git(path, "branch", "side", "HEAD~1")
     link = world.root / "link"

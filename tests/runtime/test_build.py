@@ -1,4 +1,4 @@
-"""The build hook: programs where a compiler is, a pure wheel with a note where none is."""
+"""The build hook: it compiles the programs with a compiler, and makes a pure wheel with a warning without one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytest.importorskip("hatchling", reason="the build backend is not installed besi
 
 
 class App:
-    """What the hook tells the person who builds."""
+    """Records the warnings that the hook displays."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -25,7 +25,7 @@ class App:
 
 
 def run_hook(root: Path) -> tuple[dict[str, object], list[str]]:
-    """What the hook decides for a tree that has our programs."""
+    """Run the hook on a tree with the project's C programs; returns its build data and warnings."""
     folder = root / "nexus" / "runtime" / "native"
     folder.mkdir(parents=True)
     for source in (ROOT / "nexus" / "runtime" / "native").glob("*.c"):
@@ -44,7 +44,7 @@ def run_hook(root: Path) -> tuple[dict[str, object], list[str]]:
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-def test_with_a_compiler_every_program_is_made_and_the_wheel_is_tagged(root: Path) -> None:
+def test_build_with_a_compiler_compiles_every_program_and_tags_the_wheel(root: Path) -> None:
     data, warnings = run_hook(root)
     folder = root / "nexus" / "runtime" / "native"
     names = {source.stem for source in folder.glob("*.c")}
@@ -54,24 +54,24 @@ def test_with_a_compiler_every_program_is_made_and_the_wheel_is_tagged(root: Pat
     assert str(data["tag"]).startswith("py3-none-linux")
     assert data["artifacts"] == [f"/nexus/runtime/native/{name}" for name in sorted(names)]
     assert {file.name for file in folder.iterdir() if file.suffix != ".c"} == names
-    # Without its descriptors it does nothing, and says so by its code.
+    # Without its arguments the shim only exits with an error code.
     assert subprocess.run([folder / "nexus-shim"], check=False).returncode == 2
 
 
 @pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
-def test_without_a_compiler_the_wheel_is_pure_and_a_note_says_so(
+def test_build_without_a_compiler_warns_and_makes_a_pure_wheel(
     root: Path, monkeypatch: pytest.MonkeyPatch, compiler: str
 ) -> None:
     monkeypatch.setenv("CC", compiler)
     data, warnings = run_hook(root)
     assert data == {"artifacts": [], "pure_python": True}
     assert warnings
-    assert all("takes its place" in warning for warning in warnings)
+    assert all("is used instead" in warning for warning in warnings)
     assert not [file for file in (root / "nexus" / "runtime" / "native").iterdir() if file.suffix != ".c"]
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-def test_the_shim_compiles_without_a_warning(root: Path) -> None:
+def test_shim_compiles_without_warnings(root: Path) -> None:
     source = ROOT / "nexus" / "runtime" / "native" / "nexus-shim.c"
     flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-o", str(root / "shim")]
     done = subprocess.run(["cc", *flags, str(source)], capture_output=True, text=True, check=False)

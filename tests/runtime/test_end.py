@@ -1,4 +1,4 @@
-"""How a run ended is known: while it is watched, while nobody looks, and when its shim or the machine went away."""
+"""Exits are known when the run was watched, unwatched, and after its shim was killed or the machine rebooted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.raw import wait_until
-from support.rooms import alive, collect, joined, python, shell, shim_of
+from support.runtimes import alive, collect, joined, python, shell, shim_of
 
 from nexus.runtime import Exit, Process, RunHeld, Runtime
 from nexus.runtime.status import STATUS_BYTES, boot_id, is_locked, process_start, read_status
@@ -23,12 +23,12 @@ DAEMON = """
 import asyncio, sys
 from pathlib import Path
 from nexus.runtime import Runtime
-from support.rooms import shell
+from support.runtimes import shell
 
 async def main():
-    room = Runtime(Path(sys.argv[1]), scopes=False)
+    runtime = Runtime(Path(sys.argv[1]), scopes=False)
     for number, script in enumerate(sys.argv[2:]):
-        await room.start(f"service-{number}", "run-1", shell(script))
+        await runtime.start(f"service-{number}", "run-1", shell(script))
     print("started", flush=True)
     await asyncio.Event().wait()
 
@@ -38,7 +38,7 @@ asyncio.run(main())
 
 @contextlib.contextmanager
 def daemon(directory: Path, *scripts: str):  # type: ignore[no-untyped-def]
-    """A process that has started scripts, and may be killed."""
+    """A process that has started the scripts and that the test may kill."""
     process = subprocess.Popen(
         [sys.executable, "-c", DAEMON, str(directory), *scripts],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
@@ -66,10 +66,10 @@ def daemon(directory: Path, *scripts: str):  # type: ignore[no-untyped-def]
         ("exec kill -USR1 $$", "signal", signal.SIGUSR1),
     ],
 )
-def test_an_exit_code_and_a_signal_are_told_apart(room: Runtime, script: str, kind: str, code: int) -> None:
+def test_exit_code_and_signal_are_distinguished(runtime: Runtime, script: str, kind: str, code: int) -> None:
     async def scenario() -> None:
         before = time.time_ns() // 1_000_000
-        process = await room.start("service-1", "run-1", shell(script))
+        process = await runtime.start("service-1", "run-1", shell(script))
         assert process.run_id == "run-1"
         ended = await process.wait_exit()
         assert (ended.kind, ended.code) == (kind, code)
@@ -79,13 +79,15 @@ def test_an_exit_code_and_a_signal_are_told_apart(room: Runtime, script: str, ki
         assert process.usage() == (0, 0, 0)
         assert await process.stop() == ended
         process.send_signal(signal.SIGTERM)
-        assert await room.adopt("service-1", "run-1") == ended
+        assert await runtime.adopt("service-1", "run-1") == ended
         assert not alive(process.shim_pid)
 
     asyncio.run(scenario())
 
 
-def test_children_outlive_a_killed_daemon_and_the_next_one_knows_everything(room: Runtime, root: Path) -> None:
+def test_children_outlive_a_killed_daemon_and_the_next_one_adopts_them_or_gets_their_exits(
+    runtime: Runtime, root: Path
+) -> None:
     go = root / "go"
     wait_for_it = f"while [ ! -e {go} ]; do sleep 0.02; done"
     scripts = (
@@ -94,27 +96,27 @@ def test_children_outlive_a_killed_daemon_and_the_next_one_knows_everything(room
         f"{wait_for_it}; exit 3",
         f"{wait_for_it}; kill -KILL $$",
     )
-    with daemon(room.directory, *scripts) as first:
+    with daemon(runtime.directory, *scripts) as first:
         first.send_signal(signal.SIGKILL)
         first.wait()
-    pids = [read_status(room.directory / f"service-{number}" / "run-1" / "status") for number in range(4)]
+    pids = [read_status(runtime.directory / f"service-{number}" / "run-1" / "status") for number in range(4)]
     go.touch()
-    locks = [room.directory / f"service-{number}" / "run-1" / "lock" for number in range(1, 4)]
-    wait_until(lambda: not any(map(is_locked, locks)), "three have ended")
+    locks = [runtime.directory / f"service-{number}" / "run-1" / "lock" for number in range(1, 4)]
+    wait_until(lambda: not any(map(is_locked, locks)), "three runs to end")
 
     async def scenario() -> None:
-        ends = [await room.adopt(f"service-{number}", "run-1") for number in range(1, 4)]
+        ends = [await runtime.adopt(f"service-{number}", "run-1") for number in range(1, 4)]
         assert all(isinstance(end, Exit) for end in ends)
         assert [end[:2] for end in ends if isinstance(end, Exit)] == [("exit", 0), ("exit", 3), ("signal", 9)]
-        assert room.log("service-1").tail(1) == [b"bye"]
-        process = await room.adopt("service-0", "run-1")
+        assert runtime.log("service-1").tail(1) == [b"bye"]
+        process = await runtime.adopt("service-0", "run-1")
         assert isinstance(process, Process)
         assert pids[0] is not None
         assert pids[0].run is not None
         assert process.pid == pids[0].run.pid
         assert process.exit is None
         await asyncio.to_thread(
-            wait_until, lambda: room.log("service-0").tail(5) == [b"before", b"after"], "it wrote on"
+            wait_until, lambda: runtime.log("service-0").tail(5) == [b"before", b"after"], "more output"
         )
         assert process.pid in process.pids()
         assert process.usage().rss_bytes > 0
@@ -124,17 +126,17 @@ def test_children_outlive_a_killed_daemon_and_the_next_one_knows_everything(room
     asyncio.run(scenario())
 
 
-def test_a_stop_goes_on_when_the_daemon_dies_in_the_middle(room: Runtime) -> None:
+def test_stop_completes_when_the_daemon_dies_during_it(runtime: Runtime) -> None:
     source = """
 import asyncio, sys
 from pathlib import Path
 from nexus.runtime import Runtime
-from support.rooms import shell
+from support.runtimes import shell
 
 async def main():
-    room = Runtime(Path(sys.argv[1]), scopes=False)
-    process = await room.start("service-1", "run-1", shell("trap '' TERM; echo up; while :; do sleep 0.02; done"))
-    async for piece in room.log("service-1").pieces(follow=True):
+    runtime = Runtime(Path(sys.argv[1]), scopes=False)
+    process = await runtime.start("service-1", "run-1", shell("trap '' TERM; echo up; while :; do sleep 0.02; done"))
+    async for piece in runtime.log("service-1").pieces(follow=True):
         break
     asyncio.create_task(process.stop(grace_ms=300))
     await asyncio.sleep(0)
@@ -145,30 +147,30 @@ async def main():
 asyncio.run(main())
 """
     done = subprocess.run(
-        [sys.executable, "-c", source, str(room.directory)],
+        [sys.executable, "-c", source, str(runtime.directory)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         check=False,
         timeout=60,
     )
     assert done.returncode == 9
-    wait_until(lambda: not is_locked(room.directory / "service-1" / "run-1" / "lock"), "it was stopped")
+    wait_until(lambda: not is_locked(runtime.directory / "service-1" / "run-1" / "lock"), "the run to be stopped")
 
     async def scenario() -> None:
-        ended = await room.adopt("service-1", "run-1")
+        ended = await runtime.adopt("service-1", "run-1")
         assert isinstance(ended, Exit)
         assert ended[:2] == ("signal", signal.SIGKILL)
 
     asyncio.run(scenario())
 
 
-def test_letting_go_touches_nothing_and_another_takes_over(room: Runtime) -> None:
+def test_close_leaves_the_process_running_and_it_can_be_adopted_twice(runtime: Runtime) -> None:
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", shell("sleep 1000"))
+        process = await runtime.start("service-1", "run-1", shell("sleep 1000"))
         process.close()
         process.close()
         assert alive(process.pid)
-        again = await room.adopt("service-1", "run-1")
-        twice = await room.adopt("service-1", "run-1")
+        again = await runtime.adopt("service-1", "run-1")
+        twice = await runtime.adopt("service-1", "run-1")
         assert isinstance(again, Process)
         assert isinstance(twice, Process)
         assert again.pid == process.pid
@@ -178,11 +180,11 @@ def test_letting_go_touches_nothing_and_another_takes_over(room: Runtime) -> Non
     asyncio.run(scenario())
 
 
-def test_a_killed_shim_leaves_nothing_behind_and_the_exit_is_lost(room: Runtime) -> None:
+def test_killed_shim_leaves_no_process_and_the_exit_is_lost(runtime: Runtime) -> None:
     async def scenario() -> None:
         script = "(trap '' TERM HUP; sleep 1000) & sleep 1000 & exec sleep 1000"
-        process = await room.start("service-1", "run-1", shell(script))
-        await asyncio.to_thread(wait_until, lambda: len(process.pids()) >= 3, "all run")
+        process = await runtime.start("service-1", "run-1", shell(script))
+        await asyncio.to_thread(wait_until, lambda: len(process.pids()) >= 3, "three processes")
         pids = process.pids()
         os.kill(process.shim_pid, signal.SIGKILL)
         ended = await process.wait()
@@ -190,21 +192,21 @@ def test_a_killed_shim_leaves_nothing_behind_and_the_exit_is_lost(room: Runtime)
         assert "supervisor" in ended.reason
         assert process.exit == ended
         for pid in pids:
-            await asyncio.to_thread(wait_until, lambda pid=pid: not alive(pid), "it is gone")
-        later = await room.adopt("service-1", "run-1")
+            await asyncio.to_thread(wait_until, lambda pid=pid: not alive(pid), "the end of each process")
+        later = await runtime.adopt("service-1", "run-1")
         assert isinstance(later, Exit)
         assert later.kind == "lost"
-        after = await room.start("service-1", "run-2", shell("echo again"))
+        after = await runtime.start("service-1", "run-2", shell("echo again"))
         assert (await after.wait()).code == 0
 
     asyncio.run(scenario())
 
 
-def test_a_shim_that_was_killed_while_nobody_looked_is_seen_to_later(room: Runtime) -> None:
-    with daemon(room.directory, "sleep 1000 & exec sleep 1000") as first:
+def test_adopt_kills_the_session_of_a_shim_that_was_killed_unwatched(runtime: Runtime) -> None:
+    with daemon(runtime.directory, "sleep 1000 & exec sleep 1000") as first:
         first.send_signal(signal.SIGKILL)
         first.wait()
-    folder = room.directory / "service-0" / "run-1"
+    folder = runtime.directory / "service-0" / "run-1"
     status = read_status(folder / "status")
     assert status is not None
     assert status.run is not None
@@ -219,13 +221,13 @@ def test_a_shim_that_was_killed_while_nobody_looked_is_seen_to_later(room: Runti
                     found.append(pid)
         return found
 
-    wait_until(lambda: len(members()) == 2, "both run")
+    wait_until(lambda: len(members()) == 2, "both processes")
     left = members()
     os.kill(shim_of(folder), signal.SIGKILL)
-    wait_until(lambda: not alive(record.pid), "the main process went with its shim")
+    wait_until(lambda: not alive(record.pid), "the end of the main process")
 
     async def scenario() -> None:
-        ended = await room.adopt("service-0", "run-1")
+        ended = await runtime.adopt("service-0", "run-1")
         assert isinstance(ended, Exit)
         assert ended.kind == "lost"
 
@@ -234,16 +236,16 @@ def test_a_shim_that_was_killed_while_nobody_looked_is_seen_to_later(room: Runti
 
 
 @pytest.fixture
-def stranger():  # type: ignore[no-untyped-def]
-    """A process that has nothing to do with any run."""
+def unrelated_process():  # type: ignore[no-untyped-def]
+    """A process that belongs to no run."""
     process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     yield process
-    assert process.poll() is None, "a stranger was killed"
+    assert process.poll() is None, "an unrelated process was killed"
     process.kill()
     process.wait()
 
 
-def fake(folder: Path, boot: str, pid: int, start: int) -> None:
+def write_run_files(folder: Path, boot: str, pid: int, start: int) -> None:
     folder.mkdir(parents=True)
     (folder / "lock").touch()
     os.mkfifo(folder / "control")
@@ -251,64 +253,68 @@ def fake(folder: Path, boot: str, pid: int, start: int) -> None:
     (folder / "status").write_text(text.ljust(STATUS_BYTES))
 
 
-@pytest.mark.parametrize("held", [False, True], ids=["free", "held"])
+@pytest.mark.parametrize("locked", [False, True], ids=["unlocked", "locked"])
 @pytest.mark.parametrize("reused", ["start", "boot"])
-def test_a_pid_that_is_somebody_elses_now_is_neither_running_nor_signalled(
-    room: Runtime, stranger: subprocess.Popen[bytes], held: bool, reused: str, monkeypatch: pytest.MonkeyPatch
+def test_reused_pid_is_neither_adopted_nor_signalled(
+    runtime: Runtime,
+    unrelated_process: subprocess.Popen[bytes],
+    locked: bool,
+    reused: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nexus.runtime.runtime._LOOKS", 3)
-    start = process_start(stranger.pid)
+    monkeypatch.setattr("nexus.runtime.runtime._MAX_POLLS", 3)
+    start = process_start(unrelated_process.pid)
     assert start is not None
-    folder = room.directory / "service-1" / "run-1"
+    folder = runtime.directory / "service-1" / "run-1"
     if reused == "start":
-        fake(folder, boot_id(), stranger.pid, start - 1)
+        write_run_files(folder, boot_id(), unrelated_process.pid, start - 1)
     else:
-        fake(folder, "another-boot", stranger.pid, start)
+        write_run_files(folder, "another-boot", unrelated_process.pid, start)
     lock = os.open(folder / "lock", os.O_RDWR)
-    if held:
+    if locked:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
     async def scenario() -> None:
-        ended = await room.adopt("service-1", "run-1")
+        ended = await runtime.adopt("service-1", "run-1")
         assert isinstance(ended, Exit)
         assert ended.kind == "lost"
-        if not held:
+        if not locked:
             assert ("restarted" if reused == "boot" else "supervisor") in ended.reason
 
     try:
         asyncio.run(scenario())
     finally:
         os.close(lock)
-    assert stranger.poll() is None
+    assert unrelated_process.poll() is None
 
 
-def test_after_a_restart_of_the_machine_what_ended_before_it_is_still_known(room: Runtime) -> None:
-    folder = room.directory / "service-1" / "run-1"
-    fake(folder, "another-boot", 1, 1)
+def test_exit_recorded_before_a_reboot_is_known_after_it(runtime: Runtime) -> None:
+    folder = runtime.directory / "service-1" / "run-1"
+    write_run_files(folder, "another-boot", 1, 1)
     with (folder / "status").open("r+b") as file:
         file.seek(256)
         file.write(b"exit 7 0 12345".ljust(127) + b"\n")
 
     async def scenario() -> None:
-        assert await room.adopt("service-1", "run-1") == Exit("exit", 7, False, 12345)
+        assert await runtime.adopt("service-1", "run-1") == Exit("exit", 7, False, 12345)
 
     asyncio.run(scenario())
 
 
-def test_what_never_started_is_nothing(room: Runtime) -> None:
+def test_adopt_returns_none_for_a_run_that_never_started(runtime: Runtime) -> None:
     async def scenario() -> None:
-        assert await room.adopt("service-1", "run-1") is None
-        folder = room.directory / "service-1" / "run-2"
+        assert await runtime.adopt("service-1", "run-1") is None
+        folder = runtime.directory / "service-1" / "run-2"
         folder.mkdir(parents=True)
-        assert await room.adopt("service-1", "run-2") is None
+        assert await runtime.adopt("service-1", "run-2") is None
         (folder / "lock").touch()
         (folder / "status").write_bytes(b" " * STATUS_BYTES)
-        assert await room.adopt("service-1", "run-2") is None
+        assert await runtime.adopt("service-1", "run-2") is None
 
     asyncio.run(scenario())
 
 
-def test_a_status_of_any_bytes_is_read_as_what_it_is_not(root: Path) -> None:
+def test_malformed_status_file_has_no_run_record(root: Path) -> None:
     path = root / "status"
     for junk in (b"", b"\xff" * STATUS_BYTES, b"run 1 x y", b"run 1".ljust(256) + b"exit", b"exit 1 " * 100):
         path.write_bytes(junk)
@@ -317,30 +323,30 @@ def test_a_status_of_any_bytes_is_read_as_what_it_is_not(root: Path) -> None:
         assert status.run is None
 
 
-def test_a_run_is_forgotten_and_an_owner_removed_only_when_all_is_over(room: Runtime) -> None:
+def test_forget_and_remove_are_refused_while_the_run_is_running(runtime: Runtime) -> None:
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", shell("echo hello; exec sleep 1000"))
+        process = await runtime.start("service-1", "run-1", shell("echo hello; exec sleep 1000"))
         with pytest.raises(RunHeld):
-            room.forget("service-1", "run-1")
+            runtime.forget("service-1", "run-1")
         with pytest.raises(RunHeld):
-            await room.remove("service-1")
-        await asyncio.to_thread(wait_until, lambda: room.log("service-1").tail(1) == [b"hello"], "it wrote")
+            await runtime.remove("service-1")
+        await asyncio.to_thread(wait_until, lambda: runtime.log("service-1").tail(1) == [b"hello"], "the output")
         await process.stop()
-        room.forget("service-1", "run-1")
-        room.forget("service-1", "run-1")
-        assert await room.adopt("service-1", "run-1") is None
-        assert joined(await collect(room.log("service-1"))) == b"hello\n"
-        await room.remove("service-1")
-        await room.remove("service-1")
-        assert list(room.directory.iterdir()) == []
-        assert await collect(room.log("service-1")) == []
+        runtime.forget("service-1", "run-1")
+        runtime.forget("service-1", "run-1")
+        assert await runtime.adopt("service-1", "run-1") is None
+        assert joined(await collect(runtime.log("service-1"))) == b"hello\n"
+        await runtime.remove("service-1")
+        await runtime.remove("service-1")
+        assert list(runtime.directory.iterdir()) == []
+        assert await collect(runtime.log("service-1")) == []
 
     asyncio.run(scenario())
 
 
-def test_many_short_runs_at_once_all_tell_how_they_ended(room: Runtime) -> None:
+def test_many_concurrent_short_runs_report_their_exit_codes(runtime: Runtime) -> None:
     async def one(number: int) -> int:
-        process = await room.start(f"service-{number}", "run-1", shell(f"exit {number}"))
+        process = await runtime.start(f"service-{number}", "run-1", shell(f"exit {number}"))
         return (await process.wait()).code
 
     async def scenario() -> None:
@@ -349,21 +355,21 @@ def test_many_short_runs_at_once_all_tell_how_they_ended(room: Runtime) -> None:
     asyncio.run(scenario())
 
 
-def test_a_core_dump_is_reported_where_one_is_made(room: Runtime) -> None:
+def test_core_dump_is_reported_if_one_was_written(runtime: Runtime) -> None:
     pattern = Path("/proc/sys/kernel/core_pattern").read_text()
     source = "import os, resource, signal; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); os.kill(os.getpid(), 6)"
 
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", python(source))
+        process = await runtime.start("service-1", "run-1", python(source))
         ended = await process.wait()
         assert ended[:2] == ("signal", signal.SIGABRT)
-        # With a limit of nothing only a program that takes dumps from a pipe gets one.
+        # With a limit of 0, a core dump is made only if core_pattern pipes it to a program.
         assert ended.core is False or pattern.startswith("|")
 
     asyncio.run(scenario())
 
 
-def test_the_room_needs_little_to_be_imported() -> None:
+def test_importing_the_runtime_does_not_import_ctypes_or_sqlite3() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import sys, nexus.runtime; print('ctypes' in sys.modules, 'sqlite3' in sys.modules)"],
         capture_output=True,

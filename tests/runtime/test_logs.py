@@ -1,4 +1,4 @@
-"""The reader of logs against a plain model: whatever was written, in whatever pieces, however much is still kept."""
+"""Compares the log reader with a simple model, for any output, any chunking and any amount of retained data."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.rooms import collect, joined
+from support.runtimes import collect, joined
 
 from nexus.runtime import Log, LogPiece
 from nexus.runtime.logs import MAX_PIECE_BYTES
-from nexus.runtime.segments import ENTRY, segments
-from nexus.runtime.shim import _Log as Writer
+from nexus.runtime.segments import ENTRY, list_segments
+from nexus.runtime.shim import _LogWriter as Writer
 
 SMALL = 64 * 1024
 """The bound of a log in most tests: segments of 8 KiB."""
 
 
 class Written:
-    """A log that a test writes, at times that it sets, and all that was ever written to it."""
+    """A log that a test writes at times that it sets, with a record of all that was ever written."""
 
     def __init__(self, folder: Path, bound: int = SMALL) -> None:
         self.folder = folder
@@ -38,7 +38,7 @@ class Written:
         self.reopen()
 
     def reopen(self) -> None:
-        """Another run begins."""
+        """Open the log with a new writer, as the next run does."""
         if hasattr(self, "writer"):
             self.writer._close()
         self.writer = Writer(self._fd, self.bound)
@@ -46,7 +46,7 @@ class Written:
     def put(self, stream: int, data: bytes, *, later_ms: int = 10) -> None:
         self.at += later_ms
         self.pieces.append((self.at, stream, data))
-        self.writer.put(stream, data)
+        self.writer.append(stream, data)
 
     def close(self) -> None:
         self.writer._close()
@@ -57,12 +57,12 @@ class Written:
 
 
 CLOCK: dict[str, Written] = {}
-"""The log whose time the writer's clock shows."""
+"""The log whose ``at`` is the present time of the writer's clock."""
 
 
 @pytest.fixture(autouse=True, scope="module")
 def clock() -> Iterator[None]:
-    """Time passes only as a test says."""
+    """Replace the writer's clock by one that the tests advance."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nexus.runtime.shim._now_ms", lambda: CLOCK["log"].at if CLOCK else 1)
         yield
@@ -81,8 +81,8 @@ def read(log: Log, **options: object) -> list[LogPiece]:
     return asyncio.run(collect(log, **options))
 
 
-def ends_with_lines(pieces: list[LogPiece]) -> None:
-    """Each piece ends with a line, unless the line is longer than a piece or it is the stream's last."""
+def assert_pieces_end_with_lines(pieces: list[LogPiece]) -> None:
+    """Assert that each piece ends with a line, unless the line is longer than a piece or is the stream's last."""
     for stream in (1, 2):
         mine = [piece.data for piece in pieces if piece.stream == stream and piece.data]
         assert all(len(data) <= MAX_PIECE_BYTES for data in mine)
@@ -91,7 +91,7 @@ def ends_with_lines(pieces: list[LogPiece]) -> None:
 
 
 def model_lines(pieces: list[tuple[int, int, bytes]], lines: int, streams: tuple[int, ...]) -> dict[int, bytes]:
-    """The last lines by when they ended, as a plain walk over every byte tells."""
+    """The last lines in the order of their ends, found by walking over every byte."""
     ended: list[tuple[int, bytes]] = []
     begun: dict[int, bytearray] = {}
     touched: dict[int, int] = {}
@@ -127,7 +127,7 @@ texts = st.lists(
 
 
 @given(texts=texts, lines=st.integers(0, 30), chosen=st.sampled_from((None, 1, 2)), reopen=st.integers(0, 40))
-def test_a_log_gives_what_was_written_as_far_as_it_is_kept(
+def test_log_reads_back_the_retained_output(
     texts: list[tuple[int, bytes, int]], lines: int, chosen: int | None, reopen: int
 ) -> None:
     directory = Path(tempfile.mkdtemp())
@@ -141,7 +141,7 @@ def test_a_log_gives_what_was_written_as_far_as_it_is_kept(
         kept = sum(file.stat().st_size for file in written.folder.iterdir())
         assert kept <= SMALL
         pieces = read(written.log)
-        ends_with_lines(pieces)
+        assert_pieces_end_with_lines(pieces)
         total = sum(len(data) for _at, _stream, data in written.pieces)
         for stream in (1, 2):
             assert written.everything(stream).endswith(joined(pieces, stream))
@@ -150,11 +150,11 @@ def test_a_log_gives_what_was_written_as_far_as_it_is_kept(
             assert joined(pieces, 2) == written.everything(2)
             streams = (1, 2) if chosen is None else (chosen,)
             some = read(written.log, lines=lines, stream=chosen)
-            ends_with_lines(some)
+            assert_pieces_end_with_lines(some)
             expected = model_lines(written.pieces, lines, streams)
             assert {each: joined(some, each) for each in (1, 2)} == expected
         else:
-            # What is given is the newest: at least seven eighths, less what the index takes.
+            # The newest output is retained: at least seven eighths of the bound, less the size of the index.
             assert sum(len(piece.data) for piece in pieces) >= SMALL // 2
     finally:
         CLOCK.clear()
@@ -162,7 +162,7 @@ def test_a_log_gives_what_was_written_as_far_as_it_is_kept(
         shutil.rmtree(directory)
 
 
-def test_times_are_those_of_the_first_byte_and_since_leaves_out_what_came_before(written: Written) -> None:
+def test_since_starts_at_the_given_time_and_pieces_have_the_time_of_their_first_byte(written: Written) -> None:
     for number in range(2000):
         written.put(1 + number % 2, f"line {number}\n".encode(), later_ms=10)
     pieces = read(written.log)
@@ -178,7 +178,7 @@ def test_times_are_those_of_the_first_byte_and_since_leaves_out_what_came_before
     assert len(joined(read(written.log, since=at, stream=2)).splitlines()) == 251
 
 
-def test_one_stream_in_order_and_both_by_arrival(written: Written) -> None:
+def test_streams_are_interleaved_by_arrival(written: Written) -> None:
     for number in range(20):
         written.put(1, f"out {number}\n".encode())
         written.put(2, f"err {number}\n".encode())
@@ -188,7 +188,7 @@ def test_one_stream_in_order_and_both_by_arrival(written: Written) -> None:
     assert written.log.tail(3) == [b"err 18", b"out 19", b"err 19"]
 
 
-def test_pieces_that_come_at_once_share_an_entry(written: Written) -> None:
+def test_output_that_arrives_at_once_shares_an_entry(written: Written) -> None:
     for number in range(100):
         written.put(1, f"{number}\n".encode(), later_ms=0)
     (index,) = written.folder.glob("*.idx")
@@ -196,14 +196,14 @@ def test_pieces_that_come_at_once_share_an_entry(written: Written) -> None:
     assert len(read(written.log)) == 1
 
 
-def test_the_smallest_writes_stay_within_the_bound_with_their_index(written: Written) -> None:
+def test_one_byte_writes_stay_within_the_bound_including_their_index(written: Written) -> None:
     for number in range(20_000):
         written.put(1 + number % 2, b"x")
     assert sum(file.stat().st_size for file in written.folder.iterdir()) <= SMALL
     assert len(joined(read(written.log))) > SMALL // ENTRY.size // 2
 
 
-def test_a_torn_end_is_mended_by_the_next_run(written: Written) -> None:
+def test_torn_end_is_repaired_by_the_next_run(written: Written) -> None:
     written.put(1, b"whole\n")
     written.put(2, b"torn")
     index = written.folder / "0.idx"
@@ -216,7 +216,7 @@ def test_a_torn_end_is_mended_by_the_next_run(written: Written) -> None:
     assert joined(read(written.log), 2) == b"torn"
 
 
-def test_a_bound_that_was_lowered_holds_from_the_next_run_on(written: Written) -> None:
+def test_lowered_bound_applies_from_the_next_run(written: Written) -> None:
     written.bound = 8 * SMALL
     written.reopen()
     for _ in range(300):
@@ -227,7 +227,7 @@ def test_a_bound_that_was_lowered_holds_from_the_next_run_on(written: Written) -
     assert sum(file.stat().st_size for file in written.folder.iterdir()) <= SMALL
 
 
-def test_the_tail_reads_little_and_no_line_is_too_long_for_it(written: Written) -> None:
+def test_tail_cuts_a_very_long_line(written: Written) -> None:
     written.bound = 64 * SMALL
     written.reopen()
     written.put(1, b"x" * 1_000_000)
@@ -237,13 +237,13 @@ def test_the_tail_reads_little_and_no_line_is_too_long_for_it(written: Written) 
     assert written.log.tail(0) == []
 
 
-def test_an_empty_log_and_none_give_nothing(root: Path, written: Written) -> None:
+def test_empty_or_missing_log_yields_nothing(root: Path, written: Written) -> None:
     assert read(written.log) == read(Log(root / "none")) == []
     assert written.log.tail(5) == Log(root / "none").tail(5) == []
     assert read(Log(root / "none"), lines=5, since=3) == []
 
 
-def test_following_gives_each_byte_once_over_rotation_and_runs(written: Written) -> None:
+def test_follower_gets_each_byte_once_across_segments_and_runs(written: Written) -> None:
     numbers = range(3000)
 
     async def scenario() -> bytes:
@@ -263,7 +263,7 @@ def test_following_gives_each_byte_once_over_rotation_and_runs(written: Written)
     assert asyncio.run(scenario()) == b"".join(f"{number}\n".encode() for number in numbers)
 
 
-def test_a_follower_that_was_overtaken_goes_on_with_the_oldest_that_is_kept(written: Written) -> None:
+def test_overtaken_follower_continues_with_the_oldest_retained_output(written: Written) -> None:
     async def scenario() -> None:
         until = asyncio.Event()
         follower = written.log.pieces(follow=True, until=until)
@@ -275,12 +275,12 @@ def test_a_follower_that_was_overtaken_goes_on_with_the_oldest_that_is_kept(writ
         rest = b"".join([piece.data async for piece in follower])
         assert rest.endswith(b"39999\n")
         assert written.everything(1).endswith(rest[-10_000:])
-        assert len(segments(written.folder)) <= 8
+        assert len(list_segments(written.folder)) <= 8
 
     asyncio.run(scenario())
 
 
-def test_a_follower_gets_a_line_that_does_not_end_and_its_end_later(written: Written) -> None:
+def test_follower_gets_an_unterminated_line_and_its_rest_later(written: Written) -> None:
     async def scenario() -> None:
         follower = written.log.pieces(follow=True, lines=0)
         waiting = asyncio.ensure_future(anext(follower))
@@ -294,7 +294,7 @@ def test_a_follower_gets_a_line_that_does_not_end_and_its_end_later(written: Wri
     asyncio.run(scenario())
 
 
-def test_a_follower_ends_with_its_log_and_waits_for_one_that_is_not_there_yet(
+def test_follower_waits_for_a_missing_log_and_ends_when_it_is_deleted(
     root: Path,
 ) -> None:
     async def scenario() -> None:
@@ -315,7 +315,7 @@ def test_a_follower_ends_with_its_log_and_waits_for_one_that_is_not_there_yet(
     asyncio.run(scenario())
 
 
-def test_lost_bytes_are_told_where_they_are_missing(written: Written) -> None:
+def test_lost_bytes_are_reported_where_they_are_missing(written: Written) -> None:
     written.put(1, b"before\n")
     written.writer.lost[1] = 4711
     written.put(1, b"after\n")

@@ -1,4 +1,4 @@
-"""What a child writes is kept, byte for byte and within its bound, by both shims."""
+"""Both shims log a child's output completely and within its bound, also on a full disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.faults import fill, on_small_disk
 from support.raw import wait_until
-from support.rooms import collect, end_all, joined, python, shell
+from support.runtimes import collect, end_all, joined, python, shell
 
 from nexus.runtime import Runtime
 from nexus.runtime.status import is_locked
@@ -23,7 +23,7 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def test_every_byte_of_any_kind_arrives(room: Runtime) -> None:
+def test_every_byte_of_the_output_is_logged(runtime: Runtime) -> None:
     source = """
 import os, sys
 out = bytes(range(256)) * 40 + b"\\xff\\xfe\\n" + b"x" * 10_000_000 + b"\\n" + b"no end"
@@ -37,18 +37,18 @@ put(1, out); put(2, err)
     err = b"\0\n" * 1000 + b"no end either"
 
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", python(source))
+        process = await runtime.start("service-1", "run-1", python(source))
         await process.wait()
-        pieces = await collect(room.log("service-1"))
+        pieces = await collect(runtime.log("service-1"))
         assert joined(pieces, 1) == out
         assert joined(pieces, 2) == err
         assert all(process.started_at <= piece.at for piece in pieces)
-        assert room.log("service-1").tail(1) == [b"no end either"]
+        assert runtime.log("service-1").tail(1) == [b"no end either"]
 
     asyncio.run(scenario())
 
 
-def test_both_streams_come_in_the_order_in_which_they_were_written(room: Runtime) -> None:
+def test_streams_are_logged_in_the_order_of_writing(runtime: Runtime) -> None:
     source = """
 import os, time
 for number in range(50):
@@ -57,10 +57,10 @@ for number in range(50):
 """
 
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", python(source))
+        process = await runtime.start("service-1", "run-1", python(source))
         await process.wait()
-        pieces = await collect(room.log("service-1"))
-        # On a busy machine two writes may be there at once; within a stream nothing is ever turned round.
+        pieces = await collect(runtime.log("service-1"))
+        # On a busy machine the shim may see two writes at once, but the order within a stream is always kept.
         for stream in (1, 2):
             assert [int(line) for line in joined(pieces, stream).split()] == list(range(stream - 1, 50, 2))
         assert [piece.at for piece in pieces] == sorted(piece.at for piece in pieces)
@@ -68,12 +68,14 @@ for number in range(50):
     asyncio.run(scenario())
 
 
-def test_a_log_goes_on_over_runs_and_a_run_can_be_read_alone(room: Runtime) -> None:
+def test_log_spans_runs_and_can_be_read_from_one_run_on(runtime: Runtime) -> None:
     async def scenario() -> None:
         for number in range(5):
-            process = await room.start("service-1", f"run-{number}", shell(f"echo out {number}; echo err {number} >&2"))
+            process = await runtime.start(
+                "service-1", f"run-{number}", shell(f"echo out {number}; echo err {number} >&2")
+            )
             await process.wait()
-        log = room.log("service-1")
+        log = runtime.log("service-1")
         assert joined(await collect(log), 1) == b"".join(b"out %d\n" % number for number in range(5))
         assert joined(await collect(log, from_run="run-3"), 2) == b"err 3\nerr 4\n"
         assert sorted(log.tail(10, from_run="run-4")) == [b"err 4", b"out 4"]
@@ -83,7 +85,7 @@ def test_a_log_goes_on_over_runs_and_a_run_can_be_read_alone(room: Runtime) -> N
     asyncio.run(scenario())
 
 
-def test_a_flood_stays_within_its_bound_and_the_newest_bytes_are_whole(room: Runtime) -> None:
+def test_flood_of_output_stays_within_the_bound_and_keeps_the_newest_bytes(runtime: Runtime) -> None:
     source = """
 import os
 block = b"".join(b"%015d\\n" % 0 for _ in range(4096))
@@ -97,8 +99,8 @@ for _ in range(1700):
     bound = 2 * MIB
 
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", python(source, log_bytes=bound))
-        folder = room.log("service-1").folder
+        process = await runtime.start("service-1", "run-1", python(source, log_bytes=bound))
+        folder = runtime.log("service-1").folder
         ended = asyncio.create_task(process.wait())
         while not ended.done():
             try:
@@ -108,18 +110,18 @@ for _ in range(1700):
             await asyncio.sleep(0.02)
         assert (await ended).code == 0
         assert size_of(folder) <= bound
-        kept = joined(await collect(room.log("service-1")))
+        kept = joined(await collect(runtime.log("service-1")))
         assert len(kept) > bound * 3 // 4
         lines = kept[kept.index(b"\n") + 1 :].splitlines()
         last = 1700 * 4096
         assert lines == [b"%015d" % number for number in range(last - len(lines), last)]
-        assert room.log("service-1").tail(1) == [lines[-1]]
-        assert joined(await collect(room.log("service-1"), lines=1000)).splitlines() == lines[-1000:]
+        assert runtime.log("service-1").tail(1) == [lines[-1]]
+        assert joined(await collect(runtime.log("service-1"), lines=1000)).splitlines() == lines[-1000:]
 
     asyncio.run(scenario())
 
 
-def test_a_large_log_is_in_parts_that_a_reader_gets_through_soon(room: Runtime) -> None:
+def test_segments_of_a_large_log_are_at_most_32_mib(runtime: Runtime) -> None:
     source = """
 import os
 for number in range(40):
@@ -129,9 +131,9 @@ for number in range(40):
 """
 
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", python(source, log_bytes=1024 * MIB))
+        process = await runtime.start("service-1", "run-1", python(source, log_bytes=1024 * MIB))
         assert (await process.wait()).code == 0
-        log = room.log("service-1")
+        log = runtime.log("service-1")
         parts = sorted(path.stat().st_size for path in log.folder.glob("*.log"))
         assert len(parts) == 2
         assert parts[-1] <= 32 * MIB
@@ -141,7 +143,7 @@ for number in range(40):
     asyncio.run(scenario())
 
 
-def test_a_flood_that_is_stopped_within_its_grace_leaves_nothing(room: Runtime) -> None:
+def test_stop_during_a_flood_of_output_leaves_no_process(runtime: Runtime) -> None:
     source = """
 import os, signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -153,8 +155,8 @@ while True:
     bound = MIB
 
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", python(source, log_bytes=bound))
-        follower = room.log("service-1").pieces(follow=True)
+        process = await runtime.start("service-1", "run-1", python(source, log_bytes=bound))
+        follower = runtime.log("service-1").pieces(follow=True)
         got = 0
         while got < 20 * MIB:
             got += len((await anext(follower)).data)
@@ -162,12 +164,12 @@ while True:
         ended = await asyncio.wait_for(process.stop(grace_ms=100), 60)
         assert ended[:2] == ("signal", signal.SIGKILL)
         assert process.pids() == []
-        assert size_of(room.log("service-1").folder) <= bound
+        assert size_of(runtime.log("service-1").folder) <= bound
 
     asyncio.run(scenario())
 
 
-def test_who_got_a_descriptor_and_lives_elsewhere_does_not_hold_the_end_up(room: Runtime, root: Path) -> None:
+def test_output_pipe_held_by_an_outside_process_does_not_delay_the_end(runtime: Runtime, root: Path) -> None:
     source = """
 import array, socket, sys
 with socket.socket(socket.AF_UNIX) as peer:
@@ -181,7 +183,7 @@ print("bye", flush=True)
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(root / "socket"))
             listener.listen()
-            process = await room.start("service-1", "run-1", python(source, root / "socket"))
+            process = await runtime.start("service-1", "run-1", python(source, root / "socket"))
             peer, _ = await asyncio.to_thread(listener.accept)
             with peer:
                 _data, fds, _flags, _from = await asyncio.to_thread(socket.recv_fds, peer, 1, 1)
@@ -190,12 +192,12 @@ print("bye", flush=True)
                     assert (await asyncio.wait_for(process.wait(), 60)).code == 0
                 finally:
                     os.close(fds[0])
-        assert joined(await collect(room.log("service-1"))) == b"bye\n"
+        assert joined(await collect(runtime.log("service-1"))) == b"bye\n"
 
     asyncio.run(scenario())
 
 
-def test_on_a_full_disk_the_child_lives_its_exit_is_known_and_the_log_goes_on(shim: str, root: Path) -> None:
+def test_full_disk_does_not_block_the_child_and_the_log_resumes(shim: str, root: Path) -> None:
     source = """
 import os, sys, time
 for number in range(20_000):
@@ -213,15 +215,15 @@ sys.exit(9)
 
     def scenario(disk: Path) -> None:
         marks = disk.parent
-        room = Runtime(disk / "processes", scopes=False)
+        runtime = Runtime(disk / "processes", scopes=False)
 
         async def use() -> None:
-            process = await room.start("service-1", "run-1", python(source, marks, marks / "written"))
-            log = room.log("service-1")
-            await asyncio.to_thread(wait_until, lambda: size_of(log.folder) > 150_000, "it writes")
+            process = await runtime.start("service-1", "run-1", python(source, marks, marks / "written"))
+            log = runtime.log("service-1")
+            await asyncio.to_thread(wait_until, lambda: size_of(log.folder) > 150_000, "some output")
             filler = fill(disk)
             (marks / "full").touch()
-            await asyncio.to_thread(wait_until, (marks / "written").exists, "the child is not held up")
+            await asyncio.to_thread(wait_until, (marks / "written").exists, "the child to write all its output")
             filler.unlink()
             (marks / "room").touch()
             assert (await process.wait())[:2] == ("exit", 9)
@@ -233,43 +235,43 @@ sys.exit(9)
         try:
             asyncio.run(use())
         finally:
-            end_all(room.directory)
+            end_all(runtime.directory)
 
     on_small_disk(root / "disk", 4096, scenario)
 
 
-def test_where_the_disk_stays_full_the_exit_code_is_known_all_the_same(shim: str, root: Path) -> None:
+def test_exit_code_is_recorded_while_the_disk_is_full(shim: str, root: Path) -> None:
     def scenario(disk: Path) -> None:
-        room = Runtime(disk / "processes", scopes=False)
+        runtime = Runtime(disk / "processes", scopes=False)
 
         async def use() -> None:
             go = disk.parent / "go"
             script = f"while [ ! -e {go} ]; do sleep 0.02; done; echo hello; exit 6"
-            process = await room.start("service-1", "run-1", shell(script))
+            process = await runtime.start("service-1", "run-1", shell(script))
             fill(disk)
             go.touch()
             assert (await process.wait())[:2] == ("exit", 6)
-            assert not is_locked(room.directory / "service-1" / "run-1" / "lock")
-            assert await room.adopt("service-1", "run-1") == process.exit
+            assert not is_locked(runtime.directory / "service-1" / "run-1" / "lock")
+            assert await runtime.adopt("service-1", "run-1") == process.exit
 
         try:
             asyncio.run(use())
         finally:
-            end_all(room.directory)
+            end_all(runtime.directory)
 
     on_small_disk(root / "disk", 1024, scenario)
 
 
-def test_a_start_without_room_says_so_and_leaves_nothing(shim: str, root: Path) -> None:
+def test_start_on_a_full_disk_fails_and_leaves_no_run(shim: str, root: Path) -> None:
     def scenario(disk: Path) -> None:
-        room = Runtime(disk / "processes", scopes=False)
+        runtime = Runtime(disk / "processes", scopes=False)
 
         async def use() -> None:
             fill(disk)
-            with pytest.raises(Exception, match="no room") as caught:
-                await room.start("service-1", "run-1", shell("true"))
+            with pytest.raises(Exception, match="no space left") as caught:
+                await runtime.start("service-1", "run-1", shell("true"))
             assert getattr(caught.value, "hint", None)
-            assert await room.adopt("service-1", "run-1") is None
+            assert await runtime.adopt("service-1", "run-1") is None
 
         asyncio.run(use())
 

@@ -1,4 +1,4 @@
-"""Ports: who holds one, which are free, and whether somebody answers, on the real kernel."""
+"""Ports, with real sockets: which process listens, which ports are free, and whether connections are accepted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ with socket.create_server((sys.argv[1], int(sys.argv[2])), family=family) as ser
 
 
 class Listener:
-    """Another process that listens, until the end of the block."""
+    """Another process that listens until the end of the block."""
 
     def __init__(self, address: str = "127.0.0.1", name: bytes = b"") -> None:
         self.process = subprocess.Popen(
@@ -62,7 +62,7 @@ class Listener:
 
 @contextlib.contextmanager
 def listening(address: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
-    """Listen in this process; gives the port."""
+    """Listen in this process; yields the port."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, port), family=family) as server:
         yield server.getsockname()[1]
@@ -85,10 +85,10 @@ def has_ipv6() -> bool:
         return False
 
 
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 here")
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="IPv6 is not available")
 
 
-# Who holds a port
+# The process that listens on a port
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6 here")
         *(pytest.param(address, marks=needs_ipv6) for address in ("::1", "::")),
     ],
 )
-def test_the_holder_of_a_port_is_named(address: str) -> None:
+def test_holder_returns_the_listening_process(address: str) -> None:
     with Listener(address) as listener:
         pid = listener.process.pid
         assert holder(listener.port) == PortHolder(pid, command_of(pid), address)
@@ -109,7 +109,7 @@ def test_the_holder_of_a_port_is_named(address: str) -> None:
 
 
 @needs_ipv6
-def test_an_ipv4_address_in_ipv6_clothes_is_told_as_it_is() -> None:
+def test_holder_returns_an_ipv4_mapped_address_as_ipv4() -> None:
     with socket.socket(socket.AF_INET6) as sock:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(("::ffff:127.0.0.1", 0))
@@ -117,7 +117,7 @@ def test_an_ipv4_address_in_ipv6_clothes_is_told_as_it_is() -> None:
         assert holder(sock.getsockname()[1]) == PortHolder(os.getpid(), command_of(os.getpid()), "127.0.0.1")
 
 
-def test_a_listener_in_another_network_leaves_loopback_free() -> None:
+def test_holder_ignores_a_listener_on_another_network() -> None:
     address = own_address()
     with listening(address) as port:
         assert holder(port) is None
@@ -128,19 +128,19 @@ def test_a_listener_in_another_network_leaves_loopback_free() -> None:
 
 
 def own_address() -> str:
-    """An address of this machine that is not loopback; nothing is sent."""
+    """A non-loopback address of this machine; connecting a UDP socket sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             sock.connect(("192.0.2.1", 9))
         except OSError:
-            pytest.skip("there is no network but loopback")
+            pytest.skip("there is no network except loopback")
         address: str = sock.getsockname()[0]
     if address.startswith("127."):
-        pytest.skip("there is no network but loopback")
+        pytest.skip("there is no network except loopback")
     return address
 
 
-def test_only_a_listener_holds_a_port() -> None:
+def test_holder_ignores_bound_and_connected_sockets() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         assert holder(bound.getsockname()[1]) is None
@@ -148,7 +148,7 @@ def test_only_a_listener_holds_a_port() -> None:
             assert holder(client.getsockname()[1]) is None
 
 
-def test_of_those_who_share_a_socket_the_first_is_named() -> None:
+def test_holder_of_a_shared_socket_is_the_lowest_pid() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         descriptor = server.fileno()
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[descriptor]) as worker:
@@ -163,10 +163,10 @@ def test_of_those_who_share_a_socket_the_first_is_named() -> None:
             worker.communicate()
 
 
-def test_a_process_that_cannot_be_seen_has_no_name() -> None:
+def test_holder_of_another_user_has_no_pid_and_no_command() -> None:
     if os.geteuid():
         pytest.skip("only root can become another user")
-    # The modules are loaded before, since another user need not be able to read them.
+    # The modules are imported first, since the other user may not be able to read them.
     script = """
 import os, sys
 from nexus.runtime.ports import *
@@ -177,40 +177,40 @@ port, pid = map(int, sys.argv[1:])
 print(*holder(port), describe_holder(holder(port)), listeners_of([pid]), sep="|")
 """
     with Listener() as listener:
-        said = run_script(script, str(listener.port), str(listener.process.pid))
-    assert said == "None|None|127.0.0.1|a process that cannot be seen from here|set()\n"
+        output = run_script(script, str(listener.port), str(listener.process.pid))
+    assert output == "None|None|127.0.0.1|a process that cannot be identified|set()\n"
 
 
-def run_script(script: str, *words: str, before: tuple[str, ...] = ()) -> str:
-    """Run a script in a process of its own; gives what it says."""
+def run_script(script: str, *arguments: str, before: tuple[str, ...] = ()) -> str:
+    """Run a script in a process of its own; returns its output. ``before`` is a prefix of the command."""
     start = f"import sys\nsys.path[:] = {sys.path!r}\nfrom nexus_protocol import ResourceExhausted\n"
     result = subprocess.run(
-        [*before, sys.executable, "-c", start + script, *words], capture_output=True, text=True, timeout=WAIT_S
+        [*before, sys.executable, "-c", start + script, *arguments], capture_output=True, text=True, timeout=WAIT_S
     )
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout
 
 
 @pytest.mark.parametrize(
-    ("found", "words"),
+    ("found", "text"),
     [
         (PortHolder(812, "postgres", "127.0.0.1"), "postgres (pid 812)"),
         (PortHolder(812, None, "127.0.0.1"), "a process (pid 812)"),
-        (PortHolder(None, None, "127.0.0.1"), "a process that cannot be seen from here"),
+        (PortHolder(None, None, "127.0.0.1"), "a process that cannot be identified"),
     ],
 )
-def test_the_holder_is_described_in_words(found: PortHolder, words: str) -> None:
-    assert describe_holder(found) == words
+def test_describe_holder(found: PortHolder, text: str) -> None:
+    assert describe_holder(found) == text
 
 
-def test_a_name_that_would_move_the_terminal_is_made_harmless() -> None:
+def test_holder_command_has_no_control_characters() -> None:
     with Listener(name=b"a\x1b[2J\n)\xff") as listener:
         found = holder(listener.port)
     assert found is not None
     assert found.command == "a?[2J?)\N{REPLACEMENT CHARACTER}"
 
 
-def test_the_ports_of_processes_are_told() -> None:
+def test_listeners_of_returns_the_ports_of_the_processes() -> None:
     with Listener("127.0.0.1") as one, Listener("0.0.0.0") as other, Listener() as third:
         pids = [one.process.pid, other.process.pid]
         assert listeners_of(pids) == {one.port, other.port}
@@ -220,21 +220,21 @@ def test_the_ports_of_processes_are_told() -> None:
     assert listeners_of([gone.pid]) == set()
 
 
-# Which are free
+# Free ports
 
 
-def test_a_free_port_is_none_that_the_kernel_gives_to_connections() -> None:
+def test_free_port_is_outside_of_the_ephemeral_range() -> None:
     chosen = {find_free(()) for _ in range(50)}
     outside = set(range(20_000, 65_536)) - set(ephemeral_range())
     assert not outside or chosen <= outside
-    assert len(chosen) > 1, "two daemons must not go for the same"
+    assert len(chosen) > 1, "two daemons should not choose the same port"
     for port in chosen:
         for address in ("127.0.0.1", "0.0.0.0"):
             with listening(address, port):
                 pass
 
 
-def test_what_was_taken_is_not_given_again() -> None:
+def test_find_free_skips_taken_ports() -> None:
     free = find_free(())
     assert find_free((), preferred=free) == free
     assert find_free({free}, preferred=free) != free
@@ -243,7 +243,7 @@ def test_what_was_taken_is_not_given_again() -> None:
     assert asyncio.run(find_free_in_thread(everything_but)) == free
 
 
-def test_the_preferred_port_may_be_any_that_is_free() -> None:
+def test_find_free_returns_the_preferred_port_if_it_is_free() -> None:
     with listening() as port:
         pass
     assert find_free((), preferred=port) == port
@@ -258,20 +258,20 @@ def test_the_preferred_port_may_be_any_that_is_free() -> None:
         *(pytest.param(address, marks=needs_ipv6) for address in ("::1", "::")),
     ],
 )
-def test_a_port_where_somebody_listens_is_not_free(address: str) -> None:
+def test_port_with_a_listener_is_not_free(address: str) -> None:
     with listening(address) as port:
         assert find_free((), preferred=port) != port
 
 
-def test_a_port_that_somebody_has_for_himself_is_not_free() -> None:
-    """Bound without SO_REUSEADDR: nothing in /proc tells, the kernel refuses."""
+def test_port_bound_exclusively_is_not_free() -> None:
+    """A socket bound without SO_REUSEADDR is not in /proc/net/tcp; only bind() shows the conflict."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
         assert find_free((), preferred=port) != port
 
 
-def test_a_listener_that_would_share_its_port_keeps_it() -> None:
+def test_port_with_a_reuseport_listener_is_not_free() -> None:
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(("127.0.0.1", 0))
@@ -280,13 +280,13 @@ def test_a_listener_that_would_share_its_port_keeps_it() -> None:
         assert find_free((), preferred=port) != port
 
 
-def test_connections_that_just_ended_do_not_keep_a_port() -> None:
+def test_port_in_time_wait_is_free() -> None:
     with listening() as port, socket.socket() as client:
         pass
     with socket.create_server(("127.0.0.1", port)) as server:
         client = socket.create_connection(("127.0.0.1", port))
         accepted = server.accept()[0]
-        accepted.close()  # who closes first keeps the memory of it
+        accepted.close()  # the side that closes first is in TIME_WAIT
         assert client.recv(1) == b""
         client.close()
     wait_until(lambda: states_of(port) == ["06"], "TIME_WAIT")
@@ -300,15 +300,13 @@ def states_of(port: int) -> list[str]:
     return [line.split()[3] for line in lines if line.split()[1].endswith(f":{port:04X}")]
 
 
-def test_no_free_port_is_an_error_with_a_way_out() -> None:
+def test_find_free_without_a_free_port_raises_with_a_hint() -> None:
     with pytest.raises(ResourceExhausted, match="cannot find a free port") as caught:
         find_free(range(65_536))
     assert caught.value.hint
 
 
-def test_where_the_kernel_takes_all_ports_some_are_found_nevertheless(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_find_free_copes_with_any_ephemeral_range(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "range"
     monkeypatch.setattr(ports, "EPHEMERAL_RANGE", str(file))
     for text, expected in [
@@ -324,7 +322,7 @@ def test_where_the_kernel_takes_all_ports_some_are_found_nevertheless(
     assert find_free(()) in range(20_000, 32_768)
 
 
-def test_without_descriptors_the_error_says_so() -> None:
+def test_running_out_of_descriptors_raises_resource_exhausted() -> None:
     script = """
 import asyncio, os, resource
 from nexus.runtime.ports import *
@@ -343,13 +341,13 @@ async def attempt():
         print(error.message, error.hint is not None)
 asyncio.run(attempt())
 """
-    assert run_script(script) == "cannot look at ports: there are too many open files True\n" * 3
+    assert run_script(script) == "cannot check ports: too many open files True\n" * 3
 
 
-# Waiting and trying
+# Waiting for a port and connecting to it
 
 
-def test_one_waits_until_the_listener_is_gone() -> None:
+def test_wait_until_free_returns_when_the_listener_is_gone() -> None:
     async def scenario(listener: Listener) -> bool:
         waiting = asyncio.create_task(wait_until_free(listener.port, WAIT_S))
         done, _ = await asyncio.wait([waiting], timeout=0.1)
@@ -368,24 +366,24 @@ def test_one_waits_until_the_listener_is_gone() -> None:
         listener.process.wait(WAIT_S)
 
 
-def test_one_waits_no_longer_than_allowed() -> None:
+def test_wait_until_free_returns_false_after_the_timeout() -> None:
     with listening() as port:
         assert not asyncio.run(wait_until_free(port, 0.05))
         assert not asyncio.run(wait_until_free(port, 0))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", pytest.param("::1", marks=needs_ipv6)])
-def test_a_listener_accepts(host: str) -> None:
+def test_accepts_is_true_while_a_listener_exists(host: str) -> None:
     with listening("::1" if ":" in host else "127.0.0.1") as port:
         assert asyncio.run(accepts(host, port, WAIT_S))
     assert not asyncio.run(accepts(host, port, WAIT_S))
 
 
-def test_a_name_of_nobody_accepts_nothing() -> None:
+def test_accepts_is_false_for_an_unknown_name() -> None:
     assert not asyncio.run(accepts("no-such-name.invalid", 80, WAIT_S))
 
 
-def test_a_full_queue_is_given_up_in_time() -> None:
+def test_accepts_is_false_when_the_listen_queue_is_full() -> None:
     with socket.socket() as server, contextlib.ExitStack() as stack:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
@@ -397,11 +395,11 @@ def test_a_full_queue_is_given_up_in_time() -> None:
         assert not asyncio.run(accepts("127.0.0.1", port, 0.2))
 
 
-def test_a_connection_to_itself_is_no_answer() -> None:
+def test_accepts_is_false_for_a_connection_to_itself() -> None:
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "-rn", "true"], capture_output=True).returncode:
-        pytest.skip("a network namespace cannot be made here")
-    # In such a network the kernel can give a connection no other port than this or the next.
+        pytest.skip("a network namespace cannot be created here")
+    # In this namespace a connection to port 40000 can only have local port 40000 or 40001.
     script = """
 import asyncio, fcntl, socket, struct
 from nexus.runtime.ports import accepts
@@ -413,7 +411,7 @@ with socket.socket() as sock:
     assert sock.getsockname() == sock.getpeername()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 print(asyncio.run(accepts("127.0.0.1", 40000, 30)))
-with socket.create_server(("127.0.0.1", 40000)):  # the attempt does not keep the port
+with socket.create_server(("127.0.0.1", 40000)):  # the attempt does not hold the port
     print(asyncio.run(accepts("127.0.0.1", 40000, 30)))
 """
     assert run_script(script, before=(unshare, "-rn")) == "False\nTrue\n"

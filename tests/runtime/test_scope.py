@@ -1,4 +1,4 @@
-"""Scopes of a real user manager: limits that hold, limits that are refused, and a manager that does not answer."""
+"""Scopes: with a real user manager, with one that does not respond, and with one that enforces no limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.rooms import shell
+from support.runtimes import shell
 from support.systemd import UserManager, user_manager
 
 from nexus.runtime import LimitUnavailable, Runtime
@@ -21,7 +21,7 @@ INSIDE = """
 import asyncio, json, os, signal, sys
 from pathlib import Path
 from nexus.runtime import LimitUnavailable, Runtime
-from support.rooms import shell
+from support.runtimes import shell
 
 def facts(process):
     path = Path(f"/proc/{process.pid}/cgroup").read_text().rpartition("0::")[2].strip()
@@ -34,16 +34,16 @@ def facts(process):
     return {"path": path, "memory": read("memory.max"), "swap": read("memory.swap.max"), "cpu": read("cpu.max")}
 
 async def main():
-    room = Runtime(Path(sys.argv[1]))
+    runtime = Runtime(Path(sys.argv[1]))
     found = {}
-    plain = await room.start("service-1", "a" * 32, shell("sleep 1000 & exec sleep 1000"))
+    plain = await runtime.start("service-1", "a" * 32, shell("sleep 1000 & exec sleep 1000"))
     found["plain"] = facts(plain)
-    again = await room.adopt("service-1", "a" * 32)
+    again = await runtime.adopt("service-1", "a" * 32)
     os.kill(plain.shim_pid, signal.SIGKILL)
     found["lost"] = [(await again.wait()).kind, plain.pids()]
     plain.close()
     try:
-        limited = await room.start(
+        limited = await runtime.start(
             "service-2", "b" * 32, shell("exec sleep 1000", memory_bytes=64 << 20, cpu_percent=50)
         )
     except LimitUnavailable as error:
@@ -52,7 +52,7 @@ async def main():
     else:
         found["limited"] = facts(limited)
         found["stopped"] = (await limited.stop())[:2]
-    code = (await (await room.start("service-3", "c" * 32, shell("exit 3"))).wait())[:2]
+    code = (await (await runtime.start("service-3", "c" * 32, shell("exit 3"))).wait())[:2]
     found["exit"] = code
     print(json.dumps(found))
 
@@ -62,12 +62,12 @@ asyncio.run(main())
 
 @pytest.fixture(scope="module")
 def manager() -> Iterator[UserManager]:
-    """A user manager of the tests' own."""
+    """A systemd user manager that the tests start."""
     with user_manager() as running:
         yield running
 
 
-def test_children_live_in_scopes_of_their_own_with_limits_that_hold(manager: UserManager, shim: str) -> None:
+def test_children_run_in_their_own_scopes_with_enforced_limits(manager: UserManager, shim: str) -> None:
     words = [
         "env",
         f"PYTHONPATH={os.pathsep.join(sys.path)}",
@@ -87,14 +87,14 @@ def test_children_live_in_scopes_of_their_own_with_limits_that_hold(manager: Use
         assert found["limited"]["cpu"].split()[0] == "50000"
         assert found["stopped"] == ["signal", 15]
     else:
-        # Where a controller is missing, that is said; nothing runs without its limit.
+        # Where a controller is missing, the start fails with that reason and no process is left.
         assert "controller is not available" in found["refused"]
         assert found["left"] is False
     assert "nexus-" not in manager.systemctl("list-units", "--type=scope", "--all", "--plain", "--no-legend")
 
 
-def pretend(root: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user manager's socket, and a systemd-run that is this script."""
+def fake_user_manager(root: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Create the socket of a user manager, and a systemd-run that runs this script."""
     (root / "systemd").mkdir()
     (root / "systemd" / "private").touch()
     program = root / "systemd-run"
@@ -113,7 +113,7 @@ def pretend(root: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["fails", "hangs"],
 )
-def test_without_an_answer_what_needs_no_limit_starts_without_a_scope(
+def test_unresponsive_user_manager_starts_unlimited_processes_without_a_scope(
     root: Path,
     shim: str,
     script: str,
@@ -121,47 +121,47 @@ def test_without_an_answer_what_needs_no_limit_starts_without_a_scope(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    pretend(root, script, monkeypatch)
+    fake_user_manager(root, script, monkeypatch)
     monkeypatch.setattr("nexus.runtime.runtime._SCOPE_TIMEOUT_S", 0.3)
-    room = Runtime(root / "processes")
+    runtime = Runtime(root / "processes")
 
     async def scenario() -> None:
         with caplog.at_level(logging.WARNING):
             for number in range(2):
-                process = await room.start("service-1", f"run-{number}", shell("exit 3"))
+                process = await runtime.start("service-1", f"run-{number}", shell("exit 3"))
                 assert (await process.wait()).code == 3
         (warning,) = caplog.messages
         assert reason in warning
         with pytest.raises(LimitUnavailable, match=reason) as caught:
-            await room.start("service-1", "run-3", shell("true", cpu_percent=50))
+            await runtime.start("service-1", "run-3", shell("true", cpu_percent=50))
         assert caught.value.hint
-        assert await room.adopt("service-1", "run-3") is None
+        assert await runtime.adopt("service-1", "run-3") is None
 
     asyncio.run(scenario())
 
 
-def test_a_manager_that_holds_no_limit_is_found_out_and_nothing_runs_without_it(
+def test_limited_start_fails_when_the_limit_is_not_enforced(
     root: Path, shim: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It runs the program as it is: what comes behind the two dashes.
-    pretend(root, 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"', monkeypatch)
-    room = Runtime(root / "processes")
+    # It executes the command after the two dashes without any scope.
+    fake_user_manager(root, 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"', monkeypatch)
+    runtime = Runtime(root / "processes")
     marks = root / "pid"
 
     async def scenario() -> None:
         spec = shell(f"echo $$ > {marks}; exec sleep 1000", memory_bytes=64 << 20)
-        room.check(spec)
+        runtime.check(spec)
         with pytest.raises(LimitUnavailable, match="memory controller"):
-            await room.start("service-1", "run-1", spec)
-        process = await room.start("service-1", "run-2", shell("exit 4"))
+            await runtime.start("service-1", "run-1", spec)
+        process = await runtime.start("service-1", "run-2", shell("exit 4"))
         assert (await process.wait()).code == 4
 
     asyncio.run(scenario())
-    assert not list((room.directory / "service-1").glob("run-1*"))
+    assert not list((runtime.directory / "service-1").glob("run-1*"))
 
 
-def test_scopes_can_be_switched_off(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(root, "exit 1", monkeypatch)
+def test_scopes_can_be_disabled(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_user_manager(root, "exit 1", monkeypatch)
     spec = shell("true", memory_bytes=1 << 20)
     Runtime(root / "processes").check(spec)
     with pytest.raises(LimitUnavailable):
@@ -184,7 +184,7 @@ def test_scopes_can_be_switched_off(root: Path, monkeypatch: pytest.MonkeyPatch)
         ({"memory.max": "67108864", "memory.swap.max": "0", "cpu.max": "100000 100000"}, "CPU"),
     ],
 )
-def test_a_limit_is_what_the_kernel_says(root: Path, files: dict[str, str], missing: str | None) -> None:
+def test_verify_compares_limits_with_the_control_group(root: Path, files: dict[str, str], missing: str | None) -> None:
     for name, text in files.items():
         (root / name).write_text(f"{text}\n")
     spec = shell("true", memory_bytes=(64 << 20) + 100, cpu_percent=50)
@@ -198,17 +198,15 @@ def test_a_limit_is_what_the_kernel_says(root: Path, files: dict[str, str], miss
 
 
 @pytest.mark.parametrize(("kills", "reason"), [(1, "over its memory limit"), (0, "")])
-def test_a_process_that_the_kernel_killed_for_its_memory_is_told_from_others(
-    root: Path, shim: str, kills: int, reason: str
-) -> None:
-    """A plain folder stands for the control group, so that no memory controller is needed."""
+def test_oom_kill_is_distinguished_from_other_kills(root: Path, shim: str, kills: int, reason: str) -> None:
+    """A plain folder stands in for the control group, so that no memory controller is needed."""
     cgroup = root / "cgroup"
     cgroup.mkdir()
     (cgroup / "memory.events").write_text(f"low 0\nhigh 0\nmax 3\noom 1\noom_kill {kills}\n")
 
     async def scenario() -> None:
         process = await Runtime(root / "processes", scopes=False).start("service-1", "run", shell("kill -9 $$"))
-        process.in_cgroup(cgroup)
+        process.set_cgroup(cgroup)
         ended = await process.wait()
         assert (ended.kind, ended.code, ended.reason) == ("signal", 9, reason)
 

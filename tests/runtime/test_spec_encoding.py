@@ -1,4 +1,4 @@
-"""What a child was started with can be told as long as it lives."""
+"""The spec of a child can be read back while its shim runs, and the child does not inherit it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.rooms import PATH, collect, joined
+from support.runtimes import PATH, collect, joined
 
 from nexus.runtime import Process, ProcessSpec, Runtime
 
-# What programs do that show a title of their own in ps(1): it takes the room of the environment (proc(5), env_start).
+# Programs that set a title of their own in ps(1) do this: the title overwrites the environment (proc(5), env_start).
 OVERWRITE = """
 import ctypes, os, time
 start, end = map(int, open("/proc/self/stat").read().rpartition(")")[2].split()[47:49])
@@ -22,38 +22,38 @@ time.sleep(1000)
 
 
 def shown_environment(pid: int) -> bytes:
-    """What the kernel shows as the environment of a process."""
+    """The environment of a process as ``/proc/PID/environ`` shows it."""
     return Path(f"/proc/{pid}/environ").read_bytes().strip(b"\0")
 
 
-def test_a_program_may_overwrite_its_environment(room: Runtime) -> None:
+def test_environment_is_known_after_the_program_overwrote_its_own(runtime: Runtime) -> None:
     environment = {"PATH": PATH, "EMPTY": "", "TEXT": "a b\nä=c", "PORT": "80"}
     spec = ProcessSpec((sys.executable, "-c", OVERWRITE, "", "ä"), "/", environment | {"NOTIFY_SOCKET": "x"})
 
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", spec)
-        async for piece in room.log("service-1").pieces(follow=True):
+        process = await runtime.start("service-1", "run-1", spec)
+        async for piece in runtime.log("service-1").pieces(follow=True):
             assert piece.data == b"overwritten\n"
             break
         assert not shown_environment(process.pid)
         assert process.environment() == environment
         process.close()
-        again = await room.adopt("service-1", "run-1")
+        again = await runtime.adopt("service-1", "run-1")
         assert isinstance(again, Process)
         assert again.environment() == environment
         await again.stop(grace_ms=0)
-        with pytest.raises(OSError, match=r"No such|orders"):
+        with pytest.raises(OSError, match=r"No such|spec"):
             again.environment()
         again.close()
 
     asyncio.run(scenario())
 
 
-def test_a_program_has_no_way_to_the_orders(room: Runtime) -> None:
+def test_child_does_not_inherit_the_spec(runtime: Runtime) -> None:
     spec = ProcessSpec(("/bin/sh", "-c", "ls -l /proc/self/fd"), "/", {"PATH": PATH})
 
     async def scenario() -> bytes:
-        await (await room.start("service-1", "run-1", spec)).wait()
-        return joined(await collect(room.log("service-1")))
+        await (await runtime.start("service-1", "run-1", spec)).wait()
+        return joined(await collect(runtime.log("service-1")))
 
     assert b"memfd" not in asyncio.run(scenario())

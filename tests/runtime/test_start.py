@@ -1,4 +1,4 @@
-"""What a child is started with, and what a start that fails says."""
+"""Starts: what a child inherits, and the errors of starts that fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.raw import wait_until
-from support.rooms import PATH, alive, collect, joined, python, shell
+from support.runtimes import PATH, alive, collect, joined, python, shell
 
 from nexus.runtime import LimitUnavailable, ProcessSpec, Runtime, StartFailed
 
@@ -34,19 +34,19 @@ print(json.dumps({
 """
 
 
-def test_a_child_gets_exactly_what_it_was_given(room: Runtime, root: Path) -> None:
+def test_child_gets_exactly_the_environment_arguments_and_descriptors_of_its_spec(runtime: Runtime, root: Path) -> None:
     environment = {"PATH": PATH, "LANG": "C.UTF-8", "EMPTY": "", "TEXT": "a b\nä=c", "LISTEN_ADDR": "x"}
     noise = {"NOTIFY_SOCKET": "x", "LISTEN_FDS": "1", "LISTEN_PID": "2", "WATCHDOG_USEC": "3", "INVOCATION_ID": "4"}
     argv = (sys.executable, "-S", "-c", FACTS, "", "a b", "ä\n")
     spec = ProcessSpec(argv, str(root), environment | noise)
-    # Open in the daemon, and by mistake not closed on exec.
+    # A descriptor of the daemon that lacks close-on-exec by mistake.
     leaked = os.open("/dev/null", os.O_RDONLY)
     os.set_inheritable(leaked, True)
 
     async def scenario() -> dict[str, object]:
-        process = await room.start("service-1", "run-1", spec)
-        assert (await process.wait()).code == 0, room.log("service-1").tail(5)
-        facts: dict[str, object] = json.loads(joined(await collect(room.log("service-1"))))
+        process = await runtime.start("service-1", "run-1", spec)
+        assert (await process.wait()).code == 0, runtime.log("service-1").tail(5)
+        facts: dict[str, object] = json.loads(joined(await collect(runtime.log("service-1"))))
         return facts
 
     try:
@@ -58,7 +58,7 @@ def test_a_child_gets_exactly_what_it_was_given(room: Runtime, root: Path) -> No
     assert facts["directory"] == str(root)
     descriptors = facts["descriptors"]
     assert isinstance(descriptors, dict)
-    # The fourth is the folder that it lists itself.
+    # The fourth is the directory that the program opened to list its descriptors.
     assert {name: kind for name, kind in descriptors.items() if name in "012"} == {
         "0": "/dev/null",
         "1": "pipe",
@@ -69,27 +69,27 @@ def test_a_child_gets_exactly_what_it_was_given(room: Runtime, root: Path) -> No
     assert facts["session"]
 
 
-def test_ignored_signals_and_a_mask_of_the_daemon_are_not_inherited(room: Runtime) -> None:
+def test_child_does_not_inherit_ignored_or_blocked_signals(runtime: Runtime) -> None:
     async def scenario() -> bytes:
         before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
         try:
-            process = await room.start("service-1", "run-1", shell("exec grep -E 'SigBlk|SigIgn' /proc/self/status"))
+            process = await runtime.start("service-1", "run-1", shell("exec grep -E 'SigBlk|SigIgn' /proc/self/status"))
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
             signal.signal(signal.SIGUSR1, before)
         await process.wait()
-        return joined(await collect(room.log("service-1")))
+        return joined(await collect(runtime.log("service-1")))
 
-    # The C library keeps 32 and 33 for itself, and lets nobody change them.
+    # The C library reserves signals 32 and 33; programs cannot change them.
     own = 1 << 31 | 1 << 32
     assert [int(line.split()[1], 16) & ~own for line in asyncio.run(scenario()).splitlines()] == [0, 0]
 
 
-def test_children_get_the_soft_limit_of_descriptors_that_was_meant_for_them(room: Runtime) -> None:
+def test_child_gets_the_soft_descriptor_limit_of_the_runtime(runtime: Runtime) -> None:
     async def scenario() -> list[bytes]:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        own = Runtime(room.directory, scopes=False, descriptors=soft - 1)
+        own = Runtime(runtime.directory, scopes=False, descriptors=soft - 1)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         process = await own.start("service-1", "run-1", shell("ulimit -Sn; ulimit -Hn"))
         await process.wait()
@@ -99,7 +99,7 @@ def test_children_get_the_soft_limit_of_descriptors_that_was_meant_for_them(room
     assert asyncio.run(scenario())[0] == str(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1).encode()
 
 
-def test_nothing_shows_secrets(room: Runtime, root: Path) -> None:
+def test_secrets_appear_in_no_repr_message_file_or_proc_entry_of_the_shim(runtime: Runtime, root: Path) -> None:
     spec = ProcessSpec(
         ("/bin/sh", "-c", "sleep 1000 #argument-secret"), "/", {"PATH": PATH, "TOKEN": "variable-secret"}
     )
@@ -109,15 +109,15 @@ def test_nothing_shows_secrets(room: Runtime, root: Path) -> None:
         return b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
 
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", spec)
+        process = await runtime.start("service-1", "run-1", spec)
         assert "secret" not in repr(process)
         assert b"run-1" in shown(process.shim_pid)
         assert b"secret" not in shown(process.shim_pid)
         with pytest.raises(StartFailed) as caught:
-            await room.start("service-2", "run-1", ProcessSpec(("/no/such", "secret"), "/", {"A": "secret"}))
+            await runtime.start("service-2", "run-1", ProcessSpec(("/no/such", "secret"), "/", {"A": "secret"}))
         assert "secret" not in f"{caught.value.message} {caught.value.hint}"
         await process.stop(signal.SIGKILL, 0)
-        for file in room.directory.rglob("*"):
+        for file in runtime.directory.rglob("*"):
             if file.is_file():
                 assert b"secret" not in file.read_bytes(), file
 
@@ -130,116 +130,116 @@ def script(path: Path, text: str, mode: int = 0o755) -> str:
     return str(path)
 
 
-def test_each_start_that_cannot_be_is_refused_with_the_reason(room: Runtime, root: Path) -> None:
+def test_failed_start_reports_the_reason_and_a_hint(runtime: Runtime, root: Path) -> None:
     bad = script(root / "bad", "#!/no/such/interpreter\n")
     plain = script(root / "plain", "echo hello\n")
     closed = script(root / "closed", "#!/bin/sh\n", 0o644)
     (root / "folder").mkdir()
     path = {"PATH": f"{root}:/usr/bin:/bin"}
     cases = [
-        (("/no/such/program",), "/", "there is no such program", errno.ENOENT),
-        (("no-such-program",), "/", "in its PATH", errno.ENOENT),
-        (("./no-such-program",), "/", "there is no such program", errno.ENOENT),
+        (("/no/such/program",), "/", "program not found", errno.ENOENT),
+        (("no-such-program",), "/", "not found in its PATH", errno.ENOENT),
+        (("./no-such-program",), "/", "program not found", errno.ENOENT),
         ((closed,), "/", "not executable", errno.EACCES),
         (("closed",), "/", "not executable", errno.EACCES),
         ((str(root / "folder"),), "/", "it is a directory", errno.EACCES),
         ((bad,), "/", "interpreter /no/such/interpreter", errno.ENOENT),
         ((plain,), "/", "neither a program nor a script", errno.ENOEXEC),
-        (("true",), "/no/such/directory", ": its directory /no/such/directory is not there", errno.ENOENT),
+        (("true",), "/no/such/directory", ": its directory /no/such/directory does not exist", errno.ENOENT),
         (("true",), closed, "is not a directory", errno.ENOTDIR),
         (("true", "x" * 200_000), "/", "too long", errno.E2BIG),
     ]
 
     async def scenario() -> None:
-        for argv, directory, sentence, number in cases:
+        for argv, directory, reason, number in cases:
             with pytest.raises(StartFailed) as caught:
-                await room.start("service-1", "run-1", ProcessSpec(argv, directory, path))
+                await runtime.start("service-1", "run-1", ProcessSpec(argv, directory, path))
             assert caught.value.message.startswith(f"cannot start {argv[0]}: ")
-            assert sentence in caught.value.message
+            assert reason in caught.value.message
             assert caught.value.errno == number
             assert caught.value.hint
-            assert await room.adopt("service-1", "run-1") is None
-            assert not (room.directory / "service-1" / "run-1").exists()
+            assert await runtime.adopt("service-1", "run-1") is None
+            assert not (runtime.directory / "service-1" / "run-1").exists()
 
     asyncio.run(scenario())
 
 
-def test_the_program_is_looked_for_in_the_childs_own_path(room: Runtime, root: Path) -> None:
+def test_program_is_looked_up_in_the_childs_own_path(runtime: Runtime, root: Path) -> None:
     script(root / "nexus-test-program", "#!/bin/sh\necho found\n")
 
     async def scenario() -> None:
         spec = ProcessSpec(("nexus-test-program",), "/", {"PATH": f"/no/such:{root}"})
-        await (await room.start("service-1", "run-1", spec)).wait()
-        assert room.log("service-1").tail(1) == [b"found"]
+        await (await runtime.start("service-1", "run-1", spec)).wait()
+        assert runtime.log("service-1").tail(1) == [b"found"]
         spec = ProcessSpec(("./nexus-test-program",), str(root), {})
-        await (await room.start("service-1", "run-2", spec)).wait()
-        assert room.log("service-1").tail(5) == [b"found", b"found"]
+        await (await runtime.start("service-1", "run-2", spec)).wait()
+        assert runtime.log("service-1").tail(5) == [b"found", b"found"]
 
     asyncio.run(scenario())
 
 
-def test_a_run_starts_once_and_an_owner_has_one_writer(room: Runtime) -> None:
+def test_second_start_of_a_run_or_an_owner_is_refused(runtime: Runtime) -> None:
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", shell("sleep 1000"))
-        with pytest.raises(StartFailed, match="was started before"):
-            await room.start("service-1", "run-1", shell("true"))
+        process = await runtime.start("service-1", "run-1", shell("sleep 1000"))
+        with pytest.raises(StartFailed, match="was already started"):
+            await runtime.start("service-1", "run-1", shell("true"))
         with pytest.raises(StartFailed, match="still ending") as caught:
-            await room.start("service-1", "run-2", shell("true"))
+            await runtime.start("service-1", "run-2", shell("true"))
         assert caught.value.errno == errno.EBUSY
-        assert await room.adopt("service-1", "run-2") is None
+        assert await runtime.adopt("service-1", "run-2") is None
         assert process.exit is None
         assert (await process.stop()).code == signal.SIGTERM
-        with pytest.raises(StartFailed, match="was started before"):
-            await room.start("service-1", "run-1", shell("true"))
-        assert (await (await room.start("service-1", "run-2", shell("exit 4"))).wait()).code == 4
+        with pytest.raises(StartFailed, match="was already started"):
+            await runtime.start("service-1", "run-1", shell("true"))
+        assert (await (await runtime.start("service-1", "run-2", shell("exit 4"))).wait()).code == 4
 
     asyncio.run(scenario())
 
 
-def test_a_folder_that_cannot_be_written_is_a_start_that_failed(room: Runtime, root: Path) -> None:
-    room.directory.write_text("not a folder")
+def test_unusable_runtime_directory_makes_the_start_fail(runtime: Runtime, root: Path) -> None:
+    runtime.directory.write_text("not a folder")
 
     async def scenario() -> None:
         with pytest.raises(StartFailed, match="cannot start /bin/sh"):
-            await room.start("service-1", "run-1", shell("true"))
+            await runtime.start("service-1", "run-1", shell("true"))
 
     asyncio.run(scenario())
 
 
-def test_a_start_that_is_cancelled_leaves_nothing(room: Runtime, root: Path) -> None:
+def test_cancelled_start_leaves_no_process_and_no_run(runtime: Runtime, root: Path) -> None:
     pids = root / "pids"
 
     async def scenario() -> None:
-        task = asyncio.create_task(room.start("service-1", "run-1", shell(f"echo $$ >> {pids}; exec sleep 1000")))
+        task = asyncio.create_task(runtime.start("service-1", "run-1", shell(f"echo $$ >> {pids}; exec sleep 1000")))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await room.adopt("service-1", "run-1") is None
+        assert await runtime.adopt("service-1", "run-1") is None
         for pid in pids.read_text().split() if pids.exists() else ():
-            wait_until(lambda pid=pid: not alive(int(pid)), "the child is gone")  # type: ignore[misc]
-        again = await room.start("service-1", "run-1", shell("exit 0"))
+            wait_until(lambda pid=pid: not alive(int(pid)), "the end of the child")  # type: ignore[misc]
+        again = await runtime.start("service-1", "run-1", shell("exit 0"))
         assert (await again.wait()).code == 0
 
     asyncio.run(scenario())
 
 
-def test_limits_without_a_user_manager_are_refused_before_anything_is_done(room: Runtime) -> None:
+def test_limits_without_a_user_manager_are_refused_before_any_file_is_created(runtime: Runtime) -> None:
     spec = python("pass", memory_bytes=64 << 20)
     with pytest.raises(LimitUnavailable, match="cannot limit") as caught:
-        room.check(spec)
+        runtime.check(spec)
     assert caught.value.hint
 
     async def scenario() -> None:
         with pytest.raises(LimitUnavailable):
-            await room.start("service-1", "run-1", spec)
+            await runtime.start("service-1", "run-1", spec)
 
     asyncio.run(scenario())
-    assert not room.directory.exists()
+    assert not runtime.directory.exists()
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"argv": ()},
         {"argv": ("",)},
@@ -256,15 +256,15 @@ def test_limits_without_a_user_manager_are_refused_before_anything_is_done(room:
     ],
     ids=str,
 )
-def test_a_spec_that_cannot_be_meant_is_no_spec(wrong: dict[str, object]) -> None:
-    right: dict[str, object] = {"argv": ("true",), "directory": "/", "environment": {}}
+def test_spec_with_an_invalid_value_raises_value_error(invalid: dict[str, object]) -> None:
+    valid: dict[str, object] = {"argv": ("true",), "directory": "/", "environment": {}}
     with pytest.raises(ValueError, match=r"."):
-        ProcessSpec(**(right | wrong))  # type: ignore[arg-type]
+        ProcessSpec(**(valid | invalid))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("which", [1, 2])
-def test_a_start_that_runs_out_of_descriptors_leaves_no_process(
-    room: Runtime, which: int, monkeypatch: pytest.MonkeyPatch
+def test_start_that_runs_out_of_descriptors_leaves_no_process(
+    runtime: Runtime, which: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
     open_pidfd = os.pidfd_open
@@ -278,20 +278,20 @@ def test_a_start_that_runs_out_of_descriptors_leaves_no_process(
     async def scenario() -> None:
         monkeypatch.setattr(os, "pidfd_open", run_out)
         with pytest.raises(StartFailed, match="Too many open files"):
-            await room.start("service-1", "run-1", shell("exec sleep 1000"))
+            await runtime.start("service-1", "run-1", shell("exec sleep 1000"))
         monkeypatch.setattr(os, "pidfd_open", open_pidfd)
         assert not alive(asked[0])
-        assert [path.name for path in (room.directory / "service-1").iterdir()] == ["log"]
-        process = await room.start("service-1", "run-2", shell("exit 3"))
+        assert [path.name for path in (runtime.directory / "service-1").iterdir()] == ["log"]
+        process = await runtime.start("service-1", "run-2", shell("exit 3"))
         assert (await process.wait()).code == 3
 
     asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", ".a", "a\0", "ä", "x" * 200])
-def test_names_stay_below_the_rooms_directory(name: str, root: Path) -> None:
-    room = Runtime(root / "processes", scopes=False)
-    with pytest.raises(ValueError, match="is no"):
-        room.log(name)
-    with pytest.raises(ValueError, match="is no"):
-        room.forget("service-1", name)
+def test_names_that_could_leave_the_runtime_directory_are_refused(name: str, root: Path) -> None:
+    runtime = Runtime(root / "processes", scopes=False)
+    with pytest.raises(ValueError, match="is not a valid"):
+        runtime.log(name)
+    with pytest.raises(ValueError, match="is not a valid"):
+        runtime.forget("service-1", name)

@@ -1,4 +1,4 @@
-"""Stop means stopped: whatever a child started, and however it hides."""
+"""A stop ends every process that a child started, however it hides."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.raw import wait_until
-from support.rooms import alive, collect, joined, python, shell
+from support.runtimes import alive, collect, joined, python, shell
 
 from nexus.runtime import Process, Runtime
 
@@ -27,13 +27,13 @@ if os.fork() == 0:
     os.setsid()
     if os.fork():
         os._exit(0)
-    # A session, a group and descriptors of its own, and no parent.
+    # This process has its own session and group, no inherited descriptors, and its parent has exited.
     os.closerange(0, 3)
     note()
     while hide == "hide":
         time.sleep(1)
     while True:
-        # Each generation starts the next and ends.
+        # Each process forks the next one and exits.
         if os.fork():
             os._exit(0)
         if hide == "sessions":
@@ -45,14 +45,14 @@ while True:
 """
 
 
-async def says(room: Runtime, word: bytes) -> None:
-    async for piece in room.log("service-1").pieces(follow=True):
+async def wait_for_output(runtime: Runtime, word: bytes) -> None:
+    async for piece in runtime.log("service-1").pieces(follow=True):
         if word in piece.data:
             return
 
 
-def gone(process: Process, pids: list[int]) -> None:
-    """The run is over: its shim, its child and everything else."""
+def assert_all_ended(process: Process, pids: list[int]) -> None:
+    """Assert that the shim, the child, these processes and everything in the child's session have ended."""
     assert process.pids() == []
     assert not any(alive(pid) for pid in [process.pid, process.shim_pid, *pids])
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -64,24 +64,22 @@ def gone(process: Process, pids: list[int]) -> None:
 
 
 @pytest.mark.parametrize("hide", ["hide", "forks", "sessions"])
-def test_what_hides_ignores_signals_and_keeps_forking_ends_within_the_grace(
-    room: Runtime, root: Path, hide: str
-) -> None:
+def test_stop_kills_processes_that_hide_ignore_signals_and_fork(runtime: Runtime, root: Path, hide: str) -> None:
     notes = root / "pids"
 
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", python(FORKER, notes, hide))
-        await says(room, b"up")
-        await asyncio.to_thread(wait_until, lambda: notes.read_text().count("\n") == 2, "both run")
+        process = await runtime.start("service-1", "run-1", python(FORKER, notes, hide))
+        await wait_for_output(runtime, b"up")
+        await asyncio.to_thread(wait_until, lambda: notes.read_text().count("\n") == 2, "both pids")
         pids = list(map(int, notes.read_text().split()))
         ended = await asyncio.wait_for(process.stop(grace_ms=100), 30)
         assert ended[:2] == ("signal", signal.SIGKILL)
-        gone(process, pids)
+        assert_all_ended(process, pids)
 
     asyncio.run(scenario())
 
 
-def test_what_a_child_leaves_behind_ends_after_it_with_nobody_asking(room: Runtime, root: Path) -> None:
+def test_descendants_are_stopped_after_the_child_exits_by_itself(runtime: Runtime, root: Path) -> None:
     notes = root / "pids"
     script = f"""
         (setsid sh -c 'trap "echo asked >&2; exit 0" TERM; echo $$ >> {notes}; while :; do sleep 0.02; done' &)
@@ -92,17 +90,17 @@ def test_what_a_child_leaves_behind_ends_after_it_with_nobody_asking(room: Runti
     notes.touch()
 
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", shell(script, stop_grace_ms=300))
+        process = await runtime.start("service-1", "run-1", shell(script, stop_grace_ms=300))
         ended = await process.wait_exit()
         assert ended[:2] == ("exit", 5)
         assert await process.wait() == ended
-        assert b"asked\n" in joined(await collect(room.log("service-1")), 2)
-        gone(process, list(map(int, notes.read_text().split())))
+        assert b"asked\n" in joined(await collect(runtime.log("service-1")), 2)
+        assert_all_ended(process, list(map(int, notes.read_text().split())))
 
     asyncio.run(scenario())
 
 
-def test_the_whole_group_gets_the_signal_and_may_end_in_peace(room: Runtime) -> None:
+def test_stop_signals_the_whole_group_and_waits_for_it(runtime: Runtime) -> None:
     script = """
         sh -c 'trap "echo second; exit 0" USR1; echo up2; while :; do sleep 0.02; done' &
         trap 'echo first; wait; exit 7' USR1
@@ -111,23 +109,23 @@ def test_the_whole_group_gets_the_signal_and_may_end_in_peace(room: Runtime) -> 
     """
 
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", shell(script, stop_signal=signal.SIGUSR1))
-        await says(room, b"up1")
-        await says(room, b"up2")
+        process = await runtime.start("service-1", "run-1", shell(script, stop_signal=signal.SIGUSR1))
+        await wait_for_output(runtime, b"up1")
+        await wait_for_output(runtime, b"up2")
         assert (await process.stop())[:2] == ("exit", 7)
-        lines = joined(await collect(room.log("service-1"))).splitlines()
+        lines = joined(await collect(runtime.log("service-1"))).splitlines()
         assert {b"first", b"second"} <= set(lines)
 
     asyncio.run(scenario())
 
 
-def test_a_stop_is_asked_for_as_often_as_one_likes_and_may_be_cut_short(room: Runtime) -> None:
+def test_stop_can_be_repeated_and_shortened(runtime: Runtime) -> None:
     async def scenario() -> None:
         script = "trap 'echo asked' TERM; echo up; while :; do sleep 0.02; done"
-        process = await room.start("service-1", "run-1", shell(script))
-        await says(room, b"up")
+        process = await runtime.start("service-1", "run-1", shell(script))
+        await wait_for_output(runtime, b"up")
         slow = [asyncio.create_task(process.stop(grace_ms=600_000)) for _ in range(3)]
-        await says(room, b"asked")
+        await wait_for_output(runtime, b"asked")
         slow[0].cancel()
         with pytest.raises(asyncio.CancelledError):
             await slow[0]
@@ -135,13 +133,13 @@ def test_a_stop_is_asked_for_as_often_as_one_likes_and_may_be_cut_short(room: Ru
         ended = await asyncio.wait_for(process.stop(grace_ms=0), 30)
         assert ended[:2] == ("signal", signal.SIGKILL)
         assert await slow[1] == await slow[2] == ended
-        assert joined(await collect(room.log("service-1"))).count(b"asked") == 1
+        assert joined(await collect(runtime.log("service-1"))).count(b"asked") == 1
 
     asyncio.run(scenario())
 
 
-def test_what_is_suspended_can_be_stopped(room: Runtime) -> None:
-    # Not a shell: while it starts something with vfork(2), it waits in a state of its own.
+def test_suspended_child_can_be_stopped(runtime: Runtime) -> None:
+    # Not a shell: while a shell starts a program with vfork(2), it is in an uninterruptible state.
     source = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
@@ -151,34 +149,34 @@ while True:
 """
 
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", python(source))
-        await says(room, b"up")
+        process = await runtime.start("service-1", "run-1", python(source))
+        await wait_for_output(runtime, b"up")
         process.send_signal(signal.SIGSTOP)
         stat = Path(f"/proc/{process.pid}/stat")
-        await asyncio.to_thread(wait_until, lambda: b") T " in stat.read_bytes(), "it is suspended")
+        await asyncio.to_thread(wait_until, lambda: b") T " in stat.read_bytes(), "the suspension")
         assert (await asyncio.wait_for(process.stop(), 30))[:2] == ("exit", 3)
 
     asyncio.run(scenario())
 
 
-def test_a_suspended_shim_still_stops_its_child(room: Runtime) -> None:
+def test_suspended_shim_still_stops_its_child(runtime: Runtime) -> None:
     async def scenario() -> None:
-        process = await room.start("service-1", "run-1", shell("echo up; exec sleep 1000"))
-        await says(room, b"up")
+        process = await runtime.start("service-1", "run-1", shell("echo up; exec sleep 1000"))
+        await wait_for_output(runtime, b"up")
         os.kill(process.shim_pid, signal.SIGSTOP)
         stat = Path(f"/proc/{process.shim_pid}/stat")
-        await asyncio.to_thread(wait_until, lambda: b") T " in stat.read_bytes(), "it is suspended")
+        await asyncio.to_thread(wait_until, lambda: b") T " in stat.read_bytes(), "the suspension")
         assert (await asyncio.wait_for(process.stop(), 30))[:2] == ("signal", signal.SIGTERM)
 
     asyncio.run(scenario())
 
 
-def test_what_runs_can_be_stopped_after_its_folder_was_deleted(room: Runtime, root: Path) -> None:
+def test_run_can_be_stopped_after_its_folder_was_deleted(runtime: Runtime, root: Path) -> None:
     async def scenario() -> None:
         path = root / "pids"
-        process = await room.start("service-1", "run-1", python(FORKER, str(path), "hide"))
-        await says(room, b"up")
-        await asyncio.to_thread(wait_until, lambda: len(path.read_text().split()) == 2, "both have said their pids")
+        process = await runtime.start("service-1", "run-1", python(FORKER, str(path), "hide"))
+        await wait_for_output(runtime, b"up")
+        await asyncio.to_thread(wait_until, lambda: len(path.read_text().split()) == 2, "both pids")
         (control,) = await asyncio.to_thread(lambda: list(root.glob("**/control")))
         await asyncio.to_thread(shutil.rmtree, control.parent.parent)
         await asyncio.wait_for(process.stop(grace_ms=100), 30)
@@ -187,25 +185,25 @@ def test_what_runs_can_be_stopped_after_its_folder_was_deleted(room: Runtime, ro
     asyncio.run(scenario())
 
 
-def test_a_signal_reaches_the_group(room: Runtime) -> None:
+def test_send_signal_reaches_the_process_group(runtime: Runtime) -> None:
     async def scenario() -> None:
         script = "trap 'echo reloaded' HUP; echo up; while :; do sleep 0.02; done"
-        process = await room.start("service-1", "run-1", shell(script))
-        await says(room, b"up")
+        process = await runtime.start("service-1", "run-1", shell(script))
+        await wait_for_output(runtime, b"up")
         process.send_signal(signal.SIGHUP)
-        await says(room, b"reloaded")
+        await wait_for_output(runtime, b"reloaded")
         assert process.exit is None
         await process.stop()
 
     asyncio.run(scenario())
 
 
-def test_a_stopped_one_is_wholly_counted_while_it_runs(room: Runtime) -> None:
+def test_usage_and_pids_cover_all_descendants(runtime: Runtime) -> None:
     async def scenario() -> None:
         script = "sleep 1000 & (setsid sleep 1000 &) ; echo up; i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; wait"
-        process = await room.start("service-1", "run-1", shell(script))
-        await asyncio.to_thread(wait_until, lambda: len(process.pids()) == 3, "all run")
-        await asyncio.to_thread(wait_until, lambda: process.usage().cpu_ms > 0, "it took time")
+        process = await runtime.start("service-1", "run-1", shell(script))
+        await asyncio.to_thread(wait_until, lambda: len(process.pids()) == 3, "three processes")
+        await asyncio.to_thread(wait_until, lambda: process.usage().cpu_ms > 0, "some CPU time")
         usage = process.usage()
         assert usage.processes == 3
         assert usage.rss_bytes > 100_000

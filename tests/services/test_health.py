@@ -1,4 +1,4 @@
-"""Health checks of each kind: what makes a service healthy, unhealthy, and what follows."""
+"""Health checks of each kind: what makes a service healthy or unhealthy, and what follows from it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def free_port() -> int:
         return port
 
 
-def test_without_a_check_nothing_is_known(services: Services) -> None:
+def test_health_without_a_check_is_unknown(services: Services) -> None:
     services.add("web")
     assert services.start("web", wait=True).service.health is ServiceHealth.UNKNOWN
 
 
-def test_a_command_decides_with_the_environment_of_the_run(services: Services, tmp_path: Path) -> None:
+def test_exec_check_runs_with_the_environment_and_directory_of_the_run(services: Services, tmp_path: Path) -> None:
     services.add(
         "web", health_exec='echo "found $TOKEN in $(pwd)"; test "$TOKEN" = s3', directory=str(tmp_path), **QUICK
     )
@@ -40,7 +40,9 @@ def test_a_command_decides_with_the_environment_of_the_run(services: Services, t
     assert services.kinds("web")[-1] == "healthy"
 
 
-def test_failures_in_a_row_make_it_unhealthy_and_one_success_healthy_again(services: Services, tmp_path: Path) -> None:
+def test_consecutive_failures_make_a_service_unhealthy_and_one_success_healthy(
+    services: Services, tmp_path: Path
+) -> None:
     sick = tmp_path / "sick"
     services.add("web", health_exec=f"test ! -e {sick} || {{ echo it is sick; false; }}", **QUICK)
     services.start("web", wait=True)
@@ -53,7 +55,7 @@ def test_failures_in_a_row_make_it_unhealthy_and_one_success_healthy_again(servi
     assert [kind for kind in services.kinds("web") if "health" in kind] == ["healthy", "unhealthy", "healthy"]
 
 
-def test_a_start_that_waits_fails_when_the_service_becomes_unhealthy(services: Services) -> None:
+def test_waiting_start_fails_when_the_service_becomes_unhealthy(services: Services) -> None:
     services.add("web", health_exec="echo no luck; exit 1", **QUICK)
     error = services.start_error("web", wait=True)
     assert isinstance(error, ServiceStartFailed)
@@ -61,13 +63,15 @@ def test_a_start_that_waits_fails_when_the_service_becomes_unhealthy(services: S
     assert services.get("web").state is ServiceState.RUNNING
 
 
-def test_a_start_that_waits_fails_when_the_service_ends_first(services: Services) -> None:
+def test_waiting_start_fails_when_the_service_ends_first(services: Services) -> None:
     services.add("web", "sleep 0.1; echo broken; exit 6", health_exec="false", health_retries=1000)
     error = services.start_error("web", wait=True)
     assert (error.details["exit_code"], error.details["log"]) == (6, ["broken"])
 
 
-def test_a_check_that_never_answers_is_a_failure_and_leaves_no_process(services: Services, tmp_path: Path) -> None:
+def test_check_that_times_out_counts_as_failure_and_its_processes_are_killed(
+    services: Services, tmp_path: Path
+) -> None:
     pids = tmp_path / "pids"
     services.add("web", health_exec=f"sleep 1000 & echo $! >> {pids}; wait", health_timeout_ms=200, **QUICK)
     services.start("web")
@@ -88,7 +92,7 @@ def test_failures_in_the_start_period_do_not_count(services: Services, tmp_path:
     assert services.get("web").health is ServiceHealth.UNKNOWN
 
 
-def test_a_port_that_accepts_is_healthy(services: Services, tmp_path: Path) -> None:
+def test_tcp_check_is_healthy_once_the_port_accepts(services: Services, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     wait = f"while not os.path.exists({str(gate)!r}): time.sleep(0.01)"
     services.add("own", listen(before=wait), port=0, health_tcp=0, health_retries=1000)
@@ -99,10 +103,10 @@ def test_a_port_that_accepts_is_healthy(services: Services, tmp_path: Path) -> N
     port = free_port()
     services.add("other", health_tcp=port, **QUICK)
     services.start("other")
-    assert services.wait("other", health=ServiceHealth.UNHEALTHY).health_message == f"nobody accepts on port {port}"
+    assert services.wait("other", health=ServiceHealth.UNHEALTHY).health_message == f"cannot connect to port {port}"
 
 
-def test_a_line_of_this_runs_output_is_healthy_for_the_run(services: Services, tmp_path: Path) -> None:
+def test_log_check_matches_only_the_output_of_the_current_run(services: Services, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     run = f"while [ ! -e {gate} ]; do sleep 0.01; done; echo now ready to serve; exec sleep 1000"
     services.add("web", run, health_log="ready .* serve", health_retries=1000)
@@ -117,7 +121,7 @@ def test_a_line_of_this_runs_output_is_healthy_for_the_run(services: Services, t
     services.wait("web", health=ServiceHealth.HEALTHY)
 
 
-def test_a_pattern_that_would_take_for_ever_and_a_line_without_end_stall_nobody(services: Services) -> None:
+def test_log_check_is_not_stalled_by_a_backtracking_pattern_and_an_endless_line(services: Services) -> None:
     services.add(
         "web", python("print('a' * 10_000_000, flush=True)\nimport time\ntime.sleep(1000)"), health_log="(a+)+b"
     )
@@ -127,9 +131,7 @@ def test_a_pattern_that_would_take_for_ever_and_a_line_without_end_stall_nobody(
     assert services.stop("web").stopped == ["web"]
 
 
-def test_what_is_unhealthy_is_restarted_where_its_record_says_so_until_the_limit(
-    services: Services, tmp_path: Path
-) -> None:
+def test_unhealthy_service_is_restarted_up_to_the_restart_limit(services: Services, tmp_path: Path) -> None:
     services.add(
         "web", f"echo x >> {tmp_path}/runs; exec sleep 1000", health_exec="echo sick; false", restart_unhealthy=True,
         restart_backoff_ms=10, restart_limit=2, **QUICK,
@@ -141,7 +143,7 @@ def test_what_is_unhealthy_is_restarted_where_its_record_says_so_until_the_limit
     assert (tmp_path / "runs").read_text().count("x") == 3
 
 
-def test_a_changed_check_holds_at_once(services: Services) -> None:
+def test_changed_check_takes_effect_at_once(services: Services) -> None:
     services.add("web", health_exec="false", **QUICK)
     pid = services.start("web").service.pid
     services.wait("web", health=ServiceHealth.UNHEALTHY)
@@ -151,9 +153,7 @@ def test_a_changed_check_holds_at_once(services: Services) -> None:
     services.wait("web", health=ServiceHealth.UNKNOWN)
 
 
-def test_after_a_restart_of_the_daemon_health_is_unknown_until_it_was_checked(
-    services: Services, tmp_path: Path
-) -> None:
+def test_health_after_a_daemon_restart_is_unknown_until_the_first_check(services: Services, tmp_path: Path) -> None:
     slow = tmp_path / "slow"
     services.add("web", health_exec=f"while [ -e {slow} ]; do sleep 0.05; done", health_timeout_ms=60_000, **QUICK)
     pid = services.start("web", wait=True).service.pid
@@ -166,7 +166,7 @@ def test_after_a_restart_of_the_daemon_health_is_unknown_until_it_was_checked(
     services.wait("web", health=ServiceHealth.HEALTHY)
 
 
-def test_the_end_of_a_run_makes_its_health_unknown(services: Services) -> None:
+def test_health_is_unknown_after_the_run_ended(services: Services) -> None:
     services.add("web", health_exec="true", **QUICK)
     services.start("web", wait=True)
     assert services.stop("web").service.health is ServiceHealth.UNKNOWN
@@ -182,12 +182,12 @@ def test_the_end_of_a_run_makes_its_health_unknown(services: Services) -> None:
         ("head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end", 0, "end"),
     ],
 )
-def test_a_check_gives_its_code_and_its_last_line(command: str, code: int, line: str | None) -> None:
+def test_run_check_gives_exit_code_and_last_line(command: str, code: int, line: str | None) -> None:
     result = asyncio.run(run_check(("/bin/sh", "-c", command), "/", dict(os.environ), 60))
     assert result == (code, line)
 
 
-def test_a_log_check_whose_output_somebody_deletes_says_so(services: Services) -> None:
+def test_log_check_reports_that_its_log_was_deleted(services: Services) -> None:
     service = services.add("web", "echo up; exec sleep 1000", health_log="never", **QUICK)
     services.start("web")
     services.wait("web", health_message="no line of its output matches yet")

@@ -6,17 +6,12 @@ import os
 import signal
 from pathlib import Path
 
-import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support.live_services import Services, exists, lines_of
 from support.raw import wait_until
 
-from nexus.runtime import Exit
 from nexus.services.commands import RestartService
-from nexus.services.lifecycle.policy import describe_exit, plan_restart, wants_restart
-from nexus.services.records import Service
+from nexus.services.lifecycle.series import wants_restart
 from nexus.services.states import RestartPolicy, ServiceState
 
 GONE_ON = {"start_window_ms": 0, "restart_backoff_ms": 10, "restart_backoff_max_ms": 10}
@@ -134,73 +129,8 @@ def test_the_limit_holds_over_a_restart_of_the_daemon(services: Services, tmp_pa
     assert runs.read_text().count("x") == 4
 
 
-# The rules alone
-
-
-def a_service(**fields: int) -> Service:
-    plain: dict[str, object] = {
-        "id": "i", "name": "n", "state": "running", "health": "unknown", "created_at": 0, "updated_at": 0,
-        "state_at": 0, "type": "simple", "config_format": "env", "git_auth_type": "none", "restart": "always",
-        "restart_backoff_ms": 1000, "restart_backoff_max_ms": 30_000, "restart_limit": 5, "restart_window_ms": 60_000,
-        "restart_unhealthy": False, "start_window_ms": 0, "health_interval_ms": 1, "health_timeout_ms": 1,
-        "health_retries": 1, "health_start_period_ms": 0, "stop_signal": "SIGTERM", "stop_grace_ms": 0,
-        "autostart": False, "log_limit_mib": 16, "restarts": 0,
-    }  # fmt: skip
-    return msgspec.convert(plain | fields, Service)
-
-
-@given(
-    count=st.integers(0, 200),
-    backoff=st.integers(10, 86_400_000),
-    most=st.integers(10, 86_400_000),
-    ended=st.integers(0, 10_000_000),
-    late=st.integers(0, 10_000_000),
-)
-def test_a_restart_is_never_earlier_than_the_policy_says(
-    count: int, backoff: int, most: int, ended: int, late: int
-) -> None:
-    service = a_service(restart_backoff_ms=backoff, restart_backoff_max_ms=max(backoff, most), restart_limit=0)
-    plan = plan_restart(service, list(range(count)), ended, ended + late, 0)
-    assert plan.at is not None
-    wait_ms = min(backoff * 2 ** len(plan.times), max(backoff, most))
-    assert plan.at >= max(ended + wait_ms, ended + late)
-    assert plan.at <= max(ended + wait_ms * 1.2 + 1, ended + late)
-    assert len(plan.times) <= max(service.restart_limit, 64)
-
-
-@given(times=st.lists(st.integers(0, 120_000)).map(sorted), limit=st.integers(1, 10))
-def test_more_restarts_than_the_limit_within_the_window_are_refused(times: list[int], limit: int) -> None:
-    plan = plan_restart(a_service(restart_limit=limit), times, 120_000, 120_000, 0)
-    recent = sum(1 for at in times[-max(limit, 64) :] if at > 60_000)
-    assert (plan.at is None) == (recent >= limit)
-    assert plan.recent == recent
-
-
-def test_restarts_of_a_clock_that_was_set_back_since_are_not_counted() -> None:
-    hour_ms = 3_600_000
-    times = [hour_ms - minutes * 60_000 for minutes in (50, 40, 30, 20, 10, 0)]
-    now = times[0] + 60_000
-    plan = plan_restart(a_service(restart_limit=5), times, now, now, 0)
-    assert plan.recent == 0
-    assert plan.at is not None
-
-
-def test_a_run_longer_than_the_window_ends_the_series() -> None:
-    plan = plan_restart(a_service(), [1, 2, 3, 4, 5], 100_000, 100_000, 60_001)
-    assert plan.times == []
-    assert plan.at is not None
-    assert 101_000 <= plan.at <= 101_201
-
-
 @pytest.mark.parametrize("failed", [True, False])
-def test_each_policy_wants_what_it_says(failed: bool) -> None:
+def test_each_policy_restarts_after_the_exits_it_names(failed: bool) -> None:
     assert not wants_restart(RestartPolicy.NO, failed=failed)
     assert wants_restart(RestartPolicy.ON_FAILURE, failed=failed) is failed
     assert wants_restart(RestartPolicy.ALWAYS, failed=failed)
-
-
-def test_every_end_has_words() -> None:
-    assert describe_exit(Exit("exit", 0, False, 0)) == "exited with 0"
-    assert describe_exit(Exit("signal", 11, True, 0)) == "killed by SIGSEGV (core dumped)"
-    assert describe_exit(Exit("signal", 63, False, 0)) == "killed by signal 63"
-    assert describe_exit(Exit("lost", 0, False, 0, "its supervisor was killed")) == "its supervisor was killed"

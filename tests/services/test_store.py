@@ -162,12 +162,10 @@ def test_two_services_never_have_a_port_and_one_that_is_down_gives_it_back(root:
         a, b = await add(opened, "a"), await add(opened, "b")
         await change(opened, a, STARTING)
         await change(opened, b, STARTING)
-        await opened.write(lambda tx: store.lease_port(tx, a.id, 4000))
-        with pytest.raises(StoreConflict):
-            await opened.write(lambda tx: store.lease_port(tx, b.id, 4000))
+        await change(opened, a, STARTING, active_port=4000)
         with pytest.raises(StoreConflict):
             await change(opened, b, STARTING, active_port=4000)
         await change(opened, a, STOPPED)
-        await opened.write(lambda tx: store.lease_port(tx, b.id, 4000))
+        await change(opened, b, STARTING, active_port=4000)
 
     with_store(root, scenario)

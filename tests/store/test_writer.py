@@ -172,7 +172,7 @@ def test_a_write_that_was_taken_is_seen_to_its_end_however_often_it_is_cancelled
                 assert not task.done(), "its outcome is not known yet"
             gate.open()
             assert await task == "taken"
-            assert task.cancelling() == 0
+            assert task.cancelling() == 3
             assert value_of(store, "taken") is not None
 
     asyncio.run(scenario())
@@ -200,6 +200,52 @@ def test_a_cancellation_that_meets_the_delivery_does_not_lose_the_outcome(root: 
                     await task
             else:
                 assert await task == "outcome"
+
+    asyncio.run(scenario())
+
+
+def test_cancelled_write_returns_its_result_and_the_next_wait_is_cancelled(root: Path) -> None:
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+            gate = Gate()
+            seen: list[object] = []
+
+            async def work() -> None:
+                await store.write(gate)
+                seen.append("result")
+                await asyncio.Event().wait()
+
+            task = asyncio.create_task(work())
+            await gate.entered()
+            task.cancel()
+            await asyncio.sleep(0)
+            gate.open()
+            async with asyncio.timeout(30):
+                await asyncio.wait({task})
+            assert task.cancelled()
+            assert seen == ["result"]
+
+    asyncio.run(scenario())
+
+
+def test_deadline_that_passed_during_a_write_cancels_nothing_after_its_block(root: Path) -> None:
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+            gate = Gate()
+            limit = asyncio.timeout(None)
+
+            async def work() -> str:
+                async with limit:
+                    await store.write(gate)
+                await asyncio.sleep(0.01)
+                return "done"
+
+            task = asyncio.create_task(work())
+            await gate.entered()
+            limit.reschedule(0)
+            await asyncio.sleep(0.01)
+            gate.open()
+            assert await task == "done"
 
     asyncio.run(scenario())
 
@@ -332,7 +378,7 @@ def test_reads_do_not_wait_for_a_writer_in_the_middle_of_its_change(root: Path) 
             # A read that waited would wait for ever: the gate is opened only after it.
             assert value_of(store, "old") is not None
             assert value_of(store, "new") is None
-            assert store.status().table_count == 7
+            assert store.status().table_count == 8
             gate.open()
             await task
             assert value_of(store, "new") is not None

@@ -43,11 +43,11 @@ def isolated_environment(root: Path, **extra: str) -> dict[str, str]:
 
 
 async def end_processes(directory: Path) -> None:
-    """End what the process room left under a directory: children outlive their daemon, on purpose."""
-    room = Runtime(directory)
+    """End the processes that a runtime left under a directory: children outlive their daemon, on purpose."""
+    runtime = Runtime(directory)
     for folder in await asyncio.to_thread(lambda: list(directory.glob("*/*/"))):
         if folder.name != "log":
-            found = await room.adopt(folder.parent.name, folder.name)
+            found = await runtime.adopt(folder.parent.name, folder.name)
             if isinstance(found, Process):
                 await found.stop(grace_ms=0)
                 found.close()

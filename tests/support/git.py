@@ -22,11 +22,11 @@ __all__ = [
     "HttpServer",
     "SshAgent",
     "SshServer",
-    "at_work_in",
-    "holders_of",
     "make_key",
     "missing_for_http",
     "missing_for_ssh",
+    "processes_in",
+    "processes_showing",
 ]
 
 IDENTITY = "[user]\n\tname = Ada\n\temail = ada@example.org\n[init]\n\tdefaultBranch = main\n"
@@ -45,7 +45,7 @@ class GitWorld:
         } | {"HOME": str(root / "home"), "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": str(self.settings)}
 
     def git(self, directory: Path, *arguments: str, stdin: bytes | None = None) -> str:
-        """Run git; gives what it wrote."""
+        """Run git; gives its standard output."""
         done = subprocess.run(
             ["git", *arguments], cwd=directory, env=self.environment, input=stdin, capture_output=True, check=False
         )
@@ -70,7 +70,7 @@ class GitWorld:
         return self.git(path, "rev-parse", "HEAD")
 
     def bare(self, name: str, source: Path) -> Path:
-        """A bare repository with all that ``source`` has, which becomes ``source``'s remote ``origin``."""
+        """A bare clone of ``source``, which becomes the remote ``origin`` of ``source``."""
         path = self.root / name
         self.git(self.root, "clone", "-q", "--bare", str(source), str(path))
         self.git(source, "remote", "add", "origin", str(path))
@@ -84,8 +84,8 @@ class GitWorld:
         return path
 
 
-def holders_of(secret: str) -> list[str]:
-    """Where in the command lines and environments of all processes that may be looked at a secret is."""
+def processes_showing(secret: str) -> list[str]:
+    """The command lines and environments, of all readable processes, that contain a secret, as ``pid/file``."""
     found = []
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
@@ -96,8 +96,8 @@ def holders_of(secret: str) -> list[str]:
     return found
 
 
-def at_work_in(folder: Path) -> list[str]:
-    """The processes that run in a folder or below it, as ``pid name``."""
+def processes_in(folder: Path) -> list[str]:
+    """The processes whose working directory is a folder or below it, as ``pid name``."""
     found = []
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
@@ -158,7 +158,7 @@ def make_key(path: Path) -> Path:
 
 
 class SshServer:
-    """An sshd on a free port of the loopback: one process for each connection, with a host key of its own."""
+    """An sshd with a host key of its own on a free loopback port; one process for each connection."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -171,7 +171,7 @@ class SshServer:
             f"HostKey {self.host_key}\nAuthorizedKeysFile {self.user_key}.pub\nStrictModes no\nUsePAM no\n"
             "PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPidFile none\n"
         )
-        # Where sshd runs as root it wants this folder, which the system's own sshd makes when it starts.
+        # As root sshd requires this folder, which the system's own sshd makes when it starts.
         separation = Path("/run/sshd")
         self._made = separation if os.geteuid() == 0 and not separation.exists() else None
         if self._made is not None:
@@ -199,7 +199,7 @@ class SshServer:
         return f"ssh://{self.user}@127.0.0.1:{self.port}{path}"
 
     def client(self, *, known: Path | None) -> str:
-        """The ssh command of a person who knows the host by ``known``, a public key, or not at all."""
+        """An ssh command whose known_hosts has the public key ``known`` for this host, or no key."""
         hosts = self.root / "known_hosts"
         line = f"[127.0.0.1]:{self.port} {known.read_text()}" if known is not None else ""
         hosts.write_text(line)
@@ -210,7 +210,7 @@ class SshServer:
         return f"ssh -F {settings}"
 
     def close(self) -> None:
-        """Serve nobody any more."""
+        """Stop listening, and end the processes."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join(WAIT_S)
@@ -236,13 +236,13 @@ def missing_for_http() -> str | None:
 
 
 class HttpServer:
-    """Serves the repositories below ``root`` to whoever has ``token``; can stop in the middle of a pack."""
+    """Serves the repositories below ``root`` to clients with ``token``; can pause in the middle of a pack."""
 
     def __init__(self, root: Path, token: str | None = None) -> None:
         self.root = root
         self.token = token
         self.stall_after: int | None = None
-        """Bytes of a pack after which the server waits for ``go_on``."""
+        """The server waits for ``go_on`` after so many bytes of a pack."""
         self.stalled = threading.Event()
         self.go_on = threading.Event()
         self.redirect: str | None = None
@@ -258,14 +258,14 @@ class HttpServer:
         return f"http://{user}{'@' if user else ''}127.0.0.1:{self._server.server_port}/{name}"
 
     def close(self) -> None:
-        """Let go of whom it keeps waiting, and end."""
+        """Release paused responses, and stop."""
         self.go_on.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(WAIT_S)
 
     def allowed(self, header: str | None) -> bool:
-        """Whether somebody with this header may come in."""
+        """Whether a request with this Authorization header is accepted."""
         if self.token is None:
             return True
         scheme, _, pair = (header or "").partition(" ")
@@ -312,7 +312,7 @@ class HttpServer:
         return Handler
 
     def run(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
-        """What git's own program answers."""
+        """The response of git-http-backend."""
         path, _, query = target.partition("?")
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),

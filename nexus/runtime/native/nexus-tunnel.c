@@ -1,15 +1,17 @@
 /* nexus-tunnel LISTEN_HOST LISTEN_PORT TARGET_FILE [HOLD_MS]
 
    Forwards every TCP connection on a loopback address to the loopback address that TARGET_FILE names at that moment
-   ("HOST PORT\n"; replaced atomically by whoever knows the address; missing or empty: not up now). While the target is
-   not up, a client is held for HOLD_MS (10000 unless given), then reset. Says "listening HOST:PORT" on standard output
-   when it is ready. Exits 98 where the port is taken, 2 where the arguments are wrong. It knows nothing of the daemon,
-   and ../tunnel.py does the same where there was no compiler: a change of one is a change of both.
+   ("HOST PORT\n"; the daemon replaces the file atomically; missing or empty: the target is not up). While the target is
+   not up, a client is held for HOLD_MS (default 10000), then reset. Prints "listening HOST:PORT" on standard output
+   when it is ready. Exits with 98 when the port is in use, and with 2 when the arguments are wrong. It knows nothing of
+   the daemon. ../tunnel.py does the same where no compiler was available: every change must be made in both.
 
-   No byte of a connection stays in this process: it is peeked from one socket, sent to the other, and only what was
-   taken there is dropped here. So the kernel's own windows are the back-pressure, and memory does not grow with peers.
+   This process buffers no data: bytes are peeked from one socket and sent to the other, and only those that the other
+   accepted are removed from the first. So the kernel's TCP windows are the back-pressure, and memory does not grow with
+   the amount of data in flight.
 
-   All sockets are edge-triggered: one that has ended while its other end is stuck would report that for ever. */
+   All sockets are edge-triggered: a level-triggered socket that has ended while its peer is stuck would wake the loop
+   continuously. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -30,28 +32,28 @@
 #include <unistd.h>
 
 enum {
-    RETRY_MS = 100,        /* between two attempts to reach a target, or to accept where descriptors ran out */
-    CHUNKS_A_TURN = 16,    /* of one direction, before others have their turn */
-    DESCRIPTORS_KEPT = 16, /* for everything that is not a connection */
+    RETRY_MS = 100,            /* between two attempts to connect to a target, or to accept after descriptors ran out */
+    CHUNKS_PER_TURN = 16,      /* of one direction, before other connections are served */
+    RESERVED_DESCRIPTORS = 16, /* for everything that is not a connection */
     EXIT_USAGE = 2,
-    EXIT_TAKEN = 98,
+    EXIT_PORT_IN_USE = 98,
 };
 
 enum state { HELD, CONNECTING, OPEN, DEAD };
-enum moved { WAITS, MORE, FAILED };
+enum progress { BLOCKED, MORE, FAILED };
 
-struct end {
+struct endpoint {
     struct pair *pair;
     int fd;
-    bool ended; /* nothing more comes from here, and the other end was told */
+    bool ended; /* end of file was read here, and the other side was shut down for writing */
 };
 
 struct pair {
-    struct end end[2]; /* the client, the target */
+    struct endpoint end[2]; /* the client, the target */
     enum state state;
     bool broken, ready;
     int64_t deadline_ms, retry_ms;
-    struct pair *previous, *next; /* of those that have no target yet */
+    struct pair *previous, *next; /* in the list of pairs without a connected target */
     struct pair *next_ready, *next_dead;
 };
 
@@ -66,7 +68,7 @@ static union address own;
 static const char *target_file;
 static int64_t hold_ms = 10000, now_ms, accept_again_ms;
 static int epoll_fd, listen_fd;
-static long pairs, most_pairs;
+static long pairs, max_pairs;
 static struct pair *waiting, *ready, *dead;
 
 static int64_t clock_ms(void)
@@ -76,7 +78,7 @@ static int64_t clock_ms(void)
     return now.tv_sec * INT64_C(1000) + now.tv_nsec / 1000000;
 }
 
-static void say(const char *format, ...)
+static void print_error(const char *format, ...)
 {
     char line[512] = "nexus-tunnel: ";
     size_t used = strlen(line);
@@ -91,14 +93,14 @@ static void say(const char *format, ...)
 
 /* Addresses */
 
-static bool read_number(const char *text, long least, long most, long *number)
+static bool read_number(const char *text, long min, long max, long *number)
 {
     char *end;
     if (*text < '0' || *text > '9')
         return false;
     errno = 0;
     *number = strtol(text, &end, 10);
-    return !errno && !*end && *number >= least && *number <= most;
+    return !errno && !*end && *number >= min && *number <= max;
 }
 
 static socklen_t length_of(const union address *address)
@@ -111,7 +113,7 @@ static in_port_t *port_of(union address *address)
     return address->any.sa_family == AF_INET ? &address->v4.sin_port : &address->v6.sin6_port;
 }
 
-static bool same(const union address *one, const union address *other)
+static bool same_address(const union address *one, const union address *other)
 {
     if (one->any.sa_family != other->any.sa_family)
         return false;
@@ -120,11 +122,11 @@ static bool same(const union address *one, const union address *other)
     return one->v6.sin6_port == other->v6.sin6_port && IN6_ARE_ADDR_EQUAL(&one->v6.sin6_addr, &other->v6.sin6_addr);
 }
 
-static bool read_loopback(const char *host, const char *port, long least_port, union address *address)
+static bool read_loopback(const char *host, const char *port, long min_port, union address *address)
 {
     long number;
     memset(address, 0, sizeof *address);
-    if (!read_number(port, least_port, 65535, &number))
+    if (!read_number(port, min_port, 65535, &number))
         return false;
     if (!strcmp(host, "localhost"))
         host = "127.0.0.1";
@@ -141,12 +143,12 @@ static bool read_loopback(const char *host, const char *port, long least_port, u
     return true;
 }
 
-/* Where the target is now; false: not up. What is wrong with the file is said once, until it is right again. */
+/* Reads the target's present address; false: not up. Warns of a bad file once, until it was valid again. */
 static bool read_target(union address *target)
 {
-    static bool complained;
+    static bool warned;
     char text[128];
-    int fd = open(target_file, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* nothing that is there by mistake may block */
+    int fd = open(target_file, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* not even a FIFO may block */
     ssize_t size = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
     if (fd >= 0)
         close(fd);
@@ -158,19 +160,19 @@ static bool read_target(union address *target)
     char *port = strlen(text) == (size_t)size ? strchr(text, ' ') : NULL;
     if (port)
         *port++ = 0;
-    if (port && read_loopback(text, port, 1, target) && !same(target, &own)) {
-        complained = false;
+    if (port && read_loopback(text, port, 1, target) && !same_address(target, &own)) {
+        warned = false;
         return true;
     }
-    if (!complained)
-        say("cannot use the target file: it must hold one line, HOST PORT, of another loopback address");
-    complained = true;
+    if (!warned)
+        print_error("cannot use the target file: it must hold one line, HOST PORT, of another loopback address");
+    warned = true;
     return false;
 }
 
 /* Sockets */
 
-static void set(int fd, int level, int option)
+static void set_option(int fd, int level, int option)
 {
     int on = 1;
     setsockopt(fd, level, option, &on, sizeof on);
@@ -178,18 +180,18 @@ static void set(int fd, int level, int option)
 
 static void reset(int fd)
 {
-    struct linger at_once = {.l_onoff = 1, .l_linger = 0};
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    struct linger discard = {.l_onoff = 1, .l_linger = 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &discard, sizeof discard);
     close(fd);
 }
 
-static bool watch(int fd, struct end *end)
+static bool watch(int fd, struct endpoint *end)
 {
     struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = end};
     if (end) {
         event.events |= EPOLLOUT | EPOLLRDHUP;
-        set(fd, IPPROTO_TCP, TCP_NODELAY);
-        set(fd, SOL_SOCKET, SO_OOBINLINE); /* else an urgent byte would be lost, and peeking would not see it */
+        set_option(fd, IPPROTO_TCP, TCP_NODELAY);
+        set_option(fd, SOL_SOCKET, SO_OOBINLINE); /* otherwise an urgent byte would be lost, since peeking skips it */
     }
     return !epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event);
 }
@@ -215,17 +217,18 @@ static void stop_waiting(struct pair *pair)
         pair->next->previous = pair->previous;
 }
 
-/* End both connections: with a reset unless both directions ended well, since an end that looks clean would be a lie. */
-static void drop(struct pair *pair)
+/* Closes both connections: with a reset unless both directions ended with end of file, so that neither peer takes a
+   broken connection for a complete one. */
+static void close_pair(struct pair *pair)
 {
-    bool well = pair->end[0].ended && pair->end[1].ended && !pair->broken;
+    bool clean = pair->end[0].ended && pair->end[1].ended && !pair->broken;
     if (pair->state != OPEN)
         stop_waiting(pair);
     for (int side = 0; side < 2; side++)
         if (pair->end[side].fd >= 0)
-            (well ? (void)close(pair->end[side].fd) : reset(pair->end[side].fd));
+            (clean ? (void)close(pair->end[side].fd) : reset(pair->end[side].fd));
     pair->state = DEAD;
-    pair->next_dead = dead; /* its memory goes after this turn, whose events may still name it */
+    pair->next_dead = dead; /* freed at the end of run_once, since pending events may still point to it */
     dead = pair;
     pairs--;
     accept_again_ms = now_ms;
@@ -258,23 +261,23 @@ static void connect_target(struct pair *pair)
     int fd = socket(target.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return;
-    set(fd, SOL_SOCKET, SO_REUSEADDR); /* an attempt must never be what keeps the target from its port */
+    set_option(fd, SOL_SOCKET, SO_REUSEADDR); /* an attempt must not keep the target from binding its port */
     pair->end[1].fd = fd;
     pair->state = CONNECTING;
     if ((connect(fd, &target.any, length_of(&target)) && errno != EINPROGRESS) || !watch(fd, &pair->end[1]))
         hold(pair);
 }
 
-static void connected(struct pair *pair)
+static void finish_connect(struct pair *pair)
 {
     int error = 0;
     socklen_t size = sizeof error;
     union address here, there;
     socklen_t here_size = sizeof here, there_size = sizeof there;
     getsockopt(pair->end[1].fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    /* Where nobody listens on a port that the kernel also gives to clients, a socket can meet itself. */
+    /* On a port of the ephemeral range without a listener, a socket can connect to itself (simultaneous open). */
     if (error || getpeername(pair->end[1].fd, &there.any, &there_size) ||
-        getsockname(pair->end[1].fd, &here.any, &here_size) || same(&here, &there)) {
+        getsockname(pair->end[1].fd, &here.any, &here_size) || same_address(&here, &there)) {
         hold(pair);
         return;
     }
@@ -283,24 +286,24 @@ static void connected(struct pair *pair)
     make_ready(pair);
 }
 
-/* Move what can be moved from one side to the other. */
-static enum moved pump(struct pair *pair, int side)
+/* Moves available data from one side to the other. */
+static enum progress pump(struct pair *pair, int side)
 {
-    struct end *from = &pair->end[side], *to = &pair->end[!side];
-    for (int turn = 0; turn < CHUNKS_A_TURN; turn++) {
+    struct endpoint *from = &pair->end[side], *to = &pair->end[!side];
+    for (int i = 0; i < CHUNKS_PER_TURN; i++) {
         if (from->ended)
-            return WAITS;
+            return BLOCKED;
         ssize_t size = recv(from->fd, chunk, sizeof chunk, MSG_PEEK);
         if (size < 0)
-            return errno == EAGAIN ? WAITS : FAILED;
+            return errno == EAGAIN ? BLOCKED : FAILED;
         if (size == 0) {
             from->ended = true;
             shutdown(to->fd, SHUT_WR);
-            return WAITS;
+            return BLOCKED;
         }
         ssize_t sent = send(to->fd, chunk, size, MSG_NOSIGNAL);
         if (sent < 0)
-            return errno == EAGAIN ? WAITS : FAILED;
+            return errno == EAGAIN ? BLOCKED : FAILED;
         if (recv(from->fd, chunk, sent, MSG_TRUNC) != sent)
             return FAILED;
     }
@@ -309,22 +312,22 @@ static enum moved pump(struct pair *pair, int side)
 
 static void forward(struct pair *pair)
 {
-    enum moved there = pump(pair, 0), back = pump(pair, 1);
+    enum progress there = pump(pair, 0), back = pump(pair, 1);
     if (pair->broken || there == FAILED || back == FAILED) {
-        /* What a peer said before it broke off still reaches the other, as it would without a tunnel. */
+        /* Data that a peer sent before the connection broke still reaches the other, as it would without a tunnel. */
         while (there == MORE)
             there = pump(pair, 0);
         while (back == MORE)
             back = pump(pair, 1);
         pair->broken = true;
-        drop(pair);
+        close_pair(pair);
     } else if (pair->end[0].ended && pair->end[1].ended)
-        drop(pair);
+        close_pair(pair);
     else if (there == MORE || back == MORE)
         make_ready(pair);
 }
 
-static void happened(struct end *end, uint32_t events)
+static void handle_event(struct endpoint *end, uint32_t events)
 {
     struct pair *pair = end->pair;
     bool gone = events & (EPOLLERR | EPOLLHUP);
@@ -332,20 +335,20 @@ static void happened(struct end *end, uint32_t events)
         pair->broken |= (events & EPOLLERR) != 0;
         make_ready(pair);
     } else if (pair->state != DEAD && end == &pair->end[0] && gone)
-        drop(pair);
+        close_pair(pair);
     else if (pair->state == CONNECTING && end == &pair->end[1] && (gone || events & EPOLLOUT))
-        connected(pair);
+        finish_connect(pair);
 }
 
 static void accept_clients(void)
 {
     accept_again_ms = 0;
-    while (pairs < most_pairs) {
+    while (pairs < max_pairs) {
         int fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0 && (errno == ECONNABORTED || errno == EINTR))
             continue;
         if (fd < 0) {
-            if (errno != EAGAIN) /* no descriptor or no memory: no event will tell when there is one */
+            if (errno != EAGAIN) /* no descriptor or memory: no event will report when there is */
                 accept_again_ms = now_ms + RETRY_MS;
             return;
         }
@@ -354,15 +357,15 @@ static void accept_clients(void)
             reset(fd);
             continue;
         }
-        pair->end[0] = (struct end){.pair = pair, .fd = fd};
-        pair->end[1] = (struct end){.pair = pair, .fd = -1};
+        pair->end[0] = (struct endpoint){.pair = pair, .fd = fd};
+        pair->end[1] = (struct endpoint){.pair = pair, .fd = -1};
         pair->deadline_ms = now_ms + hold_ms;
         pairs++;
         start_waiting(pair);
         if (watch(fd, &pair->end[0]))
             connect_target(pair);
         else
-            drop(pair);
+            close_pair(pair);
     }
 }
 
@@ -381,11 +384,11 @@ static void prepare_process(void)
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
         getrlimit(RLIMIT_NOFILE, &limit);
-        /* A client whose target could never have a descriptor is better off in the queue. */
-        most_pairs = limit.rlim_cur == RLIM_INFINITY ? INT_MAX : ((long)limit.rlim_cur - DESCRIPTORS_KEPT) / 2;
+        /* Each pair needs two descriptors; clients beyond this number wait in the listen queue. */
+        max_pairs = limit.rlim_cur == RLIM_INFINITY ? INT_MAX : ((long)limit.rlim_cur - RESERVED_DESCRIPTORS) / 2;
     }
-    if (most_pairs < 1)
-        most_pairs = 1;
+    if (max_pairs < 1)
+        max_pairs = 1;
 }
 
 static int start_listening(const char *host, const char *port)
@@ -394,12 +397,12 @@ static int start_listening(const char *host, const char *port)
     socklen_t size = sizeof own;
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     listen_fd = socket(own.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    set(listen_fd, SOL_SOCKET, SO_REUSEADDR);
+    set_option(listen_fd, SOL_SOCKET, SO_REUSEADDR);
     if (epoll_fd < 0 || listen_fd < 0 || bind(listen_fd, &own.any, length_of(&own)) || listen(listen_fd, SOMAXCONN) ||
         !watch(listen_fd, NULL)) {
-        say("cannot listen on %s port %s: %s", host, port,
-            errno == EADDRINUSE ? "another process has the port" : strerror(errno));
-        return errno == EADDRINUSE ? EXIT_TAKEN : EXIT_FAILURE;
+        print_error("cannot listen on %s port %s: %s", host, port,
+            errno == EADDRINUSE ? "the port is in use by another process" : strerror(errno));
+        return errno == EADDRINUSE ? EXIT_PORT_IN_USE : EXIT_FAILURE;
     }
     getsockname(listen_fd, &own.any, &size);
     printf(bracket ? "listening [%s]:%d\n" : "listening %s:%d\n", host, ntohs(*port_of(&own)));
@@ -407,7 +410,7 @@ static int start_listening(const char *host, const char *port)
     return 0;
 }
 
-static int until_next(void)
+static int next_timeout_ms(void)
 {
     int64_t next = accept_again_ms ? accept_again_ms : INT64_MAX;
     if (ready)
@@ -423,14 +426,14 @@ static int until_next(void)
     return next <= now_ms ? 0 : next - now_ms < INT_MAX ? (int)(next - now_ms) : INT_MAX;
 }
 
-static void turn(void)
+static void run_once(void)
 {
     struct epoll_event events[64];
-    int count = epoll_wait(epoll_fd, events, 64, until_next());
+    int count = epoll_wait(epoll_fd, events, 64, next_timeout_ms());
     now_ms = clock_ms();
     for (int i = 0; i < count; i++) {
         if (events[i].data.ptr)
-            happened(events[i].data.ptr, events[i].events);
+            handle_event(events[i].data.ptr, events[i].events);
         else
             accept_again_ms = now_ms;
     }
@@ -444,7 +447,7 @@ static void turn(void)
     for (struct pair *next = waiting; (pair = next);) {
         next = pair->next;
         if (pair->deadline_ms <= now_ms)
-            drop(pair);
+            close_pair(pair);
         else if (pair->state == HELD && pair->retry_ms <= now_ms)
             connect_target(pair);
     }
@@ -456,24 +459,24 @@ static void turn(void)
     }
 }
 
-int main(int count, char **words)
+int main(int argc, char **argv)
 {
     long number;
-    if (count < 4 || count > 5 || (count == 5 && !read_number(words[4], 0, INT_MAX, &number))) {
-        say("cannot start: usage: nexus-tunnel LISTEN_HOST LISTEN_PORT TARGET_FILE [HOLD_MS]");
+    if (argc < 4 || argc > 5 || (argc == 5 && !read_number(argv[4], 0, INT_MAX, &number))) {
+        print_error("cannot start: usage: nexus-tunnel LISTEN_HOST LISTEN_PORT TARGET_FILE [HOLD_MS]");
         return EXIT_USAGE;
     }
-    if (count == 5)
+    if (argc == 5)
         hold_ms = number;
-    target_file = words[3];
-    if (!read_loopback(words[1], words[2], 0, &own)) {
-        say("cannot listen on %s port %s: that is not a loopback address and a port", words[1], words[2]);
+    target_file = argv[3];
+    if (!read_loopback(argv[1], argv[2], 0, &own)) {
+        print_error("cannot listen on %s port %s: that is not a loopback address and a port", argv[1], argv[2]);
         return EXIT_USAGE;
     }
     prepare_process();
-    int failure = start_listening(words[1], words[2]);
+    int failure = start_listening(argv[1], argv[2]);
     if (failure)
         return failure;
     for (;;)
-        turn();
+        run_once();
 }

@@ -10,12 +10,10 @@ import asyncio
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from nexus.services.configuration.config_file import read_config_file
-
-if TYPE_CHECKING:
-    from nexus.services.store import StoredService
+from nexus.services.store import StoredService
 
 __all__ = ["Variable", "as_environment", "inherited_environment", "resolve", "tunnel_prefix"]
 

@@ -13,6 +13,7 @@ from nexus_protocol.command import Record
 from nexus.services.records import Dependency
 from nexus.services.states import DependencyCondition, ServiceHealth, ServiceState, WhenLost
 from nexus.store import Reader, Transaction
+from nexus.supervision.store import LeaseOwner, lease, lease_of_port, release
 
 __all__ = [
     "StoredDependency",
@@ -22,10 +23,14 @@ __all__ = [
     "edges",
     "graph_of_ids",
     "insert",
+    "give_up_idle_port",
     "listed",
+    "name_of_lease",
     "names_of",
+    "release_ports",
     "remove",
     "set_tunnel",
+    "tunnel_lease",
     "tunnel_run",
 ]
 
@@ -186,8 +191,17 @@ def insert(
 
 
 def remove(tx: Transaction, dependency: int) -> None:
-    """Delete the dependency with this id."""
+    """Delete the dependency with this id, and end the lease of its tunnel's port."""
+    release(tx, tunnel_lease(dependency))
     tx.execute("DELETE FROM service_dependency WHERE id = ?", (dependency,))
+
+
+# Tunnels and their ports
+
+
+def tunnel_lease(dependency: int) -> LeaseOwner:
+    """The owner of the port of a dependency's tunnel."""
+    return LeaseOwner("dependency", str(dependency), "tunnel")
 
 
 def tunnel_run(reader: Reader, dependency: str) -> tuple[bool, str | None]:
@@ -197,11 +211,41 @@ def tunnel_run(reader: Reader, dependency: str) -> tuple[bool, str | None]:
 
 
 def set_tunnel(tx: Transaction, dependency: int, port: int | None, run_id: str | None) -> None:
-    """Note the port of a dependency's tunnel, and the run of its process while there is one.
+    """Write the port of a dependency's tunnel, and the run of its process while there is one; leases the port.
+
+    Of a dependency that was deleted meanwhile nothing is written.
 
     Raises:
-        StoreConflict: another tunnel has the port.
+        StoreConflict: another record has the port.
     """
-    tx.execute(
+    changed = tx.execute(
         "UPDATE service_dependency SET tunnel_port = ?, tunnel_run_id = ? WHERE id = ?", (port, run_id, dependency)
     )
+    if changed and port is not None:
+        lease(tx, tunnel_lease(dependency), port)
+
+
+def give_up_idle_port(tx: Transaction, port: int) -> None:
+    """Take a port from a tunnel that keeps it for its next run: a service that declares it needs it now."""
+    rows = tx.all("SELECT id FROM service_dependency WHERE tunnel_port = ? AND tunnel_run_id IS NULL", (port,))
+    for (dependency,) in rows:
+        release(tx, tunnel_lease(dependency))
+        tx.execute("UPDATE service_dependency SET tunnel_port = NULL WHERE id = ?", (dependency,))
+
+
+def release_ports(tx: Transaction, service_id: str) -> None:
+    """End the leases of all tunnels of a service that is deleted."""
+    for (dependency,) in tx.all("SELECT id FROM service_dependency WHERE service_id = ?", (service_id,)):
+        release(tx, tunnel_lease(dependency))
+
+
+def name_of_lease(reader: Reader, port: int) -> str | None:
+    """The name of the service that has leased a port, for its run or for a tunnel; None where it is no service."""
+    owner = lease_of_port(reader, port)
+    if owner is None:
+        return None
+    if owner.kind == "service":
+        row = reader.one("SELECT name FROM service WHERE id = ?", (owner.id,))
+    else:
+        row = reader.one(f"SELECT a.name {_FROM} WHERE CAST(d.id AS TEXT) = ?", (owner.id,))
+    return None if row is None else str(row[0])

@@ -1,29 +1,29 @@
-"""What one service needs of others, and what it lost: its dependencies as they are at each look.
+"""The dependencies of one service as they are at each look: which are missing before a start, which were lost since.
 
-It reads the rows and asks units to come up; it writes nothing and waits for nothing.
+It reads records and starts dependencies; it writes nothing and waits for nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from nexus_protocol import NexusError
 
+from nexus.capability import Caller, ManagerContext
 from nexus.services import store
+from nexus.services.dependencies.conditions import is_lost, is_met
+from nexus.services.dependencies.store import StoredDependency
 from nexus.services.errors import ServiceDependencyFailed
-from nexus.services.lifecycle.policy import has_health_check, is_lost, is_met
-from nexus.services.states import DependencyCondition, ServiceHealth, ServiceState, WhenLost
+from nexus.services.health.declared import has_health_check
+from nexus.services.reasons import stored_reason
+from nexus.services.records import Service
+from nexus.services.states import DependencyCondition, ServiceHealth, ServiceReason, ServiceState, WhenLost
+from nexus.services.store import StoredService
+from nexus.store import Reader
+from nexus.supervision.requests import Reason
 
-if TYPE_CHECKING:
-    from nexus.capability import Caller
-    from nexus.services.dependencies.store import StoredDependency
-    from nexus.services.lifecycle.context import Keeper
-    from nexus.services.records import Service
-    from nexus.services.store import StoredService
-    from nexus.store import Reader
-
-__all__ = ["Looked", "Missing", "Needs"]
+__all__ = ["DependencyTracker", "Missing", "Observed", "Peer"]
 
 _WAITED_FOR = {
     DependencyCondition.STARTED: "to be up",
@@ -32,71 +32,96 @@ _WAITED_FOR = {
 }
 
 
+class Peer(Protocol):
+    """The handle of another service."""
+
+    @property
+    def failures(self) -> int:
+        """How many of its starts and runs failed."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has a supervision task: it is starting, up or stopping."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is on its way to stopped or failed."""
+
+    def ensure(self, caller: Caller) -> bool:
+        """Start it without waiting; False while it is stopping."""
+
+
 class Missing(NamedTuple):
     """What a start still waits for."""
 
-    words: str
+    reason: Reason
     lost: list[str]
-    """The names of those that are not brought up for it."""
+    """The names of those that are only waited for, not started."""
 
 
-class Looked(NamedTuple):
-    """What has changed among the dependencies of a service that is up."""
+class Observed(NamedTuple):
+    """What has changed among the dependencies of a running service."""
 
     events: list[tuple[str, dict[str, Any]]]
     lost: list[str]
     """The names of all that are lost now."""
-    reason: str
-    stop: str | None
+    reason: Reason | None
+    """The reason that the record should have now."""
+    stop: Reason | None
     """Why the service is to be stopped, if it is."""
-    restart: str | None
+    restart: Reason | None
 
 
-class Needs:
-    """The dependencies of one service, between its looks at them."""
+class DependencyTracker:
+    """The dependencies of one service between two looks at them."""
 
-    def __init__(self, keeper: Keeper, service_id: str) -> None:
-        self._keeper = keeper
+    def __init__(self, manager: ManagerContext, service_id: str, peer: Callable[[str], Peer]) -> None:
+        self._manager = manager
         self._service_id = service_id
+        self._peer = peer
         self.reset(on_demand=True)
 
     def reset(self, *, on_demand: bool) -> None:
-        """A start begins: with ``on_demand`` what is not up is brought up, else it is waited for."""
+        """Begin a start: with ``on_demand`` missing dependencies are started, else they are waited for."""
         self._on_demand = on_demand
         self._asked: dict[str, int] = {}
-        """Those that were asked to come up, and how often they had failed before."""
+        """Those that were told to start, with the number of their failures before."""
         self._lost: set[str] = set()
         self._held: set[str] = set()
         """Those that were there since the start: only their loss has consequences."""
+        self._reason_of: str | None = None
+        """The lost dependency that the record's reason names."""
 
     def resume(self, stored: StoredService) -> None:
-        """Go on where a daemon before this one was."""
+        """Take over what the record says of them."""
         lost = set(stored.service.lost_dependencies)
         self.reset(on_demand=not lost and stored.service.next_restart_at is None)
         self._lost = {edge.dependency_id for edge in stored.dependencies if edge.dependency in lost}
         self._held = {edge.dependency_id for edge in stored.dependencies} - self._lost
+        if stored.service.reason_code is ServiceReason.DEPENDENCY_LOST and len(self._lost) == 1:
+            self._reason_of = next(iter(self._lost))
 
     def _rows(self) -> list[tuple[StoredDependency, StoredService]]:
         def read(reader: Reader) -> list[tuple[StoredDependency, StoredService]]:
             edges = store.stored(reader, self._service_id).dependencies
             return [(edge, store.stored(reader, edge.dependency_id)) for edge in edges]
 
-        return self._keeper.store.read(read, snapshot=True)
+        return self._manager.store.read(read, snapshot=True)
 
     # Before a start
 
     def missing(self, caller: Caller, fail: Callable[[NexusError], None]) -> Missing | None:
-        """What the start still waits for; None when all are as it needs them.
+        """What the start still waits for; None when every condition is met.
 
-        ``fail`` is told of one that failed and is tried again, which only delays the start.
+        ``fail`` gets the error of a dependency that failed and is retried by its policy: the start is only delayed.
 
         Raises:
-            ServiceDependencyFailed: one will not come.
+            ServiceDependencyFailed: a dependency will not come up.
         """
         waits: list[StoredDependency] = []
         for edge, dependency in self._rows():
-            unit = self._keeper.unit(edge.dependency_id)
-            if is_met(edge.condition, dependency, self._keeper.boot_at) and not (unit.resting):
+            peer = self._peer(edge.dependency_id)
+            if is_met(edge.condition, dependency, self._manager.boot.at) and not peer.stopping:
                 self._held.add(edge.dependency_id)
                 continue
             waits.append(edge)
@@ -104,51 +129,53 @@ class Needs:
                 hint = f"Give it one, or ask for less than healthy: nexusctl service update {edge.dependency} --help"
                 raise _failed(edge, dependency.service, "it has no health check", hint=hint)
             if self._on_demand:
-                self._bring_up(edge, dependency.service, caller, fail)
+                self._start(peer, edge, dependency.service, caller, fail)
         if not waits:
             return None
         words = ", ".join(f'"{edge.dependency}" {_WAITED_FOR[edge.condition]}' for edge in waits)
-        return Missing(f"waits for {words}", [] if self._on_demand else [edge.dependency for edge in waits])
+        lost = [] if self._on_demand else [edge.dependency for edge in waits]
+        return Missing(Reason(ServiceReason.WAITING, f"waits for {words}"), lost)
 
-    def _bring_up(
-        self, edge: StoredDependency, service: Service, caller: Caller, fail: Callable[[NexusError], None]
+    def _start(
+        self, peer: Peer, edge: StoredDependency, service: Service, caller: Caller, fail: Callable[[NexusError], None]
     ) -> None:
-        unit = self._keeper.unit(edge.dependency_id)
         failures = self._asked.get(edge.dependency_id)
         if failures is None:
-            before = unit.failures
-            if unit.ensure(caller):
+            before = peer.failures
+            if peer.ensure(caller):
                 self._asked[edge.dependency_id] = before
-        elif not unit.alive:
+        elif not peer.alive:
             raise _failed(edge, service, service.reason or f"it is {service.state}")
-        elif unit.failures > failures:
-            self._asked[edge.dependency_id] = unit.failures
-            fail(_failed(edge, service, service.reason or "it failed", goes_on=True))
-        elif _is_sick(edge, service):
+        elif peer.failures > failures:
+            self._asked[edge.dependency_id] = peer.failures
+            fail(_failed(edge, service, service.reason or "it failed", retried=True))
+        elif _is_unhealthy_for_good(edge, service):
             raise _failed(edge, service, f"unhealthy: {service.health_message or 'its check fails'}")
 
     # While it is up
 
-    def look(self, stored: StoredService) -> Looked:
+    def look(self, stored: StoredService) -> Observed:
         """What was lost and what is back since the last look."""
         events: list[tuple[str, dict[str, Any]]] = []
-        reason = stored.service.reason or ""
+        reason = stored_reason(stored.service)
         stop = restart = None
         rows = self._rows() if stored.dependencies else []
         for edge, dependency in rows:
             key = edge.dependency_id
             detail = {"dependency": edge.dependency, "condition": edge.condition.value}
             if key in self._lost:
-                if is_met(edge.condition, dependency, self._keeper.boot_at):
+                if is_met(edge.condition, dependency, self._manager.boot.at):
                     self._lost.discard(key)
                     self._held.add(key)
                     events.append(("service.dependency_back", detail))
-                    if reason.startswith(f'lost "{edge.dependency}"'):
-                        reason += "; it is back"
-            elif is_lost(edge.condition, dependency, self._keeper.boot_at):
+                    if self._reason_of == key and reason is not None:
+                        reason = Reason(ServiceReason.DEPENDENCY_BACK, f"{reason.text}; it is back")
+                        self._reason_of = None
+            elif is_lost(edge.condition, dependency, self._manager.boot.at):
                 self._lost.add(key)
                 why = _why_lost(dependency.service)
-                reason = f'lost "{edge.dependency}": {why}'
+                reason = Reason(ServiceReason.DEPENDENCY_LOST, f'lost "{edge.dependency}": {why}')
+                self._reason_of = key
                 events.append(("service.dependency_lost", detail | {"reason": why, "when_lost": edge.when_lost.value}))
                 if key in self._held and edge.when_lost is WhenLost.STOP:
                     stop = reason
@@ -159,10 +186,11 @@ class Needs:
                 self._held.add(key)
         self._lost &= {edge.dependency_id for edge, _ in rows}
         lost = [edge.dependency for edge, _ in rows if edge.dependency_id in self._lost]
-        return Looked(events, lost, reason, stop, restart)
+        return Observed(events, lost, reason, stop, restart)
 
 
-def _is_sick(edge: StoredDependency, service: Service) -> bool:
+def _is_unhealthy_for_good(edge: StoredDependency, service: Service) -> bool:
+    """Whether the dependency is unhealthy where health is the condition, and its policy does not restart it."""
     return (
         edge.condition is DependencyCondition.HEALTHY
         and service.state is ServiceState.RUNNING
@@ -178,11 +206,11 @@ def _why_lost(service: Service) -> str:
 
 
 def _failed(
-    edge: StoredDependency, service: Service, reason: str, *, goes_on: bool = False, hint: str = ""
+    edge: StoredDependency, service: Service, reason: str, *, retried: bool = False, hint: str = ""
 ) -> ServiceDependencyFailed:
     hint = hint or f"Look at it: nexusctl service status {service.name}"
-    if goes_on:
-        hint = f'"{service.name}" is tried again by its restart policy, and "{edge.service}" goes on waiting. {hint}'
+    if retried:
+        hint = f'The restart policy of "{service.name}" tries again, and "{edge.service}" goes on waiting. {hint}'
     return ServiceDependencyFailed(
         f'cannot start service "{edge.service}": its dependency "{service.name}" failed: {reason}',
         hint=hint,

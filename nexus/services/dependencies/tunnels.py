@@ -13,26 +13,22 @@ import os
 import signal
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nexus_protocol import NexusError
 
+from nexus.capability import ManagerContext
 from nexus.runtime import Process, ProcessSpec, RuntimeFailure, ports
 from nexus.runtime.tunnel import find_tunnel_command
 from nexus.services import store
 from nexus.services.dependencies import store as dependency_store
+from nexus.services.dependencies.store import StoredDependency
 from nexus.services.errors import ServiceStartFailed
+from nexus.services.records import Service
 from nexus.services.states import ServiceState
+from nexus.services.store import StoredService
 from nexus.store import StoreConflict, StoreError, Transaction
-from nexus.supervision import store as port_store
-from nexus.supervision.tasks import cancel_and_wait
-
-if TYPE_CHECKING:
-    from nexus.runtime import Runtime
-    from nexus.services.dependencies.store import StoredDependency
-    from nexus.services.records import Service
-    from nexus.services.store import StoredService
-    from nexus.store import StateStore
+from nexus.tasks import cancel_and_wait
 
 __all__ = ["TUNNEL_OWNER", "Tunnels"]
 
@@ -61,10 +57,11 @@ class _Tunnel:
 class Tunnels:
     """The tunnels of one daemon, by the id of their dependency."""
 
-    def __init__(self, state: StateStore, runtime: Runtime, directory: Path) -> None:
-        self._store = state
-        self._runtime = runtime
-        self._directory = directory
+    def __init__(self, manager: ManagerContext) -> None:
+        self._store = manager.store
+        self._runtime = manager.runtime
+        self._ports = manager.ports
+        self._directory = manager.directory.parent / "tunnels"
         self._tunnels: dict[int, _Tunnel] = {}
 
     def __len__(self) -> int:
@@ -187,12 +184,11 @@ class Tunnels:
     async def _start(self, edge: StoredDependency) -> _Tunnel:
         if edge.tunnel_run_id is not None:
             await self._end(edge.id, edge)  # of a start that was given up
-        preferred = edge.tunnel_port
+        owner = dependency_store.tunnel_lease(edge.id)
         avoid: set[int] = set()
         reason = ""
         for _ in range(_TRIES):
-            taken = self._store.read(lambda reader: port_store.ports_given(reader, "")) - {preferred} | avoid
-            port = await ports.find_free_in_thread(taken, preferred)
+            port = await self._ports.find_free(owner, edge.tunnel_port, avoid)
             run_id = uuid.uuid4().hex
             try:
                 await self._note(edge.id, port, run_id)

@@ -1,6 +1,6 @@
 """One function for each git command on a service's repository.
 
-What git is told and how its answers are read is the business of ``nexus.git.repository``.
+``nexus.git.repository`` runs git and reads its output.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ __all__ = [
     "git_pull",
 ]
 
-_WAYS_OUT: dict[type[NexusError], str] = {
+_HINTS: dict[type[NexusError], str] = {
     GitDetached: "Check out a branch: nexusctl service git checkout {name} BRANCH",
-    GitDirty: "See how it is: nexusctl service git status {name}",
-    GitDiverged: "See how it is: nexusctl service git status {name}",
+    GitDirty: "See its state: nexusctl service git status {name}",
+    GitDiverged: "See its state: nexusctl service git status {name}",
     GitNotARepository: "Clone it: nexusctl service git clone {name}",
-    GitUnknownBranch: "See which there are: nexusctl service git branches {name}\n"
+    GitUnknownBranch: "List them: nexusctl service git branches {name}\n"
     "Create it: nexusctl service git checkout {name} BRANCH --create",
-    GitUnknownCommit: "See which there are: nexusctl service git log {name}\n"
+    GitUnknownCommit: "List them: nexusctl service git log {name}\n"
     "Pull what the remote has: nexusctl service git pull {name}",
 }
-"""What a person can ask of nexusctl then; git's own errors know no service."""
+"""Commands of nexusctl that help; the errors of ``nexus.git`` know no service."""
 
 _MAX_TOKEN_BYTES = 4096
 
@@ -79,14 +79,14 @@ _MAX_TOKEN_BYTES = 4096
 @handles(GetRepoStatus)
 async def get_repo_status(ctx: Context, command: GetRepoStatus) -> RepoStatus:
     service, repository = _repository(ctx, command.service)
-    with _with_way_out(service):
+    with _with_hint(service):
         return _status(repository, await repository.status())
 
 
 @handles(CheckoutBranch)
 async def checkout_branch(ctx: Context, command: CheckoutBranch) -> RepoStatus:
     service, repository = _repository(ctx, command.service)
-    with _with_way_out(service):
+    with _with_hint(service):
         state = await repository.checkout_branch(command.branch, create=command.create)
     await _record(ctx, service, "checked_out", {"branch": command.branch, "commit": state.commit})
     return _status(repository, state)
@@ -95,7 +95,7 @@ async def checkout_branch(ctx: Context, command: CheckoutBranch) -> RepoStatus:
 @handles(GitCheckoutCommit)
 async def git_checkout_commit(ctx: Context, command: GitCheckoutCommit) -> RepoStatus:
     service, repository = _repository(ctx, command.service)
-    with _with_way_out(service):
+    with _with_hint(service):
         state = await repository.checkout_commit(command.commit)
     await _record(ctx, service, "checked_out", {"commit": state.commit})
     return _status(repository, state)
@@ -104,7 +104,7 @@ async def git_checkout_commit(ctx: Context, command: GitCheckoutCommit) -> RepoS
 @handles(GitLog)
 async def git_log(ctx: Context, command: GitLog) -> GitCommitList:
     service, repository = _repository(ctx, command.service)
-    with _with_way_out(service):
+    with _with_hint(service):
         commits = await repository.log(command.limit, command.revision)
     return GitCommitList(
         [GitCommit(c.id, c.author_name, c.author_email, c.at, c.subject, list(c.refs)) for c in commits]
@@ -114,7 +114,7 @@ async def git_log(ctx: Context, command: GitLog) -> GitCommitList:
 @handles(GitListBranches)
 async def git_list_branches(ctx: Context, command: GitListBranches) -> GitBranchList:
     service, repository = _repository(ctx, command.service)
-    with _with_way_out(service):
+    with _with_hint(service):
         branches = await repository.branches(remote=command.remote)
     return GitBranchList(
         [GitBranch(b.name, b.commit, b.current, b.remote, b.upstream, b.ahead, b.behind, b.at) for b in branches]
@@ -124,7 +124,7 @@ async def git_list_branches(ctx: Context, command: GitListBranches) -> GitBranch
 @handles(GitPull)
 async def git_pull(ctx: Context, command: GitPull, stream: Stream[GitProgress]) -> RepoStatus:
     service, repository = _repository(ctx, command.service, await _token(ctx, command.service, command.token))
-    with _with_way_out(service):
+    with _with_hint(service):
         pulled = await send_progress(stream, lambda report: repository.pull(lambda done: report(_progress(done))))
     status = _status(repository, await repository.status())
     if pulled.before != pulled.after:
@@ -163,15 +163,15 @@ async def git_clone(ctx: Context, command: GitClone, stream: Stream[GitProgress]
 
 
 @contextlib.contextmanager
-def _with_way_out(service: Service) -> Iterator[None]:
-    """Have an error of git name the command of nexusctl that helps, where there is one."""
+def _with_hint(service: Service) -> Iterator[None]:
+    """Add the command of nexusctl that helps, where there is one, to the hint of an error of git."""
     try:
         yield
     except NexusError as error:
-        way_out = _WAYS_OUT.get(type(error), "").format(name=service.name)
+        hint = _HINTS.get(type(error), "").format(name=service.name)
         if type(error) is GitNotARepository and service.repo_url is None:
-            way_out = ""  # there is nothing that could be cloned
-        error.hint = "\n".join(filter(None, (error.hint, way_out))) or None
+            hint = ""  # there is no URL to clone from
+        error.hint = "\n".join(filter(None, (error.hint, hint))) or None
         raise
 
 
@@ -180,26 +180,26 @@ def _service(ctx: Context, reference: str) -> Service:
 
 
 def _repository(ctx: Context, reference: str, token: str | None = None) -> tuple[Service, Repository]:
-    """The service with its repository, which may not be there yet: git says so then."""
+    """The service and its repository, which may not exist yet: operations on it fail then."""
     service = _service(ctx, reference)
     if service.repo_path is None:
         raise ServiceNoRepository(
             f'cannot use the repository of service "{service.name}": it has none',
-            hint=f"Say where it is: nexusctl service update {service.name} --repo-path PATH",
+            hint=f"Set its path: nexusctl service update {service.name} --repo-path PATH",
         )
     auth: Any = service.git_auth_type.value
     return service, Repository(Path(service.repo_path), auth=auth, token=token)
 
 
 async def _token(ctx: Context, reference: str, given: str | None) -> str | None:
-    """The token that git is to use: the one of the request, else the one in the service's file."""
+    """The token for git: that of the request, else that in the service's token file."""
     service = _service(ctx, reference)
     if service.git_auth_type is not GitAuthType.TOKEN or given is not None:
         return given if service.git_auth_type is GitAuthType.TOKEN else None
     if service.git_token_file is None:
         raise GitAuthentication(
-            f'cannot reach the remote of service "{service.name}": it takes a token, and none was given',
-            hint="Name a file that holds it: nexusctl service update "
+            f'cannot reach the remote of service "{service.name}": it authenticates with a token, and none was given',
+            hint="Name a file that holds the token: nexusctl service update "
             f"{service.name} --git-token-file PATH; or set NEXUS_GIT_TOKEN for nexusctl.",
         )
     return await asyncio.to_thread(_read_token, service.name, service.git_token_file)
@@ -208,19 +208,23 @@ async def _token(ctx: Context, reference: str, given: str | None) -> str | None:
 def _read_token(name: str, path: str) -> str:
     cannot = f'cannot read the git token of service "{name}" from {path}'
     try:
-        # Opened without waiting: a FIFO must not hold up anybody.
+        # O_NONBLOCK: to open a FIFO must not block the thread.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise GitAuthentication(f"{cannot}: {error.strerror}", hint="Look at the file and its permissions.") from None
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise GitAuthentication(f"{cannot}: it is not a regular file", hint="Put the token into a file of yours.")
+            raise GitAuthentication(f"{cannot}: it is not a regular file", hint="Put the token into a regular file.")
         if status.st_mode & 0o077:
-            raise GitAuthentication(f"{cannot}: others may read it", hint=f"Make it yours alone: chmod 600 {path}")
+            raise GitAuthentication(
+                f"{cannot}: other users may read it", hint=f"Restrict its permissions: chmod 600 {path}"
+            )
         text = file.read(_MAX_TOKEN_BYTES + 1).decode("ascii", "replace").strip()
     if not text or len(text) > _MAX_TOKEN_BYTES or not (text.isascii() and text.isprintable()) or " " in text:
-        raise GitAuthentication(f"{cannot}: it does not hold a token", hint="It is to hold the token and nothing else.")
+        raise GitAuthentication(
+            f"{cannot}: it does not hold a token", hint="The file must hold the token and nothing else."
+        )
     return text
 
 

@@ -1,6 +1,6 @@
-"""The regular expressions of log checks, by an engine whose time grows with the text alone, whatever the expression.
+"""The regular expressions of log checks, matched by RE2 in time linear in the text, whatever the expression.
 
-What a service writes is not ours to trust, and Python's own engine can take longer than a life for one line.
+The output of a service is untrusted, and the backtracking of Python's ``re`` takes exponential time on some lines.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ def compile_pattern(pattern: str) -> Callable[[bytes], bool]:
     """A function that tells whether the expression matches anywhere in a line. The line may be any bytes.
 
     Raises:
-        ValueError: the expression is not one of RE2's, or too large; the message says what is wrong with it.
+        ValueError: RE2 does not accept the expression, or it is too large; the message has the reason.
     """
-    # Loaded only where a service has such a check: it takes 3 MiB.
+    # Imported only where a service has such a check: it takes 3 MiB.
     import re2
 
     options = re2.Options()
@@ -28,6 +28,6 @@ def compile_pattern(pattern: str) -> Callable[[bytes], bool]:
     try:
         search = re2.compile(pattern, options).search
     except re2.error as error:
-        text = error.args[0] if error.args else "it is not understood"
+        text = error.args[0] if error.args else "it is invalid"
         raise ValueError(text.decode(errors="replace") if isinstance(text, bytes) else str(text)) from None
     return lambda line: search(line) is not None

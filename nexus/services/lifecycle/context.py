@@ -1,53 +1,42 @@
-"""What the parts of a service's life know of the manager that keeps them all."""
+"""What the parts of one service's lifecycle share. They are given this one object, and not each other."""
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Protocol
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
 
-if TYPE_CHECKING:
-    import asyncio
+from nexus.capability import ManagerContext
+from nexus.services.dependencies.tracker import DependencyTracker, Peer
+from nexus.services.dependencies.tunnels import Tunnels
+from nexus.services.lifecycle.state_writer import StateWriter
+from nexus.services.store import StoredService
+from nexus.store import StoreError
+from nexus.supervision.requests import Requests
+from nexus.supervision.waiters import Waiters
 
-    from nexus.capability import Caller, Hooks
-    from nexus.runtime import Runtime
-    from nexus.services.dependencies.tunnels import Tunnels
-    from nexus.services.lifecycle.handle import Unit
-    from nexus.services.store import StoredService
-    from nexus.store import StateStore
+__all__ = ["SERVICE_OWNER", "ServiceContext", "Services", "owner_of_service"]
 
-__all__ = ["Keeper", "now_ms", "owner_of_service"]
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970."""
-    return int(time.time() * 1000)
+SERVICE_OWNER = "service-"
 
 
 def owner_of_service(service_id: str) -> str:
-    """What the process room calls a service."""
-    return f"service-{service_id}"
+    """The owner of a service's runs and log in the process runtime."""
+    return f"{SERVICE_OWNER}{service_id}"
 
 
-class Keeper(Protocol):
-    """What a unit needs of the manager."""
+class Services(Protocol):
+    """What the lifecycle of one service needs of the manager of all."""
 
-    store: StateStore
-    runtime: Runtime
-    hooks: Hooks | None
     tunnels: Tunnels
-    caller: Caller
-    """Of what the daemon does by itself."""
-    boot_id: str
-    boot_at: int
-    """When the machine was started, in ms."""
     launches: asyncio.Semaphore
-    """How many may be on their way to a process at the same time."""
+    """Bounds how many services are between their admission and their process at the same time."""
+
+    def handle(self, service_id: str) -> Peer:
+        """The handle of another service."""
 
     def changed(self, service_id: str) -> None:
-        """The service's row was changed."""
-
-    def unit(self, service_id: str) -> Unit:
-        """The unit of a service."""
+        """Tell dependents and tunnels that the service's record was changed."""
 
     def service_of_pid(self, pid: int) -> str | None:
         """The name of the service that a process belongs to. Blocks."""
@@ -55,4 +44,30 @@ class Keeper(Protocol):
     async def environment(
         self, stored: StoredService, run_id: str, port: int | None, tunnels: dict[str, int]
     ) -> dict[str, str]:
-        """Everything that a run has in its environment."""
+        """The whole environment of a run."""
+
+
+class ServiceContext:
+    """The shared parts of one service, for as long as the daemon knows it."""
+
+    def __init__(
+        self,
+        manager: ManagerContext,
+        services: Services,
+        service_id: str,
+        changed: Callable[[], None],
+        troubled: Callable[[StoreError], None],
+    ) -> None:
+        self.id = service_id
+        self.owner = owner_of_service(service_id)
+        self.manager = manager
+        self.services = services
+        self.state = StateWriter(manager, service_id, changed, troubled)
+        self.tracker = DependencyTracker(manager, service_id, services.handle)
+        self.waiters = Waiters()
+        self.requests = Requests()
+        """Of the present lifecycle; each begins with new ones."""
+        self.run_id: str | None = None
+        """The run that the record knows."""
+        self.failures = 0
+        """How many starts and runs failed."""

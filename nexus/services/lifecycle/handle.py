@@ -1,239 +1,232 @@
-"""One service as the manager sees it: what is asked of it, who waits for it, and its life while it has one."""
+"""One service as the manager and its dependents see it: start, restart, stop, and the lifecycle while there is one."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
 
-from nexus.services.errors import ServiceRunning, ServiceStopped
-from nexus.services.lifecycle.lifecycle import Life
-from nexus.services.lifecycle.run import is_ready, unhealthy
-from nexus.services.lifecycle.state_writer import Row
-from nexus.services.states import ServiceHealth, ServiceState
-from nexus.supervision.requests import RestartWish, StopWish
-from nexus.supervision.tasks import cancel_and_wait
-from nexus.supervision.waiters import Waiters
+from nexus.capability import Caller, ManagerContext
+from nexus.runtime import Exit, Orphans, Process
+from nexus.services.errors import ServiceRunning
+from nexus.services.lifecycle.context import ServiceContext, Services
+from nexus.services.lifecycle.failures import is_ready, stopped_meanwhile, unhealthy
+from nexus.services.lifecycle.lifecycle import Lifecycle
+from nexus.services.states import ServiceHealth, ServiceReason, ServiceState
+from nexus.services.store import StoredService
+from nexus.store import StoreError
+from nexus.supervision.requests import Reason, RestartRequest, StartOptions, StopRequest
+from nexus.tasks import cancel_and_wait
 
-if TYPE_CHECKING:
-    from nexus.capability import Caller
-    from nexus.runtime import Exit, Orphans, Process
-    from nexus.services.lifecycle.context import Keeper
-    from nexus.services.store import StoredService
-    from nexus.store import StoreError
-
-__all__ = ["Unit"]
+__all__ = ["ServiceHandle"]
 
 _log = logging.getLogger("nexus.services")
 
+_RESTART = Reason(ServiceReason.REQUESTED, "restarted on demand")
 
-class Unit:
-    """One service."""
 
-    def __init__(self, keeper: Keeper, service_id: str) -> None:
+class ServiceHandle:
+    """One service. Any number of clients may start, restart and stop it at the same time."""
+
+    def __init__(self, manager: ManagerContext, services: Services, service_id: str) -> None:
         self.id = service_id
-        self.keeper = keeper
-        self.waiters = Waiters()
-        self.row = Row(keeper, service_id, self._changed, self._troubled)
-        self.life: Life | None = None
-        """While it is up or in work."""
-        self.failures = 0
-        """How many of its starts and runs failed."""
-        self._stops = 0
+        self._context = ServiceContext(manager, services, service_id, self._changed, self._troubled)
+        self._services = services
+        self._lifecycle: Lifecycle | None = None
+        """While the service is starting, up or stopping."""
         self._task: asyncio.Task[None] | None = None
+        self._stops = 0
+        """How many stops were requested."""
+
+    @property
+    def name(self) -> str:
+        """The name of the service."""
+        return self._context.state.name
 
     @property
     def alive(self) -> bool:
-        """Whether it is up or in work."""
-        return self.life is not None
+        """Whether it has a supervision task: it is starting, up or stopping."""
+        return self._lifecycle is not None
 
     @property
-    def resting(self) -> bool:
-        """Whether it is on its way to rest."""
-        return self.life is not None and self.life.resting
+    def stopping(self) -> bool:
+        """Whether it is on its way to stopped or failed."""
+        return self._lifecycle is not None and self._lifecycle.stopping
 
     @property
-    def leaving(self) -> bool:
-        """Whether somebody, or the loss of a dependency, is stopping it."""
-        return self.life is not None and self.life.wishes.stop is not None
+    def stop_requested(self) -> bool:
+        """Whether a client, or the loss of a dependency, is stopping it."""
+        return self._lifecycle is not None and self._context.requests.stop is not None
+
+    @property
+    def failures(self) -> int:
+        """How many of its starts and runs failed."""
+        return self._context.failures
 
     @property
     def process(self) -> Process | None:
         """Its process, if it has one."""
-        return None if self.life is None or self.life.run is None else self.life.run.process
+        lifecycle = self._lifecycle
+        return None if lifecycle is None or lifecycle.run is None else lifecycle.run.process
 
-    # What is asked of it
+    # Requests
 
-    async def start(self, caller: Caller, environment: dict[str, str] | None, *, wait: bool) -> None:
-        """Bring it up, or wait with those who do; returns when it is up, or with ``wait`` healthy or completed.
+    async def start(self, options: StartOptions, *, wait: bool) -> None:
+        """Start it, or join a start under way; returns when it is up, or with ``wait`` healthy or completed.
 
-        A start is the unit's own: whoever waits for it may leave.
+        The start belongs to the service: a client that stops waiting does not end it.
 
         Raises:
-            ServiceStopped: somebody stopped it.
+            ServiceStopped: another client stopped it.
             ServiceRunning: it is up with another environment.
             NexusError: it did not come up.
         """
-        await self._calm()
-        if self.life is not None and self.life.has_run:
-            self._refuse_other_environment(environment)
+        await self._stop_finished()
+        if self._lifecycle is not None and self._lifecycle.has_run:
+            self._refuse_other_environment(self._lifecycle, options.environment)
         else:
-            self._bring_up(caller, environment)
+            self._bring_up(options)
         await self._outcome(wait)
 
-    async def restart(self, caller: Caller, environment: dict[str, str] | None, *, wait: bool) -> None:
-        """End its run, if there is one, and bring it up; waits and raises as ``start``.
+    async def restart(self, options: StartOptions, *, wait: bool) -> None:
+        """End its run, if there is one, and start it; waits and raises as ``start``.
 
-        Without ``environment`` it has the one that it was started with.
+        Without an environment it keeps the one of its last start.
         """
-        await self._calm()
-        life = self.life
-        if life is None:
-            self._bring_up(caller, self.row.read().start_environment if environment is None else environment)
-        elif life.has_run:
-            life.wishes.restart = RestartWish(caller, "restarted on demand", on_demand=True)
-            if environment is not None:
-                self.row.pending["start_environment"] = environment
-            life.wishes.wake()
+        await self._stop_finished()
+        lifecycle = self._lifecycle
+        if lifecycle is None:
+            if options.environment is None:
+                options = StartOptions(options.caller, self._context.state.read().start_environment)
+            self._bring_up(options)
+        elif lifecycle.has_run:
+            if options.environment is not None:
+                # From now on: a start that asks for another environment is refused.
+                lifecycle.environment = options.environment
+            self._context.requests.restart = RestartRequest(options.caller, _RESTART, options=options)
+            self._context.requests.wake()
         else:
-            self._bring_up(caller, environment)
+            self._bring_up(options)
         await self._outcome(wait)
 
     def ensure(self, caller: Caller) -> bool:
-        """Bring it up for a dependent, without waiting; False: it is on its way to rest, ask again then."""
-        if self.resting:
+        """Start it for a dependent, without waiting; False while it is stopping, which is to be asked again then."""
+        if self.stopping:
             return False
-        if self.life is None or not self.life.has_run:
-            self._bring_up(caller, None)
+        if self._lifecycle is None or not self._lifecycle.has_run:
+            self._bring_up(StartOptions(caller))
         return True
 
-    async def stop(self, wish: StopWish) -> bool:
-        """Stop it; returns when nothing of it is left, with whether there was anything to stop.
+    async def stop(self, request: StopRequest) -> bool:
+        """Stop it; returns when every process of it has ended, with whether there was anything to stop.
 
         Raises:
-            StoreError: it has ended, and that cannot be written down at present.
+            StoreError: it has ended, and that cannot be written at present.
         """
         self._stops += 1
-        life = self.life
-        if life is None:
-            await self.row.write_rest(wish)
+        lifecycle, requests, state = self._lifecycle, self._context.requests, self._context.state
+        if lifecycle is None:
+            await state.write_stop(request)
             return False
-        if life.wishes.stop is None or wish.on_demand:
-            life.wishes.stop = wish
-        self.waiters.fail(self._stopped())
-        life.wishes.wake()
-        while self.life is life:
-            if self.row.trouble is not None:
-                raise self.row.trouble
-            await self.waiters.news()
+        if requests.stop is None or request.on_demand:
+            requests.stop = request
+        self._context.waiters.fail(stopped_meanwhile(self._context))
+        requests.wake()
+        while self._lifecycle is lifecycle:
+            if state.trouble is not None:
+                raise state.trouble
+            await self._context.waiters.changed()
         return True
 
     def look(self) -> None:
-        """Something that it may depend on has changed."""
-        if self.life is not None:
-            self.life.wishes.wake()
+        """Have it look at its dependencies again."""
+        if self._lifecycle is not None:
+            self._context.requests.wake()
 
     def reconfigure(self) -> None:
-        """Its record was changed: the health check and the dependencies hold at once."""
-        self.row.refresh()
-        if self.life is not None:
-            if self.life.run is not None:
-                self.life.run.reconfigure()
-            self.life.wishes.wake()
+        """Take over a changed record: the health check and the dependencies hold at once."""
+        self._context.state.refresh()
+        if self._lifecycle is not None:
+            if self._lifecycle.run is not None:
+                self._lifecycle.run.reconfigure()
+            self._context.requests.wake()
 
-    def _bring_up(self, caller: Caller, environment: dict[str, str] | None) -> None:
-        """Begin a life, or let one that waits for its turn begin its next run now."""
-        life = self.life
-        if life is None:
-            life = self._begin(caller)
-            self.row.pending = {"start_environment": environment or {}, "stopped_in_boot": None}
-        life.begin_now(caller, environment)
+    def _bring_up(self, options: StartOptions) -> None:
+        """Begin a lifecycle, or let one that waits for its next run begin it now."""
+        lifecycle = self._lifecycle or self._begin(options.caller)
+        lifecycle.begin(options)
 
-    def _refuse_other_environment(self, environment: dict[str, str] | None) -> None:
-        if environment is None:
+    def _refuse_other_environment(self, lifecycle: Lifecycle, environment: dict[str, str] | None) -> None:
+        if environment is None or environment == lifecycle.environment:
             return
-        known = self.row.pending.get("start_environment")
-        if environment == (self.row.read().start_environment if known is None else known):
-            return
-        name = self.row.name
         raise ServiceRunning(
-            f'cannot start service "{name}" with this environment: it is up with another one',
-            hint=f"Restart it with this one: nexusctl service restart {name} --env …",
-            details={"id": self.id, "name": name},
+            f'cannot start service "{self.name}" with this environment: it is up with another one',
+            hint=f"Restart it with this one: nexusctl service restart {self.name} --env …",
+            details={"id": self.id, "name": self.name},
         )
 
-    async def _calm(self) -> None:
-        """Wait for the end of a stop that began before.
+    async def _stop_finished(self) -> None:
+        """Wait for the end of a stop that is under way.
 
         Raises:
             ServiceStopped: another stop came meanwhile.
-            StoreError: the end cannot be written down at present.
+            StoreError: the end cannot be written at present.
         """
-        stops = self._stops
-        while self.resting:
-            if self.row.trouble is not None:
-                raise self.row.trouble
-            await self.waiters.news()
+        stops, state = self._stops, self._context.state
+        while self.stopping:
+            if state.trouble is not None:
+                raise state.trouble
+            await self._context.waiters.changed()
             if self._stops != stops:
-                raise self._stopped()
-
-    def _stopped(self) -> ServiceStopped:
-        name = self.row.name
-        return ServiceStopped(
-            f'cannot start service "{name}": it was stopped meanwhile',
-            hint=f"Start it again: nexusctl service start {name}",
-            details={"id": self.id, "name": name},
-        )
+                raise stopped_meanwhile(self._context)
 
     async def _outcome(self, wait: bool) -> None:
         """Wait until it is up, or with ``wait`` ready."""
-        life, service = self.life, self.row.service
-        if life is None or life.wishes.any or service is None or service.state is not ServiceState.RUNNING:
-            pass
-        elif not wait or is_ready(service):
-            return
-        elif service.health is ServiceHealth.UNHEALTHY:
-            raise unhealthy(life, service)
-        await self.waiters.outcome(ready=wait)
+        context, service = self._context, self._context.state.service
+        undisturbed = self._lifecycle is not None and not context.requests.pending
+        if undisturbed and service is not None and service.state is ServiceState.RUNNING:
+            if not wait or is_ready(service):
+                return
+            if service.health is ServiceHealth.UNHEALTHY:
+                raise unhealthy(context, service)
+        await context.waiters.outcome(ready=wait)
 
-    # Its life
+    # Its lifecycle
 
     def resume(self, stored: StoredService, found: Process | Exit | Orphans | None, *, rebooted: bool) -> asyncio.Event:
-        """Go on with what a daemon before this one began; gives what is set once that has been seen to."""
-        self.row.service = stored.service
-        life = self._begin(self.keeper.caller)
-        life.resume(stored, found, rebooted=rebooted)
-        return life.wishes.waited
+        """Go on with what an earlier daemon began; the event is set once that has been handled."""
+        self._context.state.service = stored.service
+        lifecycle = self._begin(self._context.manager.caller)
+        lifecycle.resume(stored, found, rebooted=rebooted)
+        return self._context.requests.waited
 
-    def _begin(self, caller: Caller) -> Life:
-        self.life = Life(self, caller)
-        self._task = asyncio.create_task(self._live(self.life))
-        return self.life
+    def _begin(self, caller: Caller) -> Lifecycle:
+        lifecycle = self._lifecycle = Lifecycle(self._context, caller)
+        self._task = asyncio.create_task(self._supervise(lifecycle))
+        return lifecycle
 
-    async def _live(self, life: Life) -> None:
+    async def _supervise(self, lifecycle: Lifecycle) -> None:
         try:
-            await life.live()
-        except Exception:  # a bug, after which others must not wait for ever
-            _log.exception("service %s: its watch has ended", self.id)
-        self.life = self._task = None
-        self.row.pending = {}
-        self.row.trouble = None
-        life.wishes.waited.set()
-        self.waiters.fail(self._stopped())
+            await lifecycle.supervise()
+        except Exception:  # a bug, which must leave no client waiting
+            _log.exception("service %s: supervision task failed", self.id)
+        self._lifecycle = self._task = None
+        self._context.state.trouble = None
+        self._context.requests.waited.set()
+        self._context.waiters.fail(stopped_meanwhile(self._context))
         self._changed()
 
     async def close(self) -> None:
-        """Let go: nothing is written or ended any more."""
+        """Release it as the daemon ends: nothing is written or ended any more."""
         await cancel_and_wait(self._task)
-        if self.life is not None and self.life.run is not None:
-            await self.life.run.close()
+        if self._lifecycle is not None and self._lifecycle.run is not None:
+            await self._lifecycle.run.close()
 
     def _changed(self) -> None:
-        if self.life is not None:
-            self.life.wishes.waited.set()
-        self.waiters.tell()
-        self.keeper.changed(self.id)
+        if self._lifecycle is not None:
+            self._context.requests.waited.set()
+        self._context.waiters.notify()
+        self._services.changed(self.id)
 
     def _troubled(self, error: StoreError) -> None:
-        self.waiters.fail(error)
-        self.waiters.tell()
+        self._context.waiters.fail(error)
+        self._context.waiters.notify()

@@ -1,196 +1,144 @@
-"""One run of a service: from its port and environment to its process, and what is watched while that lives."""
+"""One run of a service that has a process, of this daemon or an earlier one: its start window, then its watch."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
-
-from nexus.runtime import Exit, RuntimeFailure
-from nexus.services.errors import ServiceStartFailed
+from nexus.runtime import Process
+from nexus.runtime.status import now_ms
 from nexus.services.health.check import HealthCheck
-from nexus.services.lifecycle import launch
-from nexus.services.lifecycle.context import now_ms
-from nexus.services.lifecycle.policy import accepts_exit, has_health_check
-from nexus.services.states import ServiceHealth, ServiceState, ServiceType
-from nexus.store import StoreConflict
-from nexus.supervision import store as port_store
-from nexus.supervision.requests import RestartWish, StopWish
-from nexus.supervision.tasks import cancel_and_wait
+from nexus.services.lifecycle.context import ServiceContext
+from nexus.services.lifecycle.failures import is_ready, unhealthy
+from nexus.services.reasons import reason_columns
+from nexus.services.states import ServiceHealth, ServiceReason, ServiceState, ServiceType
+from nexus.supervision.requests import Reason, RestartRequest, StopRequest
+from nexus.tasks import cancel_and_wait
 
-if TYPE_CHECKING:
-    from nexus.runtime import Process, ProcessSpec
-    from nexus.services.lifecycle.lifecycle import Life
-    from nexus.services.records import Service
-
-__all__ = ["Ended", "Run", "ended_early_hint", "exit_detail", "is_ready", "launch_run", "start_failed", "unhealthy"]
+__all__ = ["Exited", "Run"]
 
 _LEFTOVERS_S = 0.1
-"""What ends within this time after its main process needs no state of its own."""
-_LOG_LINES = 20
-_LOG_LINE_BYTES = 500
+"""Descendants that end within this time after the main process need no state of their own."""
 
 
-class Ended(Exception):
-    """The main process has ended."""
-
-
-async def launch_run(life: Life) -> Run:
-    """Bring a run to its process.
-
-    Raises:
-        NexusError: it cannot be started; nothing of it is left.
-        Told: there is a wish.
-    """
-    async with life.keeper.launches:
-        try:
-            spec, run_id = await _prepare(life)
-            return Run(life, await life.keeper.runtime.start(life.owner, run_id, spec))
-        except (RuntimeFailure, ValueError) as error:
-            words = getattr(error, "message", str(error)).removeprefix("cannot start ")
-            reason = words.partition(": ")[2]
-            if reason.startswith("its directory "):
-                words = reason  # which is the service's, whatever the program
-            raise start_failed(life, words, words, None, getattr(error, "hint", None)) from error
-
-
-async def _prepare(life: Life) -> tuple[ProcessSpec, str]:
-    """Everything that a process needs, and the row that comes before it."""
-    keeper, wishes = life.keeper, life.wishes
-    avoid: set[int] = set()
-    while True:
-        wishes.check()
-        stored = life.row.read()
-        if "start_environment" in life.row.pending:
-            stored = msgspec.structs.replace(stored, start_environment=life.row.pending["start_environment"])
-        service = stored.service
-        launch.refuse_without_command(service)
-        lease = await wishes.unless_told(launch.choose_port(keeper.store, stored, avoid, keeper.service_of_pid))
-        tunnels = await wishes.unless_told(keeper.tunnels.open(stored))
-        run_id = uuid.uuid4().hex
-        environment = await wishes.unless_told(keeper.environment(stored, run_id, lease.port, tunnels))
-        spec = await wishes.unless_told(launch.make_spec(service, environment, keeper.hooks))
-        keeper.runtime.check(spec)
-        try:
-            await life.write_new_run(run_id, lease.port)
-        except StoreConflict:
-            if lease.port is None or not lease.leased:
-                raise _taken(life, service, lease.port) from None
-            avoid.add(lease.port)
-            continue
-        return spec, run_id
-
-
-def _taken(life: Life, service: Service, port: int | None) -> Exception:
-    assert port is not None
-    name = life.keeper.store.read(lambda reader: port_store.port_user(reader, port))
-    return launch.port_taken(service, port, None, name)
+class Exited(Exception):
+    """The main process has ended, so the present step is given up."""
 
 
 class Run:
-    """A run that has a process, of this daemon or of one before it."""
+    """A run with a process. It waits, watches and writes; what follows an end is the lifecycle's."""
 
-    def __init__(self, life: Life, process: Process, *, came_up: bool = False) -> None:
+    def __init__(self, context: ServiceContext, process: Process, *, came_up: bool = False) -> None:
         self.process = process
         self.came_up = came_up
         """Whether it has outlived its start window."""
-        self._life = life
+        self._context = context
         self._health: HealthCheck | None = None
-        self._watcher = asyncio.create_task(self._follow())
+        self._watcher = asyncio.create_task(self._wake_at_exit())
 
-    async def _follow(self) -> None:
+    async def _wake_at_exit(self) -> None:
         await self.process.wait_exit()
-        self._life.wishes.wake()
+        self._context.requests.wake()
 
     def check(self) -> None:
-        """Raise Told for a wish, and Ended once the main process has."""
-        self._life.wishes.check()
-        if self.process.exit is not None:
-            raise Ended
+        """Return while the run goes on undisturbed.
 
-    async def settle(self) -> None:
-        """See it through its start window."""
-        life, process, service = self._life, self.process, self._life.row.service
-        assert service is not None
+        Raises:
+            RequestPending: there is a request.
+            Exited: the main process has ended.
+        """
+        self._context.requests.check()
+        if self.process.exit is not None:
+            raise Exited
+
+    async def settle(self, restarted: Reason | None) -> None:
+        """Wait until the start window has passed, then write running; raises as ``check``.
+
+        ``restarted`` is the reason to write: why the policy began this run.
+        """
         if self.came_up:
             return
+        state, requests, process = self._context.state, self._context.requests, self.process
+        service = state.service
+        assert service is not None
         columns: dict[str, Any] = {"pid": process.pid, "started_at": process.started_at}
         window_ms = 0 if service.type is ServiceType.ONESHOT else service.start_window_ms
         if window_ms:
             if service.pid != process.pid:
-                await life.row.write(ServiceState.STARTING, **columns)
+                await state.write(ServiceState.STARTING, **columns)
             loop = asyncio.get_running_loop()
             passed_ms = max(now_ms() - process.started_at, 0)
             ends_at = loop.time() + (window_ms - passed_ms) / 1000
             while (left_s := ends_at - loop.time()) > 0:
                 self.check()
-                await life.wishes.woken(left_s)
+                await requests.wait(left_s)
             self.check()
         detail = {"pid": process.pid} | ({} if service.active_port is None else {"port": service.active_port})
-        service = await life.row.write(
-            ServiceState.RUNNING, ("service.started", detail), reason=life.restarted, **columns
-        )
+        columns |= reason_columns(restarted)
+        service = await state.write(ServiceState.RUNNING, ("service.started", detail), **columns)
         self.came_up = True
-        if not life.wishes.any:
-            life.waiters.succeed(ready=is_ready(service))
+        if not requests.pending:
+            self._context.waiters.succeed(ready=is_ready(service))
 
     async def watch(self) -> None:
-        """Watch it while it runs, and what it depends on; ends with Told or Ended."""
-        life = self._life
-        service = life.row.read().service
+        """Watch the process, its health and its dependencies; ends only by raising as ``check``."""
+        state = self._context.state
+        service = state.read().service
         if service.health is not ServiceHealth.UNKNOWN:
-            # An earlier daemon knew that; this one does not.
-            service = await life.row.write_health(ServiceHealth.UNKNOWN, None)
-        await self.end_health()  # of a watch that was disturbed
-        self._health = HealthCheck(life.keeper.runtime, service, self.process, self._checked)
+            # An earlier daemon checked it; this one has not yet.
+            service = await state.write_health(ServiceHealth.UNKNOWN, None)
+        await self.end_health()  # of a watch that an error ended
+        self._health = HealthCheck(self._context.manager.runtime, service, self.process, self._on_health)
         self._health.start()
         while True:
             self.check()
             await self._look_at_dependencies()
             self.check()
-            await life.wishes.woken()
+            await self._context.requests.wait()
 
     async def _look_at_dependencies(self) -> None:
-        """Note what was lost and what is back, and do what the dependency says follows."""
-        life = self._life
-        stored = life.row.read()
-        looked = life.needs.look(stored)
-        if not looked.events and looked.lost == stored.service.lost_dependencies:
+        """Write what was lost and what is back, and request what the dependency declares for its loss."""
+        context, requests = self._context, self._context.requests
+        stored = context.state.read()
+        observed = context.tracker.look(stored)
+        if not observed.events and observed.lost == stored.service.lost_dependencies:
             return
-        await life.row.write(
-            ServiceState.RUNNING, *looked.events, lost_dependencies=looked.lost, reason=looked.reason or None
+        await context.state.write(
+            ServiceState.RUNNING,
+            *observed.events,
+            lost_dependencies=observed.lost,
+            **reason_columns(observed.reason),
         )
-        if looked.stop is not None:
-            life.wishes.stop = life.wishes.stop or StopWish(life.keeper.caller, looked.stop, on_demand=False)
-        elif looked.restart is not None:
-            life.wishes.restart = life.wishes.restart or RestartWish(life.keeper.caller, looked.restart)
+        if observed.stop is not None:
+            requests.stop = requests.stop or StopRequest(context.manager.caller, observed.stop, on_demand=False)
+        elif observed.restart is not None:
+            requests.restart = requests.restart or RestartRequest(context.manager.caller, observed.restart)
 
-    async def _checked(self, health: ServiceHealth, message: str | None) -> None:
-        """What the health check found, when that is something new."""
-        life = self._life
-        service = await life.row.write_health(health, message)
-        if life.wishes.any:
+    async def _on_health(self, health: ServiceHealth, message: str | None) -> None:
+        """Write a result of the health check that differs from the one before, and act on it."""
+        context, requests = self._context, self._context.requests
+        service = await context.state.write_health(health, message)
+        if requests.pending:
             return
         if health is ServiceHealth.HEALTHY:
-            life.waiters.succeed(ready=True)
+            context.waiters.succeed(ready=True)
         elif health is ServiceHealth.UNHEALTHY:
-            life.waiters.fail(unhealthy(life, service), only_ready=True)
+            context.waiters.fail(unhealthy(context, service), only_ready=True)
             if service.restart_unhealthy:
-                words = f"unhealthy: {message}" if message else "unhealthy"
-                life.wishes.restart = RestartWish(life.keeper.caller, words, counts=True)
-                life.wishes.wake()
+                text = f"unhealthy: {message}" if message else "unhealthy"
+                reason = Reason(ServiceReason.UNHEALTHY, text)
+                requests.restart = RestartRequest(context.manager.caller, reason, counts=True)
+                requests.wake()
 
     def reconfigure(self) -> None:
-        """The record was changed: another check holds at once."""
-        service = self._life.row.read().service
+        """Take over a changed record: a changed health check replaces the present one."""
+        service = self._context.state.read().service
         if self._health is not None and self._health.differs(service):
             self._health.replace(service)
 
     async def is_gone(self) -> bool:
-        """Whether everything of it is gone, or will be in a moment."""
+        """Whether every process of the run ends within a tenth of a second."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LEFTOVERS_S):
                 await self.process.wait()
@@ -198,68 +146,18 @@ class Run:
         return False
 
     async def end_health(self) -> None:
-        """No more checks."""
+        """End the health check."""
         if self._health is not None:
             health, self._health = self._health, None
             await health.end()
 
-    def let_go(self) -> None:
-        """Nothing is watched any more; what lives goes on."""
+    def release(self) -> None:
+        """Stop watching; the process is not touched."""
         self._watcher.cancel()
         self.process.close()
 
     async def close(self) -> None:
-        """Let go, as the daemon ends."""
+        """Release the run as the daemon ends."""
         await self.end_health()
-        self.let_go()
+        self.release()
         await cancel_and_wait(self._watcher)
-
-
-def is_ready(service: Service) -> bool:
-    """Whether a service that is up is all that somebody who waits for it wants."""
-    if service.type is ServiceType.ONESHOT:
-        return False
-    return service.health is ServiceHealth.HEALTHY or not has_health_check(service)
-
-
-def exit_detail(exit_: Exit) -> dict[str, Any]:
-    """What an event or an error says of an exit."""
-    if exit_.kind == "exit":
-        return {"exit_code": exit_.code}
-    return {"exit_signal": exit_.code} if exit_.kind == "signal" else {}
-
-
-def start_failed(
-    life: Life, sentence: str, reason: str, exit_: Exit | None, hint: str | None = None
-) -> ServiceStartFailed:
-    """The error of a start that failed, with the last that the run wrote."""
-    name = life.row.name
-    details: dict[str, Any] = {"id": life.id, "name": name, "reason": reason}
-    if exit_ is not None:
-        lines = life.keeper.runtime.log(life.owner).tail(_LOG_LINES, from_run=life.run_id)
-        details |= exit_detail(exit_)
-        details["log"] = [line[:_LOG_LINE_BYTES].decode(errors="replace") for line in lines]
-    return ServiceStartFailed(
-        f'cannot start service "{name}": {sentence}',
-        hint=hint or f"Look at its output: nexusctl service logs {name}",
-        details=details,
-    )
-
-
-def ended_early_hint(service: Service, exit_: Exit) -> str | None:
-    """The way out for a service that ended well and at once: mostly it went to the background, or is no service."""
-    if not accepts_exit(exit_) or service.type is ServiceType.ONESHOT:
-        return None
-    return (
-        "It has to stay in the foreground, without becoming a daemon; one that does its work and ends: "
-        f"nexusctl service update {service.name} --type oneshot\n"
-        f"Look at its output: nexusctl service logs {service.name}"
-    )
-
-
-def unhealthy(life: Life, service: Service) -> ServiceStartFailed:
-    """The error of a start that came up and is not well."""
-    words = f"unhealthy: {service.health_message}" if service.health_message else "unhealthy"
-    return start_failed(
-        life, f"it is {words}", words, None, f"It goes on running; look at it: nexusctl service logs {service.name}"
-    )

@@ -1,4 +1,4 @@
-"""What tests of the process room need: programs to run, a look at processes, and an end for whatever is left."""
+"""Helpers for tests of the process runtime: specs of small programs, facts about processes, and cleanup."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 def shell(script: str, directory: Path | str = "/", **options: object) -> ProcessSpec:
-    """A script for /bin/sh."""
+    """A spec that runs a script in /bin/sh."""
     return ProcessSpec(("/bin/sh", "-c", script), str(directory), {"PATH": PATH}, **options)  # type: ignore[arg-type]
 
 
 def python(source: str, *arguments: object, **options: object) -> ProcessSpec:
-    """A program in Python, with its arguments."""
+    """A spec that runs a program in Python with these arguments."""
     argv = (sys.executable, "-I", "-S", "-c", source, *map(str, arguments))
     return ProcessSpec(argv, "/", {"PATH": PATH}, **options)  # type: ignore[arg-type]
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
+    """Whether a process is running; a zombie is not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -46,7 +46,7 @@ def shim_of(folder: Path) -> int:
 
 
 async def collect(log: Log, **options: object) -> list[LogPiece]:
-    """All pieces that a log gives."""
+    """All pieces that a log yields."""
     return [piece async for piece in log.pieces(**options)]  # type: ignore[arg-type]
 
 
@@ -56,7 +56,7 @@ def joined(pieces: list[LogPiece], stream: int | None = None) -> bytes:
 
 
 def end_all(directory: Path) -> None:
-    """Kill every shim below a room's directory, and what it started."""
+    """Kill every running shim below a runtime's directory, and the processes that it started."""
     for lock in directory.glob("*/*/lock"):
         status = read_status(lock.parent / "status")
         if status is None or status.run is None or not is_locked(lock):

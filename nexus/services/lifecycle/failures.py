@@ -1,0 +1,75 @@
+"""The errors of starts, with the last lines that a run wrote, and when a started service is ready."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nexus.runtime import Exit
+from nexus.services.errors import ServiceStartFailed, ServiceStopped
+from nexus.services.health.declared import has_health_check
+from nexus.services.lifecycle.context import ServiceContext
+from nexus.services.records import Service
+from nexus.services.states import ServiceHealth, ServiceType
+from nexus.supervision.exits import accepts_exit, exit_detail
+
+__all__ = ["early_exit_hint", "is_ready", "start_failed", "stopped_meanwhile", "unhealthy"]
+
+_LOG_LINES = 20
+_LOG_LINE_BYTES = 500
+
+
+def is_ready(service: Service) -> bool:
+    """Whether a running service is what a start with ``wait`` waits for."""
+    if service.type is ServiceType.ONESHOT:
+        return False
+    return service.health is ServiceHealth.HEALTHY or not has_health_check(service)
+
+
+def start_failed(
+    context: ServiceContext, sentence: str, reason: str, exit_: Exit | None, hint: str | None = None
+) -> ServiceStartFailed:
+    """The error of a failed start; with ``exit_`` it has the last lines of the run."""
+    name = context.state.name
+    details: dict[str, Any] = {"id": context.id, "name": name, "reason": reason}
+    if exit_ is not None:
+        lines = context.manager.runtime.log(context.owner).tail(_LOG_LINES, from_run=context.run_id)
+        details |= exit_detail(exit_)
+        details["log"] = [line[:_LOG_LINE_BYTES].decode(errors="replace") for line in lines]
+    return ServiceStartFailed(
+        f'cannot start service "{name}": {sentence}',
+        hint=hint or f"Look at its output: nexusctl service logs {name}",
+        details=details,
+    )
+
+
+def early_exit_hint(service: Service, exit_: Exit) -> str | None:
+    """The hint for a service that ended at once with exit code 0: mostly it became a daemon, or is a oneshot."""
+    if not accepts_exit(exit_) or service.type is ServiceType.ONESHOT:
+        return None
+    return (
+        "It has to stay in the foreground, without becoming a daemon; one that does its work and ends: "
+        f"nexusctl service update {service.name} --type oneshot\n"
+        f"Look at its output: nexusctl service logs {service.name}"
+    )
+
+
+def unhealthy(context: ServiceContext, service: Service) -> ServiceStartFailed:
+    """The error of a start that came up and is unhealthy."""
+    words = f"unhealthy: {service.health_message}" if service.health_message else "unhealthy"
+    return start_failed(
+        context,
+        f"it is {words}",
+        words,
+        None,
+        f"It goes on running; look at it: nexusctl service logs {service.name}",
+    )
+
+
+def stopped_meanwhile(context: ServiceContext) -> ServiceStopped:
+    """The error of a start whose service another client stopped."""
+    name = context.state.name
+    return ServiceStopped(
+        f'cannot start service "{name}": it was stopped meanwhile',
+        hint=f"Start it again: nexusctl service start {name}",
+        details={"id": context.id, "name": name},
+    )

@@ -1,0 +1,70 @@
+"""One start, from its admission to the process: port, tunnels, environment, the durable row, then the process."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from nexus.runtime import Process, ProcessSpec, RuntimeFailure, StartFailed
+from nexus.services.configuration.command import make_spec, refuse_without_command
+from nexus.services.lifecycle.context import ServiceContext
+from nexus.services.lifecycle.failures import start_failed
+from nexus.services.lifecycle.ports import choose_port, leased_by_another
+from nexus.store import StoreConflict
+
+__all__ = ["start_process"]
+
+WriteRun = Callable[[str, int | None], Awaitable[None]]
+
+
+async def start_process(context: ServiceContext, environment: dict[str, str], write_run: WriteRun) -> Process:
+    """Start a run of the service; ``environment`` is that of the start.
+
+    ``write_run`` is called with the new run's id and port, and writes the row that a process may only follow.
+
+    Raises:
+        NexusError: it cannot be started; nothing of it is left.
+        RequestPending: a request arrived before the row was written.
+    """
+    async with context.services.launches:
+        try:
+            spec, run_id = await _prepare(context, environment, write_run)
+            return await context.manager.runtime.start(context.owner, run_id, spec)
+        except StartFailed as error:
+            # The directory is the service's, whatever the program.
+            words = error.reason if error.step == "chdir" else f"{error.program}: {error.reason}"
+            raise start_failed(context, words, words, None, error.hint) from error
+        except RuntimeFailure as error:
+            raise start_failed(context, error.message, error.message, None, error.hint) from error
+        except ValueError as error:  # of ProcessSpec
+            raise start_failed(context, str(error), str(error), None) from error
+
+
+async def _prepare(
+    context: ServiceContext, environment: dict[str, str], write_run: WriteRun
+) -> tuple[ProcessSpec, str]:
+    """Everything that the process needs, with the row that precedes it."""
+    requests, services = context.requests, context.services
+    avoid: set[int] = set()
+    while True:
+        requests.check()
+        stored = msgspec.structs.replace(context.state.read(), start_environment=environment)
+        service = stored.service
+        refuse_without_command(service)
+        choice = await requests.interruptible(choose_port(context, stored, avoid))
+        tunnels = await requests.interruptible(services.tunnels.open(stored))
+        run_id = uuid.uuid4().hex
+        variables = await requests.interruptible(services.environment(stored, run_id, choice.port, tunnels))
+        spec = await requests.interruptible(make_spec(service, variables, context.manager.hooks))
+        context.manager.runtime.check(spec)
+        try:
+            await write_run(run_id, choice.port)
+        except StoreConflict:
+            assert choice.port is not None
+            if not choice.leased:
+                raise leased_by_another(context, service, choice.port) from None
+            avoid.add(choice.port)
+            continue
+        return spec, run_id

@@ -1,0 +1,61 @@
+"""The boot of the machine: its identity, when it was, and whether the records are of an earlier one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+from nexus.runtime.status import boot_id, boot_time_s, process_start
+
+__all__ = ["Boot"]
+
+_log = logging.getLogger("nexus.supervision")
+
+_CLOCK_SLACK_S = 5
+"""``at`` is this much too early, because the clock may have been set since."""
+
+
+class Boot:
+    """This boot of the machine; in a container, whose kernel goes on, the start of its first process.
+
+    ``directory`` holds the note of the boot that the records were last reconciled in.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        first = process_start(1)
+        self.id = boot_id() if first is None else f"{boot_id()}/{first}"
+        self.at = _boot_at(first)
+        """When it was, in ms of the clock as it goes now; a few seconds early."""
+        self._file = directory / "boot"
+        self.is_new = self._noted() not in (None, self.id)
+        """Whether the records are of an earlier boot, so that no process of theirs can run."""
+        self._reconciled = asyncio.Event()
+
+    def _noted(self) -> str | None:
+        try:
+            return self._file.read_text(encoding="ascii")
+        except (OSError, ValueError):
+            return None
+
+    def note(self) -> None:
+        """Note that every record is of this boot now. A daemon that ended before this does it all again."""
+        try:
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file.write_text(self.id, encoding="ascii")
+        except OSError as error:
+            _log.warning("cannot write %s: %s", self._file, error.strerror)
+        self._reconciled.set()
+
+    async def reconciled(self) -> None:
+        """Wait until every record is of this boot: what starts by itself starts after that."""
+        await self._reconciled.wait()
+
+
+def _boot_at(first: int | None) -> int:
+    booted_s = boot_time_s()
+    if booted_s is None:
+        return 0
+    after_s = (first or 0) // os.sysconf("SC_CLK_TCK")
+    return (booted_s + after_s - _CLOCK_SLACK_S) * 1000

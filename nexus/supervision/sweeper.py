@@ -1,0 +1,72 @@
+"""Ends and deletes what no record knows: the traces of a daemon that was killed between two steps.
+
+It knows owners and runs of the process runtime. Each capability tells which of its owners and runs its records know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nexus.runtime import Process, Runtime, RuntimeFailure
+
+__all__ = ["Known", "Sweeper"]
+
+_log = logging.getLogger("nexus.supervision")
+
+
+class Known(NamedTuple):
+    """What the records know of an owner."""
+
+    exists: bool
+    """Whether there is a record of it."""
+    run_id: str | None = None
+    """Its present run."""
+
+
+class Sweeper:
+    """The sweep over all owners of a runtime whose kind is registered; others are left alone."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._kinds: dict[str, Callable[[str], Known]] = {}
+
+    def register(self, prefix: str, known: Callable[[str], Known]) -> None:
+        """Sweep the owners whose names begin with ``prefix``; ``known`` is asked with the rest of the name."""
+        self._kinds[prefix] = known
+
+    def _known(self, owner: str) -> Known | None:
+        for prefix, known in self._kinds.items():
+            if owner.startswith(prefix):
+                return known(owner.removeprefix(prefix))
+        return None
+
+    async def sweep(self) -> None:
+        """Look at every owner once. What cannot be deleted is logged, and tried again by the next daemon."""
+        for owner in await asyncio.to_thread(self._runtime.owners):
+            if self._known(owner) is not None:
+                try:
+                    await self._sweep_owner(owner)
+                except (RuntimeFailure, OSError, ValueError) as error:
+                    _log.warning("cannot delete what is left of %s: %s", owner, error)
+
+    async def _sweep_owner(self, owner: str) -> None:
+        for run_id in await asyncio.to_thread(self._runtime.runs, owner):
+            if self._is_known(owner, run_id):
+                continue
+            found = await self._runtime.adopt(owner, run_id)
+            if isinstance(found, Process):
+                _log.warning("ending run %s of %s: no record knows it", run_id, owner)
+                await found.stop()
+                found.close()
+            # The record may have begun the run meanwhile.
+            if not self._is_known(owner, run_id):
+                self._runtime.forget(owner, run_id)
+        known = self._known(owner)
+        if known is not None and not known.exists:
+            await self._runtime.remove(owner)
+
+    def _is_known(self, owner: str, run_id: str) -> bool:
+        return self._known(owner) == Known(True, run_id)

@@ -1,0 +1,55 @@
+"""Cancellation of asyncio tasks, where some work must be completed all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+__all__ = ["cancel_and_wait", "deliver_again", "uninterrupted"]
+
+T = TypeVar("T")
+
+
+async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel tasks and wait until they have ended; their results and errors stay with them.
+
+    A durable write that a cancellation meets is completed, and the task is cancelled at its next wait.
+    """
+    running = [task for task in tasks if task is not None and not task.done()]
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running)
+
+
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Run ``work`` to its end; a cancellation meanwhile is delivered at the next wait after it."""
+    task = asyncio.create_task(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        deliver_again()
+    return task.result()
+
+
+def deliver_again() -> None:
+    """Deliver a cancellation that the current task caught again, where it next waits.
+
+    If it does not wait again, it ends with its result. A deadline that was over before and has taken its cancellation
+    back (``Task.uncancel``) cancels nothing later.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().call_soon(_cancel_again, task)
+
+
+def _cancel_again(task: asyncio.Task[Any]) -> None:
+    if not task.done() and task.cancelling():
+        # The count of cancellations stays as it is.
+        task.uncancel()
+        task.cancel()
