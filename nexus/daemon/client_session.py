@@ -426,6 +426,9 @@ class ClientSession:
                 if entry.waits:
                     result = await result
             self._answering.add(sequence)
+            task = self._tasks[sequence]
+            while task.cancelling():
+                task.uncancel()  # the work outlasted it (a durable write does), so it must not interrupt the answer
             await self._out.send_when_room(lambda: self.engine.send_success(sequence, encode_result(result)))
             if len(self._tasks) == 1:
                 # No other request is at work whose reply could leave with this write.
