@@ -48,7 +48,7 @@ FAILURES = {
     "sys.exit": ("sys.exit(3)", r"raised SystemExit: 3 \(line 9\)"),
     "recurses": ("pre_command('GetVm')", r"raised RecursionError: maximum recursion depth exceeded.*\(line \d+\)"),
     "hangs": ("time.sleep(600)", "it took longer than 700 ms"),
-    "loops": ("[None for _ in iter(int, 1)]", "it took longer than 700 ms"),
+    "loops": ("sum(0 for _ in iter(int, 1))", "it took longer than 700 ms"),
     "exits 3": ("os._exit(3)", r"the process ended \(exit code 3\)"),
     "exits 0": ("os._exit(0)", r"the process ended \(exit code 0\)"),
     "killed": ("os.kill(os.getpid(), 9)", "the process was ended by SIGKILL"),
@@ -99,7 +99,8 @@ def test_failing_plugin_fails_its_command_and_the_next_command_works(folder: Plu
             assert await test.extra("other", [1]) == [1]
         assert (await test.plugins())["bad"].hooks == ["pre_command"]
 
-    run(folder, scenario, timeout_ms=700)
+    # What ends by another limit than time has time enough, on a busy machine too.
+    run(folder, scenario, timeout_ms=700 if "longer than" in reason else 20_000)
 
 
 def test_pre_start_error_omits_text_that_may_hold_the_environment(

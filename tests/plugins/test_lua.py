@@ -210,20 +210,29 @@ def run(folder: PluginFolder, scenario: Callable[[TestHost], Coroutine[Any, Any,
 def test_daemon_kills_the_process_when_the_sandbox_cannot_stop_a_call(folder: PluginFolder) -> None:
     """A C function of Lua's library does not run the time hook."""
     folder.lua("slow", RUN % "return body and ('a'):rep(1 << 12):find(('.-'):rep(50) .. 'b')")
-    folder.lua("big", "nexus.extras = {'big'}\nfunction nexus.extra() return ('x'):rep(1 << 30) end")
-    keeping = "kept = {}\nfunction nexus.extra() while true do kept[#kept + 1] = {} end end"
-    folder.lua("keeps", f"nexus.extras = {{'keeps'}}\n{keeping}")
 
     async def scenario(test: TestHost) -> None:
         with pytest.raises(PluginFailed) as failed:
             await test.extra("run", True)
         assert failed.value.message == 'cannot carry out run: plugin "slow" failed: it took longer than 500 ms'
+        assert await test.extra("run", False) is False
+
+    run(folder, scenario, timeout_ms=500)
+
+
+def test_lua_plugin_beyond_its_memory_limit_fails_alone(folder: PluginFolder) -> None:
+    folder.lua("good", RUN % "return body")
+    folder.lua("big", "nexus.extras = {'big'}\nfunction nexus.extra() return ('x'):rep(1 << 30) end")
+    keeping = "kept = {}\nfunction nexus.extra() while true do kept[#kept + 1] = {} end end"
+    folder.lua("keeps", f"nexus.extras = {{'keeps'}}\n{keeping}")
+
+    async def scenario(test: TestHost) -> None:
         for name in ("big", "keeps"):
             with pytest.raises(PluginFailed, match=f'plugin "{name}" failed: it ran out of memory'):
                 await test.extra(name)
         assert await test.extra("run", False) is False
 
-    run(folder, scenario, timeout_ms=500)
+    run(folder, scenario, timeout_ms=20_000)
 
 
 def test_lua_timeout_keeps_the_process(folder: PluginFolder) -> None:

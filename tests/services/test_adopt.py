@@ -173,7 +173,10 @@ def test_after_a_restart_of_the_machine_nothing_is_running_but_what_is_to_be(ser
     for name, policy in (("plain", "no"), ("failing", "on-failure"), ("always", "always"), ("down", "always")):
         services.add(name, restart=policy, restart_backoff_ms=10)
         services.start(name)
-    services.add("late", "exit 3", restart="on-failure", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000)
+    services.add(
+        "late", "exit 3", restart="on-failure", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000,
+        start_window_ms=5000,
+    )  # fmt: skip
     services.start_error("late")
     services.stop("down")
     services.daemon.kill()
