@@ -95,13 +95,13 @@ class ManagerContext(NamedTuple):
     hooks: Hooks | None
     """The hooks of plugins; None without plugins."""
     directory: Path
-    """Where the files of processes are: their logs, how they ended."""
+    """The folder for the files of processes: their logs, and how they ended."""
     runtime: Runtime
     boot: Boot
     sweeper: Sweeper
     ports: PortLeases
     caller: Caller
-    """The daemon itself, as the journal names it for what no client asked for."""
+    """The daemon itself, which the journal names as the actor of changes that no client requested."""
 
 
 class Manager(Protocol):

@@ -109,7 +109,7 @@ def default_database_path() -> str:
 
 
 def runtime_directory() -> RuntimeDirectory:
-    """The directory that holds the ``nexus`` folder with the socket.
+    """The directory that holds the ``nexus`` directory with the socket.
 
     Raises:
         PathError: ``XDG_RUNTIME_DIR`` is set, but cannot be used.

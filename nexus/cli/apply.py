@@ -118,7 +118,7 @@ def _carry_out(
     from nexus.cli.project.converge import converge
     from nexus.cli.project.text import outcome_record, outcome_text
 
-    def tell(outcome: Outcome) -> None:
+    def report(outcome: Outcome) -> None:
         if outcome.error is not None:
             print_error(outcome.error)
             return
@@ -127,7 +127,7 @@ def _carry_out(
             click.echo(printable(text), err=outcome.result == "skipped")
 
     try:
-        outcomes = converge(app, project, observed, plan, tell, wait=wait, waits=waits)
+        outcomes = converge(app, project, observed, plan, report, wait=wait, waits=waits)
     except KeyboardInterrupt as error:
         error.add_note("Operations in progress continue in the daemon; to see their state: nexusctl service list")
         raise

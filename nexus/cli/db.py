@@ -90,7 +90,7 @@ def _refuse_ambiguous_database(app: App, path: Path, action: str) -> None:
 @output_options
 @click.pass_obj
 def _restore(app: App, backup: Path, database: str | None, yes: bool, output: str, no_header: bool) -> int:
-    """Replace the database by a backup, while no daemon runs.
+    """Replace the database with a backup, while no daemon runs.
 
     The replaced database is kept beside it under a dated name. Event numbers continue above its highest.
     """
@@ -107,7 +107,7 @@ def _restore(app: App, backup: Path, database: str | None, yes: bool, output: st
     if not yes:
         verify_database(backup.absolute())
     if not yes and not confirm(
-        f"Replace {path} by {backup}?",
+        f"Replace {path} with {backup}?",
         "refusing to replace the database without confirmation",
         f"nexusctl db restore {shlex.quote(str(backup))}{_database_option_text(database)} --yes",
     ):
@@ -209,7 +209,7 @@ def examine(path: Path, database: str | None = None) -> tuple[CheckReport, str, 
     from nexus.store.migrate import target_version
 
     restore = (
-        f"Replace it by a backup: nexusctl daemon stop; nexusctl db restore BACKUP{_database_option_text(database)}"
+        f"Replace it with a backup: nexusctl daemon stop; nexusctl db restore BACKUP{_database_option_text(database)}"
     )
     permissions = f"Check the permissions: ls -ld {shlex.quote(str(path.parent))} {shlex.quote(str(path))}"
     try:
@@ -244,7 +244,7 @@ db = NounGroup(
     {
         "status": ("Show the database's tables and migrations.", lambda: verb(Health, _status)),
         "backup": ("Copy the database while it is in use.", _make_backup),
-        "restore": ("Replace the database by a backup.", lambda: _restore),
+        "restore": ("Replace the database with a backup.", lambda: _restore),
         "migrate": ("Migrate the database to another schema version.", lambda: _migrate),
         "check": ("Check the integrity of the database.", lambda: _check),
     },

@@ -413,7 +413,6 @@ class ClientSession:
         deadline = (
             None if timeout_ms is None else self._loop.call_later(timeout_ms / 1000, self._time_out, sequence, context)
         )
-        result: Any = None
         try:
             if pre_command is not None:
                 await pre_command(entry.info, command, context.caller)
@@ -427,15 +426,14 @@ class ClientSession:
                 if entry.waits:
                     result = await result
             self._answering.add(sequence)
+            task = self._tasks[sequence]
+            while task.cancelling():
+                task.uncancel()  # the work outlasted it (a durable write does), so it must not interrupt the answer
             await self._out.send_when_room(lambda: self.engine.send_success(sequence, encode_result(result)))
             if len(self._tasks) == 1:
                 # No other request is at work whose reply could leave with this write.
                 self._out.flush()
         except (asyncio.CancelledError, Exception) as failure:
-            if isinstance(failure, asyncio.CancelledError) and sequence in self._answering:
-                # A cancellation that met a durable write is delivered again here, where the work is done.
-                self._answer_now(sequence, result)
-                return
             if context.timed_out and isinstance(failure, (asyncio.CancelledError, TimeoutError)):
                 error: NexusError = DeadlineExceeded(f"cannot finish {entry.info.name} within {timeout_ms} ms")
             elif isinstance(failure, Exception):
@@ -534,12 +532,6 @@ class ClientSession:
             task.cancel()
 
     # Answering and ending
-
-    def _answer_now(self, sequence: int, result: Any) -> None:
-        try:
-            self._out.send(self.engine.send_success(sequence, encode_result(result)))
-        except NexusError as error:
-            self._answer_error(sequence, error)
 
     async def _answer_when_room(self, sequence: int, error: NexusError) -> None:
         try:

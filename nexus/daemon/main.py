@@ -28,13 +28,14 @@ from nexus.config import Config, ConfigError, config_path, daemon_socket, databa
 from nexus.daemon import logs
 from nexus.daemon.dispatch import load_capabilities, make_managers
 from nexus.daemon.listener import OwnListener, StartError
-from nexus.daemon.server import Server, overflow_uid, refuse
+from nexus.daemon.server import Server, refuse
 from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
 from nexus.journal.store import prune
 from nexus.locks import LockHeld
 from nexus.paths import PathError, state_directory
 from nexus.plugins.host import PluginHost
 from nexus.runtime import Runtime
+from nexus.runtime.procfs import overflow_uid
 from nexus.store import DatabaseDamaged, SchemaMismatch, StoreError
 from nexus.store.maintenance import database_lock
 from nexus.store.sqlite import SqliteStore
@@ -279,7 +280,7 @@ class _Daemon:
             for manager in reversed(managers):
                 await manager.close()
             await store.close()
-            # Closing the loop restores the default action of signals, which would kill the process during its cleanup.
+            # Closing the loop restores the default action of signals, which would kill the process in its last steps.
             signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
 
     def _manager_context(self, store: SqliteStore, hooks: PluginHost) -> ManagerContext:
@@ -364,7 +365,7 @@ class _Daemon:
     async def _prune_journal(self) -> None:
         """Delete events older than the setting journal.keep_days: now, every hour, and when the setting changes.
 
-        The loop checks ``stopping`` itself, since a cancellation during a write can be used up by that write.
+        It also ends by itself once the daemon stops.
         """
         while not self.stopping.is_set():
             self._prune_wanted.clear()

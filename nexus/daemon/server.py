@@ -33,7 +33,7 @@ from nexus.daemon.dispatch import Dispatch
 from nexus.runtime.procfs import overflow_uid
 from nexus.store import Reader, StateStore
 
-__all__ = ["Server", "overflow_uid", "peer_of", "refuse"]
+__all__ = ["Server", "peer_of", "refuse"]
 
 _log = logging.getLogger("nexus.server")
 

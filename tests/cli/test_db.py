@@ -16,7 +16,7 @@ from nexus.cli.db import examine
 from nexus.store.base import InitError
 
 
-def test_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) -> None:
+def test_db_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) -> None:
     lines = cli.ok("db", "status").lines
     assert lines[0] == f"Database: {daemon.database}"
     assert re.fullmatch(r"Size:     \d+ bytes", lines[1])
@@ -34,7 +34,7 @@ def test_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) -> 
     ]
 
 
-def test_a_backup_is_made_while_the_daemon_runs_and_put_back_while_it_does_not(
+def test_db_backup_works_while_daemon_runs_and_restore_while_it_does_not(
     daemon: DaemonProcess, cli: Cli, root: Path
 ) -> None:
     cli.ok("vm", "create", "kept")
@@ -70,7 +70,7 @@ def test_a_backup_is_made_while_the_daemon_runs_and_put_back_while_it_does_not(
     assert cli.ok("vm", "list", "-o", "name").out == "kept\n"
 
 
-def test_a_backup_without_a_place_goes_to_the_backups_folder(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
+def test_db_backup_without_path_goes_to_the_backups_directory(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
     path = Path(cli.ok("db", "backup", "-o", "name").out.strip())
     assert path.parent == daemon.state / "backups"
     relative = cli.shell(f"cd {root} && nexusctl db backup here.db")
@@ -78,7 +78,7 @@ def test_a_backup_without_a_place_goes_to_the_backups_folder(daemon: DaemonProce
     assert (root / "here.db").exists()
 
 
-def test_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProcess, cli: Cli) -> None:
+def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "kept")
     daemon.stop()
     assert cli("db", "migrate", "--to", "2") == (
@@ -110,7 +110,7 @@ def test_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProcess,
     assert cli("db", "migrate").code == 2
 
 
-def test_what_a_restore_cannot_do_is_said_before_a_question(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
+def test_db_restore_reports_errors_before_asking(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
     backup = cli.ok("db", "backup", "-o", "name").out.strip()
     assert cli("db", "restore", backup).err.startswith("Error: cannot restore the database while the daemon runs")
     daemon.stop()
@@ -122,7 +122,7 @@ def test_what_a_restore_cannot_do_is_said_before_a_question(daemon: DaemonProces
     assert f"nexusctl db restore {backup} --db {root}/other.db --yes" in other.err
 
 
-def test_the_database_that_is_meant_is_the_running_daemons(root: Path, lonely: Cli) -> None:
+def test_db_commands_default_to_the_running_daemons_database(root: Path, lonely: Cli) -> None:
     lonely.ok("daemon", "start", NEXUS_DATABASE=str(root / "other.db"))
     backup = lonely.ok("db", "backup", "-o", "name").out.strip()
     assert lonely.ok("db", "check").lines[0] == f"{root}/other.db: schema version 4, ok"
@@ -134,7 +134,7 @@ def test_the_database_that_is_meant_is_the_running_daemons(root: Path, lonely: C
         assert refused.err.endswith("or name the database: --db PATH\n")
 
 
-def test_a_newer_database_is_not_called_damaged(daemon: DaemonProcess, cli: Cli) -> None:
+def test_db_check_calls_a_newer_database_newer_not_damaged(daemon: DaemonProcess, cli: Cli) -> None:
     daemon.stop()
     with contextlib.closing(sqlite3.connect(daemon.database)) as database, database:
         database.execute("UPDATE schema_meta SET value = '99' WHERE key = 'version'")
@@ -148,7 +148,7 @@ def test_a_newer_database_is_not_called_damaged(daemon: DaemonProcess, cli: Cli)
     assert "db restore" not in found.out + result.err
 
 
-def test_a_file_that_may_not_be_read_is_not_to_be_restored(root: Path) -> None:
+def test_db_check_unreadable_file_hints_at_permissions_not_restore(root: Path) -> None:
     folder = root / "folder"
     folder.mkdir()
 
@@ -161,11 +161,11 @@ def test_a_file_that_may_not_be_read_is_not_to_be_restored(root: Path) -> None:
 
     root.chmod(0o755)
     with pytest.raises(InitError, match="no such file"):
-        examine(root / "none.db")  # also imports all that an ordinary user may not be able to read
+        examine(root / "none.db")  # also imports the modules, whose files an ordinary user may not be able to read
     as_ordinary_user(folder, scenario)
 
 
-def test_what_is_no_file_says_so(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
+def test_db_check_of_a_directory_or_a_text_file_is_an_error(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
     folder = cli("db", "check", "--db", str(root))
     assert folder == (1, "", f"Error: cannot check {root}: it is a directory\n  Name the file in it: --db PATH\n")
     (root / "text.db").write_text("no database" * 1000)
@@ -173,7 +173,7 @@ def test_what_is_no_file_says_so(daemon: DaemonProcess, cli: Cli, root: Path) ->
     assert text.err.endswith(f"nexusctl daemon stop; nexusctl db restore BACKUP --db {root}/text.db\n")
 
 
-def test_check_reads_a_database_that_is_in_use(daemon: DaemonProcess, cli: Cli) -> None:
+def test_db_check_works_while_the_daemon_runs(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     assert cli.ok("db", "check").lines == [
         f"{daemon.database}: schema version 4, ok",
@@ -187,7 +187,7 @@ def test_check_reads_a_database_that_is_in_use(daemon: DaemonProcess, cli: Cli) 
     ]
 
 
-def test_check_finds_damage(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
+def test_db_check_finds_damage(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
     for number in range(40):
         cli.ok("settings", "set", f"key-{number}", "x" * 1000) if number < 3 else None
     backup = root / "damaged.db"
@@ -204,7 +204,7 @@ def test_check_finds_damage(daemon: DaemonProcess, cli: Cli, root: Path) -> None
     assert missing == (1, "", f"Error: cannot check {root}/none.db: there is no such file\n")
 
 
-def test_restore_names_where_backups_are_when_there_is_none(lonely: Cli, root: Path) -> None:
+def test_db_restore_of_missing_file_names_the_backups_directory(lonely: Cli, root: Path) -> None:
     result = lonely("db", "restore", str(root / "none.db"), "--yes")
     assert result.code == 1
     assert result.err == (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 from nexus_protocol import Cancelled, Command, DeadlineExceeded, NexusError, Unavailable
 from support.raw import RawClient, wait_until
-from support.toy import Count, Hold, Reluctant, ToyServer
+from support.toy import Count, Durable, Hold, Produce, Reluctant, ToyServer
 
 LONG_MS = 600_000
 
@@ -98,3 +99,21 @@ def test_deadline_that_a_handler_outlasts_leaves_its_result(toy: ToyServer) -> N
     toy.release()
     assert client.result(sequence) == {}
     assert toy.timed_out == [True]
+
+
+@pytest.mark.parametrize("cause", ["deadline", "cancel"])
+def test_deadline_or_cancel_that_a_durable_write_outlasts_does_not_interrupt_an_answer_that_waits_for_room(
+    make_toy: Callable[..., ToyServer], cause: str
+) -> None:
+    toy = make_toy(send_buffer_bytes=64 * 1024)
+    client = toy.connect()
+    sequence = _held(toy, client, Durable(timeout_ms=30 if cause == "deadline" else LONG_MS))
+    if cause == "cancel":
+        client.cancel(sequence)
+    wait_until(lambda: toy.timed_out, "the cancellation")
+    assert toy.timed_out == [cause == "deadline"]
+    client.begin_many([Produce(60_000)] * 40)
+    wait_until(lambda: toy.server.budgets.unsent_bytes > 64 * 1024, "a client without room")
+    toy.release()
+    wait_until(lambda: toy.holding == 0, "the result")
+    assert client.result(sequence) == {"data": b"done"}

@@ -55,7 +55,7 @@ RECORDS = (
         'cannot add service "web": service name "web" already exists',
         "nexusctl service status web",
     ),
-    Refusal("status aaaa", 5, 'cannot tell which service "aaaa" means', "more of the id"),
+    Refusal("status aaaa", 5, 'cannot tell which service "aaaa" means', "more characters of the id"),
     Refusal("add x --run true --health-log (unclosed", 2, "health_log is not a regular expression", "RE2"),
     Refusal("add x --run true --health-log (?=a)b", 2, "health_log is not a regular expression", "RE2"),
     Refusal(
@@ -373,7 +373,7 @@ def test_start_beyond_its_timeout_continues_in_the_daemon(world: ServiceWorld) -
     assert (result.code, result.out) == (124, "")
     first, *more = result.err.splitlines()
     assert first.startswith("Error: cannot finish within 0.5 seconds")
-    assert [line for line in more if line.endswith("see how far it is: nexusctl service status late")]
+    assert [line for line in more if line.endswith("to see their state: nexusctl service status late")]
     assert world.service("late").state is ServiceState.RUNNING
 
 

@@ -18,7 +18,7 @@ from nexus.journal.store import Watched, bounds, prune, read_slice, record
 from nexus.store import Transaction
 from nexus.store.sqlite import SqliteStore
 
-ORIGIN = Caller(1000, 42, "somebody")
+CALLER = Caller(1000, 42, "agent")
 DAY_MS = 24 * 60 * 60 * 1000
 
 
@@ -38,7 +38,7 @@ def _write(*at: int, kind: str = "thing.done") -> Callable[[Transaction], None]:
     def change(tx: Transaction) -> None:
         for moment in at:
             tx.now = moment
-            record(tx, ORIGIN, kind, "thing", "id", "name", {"n": moment})
+            record(tx, CALLER, kind, "thing", "id", "name", {"n": moment})
 
     return change
 
@@ -54,7 +54,7 @@ def test_event_of_a_rolled_back_change_is_not_recorded(root: Path) -> None:
         assert store.read(bounds) == (0, 0)
         await store.write(_write(1))
         (event,) = store.read(lambda reader: read_slice(reader, 0, Watched()), snapshot=True).events
-        assert event == Event(1, 1, "thing.done", "thing", "id", "name", "somebody", 1000, 42, {"n": 1})
+        assert event == Event(1, 1, "thing.done", "thing", "id", "name", "agent", 1000, 42, {"n": 1})
 
     on_store(root, body)
 
@@ -121,7 +121,7 @@ def test_idle_watcher_receives_progress_only_after_new_events(root: Path, monkey
     monkeypatch.setattr(handlers, "_PROGRESS_INTERVAL_S", 0.05)
 
     async def body(store: SqliteStore) -> None:
-        context: Any = Context(store, None, ORIGIN)  # type: ignore[arg-type]
+        context: Any = Context(store, None, CALLER)  # type: ignore[arg-type]
         stream = _Recorder()
         command = WatchEvents(kinds=["wanted.*"])
         watching = asyncio.create_task(handlers.watch_events(context, command, stream))  # type: ignore[arg-type]

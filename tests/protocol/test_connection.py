@@ -62,7 +62,7 @@ def client_with_open_requests() -> ClientConnection:
     return client
 
 
-def told(events: list[Any]) -> list[Any]:
+def without_text(events: list[Any]) -> list[Any]:
     # The text of a violation shows the wrong bytes received so far, so it depends on the split.
     return [
         (type(event.error), event.error.sequence, event.error.details) if isinstance(event, ConnectionFailed) else event
@@ -79,7 +79,7 @@ def test_events_do_not_depend_on_how_the_bytes_are_split(
     whole, pieces = make(), make()
     expected = whole.receive_data(data)
     received = [event for piece in cut(data, places) for event in pieces.receive_data(piece)]
-    assert told(received) == told(expected)
+    assert without_text(received) == without_text(expected)
     assert pieces.open_requests == whole.open_requests
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "Count",
     "Data",
     "Deaf",
+    "Durable",
     "Echo",
     "Echoed",
     "Feed",
@@ -128,7 +129,14 @@ class Work(StreamCommand[Data, Size]):
     """Send what the test reports, until ``release``."""
 
 
-TOYS = (Echo, Deaf, Hold, Break, BreakByTimeout, Produce, Swallow, Count, Reluctant, Feed, Tail, Work)
+@command(0xE00D)
+class Durable(Command[Data]):
+    """Hold until cancelled, then outlast that as a durable write does: answer after ``release``."""
+
+    timeout_ms: int | None = None
+
+
+TOYS = (Echo, Deaf, Hold, Break, BreakByTimeout, Produce, Swallow, Count, Reluctant, Feed, Tail, Work, Durable)
 
 for _toy in TOYS:
     # Other tests look at the registry of commands: those of this file do not belong in it.
@@ -144,10 +152,10 @@ class ToyServer:
     def __init__(self, path: Path, limits: Limits) -> None:
         self.path = path
         self.holding = 0
-        """Requests that wait in Hold and Reluctant."""
+        """Requests that wait in Hold, Reluctant and Durable."""
         self.cancelled = 0
         self.timed_out: list[bool] = []
-        """``Context.timed_out`` at each cancellation of a Hold or a Reluctant."""
+        """``Context.timed_out`` at each cancellation of one of these."""
         self.source: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
         self.log: list[bytes] = []
         self.changed: list[Callable[[], None]] = []
@@ -203,6 +211,13 @@ class ToyServer:
         self._thread.join(30)
         self.loop.close()
         self._listener.close()
+
+
+def _cancel_at_next_wait(task: asyncio.Task[Any]) -> None:
+    """What the store does with the cancellation of a task whose write became durable."""
+    if not task.done() and task.cancelling():
+        task.uncancel()
+        task.cancel()
 
 
 class _Handlers:
@@ -277,6 +292,18 @@ class _Handlers:
                 toy.holding -= 1
             return Empty()
 
+        @handles(Durable)
+        async def durable(ctx: Context, _command: Durable) -> Data:
+            toy.holding += 1
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                toy.timed_out.append(ctx.timed_out)
+            await toy.may_answer.wait()
+            toy.holding -= 1
+            toy.loop.call_soon(_cancel_at_next_wait, asyncio.current_task())
+            return Data(b"done")
+
         @handles(Feed)
         async def feed(_ctx: Context, _command: Feed, stream: Stream[Data]) -> Size:
             size = 0
@@ -337,7 +364,7 @@ class _Handlers:
                 fn.__name__: fn
                 for fn in (
                     *(echo, deaf, hold, break_, break_by_timeout, produce, swallow, count),
-                    *(reluctant, feed, tail, work, hello),
+                    *(reluctant, durable, feed, tail, work, hello),
                 )
             }
         )

@@ -46,12 +46,12 @@ def converge(
     project: Project,
     observed: Observed,
     plan: Plan,
-    tell: Callable[[Outcome], None],
+    report: Callable[[Outcome], None],
     *,
     wait: bool = False,
     waits: Sequence[Step] = (),
 ) -> list[Outcome]:
-    """Carry out a plan; calls ``tell`` with the outcome of each step and returns all outcomes.
+    """Carry out a plan; calls ``report`` with the outcome of each step and returns all outcomes.
 
     With ``wait`` a start is done once the service is healthy or completed. ``waits`` are wait steps for services that
     run already.
@@ -66,7 +66,7 @@ def converge(
 
     def note(outcome: Outcome) -> None:
         outcomes.append(outcome)
-        tell(outcome)
+        report(outcome)
 
     failed: dict[tuple[str, str], str] = {}
     records = [step for step in plan.steps if step.action not in ("restart", "start")]

@@ -67,7 +67,7 @@ class Kind(NamedTuple):
 
 
 def _typed(kind: type, expected: str) -> Callable[[Any, str], Any]:
-    def read(value: Any, _folder: str) -> Any:
+    def read(value: Any, _directory: str) -> Any:
         if type(value) is not kind:
             raise InvalidValue(f"expected {expected}")
         return value
@@ -76,7 +76,7 @@ def _typed(kind: type, expected: str) -> Callable[[Any, str], Any]:
 
 
 def _parsed(parse: Callable[[str], int], expected: str) -> Callable[[Any, str], int]:
-    def read(value: Any, _folder: str) -> int:
+    def read(value: Any, _directory: str) -> int:
         if type(value) not in (str, int, float):
             raise InvalidValue(f"expected {expected}")
         try:
@@ -98,7 +98,7 @@ def _written_size(mib: int) -> str:
 def _choice(enum: type[Enum]) -> Kind:
     words = [member.value for member in enum]
 
-    def read(value: Any, _folder: str) -> Any:
+    def read(value: Any, _directory: str) -> Any:
         if value in words:
             return value
         near = get_close_matches(value, words, 1) if isinstance(value, str) else []
@@ -107,28 +107,28 @@ def _choice(enum: type[Enum]) -> Kind:
     return Kind(read)
 
 
-def _read_command(value: Any, _folder: str) -> Any:
+def _read_command(value: Any, _directory: str) -> Any:
     if type(value) is str or (isinstance(value, list) and all(type(word) is str for word in value)):
         return value
     raise InvalidValue("expected a line for the shell, or a list of words")
 
 
-def _read_words(value: Any, _folder: str) -> Any:
+def _read_words(value: Any, _directory: str) -> Any:
     if isinstance(value, list) and all(type(word) is str for word in value):
         return sorted(set(value)) or None
     raise InvalidValue("expected a list of words")
 
 
-def _read_path(value: Any, folder: str) -> str | None:
+def _read_path(value: Any, directory: str) -> str | None:
     if type(value) is not str:
         raise InvalidValue("expected a path")
     try:
-        return os.path.normpath(folder / Path(value).expanduser()) if value else None
+        return os.path.normpath(directory / Path(value).expanduser()) if value else None
     except RuntimeError:
         raise InvalidValue("expected a path; there is no such home directory") from None
 
 
-def _read_tcp(value: Any, _folder: str) -> int:
+def _read_tcp(value: Any, _directory: str) -> int:
     if value is True:
         return 0
     if type(value) is not int:
@@ -136,7 +136,7 @@ def _read_tcp(value: Any, _folder: str) -> int:
     return value
 
 
-def _read_variables(value: Any, _folder: str) -> dict[str, str] | None:
+def _read_variables(value: Any, _directory: str) -> dict[str, str] | None:
     if not isinstance(value, dict):
         raise InvalidValue("expected a table of variables")
     found = {}
@@ -157,7 +157,7 @@ _SIZE = Kind(_parsed(parse_size, "a size such as 256M or 1G"), _written_size)
 _COMMAND = Kind(_read_command)
 _PATH = Kind(_read_path)
 _ONESHOT = Kind(
-    lambda value, folder: ServiceType.ONESHOT.value if _FLAG.read(value, folder) else ServiceType.SIMPLE.value,
+    lambda value, directory: ServiceType.ONESHOT.value if _FLAG.read(value, directory) else ServiceType.SIMPLE.value,
     lambda value: value == ServiceType.ONESHOT.value,
 )
 

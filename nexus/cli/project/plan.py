@@ -266,7 +266,7 @@ def _runs(service: Mapping[str, Any]) -> bool:
 
 
 def _changed(records: Iterable[Step], edges: Iterable[Step]) -> set[str]:
-    """Services that will not have what they are changed to before they are started anew."""
+    """The services whose changes take effect only at a restart."""
     changed = {
         step.name
         for step in records

@@ -1,4 +1,4 @@
-"""The plan: what differs, in an order in which it can be done, and what is remembered of it."""
+"""The plan: its steps, their order, and the ownership that it writes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def words(made: Plan) -> list[str]:
 
 
 def service(name: str, **fields: Any) -> dict[str, Any]:
-    """A record as the daemon has it."""
+    """A service record as the daemon returns it."""
     return {"id": f"id-{name}", "name": name, "state": "running", "health": "unknown", **service_defaults()} | fields
 
 
@@ -53,7 +53,7 @@ dir = ""
 """
 
 
-def test_what_is_not_there_is_made_connected_and_started_in_order(root: Path) -> None:
+def test_missing_objects_are_created_connected_and_started_in_order(root: Path) -> None:
     made = plan(project(root, TWO + "[vms.box]"), Observed())
     assert words(made) == [
         "create vm box",
@@ -66,14 +66,14 @@ def test_what_is_not_there_is_made_connected_and_started_in_order(root: Path) ->
     assert made.before == made.after == Ownership(frozenset({"new-2", "new-3"}), frozenset({"new-1"}))
 
 
-def test_where_nothing_differs_there_is_nothing_to_do(root: Path) -> None:
+def test_equal_state_gives_an_empty_plan(root: Path) -> None:
     there = observed(service("api", run_command="api"), service("db", run_command="db"), edges={"api": {"db": Edge()}})
     made = plan(project(root, TWO), there, prune=True)
     assert made.steps == ()
     assert made.before == made.after == Ownership()
 
 
-def test_what_holds_at_once_restarts_nothing_and_what_does_not_restarts_what_runs(root: Path) -> None:
+def test_only_changes_that_need_it_restart_a_running_service(root: Path) -> None:
     there = observed(service("api", run_command="old"), service("db", run_command="db", restart="always"))
     assert words(plan(project(root, TWO), there))[:2] == ["update service api", "update service db"]
     made = plan(project(root, TWO), there)
@@ -82,7 +82,7 @@ def test_what_holds_at_once_restarts_nothing_and_what_does_not_restarts_what_run
     assert made.after.restarts == ()
 
 
-def test_a_tunnel_that_comes_or_goes_restarts_its_dependent(root: Path) -> None:
+def test_changed_tunnel_restarts_its_dependent(root: Path) -> None:
     wanted = project(root, TWO.replace('["db"]', "{ db = { tunnel = true } }") + "port = 1\n")
     db = service("db", run_command="db", port=1)
     there = observed(service("api", run_command="api"), db, edges={"api": {"db": Edge()}})
@@ -93,7 +93,7 @@ def test_a_tunnel_that_comes_or_goes_restarts_its_dependent(root: Path) -> None:
     ]
 
 
-def test_a_restart_that_did_not_come_to_pass_is_made_up_for(root: Path) -> None:
+def test_pending_restart_is_planned_until_the_service_was_started_again(root: Path) -> None:
     edges = {"api": {"db": Edge()}}
     ownership = {"p": Ownership(frozenset({"id-api"}), frozenset(), (("id-api", 500),))}
     db = service("db", run_command="db")
@@ -104,7 +104,7 @@ def test_a_restart_that_did_not_come_to_pass_is_made_up_for(root: Path) -> None:
     assert words(plan(project(root, TWO), fresh)) == []
 
 
-def test_what_is_down_is_started_unless_it_is_not_to_be(root: Path) -> None:
+def test_stopped_service_is_started_unless_start_is_false(root: Path) -> None:
     db = service("db", run_command="db", state="failed")
     api = service("api", run_command="api", state="stopped")
     there = observed(api, db, edges={"api": {"db": Edge()}})
@@ -113,7 +113,7 @@ def test_what_is_down_is_started_unless_it_is_not_to_be(root: Path) -> None:
     assert words(plan(project(root, TWO), there, start=False)) == []
 
 
-def test_work_that_is_done_is_not_done_again_until_it_is_other_work(root: Path) -> None:
+def test_completed_oneshot_is_started_again_only_when_changed(root: Path) -> None:
     text = '[services.once]\nrun = "{}"\ndir = ""\noneshot = true'
     done = observed(service("once", run_command="work", type="oneshot", state="stopped", exit_code=0))
     assert words(plan(project(root, text.format("work")), done)) == []
@@ -122,7 +122,7 @@ def test_work_that_is_done_is_not_done_again_until_it_is_other_work(root: Path) 
     assert words(plan(project(root, text.format("work")), failed)) == ["start service once"]
 
 
-def test_pruned_is_what_the_file_made_and_nothing_else_dependents_first(root: Path) -> None:
+def test_prune_removes_only_owned_objects_dependents_first(root: Path) -> None:
     there = observed(
         service("a"),
         service("b"),
@@ -145,12 +145,12 @@ def test_pruned_is_what_the_file_made_and_nothing_else_dependents_first(root: Pa
     assert words(plan(project(root, ""), there)) == []
 
 
-def test_a_graph_that_is_turned_round_is_never_a_circle_on_the_way(root: Path) -> None:
+def test_reversed_edge_is_disconnected_before_it_is_connected(root: Path) -> None:
     there = observed(service("api", run_command="api"), service("db", run_command="db"), edges={"db": {"api": Edge()}})
     assert words(plan(project(root, TWO), there)) == ["disconnect service db api", "connect service api db"]
 
 
-def test_what_another_file_made_is_left_alone(root: Path) -> None:
+def test_objects_of_another_project_are_refused_unless_equal(root: Path) -> None:
     ownership = {"q": Ownership(frozenset({"id-api"}))}
     there = observed(service("api", run_command="old"), service("db", run_command="db"), ownership=ownership)
     with pytest.raises(ProjectFileInvalid) as caught:
@@ -178,22 +178,20 @@ def test_what_another_file_made_is_left_alone(root: Path) -> None:
         ),
     ],
 )
-def test_dependencies_that_cannot_be_are_told_before_anything_is_done(
-    root: Path, text: str, message: str, hint: str
-) -> None:
+def test_invalid_dependencies_are_refused(root: Path, text: str, message: str, hint: str) -> None:
     with pytest.raises(ProjectFileInvalid) as caught:
         plan(project(root, text), Observed())
     assert message in caught.value.message
     assert hint in str(caught.value.hint)
 
 
-def test_a_circle_through_what_the_file_does_not_name_is_told_too(root: Path) -> None:
+def test_cycle_through_a_service_outside_the_file_is_refused(root: Path) -> None:
     there = observed(service("old"), edges={"old": {"a": Edge()}})
     with pytest.raises(ProjectFileInvalid, match="old"):
         plan(project(root, '[services.a]\ndepends_on = ["old"]\n'), there)
 
 
-def test_a_plan_is_shown_field_by_field_and_without_the_values_of_variables(root: Path) -> None:
+def test_plan_is_printed_by_field_without_values_of_variables(root: Path) -> None:
     there = Observed(
         {"api": service("api", run_command="api", port=1, stop_grace_ms=500)},
         {"api": {"OLD": "s3cret", "SAME": "s3cret", "TOKEN": "s3cret"}},
@@ -239,7 +237,7 @@ GRAPHS = st.dictionaries(st.sampled_from("abcdef"), st.sets(st.sampled_from("abc
 
 
 @given(GRAPHS)
-def test_a_circle_is_found_where_there_is_one_and_else_there_is_an_order(graph: dict[str, set[str]]) -> None:
+def test_find_cycle_finds_a_cycle_or_in_order_sorts(graph: dict[str, set[str]]) -> None:
     cycle = find_cycle(graph)
     if cycle is not None:
         assert cycle[0] == cycle[-1]
@@ -251,7 +249,7 @@ def test_a_circle_is_found_where_there_is_one_and_else_there_is_an_order(graph: 
         assert not graph[name] & set(order[place + 1 :])
 
 
-def test_long_chains_need_no_deep_stack() -> None:
+def test_long_chains_do_not_recurse() -> None:
     chain = {str(number): [str(number + 1)] for number in range(5000)}
     assert find_cycle(chain) is None
     assert in_order(chain, chain)[0] == "4999"
@@ -261,7 +259,7 @@ def test_long_chains_need_no_deep_stack() -> None:
     assert len(found) == 5001
 
 
-def test_what_is_wanted_has_a_field_for_every_default(root: Path) -> None:
+def test_desired_service_has_every_field(root: Path) -> None:
     wanted = project(root, TWO).services["api"]
     assert isinstance(wanted, WantedService)
     assert wanted.fields.keys() == service_defaults().keys()
