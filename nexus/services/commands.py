@@ -393,7 +393,7 @@ class UpdateService(Command[Service]):
     environment: (
         Annotated[
             Environment,
-            Meta(description="environment variables that replace all others", extra={"option": "--environment"}),
+            Meta(description="environment variables that replace all present ones", extra={"option": "--environment"}),
         ]
         | None
     ) = None
@@ -507,12 +507,12 @@ class CheckoutBranch(Command[RepoStatus]):
 
     service: ServiceReference
     branch: Annotated[Branch, Meta(extra={"metavar": "BRANCH"})]
-    create: Annotated[bool, Meta(description="create it from the present commit")] = False
+    create: Annotated[bool, Meta(description="create the branch at the present commit")] = False
 
 
 @command(31, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_READ_ERRORS))
 class GetRepoStatus(Command[RepoStatus]):
-    """Get the branch and commit of a service's repository, and the number of its changed files."""
+    """Get the state of a service's repository: branch, commit, upstream, changed files, unfinished operations."""
 
     service: ServiceReference
 

@@ -285,5 +285,5 @@ def test_service_gets_the_file_limit_from_before_the_daemon_raised_it(services: 
     said = tmp_path / "said"
     services.add("modest", f"ulimit -Sn > {said}; exec sleep 1000")
     services.start("modest")
-    wait_until(lambda: lines_of(said), "its word")
+    wait_until(lambda: lines_of(said), "the file limit")
     assert lines_of(said) == [str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])]

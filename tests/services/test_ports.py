@@ -105,4 +105,4 @@ def test_stop_reason_names_the_holder_of_a_port_still_in_use(services: Services,
         holder.listen()
         reason = str(services.stop("web").service.reason)
         assert reason.startswith(f"stopped on demand; port {port} is in use by")
-    wait_until(lambda: services.get("web").state is ServiceState.STOPPED, "its rest")
+    wait_until(lambda: services.get("web").state is ServiceState.STOPPED, "state stopped")
