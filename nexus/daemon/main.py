@@ -126,7 +126,7 @@ def _message_and_hint(error: Exception) -> tuple[str, str | None]:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="nexusd",
-        description="The Nexus daemon: keeps VMs and their records behind one Unix socket.",
+        description="The Nexus daemon: runs services, keeps records, and serves clients on one Unix socket.",
         epilog="Signals: SIGTERM and SIGINT drain and stop it; SIGHUP reads limits and log level again.",
         allow_abbrev=False,
     )

@@ -58,24 +58,38 @@ RECORDS = (
     Refusal("status aaaa", 5, 'cannot tell which service "aaaa" means', "more characters of the id"),
     Refusal("add x --run true --health-log (unclosed", 2, "health_log is not a regular expression", "RE2"),
     Refusal("add x --run true --health-log (?=a)b", 2, "health_log is not a regular expression", "RE2"),
-    Refusal("add x --run true --health-exec true --health-tcp 5", 2, "it has one health check", "Unset health_exec"),
-    Refusal("add x --run true --health-tcp 0", 2, "its own port, and it has none", "Give it a port"),
-    Refusal("add x --type oneshot --restart always --run true", 2, "a oneshot service is not started again", "on-fail"),
-    Refusal("add x --type oneshot --health-exec true --run true", 2, "so it has no health check", "completed"),
-    Refusal("add x --run true --restart-backoff 9s --restart-backoff-max 1s", 2, "is shorter than the first", "both"),
-    Refusal("add x --run true --git-branch main", 2, "no repo_url to clone it from", "both"),
+    Refusal(
+        "add x --run true --health-exec true --health-tcp 5",
+        2,
+        "health_exec is set, and a service has one health check",
+        "Unset health_exec",
+    ),
+    Refusal("add x --run true --health-tcp 0", 2, "own port, and it has none", "Set a port"),
+    Refusal("add x --type oneshot --restart always --run true", 2, "cannot have restart policy always", "on-fail"),
+    Refusal("add x --type oneshot --health-exec true --run true", 2, "cannot have a health check", "completed"),
+    Refusal(
+        "add x --run true --restart-backoff 9s --restart-backoff-max 1s", 2, "is less than restart_backoff_ms", "both"
+    ),
+    Refusal("add x --run true --git-branch main", 2, "without a repo_url to clone from", "both"),
     Refusal(
         f"add x --run true --repo-url https://me:{SECRET}@example.org/x.git", 2, "holds a password", "git_token_file"
     ),
     Refusal("add x --run true --repo-url ext::sh", 2, 'cannot add service "x": its repo_url cannot be used', ""),
-    Refusal("add x --run true --dir / --config-file /etc/passwd", 2, "relative to the repository", "Leave out"),
-    Refusal("add x --run true --dir / --config-file ../up.env", 2, "without ..", "Move it there"),
-    Refusal("add x --run true --dir / --config-file folder/", 2, "is a file, not a folder", "name of the file"),
+    Refusal(
+        "add x --run true --dir / --config-file /etc/passwd",
+        2,
+        "configuration file is absolute",
+        "relative to the repository",
+    ),
+    Refusal("add x --run true --dir / --config-file ../up.env", 2, "contains ..", "Move the file"),
+    Refusal(
+        "add x --run true --dir / --config-file folder/", 2, "configuration file is a directory", "name of the file"
+    ),
     Refusal("add x --run true --depends-on nobody", 4, 'service "nobody" not found', ""),
     Refusal("update web --name idle", 5, 'cannot update service "web": service name "idle" already exists', "Choose"),
-    Refusal("update web --clear nonsense", 2, "nonsense cannot be unset", "These can: run_command, directory"),
-    Refusal("update web --port 5 --clear port", 2, "port is both given and unset", "Leave out one"),
-    Refusal("config set web --clear port", 2, "port cannot be unset", "These can: filename, run_command"),
+    Refusal("update web --clear nonsense", 2, "nonsense cannot be unset", "can be unset: run_command, directory"),
+    Refusal("update web --port 5 --clear port", 2, "port is both set and cleared", "Leave out one"),
+    Refusal("config set web --clear port", 2, "port cannot be unset", "can be unset: filename, run_command"),
     Refusal("remove listener --yes", 5, "it is running, stop it first", "service remove listener --force"),
     Refusal("remove needed --yes", 5, '"needs" depends on it', "dependency remove needs needed"),
     Refusal("remove needed --yes --force", 5, '"needs" depends on it', "dependency remove needs needed"),
@@ -86,8 +100,10 @@ DEPENDENCIES = (
     Refusal(
         "dep add one three", 5, "that would be a cycle: one → three → two → one", "service dependency remove three two"
     ),
-    Refusal("dep add one one", 5, "it would depend on itself: one → one", "another service"),
-    Refusal("dep add two one --condition healthy", 5, "it does already, in another way", "dependency remove two one"),
+    Refusal("dep add one one", 5, "it would depend on itself: one → one", "Give another service"),
+    Refusal(
+        "dep add two one --condition healthy", 5, "it already does, with other settings", "dependency remove two one"
+    ),
     Refusal("dep remove one two", 4, 'cannot remove the dependency of "one" on "two"', "dependency list one"),
     Refusal(
         "dep add tunnelled db-1 --tunnel",
@@ -118,9 +134,9 @@ STARTS = (
     Refusal("start limited-memory", 5, 'cannot start service "limited-memory"', "systemd --user"),
     Refusal("start limited-cpu", 5, 'cannot start service "limited-cpu"', "systemd --user"),
     Refusal("start no-file", 5, "{root}/no.env: there is no such file", "service config --help"),
-    Refusal("start bad-file", 5, "{root}/bad.env, line 2", "Mend the file"),
-    Refusal("start bad-properties", 5, "{root}/bad.properties, line 1", "Mend the file"),
-    Refusal("start outside-file", 5, "it leads out of {root}/inside", "no link out of it"),
+    Refusal("start bad-file", 5, "{root}/bad.env, line 2", "Correct the file"),
+    Refusal("start bad-properties", 5, "{root}/bad.properties, line 1", "Correct the file"),
+    Refusal("start outside-file", 5, "it leads out of {root}/inside", "not a link"),
     Refusal("config show no-file --resolved", 5, "{root}/no.env: there is no such file", "service config --help"),
     Refusal("start web --env A=1", 5, "it is up with another one", "service restart web --env"),
     Refusal("start forbidden", 5, "not on a Friday", "plugin"),

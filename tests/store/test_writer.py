@@ -459,7 +459,7 @@ def test_write_ahead_log_is_truncated_when_it_grows_large(root: Path, monkeypatc
             for i in range(20):
                 await store.write(put(f"key{i}", "x" * 40_000))
             # The last reply may come before the writer checks the log's size; one more write is enough.
-            store._writer._last_look = 0.0
+            store._writer._last_wal_check = 0.0
             await store.write(put("more"))
             await store.write(put("last"))
             assert os.stat(f"{store.path}-wal").st_size < 200_000  # noqa: PTH116
