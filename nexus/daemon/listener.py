@@ -22,11 +22,6 @@ _BACKLOG = 512
 class StartError(ReportedError):
     """The daemon cannot start. ``hint`` says what to do."""
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
 
 class OwnListener:
     """A listening socket at ``path`` that this daemon made."""

@@ -106,11 +106,6 @@ class RuntimeFailure(ReportedError):
         └── RunHeld             the run whose files are to be deleted is still running
     """
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
 
 class StartFailed(RuntimeFailure):
     """The program could not be started.
