@@ -13,7 +13,7 @@ from nexus.client import ConnectionLost
 from nexus.config import ConfigError
 from nexus.daemon.listener import StartError
 from nexus.paths import PathError
-from nexus.runtime import LimitUnavailable, StartFailed
+from nexus.runtime import LimitUnavailable, RunHeld
 from nexus.store.base import InitError, PathUnusable
 
 ERRORS = [
@@ -22,7 +22,7 @@ ERRORS = [
     (PathError("cannot do it", "Try again."), 1),
     (ConfigError("cannot do it", "Try again."), 1),
     (StartError("cannot do it", "Try again."), 1),
-    (StartFailed("cannot do it", hint="Try again."), 1),
+    (RunHeld("cannot do it", "Try again."), 1),
     (LimitUnavailable("cannot do it", "Try again."), 1),
     (InitError("cannot do it", hint="Try again."), 1),
     (PathUnusable("cannot do it", hint="Try again."), 5),
