@@ -1,4 +1,4 @@
-"""Nexus: a recoverable world for every task, kept by one daemon behind one Unix socket."""
+"""Nexus: services, virtual machines and their state, managed by one daemon behind one Unix socket."""
 
 __all__ = ["__version__"]
 

@@ -1,8 +1,8 @@
-"""The list of capabilities, in order: what the daemon can do and which words the command line has for it.
+"""The list of capabilities, in order, each with its nouns on the command line.
 
-It is static text on purpose: ``nexusctl`` prints its help and completes its words from here without importing any of
-them. A capability is the package ``nexus.<name>`` with the modules that architecture calls for: ``commands``,
-``handlers``, perhaps ``manager``, and ``cli`` with one click command for each of its ``nouns``.
+It is static: ``nexusctl`` prints help and completes nouns from it without importing any capability. A capability is the
+package ``nexus.<name>`` with the modules ``commands``, ``handlers``, ``cli`` (one click command for each of its
+``nouns``) and, if ``manager`` is set, ``manager``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["CAPABILITIES", "Capability", "Noun"]
 
 
 class Noun(NamedTuple):
-    """A word of the command line at its top level."""
+    """A top-level word of the command line."""
 
     name: str
     help: str
@@ -21,24 +21,24 @@ class Noun(NamedTuple):
 
 
 class Capability(NamedTuple):
-    """One folder: what it is called and the words it has on the command line."""
+    """A capability: the name of its package, and its nouns on the command line."""
 
     name: str
     nouns: tuple[Noun, ...]
     manager: bool = False
-    """Whether it has a ``manager`` module, which keeps its records and the world the same."""
+    """Whether it has a ``manager`` module, which makes what runs match the records."""
 
 
 CAPABILITIES: tuple[Capability, ...] = (
     Capability(
         "system",
         (
-            Noun("status", "Show whether the daemon runs, and its database."),
+            Noun("status", "Show the status of the daemon and its database."),
             Noun("settings", "Read and change the daemon's settings.", ("setting",)),
         ),
     ),
-    Capability("journal", (Noun("events", "Show what happened, and follow what happens."),)),
-    Capability("plugins", (Noun("plugin", "See, reload and call plugins.", ("plugins",)),)),
+    Capability("journal", (Noun("events", "Show events, and follow new ones."),)),
+    Capability("plugins", (Noun("plugin", "List, reload and call plugins.", ("plugins",)),)),
     Capability("services", (Noun("service", "Manage services.", ("svc", "services")),), manager=True),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),)),
 )

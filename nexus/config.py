@@ -1,6 +1,6 @@
-"""``config.toml``: its sections and keys, their types and bounds, and which value wins.
+"""``config.toml``: its sections and keys, their types and bounds, and the precedence of options, variables and keys.
 
-A missing file means the defaults. A wrong one is an error that names the file, the line and the key.
+A missing file means the defaults. An invalid file is an error that names the file, the line and the key.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from nexus_protocol.errors import ReportedError
 
 from nexus.paths import config_directory, default_socket_path, environment_path
 
@@ -28,25 +30,21 @@ __all__ = [
 _KIB, _MIB = 1024, 1024 * 1024
 
 
-class ConfigError(Exception):
+class ConfigError(ReportedError):
     """The configuration file cannot be used; the message names the file, the line and the key."""
 
-    hint = "Mend the file, or move it away to start with the defaults."
-
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint or self.hint
+        super().__init__(message, hint or "Fix the file, or move it away to use the defaults.")
 
 
 class Limits(NamedTuple):
-    """What clients may ask of the daemon. Sizes in bytes, times in seconds."""
+    """The limits of clients. Sizes in bytes, times in seconds."""
 
     max_payload_bytes: int = 64 * _KIB
-    """Of a command that declares no other limit."""
+    """For a command that declares no other limit."""
     max_frame_payload_bytes: int = 16 * _MIB
     receive_budget_bytes: int = 64 * _MIB
-    """Received and not yet dispatched, and Input that waits in streams, over all connections."""
+    """Received and not yet dispatched, and Input queued in streams, over all connections."""
     send_budget_bytes: int = 64 * _MIB
     """Encoded and not yet sent, over all connections."""
     connections: int = 512
@@ -54,9 +52,9 @@ class Limits(NamedTuple):
     streams_per_connection: int = 16
     frame_timeout_s: int = 30
     send_buffer_bytes: int = 1 * _MIB
-    """Waiting for a client that does not read, beside the frame being sent."""
+    """Queued for a client that does not read, besides the frame being sent."""
     send_timeout_s: int = 30
-    """How long such a client may make no progress."""
+    """How long such a client may read nothing before it is disconnected."""
 
 
 _LIMIT_BOUNDS: dict[str, tuple[int, int]] = {
@@ -74,14 +72,14 @@ _LIMIT_BOUNDS: dict[str, tuple[int, int]] = {
 
 
 class PluginSettings(NamedTuple):
-    """Whether there are plugins, where they are, and what one of them may take."""
+    """Whether plugins are loaded, from where, and their limits."""
 
     enabled: bool = True
     directory: str | None = None
     timeout_ms: int = 1000
-    """How long one call of one plugin may take."""
+    """For one call of one plugin."""
     memory_mib: int = 256
-    """Of address space, for the process that they all run in."""
+    """Address space of the process that all plugins share."""
 
 
 _PLUGIN_BOUNDS: dict[str, tuple[int, int]] = {"timeout_ms": (10, 600_000), "memory_mib": (64, 1_048_576)}
@@ -90,7 +88,7 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class Config(NamedTuple):
-    """What the file says; None where it says nothing."""
+    """The content of the file; None for a path that it does not set."""
 
     path: str
     daemon_socket: str | None = None
@@ -118,10 +116,10 @@ def config_path(override: str | None = None) -> str:
 
 
 def load_config(path: str, *, required: bool = False) -> Config:
-    """Read the file; the defaults when it is missing, unless it is ``required`` (named by the user).
+    """Read the file; a missing one means the defaults, unless it is ``required`` because the user named it.
 
     Raises:
-        ConfigError: it cannot be read, is not TOML, or holds an unknown key or a wrong value.
+        ConfigError: it cannot be read, is not TOML, or has an unknown key or an invalid value.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -129,14 +127,14 @@ def load_config(path: str, *, required: bool = False) -> Config:
     except FileNotFoundError:
         if required:
             raise ConfigError(
-                f"cannot read {path}: there is no such file", "Give one that is there, or leave --config out."
+                f"cannot read {path}: there is no such file", "Name an existing file, or omit --config."
             ) from None
         return Config(path)
     except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read {path}: it is not UTF-8 ({error.reason})") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    import tomllib  # only where there is a file: nexusctl's start pays for every import
+    import tomllib  # only if there is a file: every import delays the start of nexusctl
 
     try:
         document = tomllib.loads(text)
@@ -190,7 +188,7 @@ def _config(path: str, text: str, document: Mapping[str, Any]) -> Config:
 
 
 def _at(path: str, text: str, section: str, key: str | None) -> str:
-    """The start of a message about a key: the file, and the line where it can be found."""
+    """The start of a message about a key, with the file and the line."""
     inside = False
     for number, line in enumerate(text.splitlines(), start=1):
         header = re.match(r"\s*\[\s*([^\]]+?)\s*\]", line)
@@ -206,24 +204,26 @@ def _at(path: str, text: str, section: str, key: str | None) -> str:
 
 
 def _configured(config: Config, path: str) -> str:
-    """A path of the file: with its ``~`` and ``$NAME``, and relative to the file's own folder."""
+    """Resolve a path in the file: expand ``~`` and ``$NAME``, relative to the file's directory."""
     return os.path.join(os.path.dirname(config.path), os.path.expanduser(os.path.expandvars(path)))
 
 
 def daemon_socket(config: Config, override: str | None = None) -> tuple[str, str | None]:
-    """Where the daemon listens, and a warning: ``--socket``, ``NEXUS_SOCKET``, ``[daemon]``, ``[client]``, default.
+    """Where the daemon listens: the first of ``--socket``, ``NEXUS_SOCKET``, ``[daemon]``, ``[client]``, the default.
+
+    Returns the path, and a warning if the default is not in the usual directory.
 
     Raises:
-        PathError: the variable is relative, or none is given and the runtime directory cannot be used.
+        PathError: the variable is relative, or the default's runtime directory cannot be used.
     """
     return _socket(config, override, config.daemon_socket or config.client_socket)
 
 
 def client_socket(config: Config, override: str | None = None) -> tuple[str, str | None]:
-    """Where a client finds the daemon: as ``daemon_socket``, with ``[client]`` before ``[daemon]``.
+    """Where a client connects: as ``daemon_socket``, with ``[client]`` before ``[daemon]``.
 
     Raises:
-        PathError: the variable is relative, or none is given and the runtime directory cannot be used.
+        PathError: the variable is relative, or the default's runtime directory cannot be used.
     """
     return _socket(config, override, config.client_socket or config.daemon_socket)
 
@@ -239,10 +239,10 @@ def _socket(config: Config, override: str | None, configured: str | None) -> tup
 
 
 def database_path(config: Config, override: str | None = None) -> str:
-    """Where the database is: ``--db``, ``NEXUS_DATABASE``, ``[database] path``, default.
+    """The database's path: the first of ``--db``, ``NEXUS_DATABASE``, ``[database] path`` and the default.
 
     Raises:
-        PathError: the variable is relative, or nobody knows the home directory.
+        PathError: the variable is relative, or the home directory cannot be determined.
     """
     from nexus.paths import default_database_path
 
@@ -253,7 +253,7 @@ def database_path(config: Config, override: str | None = None) -> str:
 
 
 def plugins_directory(config: Config) -> str:
-    """Where plugins' files are: ``NEXUS_PLUGINS_DIR``, ``[plugins] directory``, default."""
+    """The directory of plugin files: the first of ``NEXUS_PLUGINS_DIR``, ``[plugins] directory`` and the default."""
     given = environment_path("NEXUS_PLUGINS_DIR")
     if given:
         return given

@@ -1,6 +1,6 @@
 """Writes ``protocol/COMMANDS.md`` from the declarations of the commands: ``python -m nexus.docs [--check]``.
 
-It knows how a declaration reads, and nothing of what any command does.
+It knows the form of a declaration, and not what a command does.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ COMMANDS_MD = Path(__file__).resolve().parents[1] / "protocol" / "COMMANDS.md"
 _HEAD = """\
 # Commands
 
-Generated from the declarations by `python -m nexus.docs`; do not edit. How a request travels, what every request can
-be refused with, and which rules payloads follow is in [SPEC.md](SPEC.md).
+Generated from the declarations by `python -m nexus.docs`; do not edit. [SPEC.md](SPEC.md) describes the transport of
+requests, the errors that every request can get, and the encoding of payloads.
 
-A field without a default is required. An optional field that is left out, or nil, means that nothing is said about
-it. A reply has the optional fields that are set, and may get more fields with time: ignore those you do not know.
-Codes are stable for ever.
+A field without a default is required. An optional field that is left out or nil counts as not given. A reply
+has only those optional fields that are set. Later versions may add fields to a reply: ignore fields that you do not
+know. Codes never change.
 """
 
 
 def render() -> str:
-    """The document, from what is declared now."""
+    """Render the document from the declarations."""
     load_capabilities()
     commands = declared_commands()
     blocks = [
@@ -100,11 +100,11 @@ def _command(info: CommandInfo) -> list[str]:
     lines += _request_table(info.request)
     lines += ["", _result(info)]
     if info.takes_input:
-        lines += ["", "The open stream takes Input."]
+        lines += ["", "The open stream takes Input frames."]
     if info.max_payload != DEFAULT_MAX_PAYLOAD:
-        lines += ["", f"The payload may have {info.max_payload} bytes."]
+        lines += ["", f"The payload may have at most {info.max_payload} bytes."]
     if info.errors:
-        lines += ["", "Refused with:", ""]
+        lines += ["", "Errors:", ""]
         lines += [f"- `{error.type}` (`{error.code}`): {_prose(error.__doc__)}" for error in info.errors]
     return lines
 
@@ -112,8 +112,8 @@ def _command(info: CommandInfo) -> list[str]:
 def _result(info: CommandInfo) -> str:
     reply = _reference(info.reply)
     if info.item is None:
-        return f"Answers with {reply}."
-    return f"Streams items of {_reference(info.item)}, then answers with {reply}."
+        return f"Returns {reply}."
+    return f"Streams items of {_reference(info.item)}, then returns {reply}."
 
 
 def _reference(type_: type[Any]) -> str:
@@ -123,7 +123,7 @@ def _reference(type_: type[Any]) -> str:
 
 
 def _records(infos: list[CommandInfo]) -> list[type[Any]]:
-    """What these commands answer with and what that is made of, each once, in the order in which it is met."""
+    """The records in the replies of these commands, with nested ones, each once, in order of appearance."""
     found: dict[type[Any], None] = {}
     for info in infos:
         for type_ in (info.item, info.reply):
@@ -166,7 +166,7 @@ def _fields(type_: type[Any]) -> tuple[Field, ...]:
 def _request_table(type_: type[Any]) -> list[str]:
     fields = _fields(type_)
     if not fields:
-        return ["Takes the empty map."]
+        return ["The payload is the empty map."]
     hints = get_type_hints(type_, include_extras=True)
     rows = []
     for f in fields:
@@ -203,7 +203,7 @@ def _prose(doc: str | None) -> str:
 
 
 def _field_notes(type_: type[Any]) -> dict[str, str]:
-    """The text that stands under a field in the source."""
+    """The docstrings below the fields of a class, by field name."""
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(type_))).body
     assert isinstance(body, ast.ClassDef)
     notes = {}
@@ -283,7 +283,7 @@ def _limits(type_: Type) -> Iterator[str]:
 
 
 def _patterns(hint: Any) -> Iterator[str]:
-    """What a field's pattern asks for, in words: the description that was given together with it."""
+    """The descriptions given with the patterns of a field."""
     for meta in getattr(hint, "__metadata__", ()):
         if isinstance(meta, msgspec.Meta) and meta.pattern:
             yield meta.description or f"matches {meta.pattern}"
@@ -302,7 +302,7 @@ def _description(type_: Type) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the document, or with ``--check`` say whether it is what would be written."""
+    """Write the document, or with ``--check`` report whether it is up to date."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments not in ([], ["--check"]):
         print("usage: python -m nexus.docs [--check]", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""Lists in pages that delay nobody: read and encoded chunk by chunk, cut at a limit or at 1 MiB, with a cursor.
+"""Paged lists: read and encoded in chunks that do not block the event loop, up to a limit or 1 MiB, with a cursor.
 
 It knows records and positions, and no particular capability. A position is a tuple of the columns that the list is
-ordered by; the cursor is the last one, bound to the filters.
+sorted by; the cursor encodes the position of the last record and the filters.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 PositionT = TypeVar("PositionT", bound=tuple[Any, ...])
 
 _CHUNK = 100
-"""Records read at a time: a millisecond or two of the event loop, then others have their turn."""
+"""Records read at a time: one or two milliseconds, after which the event loop runs other tasks."""
 
 
 async def read_page(
@@ -33,16 +33,16 @@ async def read_page(
     after: PositionT | None,
     limit: int,
 ) -> tuple[Any, PositionT | None]:
-    """A list of encoded records, as a field of a record; and where the next page goes on, if more follow.
+    """Return a list of encoded records, for a field of a record, and the position of the next page if more follow.
 
-    ``read(after, count)`` gives at most ``count`` records behind a position, in order. What does not fit the filters
-    is passed over here and not in SQL, where looking for the next one that fits could take as long as the whole table.
+    ``read(after, count)`` returns at most ``count`` records after a position, in order. Records are filtered by
+    ``fits`` here and not in SQL, where the search for the next match could read the whole table in one step.
     """
     encoded: list[bytes] = []
     size = 0
     follows = True
     while follows:
-        # One more than is looked at tells whether more follow.
+        # One record more than is used shows whether more follow.
         records = read(after, _CHUNK + 1)
         follows = len(records) > _CHUNK
         for record in records[:_CHUNK]:
@@ -59,27 +59,26 @@ async def read_page(
 
 
 def encode_cursor(filters: tuple[Any, ...], position: tuple[Any, ...]) -> str:
-    """The cursor for a position in a list with these filters."""
+    """Encode the cursor for a position in a list with these filters."""
     return base64.urlsafe_b64encode(encode_record([filters, position])).decode().rstrip("=")
 
 
 def decode_cursor(
     cursor: str, filters: tuple[Any, ...], position: Any, invalid: type[InvalidArgument], hint: str
 ) -> Any:
-    """The position that a cursor for these filters holds; ``position`` is its type, a tuple.
+    """Decode a cursor and return its position; ``position`` is the type of the position, a tuple.
 
     Raises:
-        InvalidArgument: of the class ``invalid``: this is no such cursor; ``hint`` is for one with other filters.
+        InvalidArgument: the cursor is malformed or belongs to other filters (then with ``hint``). The error is of
+            class ``invalid``.
     """
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         given, after = msgspec.msgpack.decode(raw, type=tuple[list[Any], position])
     except (binascii.Error, ValueError):
-        raise invalid(
-            "cannot go on with the list: this is not one of its cursors", details={"path": "cursor"}
-        ) from None
+        raise invalid("cannot continue the list: the cursor is invalid", details={"path": "cursor"}) from None
     if tuple(given) != filters:
         raise invalid(
-            "cannot go on with the list: the cursor belongs to other filters", hint=hint, details={"path": "cursor"}
+            "cannot continue the list: the cursor belongs to other filters", hint=hint, details={"path": "cursor"}
         )
     return after

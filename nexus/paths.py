@@ -1,9 +1,9 @@
-"""Where things are: the XDG folders, the socket, the database. Daemon and clients share these functions.
+"""The paths of the XDG directories, the socket and the database. The daemon and the clients share these functions.
 
-Nothing here is in a folder that others could make first: the runtime directory is ``XDG_RUNTIME_DIR`` if it is ours,
-else ``/run/user/UID`` if that is ours, else a private folder under the state directory.
+No path is in a directory that another user could create first: the runtime directory is ``XDG_RUNTIME_DIR`` if this
+user owns it, else ``/run/user/UID`` if this user owns that, else a private directory under the state directory.
 
-Paths are plain text here: every start of ``nexusctl`` comes by, and importing pathlib takes as long as its answer.
+Paths are ``str``: every start of ``nexusctl`` imports this module, and importing pathlib takes as long as a short call.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import stat
 from typing import NamedTuple
+
+from nexus_protocol.errors import ReportedError
 
 __all__ = [
     "MAX_SOCKET_PATH",
@@ -26,20 +28,15 @@ __all__ = [
 ]
 
 MAX_SOCKET_PATH = 107
-"""Bytes that the path of a Unix socket may have on Linux (unix(7): sun_path without its final zero)."""
+"""Maximum length in bytes of a Unix socket's path on Linux (unix(7): sun_path without its final zero)."""
 
 
-class PathError(Exception):
-    """A folder cannot be used; ``hint`` says what to do."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+class PathError(ReportedError):
+    """A directory or a socket path cannot be used."""
 
 
 class RuntimeDirectory(NamedTuple):
-    """The directory for sockets, and a warning where it is not the usual one."""
+    """The directory for sockets, and a warning if it is not the usual one."""
 
     path: str
     warning: str | None = None
@@ -47,36 +44,38 @@ class RuntimeDirectory(NamedTuple):
 
 def _home_based(variable: str, fallback: str) -> str:
     value = os.environ.get(variable, "")
-    # The XDG base directory specification has relative paths ignored.
+    # The XDG base directory specification says to ignore relative paths.
     return value if value.startswith("/") else os.path.join(_home(variable), fallback)
 
 
 def _home(instead: str) -> str:
-    """The home directory; ``instead`` is the variable that would make it needless.
+    """The home directory; ``instead`` is the variable that could be set instead of HOME.
 
     Raises:
-        PathError: nobody knows it.
+        PathError: it cannot be determined.
     """
     home = os.path.expanduser("~")
     if os.environ.get("HOME") == "" or not home.startswith("/"):
         raise PathError(
-            f"cannot tell where your files are: HOME is empty, and {instead} is not set", f"Set HOME, or {instead}."
+            f"cannot find your home directory: HOME is empty, and {instead} is not set", f"Set HOME, or {instead}."
         )
     return home
 
 
 def environment_path(variable: str) -> str | None:
-    """The path that a variable of our own gives; None where it is not set, or empty.
+    """The path in one of the ``NEXUS_`` variables; None if it is not set, or empty.
 
     Raises:
-        PathError: it is a relative one, which would mean another place to each program that inherits it.
+        PathError: the path is relative; each program that inherits the variable would resolve it differently.
     """
     value = os.environ.get(variable)
     if not value:
         return None
     if not value.startswith("/"):
-        whole = os.path.abspath(os.path.expanduser(value))
-        raise PathError(f"cannot use {variable} {value}: it is not an absolute path", f"Give it whole, such as {whole}")
+        absolute = os.path.abspath(os.path.expanduser(value))
+        raise PathError(
+            f"cannot use {variable} {value}: it is not an absolute path", f"Use an absolute path, such as {absolute}"
+        )
     return os.path.abspath(value)
 
 
@@ -84,7 +83,7 @@ def config_directory() -> str:
     """``NEXUS_CONFIG_DIR``, else ``nexus`` in ``$XDG_CONFIG_HOME`` (``~/.config``).
 
     Raises:
-        PathError: the first is relative, or nobody knows the home directory.
+        PathError: the first is relative, or the home directory cannot be determined.
     """
     own = environment_path("NEXUS_CONFIG_DIR")
     return own or os.path.join(_home_based("XDG_CONFIG_HOME", ".config"), "nexus")
@@ -94,10 +93,10 @@ def state_directory() -> str:
     """``nexus`` in ``$XDG_STATE_HOME`` (``~/.local/state``): the database, its backups, logs.
 
     Raises:
-        PathError: nobody knows the home directory.
+        PathError: the home directory cannot be determined.
     """
     if not os.environ.get("XDG_STATE_HOME", "").startswith("/"):
-        # platformdirs takes a relative one as it is, which the specification has ignored.
+        # platformdirs would use a relative path, which the specification says to ignore.
         return os.path.join(_home("XDG_STATE_HOME"), ".local/state/nexus")
     from platformdirs import user_state_dir
 
@@ -110,14 +109,14 @@ def default_database_path() -> str:
 
 
 def runtime_directory() -> RuntimeDirectory:
-    """The directory that holds the ``nexus`` folder with the socket.
+    """The directory that holds the ``nexus`` directory with the socket.
 
     Raises:
         PathError: ``XDG_RUNTIME_DIR`` is set, but cannot be used.
     """
     value = os.environ.get("XDG_RUNTIME_DIR")
     if value:
-        problem = _not_ours(value)
+        problem = _ownership_problem(value)
         if problem is not None:
             raise PathError(
                 f"cannot use XDG_RUNTIME_DIR {value}: {problem}",
@@ -125,13 +124,14 @@ def runtime_directory() -> RuntimeDirectory:
             )
         return RuntimeDirectory(value)
     usual = f"/run/user/{os.geteuid()}"
-    if _not_ours(usual) is None:
+    if _ownership_problem(usual) is None:
         return RuntimeDirectory(usual)
     own = os.path.join(_home_based("XDG_STATE_HOME", ".local/state"), "nexus", "run")
-    return RuntimeDirectory(own, f"XDG_RUNTIME_DIR is not set and {usual} is not there: the socket is under {own}")
+    return RuntimeDirectory(own, f"XDG_RUNTIME_DIR is not set and {usual} does not exist: the socket is under {own}")
 
 
-def _not_ours(directory: str) -> str | None:
+def _ownership_problem(directory: str) -> str | None:
+    """Why a directory is not safe for the socket, in a few words; None if this user alone can write to it."""
     if not directory.startswith("/"):
         return "it is not an absolute path"
     try:
@@ -160,14 +160,14 @@ def default_socket_path() -> RuntimeDirectory:
 
 
 def check_socket_path(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that no Unix socket can have.
+    """Check the length of a socket's path.
 
     Raises:
-        PathError: it is too long.
+        PathError: the path is too long for a Unix socket.
     """
     size = len(os.fsencode(path))
     if size > MAX_SOCKET_PATH:
         raise PathError(
-            f"cannot use socket {path}: the path has {size} bytes, a Unix socket's may have {MAX_SOCKET_PATH}",
+            f"cannot use socket {path}: the path has {size} bytes, the limit of a Unix socket is {MAX_SOCKET_PATH}",
             "Choose a shorter one: --socket PATH, or NEXUS_SOCKET.",
         )

@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite."""
+"""Fixtures and hooks of the whole suite."""
 
 from __future__ import annotations
 
@@ -10,18 +10,44 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from support.daemon import DaemonProcess, short_directory
+from support.soak import SOAK
 from support.toy import ToyServer
 
 from nexus.config import Limits
 
-# A busy machine makes nothing wrong: no example has a deadline, and none counts as too slow to make.
-settings.register_profile("nexus", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+# Time limits would fail on a busy machine: examples have no deadline, and making them may be slow.
+settings.register_profile(
+    "nexus",
+    max_examples=100 * SOAK,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
+)
 settings.load_profile("nexus")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under xdist, begin with the tests marked as slow: none of them ends last, while the other workers are idle.
+
+    ``--dist worksteal`` first divides the list into one stretch per worker. Each stretch begins with some slow tests.
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 0)
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    ordered: list[pytest.Item] = []
+    for left in range(workers, 0, -1):
+        size = (len(slow) + len(others)) // left
+        first = slow[::left][:size]
+        slow = [item for item in slow if item not in first]
+        ordered += first + others[: size - len(first)]
+        others = others[size - len(first) :]
+    items[:] = ordered or items
 
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A private folder with a short path; gone after the test."""
+    """A private folder with a short path, removed after the test."""
     directory = short_directory()
     yield directory
     shutil.rmtree(directory)
@@ -29,7 +55,7 @@ def root() -> Iterator[Path]:
 
 @pytest.fixture
 def make_daemon(root: Path) -> Iterator[Callable[..., DaemonProcess]]:
-    """Makes daemons (not started) in the test's folder; whatever still runs at the end is killed."""
+    """Creates daemons in the test's folder, not started yet. Daemons that run at the end are killed."""
     made: list[DaemonProcess] = []
 
     def make(*arguments: str, **options: object) -> DaemonProcess:
@@ -50,7 +76,7 @@ def daemon(make_daemon: Callable[..., DaemonProcess]) -> DaemonProcess:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[DaemonProcess]:
-    """One running daemon for all tests of a module, which leave it as they found it."""
+    """One running daemon for all tests of a module. Each test restores its state."""
     root = short_directory()
     daemon = DaemonProcess(root)
     try:
@@ -65,7 +91,7 @@ def shared() -> Iterator[DaemonProcess]:
 
 @pytest.fixture
 def make_toy(root: Path) -> Iterator[Callable[..., ToyServer]]:
-    """Makes toy servers with the limits that are given, and the defaults for the others."""
+    """Creates toy servers with the given limits, and defaults for the others."""
     made: list[ToyServer] = []
 
     def make(**limits: float) -> ToyServer:
@@ -88,19 +114,19 @@ _skipped: list[str] = []
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Remember what was skipped."""
+    """Collect skipped tests."""
     if report.skipped and not hasattr(report, "wasxfail"):
         _skipped.append(report.nodeid)
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """A whole module may be skipped as well."""
+    """Collect skipped modules."""
     if report.skipped:
         _skipped.append(report.nodeid)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Where everything that tests need is installed (NEXUS_TESTS_NO_SKIP), a skip is a failure."""
+    """With NEXUS_TESTS_NO_SKIP, where all requirements of the tests are installed, a skip is a failure."""
     if os.environ.get("NEXUS_TESTS_NO_SKIP") and _skipped and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        print(f"\n{len(_skipped)} tests were skipped, and none may be: {', '.join(_skipped)}")
+        print(f"\nNEXUS_TESTS_NO_SKIP is set, but {len(_skipped)} tests were skipped: {', '.join(_skipped)}")

@@ -1,8 +1,7 @@
-"""What every verb works with: where the daemon is, a client for it, and how to start it when it is not there."""
+"""``App``: what every verb works with. The global options, the daemon's address, and the connection to the daemon."""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nexus import __version__
@@ -15,16 +14,16 @@ if TYPE_CHECKING:
     from nexus.client.blocking import BlockingClient
     from nexus.config import Config
 
-__all__ = ["ANSWER_WITHIN_S", "App", "start_hint", "user_manager_runs"]
+__all__ = ["ANSWER_WITHIN_S", "App"]
 
 R = TypeVar("R")
 
 ANSWER_WITHIN_S = 5.0
-"""How long a command that only looks waits for a daemon that is there."""
+"""How long a verb that only inspects waits for a running daemon to reply."""
 
 
 class App:
-    """One run of ``nexusctl``: the global options, and what follows from them."""
+    """One run of ``nexusctl``."""
 
     def __init__(
         self, socket: str | None, config: str | None, actor: str | None, debug: bool, timeout_s: float | None = None
@@ -34,13 +33,17 @@ class App:
         self.actor = actor
         self.debug = debug
         self.timeout_s = timeout_s
-        """How long a call may take; None for as long as it takes."""
+        """The deadline of each call; None for no deadline."""
         self._client: BlockingClient | None = None
         self._config: Config | None = None
 
     @property
     def config(self) -> Config:
-        """The configuration file's content."""
+        """The content of the configuration file.
+
+        Raises:
+            ConfigError: the file is invalid.
+        """
         if self._config is None:
             from nexus.config import config_path, load_config
 
@@ -48,7 +51,7 @@ class App:
         return self._config
 
     def socket_path(self) -> Path:
-        """Where the daemon's socket is."""
+        """The path of the daemon's socket."""
         from pathlib import Path
 
         return Path(self._socket())
@@ -59,18 +62,43 @@ class App:
         return client_socket(self.config, self.socket_option)[0]
 
     def database_path(self, override: str | None = None) -> Path:
-        """Where the database is, for what is done to it while no daemon runs."""
+        """The path of the configured database, for work on the file while no daemon runs."""
         from pathlib import Path
 
         from nexus.config import database_path
 
         return Path(database_path(self.config, override))
 
+    def daemon_pid(self) -> int | None:
+        """The pid of the running daemon, found without connecting to it; None when none runs."""
+        from nexus.cli.find_daemon import find_daemon_pid
+
+        return find_daemon_pid(self.socket_path(), self.database_path())
+
+    def daemon_database(self) -> Path | None:
+        """The database that the running daemon reports; None when no daemon runs or it does not reply."""
+        from pathlib import Path
+
+        from nexus_protocol.errors import NexusError
+
+        from nexus.client.errors import ConnectionFailure
+        from nexus.system.commands import Health
+
+        if self.daemon_pid() is None:
+            return None  # connecting would be no test: with systemd it starts the daemon
+        self.limit(ANSWER_WITHIN_S)
+        try:
+            database = self.call_raw(Health()).get("database")
+        except (ConnectionFailure, NexusError):
+            return None
+        return Path(database["path"]) if database else None
+
     def connect(self) -> BlockingClient:
-        """A connected client, the same one for the whole run.
+        """Return the run's only client, connected.
 
         Raises:
             ConnectError: there is no daemon.
+            NoAnswer: the daemon does not reply in time.
         """
         if self._client is None:
             from nexus.client.blocking import BlockingClient
@@ -83,15 +111,15 @@ class App:
         return self._client
 
     def limit(self, timeout_s: float) -> None:
-        """Wait at most so long for an answer, where the line says nothing else."""
+        """Set the deadline of each call, unless the command line sets one."""
         if self.timeout_s is None:
             self.timeout_s = timeout_s
 
     def _await_answer(self, client: BlockingClient, timeout_s: float) -> None:
-        """Wait for the daemon's answer to who we are: a daemon that says nothing at all hangs, others take their time.
+        """Wait for the reply to ``Hello``, to tell a daemon that hangs from a request that takes long.
 
         Raises:
-            NoAnswer: it says nothing.
+            NoAnswer: nothing was received.
         """
         import select
 
@@ -99,46 +127,21 @@ class App:
         poller = select.poll()
         poller.register(client._socket, select.POLLIN)
         if not poller.poll(timeout_s * 1000):
-            from nexus.cli.find_daemon import NoAnswer, daemon_pid
+            from nexus.cli.find_daemon import NoAnswer
 
             self.close()
-            raise NoAnswer(daemon_pid(self))
+            raise NoAnswer(self.daemon_pid())
 
     def close(self) -> None:
-        """Hang up, where somebody was called."""
+        """Close the connection, if there is one."""
         if self._client is not None:
             self._client.close()
             self._client = None
 
     def call(self, command: Command[R]) -> R:
-        """Send a command; its reply as a record."""
+        """Send a command; returns its reply as a record."""
         return self.connect().call(command, timeout_s=self.timeout_s)
 
     def call_raw(self, command: Command[Any]) -> dict[str, Any]:
-        """Send a command; its reply as the plain map that came."""
+        """Send a command; returns its reply as the plain map that was received."""
         return self.connect().call_raw(command, timeout_s=self.timeout_s)
-
-
-def user_manager_runs() -> bool:
-    """Whether this user has a systemd manager (sd_booted(3) asks much the same for the system)."""
-    directory = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
-    return os.path.exists(f"{directory}/systemd/private")
-
-
-def unit_directory() -> str:
-    """Where this user's own units are."""
-    config = os.environ.get("XDG_CONFIG_HOME", "")
-    return (config if config.startswith("/") else os.path.expanduser("~/.config")) + "/systemd/user"
-
-
-def unit_installed() -> bool:
-    """Whether ``nexus.service`` is where the user's manager looks for units."""
-    places = (unit_directory(), "/etc/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user")
-    return any(os.path.exists(f"{place}/nexus.service") for place in places)
-
-
-def start_hint() -> str:
-    """The command that starts the daemon on this machine."""
-    if user_manager_runs() and unit_installed():
-        return "systemctl --user start nexus.service"
-    return "nexusctl daemon start"

@@ -1,4 +1,4 @@
-"""``nexusctl apply`` and ``nexusctl export``: services and VM records as a file."""
+"""``nexusctl apply`` and ``nexusctl export``: services and VM records from and to a file."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nexus.cli.output import colour_wanted, confirm, hint, output_options, printable, printer
+from nexus.cli.output import Printer, colour_wanted, confirm, hint, output_options, printable, printer
 
 if TYPE_CHECKING:
+    from nexus.cli.app import App
     from nexus.cli.project.converge import Outcome
     from nexus.cli.project.manifest import Project
     from nexus.cli.project.plan import Plan, Step
-    from nexus.cli.project.world import World
+    from nexus.cli.project.world import Observed
 
 __all__ = ["apply", "export"]
 
 
 @click.command
 @click.option("-f", "--file", default="nexus.toml", metavar="FILE", help="The file (default: nexus.toml).")
-@click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
-@click.option("--exit-code", is_flag=True, help="With --dry-run: exit 1 when there is something to do.")
-@click.option("--prune", is_flag=True, help="Remove what was made from this file and is in it no more.")
-@click.option("--no-start", is_flag=True, help="Start and restart nothing.")
-@click.option("--wait", is_flag=True, help="Wait until what is to be up is healthy.")
+@click.option("--dry-run", is_flag=True, help="Show the plan without carrying it out.")
+@click.option("--exit-code", is_flag=True, help="With --dry-run: exit 1 if there is something to do.")
+@click.option("--prune", is_flag=True, help="Remove what this file created and no longer contains.")
+@click.option("--no-start", is_flag=True, help="Do not start or restart services.")
+@click.option("--wait", is_flag=True, help="Wait until the services are healthy.")
 @click.option("-y", "--yes", is_flag=True, help="Skip confirmation.")
 @output_options
 @click.pass_obj
 def apply(
-    app: Any,
+    app: App,
     file: str,
     dry_run: bool,
     exit_code: bool,
@@ -44,12 +45,11 @@ def apply(
     output: str,
     no_header: bool,
 ) -> int:
-    """Make services, dependencies and VM records what a file says.
+    """Create and change services, dependencies and VM records to match a file.
 
-    It shows the difference and asks, then creates, changes and connects what the file names, restarts what runs and
-    was changed, and starts the rest in the order of the dependencies. Where nothing differs nothing is done. What the
-    file does not name stays, unless --prune is given: then what an earlier apply of this file made goes, and nothing
-    else.
+    It prints the difference and asks, then creates and updates what the file names, restarts running services that
+    changed, and starts the others in the order of their dependencies. If nothing differs it does nothing. Objects that
+    the file does not name are kept; with --prune, those that an earlier apply of this file created are removed.
 
     \b
         [services.db]
@@ -67,23 +67,23 @@ def apply(
     from nexus.cli.project.manifest import read_project
     from nexus.cli.project.plan import make_plan, not_ready
     from nexus.cli.project.text import plan_lines, plan_summary, step_record
-    from nexus.cli.project.world import look
+    from nexus.cli.project.world import observe
 
     if exit_code and not dry_run:
         raise click.UsageError("--exit-code goes with --dry-run")
     out = printer(output, no_header)
     project = read_project(file)
-    world = look(app, list(project.services))
-    plan = make_plan(project, world, now_ms=int(time.time() * 1000), prune=prune, start=not no_start)
-    left = [] if no_start else not_ready(project, world, plan)
+    observed = observe(app, list(project.services))
+    plan = make_plan(project, observed, now_ms=int(time.time() * 1000), prune=prune, start=not no_start)
+    unready = [] if no_start else not_ready(project, observed, plan)
     if not plan.steps:
         if out.for_person:
-            click.echo(printable(f"Nothing to change: all is as {file} says"))
-        if wait and left and not dry_run:
-            return _carry_out(app, project, world, plan, left, wait, out)
+            click.echo(printable(f"Nothing to change: everything matches {file}"))
+        if wait and unready and not dry_run:
+            return _carry_out(app, project, observed, plan, unready, wait, out)
         if not out.for_person:
             out.many([], (), key="name", nothing="Nothing to change.")
-        _tell_not_ready(world, left, shlex.join(["nexusctl", "apply", "-f", file, "--wait"]))
+        _print_not_ready(observed, unready, shlex.join(["nexusctl", "apply", "-f", file, "--wait"]))
         return 0
     if out.for_person:
         for line in plan_lines(plan, colour=colour_wanted()):
@@ -97,28 +97,28 @@ def apply(
     again = shlex.join(["nexusctl", "apply", "-f", file, *options, "--yes"])
     if not yes and not confirm("Apply this?", "refusing to apply without confirmation", again):
         return 1
-    return _carry_out(app, project, world, plan, left if wait else [], wait, out)
+    return _carry_out(app, project, observed, plan, unready if wait else [], wait, out)
 
 
-def _tell_not_ready(world: World, left: Sequence[Step], command: str) -> None:
+def _print_not_ready(observed: Observed, unready: Sequence[Step], command: str) -> None:
     from nexus.services.cli.status import summary
 
-    for step in left:
-        service = world.services[step.name]
+    for step in unready:
+        service = observed.services[step.name]
         reason = f": {service['reason']}" if service["state"] == "starting" and service.get("reason") else ""
         click.echo(printable(f'Not ready yet: service "{step.name}" ({summary(service)}){reason}'), err=True)
-    if left:
+    if unready:
         hint(f"Wait for it: {printable(command)}")
 
 
 def _carry_out(
-    app: Any, project: Project, world: World, plan: Plan, waits: Sequence[Step], wait: bool, out: Any
+    app: App, project: Project, observed: Observed, plan: Plan, waits: Sequence[Step], wait: bool, out: Printer
 ) -> int:
     from nexus.cli.main import print_error
     from nexus.cli.project.converge import converge
     from nexus.cli.project.text import outcome_record, outcome_text
 
-    def tell(outcome: Outcome) -> None:
+    def report(outcome: Outcome) -> None:
         if outcome.error is not None:
             print_error(outcome.error)
             return
@@ -127,34 +127,38 @@ def _carry_out(
             click.echo(printable(text), err=outcome.result == "skipped")
 
     try:
-        outcomes = converge(app, project, world, plan, tell, wait=wait, waits=waits)
+        outcomes = converge(app, project, observed, plan, report, wait=wait, waits=waits)
     except KeyboardInterrupt as error:
-        error.add_note("What was begun goes on all the same; see how far it is: nexusctl service list")
+        error.add_note("Operations in progress continue in the daemon; to see their state: nexusctl service list")
         raise
     if not out.for_person:
         out.many([outcome_record(outcome) for outcome in outcomes], (), key="name", nothing="Nothing to change.")
     undone = sum(outcome.result != "done" for outcome in outcomes)
     if undone:
         total = len(outcomes)
-        click.echo(f"{undone} of {total} steps not done\n  Once that is mended, run it again: it goes on.", err=True)
+        click.echo(
+            f"{undone} of {total} steps not done\n  Fix the problem and run it again: it continues from there.",
+            err=True,
+        )
     return int(bool(undone))
 
 
 @click.command
-@click.option("-f", "--file", default="-", metavar="FILE", help="Where to write (default: -, standard output).")
-@click.option("--project", metavar="NAME", help="Only what was made from the file of this project.")
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("-f", "--file", default="-", metavar="FILE", help="The file to write (default: -, standard output).")
+@click.option("--project", metavar="NAME", help="Only objects that were created from the file of this project.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.pass_obj
-def export(app: Any, file: str, project: str | None, force: bool) -> None:
-    """Write services, dependencies and VM records as a file that apply finds unchanged.
+def export(app: App, file: str, project: str | None, force: bool) -> None:
+    """Write services, dependencies and VM records to a file for apply.
 
-    The values of services' variables are in it: the file is for your eyes only (mode 0600).
+    Applying the file changes nothing. It contains the values of services' variables, so only you can read it (mode
+    0600).
     """
     from nexus.cli.project.manifest import write_project
-    from nexus.cli.project.world import look
+    from nexus.cli.project.world import observe
 
-    world = look(app)
-    text = write_project(project, *_tables(world, project))
+    observed = observe(app)
+    text = write_project(project, *_tables(observed, project))
     if file == "-":
         click.echo(text, nl=False)
         return
@@ -162,11 +166,11 @@ def export(app: Any, file: str, project: str | None, force: bool) -> None:
     click.echo(printable(f"Wrote {file}"))
 
 
-def _tables(world: World, project: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The tables of the services and of the VM records, by name; of one project, or all.
+def _tables(observed: Observed, project: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tables of services and of VM records, by name; of one project, or of all.
 
     Raises:
-        NotFound: there is no such project.
+        NotFound: no project has this name.
     """
     from nexus_protocol.errors import NotFound
 
@@ -174,39 +178,40 @@ def _tables(world: World, project: str | None) -> tuple[dict[str, Any], dict[str
     from nexus.cli.project.world import service_fields, vm_fields
     from nexus.services.cli.status import is_up
 
-    services, vms = dict(world.services), dict(world.vms)
+    services, vms = dict(observed.services), dict(observed.vms)
     if project is not None:
-        ledger = world.ledgers.get(project)
-        if ledger is None:
-            known = ", ".join(sorted(world.ledgers))
+        owned = observed.ownership.get(project)
+        if owned is None:
+            known = ", ".join(sorted(observed.ownership))
             raise NotFound(
-                f'project "{project}" not found', hint=f"There are: {known}" if known else "Nothing was applied yet."
+                f'project "{project}" not found',
+                hint=f"Known projects: {known}" if known else "No file has been applied yet.",
             )
-        services = {name: service for name, service in services.items() if service["id"] in ledger.services}
-        vms = {name: vm for name, vm in vms.items() if vm["id"] in ledger.vms}
+        services = {name: service for name, service in services.items() if service["id"] in owned.services}
+        vms = {name: vm for name, vm in vms.items() if vm["id"] in owned.vms}
     tables = {}
     for name, service in services.items():
-        fields = service_fields(service, world.environments.get(name, {}))
+        fields = service_fields(service, observed.environments.get(name, {}))
         done = fields["type"] == "oneshot" and service["state"] == "stopped" and service.get("exit_code") == 0
-        wanted = is_up(service) or service["state"] == "failed"  # one that was stopped has not failed any more
+        wanted = is_up(service) or service["state"] == "failed"  # failed: the user has not stopped it
         start = wanted or done or fields["run_command"] is None
-        tables[name] = service_table(fields, world.edges.get(name, {}), start)
+        tables[name] = service_table(fields, observed.edges.get(name, {}), start)
     return tables, {name: vm_table(vm_fields(vm)) for name, vm in vms.items()}
 
 
 def _write_private(path: Path, text: str, force: bool) -> None:
-    """Write a file that nobody else can read, whole or not at all.
+    """Write a file with mode 0600, atomically.
 
     Raises:
-        UsageError: it is there already, and is not to be replaced.
+        UsageError: it exists, and ``force`` is not set.
     """
     if not force and os.path.lexists(path):
-        raise click.UsageError(f"cannot write {path}: it is there already (--force replaces it)")
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+        raise click.UsageError(f"cannot write {path}: it already exists (--force replaces it)")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
-        beside.replace(path)
+        temporary.replace(path)
     except OSError:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

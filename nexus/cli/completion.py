@@ -1,7 +1,7 @@
 """``nexusctl completion``: the shells' completion scripts, to print or to install.
 
-An installed script is read by the shell when it is first needed; one that is evaluated in a start-up file costs a
-start of nexusctl for every shell.
+The shell loads an installed script when it first completes; evaluating it in a start-up file runs nexusctl in every
+shell.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _xdg(variable: str, fallback: str) -> Path:
 
 
 def _target(shell: str, program: str) -> Path:
-    """Where the shell looks for the completion of a program, by its name."""
+    """The file where the shell looks for the completion of a program."""
     if shell == "bash":
         return _xdg("XDG_DATA_HOME", ".local/share") / "bash-completion" / "completions" / program
     if shell == "zsh":
@@ -60,4 +60,4 @@ def completion(shell: str, install: bool) -> None:
         target.write_text(_script(shell, program), encoding="utf-8")
         click.echo(f"Installed {target}")
     if shell == "zsh":
-        click.echo(f"  Have its folder in fpath, before compinit: fpath+=({target.parent})", err=True)
+        click.echo(f"  Add its directory to fpath before compinit: fpath+=({target.parent})", err=True)

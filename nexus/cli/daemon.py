@@ -1,7 +1,7 @@
 """``nexusctl daemon``: start, stop and install the daemon.
 
-With a systemd user manager the daemon is its unit, started by its socket; elsewhere it is a detached process with a
-bounded log in the state directory.
+With a systemd user manager the daemon runs as the unit nexus.service, activated by nexus.socket. Elsewhere it is a
+detached process with a bounded log in the state directory.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from nexus_protocol.errors import FailedPrecondition, NexusError, Unavailable
 
-from nexus.cli.app import ANSWER_WITHIN_S, start_hint, unit_directory, unit_installed, user_manager_runs
-from nexus.cli.find_daemon import SocketGone, daemon_pid, has_socket
+from nexus.cli.app import ANSWER_WITHIN_S
+from nexus.cli.find_daemon import SocketGone, has_socket
 from nexus.cli.groups import WordGroup
 from nexus.cli.output import Printer, confirm, format_duration, hint, output_options, print_fields, printable, printer
-from nexus.client.errors import NOT_RUNNING, ConnectError, ConnectionFailure
+from nexus.cli.systemd import start_hint, unit_directory, unit_installed, user_manager_runs
+from nexus.client.errors import ConnectError, ConnectionFailure
 from nexus.system.commands import GetSystemStatus, Health, Shutdown
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["daemon"]
 
@@ -42,27 +46,29 @@ def daemon() -> None:
 
 
 class DaemonFailed(NexusError):
-    """The daemon did not do what was asked of it."""
+    """The daemon or systemd did not do what the verb asked for."""
 
 
 @daemon.command
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What it logs.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least severe messages to log."
+)
 @click.pass_obj
-def start(app: Any, log_level: str | None) -> None:
-    """Start the daemon, unless it runs already."""
+def start(app: App, log_level: str | None) -> None:
+    """Start the daemon, unless it is running."""
     app.limit(ANSWER_WITHIN_S)
     managed = _managed(app)
-    if managed and _state("nexus.service") == "inactive" and _state("nexus.socket") == "active":
-        running = None  # to ask would start it
+    if managed and _unit_state("nexus.service") == "inactive" and _unit_state("nexus.socket") == "active":
+        running = None  # a connection would start it
     else:
         running = _running(app)
     if running is not None:
-        click.echo(f"The daemon runs already (pid {running['pid']}, {app.socket_path()})")
+        click.echo(f"The daemon is already running (pid {running['pid']}, {app.socket_path()})")
         return
     if managed:
         if log_level is not None:
-            raise click.UsageError("--log-level does not reach nexus.service: set [daemon] log_level in config.toml")
-        app.timeout_s = None  # it may have to migrate first
+            raise click.UsageError("--log-level has no effect on nexus.service: set [daemon] log_level in config.toml")
+        app.timeout_s = None  # a migration at the start may take long
         pid = _start_units(app)
         click.echo(f"Started the daemon (pid {pid}, nexus.service)")
         return
@@ -73,22 +79,22 @@ def start(app: Any, log_level: str | None) -> None:
         other = _started_by_another(app)
         if other is None:
             raise
-        click.echo(f"The daemon runs already (pid {other}, {app.socket_path()})")
+        click.echo(f"The daemon is already running (pid {other}, {app.socket_path()})")
         return
     click.echo(f"Started the daemon (pid {pid}, {app.socket_path()})")
     hint(f"Its log: {log}")
 
 
-def _started_by_another(app: Any) -> int | None:
-    """The pid of the daemon that somebody else started at the same time, once it answers.
+def _started_by_another(app: App) -> int | None:
+    """Wait until the daemon that another process started at the same time replies; returns its pid, None if it ended.
 
     Raises:
-        SocketGone: it runs, but nobody can reach it.
+        SocketGone: the daemon runs, but no client can connect to it.
     """
     path = app.socket_path()
-    app.timeout_s = _START_TIMEOUT_S  # it listens before it answers, and may have to migrate first
+    app.timeout_s = _START_TIMEOUT_S  # the daemon listens before it migrates and replies
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while (pid := daemon_pid(app)) is not None:
+    while (pid := app.daemon_pid()) is not None:
         running = _running(app)
         if running is not None:
             return int(running["pid"])
@@ -98,8 +104,8 @@ def _started_by_another(app: Any) -> int | None:
     return None
 
 
-def _managed(app: Any) -> bool:
-    """Whether the daemon that is meant is the one that the user's systemd manager has a unit for."""
+def _managed(app: App) -> bool:
+    """Whether the options select the daemon that the user's systemd manager has a unit for."""
     if not (user_manager_runs() and unit_installed()) or app.socket_option or app.config_option:
         return False
     from nexus.config import client_socket
@@ -108,8 +114,8 @@ def _managed(app: Any) -> bool:
     return client_socket(app.config)[0] == default_socket_path()[0]
 
 
-def _running(app: Any) -> dict[str, Any] | None:
-    """The status of the running daemon, or None."""
+def _running(app: App) -> dict[str, Any] | None:
+    """The status that the running daemon reports; None when no client can connect."""
     try:
         status: dict[str, Any] = app.call_raw(GetSystemStatus())
     except ConnectionFailure:
@@ -123,17 +129,17 @@ def _log_path() -> Path:
     return Path(state_directory(), "nexusd.log")
 
 
-def _start_detached(app: Any, log: Path, log_level: str | None) -> int:
-    """Start ``nexusd`` in a session of its own; returns its pid once it is ready.
+def _start_detached(app: App, log: Path, log_level: str | None) -> int:
+    """Start ``nexusd`` in its own session; returns its pid once it is ready.
 
     Raises:
-        DaemonFailed: it ended instead, or was not ready in time.
+        DaemonFailed: it exited, or was not ready in time.
     """
     import tempfile
 
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     command = [*nexusd_command(), "--log-file", str(log), "--socket", str(app.socket_path())]
-    # The daemon's working directory is another one: what is relative here must not be relative there.
+    # The daemon's working directory is /, so every path must be absolute.
     command += ["--db", str(app.database_path())]
     if app.config_option:
         command += ["--config", str(Path(app.config_option).absolute())]
@@ -163,19 +169,19 @@ def _start_detached(app: Any, log: Path, log_level: str | None) -> int:
             except TimeoutError:
                 message = ""
             if "READY=1" in message:
-                process.returncode = 0  # it is meant to outlive us: nobody waits for it
+                process.returncode = 0  # it outlives nexusctl: keep Popen from warning about an unreaped child
                 return process.pid
             if process.poll() is not None:
                 output.seek(0)
-                raise _why_it_ended(output.read(), log, process.returncode)
+                raise _start_error(output.read(), log, process.returncode)
     raise DaemonFailed(
         f"cannot tell whether the daemon started: it was not ready within {_START_TIMEOUT_S:g} seconds",
         hint=f"Its log: {log}",
     )
 
 
-def _why_it_ended(output: bytes, log: Path, code: int) -> DaemonFailed:
-    """What a daemon that could not start said: on its standard error, or in the log once it had opened that."""
+def _start_error(output: bytes, log: Path, code: int) -> DaemonFailed:
+    """The error that a daemon printed when its start failed: on standard error, or in the log once that was open."""
     if not output.strip():
         with contextlib.suppress(OSError), log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 4096))
@@ -183,13 +189,13 @@ def _why_it_ended(output: bytes, log: Path, code: int) -> DaemonFailed:
             output = found + last
     message, *rest = output.decode(errors="replace").strip().removeprefix("nexusd: ").split("\n")
     if not message:
-        return DaemonFailed(f"the daemon ended with exit code {code}", hint=f"Its log: {log}")
+        return DaemonFailed(f"the daemon exited with code {code}", hint=f"Its log: {log}")
     hint_lines = itertools.takewhile(lambda line: line.startswith("  "), rest)
     return DaemonFailed(message, hint="\n".join(line.strip() for line in hint_lines) or None)
 
 
 def nexusd_command() -> list[str]:
-    """How to run the ``nexusd`` that belongs to this ``nexusctl``."""
+    """The command that runs the ``nexusd`` of the same installation as this ``nexusctl``."""
     beside = Path(sys.argv[0]).absolute().parent / "nexusd"
     if beside.is_file():
         return [str(beside)]
@@ -199,60 +205,60 @@ def nexusd_command() -> list[str]:
 
 @daemon.command
 @click.pass_obj
-def stop(app: Any) -> None:
-    """Stop the daemon: requests finish, then it ends. With systemd, its socket stops listening as well."""
+def stop(app: App) -> None:
+    """Stop the daemon after its open requests. With systemd, stop listening on its socket as well."""
     app.limit(ANSWER_WITHIN_S)
     if _managed(app) and _unit_active():
-        # To ask a unit that only its socket stands for would start it.
-        left = _services_up(app) if _state("nexus.service") == "active" else 0
+        # While only the socket unit is active, a connection would start the daemon.
+        left = _services_up(app) if _unit_state("nexus.service") == "active" else 0
         _systemctl("stop", *_UNITS)
         click.echo("Stopped the daemon (nexus.socket, nexus.service)")
     else:
         left = _services_up(app)
         pid = _stop(app)
-        click.echo("The daemon does not run" if pid is None else f"Stopped the daemon (pid {pid})")
+        click.echo("The daemon is not running" if pid is None else f"Stopped the daemon (pid {pid})")
     if left:
-        which = "1 service goes" if left == 1 else f"{left} services go"
-        hint(f"{which} on running without it. To stop services too, before the daemon is stopped:")
+        which = "1 service keeps" if left == 1 else f"{left} services keep"
+        hint(f"{which} running without it. To stop services too, run this before stopping the daemon:")
         click.echo("  nexusctl service stop --all", err=True)
 
 
-def _services_up(app: Any) -> int:
-    """How many services have processes; none as well where there is no daemon to say so."""
+def _services_up(app: App) -> int:
+    """How many services have processes; 0 if the daemon does not reply."""
     from nexus.services.cli.status import all_services
 
     try:
         return sum(service["state"] in ("starting", "running", "stopping") for service in all_services(app))
     except (NexusError, ConnectionFailure):
-        return 0  # whether it can be stopped is found out by trying
+        return 0  # only for the hint: the stop itself reports what is wrong with the daemon
 
 
-def _stop(app: Any) -> int | None:
-    """Ask the daemon to end, and wait until it has; gives its pid, None where there was none.
+def _stop(app: App) -> int | None:
+    """Ask the daemon to exit and wait until it has; returns its pid, None if none ran.
 
     Raises:
-        DaemonFailed: it is still there after its time.
-        NoAnswer: it is there, and says nothing.
+        DaemonFailed: it still runs after the timeout.
+        NoAnswer: it runs, but does not reply.
     """
     status = _running(app)
-    pid = int(status["pid"]) if status else daemon_pid(app)
+    pid = int(status["pid"]) if status else app.daemon_pid()
     if pid is None:
         return None
     try:
         waiting = os.pidfd_open(pid)
     except ProcessLookupError:
-        return pid  # it ended in between
+        return pid  # it exited in the meantime
     try:
         if status:
             app.call_raw(Shutdown())
-        else:  # nobody can connect to it: what is left is what a service manager does
+        else:  # no client can connect: send the signal that a service manager would
             signal.pidfd_send_signal(waiting, signal.SIGTERM)
         poller = select.poll()
         poller.register(waiting, select.POLLIN)
         if not poller.poll(_STOP_TIMEOUT_S * 1000):
             raise DaemonFailed(
-                f"cannot tell whether the daemon stopped: process {pid} is still there",
-                hint=f"To end it the hard way: kill -9 {pid}",
+                f"cannot stop the daemon: process {pid} still runs after {_STOP_TIMEOUT_S:g} seconds",
+                hint=f"To kill it: kill -9 {pid}",
             )
     finally:
         os.close(waiting)
@@ -263,8 +269,8 @@ def _stop(app: Any) -> int | None:
 @daemon.command
 @click.pass_context
 def restart(ctx: click.Context) -> None:
-    """Stop the daemon if it runs, then start it."""
-    app = ctx.obj
+    """Stop the daemon if it is running, then start it."""
+    app: App = ctx.obj
     if _managed(app):
         _systemctl("restart", "nexus.service")
         pid = _start_units(app)
@@ -277,22 +283,24 @@ def restart(ctx: click.Context) -> None:
     ctx.invoke(start)
 
 
-def _state(unit: str) -> str:
+def _unit_state(unit: str) -> str:
     """The ActiveState of a unit, such as ``active``, ``activating`` or ``inactive``."""
-    asked = ["systemctl", "--user", "show", "--property", "ActiveState", "--value", unit]
-    return subprocess.run(asked, check=False, capture_output=True, text=True).stdout.strip()
+    command = ["systemctl", "--user", "show", "--property", "ActiveState", "--value", unit]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
 
 def _unit_active() -> bool:
-    """Whether systemd listens for the daemon or runs it, be it for the moment between two tries."""
-    return any(_state(unit) not in ("inactive", "failed") for unit in _UNITS)
+    """Whether systemd listens for the daemon or runs it; a unit that waits for its next restart counts."""
+    return any(_unit_state(unit) not in ("inactive", "failed") for unit in _UNITS)
 
 
-def _start_units(app: Any) -> int:
-    """Have systemd listen, and start the daemon by the first connection, since that tells why it cannot start.
+def _start_units(app: App) -> int:
+    """Start the socket unit, and start the daemon by connecting; returns its pid.
+
+    A failed start is then reported over the connection, which ``systemctl start`` would not do.
 
     Raises:
-        DaemonFailed: it cannot.
+        DaemonFailed: the daemon cannot start.
     """
     _systemctl("start", "nexus.socket")
     try:
@@ -305,21 +313,21 @@ def _start_units(app: Any) -> int:
 @daemon.command(name="status")
 @output_options
 @click.pass_obj
-def status_(app: Any, output: str, no_header: bool) -> int:
-    """Show the daemon's process. Exits 0 when it runs, 3 when not."""
+def status_(app: App, output: str, no_header: bool) -> int:
+    """Show the daemon's process. Exits 0 if it is running, 3 if not."""
     path = app.socket_path()
     app.limit(ANSWER_WITHIN_S)
     try:
         system = app.call_raw(GetSystemStatus())
         health = app.call_raw(Health())
     except ConnectError as error:
-        pid = daemon_pid(app) if error.hint == NOT_RUNNING else None
+        pid = app.daemon_pid() if error.not_running else None
         if pid is not None:
-            return _print_unreachable(SocketGone(pid), path, pid, printer(output, no_header))
+            return _print_socket_gone(path, pid, printer(output, no_header))
         record = {"state": "stopped", "socket": str(path)}
         out = printer(output, no_header)
         out.one(record, key="state", sentence=lambda: click.echo(f"Daemon: stopped ({path})"))
-        if error.hint == NOT_RUNNING:
+        if error.not_running:
             hint(f"Start it: {start_hint()}")
         else:
             click.echo(f"  {printable(error.message)}", err=True)
@@ -347,7 +355,8 @@ def status_(app: Any, output: str, no_header: bool) -> int:
     return 0
 
 
-def _print_unreachable(problem: SocketGone, path: Path, pid: int, out: Printer) -> int:
+def _print_socket_gone(path: Path, pid: int, out: Printer) -> int:
+    problem = SocketGone(pid)
     record = {"state": "unreachable", "socket": str(path), "pid": pid}
     out.one(record, key="state", sentence=lambda: click.echo(f"Daemon: {printable(problem.message)} ({path})"))
     hint(str(problem.hint))
@@ -356,13 +365,13 @@ def _print_unreachable(problem: SocketGone, path: Path, pid: int, out: Printer) 
 
 @daemon.command
 @click.pass_obj
-def install(app: Any) -> None:
+def install(app: App) -> None:
     """Install the systemd user units, so that the daemon starts at login and at the first connection."""
-    _need_manager("install the units")
+    _require_user_manager("install the units")
     running = _running(app) if not _unit_active() else None
     if running is not None:
         raise FailedPrecondition(
-            f"cannot install the units: a daemon that systemd did not start listens already (pid {running['pid']})",
+            f"cannot install the units: a daemon that systemd did not start is running (pid {running['pid']})",
             hint="Stop it first: nexusctl daemon stop",
         )
     from importlib.resources import files
@@ -377,24 +386,24 @@ def install(app: Any) -> None:
         click.echo(f"Installed {directory / unit}")
     _systemctl("daemon-reload")
     _systemctl("enable", *_UNITS)
-    if _state("nexus.service") == "active":
-        _systemctl("restart", *_UNITS)  # an older one, maybe of another nexusd
+    if _unit_state("nexus.service") == "active":
+        _systemctl("restart", *_UNITS)  # replace the running daemon, which may be another version
     pid = _start_units(app)
     click.echo(f"Enabled and started nexus.socket and nexus.service (pid {pid})")
     if not lingering():
-        hint("Without lingering a logout ends everything: loginctl enable-linger")
+        hint("Everything is stopped at logout unless lingering is enabled: loginctl enable-linger")
 
 
 def _quote(word: str) -> str:
-    """A word of a unit's command line (systemd.service(5), systemd.unit(5))."""
+    """Quote a word for a unit's command line (systemd.service(5), systemd.unit(5))."""
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$") + '"'
 
 
 @daemon.command
 @click.option("-y", "--yes", is_flag=True, help="Skip confirmation.")
 def uninstall(yes: bool) -> int:
-    """Stop the daemon and remove its systemd user units. The database stays."""
-    _need_manager("uninstall the units")
+    """Stop the daemon and remove its systemd user units. The database is kept."""
+    _require_user_manager("uninstall the units")
     directory = Path(unit_directory())
     if not any((directory / unit).exists() for unit in _UNITS):
         click.echo("The units are not installed")
@@ -413,10 +422,10 @@ def uninstall(yes: bool) -> int:
     return 0
 
 
-def _need_manager(doing: str) -> None:
+def _require_user_manager(action: str) -> None:
     if not user_manager_runs():
         raise Unavailable(
-            f"cannot {doing}: there is no systemd user manager here",
+            f"cannot {action}: no systemd user manager is running",
             hint="Start the daemon without one: nexusctl daemon start",
         )
 
@@ -425,7 +434,7 @@ def _systemctl(*arguments: str) -> None:
     """Run ``systemctl --user``.
 
     Raises:
-        DaemonFailed: it failed; the message is what it said.
+        DaemonFailed: it failed; the message has its error output.
     """
     try:
         result = subprocess.run(
@@ -441,7 +450,7 @@ def _systemctl(*arguments: str) -> None:
 
 
 def lingering() -> bool:
-    """Whether this user's manager goes on after the last logout (loginctl(1), enable-linger)."""
+    """Whether this user's manager keeps running after the last logout (loginctl(1), enable-linger)."""
     import pwd
 
     try:

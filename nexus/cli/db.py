@@ -1,4 +1,4 @@
-"""``nexusctl db``: the database of a running daemon through the daemon, that of a stopped one as a file."""
+"""``nexusctl db``: maintains the database, through the daemon while it runs, or as a file while it does not."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any
 import click
 from nexus_protocol.errors import FailedPrecondition, Internal
 
-from nexus.cli.find_daemon import daemon_database
 from nexus.cli.output import Printer, confirm, format_time, hint, output_options, print_fields, printer
 from nexus.cli.verbs import NounGroup, Number, verb
 from nexus.system.commands import BackupDatabase, Health
 
 if TYPE_CHECKING:
+    from nexus.cli.app import App
     from nexus.store.maintenance import CheckReport
 
 __all__ = ["db", "examine"]
 
 _UNREADABLE = ("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY", "SQLITE_AUTH")
-"""What SQLite says of a sound file that we may not use."""
+"""Names of SQLite errors for an intact file that this user may not open."""
 
 _database_option = click.option(
     "--db", "database", metavar="PATH", help="The database (default: as for nexusd; NEXUS_DATABASE)."
 )
 
 
-def _status(app: Any, _values: dict[str, Any], out: Printer) -> None:
+def _status(app: App, _values: dict[str, Any], out: Printer) -> None:
     health = app.call_raw(Health())
     database = health.get("database")
     if database is None:
@@ -52,7 +52,7 @@ def _status(app: Any, _values: dict[str, Any], out: Printer) -> None:
     out.one(database, key="path", sentence=sentence)
 
 
-def _backup(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _backup(app: App, values: dict[str, Any], out: Printer) -> None:
     path = values["path"]
     command = BackupDatabase(
         path=str(Path(path).absolute()) if path else None,
@@ -68,17 +68,17 @@ def _backup(app: Any, values: dict[str, Any], out: Printer) -> None:
     out.one(backup, key="path", sentence=sentence)
 
 
-def _database_words(database: str | None) -> str:
-    """The option for a command line that is to be about the same database."""
+def _database_option_text(database: str | None) -> str:
+    """The ``--db`` option that makes a suggested command use the same database."""
     return f" --db {shlex.quote(database)}" if database else ""
 
 
-def _refuse_another(app: Any, path: Path, doing: str) -> None:
-    """Refuse to touch what nobody named, where the running daemon uses another database."""
-    used = daemon_database(app)
+def _refuse_ambiguous_database(app: App, path: Path, action: str) -> None:
+    """Refuse a default database that is not the one that the running daemon uses."""
+    used = app.daemon_database()
     if used is not None and used.resolve() != path.resolve():
         raise FailedPrecondition(
-            f"cannot {doing}: which one? The running daemon uses {used}, and not {path}",
+            f"cannot {action}: which one? The running daemon uses {used}, and not {path}",
             hint="Stop it first: nexusctl daemon stop; or name the database: --db PATH",
         )
 
@@ -89,10 +89,10 @@ def _refuse_another(app: Any, path: Path, doing: str) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Skip confirmation.")
 @output_options
 @click.pass_obj
-def _restore(app: Any, backup: Path, database: str | None, yes: bool, output: str, no_header: bool) -> int:
-    """Put a backup in the place of the database, while no daemon runs.
+def _restore(app: App, backup: Path, database: str | None, yes: bool, output: str, no_header: bool) -> int:
+    """Replace the database with a backup, while no daemon runs.
 
-    The replaced database stays under a dated name beside it. Event numbers go on above the highest it had.
+    The replaced database is kept beside it under a dated name. Event numbers continue above its highest.
     """
     from nexus.store.backup import verify_database
     from nexus.store.base import InitError
@@ -100,16 +100,16 @@ def _restore(app: Any, backup: Path, database: str | None, yes: bool, output: st
 
     path = app.database_path(database)
     if database is None:
-        _refuse_another(app, path, "restore the database")
+        _refuse_ambiguous_database(app, path, "restore the database")
     if not backup.is_file():
         raise InitError(f"cannot restore {backup}: there is no such file", hint=f"Backups are in {path.parent}/backups")
     refuse_if_used(path, "restore the database")
     if not yes:
         verify_database(backup.absolute())
     if not yes and not confirm(
-        f"Replace {path} by {backup}?",
+        f"Replace {path} with {backup}?",
         "refusing to replace the database without confirmation",
-        f"nexusctl db restore {shlex.quote(str(backup))}{_database_words(database)} --yes",
+        f"nexusctl db restore {shlex.quote(str(backup))}{_database_option_text(database)} --yes",
     ):
         return 1
     restored = restore_database(path, backup)
@@ -127,28 +127,28 @@ def _restore(app: Any, backup: Path, database: str | None, yes: bool, output: st
 @click.command
 @click.option("--to", "target", type=Number(1), required=True, metavar="N", help="The schema version to go to.")
 @_database_option
-@click.option("-y", "--yes", is_flag=True, help="Skip the confirmation that going back needs.")
+@click.option("-y", "--yes", is_flag=True, help="Skip confirmation (needed to go back).")
 @output_options
 @click.pass_obj
-def _migrate(app: Any, target: int, database: str | None, yes: bool, output: str, no_header: bool) -> int:
-    """Take the database to another schema version, forward or back, while no daemon runs.
+def _migrate(app: App, target: int, database: str | None, yes: bool, output: str, no_header: bool) -> int:
+    """Migrate the database to another schema version, forward or back, while no daemon runs.
 
-    A verified backup is made first. Going back drops what the older schema has no place for.
+    A verified backup is made first. Going back drops the tables and columns that the older schema does not have.
     """
     from nexus.paths import state_directory
     from nexus.store.maintenance import migrate_database, plan_migration
 
     path = app.database_path(database)
     if database is None:
-        _refuse_another(app, path, "migrate the database")
+        _refuse_ambiguous_database(app, path, "migrate the database")
     plan = plan_migration(path, target)
     if target < plan.current and not yes:
         drops = ", ".join(f"{table} ({rows} rows)" for table, rows in plan.drops.items())
-        what = f"from schema version {plan.current} back to {target}" + (f", which drops {drops}" if drops else "")
+        change = f"from schema version {plan.current} back to {target}" + (f", which drops {drops}" if drops else "")
         if not confirm(
-            f"Take {path} {what}?",
-            f"refusing to migrate without confirmation: {path} would go {what}",
-            f"nexusctl db migrate --to {target}{_database_words(database)} --yes",
+            f"Migrate {path} {change}?",
+            f"refusing to migrate without confirmation: {path} would go {change}",
+            f"nexusctl db migrate --to {target}{_database_option_text(database)} --yes",
         ):
             return 1
     backups = Path(state_directory(), "backups")
@@ -158,10 +158,10 @@ def _migrate(app: Any, target: int, database: str | None, yes: bool, output: str
 
     def sentence() -> None:
         if before == after:
-            click.echo(f"The database is at schema version {after} already")
+            click.echo(f"The database is already at schema version {after}")
         else:
             click.echo(f"Migrated {path} from schema version {before} to {after}")
-            click.echo(f"The database as it was: {backup}")
+            click.echo(f"Backup of the old database: {backup}")
 
     record = {"path": str(path), "from": before, "to": after} | ({"backup": str(backup)} if backup else {})
     printer(output, no_header).one(record, key="path", sentence=sentence)
@@ -172,14 +172,14 @@ def _migrate(app: Any, target: int, database: str | None, yes: bool, output: str
 @_database_option
 @output_options
 @click.pass_obj
-def _check(app: Any, database: str | None, output: str, no_header: bool) -> int:
-    """Read the whole database and tell whether it is sound; a running daemon does not mind.
+def _check(app: App, database: str | None, output: str, no_header: bool) -> int:
+    """Check the integrity of the whole database. This works while the daemon runs.
 
-    Without --db it is the running daemon's own.
+    Without --db it checks the database of the running daemon.
     """
     path = app.database_path(database)
     if database is None:
-        path = daemon_database(app) or path
+        path = app.daemon_database() or path
     report, state, remedy = examine(path, database)
 
     def sentence() -> None:
@@ -197,22 +197,24 @@ def _check(app: Any, database: str | None, output: str, no_header: bool) -> int:
 
 
 def examine(path: Path, database: str | None = None) -> tuple[CheckReport, str, str | None]:
-    """Read a whole database: the report, its verdict in a few words, and what mends it.
+    """Check a whole database; returns the report, the state in a few words, and a remedy if one is needed.
 
-    ``database`` is how it was named on the line, for the commands in the remedy.
+    ``database`` is the value of ``--db``, for the commands in the remedy.
 
     Raises:
-        InitError: it cannot be read at all; the hint says what to do.
+        InitError: the file cannot be read; the hint says what to do.
     """
     from nexus.store.base import DatabaseDamaged, InitError
     from nexus.store.maintenance import check_database
     from nexus.store.migrate import target_version
 
-    restore = f"Put a backup in its place: nexusctl daemon stop; nexusctl db restore BACKUP{_database_words(database)}"
-    permissions = f"Look at the permissions: ls -ld {shlex.quote(str(path.parent))} {shlex.quote(str(path))}"
+    restore = (
+        f"Replace it with a backup: nexusctl daemon stop; nexusctl db restore BACKUP{_database_option_text(database)}"
+    )
+    permissions = f"Check the permissions: ls -ld {shlex.quote(str(path.parent))} {shlex.quote(str(path))}"
     try:
         if path.is_dir():
-            raise InitError(f"cannot check {path}: it is a folder", hint="Give the file in it: --db PATH")
+            raise InitError(f"cannot check {path}: it is a directory", hint="Name the file in it: --db PATH")
         if path.exists() and not os.access(path, os.R_OK):
             raise PermissionError
         report = check_database(path)
@@ -223,9 +225,9 @@ def examine(path: Path, database: str | None = None) -> tuple[CheckReport, str, 
             raise InitError(error.message, hint=permissions) from error
         raise DatabaseDamaged(error.message, hint=restore) from error
     if report.schema_version > target_version():
-        return report, "newer than this program", "Run the newer nexusd that it belongs to."
+        return report, "newer than this program", "Run the newer version of nexusd that created it."
     if not report.schema_version:
-        return report, "not a database of Nexus", "Name the right one: --db PATH, or NEXUS_DATABASE."
+        return report, "not a database of Nexus", "Name the database of Nexus: --db PATH, or NEXUS_DATABASE."
     if report.problems:
         return report, "damaged", restore
     return report, "ok", None
@@ -238,12 +240,12 @@ def _make_backup() -> click.Command:
 
 db = NounGroup(
     "db",
-    "Look after the database. status and backup ask the running daemon; restore and migrate need a stopped one.",
+    "Maintain the database. status and backup ask the running daemon; restore and migrate need a stopped one.",
     {
         "status": ("Show the database's tables and migrations.", lambda: verb(Health, _status)),
         "backup": ("Copy the database while it is in use.", _make_backup),
-        "restore": ("Put a backup in the place of the database.", lambda: _restore),
-        "migrate": ("Take the database to another schema version.", lambda: _migrate),
-        "check": ("Tell whether the database is sound.", lambda: _check),
+        "restore": ("Replace the database with a backup.", lambda: _restore),
+        "migrate": ("Migrate the database to another schema version.", lambda: _migrate),
+        "check": ("Check the integrity of the database.", lambda: _check),
     },
 )

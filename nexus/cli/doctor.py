@@ -1,4 +1,4 @@
-"""``nexusctl doctor``: looks at everything the daemon needs, and says how to mend what it finds."""
+"""``nexusctl doctor``: checks everything the daemon needs, and says how to fix each problem it finds."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
-from nexus_protocol.errors import NexusError
+from nexus_protocol.errors import ReportedError
 
-from nexus.cli.app import ANSWER_WITHIN_S, start_hint, unit_installed, user_manager_runs
-from nexus.cli.find_daemon import SocketGone, daemon_database, daemon_pid
+from nexus.cli.app import ANSWER_WITHIN_S
+from nexus.cli.find_daemon import SocketGone
 from nexus.cli.output import colour_wanted, output_options, printer
-from nexus.client.errors import NOT_RUNNING, ConnectError, ConnectionFailure
-from nexus.config import ConfigError
-from nexus.paths import PathError, check_socket_path, runtime_directory
+from nexus.cli.systemd import start_hint, unit_installed, user_manager_runs
+from nexus.client.errors import ConnectError
+from nexus.paths import check_socket_path, runtime_directory
 from nexus.system.commands import Health
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["doctor"]
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at: ok, warning or failing, and what to do."""
+    """The result of one check: ok, warning or failing, and what to do about it."""
 
     check: str
     status: str
@@ -35,13 +38,13 @@ class Finding(NamedTuple):
 @click.command
 @output_options
 @click.pass_obj
-def doctor(app: Any, output: str, no_header: bool) -> int:
-    """Look for what is wrong, and say how to mend it. Exits 1 when something fails."""
+def doctor(app: App, output: str, no_header: bool) -> int:
+    """Find problems, and say how to fix them. Exits 1 if a check fails."""
     app.limit(ANSWER_WITHIN_S)
     findings: list[Finding] = []
     for check in (_configuration, _runtime, _socket, _database, _programs, _systemd, _lingering):
-        said = {finding.message for finding in findings}
-        findings += [finding for finding in _safely(check, app) if finding.message not in said]
+        known = {finding.message for finding in findings}  # a broken configuration fails several checks
+        findings += [finding for finding in _run_check(check, app) if finding.message not in known]
     out = printer(output, no_header)
     if out.for_person:
         for finding in findings:
@@ -51,14 +54,14 @@ def doctor(app: Any, output: str, no_header: bool) -> int:
     return 1 if any(finding.status == "failing" for finding in findings) else 0
 
 
-def _safely(check: Callable[[Any], Iterator[Finding]], app: Any) -> list[Finding]:
+def _run_check(check: Callable[[App], Iterator[Finding]], app: App) -> list[Finding]:
     name = check.__name__.strip("_")
     try:
         return list(check(app))
-    except (PathError, ConfigError) as error:
+    except ReportedError as error:
         return [Finding(name, "failing", error.message, error.hint)]
     except OSError as error:
-        return [Finding(name, "failing", f"cannot look: {error}")]
+        return [Finding(name, "failing", f"cannot check: {error}")]
 
 
 def _print(finding: Finding) -> None:
@@ -71,33 +74,35 @@ def _print(finding: Finding) -> None:
         click.echo(f"{'':<25}{finding.remedy}")
 
 
-def _configuration(app: Any) -> Iterator[Finding]:
+def _configuration(app: App) -> Iterator[Finding]:
     path = Path(app.config.path)
-    yield Finding("configuration", "ok", str(path) if path.exists() else f"{path} is not there: the defaults are used")
+    yield Finding("configuration", "ok", str(path) if path.exists() else f"{path} does not exist: using the defaults")
 
 
-def _runtime(_app: Any) -> Iterator[Finding]:
+def _runtime(_app: App) -> Iterator[Finding]:
     directory, warning = runtime_directory()
     if warning:
         yield Finding(
-            "runtime", "warning", warning, "Log in through a login manager or ssh, which makes /run/user/UID."
+            "runtime", "warning", warning, "Log in through a login manager or ssh, which creates /run/user/UID."
         )
     else:
         yield Finding("runtime", "ok", str(directory))
 
 
-def _socket(app: Any) -> Iterator[Finding]:
+def _socket(app: App) -> Iterator[Finding]:
     path: Path = app.socket_path()
     check_socket_path(path)
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
-        pid = daemon_pid(app)
+        pid = app.daemon_pid()
         if pid is not None:
             problem = SocketGone(pid)
             yield Finding("socket", "failing", problem.message, problem.hint)
             return
-        yield Finding("socket", "failing", f"{path} is not there: the daemon does not run", f"Start it: {start_hint()}")
+        yield Finding(
+            "socket", "failing", f"{path} does not exist: the daemon is not running", f"Start it: {start_hint()}"
+        )
         return
     if not stat.S_ISSOCK(mode):
         yield Finding("socket", "failing", f"{path} is not a socket", "Move it away, then start the daemon.")
@@ -105,88 +110,91 @@ def _socket(app: Any) -> Iterator[Finding]:
     parent = path.parent.stat()
     if parent.st_uid != os.geteuid():
         yield Finding(
-            "permissions", "failing", f"{path.parent} belongs to user {parent.st_uid}", "Use a directory of your own."
+            "permissions", "failing", f"{path.parent} belongs to user {parent.st_uid}", "Use a directory that you own."
         )
     elif stat.S_IMODE(parent.st_mode) & 0o077 or stat.S_IMODE(mode) & 0o077:
         yield Finding(
             "permissions",
             "warning",
-            f"others can reach {path}",
+            f"other users can access {path}",
             f"chmod 700 {path.parent}; chmod 600 {path}",
         )
     else:
-        yield Finding("permissions", "ok", f"only you can reach {path}")
-    yield from _answer(app, path)
+        yield Finding("permissions", "ok", f"only you can access {path}")
+    yield from _reply(app, path)
 
 
-def _answer(app: Any, path: Path) -> Iterator[Finding]:
+def _reply(app: App, path: Path) -> Iterator[Finding]:
     try:
         health = app.call_raw(Health())
     except ConnectError as error:
-        if error.hint != NOT_RUNNING:
-            yield Finding("socket", "failing", error.message, error.hint)
+        if error.not_running:
+            yield Finding("socket", "failing", f"no daemon listens at {path}", f"Start it: {start_hint()}")
         else:
-            yield Finding("socket", "failing", f"nobody answers at {path}", f"Start it: {start_hint()}")
+            yield Finding("socket", "failing", error.message, error.hint)
         return
-    except (ConnectionFailure, NexusError) as error:
+    except ReportedError as error:
         yield Finding("socket", "failing", error.message, error.hint)
         return
-    yield Finding("socket", "ok", f"the daemon answers (nexusd {health['version']})")
+    yield Finding("socket", "ok", f"the daemon replies (nexusd {health['version']})")
     for check in health["checks"]:
         status = "warning" if check["status"] == "degraded" else check["status"]
         yield Finding(check["name"], status, check["message"])
 
 
-def _database(app: Any) -> Iterator[Finding]:
+def _database(app: App) -> Iterator[Finding]:
     from nexus.cli.db import examine
-    from nexus.store import StoreError
 
-    path = daemon_database(app) or app.database_path()
+    path = app.daemon_database() or app.database_path()
     try:
         status = path.stat()
     except FileNotFoundError:
-        yield Finding("database", "warning", f"{path} is not there yet", "The daemon makes it when it first starts.")
+        yield Finding(
+            "database", "warning", f"{path} does not exist yet", "The daemon creates it when it first starts."
+        )
         return
     if status.st_uid != os.geteuid():
-        yield Finding("database", "failing", f"{path} belongs to user {status.st_uid}", f"chown it: ls -l {path}")
+        yield Finding(
+            "database", "failing", f"{path} belongs to user {status.st_uid}", f"Change its owner (chown): ls -l {path}"
+        )
         return
     if stat.S_IMODE(status.st_mode) & 0o077:
-        yield Finding("database", "warning", f"others can read {path}", f"chmod 600 {path}")
+        yield Finding("database", "warning", f"other users can read {path}", f"chmod 600 {path}")
     try:
         report, state, remedy = examine(path)
-    except StoreError as error:
+    except ReportedError as error:
         yield Finding("database", "failing", error.message, error.hint)
         return
     if report.problems:
         problem = report.problems[0] if state == "damaged" else f"it is {state}: {report.problems[0]}"
         yield Finding("database", "failing", f"{path}: {problem}", remedy)
     else:
-        yield Finding("database", "ok", f"{path} is sound (schema version {report.schema_version})")
+        yield Finding("database", "ok", f"{path} is intact (schema version {report.schema_version})")
 
 
-def _programs(_app: Any) -> Iterator[Finding]:
+def _programs(_app: App) -> Iterator[Finding]:
     found = shutil.which("nexusd")
     if found:
         yield Finding("nexusd", "ok", found)
     else:
-        yield Finding("nexusd", "warning", "nexusd is not in PATH", "Add the folder that nexusctl is in to PATH.")
+        yield Finding("nexusd", "warning", "nexusd is not in PATH", "Add the directory of nexusctl to PATH.")
 
 
-def _systemd(_app: Any) -> Iterator[Finding]:
+def _systemd(_app: App) -> Iterator[Finding]:
     if not user_manager_runs():
-        yield Finding("systemd", "ok", "there is no user manager: the daemon runs as a detached process")
+        yield Finding("systemd", "ok", "no user manager is running: the daemon runs as a detached process")
     elif not unit_installed():
         yield Finding("systemd", "warning", "the units are not installed", "Install them: nexusctl daemon install")
     else:
         yield Finding("systemd", "ok", "nexus.socket and nexus.service are installed")
 
 
-def _lingering(_app: Any) -> Iterator[Finding]:
+def _lingering(_app: App) -> Iterator[Finding]:
     from nexus.cli.daemon import lingering
 
     if not user_manager_runs():
         return
     if lingering():
-        yield Finding("lingering", "ok", "what runs goes on after a logout")
+        yield Finding("lingering", "ok", "services and the daemon keep running after logout")
     else:
-        yield Finding("lingering", "warning", "a logout ends everything that runs", "loginctl enable-linger")
+        yield Finding("lingering", "warning", "services and the daemon are stopped at logout", "loginctl enable-linger")

@@ -1,27 +1,30 @@
-"""Groups of words on the command line that know their help without importing what the words stand for."""
+"""Groups of subcommands that print their help without importing the subcommands."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["WordGroup"]
 
 
 class WordGroup(click.Group):
-    """A group that lists, completes and corrects its words from a table.
+    """A group that lists, completes and suggests its subcommands from a table.
 
-    click by itself makes every command for that, which would import everything there is.
+    click's own group builds every subcommand for that, which would import all capabilities.
     """
 
-    aliases: dict[str, str] = {}  # noqa: RUF012 - replaced as a whole, never changed
+    aliases: dict[str, str] = {}  # noqa: RUF012 - replaced by subclasses, never mutated
 
     suggestions: dict[str, str] = {}  # noqa: RUF012 - likewise
-    """For words of other programs: what to say after "no such command"."""
+    """For words of other programs: the text after "no such command"."""
 
     def words(self) -> dict[str, str]:
-        """Each word with its help."""
+        """The subcommands with their help."""
         return {name: command.get_short_help_str(100) for name, command in self.commands.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -45,7 +48,7 @@ class WordGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(self.words().items()))
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
         if incomplete.startswith("-"):

@@ -1,7 +1,6 @@
-"""``nexusctl``'s entry: the global options, the words of the top level, and how every error becomes an exit code.
+"""Entry point of ``nexusctl``: the global options, the top-level nouns, and how errors are printed and exit.
 
-The words come from static tables and are imported only when they are used, since the start is most of what a short
-command takes.
+The nouns come from static tables and are imported only when they are used: start-up is most of a short command's time.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from nexus.cli.groups import WordGroup
 __all__ = ["cli", "exit_code", "main", "print_error"]
 
 _OWN_NOUNS: dict[str, tuple[str, Noun]] = {
-    "apply": ("nexus.cli.apply", Noun("apply", "Make services and VM records what a file says.")),
-    "export": ("nexus.cli.apply", Noun("export", "Write services and VM records as a file for apply.")),
+    "apply": ("nexus.cli.apply", Noun("apply", "Create and change services and VM records to match a file.")),
+    "export": ("nexus.cli.apply", Noun("export", "Write services and VM records to a file for apply.")),
     "version": ("nexus.cli.version", Noun("version", "Print the version of nexusctl.")),
-    "doctor": ("nexus.cli.doctor", Noun("doctor", "Look for what is wrong, and say how to mend it.")),
-    "db": ("nexus.cli.db", Noun("db", "Look after the database.")),
+    "doctor": ("nexus.cli.doctor", Noun("doctor", "Find problems, and say how to fix them.")),
+    "db": ("nexus.cli.db", Noun("db", "Maintain the database.")),
     "daemon": ("nexus.cli.daemon", Noun("daemon", "Start, stop and install the daemon.")),
     "completion": ("nexus.cli.completion", Noun("completion", "Print or install the shell's completion.")),
 }
@@ -54,18 +53,9 @@ _SUGGESTIONS = {
 PROGRAMS = ("nexusctl", "nxc")
 """The names of this program."""
 
-_EXIT_CODES = {
-    "invalid_argument": 2,
-    "not_found": 4,
-    "conflict": 5,
-    "failed_precondition": 5,
-    "deadline_exceeded": 124,
-    "cancelled": 130,
-}
-
 
 class Seconds(click.types.FloatParamType):
-    """A time that is more than none."""
+    """A positive number of seconds."""
 
     name = "seconds"
 
@@ -80,7 +70,7 @@ class Seconds(click.types.FloatParamType):
 
 
 class _TopLevel(WordGroup):
-    """The words of the top level."""
+    """The group of the top-level nouns."""
 
     aliases = _ALIASES
     suggestions = _SUGGESTIONS
@@ -103,13 +93,14 @@ class _TopLevel(WordGroup):
 @click.command(
     cls=_TopLevel,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="The exit code is 0 when it is done, 1 refused or failed, 2 usage, 3 no daemon, 4 not found, 5 conflict, "
-    "124 no answer in time.",
+    epilog="Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon, 4 not found, 5 conflict, 124 timed out.",
 )
 @click.option("--socket", metavar="PATH", help="The daemon's socket (NEXUS_SOCKET).")
 @click.option("--config", metavar="PATH", help="The configuration file (NEXUS_CONFIG_DIR/config.toml).")
-@click.option("--actor", metavar="NAME", envvar="NEXUS_ACTOR", help="On whose behalf, for the journal (NEXUS_ACTOR).")
-@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="Give up a call after so long (default: never).")
+@click.option(
+    "--actor", metavar="NAME", envvar="NEXUS_ACTOR", help="Name recorded in the journal for this call (NEXUS_ACTOR)."
+)
+@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="Cancel a call after this time (default: never).")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(__version__, prog_name="nexusctl", message="%(prog)s %(version)s")
 @click.pass_context
@@ -128,10 +119,10 @@ def cli(
 
 def main() -> None:
     """The console scripts ``nexusctl`` and ``nxc``."""
-    # A command is over before a collection of garbage could pay, and the one at the very end never does.
+    # A command ends before a garbage collection could pay off, and the one at interpreter exit never does.
     gc.disable()
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
+        if getattr(sys, name) is None:  # the parent process closed it
             setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
     try:
         code = _run(sys.argv[1:])
@@ -140,18 +131,18 @@ def main() -> None:
         except BrokenPipeError:
             raise
         except OSError as error:
-            done = "; what was asked for was done" if code == 0 else ""
+            done = "; the command itself succeeded" if code == 0 else ""
             code = _drop_output(1)
             click.echo(f"Error: cannot write the output: {error.strerror}{done}", err=True)
     except BrokenPipeError:
-        # Whoever read our output has gone; that is not an error to talk about.
+        # The reader of the output has exited, which is not an error. 141 is what a shell reports for SIGPIPE.
         code = _drop_output(141)
     gc.freeze()
     sys.exit(code)
 
 
 def _drop_output(code: int) -> int:
-    """Forget what could not be written, or Python would try again at its end."""
+    """Discard unwritten output; Python would try to flush it again at exit. Returns ``code``."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
@@ -160,7 +151,7 @@ _GLOBAL_WITH_VALUE = ("--socket", "--config", "--actor", "--timeout")
 
 
 def _hoist_global_options(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The global options, which click looks for in front, and the rest."""
+    """Split off the global options, which click expects before the first noun; returns them and the rest."""
     front: list[str] = []
     rest: list[str] = []
     index = 0
@@ -183,7 +174,7 @@ def _hoist_global_options(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _check_text(arguments: list[str]) -> None:
-    """Refuse what can neither be sent nor printed."""
+    """Refuse arguments that are not UTF-8: they can be neither sent nor printed."""
     for argument in arguments:
         try:
             argument.encode()
@@ -199,7 +190,7 @@ def _run(arguments: list[str]) -> int:
     try:
         _check_text(arguments)
         front, rest = _hoist_global_options(arguments)
-        # Not cli.main(): that makes one and the same Abort of every Ctrl-C, and exits by itself on a broken pipe.
+        # Not cli.main(): it turns every KeyboardInterrupt into Abort, and exits by itself on a broken pipe.
         with cli.make_context("nexusctl", front + rest) as ctx:
             result = cli.invoke(ctx)
         return result if isinstance(result, int) else 0
@@ -231,31 +222,31 @@ def _run(arguments: list[str]) -> int:
 def _print_usage_error(error: click.ClickException) -> None:
     from nexus.cli.output import printable
 
-    ctx = getattr(error, "ctx", None)
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
     message = error.format_message()
     if isinstance(error, click.MissingParameter):
-        message = " ".join(message.replace("\n\t", " ").split())  # click lays out the choices below each other
+        message = " ".join(message.replace("\n\t", " ").split())  # click prints one choice a line
     click.echo(f"Error: {printable(message[:1].lower() + message[1:])}".rstrip("."), err=True)
     if ctx is not None:
         click.echo(f"  See: {ctx.command_path} --help", err=True)
 
 
 def _print_interrupted(error: KeyboardInterrupt) -> None:
+    from nexus_protocol.errors import NexusError
+
+    from nexus.client.errors import Interrupted
+
     click.echo("Interrupted.", err=True)
-    outcome: Any = getattr(error, "outcome", error)
-    if outcome is error:
-        pass
-    elif outcome is None:
-        click.echo("  The request was already done.", err=True)
-    else:
-        click.echo(f"  {outcome.message}", err=True)
-        for key, value in (getattr(outcome, "details", None) or {}).items():
+    if isinstance(error, Interrupted):
+        outcome = error.outcome
+        click.echo(f"  {outcome.message if outcome is not None else 'The request was already done.'}", err=True)
+        for key, value in (outcome.details if isinstance(outcome, NexusError) else {}).items():
             click.echo(f"  {key}: {value}", err=True)
     _print_notes(error)
 
 
 def _print_notes(error: BaseException) -> None:
-    """What a verb had to add to an error that came through it."""
+    """Print the notes that a verb added to an error before raising it again."""
     from nexus.cli.output import printable
 
     for note in getattr(error, "__notes__", ()):
@@ -263,37 +254,35 @@ def _print_notes(error: BaseException) -> None:
 
 
 def print_error(error: Exception) -> None:
-    """Say on standard error what went wrong and what to do."""
-    from nexus_protocol.errors import NexusError
+    """Print an error and its hint on standard error."""
+    from nexus_protocol.errors import NexusError, ReportedError
 
-    from nexus.cli.app import start_hint
     from nexus.cli.output import printable
-    from nexus.client.errors import NOT_RUNNING
-    from nexus.config import ConfigError
-    from nexus.paths import PathError
+    from nexus.cli.systemd import start_hint
+    from nexus.client.errors import ConnectError
 
-    if isinstance(error, (NexusError, PathError, ConfigError, ConnectionError)) and hasattr(error, "message"):
+    if isinstance(error, ReportedError):
         click.echo(f"Error: {printable(error.message)}", err=True)
-        _print_last_lines(getattr(error, "details", None) or {})
-        hint = getattr(error, "hint", None)
-        if hint:
-            click.echo("\n".join(f"  {printable(line)}" for line in str(hint).splitlines()), err=True)
-        if hint == NOT_RUNNING:
+        if isinstance(error, NexusError):
+            _print_program_output(error.details)
+        if error.hint:
+            click.echo("\n".join(f"  {printable(line)}" for line in error.hint.splitlines()), err=True)
+        if isinstance(error, ConnectError) and error.not_running:
             click.echo(f"\n  Start it: {start_hint()}", err=True)
         _print_notes(error)
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
-        # A file that was being written would have its name here: this is where the output goes.
+        # An error about a file has its name; without one, this is standard output.
         click.echo(f"Error: cannot write the output: {error.strerror}", err=True)
     elif isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
-        click.echo(f"Error: cannot go on{printable(where)}: {error.strerror or error}", err=True)
+        click.echo(f"Error: cannot continue{printable(where)}: {error.strerror or error}", err=True)
     else:
-        click.echo(f"Error: cannot go on: {type(error).__name__}: {printable(str(error))}", err=True)
-        click.echo("  This is a bug in nexusctl. For the details: nexusctl --debug …", err=True)
+        click.echo(f"Error: cannot continue: {type(error).__name__}: {printable(str(error))}", err=True)
+        click.echo("  This is a bug in nexusctl. To see the traceback: nexusctl --debug …", err=True)
 
 
-def _print_last_lines(details: Mapping[str, Any]) -> None:
-    """What a program wrote before it failed, where the error has it: further in than the hint that follows."""
+def _print_program_output(details: Mapping[str, Any]) -> None:
+    """Print the last lines that a failed program wrote, if the error has them, indented more than the hint."""
     from nexus.cli.output import printable
 
     for key in ("log", "git"):
@@ -304,14 +293,16 @@ def _print_last_lines(details: Mapping[str, Any]) -> None:
 
 
 def exit_code(error: Exception) -> int:
-    """The exit code that stands for an error."""
-    if isinstance(error, ConnectionError):
-        return 3
-    return _EXIT_CODES.get(getattr(error, "code", ""), 1)
+    """The exit code for an error."""
+    from nexus_protocol.errors import ReportedError
+
+    if isinstance(error, ReportedError):
+        return error.exit_code
+    return 3 if isinstance(error, ConnectionError) else 1
 
 
 def completion_variable(program: str) -> str:
-    """The environment variable by which a shell's completion script asks ``program`` for words."""
+    """The environment variable with which a shell's completion script asks ``program`` for completions."""
     return f"_{program.upper()}_COMPLETE"
 
 

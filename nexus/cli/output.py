@@ -1,6 +1,6 @@
-"""How results are printed: a table for a person, JSON for a program, names for a pipe.
+"""Prints results: a table for a person, JSON for a program, names for a pipe.
 
-Results go to standard output and nothing else does; hints and "nothing found" go to standard error.
+Only results go to standard output; hints and "No ... found." go to standard error.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ FORMATS = ("table", "wide", "json", "jsonl", "name")
 
 
 class Column(NamedTuple):
-    """One column of a table: its heading, what stands in it, its least width, and whether only ``-o wide`` has it."""
+    """One column of a table. ``width`` is the minimum; a ``wide`` column is printed by ``-o wide`` only."""
 
     heading: str
     value: Callable[[dict[str, Any]], Any]
     width: int = 0
     wide: bool = False
     colour: Callable[[dict[str, Any]], str | None] | None = None
-    """The colour of a record's cell on a terminal, as click calls it."""
+    """The colour of a record's cell on a terminal, as click names it."""
 
 
 def output_options(fn: F) -> F:
-    """Give a verb ``-o`` and ``--no-header``."""
+    """Decorator: add ``-o`` and ``--no-header`` to a verb."""
     fn = click.option("--no-header", is_flag=True, help="Leave out the table's heading.")(fn)
     return click.option(
         "-o", "--output", type=click.Choice(FORMATS), default="table", help="How to print (default: table)."
@@ -60,7 +60,7 @@ def output_options(fn: F) -> F:
 
 
 class Printer:
-    """Prints records in the format that was asked for."""
+    """Prints records in the chosen format."""
 
     def __init__(self, output: str, no_header: bool = False) -> None:
         self.output = output
@@ -72,7 +72,7 @@ class Printer:
         return self.output in ("table", "wide")
 
     def many(self, records: Sequence[dict[str, Any]], columns: Sequence[Column], *, key: str, nothing: str) -> None:
-        """Print a list. ``key`` is the field for ``-o name``; ``nothing`` is said when the list is empty."""
+        """Print a list. ``key`` is the field for ``-o name``; ``nothing`` is printed if the list is empty."""
         if self.output == "json":
             _write(_json(list(records)) + "\n")
         elif self.output == "jsonl":
@@ -96,7 +96,7 @@ class Printer:
             sentence()
 
     def line(self, record: dict[str, Any], text: str, *, key: str) -> None:
-        """Print one record of an endless list at once."""
+        """Print one record of an endless list and flush it."""
         if self.output in ("json", "jsonl"):
             _write(_json_line(record) + "\n")
         elif self.output == "name":
@@ -132,7 +132,7 @@ def _cell(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without anything that would drive a person's terminal."""
+    """Replace every character that a terminal could take for a control sequence."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
@@ -153,24 +153,24 @@ def _json_line(value: Any) -> str:
 
 
 def _escaped(json: str) -> str:
-    # JSON leaves these as they are, and terminals take some of them for the start of a command.
+    # JSON does not escape C1 control characters, and some start a control sequence on a terminal.
     return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", json)
 
 
 def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
-    """Print ``Name: value`` lines, the values below each other; those without a value are left out."""
+    """Print aligned ``Name: value`` lines; a field whose value is None is left out."""
     shown = [(name, _cell(value)) for name, value in fields if value is not None]
     width = max(len(name) for name, _value in shown) + 2
     _write("".join(f"{name + ':':<{width}}{value}\n" for name, value in shown))
 
 
 def format_time(at_ms: int | None) -> str | None:
-    """A time as a person reads it, such as ``2026-01-31 09:30:00 UTC``."""
+    """Format a time in ms since 1970 as ``2026-01-31 09:30:00 UTC``."""
     return None if at_ms is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at_ms / 1000))
 
 
 def format_duration(ms: int) -> str:
-    """How long something takes or has lasted, in its two largest units."""
+    """Format a duration in its two largest units, such as ``1 h 2 min``."""
     seconds = ms // 1000
     parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
     while len(parts) > 1 and not parts[0][0]:
@@ -179,18 +179,18 @@ def format_duration(ms: int) -> str:
 
 
 def hint(text: str) -> None:
-    """Say what to do next; on standard error, set off by an empty line."""
+    """Print what to do next on standard error, after an empty line."""
     sys.stdout.flush()
     click.echo(f"\n  {text}", err=True)
 
 
 def can_ask() -> bool:
-    """Whether a person is there who could answer a question."""
+    """Whether standard input and standard error are terminals, so that a question can be asked."""
     return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def confirm(question: str, refusal: str, command: str) -> bool:
-    """Ask on a terminal; refuse without one. ``command`` is what to run instead."""
+    """Ask on a terminal; without one, print the refusal. ``command`` is the command line that skips the question."""
     if can_ask():
         return click.confirm(printable(question), err=True)
     click.echo(f"Error: {refusal}\n  Run with --yes to skip confirmation: {printable(command)}", err=True)
@@ -198,23 +198,23 @@ def confirm(question: str, refusal: str, command: str) -> bool:
 
 
 def colour_wanted() -> bool:
-    """Whether standard output is a terminal that may be coloured (no-color.org)."""
+    """Whether to colour: standard output is a terminal, and NO_COLOR is not set (no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def end_with_reader(client: BlockingClient) -> None:
-    """From now on a wait for the daemon ends with BrokenPipeError once nobody reads standard output any more.
+    """Make waits for the daemon raise BrokenPipeError once the reader of standard output has closed it.
 
-    Who follows something would see that only when there is more to print, which may be never.
+    Otherwise a verb that follows events would notice only at its next write, which may never come.
     """
     import select
 
     try:
         output = sys.stdout.fileno()
     except OSError:
-        return  # it was closed, and there is nothing to be seen
+        return  # standard output is closed already
     poller = select.poll()
-    poller.register(output, 0)  # that its other end is gone is told unasked
+    poller.register(output, 0)  # POLLERR and POLLHUP are reported without being asked for
 
     def wait(connection: socket.socket) -> None:
         poller.register(connection, select.POLLIN)

@@ -1,4 +1,4 @@
-"""Verbs from declarations: a command's fields become arguments and options, its documentation the help.
+"""Builds verbs from declarations: a command's fields become arguments and options.
 
 It knows how a field is declared (``nexus_protocol.command``), and no particular command.
 """
@@ -10,12 +10,16 @@ import re
 import types
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import click
 from nexus_protocol.command import Command
 
 from nexus.cli.groups import WordGroup
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+    from nexus.cli.output import Printer
 
 __all__ = [
     "Completer",
@@ -23,6 +27,7 @@ __all__ = [
     "FilePath",
     "NounGroup",
     "Number",
+    "Run",
     "Size",
     "assignment",
     "build_command",
@@ -35,17 +40,20 @@ __all__ = [
     "verb",
 ]
 
-Completer = Callable[[Any, str], list[str]]
-"""Given the ``App`` and what was typed so far, the words that may follow."""
+Completer = Callable[["App", str], list[str]]
+"""Returns the completions of a word of which only the beginning has been typed."""
 
 completers: dict[str, Completer] = {}
-"""By the name that a field's ``completes`` gives."""
+"""By the name in the ``completes`` of a field's declaration."""
+
+Run = Callable[["App", dict[str, Any], "Printer"], int | None]
+"""Carries out a verb with the values of the command line; returns the exit code, None for 0."""
 
 
 class NounGroup(WordGroup):
-    """A noun whose verbs are made only when they are used.
+    """A noun whose verbs are built only when they are used.
 
-    ``verbs`` maps each verb to its help and to the function that makes it.
+    ``verbs`` maps each verb to its help and to the function that builds it.
     """
 
     def __init__(
@@ -60,20 +68,20 @@ class NounGroup(WordGroup):
         self.suggestions = suggestions or {}
 
     def words(self) -> dict[str, str]:
-        return {name: help for name, (help, _make) in self._verbs.items()}
+        return {name: help for name, (help, _build) in self._verbs.items()}
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = self._verbs.get(cmd_name)
         if entry is None:
             return None
-        help, make = entry
-        command = make()
+        help, build = entry
+        command = build()
         command.help = command.help or help
         return command
 
 
 class Number(click.types.IntParamType):
-    """A whole number, within bounds where there are any."""
+    """A whole number, with optional bounds."""
 
     name = "number"
 
@@ -98,10 +106,10 @@ _SIZE_MIB = {"": 1, "M": 1, "G": 1024, "T": 1024 * 1024}
 
 
 def parse_duration(text: str) -> int:
-    """Milliseconds of a time such as ``500ms``, ``1.5s``, ``2m`` or ``1h30m``; a number alone is seconds.
+    """Parse a time such as ``500ms``, ``1.5s``, ``2m`` or ``1h30m`` to milliseconds; a plain number is seconds.
 
     Raises:
-        ValueError: it is none; the message is a sentence.
+        ValueError: the text is not a time; the message is for a person.
     """
     number, unit = r"(?:\d+(?:\.\d+)?)", r"(?:ms|s|min|m|h|d)"
     parts = re.findall(f"({number})({unit})", text)
@@ -113,10 +121,10 @@ def parse_duration(text: str) -> int:
 
 
 def parse_size(text: str) -> int:
-    """MiB of a size such as ``256M`` or ``1G``; a number alone is MiB.
+    """Parse a size such as ``256M`` or ``1G`` to MiB; a plain number is MiB.
 
     Raises:
-        ValueError: it is none; the message is a sentence.
+        ValueError: the text is not a size; the message is for a person.
     """
     match = re.fullmatch(r"(\d+)([MGT]?)(?:i?B)?", text, re.IGNORECASE)
     if match is None:
@@ -160,14 +168,14 @@ class Size(Duration):
 
 
 class FilePath(click.types.StringParamType):
-    """A path, made absolute here, since the daemon is at home in another folder."""
+    """A path, made absolute because the daemon has another working directory."""
 
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not value:
-            self.fail("a path has a name", param, ctx)
-        absolute: str = os.path.abspath(value)  # noqa: PTH100 - links stay as they were written
+            self.fail("a path cannot be empty", param, ctx)
+        absolute: str = os.path.abspath(value)  # noqa: PTH100 - symbolic links are not resolved
         return absolute
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
@@ -175,23 +183,23 @@ class FilePath(click.types.StringParamType):
 
 
 def assignment(text: str) -> tuple[str, str]:
-    """The parts of ``NAME=VALUE``; ``NAME`` alone takes the value from nexusctl's own environment, unseen by others.
+    """Split ``NAME=VALUE``; ``NAME`` alone takes the value from nexusctl's environment, which keeps it out of ``ps``.
 
-    A value is never printed: it may be a secret.
+    Error messages never contain the value: it may be a secret.
     """
     name, equals, value = text.partition("=")
     if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
-        raise click.BadParameter("expected NAME=VALUE, the NAME of letters, digits and _")
+        raise click.BadParameter("expected NAME=VALUE, where NAME has only letters, digits and _")
     if not equals:
         found = os.environ.get(name)
         if found is None:
-            raise click.BadParameter(f"{name} has no value, and none is set here: give {name}=VALUE")
+            raise click.BadParameter(f"{name} has no value and is not set in the environment: give {name}=VALUE")
         value = found
     return name, value
 
 
 class _Field(NamedTuple):
-    """What a declaration says of one field."""
+    """The declaration of one field."""
 
     name: str
     type: Any
@@ -214,24 +222,24 @@ def _fields(command: type[Command[Any]]) -> list[_Field]:
         kinds = []
         for kind, metas in _parts(hints[field.name]):
             inner: dict[str, Any] = {}
-            words = ""
-            for meta in metas:  # within one declaration the later word counts, of two nested ones the outer
+            inner_description = ""
+            for meta in metas:  # the last one of an Annotated wins; of nested Annotated types, the outer one
                 inner |= meta.extra or {}
-                words = meta.description or words
+                inner_description = meta.description or inner_description
                 lowest = meta.ge if lowest is None else lowest
                 highest = meta.le if highest is None else highest
             extra = inner | extra
-            description = description or words
+            description = description or inner_description
             if kind is not None:
                 kinds.append(kind)
         default = None if field.required else field.default
-        # A choice of kinds is typed as its first one: text for a command that could be a list of words, too.
+        # A union is typed as its first member: a command that is text or a list of words is typed as text.
         found.append(_Field(field.name, kinds[0], field.required, default, description, extra, lowest, highest))
     return found
 
 
 def _parts(hint: Any) -> Iterator[tuple[Any, Sequence[Any]]]:
-    """The plain types that a type is made of, None for one that is only a union, each with what is said of it."""
+    """Flatten a type to its members, outermost first: each plain type, or None for a union, with its metadata."""
     pending = [hint]
     while pending:
         hint = pending.pop(0)
@@ -261,9 +269,9 @@ def _click_type(field: _Field) -> Any:
 def command_parameters(
     command: type[Command[Any]], *, exclude: Sequence[str] = (), variadic: bool = False
 ) -> list[click.Parameter]:
-    """The parameters for a command's fields: required ones are arguments, the others options.
+    """The parameters for a command's fields: required fields are arguments, the others are options.
 
-    ``exclude`` are fields that the verb sets itself; with ``variadic`` the last argument may be repeated.
+    ``exclude`` names fields that the verb sets itself. With ``variadic`` an argument may be repeated.
     """
     parameters: list[click.Parameter] = []
     for field in _fields(command):
@@ -292,7 +300,7 @@ def _option(field: _Field, complete: Any) -> click.Option:
     help = field.description[:1].upper() + field.description[1:]
     if field.type is bool:
         return click.Option([f"{name}/--no-{name[2:]}", field.name], default=None, help=f"{help}.")
-    default = _shown(field)
+    default = _default_text(field)
     if default is not None:
         help += f" (default: {default})"
     repeated = get_origin(field.type) in (list, dict)
@@ -306,8 +314,8 @@ def _option(field: _Field, complete: Any) -> click.Option:
     )
 
 
-def _shown(field: _Field) -> Any:
-    """The default as a person would write it."""
+def _default_text(field: _Field) -> Any:
+    """The default as it would be typed."""
     default = field.default.value if isinstance(field.default, Enum) else field.default
     if type(default) is not int or field.type is not int:
         return default
@@ -318,9 +326,9 @@ def _shown(field: _Field) -> Any:
     return default
 
 
-def shell_complete(what: str | None) -> Any:
-    """Completes by the completer of this name; None for none."""
-    if what is None:
+def shell_complete(completer: str | None) -> Any:
+    """click's ``shell_complete`` function for the named completer; None for None."""
+    if completer is None:
         return None
 
     def complete(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -329,9 +337,9 @@ def shell_complete(what: str | None) -> Any:
 
         app = App(root.params.get("socket"), root.params.get("config"), None, False)
         try:
-            return completers[what](app, incomplete)
+            return completers[completer](app, incomplete)
         except Exception:
-            return []  # a shell that completes has no place for errors
+            return []  # an error would be printed into the line that is being edited
         finally:
             app.close()
 
@@ -339,7 +347,7 @@ def shell_complete(what: str | None) -> Any:
 
 
 def build_command(command: type[Command[Any]], values: dict[str, Any]) -> Any:
-    """The command for what was given on the line; what was not given is left to the daemon."""
+    """Build the command from the values of the command line; absent values get their defaults in the daemon."""
     import msgspec
 
     given = {
@@ -347,7 +355,7 @@ def build_command(command: type[Command[Any]], values: dict[str, Any]) -> Any:
         for name, value in values.items()
         if value is not None and value != () and name in command.__struct_fields__
     }
-    # Through the declaration, so that "work" becomes the role; ranges and patterns are the daemon's to check.
+    # Convert through the declaration, so that "work" becomes VmRole.WORK. The daemon checks ranges and patterns.
     hints = get_type_hints(command)
     for name, value in given.items():
         given[name] = msgspec.convert(value, hints[name])
@@ -355,14 +363,14 @@ def build_command(command: type[Command[Any]], values: dict[str, Any]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What click collected: several assignments are a map, several words a list."""
+    """The value that click collected as a tuple: assignments become a map, anything else a list."""
     if not isinstance(value, tuple):
         return value
     return dict(value) if isinstance(value[0], tuple) else list(value)
 
 
-def for_each(names: Sequence[str], do: Callable[[str], Any]) -> int:
-    """Do it for every name, also after one failed; gives the exit code of the first failure."""
+def for_each(names: Sequence[str], do: Callable[[str], object]) -> int:
+    """Call ``do`` with every name, and print its errors; returns the exit code of the first error, else 0."""
     from nexus_protocol.errors import NexusError
 
     from nexus.cli.main import exit_code, print_error
@@ -379,7 +387,7 @@ def for_each(names: Sequence[str], do: Callable[[str], Any]) -> int:
 
 def verb(
     command: type[Command[Any]],
-    run: Callable[..., Any],
+    run: Run,
     *,
     parameters: Sequence[click.Parameter] = (),
     exclude: Sequence[str] = (),
@@ -387,10 +395,10 @@ def verb(
     help: str | None = None,
     words: str | None = None,
 ) -> click.Command:
-    """A verb for a command: its fields, then ``parameters``, then ``-o`` and ``--no-header``.
+    """Build a verb for a command: its fields, then ``parameters``, then ``-o`` and ``--no-header``.
 
-    ``run(app, values, printer)`` does it; ``values`` holds everything that was given. Without ``help`` it is what the
-    noun's table says. With ``words`` what follows a ``--`` is kept apart, as the list ``values[words]``.
+    ``run`` gets all values of the command line. ``help`` defaults to the text in the noun's table. With ``words``, the
+    arguments after ``--`` are not parsed but passed as the list ``values[words]``.
     """
     from nexus.cli.output import FORMATS, printer
 
@@ -402,22 +410,22 @@ def verb(
     ]
 
     @click.pass_context
-    def callback(ctx: click.Context, /, **values: Any) -> Any:
+    def callback(ctx: click.Context, /, **values: Any) -> int | None:
         return run(ctx.obj, values, printer(values.pop("output"), values.pop("no_header")))
 
-    made = (click.Command if words is None else _WithWords)(
+    built = (click.Command if words is None else _WithWords)(
         name=None,
         callback=callback,
         params=[*command_parameters(command, exclude=exclude, variadic=variadic), *parameters, *output],
         help=help,
     )
-    if isinstance(made, _WithWords):
-        made.words = words or ""
-    return made
+    if isinstance(built, _WithWords):
+        built.words = words or ""
+    return built
 
 
 class _WithWords(click.Command):
-    """A verb whose line may end with ``-- WORDS…``, the words of another program's command."""
+    """A verb whose line may end with ``-- COMMAND...``, the words of another program's command line."""
 
     words = ""
 

@@ -5,8 +5,8 @@
     async with Client() as nexus:
         vm = await nexus.call(CreateVm(name="web"))
 
-Commands and records come from the capabilities: ``nexus.vms``, ``nexus.system``, ``nexus.journal``, each in its module
-``commands``. Errors are those of ``nexus_protocol``, and ``ConnectError`` and ``ConnectionLost``.
+Commands and records are in the module ``commands`` of each capability: ``nexus.vms``, ``nexus.services``,
+``nexus.system``, ``nexus.journal``. Errors are those of ``nexus_protocol``, ``ConnectError`` and ``ConnectionLost``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Who needs one client should not wait for the import of the other one's asyncio.
+    # The blocking client must not pay for the import of asyncio.
     if name in ("Client", "Stream"):
         from nexus.client import aio as module
     elif name in ("BlockingClient", "BlockingStream"):

@@ -1,11 +1,9 @@
-"""``Client``: the daemon from asyncio, any number of requests at a time on one connection."""
+"""``Client``: the asyncio client, with any number of concurrent requests on one connection."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import time
 from collections import deque
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -30,14 +28,8 @@ from nexus_protocol import (
 
 from nexus import __version__
 from nexus.client.base import BaseClient
-from nexus.client.errors import (
-    CONNECT_RETRY_S,
-    CONNECT_TIMEOUT_S,
-    ConnectError,
-    ConnectionFailure,
-    connect_error,
-    lost_error,
-)
+from nexus.client.errors import ConnectError, ConnectionFailure, lost_error
+from nexus.client.transport import CONNECT_TIMEOUT_S, connect_async
 from nexus.system.commands import Hello, Welcome
 
 __all__ = ["Client", "Stream"]
@@ -46,62 +38,42 @@ R = TypeVar("R")
 ItemT = TypeVar("ItemT")
 
 _QUEUED_ITEMS = 1024
-"""Items of a stream that wait to be read before the connection itself is no longer read."""
+"""Unread items of one stream after which reading from the connection pauses."""
 
 
 class Client(BaseClient):
     """A connection to the daemon.
 
-    ``socket_path`` says where it is; by default as for ``nexusctl``: ``NEXUS_SOCKET``, the configuration file, the
-    runtime directory. ``actor`` is on whose behalf the requests are made; it stands in the journal.
+    ``socket_path`` is the daemon's address; by default the one ``nexusctl`` uses: ``NEXUS_SOCKET``, the configuration
+    file, the runtime directory. ``actor`` is on whose behalf the requests are made; the journal records it.
 
-    A lost connection fails every request that is open. It is not made anew by itself, since only the caller knows
-    which requests may be repeated: ``await client.connect()`` does it.
+    A lost connection fails every open request. The client does not reconnect on its own, since only the caller knows
+    which requests may be repeated: call ``await client.connect()``.
     """
 
     def __init__(self, socket_path: str | os.PathLike[str] | None = None, *, actor: str | None = None) -> None:
         super().__init__(socket_path, actor)
         self.welcome: Welcome | None = None
-        """Who answers, and within which limits; set by ``connect``."""
+        """The daemon's reply to ``Hello``: its version and limits. Set by ``connect``."""
         self._link: _Link | None = None
 
     async def connect(self) -> Welcome:
-        """Connect, and say who is calling; gives the daemon's answer. A lost connection is replaced by a new one.
+        """Connect and send ``Hello``; returns the daemon's reply. An existing connection is closed first.
 
         Raises:
-            ConnectError: nobody listens at the socket.
-            NexusError: the daemon does not let us in.
+            ConnectError: no daemon listens at the socket.
+            NexusError: the daemon refuses the connection.
         """
         await self.close()
         loop = asyncio.get_running_loop()
-        sock = await self._connect()
-        _transport, self._link = await loop.create_unix_connection(lambda: _Link(loop), sock=sock)
+        sock = await connect_async(self.socket_path, CONNECT_TIMEOUT_S)
+        _transport, self._link = await loop.create_connection(lambda: _Link(loop), sock=sock)
         try:
             self.welcome = await self.call(Hello(client=f"nexus-python {__version__}", actor=self.actor))
         except BaseException:
             await self.close()
             raise
         return self.welcome
-
-    async def _connect(self) -> socket.socket:
-        """A connected socket. By hand, since asyncio takes a full queue for a connection that is being made."""
-        deadline = time.monotonic() + CONNECT_TIMEOUT_S
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        try:
-            while True:
-                try:
-                    sock.connect(self.socket_path)
-                    return sock
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise
-                    await asyncio.sleep(CONNECT_RETRY_S)
-        except OSError as error:
-            sock.close()
-            raise connect_error(self.socket_path, error) from None
-        except BaseException:
-            sock.close()
-            raise
 
     async def close(self) -> None:
         """Close the connection; open requests fail with ``ConnectionLost``."""
@@ -124,8 +96,8 @@ class Client(BaseClient):
         """Send a command and wait for its reply. Cancelling the wait cancels the request in the daemon.
 
         Raises:
-            NexusError: the daemon refused it; the class tells why.
-            ConnectionLost: the connection ended first.
+            NexusError: the daemon refused the command; the class says why.
+            ConnectionLost: the connection ended before the reply.
         """
         info = command.info
         if info.item is not None:
@@ -134,7 +106,7 @@ class Client(BaseClient):
         return decode_reply(reply, await self.request(info.code, encode_command(command)))
 
     async def request(self, code: int, payload: bytes = b"") -> bytes:
-        """Send an encoded request by its code; gives the encoded reply. Errors as for ``call``."""
+        """Send an encoded request by its code; returns the encoded reply. Errors as for ``call``."""
         link = self._connected()
         await link.writable()
         sequence, data = link.engine.send_request(code, payload)
@@ -150,8 +122,8 @@ class Client(BaseClient):
     def stream(self, command: StreamCommand[ItemT, R]) -> Stream[ItemT, R]:
         """Open a stream: ``async with client.stream(…) as items: async for item in items: …``.
 
-        A stream that is not read holds up the other requests of this client after some thousand items; give a slow
-        reader a client of its own.
+        A stream that is not read blocks the client's other requests after about a thousand items; use a separate client
+        for a slow reader.
         """
         if command.info.item is None:
             raise TypeError(f"{command.info.name} is not a stream: use call()")
@@ -186,10 +158,10 @@ class Stream(Generic[ItemT, R]):
 
     @property
     def result(self) -> R:
-        """What the stream ended with; only there once it has ended.
+        """The reply that ended the stream.
 
         Raises:
-            RuntimeError: it has not.
+            RuntimeError: the stream has not ended.
         """
         if self._reply is None:
             raise RuntimeError("the stream has not ended")
@@ -212,7 +184,7 @@ class Stream(Generic[ItemT, R]):
     async def send(
         self, data: bytes | None = None, *, eof: bool = False, control: dict[str, Any] | None = None
     ) -> None:
-        """Send input to a stream that takes it; waits while its credit is used up.
+        """Send input to a stream that accepts it; waits while its credit is used up.
 
         Raises:
             RuntimeError: the stream has ended.
@@ -240,7 +212,7 @@ class Stream(Generic[ItemT, R]):
             self._link.transport.write(engine.send_input(self._sequence, control=control))
 
     async def aclose(self) -> None:
-        """End the stream; one that is open is cancelled in the daemon."""
+        """Close the stream; an unfinished one is cancelled in the daemon."""
         if self._link.streams.pop(self._sequence, None) is not None:
             self._link.cancel(self._sequence)
             self._link.resume_reading()
@@ -256,7 +228,7 @@ class Stream(Generic[ItemT, R]):
 
 
 class _Link(asyncio.Protocol):
-    """One connection: the transport, the engine, and who waits for what."""
+    """One connection: the transport, the engine, and the pending replies and streams."""
 
     transport: asyncio.Transport
 
@@ -272,19 +244,19 @@ class _Link(asyncio.Protocol):
         self._reading = True
 
     async def writable(self) -> None:
-        """Wait until the daemon has taken most of what was sent."""
+        """Wait until the transport's write buffer has drained below its limit."""
         if not self._writable.is_set():
             await self._writable.wait()
         if self.failure is not None:
             raise self.failure
 
     def cancel(self, sequence: int) -> None:
-        """Tell the daemon that nobody waits for this any more."""
+        """Send a Cancel frame for a request."""
         if self.failure is None:
             self.transport.write(self.engine.send_cancel(sequence))
 
     def resume_reading(self) -> None:
-        """Read again, after a stream was full."""
+        """Resume reading from the connection, after a full stream paused it."""
         if not self._reading and self.failure is None:
             self._reading = True
             self.transport.resume_reading()
@@ -318,7 +290,7 @@ class _Link(asyncio.Protocol):
                 continue
             stream = self.streams.get(event.sequence)
             if isinstance(event, ErrorReceived) and event.sequence == 0:
-                # About the connection itself, whose end follows.
+                # Sequence 0: an error of the connection, which the daemon closes next.
                 error = error_from_payload(decode_map(event.payload))
                 self.failure = ConnectError(error.message, error.hint) if isinstance(error, Unavailable) else error
             elif stream is not None:
@@ -340,8 +312,8 @@ class _Link(asyncio.Protocol):
             return
         stream._wake()
 
-    def _hear_last_word(self) -> None:
-        """Writing failed before everything was read: the daemon may have said why it closed."""
+    def _read_final_error(self) -> None:
+        """Read what is left in the socket after a failed write: the daemon may have sent why it closed."""
         try:
             data = os.read(self.transport.get_extra_info("socket").fileno(), 65536)
         except OSError:
@@ -351,7 +323,7 @@ class _Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if error is not None and self.failure is None:
-            self._hear_last_word()
+            self._read_final_error()
         failure = self.failure = self.failure or lost_error()
         self._writable.set()
         for future in self.replies.values():

@@ -1,4 +1,4 @@
-"""What both clients have in common: where the daemon is, and on whose behalf they ask. It opens no connection."""
+"""What both clients share: the daemon's address and the actor. It opens no connection."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["BaseClient"]
 
 
 class BaseClient:
-    """Whom to call, and who calls; by default the daemon that ``nexusctl`` would talk to.
+    """The daemon's address and the actor; without ``socket_path``, the daemon that ``nexusctl`` would use.
 
     Raises:
-        InvalidArgument: the daemon would not take the actor.
+        InvalidArgument: the daemon would not accept the actor.
         PathError, ConfigError: no ``socket_path`` is given, and the environment or the configuration is wrong.
     """
 

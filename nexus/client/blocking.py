@@ -1,19 +1,17 @@
-"""``BlockingClient``: the daemon without asyncio, one request at a time.
+"""``BlockingClient``: the client without asyncio.
 
-It owns a socket and the sans-IO engine; it starts no thread. For use from one thread at a time.
+It owns a socket and the sans-IO engine, and starts no thread. Use it from one thread at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from nexus_protocol.codec import decode_map, decode_reply, encode_command
 from nexus_protocol.command import Command, StreamCommand
@@ -29,14 +27,11 @@ from nexus_protocol.errors import DeadlineExceeded, NexusError, Unavailable, err
 
 from nexus import __version__
 from nexus.client.base import BaseClient
-from nexus.client.errors import (
-    CONNECT_TIMEOUT_S,
-    ConnectError,
-    ConnectionFailure,
-    Interrupted,
-    connect_error,
-    lost_error,
-)
+from nexus.client.errors import ConnectError, ConnectionFailure, Interrupted, lost_error
+from nexus.client.transport import CONNECT_TIMEOUT_S, connect
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = ["BlockingClient", "BlockingStream"]
 
@@ -46,17 +41,17 @@ ItemT = TypeVar("ItemT")
 _READ_BYTES = 64 * 1024
 _INTERRUPT_WAIT_S = 5.0
 _CALLS_AT_ONCE = 32
-"""Fewer than a daemon with the default limits lets one connection have open."""
+"""Concurrent requests of ``calls``; below the daemon's default limit for one connection."""
 _HELLO = 45
-_TIMEVAL = struct.Struct("ll")
+"""The code of ``Hello``; importing its declaration would cost each start of nexusctl."""
 
 
 class BlockingClient(BaseClient):
     """A connection to the daemon.
 
-    ``socket_path`` says where it is; by default as for ``nexusctl``: ``NEXUS_SOCKET``, the configuration file, the
-    runtime directory. ``actor`` is on whose behalf the requests are made; it stands in the journal. ``name`` is the
-    program's own.
+    ``socket_path`` is the daemon's address; by default the one ``nexusctl`` uses: ``NEXUS_SOCKET``, the configuration
+    file, the runtime directory. ``actor`` is on whose behalf the requests are made; the journal records it. ``name`` is
+    the name of the calling program.
 
     ::
 
@@ -78,39 +73,30 @@ class BlockingClient(BaseClient):
         self._streams: dict[int, BlockingStream[Any, Any]] = {}
         self._hello = 0
         self._failure: NexusError | ConnectionFailure | None = None
-        """Why the connection ended."""
+        """Why the connection ended; None while it has not."""
         self.before_wait: Callable[[socket.socket], None] | None = None
-        """Called, if there is one, before each wait that has no end of its own: it may wait itself for the connection
-        and for something else, and end the wait with an exception."""
+        """Called, if set, before each wait without a deadline. It may wait for the connection and for something else,
+        and abort the wait by raising."""
 
     def connect(self) -> None:
-        """Connect, and say who is calling. A lost connection is replaced by a new one.
+        """Connect and send ``Hello``. An existing connection is closed first.
 
         Raises:
-            ConnectError: nobody listens at the socket.
+            ConnectError: no daemon listens at the socket.
         """
         self.close()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            # A daemon whose queue is full may never come to us; a connect waits for its place as long as a send may.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(CONNECT_TIMEOUT_S), 0))
-            sock.connect(self.socket_path)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(0, 0))
-        except OSError as error:
-            sock.close()
-            raise connect_error(self.socket_path, error) from None
-        self._socket = sock
+        self._socket = connect(self.socket_path, CONNECT_TIMEOUT_S)
         self._engine = ClientConnection()
         self._failure = None
         import msgpack
 
         hello = {"client": self.name} | ({"actor": self.actor} if self.actor else {})
-        # Its answer is not waited for: the first request follows at once, and the daemon carries them out in order.
+        # The reply is not awaited: the first request follows at once, and the daemon handles them in order.
         self._hello, data = self._engine.send_request(_HELLO, msgpack.packb(hello))
         self._send(data)
 
     def close(self) -> None:
-        """Close the connection; what is unanswered stays so."""
+        """Close the connection; open streams fail with ``ConnectionLost``."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -131,12 +117,12 @@ class BlockingClient(BaseClient):
     def call(self, command: Command[R], *, timeout_s: float | None = None) -> R:
         """Send a command and wait for its reply.
 
-        With ``timeout_s`` the request is cancelled once so many seconds have passed.
+        With ``timeout_s`` the request is cancelled after that many seconds.
 
         Raises:
-            NexusError: the daemon refused it; the class tells why.
-            DeadlineExceeded: the time ran out.
-            ConnectionLost: the connection ended first.
+            NexusError: the daemon refused the command; the class says why.
+            DeadlineExceeded: ``timeout_s`` has passed.
+            ConnectionLost: the connection ended before the reply.
             Interrupted: Ctrl-C; the request was cancelled.
         """
         info = command.info
@@ -146,11 +132,11 @@ class BlockingClient(BaseClient):
         return decode_reply(reply, self.request(info.code, encode_command(command), timeout_s=timeout_s))
 
     def call_raw(self, command: Command[Any], *, timeout_s: float | None = None) -> dict[str, Any]:
-        """``call`` whose reply is left as the map of plain values that came over the wire."""
+        """Like ``call``; returns the reply as the map of plain values that was received."""
         return decode_map(self.request(command.info.code, encode_command(command), timeout_s=timeout_s))
 
     def request(self, code: int, payload: bytes = b"", *, timeout_s: float | None = None) -> bytes:
-        """Send an encoded request by its code; gives the encoded reply. Errors as for ``call``."""
+        """Send an encoded request by its code; returns the encoded reply. Errors as for ``call``."""
         sequence, data = self._engine.send_request(code, payload)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
@@ -168,43 +154,44 @@ class BlockingClient(BaseClient):
     def calls(
         self, commands: Sequence[Command[Any]], *, timeout_s: float | None = None
     ) -> Iterator[tuple[int, dict[str, Any] | NexusError]]:
-        """Send several commands without waiting for one before the next; gives what becomes of each as it comes.
+        """Send several commands concurrently; yields the outcome of each in the order of completion.
 
-        That is the command's place in ``commands``, and its reply as for ``call_raw`` or the error it was refused
-        with. Some are open at a time; ``timeout_s`` is for all of them together.
+        An outcome is the command's index in ``commands``, and its reply as of ``call_raw`` or the error that refused
+        it.
+        At most 32 are open at a time; ``timeout_s`` is for all of them together.
 
         Raises:
-            DeadlineExceeded: the time ran out; what was open is cancelled.
-            ConnectionLost: the connection ended first.
-            Interrupted: Ctrl-C; likewise.
+            DeadlineExceeded: ``timeout_s`` has passed; the open requests were cancelled.
+            ConnectionLost: the connection ended before all replies.
+            Interrupted: Ctrl-C; the open requests were cancelled.
         """
         waiting = deque(enumerate(commands))
-        places: dict[int, int] = {}
+        indexes: dict[int, int] = {}  # of the open requests, by sequence
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            while waiting or places:
-                while waiting and len(places) < _CALLS_AT_ONCE:
-                    place, command = waiting.popleft()
+            while waiting or indexes:
+                while waiting and len(indexes) < _CALLS_AT_ONCE:
+                    index, command = waiting.popleft()
                     sequence, data = self._engine.send_request(command.info.code, encode_command(command))
-                    places[sequence] = place
+                    indexes[sequence] = index
                     self._send(data)
                 for event in self._receive(deadline):
-                    if type(event) not in (SuccessReceived, ErrorReceived) or event.sequence not in places:
+                    if type(event) not in (SuccessReceived, ErrorReceived) or event.sequence not in indexes:
                         self._handle(event)
                         continue
                     reply = decode_map(event.payload)
                     yield (
-                        places.pop(event.sequence),
+                        indexes.pop(event.sequence),
                         reply if type(event) is SuccessReceived else error_from_payload(reply),
                     )
         except KeyboardInterrupt:
-            raise Interrupted(self._cancel_all(set(places))) from None
+            raise Interrupted(self._cancel_all(set(indexes))) from None
         except TimeoutError:
-            self._cancel_all(set(places))
+            self._cancel_all(set(indexes))
             raise DeadlineExceeded(f"cannot finish within {timeout_s:g} seconds") from None
 
     def _cancel_all(self, sequences: set[int]) -> NexusError | ConnectionFailure | None:
-        """Cancel requests and see how they end; gives the first refusal, None where all were done after all."""
+        """Cancel requests and wait for their end; returns the first error, or None if all had succeeded already."""
         outcome: NexusError | ConnectionFailure | None = None
         deadline = time.monotonic() + _INTERRUPT_WAIT_S
         try:
@@ -225,7 +212,7 @@ class BlockingClient(BaseClient):
         return outcome
 
     def stream(self, command: StreamCommand[ItemT, R]) -> BlockingStream[ItemT, R]:
-        """Open a stream: iterate over its items, in a ``with`` block that ends it. Errors come while iterating."""
+        """Open a stream: iterate over its items in a ``with`` block, which closes it. Iterating raises its errors."""
         info = command.info
         if info.item is None:
             raise TypeError(f"{info.name} is not a stream: use call()")
@@ -236,18 +223,18 @@ class BlockingClient(BaseClient):
         return stream
 
     def merge(self, streams: Sequence[BlockingStream[ItemT, Any]]) -> Iterator[tuple[int, ItemT]]:
-        """The items of several open streams as they come, each with its stream's place, until all have ended.
+        """Yield the items of several open streams as they arrive, each with its stream's index, until all have ended.
 
-        Errors as while iterating over one of them.
+        Raises the error of the first stream that fails.
         """
         open_streams = dict(enumerate(streams))
         while open_streams:
-            for place, stream in list(open_streams.items()):
-                yield from ((place, item) for item in stream._taken())
+            for index, stream in list(open_streams.items()):
+                yield from ((index, item) for item in stream._take_items())
                 if stream._error is not None:
                     raise stream._error
                 if stream._reply is not None:
-                    del open_streams[place]
+                    del open_streams[index]
             if open_streams:
                 next(iter(open_streams.values()))._step(None)
 
@@ -259,10 +246,10 @@ class BlockingClient(BaseClient):
         try:
             self._socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # the daemon's last word may be waiting: read on
+            pass  # the daemon may have sent why it closed: the next read finds it
 
     def _receive(self, deadline: float | None) -> list[Any]:
-        """The next events; a lost connection raises the reason, if the daemon gave one."""
+        """Wait for bytes and return their events; a lost connection raises the reason, if the daemon gave one."""
         return self._engine.receive_data(self._read(deadline))
 
     def _read(self, deadline: float | None) -> bytes:
@@ -294,7 +281,7 @@ class BlockingClient(BaseClient):
         raise failure
 
     def _wait(self, sequence: int, deadline: float | None, data: bytes | None = None) -> bytes:
-        """The result of a request; ``data`` is what was read of it already."""
+        """Wait for the reply to a request; ``data`` are bytes that were read already."""
         while True:
             outcome: bytes | NexusError | None = None
             for event in self._engine.receive_data(data if data is not None else self._read(deadline)):
@@ -317,9 +304,9 @@ class BlockingClient(BaseClient):
         if type(event) is ErrorReceived:
             error = error_from_payload(decode_map(event.payload))
             if event.sequence == self._hello:
-                self._end(error)  # without it nobody would know who asked
+                self._end(error)  # without Hello, requests would be journaled without their actor
             elif event.sequence == 0:
-                # About the connection itself, whose end follows.
+                # Sequence 0: an error of the connection, which the daemon closes next.
                 unavailable = isinstance(error, Unavailable)
                 self._failure = ConnectError(error.message, error.hint) if unavailable else error
             elif stream is not None:
@@ -331,7 +318,7 @@ class BlockingClient(BaseClient):
                 stream._finish(event.payload)
 
     def _cancel_and_wait(self, sequence: int) -> NexusError | ConnectionFailure | None:
-        """Cancel a request and see how it ends; None when it was done after all."""
+        """Cancel a request and wait for its end; returns its error, or None if it had succeeded already."""
         try:
             self._send(self._engine.send_cancel(sequence) or b"")
             self._wait(sequence, time.monotonic() + _INTERRUPT_WAIT_S)
@@ -356,10 +343,10 @@ class BlockingStream(Generic[ItemT, R]):
 
     @property
     def result(self) -> R:
-        """What the stream ended with; only there once it has ended.
+        """The reply that ended the stream.
 
         Raises:
-            RuntimeError: it has not.
+            RuntimeError: the stream has not ended.
         """
         if self._reply is None:
             raise RuntimeError("the stream has not ended")
@@ -367,20 +354,20 @@ class BlockingStream(Generic[ItemT, R]):
 
     def __iter__(self) -> Iterator[ItemT]:
         while True:
-            yield from self._taken()
+            yield from self._take_items()
             if self._error is not None:
                 raise self._error
             if self._reply is not None:
                 return
             self._step(None)
 
-    def _taken(self) -> Iterator[ItemT]:
-        """What has come and was not taken yet."""
+    def _take_items(self) -> Iterator[ItemT]:
+        """Take and decode the items that have been received so far."""
         while self._items:
             yield decode_reply(self._item_type, self._items.popleft())
 
     def send(self, data: bytes | None = None, *, eof: bool = False, control: dict[str, Any] | None = None) -> None:
-        """Send input to a stream that takes it; waits while its credit is used up.
+        """Send input to a stream that accepts it; waits while its credit is used up.
 
         Raises:
             RuntimeError: the stream has ended.
@@ -406,7 +393,7 @@ class BlockingStream(Generic[ItemT, R]):
             self._client._send(engine.send_input(self._sequence, control=control))
 
     def close(self) -> None:
-        """End the stream: cancel it if it is open, and wait until the daemon has confirmed that."""
+        """Close the stream: cancel it if it has not ended, and wait until the daemon confirms."""
         client = self._client
         if self._reply is None and self._error is None:
             with contextlib.suppress(NexusError, ConnectionFailure, TimeoutError):

@@ -8,6 +8,8 @@ import socket
 import stat
 from pathlib import Path
 
+from nexus_protocol.errors import ReportedError
+
 from nexus.locks import FileLock, LockHeld
 from nexus.paths import PathError, check_socket_path
 from nexus.runtime import procfs
@@ -17,13 +19,8 @@ __all__ = ["OwnListener", "StartError", "socket_listens"]
 _BACKLOG = 512
 
 
-class StartError(Exception):
+class StartError(ReportedError):
     """The daemon cannot start. ``hint`` says what to do."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
 
 
 class OwnListener:

@@ -20,7 +20,7 @@ import sys
 import time
 from pathlib import Path
 
-from nexus_protocol import NexusError, Unavailable
+from nexus_protocol import NexusError, ReportedError, Unavailable
 
 from nexus import __version__
 from nexus.capability import Caller, ManagerContext
@@ -32,7 +32,7 @@ from nexus.daemon.server import Server, refuse
 from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
 from nexus.journal.store import prune
 from nexus.locks import LockHeld
-from nexus.paths import PathError, state_directory
+from nexus.paths import state_directory
 from nexus.plugins.host import PluginHost
 from nexus.runtime import Runtime
 from nexus.runtime.procfs import overflow_uid
@@ -53,7 +53,6 @@ _PRUNE_INTERVAL_S = 3600.0
 _DAY_MS = 24 * 60 * 60 * 1000
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HANDLED_SIGNALS = (*_STOP_SIGNALS, signal.SIGHUP)
-_START_ERRORS = (StartError, PathError, ConfigError, StoreError)
 _NEEDS_A_PERSON = (ConfigError, SchemaMismatch, DatabaseDamaged)
 """Starting again does not help: the unit has RestartPreventExitStatus= for their exit code."""
 _EX_CONFIG = 78
@@ -96,7 +95,7 @@ def run(arguments: list[str]) -> int:
         config = load_config(config_path(options.config), required=options.config is not None)
         logs.setup(options.log_level or config.log_level, options.log_file)
         return _Daemon(options, config, passed, notifier).run()
-    except (*_START_ERRORS, OSError) as error:
+    except (ReportedError, OSError) as error:
         message, hint = _message_and_hint(error)
         notifier.send(f"STATUS={message}", "ERRNO=1")
         print(f"nexusd: {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
@@ -112,7 +111,7 @@ def run(arguments: list[str]) -> int:
         notifier.close()
 
 
-def _message_and_hint(error: Exception) -> tuple[str, str | None]:
+def _message_and_hint(error: ReportedError | OSError) -> tuple[str, str | None]:
     """What to print about an error at the start."""
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
@@ -120,13 +119,13 @@ def _message_and_hint(error: Exception) -> tuple[str, str | None]:
             f"cannot start: {where}{error.strerror or error}",
             "Check its permissions and the free space on its disk.",
         )
-    return getattr(error, "message", str(error)), getattr(error, "hint", None)
+    return error.message, error.hint
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="nexusd",
-        description="The Nexus daemon: keeps VMs and their records behind one Unix socket.",
+        description="The Nexus daemon: runs services, keeps records, and serves clients on one Unix socket.",
         epilog="Signals: SIGTERM and SIGINT drain and stop it; SIGHUP reads limits and log level again.",
         allow_abbrev=False,
     )

@@ -1,10 +1,10 @@
-"""``nexusctl events``: what happened, and what happens."""
+"""``nexusctl events``: prints the events of the journal, and follows new ones."""
 
 from __future__ import annotations
 
 import gc
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from nexus_protocol.errors import Unavailable
@@ -14,18 +14,23 @@ from nexus.cli.verbs import build_command, verb
 from nexus.client.errors import ConnectionLost
 from nexus.journal.commands import Event, WatchEvents
 
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+
 __all__ = ["events"]
 
 
-def _events(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _events(app: App, values: dict[str, Any], out: Printer) -> None:
     following = values.get("follow") is not False
     if out.output == "json" and following:
-        raise click.UsageError("-o json is one document, and this list has no end: use -o jsonl, or --no-follow")
+        raise click.UsageError(
+            "-o json prints one document, and followed events have no end: use -o jsonl, or --no-follow"
+        )
     command = build_command(WatchEvents, values)
     collected: list[dict[str, Any]] = []
     last = command.after
     heading, wide = not out.no_header, out.output == "wide"
-    gc.enable()  # this one may run for days
+    gc.enable()  # main() disables it, but this verb may run for days
     if following:
         end_with_reader(app.connect())
     try:
@@ -44,9 +49,9 @@ def _events(app: Any, values: dict[str, Any], out: Printer) -> None:
                 out.line(record, _line(event, wide), key="seq")
     except (KeyboardInterrupt, Unavailable, ConnectionLost) as error:
         if last is not None:
-            hint(f"Go on from here: {_again(values, out)} --after {last}")
+            hint(f"Continue from here: {_command_line(values, out)} --after {last}")
         if isinstance(error, Unavailable):
-            raise ConnectionLost(error.message) from None  # its hint is the one above
+            raise ConnectionLost(error.message) from None  # without the daemon's hint: the one above replaces it
         raise
     if out.output == "json":
         out.many(collected, (), key="seq", nothing="No events found.")
@@ -54,8 +59,8 @@ def _events(app: Any, values: dict[str, Any], out: Printer) -> None:
         click.echo("No events found.", err=True)
 
 
-def _again(values: dict[str, Any], out: Printer) -> str:
-    """The command line that asks for the same events."""
+def _command_line(values: dict[str, Any], out: Printer) -> str:
+    """The command line that selects the same events."""
     words = ["nexusctl", "events"]
     for kind in values.get("kinds") or ():
         words += ["--kind", kind]
@@ -67,7 +72,7 @@ def _again(values: dict[str, Any], out: Printer) -> str:
 
 
 def _layout(wide: bool, *columns: object) -> str:
-    """One row; the last two columns are for ``-o wide``."""
+    """Lay out one row; the last two columns are for ``-o wide``."""
     if not wide:
         return "{:<8} {:<23} {:<26} {:<24} {}".format(*columns[:5]).rstrip()
     return "{:<8} {:<23} {:<26} {:<24} {:<16} {:<8} {}".format(*columns).rstrip()
@@ -89,9 +94,9 @@ def _line(event: Event, wide: bool) -> str:
     return printable(_layout(wide, event.seq, at, event.kind or "", subject, by, event.pid or "", detail))
 
 
-_HELP = """Show what happened, oldest first, and follow what happens until Ctrl-C.
+_HELP = """Show events, oldest first, and follow new ones until Ctrl-C.
 
-Numbers only grow, but may skip. To go on later, give the last number as --after.
+Event numbers increase, with gaps. To continue later, pass the last number as --after.
 
 \b
     nexusctl events --kind 'vm.*' --no-follow -o jsonl

@@ -1,4 +1,4 @@
-"""The public contract of the journal: the event, how to watch events, and the errors of a cursor."""
+"""The public contract of the journal: the event, the command to watch events, and the errors of a cursor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Event", "JournalAhead", "JournalPruned", "WatchEvents", "WatchEvents
 
 
 class JournalPruned(FailedPrecondition):
-    """The events after this number are no longer kept; ``details.oldest_seq`` is the oldest that is."""
+    """The events after this number were pruned; ``details.oldest_seq`` is the oldest event that is kept."""
 
     type = "journal.pruned"
 
@@ -24,12 +24,12 @@ class JournalAhead(FailedPrecondition):
 
 
 class Event(Record):
-    """One thing that happened. With ``seq`` alone it is progress: nothing up to there was of interest."""
+    """One committed change. With ``seq`` alone it reports progress: no event up to this number matched."""
 
     seq: int
     at: int | None = None
     kind: str | None = None
-    """What happened, such as ``vm.created``."""
+    """The kind of change, such as ``vm.created``."""
     subject_kind: str | None = None
     subject_id: str | None = None
     subject_name: str | None = None
@@ -41,17 +41,17 @@ class Event(Record):
 
 
 class WatchEventsResult(Record):
-    """Where the stream ended: what was asked for up to ``seq`` has been sent."""
+    """Where the stream ended: all matching events up to ``seq`` have been sent."""
 
     seq: int
 
 
 @command(51, errors=(JournalPruned, JournalAhead))
 class WatchEvents(StreamCommand[Event, WatchEventsResult]):
-    """Stream what happened and what happens, each committed change once and in commit order.
+    """Stream past and new events: each committed change once, in commit order.
 
-    Numbers only grow, but may skip. To resume, give the last ``seq`` that was received as ``after``. When the
-    daemon stops, the stream ends with ``unavailable``, and ``details.resume_after`` says where to go on.
+    The numbers increase, but may have gaps. To resume, pass the last ``seq`` received as ``after``. When the daemon
+    stops, the stream ends with ``unavailable``, and ``details.resume_after`` is the number to resume after.
     """
 
     after: (
@@ -68,6 +68,7 @@ class WatchEvents(StreamCommand[Event, WatchEventsResult]):
         | None
     ) = None
     subject: (
-        Annotated[str, Meta(min_length=1, max_length=255, description="only of the thing with this id or name")] | None
+        Annotated[str, Meta(min_length=1, max_length=255, description="only events of the record with this id or name")]
+        | None
     ) = None
-    follow: Annotated[bool, Meta(description="go on with what happens from now on")] = True
+    follow: Annotated[bool, Meta(description="continue with new events")] = True

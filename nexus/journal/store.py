@@ -15,9 +15,9 @@ __all__ = ["Slice", "Watched", "bounds", "prune", "read_slice", "record"]
 
 _PRUNED_KEY = "journal_pruned_seq"
 _WINDOW = 500
-"""Numbers looked at for one slice, which bounds the time it takes with any filter."""
+"""The sequence numbers searched for one slice, which limits its time whatever the filter."""
 _LIMIT = 50
-"""Events in one slice, which bounds what is held for a watcher."""
+"""The events in one slice, which limits the memory held for a watcher."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -32,9 +32,9 @@ def record(
     subject_name: str | None,
     detail: dict[str, Any],
 ) -> None:
-    """Write down a change, in the transaction that makes it.
+    """Insert the event of a change, in the transaction that makes the change.
 
-    ``kind`` is what happened in the past tense (``vm.created``), ``detail`` anything JSON can hold and no secrets.
+    ``kind`` names the change in the past tense (``vm.created``); ``detail`` is any JSON without secrets.
     """
     tx.execute(
         "INSERT INTO journal (at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail) "
@@ -55,14 +55,14 @@ def record(
 
 
 class Watched(NamedTuple):
-    """Which events a watcher wants: all of these hold."""
+    """The filter of a watcher: an event must satisfy all conditions."""
 
     kinds: Sequence[str] | None = None
     subject: str | None = None
 
 
 class Slice(NamedTuple):
-    """Some events after ``start``, and the number up to which there is nothing else of interest."""
+    """Events after ``start``; up to ``seq`` no other event matches."""
 
     start: int
     events: list[Event]
@@ -71,7 +71,7 @@ class Slice(NamedTuple):
 
 
 def bounds(reader: Reader) -> tuple[int, int]:
-    """(the number up to which events were pruned, the newest number given out)."""
+    """Return (the number up to which events were pruned, the newest number assigned)."""
     row = reader.one(
         "SELECT coalesce((SELECT CAST(value AS INTEGER) FROM schema_meta WHERE key = ?), 0), "
         "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'journal'), 0)",
@@ -82,25 +82,25 @@ def bounds(reader: Reader) -> tuple[int, int]:
 
 
 def read_slice(reader: Reader, after: int | None, watched: Watched) -> Slice:
-    """The next events after a number (None: from the oldest). Needs a snapshot.
+    """Return the next matching events after a number (None: from the oldest). Needs a snapshot.
 
     Raises:
         JournalPruned: events after ``after`` were deleted.
-        JournalAhead: ``after`` is a number that was not given out yet.
+        JournalAhead: ``after`` is a number that was not assigned yet.
     """
     pruned, newest = bounds(reader)
     if after is None:
         after = pruned
     if after < pruned:
         raise JournalPruned(
-            f"cannot go on after event {after}: events up to {pruned} are no longer kept",
-            hint=f"Start from the oldest that is kept: after {pruned}.",
+            f"cannot resume after event {after}: events up to {pruned} were deleted",
+            hint=f"Start from the oldest event that is kept: after {pruned}.",
             details={"oldest_seq": _oldest(reader, newest), "resume_after": pruned},
         )
     if after > newest:
         raise JournalAhead(
-            f"cannot go on after event {after}: the newest is {newest}",
-            hint="The cursor is of another database, or mistyped.",
+            f"cannot resume after event {after}: the newest event is {newest}",
+            hint="Check the number: it may belong to another database.",
             details={"newest_seq": newest},
         )
     end = min(after + _WINDOW, newest)
@@ -122,35 +122,35 @@ def read_slice(reader: Reader, after: int | None, watched: Watched) -> Slice:
 
 
 def _oldest(reader: Reader, newest: int) -> int:
-    """The number of the oldest event there is; of the next one where there is none."""
+    """Return the number of the oldest event; without events, the number after the newest."""
     row = reader.one("SELECT min(seq) FROM journal")
     return int(row[0]) if row is not None and row[0] is not None else newest + 1
 
 
 def _glob(kind: str) -> str:
-    # Only * and ? are wildcards; a bracket stands for itself.
+    # Only * and ? are wildcards; a bracket is literal.
     return kind.replace("[", "[[]")
 
 
-def prune(tx: Transaction, before_at: int, most: int = 2000) -> int:
-    """Delete the oldest events up to the first that happened at ``before_at`` or later, at most ``most``.
+def prune(tx: Transaction, before_at: int, limit: int = 2000) -> int:
+    """Delete the oldest events up to the first one at ``before_at`` or later; at most ``limit``. Returns how many.
 
-    Only ever from the old end, whatever the clock did, so that what is kept has no holes.
+    It deletes from the old end only, even if the clock was set back, so that the kept events have no gaps.
     """
     row = tx.one("SELECT min(seq) FROM journal")
     if row is None or row[0] is None:
         return 0
-    rows = tx.all("SELECT seq, at FROM journal ORDER BY seq LIMIT ?", (most,))
-    old = 0
+    rows = tx.all("SELECT seq, at FROM journal ORDER BY seq LIMIT ?", (limit,))
+    last_old = 0
     for seq, at in rows:
         if at >= before_at:
             break
-        old = seq
-    if not old:
+        last_old = seq
+    if not last_old:
         return 0
-    gone = tx.execute("DELETE FROM journal WHERE seq <= ?", (old,))
+    deleted = tx.execute("DELETE FROM journal WHERE seq <= ?", (last_old,))
     tx.execute(
         "INSERT INTO schema_meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        (_PRUNED_KEY, str(old)),
+        (_PRUNED_KEY, str(last_old)),
     )
-    return gone
+    return deleted

@@ -1,6 +1,6 @@
-"""What a plugin written in Python imports: the mark of a hook, the veto, and the number of this interface.
+"""What a plugin written in Python imports: the hook marker, ``Veto`` and the version of this interface.
 
-It knows neither the daemon nor how a plugin is loaded. It is the one module here whose names are promised to others.
+It knows neither the daemon nor how a plugin is loaded. It is the only module of this package with a stable interface.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pluggy
 __all__ = ["API_VERSION", "PROJECT", "Veto", "hookimpl"]
 
 API_VERSION = 1
-"""What a plugin's ``NEXUS_PLUGIN_API`` must be."""
+"""The value that a plugin's ``NEXUS_PLUGIN_API`` must have."""
 
 PROJECT = "nexus"
 
@@ -21,6 +21,6 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Veto(NamedTuple):
-    """Result by a hook: it must not be done. The reason is shown to whoever asked for it."""
+    """Returned by a hook to refuse the command or the start. The client that sent the request is shown the reason."""
 
     reason: str

@@ -1,6 +1,6 @@
-"""The daemon's side of one plugins' process: starts it, calls it within its time limits, logs what it prints, ends it.
+"""The daemon's side of one plugins' process: starts it, calls it within its time limits, logs its output, kills it.
 
-It knows which plugin is being called, and no command.
+It knows which plugin is running; it knows no hook.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from nexus.plugins.messages import (
 )
 from nexus.runtime.command import ChildProcess, OutputPipe
 
-__all__ = ["Broken", "Child"]
+__all__ = ["Child", "ProcessFailed"]
 
 _log = logging.getLogger("nexus.plugins")
 
 _START_S = 30.0
 """How long the process may take to start, on a machine under load."""
 _END_S = 1.0
-"""How long the end of the process is awaited once it was killed, or its channel was closed."""
+"""How long to wait for the end of the process after it was killed, or after its socket was closed."""
 _NOT_INHERITED = ("NOTIFY_", "LISTEN_", "WATCHDOG_", "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "MANAGERPID")
 
 
-class Broken(Exception):
-    """The process hangs, has ended, or sent something malformed. ``plugin`` was being called, where that is known."""
+class ProcessFailed(Exception):
+    """The process hangs, has ended or broke the protocol. ``plugin`` is the plugin that was running, if known."""
 
     def __init__(self, plugin: str | None, reason: str) -> None:
         super().__init__(reason)
@@ -52,24 +52,24 @@ class Broken(Exception):
 
 
 class Child:
-    """The daemon's side of one plugins' process. It must be ended with ``kill``, whatever happened to it."""
+    """One plugins' process. It must be closed with ``kill``, even when the process has already ended."""
 
     def __init__(self, memory_mib: int, on_end: Callable[[], None]) -> None:
         """Start the process; ``on_end`` is called when it has ended.
 
         Raises:
-            OSError: it cannot be started.
+            OSError: the process cannot be started.
         """
         self.started_at = time.monotonic()
         self._on_end = on_end
-        self._inside: str | None = None
+        self._running: str | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._output = _OutputLog()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._process = ChildProcess(
-                # Neither the working directory (-P) nor bytecode beside a plugin (-B) is a source of programs.
+                # No modules from the working directory (-P), no bytecode written beside a plugin (-B).
                 [sys.executable, "-P", "-B", "-m", "nexus.plugins.process"]
                 + [str(number) for number in (theirs.fileno(), os.getpid(), memory_mib)],
                 directory="/",
@@ -96,31 +96,31 @@ class Child:
         return self._process.ended
 
     async def load(self, load: Load) -> Loaded:
-        """Have the process load the plugins.
+        """Load the plugins.
 
         Raises:
-            Broken: a plugin ends the process, or takes too long.
+            ProcessFailed: a plugin ends the process or takes too long.
         """
         self._reader, self._writer = await asyncio.open_connection(sock=self._socket)
-        reply = await self._ask(framed(load), _START_S, load.load_timeout_ms)
+        reply = await self._exchange(framed(load), _START_S, load.load_timeout_ms)
         if not isinstance(reply, Loaded):
-            raise self._malformed()
+            raise self._protocol_violation()
         return reply
 
-    async def ask(self, ask: bytes, timeout_ms: int) -> Result | Vetoed | Failed:
-        """Send a framed ``Call``, and give its result; each plugin that it reaches may take ``timeout_ms``.
+    async def call(self, message: bytes, timeout_ms: int) -> Result | Vetoed | Failed:
+        """Send a framed ``Call`` and wait for the reply; each plugin may take ``timeout_ms``.
 
         Raises:
-            Broken: a plugin ends the process, or takes too long.
+            ProcessFailed: a plugin ends the process or takes too long.
         """
-        reply = await self._ask(ask, timeout_ms / 1000, timeout_ms)
+        reply = await self._exchange(message, timeout_ms / 1000, timeout_ms)
         if isinstance(reply, Loaded):
-            raise self._malformed()
+            raise self._protocol_violation()
         return reply
 
-    async def _ask(self, message: bytes, first_s: float, timeout_ms: int) -> Loaded | Result | Vetoed | Failed:
+    async def _exchange(self, message: bytes, first_s: float, timeout_ms: int) -> Loaded | Result | Vetoed | Failed:
         assert self._writer is not None
-        self._inside = None
+        self._running = None
         limit_s = first_s
         try:
             async with asyncio.timeout(limit_s):
@@ -130,39 +130,39 @@ class Child:
                 async with asyncio.timeout(limit_s):
                     reply = await self._receive()
                 if not isinstance(reply, Entered):
-                    self._inside = None
+                    self._running = None
                     return reply
-                self._inside = reply.plugin
+                self._running = reply.plugin
                 limit_s = timeout_ms / 1000
         except TimeoutError:
-            raise Broken(self._inside, f"it took longer than {round(limit_s * 1000)} ms") from None
+            raise ProcessFailed(self._running, f"it took longer than {round(limit_s * 1000)} ms") from None
         except (msgspec.MsgspecError, ValueError):
-            raise self._malformed() from None
+            raise self._protocol_violation() from None
         except (OSError, EOFError):
-            raise Broken(self._inside, await self._how_it_ended()) from None
+            raise ProcessFailed(self._running, await self._end_reason()) from None
 
     async def _receive(self) -> Reply:
         assert self._reader is not None
         size = int.from_bytes(await self._reader.readexactly(PREFIX_BYTES), "big")
         if size > MAX_MESSAGE_BYTES:
-            raise ValueError("a message that is too large")
+            raise ValueError("the message is too large")
         reply: Reply = decode_reply(await self._reader.readexactly(size))
         return reply
 
-    def _malformed(self) -> Broken:
-        return Broken(self._inside, "the process wrote into the daemon's own channel")
+    def _protocol_violation(self) -> ProcessFailed:
+        return ProcessFailed(self._running, "the process wrote invalid data to the daemon's socket")
 
-    async def _how_it_ended(self) -> str:
+    async def _end_reason(self) -> str:
         await self._process.wait(_END_S)
         code = self._process.returncode
         if code is None:
-            return "the process closed the daemon's channel"
+            return "the process closed the daemon's socket"
         if code < 0:
             return f"the process was ended by {signal.Signals(-code).name}"
         return f"the process ended (exit code {code})"
 
     def kill(self) -> None:
-        """Kill the process and its group, and close what belongs to it."""
+        """Kill the process and its group, and close the socket and the output pipe."""
         self._process.signal_group(signal.SIGKILL)
         if self._writer is not None:
             self._writer.transport.abort()
@@ -170,8 +170,8 @@ class Child:
             self._socket.close()
         self._output.close()
 
-    async def gone(self) -> None:
-        """Wait until a killed process has ended, 1 s at most."""
+    async def wait_ended(self) -> None:
+        """Wait until the killed process has ended, at most one second."""
         await self._process.wait(_END_S)
 
     def _exited(self) -> None:
@@ -181,13 +181,13 @@ class Child:
 
 
 class _OutputLog:
-    """What plugins print: logged line by line, and bounded in each window of time."""
+    """Copies what plugins print to the daemon's log, line by line, up to a limit for each window of time."""
 
     _WINDOW_S = 10.0
     _LOGGED_BYTES = 16 * 1024
-    """In one window; the rest is dropped, and counted."""
+    """Logged in one window; more is dropped and counted."""
     _READ_BYTES = 64 * 1024 * 1024
-    """In one window; beyond it the pipe fills up, and the plugins that print block."""
+    """Read in one window; then the pipe fills up and the printing plugin blocks until the next window."""
     _LINE_BYTES = 1000
 
     def __init__(self) -> None:
@@ -195,39 +195,39 @@ class _OutputLog:
         self._loop = asyncio.get_running_loop()
         self._line = bytearray()
         self._logged = self._read = self._dropped = 0
-        self._next: asyncio.TimerHandle | None = None
+        self._window_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def _receive(self, data: bytes) -> None:
-        if self._next is None:
-            self._next = self._loop.call_later(self._WINDOW_S, self._next_window)
-        self._take(data)
+        if self._window_timer is None:
+            self._window_timer = self._loop.call_later(self._WINDOW_S, self._start_window)
+        self._accept(data)
         if self._read > self._READ_BYTES:
             self.pipe.pause()
 
-    def _take(self, data: bytes) -> None:
+    def _accept(self, data: bytes) -> None:
         self._read += len(data)
-        room = max(0, self._LOGGED_BYTES - self._logged)
-        self._dropped += max(0, len(data) - room)
-        self._logged += min(len(data), room)
-        *lines, rest = data[:room].split(b"\n")
+        allowed = max(0, self._LOGGED_BYTES - self._logged)
+        self._dropped += max(0, len(data) - allowed)
+        self._logged += min(len(data), allowed)
+        *lines, rest = data[:allowed].split(b"\n")
         for line in lines:
             self._line += line
-            self._write()
+            self._log_line()
         self._line += rest
         if len(self._line) > self._LINE_BYTES:
-            self._write()
+            self._log_line()
 
-    def _write(self) -> None:
+    def _log_line(self) -> None:
         if self._line:
             text = self._line[: self._LINE_BYTES].decode("utf-8", "replace")
             _log.info("printed: %s", "".join(c if c.isprintable() else "\ufffd" for c in text))
         self._line.clear()
 
-    def _next_window(self) -> None:
-        self._next = None
+    def _start_window(self) -> None:
+        self._window_timer = None
         if self._dropped:
-            _log.warning("plugins printed too much: %d bytes are not in the log", self._dropped)
+            _log.warning("plugins printed too much: %d bytes were not logged", self._dropped)
         if self._read > self._READ_BYTES:
             self.pipe.resume()
         self._logged = self._read = self._dropped = 0
@@ -239,7 +239,7 @@ class _OutputLog:
         self._closed = True
         self.pipe.drain()
         self.pipe.close()
-        self._write()
-        if self._next is not None:
-            self._next.cancel()
-            self._next_window()
+        self._log_line()
+        if self._window_timer is not None:
+            self._window_timer.cancel()
+            self._start_window()

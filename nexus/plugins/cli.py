@@ -1,14 +1,17 @@
-"""``nexusctl plugin``: see, reload and call plugins."""
+"""``nexusctl plugin``: list, reload and call plugins."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nexus.cli.output import Column, Printer, hint, printable
 from nexus.cli.verbs import NounGroup, completers, verb
 from nexus.plugins.commands import Extra, ListPlugins, ReloadPlugins
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["plugin"]
 
@@ -23,24 +26,24 @@ _COLUMNS = (
 )
 
 
-def _list(app: Any, _values: dict[str, Any], out: Printer) -> None:
+def _list(app: App, _values: dict[str, Any], out: Printer) -> None:
     _print(app.call_raw(ListPlugins()), out)
 
 
-def _reload(app: Any, _values: dict[str, Any], out: Printer) -> None:
+def _reload(app: App, _values: dict[str, Any], out: Printer) -> None:
     _print(app.call_raw(ReloadPlugins()), out)
 
 
 def _print(listing: dict[str, Any], out: Printer) -> None:
-    nothing = "No plugins found." if listing["enabled"] else "No plugins: this daemon was started without them."
+    nothing = "No plugins found." if listing["enabled"] else "No plugins: this daemon was started without plugins."
     out.many(listing["plugins"], _COLUMNS, key="name", nothing=nothing)
     if listing.get("problem"):
         click.echo(f"Warning: {printable(listing['problem'])}", err=True)
     elif not listing["plugins"] and listing["enabled"] and out.for_person:
-        hint(f"Put them here: {printable(listing['directory'])}")
+        hint(f"Plugin files belong in: {printable(listing['directory'])}")
 
 
-def _call(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _call(app: App, values: dict[str, Any], out: Printer) -> None:
     import msgspec
 
     body = None
@@ -49,8 +52,8 @@ def _call(app: Any, values: dict[str, Any], out: Printer) -> None:
             body = msgspec.json.decode(values["body"])
         except (msgspec.DecodeError, RecursionError):
             raise click.UsageError(f"{values['body']!r} is not JSON (text has quotes: '\"text\"')") from None
-    answer = app.call_raw(Extra(values["name"], body)).get("body")
-    # The answer alone: it is the plugin's, and may be anything.
+    answer: Any = app.call_raw(Extra(values["name"], body)).get("body")
+    # Only the reply's body, which is the plugin's own and may be any value.
     Printer("json" if out.output != "jsonl" else "jsonl").one(answer, key="", sentence=lambda: None)
 
 
@@ -59,7 +62,7 @@ def _make_call() -> click.Command:
     return verb(Extra, _call, parameters=[body], exclude=("body",), help=_CALL_HELP)
 
 
-_CALL_HELP = """Call what a plugin does under a name.
+_CALL_HELP = """Call an extra command of a plugin by its name.
 
 \b
     nexusctl plugin call greet '{"who": "you"}'
@@ -67,17 +70,17 @@ _CALL_HELP = """Call what a plugin does under a name.
 
 plugin = NounGroup(
     "plugin",
-    "See, reload and call plugins.",
+    "List, reload and call plugins.",
     {
-        "list": ("List plugins, and why some were refused.", lambda: verb(ListPlugins, _list)),
+        "list": ("List plugins, and why some could not be loaded.", lambda: verb(ListPlugins, _list)),
         "reload": ("Load the plugins again.", lambda: verb(ReloadPlugins, _reload)),
-        "call": ("Call what a plugin does under a name.", _make_call),
+        "call": ("Call an extra command of a plugin by its name.", _make_call),
     },
     {"ls": " (did you mean 'list'?)", **dict.fromkeys(("run", "exec"), " (did you mean 'call'?)")},
 )
 
 
-def _complete_extra(app: Any, incomplete: str) -> list[str]:
+def _complete_extra(app: App, incomplete: str) -> list[str]:
     plugins = app.call_raw(ListPlugins())["plugins"]
     return [extra for plugin in plugins for extra in plugin["extras"] if extra.startswith(incomplete)]
 

@@ -1,4 +1,4 @@
-"""The public contract of plugins: what is known of each, the commands, the errors."""
+"""The public contract of plugins: the record of a plugin, the commands, the errors."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class PluginKind(WireEnum):
 
 
 class PluginState(WireEnum):
-    """Whether a plugin is asked."""
+    """Whether a plugin is loaded, and so is called."""
 
     LOADED = "loaded"
     FAILED = "failed"
 
 
 class PluginVetoed(FailedPrecondition):
-    """A plugin does not want it; ``details`` has ``plugin`` and ``reason``."""
+    """A plugin vetoed the command; ``details`` has ``plugin`` and ``reason``."""
 
     type = "plugin.vetoed"
 
 
 class PluginFailed(FailedPrecondition):
-    """A plugin raised, hung, ended or ate its memory while it was asked; ``details`` has ``plugin`` and ``reason``."""
+    """A plugin raised an error, hung, exited or ran out of memory; ``details`` has ``plugin`` and ``reason``."""
 
     type = "plugin.failed"
 
@@ -64,53 +64,53 @@ class ExtraNotClaimed(NotFound):
 
 
 class Plugin(Record):
-    """What is known of one plugin."""
+    """One plugin, as it was loaded or refused."""
 
     name: str
     kind: PluginKind
     state: PluginState
     hooks: list[str]
-    """Of pre_command, pre_start_command and extra, those that it has."""
+    """The hooks that it has: pre_command, pre_start_command, extra."""
     extras: list[str]
     """The names that it claims for Extra."""
     path: str | None = None
-    """Its file, or for an entry point the object that it names."""
+    """Its file, or the object that an entry point names."""
     reason: str | None = None
     """Why it failed."""
 
 
 class PluginList(Record):
-    """The plugins by name, and where they come from."""
+    """The plugins, sorted by name, and the directory of their files."""
 
     enabled: bool
     directory: str
-    """Where their files are looked for."""
+    """The directory that is searched for plugin files."""
     plugins: list[Plugin]
     problem: str | None = None
-    """Why nothing was taken from the directory, or why the plugins' process does not run."""
+    """Why no plugin of the directory was loaded, or why the plugins' process does not run."""
     pid: int | None = None
-    """Of the process that they run in, where there is one."""
+    """The process that the plugins run in; absent when there is none."""
 
 
 class ExtraReply(Record):
-    """What a plugin answers."""
+    """The value that a plugin returned."""
 
     body: Any = None
 
 
 @command(52)
 class ListPlugins(Command[PluginList]):
-    """List the plugins, with those that were refused and why."""
+    """List the plugins, with those that could not be loaded and why."""
 
 
 @command(53, errors=(PluginsDisabled,))
 class ReloadPlugins(Command[PluginList]):
-    """Load the plugins again, in a new process that takes over once it has loaded what can be loaded."""
+    """Load the plugins again in a new process, which replaces the old one when it has loaded them."""
 
 
 @command(0xFF00, errors=(ExtraNotClaimed, PluginFailed, PluginVetoed))
 class Extra(Command[ExtraReply]):
-    """Do what a plugin does under this name."""
+    """Call the plugin that claims this name."""
 
     name: Annotated[
         str,
@@ -122,4 +122,4 @@ class Extra(Command[ExtraReply]):
             extra={"metavar": "NAME", "completes": "extra"},
         ),
     ]
-    body: Annotated[Any, Meta(description="anything that the plugin takes")] = None
+    body: Annotated[Any, Meta(description="any value that the plugin accepts")] = None

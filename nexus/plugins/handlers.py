@@ -1,4 +1,4 @@
-"""One function for each command on plugins."""
+"""One handler for each command on plugins."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The daemon's side of plugins: whether there are any, the one process that they run in, and what they are asked.
+"""The daemon's side of plugins: it finds them, runs their one process and calls their hooks.
 
-Questions are put one after the other, by a task of its own: who asks may be cancelled or run out of time without any
-harm to the next. The process is ended and started again when it dies, hangs or eats its memory. Without plugins there
-is no process and no task.
+One task makes all calls, one at a time, so that a request that is cancelled or times out does not disturb the next
+call. The process is killed and started again when it dies, hangs or runs out of memory. Without plugins there is no
+process and no task.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nexus_protocol.command import secret_fields
 
 from nexus.capability import Caller, PreCommand
 from nexus.config import PluginSettings
-from nexus.plugins.child import Broken, Child
+from nexus.plugins.child import Child, ProcessFailed
 from nexus.plugins.commands import (
     ExtraNotClaimed,
     Plugin,
@@ -39,27 +39,27 @@ __all__ = ["PluginHost", "shown_fields"]
 _log = logging.getLogger("nexus.plugins")
 
 HIDDEN = "<hidden>"
-"""What plugins see of a secret."""
+"""What plugins are given instead of a secret."""
 
 _LOAD_FACTOR = 10
-"""How much longer a plugin may take to load than to answer."""
+"""How many times longer a plugin may take to load than to return from a hook."""
 _LUA_SHARE = 4
-"""Of the memory a Lua plugin may take this part."""
-_FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 5.0
-_CALM_S = 60.0
-"""After so long the process counts as one that works: the next one follows at once again."""
+"""A Lua plugin may use the process's memory divided by this."""
+_FIRST_RESTART_DELAY_S = 0.1
+_MAX_RESTART_DELAY_S = 5.0
+_STABLE_AFTER_S = 60.0
+"""A process that lived this long resets the restart delay."""
 
 
-class _Generation(NamedTuple):
-    """What one look at the plugins has given."""
+class _LoadedPlugins(NamedTuple):
+    """The result of one load: the plugins and the process that holds them."""
 
     child: Child | None
     plugins: list[Plugin]
     problem: str | None
 
     def has(self, hook: str, extra: str | None = None) -> bool:
-        """Whether any plugin has this hook, and claims this name, where there is one."""
+        """Whether a loaded plugin has this hook and, if ``extra`` is given, claims that name."""
         return any(
             hook in plugin.hooks and (extra is None or extra in plugin.extras)
             for plugin in self.plugins
@@ -67,103 +67,107 @@ class _Generation(NamedTuple):
         )
 
 
-class _Waiting(NamedTuple):
-    """A question that waits for its turn."""
+class _PendingCall(NamedTuple):
+    """A call that waits for its turn."""
 
     hook: str
     extra: str | None
     message: bytes
 
 
-_Answer = asyncio.Future[Result | Vetoed | Failed | None]
+_ReplyFuture = asyncio.Future[Result | Vetoed | Failed | None]
 
 
 class PluginHost:
     """``nexus.capability.Manager`` of the plugins, and ``nexus.capability.Hooks``.
 
-    ``gate`` is called with ``pre_command`` when there are plugins to be asked before commands, and with None when not.
+    ``set_pre_command`` is called with ``pre_command`` when a plugin has that hook, and with None when no plugin has it.
     """
 
-    def __init__(self, settings: PluginSettings, directory: str, gate: Callable[[PreCommand | None], None]) -> None:
+    def __init__(
+        self, settings: PluginSettings, directory: str, set_pre_command: Callable[[PreCommand | None], None]
+    ) -> None:
         self._settings = settings
         self._directory = directory
-        self._gate = gate
-        self._generation = _Generation(None, [], None)
-        self._known = True
-        """Whether the generation is what a load has given; while not, nothing passes unasked."""
+        self._set_pre_command = set_pre_command
+        self._current = _LoadedPlugins(None, [], None)
+        self._load_done = True
+        """False until the first load has ended: until then every command waits for the plugins."""
         self._problem: str | None = None
-        """Why the process does not start."""
+        """Why the process could not be started."""
         self._found = Found([], None, False)
         self._ready = asyncio.Event()
         self._wake = asyncio.Event()
         self._loading = asyncio.Lock()
-        self._calls: collections.OrderedDict[_Answer, _Waiting] = collections.OrderedDict()
-        """By their answers, the next one first; one that nobody waits for any more is taken out."""
-        self._busy: Child | None = None
+        self._pending: collections.OrderedDict[_ReplyFuture, _PendingCall] = collections.OrderedDict()
+        """Calls by the future of their reply, the next one first; a cancelled request removes its call."""
+        self._calling: Child | None = None
+        """The process that carries out a call now."""
         self._ending: set[Child] = set()
-        """What was killed, and may still be there."""
-        self._worker: asyncio.Task[None] | None = None
+        """Killed processes that may not have ended yet."""
+        self._task: asyncio.Task[None] | None = None
+        """Makes the calls and restarts the process."""
         self._failures = 0
         self._retry_at = 0.0
-        self._last = ""
-        """Who ended the process last, and how."""
+        self._last_failure = ""
+        """Which plugin made the process fail last, and how."""
 
     # nexus.capability.Manager
 
     async def start(self) -> None:
-        """Look for plugins; what there is is loaded while the daemon serves already."""
+        """Look for plugins; they are loaded in the background while the daemon already serves."""
         if self._settings.enabled:
             self._found = find(self._directory)
         if self._found.problem:
             _log.warning("%s", self._found.problem)
         if self._found.anything:
-            self._known = False
-            self._gate(self.pre_command)
-            self._work()
+            self._load_done = False
+            self._set_pre_command(self.pre_command)
+            self._start_task()
         else:
-            self._adopt(self._without_process())
+            self._install(self._without_process())
 
     async def close(self) -> None:
-        """End the process."""
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
-        self._give_up("the daemon is stopping")
-        if self._generation.child is not None:
-            self._end(self._generation.child)
-        await asyncio.gather(*(child.gone() for child in self._ending))
+        """Fail the pending calls and kill the process."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._fail_pending("the daemon is stopping")
+        if self._current.child is not None:
+            self._end(self._current.child)
+        await asyncio.gather(*(child.wait_ended() for child in self._ending))
 
     def children(self) -> int:
-        """None that would keep a daemon from being idle."""
+        """Always 0: the plugins' process does not keep the daemon from exiting when it is idle."""
         return 0
 
-    # What the daemon asks
+    # nexus.capability.Hooks
 
     async def pre_command(self, info: CommandInfo, command: Command[Any], caller: Caller) -> None:
-        """Call whether a command may be carried out.
+        """Call the plugins before a command.
 
         Raises:
-            PluginVetoed: it may not.
-            PluginFailed: one of the plugins failed.
+            PluginVetoed: a plugin vetoed the command.
+            PluginFailed: a plugin failed.
         """
         arguments = {"command": info.name, "fields": shown_fields(command), "origin": caller._asdict()}
-        await self._ask("pre_command", arguments, f"cannot carry out {info.name}")
+        await self._call("pre_command", arguments, f"cannot carry out {info.name}")
 
     async def pre_start(self, service: str, fields: dict[str, Any], environment: dict[str, str]) -> dict[str, str]:
-        """The environment that a service is to be started with.
+        """Call the plugins before a service starts; returns the environment to start it with.
 
-        ``fields`` is what it is started with beside that, without what is secret. A variable that is not UTF-8 is not
-        shown to plugins, and stays.
+        ``fields`` are the other settings of the start, without secrets. A variable that is not UTF-8 is not shown to
+        plugins, and is kept.
 
         Raises:
-            PluginVetoed: it may not be started.
-            PluginFailed: one of the plugins failed.
+            PluginVetoed: a plugin vetoed the start.
+            PluginFailed: a plugin failed.
         """
         shown = {name: value for name, value in environment.items() if _is_utf8(name) and _is_utf8(value)}
         arguments = {"service": service, "command": fields, "environment": shown}
-        given = await self._ask("pre_start_command", arguments, f'cannot start service "{service}"')
+        result = await self._call("pre_start_command", arguments, f'cannot start service "{service}"')
         changed = dict(environment)
-        changes = msgspec.msgpack.decode(given.value, type=dict[str, str | None]) if given is not None else {}
+        changes = msgspec.msgpack.decode(result.value, type=dict[str, str | None]) if result is not None else {}
         for name, value in changes.items():
             if value is None:
                 changed.pop(name, None)
@@ -172,214 +176,220 @@ class PluginHost:
         return changed
 
     async def extra(self, name: str, body: Any) -> msgspec.Raw:
-        """What the plugin that claims ``name`` answers, encoded.
+        """Call the plugin that claims ``name``; returns its value, encoded.
 
         Raises:
-            ExtraNotClaimed: there is none.
-            PluginVetoed: it does not want to.
-            PluginFailed: it failed.
+            ExtraNotClaimed: no plugin claims the name.
+            PluginVetoed: a plugin vetoed.
+            PluginFailed: a plugin failed.
         """
-        given = await self._ask("extra", {"name": name, "body": body}, f"cannot carry out {name}")
-        if given is None:
+        result = await self._call("extra", {"name": name, "body": body}, f"cannot carry out {name}")
+        if result is None:
             raise ExtraNotClaimed(
                 f"cannot carry out {name}: no plugin claims it",
-                hint="See what there is: nexusctl plugin list -o wide",
+                hint="List the claimed names: nexusctl plugin list -o wide",
             )
-        return given.value
+        return result.value
 
     async def listing(self) -> PluginList:
-        """The plugins as they were loaded last; waits for the first load."""
+        """Return the plugins of the last load; waits for the first one to end."""
         await self._ready.wait()
-        child = self._generation.child
+        child = self._current.child
         return PluginList(
             enabled=self._settings.enabled,
             directory=self._directory,
-            plugins=self._generation.plugins,
-            problem=self._problem or self._generation.problem,
+            plugins=self._current.plugins,
+            problem=self._problem or self._current.problem,
             pid=child.pid if child is not None and not child.ended.is_set() else None,
         )
 
     async def reload(self) -> PluginList:
-        """Load the plugins again; the process so far is asked until the new one has loaded.
+        """Load the plugins again in a new process; the old process is called until the new one has loaded.
 
         Raises:
-            PluginsDisabled: this daemon does without.
-            PluginFailed: no process could be started; the one so far stays.
+            PluginsDisabled: plugins are disabled in this daemon.
+            PluginFailed: no process could be started; the old one stays.
         """
         if not self._settings.enabled:
             raise PluginsDisabled(
-                "cannot reload plugins: this daemon was started without them",
-                hint="Start it without --no-plugins, and with [plugins] enabled = true in config.toml.",
+                "cannot reload plugins: they are disabled in this daemon",
+                hint="Start nexusd without --no-plugins and with [plugins] enabled = true in config.toml.",
             )
         async with self._loading:
             found = await asyncio.to_thread(find, self._directory)
             try:
-                generation = await self._load(found)
-            except Broken as broken:
-                raise self._failed("cannot reload plugins", broken.plugin, broken.reason) from None
+                loaded_plugins = await self._load(found)
+            except ProcessFailed as failure:
+                raise self._plugin_failed("cannot reload plugins", failure.plugin, failure.reason) from None
             self._found = found
             self._failures = 0
-            self._adopt(generation)
+            self._install(loaded_plugins)
         return await self.listing()
 
-    # Asking
+    # Calling
 
-    async def _ask(self, hook: str, arguments: dict[str, Any], cannot: str) -> Result | None:
-        """The plugins' answer; None where none of them has to be asked."""
+    async def _call(self, hook: str, arguments: dict[str, Any], cannot: str) -> Result | None:
+        """Call a hook of all plugins; None when no plugin has it. ``cannot`` begins the sentence of an error."""
         loop = asyncio.get_running_loop()
         if not self._ready.is_set():
             await self._ready.wait()
         extra = arguments["name"] if hook == "extra" else None
-        if self._known and not self._generation.has(hook, extra):
+        if self._load_done and not self._current.has(hook, extra):
             return None
-        pause_s = self._retry_at - loop.time()
-        if self._generation.child is None and pause_s > self._settings.timeout_ms / 1000:
-            raise self._failed(cannot, None, self._problem or f"their process has to be restarted often: {self._last}")
-        if self._worker is None or self._worker.done():
-            raise self._failed(cannot, None, "the daemon is stopping")
-        waiting: _Answer = loop.create_future()
-        self._calls[waiting] = _Waiting(hook, extra, framed(Call(hook, arguments)))
+        delay_s = self._retry_at - loop.time()
+        if self._current.child is None and delay_s > self._settings.timeout_ms / 1000:
+            raise self._plugin_failed(
+                cannot, None, self._problem or f"their process keeps failing: {self._last_failure}"
+            )
+        if self._task is None or self._task.done():
+            raise self._plugin_failed(cannot, None, "the daemon is stopping")
+        future: _ReplyFuture = loop.create_future()
+        self._pending[future] = _PendingCall(hook, extra, framed(Call(hook, arguments)))
         self._wake.set()
         try:
-            answer = await waiting
-        except Broken as broken:
-            raise self._failed(cannot, broken.plugin, broken.reason) from None
+            reply = await future
+        except ProcessFailed as failure:
+            raise self._plugin_failed(cannot, failure.plugin, failure.reason) from None
         finally:
-            self._calls.pop(waiting, None)
-        if isinstance(answer, Vetoed):
+            self._pending.pop(future, None)
+        if isinstance(reply, Vetoed):
             raise PluginVetoed(
-                f'{cannot}: plugin "{answer.plugin}" vetoed it: {answer.reason}',
-                hint="Do as it says, or see whose it is: nexusctl plugin list",
-                details={"plugin": answer.plugin, "reason": answer.reason},
+                f'{cannot}: plugin "{reply.plugin}" vetoed it: {reply.reason}',
+                hint="Change the request as the reason says, or check the plugin: nexusctl plugin list",
+                details={"plugin": reply.plugin, "reason": reply.reason},
             )
-        if isinstance(answer, Failed):
-            raise self._failed(cannot, answer.plugin, answer.reason)
-        return answer
+        if isinstance(reply, Failed):
+            raise self._plugin_failed(cannot, reply.plugin, reply.reason)
+        return reply
 
-    def _failed(self, cannot: str, name: str | None, reason: str) -> PluginFailed:
+    def _plugin_failed(self, cannot: str, name: str | None, reason: str) -> PluginFailed:
         if name is None:
             return PluginFailed(
-                f"{cannot}: the plugins cannot be asked: {reason}",
-                hint="Look at the daemon's log. To do without plugins: nexusd --no-plugins",
+                f"{cannot}: the plugins cannot be called: {reason}",
+                hint="See the daemon's log. To run without plugins: nexusd --no-plugins",
                 details={"reason": reason},
             )
-        path = next((plugin.path for plugin in self._generation.plugins if plugin.name == name), None)
-        what = f"Mend or remove {path}" if path else "Mend or remove it"
+        path = next((plugin.path for plugin in self._current.plugins if plugin.name == name), None)
+        what = f"Fix or remove {path}" if path else "Fix or remove it"
         return PluginFailed(
             f'{cannot}: plugin "{name}" failed: {reason}',
             hint=f"{what}, then: nexusctl plugin reload",
             details={"plugin": name, "reason": reason},
         )
 
-    def _work(self) -> None:
-        if self._worker is None:
-            self._worker = asyncio.get_running_loop().create_task(self._run())
+    def _start_task(self) -> None:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
-        """Keep the process running, and put the questions to it."""
+        """Keep the process running, and make the pending calls one at a time."""
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
-            child = self._generation.child
+            child = self._current.child
             if child is not None and child.ended.is_set():
-                self._break(child, Broken(None, "the process ended while nobody asked it anything"))
-            elif child is None and self._wanted():
-                pause_s = self._retry_at - loop.time()
-                if pause_s <= 0:
+                self._process_failed(child, ProcessFailed(None, "the process ended between two calls"))
+            elif child is None and self._process_needed():
+                delay_s = self._retry_at - loop.time()
+                if delay_s <= 0:
                     await self._restart()
                     continue
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause_s):
+                    async with asyncio.timeout(delay_s):
                         await self._wake.wait()
-            elif self._calls:
-                answer, call = self._calls.popitem(last=False)
-                await self._carry_out(call, answer, child)
+            elif self._pending:
+                future, call = self._pending.popitem(last=False)
+                await self._make_call(call, future, child)
             else:
                 await self._wake.wait()
 
-    def _wanted(self) -> bool:
-        """Whether there should be a process."""
-        loaded = any(plugin.state is PluginState.LOADED for plugin in self._generation.plugins)
-        return loaded or not self._known
+    def _process_needed(self) -> bool:
+        """Whether a process must run: a plugin is loaded, or the first load has not ended."""
+        loaded = any(plugin.state is PluginState.LOADED for plugin in self._current.plugins)
+        return loaded or not self._load_done
 
-    async def _carry_out(self, call: _Waiting, waiting: _Answer, child: Child | None) -> None:
-        if waiting.done():  # whoever asked has just gone
+    async def _make_call(self, call: _PendingCall, future: _ReplyFuture, child: Child | None) -> None:
+        if future.done():  # the request was cancelled
             return
-        if child is None or not self._generation.has(call.hook, call.extra):
-            waiting.set_result(None)
+        if child is None or not self._current.has(call.hook, call.extra):
+            future.set_result(None)
             return
-        self._busy = child
+        self._calling = child
         try:
-            answer = await child.ask(call.message, self._settings.timeout_ms)
-        except Broken as broken:
-            self._break(child, broken)
-            if not waiting.done():  # whoever asked may be gone
-                waiting.set_exception(broken)
+            reply = await child.call(call.message, self._settings.timeout_ms)
+        except ProcessFailed as failure:
+            self._process_failed(child, failure)
+            if not future.done():  # the request may be cancelled
+                future.set_exception(failure)
             return
         except BaseException:
-            waiting.cancel()
+            future.cancel()
             raise
         finally:
-            self._busy = None
-            if child is not self._generation.child:  # others have taken over meanwhile
+            self._calling = None
+            if child is not self._current.child:  # a reload has replaced the process meanwhile
                 self._end(child)
-        if not waiting.done():
-            waiting.set_result(answer)
-        if isinstance(answer, Failed):
-            _log.warning('plugin "%s" failed: %s', answer.plugin, answer.reason)
-            if answer.unusable:
-                self._break(child, Broken(answer.plugin, answer.reason))
+        if not future.done():
+            future.set_result(reply)
+        if isinstance(reply, Failed):
+            _log.warning('plugin "%s" failed: %s', reply.plugin, reply.reason)
+            if reply.unusable:
+                self._process_failed(child, ProcessFailed(reply.plugin, reply.reason))
 
-    def _give_up(self, reason: str) -> None:
-        for waiting in self._calls:
-            if not waiting.done():
-                waiting.set_exception(Broken(None, reason))
-        self._calls.clear()
+    def _fail_pending(self, reason: str) -> None:
+        for future in self._pending:
+            if not future.done():
+                future.set_exception(ProcessFailed(None, reason))
+        self._pending.clear()
 
-    def _break(self, child: Child, broken: Broken) -> None:
-        """A process is of no use any more."""
+    def _process_failed(self, child: Child, failure: ProcessFailed) -> None:
+        """Kill a process that can no longer be used, and schedule the next one if it is the current one."""
         self._end(child)
-        who = f'plugin "{broken.plugin}"' if broken.plugin else "plugins"
-        self._last = f"{who}: {broken.reason}"
-        _log.warning("%s; the plugins' process is started again", self._last)
-        if child is not self._generation.child:
+        subject = f'plugin "{failure.plugin}"' if failure.plugin else "plugins"
+        self._last_failure = f"{subject}: {failure.reason}"
+        _log.warning("%s; restarting the plugins' process", self._last_failure)
+        if child is not self._current.child:
             return
         loop = asyncio.get_running_loop()
-        if loop.time() - child.started_at > _CALM_S:
+        if loop.time() - child.started_at > _STABLE_AFTER_S:
             self._failures = 0
-        self._generation = self._generation._replace(child=None)
-        self._pause(loop.time())
+        self._current = self._current._replace(child=None)
+        self._schedule_restart(loop.time())
 
     def _end(self, child: Child) -> None:
         child.kill()
         self._ending = {other for other in (*self._ending, child) if not other.ended.is_set()}
 
-    def _pause(self, now: float) -> None:
-        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self._failures - 1)) if self._failures else 0.0
-        self._retry_at = now + pause_s
+    def _schedule_restart(self, now: float) -> None:
+        delay_s = (
+            min(_MAX_RESTART_DELAY_S, _FIRST_RESTART_DELAY_S * 2 ** (self._failures - 1)) if self._failures else 0.0
+        )
+        self._retry_at = now + delay_s
         self._failures += 1
 
     # Loading
 
     async def _restart(self) -> None:
         async with self._loading:
-            if self._generation.child is not None:  # a reload was quicker
+            if self._current.child is not None:  # a reload has already replaced it
                 return
             try:
-                self._adopt(await self._load(self._found))
-            except Broken as broken:
-                self._problem = broken.reason
-                _log.error("the plugins' process cannot be started: %s", broken.reason)
+                self._install(await self._load(self._found))
+            except ProcessFailed as failure:
+                self._problem = failure.reason
+                _log.error("cannot start the plugins' process: %s", failure.reason)
                 self._failures = max(self._failures, 1)
-                self._pause(asyncio.get_running_loop().time())
+                self._schedule_restart(asyncio.get_running_loop().time())
                 self._ready.set()
-                self._give_up(broken.reason)
+                self._fail_pending(failure.reason)
 
-    async def _load(self, found: Found) -> _Generation:
-        """Start a process with everything that can be loaded.
+    async def _load(self, found: Found) -> _LoadedPlugins:
+        """Start a process and load every plugin that can be loaded.
+
+        When a plugin ends the process, a new one is started that does not load this plugin.
 
         Raises:
-            Broken: it does not even start.
+            ProcessFailed: the process does not start.
         """
         if not found.anything:
             return self._without_process(found)
@@ -397,7 +407,7 @@ class PluginHost:
             )
             try:
                 loaded = await child.load(load)
-            except Broken as error:
+            except ProcessFailed as error:
                 self._end(child)
                 if error.plugin is None or error.plugin in broken:
                     raise
@@ -406,41 +416,41 @@ class PluginHost:
             except BaseException:
                 self._end(child)
                 raise
-            generation = _Generation(child, loaded.plugins, found.problem)
+            loaded_plugins = _LoadedPlugins(child, loaded.plugins, found.problem)
             if all(plugin.state is PluginState.FAILED for plugin in loaded.plugins):
                 self._end(child)
-                generation = generation._replace(child=None)
-            return generation
+                loaded_plugins = loaded_plugins._replace(child=None)
+            return loaded_plugins
 
     def _spawn(self) -> Child:
         try:
             return Child(self._settings.memory_mib, self._wake.set)
         except OSError as error:
-            raise Broken(None, error.strerror or str(error)) from None
+            raise ProcessFailed(None, error.strerror or str(error)) from None
 
-    def _without_process(self, found: Found | None = None) -> _Generation:
+    def _without_process(self, found: Found | None = None) -> _LoadedPlugins:
         found = found or self._found
         refused = [
             Plugin(source.name, source.kind, PluginState.FAILED, [], [], source.path, source.problem)
             for source in found.files
         ]
-        return _Generation(None, refused, found.problem)
+        return _LoadedPlugins(None, refused, found.problem)
 
-    def _adopt(self, generation: _Generation) -> None:
-        """From now on it is these plugins that are asked."""
-        old, self._generation = self._generation.child, generation
-        if old is not None and old is not self._busy:
+    def _install(self, loaded_plugins: _LoadedPlugins) -> None:
+        """Make these plugins the ones that are called, and kill the process of the previous ones."""
+        old, self._current = self._current.child, loaded_plugins
+        if old is not None and old is not self._calling:
             self._end(old)
-        for plugin in generation.plugins:
+        for plugin in loaded_plugins.plugins:
             if plugin.state is PluginState.FAILED:
                 _log.error('plugin "%s" was not loaded: %s', plugin.name, plugin.reason)
-        loaded = [plugin.name for plugin in generation.plugins if plugin.state is PluginState.LOADED]
+        loaded = [plugin.name for plugin in loaded_plugins.plugins if plugin.state is PluginState.LOADED]
         if loaded:
             _log.info("plugins: %s", ", ".join(loaded))
-            self._work()
-        self._known = True
+            self._start_task()
+        self._load_done = True
         self._problem = None
-        self._gate(self.pre_command if generation.has("pre_command") else None)
+        self._set_pre_command(self.pre_command if loaded_plugins.has("pre_command") else None)
         self._ready.set()
         self._wake.set()
 
@@ -454,7 +464,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def shown_fields(struct: msgspec.Struct) -> dict[str, Any]:
-    """The fields of a command that are set, as plain values; of what is secret, names and lengths at most."""
+    """Return the fields of a command that are set, as plain values; of a secret field, at most the keys are shown."""
     secret = secret_fields(type(struct))
     fields = {}
     for name in struct.__struct_fields__:

@@ -1,8 +1,8 @@
-"""A plugin written in Lua: its sandbox, and how values cross into it and back.
+"""A plugin written in Lua: its sandbox, and the conversion of values between Python and Lua.
 
-The sandbox has no files, no processes, no modules, no bytecode, no debug library, no coroutines and nothing of
-Python's; it has limits of time and memory. It needs lupa, which is an extra, and is imported by the
-plugins' process alone.
+The sandbox has no files, no processes, no modules, no bytecode, no debug library, no coroutines and no access to
+Python; it has limits of time and memory. It needs lupa, which is an optional dependency. Only the plugins' process
+imports this module.
 """
 
 from __future__ import annotations
@@ -14,41 +14,40 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from nexus.plugins.api import Veto, hookimpl
+from nexus.plugins.hooks import HOOKS, InvalidPlugin, PluginRaised
 from nexus.plugins.messages import Load
-from nexus.plugins.registry import HOOKS, Raised, Refused
 
 __all__ = ["load_lua"]
 
-_NEEDED = "it needs lupa: pip install 'nexusd[lua]'"
+_LUPA_MISSING = "it needs lupa: pip install 'nexusd[lua]'"
 _VERSIONS = ("lua54", "lua55", "lua53")
-"""In the order in which they are tried. LuaJIT has no limit of memory on 64 bits."""
+"""In the order in which they are tried. LuaJIT is not among them: it has no memory limit on 64-bit machines."""
 _MAX_DEPTH = 32
 _MAX_ELEMENTS = 100_000
 _INSTRUCTIONS = 5000
-"""How many the interpreter carries out between two looks at the time."""
-_OVER = "took longer than it may"
-_MEMORY = "not enough memory"
-"""In the words of Lua."""
+"""The number of instructions between two checks of the time limit."""
+_LUA_OUT_OF_MEMORY = "not enough memory"
+"""LUA_ERRMEM as ``pcall`` returns it: Lua reports it by this fixed text alone (``MEMERRMSG`` in its lstring.h)."""
 
 _SANDBOX = """
-local say, clock, instructions, OVER = ...
+local log, clock, instructions = ...
 local pcall, error, load, type, tostring, select = pcall, error, load, type, tostring, select
 local ipairs, rawget, setmetatable, getmetatable = ipairs, rawget, setmetatable, getmetatable
 local sethook, pack, unpack, concat = debug.sethook, table.pack, table.unpack, table.concat
 local ends_at = 0
-local VETO = {}
+local VETO, TIMEOUT = {}, {}
 
 local function check()
-  if clock() > ends_at then error(OVER, 0) end
+  if clock() > ends_at then error(TIMEOUT, 0) end
 end
 
--- Who swallows the error that ends a call meets it again outside of the pcall.
-local function still(...)
+-- A plugin that catches the timeout with pcall gets it again as soon as the pcall returns.
+local function checked(...)
   check()
   return ...
 end
 
--- By its metatable every text reaches this table, so it is changed itself.
+-- Every string reaches this table by its metatable, so the table itself is changed.
 string.dump = nil
 
 local sandbox = {
@@ -59,16 +58,16 @@ local sandbox = {
 }
 sandbox._G = sandbox
 
-function sandbox.pcall(...) return still(pcall(...)) end
+function sandbox.pcall(...) return checked(pcall(...)) end
 
--- Not Lua's own: that calls the handler where the error is, and inside of check() nobody looks at the time.
+-- Not Lua's own xpcall: it calls the handler at the point of the error, and during check() the time hook does not run.
 function sandbox.xpcall(f, handler, ...)
-  local results = pack(still(pcall(f, ...)))
+  local results = pack(checked(pcall(f, ...)))
   if results[1] then return unpack(results, 1, results.n) end
-  return false, select(2, still(pcall(handler, results[2])))
+  return false, select(2, checked(pcall(handler, results[2])))
 end
 
--- Finalizers run where the time is not looked at.
+-- Finalizers run outside of the time limit.
 function sandbox.setmetatable(value, meta)
   if type(meta) == "table" and rawget(meta, "__gc") ~= nil then error("__gc is not part of the sandbox", 2) end
   return setmetatable(value, meta)
@@ -77,7 +76,7 @@ end
 function sandbox.print(...)
   local words = pack(...)
   for index = 1, words.n do words[index] = tostring(words[index]) end
-  say(concat(words, "\\t"))
+  log(concat(words, "\\t"))
 end
 
 sandbox.nexus = {
@@ -85,9 +84,9 @@ sandbox.nexus = {
   veto = function(reason) return setmetatable({reason = tostring(reason)}, VETO) end,
 }
 
-local function words(problem)
+local function error_text(problem)
   if type(problem) == "string" then return problem end
-  return "raised something of type " .. type(problem)
+  return "raised a value of type " .. type(problem)
 end
 
 local function timed(seconds, run, ...)
@@ -96,7 +95,8 @@ local function timed(seconds, run, ...)
   sethook(check, "", instructions)
   local done, value = pcall(run, ...)
   sethook()
-  if not done then return "error", words(value) end
+  if not done and rawequal(value, TIMEOUT) then return "timeout", nil end
+  if not done then return "error", error_text(value) end
   if getmetatable(value) == VETO then return "veto", rawget(value, "reason") end
   return "value", value
 end
@@ -112,26 +112,27 @@ return start, timed, sandbox.nexus
 
 
 class _Plugin:
-    """What the registry sees: the same as of a module in Python."""
+    """The attributes that the registry reads, as of a Python module."""
 
     NEXUS_PLUGIN_API: Any
     NEXUS_EXTRAS: Any
 
 
 def load_lua(path: str, source: bytes, load: Load) -> Any:
-    """Run a Lua file in a sandbox of its own; gives an object with the hooks that it defines.
+    """Run a Lua file in a sandbox of its own; returns an object with the hooks that it defines.
 
     Raises:
-        Refused: lupa is not there, or the file does not run.
-        MemoryError: it takes more than it may.
+        InvalidPlugin: lupa is not installed, or the plugin takes too long or declares something invalid.
+        PluginRaised: the file does not compile, or raises an error.
+        MemoryError: it exceeds its memory limit.
     """
     lupa = _lupa()
     try:
         sandbox = _Sandbox(lupa, path, load)
         sandbox.start(source, load.load_timeout_ms)
         plugin = _Plugin()
-        plugin.NEXUS_PLUGIN_API = sandbox.said(b"api")
-        extras = sandbox.said(b"extras")
+        plugin.NEXUS_PLUGIN_API = sandbox.declared(b"api")
+        extras = sandbox.declared(b"extras")
         plugin.NEXUS_EXTRAS = () if extras in (None, {}) else extras
         for hook, wrap in _WRAPPERS.items():
             if sandbox.has(hook):
@@ -147,18 +148,18 @@ def _lupa() -> Any:
             return importlib.import_module(f"lupa.{version}")
         except ImportError:
             continue
-    raise Refused(_NEEDED)
+    raise InvalidPlugin(_LUPA_MISSING)
 
 
-def _nothing(_object: object, _name: object, _setting: bool) -> NoReturn:
-    raise AttributeError("nothing of Python's is part of the sandbox")
+def _deny_attribute(_object: object, _name: object, _setting: bool) -> NoReturn:
+    raise AttributeError("Python objects have no attributes in the sandbox")
 
 
-def _say(text: Any) -> None:
+def _log(text: Any) -> None:
     try:
         print(text.decode("utf-8", "backslashreplace"))
     except Exception:
-        pass  # an exception would be an object of Python's in the sandbox
+        pass  # an exception would bring a Python object into the sandbox
 
 
 class _Sandbox:
@@ -168,44 +169,45 @@ class _Sandbox:
         self._lupa = lupa
         self._path = path
         self._timeout_ms = load.timeout_ms
-        # Bytes on both sides: text that is not UTF-8 must not become an exception inside of it.
+        # Bytes on both sides: text that is not UTF-8 must not raise an exception inside the sandbox.
         self._lua = lupa.LuaRuntime(
             encoding=None,
             register_eval=False,
             register_builtins=False,
             unpack_returned_tuples=False,
-            attribute_filter=_nothing,
+            attribute_filter=_deny_attribute,
             max_memory=load.lua_memory_mib * 1024 * 1024,
         )
         make = self._lua.eval(b"load")(_SANDBOX.encode(), b"=sandbox", b"t")
-        self._start, self._timed, self._nexus = make(_say, time.monotonic, _INSTRUCTIONS, _OVER.encode())
+        self._start, self._timed, self._nexus = make(_log, time.monotonic, _INSTRUCTIONS)
 
     def start(self, source: bytes, timeout_ms: int) -> None:
         """Run the file."""
         name = self._path.rpartition("/")[2].encode("utf-8", "surrogateescape")
         self._outcome(self._start(self._seconds(timeout_ms), source, name), timeout_ms)
 
-    def said(self, name: bytes) -> Any:
-        """What the plugin has put into the table ``nexus`` under this name."""
+    def declared(self, name: bytes) -> Any:
+        """The value that the plugin has set in the table ``nexus`` under this name."""
         return self._to_python(self._nexus[name])
 
     def has(self, hook: str) -> bool:
-        """Whether the plugin has put a function under this name.
+        """Whether the plugin has defined this hook.
 
         Raises:
-            Refused: it is something else.
+            InvalidPlugin: the value is not a function.
         """
         value = self._nexus[hook.encode()]
         if value is not None and self._lupa.lua_type(value) != "function":
-            raise Refused(f"{hook} is not a function")
+            raise InvalidPlugin(f"{hook} is not a function")
         return value is not None
 
     def call(self, hook: str, *arguments: Any) -> Any:
-        """Call one of its functions.
+        """Call one of its hooks.
 
         Raises:
-            Refused: it failed.
-            MemoryError: it takes more than it may.
+            InvalidPlugin: it took too long, or returned a value that is not allowed.
+            PluginRaised: it raised an error.
+            MemoryError: it exceeds its memory limit.
         """
         try:
             values = [self._to_lua(argument) for argument in arguments]
@@ -216,25 +218,25 @@ class _Sandbox:
 
     @staticmethod
     def _seconds(timeout_ms: int) -> float:
-        # A little less than the daemon waits: then the other plugins keep their process.
+        # A little less than the daemon waits, so that the timeout does not cost the other plugins their process.
         return timeout_ms * 0.8 / 1000
 
     def _outcome(self, outcome: tuple[bytes, Any], timeout_ms: int) -> Any:
         kind, value = outcome
+        if kind == b"timeout":
+            raise InvalidPlugin(f"it took longer than {timeout_ms} ms")
         if kind == b"error":
             text = value.decode("utf-8", "backslashreplace")
-            if text == _MEMORY:
+            if text == _LUA_OUT_OF_MEMORY:
                 raise MemoryError
-            if text == _OVER:
-                raise Refused(f"it took longer than {timeout_ms} ms")
-            place = re.match(r"[^:]*:\d+", text)
-            raise Raised(text, place[0] if place else self._path.rpartition("/")[2])
+            location = re.match(r"[^:]*:\d+", text)
+            raise PluginRaised(text, location[0] if location else self._path.rpartition("/")[2])
         if kind == b"veto":
             return Veto(value.decode("utf-8", "replace"))
         return self._to_python(value)
 
     def _to_lua(self, value: Any) -> Any:
-        """Lists and maps become tables; None in them becomes nothing at all."""
+        """Lists and maps become tables; elements that are None are left out."""
         if isinstance(value, str):
             return value.encode("utf-8", "surrogateescape")
         if isinstance(value, dict):
@@ -258,7 +260,7 @@ class _Sandbox:
 
 
 class _Converter:
-    """From Lua, within bounds: a table may hold itself."""
+    """Converts Lua values to Python, with a limit of depth and size: a table may contain itself."""
 
     def __init__(self, lupa: Any) -> None:
         self._lupa = lupa
@@ -267,7 +269,7 @@ class _Converter:
     def convert(self, value: Any, depth: int = 0) -> Any:
         self._left -= 1
         if depth > _MAX_DEPTH or self._left < 0:
-            raise Refused(f"gave something nested deeper than {_MAX_DEPTH} levels, or of too many elements")
+            raise InvalidPlugin(f"returned a value nested deeper than {_MAX_DEPTH} levels, or with too many elements")
         if isinstance(value, bytes):
             try:
                 return value.decode()
@@ -276,7 +278,9 @@ class _Converter:
         if value is None or isinstance(value, (bool, int, float)):
             return value
         if self._lupa.lua_type(value) != "table":
-            raise Refused(f"gave a {self._lupa.lua_type(value) or 'thing of Python'}, which is not a value")
+            raise InvalidPlugin(
+                f"returned a {self._lupa.lua_type(value) or 'Python object'}, which cannot be converted"
+            )
         items = {key: self.convert(inner, depth + 1) for key, inner in value.items()}
         if items and all(isinstance(key, int) for key in items) and sorted(items) == list(range(1, len(items) + 1)):
             return [items[index] for index in range(1, len(items) + 1)]
@@ -284,7 +288,7 @@ class _Converter:
 
     def _key(self, key: Any) -> str:
         if not isinstance(key, bytes):
-            raise Refused("gave a table whose keys are neither text nor 1 to its length")
+            raise InvalidPlugin("returned a table whose keys are neither text nor 1 to its length")
         return key.decode("utf-8", "replace")
 
 
@@ -298,7 +302,7 @@ def _pre_command(sandbox: _Sandbox) -> Callable[..., Any]:
 def _pre_start_command(sandbox: _Sandbox) -> Callable[..., Any]:
     def pre_start_command(service: str, command: dict[str, Any], environment: dict[str, str]) -> Any:
         changes = sandbox.call("pre_start_command", service, command, environment)
-        # A table cannot hold nil, so that false takes its place.
+        # A Lua table cannot hold nil, so false removes a variable.
         if isinstance(changes, dict):
             return {name: None if value is False else value for name, value in changes.items()}
         return changes

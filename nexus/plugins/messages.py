@@ -1,7 +1,7 @@
-"""What the daemon and the plugins' process say to each other: MessagePack after four bytes of length, big-endian.
+"""The messages between the daemon and the plugins' process: MessagePack after a length of four bytes, big-endian.
 
-It knows no socket. The daemon reads with a typed decoder and leaves a plugin's values encoded: what a plugin gives
-never becomes objects of the daemon's.
+It knows no socket. The daemon reads with a typed decoder and leaves a plugin's values encoded: a plugin's return value
+never becomes an object in the daemon.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = [
     "Call",
     "Entered",
     "Failed",
-    "Result",
     "Load",
     "Loaded",
     "Reply",
     "Request",
+    "Result",
     "Vetoed",
     "decode_reply",
     "decode_request",
@@ -33,61 +33,61 @@ __all__ = [
 
 PREFIX_BYTES = 4
 MAX_VALUE_BYTES = 1024 * 1024
-"""What a plugin may give."""
+"""The largest encoded value that a plugin may return."""
 MAX_MESSAGE_BYTES = MAX_VALUE_BYTES + 64 * 1024
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
-    """Load these, once, as the first message."""
+    """Load these plugins. It is the first message, and is sent once."""
 
     files: list[Source]
     entry_points: bool
     broken: dict[str, str]
-    """By name, those that a process has ended with already, and how: they are not tried again."""
+    """Plugins that ended an earlier process while they were loaded, by name, with the reason. They are not retried."""
     timeout_ms: int
     load_timeout_ms: int
     lua_memory_mib: int
 
 
-class Call(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
-    """Call every plugin's hook."""
+class Call(msgspec.Struct, frozen=True, array_like=True, tag="call"):
+    """Call this hook of every plugin that has it."""
 
     hook: str
     arguments: dict[str, Any]
 
 
 class Entered(msgspec.Struct, frozen=True, array_like=True, tag="entered"):
-    """From here on it is this plugin that runs."""
+    """This plugin's code runs from now on."""
 
     plugin: str
 
 
 class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
-    """All plugins, the failed ones too."""
+    """The reply to ``Load``: all plugins, including the failed ones."""
 
     plugins: list[Plugin]
 
 
-class Result(msgspec.Struct, frozen=True, array_like=True, tag="given"):
-    """What they gave."""
+class Result(msgspec.Struct, frozen=True, array_like=True, tag="result"):
+    """The reply to ``Call``: the changes of the environment, or the return value of ``extra``."""
 
     value: msgspec.Raw
 
 
 class Vetoed(msgspec.Struct, frozen=True, array_like=True, tag="vetoed"):
-    """One of them does not want it."""
+    """The reply to ``Call``: a plugin vetoed."""
 
     plugin: str
     reason: str
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
-    """One of them failed."""
+    """The reply to ``Call``: a plugin failed."""
 
     plugin: str
     reason: str
     unusable: bool
-    """Whether nothing can be expected of the process any more."""
+    """Whether the process must be replaced."""
 
 
 Request = Load | Call
@@ -99,6 +99,6 @@ decode_reply = msgspec.msgpack.Decoder(Entered | Loaded | Result | Vetoed | Fail
 
 
 def framed(message: Request | Reply) -> bytes:
-    """The bytes of one message."""
+    """Encode one message with its length."""
     data = _encode(message)
     return len(data).to_bytes(PREFIX_BYTES, "big") + data

@@ -1,6 +1,6 @@
-"""The plugins' process: takes the daemon's questions, asks the plugins one after the other, answers.
+"""The plugins' process: reads the daemon's messages, calls the plugins one after the other, and sends the replies.
 
-It ends with the daemon, whichever way that ends. Nothing here is imported by the daemon.
+It ends when the daemon ends, even by SIGKILL. The daemon does not import this module.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 
 import msgspec
 
+from nexus.plugins.hooks import PluginError, PluginVeto
 from nexus.plugins.messages import (
     PREFIX_BYTES,
     Call,
@@ -28,7 +29,7 @@ from nexus.plugins.messages import (
     decode_request,
     framed,
 )
-from nexus.plugins.registry import PluginError, PluginVeto, Registry
+from nexus.plugins.registry import Registry
 
 __all__ = ["main"]
 
@@ -36,9 +37,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Serve the daemon on the descriptor that is the first argument, until it hangs up."""
+    """Serve the daemon until it closes the socket. Arguments: the socket's descriptor, the daemon's pid, memory MiB."""
     descriptor, parent, memory_mib = (int(argument) for argument in sys.argv[1:4])
-    _end_with(parent)
+    _end_with_parent(parent)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     size = memory_mib * 1024 * 1024
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
@@ -47,24 +48,24 @@ def main() -> None:
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     channel = socket.socket(fileno=descriptor)
     channel.set_inheritable(False)
-    with contextlib.suppress(ConnectionError):  # the daemon is gone
+    with contextlib.suppress(ConnectionError):  # the daemon has ended
         _serve(channel)
-    # Without what a plugin has left for the end: its threads, its atexit.
+    # Skips a plugin's threads and atexit functions.
     os._exit(0)
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent(parent: int) -> None:
     """Have the kernel end this process with the daemon (prctl(2))."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was too late for that
+    if os.getppid() != parent:  # the daemon ended before prctl took effect
         os._exit(0)
 
 
 def _serve(channel: socket.socket) -> None:
-    own = os.getpid()
+    own_pid = os.getpid()
 
     def send(reply: Reply) -> None:
-        if os.getpid() != own:  # a plugin has forked, and the copy may not answer as well
+        if os.getpid() != own_pid:  # a plugin has forked; only the original process may reply
             os._exit(0)
         channel.sendall(framed(reply))
 
@@ -72,14 +73,14 @@ def _serve(channel: socket.socket) -> None:
     while (size := _receive(channel, PREFIX_BYTES)) and (
         data := _receive(channel, int.from_bytes(size, "big"))
     ) is not None:
-        send(_answer(registry, decode_request(data)))
+        send(_reply_to(registry, decode_request(data)))
 
 
-def _answer(registry: Registry, request: Load | Call) -> Reply:
+def _reply_to(registry: Registry, request: Load | Call) -> Reply:
     if isinstance(request, Load):
         return Loaded(registry.load(request))
     try:
-        return Result(msgspec.Raw(registry.ask(request.hook, request.arguments)))
+        return Result(msgspec.Raw(registry.call(request.hook, request.arguments)))
     except PluginVeto as veto:
         return Vetoed(veto.plugin, veto.reason)
     except PluginError as error:
@@ -87,7 +88,7 @@ def _answer(registry: Registry, request: Load | Call) -> Reply:
 
 
 def _receive(channel: socket.socket, size: int) -> bytes | None:
-    """So many bytes; None when the daemon has hung up."""
+    """Read exactly ``size`` bytes; None when the daemon has closed the socket."""
     parts = []
     while size:
         data = channel.recv(size)

@@ -1,6 +1,6 @@
-"""The plugins as their own process holds them: loaded from their three kinds, checked, and called through pluggy.
+"""The registry inside the plugins' process: loads the three kinds of plugins, checks them and calls them by pluggy.
 
-It knows no socket and no daemon. Whatever a plugin does wrong comes out as a ``PluginError`` that names it.
+It knows no socket and no daemon. Every failure of a plugin is raised as a ``PluginError`` that names the plugin.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import pluggy
 
 from nexus.plugins.api import API_VERSION, PROJECT, Veto
 from nexus.plugins.commands import Plugin, PluginKind, PluginState
+from nexus.plugins.hooks import HOOKS, InvalidPlugin, PluginError, PluginRaised, PluginVeto
+from nexus.plugins.lua import load_lua
 from nexus.plugins.messages import MAX_VALUE_BYTES, Load
 from nexus.plugins.sources import ENTRY_POINT_GROUP, Source, name_problem, read_trusted
 
-__all__ = ["HOOKS", "PluginError", "PluginVeto", "Raised", "Refused", "Registry"]
+__all__ = ["Registry"]
 
 _MAX_DEPTH = 32
 _MAX_REASON = 300
@@ -32,7 +34,7 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 
 
 class _Hooks:
-    """The hooks; what they are given is documented in this folder's README."""
+    """The hooks; their arguments are documented in this folder's README."""
 
     @hookspec
     def pre_command(self, command: str, fields: dict[str, Any], origin: dict[str, Any]) -> Veto | None: ...
@@ -46,64 +48,29 @@ class _Hooks:
     def extra(self, name: str, body: Any) -> Any: ...
 
 
-HOOKS = ("pre_command", "pre_start_command", "extra")
-
-
-class Refused(Exception):
-    """A plugin cannot be loaded; the message says why."""
-
-
-class Raised(Exception):
-    """A plugin's error in its own words, and where it is."""
-
-    def __init__(self, text: str, place: str) -> None:
-        super().__init__(text)
-        self.place = place
-
-
-class PluginError(Exception):
-    """A plugin did what it may not."""
-
-    def __init__(self, plugin: str, reason: str, *, unusable: bool = False) -> None:
-        super().__init__(reason)
-        self.plugin = plugin
-        self.reason = reason
-        self.unusable = unusable
-        """Whether the process is of no use any more."""
-
-
-class PluginVeto(Exception):
-    """A plugin does not want it."""
-
-    def __init__(self, plugin: str, reason: str) -> None:
-        super().__init__(reason)
-        self.plugin = plugin
-        self.reason = reason
-
-
 class _Adapter:
-    """A plugin's hooks as pluggy gets them."""
+    """The object that is registered with pluggy: a plugin's wrapped hooks as attributes."""
 
     def __init__(self, hooks: dict[str, Callable[..., Any]]) -> None:
         self.__dict__.update(hooks)
 
 
 class Registry:
-    """All plugins. ``entered`` is called with a plugin's name before anything of it runs."""
+    """All plugins. ``on_enter`` is called with a plugin's name before any of its code runs."""
 
-    def __init__(self, entered: Callable[[str], None]) -> None:
-        self._entered = entered
+    def __init__(self, on_enter: Callable[[str], None]) -> None:
+        self._on_enter = on_enter
         self._paths: dict[str, str] = {}
         self._claims: dict[str, str] = {}
         self._adapters: dict[str, _Adapter] = {}
         self._manager = _new_manager()
         self._environment: dict[str, str] = {}
-        """Of the start that is being asked about, with what the plugins so far have changed."""
+        """The environment of the start in hand, with the changes of the plugins called so far."""
 
     # Loading
 
     def load(self, load: Load) -> list[Plugin]:
-        """Load everything that can be loaded; gives one report for each, by name."""
+        """Load every plugin that can be loaded; returns one report for each plugin, sorted by name."""
         candidates: list[tuple[Source, Callable[[], Any]]] = [
             (source, functools.partial(_load_file, source, load)) for source in load.files
         ]
@@ -112,45 +79,45 @@ class Registry:
                 source = Source(point.name, PluginKind.ENTRY_POINT, point.value, name_problem(point.name))
                 candidates.append((source, point.load))
         candidates.sort(key=lambda candidate: (candidate[0].name, candidate[0].kind, candidate[0].path))
-        reports = [self._load_one(source, get, load.broken) for source, get in candidates]
-        # The one that was registered last is called first.
+        reports = [self._load_one(source, import_plugin, load.broken) for source, import_plugin in candidates]
+        # pluggy calls the plugin that was registered last first.
         for name, adapter in reversed(self._adapters.items()):
             self._manager.register(adapter, name)
         return reports
 
-    def _load_one(self, source: Source, get: Callable[[], Any], broken: dict[str, str]) -> Plugin:
+    def _load_one(self, source: Source, import_plugin: Callable[[], Any], broken: dict[str, str]) -> Plugin:
         name = source.name
         try:
             if source.problem:
-                raise Refused(source.problem)
+                raise InvalidPlugin(source.problem)
             if name in self._paths:
-                raise Refused(f"another plugin is called {name}, too: {self._paths[name]}")
+                raise InvalidPlugin(f"another plugin has the same name: {self._paths[name]}")
             self._paths[name] = source.path
             if name in broken:
-                raise Refused(broken[name])
-            self._entered(name)
-            plugin = self._guarded(name, "load", get)
-            extras = self._guarded(name, "load", lambda: self._admit(name, plugin))
-        except (Refused, PluginError) as refusal:
-            return Plugin(name, source.kind, PluginState.FAILED, [], [], source.path, str(refusal))
+                raise InvalidPlugin(broken[name])
+            self._on_enter(name)
+            plugin = self._run_plugin(name, "load", import_plugin)
+            extras = self._run_plugin(name, "load", lambda: self._register(name, plugin))
+        except (InvalidPlugin, PluginError) as error:
+            return Plugin(name, source.kind, PluginState.FAILED, [], [], source.path, str(error))
         hooks = [hook for hook in HOOKS if hasattr(self._adapters[name], hook)]
         return Plugin(name, source.kind, PluginState.LOADED, hooks, extras, source.path)
 
-    def _admit(self, name: str, plugin: Any) -> list[str]:
-        """Check what a plugin says of itself, and keep it; gives the names that it claims."""
+    def _register(self, name: str, plugin: Any) -> list[str]:
+        """Check a plugin's declarations and keep its hooks; returns the names that it claims."""
         _check_version(getattr(plugin, "NEXUS_PLUGIN_API", None))
         hooks = {hook: getattr(plugin, hook) for hook in HOOKS if getattr(plugin, hook, None) is not None}
         for hook, function in hooks.items():
             _check_hook(hook, function)
-        adapter = _Adapter({hook: self._reporting(name, hook, function) for hook, function in hooks.items()})
+        adapter = _Adapter({hook: self._wrap_hook(name, hook, function) for hook, function in hooks.items()})
         for other, value in inspect.getmembers_static(plugin):
             if other not in HOOKS and isinstance(getattr(value, "__dict__", {}).get(_MARK), dict):
-                raise Refused(f"{other} is marked as a hook, and there is none of this name; there are {_list(HOOKS)}")
+                raise InvalidPlugin(f"{other} is marked as a hook, but the hooks are {', '.join(HOOKS)}")
         extras = self._check_claims(plugin, "extra" in hooks)
         try:
             _new_manager().register(adapter, name)
         except pluggy.PluginValidationError as error:
-            raise Refused(f"a hook takes what it is not given: {str(error).splitlines()[-1].strip()}") from None
+            raise InvalidPlugin(f"a hook has an unknown parameter: {str(error).splitlines()[-1].strip()}") from None
         self._adapters[name] = adapter
         self._claims |= dict.fromkeys(extras, name)
         return extras
@@ -158,26 +125,29 @@ class Registry:
     def _check_claims(self, plugin: Any, has_extra: bool) -> list[str]:
         claimed = getattr(plugin, "NEXUS_EXTRAS", ())
         if not isinstance(claimed, (list, tuple)) or not all(isinstance(extra, str) and extra for extra in claimed):
-            raise Refused("the names that it claims (NEXUS_EXTRAS) are not a list of texts")
-        if bool(claimed) != has_extra:
-            missing = "the hook extra" if claimed else "names that it claims (NEXUS_EXTRAS)"
-            raise Refused(f"it is without {missing}: the one needs the other")
+            raise InvalidPlugin("the names that it claims (NEXUS_EXTRAS) are not a list of strings")
+        if claimed and not has_extra:
+            raise InvalidPlugin("it claims names (NEXUS_EXTRAS), but does not define the hook extra")
+        if has_extra and not claimed:
+            raise InvalidPlugin("it defines the hook extra, but claims no names (NEXUS_EXTRAS)")
         for extra in claimed:
             if extra in self._claims:
-                raise Refused(f"it claims {extra}, which {self._claims[extra]} claims already")
+                raise InvalidPlugin(f"it claims {extra}, which plugin {self._claims[extra]} already claims")
         return list(claimed)
 
     # Calling
 
-    def ask(self, hook: str, arguments: dict[str, Any]) -> bytes:
-        """Call a hook of every plugin that has it; gives what they gave, encoded.
+    def call(self, hook: str, arguments: dict[str, Any]) -> bytes:
+        """Call a hook of every plugin that has it; returns the encoded result.
+
+        The result is the value that ``extra`` returned, or the changed variables of the environment.
 
         Raises:
-            PluginVeto: one does not want it.
-            PluginError: one raised, or gave what does not belong there.
+            PluginVeto: a plugin vetoed.
+            PluginError: a plugin raised, or returned a value that is not allowed.
         """
         if hook == "extra":
-            return self._ask_extra(**arguments)
+            return self._call_extra(**arguments)
         self._environment = arguments.get("environment", {})
         before = dict(self._environment)
         getattr(self._manager.hook, hook)(**arguments)
@@ -186,67 +156,69 @@ class Registry:
             {name: value for name, value in after.items() if value is None or before.get(name) != value}
         )
 
-    def _ask_extra(self, name: str, body: Any) -> bytes:
+    def _call_extra(self, name: str, body: Any) -> bytes:
         owner = self._claims[name]
         others = [adapter for other, adapter in self._adapters.items() if other != owner]
         value = self._manager.subset_hook_caller("extra", others)(name=name, body=body)
-        data: bytes = self._guarded(owner, "extra", lambda: _encoded(value))
+        data: bytes = self._run_plugin(owner, "extra", lambda: _encode(value))
         return data
 
-    def _reporting(self, plugin: str, hook: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The hook as pluggy calls it: it says who runs, and lets nothing out that does not belong there."""
+    def _wrap_hook(self, plugin: str, hook: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a hook for pluggy: report that the plugin runs, check the return value and translate its exceptions."""
 
         def checked(*arguments: Any) -> Any:
-            # A copy: what one of them changes is not what the next one sees.
+            # A copy, so that a plugin cannot change the arguments of the next one.
             value = function(*copy.deepcopy(arguments))
             if isinstance(value, Veto):
                 raise PluginVeto(plugin, _short(str(value.reason) or "no reason given"))
             if hook == "pre_start_command" and value is not None:
                 self._change_environment(value)
             elif hook == "pre_command" and value is not None:
-                raise Refused(f"gave {_kind(value)} from pre_command, where None or a Veto belongs")
+                raise InvalidPlugin(f"returned {_type_of(value)} from pre_command; expected None or a Veto")
             return value
 
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
-            self._entered(plugin)
-            return self._guarded(plugin, hook, lambda: checked(*arguments))
+            self._on_enter(plugin)
+            return self._run_plugin(plugin, hook, lambda: checked(*arguments))
 
         return call
 
     def _change_environment(self, changes: Any) -> None:
         if not isinstance(changes, dict):
-            raise Refused(f"gave {_kind(changes)} from pre_start_command, where None, a Veto or a dict belongs")
+            raise InvalidPlugin(f"returned {_type_of(changes)} from pre_start_command; expected None, a Veto or a dict")
         for name, value in changes.items():
             if not isinstance(name, str) or not name or "=" in name or "\0" in name:
-                raise Refused("gave a change of the environment whose name no variable can have")
+                raise InvalidPlugin("returned a name that no environment variable can have")
             if value is not None and (not isinstance(value, str) or "\0" in value):
-                raise Refused(f"gave {_kind(value)} for the variable {name}, where text or None belongs")
+                raise InvalidPlugin(
+                    f"returned an invalid value for the variable {name}; expected text without NUL, or None"
+                )
         for name, value in changes.items():
             if value is None:
                 self._environment.pop(name, None)
             else:
                 self._environment[name] = value
 
-    def _guarded(self, plugin: str, doing: str, run: Callable[[], Any]) -> Any:
+    def _run_plugin(self, plugin: str, action: str, run: Callable[[], Any]) -> Any:
         try:
             return run()
         except (PluginVeto, PluginError):
             raise
-        except Refused as error:
+        except InvalidPlugin as error:
             raise PluginError(plugin, str(error)) from None
-        except Raised as error:
-            text = str(error) if doing != "pre_start_command" else f"raised an error ({error.place})"
+        except PluginRaised as error:
+            text = str(error) if action != "pre_start_command" else f"raised an error ({error.location})"
             raise PluginError(plugin, _short(text)) from None
         except MemoryError:
-            pass  # what is said of it is said once the frames, and what they hold, are gone
+            pass  # raised below, once the frames and the memory that they hold are released
         except BaseException as error:
-            # Also SystemExit: a plugin does not decide when its process ends. In what a start's hook raises there may
-            # be values of the environment, so that only its place is told.
-            self._told(plugin, error, with_text=doing != "pre_start_command")
+            # SystemExit as well: a plugin does not decide when its process ends. The text of an error raised by
+            # pre_start_command may hold values of the environment, so only the error's type and line are reported.
+            self._raise_plugin_error(plugin, error, with_text=action != "pre_start_command")
         raise PluginError(plugin, "it ran out of memory", unusable=True)
 
-    def _told(self, plugin: str, error: BaseException, *, with_text: bool) -> NoReturn:
+    def _raise_plugin_error(self, plugin: str, error: BaseException, *, with_text: bool) -> NoReturn:
         text = f"raised {type(error).__name__}"
         path = self._paths.get(plugin, "")
         if isinstance(error, SyntaxError) and error.filename == path:
@@ -273,14 +245,12 @@ def _load_file(source: Source, load: Load) -> Any:
     try:
         content = read_trusted(source.path)
     except OSError as error:
-        raise Refused(f"it cannot be read: {error.strerror}") from None
+        raise InvalidPlugin(f"it cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise Refused(str(error)) from None
+        raise InvalidPlugin(str(error)) from None
     if source.kind is PluginKind.LUA:
-        from nexus.plugins.lua import load_lua
-
         return load_lua(source.path, content, load)
-    # Compiled from what was looked at, never from a file of bytecode that lies beside it.
+    # Compiled from the content that was checked, never from a bytecode file beside it.
     module = types.ModuleType(f"nexus_plugin_{source.name}")
     module.__file__ = source.path
     sys.modules[module.__name__] = module
@@ -290,56 +260,52 @@ def _load_file(source: Source, load: Load) -> Any:
 
 def _check_version(version: Any) -> None:
     if version is None:
-        raise Refused(f"it does not say which plugin API it was written for: NEXUS_PLUGIN_API = {API_VERSION}")
+        raise InvalidPlugin(f"it does not declare its plugin API version: NEXUS_PLUGIN_API = {API_VERSION}")
     if type(version) is not int or version != API_VERSION:
-        raise Refused(f"it was written for plugin API {version!r}, and this nexusd has {API_VERSION}")
+        raise InvalidPlugin(f"it was written for plugin API {version!r}; this nexusd has {API_VERSION}")
 
 
 def _check_hook(hook: str, function: Any) -> None:
     if not callable(function):
-        raise Refused(f"{hook} is not a function")
+        raise InvalidPlugin(f"{hook} is not a function")
     mark = getattr(function, _MARK, None)
     if mark is None:
-        raise Refused(f"{hook} is not marked with @hookimpl (from nexus.plugins.api import hookimpl)")
+        raise InvalidPlugin(f"{hook} is not marked with @hookimpl (from nexus.plugins.api import hookimpl)")
     if mark.get("wrapper") or mark.get("hookwrapper") or mark.get("specname"):
-        raise Refused(f"{hook} is marked with options that are not part of this API")
+        raise InvalidPlugin(f"{hook} is marked with options that are not part of this API")
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise Refused(f"{hook} is a coroutine or a generator, and a hook is a plain function")
+        raise InvalidPlugin(f"{hook} is a coroutine or a generator; a hook must be a plain function")
 
 
-def _encoded(value: Any) -> bytes:
-    """A plugin's answer to Extra, within what may cross the wire."""
+def _encode(value: Any) -> bytes:
+    """Encode the return value of ``extra``, within the limits of the wire."""
     _check_depth(value, 0)
     try:
         data = msgspec.msgpack.encode(value)
     except (TypeError, OverflowError, ValueError, RecursionError) as error:
-        raise Refused(f"gave what no message can hold: {_short(str(error))}") from None
+        raise InvalidPlugin(f"returned a value that cannot be encoded: {_short(str(error))}") from None
     if len(data) > MAX_VALUE_BYTES:
-        raise Refused(f"gave {len(data)} bytes, and {MAX_VALUE_BYTES} are the most")
+        raise InvalidPlugin(f"returned {len(data)} bytes; the maximum is {MAX_VALUE_BYTES}")
     return data
 
 
 def _check_depth(value: Any, depth: int) -> None:
     if depth > _MAX_DEPTH:
-        raise Refused(f"gave something nested deeper than {_MAX_DEPTH} levels")
+        raise InvalidPlugin(f"returned a value nested deeper than {_MAX_DEPTH} levels")
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
-            raise Refused("gave a map whose keys are not text")
+            raise InvalidPlugin("returned a map whose keys are not text")
         for inner in value.values():
             _check_depth(inner, depth + 1)
     elif isinstance(value, (list, tuple)):
         for inner in value:
             _check_depth(inner, depth + 1)
     elif not isinstance(value, (str, int, float, bytes, type(None))):
-        raise Refused(f"gave {_kind(value)}, which no message can hold")
+        raise InvalidPlugin(f"returned {_type_of(value)}, which cannot be encoded")
 
 
-def _kind(value: Any) -> str:
-    return f"something of type {type(value).__name__}"
-
-
-def _list(words: tuple[str, ...]) -> str:
-    return ", ".join(words)
+def _type_of(value: Any) -> str:
+    return f"a value of type {type(value).__name__}"
 
 
 def _short(text: str) -> str:

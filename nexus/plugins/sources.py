@@ -1,6 +1,6 @@
-"""Where plugins are found, and which files are not trusted. It reads names and permissions, and runs nothing.
+"""Where plugins are found, and which files are not trusted. It reads names and permissions, and runs no plugin.
 
-Daemon and plugins' process share it: the daemon asks whether there is anything to start a process for.
+The daemon uses it to decide whether a plugins' process is needed, the process to read the files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GROUP_HEADER = re.compile(rb"^\s*\[\s*nexus\.plugins\s*\]", re.MULTILINE)
 
 
 class Source(msgspec.Struct, frozen=True, array_like=True):
-    """One plugin's file, and why it is refused, if it is."""
+    """One plugin's file; ``problem`` says why it is refused."""
 
     name: str
     kind: PluginKind
@@ -35,39 +35,39 @@ class Source(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Found(NamedTuple):
-    """What there is to load."""
+    """The plugins that were found."""
 
     files: list[Source]
     problem: str | None
-    """Why nothing is taken from the directory."""
+    """Why no plugin of the directory is loaded."""
     entry_points: bool
-    """Whether some installed package has plugins."""
+    """Whether an installed package has plugins."""
 
     @property
     def anything(self) -> bool:
-        """Whether there is something that a process must be started for."""
+        """Whether there is a plugin to load, which needs a process."""
         return self.entry_points or any(source.problem is None for source in self.files)
 
 
 def find(directory: str) -> Found:
-    """Look for plugins in ``directory`` and among the installed packages. It reads files; not for the event loop."""
+    """Look for plugins in ``directory`` and in the installed packages. Reads files: not to be called on the loop."""
     files, problem = _files(directory)
-    return Found(files, problem, _some_entry_point())
+    return Found(files, problem, _any_entry_point())
 
 
 def _files(directory: str) -> tuple[list[Source], str | None]:
     try:
         status = Path(directory).stat()
-        problem = _distrust(status)
+        problem = _trust_problem(status)
         if not stat.S_ISDIR(status.st_mode):
             problem = "it is not a directory"
         if problem:
-            return [], f"cannot take plugins from {directory}: {problem}"
+            return [], f"cannot load plugins from {directory}: {problem}"
         paths = sorted(Path(directory).iterdir())
     except FileNotFoundError:
         return [], None
     except OSError as error:
-        return [], f"cannot take plugins from {directory}: {error.strerror}"
+        return [], f"cannot load plugins from {directory}: {error.strerror}"
     found = []
     for path in paths:
         if path.suffix in _KINDS and not path.name.startswith((".", "_")):
@@ -77,7 +77,7 @@ def _files(directory: str) -> tuple[list[Source], str | None]:
 
 
 def name_problem(name: str) -> str | None:
-    """Why a plugin cannot be called this."""
+    """Why ``name`` is not a valid name of a plugin; None if it is valid."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         return None
     return "its name is not 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit"
@@ -85,51 +85,51 @@ def name_problem(name: str) -> str | None:
 
 def _file_problem(path: Path) -> str | None:
     try:
-        return _distrust_file(path.stat())
+        return _file_trust_problem(path.stat())
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
 
 
-def _distrust_file(status: os.stat_result) -> str | None:
+def _file_trust_problem(status: os.stat_result) -> str | None:
     if not stat.S_ISREG(status.st_mode):
         return "it is not a file"
     if status.st_size > _MAX_FILE_BYTES:
-        return f"it has {status.st_size} bytes, and {_MAX_FILE_BYTES} are the most"
-    return _distrust(status)
+        return f"it has {status.st_size} bytes; the maximum is {_MAX_FILE_BYTES}"
+    return _trust_problem(status)
 
 
-def _distrust(status: os.stat_result) -> str | None:
-    """Why what lies there may not be what this user has put there."""
+def _trust_problem(status: os.stat_result) -> str | None:
+    """Why another user may have written this file or directory."""
     if status.st_uid not in (os.geteuid(), 0):
         return f"it belongs to user {status.st_uid}, not to you ({os.geteuid()})"
     if status.st_mode & 0o022:
-        return f"others can write to it (mode {stat.S_IMODE(status.st_mode):04o}); for you alone: chmod go-w"
+        return f"other users can write to it (mode {stat.S_IMODE(status.st_mode):04o}); remove their access: chmod go-w"
     return None
 
 
 def read_trusted(path: str) -> bytes:
-    """The content of a plugin's file, which is looked at once more as it is open.
+    """Read a plugin's file. Ownership and mode are checked again on the open file, so that it cannot be swapped.
 
     Raises:
         ValueError: it is not trusted.
         OSError: it cannot be read.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        problem = _distrust_file(os.fstat(file.fileno()))
+        problem = _file_trust_problem(os.fstat(file.fileno()))
         if problem:
             raise ValueError(problem)
         return file.read(_MAX_FILE_BYTES)
 
 
-def _some_entry_point() -> bool:
-    # importlib.metadata would tell as well, at the price of 3 MiB and 40 ms for a daemon that has no plugins.
+def _any_entry_point() -> bool:
+    # importlib.metadata could do this, but costs a daemon without plugins 3 MiB and 40 ms.
     return any(_folder_has_entry_point(folder) for folder in dict.fromkeys(sys.path))
 
 
 def _folder_has_entry_point(folder: str) -> bool:
     try:
         packages = [path for path in Path(folder).iterdir() if path.suffix in (".dist-info", ".egg-info")]
-    except OSError:  # not there, or a zip file
+    except OSError:  # missing, or a zip file
         return False
     return any(_has_entry_point(package / "entry_points.txt") for package in packages)
 

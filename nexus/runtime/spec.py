@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from nexus_protocol.errors import ReportedError
+
 __all__ = ["Exit", "LimitUnavailable", "ProcessSpec", "RunHeld", "RuntimeFailure", "StartFailed"]
 
 MIN_LOG_BYTES = 64 * 1024
@@ -93,7 +95,7 @@ class Exit(NamedTuple):
     reason: str = ""
 
 
-class RuntimeFailure(Exception):
+class RuntimeFailure(ReportedError):
     """An error that a user can correct: ``message`` is one sentence, ``hint`` says what to do.
 
     ::
@@ -103,11 +105,6 @@ class RuntimeFailure(Exception):
         ├── LimitUnavailable    a limit cannot be enforced here
         └── RunHeld             the run whose files are to be deleted is still running
     """
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
 
 
 class StartFailed(RuntimeFailure):

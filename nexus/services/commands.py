@@ -1,4 +1,4 @@
-"""The public contract of services: what can be asked, with Nexsock's numbers.
+"""The public contract of services: the commands; their codes are those of Nexsock.
 
 The records are in ``records``, the errors in ``errors`` and ``nexus.git.errors``.
 """
@@ -101,11 +101,11 @@ __all__ = [
 ]
 
 _MAX_PAYLOAD = 1024 * 1024
-"""For those that carry an environment."""
+"""The largest payload of the commands that carry an environment, in bytes."""
 
-_FOUND = (ServiceNotFound, ServiceAmbiguous)
-_START = (
-    *_FOUND,
+_LOOKUP_ERRORS = (ServiceNotFound, ServiceAmbiguous)
+_START_ERRORS = (
+    *_LOOKUP_ERRORS,
     ServiceNoCommand,
     ServiceStartFailed,
     ServicePortTaken,
@@ -117,7 +117,7 @@ _START = (
 Directory = Annotated[
     Path,
     Meta(
-        description="where it runs, absolute (default: the repository, else the home directory)",
+        description="working directory, absolute (default: the repository, else the home directory)",
         extra={"option": "--dir", "path": True},
     ),
 ]
@@ -135,32 +135,35 @@ ConfigName = Annotated[
         extra={"option": "--config-file", "metavar": "FILE"},
     ),
 ]
-ConfigFormatName = Annotated[ConfigFormat, Meta(description="how the configuration file is written")]
+ConfigFormatName = Annotated[ConfigFormat, Meta(description="format of the configuration file")]
 RunCommandText = Annotated[
     RunCommand,
-    Meta(description="a string for /bin/sh -c, or a list of words that no shell sees", extra={"option": "--run"}),
+    Meta(
+        description="a string for /bin/sh -c, or a list of words that is run without a shell", extra={"option": "--run"}
+    ),
 ]
-RepoUrl = Annotated[Text, Meta(min_length=1, description="git repository that it is cloned from")]
-RepoPath = Annotated[Path, Meta(description="where its repository is, absolute", extra={"path": True})]
+RepoUrl = Annotated[Text, Meta(min_length=1, description="URL of the git repository to clone")]
+RepoPath = Annotated[Path, Meta(description="path of its repository, absolute", extra={"path": True})]
 GitBranchName = Annotated[Branch, Meta(description="branch to clone")]
-GitAuth = Annotated[GitAuthType, Meta(description="how git proves who asks: none, ssh or token")]
+GitAuth = Annotated[GitAuthType, Meta(description="how git authenticates: none, ssh or token")]
 TokenFile = Annotated[
-    Path, Meta(description="file that holds the git token, read at each use, absolute", extra={"path": True})
+    Path, Meta(description="file with the git token, read at each use, absolute", extra={"path": True})
 ]
-Restart = Annotated[RestartPolicy, Meta(description="after which exits it is started again")]
+Restart = Annotated[RestartPolicy, Meta(description="which exits are followed by a restart")]
 Backoff = Annotated[
-    int, Meta(ge=10, le=86_400_000, description="wait before the first restart, doubled before each further one")
+    int, Meta(ge=10, le=86_400_000, description="wait before the first restart, doubled for each further one")
 ]
 BackoffMax = Annotated[int, Meta(ge=10, le=86_400_000, description="longest wait before a restart")]
 RestartLimit = Annotated[
-    int, Meta(ge=0, le=10_000, description="restarts within the window after which it is failed; 0: no limit")
+    int,
+    Meta(ge=0, le=10_000, description="restarts within the window after which the service becomes failed; 0: no limit"),
 ]
-RestartWindow = Annotated[int, Meta(ge=1000, le=86_400_000, description="in which restarts are counted")]
+RestartWindow = Annotated[int, Meta(ge=1000, le=86_400_000, description="time in which restarts are counted")]
 RestartUnhealthy = Annotated[bool, Meta(description="restart it when it becomes unhealthy")]
 StartWindow = Annotated[int, Meta(ge=0, le=60_000, description="an exit within this time is a failed start")]
-HealthExec = Annotated[RunCommand, Meta(description="health check: healthy when this command ends with 0")]
+HealthExec = Annotated[RunCommand, Meta(description="health check: healthy when this command exits with 0")]
 HealthTcp = Annotated[
-    Port, Meta(description="health check: healthy when this port of the loopback accepts; 0: its own")
+    Port, Meta(description="health check: healthy when this loopback port accepts connections; 0: its own port")
 ]
 HealthLog = Annotated[
     str,
@@ -170,85 +173,91 @@ HealthLog = Annotated[
         description="health check: healthy once a line of output matches this regular expression",
     ),
 ]
-HealthInterval = Annotated[int, Meta(ge=100, le=86_400_000, description="between two health checks")]
-HealthTimeout = Annotated[int, Meta(ge=10, le=86_400_000, description="for one health check")]
+HealthInterval = Annotated[int, Meta(ge=100, le=86_400_000, description="time between two health checks")]
+HealthTimeout = Annotated[int, Meta(ge=10, le=86_400_000, description="time limit of one health check")]
 HealthRetries = Annotated[int, Meta(ge=1, le=1000, description="failures in a row that make it unhealthy")]
 HealthStartPeriod = Annotated[
-    int, Meta(ge=0, le=86_400_000, description="failures this soon after the start do not count")
+    int, Meta(ge=0, le=86_400_000, description="failures within this time after the start do not count")
 ]
-Signal = Annotated[StopSignal, Meta(description="the signal that asks it to stop")]
-Grace = Annotated[int, Meta(ge=0, le=3_600_000, description="from the stop signal to SIGKILL")]
-Autostart = Annotated[bool, Meta(description="start it with the daemon, unless it was stopped on demand since boot")]
-TagList = Annotated[Tags, Meta(description="words to find it by", extra={"option": "--tag", "metavar": "TAG"})]
+Signal = Annotated[StopSignal, Meta(description="signal that is sent to stop it")]
+Grace = Annotated[int, Meta(ge=0, le=3_600_000, description="time from the stop signal to SIGKILL")]
+Autostart = Annotated[
+    bool, Meta(description="start it when the daemon starts, unless it was stopped on demand since boot")
+]
+TagList = Annotated[Tags, Meta(description="tags to find it by", extra={"option": "--tag", "metavar": "TAG"})]
 MemoryLimit = Annotated[
     int,
-    Meta(ge=1, le=16_777_216, description="memory that its processes may have, in MiB", extra={"option": "--memory"}),
+    Meta(ge=1, le=16_777_216, description="memory limit of all its processes, in MiB", extra={"option": "--memory"}),
 ]
 CpuLimit = Annotated[
-    int, Meta(ge=1, le=100_000, description="share of CPU, 100 is one core", extra={"option": "--cpu"})
+    int,
+    Meta(
+        ge=1,
+        le=100_000,
+        description="CPU limit of all its processes in percent, 100 is one core",
+        extra={"option": "--cpu"},
+    ),
 ]
-LogLimit = Annotated[int, Meta(ge=1, le=65_536, description="bound of its kept output, in MiB")]
-Timeout = Annotated[int, Meta(ge=1, le=86_400_000, description="give up after so long")]
+LogLimit = Annotated[int, Meta(ge=1, le=65_536, description="largest size of its kept output, in MiB")]
+Timeout = Annotated[int, Meta(ge=1, le=86_400_000, description="time limit of the request")]
 GitToken = Annotated[Token, Meta(description="git token, used for this request and never stored")]
 
 
-@command(1, errors=(*_START, ServiceRunning), max_payload=_MAX_PAYLOAD)
+@command(1, errors=(*_START_ERRORS, ServiceRunning), max_payload=_MAX_PAYLOAD)
 class StartService(Command[ServiceStarted]):
-    """Start a service, and before it what it depends on.
+    """Start a service, after the services that it depends on.
 
-    Answers when it is up: it has outlived its start window, or with ``wait`` is healthy (a oneshot service: has ended
-    with 0). A service that is up stays as it is. The environment is kept for its restarts.
+    Replies when it is up: it has outlived its start window, or with ``wait`` it is healthy (a oneshot service: it has
+    exited with 0). A service that is already up is not changed. The environment is kept for its restarts.
     """
 
     service: ServiceReference
     environment: Annotated[Variables, Meta(description="variables for this run and its restarts")] | None = None
-    wait: Annotated[bool, Meta(description="answer only once it is healthy, or completed")] = False
+    wait: Annotated[bool, Meta(description="reply only when it is healthy, or completed")] = False
     timeout_ms: Timeout | None = None
 
 
-@command(2, errors=(*_FOUND, ServiceNeeded))
+@command(2, errors=(*_LOOKUP_ERRORS, ServiceNeeded))
 class StopService(Command[ServicesStopped]):
-    """Stop a service; answers when all of its processes are gone.
+    """Stop a service; replies when all of its processes have ended.
 
-    What others that are up need is refused, unless ``cascade`` stops those first, in reverse order.
+    Refused while services that depend on it are up; ``cascade`` stops those first, dependents before dependencies.
     """
 
     service: ServiceReference
-    cascade: Annotated[bool, Meta(description="stop what depends on it, too")] = False
+    cascade: Annotated[bool, Meta(description="stop the services that depend on it first")] = False
     timeout_ms: Timeout | None = None
 
 
-@command(3, errors=_START, max_payload=_MAX_PAYLOAD)
+@command(3, errors=_START_ERRORS, max_payload=_MAX_PAYLOAD)
 class RestartService(Command[ServiceStarted]):
-    """Stop a service if it is up, and start it with the environment that it was last started with, or a new one."""
+    """Stop a service if it is up, and start it with the environment of its last start, or with a new one."""
 
     service: ServiceReference
-    environment: (
-        Annotated[Variables, Meta(description="variables instead of those that it was started with")] | None
-    ) = None
-    wait: Annotated[bool, Meta(description="answer only once it is healthy, or completed")] = False
+    environment: Annotated[Variables, Meta(description="variables that replace those of its last start")] | None = None
+    wait: Annotated[bool, Meta(description="reply only when it is healthy, or completed")] = False
     timeout_ms: Timeout | None = None
 
 
-@command(4, errors=_FOUND)
+@command(4, errors=_LOOKUP_ERRORS)
 class GetServiceStatus(Command[ServiceStatus]):
-    """Get a service with its dependencies, its dependents and what its processes use."""
+    """Get a service with its dependencies, its dependents and the resources that its processes use."""
 
     service: ServiceReference
 
 
 @command(5, errors=(ServiceNameTaken, ServiceIdTaken, ServiceInvalid), max_payload=_MAX_PAYLOAD)
 class AddService(Command[Service]):
-    """Add a service, stopped.
+    """Add a service, in state stopped.
 
-    With an ``id`` chosen by the client a request that is repeated after a lost reply gives the same service again.
+    With an ``id`` chosen by the client, a request that is repeated after a lost reply returns the same service.
     """
 
     name: Annotated[ServiceName, Meta(extra={"metavar": "NAME"})]
     run_command: RunCommandText | None = None
-    type: Annotated[ServiceType, Meta(description="simple: goes on; oneshot: does its work and ends")] = (
-        ServiceType.SIMPLE
-    )
+    type: Annotated[
+        ServiceType, Meta(description="simple: runs until it is stopped; oneshot: does its work and exits")
+    ] = ServiceType.SIMPLE
     directory: Directory | None = None
     port: DeclaredPort | None = None
     environment: Variables | None = None
@@ -285,18 +294,18 @@ class AddService(Command[Service]):
             str,
             Meta(
                 pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)",
-                description="a UUID of the client's choosing, in lower case, that makes a repeated request harmless",
+                description="a UUID chosen by the client, in lower case, so that the request can be repeated safely",
             ),
         ]
         | None
     ) = None
 
 
-@command(6, errors=(*_FOUND, ServiceRunning, ServiceNeeded))
+@command(6, errors=(*_LOOKUP_ERRORS, ServiceRunning, ServiceNeeded))
 class RemoveService(Command[Service]):
-    """Remove a service that is not up, with its kept output; gives what was removed. Its repository stays.
+    """Remove a service that is not up, and its kept output; returns the removed service. Its repository stays.
 
-    What others depend on is refused. With ``stop`` one that is up is stopped first.
+    Refused while other services depend on it. With ``stop`` a service that is up is stopped first.
     """
 
     service: ServiceReference
@@ -305,36 +314,36 @@ class RemoveService(Command[Service]):
 
 @command(7, errors=(ServiceCursorInvalid,), large_reply=True)
 class ListServices(Command[ServicePage]):
-    """List services by name.
+    """List services, sorted by name.
 
-    A page ends at ``limit`` services or 1 MiB, whichever comes first; ``next_cursor`` is there when more follow.
+    A page ends at ``limit`` services or 1 MiB, whichever comes first; ``next_cursor`` is set when more follow.
     """
 
     state: Annotated[ServiceState, Meta(description="only services in this state")] | None = None
     tag: Annotated[Text, Meta(description="only services with this tag")] | None = None
     limit: Annotated[int, Meta(ge=1, le=10_000, description="services in a page, 1 to 10000")] = 1000
-    cursor: Annotated[str, Meta(max_length=512, description="where the page before this one ended")] | None = None
+    cursor: Annotated[str, Meta(max_length=512, description="the next_cursor of the page before")] | None = None
 
 
-@command(8, errors=_FOUND)
+@command(8, errors=_LOOKUP_ERRORS)
 class GetServiceStdout(StreamCommand[LogPiece, LogEnd]):
-    """Read a service's output, of this run and of earlier ones while it is kept, byte for byte.
+    """Read the kept output of a service, byte for byte, of this run and of earlier ones.
 
-    With ``follow`` it goes on with what the service writes, also over its restarts, until it is cancelled.
+    With ``follow`` the stream continues with new output, across restarts of the service, until it is cancelled.
     """
 
     service: ServiceReference
-    lines: Annotated[int, Meta(ge=0, le=10_000_000, description="only the last so many lines")] | None = None
+    lines: Annotated[int, Meta(ge=0, le=10_000_000, description="only this many last lines")] | None = None
     since_at: (
-        Annotated[int, Meta(ge=0, description="only what came at this time or later, in ms since 1970")] | None
+        Annotated[int, Meta(ge=0, description="only output received at this time or later, in ms since 1970")] | None
     ) = None
     stream: Annotated[LogStream, Meta(description="only standard output, or only standard error")] | None = None
-    follow: Annotated[bool, Meta(description="go on with what comes")] = False
+    follow: Annotated[bool, Meta(description="follow new output")] = False
 
 
-@command(10, errors=(*_FOUND, ServiceInvalid))
+@command(10, errors=(*_LOOKUP_ERRORS, ServiceInvalid))
 class UpdateConfig(Command[ServiceConfig]):
-    """Change a service's configuration file, its format or the run command; a running service has it at its next start.
+    """Change a service's configuration file, its format or the run command, from the service's next start on.
 
     ``clear`` takes ``filename`` and ``run_command``.
     """
@@ -348,36 +357,44 @@ class UpdateConfig(Command[ServiceConfig]):
     ) = None
 
 
-@command(11, errors=(*_FOUND, ServiceConfigFile), large_reply=True)
+@command(11, errors=(*_LOOKUP_ERRORS, ServiceConfigFile), large_reply=True)
 class GetConfig(Command[ServiceConfig]):
     """Get a service's configuration: the variables that its record declares, or the whole environment of a start.
 
-    Who wins, from last to first: the daemon's own environment (inherited), the configuration file (file), the
-    record (service), the start (start), the port (port), the tunnels (tunnel), and what Nexus itself sets (nexus).
+    Each source overrides those before it: the daemon's own environment (inherited), the configuration file (file), the
+    record (service), the start (start), the port (port), the tunnels (tunnel), and Nexus itself (nexus).
     """
 
     service: ServiceReference
-    resolved: Annotated[bool, Meta(description="everything that a start would pass, and where it comes from")] = False
+    resolved: Annotated[
+        bool, Meta(description="the whole environment of a start, with the source of each variable")
+    ] = False
     reveal: Annotated[bool, Meta(description="show the values")] = False
 
 
-@command(12, errors=(*_FOUND, ServiceNameTaken, ServiceInvalid), max_payload=_MAX_PAYLOAD)
+@command(12, errors=(*_LOOKUP_ERRORS, ServiceNameTaken, ServiceInvalid), max_payload=_MAX_PAYLOAD)
 class UpdateService(Command[Service]):
-    """Change a service; what is absent stays, and ``clear`` names optional fields to unset.
+    """Change a service; absent fields keep their values, and ``clear`` names optional fields to unset.
 
-    A service that is up goes on as it was started and has the new values at its next start; its restart policy,
-    health check, tags and autostart hold at once. ``environment`` replaces all of its variables;
+    A service that is up keeps running as it was started and has the new values at its next start; its restart policy,
+    health check, tags and autostart take effect at once. ``environment`` replaces all of its variables;
     ``set_environment`` and ``unset_environment`` change single ones.
     """
 
     service: ServiceReference
     name: Annotated[ServiceName, Meta(description="a new name")] | None = None
     run_command: RunCommandText | None = None
-    type: Annotated[ServiceType, Meta(description="simple: goes on; oneshot: does its work and ends")] | None = None
+    type: (
+        Annotated[ServiceType, Meta(description="simple: runs until it is stopped; oneshot: does its work and exits")]
+        | None
+    ) = None
     directory: Directory | None = None
     port: DeclaredPort | None = None
     environment: (
-        Annotated[Environment, Meta(description="all of its environment variables", extra={"option": "--environment"})]
+        Annotated[
+            Environment,
+            Meta(description="environment variables that replace all present ones", extra={"option": "--environment"}),
+        ]
         | None
     ) = None
     set_environment: Variables | None = None
@@ -442,70 +459,73 @@ DependencyReference = Annotated[
 ]
 
 
-@command(20, errors=(*_FOUND, ServiceCycle, ServiceDependencyExists, ServiceTunnelNameTaken))
+@command(20, errors=(*_LOOKUP_ERRORS, ServiceCycle, ServiceDependencyExists, ServiceTunnelNameTaken))
 class AddDependency(Command[Dependency]):
     """Make a service depend on another one.
 
-    The same dependency again changes nothing. With ``tunnel_enabled`` the dependent finds a stable loopback address
-    of the dependency in ``NEXUS_<NAME>_HOST`` and ``NEXUS_<NAME>_PORT``, NAME in upper case and other characters than
-    letters and digits as ``_``.
+    A repeated request changes nothing. With ``tunnel_enabled`` the dependent gets a stable loopback address of the
+    dependency in ``NEXUS_<NAME>_HOST`` and ``NEXUS_<NAME>_PORT``: NAME is the name in upper case, with ``_`` for each
+    character that is no letter or digit.
     """
 
     service: ServiceReference
     dependency: DependencyReference
-    condition: Annotated[DependencyCondition, Meta(description="what it must have reached first")] = (
-        DependencyCondition.STARTED
-    )
+    condition: Annotated[
+        DependencyCondition, Meta(description="what the dependency must have reached before the service starts")
+    ] = DependencyCondition.STARTED
     tunnel_enabled: Annotated[
-        bool, Meta(description="give it a stable loopback address", extra={"option": "--tunnel"})
+        bool,
+        Meta(description="give the service a stable loopback address of the dependency", extra={"option": "--tunnel"}),
     ] = False
-    when_lost: Annotated[WhenLost, Meta(description="what happens to the service when the dependency dies")] = (
+    when_lost: Annotated[WhenLost, Meta(description="what the running service does when the dependency is lost")] = (
         WhenLost.IGNORE
     )
 
 
-@command(21, errors=(*_FOUND, ServiceDependencyNotFound))
+@command(21, errors=(*_LOOKUP_ERRORS, ServiceDependencyNotFound))
 class RemoveDependency(Command[Dependency]):
-    """Remove a dependency; gives what was removed."""
+    """Remove a dependency, and return it."""
 
     service: ServiceReference
     dependency: DependencyReference
 
 
-@command(22, errors=_FOUND, large_reply=True)
+@command(22, errors=_LOOKUP_ERRORS, large_reply=True)
 class ListDependencies(Command[DependencyList]):
-    """List what a service depends on, or with ``reverse`` what depends on it; without a service, every dependency."""
+    """List the dependencies of a service, or with ``reverse`` its dependents; without a service, every dependency."""
 
     service: ServiceReference | None = None
-    reverse: Annotated[bool, Meta(description="what depends on it instead")] = False
-    recursive: Annotated[bool, Meta(description="and what those depend on, to the end")] = False
+    reverse: Annotated[bool, Meta(description="list the dependents instead")] = False
+    recursive: Annotated[bool, Meta(description="follow dependencies of dependencies, or dependents of dependents")] = (
+        False
+    )
 
 
-@command(30, errors=(*_FOUND, ServiceNoRepository, *GIT_CHECKOUT_ERRORS))
+@command(30, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_CHECKOUT_ERRORS))
 class CheckoutBranch(Command[RepoStatus]):
-    """Check out a branch of a service's repository, or create it; refused where uncommitted work could be lost."""
+    """Check out a branch of a service's repository, or create it; refused if uncommitted work could be lost."""
 
     service: ServiceReference
     branch: Annotated[Branch, Meta(extra={"metavar": "BRANCH"})]
-    create: Annotated[bool, Meta(description="create it from what is checked out")] = False
+    create: Annotated[bool, Meta(description="create the branch at the present commit")] = False
 
 
-@command(31, errors=(*_FOUND, ServiceNoRepository, *GIT_READ_ERRORS))
+@command(31, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_READ_ERRORS))
 class GetRepoStatus(Command[RepoStatus]):
-    """Get what is checked out in a service's repository, and what has changed there."""
+    """Get the state of a service's repository: branch, commit, upstream, changed files, unfinished operations."""
 
     service: ServiceReference
 
 
-@command(32, errors=(*_FOUND, ServiceNoRepository, *GIT_CHECKOUT_ERRORS))
+@command(32, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_CHECKOUT_ERRORS))
 class GitCheckoutCommit(Command[RepoStatus]):
-    """Check out a commit of a service's repository, detached; refused where uncommitted work could be lost."""
+    """Check out a commit of a service's repository, detached; refused if uncommitted work could be lost."""
 
     service: ServiceReference
     commit: Annotated[Branch, Meta(extra={"metavar": "COMMIT"})]
 
 
-@command(33, errors=(*_FOUND, ServiceNoRepository, *GIT_PULL_ERRORS))
+@command(33, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_PULL_ERRORS))
 class GitPull(StreamCommand[GitProgress, RepoStatus]):
     """Pull into a service's repository, fast-forward only."""
 
@@ -513,24 +533,24 @@ class GitPull(StreamCommand[GitProgress, RepoStatus]):
     token: GitToken | None = None
 
 
-@command(34, errors=(*_FOUND, ServiceNoRepository, *GIT_LOG_ERRORS), large_reply=True)
+@command(34, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_LOG_ERRORS), large_reply=True)
 class GitLog(Command[GitCommitList]):
     """List commits of a service's repository, newest first."""
 
     service: ServiceReference
-    limit: Annotated[int, Meta(ge=1, le=10_000, description="commits, 1 to 10000")] = 20
-    revision: Annotated[Branch, Meta(description="from here back (default: what is checked out)")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000, description="number of commits, 1 to 10000")] = 20
+    revision: Annotated[Branch, Meta(description="the newest commit to list (default: HEAD)")] | None = None
 
 
-@command(35, errors=(*_FOUND, ServiceNoRepository, *GIT_READ_ERRORS), large_reply=True)
+@command(35, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_READ_ERRORS), large_reply=True)
 class GitListBranches(Command[GitBranchList]):
     """List the branches of a service's repository."""
 
     service: ServiceReference
-    remote: Annotated[bool, Meta(description="the branches of its remotes, too")] = False
+    remote: Annotated[bool, Meta(description="include the branches of its remotes")] = False
 
 
-@command(36, errors=(*_FOUND, ServiceInvalid, *GIT_CLONE_ERRORS))
+@command(36, errors=(*_LOOKUP_ERRORS, ServiceInvalid, *GIT_CLONE_ERRORS))
 class GitClone(StreamCommand[GitProgress, RepoStatus]):
     """Clone a service's repository to its ``repo_path``, which may be absent or an empty directory."""
 

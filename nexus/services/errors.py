@@ -1,4 +1,4 @@
-"""What can be refused about a service: the domain errors of this capability, those of git apart.
+"""The domain errors of services; those of git are in ``nexus.git.errors``.
 
 ::
 
@@ -44,19 +44,19 @@ class ServiceNotFound(NotFound):
 
 
 class ServiceDependencyNotFound(NotFound):
-    """The service does not depend on that one."""
+    """The service does not depend on the other one."""
 
     type = "service.dependency_not_found"
 
 
 class ServiceNoRepository(NotFound):
-    """The service has no repository, or none is at its path yet."""
+    """The service declares no repository, or there is none at its path yet."""
 
     type = "service.no_repository"
 
 
 class ServiceAmbiguous(Conflict):
-    """Several ids begin like this; ``details.matches`` names some of them."""
+    """Several services have ids with this prefix; ``details.matches`` names some of them."""
 
     type = "service.ambiguous"
 
@@ -68,49 +68,49 @@ class ServiceNameTaken(Conflict):
 
 
 class ServiceIdTaken(Conflict):
-    """A service with this id exists and differs from what was asked for."""
+    """A service with this id exists, and its fields differ from the requested ones."""
 
     type = "service.id_taken"
 
 
 class ServiceDependencyExists(Conflict):
-    """The service depends on that one already, in another way."""
+    """The service already depends on the other one, with another condition, loss policy or tunnel."""
 
     type = "service.dependency_exists"
 
 
 class ServiceTunnelNameTaken(Conflict):
-    """Two tunnelled dependencies would have the same variables in their dependent's environment."""
+    """Two tunnelled dependencies would set the same variables in their dependent's environment."""
 
     type = "service.tunnel_name_taken"
 
 
 class ServiceInvalid(InvalidArgument):
-    """The fields do not fit together; ``details.path`` names one."""
+    """The fields contradict each other, or one is invalid; ``details.path`` names it."""
 
     type = "service.invalid"
 
 
 class ServiceCursorInvalid(InvalidArgument):
-    """The cursor is not one that ListServices gave for these filters."""
+    """The cursor does not come from ListServices with these filters."""
 
     type = "service.cursor_invalid"
 
 
 class ServiceRunning(FailedPrecondition):
-    """The service runs, and this needs one that does not."""
+    """The service is up, and the request needs it to be stopped or to have another environment."""
 
     type = "service.running"
 
 
 class ServiceNeeded(FailedPrecondition):
-    """Other services need this one; ``details.dependents`` names them."""
+    """Other services depend on this one; ``details.dependents`` names them."""
 
     type = "service.needed"
 
 
 class ServiceCycle(FailedPrecondition):
-    """The dependency would close a cycle; ``details.cycle`` spells it out."""
+    """The dependency would close a cycle; ``details.cycle`` lists the names along it."""
 
     type = "service.cycle"
 
@@ -122,13 +122,13 @@ class ServiceNoCommand(FailedPrecondition):
 
 
 class ServiceStartFailed(FailedPrecondition):
-    """The service did not come up; ``details`` has ``reason``, how it ended, and its last lines as ``log``."""
+    """The service did not come up; ``details`` has ``reason``, the exit, and the last lines of output as ``log``."""
 
     type = "service.start_failed"
 
 
 class ServicePortTaken(FailedPrecondition):
-    """Somebody else has the service's port; ``details`` says who."""
+    """Another process or service has the service's port; ``details`` names it."""
 
     type = "service.port_taken"
 
@@ -146,6 +146,6 @@ class ServiceDependencyFailed(FailedPrecondition):
 
 
 class ServiceStopped(FailedPrecondition):
-    """The service was stopped while somebody waited for it to come up."""
+    """The service was stopped while the request waited for it to come up."""
 
     type = "service.stopped"

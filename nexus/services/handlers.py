@@ -1,6 +1,6 @@
-"""One function for each command on services; those of git are in ``git_handlers``.
+"""The handlers of the commands on services; those of git are in ``git.handlers``.
 
-What a record says is changed here. What its processes do is the manager's business, which is told of each change.
+They change records and notify the manager, which alone acts on processes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 from nexus import journal
 from nexus.capability import Context, Stream, handles
 from nexus.paging import decode_cursor, encode_cursor, read_page
-from nexus.services import store
-from nexus.services import validation as rules
+from nexus.services import store, validation
 from nexus.services.commands import (
     AddDependency,
     AddService,
@@ -88,8 +87,8 @@ __all__ = [
     "update_service",
 ]
 
-_NAMES_IN_AN_EVENT = 50
-_EDGES_AT_A_TIME = 200
+_MAX_NAMES_PER_EVENT = 50
+_EDGES_PER_READ = 200
 
 
 def _record(tx: Transaction, ctx: Context, what: str, service: Service, detail: dict[str, Any]) -> None:
@@ -109,7 +108,7 @@ def _size_bytes(*environments: Mapping[str, str] | None) -> int:
 
 @handles(AddService)
 async def add_service(ctx: Context, command: AddService) -> Service:
-    rules.check(f'cannot add service "{command.name}"', {name: getattr(command, name) for name in store.DECLARED})
+    validation.check(f'cannot add service "{command.name}"', {name: getattr(command, name) for name in store.DECLARED})
 
     def change(tx: Transaction) -> Service:
         service, new = store.insert(tx, command)
@@ -142,15 +141,15 @@ async def _update(
         stored = store.stored(tx, command.service)
         before = store.declared(stored)
         cannot = f'cannot update service "{stored.service.name}"'
-        given = rules.changed_fields(cannot, command, stored.environment)
+        given = validation.changed_fields(cannot, command, stored.environment)
         changes = {name: value for name, value in given.items() if value != before[name]}
         if not changes:
             return stored.service, stored.environment
-        rules.check(cannot, before | changes)
+        validation.check(cannot, before | changes)
         if "name" in changes:
             dependencies.refuse_tunnel_names_of(tx, stored.service, changes["name"])
         service = store.update(tx, stored.service, changes)
-        _record(tx, ctx, "updated", service, _told(before, changes))
+        _record(tx, ctx, "updated", service, _change_detail(before, changes))
         return service, changes.get("environment", stored.environment)
 
     service, variables = await ctx.store.write(change, size_bytes=size_bytes)
@@ -158,14 +157,14 @@ async def _update(
     return service, variables
 
 
-def _told(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """What an event says of changed fields: from what to what, but where secrets may be only that they changed."""
+def _change_detail(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The event detail of changed fields: old and new value; of fields that may hold secrets only that they changed."""
     detail: dict[str, Any] = {}
     for name, value in changes.items():
         if name == "environment":
             old = before[name]
             names = sorted(key for key in old.keys() | value.keys() if old.get(key) != value.get(key))
-            detail[name] = {"changed": names[:_NAMES_IN_AN_EVENT]}
+            detail[name] = {"changed": names[:_MAX_NAMES_PER_EVENT]}
         elif name in ("run_command", "health_exec"):
             detail[name] = {"changed": True}
         else:
@@ -204,7 +203,7 @@ async def list_services(ctx: Context, command: ListServices) -> ServicePage:
 async def get_config(ctx: Context, command: GetConfig) -> ServiceConfig:
     stored = ctx.store.read(lambda reader: store.stored(reader, command.service), snapshot=True)
     if command.resolved:
-        variables = [_shown(variable, command.reveal) for variable in await _resolved(stored)]
+        variables = [_to_config_variable(variable, command.reveal) for variable in await _resolved(stored)]
     else:
         variables = [
             ConfigVariable(name, "service", value if command.reveal else None)
@@ -214,7 +213,7 @@ async def get_config(ctx: Context, command: GetConfig) -> ServiceConfig:
 
 
 async def _resolved(stored: StoredService) -> list[environment.Variable]:
-    """As of its next start, or of its run while it is up."""
+    """The environment of its present run, or when it is not up of its next start."""
     service = stored.service
     return await environment.resolve(
         stored,
@@ -224,9 +223,9 @@ async def _resolved(stored: StoredService) -> list[environment.Variable]:
     )
 
 
-def _shown(variable: environment.Variable, reveal: bool) -> ConfigVariable:
-    plain = reveal or variable.source in ("port", "tunnel", "nexus")  # no secrets, and what people look for
-    return ConfigVariable(variable.name, variable.source, variable.value if plain else None)
+def _to_config_variable(variable: environment.Variable, reveal: bool) -> ConfigVariable:
+    unmasked = reveal or variable.source in ("port", "tunnel", "nexus")  # these sources hold no secrets
+    return ConfigVariable(variable.name, variable.source, variable.value if unmasked else None)
 
 
 def _config(service: Service, variables: list[ConfigVariable]) -> ServiceConfig:
@@ -269,7 +268,7 @@ async def remove_dependency(ctx: Context, command: RemoveDependency) -> Dependen
         if edge is None:
             raise ServiceDependencyNotFound(
                 f'cannot remove the dependency of "{service.name}" on "{dependency.name}": there is none',
-                hint=f"What it depends on: nexusctl service dependency list {service.name}",
+                hint=f"List its dependencies: nexusctl service dependency list {service.name}",
                 details={"service": service.name, "dependency": dependency.name},
             )
         removed = dependency_store.listed(tx, service_id=service.id, dependency_id=dependency.id)[0]
@@ -290,11 +289,11 @@ async def _change_dependency(ctx: Context, change: Callable[[Transaction], Depen
 @handles(ListDependencies)
 async def list_dependencies(ctx: Context, command: ListDependencies) -> DependencyList:
     if command.service is None:
-        return DependencyList(await _every_dependency(ctx))
+        return DependencyList(await _all_dependencies(ctx))
     pending = [_resolve(ctx, command.service).id]
     seen, found = set(pending), []
     while pending:
-        # A service at a time, so that a large graph delays nobody else.
+        # One service per turn of the loop, so that a large graph does not delay other clients.
         of = {"dependency_id" if command.reverse else "service_id": pending.pop()}
         for dependency in ctx.store.read(lambda reader, of=of: dependency_store.listed(reader, **of)):  # type: ignore[misc]
             found.append(dependency)
@@ -306,13 +305,13 @@ async def list_dependencies(ctx: Context, command: ListDependencies) -> Dependen
     return DependencyList(sorted(found, key=lambda dependency: (dependency.service, dependency.dependency)))
 
 
-async def _every_dependency(ctx: Context) -> list[Dependency]:
+async def _all_dependencies(ctx: Context) -> list[Dependency]:
     found: list[Dependency] = []
     after = ("", "")
     while True:
-        part = ctx.store.read(functools.partial(dependency_store.listed, after=after, limit=_EDGES_AT_A_TIME))
+        part = ctx.store.read(functools.partial(dependency_store.listed, after=after, limit=_EDGES_PER_READ))
         found += part
-        if len(part) < _EDGES_AT_A_TIME:
+        if len(part) < _EDGES_PER_READ:
             return found
         after = (part[-1].service, part[-1].dependency)
         await asyncio.sleep(0)

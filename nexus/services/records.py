@@ -72,7 +72,7 @@ Path = Annotated[str, Meta(min_length=1, max_length=4096, pattern=_ABSOLUTE)]
 Shell = Annotated[str, Meta(min_length=1, max_length=16_384, pattern=_NO_NUL)]
 Argv = Annotated[list[Annotated[str, Meta(max_length=16_384, pattern=_NO_NUL)]], Meta(min_length=1, max_length=256)]
 RunCommand = Shell | Argv
-"""A string for ``/bin/sh -c``, or the words of a command that no shell sees."""
+"""A string for ``/bin/sh -c``, or the words of a command that is run without a shell."""
 VariableName = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$(?!\n)")]
 Environment = Annotated[
     dict[VariableName, Annotated[str, Meta(max_length=32_768, pattern=_NO_NUL)]],
@@ -87,10 +87,10 @@ Branch = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^-\x00-\x
 
 
 class Service(Record, kw_only=True):
-    """A service: what it is told to be, then what it is. Optional fields are there only where they are set.
+    """A service: its declared configuration, then its present state. Optional fields are absent when they are not set.
 
-    The values of its environment are left out, only their names are here; ``GetConfig`` shows them. ``updated_at`` is
-    when what it is told to be was last changed.
+    Of its environment variables it has only the names; ``GetConfig`` shows the values. ``updated_at`` is when the
+    declared configuration was last changed.
     """
 
     id: str
@@ -100,13 +100,13 @@ class Service(Record, kw_only=True):
     created_at: int
     updated_at: int
     state_at: int
-    """Since when it is in this state."""
+    """When it entered its present state."""
 
     run_command: str | list[str] | None = None
-    """A string for ``/bin/sh -c``, or the words of a command that no shell sees."""
+    """A string for ``/bin/sh -c``, or the words of a command that is run without a shell."""
     type: ServiceType
     directory: str | None = None
-    """Where it runs; else in its repository, else in the home directory."""
+    """Working directory; absent: the repository, else the home directory."""
     port: int | None = None
     """The TCP port that it listens on; 0: a free one is leased at each start and passed as PORT."""
     environment_names: list[str] = field(default_factory=list)
@@ -120,30 +120,30 @@ class Service(Record, kw_only=True):
     git_token_file: str | None = None
     restart: RestartPolicy
     restart_backoff_ms: int
-    """Before the first restart; twice as long before each further one."""
+    """Wait before the first restart; doubled for each further one."""
     restart_backoff_max_ms: int
     restart_limit: int
-    """More restarts than this within ``restart_window_ms``, and it is failed; 0: without limit."""
+    """With more restarts than this within ``restart_window_ms`` the service becomes failed; 0: no limit."""
     restart_window_ms: int
     restart_unhealthy: bool
-    """Whether a service that runs and becomes unhealthy is restarted, by its policy."""
+    """Whether its policy restarts it when it becomes unhealthy."""
     start_window_ms: int
     """An exit within this time is a failed start."""
     health_exec: str | list[str] | None = None
-    """Healthy when this ends with 0."""
+    """Healthy when this command exits with 0."""
     health_tcp: int | None = None
-    """Healthy when this port of 127.0.0.1 or ::1 accepts; 0: the service's own port."""
+    """Healthy when this port accepts connections on 127.0.0.1 or ::1; 0: the service's own port."""
     health_log: str | None = None
     """Healthy once a line of the run's output matches this regular expression."""
     health_interval_ms: int
     health_timeout_ms: int
     health_retries: int
-    """So many failures in a row make it unhealthy."""
+    """Failures in a row that make it unhealthy."""
     health_start_period_ms: int
-    """Failures this soon after the start do not count."""
+    """Failures within this time after the start do not count."""
     stop_signal: StopSignal
     stop_grace_ms: int
-    """From the stop signal to SIGKILL."""
+    """Time from the stop signal to SIGKILL."""
     autostart: bool
     tags: list[str] = field(default_factory=list)
     memory_limit_mib: int | None = None
@@ -162,33 +162,33 @@ class Service(Record, kw_only=True):
     """Restarts by its policy since it was last started on demand."""
     next_restart_at: int | None = None
     exit_code: int | None = None
-    """Of the last run, when it ended with one."""
+    """Of the last run, if it exited."""
     exit_signal: int | None = None
-    """Of the last run, when a signal ended it."""
+    """Of the last run, if a signal killed it."""
     reason: str | None = None
-    """Why it is in this state, in words."""
+    """Why it is in this state, as a sentence for people."""
     reason_code: ServiceReason | None = None
-    """The same for programs; there whenever ``reason`` is."""
+    """The same for programs; set whenever ``reason`` is set."""
     health_message: str | None = None
-    """What the last health check said."""
+    """The message of the last health check."""
     lost_dependencies: list[str] = field(default_factory=list)
-    """Names of dependencies that are not up while it is."""
+    """Names of the dependencies that it has lost or waits for without starting them."""
 
 
 class ServicePage(Record):
-    """Some services by name, and the cursor for those that follow."""
+    """Some services, sorted by name; the cursor is set when more follow."""
 
     services: list[Service]
     next_cursor: str | None = None
 
 
 class Dependency(Record):
-    """That one service depends on another."""
+    """The dependency of one service on another."""
 
     service: str
     """Name of the dependent."""
     dependency: str
-    """Name of the one that it depends on."""
+    """Name of the service that it depends on."""
     service_id: str
     dependency_id: str
     condition: DependencyCondition
@@ -196,71 +196,71 @@ class Dependency(Record):
     when_lost: WhenLost
     created_at: int
     state: ServiceState
-    """Of the one that is depended on."""
+    """Of the dependency."""
     health: ServiceHealth
     tunnel_host: str | None = None
     tunnel_port: int | None = None
-    """Where the dependent reaches the dependency, in this run of the dependent."""
+    """The tunnel's address in the present run of the dependent; absent without a tunnel or a run."""
 
 
 class DependencyList(Record):
-    """Dependencies, by dependent and dependency."""
+    """Dependencies, sorted by the names of dependent and dependency."""
 
     dependencies: list[Dependency]
 
 
 class ServiceStatus(Record):
-    """A service with what it stands between and what it uses."""
+    """A service with its dependencies, its dependents and the resources that its processes use."""
 
     service: Service
     dependencies: list[Dependency] = field(default_factory=list)
-    """What it depends on."""
+    """Its dependencies."""
     dependents: list[Dependency] = field(default_factory=list)
-    """What depends on it."""
+    """Its dependents."""
     memory_rss_bytes: int | None = None
     cpu_time_ms: int | None = None
     process_count: int | None = None
 
 
 class ServiceStarted(Record):
-    """The service as it came up, and the names of all that this request started, in order."""
+    """The started service, and the names of the services that this request started, in order."""
 
     service: Service
     started: list[str] = field(default_factory=list)
-    """Empty when it was up already."""
+    """Empty if the service was already up."""
 
 
 class ServicesStopped(Record):
-    """The service as it ended, and the names of all that this request stopped, in order."""
+    """The stopped service, and the names of the services that this request stopped, in order."""
 
     service: Service
     stopped: list[str] = field(default_factory=list)
 
 
 class LogPiece(Record):
-    """Some output of one stream: whole lines where they are not longer than 64 KiB."""
+    """A piece of one stream's output: whole lines, except that a line longer than 64 KiB is split."""
 
     at: int
-    """When its first byte came."""
+    """When its first byte was received."""
     stream: LogStream
     data: bytes
 
 
 class LogEnd(Record):
-    """The end of the output that was asked for."""
+    """The end of the requested output."""
 
 
 class ServiceConfig(Record):
-    """How a service is configured."""
+    """The configuration file, run command and variables of a service."""
 
     service: str
     format: ConfigFormat
     filename: str | None = None
     path: str | None = None
-    """Where the file is, once it is known."""
+    """Absolute path of the file, if there is one."""
     run_command: str | list[str] | None = None
     variables: list[ConfigVariable] = field(default_factory=list)
-    """By name: what is declared, or with ``resolved`` the whole environment of a start."""
+    """Sorted by name: those of the record, or with ``resolved`` the whole environment of a start."""
 
 
 class ConfigVariable(Record):
@@ -268,9 +268,9 @@ class ConfigVariable(Record):
 
     name: str
     source: str
-    """inherited, file, service, start, port, tunnel or nexus: who has the last word on it."""
+    """The source that its value comes from: inherited, file, service, start, port, tunnel or nexus."""
     value: Annotated[str, SECRET] | None = None
-    """Absent where it is masked."""
+    """Absent if it is masked, or not known before the start."""
 
 
 class RepoStatus(Record):
@@ -281,7 +281,7 @@ class RepoStatus(Record):
     commit: str | None = None
     """Absent before the first commit."""
     branch: str | None = None
-    """Absent where HEAD is detached."""
+    """Absent when HEAD is detached."""
     upstream: str | None = None
     ahead: int | None = None
     behind: int | None = None
@@ -293,12 +293,12 @@ class RepoStatus(Record):
     in_progress: str | None = None
     """An unfinished merge, rebase, cherry-pick, revert or bisect."""
     pulled_from: str | None = None
-    """The commit before a pull that brought something."""
+    """The commit before a pull that brought new commits."""
     pulled_commits: int | None = None
 
 
 class GitProgress(Record):
-    """How far git is."""
+    """The progress of a git command."""
 
     phase: str
     percent: int | None = None
@@ -337,6 +337,6 @@ class GitBranch(Record):
 
 
 class GitBranchList(Record):
-    """Branches, by name."""
+    """Branches, sorted by name."""
 
     branches: list[GitBranch]

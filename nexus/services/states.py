@@ -1,4 +1,4 @@
-"""The states of a service and of its health, the words its record chooses from, and what may follow what."""
+"""The states of a service and their transition table, and the other enums of its record."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ __all__ = [
 
 
 class ServiceState(WireEnum):
-    """Where a service is in its life."""
+    """The state of a service."""
 
     STARTING = "starting"
-    """It waits for its dependencies, for its next try after an exit, or for its start window to pass."""
+    """It waits for its dependencies, for a restart after its backoff, or for the end of its start window."""
     RUNNING = "running"
     STOPPING = "stopping"
-    """It was told to stop, or its main process has ended and what it left behind is being ended."""
+    """Its processes are being stopped, or its main process has ended and its descendants are being stopped."""
     STOPPED = "stopped"
-    """Not started yet, stopped on demand, or ended as its restart policy accepts."""
+    """It was not started yet, was stopped on demand, ended with the machine, or exited with 0 without a restart."""
     FAILED = "failed"
-    """It ended as its restart policy does not accept, could not be started, or restarted too often."""
+    """Its run failed and is not restarted, it could not be started, or it reached its restart limit."""
 
 
 TRANSITIONS: dict[ServiceState, frozenset[ServiceState]] = {
@@ -45,11 +45,11 @@ TRANSITIONS: dict[ServiceState, frozenset[ServiceState]] = {
     ServiceState.STOPPING: frozenset({ServiceState.STARTING, ServiceState.STOPPED, ServiceState.FAILED}),
     ServiceState.FAILED: frozenset({ServiceState.STARTING, ServiceState.STOPPED}),
 }
-"""From each state, those that may follow it. No state is a dead end."""
+"""The states that may follow each state. Every state can be left."""
 
 
 class ServiceHealth(WireEnum):
-    """What the health check says. Unknown: there is no check, or it has not come to a result in this run."""
+    """The result of the health check. Unknown: there is no check, or it has no result in this run yet."""
 
     UNKNOWN = "unknown"
     HEALTHY = "healthy"
@@ -57,32 +57,32 @@ class ServiceHealth(WireEnum):
 
 
 class ServiceReason(WireEnum):
-    """Why a service is in its state, for programs; ``reason`` says it to people."""
+    """Why a service is in its state, for programs; ``reason`` is the sentence for people."""
 
     REQUESTED = "requested"
     """A client asked for the stop or the restart."""
     WAITING = "waiting"
     """It waits for its dependencies."""
     START_FAILED = "start_failed"
-    """It could not be started: no such program, a plugin's veto, a port in use."""
+    """It could not be started: a missing program, a plugin's veto, a port in use."""
     DEPENDENCY_FAILED = "dependency_failed"
-    """A dependency that it needs failed."""
+    """A dependency failed."""
     EXITED = "exited"
     KILLED = "killed"
     """A signal ended it."""
     LOST = "lost"
     """Its end was not observed."""
     FILES_DELETED = "files_deleted"
-    """The files of its run were deleted, so what is left of the run is ended."""
+    """The files of its run were deleted, so the run's remaining processes are ended."""
     HOST_RESTARTED = "host_restarted"
     """It ended with the machine."""
     UNHEALTHY = "unhealthy"
     RESTARTED = "restarted"
-    """The present run follows another one; ``reason`` says how that ended."""
+    """The present run follows another one; ``reason`` says how that one ended."""
     RESTART_LIMIT = "restart_limit"
-    """It was restarted as often as its policy allows."""
+    """It reached the restart limit of its policy."""
     DEPENDENCY_LOST = "dependency_lost"
-    """A dependency of the running service is lost."""
+    """A dependency of the running service was lost."""
     DEPENDENCY_BACK = "dependency_back"
     """The lost dependency is back."""
     SUPERVISOR_FAILED = "supervisor_failed"
@@ -90,14 +90,14 @@ class ServiceReason(WireEnum):
 
 
 class ServiceType(WireEnum):
-    """Whether a service is to go on, or to do its work and end."""
+    """simple: the service runs until it is stopped; oneshot: it does its work and exits."""
 
     SIMPLE = "simple"
     ONESHOT = "oneshot"
 
 
 class RestartPolicy(WireEnum):
-    """After which exits a service is started again."""
+    """Which exits are followed by a restart."""
 
     NO = "no"
     ON_FAILURE = "on-failure"
@@ -107,20 +107,20 @@ class RestartPolicy(WireEnum):
 
 
 class ConfigFormat(WireEnum):
-    """How a service's configuration file is written."""
+    """The format of a service's configuration file."""
 
     ENV = "env"
     PROPERTIES = "properties"
 
 
 class GitAuthType(WireEnum):
-    """How git proves who asks for a service's repository."""
+    """How git authenticates to the remote of a service's repository."""
 
     NONE = "none"
     SSH = "ssh"
-    """By the user's ssh agent and keys."""
+    """With the user's ssh agent and keys."""
     TOKEN = "token"
-    """By a token, read from a file or given with the command, and never stored."""
+    """With a token, read from a file or given with the command, and never stored."""
 
 
 class DependencyCondition(WireEnum):
@@ -129,28 +129,28 @@ class DependencyCondition(WireEnum):
     STARTED = "started"
     HEALTHY = "healthy"
     COMPLETED = "completed"
-    """It has ended with exit code 0."""
+    """It has exited with 0."""
 
 
 class WhenLost(WireEnum):
-    """What happens to a running service when a dependency of it dies."""
+    """What a running service does when a dependency is lost."""
 
     IGNORE = "ignore"
-    """It goes on, and its record names what it lost."""
+    """It keeps running, and its record names the lost dependency."""
     RESTART = "restart"
     """It is stopped, and started again once the dependency is back."""
     STOP = "stop"
 
 
 class LogStream(WireEnum):
-    """Where a piece of output was written."""
+    """The stream that a piece of output was written to."""
 
     STDOUT = "stdout"
     STDERR = "stderr"
 
 
 class StopSignal(WireEnum):
-    """The signals that a service may be stopped with."""
+    """The signals that can stop a service."""
 
     SIGTERM = "SIGTERM"
     SIGINT = "SIGINT"

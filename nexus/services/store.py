@@ -1,6 +1,6 @@
-"""All SQL of service records, against a transaction or a reader of the store; what depends on what has its own.
+"""All SQL of service records, against a transaction or a reader of the store; dependencies have ``dependencies.store``.
 
-The one place that sets a service's state. Values of environments leave it only in ``StoredService``.
+Only this module sets a service's state. Values of environments leave it only in ``StoredService``.
 """
 
 from __future__ import annotations
@@ -66,41 +66,41 @@ __all__ = [
 ]
 
 UP = frozenset({ServiceState.STARTING, ServiceState.RUNNING, ServiceState.STOPPING})
-"""The states in which a service may have processes, or is about to."""
+"""The states in which a service has processes, or may get one."""
 
 DECLARED = tuple(name for name in AddService.__struct_fields__ if name != "id")
-"""What a service is told to be: the fields of AddService."""
+"""The declared configuration of a service: the fields of AddService."""
 
 
 class StoredService(Record):
-    """A service with what only the daemon may know of it."""
+    """A service with the columns that only the daemon may read."""
 
     service: Service
     environment: Annotated[dict[str, str], SECRET]
     start_environment: Annotated[dict[str, str], SECRET]
-    """What its last start was given beside it."""
+    """The variables that its last start gave beside those of the record."""
     wanted: bool
-    """Whether it is to be up."""
+    """Whether it is meant to be up."""
     run_id: str | None = None
-    """Of the last run, written before its process exists."""
+    """The id of the last run; it is written before the process exists."""
     restart_times: list[int] = field(default_factory=list)
-    """When it was restarted by its policy, within the window."""
+    """When its policy restarted it, as far as that still counts."""
     stopped_in_boot: str | None = None
-    """The boot in which somebody stopped it: no autostart before the next one."""
+    """The boot in which a client stopped it: autostart leaves it alone until the next boot."""
     dependencies: list[StoredDependency] = field(default_factory=list)
 
 
 # Columns and fields
 
 _CONFIG_COLUMNS = {"run_command": "run_command", "config_filename": "filename", "config_format": "format"}
-"""The fields that are in ``service_config``, and what they are called there."""
-_OTHER_NAMES = {"state": "status"}
+"""The fields that are in ``service_config``, with their columns there."""
+_RENAMED = {"state": "status"}
 
 
 def _column(name: str) -> str:
     if name in _CONFIG_COLUMNS:
         return f"service_config.{_CONFIG_COLUMNS[name]}"
-    return f"service.{_OTHER_NAMES.get(name, name)}"
+    return f"service.{_RENAMED.get(name, name)}"
 
 
 _encode_json = msgspec.json.Encoder().encode
@@ -131,7 +131,7 @@ _FROM_COLUMN: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("restart_unhealthy", "autostart", "wanted"), bool),
     **dict.fromkeys(_JSON, _decode_json),
 }
-"""For the fields whose columns hold something else than the field."""
+"""The conversions of fields whose columns hold another type."""
 
 
 def _to_column(name: str, value: Any) -> Any:
@@ -170,21 +170,21 @@ def _stored(row: tuple[Any, ...], dependencies: list[StoredDependency]) -> Store
 
 
 def find(reader: Reader, reference: str) -> Service | None:
-    """The service with exactly this id, else with this name, else whose id alone begins with it (4 characters or more).
+    """The service with this id, else with this name, else with the only id of this prefix (4 characters or more).
 
     Raises:
-        ServiceAmbiguous: several ids begin with it.
+        ServiceAmbiguous: several ids have this prefix.
     """
     row = find_row(reader, _SELECT, reference, word="service", ambiguous=ServiceAmbiguous, table="service.")
     return None if row is None else _service(row)
 
 
 def resolve(reader: Reader, reference: str) -> Service:
-    """``find``, for one that must be there.
+    """``find``, for a service that must exist.
 
     Raises:
         ServiceNotFound: there is none.
-        ServiceAmbiguous: several ids begin with it.
+        ServiceAmbiguous: several ids have this prefix.
     """
     service = find(reader, reference)
     if service is None:
@@ -193,11 +193,11 @@ def resolve(reader: Reader, reference: str) -> Service:
 
 
 def stored(reader: Reader, reference: str) -> StoredService:
-    """``resolve``, with what only the daemon may know. Needs a snapshot or a transaction to be of one moment.
+    """``resolve``, as ``StoredService``. It reads twice: only a snapshot or a transaction makes it consistent.
 
     Raises:
         ServiceNotFound: there is none.
-        ServiceAmbiguous: several ids begin with it.
+        ServiceAmbiguous: several ids have this prefix.
     """
     row = find_row(reader, _SELECT_STORED, reference, word="service", ambiguous=ServiceAmbiguous, table="service.")
     if row is None:
@@ -206,7 +206,7 @@ def stored(reader: Reader, reference: str) -> StoredService:
 
 
 def all_stored(reader: Reader) -> list[StoredService]:
-    """Every service, by name. Reads the whole table: for the start of the daemon."""
+    """Every service, sorted by name. Reads the whole table: for the start of the daemon."""
     dependencies: dict[str, list[StoredDependency]] = {}
     for edge in edges(reader):
         dependencies.setdefault(edge.service_id, []).append(edge)
@@ -215,53 +215,53 @@ def all_stored(reader: Reader) -> list[StoredService]:
 
 
 def page(reader: Reader, after: str, limit: int) -> list[Service]:
-    """At most ``limit`` services by name, from behind the name ``after``."""
+    """At most ``limit`` services whose names follow ``after``, sorted by name."""
     rows = reader.all(f"{_SELECT} WHERE service.name > ? ORDER BY service.name LIMIT ?", (after, limit))
     return [_service(row) for row in rows]
 
 
 def count_by_state(reader: Reader) -> dict[str, int]:
-    """How many services are in each state; states without any are left out."""
+    """The number of services in each state; states without services are left out."""
     return dict(reader.all("SELECT status, count(*) FROM service GROUP BY status"))
 
 
 def declared(stored: StoredService) -> dict[str, Any]:
-    """What the service is told to be, by field: all of ``DECLARED``."""
+    """The declared configuration of the service: the fields of ``DECLARED``."""
     return {name: getattr(stored.service, name) for name in DECLARED if name != "environment"} | {
         "environment": stored.environment
     }
 
 
-# What it is told to be
+# The declared configuration
 
 
-def insert(tx: Transaction, wanted: AddService) -> tuple[Service, bool]:
-    """Add the service, or find that the same request made it before; the second value is True for a new one.
+def insert(tx: Transaction, command: AddService) -> tuple[Service, bool]:
+    """Insert the service; if the same request made it before, return it with False as second value.
 
     Raises:
-        ServiceNameTaken, ServiceIdTaken: it clashes with what is there.
+        ServiceNameTaken: another service has the name.
+        ServiceIdTaken: a service with this id has other fields.
     """
-    fields = {name: getattr(wanted, name) for name in DECLARED}
+    fields = {name: getattr(command, name) for name in DECLARED}
     fields["environment"] = fields["environment"] or {}
     fields["tags"] = list(dict.fromkeys(fields["tags"] or []))
-    cannot = f'cannot add service "{wanted.name}"'
-    if wanted.id is not None and find(tx, wanted.id) is not None:
-        there = stored(tx, wanted.id)
-        if declared(there) == fields:
-            return there.service, False
+    cannot = f'cannot add service "{command.name}"'
+    if command.id is not None and find(tx, command.id) is not None:
+        existing = stored(tx, command.id)
+        if declared(existing) == fields:
+            return existing.service, False
         raise ServiceIdTaken(
-            f'{cannot}: service "{there.service.name}" has the id {wanted.id} and differs from what is asked for',
-            hint="A repeated request needs all the fields as the service has them now; for another service choose "
-            "another id.",
-            details={"id": wanted.id, "name": there.service.name},
+            f'{cannot}: service "{existing.service.name}" has the id {command.id} and other fields',
+            hint="Repeat the request with the present fields of the service, or choose another id for a new service.",
+            details={"id": command.id, "name": existing.service.name},
         )
-    _refuse_taken_name(tx, wanted.name, cannot)
+    _refuse_taken_name(tx, command.name, cannot)
     config = tx.one(
         "INSERT INTO service_config (filename, format, run_command) VALUES (?, ?, ?) RETURNING id",
         tuple(_to_column(name, fields[name]) for name in ("config_filename", "config_format", "run_command")),
     )
     assert config is not None
-    id_ = wanted.id or str(uuid.uuid4())
+    id_ = command.id or str(uuid.uuid4())
     columns: dict[str, Any] = {"id": id_, "config_id": config[0]}
     columns |= {name: _to_column(name, value) for name, value in fields.items() if name not in _CONFIG_COLUMNS}
     columns["environment_names"] = _encode_json(sorted(fields["environment"])).decode()
@@ -283,7 +283,7 @@ def _refuse_taken_name(tx: Transaction, name: str, cannot: str) -> None:
 
 
 def update(tx: Transaction, service: Service, changes: Mapping[str, Any]) -> Service:
-    """Set these fields of ``DECLARED`` to new values; gives the service as it is now.
+    """Set these fields of ``DECLARED`` to new values, and return the changed service.
 
     Raises:
         ServiceNameTaken: another service has the new name.
@@ -305,10 +305,12 @@ def update(tx: Transaction, service: Service, changes: Mapping[str, Any]) -> Ser
 
 
 def delete(tx: Transaction, reference: str) -> Service:
-    """Delete a service that is not up and that nothing depends on, and its own dependencies; gives what it was.
+    """Delete a service that is not up and has no dependents, with its dependencies and leases, and return it.
 
     Raises:
-        ServiceNotFound, ServiceAmbiguous, ServiceRunning, ServiceNeeded: it cannot be done.
+        ServiceNotFound, ServiceAmbiguous: there is no such service.
+        ServiceNeeded: other services depend on it.
+        ServiceRunning: it is up.
     """
     service = resolve(tx, reference)
     dependents = [edge.service for edge in dependents_of(tx, service.id)]
@@ -333,7 +335,7 @@ def delete(tx: Transaction, reference: str) -> Service:
     return service
 
 
-# What it is
+# The present state
 
 _RUN_COLUMNS = frozenset(
     {
@@ -355,21 +357,21 @@ _RUN_COLUMNS = frozenset(
         "stopped_in_boot",
     }
 )
-_OF_A_STATE = ("reason", "reason_code", "next_restart_at")
-_OF_A_RUN = ("pid", "active_port", "next_restart_at", "lost_dependencies")
-"""What a service that is stopped or failed does not have."""
+_STATE_COLUMNS = ("reason", "reason_code", "next_restart_at")
+_LIVE_COLUMNS = ("pid", "active_port", "next_restart_at", "lost_dependencies")
+"""The columns that are unset in the states stopped and failed."""
 
 
 def change_state(tx: Transaction, service_id: str, state: ServiceState, **columns: Any) -> Service:
-    """Put a service into a state, the one it has included, and set what goes with it; gives it as it is now.
+    """Set the state of a service, which may be the present one, with columns of its run, and return the service.
 
-    ``columns`` are of ``_RUN_COLUMNS``; None unsets one. With a change of state ``reason`` and ``next_restart_at``
-    are unset unless they are given; what is stopped or failed has no pid, port, next restart nor lost dependencies.
-    Health is unknown again when a run ends and when one begins.
+    ``columns`` are of ``_RUN_COLUMNS``; None unsets one. A change of state unsets ``reason``, ``reason_code`` and
+    ``next_restart_at`` unless they are given; stopped and failed also unset pid, port and lost dependencies. Health
+    becomes unknown when a run ends and when one begins.
 
     Raises:
         ServiceNotFound: there is no such service.
-        ValueError: the state may not follow the one before it, or a column is none of these.
+        ValueError: TRANSITIONS does not allow the change, or a column is not in ``_RUN_COLUMNS``.
         StoreConflict: another service has the port.
     """
     unknown = columns.keys() - _RUN_COLUMNS
@@ -383,9 +385,9 @@ def change_state(tx: Transaction, service_id: str, state: ServiceState, **column
     if state is not before:
         if state not in TRANSITIONS[before]:
             raise ValueError(f"a service does not go from {before} to {state}")
-        changes = {"status": state.value, "state_at": tx.now} | dict.fromkeys(_OF_A_STATE)
+        changes = {"status": state.value, "state_at": tx.now} | dict.fromkeys(_STATE_COLUMNS)
     if state not in UP:
-        changes |= dict.fromkeys(_OF_A_RUN)
+        changes |= dict.fromkeys(_LIVE_COLUMNS)
     changes |= columns
     new_run = columns.get("run_id") is not None and columns["run_id"] != row[1]
     same_run = state is before or (before, state) == (ServiceState.STARTING, ServiceState.RUNNING)
@@ -393,24 +395,26 @@ def change_state(tx: Transaction, service_id: str, state: ServiceState, **column
         changes |= {"health": ServiceHealth.UNKNOWN.value, "health_message": None}
     if changes.get("active_port", row[2]) != row[2]:
         _lease_port(tx, service_id, changes["active_port"])
-    values = {name: _to_column(name, _EMPTY.get(name) if value is None else value) for name, value in changes.items()}
+    values = {
+        name: _to_column(name, _UNSET_VALUES.get(name) if value is None else value) for name, value in changes.items()
+    }
     if values:
         _set(tx, service_id, values)
     return resolve(tx, service_id)
 
 
-_EMPTY: dict[str, Any] = {
+_UNSET_VALUES: dict[str, Any] = {
     "wanted": False,
     "restarts": 0,
     "start_environment": {},
     "restart_times": [],
     "lost_dependencies": [],
 }
-"""What stands for nothing in the columns that always have a value."""
+"""The unset values of columns that are NOT NULL."""
 
 
 def set_health(tx: Transaction, service_id: str, health: ServiceHealth, message: str | None = None) -> Service:
-    """Note what a health check said; of a service that is neither starting nor running nothing is noted.
+    """Write the result of a health check, if the service is starting or running.
 
     Raises:
         ServiceNotFound: there is no such service.
@@ -426,15 +430,15 @@ def set_health(tx: Transaction, service_id: str, health: ServiceHealth, message:
 
 
 def port_lease(service_id: str) -> LeaseOwner:
-    """The owner of the port of a service's run."""
+    """The owner of the port lease of a service's run."""
     return LeaseOwner("service", service_id, "run")
 
 
 def _lease_port(tx: Transaction, service_id: str, port: int | None) -> None:
-    """Lease the port of a run, which no other record has then; None ends the lease.
+    """Lease a port for a run; None ends the lease.
 
     Raises:
-        StoreConflict: another record has it.
+        StoreConflict: another record has leased the port.
     """
     if port is None:
         release(tx, port_lease(service_id))
@@ -444,7 +448,7 @@ def _lease_port(tx: Transaction, service_id: str, port: int | None) -> None:
 
 
 def declared_ports(reader: Reader, service_id: str | None) -> set[int]:
-    """The fixed ports that services declare, but for one of them."""
+    """The fixed ports that services declare, without those of ``service_id``."""
     rows = reader.all("SELECT port FROM service WHERE port > 0 AND id IS NOT ?", (service_id,))
     return {row[0] for row in rows}
 

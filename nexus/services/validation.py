@@ -1,6 +1,6 @@
-"""Which fields of a service go together: what no single field's declaration can say, as sentences with a way out.
+"""The rules between fields of a service, which no single field's declaration can express, each with message and hint.
 
-Pure functions over the declared fields; nothing is looked up but how a git URL reads.
+Pure functions over the declared configuration.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ CLEARABLE: dict[str, Any] = {
     "memory_limit_mib": None,
     "cpu_limit_percent": None,
 }
-"""The fields that can be unset, and what they are then."""
+"""The fields that can be unset, with the value that they have then."""
 
 _MAX_VARIABLES = 500
 
 _HEALTH = ("health_exec", "health_tcp", "health_log")
 _CONFIG_NAMES = {"filename": "config_filename", "format": "config_format", "run_command": "run_command"}
-"""The fields of UpdateConfig, and what they are called in a service."""
+"""The fields of UpdateConfig, with their names in a service."""
 
 
 class _Fault(NamedTuple):
@@ -49,7 +49,7 @@ class _Fault(NamedTuple):
 
 
 def check(cannot: str, fields: Mapping[str, Any]) -> None:
-    """Refuse declared fields of a service that do not go together. ``cannot`` begins the sentence.
+    """Refuse a declared configuration whose fields contradict each other. ``cannot`` begins the error message.
 
     Raises:
         ServiceInvalid: ``details.path`` names one of the fields.
@@ -62,9 +62,11 @@ def check(cannot: str, fields: Mapping[str, Any]) -> None:
 def _health_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
     given = [name for name in _HEALTH if fields[name] is not None]
     if len(given) > 1:
-        yield _Fault(given[1], f"it has one health check, and {given[0]} is there as well", f"Unset {given[0]}.")
+        yield _Fault(given[1], f"{given[0]} is set, and a service has one health check", f"Unset {given[0]}.")
     if fields["health_tcp"] == 0 and fields["port"] is None:
-        yield _Fault("health_tcp", "health_tcp 0 means its own port, and it has none", "Give it a port, 0 leases one.")
+        yield _Fault(
+            "health_tcp", "health_tcp 0 is the service's own port, and it has none", "Set a port; 0 leases a free one."
+        )
     if fields["health_log"] is not None:
         try:
             compile_pattern(fields["health_log"])
@@ -72,23 +74,23 @@ def _health_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
             yield _Fault(
                 "health_log",
                 f"health_log is not a regular expression: {error}",
-                "It is one of RE2: without look-around and references back.",
+                "Use the syntax of RE2, which has no look-around and no backreferences.",
             )
     if fields["type"] is ServiceType.ONESHOT and given:
         yield _Fault(
-            given[0], "a oneshot service does its work and ends, so it has no health check", "Depend on it completed."
+            given[0], "a oneshot service cannot have a health check", "Let its dependents wait for condition completed."
         )
 
 
 def _restart_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
     if fields["type"] is ServiceType.ONESHOT and fields["restart"] is RestartPolicy.ALWAYS:
-        yield _Fault("restart", "a oneshot service is not started again after it has done its work", "Use on-failure.")
+        yield _Fault("restart", "a oneshot service cannot have restart policy always", "Use on-failure.")
     if fields["restart_backoff_max_ms"] < fields["restart_backoff_ms"]:
         yield _Fault(
             "restart_backoff_max_ms",
-            f"the longest wait before a restart, {fields['restart_backoff_max_ms']} ms, is shorter than the first, "
-            f"{fields['restart_backoff_ms']} ms",
-            "Give both.",
+            f"restart_backoff_max_ms {fields['restart_backoff_max_ms']} is less than restart_backoff_ms "
+            f"{fields['restart_backoff_ms']}",
+            "Set both.",
         )
 
 
@@ -98,7 +100,7 @@ def _command_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
         if isinstance(command, str) and not command.strip():
             yield _Fault(name, f"{name} is blank", "Give a command, or leave it out.")
         if isinstance(command, list) and not command[0]:
-            yield _Fault(name, f"the first word of {name} is the program, and it is empty", "Name the program.")
+            yield _Fault(name, f"the program, the first word of {name}, is empty", "Name the program.")
 
 
 def _file_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
@@ -109,22 +111,24 @@ def _file_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
     if filename.startswith("/"):
         yield _Fault(
             "config_filename",
-            "the configuration file is named relative to the repository or directory of the service",
-            "Leave out what comes before that.",
+            "the path of the configuration file is absolute",
+            "Write it relative to the repository or directory of the service.",
         )
     if ".." in parts:
         yield _Fault(
             "config_filename",
-            "the configuration file is below the service's own folder, without ..",
-            "Move it there, or change the directory of the service.",
+            "the path of the configuration file contains ..",
+            "Move the file into the directory of the service, or change that directory.",
         )
     if parts[-1] in ("", "."):
-        yield _Fault("config_filename", "the configuration file is a file, not a folder", "Add the name of the file.")
+        yield _Fault(
+            "config_filename", "the path of the configuration file is a directory", "Add the name of the file."
+        )
 
 
 def _git_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
     if fields["git_branch"] is not None and fields["repo_url"] is None:
-        yield _Fault("git_branch", "it has a git_branch and no repo_url to clone it from", "Give both.")
+        yield _Fault("git_branch", "git_branch is set without a repo_url to clone from", "Set both.")
     if fields["repo_url"] is None:
         return
     # Loaded where it is used: most services have no repository.
@@ -139,8 +143,8 @@ def _git_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
     if remote.secret:
         yield _Fault(
             "repo_url",
-            "its repo_url holds a password or a token, which everybody who may list services would see",
-            "Leave it out of the URL; put the token into a file, and give git_auth_type token and git_token_file.",
+            "its repo_url holds a password or a token, which lists of services would show",
+            "Remove it from the URL, put the token into a file, and set git_auth_type token and git_token_file.",
         )
 
 
@@ -162,12 +166,12 @@ _RULES: tuple[Callable[[Mapping[str, Any]], Iterator[_Fault]], ...] = (
 def changed_fields(
     cannot: str, command: UpdateService | UpdateConfig, environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The declared fields that a command sets, with their new values; those that it clears are among them.
+    """The declared fields that a command sets or clears, with their new values.
 
-    ``environment`` is what the service has now.
+    ``environment`` has the present variables of the service.
 
     Raises:
-        ServiceInvalid: the command changes nothing, or says two things of one field.
+        ServiceInvalid: the command changes nothing, or changes one field in two ways.
     """
 
     def refuse(path: str, problem: str, hint: str | None = None) -> ServiceInvalid:
@@ -184,7 +188,9 @@ def changed_fields(
         edited = _edited_environment(command, environment)
         if edited is not None:
             if "environment" in changes:
-                raise refuse("environment", "environment replaces all variables, and single ones are changed as well")
+                raise refuse(
+                    "environment", "environment replaces all variables, and single variables are changed as well"
+                )
             changes["environment"] = edited
         twice = sorted(set(command.set_environment or ()) & set(command.unset_environment or ()))
         if twice:
@@ -192,13 +198,13 @@ def changed_fields(
     clearable = [name for name, known in names.items() if known in CLEARABLE]
     for name in command.clear or ():
         if name not in clearable:
-            shown = name if name.isascii() and name.isprintable() and len(name) <= 64 else "this"
-            raise refuse("clear", f"{shown} cannot be unset", f"These can: {', '.join(clearable)}.")
+            shown = name if name.isascii() and name.isprintable() and len(name) <= 64 else "this field"
+            raise refuse("clear", f"{shown} cannot be unset", f"Fields that can be unset: {', '.join(clearable)}.")
         if names[name] in changes:
-            raise refuse(name, f"{name} is both given and unset", "Leave out one.")
+            raise refuse(name, f"{name} is both set and cleared", "Leave out one.")
         changes[names[name]] = CLEARABLE[names[name]]
     if not changes:
-        raise refuse("", "nothing to change was given")
+        raise refuse("", "it names no change")
     if "tags" in changes:
         changes["tags"] = list(dict.fromkeys(changes["tags"]))
     return changes

@@ -1,4 +1,4 @@
-"""The store: durable state behind one small interface. Nothing outside this package opens a database."""
+"""The store: durable state behind one small interface. Only this package opens a database."""
 
 from nexus.store.base import (
     DatabaseDamaged,

@@ -1,6 +1,6 @@
-"""Copies of the database: made while it is in use, verified before they count, and pruned by age.
+"""Backups of the database: made while it is in use, verified before they get their name, and pruned by age.
 
-Knows SQLite files and folders. Whether a daemon runs is not its business.
+It knows SQLite files and folders, and not whether a daemon runs.
 """
 
 from __future__ import annotations
@@ -39,31 +39,35 @@ _numbers = itertools.count()
 
 
 def timestamp(now_ms: int | None = None) -> str:
-    """A time in UTC as it stands in our file names, such as ``20260131T093000.125Z``."""
+    """Format a time in UTC as in the names of backups, such as ``20260131T093000.125Z``."""
     now_ms = int(time.time() * 1000) if now_ms is None else now_ms
     moment = datetime.fromtimestamp(now_ms // 1000, UTC)
     return f"{moment:%Y%m%dT%H%M%S}.{now_ms % 1000:03d}Z"
 
 
 def sqlite_failure(error: sqlite3.Error, doing: str) -> StoreError:
-    """The error of the store for an error of SQLite; ``doing`` completes the sentence "cannot …"."""
+    """Translate an error of SQLite to an error of the store; ``doing`` completes the sentence "cannot …"."""
     code = getattr(error, "sqlite_errorcode", 0) or 0
     if code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
-        return DiskFull(f"cannot {doing}: the disk is full", hint="Make room, then try again: nothing was changed.")
+        return DiskFull(
+            f"cannot {doing}: the disk is full", hint="Free disk space, then try again. Nothing was changed."
+        )
     if code & 0xFF == sqlite3.SQLITE_CONSTRAINT:
         return StoreConflict(f"cannot {doing}: {error}")
     return QueryError(f"cannot {doing}: {error}")
 
 
 def os_failure(error: OSError, doing: str) -> StoreError:
-    """The same for an error of the file system."""
+    """Translate an error of the file system to an error of the store."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"cannot {doing}: the disk is full", hint="Make room, then try again: nothing was changed.")
+        return DiskFull(
+            f"cannot {doing}: the disk is full", hint="Free disk space, then try again. Nothing was changed."
+        )
     return PathUnusable(f"cannot {doing}: {error.strerror}", hint="Give a path in a folder that you can write to.")
 
 
 def fsync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
+    """Make the entries of a directory durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -72,10 +76,10 @@ def fsync_directory(directory: Path) -> None:
 
 
 def verify_database(path: Path) -> int:
-    """Check a database file from end to end; gives its schema version (0 where it has none).
+    """Run SQLite's full integrity check on a file; returns its schema version (0 if it has none).
 
     Raises:
-        DatabaseDamaged: it is not a database, or not a sound one.
+        DatabaseDamaged: the file is not a database, or is damaged.
     """
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
@@ -83,7 +87,7 @@ def verify_database(path: Path) -> int:
             if problems != [("ok",)]:
                 raise DatabaseDamaged(f"cannot use {path}: {problems[0][0]}")
             if connection.execute("PRAGMA foreign_key_check").fetchone():
-                raise DatabaseDamaged(f"cannot use {path}: rows refer to rows that are not there")
+                raise DatabaseDamaged(f"cannot use {path}: rows refer to rows that do not exist")
             return version_number(stored_version(connection))
     except sqlite3.Error as error:
         raise DatabaseDamaged(f"cannot use {path}: {error}") from error
@@ -92,26 +96,26 @@ def verify_database(path: Path) -> int:
 def backup_database(source: Path | sqlite3.Connection, target: Path) -> BackupInfo:
     """Copy the database ``source``, which may be in use, to ``target``, verified and durable.
 
-    A connection as the source is for a database whose file has lost its name. The copy appears under its own name only
-    when it is complete. It may block for as long as the copying takes.
+    ``source`` is a connection when the database's file was deleted or replaced. The copy appears under the name
+    ``target`` only when it is complete. The call blocks while the data is copied.
 
     Raises:
-        StoreConflict: ``target`` is there already.
-        DiskFull: there is no room for it.
-        PathUnusable: it cannot be written there.
-        QueryError: the copy is not sound.
+        StoreConflict: ``target`` exists.
+        DiskFull: the disk is full.
+        PathUnusable: ``target`` cannot be written.
+        QueryError: the copy is damaged.
     """
-    # A name of its own for each copy: two at once to the same target must not write into one file.
+    # Each copy has its own temporary name: two copies to the same target must not write to one file.
     partial = target.with_name(f".{target.name}.{next(_numbers)}.{os.getpid()}.part")
     try:
         if os.path.lexists(target):
-            raise StoreConflict(f"cannot back up to {target}: it is there already")
+            raise StoreConflict(f"cannot back up to {target}: it already exists")
         _copy(source, partial)
         version = verify_database(partial)
         try:
             os.link(partial, target)
         except FileExistsError:
-            raise StoreConflict(f"cannot back up to {target}: it is there already") from None
+            raise StoreConflict(f"cannot back up to {target}: it already exists") from None
         except OSError:  # a file system without hard links
             partial.rename(target)
         fsync_directory(target.parent)
@@ -119,13 +123,13 @@ def backup_database(source: Path | sqlite3.Connection, target: Path) -> BackupIn
     except sqlite3.Error as error:
         raise sqlite_failure(error, f"back up to {target}") from error
     except DatabaseDamaged as error:
-        raise QueryError(f"cannot back up to {target}: the copy is not sound: {error.message}") from error
+        raise QueryError(f"cannot back up to {target}: the copy is damaged: {error.message}") from error
     except OSError as error:
         raise os_failure(error, f"back up to {target}") from error
     finally:
-        for end in _COMPANIONS:
+        for suffix in _COMPANIONS:
             with contextlib.suppress(OSError):
-                partial.with_name(partial.name + end).unlink(missing_ok=True)
+                partial.with_name(partial.name + suffix).unlink(missing_ok=True)
 
 
 def _copy(source: Path | sqlite3.Connection, partial: Path) -> None:
@@ -134,18 +138,18 @@ def _copy(source: Path | sqlite3.Connection, partial: Path) -> None:
         if isinstance(source, Path):
             reader = sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None)
             stack.callback(reader.close)
-            # The backup itself would wait for a locked database without end; with its read lock taken it never waits.
+            # backup() waits without a limit for a locked database; with the read lock already taken it never waits.
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
         else:
             reader = source
         writer = sqlite3.connect(partial, isolation_level=None)
         stack.callback(writer.close)
-        # No journal for what is thrown away when it fails.
+        # No journal: a copy that fails is deleted.
         writer.execute("PRAGMA journal_mode = OFF").fetchone()
-        # All pages in one step: a stepwise copy starts again at every write and may never end.
+        # All pages in one step: a stepwise copy starts again after every write and may never finish.
         reader.backup(writer, pages=-1)
-        # The copy is one self-contained file, without a -wal beside it.
+        # Makes the copy one self-contained file, without a -wal beside it.
         writer.execute("PRAGMA journal_mode = DELETE").fetchone()
     fd = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -155,9 +159,9 @@ def _copy(source: Path | sqlite3.Connection, partial: Path) -> None:
 
 
 def own_backups(directory: Path, stem: str) -> Iterator[tuple[Path, int]]:
-    """The backups that we named ourselves for the database ``stem``, with their times in milliseconds.
+    """Iterate over the backups with generated names of the database ``stem``, with their times in milliseconds.
 
-    What a migration kept (``…-before-…``) is not among them.
+    Backups made before a migration (``…-before-…``) are not included.
     """
     with contextlib.suppress(FileNotFoundError):
         for entry in sorted(directory.iterdir()):
@@ -166,12 +170,12 @@ def own_backups(directory: Path, stem: str) -> Iterator[tuple[Path, int]]:
                 try:
                     moment = datetime.strptime(match["at"], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
                 except ValueError:
-                    continue  # no such day: not a name that we gave
+                    continue  # an impossible date: not a generated name
                 yield entry, int(moment.timestamp() * 1000)
 
 
 def prune_backups(directory: Path, stem: str, keep_days: int) -> int:
-    """Delete our own backups that are older than ``keep_days``, but never the newest; gives their number."""
+    """Delete backups with generated names that are older than ``keep_days``, except the newest; returns how many."""
     backups = sorted(own_backups(directory, stem), key=lambda item: item[1])
     oldest = int(time.time() * 1000) - keep_days * _DAY_MS
     pruned = 0
@@ -185,7 +189,7 @@ def prune_backups(directory: Path, stem: str, keep_days: int) -> int:
 
 
 def remove_partials(directory: Path, prefix: str = ".") -> None:
-    """Delete the copies, of those whose names begin so, that a killed process left behind."""
+    """Delete unfinished copies, whose names begin with ``prefix``, of processes that no longer exist."""
     with contextlib.suppress(OSError):
         for entry in directory.iterdir():
             match = _PARTIAL.fullmatch(entry.name)

@@ -1,15 +1,15 @@
-"""What the rest of Nexus may know of the store: the interface, the transaction, the errors. No SQL, no files.
+"""The public interface of the store: the protocols, the transaction, the errors. No SQL, no files.
 
 StoreError
-├── InitError              the store cannot be opened; a sentence and a hint for whoever starts the daemon
-│   ├── SchemaMismatch     the database is newer than the program, or not of Nexus at all
-│   └── DatabaseDamaged    the file is not readable as a database
-├── QueryError             a read failed, or a statement did
+├── InitError              the store cannot be opened; message and hint are shown when the daemon starts
+│   ├── SchemaMismatch     the database is newer than the program, or not a Nexus database
+│   └── DatabaseDamaged    the file is not a readable database
+├── QueryError             a read or a statement failed
 ├── StoreConflict          a constraint of the schema refused a change
-├── DiskFull               nothing was changed, because there is no room
-├── OutcomeUnknown         the disk failed in the middle of a commit
+├── DiskFull               nothing was changed, because the disk is full
+├── OutcomeUnknown         the disk failed during a commit
 ├── StoreUnavailable       nothing was tried: the database is locked or its disk fails
-└── PathUnusable           a file cannot be made where it was asked for
+└── PathUnusable           a file cannot be created at the given path
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Row = tuple[Any, ...]
 
 
 class StoreError(NexusError):
-    """Anything that goes wrong in the store."""
+    """Base class of the store's errors."""
 
 
 class InitError(StoreError, Internal):
@@ -56,7 +56,7 @@ class InitError(StoreError, Internal):
 
 
 class SchemaMismatch(InitError):
-    """The database's schema is not one that this program can work with, and it was left as it is."""
+    """This program cannot work with the database's schema. The database was not changed."""
 
     type = "store.schema_mismatch"
 
@@ -67,7 +67,7 @@ class SchemaMismatch(InitError):
 
 
 class DatabaseDamaged(InitError):
-    """The file cannot be read as a database. It was left as it is."""
+    """The file cannot be read as a database. It was not changed."""
 
     type = "store.damaged"
 
@@ -85,61 +85,62 @@ class StoreConflict(StoreError, Conflict):
 
 
 class DiskFull(StoreError, ResourceExhausted):
-    """There is no room for the change; nothing was changed."""
+    """The disk is full; nothing was changed."""
 
     type = "store.disk_full"
 
 
 class OutcomeUnknown(StoreError, Unavailable):
-    """The disk failed while the change was being committed: after a restart it may be there or not."""
+    """The disk failed during the commit: after a restart the change may or may not be there."""
 
     type = "store.outcome_unknown"
 
 
 class StoreUnavailable(StoreError, Unavailable):
-    """The change was not tried, because the database cannot be written now."""
+    """The change was not tried, because the database cannot be written at present."""
 
     type = "store.unavailable"
 
 
 class PathUnusable(StoreError, FailedPrecondition):
-    """No file can be made at this place."""
+    """No file can be created at this path."""
 
     type = "store.path_unusable"
 
 
 class Reader(Protocol):
-    """One consistent look at the data. Results are always fetched whole."""
+    """Read access to the data. Each call returns its complete result."""
 
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
-        """The first row, or None."""
+        """Return the first row, or None."""
 
     def all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """All rows."""
+        """Return all rows."""
 
 
 class Transaction(Reader, Protocol):
-    """A change in the making. What is done through it is committed as a whole, or not at all.
+    """A write transaction. It is committed as a whole or not at all.
 
-    The function that is given one may run twice, so it must have no effect outside of it, and it must not keep it.
+    A function that is given a transaction may run twice: it must have no effect outside the transaction, and must not
+    keep a reference to it.
     """
 
     now: int
-    """Milliseconds since the Unix epoch, the same for the whole change."""
+    """Milliseconds since the Unix epoch, the same for the whole transaction."""
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        """Run one statement; gives the number of rows that it changed.
+        """Run one statement; returns the number of rows that it changed.
 
         Raises:
             StoreConflict: a constraint of the schema is violated.
         """
 
     def mark_journal(self) -> None:
-        """Say that this change wrote to the journal, so that whoever watches it is woken after the commit."""
+        """Note that this transaction wrote to the journal: the journal's listeners are called after the commit."""
 
 
 class AppliedMigration(NamedTuple):
-    """One step of the schema that the database has taken."""
+    """A migration that was applied to the database."""
 
     version: int
     name: str
@@ -148,7 +149,7 @@ class AppliedMigration(NamedTuple):
 
 
 class DatabaseStatus(NamedTuple):
-    """What there is to say of the database without touching its contents."""
+    """The state of the database file and of its schema."""
 
     path: str
     table_count: int
@@ -161,61 +162,61 @@ class DatabaseStatus(NamedTuple):
 
 
 class BackupInfo(NamedTuple):
-    """A finished, verified copy."""
+    """A finished, verified backup."""
 
     path: str
     size_bytes: int
     schema_version: int
     pruned: int
-    """How many older copies were deleted."""
+    """The number of older backups that were deleted."""
 
 
 class StateStore(Protocol):
     """Durable state. Implemented by ``nexus.store.sqlite.SqliteStore``."""
 
     def init(self) -> None:
-        """Open the store and bring its schema up to date.
+        """Open the store and migrate its schema to the newest version.
 
         Raises:
-            InitError: it cannot be opened; the message says why and the hint what to do.
+            InitError: the store cannot be opened.
         """
 
     def status(self) -> DatabaseStatus:
-        """Where the database is and what it holds.
+        """Describe the database: its path, size, schema and tables.
 
         Raises:
-            QueryError: it cannot be read.
+            QueryError: the database cannot be read.
         """
 
     def read(self, fn: Callable[[Reader], T], *, snapshot: bool = False) -> T:
-        """Run ``fn`` on a view of everything that is committed, at once and in the calling thread.
+        """Run ``fn`` on the committed data, synchronously in the calling thread.
 
-        It is for point reads and short pages. With ``snapshot`` several statements see the same state.
+        It is for point reads and short pages. With ``snapshot`` all statements of ``fn`` see the same state.
 
         Raises:
             QueryError: a statement failed.
         """
 
     async def write(self, fn: Callable[[Transaction], T], *, size_bytes: int = 256) -> T:
-        """Run ``fn`` in a transaction of its own; gives its result when the change is durable.
+        """Run ``fn`` in a transaction of its own; returns its result when the change is durable.
 
-        An exception of ``fn`` undoes its change and is raised here. ``size_bytes`` is roughly what it writes.
+        An exception of ``fn`` rolls its change back and is raised here. ``size_bytes`` estimates what it writes.
 
         Raises:
             DiskFull: nothing was changed.
             OutcomeUnknown: the disk failed during the commit.
             StoreUnavailable: nothing was tried.
-            StoreConflict, QueryError: a statement failed, and nothing was changed.
+            StoreConflict, QueryError: a statement failed; nothing was changed.
         """
 
     async def backup(self, path: Path | None = None, *, keep_days: int = 30) -> BackupInfo:
-        """Make a verified, consistent copy while the store is in use; see ``nexus.store.backup``."""
+        """Make a verified, consistent backup while the store is in use; see ``nexus.store.backup``."""
 
     def on_journal(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call ``listener`` in the event loop after each commit that wrote to the journal; gives how to stop that."""
+        """Call ``listener`` in the event loop after each commit with journal rows; returns an unsubscribe function."""
 
     def problem(self) -> StoreError | None:
-        """What keeps the store from being written, or from being where it was opened; None when all is well."""
+        """Return why the store cannot be written, or that its file was deleted or replaced; None without a problem."""
 
     async def close(self) -> None:
-        """Finish the writes that are queued and release the store."""
+        """Finish the queued writes and close the store."""

@@ -1,6 +1,7 @@
-"""How a row is found by what a person calls it: its id, else its name, else the first characters of its id.
+"""Finds a row by a reference of a user: its id, else its name, else a prefix of its id.
 
-It knows tables that have an ``id`` (a UUID in lower case) and a ``name`` (never shaped like one), none by its name.
+It works on tables with an ``id`` (a UUID in lower case) and a ``name`` (never in the form of a UUID), and knows no
+particular table.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ __all__ = ["find_row"]
 def find_row(
     reader: Reader, select: str, reference: str, *, word: str, ambiguous: type[Conflict], table: str = ""
 ) -> Row | None:
-    """The row with exactly this id, else with this name, else whose id alone begins with it (4 characters or more).
+    """Return the row with exactly this id, else this name, else the only one whose id has this prefix.
 
-    ``select`` is the query without its conditions, its first two columns the id and the name; ``table`` is what
-    these two are called by where several tables are joined, and ``word`` what a person calls such a thing.
+    A prefix needs 4 characters. ``select`` is the query without conditions; its first two columns are the id and the
+    name. ``table`` is the prefix of these columns in a join, such as ``service.``; ``word`` names the kind of record in
+    the error.
 
     Raises:
-        Conflict: several ids begin with it; of the class ``ambiguous``, with some of them in ``details.matches``.
+        Conflict: several ids have this prefix. The error is of class ``ambiguous``; ``details.matches`` lists some.
     """
-    # Ids are UUIDs and no name looks like one, so a single look-up decides.
+    # Ids are UUIDs and no name has that form, so one query decides between the two.
     prefix = reference.lower()
-    shaped = len(prefix) == 36 and prefix.count("-") == 4
-    row = reader.one(f"{select} WHERE {table}id = ?", (prefix,)) if shaped else None
+    is_uuid = len(prefix) == 36 and prefix.count("-") == 4
+    row = reader.one(f"{select} WHERE {table}id = ?", (prefix,)) if is_uuid else None
     row = row or reader.one(f"{select} WHERE {table}name = ?", (reference,))
     if row is not None:
         return row
@@ -37,8 +39,8 @@ def find_row(
     )
     if len(rows) > 1:
         raise ambiguous(
-            f'cannot tell which {word} "{reference}" means: several ids begin like that',
-            hint="Give more of the id, or the name.",
+            f'cannot tell which {word} "{reference}" means: several ids begin with it',
+            hint="Give more characters of the id, or the name.",
             details={"matches": [{"id": row[0], "name": row[1]} for row in rows]},
         )
     return rows[0] if rows else None

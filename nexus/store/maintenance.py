@@ -1,6 +1,6 @@
-"""What is done to the database of a stopped daemon: restore a backup, migrate to a version, check from end to end.
+"""Maintenance of the database without the daemon: restore a backup, migrate to a version, check the whole file.
 
-Restore and migrate hold the database's lock, so that no daemon can start in the middle, and refuse while one runs.
+Restore and migrate hold the database's lock, so that no daemon can start meanwhile, and refuse while a daemon runs.
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ class Restored(NamedTuple):
     path: str
     schema_version: int
     next_seq: int
-    """The first number that an event can have from now on."""
+    """The lowest number that the next event can have."""
     set_aside: str | None
-    """Where the replaced database is now."""
+    """The new path of the replaced database; None if there was none."""
 
 
 class CheckReport(NamedTuple):
-    """What a check found: no problems means a sound database."""
+    """The result of a check: the database is intact when ``problems`` is empty."""
 
     path: str
     schema_version: int
     tables: dict[str, int]
-    """Rows by table."""
+    """The number of rows by table."""
     problems: list[str]
 
 
 def database_lock(path: Path) -> FileLock:
-    """The lock that whoever uses the database ``path`` for writing holds for as long as it does."""
+    """Return the lock that every process holds while it may write to the database ``path``."""
     path = database_file(path)
     return FileLock(path.with_name(path.name + ".lock"))
 
@@ -83,7 +83,7 @@ def _locked(path: Path, doing: str) -> Iterator[None]:
     except LockHeld as held:
         raise _daemon_runs(doing, held.pid) from held
     except OSError as error:
-        raise InitError(f"cannot {doing}: {lock.path} cannot be made: {error.strerror}") from error
+        raise InitError(f"cannot {doing}: {lock.path} cannot be created: {error.strerror}") from error
     try:
         yield
     finally:
@@ -91,18 +91,18 @@ def _locked(path: Path, doing: str) -> Iterator[None]:
 
 
 def restore_database(path: Path, source: Path) -> Restored:
-    """Put the backup ``source`` in the place of the database ``path``, which is set aside under a dated name.
+    """Replace the database ``path`` by the backup ``source``; the old database is kept under a dated name.
 
-    Event numbers go on above the highest of the replaced database, so that a watcher's cursor stays true; the
-    first new event is ``database.restored`` (where the backup's schema has events). Until the very last step the old
-    database is in its place, so a restore that is killed can simply be repeated.
+    Event numbers continue above the highest number of the replaced database, so that the cursors of watchers stay
+    valid. The first new event is ``database.restored`` (if the backup's schema has events). The old database is
+    replaced in the last step, so a restore that is killed can simply be repeated.
 
     Raises:
         DaemonRuns: a daemon uses the database.
-        DatabaseDamaged: the backup is not a sound database.
-        SchemaMismatch: the backup is newer than this program, or not of Nexus.
-        DiskFull: there is no room for it; nothing was changed.
-        InitError: it cannot be read, or its place not be written.
+        DatabaseDamaged: the backup is damaged or not a database.
+        SchemaMismatch: the backup is newer than this program, or not a Nexus database.
+        DiskFull: the disk is full; nothing was changed.
+        InitError: the backup cannot be read, or ``path`` cannot be written.
     """
     path, source = database_file(path), source.absolute()
     if not source.is_file():
@@ -126,7 +126,7 @@ def restore_database(path: Path, source: Path) -> Restored:
         try:
             partial.unlink(missing_ok=True)
             backup_database(source, partial)
-            highest = _highest_seq(path)
+            highest = _highest_seq_of_file(path)
             next_seq = _continue_journal(partial, highest, source)
             aside = set_aside(path, replacement=partial)
         except OSError as error:
@@ -136,28 +136,27 @@ def restore_database(path: Path, source: Path) -> Restored:
         return Restored(str(path), version, next_seq, str(aside) if aside else None)
 
 
-def _highest_seq(path: Path) -> int:
-    """The highest event number that the database ever gave out."""
+def _highest_seq_of_file(path: Path) -> int:
+    """Return the highest event number that the database file ever assigned; 0 without a file."""
     if not path.exists() or not path.stat().st_size:
         return 0
     try:
-        # Only to look: a damaged one stays as it is.
+        # Read-only: a damaged file is not changed.
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
             if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-                raise sqlite3.DatabaseError("the check found damage")
-            highest = _given_out(connection) if stored_version(connection) is not None else 0
-        # The log of a daemon that was killed belongs to it, and is read into it here: then no moment of what follows
-        # can part the two.
+                raise sqlite3.DatabaseError("quick_check found damage")
+            highest = _last_seq(connection) if stored_version(connection) is not None else 0
+        # Write the log of a killed daemon into the file, so that the steps that follow cannot separate the two.
         with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return highest
     except sqlite3.Error:
-        # Damaged, so nobody can tell: the time in milliseconds is above any count of events.
+        # The number is unknown when the file is damaged; the time in milliseconds is above any number of events.
         return int(time.time() * 1000)
 
 
-def _given_out(connection: sqlite3.Connection) -> int:
-    """The highest event number that a sound database says it gave out."""
+def _last_seq(connection: sqlite3.Connection) -> int:
+    """Return the highest event number that an intact database has assigned."""
     highest = 0
     for table, sql in (
         ("sqlite_sequence", "SELECT max(seq) FROM sqlite_sequence WHERE name = 'journal'"),
@@ -175,7 +174,7 @@ def _continue_journal(path: Path, highest: int, source: Path) -> int:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
-            highest = max(highest, _given_out(connection))
+            highest = max(highest, _last_seq(connection))
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'journal'").fetchone():
                 connection.execute(
                     "INSERT OR REPLACE INTO schema_meta (key, value) VALUES ('journal_seq', ?)", (str(highest),)
@@ -195,19 +194,19 @@ def _continue_journal(path: Path, highest: int, source: Path) -> int:
 
 
 class MigrationPlan(NamedTuple):
-    """What a migration would do."""
+    """The effect of a migration."""
 
     current: int
     drops: dict[str, int]
-    """The tables that the older schema lacks, with their rows."""
+    """The tables that would be dropped, with their number of rows."""
 
 
 def plan_migration(path: Path, target: int) -> MigrationPlan:
-    """Look at what going to schema version ``target`` would do, without changing anything.
+    """Determine what a migration to schema version ``target`` would do, without changing anything.
 
     Raises:
         DaemonRuns: a daemon uses the database.
-        InitError: it cannot be opened.
+        InitError: the database cannot be opened.
     """
     path = database_file(path)
     if not path.is_file():
@@ -223,12 +222,12 @@ def plan_migration(path: Path, target: int) -> MigrationPlan:
                     if found:
                         drops[found[1]] = connection.execute(f'SELECT count(*) FROM "{found[1]}"').fetchone()[0]
     except sqlite3.Error as error:
-        raise InitError(f"cannot migrate {path}: {error}", hint="Look at it: nexusctl db check") from error
+        raise InitError(f"cannot migrate {path}: {error}", hint="Check it: nexusctl db check") from error
     return MigrationPlan(current, drops)
 
 
 def refuse_if_used(path: Path, doing: str) -> None:
-    """Refuse what a running daemon would not allow, before anybody is asked about it.
+    """Check early, before the user is asked to confirm, that no daemon uses the database.
 
     Raises:
         DaemonRuns: a daemon uses the database.
@@ -239,19 +238,19 @@ def refuse_if_used(path: Path, doing: str) -> None:
 
 
 def migrate_database(path: Path, backup_directory: Path, target: int) -> tuple[int, int]:
-    """Take the database of a stopped daemon to schema version ``target``, forward or back; gives (from, to).
+    """Migrate the database to schema version ``target``, up or down; returns (from, to).
 
     A verified backup is made first.
 
     Raises:
         DaemonRuns: a daemon uses the database.
-        InitError: it cannot be opened, or a step failed.
+        InitError: the database cannot be opened, or a step failed.
     """
     path = database_file(path)
     if not path.exists():
         raise InitError(f"cannot migrate {path}: there is no such file")
     if not 1 <= target <= target_version():
-        raise InitError(f"cannot migrate to version {target}: there are versions 1 to {target_version()}")
+        raise InitError(f"cannot migrate to version {target}: the versions are 1 to {target_version()}")
     with _locked(path, "migrate the database"):
         store = SqliteStore(path, backup_directory)
         current = store.current_version()
@@ -261,11 +260,11 @@ def migrate_database(path: Path, backup_directory: Path, target: int) -> tuple[i
 
 
 def check_database(path: Path) -> CheckReport:
-    """Read the whole database, without changing it; it may be in use.
+    """Check the whole database without changing it; it may be in use.
 
     Raises:
-        InitError: there is no such file, or it cannot be opened.
-        DatabaseDamaged: it is not an SQLite database.
+        InitError: the file does not exist.
+        DatabaseDamaged: the file is not an SQLite database.
     """
     path = path.absolute()
     if not path.is_file():
@@ -277,7 +276,7 @@ def check_database(path: Path) -> CheckReport:
             raw = stored_version(connection)
             problems += [row[0] for row in connection.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
             problems += [
-                f"table {table}: row {rowid} refers to a row of {parent} that is not there"
+                f"table {table}: row {rowid} refers to a row of {parent} that does not exist"
                 for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check")
             ]
             names = connection.execute(
@@ -289,7 +288,9 @@ def check_database(path: Path) -> CheckReport:
             if "journal" in tables:
                 problems += _check_journal(connection)
     except sqlite3.Error as error:
-        raise DatabaseDamaged(f"cannot check {path}: {error}", hint="nexusctl db restore BACKUP") from error
+        raise DatabaseDamaged(
+            f"cannot check {path}: {error}", hint="Restore a backup: nexusctl db restore BACKUP"
+        ) from error
     version = version_number(raw)
     if not version:
         problems.append("this is not a Nexus database: it has no schema version")
@@ -302,5 +303,5 @@ def _check_journal(connection: sqlite3.Connection) -> list[str]:
     highest = connection.execute("SELECT coalesce(max(seq), 0) FROM journal").fetchone()[0]
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'journal'").fetchone()
     if highest > (row[0] if row else 0):
-        return [f"the journal holds event {highest}, but would give out lower numbers again"]
+        return [f"the journal holds event {highest}, but would assign lower numbers again"]
     return []

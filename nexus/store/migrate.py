@@ -1,8 +1,8 @@
-"""Numbered migrations: where they are, how one is applied or taken back, each atomic with its own record.
+"""Numbered migrations: reads them, and applies or reverts them, each in one transaction with its own record.
 
-A migration is ``migrations/NNNN_name.sql`` with an ``up`` and a ``down`` part. Both run statement by statement inside
-one transaction together with the new version in ``schema_meta``, so a crash leaves the schema before or after a step,
-never inside one.
+A migration is ``migrations/NNNN_name.sql`` with an ``up`` and a ``down`` part. Each part runs statement by statement
+in one transaction that also stores the new version in ``schema_meta``, so a crash leaves the schema before or after a
+step, never within one.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Migration(NamedTuple):
 
 
 def available_migrations(directory: Path = _DIRECTORY) -> list[Migration]:
-    """The migrations of a directory, by version.
+    """Read the migrations of a directory, sorted by version.
 
     Raises:
-        InitError: their numbers have a gap or repeat, or a file lacks a part.
+        InitError: a number is missing or repeated, or a file lacks a part.
     """
     found: list[Migration] = []
     for path in sorted(directory.glob("[0-9][0-9][0-9][0-9]_*.sql")):
@@ -59,12 +59,12 @@ def available_migrations(directory: Path = _DIRECTORY) -> list[Migration]:
 
 
 def target_version() -> int:
-    """The schema version that this program works with."""
+    """Return the schema version that this program works with."""
     return sum(1 for _ in _DIRECTORY.glob("[0-9][0-9][0-9][0-9]_*.sql"))
 
 
 def split_statements(script: str) -> tuple[str, ...]:
-    """The statements of an SQL script. ``executescript`` is no use here: it commits what is open."""
+    """Split an SQL script into statements. ``executescript`` cannot be used: it commits the open transaction."""
     statements: list[str] = []
     pending = ""
     for line in script.splitlines(keepends=True):
@@ -80,7 +80,7 @@ def split_statements(script: str) -> tuple[str, ...]:
 
 
 def stored_version(connection: sqlite3.Connection) -> str | None:
-    """The raw version of the database's schema; None when it has no ``schema_meta`` of our kind."""
+    """Return the raw schema version; None when the database has no ``schema_meta`` with our columns."""
     columns = connection.execute(
         "SELECT count(*) FROM pragma_table_info('schema_meta') WHERE name IN ('key', 'value')"
     ).fetchone()[0]
@@ -91,14 +91,14 @@ def stored_version(connection: sqlite3.Connection) -> str | None:
 
 
 def version_number(raw: str | None) -> int:
-    """The number that ``stored_version`` gave; 0 for whatever is none."""
+    """Convert the result of ``stored_version`` to a number; 0 when it is not one."""
     if not raw or not raw.isascii() or not raw.isdigit():
         return 0
-    return int(raw[:18])  # longer ones are far above every version all the same
+    return int(raw[:18])  # 18 digits fit into 64 bits, and are above every version
 
 
 def applied_migrations(rows: list[tuple[str, str]]) -> list[AppliedMigration]:
-    """The history from the ``migration:`` rows of ``schema_meta``."""
+    """Decode the ``migration:`` rows of ``schema_meta``."""
     found = []
     for key, value in rows:
         record = json.loads(value)
@@ -107,16 +107,16 @@ def applied_migrations(rows: list[tuple[str, str]]) -> list[AppliedMigration]:
 
 
 def migrate(connection: sqlite3.Connection, current: int, target: int) -> None:
-    """Take the schema from version ``current`` to ``target``, forward or back, one transaction a step.
+    """Migrate the schema from version ``current`` to ``target``, up or down, in one transaction for each step.
 
     ``connection`` must be in autocommit mode with no transaction open.
 
     Raises:
-        InitError: a step failed; the schema is where the step before it left it.
+        InitError: a step failed; the schema is as the previous step left it.
     """
     migrations = available_migrations()
     if not 1 <= target <= len(migrations):
-        raise InitError(f"cannot migrate to version {target}: there are versions 1 to {len(migrations)}")
+        raise InitError(f"cannot migrate to version {target}: the versions are 1 to {len(migrations)}")
     if target >= current:
         steps = [(m, m.up, m.version) for m in migrations[current:target]]
     else:
@@ -139,12 +139,12 @@ def _step(connection: sqlite3.Connection, migration: Migration, statements: tupl
             connection.execute("DELETE FROM schema_meta WHERE key = ?", (key,))
         violation = connection.execute("PRAGMA foreign_key_check").fetchone()
         if violation is not None:
-            raise sqlite3.IntegrityError(f"table {violation[0]} would refer to rows that are not there")
+            raise sqlite3.IntegrityError(f"table {violation[0]} would refer to rows that do not exist")
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise InitError(
             f"cannot apply migration {migration.version} ({migration.name}): {error}",
-            hint="The database is as it was before this step. Its backup is in the backups folder.",
+            hint="The database is as it was before this step. The backup made before it is in the backups folder.",
         ) from error

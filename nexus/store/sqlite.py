@@ -1,8 +1,8 @@
 """``SqliteStore``: the state store on one SQLite file in write-ahead mode.
 
-Three ways to the file and no others: the writer's connection in its own thread, a read-only connection in the event
-loop's thread, and the backup's connection. Nobody opens the database file with anything but SQLite: closing any
-other descriptor of it would drop SQLite's locks.
+It opens the file in three ways: the writer's connection in its own thread, a read-only connection in the event loop's
+thread, and the backup's connection. The database file is only ever opened by SQLite: closing any other descriptor of
+it would drop SQLite's POSIX locks.
 """
 
 from __future__ import annotations
@@ -49,36 +49,36 @@ T = TypeVar("T")
 
 _log = logging.getLogger("nexus.store")
 
-_LOOK_INTERVAL_S = 1.0
-"""How often the file is looked for while writes come."""
+_FILE_CHECK_INTERVAL_S = 1.0
+"""The shortest time between two checks, made at writes, that the file is still in its place."""
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _COMPANIONS = ("-wal", "-shm", "-journal")
-"""What SQLite keeps beside a database: without them it may be half of itself, and with those of another it is lost."""
+"""The files beside a database. Without its own, it may lack committed data; with those of another, it is corrupted."""
 
 
 def database_file(path: Path) -> Path:
-    """The file that ``path`` means. Links are followed, as SQLite does: a log is beside the file itself."""
+    """Resolve symbolic links in ``path``, as SQLite does: the write-ahead log is beside the real file."""
     return Path(os.path.realpath(path))
 
 
 class SqliteStore:
-    """``StateStore`` on the SQLite file ``path``; its own copies go to ``backup_directory``."""
+    """``StateStore`` on the SQLite file ``path``; backups go to ``backup_directory``."""
 
     def __init__(self, path: Path, backup_directory: Path) -> None:
         self.path = database_file(path)
         self.backup_directory = backup_directory
-        self._reading: sqlite3.Connection | None = None
+        self._read_connection: sqlite3.Connection | None = None
         self._writer: Writer | None = None
         self._identity: tuple[int, int] | None = None
         self._backup_lock = asyncio.Lock()
-        self._seen_in_place_at = -_LOOK_INTERVAL_S
+        self._file_checked_at = -_FILE_CHECK_INTERVAL_S
         self._journal_listeners: dict[object, Callable[[], None]] = {}
 
     # Opening
 
     def init(self, *, target: int | None = None) -> None:
-        """See ``StateStore.init``. ``target`` is the schema version to bring it to, by default the newest."""
+        """See ``StateStore.init``. ``target`` is the schema version to migrate to, by default the newest."""
         target = target_version() if target is None else target
         old_mask = os.umask(0o077)
         try:
@@ -86,28 +86,28 @@ class SqliteStore:
             current = self._preflight()
             if current is not None and current != target:
                 self._backup_before_migration(target)
-            writing = self._open_writing()
+            connection = self._open_write_connection()
             try:
-                migrate(writing, current or 0, target)
+                migrate(connection, current or 0, target)
                 if current != target:
-                    # The new schema belongs into the file itself, whose size is shown, and not only into its log.
-                    writing.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                    # Moves the new schema from the log into the file, so that the reported size includes it.
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             except BaseException:
-                writing.close()
+                connection.close()
                 raise
-            self._open_reading()
+            self._open_read_connection()
         except sqlite3.Error as error:
             raise self._init_error(error) from error
         finally:
             os.umask(old_mask)
         status = os.stat(self.path)  # noqa: PTH116
         self._identity = (status.st_dev, status.st_ino)
-        self._writer = Writer(writing, f"{self.path}-wal", self._wake_journal)
-        self._writing = writing
+        self._writer = Writer(connection, f"{self.path}-wal", self._notify_journal)
+        self._write_connection = connection
 
     def start(self) -> None:
-        """Begin to take writes, in the running event loop."""
-        assert self._writer is not None, "init comes first"
+        """Start the writer; results are delivered to the running event loop."""
+        assert self._writer is not None, "call init first"
         self._writer.start(asyncio.get_running_loop())
 
     def _make_parent(self) -> None:
@@ -117,7 +117,7 @@ class SqliteStore:
         except OSError as error:
             raise InitError(
                 f"cannot create directory {parent}: {error.strerror}",
-                hint="Make it yourself, or give another database: nexusd --db PATH",
+                hint="Create it yourself, or give another database: nexusd --db PATH",
             ) from error
 
     def _init_error(self, error: sqlite3.Error) -> StoreError:
@@ -126,25 +126,25 @@ class SqliteStore:
             return self._damaged(error)
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             return InitError(
-                f"cannot open database {self.path}: it or its folder cannot be written",
+                f"cannot open database {self.path}: the file or its folder is not writable",
                 hint=f"Look at the permissions: ls -ld {self.path.parent} {self.path}",
             )
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return InitError(
-                f"cannot open database {self.path}: another process keeps it locked",
-                hint="Close whatever else has it open, such as an sqlite3 shell.",
+                f"cannot open database {self.path}: another process has locked it",
+                hint="Close other programs that have it open, such as an sqlite3 shell.",
             )
         failure = sqlite_failure(error, f"open database {self.path}")
         return failure if isinstance(failure, DiskFull) else InitError(failure.message, hint=failure.hint)
 
     def _damaged(self, problem: object) -> DatabaseDamaged:
         return DatabaseDamaged(
-            f"cannot open database {self.path}: the file is damaged ({problem}); it was left as it is",
-            hint=f"Put a backup in its place: nexusctl db restore BACKUP   (backups: {self.backup_directory})",
+            f"cannot open database {self.path}: the file is damaged ({problem}); it was not changed",
+            hint=f"Restore a backup: nexusctl db restore BACKUP   (backups: {self.backup_directory})",
         )
 
     def _preflight(self) -> int | None:
-        """Look at what is there before anything is changed; gives its schema version, None for a fresh start."""
+        """Check the file before anything is changed; returns its schema version, None for a new database."""
         try:
             status = os.stat(self.path)  # noqa: PTH116
         except FileNotFoundError:
@@ -157,11 +157,11 @@ class SqliteStore:
         if status is None or not status.st_size:
             self._keep_orphaned_log()
             return None
-        with contextlib.closing(self._open_looking()) as connection:
+        with contextlib.closing(self._open_unchanged()) as connection:
             raw = stored_version(connection)
             tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
             self._refuse_unknown(raw, tables)
-            # Before any connection that could write: closing one would move the log into a damaged file.
+            # Before any connection that can write: closing one would write the log into a damaged file.
             problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if problem != "ok":
                 raise self._damaged(problem)
@@ -171,17 +171,17 @@ class SqliteStore:
         if version < 1:
             _log.warning(
                 "schema version mismatch: no migration starts from version %r; "
-                "the database is kept as %s and a fresh one is made",
+                "the database is kept as %s and a new one is created",
                 raw,
                 set_aside(self.path),
             )
             return None
         return version
 
-    def _open_looking(self) -> sqlite3.Connection:
-        """A connection that changes nothing, and leaves no new files beside a database that lies still."""
-        still = not any(os.path.lexists(f"{self.path}{end}") for end in ("-wal", "-journal"))
-        mode = "mode=ro&immutable=1" if still else "mode=ro"
+    def _open_unchanged(self) -> sqlite3.Connection:
+        """Open a connection that changes nothing, and creates no files beside a database that is not in use."""
+        unused = not any(os.path.lexists(f"{self.path}{end}") for end in ("-wal", "-journal"))
+        mode = "mode=ro&immutable=1" if unused else "mode=ro"
         connection = sqlite3.connect(f"{self.path.as_uri()}?{mode}", uri=True, timeout=5)
         try:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -189,7 +189,7 @@ class SqliteStore:
             connection.close()
             if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_READONLY_ROLLBACK:
                 raise
-            # A crash left a change half done: only a connection that may write can take it back.
+            # A crash left a hot rollback journal: only a connection that can write can roll it back.
             return self._connect()
         except BaseException:
             connection.close()
@@ -197,11 +197,11 @@ class SqliteStore:
         return connection
 
     def _keep_orphaned_log(self) -> None:
-        """SQLite would delete a write-ahead log without its database, and the log may hold all of it."""
+        """Keep a write-ahead log without a database: SQLite would delete it, and it may hold all of the data."""
         with contextlib.suppress(FileNotFoundError):
             if os.stat(f"{self.path}-wal").st_size:  # noqa: PTH116
                 aside = set_aside(self.path)
-                _log.warning("the database is gone or empty, but its log is not: kept as %s-wal", aside)
+                _log.warning("the database is missing or empty, but its write-ahead log is not: kept as %s-wal", aside)
 
     def _refuse_unknown(self, raw: str | None, tables: int) -> None:
         newest = target_version()
@@ -209,7 +209,7 @@ class SqliteStore:
             if not tables:
                 return
             raise SchemaMismatch(
-                f"cannot use database {self.path}: it is an SQLite file, but not one of Nexus; it was left as it is",
+                f"cannot use database {self.path}: it is an SQLite file, but not a Nexus database; it was not changed",
                 expected=newest,
                 found=None,
                 hint="Give another database: nexusd --db PATH",
@@ -218,10 +218,10 @@ class SqliteStore:
         if version > newest:
             raise SchemaMismatch(
                 f"cannot use database {self.path}: its schema version is {version}, "
-                f"this nexusd knows {newest} and older; it was left as it is",
+                f"this nexusd knows {newest} and older; it was not changed",
                 expected=newest,
                 found=version,
-                hint="Run the newer nexusd that made it, or restore an older backup: nexusctl db restore BACKUP",
+                hint="Run the newer nexusd that created it, or restore an older backup: nexusctl db restore BACKUP",
             )
 
     def _backup_before_migration(self, target: int) -> None:
@@ -234,27 +234,27 @@ class SqliteStore:
             if isinstance(error.__cause__, DatabaseDamaged):
                 raise self._damaged(error.__cause__.message) from error
             raise InitError(
-                f"cannot migrate database {self.path}: there is no backup of it ({error})",
-                hint=f"Make it possible to write to {directory}, then start again. Nothing was changed.",
+                f"cannot migrate database {self.path}: it cannot be backed up first ({error})",
+                hint=f"Make {directory} writable, then start again. Nothing was changed.",
             ) from error
-        _log.info("the database was copied to %s before its migration", copy)
+        _log.info("the database was backed up to %s before its migration", copy)
 
-    def _open_writing(self) -> sqlite3.Connection:
+    def _open_write_connection(self) -> sqlite3.Connection:
         connection = self._connect()
         try:
             mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             if mode != "wal":
                 raise InitError(
                     f"cannot open database {self.path}: failed to enable WAL mode: journal_mode is '{mode}'",
-                    hint="Put it on a local file system: nexusd --db PATH",
+                    hint="Use a path on a local file system: nexusd --db PATH",
                 )
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA temp_store = MEMORY")
             if connection.execute("PRAGMA foreign_keys").fetchone()[0] != 1:
                 raise InitError(f"cannot open database {self.path}: this SQLite does not enforce foreign keys")
-            # A file or folder that cannot be written shows here, not at the first change. BEGIN alone would not do:
-            # SQLite makes a read transaction of it where it may only read.
+            # Detects a file or folder that is not writable now, not at the first change. BEGIN IMMEDIATE alone is not
+            # enough: on a read-only file SQLite turns it into a read transaction.
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(f"PRAGMA user_version = {version}")
@@ -269,18 +269,18 @@ class SqliteStore:
             self.path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256
         )
 
-    def _open_reading(self) -> None:
-        self._reading = self._connect()
-        self._reading.execute("PRAGMA query_only = ON")
-        self._reading.execute("PRAGMA temp_store = MEMORY")
-        # From its first read on it has every file open, and works even if they lose their names.
-        self._reading.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    def _open_read_connection(self) -> None:
+        self._read_connection = self._connect()
+        self._read_connection.execute("PRAGMA query_only = ON")
+        self._read_connection.execute("PRAGMA temp_store = MEMORY")
+        # After its first read it has every file open, and works even if they are deleted or renamed.
+        self._read_connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
     def current_version(self) -> int:
-        """The schema version of the file as it is, without opening the store; 0 for one that is empty.
+        """Return the schema version of the file, without opening the store; 0 for an empty file.
 
         Raises:
-            InitError: it is not a database that this program can work with.
+            InitError: this program cannot work with the file.
         """
         try:
             return self._preflight() or 0
@@ -292,7 +292,7 @@ class SqliteStore:
     def status(self) -> DatabaseStatus:
         """See ``StateStore.status``. A search index's own tables are not counted."""
 
-        def look(reader: Reader) -> tuple[list[str], str, int, list[tuple[str, str]]]:
+        def read_schema(reader: Reader) -> tuple[list[str], str, int, list[tuple[str, str]]]:
             tables = reader.all(
                 "SELECT name FROM pragma_table_list WHERE type IN ('table', 'virtual') AND schema = 'main' "
                 "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
@@ -303,7 +303,7 @@ class SqliteStore:
             mode = reader.all("PRAGMA journal_mode")[0][0]
             return [name for (name,) in tables], mode, version, list(meta.items())
 
-        tables, mode, version, migrations = self.read(look)
+        tables, mode, version, migrations = self.read(read_schema)
         try:
             size = os.stat(self.path).st_size  # noqa: PTH116
         except OSError as error:
@@ -314,14 +314,14 @@ class SqliteStore:
             size_bytes=size,
             schema_version=version,
             journal_mode=mode,
-            foreign_keys=True,  # init refuses to go on without them
+            foreign_keys=True,  # init fails without them
             tables=tables,
             migrations=applied_migrations(migrations),
         )
 
     def read(self, fn: Callable[[Reader], T], *, snapshot: bool = False) -> T:
         """See ``StateStore.read``."""
-        connection = self._reading
+        connection = self._read_connection
         if connection is None:
             raise StoreUnavailable("cannot read: the store is closed")
         try:
@@ -340,19 +340,19 @@ class SqliteStore:
         if self._writer is None:
             raise StoreUnavailable("cannot write: the store is closed")
         now = time.monotonic()
-        if now - self._seen_in_place_at >= _LOOK_INTERVAL_S:
-            # Acknowledging what nobody will find again would be a lie; a look at each write would cost too much.
+        if now - self._file_checked_at >= _FILE_CHECK_INTERVAL_S:
+            # A write to a deleted file would be lost, so it is refused. Checking at each write would cost too much.
             if not self._in_place():
-                raise self._gone("cannot write: ")
-            self._seen_in_place_at = now
+                raise self._file_missing("cannot write: ")
+            self._file_checked_at = now
         return await self._writer.write(fn, size_bytes)
 
     async def backup(self, path: Path | None = None, *, keep_days: int = 30) -> BackupInfo:
-        """Make a verified copy in a thread of its own.
+        """Make a verified backup in a separate thread.
 
-        Without ``path`` it goes to the backup directory under a dated name, and copies of that kind that are older
-        than ``keep_days`` are deleted. A given path must not be there yet. One copy is made at a time; one that has
-        begun is seen to its end, also when it is cancelled, since the copy would be there all the same.
+        Without ``path`` it goes to the backup directory under a dated name, and dated backups that are older than
+        ``keep_days`` are deleted. A given path must not exist. One backup is made at a time. Cancelling does not stop
+        a backup that has begun: the file would appear all the same, so its result is returned.
         """
         async with self._backup_lock:
             copying = asyncio.ensure_future(asyncio.to_thread(self.backup_now, path, keep_days=keep_days))
@@ -366,12 +366,12 @@ class SqliteStore:
                     task.uncancel()
 
     def backup_now(self, path: Path | None = None, *, keep_days: int = 30) -> BackupInfo:
-        """``backup``, blocking."""
-        if self._reading is None:
+        """The blocking form of ``backup``."""
+        if self._read_connection is None:
             raise StoreUnavailable("cannot back up: the store is closed")
-        # Under its name there may be nothing by now, or another file; the open connection still has ours. Its other
-        # readers wait meanwhile, so it is not the ordinary way.
-        source = self.path if self._in_place() else self._reading
+        # If the file was deleted or replaced, only the open connection still reaches the data. Other reads on that
+        # connection wait meanwhile, so it is used only then.
+        source = self.path if self._in_place() else self._read_connection
         if path is not None:
             return backup_database(source, path)
         directory = self.backup_directory
@@ -388,20 +388,20 @@ class SqliteStore:
         self._journal_listeners[key] = listener
         return lambda: self._journal_listeners.pop(key, None) and None
 
-    def _wake_journal(self) -> None:
+    def _notify_journal(self) -> None:
         for listener in list(self._journal_listeners.values()):
             listener()
 
     def problem(self) -> StoreError | None:
         """See ``StateStore.problem``."""
         if not self._in_place():
-            return self._gone()
+            return self._file_missing()
         return self._writer.fault if self._writer is not None else StoreUnavailable("the store is closed")
 
-    def _gone(self, cannot: str = "") -> StoreUnavailable:
+    def _file_missing(self, cannot: str = "") -> StoreUnavailable:
         return StoreUnavailable(
-            f"{cannot}the database file {self.path} was deleted or replaced while the daemon runs",
-            hint="Save what it held before the daemon ends: nexusctl db backup PATH\n"
+            f"{cannot}the database file {self.path} was deleted or replaced while the daemon was running",
+            hint="Save its data before the daemon stops: nexusctl db backup PATH\n"
             "Then: nexusctl daemon stop; nexusctl db restore PATH; nexusctl daemon start",
         )
 
@@ -419,47 +419,47 @@ class SqliteStore:
         self.close_now()
 
     def close_now(self) -> None:
-        """Release the files; for whoever never called ``start``."""
-        if self._reading is not None:
-            self._reading.close()
-            self._reading = None
+        """Close the connections of a store whose ``start`` was not called."""
+        if self._read_connection is not None:
+            self._read_connection.close()
+            self._read_connection = None
         if self._writer is not None:
             self._writer = None
-            # The last connection to close empties the write-ahead log into the database and removes it.
-            self._writing.close()
+            # Closing the last connection writes the log into the database and deletes it.
+            self._write_connection.close()
 
 
 def set_aside(path: Path, *, replacement: Path | None = None) -> Path | None:
-    """Rename a database, with its ``-wal`` and ``-shm``, to a dated name beside it; gives the new name.
+    """Rename a database, with its ``-wal`` and ``-shm``, to a dated name beside it; returns the new name.
 
-    ``replacement`` takes its place in the same moment. None is given when there was nothing to set aside.
+    ``replacement`` is atomically renamed to ``path``. Returns None when there was no file to set aside.
 
     Raises:
-        StoreConflict: there is no free name.
+        StoreConflict: no name is free.
         OSError: the directory cannot be changed.
     """
-    ends = [end for end in (*_COMPANIONS, "") if os.path.lexists(f"{path}{end}")]
+    suffixes = [suffix for suffix in (*_COMPANIONS, "") if os.path.lexists(f"{path}{suffix}")]
     base = f"{path.name}.set-aside-{timestamp()}"
-    for suffix in ("", *(f".{number}" for number in range(1, 100))):
-        aside = path.with_name(base + suffix)
-        if not any(os.path.lexists(f"{aside}{end}") for end in ("", *_COMPANIONS)):
+    for number in ("", *(f".{count}" for count in range(1, 100))):
+        aside = path.with_name(base + number)
+        if not any(os.path.lexists(f"{aside}{suffix}") for suffix in ("", *_COMPANIONS)):
             break
     else:
-        raise StoreConflict(f"cannot set {path} aside: there is no free name for it")
-    # The log goes first: what comes next under the name must never meet it.
-    for end in ends:
-        old, new = path.with_name(path.name + end), aside.with_name(aside.name + end)
-        if end or replacement is None or not _link(old, new):
+        raise StoreConflict(f"cannot set {path} aside: no free name for it")
+    # The log goes first: the next database under this name must never be opened with it.
+    for suffix in suffixes:
+        old, new = path.with_name(path.name + suffix), aside.with_name(aside.name + suffix)
+        if suffix or replacement is None or not _link(old, new):
             with contextlib.suppress(FileNotFoundError):
                 old.rename(new)
     if replacement is not None:
         replacement.rename(path)
     fsync_directory(path.parent)
-    return aside if ends else None
+    return aside if suffixes else None
 
 
 def _link(old: Path, new: Path) -> bool:
-    """A second name for a file, so that the first is never without one; False where there are no hard links."""
+    """Give a file a second name, so that ``old`` exists until it is replaced; False without hard links."""
     try:
         os.link(old, new)
     except OSError:

@@ -1,8 +1,8 @@
-"""The one thread that writes: it takes what waits, commits it together, and tells the event loop once a group.
+"""The writer thread: it takes queued writes, commits them together, and wakes the event loop once per group.
 
-Group commit: up to 128 writes share one commit (and its fsync), each in a savepoint of its own, so that one that fails
-undoes only itself. A group that SQLite loses as a whole is followed by a *fence*, a small commit that settles what the
-disk holds; only then is each write run again, alone. A function may therefore run twice.
+Group commit: up to 128 writes share one commit (and its fsync), each in its own savepoint, so that a failed write
+rolls back only itself. If SQLite rolls back a whole group, the thread commits a *fence*, a small write that settles
+what is on the disk, and then runs each write again, alone. A write function may therefore run twice.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _log = logging.getLogger("nexus.store")
 MAX_GROUP_WRITES = 128
 MAX_GROUP_BYTES = 1024 * 1024
 WAL_LIMIT_BYTES = 8 * 1024 * 1024
-"""Above this the writer tries to empty the write-ahead log, at most once a second."""
+"""Above this size the writer tries to truncate the write-ahead log, at most once a second."""
 PROBE_INTERVAL_S = 1.0
 
 
@@ -43,7 +43,7 @@ class SqliteReader:
         self._connection = connection
 
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
-        # Fetched whole: a cursor left open would hold an old view of the data for every later read.
+        # All rows are fetched: an open cursor would keep an old snapshot for every later read.
         rows = self._connection.execute(sql, parameters).fetchall()
         return rows[0] if rows else None
 
@@ -78,7 +78,7 @@ class SqliteTransaction(SqliteReader):
 
 
 class _Job:
-    """One write on its way: the function, the future that waits for it, and what became of it."""
+    """One queued write: its function, the future of its waiter, and its result or error."""
 
     __slots__ = ("_token", "delivered", "error", "fn", "future", "journaled", "result", "size_bytes")
 
@@ -93,7 +93,7 @@ class _Job:
         self._token = [None]
 
     def claim(self) -> bool:
-        """True for the first caller alone: either the writer takes the job or the waiter withdraws it."""
+        """True only for the first caller: either the writer takes the job, or the waiter withdraws it."""
         try:
             self._token.pop()
         except IndexError:
@@ -102,9 +102,9 @@ class _Job:
 
 
 class _GroupLost(Exception):
-    """SQLite ended the group's transaction; what was released in it is gone as well.
+    """SQLite rolled back the group's transaction, with the savepoints released in it.
 
-    Only after a failed COMMIT may the disk hold something of it all the same.
+    After a failed COMMIT (``at_commit``) the disk may hold the group nevertheless.
     """
 
     def __init__(self, *, at_commit: bool = False) -> None:
@@ -123,12 +123,12 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
-        self._last_look = 0.0
+        self._last_wal_check = 0.0
         self.fault: StoreError | None = None
-        """Why writes fail at present; None when they work."""
+        """Why writes fail at present; None while they succeed."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to write; results are delivered in ``loop``."""
+        """Start the thread; results are delivered in ``loop``."""
         self._loop = loop
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
@@ -137,8 +137,8 @@ class Writer:
         """See ``StateStore.write``.
 
         A write that is cancelled while it waits in the queue is withdrawn. One that the thread has already taken may be
-        durable, so "cancelled" would be a lie: the result is returned, and the cancellation is delivered again at the
-        task's next wait.
+        durable, so that "cancelled" could be wrong: the result is returned, and the cancellation is delivered again at
+        the task's next wait.
         """
         if self._loop is None or self._thread is None or self._closing:
             raise StoreUnavailable("cannot write: the store is closed")
@@ -147,7 +147,7 @@ class Writer:
         cancelled = False
         while not job.delivered:
             try:
-                # Not shielded, which would take another turn of the loop: a cancelled future is replaced.
+                # asyncio.shield would cost another turn of the loop; instead a cancelled future is replaced.
                 await job.future
             except asyncio.CancelledError:
                 if job.claim():
@@ -161,7 +161,7 @@ class Writer:
         return job.result  # type: ignore[no-any-return]
 
     async def close(self) -> None:
-        """Write what is queued, then end the thread. What comes later is refused: nobody would take it."""
+        """Commit the queued writes, then end the thread. Later writes are refused."""
         if self._thread is None:
             return
         self._closing = True
@@ -218,7 +218,7 @@ class Writer:
             _log.warning("writes finished after the event loop was closed")
 
     def _deliver(self, jobs: list[_Job]) -> None:
-        """In the event loop: wake whoever waits for these writes."""
+        """In the event loop: wake the waiters of these writes."""
         journaled = False
         for job in jobs:
             journaled = journaled or (job.error is None and job.journaled)
@@ -240,12 +240,12 @@ class Writer:
                 for job in jobs:
                     self._commit_alone(job)
             else:
-                self._give_up(jobs, lost)
+                self._fail_lost(jobs, lost)
         else:
-            self._look_again(jobs)
+            self._probe_after_doubt(jobs)
 
-    def _look_again(self, jobs: list[_Job]) -> None:
-        """Where there is or was a reason to doubt it, find out whether anything can be written at all."""
+    def _probe_after_doubt(self, jobs: list[_Job]) -> None:
+        """After a fault or a full disk, find out whether writes succeed at present."""
         if self.fault is not None or any(isinstance(job.error, DiskFull) for job in jobs):
             self._fence()
 
@@ -255,17 +255,17 @@ class Writer:
             self._transaction([job])
         except _GroupLost as lost:
             if self._fence():
-                # The disk settled that nothing of it is there.
+                # The fence is durable, so the lost write is not on the disk.
                 job.error = self._failure(lost.__cause__)
             else:
-                self._give_up([job], lost)
+                self._fail_lost([job], lost)
         else:
-            self._look_again([job])
+            self._probe_after_doubt([job])
 
-    def _give_up(self, jobs: list[_Job], lost: _GroupLost) -> None:
-        """Say what is known while the disk cannot be settled.
+    def _fail_lost(self, jobs: list[_Job], lost: _GroupLost) -> None:
+        """Set the errors of lost writes while no fence can be committed.
 
-        A commit that a full disk refused has left nothing: there was no room for its last page, which would count.
+        A commit that failed on a full disk is certainly absent: its last page, which makes it valid, had no room.
         """
         cause = lost.__cause__
         for job in jobs:
@@ -275,7 +275,7 @@ class Writer:
             if lost.at_commit:
                 job.error = OutcomeUnknown(
                     f"cannot tell whether the change was made: {cause}",
-                    hint="The disk fails. Once it works again, look, or repeat the request with the same id.",
+                    hint="The disk fails. Once it works, check the record, or repeat the request with the same id.",
                 )
             elif self.fault is not None:
                 job.error = StoreUnavailable(f"cannot write: {self.fault.message}", hint=self.fault.hint)
@@ -289,10 +289,10 @@ class Writer:
         return cause or StoreUnavailable("cannot write to the database")
 
     def _transaction(self, jobs: list[_Job]) -> None:
-        """Run and commit ``jobs`` together; each job's own failure is its own.
+        """Run and commit ``jobs`` together; a job that fails does not affect the others.
 
         Raises:
-            _GroupLost: nothing of it is committed, as far as this connection can see.
+            _GroupLost: nothing is committed, as far as this connection can tell.
         """
         connection = self._connection
         execute = connection.execute
@@ -335,7 +335,7 @@ class Writer:
             raise _GroupLost(at_commit=True) from error
 
     def _fence(self) -> bool:
-        """Commit something small, so that what the disk holds is settled; tells whether that worked."""
+        """Commit a small write, which settles what is on the disk; return whether it succeeded."""
         execute = self._connection.execute
         try:
             if self._connection.in_transaction:
@@ -360,8 +360,8 @@ class Writer:
     def _cannot_begin(self, error: sqlite3.Error) -> StoreError:
         if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return StoreUnavailable(
-                "cannot write: another process keeps the database locked",
-                hint="Close whatever else has it open, such as an sqlite3 shell.",
+                "cannot write: another process holds a lock on the database",
+                hint="Close other programs that have it open, such as an sqlite3 shell.",
             )
         failure = sqlite_failure(error, "write to the database")
         self._note_fault(failure, error)
@@ -379,11 +379,11 @@ class Writer:
 
     def _checkpoint_if_large(self) -> None:
         now = time.monotonic()
-        if now - self._last_look < 1.0:
+        if now - self._last_wal_check < 1.0:
             return
-        # Noted before the look, not only before a checkpoint: a look at each commit makes the event loop, which has
-        # just been woken, and this thread wait for each other, and so costs a fifth of a lone write.
-        self._last_look = now
+        # Set before the stat, not only before a checkpoint: a stat after each commit makes this thread and the event
+        # loop, which has just been woken, wait for each other, and costs a fifth of a lone write.
+        self._last_wal_check = now
         try:
             if os.stat(self._wal_path).st_size <= WAL_LIMIT_BYTES:  # noqa: PTH116
                 return
@@ -393,4 +393,4 @@ class Writer:
             finally:
                 self._connection.execute("PRAGMA busy_timeout = 5000")
         except (OSError, sqlite3.Error) as error:
-            _log.debug("the write-ahead log was not emptied: %s", error)
+            _log.debug("cannot truncate the write-ahead log: %s", error)

@@ -1,1 +1,1 @@
-"""The daemon itself: is it well, what can it do, its settings, its backups, its end."""
+"""The daemon itself: health, status, the list of commands, settings, backups, shutdown."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from nexus_protocol.errors import InvalidArgument
@@ -13,10 +13,13 @@ from nexus.cli.output import Column, Printer, format_duration, hint, print_field
 from nexus.cli.verbs import NounGroup, completers, verb
 from nexus.system.commands import DeleteSetting, GetSetting, GetSystemStatus, Health, ListSettings, SetSetting
 
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+
 __all__ = ["settings", "status"]
 
 
-def _status(app: Any, _values: dict[str, Any], out: Printer) -> None:
+def _status(app: App, _values: dict[str, Any], out: Printer) -> None:
     app.limit(ANSWER_WITHIN_S)
     health = app.call_raw(Health())
     if out.output == "table":
@@ -27,7 +30,7 @@ def _status(app: Any, _values: dict[str, Any], out: Printer) -> None:
     out.one(record, key="status", sentence=lambda: _print_status_wide(app, health, system))
 
 
-def _print_status(app: Any, health: dict[str, Any]) -> None:
+def _print_status(app: App, health: dict[str, Any]) -> None:
     click.echo(f"Daemon: {health['status']} ({app.socket_path()})")
     database = health.get("database")
     if database is not None:
@@ -39,7 +42,7 @@ def _print_status(app: Any, health: dict[str, Any]) -> None:
             click.echo(f"{check['name']} is {check['status']}: {check['message']}", err=True)
 
 
-def _print_status_wide(app: Any, health: dict[str, Any], system: dict[str, Any]) -> None:
+def _print_status_wide(app: App, health: dict[str, Any], system: dict[str, Any]) -> None:
     _print_status(app, health)
     counts = ", ".join(f"{n} {state}" for states in system["counts"].values() for state, n in states.items())
     print_fields(
@@ -54,9 +57,7 @@ def _print_status_wide(app: Any, health: dict[str, Any], system: dict[str, Any])
     )
 
 
-status = verb(
-    Health, _status, help="Show whether the daemon runs, and its database. Exits 0 when it answers, 3 when not."
-)
+status = verb(Health, _status, help="Show the status of the daemon and its database. Exits 0 if it replies, 3 if not.")
 
 _COLUMNS = (
     Column("KEY", lambda s: s["key"], 24),
@@ -75,7 +76,7 @@ def _text(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _get(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _get(app: App, values: dict[str, Any], out: Printer) -> None:
     setting = app.call_raw(GetSetting(values["key"]))
     text = _text(setting.get("value"))
     if sys.stdout.isatty():
@@ -83,7 +84,7 @@ def _get(app: Any, values: dict[str, Any], out: Printer) -> None:
     out.one(setting, key="key", sentence=lambda: click.echo(text))
 
 
-def _set(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _set(app: App, values: dict[str, Any], out: Printer) -> None:
     from nexus_protocol.codec import encode_command
 
     command = SetSetting(values["key"], _parse(values["value"], values["type"]))
@@ -91,7 +92,7 @@ def _set(app: Any, values: dict[str, Any], out: Printer) -> None:
         encode_command(command)
     except InvalidArgument:
         raise click.UsageError(
-            "cannot accept value: its whole numbers have 64 bits at most, and it is nested 32 levels deep at most"
+            "cannot accept value: whole numbers have at most 64 bits, and nesting is at most 32 levels deep"
         ) from None
     setting = app.call_raw(command)
     out.one(
@@ -105,8 +106,8 @@ def _set(app: Any, values: dict[str, Any], out: Printer) -> None:
         _warn_unknown(app, setting["key"])
 
 
-def _warn_unknown(app: Any, key: str) -> None:
-    """Say that nothing reads the key, since that is how a misspelled one shows."""
+def _warn_unknown(app: App, key: str) -> None:
+    """Print that nothing reads the key: it may be misspelled."""
     from difflib import get_close_matches
 
     known = [setting["key"] for setting in _all_settings(app) if setting.get("doc")]
@@ -115,7 +116,7 @@ def _warn_unknown(app: Any, key: str) -> None:
 
 
 def _parse(text: str, type_: str | None) -> Any:
-    """The value that was typed: as the type that was asked for, else as what it looks like."""
+    """Parse a value to the type of ``--type``, else to the type that it looks like."""
     import msgspec
 
     if type_ == "string":
@@ -125,18 +126,20 @@ def _parse(text: str, type_: str | None) -> Any:
     except msgspec.DecodeError:
         value = text
     except RecursionError:
-        raise click.UsageError("cannot accept value: it is nested too deep (as text: --type string)") from None
+        raise click.UsageError(
+            "cannot accept value: it is nested too deeply (to keep it as text: --type string)"
+        ) from None
     kinds = {"int": int, "bool": bool}
     if (type_ in kinds and type(value) is not kinds[type_]) or (type_ == "json" and value is text):
         raise click.UsageError(f"{text!r} is not of type {type_}")
     return text if isinstance(value, str) and type_ is None else value
 
 
-def _list(app: Any, _values: dict[str, Any], out: Printer) -> None:
+def _list(app: App, _values: dict[str, Any], out: Printer) -> None:
     out.many(_all_settings(app), _COLUMNS, key="key", nothing="No settings found.")
 
 
-def _all_settings(app: Any) -> list[dict[str, Any]]:
+def _all_settings(app: App) -> list[dict[str, Any]]:
     page = app.call_raw(ListSettings())
     settings: list[dict[str, Any]] = page["settings"]
     while cursor := page.get("next_cursor"):
@@ -145,7 +148,7 @@ def _all_settings(app: Any) -> list[dict[str, Any]]:
     return settings
 
 
-def _unset(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _unset(app: App, values: dict[str, Any], out: Printer) -> None:
     setting = app.call_raw(DeleteSetting(values["key"]))
 
     def sentence() -> None:
@@ -158,8 +161,8 @@ def _unset(app: Any, values: dict[str, Any], out: Printer) -> None:
 
 _SET_HELP = """Set a setting.
 
-Text, whole numbers and true or false keep their type; anything else is kept as JSON. A value that begins with a dash
-goes after --.
+Text, whole numbers and true or false keep their type; other values are stored as JSON. Put a value that begins with a
+dash after --.
 
 \b
     nexusctl settings set journal.keep_days 90
@@ -170,7 +173,7 @@ def _make_set() -> click.Command:
     type_ = click.Option(
         ["--type"],
         type=click.Choice(["string", "int", "bool", "json"]),
-        help="What the value is (default: what it looks like).",
+        help="Type of the value (default: detected).",
     )
     return verb(SetSetting, _set, parameters=[type_], help=_SET_HELP)
 
@@ -182,12 +185,12 @@ settings = NounGroup(
         "get": ("Print one setting.", lambda: verb(GetSetting, _get)),
         "set": ("Set a setting.", _make_set),
         "list": ("List settings with their defaults.", lambda: verb(ListSettings, _list, exclude=("cursor",))),
-        "unset": ("Remove a setting, so that it has its default again.", lambda: verb(DeleteSetting, _unset)),
+        "unset": ("Reset a setting to its default.", lambda: verb(DeleteSetting, _unset)),
     },
 )
 
 
-def _complete_setting(app: Any, incomplete: str) -> list[str]:
+def _complete_setting(app: App, incomplete: str) -> list[str]:
     return [setting["key"] for setting in _all_settings(app) if setting["key"].startswith(incomplete)]
 
 

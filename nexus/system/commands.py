@@ -1,4 +1,4 @@
-"""The public contract of the daemon itself."""
+"""The public contract of the daemon itself: its records, commands and errors."""
 
 from __future__ import annotations
 
@@ -48,32 +48,32 @@ SettingKey = Annotated[
 
 
 class SettingNotFound(NotFound):
-    """Nothing is set under this key, and no default is known."""
+    """The setting is not set and has no default."""
 
     type = "setting.not_found"
 
 
 class SettingInvalid(InvalidArgument):
-    """A known setting does not take this value."""
+    """The value is not valid for this setting."""
 
     type = "setting.invalid"
 
 
 class Pong(Record):
-    """What was sent."""
+    """The bytes of the request."""
 
     payload: bytes = b""
 
 
 @command(42)
 class Ping(Command[Pong]):
-    """Answer with the same bytes."""
+    """Return the same bytes."""
 
     payload: Annotated[bytes, Meta(max_length=65_000, description="any bytes, 65000 at most")] = b""
 
 
 class Database(Record):
-    """The database as it is now."""
+    """The current state of the database."""
 
     path: str
     table_count: int
@@ -83,11 +83,11 @@ class Database(Record):
     foreign_keys: bool
     tables: list[str]
     migrations: list[dict[str, Any]]
-    """version, name and, where known, applied_at of each migration, oldest first."""
+    """Each applied migration, oldest first: version, name and, if known, applied_at."""
 
 
 class Check(Record):
-    """One thing that was looked at: status ok, degraded or failing."""
+    """The result of one check; ``status`` is ok, degraded or failing."""
 
     name: str
     status: str
@@ -95,22 +95,22 @@ class Check(Record):
 
 
 class HealthReport(Record):
-    """How the daemon is: the worst of its checks."""
+    """The health of the daemon; ``status`` is the worst status of its checks."""
 
     status: str
     version: str
     checks: list[Check]
     database: Database | None = None
-    """Absent when the store cannot be read; the status is then failing."""
+    """Absent when the store cannot be read; ``status`` is then failing."""
 
 
 @command(43)
 class Health(Command[HealthReport]):
-    """Tell whether the daemon and its database are well."""
+    """Check the health of the daemon and its database."""
 
 
 class SystemStatus(Record):
-    """What the daemon is doing."""
+    """The daemon's process and load."""
 
     pid: int
     version: str
@@ -120,21 +120,21 @@ class SystemStatus(Record):
     connections: int
     open_requests: int
     counts: dict[str, dict[str, int]]
-    """For every capability that has things with states: how many are in each."""
+    """For each capability whose records have states: the number of records in each state."""
 
 
 @command(41)
 class GetSystemStatus(Command[SystemStatus]):
-    """Tell what the daemon is doing: its process, its load, and how many things it keeps."""
+    """Report the daemon's process, its load and the number of its records."""
 
 
 @command(40)
 class Shutdown(Command[Empty]):
-    """Stop the daemon: it takes no new work, lets requests finish, and exits 0."""
+    """Stop the daemon: it accepts no new requests, lets running requests finish, and exits with code 0."""
 
 
 class CommandDescription(Record):
-    """One command, described from its declaration."""
+    """The description of one command, from its declaration."""
 
     code: int
     name: str
@@ -145,14 +145,14 @@ class CommandDescription(Record):
     """JSON Schema of the result."""
     streams: bool
     errors: list[str]
-    """Types of the domain errors that it can answer with."""
+    """The types of the domain errors that it can return."""
     max_payload: int
     item: dict[str, Any] | None = None
-    """JSON Schema of a stream's elements."""
+    """JSON Schema of a stream's items."""
 
 
 class Description(Record):
-    """All commands, by code."""
+    """All commands, sorted by code."""
 
     commands: list[CommandDescription]
 
@@ -163,7 +163,7 @@ class Describe(Command[Description]):
 
 
 class Welcome(Record):
-    """Who answers, and within which limits."""
+    """The server's name and version, its protocol versions and limits."""
 
     server: str
     protocol_versions: list[int]
@@ -172,7 +172,7 @@ class Welcome(Record):
 
 @command(45)
 class Hello(Command[Welcome]):
-    """Say who is calling; the actor's name stands on every journal entry that the connection causes."""
+    """Identify the client; the actor's name is recorded in every journal event that the connection causes."""
 
     client: Annotated[str, Meta(min_length=1, max_length=128, description="program and version")]
     actor: (
@@ -182,7 +182,7 @@ class Hello(Command[Welcome]):
                 min_length=1,
                 max_length=128,
                 pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)",
-                description="on whose behalf, such as an agent's name; no control characters",
+                description="the name of the user or agent that the client acts for; no control characters",
             ),
         ]
         | None
@@ -197,14 +197,14 @@ class Setting(Record):
     type: str
     """string, int, bool or json."""
     is_set: bool
-    """False for the default of a known setting that was never set."""
+    """False when ``value`` is the default of a known setting."""
     default: Any = None
-    """Only for a known setting."""
+    """Present for a known setting only."""
     doc: str | None = None
 
 
 class Settings(Record):
-    """Settings, by key, and the cursor for those that follow."""
+    """One page of settings, sorted by key, and the cursor of the next page."""
 
     settings: list[Setting]
     next_cursor: str | None = None
@@ -212,14 +212,14 @@ class Settings(Record):
 
 @command(46, errors=(SettingNotFound,))
 class GetSetting(Command[Setting]):
-    """Get one setting; a known one that was never set has its default."""
+    """Get one setting; a known setting that is not set has its default."""
 
     key: SettingKey
 
 
 @command(47, errors=(SettingInvalid,), max_payload=16 * 1024)
 class SetSetting(Command[Setting]):
-    """Set a setting. Text, whole numbers and booleans keep their type; anything else is kept as JSON."""
+    """Set a setting. Text, integers and booleans keep their type; other values are stored as JSON."""
 
     key: SettingKey
     value: Annotated[Any, Meta(description="the value", extra={"metavar": "VALUE"})]
@@ -227,34 +227,34 @@ class SetSetting(Command[Setting]):
 
 @command(48, large_reply=True)
 class ListSettings(Command[Settings]):
-    """List what is set and every known setting with its default, by key. A page ends at 1 MiB."""
+    """List all settings that are set or known, with defaults, sorted by key. A page ends at 1 MiB."""
 
-    cursor: Annotated[str, Meta(max_length=128, description="where the page before this one ended")] | None = None
+    cursor: Annotated[str, Meta(max_length=128, description="next_cursor of the previous page")] | None = None
 
 
 @command(49, errors=(SettingNotFound,))
 class DeleteSetting(Command[Setting]):
-    """Remove a setting, so that a known one has its default again; gives what was removed."""
+    """Remove a setting and return it; a known setting has its default again."""
 
     key: SettingKey
 
 
 class Backup(Record):
-    """A finished, verified copy of the database."""
+    """A finished, verified backup of the database."""
 
     path: str
     size_bytes: int
     schema_version: int
     pruned: int
-    """How many older copies were deleted."""
+    """The number of older backups that were deleted."""
 
 
 @command(50)
 class BackupDatabase(Command[Backup]):
-    """Copy the database while it is in use, and verify the copy.
+    """Back up the database while it is in use, and verify the backup.
 
-    Without a path the copy goes to the backups folder of the state directory, where copies of that kind that are
-    older than ``keep_days`` are deleted, though never the newest and never what a migration kept.
+    Without a path the backup goes to the backups folder of the state directory, and older backups made this way are
+    deleted after ``keep_days``. The newest backup and the backups made before a migration are never deleted.
     """
 
     path: (
@@ -264,10 +264,10 @@ class BackupDatabase(Command[Backup]):
                 min_length=1,
                 max_length=4096,
                 pattern=r"^/[^\x00]*$",
-                description="an absolute path that is not there yet",
+                description="an absolute path that does not exist yet",
                 extra={"metavar": "PATH"},
             ),
         ]
         | None
     ) = None
-    keep_days: Annotated[int, Meta(ge=1, le=36_500, description="how many days copies are kept")] = 30
+    keep_days: Annotated[int, Meta(ge=1, le=36_500, description="the number of days that backups are kept")] = 30

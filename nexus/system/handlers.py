@@ -1,4 +1,4 @@
-"""One function for each command on the daemon itself."""
+"""One handler for each command on the daemon itself."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ def _storage_checks(ctx: Context, path: Path) -> list[Check]:
         status = "degraded" if isinstance(problem, DiskFull) else "failing"
         checks = [Check("writes", status, problem.message)]
     try:
-        room = os.statvfs(path.parent)
+        usage = os.statvfs(path.parent)
     except OSError as error:
-        checks.append(Check("disk", "degraded", f"cannot look at {path.parent}: {error.strerror}"))
+        checks.append(Check("disk", "degraded", f"cannot check {path.parent}: {error.strerror}"))
     else:
-        free = room.f_bavail * room.f_frsize
+        free = usage.f_bavail * usage.f_frsize
         status = "ok" if free >= _LOW_DISK_BYTES else "degraded"
         checks.append(Check("disk", status, f"{free // (1024 * 1024)} MiB free in {path.parent}"))
     return checks
@@ -125,7 +125,7 @@ def get_system_status(ctx: Context, _command: GetSystemStatus) -> SystemStatus:
 
 @handles(Shutdown)
 def shutdown(ctx: Context, _command: Shutdown) -> Empty:
-    ctx.daemon.request_shutdown(f"a client asked for it (pid {ctx.caller.pid})")
+    ctx.daemon.request_shutdown(f"requested by a client (pid {ctx.caller.pid})")
     return Empty()
 
 
@@ -134,7 +134,7 @@ def describe(ctx: Context, _command: Describe) -> Description:
     return Description([_description(info) for info in ctx.daemon.commands()])
 
 
-@functools.cache  # making the schemas takes milliseconds, and they never change
+@functools.cache  # generating the schemas takes milliseconds, and they never change
 def _description(info: CommandInfo) -> CommandDescription:
     doc = "\n".join(line.removeprefix("    ") for line in (info.request.__doc__ or "").strip().splitlines())
     return CommandDescription(
@@ -161,7 +161,7 @@ def get_setting(ctx: Context, command: GetSetting) -> Setting:
 
 @handles(ListSettings)
 async def list_settings(ctx: Context, command: ListSettings) -> Settings:
-    """Read and encoded some at a time: what a client put there may be large, and must not delay the others."""
+    """Read and encode in chunks: values may be large, and must not delay other requests."""
     after = command.cursor or ""
     encoded: list[bytes] = []
     size = 0

@@ -1,4 +1,4 @@
-"""The settings that the daemon itself knows, and how any value is kept as text with its type."""
+"""The settings that the daemon knows, and the encoding of values as text with a type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["KNOWN", "KnownSetting", "from_text", "to_text", "validate"]
 
 
 class KnownSetting(NamedTuple):
-    """A setting with a meaning: a whole number between two bounds."""
+    """A setting that the daemon uses: an integer within bounds."""
 
     default: int
     lowest: int
@@ -32,8 +32,8 @@ def validate(key: str, value: Any) -> None:
     """Check a value for a key.
 
     Raises:
-        SettingInvalid: a known setting does not take it.
-        InvalidArgument: no setting can hold it.
+        SettingInvalid: the value is not valid for a known setting.
+        InvalidArgument: the value cannot be stored in any setting.
     """
     known = KNOWN.get(key)
     if known is not None and (
@@ -49,7 +49,7 @@ def validate(key: str, value: Any) -> None:
         )
     if not _fits_json(value):
         raise InvalidArgument(
-            f"cannot set {key}: bytes and numbers that are not finite have no JSON", details={"path": "value"}
+            f"cannot set {key}: JSON has no bytes and no infinite numbers or NaN", details={"path": "value"}
         )
 
 
@@ -69,7 +69,7 @@ def _fits_json(value: Any) -> bool:
 
 
 def to_text(value: Any) -> tuple[str, str]:
-    """(text, type) as the table ``settings`` keeps them."""
+    """Encode a value as (text, type), as the table ``settings`` stores it."""
     if isinstance(value, bool):
         return ("true" if value else "false"), "bool"
     if isinstance(value, int):
@@ -80,7 +80,7 @@ def to_text(value: Any) -> tuple[str, str]:
 
 
 def from_text(text: str, type_: str) -> Any:
-    """The value that ``to_text`` kept."""
+    """Decode a value that ``to_text`` encoded."""
     if type_ == "bool":
         return text == "true"
     if type_ == "int":

@@ -21,26 +21,26 @@ def _setting(key: str, row: tuple[str, str] | None) -> Setting:
 
 
 def get_setting(reader: Reader, key: str) -> Setting:
-    """One setting, or the default of a known one.
+    """Return a setting; the default for a known setting that is not set.
 
     Raises:
-        SettingNotFound: neither is there.
+        SettingNotFound: it is not set and has no default.
     """
     row = reader.one("SELECT value, type FROM settings WHERE key = ?", (key,))
     if row is None and key not in KNOWN:
         raise SettingNotFound(
-            f'setting "{key}" not found', hint="See what there is: nexusctl settings list", details={"key": key}
+            f'setting "{key}" not found', hint="List the settings: nexusctl settings list", details={"key": key}
         )
     return _setting(key, row)
 
 
 def setting_value(reader: Reader, key: str) -> Any:
-    """The value that is in force for a known setting."""
+    """Return the effective value of a known setting."""
     return get_setting(reader, key).value
 
 
 def list_settings(reader: Reader, after: str, limit: int) -> tuple[list[Setting], bool]:
-    """Some of what is set and what is known, by key, from behind the key ``after``; and whether more follow."""
+    """Return settings that are set or known, sorted by key, after the key ``after``; and whether more follow."""
     rows = reader.all("SELECT key, value, type FROM settings WHERE key > ? ORDER BY key LIMIT ?", (after, limit + 1))
     follows = len(rows) > limit
     found: dict[str, tuple[str, str] | None] = {key: (value, type_) for key, value, type_ in rows[:limit]}
@@ -50,7 +50,7 @@ def list_settings(reader: Reader, after: str, limit: int) -> tuple[list[Setting]
 
 
 def set_setting(tx: Transaction, key: str, value: Any) -> tuple[Setting, bool]:
-    """Set a setting; the second value tells whether that changed anything."""
+    """Set a setting; the second value is True if it changed."""
     text, type_ = to_text(value)
     old = tx.one("SELECT value, type FROM settings WHERE key = ?", (key,))
     if old == (text, type_):
@@ -64,14 +64,14 @@ def set_setting(tx: Transaction, key: str, value: Any) -> tuple[Setting, bool]:
 
 
 def delete_setting(tx: Transaction, key: str) -> Setting:
-    """Remove a setting; gives what it was.
+    """Remove a setting and return it.
 
     Raises:
         SettingNotFound: it is not set.
     """
     row = tx.one("SELECT value, type FROM settings WHERE key = ?", (key,))
     if row is None:
-        hint = f"{key} has its default already." if key in KNOWN else "See what there is: nexusctl settings list"
+        hint = f"{key} already has its default." if key in KNOWN else "List the settings: nexusctl settings list"
         raise SettingNotFound(f'setting "{key}" not found: it is not set', hint=hint, details={"key": key})
     tx.execute("DELETE FROM settings WHERE key = ?", (key,))
     return _setting(key, row)

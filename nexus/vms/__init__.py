@@ -1,1 +1,1 @@
-"""Virtual machines: their records, and (as the daemon learns it) the machines behind them."""
+"""Virtual machines: their records. The machines themselves are not part of this version."""

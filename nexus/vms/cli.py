@@ -1,15 +1,18 @@
-"""``nexusctl vm``: the verbs of VM records, and how they print."""
+"""``nexusctl vm``: the verbs of VM records, and how VM records are printed."""
 
 from __future__ import annotations
 
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nexus.cli.output import Column, Printer, can_ask, confirm, format_time, hint, print_fields
 from nexus.cli.verbs import NounGroup, Number, build_command, completers, for_each, verb
 from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["vm"]
 
@@ -25,7 +28,7 @@ _COLUMNS = (
 )
 
 
-def _create(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _create(app: App, values: dict[str, Any], out: Printer) -> None:
     vm = app.call_raw(build_command(CreateVm, values))
 
     def sentence() -> None:
@@ -35,13 +38,13 @@ def _create(app: Any, values: dict[str, Any], out: Printer) -> None:
     out.one(vm, key="name", sentence=sentence)
 
 
-def _list(app: Any, values: dict[str, Any], out: Printer) -> None:
-    most = values.pop("limit")
+def _list(app: App, values: dict[str, Any], out: Printer) -> None:
+    limit = values.pop("limit")
     vms: list[dict[str, Any]] = []
     cursor: str | None = None
-    while most is None or len(vms) < most:
-        wanted = 10_000 if most is None else min(10_000, most - len(vms))
-        page = app.call_raw(build_command(ListVms, {**values, "limit": wanted, "cursor": cursor}))
+    while limit is None or len(vms) < limit:
+        page_limit = 10_000 if limit is None else min(10_000, limit - len(vms))
+        page = app.call_raw(build_command(ListVms, {**values, "limit": page_limit, "cursor": cursor}))
         vms += page["vms"]
         cursor = page.get("next_cursor")
         if cursor is None:
@@ -49,7 +52,7 @@ def _list(app: Any, values: dict[str, Any], out: Printer) -> None:
     out.many(vms, _COLUMNS, key="name", nothing="No VMs found.")
 
 
-def _inspect(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _inspect(app: App, values: dict[str, Any], out: Printer) -> int:
     found: list[dict[str, Any]] = []
     code = for_each(values["vm"], lambda name: found.append(app.call_raw(GetVm(name))))
     if out.for_person:
@@ -80,17 +83,17 @@ def _print_vm(vm: dict[str, Any]) -> None:
     )
 
 
-def _update(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _update(app: App, values: dict[str, Any], out: Printer) -> None:
     if all(values[field] is None for field in ("name", "role", "vcpu_count", "mem_size_mib")):
         raise click.UsageError("nothing to change: give --name, --role, --vcpu or --mem")
     vm = app.call_raw(build_command(UpdateVm, values))
     out.one(vm, key="name", sentence=lambda: click.echo(f'Updated VM "{vm["name"]}"'))
 
 
-def _delete(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _delete(app: App, values: dict[str, Any], out: Printer) -> int:
     names = values["vm"]
     if not values["yes"]:
-        # What begins with a dash has come after a --, and must again.
+        # A name that begins with a dash must come after --.
         words = ["--yes", "--", *names] if any(name.startswith("-") for name in names) else [*names, "--yes"]
         command = shlex.join(["nexusctl", "vm", "delete", *words])
         question = ""
@@ -100,7 +103,7 @@ def _delete(app: Any, values: dict[str, Any], out: Printer) -> int:
             if code:
                 return code
             question = _delete_question(found)
-            names = tuple(vm["id"] for vm in found)  # what was asked about, whatever has its name by then
+            names = tuple(vm["id"] for vm in found)  # the VMs of the question, even if their names are taken meanwhile
         if not confirm(question, "refusing to delete VM without confirmation", command):
             return 1
 
@@ -120,7 +123,7 @@ def _delete(app: Any, values: dict[str, Any], out: Printer) -> int:
 
 
 def _delete_question(vms: list[dict[str, Any]]) -> str:
-    """The question, with what is meant: a few characters of an id may have been typed."""
+    """The question, with full names and ids, since a prefix of an id may have been typed."""
     shown = [f'"{vm["name"]}" ({vm["id"]})' for vm in vms]
     if len(shown) == 1:
         return f"Delete VM {shown[0]}?"
@@ -128,7 +131,7 @@ def _delete_question(vms: list[dict[str, Any]]) -> str:
 
 
 def _make_list() -> click.Command:
-    limit = click.Option(["--limit"], type=Number(1), help="List at most so many (default: all).")
+    limit = click.Option(["--limit"], type=Number(1), help="Maximum number of VMs (default: all).")
     return verb(ListVms, _list, parameters=[limit], exclude=("cursor", "limit"))
 
 
@@ -137,9 +140,9 @@ def _make_delete() -> click.Command:
     return verb(DeleteVm, _delete, parameters=[yes], variadic=True)
 
 
-_CREATE_HELP = """Create a VM record.
+_CREATE_HELP = """Create a VM record with its own vsock CID.
 
-Its name is 1 to 64 letters, digits and . _ - and begins with a letter or digit. It gets a vsock CID of its own.
+The name has 1 to 64 letters, digits and . _ - and begins with a letter or digit.
 
 \b
     nexusctl vm create web --vcpu 2 --mem 512
@@ -157,19 +160,19 @@ vm = NounGroup(
         "create": ("Create a VM record.", lambda: verb(CreateVm, _create, help=_CREATE_HELP)),
         "list": ("List VMs, newest first.", _make_list),
         "inspect": ("Show VM details.", lambda: verb(GetVm, _inspect, variadic=True, help=_INSPECT_HELP)),
-        "update": ("Change a VM that does not run.", lambda: verb(UpdateVm, _update)),
-        "delete": ("Delete the record of a VM that does not run.", _make_delete),
+        "update": ("Change a VM that is not running.", lambda: verb(UpdateVm, _update)),
+        "delete": ("Delete the record of a VM that is not running.", _make_delete),
     },
     {
         **dict.fromkeys(("rm", "remove"), " (did you mean 'delete'?)"),
         **dict.fromkeys(("show", "get", "info"), " (did you mean 'inspect'?)"),
         "ls": " (did you mean 'list'?)",
-        **dict.fromkeys(("start", "stop", "restart", "run"), ": machines are not part of this version, only records"),
+        **dict.fromkeys(("start", "stop", "restart", "run"), ": this version has VM records, but cannot run VMs yet"),
     },
 )
 
 
-def _complete_vm(app: Any, incomplete: str) -> list[str]:
+def _complete_vm(app: App, incomplete: str) -> list[str]:
     page = app.call_raw(ListVms(limit=10_000))
     return [vm["name"] for vm in page["vms"] if vm["name"].startswith(incomplete)]
 

@@ -40,7 +40,7 @@ VmName = Annotated[
         min_length=1,
         max_length=64,
         pattern=_NAME_PATTERN,
-        description="1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit, and not shaped like a UUID",
+        description="1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit, and not in the form of a UUID",
     ),
 ]
 VmReference = Annotated[
@@ -56,7 +56,7 @@ VcpuCount = Annotated[int, Meta(ge=1, le=32, description="virtual CPUs, 1 to 32"
 MemSizeMib = Annotated[
     int, Meta(ge=16, le=1_048_576, description="memory in MiB, 16 to 1048576", extra={"option": "--mem"})
 ]
-Role = Annotated[VmRole, Meta(description="what the VM is for: portal, work or service")]
+Role = Annotated[VmRole, Meta(description="the purpose of the VM: portal, work or service")]
 
 
 class VmNotFound(NotFound):
@@ -66,7 +66,7 @@ class VmNotFound(NotFound):
 
 
 class VmAmbiguous(Conflict):
-    """Several ids begin like this; ``details.matches`` names some of them."""
+    """Several ids begin with this reference; ``details.matches`` lists some of them."""
 
     type = "vm.ambiguous"
 
@@ -78,7 +78,7 @@ class VmNameTaken(Conflict):
 
 
 class VmIdTaken(Conflict):
-    """A VM with this id exists and differs from what was asked for."""
+    """A VM with this id exists and differs from the request."""
 
     type = "vm.id_taken"
 
@@ -90,19 +90,19 @@ class VmCidsExhausted(ResourceExhausted):
 
 
 class VmRunning(FailedPrecondition):
-    """The VM runs, and this needs one that does not."""
+    """The VM is running; the command needs one that is not."""
 
     type = "vm.running"
 
 
 class VmCursorInvalid(InvalidArgument):
-    """The cursor is not one that ListVms gave for these filters."""
+    """The cursor was not returned by ListVms for these filters."""
 
     type = "vm.cursor_invalid"
 
 
 class Vm(Record):
-    """A VM record. Optional fields are there only where they are set."""
+    """A VM record. Optional fields are present only if they are set."""
 
     id: str
     name: str
@@ -117,18 +117,18 @@ class Vm(Record):
     started_at: int | None = None
     stopped_at: int | None = None
     pid: int | None = None
-    """Process id of the machine monitor, while it runs."""
+    """The process id of the virtual machine monitor, while it runs."""
     socket_path: str | None = None
-    """The machine monitor's control socket."""
+    """The control socket of the virtual machine monitor."""
     uds_path: str | None = None
-    """The guest's channel on the host."""
+    """The socket on the host that connects to the guest's vsock."""
     console_log_path: str | None = None
     config_json: str | None = None
-    """The configuration that the machine monitor was last started with."""
+    """The configuration with which the virtual machine monitor was last started."""
 
 
 class VmPage(Record):
-    """Some VMs, newest first, and the cursor for those that follow."""
+    """One page of VMs, newest first, and the cursor of the next page."""
 
     vms: list[Vm]
     next_cursor: str | None = None
@@ -136,11 +136,11 @@ class VmPage(Record):
 
 @command(0x0100, errors=(VmNameTaken, VmIdTaken, VmCidsExhausted))
 class CreateVm(Command[Vm]):
-    """Create a VM record, in state created and with a vsock CID of its own.
+    """Create a VM record in state created, with a unique vsock CID.
 
-    With an ``id`` chosen by the client, a request that is repeated after a lost reply gives the same VM again: same
-    id and equal name, role, vCPUs and memory. The CID is 3 or the highest in use + 1, once that is exhausted the
-    lowest free one.
+    With an ``id`` chosen by the client, a request can be repeated after a lost reply: if a VM with this id and the
+    same name, role, vCPUs and memory exists, it is returned. The CID is 3 or the highest in use + 1; once the highest
+    possible CID is in use, it is the lowest free one.
     """
 
     name: Annotated[VmName, Meta(extra={"metavar": "NAME"})]
@@ -152,7 +152,7 @@ class CreateVm(Command[Vm]):
             str,
             Meta(
                 pattern=f"^{_UUID}$(?!\\n)",
-                description="a UUID of the client's choosing, in lower case, that makes a repeated request harmless",
+                description="a UUID chosen by the client, in lower case, which makes the request safe to repeat",
             ),
         ]
         | None
@@ -161,16 +161,16 @@ class CreateVm(Command[Vm]):
 
 @command(0x0101, errors=(VmCursorInvalid,), large_reply=True)
 class ListVms(Command[VmPage]):
-    """List VM records, by ``created_at`` and then ``id``, both descending.
+    """List VM records, sorted by ``created_at`` and then ``id``, both descending.
 
-    A page ends at ``limit`` records or 1 MiB, whichever comes first; ``next_cursor`` is there when more follow. It is
-    bound to the filters and stays true while others create and delete.
+    A page ends at ``limit`` records or 1 MiB, whichever comes first; ``next_cursor`` is present when more follow. It
+    is bound to the filters and stays valid while VMs are created and deleted.
     """
 
     role: Annotated[VmRole, Meta(description="only VMs of this role")] | None = None
     state: Annotated[VmState, Meta(description="only VMs in this state")] | None = None
     limit: Annotated[int, Meta(ge=1, le=10_000, description="records in a page, 1 to 10000")] = 1000
-    cursor: Annotated[str, Meta(max_length=512, description="where the page before this one ended")] | None = None
+    cursor: Annotated[str, Meta(max_length=512, description="next_cursor of the previous page")] | None = None
 
 
 @command(0x0102, errors=(VmNotFound, VmAmbiguous))
@@ -182,14 +182,14 @@ class GetVm(Command[Vm]):
 
 @command(0x0103, errors=(VmNotFound, VmAmbiguous, VmRunning))
 class DeleteVm(Command[Vm]):
-    """Delete the record of a VM that does not run; gives what was deleted."""
+    """Delete the record of a VM that is not running, and return it."""
 
     vm: VmReference
 
 
 @command(0x0107, errors=(VmNotFound, VmAmbiguous, VmRunning, VmNameTaken))
 class UpdateVm(Command[Vm]):
-    """Change the name, role, vCPUs or memory of a VM that does not run."""
+    """Change the name, role, vCPUs or memory of a VM that is not running."""
 
     vm: VmReference
     name: Annotated[VmName, Meta(description="a new name")] | None = None

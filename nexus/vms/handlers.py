@@ -1,4 +1,4 @@
-"""One function for each command on VM records."""
+"""One handler for each command on VM records."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def delete_vm(ctx: Context, command: DeleteVm) -> Vm:
 async def update_vm(ctx: Context, command: UpdateVm) -> Vm:
     if all(value is None for value in (command.name, command.role, command.vcpu_count, command.mem_size_mib)):
         raise InvalidArgument(
-            f'cannot update VM "{command.vm}": nothing to change was given',
+            f'cannot update VM "{command.vm}": no field to change was given',
             hint="Give at least one of name, role, vcpu_count and mem_size_mib.",
             details={"path": ""},
         )

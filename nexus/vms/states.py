@@ -1,4 +1,4 @@
-"""The states of a VM record, and the one table of what may follow what."""
+"""The states of a VM record, and the transition table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["TRANSITIONS", "VmRole", "VmState"]
 
 
 class VmRole(WireEnum):
-    """What a VM is for."""
+    """The purpose of a VM."""
 
     PORTAL = "portal"
     WORK = "work"
@@ -16,7 +16,7 @@ class VmRole(WireEnum):
 
 
 class VmState(WireEnum):
-    """Where a VM is in its life."""
+    """The state of a VM."""
 
     CREATED = "created"
     RUNNING = "running"
@@ -32,4 +32,4 @@ TRANSITIONS: dict[VmState, frozenset[VmState]] = {
     VmState.CRASHED: frozenset({VmState.RUNNING, VmState.FAILED}),
     VmState.FAILED: frozenset({VmState.RUNNING}),
 }
-"""From each state, those that may follow it. No state is a dead end."""
+"""The states that may follow each state. No state is final."""

@@ -22,9 +22,9 @@ from nexus.vms.states import VmRole, VmState
 __all__ = ["count_by_state", "delete", "find", "insert", "page", "resolve", "update"]
 
 FIRST_CID = 3
-"""0 is the hypervisor, 1 the loopback, 2 the host."""
+"""0 is the hypervisor, 1 the loopback, 2 the host (vsock(7))."""
 LAST_CID = 4_294_967_294
-"""4294967295 means any."""
+"""4294967295 is VMADDR_CID_ANY."""
 
 _COLUMNS = (
     "id, name, role, state, cid, vcpu_count, mem_size_mib, created_at, updated_at, started_at, stopped_at, "
@@ -47,7 +47,7 @@ def _vm(row: tuple[Any, ...]) -> Vm:
 
 
 def find(reader: Reader, reference: str) -> Vm | None:
-    """The VM with exactly this id, else with this name, else whose id alone begins with it (4 characters or more).
+    """Return the VM with exactly this id, else this name, else the only one whose id has this prefix (4 characters).
 
     Raises:
         VmAmbiguous: several ids begin with it.
@@ -57,10 +57,10 @@ def find(reader: Reader, reference: str) -> Vm | None:
 
 
 def resolve(reader: Reader, reference: str) -> Vm:
-    """``find``, for one that must be there.
+    """Like ``find``, but the VM must exist.
 
     Raises:
-        VmNotFound: there is none.
+        VmNotFound: no VM has this id or name.
         VmAmbiguous: several ids begin with it.
     """
     vm = find(reader, reference)
@@ -70,10 +70,10 @@ def resolve(reader: Reader, reference: str) -> Vm:
 
 
 def page(reader: Reader, after: tuple[int, str] | None, limit: int) -> list[Vm]:
-    """At most ``limit`` VMs, newest first, from behind the position ``after`` (created_at, id).
+    """Return at most ``limit`` VMs, newest first, after the position ``after`` (created_at, id).
 
-    The role and state of these records are the plain strings of the columns: they are for encoding and comparing
-    alone, which take an enum's member and its value alike, and ten thousand look-ups are worth saving.
+    The role and state of these records are plain strings, not enum members. Encoding and comparing accept both, and
+    this saves ten thousand look-ups.
     """
     where = "" if after is None else "WHERE (created_at, id) < (?, ?) "
     sql = f"SELECT {_COLUMNS} FROM vms {where}ORDER BY created_at DESC, id DESC LIMIT ?"
@@ -81,15 +81,15 @@ def page(reader: Reader, after: tuple[int, str] | None, limit: int) -> list[Vm]:
 
 
 def count_by_state(reader: Reader) -> dict[str, int]:
-    """How many VMs are in each state; states without any are left out."""
+    """Return the number of VMs in each state; states without VMs are left out."""
     return dict(reader.all("SELECT state, count(*) FROM vms GROUP BY state"))
 
 
 def insert(tx: Transaction, wanted: CreateVm) -> tuple[Vm, bool]:
-    """Create the VM, or find that the same request made it before; the second value is True for a new one.
+    """Create a VM, or return the one that the same request created before; the second value is True for a new VM.
 
     Raises:
-        VmNameTaken, VmIdTaken, VmCidsExhausted: it clashes with what is there.
+        VmNameTaken, VmIdTaken, VmCidsExhausted: the name, the id or every CID is in use.
     """
     id_ = wanted.id
     if id_ is not None:
@@ -104,15 +104,15 @@ def insert(tx: Transaction, wanted: CreateVm) -> tuple[Vm, bool]:
             ):
                 return vm, False
             raise VmIdTaken(
-                f'cannot create VM "{wanted.name}": VM "{vm.name}" has the id {id_} and differs from what is asked for',
-                hint="A repeated request needs the name, role, vCPUs and memory that the VM has now; "
+                f'cannot create VM "{wanted.name}": VM "{vm.name}" has the id {id_} and differs from this request',
+                hint="To repeat a request, give the name, role, vCPUs and memory that the VM has now; "
                 "for another VM choose another id.",
                 details={"id": id_, "name": vm.name},
             )
     row_id = id_ or str(uuid.uuid4())
     values = (row_id, wanted.name, wanted.role.value, wanted.vcpu_count, wanted.mem_size_mib, tx.now)
     try:
-        # What is almost always true is tried first, in one statement; what it clashed with is looked up afterwards.
+        # The common case needs one statement; the cause of a conflict is looked up only when it occurs.
         row = tx.one(_INSERT, (*values, None))
     except StoreConflict:
         _refuse_taken_name(tx, wanted.name, f'cannot create VM "{wanted.name}"')
@@ -139,7 +139,9 @@ def _lowest_free_cid(tx: Transaction) -> int:
         (FIRST_CID, LAST_CID),
     )
     if row is None or row[0] is None:
-        raise VmCidsExhausted("cannot create a VM: every vsock CID is in use", hint="Delete VMs that nobody needs.")
+        raise VmCidsExhausted(
+            "cannot create a VM: every vsock CID is in use", hint="Delete VMs that are no longer needed."
+        )
     return int(row[0])
 
 
@@ -151,10 +153,11 @@ def _refuse_running(vm: Vm, cannot: str) -> None:
 
 
 def delete(tx: Transaction, reference: str) -> Vm:
-    """Delete a VM that does not run; gives what it was.
+    """Delete a VM that is not running, and return it.
 
     Raises:
-        VmNotFound, VmAmbiguous, VmRunning: it cannot be done.
+        VmNotFound, VmAmbiguous: the reference does not name one VM.
+        VmRunning: the VM is running.
     """
     vm = resolve(tx, reference)
     _refuse_running(vm, "cannot delete")
@@ -163,10 +166,12 @@ def delete(tx: Transaction, reference: str) -> Vm:
 
 
 def update(tx: Transaction, wanted: UpdateVm) -> tuple[Vm, dict[str, Any]]:
-    """Change a VM that does not run; gives it as it is now, and what changed, from what to what.
+    """Change a VM that is not running; returns the new VM, and the changed fields with their old and new values.
 
     Raises:
-        VmNotFound, VmAmbiguous, VmRunning, VmNameTaken: it cannot be done.
+        VmNotFound, VmAmbiguous: the reference does not name one VM.
+        VmRunning: the VM is running.
+        VmNameTaken: another VM has the new name.
     """
     vm = resolve(tx, wanted.vm)
     changes: dict[str, Any] = {}

@@ -1,6 +1,6 @@
 """The Nexus wire protocol as a library: frames, a sans-IO connection, commands and their codec, errors.
 
-``protocol/SPEC.md`` is the specification that this implements. Nothing here opens a socket or knows a capability.
+It implements ``protocol/SPEC.md``. It opens no socket and knows no capability.
 """
 
 from nexus_protocol.codec import command_decoder, decode_map, decode_reply, encode_command, encode_record
@@ -40,6 +40,7 @@ from nexus_protocol.errors import (
     NotFound,
     PermissionDenied,
     ProtocolError,
+    ReportedError,
     ResourceExhausted,
     Unavailable,
     UnknownCommand,
@@ -88,6 +89,7 @@ __all__ = [
     "PermissionDenied",
     "ProtocolError",
     "Record",
+    "ReportedError",
     "RequestReceived",
     "ResourceExhausted",
     "ServerConnection",

@@ -1,8 +1,8 @@
-"""Records and commands to MessagePack and back: strict for what a client sends, tolerant for what a daemon answers.
+"""Encoding of records and commands as MessagePack: strict for requests, tolerant for replies.
 
 The daemon decodes untrusted bytes with msgspec's typed decoders, in one pass, so that a hostile payload never becomes
-Python objects. The clients, who trust their daemon, use the msgpack package; so every exchange of the two crosses
-two independent implementations of the format.
+Python objects. The clients trust their daemon and use the msgpack package, so that every exchange tests two independent
+implementations of the format against each other.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = [
 ]
 
 MAX_DEPTH = 32
-"""How deep a free-form value may be nested."""
+"""The greatest nesting depth of a free-form value."""
 MAX_ELEMENTS = 1000
-"""How many values a free-form value may consist of: a byte each on the wire, they take far more as objects."""
+"""The greatest number of values in a free-form value: each may be one byte on the wire and far more as an object."""
 
 T = TypeVar("T")
 
@@ -40,9 +40,9 @@ _encode_record = msgspec.msgpack.Encoder().encode
 
 
 def encode_record(record: Any) -> bytes:
-    """A record as MessagePack bytes. Optional fields that are not set are left out.
+    """Encode a record as MessagePack. Optional fields that are not set are left out.
 
-    Text is UTF-8 on the wire; a file name that is not gets question marks, rather than its reply an error.
+    Text that is not valid UTF-8, such as a file name, is encoded with question marks, so that the reply can be sent.
     """
     try:
         return _encode_record(record)
@@ -53,10 +53,10 @@ def encode_record(record: Any) -> bytes:
 
 
 def command_decoder(info: CommandInfo) -> Callable[[bytes], Command[Any]]:
-    """A strict decoder for the payload of one command.
+    """Make a strict decoder for the payload of one command.
 
-    The decoder takes the payload's bytes, gives the command, and raises ``InvalidArgument`` with ``details.path``
-    for anything that does not fit.
+    The decoder takes the payload's bytes, returns the command, and raises ``InvalidArgument`` with ``details.path``
+    for any mismatch.
     """
     decode = msgspec.msgpack.Decoder(info.request).decode
     hints = get_type_hints(info.request, include_extras=True)
@@ -79,24 +79,27 @@ def _is_free_form(hint: Any) -> bool:
 
 
 def _check_value(value: Any, field: str) -> None:
-    # An error names the field alone: to keep the path of every element would cost more than decoding it did.
+    # An error names the field only: tracking the path of every element would cost more than decoding it.
+    def refuse(problem: str) -> InvalidArgument:
+        return InvalidArgument(f"cannot accept {field}: {problem}", details={"path": field})
+
     elements = 0
     pending = [(value, 0)]
     while pending:
         value, depth = pending.pop()
         elements += 1
         if depth > MAX_DEPTH:
-            raise msgspec.ValidationError(f"Nested deeper than {MAX_DEPTH} levels - at `$.{field}`")
+            raise refuse(f"nested deeper than {MAX_DEPTH} levels")
         if elements > MAX_ELEMENTS:
-            raise msgspec.ValidationError(f"More than {MAX_ELEMENTS} elements - at `$.{field}`")
+            raise refuse(f"more than {MAX_ELEMENTS} elements")
         if isinstance(value, dict):
             if not all(isinstance(key, str) for key in value):
-                raise msgspec.ValidationError(f"Expected `str` keys - at `$.{field}`")
+                raise refuse("expected str keys")
             pending += [(inner, depth + 1) for inner in value.values()]
         elif isinstance(value, list):
             pending += [(inner, depth + 1) for inner in value]
         elif not isinstance(value, (str, int, float, bytes, bool, type(None))):
-            raise msgspec.ValidationError(f"Extension types are not part of the protocol - at `$.{field}`")
+            raise refuse("extension types are not part of the protocol")
 
 
 def _invalid(name: str, error: Exception, hints: dict[str, Any]) -> InvalidArgument:
@@ -104,21 +107,22 @@ def _invalid(name: str, error: Exception, hints: dict[str, Any]) -> InvalidArgum
         return InvalidArgument(f"cannot read the payload of {name}: text that is not UTF-8", details={"path": ""})
     if isinstance(error, RecursionError):
         return InvalidArgument(f"cannot read the payload of {name}: nested too deeply", details={"path": ""})
+    # msgspec reports the path and the kind of mismatch only in the text of its error.
     text, _, where = str(error).partition(" - at ")
     path = ""
     if "`$." in where:
         path = where.split("`$.", 1)[1].rstrip("`")
     elif "field `" in text:
         path = text.split("field `", 1)[1].rstrip("`")
-    text = _PLAIN.get(text) or _in_words(text, hints.get(path)) or text
+    text = _REWORDED.get(text) or _expected_value(text, hints.get(path)) or text
     text = text[:1].lower() + text[1:]
     if path and f"`{path}`" not in text:
         return InvalidArgument(f"cannot accept {path}: {text.replace('`', '')}", details={"path": path})
     return InvalidArgument(f"cannot read the payload of {name}: {text.replace('`', '')}", details={"path": path})
 
 
-def _in_words(text: str, hint: Any) -> str | None:
-    """What a person can do something with, in place of a regular expression or of no more than the wrong value."""
+def _expected_value(text: str, hint: Any) -> str | None:
+    """Describe the expected value of a field, instead of msgspec's regular expression or the wrong value alone."""
     if text.startswith(("Expected `str` matching regex", "Expected `str` of length ")):
         metas = [meta for meta in hint_parts(hint) if isinstance(meta, msgspec.Meta) and meta.pattern]
         if metas and metas[0].description:
@@ -134,7 +138,7 @@ def _in_words(text: str, hint: Any) -> str | None:
     return None
 
 
-_PLAIN = {
+_REWORDED = {
     "Object contains unknown field": "unknown field",
     "Expected `object`, got `array`": "expected a map, got an array",
     "Input data was truncated": "the MessagePack data ends too early",
@@ -142,10 +146,10 @@ _PLAIN = {
 
 
 def encode_command(command: Command[Any]) -> bytes:
-    """A command as MessagePack bytes, by the clients' implementation. Fields at their defaults are left out.
+    """Encode a command as MessagePack, with the clients' implementation. Fields at their defaults are left out.
 
     Raises:
-        InvalidArgument: MessagePack cannot hold it.
+        InvalidArgument: a value cannot be encoded.
     """
     try:
         body = msgspec.to_builtins(command, builtin_types=(bytes,))
@@ -160,10 +164,10 @@ def encode_command(command: Command[Any]) -> bytes:
 
 
 def decode_map(payload: bytes) -> dict[str, Any]:
-    """The map of a frame's payload as plain values; no bytes at all are the empty map.
+    """Decode the map of a frame's payload to plain values; an empty payload is the empty map.
 
     Raises:
-        BadFrame: this is not a MessagePack map. Only a peer that breaks the protocol sends such a thing.
+        BadFrame: the payload is not a MessagePack map: the peer has broken the protocol.
     """
     if not payload:
         return {}
@@ -177,7 +181,7 @@ def decode_map(payload: bytes) -> dict[str, Any]:
 
 
 def decode_reply(type_: type[T], payload: bytes) -> T:
-    """The record that a daemon answered with. Unknown fields are ignored, unknown enumerated values kept.
+    """Decode the record of a reply. Unknown fields are ignored, unknown enumerated values are kept.
 
     Raises:
         BadFrame: the payload is not such a record.
@@ -198,7 +202,7 @@ def _decode_newer_reply(type_: type[T], body: dict[str, Any]) -> T:
     except msgspec.ValidationError as error:
         raise BadFrame(
             f"cannot understand the daemon's reply: {error}",
-            hint="The daemon may be of another version than this client: nexusctl daemon status",
+            hint="The daemon may have another version than this client: nexusctl daemon status",
         ) from None
     finally:
         tolerant.reset(token)

@@ -1,7 +1,7 @@
-"""How a command is declared, once, for both ends: its code, its fields, its reply, its errors.
+"""The declaration of a command, shared by daemon and clients: its code, fields, reply and errors.
 
-A command is a class; its fields are what the payload holds. The daemon decodes and validates with it, the clients
-type their calls with it, the command line makes options of it, and the documents are generated from it::
+A command is a class; its fields are those of the payload. The daemon decodes and validates with it, the clients use it
+as the type of their calls, the command line derives options from it, and the documents are generated from it::
 
     @command(0x0100, errors=(VmNameTaken,))
     class CreateVm(Command[Vm]):
@@ -9,7 +9,7 @@ type their calls with it, the command line makes options of it, and the document
 
         name: Annotated[str, Meta(min_length=1)]
 
-This module knows no capability; it keeps the registry that they fill as they are imported.
+This module knows no capability; it keeps the registry to which they add their commands when they are imported.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ __all__ = [
 SECRET = msgspec.Meta(extra={"secret": True}, extra_json_schema={"secret": True})
 """Marks a field whose value stays out of every ``repr``, log, error and event: ``Annotated[str, SECRET]``."""
 
-# msgspec may crash when the interpreter's last collection takes its types and their metadata apart,
-# and a program that has done all its work would end by a signal. What is frozen is left to the end of the process.
+# msgspec may crash when the interpreter's last garbage collection destroys its types and their metadata, and a program
+# that has done all its work would end by a signal. Frozen objects are not collected.
 atexit.register(gc.freeze)
 
 tolerant: ContextVar[bool] = ContextVar("tolerant", default=False)
-"""Whether a value that an enumeration does not know is taken: while a reply is decoded, and never for a request."""
+"""Whether unknown values of an enumeration are accepted: only while a reply is decoded, never for a request."""
 
 
 class WireEnum(StrEnum):
-    """An enumerated value of a record. A newer daemon may answer with one that this program does not know yet."""
+    """An enumerated value of a record. A newer daemon may send a value that this program does not know."""
 
     @classmethod
     def _missing_(cls, value: object) -> WireEnum | None:
@@ -82,7 +82,7 @@ C = TypeVar("C", bound="type[Command[Any]]")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class FrozenStruct(msgspec.StructMeta):
-    """Makes every class of ours immutable, and lets a type checker know without each class saying it."""
+    """Metaclass that makes every command and record immutable, also for type checkers."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
         options.setdefault("frozen", True)
@@ -90,7 +90,7 @@ class FrozenStruct(msgspec.StructMeta):
 
 
 def hint_parts(hint: Any) -> Iterator[Any]:
-    """A type with everything it is made of, and the metadata of ``Annotated``."""
+    """Iterate over a type hint, all its parts, and the metadata of ``Annotated``."""
     for part in getattr(hint, "__args__", ()):
         yield from hint_parts(part)
     yield hint
@@ -98,7 +98,7 @@ def hint_parts(hint: Any) -> Iterator[Any]:
 
 
 def secret_fields(type_: type[msgspec.Struct]) -> frozenset[str]:
-    """The fields of a command or a record that are marked as secret, as a whole or in a part."""
+    """Return the fields of a command or a record that are marked as secret, entirely or in a part."""
     return _secret_fields(type_)
 
 
@@ -113,7 +113,7 @@ def _secret_fields(type_: type[msgspec.Struct]) -> frozenset[str]:
 
 
 def _masked_repr(struct: msgspec.Struct) -> str:
-    """The usual ``repr``, but of what is secret no more than how much there is."""
+    """The usual ``repr``, but with the number of elements at most for a secret field."""
     shown = []
     for name in struct.__struct_fields__:
         value = getattr(struct, name)
@@ -127,31 +127,31 @@ def _masked_repr(struct: msgspec.Struct) -> str:
 
 
 class Record(msgspec.Struct, metaclass=FrozenStruct, omit_defaults=True):
-    """What a command gives back. Decoding is tolerant: unknown fields of a newer daemon are ignored."""
+    """The result of a command, or a part of it. Decoding is tolerant: unknown fields of a newer daemon are ignored."""
 
     __repr__ = _masked_repr
 
 
 class Empty(Record):
-    """The result of a command that has nothing to say but that it was done."""
+    """The result of a command that returns no data."""
 
 
 class CommandInfo(NamedTuple):
-    """What a command's declaration says beside its fields."""
+    """The declaration of a command, without its fields."""
 
     code: int
     name: str
     request: type[Command[Any]]
     reply: type[Any]
     item: type[Any] | None
-    """What the stream carries; None for a command that answers once."""
+    """The type of a stream's items; None for a command that is not a stream."""
     errors: tuple[type[NexusError], ...]
     max_payload: int
-    """Bytes of payload that a request may carry."""
+    """The largest payload of a request in bytes."""
     takes_input: bool
     """Whether the client may send Input frames while the stream is open."""
     large_reply: bool
-    """Whether the daemon produces the reply only once the client has room for it."""
+    """Whether the daemon produces the reply only when the client's send buffer has space for it."""
 
     @property
     def summary(self) -> str:
@@ -168,7 +168,7 @@ class Command(msgspec.Struct, Generic[R], metaclass=FrozenStruct, forbid_unknown
 
 
 class StreamCommand(Command[R], Generic[ItemT, R]):
-    """A request that is answered by items of type ``ItemT`` and at last by ``R``."""
+    """A request that is answered by items of type ``ItemT`` and finally by ``R``."""
 
 
 _COMMANDS: dict[int, CommandInfo] = {}
@@ -182,9 +182,9 @@ def command(
     takes_input: bool = False,
     large_reply: bool = False,
 ) -> Callable[[C], C]:
-    """Declare a command: enter it under its ``code``, which is stable for ever.
+    """Declare a command: register it under its ``code``, which never changes.
 
-    ``errors`` are the domain errors that it can answer with, ``max_payload`` the bytes that a request may carry.
+    ``errors`` are the domain errors that it can return, ``max_payload`` the largest payload of a request in bytes.
 
     Raises:
         ValueError: the code is out of range or taken by another command, or the limit is out of range.
@@ -207,7 +207,7 @@ def command(
 
 
 def declared_commands() -> list[CommandInfo]:
-    """Every command declared so far, by code."""
+    """Return every command declared so far, sorted by code."""
     return [_COMMANDS[code] for code in sorted(_COMMANDS)]
 
 

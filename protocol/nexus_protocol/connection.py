@@ -1,9 +1,9 @@
-"""The protocol as a sans-IO engine: bytes in, events out, and the other way round, for both roles.
+"""The protocol as a sans-IO engine for both roles: it turns received bytes into events, and messages into bytes.
 
-``ServerConnection`` and ``ClientConnection`` hold what is true of one connection: the frame being read, the requests
-that are open, the credit of their streams. They open no socket, start no task and know no command; whoever owns the
-socket feeds ``receive_data`` and writes what the ``send_*`` methods return. Two engines can talk in a test without
-any socket.
+``ServerConnection`` and ``ClientConnection`` hold the state of one connection: the incomplete frame, the open requests
+and the credit of their streams. They open no socket, start no task and know no command. The owner of the socket passes
+received bytes to ``receive_data`` and writes the bytes that the ``send_*`` methods return. In a test, two engines can
+talk to each other without a socket.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ __all__ = [
 ]
 
 INPUT_CREDIT = 256 * 1024
-"""Bytes of Input ``data`` that may be on their way for one stream before the daemon gives some back."""
+"""Bytes of Input ``data`` that a client may send for one stream before the daemon returns credit."""
 
 _INPUT_OVERHEAD = 1024
-"""What the map around ``data`` may take; a ``control`` map has all of the frame's room."""
+"""The allowed size of the map around ``data``; a ``control`` map may use the whole frame."""
 
 _MAX_SEQUENCE = 0xFFFFFFFF
 
 
 RequestReceived = Frame
-"""A client asks for a command: the frame as it came, with ``command``, ``sequence`` and ``payload``."""
+"""A request of a client: the received frame with ``command``, ``sequence`` and ``payload``."""
 
 
 class InputReceived(NamedTuple):
@@ -69,7 +69,7 @@ class InputReceived(NamedTuple):
 
 
 class CancelReceived(NamedTuple):
-    """A client wants an open request stopped."""
+    """A client cancels an open request."""
 
     sequence: int
 
@@ -89,14 +89,14 @@ class ItemReceived(NamedTuple):
 
 
 class AckReceived(NamedTuple):
-    """The daemon gives ``size`` bytes of Input credit back."""
+    """The daemon returns ``size`` bytes of Input credit."""
 
     sequence: int
     size: int
 
 
 class ErrorReceived(NamedTuple):
-    """The last frame of a request: why not. On sequence 0 it is about the connection itself."""
+    """The last frame of a request: its error. On sequence 0 it is an error of the connection."""
 
     sequence: int
     payload: bytes
@@ -115,9 +115,9 @@ ClientEvent = SuccessReceived | ItemReceived | AckReceived | ErrorReceived | Con
 class ServerConnection:
     """The daemon's end of one connection.
 
-    ``max_payload(command)`` tells the payload limit of a command in bytes; by default every command has
-    ``DEFAULT_MAX_PAYLOAD``. ``input_commands`` are the codes of the streams that take Input: they have the full
-    credit from their request on, so that a client need not wait before it sends the first bytes.
+    ``max_payload(command)`` returns the payload limit of a command in bytes; by default it is ``DEFAULT_MAX_PAYLOAD``
+    for every command. ``input_commands`` are the codes of the streams that take Input: they have the full credit as
+    soon as they are requested, so that a client need not wait before it sends the first bytes.
     """
 
     def __init__(
@@ -130,16 +130,16 @@ class ServerConnection:
         self._credit: dict[int, int] = {}
         self._failed = False
         self.frames_received = 0
-        """Complete frames so far, those that were ignored as well."""
+        """The number of complete frames received, including ignored ones."""
 
     @property
     def open_requests(self) -> frozenset[int]:
-        """The sequences that still wait for their last frame."""
+        """The sequences of the requests without a last frame."""
         return frozenset(self._open)
 
     @property
     def buffered(self) -> int:
-        """Bytes received of a frame that is not complete."""
+        """The number of bytes received of an incomplete frame."""
         return self._decoder.buffered
 
     def _limit(self, command: int) -> int:
@@ -150,7 +150,7 @@ class ServerConnection:
         return self._max_payload(command)
 
     def receive_data(self, data: bytes) -> list[ServerEvent]:
-        """What ``data`` means, in order. After a ``ConnectionFailed`` nothing more is ever read."""
+        """Return the events in ``data``, in order. After a ``ConnectionFailed`` all further data is ignored."""
         if self._failed:
             return []
         frames, violation = self._decoder.feed(data)
@@ -203,23 +203,23 @@ class ServerConnection:
         self._credit[sequence] = left
 
     def send_ack(self, sequence: int, size: int) -> bytes:
-        """Give ``size`` bytes of Input credit back."""
+        """Return ``size`` bytes of Input credit to the client."""
         if sequence not in self._credit:
             return b""
         self._credit[sequence] += size
         return encode_frame(ITEM, sequence, msgpack.packb({"ack": size}))
 
     def send_item(self, sequence: int, payload: bytes) -> bytes:
-        """One element of the stream ``sequence``."""
+        """Encode one item of the stream ``sequence``."""
         return encode_frame(ITEM, sequence, payload)
 
     def send_success(self, sequence: int, payload: bytes) -> bytes:
-        """The last frame of ``sequence``: its result."""
+        """Encode the last frame of ``sequence``: its result."""
         self._close(sequence)
         return encode_frame(SUCCESS, sequence, payload)
 
     def send_error(self, sequence: int, error: NexusError) -> bytes:
-        """The last frame of ``sequence``, or on 0 a word about the connection itself."""
+        """Encode the last frame of ``sequence``: its error; on sequence 0 an error of the connection."""
         self._close(sequence)
         payload = msgpack.packb(error.payload(), default=str, unicode_errors="replace")
         return encode_frame(ERROR, sequence, payload)
@@ -242,11 +242,11 @@ class ClientConnection:
 
     @property
     def open_requests(self) -> frozenset[int]:
-        """The sequences that still wait for their last frame."""
+        """The sequences of the requests without a last frame."""
         return frozenset(self._open)
 
     def send_request(self, command: int, payload: bytes = b"", *, takes_input: bool = False) -> tuple[int, bytes]:
-        """A new request: the sequence chosen for it, and the bytes to send.
+        """Encode a new request; returns the sequence chosen for it, and the bytes to send.
 
         Raises:
             ValueError: the payload does not fit any frame.
@@ -262,17 +262,17 @@ class ClientConnection:
         return sequence, data
 
     def send_cancel(self, sequence: int) -> bytes:
-        """Ask for the end of ``sequence``; nothing when it has ended already."""
+        """Encode a Cancel for ``sequence``; no bytes when the request has already ended."""
         return encode_frame(CANCEL, sequence) if sequence in self._open else b""
 
     def credit(self, sequence: int) -> int:
-        """Bytes of Input data that may be sent for the stream now."""
+        """Return how many bytes of Input data may be sent for the stream now."""
         return self._credit.get(sequence, 0)
 
     def send_input(
         self, sequence: int, data: bytes | None = None, *, eof: bool = False, control: dict[str, Any] | None = None
     ) -> bytes:
-        """Input for a stream: exactly one of ``data``, ``eof`` and ``control``. Nothing when it has ended already.
+        """Encode Input for a stream: exactly one of ``data``, ``eof`` and ``control``; no bytes for an ended stream.
 
         Raises:
             ValueError: none or several are given, or ``data`` is longer than the credit that is left.
@@ -296,7 +296,7 @@ class ClientConnection:
         return encode_frame(INPUT, sequence, msgpack.packb(body))
 
     def receive_data(self, data: bytes) -> list[ClientEvent]:
-        """What ``data`` means, in order. Frames for requests that are not open are dropped."""
+        """Return the events in ``data``, in order. Frames for requests that are not open are ignored."""
         if self._failed:
             return []
         frames, violation = self._decoder.feed(data)
@@ -314,9 +314,9 @@ class ClientConnection:
         return events
 
     def receive_reply(self, sequence: int, data: bytes) -> bytes | None:
-        """The result of the request ``sequence``, if ``data`` is its Success frame and nothing else.
+        """Return the result of the request ``sequence`` if ``data`` is exactly its Success frame, else None.
 
-        It is a shorter way for who waits for one reply; where it gives None, ``data`` goes to ``receive_data``.
+        It is a fast path for a caller that waits for one reply. After None, pass ``data`` to ``receive_data``.
         """
         if self._decoder.buffered or len(data) < HEADER_SIZE or sequence not in self._open:
             return None

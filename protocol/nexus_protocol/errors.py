@@ -1,24 +1,33 @@
-"""The error tree that crosses the wire: what each error code means, and how it is written and read.
+"""The error tree: the root of all errors that are reported to a person, and the branch that crosses the wire.
 
-    NexusError
-    ├── ProtocolError          the peer broke the framing; the connection ends
-    │   ├── BadFrame
-    │   ├── UnsupportedVersion
-    │   └── FrameTooLarge
-    ├── UnknownCommand
-    ├── InvalidArgument
-    ├── NotFound
-    ├── Conflict
-    ├── FailedPrecondition
-    ├── PermissionDenied
-    ├── ResourceExhausted
-    ├── DeadlineExceeded
-    ├── Cancelled
-    ├── Unavailable
-    └── Internal
+    ReportedError                  a message and a hint for a person
+    ├── NexusError                 also has a code, a type and details, and crosses the wire
+    │   ├── ProtocolError          the peer broke the framing; the connection ends
+    │   │   ├── BadFrame
+    │   │   ├── UnsupportedVersion
+    │   │   └── FrameTooLarge
+    │   ├── UnknownCommand
+    │   ├── InvalidArgument
+    │   ├── NotFound
+    │   ├── Conflict
+    │   ├── FailedPrecondition
+    │   ├── PermissionDenied
+    │   ├── ResourceExhausted
+    │   ├── DeadlineExceeded
+    │   ├── Cancelled
+    │   ├── Unavailable
+    │   └── Internal
+    ├── ConnectionFailure          nexus.client.errors: the connection itself failed
+    │   ├── ConnectError
+    │   └── ConnectionLost
+    ├── PathError                  nexus.paths: a directory or a socket path cannot be used
+    ├── ConfigError                nexus.config: the configuration file cannot be used
+    ├── RuntimeFailure             nexus.runtime.spec: a process cannot be started, limited or removed
+    └── StartError                 nexus.daemon.listener: the daemon cannot start
 
-Capabilities derive their own errors from these and give each a stable, dotted ``type``. This module knows no
-capability; it learns their classes as they are defined.
+Capabilities, the store and nexusctl derive their own errors from the children of ``NexusError`` and give each a stable,
+dotted ``type``. This module imports none of them; ``error_from_payload`` finds their classes because each class
+registers itself when it is defined.
 """
 
 from __future__ import annotations
@@ -39,6 +48,7 @@ __all__ = [
     "NotFound",
     "PermissionDenied",
     "ProtocolError",
+    "ReportedError",
     "ResourceExhausted",
     "Unavailable",
     "UnknownCommand",
@@ -47,21 +57,33 @@ __all__ = [
 ]
 
 
-class NexusError(Exception):
-    """An error with a place on the wire.
+class ReportedError(Exception):
+    """An error that is reported to a person.
 
-    ``message`` is one sentence for a person; ``hint`` says what to do now; ``details`` is a map for programs.
-    ``code`` comes from the protocol's table, ``type`` is the dotted domain error, such as ``vm.name_taken``
-    (by default the code itself).
+    ``message`` is one sentence; ``hint`` says what to do, on one or more lines. Any other exception is a bug.
+    """
+
+    exit_code: ClassVar[int] = 1
+    """What a command line program exits with when this error ends it."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class NexusError(ReportedError):
+    """An error that can be sent in an Error frame.
+
+    ``code`` comes from the protocol's table, ``type`` is the dotted domain error, such as ``vm.name_taken`` (by default
+    the code itself), and ``details`` is a map for programs.
     """
 
     code: ClassVar[str] = "internal"
     type: str = "internal"
 
     def __init__(self, message: str, *, hint: str | None = None, details: Mapping[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(message, hint)
         self.details: dict[str, Any] = dict(details or {})
 
     def __init_subclass__(cls) -> None:
@@ -74,7 +96,7 @@ class NexusError(Exception):
             _BY_TYPE.setdefault(cls.type, cls)
 
     def payload(self) -> dict[str, Any]:
-        """The Error frame's payload: ``code``, ``message``, ``type``, and ``hint`` and ``details`` where set."""
+        """Build the Error frame's payload: ``code``, ``message``, ``type``, and ``hint`` and ``details`` where set."""
         body: dict[str, Any] = {"code": self.code, "message": self.message, "type": self.type}
         if self.hint is not None:
             body["hint"] = self.hint
@@ -95,25 +117,25 @@ class ProtocolError(NexusError):
 
 
 class BadFrame(ProtocolError):
-    """Wrong magic, reserved flags, or a code or sequence that may not be used."""
+    """Wrong magic, reserved flags, or a code or sequence that is not allowed."""
 
     code = "bad_frame"
 
 
 class UnsupportedVersion(ProtocolError):
-    """The frame is of another protocol version; ``details.supported`` lists those that work."""
+    """The frame has another protocol version; ``details.supported`` lists the supported ones."""
 
     code = "unsupported_version"
 
 
 class FrameTooLarge(ProtocolError):
-    """The header claims more than ``details.limit`` bytes. Nothing of the payload was read."""
+    """The header announces more than ``details.limit`` bytes. The payload was not read."""
 
     code = "frame_too_large"
 
 
 class UnknownCommand(NexusError):
-    """No command has this code here."""
+    """The daemon has no command with this code."""
 
     code = "unknown_command"
 
@@ -122,52 +144,58 @@ class InvalidArgument(NexusError):
     """The payload does not fit the command; ``details.path`` names the field."""
 
     code = "invalid_argument"
+    exit_code = 2
 
 
 class NotFound(NexusError):
-    """The thing is not there."""
+    """The object does not exist."""
 
     code = "not_found"
+    exit_code = 4
 
 
 class Conflict(NexusError):
-    """The request clashes with what is there."""
+    """The request conflicts with something that exists already."""
 
     code = "conflict"
+    exit_code = 5
 
 
 class FailedPrecondition(NexusError):
-    """The thing is not in a state that allows this."""
+    """The object is not in a state that allows this."""
 
     code = "failed_precondition"
+    exit_code = 5
 
 
 class PermissionDenied(NexusError):
-    """The peer is not allowed."""
+    """The peer is not allowed to do this."""
 
     code = "permission_denied"
 
 
 class ResourceExhausted(NexusError):
-    """Too many connections or streams, a full disk, or a result larger than a frame may be."""
+    """Too many connections or streams, a full disk, or a result larger than the frame limit."""
 
     code = "resource_exhausted"
 
 
 class DeadlineExceeded(NexusError):
-    """The time that was given ran out; ``details`` says what is still running."""
+    """The request's time ran out; ``details`` says what is still running."""
 
     code = "deadline_exceeded"
+    exit_code = 124
 
 
 class Cancelled(NexusError):
     """The request was cancelled; ``details`` says what is still running."""
 
     code = "cancelled"
+    exit_code = 130
 
 
 class Unavailable(NexusError):
-    """The daemon is stopping, or something that it needs is missing."""
+    """The daemon is stopping, or something it needs is missing."""
 
     code = "unavailable"
 
@@ -182,10 +210,9 @@ _BY_CODE["internal"] = Internal
 
 
 def error_from_payload(body: Mapping[str, Any]) -> NexusError:
-    """The exception for an Error frame's payload: by ``type`` where this program knows it, else by ``code``.
+    """Return the exception for an Error frame's payload: by ``type`` if its class is defined here, else by ``code``.
 
-    Unknown types and codes still give an error with the daemon's own message; nothing in the payload can make
-    this raise.
+    Unknown types and codes still give an error with the daemon's own message. No payload makes this function raise.
     """
     code = str(body.get("code", "internal"))
     type_ = str(body.get("type", code))

@@ -47,16 +47,16 @@ ERROR = 0xFFFF
 MAX_COMMAND = 0xEFFF
 """The highest code of an ordinary command."""
 EXTRA = 0xFF00
-"""The one command code above it: a command that a plugin handles."""
+"""The only command code above ``MAX_COMMAND``: the command that plugins handle."""
 
 DEFAULT_MAX_PAYLOAD = 64 * 1024
-"""Bytes of payload of a command that declares no other limit."""
+"""The payload limit in bytes of a command that declares no other."""
 MAX_PAYLOAD = 16 * 1024 * 1024
-"""Bytes of payload of any frame at all."""
+"""The payload limit in bytes of every frame."""
 
 
 class Frame(NamedTuple):
-    """One frame, without what the header only says about itself."""
+    """One frame, without the constant fields of its header."""
 
     command: int
     sequence: int
@@ -68,7 +68,7 @@ _unpack_from = HEADER.unpack_from
 
 
 def encode_frame(command: int, sequence: int, payload: bytes = b"") -> bytes:
-    """The bytes of one frame.
+    """Encode one frame.
 
     Raises:
         ValueError: the payload is longer than ``MAX_PAYLOAD``.
@@ -80,27 +80,27 @@ def encode_frame(command: int, sequence: int, payload: bytes = b"") -> bytes:
 
 
 class FrameDecoder:
-    """Turns bytes, cut anywhere, into frames.
+    """Turns bytes, received in any pieces, into frames.
 
-    ``limit(command)`` gives the bytes of payload that a frame of this code may carry; it is asked as soon as the
-    header is complete and before anything of the payload is kept. After an error the decoder is spent.
+    ``limit(command)`` returns the payload limit of a frame with this code in bytes; it is called as soon as the header
+    is complete, before any of the payload is kept. After an error the decoder must not be used again.
     """
 
     def __init__(self, limit: Callable[[int], int]) -> None:
         self._limit = limit
         self._buffer = bytearray()
         self._needed = HEADER_SIZE
-        """Bytes the buffer must hold before looking at it again can make sense."""
+        """The number of bytes that the buffer must hold before the next frame can be complete."""
 
     @property
     def buffered(self) -> int:
-        """Bytes of a frame that has begun and is not complete."""
+        """The number of bytes received of an incomplete frame."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> tuple[list[Frame], BadFrame | UnsupportedVersion | FrameTooLarge | None]:
-        """The frames that ``data`` completes, in order, and the violation that ends the connection, if any."""
+        """Return the frames that ``data`` completes, in order, and the violation that ends the connection, if any."""
         if not self._buffer and len(data) >= HEADER_SIZE:
-            # By far the most frequent case: one frame, whole.
+            # Fast path for the most frequent case: exactly one complete frame.
             magic, version, command, size, sequence, flags = _unpack_from(data)
             if (
                 len(data) == HEADER_SIZE + size
@@ -141,7 +141,7 @@ class FrameDecoder:
         return frames, self._early_violation() if self._buffer else None
 
     def _early_violation(self) -> BadFrame | UnsupportedVersion | FrameTooLarge | None:
-        """Tell somebody who types text at the socket at once, not when a header's worth of it has come."""
+        """Report a wrong magic as soon as its first byte arrives, not only when a whole header has arrived."""
         start = bytes(self._buffer[:4])
         if start == MAGIC[: len(start)]:
             return None

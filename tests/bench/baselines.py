@@ -1,4 +1,4 @@
-"""What the figures are compared with: the same machine, the same run, and as little between as there can be."""
+"""Baselines: the least code that does comparable work on the same machine in the same run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COLUMNS = (
 
 @contextlib.contextmanager
 def forked(work: Callable[[], None]) -> Iterator[int]:
-    """Run ``work`` in a child process, which is killed at the end of the block; gives its process id."""
+    """Run ``work`` in a child process, which is killed at the end of the block; yields its pid."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -46,7 +46,7 @@ def forked(work: Callable[[], None]) -> Iterator[int]:
 
 @contextlib.contextmanager
 def ping_pong() -> Iterator[Callable[[], None]]:
-    """Send 400 bytes to another Python process, which sends them back; both ends block."""
+    """Exchange 400 bytes with an echo process; both ends use blocking sockets."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
 
     def echo() -> None:
@@ -65,7 +65,7 @@ def ping_pong() -> Iterator[Callable[[], None]]:
 
 
 class SqliteInserts:
-    """The two rows of a new VM in a transaction of their own, in this very process, on the schema of Nexus."""
+    """Inserts the two rows of a new VM in one transaction, in this process, on the schema of Nexus."""
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None)
@@ -99,7 +99,7 @@ class SqliteInserts:
 
 
 def select_dicts(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-    """Every VM record as a dict, in the order of the list."""
+    """All VM records as dicts, in the order of ListVms."""
     cursor = connection.execute(f"SELECT {_COLUMNS} FROM vms ORDER BY created_at DESC, id DESC")
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]

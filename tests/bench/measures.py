@@ -1,4 +1,4 @@
-"""What is measured: each line of the table, how one round of it goes, and what it has to reach."""
+"""The measures of the daemon and the client: for each line of the table, one round of it and its target."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from nexus.vms.commands import GetVm, ListVms
 __all__ = ["MEASURES", "Measure", "Sample", "compare_durations", "duration"]
 
 Timed = Callable[[float], tuple[int, float]]
-"""Does something for so many seconds; gives how often it did, and how long that took."""
+"""Repeats an operation for a number of seconds; returns the count and the elapsed seconds."""
 
 
 class Sample(NamedTuple):
-    """One round's figures."""
+    """The figures of one round."""
 
     ours: float
     baseline: float | None = None
@@ -41,11 +41,11 @@ class Measure(NamedTuple):
     title: str
     unit: str
     target: float
-    """A ratio to the baseline; where there is none, a figure of our own."""
+    """A ratio to the baseline; without a baseline, an absolute figure."""
     more_is_better: bool
     sample: Callable[[World], Sample]
     baseline: str = ""
-    """What it is compared with."""
+    """The name of the baseline."""
 
 
 # Ways to measure
@@ -74,7 +74,7 @@ def _pipelined_rate(pipeline: Pipeline, make: Callable[[], Command[Any]]) -> Tim
 
 
 def _compare_rates(world: World, ours: Timed, baseline: Timed) -> Sample:
-    """Both rates a second, in turns so short that whatever else the machine does meets both."""
+    """Both rates per second, in short alternating slices, so that other load of the machine affects both."""
     slices = 4
     seconds = (0.1 if world.quick else 0.4) / slices
     counts, times = [0, 0], [0.0, 0.0]
@@ -87,13 +87,13 @@ def _compare_rates(world: World, ours: Timed, baseline: Timed) -> Sample:
 
 
 def compare_durations(world: World, ours: Callable[[], float], baseline: Callable[[], float]) -> Sample:
-    """The medians of a few durations of each, in milliseconds, taken in turns."""
+    """The medians of a few alternating durations of each, in milliseconds."""
     pairs = [(ours(), baseline()) for _ in range(1 if world.quick else 3)]
     return Sample(*(statistics.median(durations) * 1000 for durations in zip(*pairs, strict=True)))
 
 
 def duration(work: Callable[[], Any]) -> float:
-    """How long it takes, in seconds."""
+    """The duration of ``work`` in seconds."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -153,22 +153,22 @@ def _list(world: World) -> Sample:
 
 
 def _latency(world: World, percent: int) -> Sample:
-    """Pings at fixed times: one that is held up makes those behind it late as well, and that counts.
+    """Latency of Pings that are due at fixed times: a delayed Ping also delays the next ones, which counts.
 
-    If the next one were sent only after an answer, the slow ones would be few for the very reason that they are slow.
+    A Ping sent only after the previous reply would hide slow replies (coordinated omission).
     """
     with world.all_cores(world.full):
         path, client, command = world.full.socket_path, world.client(world.full), Ping()
-        listening, telling = os.pipe()
+        read_end, write_end = os.pipe()
 
         def lists() -> None:
             with BlockingClient(path) as other:
                 while True:
                     _list_all(other)
-                    os.write(telling, b".")
+                    os.write(write_end, b".")
 
         with forked(lists):
-            os.read(listening, 1)
+            os.read(read_end, 1)
             latencies = []
             due = time.perf_counter()
             for _ in range(100 if world.quick else 400):
@@ -178,9 +178,9 @@ def _latency(world: World, percent: int) -> Sample:
                 start = due if left < -0.0005 else time.perf_counter()
                 client.call(command)
                 latencies.append(time.perf_counter() - start)
-            os.close(telling)
-            assert os.read(listening, 1), "no list was finished while the pings were measured"
-        os.close(listening)
+            os.close(write_end)
+            assert os.read(read_end, 1), "no list was finished while the pings were measured"
+        os.close(read_end)
     return Sample(statistics.quantiles(latencies, n=100)[percent - 1] * 1000)
 
 

@@ -1,6 +1,6 @@
-"""Measure Nexus beside baselines of the same run, and print the table: ``python tests/bench/run.py``.
+"""Measure Nexus and its baselines in one run, and print the table: ``python tests/bench/run.py``.
 
-A ratio is the median of the rounds' own ratios; absolute figures drift with the machine, ratios within a run hold.
+A ratio is the median of the ratios of all rounds: absolute figures drift with the machine, ratios within a run do not.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def main() -> None:
     """Parse the options, measure, print."""
     names = [measure.name for measure in ALL]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, help="how often each figure is taken (default: 7)")
-    parser.add_argument("--quick", action="store_true", help="short rounds, and 3 of them: for a rough look")
-    parser.add_argument("--only", action="append", choices=names, help="this measure alone; may be repeated")
+    parser.add_argument("--rounds", type=int, help="number of rounds (default: 7)")
+    parser.add_argument("--quick", action="store_true", help="3 short rounds, for rough figures")
+    parser.add_argument("--only", action="append", choices=names, help="run only this measure; may be repeated")
     parser.add_argument("--markdown", action="store_true", help="print the table for the README")
     options = parser.parse_args()
     measures = [measure for measure in ALL if not options.only or measure.name in options.only]
@@ -39,14 +39,14 @@ def main() -> None:
     rows = [_HEADINGS, *(_row(measure, samples[measure.name]) for measure in measures)]
     print(_markdown(rows) if options.markdown else _columns(rows))
     print(
-        f"\nMedians (min to max) of {rounds} interleaved rounds; client and server on one core, but for the Pings "
+        f"\nMedians (min to max) of {rounds} interleaved rounds; client and server on one core, except for the Pings "
         f"during lists.\nPython {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
         f"Linux {platform.release()}, {platform.machine()}."
     )
 
 
 def _measure(measures: list[Measure], rounds: int, quick: bool) -> dict[str, list[Sample]]:
-    """Every measure once in each round, so that what drifts meets all of them. The first round is not counted."""
+    """Take every measure once per round, so that drift affects all of them. The first round is not counted."""
     samples: dict[str, list[Sample]] = {measure.name: [] for measure in measures}
     with World(quick=quick) as world:
         for number in range(rounds + 1):

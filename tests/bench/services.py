@@ -1,4 +1,4 @@
-"""Two hundred services under one daemon, beside supervisord with the same two hundred programs."""
+"""The measures of two hundred services under one daemon, with supervisord and the same programs as baseline."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ startsecs = 0
 
 
 class Fleet:
-    """Our services, and theirs; a context that ends all of them."""
+    """A daemon and a supervisord with the same programs; both are ended at exit."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -81,47 +81,47 @@ class Fleet:
             self.supervisor = stack.enter_context(supervisor_at(self.root))
             self.each(AddService(name=name, run_command=PROGRAM, start_window_ms=0) for name in NAMES)
             self._close = stack.pop_all()
-        self.start_ours()
-        self.start_theirs()
+        self.start_services()
+        self.start_supervised()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close.close()
 
     def each(self, commands: Iterable[Command[Any]]) -> None:
-        """Send commands, many at a time, and wait for all of their answers."""
+        """Send ``COUNT`` commands in a pipeline and wait for all replies."""
         pending = iter(commands)
         with contextlib.closing(Pipeline(self.daemon.socket_path)) as pipeline:
             assert pipeline.run(lambda: next(pending), lambda sent: sent < COUNT) == COUNT
 
     @property
     def client(self) -> contextlib.AbstractContextManager[BlockingClient]:
-        """A connection to our daemon."""
+        """A connection to the daemon."""
         return BlockingClient(self.daemon.socket_path)
 
-    def start_ours(self) -> None:
-        """Bring all of ours up."""
+    def start_services(self) -> None:
+        """Start all services of the daemon."""
         self.each(StartService(service=name) for name in NAMES)
 
-    def stop_ours(self) -> None:
-        """Stop all of ours."""
+    def stop_services(self) -> None:
+        """Stop all services of the daemon."""
         self.each(StopService(service=name) for name in NAMES)
 
-    def start_theirs(self) -> None:
-        """Bring all of theirs up."""
+    def start_supervised(self) -> None:
+        """Start all programs of supervisord."""
         self.supervisor.supervisor.startAllProcesses(True)
 
-    def stop_theirs(self) -> None:
-        """Stop all of theirs."""
+    def stop_supervised(self) -> None:
+        """Stop all programs of supervisord."""
         self.supervisor.supervisor.stopAllProcesses(True)
 
     def wait_for(self, condition: Callable[[Service], bool]) -> None:
-        """Wait until all of ours are as they should be."""
+        """Wait until all services of the daemon meet a condition."""
         with self.client as client:
             wait_until(lambda: all(map(condition, client.call(ListServices()).services)), "two hundred services")
 
     def shims(self) -> list[int]:
-        """What stands between our daemon and the programs: the parents of these."""
+        """The pids of the shims, which are the parents of the services' processes."""
         with self.client as client:
             services = client.call(ListServices()).services
         return [int(_stat(service.pid)[1]) for service in services if service.pid is not None]
@@ -129,7 +129,7 @@ class Fleet:
 
 @contextlib.contextmanager
 def supervisord(root: Path) -> Iterator[int]:
-    """A supervisord with all programs, none of which runs yet; gives its pid."""
+    """A supervisord with all programs, not started yet; yields its pid."""
     command = " ".join(PROGRAM)
     programs = [SUPERVISED.format(name=name, command=command) for name in NAMES]
     (root / "supervisord.conf").write_text(SUPERVISOR.format(root=root) + "".join(programs))
@@ -146,7 +146,7 @@ def supervisord(root: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def supervisor_at(root: Path) -> Iterator[ServerProxy]:
-    """A client of supervisord on its own socket, as supervisorctl has it."""
+    """A client of supervisord on its Unix socket, like that of supervisorctl."""
     from supervisor.xmlrpc import SupervisorTransport  # type: ignore[import-untyped]
 
     transport = SupervisorTransport(None, None, f"unix://{root}/supervisor.sock")
@@ -156,7 +156,7 @@ def supervisor_at(root: Path) -> Iterator[ServerProxy]:
 
 @functools.cache
 def fleet_of(world: World) -> Fleet:
-    """The one fleet of a run."""
+    """The only fleet of a run."""
     return world.enter(Fleet(world))
 
 
@@ -169,7 +169,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def _cpu_s(pids: list[int]) -> float:
-    """Of all threads, in nanoseconds where ``stat`` has ticks."""
+    """CPU seconds of all threads, from ``schedstat``, which has nanoseconds instead of ticks."""
     tasks = [task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
@@ -190,12 +190,12 @@ def _up(world: World) -> Sample:
     fleet = fleet_of(world)
 
     def ours() -> float:
-        fleet.stop_ours()
-        return duration(fleet.start_ours)
+        fleet.stop_services()
+        return duration(fleet.start_services)
 
     def theirs() -> float:
-        fleet.stop_theirs()
-        return duration(fleet.start_theirs)
+        fleet.stop_supervised()
+        return duration(fleet.start_supervised)
 
     return compare_durations(world, ours, theirs)
 
@@ -272,7 +272,7 @@ def _shims(world: World) -> Sample:
 
 
 def _idle(world: World) -> Sample:
-    """Percent of a core, of the daemon with all shims, and of supervisord, in the same seconds."""
+    """CPU use in percent of a core: of the daemon with all shims, and of supervisord, at the same time."""
     fleet = fleet_of(world)
     ours, theirs = [fleet.daemon.pid, *fleet.shims()], [fleet.supervisord]
     seconds = 2 if world.quick else 10
@@ -282,7 +282,7 @@ def _idle(world: World) -> Sample:
 
 
 def _checked(world: World) -> Sample:
-    """The same while a port is checked for each service every two seconds."""
+    """The same while each service has a health check of a port every two seconds."""
     fleet = fleet_of(world)
     with _accepting() as port:
         fleet.each(UpdateService(service=name, health_tcp=port, health_interval_ms=2000) for name in NAMES)
@@ -294,7 +294,7 @@ def _checked(world: World) -> Sample:
 
 @contextlib.contextmanager
 def _accepting() -> Iterator[int]:
-    """A port that accepts, and the end of it."""
+    """A port on which a thread accepts connections within the block."""
     with create_server(("127.0.0.1", 0), backlog=1024) as server:
 
         def accept() -> None:
@@ -339,6 +339,6 @@ SERVICE_MEASURES = (
     Measure("services-all-memory", "`nexusd` and all shims", "MiB", 2.5, False, _all_memory, _THEIRS),
     Measure("services-idle", f"`nexusd` and shims, {COUNT} idle services", "% CPU", 1.0, False, _idle, _THEIRS),
     Measure("services-checked", "the same, each with a port checked every 2 s", "% CPU", 10.0, False, _checked),
-    Measure("services-adopt", f"`nexusd` anew, until {COUNT} are taken back", "ms", 2000.0, False, _adopt),
+    Measure("services-adopt", f"`nexusd` restart, until {COUNT} are adopted", "ms", 2000.0, False, _adopt),
 )
 """In the order of the table."""

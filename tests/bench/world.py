@@ -1,7 +1,7 @@
-"""What is measured against: daemons in a temporary folder, clients for them, and helpers that end with them.
+"""The environment of the measures: daemons in temporary folders, their clients, and helper processes.
 
-Everything runs on one core, client and server alike: where the kernel places two processes that talk to each other
-changes what one client gets by a factor of three to five, and says nothing of the program.
+Clients and daemons run on one core: the kernel's placement of two communicating processes changes the rate of one
+client by a factor of three to five, independently of the program.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ RECORDS = 10_000
 FEW = 3
 
 _AS_INSTALLED = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONUNBUFFERED": "", "PYTHONWARNINGS": ""}
-"""For processes whose start is measured: nothing is compiled anew each time, no warning is looked at."""
+"""For processes whose start is measured: bytecode is cached and warnings are off, as after an installation."""
 
 
 class Pipeline:
-    """One connection on which as many requests as ``IN_FLIGHT`` are always open, on the sans-IO engine alone."""
+    """One connection with always ``IN_FLIGHT`` open requests, on the sans-IO engine alone."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -51,9 +51,9 @@ class Pipeline:
         self._socket.close()
 
     def run(self, make: Callable[[], Command[Any]], more: Callable[[int], bool]) -> int:
-        """Send commands as long as ``more``, given how many were sent, says so; gives how many were answered.
+        """Send commands while ``more``, called with the number sent, is true; return the number of replies.
 
-        Each reply is decoded to its record, as ``BlockingClient.call`` does. A failed request fails here.
+        Each reply is decoded to its record, as ``BlockingClient.call`` does. A failed request raises.
         """
         engine = self._engine
         open_: dict[int, type[Any]] = {}
@@ -77,7 +77,7 @@ class Pipeline:
 
 
 class World:
-    """The daemons and clients of one run, made when a measure first needs them; a context that ends them all."""
+    """The daemons and clients of one run, created when a measure first needs them, and ended at exit."""
 
     def __init__(self, *, quick: bool = False) -> None:
         self.quick = quick
@@ -95,11 +95,11 @@ class World:
         self._close.close()
 
     def enter(self, context: contextlib.AbstractContextManager[T]) -> T:
-        """Keep a context open until the end of the run."""
+        """Enter a context until the end of the run."""
         return self._close.enter_context(context)
 
     def new_root(self) -> Path:
-        """A private folder that goes at the end of the run."""
+        """A private folder, removed at the end of the run."""
         root = Path(tempfile.mkdtemp(prefix="nexus-bench-"))
         self._close.callback(shutil.rmtree, root)
         return root
@@ -120,11 +120,11 @@ class World:
         return self.enter(BlockingClient(daemon.socket_path))
 
     def pipeline(self, daemon: DaemonProcess) -> Pipeline:
-        """A connected client that keeps many requests open."""
+        """A connected pipeline."""
         return self.enter(contextlib.closing(Pipeline(daemon.socket_path)))
 
     def new_vm(self) -> CreateVm:
-        """A VM with a name that no other has."""
+        """A command for a VM with a new name."""
         return CreateVm(name=f"vm-{next(self._numbers)}")
 
     def _with_records(self, count: int) -> DaemonProcess:
@@ -136,14 +136,14 @@ class World:
 
     @functools.cached_property
     def full(self) -> DaemonProcess:
-        """A daemon that keeps ``RECORDS`` VM records, vm-0 and so on, started anew after they were made."""
+        """A daemon with ``RECORDS`` VMs named vm-0 and so on, restarted after their creation."""
         daemon = self._with_records(RECORDS)
         daemon.stop()
         return daemon.start()
 
     @functools.cached_property
     def idle(self) -> DaemonProcess:
-        """A daemon that keeps as many, and has answered a list of them all, and rests."""
+        """An idle daemon with ``RECORDS`` VMs that has answered one list of all."""
         daemon = self._with_records(RECORDS)
         daemon.stop()
         daemon.start()
@@ -158,12 +158,15 @@ class World:
 
     @functools.cached_property
     def growing(self) -> DaemonProcess:
-        """A daemon that began empty, for VMs to be created in one at a time."""
+        """A daemon that starts empty, in which VMs are created one at a time."""
         return self.new_daemon().start()
 
     @functools.cached_property
     def crowded(self) -> DaemonProcess:
-        """Another one, for many at a time, so that the first does not outgrow the database it is compared with."""
+        """A daemon that starts empty, in which many VMs are created at a time.
+
+        It is separate from ``growing``, which must not outgrow the database of its baseline.
+        """
         return self.new_daemon().start()
 
     @functools.cached_property
@@ -178,34 +181,34 @@ class World:
 
     @functools.cached_property
     def few(self) -> DaemonProcess:
-        """A daemon that keeps a few VM records."""
+        """A daemon with a few VMs."""
         return self._with_records(FEW)
 
     @functools.cached_property
     def stopped(self) -> DaemonProcess:
-        """A daemon with a few VM records that does not run."""
+        """A stopped daemon with a few VMs."""
         daemon = self._with_records(FEW)
         daemon.stop()
         return daemon
 
     @functools.cached_property
     def full_pipeline(self) -> Pipeline:
-        """Many requests in flight to ``full``."""
+        """A pipeline to ``full``."""
         return self.pipeline(self.full)
 
     @functools.cached_property
     def crowded_pipeline(self) -> Pipeline:
-        """Many requests in flight to ``crowded``."""
+        """A pipeline to ``crowded``."""
         return self.pipeline(self.crowded)
 
     @functools.cached_property
     def exchange(self) -> Callable[[], None]:
-        """One exchange of bytes with another process."""
+        """Exchanges bytes once with an echo process."""
         return self.enter(ping_pong())
 
     @functools.cached_property
     def inserts(self) -> SqliteInserts:
-        """SQLite alone, in the folder of ``growing``, so that both write to the same file system."""
+        """SQLite alone, in the folder of ``growing``, so that both use the same file system."""
         return self.enter(contextlib.closing(SqliteInserts(self.growing.state / "baseline.db")))
 
     @functools.cached_property
@@ -216,7 +219,7 @@ class World:
 
     @contextlib.contextmanager
     def all_cores(self, daemon: DaemonProcess) -> Iterator[None]:
-        """Let the kernel place this process, its children and a daemon where it likes for once."""
+        """Allow all cores to this process, its children and a daemon within the block."""
 
         def place(cores: set[int]) -> None:
             os.sched_setaffinity(0, cores)

@@ -31,7 +31,7 @@ def shared() -> Iterator[Cli]:
 
 @pytest.fixture
 def lonely(root: Path) -> Iterator[Cli]:
-    """nexusctl in fresh folders without a daemon; one that it starts is stopped in the end."""
+    """nexusctl in fresh directories without a daemon; a daemon that a test starts is stopped at the end."""
     cli = Cli(isolated_environment(root))
     yield cli
     cli("daemon", "stop")

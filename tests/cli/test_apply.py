@@ -1,4 +1,4 @@
-"""``nexusctl apply`` and ``nexusctl export``: a file becomes what runs, and what runs becomes a file."""
+"""``nexusctl apply`` and ``nexusctl export``: services and VM records from and to a file."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ mem = "1G"
 """
 
 
-class Folder:
-    """A person's folder with a nexus.toml, and nexusctl in it."""
+class ProjectDirectory:
+    """A directory with a nexus.toml, and nexusctl to apply it."""
 
     def __init__(self, cli: Cli, path: Path) -> None:
         self.cli = cli
@@ -54,26 +54,26 @@ class Folder:
         self.write(text.replace(before, after))
 
     def apply(self, *options: str, code: int = 0) -> list[str]:
-        """Apply it; every line of the answer, errors after the rest."""
+        """Apply the file; returns the lines of standard output, then those of standard error."""
         result = self.cli("apply", "-f", str(self.file), "--yes", *options)
         assert result.code == code, result
         return [*result.lines, *result.err.splitlines()]
 
     def settled(self) -> None:
-        """A second run has nothing to do."""
-        assert self.apply() == [f"Nothing to change: all is as {self.file} says"]
+        """Check that another run has nothing to do."""
+        assert self.apply() == [f"Nothing to change: everything matches {self.file}"]
 
 
 @pytest.fixture
-def shop(cli: Cli, root: Path) -> Folder:
-    return Folder(cli, root)
+def shop(cli: Cli, root: Path) -> ProjectDirectory:
+    return ProjectDirectory(cli, root)
 
 
 def up(cli: Cli) -> list[str]:
     return cli.ok("service", "list", "--state", "running", "-o", "name").lines
 
 
-def test_a_file_is_shown_applied_and_then_nothing_is_left_to_do(shop: Folder) -> None:
+def test_apply_prints_plan_carries_it_out_and_second_run_changes_nothing(shop: ProjectDirectory) -> None:
     shop.write(STACK)
     dry = shop.cli.ok("apply", "-f", str(shop.file), "--dry-run")
     assert dry.out == (
@@ -115,7 +115,7 @@ def test_a_file_is_shown_applied_and_then_nothing_is_left_to_do(shop: Folder) ->
     assert shop.cli("apply", "-f", str(shop.file), "--dry-run", "--exit-code").code == 0
 
 
-def test_only_what_was_changed_is_changed_and_restarted(shop: Folder) -> None:
+def test_apply_updates_and_restarts_only_changed_objects(shop: ProjectDirectory) -> None:
     shop.write(STACK)
     shop.apply()
 
@@ -144,7 +144,7 @@ def test_only_what_was_changed_is_changed_and_restarted(shop: Folder) -> None:
     assert pids() == after
 
 
-def test_a_graph_is_turned_round(shop: Folder) -> None:
+def test_apply_reverses_a_dependency(shop: ProjectDirectory) -> None:
     text = f'[services.a]\nrun = "{SLEEP}"\nport = 0\n{{}}\n[services.b]\nrun = "{SLEEP}"\n{{}}\n'
     shop.write(text.format('depends_on = ["b"]', ""))
     shop.apply()
@@ -154,17 +154,17 @@ def test_a_graph_is_turned_round(shop: Folder) -> None:
     assert [(edge["service"], edge["dependency"], edge["tunnel_enabled"]) for edge in edges] == [("b", "a", True)]
 
 
-def test_an_interrupted_run_tells_that_what_was_begun_goes_on(shop: Folder) -> None:
+def test_apply_interrupted_says_that_operations_continue(shop: ProjectDirectory) -> None:
     shop.write(f'[services.slow]\nrun = "{SLEEP}"\nhealth = {{ log = "never", interval = "1h" }}\n')
     with shop.cli.terminal("apply", "-f", str(shop.file), "--yes", "--wait", columns=200) as terminal:
         wait_until(lambda: "running" in shop.cli.ok("service", "list").out, "a process")
         terminal.interrupt()
         code, text = terminal.finish()
     assert code == 130
-    assert "What was begun goes on all the same; see how far it is: nexusctl service list" in text
+    assert "Operations in progress continue in the daemon; to see their state: nexusctl service list" in text
 
 
-def test_it_asks_on_a_terminal_and_is_refused_without_one(shop: Folder) -> None:
+def test_apply_asks_on_a_terminal_and_needs_yes_without_one(shop: ProjectDirectory) -> None:
     shop.write("[vms.box]")
     code, out, err = shop.cli("apply", "-f", str(shop.file), "--prune")
     assert code == 1
@@ -187,7 +187,7 @@ def test_it_asks_on_a_terminal_and_is_refused_without_one(shop: Folder) -> None:
     assert shop.cli.ok("vm", "list", "-o", "name").lines == ["box"]
 
 
-def test_pruning_takes_what_the_file_made_and_leaves_what_a_person_made(shop: Folder) -> None:
+def test_apply_prune_removes_only_objects_created_from_the_file(shop: ProjectDirectory) -> None:
     shop.cli.ok("service", "add", "mine", "--run", SLEEP)
     shop.cli.ok("vm", "create", "mine")
     shop.write(STACK + f'[services.mine]\nrun = "{SLEEP}"\ndir = ""\n[vms.mine]')
@@ -203,10 +203,10 @@ def test_pruning_takes_what_the_file_made_and_leaves_what_a_person_made(shop: Fo
     assert shop.cli.ok("service", "list", "-o", "name").lines == ["mine"]
     assert shop.cli.ok("vm", "list", "-o", "name").lines == ["mine"]
     assert "apply.shop" not in shop.cli.ok("settings", "list").out
-    assert shop.apply("--prune") == [f"Nothing to change: all is as {shop.file} says"]
+    assert shop.apply("--prune") == [f"Nothing to change: everything matches {shop.file}"]
 
 
-def test_two_projects_do_not_take_each_others_services(shop: Folder, root: Path) -> None:
+def test_apply_refuses_services_of_another_project(shop: ProjectDirectory, root: Path) -> None:
     shop.write('project = "shop"\n[services.db]\n')
     shop.apply()
     other = root / "other.toml"
@@ -214,12 +214,12 @@ def test_two_projects_do_not_take_each_others_services(shop: Folder, root: Path)
     code, _out, err = shop.cli("apply", "-f", str(other), "--yes")
     assert code == 2
     assert err == (
-        'Error: cannot update service "db": it was made from the file of project "shop"\n'
-        "  Give it another name, or let that project go: nexusctl settings unset apply.shop\n"
+        'Error: cannot update service "db": it was created from the file of project "shop"\n'
+        "  Choose another name, or end that project's ownership: nexusctl settings unset apply.shop\n"
     )
 
 
-def test_what_fails_keeps_nothing_else_from_it_and_the_next_run_goes_on(shop: Folder) -> None:
+def test_apply_failed_step_skips_only_its_dependents_and_next_run_continues(shop: ProjectDirectory) -> None:
     shop.write(
         f"""
         [services.bad]
@@ -239,7 +239,7 @@ def test_what_fails_keeps_nothing_else_from_it_and_the_next_run_goes_on(shop: Fo
     assert 'Error: cannot add service "bad": health_log is not a regular expression' in result.err
     assert 'Skipped: start service "on_bad", because of "bad"\n' in result.err
     assert 'Error: cannot start service "crash": it exited with 3\n    last words\n' in result.err
-    assert result.err.endswith("steps not done\n  Once that is mended, run it again: it goes on.\n")
+    assert result.err.endswith("steps not done\n  Fix the problem and run it again: it continues from there.\n")
     assert 'Started service "good"' in result.out
     shop.change('"("', '"ok"')
     shop.change('run = "true"', f'run = "echo ok; {SLEEP}"')
@@ -251,7 +251,7 @@ def test_what_fails_keeps_nothing_else_from_it_and_the_next_run_goes_on(shop: Fo
     shop.settled()
 
 
-def test_a_restart_that_was_left_out_is_made_up_for(shop: Folder) -> None:
+def test_apply_makes_up_for_a_restart_skipped_by_no_start(shop: ProjectDirectory) -> None:
     shop.write(STACK)
     shop.apply()
     shop.change("s3cret", "0ther")
@@ -260,7 +260,7 @@ def test_a_restart_that_was_left_out_is_made_up_for(shop: Folder) -> None:
     shop.settled()
 
 
-def test_a_vm_that_runs_is_not_changed(shop: Folder, daemon: DaemonProcess) -> None:
+def test_apply_does_not_change_a_running_vm(shop: ProjectDirectory, daemon: DaemonProcess) -> None:
     import sqlite3
 
     shop.write("[vms.box]")
@@ -275,7 +275,7 @@ def test_a_vm_that_runs_is_not_changed(shop: Folder, daemon: DaemonProcess) -> N
     assert any(line.startswith("Error: cannot update VM") and "running" in line for line in lines)
 
 
-def test_a_program_gets_steps_as_records(shop: Folder) -> None:
+def test_apply_prints_steps_as_records_for_programs(shop: ProjectDirectory) -> None:
     shop.write(STACK)
     planned = [
         json.loads(line) for line in shop.cli.ok("apply", "-f", str(shop.file), "--dry-run", "-o", "jsonl").lines
@@ -296,7 +296,7 @@ def test_a_program_gets_steps_as_records(shop: Folder) -> None:
     assert shop.cli("apply", "-f", str(shop.file), "-o", "json") == (0, "[]\n", "Nothing to change.\n")
 
 
-def test_what_is_exported_is_found_unchanged_and_can_be_applied_elsewhere(shop: Folder, root: Path) -> None:
+def test_export_then_apply_changes_nothing_and_recreates_on_an_empty_daemon(shop: ProjectDirectory, root: Path) -> None:
     shop.write(STACK)
     shop.apply()
     shop.cli.ok("service", "add", "own", "--run", SLEEP, "--port", "0", "--health-tcp", "0", "--stop-grace", "1500ms")
@@ -311,18 +311,18 @@ def test_what_is_exported_is_found_unchanged_and_can_be_applied_elsewhere(shop: 
     assert text.startswith("# Services and VM records for `nexusctl apply`. It may hold secrets")
     assert "s3cret" in text
     assert shop.cli.ok("export").out == text
-    assert text.count("start = false") == 1  # for the one that nobody wants up, not for the one that failed
+    assert text.count("start = false") == 1  # for the stopped service, not for the failed one
     assert shop.cli("service", "remove", "bad", "--yes").code == 0
     shop.cli.ok("export", "-f", str(written), "--force")
     text = written.read_text()
-    assert shop.cli.ok("apply", "-f", str(written)).out == f"Nothing to change: all is as {written} says\n"
+    assert shop.cli.ok("apply", "-f", str(written)).out == f"Nothing to change: everything matches {written}\n"
     code, out, err = shop.cli("export", "-f", str(written))
     assert (code, out) == (2, "")
-    assert "it is there already (--force replaces it)" in err
+    assert "it already exists (--force replaces it)" in err
     shop.cli.ok("export", "-f", str(written), "--force", "--project", "shop")
     assert "[services.own]" not in written.read_text()
     assert 'project = "shop"' in written.read_text()
-    # On an empty daemon the same file makes the same things.
+    # On an empty daemon the same file creates the same objects.
     shop.cli.ok("service", "stop", "--all")
     shop.cli.ok("service", "remove", "own", "api", "migrate", "db", "--yes")
     shop.cli.ok("vm", "delete", "box", "--yes")
@@ -331,7 +331,7 @@ def test_what_is_exported_is_found_unchanged_and_can_be_applied_elsewhere(shop: 
     assert shop.cli("export", "--project", "gone").code == 4
 
 
-def test_a_file_that_is_wrong_changes_nothing(shop: Folder) -> None:
+def test_apply_invalid_file_changes_nothing(shop: ProjectDirectory) -> None:
     shop.write("[services.db]\nprot = 1\n")
     code, out, err = shop.cli("apply", "-f", str(shop.file), "--yes")
     assert (code, out) == (2, "")
@@ -340,15 +340,13 @@ def test_a_file_that_is_wrong_changes_nothing(shop: Folder) -> None:
     assert shop.cli("apply", "-f", "/no/such/file")[2].startswith("Error: cannot read /no/such/file: there is no such")
 
 
-def test_what_is_waited_for_is_healthy(shop: Folder) -> None:
+def test_apply_wait_returns_when_services_are_healthy(shop: ProjectDirectory) -> None:
     shop.write(f'[services.a]\nrun = "echo up; {SLEEP}"\nhealth = {{ log = "up" }}\n')
     assert "(running, healthy, pid " in shop.apply("--wait")[-1]
     assert wait_until(lambda: up(shop.cli), "it") == ["a"]
 
 
-def test_a_run_with_nothing_to_change_tells_what_is_not_ready_and_waits_for_it_if_told_to(
-    shop: Folder, root: Path
-) -> None:
+def test_apply_without_changes_lists_unready_services_and_waits_with_wait(shop: ProjectDirectory, root: Path) -> None:
     fifo = root / "fifo"
     os.mkfifo(fifo)
     shop.write(
@@ -366,7 +364,7 @@ def test_a_run_with_nothing_to_change_tells_what_is_not_ready_and_waits_for_it_i
         wait_until(lambda: "starting" in shop.cli.ok("service", "list").out and up(shop.cli) == ["db"], "both")
         terminal.interrupt()
         assert terminal.finish()[0] == 130
-    nothing = f"Nothing to change: all is as {shop.file} says"
+    nothing = f"Nothing to change: everything matches {shop.file}"
     first, *others = shop.apply()
     assert first == nothing
     assert others[0].startswith('Not ready yet: service "db" (running, health unknown, pid ')
@@ -378,12 +376,12 @@ def test_a_run_with_nothing_to_change_tells_what_is_not_ready_and_waits_for_it_i
         fifo.write_text("ready\n")
         code, text = terminal.finish()
     assert code == 0
-    assert 'Already up: service "db" (running, healthy, pid ' in text
+    assert 'Already started: service "db" (running, healthy, pid ' in text
     assert 'service "job"' in text
     assert shop.apply("--wait") == [nothing]
 
 
-def test_what_does_not_become_healthy_is_named_by_a_run_that_waits(shop: Folder) -> None:
+def test_apply_wait_names_services_that_stay_unhealthy(shop: ProjectDirectory) -> None:
     shop.write(
         f"""
         [services.sick]
@@ -406,7 +404,7 @@ def test_what_does_not_become_healthy_is_named_by_a_run_that_waits(shop: Folder)
     )
 
 
-def test_a_tunnel_to_a_service_without_a_port_is_refused_before_anything_is_made(shop: Folder) -> None:
+def test_apply_refuses_tunnel_to_service_without_port_before_any_change(shop: ProjectDirectory) -> None:
     shop.write(
         f'[services.db]\nrun = "{SLEEP}"\n'
         f'[services.api]\nrun = "{SLEEP}"\ndepends_on = {{ db = {{ tunnel = true }} }}\n'
@@ -415,15 +413,15 @@ def test_a_tunnel_to_a_service_without_a_port_is_refused_before_anything_is_made
     assert (code, out) == (2, "")
     assert err == (
         f"Error: cannot use {shop.file}, line 5: services.api.depends_on.db.tunnel: "
-        '"db" has no port for a tunnel to lead to\n'
-        "  Give it one: port = 0 in [services.db] leases a free one.\n"
+        '"db" has no port for the tunnel\n'
+        "  Give it a port: port = 0 in [services.db] leases a free one.\n"
     )
     assert shop.cli.ok("service", "list").out == ""
     shop.change("[services.api]", "port = 0\n[services.api]")
     shop.apply()
     shop.cli.ok("service", "add", "far", "--run", SLEEP)
     shop.change("db = { tunnel = true }", "far = { tunnel = true }")
-    assert "  Give it one: nexusctl service update far --port 0" in shop.apply(code=2)
-    # What is so already is left as it is.
+    assert "  Give it a port: nexusctl service update far --port 0" in shop.apply(code=2)
+    # An edge that the daemon already has is left as it is.
     shop.cli.ok("service", "dep", "add", "api", "far", "--tunnel")
     shop.apply("--no-start")

@@ -1,4 +1,4 @@
-"""Completion: the scripts in real shells, and what they are told."""
+"""Completion: the scripts in real shells, and the completions that nexusctl returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.daemon import DaemonProcess
 
 
 def completed(cli: Cli, *words: str) -> list[str]:
-    """What bash offers for the last of ``words``."""
+    """The completions that bash offers for the last of ``words``."""
     script = f"""
         source <(nexusctl completion bash)
         COMP_WORDS=(nexusctl {shlex.join(words)})
@@ -25,7 +25,7 @@ def completed(cli: Cli, *words: str) -> list[str]:
     return [word for word in result.lines if word]
 
 
-def test_bash_completes_words_options_and_values(cli: Cli) -> None:
+def test_bash_completes_subcommands_options_and_values(cli: Cli) -> None:
     assert completed(cli, "v") == ["vm", "version"]
     assert completed(cli, "vm", "") == ["create", "list", "inspect", "update", "delete"]
     assert completed(cli, "vm", "in") == ["inspect"]
@@ -44,7 +44,7 @@ def test_bash_completes_names_that_the_daemon_knows(cli: Cli) -> None:
     assert completed(cli, "settings", "get", "jou") == ["journal.keep_days"]
 
 
-def test_without_a_daemon_there_are_no_names_and_no_error(daemon: DaemonProcess, cli: Cli) -> None:
+def test_completion_without_daemon_gives_no_names_and_no_error(daemon: DaemonProcess, cli: Cli) -> None:
     daemon.stop()
     assert completed(cli, "vm", "inspect", "w") == []
     assert completed(cli, "vm", "in") == ["inspect"]
@@ -59,7 +59,7 @@ def test_both_program_names_are_completed(lonely: Cli) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_script_is_installed_where_its_shell_looks(lonely: Cli, shell: str) -> None:
+def test_completion_script_is_installed_where_its_shell_looks(lonely: Cli, shell: str) -> None:
     result = lonely.ok("completion", shell, "--install")
     paths = [line.removeprefix("Installed ") for line in result.lines]
     assert len(paths) == 2
@@ -75,17 +75,17 @@ def test_a_script_is_installed_where_its_shell_looks(lonely: Cli, shell: str) ->
 
 
 def need(shell: str) -> None:
-    """Skip where a shell is not installed."""
+    """Skip the test if a shell is not installed."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_the_script_of_each_shell_asks_nexusctl(lonely: Cli, shell: str) -> None:
+def test_completion_script_of_each_shell_calls_nexusctl(lonely: Cli, shell: str) -> None:
     assert f"_NEXUSCTL_COMPLETE={shell}_complete" in lonely.ok("completion", shell).out
 
 
-def test_zsh_takes_its_script(lonely: Cli) -> None:
+def test_zsh_loads_its_completion_script(lonely: Cli) -> None:
     need("zsh")
     script = "autoload -U compinit && compinit -D -u && source <(nexusctl completion zsh) && echo $_comps[nexusctl]"
     assert lonely.shell(f"zsh -fc '{script}'") == (0, "_nexusctl_completion\n", "")

@@ -16,35 +16,35 @@ def pid_of(cli: Cli) -> int:
 
 
 def gone(pid: int) -> bool:
-    """Whether the process has ended (whoever reaps it may take its time)."""
+    """Whether the process has exited; a zombie counts, since its parent may not have reaped it yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
 
 
-def test_start_and_stop_are_idempotent(lonely: Cli, root: Path) -> None:
+def test_daemon_start_and_stop_are_idempotent(lonely: Cli, root: Path) -> None:
     path = root / "run" / "nexus" / "nexus.sock"
-    assert lonely("daemon", "stop") == (0, "The daemon does not run\n", "")
+    assert lonely("daemon", "stop") == (0, "The daemon is not running\n", "")
     started = lonely("daemon", "start")
     pid = pid_of(lonely)
     assert started.code == 0
     assert started.out == f"Started the daemon (pid {pid}, {path})\n"
     assert started.err == f"\n  Its log: {root}/state/nexus/nexusd.log\n"
-    assert lonely("daemon", "start") == (0, f"The daemon runs already (pid {pid}, {path})\n", "")
+    assert lonely("daemon", "start") == (0, f"The daemon is already running (pid {pid}, {path})\n", "")
     assert lonely("daemon", "stop") == (0, f"Stopped the daemon (pid {pid})\n", "")
     assert gone(pid)
     assert not path.exists()
-    assert lonely("daemon", "stop") == (0, "The daemon does not run\n", "")
+    assert lonely("daemon", "stop") == (0, "The daemon is not running\n", "")
 
 
-def test_a_stop_tells_of_services_that_go_on_and_how_to_end_them(lonely: Cli) -> None:
+def test_daemon_stop_lists_running_services_and_how_to_stop_them(lonely: Cli) -> None:
     lonely.ok("daemon", "start")
     lonely.ok("service", "add", "one", "--run", "exec sleep 1000", "--start")
     code, out, err = lonely("daemon", "stop")
     assert (code, out.startswith("Stopped the daemon (pid ")) == (0, True)
     assert err == (
-        "\n  1 service goes on running without it. To stop services too, before the daemon is stopped:\n"
+        "\n  1 service keeps running without it. To stop services too, run this before stopping the daemon:\n"
         "  nexusctl service stop --all\n"
     )
     lonely.ok("daemon", "start")
@@ -53,7 +53,7 @@ def test_a_stop_tells_of_services_that_go_on_and_how_to_end_them(lonely: Cli) ->
     assert lonely("daemon", "stop").err == ""
 
 
-def test_the_daemon_is_detached(lonely: Cli) -> None:
+def test_daemon_start_detaches_the_process(lonely: Cli) -> None:
     lonely.ok("daemon", "start")
     pid = pid_of(lonely)
     assert os.getsid(pid) == pid
@@ -64,7 +64,7 @@ def test_the_daemon_is_detached(lonely: Cli) -> None:
     assert {Path(f"/proc/{pid}/fd/{n}").readlink().name for n in (1, 2)} == {"nexusd.log"}
 
 
-def test_status_tells_a_script_by_its_exit_code(lonely: Cli, root: Path) -> None:
+def test_daemon_status_has_an_exit_code_for_scripts(lonely: Cli, root: Path) -> None:
     path = root / "run" / "nexus" / "nexus.sock"
     stopped = lonely("daemon", "status")
     assert stopped == (3, f"Daemon: stopped ({path})\n", "\n  Start it: nexusctl daemon start\n")
@@ -76,7 +76,7 @@ def test_status_tells_a_script_by_its_exit_code(lonely: Cli, root: Path) -> None
     assert "Manager: none (a detached process)" in running.lines
 
 
-def test_options_reach_the_daemon(lonely: Cli, root: Path) -> None:
+def test_daemon_start_passes_its_options_to_the_daemon(lonely: Cli, root: Path) -> None:
     config = root / "other.toml"
     config.write_text(f'[database]\npath = "{root}/other.db"\n')
     path = root / "other.sock"
@@ -89,7 +89,7 @@ def test_options_reach_the_daemon(lonely: Cli, root: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["database", "configuration", "socket"])
-def test_a_start_that_fails_says_why_and_leaves_nothing(lonely: Cli, root: Path, what: str) -> None:
+def test_daemon_start_failure_prints_the_cause_and_leaves_nothing_behind(lonely: Cli, root: Path, what: str) -> None:
     temporary = root / "tmp"
     temporary.mkdir()
     environment = {"TMPDIR": str(temporary)}
@@ -124,7 +124,7 @@ def _mentions(environ: Path, root: Path) -> bool:
         return False
 
 
-def test_the_log_of_a_detached_daemon_is_bounded(lonely: Cli, root: Path) -> None:
+def test_detached_daemon_log_is_bounded(lonely: Cli, root: Path) -> None:
     log = root / "state" / "nexus" / "nexusd.log"
     log.parent.mkdir(parents=True)
     log.write_bytes(b"old line\n" * 600_000)
@@ -136,17 +136,17 @@ def test_the_log_of_a_detached_daemon_is_bounded(lonely: Cli, root: Path) -> Non
     assert sorted(path.name for path in log.parent.glob("nexusd.log*")) == ["nexusd.log", "nexusd.log.1"]
 
 
-def test_two_starts_at_once_give_one_daemon(lonely: Cli) -> None:
+def test_concurrent_daemon_starts_give_one_daemon(lonely: Cli) -> None:
     starts = [lonely.start("daemon", "start") for _ in range(3)]
     results = [(start.communicate(timeout=60), start.returncode) for start in starts]
     pid = pid_of(lonely)
     assert any(f"Started the daemon (pid {pid}".encode() in out for (out, _err), _code in results)
     for (out, err), code in results:
-        # Who was second waits until the first one answers.
+        # The later starts wait until the first daemon replies.
         assert (code, f"pid {pid}".encode() in out) == (0, True), err
 
 
-def test_restart_gives_another_process(lonely: Cli) -> None:
+def test_daemon_restart_replaces_the_process(lonely: Cli) -> None:
     assert lonely.ok("daemon", "restart").out.startswith("Started the daemon (pid ")
     before = pid_of(lonely)
     restarted = lonely.ok("daemon", "restart").lines
@@ -156,10 +156,10 @@ def test_restart_gives_another_process(lonely: Cli) -> None:
     assert gone(before)
 
 
-def test_install_needs_a_user_manager(lonely: Cli) -> None:
+def test_daemon_install_needs_a_user_manager(lonely: Cli) -> None:
     for words in (["install"], ["uninstall", "--yes"]):
         result = lonely("daemon", *words)
         assert (result.code, result.out) == (1, "")
         assert result.err.endswith(
-            "there is no systemd user manager here\n  Start the daemon without one: nexusctl daemon start\n"
+            "no systemd user manager is running\n  Start the daemon without one: nexusctl daemon start\n"
         )

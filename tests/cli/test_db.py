@@ -16,7 +16,7 @@ from nexus.cli.db import examine
 from nexus.store.base import InitError
 
 
-def test_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) -> None:
+def test_db_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) -> None:
     lines = cli.ok("db", "status").lines
     assert lines[0] == f"Database: {daemon.database}"
     assert re.fullmatch(r"Size:     \d+ bytes", lines[1])
@@ -34,7 +34,7 @@ def test_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) -> 
     ]
 
 
-def test_a_backup_is_made_while_the_daemon_runs_and_put_back_while_it_does_not(
+def test_db_backup_works_while_daemon_runs_and_restore_while_it_does_not(
     daemon: DaemonProcess, cli: Cli, root: Path
 ) -> None:
     cli.ok("vm", "create", "kept")
@@ -42,7 +42,7 @@ def test_a_backup_is_made_while_the_daemon_runs_and_put_back_while_it_does_not(
     made = cli.ok("db", "backup", str(backup))
     assert made.out == f"Backed up to {backup} ({backup.stat().st_size} bytes)\n"
     again = cli("db", "backup", str(backup))
-    assert again == (5, "", f"Error: cannot back up to {backup}: it is there already\n")
+    assert again == (5, "", f"Error: cannot back up to {backup}: it already exists\n")
     cli.ok("vm", "delete", "kept", "--yes")
 
     for words in (("restore", str(backup), "--yes"), ("migrate", "--to", "2")):
@@ -70,7 +70,7 @@ def test_a_backup_is_made_while_the_daemon_runs_and_put_back_while_it_does_not(
     assert cli.ok("vm", "list", "-o", "name").out == "kept\n"
 
 
-def test_a_backup_without_a_place_goes_to_the_backups_folder(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
+def test_db_backup_without_path_goes_to_the_backups_directory(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
     path = Path(cli.ok("db", "backup", "-o", "name").out.strip())
     assert path.parent == daemon.state / "backups"
     relative = cli.shell(f"cd {root} && nexusctl db backup here.db")
@@ -78,7 +78,7 @@ def test_a_backup_without_a_place_goes_to_the_backups_folder(daemon: DaemonProce
     assert (root / "here.db").exists()
 
 
-def test_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProcess, cli: Cli) -> None:
+def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "kept")
     daemon.stop()
     assert cli("db", "migrate", "--to", "2") == (
@@ -97,20 +97,20 @@ def test_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProcess,
     (backup,) = (daemon.state / "backups").iterdir()
     assert back.lines == [
         f"Migrated {daemon.database} from schema version 4 to 2",
-        f"The database as it was: {backup}",
+        f"Backup of the old database: {backup}",
     ]
     assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 2, ok"
-    assert cli.ok("db", "migrate", "--to", "2").out == "The database is at schema version 2 already\n"
+    assert cli.ok("db", "migrate", "--to", "2").out == "The database is already at schema version 2\n"
     forward = cli.ok("db", "migrate", "--to", "4", "-o", "json").json
     (second,) = set((daemon.state / "backups").iterdir()) - {backup}
     assert forward == {"path": str(daemon.database), "from": 2, "to": 4, "backup": str(second)}
     unknown = cli("db", "migrate", "--to", "99")
-    assert unknown == (1, "", "Error: cannot migrate to version 99: there are versions 1 to 4\n")
+    assert unknown == (1, "", "Error: cannot migrate to version 99: the versions are 1 to 4\n")
     assert cli("db", "migrate", "--to", "0").code == 2
     assert cli("db", "migrate").code == 2
 
 
-def test_what_a_restore_cannot_do_is_said_before_a_question(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
+def test_db_restore_reports_errors_before_asking(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
     backup = cli.ok("db", "backup", "-o", "name").out.strip()
     assert cli("db", "restore", backup).err.startswith("Error: cannot restore the database while the daemon runs")
     daemon.stop()
@@ -122,11 +122,11 @@ def test_what_a_restore_cannot_do_is_said_before_a_question(daemon: DaemonProces
     assert f"nexusctl db restore {backup} --db {root}/other.db --yes" in other.err
 
 
-def test_the_database_that_is_meant_is_the_running_daemons(root: Path, lonely: Cli) -> None:
+def test_db_commands_default_to_the_running_daemons_database(root: Path, lonely: Cli) -> None:
     lonely.ok("daemon", "start", NEXUS_DATABASE=str(root / "other.db"))
     backup = lonely.ok("db", "backup", "-o", "name").out.strip()
     assert lonely.ok("db", "check").lines[0] == f"{root}/other.db: schema version 4, ok"
-    assert f"{root}/other.db is sound" in lonely.ok("doctor").out
+    assert f"{root}/other.db is intact" in lonely.ok("doctor").out
     for words in (["restore", backup, "--yes"], ["migrate", "--to", "2", "--yes"]):
         refused = lonely("db", *words)
         assert (refused.code, refused.out) == (5, "")
@@ -134,21 +134,21 @@ def test_the_database_that_is_meant_is_the_running_daemons(root: Path, lonely: C
         assert refused.err.endswith("or name the database: --db PATH\n")
 
 
-def test_a_newer_database_is_not_called_damaged(daemon: DaemonProcess, cli: Cli) -> None:
+def test_db_check_calls_a_newer_database_newer_not_damaged(daemon: DaemonProcess, cli: Cli) -> None:
     daemon.stop()
     with contextlib.closing(sqlite3.connect(daemon.database)) as database, database:
         database.execute("UPDATE schema_meta SET value = '99' WHERE key = 'version'")
     result = cli("db", "check")
     assert result.code == 1
     assert result.lines[0] == f"{daemon.database}: schema version 99, newer than this program"
-    assert result.err.endswith("\n  Run the newer nexusd that it belongs to.\n")
+    assert result.err.endswith("\n  Run the newer version of nexusd that created it.\n")
     found = cli("doctor")
     assert "it is newer than this program" in found.out
-    assert "Run the newer nexusd" in found.out
+    assert "Run the newer version of nexusd" in found.out
     assert "db restore" not in found.out + result.err
 
 
-def test_a_file_that_may_not_be_read_is_not_to_be_restored(root: Path) -> None:
+def test_db_check_unreadable_file_hints_at_permissions_not_restore(root: Path) -> None:
     folder = root / "folder"
     folder.mkdir()
 
@@ -157,23 +157,23 @@ def test_a_file_that_may_not_be_read_is_not_to_be_restored(root: Path) -> None:
         path.touch(mode=0o000)
         with pytest.raises(InitError, match="permission denied") as caught:
             examine(path)
-        assert caught.value.hint == f"Look at the permissions: ls -ld {folder} {path}"
+        assert caught.value.hint == f"Check the permissions: ls -ld {folder} {path}"
 
     root.chmod(0o755)
     with pytest.raises(InitError, match="no such file"):
-        examine(root / "none.db")  # also imports all that an ordinary user may not be able to read
+        examine(root / "none.db")  # also imports the modules, whose files an ordinary user may not be able to read
     as_ordinary_user(folder, scenario)
 
 
-def test_what_is_no_file_says_so(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
+def test_db_check_of_a_directory_or_a_text_file_is_an_error(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
     folder = cli("db", "check", "--db", str(root))
-    assert folder == (1, "", f"Error: cannot check {root}: it is a folder\n  Give the file in it: --db PATH\n")
+    assert folder == (1, "", f"Error: cannot check {root}: it is a directory\n  Name the file in it: --db PATH\n")
     (root / "text.db").write_text("no database" * 1000)
     text = cli("db", "check", "--db", str(root / "text.db"))
     assert text.err.endswith(f"nexusctl daemon stop; nexusctl db restore BACKUP --db {root}/text.db\n")
 
 
-def test_check_reads_a_database_that_is_in_use(daemon: DaemonProcess, cli: Cli) -> None:
+def test_db_check_works_while_the_daemon_runs(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     assert cli.ok("db", "check").lines == [
         f"{daemon.database}: schema version 4, ok",
@@ -187,7 +187,7 @@ def test_check_reads_a_database_that_is_in_use(daemon: DaemonProcess, cli: Cli) 
     ]
 
 
-def test_check_finds_damage(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
+def test_db_check_finds_damage(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
     for number in range(40):
         cli.ok("settings", "set", f"key-{number}", "x" * 1000) if number < 3 else None
     backup = root / "damaged.db"
@@ -204,7 +204,7 @@ def test_check_finds_damage(daemon: DaemonProcess, cli: Cli, root: Path) -> None
     assert missing == (1, "", f"Error: cannot check {root}/none.db: there is no such file\n")
 
 
-def test_restore_names_where_backups_are_when_there_is_none(lonely: Cli, root: Path) -> None:
+def test_db_restore_of_missing_file_names_the_backups_directory(lonely: Cli, root: Path) -> None:
     result = lonely("db", "restore", str(root / "none.db"), "--yes")
     assert result.code == 1
     assert result.err == (

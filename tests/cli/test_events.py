@@ -1,4 +1,4 @@
-"""``nexusctl events``: what it shows, and how it ends."""
+"""``nexusctl events``: its output, and how following ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def next_line(process: subprocess.Popen[bytes]) -> str:
     return process.stdout.readline().decode()
 
 
-def test_the_table_tells_what_when_and_who(cli: Cli) -> None:
+def test_events_table_shows_kind_time_subject_and_actor(cli: Cli) -> None:
     cli.ok("vm", "create", "a", "--actor", "agent-7")
     heading, row = cli.ok("events", "--no-follow").lines
     assert heading == "SEQ      TIME                    KIND                       SUBJECT                  BY"
@@ -26,7 +26,7 @@ def test_the_table_tells_what_when_and_who(cli: Cli) -> None:
     assert re.fullmatch(pattern, row)
 
 
-def test_wide_also_tells_which_process_and_what_changed(cli: Cli) -> None:
+def test_events_wide_adds_pid_and_detail(cli: Cli) -> None:
     cli.ok("vm", "create", "a", "--actor", "agent-7")
     events = cli.ok("events", "--no-follow", "-o", "json").json
     heading, row = cli.ok("events", "--no-follow", "-o", "wide").lines
@@ -35,7 +35,7 @@ def test_wide_also_tells_which_process_and_what_changed(cli: Cli) -> None:
     assert json.loads(row[heading.index("DETAIL") :]) == events[0]["detail"]
 
 
-def test_the_longest_kind_keeps_the_columns_below_each_other(daemon: DaemonProcess, cli: Cli) -> None:
+def test_events_columns_stay_aligned_for_the_longest_kind(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     backup = cli.ok("db", "backup", "-o", "name").out.strip()
     daemon.stop()
@@ -46,7 +46,7 @@ def test_the_longest_kind_keeps_the_columns_below_each_other(daemon: DaemonProce
     assert all(row[heading.index("SUBJECT") - 1] == " " != row[heading.index("SUBJECT")] for row in rows)
 
 
-def test_filters_choose(cli: Cli) -> None:
+def test_events_filters_select_by_number_kind_and_subject(cli: Cli) -> None:
     for name in ("a", "b"):
         cli.ok("vm", "create", name)
     cli.ok("vm", "delete", "a", "--yes")
@@ -63,7 +63,7 @@ def test_filters_choose(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("output", ["table", "jsonl", "name"])
-def test_following_prints_each_event_when_it_happens(cli: Cli, output: str) -> None:
+def test_events_follow_prints_each_event_when_it_happens(cli: Cli, output: str) -> None:
     following = cli.start("events", "-o", output, "--no-header")
     for number, name in enumerate(("a", "b"), start=1):
         cli.ok("vm", "create", name)
@@ -74,40 +74,42 @@ def test_following_prints_each_event_when_it_happens(cli: Cli, output: str) -> N
     _out, err = following.communicate(timeout=30)
     assert following.returncode == 130
     option = "" if output == "table" else f" -o {output}"
-    assert err.decode() == f"\n  Go on from here: nexusctl events{option} --after 2\nInterrupted.\n"
+    assert err.decode() == f"\n  Continue from here: nexusctl events{option} --after 2\nInterrupted.\n"
 
 
-def test_a_stopping_daemon_ends_it_with_where_to_go_on(daemon: DaemonProcess, cli: Cli) -> None:
+def test_events_follow_ends_with_a_resume_hint_when_the_daemon_stops(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     following = cli.start("events", "-o", "name")
     assert next_line(following) == "1\n"
     daemon.stop()
     out, err = following.communicate(timeout=30)
     assert (following.returncode, out) == (3, b"")
-    assert err.decode() == ("\n  Go on from here: nexusctl events -o name --after 1\nError: the daemon is stopping\n")
+    assert err.decode() == (
+        "\n  Continue from here: nexusctl events -o name --after 1\nError: the daemon is stopping\n"
+    )
     daemon.start()
     cli.ok("vm", "create", "b")
     assert cli.ok("events", "--no-follow", "--after", "1", "-o", "name").out == "2\n"
 
 
-def test_the_hint_repeats_what_was_asked_for(cli: Cli) -> None:
+def test_events_resume_hint_repeats_the_filters(cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     following = cli.start("events", "--kind", "vm.*", "--subject", "a", "-o", "jsonl")
     next_line(following)
     following.send_signal(signal.SIGINT)
     _out, err = following.communicate(timeout=30)
     assert err.decode().splitlines()[1] == (
-        "  Go on from here: nexusctl events --kind 'vm.*' --subject a -o jsonl --after 1"
+        "  Continue from here: nexusctl events --kind 'vm.*' --subject a -o jsonl --after 1"
     )
 
 
-def test_a_number_from_the_future_is_a_conflict(cli: Cli) -> None:
+def test_events_after_an_unknown_number_exits_5(cli: Cli) -> None:
     code, out, err = cli("events", "--after", "99", "--no-follow")
     assert (code, out) == (5, "")
-    assert err.startswith("Error: cannot go on after event 99")
+    assert err.startswith("Error: cannot resume after event 99")
 
 
-def test_a_follower_ends_when_its_reader_does_although_nothing_more_happens(cli: Cli) -> None:
+def test_events_follow_ends_when_stdout_is_closed_without_new_events(cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     process = cli.start("events", "-o", "jsonl")
     assert process.stdout is not None

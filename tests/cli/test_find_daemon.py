@@ -1,4 +1,4 @@
-"""A daemon that is there without being of use: it hangs, or its socket is gone."""
+"""A daemon that runs but cannot be used: it hangs, or its socket file is gone."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from nexus.locks import FileLock, holder
 
 @pytest.fixture
 def frozen(daemon: DaemonProcess) -> Iterator[DaemonProcess]:
-    """A daemon that the kernel answers for, and that does nothing itself."""
+    """A stopped daemon: the kernel still accepts connections for it, but it does not reply."""
     daemon.signal(signal.SIGSTOP)
     yield daemon
     daemon.signal(signal.SIGCONT)
 
 
-def test_who_only_looks_gives_up_by_itself(frozen: DaemonProcess, cli: Cli) -> None:
+def test_status_of_hanging_daemon_times_out_by_default(frozen: DaemonProcess, cli: Cli) -> None:
     started = time.monotonic()
     assert cli("status") == (
         124,
         "",
         f"Error: cannot get an answer: the daemon (pid {frozen.pid}) accepts connections but does not answer\n"
-        f"  To end it the hard way: kill -9 {frozen.pid}; then: nexusctl daemon start\n",
+        f"  To kill it: kill -9 {frozen.pid}; then: nexusctl daemon start\n",
     )
-    assert time.monotonic() - started > 4.5, "it gave a slow daemon no chance"
+    assert time.monotonic() - started > 4.5, "it did not wait for a slow daemon"
 
 
 @pytest.mark.parametrize(
     "words", ["daemon status", "daemon stop", "daemon start", "daemon restart", "vm list", "events", "db backup"]
 )
-def test_every_command_gives_up_after_the_time_it_is_given(frozen: DaemonProcess, cli: Cli, words: str) -> None:
+def test_every_verb_honours_the_timeout_option(frozen: DaemonProcess, cli: Cli, words: str) -> None:
     result = cli("--timeout", "0.2", *words.split())
     assert (result.code, result.out) == (124, "")
     assert result.err.startswith(f"Error: cannot get an answer: the daemon (pid {frozen.pid}) accepts connections")
 
 
-def test_doctor_finds_a_daemon_that_hangs(frozen: DaemonProcess, cli: Cli) -> None:
+def test_doctor_reports_hanging_daemon(frozen: DaemonProcess, cli: Cli) -> None:
     result = cli("doctor", "--timeout", "0.2")
     assert result.code == 1
     sentence = f"the daemon (pid {frozen.pid}) accepts connections but does not answer"
@@ -52,18 +52,18 @@ def test_doctor_finds_a_daemon_that_hangs(frozen: DaemonProcess, cli: Cli) -> No
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon", ""])
-def test_a_time_that_is_none_is_refused(cli: Cli, value: str) -> None:
+def test_timeout_must_be_a_positive_number(cli: Cli, value: str) -> None:
     code, out, err = cli(f"--timeout={value}", "status")
     assert (code, out) == (2, "")
     assert "is not a number of seconds above 0" in err
 
 
-def test_a_time_that_is_long_enough_changes_nothing(cli: Cli) -> None:
+def test_timeout_long_enough_changes_nothing(cli: Cli) -> None:
     assert cli("vm", "list", "--timeout", "30", "-o", "json") == (0, "[]\n", "No VMs found.\n")
 
 
 @pytest.mark.parametrize("what", ["socket", "folder"])
-def test_a_daemon_whose_socket_is_gone_is_found_and_stopped(daemon: DaemonProcess, cli: Cli, what: str) -> None:
+def test_daemon_without_socket_file_is_found_and_stopped(daemon: DaemonProcess, cli: Cli, what: str) -> None:
     if what == "socket":
         daemon.socket_path.unlink()
     else:
@@ -86,13 +86,13 @@ def test_a_daemon_whose_socket_is_gone_is_found_and_stopped(daemon: DaemonProces
     assert daemon.process.wait(30) == 0
 
 
-def test_a_daemon_at_another_socket_is_left_alone(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
-    assert cli("daemon", "stop", "--socket", str(root / "none.sock")).out == "The daemon does not run\n"
+def test_daemon_at_another_socket_is_left_alone(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
+    assert cli("daemon", "stop", "--socket", str(root / "none.sock")).out == "The daemon is not running\n"
     assert cli("daemon", "status", "--socket", str(root / "none.sock")).out.startswith("Daemon: stopped")
     cli.ok("status")
 
 
-def test_the_holder_of_a_lock_is_who_has_its_file_open(root: Path) -> None:
+def test_lock_holder_is_the_process_with_the_file_open(root: Path) -> None:
     import os
 
     path = root / "lock"

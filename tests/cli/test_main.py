@@ -1,4 +1,4 @@
-"""The line as a whole: words, global options, usage errors, what is imported, and output that nobody takes."""
+"""The command line as a whole: global options, usage errors, imports, and closed or full output."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def modules_after(environment: dict[str, str], *arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["vm", "--help"], ["--version"]])
-def test_help_imports_no_capability_but_the_one_it_is_about(root: Path, arguments: list[str]) -> None:
+def test_help_imports_only_the_capability_it_describes(root: Path, arguments: list[str]) -> None:
     loaded = modules_after(isolated_environment(root), *arguments)
     capabilities = {name for name in loaded if name.startswith(("nexus.journal", "nexus.system"))}
     if "vm" not in arguments:
@@ -69,7 +69,7 @@ def test_a_short_command_imports_nothing_slow(cli: Cli, line: str) -> None:
         (["vm", "rm"], "no such command: 'rm' (did you mean 'delete'?)", "nexusctl vm"),
         (["vm", "show"], "no such command: 'show' (did you mean 'inspect'?)", "nexusctl vm"),
         (["vm", "ls"], "no such command: 'ls' (did you mean 'list'?)", "nexusctl vm"),
-        (["vm", "start"], "no such command: 'start': machines are not part of this version", "nexusctl vm"),
+        (["vm", "start"], "no such command: 'start': this version has VM records, but cannot", "nexusctl vm"),
         (["completion"], "missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish\n", "nexusctl completion"),
         (["vm", "inspect", "a\udcff"], "cannot accept 'a\\udcff': it is not UTF-8", None),
         (["--socket=\udcff", "status"], "cannot accept '--socket=\\udcff': it is not UTF-8", None),
@@ -78,14 +78,12 @@ def test_a_short_command_imports_nothing_slow(cli: Cli, line: str) -> None:
         (["vm", "create", "a", "--vcpu", "33"], "invalid value for '--vcpu': 33 is not between 1 and 32", None),
         (["vm", "list", "--limit", "0"], "invalid value for '--limit': 0 is less than 1", None),
         (["vm", "update", "a"], "nothing to change: give --name, --role, --vcpu or --mem", "nexusctl vm update"),
-        (["events", "-o", "json"], "-o json is one document, and this list has no end", None),
+        (["events", "-o", "json"], "-o json prints one document, and followed events have no end", None),
         (["status", "--socket"], "option '--socket' requires an argument", None),
         (["completion", "tcsh"], "invalid value for '{bash|zsh|fish}'", "nexusctl completion"),
     ],
 )
-def test_a_wrong_line_is_exit_2_and_says_where_to_look(
-    root: Path, words: list[str], error: str, see: str | None
-) -> None:
+def test_usage_error_exits_2_and_names_the_help_page(root: Path, words: list[str], error: str, see: str | None) -> None:
     code, out, err = Cli(isolated_environment(root))(*words)
     assert (code, out) == (2, "")
     assert err.startswith(f"Error: {error}")
@@ -94,7 +92,7 @@ def test_a_wrong_line_is_exit_2_and_says_where_to_look(
         assert err.splitlines()[-1] == f"  See: {see} --help"
 
 
-def test_a_misspelled_option_is_corrected(root: Path) -> None:
+def test_misspelled_option_gets_a_suggestion(root: Path) -> None:
     code, _out, err = Cli(isolated_environment(root))("vm", "list", "--rol", "work")
     assert code == 2
     assert "'--rol'" in err
@@ -102,13 +100,13 @@ def test_a_misspelled_option_is_corrected(root: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["vm"], ["db"], ["settings"], ["daemon"]])
-def test_a_word_too_few_is_help_on_standard_error(root: Path, words: list[str]) -> None:
+def test_missing_subcommand_prints_help_on_standard_error(root: Path, words: list[str]) -> None:
     code, out, err = Cli(isolated_environment(root))(*words)
     assert (code, out) == (2, "")
     assert err.startswith(f"Usage: {' '.join(['nexusctl', *words])} [OPTIONS] COMMAND")
 
 
-def test_help_is_short_and_for_people(root: Path) -> None:
+def test_help_is_short_and_without_internals(root: Path) -> None:
     cli = Cli(isolated_environment(root))
     every: list[list[str]] = [[]]
     for group in ([], ["vm"], ["db"], ["settings"], ["daemon"]):
@@ -126,7 +124,7 @@ def test_help_is_short_and_for_people(root: Path) -> None:
         assert first.endswith("."), (words, first)
 
 
-def test_global_options_stand_anywhere(daemon: DaemonProcess, root: Path) -> None:
+def test_global_options_may_stand_anywhere(daemon: DaemonProcess, root: Path) -> None:
     cli = Cli({**daemon.environment, "XDG_RUNTIME_DIR": str(root / "elsewhere")})
     path = str(daemon.socket_path)
     for line in (
@@ -137,19 +135,19 @@ def test_global_options_stand_anywhere(daemon: DaemonProcess, root: Path) -> Non
         ["vm", "create", "e", "--debug", "--socket", path, "--actor=agent-7"],
     ):
         cli.ok(*line)
-    # After a -- they are plain words.
+    # After -- they are arguments, not options.
     assert cli("--socket", path, "vm", "inspect", "--", "--debug") == (4, "", 'Error: VM "--debug" not found\n')
     events = [cli.ok("events", "--no-follow", "-o", "json", NEXUS_SOCKET=path).json][0]
     assert [event.get("actor") for event in events] == [None, None, None, "agent-7", "agent-7"]
     assert cli.ok("status", NEXUS_SOCKET=path).lines[0] == f"Daemon: ok ({path})"
 
 
-def test_the_actor_comes_from_the_environment_too(cli: Cli) -> None:
+def test_actor_is_taken_from_the_environment(cli: Cli) -> None:
     cli.ok("vm", "create", "a", NEXUS_ACTOR="agent-9")
     assert cli.ok("events", "--no-follow", "-o", "json").json[0]["actor"] == "agent-9"
 
 
-def test_debug_shows_the_traceback_that_is_hidden_otherwise(root: Path) -> None:
+def test_debug_option_shows_the_traceback(root: Path) -> None:
     cli = Cli(isolated_environment(root))
     assert "Traceback" not in cli("status").err
     shown = cli("status", "--debug")
@@ -159,14 +157,14 @@ def test_debug_shows_the_traceback_that_is_hidden_otherwise(root: Path) -> None:
 
 
 @pytest.mark.parametrize("words", ["vm list", "settings list", "status", "vm --help", "completion bash", "doctor"])
-def test_a_reader_who_leaves_is_no_error(shared: Cli, words: str) -> None:
-    # The reader is gone before anything is written.
+def test_closed_pipe_on_stdout_is_not_an_error(shared: Cli, words: str) -> None:
+    # The reader exits before anything is written.
     result = shared.shell(f"{{ sleep 0; nexusctl {words}; echo $? >&2; }} | true")
     said = [line for line in result.err.splitlines() if line != "No VMs found."]
     assert said in (["141"], ["0"], ["1"] if words == "doctor" else ["141"])
 
 
-def test_closed_and_full_outputs_end_in_a_sentence_at_most(shared: Cli) -> None:
+def test_closed_or_full_stdout_gives_at_most_one_sentence(shared: Cli) -> None:
     assert shared.shell("nexusctl settings list >&-") == (0, "", "")
     assert shared.shell("nexusctl settings list 2>&-").code == 0
     assert shared.shell("nexusctl vm inspect none >&- 2>&-") == (4, "", "")
@@ -175,17 +173,17 @@ def test_closed_and_full_outputs_end_in_a_sentence_at_most(shared: Cli) -> None:
     full = shared.shell("nexusctl settings list >/dev/full")
     assert full.code == 1
     sentence = "Error: cannot write the output: No space left on device"
-    assert full.err == f"{sentence}; what was asked for was done\n"
+    assert full.err == f"{sentence}; the command itself succeeded\n"
     failed = shared.shell("nexusctl vm inspect none $(nexusctl vm create full -o name) >/dev/full")
     assert (failed.code, failed.err.splitlines()[-1]) == (1, sentence)
 
 
-def test_nobody_is_asked_where_standard_input_is_closed(shared: Cli) -> None:
+def test_closed_stdin_refuses_confirmation(shared: Cli) -> None:
     refused = shared.shell("nexusctl vm delete x <&-")
     assert (refused.code, refused.err.splitlines()[0]) == (1, "Error: refusing to delete VM without confirmation")
 
 
-def test_without_a_home_it_is_a_sentence(root: Path) -> None:
+def test_missing_home_is_reported_with_a_hint(root: Path) -> None:
     environment = isolated_environment(root)
     for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME"):
         del environment[name]
@@ -194,7 +192,7 @@ def test_without_a_home_it_is_a_sentence(root: Path) -> None:
         result = cli(*words)
         assert (result.code, result.out) == (1, "")
         assert result.err == (
-            "Error: cannot tell where your files are: HOME is empty, and XDG_CONFIG_HOME is not set\n"
+            "Error: cannot find your home directory: HOME is empty, and XDG_CONFIG_HOME is not set\n"
             "  Set HOME, or XDG_CONFIG_HOME.\n"
         )
     state = cli("db", "check", XDG_CONFIG_HOME=str(root / "config"))
@@ -211,21 +209,21 @@ def test_without_a_home_it_is_a_sentence(root: Path) -> None:
         ("NEXUS_CONFIG_DIR", "status"),
     ],
 )
-def test_a_relative_path_in_the_environment_is_refused(root: Path, variable: str, words: str) -> None:
+def test_relative_path_in_the_environment_is_refused(root: Path, variable: str, words: str) -> None:
     assert Cli(isolated_environment(root))(*words.split(), **{variable: "here/it-is"}) == (
         1,
         "",
         f"Error: cannot use {variable} here/it-is: it is not an absolute path\n"
-        f"  Give it whole, such as {Path.cwd()}/here/it-is\n",
+        f"  Use an absolute path, such as {Path.cwd()}/here/it-is\n",
     )
 
 
-def test_a_relative_path_on_the_line_belongs_to_the_working_directory(daemon: DaemonProcess, cli: Cli) -> None:
+def test_relative_path_option_is_relative_to_the_working_directory(daemon: DaemonProcess, cli: Cli) -> None:
     result = cli.shell(f"cd {daemon.socket_path.parent} && nexusctl --socket nexus.sock status")
     assert (result.code, result.lines[0]) == (0, f"Daemon: ok ({daemon.socket_path})")
 
 
-def test_a_relative_xdg_folder_counts_for_nothing(lonely: Cli, root: Path) -> None:
+def test_relative_xdg_directory_is_ignored(lonely: Cli, root: Path) -> None:
     home = root / "home"
     lonely.environment |= {"XDG_STATE_HOME": "state", "XDG_CONFIG_HOME": "config"}
     lonely.ok("daemon", "start")
@@ -233,20 +231,20 @@ def test_a_relative_xdg_folder_counts_for_nothing(lonely: Cli, root: Path) -> No
     assert (home / ".local" / "state" / "nexus" / "nexusd.log").exists()
 
 
-def test_a_configuration_that_is_not_there_is_not_to_be_mended(root: Path) -> None:
+def test_missing_config_option_file_has_its_own_hint(root: Path) -> None:
     assert Cli(isolated_environment(root))("--config", "/nope", "status") == (
         1,
         "",
-        "Error: cannot read /nope: there is no such file\n  Give one that is there, or leave --config out.\n",
+        "Error: cannot read /nope: there is no such file\n  Name an existing file, or omit --config.\n",
     )
 
 
-def test_a_file_that_cannot_be_written_is_a_sentence(root: Path) -> None:
+def test_unwritable_file_is_reported_without_traceback(root: Path) -> None:
     cli = Cli(isolated_environment(root))
     (root / "data" / "bash-completion").touch()
     result = cli("completion", "bash", "--install")
     assert result.code == 1
-    assert result.err.startswith("Error: cannot go on")
+    assert result.err.startswith("Error: cannot continue")
     assert "bug" not in result.err
 
 
@@ -261,7 +259,7 @@ def test_control_characters_in_names_never_reach_the_terminal(shared: Cli, name:
     assert "\x1b" not in shared(name).err
 
 
-def test_names_that_look_like_options_come_after_two_dashes(shared: Cli) -> None:
+def test_names_that_look_like_options_are_accepted_after_two_dashes(shared: Cli) -> None:
     assert shared("vm", "inspect", "--", "-x") == (4, "", 'Error: VM "-x" not found\n')
     assert shared("vm", "create", "--", "-x").code == 2
     refused = shared("vm", "delete", "--", "-x", "two words")
@@ -269,7 +267,7 @@ def test_names_that_look_like_options_come_after_two_dashes(shared: Cli) -> None
 
 
 @pytest.mark.parametrize("length", [65, 255, 256, 4000])
-def test_very_long_names_are_refused_in_words(shared: Cli, length: int) -> None:
+def test_very_long_names_are_refused_with_a_sentence(shared: Cli, length: int) -> None:
     created = shared("vm", "create", "n" * length)
     assert created.code == 2
     assert "1 to 64 of A-Z" in created.err
@@ -280,7 +278,7 @@ def test_very_long_names_are_refused_in_words(shared: Cli, length: int) -> None:
         assert inspected == (2, "", "Error: cannot accept vm: expected at most 255 characters\n")
 
 
-def test_a_terminal_is_asked_before_something_is_deleted(cli: Cli) -> None:
+def test_vm_delete_asks_on_a_terminal(cli: Cli) -> None:
     vm = cli.ok("vm", "create", "kept", "-o", "json").json
     with cli.terminal("vm", "delete", vm["id"][:8], columns=200) as terminal:
         terminal.wait_for(f'Delete VM "kept" ({vm["id"]})? [y/N]: ')
@@ -301,7 +299,7 @@ def test_a_terminal_is_asked_before_something_is_deleted(cli: Cli) -> None:
     assert cli("vm", "inspect", "kept").code == 4
 
 
-def test_what_is_not_there_is_said_before_a_question(cli: Cli) -> None:
+def test_vm_delete_reports_missing_vm_before_asking(cli: Cli) -> None:
     ids = [cli.ok("vm", "create", name, "-o", "json").json["id"] for name in ("a", "b")]
     with cli.terminal("vm", "delete", "a", "none") as terminal:
         assert terminal.finish() == (4, 'Error: VM "none" not found\n')
@@ -312,14 +310,14 @@ def test_what_is_not_there_is_said_before_a_question(cli: Cli) -> None:
     assert (code, text.endswith('Deleted VM "a"\nDeleted VM "b"\n')) == (0, True)
 
 
-def test_colour_is_for_terminals_without_no_color(shared: Cli) -> None:
+def test_colour_is_used_on_terminals_unless_no_color_is_set(shared: Cli) -> None:
     assert "\x1b" not in shared("doctor").out
     for environment, coloured in (({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
         with shared.terminal("doctor", **environment) as terminal:
             assert ("\x1b[32m" in terminal.finish()[1]) is coloured, environment
 
 
-def test_a_terminal_of_60_columns_gets_help_that_fits(root: Path) -> None:
+def test_help_fits_into_60_columns(root: Path) -> None:
     cli = Cli(isolated_environment(root))
     for words in (["--help"], ["vm", "create", "--help"], ["events", "--help"], ["db", "--help"]):
         with cli.terminal(*words, columns=60) as terminal:
@@ -328,22 +326,22 @@ def test_a_terminal_of_60_columns_gets_help_that_fits(root: Path) -> None:
         assert max(map(len, text.splitlines())) <= 60, words
 
 
-def test_ctrl_c_on_a_terminal_ends_what_follows(cli: Cli) -> None:
+def test_ctrl_c_on_a_terminal_ends_events_with_a_resume_hint(cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     with cli.terminal("events") as terminal:
         terminal.wait_for("vm.created")
         terminal.interrupt()
         code, text = terminal.finish()
     assert code == 130
-    assert text.endswith("\n  Go on from here: nexusctl events --after 1\nInterrupted.\n")
+    assert text.endswith("\n  Continue from here: nexusctl events --after 1\nInterrupted.\n")
 
 
-def test_an_interrupted_request_is_cancelled_and_says_how_it_ended(daemon: DaemonProcess, cli: Cli) -> None:
-    daemon.signal(signal.SIGSTOP)  # a daemon that takes its time
+def test_interrupted_request_is_cancelled_and_reports_its_outcome(daemon: DaemonProcess, cli: Cli) -> None:
+    daemon.signal(signal.SIGSTOP)  # a daemon that does not reply
     try:
         waiting = cli.start("vm", "list")
         with daemon.connect():
-            pass  # the kernel answers for it
+            pass  # the kernel accepts connections for it
         Path(f"/proc/{waiting.pid}").stat()
         wait_for_recv(waiting.pid)
         waiting.send_signal(signal.SIGINT)
@@ -355,7 +353,7 @@ def test_an_interrupted_request_is_cancelled_and_says_how_it_ended(daemon: Daemo
 
 
 def wait_for_recv(pid: int) -> None:
-    """Wait until a process waits for its socket."""
+    """Wait until a process blocks on reading its socket."""
     from support.raw import wait_until
 
     wait_until(lambda: "unix" in Path(f"/proc/{pid}/wchan").read_text(), "nexusctl waits for the daemon")

@@ -1,4 +1,4 @@
-"""The formats, on every verb that prints records."""
+"""The output formats of every verb that prints records."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VERBS = [
 
 @pytest.fixture(scope="module")
 def stocked(shared: Cli) -> Cli:
-    """nexusctl beside a daemon that knows two VMs and a setting."""
+    """nexusctl beside a daemon with two VM records and a setting."""
     shared.ok("vm", "create", "a")
     shared.ok("vm", "create", "b")
     shared.ok("settings", "set", "journal.keep_days", "9")
@@ -48,12 +48,12 @@ def test_every_verb_prints_in_every_format(stocked: Cli, line: str) -> None:
             assert all(isinstance(json.loads(one), dict) for one in result.lines)
         elif output == "name":
             assert all(name and not name.startswith(("{", "[")) for name in result.lines)
-        elif not line.startswith("events"):  # its details are JSON
+        elif not line.startswith("events"):  # the DETAIL column is JSON
             assert "{" not in result.out
 
 
 @pytest.mark.parametrize("output", ["json", "jsonl", "name"])
-def test_what_can_be_done_once_prints_in_every_format_too(stocked: Cli, output: str) -> None:
+def test_create_and_delete_verbs_print_in_every_format(stocked: Cli, output: str) -> None:
     for line, field in (
         ("vm create once", "name"),
         ("vm delete once --yes", "name"),
@@ -65,7 +65,7 @@ def test_what_can_be_done_once_prints_in_every_format_too(stocked: Cli, output: 
         assert result.err == ""
 
 
-def test_json_of_several_is_one_document_whatever_their_number(cli: Cli) -> None:
+def test_json_of_several_records_is_one_document(cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     cli.ok("vm", "create", "b")
     assert [vm["name"] for vm in cli.ok("vm", "inspect", "a", "b", "-o", "json").json] == ["a", "b"]
@@ -73,7 +73,7 @@ def test_json_of_several_is_one_document_whatever_their_number(cli: Cli) -> None
     assert [vm["name"] for vm in cli.ok("vm", "delete", "a", "b", "--yes", "-o", "json").json] == ["a", "b"]
 
 
-def test_an_empty_list_says_so_on_standard_error(cli: Cli) -> None:
+def test_empty_list_is_reported_on_standard_error(cli: Cli) -> None:
     nothing = "No VMs found.\n"
     assert cli("vm", "list") == (0, "", nothing)
     assert cli("vm", "list", "-o", "wide") == (0, "", nothing)
@@ -84,7 +84,7 @@ def test_an_empty_list_says_so_on_standard_error(cli: Cli) -> None:
     assert cli("events", "--no-follow", "-o", "json") == (0, "[]\n", "No events found.\n")
 
 
-def test_the_heading_can_be_left_out(cli: Cli) -> None:
+def test_no_header_leaves_out_the_heading(cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     for line in ("vm list", "vm list -o wide", "settings list", "events --no-follow"):
         with_heading = cli.ok(*line.split()).lines
@@ -99,7 +99,7 @@ def test_wide_shows_more_columns(cli: Cli) -> None:
     assert row.endswith(f" UTC {vm['id']}")
 
 
-def test_a_column_is_as_wide_as_what_stands_in_it(cli: Cli) -> None:
+def test_column_is_as_wide_as_its_longest_value(cli: Cli) -> None:
     cli.ok("vm", "create", "n" * 64)
     cli.ok("vm", "create", "short")
     heading, short, long = cli.ok("vm", "list").lines
@@ -110,18 +110,18 @@ def test_a_column_is_as_wide_as_what_stands_in_it(cli: Cli) -> None:
     ("ms", "shown"),
     [(0, "0 s"), (59_999, "59 s"), (60_000, "1 min 0 s"), (3_725_000, "1 h 2 min"), (1_000_000_000, "11 d 13 h")],
 )
-def test_a_duration_has_two_units_at_most(ms: int, shown: str) -> None:
+def test_duration_has_at_most_two_units(ms: int, shown: str) -> None:
     assert format_duration(ms) == shown
 
 
-def test_json_keeps_characters_from_the_terminal_that_json_itself_would_let_through(cli: Cli) -> None:
+def test_json_output_escapes_control_characters_that_json_allows(cli: Cli) -> None:
     text = "\x1b]0;x\x07\x9b31m\x7fü\u2028"
     cli.ok("settings", "set", "k", text, "--type", "string")
     shown = cli.ok("settings", "get", "k", "-o", "json")
     assert shown.json["value"] == text
     assert not set(shown.out) & set("\x1b\x07\x9b\x7f")
     assert not set(cli.ok("settings", "list").out) & set("\x1b\x07\x9b\x7f")
-    # A pipe gets the value as it is, a terminal does not.
+    # A pipe gets the raw value; a terminal does not.
     assert cli.ok("settings", "get", "k").out == text + "\n"
     with cli.terminal("settings", "get", "k") as terminal:
         assert not set(terminal.finish()[1]) & set("\x1b\x07\x9b\x7f")

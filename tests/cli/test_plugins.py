@@ -1,4 +1,4 @@
-"""``nexusctl plugin``."""
+"""``nexusctl plugin``: list, reload and call."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ ECHO = "NEXUS_EXTRAS = ['echo', 'exit']\n@hookimpl\ndef extra(name, body):\n    
 
 @pytest.fixture
 def folder(root: Path) -> PluginFolder:
-    """Where the daemon looks for plugins."""
+    """The directory where the daemon looks for plugins."""
     return PluginFolder(root / "config" / "nexus" / "plugins")
 
 
 @pytest.fixture
 def cli(folder: PluginFolder, make_daemon: Callable[..., DaemonProcess]) -> Cli:
-    """nexusctl beside a daemon with one plugin that works and one that does not."""
+    """nexusctl beside a daemon with a working plugin and a broken one."""
     folder.python("echo", ECHO)
     folder.add("broken.py", "x =")
     return Cli(make_daemon().start().environment)
 
 
-def test_plugins_are_listed_with_what_became_of_them(cli: Cli, folder: PluginFolder) -> None:
+def test_plugin_list_shows_state_and_reason(cli: Cli, folder: PluginFolder) -> None:
     done = cli.ok("plugin", "list")
     assert done.lines == [
         "NAME             KIND        STATE  HOOKS       PATH / REASON",
@@ -45,7 +45,7 @@ def test_plugins_are_listed_with_what_became_of_them(cli: Cli, folder: PluginFol
     assert "echo, exit" in cli.ok("plugin", "list", "-o", "wide").out
 
 
-def test_a_reload_shows_what_is_there_now(cli: Cli, folder: PluginFolder) -> None:
+def test_plugin_reload_lists_the_current_plugins(cli: Cli, folder: PluginFolder) -> None:
     (folder.path / "broken.py").unlink()
     folder.python("another", "@hookimpl\ndef pre_command(command):\n    return Veto('closed')\n")
     assert cli.ok("plugin", "reload", "-o", "name").lines == ["another", "echo"]
@@ -53,11 +53,11 @@ def test_a_reload_shows_what_is_there_now(cli: Cli, folder: PluginFolder) -> Non
     assert (refused.code, refused.out) == (5, "")
     assert refused.err == (
         'Error: cannot carry out CreateVm: plugin "another" vetoed it: closed\n'
-        "  Do as it says, or see whose it is: nexusctl plugin list\n"
+        "  Change the request as the reason says, or check the plugin: nexusctl plugin list\n"
     )
 
 
-def test_a_plugin_is_called_with_json_and_its_answer_is_json(cli: Cli) -> None:
+def test_plugin_call_takes_json_and_prints_json(cli: Cli) -> None:
     body = {"a": [1, "ä", None, 1.5]}
     assert cli.ok("plugin", "call", "echo", json.dumps(body)).json == body
     assert cli.ok("plugin", "call", "echo", "-o", "jsonl", '"text"').out == '"text"\n'
@@ -71,48 +71,48 @@ def test_a_plugin_is_called_with_json_and_its_answer_is_json(cli: Cli) -> None:
     assert "nested deeper than 32 levels" in deep.err
 
 
-def test_what_nobody_claims_is_not_found(cli: Cli) -> None:
+def test_plugin_call_of_unclaimed_name_is_not_found(cli: Cli) -> None:
     done = cli("plugin", "call", "nobody")
     assert (done.code, done.out) == (4, "")
     assert done.err == (
-        "Error: cannot carry out nobody: no plugin claims it\n  See what there is: nexusctl plugin list -o wide\n"
+        "Error: cannot carry out nobody: no plugin claims it\n  List the claimed names: nexusctl plugin list -o wide\n"
     )
 
 
-def test_names_to_call_are_completed(cli: Cli) -> None:
+def test_plugin_call_names_are_completed(cli: Cli) -> None:
     done = cli(_NEXUSCTL_COMPLETE="bash_complete", COMP_WORDS="nexusctl plugin call e", COMP_CWORD="3")
     assert done.out == "plain,echo\nplain,exit\n"
 
 
-def test_nothing_to_list_says_where_plugins_go(shared: Cli) -> None:
+def test_empty_plugin_list_names_the_plugin_directory(shared: Cli) -> None:
     done = shared.ok("plugin", "list")
     assert done.out == ""
-    assert done.err.startswith("No plugins found.\n\n  Put them here: /")
+    assert done.err.startswith("No plugins found.\n\n  Plugin files belong in: /")
     assert shared.ok("plugin", "list", "-o", "json").out == "[]\n"
 
 
-def test_a_daemon_without_plugins_says_so(root: Path, make_daemon: Callable[..., DaemonProcess]) -> None:
+def test_plugin_verbs_say_that_plugins_are_disabled(root: Path, make_daemon: Callable[..., DaemonProcess]) -> None:
     cli = Cli(make_daemon("--no-plugins").start().environment)
-    assert cli.ok("plugin", "list").err == "No plugins: this daemon was started without them.\n"
+    assert cli.ok("plugin", "list").err == "No plugins: this daemon was started without plugins.\n"
     refused = cli("plugin", "reload")
     assert refused.code == 5
     assert refused.err == (
-        "Error: cannot reload plugins: this daemon was started without them\n"
-        "  Start it without --no-plugins, and with [plugins] enabled = true in config.toml.\n"
+        "Error: cannot reload plugins: they are disabled in this daemon\n"
+        "  Start nexusd without --no-plugins and with [plugins] enabled = true in config.toml.\n"
     )
 
 
-def test_a_folder_that_is_refused_is_a_warning(cli: Cli, folder: PluginFolder) -> None:
+def test_unsafe_plugin_directory_is_a_warning(cli: Cli, folder: PluginFolder) -> None:
     folder.path.chmod(0o777)
     done = cli.ok("plugin", "reload")
     assert done.out == ""
     assert done.err == (
-        f"No plugins found.\nWarning: cannot take plugins from {folder.path}: "
-        "others can write to it (mode 0777); for you alone: chmod go-w\n"
+        f"No plugins found.\nWarning: cannot load plugins from {folder.path}: "
+        "other users can write to it (mode 0777); remove their access: chmod go-w\n"
     )
 
 
-def test_the_same_by_the_protocol(cli: Cli, root: Path) -> None:
+def test_plugin_commands_work_over_the_protocol(cli: Cli, root: Path) -> None:
     with RawClient(root / "run" / "nexus" / "nexus.sock") as client:
         listed, reloaded = client.call(ListPlugins()), client.call(ReloadPlugins())
         assert listed.plugins == reloaded.plugins

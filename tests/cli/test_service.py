@@ -1,4 +1,4 @@
-"""Services as a person manages them: added, started, looked at, followed, changed and removed."""
+"""``nexusctl service``: its verbs against a real daemon."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ READY = f"echo ready; {SLEEP}"
 
 
 def plain(text: str) -> str:
-    """A golden text: numbers that differ from run to run, times and ids left out."""
+    """Replace ids, times, pids and durations, which differ from run to run."""
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text)
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "TIME", text)
     text = re.sub(r"\b(pid|PID:) +\d+", r"\1 N", text)
     return re.sub(r"\b\d+ (s|min)\b", "N s", text)
 
 
-def test_a_service_from_its_beginning_to_its_end(cli: Cli) -> None:
+def test_service_is_added_started_listed_stopped_and_removed(cli: Cli) -> None:
     assert cli("service", "add", "db", "--run", READY) == (
         0,
         'Added service "db" (state: stopped)\n',
@@ -32,18 +32,18 @@ def test_a_service_from_its_beginning_to_its_end(cli: Cli) -> None:
     )
     started = cli.ok("svc", "start", "db")
     assert plain(started.out) == 'Started service "db" (running, pid N)\n'
-    assert cli.ok("service", "start", "db").out.startswith('Already up: service "db" (running, pid ')
+    assert cli.ok("service", "start", "db").out.startswith('Already started: service "db" (running, pid ')
     heading, row = cli.ok("service", "list").lines
     assert heading.split() == ["NAME", "STATE", "HEALTH", "PORT", "PID", "RESTARTS", "FOR"]
     assert row.split()[:4] == ["db", "running", "-", "-"]
     assert cli.ok("service", "logs", "db").out == "ready\n"
     assert cli.ok("service", "stop", "db").out == 'Stopped service "db"\n'
-    assert cli.ok("service", "stop", "db").out == 'Service "db" was not up\n'
+    assert cli.ok("service", "stop", "db").out == 'Service "db" was not running\n'
     assert cli.ok("service", "remove", "db", "--yes").out == 'Removed service "db"\n'
     assert cli("service", "list") == (0, "", "No services found.\n")
 
 
-def test_status_says_how_a_service_is_and_what_it_stands_between(cli: Cli) -> None:
+def test_service_status_shows_state_and_dependencies(cli: Cli) -> None:
     cli.ok("service", "add", "db", "--run", SLEEP, "--tag", "data", "--restart", "on-failure", "--dir", "/")
     cli.ok("service", "add", "api", "--depends-on", "db:tunnel", "--run", SLEEP)
     shown = plain(cli.ok("service", "status", "db", "api").out)
@@ -73,10 +73,10 @@ def test_status_says_how_a_service_is_and_what_it_stands_between(cli: Cli) -> No
     assert cli.ok("service", "status", "db", "api", "-o", "name").lines == ["db", "api"]
 
 
-def test_health_that_nobody_knows_is_not_shown_as_healthy(cli: Cli) -> None:
+def test_unknown_health_is_not_shown_as_healthy(cli: Cli) -> None:
     cli.ok("service", "add", "db", "--health-log", "never", "--start", "--run", SLEEP)
     assert cli.ok("service", "list", "--no-header").out.split()[1:3] == ["running", "unknown"]
-    assert "no check has come to a result yet" in cli.ok("service", "status", "db").out
+    assert "no check has finished yet" in cli.ok("service", "status", "db").out
     assert cli.ok("service", "tree").out == "db [running, health unknown]\n"
     with cli.terminal("service", "list") as terminal:
         shown = terminal.finish()[1]
@@ -86,7 +86,7 @@ def test_health_that_nobody_knows_is_not_shown_as_healthy(cli: Cli) -> None:
         assert "\x1b[" not in terminal.finish()[1]
 
 
-def test_green_is_what_a_check_found_healthy(cli: Cli) -> None:
+def test_service_is_green_once_a_check_found_it_healthy(cli: Cli) -> None:
     cli.ok("service", "add", "db", "--health-log", "^ready", "--run", READY)
     cli.ok("service", "start", "db", "--wait")
     with cli.terminal("service", "list") as terminal:
@@ -94,7 +94,7 @@ def test_green_is_what_a_check_found_healthy(cli: Cli) -> None:
     assert "\x1b[" not in cli.ok("service", "list").out
 
 
-def test_a_start_that_fails_shows_the_last_lines_and_a_way_out(cli: Cli) -> None:
+def test_failed_start_prints_last_output_and_a_hint(cli: Cli) -> None:
     cli.ok("service", "add", "bad", "--run", "echo one; echo two >&2; exit 3")
     code, out, err = cli("service", "start", "bad")
     assert (code, out) == (5, "")
@@ -108,7 +108,7 @@ def test_a_start_that_fails_shows_the_last_lines_and_a_way_out(cli: Cli) -> None
     assert "exited with 3" in wide
 
 
-def test_a_line_for_the_shell_or_words_that_no_shell_sees(cli: Cli) -> None:
+def test_command_is_a_shell_line_or_words_run_without_a_shell(cli: Cli) -> None:
     cli.ok("service", "add", "line", "--env", "A=x", "--run", "echo $A; " + SLEEP, "--start")
     cli.ok(
         "service",
@@ -131,7 +131,7 @@ def test_a_line_for_the_shell_or_words_that_no_shell_sees(cli: Cli) -> None:
     assert err.startswith("Error: give the command either with --run or after --, not both\n")
 
 
-def test_variables_come_from_the_line_a_file_or_here_and_are_never_shown(cli: Cli, root: Path) -> None:
+def test_variables_from_options_file_and_environment_are_never_printed(cli: Cli, root: Path) -> None:
     (root / "env").write_text("# a comment\nFILE='from file'\nBOTH=file\nexport E=5\n")
     line = ["--env-file", str(root / "env"), "--env", "BOTH=line", "--env", "HERE", "--env", "EMPTY="]
     added = cli.ok("service", "add", "a", "--run", "env; " + SLEEP, *line, HERE="s3cret")
@@ -164,7 +164,7 @@ def test_variables_come_from_the_line_a_file_or_here_and_are_never_shown(cli: Cl
 @pytest.mark.parametrize(
     ("content", "line"), [("A=1\n= s3cret\n", 2), ("A=1\nB='s3cret\n", 2), ("A=1\n\ns3cret\n", 3), (b"A=\xff", None)]
 )
-def test_a_file_of_variables_that_is_wrong_is_told_without_its_content(
+def test_invalid_env_file_is_reported_without_its_content(
     shared: Cli, tmp_path: Path, content: str | bytes, line: int | None
 ) -> None:
     path = tmp_path / "env"
@@ -177,7 +177,7 @@ def test_a_file_of_variables_that_is_wrong_is_told_without_its_content(
     assert "s3cret" not in err
 
 
-def test_an_update_says_when_it_holds(cli: Cli) -> None:
+def test_service_update_says_whether_a_restart_is_needed(cli: Cli) -> None:
     cli.ok("service", "add", "a", "--run", SLEEP, "--port", "0", "--tag", "t")
     assert cli("service", "update", "a", "--restart", "always", "--stop-grace", "1m30s") == (
         0,
@@ -187,28 +187,28 @@ def test_an_update_says_when_it_holds(cli: Cli) -> None:
     cli.ok("service", "start", "a")
     updated = cli.ok("service", "update", "a", "--clear", "tags", "--name", "b")
     assert updated.out == 'Updated service "b"\n'
-    assert updated.err == "\n  It goes on as it was started; to start it anew: nexusctl service restart b\n"
+    assert updated.err == "\n  It keeps running with the old values; to restart it: nexusctl service restart b\n"
     service = cli.ok("service", "status", "b", "-o", "json").json["service"]
     assert (service["restart"], service["stop_grace_ms"], service.get("tags")) == ("always", 90_000, None)
     assert plain(cli.ok("service", "restart", "b").out).startswith('Restarted service "b" (running, pid N, port ')
-    # What holds at once needs no restart, and what is so already is no change.
+    # A field that takes effect at once needs no restart, and an equal value is no change.
     assert cli("service", "update", "b", "--tag", "x") == (0, 'Updated service "b"\n', "")
     for options in (["--tag", "x"], ["--unset-env", "NOPE"]):
         assert cli("service", "update", "b", *options) == (
             0,
-            'Nothing to change: service "b" is so already\n',
+            'Service "b" is already up to date\n',
             "",
         )
     for options in (["--env", "A=1"], ["--env", "A=2"], ["--unset-env", "A"], ["--port", "0", "--dir", "/"]):
         assert "restart b" in cli.ok("service", "update", "b", *options).err
 
 
-def test_the_help_of_an_update_names_every_field_that_can_be_unset(cli: Cli) -> None:
+def test_service_update_help_names_every_clearable_field(cli: Cli) -> None:
     words = re.split(r"[\s,.]+", cli.ok("service", "update", "--help").out)
     assert set(CLEARABLE) <= set(words)
 
 
-def test_a_removal_that_loses_a_race_names_the_service_as_it_was_typed(cli: Cli) -> None:
+def test_service_remove_of_removed_service_uses_the_typed_name(cli: Cli) -> None:
     cli.ok("service", "add", "a", "--run", SLEEP)
     with cli.terminal("service", "remove", "a", columns=200) as terminal:
         terminal.wait_for("[y/N]: ")
@@ -219,7 +219,7 @@ def test_a_removal_that_loses_a_race_names_the_service_as_it_was_typed(cli: Cli)
     assert 'Error: service "a" not found' in text
 
 
-def test_several_are_started_and_stopped_in_the_order_of_their_dependencies(cli: Cli) -> None:
+def test_services_start_and_stop_in_dependency_order(cli: Cli) -> None:
     cli.ok("service", "add", "db", "--run", SLEEP, "--tag", "x")
     cli.ok("service", "add", "api", "--depends-on", "db", "--run", SLEEP, "--tag", "x")
     cli.ok("service", "add", "web", "--depends-on", "api", "--run", SLEEP)
@@ -241,7 +241,7 @@ def test_several_are_started_and_stopped_in_the_order_of_their_dependencies(cli:
     assert cli.ok("service", "stop", "--all", "-o", "name").lines == ["api", "db", "web"]
 
 
-def test_one_that_fails_keeps_no_other_from_it(cli: Cli) -> None:
+def test_service_start_failure_does_not_affect_other_services(cli: Cli) -> None:
     cli.ok("service", "add", "good", "--run", SLEEP)
     code, out, err = cli("service", "start", "good", "gone")
     assert code == 4
@@ -249,7 +249,7 @@ def test_one_that_fails_keeps_no_other_from_it(cli: Cli) -> None:
     assert err == 'Error: service "gone" not found\n'
 
 
-def test_an_interrupted_start_goes_on_and_says_so(cli: Cli) -> None:
+def test_interrupted_service_start_continues_and_says_so(cli: Cli) -> None:
     cli.ok("service", "add", "slow", "--health-log", "never", "--run", SLEEP)
     with cli.terminal("service", "start", "slow", "--wait", columns=200) as terminal:
         wait_until(lambda: "running" in cli.ok("service", "list").out, "a process")
@@ -257,12 +257,12 @@ def test_an_interrupted_start_goes_on_and_says_so(cli: Cli) -> None:
         code, text = terminal.finish()
     assert code == 130
     assert "Interrupted." in text
-    assert 'Service "slow" goes on (running, health unknown, pid ' in text
+    assert 'Service "slow" keeps running (running, health unknown, pid ' in text
     assert "to stop it: nexusctl service stop slow" in text
     assert cli.ok("service", "list", "--state", "running", "-o", "name").lines == ["slow"]
 
 
-def test_an_interrupted_stop_says_that_it_goes_on(cli: Cli) -> None:
+def test_interrupted_service_stop_says_that_it_continues(cli: Cli) -> None:
     deaf = "trap '' TERM; echo deaf; exec sleep 1000"
     cli.ok("service", "add", "deaf", "--stop-grace", "5m", "--run", deaf, "--start")
     wait_until(lambda: "deaf" in cli.ok("service", "logs", "deaf").out, "its trap")
@@ -271,10 +271,10 @@ def test_an_interrupted_stop_says_that_it_goes_on(cli: Cli) -> None:
         terminal.interrupt()
         code, text = terminal.finish()
     assert code == 130
-    assert 'Service "deaf" goes on stopping; look at it: nexusctl service status deaf' in text
+    assert 'Service "deaf" is still stopping; to see its state: nexusctl service status deaf' in text
 
 
-def test_a_removal_asks_on_a_terminal_and_is_refused_without_one(cli: Cli) -> None:
+def test_service_remove_asks_on_a_terminal_and_needs_yes_without_one(cli: Cli) -> None:
     cli.ok("service", "add", "db", "--run", SLEEP)
     cli.ok("service", "add", "api", "--run", SLEEP, "--depends-on", "db", "--start")
     assert cli("service", "remove", "db") == (
@@ -293,7 +293,7 @@ def test_a_removal_asks_on_a_terminal_and_is_refused_without_one(cli: Cli) -> No
     assert code == 5
     assert "  Stop it and remove it: nexusctl service remove api --force" in err
     assert cli("service", "remove", "db", "--yes", "--force").code == 5
-    # In whatever order they are named: what others need goes last.
+    # Whatever their order on the command line, dependents are removed first.
     assert cli.ok("service", "remove", "db", "api", "--force", "--yes").lines == [
         'Removed service "api"',
         'Removed service "db"',
@@ -317,16 +317,16 @@ def test_dependencies_are_added_listed_and_removed(cli: Cli) -> None:
     code, _out, err = cli("service", "dep", "add", "c", "a")
     assert code == 5
     assert "c → a → b → c" in err or "a → b → c → a" in err
-    assert cli.ok("service", "dep", "remove", "a", "b").out == 'Service "a" depends on "b" no more\n'
+    assert cli.ok("service", "dep", "remove", "a", "b").out == 'Service "a" no longer depends on "b"\n'
     assert cli("service", "dep", "list", "a") == (0, "", "No dependencies found.\n")
 
 
-def test_an_addition_whose_dependency_is_not_there_adds_nothing(cli: Cli) -> None:
+def test_service_add_with_missing_dependency_adds_nothing(cli: Cli) -> None:
     assert cli("service", "add", "a", "--depends-on", "gone") == (4, "", 'Error: service "gone" not found\n')
     assert cli("service", "list").err == "No services found.\n"
 
 
-def test_a_tree_draws_what_several_need_once(cli: Cli) -> None:
+def test_service_tree_draws_shared_dependencies_once(cli: Cli) -> None:
     for name, needs in (("db", []), ("cache", []), ("api", ["db:healthy:tunnel", "cache"]), ("web", ["api", "db"])):
         cli.ok("service", "add", name, *(word for need in needs for word in ("--depends-on", need)))
     cli.ok("service", "add", "job", "--depends-on", "api")
@@ -346,7 +346,7 @@ def test_a_tree_draws_what_several_need_once(cli: Cli) -> None:
     assert [edge["dependency"] for edge in edges] == ["cache", "db"]
 
 
-def test_configuration_is_shown_and_changed(cli: Cli, root: Path) -> None:
+def test_service_config_is_shown_and_changed(cli: Cli, root: Path) -> None:
     cli.ok("service", "add", "a", "--dir", str(root), "--run", "x")
     (root / "app.env").write_text("FROM_FILE=1\n")
     assert cli.ok("service", "config", "set", "a", "--file", "app.env", "--", "env").out == (
@@ -362,8 +362,8 @@ def test_configuration_is_shown_and_changed(cli: Cli, root: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("service start", "say which services: their names, or --all, or --tag TAG"),
-        ("service stop a --all", "say which services: their names, or --all, or --tag TAG"),
+        ("service start", "select services: by name, with --all, or with --tag TAG"),
+        ("service stop a --all", "select services: by name, with --all, or with --tag TAG"),
         ("service update a", "nothing to change: give at least one option"),
         ("service config set a", "nothing to change: give --file, --format, --run or --clear"),
         ("service add a --stop-grace soon", "'soon' is not a time such as 500ms, 5s, 2m or 1h"),
@@ -371,17 +371,17 @@ def test_configuration_is_shown_and_changed(cli: Cli, root: Path) -> None:
         ("service add a --memory 1X", "'1X' is not a size such as 256M or 1G"),
         ("service add a --memory 0", "0 is not between 1M and 16777216M"),
         ("service add a --port 99999", "99999 is not between 0 and 65535"),
-        ("service add a --env =s3cret", "expected NAME=VALUE, the NAME of letters, digits and _"),
-        ("service add a --env NOT_SET", "NOT_SET has no value, and none is set here: give NOT_SET=VALUE"),
+        ("service add a --env =s3cret", "expected NAME=VALUE, where NAME has only letters, digits and _"),
+        ("service add a --env NOT_SET", "NOT_SET has no value and is not set in the environment: give NOT_SET=VALUE"),
         ("service add a --env-file /no/such", "cannot read /no/such: No such file or directory"),
-        ("service add a --depends-on b:ready", "'ready' is none of started, healthy, completed and tunnel"),
-        ("service add a --depends-on :healthy", "a dependency has a name: NAME[:CONDITION][:tunnel]"),
+        ("service add a --depends-on b:ready", "'ready' is not one of started, healthy, completed and tunnel"),
+        ("service add a --depends-on :healthy", "a dependency needs a name: NAME[:CONDITION][:tunnel]"),
         ("service logs a --lines few", "'few' is neither a number of lines, 0 to 10000000, nor 'all'"),
         ("service logs a --since then", "'then' is neither a time ago such as 5m nor a time such as"),
         ("service logs a --stdout --stderr", "--stdout and --stderr exclude each other"),
-        ("service logs a -f -o json", "-o json is one document, and this output has no end: use -o jsonl"),
-        ("service dep list --reverse", "--reverse is about one service: give its name"),
-        ("service git checkout a", "say what to check out: a BRANCH, or --commit COMMIT"),
+        ("service logs a -f -o json", "-o json prints one document, and followed output has no end: use -o jsonl"),
+        ("service dep list --reverse", "--reverse needs the name of a service"),
+        ("service git checkout a", "name what to check out: a BRANCH, or --commit COMMIT"),
         ("service git checkout a --commit 1 --create", "--create makes a branch"),
         ("service git pull a --token-file /no/such", "cannot read /no/such: No such file or directory"),
         ("service inspect a", "no such command: 'inspect' (did you mean 'status'?)"),
@@ -389,7 +389,7 @@ def test_configuration_is_shown_and_changed(cli: Cli, root: Path) -> None:
         ("service ps", "no such command: 'ps' (did you mean 'list'?)"),
     ],
 )
-def test_a_wrong_line_is_exit_2_and_says_why(shared: Cli, line: str, sentence: str) -> None:
+def test_service_usage_error_exits_2_and_says_why(shared: Cli, line: str, sentence: str) -> None:
     code, out, err = shared(*line.split())
     assert (code, out) == (2, "")
     assert err.startswith("Error: ")
@@ -415,7 +415,7 @@ def test_a_wrong_line_is_exit_2_and_says_why(shared: Cli, line: str, sentence: s
         "tree gone",
     ],
 )
-def test_a_service_that_is_not_there_is_exit_4(shared: Cli, line: str) -> None:
+def test_missing_service_exits_4(shared: Cli, line: str) -> None:
     assert shared("service", *line.split()) == (4, "", 'Error: service "gone" not found\n')
 
 
@@ -452,7 +452,7 @@ def test_every_verb_prints_in_every_format(cli: Cli) -> None:
         check_format(cli, line, output)
 
 
-def test_names_tags_and_states_are_completed(cli: Cli) -> None:
+def test_service_names_tags_and_states_are_completed(cli: Cli) -> None:
     cli.ok("service", "add", "web-1", "--tag", "front")
     cli.ok("service", "add", "web-2")
 
@@ -468,7 +468,7 @@ def test_names_tags_and_states_are_completed(cli: Cli) -> None:
     assert completed("service", "re") == ["remove", "restart"]
 
 
-def test_values_that_are_long_or_look_like_options_arrive_whole(cli: Cli) -> None:
+def test_long_values_and_values_like_options_arrive_unchanged(cli: Cli) -> None:
     value = "-" + "x" * 30_000
     cli.ok("service", "add", "a", f"--env=A={value}", "--", "--", "-v")
     shown = cli.ok("service", "config", "show", "a", "--reveal", "-o", "json").json
@@ -476,7 +476,7 @@ def test_values_that_are_long_or_look_like_options_arrive_whole(cli: Cli) -> Non
     assert shown["variables"][0]["value"] == value
 
 
-def test_a_list_for_a_pipe_that_ends_early_is_no_error(cli: Cli) -> None:
+def test_service_list_into_a_closed_pipe_is_not_an_error(cli: Cli) -> None:
     cli.ok("service", "add", "a")
     result = cli.shell("nexusctl service list | true; echo ${PIPESTATUS[0]}")
     assert result.out in ("0\n", "141\n")

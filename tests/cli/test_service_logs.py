@@ -1,4 +1,4 @@
-"""``service logs``: bytes for a person and a pipe, records for a program, one service or several, now or followed."""
+"""``service logs``: bytes and records, of one service and of several, with and without following."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BYTES = b"a\xff\x1b[31mb\nerr\nno newline"
 
 
 def serve(cli: Cli, name: str, script: str) -> None:
-    """A service that runs a Python script, and then stays."""
+    """Start a service that runs a Python script and then sleeps."""
     cli.ok(
         "service", "add", name, "--start", "--", sys.executable, "-c", f"import os, time\n{script}\ntime.sleep(1000)"
     )
@@ -33,13 +33,13 @@ def out_of(cli: Cli, *arguments: str) -> bytes:
 
 @pytest.fixture
 def written(cli: Cli) -> Cli:
-    """nexusctl beside a service that has written strange bytes to both of its streams."""
+    """nexusctl beside a service that has written bytes that are not UTF-8 text to both of its streams."""
     serve(cli, "a", r"os.write(1, b'a\xff\x1b[31mb\n'); os.write(2, b'err\n'); os.write(1, b'no newline')")
     wait_until(lambda: len(out_of(cli, "a")) == len(BYTES), "the output")
     return cli
 
 
-def test_a_pipe_gets_every_byte_of_both_streams(written: Cli) -> None:
+def test_logs_to_a_pipe_have_every_byte_of_both_streams(written: Cli) -> None:
     out = out_of(written, "a")
     assert sorted(out.split(b"\n")) == sorted(BYTES.split(b"\n"))
     assert out_of(written, "a", "--stderr") == b"err\n"
@@ -50,7 +50,7 @@ def test_a_pipe_gets_every_byte_of_both_streams(written: Cli) -> None:
     assert out_of(written, "a", "--since", "2100-01-01") == b""
 
 
-def test_a_program_gets_records(written: Cli) -> None:
+def test_logs_as_json_are_records(written: Cli) -> None:
     records = [json.loads(line) for line in out_of(written, "a", "-o", "jsonl").splitlines()]
     assert {record["service"] for record in records} == {"a"}
     text = "".join(record["text"] for record in records if record["stream"] == "stdout")
@@ -59,7 +59,7 @@ def test_a_program_gets_records(written: Cli) -> None:
     assert json.loads(out_of(written, "a", "-o", "json")) == records
 
 
-def test_times_and_names_stand_before_whole_lines(written: Cli) -> None:
+def test_logs_prefix_lines_with_times_and_names(written: Cli) -> None:
     serve(written, "long-name", r"os.write(1, b'x\n\ny')")
     wait_until(lambda: out_of(written, "long-name").endswith(b"y"), "the output")
     stamped = out_of(written, "a", "--stderr", "--timestamps").decode()
@@ -76,7 +76,7 @@ def test_times_and_names_stand_before_whole_lines(written: Cli) -> None:
     ]
 
 
-def test_a_person_gets_the_last_hundred_lines_and_a_prompt_on_a_new_one(cli: Cli) -> None:
+def test_logs_on_a_terminal_show_100_lines_and_end_the_last_one(cli: Cli) -> None:
     serve(cli, "a", "print('\\n'.join(map(str, range(1, 301))), end='', flush=True)")
     wait_until(lambda: out_of(cli, "a").endswith(b"300"), "the output")
     with cli.terminal("service", "logs", "a") as terminal:
@@ -88,7 +88,7 @@ def test_a_person_gets_the_last_hundred_lines_and_a_prompt_on_a_new_one(cli: Cli
         assert terminal.finish()[1].startswith("1\n2\n")
 
 
-def test_following_goes_on_over_a_restart_until_ctrl_c_which_is_quiet(cli: Cli, root: Path) -> None:
+def test_logs_follow_continues_across_a_restart_and_ends_quietly_on_ctrl_c(cli: Cli, root: Path) -> None:
     cli.ok("service", "add", "a", "--run", "echo run; exec sleep 1000", "--start")
     with cli.terminal("service", "logs", "a", "-f") as terminal:
         terminal.wait_for("run\n")
@@ -100,7 +100,7 @@ def test_following_goes_on_over_a_restart_until_ctrl_c_which_is_quiet(cli: Cli, 
     assert text.replace("^C", "") == "run\nrun\n"
 
 
-def test_several_are_followed_at_once(cli: Cli, root: Path) -> None:
+def test_logs_follow_several_services(cli: Cli, root: Path) -> None:
     fifo = root / "fifo"
     os.mkfifo(fifo)
     serve(cli, "a", "print('a is up', flush=True)")
@@ -114,7 +114,7 @@ def test_several_are_followed_at_once(cli: Cli, root: Path) -> None:
         assert terminal.finish()[0] == 130
 
 
-def test_a_follower_ends_with_the_service_that_is_removed(cli: Cli) -> None:
+def test_logs_follow_ends_when_the_service_is_removed(cli: Cli) -> None:
     serve(cli, "a", "print('up', flush=True)")
     process = cli.start("service", "logs", "a", "-f")
     assert process.stdout is not None
@@ -124,7 +124,7 @@ def test_a_follower_ends_with_the_service_that_is_removed(cli: Cli) -> None:
     assert process.returncode == 0
 
 
-def test_a_follower_of_a_daemon_that_stops_is_told_how_to_go_on(cli: Cli) -> None:
+def test_logs_follow_prints_a_resume_hint_when_the_daemon_stops(cli: Cli) -> None:
     serve(cli, "a", "print('up', flush=True)")
     process = cli.start("service", "logs", "a", "-f")
     assert process.stdout is not None
@@ -132,10 +132,10 @@ def test_a_follower_of_a_daemon_that_stops_is_told_how_to_go_on(cli: Cli) -> Non
     cli.ok("daemon", "stop")
     _out, err = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "\n  Go on from here: nexusctl service logs a -f --lines 0\n" in err.decode()
+    assert "\n  Continue from here: nexusctl service logs a -f --lines 0\n" in err.decode()
 
 
-def test_a_reader_that_leaves_ends_a_long_log_without_an_error(cli: Cli) -> None:
+def test_logs_into_a_closed_pipe_are_not_an_error(cli: Cli) -> None:
     serve(cli, "a", "print('x' * 99 + '\\n' * 1 * 1, end='') or os.write(1, (b'y' * 99 + b'\\n') * 20000)")
     wait_until(lambda: len(out_of(cli, "a", "--lines", "15000")) >= 1_500_000, "the output")
     result = cli.shell("nexusctl service logs a | head -n 1; echo ${PIPESTATUS[0]}")
@@ -156,14 +156,12 @@ def test_a_reader_that_leaves_ends_a_long_log_without_an_error(cli: Cli) -> None
         ("1960-01-01", 0),
     ],
 )
-def test_since_is_a_time_ago_or_a_time(text: str, at: int) -> None:
+def test_logs_since_accepts_durations_and_times(text: str, at: int) -> None:
     assert parse_since(text, 1_700_000_000_000) == at
 
 
 @pytest.mark.parametrize("options", [(), ("-o", "jsonl"), ("--timestamps",)])
-def test_a_follower_ends_when_its_reader_does_although_nothing_more_is_written(
-    cli: Cli, options: tuple[str, ...]
-) -> None:
+def test_logs_follow_ends_when_stdout_is_closed_without_new_output(cli: Cli, options: tuple[str, ...]) -> None:
     serve(cli, "a", "print('up', flush=True)")
     process = cli.start("service", "logs", "a", "-f", *options)
     assert process.stdout is not None

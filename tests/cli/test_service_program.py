@@ -1,4 +1,4 @@
-"""A program does with commands what a person does with words, and each sees what the other did."""
+"""Services through the Python client and through nexusctl: each sees the other's changes."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from nexus.services.states import DependencyCondition, ServiceState
 
 @pytest.fixture
 def program(daemon: DaemonProcess) -> Iterator[BlockingClient]:
-    """A program that is connected to the daemon."""
+    """A connected client."""
     with BlockingClient(daemon.socket_path, actor="agent-7") as connected:
         yield connected
 
 
-def test_records_and_dependencies_are_the_same_for_both(cli: Cli, program: BlockingClient) -> None:
+def test_records_and_dependencies_are_the_same_for_cli_and_client(cli: Cli, program: BlockingClient) -> None:
     db = program.call(AddService("db", run_command=["sleep", "1000"], environment={"A": "1"}, tags=["x"]))
     cli.ok("service", "add", "api", "--run", "exec sleep 1000")
     program.call(AddDependency("api", "db", condition=DependencyCondition.STARTED))
@@ -61,7 +61,7 @@ def test_records_and_dependencies_are_the_same_for_both(cli: Cli, program: Block
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_repositories_are_the_same_for_both(cli: Cli, program: BlockingClient, root: Path) -> None:
+def test_repositories_are_the_same_for_cli_and_client(cli: Cli, program: BlockingClient, root: Path) -> None:
     world = GitWorld(root)
     source = world.repository("source", commits=2)
     path = root / "work"

@@ -1,4 +1,4 @@
-"""``nexusctl settings``: types, defaults, refusals."""
+"""``nexusctl settings``: types, defaults and refused values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from nexus.system.commands import SetSetting
         ("9223372036854775807", None, 2**63 - 1, "int"),
     ],
 )
-def test_a_value_is_what_it_looks_like_or_what_it_is_said_to_be(
+def test_setting_type_is_detected_or_given(
     shared: Cli, typed: str, type_: str | None, value: object, kept_as: str
 ) -> None:
     options = ["--type", type_] if type_ else []
@@ -40,14 +40,14 @@ def test_a_value_is_what_it_looks_like_or_what_it_is_said_to_be(
 @pytest.mark.parametrize(
     ("typed", "type_"), [("x", "int"), ("1.5", "int"), ("true", "int"), ("1", "bool"), ("yes", "bool"), ("{", "json")]
 )
-def test_a_value_of_another_type_is_refused(shared: Cli, typed: str, type_: str) -> None:
+def test_setting_value_of_wrong_type_is_refused(shared: Cli, typed: str, type_: str) -> None:
     code, out, err = shared("settings", "set", "never.set", typed, "--type", type_)
     assert (code, out) == (2, "")
     assert err.startswith(f"Error: '{typed}' is not of type {type_}\n")
     assert shared("settings", "get", "never.set").code == 4
 
 
-def test_a_known_setting_has_a_default_and_bounds(cli: Cli) -> None:
+def test_known_setting_has_a_default_and_bounds(cli: Cli) -> None:
     assert cli("settings", "get", "journal.keep_days") == (0, "30\n", "")
     assert cli("settings", "set", "journal.keep_days", "12") == (0, "Set journal.keep_days to 12 (int)\n", "")
     assert cli("settings", "list").lines[1].split() == ["journal.keep_days", "12", "int", "yes"]
@@ -68,14 +68,14 @@ def test_a_known_setting_has_a_default_and_bounds(cli: Cli) -> None:
     ["9" * 20, "-" + "9" * 20, "[" + "9" * 20 + "]", '{"a": [-' + "9" * 20 + "]}", "[" * 2000, "[" * 600 + "]" * 600],
     ids=["big", "small", "in a list", "in a map", "unfinished", "deep"],
 )
-def test_a_value_that_cannot_be_sent_is_refused(shared: Cli, typed: str) -> None:
+def test_setting_value_that_cannot_be_encoded_is_refused(shared: Cli, typed: str) -> None:
     code, out, err = shared("settings", "set", "never.set", "--", typed)
     assert (code, out) == (2, "")
     assert err.startswith("Error: cannot accept value: ")
     assert "bug" not in err
 
 
-def test_a_key_that_nothing_reads_is_kept_with_a_hint(cli: Cli) -> None:
+def test_unknown_setting_key_is_stored_with_a_hint(cli: Cli) -> None:
     near = cli("settings", "set", "journal.keep_day", "12")
     assert near == (
         0,
@@ -86,7 +86,7 @@ def test_a_key_that_nothing_reads_is_kept_with_a_hint(cli: Cli) -> None:
     assert cli.ok("settings", "set", "journal.keep_days", "12").err == ""
 
 
-def test_more_settings_than_a_page_holds_are_listed_to_the_end(cli: Cli) -> None:
+def test_settings_list_reads_all_pages(cli: Cli) -> None:
     with BlockingClient(cli.environment["XDG_RUNTIME_DIR"] + "/nexus/nexus.sock") as client:
         for number in range(90):
             client.call(SetSetting(f"free.{number:02}", "x" * 15_000))

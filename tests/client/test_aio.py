@@ -1,4 +1,4 @@
-"""``Client``: many requests at a time, streams, cancellation on the wire, and connections that end."""
+"""``Client``: concurrent requests, streams, cancellation on the wire, and lost connections."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a test's coroutine, which must not hang."""
+    """Run a test's coroutine with a timeout."""
 
     async def bounded() -> T:
         async with asyncio.timeout(60):
@@ -43,14 +43,14 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the loop turn until the condition holds."""
+    """Yield to the event loop until the condition holds."""
     while True:
         if condition():
             return
         await asyncio.sleep(0.005)
 
 
-def test_a_call_gives_the_record(daemon: DaemonProcess) -> None:
+def test_call_returns_the_record(daemon: DaemonProcess) -> None:
     async def main() -> None:
         async with Client(daemon.socket_path) as client:
             assert client.welcome is not None
@@ -63,7 +63,7 @@ def test_a_call_gives_the_record(daemon: DaemonProcess) -> None:
     run(main())
 
 
-def test_each_error_is_of_its_own_class(daemon: DaemonProcess) -> None:
+def test_errors_are_raised_as_their_own_class(daemon: DaemonProcess) -> None:
     async def main() -> None:
         async with Client(daemon.socket_path) as client:
             await client.call(CreateVm(name="taken"))
@@ -83,7 +83,7 @@ def test_each_error_is_of_its_own_class(daemon: DaemonProcess) -> None:
     run(main())
 
 
-def test_many_tasks_share_a_client(daemon: DaemonProcess) -> None:
+def test_many_tasks_share_one_client(daemon: DaemonProcess) -> None:
     async def main() -> None:
         async with Client(daemon.socket_path) as client:
 
@@ -98,7 +98,7 @@ def test_many_tasks_share_a_client(daemon: DaemonProcess) -> None:
     run(main())
 
 
-def test_a_slow_request_holds_up_no_other(toy: ToyServer) -> None:
+def test_slow_request_does_not_block_others(toy: ToyServer) -> None:
     async def main() -> None:
         async with Client(toy.path) as client:
             slow = asyncio.create_task(client.call(Hold()))
@@ -129,20 +129,20 @@ def test_cancelling_a_call_cancels_it_in_the_daemon(toy: ToyServer) -> None:
     run(main())
 
 
-def test_leaving_a_stream_cancels_it_in_the_daemon(daemon: DaemonProcess) -> None:
+def test_closing_a_stream_cancels_it_in_the_daemon(daemon: DaemonProcess) -> None:
     async def main() -> None:
         async with Client(daemon.socket_path) as client:
             before = (await client.call(GetSystemStatus())).open_requests
             async with client.stream(WatchEvents()), client.stream(WatchEvents()):
                 assert (await client.call(GetSystemStatus())).open_requests == before + 2
-            # Leaving tells the daemon, and does not wait until it has heard.
+            # Closing sends a Cancel frame, and does not wait for the daemon.
             while (await client.call(GetSystemStatus())).open_requests != before:
                 pass
 
     run(main())
 
 
-def test_a_stream_gives_its_items_and_its_result(daemon: DaemonProcess) -> None:
+def test_stream_yields_items_and_then_its_result(daemon: DaemonProcess) -> None:
     async def main() -> None:
         async with Client(daemon.socket_path, actor="agent-7") as client:
             for name in ("a", "b"):
@@ -165,8 +165,8 @@ def test_a_stream_gives_its_items_and_its_result(daemon: DaemonProcess) -> None:
     run(main())
 
 
-def test_a_slow_reader_loses_nothing(daemon: DaemonProcess) -> None:
-    number = 3000  # more than what waits unread before the connection itself is no longer read
+def test_slow_stream_reader_loses_no_items(daemon: DaemonProcess) -> None:
+    number = 3000  # more than the queue after which the connection is no longer read
 
     async def main() -> None:
         async with Client(daemon.socket_path) as slow, Client(daemon.socket_path) as writer:
@@ -184,7 +184,7 @@ def test_a_slow_reader_loses_nothing(daemon: DaemonProcess) -> None:
     run(main())
 
 
-def test_what_a_stream_takes_comes_back(toy: ToyServer) -> None:
+def test_stream_input_is_echoed(toy: ToyServer) -> None:
     data = os.urandom(1 << 20)
 
     async def main() -> None:
@@ -205,7 +205,7 @@ def test_what_a_stream_takes_comes_back(toy: ToyServer) -> None:
     run(main())
 
 
-def test_a_sender_without_credit_can_be_cancelled(toy: ToyServer) -> None:
+def test_send_waiting_for_credit_can_be_cancelled(toy: ToyServer) -> None:
     async def main() -> None:
         async with Client(toy.path) as client:
             async with client.stream(Deaf()) as deaf:
@@ -229,7 +229,7 @@ def test_large_requests_and_replies_fit(toy: ToyServer) -> None:
     run(main())
 
 
-def test_a_missing_daemon_is_a_connect_error(root: Path) -> None:
+def test_missing_daemon_raises_connect_error(root: Path) -> None:
     async def main() -> None:
         client = Client(root / "none.sock")
         with pytest.raises(ConnectError, match="cannot connect to Nexus daemon at"):
@@ -242,7 +242,7 @@ def test_a_missing_daemon_is_a_connect_error(root: Path) -> None:
     run(main())
 
 
-def test_a_killed_daemon_fails_every_call_and_stream(daemon: DaemonProcess) -> None:
+def test_killed_daemon_fails_every_call_and_stream(daemon: DaemonProcess) -> None:
     async def main() -> None:
         client = Client(daemon.socket_path)
         await client.connect()
@@ -261,7 +261,7 @@ def test_a_killed_daemon_fails_every_call_and_stream(daemon: DaemonProcess) -> N
             client.stream(WatchEvents())
         daemon.start()
         with pytest.raises(ConnectionFailure):
-            await client.call(Ping())  # never made anew by itself
+            await client.call(Ping())  # the client does not reconnect on its own
         await client.connect()
         assert (await client.call(Ping(b"again"))).payload == b"again"
         await client.close()
@@ -269,7 +269,7 @@ def test_a_killed_daemon_fails_every_call_and_stream(daemon: DaemonProcess) -> N
     run(main())
 
 
-def test_a_stopping_daemon_says_where_a_stream_goes_on(daemon: DaemonProcess) -> None:
+def test_stopping_daemon_says_where_a_stream_resumes(daemon: DaemonProcess) -> None:
     async def main() -> None:
         async with Client(daemon.socket_path) as client:
             await client.call(CreateVm(name="a"))
@@ -283,7 +283,7 @@ def test_a_stopping_daemon_says_where_a_stream_goes_on(daemon: DaemonProcess) ->
     run(main())
 
 
-def test_the_last_word_of_a_daemon_that_closes_is_heard(make_toy: Callable[..., ToyServer]) -> None:
+def test_error_frame_before_close_is_raised(make_toy: Callable[..., ToyServer]) -> None:
     toy = make_toy(connections=1)
 
     async def main() -> None:
@@ -297,26 +297,26 @@ def test_the_last_word_of_a_daemon_that_closes_is_heard(make_toy: Callable[..., 
     run(main())
 
 
-def test_epipe_while_sending_is_not_the_end_of_reading(make_toy: Callable[..., ToyServer]) -> None:
+def test_error_frame_is_read_after_epipe(make_toy: Callable[..., ToyServer]) -> None:
     toy = make_toy(max_frame_payload_bytes=64 * 1024)
 
     async def main() -> None:
         for _ in range(20):
             async with Client(toy.path) as client:
                 with pytest.raises(FrameTooLarge):
-                    await client.call(Swallow(bytes(8 << 20)))  # refused at its header
+                    await client.call(Swallow(bytes(8 << 20)))  # refused when its header is read
                 with pytest.raises(ConnectionFailure):
                     await client.call(Produce(1))
 
     run(main())
 
 
-def test_a_last_word_that_was_not_read_yet_is_heard_when_writing_fails(toy: ToyServer) -> None:
+def test_unread_error_frame_is_raised_when_a_write_fails(toy: ToyServer) -> None:
     async def main() -> None:
         async with Client(toy.path) as client:
             (session,) = toy.server._sessions
             toy.loop.call_soon_threadsafe(session.fail, ResourceExhausted("enough of you"))
-            # Without a turn of our own loop, so that nothing is read before we write.
+            # Without yielding to our own loop, so that the write comes before any read.
             wait_until(lambda: toy.server.connections() == 0, "the end of the connection")
             with pytest.raises(ResourceExhausted, match="enough of you"):
                 await client.call(Produce(1))
@@ -326,7 +326,7 @@ def test_a_last_word_that_was_not_read_yet_is_heard_when_writing_fails(toy: ToyS
     run(main())
 
 
-def test_closing_fails_what_is_open(toy: ToyServer) -> None:
+def test_closing_fails_open_requests(toy: ToyServer) -> None:
     async def main() -> None:
         client = Client(toy.path)
         await client.connect()

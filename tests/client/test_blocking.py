@@ -1,4 +1,4 @@
-"""``BlockingClient``: calls, errors, streams, deadlines, interruption, and connections that end."""
+"""``BlockingClient``: calls, errors, streams, deadlines, Ctrl-C, and lost connections."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def toys(toy: ToyServer) -> Iterator[BlockingClient]:
 
 @contextmanager
 def interrupted_once(condition: Callable[[], object]) -> Iterator[None]:
-    """Ctrl-C for this process, as soon as the condition holds."""
+    """Send SIGINT to this process as soon as the condition holds."""
 
     def press() -> None:
-        wait_until(condition, "what is to be interrupted")
+        wait_until(condition, "the condition to interrupt at")
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=press)
@@ -67,7 +67,7 @@ def interrupted_once(condition: Callable[[], object]) -> Iterator[None]:
         thread.join()
 
 
-def test_a_call_gives_the_record(client: BlockingClient) -> None:
+def test_call_returns_the_record(client: BlockingClient) -> None:
     vm = client.call(CreateVm(name="web"))
     assert isinstance(vm, Vm)
     assert (vm.name, vm.cid, vm.state.value) == ("web", 3, "created")
@@ -87,7 +87,7 @@ def test_a_call_gives_the_record(client: BlockingClient) -> None:
         (BackupDatabase(path="relative"), (InvalidArgument,)),
     ],
 )
-def test_each_error_is_of_its_own_class(
+def test_errors_are_raised_as_their_own_class(
     client: BlockingClient, command: object, kinds: tuple[type[NexusError], ...]
 ) -> None:
     client.call(CreateVm(name="taken"))
@@ -95,10 +95,10 @@ def test_each_error_is_of_its_own_class(
         client.call(command)  # type: ignore[arg-type]
     assert all(isinstance(caught.value, kind) for kind in kinds)
     assert caught.value.code == kinds[-1].code
-    assert client.call(Ping()).payload == b""  # the connection stays
+    assert client.call(Ping()).payload == b""  # the connection is still open
 
 
-def test_an_error_that_nobody_foresaw_is_internal(toys: BlockingClient) -> None:
+def test_unexpected_error_is_internal_without_its_message(toys: BlockingClient) -> None:
     with pytest.raises(Internal) as caught:
         toys.call(Break())
     assert "words for the log" not in str(caught.value)
@@ -106,7 +106,7 @@ def test_an_error_that_nobody_foresaw_is_internal(toys: BlockingClient) -> None:
         toys.request(0xEFFF)
 
 
-def test_an_error_of_a_stream_comes_while_iterating(client: BlockingClient) -> None:
+def test_stream_error_is_raised_while_iterating(client: BlockingClient) -> None:
     with client.stream(WatchEvents(after=99)) as events, pytest.raises(JournalAhead) as caught:
         next(iter(events))
     assert isinstance(caught.value, FailedPrecondition)
@@ -114,7 +114,7 @@ def test_an_error_of_a_stream_comes_while_iterating(client: BlockingClient) -> N
     assert client.call(Ping(b"on")).payload == b"on"
 
 
-def test_a_stream_ends_with_its_result(client: BlockingClient) -> None:
+def test_stream_ends_with_its_result(client: BlockingClient) -> None:
     for name in ("a", "b"):
         client.call(CreateVm(name=name))
     with client.stream(WatchEvents(follow=False)) as events:
@@ -139,14 +139,14 @@ def test_closing_a_stream_cancels_it_in_the_daemon(client: BlockingClient) -> No
     assert client.call(GetSystemStatus()).open_requests == before
 
 
-def test_the_wrong_kind_of_command_is_a_type_error(client: BlockingClient) -> None:
+def test_wrong_kind_of_command_is_a_type_error(client: BlockingClient) -> None:
     with pytest.raises(TypeError, match="use stream"):
         client.call(WatchEvents())
     with pytest.raises(TypeError, match="use call"):
         client.stream(Ping())  # type: ignore[arg-type]
 
 
-def test_what_a_stream_takes_comes_back(toys: BlockingClient) -> None:
+def test_stream_input_is_echoed(toys: BlockingClient) -> None:
     data = os.urandom(1 << 20)  # more than the credit
     back: list[bytes] = []
     with toys.stream(Echo()) as echo:
@@ -163,14 +163,14 @@ def test_what_a_stream_takes_comes_back(toys: BlockingClient) -> None:
     assert b"".join(back) == data
 
 
-def test_a_deadline_cancels_the_request(toy: ToyServer, toys: BlockingClient) -> None:
+def test_deadline_cancels_the_request(toy: ToyServer, toys: BlockingClient) -> None:
     with pytest.raises(DeadlineExceeded, match=r"within 0\.05 seconds"):
         toys.call(Hold(), timeout_s=0.05)
     assert (toy.holding, toy.cancelled) == (0, 1)
-    assert toys.call(Produce(3), timeout_s=30).data == bytes(3)  # the connection is as good as before
+    assert toys.call(Produce(3), timeout_s=30).data == bytes(3)  # the connection is still usable
 
 
-def test_ctrl_c_cancels_the_request_and_tells_how_it_ended(toy: ToyServer, toys: BlockingClient) -> None:
+def test_ctrl_c_cancels_the_request_and_reports_its_outcome(toy: ToyServer, toys: BlockingClient) -> None:
     with pytest.raises(Interrupted) as caught, interrupted_once(lambda: toy.holding):
         toys.call(Hold())
     assert isinstance(caught.value, KeyboardInterrupt)
@@ -180,7 +180,7 @@ def test_ctrl_c_cancels_the_request_and_tells_how_it_ended(toy: ToyServer, toys:
     assert toys.call(Produce(1)).data == bytes(1)
 
 
-def test_a_missing_daemon_is_a_connect_error(root: Path) -> None:
+def test_missing_daemon_raises_connect_error(root: Path) -> None:
     client = BlockingClient(root / "none.sock")
     with pytest.raises(ConnectError, match="cannot connect to Nexus daemon at") as caught:
         client.connect()
@@ -194,7 +194,7 @@ def test_a_missing_daemon_is_a_connect_error(root: Path) -> None:
         BlockingClient(root).connect()
 
 
-def test_a_killed_daemon_fails_the_call_that_waits(daemon: DaemonProcess, client: BlockingClient) -> None:
+def test_killed_daemon_fails_the_pending_call(daemon: DaemonProcess, client: BlockingClient) -> None:
     client.call(Ping())
     daemon.signal(signal.SIGSTOP)
     killer = threading.Thread(target=daemon.kill)
@@ -205,7 +205,7 @@ def test_a_killed_daemon_fails_the_call_that_waits(daemon: DaemonProcess, client
     assert "nexusctl daemon status" in (caught.value.hint or "")
     with pytest.raises(ConnectionFailure):
         client.call(Ping())
-    # Nothing is made anew by itself.
+    # The client does not reconnect on its own.
     daemon.start()
     with pytest.raises(ConnectionFailure):
         client.call(Ping())
@@ -213,7 +213,7 @@ def test_a_killed_daemon_fails_the_call_that_waits(daemon: DaemonProcess, client
     assert client.call(Ping(b"again")).payload == b"again"
 
 
-def test_a_killed_daemon_fails_the_stream_that_is_open(daemon: DaemonProcess, client: BlockingClient) -> None:
+def test_killed_daemon_fails_the_open_stream(daemon: DaemonProcess, client: BlockingClient) -> None:
     client.call(CreateVm(name="a"))
     with client.stream(WatchEvents()) as events:
         seen = iter(events)
@@ -223,7 +223,7 @@ def test_a_killed_daemon_fails_the_stream_that_is_open(daemon: DaemonProcess, cl
             next(seen)
 
 
-def test_a_stopping_daemon_says_where_a_stream_goes_on(daemon: DaemonProcess, client: BlockingClient) -> None:
+def test_stopping_daemon_says_where_a_stream_resumes(daemon: DaemonProcess, client: BlockingClient) -> None:
     client.call(CreateVm(name="a"))
     with client.stream(WatchEvents()) as events:
         seen = iter(events)
@@ -234,7 +234,7 @@ def test_a_stopping_daemon_says_where_a_stream_goes_on(daemon: DaemonProcess, cl
     assert caught.value.details["resume_after"] == 1
 
 
-def test_the_last_word_of_a_daemon_that_closes_is_heard(make_toy: Callable[..., ToyServer]) -> None:
+def test_error_frame_before_close_is_raised(make_toy: Callable[..., ToyServer]) -> None:
     toy = make_toy(connections=1)
     with BlockingClient(toy.path) as first:
         first.call(Produce(1))
@@ -243,18 +243,18 @@ def test_the_last_word_of_a_daemon_that_closes_is_heard(make_toy: Callable[..., 
         with pytest.raises(ResourceExhausted, match="more than 1 connections"):
             second.call(Produce(1))
         with pytest.raises(ResourceExhausted):
-            second.call(Produce(1))  # the reason stays
+            second.call(Produce(1))  # the reason is kept
         first.close()
-        wait_until(lambda: toy.server.connections() == 0, "the place to be free")
+        wait_until(lambda: toy.server.connections() == 0, "the connection to be closed")
         second.connect()
         assert second.call(Produce(2)).data == bytes(2)
         second.close()
 
 
-def test_epipe_while_sending_is_not_the_end_of_reading(make_toy: Callable[..., ToyServer]) -> None:
+def test_error_frame_is_read_after_epipe(make_toy: Callable[..., ToyServer]) -> None:
     toy = make_toy(max_frame_payload_bytes=64 * 1024)
     with BlockingClient(toy.path) as client, pytest.raises(FrameTooLarge):
-        client.call(Swallow(bytes(8 << 20)))  # refused at its header, with megabytes still to be written
+        client.call(Swallow(bytes(8 << 20)))  # refused when its header is read, with megabytes still to be written
 
 
 def test_large_requests_and_replies_fit(toys: BlockingClient) -> None:
@@ -262,12 +262,12 @@ def test_large_requests_and_replies_fit(toys: BlockingClient) -> None:
     assert len(toys.call(Produce(8 << 20)).data) == 8 << 20
 
 
-def test_a_stream_that_nobody_reads_holds_no_other_client(toy: ToyServer, toys: BlockingClient) -> None:
+def test_unread_stream_does_not_block_other_clients(toy: ToyServer, toys: BlockingClient) -> None:
     with toys.stream(Deaf()), BlockingClient(toy.path) as other:
         assert other.call(Produce(5)).data == bytes(5)
 
 
-def test_the_actor_stands_in_the_journal(daemon: DaemonProcess) -> None:
+def test_actor_is_recorded_in_the_journal(daemon: DaemonProcess) -> None:
     with BlockingClient(daemon.socket_path, actor="agent-7") as client:
         client.call(CreateVm(name="a"))
         client.call(SetSetting("k", 1))
@@ -275,7 +275,7 @@ def test_the_actor_stands_in_the_journal(daemon: DaemonProcess) -> None:
             assert {event.actor for event in events if event.kind} == {"agent-7"}
 
 
-def test_a_closed_client_leaves_no_descriptor(daemon: DaemonProcess) -> None:
+def test_closed_client_leaves_no_descriptor(daemon: DaemonProcess) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(50):
         with BlockingClient(daemon.socket_path) as client:
@@ -283,7 +283,7 @@ def test_a_closed_client_leaves_no_descriptor(daemon: DaemonProcess) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_the_default_socket_is_the_one_of_nexusctl(daemon: DaemonProcess) -> None:
+def test_default_socket_is_the_one_of_nexusctl(daemon: DaemonProcess) -> None:
     script = "from nexus.client import BlockingClient; print(BlockingClient().socket_path)"
     done = subprocess.run(
         [sys.executable, "-c", script], env=daemon.environment, capture_output=True, text=True, check=True
@@ -299,7 +299,7 @@ def test_the_default_socket_is_the_one_of_nexusctl(daemon: DaemonProcess) -> Non
     assert other.stdout == "/tmp/other.sock\n"
 
 
-def test_what_is_no_nexus_daemon_is_noticed(root: Path) -> None:
+def test_server_of_another_protocol_is_detected(root: Path) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(root / "web.sock"))
     listener.listen()
@@ -320,7 +320,7 @@ def test_what_is_no_nexus_daemon_is_noticed(root: Path) -> None:
         listener.close()
 
 
-def test_a_full_queue_is_waited_for_and_then_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_accept_queue_is_waited_for_and_then_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nexus.client.blocking.CONNECT_TIMEOUT_S", 1.0)
     monkeypatch.setattr("nexus.client.aio.CONNECT_TIMEOUT_S", 0.1)
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:

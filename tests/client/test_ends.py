@@ -1,4 +1,4 @@
-"""What a client does when a stream has ended, when nobody knows who it is, and with what cannot be sent."""
+"""Clients with an ended stream, a rejected Hello, and values that cannot be encoded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nexus.system.commands import Ping, SetSetting
 from nexus.vms.commands import CreateVm
 
 
-def test_a_stream_that_has_ended_takes_no_more_input(toy: ToyServer) -> None:
+def test_ended_stream_refuses_input(toy: ToyServer) -> None:
     with BlockingClient(toy.path) as client, client.stream(Echo()) as echo:
         echo.send(eof=True)
         assert list(echo) == []
@@ -25,14 +25,14 @@ def test_a_stream_that_has_ended_takes_no_more_input(toy: ToyServer) -> None:
             echo.send(eof=True)
 
 
-def test_a_stream_may_end_while_its_input_waits_for_credit(toy: ToyServer) -> None:
+def test_stream_may_end_while_its_input_waits_for_credit(toy: ToyServer) -> None:
     with BlockingClient(toy.path) as client, client.stream(Deaf()) as deaf:
         toy.release()
         with pytest.raises(RuntimeError, match="has ended"):
             deaf.send(bytes(8 << 20))
 
 
-def test_so_it_is_with_asyncio(toy: ToyServer) -> None:
+def test_async_ended_stream_refuses_input(toy: ToyServer) -> None:
     async def scenario() -> None:
         async with asyncio.timeout(30), Client(toy.path) as client:
             async with client.stream(Echo()) as echo:
@@ -48,9 +48,9 @@ def test_so_it_is_with_asyncio(toy: ToyServer) -> None:
     asyncio.run(scenario())
 
 
-def test_who_is_not_taken_for_who_it_says_makes_no_request(daemon: DaemonProcess) -> None:
+def test_rejected_hello_fails_every_request(daemon: DaemonProcess) -> None:
     client = BlockingClient(daemon.socket_path)
-    client.actor = "x" * 500  # as a client of another version might allow
+    client.actor = "x" * 500  # which a client of another version may not check
     client.connect()
     for _ in range(2):
         with pytest.raises(InvalidArgument):
@@ -62,7 +62,7 @@ def test_who_is_not_taken_for_who_it_says_makes_no_request(daemon: DaemonProcess
 
 
 @pytest.mark.parametrize("actor", ["", "x" * 129, "a\nb", "\x1b[31m"])
-def test_an_actor_that_the_journal_would_not_take_is_refused_at_once(actor: str) -> None:
+def test_invalid_actor_is_refused_by_the_constructor(actor: str) -> None:
     for kind in (BlockingClient, Client):
         with pytest.raises(InvalidArgument, match="actor"):
             kind("/nowhere", actor=actor)
@@ -78,7 +78,7 @@ def test_an_actor_that_the_journal_would_not_take_is_refused_at_once(actor: str)
     ],
     ids=["text", "text inside", "number", "number inside"],
 )
-def test_what_messagepack_cannot_hold_is_refused_in_words(daemon: DaemonProcess, command: Command[object]) -> None:
+def test_values_that_messagepack_cannot_encode_are_refused(daemon: DaemonProcess, command: Command[object]) -> None:
     with BlockingClient(daemon.socket_path) as client:
         with pytest.raises(InvalidArgument, match="cannot send"):
             client.call(command)

@@ -1,4 +1,4 @@
-"""What the clients promise besides behaviour: types, names, examples, and imports."""
+"""The public surface of the clients: types, names, documented examples, and imports."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ TYPED = Path(__file__).with_name("typed.py")
 
 
 def mypy(path: Path) -> subprocess.CompletedProcess[str]:
-    """Run the type checker on one file, as strictly as on the project."""
+    """Run the type checker on one file with the project's configuration."""
     command = [sys.executable, "-m", "mypy", "--config-file", str(REPOSITORY / "pyproject.toml"), str(path)]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.slow
-def test_a_type_checker_knows_what_calls_and_streams_give(tmp_path: Path) -> None:
+def test_type_checker_infers_types_of_calls_and_streams(tmp_path: Path) -> None:
     checked = mypy(TYPED)
     assert checked.returncode == 0, checked.stdout
     wrong = tmp_path / "wrong.py"
@@ -38,7 +38,7 @@ def test_a_type_checker_knows_what_calls_and_streams_give(tmp_path: Path) -> Non
 
 
 def examples() -> list[str]:
-    """The literal blocks in the documentation of the package and of its clients."""
+    """The literal blocks in the docstrings of the package and of its clients."""
     found = []
     for thing in (nexus.client, nexus.client.Client, BlockingClient):
         text = inspect.getdoc(thing) or ""
@@ -47,7 +47,7 @@ def examples() -> list[str]:
     return found
 
 
-def test_the_documented_examples_run(daemon: DaemonProcess) -> None:
+def test_documented_examples_run(daemon: DaemonProcess) -> None:
     found = examples()
     assert len(found) >= 2
     for number, example in enumerate(found):
@@ -62,14 +62,14 @@ def test_the_documented_examples_run(daemon: DaemonProcess) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_the_errors_are_the_drawn_tree() -> None:
+def test_errors_form_the_documented_tree() -> None:
     assert issubclass(ConnectionFailure, ConnectionError)
     assert ConnectError.__bases__ == ConnectionLost.__bases__ == (ConnectionFailure,)
     assert issubclass(Interrupted, KeyboardInterrupt)
     assert Interrupted(None).outcome is None
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_exists() -> None:
     for name in nexus.client.__all__:
         assert getattr(nexus.client, name).__name__ == name
     with pytest.raises(AttributeError, match="Klient"):
@@ -77,7 +77,7 @@ def test_every_public_name_is_there() -> None:
 
 
 @pytest.mark.parametrize(("name", "absent"), [("BlockingClient", "asyncio"), ("ConnectError", "socket")])
-def test_a_name_imports_no_more_than_it_needs(root: Path, name: str, absent: str) -> None:
+def test_name_imports_only_what_it_needs(root: Path, name: str, absent: str) -> None:
     script = f"import sys; from nexus.client import {name}; print([m for m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", script], env=isolated_environment(root), capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""``BlockingClient`` with several requests or streams at a time."""
+"""``BlockingClient`` with several concurrent requests or streams."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def client(daemon: DaemonProcess) -> Iterator[BlockingClient]:
         yield connected
 
 
-def test_each_of_many_calls_has_its_own_reply_or_refusal(client: BlockingClient) -> None:
+def test_concurrent_calls_each_have_their_own_outcome(client: BlockingClient) -> None:
     made = dict(client.calls([CreateVm(f"vm-{number}") for number in range(100)]))
     assert sorted(made) == list(range(100))
     assert all(isinstance(vm, dict) and vm["name"] == f"vm-{place}" for place, vm in made.items())
@@ -32,7 +32,7 @@ def test_each_of_many_calls_has_its_own_reply_or_refusal(client: BlockingClient)
     assert list(client.calls([])) == []
 
 
-def test_what_is_not_done_in_time_is_cancelled_and_the_connection_lives(toy: ToyServer) -> None:
+def test_timed_out_calls_are_cancelled_and_the_connection_survives(toy: ToyServer) -> None:
     with BlockingClient(toy.path) as client:
         with pytest.raises(DeadlineExceeded):
             list(client.calls([Hold(), Hold(), Produce(1)], timeout_s=0.1))
@@ -40,7 +40,7 @@ def test_what_is_not_done_in_time_is_cancelled_and_the_connection_lives(toy: Toy
         assert client.call(Produce(1)).data == bytes(1)
 
 
-def test_streams_are_merged_until_all_have_ended(client: BlockingClient) -> None:
+def test_merge_yields_until_all_streams_have_ended(client: BlockingClient) -> None:
     client.call(CreateVm("a"))
     with (
         client.stream(WatchEvents(follow=False)) as everything,

@@ -1,4 +1,4 @@
-"""What a type checker knows of the clients. It is checked by a test, and never run."""
+"""Types that a type checker infers for the clients. A test checks this file with mypy; it is never run."""
 
 from __future__ import annotations
 

@@ -222,8 +222,9 @@ def test_idle_time_shorter_than_the_start_still_serves_the_client_that_waits(
 
 def test_idle_exit_waits_for_open_streams(make_manager: Callable[..., Manager]) -> None:
     manager = make_manager("--idle-exit", "0.1")
-    process = manager.start_one()
+    # The client is in the socket's queue before the daemon starts, so that no idle time passes without it.
     with RawClient(manager.daemon.socket_path) as client:
+        process = manager.start_one()
         items = client.items(client.begin(WatchEvents()))
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.6)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from nexus_protocol import Cancelled, Command, DeadlineExceeded, NexusError, Unavailable
+from nexus_protocol import Cancelled, Command, DeadlineExceeded, Unavailable
 from support.raw import RawClient, wait_until
 from support.toy import Count, Durable, Hold, Produce, Reluctant, ToyServer
 
@@ -68,14 +68,16 @@ def test_deadline_in_the_turn_of_a_cancel_gives_one_answer_that_agrees_with_the_
 
 def test_deadline_about_the_time_of_a_cancel_always_agrees_with_the_context(toy: ToyServer) -> None:
     client = toy.connect()
-    errors: list[NexusError] = []
     for number in range(40):
+        seen = len(toy.timed_out)
         sequence = client.begin(Hold(timeout_ms=5))
         threading.Event().wait(0.004 + number * 0.00005)
         client.cancel(sequence)
-        errors.append(client.error(sequence))
-    assert toy.timed_out == [isinstance(error, DeadlineExceeded) for error in errors]
-    assert all(isinstance(error, (DeadlineExceeded, Cancelled)) for error in errors)
+        error = client.error(sequence)
+        # On a busy machine the Cancel may arrive with the request, whose handler then never begins.
+        never_began = [] if isinstance(error, Cancelled) else None
+        assert toy.timed_out[seen:] in ([isinstance(error, DeadlineExceeded)], never_began)
+        assert isinstance(error, (DeadlineExceeded, Cancelled))
 
 
 @pytest.mark.parametrize("first", ["deadline", "cancel"])

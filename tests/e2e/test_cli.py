@@ -1,4 +1,4 @@
-"""A person's way through nexusctl, byte for byte: what it prints, where, and with which exit code."""
+"""The output of nexusctl byte for byte, by stream, with its exit codes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def cli(daemon: DaemonProcess) -> Cli:
 
 
 def change_database(daemon: DaemonProcess, statement: str) -> None:
-    """Change a record as no command can: between a stop and a start."""
+    """Run an SQL statement on the database while the daemon is stopped."""
     daemon.stop()
     with contextlib.closing(sqlite3.connect(daemon.database)) as database, database:
         assert database.execute(statement).rowcount == 1
     daemon.start()
 
 
-def test_the_first_steps_print_what_they_always_printed(daemon: DaemonProcess, cli: Cli) -> None:
+def test_vm_commands_print_exactly_the_documented_output(daemon: DaemonProcess, cli: Cli) -> None:
     size = daemon.database.stat().st_size
     assert cli("status") == (
         0,
@@ -75,7 +75,7 @@ def test_the_first_steps_print_what_they_always_printed(daemon: DaemonProcess, c
     assert cli("version") == (0, "nexusctl 0.1.0\n", "")
 
 
-def test_inspect_shows_every_field_that_is_set(daemon: DaemonProcess, cli: Cli) -> None:
+def test_vm_inspect_shows_every_set_field(daemon: DaemonProcess, cli: Cli) -> None:
     vm = cli("vm", "create", "my-vm", "-o", "json").json
     lines = cli("vm", "inspect", "my-vm").lines
     assert re.fullmatch(r"Created: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", lines.pop())
@@ -93,14 +93,14 @@ def test_inspect_shows_every_field_that_is_set(daemon: DaemonProcess, cli: Cli) 
     ]
 
 
-def test_a_running_vm_is_not_deleted(daemon: DaemonProcess, cli: Cli) -> None:
+def test_delete_of_a_running_vm_is_refused(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "busy")
     change_database(daemon, "UPDATE vms SET state = 'running'")
     refused = cli("vm", "delete", "busy", "--yes")
     assert refused == (5, "", 'Error: cannot delete VM "busy": VM is running, stop it first\n')
 
 
-def test_without_a_daemon_it_says_so_and_how_to_start_it(root: Path) -> None:
+def test_commands_without_a_daemon_fail_with_a_hint_to_start_it(root: Path) -> None:
     environment = isolated_environment(root)
     cli = Cli(environment)
     path = root / "run" / "nexus" / "nexus.sock"
@@ -112,7 +112,7 @@ def test_without_a_daemon_it_says_so_and_how_to_start_it(root: Path) -> None:
     for words in (("status",), ("vm", "list"), ("events",), ("settings", "list"), ("db", "status")):
         assert cli(*words) == (3, "", sentence.format("nexusctl daemon start"))
     assert cli("version") == (0, "nexusctl 0.1.0\n", "")
-    # Where a systemd user manager runs and has the unit, the hint is about that one.
+    # With a systemd user manager that has the unit, the hint names the unit.
     (root / "run" / "systemd").mkdir()
     (root / "run" / "systemd" / "private").touch()
     assert cli("status").err == sentence.format("nexusctl daemon start")
@@ -136,11 +136,11 @@ def test_without_a_daemon_it_says_so_and_how_to_start_it(root: Path) -> None:
         (RuntimeError("x"), 1),
     ],
 )
-def test_each_error_has_its_exit_code(error: Exception, code: int) -> None:
+def test_exit_code_of_each_error_class(error: Exception, code: int) -> None:
     assert exit_code(error) == code
 
 
-def test_the_exit_codes_of_the_table_are_what_a_script_sees(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
+def test_exit_codes_of_the_process_match_the_table(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
     assert cli("vm", "create", "a").code == 0
     assert cli("vm", "delete", "a").code == 1
     assert cli("db", "check", "--db", str(root / "none.db")).code == 1
@@ -152,11 +152,11 @@ def test_the_exit_codes_of_the_table_are_what_a_script_sees(daemon: DaemonProces
     assert cli("vm", "create", "a").code == 5
     backup = cli("db", "backup", "-o", "name").out.strip()
     assert cli("db", "restore", backup, "--yes").code == 5
-    assert cli("vm", "delete", "none", "a", "--yes").code == 4  # of the first that failed; the second is gone
+    assert cli("vm", "delete", "none", "a", "--yes").code == 4  # the first failure decides; the second VM is deleted
     assert cli("vm", "list", "-o", "json").out == "[]\n"
 
 
-def test_a_daemon_that_dies_while_it_is_listened_to_is_exit_3(daemon: DaemonProcess, cli: Cli) -> None:
+def test_events_of_a_killed_daemon_end_with_exit_code_3(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     following = cli.start("events")
     assert following.stdout is not None
@@ -166,14 +166,14 @@ def test_a_daemon_that_dies_while_it_is_listened_to_is_exit_3(daemon: DaemonProc
     out, err = following.communicate(timeout=30)
     assert (following.returncode, out) == (3, b"")
     assert err.decode() == (
-        "\n  Go on from here: nexusctl events --after 1\n"
+        "\n  Continue from here: nexusctl events --after 1\n"
         "Error: the connection to the daemon was lost\n"
-        "  Whether an unanswered request was carried out is not known; look before you repeat it.\n"
+        "  Whether an unanswered request was carried out is not known; check before you repeat it.\n"
         "  The daemon may have been stopped or restarted: nexusctl daemon status\n"
     )
 
 
-def test_ten_thousand_vms_are_listed_page_by_page(daemon: DaemonProcess, cli: Cli) -> None:
+def test_vm_list_of_ten_thousand_is_complete(daemon: DaemonProcess, cli: Cli) -> None:
     daemon.stop()
     rows = ((f"{n:08x}-0000-4000-8000-000000000000", f"vm-{n:05d}", n + 3, n) for n in range(10_000))
     with contextlib.closing(sqlite3.connect(daemon.database)) as database, database:
@@ -190,7 +190,7 @@ def test_ten_thousand_vms_are_listed_page_by_page(daemon: DaemonProcess, cli: Cl
     assert (len(quick.lines), quick.err, quick.code) == (2, "", 141)
 
 
-def test_interrupted_it_says_how_to_go_on(daemon: DaemonProcess, cli: Cli) -> None:
+def test_interrupted_events_print_how_to_continue(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     cli.ok("vm", "create", "b")
     following = cli.start("events", "-o", "jsonl")
@@ -202,16 +202,16 @@ def test_interrupted_it_says_how_to_go_on(daemon: DaemonProcess, cli: Cli) -> No
     assert (following.returncode, out, err) == (
         130,
         b"",
-        b"\n  Go on from here: nexusctl events -o jsonl --after 2\nInterrupted.\n",
+        b"\n  Continue from here: nexusctl events -o jsonl --after 2\nInterrupted.\n",
     )
 
 
-def test_nexusd_tells_where_the_database_can_be_put(cli: Cli) -> None:
-    shown = cli.shell("nexusd --help")
+def test_nexusd_help_shows_the_db_option_with_its_default(root: Path) -> None:
+    shown = Cli(isolated_environment(root)).shell("nexusd --help")
     assert shown.code == 0
     assert re.search(r"--db PATH +the database \(default: \$XDG_STATE_HOME/nexus/nexus\.db\)", shown.out)
 
 
-def test_both_names_of_the_program_are_the_same(daemon: DaemonProcess, cli: Cli) -> None:
+def test_nxc_and_plural_nouns_are_aliases(daemon: DaemonProcess, cli: Cli) -> None:
     assert cli.shell("nxc vm list -o json").out == "[]\n"
     assert cli.shell("nexusctl vms list -o json").out == "[]\n"

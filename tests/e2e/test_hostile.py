@@ -332,8 +332,14 @@ def test_connection_closed_within_a_frame_leaves_no_request_behind(impatient: Da
         for cut in range(1, 40, 3):
             with RawClient(impatient.socket_path) as client:
                 client.send_bytes(_numbered(ListVms(), 10) + encode_frame(51, 77) + frame(Ping(b"x" * 30), 78)[:cut])
-        wait_until(lambda: neighbour.call(GetSystemStatus()).connections <= 1, "the end of the others")
-        assert neighbour.call(GetSystemStatus()).open_requests <= 1
+        with RawClient(impatient.socket_path) as last:
+            last.call(Ping())  # connections are accepted in order: all others were before this one
+
+        def settled() -> bool:
+            status = neighbour.call(GetSystemStatus())
+            return status.connections <= 1 and status.open_requests <= 1
+
+        wait_until(settled, "the end of the others and of their requests")
 
 
 def test_half_closed_client_gets_replies_that_wait_for_room(impatient: DaemonProcess, client: RawClient) -> None:

@@ -1,4 +1,4 @@
-"""kill -9 of the daemon in the middle of eight writers: what was acknowledged holds, and journal and rows agree."""
+"""kill -9 of the daemon while eight clients write: acknowledged changes are kept, and journal and rows agree."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import DaemonProcess
+from support.soak import SOAK
 from support.stores import look_at
 
 from nexus.client import BlockingClient
@@ -23,7 +24,7 @@ WRITERS = 8
 
 
 class Writer(threading.Thread):
-    """One client that creates and deletes as fast as it can, and knows what it was told."""
+    """A client that creates and deletes VMs without pause and keeps the acknowledged changes."""
 
     def __init__(self, number: int, seed: int, socket_path: Path, acknowledged: Callable[[], None]) -> None:
         super().__init__(name=f"writer-{number}")
@@ -34,7 +35,7 @@ class Writer(threading.Thread):
         self.created: dict[str, Vm] = {}
         self.deleted: set[str] = set()
         self.in_doubt: str | None = None
-        """The name in a request that was never answered."""
+        """The name in the request that has no reply yet."""
         self.problem: BaseException | None = None
 
     def run(self) -> None:
@@ -60,25 +61,25 @@ class Writer(threading.Thread):
             self.acknowledged()
 
 
-class Truth:
-    """What all writers were told so far, over all kills."""
+class Acknowledged:
+    """The changes acknowledged to all writers, over all kills."""
 
     def __init__(self) -> None:
-        self.alive: dict[str, Vm] = {}
-        self.gone: dict[str, Vm] = {}
+        self.present: dict[str, Vm] = {}
+        self.deleted: dict[str, Vm] = {}
 
-    def take(self, writers: list[Writer], found: set[str]) -> None:
-        """Add a round, and hold it against the names that are in the table."""
+    def add_round(self, writers: list[Writer], found: set[str]) -> None:
+        """Add the writers of a round; ``found`` are the names in the table, which settle the unanswered requests."""
         for writer in writers:
             if writer.problem is not None:
                 raise writer.problem
             for name, vm in writer.created.items():
                 if name == writer.in_doubt:
-                    continue  # its delete may have happened
-                (self.gone if name in writer.deleted else self.alive)[name] = vm
+                    continue  # it may have been deleted
+                (self.deleted if name in writer.deleted else self.present)[name] = vm
             doubtful = writer.created.get(writer.in_doubt or "")
             if doubtful is not None:
-                (self.alive if doubtful.name in found else self.gone)[doubtful.name] = doubtful
+                (self.present if doubtful.name in found else self.deleted)[doubtful.name] = doubtful
 
 
 def rows_of(database: sqlite3.Connection) -> dict[str, tuple[str, int]]:
@@ -86,7 +87,7 @@ def rows_of(database: sqlite3.Connection) -> dict[str, tuple[str, int]]:
 
 
 def check_journal(database: sqlite3.Connection, rows: dict[str, tuple[str, int]]) -> None:
-    """Played from its beginning, the journal gives exactly the table, and no CID was ever given out twice at once."""
+    """A replay of the whole journal gives exactly the table, and no two VMs have a CID at the same time."""
     alive: dict[str, tuple[str, int]] = {}
     cids: set[int] = set()
     events = defaultdict(list)
@@ -99,26 +100,28 @@ def check_journal(database: sqlite3.Connection, rows: dict[str, tuple[str, int]]
         events[id_].append(kind)
         cid = json.loads(detail)["cid"]
         if kind == "vm.created":
-            assert cid not in cids, f"CID {cid} was given out twice"
+            assert cid not in cids, f"CID {cid} was assigned twice"
             cids.add(cid)
             alive[name] = (id_, cid)
         else:
             assert alive.pop(name) == (id_, cid)
             cids.discard(cid)
     assert alive == rows
-    here = {id_ for id_, _ in rows.values()}
+    present = {id_ for id_, _ in rows.values()}
     for id_, kinds in events.items():
-        assert kinds == (["vm.created"] if id_ in here else ["vm.created", "vm.deleted"])
+        assert kinds == (["vm.created"] if id_ in present else ["vm.created", "vm.deleted"])
 
 
 @pytest.mark.slow
-def test_twenty_kills_among_eight_writers_lose_nothing_that_was_acknowledged(
-    make_daemon: Callable[..., DaemonProcess],
+@pytest.mark.soak
+@pytest.mark.parametrize("repetition", range(SOAK))
+def test_store_twenty_kills_among_eight_writers_lose_nothing_acknowledged(
+    make_daemon: Callable[..., DaemonProcess], repetition: int
 ) -> None:
     daemon = make_daemon()
-    truth = Truth()
-    chance = random.Random(9)
-    for kill in range(KILLS):
+    acknowledged = Acknowledged()
+    chance = random.Random(9 + repetition)
+    for kill in range(repetition * KILLS, (repetition + 1) * KILLS):
         daemon.start()
         enough = threading.Semaphore(0)
         writers = [Writer(number, kill, daemon.socket_path, enough.release) for number in range(WRITERS)]
@@ -132,19 +135,19 @@ def test_twenty_kills_among_eight_writers_lose_nothing_that_was_acknowledged(
             assert not writer.is_alive()
         with look_at(daemon.database) as database:
             rows = rows_of(database)
-            truth.take(writers, set(rows))
-            for name, vm in truth.alive.items():
-                assert rows.get(name) == (vm.id, vm.cid), f"{name} was created, and is not there"
-            assert not truth.gone.keys() & rows.keys(), "a deleted one is there"
-            doubtful = {writer.in_doubt for writer in writers}
-            for name in rows.keys() - truth.alive.keys():
-                assert name in doubtful, f"nobody asked for {name}"
+            acknowledged.add_round(writers, set(rows))
+            for name, vm in acknowledged.present.items():
+                assert rows.get(name) == (vm.id, vm.cid), f"{name} was created and is missing"
+            assert not acknowledged.deleted.keys() & rows.keys(), "a deleted VM is present"
+            in_doubt = {writer.in_doubt for writer in writers}
+            for name in rows.keys() - acknowledged.present.keys():
+                assert name in in_doubt, f"{name} was not requested"
                 id_, cid = rows[name]
-                truth.alive[name] = Vm(id_, name, "work", "created", cid, 1, 128, 0, 0)  # type: ignore[arg-type]
+                acknowledged.present[name] = Vm(id_, name, "work", "created", cid, 1, 128, 0, 0)  # type: ignore[arg-type]
             check_journal(database, rows)
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    assert len(truth.alive) > 100
-    assert len(truth.gone) > 100
+    assert len(acknowledged.present) > 100
+    assert len(acknowledged.deleted) > 100
     daemon.start()
     assert daemon.stop() == 0
     assert "Traceback" not in daemon.log()

@@ -88,7 +88,7 @@ def test_shutdown_answers_drains_and_exits_0(daemon: DaemonProcess) -> None:
     assert daemon.process is not None
     assert daemon.process.wait(30) == 0
     assert not daemon.socket_path.exists()
-    assert "a client asked for it" in daemon.log()
+    assert "requested by a client" in daemon.log()
 
 
 def test_client_that_does_not_read_cannot_delay_the_stop(make_daemon: Make) -> None:

@@ -1,4 +1,4 @@
-"""What README shows is what happens: its tour line by line, its Python, its configuration, its table of folders."""
+"""The README is true: its tour line by line, its Python, its configuration, its table of folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 class Step(NamedTuple):
-    """One command of the tour, and the lines that it is said to print."""
+    """One command of the tour and its documented output."""
 
     command: str
     expected: list[str]
@@ -32,7 +32,7 @@ def blocks(language: str) -> list[str]:
 
 
 def tour() -> Iterator[Step]:
-    """The commands of the console blocks, with what follows each."""
+    """The commands of the console blocks, with the lines after each."""
     for block in blocks("console"):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, *expected = part.replace("\\\n", "").rstrip("\n").split("\n")
@@ -40,11 +40,12 @@ def tour() -> Iterator[Step]:
 
 
 def matches(expected: str, line: str) -> bool:
-    """Whether a printed line is the shown one, where … stands for anything."""
+    """Whether a printed line matches the shown one, in which … stands for any text."""
     return re.fullmatch(".+?".join(re.escape(piece) for piece in expected.split("…")), line) is not None
 
 
-def test_every_line_of_the_tour_is_true(root: Path) -> None:
+@pytest.mark.slow
+def test_readme_tour_prints_what_it_shows(root: Path) -> None:
     programs = Path(sys.executable).parent
     environment = isolated_environment(root)
     environment["PATH"] = f"{programs}:{environment['PATH']}"
@@ -75,7 +76,7 @@ def test_every_line_of_the_tour_is_true(root: Path) -> None:
         )
 
 
-def test_the_python_example_runs(daemon: DaemonProcess) -> None:
+def test_readme_python_example_runs(daemon: DaemonProcess) -> None:
     (example,) = blocks("python")
     done = subprocess.run(
         [sys.executable, "-c", example],
@@ -89,19 +90,19 @@ def test_the_python_example_runs(daemon: DaemonProcess) -> None:
     assert done.stdout.splitlines() == ["from-python 3", "1", "1 vm.created from-python"]
 
 
-def test_the_configuration_shown_is_every_key_with_its_default(tmp_path: Path) -> None:
+def test_readme_configuration_shows_every_key_with_its_default(tmp_path: Path) -> None:
     (example,) = [block for block in blocks("toml") if block.startswith("# config.toml")]
     path = tmp_path / "config.toml"
     path.write_text(example)
     assert load_config(str(path)) == Config(str(path))
     for name in Limits._fields:
         assert re.search(rf"^{name} = ", example, re.MULTILINE), name
-    # What is commented out is a key as well.
+    # Commented lines are keys as well.
     path.write_text(re.sub(r"^# (?=\w+ = )", "", example, flags=re.MULTILINE))
     assert load_config(str(path)).database_path == "/home/me/.local/state/nexus/nexus.db"
 
 
-def test_the_project_file_shown_is_one(tmp_path: Path) -> None:
+def test_readme_project_file_is_valid(tmp_path: Path) -> None:
     (example,) = [block for block in blocks("toml") if block.startswith("# nexus.toml")]
     path = tmp_path / "nexus.toml"
     path.write_text(example)
@@ -112,12 +113,12 @@ def test_the_project_file_shown_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["make start", "make test"])
-def test_the_two_commands_are_targets(command: str) -> None:
+def test_readme_make_commands_are_targets(command: str) -> None:
     assert command in README.split("## Five minutes")[0]
     target = command.removeprefix("make ")
     assert re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
 
 
-def test_the_folders_it_names_are_there() -> None:
+def test_readme_folders_exist() -> None:
     for name in re.findall(r"`((?:nexus|protocol|systemd|tests)/[a-z]*/?)`", README):
         assert (REPOSITORY / name).is_dir(), name

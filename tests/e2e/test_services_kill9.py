@@ -1,4 +1,4 @@
-"""kill -9 of the daemon: services go on, their ends are not lost, and no pid is mistaken for another."""
+"""kill -9 of the daemon: services keep running, their exits are recorded, and reused pids are not touched."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 from support.raw import wait_until
-from support.services import ServiceWorld, facts_of
+from support.services import ServiceWorld, stat_fields
+from support.soak import SOAK
 from support.stores import look_at
 
 from nexus.client.errors import ConnectionFailure
@@ -28,23 +29,23 @@ from nexus.services.states import RestartPolicy, ServiceState
 
 ROUNDS = 15
 WORKERS = 3
-RESTING = (ServiceState.STOPPED, ServiceState.FAILED)
+INACTIVE = (ServiceState.STOPPED, ServiceState.FAILED)
 
 
 @pytest.fixture
 def world(root: Path) -> Iterator[ServiceWorld]:
-    """A running daemon; nothing of it or of its services is left afterwards."""
+    """A running daemon; it and all processes of its services are ended after the test."""
     with ServiceWorld(root) as world:
         world.daemon.start()
         yield world
 
 
 def is_gone(pid: int) -> bool:
-    return facts_of(pid)[:1] in ([], ["Z"])
+    return stat_fields(pid)[:1] in ([], ["Z"])
 
 
 @pytest.mark.slow
-def test_ten_services_outlive_the_daemon_and_three_ends_are_not_lost(world: ServiceWorld) -> None:
+def test_ten_services_outlive_the_daemon_and_three_exits_are_recorded(world: ServiceWorld) -> None:
     names = [f"stays-{number}" for number in range(7)]
     for name in names:
         world.puppet(name)
@@ -54,20 +55,20 @@ def test_ten_services_outlive_the_daemon_and_three_ends_are_not_lost(world: Serv
     ends = {"done": "exit 0", "fails": "exit 3", "dies": "kill SEGV"}
     for name in (*names, *ends):
         world.call(StartService(service=name))
-        world.tell(name, "say before")
+        world.order(name, "say before")
     before = world.services()
     assert {service.state for service in before.values()} == {ServiceState.RUNNING}
 
     world.daemon.kill()
     for name in (*names, *ends):
-        world.tell(name, "say meanwhile")
+        world.order(name, "say meanwhile")
     for name, end in ends.items():
-        world.tell(name, end)
+        world.order(name, end)
     for name, service in before.items():
         wait_until(lambda service=service: b"meanwhile" in world.kept_on_disk(service), f"the output of {name}")
         assert service.pid is not None
     for name in ends:
-        wait_until(lambda name=name: is_gone(before[name].pid or 0), f"the end of {name}")
+        wait_until(lambda name=name: is_gone(before[name].pid or 0), f"{name} to end")
     restarted_at = time.time_ns() // 1_000_000
     world.daemon.start()
 
@@ -75,8 +76,8 @@ def test_ten_services_outlive_the_daemon_and_three_ends_are_not_lost(world: Serv
     for name in names:
         same = (after[name].state, after[name].pid, after[name].started_at, after[name].restarts)
         assert same == (ServiceState.RUNNING, before[name].pid, before[name].started_at, 0)
-        world.tell(name, "say after")
-        wait_until(lambda name=name: b"after" in world.output(name), "what it says to the new daemon")
+        world.order(name, "say after")
+        wait_until(lambda name=name: b"after" in world.output(name), f"the output of {name} after the restart")
         assert world.output(name) == b"before\nmeanwhile\nafter\n"
         assert [piece.at <= restarted_at for piece in world.pieces(name)] == [True, True, False]
 
@@ -86,7 +87,7 @@ def test_ten_services_outlive_the_daemon_and_three_ends_are_not_lost(world: Serv
     assert (dies.reason or "").startswith("killed by SIGSEGV")
     assert {done.stopped_at is not None and done.stopped_at <= restarted_at for done in (done, dies)} == {True}
     assert {service.pid for service in (done, dies)} == {None}
-    again = world.wait_for("fails", lambda service: service.state is ServiceState.RUNNING, "its restart")
+    again = world.wait_for("fails", lambda service: service.state is ServiceState.RUNNING, "to run again")
     assert again.restarts == 1
     assert again.pid != before["fails"].pid
     exits = {event.subject_name: event.detail for event in world.events("service.exited")}
@@ -104,7 +105,7 @@ def test_ten_services_outlive_the_daemon_and_three_ends_are_not_lost(world: Serv
 
 
 class Worker(threading.Thread):
-    """Somebody who starts, stops and restarts services of his own, and knows what he was told."""
+    """A client that starts, stops and restarts its own two services and keeps the acknowledged states."""
 
     def __init__(self, world: ServiceWorld, number: int, seed: int, acknowledged: Callable[[], None]) -> None:
         super().__init__(name=f"worker-{number}")
@@ -113,7 +114,7 @@ class Worker(threading.Thread):
         self.chance = random.Random(f"{number} {seed}")
         self.acknowledged = acknowledged
         self.up: dict[str, bool] = {}
-        """What each service was last acknowledged to be."""
+        """Whether each service was last acknowledged as started; unknown ones are missing."""
         self.in_doubt: str | None = None
         self.problem: BaseException | None = None
 
@@ -128,7 +129,7 @@ class Worker(threading.Thread):
                         client.call(verb(service=name))
                         self.up[name] = verb is not StopService
                     except ServiceStartFailed:
-                        assert name.endswith("short")  # it may end before it counts as up
+                        assert name.endswith("short")  # it may exit within its start window
                         self.up.pop(name, None)
                     self.in_doubt = None
                     self.acknowledged()
@@ -138,20 +139,20 @@ class Worker(threading.Thread):
             self.problem = problem
 
 
-def untrue(world: ServiceWorld) -> list[str]:
-    """What rows say that is not so; a row that says it is on its way is still to become true of something."""
+def violations(world: ServiceWorld) -> list[str]:
+    """Rows that do not match the processes. Starting and stopping services are included: they have to settle first."""
     before = world.services()
     runs = world.runs()
     if before != world.services():
-        return ["rows still change"]
+        return ["rows are still changing"]
     found = [f"{name}: two runs at once {runs[name]}" for name in runs if len(runs[name]) > 1]
     found += [f"{name}: no such service" for name in runs.keys() - before.keys()]
     for name, service in before.items():
         pids = [pid for run in runs.get(name, {}).values() for pid in run]
         if service.state is ServiceState.RUNNING:
             if service.pid not in pids:
-                found.append(f"{name}: runs as {service.pid}, and there is {pids}")
-        elif service.state not in RESTING:
+                found.append(f"{name}: its row has pid {service.pid}, its processes are {pids}")
+        elif service.state not in INACTIVE:
             found.append(f"{name}: {service.state}")
         elif pids or service.pid is not None:
             found.append(f"{name}: {service.state} with {pids}, pid {service.pid}")
@@ -159,21 +160,23 @@ def untrue(world: ServiceWorld) -> list[str]:
 
 
 def settle(world: ServiceWorld) -> None:
-    """Wait until every row is true, and say what is not."""
+    """Wait until all rows match the processes; otherwise fail with the violations."""
     try:
-        wait_until(lambda: not untrue(world), "rows that are true", 20)
+        wait_until(lambda: not violations(world), "the rows to match the processes", 20)
     except AssertionError:
-        assert untrue(world) == []
+        assert violations(world) == []
 
 
 def runs_in_database(world: ServiceWorld) -> dict[str, str | None]:
-    """The run that each row knows; for while there is no daemon."""
+    """The run id in each row, read without a daemon."""
     with look_at(world.daemon.database) as database:
         return dict(database.execute("SELECT name, run_id FROM service"))
 
 
 @pytest.mark.slow
-def test_whenever_the_daemon_is_killed_the_next_one_finds_the_truth(world: ServiceWorld) -> None:
+@pytest.mark.soak
+@pytest.mark.parametrize("repetition", range(SOAK))
+def test_daemon_killed_at_random_moments_adopts_exactly_what_runs(world: ServiceWorld, repetition: int) -> None:
     for number in range(WORKERS):
         world.puppet(f"w{number}-steady", start_window_ms=20 * number, restart=RestartPolicy.ALWAYS)
         lock = world.root / f"w{number}-short"
@@ -186,9 +189,9 @@ def test_whenever_the_daemon_is_killed_the_next_one_finds_the_truth(world: Servi
             restart_backoff_max_ms=10,
             restart_limit=2,
         )
-    chance = random.Random(4)
+    chance = random.Random(4 + repetition)
     kills_in_a_run = 0
-    for seed in range(ROUNDS):
+    for seed in range(repetition * ROUNDS, (repetition + 1) * ROUNDS):
         enough = threading.Semaphore(0)
         workers = [Worker(world, number, seed, enough.release) for number in range(WORKERS)]
         for worker in workers:
@@ -204,7 +207,7 @@ def test_whenever_the_daemon_is_killed_the_next_one_finds_the_truth(world: Servi
         known = runs_in_database(world)
         for name, runs in world.runs().items():
             kills_in_a_run += 1
-            assert set(runs) == {known[name]}, f"{name} has processes that its row does not know"
+            assert set(runs) == {known[name]}, f"{name} has processes of a run that is not in its row"
 
         world.daemon.start()
         settle(world)
@@ -214,7 +217,7 @@ def test_whenever_the_daemon_is_killed_the_next_one_finds_the_truth(world: Servi
             if steady != worker.in_doubt and steady in worker.up:
                 assert (now[steady].state is ServiceState.RUNNING) is worker.up[steady], now[steady]
     assert world.ran_twice() == []
-    assert kills_in_a_run > ROUNDS  # else it showed nothing
+    assert kills_in_a_run > ROUNDS  # otherwise the kills met no running service
     world.cli.ok("service", "stop", "--all")
     settle(world)
     assert world.runs() == {}
@@ -222,11 +225,11 @@ def test_whenever_the_daemon_is_killed_the_next_one_finds_the_truth(world: Servi
     assert "Traceback" not in world.daemon.log()
 
 
-# A pid that the kernel gave to somebody else
+# Pids that the kernel has given to another process
 
 
 class Bystander:
-    """A process that leads a session of its own, with a child in it: who took it for a service would end both."""
+    """A session leader with a child. A daemon that took it for a service would end both."""
 
     def __init__(self) -> None:
         script = "import os, time; child = os.fork(); child and print(child, flush=True); time.sleep(600)"
@@ -238,7 +241,7 @@ class Bystander:
         self.pid = self.process.pid
         self.pids = {self.pid, self.child}
 
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         return not any(is_gone(pid) for pid in self.pids)
 
     def close(self) -> None:
@@ -252,7 +255,7 @@ class Bystander:
 
 @pytest.fixture
 def bystander() -> Iterator[Bystander]:
-    """A process that has nothing to do with any service."""
+    """A process that belongs to no service."""
     bystander = Bystander()
     try:
         yield bystander
@@ -261,19 +264,19 @@ def bystander() -> Iterator[Bystander]:
 
 
 def kill_run(world: ServiceWorld, service: Service) -> Path:
-    """End a run with its shim, so that nobody writes how it ended; gives the folder of its files."""
+    """Kill a run and its shim, so that its exit is not recorded; return the folder of its files."""
     assert service.pid is not None
-    shim = int(facts_of(service.pid)[1])
+    shim = int(stat_fields(service.pid)[1])
     os.kill(shim, signal.SIGKILL)
     os.kill(service.pid, signal.SIGKILL)
-    wait_until(lambda: is_gone(shim) and is_gone(service.pid or 0), "the end of the run")
+    wait_until(lambda: is_gone(shim) and is_gone(service.pid or 0), "the run to end")
     folders = [path.parent for path in world.daemon.state.rglob(f"service-{service.id}/*/status")]
     assert len(folders) == 1
     return folders[0]
 
 
 def forge(folder: Path, pid: int, start: str) -> None:
-    """Have the status file of a run name a process as its main one and as its shim."""
+    """Write a pid into the status file of a run, as its main process and as its shim."""
     status = folder / "status"
     data = status.read_bytes()
     words = data[:256].decode().split()
@@ -288,9 +291,9 @@ def forge(folder: Path, pid: int, start: str) -> None:
 @pytest.mark.parametrize(
     ("same_start", "locked"),
     [(False, False), (False, True), (True, False)],
-    ids=["the kernel gave it away", "and somebody holds the lock", "and the file agrees with it"],
+    ids=["reused pid", "reused pid and held lock", "reused pid with its start time"],
 )
-def test_a_pid_of_somebody_else_is_neither_reported_nor_touched(
+def test_status_file_with_a_foreign_pid_is_neither_reported_nor_signalled(
     world: ServiceWorld, bystander: Bystander, same_start: bool, locked: bool
 ) -> None:
     world.puppet("web", restart=RestartPolicy.NO)
@@ -298,7 +301,7 @@ def test_a_pid_of_somebody_else_is_neither_reported_nor_touched(
     service = world.service("web")
     world.daemon.kill()
     folder = kill_run(world, service)
-    forge(folder, bystander.pid, facts_of(bystander.pid)[19] if same_start else "")
+    forge(folder, bystander.pid, stat_fields(bystander.pid)[19] if same_start else "")
     with look_at(world.daemon.database) as database:
         assert database.execute("SELECT status FROM service").fetchall() == [("running",)]
     held = (folder / "lock").open("rb")
@@ -306,29 +309,27 @@ def test_a_pid_of_somebody_else_is_neither_reported_nor_touched(
         if locked:
             fcntl.flock(held, fcntl.LOCK_EX)
         world.daemon.start()
-        found = world.wait_for("web", lambda service: service.state not in ("running", "starting"), "its end")
+        found = world.wait_for("web", lambda service: service.state not in ("running", "starting"), "to end")
         assert (found.state, found.pid) == (ServiceState.FAILED, None)
         assert found.reason
-        assert bystander.lives()
+        assert bystander.is_alive()
         world.call(StopService(service="web"))
-        assert bystander.lives()
+        assert bystander.is_alive()
         world.call(StartService(service="web"))
         assert world.service("web").pid not in bystander.pids
         world.call(StopService(service="web"))
         world.daemon.kill()
         world.daemon.start()
-        assert bystander.lives()
+        assert bystander.is_alive()
         world.call(RemoveService(service="web"))
-        assert bystander.lives()
+        assert bystander.is_alive()
     finally:
         held.close()
     assert world.daemon.stop() == 0
     assert "Traceback" not in world.daemon.log()
 
 
-def test_a_row_that_names_a_pid_of_somebody_else_does_not_make_it_ours(
-    world: ServiceWorld, bystander: Bystander
-) -> None:
+def test_row_with_a_foreign_pid_is_failed_and_the_process_kept(world: ServiceWorld, bystander: Bystander) -> None:
     world.puppet("web")
     world.call(StartService(service="web"))
     service = world.service("web")
@@ -344,4 +345,4 @@ def test_a_row_that_names_a_pid_of_somebody_else_does_not_make_it_ours(
     assert (found.state, found.pid) == (ServiceState.FAILED, None)
     world.call(StopService(service="web"))
     world.call(RemoveService(service="web"))
-    assert bystander.lives()
+    assert bystander.is_alive()

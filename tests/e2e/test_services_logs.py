@@ -1,4 +1,4 @@
-"""What services write, byte for byte, through the client and ``nexusctl service logs``; and who follows it."""
+"""The output of services byte for byte, by the client and ``nexusctl service logs``, and followers of it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def world(root: Path) -> Iterator[ServiceWorld]:
-    """A running daemon; nothing of it or of its services is left afterwards."""
+    """A running daemon; it and all processes of its services are ended after the test."""
     with ServiceWorld(root) as world:
         world.daemon.start()
         yield world
 
 
 def read_logs(world: ServiceWorld, *arguments: str) -> bytes:
-    """What ``nexusctl service logs`` prints, as bytes."""
+    """The bytes that ``nexusctl service logs`` prints."""
     process = world.cli.start("service", "logs", *arguments)
     out, error = process.communicate(timeout=WAIT_S)
     assert (process.returncode, error) == (0, b"")
@@ -41,14 +41,14 @@ PAYLOADS: dict[str, bytes] = {
     "no newline at the end": b"first\nsecond without an end",
     "lines of 10 MB": (b"a" * 10_000_000 + b"\n") * 2 + b"short\n" + b"b" * 10_000_000,
     "NUL bytes": b"\0" * 4096 + b"\n\0\0\n" + b"\0",
-    "nothing but line feeds": b"\n" * 100_000,
+    "only line feeds": b"\n" * 100_000,
     "carriage returns": b"10%\r20%\r100%\r\n\r\r\n",
     "random": random.Random(1).randbytes(3 * MIB),
 }
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
-def test_output_comes_back_byte_for_byte(world: ServiceWorld, payload: bytes) -> None:
+def test_output_is_kept_byte_for_byte(world: ServiceWorld, payload: bytes) -> None:
     source = world.root / "payload"
     source.write_bytes(payload)
     world.add("writer", ["cat", str(source)], type=ServiceType.ONESHOT, log_limit_mib=64)
@@ -61,7 +61,7 @@ def test_output_comes_back_byte_for_byte(world: ServiceWorld, payload: bytes) ->
     assert read_logs(world, "writer", "--lines", "1") == end[end.rfind(b"\n") + 1 :] + payload[len(end) :]
 
 
-def test_streams_are_told_apart_and_keep_their_order(world: ServiceWorld) -> None:
+def test_stdout_and_stderr_are_separate_and_in_order(world: ServiceWorld) -> None:
     script = 'for i in 1 2 3 4 5; do printf "o$i\\n"; printf "e$i\\377" >&2; done'
     world.add("both", script, type=ServiceType.ONESHOT)
     world.call(StartService(service="both", wait=True))
@@ -72,7 +72,7 @@ def test_streams_are_told_apart_and_keep_their_order(world: ServiceWorld) -> Non
 
 
 class Follower(threading.Thread):
-    """Somebody who reads on and on, until the last line; ``seen`` is what has come."""
+    """A thread that reads until the last line; ``seen`` has the bytes so far."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         super().__init__()
@@ -86,17 +86,17 @@ class Follower(threading.Thread):
                 return
 
     def wait_for(self, expected: bytes) -> None:
-        """Wait until so much has come, or something else."""
-        wait_until(lambda: len(self.seen) >= len(expected), f"what comes after {self.seen!r}")
+        """Wait until as many bytes have arrived, and compare them."""
+        wait_until(lambda: len(self.seen) >= len(expected), f"more output after {self.seen!r}")
         assert self.seen == expected
 
 
-def test_followers_go_on_over_restarts_and_miss_nothing(world: ServiceWorld) -> None:
+def test_followers_continue_over_restarts_and_miss_nothing(world: ServiceWorld) -> None:
     world.puppet("talks", stop_grace_ms=1000)
     world.call(StartService(service="talks"))
     expected = b"early\n"
-    world.tell("talks", "say early")
-    wait_until(lambda: world.output("talks") == expected, "its first line")
+    world.order("talks", "say early")
+    wait_until(lambda: world.output("talks") == expected, "the first line")
     with world.cli.start("service", "logs", "talks", "-f") as process, world.client() as client:
         assert process.stdout is not None
         stream = client.stream(GetServiceStdout(service="talks", follow=True))
@@ -109,13 +109,13 @@ def test_followers_go_on_over_restarts_and_miss_nothing(world: ServiceWorld) -> 
                 follower.start()
             for run in range(3):
                 for line in range(3):
-                    world.tell("talks", f"say run {run} line {line}")
+                    world.order("talks", f"say run {run} line {line}")
                     expected += b"run %d line %d\n" % (run, line)
                 for follower in followers:
                     follower.wait_for(expected)
                 world.call(RestartService(service="talks"))
             expected += b"the end\n"
-            world.tell("talks", "say the end")
+            world.order("talks", "say the end")
             for follower in followers:
                 follower.join(WAIT_S)
                 assert follower.seen == expected

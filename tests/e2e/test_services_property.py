@@ -1,7 +1,7 @@
-"""Any order of commands, exits and ends of the daemon leaves services whose state is true of their processes.
+"""Random orders of commands, program exits and daemon ends leave records that match the services' processes.
 
-The programs write down when they begin and end, and a trigger in the database what becomes of each row; neither asks
-the daemon. ``NEXUS_TESTS_EXAMPLES`` says how many orders are tried, a few where it is not set.
+The programs note their starts and ends, and a trigger in the database records the changes of each row. Both bypass the
+daemon. ``NEXUS_TESTS_SOAK`` multiplies the number of orders.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import struct
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from nexus_protocol import Command, Internal, NexusError
 from support.daemon import short_directory
 from support.raw import RawClient, wait_until
-from support.service_history import actor, check_history, make_audited, notes_of
-from support.services import ServiceWorld, facts_of
+from support.service_history import check_history, create_audited_database, notes_of, scripted
+from support.services import ServiceWorld, stat_fields
+from support.soak import SOAK
 from support.stores import look_at
 
 from nexus.services.commands import (
@@ -47,14 +49,15 @@ from nexus.services.states import (
 )
 from nexus.system.commands import Ping
 
-EXAMPLES = int(os.environ.get("NEXUS_TESTS_EXAMPLES", "0"))
+PARTS = 5 * SOAK
+EXAMPLES_PER_PART = 3
 PATIENCE_MS = 500
-"""How long a step waits for an answer that may need another step."""
+"""How long a step waits for a reply that may depend on a later step."""
 
 COMMON: dict[str, Any] = {
     "start_window_ms": 20,
     "stop_grace_ms": 80,
-    "restart_backoff_ms": 60,  # longer than a program takes to begin
+    "restart_backoff_ms": 60,  # longer than the start of a program takes
     "restart_backoff_max_ms": 150,
     "log_limit_mib": 1,
 }
@@ -64,27 +67,27 @@ SERVICES: dict[str, dict[str, Any]] = {
     "api": {"restart": RestartPolicy.ALWAYS, "restart_limit": 0, "stop_grace_ms": 250},
     "web": {"stop_grace_ms": 250},
 }
-HABITS = {"init": "exit 0"}
+DEFAULT_ORDERS = {"init": "exit 0"}
 DEPENDENCIES: dict[tuple[str, str], tuple[DependencyCondition, WhenLost]] = {
     ("init", "db"): (DependencyCondition.STARTED, WhenLost.IGNORE),
     ("api", "db"): (DependencyCondition.HEALTHY, WhenLost.RESTART),
     ("api", "init"): (DependencyCondition.COMPLETED, WhenLost.IGNORE),
     ("web", "api"): (DependencyCondition.STARTED, WhenLost.STOP),
 }
-AT_REST = (ServiceState.STOPPED, ServiceState.FAILED)
+INACTIVE = (ServiceState.STOPPED, ServiceState.FAILED)
 
 
-class Stage:
-    """Four services of a daemon, the steps that may be done to them, and what has to be true of them."""
+class Harness:
+    """Four services of a daemon, the steps that act on them, and the invariants that hold for them."""
 
     def __init__(self, world: ServiceWorld) -> None:
         self.world = world
         self.client: RawClient | None = None
         self.open: list[int] = []
-        """Requests that nobody waits for yet."""
+        """Requests whose replies are checked later."""
         self.settled: dict[str, Service] = {}
-        """As they were when they were last looked at."""
-        make_audited(world.daemon.database)
+        """The records that the last check found."""
+        create_audited_database(world.daemon.database)
         for name in SERVICES:
             os.mkfifo(world.root / f"{name}.fifo", 0o600)
             for suffix in ("lock", "notes", "plan"):
@@ -95,26 +98,26 @@ class Stage:
             self.request(self.dependency(*edge))
 
     def definition(self, name: str) -> AddService:
-        """As a service is added."""
-        argv = actor(self.world.root / name, HABITS.get(name, "stay"))
+        """The command that adds a service."""
+        argv = scripted(self.world.root / name, DEFAULT_ORDERS.get(name, "stay"))
         return AddService(name=name, run_command=argv, **(COMMON | SERVICES[name]))
 
     def dependency(self, service: str, dependency: str) -> AddDependency:
-        """As a dependency is added."""
+        """The command that adds a dependency."""
         condition, when_lost = DEPENDENCIES[service, dependency]
         return AddDependency(service=service, dependency=dependency, condition=condition, when_lost=when_lost)
 
     # Requests
 
     def connected(self) -> RawClient:
-        """The connection to the daemon, which is started where there is none."""
+        """The connection to the daemon; starts the daemon if it does not run."""
         if self.client is None:
             self.world.daemon.start()
             self.client = RawClient(self.world.daemon.socket_path)
         return self.client
 
     def request(self, command: Command[Any], *, answered: bool = True) -> None:
-        """Send a command; what it answers is right unless it is a bug of the daemon's."""
+        """Send a command. Any reply but ``Internal`` is accepted."""
         sequence = self.connected().begin(command)
         if answered:
             self.check_answer(sequence)
@@ -122,7 +125,7 @@ class Stage:
             self.open.append(sequence)
 
     def check_answer(self, sequence: int) -> None:
-        """Wait for an answer."""
+        """Wait for a reply, which must not be ``Internal``."""
         try:
             self.connected().payload(sequence)
         except Internal:
@@ -147,11 +150,11 @@ class Stage:
         self.request(StopService(service=name, cascade=cascade), answered=answered)
 
     def update(self, name: str, changes: dict[str, Any], answered: bool) -> None:
-        """Change a record."""
+        """Update a service's record."""
         self.request(UpdateService(service=name, **changes), answered=answered)
 
     def replace(self, name: str) -> None:
-        """Remove a service and what depends on it from the record, and add it anew; parts of it may be refused."""
+        """Remove a service with its dependencies and add both again. Any of these commands may fail."""
         edges = [edge for edge in DEPENDENCIES if name in edge]
         for service, dependency in edges:
             self.request(RemoveDependency(service=service, dependency=dependency))
@@ -160,8 +163,8 @@ class Stage:
         for edge in edges:
             self.request(self.dependency(*edge))
 
-    def tell(self, name: str, word: str) -> None:
-        """Have the program do something at once, if it runs."""
+    def order(self, name: str, word: str) -> None:
+        """Give the program an order, if it runs."""
         with contextlib.suppress(OSError):
             fifo = os.open(self.world.root / f"{name}.fifo", os.O_WRONLY | os.O_NONBLOCK)
             try:
@@ -170,19 +173,19 @@ class Stage:
                 os.close(fifo)
 
     def plan(self, name: str, words: list[str]) -> None:
-        """Say what the next runs of the program do as they begin."""
+        """Set the first orders of the program's next runs."""
         path = self.world.root / f"{name}.plan"
         new = path.with_suffix(".new")
         new.write_text("".join(f"{word}\n" for word in words))
         new.replace(path)
 
     def crash(self, name: str, word: str) -> None:
-        """Have the program end like that, and all of its next runs."""
+        """End the program, and each of its next runs, in this way."""
         self.plan(name, [word] * 5)
-        self.tell(name, word)
+        self.order(name, word)
 
     def leave(self, killed: bool) -> None:
-        """The daemon goes, and who waits for its answers waits no more."""
+        """Stop or kill the daemon; open requests are dropped."""
         if self.client is not None:
             if killed:
                 self.world.daemon.kill()
@@ -193,7 +196,7 @@ class Stage:
             self.open.clear()
 
     def bounce(self, killed: bool) -> None:
-        """Once all is quiet the daemon goes and comes: whatever runs is not touched."""
+        """Restart the daemon once nothing changes any more: running services are not touched."""
         self.settle()
         quiet = not self.unanswered()
         settled = self.settled
@@ -202,102 +205,99 @@ class Stage:
         self.settle()
         after = self.world.services()
         ended = {
-            noted.pid
-            for name in SERVICES
-            for noted in notes_of(self.world.root, name)
-            if noted.word in ("exit", "kill")
+            note.pid for name in SERVICES for note in notes_of(self.world.root, name) if note.word in ("exit", "kill")
         }
         if not quiet or any(service.pid in ended or service.lost_dependencies for service in before.values()):
-            return  # something was on its way that no row told of yet
+            return  # something had happened that was not in the rows yet
         fields = ("state", "pid", "started_at", "restarts")
         for name, service in before.items():
             changed = [field for field in fields if getattr(service, field) != getattr(after[name], field)]
-            assert not changed, f"{name}: {[*map(words_of, [*settled.values(), *after.values()])]}"
+            assert not changed, f"{name}: {[*map(summary, [*settled.values(), *after.values()])]}"
 
     def unanswered(self) -> list[int]:
-        """The requests that still have no answer, once the daemon has seen all of them."""
+        """The requests without a reply, once the daemon has read all of them."""
         self.request(Ping())
         answered = self.connected().last_sequences()
         return [sequence for sequence in self.open if sequence not in answered]
 
-    # What is true
+    # Invariants
 
     def settle(self) -> None:
-        """Wait until nothing is on its way and every row is true; says what is not."""
+        """Wait until nothing is in progress and every row is true; otherwise fail with the violations."""
         self.connected()
         try:
-            wait_until(lambda: not self.untrue(), "rows that are true", 20)
+            wait_until(lambda: not self.violations(), "the rows to be true", 20)
         except AssertionError:
-            found = self.untrue()
+            found = self.violations()
             assert not found, "; ".join(found)
         for name in SERVICES:
-            assert not [noted for noted in notes_of(self.world.root, name) if noted.word == "twice"], (
+            assert not [note for note in notes_of(self.world.root, name) if note.word == "twice"], (
                 f"two runs of {name} at once"
             )
 
-    def untrue(self) -> list[str]:
-        """What is on its way, and what rows say that is not so."""
+    def violations(self) -> list[str]:
+        """Services that are still changing, and rows that do not match the processes."""
         services = self.world.services()
-        runs, wanted = self.private()
+        runs, wanted = self.private_columns()
         found = [
-            f"{words}: {words_of(service)}"
+            f"{words}: {summary(service)}"
             for service in services.values()
-            for words in self.wrong(service, services, runs.get(service.name), wanted)
+            for words in self.check_service(service, services, runs.get(service.name), wanted)
         ]
         if services != self.world.services():
-            found.append("rows still change")
+            found.append("rows are still changing")
         self.settled = services
         return found
 
-    def wrong(self, service: Service, services: dict[str, Service], run: str | None, wanted: set[str]) -> Iterator[str]:
-        """What is not true of one service."""
+    def check_service(
+        self, service: Service, services: dict[str, Service], run: str | None, wanted: set[str]
+    ) -> Iterator[str]:
+        """The violations of one service."""
         name = service.name
         if service.state is ServiceState.RUNNING:
-            mains = [
-                noted.pid for noted in notes_of(self.world.root, name) if (noted.word, noted.run) == ("start", run)
-            ]
+            mains = [note.pid for note in notes_of(self.world.root, name) if (note.word, note.run) == ("start", run)]
             if run is None or mains != [service.pid]:
-                yield f"it runs as {mains}"
+                yield f"its processes are {mains}"
             if f"NEXUS_RUN_ID={run}".encode() not in environment_of(service.pid):
-                yield "its process is gone, or another"
+                yield "its process is gone or belongs to another run"
             if name not in wanted:
-                yield "nobody wants it"
+                yield "it runs and is not wanted"
             for other in unmet(service, services, wanted):
                 completed = DEPENDENCIES[name, other][0] is DependencyCondition.COMPLETED
                 if not completed and other not in service.lost_dependencies:
-                    yield f"it has not seen that it lost {other}"
+                    yield f"the loss of {other} is not recorded"
         elif self.is_locked(name):
-            yield "there are processes of it"
+            yield "it has processes"
         elif run is not None or service.pid is not None:
-            yield f"it has run {run}"
-        elif service.state in AT_REST:
-            yield from wrong_rest(service, name in wanted)
+            yield f"its row has run {run}"
+        elif service.state in INACTIVE:
+            yield from check_inactive(service, name in wanted)
         elif service.state is not ServiceState.STARTING or not (service.reason or "").startswith("waits for"):
-            yield "it is on its way"
+            yield "its state is still changing"
         else:
             missing = [services[other] for other in unmet(service, services, wanted)]
             if not missing:
-                yield "it waits for what is there"
-            if not service.lost_dependencies and all(other.state in AT_REST for other in missing):
-                yield "it waits for what does not come"
+                yield "it waits for dependencies that are met"
+            if not service.lost_dependencies and all(other.state in INACTIVE for other in missing):
+                yield "it waits for dependencies that nothing starts"
 
-    def private(self) -> tuple[dict[str, str | None], set[str]]:
-        """The run that each row knows, and the services that are to be up, by name."""
+    def private_columns(self) -> tuple[dict[str, str | None], set[str]]:
+        """The run id in each row, and the names of the services that are wanted up."""
         with look_at(self.world.daemon.database) as database:
             rows = database.execute("SELECT name, run_id, wanted FROM service").fetchall()
         return {name: run for name, run, _ in rows}, {name for name, _, wanted in rows if wanted}
 
     def is_locked(self, name: str) -> bool:
-        """Whether anything that a program has ever started lives. Looks, and takes no lock."""
+        """Whether any process that a program has ever started exists. Tests the lock without taking it."""
         question = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
         with (self.world.root / f"{name}.lock").open("r+b") as file:
             answer = fcntl.fcntl(file, fcntl.F_OFD_GETLK, question)
         return bool(struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK)
 
-    # The end
+    # End
 
     def finish(self) -> None:
-        """All is stopped, every request is answered, nothing is left, and what was written down agrees."""
+        """Stop everything: every request is answered, no process is left, and the recorded history agrees."""
         self.settle()
         for name in SERVICES:
             self.plan(name, [])
@@ -317,8 +317,8 @@ class Stage:
         check_history(self.world.daemon.database, self.world.root, definitions)
 
 
-def words_of(service: Service) -> str:
-    """A service in a message, without all that is always the same."""
+def summary(service: Service) -> str:
+    """A service for a message, without its constant fields."""
     names = (
         "name",
         "state",
@@ -334,26 +334,26 @@ def words_of(service: Service) -> str:
 
 
 def environment_of(pid: int | None) -> list[bytes]:
-    """The environment that a process was started with; a zombie has none any more."""
+    """The initial environment of a process; empty for a zombie."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return []
 
 
-def wrong_rest(service: Service, wanted: bool) -> Iterator[str]:
-    """What is not true of a service at rest: its policy would have it up."""
+def check_inactive(service: Service, wanted: bool) -> Iterator[str]:
+    """The violations of an inactive service: its restart policy would start it."""
     reason = service.reason or ""
     if "dependency" in reason:
         return
     if service.name == "api" and wanted:
-        yield "its policy starts it always"
+        yield "its policy always restarts it"
     if service.name == "db" and wanted and service.exit_code != 0 and "restarts within" not in reason:
-        yield "its policy starts it again"
+        yield "its policy restarts it"
 
 
 def unmet(service: Service, services: dict[str, Service], wanted: set[str]) -> Iterator[str]:
-    """The dependencies that a service may have to wait for."""
+    """The dependencies of a service that are not met."""
     for (name, other), (condition, _) in DEPENDENCIES.items():
         if name == service.name:
             found = services[other]
@@ -365,61 +365,74 @@ def unmet(service: Service, services: dict[str, Service], wanted: set[str]) -> I
                 yield other
 
 
-# Orders
+# Random steps
 
 NAMES = st.sampled_from(sorted(SERVICES))
 WORDS = st.sampled_from(["exit 0", "exit 3", "kill 9", "kill 11", "fork", "leave 0", "leave 3", "stay"])
 CHANGES = st.sampled_from(
     [{"autostart": True}, {"autostart": False}, {"start_window_ms": 0}, {"start_window_ms": 60}, {"tags": ["a"]}]
 )
-EACH: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
+ARGUMENTS: dict[str, tuple[st.SearchStrategy[Any], ...]] = {
     "start": (NAMES, st.booleans(), st.booleans()),
     "restart": (NAMES, st.booleans(), st.booleans()),
     "stop": (NAMES, st.booleans(), st.booleans()),
     "update": (NAMES, CHANGES, st.booleans()),
     "replace": (NAMES,),
-    "tell": (NAMES, WORDS),
+    "order": (NAMES, WORDS),
     "plan": (NAMES, st.lists(WORDS, max_size=6)),
     "crash": (NAMES, st.sampled_from(["exit 3", "kill 9", "leave 3"])),
     "leave": (st.booleans(),),
     "bounce": (st.booleans(),),
 }
-OFTEN = ("start", "start", "tell", "tell", "plan", "crash")
-STEPS = st.one_of([st.tuples(st.just(verb), *EACH[verb]) for verb in (*EACH, *OFTEN)])
+OFTEN = ("start", "start", "order", "order", "plan", "crash")
+STEPS = st.one_of([st.tuples(st.just(verb), *ARGUMENTS[verb]) for verb in (*ARGUMENTS, *OFTEN)])
 
 
-@pytest.mark.slow
-@settings(
-    max_examples=EXAMPLES or 15,
-    deadline=None,
-    database=None,
-    # Each example takes seconds, and what happens in it depends on more than its steps: it is not made smaller.
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-@given(steps=st.lists(STEPS, min_size=10, max_size=40))
-def test_any_order_of_commands_exits_and_ends_of_the_daemon_leaves_what_is_true(steps: list[tuple[Any, ...]]) -> None:
+def run_steps(steps: list[tuple[Any, ...]]) -> None:
+    """Run the steps on a fresh daemon with four services, and check the invariants and the history."""
     root = short_directory()
     try:
         with ServiceWorld(root, config='[daemon]\nlog_level = "warning"\ndrain_timeout_s = 0\n') as world:
-            stage = Stage(world)
+            harness = Harness(world)
             try:
-                stage.start("web", ready=True, answered=True)
+                harness.start("web", ready=True, answered=True)
                 for verb, *arguments in steps:
-                    getattr(stage, verb)(*arguments)
-                stage.finish()
+                    getattr(harness, verb)(*arguments)
+                harness.finish()
             except Exception as error:
                 code = world.daemon.process and world.daemon.process.poll()
                 raise AssertionError(f"{error!r}\n{steps}\n{code}\n{world.daemon.log()}") from error
             finally:
-                if stage.client is not None:
-                    stage.client.close()
+                if harness.client is not None:
+                    harness.client.close()
     finally:
         shutil.rmtree(root)
 
 
 @pytest.mark.slow
-def test_who_needs_a_service_that_is_still_being_taken_back_starts_no_second_one(root: Path) -> None:
+@pytest.mark.soak
+@pytest.mark.parametrize("part", range(PARTS))
+def test_services_random_steps_leave_true_records(part: int, pytestconfig: pytest.Config) -> None:
+    base = pytestconfig.getoption("--hypothesis-seed") or secrets.token_hex(8)
+
+    @seed(f"{base} {part}")
+    @settings(
+        max_examples=EXAMPLES_PER_PART + 1,  # the first one of each part is the simplest, the same in all parts
+        deadline=None,
+        database=None,
+        # Each example takes seconds, and its course depends on timing as well as on its steps: no shrinking.
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(steps=st.lists(STEPS, min_size=10, max_size=40))
+    def check(steps: list[tuple[Any, ...]]) -> None:
+        run_steps(steps)
+
+    check()
+
+
+@pytest.mark.slow
+def test_dependent_during_adoption_of_its_dependency_starts_no_second_copy(root: Path) -> None:
     with ServiceWorld(root) as world:
         world.daemon.start()
         world.add("db", "exec sleep 600", start_window_ms=60_000)
@@ -427,19 +440,19 @@ def test_who_needs_a_service_that_is_still_being_taken_back_starts_no_second_one
         world.call(AddDependency(service="api", dependency="db"))
         with RawClient(world.daemon.socket_path) as client:
             client.begin(StartService(service="api"))
-            db = world.wait_for("db", lambda service: service.pid is not None, "its process")
-            world.wait_for("api", lambda service: service.reason is not None, "its wait for that")
+            db = world.wait_for("db", lambda service: service.pid is not None, "to have a process")
+            world.wait_for("api", lambda service: service.reason is not None, "to wait for it")
             world.daemon.kill()
         assert db.pid is not None
-        shim = int(facts_of(db.pid)[1])
+        shim = int(stat_fields(db.pid)[1])
         for pid in (shim, db.pid):
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not facts_of(shim), "the end of the shim")
+        wait_until(lambda: not stat_fields(shim), "the shim to end")
         (lock,) = world.daemon.state.rglob(f"service-{db.id}/*/lock")
         with lock.open("rb") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)  # the next daemon waits a while for whoever holds it
+            fcntl.flock(held, fcntl.LOCK_EX)  # the next daemon waits for its holder for a while
             world.daemon.start()
         for name in ("db", "api"):
-            world.wait_for(name, lambda service: service.state in AT_REST, "its rest")
+            world.wait_for(name, lambda service: service.state in INACTIVE, "to be inactive")
         assert world.runs() == {}
         assert [event.subject_name for event in world.events("service.starting")] == ["api", "db"]

@@ -1,4 +1,4 @@
-"""Every refusal about services, from the command line: a sentence, a way out, the right exit code, and no secret."""
+"""Every error about services on the command line: a sentence, a hint, the exit code, and no secret in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nexus.services.commands import AddDependency, AddService, StartService
 from nexus.services.states import ServiceState
 
 SECRET = "hunter2-of-the-tests"
-GOES_ON = "exec sleep 600"
+STAYS_UP = "exec sleep 600"
 
 VETO = """\
 from nexus.plugins.api import Veto, hookimpl
@@ -39,13 +39,13 @@ def pre_start_command(service, command, environment):
 
 
 class Refusal(NamedTuple):
-    """A line of ``nexusctl service``, and how it is refused. ``{root}`` and ``{port}`` stand for this world's."""
+    """A command line of ``nexusctl service`` and its error. ``{root}`` and ``{port}`` are replaced by the world's."""
 
     line: str
     code: int
     sentence: str
     hint: str
-    """What the way out has in it."""
+    """A part of the hint."""
 
 
 RECORDS = (
@@ -55,27 +55,41 @@ RECORDS = (
         'cannot add service "web": service name "web" already exists',
         "nexusctl service status web",
     ),
-    Refusal("status aaaa", 5, 'cannot tell which service "aaaa" means', "more of the id"),
+    Refusal("status aaaa", 5, 'cannot tell which service "aaaa" means', "more characters of the id"),
     Refusal("add x --run true --health-log (unclosed", 2, "health_log is not a regular expression", "RE2"),
     Refusal("add x --run true --health-log (?=a)b", 2, "health_log is not a regular expression", "RE2"),
-    Refusal("add x --run true --health-exec true --health-tcp 5", 2, "it has one health check", "Unset health_exec"),
-    Refusal("add x --run true --health-tcp 0", 2, "its own port, and it has none", "Give it a port"),
-    Refusal("add x --type oneshot --restart always --run true", 2, "a oneshot service is not started again", "on-fail"),
-    Refusal("add x --type oneshot --health-exec true --run true", 2, "so it has no health check", "completed"),
-    Refusal("add x --run true --restart-backoff 9s --restart-backoff-max 1s", 2, "is shorter than the first", "both"),
-    Refusal("add x --run true --git-branch main", 2, "no repo_url to clone it from", "both"),
+    Refusal(
+        "add x --run true --health-exec true --health-tcp 5",
+        2,
+        "health_exec is set, and a service has one health check",
+        "Unset health_exec",
+    ),
+    Refusal("add x --run true --health-tcp 0", 2, "own port, and it has none", "Set a port"),
+    Refusal("add x --type oneshot --restart always --run true", 2, "cannot have restart policy always", "on-fail"),
+    Refusal("add x --type oneshot --health-exec true --run true", 2, "cannot have a health check", "completed"),
+    Refusal(
+        "add x --run true --restart-backoff 9s --restart-backoff-max 1s", 2, "is less than restart_backoff_ms", "both"
+    ),
+    Refusal("add x --run true --git-branch main", 2, "without a repo_url to clone from", "both"),
     Refusal(
         f"add x --run true --repo-url https://me:{SECRET}@example.org/x.git", 2, "holds a password", "git_token_file"
     ),
     Refusal("add x --run true --repo-url ext::sh", 2, 'cannot add service "x": its repo_url cannot be used', ""),
-    Refusal("add x --run true --dir / --config-file /etc/passwd", 2, "relative to the repository", "Leave out"),
-    Refusal("add x --run true --dir / --config-file ../up.env", 2, "without ..", "Move it there"),
-    Refusal("add x --run true --dir / --config-file folder/", 2, "is a file, not a folder", "name of the file"),
+    Refusal(
+        "add x --run true --dir / --config-file /etc/passwd",
+        2,
+        "configuration file is absolute",
+        "relative to the repository",
+    ),
+    Refusal("add x --run true --dir / --config-file ../up.env", 2, "contains ..", "Move the file"),
+    Refusal(
+        "add x --run true --dir / --config-file folder/", 2, "configuration file is a directory", "name of the file"
+    ),
     Refusal("add x --run true --depends-on nobody", 4, 'service "nobody" not found', ""),
     Refusal("update web --name idle", 5, 'cannot update service "web": service name "idle" already exists', "Choose"),
-    Refusal("update web --clear nonsense", 2, "nonsense cannot be unset", "These can: run_command, directory"),
-    Refusal("update web --port 5 --clear port", 2, "port is both given and unset", "Leave out one"),
-    Refusal("config set web --clear port", 2, "port cannot be unset", "These can: filename, run_command"),
+    Refusal("update web --clear nonsense", 2, "nonsense cannot be unset", "can be unset: run_command, directory"),
+    Refusal("update web --port 5 --clear port", 2, "port is both set and cleared", "Leave out one"),
+    Refusal("config set web --clear port", 2, "port cannot be unset", "can be unset: filename, run_command"),
     Refusal("remove listener --yes", 5, "it is running, stop it first", "service remove listener --force"),
     Refusal("remove needed --yes", 5, '"needs" depends on it', "dependency remove needs needed"),
     Refusal("remove needed --yes --force", 5, '"needs" depends on it', "dependency remove needs needed"),
@@ -86,8 +100,10 @@ DEPENDENCIES = (
     Refusal(
         "dep add one three", 5, "that would be a cycle: one → three → two → one", "service dependency remove three two"
     ),
-    Refusal("dep add one one", 5, "it would depend on itself: one → one", "another service"),
-    Refusal("dep add two one --condition healthy", 5, "it does already, in another way", "dependency remove two one"),
+    Refusal("dep add one one", 5, "it would depend on itself: one → one", "Give another service"),
+    Refusal(
+        "dep add two one --condition healthy", 5, "it already does, with other settings", "dependency remove two one"
+    ),
     Refusal("dep remove one two", 4, 'cannot remove the dependency of "one" on "two"', "dependency list one"),
     Refusal(
         "dep add tunnelled db-1 --tunnel",
@@ -118,9 +134,9 @@ STARTS = (
     Refusal("start limited-memory", 5, 'cannot start service "limited-memory"', "systemd --user"),
     Refusal("start limited-cpu", 5, 'cannot start service "limited-cpu"', "systemd --user"),
     Refusal("start no-file", 5, "{root}/no.env: there is no such file", "service config --help"),
-    Refusal("start bad-file", 5, "{root}/bad.env, line 2", "Mend the file"),
-    Refusal("start bad-properties", 5, "{root}/bad.properties, line 1", "Mend the file"),
-    Refusal("start outside-file", 5, "it leads out of {root}/inside", "no link out of it"),
+    Refusal("start bad-file", 5, "{root}/bad.env, line 2", "Correct the file"),
+    Refusal("start bad-properties", 5, "{root}/bad.properties, line 1", "Correct the file"),
+    Refusal("start outside-file", 5, "it leads out of {root}/inside", "not a link"),
     Refusal("config show no-file --resolved", 5, "{root}/no.env: there is no such file", "service config --help"),
     Refusal("start web --env A=1", 5, "it is up with another one", "service restart web --env"),
     Refusal("start forbidden", 5, "not on a Friday", "plugin"),
@@ -154,7 +170,7 @@ GIT = (
 
 
 class RefusingWorld(ServiceWorld):
-    """A world in which somebody else listens on a port."""
+    """A world in which a foreign process listens on a port."""
 
     foreign_port = 0
 
@@ -164,7 +180,7 @@ class RefusingWorld(ServiceWorld):
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[RefusingWorld]:
-    """A world in which everything has been made that the lines below are about."""
+    """A world with all services, files and repositories that the command lines refer to."""
     root = short_directory()
     try:
         with RefusingWorld(root) as world, socket.socket() as foreign:
@@ -188,12 +204,12 @@ def world() -> Iterator[RefusingWorld]:
 
 def make_records(world: ServiceWorld) -> None:
     for name in ("web", "idle", "needed", "one", "two", "three", "forbidden", "unarmed", "tunnelled", "on-portless"):
-        world.add(name, GOES_ON, environment={"TOKEN": SECRET})
+        world.add(name, STAYS_UP, environment={"TOKEN": SECRET})
     for name in ("db.1", "db-1"):
-        world.add(name, GOES_ON, port=0)
+        world.add(name, STAYS_UP, port=0)
     for number in (1, 2):
-        world.add(f"twin-{number}", GOES_ON, id=f"aaaa000{number}-0000-4000-8000-000000000000")
-    world.add("needs", GOES_ON)
+        world.add(f"twin-{number}", STAYS_UP, id=f"aaaa000{number}-0000-4000-8000-000000000000")
+    world.add("needs", STAYS_UP)
     for service, dependency, fields in (
         ("needs", "needed", {}),
         ("two", "one", {}),
@@ -235,21 +251,21 @@ def make_failing_starts(world: RefusingWorld) -> None:
     )
     world.add("listener", ["python3", "-I", "-S", "-c", listen], port=0, health_tcp=0, health_retries=1000)
     port = world.call(StartService(service="listener", wait=True)).service.active_port
-    world.add("on-our-port", GOES_ON, port=port)
-    world.add("on-foreign-port", GOES_ON, port=world.foreign_port)
-    world.add("no-directory", GOES_ON, directory=str(root / "nowhere"))
-    world.add("limited-memory", GOES_ON, memory_limit_mib=64)
-    world.add("limited-cpu", GOES_ON, cpu_limit_percent=50)
-    world.add("no-file", GOES_ON, directory=str(root), config_filename="no.env")
-    world.add("bad-file", GOES_ON, directory=str(root), config_filename="bad.env")
+    world.add("on-our-port", STAYS_UP, port=port)
+    world.add("on-foreign-port", STAYS_UP, port=world.foreign_port)
+    world.add("no-directory", STAYS_UP, directory=str(root / "nowhere"))
+    world.add("limited-memory", STAYS_UP, memory_limit_mib=64)
+    world.add("limited-cpu", STAYS_UP, cpu_limit_percent=50)
+    world.add("no-file", STAYS_UP, directory=str(root), config_filename="no.env")
+    world.add("bad-file", STAYS_UP, directory=str(root), config_filename="bad.env")
     world.add(
-        "bad-properties", GOES_ON, directory=str(root), config_filename="bad.properties", config_format="properties"
+        "bad-properties", STAYS_UP, directory=str(root), config_filename="bad.properties", config_format="properties"
     )
-    world.add("outside-file", GOES_ON, directory=str(root / "inside"), config_filename="out.env")
-    world.add("sick", GOES_ON, health_exec="echo I am ill; exit 1", health_interval_ms=100, health_retries=1)
-    world.add("on-failing", GOES_ON)
+    world.add("outside-file", STAYS_UP, directory=str(root / "inside"), config_filename="out.env")
+    world.add("sick", STAYS_UP, health_exec="echo I am ill; exit 1", health_interval_ms=100, health_retries=1)
+    world.add("on-failing", STAYS_UP)
     world.call(AddDependency(service="on-failing", dependency="early"))
-    world.add("on-unchecked", GOES_ON)
+    world.add("on-unchecked", STAYS_UP)
     world.call(AddDependency(service="on-unchecked", dependency="web", condition="healthy"))  # type: ignore[arg-type]
 
 
@@ -260,28 +276,28 @@ def make_repositories(world: ServiceWorld) -> None:
     bare = git.bare("bare.git", source)
     for name in ("clean", "dirty", "diverged", "detached"):
         git.cloned(name, bare)
-        world.add(name, GOES_ON, repo_url=str(bare), repo_path=str(root / name))
+        world.add(name, STAYS_UP, repo_url=str(bare), repo_path=str(root / name))
     (root / "dirty" / "file").write_text("not committed")
     git.commit(root / "diverged", "mine", "1")
     git.commit(source, "theirs", "2")
     git.git(source, "push", "-q", "origin", "HEAD")
     git.git(root / "detached", "checkout", "-q", "--detach")
     alone = git.repository("alone")
-    world.add("no-remote", GOES_ON, repo_path=str(alone))
-    world.add("not-cloned", GOES_ON, repo_url=str(bare), repo_path=str(root / "not-there"))
-    world.add("no-such-remote", GOES_ON, repo_url=str(root / "no.git"), repo_path=str(root / "new-1"))
-    world.add("unreachable", GOES_ON, repo_url="git://127.0.0.1:1/x.git", repo_path=str(root / "new-2"))
+    world.add("no-remote", STAYS_UP, repo_path=str(alone))
+    world.add("not-cloned", STAYS_UP, repo_url=str(bare), repo_path=str(root / "not-there"))
+    world.add("no-such-remote", STAYS_UP, repo_url=str(root / "no.git"), repo_path=str(root / "new-1"))
+    world.add("unreachable", STAYS_UP, repo_url="git://127.0.0.1:1/x.git", repo_path=str(root / "new-2"))
     token = root / "token"
     token.write_text(SECRET)
     token.chmod(0o644)
     url = "https://127.0.0.1:1/x.git"
     fields = {"repo_url": url, "git_auth_type": "token"}
-    world.add("tokenless", GOES_ON, repo_path=str(root / "clean"), **fields)
-    world.add("token-for-all", GOES_ON, repo_path=str(root / "clean"), git_token_file=str(token), **fields)
+    world.add("tokenless", STAYS_UP, repo_path=str(root / "clean"), **fields)
+    world.add("token-for-all", STAYS_UP, repo_path=str(root / "clean"), git_token_file=str(token), **fields)
 
 
 def check_refused(result: Result, refusal: Refusal, sentence: str, hint: str) -> None:
-    """A refusal is one sentence that says what cannot be done, then a way out two spaces in."""
+    """An error is one sentence, which says what is impossible, and a hint that is indented by two spaces."""
     first, *more = result.err.splitlines()
     assert first.startswith(("Error: cannot ", "Error: refusing to ")) or first.endswith(" not found"), result
     assert sentence in first, result
@@ -290,15 +306,15 @@ def check_refused(result: Result, refusal: Refusal, sentence: str, hint: str) ->
     assert SECRET not in result.err
     assert "Traceback" not in result.err
     assert all(line.startswith("  ") for line in more), result
-    ways_out = [line for line in more if not line.startswith("   ")]
+    hints = [line for line in more if not line.startswith("   ")]
     if first.endswith(" not found"):
-        return  # there is nothing to go to
-    assert ways_out, result
-    assert hint in "\n".join(ways_out), result
+        return  # "not found" needs no hint
+    assert hints, result
+    assert hint in "\n".join(hints), result
 
 
 @pytest.mark.parametrize("refusal", [*RECORDS, *DEPENDENCIES, *STARTS, *GIT], ids=lambda refusal: refusal.line)
-def test_a_refusal_is_a_sentence_with_a_way_out(world: RefusingWorld, refusal: Refusal) -> None:
+def test_service_error_has_a_sentence_and_a_hint(world: RefusingWorld, refusal: Refusal) -> None:
     values = {"{root}": str(world.root), "{port}": str(world.foreign_port)}
     sentence, hint = refusal.sentence, refusal.hint
     for mark, value in values.items():
@@ -312,13 +328,13 @@ def test_a_refusal_is_a_sentence_with_a_way_out(world: RefusingWorld, refusal: R
     [
         ("update web", "nothing to change: give at least one option"),
         ("config set web", "nothing to change: give --file, --format, --run or --clear"),
-        ("stop", "say which services"),
+        ("stop", "select services"),
         ("list --state up", "invalid value for '--state'"),
-        ("git checkout clean", "say what to check out"),
+        ("git checkout clean", "name what to check out"),
         ("add x --run true -- true", "give the command either with --run or after --, not both"),
     ],
 )
-def test_a_line_that_says_nothing_is_told_what_it_lacks(world: ServiceWorld, line: str, problem: str) -> None:
+def test_incomplete_command_line_names_what_is_missing(world: ServiceWorld, line: str, problem: str) -> None:
     result = world.cli("service", *line.split())
     first, *more = result.err.splitlines()
     assert (result.code, result.out) == (2, "")
@@ -326,7 +342,7 @@ def test_a_line_that_says_nothing_is_told_what_it_lacks(world: ServiceWorld, lin
     assert [text for text in more if text.startswith("  See: nexusctl service ") and text.endswith(" --help")]
 
 
-def test_an_early_end_is_told_with_the_last_lines(world: ServiceWorld) -> None:
+def test_early_exit_error_shows_the_last_lines_of_output(world: ServiceWorld) -> None:
     result = world.cli("service", "start", "early")
     assert result.err == (
         'Error: cannot start service "early": it exited with 7\n'
@@ -336,11 +352,11 @@ def test_an_early_end_is_told_with_the_last_lines(world: ServiceWorld) -> None:
     )
 
 
-def test_a_start_that_is_stopped_meanwhile_says_so(world: ServiceWorld) -> None:
-    world.add("slow", GOES_ON, health_exec="exit 1", health_retries=1000)
+def test_start_that_a_stop_interrupts_fails_with_a_hint(world: ServiceWorld) -> None:
+    world.add("slow", STAYS_UP, health_exec="exit 1", health_retries=1000)
     start = world.cli.start("service", "start", "slow", "--wait")
     try:
-        world.wait_for("slow", lambda service: service.state is ServiceState.RUNNING, "that it is up")
+        world.wait_for("slow", lambda service: service.state is ServiceState.RUNNING, "to be running")
         world.cli.ok("service", "stop", "slow")
         out, error = start.communicate(timeout=60)
     finally:
@@ -351,20 +367,20 @@ def test_a_start_that_is_stopped_meanwhile_says_so(world: ServiceWorld) -> None:
     assert b"\n  Start it again: nexusctl service start slow\n" in error
 
 
-def test_a_start_that_takes_too_long_goes_on(world: ServiceWorld) -> None:
-    world.add("late", GOES_ON, health_exec="exit 1", health_retries=1000)
+def test_start_beyond_its_timeout_continues_in_the_daemon(world: ServiceWorld) -> None:
+    world.add("late", STAYS_UP, health_exec="exit 1", health_retries=1000)
     result = world.cli("--timeout", "0.5", "service", "start", "late", "--wait")
     assert (result.code, result.out) == (124, "")
     first, *more = result.err.splitlines()
     assert first.startswith("Error: cannot finish within 0.5 seconds")
-    assert [line for line in more if line.endswith("see how far it is: nexusctl service status late")]
+    assert [line for line in more if line.endswith("to see their state: nexusctl service status late")]
     assert world.service("late").state is ServiceState.RUNNING
 
 
-def test_refusals_leave_things_as_they_were(world: ServiceWorld) -> None:
-    """It comes last."""
+def test_refused_commands_change_nothing(world: ServiceWorld) -> None:
+    """Has to be the last test of the module."""
     services = world.services()
     assert services["web"].restarts == 0
     assert not services.keys() & {"x"}
     assert {name for name, service in services.items() if service.state is ServiceState.STARTING} == set()
-    wait_until(lambda: {"web", "needs", "needed", "listener"} <= set(world.runs()), "those that are up")
+    wait_until(lambda: {"web", "needs", "needed", "listener"} <= set(world.runs()), "processes of all that run")

@@ -1,4 +1,4 @@
-"""Stop means stopped: a service that does all it can to stay, and what is left of its output."""
+"""Stops of services that resist: every process is ended, and the kept output is complete within its limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.raw import wait_until
-from support.services import ServiceWorld, facts_of, processes_of
+from support.services import ServiceWorld, processes_of, stat_fields
 
 from nexus.services.commands import StartService, StopService
 from nexus.services.states import ServiceState
@@ -19,7 +19,7 @@ MIB = 1024 * 1024
 LOG_LIMIT_MIB = 4
 GRACE_MS = 1500
 
-# Argument 1 is a file that holds how many lines were written for certain. Each of its processes ignores what it may.
+# Argument 1 is a file with the number of lines that are certainly written. All processes ignore what can be ignored.
 TENACIOUS = r"""
 import mmap, os, signal, sys, time
 
@@ -27,7 +27,7 @@ for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
     signal.signal(number, signal.SIG_IGN)
 
 def away():
-    "Leave the session, and the parent."
+    "Leave the session and the parent."
     if os.fork():
         return False
     os.setsid()
@@ -36,16 +36,16 @@ def away():
     os.setsid()
     return True
 
-if away():  # one that nothing but its words ties to the service
+if away():  # only its arguments connect this one with the service
     os.closerange(0, 1024)
     os.execve(sys.executable, [sys.executable, "-I", "-S", "-c", "import signal, time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)", sys.argv[1]], {})
-if away():  # one that is another process before anybody has looked at it
+if away():  # this one forks and exits faster than /proc can be read
     while True:
         if os.fork():
             os._exit(0)
         time.sleep(0.001)
-if away():  # one that has children faster than they end
+if away():  # this one forks faster than its children end
     while True:
         if not os.fork():
             os.setsid()
@@ -72,14 +72,14 @@ while True:
 
 @pytest.fixture
 def world(root: Path) -> Iterator[ServiceWorld]:
-    """A running daemon; nothing of it or of its services is left afterwards."""
+    """A running daemon; it and all processes of its services are ended after the test."""
     with ServiceWorld(root) as world:
         world.daemon.start()
         yield world
 
 
 def size_of_output(world: ServiceWorld, service_id: str) -> int:
-    """What a service's output takes on the disk; files that go away meanwhile take nothing."""
+    """The size of a service's output on the disk. Files that disappear meanwhile count as 0."""
     total = 0
     for path in world.daemon.state.rglob(f"service-{service_id}/log/*"):
         try:
@@ -91,7 +91,7 @@ def size_of_output(world: ServiceWorld, service_id: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shim", ["native", "python"])
-def test_a_service_that_does_all_it_can_to_stay_is_gone_after_its_grace(root: Path, shim: str) -> None:
+def test_stop_ends_every_process_of_a_resisting_service_after_its_grace(root: Path, shim: str) -> None:
     from nexus.runtime.runtime import shim_command
 
     if shim == "native" and not os.access(shim_command()[0], os.X_OK):
@@ -115,11 +115,11 @@ def test_a_service_that_does_all_it_can_to_stay_is_gone_after_its_grace(root: Pa
             sizes.append(size_of_output(world, service.id))
             return int(counter.read_bytes()) > 60_000  # lines of 1000 bytes
 
-        wait_until(filled, "an output that is many times its bound")
+        wait_until(filled, "an output of many times its limit")
         pid = world.service("tenacious").pid
         assert pid is not None
-        sessions = {facts_of(each)[3] for each in processes_of(counter) if facts_of(each)}
-        assert len(sessions) >= 3  # they did leave
+        sessions = {stat_fields(each)[3] for each in processes_of(counter) if stat_fields(each)}
+        assert len(sessions) >= 3  # the processes have left the session
 
         stopped = world.call(StopService(service="tenacious")).service
         assert processes_of(counter) == []
@@ -136,22 +136,22 @@ def test_a_service_that_does_all_it_can_to_stay_is_gone_after_its_grace(root: Pa
         lines = [line for line in written if len(line) == 999]
         numbers = [int(line[:11]) for line in lines]
         assert numbers == list(range(numbers[0], numbers[-1] + 1))
-        assert len(written) - len(lines) <= 2  # cut: the oldest by the bound, the newest by SIGKILL
+        assert len(written) - len(lines) <= 2  # cut: the oldest by the limit, the newest by SIGKILL
         assert numbers[-1] >= certain - 1
         assert len(numbers) * 1000 > LOG_LIMIT_MIB * MIB // 2
         assert world.daemon.stop() == 0
 
 
-def test_a_stop_goes_on_when_the_daemon_is_killed_in_the_middle_of_it(world: ServiceWorld) -> None:
+def test_stop_continues_when_the_daemon_is_killed_during_it(world: ServiceWorld) -> None:
     marker = world.root / "stays"
     script = "trap 'echo told' TERM; echo ready; while :; do sleep 1; done"
     world.add("stays", ["/bin/sh", "-c", script, str(marker)], stop_grace_ms=2000)
     world.call(StartService(service="stays"))
-    wait_until(lambda: b"ready" in world.output("stays"), "its trap")
+    wait_until(lambda: b"ready" in world.output("stays"), "the trap to be set")
     stop = world.cli.start("service", "stop", "stays")
     try:
-        # The row says so a moment before the shim knows: what is to go on without a daemon has to have begun.
-        wait_until(lambda: b"told" in world.output("stays"), "the begin of the stop")
+        # The row changes before the shim has the order. From the signal on the stop continues without the daemon.
+        wait_until(lambda: b"told" in world.output("stays"), "the stop to begin")
         assert world.service("stays").state is ServiceState.STOPPING
         world.daemon.kill()
         _, error = stop.communicate(timeout=60)
@@ -159,7 +159,7 @@ def test_a_stop_goes_on_when_the_daemon_is_killed_in_the_middle_of_it(world: Ser
         stop.kill()
         stop.wait()
     assert stop.returncode == 3, error
-    wait_until(lambda: not processes_of(marker), "the end of all of it, without a daemon")
+    wait_until(lambda: not processes_of(marker), "all processes to end without a daemon")
     world.daemon.start()
     service = world.service("stays")
     assert (service.state, service.exit_signal, service.pid) == (ServiceState.STOPPED, signal.SIGKILL, None)

@@ -1,4 +1,4 @@
-"""Services under a real user manager: in scopes of their own, so nothing that is done to the daemon reaches them."""
+"""Services under a real user manager run in their own scopes, which stops and restarts of the daemon do not affect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIB = 1024 * 1024
 
 
 class UnitWorld(ServiceWorld):
-    """Services of a daemon that the manager runs; the manager takes all of them with it."""
+    """Services of a daemon that runs as a unit; the end of the manager ends all of them."""
 
     def __init__(self, manager: UserManager) -> None:
         self.root = manager.root
@@ -34,39 +34,39 @@ class UnitWorld(ServiceWorld):
         return BlockingClient(self.manager.socket_path)
 
     def nexusctl(self, *words: str) -> str:
-        """Run ``nexusctl`` inside; it must succeed."""
+        """Run ``nexusctl`` inside the namespaces; it must succeed."""
         return self.manager.run("nexusctl", *words).stdout
 
     def main_pid(self) -> int:
-        """The daemon's pid inside; 0 while there is none."""
+        """The daemon's pid inside the namespace; 0 while none runs."""
         return int(self.manager.show(SERVICE, "MainPID"))
 
     def cgroup(self, service: Service) -> str:
-        """Where a service's main process is, in the manager's tree."""
+        """The cgroup of a service's main process, in the manager's tree."""
         return self.manager.run("cat", f"/proc/{service.pid}/cgroup").stdout.rpartition("0::")[2].strip()
 
     def scopes(self) -> list[str]:
-        """The scopes of all runs, and of tunnels."""
+        """The scopes of all runs and tunnels."""
         shown = self.manager.systemctl("list-units", "--type=scope", "--all", "--plain", "--no-legend", "nexus-*")
         return [line.split()[0] for line in shown.splitlines()]
 
 
 @pytest.fixture(scope="module")
 def manager() -> Iterator[UserManager]:
-    """A user manager for the whole module."""
+    """A user manager for all tests of the module."""
     with user_manager() as running:
         yield running
 
 
 @pytest.fixture
 def world(manager: UserManager) -> Iterator[UnitWorld]:
-    """The installed and running daemon; afterwards nothing of it is known or runs any more."""
+    """The installed and running daemon; its units, processes and state are removed after the test."""
     world = UnitWorld(manager)
     manager.run("nexusctl", "daemon", "install")
     try:
         yield world
         world.nexusctl("service", "stop", "--all")
-        wait_until(lambda: not world.scopes(), "the end of all scopes")
+        wait_until(lambda: not world.scopes(), "all scopes to end")
     finally:
         for scope in world.scopes():
             manager.systemctl("kill", "--signal=KILL", scope, check=False)
@@ -80,7 +80,7 @@ def world(manager: UserManager) -> Iterator[UnitWorld]:
 
 
 @pytest.mark.slow
-def test_services_outlive_restarts_and_stops_of_the_daemons_unit(world: UnitWorld) -> None:
+def test_services_outlive_restart_stop_and_kill_of_the_daemon_unit(world: UnitWorld) -> None:
     names = [f"stays-{number}" for number in range(7)]
     for name in names:
         world.puppet(name)
@@ -90,7 +90,7 @@ def test_services_outlive_restarts_and_stops_of_the_daemons_unit(world: UnitWorl
     ends = {"done": "exit 0", "fails": "exit 3", "dies": "kill SEGV"}
     for name in (*names, *ends):
         world.call(StartService(service=name))
-        world.tell(name, "say before")
+        world.order(name, "say before")
     before = world.services()
     cgroups = {world.cgroup(service) for service in before.values()}
     assert len(cgroups) == 10
@@ -107,12 +107,12 @@ def test_services_outlive_restarts_and_stops_of_the_daemons_unit(world: UnitWorl
     assert world.nexusctl("daemon", "stop").startswith("Stopped the daemon")
     assert world.manager.show(SERVICE, "ActiveState") == "inactive"
     for name in (*names, *ends):
-        world.tell(name, "say meanwhile")
+        world.order(name, "say meanwhile")
     for name, end in ends.items():
-        world.tell(name, end)
+        world.order(name, end)
     for name, service in before.items():
         wait_until(lambda service=service: b"meanwhile" in world.kept_on_disk(service), f"the output of {name}")
-    wait_until(lambda: len(world.scopes()) == 7, "the end of the three")
+    wait_until(lambda: len(world.scopes()) == 7, "three scopes to end")
     world.nexusctl("daemon", "start")
 
     after = world.services()
@@ -121,20 +121,20 @@ def test_services_outlive_restarts_and_stops_of_the_daemons_unit(world: UnitWorl
         assert world.output(name) == b"before\nmeanwhile\n"
     assert (after["done"].state, after["done"].exit_code) == (ServiceState.STOPPED, 0)
     assert (after["dies"].state, after["dies"].exit_signal) == (ServiceState.FAILED, signal.SIGSEGV)
-    again = world.wait_for("fails", lambda service: service.state is ServiceState.RUNNING, "its restart")
+    again = world.wait_for("fails", lambda service: service.state is ServiceState.RUNNING, "to run again")
     assert again.restarts == 1
     exits = {event.subject_name: event.detail or {} for event in world.events("service.exited")}
     assert exits["fails"]["exit_code"] == 3
 
     pid = world.main_pid()
     world.manager.run("kill", "-9", str(pid))
-    wait_until(lambda: world.main_pid() not in (0, pid), "another daemon")
-    wait_until(lambda: world.manager.show(SERVICE, "ActiveState") == "active", "that it is ready")
+    wait_until(lambda: world.main_pid() not in (0, pid), "a new daemon")
+    wait_until(lambda: world.manager.show(SERVICE, "ActiveState") == "active", "the new daemon to be ready")
     assert [world.service(name).pid for name in names] == [before[name].pid for name in names]
     assert world.ran_twice() == []
 
 
-def test_a_daemon_with_services_up_is_not_idle(world: UnitWorld) -> None:
+def test_daemon_with_running_services_does_not_exit_idle(world: UnitWorld) -> None:
     nexusd = shutil.which("nexusd", path=world.manager.environment["PATH"])
     world.manager.drop_in(SERVICE, f"[Service]\nExecStart=\nExecStart={nexusd} --idle-exit 0.05\n")
     world.manager.systemctl("restart", SERVICE)
@@ -142,33 +142,33 @@ def test_a_daemon_with_services_up_is_not_idle(world: UnitWorld) -> None:
     world.call(StartService(service="naps"))
     pid = world.main_pid()
     assert pid
-    # From here on nobody asks the daemon anything, for many times as long as it is idle before it ends.
-    wait_until(lambda: b"slept" in world.kept_on_disk(service), "the end of a nap")
+    # From here on the daemon gets no request for many times its idle limit.
+    wait_until(lambda: b"slept" in world.kept_on_disk(service), "the output of the service")
     assert world.main_pid() == pid
     world.nexusctl("service", "stop", "naps")
     wait_until(lambda: world.manager.show(SERVICE, "ActiveState") == "inactive", "the idle exit")
-    # And who asks has a daemon again.
+    # The next request starts a daemon again.
     assert world.service("naps").state is ServiceState.STOPPED
 
 
 def controllers(world: UnitWorld) -> set[str]:
-    """What the manager may divide among its units."""
+    """The cgroup controllers that are available to the manager."""
     return set(world.manager.run("cat", "/sys/fs/cgroup/cgroup.controllers").stdout.split())
 
 
 def refused_limit(world: UnitWorld, name: str) -> str:
-    """The sentence and the way out of a limit that nobody would hold; nothing runs then."""
+    """Start a service whose limit cannot be enforced: the start fails and leaves no process. Return the message."""
     with pytest.raises(ServiceStartFailed) as caught:
         world.call(StartService(service=name))
     assert caught.value.message.startswith(f'cannot start service "{name}": ')
     assert "Delegate=" in (caught.value.hint or "")
     assert world.service(name).state is ServiceState.FAILED
-    wait_until(lambda: not world.scopes(), "the end of the scope")
+    wait_until(lambda: not world.scopes(), "the scope to end")
     return caught.value.message
 
 
 @pytest.mark.parametrize(("controller", "words"), [("memory", "the memory controller"), ("cpu", "the CPU controller")])
-def test_a_limit_holds_or_is_refused(world: UnitWorld, controller: str, words: str) -> None:
+def test_limit_is_enforced_or_the_start_is_refused(world: UnitWorld, controller: str, words: str) -> None:
     fields = {"memory": {"memory_limit_mib": 64}, "cpu": {"cpu_limit_percent": 50}}[controller]
     world.add("limited", "exec sleep 600", **fields)
     if controller not in controllers(world):
@@ -179,12 +179,12 @@ def test_a_limit_holds_or_is_refused(world: UnitWorld, controller: str, words: s
     found = world.manager.run("cat", str(folder / f"{controller}.max")).stdout.split()
     assert found[0] == {"memory": str(64 * MIB), "cpu": "50000"}[controller]
     world.nexusctl("service", "stop", "limited")
-    # Where it is taken away from the part of the tree in which services live, it is refused.
+    # Without the controller in the slice of the services, the start is refused.
     world.manager.drop_in("app.slice", f"[Slice]\nDisableControllers={controller}\n")
     assert f"{words} is not available" in refused_limit(world, "limited")
 
 
-def test_a_service_over_its_memory_limit_is_killed_and_says_why(world: UnitWorld) -> None:
+def test_service_over_its_memory_limit_is_killed_with_the_reason(world: UnitWorld) -> None:
     hungry = "data = []\nwhile True: data.append(bytearray(1 << 20))"
     world.add("hungry", ["python3", "-I", "-S", "-c", hungry], memory_limit_mib=32, start_window_ms=60_000)
     if "memory" not in controllers(world):

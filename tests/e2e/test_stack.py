@@ -1,7 +1,7 @@
-"""A real stack from one file: PostgreSQL, Redis and an API that needs both, brought up, struck and stopped.
+"""A real stack from one file: PostgreSQL, Redis and an API that needs both are started, killed and stopped.
 
-PostgreSQL refuses root. Where the tests run as root, the daemon and with it the whole stack is the user ``postgres`` of
-a user namespace: without any privilege, but able to read whatever Python the tests run with.
+PostgreSQL refuses to run as root. Where the tests run as root, the daemon and with it the whole stack run as the user
+``postgres`` of a user namespace, which has no privilege but can read the Python of the tests.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ TIMEOUT_S = 60.0
 
 
 def find_postgresql() -> Path | None:
-    """The folder with the programs of the newest PostgreSQL, where Debian's packages put it."""
+    """The folder with the programs of the newest PostgreSQL, as installed by Debian's packages."""
     found = [folder for folder in Path("/usr/lib/postgresql").glob("*/bin") if (folder / "initdb").exists()]
     return max(found, key=lambda folder: int(folder.parent.name), default=None)
 
 
 class OtherUser:
-    """Somebody else than root, for whoever is root: a user namespace that lives as long as this."""
+    """A user other than root, if the tests run as root: a user namespace that exists until ``close``."""
 
     def __init__(self) -> None:
         self._holder: subprocess.Popen[bytes] | None = None
@@ -56,22 +56,22 @@ class OtherUser:
                 self._holder.stdin.write(b".")
             if not self._holder.stdout.read(1):
                 self.close()
-                pytest.skip("PostgreSQL refuses root, and no user namespace is to be had here")
+                pytest.skip("PostgreSQL refuses to run as root, and no user namespace can be created")
 
     def run_as(self) -> list[str]:
-        """The words before a command that make it this user's."""
+        """The command prefix that runs a command as this user."""
         if self._holder is None:
             return []
         return ["nsenter", f"--user=/proc/{self._holder.pid}/ns/user", "--preserve-credentials", "--"]
 
     def close(self) -> None:
-        """Be nobody any more."""
+        """End the user namespace."""
         if self._holder is not None:
             self._holder.communicate()
 
 
 class UserDaemon(DaemonProcess):
-    """A daemon of a certain user."""
+    """A daemon that runs as a given user."""
 
     user: OtherUser
 
@@ -80,7 +80,7 @@ class UserDaemon(DaemonProcess):
 
 
 class Stack:
-    """The stack in a folder of its own, through ``nexusctl``."""
+    """The stack in a private folder, controlled by ``nexusctl``."""
 
     def __init__(self, root: Path, postgresql: Path, user: OtherUser) -> None:
         self.root = root
@@ -92,17 +92,17 @@ class Stack:
         self.cli = Cli(self.daemon.environment)
 
     def apply(self, *options: str) -> Result:
-        """Make it what the file says, and wait until it is healthy."""
+        """Apply the file and wait until the stack is healthy."""
         return self.cli.ok("apply", "-f", str(self.folder / "nexus.toml"), "--yes", "--wait", *options)
 
     def status(self, name: str) -> dict[str, Any]:
-        """Everything about a service."""
+        """The status of a service."""
         found = self.cli.ok("service", "status", name, "-o", "json").json
         assert isinstance(found, dict)
         return found
 
     def get(self, name: str) -> dict[str, Any]:
-        """A service's record."""
+        """The record of a service."""
         service = self.status(name)["service"]
         assert isinstance(service, dict)
         return service
@@ -122,31 +122,31 @@ class Stack:
         return {service["name"]: f"{service['state']} {service['health']}" for service in services}
 
     def tree(self) -> str:
-        """The graph, as it is drawn."""
+        """The output of ``service tree``."""
         return self.cli.ok("service", "tree").out
 
     def journal(self, after: int = 0) -> list[dict[str, Any]]:
-        """What happened to services."""
+        """The events of services."""
         events = self.cli.ok("events", "--kind", "service.*", "--after", str(after), "--no-follow", "-o", "json").json
         assert isinstance(events, list)
         return events
 
     def visit(self) -> tuple[int, dict[str, Any]]:
-        """Ask the API; gives the status code and the body."""
-        return ask(self.get("api")["active_port"])
+        """Send a request to the API; return the status code and the body."""
+        return request(self.get("api")["active_port"])
 
     def running(self, field: str) -> dict[str, int]:
-        """A field, such as the pid, of every service that has it now."""
+        """A field, such as the pid, of every service in which it is set."""
         services = self.cli.ok("service", "list", "-o", "json").json
         return {service["name"]: service[field] for service in services if service.get(field)}
 
     def tunnels(self) -> dict[str, int]:
-        """Where the API finds what it depends on."""
+        """The tunnel port of each dependency of the API."""
         edges = self.status("api")["dependencies"]
         return {edge["dependency"]: edge["tunnel_port"] for edge in edges if edge["tunnel_enabled"]}
 
     def processes(self) -> dict[int, str]:
-        """Every process that has anything to do with the folder: of the daemon, its shims and tunnels, its services."""
+        """Every process that refers to the folder: the daemon, shims, tunnels and services, with their arguments."""
         found = {}
         mark = os.fsencode(self.root)
         for folder in Path("/proc").iterdir():
@@ -154,21 +154,21 @@ class Stack:
                 try:
                     words = (folder / "cmdline").read_bytes()
                     links = [folder / "cwd", *(folder / "fd").iterdir()]
-                    told = [words, *(os.fsencode(link.readlink()) for link in links if link.is_symlink())]
-                except OSError:  # it has ended meanwhile, or is another user's
+                    texts = [words, *(os.fsencode(link.readlink()) for link in links if link.is_symlink())]
+                except OSError:  # it has ended meanwhile or belongs to another user
                     continue
-                if any(mark in one for one in told):
+                if any(mark in one for one in texts):
                     found[int(folder.name)] = words.replace(b"\0", b" ").decode(errors="replace")
         return found
 
     def sockets(self) -> list[Path]:
         """The Unix sockets in the folder."""
         found = [path for path in self.root.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
-        return [path for path in found if path.name != "notify.sock"]  # that is the test's
+        return [path for path in found if path.name != "notify.sock"]  # the test made that one
 
 
-def ask(port: int) -> tuple[int, dict[str, Any]]:
-    """Ask the API at a port; gives the status code and the body."""
+def request(port: int) -> tuple[int, dict[str, Any]]:
+    """Send a request to the API at a port; return the status code and the body."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=TIMEOUT_S) as reply:
             return reply.status, json.load(reply)
@@ -178,18 +178,18 @@ def ask(port: int) -> tuple[int, dict[str, Any]]:
 
 
 def counted(number: int) -> tuple[int, dict[str, Any]]:
-    """What the API answers to so many visits: neither the database nor the cache has lost one, or seen one twice."""
+    """The API's reply to a number of visits, if database and cache have counted each of them once."""
     return 200, {"visits": number, "answers": number}
 
 
 def accepts(port: int) -> bool:
-    """Whether somebody listens there."""
+    """Whether connections to a port are accepted."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def seq_of(events: list[dict[str, Any]], name: str, kind: str) -> int:
-    """The number of the one event of this kind that a service has; to wait for others is no start yet."""
+    """The number of a service's only event of a kind. A start that waits for dependencies does not count."""
     found = [
         event["seq"]
         for event in events
@@ -205,7 +205,7 @@ def seq_of(events: list[dict[str, Any]], name: str, kind: str) -> int:
 def stack(root: Path) -> Iterator[Stack]:
     postgresql = find_postgresql()
     if postgresql is None or shutil.which("redis-server") is None:
-        pytest.skip("PostgreSQL's or Redis' package is not installed")
+        pytest.skip("PostgreSQL or Redis is not installed")
     user = OtherUser()
     try:
         stack = Stack(root, postgresql, user)
@@ -215,7 +215,7 @@ def stack(root: Path) -> Iterator[Stack]:
             assert " error " not in stack.daemon.log()
             assert "Traceback" not in stack.daemon.log()
         finally:
-            # A PostgreSQL that is killed leaves shared memory behind.
+            # A killed PostgreSQL leaves shared memory behind.
             stack.cli("service", "stop", "--all")
             stack.daemon.close()
     finally:
@@ -224,7 +224,7 @@ def stack(root: Path) -> Iterator[Stack]:
 
 @pytest.fixture
 def up(stack: Stack) -> Stack:
-    """The stack, healthy."""
+    """The healthy stack."""
     stack.apply()
     return stack
 
@@ -238,7 +238,7 @@ HEALTHY = {
 }
 
 
-def test_one_file_brings_it_up_in_the_order_of_its_needs_and_a_second_time_changes_nothing(stack: Stack) -> None:
+def test_apply_starts_the_stack_in_dependency_order_and_is_idempotent(stack: Stack) -> None:
     stack.apply()
     assert stack.states() == HEALTHY
     events = stack.journal()
@@ -255,7 +255,7 @@ def test_one_file_brings_it_up_in_the_order_of_its_needs_and_a_second_time_chang
     ]
     assert order == sorted(order)
     assert seq_of(events, "cache", "healthy") < seq_of(events, "api", "starting")
-    # What needs nothing of each other does not wait for each other.
+    # Independent services start at the same time.
     assert seq_of(events, "cache", "starting") < seq_of(events, "db-init", "stopped")
     assert stack.get("cache")["health_message"] == "PONG"
     assert stack.get("db-init")["exit_code"] == 0
@@ -278,7 +278,7 @@ def test_one_file_brings_it_up_in_the_order_of_its_needs_and_a_second_time_chang
     assert stack.running("pid") == pids
 
 
-def test_a_killed_database_comes_back_by_its_policy_and_the_api_says_what_happened(up: Stack) -> None:
+def test_killed_database_is_restarted_and_the_api_reports_the_loss(up: Stack) -> None:
     assert up.visit() == counted(1)
     last = up.journal()[-1]["seq"]
     before, tunnels = up.running("pid"), up.tunnels()
@@ -300,7 +300,7 @@ def test_a_killed_database_comes_back_by_its_policy_and_the_api_says_what_happen
     api = up.wait("api", lost_dependencies=None)
     assert (api["state"], api["pid"]) == ("running", before["api"])
     assert "not properly shut down; automatic recovery in progress" in up.cli.ok("service", "logs", "db").out
-    # What was committed before the kill is there, and the API has found it where it always was.
+    # Rows committed before the kill are kept, and the API reaches the database by the same tunnel.
     assert up.visit() == counted(2)
     assert up.tunnels() == tunnels
     assert up.states() == HEALTHY
@@ -322,25 +322,25 @@ def test_a_killed_database_comes_back_by_its_policy_and_the_api_says_what_happen
     assert {event["subject_name"] for event in events} == {"api", "db"}
 
 
-def test_it_outlives_its_daemon_and_what_died_meanwhile_comes_back(up: Stack) -> None:
+def test_stack_outlives_the_daemon_and_services_that_died_meanwhile_restart(up: Stack) -> None:
     assert up.visit() == counted(1)
     last = up.journal()[-1]["seq"]
     before, ports, tunnels = up.running("pid"), up.running("active_port"), up.tunnels()
 
     up.daemon.kill()
-    assert ask(ports["api"]) == counted(2)
+    assert request(ports["api"]) == counted(2)
     up.daemon.start()
-    wait_until(lambda: up.states() == HEALTHY, "everything is known to be healthy", TIMEOUT_S)
+    wait_until(lambda: up.states() == HEALTHY, "all services to be known as healthy", TIMEOUT_S)
     assert up.running("pid") == before
     assert up.visit() == counted(3)
 
     up.daemon.kill()
     os.kill(before["db"], signal.SIGKILL)
-    wait_until(lambda: not accepts(ports["db"]), "the end of the database")
+    wait_until(lambda: not accepts(ports["db"]), "the database to end")
     up.daemon.start()
-    wait_until(lambda: up.states() == HEALTHY, "everything is healthy again", TIMEOUT_S)
+    wait_until(lambda: up.states() == HEALTHY, "all services to be healthy again", TIMEOUT_S)
     up.wait("api", lost_dependencies=None)
-    assert ask(ports["api"]) == counted(4)
+    assert request(ports["api"]) == counted(4)
     assert up.tunnels() == tunnels
     after = up.running("pid")
     assert after.pop("db") != before.pop("db")
@@ -351,7 +351,7 @@ def test_it_outlives_its_daemon_and_what_died_meanwhile_comes_back(up: Stack) ->
     assert seq_of(events, "db", "exited") < seq_of(events, "db", "started")
 
 
-def test_it_stops_in_reverse_and_leaves_nothing(up: Stack) -> None:
+def test_stack_stops_in_reverse_order_and_leaves_no_process_or_socket(up: Stack) -> None:
     assert up.visit() == counted(1)
     pids = up.running("pid")
     assert up.cli("service", "stop", "db") == (

@@ -1,4 +1,4 @@
-"""What the daemon promises, gone through by a client that knows nothing but the protocol's documents."""
+"""The main features of the daemon, tested by a client that was written from the protocol's documents alone."""
 
 from __future__ import annotations
 
@@ -15,18 +15,25 @@ from pathlib import Path
 import pytest
 from support import stranger as stranger_module
 from support.daemon import DaemonProcess
-from support.stranger import Lost, Refused, Stranger, find_socket
+from support.stranger import ConnectionLost, ErrorReply, SpecClient, find_socket
 
-# The numbers of COMMANDS.md.
+# Command codes, from COMMANDS.md.
 SHUTDOWN, GET_SYSTEM_STATUS, PING, HEALTH, DESCRIBE, HELLO = 40, 41, 42, 43, 44, 45
 GET_SETTING, SET_SETTING, LIST_SETTINGS, DELETE_SETTING, BACKUP_DATABASE, WATCH_EVENTS = 46, 47, 48, 49, 50, 51
 CREATE_VM, LIST_VMS, GET_VM, DELETE_VM, UPDATE_VM = 0x0100, 0x0101, 0x0102, 0x0103, 0x0107
 
 
 @pytest.fixture
-def nexus(daemon: DaemonProcess) -> Iterator[Stranger]:
+def nexus(daemon: DaemonProcess) -> Iterator[SpecClient]:
     """A connection to a daemon with an empty database."""
-    with Stranger(find_socket(daemon.environment)) as connection:
+    with SpecClient(find_socket(daemon.environment)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def reader(shared: DaemonProcess) -> Iterator[SpecClient]:
+    """A connection to the daemon of all tests that create nothing; its database is empty."""
+    with SpecClient(find_socket(shared.environment)) as connection:
         yield connection
 
 
@@ -34,7 +41,7 @@ def names(vms: dict[str, list[dict[str, object]]]) -> list[object]:
     return [vm["name"] for vm in vms["vms"]]
 
 
-def test_the_stranger_imports_nothing_of_the_project() -> None:
+def test_spec_client_imports_nothing_of_the_project() -> None:
     tree = ast.parse(Path(stranger_module.__file__).read_text(encoding="utf-8"))
     imported = {
         name.split(".")[0]
@@ -48,71 +55,72 @@ def test_the_stranger_imports_nothing_of_the_project() -> None:
 # The state store
 
 
-def test_health_reports_the_database_with_path_tables_and_size(nexus: Stranger, daemon: DaemonProcess) -> None:
-    health = nexus.call(HEALTH)
+def test_health_reports_the_database_with_path_tables_and_size(reader: SpecClient, shared: DaemonProcess) -> None:
+    health = reader.call(HEALTH)
     assert health["status"] == "ok"
     database = health["database"]
-    assert database["path"] == str(daemon.database)
+    assert database["path"] == str(shared.database)
     assert database["table_count"] == len(database["tables"]) == 8
     assert {"journal", "schema_meta", "settings", "vms"} < set(database["tables"])
     assert isinstance(database["size_bytes"], int)
     assert database["size_bytes"] > 0
 
 
-def test_the_database_is_in_wal_mode_with_foreign_keys_and_its_migrations(nexus: Stranger) -> None:
-    database = nexus.call(HEALTH)["database"]
+def test_health_reports_wal_mode_foreign_keys_and_migrations(reader: SpecClient) -> None:
+    database = reader.call(HEALTH)["database"]
     assert database["journal_mode"] == "wal"
     assert database["foreign_keys"] is True
-    assert database["schema_version"] == 4
-    assert [migration["version"] for migration in database["migrations"]] == [1, 2, 3, 4]
+    assert database["schema_version"] == 5
+    assert [migration["version"] for migration in database["migrations"]] == [1, 2, 3, 4, 5]
 
 
-def test_the_database_is_in_the_state_directory_by_default(nexus: Stranger, root: Path) -> None:
-    assert nexus.call(HEALTH)["database"]["path"] == str(root / "state" / "nexus" / "nexus.db")
+def test_database_is_in_the_state_directory_by_default(reader: SpecClient, shared: DaemonProcess) -> None:
+    root = shared.root
+    assert reader.call(HEALTH)["database"]["path"] == str(root / "state" / "nexus" / "nexus.db")
     assert (root / "state" / "nexus" / "nexus.db").is_file()
 
 
-def test_db_overrides_where_the_database_is(make_daemon: Callable[..., DaemonProcess], root: Path) -> None:
+def test_db_option_sets_the_database_path(make_daemon: Callable[..., DaemonProcess], root: Path) -> None:
     elsewhere = root / "elsewhere" / "path.db"
     daemon = make_daemon("--db", str(elsewhere)).start()
-    with Stranger(find_socket(daemon.environment)) as nexus:
+    with SpecClient(find_socket(daemon.environment)) as nexus:
         assert nexus.call(HEALTH)["database"]["path"] == str(elsewhere)
     assert elsewhere.is_file()
     assert not daemon.database.exists()
 
 
-def test_the_help_shows_the_option_for_the_database() -> None:
+def test_nexusd_help_shows_the_db_option() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "nexus.daemon.main", "--help"], capture_output=True, text=True, check=True
     )
     assert "--db PATH" in result.stdout
 
 
-def test_a_second_start_finds_everything_as_it_was(make_daemon: Callable[..., DaemonProcess]) -> None:
+def test_records_and_migrations_survive_a_restart(make_daemon: Callable[..., DaemonProcess]) -> None:
     daemon = make_daemon().start()
-    with Stranger(find_socket(daemon.environment)) as nexus:
+    with SpecClient(find_socket(daemon.environment)) as nexus:
         before = nexus.call(CREATE_VM, name="kept")
         migrations = nexus.call(HEALTH)["database"]["migrations"]
     assert daemon.stop() == 0
     daemon.start()
-    with Stranger(find_socket(daemon.environment)) as nexus:
+    with SpecClient(find_socket(daemon.environment)) as nexus:
         assert nexus.call(GET_VM, vm="kept") == before
         assert nexus.call(HEALTH)["database"]["migrations"] == migrations
 
 
-def test_a_database_that_no_migration_can_start_from_is_set_aside_with_a_warning(
+def test_database_of_an_unknown_version_is_set_aside_with_a_warning(
     make_daemon: Callable[..., DaemonProcess],
 ) -> None:
     daemon = make_daemon().start()
-    with Stranger(find_socket(daemon.environment)) as nexus:
+    with SpecClient(find_socket(daemon.environment)) as nexus:
         nexus.call(CREATE_VM, name="old")
     assert daemon.stop() == 0
     with sqlite3.connect(daemon.database) as database:
         database.execute("UPDATE schema_meta SET value = '0' WHERE key = 'version'")
     database.close()
     daemon.start()
-    with Stranger(find_socket(daemon.environment)) as nexus:
-        assert nexus.call(HEALTH)["database"]["schema_version"] == 4
+    with SpecClient(find_socket(daemon.environment)) as nexus:
+        assert nexus.call(HEALTH)["database"]["schema_version"] == 5
         assert nexus.call(LIST_VMS) == {"vms": []}
     (kept,) = [path for path in daemon.state.iterdir() if _has_vm(path, "old")]
     assert [line for line in daemon.log().splitlines() if " warning " in line and kept.name in line]
@@ -134,24 +142,24 @@ def _has_vm(path: Path, name: str) -> bool:
 # VM records
 
 
-def test_create_gives_the_vm_with_defaults_and_the_first_cid(nexus: Stranger) -> None:
+def test_create_vm_returns_defaults_and_the_first_cid(nexus: SpecClient) -> None:
     before = int(time.time() * 1000)
     vm = nexus.call(CREATE_VM, name="test")
     assert uuid.UUID(vm.pop("id")).version == 4
     created, updated = vm.pop("created_at"), vm.pop("updated_at")
     assert before <= created == updated <= int(time.time() * 1000)
-    # What is not set, such as started_at and pid, is not there.
+    # Unset fields, such as started_at and pid, are left out.
     assert vm == {"name": "test", "role": "work", "state": "created", "cid": 3, "vcpu_count": 1, "mem_size_mib": 128}
 
 
-def test_create_takes_every_value(nexus: Stranger) -> None:
+def test_create_vm_accepts_every_field(nexus: SpecClient) -> None:
     vm = nexus.call(CREATE_VM, name="big", role="portal", vcpu_count=4, mem_size_mib=1024)
     assert (vm["role"], vm["vcpu_count"], vm["mem_size_mib"]) == ("portal", 4, 1024)
 
 
-def test_a_second_vm_of_the_same_name_is_a_conflict(nexus: Stranger) -> None:
+def test_create_vm_with_a_taken_name_is_a_conflict(nexus: SpecClient) -> None:
     nexus.call(CREATE_VM, name="dup")
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ErrorReply) as caught:
         nexus.call(CREATE_VM, name="dup")
     assert (caught.value.code, caught.value.type) == ("conflict", "vm.name_taken")
     assert '"dup" already exists' in caught.value.message
@@ -159,15 +167,15 @@ def test_a_second_vm_of_the_same_name_is_a_conflict(nexus: Stranger) -> None:
     assert names(nexus.call(LIST_VMS)) == ["dup"]
 
 
-def test_create_with_an_id_may_be_repeated(nexus: Stranger) -> None:
+def test_create_vm_with_an_id_is_idempotent(nexus: SpecClient) -> None:
     wanted = {"name": "once", "id": str(uuid.uuid4())}
     assert nexus.call(CREATE_VM, **wanted) == nexus.call(CREATE_VM, **wanted)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ErrorReply) as caught:
         nexus.call(CREATE_VM, **wanted | {"vcpu_count": 2})
     assert caught.value.type == "vm.id_taken"
 
 
-def test_cids_count_up_from_3_and_stay_unique_after_a_delete(nexus: Stranger) -> None:
+def test_cids_count_up_from_3_and_stay_unique_after_a_delete(nexus: SpecClient) -> None:
     assert [nexus.call(CREATE_VM, name=f"vm-{i}")["cid"] for i in range(3)] == [3, 4, 5]
     nexus.call(DELETE_VM, vm="vm-0")
     assert nexus.call(CREATE_VM, name="next")["cid"] >= 3
@@ -175,13 +183,13 @@ def test_cids_count_up_from_3_and_stay_unique_after_a_delete(nexus: Stranger) ->
     assert len(set(cids)) == len(cids) == 3
 
 
-def test_every_vm_begins_in_state_created(nexus: Stranger) -> None:
+def test_new_vms_are_in_state_created(nexus: SpecClient) -> None:
     for number, role in enumerate(("work", "portal", "service")):
         nexus.call(CREATE_VM, name=f"vm-{number}", role=role)
     assert {vm["state"] for vm in nexus.call(LIST_VMS)["vms"]} == {"created"}
 
 
-def test_list_gives_all_newest_first_and_filters_by_role_and_state(nexus: Stranger) -> None:
+def test_list_vms_is_newest_first_and_filters_by_role_and_state(nexus: SpecClient) -> None:
     assert nexus.call(LIST_VMS) == {"vms": []}
     nexus.call(CREATE_VM, name="my-vm")
     nexus.call(CREATE_VM, name="portal-1", role="portal")
@@ -194,7 +202,7 @@ def test_list_gives_all_newest_first_and_filters_by_role_and_state(nexus: Strang
     assert names(nexus.call(LIST_VMS, state="running")) == []
 
 
-def test_a_list_is_followed_page_by_page(nexus: Stranger) -> None:
+def test_list_vms_pages_give_the_whole_list(nexus: SpecClient) -> None:
     for number in range(7):
         nexus.call(CREATE_VM, name=f"vm-{number}")
     found: list[object] = []
@@ -207,30 +215,30 @@ def test_a_list_is_followed_page_by_page(nexus: Stranger) -> None:
     assert found == names(nexus.call(LIST_VMS))
 
 
-def test_get_finds_by_name_by_id_and_by_the_beginning_of_the_id(nexus: Stranger) -> None:
+def test_get_vm_accepts_name_id_and_id_prefix(nexus: SpecClient) -> None:
     vm = nexus.call(CREATE_VM, name="find-me")
     for reference in ("find-me", vm["id"], vm["id"][:8]):
         assert nexus.call(GET_VM, vm=reference) == vm
 
 
-def test_get_and_delete_of_what_is_not_there_is_not_found(nexus: Stranger) -> None:
+def test_get_and_delete_of_a_missing_vm_are_not_found(nexus: SpecClient) -> None:
     for code in (GET_VM, DELETE_VM):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(ErrorReply) as caught:
             nexus.call(code, vm="ghost")
         assert (caught.value.code, caught.value.type) == ("not_found", "vm.not_found")
         assert caught.value.message == 'VM "ghost" not found'
 
 
 @pytest.mark.parametrize("by", ["name", "id"])
-def test_delete_removes_the_record_and_gives_what_it_was(nexus: Stranger, by: str) -> None:
+def test_delete_vm_removes_and_returns_the_record(nexus: SpecClient, by: str) -> None:
     vm = nexus.call(CREATE_VM, name="doomed")
     assert nexus.call(DELETE_VM, vm=vm[by]) == vm
     assert nexus.call(LIST_VMS) == {"vms": []}
-    with pytest.raises(Refused):
+    with pytest.raises(ErrorReply):
         nexus.call(GET_VM, vm=vm["id"])
 
 
-def test_update_changes_what_is_given_and_nothing_else(nexus: Stranger) -> None:
+def test_update_vm_changes_only_the_given_fields(nexus: SpecClient) -> None:
     vm = nexus.call(CREATE_VM, name="before")
     changed = nexus.call(UPDATE_VM, vm="before", name="after", mem_size_mib=256)
     assert changed["updated_at"] >= vm["updated_at"]
@@ -247,18 +255,18 @@ def test_update_changes_what_is_given_and_nothing_else(nexus: Stranger) -> None:
         ({"role": "work"}, "name"),
     ],
 )
-def test_a_request_that_does_not_fit_says_which_field(nexus: Stranger, fields: dict[str, object], path: str) -> None:
-    with pytest.raises(Refused) as caught:
-        nexus.call(CREATE_VM, **fields)
+def test_invalid_request_error_names_the_field(reader: SpecClient, fields: dict[str, object], path: str) -> None:
+    with pytest.raises(ErrorReply) as caught:
+        reader.call(CREATE_VM, **fields)
     assert caught.value.code == "invalid_argument"
     assert caught.value.details["path"] == path
-    assert nexus.call(LIST_VMS) == {"vms": []}
+    assert reader.call(LIST_VMS) == {"vms": []}
 
 
 # The daemon
 
 
-def test_a_client_may_introduce_itself_and_learns_the_limits(nexus: Stranger) -> None:
+def test_hello_returns_limits_and_sets_the_actor_of_events(nexus: SpecClient) -> None:
     welcome = nexus.call(HELLO, client="stranger/1", actor="agent-7")
     assert welcome["protocol_versions"] == [1]
     assert welcome["limits"]["max_payload_bytes"] == 65536
@@ -268,12 +276,12 @@ def test_a_client_may_introduce_itself_and_learns_the_limits(nexus: Stranger) ->
     assert (event["uid"], event["pid"]) == (os.geteuid(), os.getpid())
 
 
-def test_ping_gives_back_the_same_bytes(nexus: Stranger) -> None:
-    assert nexus.call(PING, payload=bytes(range(256))) == {"payload": bytes(range(256))}
-    assert nexus.call(PING) == {}
+def test_ping_returns_its_payload(reader: SpecClient) -> None:
+    assert reader.call(PING, payload=bytes(range(256))) == {"payload": bytes(range(256))}
+    assert reader.call(PING) == {}
 
 
-def test_the_status_counts_what_there_is(nexus: Stranger, daemon: DaemonProcess) -> None:
+def test_system_status_counts_vms_and_connections(nexus: SpecClient, daemon: DaemonProcess) -> None:
     nexus.call(CREATE_VM, name="one")
     status = nexus.call(GET_SYSTEM_STATUS)
     assert status["pid"] == daemon.pid
@@ -281,15 +289,15 @@ def test_the_status_counts_what_there_is(nexus: Stranger, daemon: DaemonProcess)
     assert status["connections"] == 1
 
 
-def test_describe_knows_every_command_with_its_schemas(nexus: Stranger) -> None:
-    commands = {command["code"]: command for command in nexus.call(DESCRIBE)["commands"]}
+def test_describe_lists_commands_with_schemas(reader: SpecClient) -> None:
+    commands = {command["code"]: command for command in reader.call(DESCRIBE)["commands"]}
     assert {PING, CREATE_VM, WATCH_EVENTS} <= commands.keys()
     assert commands[CREATE_VM]["name"] == "CreateVm"
     assert commands[WATCH_EVENTS]["streams"] is True
     assert commands[CREATE_VM]["request"]["$defs"]["CreateVm"]["required"] == ["name"]
 
 
-def test_settings_keep_their_types_and_known_ones_their_defaults(nexus: Stranger) -> None:
+def test_settings_keep_their_types_and_known_ones_their_defaults(nexus: SpecClient) -> None:
     known = nexus.call(GET_SETTING, key="journal.keep_days")
     assert (known["value"], known["is_set"], known["default"]) == (30, False, 30)
     for value, type_ in (("text", "string"), (7, "int"), (True, "bool"), ({"a": [1, None]}, "json")):
@@ -299,25 +307,25 @@ def test_settings_keep_their_types_and_known_ones_their_defaults(nexus: Stranger
     listed = [setting["key"] for setting in nexus.call(LIST_SETTINGS)["settings"]]
     assert listed == ["journal.keep_days", "my.key"]
     assert nexus.call(DELETE_SETTING, key="my.key")["key"] == "my.key"
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ErrorReply) as caught:
         nexus.call(GET_SETTING, key="my.key")
     assert caught.value.type == "setting.not_found"
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ErrorReply) as caught:
         nexus.call(SET_SETTING, key="journal.keep_days", value="soon")
     assert caught.value.type == "setting.invalid"
 
 
-def test_a_backup_is_a_database_with_the_same_rows(nexus: Stranger, root: Path) -> None:
+def test_backup_is_a_database_with_the_same_rows(nexus: SpecClient, root: Path) -> None:
     nexus.call(CREATE_VM, name="saved")
     backup = nexus.call(BACKUP_DATABASE, path=str(root / "copy.db"))
     assert backup["size_bytes"] == (root / "copy.db").stat().st_size
     assert _has_vm(root / "copy.db", "saved")
 
 
-def test_a_backup_to_where_none_can_be_is_refused_as_the_clients_fault(nexus: Stranger, root: Path) -> None:
+def test_backup_to_an_unusable_path_is_a_client_error(nexus: SpecClient, root: Path) -> None:
     (root / "taken.db").write_text("something")
     for path, code in ((root / "taken.db", "conflict"), (root / "missing" / "copy.db", "failed_precondition")):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(ErrorReply) as caught:
             nexus.call(BACKUP_DATABASE, path=str(path))
         assert caught.value.code == code
     assert (root / "taken.db").read_text() == "something"
@@ -325,29 +333,29 @@ def test_a_backup_to_where_none_can_be_is_refused_as_the_clients_fault(nexus: St
 
 def test_events_can_be_resumed_across_a_restart(make_daemon: Callable[..., DaemonProcess]) -> None:
     daemon = make_daemon().start()
-    with Stranger(find_socket(daemon.environment)) as nexus:
+    with SpecClient(find_socket(daemon.environment)) as nexus:
         watch = nexus.begin(WATCH_EVENTS)
         nexus.call(CREATE_VM, name="first")
         seen = nexus.item(watch)
         assert seen["subject_name"] == "first"
-        with Stranger(find_socket(daemon.environment)) as other:
+        with SpecClient(find_socket(daemon.environment)) as other:
             assert other.call(SHUTDOWN) == {}
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(ErrorReply) as caught:
             nexus.result(watch)
         assert caught.value.code == "unavailable"
         assert caught.value.details["resume_after"] == seen["seq"]
-        with pytest.raises((Lost, OSError)):
+        with pytest.raises((ConnectionLost, OSError)):
             nexus.call(PING)
     assert daemon.process is not None
     assert daemon.process.wait(20) == 0
     daemon.start()
-    with Stranger(find_socket(daemon.environment)) as nexus:
+    with SpecClient(find_socket(daemon.environment)) as nexus:
         nexus.call(CREATE_VM, name="second")
         watch = nexus.begin(WATCH_EVENTS, after=seen["seq"], kinds=["vm.*"])
         assert nexus.item(watch)["subject_name"] == "second"
 
 
-def test_many_requests_at_once_are_each_answered_once_and_a_stream_can_be_cancelled(nexus: Stranger) -> None:
+def test_concurrent_requests_get_one_reply_each_and_a_stream_can_be_cancelled(nexus: SpecClient) -> None:
     watch = nexus.begin(WATCH_EVENTS)
     creates = [nexus.begin(CREATE_VM, name=f"vm-{number}") for number in range(200)]
     pings = {nexus.begin(PING, payload=b"%d" % number): b"%d" % number for number in range(200)}
@@ -355,17 +363,17 @@ def test_many_requests_at_once_are_each_answered_once_and_a_stream_can_be_cancel
     assert sorted(nexus.result(sequence)["cid"] for sequence in creates) == list(range(3, 203))
     assert [nexus.item(watch)["kind"] for _ in creates] == ["vm.created"] * 200
     nexus.cancel(watch)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ErrorReply) as caught:
         nexus.result(watch)
     assert caught.value.code == "cancelled"
     assert nexus.call(PING) == {}
 
 
-def test_a_daemon_told_to_stop_ends_well(nexus: Stranger, daemon: DaemonProcess) -> None:
+def test_daemon_stop_removes_the_socket_and_exits_with_0(nexus: SpecClient, daemon: DaemonProcess) -> None:
     nexus.call(CREATE_VM, name="kept")
     assert daemon.stop() == 0
     assert not daemon.socket_path.exists()
-    with pytest.raises((Lost, OSError)):
+    with pytest.raises((ConnectionLost, OSError)):
         nexus.call(PING)
     with pytest.raises(OSError, match="No such file"):
-        Stranger(find_socket(daemon.environment))
+        SpecClient(find_socket(daemon.environment))

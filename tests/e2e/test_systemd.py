@@ -1,4 +1,4 @@
-"""The units under a real user manager: activation, readiness, watchdog, restart, reload, and nexusctl beside it."""
+"""The units under a real user manager: activation, readiness, watchdog, restart, reload, and nexusctl's verbs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SERVICE, SOCKET = "nexus.service", "nexus.socket"
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[UserManager]:
-    """A user manager for the whole module."""
+    """A user manager for all tests of the module."""
     with user_manager() as running:
         yield running
 
 
 @pytest.fixture
 def manager(session: UserManager) -> Iterator[UserManager]:
-    """The manager, which knows no units of Nexus; afterwards it has forgotten them again."""
+    """The manager without any units of Nexus; units and state of the test are removed after it."""
     yield session
     session.run("nexusctl", "daemon", "stop", check=False)
     session.systemctl("disable", SERVICE, SOCKET, check=False)
@@ -42,18 +42,18 @@ def manager(session: UserManager) -> Iterator[UserManager]:
 
 @pytest.fixture
 def installed(manager: UserManager) -> UserManager:
-    """The manager after ``nexusctl daemon install``: the daemon runs."""
+    """The manager after ``nexusctl daemon install``, with a running daemon."""
     manager.run("nexusctl", "daemon", "install")
     return manager
 
 
 def main_pid(manager: UserManager) -> int:
-    """The daemon's pid inside; 0 while there is none."""
+    """The daemon's pid inside the namespace; 0 while none runs."""
     return int(manager.show(SERVICE, "MainPID"))
 
 
 def kill_daemon(manager: UserManager, number: signal.Signals) -> int:
-    """Send the daemon a signal; its pid inside."""
+    """Send a signal to the daemon; return its pid inside the namespace."""
     pid = main_pid(manager)
     assert pid
     manager.run("kill", f"-{number.value}", str(pid))
@@ -61,11 +61,11 @@ def kill_daemon(manager: UserManager, number: signal.Signals) -> int:
 
 
 def replaced(manager: UserManager, pid: int) -> bool:
-    """Whether another daemon is up."""
+    """Whether a daemon with another pid is active."""
     return main_pid(manager) not in (0, pid) and manager.show(SERVICE, "ActiveState") == "active"
 
 
-def test_systemd_finds_nothing_to_say_about_the_units(manager: UserManager) -> None:
+def test_units_pass_systemd_analyze_verify(manager: UserManager) -> None:
     program = manager.root / "home" / ".local" / "bin" / "nexusd"
     program.parent.mkdir(parents=True, exist_ok=True)
     program.symlink_to("/bin/true")
@@ -91,12 +91,12 @@ def test_install_writes_enables_and_starts_both_units(manager: UserManager) -> N
         assert manager.systemctl("is-active", unit) == "active"
     done = manager.run("systemd-analyze", "--user", "verify", str(manager.units / SERVICE), str(manager.units / SOCKET))
     assert (done.stdout, done.stderr) == ("", "")
-    # Again, as after an update: the units are written anew, and the daemon is the new one.
+    # A second install, as after an upgrade, writes the units again and restarts the daemon.
     manager.run("nexusctl", "daemon", "install")
     assert replaced(manager, pid)
 
 
-def test_the_first_connection_starts_the_daemon(installed: UserManager) -> None:
+def test_first_connection_starts_the_daemon(installed: UserManager) -> None:
     installed.systemctl("stop", SERVICE)
     assert installed.show(SERVICE, "ActiveState") == "inactive"
     done = installed.run("nexusctl", "vm", "create", "first")
@@ -112,7 +112,7 @@ def test_restarts_lose_no_connection(installed: UserManager) -> None:
     lost: list[BaseException] = []
     path = installed.socket_path
 
-    def connect_again_and_again() -> None:
+    def connect_repeatedly() -> None:
         while not stop.is_set():
             try:
                 with BlockingClient(path) as client:
@@ -121,7 +121,7 @@ def test_restarts_lose_no_connection(installed: UserManager) -> None:
             except Exception as error:
                 lost.append(error)
 
-    callers = [threading.Thread(target=connect_again_and_again) for _ in range(2)]
+    callers = [threading.Thread(target=connect_repeatedly) for _ in range(2)]
     for caller in callers:
         caller.start()
     try:
@@ -139,19 +139,20 @@ def test_restarts_lose_no_connection(installed: UserManager) -> None:
     assert len(answered) >= 200
 
 
-def test_the_watchdog_replaces_a_daemon_that_stands_still(installed: UserManager) -> None:
+@pytest.mark.slow
+def test_watchdog_replaces_a_stopped_daemon(installed: UserManager) -> None:
     installed.drop_in(SERVICE, "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\nRestartSec=100ms\n")
     installed.systemctl("restart", SERVICE)
     pid = kill_daemon(installed, signal.SIGSTOP)
-    wait_until(lambda: replaced(installed, pid), "another daemon")
+    wait_until(lambda: replaced(installed, pid), "a new daemon")
     assert installed.show(SERVICE, "NRestarts") == "1"
     assert installed.run("nexusctl", "status").returncode == 0
 
 
-def test_a_killed_daemon_comes_back_by_itself(installed: UserManager) -> None:
+def test_killed_daemon_is_restarted(installed: UserManager) -> None:
     installed.run("nexusctl", "vm", "create", "kept")
     pid = kill_daemon(installed, signal.SIGKILL)
-    wait_until(lambda: replaced(installed, pid), "another daemon")
+    wait_until(lambda: replaced(installed, pid), "a new daemon")
     assert installed.run("nexusctl", "vm", "list", "-o", "name").stdout == "kept\n"
 
 
@@ -168,10 +169,10 @@ def test_reload_applies_new_limits_to_the_running_daemon(installed: UserManager)
 
     wait_until(applied, "the new limit")
     assert main_pid(installed) == pid
-    wait_until(lambda: installed.show(SERVICE, "ActiveState") == "active", "the end of the reload")
+    wait_until(lambda: installed.show(SERVICE, "ActiveState") == "active", "the reload to end")
 
 
-def test_stop_start_and_status_are_about_the_units(installed: UserManager) -> None:
+def test_stop_start_restart_and_status_act_on_the_units(installed: UserManager) -> None:
     assert installed.run("nexusctl", "daemon", "stop").stdout == "Stopped the daemon (nexus.socket, nexus.service)\n"
     for unit in (SERVICE, SOCKET):
         assert installed.show(unit, "ActiveState") == "inactive"
@@ -184,12 +185,12 @@ def test_stop_start_and_status_are_about_the_units(installed: UserManager) -> No
     )
     assert installed.run("nexusctl", "daemon", "status", check=False).returncode == 3
     assert installed.show(SERVICE, "ActiveState") == "inactive"
-    assert installed.run("nexusctl", "daemon", "stop").stdout == "The daemon does not run\n"
+    assert installed.run("nexusctl", "daemon", "stop").stdout == "The daemon is not running\n"
 
     started = installed.run("nexusctl", "daemon", "start")
     assert started.stdout == f"Started the daemon (pid {main_pid(installed)}, nexus.service)\n"
     again = installed.run("nexusctl", "daemon", "start")
-    assert again.stdout == f"The daemon runs already (pid {main_pid(installed)}, /run/user/0/nexus/nexus.sock)\n"
+    assert again.stdout == f"The daemon is already running (pid {main_pid(installed)}, /run/user/0/nexus/nexus.sock)\n"
     status = installed.run("nexusctl", "daemon", "status")
     assert f"Daemon:  running (pid {main_pid(installed)})\n" in status.stdout
     assert "Manager: systemd (nexus.service)\n" in status.stdout
@@ -203,10 +204,10 @@ def test_stop_start_and_status_are_about_the_units(installed: UserManager) -> No
     started = installed.run("nexusctl", "daemon", "start")
     assert started.stdout == f"Started the daemon (pid {main_pid(installed)}, nexus.service)\n"
     refused = installed.run("nexusctl", "daemon", "start", "--log-level", "debug", check=False)
-    assert refused.returncode == 0  # it runs already: nothing is asked of it
+    assert refused.returncode == 0  # it runs already: the option is not used
 
 
-def test_a_log_level_is_refused_where_the_unit_would_not_see_it(installed: UserManager) -> None:
+def test_daemon_start_with_log_level_is_refused_for_the_unit(installed: UserManager) -> None:
     installed.run("nexusctl", "daemon", "stop")
     done = installed.run("nexusctl", "daemon", "start", "--log-level", "debug", check=False)
     assert done.returncode == 2
@@ -214,7 +215,7 @@ def test_a_log_level_is_refused_where_the_unit_would_not_see_it(installed: UserM
     assert installed.show(SERVICE, "ActiveState") == "inactive"
 
 
-def test_a_daemon_started_by_hand_leaves_the_socket_of_systemd_alone(installed: UserManager) -> None:
+def test_nexusd_started_by_hand_does_not_take_the_socket_of_systemd(installed: UserManager) -> None:
     installed.systemctl("stop", SERVICE)
     done = installed.run("nexusd", check=False)
     assert done.returncode == 1
@@ -226,22 +227,22 @@ def test_a_daemon_started_by_hand_leaves_the_socket_of_systemd_alone(installed: 
     assert installed.run("nexusctl", "status").returncode == 0
 
 
-def test_who_connects_is_told_why_the_daemon_cannot_start(installed: UserManager) -> None:
+def test_daemon_that_cannot_start_reports_the_reason_to_its_clients(installed: UserManager) -> None:
     installed.systemctl("stop", SERVICE)
     broken = installed.root / "broken"
     broken.mkdir()
     (broken / "config.toml").write_text("[daemon]\nlog_levle = 'info'\n")
-    # For the daemon alone: nexusctl would see it by itself.
+    # Set for the daemon alone: nexusctl would report a broken file of its own.
     installed.drop_in(SERVICE, f"[Service]\nEnvironment=NEXUS_CONFIG_DIR={broken}\n")
     sentence = f"the daemon cannot start: cannot use {broken}/config.toml, line 2: unknown key daemon.log_levle"
     done = installed.run("nexusctl", "status", check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.splitlines()[0] == f"Error: {sentence}"
-    # It is for a person to mend: systemd does not try again by itself, and the socket goes on listening.
-    wait_until(lambda: installed.show(SERVICE, "ActiveState") == "failed", "the service to give up")
+    # Only a user can fix it: systemd does not retry, and the socket keeps listening.
+    wait_until(lambda: installed.show(SERVICE, "ActiveState") == "failed", "the service to be failed")
     assert installed.show(SOCKET, "ActiveState") == "active"
 
-    # "daemon start" says the same, and leaves nothing that tries again and again.
+    # "daemon start" reports the same, and leaves no unit that retries.
     installed.run("nexusctl", "daemon", "stop")
     done = installed.run("nexusctl", "daemon", "start", check=False)
     assert (done.returncode, done.stdout) == (1, "")
@@ -254,7 +255,7 @@ def test_who_connects_is_told_why_the_daemon_cannot_start(installed: UserManager
     assert installed.run("nexusctl", "status").returncode == 0
 
 
-def test_an_idle_daemon_ends_and_comes_back_as_often_as_it_is_asked(installed: UserManager) -> None:
+def test_idle_exit_and_socket_activation_repeat_without_failure(installed: UserManager) -> None:
     nexusd = shutil.which("nexusd", path=installed.environment["PATH"])
     installed.drop_in(SERVICE, f"[Service]\nExecStart=\nExecStart={nexusd} --idle-exit 0.05\n")
     installed.systemctl("restart", SERVICE)
@@ -285,18 +286,18 @@ def test_uninstall_stops_the_daemon_and_removes_the_units(installed: UserManager
     assert installed.run("nexusctl", "daemon", "uninstall", "--yes").stdout == "The units are not installed\n"
 
 
-def test_install_waits_until_a_daemon_without_systemd_is_stopped(manager: UserManager) -> None:
+def test_install_is_refused_while_a_daemon_without_systemd_runs(manager: UserManager) -> None:
     manager.run("nexusctl", "daemon", "start")
     done = manager.run("nexusctl", "daemon", "install", check=False)
     assert done.returncode == 5
-    assert "a daemon that systemd did not start listens already" in done.stderr
+    assert "a daemon that systemd did not start is running" in done.stderr
     assert not manager.units.exists()
     manager.run("nexusctl", "daemon", "stop")
     manager.run("nexusctl", "daemon", "install")
 
 
-def test_what_the_daemon_started_outlives_its_restart(installed: UserManager) -> None:
-    # KillMode=process: a process of the service's cgroup that is not its main process.
+def test_child_processes_survive_a_restart_of_the_unit(installed: UserManager) -> None:
+    # KillMode=process spares processes of the service's cgroup other than its main process.
     procs = f"/sys/fs/cgroup{installed.show(SERVICE, 'ControlGroup')}/cgroup.procs"
     script = f"sleep 600 >/dev/null 2>&1 & echo $! > {procs} && echo $!"
     pid = installed.run("/bin/sh", "-c", script).stdout.strip()
@@ -307,12 +308,12 @@ def test_what_the_daemon_started_outlives_its_restart(installed: UserManager) ->
         installed.run("kill", pid, check=False)
 
 
-def test_a_manager_leaves_nothing_outside(session: UserManager, root: Path) -> None:
+def test_user_manager_leaves_no_mounts_and_no_cgroup(session: UserManager, root: Path) -> None:
     mounts = Path("/proc/self/mounts").read_text()
     another = UserManager(root)
     assert another.cgroup.is_dir()
     pid = another.run("/bin/sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!").stdout.strip()
     assert another.run("kill", "-0", pid).returncode == 0
     another.close()
-    assert not another.cgroup.exists()  # and nothing was in it any more
+    assert not another.cgroup.exists()  # so it was empty
     assert Path("/proc/self/mounts").read_text() == mounts

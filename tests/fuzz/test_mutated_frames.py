@@ -26,6 +26,7 @@ from nexus_protocol import (
 from nexus_protocol.frame import CANCEL, HEADER_SIZE, INPUT
 from support.daemon import DaemonProcess, short_directory
 from support.raw import RawClient, pack
+from support.soak import SOAK
 
 from nexus.journal.commands import WatchEvents
 from nexus.system.commands import (
@@ -289,7 +290,9 @@ def _check_store(daemon: DaemonProcess, canary: RawClient, outcomes: list[_Outco
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-@settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150 * SOAK, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(chunks=st.lists(st.binary(max_size=200), max_size=6))
 def test_random_bytes_in_random_chunks_affect_only_their_connection(fuzzed: DaemonProcess, chunks: list[bytes]) -> None:
     with RawClient(fuzzed.socket_path) as client:
@@ -308,7 +311,9 @@ _HEADERS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150 * SOAK, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(frames=st.lists(_HEADERS, max_size=12), cut=st.integers(1, 64))
 def test_random_frames_in_random_chunks_are_answered_or_refused(
     fuzzed: DaemonProcess, frames: list[bytes], cut: int

@@ -1,4 +1,4 @@
-"""The journal on a real store: slices, pruning, and a watcher that its filter leaves idle."""
+"""The journal on a real store: slices, pruning, and a watcher whose filter matches nothing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from nexus.journal.store import Watched, bounds, prune, read_slice, record
 from nexus.store import Transaction
 from nexus.store.sqlite import SqliteStore
 
-ORIGIN = Caller(1000, 42, "somebody")
+CALLER = Caller(1000, 42, "agent")
 DAY_MS = 24 * 60 * 60 * 1000
 
 
 def on_store(root: Path, body: Callable[[SqliteStore], Awaitable[None]]) -> None:
-    """Run ``body`` on a fresh store that takes writes."""
+    """Run ``body`` on a new store that accepts writes."""
 
     async def run() -> None:
         async with running(make_store(root)) as store:
@@ -33,17 +33,17 @@ def on_store(root: Path, body: Callable[[SqliteStore], Awaitable[None]]) -> None
 
 
 def _write(*at: int, kind: str = "thing.done") -> Callable[[Transaction], None]:
-    """A change that records events that happened at these times."""
+    """Make a change that records events with these times."""
 
     def change(tx: Transaction) -> None:
         for moment in at:
             tx.now = moment
-            record(tx, ORIGIN, kind, "thing", "id", "name", {"n": moment})
+            record(tx, CALLER, kind, "thing", "id", "name", {"n": moment})
 
     return change
 
 
-def test_an_event_that_is_undone_with_its_change_leaves_no_trace(root: Path) -> None:
+def test_event_of_a_rolled_back_change_is_not_recorded(root: Path) -> None:
     async def body(store: SqliteStore) -> None:
         def fails(tx: Transaction) -> None:
             _write(1)(tx)
@@ -54,20 +54,20 @@ def test_an_event_that_is_undone_with_its_change_leaves_no_trace(root: Path) -> 
         assert store.read(bounds) == (0, 0)
         await store.write(_write(1))
         (event,) = store.read(lambda reader: read_slice(reader, 0, Watched()), snapshot=True).events
-        assert event == Event(1, 1, "thing.done", "thing", "id", "name", "somebody", 1000, 42, {"n": 1})
+        assert event == Event(1, 1, "thing.done", "thing", "id", "name", "agent", 1000, 42, {"n": 1})
 
     on_store(root, body)
 
 
-def test_slices_lead_through_everything_once_in_order_and_are_bounded(root: Path) -> None:
+def test_slices_return_every_event_once_in_order_within_limits(root: Path) -> None:
     async def body(store: SqliteStore) -> None:
         for kind, count in (("a.x", 4500), ("b.x", 3), ("a.x", 4500)):
             await store.write(_write(*range(count), kind=kind))
         for kinds, expected in ((None, range(1, 9004)), (["b.*"], range(4501, 4504))):
             after, seen, rounds = 0, [], 0
             while after < 9003:
-                look = functools.partial(read_slice, after=after, watched=Watched(kinds))
-                part = store.read(look, snapshot=True)
+                read = functools.partial(read_slice, after=after, watched=Watched(kinds))
+                part = store.read(read, snapshot=True)
                 assert len(part.events) <= 500
                 assert after < part.seq <= after + 5000
                 seen += [event.seq for event in part.events]
@@ -78,14 +78,14 @@ def test_slices_lead_through_everything_once_in_order_and_are_bounded(root: Path
     on_store(root, body)
 
 
-def test_pruning_goes_from_the_old_end_to_the_first_that_is_new_whatever_the_clock_did(root: Path) -> None:
+def test_prune_stops_at_the_first_recent_event_even_if_the_clock_was_set_back(root: Path) -> None:
     async def body(store: SqliteStore) -> None:
-        # The third was written after the clock had been set back.
+        # The third event was written after the clock had been set back.
         await store.write(_write(10, 500, 20, 30))
         assert await store.write(functools.partial(prune, before_at=100)) == 1
         assert await store.write(functools.partial(prune, before_at=100)) == 0
         assert store.read(bounds) == (1, 4)
-        assert await store.write(functools.partial(prune, before_at=1000, most=2)) == 2
+        assert await store.write(functools.partial(prune, before_at=1000, limit=2)) == 2
         assert await store.write(functools.partial(prune, before_at=1000)) == 1
         assert await store.write(functools.partial(prune, before_at=1000)) == 0
         assert store.read(bounds) == (4, 4)
@@ -100,7 +100,7 @@ def test_pruning_goes_from_the_old_end_to_the_first_that_is_new_whatever_the_clo
 
 
 class _Recorder:
-    """The daemon's end of a stream, which only keeps what is sent."""
+    """Stands for the daemon's end of a stream; it only keeps the items."""
 
     draining = False
 
@@ -117,13 +117,11 @@ class _Recorder:
         pass
 
 
-def test_an_idle_watcher_hears_after_a_while_how_far_it_is_and_only_when_that_is_news(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_watcher_receives_progress_only_after_new_events(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers, "_PROGRESS_INTERVAL_S", 0.05)
 
     async def body(store: SqliteStore) -> None:
-        context: Any = Context(store, None, ORIGIN)  # type: ignore[arg-type]
+        context: Any = Context(store, None, CALLER)  # type: ignore[arg-type]
         stream = _Recorder()
         command = WatchEvents(kinds=["wanted.*"])
         watching = asyncio.create_task(handlers.watch_events(context, command, stream))  # type: ignore[arg-type]

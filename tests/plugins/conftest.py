@@ -19,7 +19,7 @@ def folder(root: Path) -> PluginFolder:
 
 @pytest.fixture
 def start(make_daemon: Callable[..., DaemonProcess]) -> Callable[..., DaemonProcess]:
-    """Starts a daemon that gives its plugins ``timeout_ms`` for a call; other options are the daemon's."""
+    """Starts a daemon with this ``timeout_ms`` for plugins; other options become environment variables."""
 
     def run(*arguments: str, timeout_ms: int = 5000, **options: str) -> DaemonProcess:
         config = f"[plugins]\ntimeout_ms = {timeout_ms}\n"

@@ -1,4 +1,4 @@
-"""One plugin of each kind, as the documentation shows it, under a real daemon."""
+"""One plugin of each kind, as in the documentation, with a real daemon."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ README = Path(nexus.plugins.__file__).parent / "README.md"
 PACKAGE = str(EXAMPLES / "package")
 
 
-def test_the_readme_shows_the_examples() -> None:
+def test_readme_contains_the_examples() -> None:
     shown = re.findall(r"```(?:python|lua|toml)\n(.*?)```", README.read_text(), re.DOTALL)
     for path in (EXAMPLES / "guard.py", EXAMPLES / "limits.lua", EXAMPLES / "package" / "nexus_example.py"):
         assert path.read_text() in shown, path.name
@@ -35,13 +35,13 @@ def test_the_readme_shows_the_examples() -> None:
 
 @pytest.fixture
 def client(folder: PluginFolder, start: Callable[..., DaemonProcess]) -> RawClient:
-    """A client of a daemon with all three examples."""
+    """A client of a daemon that has loaded the three examples."""
     folder.example("guard.py")
     folder.example("limits.lua")
     return RawClient(start(PYTHONPATH=PACKAGE).socket_path)
 
 
-def test_each_kind_is_loaded_and_listed_by_name(client: RawClient) -> None:
+def test_list_plugins_reports_each_kind_sorted_by_name(client: RawClient) -> None:
     with client:
         listing = client.call(ListPlugins())
     assert [(p.name, p.kind, p.state, p.hooks, p.extras) for p in listing.plugins] == [
@@ -54,7 +54,7 @@ def test_each_kind_is_loaded_and_listed_by_name(client: RawClient) -> None:
     assert listing.pid is not None
 
 
-def test_a_plugin_vetoes_a_command_with_a_reason_and_nothing_happens(client: RawClient) -> None:
+def test_vetoed_command_returns_the_reason_and_changes_nothing(client: RawClient) -> None:
     with client:
         vm = client.call(CreateVm(name="prod-db"))
         error = client.call_error(DeleteVm("prod-db"))
@@ -72,19 +72,19 @@ def test_a_plugin_vetoes_a_command_with_a_reason_and_nothing_happens(client: Raw
         assert [vm.name for vm in client.call(ListVms()).vms] == ["prod-db"]
 
 
-def test_extra_reaches_the_one_plugin_that_claims_the_name(client: RawClient) -> None:
+def test_extra_calls_only_the_plugin_that_claims_the_name(client: RawClient) -> None:
     with client:
         assert client.call(Extra("greet", {"who": "you"})).body == {"text": "Hello, you!", "plugin": "limits"}
         client.call(CreateVm(name="a"))
         client.call(CreateVm(name="b"))
-        # All of them are asked before Extra as before any command.
+        # pre_command runs before Extra as before any command.
         assert client.call(Extra("statistics")).body == {"Extra": 2, "CreateVm": 2}
         error = client.call_error(Extra("nobody"))
     assert (error.code, error.type) == ("not_found", "plugin.not_claimed")
     assert error.message == "cannot carry out nobody: no plugin claims it"
 
 
-def test_the_environment_of_a_start_is_changed_by_one_after_the_other(folder: PluginFolder) -> None:
+def test_pre_start_plugins_change_the_environment_in_turn(folder: PluginFolder) -> None:
     folder.example("guard.py")
     folder.example("limits.lua")
 

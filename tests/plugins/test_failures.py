@@ -1,4 +1,4 @@
-"""Plugins that raise, hang, end, eat memory, print, fork: their command fails and says who it was; the rest goes on."""
+"""Plugins that raise, hang, exit, exhaust memory, print or fork: their command fails and names them; others work."""
 
 from __future__ import annotations
 
@@ -45,27 +45,30 @@ async def failure(work: Coroutine[Any, Any, Any]) -> PluginFailed:
 
 FAILURES = {
     "raises": ("raise ValueError('no\\n such thing')", r"raised ValueError: no such thing \(line 9\)"),
-    "exits": ("sys.exit(3)", r"raised SystemExit: 3 \(line 9\)"),
+    "sys.exit": ("sys.exit(3)", r"raised SystemExit: 3 \(line 9\)"),
     "recurses": ("pre_command('GetVm')", r"raised RecursionError: maximum recursion depth exceeded.*\(line \d+\)"),
     "hangs": ("time.sleep(600)", "it took longer than 700 ms"),
-    "loops": ("[None for _ in iter(int, 1)]", "it took longer than 700 ms"),
-    "ends": ("os._exit(3)", r"the process ended \(exit code 3\)"),
-    "ends well": ("os._exit(0)", r"the process ended \(exit code 0\)"),
-    "kills": ("os.kill(os.getpid(), 9)", "the process was ended by SIGKILL"),
+    "loops": ("sum(0 for _ in iter(int, 1))", "it took longer than 700 ms"),
+    "exits 3": ("os._exit(3)", r"the process ended \(exit code 3\)"),
+    "exits 0": ("os._exit(0)", r"the process ended \(exit code 0\)"),
+    "killed": ("os.kill(os.getpid(), 9)", "the process was ended by SIGKILL"),
     "crashes": ("os.kill(os.getpid(), signal.SIGSEGV)", "the process was ended by SIGSEGV"),
-    "eats": ("x = [bytes(1 << 20) for _ in range(1000000)]", "it ran out of memory"),
-    "keeps": ("kept.extend(bytes(1 << 20) for _ in iter(int, 1))", "it ran out of memory"),
-    "closes": ("os.closerange(3, 100); time.sleep(600)", "the process closed the daemon's channel|it took longer"),
-    "babbles": (
+    "out of memory": ("x = [bytes(1 << 20) for _ in range(1000000)]", "it ran out of memory"),
+    "out of memory, kept": ("kept.extend(bytes(1 << 20) for _ in iter(int, 1))", "it ran out of memory"),
+    "closes the socket": (
+        "os.closerange(3, 100); time.sleep(600)",
+        "the process closed the daemon's socket|it took longer",
+    ),
+    "writes to the socket": (
         "[os.write(fd, bytes(64)) for fd in range(3, 64) if is_socket(fd)]; time.sleep(600)",
-        "the process wrote into the daemon's own channel",
+        "the process wrote invalid data to the daemon's socket",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-def test_its_command_fails_with_its_name_and_the_next_one_is_asked_about(folder: PluginFolder, kind: str) -> None:
-    does, reason = FAILURES[kind]
+def test_failing_plugin_fails_its_command_and_the_next_command_works(folder: PluginFolder, kind: str) -> None:
+    statement, reason = FAILURES[kind]
     folder.python(
         "bad",
         f"""
@@ -74,7 +77,7 @@ def test_its_command_fails_with_its_name_and_the_next_one_is_asked_about(folder:
 
         @hookimpl
         def pre_command(command):
-            if command == "GetVm": {does}
+            if command == "GetVm": {statement}
 
         def is_socket(fd):
             try:
@@ -96,10 +99,11 @@ def test_its_command_fails_with_its_name_and_the_next_one_is_asked_about(folder:
             assert await test.extra("other", [1]) == [1]
         assert (await test.plugins())["bad"].hooks == ["pre_command"]
 
-    run(folder, scenario, timeout_ms=700)
+    # What ends by another limit than time has time enough, on a busy machine too.
+    run(folder, scenario, timeout_ms=700 if "longer than" in reason else 20_000)
 
 
-def test_what_is_raised_before_a_start_is_told_without_the_words_that_may_hold_the_environment(
+def test_pre_start_error_omits_text_that_may_hold_the_environment(
     folder: PluginFolder,
 ) -> None:
     folder.python("bad", "@hookimpl\ndef pre_start_command(environment):\n    raise KeyError(environment['TOKEN'])\n")
@@ -112,7 +116,7 @@ def test_what_is_raised_before_a_start_is_told_without_the_words_that_may_hold_t
     run(folder, scenario)
 
 
-def test_the_same_of_lua(folder: PluginFolder) -> None:
+def test_lua_pre_start_error_omits_text_that_may_hold_the_environment(folder: PluginFolder) -> None:
     folder.lua("bad", "function nexus.pre_start_command(s, c, e)\n  error(e.TOKEN)\nend\n")
 
     async def scenario(test: TestHost) -> None:
@@ -122,7 +126,7 @@ def test_the_same_of_lua(folder: PluginFolder) -> None:
     run(folder, scenario)
 
 
-def test_questions_that_wait_while_one_breaks_the_process_are_put_to_the_next_one(folder: PluginFolder) -> None:
+def test_pending_calls_are_made_to_the_new_process_after_a_failure(folder: PluginFolder) -> None:
     folder.python(
         "bad",
         """
@@ -143,7 +147,7 @@ def test_questions_that_wait_while_one_breaks_the_process_are_put_to_the_next_on
     run(folder, scenario)
 
 
-def test_a_process_that_has_to_be_started_again_and_again_gets_pauses(folder: PluginFolder) -> None:
+def test_process_that_keeps_failing_is_restarted_with_a_delay(folder: PluginFolder) -> None:
     folder.python("bad", "import os\n@hookimpl\ndef pre_command():\n    os._exit(1)\n")
 
     async def scenario(test: TestHost) -> None:
@@ -154,10 +158,10 @@ def test_a_process_that_has_to_be_started_again_and_again_gets_pauses(folder: Pl
                 break
             pids.add(error.message)
         assert error.message == (
-            "cannot carry out GetVm: the plugins cannot be asked: their process has to be restarted often: "
+            "cannot carry out GetVm: the plugins cannot be called: their process keeps failing: "
             'plugin "bad": the process ended (exit code 1)'
         )
-        # Mended, it is asked at once.
+        # A reload with a fixed plugin takes effect at once.
         folder.python("bad", "@hookimpl\ndef pre_command():\n    pass\n")
         await test.host.reload()
         await test.before(GetVm("x"))
@@ -165,7 +169,7 @@ def test_a_process_that_has_to_be_started_again_and_again_gets_pauses(folder: Pl
     run(folder, scenario, timeout_ms=300)
 
 
-def test_a_process_that_ends_by_itself_is_started_again(folder: PluginFolder) -> None:
+def test_process_that_is_killed_between_calls_is_restarted(folder: PluginFolder) -> None:
     folder.python("other", OTHER)
 
     async def scenario(test: TestHost) -> None:
@@ -178,7 +182,7 @@ def test_a_process_that_ends_by_itself_is_started_again(folder: PluginFolder) ->
     run(folder, scenario)
 
 
-def test_what_a_plugin_has_started_ends_with_the_process(folder: PluginFolder) -> None:
+def test_child_processes_of_a_plugin_are_killed_with_the_process(folder: PluginFolder) -> None:
     folder.python(
         "bad",
         """
@@ -205,7 +209,7 @@ def test_what_a_plugin_has_started_ends_with_the_process(folder: PluginFolder) -
     run(folder, scenario)
 
 
-def test_a_plugin_that_forks_does_not_answer_twice(folder: PluginFolder) -> None:
+def test_plugin_that_forks_sends_one_reply(folder: PluginFolder) -> None:
     folder.python(
         "forks",
         """
@@ -226,9 +230,7 @@ def test_a_plugin_that_forks_does_not_answer_twice(folder: PluginFolder) -> None
     run(folder, scenario)
 
 
-def test_what_plugins_print_is_in_the_log_up_to_a_bound(
-    folder: PluginFolder, start: Callable[..., DaemonProcess]
-) -> None:
+def test_plugin_output_is_logged_up_to_a_limit(folder: PluginFolder, start: Callable[..., DaemonProcess]) -> None:
     folder.python(
         "loud",
         """
@@ -259,10 +261,10 @@ def test_what_plugins_print_is_in_the_log_up_to_a_bound(
         client.call(Extra("flood"))
     assert daemon.stop() == 0
     assert len(daemon.log()) < 64 * 1024
-    assert re.search(r"plugins printed too much: 1\d{7} bytes are not in the log", daemon.log())
+    assert re.search(r"plugins printed too much: 1\d{7} bytes were not logged", daemon.log())
 
 
-def test_a_plugin_that_hangs_stalls_nobody_who_asks_for_what_is_never_hooked(
+def test_hanging_plugin_does_not_delay_commands_that_are_never_hooked(
     folder: PluginFolder, start: Callable[..., DaemonProcess]
 ) -> None:
     entered = folder.path / "entered"

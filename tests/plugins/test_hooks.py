@@ -1,4 +1,4 @@
-"""What hooks are given, in which order, and what becomes of what they give."""
+"""The arguments of hooks, the order of plugins, and the handling of return values."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(folder: PluginFolder, scenario: Callable[[TestHost], Coroutine[Any, Any,
     asyncio.run(main())
 
 
-def test_a_hook_sees_the_command_its_fields_and_who_asks(folder: PluginFolder) -> None:
+def test_hook_receives_command_fields_and_origin(folder: PluginFolder) -> None:
     folder.python("recorder", RECORDING)
 
     async def scenario(test: TestHost) -> None:
@@ -73,7 +73,7 @@ class Inner(msgspec.Struct):
 
 
 class Secretive(Command[Empty]):
-    """Has secrets everywhere."""
+    """A command with secrets at every level."""
 
     environment: Annotated[dict[str, str], SECRET]
     inner: list[Inner]
@@ -81,7 +81,7 @@ class Secretive(Command[Empty]):
     other: str | None = None
 
 
-def test_a_hook_sees_no_secret(folder: PluginFolder) -> None:
+def test_hook_receives_no_secrets(folder: PluginFolder) -> None:
     folder.python("recorder", RECORDING)
     command = Secretive({"PASSWORD": "s3cret"}, [Inner("i", "s3cret")], "s3cret")
     fields = shown_fields(command)
@@ -100,7 +100,7 @@ def test_a_hook_sees_no_secret(folder: PluginFolder) -> None:
     run(folder, scenario)
 
 
-def test_plugins_are_asked_by_name_until_one_vetoes(folder: PluginFolder) -> None:
+def test_plugins_are_called_in_name_order_until_one_vetoes(folder: PluginFolder) -> None:
     for name in ("b", "c", "a"):
         folder.python(
             name,
@@ -127,7 +127,7 @@ def test_plugins_are_asked_by_name_until_one_vetoes(folder: PluginFolder) -> Non
     async def scenario(test: TestHost) -> None:
         with pytest.raises(PluginVetoed, match="I am b"):
             await test.before(GetVm("x"))
-        # What one plugin does to the fields is not what the next one sees.
+        # A plugin's change of the fields is not visible to the next plugin.
         assert [await test.extra(name) for name in "abc"] == [[{"vm": "x"}], [{"vm": "x"}], []]
         assert await test.start({"ORDER": ""}) == {"ORDER": "abc"}
 
@@ -135,20 +135,22 @@ def test_plugins_are_asked_by_name_until_one_vetoes(folder: PluginFolder) -> Non
 
 
 @pytest.mark.parametrize(
-    ("gives", "sentence"),
+    ("value", "sentence"),
     [
-        ("'no'", "gave something of type str from pre_command, where None or a Veto belongs"),
-        ("False", "gave something of type bool from pre_command, where None or a Veto belongs"),
+        ("'no'", "returned a value of type str from pre_command; expected None or a Veto"),
+        ("False", "returned a value of type bool from pre_command; expected None or a Veto"),
     ],
 )
-def test_an_answer_that_means_nothing_is_no_yes(folder: PluginFolder, gives: str, sentence: str) -> None:
-    folder.python("odd", f"@hookimpl\ndef pre_command():\n    return {gives}\n")
+def test_pre_command_with_an_invalid_return_value_fails_the_command(
+    folder: PluginFolder, value: str, sentence: str
+) -> None:
+    folder.python("odd", f"@hookimpl\ndef pre_command():\n    return {value}\n")
 
     async def scenario(test: TestHost) -> None:
         with pytest.raises(PluginFailed) as failed:
             await test.before(GetVm("x"))
         assert failed.value.message == f'cannot carry out GetVm: plugin "odd" failed: {sentence}'
-        assert failed.value.hint == f"Mend or remove {folder.path}/odd.py, then: nexusctl plugin reload"
+        assert failed.value.hint == f"Fix or remove {folder.path}/odd.py, then: nexusctl plugin reload"
 
     run(folder, scenario)
 
@@ -156,17 +158,17 @@ def test_an_answer_that_means_nothing_is_no_yes(folder: PluginFolder, gives: str
 @pytest.mark.parametrize(
     "changes", ["[]", "{'A': 1}", "{1: 'A'}", "{'': 'x'}", "{'A=B': 'x'}", "{'A': 'x\\0'}", "{'A\\0': 'x'}", "'A=1'"]
 )
-def test_an_environment_that_no_process_can_have_is_refused(folder: PluginFolder, changes: str) -> None:
+def test_pre_start_with_an_invalid_environment_fails_the_start(folder: PluginFolder, changes: str) -> None:
     folder.python("odd", f"@hookimpl\ndef pre_start_command():\n    return {changes!s}\n")
 
     async def scenario(test: TestHost) -> None:
-        with pytest.raises(PluginFailed, match=r'cannot start service "web": plugin "odd" failed: gave '):
+        with pytest.raises(PluginFailed, match=r'cannot start service "web": plugin "odd" failed: returned '):
             await test.start({"B": "1"})
 
     run(folder, scenario)
 
 
-def test_a_variable_that_is_not_utf8_stays_and_is_not_shown(folder: PluginFolder) -> None:
+def test_variable_that_is_not_utf8_is_kept_and_not_shown_to_plugins(folder: PluginFolder) -> None:
     folder.python("recorder", RECORDING)
 
     async def scenario(test: TestHost) -> None:
@@ -178,19 +180,17 @@ def test_a_variable_that_is_not_utf8_stays_and_is_not_shown(folder: PluginFolder
 
 
 @pytest.mark.parametrize(
-    ("gives", "sentence"),
+    ("value", "sentence"),
     [
-        ("object()", "gave something of type object, which no message can hold"),
-        ("{1: 2}", "gave a map whose keys are not text"),
-        ("2 ** 70", "gave what no message can hold"),
-        ("b'x' * (1 << 20)", "gave 1048581 bytes, and 1048576 are the most"),
-        ("deep()", "gave something nested deeper than 32 levels"),
-        ("'\\ud800'", "gave what no message can hold"),
+        ("object()", "returned a value of type object, which cannot be encoded"),
+        ("{1: 2}", "returned a map whose keys are not text"),
+        ("2 ** 70", "returned a value that cannot be encoded"),
+        ("b'x' * (1 << 20)", "returned 1048581 bytes; the maximum is 1048576"),
+        ("deep()", "returned a value nested deeper than 32 levels"),
+        ("'\\ud800'", "returned a value that cannot be encoded"),
     ],
 )
-def test_an_answer_to_extra_that_no_message_can_hold_is_refused(
-    folder: PluginFolder, gives: str, sentence: str
-) -> None:
+def test_extra_return_value_that_cannot_be_encoded_fails(folder: PluginFolder, value: str, sentence: str) -> None:
     folder.python(
         "odd",
         f"""
@@ -203,7 +203,7 @@ def test_an_answer_to_extra_that_no_message_can_hold_is_refused(
 
         @hookimpl
         def extra():
-            return {gives}
+            return {value}
         """,
     )
 
@@ -214,18 +214,18 @@ def test_an_answer_to_extra_that_no_message_can_hold_is_refused(
     run(folder, scenario)
 
 
-def test_only_what_a_plugin_has_is_asked(folder: PluginFolder) -> None:
+def test_hook_that_no_plugin_has_is_not_called(folder: PluginFolder) -> None:
     folder.python("starts", "@hookimpl\ndef pre_start_command():\n    return {'A': '1'}\n")
 
     async def scenario(test: TestHost) -> None:
         await test.host.listing()
-        assert test.gate is None
+        assert test.pre_command_hook is None
         assert await test.start() == {"A": "1"}
 
     run(folder, scenario)
 
 
-def test_what_a_client_needs_to_see_and_end_a_daemon_is_never_hooked(
+def test_commands_that_inspect_or_stop_the_daemon_are_never_hooked(
     folder: PluginFolder, start: Callable[..., DaemonProcess]
 ) -> None:
     folder.python("never", "@hookimpl\ndef pre_command(command):\n    return Veto('never: ' + command)\n")
@@ -242,7 +242,7 @@ def test_what_a_client_needs_to_see_and_end_a_daemon_is_never_hooked(
     assert daemon.process.wait(30) == 0
 
 
-def test_pipelined_requests_are_all_asked_about_and_answered(
+def test_pipelined_requests_are_all_hooked_and_answered(
     folder: PluginFolder, start: Callable[..., DaemonProcess]
 ) -> None:
     folder.python(
@@ -260,7 +260,7 @@ def test_pipelined_requests_are_all_asked_about_and_answered(
         assert client.call(GetSetting("a.b")).value == 298
 
 
-def test_a_request_is_cancelled_while_a_hook_runs(folder: PluginFolder, start: Callable[..., DaemonProcess]) -> None:
+def test_request_can_be_cancelled_while_a_hook_runs(folder: PluginFolder, start: Callable[..., DaemonProcess]) -> None:
     fifo = folder.path / "entered"
     folder.python(
         "slow",
@@ -283,5 +283,5 @@ def test_a_request_is_cancelled_while_a_hook_runs(folder: PluginFolder, start: C
         client.cancel(running)
         assert client.error(running).code == "cancelled"
         assert not client.last_sequences()
-        # The hook goes on to its end, and the next question waits for that.
+        # The hook runs to its end, and the next call waits for it.
         assert client.call_error(GetVm("other")).code == "not_found"

@@ -1,4 +1,4 @@
-"""What is loaded, what is refused and why, and what a reload does."""
+"""Loading of plugins: what is loaded, what is refused and why, reload, settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(folder: PluginFolder, scenario: Callable[[TestHost], Coroutine[Any, Any,
 
 
 def reason(folder: PluginFolder, name: str, **options: Any) -> str:
-    """Why a plugin was refused."""
+    """Return why a plugin was refused."""
     reasons = []
 
     async def scenario(test: TestHost) -> None:
@@ -47,17 +47,17 @@ def reason(folder: PluginFolder, name: str, **options: Any) -> str:
     return found
 
 
-NOT_SAID = "it does not say which plugin API it was written for: NEXUS_PLUGIN_API = 1"
+NO_VERSION = "it does not declare its plugin API version: NEXUS_PLUGIN_API = 1"
 IMPORT = "from nexus.plugins.api import Veto, hookimpl\nimport pluggy\n"
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("x = 1", NOT_SAID),
-        ("NEXUS_PLUGIN_API = 2", "it was written for plugin API 2, and this nexusd has 1"),
-        ("NEXUS_PLUGIN_API = '1'", "it was written for plugin API '1', and this nexusd has 1"),
-        ("NEXUS_PLUGIN_API = True", "it was written for plugin API True, and this nexusd has 1"),
+        ("x = 1", NO_VERSION),
+        ("NEXUS_PLUGIN_API = 2", "it was written for plugin API 2; this nexusd has 1"),
+        ("NEXUS_PLUGIN_API = '1'", "it was written for plugin API '1'; this nexusd has 1"),
+        ("NEXUS_PLUGIN_API = True", "it was written for plugin API True; this nexusd has 1"),
         ("x =", "is not Python: invalid syntax (line 1)"),
         ("\n1 / 0", "raised ZeroDivisionError: division by zero (line 2)"),
         ("import nothing_of_this_name", "raised ModuleNotFoundError: No module named 'nothing_of_this_name' (line 1)"),
@@ -72,16 +72,15 @@ IMPORT = "from nexus.plugins.api import Veto, hookimpl\nimport pluggy\n"
         ("NEXUS_PLUGIN_API = 1\npre_command = 1", "pre_command is not a function"),
         (
             IMPORT + "NEXUS_PLUGIN_API = 1\n@hookimpl\ndef pre_commnd(): pass",
-            "pre_commnd is marked as a hook, and there is none of this name; there are pre_command, "
-            "pre_start_command, extra",
+            "pre_commnd is marked as a hook, but the hooks are pre_command, pre_start_command, extra",
         ),
         (
             IMPORT + "NEXUS_PLUGIN_API = 1\n@hookimpl\ndef pre_command(comand): pass",
-            "a hook takes what it is not given: ",
+            "a hook has an unknown parameter: ",
         ),
         (
             IMPORT + "NEXUS_PLUGIN_API = 1\n@hookimpl\nasync def pre_command(): pass",
-            "pre_command is a coroutine or a generator, and a hook is a plain function",
+            "pre_command is a coroutine or a generator; a hook must be a plain function",
         ),
         (
             IMPORT + "NEXUS_PLUGIN_API = 1\n@hookimpl(wrapper=True)\ndef pre_command(): yield",
@@ -89,24 +88,24 @@ IMPORT = "from nexus.plugins.api import Veto, hookimpl\nimport pluggy\n"
         ),
         (
             IMPORT + "NEXUS_PLUGIN_API = 1\nNEXUS_EXTRAS = ['a']",
-            "it is without the hook extra: the one needs the other",
+            "it claims names (NEXUS_EXTRAS), but does not define the hook extra",
         ),
         (
             IMPORT + "NEXUS_PLUGIN_API = 1\n@hookimpl\ndef extra(): pass",
-            "it is without names that it claims (NEXUS_EXTRAS): the one needs the other",
+            "it defines the hook extra, but claims no names (NEXUS_EXTRAS)",
         ),
         (
             IMPORT + "NEXUS_PLUGIN_API = 1\nNEXUS_EXTRAS = 'a'\n@hookimpl\ndef extra(): pass",
-            "the names that it claims (NEXUS_EXTRAS) are not a list of texts",
+            "the names that it claims (NEXUS_EXTRAS) are not a list of strings",
         ),
     ],
 )
-def test_what_cannot_be_loaded_is_refused_with_the_reason(folder: PluginFolder, text: str, sentence: str) -> None:
+def test_plugin_that_cannot_be_loaded_is_listed_with_the_reason(folder: PluginFolder, text: str, sentence: str) -> None:
     folder.add("bad.py", text)
     assert reason(folder, "bad", timeout_ms=100).startswith(sentence)
 
 
-def test_the_others_are_loaded_whatever_becomes_of_one(folder: PluginFolder) -> None:
+def test_other_plugins_are_loaded_when_one_cannot_be(folder: PluginFolder) -> None:
     for name, text in {"a": "import os; os._exit(1)", "c": "1 / 0", "e": "while True: pass", "g": "x ="}.items():
         folder.add(f"{name}.py", text)
     for name in "bdfh":
@@ -121,7 +120,7 @@ def test_the_others_are_loaded_whatever_becomes_of_one(folder: PluginFolder) -> 
     run(folder, scenario, timeout_ms=100)
 
 
-def test_of_two_that_claim_a_name_the_second_is_refused(folder: PluginFolder) -> None:
+def test_second_plugin_that_claims_a_name_is_refused(folder: PluginFolder) -> None:
     folder.python("b", EXTRA.format("greet"))
     folder.python("a", EXTRA.format("greet"))
 
@@ -130,26 +129,26 @@ def test_of_two_that_claim_a_name_the_second_is_refused(folder: PluginFolder) ->
         assert plugins["a"].extras == ["greet"]
         assert (plugins["b"].state, plugins["b"].reason) == (
             PluginState.FAILED,
-            "it claims greet, which a claims already",
+            "it claims greet, which plugin a already claims",
         )
 
     run(folder, scenario)
 
 
-def test_of_two_of_one_name_the_second_is_refused(folder: PluginFolder) -> None:
+def test_second_plugin_of_the_same_name_is_refused(folder: PluginFolder) -> None:
     folder.lua("same", "")
     folder.python("same", "")
 
     async def scenario(test: TestHost) -> None:
         lua, python = (await test.host.listing()).plugins
         assert (lua.kind, python.kind) == ("lua", "python")
-        assert python.reason == f"another plugin is called same, too: {folder.path}/same.lua"
+        assert python.reason == f"another plugin has the same name: {folder.path}/same.lua"
 
     run(folder, scenario)
 
 
 @pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
-def test_a_folder_that_others_can_write_to_is_refused(folder: PluginFolder, mode: int) -> None:
+def test_folder_writable_by_others_is_refused(folder: PluginFolder, mode: int) -> None:
     folder.python("a", VETO.format("a"))
     folder.path.chmod(mode)
 
@@ -157,21 +156,21 @@ def test_a_folder_that_others_can_write_to_is_refused(folder: PluginFolder, mode
         listing = await test.host.listing()
         assert (listing.plugins, listing.pid) == ([], None)
         assert listing.problem == (
-            f"cannot take plugins from {folder.path}: "
-            f"others can write to it (mode {mode:04o}); for you alone: chmod go-w"
+            f"cannot load plugins from {folder.path}: "
+            f"other users can write to it (mode {mode:04o}); remove their access: chmod go-w"
         )
-        assert test.gate is None
+        assert test.pre_command_hook is None
 
     run(folder, scenario)
 
 
-def test_a_file_that_others_can_write_to_is_refused_and_needs_no_process(folder: PluginFolder) -> None:
+def test_file_writable_by_others_is_refused_without_starting_a_process(folder: PluginFolder) -> None:
     folder.python("a", VETO.format("a")).chmod(0o622)
 
     async def scenario(test: TestHost) -> None:
         listing = await test.host.listing()
         assert [(p.name, p.reason) for p in listing.plugins] == [
-            ("a", "others can write to it (mode 0622); for you alone: chmod go-w")
+            ("a", "other users can write to it (mode 0622); remove their access: chmod go-w")
         ]
         assert listing.pid is None
 
@@ -179,7 +178,7 @@ def test_a_file_that_others_can_write_to_is_refused_and_needs_no_process(folder:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
-def test_what_belongs_to_somebody_else_is_refused(folder: PluginFolder) -> None:
+def test_file_or_folder_of_another_user_is_refused(folder: PluginFolder) -> None:
     path = folder.python("a", VETO.format("a"))
     os.chown(path, 4242, 4242)
     assert find(str(folder.path)).files[0].problem == "it belongs to user 4242, not to you (0)"
@@ -188,7 +187,7 @@ def test_what_belongs_to_somebody_else_is_refused(folder: PluginFolder) -> None:
     assert (find(str(folder.path)).problem or "").endswith("it belongs to user 4242, not to you (0)")
 
 
-def test_other_files_are_left_alone_and_odd_ones_are_refused(folder: PluginFolder) -> None:
+def test_other_files_are_ignored_and_invalid_ones_are_refused(folder: PluginFolder) -> None:
     for name in ("_helper.py", ".hidden.py", "notes.txt", "a.pyc"):
         folder.add(name, "1 / 0")
     (folder.path / "folder.py").mkdir()
@@ -204,7 +203,7 @@ def test_other_files_are_left_alone_and_odd_ones_are_refused(folder: PluginFolde
     }
 
 
-def test_bytecode_beside_a_plugin_is_neither_read_nor_written(folder: PluginFolder) -> None:
+def test_loading_a_plugin_writes_no_bytecode(folder: PluginFolder) -> None:
     folder.python("a", EXTRA.format("a"))
 
     async def scenario(test: TestHost) -> None:
@@ -214,7 +213,7 @@ def test_bytecode_beside_a_plugin_is_neither_read_nor_written(folder: PluginFold
     assert [path.name for path in folder.path.iterdir()] == ["a.py"]
 
 
-def test_a_reload_takes_what_is_there_now_and_the_old_process_ends(folder: PluginFolder) -> None:
+def test_reload_loads_the_current_files_and_ends_the_old_process(folder: PluginFolder) -> None:
     folder.python("a", VETO.format("first"))
 
     async def scenario(test: TestHost) -> None:
@@ -233,19 +232,19 @@ def test_a_reload_takes_what_is_there_now_and_the_old_process_ends(folder: Plugi
             file.unlink()
         listing = await test.host.reload()
         assert (listing.plugins, listing.pid) == ([], None)
-        assert test.gate is None
+        assert test.pre_command_hook is None
         await test.before(GetVm("x"))
         folder.python("b", VETO.format("third"))
         await test.host.reload()
-        assert test.gate is not None
+        assert test.pre_command_hook is not None
         with pytest.raises(Exception, match="third"):
             await test.before(GetVm("x"))
 
     run(folder, scenario)
 
 
-def test_questions_are_answered_while_plugins_are_loaded_again(folder: PluginFolder) -> None:
-    """By the plugins so far: a reload that takes its time holds up nobody."""
+def test_calls_are_answered_during_a_reload(folder: PluginFolder) -> None:
+    """The old plugins are called until the new ones are loaded."""
     folder.python("a", EXTRA.format("a"))
     go = folder.path / "go"
 
@@ -272,7 +271,7 @@ def test_questions_are_answered_while_plugins_are_loaded_again(folder: PluginFol
     run(folder, scenario)
 
 
-def test_a_question_under_way_ends_with_the_process_that_it_was_put_to(folder: PluginFolder) -> None:
+def test_call_in_progress_is_finished_by_the_old_process_after_a_reload(folder: PluginFolder) -> None:
     entered, go = folder.path / "entered", folder.path / "go"
     folder.python(
         "a",
@@ -291,30 +290,30 @@ def test_a_question_under_way_ends_with_the_process_that_it_was_put_to(folder: P
 
     async def scenario(test: TestHost) -> None:
         old = await test.pid()
-        asked = asyncio.create_task(test.extra("a"))
+        call = asyncio.create_task(test.extra("a"))
         await asyncio.to_thread(wait_until, entered.exists, "the hook")
         listing = await test.host.reload()
         assert listing.pid != old
         assert alive(old)
         go.touch()
-        assert await asked == old
+        assert await call == old
         wait_for_end(old)
 
     run(folder, scenario, timeout_ms=20_000)
 
 
-def test_without_plugins_there_is_no_process_and_nothing_is_imported(folder: PluginFolder) -> None:
+def test_without_plugins_no_process_is_started_and_nothing_imported(folder: PluginFolder) -> None:
     script = """
 import asyncio, sys, os
 from nexus.config import PluginSettings
 import nexus.daemon.main
 from nexus.plugins.host import PluginHost
 async def main():
-    gates = []
-    host = PluginHost(PluginSettings(), sys.argv[1], gates.append)
+    hooks = []
+    host = PluginHost(PluginSettings(), sys.argv[1], hooks.append)
     await host.start()
     listing = await host.listing()
-    assert (listing.plugins, listing.pid, gates) == ([], None, [None])
+    assert (listing.plugins, listing.pid, hooks) == ([], None, [None])
     assert len(asyncio.all_tasks()) == 1
     await host.close()
     print(*sorted({"pluggy", "lupa", "importlib.metadata", "nexus.plugins.api"} & set(sys.modules)))
@@ -331,9 +330,7 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("how", ["option", "config"])
-def test_a_daemon_does_without_when_it_is_told_to(
-    folder: PluginFolder, make_daemon: Callable[..., DaemonProcess], how: str
-) -> None:
+def test_plugins_can_be_disabled(folder: PluginFolder, make_daemon: Callable[..., DaemonProcess], how: str) -> None:
     folder.python("a", VETO.format("never"))
     if how == "option":
         daemon = make_daemon("--no-plugins").start()
@@ -349,7 +346,7 @@ def test_a_daemon_does_without_when_it_is_told_to(
         assert children(daemon.pid) == []
 
 
-def test_the_folder_may_be_another(root: Path, make_daemon: Callable[..., DaemonProcess]) -> None:
+def test_plugin_directory_is_configurable(root: Path, make_daemon: Callable[..., DaemonProcess]) -> None:
     for name in ("one", "two"):
         PluginFolder(root / name).python(name, EXTRA.format(name))
     daemon = make_daemon(config=f'[plugins]\ndirectory = "{root}/one"\n').start()
@@ -372,15 +369,15 @@ def test_the_folder_may_be_another(root: Path, make_daemon: Callable[..., Daemon
         ("nothing = 1", "unknown key plugins.nothing"),
     ],
 )
-def test_a_wrong_setting_is_refused_at_the_start(
+def test_invalid_plugin_setting_stops_the_daemon_at_startup(
     make_daemon: Callable[..., DaemonProcess], line: str, sentence: str
 ) -> None:
-    code, said = make_daemon(config=f"[plugins]\n{line}\n").run_to_failure()
+    code, output = make_daemon(config=f"[plugins]\n{line}\n").run_to_failure()
     assert code == 78
-    assert f"line 2: {sentence}" in said
+    assert f"line 2: {sentence}" in output
 
 
-def test_the_process_inherits_nothing_of_the_daemon_and_ends_with_it(
+def test_process_inherits_no_descriptors_and_ends_with_the_daemon(
     folder: PluginFolder, start: Callable[..., DaemonProcess]
 ) -> None:
     folder.python(
@@ -392,7 +389,7 @@ def test_the_process_inherits_nothing_of_the_daemon_and_ends_with_it(
         def target(link):
             try:
                 return os.readlink(link).split(":")[0]
-            except OSError:  # the folder that was listed
+            except OSError:  # the descriptor that listed the folder
                 return ""
 
         @hookimpl
@@ -426,7 +423,7 @@ def test_the_process_inherits_nothing_of_the_daemon_and_ends_with_it(
     wait_for_end(pid)
 
 
-def test_sighup_reloads_no_plugin(folder: PluginFolder, start: Callable[..., DaemonProcess]) -> None:
+def test_sighup_does_not_reload_plugins(folder: PluginFolder, start: Callable[..., DaemonProcess]) -> None:
     folder.python("a", EXTRA.format("a"))
     daemon = start()
     with RawClient(daemon.socket_path) as client:

@@ -1,4 +1,4 @@
-"""The sandbox of Lua plugins: what crosses into it and back, and what does not get out of it."""
+"""The sandbox of Lua plugins: the conversion of values, what the sandbox withholds, its limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ end
 
 
 def load(text: str, *, timeout_ms: int = 60_000, memory_mib: int = 16) -> Any:
-    """A plugin from Lua text, in this very process."""
+    """Load a plugin from Lua text, in the test's own process."""
     from nexus.plugins.lua import load_lua
 
     source = ("nexus.api = 1\n" + text).encode()
@@ -36,12 +36,12 @@ def load(text: str, *, timeout_ms: int = 60_000, memory_mib: int = 16) -> Any:
 
 
 def call(body: str, value: Any = None, **limits: int) -> Any:
-    """What a Lua function of this body gives for ``body``."""
+    """Return what a Lua function with this body returns when it is given ``value``."""
     return load(RUN % body, **limits).extra("run", value)
 
 
 def fails(body: str, **limits: int) -> str:
-    """What a Lua function of this body fails with."""
+    """Return the text of the error that a Lua function with this body fails with."""
     with pytest.raises(Exception) as failed:  # noqa: PT011
         call(body, **limits)
     return str(failed.value) or type(failed.value).__name__
@@ -54,32 +54,32 @@ VALUES: list[Any] = [
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_a_value_goes_in_and_comes_back(value: Any) -> None:
+def test_value_survives_the_round_trip_through_lua(value: Any) -> None:
     assert call("return body", value) == value
 
 
 @pytest.mark.parametrize(
-    ("value", "back"), [([], {}), ([1, None, 3], {1: 1, 3: 3}), ({"a": None}, {}), (2**64 - 1, float(2**64 - 1))]
+    ("value", "result"), [([], {}), ([1, None, 3], {1: 1, 3: 3}), ({"a": None}, {}), (2**64 - 1, float(2**64 - 1))]
 )
-def test_what_a_table_cannot_hold(value: Any, back: Any) -> None:
-    if back == {1: 1, 3: 3}:
+def test_values_that_a_lua_table_cannot_represent(value: Any, result: Any) -> None:
+    if result == {1: 1, 3: 3}:
         assert "whose keys are neither text nor 1 to its length" in fails("return {[1] = 1, [3] = 3}")
     else:
-        assert call("return body", value) == back
+        assert call("return body", value) == result
 
 
 @pytest.mark.parametrize(
-    ("gives", "sentence"),
+    ("expression", "sentence"),
     [
-        ("print", "gave a function, which is not a value"),
-        ("{x = print}", "gave a function, which is not a value"),
-        ("{[1.5] = 1}", "gave a table whose keys are neither text nor 1 to its length"),
-        ("(function() local t = {}; t.t = t; return t end)()", "gave something nested deeper than 32 levels"),
-        ("(function() local t = {}; for i = 1, 200000 do t[i] = i end; return t end)()", "or of too many elements"),
+        ("print", "returned a function, which cannot be converted"),
+        ("{x = print}", "returned a function, which cannot be converted"),
+        ("{[1.5] = 1}", "returned a table whose keys are neither text nor 1 to its length"),
+        ("(function() local t = {}; t.t = t; return t end)()", "returned a value nested deeper than 32 levels"),
+        ("(function() local t = {}; for i = 1, 200000 do t[i] = i end; return t end)()", "or with too many elements"),
     ],
 )
-def test_what_is_no_value_is_refused(gives: str, sentence: str) -> None:
-    assert sentence in fails(f"return {gives}")
+def test_lua_value_that_cannot_be_converted_is_refused(expression: str, sentence: str) -> None:
+    assert sentence in fails(f"return {expression}")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_what_is_no_value_is_refused(gives: str, sentence: str) -> None:
         *("coroutine", "python", "string.dump", "module", "newproxy", "getfenv", "setfenv", "jit", "ffi", "warn"),
     ],
 )
-def test_what_reaches_out_is_not_there(name: str) -> None:
+def test_unsafe_global_is_not_in_the_sandbox(name: str) -> None:
     assert call(f"return type({name})") == "nil"
 
 
@@ -106,7 +106,7 @@ def test_what_reaches_out_is_not_there(name: str) -> None:
         "rawget(_G, 'load')",
     ],
 )
-def test_nor_by_another_way(path: str) -> None:
+def test_unsafe_value_is_not_reachable_by_an_indirect_path(path: str) -> None:
     assert call(f"return {path}") is None
 
 
@@ -120,35 +120,35 @@ ESCAPES = {
     "an index of a function": "return nexus.veto['__class__']",
     "a finalizer": "setmetatable({}, {__gc = function() end})",
     "an environment": "local _ENV = {}; return os.getenv('HOME')",
-    "what a module leaves": "return package.loaded.os",
-    "the registry": "return debug.getregistry()",
+    "package.loaded": "return package.loaded.os",
+    "debug.getregistry": "return debug.getregistry()",
 }
 
 
 @pytest.mark.parametrize("body", ESCAPES.values(), ids=ESCAPES)
-def test_an_attempt_to_get_out_is_an_error(body: str) -> None:
+def test_escape_attempt_raises_an_error(body: str) -> None:
     assert re.match(r"test\.lua:\d+: (attempt to (index|call) a (nil|function) value|__gc is not part)", fails(body)), (
         fails(body)
     )
 
 
-def test_bytecode_is_no_plugin() -> None:
+def test_bytecode_is_refused_as_a_plugin() -> None:
     import lupa.lua54
 
     code = lupa.lua54.LuaRuntime(encoding=None).eval(b"string.dump(function() return 1 end)")
+    from nexus.plugins.hooks import PluginRaised
     from nexus.plugins.lua import load_lua
-    from nexus.plugins.registry import Raised
 
-    with pytest.raises(Raised, match="attempt to load a binary chunk"):
+    with pytest.raises(PluginRaised, match="attempt to load a binary chunk"):
         load_lua("/x/test.lua", code, Load([], False, {}, 1000, 1000, 16))
 
 
 @pytest.mark.parametrize("value", [b"\xff", "\udcff", 2**64 - 1, -(2**63), 1e400])
-def test_nothing_of_python_gets_in_with_an_odd_value(value: Any) -> None:
+def test_unusual_python_value_arrives_as_a_lua_value(value: Any) -> None:
     assert call("return type(body)", value) in ("string", "number")
 
 
-def test_what_print_is_given_cannot_become_an_error_of_python(capfd: pytest.CaptureFixture[str]) -> None:
+def test_print_never_raises_a_python_exception(capfd: pytest.CaptureFixture[str]) -> None:
     done = "local ok, problem = pcall(print, '\\xff', {}, nil, 1); return {ok, type(problem)}"
     assert call(done) == [True, "nil"]
     assert re.fullmatch(r"\\xff\ttable: \S+\tnil\t1\n", capfd.readouterr().out)
@@ -167,9 +167,9 @@ LOOPS = {
 
 
 @pytest.mark.parametrize("body", LOOPS.values(), ids=LOOPS)
-def test_an_endless_loop_is_ended_whatever_swallows_the_error(body: str) -> None:
-    said = fails(body, timeout_ms=200)
-    assert said == "it took longer than 200 ms" or "stack overflow" in said, said
+def test_endless_loop_is_stopped_even_when_the_error_is_caught(body: str) -> None:
+    error = fails(body, timeout_ms=200)
+    assert error == "it took longer than 200 ms" or "stack overflow" in error, error
 
 
 BOMBS = {
@@ -185,17 +185,17 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("body", BOMBS.values(), ids=BOMBS)
-def test_a_bomb_meets_the_limit_of_memory(body: str) -> None:
+def test_excessive_allocation_hits_the_memory_limit(body: str) -> None:
     before = int(Path("/proc/self/statm").read_text().split()[0])
-    said = fails(body)
-    assert said == "MemoryError" or re.search("too many results to unpack|resulting string too large", said), said
+    error = fails(body)
+    assert error == "MemoryError" or re.search("too many results to unpack|resulting string too large", error), error
     after = int(Path("/proc/self/statm").read_text().split()[0])
     assert (after - before) * os.sysconf("SC_PAGE_SIZE") < 128 * 1024 * 1024
 
 
-def test_an_error_that_is_no_text_is_told() -> None:
-    assert fails("error({})") == "raised something of type table"
-    assert fails("error()") == "raised something of type nil"
+def test_error_value_that_is_not_text_is_reported() -> None:
+    assert fails("error({})") == "raised a value of type table"
+    assert fails("error()") == "raised a value of type nil"
     assert fails("error('\\xff')").startswith("test.lua:5: ")
 
 
@@ -207,26 +207,35 @@ def run(folder: PluginFolder, scenario: Callable[[TestHost], Coroutine[Any, Any,
     asyncio.run(main())
 
 
-def test_what_the_sandbox_cannot_end_the_daemon_does(folder: PluginFolder) -> None:
-    """A function of the library in C that takes for ever looks at no time."""
+def test_daemon_kills_the_process_when_the_sandbox_cannot_stop_a_call(folder: PluginFolder) -> None:
+    """A C function of Lua's library does not run the time hook."""
     folder.lua("slow", RUN % "return body and ('a'):rep(1 << 12):find(('.-'):rep(50) .. 'b')")
-    folder.lua("big", "nexus.extras = {'big'}\nfunction nexus.extra() return ('x'):rep(1 << 30) end")
-    keeping = "kept = {}\nfunction nexus.extra() while true do kept[#kept + 1] = {} end end"
-    folder.lua("keeps", f"nexus.extras = {{'keeps'}}\n{keeping}")
 
     async def scenario(test: TestHost) -> None:
         with pytest.raises(PluginFailed) as failed:
             await test.extra("run", True)
         assert failed.value.message == 'cannot carry out run: plugin "slow" failed: it took longer than 500 ms'
-        for name in ("big", "keeps"):
-            with pytest.raises(PluginFailed, match=f'plugin "{name}" failed: it ran out of memory'):
-                await test.extra(name)
         assert await test.extra("run", False) is False
 
     run(folder, scenario, timeout_ms=500)
 
 
-def test_a_loop_in_lua_costs_the_others_no_process(folder: PluginFolder) -> None:
+def test_lua_plugin_beyond_its_memory_limit_fails_alone(folder: PluginFolder) -> None:
+    folder.lua("good", RUN % "return body")
+    folder.lua("big", "nexus.extras = {'big'}\nfunction nexus.extra() return ('x'):rep(1 << 30) end")
+    keeping = "kept = {}\nfunction nexus.extra() while true do kept[#kept + 1] = {} end end"
+    folder.lua("keeps", f"nexus.extras = {{'keeps'}}\n{keeping}")
+
+    async def scenario(test: TestHost) -> None:
+        for name in ("big", "keeps"):
+            with pytest.raises(PluginFailed, match=f'plugin "{name}" failed: it ran out of memory'):
+                await test.extra(name)
+        assert await test.extra("run", False) is False
+
+    run(folder, scenario, timeout_ms=20_000)
+
+
+def test_lua_timeout_keeps_the_process(folder: PluginFolder) -> None:
     folder.lua("loop", RUN % "while body do end")
 
     async def scenario(test: TestHost) -> None:
@@ -244,14 +253,14 @@ def test_a_loop_in_lua_costs_the_others_no_process(folder: PluginFolder) -> None
     [
         ("x = = 1", "bad.lua:1: unexpected symbol near '='"),
         ("error('not today')", "bad.lua:1: not today"),
-        ("x = 1", "it does not say which plugin API it was written for: NEXUS_PLUGIN_API = 1"),
-        ("nexus.api = 2", "it was written for plugin API 2, and this nexusd has 1"),
+        ("x = 1", "it does not declare its plugin API version: NEXUS_PLUGIN_API = 1"),
+        ("nexus.api = 2", "it was written for plugin API 2; this nexusd has 1"),
         ("nexus.api = 1; nexus.pre_command = 1", "pre_command is not a function"),
-        ("nexus.api = 1; nexus.extras = 'a'", "the names that it claims (NEXUS_EXTRAS) are not a list of texts"),
+        ("nexus.api = 1; nexus.extras = 'a'", "the names that it claims (NEXUS_EXTRAS) are not a list of strings"),
         ("while true do end", "it took longer than 2000 ms"),
     ],
 )
-def test_what_cannot_be_loaded_is_refused_with_the_reason(folder: PluginFolder, text: str, reason: str) -> None:
+def test_plugin_that_cannot_be_loaded_is_listed_with_the_reason(folder: PluginFolder, text: str, reason: str) -> None:
     folder.add("bad.lua", text)
 
     async def scenario(test: TestHost) -> None:
@@ -261,7 +270,7 @@ def test_what_cannot_be_loaded_is_refused_with_the_reason(folder: PluginFolder, 
     run(folder, scenario, timeout_ms=200)
 
 
-def test_the_environment_of_a_start(folder: PluginFolder) -> None:
+def test_lua_pre_start_changes_the_environment(folder: PluginFolder) -> None:
     changes = "{A = s, B = c.dir, C = false, D = e.D .. '!'}"
     folder.lua("a", f"function nexus.pre_start_command(s, c, e) return {changes} end")
 
@@ -276,12 +285,12 @@ def test_the_environment_of_a_start(folder: PluginFolder) -> None:
     run(folder, scenario)
 
 
-def test_without_lupa_the_file_is_listed_with_what_it_needs(
+def test_without_lupa_lua_plugin_is_listed_as_failed_with_the_install_command(
     root: Path, folder: PluginFolder, start: Callable[..., DaemonProcess]
 ) -> None:
     folder.lua("a", RUN % "return 1")
     folder.python("b", "NEXUS_EXTRAS = ['b']\n@hookimpl\ndef extra():\n    return 2\n")
-    # As it looks where lupa is not installed: a package of this name without any Lua in it.
+    # Stands for a missing lupa: a package of this name without a Lua module.
     (root / "lupa").mkdir()
     (root / "lupa" / "__init__.py").write_text("")
     with RawClient(start(PYTHONPATH=str(root)).socket_path) as client:

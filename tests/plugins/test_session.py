@@ -1,4 +1,4 @@
-"""A hook in the way of one request: its deadline, its stream, its client's end."""
+"""A hook before a request: deadline, cancellation, streams, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nexus.system.commands import Hello
 
 
 class Hook:
-    """Holds every command until it is told to go on, and then refuses those that it was told to."""
+    """Blocks every command until ``release``, then refuses the commands named in ``refused``."""
 
     def __init__(self, toy: ToyServer) -> None:
         self.entered: list[str] = []
@@ -40,17 +40,17 @@ class Hook:
 
 @pytest.fixture
 def hook(toy: ToyServer) -> Hook:
-    """A hook before every command of the toy."""
+    """A hook before every command of the toy server."""
     return Hook(toy)
 
 
-def test_the_deadline_of_a_request_counts_while_a_hook_runs(toy: ToyServer, hook: Hook) -> None:
+def test_request_deadline_includes_the_time_in_a_hook(toy: ToyServer, hook: Hook) -> None:
     error = toy.connect().call_error(Hold(timeout_ms=50))
     assert error.code == "deadline_exceeded"
     assert (hook.entered, hook.cancelled, toy.cancelled) == (["Hold"], ["Hold"], 0)
 
 
-def test_a_command_that_answers_at_once_waits_for_its_hook_and_no_other(toy: ToyServer, hook: Hook) -> None:
+def test_synchronous_command_waits_only_for_its_own_hook(toy: ToyServer, hook: Hook) -> None:
     client = toy.connect()
     sequence = client.begin(Count())
     client.call(Hello("test"))
@@ -62,7 +62,7 @@ def test_a_command_that_answers_at_once_waits_for_its_hook_and_no_other(toy: Toy
     assert hook.entered == ["Count"]
 
 
-def test_a_cancel_reaches_a_request_in_its_hook_and_its_handler_never_runs(toy: ToyServer, hook: Hook) -> None:
+def test_cancel_ends_the_hook_and_the_handler_never_runs(toy: ToyServer, hook: Hook) -> None:
     client = toy.connect()
     sequence = client.begin(Hold())
     wait_until(lambda: hook.entered, "the hook")
@@ -72,7 +72,7 @@ def test_a_cancel_reaches_a_request_in_its_hook_and_its_handler_never_runs(toy: 
     assert toy.holding == toy.cancelled == 0
 
 
-def test_a_large_reply_is_hooked_before_anything_is_held(toy: ToyServer, hook: Hook) -> None:
+def test_hook_runs_before_reply_memory_is_reserved(toy: ToyServer, hook: Hook) -> None:
     client = toy.connect()
     sequences = client.begin_many([Produce(100_000)] * 10)
     wait_until(lambda: len(hook.entered) == 10, "the hooks")
@@ -81,7 +81,7 @@ def test_a_large_reply_is_hooked_before_anything_is_held(toy: ToyServer, hook: H
 
 
 @pytest.mark.parametrize("refused", [False, True])
-def test_input_that_comes_while_a_hook_runs_is_for_the_stream(toy: ToyServer, hook: Hook, refused: bool) -> None:
+def test_stream_input_received_during_a_hook_reaches_the_handler(toy: ToyServer, hook: Hook, refused: bool) -> None:
     if refused:
         hook.refused.add("Echo")
     client = toy.connect()
@@ -97,8 +97,8 @@ def test_input_that_comes_while_a_hook_runs_is_for_the_stream(toy: ToyServer, ho
         assert client.result(sequence) == {"size_bytes": 5}
 
 
-def test_a_client_that_leaves_still_has_carried_out_what_it_asked_for(toy: ToyServer, hook: Hook) -> None:
-    """As without a hook: only streams end with their client."""
+def test_requests_are_carried_out_after_their_client_half_closes(toy: ToyServer, hook: Hook) -> None:
+    """The same as without a hook: only streams end with their client."""
     client, other = toy.connect(), toy.connect()
     client.begin_many([Hold()] * 5)
     wait_until(lambda: len(hook.entered) == 5, "the hooks")

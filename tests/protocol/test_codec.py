@@ -1,4 +1,4 @@
-"""Payloads: strict for what a client sends, tolerant for what a daemon answers, the same values at both ends."""
+"""Payloads: strict for requests, tolerant for replies, the same values at both ends."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def by_name(thing: Any) -> str:
 @pytest.mark.parametrize("info", COMMANDS, ids=by_name)
 @bounded(25)
 @given(data=st.data())
-def test_what_a_client_encodes_the_daemon_decodes_to_the_same_command(info: CommandInfo, data: st.DataObject) -> None:
+def test_command_survives_client_encoding_and_daemon_decoding(info: CommandInfo, data: st.DataObject) -> None:
     command = data.draw(values_of(info.request))
     assert command_decoder(info)(encode_command(command)) == command
 
@@ -53,7 +53,7 @@ def test_what_a_client_encodes_the_daemon_decodes_to_the_same_command(info: Comm
 @pytest.mark.parametrize("record", RECORDS, ids=by_name)
 @bounded(25)
 @given(data=st.data())
-def test_what_the_daemon_encodes_a_client_decodes_to_the_same_record(record: type[Any], data: st.DataObject) -> None:
+def test_record_survives_daemon_encoding_and_client_decoding(record: type[Any], data: st.DataObject) -> None:
     value = data.draw(values_of(record))
     assert decode_reply(record, encode_record(value)) == value
 
@@ -61,7 +61,7 @@ def test_what_the_daemon_encodes_a_client_decodes_to_the_same_record(record: typ
 @pytest.mark.parametrize("record", RECORDS, ids=by_name)
 @bounded(10)
 @given(data=st.data())
-def test_a_client_ignores_what_a_newer_daemon_adds(record: type[Any], data: st.DataObject) -> None:
+def test_client_ignores_unknown_reply_fields(record: type[Any], data: st.DataObject) -> None:
     value = data.draw(values_of(record))
     body = decode_map(encode_record(value)) | {"from_the_future": {"deep": [1]}}
     assert decode_reply(record, msgpack.packb(body)) == value
@@ -70,7 +70,7 @@ def test_a_client_ignores_what_a_newer_daemon_adds(record: type[Any], data: st.D
 @pytest.mark.parametrize("info", COMMANDS, ids=by_name)
 @bounded(40)
 @given(payload=st.binary(max_size=40) | free_values.map(msgpack.packb))
-def test_no_payload_makes_a_decoder_raise_anything_but_invalid_argument(info: CommandInfo, payload: bytes) -> None:
+def test_command_decoder_raises_only_invalid_argument(info: CommandInfo, payload: bytes) -> None:
     refusal = None
     try:
         assert isinstance(command_decoder(info)(payload), info.request)
@@ -82,7 +82,7 @@ def test_no_payload_makes_a_decoder_raise_anything_but_invalid_argument(info: Co
 
 
 @pytest.mark.parametrize("info", COMMANDS, ids=by_name)
-def test_every_command_refuses_a_field_that_it_does_not_have(info: CommandInfo) -> None:
+def test_every_command_refuses_an_unknown_field(info: CommandInfo) -> None:
     with pytest.raises(InvalidArgument) as caught:
         command_decoder(info)(msgpack.packb({"no_such_field": 1}))
     assert caught.value.details["path"] == "no_such_field"
@@ -90,7 +90,7 @@ def test_every_command_refuses_a_field_that_it_does_not_have(info: CommandInfo) 
 
 @bounded(100)
 @given(st.binary(max_size=60) | free_values.map(msgpack.packb))
-def test_no_reply_makes_a_client_raise_anything_but_bad_frame(payload: bytes) -> None:
+def test_reply_decoder_raises_only_bad_frame(payload: bytes) -> None:
     for type_ in (Vm, Setting, Pong):
         try:
             decode_reply(type_, payload)
@@ -99,7 +99,7 @@ def test_no_reply_makes_a_client_raise_anything_but_bad_frame(payload: bytes) ->
 
 
 @pytest.mark.parametrize("levels", [100, 1000, 1023, 1024, 5000, 60_000])
-def test_deep_nesting_is_refused_at_both_ends_not_a_crash(levels: int) -> None:
+def test_deep_nesting_raises_an_error_at_both_ends(levels: int) -> None:
     value = b"\x91" * levels + b"\x01"
     with pytest.raises(InvalidArgument):
         decode_setting(b"\x82\xa3key\xa1a\xa5value" + value)
@@ -109,7 +109,7 @@ def test_deep_nesting_is_refused_at_both_ends_not_a_crash(levels: int) -> None:
         assert levels > 1000
 
 
-def test_a_free_value_may_be_nested_exactly_as_deep_as_documented() -> None:
+def test_free_form_value_may_be_nested_to_the_documented_depth() -> None:
     value: Any = None
     for _ in range(MAX_DEPTH):
         value = {"a": value}
@@ -119,7 +119,7 @@ def test_a_free_value_may_be_nested_exactly_as_deep_as_documented() -> None:
     assert caught.value.details == {"path": "value"}
 
 
-def test_a_refusal_stays_small_however_large_the_keys_of_what_is_refused() -> None:
+def test_error_payload_stays_small_for_large_keys() -> None:
     value: Any = 1
     for _ in range(MAX_DEPTH + 1):
         value = {"k" * 1900: value}
@@ -128,19 +128,19 @@ def test_a_refusal_stays_small_however_large_the_keys_of_what_is_refused() -> No
     assert len(str(caught.value.payload())) < 300
 
 
-def test_no_bytes_are_the_empty_map_at_both_ends() -> None:
+def test_empty_payload_is_the_empty_map_at_both_ends() -> None:
     assert command_decoder(Ping.info)(b"") == command_decoder(Ping.info)(b"\x80") == Ping()
     assert encode_command(Ping()) == b""
     assert decode_map(b"") == decode_map(b"\x80") == {}
     assert decode_reply(Pong, b"") == decode_reply(Pong, b"\x80") == Pong()
 
 
-def test_defaults_are_not_sent() -> None:
+def test_fields_at_their_defaults_are_not_encoded() -> None:
     assert decode_map(encode_command(CreateVm(name="web", vcpu_count=1))) == {"name": "web"}
     assert decode_map(encode_record(Pong())) == {}
 
 
-def test_of_a_key_that_comes_twice_the_last_one_counts() -> None:
+def test_last_value_of_a_repeated_key_counts() -> None:
     assert command_decoder(CreateVm.info)(b"\x82\xa4name\xa1a\xa4name\xa1b") == CreateVm(name="b")
 
 
@@ -155,25 +155,25 @@ def test_of_a_key_that_comes_twice_the_last_one_counts() -> None:
         (CreateVm.info, {}, "missing required field name"),
     ],
 )
-def test_a_refusal_says_in_words_what_would_be_accepted(info: CommandInfo, body: dict[str, Any], words: str) -> None:
+def test_error_message_describes_the_expected_value(info: CommandInfo, body: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         command_decoder(info)(msgpack.packb(body))
     assert words in caught.value.message
 
 
 @pytest.mark.parametrize("payload", [b"\xc1", b"\x90", b"\xc0", b"\x80\x80", b"\x81\x01\x02", b"\x81\xa1a"])
-def test_a_reply_that_is_not_a_map_is_the_daemons_fault(payload: bytes) -> None:
+def test_reply_that_is_not_a_map_raises_bad_frame(payload: bytes) -> None:
     with pytest.raises(BadFrame):
         decode_map(payload)
 
 
-def test_a_reply_that_lacks_a_field_is_refused_with_a_hint() -> None:
+def test_reply_without_a_required_field_is_refused_with_a_hint() -> None:
     with pytest.raises(BadFrame) as caught:
         decode_reply(Vm, msgpack.packb({"id": "x"}))
     assert "another version" in (caught.value.hint or "")
 
 
-def test_a_file_name_that_is_not_utf8_makes_no_reply_impossible() -> None:
+def test_file_name_that_is_not_utf8_is_encoded_with_question_marks() -> None:
     name = os.fsdecode(b"/home/ada/caf\xe9")
     setting = Setting(key="k", value=[name, b"\xff"], type="json", is_set=True)
     assert decode_reply(Setting, encode_record(setting)).value == ["/home/ada/caf?", b"\xff"]
@@ -181,7 +181,7 @@ def test_a_file_name_that_is_not_utf8_makes_no_reply_impossible() -> None:
     assert decode_map(frame[18:])["message"] == "cannot open /home/ada/caf?"
 
 
-def test_a_reply_may_hold_an_enumerated_value_that_is_not_known_yet() -> None:
+def test_reply_may_hold_an_unknown_enumerated_value() -> None:
     vm = {"id": "x", "name": "web", "role": "work", "state": "hibernating", "cid": 3}
     vm |= {"vcpu_count": 1, "mem_size_mib": 128, "created_at": 1, "updated_at": 1}
     decoded = decode_reply(Vm, msgpack.packb(vm))
@@ -190,7 +190,7 @@ def test_a_reply_may_hold_an_enumerated_value_that_is_not_known_yet() -> None:
     assert decoded.role is VmRole.WORK
 
 
-def test_a_request_may_not() -> None:
+def test_request_may_not_hold_an_unknown_enumerated_value() -> None:
     decode = command_decoder(CreateVm.info)
     with pytest.raises(InvalidArgument) as caught:
         decode(msgpack.packb({"name": "web", "role": "hibernating"}))

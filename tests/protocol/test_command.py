@@ -1,4 +1,4 @@
-"""Declarations: the codes, the result types, and what a wrong one is told."""
+"""Declarations of commands: codes, result types, secrets, and invalid declarations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ load_capabilities()
 
 @pytest.fixture
 def scratch_registry() -> Iterator[None]:
-    """What a test declares is forgotten after it."""
+    """Removes the commands that a test declares."""
     before = dict(_COMMANDS)
     yield
     _COMMANDS.clear()
@@ -81,83 +81,83 @@ STABLE_CODES = {
     "UpdateVm": 0x0107,
     "Extra": 0xFF00,
 }
-"""Codes are stable for ever: a line may be added here, and none changed."""
+"""Codes never change: lines may be added here, but not changed."""
 
 
-def test_the_codes_are_what_they_were() -> None:
+def test_command_codes_have_not_changed() -> None:
     assert {info.name: info.code for info in declared_commands()} == STABLE_CODES
 
 
-def test_commands_are_listed_by_code() -> None:
+def test_declared_commands_are_sorted_by_code() -> None:
     codes = [info.code for info in declared_commands()]
     assert codes == sorted(codes)
 
 
-def test_a_declaration_tells_what_comes_back() -> None:
+def test_declaration_has_reply_and_item_types() -> None:
     assert (CreateVm.info.reply, CreateVm.info.item) == (Vm, None)
     assert (WatchEvents.info.reply, WatchEvents.info.item) == (WatchEventsResult, Event)
     assert CreateVm.info.max_payload == DEFAULT_MAX_PAYLOAD
 
 
-def test_the_summary_is_the_first_sentence_of_the_documentation() -> None:
-    assert CreateVm.info.summary == "Create a VM record, in state created and with a vsock CID of its own."
+def test_summary_is_the_first_paragraph_of_the_docstring() -> None:
+    assert CreateVm.info.summary == "Create a VM record in state created, with a unique vsock CID."
 
 
-def test_commands_and_records_cannot_be_changed() -> None:
+def test_commands_and_records_are_immutable() -> None:
     wanted = CreateVm(name="web")
     with pytest.raises(AttributeError):
         wanted.name = "other"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("code", [-1, 0, 0xF000, 0xFFE0, 0xFFFF, 0x10000])
-def test_a_code_outside_the_commands_range_is_refused(code: int) -> None:
+def test_code_outside_the_range_of_commands_is_refused(code: int) -> None:
     with pytest.raises(ValueError, match="not a command code"):
         command(code)
 
 
 @pytest.mark.parametrize("limit", [-1, MAX_PAYLOAD + 1])
-def test_a_payload_limit_that_no_frame_has_is_refused(limit: int) -> None:
+def test_payload_limit_above_that_of_frames_is_refused(limit: int) -> None:
     with pytest.raises(ValueError, match="payload limit"):
         command(1, max_payload=limit)
 
 
 @pytest.mark.usefixtures("scratch_registry")
-def test_a_code_belongs_to_one_command() -> None:
+def test_code_of_another_command_is_refused() -> None:
     class Intruder(Command[Empty]):
-        """Takes a code that is taken."""
+        """Uses the code of another command."""
 
     with pytest.raises(ValueError, match="belongs to CreateVm"):
         command(0x0100)(Intruder)
 
 
 @pytest.mark.usefixtures("scratch_registry")
-def test_a_command_may_have_the_code_for_plugins_and_options_of_its_own() -> None:
+def test_command_may_have_the_plugin_code_and_options() -> None:
     del _COMMANDS[0xFF00]
 
     @command(0xFF00, max_payload=7, takes_input=True)
     class Extra(StreamCommand[Vm, Empty]):
-        """Do what a plugin does."""
+        """Call a plugin."""
 
     assert declared_commands()[-1] is Extra.info
     assert (Extra.info.max_payload, Extra.info.takes_input, Extra.info.item) == (7, True, Vm)
 
 
 @pytest.mark.usefixtures("scratch_registry")
-def test_a_class_that_says_nothing_of_its_reply_cannot_be_declared() -> None:
-    class Lost(Command):  # type: ignore[type-arg]
+def test_class_without_a_reply_type_cannot_be_declared() -> None:
+    class NoReply(Command):  # type: ignore[type-arg]
         """Has no reply type."""
 
     with pytest.raises(TypeError, match="must derive from"):
-        command(0xE100)(Lost)
+        command(0xE100)(NoReply)
 
 
-def test_an_acknowledgement_can_be_told_from_every_item_of_a_stream_that_takes_input() -> None:
+def test_no_item_of_an_input_stream_has_a_field_ack() -> None:
     taking: list[Any] = [info.item for info in declared_commands() if info.takes_input]
     assert not [item.__name__ for item in taking if "ack" in item.__struct_fields__]
 
 
 class _Secretive(Record):
-    """Has something to hide, in several ways."""
+    """A record with secrets of several types."""
 
     name: str
     token: Annotated[str, SECRET] | None = None
@@ -165,7 +165,7 @@ class _Secretive(Record):
     inner: list[_Secretive] = field(default_factory=list)
 
 
-def test_what_is_secret_is_in_no_repr() -> None:
+def test_repr_hides_secrets() -> None:
     record = _Secretive("a", "hunter2", {"PASSWORD": "hunter2", "B": "c"}, [_Secretive("b", "hunter2")])
     assert secret_fields(_Secretive) == {"token", "variables"}
     assert repr(record) == (
@@ -176,24 +176,24 @@ def test_what_is_secret_is_in_no_repr() -> None:
     assert repr(_Secretive("a")) == "_Secretive(name='a', token=None, variables=<0 hidden>, inner=[])"
 
 
-def test_what_is_not_secret_is_in_the_repr_as_ever() -> None:
+def test_repr_shows_fields_that_are_not_secret() -> None:
     assert repr(CreateVm(name="web")) == (
         "CreateVm(name='web', role=<VmRole.WORK: 'work'>, vcpu_count=1, mem_size_mib=128, id=None)"
     )
     assert secret_fields(CreateVm) == frozenset()
 
 
-def test_a_schema_says_what_is_secret() -> None:
+def test_schema_marks_secret_fields() -> None:
     properties = msgspec.json.schema(_Secretive)["$defs"]["_Secretive"]["properties"]
     assert properties["token"]["anyOf"][0]["secret"]
     assert properties["variables"]["secret"]
     assert "secret" not in properties["name"]
 
 
-def test_a_program_that_made_every_decoder_ends_well() -> None:
+def test_program_with_every_decoder_exits_without_a_crash() -> None:
     program = (
         "from nexus.daemon.dispatch import load_capabilities; load_capabilities(); "
         "import msgspec; from nexus_protocol import declared_commands as d; [msgspec.json.schema(i.reply) for i in d()]"
     )
-    for _ in range(8):  # without care about a quarter of them crashed as they ended
+    for _ in range(8):  # without gc.freeze at exit, about a quarter of the runs crashed
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""The sans-IO engine: two ends talk without a socket; no bytes make either raise."""
+"""The sans-IO engine: two engines talk without a socket, and no received bytes make either raise."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from nexus_protocol.frame import CANCEL, ERROR, HEADER, INPUT, ITEM, SUCCESS
 from support.strategies import bounded, cut, cuts
 
 PLAIN, STREAM = 42, 0xE000
-"""A command, and one whose stream takes Input."""
+"""The code of a command, and of one whose stream takes Input."""
 
 codes = st.sampled_from([0, 1, PLAIN, STREAM, 0xEFFF, 0xF000, 0xFF00, INPUT, CANCEL, SUCCESS, ITEM, ERROR])
 sequences = st.sampled_from([0, 1, 2, 3, 0xFFFFFFFF])
@@ -62,8 +62,8 @@ def client_with_open_requests() -> ClientConnection:
     return client
 
 
-def told(events: list[Any]) -> list[Any]:
-    # What a violation shows of the wrong bytes depends on how many were there to be seen.
+def without_text(events: list[Any]) -> list[Any]:
+    # The text of a violation shows the wrong bytes received so far, so it depends on the split.
     return [
         (type(event.error), event.error.sequence, event.error.details) if isinstance(event, ConnectionFailed) else event
         for event in events
@@ -73,18 +73,18 @@ def told(events: list[Any]) -> list[Any]:
 @pytest.mark.parametrize("make", [server, client_with_open_requests])
 @bounded(300)
 @given(data=traffic, places=cuts())
-def test_any_bytes_in_any_cuts_give_the_same_events_as_in_one_piece(
+def test_events_do_not_depend_on_how_the_bytes_are_split(
     make: Callable[[], Any], data: bytes, places: list[float]
 ) -> None:
     whole, pieces = make(), make()
     expected = whole.receive_data(data)
     received = [event for piece in cut(data, places) for event in pieces.receive_data(piece)]
-    assert told(received) == told(expected)
+    assert without_text(received) == without_text(expected)
     assert pieces.open_requests == whole.open_requests
 
 
 @pytest.mark.parametrize("make", [server, client_with_open_requests])
-def test_nothing_is_read_after_a_violation(make: Callable[[], Any]) -> None:
+def test_data_after_a_violation_is_ignored(make: Callable[[], Any]) -> None:
     engine = make()
     (event,) = engine.receive_data(b"GET / HTTP/1.1")
     assert isinstance(event, ConnectionFailed)
@@ -97,7 +97,7 @@ def test_nothing_is_read_after_a_violation(make: Callable[[], Any]) -> None:
     st.lists(st.tuples(st.integers(1, 0xEFFF), st.binary(max_size=30)), min_size=1, max_size=8),
     st.data(),
 )
-def test_two_ends_understand_each_other_whatever_the_order_of_the_replies(
+def test_two_engines_exchange_requests_and_replies_in_any_order(
     requests: list[tuple[int, bytes]], data: st.DataObject
 ) -> None:
     client, daemon = ClientConnection(), server()
@@ -125,7 +125,7 @@ def test_two_ends_understand_each_other_whatever_the_order_of_the_replies(
 
 
 @pytest.mark.parametrize("code", [0, 0xF000, 0xFF01, SUCCESS, ITEM, ERROR])
-def test_a_client_may_send_only_commands_input_and_cancel(code: int) -> None:
+def test_other_codes_from_a_client_fail_the_connection(code: int) -> None:
     (event,) = server().receive_data(encode_frame(code, 1))
     assert isinstance(event, ConnectionFailed)
     assert isinstance(event.error, BadFrame)
@@ -133,12 +133,12 @@ def test_a_client_may_send_only_commands_input_and_cancel(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [0, PLAIN, INPUT, CANCEL, 0xF000, 0xFF00])
-def test_a_daemon_may_send_only_success_item_and_error(code: int) -> None:
+def test_other_codes_from_a_daemon_fail_the_connection(code: int) -> None:
     (event,) = client_with_open_requests().receive_data(encode_frame(code, 1))
     assert isinstance(event, ConnectionFailed)
 
 
-def test_a_sequence_may_be_used_again_only_once_it_had_its_last_frame() -> None:
+def test_sequence_can_be_reused_only_after_its_last_frame() -> None:
     daemon = server()
     request = encode_frame(PLAIN, 5)
     daemon.receive_data(request)
@@ -151,20 +151,20 @@ def test_a_sequence_may_be_used_again_only_once_it_had_its_last_frame() -> None:
     assert event.error.sequence == 0
 
 
-def test_sequence_0_is_no_request() -> None:
+def test_request_with_sequence_0_is_refused() -> None:
     (event,) = server().receive_data(encode_frame(PLAIN, 0))
     assert isinstance(event, ConnectionFailed)
 
 
-def test_sequences_wrap_past_0_and_past_those_that_are_open() -> None:
+def test_sequences_wrap_and_skip_0_and_open_ones() -> None:
     client = ClientConnection()
     first, _ = client.send_request(PLAIN)
-    client._last = 0xFFFFFFFE  # four billion requests later
+    client._last = 0xFFFFFFFE  # as after four billion requests
     assert [client.send_request(PLAIN)[0] for _ in range(3)] == [0xFFFFFFFF, 2, 3]
     assert first == 1
 
 
-def test_cancel_reaches_only_what_is_open() -> None:
+def test_cancel_is_ignored_for_requests_that_are_not_open() -> None:
     client, daemon = ClientConnection(), server()
     sequence, request = client.send_request(PLAIN)
     daemon.receive_data(request)
@@ -175,7 +175,7 @@ def test_cancel_reaches_only_what_is_open() -> None:
     assert daemon.receive_data(encode_frame(CANCEL, sequence)) == []
 
 
-def test_a_client_ignores_frames_for_what_is_not_open() -> None:
+def test_client_ignores_frames_of_requests_that_are_not_open() -> None:
     client = client_with_open_requests()
     stray = b"".join(encode_frame(code, 77) for code in (SUCCESS, ITEM, ERROR))
     assert client.receive_data(stray) == []
@@ -183,7 +183,7 @@ def test_a_client_ignores_frames_for_what_is_not_open() -> None:
     assert client.receive_data(encode_frame(SUCCESS, 0) + encode_frame(ITEM, 0)) == []
 
 
-def test_a_reply_is_the_last_one() -> None:
+def test_receive_reply_ends_the_request() -> None:
     client = client_with_open_requests()
     twice = encode_frame(SUCCESS, 1) + encode_frame(ERROR, 1)
     assert client.receive_data(twice) == [SuccessReceived(1, b"")]
@@ -199,7 +199,7 @@ def open_stream() -> tuple[ClientConnection, ServerConnection, int]:
     return client, daemon, sequence
 
 
-def test_input_may_come_in_the_same_bytes_as_the_request() -> None:
+def test_input_may_arrive_together_with_its_request() -> None:
     client, daemon = ClientConnection(), server()
     sequence, request = client.send_request(STREAM, takes_input=True)
     body = client.send_input(sequence, b"hello")
@@ -209,13 +209,13 @@ def test_input_may_come_in_the_same_bytes_as_the_request() -> None:
     ]
 
 
-def test_input_for_a_request_that_takes_none_is_ignored() -> None:
+def test_input_for_a_request_without_input_is_ignored() -> None:
     daemon = server()
     daemon.receive_data(encode_frame(PLAIN, 1))
     assert daemon.receive_data(encode_frame(INPUT, 1, msgpack.packb({"eof": True}))) == []
 
 
-def test_credit_is_spent_by_data_and_given_back_by_acks() -> None:
+def test_data_uses_credit_and_acks_return_it() -> None:
     client, daemon, sequence = open_stream()
     assert client.credit(sequence) == INPUT_CREDIT
     client.send_input(sequence, bytes(INPUT_CREDIT - 1))
@@ -230,7 +230,7 @@ def test_credit_is_spent_by_data_and_given_back_by_acks() -> None:
     assert client.credit(sequence) == 1001
 
 
-def test_a_client_that_sends_more_than_its_credit_is_found_out() -> None:
+def test_input_beyond_the_credit_is_refused() -> None:
     _, daemon, sequence = open_stream()
     daemon.take_input(sequence, INPUT_CREDIT)
     with pytest.raises(ResourceExhausted) as caught:
@@ -241,13 +241,13 @@ def test_a_client_that_sends_more_than_its_credit_is_found_out() -> None:
 
 
 @pytest.mark.parametrize("given_", [{}, {"data": b"x", "eof": True}, {"eof": True, "control": {}}])
-def test_input_is_exactly_one_of_data_eof_and_control(given_: dict[str, Any]) -> None:
+def test_input_needs_exactly_one_of_data_eof_and_control(given_: dict[str, Any]) -> None:
     client, _, sequence = open_stream()
     with pytest.raises(ValueError, match="exactly one"):
         client.send_input(sequence, **given_)
 
 
-def test_nothing_is_sent_to_a_stream_that_has_ended() -> None:
+def test_no_bytes_are_sent_to_an_ended_stream() -> None:
     client, daemon, sequence = open_stream()
     client.receive_data(daemon.send_success(sequence, b""))
     assert client.credit(sequence) == 0
@@ -256,14 +256,14 @@ def test_nothing_is_sent_to_a_stream_that_has_ended() -> None:
 
 
 @pytest.mark.parametrize("body", [{"ack": 5, "more": 1}, {"acks": 5}, {}])
-def test_only_an_item_with_ack_alone_is_an_acknowledgement(body: dict[str, Any]) -> None:
+def test_only_an_item_with_ack_alone_counts_as_acknowledgement(body: dict[str, Any]) -> None:
     client, _, sequence = open_stream()
     payload = msgpack.packb(body)
     assert client.receive_data(encode_frame(ITEM, sequence, payload)) == [ItemReceived(sequence, payload)]
     assert client.credit(sequence) == INPUT_CREDIT
 
 
-def test_an_item_with_ack_is_an_item_where_no_input_is_taken() -> None:
+def test_ack_is_an_ordinary_item_for_streams_without_input() -> None:
     client = ClientConnection()
     sequence, _ = client.send_request(PLAIN)
     payload = msgpack.packb({"ack": 5})
@@ -273,13 +273,13 @@ def test_an_item_with_ack_is_an_item_where_no_input_is_taken() -> None:
 @pytest.mark.parametrize(
     "payload", [b"\xc1", b"\x91", b"\x90", *(msgpack.packb({"ack": bad}) for bad in (-1, True, 1.5, "5", None))]
 )
-def test_an_acknowledgement_that_makes_no_sense_ends_the_connection_not_the_program(payload: bytes) -> None:
+def test_invalid_acknowledgement_fails_the_connection(payload: bytes) -> None:
     client, _, sequence = open_stream()
     (event,) = client.receive_data(encode_frame(ITEM, sequence, payload))
     assert isinstance(event, ConnectionFailed)
 
 
-def test_input_and_cancel_have_payload_limits_of_their_own() -> None:
+def test_input_and_cancel_have_their_own_payload_limits() -> None:
     for code, limit in ((INPUT, INPUT_CREDIT + 1024), (CANCEL, 1024)):
         assert server().receive_data(encode_frame(code, 1, bytes(limit))) == []
         (event,) = server().receive_data(HEADER.pack(b"NEX\0", 1, code, limit + 1, 1, 0))
@@ -294,7 +294,7 @@ def test_full_credit_fits_one_input() -> None:
     assert isinstance(event, InputReceived)
 
 
-def test_each_command_has_its_payload_limit_and_a_reply_has_the_limit_of_any_frame() -> None:
+def test_requests_have_the_limit_of_their_command_and_replies_that_of_frames() -> None:
     daemon = ServerConnection(lambda command: 100 if command == PLAIN else 10)
     assert len(daemon.receive_data(encode_frame(PLAIN, 1, bytes(100)))) == 1
     (event,) = daemon.receive_data(encode_frame(1, 2, bytes(11)))
@@ -305,7 +305,7 @@ def test_each_command_has_its_payload_limit_and_a_reply_has_the_limit_of_any_fra
     assert isinstance(event, ConnectionFailed)
 
 
-def test_an_error_about_the_connection_leaves_the_open_requests_open() -> None:
+def test_error_on_sequence_0_leaves_open_requests_open() -> None:
     daemon = server()
     daemon.receive_data(encode_frame(PLAIN, 1))
     data = daemon.send_error(0, BadFrame("cannot read it"))

@@ -1,4 +1,4 @@
-"""The documents say what is: COMMANDS.md is what the declarations give, SPEC.md has the numbers of the code."""
+"""The documents match the code: COMMANDS.md is up to date, and SPEC.md has the codes, errors and limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPEC = (PROTOCOL / "SPEC.md").read_text(encoding="utf-8")
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The cells of the tables below a heading."""
+    """Return the cells of the tables below a heading."""
     section = re.split(r"^## ", SPEC, flags=re.MULTILINE)
     (text,) = [part for part in section if part.startswith(heading + "\n")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
@@ -41,11 +41,11 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", SPEC, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_commands_md_is_what_the_declarations_give() -> None:
+def test_commands_md_is_up_to_date() -> None:
     assert docs.COMMANDS_MD.read_text(encoding="utf-8") == docs.render(), "run python -m nexus.docs"
 
 
-def test_the_check_of_commands_md_can_fail(
+def test_docs_check_detects_a_stale_file(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert docs.main(["--check"]) == 0
@@ -60,46 +60,46 @@ def test_the_check_of_commands_md_can_fail(
     assert docs.main(["--wrong"]) == 2
 
 
-def test_the_generator_is_a_command() -> None:
+def test_docs_generator_runs_as_a_module() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "nexus.docs", "--check"], capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_the_specification_names_every_error_code_and_what_happens_to_the_connection() -> None:
-    told = {row[0].strip("`"): row[2] for row in rows("Errors") if len(row) == 3 and row[2] in CONNECTION}
+def test_spec_lists_every_error_code_and_its_effect_on_the_connection() -> None:
+    listed = {row[0].strip("`"): row[2] for row in rows("Errors") if len(row) == 3 and row[2] in CONNECTION}
     closing = {cls.code for cls in errors.ProtocolError.__subclasses__()}
     codes = {
         cls.code
         for cls in vars(errors).values()
         if isinstance(cls, type) and issubclass(cls, errors.NexusError) and "code" in vars(cls)
     }
-    assert codes <= told.keys()
-    assert {code for code in codes if told[code] == "closed"} == closing
+    assert codes <= listed.keys()
+    assert {code for code in codes if listed[code] == "closed"} == closing
 
 
-def test_the_specification_names_the_errors_of_the_store() -> None:
-    told = {row[0].strip("`"): row[1].strip("`") for row in rows("Errors") if row[0].startswith("`store.")}
+def test_spec_lists_the_errors_of_the_store() -> None:
+    listed = {row[0].strip("`"): row[1].strip("`") for row in rows("Errors") if row[0].startswith("`store.")}
     start_only = {store.InitError, store.SchemaMismatch, store.DatabaseDamaged}
-    # Those of other modules are about a stopped daemon's file and never cross the wire.
-    crossing = {cls for cls in subclasses(store.StoreError) if cls.__module__ == "nexus.store.base"} - start_only
-    assert told == {cls.type: cls.code for cls in crossing}
+    # Errors of other modules concern maintenance without a daemon, and are never sent.
+    sent = {cls for cls in subclasses(store.StoreError) if cls.__module__ == "nexus.store.base"} - start_only
+    assert listed == {cls.type: cls.code for cls in sent}
 
 
 def subclasses(cls: type[errors.NexusError]) -> set[type[errors.NexusError]]:
     return {inner for sub in cls.__subclasses__() for inner in {sub} | subclasses(sub)}
 
 
-def test_the_specification_names_every_limit_with_its_default() -> None:
-    told = {row[0].strip("`"): row[1] for row in rows("Limits")[2:]}
-    assert told == {name: str(value) for name, value in Limits()._asdict().items()}
+def test_spec_lists_every_limit_with_its_default() -> None:
+    listed = {row[0].strip("`"): row[1] for row in rows("Limits")[2:]}
+    assert listed == {name: str(value) for name, value in Limits()._asdict().items()}
 
 
-def test_the_specification_has_the_codes_of_the_code() -> None:
-    told = {row[1]: row[0] for row in rows("Codes")}
+def test_spec_has_the_frame_codes_of_the_engine() -> None:
+    listed = {row[1]: row[0] for row in rows("Codes")}
     for name in ("Input", "Cancel", "Success", "Item", "Error"):
-        assert int(told[name], 16) == getattr(frame, name.upper())
+        assert int(listed[name], 16) == getattr(frame, name.upper())
     assert [row[0] for row in rows("Codes")[2:4]] == [f"0x0001 to 0x{frame.MAX_COMMAND:04X}", f"0x{frame.EXTRA:04X}"]
 
 
@@ -111,14 +111,14 @@ def test_the_specification_has_the_codes_of_the_code() -> None:
         f"may have {INPUT_CREDIT + 1024} bytes of payload",
         f"{MAX_DEPTH} levels deep at most",
         f"at most {MAX_SOCKET_PATH} bytes",
-        f"above\n{MAX_PAYLOAD // 1024 // 1024} MiB",
+        f"above {MAX_PAYLOAD // 1024 // 1024} MiB",
     ],
 )
-def test_the_specification_has_the_numbers_of_the_code(sentence: str) -> None:
-    assert sentence in SPEC
+def test_spec_has_the_limits_of_the_engine(sentence: str) -> None:
+    assert sentence in " ".join(SPEC.split())
 
 
-def test_the_annotated_frame_is_a_frame() -> None:
+def test_annotated_frame_of_the_spec_decodes() -> None:
     (block,) = blocks("hex")
     data = bytes.fromhex("".join(re.match(r"((?:[0-9a-f]{2} )+) ", line)[1] for line in block.splitlines()))  # type: ignore[index]
     ((command, sequence, payload),), violation = FrameDecoder(lambda _: 100).feed(data)
@@ -126,7 +126,7 @@ def test_the_annotated_frame_is_a_frame() -> None:
     assert (command, sequence, msgpack.unpackb(payload)) == (42, 3, {"payload": b"hi"})
 
 
-def test_the_example_session_is_what_happens(daemon: DaemonProcess) -> None:
+def test_example_session_of_the_spec_matches_the_daemon(daemon: DaemonProcess) -> None:
     with daemon.connect() as sock:
         unsent = b""
         for line in "".join(blocks("session")).splitlines():
@@ -142,7 +142,7 @@ def test_the_example_session_is_what_happens(daemon: DaemonProcess) -> None:
         assert sock.recv(1) == b""
 
 
-def test_every_link_in_the_specification_leads_somewhere() -> None:
+def test_every_link_in_the_spec_has_a_target() -> None:
     anchors = {
         re.sub(r"[^a-z -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)", SPEC, re.MULTILINE)
     }

@@ -1,4 +1,4 @@
-"""The error tree: every error crosses the wire as itself, and nothing in a payload can make reading it raise."""
+"""The error tree: every error is decoded as its own class, and no payload makes the decoding raise."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def named(cls: type[NexusError]) -> str:
 
 
 @pytest.mark.parametrize("cls", [*CODED, *DOMAIN], ids=named)
-def test_every_error_comes_back_as_its_own_class(cls: type[NexusError]) -> None:
+def test_every_error_is_decoded_as_its_own_class(cls: type[NexusError]) -> None:
     sent = cls("cannot do it", hint="Try again.", details={"limit": 5})
     received = error_from_payload(sent.payload())
     assert type(received) is cls
@@ -43,7 +43,7 @@ def test_every_error_comes_back_as_its_own_class(cls: type[NexusError]) -> None:
     )
 
 
-def test_codes_are_one_for_each_class_and_snake_case_of_its_name() -> None:
+def test_each_error_code_is_the_snake_case_name_of_its_class() -> None:
     assert len({cls.code for cls in CODED}) == len(CODED) == 14
     for cls in CODED:
         words = "".join("_" + c.lower() if c.isupper() else c for c in cls.__name__).lstrip("_")
@@ -51,37 +51,37 @@ def test_codes_are_one_for_each_class_and_snake_case_of_its_name() -> None:
 
 
 @pytest.mark.parametrize("cls", DOMAIN, ids=named)
-def test_a_domain_error_has_a_dotted_type_a_code_of_the_table_and_a_meaning(cls: type[NexusError]) -> None:
+def test_domain_error_has_a_dotted_type_a_known_code_and_a_docstring(cls: type[NexusError]) -> None:
     assert cls.type.count(".") == 1
     assert cls.code in {core.code for core in CODED}
     assert cls.__doc__
 
 
-def test_types_belong_to_one_class_each() -> None:
+def test_error_types_are_unique() -> None:
     types = [cls.type for cls in DOMAIN]
     assert len(set(types)) == len(types)
 
 
-def test_an_unknown_type_falls_back_to_its_code_and_keeps_its_name() -> None:
+def test_unknown_error_type_is_decoded_by_its_code_and_keeps_its_type() -> None:
     error = error_from_payload({"code": "not_found", "message": "cannot find it", "type": "robot.not_found"})
     assert type(error) is NotFound
     assert error.type == "robot.not_found"
     assert error.payload()["type"] == "robot.not_found"
 
 
-def test_an_unknown_code_is_internal_with_the_daemons_words() -> None:
+def test_unknown_error_code_is_internal_with_the_daemons_message() -> None:
     error = error_from_payload({"code": "on_fire", "message": "cannot go on", "type": "on_fire"})
     assert type(error) is Internal
     assert error.message == "cannot go on"
 
 
-def test_a_type_that_contradicts_its_code_is_not_believed() -> None:
+def test_error_type_that_contradicts_its_code_is_ignored() -> None:
     assert type(error_from_payload({"code": "not_found", "message": "", "type": "vm.name_taken"})) is NotFound
 
 
 @bounded(200)
 @given(st.dictionaries(st.sampled_from(["code", "message", "type", "hint", "details"]) | st.text(), free_values))
-def test_no_payload_makes_reading_an_error_raise(body: dict[str, Any]) -> None:
+def test_decoding_an_error_payload_never_raises(body: dict[str, Any]) -> None:
     error = error_from_payload(body)
     assert isinstance(error, NexusError)
     assert isinstance(error.message, str)
@@ -89,5 +89,5 @@ def test_no_payload_makes_reading_an_error_raise(body: dict[str, Any]) -> None:
     assert error.hint is None or isinstance(error.hint, str)
 
 
-def test_what_is_not_set_is_not_sent() -> None:
+def test_unset_error_members_are_not_encoded() -> None:
     assert NotFound("gone").payload() == {"code": "not_found", "message": "gone", "type": "not_found"}

@@ -1,4 +1,4 @@
-"""The frame decoder: any bytes, cut anywhere, within memory that follows what was received."""
+"""The frame decoder: any bytes in any pieces, with memory bounded by the received bytes."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def header(magic: bytes = b"NEX\0", version: int = 1, command: int = 42, size: i
     return HEADER.pack(magic, version, command, size, 7, flags)
 
 
-def test_the_header_is_18_bytes_big_endian_in_the_documented_order() -> None:
+def test_header_layout_is_as_documented() -> None:
     assert encode_frame(0x0102, 0x03040506, b"\x80").hex() == "4e4558000001010200000001030405060000" + "80"
 
 
 @bounded(200)
 @given(st.lists(frames, max_size=6), cuts())
-def test_what_is_encoded_is_decoded_cut_anywhere(sent: list[Frame], places: list[float]) -> None:
+def test_encoded_frames_are_decoded_however_they_are_split(sent: list[Frame], places: list[float]) -> None:
     reader = decoder()
     received: list[Frame] = []
     for piece in cut(b"".join(encode_frame(*frame) for frame in sent), places):
@@ -48,7 +48,7 @@ def test_what_is_encoded_is_decoded_cut_anywhere(sent: list[Frame], places: list
     assert reader.buffered == 0
 
 
-def test_frames_that_come_byte_by_byte_are_decoded_as_each_is_complete() -> None:
+def test_frames_received_byte_by_byte_are_decoded_when_complete() -> None:
     reader = decoder()
     data = encode_frame(1, 1, b"abc") + encode_frame(2, 2)
     complete = [index for index, byte in enumerate(data) if reader.feed(bytes([byte]))[0]]
@@ -65,9 +65,7 @@ def test_frames_that_come_byte_by_byte_are_decoded_as_each_is_complete() -> None
         (header(size=0xFFFFFFFF), FrameTooLarge, 7),
     ],
 )
-def test_a_header_that_is_wrong_is_refused_without_its_payload(
-    data: bytes, expected: type[Exception], sequence: int
-) -> None:
+def test_invalid_header_is_refused_without_its_payload(data: bytes, expected: type[Exception], sequence: int) -> None:
     received, violation = decoder().feed(encode_frame(1, 1) + data)
     assert received == [Frame(1, 1, b"")]
     assert type(violation) is expected
@@ -75,7 +73,7 @@ def test_a_header_that_is_wrong_is_refused_without_its_payload(
     assert violation.sequence == sequence
 
 
-def test_the_violations_say_what_would_work() -> None:
+def test_violations_describe_what_is_accepted() -> None:
     _, version = decoder().feed(header(version=2))
     _, size = decoder().feed(header(size=65))
     assert version is not None
@@ -84,20 +82,20 @@ def test_the_violations_say_what_would_work() -> None:
     assert size.details == {"limit": 64, "size": 65}
 
 
-def test_one_wrong_byte_is_enough_to_refuse_what_is_no_frame() -> None:
+def test_first_wrong_byte_of_the_magic_is_refused() -> None:
     assert isinstance(decoder().feed(b"G")[1], BadFrame)
     reader = decoder()
     assert reader.feed(b"NE") == ([], None)
     assert isinstance(reader.feed(b"W")[1], BadFrame)
 
 
-def test_a_wrong_byte_right_behind_a_frame_is_refused_at_once() -> None:
+def test_wrong_byte_after_a_frame_is_refused_at_once() -> None:
     received, violation = decoder().feed(encode_frame(1, 1) + b"G")
     assert received == [Frame(1, 1, b"")]
     assert isinstance(violation, BadFrame)
 
 
-def test_the_limit_is_asked_for_each_command() -> None:
+def test_payload_limit_is_looked_up_by_command() -> None:
     reader = FrameDecoder(lambda command: 10 if command == 1 else 0)
     received, violation = reader.feed(encode_frame(1, 1, bytes(10)) + encode_frame(2, 2, b"x"))
     assert len(received) == 1
@@ -106,7 +104,7 @@ def test_the_limit_is_asked_for_each_command() -> None:
 
 @bounded(200)
 @given(st.binary(max_size=200), cuts())
-def test_no_bytes_make_the_decoder_raise_or_keep_more_than_it_received(junk: bytes, places: list[float]) -> None:
+def test_decoder_never_raises_or_keeps_more_than_it_received(junk: bytes, places: list[float]) -> None:
     reader = decoder()
     received = 0
     for piece in cut(junk, places):
@@ -118,7 +116,7 @@ def test_no_bytes_make_the_decoder_raise_or_keep_more_than_it_received(junk: byt
             break
 
 
-def test_memory_follows_the_bytes_received_not_the_length_claimed() -> None:
+def test_memory_depends_on_received_bytes_not_on_the_claimed_length() -> None:
     reader = FrameDecoder(lambda _command: MAX_PAYLOAD)
     tracemalloc.start()
     try:
@@ -131,7 +129,7 @@ def test_memory_follows_the_bytes_received_not_the_length_claimed() -> None:
     assert peak < 64 * 1024
 
 
-def test_a_large_frame_in_small_pieces_is_decoded_without_looking_at_all_of_it_each_time() -> None:
+def test_large_frame_in_small_pieces_is_decoded_in_linear_time() -> None:
     asked = 0
 
     def limit(_command: int) -> int:
@@ -146,6 +144,6 @@ def test_a_large_frame_in_small_pieces_is_decoded_without_looking_at_all_of_it_e
     assert asked <= 3
 
 
-def test_a_payload_that_fits_no_frame_is_not_encoded() -> None:
+def test_payload_above_the_frame_limit_is_not_encoded() -> None:
     with pytest.raises(ValueError, match="does not fit a frame"):
         encode_frame(1, 1, bytes(MAX_PAYLOAD + 1))

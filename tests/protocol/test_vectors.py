@@ -1,4 +1,4 @@
-"""The vectors against the engine: good frames both ways, bad ones with the answer that they promise."""
+"""The vectors against the engine: good frames in both directions, bad frames with their documented error."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ def server() -> ServerConnection:
     return ServerConnection(DISPATCH.payload_limit(limits.max_payload_bytes, limits.max_frame_payload_bytes))
 
 
-def test_names_are_unique() -> None:
+def test_vector_names_are_unique() -> None:
     for vectors in (GOOD, BAD):
         names = [vector.name for vector in vectors]
         assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("name", INFOS)
-def test_every_command_has_a_request_and_a_success_and_a_stream_an_item(name: str) -> None:
+def test_every_command_has_request_success_and_item_vectors(name: str) -> None:
     kinds = {vector.kind for vector in GOOD if vector.command == name}
     wanted = {"request", "success"} | ({"item"} if INFOS[name].item is not None else set())
     assert wanted <= kinds, f"add the vectors of {name} to protocol/vectors/good.json"
 
 
 @good
-def test_the_frame_is_what_its_values_encode_to(vector: GoodVector) -> None:
+def test_good_vector_values_encode_to_its_frame(vector: GoodVector) -> None:
     body = msgpack.packb(vector.payload) if vector.payload else b""
     wanted = {encode_frame(vector.code, vector.sequence, body)}
     if not body:
@@ -69,7 +69,7 @@ def test_the_frame_is_what_its_values_encode_to(vector: GoodVector) -> None:
 
 
 @good
-def test_the_code_fits_the_kind(vector: GoodVector) -> None:
+def test_good_vector_code_fits_its_kind(vector: GoodVector) -> None:
     if vector.kind == "request":
         assert vector.command is not None
         assert vector.code == INFOS[vector.command].code
@@ -79,14 +79,14 @@ def test_the_code_fits_the_kind(vector: GoodVector) -> None:
 
 
 @pytest.mark.parametrize("vector", [v for v in GOOD if v.sender == "client"], ids=lambda v: v.name)
-def test_a_daemon_reads_it(vector: GoodVector) -> None:
+def test_daemon_engine_decodes_good_vector(vector: GoodVector) -> None:
     if vector.kind == "request":
         assert vector.command is not None
         (event,) = server().receive_data(vector.frame)
         assert event == RequestReceived(vector.code, vector.sequence, vector.frame[18:])
         command = DISPATCH.entries[vector.code].decode(vector.frame[18:])
         assert type(command).__name__ == vector.command
-        # Fields at their defaults need not be sent; whatever else was there, is there.
+        # Fields at their defaults need not be encoded; all others must be.
         assert vector.payload.items() >= decode_map(encode_command(command)).items()
         for name, value in vector.payload.items():
             assert getattr(command, name) == value
@@ -102,7 +102,7 @@ def test_a_daemon_reads_it(vector: GoodVector) -> None:
 
 
 @pytest.mark.parametrize("vector", [v for v in GOOD if v.sender == "daemon"], ids=lambda v: v.name)
-def test_a_client_reads_it(vector: GoodVector) -> None:
+def test_client_engine_decodes_good_vector(vector: GoodVector) -> None:
     engine = ClientConnection()
     engine._last = vector.sequence - 1
     if vector.sequence:
@@ -124,7 +124,7 @@ def test_a_client_reads_it(vector: GoodVector) -> None:
 
 
 @good
-def test_it_is_read_the_same_byte_by_byte(vector: GoodVector) -> None:
+def test_good_vector_decodes_the_same_byte_by_byte(vector: GoodVector) -> None:
     def events(engine: Any, pieces: list[bytes]) -> list[Any]:
         return [event for piece in pieces for event in engine.receive_data(piece)]
 
@@ -141,7 +141,7 @@ def test_it_is_read_the_same_byte_by_byte(vector: GoodVector) -> None:
 
 
 @pytest.mark.parametrize("vector", BAD, ids=lambda v: v.name)
-def test_a_bad_one_is_refused_as_it_says(vector: BadVector) -> None:
+def test_bad_vector_is_refused_as_documented(vector: BadVector) -> None:
     events = server().receive_data(vector.data)
     refusals: list[dict[str, Any]] = []
     for event in events:

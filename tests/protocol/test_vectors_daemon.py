@@ -1,4 +1,4 @@
-"""The bad vectors against a real daemon: the Error comes, the connection stays or ends, the others are served."""
+"""The bad vectors against a real daemon: its Error, the state of the connection, and the service of other clients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CANARY = 0x70000000
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """The socket of one daemon for all vectors: none of them may do it any harm."""
+    """The socket of one daemon for all vectors: it must survive each of them."""
     root = short_directory()
     daemon = DaemonProcess(root)
     try:
@@ -35,7 +35,7 @@ def address() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def canary(address: str) -> Iterator[socket.socket]:
-    """A client that is there all the time."""
+    """A client that stays connected during all vectors."""
     with connect(address) as sock:
         yield sock
 
@@ -52,7 +52,7 @@ def ping(sequence: int) -> bytes:
 
 
 def frames(sock: socket.socket) -> Iterator[tuple[int, int, dict[str, object]]]:
-    """What comes, up to the end of the connection."""
+    """Iterate over the received frames until the end of the connection."""
     data = b""
     while some := sock.recv(65536):
         data += some
@@ -66,7 +66,7 @@ def frames(sock: socket.socket) -> Iterator[tuple[int, int, dict[str, object]]]:
 
 
 def until_pong(sock: socket.socket, sequence: int) -> list[tuple[int, int, dict[str, object]]]:
-    """What comes before the answer to the Ping."""
+    """Return the frames received before the reply to the Ping."""
     before = []
     for frame in frames(sock):
         if frame[:2] == (SUCCESS, sequence):
@@ -76,7 +76,7 @@ def until_pong(sock: socket.socket, sequence: int) -> list[tuple[int, int, dict[
 
 
 @pytest.mark.parametrize("vector", bad_vectors(), ids=lambda v: v.name)
-def test_a_bad_vector_is_answered_as_it_says(address: str, canary: socket.socket, vector: BadVector) -> None:
+def test_daemon_answers_bad_vector_as_documented(address: str, canary: socket.socket, vector: BadVector) -> None:
     with connect(address) as sock:
         sock.sendall(vector.data)
         if vector.closed:
@@ -100,7 +100,7 @@ def test_a_bad_vector_is_answered_as_it_says(address: str, canary: socket.socket
     assert until_pong(canary, CANARY) == []
 
 
-def test_the_answer_is_the_same_byte_by_byte(address: str) -> None:
+def test_daemon_answers_bad_vector_sent_byte_by_byte(address: str) -> None:
     (vector,) = [v for v in bad_vectors() if v.name == "unknown field"]
     with connect(address) as sock:
         for byte in vector.data:
@@ -110,7 +110,7 @@ def test_the_answer_is_the_same_byte_by_byte(address: str) -> None:
     assert (sequence, body["code"]) == (1, "invalid_argument")
 
 
-def test_a_client_that_writes_on_after_the_refusal_still_reads_it(address: str) -> None:
+def test_client_that_keeps_writing_after_a_refusal_can_read_the_error(address: str) -> None:
     with connect(address) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\n")
         try:

@@ -14,7 +14,7 @@ from nexus.services.commands import ListDependencies, ListServices, RemoveDepend
 
 @pytest.fixture
 def services(daemon: DaemonProcess) -> Iterator[Services]:
-    """The services of a daemon of this test's own."""
+    """The services of a daemon that only this test uses."""
     services = Services(daemon)
     yield services
     services.close()
@@ -22,7 +22,7 @@ def services(daemon: DaemonProcess) -> Iterator[Services]:
 
 @pytest.fixture
 def client(shared: DaemonProcess) -> Iterator[RawClient]:
-    """A connection to a daemon of the module, to which no service is left afterwards."""
+    """A connection to the daemon of the module; afterwards every service is removed."""
     with RawClient(shared.socket_path) as client:
         yield client
         for edge in client.call(ListDependencies()).dependencies:

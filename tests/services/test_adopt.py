@@ -1,4 +1,4 @@
-"""What a daemon makes of what the one before it left: processes, exits, stops and waits in any state."""
+"""Adoption: a daemon takes over the processes, exits, stops and waits that an earlier one left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nexus.services.commands import GetServiceStdout, RestartService, StartServi
 from nexus.services.states import ServiceHealth, ServiceState
 
 
-def test_processes_outlive_the_daemon_and_are_taken_back_with_their_output(services: Services) -> None:
+def test_processes_outlive_the_daemon_and_are_adopted_with_their_output(services: Services) -> None:
     names = [f"s{number}" for number in range(5)]
     for name in names:
         services.add(name, "echo before; exec sleep 1000", port=0, health_log="before", health_retries=1000)
@@ -45,7 +45,7 @@ def test_processes_outlive_the_daemon_and_are_taken_back_with_their_output(servi
         assert not exists(after.pid)
 
 
-def test_ends_while_no_daemon_ran_are_known_to_the_next(services: Services, tmp_path: Path) -> None:
+def test_exits_while_no_daemon_ran_are_written_by_the_next_one(services: Services, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     wait = f"while [ ! -e {gate} ]; do sleep 0.01; done"
     ends = {"good": "exit 0", "bad": "exit 3", "killed": "kill -KILL $$"}
@@ -67,7 +67,7 @@ def test_ends_while_no_daemon_ran_are_known_to_the_next(services: Services, tmp_
         assert service.stopped_at < service.state_at + 1
 
 
-def test_an_end_while_no_daemon_ran_is_followed_by_a_restart_where_the_policy_says_so(services: Services) -> None:
+def test_exit_while_no_daemon_ran_is_restarted_by_the_policy(services: Services) -> None:
     services.add("web", restart="on-failure", restart_backoff_ms=10)
     pid = services.start("web").service.pid
     assert pid is not None
@@ -78,7 +78,7 @@ def test_an_end_while_no_daemon_ran_is_followed_by_a_restart_where_the_policy_sa
     assert service.pid != pid
 
 
-def test_a_daemon_that_ends_well_leaves_everything_running_too(services: Services) -> None:
+def test_clean_stop_of_the_daemon_leaves_services_running(services: Services) -> None:
     services.add("web")
     pid = services.start("web").service.pid
     assert services.daemon.stop() == 0
@@ -87,7 +87,7 @@ def test_a_daemon_that_ends_well_leaves_everything_running_too(services: Service
     assert services.get("web").pid == pid
 
 
-def test_a_stop_in_the_middle_goes_on(services: Services, tmp_path: Path) -> None:
+def test_interrupted_stop_is_resumed_by_the_next_daemon(services: Services, tmp_path: Path) -> None:
     run = f"trap 'while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 9' TERM; echo up; sleep 1000 & wait"
     services.add("web", run, health_log="up", health_retries=1000, stop_grace_ms=60_000)
     pid = services.start("web", wait=True).service.pid
@@ -101,7 +101,7 @@ def test_a_stop_in_the_middle_goes_on(services: Services, tmp_path: Path) -> Non
     assert not exists(pid)
 
 
-def test_a_restart_in_the_middle_goes_on(services: Services, tmp_path: Path) -> None:
+def test_interrupted_restart_is_resumed_with_its_environment(services: Services, tmp_path: Path) -> None:
     run = f"trap 'while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; exit 9' TERM; echo up; sleep 1000 & wait"
     services.add("web", run, health_log="up", health_retries=1000, stop_grace_ms=60_000)
     pid = services.start("web", wait=True, environment={"A": "1"}).service.pid
@@ -114,7 +114,7 @@ def test_a_restart_in_the_middle_goes_on(services: Services, tmp_path: Path) -> 
     assert Path(f"/proc/{service.pid}/environ").read_bytes().split(b"\0").count(b"A=2") == 1
 
 
-def test_a_wait_for_a_dependency_and_a_wait_for_a_turn_go_on(services: Services, tmp_path: Path) -> None:
+def test_waits_for_a_dependency_and_for_backoff_are_resumed(services: Services, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     services.add("db", health_exec=f"test -e {gate}", health_retries=1000)
     services.add("api")
@@ -133,13 +133,13 @@ def test_a_wait_for_a_dependency_and_a_wait_for_a_turn_go_on(services: Services,
 
 
 @pytest.mark.parametrize("delay_ms", range(0, 12, 1))
-def test_a_start_that_a_kill_cuts_short_anywhere_leaves_a_true_record(
+def test_daemon_killed_during_a_start_leaves_a_record_that_matches_the_process(
     services: Services, tmp_path: Path, delay_ms: int
 ) -> None:
     run = python(f"import os, time\nopen({str(tmp_path)!r} + f'/{{os.getpid()}}', 'w')\ntime.sleep(1000)\n")
     services.add("web", run, start_window_ms=0)
     services.client.begin(StartService(service="web"))
-    # Not to wait for something, but to kill at another point in each case.
+    # Not a wait for an event: each case kills the daemon at another point of the start.
     select.poll().poll(delay_ms)
     services.kill_daemon()
 
@@ -161,7 +161,7 @@ def test_a_start_that_a_kill_cuts_short_anywhere_leaves_a_true_record(
 
 
 def pretend_another_boot(services: Services) -> None:
-    """As after a restart of the machine: another boot in every trace, and no process."""
+    """Change every trace of the boot on disk, as after a restart of the machine."""
     processes = services.daemon.state / "processes"
     (processes / "boot").write_text("11111111-1111-1111-1111-111111111111")
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().encode()
@@ -169,11 +169,14 @@ def pretend_another_boot(services: Services) -> None:
         status.write_bytes(status.read_bytes().replace(boot, b"1" * 8 + boot[8:]))
 
 
-def test_after_a_restart_of_the_machine_nothing_is_running_but_what_is_to_be(services: Services) -> None:
+def test_machine_restart_stops_services_and_starts_only_policy_always(services: Services) -> None:
     for name, policy in (("plain", "no"), ("failing", "on-failure"), ("always", "always"), ("down", "always")):
         services.add(name, restart=policy, restart_backoff_ms=10)
         services.start(name)
-    services.add("late", "exit 3", restart="on-failure", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000)
+    services.add(
+        "late", "exit 3", restart="on-failure", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000,
+        start_window_ms=5000,
+    )  # fmt: skip
     services.start_error("late")
     services.stop("down")
     services.daemon.kill()
@@ -188,7 +191,7 @@ def test_after_a_restart_of_the_machine_nothing_is_running_but_what_is_to_be(ser
     assert services.get("down").state is ServiceState.STOPPED
 
 
-def test_after_a_restart_of_the_container_nothing_is_running_but_what_is_to_be(services: Services) -> None:
+def test_container_restart_stops_services_and_starts_only_autostart(services: Services) -> None:
     services.add("plain")
     services.add("down", autostart=True)
     for name in ("plain", "down"):
@@ -197,7 +200,7 @@ def test_after_a_restart_of_the_container_nothing_is_running_but_what_is_to_be(s
     pid = services.get("plain").pid
     services.daemon.kill()
     services.daemon.close()
-    # The kernel is the same and goes on; every process is new, the first one too.
+    # In a container the kernel keeps running, but every process is new, including the first one.
     boot = services.daemon.state / "processes" / "boot"
     kernel, first = boot.read_text().split("/")
     assert kernel == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -212,7 +215,7 @@ def test_after_a_restart_of_the_container_nothing_is_running_but_what_is_to_be(s
     services.wait("down", state=ServiceState.RUNNING)
 
 
-def test_autostart_brings_up_in_order_what_nobody_stopped_since_boot(services: Services) -> None:
+def test_autostart_starts_with_dependencies_what_was_not_stopped_since_boot(services: Services) -> None:
     services.add("db")
     services.add("api", autostart=True)
     services.add("down", autostart=True)
@@ -235,7 +238,7 @@ def test_autostart_brings_up_in_order_what_nobody_stopped_since_boot(services: S
     assert services.kinds("job").count("started") == 1
 
 
-def test_what_no_record_knows_is_ended_and_deleted(services: Services) -> None:
+def test_sweep_ends_and_deletes_runs_without_a_record(services: Services) -> None:
     kept = services.add("kept", "echo kept; exec sleep 1000")
     pid = services.start("kept").service.pid
     gone = services.add("gone")
@@ -254,7 +257,7 @@ def test_what_no_record_knows_is_ended_and_deleted(services: Services) -> None:
     assert (processes / f"service-{kept.id}").exists()
 
 
-def test_a_daemon_of_another_database_in_the_same_folder_leaves_these_processes_alone(
+def test_daemon_of_another_database_in_the_same_folder_does_not_touch_these_processes(
     services: Services, make_daemon: Callable[..., DaemonProcess]
 ) -> None:
     services.add("db", port=0)
@@ -275,7 +278,7 @@ def test_a_daemon_of_another_database_in_the_same_folder_leaves_these_processes_
         assert exists(services.get(name).pid)
 
 
-def test_a_supervisor_that_was_killed_is_told_and_nothing_of_its_service_lives_on(services: Services) -> None:
+def test_killed_shim_fails_the_service_and_ends_its_processes(services: Services) -> None:
     services.add("web")
     pid = services.start("web").service.pid
     shim = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -287,7 +290,7 @@ def test_a_supervisor_that_was_killed_is_told_and_nothing_of_its_service_lives_o
     assert service.health is ServiceHealth.UNKNOWN
 
 
-def test_a_run_whose_files_were_deleted_is_ended_with_all_that_it_started(services: Services, tmp_path: Path) -> None:
+def test_run_with_deleted_files_is_ended_with_its_descendants(services: Services, tmp_path: Path) -> None:
     escaped = f"setsid sh -c 'echo $$ > {tmp_path}/escaped; exec sleep 1000' &"
     services.add("web", f"{escaped} trap 'echo > {tmp_path}/told; exit' TERM; echo up; sleep 1000 & wait",
                  health_log="up")  # fmt: skip
@@ -309,7 +312,7 @@ def test_a_run_whose_files_were_deleted_is_ended_with_all_that_it_started(servic
     services.start("web")
 
 
-def test_after_all_files_of_runs_were_deleted_the_policy_applies_and_tunnels_are_made_anew(services: Services) -> None:
+def test_deleted_files_of_all_runs_lead_to_restart_by_policy_and_new_tunnels(services: Services) -> None:
     services.add("db", listen(), port=0, restart="always", restart_backoff_ms=10)
     services.add("web", restart="always", restart_backoff_ms=10)
     services.add("stubborn", "trap '' TERM; echo up; while :; do sleep 1000; done", health_log="up",
@@ -332,9 +335,7 @@ def test_after_all_files_of_runs_were_deleted_the_policy_applies_and_tunnels_are
     wait_until(lambda: ports.holder(port), "the new tunnel")
 
 
-def test_a_run_without_files_and_without_supervisor_is_known_by_its_environment_alone(
-    services: Services, tmp_path: Path
-) -> None:
+def test_run_without_files_and_shim_is_found_by_its_environment(services: Services, tmp_path: Path) -> None:
     escape = f"echo $$ > {tmp_path}/escaped; trap '' TERM; while :; do sleep 1000; done"
     services.add("web", f'setsid sh -c "{escape.replace("$", chr(92) + "$")}" & exec sleep 1000', stop_grace_ms=100)
     web = services.start("web").service
@@ -343,7 +344,7 @@ def test_a_run_without_files_and_without_supervisor_is_known_by_its_environment_
     run_id = next(
         word for word in Path(f"/proc/{web.pid}/environ").read_bytes().split(b"\0") if word.startswith(b"NEXUS_RUN_ID=")
     ).decode()
-    # Not of the run: a longer id, and one that only mentions it.
+    # Not of the run: another variable, a longer id, and an id in the arguments only.
     strangers = [
         subprocess.Popen(["/bin/sleep", "1000"], env={"A": run_id}),
         subprocess.Popen(["/bin/sleep", "1000"], env={"NEXUS_RUN_ID": f"{run_id.partition('=')[2]}0"}),

@@ -1,4 +1,4 @@
-"""Dependencies through a real daemon: cycles, repeated requests, tunnel names, lists, and many at once."""
+"""Dependencies through a real daemon: cycles, repeated requests, tunnel names, lists, concurrent requests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def edges(client: RawClient, service: str | None = None, **options: bool) -> lis
     return [(each.service, each.dependency) for each in found]
 
 
-def test_a_dependency_says_what_it_waits_for_and_how_that_is(client: RawClient) -> None:
+def test_dependency_reply_has_condition_state_and_health(client: RawClient) -> None:
     add(client, "api", "db")
     made = client.call(AddDependency("api", "db", DependencyCondition.HEALTHY, True, WhenLost.RESTART))
     assert (made.service, made.dependency, made.condition) == ("api", "db", DependencyCondition.HEALTHY)
@@ -50,7 +50,7 @@ def test_a_dependency_says_what_it_waits_for_and_how_that_is(client: RawClient) 
     assert edges(client) == []
 
 
-def test_the_same_dependency_again_changes_nothing_and_another_way_is_refused(client: RawClient) -> None:
+def test_repeated_dependency_writes_no_event_and_other_settings_are_refused(client: RawClient) -> None:
     add(client, "api", "db")
     made = client.call(AddDependency("api", "db"))
     before = len(list(client.items(client.begin(WatchEvents(follow=False)))))
@@ -66,7 +66,7 @@ def test_the_same_dependency_again_changes_nothing_and_another_way_is_refused(cl
         assert "dependency remove api db" in str(error.hint)
 
 
-def test_what_is_not_there_is_said(client: RawClient) -> None:
+def test_unknown_service_or_dependency_is_not_found(client: RawClient) -> None:
     add(client, "api", "db")
     assert isinstance(client.call_error(AddDependency("api", "none")), ServiceNotFound)
     assert isinstance(client.call_error(AddDependency("none", "db")), ServiceNotFound)
@@ -75,7 +75,7 @@ def test_what_is_not_there_is_said(client: RawClient) -> None:
     assert error.message == 'cannot remove the dependency of "api" on "db": there is none'
 
 
-def test_a_cycle_is_refused_with_the_cycle_spelled_out(client: RawClient) -> None:
+def test_cycle_is_refused_and_the_error_lists_its_names(client: RawClient) -> None:
     add(client, "api", "db", "disk")
     client.call(AddDependency("api", "db"))
     client.call(AddDependency("db", "disk"))
@@ -92,7 +92,7 @@ def test_a_cycle_is_refused_with_the_cycle_spelled_out(client: RawClient) -> Non
     assert edges(client) == [("api", "db"), ("db", "disk")]
 
 
-def test_lists_go_either_way_and_to_the_end(client: RawClient) -> None:
+def test_list_dependencies_forward_reverse_and_recursive(client: RawClient) -> None:
     add(client, "web", "api", "db", "disk", "other")
     for service, dependency in (("web", "api"), ("api", "db"), ("web", "db"), ("db", "disk"), ("other", "disk")):
         client.call(AddDependency(service, dependency))
@@ -104,7 +104,7 @@ def test_lists_go_either_way_and_to_the_end(client: RawClient) -> None:
     assert edges(client, "db", reverse=True, recursive=True) == [("api", "db"), ("web", "api"), ("web", "db")]
 
 
-def test_every_dependency_is_listed_however_many(client: RawClient) -> None:
+def test_list_without_a_service_has_all_dependencies(client: RawClient) -> None:
     add(client, *(f"s{n:02}" for n in range(32)))
     wanted = [(f"s{a:02}", f"s{b:02}") for a, b in itertools.combinations(range(32), 2)]
     for sequence in client.begin_many(AddDependency(*pair) for pair in wanted):
@@ -115,7 +115,7 @@ def test_every_dependency_is_listed_however_many(client: RawClient) -> None:
 # Tunnels
 
 
-def test_two_tunnels_never_have_the_same_variables(client: RawClient) -> None:
+def test_tunnels_with_the_same_variables_are_refused(client: RawClient) -> None:
     add(client, "api", "db-1", "db.1", "db_2")
     client.call(AddDependency("api", "db-1", tunnel_enabled=True))
     client.call(AddDependency("api", "db_2", tunnel_enabled=True))
@@ -126,7 +126,7 @@ def test_two_tunnels_never_have_the_same_variables(client: RawClient) -> None:
     for name in ("DB.1", "db_1"):
         renamed = client.call_error(UpdateService("db_2", name=name))
         assert isinstance(renamed, ServiceTunnelNameTaken), name
-    client.call(UpdateService("db-1", name="DB-1"))  # of itself it knows
+    client.call(UpdateService("db-1", name="DB-1"))  # its own old name is no conflict
     client.call(AddDependency("api", "db.1"))  # without a tunnel there are no variables
     variables = {
         v.name: v.value for v in client.call(GetConfig("api", resolved=True)).variables if v.source == "tunnel"
@@ -137,13 +137,11 @@ def test_two_tunnels_never_have_the_same_variables(client: RawClient) -> None:
     }  # fmt: skip
 
 
-# Many at once
+# Concurrency
 
 
 @pytest.mark.parametrize("size", [2, 5])
-def test_edges_that_would_close_a_circle_all_at_once_never_do(
-    shared: DaemonProcess, client: RawClient, size: int
-) -> None:
+def test_concurrent_dependencies_never_close_a_cycle(shared: DaemonProcess, client: RawClient, size: int) -> None:
     names = [f"s{n}" for n in range(size)]
     add(client, *names)
     clients = [RawClient(shared.socket_path) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Services that need each other: in which order they start and stop, and what the loss of one means for the others."""
+"""Services with dependencies: the order of starts and stops, and the consequences of a lost dependency."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def kill(services: Services, name: str) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def test_a_start_brings_up_what_is_needed_first(services: Services) -> None:
+def test_start_brings_up_dependencies_first(services: Services) -> None:
     for name in ("api", "db", "cache", "disk"):
         services.add(name)
     for service, dependency in (("api", "db"), ("api", "cache"), ("db", "disk"), ("cache", "disk")):
@@ -34,7 +34,7 @@ def test_a_start_brings_up_what_is_needed_first(services: Services) -> None:
     assert services.start("api").started == ["api"]
 
 
-def test_what_does_not_need_each_other_starts_side_by_side(services: Services, tmp_path: Path) -> None:
+def test_independent_dependencies_start_concurrently(services: Services, tmp_path: Path) -> None:
     meet = f"touch {tmp_path}/$NEXUS_SERVICE; while [ ! -e {tmp_path}/a ] || [ ! -e {tmp_path}/b ]; do sleep 0.01; done"
     for name in ("a", "b"):
         services.add(name, f"{meet}; echo met; exec sleep 1000", health_log="met", health_retries=1000)
@@ -44,7 +44,7 @@ def test_what_does_not_need_each_other_starts_side_by_side(services: Services, t
     assert services.start("top").started[-1] == "top"
 
 
-def test_healthy_and_completed_are_waited_for(services: Services, tmp_path: Path) -> None:
+def test_start_waits_for_conditions_healthy_and_completed(services: Services, tmp_path: Path) -> None:
     order = tmp_path / "order"
     services.add("migrate", f"sleep 0.05; echo migrate >> {order}", type="oneshot")
     run = f"sleep 0.05; echo db >> {order}; echo ready; exec sleep 1000"
@@ -58,7 +58,7 @@ def test_healthy_and_completed_are_waited_for(services: Services, tmp_path: Path
     wait_until(lambda: lines_of(order) == ["db", "migrate", "api", "api"], "the program again")
 
 
-def test_while_it_waits_it_says_for_what(services: Services) -> None:
+def test_waiting_service_is_starting_and_its_reason_names_the_dependency(services: Services) -> None:
     services.add("db", health_exec="false", health_retries=1000)
     services.add("api")
     services.depend("api", "db", condition="healthy")
@@ -89,7 +89,7 @@ def stop(name: str, *, cascade: bool = False) -> StopService:
         ),
     ],
 )
-def test_a_dependency_that_fails_fails_the_start_with_its_reason(
+def test_failed_dependency_fails_the_start_with_its_reason(
     services: Services, run: str, condition: str, fields: dict[str, object], reason: str
 ) -> None:
     services.add("db", run, **fields)
@@ -106,7 +106,7 @@ def test_a_dependency_that_fails_fails_the_start_with_its_reason(
     assert services.start_error("api").details["dependency"] == "db"
 
 
-def test_a_dependency_that_is_tried_again_delays_what_waits_for_it(services: Services, tmp_path: Path) -> None:
+def test_dependency_that_its_policy_restarts_only_delays_the_start(services: Services, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     services.add(
         "db", f"test -e {gate} || exit 3; exec sleep 1000", start_window_ms=200, restart="on-failure",
@@ -122,7 +122,7 @@ def test_a_dependency_that_is_tried_again_delays_what_waits_for_it(services: Ser
     services.wait("api", state=ServiceState.RUNNING)
 
 
-def test_what_others_need_is_not_stopped_without_a_cascade_which_goes_in_reverse(services: Services) -> None:
+def test_stop_of_a_needed_service_is_refused_and_cascade_stops_dependents_first(services: Services) -> None:
     for name in ("api", "web", "db", "other"):
         services.add(name)
     services.depend("api", "db")
@@ -140,7 +140,7 @@ def test_what_others_need_is_not_stopped_without_a_cascade_which_goes_in_reverse
     services.stop("db")
 
 
-def test_stops_of_several_at_once_wait_for_each_other(services: Services, tmp_path: Path) -> None:
+def test_concurrent_stops_stop_dependents_before_dependencies(services: Services, tmp_path: Path) -> None:
     order, gate = tmp_path / "order", tmp_path / "gate"
     for name, held in (("web", f"until [ -e {gate} ]; do sleep 0.01; done; "), ("api", ""), ("db", "")):
         run = f"trap '{held}echo {name} >> {order}; exit' TERM; echo ready; while :; do sleep 0.01; done"
@@ -153,7 +153,7 @@ def test_stops_of_several_at_once_wait_for_each_other(services: Services, tmp_pa
     first = services.client.begin(stop("web"))
     services.wait("web", state=ServiceState.STOPPING)
     with RawClient(services.daemon.socket_path) as client:
-        # What stops already is no reason to refuse, but it is still in need.
+        # A dependent that is already stopping is no reason to refuse, but the stop still waits for it.
         second = client.begin(stop("api"))
         third = client.begin(stop("db", cascade=True))
         client.call(GetServiceStatus(service="db"))
@@ -164,7 +164,7 @@ def test_stops_of_several_at_once_wait_for_each_other(services: Services, tmp_pa
     assert order.read_text().split() == ["web", "api", "db"]
 
 
-def test_a_lost_dependency_is_seen_at_its_dependent_and_when_it_is_back(services: Services) -> None:
+def test_dependent_shows_a_lost_dependency_until_it_is_back(services: Services) -> None:
     services.add("db", restart="always", restart_backoff_ms=300)
     services.add("api")
     services.depend("api", "db")
@@ -177,7 +177,7 @@ def test_a_lost_dependency_is_seen_at_its_dependent_and_when_it_is_back(services
     assert services.kinds("api")[-2:] == ["dependency_lost", "dependency_back"]
 
 
-def test_an_unhealthy_dependency_is_lost_to_those_that_need_it_healthy(services: Services, tmp_path: Path) -> None:
+def test_unhealthy_dependency_is_lost_only_for_condition_healthy(services: Services, tmp_path: Path) -> None:
     sick = tmp_path / "sick"
     services.add("db", health_exec=f"test ! -e {sick}", health_interval_ms=100, health_retries=1)
     for name, condition in (("api", "healthy"), ("web", "started")):
@@ -191,7 +191,7 @@ def test_an_unhealthy_dependency_is_lost_to_those_that_need_it_healthy(services:
     services.wait("api", lost_dependencies=[])
 
 
-def test_a_loss_stops_or_restarts_those_that_ask_for_it(services: Services) -> None:
+def test_when_lost_stop_and_restart_act_on_the_dependent(services: Services) -> None:
     services.add("db")
     for name, when in (("gone", "stop"), ("again", "restart")):
         services.add(name)
@@ -214,7 +214,7 @@ def test_a_loss_stops_or_restarts_those_that_ask_for_it(services: Services) -> N
     assert services.get("gone").state is ServiceState.STOPPED
 
 
-def test_a_restart_of_a_dependency_stops_nobody_that_did_not_ask_for_it(services: Services) -> None:
+def test_restart_of_a_dependency_restarts_only_dependents_with_when_lost_restart(services: Services) -> None:
     services.add("db", health_exec="true", health_interval_ms=100)
     services.add("api")
     services.add("web")
@@ -228,7 +228,7 @@ def test_a_restart_of_a_dependency_stops_nobody_that_did_not_ask_for_it(services
     assert services.wait("api", lost_dependencies=[]).state is ServiceState.RUNNING
 
 
-def test_a_dependency_that_is_added_to_what_is_up_is_told_and_has_no_consequences(services: Services) -> None:
+def test_dependency_added_to_a_running_service_is_shown_as_lost_and_does_not_stop_it(services: Services) -> None:
     services.add("db", health_exec="true")
     services.add("api")
     pid = services.start("api").service.pid
@@ -239,7 +239,7 @@ def test_a_dependency_that_is_added_to_what_is_up_is_told_and_has_no_consequence
     assert services.get("db").health is ServiceHealth.HEALTHY
 
 
-def test_a_start_in_the_middle_of_a_stop_waits_for_its_end(services: Services) -> None:
+def test_start_during_a_stop_of_the_dependency_waits_for_its_end(services: Services) -> None:
     run = "trap 'sleep 0.2; exit 0' TERM; echo up; while :; do sleep 0.01; done"
     services.add("db", run, health_log="up", health_retries=1000)
     services.add("api")

@@ -1,4 +1,4 @@
-"""The environment of a run: configuration files as people write them, who wins, and every file that cannot be read."""
+"""The environment of a run: configuration files, unreadable files, and which source overrides which."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECRET = "hunter2-very-secret"
 
 
 def make_service(directory: Path, filename: str | None = ".env", **fields: Any) -> Service:
-    """A record as the store gives it."""
+    """A record as the store returns it."""
     required = {
         "id": "0b9f4c1e-0000-4000-8000-000000000001", "name": "web", "state": "stopped", "health": "unknown",
         "created_at": 1, "updated_at": 1, "state_at": 1, "type": "simple", "config_format": "env",
@@ -57,7 +57,7 @@ def refusal(root: Path, text: str | bytes, format: ConfigFormat = ConfigFormat.E
 # Env
 
 
-def test_env_files_are_read_as_people_write_them(root: Path) -> None:
+def test_env_file_syntax_is_read_as_python_dotenv_does(root: Path) -> None:
     text = (
         '\ufeff# a comment\n\nPLAIN=value # not part of it\nexport EXPORTED = spaced \nEMPTY=\nQUOTED="two words\\n"\n'
         "SINGLE='a \\n # b'\nLINES=\"one\ntwo\"\nURL=postgres://u:p@h/d?x=1#frag\r\nTWICE=1\nTWICE=2\nÄ=x\n"
@@ -70,7 +70,7 @@ def test_env_files_are_read_as_people_write_them(root: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_reference_is_to_what_the_file_said_before_else_to_what_is_inherited(root: Path) -> None:
+def test_reference_resolves_to_an_earlier_line_else_to_the_inherited_environment(root: Path) -> None:
     text = "A=${B}\nB=file\nC=${B}-${HOME}-${NONE:-default}-${NONE}\nB=${B}2\nD='${B}' \nE=$B\n"
     assert read(root, text, inherited={"B": "outer", "HOME": "/home/me"}) == {
         "A": "outer", "B": "file2", "C": "file-/home/me-default-", "D": "file2", "E": "$B",
@@ -91,14 +91,14 @@ def test_a_reference_is_to_what_the_file_said_before_else_to_what_is_inherited(r
         ("A=" + "x" * 32_769, 1, "longer"),
     ],
 )
-def test_a_bad_line_of_an_env_file_is_named(root: Path, text: str | bytes, line: int, word: str) -> None:
+def test_error_names_the_bad_line_of_an_env_file(root: Path, text: str | bytes, line: int, word: str) -> None:
     error = refusal(root, text)
     assert f"line {line}: " in error.message
     assert error.details["line"] == line
     assert word in error.message
 
 
-def test_references_do_not_grow_without_bound(root: Path) -> None:
+def test_expansion_of_references_is_bounded(root: Path) -> None:
     lines = ["A0=" + "x" * 100] + [f"A{n}=" + f"${{A{n - 1}}}" * 100 for n in range(1, 8)]
     assert "longer" in refusal(root, "\n".join(lines)).message
 
@@ -106,7 +106,7 @@ def test_references_do_not_grow_without_bound(root: Path) -> None:
 # Properties
 
 
-def test_properties_are_read_as_java_does_and_named_as_variables(root: Path) -> None:
+def test_properties_are_read_as_java_does_and_keys_become_variable_names(root: Path) -> None:
     text = (
         "# comment\n! another\ndb.url = jdbc:x\\:y\nlog-level:debug\nspaced key\\ here value\nlong=one, \\\n    two\n"
         "uni=\\u00e9\\ud83d\\ude00 ä\nempty\nUPPER_1=${NOT} replaced\ndb.url=last\n"
@@ -120,7 +120,7 @@ def test_properties_are_read_as_java_does_and_named_as_variables(root: Path) -> 
 @pytest.mark.parametrize(
     ("text", "line", "word"),
     [
-        ("a=1\n\ndb.url=x\ndb-url=y\n", 4, "DB_URL, and so does another one on line 3"),
+        ("a=1\n\ndb.url=x\ndb-url=y\n", 4, "DB_URL, like another key on line 3"),
         ("a=1\nb=\\u12\n", 2, "hexadecimal"),
         ("a=1\n\n1a=x\n", 3, "digit"),
         (f"=x{SECRET}\n", 1, "empty"),
@@ -128,7 +128,7 @@ def test_properties_are_read_as_java_does_and_named_as_variables(root: Path) -> 
         ("a=\\u0000\n", 1, "NUL"),
     ],
 )
-def test_a_bad_line_of_a_properties_file_is_named(root: Path, text: str, line: int, word: str) -> None:
+def test_error_names_the_bad_line_of_a_properties_file(root: Path, text: str, line: int, word: str) -> None:
     error = refusal(root, text, ConfigFormat.PROPERTIES)
     assert error.details["line"] == line
     assert word in error.message
@@ -137,56 +137,56 @@ def test_a_bad_line_of_a_properties_file_is_named(root: Path, text: str, line: i
 # Files
 
 
-def spoil_missing(_path: Path) -> None:
+def make_nothing(_path: Path) -> None:
     pass
 
 
-def spoil_folder(path: Path) -> None:
+def make_directory(path: Path) -> None:
     path.mkdir()
 
 
-def spoil_fifo(path: Path) -> None:
+def make_fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
-def spoil_large(path: Path) -> None:
+def make_large_file(path: Path) -> None:
     path.write_bytes(b"# " + b"x" * MAX_FILE_BYTES)
 
 
-def spoil_sparse(path: Path) -> None:
+def make_sparse_file(path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(1 << 40)
 
 
-def spoil_link_out(path: Path) -> None:
+def make_link_out(path: Path) -> None:
     path.symlink_to("/etc/hostname")
 
 
-def spoil_loop(path: Path) -> None:
+def make_link_loop(path: Path) -> None:
     path.symlink_to(path.name)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "word"),
+    ("make", "word"),
     [
-        (spoil_missing, "there is no such file"),
-        (spoil_folder, "not a regular file"),
-        (spoil_fifo, "not a regular file"),
-        (spoil_large, "larger than 1 MiB"),
-        (spoil_sparse, "larger than 1 MiB"),
-        (spoil_link_out, "leads out of"),
-        (spoil_loop, "symbolic links"),
+        (make_nothing, "there is no such file"),
+        (make_directory, "not a regular file"),
+        (make_fifo, "not a regular file"),
+        (make_large_file, "larger than 1 MiB"),
+        (make_sparse_file, "larger than 1 MiB"),
+        (make_link_out, "leads out of"),
+        (make_link_loop, "symbolic links"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_refused_at_once(root: Path, spoil: Callable[[Path], None], word: str) -> None:
-    spoil(root / "conf")
+def test_unreadable_file_is_refused_without_blocking(root: Path, make: Callable[[Path], None], word: str) -> None:
+    make(root / "conf")
     with pytest.raises(ServiceConfigFile) as caught:
         read_config_file(make_service(root, "conf"), {})
     assert word in caught.value.message
     assert caught.value.hint
 
 
-def test_a_folder_that_is_a_link_out_is_refused_and_one_inside_is_followed(root: Path) -> None:
+def test_link_out_of_the_directory_is_refused_and_link_inside_is_followed(root: Path) -> None:
     for name in ("base", "outside", "base/real"):
         (root / name).mkdir()
     (root / "outside" / ".env").write_text("A=1\n")
@@ -201,7 +201,7 @@ def test_a_folder_that_is_a_link_out_is_refused_and_one_inside_is_followed(root:
     assert read_config_file(make_service(root, ".env", repo_path=str(root / "base" / "real")), {}) == {"A": "2"}
 
 
-# Who wins
+# Sources
 
 
 def make_stored(service: Service, **fields: Any) -> StoredService:
@@ -218,7 +218,7 @@ def make_stored(service: Service, **fields: Any) -> StoredService:
     )
 
 
-def test_each_source_wins_over_those_before_it(root: Path) -> None:
+def test_each_source_overrides_those_before_it(root: Path) -> None:
     sources = ["inherited", "file", "service", "start", "port", "tunnel", "nexus"]
     names = {"port": "PORT", "tunnel": "NEXUS_DB_1_PORT", "nexus": "NEXUS_SERVICE"}
     everything = [names.get(source, source.upper()) for source in sources]
@@ -243,7 +243,7 @@ def test_each_source_wins_over_those_before_it(root: Path) -> None:
     assert "'start'" not in repr(variables)
 
 
-def test_what_is_not_known_before_the_start_has_no_value(root: Path) -> None:
+def test_variables_not_known_before_the_start_have_no_value(root: Path) -> None:
     stored = make_stored(make_service(root, None, port=0))
     found = {v.name: v.value for v in asyncio.run(resolve(stored, inherited={}))}
     assert found == {
@@ -254,7 +254,7 @@ def test_what_is_not_known_before_the_start_has_no_value(root: Path) -> None:
     assert as_environment(asyncio.run(resolve(declared, inherited={})))["PORT"] == "81"
 
 
-def test_a_service_inherits_nothing_that_was_said_to_the_daemon_alone() -> None:
+def test_variables_about_the_daemon_itself_are_not_inherited() -> None:
     kept = {"PATH": "/bin", "HOME": "/", "NEXUS_SOCKET": "/s", "NEXUS_CONFIG_DIR": "/c", "LISTENER": "x"}
     gone = [
         "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID",
@@ -265,14 +265,14 @@ def test_a_service_inherits_nothing_that_was_said_to_the_daemon_alone() -> None:
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("db", "NEXUS_DB_"), ("my-Db.1", "NEXUS_MY_DB_1_"), ("0", "NEXUS_0_")])
-def test_a_tunnel_is_named_after_its_dependency(name: str, prefix: str) -> None:
+def test_tunnel_prefix_is_the_name_in_upper_case_with_underscores(name: str, prefix: str) -> None:
     assert tunnel_prefix(name) == prefix
 
 
-# From outside
+# Through the daemon
 
 
-def test_config_shows_where_a_variable_comes_from_and_masks_it(client: RawClient, root: Path) -> None:
+def test_config_shows_the_source_of_each_variable_and_masks_its_value(client: RawClient, root: Path) -> None:
     (root / ".env").write_text(f"FROM_FILE={SECRET}\nOVER=file\nREF=${{FROM_FILE}}\n")
     client.call(AddService(name="db"))
     client.call(
@@ -300,7 +300,7 @@ def test_config_shows_where_a_variable_comes_from_and_masks_it(client: RawClient
     assert {v.name: v.value for v in again}["FROM_FILE"] == "new", "it is read each time"
 
 
-def test_a_file_that_cannot_be_read_is_told_and_delays_nobody(client: RawClient, root: Path) -> None:
+def test_get_config_of_a_fifo_fails_without_blocking_the_daemon(client: RawClient, root: Path) -> None:
     os.mkfifo(root / ".env")
     client.call(AddService(name="web", directory=str(root), config_filename=".env"))
     error = client.call_error(GetConfig("web", resolved=True))

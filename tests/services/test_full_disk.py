@@ -1,4 +1,4 @@
-"""Services on a full disk: what runs goes on, what is to stop stops, and the truth is written once it can be."""
+"""Services on a full disk: they keep running, can be stopped, and their states are written once there is space."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nexus.services.states import ServiceState
 from nexus.system.commands import SetSetting
 
 
-def test_on_a_full_disk_a_stop_stops_and_ends_are_written_once_there_is_room(
+def test_full_disk_does_not_prevent_a_stop_and_states_are_written_once_there_is_space(
     root: Path, make_daemon: Callable[..., DaemonProcess]
 ) -> None:
     daemon = make_daemon()

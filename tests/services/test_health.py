@@ -1,4 +1,4 @@
-"""Health checks of each kind: what makes a service healthy or unhealthy, and what follows from it."""
+"""Health checks of each kind: when a service is healthy or unhealthy, and the consequences."""
 
 from __future__ import annotations
 

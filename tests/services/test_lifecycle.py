@@ -1,4 +1,4 @@
-"""A service's life on demand: start, stop, restart, remove, and what is told of it."""
+"""Starts, stops, restarts and removals on demand, their errors and events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from nexus.services.errors import (
 from nexus.services.states import ServiceHealth, ServiceState
 
 
-def test_a_start_answers_when_the_service_is_up_and_a_stop_when_nothing_is_left(services: Services) -> None:
+def test_start_replies_when_up_and_stop_replies_when_all_processes_ended(services: Services) -> None:
     services.add("web", "sleep 1000 & exec sleep 1000")
     started = services.start("web")
     service = started.service
@@ -49,7 +49,7 @@ def test_a_start_answers_when_the_service_is_up_and_a_stop_when_nothing_is_left(
     assert services.status("web").process_count is None
 
 
-def test_starting_what_is_up_and_stopping_what_is_not_change_nothing(services: Services) -> None:
+def test_start_of_a_running_and_stop_of_a_stopped_service_change_nothing(services: Services) -> None:
     services.add("web")
     assert services.stop("web").stopped == []
     first = services.start("web", environment={"A": "1"})
@@ -63,7 +63,7 @@ def test_starting_what_is_up_and_stopping_what_is_not_change_nothing(services: S
     assert services.stop("web").stopped == []
 
 
-def test_an_exit_within_the_start_window_is_a_failed_start_that_says_why(services: Services) -> None:
+def test_exit_within_the_start_window_fails_the_start_with_exit_and_log(services: Services) -> None:
     services.add("bad", "echo one; echo two >&2; exit 3", start_window_ms=5000)
     error = services.start_error("bad")
     assert isinstance(error, ServiceStartFailed)
@@ -85,7 +85,7 @@ def test_an_exit_within_the_start_window_is_a_failed_start_that_says_why(service
     assert services.stop("bad").service.state is ServiceState.STOPPED
 
 
-def test_a_bad_program_directory_or_command_is_refused_in_words(services: Services, tmp_path: Path) -> None:
+def test_bad_program_directory_or_command_fails_the_start_with_its_path(services: Services, tmp_path: Path) -> None:
     services.add("none", None)
     assert isinstance(services.start_error("none"), ServiceNoCommand)
     assert services.get("none").state is ServiceState.STOPPED
@@ -99,7 +99,7 @@ def test_a_bad_program_directory_or_command_is_refused_in_words(services: Servic
     assert isinstance(services.start_error("nobody"), ServiceNotFound)
 
 
-def test_a_limit_that_cannot_be_held_here_is_refused_and_not_ignored(services: Services) -> None:
+def test_limit_that_cannot_be_enforced_fails_the_start(services: Services) -> None:
     services.add("web", memory_limit_mib=64)
     error = services.start_error("web")
     assert isinstance(error, ServiceStartFailed)
@@ -107,7 +107,7 @@ def test_a_limit_that_cannot_be_held_here_is_refused_and_not_ignored(services: S
     assert services.get("web").state is ServiceState.FAILED
 
 
-def test_errors_name_the_service_as_it_is_called_now(services: Services) -> None:
+def test_errors_have_the_present_name_of_a_renamed_service(services: Services) -> None:
     services.add("old", "exit 3", start_window_ms=5000)
     assert services.start_error("old").message == 'cannot start service "old": it exited with 3'
     services.client.call(UpdateService(service="old", name="new"))
@@ -116,7 +116,7 @@ def test_errors_name_the_service_as_it_is_called_now(services: Services) -> None
     assert services.start_error("early").details["name"] == "early"
 
 
-def test_a_long_last_output_is_told_in_part(services: Services) -> None:
+def test_log_in_a_start_error_is_bounded(services: Services) -> None:
     services.add("bad", "for i in $(seq 100); do echo line $i; done; printf '%01000d' 7; exit 1", start_window_ms=5000)
     log = services.start_error("bad").details["log"]
     assert len(log) == 20
@@ -124,7 +124,7 @@ def test_a_long_last_output_is_told_in_part(services: Services) -> None:
     assert len(log[-1]) == 500
 
 
-def test_a_oneshot_is_up_at_once_and_completed_when_it_has_ended_well(services: Services, tmp_path: Path) -> None:
+def test_oneshot_is_running_at_once_and_completed_after_exit_0(services: Services, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     services.add("job", f"while [ ! -e {gate} ]; do sleep 0.01; done; exit 0", type="oneshot")
     assert services.start("job").service.state is ServiceState.RUNNING
@@ -139,7 +139,7 @@ def test_a_oneshot_is_up_at_once_and_completed_when_it_has_ended_well(services: 
     assert services.wait_rest("job").state is ServiceState.FAILED
 
 
-def test_starts_at_the_same_time_share_one_process(services: Services, tmp_path: Path) -> None:
+def test_concurrent_starts_share_one_process(services: Services, tmp_path: Path) -> None:
     services.add("web", f"echo x >> {tmp_path}/starts; exec sleep 1000")
     sequences = services.client.begin_many([StartService(service="web")] * 20)
     pids = {services.client.result(sequence)["service"]["pid"] for sequence in sequences}
@@ -147,7 +147,7 @@ def test_starts_at_the_same_time_share_one_process(services: Services, tmp_path:
     assert wait_until(lambda: lines_of(tmp_path / "starts"), "the program") == ["x"]
 
 
-def test_a_stop_overtakes_a_start_that_waits(services: Services) -> None:
+def test_stop_ends_a_waiting_start(services: Services) -> None:
     services.add("web", health_exec="false", health_retries=1000)
     waiting = services.client.begin(StartService(service="web", wait=True))
     services.wait("web", state=ServiceState.RUNNING)
@@ -157,7 +157,7 @@ def test_a_stop_overtakes_a_start_that_waits(services: Services) -> None:
     assert services.get("web").state is ServiceState.STOPPED
 
 
-def test_a_start_goes_on_when_whoever_asked_leaves_or_has_no_more_time(services: Services, tmp_path: Path) -> None:
+def test_start_continues_after_its_client_cancels_or_times_out(services: Services, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     services.add("web", health_exec=f"test -e {gate}", health_retries=1000)
     sequence = services.client.begin(StartService(service="web", wait=True))
@@ -172,7 +172,7 @@ def test_a_start_goes_on_when_whoever_asked_leaves_or_has_no_more_time(services:
     assert services.start("web", wait=True).service.health is ServiceHealth.HEALTHY
 
 
-def test_a_start_without_the_time_to_wait_for_a_stop_says_that_it_does_not_go_on(services: Services) -> None:
+def test_start_that_times_out_behind_a_stop_reports_that_it_does_not_continue(services: Services) -> None:
     services.add("web", "trap '' TERM; while :; do sleep 0.01; done", stop_grace_ms=600_000)
     pid = services.start("web").service.pid
     stop = services.client.begin(StopService(service="web"))
@@ -188,7 +188,7 @@ def test_a_start_without_the_time_to_wait_for_a_stop_says_that_it_does_not_go_on
     assert services.get("web").state is ServiceState.STOPPED
 
 
-def test_what_ignores_its_stop_signal_or_left_its_group_is_ended_after_the_grace_time(
+def test_processes_that_ignore_the_stop_signal_or_left_the_group_are_killed_after_the_grace_time(
     services: Services, tmp_path: Path
 ) -> None:
     program = (
@@ -209,14 +209,14 @@ def test_what_ignores_its_stop_signal_or_left_its_group_is_ended_after_the_grace
     assert not exists(escaped)
 
 
-def test_the_declared_signal_stops_it(services: Services) -> None:
+def test_stop_sends_the_declared_signal(services: Services) -> None:
     program = "import signal, sys, time\nsignal.signal(signal.SIGINT, lambda *a: sys.exit(7))\nprint(1, flush=True)\n"
     services.add("web", python(program + "time.sleep(1000)"), stop_signal="SIGINT", health_log="1")
     services.start("web", wait=True)
     assert services.stop("web").service.exit_code == 7
 
 
-def test_what_the_main_process_leaves_behind_is_ended_before_the_service_rests(
+def test_descendants_are_ended_after_the_main_process_before_the_service_is_failed(
     services: Services, tmp_path: Path
 ) -> None:
     services.add("web", f"(trap '' TERM; echo $$; exec sleep 1000) & echo $! > {tmp_path}/pid; sleep 0.1; exit 5")
@@ -228,7 +228,7 @@ def test_what_the_main_process_leaves_behind_is_ended_before_the_service_rests(
     assert not exists(leftover)
 
 
-def test_a_restart_keeps_the_environment_unless_it_is_given_another(services: Services, tmp_path: Path) -> None:
+def test_restart_keeps_the_environment_of_the_start_unless_given_another(services: Services, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run = f"echo $WHO-$NEXUS_SERVICE >> {out}; echo up; exec sleep 1000"
     services.add("web", run, environment={"WHO": "nobody"}, health_log="up", health_retries=1000)
@@ -246,7 +246,7 @@ def test_a_restart_keeps_the_environment_unless_it_is_given_another(services: Se
     assert services.get("web").restarts == 0
 
 
-def test_the_journal_has_every_transition_and_no_values(services: Services) -> None:
+def test_journal_has_every_transition_and_no_environment_values(services: Services) -> None:
     services.add("web", environment={"SECRET": "hunter2"})
     pid = services.start("web", environment={"OTHER": "hunter3"}).service.pid
     services.restart("web")
@@ -264,7 +264,7 @@ def test_the_journal_has_every_transition_and_no_values(services: Services) -> N
     assert "hunter" not in services.daemon.log()
 
 
-def test_a_service_that_is_up_is_removed_only_when_it_is_stopped_first(services: Services) -> None:
+def test_remove_of_a_running_service_needs_stop_and_ends_its_followers(services: Services) -> None:
     id_ = services.add("web", "echo hello; exec sleep 1000").id
     pid = services.start("web").service.pid
     assert isinstance(services.client.call_error(RemoveService(service="web")), ServiceRunning)
@@ -281,11 +281,9 @@ def test_a_service_that_is_up_is_removed_only_when_it_is_stopped_first(services:
     assert services.start("web").service.id != id_
 
 
-def test_a_service_may_open_as_many_files_as_before_the_daemon_raised_its_own_limit(
-    services: Services, tmp_path: Path
-) -> None:
+def test_service_gets_the_file_limit_from_before_the_daemon_raised_it(services: Services, tmp_path: Path) -> None:
     said = tmp_path / "said"
     services.add("modest", f"ulimit -Sn > {said}; exec sleep 1000")
     services.start("modest")
-    wait_until(lambda: lines_of(said), "its word")
+    wait_until(lambda: lines_of(said), "the file limit")
     assert lines_of(said) == [str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])]

@@ -1,4 +1,4 @@
-"""What a service wrote, through the daemon: whole, in part, as it comes, and over its runs."""
+"""The output of a service through the daemon: filtered, followed, bounded, over several runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def output(services: Services, **fields: object) -> bytes:
     return data
 
 
-def test_output_is_byte_for_byte_over_all_runs_and_can_be_limited(services: Services) -> None:
+def test_output_is_byte_exact_over_all_runs_and_can_be_filtered(services: Services) -> None:
     services.add("web", "printf 'a\\377\\000b\\n'; echo error >&2; exit 0", type="oneshot")
     for _ in range(2):
         services.start("web", wait=True)
@@ -34,7 +34,7 @@ def test_output_is_byte_for_byte_over_all_runs_and_can_be_limited(services: Serv
     assert isinstance(error, ServiceNotFound)
 
 
-def test_output_is_followed_over_restarts_until_it_is_cancelled(services: Services, tmp_path: Path) -> None:
+def test_output_is_followed_across_restarts_until_cancelled(services: Services, tmp_path: Path) -> None:
     services.add("web", f"echo run $(ls {tmp_path} | wc -l); exec sleep 1000")
     with RawClient(services.daemon.socket_path) as follower:
         sequence = follower.begin(GetServiceStdout(service="web", follow=True))
@@ -50,7 +50,7 @@ def test_output_is_followed_over_restarts_until_it_is_cancelled(services: Servic
     assert services.get("web").state is ServiceState.RUNNING
 
 
-def test_a_follower_is_told_that_the_daemon_stops(services: Services) -> None:
+def test_follower_gets_unavailable_when_the_daemon_stops(services: Services) -> None:
     services.add("web", "echo up; exec sleep 1000")
     services.start("web")
     sequence = services.client.begin(GetServiceStdout(service="web", follow=True))
@@ -61,7 +61,7 @@ def test_a_follower_is_told_that_the_daemon_stops(services: Services) -> None:
     assert output(services) == b"up\n"
 
 
-def test_the_kept_output_is_bounded_and_its_newest_bytes_are_there(services: Services) -> None:
+def test_kept_output_is_bounded_and_keeps_the_newest_bytes(services: Services) -> None:
     run = "head -c 5000000 /dev/zero | tr '\\0' 'x' | fold -w 99; echo the end; exit 0"
     services.add("web", run, type="oneshot", log_limit_mib=1)
     services.start("web", wait=True)

@@ -1,4 +1,4 @@
-"""What plugins have to say about a start of a service: they change its environment, or refuse it."""
+"""Plugins and the start of a service: they change its environment, or veto it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pre_start_command(service, command, environment):
 """
 
 
-def test_a_plugin_changes_the_environment_of_a_run_or_refuses_it(
+def test_plugin_changes_the_environment_of_a_run_or_vetoes_the_start(
     root: Path, make_daemon: Callable[..., DaemonProcess]
 ) -> None:
     PluginFolder(root / "config" / "nexus" / "plugins").python("starts", PLUGIN)

@@ -1,4 +1,4 @@
-"""Ports: leased, declared, refused with who has them, and free after a stop."""
+"""Ports: leased, declared, refused when another process has them, and free after a stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def free_port() -> int:
         return port
 
 
-def test_a_leased_port_is_passed_and_no_two_services_have_the_same(services: Services) -> None:
+def test_leased_ports_are_unique_and_passed_as_port(services: Services) -> None:
     names = [f"s{number}" for number in range(6)]
     for name in names:
         services.add(name, listen(), port=0, health_tcp=0, health_retries=1000)
@@ -40,7 +40,7 @@ def test_a_leased_port_is_passed_and_no_two_services_have_the_same(services: Ser
     assert services.stop("s0").service.active_port is None
 
 
-def test_a_leased_port_is_the_same_after_a_restart_by_the_policy_where_it_is_free(services: Services) -> None:
+def test_leased_port_is_kept_across_a_restart_by_the_policy(services: Services) -> None:
     services.add("web", listen(), port=0, health_tcp=0, health_retries=1000, restart="always", restart_backoff_ms=10)
     service = services.start("web", wait=True).service
     assert service.pid is not None
@@ -49,7 +49,7 @@ def test_a_leased_port_is_the_same_after_a_restart_by_the_policy_where_it_is_fre
     assert services.start("web", wait=True).service.active_port == service.active_port
 
 
-def test_a_declared_port_that_somebody_has_is_refused_with_who(services: Services) -> None:
+def test_declared_port_in_use_fails_the_start_and_names_the_process(services: Services) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -65,7 +65,7 @@ def test_a_declared_port_that_somebody_has_is_refused_with_who(services: Service
     assert services.start("web").service.active_port == port
 
 
-def test_a_port_that_another_service_has_is_refused_with_its_name(services: Services) -> None:
+def test_port_of_another_service_fails_the_start_and_names_that_service(services: Services) -> None:
     port = free_port()
     services.add("first", ["sh", "-c", 'exec "$@"', "sh", *listen()], port=port, health_tcp=0, health_retries=1000)
     services.add("second", listen(), port=port)
@@ -84,7 +84,7 @@ def test_a_port_that_another_service_has_is_refused_with_its_name(services: Serv
     assert error.details["holder"] == "quiet"
 
 
-def test_a_stopped_services_port_is_free_at_once(services: Services) -> None:
+def test_port_of_a_stopped_service_is_free_at_once(services: Services) -> None:
     services.add("web", listen(), port=free_port(), health_tcp=0, health_retries=1000)
     for _ in range(3):
         service = services.start("web", wait=True).service
@@ -96,7 +96,7 @@ def test_a_stopped_services_port_is_free_at_once(services: Services) -> None:
             sock.listen()
 
 
-def test_a_port_that_is_held_after_the_stop_is_told(services: Services, tmp_path: Path) -> None:
+def test_stop_reason_names_the_holder_of_a_port_still_in_use(services: Services, tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         port = holder.getsockname()[1]
@@ -105,4 +105,4 @@ def test_a_port_that_is_held_after_the_stop_is_told(services: Services, tmp_path
         holder.listen()
         reason = str(services.stop("web").service.reason)
         assert reason.startswith(f"stopped on demand; port {port} is in use by")
-    wait_until(lambda: services.get("web").state is ServiceState.STOPPED, "its rest")
+    wait_until(lambda: services.get("web").state is ServiceState.STOPPED, "state stopped")

@@ -1,4 +1,4 @@
-"""Commands, ends and daemons in each other's way: every request is answered, and what is left is true."""
+"""Concurrent commands, exits and kills of the daemon: every request is answered, and the record is true."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ import pytest
 from nexus_protocol import Internal
 from support.live_services import Services, exists, lines_of
 from support.raw import RawClient, wait_until
+from support.soak import SOAK
 
 from nexus.services.commands import RestartService, StartService, StopService
 from nexus.services.errors import ServiceStartFailed, ServiceStopped
 from nexus.services.states import ServiceState
 
-LIVES = "echo $$ >> {pids}; trap 'exit 0' TERM; i=0; while [ $i -lt {turns} ]; do sleep 0.01; i=$((i+1)); done; exit 3"
+RUN = "echo $$ >> {pids}; trap 'exit 0' TERM; i=0; while [ $i -lt {turns} ]; do sleep 0.01; i=$((i+1)); done; exit 3"
 
 
-def living(pids: Path) -> set[int]:
+def alive(pids: Path) -> set[int]:
     return {int(line) for line in lines_of(pids) if exists(int(line))}
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_any_commands_at_once_are_answered_and_leave_one_process_at_most(
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(4 * SOAK))
+def test_concurrent_commands_are_answered_and_leave_at_most_one_process(
     services: Services, tmp_path: Path, seed: int
 ) -> None:
     chance = random.Random(seed)
     pids = tmp_path / "pids"
     services.add(
         "web",
-        LIVES.format(pids=pids, turns=chance.choice([2, 20, 100_000])),
+        RUN.format(pids=pids, turns=chance.choice([2, 20, 100_000])),
         restart=chance.choice(["no", "on-failure", "always"]),
         restart_backoff_ms=10,
         restart_backoff_max_ms=20,
@@ -40,32 +42,31 @@ def test_any_commands_at_once_are_answered_and_leave_one_process_at_most(
     )
     clients = [RawClient(services.daemon.socket_path) for _ in range(4)]
     kinds = [StartService, StartService, StopService, RestartService]
-    begun = []
+    pending = []
     for _ in range(15):
         for client in clients:
-            begun.append((client, client.begin(chance.choice(kinds)(service="web"))))
+            pending.append((client, client.begin(chance.choice(kinds)(service="web"))))
         if chance.random() < 0.2:
             chance.choice(clients).call(StopService(service="web"))
-    for client, sequence in begun:
+    for client, sequence in pending:
         with contextlib.suppress(ServiceStopped, ServiceStartFailed):
             client.payload(sequence)
     for client in clients:
         client.close()
     assert services.stop("web").service.state is ServiceState.STOPPED
     assert services.get("web").pid is None
-    assert living(pids) == set()
+    assert alive(pids) == set()
     services.update("web", run_command="exec sleep 1000")
     service = services.start("web").service
     assert exists(service.pid)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_kills_of_the_daemon_at_any_time_leave_one_process_at_most(
-    services: Services, tmp_path: Path, seed: int
-) -> None:
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(4 * SOAK))
+def test_kills_of_the_daemon_leave_at_most_one_process(services: Services, tmp_path: Path, seed: int) -> None:
     chance = random.Random(100 + seed)
     pids = tmp_path / "pids"
-    services.add("web", LIVES.format(pids=pids, turns=100_000), stop_grace_ms=200, start_window_ms=10)
+    services.add("web", RUN.format(pids=pids, turns=100_000), stop_grace_ms=200, start_window_ms=10)
     for _ in range(5):
         for kind in chance.choices([StartService, StopService, RestartService], k=3):
             services.client.begin(kind(service="web"))
@@ -75,14 +76,14 @@ def test_kills_of_the_daemon_at_any_time_leave_one_process_at_most(
     wait_until(lambda: services.get("web").state in (ServiceState.RUNNING, ServiceState.STOPPED), "a lasting state")
     service = services.get("web")
     if service.state is ServiceState.RUNNING:
-        wait_until(lambda: living(pids) == {service.pid}, "the one process")
+        wait_until(lambda: alive(pids) == {service.pid}, "the one process")
     else:
-        assert living(pids) == set()
+        assert alive(pids) == set()
     assert services.stop("web").service.pid is None
-    assert living(pids) == set()
+    assert alive(pids) == set()
 
 
-def test_a_stop_that_meets_an_end_leaves_the_service_stopped(services: Services) -> None:
+def test_stop_concurrent_with_an_exit_leaves_the_service_stopped(services: Services) -> None:
     for number in range(10):
         name = f"s{number}"
         services.add(name, f"sleep 0.0{number}; exit 3", start_window_ms=0)
@@ -92,7 +93,7 @@ def test_a_stop_that_meets_an_end_leaves_the_service_stopped(services: Services)
         assert services.get(name).state is ServiceState.STOPPED
 
 
-def test_a_policy_that_is_taken_back_ends_a_crash_loop(services: Services) -> None:
+def test_removed_restart_policy_ends_a_crash_loop(services: Services) -> None:
     services.add("web", "exit 3", restart="always", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000)
     services.start_error("web")
     services.wait("web", state=ServiceState.STARTING)
@@ -101,11 +102,11 @@ def test_a_policy_that_is_taken_back_ends_a_crash_loop(services: Services) -> No
     assert (service.state, service.reason) == (ServiceState.FAILED, "exited with 3")
 
 
-def test_a_start_that_meets_a_bug_leaves_a_true_record_and_can_be_made_again(services: Services) -> None:
+def test_supervisor_crash_marks_service_failed_and_allows_restart(services: Services) -> None:
     services.add("web", "exit 3", restart="on-failure", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000)
     services.start_error("web")
     services.wait("web", state=ServiceState.STARTING)
-    # What no code expects: another program has spoilt a column that only the daemon reads.
+    # A column that only the daemon writes is corrupted, so that reading it raises an unexpected error.
     with contextlib.closing(sqlite3.connect(services.daemon.database)) as database, database:
         database.execute("UPDATE service SET start_environment = '{'")
     assert isinstance(services.start_error("web"), Internal)

@@ -1,4 +1,4 @@
-"""Service records through a real daemon: names, references, repeated requests, updates, lists, and what is kept."""
+"""Service records through a real daemon: names, references, repeated requests, updates, lists, durability."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def names(client: RawClient, **options: Any) -> list[str]:
     return [service.name for service in client.call(ListServices(**options)).services]
 
 
-def test_a_new_service_is_stopped_and_says_everything_that_it_was_told(client: RawClient) -> None:
+def test_new_service_is_stopped_and_has_all_declared_fields(client: RawClient) -> None:
     sequence = client.begin(AddService(name="web", run_command=["python3", "-m", "x"], environment={"B": "1", "A": ""}))
     service = client.result(sequence)
     assert str(uuid.UUID(service["id"])) == service["id"]
@@ -67,14 +67,14 @@ BAD_NAMES = [
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
-def test_bad_names_are_refused_and_named(client: RawClient, name: str) -> None:
+def test_bad_name_is_refused_with_path_name(client: RawClient, name: str) -> None:
     client.call(AddService(name="good"))
     for error in (client.call_error(AddService(name=name)), client.call_error(UpdateService("good", name=name))):
         assert isinstance(error, InvalidArgument)
         assert error.details["path"] == "name"
 
 
-def test_a_name_belongs_to_one_service(client: RawClient) -> None:
+def test_taken_name_is_refused_for_add_and_update(client: RawClient) -> None:
     client.call(AddService(name="a"))
     client.call(AddService(name="b"))
     for error in (client.call_error(AddService(name="a")), client.call_error(UpdateService("b", name="a"))):
@@ -83,7 +83,7 @@ def test_a_name_belongs_to_one_service(client: RawClient) -> None:
     assert names(client) == ["a", "b"]
 
 
-def test_a_service_is_found_by_id_name_and_prefix(client: RawClient) -> None:
+def test_service_is_found_by_id_name_and_prefix(client: RawClient) -> None:
     one = client.call(AddService(name="one", id="abcd0000-0000-4000-8000-000000000001"))
     client.call(AddService(name="two", id="abcd0000-0000-4000-8000-000000000002"))
     for reference in (one.id, one.id.upper(), "one", one.id[:36]):
@@ -98,7 +98,7 @@ def test_a_service_is_found_by_id_name_and_prefix(client: RawClient) -> None:
 # Repeated requests
 
 
-def test_a_repeated_add_with_an_id_gives_the_same_service_and_writes_no_event(client: RawClient) -> None:
+def test_repeated_add_with_id_returns_the_same_service_and_writes_no_event(client: RawClient) -> None:
     request = AddService(name="once", environment={"A": SECRET}, tags=["a", "b", "a"], id=str(uuid.uuid4()))
     service = client.call(request)
     before = len(events(client))
@@ -112,7 +112,7 @@ def test_a_repeated_add_with_an_id_gives_the_same_service_and_writes_no_event(cl
     [{"name": "other"}, {"environment": {"A": "2"}}, {"port": 1}, {"run_command": ["x"]}, {"tags": []}],
     ids=lambda change: next(iter(change)),
 )
-def test_an_id_with_other_fields_is_taken(client: RawClient, change: dict[str, Any]) -> None:
+def test_add_with_a_known_id_and_other_fields_is_refused(client: RawClient, change: dict[str, Any]) -> None:
     fields: dict[str, Any] = {"name": "once", "environment": {"A": SECRET}, "tags": ["a"], "id": str(uuid.uuid4())}
     client.call(AddService(**fields))
     error = client.call_error(AddService(**fields | change))
@@ -120,7 +120,7 @@ def test_an_id_with_other_fields_is_taken(client: RawClient, change: dict[str, A
     assert SECRET not in f"{error.message}{error.hint}{error.details}"
 
 
-def test_fifty_clients_that_want_a_name_get_one_service(shared: DaemonProcess, client: RawClient) -> None:
+def test_fifty_concurrent_adds_of_one_name_create_one_service(shared: DaemonProcess, client: RawClient) -> None:
     clients = [RawClient(shared.socket_path) for _ in range(50)]
     try:
         sequences = [(each, each.begin(AddService(name="wanted"))) for each in clients]
@@ -140,7 +140,7 @@ def test_fifty_clients_that_want_a_name_get_one_service(shared: DaemonProcess, c
 # Updates
 
 
-def test_an_update_changes_what_is_given_and_nothing_else(client: RawClient) -> None:
+def test_update_changes_only_the_given_fields(client: RawClient) -> None:
     before = client.call(AddService(name="a", port=1, run_command="x", environment={"A": "1", "B": "2"}))
     after = client.call(
         UpdateService("a", name="b", port=0, restart=RestartPolicy.ALWAYS, clear=["run_command"],
@@ -154,14 +154,14 @@ def test_an_update_changes_what_is_given_and_nothing_else(client: RawClient) -> 
     assert client.call(UpdateService("b", clear=["port"])).port is None
 
 
-def test_an_update_to_what_is_there_writes_no_event(client: RawClient) -> None:
+def test_update_to_the_present_values_writes_no_event(client: RawClient) -> None:
     service = client.call(AddService(name="a", port=1, tags=["x"]))
     before = len(events(client))
     assert client.call(UpdateService("a", name="a", port=1, tags=["x", "x"])) == service
     assert len(events(client)) == before
 
 
-def test_the_configuration_can_be_set_alone(client: RawClient) -> None:
+def test_update_config_sets_and_clears_file_and_command(client: RawClient) -> None:
     client.call(AddService(name="a", directory="/srv", run_command="x"))
     config = client.call(UpdateConfig("a", filename="conf/.env", run_command=["y"]))
     assert (config.filename, config.path, config.run_command) == ("conf/.env", "/srv/conf/.env", ["y"])
@@ -169,7 +169,7 @@ def test_the_configuration_can_be_set_alone(client: RawClient) -> None:
     assert client.call(GetConfig("a")).path is None
 
 
-UNCHANGING: list[tuple[Callable[[], Command[Any]], str]] = [
+REFUSED_UPDATES: list[tuple[Callable[[], Command[Any]], str]] = [
     (lambda: UpdateService("a"), ""),
     (lambda: UpdateConfig("a"), ""),
     (lambda: UpdateService("a", clear=[]), ""),
@@ -186,8 +186,8 @@ UNCHANGING: list[tuple[Callable[[], Command[Any]], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "path"), UNCHANGING)
-def test_an_update_that_makes_no_sense_is_refused(
+@pytest.mark.parametrize(("make", "path"), REFUSED_UPDATES)
+def test_contradictory_or_empty_update_is_refused(
     client: RawClient, make: Callable[[], Command[Any]], path: str
 ) -> None:
     client.call(AddService(name="a", environment={"OLD": "x"}))
@@ -198,10 +198,10 @@ def test_an_update_that_makes_no_sense_is_refused(
     assert "\u202e" not in error.message
 
 
-# What is told of it, and what never is
+# The journal, secrets and removal
 
 
-def test_every_change_is_in_the_journal_and_no_secret_is(client: RawClient, shared: DaemonProcess) -> None:
+def test_journal_has_every_change_and_no_secret(client: RawClient, shared: DaemonProcess) -> None:
     start = len(events(client))
     client.call(AddService(name="a", environment={"PASSWORD": SECRET}, run_command=f"run --token {SECRET}"))
     client.call(UpdateService("a", set_environment={"PASSWORD": SECRET + "2"}, port=7, run_command=[SECRET, "b"]))
@@ -209,27 +209,27 @@ def test_every_change_is_in_the_journal_and_no_secret_is(client: RawClient, shar
     client.call(AddService(name="b"))
     client.call(AddDependency("a", "b"))
     client.call(RemoveService("a"))
-    told = events(client)[start:]
-    kinds = [event["kind"].removeprefix("service.") for event in told]
+    recorded = events(client)[start:]
+    kinds = [event["kind"].removeprefix("service.") for event in recorded]
     assert kinds == ["added", "updated", "updated", "added", "dependency_added", "removed"]
-    assert told[1]["detail"] == {
+    assert recorded[1]["detail"] == {
         "environment": {"changed": ["PASSWORD"]},
         "run_command": {"changed": True},
         "port": {"from": None, "to": 7},
     }
-    assert told[4]["detail"]["dependency"] == "b"
-    assert SECRET not in str(told)
+    assert recorded[4]["detail"]["dependency"] == "b"
+    assert SECRET not in str(recorded)
     assert SECRET not in shared.log()
 
 
-def test_an_error_shows_no_value_of_an_environment(client: RawClient) -> None:
+def test_error_contains_no_value_of_an_environment(client: RawClient) -> None:
     for environment in ({"1X": SECRET}, {"A": SECRET + "\0"}, {SECRET + "-": "1"}):
         error = client.error(client.begin_raw(5, pack({"name": "a", "environment": environment})))
         assert isinstance(error, InvalidArgument)
         assert SECRET not in f"{error.message}{error.hint}{error.details}"
 
 
-def test_what_others_depend_on_is_not_removed(client: RawClient) -> None:
+def test_remove_of_a_service_with_dependents_is_refused(client: RawClient) -> None:
     for name in ("db", "a", "b"):
         client.call(AddService(name=name))
     client.call(AddDependency("a", "db"))
@@ -239,12 +239,12 @@ def test_what_others_depend_on_is_not_removed(client: RawClient) -> None:
     assert error.message == 'cannot remove service "db": "a", "b" depend on it'
     assert error.details["dependents"] == ["a", "b"]
     assert "dependency remove a db" in str(error.hint)
-    client.call(RemoveService("a"))  # and with it its own dependency
+    client.call(RemoveService("a"))  # its own dependency is removed with it
     client.call(RemoveService("b"))
     assert client.call(RemoveService("db")).name == "db"
 
 
-def test_everything_is_there_after_a_restart(daemon: DaemonProcess) -> None:
+def test_records_survive_a_kill_of_the_daemon(daemon: DaemonProcess) -> None:
     with RawClient(daemon.socket_path) as client:
         web = client.call(
             AddService(name="web", run_command="x", environment={"A": "å\n"}, tags=["t"], type=ServiceType.ONESHOT,
@@ -263,7 +263,7 @@ def test_everything_is_there_after_a_restart(daemon: DaemonProcess) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 20, 10_000])
-def test_pages_of_any_size_give_everything_once_by_name(client: RawClient, limit: int) -> None:
+def test_pages_of_any_size_list_every_service_once_by_name(client: RawClient, limit: int) -> None:
     for sequence in client.begin_many(AddService(name=f"s{n:02}", tags=["even"] * (n % 2 == 0)) for n in range(20)):
         client.payload(sequence)
     for tag, expected in ((None, 20), ("even", 10), ("none", 0)):
@@ -279,7 +279,7 @@ def test_pages_of_any_size_give_everything_once_by_name(client: RawClient, limit
         assert len(found) == expected
 
 
-def test_a_cursor_belongs_to_its_filters(client: RawClient) -> None:
+def test_cursor_of_other_filters_is_refused(client: RawClient) -> None:
     for n in range(3):
         client.call(AddService(name=f"s{n}"))
     cursor = client.call(ListServices(limit=1)).next_cursor
@@ -291,7 +291,7 @@ def test_a_cursor_belongs_to_its_filters(client: RawClient) -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_services_are_listed_in_pages_of_a_mebibyte(daemon: DaemonProcess) -> None:
+def test_pages_of_ten_thousand_services_stay_within_one_mebibyte(daemon: DaemonProcess) -> None:
     with RawClient(daemon.socket_path) as client:
         for sequence in client.begin_many(AddService(name=f"s{n:05}") for n in range(10_000)):
             client.payload(sequence)

@@ -1,4 +1,4 @@
-"""What a restart policy does after an exit: whether, when, and how often."""
+"""Restart policies: whether, when and how often a service is restarted after an exit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nexus.services.commands import RestartService
 from nexus.services.lifecycle.series import wants_restart
 from nexus.services.states import RestartPolicy, ServiceState
 
-GONE_ON = {"start_window_ms": 0, "restart_backoff_ms": 10, "restart_backoff_max_ms": 10}
+FAST_RESTART = {"start_window_ms": 0, "restart_backoff_ms": 10, "restart_backoff_max_ms": 10}
 
 
 def kill(pid: int | None) -> None:
@@ -31,7 +31,7 @@ def kill(pid: int | None) -> None:
         ("on-failure", "exit 0", ServiceState.STOPPED, "exited with 0"),
     ],
 )
-def test_an_end_that_no_policy_repeats_leaves_its_reason(
+def test_exit_without_restart_sets_state_and_reason(
     services: Services, policy: str, run: str, state: ServiceState, reason: str
 ) -> None:
     services.add("web", f"ulimit -c 0; sleep 0.1; {run}", restart=policy)
@@ -42,8 +42,8 @@ def test_an_end_that_no_policy_repeats_leaves_its_reason(
     assert services.kinds("web")[-2:] == ["exited", str(state)]
 
 
-def test_a_failure_is_followed_by_another_run(services: Services) -> None:
-    services.add("web", restart="on-failure", **GONE_ON)
+def test_on_failure_restarts_a_killed_service(services: Services) -> None:
+    services.add("web", restart="on-failure", **FAST_RESTART)
     first = services.start("web").service.pid
     kill(first)
     service = services.wait("web", restarts=1, state=ServiceState.RUNNING)
@@ -57,8 +57,8 @@ def test_a_failure_is_followed_by_another_run(services: Services) -> None:
     assert (service.restarts, service.reason) == (0, None)
 
 
-def test_always_means_after_success_too_and_not_after_a_stop(services: Services, tmp_path: Path) -> None:
-    services.add("web", f"echo x >> {tmp_path}/runs; sleep 0.05", restart="always", restart_limit=0, **GONE_ON)
+def test_always_restarts_after_exit_0_but_not_after_a_stop(services: Services, tmp_path: Path) -> None:
+    services.add("web", f"echo x >> {tmp_path}/runs; sleep 0.05", restart="always", restart_limit=0, **FAST_RESTART)
     services.start("web")
     wait_until(lambda: len(lines_of(tmp_path / "runs")) >= 3, "three runs")
     services.stop("web")
@@ -68,7 +68,7 @@ def test_always_means_after_success_too_and_not_after_a_stop(services: Services,
     assert lines_of(tmp_path / "runs") == runs
 
 
-def test_a_crash_loop_slows_down_and_fails_with_the_reason(services: Services, tmp_path: Path) -> None:
+def test_crash_loop_backs_off_and_fails_at_the_restart_limit(services: Services, tmp_path: Path) -> None:
     times = tmp_path / "times"
     services.add(
         "web", f"date +%s%N >> {times}; exit 3", restart="on-failure", restart_backoff_ms=40, restart_limit=3,
@@ -86,7 +86,7 @@ def test_a_crash_loop_slows_down_and_fails_with_the_reason(services: Services, t
         assert after - before >= wait_ms
 
 
-def test_while_it_waits_for_its_turn_it_is_starting_and_says_why(services: Services) -> None:
+def test_service_in_backoff_is_starting_with_reason_and_time_of_the_next_restart(services: Services) -> None:
     services.add("web", "exit 3", restart="always", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000)
     services.start_error("web")
     service = services.get("web")
@@ -104,9 +104,9 @@ def test_while_it_waits_for_its_turn_it_is_starting_and_says_why(services: Servi
     assert (service.state, service.next_restart_at, service.reason) == (ServiceState.STOPPED, None, "stopped on demand")
 
 
-def test_a_program_that_is_not_there_is_tried_again_and_comes_up_once_it_is(services: Services, tmp_path: Path) -> None:
+def test_missing_program_is_retried_until_it_exists(services: Services, tmp_path: Path) -> None:
     program = tmp_path / "program"
-    services.add("web", [str(program)], restart="on-failure", restart_limit=0, **GONE_ON)
+    services.add("web", [str(program)], restart="on-failure", restart_limit=0, **FAST_RESTART)
     assert str(program) in services.start_error("web").message
     new = tmp_path / "new"
     new.write_text("#!/bin/sh\nexec sleep 1000\n")
@@ -115,7 +115,7 @@ def test_a_program_that_is_not_there_is_tried_again_and_comes_up_once_it_is(serv
     assert services.wait("web", state=ServiceState.RUNNING).restarts > 0
 
 
-def test_the_limit_holds_over_a_restart_of_the_daemon(services: Services, tmp_path: Path) -> None:
+def test_restart_limit_holds_across_a_kill_of_the_daemon(services: Services, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     services.add(
         "web", f"echo x >> {runs}; sleep 0.05; exit 3", restart="always", restart_backoff_ms=200, restart_limit=3,

@@ -1,4 +1,4 @@
-"""The one place that sets a service's state, against a real store: what may follow what, and what goes with it."""
+"""``change_state`` and its neighbours against a real store: transitions, columns, health, private columns, leases."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.soak import SOAK
 from support.stores import make_store, running
 
 from nexus.services import store
@@ -42,8 +43,8 @@ async def change(opened: StateStore, service: Service, state: ServiceState, **co
     return await opened.write(lambda tx: store.change_state(tx, service.id, state, **columns))
 
 
-def test_only_what_the_table_allows_follows_a_state(root: Path) -> None:
-    ways: dict[ServiceState, list[ServiceState]] = {
+def test_change_state_allows_only_transitions_of_the_table(root: Path) -> None:
+    paths: dict[ServiceState, list[ServiceState]] = {
         STOPPED: [], STARTING: [STARTING], RUNNING: [STARTING, RUNNING], STOPPING: [STARTING, STOPPING],
         FAILED: [FAILED],
     }  # fmt: skip
@@ -52,7 +53,7 @@ def test_only_what_the_table_allows_follows_a_state(root: Path) -> None:
         for before in ServiceState:
             for after in ServiceState:
                 service = await add(opened, f"{before}-{after}")
-                for step in ways[before]:
+                for step in paths[before]:
                     await change(opened, service, step)
                 if after is before or after in TRANSITIONS[before]:
                     assert (await change(opened, service, after)).state is after
@@ -64,14 +65,14 @@ def test_only_what_the_table_allows_follows_a_state(root: Path) -> None:
     with_store(root, scenario)
 
 
-def test_no_state_is_a_dead_end() -> None:
+def test_every_state_can_be_left() -> None:
     assert set(TRANSITIONS) == set(ServiceState)
     for state, following in TRANSITIONS.items():
         assert following
         assert state not in following
 
 
-def test_a_column_that_is_none_of_a_run_is_refused(root: Path) -> None:
+def test_change_state_refuses_columns_that_are_not_of_a_run(root: Path) -> None:
     async def scenario(opened: StateStore) -> None:
         service = await add(opened, "a")
         for column in ("name", "status", "health", "environment", "id = 1; --"):
@@ -91,9 +92,9 @@ _STEPS = st.lists(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25 * SOAK, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_STEPS)
-def test_health_is_of_this_run_and_what_is_down_has_nothing_of_one(
+def test_health_belongs_to_one_run_and_inactive_services_have_no_run_columns(
     root: Path, steps: list[tuple[str, Any, bool]]
 ) -> None:
     async def scenario(opened: StateStore) -> None:
@@ -126,7 +127,7 @@ def test_health_is_of_this_run_and_what_is_down_has_nothing_of_one(
     with_store(root, scenario)
 
 
-def test_what_only_the_daemon_may_know_is_kept(root: Path) -> None:
+def test_stored_service_has_the_private_columns(root: Path) -> None:
     async def scenario(opened: StateStore) -> None:
         a, b = await add(opened, "a"), await add(opened, "b")
         await opened.write(
@@ -157,7 +158,7 @@ def test_what_only_the_daemon_may_know_is_kept(root: Path) -> None:
     with_store(root, scenario)
 
 
-def test_two_services_never_have_a_port_and_one_that_is_down_gives_it_back(root: Path) -> None:
+def test_port_is_leased_to_one_service_and_released_when_it_stops(root: Path) -> None:
     async def scenario(opened: StateStore) -> None:
         a, b = await add(opened, "a"), await add(opened, "b")
         await change(opened, a, STARTING)

@@ -1,4 +1,4 @@
-"""Tunnels: a dependency is where its dependent expects it, whatever becomes of it and of the daemon."""
+"""Tunnels: the dependent's address of a dependency stays, whatever happens to the dependency or to the daemon."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def answer(port: int) -> int:
 
 
 def address(services: Services, name: str = "api", dependency: str = "DB") -> int:
-    """Where a service was told its dependency is."""
+    """The port that a service's environment has for its dependency."""
     environment = variables(services.get(name).pid)
     assert environment[f"NEXUS_{dependency}_HOST"] == "127.0.0.1"
     return int(environment[f"NEXUS_{dependency}_PORT"])
 
 
-def a_stack(services: Services) -> int:
+def start_stack(services: Services) -> int:
     services.add("db", listen(), port=0, health_tcp=0, health_retries=1000)
     services.add("api")
     services.depend("api", "db", condition="healthy", tunnel_enabled=True)
@@ -40,7 +40,7 @@ def a_stack(services: Services) -> int:
 
 
 def tunnel_pids(services: Services) -> list[int]:
-    """The tunnels of this daemon that run."""
+    """The pids of this daemon's running tunnels."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and exists(int(entry.name)):
@@ -53,8 +53,8 @@ def tunnel_pids(services: Services) -> list[int]:
     return found
 
 
-def test_a_tunnel_leads_to_the_dependency_through_its_restarts_and_moves(services: Services) -> None:
-    port = a_stack(services)
+def test_tunnel_follows_its_dependency_through_restart_and_port_change(services: Services) -> None:
+    port = start_stack(services)
     db = services.get("db")
     assert answer(port) == db.pid
     assert port != db.active_port
@@ -69,8 +69,8 @@ def test_a_tunnel_leads_to_the_dependency_through_its_restarts_and_moves(service
     assert answer(port) == services.get("db").pid
 
 
-def test_a_tunnel_ends_with_its_dependent_and_keeps_its_port_for_the_next_run(services: Services) -> None:
-    port = a_stack(services)
+def test_tunnel_ends_with_its_dependent_and_keeps_its_port_for_the_next_run(services: Services) -> None:
+    port = start_stack(services)
     assert len(tunnel_pids(services)) == 1
     services.stop("api")
     assert tunnel_pids(services) == []
@@ -87,8 +87,8 @@ def test_a_tunnel_ends_with_its_dependent_and_keeps_its_port_for_the_next_run(se
         assert answer(address(services)) == services.get("db").pid
 
 
-def test_a_tunnel_outlives_the_daemon_and_is_taken_back(services: Services) -> None:
-    port = a_stack(services)
+def test_tunnel_outlives_the_daemon_and_is_adopted(services: Services) -> None:
+    port = start_stack(services)
     before = tunnel_pids(services)
     services.daemon.kill()
     assert answer(port) > 0
@@ -100,8 +100,8 @@ def test_a_tunnel_outlives_the_daemon_and_is_taken_back(services: Services) -> N
     assert tunnel_pids(services) == []
 
 
-def test_a_tunnel_that_dies_is_started_again_where_it_was(services: Services) -> None:
-    port = a_stack(services)
+def test_killed_tunnel_is_restarted_on_its_port(services: Services) -> None:
+    port = start_stack(services)
     (pid,) = tunnel_pids(services)
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: tunnel_pids(services) not in ([], [pid]), "another tunnel")
@@ -115,8 +115,8 @@ def test_a_tunnel_that_dies_is_started_again_where_it_was(services: Services) ->
     wait_until(reachable, "the address")
 
 
-def test_a_tunnel_that_died_with_the_daemon_is_started_again(services: Services) -> None:
-    port = a_stack(services)
+def test_tunnel_killed_while_no_daemon_ran_is_restarted(services: Services) -> None:
+    port = start_stack(services)
     (pid,) = tunnel_pids(services)
     services.daemon.kill()
     os.kill(pid, signal.SIGKILL)
@@ -136,7 +136,7 @@ def port_open(port: int) -> bool:
     return True
 
 
-def test_a_dependency_without_a_port_is_refused_for_a_tunnel(services: Services) -> None:
+def test_tunnel_to_a_dependency_without_a_port_fails_the_start(services: Services) -> None:
     services.add("db")
     services.add("api")
     services.depend("api", "db", tunnel_enabled=True)
@@ -146,8 +146,8 @@ def test_a_dependency_without_a_port_is_refused_for_a_tunnel(services: Services)
     assert services.get("api").state is ServiceState.FAILED
 
 
-def test_nothing_of_a_tunnel_is_left_when_its_dependency_or_its_dependent_is_removed(services: Services) -> None:
-    a_stack(services)
+def test_removed_dependency_or_dependent_leaves_no_tunnel_process_or_file(services: Services) -> None:
+    start_stack(services)
     services.add("web")
     services.depend("web", "db", tunnel_enabled=True)
     services.start("web")

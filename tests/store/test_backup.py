@@ -1,4 +1,4 @@
-"""Backups: whole while others write, verified, never over another, pruned by age, and no debris."""
+"""Backups: consistent during writes, verified, never overwriting, pruned by age, and without leftover files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DAY_MS = 24 * 60 * 60 * 1000
 
 
 def counted(key: str) -> object:
-    """A write of two rows that only together make sense: the setting, and how many there are."""
+    """Make a write of two rows that must be consistent: a setting, and the number of settings."""
 
     def change(tx: Transaction) -> None:
         put(key)(tx)
@@ -41,7 +41,7 @@ def names(directory: Path) -> set[str]:
     return {entry.name for entry in directory.iterdir()}
 
 
-def test_a_backup_is_whole_while_four_writers_write(root: Path) -> None:
+def test_backup_is_consistent_while_four_writers_write(root: Path) -> None:
     async def scenario() -> None:
         async with running(make_store(root)) as store:
             stop = asyncio.Event()
@@ -62,14 +62,14 @@ def test_a_backup_is_whole_while_four_writers_write(root: Path) -> None:
             done = sum(await asyncio.gather(*writers))
             assert counts == sorted(counts)
             assert 0 < counts[-1] <= done
-            assert counts[0] < counts[-1], "they wrote meanwhile"
+            assert counts[0] < counts[-1], "the writers wrote during the backups"
 
     def count_of(copy: Path) -> int:
         with look_at(copy) as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
             (rows,) = connection.execute("SELECT count(*) FROM settings").fetchone()
-            said = connection.execute("SELECT value FROM schema_meta WHERE key = 'count'").fetchone()
-            assert rows == int(said[0] if said else 0)
+            counter = connection.execute("SELECT value FROM schema_meta WHERE key = 'count'").fetchone()
+            assert rows == int(counter[0] if counter else 0)
         assert verify_database(copy) == target_version()
         return int(rows)
 
@@ -77,7 +77,7 @@ def test_a_backup_is_whole_while_four_writers_write(root: Path) -> None:
     assert names(root) == {"state", *(f"copy{number}.db" for number in range(5))}
 
 
-def test_a_backup_says_where_it_is_and_what_it_holds(root: Path) -> None:
+def test_backup_reports_path_size_and_schema_version(root: Path) -> None:
     store = make_store(root)
     store.init()
     info = store.backup_now()
@@ -89,21 +89,21 @@ def test_a_backup_says_where_it_is_and_what_it_holds(root: Path) -> None:
     assert names(path.parent) == {path.name}
 
 
-def test_a_backup_never_takes_the_place_of_a_file(root: Path) -> None:
+def test_backup_never_overwrites_an_existing_path(root: Path) -> None:
     store = make_store(root)
     store.init()
     taken = root / "taken.db"
     taken.write_bytes(b"mine")
     (root / "dangling").symlink_to(root / "nowhere")
     for target in (taken, root / "dangling", store.path, root):
-        with pytest.raises(StoreConflict, match="there already"):
+        with pytest.raises(StoreConflict, match="already exists"):
             store.backup_now(target)
     assert taken.read_bytes() == b"mine"
     store.close_now()
     assert names(root) == {"state", "taken.db", "dangling"}
 
 
-def test_a_file_that_appears_during_the_copy_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backup_does_not_overwrite_a_file_created_during_the_copy(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(root)
     store.init()
     target = root / "copy.db"
@@ -120,7 +120,7 @@ def test_a_file_that_appears_during_the_copy_stays(root: Path, monkeypatch: pyte
     assert names(root) == {"state", "copy.db"}
 
 
-def test_of_many_backups_to_one_name_at_once_one_wins_and_is_sound(root: Path) -> None:
+def test_one_of_several_concurrent_backups_to_one_path_succeeds(root: Path) -> None:
     async def scenario() -> None:
         async with running(make_store(root)) as store:
             await store.write(put("a", "x" * 500_000))
@@ -134,7 +134,7 @@ def test_of_many_backups_to_one_name_at_once_one_wins_and_is_sound(root: Path) -
 
 
 @pytest.mark.parametrize("target", ["missing/copy.db", "state/nexus.db/copy.db", "x" * 300])
-def test_a_path_that_cannot_be_written_is_a_sentence(root: Path, target: str) -> None:
+def test_backup_to_an_unwritable_path_fails_with_a_store_error(root: Path, target: str) -> None:
     store = make_store(root)
     store.init()
     with pytest.raises(StoreError, match="cannot back up to"):
@@ -143,25 +143,25 @@ def test_a_path_that_cannot_be_written_is_a_sentence(root: Path, target: str) ->
     assert names(root) == {"state"}
 
 
-def test_a_copy_that_is_not_sound_is_no_backup(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_copy_is_rejected_and_deleted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = backups._copy
 
-    def spoil(source: Path, partial: Path) -> None:
+    def damage(source: Path, partial: Path) -> None:
         copy(source, partial)
         data = bytearray(partial.read_bytes())
         data[4096:8192] = os.urandom(4096)
         partial.write_bytes(data)
 
-    monkeypatch.setattr(backups, "_copy", spoil)
+    monkeypatch.setattr(backups, "_copy", damage)
     store = make_store(root)
     store.init()
-    with pytest.raises(QueryError, match="the copy is not sound"):
+    with pytest.raises(QueryError, match="the copy is damaged"):
         store.backup_now()
     store.close_now()
     assert names(store.backup_directory) == set()
 
 
-def test_only_our_own_old_backups_are_pruned_and_never_the_newest(root: Path) -> None:
+def test_prune_deletes_only_old_backups_with_generated_names(root: Path) -> None:
     now = int(time.time() * 1000)
     old, older, young = (timestamp(now - days * DAY_MS) for days in (31, 400, 29))
     kept = {
@@ -169,7 +169,7 @@ def test_only_our_own_old_backups_are_pruned_and_never_the_newest(root: Path) ->
         f"nexus-before-v3-{older}.db",
         f"other-{older}.db",
         f"nexus-{older}.db.gz",
-        "nexus-20261399T000000.000Z.db",  # no such day
+        "nexus-20261399T000000.000Z.db",  # an impossible date
         "nexus-20200101.db",
         "notes.txt",
     }
@@ -177,7 +177,7 @@ def test_only_our_own_old_backups_are_pruned_and_never_the_newest(root: Path) ->
     directory.mkdir(parents=True)
     for name in (*kept, f"nexus-{old}.db", f"nexus-{older}.db"):
         (directory / name).touch()
-    (directory / f"nexus-{timestamp(now - 500 * DAY_MS)}.db").mkdir()  # cannot be unlinked; nobody minds
+    (directory / f"nexus-{timestamp(now - 500 * DAY_MS)}.db").mkdir()  # cannot be unlinked, which is ignored
     store = make_store(root)
     store.init()
     info = store.backup_now(keep_days=30)
@@ -187,7 +187,7 @@ def test_only_our_own_old_backups_are_pruned_and_never_the_newest(root: Path) ->
     assert left == kept | {Path(info.path).name}
 
 
-def test_the_newest_backup_stays_however_old_it_is(root: Path) -> None:
+def test_prune_keeps_the_newest_backup_whatever_its_age(root: Path) -> None:
     for days in (100, 200, 300):
         (root / f"nexus-{timestamp(int(time.time() * 1000) - days * DAY_MS)}.db").touch()
     assert prune_backups(root, "nexus", 1) == 2
@@ -207,7 +207,7 @@ store.backup_now()
 """
 
 
-def test_what_a_killed_backup_left_is_cleaned_up_by_the_next(root: Path) -> None:
+def test_next_backup_deletes_the_partial_files_of_a_killed_one(root: Path) -> None:
     store = make_store(root)
     command = [sys.executable, "-c", _KILLED, store.path, store.backup_directory]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
@@ -215,7 +215,7 @@ def test_what_a_killed_backup_left_is_cleaned_up_by_the_next(root: Path) -> None
     assert partial.endswith(".part")
     for end in ("-journal", "-wal", "-shm"):
         (store.backup_directory / (partial + end)).touch()
-    mine = f".nexus-x.db.0.{os.getpid()}.part"  # of a copy that is being made
+    mine = f".nexus-x.db.0.{os.getpid()}.part"  # of a copy in progress
     (store.backup_directory / mine).touch()
     store.init()
     info = store.backup_now()
@@ -223,7 +223,7 @@ def test_what_a_killed_backup_left_is_cleaned_up_by_the_next(root: Path) -> None
     assert names(store.backup_directory) == {Path(info.path).name, mine}
 
 
-def test_a_full_disk_is_told_and_leaves_nothing_behind(root: Path) -> None:
+def test_backup_on_a_full_disk_fails_and_leaves_no_files(root: Path) -> None:
     def scenario(disk: Path) -> None:
         store = SqliteStore(root / "state" / "nexus.db", disk / "backups")
         store.init()
@@ -241,7 +241,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(root: Path) -> None:
     on_small_disk(root / "disk", 512, scenario)
 
 
-def test_a_locked_database_is_not_waited_for_without_end(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backup_of_a_locked_database_times_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(root)
     store.init()
     store.close_now()
@@ -257,7 +257,7 @@ def test_a_locked_database_is_not_waited_for_without_end(root: Path, monkeypatch
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
-def test_a_database_that_lost_its_name_can_still_be_saved(root: Path, how: str) -> None:
+def test_deleted_or_replaced_database_can_still_be_backed_up(root: Path, how: str) -> None:
     async def scenario() -> None:
         async with running(make_store(root)) as store:
             await store.write(put("before"))
@@ -279,8 +279,8 @@ def test_a_database_that_lost_its_name_can_still_be_saved(root: Path, how: str) 
     assert {row["key"] for row in contents(root / "saved.db")["settings"]} == {"before", "after"}
 
 
-def test_a_database_that_was_deleted_takes_no_more_writes_but_can_be_saved(root: Path) -> None:
-    """What is acknowledged must be there after a restart; what was there can still be copied and restored."""
+def test_deleted_database_refuses_writes_but_can_be_backed_up(root: Path) -> None:
+    """An acknowledged write must survive a restart; the data written before can still be backed up."""
 
     async def scenario() -> None:
         store = SqliteStore(root / "nexus.db", root / "backups")
@@ -288,7 +288,7 @@ def test_a_database_that_was_deleted_takes_no_more_writes_but_can_be_saved(root:
         store.start()
         await store.write(lambda tx: tx.execute("INSERT INTO settings VALUES ('kept', '1', 'int')"))
         (root / "nexus.db").unlink()
-        store._seen_in_place_at = -1.0  # as if a second had passed
+        store._file_checked_at = -1.0  # as if a second had passed
         with pytest.raises(StoreUnavailable, match="deleted or replaced") as caught:
             await store.write(lambda tx: tx.execute("INSERT INTO settings VALUES ('lost', '1', 'int')"))
         assert "db backup" in (caught.value.hint or "")

@@ -1,4 +1,4 @@
-"""The store on a disk that fails to sync: nobody is told a lie, and what was refused does not come back."""
+"""The store on a disk that fails to sync: reported outcomes are true, and refused writes do not reappear."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nexus.store.maintenance import check_database
 
 
 def run(root: Path, mode: str) -> tuple[dict[str, str], set[str]]:
-    """What the process said, and the keys that are in its database after its kill -9."""
+    """Return the report of the scenario's process, and the keys in its database after its SIGKILL."""
     done = python_subprocess("support.fsync_scenario", root, mode, environment=build_failing_fsync(root))
     assert done.returncode == -signal.SIGKILL, done.stderr
     report = dict(line.split(": ", 1) for line in done.stdout.splitlines())
@@ -23,7 +23,7 @@ def run(root: Path, mode: str) -> tuple[dict[str, str], set[str]]:
     return report, {row["key"] for row in contents(store.path)["settings"]}
 
 
-def test_while_the_disk_fails_the_outcome_is_unknown_and_what_was_refused_stays_gone(root: Path) -> None:
+def test_failing_fsync_reports_unknown_outcome_and_refused_writes_stay_absent(root: Path) -> None:
     report, keys = run(root, "always")
     assert report == {
         "before": "before",
@@ -39,7 +39,7 @@ def test_while_the_disk_fails_the_outcome_is_unknown_and_what_was_refused_stays_
     assert keys == {"before", "after"}
 
 
-def test_a_commit_that_failed_once_is_settled_and_done_again(root: Path) -> None:
+def test_commit_that_fails_once_is_retried(root: Path) -> None:
     report, keys = run(root, "once")
     assert report == {
         "before": "before",

@@ -1,4 +1,4 @@
-"""The store on a disk without room: what does not fit is refused whole, and everything else goes on."""
+"""The store on a full disk: writes that do not fit are refused as a whole, and everything else works."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from nexus_protocol.errors import ResourceExhausted
 from support.faults import fill, on_small_disk
 from support.raw import wait_until
-from support.stores import behind, contents, make_store, put, running, value_of
+from support.stores import contents, make_store, put, running, value_of, write_together
 
 from nexus.store import DiskFull, Transaction
 from nexus.store.maintenance import check_database
@@ -24,7 +24,7 @@ def keys(store: SqliteStore) -> set[str]:
 
 
 @pytest.mark.parametrize("cache", ["PRAGMA cache_size = -20000", "PRAGMA cache_size = 8"], ids=["commit", "spilled"])
-def test_on_a_full_disk_what_fits_is_kept_and_the_rest_is_refused_whole(root: Path, cache: str) -> None:
+def test_full_disk_commits_small_writes_and_refuses_large_ones_atomically(root: Path, cache: str) -> None:
     def scenario(disk: Path) -> None:
         asyncio.run(use(disk))
         store = make_store(disk)
@@ -34,12 +34,12 @@ def test_on_a_full_disk_what_fits_is_kept_and_the_rest_is_refused_whole(root: Pa
     async def use(disk: Path) -> None:
         store = make_store(disk)
         store.init()
-        store._writing.execute(cache)
+        store._write_connection.execute(cache)
         async with running(store):
             await store.write(put("before"))
             filler = fill(disk, leave_kib=300)
             big = "x" * 1_000_000
-            results = await behind(store, [put("small 1"), put("big", big), put("small 2")])
+            results = await write_together(store, [put("small 1"), put("big", big), put("small 2")])
             assert (results[0], results[2]) == ("small 1", "small 2")
             assert isinstance(results[1], DiskFull)
             assert isinstance(results[1], ResourceExhausted)
@@ -52,7 +52,7 @@ def test_on_a_full_disk_what_fits_is_kept_and_the_rest_is_refused_whole(root: Pa
     on_small_disk(root / "disk", 6 * 1024, scenario)
 
 
-def test_without_any_room_writes_are_refused_reads_go_on_and_it_recovers_by_itself(root: Path) -> None:
+def test_full_disk_refuses_writes_serves_reads_and_recovers_by_itself(root: Path) -> None:
     def scenario(disk: Path) -> None:
         pid = os.fork()
         if pid == 0:
@@ -63,7 +63,7 @@ def test_without_any_room_writes_are_refused_reads_go_on_and_it_recovers_by_itse
 
                 traceback.print_exc()
                 os._exit(1)
-        # It ends by kill -9: what was refused must not come back out of the log.
+        # The child ends by SIGKILL: refused writes must not reappear when the log is replayed.
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
         store = make_store(disk)
         store.init()
@@ -74,8 +74,8 @@ def test_without_any_room_writes_are_refused_reads_go_on_and_it_recovers_by_itse
     async def use(disk: Path) -> None:
         async with running(make_store(disk)) as store:
             await store.write(put("before"))
-            # A log that was emptied, so that there is no room in it either.
-            store._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            # Truncates the log, so that it has no free pages either.
+            store._write_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             filler = fill(disk)
             for key in ("refused 1", "refused 2"):
                 with pytest.raises(DiskFull, match="the disk is full"):
@@ -83,13 +83,13 @@ def test_without_any_room_writes_are_refused_reads_go_on_and_it_recovers_by_itse
                 assert isinstance(store.problem(), DiskFull)
                 assert value_of(store, "before") is not None
                 assert value_of(store, key) is None
-            results = await behind(store, [put("refused 3"), put("refused 4")])
+            results = await write_together(store, [put("refused 3"), put("refused 4")])
             assert [type(result) for result in results] == [DiskFull, DiskFull]
             with pytest.raises(DiskFull):
                 await store.backup()
             assert list(store.backup_directory.iterdir()) == []
             filler.unlink()
-            # It finds out by itself, with nobody writing.
+            # The store detects free space by itself, without a write.
             await asyncio.to_thread(wait_until, lambda: store.problem() is None, "the store to recover")
             await store.write(put("after"))
             assert {row[0] for row in store.read(lambda reader: reader.all("SELECT key FROM settings"))} == {
@@ -101,7 +101,7 @@ def test_without_any_room_writes_are_refused_reads_go_on_and_it_recovers_by_itse
     on_small_disk(root / "disk", 2 * 1024, scenario)
 
 
-def test_opening_on_a_full_disk_is_a_sentence_and_works_once_there_is_room(root: Path) -> None:
+def test_opening_on_a_full_disk_raises_disk_full_and_works_once_space_is_free(root: Path) -> None:
     def scenario(disk: Path) -> None:
         store = make_store(disk)
         store.init()
@@ -116,8 +116,8 @@ def test_opening_on_a_full_disk_is_a_sentence_and_works_once_there_is_room(root:
     on_small_disk(root / "disk", 1024, scenario)
 
 
-def test_a_limit_of_the_database_itself_is_a_full_disk_too(root: Path) -> None:
-    """The same error from a single statement, wherever small disks cannot be had."""
+def test_max_page_count_is_reported_as_disk_full(root: Path) -> None:
+    """The same error of SQLite, also on machines where no small disk can be mounted."""
 
     def large(tx: Transaction) -> Any:
         return put("large", "x" * 200_000)(tx)
@@ -125,13 +125,13 @@ def test_a_limit_of_the_database_itself_is_a_full_disk_too(root: Path) -> None:
     async def scenario() -> None:
         store = make_store(root)
         store.init()
-        pages = store._writing.execute("PRAGMA page_count").fetchone()[0]
-        store._writing.execute(f"PRAGMA max_page_count = {pages + 10}")
+        pages = store._write_connection.execute("PRAGMA page_count").fetchone()[0]
+        store._write_connection.execute(f"PRAGMA max_page_count = {pages + 10}")
         async with running(store):
             with pytest.raises(DiskFull):
                 await store.write(large)
             assert store.problem() is None
-            results = await behind(store, [put("a"), large, put("b")])
+            results = await write_together(store, [put("a"), large, put("b")])
             assert isinstance(results[1], DiskFull)
             assert (results[0], results[2]) == ("a", "b")
             assert store.problem() is None

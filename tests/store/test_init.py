@@ -1,4 +1,4 @@
-"""Opening the store: what it makes, what it accepts, and everything that it must refuse without touching it."""
+"""Opening the store: what it creates, what it accepts, and what it refuses without changing it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nexus.store import DatabaseDamaged, InitError, SchemaMismatch
 from nexus.store.migrate import target_version
 from nexus.store.sqlite import SqliteStore
 
-TABLES = ["journal", "schema_meta", "service", "service_config", "service_dependency", "settings", "vms"]
+TABLES = ["journal", "port_lease", "schema_meta", "service", "service_config", "service_dependency", "settings", "vms"]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def store(root: Path) -> Iterator[SqliteStore]:
 
 
 def opened_once(store: SqliteStore) -> Path:
-    """A good database that nobody has open; gives its path."""
+    """Create an intact database and close it; returns its path."""
     store.init()
     store.close_now()
     return store.path
@@ -46,7 +46,7 @@ def change(path: Path, *statements: str) -> None:
 
 
 def make_hot(path: Path, *statements: str) -> None:
-    """Leave the database as a killed process does: the changes only in a log beside it."""
+    """Leave the database as a killed process does: with the changes in the log alone."""
     copy = path.with_name("copy")
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -54,7 +54,7 @@ def make_hot(path: Path, *statements: str) -> None:
         with connection:
             for statement in statements:
                 connection.execute(statement)
-        # Two files of ours, while nothing else is at work on them.
+        # Copies both files while no other connection writes to them.
         shutil.copy(path, copy)
         shutil.copy(f"{path}-wal", f"{copy}-wal")
     copy.rename(path)
@@ -63,7 +63,7 @@ def make_hot(path: Path, *statements: str) -> None:
 
 
 def refusal(store: SqliteStore, kind: type[InitError]) -> InitError:
-    """Opening fails with exactly this kind of sentence, and every file is as it was."""
+    """Check that opening fails with exactly this class of error and changes no file; returns the error."""
     before = files_of(store.path.parent)
     with pytest.raises(InitError) as caught:
         store.init()
@@ -71,15 +71,15 @@ def refusal(store: SqliteStore, kind: type[InitError]) -> InitError:
     assert caught.value.message.startswith("cannot ")
     after = files_of(store.path.parent)
     for files in (before, after):
-        files.pop("nexus.db-shm", None)  # a lock table, made anew whenever a log is read
+        files.pop("nexus.db-shm", None)  # a lock table, recreated whenever a log is read
     if not after.get("nexus.db-wal"):
-        after.pop("nexus.db-wal", None)  # an empty log, left by the reader of a backup
+        after.pop("nexus.db-wal", None)  # an empty log, left by the connection of a backup
         before.pop("nexus.db-wal", None)
     assert after == before
     return caught.value
 
 
-def test_a_fresh_store_has_its_tables_and_says_so(store: SqliteStore) -> None:
+def test_new_store_has_all_tables_and_reports_them(store: SqliteStore) -> None:
     store.init()
     status = store.status()
     assert status.tables == TABLES
@@ -96,7 +96,7 @@ def test_a_fresh_store_has_its_tables_and_says_so(store: SqliteStore) -> None:
     assert all(step.applied_at for step in status.migrations)
 
 
-def test_a_second_start_changes_nothing(store: SqliteStore) -> None:
+def test_second_init_changes_no_file(store: SqliteStore) -> None:
     path = opened_once(store)
     before = files_of(path.parent)
     store.init()
@@ -107,25 +107,25 @@ def test_a_second_start_changes_nothing(store: SqliteStore) -> None:
     assert first.schema_version == target_version()
 
 
-def test_each_connection_is_durable_and_strict(store: SqliteStore) -> None:
+def test_connections_have_the_required_pragmas(store: SqliteStore) -> None:
     store.init()
 
     def pragma(connection: sqlite3.Connection | None, name: str) -> object:
         assert connection is not None
         return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
-    assert pragma(store._writing, "journal_mode") == "wal"
-    assert pragma(store._writing, "synchronous") == 2  # FULL
-    assert pragma(store._writing, "foreign_keys") == 1
-    assert pragma(store._reading, "query_only") == 1
+    assert pragma(store._write_connection, "journal_mode") == "wal"
+    assert pragma(store._write_connection, "synchronous") == 2  # FULL
+    assert pragma(store._write_connection, "foreign_keys") == 1
+    assert pragma(store._read_connection, "query_only") == 1
 
 
-def test_files_and_new_folders_are_private_whatever_the_mask(store: SqliteStore) -> None:
+def test_files_and_new_folders_are_private_whatever_the_umask(store: SqliteStore) -> None:
     old = os.umask(0)
     try:
         store.init()
         info = store.backup_now()
-        assert os.umask(0) == 0, "the mask of the process is given back"
+        assert os.umask(0) == 0, "the umask of the process is restored"
     finally:
         os.umask(old)
     for path in (store.path, Path(f"{store.path}-wal"), Path(f"{store.path}-shm"), Path(info.path)):
@@ -134,30 +134,30 @@ def test_files_and_new_folders_are_private_whatever_the_mask(store: SqliteStore)
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700, directory
 
 
-def test_an_empty_file_becomes_a_fresh_store(store: SqliteStore) -> None:
+def test_empty_file_becomes_a_new_store(store: SqliteStore) -> None:
     store.path.parent.mkdir()
     store.path.touch()
     store.init()
     assert store.status().table_count == len(TABLES)
 
 
-def test_a_newer_database_is_refused_untouched(store: SqliteStore) -> None:
+def test_newer_database_is_refused_and_not_changed(store: SqliteStore) -> None:
     path = opened_once(store)
     change(path, f"UPDATE schema_meta SET value = '{target_version() + 1}' WHERE key = 'version'")
     error = refusal(store, SchemaMismatch)
     assert isinstance(error, SchemaMismatch)
     assert (error.expected, error.found) == (target_version(), target_version() + 1)
-    assert sorted(files_of(path.parent)) == ["nexus.db"], "nothing new beside it either"
+    assert sorted(files_of(path.parent)) == ["nexus.db"], "no new files beside it"
 
 
 @pytest.mark.parametrize("version", ["1234567890123", "9" * 30])
-def test_a_version_of_many_digits_is_newer_too(store: SqliteStore, version: str) -> None:
+def test_version_with_many_digits_counts_as_newer(store: SqliteStore, version: str) -> None:
     path = opened_once(store)
     change(path, f"UPDATE schema_meta SET value = '{version}' WHERE key = 'version'")
     refusal(store, SchemaMismatch)
 
 
-def test_a_newer_version_that_is_only_in_the_log_counts_and_the_log_stays(store: SqliteStore) -> None:
+def test_newer_version_in_the_log_alone_is_refused_and_the_log_kept(store: SqliteStore) -> None:
     path = opened_once(store)
     make_hot(
         path, "UPDATE schema_meta SET value = '99' WHERE key = 'version'", "INSERT INTO settings VALUES (1, 2, 'int')"
@@ -176,16 +176,16 @@ def test_a_newer_version_that_is_only_in_the_log_counts_and_the_log_stays(store:
         "CREATE VIEW schema_meta AS SELECT 1 AS version",
     ],
 )
-def test_a_database_of_another_program_is_refused_untouched(store: SqliteStore, statement: str) -> None:
+def test_database_of_another_program_is_refused_and_not_changed(store: SqliteStore, statement: str) -> None:
     store.path.parent.mkdir()
     change(store.path, "CREATE TABLE other (x)", statement, "INSERT INTO other VALUES (1)")
     error = refusal(store, SchemaMismatch)
-    assert "not one of Nexus" in error.message
+    assert "not a Nexus database" in error.message
     assert error.details["found"] is None
 
 
 @pytest.mark.parametrize("version", ["0", "-1", "", "two", "²", "3.0", "x" * 50])
-def test_a_version_that_no_migration_starts_from_is_set_aside(
+def test_database_with_an_invalid_version_is_set_aside(
     store: SqliteStore, version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = opened_once(store)
@@ -202,7 +202,7 @@ def test_a_version_that_no_migration_starts_from_is_set_aside(
     assert store.read(lambda reader: reader.all("SELECT * FROM settings")) == []
 
 
-def test_a_log_without_its_database_is_kept(store: SqliteStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_write_ahead_log_without_a_database_is_kept(store: SqliteStore, caplog: pytest.LogCaptureFixture) -> None:
     path = opened_once(store)
     make_hot(path, "INSERT INTO settings VALUES ('kept', '1', 'int')")
     log = Path(f"{path}-wal").read_bytes()
@@ -211,15 +211,15 @@ def test_a_log_without_its_database_is_kept(store: SqliteStore, caplog: pytest.L
         store.init()
     (aside,) = path.parent.glob("nexus.db.set-aside-*-wal")
     assert aside.read_bytes() == log
-    assert "its log is not" in caplog.text
+    assert "its write-ahead log is not" in caplog.text
 
 
-def test_a_directory_in_its_place_is_a_sentence(store: SqliteStore) -> None:
+def test_directory_at_the_database_path_is_refused(store: SqliteStore) -> None:
     store.path.mkdir(parents=True)
     assert "it is a directory" in refusal(store, InitError).message
 
 
-def test_a_pipe_in_its_place_is_a_sentence(store: SqliteStore) -> None:
+def test_fifo_at_the_database_path_is_refused(store: SqliteStore) -> None:
     store.path.parent.mkdir()
     os.mkfifo(store.path)
     assert "not a regular file" in refusal(store, InitError).message
@@ -245,7 +245,7 @@ def truncated_within_the_header(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [damaged_header, damaged_middle, truncated, truncated_within_the_header])
 @pytest.mark.parametrize("mode", ["wal", "delete", "hot"])
-def test_a_damaged_file_is_refused_and_stays_as_it_is(store: SqliteStore, damage: object, mode: str) -> None:
+def test_damaged_file_is_refused_and_not_changed(store: SqliteStore, damage: object, mode: str) -> None:
     assert callable(damage)
     path = opened_once(store)
     rows = [f"INSERT INTO settings VALUES ('k{i}', hex(zeroblob(500)), 'string')" for i in range(100)]
@@ -257,21 +257,21 @@ def test_a_damaged_file_is_refused_and_stays_as_it_is(store: SqliteStore, damage
         change(path, "PRAGMA journal_mode = DELETE")
     damage(path)
     error = refusal(store, DatabaseDamaged)
-    assert "it was left as it is" in error.message
+    assert "it was not changed" in error.message
     assert "nexusctl db restore" in (error.hint or "")
 
 
-def test_damage_found_by_the_copy_before_a_migration_is_called_damage(store: SqliteStore) -> None:
+def test_damage_found_by_the_backup_before_a_migration_raises_damaged(store: SqliteStore) -> None:
     store.init(target=1)
     store.close_now()
     change(store.path, "INSERT INTO settings VALUES ('marker', '1', 'int')")
-    # The row and its entry in the index differ now: a quick check does not see it, a full one does.
+    # The row and its index entry differ now, which quick_check does not detect and integrity_check does.
     before, _, after = store.path.read_bytes().rpartition(b"marker")
     store.path.write_bytes(before + b"market" + after)
     refusal(store, DatabaseDamaged)
 
 
-def test_a_crash_while_the_journal_mode_was_changed_is_healed(store: SqliteStore) -> None:
+def test_hot_rollback_journal_is_rolled_back_on_open(store: SqliteStore) -> None:
     path = opened_once(store)
     change(path, "PRAGMA journal_mode = DELETE")
     script = (
@@ -287,27 +287,27 @@ def test_a_crash_while_the_journal_mode_was_changed_is_healed(store: SqliteStore
     assert store.read(lambda reader: reader.all("SELECT * FROM settings")) == []
 
 
-def test_a_file_or_folder_without_permission_is_a_sentence(root: Path) -> None:
+def test_file_or_folder_without_permission_is_refused(root: Path) -> None:
     def scenario() -> None:
         store = make_store(root)
         path = opened_once(store)
         path.chmod(0o400)
-        assert "cannot be written" in refusal(store, InitError).message
+        assert "is not writable" in refusal(store, InitError).message
         path.chmod(0o000)
         before = path.stat()
-        with pytest.raises(InitError, match="cannot be written"):
+        with pytest.raises(InitError, match="is not writable"):
             store.init()
         assert path.stat() == before
         path.chmod(0o600)
         path.parent.chmod(0o500)
-        assert "cannot be written" in refusal(store, InitError).message
+        assert "is not writable" in refusal(store, InitError).message
         path.parent.chmod(0o700)
 
     as_ordinary_user(root, scenario)
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete", "hot"])
-def test_a_disk_that_cannot_be_written_is_a_sentence(root: Path, mode: str) -> None:
+def test_read_only_file_system_is_refused(root: Path, mode: str) -> None:
     def scenario(disk: Path) -> None:
         store = make_store(disk)
         path = opened_once(store)
@@ -316,33 +316,31 @@ def test_a_disk_that_cannot_be_written_is_a_sentence(root: Path, mode: str) -> N
         elif mode == "delete":
             change(path, "PRAGMA journal_mode = DELETE")
         make_read_only(disk)
-        assert "cannot be written" in refusal(store, InitError).message
+        assert "is not writable" in refusal(store, InitError).message
 
     on_small_disk(root / "disk", 1024, scenario)
 
 
-def test_a_parent_that_cannot_be_made_is_a_sentence(root: Path) -> None:
+def test_parent_directory_that_cannot_be_created_is_refused(root: Path) -> None:
     (root / "file").touch()
     store = SqliteStore(root / "file" / "nexus.db", root / "backups")
     with pytest.raises(InitError, match=r"cannot (create directory|open database)"):
         store.init()
 
 
-def test_a_database_that_another_process_keeps_locked_is_a_sentence(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_database_locked_by_another_process_is_refused(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     path = opened_once(store)
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **(k | {"timeout": 0.05})))
     with contextlib.closing(connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(InitError, match="another process keeps it locked"):
+        with pytest.raises(InitError, match="another process has locked it"):
             store.init()
     store.init()
 
 
-def test_a_link_to_a_database_elsewhere_works_and_its_log_is_beside_the_file(root: Path, store: SqliteStore) -> None:
+def test_symbolic_link_is_followed_and_the_log_is_beside_the_real_file(root: Path, store: SqliteStore) -> None:
     elsewhere = root / "disk" / "real.db"
     elsewhere.parent.mkdir()
     store.path.parent.mkdir()

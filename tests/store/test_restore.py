@@ -1,4 +1,4 @@
-"""Restore and check: on a stopped daemon alone, all or nothing, and no event number twice."""
+"""Restore and check: only without a daemon, atomic, and with event numbers that are never reused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EVENT = "INSERT INTO journal (at, kind, subject_kind, subject_id, uid, pid) VALU
 
 
 def add_events(path: Path, *subjects: str) -> int:
-    """Events written by whoever; gives the number of the last."""
+    """Insert events; returns the number of the last one."""
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA journal_mode = WAL")
         for subject in subjects:
@@ -35,7 +35,7 @@ def add_events(path: Path, *subjects: str) -> int:
 
 
 def make_hot(path: Path, *subjects: str) -> None:
-    """The same by a process that is killed, so that they are in the log alone."""
+    """Insert events in a process that is killed, so that they are in the log alone."""
     script = (
         "import sqlite3, os, sys\nc = sqlite3.connect(sys.argv[1])\nc.execute('PRAGMA journal_mode = WAL')\n"
         f"for s in sys.argv[2:]: c.execute({EVENT!r}, (s,))\nc.commit()\nos.kill(os.getpid(), 9)"
@@ -56,7 +56,7 @@ def store(root: Path) -> SqliteStore:
 
 @pytest.fixture
 def copy(root: Path, store: SqliteStore) -> Path:
-    """A backup of it."""
+    """A backup of the store."""
     path = root / "copy.db"
     store.init()
     store.backup_now(path)
@@ -69,13 +69,13 @@ def events(path: Path) -> list[tuple[int, str]]:
 
 
 def next_event(store: SqliteStore) -> int:
-    """Open it as the daemon does, write an event and give its number."""
+    """Open the store as the daemon does, insert an event and return its number."""
     store.init()
     store.close_now()
     return add_events(store.path, "next")
 
 
-def test_a_restore_sets_the_old_one_aside_and_goes_on_above_its_numbers(store: SqliteStore, copy: Path) -> None:
+def test_restore_sets_the_old_database_aside_and_continues_its_event_numbers(store: SqliteStore, copy: Path) -> None:
     assert add_events(store.path, "d", "e") == 5
     done = restore_database(store.path, copy)
     assert (done.path, done.schema_version, done.next_seq) == (str(store.path), target_version(), 6)
@@ -88,22 +88,22 @@ def test_a_restore_sets_the_old_one_aside_and_goes_on_above_its_numbers(store: S
     assert copy.exists()
 
 
-def test_a_restore_can_be_done_again_and_again(store: SqliteStore, copy: Path) -> None:
+def test_restore_can_be_repeated(store: SqliteStore, copy: Path) -> None:
     assert [restore_database(store.path, copy).next_seq for _ in range(3)] == [4, 5, 6]
     assert len(list(store.path.parent.glob("nexus.db.set-aside-*"))) == 3
 
 
-def test_the_log_of_a_killed_daemon_is_never_replayed_over_the_restored_one(store: SqliteStore, copy: Path) -> None:
+def test_log_of_a_killed_daemon_is_not_replayed_over_the_restored_database(store: SqliteStore, copy: Path) -> None:
     make_hot(store.path, "in the log", "and this")
     done = restore_database(store.path, copy)
-    assert done.next_seq == 6, "its events count"
+    assert done.next_seq == 6, "the events in the log count"
     assert done.set_aside is not None
     assert [row["subject_id"] for row in contents(Path(done.set_aside))["journal"]][3:] == ["in the log", "and this"]
     assert [seq for seq, _ in events(store.path)] == [1, 2, 3, 6]
     assert check_database(store.path).problems == []
 
 
-def test_a_log_that_is_left_without_its_database_is_never_replayed_either(store: SqliteStore, copy: Path) -> None:
+def test_log_without_a_database_is_not_replayed_over_the_restored_database(store: SqliteStore, copy: Path) -> None:
     make_hot(store.path, "in the log")
     store.path.unlink()
     done = restore_database(store.path, copy)
@@ -113,28 +113,28 @@ def test_a_log_that_is_left_without_its_database_is_never_replayed_either(store:
     assert check_database(store.path).problems == []
 
 
-def test_a_restore_to_a_place_where_nothing_is(root: Path, copy: Path) -> None:
+def test_restore_to_a_new_path(root: Path, copy: Path) -> None:
     done = restore_database(root / "new" / "nexus.db", copy)
     assert done.set_aside is None
     assert done.next_seq == 4
 
 
 @pytest.mark.parametrize("damage", ["header", "middle"])
-def test_numbers_go_on_above_those_of_a_damaged_database(store: SqliteStore, copy: Path, damage: str) -> None:
+def test_restore_over_a_damaged_database_continues_from_the_time(store: SqliteStore, copy: Path, damage: str) -> None:
     add_events(store.path, *"defgh")
     data = bytearray(store.path.read_bytes())
     start = 0 if damage == "header" else 4096
     data[start:] = b"\xa5" * (len(data) - start)
     store.path.write_bytes(data)
     done = restore_database(store.path, copy)
-    assert done.next_seq > 1_700_000_000_000, "nobody can tell, so above any count"
+    assert done.next_seq > 1_700_000_000_000, "the last number is unknown, so the time is used"
     assert done.next_seq <= time.time() * 1000 + 1
     assert done.set_aside is not None
     assert Path(done.set_aside).read_bytes() == data
     assert next_event(store) == done.next_seq + 1
 
 
-def test_numbers_go_on_when_the_backup_has_no_journal_yet(store: SqliteStore, copy: Path) -> None:
+def test_restore_of_a_backup_without_a_journal_continues_event_numbers(store: SqliteStore, copy: Path) -> None:
     migrate_database(copy, copy.parent / "unused", 2)
     add_events(store.path, "d", "e")
     done = restore_database(store.path, copy)
@@ -142,33 +142,35 @@ def test_numbers_go_on_when_the_backup_has_no_journal_yet(store: SqliteStore, co
     assert next_event(store) == 6
 
 
-def test_numbers_go_on_when_the_replaced_one_has_no_journal(root: Path, store: SqliteStore, copy: Path) -> None:
+def test_restore_over_a_database_without_a_journal_continues_numbers(
+    root: Path, store: SqliteStore, copy: Path
+) -> None:
     add_events(store.path, "d", "e")
     migrate_database(store.path, store.backup_directory, 1)
     assert restore_database(store.path, copy).next_seq == 6
-    # One that never had a journal gave out no numbers.
+    # A database that never had a journal has assigned no numbers.
     early = SqliteStore(root / "early" / "nexus.db", root / "unused")
     early.init(target=1)
     early.close_now()
     assert restore_database(early.path, copy).next_seq == 4
 
 
-def test_a_backup_that_is_ahead_keeps_its_own_numbers(store: SqliteStore, copy: Path) -> None:
+def test_restore_of_a_backup_with_higher_numbers_keeps_them(store: SqliteStore, copy: Path) -> None:
     add_events(copy, "x", "y")
     assert restore_database(store.path, copy).next_seq == 6
 
 
-def test_nothing_is_restored_while_the_database_is_in_use(store: SqliteStore, copy: Path) -> None:
+def test_restore_is_refused_while_the_database_is_in_use(store: SqliteStore, copy: Path) -> None:
     with database_lock(store.path):
         before = files_of(store.path.parent)
         with pytest.raises(FailedPrecondition, match=rf"while the daemon runs \(pid {os.getpid()}\)"):
             restore_database(store.path, copy)
         assert files_of(store.path.parent) == before
     restore_database(store.path, copy)
-    database_lock(store.path).acquire()  # it was given back, and this one ends with its object
+    database_lock(store.path).acquire()  # the lock was released; this one is released with its object
 
 
-def test_the_lock_is_the_same_through_a_link(root: Path, store: SqliteStore, copy: Path) -> None:
+def test_lock_is_the_same_through_a_symbolic_link(root: Path, store: SqliteStore, copy: Path) -> None:
     (root / "link.db").symlink_to(store.path)
     with database_lock(root / "link.db"), pytest.raises(FailedPrecondition):
         restore_database(store.path, copy)
@@ -213,7 +215,7 @@ def make_directory(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "kind"),
+    ("make_unusable", "kind"),
     [
         (make_garbage, DatabaseDamaged),
         (make_damaged, DatabaseDamaged),
@@ -225,11 +227,11 @@ def make_directory(copy: Path) -> None:
         (make_directory, InitError),
     ],
 )
-def test_a_backup_that_cannot_be_used_is_refused_and_leaves_everything(
-    store: SqliteStore, copy: Path, spoil: object, kind: type[StoreError]
+def test_unusable_backup_is_refused_and_nothing_is_changed(
+    store: SqliteStore, copy: Path, make_unusable: object, kind: type[StoreError]
 ) -> None:
-    assert callable(spoil)
-    spoil(copy)
+    assert callable(make_unusable)
+    make_unusable(copy)
     before = files_of(store.path.parent)
     with pytest.raises(kind, match=r"^cannot "):
         restore_database(store.path, copy)
@@ -239,21 +241,21 @@ def test_a_backup_that_cannot_be_used_is_refused_and_leaves_everything(
     assert after == before
 
 
-def test_the_database_itself_is_no_backup_of_it(root: Path, store: SqliteStore) -> None:
+def test_restore_from_the_database_itself_is_refused(root: Path, store: SqliteStore) -> None:
     (root / "link.db").symlink_to(store.path)
     for source in (store.path, root / "link.db"):
         with pytest.raises(InitError, match="it is the database itself"):
             restore_database(store.path, source)
 
 
-def test_a_directory_is_never_set_aside(root: Path, copy: Path) -> None:
+def test_restore_to_a_directory_is_refused(root: Path, copy: Path) -> None:
     (root / "folder").mkdir()
     with pytest.raises(InitError, match="it is a directory"):
         restore_database(root / "folder", copy)
     assert (root / "folder").is_dir()
 
 
-def test_a_restore_without_room_changes_nothing(root: Path, store: SqliteStore, copy: Path) -> None:
+def test_restore_on_a_full_disk_changes_nothing(root: Path, store: SqliteStore, copy: Path) -> None:
     def scenario(disk: Path) -> None:
         path = disk / "nexus.db"
         shutil.copy(store.path, path)
@@ -286,7 +288,7 @@ restore_database(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
-def test_a_kill_at_any_moment_of_a_restore_leaves_the_old_or_the_new_database(store: SqliteStore, copy: Path) -> None:
+def test_kill_at_any_step_of_a_restore_leaves_the_old_or_the_new_database(store: SqliteStore, copy: Path) -> None:
     with contextlib.closing(sqlite3.connect(copy)) as connection, connection:
         connection.execute("INSERT INTO settings VALUES ('restored', '1', 'int')")
     original = store.path.read_bytes()
@@ -296,7 +298,7 @@ def test_a_kill_at_any_moment_of_a_restore_leaves_the_old_or_the_new_database(st
         make_hot(store.path, "in the log")
         command = [sys.executable, "-c", _KILLED, store.path, copy, str(fatal)]
         code = subprocess.run(command, check=False).returncode
-        assert store.path.exists(), "there is a database under the name at every moment"
+        assert store.path.exists(), "a database exists under the name at every moment"
         restored = bool(contents(store.path)["settings"])
         seen.append(restored)
         if restored:
@@ -304,8 +306,8 @@ def test_a_kill_at_any_moment_of_a_restore_leaves_the_old_or_the_new_database(st
         else:
             assert [seq for seq, _ in events(store.path)] == [1, 2, 3, 4]
         assert check_database(store.path).problems == []
-        for end in ("-wal", "-shm"):
-            Path(f"{store.path}{end}").unlink(missing_ok=True)
+        for suffix in ("-wal", "-shm"):
+            Path(f"{store.path}{suffix}").unlink(missing_ok=True)
         if code == 0:
             break
         assert code == -signal.SIGKILL
@@ -313,17 +315,17 @@ def test_a_kill_at_any_moment_of_a_restore_leaves_the_old_or_the_new_database(st
     assert seen[-1]
     assert seen.count(False) > 5
     restore_database(store.path, copy)
-    assert not [name for name in files_of(store.path.parent) if ".part" in name], "what they left is gone"
+    assert not [name for name in files_of(store.path.parent) if ".part" in name], "partial files are deleted"
 
 
-def test_a_check_counts_rows_and_finds_nothing_in_a_sound_database(store: SqliteStore) -> None:
+def test_check_of_an_intact_database_counts_rows_and_reports_no_problems(store: SqliteStore) -> None:
     report = check_database(store.path)
     assert (report.path, report.schema_version, report.problems) == (str(store.path), target_version(), [])
     assert report.tables["journal"] == 3
     assert set(report.tables) >= {"journal", "schema_meta", "settings", "vms"}
 
 
-def test_a_check_of_one_in_use_sees_its_log_and_changes_nothing(store: SqliteStore) -> None:
+def test_check_of_a_database_in_use_reads_the_log_and_changes_nothing(store: SqliteStore) -> None:
     store.init()
     before = store.path.stat()
     assert check_database(store.path).tables["journal"] == 3
@@ -332,7 +334,7 @@ def test_a_check_of_one_in_use_sees_its_log_and_changes_nothing(store: SqliteSto
     store.close_now()
 
 
-def test_a_check_finds_damage(root: Path, store: SqliteStore) -> None:
+def test_check_reports_damage(root: Path, store: SqliteStore) -> None:
     good = store.path.read_bytes()
     with contextlib.closing(sqlite3.connect(store.path)) as connection, connection:
         connection.execute("PRAGMA journal_mode = DELETE")
@@ -343,7 +345,7 @@ def test_a_check_finds_damage(root: Path, store: SqliteStore) -> None:
         connection.execute("CREATE TABLE notes (vm TEXT REFERENCES vms (id))")
         connection.execute("INSERT INTO notes VALUES ('nobody')")
     problems = "\n".join(check_database(store.path).problems)
-    assert "table notes: row 1 refers to a row of vms that is not there" in problems
+    assert "table notes: row 1 refers to a row of vms that does not exist" in problems
     assert "schema version is 99" in problems
 
     other = root / "other.db"

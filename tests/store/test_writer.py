@@ -1,4 +1,4 @@
-"""The writer: one commit for many, each on its own, nothing executed that was withdrawn, nothing lost on the way."""
+"""The writer: group commit with isolated failures, cancellation, and delivery of every outcome."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.stores import Gate, behind, contents, make_store, put, running, value_of
+from support.stores import Gate, contents, make_store, put, running, value_of, write_together
 
 from nexus.store import QueryError, StoreConflict, StoreUnavailable, Transaction
 from nexus.store.sqlite import SqliteStore
@@ -26,7 +26,7 @@ class Commits:
     def __init__(self, store: SqliteStore) -> None:
         store.init()
         self.statements: list[str] = []
-        store._writing.set_trace_callback(self.statements.append)
+        store._write_connection.set_trace_callback(self.statements.append)
 
     @property
     def count(self) -> int:
@@ -34,20 +34,20 @@ class Commits:
 
 
 @pytest.mark.parametrize(("writes", "size_bytes", "groups"), [(100, 256, 1), (300, 256, 3), (8, 512 * 1024, 4)])
-def test_writes_that_wait_share_a_commit(root: Path, writes: int, size_bytes: int, groups: int) -> None:
+def test_queued_writes_share_a_commit(root: Path, writes: int, size_bytes: int, groups: int) -> None:
     async def scenario() -> None:
         store = make_store(root)
         commits = Commits(store)
         async with running(store):
             keys = [f"key{i}" for i in range(writes)]
-            results = await behind(store, map(put, keys), size_bytes=size_bytes)
+            results = await write_together(store, map(put, keys), size_bytes=size_bytes)
             assert results == keys
             assert commits.count == 1 + groups
 
     asyncio.run(scenario())
 
 
-def test_one_that_fails_undoes_itself_and_nothing_else(root: Path) -> None:
+def test_failed_write_is_rolled_back_without_affecting_its_group(root: Path) -> None:
     class Refused(Exception):
         pass
 
@@ -67,7 +67,7 @@ def test_one_that_fails_undoes_itself_and_nothing_else(root: Path) -> None:
         store = make_store(root)
         commits = Commits(store)
         async with running(store):
-            results = await behind(store, [put("a"), refuse, conflict, put("b"), broken, put("c")])
+            results = await write_together(store, [put("a"), refuse, conflict, put("b"), broken, put("c")])
             assert [type(result) for result in results] == [str, Refused, StoreConflict, str, QueryError, str]
             assert commits.count == 2
             for write, kind in ((refuse, Refused), (conflict, StoreConflict), (broken, QueryError)):  # each alone
@@ -83,7 +83,7 @@ def test_one_that_fails_undoes_itself_and_nothing_else(root: Path) -> None:
     "ending",
     ["INSERT OR ROLLBACK INTO settings VALUES ('a', '2', 'int')", "ROLLBACK", "COMMIT"],
 )
-def test_a_write_that_ends_the_whole_transaction_costs_its_neighbours_nothing(root: Path, ending: str) -> None:
+def test_write_that_ends_the_transaction_does_not_affect_its_group(root: Path, ending: str) -> None:
     runs = []
 
     def neighbour(tx: Transaction) -> str:
@@ -98,64 +98,66 @@ def test_a_write_that_ends_the_whole_transaction_costs_its_neighbours_nothing(ro
         store = make_store(root)
         async with running(store):
             await store.write(put("a"))
-            results = await behind(store, [culprit, put("c")] if ending == "COMMIT" else [neighbour, culprit, put("c")])
+            results = await write_together(
+                store, [culprit, put("c")] if ending == "COMMIT" else [neighbour, culprit, put("c")]
+            )
             assert isinstance(results[-2], Exception)
             assert results[-1] == "c"
             assert store.problem() is None
             if ending != "COMMIT":
                 assert results[0] == "b"
-                assert runs == ["b", "b"], "it ran twice: in the group that was lost, and alone"
+                assert runs == ["b", "b"], "it ran twice: in the group that was rolled back, and alone"
             assert value_of(store, "c") is not None
 
     asyncio.run(scenario())
 
 
-def test_an_error_that_no_future_can_carry_does_not_hang_its_neighbours(root: Path) -> None:
+def test_stop_iteration_in_a_write_does_not_hang_its_group(root: Path) -> None:
     def careless(_tx: Transaction) -> object:
         return next(iter(()))
 
     async def scenario() -> None:
         async with running(make_store(root)) as store, asyncio.timeout(30):
-            results = await behind(store, [put("a"), careless, put("b")])
+            results = await write_together(store, [put("a"), careless, put("b")])
             assert (results[0], results[2]) == ("a", "b")
             assert isinstance(results[1], RuntimeError)
 
     asyncio.run(scenario())
 
 
-def test_the_time_of_a_group_is_one_and_results_are_delivered_once_durable(root: Path) -> None:
+def test_group_shares_one_time_and_results_arrive_after_the_commit(root: Path) -> None:
     async def scenario() -> None:
         async with running(make_store(root)) as store:
-            times = await behind(store, [lambda tx: tx.now for _ in range(10)])
+            times = await write_together(store, [lambda tx: tx.now for _ in range(10)])
             assert len(set(times)) == 1
             await store.write(put("seen"))
-            with contextlib.closing(sqlite3.connect(store.path)) as other:  # nothing of ours in between
+            with contextlib.closing(sqlite3.connect(store.path)) as other:  # a separate connection
                 assert other.execute("SELECT count(*) FROM settings WHERE key = 'seen'").fetchone() == (1,)
 
     asyncio.run(scenario())
 
 
-def test_a_withdrawn_write_is_never_executed(root: Path) -> None:
+def test_cancelled_queued_write_is_never_executed(root: Path) -> None:
     async def scenario() -> None:
         async with running(make_store(root)) as store:
             gate = Gate()
             first = asyncio.create_task(store.write(gate))
             await gate.entered()
-            withdrawn = asyncio.create_task(store.write(put("withdrawn")))
+            cancelled = asyncio.create_task(store.write(put("cancelled")))
             kept = asyncio.create_task(store.write(put("kept")))
             await asyncio.sleep(0)
-            withdrawn.cancel()
+            cancelled.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await withdrawn
+                await cancelled
             gate.open()
             await asyncio.gather(first, kept)
-            assert value_of(store, "withdrawn") is None
+            assert value_of(store, "cancelled") is None
             assert value_of(store, "kept") is not None
 
     asyncio.run(scenario())
 
 
-def test_a_write_that_was_taken_is_seen_to_its_end_however_often_it_is_cancelled(root: Path) -> None:
+def test_started_write_finishes_despite_repeated_cancellation(root: Path) -> None:
     async def scenario() -> None:
         async with running(make_store(root)) as store:
             gate = Gate()
@@ -179,7 +181,7 @@ def test_a_write_that_was_taken_is_seen_to_its_end_however_often_it_is_cancelled
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_cancellation_that_meets_the_delivery_does_not_lose_the_outcome(root: Path, fails: bool) -> None:
+def test_cancellation_during_delivery_does_not_lose_the_outcome(root: Path, fails: bool) -> None:
     def change(tx: Transaction) -> str:
         if fails:
             raise KeyError("outcome")
@@ -189,7 +191,7 @@ def test_a_cancellation_that_meets_the_delivery_does_not_lose_the_outcome(root: 
         async with running(make_store(root)) as store, asyncio.timeout(30):
             task = asyncio.create_task(store.write(change))
             await asyncio.sleep(0)  # it is queued
-            # The loop stands still until the writer is done with it and with the next: the delivery is waiting in it.
+            # Blocks the loop until the writer has finished this job and the next, so that the delivery is pending.
             assert store._writer is not None
             done = threading.Event()
             store._writer._queue.put(_Job(lambda _tx: done.set(), asyncio.get_running_loop().create_future(), 1))
@@ -250,7 +252,7 @@ def test_deadline_that_passed_during_a_write_cancels_nothing_after_its_block(roo
     asyncio.run(scenario())
 
 
-def test_a_timeout_over_a_write_that_was_taken_gives_its_result(root: Path) -> None:
+def test_timeout_around_a_started_write_returns_its_result(root: Path) -> None:
     async def scenario() -> None:
         async with running(make_store(root)) as store:
             gate = Gate()
@@ -265,7 +267,7 @@ def test_a_timeout_over_a_write_that_was_taken_gives_its_result(root: Path) -> N
             limit.reschedule(asyncio.get_running_loop().time())
             await asyncio.sleep(0)
             assert limit.expired()
-            await asyncio.sleep(0)  # the write has heard of it
+            await asyncio.sleep(0)  # the cancellation reaches the write
             assert not task.done()
             gate.open()
             await task
@@ -273,7 +275,7 @@ def test_a_timeout_over_a_write_that_was_taken_gives_its_result(root: Path) -> N
     asyncio.run(scenario())
 
 
-def test_close_writes_what_is_queued_and_refuses_what_comes_later(root: Path) -> None:
+def test_close_commits_queued_writes_and_refuses_later_ones(root: Path) -> None:
     async def scenario() -> None:
         store = make_store(root)
         async with running(store), asyncio.timeout(30):
@@ -312,11 +314,11 @@ sys.stdin.read()
 """
 
 
-def test_a_lock_of_another_process_is_unavailable_for_as_long_as_it_lasts(root: Path) -> None:
+def test_writes_are_unavailable_while_another_process_holds_the_lock(root: Path) -> None:
     async def scenario() -> None:
         store = make_store(root)
         store.init()
-        store._writing.execute("PRAGMA busy_timeout = 20")
+        store._write_connection.execute("PRAGMA busy_timeout = 20")
         async with running(store):
             await store.write(put("before"))
             holder = await asyncio.create_subprocess_exec(
@@ -328,7 +330,7 @@ def test_a_lock_of_another_process_is_unavailable_for_as_long_as_it_lasts(root: 
             for result in results:
                 assert isinstance(result, StoreUnavailable)
                 assert "another process" in result.message
-            assert value_of(store, "before") is not None, "reads do not care"
+            assert value_of(store, "before") is not None, "reads still work"
             await holder.communicate(b"")
             assert store.problem() is None
             await store.write(put("after"))
@@ -337,7 +339,7 @@ def test_a_lock_of_another_process_is_unavailable_for_as_long_as_it_lasts(root: 
     asyncio.run(scenario())
 
 
-def test_a_get_after_a_durable_write_always_finds_it(root: Path) -> None:
+def test_read_after_a_durable_write_always_finds_it(root: Path) -> None:
     async def writer(store: SqliteStore, name: int) -> None:
         for i in range(100):
             key = await store.write(put(f"{name}-{i}"))
@@ -348,7 +350,7 @@ def test_a_get_after_a_durable_write_always_finds_it(root: Path) -> None:
             stop = asyncio.Event()
 
             async def reader() -> None:
-                while not stop.is_set():  # a list and a snapshot between the others' reads, which must not pin a view
+                while not stop.is_set():  # these reads and snapshots must not pin an old view
                     store.read(lambda tx: tx.all("SELECT * FROM settings LIMIT 5"))
                     store.read(lambda tx: (tx.one("SELECT 1"), tx.all("SELECT * FROM settings")), snapshot=True)
                     with pytest.raises(QueryError):
@@ -363,7 +365,7 @@ def test_a_get_after_a_durable_write_always_finds_it(root: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_reads_do_not_wait_for_a_writer_in_the_middle_of_its_change(root: Path) -> None:
+def test_read_does_not_wait_for_an_open_write(root: Path) -> None:
     async def scenario() -> None:
         async with running(make_store(root)) as store:
             await store.write(put("old"))
@@ -375,7 +377,7 @@ def test_reads_do_not_wait_for_a_writer_in_the_middle_of_its_change(root: Path) 
 
             task = asyncio.create_task(store.write(change))
             await gate.entered()
-            # A read that waited would wait for ever: the gate is opened only after it.
+            # A read that waited for the write would never return: the gate is opened only afterwards.
             assert value_of(store, "old") is not None
             assert value_of(store, "new") is None
             assert store.status().table_count == 8
@@ -386,7 +388,7 @@ def test_reads_do_not_wait_for_a_writer_in_the_middle_of_its_change(root: Path) 
     asyncio.run(scenario())
 
 
-def test_a_snapshot_is_one_view_for_all_its_statements(root: Path) -> None:
+def test_snapshot_shows_the_same_state_to_all_statements(root: Path) -> None:
     async def scenario() -> None:
         async with running(make_store(root)) as store:
 
@@ -403,7 +405,7 @@ def test_a_snapshot_is_one_view_for_all_its_statements(root: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_nothing_can_be_changed_through_a_read(root: Path) -> None:
+def test_read_cannot_change_data(root: Path) -> None:
     async def scenario() -> None:
         async with running(make_store(root)) as store:
             with pytest.raises(QueryError, match="readonly"):
@@ -413,7 +415,7 @@ def test_nothing_can_be_changed_through_a_read(root: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_listeners_hear_of_durable_journal_rows_and_of_nothing_else(root: Path) -> None:
+def test_listeners_are_called_only_for_committed_journal_rows(root: Path) -> None:
     def journaled(tx: Transaction) -> None:
         tx.execute("INSERT INTO journal (at, kind, subject_kind, subject_id, uid, pid) VALUES (1, 'a', 'b', 'c', 0, 1)")
         tx.mark_journal()
@@ -424,26 +426,26 @@ def test_listeners_hear_of_durable_journal_rows_and_of_nothing_else(root: Path) 
 
     async def scenario() -> None:
         async with running(make_store(root)) as store:
-            heard: list[int] = []
+            calls: list[int] = []
 
             def listen() -> None:
-                heard.append(store.read(lambda reader: reader.all("SELECT count(*) FROM journal"))[0][0])
+                calls.append(store.read(lambda reader: reader.all("SELECT count(*) FROM journal"))[0][0])
 
             stop = store.on_journal(listen)
             await store.write(put("plain"))
             with pytest.raises(KeyError):
                 await store.write(undone)
-            assert heard == []
-            await behind(store, [journaled, undone, journaled, put("b")])
-            assert heard == [2], "once for the group, and then it is there"
+            assert calls == []
+            await write_together(store, [journaled, undone, journaled, put("b")])
+            assert calls == [2], "once for the group, after its commit"
             stop()
             await store.write(journaled)
-            assert heard == [2]
+            assert calls == [2]
 
     asyncio.run(scenario())
 
 
-def test_the_log_is_emptied_when_it_grows_large(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_ahead_log_is_truncated_when_it_grows_large(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nexus.store import writer
 
     monkeypatch.setattr(writer, "WAL_LIMIT_BYTES", 200_000)
@@ -451,13 +453,13 @@ def test_the_log_is_emptied_when_it_grows_large(root: Path, monkeypatch: pytest.
     async def scenario() -> None:
         store = make_store(root)
         store.init()
-        store._writing.execute("PRAGMA wal_autocheckpoint = 0")
+        store._write_connection.execute("PRAGMA wal_autocheckpoint = 0")
         async with running(store):
             assert store._writer is not None
             for i in range(20):
                 await store.write(put(f"key{i}", "x" * 40_000))
-            # The last one may be answered before the writer looks at the log: one more turn of it is enough.
-            store._writer._last_look = 0.0
+            # The last reply may come before the writer checks the log's size; one more write is enough.
+            store._writer._last_wal_check = 0.0
             await store.write(put("more"))
             await store.write(put("last"))
             assert os.stat(f"{store.path}-wal").st_size < 200_000  # noqa: PTH116

@@ -106,11 +106,11 @@ _KINDS: dict[str, set[str]] = {
 
 _LAYERS: dict[str, set[str]] = {
     "nexus_protocol": {"msgpack", "msgspec"},
-    "nexus.paths": {"platformdirs"},
+    "nexus.paths": {"platformdirs", "nexus_protocol.errors"},
     "nexus.locks": {"nexus.runtime.procfs"},
     "nexus.graph": set(),
     "nexus.tasks": set(),
-    "nexus.config": {"nexus.paths"},
+    "nexus.config": {"nexus.paths", "nexus_protocol.errors"},
     "nexus.capabilities": set(),
     "nexus.capability": _BASE | {"nexus.store", "nexus.runtime", "nexus.supervision"},
     "nexus.paging": _BASE | {"nexus.capability"},

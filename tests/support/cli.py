@@ -1,4 +1,4 @@
-"""``nexusctl`` as a person or a script runs it: as a process, on pipes or on a real terminal."""
+"""Runs ``nexusctl`` as a process, on pipes or on a real terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MODULE = [sys.executable, "-m", "nexus.cli.main"]
 
 
 class Result(NamedTuple):
-    """How a run ended, and what it printed."""
+    """The exit code and the output of a run."""
 
     code: int
     out: str
@@ -43,12 +43,12 @@ class Result(NamedTuple):
 
 
 class Cli:
-    """Runs ``nexusctl`` in an environment of its own."""
+    """Runs ``nexusctl`` with its own environment variables."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         programs = f"{Path(sys.executable).parent}:{environment.get('PATH', '/usr/bin:/bin')}"
         self.environment = {**environment, "PATH": programs, "LC_ALL": "C.UTF-8"}
-        # With it Python itself takes half a write for a whole one.
+        # With this variable Python ignores partial writes to standard output.
         self.environment.pop("PYTHONUNBUFFERED", None)
 
     def __call__(self, *arguments: str, input: str = "", **environment: str) -> Result:
@@ -64,7 +64,7 @@ class Cli:
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def ok(self, *arguments: str, **environment: str) -> Result:
-        """Run it; it must succeed."""
+        """Run it; fails the test unless it exits with 0."""
         result = self(*arguments, **environment)
         assert result.code == 0, (arguments, result)
         return result
@@ -82,7 +82,7 @@ class Cli:
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start it on pipes, in a process group of its own; the caller waits for it."""
+        """Start it on pipes, in its own session; the caller waits for it."""
         return subprocess.Popen(
             [*_MODULE, *arguments],
             env=self.environment,
@@ -98,7 +98,7 @@ class Cli:
 
 
 class Terminal:
-    """A process on a terminal that is its controlling one."""
+    """A process with a pseudoterminal as its controlling terminal."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str], columns: int) -> None:
         self._fd, inner = pty.openpty()
@@ -129,25 +129,25 @@ class Terminal:
             assert self._read(deadline), f"ended without {text!r}: {self.text!r}"
 
     def type(self, text: str) -> None:
-        """Type."""
+        """Send text to the process as if typed."""
         os.write(self._fd, text.encode())
 
     def interrupt(self) -> None:
-        """Press Ctrl-C until it ends, as a person would.
+        """Press Ctrl-C until the process exits.
 
-        A signal between the prompt and the read that follows it is only seen with the next one: Python's ``input``
-        looks before it reads, and a test is quick enough to meet that moment.
+        Python's ``input`` checks for signals before it reads: a signal that arrives between the check and the read is
+        handled only with the next one, and a test is fast enough to hit that window.
         """
         for _ in range(8):
             self.type("\x03")
             try:
-                self._process.wait(5)  # a second one that comes while it ends would interrupt the end
+                self._process.wait(5)  # another Ctrl-C during the exit would interrupt it
                 return
             except subprocess.TimeoutExpired:
                 continue
 
     def finish(self) -> tuple[int, str]:
-        """Read until it ends; its exit code and everything that was shown."""
+        """Read until the process exits; returns its exit code and everything that was shown."""
         deadline = time.monotonic() + TIMEOUT_S
         while self._read(deadline):
             pass
@@ -158,7 +158,7 @@ class Terminal:
         assert ready, f"nothing more was shown in time: {self.text!r}"
         try:
             data = os.read(self._fd, 65536)
-        except OSError:  # EIO: nobody has the other side any more
+        except OSError:  # EIO: no process has the other side open any more
             return False
         self._seen += data
         return bool(data)

@@ -1,4 +1,4 @@
-"""A real daemon process in a folder of its own, which a test starts, kills and looks into."""
+"""A real daemon process in a private folder. Tests start it, kill it and read its files."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ def short_directory() -> Path:
 
 
 def isolated_environment(root: Path, **extra: str) -> dict[str, str]:
-    """The environment of a person who has nothing of Nexus yet: fresh XDG folders under ``root``."""
-    # COLUMNS and LINES of whoever runs the tests would hide the size of the tests' own terminals.
-    foreign = ("NEXUS_", "XDG_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "DBUS_", "JOURNAL_", "COLUMNS", "LINES")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+    """The environment of a user without any files of Nexus: fresh XDG folders under ``root``."""
+    removed = (
+        *("NEXUS_", "XDG_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "DBUS_", "JOURNAL_"),
+        *("COLUMNS", "LINES"),  # they would override the size of the tests' own terminals
+        "PYTHONDONTWRITEBYTECODE",  # with it every process compiles the whole tree again
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(removed)}
     for name in ("run", "state", "config", "data", "home"):
         (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     environment |= {
@@ -43,7 +46,7 @@ def isolated_environment(root: Path, **extra: str) -> dict[str, str]:
 
 
 async def end_processes(directory: Path) -> None:
-    """End the processes that a runtime left under a directory: children outlive their daemon, on purpose."""
+    """Stop every process that the process runtime left under a directory: children outlive their daemon by design."""
     runtime = Runtime(directory)
     for folder in await asyncio.to_thread(lambda: list(directory.glob("*/*/"))):
         if folder.name != "log":
@@ -54,7 +57,7 @@ async def end_processes(directory: Path) -> None:
 
 
 class DaemonProcess:
-    """``nexusd`` as a process. ``start`` returns when it says that it is ready, never after a guessed time."""
+    """``nexusd`` as a process. ``start`` returns when the daemon has notified READY=1, never after a fixed time."""
 
     def __init__(self, root: Path, *arguments: str, config: str = "", environment: Mapping[str, str] | None = None):
         self.root = root
@@ -75,17 +78,17 @@ class DaemonProcess:
         return self.process.pid
 
     def write_config(self, text: str) -> None:
-        """Put ``text`` into config.toml."""
+        """Write ``text`` to config.toml."""
         directory = self.root / "config" / "nexus"
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.toml").write_text(text)
 
     def command(self) -> list[str]:
-        """What is run."""
+        """The command line of the daemon."""
         return [sys.executable, "-m", "nexus.daemon.main", *self.arguments]
 
     def start(self) -> DaemonProcess:
-        """Start it and wait until it is ready. Fails with the daemon's log when it ends instead."""
+        """Start the daemon and wait until it is ready. If it ends instead, fail with its log."""
         notify = self.root / "notify.sock"
         notify.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
@@ -108,7 +111,7 @@ class DaemonProcess:
                     raise AssertionError(f"nexusd ended with {code}:\n{self.log()}")
 
     def run_to_failure(self) -> tuple[int, str]:
-        """Start a daemon that is expected to refuse; gives its exit code and everything it printed."""
+        """Run a daemon that is expected to fail at its start; return its exit code and its output."""
         result = subprocess.run(
             self.command(),
             env=self.environment,
@@ -126,37 +129,37 @@ class DaemonProcess:
         self.process.send_signal(number)
 
     def stop(self) -> int:
-        """SIGTERM, then wait for the end; gives the exit code."""
+        """Send SIGTERM and wait; return the exit code."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.terminate()
         return self.process.wait(START_TIMEOUT_S)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Send SIGKILL and wait."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(START_TIMEOUT_S)
 
     def close(self) -> None:
-        """Whatever state it is in, leave no process, nor any that it started."""
+        """Kill the daemon if it runs, and stop every process that it started."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(START_TIMEOUT_S)
         asyncio.run(end_processes(self.state / "processes"))
 
     def log(self) -> str:
-        """Everything it has logged so far, over all its starts."""
+        """The log of all starts so far."""
         return self.log_path.read_text() if self.log_path.exists() else ""
 
     def rss_bytes(self) -> int:
-        """Resident memory now."""
+        """Current resident memory."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def connect(self, timeout: float = START_TIMEOUT_S) -> socket.socket:
-        """A plain connected socket."""
+        """A connected socket."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.connect(str(self.socket_path))  # before it has a timeout, with which a full queue is EAGAIN at once
+        sock.connect(str(self.socket_path))  # without a timeout: with one, a full accept queue is EAGAIN at once
         sock.settimeout(timeout)
         return sock

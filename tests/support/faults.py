@@ -1,4 +1,4 @@
-"""Disks that are full, fail or cannot be written: what a test must have for real to learn what the store does then."""
+"""Real disk faults for tests: file systems that are full or read-only, and an fsync that fails."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _MS_REC_PRIVATE = 0x4000 | 0x40000
 _MS_RDONLY = 1
 _MS_REMOUNT = 32
 _ORDINARY = 4242
-"""A user id that is nobody's."""
+"""A user id that no account has."""
 _NOT_ALLOWED = 77
-"""The exit code of a child that may not make a mount namespace."""
+"""The exit code of a child that may not create a mount namespace."""
 
 
 def on_small_disk(directory: Path, size_kib: int, scenario: Callable[[Path], None]) -> None:
     """Run ``scenario(directory)`` in a child process that sees a new, small tmpfs there.
 
-    The mount is in a namespace of the child's own, so it is gone with it. A failed assertion of the scenario fails
-    here, with its traceback; where such a namespace cannot be had the test is skipped.
+    The mount is in the child's own namespace and ends with it. A failed assertion of the scenario fails here, with its
+    traceback. The test is skipped where such a namespace cannot be created.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if not _in_child(lambda: _mount_small(directory, size_kib), lambda: scenario(directory)):
@@ -40,9 +40,9 @@ def on_small_disk(directory: Path, size_kib: int, scenario: Callable[[Path], Non
 
 
 def as_ordinary_user(directory: Path, scenario: Callable[[], None]) -> None:
-    """Run ``scenario()`` in a child process that is not root, so that permissions hold; ``directory`` is its own."""
+    """Run ``scenario()`` in a child process that is not root, so that permissions apply; it owns ``directory``."""
 
-    def become() -> bool:
+    def drop_privileges() -> bool:
         if os.geteuid() == 0:
             os.chown(directory, _ORDINARY, _ORDINARY)
             os.setgroups([])
@@ -50,11 +50,11 @@ def as_ordinary_user(directory: Path, scenario: Callable[[], None]) -> None:
             os.setresuid(_ORDINARY, _ORDINARY, _ORDINARY)
         return True
 
-    _in_child(become, scenario)
+    _in_child(drop_privileges, scenario)
 
 
 def _in_child(prepare: Callable[[], bool], scenario: Callable[[], None]) -> bool:
-    """Fork, prepare, run; False when ``prepare`` said that it cannot be."""
+    """Fork, run ``prepare`` and the scenario in the child; False when ``prepare`` returned False."""
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
@@ -101,23 +101,23 @@ def _mount_small(directory: Path, size_kib: int) -> bool:
 
 
 def make_read_only(directory: Path) -> None:
-    """From now on nobody, not even root, can write to the small disk that ``on_small_disk`` mounted there."""
+    """Remount the disk of ``on_small_disk`` read-only, also for root."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(None, os.fsencode(directory), None, _MS_REMOUNT | _MS_RDONLY, None):
         raise OSError(ctypes.get_errno(), "cannot make the disk read-only", str(directory))
 
 
 def fill(directory: Path, *, leave_kib: int = 0) -> Path:
-    """Use up the room in a folder's file system but for ``leave_kib``; gives the file that takes it."""
+    """Fill the file system of a folder except for ``leave_kib``; returns the file that fills it."""
     filler = directory / "filler"
     with filler.open("ab", buffering=0) as file:
-        room = os.statvfs(directory)
-        left = room.f_bavail * room.f_frsize - leave_kib * 1024
+        usage = os.statvfs(directory)
+        left = usage.f_bavail * usage.f_frsize - leave_kib * 1024
         with contextlib.suppress(OSError):
             while left > 0:
                 left -= file.write(b"\0" * min(left, 65536))
         if not leave_kib:
-            # The last page: whatever may still be written now is at the end of what other files have.
+            # The last pages: after this, other files can grow only within their last page.
             with contextlib.suppress(OSError):
                 while file.write(b"\0" * 4096):
                     pass
@@ -133,7 +133,7 @@ _FAILING_FSYNC = r"""
 #include <string.h>
 #include <unistd.h>
 
-/* FAIL_FSYNC names a file. While it is there, syncing a file that ends in -wal fails; only once if it says so. */
+/* FAIL_FSYNC names a file. While it exists, syncing a file that ends in -wal fails; only once if it contains "once". */
 static int fails(int fd)
 {
     const char *control = getenv("FAIL_FSYNC");
@@ -170,7 +170,7 @@ def _compiler() -> str | None:
 
 
 def build_failing_fsync(directory: Path) -> dict[str, str]:
-    """The environment in which syncing a write-ahead log fails while ``directory/fail`` is there."""
+    """Return the environment in which syncing a write-ahead log fails while ``directory/fail`` exists."""
     compiler = _compiler()
     if compiler is None:
         pytest.skip("no C compiler for the library that makes fsync fail")
@@ -183,7 +183,7 @@ def build_failing_fsync(directory: Path) -> dict[str, str]:
 def python_subprocess(
     module: str, *arguments: object, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a module of the tests as a process of its own, to its end."""
+    """Run a module of the tests in a separate process and wait for its end."""
     return subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | (environment or {}),

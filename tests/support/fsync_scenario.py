@@ -1,6 +1,6 @@
-"""A process whose disk fails to sync the write-ahead log, on command: run as ``python -m support.fsync_scenario``.
+"""A process that writes while fsync of the write-ahead log fails: run as ``python -m support.fsync_scenario``.
 
-It says on standard output what became of each write, and ends by kill -9 with whatever its files hold at that moment.
+It reports the outcome of each write on standard output, and then kills itself with SIGKILL.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pathlib import Path
 
 from nexus.store import StoreError, Transaction
 from support.raw import wait_until
-from support.stores import behind, make_store, put, running, value_of
+from support.stores import make_store, put, running, value_of, write_together
 
 
-def say(what: str, outcome: object) -> None:
-    """One line of the report."""
-    print(f"{what}: {type(outcome).__name__ if isinstance(outcome, StoreError) else outcome}", flush=True)
+def report(name: str, outcome: object) -> None:
+    """Print one line of the report."""
+    print(f"{name}: {type(outcome).__name__ if isinstance(outcome, StoreError) else outcome}", flush=True)
 
 
 async def scenario(root: Path, mode: str) -> None:
-    """Write before, while and after syncing fails."""
+    """Write before, during and after failing syncs."""
     control = Path(os.environ["FAIL_FSYNC"])
     runs = 0
 
@@ -32,23 +32,23 @@ async def scenario(root: Path, mode: str) -> None:
         return str(put("first")(tx))
 
     async with running(make_store(root)) as store:
-        say("before", await store.write(put("before")))
+        report("before", await store.write(put("before")))
         control.write_text(mode)  # noqa: ASYNC240
-        first, second = await behind(store, [counted, put("second")])
-        say("first", first)
-        say("second", second)
-        say("runs", runs)
+        first, second = await write_together(store, [counted, put("second")])
+        report("first", first)
+        report("second", second)
+        report("runs", runs)
         if mode == "always":
-            say("problem", store.problem())
+            report("problem", store.problem())
             try:
                 await store.write(put("third"))
             except StoreError as error:
-                say("third", error)
-            say("read", value_of(store, "before") is not None and value_of(store, "first") is None)
+                report("third", error)
+            report("read", value_of(store, "before") is not None and value_of(store, "first") is None)
             control.unlink()  # noqa: ASYNC240
             await asyncio.to_thread(wait_until, lambda: store.problem() is None, "the store to recover")
-        say("after", await store.write(put("after")))
-        say("end", store.problem())
+        report("after", await store.write(put("after")))
+        report("end", store.problem())
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""Services as a test sees them from outside: through a daemon's socket, its journal and the list of processes."""
+"""The services of a daemon, observed from outside: by its socket, its journal and the list of processes."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from nexus.services.states import ServiceState
 from support.daemon import DaemonProcess
 from support.raw import RawClient, connect, wait_until
 
-__all__ = ["AT_REST", "Services", "exists", "lines_of", "listen", "python"]
+__all__ = ["INACTIVE", "Services", "exists", "lines_of", "listen", "python"]
 
-AT_REST = (ServiceState.STOPPED, ServiceState.FAILED)
+INACTIVE = (ServiceState.STOPPED, ServiceState.FAILED)
 
 
 def python(code: str) -> list[str]:
-    """A command that runs some Python, as a small program."""
+    """A command that runs Python code in a small process."""
     return [sys.executable, "-I", "-S", "-c", code]
 
 
 def listen(*, before: str = "", port: str = "int(os.environ['PORT'])", then: str = "") -> list[str]:
-    """A command that accepts connections on its port and answers each with its pid."""
+    """A command that listens on its port and answers each connection with its pid."""
     return python(
         "import os, socket, time\n"
         f"{before}\n"
@@ -48,7 +48,7 @@ def listen(*, before: str = "", port: str = "int(os.environ['PORT'])", then: str
 
 
 def exists(pid: int | None) -> bool:
-    """Whether a process lives; a zombie does not."""
+    """Whether a process exists and is not a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -57,7 +57,7 @@ def exists(pid: int | None) -> bool:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a file that a service writes; none while it is not there."""
+    """The lines of a file that a service writes; empty while the file does not exist."""
     return path.read_text().splitlines() if path.exists() else []
 
 
@@ -69,63 +69,63 @@ class Services:
         self.client: RawClient = connect(daemon)
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self.client.close()
 
     def begin_anew(self) -> None:
-        """Start a daemon where there is none now, and go on with that."""
+        """Start the daemon again after its end, and connect to it."""
         self.client.close()
         self.daemon.start()
         self.client = connect(self.daemon)
 
     def kill_daemon(self) -> None:
-        """kill -9, and a new one."""
+        """Kill the daemon with SIGKILL, start it again and connect to it."""
         self.daemon.kill()
         self.begin_anew()
 
     def add(self, name: str, run: str | list[str] | None = "exec sleep 1000", **fields: Any) -> Service:
-        """Add a service, with a start window that costs little time."""
+        """Add a service, with a short start window by default."""
         fields.setdefault("start_window_ms", 20)
         return self.client.call(AddService(name=name, run_command=run, **fields))
 
     def depend(self, service: str, dependency: str, **fields: Any) -> None:
-        """Make one depend on the other."""
+        """Add a dependency of ``service`` on ``dependency``."""
         self.client.call(AddDependency(service=service, dependency=dependency, **fields))
 
     def update(self, name: str, **fields: Any) -> Service:
-        """Change a record."""
+        """Update a service's record."""
         return self.client.call(UpdateService(service=name, **fields))
 
     def start(self, name: str, **fields: Any) -> ServiceStarted:
-        """Start it."""
+        """Start a service."""
         return self.client.call(StartService(service=name, **fields))
 
     def start_error(self, name: str, **fields: Any) -> NexusError:
-        """Start it, which is to fail."""
+        """Start a service; return the error, which is expected."""
         return self.client.call_error(StartService(service=name, **fields))
 
     def stop(self, name: str, **fields: Any) -> ServicesStopped:
-        """Stop it."""
+        """Stop a service."""
         return self.client.call(StopService(service=name, **fields))
 
     def restart(self, name: str, **fields: Any) -> ServiceStarted:
-        """Restart it."""
+        """Restart a service."""
         return self.client.call(RestartService(service=name, **fields))
 
     def remove(self, name: str, **fields: Any) -> Service:
-        """Remove it."""
+        """Remove a service."""
         return self.client.call(RemoveService(service=name, **fields))
 
     def status(self, name: str) -> ServiceStatus:
-        """Everything about it."""
+        """The status of a service with its dependencies."""
         return self.client.call(GetServiceStatus(service=name))
 
     def get(self, name: str) -> Service:
-        """Its record."""
+        """The record of a service."""
         return self.status(name).service
 
     def wait(self, name: str, **wanted: Any) -> Service:
-        """Wait until its record has these values; gives it."""
+        """Wait until a service's record has these values; return the record."""
         last: list[Service] = []
 
         def look() -> Service | None:
@@ -135,19 +135,19 @@ class Services:
         try:
             return wait_until(look, f"{name} with {wanted}")
         except AssertionError as error:
-            raise AssertionError(f"{error}; it is {last[0]}") from None
+            raise AssertionError(f"{error}; its record is {last[0]}") from None
 
     def wait_rest(self, name: str) -> Service:
-        """Wait until it is stopped or failed."""
+        """Wait until a service is stopped or failed; return its record."""
 
         def look() -> Service | None:
             service = self.get(name)
-            return service if service.state in AT_REST else None
+            return service if service.state in INACTIVE else None
 
-        return wait_until(look, f"the rest of {name}")
+        return wait_until(look, f"{name} to be stopped or failed")
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
-        """What the journal has, of one service or of all."""
+        """The journal's events, of one service or of all."""
         sequence = self.client.begin(WatchEvents(follow=False, subject=name))
         found = [event for event in self.client.items(sequence) if "kind" in event]
         self.client.result(sequence)
@@ -158,7 +158,7 @@ class Services:
         return [event["kind"].removeprefix("service.") for event in self.events(name)]
 
     def wait_event(self, name: str, kind: str) -> dict[str, Any]:
-        """Wait until the journal has an event of a service; gives the last of its kind."""
+        """Wait until the journal has an event of this kind of a service; return the last one."""
 
         def look() -> dict[str, Any] | None:
             found = [event for event in self.events(name) if event["kind"] == f"service.{kind}"]

@@ -1,4 +1,4 @@
-"""Folders of plugins, and a host for them without a daemon around it."""
+"""Folders of plugins, and a ``PluginHost`` without a daemon."""
 
 from __future__ import annotations
 
@@ -32,54 +32,54 @@ class PluginFolder:
         path.mkdir(parents=True, mode=0o700, exist_ok=True)
 
     def add(self, file: str, text: str) -> Path:
-        """Put a file there as it is."""
+        """Write a file with this content."""
         path = self.path / file
         path.write_text(text)
         path.chmod(0o600)
         return path
 
     def example(self, file: str) -> Path:
-        """Put one of the examples there."""
+        """Copy one of the examples."""
         return self.add(file, (EXAMPLES / file).read_text())
 
     def python(self, name: str, body: str) -> Path:
-        """A plugin in Python; what every one of them begins with is added."""
+        """Write a plugin in Python; the imports and the API version are added."""
         return self.add(f"{name}.py", _HEAD + textwrap.dedent(body))
 
     def lua(self, name: str, body: str) -> Path:
-        """A plugin in Lua; the version is added."""
+        """Write a plugin in Lua; the API version is added."""
         return self.add(f"{name}.lua", "nexus.api = 1\n" + textwrap.dedent(body))
 
 
 class TestHost:
-    """A host with what a test asks of it."""
+    """A ``PluginHost`` with shorthands for tests."""
 
     __test__ = False
 
     def __init__(self, host: PluginHost) -> None:
         self.host = host
-        self.gate: PreCommand | None = None
+        self.pre_command_hook: PreCommand | None = None
 
     async def plugins(self) -> dict[str, Plugin]:
-        """The plugins by name."""
+        """Return the plugins by name."""
         return {plugin.name: plugin for plugin in (await self.host.listing()).plugins}
 
     async def pid(self) -> int:
-        """Of the plugins' process."""
+        """Return the pid of the plugins' process."""
         pid = (await self.host.listing()).pid
         assert pid is not None
         return pid
 
     async def before(self, command: Command[Any], actor: str | None = None) -> None:
-        """Call the plugins about a command."""
+        """Call the plugins before a command."""
         await self.host.pre_command(command.info, command, Caller(1000, 77, actor))
 
     async def extra(self, name: str, body: Any = None) -> Any:
-        """What the plugin that claims ``name`` answers."""
+        """Call the plugin that claims ``name``; returns its decoded value."""
         return msgspec.msgpack.decode(await self.host.extra(name, body))
 
     async def start(self, environment: dict[str, str] | None = None, **fields: Any) -> dict[str, str]:
-        """Call the plugins about a start of the service web."""
+        """Call the plugins before a start of the service web."""
         return await self.host.pre_start("web", fields, environment or {})
 
 
@@ -87,10 +87,10 @@ class TestHost:
 async def hosting(
     folder: PluginFolder | Path, *, timeout_ms: int = 5000, memory_mib: int = 256, enabled: bool = True
 ) -> AsyncIterator[TestHost]:
-    """A host for the plugins in a folder; it is closed in the end."""
+    """Run a host for the plugins in a folder; it is closed at the end."""
     settings = PluginSettings(enabled, None, timeout_ms, memory_mib)
     directory = folder.path if isinstance(folder, PluginFolder) else folder
-    host = PluginHost(settings, str(directory), lambda gate: setattr(test, "gate", gate))
+    host = PluginHost(settings, str(directory), lambda hook: setattr(test, "pre_command_hook", hook))
     test = TestHost(host)
     await host.start()
     try:
@@ -100,7 +100,7 @@ async def hosting(
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs, zombies apart."""
+    """Whether a process runs; a zombie does not count."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -109,5 +109,5 @@ def alive(pid: int) -> bool:
 
 
 def wait_for_end(pid: int) -> None:
-    """Wait until a process is gone."""
+    """Wait until a process has ended."""
     wait_until(lambda: not alive(pid), f"the end of process {pid}")

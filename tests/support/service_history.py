@@ -1,6 +1,6 @@
-"""What services did, by those who do not ask the daemon: their programs, and a trigger in its database.
+"""The history of services from two sources that bypass the daemon: programs' notes, and a trigger in its database.
 
-It holds the program that writes down its runs, and the rules by which its notes, the rows and the journal agree.
+This module has the program that notes its runs, and the checks that the notes, the rows and the journal agree.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from nexus.services.states import TRANSITIONS, RestartPolicy, ServiceState
 from nexus.store.migrate import migrate, target_version
 from support.stores import look_at
 
-__all__ = ["Noted", "actor", "check_history", "make_audited", "notes_of"]
+__all__ = ["Note", "check_history", "create_audited_database", "notes_of", "scripted"]
 
 PROGRAM = r"""
 import fcntl, os, resource, signal, struct, sys, time
 
-base, idle = sys.argv[1:]
+base, default_order = sys.argv[1:]
 run, pid = os.environ["NEXUS_RUN_ID"], os.getpid()
 notes = os.open(base + ".notes", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
@@ -56,7 +56,7 @@ def obey(line):
 
 
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-# Whatever it leaves behind has this lock as well.
+# Processes that it leaves behind inherit this lock.
 lock = os.open(base + ".lock", os.O_RDWR)
 os.set_inheritable(lock, True)
 try:
@@ -70,11 +70,11 @@ plan = open(base + ".plan").read().splitlines()
 if plan:
     with open(base + ".plan", "w") as file:
         file.writelines(line + "\n" for line in plan[1:])
-obey(plan[0] if plan else idle)
+obey(plan[0] if plan else default_order)
 for line in fifo:
     obey(line.strip())
 """
-"""Does what its plan says for this run, else its habit, then what comes through its FIFO."""
+"""Obeys the first line of its plan, or the default order if the plan is empty; then the lines of its FIFO."""
 
 AUDIT = """
 CREATE TABLE audit (
@@ -90,7 +90,7 @@ BEGIN
     );
 END;
 """
-"""What becomes of each row, each with the last event before it."""
+"""Records every change of a service's row, with the number of the last event before it."""
 
 STATE_OF_EVENT = {
     "service.starting": "starting",
@@ -102,8 +102,8 @@ STATE_OF_EVENT = {
 }
 
 
-class Noted(NamedTuple):
-    """What a program wrote down."""
+class Note(NamedTuple):
+    """A line that a program noted."""
 
     word: str
     run: str
@@ -112,8 +112,8 @@ class Noted(NamedTuple):
     value: int
 
 
-class Changed(NamedTuple):
-    """A change of a row, and the last event before it."""
+class RowChange(NamedTuple):
+    """A change of a service's row; ``seq`` is the last event before it."""
 
     seq: int
     before: str
@@ -126,61 +126,61 @@ class Changed(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What the journal tells of a service."""
+    """An event of a service in the journal."""
 
     seq: int
     kind: str
     detail: dict[str, Any]
 
 
-def actor(base: Path, habit: str) -> list[str]:
-    """A command that does what its plan says for this run, else its habit, then what comes through its FIFO.
+def scripted(base: Path, default_order: str) -> list[str]:
+    """A command that obeys the first line of its plan, or ``default_order``, and then the lines of its FIFO.
 
-    It knows ``exit CODE``, ``kill SIGNAL`` (itself), ``fork`` (a process that leaves it, clears its environment and
-    ignores SIGTERM), ``leave CODE`` (both) and ``stay``. ``base`` with ``.plan``, ``.fifo``, ``.lock`` and ``.notes``
-    are its files, which are there before it starts; everything that it starts keeps the lock.
+    Orders are ``exit CODE``, ``kill SIGNAL`` (itself), ``fork`` (start a process that leaves the session, clears its
+    environment and ignores SIGTERM), ``leave CODE`` (fork, then exit) and ``stay``. Its files are ``base`` with
+    ``.plan``, ``.fifo``, ``.lock`` and ``.notes``; they exist before it starts. All processes it starts hold the lock.
     """
-    return [sys.executable, "-I", "-S", "-c", PROGRAM, str(base), habit]
+    return [sys.executable, "-I", "-S", "-c", PROGRAM, str(base), default_order]
 
 
-def make_audited(path: Path) -> None:
-    """Make a database for a daemon that has not started yet, with a table of what becomes of each service's row."""
+def create_audited_database(path: Path) -> None:
+    """Create a database with the audit table, for a daemon that has not started yet."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         migrate(database, 0, target_version())
         database.executescript(AUDIT)
 
 
-def notes_of(root: Path, name: str) -> list[Noted]:
-    """What the runs of a program have written down: ``start``, ``exit``, ``kill``, and ``twice`` where two were one."""
+def notes_of(root: Path, name: str) -> list[Note]:
+    """The notes of all runs of a program: ``start``, ``exit``, ``kill``, and ``twice`` where two runs overlapped."""
     lines = (root / f"{name}.notes").read_text().splitlines()
-    return [Noted(word, run, *map(int, rest)) for word, run, *rest in map(str.split, lines)]
+    return [Note(word, run, *map(int, rest)) for word, run, *rest in map(str.split, lines)]
 
 
 def check_history(database: Path, root: Path, definitions: Mapping[str, AddService]) -> None:
-    """The journal, the rows and the programs tell the same story, and it is one that the policies allow."""
-    changes: dict[tuple[str, str], list[Changed]] = defaultdict(list)
+    """Check that journal, rows and programs' notes agree, and that the policies allow what they show."""
+    changes: dict[tuple[str, str], list[RowChange]] = defaultdict(list)
     events: dict[str, list[Event]] = defaultdict(list)
     with look_at(database) as connection:
         for id_, name, *columns in connection.execute("SELECT * FROM audit ORDER BY rowid"):
-            changes[id_, name].append(Changed(*columns))
+            changes[id_, name].append(RowChange(*columns))
         for id_, seq, kind, detail in connection.execute(
             "SELECT subject_id, seq, kind, detail FROM journal WHERE subject_kind = 'service' ORDER BY seq"
         ):
             events[id_].append(Event(seq, kind, json.loads(detail)))
     known: dict[str, set[str | None]] = defaultdict(set)
     for (id_, name), rows in changes.items():
-        noted = notes_of(root, name)
+        notes = notes_of(root, name)
         check_transitions(name, rows, events[id_])
-        check_exits(name, rows, noted)
-        check_restarts(definitions[name], rows, events[id_], noted)
+        check_exits(name, rows, notes)
+        check_restarts(definitions[name], rows, events[id_], notes)
         known[name] |= {row.run_after for row in rows}
     for name in definitions:
-        assert {each.run for each in notes_of(root, name)} <= known[name], f"{name} ran before its row said so"
+        assert {each.run for each in notes_of(root, name)} <= known[name], f"{name} ran before its row had the run"
 
 
-def check_transitions(name: str, rows: list[Changed], events: list[Event]) -> None:
-    """Each follows the one before as the table says, and has its event in the same transaction."""
+def check_transitions(name: str, rows: list[RowChange], events: list[Event]) -> None:
+    """Each transition is in the table of transitions, and its event is written in the same transaction."""
     state = "stopped"
     ends = [row.seq for row in rows[1:]] + [events[-1].seq]
     for row, last in zip(rows, ends, strict=True):
@@ -188,38 +188,38 @@ def check_transitions(name: str, rows: list[Changed], events: list[Event]) -> No
         state = row.after
         if row.before != row.after:
             assert ServiceState(row.after) in TRANSITIONS[ServiceState(row.before)], f"{name}: {row}"
-            told = [event for event in events if row.seq < event.seq <= last]
-            assert row.after in [STATE_OF_EVENT.get(event.kind) for event in told], f"{name}: {row} is in no event"
-    told_states = [STATE_OF_EVENT[event.kind] for event in events if event.kind in STATE_OF_EVENT]
-    assert told_states[-1:] in ([], [state]), f"{name} is {state}, and {events}"
+            written = [event for event in events if row.seq < event.seq <= last]
+            assert row.after in [STATE_OF_EVENT.get(event.kind) for event in written], f"{name}: {row} has no event"
+    event_states = [STATE_OF_EVENT[event.kind] for event in events if event.kind in STATE_OF_EVENT]
+    assert event_states[-1:] in ([], [state]), f"{name} is {state}, but its events are {events}"
 
 
-def check_exits(name: str, rows: list[Changed], noted: list[Noted]) -> None:
-    """How a run ended is as its program meant it, or as it was stopped."""
+def check_exits(name: str, rows: list[RowChange], notes: list[Note]) -> None:
+    """The recorded exit of each run is the one that its program noted, or that of a stop."""
     for row in rows:
         run = row.run_before
         if run is None or row.run_after == run:
             continue
-        meant = [each for each in noted if each.run == run and each.word in ("exit", "kill")]
+        intended = [each for each in notes if each.run == run and each.word in ("exit", "kill")]
         found = (row.exit_code, row.exit_signal)
-        if meant:
-            expected = [(meant[0].value, None) if meant[0].word == "exit" else (None, meant[0].value)]
+        if intended:
+            expected = [(intended[0].value, None) if intended[0].word == "exit" else (None, intended[0].value)]
             if not row.wanted:
-                expected.append((None, signal.SIGKILL))  # it was stopped meanwhile, and its grace was over first
+                expected.append((None, signal.SIGKILL))  # a stop came in between, and its grace ended first
         else:
             expected = [(None, signal.SIGTERM), (None, signal.SIGKILL)]
-        if row.run_after is not None or not any(each.run == run for each in noted):
-            expected.append((None, None))  # another run follows at once, or there never was a process
-        assert found in expected, f"{name}: {row}, and it meant {meant}"
+        if row.run_after is not None or not any(each.run == run for each in notes):
+            expected.append((None, None))  # the next run follows at once, or no process was started
+        assert found in expected, f"{name}: {row}, but the program noted {intended}"
 
 
-def check_restarts(definition: AddService, rows: list[Changed], events: list[Event], noted: list[Noted]) -> None:
-    """No restart that the policy does not want, none too early, none too many."""
+def check_restarts(definition: AddService, rows: list[RowChange], events: list[Event], notes: list[Note]) -> None:
+    """No restart is against the policy, earlier than its backoff or beyond its limit."""
     name, policy, limit = definition.name, definition.restart, definition.restart_limit
     exits: dict[str, dict[str, Any]] = {}
-    began = {each.run: each.at_ns for each in noted if each.word == "start"}
-    ended = {each.run: each.at_ns for each in noted if each.word in ("exit", "kill")}
-    waits: int | None = None
+    began = {each.run: each.at_ns for each in notes if each.word == "start"}
+    ended = {each.run: each.at_ns for each in notes if each.word in ("exit", "kill")}
+    attempt: int | None = None
     for event in events:
         if event.kind == "service.exited":
             exits["last"] = event.detail
@@ -227,14 +227,14 @@ def check_restarts(definition: AddService, rows: list[Changed], events: list[Eve
             assert policy is not RestartPolicy.NO, f"{name}: {event}"
             exit_ = exits.pop("last", {})
             assert policy is RestartPolicy.ALWAYS or exit_.get("exit_code") != 0, f"{name}: {event} after {exit_}"
-            waits = event.detail["restarts"]
+            attempt = event.detail["restarts"]
         elif event.kind in STATE_OF_EVENT:
-            if event.kind == "service.starting" and waits is not None and event.detail.get("restarts") == waits + 1:
-                assert not limit or waits < limit, f"{name}: {event}"
-                least_ms = min(definition.restart_backoff_ms << waits, definition.restart_backoff_max_ms)
+            if event.kind == "service.starting" and attempt is not None and event.detail.get("restarts") == attempt + 1:
+                assert not limit or attempt < limit, f"{name}: {event}"
+                least_ms = min(definition.restart_backoff_ms << attempt, definition.restart_backoff_max_ms)
                 runs = [row.run_before or row.run_after for row in rows if row.seq < event.seq]
                 runs = [run for run in dict.fromkeys(runs) if run is not None]
                 if len(runs) > 1 and runs[-1] in began and runs[-2] in ended:
                     after_ms = (began[runs[-1]] - ended[runs[-2]]) / 1e6
                     assert after_ms > least_ms - 1, f"{name}: {event} after {after_ms} ms"
-            waits = None
+            attempt = None

@@ -1,6 +1,6 @@
-"""Services of a real daemon for tests: programs that do what they are told, and what /proc knows of their processes.
+"""Services of a real daemon for tests: programs that take orders through a FIFO, and what /proc shows of processes.
 
-Whatever a test starts here is ended with it, whether or not the daemon under test would have done so.
+Every process that a test starts here is ended with the test, even if the daemon under test fails to do so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from support.cli import Cli
 from support.daemon import DaemonProcess
 from support.raw import wait_until
 
-__all__ = ["PUPPET", "ServiceWorld", "end_runs", "facts_of", "processes_of", "tell"]
+__all__ = ["PUPPET", "ServiceWorld", "end_runs", "processes_of", "stat_fields", "write_fifo"]
 
 R = TypeVar("R")
 
@@ -39,11 +39,11 @@ while read -r word rest; do
     esac
 done <>"$0.fifo"
 """
-"""A program for /bin/sh that does what it reads from its FIFO, and leaves a note where a second one of it runs."""
+"""A script for /bin/sh that obeys the lines of its FIFO, and creates a file when two copies of it run at once."""
 
 
-def tell(fifo: Path, text: str) -> None:
-    """Write a line to a FIFO, once somebody reads it."""
+def write_fifo(fifo: Path, text: str) -> None:
+    """Write a line to a FIFO, waiting until it has a reader."""
 
     def write() -> bool:
         try:
@@ -57,7 +57,7 @@ def tell(fifo: Path, text: str) -> None:
 
 
 def _mentions(pid: int, text: bytes) -> bool:
-    """Whether a process has a text in its words, its environment or the names of its open files."""
+    """Whether a text is in the arguments, the environment or the open files' names of a process."""
     for name in ("cmdline", "environ"):
         with contextlib.suppress(OSError):
             if text in Path(f"/proc/{pid}/{name}").read_bytes():
@@ -71,28 +71,28 @@ def _mentions(pid: int, text: bytes) -> bool:
 
 
 def processes_of(root: Path) -> list[int]:
-    """Every process that has to do with a test's folder, but the test itself. A zombie is none any more."""
+    """The pids of all processes that refer to a test's folder, without the test's own. Zombies are not found."""
     text = os.fsencode(root)
     pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
     return [pid for pid in pids if pid != os.getpid() and _mentions(pid, text)]
 
 
-def facts_of(pid: int) -> list[str]:
-    """``/proc/PID/stat`` from its third field on (state, parent, group, session…); nothing when it is gone."""
+def stat_fields(pid: int) -> list[str]:
+    """``/proc/PID/stat`` from its third field on (state, parent, group, session…); empty without such a process."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return []
 
 
 def end_runs(root: Path) -> None:
-    """Leave no process that has to do with a test's folder; a daemon of it has been ended before."""
+    """End every process that refers to a test's folder. The daemon has to be stopped before."""
     for control in (root / "state").rglob("control"):
         with contextlib.suppress(OSError):
             descriptor = os.open(control, os.O_WRONLY | os.O_NONBLOCK)
             with open(descriptor, "wb", buffering=0) as file:
                 file.write(b"stop 9 0\n")
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: not processes_of(root), "the end of all runs", 3)
+        wait_until(lambda: not processes_of(root), "the processes of all runs to end", 3)
 
     def killed() -> bool:
         left = processes_of(root)
@@ -101,11 +101,11 @@ def end_runs(root: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
         return not left
 
-    wait_until(killed, "the end of every process of the test")
+    wait_until(killed, "every process of the test to end")
 
 
 class ServiceWorld:
-    """A daemon in a folder of its own, with whatever its services leave behind."""
+    """A daemon in a private folder, with all processes of its services; both are ended at exit."""
 
     def __init__(self, root: Path, *arguments: str, config: str = "") -> None:
         self.root = root
@@ -123,11 +123,11 @@ class ServiceWorld:
         end_runs(self.root)
 
     def client(self) -> BlockingClient:
-        """A new connection."""
+        """Open a connection."""
         return BlockingClient(self.daemon.socket_path)
 
     def call(self, command: Command[R]) -> R:
-        """One request on a connection of its own."""
+        """Send one request on a new connection."""
         with self.client() as client:
             return client.call(command)
 
@@ -136,57 +136,57 @@ class ServiceWorld:
         return self.call(AddService(name=name, run_command=run_command, **fields))
 
     def puppet(self, name: str, **fields: Any) -> Service:
-        """Add a service that does what ``tell`` says."""
+        """Add a service that runs PUPPET and obeys ``order``."""
         os.mkfifo(self.root / f"{name}.fifo")
         return self.add(name, ["/bin/sh", "-c", PUPPET, str(self.root / name)], **fields)
 
-    def tell(self, name: str, text: str) -> None:
-        """Have a puppet ``say TEXT``, ``exit CODE`` or ``kill SIGNAL`` (itself), once it runs."""
-        tell(self.root / f"{name}.fifo", text)
+    def order(self, name: str, text: str) -> None:
+        """Order a puppet to ``say TEXT``, ``exit CODE`` or ``kill SIGNAL`` (itself), waiting until it runs."""
+        write_fifo(self.root / f"{name}.fifo", text)
 
     def ran_twice(self) -> list[str]:
-        """The puppets of which two ran at the same time."""
+        """Names of the puppets of which two copies ran at the same time."""
         return sorted(path.stem for path in self.root.glob("*.twice"))
 
     def service(self, name: str) -> Service:
-        """A service as it is now."""
+        """The current record of a service."""
         return self.call(GetServiceStatus(service=name)).service
 
     def services(self) -> dict[str, Service]:
-        """All services as they are now, by name."""
+        """The current records of all services, by name."""
         return {service.name: service for service in self.call(ListServices()).services}
 
     def wait_for(self, name: str, condition: Callable[[Service], object], what: str) -> Service:
-        """Wait until a service is as it should be; gives it."""
+        """Wait until a service's record meets a condition; return the record."""
 
         def look() -> Service | None:
             service = self.service(name)
             return service if condition(service) else None
 
-        return wait_until(look, f"{name}: {what}")
+        return wait_until(look, f"{name} {what}")
 
     def pieces(self, name: str, **limits: Any) -> list[LogPiece]:
-        """What is kept of a service's output, in pieces."""
+        """The kept output of a service, in pieces."""
         with self.client() as client, client.stream(GetServiceStdout(service=name, **limits)) as stream:
             return list(stream)
 
     def output(self, name: str) -> bytes:
-        """What is kept of a service's output."""
+        """The kept output of a service."""
         return b"".join(piece.data for piece in self.pieces(name))
 
     def kept_on_disk(self, service: Service) -> bytes:
-        """What the files of a service's output hold, which needs no daemon."""
+        """The kept output of a service, read from its files without the daemon."""
         files = self.state.rglob(f"service-{service.id}/log/*.log")
         return b"".join(path.read_bytes() for path in sorted(files, key=lambda path: int(path.stem)))
 
     def events(self, *kinds: str, subject: str | None = None) -> list[Event]:
-        """What the journal has of some kinds, from its beginning."""
+        """All events of some kinds in the journal."""
         command = WatchEvents(after=0, kinds=list(kinds) or None, subject=subject, follow=False)
         with self.client() as client, client.stream(command) as stream:
             return [event for event in stream if event.kind is not None]
 
     def runs(self) -> dict[str, dict[str, list[int]]]:
-        """The processes of all services, by name and run, as their environments tell."""
+        """The pids of all service processes by service name and run id, found by their environments."""
         found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         home = b"HOME=" + os.fsencode(self.root / "home")
         for pid, variables in _environments():

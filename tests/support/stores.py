@@ -1,4 +1,4 @@
-"""Stores that a test opens in its own process, and looks at their files from outside."""
+"""Stores opened in the test's own process, and functions that read their files with separate connections."""
 
 from __future__ import annotations
 
@@ -13,19 +13,30 @@ from typing import Any
 from nexus.store import Transaction
 from nexus.store.sqlite import SqliteStore
 
-__all__ = ["Gate", "behind", "contents", "files_of", "look_at", "make_store", "put", "running", "schema_of", "value_of"]
+__all__ = [
+    "Gate",
+    "contents",
+    "files_of",
+    "look_at",
+    "make_store",
+    "put",
+    "running",
+    "schema_of",
+    "value_of",
+    "write_together",
+]
 
 WAIT_S = 60.0
 
 
 def make_store(root: Path) -> SqliteStore:
-    """A store under ``root``, laid out as the daemon has it, not opened yet."""
+    """Make a store under ``root`` with the daemon's file layout; it is not opened yet."""
     return SqliteStore(root / "state" / "nexus.db", root / "state" / "backups")
 
 
 @contextlib.asynccontextmanager
 async def running(store: SqliteStore) -> AsyncIterator[SqliteStore]:
-    """Take writes in the running loop until the end of the block; ``init`` is done here unless it was before."""
+    """Run the store's writer until the end of the block; calls ``init`` unless the store is already open."""
     if store._writer is None:
         store.init()
     store.start()
@@ -36,7 +47,7 @@ async def running(store: SqliteStore) -> AsyncIterator[SqliteStore]:
 
 
 def put(key: str, value: str = "") -> Any:
-    """A write that adds one setting; a second one under the same key is a conflict."""
+    """Make a write that inserts one setting; a second insert with the same key is a conflict."""
 
     def change(tx: Transaction) -> str:
         tx.execute("INSERT INTO settings (key, value, type) VALUES (?, ?, 'string')", (key, value))
@@ -46,13 +57,13 @@ def put(key: str, value: str = "") -> Any:
 
 
 def value_of(store: SqliteStore, key: str) -> str | None:
-    """The setting as the store reads it now."""
+    """Read the value of a setting through the store."""
     row = store.read(lambda reader: reader.one("SELECT value FROM settings WHERE key = ?", (key,)))
     return None if row is None else row[0]
 
 
 class Gate:
-    """A write that keeps the writer's thread, and its transaction, until ``open`` is called."""
+    """A write that blocks the writer's thread, with its transaction open, until ``open`` is called."""
 
     def __init__(self) -> None:
         self._entered = threading.Event()
@@ -63,16 +74,16 @@ class Gate:
         assert self._opened.wait(WAIT_S)
 
     async def entered(self) -> None:
-        """Wait until the writer is in it."""
+        """Wait until the writer runs this write."""
         assert await asyncio.to_thread(self._entered.wait, WAIT_S)
 
     def open(self) -> None:
-        """Let the writer go on."""
+        """Let the writer continue."""
         self._opened.set()
 
 
-async def behind(store: SqliteStore, writes: Iterable[Any], *, size_bytes: int = 256) -> list[Any]:
-    """Queue all ``writes`` while the writer is busy, so that it finds them together; their results or errors."""
+async def write_together(store: SqliteStore, writes: Iterable[Any], *, size_bytes: int = 256) -> list[Any]:
+    """Queue all ``writes`` while the writer is busy, so that it takes them together; returns results or errors."""
     gate = Gate()
     first = asyncio.create_task(store.write(gate))
     await gate.entered()
@@ -85,13 +96,13 @@ async def behind(store: SqliteStore, writes: Iterable[Any], *, size_bytes: int =
 
 @contextlib.contextmanager
 def look_at(path: Path) -> Iterator[sqlite3.Connection]:
-    """A read-only connection of its own."""
+    """Open a separate read-only connection."""
     with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         yield connection
 
 
 def schema_of(path: Path) -> list[tuple[str, str, str]]:
-    """Every table, index and trigger with its SQL."""
+    """Return every table, index and trigger with its SQL."""
     with look_at(path) as connection:
         return connection.execute(
             "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type, name"
@@ -99,7 +110,7 @@ def schema_of(path: Path) -> list[tuple[str, str, str]]:
 
 
 def contents(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each table but ``schema_meta``, by table, in the order of their keys."""
+    """Return the rows of each table except ``schema_meta``, by table, sorted by key."""
     found = {}
     with look_at(path) as connection:
         connection.row_factory = sqlite3.Row
@@ -110,5 +121,5 @@ def contents(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def files_of(directory: Path) -> dict[str, bytes]:
-    """Every file directly in a folder, byte for byte. Not for a folder where a database is open in this process."""
+    """Return the content of every file directly in a folder. Not for a folder with a database open in this process."""
     return {entry.name: entry.read_bytes() for entry in sorted(directory.iterdir()) if entry.is_file()}

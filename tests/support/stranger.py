@@ -1,7 +1,7 @@
-"""A client by somebody who has read ``protocol/SPEC.md`` and nothing else: plain sockets and MessagePack.
+"""A client written from ``protocol/SPEC.md`` alone, with plain sockets and MessagePack.
 
-It imports nothing of the project, and a test holds that. It keeps to the checklist at the end of SPEC.md where that
-matters to a client which waits for one thing at a time.
+It imports nothing of the project, which a test checks. It follows the checklist at the end of SPEC.md as far as that
+concerns a client that waits for one reply at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import msgpack
 
-__all__ = ["Lost", "Refused", "Stranger", "find_socket"]
+__all__ = ["ConnectionLost", "ErrorReply", "SpecClient", "find_socket"]
 
 HEADER = struct.Struct(">4sHHIIH")
 MAGIC, VERSION = b"NEX\x00", 1
@@ -27,7 +27,7 @@ LARGEST = 16 * 1024 * 1024
 CREDIT = 256 * 1024
 
 
-class Refused(Exception):
+class ErrorReply(Exception):
     """An Error frame."""
 
     def __init__(self, sequence: int, body: Mapping[str, Any]) -> None:
@@ -40,12 +40,12 @@ class Refused(Exception):
         self.details: dict[str, Any] = body.get("details", {})
 
 
-class Lost(Exception):
-    """The connection ended, and what was open has failed."""
+class ConnectionLost(Exception):
+    """The connection ended; all open requests have failed."""
 
 
 def find_socket(environment: Mapping[str, str]) -> str:
-    """Where the daemon is, by the rules of "Transport" (without the configuration file)."""
+    """The path of the daemon's socket by the rules of the chapter "Transport" (without the configuration file)."""
     if environment.get("NEXUS_SOCKET"):
         if not environment["NEXUS_SOCKET"].startswith("/"):
             raise ValueError("cannot use NEXUS_SOCKET: it is relative")
@@ -75,13 +75,13 @@ def _private(directory: str) -> bool:
     )
 
 
-class Stranger:
-    """One connection. Any method raises ``Lost`` when it ends, or ``Refused`` for an Error on sequence 0."""
+class SpecClient:
+    """One connection. Methods raise ``ConnectionLost`` at its end, or ``ErrorReply`` for an Error on sequence 0."""
 
     def __init__(self, path: str, timeout: float = 60.0) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.connect(path)  # before it has a timeout, with which a full queue is EAGAIN at once
+            self._socket.connect(path)  # without a timeout: with one, a full accept queue is EAGAIN at once
         except BaseException:
             self._socket.close()
             raise
@@ -91,18 +91,18 @@ class Stranger:
         self._open: set[int] = set()
         self._credit: dict[int, int] = {}
         self._items: dict[int, collections.deque[dict[str, Any]]] = {}
-        self._ends: dict[int, dict[str, Any] | Refused] = {}
+        self._ends: dict[int, dict[str, Any] | ErrorReply] = {}
         self.end: Exception | None = None
-        """Why nothing more can come."""
+        """Why no more frames can arrive."""
 
-    def __enter__(self) -> Stranger:
+    def __enter__(self) -> SpecClient:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self._socket.close()
 
     # Requests
@@ -112,7 +112,7 @@ class Stranger:
         return self.result(self.begin(code, **fields))
 
     def begin(self, code: int, /, *, takes_input: bool = False, **fields: Any) -> int:
-        """Send a request without waiting; gives its sequence."""
+        """Send a request without waiting for the result; return its sequence."""
         sequence = self._last_sequence
         while True:
             sequence = sequence + 1 if sequence < 0xFFFFFFFF else 1
@@ -127,21 +127,21 @@ class Stranger:
         return sequence
 
     def result(self, sequence: int) -> dict[str, Any]:
-        """Wait for a request's last frame.
+        """Wait for the last frame of a request.
 
         Raises:
-            Refused: it is an Error.
+            ErrorReply: it is an Error frame.
         """
         while sequence not in self._ends:
             self._receive()
         self._items.pop(sequence, None)
         end = self._ends.pop(sequence)
-        if isinstance(end, Refused):
+        if isinstance(end, ErrorReply):
             raise end
         return end
 
     def items(self, sequence: int) -> Iterator[dict[str, Any]]:
-        """A stream's items, up to its last frame."""
+        """The items of a stream, up to its last frame."""
         while True:
             if self._items.get(sequence):
                 yield self._items[sequence].popleft()
@@ -151,16 +151,16 @@ class Stranger:
                 self._receive()
 
     def item(self, sequence: int) -> dict[str, Any]:
-        """The next item of a stream that stays open."""
+        """The next item of an open stream."""
         return next(self.items(sequence))
 
     def cancel(self, sequence: int) -> None:
-        """Ask for the end of a request; its last frame still comes."""
+        """Cancel a request; its last frame still arrives."""
         if sequence in self._open:
             self._send(CANCEL, sequence, {})
 
     def input(self, sequence: int, data: bytes) -> None:
-        """Send bytes to a stream, as its credit allows."""
+        """Send bytes to a stream, within its credit."""
         while data:
             while not self._credit[sequence]:
                 self._receive()
@@ -174,7 +174,7 @@ class Stranger:
         payload = msgpack.packb(body) if body else b""
         unsent = memoryview(HEADER.pack(MAGIC, VERSION, code, len(payload), sequence, 0) + payload)
         while unsent:
-            # Read while writing: a daemon whose replies nobody takes stops taking requests.
+            # Read while writing: the daemon stops reading requests while its replies are not read.
             readable, writable, _ = select.select([self._socket], [self._socket], [], self._socket.gettimeout())
             if readable:
                 self._receive()
@@ -184,7 +184,7 @@ class Stranger:
                 except BlockingIOError:
                     continue
                 except (BrokenPipeError, ConnectionResetError):
-                    while True:  # the Error that says why may be waiting
+                    while True:  # an Error frame with the cause may be waiting
                         self._receive()
 
     def _receive(self) -> None:
@@ -195,13 +195,13 @@ class Stranger:
         except ConnectionResetError:
             some = b""
         if not some:
-            self.end = Lost(f"the connection ended with {len(self._open)} requests open")
+            self.end = ConnectionLost(f"the connection ended with {len(self._open)} requests open")
             raise self.end
         self._received += some
         while len(self._received) >= HEADER.size:
             magic, version, code, size, sequence, flags = HEADER.unpack_from(self._received)
             if magic != MAGIC or version != VERSION or flags or size > LARGEST:
-                raise self._broken(f"a frame that nobody may send: {self._received[:18].hex()}")
+                raise self._broken(f"an invalid frame: {self._received[:18].hex()}")
             if len(self._received) < HEADER.size + size:
                 return
             payload = bytes(self._received[HEADER.size : HEADER.size + size])
@@ -215,7 +215,7 @@ class Stranger:
         if code not in (SUCCESS, ITEM, ERROR):
             raise self._broken(f"a frame of code {code:#06x}")
         if code == ERROR and sequence == 0:
-            self.end = Refused(0, body)
+            self.end = ErrorReply(0, body)
             raise self.end
         if sequence not in self._open:
             return
@@ -227,9 +227,9 @@ class Stranger:
             return
         self._open.discard(sequence)
         self._credit.pop(sequence, None)
-        self._ends[sequence] = body if code == SUCCESS else Refused(sequence, body)
+        self._ends[sequence] = body if code == SUCCESS else ErrorReply(sequence, body)
 
-    def _broken(self, what: str) -> Lost:
-        self.end = Lost(f"the daemon broke the protocol: {what}")
+    def _broken(self, what: str) -> ConnectionLost:
+        self.end = ConnectionLost(f"the daemon broke the protocol: {what}")
         self._socket.close()
         return self.end

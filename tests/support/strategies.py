@@ -1,4 +1,4 @@
-"""Hypothesis strategies: any value of a declared command or record, any frames, any cuts."""
+"""Hypothesis strategies: values of declared commands and records, frames, and splits of bytes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,16 @@ from msgspec.inspect import (
     type_info,
 )
 
+from support.soak import SOAK
+
 __all__ = ["bounded", "cut", "cuts", "free_values", "values_of"]
 
 
 def bounded(examples: int) -> settings:
-    """So many examples, without files, and without a clock: a busy machine is no failure."""
-    return settings(max_examples=examples, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    """Settings with this number of examples, no database, and no deadline: a busy machine must not fail a test."""
+    return settings(
+        max_examples=examples * SOAK, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+    )
 
 
 free_values: st.SearchStrategy[Any] = st.recursive(
@@ -43,7 +47,7 @@ free_values: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-"""Whatever a free-form field may hold."""
+"""Any value that a free-form field may hold."""
 
 
 def values_of(type_: type[Any]) -> st.SearchStrategy[Any]:
@@ -111,11 +115,11 @@ def _text(type_: StrType) -> st.SearchStrategy[str]:
 
 
 def cuts(most: int = 8) -> st.SearchStrategy[list[float]]:
-    """Where to cut some bytes, as parts of their length."""
+    """Positions at which to split bytes, as fractions of their length."""
     return st.lists(st.floats(0, 1), max_size=most)
 
 
 def cut(data: bytes, places: list[float]) -> list[bytes]:
-    """``data`` in pieces; some may be empty."""
+    """Split ``data`` into pieces; some may be empty."""
     ends = sorted(int(place * len(data)) for place in places)
     return [data[start:end] for start, end in zip([0, *ends], [*ends, len(data)], strict=True)]

@@ -1,7 +1,7 @@
-"""A real ``systemd --user`` for tests: in namespaces and a cgroup of its own, whatever runs as PID 1 outside.
+"""A real ``systemd --user`` for tests, in its own namespaces and cgroup, independent of PID 1 of the machine.
 
-Everything that it mounts and starts is inside, and goes with it. It needs systemd and unshare, and either root or
-user namespaces with a cgroup that may be divided.
+Its mounts and processes end with it. It needs systemd and unshare, and either root or user namespaces with a delegated
+cgroup.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ __all__ = ["UserManager", "missing_for_systemd", "user_manager"]
 _RUNTIME = "/run/user/0"
 _MANAGERS = ("/lib/systemd/systemd", "/usr/lib/systemd/systemd")
 
-# PID 1 of the namespace. /run is empty but for what sd_booted(3) and the manager look for; /sys/fs/cgroup shows the
-# part of the tree that the manager may divide. The shell waits, so it also reaps whatever is orphaned.
+# PID 1 of the namespace. /run has only the directories that sd_booted(3) and the manager need; /sys/fs/cgroup shows the
+# delegated part of the tree. The shell waits, so it also reaps orphaned processes.
 _INIT = f"""
 set -e
 mount -t tmpfs -o mode=755 none /run
@@ -45,7 +45,7 @@ def _manager_program() -> str | None:
 
 
 def _cgroup_parents() -> list[Path]:
-    """Where a cgroup may be made: the top of the unified tree, else below our own."""
+    """Candidate parents for a new cgroup: the root of the unified tree, then the cgroup of this process."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     top = next((Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"), None)
     if top is None:
@@ -59,7 +59,7 @@ def _make_cgroup() -> Path | None:
         cgroup = parent / f"nexus-tests-{uuid.uuid4().hex[:8]}"
         with contextlib.suppress(OSError):
             cgroup.mkdir()
-            # A process of ours must be allowed to move there, too.
+            # Moving a process there needs write access to both files.
             if os.access(cgroup / "cgroup.procs", os.W_OK) and os.access(parent / "cgroup.procs", os.W_OK):
                 return cgroup
             cgroup.rmdir()
@@ -67,14 +67,14 @@ def _make_cgroup() -> Path | None:
 
 
 def _remove_cgroup(cgroup: Path) -> None:
-    """Remove the cgroup with everything below it; its processes have been killed."""
-    wait_until(lambda: "populated 0" in (cgroup / "cgroup.events").read_text(), "the cgroup is empty")
+    """Remove the cgroup and all cgroups below it. Its processes have to be killed before."""
+    wait_until(lambda: "populated 0" in (cgroup / "cgroup.events").read_text(), "the cgroup to be empty")
     for directory, _names, _files in os.walk(cgroup, topdown=False):
         Path(directory).rmdir()
 
 
 def _namespaces(cgroup: Path) -> list[str]:
-    """The command prefix that enters the cgroup and makes the namespaces."""
+    """The command prefix that enters the cgroup and creates the namespaces."""
     identity = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     enter = 'echo 0 > "$0" && exec "$@"'
     unshare = ["unshare", *identity, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--cgroup"]
@@ -82,7 +82,7 @@ def _namespaces(cgroup: Path) -> list[str]:
 
 
 def missing_for_systemd() -> str | None:
-    """Why a user manager cannot be had here; None if it can."""
+    """Why a user manager cannot run here; None if it can."""
     if _manager_program() is None:
         return "systemd is not installed"
     for program in ("unshare", "nsenter", "systemctl", "systemd-analyze"):
@@ -90,17 +90,17 @@ def missing_for_systemd() -> str | None:
             return f"{program} is not installed"
     cgroup = _make_cgroup()
     if cgroup is None:
-        return "no cgroup can be made: it takes root, or a cgroup of the unified tree that is delegated to this user"
+        return "cannot create a cgroup: this needs root, or a cgroup of the unified tree that is delegated to this user"
     try:
         script = "mount -t tmpfs none /run && mount -t cgroup2 none /sys/fs/cgroup"
         tried = subprocess.run([*_namespaces(cgroup), "/bin/sh", "-ec", script], capture_output=True, check=False)
-        return f"no namespaces: {tried.stderr.decode().strip()}" if tried.returncode else None
+        return f"cannot create namespaces: {tried.stderr.decode().strip()}" if tried.returncode else None
     finally:
         _remove_cgroup(cgroup)
 
 
 class UserManager:
-    """A running user manager. Its home is ``root / "home"``; its runtime directory exists inside only."""
+    """A running user manager. Its home is ``root / "home"``; its runtime directory exists only in its namespace."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -127,7 +127,7 @@ class UserManager:
                 stderr=log,
             )
         try:
-            wait_until(self._answers, "the user manager answers")
+            wait_until(self._answers, "the user manager to be running")
         except BaseException:
             self.close()
             raise
@@ -139,17 +139,17 @@ class UserManager:
         return self.run("systemctl", "--user", "is-system-running", "--wait", check=False).stdout.strip() == "running"
 
     def _inside(self) -> int | None:
-        """The pid, as seen from here, of the namespace's first process."""
+        """The pid of the namespace's first process, in the pid namespace of the test."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         return int(children[0]) if children else None
 
     @property
     def socket_path(self) -> Path:
-        """The daemon's socket, by a way that leads there from outside."""
+        """A path of the daemon's socket that is valid outside the namespace."""
         return Path(f"/proc/{self._inside()}/root{_RUNTIME}/nexus/nexus.sock")
 
     def command(self, *words: str) -> list[str]:
-        """The command line that runs ``words`` inside."""
+        """The command line that runs a command inside the namespaces."""
         pid = str(self._inside())
         user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
         return ["nsenter", "--target", pid, *user, "--mount", "--pid", "--cgroup", "--", *words]
@@ -157,7 +157,7 @@ class UserManager:
     def run(
         self, *words: str, check: bool = True, input: str | None = None, timeout: float = 60.0
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside; with ``check`` it must succeed."""
+        """Run a command inside the namespaces; with ``check`` it must succeed."""
         done = subprocess.run(
             self.command(*words),
             env=self.environment,
@@ -172,26 +172,26 @@ class UserManager:
         return done
 
     def systemctl(self, *words: str, check: bool = True) -> str:
-        """``systemctl --user``; what it printed."""
+        """Run ``systemctl --user``; return its output."""
         return self.run("systemctl", "--user", *words, check=check).stdout.strip()
 
     def show(self, unit: str, name: str) -> str:
-        """A property of a unit."""
+        """The value of a unit's property."""
         return self.systemctl("show", "--property", name, "--value", unit)
 
     def drop_in(self, unit: str, text: str) -> None:
-        """Change a unit by a drop-in; it takes effect when the unit is next started."""
+        """Add a drop-in to a unit; it takes effect at the next start of the unit."""
         directory = self.units / f"{unit}.d"
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "test.conf").write_text(text)
         self.systemctl("daemon-reload")
 
     def log(self) -> str:
-        """Everything that the manager and its services have printed."""
+        """The output of the manager and its services."""
         return self._log.read_text(errors="replace")
 
     def close(self) -> None:
-        """Kill everything inside; mounts go with it, and the cgroups are removed."""
+        """Kill all processes of the namespaces, which ends the mounts, and remove the cgroups."""
         inside = self._inside() if self._process.poll() is None else None
         if inside is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -203,10 +203,10 @@ class UserManager:
 
 @contextlib.contextmanager
 def user_manager() -> Iterator[UserManager]:
-    """A running user manager with a folder of its own; where none can be had, the test is skipped and says why."""
+    """A running user manager with a private folder. Where none can run, the test is skipped with the reason."""
     missing = missing_for_systemd()
     if missing is not None:
-        pytest.skip(f"a systemd user manager cannot be had here: {missing}")
+        pytest.skip(f"cannot run a systemd user manager: {missing}")
     root = short_directory()
     try:
         manager = UserManager(root)

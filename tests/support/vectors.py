@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 __all__ = ["PROTOCOL", "BadVector", "GoodVector", "bad_vectors", "good_vectors"]
 
 PROTOCOL = Path(__file__).resolve().parents[2] / "protocol"
-"""The folder with the documents."""
+"""The folder ``protocol``."""
 
 
 class GoodVector(NamedTuple):
-    """A frame and its values."""
+    """One entry of good.json: a frame and its values."""
 
     name: str
     sender: str
@@ -26,7 +26,7 @@ class GoodVector(NamedTuple):
 
 
 class BadVector(NamedTuple):
-    """What a client might send, and what is done about it."""
+    """One entry of bad.json: data from a client, and the daemon's reaction."""
 
     name: str
     data: bytes
@@ -50,7 +50,7 @@ def _load(name: str) -> list[dict[str, Any]]:
 
 
 def good_vectors() -> list[GoodVector]:
-    """Every vector of good.json."""
+    """Read every vector of good.json."""
     return [
         GoodVector(
             v["name"],
@@ -67,7 +67,7 @@ def good_vectors() -> list[GoodVector]:
 
 
 def bad_vectors() -> list[BadVector]:
-    """Every vector of bad.json."""
+    """Read every vector of bad.json."""
     return [
         BadVector(v["name"], bytes.fromhex(v["hex"]), v["error"], v["connection"] == "closed")
         for v in _load("bad.json")

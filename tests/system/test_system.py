@@ -37,7 +37,7 @@ from nexus.vms.commands import CreateVm
 
 @pytest.fixture
 def client(shared: DaemonProcess) -> Iterator[RawClient]:
-    """A connection to it, after which nothing is set."""
+    """A connection to the shared daemon; all settings are deleted afterwards."""
     with RawClient(shared.socket_path) as client:
         yield client
         for setting in client.call(ListSettings()).settings:
@@ -46,17 +46,17 @@ def client(shared: DaemonProcess) -> Iterator[RawClient]:
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_000])
-def test_ping_gives_the_same_bytes_back(client: RawClient, size: int) -> None:
+def test_ping_returns_the_same_bytes(client: RawClient, size: int) -> None:
     payload = os.urandom(size)
     assert client.call(Ping(payload)).payload == payload
 
 
-def test_ping_takes_65000_bytes_at_most_and_no_text(client: RawClient) -> None:
+def test_ping_accepts_at_most_65000_bytes_and_no_text(client: RawClient) -> None:
     assert isinstance(client.call_error(Ping(bytes(65_001))), InvalidArgument)
     assert isinstance(client.error(client.begin_raw(42, pack({"payload": "eHg="}))), InvalidArgument)
 
 
-def test_status_tells_what_the_daemon_is_doing(shared: DaemonProcess, client: RawClient) -> None:
+def test_system_status_reports_process_and_load(shared: DaemonProcess, client: RawClient) -> None:
     before = client.call(GetSystemStatus())
     with RawClient(shared.socket_path) as other:
         stream = other.begin(WatchEvents())
@@ -72,7 +72,7 @@ def test_status_tells_what_the_daemon_is_doing(shared: DaemonProcess, client: Ra
     assert client.call(GetSystemStatus()).counts["vms"]["created"] == 1
 
 
-def test_health_is_ok_and_tells_of_the_database(shared: DaemonProcess, client: RawClient) -> None:
+def test_health_is_ok_and_describes_the_database(shared: DaemonProcess, client: RawClient) -> None:
     report = client.call(Health())
     assert report.status == "ok"
     assert {check.status for check in report.checks} == {"ok"}
@@ -86,7 +86,7 @@ def test_health_is_ok_and_tells_of_the_database(shared: DaemonProcess, client: R
     )
 
 
-def test_describe_names_every_command_with_schemas_and_doc(client: RawClient) -> None:
+def test_describe_returns_every_command_with_schemas_and_doc(client: RawClient) -> None:
     commands = {entry.name: entry for entry in client.call(Describe()).commands}
     assert [entry.code for entry in commands.values()] == sorted(entry.code for entry in commands.values())
     assert {"Ping", "Describe", "WatchEvents", "CreateVm", "ListVms", "Shutdown"} <= set(commands)
@@ -100,7 +100,7 @@ def test_describe_names_every_command_with_schemas_and_doc(client: RawClient) ->
     assert len(CAPABILITIES) >= 3
 
 
-def test_the_name_of_hello_stands_on_every_later_event_of_the_connection(client: RawClient) -> None:
+def test_actor_of_hello_is_recorded_in_later_events_of_the_connection(client: RawClient) -> None:
     client.call(SetSetting("a.first", 1))
     client.call(Hello(client="test 1", actor="agent"))
     client.call(SetSetting("a.second", 1))
@@ -123,9 +123,7 @@ def test_the_name_of_hello_stands_on_every_later_event_of_the_connection(client:
         ({"a": [1, None, {"b": True}]}, "json"),
     ],
 )  # fmt: skip
-def test_a_setting_keeps_its_value_and_type_over_a_restart(
-    shared: DaemonProcess, client: RawClient, value: object, type_: str
-) -> None:
+def test_setting_keeps_its_value_and_type(shared: DaemonProcess, client: RawClient, value: object, type_: str) -> None:
     setting = client.call(SetSetting("some.key", value))
     assert (setting.key, setting.value, setting.type, setting.is_set) == ("some.key", value, type_, True)
     got = client.call(GetSetting("some.key"))
@@ -147,26 +145,26 @@ def _nested(levels: int) -> object:
     [None, b"bytes", [b"bytes"], float("nan"), float("inf"), {"a": float("-inf")}, _nested(33)],
     ids=lambda value: repr(value)[:20],
 )
-def test_what_no_setting_can_hold_is_refused(client: RawClient, value: object) -> None:
+def test_value_that_no_setting_can_hold_is_refused(client: RawClient, value: object) -> None:
     error = client.error(client.begin_raw(47, pack({"key": "some.key", "value": value})))
     assert isinstance(error, InvalidArgument)
     assert str(error.details["path"]).startswith("value")
     assert isinstance(client.call_error(GetSetting("some.key")), SettingNotFound)
 
 
-def test_a_value_may_be_32_levels_deep(client: RawClient) -> None:
+def test_setting_value_may_be_nested_32_levels_deep(client: RawClient) -> None:
     assert client.call(SetSetting("some.key", _nested(32))).value == _nested(32)
 
 
 @pytest.mark.parametrize("key", ["", ".a", "-a", "a b", "a\n", "ä", "a" * 129, "a/b"], ids=ascii)
-def test_a_bad_key_is_refused(client: RawClient, key: str) -> None:
+def test_invalid_setting_key_is_refused(client: RawClient, key: str) -> None:
     for request in (SetSetting(key, 1), GetSetting(key), DeleteSetting(key)):
         error: NexusError = client.call_error(request)
         assert isinstance(error, InvalidArgument)
         assert error.details["path"] == "key"
 
 
-def test_a_known_setting_has_a_default_and_bounds(client: RawClient) -> None:
+def test_known_setting_has_a_default_and_bounds(client: RawClient) -> None:
     known = client.call(GetSetting("journal.keep_days"))
     assert (known.value, known.default, known.is_set, known.type) == (30, 30, False, "int")
     for bad in (0, -1, 36_501, "30", True, 1.5, [30]):
@@ -181,7 +179,7 @@ def test_a_known_setting_has_a_default_and_bounds(client: RawClient) -> None:
     assert "default" in str(error.hint)
 
 
-def test_settings_are_listed_by_key(client: RawClient) -> None:
+def test_settings_are_listed_sorted_by_key(client: RawClient) -> None:
     for key in ("z", "a", "m.n"):
         client.call(SetSetting(key, key))
     keys = [setting.key for setting in client.call(ListSettings()).settings]
@@ -192,7 +190,7 @@ def test_settings_are_listed_by_key(client: RawClient) -> None:
 # Backups
 
 
-def test_a_backup_is_a_whole_database_of_its_own(shared: DaemonProcess, client: RawClient, tmp_path: Path) -> None:
+def test_backup_is_a_complete_separate_database(shared: DaemonProcess, client: RawClient, tmp_path: Path) -> None:
     client.call(SetSetting("kept", "yes"))
     path = tmp_path / "copy.db"
     backup = client.call(BackupDatabase(str(path)))
@@ -207,7 +205,7 @@ def test_a_backup_is_a_whole_database_of_its_own(shared: DaemonProcess, client: 
     assert Path(default.path).is_file()
 
 
-def test_a_backup_onto_something_or_into_nowhere_is_refused(client: RawClient, tmp_path: Path) -> None:
+def test_backup_to_an_existing_or_unusable_path_is_refused(client: RawClient, tmp_path: Path) -> None:
     there = tmp_path / "there.db"
     there.write_text("precious")
     error = client.call_error(BackupDatabase(str(there)))
@@ -221,7 +219,7 @@ def test_a_backup_onto_something_or_into_nowhere_is_refused(client: RawClient, t
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["there.db"]
 
 
-def test_many_large_settings_are_listed_in_pages_and_delay_nobody(daemon: DaemonProcess) -> None:
+def test_many_large_settings_are_listed_in_pages(daemon: DaemonProcess) -> None:
     with RawClient(daemon.socket_path) as client:
         for number in range(200):
             client.call(SetSetting(f"free.{number:03}", "x" * 15_000))
@@ -236,12 +234,12 @@ def test_many_large_settings_are_listed_in_pages_and_delay_nobody(daemon: Daemon
         assert keys == sorted([*(f"free.{number:03}" for number in range(200)), *KNOWN])
 
 
-def test_a_value_of_very_many_elements_is_refused(client: RawClient) -> None:
+def test_setting_value_with_too_many_elements_is_refused(client: RawClient) -> None:
     with pytest.raises(InvalidArgument, match="more than 1000 elements"):
         client.call(SetSetting("free.bomb", [[]] * 1001))
 
 
-def test_who_asked_is_who_it_was_when_the_request_came(client: RawClient) -> None:
+def test_event_records_the_actor_at_the_time_of_the_request(client: RawClient) -> None:
     commands = [Hello("test", "alice"), SetSetting("free.a", 1), Hello("test", "bob")]
     for sequence in client.begin_many(commands):
         client.result(sequence)
@@ -249,7 +247,7 @@ def test_who_asked_is_who_it_was_when_the_request_came(client: RawClient) -> Non
     assert [event["actor"] for event in events] == ["alice"]
 
 
-def test_a_stream_that_waited_when_the_client_shut_its_side_is_not_left_open(daemon: DaemonProcess) -> None:
+def test_queued_stream_ends_when_the_client_half_closes(daemon: DaemonProcess) -> None:
     with RawClient(daemon.socket_path) as client, RawClient(daemon.socket_path) as other:
         *_, stream = client.begin_many([*[Ping()] * 2000, WatchEvents()])
         client.half_close()
@@ -258,13 +256,13 @@ def test_a_stream_that_waited_when_the_client_shut_its_side_is_not_left_open(dae
         wait_until(lambda: other.call(GetSystemStatus()).connections == 1, "the connection to be closed")
 
 
-def test_a_backup_that_was_cancelled_too_late_says_that_it_was_made(daemon: DaemonProcess, root: Path) -> None:
+def test_backup_cancelled_too_late_returns_its_result(daemon: DaemonProcess, root: Path) -> None:
     with RawClient(daemon.socket_path) as client:
         sequence = client.begin(BackupDatabase(str(root / "copy.db")))
         client.cancel(sequence)
         try:
             made = Path(client.result(sequence)["path"]).exists()
         except Cancelled:
-            client.call(BackupDatabase())  # one copy at a time: this one comes after whatever was under way
+            client.call(BackupDatabase())  # one backup is made at a time, so this one ends after a backup in progress
             made = not (root / "copy.db").exists()
         assert made

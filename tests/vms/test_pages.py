@@ -1,4 +1,4 @@
-"""Lists in pages: nothing twice, nothing missed, whatever others do meanwhile."""
+"""Paged lists: no record twice and none missed, also during concurrent changes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nexus_protocol import InvalidArgument
 from support.daemon import DaemonProcess
 from support.raw import RawClient, pack
+from support.soak import SOAK
 
 from nexus.vms.commands import CreateVm, DeleteVm, ListVms, Vm, VmCursorInvalid
 from nexus.vms.states import VmRole, VmState
@@ -22,7 +23,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def client(shared: DaemonProcess) -> Iterator[RawClient]:
-    """A connection to it while it has no VMs."""
+    """A connection to the shared daemon, which has no VMs at first."""
     with RawClient(shared.socket_path) as client:
         _empty(client)
         yield client
@@ -56,19 +57,19 @@ def _in_order(vms: list[Vm]) -> bool:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 19, 20, 21, 10_000])
-def test_pages_of_any_size_give_everything_once_in_order(client: RawClient, limit: int) -> None:
+def test_pages_of_any_size_return_every_vm_once_in_order(client: RawClient, limit: int) -> None:
     _create(client, 20)
     vms = _all(client, limit)
     assert _in_order(vms)
     assert sorted(vm.name for vm in vms) == sorted(f"vm-{n}" for n in range(20))
 
 
-def test_an_empty_list_has_no_cursor(client: RawClient) -> None:
+def test_empty_list_has_no_cursor(client: RawClient) -> None:
     page = client.call(ListVms())
     assert (page.vms, page.next_cursor) == ([], None)
 
 
-def test_equal_milliseconds_are_ordered_by_id(daemon: DaemonProcess) -> None:
+def test_vms_of_the_same_millisecond_are_sorted_by_id(daemon: DaemonProcess) -> None:
     with RawClient(daemon.socket_path) as client:
         _create(client, 50)
     daemon.stop()
@@ -83,7 +84,7 @@ def test_equal_milliseconds_are_ordered_by_id(daemon: DaemonProcess) -> None:
             assert len({vm.id for vm in vms}) == 50
 
 
-def test_filters_hold_on_every_page(client: RawClient) -> None:
+def test_filters_apply_to_every_page(client: RawClient) -> None:
     _create(client, 10, VmRole.WORK, "work")
     _create(client, 10, VmRole.PORTAL, "portal")
     assert {vm.role for vm in _all(client, 3, role=VmRole.PORTAL)} == {VmRole.PORTAL}
@@ -93,13 +94,13 @@ def test_filters_hold_on_every_page(client: RawClient) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10_001, 2**64 - 1])
-def test_a_limit_outside_its_bounds_is_refused(client: RawClient, limit: int) -> None:
+def test_limit_out_of_bounds_is_refused(client: RawClient, limit: int) -> None:
     error = client.error(client.begin_raw(0x0101, pack({"limit": limit})))
     assert isinstance(error, InvalidArgument)
     assert error.details["path"] == "limit"
 
 
-def test_a_cursor_belongs_to_its_filters(client: RawClient) -> None:
+def test_cursor_is_bound_to_its_filters(client: RawClient) -> None:
     _create(client, 4)
     cursor = client.call(ListVms(limit=2, role=VmRole.WORK)).next_cursor
     for role, state in ((None, None), (VmRole.PORTAL, None), (VmRole.WORK, VmState.CREATED)):
@@ -124,12 +125,12 @@ def _cursor(value: object) -> str:
         _cursor([[None, None, None], [1, "a"]]), _cursor([None, [1, "a"]]), _cursor([[[[]]], [1, "a"]]),
     ],
 )  # fmt: skip
-def test_a_cursor_that_is_none_of_ours_is_refused(client: RawClient, cursor: str) -> None:
+def test_invalid_cursor_is_refused(client: RawClient, cursor: str) -> None:
     assert isinstance(client.call_error(ListVms(cursor=cursor)), VmCursorInvalid)
 
 
 @pytest.mark.slow
-def test_a_page_of_ten_thousand_is_cut_at_a_mebibyte(client: RawClient) -> None:
+def test_page_of_ten_thousand_vms_ends_at_one_mebibyte(client: RawClient) -> None:
     _create(client, 10_000)
     sequence = client.begin(ListVms(limit=10_000))
     payload = client.payload(sequence)
@@ -150,33 +151,35 @@ _steps = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40 * SOAK, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(initial=st.integers(0, 15), steps=_steps)
-def test_a_walk_misses_nothing_that_stays_while_others_create_and_delete(
+def test_paging_returns_every_vm_that_exists_throughout_concurrent_changes(
     shared: DaemonProcess, initial: int, steps: list[tuple[str, int]]
 ) -> None:
     with RawClient(shared.socket_path) as client:
         _empty(client)
         _create(client, initial)
-        there = {vm.id for vm in _all(client)}
-        stayed = set(there)
+        existing = {vm.id for vm in _all(client)}
+        stayed = set(existing)
         walked: list[Vm] = []
         cursor: str | None = None
         begun = ended = False
         made = 0
-        for what, number in [*steps, *[("page", 5)] * 20]:
-            if what == "create":
+        for step, number in [*steps, *[("page", 5)] * 20]:
+            if step == "create":
                 for _ in range(number):
                     made += 1
-                    there.add(client.call(CreateVm(name=f"more-{made}")).id)
-            elif what == "delete" and there:
-                gone = sorted(there)[number % len(there)]
-                client.call(DeleteVm(gone))
-                there.discard(gone)
-                stayed.discard(gone)
-            elif what == "page" and not ended:
+                    existing.add(client.call(CreateVm(name=f"more-{made}")).id)
+            elif step == "delete" and existing:
+                deleted = sorted(existing)[number % len(existing)]
+                client.call(DeleteVm(deleted))
+                existing.discard(deleted)
+                stayed.discard(deleted)
+            elif step == "page" and not ended:
                 if not begun:
-                    begun, stayed = True, set(there)
+                    begun, stayed = True, set(existing)
                 page = client.call(ListVms(limit=number, cursor=cursor))
                 walked += page.vms
                 cursor = page.next_cursor
@@ -184,5 +187,5 @@ def test_a_walk_misses_nothing_that_stays_while_others_create_and_delete(
         ids = [vm.id for vm in walked]
         assert ended
         assert _in_order(walked)
-        assert len(ids) == len(set(ids)), "nothing twice"
-        assert stayed <= set(ids), "nothing missed"
+        assert len(ids) == len(set(ids)), "no VM twice"
+        assert stayed <= set(ids), "no VM missed"

@@ -34,7 +34,7 @@ from nexus.vms.states import TRANSITIONS, VmRole, VmState
 
 @pytest.fixture
 def client(shared: DaemonProcess) -> Iterator[RawClient]:
-    """A connection to it, to which no VM is left afterwards."""
+    """A connection to the shared daemon; all VMs are deleted afterwards."""
     with RawClient(shared.socket_path) as client:
         yield client
         for vm in client.call(ListVms(limit=10_000)).vms:
@@ -47,7 +47,7 @@ def _events(client: RawClient) -> int:
 
 
 def _edit(daemon: DaemonProcess, sql: str, *parameters: object) -> None:
-    """Change the database as nobody but a stopped daemon's owner can, and start again."""
+    """Stop the daemon, change its database directly, and start it again."""
     assert daemon.stop() == 0
     with contextlib.closing(sqlite3.connect(daemon.database)) as connection:
         connection.execute(sql, parameters)
@@ -59,7 +59,7 @@ def _edit(daemon: DaemonProcess, sql: str, *parameters: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "7", "A.b_c-d", "x" * 64, "web.1", "0-0", "deadbeef", "a" * 31 + "g"])
-def test_good_names_are_taken_as_they_are(client: RawClient, name: str) -> None:
+def test_valid_names_are_accepted_unchanged(client: RawClient, name: str) -> None:
     assert client.call(CreateVm(name=name)).name == name
     assert client.call(GetVm(name)).name == name
 
@@ -72,7 +72,7 @@ BAD_NAMES = [
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
-def test_bad_names_are_refused_and_named(client: RawClient, name: str) -> None:
+def test_invalid_names_are_refused_with_the_field(client: RawClient, name: str) -> None:
     client.call(CreateVm(name="good"))
     for error in (client.call_error(CreateVm(name=name)), client.call_error(UpdateVm("good", name=name))):
         assert isinstance(error, InvalidArgument)
@@ -89,7 +89,7 @@ def test_bad_names_are_refused_and_named(client: RawClient, name: str) -> None:
         ("id", (str(uuid.uuid4()),), ("", "x", str(uuid.uuid4()).upper(), uuid.uuid4().hex, str(uuid.uuid4()) + "\n")),
     ],
 )
-def test_bounds_are_inclusive_and_what_is_outside_is_named(
+def test_bounds_are_inclusive_and_errors_name_the_field(
     client: RawClient, field: str, good: tuple[object, ...], bad: tuple[object, ...]
 ) -> None:
     for number, value in enumerate(good):
@@ -101,7 +101,7 @@ def test_bounds_are_inclusive_and_what_is_outside_is_named(
     assert isinstance(client.call_error(GetVm("bad")), VmNotFound)
 
 
-def test_a_new_vm_has_the_defaults_and_nothing_that_is_not_set(client: RawClient) -> None:
+def test_new_vm_has_defaults_and_no_unset_fields(client: RawClient) -> None:
     sequence = client.begin(CreateVm(name="plain"))
     vm = client.result(sequence)
     assert str(uuid.UUID(vm["id"])) == vm["id"]
@@ -114,7 +114,7 @@ def test_a_new_vm_has_the_defaults_and_nothing_that_is_not_set(client: RawClient
 # Repeated requests
 
 
-def test_a_repeated_create_with_an_id_gives_the_same_vm_and_writes_no_event(client: RawClient) -> None:
+def test_repeated_create_with_an_id_returns_the_same_vm_without_an_event(client: RawClient) -> None:
     request = CreateVm(name="once", role=VmRole.PORTAL, vcpu_count=2, mem_size_mib=64, id=str(uuid.uuid4()))
     vm = client.call(request)
     assert vm.id == request.id
@@ -126,7 +126,7 @@ def test_a_repeated_create_with_an_id_gives_the_same_vm_and_writes_no_event(clie
 @pytest.mark.parametrize(
     "change", [{"name": "other"}, {"role": VmRole.SERVICE}, {"vcpu_count": 3}, {"mem_size_mib": 65}], ids=str
 )
-def test_a_create_with_a_known_id_that_differs_is_refused(client: RawClient, change: dict[str, object]) -> None:
+def test_create_with_a_used_id_and_other_values_is_refused(client: RawClient, change: dict[str, object]) -> None:
     same = {"name": "once", "role": VmRole.PORTAL, "vcpu_count": 2, "mem_size_mib": 64, "id": str(uuid.uuid4())}
     client.call(CreateVm(**same))  # type: ignore[arg-type]
     error = client.call_error(CreateVm(**same | change))  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def test_a_create_with_a_known_id_that_differs_is_refused(client: RawClient, cha
     assert error.details["id"] == same["id"]
 
 
-def test_a_taken_name_is_refused_whether_or_not_an_id_is_given(client: RawClient) -> None:
+def test_create_with_a_used_name_is_refused_with_and_without_an_id(client: RawClient) -> None:
     vm = client.call(CreateVm(name="web"))
     for id_ in (None, str(uuid.uuid4())):
         error = client.call_error(CreateVm(name="web", id=id_))
@@ -147,13 +147,13 @@ def test_a_taken_name_is_refused_whether_or_not_an_id_is_given(client: RawClient
 # References
 
 
-def test_a_reference_is_the_id_then_the_name_then_a_prefix_of_the_id(client: RawClient) -> None:
+def test_reference_matches_id_then_name_then_id_prefix(client: RawClient) -> None:
     one = client.call(CreateVm(name="one", id="abcd1111-0000-4000-8000-000000000001"))
     two = client.call(CreateVm(name="two", id="abcd2222-0000-4000-8000-000000000002"))
     named = client.call(CreateVm(name="abcd1"))
     assert client.call(GetVm(one.id)) == one
     assert client.call(GetVm("two")) == two
-    assert client.call(GetVm("abcd1")) == named, "a name goes before a prefix"
+    assert client.call(GetVm("abcd1")) == named, "a name takes precedence over a prefix"
     assert client.call(GetVm("abcd11")) == one
     assert client.call(GetVm("ABCD2")) == two
     assert client.call(GetVm("abcd2222-0000-4000-8000-00000000000")) == two
@@ -169,7 +169,7 @@ def test_a_reference_is_the_id_then_the_name_then_a_prefix_of_the_id(client: Raw
     assert isinstance(client.call_error(GetVm("two")), VmNotFound)
 
 
-def test_an_ambiguous_prefix_names_a_few_of_many(client: RawClient) -> None:
+def test_ambiguous_prefix_lists_some_of_the_matches(client: RawClient) -> None:
     for number in range(20):
         client.call(CreateVm(name=f"vm{number}", id=f"feed0000-0000-4000-8000-{number:012x}"))
     error = client.call_error(GetVm("feed"))
@@ -179,7 +179,7 @@ def test_an_ambiguous_prefix_names_a_few_of_many(client: RawClient) -> None:
 # Updates
 
 
-def test_an_update_changes_what_is_given_and_nothing_else(client: RawClient) -> None:
+def test_update_changes_only_the_given_fields(client: RawClient) -> None:
     before = client.call(CreateVm(name="web"))
     after = client.call(UpdateVm("web", name="shop", role=VmRole.SERVICE, vcpu_count=4, mem_size_mib=512))
     assert (after.name, after.role, after.vcpu_count, after.mem_size_mib) == ("shop", "service", 4, 512)
@@ -194,23 +194,23 @@ def test_an_update_changes_what_is_given_and_nothing_else(client: RawClient) -> 
     assert isinstance(client.call_error(GetVm("web")), VmNotFound)
 
 
-def test_an_update_to_what_is_there_already_writes_nothing(client: RawClient) -> None:
+def test_update_to_the_current_values_writes_no_event(client: RawClient) -> None:
     vm = client.call(CreateVm(name="web"))
     events = _events(client)
     assert client.call(UpdateVm("web", name="web", vcpu_count=1)) == vm
     assert _events(client) == events
 
 
-def test_an_update_of_nothing_of_nobody_or_to_a_taken_name_is_refused(client: RawClient) -> None:
+def test_update_without_fields_of_an_unknown_vm_or_to_a_used_name_is_refused(client: RawClient) -> None:
     client.call(CreateVm(name="one"))
     client.call(CreateVm(name="two"))
     assert isinstance(client.call_error(UpdateVm("one")), InvalidArgument)
     assert isinstance(client.call_error(UpdateVm("nobody", vcpu_count=2)), VmNotFound)
     assert isinstance(client.call_error(UpdateVm("one", name="two", vcpu_count=9)), VmNameTaken)
-    assert client.call(GetVm("one")).vcpu_count == 1, "refused as a whole"
+    assert client.call(GetVm("one")).vcpu_count == 1, "the update was refused as a whole"
 
 
-def test_a_deleted_vm_is_given_back_gone_and_its_name_free(client: RawClient) -> None:
+def test_delete_returns_the_vm_and_frees_its_name(client: RawClient) -> None:
     vm = client.call(CreateVm(name="web"))
     assert client.call(DeleteVm("web")) == vm
     assert isinstance(client.call_error(DeleteVm("web")), VmNotFound)
@@ -221,7 +221,7 @@ def test_a_deleted_vm_is_given_back_gone_and_its_name_free(client: RawClient) ->
 
 
 @pytest.mark.parametrize("state", list(VmState))
-def test_only_a_running_vm_can_be_neither_updated_nor_deleted(daemon: DaemonProcess, state: VmState) -> None:
+def test_only_a_running_vm_refuses_update_and_delete(daemon: DaemonProcess, state: VmState) -> None:
     with RawClient(daemon.socket_path) as client:
         vm = client.call(CreateVm(name="web"))
     _edit(daemon, "UPDATE vms SET state = ?, started_at = 5, pid = 77, config_json = '{}'", state.value)
@@ -241,7 +241,7 @@ def test_only_a_running_vm_can_be_neither_updated_nor_deleted(daemon: DaemonProc
             assert client.call(DeleteVm("web")).state == state
 
 
-def test_the_table_of_states_knows_every_state_and_has_no_dead_end() -> None:
+def test_transition_table_covers_every_state_and_has_no_final_state() -> None:
     assert set(TRANSITIONS) == set(VmState)
     allowed = {(a.value, b.value) for a, following in TRANSITIONS.items() for b in following}
     assert allowed == {
@@ -256,7 +256,7 @@ def test_the_table_of_states_knows_every_state_and_has_no_dead_end() -> None:
 # CIDs
 
 
-def test_cids_count_up_from_3_and_freed_ones_below_the_highest_stay_free(client: RawClient) -> None:
+def test_cids_count_up_from_3_and_skip_freed_ones_below_the_highest(client: RawClient) -> None:
     assert [client.call(CreateVm(name=f"vm{n}")).cid for n in range(4)] == [3, 4, 5, 6]
     client.call(DeleteVm("vm1"))
     assert client.call(CreateVm(name="next")).cid == 7
@@ -264,7 +264,7 @@ def test_cids_count_up_from_3_and_freed_ones_below_the_highest_stay_free(client:
     assert client.call(CreateVm(name="again")).cid == 7
 
 
-def test_once_the_last_cid_is_in_use_the_lowest_free_one_is_given(daemon: DaemonProcess) -> None:
+def test_lowest_free_cid_is_used_once_the_last_one_is_in_use(daemon: DaemonProcess) -> None:
     with RawClient(daemon.socket_path) as client:
         for number in range(5):
             client.call(CreateVm(name=f"vm{number}"))
@@ -277,8 +277,8 @@ def test_once_the_last_cid_is_in_use_the_lowest_free_one_is_given(daemon: Daemon
         assert client.call(CreateVm(name="after")).cid == 9
 
 
-def test_running_out_of_cids_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four thousand million rows are too many: the same table and statements run with a range of three."""
+def test_create_without_a_free_cid_fails_with_cids_exhausted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four billion rows are too many for a test: the same table and statements are used with a range of three CIDs."""
     monkeypatch.setattr(store, "LAST_CID", 5)
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         for statement in available_migrations()[1].up:

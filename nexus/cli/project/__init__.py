@@ -1,4 +1,4 @@
-"""What a file says that services and VM records are to be: its format, the difference to what is, and the way there.
+"""Desired state from a file: its format, the difference to the daemon's records, and the plan that removes it.
 
-All of it is on the client's side; the daemon sees ordinary commands.
+All of it runs in the client; the daemon gets ordinary commands.
 """

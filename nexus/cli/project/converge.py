@@ -1,9 +1,9 @@
-"""Carries out a plan, step by step; what does not need a step that failed goes on."""
+"""Carries out a plan step by step; a failed step skips only the steps that need it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nexus_protocol.command import Command
 from nexus_protocol.errors import NexusError
@@ -11,7 +11,7 @@ from nexus_protocol.errors import NexusError
 from nexus.cli.project.keys import Edge
 from nexus.cli.project.manifest import Project
 from nexus.cli.project.plan import Plan, Step
-from nexus.cli.project.world import Ledger, World, write_ledger
+from nexus.cli.project.world import Observed, Ownership, write_ownership
 from nexus.services.commands import (
     AddDependency,
     AddService,
@@ -23,11 +23,14 @@ from nexus.services.commands import (
 )
 from nexus.vms.commands import CreateVm, DeleteVm, UpdateVm
 
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+
 __all__ = ["Outcome", "converge"]
 
 
 class Outcome(NamedTuple):
-    """What became of a step."""
+    """The outcome of a step."""
 
     step: Step
     result: str
@@ -35,40 +38,40 @@ class Outcome(NamedTuple):
     reply: dict[str, Any] | None = None
     error: NexusError | None = None
     because: str = ""
-    """For one that was skipped: what of it failed."""
+    """For a skipped step: the name of the object that failed."""
 
 
 def converge(
-    app: Any,
+    app: App,
     project: Project,
-    world: World,
+    observed: Observed,
     plan: Plan,
-    tell: Callable[[Outcome], None],
+    report: Callable[[Outcome], None],
     *,
     wait: bool = False,
     waits: Sequence[Step] = (),
 ) -> list[Outcome]:
-    """Carry out a plan; tells of each step as it is done, and gives all that was told.
+    """Carry out a plan; calls ``report`` with the outcome of each step and returns all outcomes.
 
-    With ``wait`` a start is done when the service is healthy or completed; ``waits`` are the steps for those that were
-    started before.
+    With ``wait`` a start is done once the service is healthy or completed. ``waits`` are wait steps for services that
+    run already.
 
     Raises:
-        ConnectionLost: the daemon is gone; the next run goes on from there.
+        ConnectionLost: the daemon stopped; the next run continues from there.
     """
-    known = world.ledgers.get(project.name, Ledger())
+    known = observed.ownership.get(project.name, Ownership())
     if plan.before != known:
-        write_ledger(app, project.name, plan.before)
+        write_ownership(app, project.name, plan.before)
     outcomes: list[Outcome] = []
 
     def note(outcome: Outcome) -> None:
         outcomes.append(outcome)
-        tell(outcome)
+        report(outcome)
 
     failed: dict[tuple[str, str], str] = {}
     records = [step for step in plan.steps if step.action not in ("restart", "start")]
     for step in records:
-        outcome = _one(app, project, step, failed)
+        outcome = _run_record_step(app, project, step, failed)
         if outcome.result != "done":
             failed.setdefault((step.kind, step.name), outcome.because or step.name)
         note(outcome)
@@ -80,12 +83,12 @@ def converge(
     for batch in _batches([step for step in runs if step.name not in broken]):
         _run(app, batch, wait, note)
     _run(app, waits, True, note)
-    _remember(app, project, plan, outcomes)
+    _write_final_ownership(app, project, plan, outcomes)
     return outcomes
 
 
-def _one(app: Any, project: Project, step: Step, failed: Mapping[tuple[str, str], str]) -> Outcome:
-    """Do one step, unless what it is about, or what it needs, has failed."""
+def _run_record_step(app: App, project: Project, step: Step, failed: Mapping[tuple[str, str], str]) -> Outcome:
+    """Carry out a step about a record; skip it if its object or its dependency has failed."""
     for name in (step.name, step.other):
         if name and (step.kind, name) in failed:
             return Outcome(step, "skipped", because=failed[step.kind, name])
@@ -96,7 +99,7 @@ def _one(app: Any, project: Project, step: Step, failed: Mapping[tuple[str, str]
 
 
 def _with_dependents(project: Project, failed: Mapping[str, str]) -> dict[str, str]:
-    """The services that cannot be started because of those that failed, each with the one that it is for."""
+    """The failed services and their transitive dependents, each with the failed service it needs."""
     broken = dict(failed)
     before = -1
     while len(broken) != before:
@@ -109,7 +112,7 @@ def _with_dependents(project: Project, failed: Mapping[str, str]) -> dict[str, s
 
 
 def _batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
-    """Restarts one by one, in their order; starts that follow each other together: the daemon knows their order."""
+    """Group the steps: each restart alone, consecutive starts together, since the daemon orders starts itself."""
     batch: list[Step] = []
     for step in steps:
         if batch and (step.action == "restart" or batch[0].action == "restart"):
@@ -120,34 +123,34 @@ def _batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
         yield batch
 
 
-def _run(app: Any, batch: Sequence[Step], wait: bool, note: Callable[[Outcome], None]) -> None:
+def _run(app: App, batch: Sequence[Step], wait: bool, note: Callable[[Outcome], None]) -> None:
     commands: list[Command[Any]] = [
         (RestartService if step.action == "restart" else StartService)(step.name, wait=wait) for step in batch
     ]
-    for place, reply in app.connect().calls(commands, timeout_s=app.timeout_s):
+    for index, reply in app.connect().calls(commands, timeout_s=app.timeout_s):
         if isinstance(reply, NexusError):
-            note(Outcome(batch[place], "failed", error=reply))
+            note(Outcome(batch[index], "failed", error=reply))
         else:
-            note(Outcome(batch[place], "done", reply))
+            note(Outcome(batch[index], "done", reply))
 
 
-def _remember(app: Any, project: Project, plan: Plan, outcomes: Sequence[Outcome]) -> None:
-    """Keep what was really made, and what is still to be started anew."""
+def _write_final_ownership(app: App, project: Project, plan: Plan, outcomes: Sequence[Outcome]) -> None:
+    """Write the ownership after the run: what was really created and removed, and which restarts are still due."""
     undone = [outcome.step for outcome in outcomes if outcome.result != "done"]
     unmade = {step.id for step in undone if step.action == "create"}
     unremoved = {step.id for step in undone if step.action == "remove"}
     unstarted = {step.id for step in undone if step.action == "restart"}
-    after = Ledger(
+    after = Ownership(
         (plan.after.services - unmade) | (plan.before.services & unremoved),
         (plan.after.vms - unmade) | (plan.before.vms & unremoved),
         tuple(one for one in plan.before.restarts if one in plan.after.restarts or one[0] in unstarted),
     )
     if after != plan.before:
-        write_ledger(app, project.name, after)
+        write_ownership(app, project.name, after)
 
 
 def _command(project: Project, step: Step) -> Command[Any]:
-    """The command that does a step which is about a record."""
+    """The command for a step about a record."""
     if step.action == "connect":
         return _convert(AddDependency, {"service": step.name, "dependency": step.other, **_edge(step.edge)})
     if step.action == "disconnect":
@@ -170,10 +173,10 @@ def _edge(edge: Edge) -> dict[str, Any]:
 
 
 def _update(step: Step, fields: Mapping[str, Any]) -> Command[Any]:
-    """The change of a service: what it is to have, and what it is to have no more."""
+    """The update of a service: the fields to set, and the fields to clear."""
     changed = {change.field.partition(".")[0] for change in step.changes}
-    whole: dict[str, Any] = {"environment": {}, "tags": []}
-    values = {field: fields[field] if fields[field] is not None else whole.get(field) for field in changed}
+    empty: dict[str, Any] = {"environment": {}, "tags": []}
+    values = {field: fields[field] if fields[field] is not None else empty.get(field) for field in changed}
     clear = sorted(field for field, value in values.items() if value is None)
     values = {field: value for field, value in values.items() if value is not None}
     return _convert(UpdateService, {"service": step.id, **values} | ({"clear": clear} if clear else {}))

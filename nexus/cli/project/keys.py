@@ -1,6 +1,6 @@
-"""What a project file can say of a service and of a VM record: its keys, what each takes, and the field it stands for.
+"""The keys of a project file: the values that each accepts, and the field that it stands for.
 
-Reading, writing and showing differences share these tables.
+Reading, writing and printing differences share these tables.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
     "Edge",
     "Key",
     "Kind",
-    "Wrong",
+    "InvalidValue",
     "key_of",
     "service_defaults",
     "shown_value",
@@ -47,42 +47,42 @@ __all__ = [
 
 
 class Edge(NamedTuple):
-    """How a service depends on another one."""
+    """The attributes of a dependency."""
 
     condition: str = DependencyCondition.STARTED.value
     tunnel: bool = False
     when_lost: str = WhenLost.IGNORE.value
 
 
-class Wrong(Exception):
-    """A value of the file is not what its key takes."""
+class InvalidValue(Exception):
+    """A value of the file is not one that its key accepts; the message follows the key's name."""
 
 
 class Kind(NamedTuple):
-    """How a value stands in the file: ``read`` makes the field's value of it, ``write`` the other way round."""
+    """A type of values: ``read`` converts the file's value to the field's value, ``write`` back."""
 
     read: Callable[[Any, str], Any]
-    """From the file's value and the file's folder."""
+    """Takes the file's value and the file's directory."""
     write: Callable[[Any], Any] = lambda value: value
 
 
 def _typed(kind: type, expected: str) -> Callable[[Any, str], Any]:
-    def read(value: Any, _folder: str) -> Any:
+    def read(value: Any, _directory: str) -> Any:
         if type(value) is not kind:
-            raise Wrong(f"expected {expected}")
+            raise InvalidValue(f"expected {expected}")
         return value
 
     return read
 
 
 def _parsed(parse: Callable[[str], int], expected: str) -> Callable[[Any, str], int]:
-    def read(value: Any, _folder: str) -> int:
+    def read(value: Any, _directory: str) -> int:
         if type(value) not in (str, int, float):
-            raise Wrong(f"expected {expected}")
+            raise InvalidValue(f"expected {expected}")
         try:
             return parse(str(value))
         except ValueError as error:
-            raise Wrong(str(error)) from None
+            raise InvalidValue(str(error)) from None
 
     return read
 
@@ -98,53 +98,53 @@ def _written_size(mib: int) -> str:
 def _choice(enum: type[Enum]) -> Kind:
     words = [member.value for member in enum]
 
-    def read(value: Any, _folder: str) -> Any:
+    def read(value: Any, _directory: str) -> Any:
         if value in words:
             return value
         near = get_close_matches(value, words, 1) if isinstance(value, str) else []
-        raise Wrong(f"expected one of {', '.join(words)}" + (f" (did you mean {near[0]}?)" if near else ""))
+        raise InvalidValue(f"expected one of {', '.join(words)}" + (f" (did you mean {near[0]}?)" if near else ""))
 
     return Kind(read)
 
 
-def _read_command(value: Any, _folder: str) -> Any:
+def _read_command(value: Any, _directory: str) -> Any:
     if type(value) is str or (isinstance(value, list) and all(type(word) is str for word in value)):
         return value
-    raise Wrong("expected a line for the shell, or a list of words")
+    raise InvalidValue("expected a line for the shell, or a list of words")
 
 
-def _read_words(value: Any, _folder: str) -> Any:
+def _read_words(value: Any, _directory: str) -> Any:
     if isinstance(value, list) and all(type(word) is str for word in value):
         return sorted(set(value)) or None
-    raise Wrong("expected a list of words")
+    raise InvalidValue("expected a list of words")
 
 
-def _read_path(value: Any, folder: str) -> str | None:
+def _read_path(value: Any, directory: str) -> str | None:
     if type(value) is not str:
-        raise Wrong("expected a path")
+        raise InvalidValue("expected a path")
     try:
-        return os.path.normpath(folder / Path(value).expanduser()) if value else None
+        return os.path.normpath(directory / Path(value).expanduser()) if value else None
     except RuntimeError:
-        raise Wrong("expected a path; there is no such home directory") from None
+        raise InvalidValue("expected a path; there is no such home directory") from None
 
 
-def _read_tcp(value: Any, _folder: str) -> int:
+def _read_tcp(value: Any, _directory: str) -> int:
     if value is True:
         return 0
     if type(value) is not int:
-        raise Wrong("expected a port, or true for the service's own")
+        raise InvalidValue("expected a port, or true for the service's own")
     return value
 
 
-def _read_variables(value: Any, _folder: str) -> dict[str, str] | None:
+def _read_variables(value: Any, _directory: str) -> dict[str, str] | None:
     if not isinstance(value, dict):
-        raise Wrong("expected a table of variables")
+        raise InvalidValue("expected a table of variables")
     found = {}
     for name, text in value.items():
         if type(text) is bool:
             text = "true" if text else "false"
         elif type(text) not in (str, int, float):
-            raise Wrong(f"expected text for {name}")
+            raise InvalidValue(f"expected text for {name}")
         found[name] = str(text)
     return found or None
 
@@ -157,13 +157,13 @@ _SIZE = Kind(_parsed(parse_size, "a size such as 256M or 1G"), _written_size)
 _COMMAND = Kind(_read_command)
 _PATH = Kind(_read_path)
 _ONESHOT = Kind(
-    lambda value, folder: ServiceType.ONESHOT.value if _FLAG.read(value, folder) else ServiceType.SIMPLE.value,
+    lambda value, directory: ServiceType.ONESHOT.value if _FLAG.read(value, directory) else ServiceType.SIMPLE.value,
     lambda value: value == ServiceType.ONESHOT.value,
 )
 
 
 class Key(NamedTuple):
-    """One key of a service's table, by its path there."""
+    """One key of a service's table; ``path`` is relative to that table."""
 
     path: tuple[str, ...]
     field: str
@@ -208,7 +208,7 @@ KEYS = (
 BY_PATH: dict[tuple[str, ...], Key] = {key.path: key for key in KEYS}
 BY_FIELD = {key.field: key for key in KEYS}
 SHORT = {"restart": "policy", "stop": "signal", "config": "file", "repo": "url"}
-"""What a key means that could be a table and is a single value."""
+"""For keys that take a table: the key in it that a single value stands for."""
 OTHER_KEYS = ("depends_on", "start")
 
 VM_KEYS = {
@@ -234,24 +234,24 @@ def _defaults(command: type[Command[Any]]) -> dict[str, Any]:
 
 
 def service_defaults() -> dict[str, Any]:
-    """What a service is of which the file says nothing, by field."""
+    """The default of each field of a service."""
     return _defaults(AddService)
 
 
 def vm_defaults() -> dict[str, Any]:
-    """What a VM record is of which the file says nothing, by field."""
+    """The default of each field of a VM record."""
     return _defaults(CreateVm)
 
 
 def key_of(field: str) -> str:
-    """How the file calls a field."""
+    """The key of a field in the file."""
     if field in BY_FIELD:
         return ".".join(BY_FIELD[field].path)
     return next((key for key, (name, _kind) in VM_KEYS.items() if name == field), field)
 
 
 def shown_value(field: str, value: Any) -> str:
-    """A field's value as the file would have it."""
+    """A field's value as it would be written in the file."""
     import msgspec
 
     if value is None:

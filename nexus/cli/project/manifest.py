@@ -1,4 +1,4 @@
-"""The project file, ``nexus.toml``: read, with everything that is wrong with it, and written; it asks no daemon."""
+"""Reads and writes the project file, ``nexus.toml``. Reading reports all of its errors; it does not ask the daemon."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from nexus.cli.project.keys import (
     SHORT,
     VM_KEYS,
     Edge,
+    InvalidValue,
     Kind,
-    Wrong,
     service_defaults,
     vm_defaults,
 )
@@ -42,44 +42,44 @@ __all__ = [
 
 
 class ProjectFileInvalid(InvalidArgument):
-    """The project file cannot be used; the message names the file, the line where it can be found, and the key."""
+    """The project file cannot be used; the message names the file, the key and, where it is known, the line."""
 
     type = "project.file_invalid"
 
 
 class WantedService(NamedTuple):
-    """A service of the file."""
+    """The desired state of a service."""
 
     fields: dict[str, Any]
-    """Every field of ``AddService`` but its name and id, as plain values; what the file leaves out has its default."""
+    """All fields of ``AddService`` except name and id, as plain values, with defaults for those not in the file."""
     needs: dict[str, Edge]
     start: bool = True
-    """Whether it is to be up."""
+    """Whether it should run."""
 
 
 class Project(NamedTuple):
-    """What a file says."""
+    """The content of a project file."""
 
     path: str
     name: str
-    """Under which it is remembered what was made from it."""
+    """Identifies the owner of the objects that are created from the file."""
     services: dict[str, WantedService]
     vms: dict[str, dict[str, Any]]
     text: str = ""
-    """Of the file, for the lines in errors."""
+    """The file's text, to find lines for error messages."""
 
     def wrong(self, at: Sequence[str], problem: str, hint: str) -> ProjectFileInvalid:
-        """The error for a key of the file that is well formed and cannot be used."""
+        """The error for a valid value that cannot be used."""
         line = find_line(self.text, at)
         where = f"{self.path}, line {line}" if line else self.path
         return ProjectFileInvalid(f"cannot use {where}: {_dotted(at)}: {problem}", hint=hint)
 
 
 def read_project(path: str) -> Project:
-    """Read a project file; every path in it belongs to its folder.
+    """Read a project file; relative paths in it are relative to its directory.
 
     Raises:
-        ProjectFileInvalid: it cannot be read, or holds an unknown key or a wrong value.
+        ProjectFileInvalid: it cannot be read, or has an unknown key or an invalid value.
     """
     import tomllib
 
@@ -89,7 +89,7 @@ def read_project(path: str) -> Project:
     except FileNotFoundError:
         raise ProjectFileInvalid(
             f"cannot read {path}: there is no such file",
-            hint="Name another one: -f FILE; or write one: nexusctl export",
+            hint="Name another file: -f FILE; or write one: nexusctl export",
         ) from None
     except UnicodeDecodeError:
         raise ProjectFileInvalid(f"cannot read {path}: it is not UTF-8") from None
@@ -100,12 +100,12 @@ def read_project(path: str) -> Project:
     except tomllib.TOMLDecodeError as error:
         raise ProjectFileInvalid(f"cannot read {path}: {error}") from None
     except RecursionError:
-        raise ProjectFileInvalid(f"cannot read {path}: it is nested too deep") from None
+        raise ProjectFileInvalid(f"cannot read {path}: it is nested too deeply") from None
     return _Reader(path, text).project(document)
 
 
 def project_name(path: str) -> str:
-    """The name of a project that gives itself none: its folder's, and what tells it from others that are called so."""
+    """The default name of a project: the name of its directory and a hash of the file's path."""
     import hashlib
 
     folder = re.sub(r"[^A-Za-z0-9_-]", "-", Path(path).parent.name)[:40].lstrip("_-") or "root"
@@ -113,7 +113,7 @@ def project_name(path: str) -> str:
 
 
 class _Reader:
-    """Goes through one document and gathers what is wrong with it, so that a person hears of all of it at once."""
+    """Reads one document and collects all errors, so that they are reported together."""
 
     def __init__(self, path: str, text: str) -> None:
         self._path = path
@@ -157,7 +157,7 @@ class _Reader:
         return WantedService(fields, needs, start)
 
     def _fields(self, at: tuple[str, ...], table: dict[str, Any]) -> dict[str, Any]:
-        """The fields that the keys of a service's table give."""
+        """The fields that the keys of a service's table set."""
         known = {path[0] for path in BY_PATH}
         fields = {}
         for key, value in table.items():
@@ -215,7 +215,7 @@ class _Reader:
         fields: dict[str, Any],
         paths: Mapping[str, Sequence[str]],
     ) -> None:
-        """Let the command's own declaration say what is out of bounds."""
+        """Validate the fields against the declaration of the command that will be sent."""
         import msgspec
 
         try:
@@ -239,7 +239,7 @@ class _Reader:
     def _value(self, at: tuple[str, ...], kind: Kind, value: Any) -> Any:
         try:
             return kind.read(value, self._folder)
-        except Wrong as error:
+        except InvalidValue as error:
             self._wrong(at, str(error))
             return None
 
@@ -263,7 +263,7 @@ _PART = rf"""(?:{_BARE}|"(?:[^"\\]|\\.)*"|'[^']*')"""
 
 
 def _dotted(path: Sequence[str]) -> str:
-    """A key's path as the file would have it."""
+    """A key's path as it would be written in the file."""
     return ".".join(part if re.fullmatch(_BARE, part) else f'"{part}"' for part in path)
 
 
@@ -272,7 +272,7 @@ def _parts(dotted: str) -> tuple[str, ...]:
 
 
 def find_line(text: str, path: Sequence[str]) -> int | None:
-    """Where in a TOML text a key is, or else what encloses it; tomllib does not tell."""
+    """The line of a key in a TOML text, or of the innermost table around it; tomllib does not report lines."""
     best, found = 0, None
     table: tuple[str, ...] = ()
     quoted: str | None = None
@@ -296,7 +296,7 @@ def find_line(text: str, path: Sequence[str]) -> int | None:
 
 
 def service_table(fields: Mapping[str, Any], needs: Mapping[str, Edge], start: bool) -> dict[str, Any]:
-    """A service as the file has it, without what is a default anyway."""
+    """The table of a service for the file, without defaults."""
     defaults = service_defaults()
     table: dict[str, Any] = {}
     for key in KEYS:
@@ -327,7 +327,7 @@ def service_table(fields: Mapping[str, Any], needs: Mapping[str, Edge], start: b
 
 
 def vm_table(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A VM record as the file has it."""
+    """The table of a VM record for the file, without defaults."""
     defaults = vm_defaults()
     return {
         key: kind.write(fields[field]) for key, (field, kind) in VM_KEYS.items() if fields[field] != defaults[field]
@@ -335,13 +335,13 @@ def vm_table(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _HEAD = """\
-# Services and VM records for `nexusctl apply`. It may hold secrets: the values of services' variables stand here in
-# plain text. Keep it to yourself, and out of version control.
+# Services and VM records for `nexusctl apply`. It may hold secrets: the values of services' variables are stored in
+# plain text. Keep this file private, and out of version control.
 """
 
 
 def write_project(name: str | None, services: Mapping[str, Any], vms: Mapping[str, Any]) -> str:
-    """The text of a file, from the tables of its services and VM records."""
+    """Format a project file from the tables of its services and VM records."""
     import tomli_w
 
     document: dict[str, Any] = {"project": name} if name is not None else {}

@@ -1,4 +1,4 @@
-"""What has to be done so that the daemon has what a file says: pure functions from both to a list of steps."""
+"""The plan: pure functions from a project file and the observed state to the steps that make them equal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from nexus.cli.project.keys import Edge, service_defaults, vm_defaults
 from nexus.cli.project.manifest import Project, ProjectFileInvalid
-from nexus.cli.project.world import Ledger, World, service_fields, vm_fields
+from nexus.cli.project.world import Observed, Ownership, service_fields, vm_fields
 from nexus.services.cli.status import AT_START, is_checked
 
 __all__ = ["Change", "Plan", "Step", "differences", "find_cycle", "in_order", "make_plan", "not_ready"]
 
 
 class Change(NamedTuple):
-    """One field that becomes another; variables one by one, as ``environment.NAME`` and without their values."""
+    """A field that changes. Each variable is a change of its own, ``environment.NAME``, without its values."""
 
     field: str
     before: Any = None
@@ -26,92 +26,92 @@ class Change(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One thing to do."""
+    """One step of a plan."""
 
     action: str
-    """create, update, remove, connect, disconnect, restart, start or (it is no part of a plan) wait."""
+    """create, update, remove, connect, disconnect, restart or start; also wait, which is not part of a plan."""
     kind: str
     """service or vm."""
     name: str
     id: str = ""
     changes: tuple[Change, ...] = ()
     other: str = ""
-    """For connect and disconnect: the service that it depends on."""
+    """For connect and disconnect: the dependency."""
     edge: Edge = Edge()
 
 
 class Plan(NamedTuple):
-    """The steps in an order in which they can be done, and what is remembered before and after them."""
+    """The steps, in an order that satisfies dependencies, and the ownership to write before and after them."""
 
     steps: tuple[Step, ...]
-    before: Ledger
-    """With everything that the steps are about to make."""
-    after: Ledger
-    """When all of them were done."""
+    before: Ownership
+    """Includes everything that the steps will create."""
+    after: Ownership
+    """Once all steps have succeeded."""
 
 
 def make_plan(
     project: Project,
-    world: World,
+    observed: Observed,
     *,
     now_ms: int,
     prune: bool = False,
     start: bool = True,
     new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
 ) -> Plan:
-    """What has to be done.
+    """Compute the plan.
 
-    Dependencies go first and come last, so that a graph that is turned round is never a circle on the way.
+    Dependencies are removed first and added last, so that reversing an edge never creates a cycle on the way.
 
     Raises:
-        ProjectFileInvalid: a dependency names nothing or has a tunnel to what has no port, the dependencies form a
-            circle, or a name is another project's.
+        ProjectFileInvalid: a dependency names an unknown service or has a tunnel to a service without a port, the
+            dependencies form a cycle, or an object belongs to another project.
     """
-    known = world.ledgers.get(project.name, Ledger())
-    edges = _wanted_edges(project, world)
-    _check_tunnels(project, world)
-    gone = _pruned(project, world, known) if prune else []
+    known = observed.ownership.get(project.name, Ownership())
+    edges = _wanted_edges(project, observed)
+    _check_tunnels(project, observed)
+    gone = _prune_steps(project, observed, known) if prune else []
     lost = {step.name for step in gone if step.kind == "service"}
-    connects, disconnects = _edge_steps(edges, world, lost)
-    records = [*_vm_steps(project, world, new_id), *_service_steps(project, world, new_id)]
+    connects, disconnects = _edge_steps(edges, observed, lost)
+    records = [*_vm_steps(project, observed, new_id), *_service_steps(project, observed, new_id)]
     changed = _changed(records, connects + disconnects)
-    stale = {name for name in changed if name in world.services and _runs(world.services[name])}
-    pending = {**dict(known.restarts), **{world.services[name]["id"]: now_ms for name in stale}}
-    by_id = {service["id"]: service for service in world.services.values()}
-    # Whoever was started since has what it was changed to.
+    stale = {name for name in changed if name in observed.services and _runs(observed.services[name])}
+    pending = {**dict(known.restarts), **{observed.services[name]["id"]: now_ms for name in stale}}
+    by_id = {service["id"]: service for service in observed.services.values()}
+    # A service that was started after its change needs no restart.
     pending = {
         one: at
         for one, at in pending.items()
         if one in by_id and _runs(by_id[one]) and (at == now_ms or by_id[one].get("started_at", 0) <= at)
     }
     stale = {by_id[one]["name"] for one in pending}
-    runs = _run_steps(project, world, edges, stale, changed) if start else []
+    runs = _run_steps(project, observed, edges, stale, changed) if start else []
     steps = [*disconnects, *gone, *records, *connects, *runs]
-    _check_owners(project, world, steps)
-    return Plan(tuple(steps), *_ledgers(known, world, steps, pending))
+    _check_owners(project, observed, steps)
+    return Plan(tuple(steps), *_ownership_before_and_after(known, observed, steps, pending))
 
 
-def _check_owners(project: Project, world: World, steps: Iterable[Step]) -> None:
-    """Refuse to touch what another file made; two files that agree on it may both name it."""
-    owners = {one: name for name, ledger in world.ledgers.items() for one in (*ledger.services, *ledger.vms)}
+def _check_owners(project: Project, observed: Observed, steps: Iterable[Step]) -> None:
+    """Refuse to change an object of another project; two files may both name an object if they agree on it."""
+    owners = {one: name for name, owned in observed.ownership.items() for one in (*owned.services, *owned.vms)}
     for step in steps:
-        there = (world.services if step.kind == "service" else world.vms).get(step.name)
+        there = (observed.services if step.kind == "service" else observed.vms).get(step.name)
         owner = owners.get(there["id"]) if there is not None else None
         if owner not in (None, project.name):
             kind = "service" if step.kind == "service" else "VM"
             raise ProjectFileInvalid(
-                f'cannot {step.action} {kind} "{step.name}": it was made from the file of project "{owner}"',
-                hint=f"Give it another name, or let that project go: nexusctl settings unset apply.{owner}",
+                f'cannot {step.action} {kind} "{step.name}": it was created from the file of project "{owner}"',
+                hint=f"Choose another name, or end that project's ownership: nexusctl settings unset apply.{owner}",
             )
 
 
-def _wanted_edges(project: Project, world: World) -> dict[str, dict[str, Edge]]:
-    """Every dependency as it is to be: those of the file's services from the file, the others as they are.
+def _wanted_edges(project: Project, observed: Observed) -> dict[str, dict[str, Edge]]:
+    """The desired dependencies: from the file for its services, unchanged for all others.
 
     Raises:
-        ProjectFileInvalid: one names nothing, or they form a circle.
+        ProjectFileInvalid: a dependency names an unknown service, or the dependencies form a cycle.
     """
-    names = {*project.services, *world.services}
+    names = {*project.services, *observed.services}
     for name, service in project.services.items():
         for other in service.needs:
             if other not in names:
@@ -121,40 +121,40 @@ def _wanted_edges(project: Project, world: World) -> dict[str, dict[str, Edge]]:
                     " nor known to the daemon",
                     hint=f'Did you mean "{near[0]}"?' if near else f"Add it: [services.{other}]",
                 )
-    edges = {name: dict(needs) for name, needs in world.edges.items() if name not in project.services}
+    edges = {name: dict(needs) for name, needs in observed.edges.items() if name not in project.services}
     edges |= {name: dict(service.needs) for name, service in project.services.items()}
     cycle = find_cycle(edges)
     if cycle:
         raise ProjectFileInvalid(
-            f"cannot use {project.path}: the dependencies form a circle: {' → '.join(cycle)}",
-            hint="Take one of them out of depends_on.",
+            f"cannot use {project.path}: the dependencies form a cycle: {' → '.join(cycle)}",
+            hint="Remove one of them from depends_on.",
         )
     return edges
 
 
-def _check_tunnels(project: Project, world: World) -> None:
-    """Refuse a tunnel that would lead nowhere; one that is there already is left to whoever made it."""
+def _check_tunnels(project: Project, observed: Observed) -> None:
+    """Refuse a tunnel to a service without a port, unless the daemon already has this dependency."""
     for name, service in project.services.items():
         for other, edge in service.needs.items():
-            wanted, there = project.services.get(other), world.services.get(other)
+            wanted, there = project.services.get(other), observed.services.get(other)
             port = wanted.fields["port"] if wanted is not None else (there or {}).get("port")
             as_before = there is not None and there.get("port") is None
-            if not edge.tunnel or port is not None or (as_before and world.edges.get(name, {}).get(other) == edge):
+            if not edge.tunnel or port is not None or (as_before and observed.edges.get(name, {}).get(other) == edge):
                 continue
             raise project.wrong(
                 ("services", name, "depends_on", other, "tunnel"),
-                f'"{other}" has no port for a tunnel to lead to',
-                f"Give it one: port = 0 in [services.{other}] leases a free one."
+                f'"{other}" has no port for the tunnel',
+                f"Give it a port: port = 0 in [services.{other}] leases a free one."
                 if wanted is not None
-                else f"Give it one: nexusctl service update {other} --port 0",
+                else f"Give it a port: nexusctl service update {other} --port 0",
             )
 
 
 def find_cycle(edges: Mapping[str, Iterable[str]]) -> list[str] | None:
-    """A circle in a graph, from a name back to itself; None where there is none."""
+    """Find a cycle in a graph: a path from a name back to itself; None if there is none."""
     done: set[str] = set()
     for root in edges:
-        # The way from the root to where we are, in order, and what is still to be looked at from each.
+        # Depth-first search without recursion: the nodes of the current path, each with its unvisited neighbours.
         path = {root: iter(edges[root])} if root not in done else {}
         while path:
             here = next(reversed(path))
@@ -171,7 +171,7 @@ def find_cycle(edges: Mapping[str, Iterable[str]]) -> list[str] | None:
 
 
 def in_order(names: Iterable[str], edges: Mapping[str, Iterable[str]]) -> list[str]:
-    """The names, each after those that it depends on, also by way of others."""
+    """Sort names topologically: each after its direct and transitive dependencies."""
     wanted, done, found = list(names), set(), []
     for root in wanted:
         pending = [(root, iter(sorted(edges.get(root, ()))))] if root not in done else []
@@ -190,7 +190,7 @@ def in_order(names: Iterable[str], edges: Mapping[str, Iterable[str]]) -> list[s
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Change, ...]:
-    """The fields that differ; of the environment only names."""
+    """The fields that differ; of variables only the names."""
     changes = []
     for field, value in after.items():
         if field == "environment":
@@ -204,10 +204,10 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Ch
     return tuple(changes)
 
 
-def _vm_steps(project: Project, world: World, new_id: Callable[[], str]) -> list[Step]:
+def _vm_steps(project: Project, observed: Observed, new_id: Callable[[], str]) -> list[Step]:
     steps = []
     for name, fields in project.vms.items():
-        vm = world.vms.get(name)
+        vm = observed.vms.get(name)
         if vm is None:
             steps.append(Step("create", "vm", name, new_id(), differences(vm_defaults(), fields)))
         elif changes := differences(vm_fields(vm), fields):
@@ -215,24 +215,26 @@ def _vm_steps(project: Project, world: World, new_id: Callable[[], str]) -> list
     return steps
 
 
-def _service_steps(project: Project, world: World, new_id: Callable[[], str]) -> list[Step]:
+def _service_steps(project: Project, observed: Observed, new_id: Callable[[], str]) -> list[Step]:
     steps = []
     for name, wanted in project.services.items():
-        service = world.services.get(name)
+        service = observed.services.get(name)
         if service is None:
             steps.append(Step("create", "service", name, new_id(), differences(service_defaults(), wanted.fields)))
             continue
-        there = service_fields(service, world.environments.get(name, {}))
+        there = service_fields(service, observed.environments.get(name, {}))
         if changes := differences(there, wanted.fields):
             steps.append(Step("update", "service", name, service["id"], changes))
     return steps
 
 
-def _edge_steps(edges: Mapping[str, Mapping[str, Edge]], world: World, lost: set[str]) -> tuple[list[Step], list[Step]]:
-    """What is to be connected and disconnected; one that changes is both."""
+def _edge_steps(
+    edges: Mapping[str, Mapping[str, Edge]], observed: Observed, lost: set[str]
+) -> tuple[list[Step], list[Step]]:
+    """The edges to add and to remove; an edge that changes is removed and added."""
     connects, disconnects = [], []
-    for name in sorted({*edges, *world.edges}):
-        is_, to_be = world.edges.get(name, {}), edges.get(name, {}) if name not in lost else {}
+    for name in sorted({*edges, *observed.edges}):
+        is_, to_be = observed.edges.get(name, {}), edges.get(name, {}) if name not in lost else {}
         for other in sorted(is_):
             if to_be.get(other) != is_[other]:
                 disconnects.append(Step("disconnect", "service", name, other=other, edge=is_[other]))
@@ -242,20 +244,20 @@ def _edge_steps(edges: Mapping[str, Mapping[str, Edge]], world: World, lost: set
     return connects, disconnects
 
 
-def _pruned(project: Project, world: World, known: Ledger) -> list[Step]:
-    """What was made from the file and is in it no more: dependents before what they depend on."""
+def _prune_steps(project: Project, observed: Observed, known: Ownership) -> list[Step]:
+    """Remove what the project owns and its file no longer names, dependents before their dependencies."""
     services = [
         name
-        for name, service in world.services.items()
+        for name, service in observed.services.items()
         if service["id"] in known.services and name not in project.services
     ]
-    vms = [name for name, vm in world.vms.items() if vm["id"] in known.vms and name not in project.vms]
+    vms = [name for name, vm in observed.vms.items() if vm["id"] in known.vms and name not in project.vms]
     return [
         *(
-            Step("remove", "service", name, world.services[name]["id"])
-            for name in reversed(in_order(services, world.edges))
+            Step("remove", "service", name, observed.services[name]["id"])
+            for name in reversed(in_order(services, observed.edges))
         ),
-        *(Step("remove", "vm", name, world.vms[name]["id"]) for name in vms),
+        *(Step("remove", "vm", name, observed.vms[name]["id"]) for name in vms),
     ]
 
 
@@ -264,7 +266,7 @@ def _runs(service: Mapping[str, Any]) -> bool:
 
 
 def _changed(records: Iterable[Step], edges: Iterable[Step]) -> set[str]:
-    """Services that will not have what they are changed to before they are started anew."""
+    """The services whose changes take effect only at a restart."""
     changed = {
         step.name
         for step in records
@@ -277,29 +279,29 @@ def _changed(records: Iterable[Step], edges: Iterable[Step]) -> set[str]:
 
 
 def _run_steps(
-    project: Project, world: World, edges: Mapping[str, Iterable[str]], stale: set[str], changed: set[str]
+    project: Project, observed: Observed, edges: Mapping[str, Iterable[str]], stale: set[str], changed: set[str]
 ) -> list[Step]:
-    """Restarts and starts, each after what it depends on."""
+    """Restarts and starts, in the order of the dependencies."""
     steps = []
     for name in in_order(project.services, edges):
-        wanted, service = project.services[name], world.services.get(name)
+        wanted, service = project.services[name], observed.services.get(name)
         if name in stale and service is not None:
             steps.append(Step("restart", "service", name, service["id"]))
         elif wanted.start and wanted.fields["run_command"] is not None:
             if service is not None and (
-                _runs(service) or (_has_done_its_work(service, wanted.fields) and name not in changed)
+                _runs(service) or (_is_completed_oneshot(service, wanted.fields) and name not in changed)
             ):
                 continue
             steps.append(Step("start", "service", name, service["id"] if service is not None else ""))
     return steps
 
 
-def not_ready(project: Project, world: World, plan: Plan) -> list[Step]:
-    """What the file wants up, and was started before but is not healthy or completed yet, as steps to wait for it."""
+def not_ready(project: Project, observed: Observed, plan: Plan) -> list[Step]:
+    """Steps to wait for the services that run already but are not healthy or completed yet."""
     begun = {step.name for step in plan.steps if step.action in ("restart", "start", "remove")}
     steps = []
     for name in in_order(project.services, {name: one.needs for name, one in project.services.items()}):
-        wanted, service = project.services[name], world.services.get(name)
+        wanted, service = project.services[name], observed.services.get(name)
         if wanted.start and service is not None and name not in begun and _runs(service):
             well = service["health"] == "healthy" or not is_checked(service)
             if service["state"] == "starting" or service["type"] == "oneshot" or not well:
@@ -307,17 +309,19 @@ def not_ready(project: Project, world: World, plan: Plan) -> list[Step]:
     return steps
 
 
-def _has_done_its_work(service: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+def _is_completed_oneshot(service: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
     return fields["type"] == "oneshot" and service["state"] == "stopped" and service.get("exit_code") == 0
 
 
-def _ledgers(known: Ledger, world: World, steps: Iterable[Step], pending: Mapping[str, int]) -> tuple[Ledger, Ledger]:
+def _ownership_before_and_after(
+    known: Ownership, observed: Observed, steps: Iterable[Step], pending: Mapping[str, int]
+) -> tuple[Ownership, Ownership]:
     made = {kind: {s.id for s in steps if s.action == "create" and s.kind == kind} for kind in ("service", "vm")}
     removed = {step.id for step in steps if step.action == "remove"}
     restarted = {step.id for step in steps if step.action == "restart"}
-    there = {service["id"] for service in world.services.values()}, {vm["id"] for vm in world.vms.values()}
+    there = {service["id"] for service in observed.services.values()}, {vm["id"] for vm in observed.vms.values()}
     services = frozenset((known.services & there[0]) | made["service"])
     vms = frozenset((known.vms & there[1]) | made["vm"])
-    before = Ledger(services, vms, tuple(pending.items()))
+    before = Ownership(services, vms, tuple(pending.items()))
     left = tuple((one, at) for one, at in pending.items() if one not in restarted | removed)
-    return before, Ledger(services - removed, vms - removed, left)
+    return before, Ownership(services - removed, vms - removed, left)

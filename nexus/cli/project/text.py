@@ -1,4 +1,4 @@
-"""How plans and what became of them are told, to a person and to a program; values of variables never are."""
+"""Prints plans and outcomes, for a person and for a program, always without the values of variables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DONE = {"create": "Created", "update": "Updated", "remove": "Removed"}
 
 
 def plan_lines(plan: Plan, *, colour: bool) -> Iterator[str]:
-    """A plan for a person: what is made of each service and VM record, then what is restarted and started."""
+    """The lines of a plan for a person: the changes by service and VM record, then restarts and starts."""
 
     def painted(text: str, paint: str) -> str:
         return click.style(printable(text), fg=paint) if colour else printable(text)
@@ -39,17 +39,17 @@ def plan_lines(plan: Plan, *, colour: bool) -> Iterator[str]:
         for change in record.changes if record else ():
             yield printable(f"    {_change(change, created)}")
         if record is not None and record.action == "remove":
-            continue  # its dependencies go with it
+            continue  # its dependencies are removed with it
         for step in steps:
             if step.action in ("connect", "disconnect"):
                 mark, paint = ("+", "green") if step.action == "connect" else ("-", "red")
-                yield painted(f'  {mark} depends on "{step.other}"{_asked(step.edge)}', paint)
+                yield painted(f'  {mark} depends on "{step.other}"{_edge_text(step.edge)}', paint)
     for step in plan.steps:
         if step.action in ("restart", "start"):
             yield printable(f'> {step.action} service "{step.name}"')
 
 
-def _asked(edge: Edge) -> str:
+def _edge_text(edge: Edge) -> str:
     words = [edge.condition] if edge.condition != "started" else []
     words += ["tunnel"] if edge.tunnel else []
     words += [f"{edge.when_lost} when lost"] if edge.when_lost != "ignore" else []
@@ -66,7 +66,7 @@ def _change(change: Change, created: bool) -> str:
 
 
 def plan_summary(plan: Plan) -> str:
-    """How much there is to do, on one line."""
+    """The number of steps of each kind, on one line."""
     records = [step for step in plan.steps if step.action in _MARKS]
     changed = {(step.kind, step.name) for step in plan.steps if step.action in ("update", "connect", "disconnect")}
     changed -= {(step.kind, step.name) for step in records if step.action != "update"}
@@ -81,7 +81,7 @@ def plan_summary(plan: Plan) -> str:
 
 
 def outcome_text(outcome: Outcome) -> str | None:
-    """What was done, in a sentence; None for what failed, which is told as an error."""
+    """The outcome in a sentence; None for a failure, which is printed as an error."""
     step = outcome.step
     if outcome.result == "skipped":
         other = f' and "{step.other}"' if step.other else ""
@@ -89,18 +89,20 @@ def outcome_text(outcome: Outcome) -> str | None:
     if outcome.result == "failed" or outcome.reply is None:
         return None
     if step.action == "connect":
-        return f'Service "{step.name}" depends on "{step.other}"{_asked(step.edge)}'
+        return f'Service "{step.name}" depends on "{step.other}"{_edge_text(step.edge)}'
     if step.action == "disconnect":
-        return f'Service "{step.name}" depends on "{step.other}" no more'
+        return f'Service "{step.name}" no longer depends on "{step.other}"'
     if step.action == "restart":
         return f'Restarted service "{step.name}" ({summary(outcome.reply["service"])})'
     if step.action in ("start", "wait"):
-        return started_text(outcome.reply)[-1]  # the others have steps and sentences of their own
+        return started_text(outcome.reply)[
+            -1
+        ]  # the lines before it are about other services, which have steps of their own
     return f'{_DONE[step.action]} {_KINDS[step.kind]} "{step.name}"'
 
 
 def step_record(step: Step) -> dict[str, Any]:
-    """A step for a program."""
+    """A step as a record for a program."""
     record: dict[str, Any] = {"action": step.action, "kind": step.kind, "name": step.name}
     if step.action in ("connect", "disconnect"):
         record |= {"dependency": step.other, **step.edge._asdict()}
@@ -115,7 +117,7 @@ def step_record(step: Step) -> dict[str, Any]:
 
 
 def outcome_record(outcome: Outcome) -> dict[str, Any]:
-    """What became of a step, for a program."""
+    """An outcome as a record for a program."""
     record = {**step_record(outcome.step), "result": outcome.result}
     if outcome.error is not None:
         record["error"] = {"type": outcome.error.type, "message": outcome.error.message}

@@ -1,14 +1,15 @@
-"""What the daemon has: its services with their variables, dependencies and VM records, and what was made from a file.
+"""The observed state: the daemon's services, variables, dependencies and VM records, and which project owns them.
 
-What was made from a file is remembered in the daemon's settings, ``apply.PROJECT`` and, where one is not enough,
-``apply.PROJECT.1`` and so on: lists of ``s:ID`` (a service), ``v:ID`` (a VM record) and ``r:ID:MS`` (a service that was
-changed at that time and has to be started anew). It is written before what it speaks of is made.
+A project owns the objects that were created from its file. The daemon's settings keep their ids: ``apply.PROJECT`` and,
+if one setting is too small, ``apply.PROJECT.1`` and so on. Each is a list of ``s:ID`` (a service), ``v:ID`` (a VM
+record) and ``r:ID:MS`` (a service that was changed at that time and needs a restart). An id is written before its
+object is created, so that an interrupted run never leaves an object without an owner.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nexus_protocol.errors import NexusError
 
@@ -19,23 +20,26 @@ from nexus.services.commands import GetConfig
 from nexus.system.commands import DeleteSetting, ListSettings, SetSetting
 from nexus.vms.commands import ListVms
 
-__all__ = ["Ledger", "World", "look", "service_fields", "vm_fields", "write_ledger"]
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+
+__all__ = ["Ownership", "Observed", "observe", "service_fields", "vm_fields", "write_ownership"]
 
 _PREFIX = "apply."
-_IN_ONE_SETTING = 200
-"""A setting has 16 KiB, an entry 54 bytes at most."""
+_ENTRIES_PER_SETTING = 200
+"""A setting holds 16 KiB; an entry has at most 54 bytes."""
 
 
-class Ledger(NamedTuple):
-    """What was made from one project's file, by id."""
+class Ownership(NamedTuple):
+    """The objects that were created from one project's file, by id."""
 
     services: frozenset[str] = frozenset()
     vms: frozenset[str] = frozenset()
     restarts: tuple[tuple[str, int], ...] = ()
-    """Services that run as they were before they were changed, and when that was, in ms since 1970."""
+    """Services that were changed and not restarted since, each with the time of the change in ms since 1970."""
 
     def entries(self) -> list[str]:
-        """As it is kept."""
+        """The entries that the settings keep."""
         return [
             *(f"s:{one}" for one in sorted(self.services)),
             *(f"v:{one}" for one in sorted(self.vms)),
@@ -43,22 +47,22 @@ class Ledger(NamedTuple):
         ]
 
 
-class World(NamedTuple):
-    """Everything that a plan is made from, as the daemon's records have it."""
+class Observed(NamedTuple):
+    """The daemon's records that a plan is computed from."""
 
     services: Mapping[str, dict[str, Any]] = {}
     """By name."""
     environments: Mapping[str, dict[str, str]] = {}
-    """The variables of services, by name."""
+    """The variables of services, by service name."""
     edges: Mapping[str, Mapping[str, Edge]] = {}
-    """By the dependent's name, and the name of what it depends on."""
+    """By the name of the dependent, then by the name of its dependency."""
     vms: Mapping[str, dict[str, Any]] = {}
-    ledgers: Mapping[str, Ledger] = {}
+    ownership: Mapping[str, Ownership] = {}
     """By project."""
 
 
-def look(app: Any, environments_of: Sequence[str] | None = None) -> World:
-    """Ask the daemon for all of it; for variables only of the services that are named, or of all."""
+def observe(app: App, environments_of: Sequence[str] | None = None) -> Observed:
+    """Read the records from the daemon; variables only of the services in ``environments_of``, by default of all."""
     services = {service["name"]: service for service in all_services(app)}
     edges: dict[str, dict[str, Edge]] = {}
     for edge in all_dependencies(app):
@@ -71,14 +75,14 @@ def look(app: Any, environments_of: Sequence[str] | None = None) -> World:
         if service.get("environment_names") and (environments_of is None or name in environments_of)
     ]
     environments: dict[str, dict[str, str]] = {}
-    for place, config in app.connect().calls([GetConfig(services[name]["id"], reveal=True) for name in wanted]):
+    for index, config in app.connect().calls([GetConfig(services[name]["id"], reveal=True) for name in wanted]):
         if isinstance(config, NexusError):
             raise config
-        environments[wanted[place]] = {one["name"]: one.get("value", "") for one in config.get("variables", ())}
-    return World(services, environments, edges, {vm["name"]: vm for vm in _all_vms(app)}, _ledgers(app))
+        environments[wanted[index]] = {one["name"]: one.get("value", "") for one in config.get("variables", ())}
+    return Observed(services, environments, edges, {vm["name"]: vm for vm in _all_vms(app)}, _read_ownership(app))
 
 
-def _all_vms(app: Any) -> list[dict[str, Any]]:
+def _all_vms(app: App) -> list[dict[str, Any]]:
     page = app.call_raw(ListVms(limit=10_000))
     vms: list[dict[str, Any]] = page["vms"]
     while cursor := page.get("next_cursor"):
@@ -88,35 +92,35 @@ def _all_vms(app: Any) -> list[dict[str, Any]]:
 
 
 def service_fields(service: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """What a service is told to be, by the fields of ``AddService``."""
+    """The fields of ``AddService`` that would create the same service."""
     fields = {name: service.get(name, default) for name, default in service_defaults().items()}
     return fields | {"environment": dict(environment) or None, "tags": sorted(set(fields["tags"] or ())) or None}
 
 
 def vm_fields(vm: Mapping[str, Any]) -> dict[str, Any]:
-    """What a VM record says, by the fields of ``CreateVm``."""
+    """The fields of ``CreateVm`` that would create the same VM record."""
     return {name: vm.get(name, default) for name, default in vm_defaults().items()}
 
 
-def _ledgers(app: Any) -> dict[str, Ledger]:
+def _read_ownership(app: App) -> dict[str, Ownership]:
     kept: dict[str, list[str]] = {}
     for key, entries in _settings(app).items():
         project = key.removeprefix(_PREFIX).partition(".")[0]
         kept.setdefault(project, []).extend(one for one in entries if isinstance(one, str))
-    return {project: _ledger(entries) for project, entries in kept.items()}
+    return {project: _parse_entries(entries) for project, entries in kept.items()}
 
 
-def _ledger(entries: Sequence[str]) -> Ledger:
+def _parse_entries(entries: Sequence[str]) -> Ownership:
     parts = [entry.split(":") for entry in entries]
-    return Ledger(
+    return Ownership(
         frozenset(part[1] for part in parts if part[0] == "s" and len(part) == 2),
         frozenset(part[1] for part in parts if part[0] == "v" and len(part) == 2),
         tuple((part[1], int(part[2])) for part in parts if part[0] == "r" and len(part) == 3 and part[2].isdecimal()),
     )
 
 
-def _settings(app: Any) -> dict[str, list[Any]]:
-    """The settings that hold what was made, by key."""
+def _settings(app: App) -> dict[str, list[Any]]:
+    """The settings that keep the ownership of projects, by key."""
     found: dict[str, list[Any]] = {}
     cursor: str | None = None
     while True:
@@ -129,12 +133,14 @@ def _settings(app: Any) -> dict[str, list[Any]]:
             return found
 
 
-def write_ledger(app: Any, project: str, ledger: Ledger) -> None:
-    """Remember what was made from a project's file."""
-    entries = ledger.entries()
+def write_ownership(app: App, project: str, ownership: Ownership) -> None:
+    """Write a project's ownership to the daemon's settings."""
+    entries = ownership.entries()
     wanted = {
-        _PREFIX + project + (f".{index}" if index else ""): entries[index * _IN_ONE_SETTING :][:_IN_ONE_SETTING]
-        for index in range(-(-len(entries) // _IN_ONE_SETTING))
+        _PREFIX + project + (f".{index}" if index else ""): entries[index * _ENTRIES_PER_SETTING :][
+            :_ENTRIES_PER_SETTING
+        ]
+        for index in range(-(-len(entries) // _ENTRIES_PER_SETTING))
     }
     kept = {key: value for key, value in _settings(app).items() if key.split(".")[1] == project}
     for key, value in wanted.items():

@@ -1,27 +1,30 @@
-"""``nexusctl service``: its words. What each of them does is in ``cli_…``, imported when it is used."""
+"""``nexusctl service``: the table of its verbs. Each is in a module of this package, imported when it is used."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from nexus.cli.verbs import NounGroup, completers
 
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+
 __all__ = ["service"]
 
 
-def _made_by(module: str, function: str) -> Callable[[], click.Command]:
-    """Makes a verb with a function of one of this package's modules, and imports that only then."""
+def _lazy(module: str, function: str) -> Callable[[], click.Command]:
+    """A function that imports a module of this package and builds a verb with one of its functions."""
 
-    def make() -> click.Command:
-        made = getattr(import_module(f"nexus.services.cli.{module}"), function)()
-        assert isinstance(made, click.Command)
-        return made
+    def build() -> click.Command:
+        built = getattr(import_module(f"nexus.services.cli.{module}"), function)()
+        assert isinstance(built, click.Command)
+        return built
 
-    return make
+    return build
 
 
 def _config() -> click.Command:
@@ -29,8 +32,8 @@ def _config() -> click.Command:
         "config",
         "Show and change how a service is configured.",
         {
-            "show": ("Show the variables that a service has, or would be started with.", _made_by(*_SHOW_CONFIG)),
-            "set": ("Change the configuration file, its format or the run command.", _made_by(*_SET_CONFIG)),
+            "show": ("Show a service's variables, or all that its next start would pass.", _lazy(*_SHOW_CONFIG)),
+            "set": ("Change the configuration file, its format or the run command.", _lazy(*_SET_CONFIG)),
         },
         dict.fromkeys(("get", "list", "inspect"), " (did you mean 'show'?)")
         | dict.fromkeys(("update", "edit"), " (did you mean 'set'?)"),
@@ -44,11 +47,11 @@ _SET_CONFIG = ("config", "make_config_set")
 def _dependency() -> click.Command:
     return NounGroup(
         "dependency",
-        "Say which service needs which.",
+        "Manage the dependencies between services.",
         {
-            "add": ("Make a service depend on another one.", _made_by("dependencies", "make_add")),
-            "remove": ("Remove a dependency.", _made_by("dependencies", "make_remove")),
-            "list": ("List dependencies.", _made_by("dependencies", "make_list")),
+            "add": ("Add a dependency.", _lazy("dependencies", "make_add")),
+            "remove": ("Remove a dependency.", _lazy("dependencies", "make_remove")),
+            "list": ("List dependencies.", _lazy("dependencies", "make_list")),
         },
         {**dict.fromkeys(("rm", "delete"), " (did you mean 'remove'?)"), "ls": " (did you mean 'list'?)"},
     )
@@ -57,14 +60,14 @@ def _dependency() -> click.Command:
 def _git() -> click.Command:
     return NounGroup(
         "git",
-        "Look after a service's repository.",
+        "Manage a service's git repository.",
         {
-            "status": ("Show what is checked out, and what has changed.", _made_by("git", "make_status")),
-            "clone": ("Clone the repository to its path.", _made_by("git", "make_clone")),
-            "pull": ("Pull, fast-forward only.", _made_by("git", "make_pull")),
-            "log": ("List commits, newest first.", _made_by("git", "make_log")),
-            "branches": ("List branches.", _made_by("git", "make_branches")),
-            "checkout": ("Check out a branch or a commit.", _made_by("git", "make_checkout")),
+            "status": ("Show the checked-out branch and commit, and uncommitted changes.", _lazy("git", "make_status")),
+            "clone": ("Clone the repository to its path.", _lazy("git", "make_clone")),
+            "pull": ("Pull, fast-forward only.", _lazy("git", "make_pull")),
+            "log": ("List commits, newest first.", _lazy("git", "make_log")),
+            "branches": ("List branches.", _lazy("git", "make_branches")),
+            "checkout": ("Check out a branch or a commit.", _lazy("git", "make_checkout")),
         },
         {
             **dict.fromkeys(("switch", "co"), " (did you mean 'checkout'?)"),
@@ -74,9 +77,9 @@ def _git() -> click.Command:
 
 
 class _Service(NounGroup):
-    """The noun, with a short name for one of its own nouns."""
+    """The noun, with an alias for one of its nested nouns."""
 
-    aliases = {"dep": "dependency"}  # noqa: RUF012 - as the class above has it
+    aliases = {"dep": "dependency"}  # noqa: RUF012 - as in WordGroup
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, self.aliases.get(cmd_name, cmd_name))
@@ -86,19 +89,19 @@ service = _Service(
     "service",
     "Manage services.",
     {
-        "add": ("Add a service.", _made_by("records", "make_add")),
-        "update": ("Change a service.", _made_by("records", "make_update")),
-        "start": ("Start services, and what they depend on.", _made_by("lifecycle", "make_start")),
-        "stop": ("Stop services.", _made_by("lifecycle", "make_stop")),
-        "restart": ("Stop services and start them again.", _made_by("lifecycle", "make_restart")),
-        "list": ("List services by name.", _made_by("status", "make_list")),
-        "status": ("Show how services are.", _made_by("status", "make_status")),
-        "tree": ("Draw what depends on what.", _made_by("tree", "make_tree")),
-        "logs": ("Show what services write.", _made_by("logs", "make_logs")),
-        "remove": ("Remove services.", _made_by("records", "make_remove")),
+        "add": ("Add a service.", _lazy("records", "make_add")),
+        "update": ("Change a service.", _lazy("records", "make_update")),
+        "start": ("Start services and their dependencies.", _lazy("lifecycle", "make_start")),
+        "stop": ("Stop services.", _lazy("lifecycle", "make_stop")),
+        "restart": ("Restart services.", _lazy("lifecycle", "make_restart")),
+        "list": ("List services by name.", _lazy("status", "make_list")),
+        "status": ("Show service status.", _lazy("status", "make_status")),
+        "tree": ("Draw the tree of dependencies.", _lazy("tree", "make_tree")),
+        "logs": ("Show the output of services.", _lazy("logs", "make_logs")),
+        "remove": ("Remove services.", _lazy("records", "make_remove")),
         "config": ("Show and change how a service is configured.", _config),
-        "dependency": ("Say which service needs which (short: dep).", _dependency),
-        "git": ("Look after a service's repository.", _git),
+        "dependency": ("Manage the dependencies between services (short: dep).", _dependency),
+        "git": ("Manage a service's git repository.", _git),
     },
     {
         **dict.fromkeys(("rm", "delete", "del"), " (did you mean 'remove'?)"),
@@ -116,14 +119,14 @@ service = _Service(
 )
 
 
-def _complete_service(app: Any, incomplete: str) -> list[str]:
+def _complete_service(app: App, incomplete: str) -> list[str]:
     from nexus.services.commands import ListServices
 
     page = app.call_raw(ListServices(limit=10_000))
     return [found["name"] for found in page["services"] if found["name"].startswith(incomplete)]
 
 
-def _complete_tag(app: Any, incomplete: str) -> list[str]:
+def _complete_tag(app: App, incomplete: str) -> list[str]:
     from nexus.services.commands import ListServices
 
     page = app.call_raw(ListServices(limit=10_000))

@@ -1,16 +1,19 @@
-"""How a service is configured: ``service config show`` and ``service config set``."""
+"""``service config show`` and ``service config set``: a service's variables, configuration file and run command."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nexus.cli.output import Column, Printer, hint, print_fields
 from nexus.cli.verbs import build_command, verb
-from nexus.services.cli.records import words_as_command
+from nexus.services.cli.records import use_words_as_command
 from nexus.services.cli.status import command_text
 from nexus.services.commands import GetConfig, UpdateConfig
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["make_config_set", "make_config_show"]
 
@@ -23,7 +26,7 @@ _COLUMNS = (
 )
 
 
-def _show(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _show(app: App, values: dict[str, Any], out: Printer) -> None:
     config = app.call_raw(build_command(GetConfig, values))
 
     def sentence() -> None:
@@ -49,8 +52,8 @@ def _print_config(config: dict[str, Any]) -> None:
     )
 
 
-def _set(app: Any, values: dict[str, Any], out: Printer) -> None:
-    words_as_command(values)
+def _set(app: App, values: dict[str, Any], out: Printer) -> None:
+    use_words_as_command(values)
     if all(value in (None, ()) for name, value in values.items() if name != "service"):
         raise click.UsageError("nothing to change: give --file, --format, --run or --clear")
     config = app.call_raw(build_command(UpdateConfig, values))
@@ -59,8 +62,8 @@ def _set(app: Any, values: dict[str, Any], out: Printer) -> None:
 
 _SHOW_HELP = """Show the variables that a service's record declares, or with --resolved all that a start would pass.
 
-Values are masked unless --reveal is given. SOURCE is who has the last word: inherited from the daemon, the
-configuration file, the service's record, the start, its port, a tunnel, or Nexus itself.
+Values are masked unless --reveal is given. SOURCE is where the value comes from: inherited from the daemon, the
+configuration file, the service's record, the start command, its port, a tunnel, or Nexus itself.
 """
 
 

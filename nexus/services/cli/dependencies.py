@@ -1,8 +1,8 @@
-"""Which service needs which: ``service dependency add``, ``remove`` and ``list``."""
+"""``service dependency add``, ``remove`` and ``list``."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,9 @@ from nexus.cli.output import Column, Printer
 from nexus.cli.verbs import build_command, shell_complete, verb
 from nexus.services.cli.status import edge_text
 from nexus.services.commands import AddDependency, ListDependencies, RemoveDependency
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["all_dependencies", "make_add", "make_list", "make_remove"]
 
@@ -31,13 +34,13 @@ def _tunnel(edge: dict[str, Any]) -> str:
     return f"{edge.get('tunnel_host', '127.0.0.1')}:{port}" if port else "yes"
 
 
-def all_dependencies(app: Any) -> list[dict[str, Any]]:
-    """Every dependency there is."""
+def all_dependencies(app: App) -> list[dict[str, Any]]:
+    """All dependencies of all services."""
     found: list[dict[str, Any]] = app.call_raw(ListDependencies()).get("dependencies", [])
     return found
 
 
-def _add(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _add(app: App, values: dict[str, Any], out: Printer) -> None:
     edge = app.call_raw(build_command(AddDependency, values))
     text = edge_text(edge)
     out.one(
@@ -49,18 +52,18 @@ def _add(app: Any, values: dict[str, Any], out: Printer) -> None:
     )
 
 
-def _remove(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _remove(app: App, values: dict[str, Any], out: Printer) -> None:
     edge = app.call_raw(build_command(RemoveDependency, values))
     out.one(
         edge,
         key="dependency",
-        sentence=lambda: click.echo(f'Service "{edge["service"]}" depends on "{edge["dependency"]}" no more'),
+        sentence=lambda: click.echo(f'Service "{edge["service"]}" no longer depends on "{edge["dependency"]}"'),
     )
 
 
-def _list(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _list(app: App, values: dict[str, Any], out: Printer) -> None:
     if values["service"] is None and values["reverse"]:
-        raise click.UsageError("--reverse is about one service: give its name")
+        raise click.UsageError("--reverse needs the name of a service")
     found = app.call_raw(build_command(ListDependencies, values)).get("dependencies", [])
     key = "service" if values["reverse"] else "dependency"
     out.many(found, _COLUMNS, key=key, nothing="No dependencies found.")

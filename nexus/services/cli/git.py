@@ -1,16 +1,16 @@
-"""A service's repository: the verbs of ``service git``."""
+"""``service git``: the verbs of a service's git repository."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from nexus_protocol.command import Command, StreamCommand
 
 from nexus.cli.output import Column, Printer, format_time, print_fields, printable
-from nexus.cli.verbs import FilePath, build_command, verb
+from nexus.cli.verbs import FilePath, Run, build_command, verb
 from nexus.services.commands import (
     CheckoutBranch,
     GetRepoStatus,
@@ -21,6 +21,9 @@ from nexus.services.commands import (
     GitPull,
 )
 from nexus.services.records import GitProgress
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = ["make_branches", "make_checkout", "make_clone", "make_log", "make_pull", "make_status"]
 
@@ -67,18 +70,18 @@ def _print_status(repository: dict[str, Any]) -> None:
     )
 
 
-def _status(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _status(app: App, values: dict[str, Any], out: Printer) -> None:
     repository = app.call_raw(build_command(GetRepoStatus, values))
     out.one(repository, key="path", sentence=lambda: _print_status(repository))
 
 
-def _checkout(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _checkout(app: App, values: dict[str, Any], out: Printer) -> None:
     branch, commit = values.pop("branch"), values.pop("commit")
     if (branch is None) == (commit is None):
-        raise click.UsageError("say what to check out: a BRANCH, or --commit COMMIT")
+        raise click.UsageError("name what to check out: a BRANCH, or --commit COMMIT")
     if commit is not None and values["create"]:
-        raise click.UsageError("--create makes a branch: give its name instead of --commit")
-    request: Any
+        raise click.UsageError("--create makes a branch: name it instead of --commit")
+    request: Command[Any]
     if commit is not None:
         request = build_command(GitCheckoutCommit, {"service": values["service"], "commit": commit})
     else:
@@ -89,21 +92,21 @@ def _checkout(app: Any, values: dict[str, Any], out: Printer) -> None:
     out.one(repository, key="path", sentence=lambda: click.echo(printable(f"Checked out {where}")))
 
 
-def _log(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _log(app: App, values: dict[str, Any], out: Printer) -> None:
     commits = app.call_raw(build_command(GitLog, values)).get("commits", [])
     out.many(commits, _COMMITS, key="id", nothing="No commits found.")
 
 
-def _branches(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _branches(app: App, values: dict[str, Any], out: Printer) -> None:
     branches = app.call_raw(build_command(GitListBranches, values)).get("branches", [])
     out.many(branches, _BRANCHES, key="name", nothing="No branches found.")
 
 
 def _token(values: dict[str, Any]) -> str | None:
-    """The token from where no other process can read it.
+    """Read the token from a file or the environment, where other users cannot read it, unlike a command line.
 
     Raises:
-        UsageError: its file cannot be read, or holds no token.
+        UsageError: the file cannot be read, or does not hold a token.
     """
     path = values.pop("token_file")
     if path is None:
@@ -121,7 +124,7 @@ def _token(values: dict[str, Any]) -> str | None:
 
 
 class _Progress:
-    """How far git is, on one line of a person's terminal."""
+    """Shows git's progress on one line of a terminal."""
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -139,14 +142,14 @@ class _Progress:
         self._width = len(text)
 
     def end(self) -> None:
-        """Take the line away again."""
+        """Erase the line."""
         if self._width:
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
 
 
-def _transfer(app: Any, command: Any) -> dict[str, Any]:
-    """Carry out a clone or a pull with its progress; the repository as it then is."""
+def _transfer(app: App, command: StreamCommand[GitProgress, Any]) -> dict[str, Any]:
+    """Carry out a clone or a pull and show its progress; returns the resulting state of the repository."""
     import msgspec
 
     progress = _Progress()
@@ -160,14 +163,14 @@ def _transfer(app: Any, command: Any) -> dict[str, Any]:
     return repository
 
 
-def _clone(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _clone(app: App, values: dict[str, Any], out: Printer) -> None:
     token = _token(values)
     repository = _transfer(app, build_command(GitClone, {**values, "token": token}))
     branch = f' (branch "{repository["branch"]}")' if repository.get("branch") else ""
     out.one(repository, key="path", sentence=lambda: click.echo(printable(f"Cloned to {repository['path']}{branch}")))
 
 
-def _pull(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _pull(app: App, values: dict[str, Any], out: Printer) -> None:
     token = _token(values)
     repository = _transfer(app, build_command(GitPull, {**values, "token": token}))
     count, before = repository.get("pulled_commits"), repository.get("pulled_from")
@@ -182,11 +185,11 @@ def _pull(app: Any, values: dict[str, Any], out: Printer) -> None:
     out.one(repository, key="path", sentence=sentence)
 
 
-_TOKEN_HELP = f"""A token comes from --token-file or the variable {_TOKEN_VARIABLE}, never from the line, and is kept
-nowhere; without either the service's own way is used (its token file, the ssh agent, or none)."""
+_TOKEN_HELP = f"""A token is read from --token-file or the variable {_TOKEN_VARIABLE}, never from the command line, and
+is not stored. Without either, the service's own authentication is used (its token file, the ssh agent, or none)."""
 
 
-def _transfer_verb(command: Any, run: Callable[[Any, dict[str, Any], Printer], None], help: str) -> click.Command:
+def _transfer_verb(command: type[Command[Any]], run: Run, help: str) -> click.Command:
     file = click.Option(
         ["--token-file"], type=FilePath(), metavar="FILE", help=f"File with the git token (else {_TOKEN_VARIABLE})."
     )
@@ -228,5 +231,5 @@ def make_checkout() -> click.Command:
             click.Option(["--commit"], metavar="COMMIT", help="Check out this commit, detached."),
         ],
         exclude=("branch",),
-        help="Check out a branch, or with --commit a commit; refused where uncommitted work could be lost.",
+        help="Check out a branch, or with --commit a commit. Refused if uncommitted changes could be lost.",
     )

@@ -1,10 +1,10 @@
-"""Services up and down: ``service start``, ``service stop`` and ``service restart``."""
+"""``service start``, ``service stop`` and ``service restart``."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from nexus_protocol.command import Command
@@ -12,25 +12,29 @@ from nexus_protocol.errors import DeadlineExceeded, NexusError
 
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.output import Printer
-from nexus.cli.verbs import build_command, shell_complete, verb
+from nexus.cli.verbs import Run, build_command, shell_complete, verb
 from nexus.client.errors import ConnectionFailure
 from nexus.services.cli.status import all_services, summary
 from nexus.services.commands import GetServiceStatus, RestartService, StartService, StopService
 
-__all__ = ["make_restart", "make_start", "make_stop", "start_and_tell", "started_text"]
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
-_MOST_TOLD = 10
+__all__ = ["make_restart", "make_start", "make_stop", "start_and_print", "started_text"]
+
+_MAX_REPORTED = 10
+"""Services of an interrupted command whose state is looked up and printed."""
 
 
-def _chosen(app: Any, values: dict[str, Any]) -> list[str]:
-    """The services that the line means: by name, all of them, or those with a tag.
+def _chosen(app: App, values: dict[str, Any]) -> list[str]:
+    """The names of the selected services: by name, all, or by tag.
 
     Raises:
-        UsageError: it means none, or in two ways.
+        UsageError: not exactly one of the three is given.
     """
     names, every, tag = list(values.pop("service")), values.pop("all"), values.pop("tag")
     if (bool(names) + bool(every) + (tag is not None)) != 1:
-        raise click.UsageError("say which services: their names, or --all, or --tag TAG")
+        raise click.UsageError("select services: by name, with --all, or with --tag TAG")
     if names:
         return names
     found = all_services(app, tag=tag)
@@ -40,39 +44,39 @@ def _chosen(app: Any, values: dict[str, Any]) -> list[str]:
 
 
 def _for_all(
-    app: Any,
+    app: App,
     commands: Sequence[StartService | StopService | RestartService],
     out: Printer,
     sentence: Callable[[dict[str, Any]], None],
 ) -> int:
-    """Send them all at once, and print what becomes of each; gives the exit code of the first failure.
+    """Send all commands concurrently and print each outcome; returns the exit code of the first error, else 0.
 
-    What has come is printed at once for a person; a program gets it in the order of the line.
+    For a person each outcome is printed as it arrives; for a program, in the order of the command line.
     """
     from nexus.cli.main import exit_code, print_error
 
     code = 0
     replies: dict[int, dict[str, Any]] = {}
-    waiting = {place: command.service for place, command in enumerate(commands)}
+    waiting = {index: command.service for index, command in enumerate(commands)}
     try:
-        for place, reply in app.connect().calls(commands, timeout_s=app.timeout_s):
-            del waiting[place]
+        for index, reply in app.connect().calls(commands, timeout_s=app.timeout_s):
+            del waiting[index]
             if isinstance(reply, NexusError):
                 print_error(reply)
                 code = code or exit_code(reply)
                 continue
-            replies[place] = reply["service"]
+            replies[index] = reply["service"]
             if out.for_person:
                 sentence(reply)
     except KeyboardInterrupt as error:
-        for line in _going_on(app, list(waiting.values())):
+        for line in _states_after_interrupt(app, list(waiting.values())):
             error.add_note(line)
         raise
     except DeadlineExceeded as error:
         names = shlex.join(waiting.values())
-        hint = f"What was begun goes on all the same; see how far it is: nexusctl service status {names}"
+        hint = f"Operations in progress continue in the daemon; to see their state: nexusctl service status {names}"
         raise DeadlineExceeded(error.message, hint=hint, details=error.details) from None
-    found = [replies[place] for place in sorted(replies)]
+    found = [replies[index] for index in sorted(replies)]
     if out.output == "json" and len(commands) == 1 and found:
         out.one(found[0], key="name", sentence=lambda: None)
     elif not out.for_person:
@@ -80,103 +84,106 @@ def _for_all(
     return code
 
 
-def _going_on(app: Any, names: Sequence[str]) -> list[str]:
-    """What became of services that nobody waits for any longer, in sentences."""
+def _states_after_interrupt(app: App, names: Sequence[str]) -> list[str]:
+    """The states of the services whose commands were interrupted, in sentences."""
     app.limit(ANSWER_WITHIN_S)
     lines = []
-    for name in names[:_MOST_TOLD]:
+    for name in names[:_MAX_REPORTED]:
         try:
             service = app.call_raw(GetServiceStatus(name))["service"]
         except (NexusError, ConnectionFailure):
-            continue  # what was interrupted is what there is to talk about
+            continue  # this is only additional information
         if service["state"] in ("starting", "running"):
-            lines.append(f'Service "{name}" goes on ({summary(service)}); to stop it: nexusctl service stop {name}')
+            lines.append(
+                f'Service "{name}" keeps running ({summary(service)}); to stop it: nexusctl service stop {name}'
+            )
         elif service["state"] == "stopping":
-            lines.append(f'Service "{name}" goes on stopping; look at it: nexusctl service status {name}')
+            lines.append(f'Service "{name}" is still stopping; to see its state: nexusctl service status {name}')
         else:
             lines.append(f'Service "{name}" is {service["state"]}')
-    if len(names) > _MOST_TOLD:
-        lines.append("And others: nexusctl service list")
+    if len(names) > _MAX_REPORTED:
+        lines.append("To see the others: nexusctl service list")
     return lines
 
 
 def started_text(reply: dict[str, Any]) -> list[str]:
-    """What a start did, in sentences."""
+    """The result of a start in sentences; the last one is about the service that was named."""
     service, started = reply["service"], reply.get("started", [])
     lines = [f'Started service "{name}"' for name in started if name != service["name"]]
-    verb = "Started" if service["name"] in started else "Already up:"
+    verb = "Started" if service["name"] in started else "Already started:"
     if service["state"] == "stopped" and service["name"] in started:
-        return [*lines, f'Ran service "{service["name"]}" ({service.get("reason") or "it has ended"})']
+        return [*lines, f'Ran service "{service["name"]}" ({service.get("reason") or "it has exited"})']
     return [*lines, f'{verb} service "{service["name"]}" ({summary(service)})']
 
 
-def _tell_started(reply: dict[str, Any]) -> None:
+def _print_started(reply: dict[str, Any]) -> None:
     click.echo("\n".join(started_text(reply)))
 
 
-def start_and_tell(app: Any, name: str, out: Printer) -> int:
-    """Start one service and say so; gives the exit code."""
-    return _for_all(app, [StartService(name)], out, _tell_started)
+def start_and_print(app: App, name: str, out: Printer) -> int:
+    """Start one service and print the result; returns the exit code."""
+    return _for_all(app, [StartService(name)], out, _print_started)
 
 
-def _start(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _start(app: App, values: dict[str, Any], out: Printer) -> int:
     names = _chosen(app, values)
     commands = [build_command(StartService, {**values, "service": name}) for name in names]
-    return _for_all(app, commands, out, _tell_started)
+    return _for_all(app, commands, out, _print_started)
 
 
-def _restart(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _restart(app: App, values: dict[str, Any], out: Printer) -> int:
     names = _chosen(app, values)
     commands = [build_command(RestartService, {**values, "service": name}) for name in names]
 
-    def tell(reply: dict[str, Any]) -> None:
+    def print_restarted(reply: dict[str, Any]) -> None:
         click.echo(f'Restarted service "{reply["service"]["name"]}" ({summary(reply["service"])})')
 
-    return _for_all(app, commands, out, tell)
+    return _for_all(app, commands, out, print_restarted)
 
 
-def _stop(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _stop(app: App, values: dict[str, Any], out: Printer) -> int:
     every = values["all"]
     names = _chosen(app, values)
-    # Of all services none is left that another one could need.
+    # With --all the dependents are stopped too, so the order of the commands does not matter.
     cascade = True if every else values["cascade"]
     commands = [build_command(StopService, {**values, "service": name, "cascade": cascade}) for name in names]
-    told: set[str] = set()
+    printed: set[str] = set()
 
-    def tell(reply: dict[str, Any]) -> None:
+    def print_stopped(reply: dict[str, Any]) -> None:
         service = reply["service"]
         for name in reply.get("stopped", []):
-            if name not in told:
+            if name not in printed:
                 click.echo(f'Stopped service "{name}"')
-                told.add(name)
-        if service["name"] not in told and not every:
-            click.echo(f'Service "{service["name"]}" was not up')
+                printed.add(name)
+        if service["name"] not in printed and not every:
+            click.echo(f'Service "{service["name"]}" was not running')
 
-    return _for_all(app, commands, out, tell)
+    return _for_all(app, commands, out, print_stopped)
 
 
-_START_HELP = """Start services, and before them what they depend on.
+_START_HELP = """Start services, and their dependencies first.
 
-It is done when they are up: they have outlived their start window, or with --wait are healthy. What does not come up
-is told with the last lines that it wrote.
+The command returns when the services are running: once their start window has passed, or with --wait once they are
+healthy. If a service fails, the last lines of its output are printed.
 
 \b
     nexusctl service start api --wait
     nexusctl service start --tag backend
 """
 
-_STOP_HELP = """Stop services; it is done when all of their processes are gone.
+_STOP_HELP = """Stop services, and return when all of their processes have exited.
 
-What others that are up need is refused: --cascade stops those first, in reverse order.
+Stopping a service with running dependents is refused. With --cascade the dependents are stopped first, in reverse
+order.
 """
 
-_RESTART_HELP = """Stop services and start them again, with the environment that they were last started with.
+_RESTART_HELP = """Restart services with the environment of their last start.
 
-With --env they get another one. What depends on them is not stopped.
+With --env they get another environment. Their dependents are not stopped.
 """
 
 
-def _choice() -> list[click.Parameter]:
+def _selection_parameters() -> list[click.Parameter]:
     return [
         click.Argument(["service"], metavar="[NAME]...", nargs=-1, shell_complete=shell_complete("service")),
         click.Option(["--all"], is_flag=True, help="All services."),
@@ -184,20 +191,20 @@ def _choice() -> list[click.Parameter]:
     ]
 
 
-def _made(command: type[Command[Any]], run: Callable[..., int], help: str) -> click.Command:
-    return verb(command, run, parameters=_choice(), exclude=("service", "timeout_ms"), help=help)
+def _build(command: type[Command[Any]], run: Run, help: str) -> click.Command:
+    return verb(command, run, parameters=_selection_parameters(), exclude=("service", "timeout_ms"), help=help)
 
 
 def make_start() -> click.Command:
     """``service start``."""
-    return _made(StartService, _start, _START_HELP)
+    return _build(StartService, _start, _START_HELP)
 
 
 def make_stop() -> click.Command:
     """``service stop``."""
-    return _made(StopService, _stop, _STOP_HELP)
+    return _build(StopService, _stop, _STOP_HELP)
 
 
 def make_restart() -> click.Command:
     """``service restart``."""
-    return _made(RestartService, _restart, _RESTART_HELP)
+    return _build(RestartService, _restart, _RESTART_HELP)

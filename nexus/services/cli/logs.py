@@ -1,4 +1,4 @@
-"""What services write: ``service logs``, byte for byte for a person and a pipe, as records for a program."""
+"""``service logs``: the output of services, byte for byte for a person and a pipe, as records for a program."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import heapq
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 from nexus_protocol.errors import Unavailable
@@ -19,10 +19,13 @@ from nexus.client.errors import ConnectionLost
 from nexus.services.commands import GetServiceStdout
 from nexus.services.records import LogPiece
 
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+
 __all__ = ["make_logs", "parse_since"]
 
 _LINES_ON_TERMINAL = 100
-"""A person who asks for a log wants its end."""
+"""The default of ``--lines`` on a terminal."""
 
 
 def _since(text: str) -> int:
@@ -33,10 +36,10 @@ def _since(text: str) -> int:
 
 
 def parse_since(text: str, now_ms: int) -> int:
-    """When ``text`` was, in ms since 1970: ``5m`` ago, or a time as nexusctl prints it (UTC unless it names a zone).
+    """Parse a time to ms since 1970: ``5m`` ago, or a time as nexusctl prints it (UTC unless it names a zone).
 
     Raises:
-        ValueError: it is neither; the message is a sentence.
+        ValueError: the text is neither; the message is for a person.
     """
     try:
         return max(0, now_ms - parse_duration(text))
@@ -53,7 +56,7 @@ def parse_since(text: str, now_ms: int) -> int:
 
 
 def _line_count(text: str) -> int:
-    """A number of lines; -1 for all of them."""
+    """Parse a number of lines; ``all`` is -1."""
     if text == "all":
         return -1
     if not (text.isascii() and text.isdecimal()) or int(text) > 10_000_000:
@@ -62,17 +65,17 @@ def _line_count(text: str) -> int:
 
 
 class _Writer:
-    """Writes pieces of output to standard output, with what stands before each line.
+    """Writes pieces of output to standard output, each line with its service and time where they are wanted.
 
-    Where nothing does, bytes go through as they are.
+    Without either the bytes are written unchanged.
     """
 
-    def __init__(self, names: tuple[str, ...], timestamps: bool, at_once: bool) -> None:
+    def __init__(self, names: tuple[str, ...], timestamps: bool, flush: bool) -> None:
         self._width = max(map(len, names)) if len(names) > 1 else 0
         self._timestamps = timestamps
-        self._at_once = at_once
+        self._flush = flush
         self._open: str | None = None
-        """Whose line has begun and not ended."""
+        """The service whose last line has no line feed yet."""
 
     def write(self, name: str, piece: LogPiece) -> None:
         buffer = sys.stdout.buffer
@@ -85,26 +88,26 @@ class _Writer:
                     buffer.write(b"\n")
                     self._open = None
                 if self._open is None:
-                    buffer.write(self._before(name, piece.at))
+                    buffer.write(self._prefix(name, piece.at))
                 buffer.write(line)
                 self._open = None if line.endswith(b"\n") else name
-        if self._at_once:
+        if self._flush:
             buffer.flush()
 
-    def _before(self, name: str, at_ms: int) -> bytes:
+    def _prefix(self, name: str, at_ms: int) -> bytes:
         text = f"{name:<{self._width}} | " if self._width else ""
         if self._timestamps:
             text += time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_ms / 1000)) + f".{at_ms % 1000:03}Z "
         return text.encode()
 
     def end(self) -> None:
-        """A person's prompt begins on a line of its own."""
+        """End an unfinished line on a terminal, so that the shell's prompt starts on a new line."""
         if self._open is not None and sys.stdout.isatty():
             sys.stdout.buffer.write(b"\n")
 
 
 def _lines(data: bytes) -> Iterator[bytes]:
-    """The lines of some bytes, which end with a line feed and nothing else."""
+    """Split bytes after each line feed, and only there (``splitlines`` also splits elsewhere)."""
     start = 0
     while start < len(data):
         end = data.find(b"\n", start) + 1 or len(data)
@@ -112,26 +115,26 @@ def _lines(data: bytes) -> Iterator[bytes]:
         start = end
 
 
-def _logs(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _logs(app: App, values: dict[str, Any], out: Printer) -> int:
     names: tuple[str, ...] = values.pop("names")
     follow = bool(values["follow"])
     timestamps = values.pop("timestamps")
     if out.output == "json" and follow:
-        raise click.UsageError("-o json is one document, and this output has no end: use -o jsonl")
+        raise click.UsageError("-o json prints one document, and followed output has no end: use -o jsonl")
     commands = [build_command(GetServiceStdout, {**_request(values), "service": name}) for name in names]
     if follow:
-        gc.enable()  # this one may run for days
+        gc.enable()  # main() disables it, but this verb may run for days
         end_with_reader(app.connect())
     writer = _Writer(names, timestamps, follow or sys.stdout.isatty())
     records: list[dict[str, Any]] = []
     sys.stdout.flush()
     try:
-        for place, piece in _pieces(app, commands, follow):
+        for index, piece in _pieces(app, commands, follow):
             if out.for_person:
-                writer.write(names[place], piece)
+                writer.write(names[index], piece)
                 continue
             record = {
-                "service": names[place],
+                "service": names[index],
                 "at": piece.at,
                 "stream": piece.stream.value,
                 "text": piece.data.decode(errors="replace"),
@@ -141,12 +144,12 @@ def _logs(app: Any, values: dict[str, Any], out: Printer) -> int:
             else:
                 out.line(record, "", key="stream")
     except KeyboardInterrupt:
-        return 130  # how everybody leaves a log that is followed: nothing to talk about
+        return 130  # the usual end of following: no message
     except (Unavailable, ConnectionLost) as error:
         if follow:
-            hint(f"Go on from here: {printable(shlex.join(['nexusctl', 'service', 'logs', *names]))} -f --lines 0")
+            hint(f"Continue from here: {printable(shlex.join(['nexusctl', 'service', 'logs', *names]))} -f --lines 0")
         if isinstance(error, Unavailable):
-            raise ConnectionLost(error.message) from None  # its hint is the one above
+            raise ConnectionLost(error.message) from None  # without the daemon's hint: the one above replaces it
         raise
     if out.output == "json":
         out.many(records, (), key="service", nothing="No output found.")
@@ -155,12 +158,12 @@ def _logs(app: Any, values: dict[str, Any], out: Printer) -> int:
 
 
 def _request(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the request, from what the line says."""
+    """The fields of ``GetServiceStdout`` from the values of the command line."""
     lines, since = values["lines"], values["since_at"]
     if lines is None and since is None and sys.stdout.isatty():
         lines = _LINES_ON_TERMINAL
     if values["only_stdout"] and values["only_stderr"]:
-        raise click.UsageError("--stdout and --stderr exclude each other: without them both are shown")
+        raise click.UsageError("--stdout and --stderr exclude each other: without them, both streams are shown")
     stream = "stdout" if values["only_stdout"] else "stderr" if values["only_stderr"] else None
     return {
         "lines": None if lines in (None, -1) else lines,
@@ -170,8 +173,8 @@ def _request(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pieces(app: Any, commands: list[Any], follow: bool) -> Iterator[tuple[int, LogPiece]]:
-    """The pieces of all services, each with its service's place: by time, or when they are followed, as they come."""
+def _pieces(app: App, commands: Sequence[GetServiceStdout], follow: bool) -> Iterator[tuple[int, LogPiece]]:
+    """Yield the pieces of all services, each with the index of its service: by time, or if followed, as they arrive."""
     from contextlib import ExitStack
 
     client = app.connect()
@@ -181,17 +184,17 @@ def _pieces(app: Any, commands: list[Any], follow: bool) -> Iterator[tuple[int, 
             yield from client.merge(streams)
         else:
 
-            def placed(place: int, stream: Iterable[LogPiece]) -> Iterator[tuple[int, LogPiece]]:
-                return ((place, piece) for piece in stream)
+            def indexed(index: int, stream: Iterable[LogPiece]) -> Iterator[tuple[int, LogPiece]]:
+                return ((index, piece) for piece in stream)
 
-            placed_streams = [placed(place, stream) for place, stream in enumerate(streams)]
-            yield from heapq.merge(*placed_streams, key=lambda entry: entry[1].at)
+            indexed_streams = [indexed(index, stream) for index, stream in enumerate(streams)]
+            yield from heapq.merge(*indexed_streams, key=lambda entry: entry[1].at)
 
 
-_LOGS_HELP = """Show what services write, standard output and standard error together, byte for byte.
+_LOGS_HELP = """Show the output of services, standard output and standard error together, byte for byte.
 
-On a terminal it shows the last 100 lines, elsewhere all that is kept; --lines says otherwise. Several services are
-told apart by their names. With -f it goes on, also over restarts, until Ctrl-C.
+By default it shows the last 100 lines on a terminal, and everything that is kept elsewhere. The lines of several
+services begin with the service's name. With -f it follows new output, also across restarts, until Ctrl-C.
 
 \b
     nexusctl service logs web -f
@@ -206,14 +209,17 @@ def make_logs() -> click.Command:
 
     parameters: list[click.Parameter] = [
         click.Argument(["names"], metavar="NAME...", nargs=-1, required=True, shell_complete=shell_complete("service")),
-        click.Option(["-f", "--follow"], is_flag=True, help="Go on with what comes."),
-        click.Option(["-n", "--lines"], type=_line_count, metavar="N", help="Only the last so many lines, or 'all'."),
+        click.Option(["-f", "--follow"], is_flag=True, help="Follow new output."),
+        click.Option(["-n", "--lines"], type=_line_count, metavar="N", help="Only the last N lines, or 'all'."),
         click.Option(
-            ["--since", "since_at"], type=_since, metavar="TIME", help="Only from then on: 5m ago, or a time in UTC."
+            ["--since", "since_at"],
+            type=_since,
+            metavar="TIME",
+            help="Only output since then: a time ago such as 5m, or a time in UTC.",
         ),
         click.Option(["--stdout", "only_stdout"], is_flag=True, help="Only standard output."),
         click.Option(["--stderr", "only_stderr"], is_flag=True, help="Only standard error."),
-        click.Option(["-t", "--timestamps"], is_flag=True, help="Begin each line with its time."),
+        click.Option(["-t", "--timestamps"], is_flag=True, help="Print each line's time before it."),
     ]
     exclude = ("service", "lines", "since_at", "stream", "follow")
     return verb(GetServiceStdout, _logs, parameters=parameters, exclude=exclude, help=_LOGS_HELP)

@@ -1,36 +1,39 @@
-"""What services are told to be: ``service add``, ``service update`` and ``service remove``."""
+"""``service add``, ``service update`` and ``service remove``: the records of services."""
 
 from __future__ import annotations
 
 import contextlib
 import shlex
 import uuid
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from nexus_protocol.errors import NexusError, NotFound
 
 from nexus.cli.output import Printer, can_ask, confirm, hint
 from nexus.cli.verbs import FilePath, build_command, for_each, shell_complete, verb
-from nexus.services.cli.lifecycle import start_and_tell
+from nexus.services.cli.lifecycle import start_and_print
 from nexus.services.cli.status import AT_START
 from nexus.services.commands import AddDependency, AddService, GetServiceStatus, RemoveService, UpdateService
 from nexus.services.errors import ServiceNeeded
 from nexus.services.states import DependencyCondition
 
-__all__ = ["make_add", "make_remove", "make_update", "words_as_command"]
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+
+__all__ = ["make_add", "make_remove", "make_update", "use_words_as_command"]
 
 
-class _Needs(NamedTuple):
-    """A dependency as it is written on the line."""
+class _Dependency(NamedTuple):
+    """A dependency as given with ``--depends-on``."""
 
     name: str
     condition: DependencyCondition
     tunnel: bool
 
 
-def _needs(text: str) -> _Needs:
-    """The parts of ``NAME[:CONDITION][:tunnel]``."""
+def _dependency(text: str) -> _Dependency:
+    """Parse ``NAME[:CONDITION][:tunnel]``."""
     name, *words = text.split(":")
     condition, tunnel = DependencyCondition.STARTED, False
     for word in words:
@@ -39,17 +42,17 @@ def _needs(text: str) -> _Needs:
         elif word in {one.value for one in DependencyCondition}:
             condition = DependencyCondition(word)
         else:
-            raise click.BadParameter(f"{word!r} is none of started, healthy, completed and tunnel")
+            raise click.BadParameter(f"{word!r} is not one of started, healthy, completed and tunnel")
     if not name:
-        raise click.BadParameter("a dependency has a name: NAME[:CONDITION][:tunnel]")
-    return _Needs(name, condition, tunnel)
+        raise click.BadParameter("a dependency needs a name: NAME[:CONDITION][:tunnel]")
+    return _Dependency(name, condition, tunnel)
 
 
 def read_env_file(path: str) -> dict[str, str]:
-    """The variables of a file with lines ``NAME=VALUE``; what is wrong is told without its content.
+    """Read variables from a file with lines ``NAME=VALUE``; errors never quote its content.
 
     Raises:
-        UsageError: it cannot be read, or a line of it is something else.
+        UsageError: the file cannot be read, or a line is neither a variable nor a comment.
     """
     from dotenv.parser import parse_stream
 
@@ -60,7 +63,7 @@ def read_env_file(path: str) -> dict[str, str]:
                 if binding.error or (binding.key is not None and binding.value is None):
                     read = binding.original.string
                     line = binding.original.line + read[: len(read) - len(read.lstrip())].count("\n")
-                    raise click.UsageError(f"cannot use {path}, line {line}: expected NAME=VALUE, or a # and a comment")
+                    raise click.UsageError(f"cannot use {path}, line {line}: expected NAME=VALUE, or a comment after #")
                 if binding.key is not None:
                     found[binding.key] = binding.value or ""
     except OSError as error:
@@ -70,11 +73,11 @@ def read_env_file(path: str) -> dict[str, str]:
     return found
 
 
-def words_as_command(values: dict[str, Any]) -> None:
-    """Make the words after ``--`` the run command.
+def use_words_as_command(values: dict[str, Any]) -> None:
+    """Set the run command to the words after ``--``, if there are any.
 
     Raises:
-        UsageError: there is another one already.
+        UsageError: ``--run`` is given too.
     """
     words = values.pop("words", None)
     if not words:
@@ -85,24 +88,24 @@ def words_as_command(values: dict[str, Any]) -> None:
 
 
 def _variables(values: dict[str, Any], field: str) -> None:
-    """Put what ``--env-file`` holds before what ``--env`` gives."""
+    """Add the variables of ``--env-file`` to ``field``; those of ``--env`` override them."""
     path = values.pop("env_file")
     if path is not None:
         values[field] = (*read_env_file(path).items(), *values[field])
 
 
-def _add(app: Any, values: dict[str, Any], out: Printer) -> int:
-    words_as_command(values)
+def _add(app: App, values: dict[str, Any], out: Printer) -> int:
+    use_words_as_command(values)
     _variables(values, "environment")
-    needs: tuple[_Needs, ...] = values.pop("depends_on")
+    dependencies: tuple[_Dependency, ...] = values.pop("depends_on")
     start = values.pop("start")
     values["id"] = values.get("id") or str(uuid.uuid4())
     service = app.call_raw(build_command(AddService, values))
     try:
-        for one in needs:
+        for one in dependencies:
             app.call_raw(AddDependency(service["id"], one.name, condition=one.condition, tunnel_enabled=one.tunnel))
     except NexusError:
-        with contextlib.suppress(NexusError):  # all of it or nothing, so that the line can be repeated once mended
+        with contextlib.suppress(NexusError):  # all or nothing, so that the corrected line can be run again
             app.call_raw(RemoveService(service["id"]))
         raise
 
@@ -116,11 +119,11 @@ def _add(app: Any, values: dict[str, Any], out: Printer) -> int:
         return 0
     if out.for_person:
         sentence()
-    return start_and_tell(app, service["id"], out)
+    return start_and_print(app, service["id"], out)
 
 
-def _update(app: Any, values: dict[str, Any], out: Printer) -> None:
-    words_as_command(values)
+def _update(app: App, values: dict[str, Any], out: Printer) -> None:
+    use_words_as_command(values)
     _variables(values, "set_environment")
     if all(value in (None, ()) for name, value in values.items() if name != "service"):
         raise click.UsageError("nothing to change: give at least one option")
@@ -129,22 +132,22 @@ def _update(app: Any, values: dict[str, Any], out: Printer) -> None:
 
     def sentence() -> None:
         if service["updated_at"] == before["updated_at"]:
-            click.echo(f'Nothing to change: service "{service["name"]}" is so already')
+            click.echo(f'Service "{service["name"]}" is already up to date')
             return
         click.echo(f'Updated service "{service["name"]}"')
         fields = {*AT_START, "name", "environment_names"}
         stale = bool(values["set_environment"]) or any(before.get(field) != service.get(field) for field in fields)
         if stale and service["state"] in ("running", "starting"):
-            hint(f"It goes on as it was started; to start it anew: nexusctl service restart {service['name']}")
+            hint(f"It keeps running with the old values; to restart it: nexusctl service restart {service['name']}")
 
     out.one(service, key="name", sentence=sentence)
 
 
-def _remove(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _remove(app: App, values: dict[str, Any], out: Printer) -> int:
     names = values["service"]
     typed: dict[str, str] = {}
     if not values["yes"]:
-        # What begins with a dash has come after a --, and must again.
+        # A name that begins with a dash must come after --.
         options = ["--force", "--yes"] if values["stop"] else ["--yes"]
         dashed = any(name.startswith("-") for name in names)
         words = [*options, "--", *names] if dashed else [*names, *options]
@@ -155,7 +158,7 @@ def _remove(app: Any, values: dict[str, Any], out: Printer) -> int:
             if code:
                 return code
             question = _question(found)
-            # What was asked about, whatever has its name by then.
+            # Remove exactly the services of the question, even if their names are taken by others meanwhile.
             typed = {service["id"]: name for service, name in zip(found, names, strict=True)}
             names = tuple(typed)
         command = shlex.join(["nexusctl", "service", "remove", *words])
@@ -180,7 +183,7 @@ def _remove(app: Any, values: dict[str, Any], out: Printer) -> int:
         try:
             remove(name)
         except ServiceNeeded:
-            needed.append(name)  # perhaps by one that comes later
+            needed.append(name)  # its dependent may be removed later in this run
 
     code = 0
     while names:
@@ -201,22 +204,23 @@ def _question(services: list[dict[str, Any]]) -> str:
     return f"Remove {len(shown)} services with their kept output: {', '.join(shown)}?"
 
 
-_ENV_FILE = "Environment variables from a file with lines NAME=VALUE; --env comes after it."
+_ENV_FILE = "Environment variables from a file with lines NAME=VALUE; --env overrides them."
 
 _ADD_HELP = """Add a service, stopped.
 
-The command is a line for the shell (--run), or words after a -- that no shell sees. Times are written as 500ms, 5s, 2m
-or 1h, sizes as 256M or 1G. --env NAME without a value takes the value from here, so that it stands on no command line.
+The command is a line for the shell (--run), or words after -- that are run without a shell. Times are written as 500ms,
+5s, 2m or 1h, sizes as 256M or 1G. --env NAME without a value takes the value from nexusctl's environment, which keeps
+it off the command line.
 
 \b
     nexusctl service add web --port 8080 --health-tcp 0 --run 'exec python3 -m http.server -b 127.0.0.1 $PORT'
     nexusctl service add api --depends-on web:healthy:tunnel -- ./api --verbose
 """
 
-_UPDATE_HELP = """Change a service; what is not given stays, and --clear FIELD unsets a field.
+_UPDATE_HELP = """Change the given fields of a service; --clear FIELD unsets a field.
 
-A service that is up goes on as it was started and has the new values at its next start; its restart policy, health
-check, tags and autostart hold at once.
+A running service keeps the values that it was started with until its next start. A new restart policy, health check,
+tags and autostart take effect at once.
 """
 
 
@@ -226,17 +230,17 @@ def _env_file() -> click.Option:
 
 def make_add() -> click.Command:
     """``service add``."""
-    needs = click.Option(
+    depends_on = click.Option(
         ["--depends-on"],
-        type=_needs,
+        type=_dependency,
         multiple=True,
         metavar="NAME[:CONDITION][:tunnel]",
-        help="Another service that it needs: started (default), healthy or completed; with a tunnel to it.",
+        help="A service that must be started (default), healthy or completed first; with a tunnel to it.",
         shell_complete=shell_complete("service"),
     )
     start = click.Option(["--start"], is_flag=True, help="Start it.")
     return verb(
-        AddService, _add, parameters=[_env_file(), needs, start], exclude=("id",), help=_ADD_HELP, words="words"
+        AddService, _add, parameters=[_env_file(), depends_on, start], exclude=("id",), help=_ADD_HELP, words="words"
     )
 
 
@@ -249,6 +253,6 @@ def make_update() -> click.Command:
 
 def make_remove() -> click.Command:
     """``service remove``."""
-    force = click.Option(["--force", "--stop", "stop"], is_flag=True, help="Stop it first if it is up.")
+    force = click.Option(["--force", "--stop", "stop"], is_flag=True, help="Stop it first if it is running.")
     yes = click.Option(["-y", "--yes"], is_flag=True, help="Skip confirmation.")
     return verb(RemoveService, _remove, parameters=[force, yes], exclude=("stop",), variadic=True)

@@ -1,17 +1,20 @@
-"""How services are: ``service list`` and ``service status``, and the words and colours for it."""
+"""``service list`` and ``service status``, and how the state of a service is printed everywhere."""
 
 from __future__ import annotations
 
 import shlex
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nexus.cli.output import Column, Printer, format_duration, format_time, print_fields
 from nexus.cli.verbs import Number, for_each, shell_complete, verb
 from nexus.services.commands import GetServiceStatus, ListServices
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
 
 __all__ = [
     "AT_START",
@@ -43,26 +46,26 @@ AT_START = frozenset(
         "log_limit_mib",
     }
 )
-"""The fields that a service which is up has only from its next start on."""
+"""The fields whose changes take effect at the next start of a running service."""
 
 
 def is_up(service: dict[str, Any]) -> bool:
-    """Whether it runs, or is on its way up or down."""
+    """Whether the service is running, starting or stopping."""
     return service["state"] not in ("stopped", "failed")
 
 
 def is_checked(service: dict[str, Any]) -> bool:
-    """Whether it has a health check."""
+    """Whether the service has a health check."""
     return any(service.get(field) is not None for field in ("health_exec", "health_tcp", "health_log"))
 
 
 def shown_health(service: dict[str, Any]) -> str | None:
-    """Its health, where there is one: nothing is said of a service that has no check or does not run."""
+    """The health to print; None for a service that has no check or does not run."""
     return service["health"] if is_checked(service) and is_up(service) else None
 
 
 def state_colour(service: dict[str, Any]) -> str | None:
-    """Green is only what a check found healthy; a service of which nobody knows how it is has no colour."""
+    """The colour of the state. Green needs a check that found the service healthy; without a check there is none."""
     if service["state"] == "failed" or (is_up(service) and service["health"] == "unhealthy"):
         return "red"
     if service["state"] in ("starting", "stopping"):
@@ -73,7 +76,7 @@ def state_colour(service: dict[str, Any]) -> str | None:
 
 
 def summary(service: dict[str, Any]) -> str:
-    """How it is, in a few words: ``running, healthy, pid 12, port 8080``."""
+    """The state in a few words: ``running, healthy, pid 12, port 8080``."""
     words = [service["state"]]
     if health := shown_health(service):
         words.append(health if health != "unknown" else "health unknown")
@@ -82,7 +85,7 @@ def summary(service: dict[str, Any]) -> str:
 
 
 def command_text(command: str | list[str] | None) -> str | None:
-    """A run command on one line, as it could be typed."""
+    """A run command on one line, as it could be typed in a shell."""
     if isinstance(command, list):
         return shlex.join(command)
     return command if command is None else " ".join(command.split("\n"))
@@ -93,7 +96,7 @@ def _port(service: dict[str, Any]) -> Any:
     return service.get("active_port") or ("free" if declared == 0 else declared)
 
 
-def _lasted(service: dict[str, Any]) -> str:
+def _time_in_state(service: dict[str, Any]) -> str:
     return format_duration(max(0, int(time.time() * 1000) - service["state_at"]))
 
 
@@ -104,20 +107,20 @@ _COLUMNS = (
     Column("PORT", _port, 5),
     Column("PID", lambda s: s.get("pid"), 7),
     Column("RESTARTS", lambda s: s.get("restarts", 0)),
-    Column("FOR", _lasted),
+    Column("FOR", _time_in_state),
     Column("COMMAND", lambda s: command_text(s.get("run_command")), wide=True),
     Column("TAGS", lambda s: ",".join(s.get("tags", ())), wide=True),
     Column("REASON", lambda s: s.get("reason"), wide=True),
 )
 
 
-def all_services(app: Any, most: int | None = None, **filters: Any) -> list[dict[str, Any]]:
-    """Every service that the filters let through, by name; ``most`` of them at most."""
+def all_services(app: App, limit: int | None = None, **filters: Any) -> list[dict[str, Any]]:
+    """Read all services that match the filters, by name; at most ``limit``."""
     services: list[dict[str, Any]] = []
     cursor: str | None = None
-    while most is None or len(services) < most:
-        wanted = 10_000 if most is None else min(10_000, most - len(services))
-        page = app.call_raw(ListServices(limit=wanted, cursor=cursor, **filters))
+    while limit is None or len(services) < limit:
+        page_limit = 10_000 if limit is None else min(10_000, limit - len(services))
+        page = app.call_raw(ListServices(limit=page_limit, cursor=cursor, **filters))
         services += page["services"]
         cursor = page.get("next_cursor")
         if cursor is None:
@@ -125,14 +128,14 @@ def all_services(app: Any, most: int | None = None, **filters: Any) -> list[dict
     return services
 
 
-def _list(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _list(app: App, values: dict[str, Any], out: Printer) -> None:
     from nexus.services.states import ServiceState
 
     filters = {"tag": values["tag"], "state": values["state"] and ServiceState(values["state"])}
     out.many(all_services(app, values["limit"], **filters), _COLUMNS, key="name", nothing="No services found.")
 
 
-def _status(app: Any, values: dict[str, Any], out: Printer) -> int:
+def _status(app: App, values: dict[str, Any], out: Printer) -> int:
     found: list[dict[str, Any]] = []
     code = for_each(values["service"], lambda name: found.append(app.call_raw(GetServiceStatus(name))))
     if out.for_person:
@@ -155,7 +158,7 @@ def _print_status(status: dict[str, Any], wide: bool) -> None:
         [
             ("Name", service["name"]),
             ("ID", service["id"]),
-            ("State", f"{service['state']} for {_lasted(service)}, since {format_time(service['state_at'])}"),
+            ("State", f"{service['state']} for {_time_in_state(service)}, since {format_time(service['state_at'])}"),
             ("Reason", service.get("reason")),
             ("Health", _health(service)),
             ("Command", command_text(service.get("run_command"))),
@@ -174,13 +177,13 @@ def _print_status(status: dict[str, Any], wide: bool) -> None:
             ("Depends on", _edges(status.get("dependencies", ()), "dependency")),
             ("Needed by", _edges(status.get("dependents", ()), "service")),
             ("Lost", ", ".join(service.get("lost_dependencies", ())) or None),
-            *(_more(service) if wide else ()),
+            *(_wide_fields(service) if wide else ()),
         ]
     )
 
 
-def _more(service: dict[str, Any]) -> list[tuple[str, Any]]:
-    """What only a person who looks closely wants to see."""
+def _wide_fields(service: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The fields that only ``-o wide`` shows."""
     return [
         ("Variables", ", ".join(service.get("environment_names", ())) or None),
         ("Config", service.get("config_filename") and f"{service['config_filename']} ({service['config_format']})"),
@@ -203,7 +206,7 @@ def _health(service: dict[str, Any]) -> str | None:
         return None if is_checked(service) else "not checked"
     message = service.get("health_message")
     if health == "unknown":
-        message = message or "no check has come to a result yet"
+        message = message or "no check has finished yet"
     return f"{health} ({message})" if message else health
 
 
@@ -236,7 +239,7 @@ def _exit(service: dict[str, Any]) -> str | None:
 
 
 def edge_text(edge: dict[str, Any]) -> str:
-    """What a dependency asks for, in a few words; nothing where it asks for nothing special."""
+    """The attributes of a dependency in a few words; empty if all have their defaults."""
     words = [] if edge["condition"] == "started" else [edge["condition"]]
     if edge.get("tunnel_enabled"):
         port = edge.get("tunnel_port")
@@ -250,22 +253,22 @@ def _edges(edges: Sequence[dict[str, Any]], side: str) -> str | None:
     shown = []
     for edge in edges:
         text = edge_text(edge)
-        # The state in an edge is that of the one that is depended on.
+        # An edge has the state of its dependency, not of its dependent.
         now = f" is {edge['state']}" if side == "dependency" else ""
         shown.append(f"{edge[side]}{now}" + (f" ({text})" if text else ""))
     return "; ".join(shown) or None
 
 
-_STATUS_HELP = """Show how services are.
+_STATUS_HELP = """Show service status.
 
-NAME is a name, an id, or the first characters of an id, at least 4. "health unknown" means that no check has come to a
-result, which is not the same as healthy.
+NAME is a name, an id, or the first characters of an id, at least 4. "health unknown" means that no check has finished
+yet, which is not the same as healthy.
 """
 
 
 def make_list() -> click.Command:
     """``service list``."""
-    limit = click.Option(["--limit"], type=Number(1), help="List at most so many (default: all).")
+    limit = click.Option(["--limit"], type=Number(1), help="Maximum number of services (default: all).")
     tag = click.Option(["--tag"], help="Only services with this tag.", shell_complete=shell_complete("service tag"))
     return verb(ListServices, _list, parameters=[tag, limit], exclude=("cursor", "limit", "tag"))
 

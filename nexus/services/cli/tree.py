@@ -1,10 +1,10 @@
-"""``service tree``: what depends on what, drawn with the states."""
+"""``service tree``: draws the dependencies with the states of the services."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -14,11 +14,14 @@ from nexus.services.cli.dependencies import all_dependencies
 from nexus.services.cli.status import all_services, edge_text, shown_health, state_colour
 from nexus.services.commands import GetServiceStatus, ListDependencies
 
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+
 __all__ = ["draw", "make_tree"]
 
 
 class _Lines(NamedTuple):
-    """What a tree is drawn with."""
+    """The pieces that a tree's lines are drawn with."""
 
     branch: str
     last: str
@@ -38,26 +41,26 @@ def draw(
     unicode: bool,
     colour: bool = False,
 ) -> Iterator[str]:
-    """The lines of the trees below ``roots``: each service with what it depends on.
+    """Yield the lines of the trees below ``roots``, each service with its dependencies.
 
-    ``services`` is by name. What several depend on is drawn once, and referred to from then on.
+    ``services`` is by name. The dependencies of a service are drawn once; later occurrences refer to them.
     """
-    needs: dict[str, list[dict[str, Any]]] = {}
+    dependencies: dict[str, list[dict[str, Any]]] = {}
     for edge in edges:
-        needs.setdefault(edge["service"], []).append(edge)
+        dependencies.setdefault(edge["service"], []).append(edge)
     lines = _UNICODE if unicode else _ASCII
     drawn: set[str] = set()
-    # With a stack of its own: a chain may be longer than Python's.
+    # Iterative, since a chain may be longer than Python's recursion limit.
     pending: list[tuple[str, str, str, str]] = [(name, "", "", "") for name in reversed(roots)]
     while pending:
         name, before, below, note = pending.pop()
-        again = name in drawn and name in needs
-        text = _described(services[name], note, colour)
+        again = name in drawn and name in dependencies
+        text = _node_text(services[name], note, colour)
         yield f"{before}{text}" + (" (see above)" if again else "")
         if again:
             continue
         drawn.add(name)
-        children = needs.get(name, [])
+        children = dependencies.get(name, [])
         for index in range(len(children) - 1, -1, -1):
             edge = children[index]
             end = index == len(children) - 1
@@ -65,7 +68,7 @@ def draw(
             pending.append((edge["dependency"], below + branch, below + further, edge_text(edge)))
 
 
-def _described(service: dict[str, Any], note: str, colour: bool) -> str:
+def _node_text(service: dict[str, Any], note: str, colour: bool) -> str:
     health = shown_health(service)
     state = service["state"] + (f", {'health unknown' if health == 'unknown' else health}" if health else "")
     if colour:
@@ -75,7 +78,7 @@ def _described(service: dict[str, Any], note: str, colour: bool) -> str:
     return words + (f" lost: {', '.join(lost)}" if lost else "")
 
 
-def _tree(app: Any, values: dict[str, Any], out: Printer) -> None:
+def _tree(app: App, values: dict[str, Any], out: Printer) -> None:
     services = {service["name"]: service for service in all_services(app)}
     edges = [edge for edge in all_dependencies(app) if edge["service"] in services and edge["dependency"] in services]
     if values["service"] is not None:
@@ -96,7 +99,7 @@ def _tree(app: Any, values: dict[str, Any], out: Printer) -> None:
 
 
 def _below(root: str, edges: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The dependencies that can be reached from a service."""
+    """The direct and transitive dependencies of a service, as edges."""
     reached, before = {root}, 0
     while len(reached) != before:
         before = len(reached)
@@ -112,5 +115,5 @@ def make_tree() -> click.Command:
         _tree,
         parameters=[name],
         exclude=("service", "reverse", "recursive"),
-        help="Draw what depends on what, with the states: all services, or one and what it needs.",
+        help="Draw the tree of dependencies with the states, of all services or of one.",
     )

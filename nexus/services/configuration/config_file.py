@@ -1,7 +1,6 @@
 """Reads a service's configuration file into variables: the Env format by python-dotenv, Properties by javaproperties.
 
-It knows files and their formats; who asks for them, and what wins over them, is told elsewhere. It never puts a value
-into an error.
+It does not know which other sources override the file (``environment``). It never puts a value into an error.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class _Line(NamedTuple):
-    """A variable, and the line of the file that it begins on."""
+    """A variable, with the line of the file on which it begins."""
 
     number: int
     name: str
@@ -35,7 +34,7 @@ class _Line(NamedTuple):
 
 
 class _Unreadable(Exception):
-    """Why the file cannot be read, and where."""
+    """The file cannot be read: the problem, and the line if one causes it."""
 
     def __init__(self, problem: str, line: int | None = None, hint: str | None = None) -> None:
         super().__init__(problem)
@@ -43,23 +42,23 @@ class _Unreadable(Exception):
 
 
 def config_path(service: Service) -> str | None:
-    """Where the configuration file is to be: in the repository, else in the directory, else in the home directory."""
+    """The path of the configuration file: in the repository, else in the directory, else in the home directory."""
     if service.config_filename is None:
         return None
-    base = service.repo_path or service.directory or os.path.expanduser("~")  # noqa: PTH111 - as the shell has it
-    return os.path.join(base, service.config_filename)  # noqa: PTH118 - not to be made shorter
+    base = service.repo_path or service.directory or os.path.expanduser("~")  # noqa: PTH111 - as the shell expands it
+    return os.path.join(base, service.config_filename)  # noqa: PTH118 - Path would normalise it
 
 
 def read_config_file(service: Service, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a service's configuration file, in its order; none where it has no such file. Blocks.
+    """The variables of a service's configuration file, in its order; none if the service declares no file. Blocks.
 
-    Env: ``NAME=value`` lines as python-dotenv reads them. ``${NAME}`` and ``${NAME:-default}`` stand for what the
-    file itself said before, else for what is ``inherited``, in every value however it is quoted.
-    Properties: keys are written in upper case, with ``_`` for everything that is no letter or digit (``db.url`` is
-    ``DB_URL``); values are taken as they are. Of a name that comes twice the last one counts.
+    Env: ``NAME=value`` lines as python-dotenv reads them. ``${NAME}`` and ``${NAME:-default}`` are replaced in every
+    value, however it is quoted, by what the file set before, else by what is ``inherited``.
+    Properties: keys become upper case, with ``_`` for each character that is no letter or digit (``db.url`` becomes
+    ``DB_URL``); values are not changed. Of a name that occurs twice the last value counts.
 
     Raises:
-        ServiceConfigFile: it cannot be read; the message has the file, and the line where one is to blame.
+        ServiceConfigFile: it cannot be read; the message has the file, and the line if one causes it.
     """
     path = config_path(service)
     if path is None:
@@ -74,7 +73,7 @@ def read_config_file(service: Service, inherited: Mapping[str, str]) -> dict[str
         details = {"id": service.id, "name": service.name, "file": path}
         raise ServiceConfigFile(
             f'cannot read the configuration file of service "{service.name}": {where}: {error.problem}',
-            hint=error.hint or "Mend the file, or name another one: nexusctl service config --help",
+            hint=error.hint or "Correct the file, or name another one: nexusctl service config --help",
             details=details if error.line is None else details | {"line": error.line},
         ) from None
 
@@ -83,9 +82,9 @@ def _read(base: str, path: str) -> str:
     real = os.path.realpath(path)
     inside = os.path.join(os.path.realpath(base), "")  # noqa: PTH118
     if not real.startswith(inside):
-        raise _Unreadable(f"it leads out of {base}", hint="The file is to be in there itself, and no link out of it.")
+        raise _Unreadable(f"it leads out of {base}", hint="Put the file itself there, not a link to a file outside.")
     try:
-        # Without waiting for anybody: a FIFO has no writer. The last link was followed above, under our eyes.
+        # O_NONBLOCK: opening a FIFO would wait for a writer. O_NOFOLLOW: realpath has resolved every link above.
         descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
     except FileNotFoundError:
         raise _Unreadable("there is no such file") from None
@@ -117,7 +116,7 @@ def _read_env(text: str) -> Iterator[_Line]:
     from dotenv.parser import parse_stream
 
     for binding in parse_stream(io.StringIO(text)):
-        # What a binding was made of begins with the blank lines and comments before it.
+        # The text of a binding begins with the blank lines and comments before it.
         before = len(binding.original.string) - len(binding.original.string.lstrip())
         number = binding.original.line + binding.original.string.count("\n", 0, before)
         if binding.error:
@@ -125,10 +124,12 @@ def _read_env(text: str) -> Iterator[_Line]:
         if binding.key is None:
             continue
         if not _NAME.fullmatch(binding.key):
-            raise _Unreadable("the name of a variable has letters, digits and _, and begins with no digit", number)
+            raise _Unreadable(
+                "the name of a variable may have only letters, digits and _, and not begin with a digit", number
+            )
         if binding.value is None:
-            # What looks like a name may be a secret that somebody put there alone.
-            raise _Unreadable("it has no value", number, "For an empty one write NAME= there.")
+            # The name is not shown: it may be a secret on a line of its own.
+            raise _Unreadable("it has no value", number, "For an empty value write NAME=.")
         yield _Line(number, binding.key, binding.value)
 
 
@@ -142,17 +143,19 @@ def _read_properties(text: str) -> Iterator[_Line]:
         try:
             element = next(elements, None)
         except javaproperties.InvalidUEscapeError:
-            raise _Unreadable(r"a \u is followed by four hexadecimal digits", number) from None
+            raise _Unreadable(r"\u must be followed by four hexadecimal digits", number) from None
         if element is None:
             return
         if isinstance(element, javaproperties.KeyValue):
             name = re.sub(r"[^A-Za-z0-9]", "_", element.key).upper()
             if not _NAME.fullmatch(name):
-                raise _Unreadable("a key that becomes a variable begins with no digit and is not empty", number)
+                raise _Unreadable(
+                    "a key must not be empty or begin with a digit, as it becomes the name of a variable", number
+                )
             other, line = keys.setdefault(name, (element.key, number))
             if other != element.key:
                 raise _Unreadable(
-                    f"its key becomes {name}, and so does another one on line {line}", number, "Rename one of them."
+                    f"its key becomes {name}, like another key on line {line}", number, "Rename one of them."
                 )
             yield _Line(number, name, element.value)
         number += len(re.findall(r"\r\n|\r|\n", element.source))
@@ -183,5 +186,5 @@ def _interpolate(value: str, known: Mapping[str, str]) -> str:
         pieces.append(piece.resolve(known))
         length += len(pieces[-1])
         if length > _MAX_VALUE_CHARACTERS:
-            break  # it is refused, and what it would grow to is never made
+            break  # the caller refuses it; the rest is not built
     return "".join(pieces)

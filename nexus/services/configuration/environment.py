@@ -1,7 +1,7 @@
-"""Makes the environment of a service's run out of all that has a say in it, and tells who had the last word.
+"""Builds the environment of a service's run from its sources, and records the source of each variable.
 
-From last to first: what the daemon itself was given (inherited), the configuration file (file), the service's record
-(service), the start (start), the port (port), the tunnels (tunnel), and what Nexus sets for everyone (nexus).
+Each source overrides those before it: the daemon's own environment (inherited), the configuration file (file), the
+service's record (service), the start (start), the port (port), the tunnels (tunnel), and Nexus itself (nexus).
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ _NOT_INHERITED = frozenset(
     }
 )
 _PREFIXES_NOT_INHERITED = ("LISTEN_", "MANAGERPID", "MEMORY_PRESSURE_", "WATCHDOG_")
-"""What the service manager or a shell told the daemon of the daemon itself."""
-_OF_OURS_INHERITED = frozenset({"NEXUS_SOCKET", "NEXUS_CONFIG_DIR"})
-"""With these a service's own nexusctl finds this daemon. No other NEXUS_ variable is a service's business: one may be
-a token, and those of a Nexus around this one would be mistaken for ours."""
+"""Variables by which the service manager or a shell describes the daemon itself."""
+_INHERITED_NEXUS_VARIABLES = frozenset({"NEXUS_SOCKET", "NEXUS_CONFIG_DIR"})
+"""With these, nexusctl inside a service finds this daemon. Other NEXUS_ variables are not inherited: one may be a
+token, and those that an outer Nexus set for this daemon would be taken for variables of the service."""
 
 
 class Variable(NamedTuple):
-    """A variable of a run, and who had the last word on it."""
+    """A variable of a run, with the source that its value comes from."""
 
     name: str
     value: str | None
-    """None: it is known once the service starts."""
+    """None: not known before the service starts."""
     source: str
 
     def __repr__(self) -> str:
@@ -59,18 +59,18 @@ class Variable(NamedTuple):
 
 
 def tunnel_prefix(name: str) -> str:
-    """How the variables begin that lead to a tunnelled dependency: ``NEXUS_DB_1_`` for ``db-1`` and for ``db.1``."""
+    """The prefix of a tunnelled dependency's variables: ``NEXUS_DB_1_`` for ``db-1`` and for ``db.1``."""
     return f"NEXUS_{re.sub('[^A-Z0-9]', '_', name.upper())}_"
 
 
 def inherited_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What of the daemon's own environment its services get."""
+    """The part of the daemon's own environment that services inherit."""
     return {
         name: value
         for name, value in environment.items()
         if name not in _NOT_INHERITED
         and not name.startswith(_PREFIXES_NOT_INHERITED)
-        and (not name.startswith("NEXUS_") or name in _OF_OURS_INHERITED)
+        and (not name.startswith("NEXUS_") or name in _INHERITED_NEXUS_VARIABLES)
     }
 
 
@@ -82,11 +82,11 @@ async def resolve(
     tunnels: Mapping[str, int] | None = None,
     run_id: str | None = None,
 ) -> list[Variable]:
-    """The whole environment of a run, by name.
+    """The whole environment of a run, sorted by name.
 
-    ``inherited`` is what of the daemon's own it gets (default: ``inherited_environment()``), ``port`` the one of this
-    run, and ``tunnels`` has a port of the loopback for each dependency, by name, that has a tunnel. What a service
-    is to have and that is not given has no value.
+    ``inherited`` is the part of the daemon's environment (default: ``inherited_environment()``), ``port`` the port of
+    this run, and ``tunnels`` has the loopback port of each tunnelled dependency by name. A variable whose port or run
+    id is not given has the value None.
 
     Raises:
         ServiceConfigFile: its configuration file cannot be read.
@@ -96,16 +96,16 @@ async def resolve(
     base = inherited_environment() if inherited is None else inherited
     layers.append(("inherited", base))
     if service.config_filename is not None:
-        # Files may be slow, and theirs is no reason for the others to wait.
+        # In a thread: a slow file system must not block the event loop.
         layers.append(("file", await asyncio.to_thread(read_config_file, service, base)))
     layers += [("service", stored.environment), ("start", stored.start_environment)]
     if service.port is not None:
         layers.append(("port", {"PORT": _text(port if port is not None else service.port or None)}))
-    given = tunnels or {}
+    tunnel_ports = tunnels or {}
     for edge in stored.dependencies:
         if edge.tunnel_enabled:
             prefix = tunnel_prefix(edge.dependency)
-            tunnel = {f"{prefix}HOST": TUNNEL_HOST, f"{prefix}PORT": _text(given.get(edge.dependency))}
+            tunnel = {f"{prefix}HOST": TUNNEL_HOST, f"{prefix}PORT": _text(tunnel_ports.get(edge.dependency))}
             layers.append(("tunnel", tunnel))
     layers.append(("nexus", {"NEXUS_SERVICE": service.name, "NEXUS_RUN_ID": run_id}))
     variables = {name: Variable(name, value, source) for source, values in layers for name, value in values.items()}
@@ -117,5 +117,5 @@ def _text(number: int | None) -> str | None:
 
 
 def as_environment(variables: Iterable[Variable]) -> dict[str, str]:
-    """What a process is given: the variables whose values are known."""
+    """The environment as a process gets it: the variables whose values are known."""
     return {variable.name: variable.value for variable in variables if variable.value is not None}

@@ -1,4 +1,4 @@
-"""What it takes to make one service depend on another, and to rename one, inside the transaction that does it."""
+"""The checks before a dependency is added or a service is renamed, inside the transaction of the change."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ __all__ = ["add", "refuse_tunnel_names_of"]
 
 
 def add(tx: Transaction, service: Service, dependency: Service, command: AddDependency) -> bool:
-    """Make ``service`` depend on ``dependency``; False if it did already, in the same way.
+    """Make ``service`` depend on ``dependency``; False if the same dependency exists.
 
     Raises:
-        ServiceCycle, ServiceDependencyExists, ServiceTunnelNameTaken: it cannot.
+        ServiceDependencyExists: it exists with another condition, loss policy or tunnel.
+        ServiceCycle: it would close a cycle.
+        ServiceTunnelNameTaken: two tunnels of ``service`` would set the same variables.
     """
     cannot = f'cannot make service "{service.name}" depend on "{dependency.name}"'
-    there = dependency_store.edge(tx, service.id, dependency.id)
+    existing = dependency_store.edge(tx, service.id, dependency.id)
     wanted = (command.condition, command.when_lost, command.tunnel_enabled)
-    if there is not None:
-        if (there.condition, there.when_lost, there.tunnel_enabled) == wanted:
+    if existing is not None:
+        if (existing.condition, existing.when_lost, existing.tunnel_enabled) == wanted:
             return False
         raise ServiceDependencyExists(
-            f"{cannot}: it does already, in another way",
-            hint=f"Remove that first: nexusctl service dependency remove {service.name} {dependency.name}",
+            f"{cannot}: it already does, with other settings",
+            hint=f"Remove it first: nexusctl service dependency remove {service.name} {dependency.name}",
             details={
-                "condition": there.condition.value,
-                "when_lost": there.when_lost.value,
-                "tunnel_enabled": there.tunnel_enabled,
+                "condition": existing.condition.value,
+                "when_lost": existing.when_lost.value,
+                "tunnel_enabled": existing.tunnel_enabled,
             },
         )
     _refuse_cycle(tx, service, dependency, cannot)
@@ -61,7 +63,7 @@ def _refuse_cycle(reader: Reader, service: Service, dependency: Service, cannot:
     problem = "it would depend on itself" if len(cycle) == 2 else "that would be a cycle"
     raise ServiceCycle(
         f"{cannot}: {problem}: {' → '.join(spelled)}",
-        hint="Name another service, one that it needs."
+        hint="Give another service as the dependency."
         if len(cycle) == 2
         else f"Remove one of these first: nexusctl service dependency remove {spelled[1]} {spelled[2]}",
         details={"cycle": spelled},
@@ -69,7 +71,7 @@ def _refuse_cycle(reader: Reader, service: Service, dependency: Service, cannot:
 
 
 def refuse_tunnel_names_of(reader: Reader, service: Service, new_name: str) -> None:
-    """Refuse a new name for a service with which a dependent could not tell two tunnels apart.
+    """Refuse a new name of a service that would give two tunnels of a dependent the same variables.
 
     Raises:
         ServiceTunnelNameTaken: there is such a dependent.
@@ -89,8 +91,8 @@ def _refuse_tunnel_name(cannot: str, name: str, dependent: str, others: list[Sto
     for other in others:
         if other.tunnel_enabled and tunnel_prefix(other.dependency) == prefix:
             raise ServiceTunnelNameTaken(
-                f'{cannot}: "{dependent}" would have {prefix}HOST and {prefix}PORT of both "{other.dependency}" and '
+                f'{cannot}: "{dependent}" would get {prefix}HOST and {prefix}PORT of both "{other.dependency}" and '
                 f'"{name}"',
-                hint="Rename one of them, or do without one of the tunnels.",
+                hint="Rename one of them, or give only one of them a tunnel.",
                 details={"service": dependent, "dependency": other.dependency, "prefix": prefix},
             )

@@ -1,6 +1,6 @@
-"""All SQL of what depends on what, against a transaction or a reader of the store.
+"""All SQL of dependencies between services, against a transaction or a reader of the store.
 
-In the table ``dependent_service_id`` is the service that is depended on; everywhere else that is ``dependency_id``.
+The column ``dependent_service_id`` holds the dependency, not the dependent; its field is ``dependency_id``.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ TUNNEL_HOST = "127.0.0.1"
 
 
 class StoredDependency(Record):
-    """A dependency as it is stored."""
+    """A row of a dependency, with the names of both services."""
 
     id: int
     service_id: str
-    """Of the dependent."""
+    """Id of the dependent."""
     service: str
     dependency_id: str
-    """Of the one that it depends on."""
+    """Id of the service that it depends on."""
     dependency: str
     condition: DependencyCondition
     when_lost: WhenLost
     tunnel_enabled: bool
     created_at: int
     tunnel_port: int | None = None
-    """Kept from run to run, once there was one."""
+    """Kept from run to run of the dependent."""
     tunnel_run_id: str | None = None
-    """Of the tunnel's process, while there is one."""
+    """The run id of the tunnel's process, while there is one."""
 
 
 _EDGE_COLUMNS = (
@@ -74,7 +74,7 @@ _STATES = {state.value: state for state in ServiceState}
 _HEALTH = {health.value: health for health in ServiceHealth}
 
 
-def _edge(row: tuple[Any, ...]) -> StoredDependency:
+def _from_row(row: tuple[Any, ...]) -> StoredDependency:
     return StoredDependency(
         id=row[0],
         service_id=row[1],
@@ -91,7 +91,7 @@ def _edge(row: tuple[Any, ...]) -> StoredDependency:
 
 
 def _dependency(row: tuple[Any, ...]) -> Dependency:
-    edge = _edge(row[:11])
+    edge = _from_row(row[:11])
     tunnelled = edge.tunnel_run_id is not None
     return Dependency(
         service=edge.service,
@@ -110,12 +110,12 @@ def _dependency(row: tuple[Any, ...]) -> Dependency:
 
 
 def edges(reader: Reader) -> list[StoredDependency]:
-    """Every dependency, by the names of dependent and dependency."""
-    return [_edge(row) for row in reader.all(f"{_EDGES} ORDER BY a.name, b.name")]
+    """Every dependency, sorted by the names of dependent and dependency."""
+    return [_from_row(row) for row in reader.all(f"{_EDGES} ORDER BY a.name, b.name")]
 
 
 def graph_of_ids(reader: Reader) -> dict[str, list[str]]:
-    """For each service that depends on others, by id, the ids of those."""
+    """For the id of each service that has dependencies, the ids of those."""
     found: dict[str, list[str]] = {}
     for service_id, dependency_id in reader.all("SELECT service_id, dependent_service_id FROM service_dependency"):
         found.setdefault(service_id, []).append(dependency_id)
@@ -129,21 +129,22 @@ def names_of(reader: Reader, ids: Iterable[str]) -> dict[str, str]:
 
 
 def dependencies_of(reader: Reader, service_id: str) -> list[StoredDependency]:
-    """What a service depends on, by name."""
-    return [_edge(row) for row in reader.all(f"{_EDGES} WHERE d.service_id = ? ORDER BY b.name", (service_id,))]
+    """The dependencies of a service, sorted by name."""
+    return [_from_row(row) for row in reader.all(f"{_EDGES} WHERE d.service_id = ? ORDER BY b.name", (service_id,))]
 
 
 def dependents_of(reader: Reader, service_id: str) -> list[StoredDependency]:
-    """What depends on a service, by name."""
+    """The dependents of a service, sorted by name."""
     return [
-        _edge(row) for row in reader.all(f"{_EDGES} WHERE d.dependent_service_id = ? ORDER BY a.name", (service_id,))
+        _from_row(row)
+        for row in reader.all(f"{_EDGES} WHERE d.dependent_service_id = ? ORDER BY a.name", (service_id,))
     ]
 
 
 def edge(reader: Reader, service_id: str, dependency_id: str) -> StoredDependency | None:
-    """How one service depends on the other, if it does."""
+    """The dependency of one service on another, if there is one."""
     row = reader.one(f"{_EDGES} WHERE d.service_id = ? AND d.dependent_service_id = ?", (service_id, dependency_id))
-    return None if row is None else _edge(row)
+    return None if row is None else _from_row(row)
 
 
 def listed(
@@ -154,9 +155,10 @@ def listed(
     after: tuple[str, str] = ("", ""),
     limit: int = -1,
 ) -> list[Dependency]:
-    """Dependencies with the state of what is depended on, by the names of dependent and dependency.
+    """Dependencies with state and health of the dependency, sorted by the names of dependent and dependency.
 
-    Those of one dependent, on one dependency, or all; at most ``limit`` (-1: all) behind the position ``after``.
+    Those of ``service_id``, those on ``dependency_id``, or all; at most ``limit`` (-1: all), from behind the names
+    ``after``.
     """
     conditions, parameters = ["(a.name, b.name) > (?, ?)"], [*after]
     if service_id is not None:
@@ -178,10 +180,10 @@ def insert(
     when_lost: WhenLost,
     tunnel_enabled: bool,
 ) -> None:
-    """Make one service depend on another; the caller has looked for cycles.
+    """Insert a dependency; the caller has checked for cycles.
 
     Raises:
-        StoreConflict: it does so already.
+        StoreConflict: it exists.
     """
     tx.execute(
         "INSERT INTO service_dependency (service_id, dependent_service_id, condition, when_lost, tunnel_enabled, "
@@ -200,23 +202,23 @@ def remove(tx: Transaction, dependency: int) -> None:
 
 
 def tunnel_lease(dependency: int) -> LeaseOwner:
-    """The owner of the port of a dependency's tunnel."""
+    """The owner of the port lease of a dependency's tunnel."""
     return LeaseOwner("dependency", str(dependency), "tunnel")
 
 
 def tunnel_run(reader: Reader, dependency: str) -> tuple[bool, str | None]:
-    """Whether there is a dependency with this id, and the run of its tunnel's process."""
+    """Whether a dependency with this id exists, and the run id of its tunnel's process."""
     row = reader.one("SELECT tunnel_run_id FROM service_dependency WHERE CAST(id AS TEXT) = ?", (dependency,))
     return row is not None, None if row is None else row[0]
 
 
 def set_tunnel(tx: Transaction, dependency: int, port: int | None, run_id: str | None) -> None:
-    """Write the port of a dependency's tunnel, and the run of its process while there is one; leases the port.
+    """Write and lease the port of a dependency's tunnel, and write the run id of its process, None without one.
 
-    Of a dependency that was deleted meanwhile nothing is written.
+    Nothing is written for a dependency that was deleted meanwhile.
 
     Raises:
-        StoreConflict: another record has the port.
+        StoreConflict: another record has leased the port.
     """
     changed = tx.execute(
         "UPDATE service_dependency SET tunnel_port = ?, tunnel_run_id = ? WHERE id = ?", (port, run_id, dependency)
@@ -226,7 +228,7 @@ def set_tunnel(tx: Transaction, dependency: int, port: int | None, run_id: str |
 
 
 def give_up_idle_port(tx: Transaction, port: int) -> None:
-    """Take a port from a tunnel that keeps it for its next run: a service that declares it needs it now."""
+    """Take a port from a tunnel without a process, which only keeps it for its next run: a service needs it now."""
     rows = tx.all("SELECT id FROM service_dependency WHERE tunnel_port = ? AND tunnel_run_id IS NULL", (port,))
     for (dependency,) in rows:
         release(tx, tunnel_lease(dependency))
@@ -234,13 +236,13 @@ def give_up_idle_port(tx: Transaction, port: int) -> None:
 
 
 def release_ports(tx: Transaction, service_id: str) -> None:
-    """End the leases of all tunnels of a service that is deleted."""
+    """End the port leases of all tunnels of a service that is being deleted."""
     for (dependency,) in tx.all("SELECT id FROM service_dependency WHERE service_id = ?", (service_id,)):
         release(tx, tunnel_lease(dependency))
 
 
 def name_of_lease(reader: Reader, port: int) -> str | None:
-    """The name of the service that has leased a port, for its run or for a tunnel; None where it is no service."""
+    """The name of the service that has leased a port, for its run or for a tunnel; None if no service has."""
     owner = lease_of_port(reader, port)
     if owner is None:
         return None

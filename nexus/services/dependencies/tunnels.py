@@ -1,7 +1,7 @@
-"""Tunnels: for each tunnelled dependency a small process that listens where the dependent expects the dependency.
+"""Tunnels: for each tunnelled dependency a small process that listens on the port that the dependent was given.
 
-It lives as long as the dependent is up, whatever becomes of the daemon, and finds the dependency by a file that is
-replaced whenever that moves. It knows nothing of why a service is up.
+The process lives while the dependent is up and outlives the daemon. It reads the dependency's present port from a file,
+which is replaced whenever that port changes. This module does not know why a service is up.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _log = logging.getLogger("nexus.services")
 
 TUNNEL_OWNER = "tunnel-"
 _HOST = dependency_store.TUNNEL_HOST
-_LISTENING_S = 10.0
+_LISTEN_TIMEOUT_S = 10.0
 _LOG_BYTES = 128 * 1024
-_TRIES = 8
-_AGAIN_S = 0.2
-_AGAIN_MOST_S = 5.0
+_PORT_ATTEMPTS = 8
+_RETRY_S = 0.2
+_RETRY_MAX_S = 5.0
 
 
 class _Tunnel:
-    """A tunnel that is up, or is being brought up again."""
+    """A tunnel that runs, or is being restarted."""
 
     def __init__(self, edge: StoredDependency, port: int, run_id: str, process: Process | None) -> None:
         self.edge = edge
@@ -55,7 +55,7 @@ class _Tunnel:
 
 
 class Tunnels:
-    """The tunnels of one daemon, by the id of their dependency."""
+    """The tunnels of one daemon; each has the id of its dependency."""
 
     def __init__(self, manager: ManagerContext) -> None:
         self._store = manager.store
@@ -67,10 +67,10 @@ class Tunnels:
     def __len__(self) -> int:
         return len(self._tunnels)
 
-    # For a dependent
+    # Of a dependent
 
     async def open(self, stored: StoredService) -> dict[str, int]:
-        """The ports where a service that is about to run reaches its tunnelled dependencies, by their names.
+        """Start the tunnels of a service that is about to run; gives the port of each tunnelled dependency by name.
 
         Raises:
             ServiceStartFailed: a dependency has no port, or its tunnel cannot be started.
@@ -81,20 +81,20 @@ class Tunnels:
                 continue
             dependency = self._store.read(lambda reader, edge=edge: store.resolve(reader, edge.dependency_id))  # type: ignore[misc]
             if dependency.port is None:
-                raise _cannot(
+                raise _start_failed(
                     edge,
                     f'"{edge.dependency}" has no port for its tunnel',
                     f"Give it a port: nexusctl service update {edge.dependency} --port 0; in nexus.toml: port = 0",
                 )
             tunnel = self._tunnels.get(edge.id)
             if tunnel is None:
-                self._point(edge.id, dependency)
+                self._write_target(edge.id, dependency)
                 tunnel = await self._start(edge)
             found[edge.dependency] = tunnel.port
         return found
 
     async def close(self, service_id: str) -> None:
-        """End all tunnels of a service that is no longer up. Their ports are kept for its next run."""
+        """End all tunnels of a service that is no longer up. Their ports stay leased for its next run."""
         edges = self._store.read(lambda reader: dependency_store.dependencies_of(reader, service_id))
         ids = {edge.id for edge in edges if edge.tunnel_run_id is not None}
         ids |= {id_ for id_, tunnel in self._tunnels.items() if tunnel.edge.service_id == service_id}
@@ -103,7 +103,7 @@ class Tunnels:
             await self._end(id_, rows.get(id_))
 
     async def remove(self, dependency_ids: list[int]) -> None:
-        """Leave nothing of the tunnels of dependencies that were deleted."""
+        """End the tunnels of deleted dependencies, and delete their files."""
         for id_ in dependency_ids:
             await self._end(id_, None)
             with contextlib.suppress(OSError):
@@ -112,25 +112,25 @@ class Tunnels:
                 await self._runtime.remove(f"{TUNNEL_OWNER}{id_}")
 
     def gone(self, service_id: str) -> list[int]:
-        """The tunnels of a service whose dependency was deleted meanwhile, or is no longer tunnelled."""
+        """The ids of a service's tunnels whose dependency was deleted, or is no longer tunnelled."""
         edges = self._store.read(lambda reader: dependency_store.dependencies_of(reader, service_id))
         kept = {edge.id for edge in edges if edge.tunnel_enabled}
         return [
             id_ for id_, tunnel in self._tunnels.items() if tunnel.edge.service_id == service_id and id_ not in kept
         ]
 
-    # For a dependency
+    # Of a dependency
 
     def update(self, service_id: str) -> None:
-        """The service may have moved: its tunnels lead to where it is now."""
+        """Point the tunnels to a service at its present port."""
         ids = [id_ for id_, tunnel in self._tunnels.items() if tunnel.edge.dependency_id == service_id]
         if ids:
             service = self._store.read(lambda reader: store.find(reader, service_id))
             for id_ in ids:
                 if service is not None:
-                    self._point(id_, service)
+                    self._write_target(id_, service)
 
-    def _point(self, dependency_id: int, service: Service) -> None:
+    def _write_target(self, dependency_id: int, service: Service) -> None:
         up = service.state is ServiceState.RUNNING or (service.state is ServiceState.STARTING and service.pid)
         text = f"{_HOST} {service.active_port}\n" if up and service.active_port else ""
         path = self._file(dependency_id)
@@ -142,7 +142,7 @@ class Tunnels:
             new.write_text(text, encoding="ascii")
             os.replace(new, path)  # noqa: PTH105
         except OSError as error:
-            _log.error("the tunnel to service %s leads nowhere: %s: %s", service.name, path, error.strerror)
+            _log.error("cannot point the tunnel to service %s at its port: %s: %s", service.name, path, error.strerror)
 
     def _file(self, dependency_id: int) -> Path:
         return self._directory / str(dependency_id)
@@ -150,20 +150,20 @@ class Tunnels:
     # Of the daemon
 
     async def adopt(self, edge: StoredDependency, up: bool) -> None:
-        """Take back a tunnel that a daemon before this one left; ``up``: its dependent is."""
+        """Adopt a tunnel that an earlier daemon started, or end it if its dependent is not ``up``."""
         assert edge.tunnel_run_id is not None
         assert edge.tunnel_port is not None
         if not up:
             await self._end(edge.id, edge)
             return
-        process = await self._take_back(edge.id, edge.tunnel_run_id)
+        process = await self._adopt_process(edge.id, edge.tunnel_run_id)
         tunnel = _Tunnel(edge, edge.tunnel_port, edge.tunnel_run_id, process)
         self._tunnels[edge.id] = tunnel
         tunnel.watch = asyncio.create_task(self._watch(tunnel))
         self.update(edge.dependency_id)
 
-    async def _take_back(self, dependency_id: int, run_id: str) -> Process | None:
-        """The process of a tunnel's run; one whose files somebody deleted is ended."""
+    async def _adopt_process(self, dependency_id: int, run_id: str) -> Process | None:
+        """Adopt the process of a tunnel's run; a process whose files were deleted is ended."""
         owner = f"{TUNNEL_OWNER}{dependency_id}"
         found = await self._runtime.adopt(owner, run_id)
         if found is None:
@@ -172,26 +172,26 @@ class Tunnels:
         return found if isinstance(found, Process) else None
 
     async def shut(self) -> None:
-        """Let go of all, and leave them as they are."""
+        """Stop watching all tunnels, without touching their processes."""
         tunnels = list(self._tunnels.values())
         await cancel_and_wait(*(tunnel.watch for tunnel in tunnels))
         for tunnel in tunnels:
             if tunnel.process is not None:
                 tunnel.process.close()
 
-    # One of them
+    # Of one tunnel
 
     async def _start(self, edge: StoredDependency) -> _Tunnel:
         if edge.tunnel_run_id is not None:
-            await self._end(edge.id, edge)  # of a start that was given up
+            await self._end(edge.id, edge)  # left by a start that was interrupted
         owner = dependency_store.tunnel_lease(edge.id)
         avoid: set[int] = set()
         reason = ""
-        for _ in range(_TRIES):
+        for _ in range(_PORT_ATTEMPTS):
             port = await self._ports.find_free(owner, edge.tunnel_port, avoid)
             run_id = uuid.uuid4().hex
             try:
-                await self._note(edge.id, port, run_id)
+                await self._write_row(edge.id, port, run_id)
             except StoreConflict:
                 avoid.add(port)
                 continue
@@ -206,16 +206,16 @@ class Tunnels:
                 return tunnel
             reason = f"port {port} is in use"
             avoid.add(port)
-        raise _cannot(edge, f'the tunnel to "{edge.dependency}" cannot be started: {reason}', None)
+        raise _start_failed(edge, f'the tunnel to "{edge.dependency}" cannot be started: {reason}', None)
 
-    async def _note(self, dependency_id: int, port: int, run_id: str | None) -> None:
+    async def _write_row(self, dependency_id: int, port: int, run_id: str | None) -> None:
         def change(tx: Transaction) -> None:
             dependency_store.set_tunnel(tx, dependency_id, port, run_id)
 
         await self._store.write(change)
 
     async def _run(self, dependency_id: int, port: int, run_id: str) -> Process | None:
-        """Start the process; None when it could not listen."""
+        """Start the process; None if it did not listen."""
         spec = ProcessSpec(
             argv=(*find_tunnel_command(), _HOST, str(port), str(self._file(dependency_id))),
             directory="/",
@@ -227,7 +227,7 @@ class Tunnels:
         process = await self._runtime.start(owner, run_id, spec)
         problem: Exception | None = None
         try:
-            if await _listens(process, port):
+            if await _wait_until_listening(process, port):
                 return process
         except Exception as error:
             problem = error
@@ -239,20 +239,18 @@ class Tunnels:
         return None
 
     async def _watch(self, tunnel: _Tunnel) -> None:
-        """Start it again where it was, as often as it dies: its dependent knows no other address."""
-        pause_s = _AGAIN_S
+        """Restart the process on the same port whenever it ends: the dependent knows only this address."""
+        pause_s = _RETRY_S
         id_ = tunnel.edge.id
         while True:
             if tunnel.process is not None:
                 await tunnel.process.wait()
                 tunnel.process.close()
                 tunnel.process = None
-                _log.warning(
-                    "the tunnel of %s to %s died; it is started again", tunnel.edge.service, tunnel.edge.dependency
-                )
+                _log.warning("the tunnel of %s to %s ended, restarting it", tunnel.edge.service, tunnel.edge.dependency)
             old, run_id = tunnel.run_id, uuid.uuid4().hex
             try:
-                await self._note(id_, tunnel.port, run_id)
+                await self._write_row(id_, tunnel.port, run_id)
                 tunnel.run_id = run_id
                 self._runtime.forget(f"{TUNNEL_OWNER}{id_}", old)
                 tunnel.process = await self._run(id_, tunnel.port, run_id)
@@ -260,12 +258,12 @@ class Tunnels:
                 _log.error("the tunnel of %s to %s: %s", tunnel.edge.service, tunnel.edge.dependency, error)
             if tunnel.process is None:
                 await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _AGAIN_MOST_S)
+                pause_s = min(2 * pause_s, _RETRY_MAX_S)
             else:
-                pause_s = _AGAIN_S
+                pause_s = _RETRY_S
 
     async def _end(self, id_: int, row: StoredDependency | None) -> None:
-        """End a tunnel, whether or not this daemon holds it."""
+        """End a tunnel, whether or not this daemon watches it."""
         owner = f"{TUNNEL_OWNER}{id_}"
         tunnel = self._tunnels.pop(id_, None)
         process: Process | None = None
@@ -274,26 +272,26 @@ class Tunnels:
             await cancel_and_wait(tunnel.watch)
             process, run_id = tunnel.process, tunnel.run_id
         if process is None and run_id is not None:
-            process = await self._take_back(id_, run_id)
+            process = await self._adopt_process(id_, run_id)
         if process is not None:
             await process.stop(grace_ms=0)
             process.close()
         if row is not None and row.tunnel_port is not None:
             try:
-                await self._note(id_, row.tunnel_port if tunnel is None else tunnel.port, None)
+                await self._write_row(id_, row.tunnel_port if tunnel is None else tunnel.port, None)
             except StoreError as error:
-                _log.warning("the end of the tunnel to %s was not written: %s", row.dependency, error.message)
+                _log.warning("cannot write the end of the tunnel to %s: %s", row.dependency, error.message)
                 return
         if run_id is not None:
             with contextlib.suppress(OSError, RuntimeFailure):
                 self._runtime.forget(owner, run_id)
 
 
-async def _listens(process: Process, port: int) -> bool:
-    """Wait until a tunnel listens; False when it has ended, or has not in time."""
+async def _wait_until_listening(process: Process, port: int) -> bool:
+    """Wait until a tunnel listens; False if it ended, or does not listen within ``_LISTEN_TIMEOUT_S``."""
     pause_s = 0.002
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + _LISTENING_S
+    deadline = loop.time() + _LISTEN_TIMEOUT_S
     while process.exit is None and loop.time() < deadline:
         if port in await ports.listeners_of_in_thread([process.pid]):
             return True
@@ -302,10 +300,10 @@ async def _listens(process: Process, port: int) -> bool:
     return False
 
 
-def _cannot(edge: StoredDependency, reason: str, way_out: str | None) -> ServiceStartFailed:
+def _start_failed(edge: StoredDependency, reason: str, hint: str | None) -> ServiceStartFailed:
     details: dict[str, Any] = {"id": edge.service_id, "name": edge.service, "reason": reason}
     return ServiceStartFailed(
         f'cannot start service "{edge.service}": {reason}',
-        hint=way_out or "Look at the log of the daemon.",
+        hint=hint or "Look at the log of the daemon.",
         details=details,
     )

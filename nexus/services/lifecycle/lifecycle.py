@@ -393,8 +393,8 @@ class Lifecycle:
         )
         self._unwritten_exit = {}
         self._forget_run(None)
-        again = f"Its restart policy tries again; to end that: nexusctl service stop {self._state.name}"
-        error.hint = f"{error.hint} {again}" if error.hint else again
+        again = f"Its restart policy tries again. To end that: nexusctl service stop {self._state.name}"
+        error.hint = f"{error.hint}\n{again}" if error.hint else again
         self._context.waiters.fail(error, among=starters)
 
     async def _end(

@@ -1,4 +1,4 @@
--- What the schema is, and the application's settings.
+-- The schema's version and history, and the application's settings.
 
 -- migrate: up
 CREATE TABLE schema_meta (
@@ -13,4 +13,4 @@ CREATE TABLE settings (
 );
 
 -- migrate: down
--- There is nothing before the first schema: it cannot be taken back.
+-- The first schema cannot be reverted.

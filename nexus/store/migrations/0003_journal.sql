@@ -1,5 +1,5 @@
--- What happened: one row for each change, written in the change's own transaction.
--- AUTOINCREMENT, so that a number is never used twice; journal_seq carries the numbers over a rebuilt table.
+-- The journal: one row for each change, written in the change's own transaction.
+-- AUTOINCREMENT, so that a number is never used twice; journal_seq keeps the counter while the table does not exist.
 
 -- migrate: up
 CREATE TABLE journal (

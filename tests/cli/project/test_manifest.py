@@ -1,4 +1,4 @@
-"""The project file: what it can say, what is said when it is wrong, and that what is written reads the same."""
+"""The project file: its keys, its error messages, and that a written file reads back equal."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def read(folder: Path, text: str) -> Project:
 
 
 def problems(folder: Path, text: str) -> list[str]:
-    """Every sentence about what is wrong with it, without the file's name."""
+    """The error messages for a file, without its path."""
     with pytest.raises(ProjectFileInvalid) as caught:
         read(folder, text)
     lines = [caught.value.message, *(caught.value.hint or "").splitlines()]
     return [line.removeprefix("Also: ").removeprefix(f"cannot use {folder / 'nexus.toml'}") for line in lines]
 
 
-def test_a_file_says_everything_that_a_service_can_be(root: Path) -> None:
+def test_file_sets_every_field_of_a_service(root: Path) -> None:
     project = read(
         root,
         """
@@ -97,7 +97,7 @@ def test_a_file_says_everything_that_a_service_can_be(root: Path) -> None:
     assert service.fields.keys() == service_defaults().keys()
 
 
-def test_short_forms_mean_their_most_common_key(root: Path) -> None:
+def test_short_forms_set_the_main_key_of_their_table(root: Path) -> None:
     fields = (
         read(
             root,
@@ -121,7 +121,7 @@ def test_short_forms_mean_their_most_common_key(root: Path) -> None:
     assert fields["repo_url"] == "https://example.org/a.git"
 
 
-def test_a_service_runs_in_the_files_folder_unless_it_has_a_repository(root: Path) -> None:
+def test_service_directory_defaults_to_the_files_directory_without_repository(root: Path) -> None:
     project = read(
         root,
         """
@@ -142,7 +142,7 @@ def test_a_service_runs_in_the_files_folder_unless_it_has_a_repository(root: Pat
     }
 
 
-def test_dependencies_are_names_or_say_more(root: Path) -> None:
+def test_dependencies_are_names_or_tables(root: Path) -> None:
     project = read(
         root,
         """
@@ -157,7 +157,7 @@ def test_dependencies_are_names_or_say_more(root: Path) -> None:
     assert project.services["b"].needs == {"c": Edge("healthy", True, "restart"), "d": Edge()}
 
 
-def test_a_project_without_a_name_is_told_from_others_in_folders_of_the_same_name(root: Path) -> None:
+def test_default_project_names_differ_for_directories_of_the_same_name(root: Path) -> None:
     for folder in ("a", "b"):
         (root / folder / "app").mkdir(parents=True)
     first, second = (read(root / folder / "app", "").name for folder in ("a", "b"))
@@ -218,16 +218,16 @@ def test_a_project_without_a_name_is_told_from_others_in_folders_of_the_same_nam
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line_and_its_key(root: Path, text: str, problem: str) -> None:
+def test_file_error_names_line_and_key(root: Path, text: str, problem: str) -> None:
     assert problems(root, text) == [problem]
 
 
-def test_everything_that_is_wrong_is_told_at_once(root: Path) -> None:
+def test_all_file_errors_are_reported_together(root: Path) -> None:
     found = problems(root, "[services.a]\nrun = 5\nprot = 1\n[vms.b]\nmem = 'lots'\n")
     assert [line.partition(":")[0] for line in found] == [", line 2", ", line 3", ", line 5"]
 
 
-def test_a_value_of_a_variable_is_in_no_sentence(root: Path) -> None:
+def test_file_errors_never_quote_values_of_variables(root: Path) -> None:
     for text in (
         "[services.a.env]\nA = ['s3cret']",
         '[services.a.env]\n"A B" = "s3cret"',
@@ -236,7 +236,7 @@ def test_a_value_of_a_variable_is_in_no_sentence(root: Path) -> None:
         assert "s3cret" not in "".join(problems(root, text))
 
 
-def test_what_cannot_be_read_is_a_sentence(root: Path) -> None:
+def test_unreadable_file_is_reported(root: Path) -> None:
     path = root / "nexus.toml"
 
     def sentence() -> str:
@@ -254,7 +254,7 @@ def test_what_cannot_be_read_is_a_sentence(root: Path) -> None:
     assert sentence() == f"cannot read {path}: Is a directory"
 
 
-def test_a_key_is_found_where_it_is_and_not_in_a_text() -> None:
+def test_find_line_ignores_keys_inside_strings() -> None:
     text = '''
 [services.a]
 run = """
@@ -315,7 +315,7 @@ EDGES = st.builds(
     ),
     mem=st.integers(16, 1_048_576),
 )
-def test_what_is_written_reads_the_same(
+def test_written_file_reads_back_equal(
     tmp_path_factory: pytest.TempPathFactory, services: dict[str, Any], mem: int
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "written.toml"

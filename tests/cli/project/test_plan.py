@@ -1,4 +1,4 @@
-"""The plan: what differs, in an order in which it can be done, and what is remembered of it."""
+"""The plan: its steps, their order, and the ownership that it writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nexus.cli.project.keys import Edge, service_defaults
 from nexus.cli.project.manifest import Project, ProjectFileInvalid, WantedService, read_project
 from nexus.cli.project.plan import Plan, find_cycle, in_order, make_plan
 from nexus.cli.project.text import plan_lines, plan_summary
-from nexus.cli.project.world import Ledger, World
+from nexus.cli.project.world import Observed, Ownership
 
 NOW = 1000
 
@@ -24,9 +24,9 @@ def project(folder: Path, text: str) -> Project:
     return read_project(str(folder / "nexus.toml"))
 
 
-def plan(wanted: Project, world: World, **options: Any) -> Plan:
+def plan(wanted: Project, observed: Observed, **options: Any) -> Plan:
     numbers = count(1)
-    return make_plan(wanted, world, now_ms=NOW, new_id=lambda: f"new-{next(numbers)}", **options)
+    return make_plan(wanted, observed, now_ms=NOW, new_id=lambda: f"new-{next(numbers)}", **options)
 
 
 def words(made: Plan) -> list[str]:
@@ -34,12 +34,12 @@ def words(made: Plan) -> list[str]:
 
 
 def service(name: str, **fields: Any) -> dict[str, Any]:
-    """A record as the daemon has it."""
+    """A service record as the daemon returns it."""
     return {"id": f"id-{name}", "name": name, "state": "running", "health": "unknown", **service_defaults()} | fields
 
 
-def world(*services: dict[str, Any], edges: dict[str, dict[str, Edge]] | None = None, **rest: Any) -> World:
-    return World({one["name"]: one for one in services}, {}, edges or {}, **rest)
+def observed(*services: dict[str, Any], edges: dict[str, dict[str, Edge]] | None = None, **rest: Any) -> Observed:
+    return Observed({one["name"]: one for one in services}, {}, edges or {}, **rest)
 
 
 TWO = """
@@ -53,8 +53,8 @@ dir = ""
 """
 
 
-def test_what_is_not_there_is_made_connected_and_started_in_order(root: Path) -> None:
-    made = plan(project(root, TWO + "[vms.box]"), World())
+def test_missing_objects_are_created_connected_and_started_in_order(root: Path) -> None:
+    made = plan(project(root, TWO + "[vms.box]"), Observed())
     assert words(made) == [
         "create vm box",
         "create service api",
@@ -63,18 +63,18 @@ def test_what_is_not_there_is_made_connected_and_started_in_order(root: Path) ->
         "start service db",
         "start service api",
     ]
-    assert made.before == made.after == Ledger(frozenset({"new-2", "new-3"}), frozenset({"new-1"}))
+    assert made.before == made.after == Ownership(frozenset({"new-2", "new-3"}), frozenset({"new-1"}))
 
 
-def test_where_nothing_differs_there_is_nothing_to_do(root: Path) -> None:
-    there = world(service("api", run_command="api"), service("db", run_command="db"), edges={"api": {"db": Edge()}})
+def test_equal_state_gives_an_empty_plan(root: Path) -> None:
+    there = observed(service("api", run_command="api"), service("db", run_command="db"), edges={"api": {"db": Edge()}})
     made = plan(project(root, TWO), there, prune=True)
     assert made.steps == ()
-    assert made.before == made.after == Ledger()
+    assert made.before == made.after == Ownership()
 
 
-def test_what_holds_at_once_restarts_nothing_and_what_does_not_restarts_what_runs(root: Path) -> None:
-    there = world(service("api", run_command="old"), service("db", run_command="db", restart="always"))
+def test_only_changes_that_need_it_restart_a_running_service(root: Path) -> None:
+    there = observed(service("api", run_command="old"), service("db", run_command="db", restart="always"))
     assert words(plan(project(root, TWO), there))[:2] == ["update service api", "update service db"]
     made = plan(project(root, TWO), there)
     assert words(made)[2:] == ["connect service api db", "restart service api"]
@@ -82,10 +82,10 @@ def test_what_holds_at_once_restarts_nothing_and_what_does_not_restarts_what_run
     assert made.after.restarts == ()
 
 
-def test_a_tunnel_that_comes_or_goes_restarts_its_dependent(root: Path) -> None:
+def test_changed_tunnel_restarts_its_dependent(root: Path) -> None:
     wanted = project(root, TWO.replace('["db"]', "{ db = { tunnel = true } }") + "port = 1\n")
     db = service("db", run_command="db", port=1)
-    there = world(service("api", run_command="api"), db, edges={"api": {"db": Edge()}})
+    there = observed(service("api", run_command="api"), db, edges={"api": {"db": Edge()}})
     assert words(plan(wanted, there)) == [
         "disconnect service api db",
         "connect service api db",
@@ -93,43 +93,46 @@ def test_a_tunnel_that_comes_or_goes_restarts_its_dependent(root: Path) -> None:
     ]
 
 
-def test_a_restart_that_did_not_come_to_pass_is_made_up_for(root: Path) -> None:
+def test_pending_restart_is_planned_until_the_service_was_started_again(root: Path) -> None:
     edges = {"api": {"db": Edge()}}
-    ledgers = {"p": Ledger(frozenset({"id-api"}), frozenset(), (("id-api", 500),))}
+    ownership = {"p": Ownership(frozenset({"id-api"}), frozenset(), (("id-api", 500),))}
     db = service("db", run_command="db")
-    stale = world(service("api", run_command="api", started_at=400), db, edges=edges, ledgers=ledgers)
+    stale = observed(service("api", run_command="api", started_at=400), db, edges=edges, ownership=ownership)
     assert words(plan(project(root, TWO), stale)) == ["restart service api"]
     assert words(plan(project(root, TWO), stale, start=False)) == []
-    fresh = world(service("api", run_command="api", started_at=600), db, edges=edges, ledgers=ledgers)
+    fresh = observed(service("api", run_command="api", started_at=600), db, edges=edges, ownership=ownership)
     assert words(plan(project(root, TWO), fresh)) == []
 
 
-def test_what_is_down_is_started_unless_it_is_not_to_be(root: Path) -> None:
+def test_stopped_service_is_started_unless_start_is_false(root: Path) -> None:
     db = service("db", run_command="db", state="failed")
     api = service("api", run_command="api", state="stopped")
-    there = world(api, db, edges={"api": {"db": Edge()}})
+    there = observed(api, db, edges={"api": {"db": Edge()}})
     assert words(plan(project(root, TWO), there)) == ["start service db", "start service api"]
     assert words(plan(project(root, TWO + "start = false"), there)) == ["start service api"]
     assert words(plan(project(root, TWO), there, start=False)) == []
 
 
-def test_work_that_is_done_is_not_done_again_until_it_is_other_work(root: Path) -> None:
+def test_completed_oneshot_is_started_again_only_when_changed(root: Path) -> None:
     text = '[services.once]\nrun = "{}"\ndir = ""\noneshot = true'
-    done = world(service("once", run_command="work", type="oneshot", state="stopped", exit_code=0))
+    done = observed(service("once", run_command="work", type="oneshot", state="stopped", exit_code=0))
     assert words(plan(project(root, text.format("work")), done)) == []
     assert words(plan(project(root, text.format("more")), done)) == ["update service once", "start service once"]
-    failed = world(service("once", run_command="work", type="oneshot", state="failed", exit_code=1))
+    failed = observed(service("once", run_command="work", type="oneshot", state="failed", exit_code=1))
     assert words(plan(project(root, text.format("work")), failed)) == ["start service once"]
 
 
-def test_pruned_is_what_the_file_made_and_nothing_else_dependents_first(root: Path) -> None:
-    there = world(
+def test_prune_removes_only_owned_objects_dependents_first(root: Path) -> None:
+    there = observed(
         service("a"),
         service("b"),
         service("mine"),
         edges={"b": {"a": Edge()}},
         vms={"box": {"id": "id-box", "name": "box", "role": "work", "vcpu_count": 1, "mem_size_mib": 128}},
-        ledgers={"p": Ledger(frozenset({"id-a", "id-b"}), frozenset({"id-box"})), "q": Ledger(frozenset({"id-c"}))},
+        ownership={
+            "p": Ownership(frozenset({"id-a", "id-b"}), frozenset({"id-box"})),
+            "q": Ownership(frozenset({"id-c"})),
+        },
     )
     made = plan(project(root, ""), there, prune=True)
     assert words(made) == [
@@ -138,27 +141,27 @@ def test_pruned_is_what_the_file_made_and_nothing_else_dependents_first(root: Pa
         "remove service a",
         "remove vm box",
     ]
-    assert made.after == Ledger()
+    assert made.after == Ownership()
     assert words(plan(project(root, ""), there)) == []
 
 
-def test_a_graph_that_is_turned_round_is_never_a_circle_on_the_way(root: Path) -> None:
-    there = world(service("api", run_command="api"), service("db", run_command="db"), edges={"db": {"api": Edge()}})
+def test_reversed_edge_is_disconnected_before_it_is_connected(root: Path) -> None:
+    there = observed(service("api", run_command="api"), service("db", run_command="db"), edges={"db": {"api": Edge()}})
     assert words(plan(project(root, TWO), there)) == ["disconnect service db api", "connect service api db"]
 
 
-def test_what_another_file_made_is_left_alone(root: Path) -> None:
-    ledgers = {"q": Ledger(frozenset({"id-api"}))}
-    there = world(service("api", run_command="old"), service("db", run_command="db"), ledgers=ledgers)
+def test_objects_of_another_project_are_refused_unless_equal(root: Path) -> None:
+    ownership = {"q": Ownership(frozenset({"id-api"}))}
+    there = observed(service("api", run_command="old"), service("db", run_command="db"), ownership=ownership)
     with pytest.raises(ProjectFileInvalid) as caught:
         plan(project(root, TWO), there)
-    assert caught.value.message == 'cannot update service "api": it was made from the file of project "q"'
+    assert caught.value.message == 'cannot update service "api": it was created from the file of project "q"'
     assert "nexusctl settings unset apply.q" in str(caught.value.hint)
-    same = world(
+    same = observed(
         service("api", run_command="api"),
         service("db", run_command="db"),
         edges={"api": {"db": Edge()}},
-        ledgers=ledgers,
+        ownership=ownership,
     )
     assert words(plan(project(root, TWO), same)) == []
 
@@ -170,28 +173,26 @@ def test_what_another_file_made_is_left_alone(root: Path) -> None:
         ('[services.a]\ndepends_on = ["zzz"]\n', 'service "a" depends on "zzz"', "Add it: [services.zzz]"),
         (
             '[services.a]\ndepends_on = ["b"]\n[services.b]\ndepends_on = ["c"]\n[services.c]\ndepends_on = ["a"]\n',
-            "the dependencies form a circle: a → b → c → a",
-            "Take one of them out",
+            "the dependencies form a cycle: a → b → c → a",
+            "Remove one of them",
         ),
     ],
 )
-def test_dependencies_that_cannot_be_are_told_before_anything_is_done(
-    root: Path, text: str, message: str, hint: str
-) -> None:
+def test_invalid_dependencies_are_refused(root: Path, text: str, message: str, hint: str) -> None:
     with pytest.raises(ProjectFileInvalid) as caught:
-        plan(project(root, text), World())
+        plan(project(root, text), Observed())
     assert message in caught.value.message
     assert hint in str(caught.value.hint)
 
 
-def test_a_circle_through_what_the_file_does_not_name_is_told_too(root: Path) -> None:
-    there = world(service("old"), edges={"old": {"a": Edge()}})
+def test_cycle_through_a_service_outside_the_file_is_refused(root: Path) -> None:
+    there = observed(service("old"), edges={"old": {"a": Edge()}})
     with pytest.raises(ProjectFileInvalid, match="old"):
         plan(project(root, '[services.a]\ndepends_on = ["old"]\n'), there)
 
 
-def test_a_plan_is_shown_field_by_field_and_without_the_values_of_variables(root: Path) -> None:
-    there = World(
+def test_plan_is_printed_by_field_without_values_of_variables(root: Path) -> None:
+    there = Observed(
         {"api": service("api", run_command="api", port=1, stop_grace_ms=500)},
         {"api": {"OLD": "s3cret", "SAME": "s3cret", "TOKEN": "s3cret"}},
     )
@@ -236,7 +237,7 @@ GRAPHS = st.dictionaries(st.sampled_from("abcdef"), st.sets(st.sampled_from("abc
 
 
 @given(GRAPHS)
-def test_a_circle_is_found_where_there_is_one_and_else_there_is_an_order(graph: dict[str, set[str]]) -> None:
+def test_find_cycle_finds_a_cycle_or_in_order_sorts(graph: dict[str, set[str]]) -> None:
     cycle = find_cycle(graph)
     if cycle is not None:
         assert cycle[0] == cycle[-1]
@@ -248,7 +249,7 @@ def test_a_circle_is_found_where_there_is_one_and_else_there_is_an_order(graph: 
         assert not graph[name] & set(order[place + 1 :])
 
 
-def test_long_chains_need_no_deep_stack() -> None:
+def test_long_chains_do_not_recurse() -> None:
     chain = {str(number): [str(number + 1)] for number in range(5000)}
     assert find_cycle(chain) is None
     assert in_order(chain, chain)[0] == "4999"
@@ -258,7 +259,7 @@ def test_long_chains_need_no_deep_stack() -> None:
     assert len(found) == 5001
 
 
-def test_what_is_wanted_has_a_field_for_every_default(root: Path) -> None:
+def test_desired_service_has_every_field(root: Path) -> None:
     wanted = project(root, TWO).services["api"]
     assert isinstance(wanted, WantedService)
     assert wanted.fields.keys() == service_defaults().keys()

@@ -1,8 +1,7 @@
-"""How the frozen databases here were made, and how the next one is: ``python tests/data/schemas/freeze.py``.
+"""Creates the frozen database of the current schema version: ``python tests/data/schemas/freeze.py``.
 
 For every released schema version there is ``schema-vN.db``, a database of that version with data in every table, and
-``schema-vN.json``, the rows that it holds. They are evidence, so this program adds the one of today's schema if it is
-not there yet, and never touches one that is.
+``schema-vN.json`` with its rows. This program adds missing versions and never changes an existing file.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ EVENTS = [
     (5, AT + 9, "setting.set", "setting", "flag", "flag", "agent é", 1000, 4242, '{"type":"bool"}'),
 ]
 LAST_SEQ = 7
-"""Given out at last, to an event that is not there any more."""
+"""The last number assigned, to an event that was deleted."""
 CONFIGS = [
     (1, ".env", "env", '"exec postgres -D \\"$DATA\\""'),
     (2, "conf/app.properties", "properties", '["python","-m","å b"]'),
@@ -75,10 +74,15 @@ DEPENDENCIES = [
     (2, SERVICE_IDS[1], SERVICE_IDS[0], 1, "healthy", "restart", 40001, "t1", AT),
     (3, SERVICE_IDS[1], SERVICE_IDS[2], 0, "completed", "ignore", None, None, AT),
 ]
+LEASES = [
+    (35001, "service", SERVICE_IDS[0], "run", AT + 2),
+    (40001, "dependency", "2", "tunnel", AT),
+]
+REASON_CODES = [(SERVICE_IDS[1], "exited")]
 
 
 def freeze(version: int) -> None:
-    """Make the two files for one schema version."""
+    """Create the two files of one schema version."""
     target = HERE / f"schema-v{version}.db"
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "nexus.db"
@@ -108,6 +112,9 @@ def freeze(version: int) -> None:
                 connection.executemany(
                     f"INSERT INTO service_dependency ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", DEPENDENCIES
                 )
+            if version >= 5:
+                connection.executemany("INSERT INTO port_lease VALUES (?, ?, ?, ?, ?)", LEASES)
+                connection.executemany("UPDATE service SET reason_code = ?2 WHERE id = ?1", REASON_CODES)
             connection.commit()
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.row_factory = sqlite3.Row
@@ -128,7 +135,7 @@ def freeze(version: int) -> None:
 
 
 def main() -> None:
-    """Freeze the versions that are not frozen yet."""
+    """Freeze every version that is not frozen yet."""
     for version in range(1, target_version() + 1):
         if not (HERE / f"schema-v{version}.db").exists():
             freeze(version)

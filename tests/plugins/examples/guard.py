@@ -1,4 +1,4 @@
-"""Keeps what is in production: a plugin that vetoes."""
+"""Protects production VMs: a plugin that vetoes."""
 
 from nexus.plugins.api import Veto, hookimpl
 

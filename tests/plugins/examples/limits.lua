@@ -1,4 +1,4 @@
--- Keeps VMs small, has services start in quiet, and says hello: a plugin in Lua.
+-- Limits the memory of VMs, sets the log level of services, and greets: a plugin in Lua.
 
 nexus.api = 1
 nexus.extras = {"greet"}

@@ -1,4 +1,4 @@
-"""Counts commands and tells how many there were: a plugin in an installed package."""
+"""Counts commands and reports the counts: a plugin in an installed package."""
 
 from collections import Counter
 
