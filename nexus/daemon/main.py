@@ -256,8 +256,6 @@ class _Daemon:
         interval = watchdog_interval_s()
         if interval is not None:
             tasks.append(loop.create_task(self._feed_watchdog(interval)))
-        if self.options.idle_exit is not None:
-            tasks.append(loop.create_task(self._stop_when_idle(self.options.idle_exit)))
         gc.collect()
         gc.freeze()  # loaded modules stay for life: no collection needs to traverse them again
         try:
@@ -266,6 +264,8 @@ class _Daemon:
             context.boot.note()
             tasks.append(loop.create_task(context.sweeper.sweep()))
             self.server.listen(listener)
+            if self.options.idle_exit is not None:
+                tasks.append(loop.create_task(self._stop_when_idle(self.options.idle_exit)))
             self.notifier.send("READY=1", f"STATUS=Listening on {where}", f"MAINPID={os.getpid()}")
             _log.info("nexusd %s listening on %s (pid %d)", __version__, where, os.getpid())
             await self.stopping.wait()
@@ -344,6 +344,7 @@ class _Daemon:
     async def _stop_when_idle(self, idle_s: float) -> None:
         """Stop after ``idle_s`` without clients and processes, without losing a client that connects at that moment."""
         loop = asyncio.get_running_loop()
+        await asyncio.sleep(idle_s)  # since listening; clients that already wait in the queue are accepted meanwhile
         while True:
             left = self.server.last_busy + idle_s - loop.time()
             if self.server.connections() or self.server.children():

@@ -209,6 +209,17 @@ def test_idle_exit_loses_no_connection(make_manager: Callable[..., Manager]) -> 
     assert "Traceback" not in log
 
 
+def test_idle_time_shorter_than_the_start_still_serves_the_client_that_waits(
+    make_manager: Callable[..., Manager],
+) -> None:
+    manager = make_manager("--idle-exit", "0.001")
+    with RawClient(manager.daemon.socket_path) as client:
+        sequence = client.begin(Ping(b"waits"))
+        process = manager.start_one()
+        assert client.result(sequence) == {"payload": b"waits"}
+    assert process.wait(30) == 0
+
+
 def test_idle_exit_waits_for_open_streams(make_manager: Callable[..., Manager]) -> None:
     manager = make_manager("--idle-exit", "0.1")
     # The client is in the socket's queue before the daemon starts, so that no idle time passes without it.
