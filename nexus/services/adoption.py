@@ -1,4 +1,4 @@
-"""What becomes of the runs of an earlier daemon: processes are adopted, ends are found, orphans are ended."""
+"""The adoption of an earlier daemon's runs: running processes are adopted, exits are read, orphans are ended."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def adopt_services(
     manager: ManagerContext, tunnels: Tunnels, rows: list[StoredService], handle: Callable[[str], ServiceHandle]
 ) -> None:
     """Adopt the tunnels and runs of ``rows``; returns when their ends are written, or after five seconds."""
-    # Tunnels first: a service whose run has ended ends its own.
+    # Tunnels first: a lifecycle whose run has ended closes the tunnels of its service.
     await _adopt_tunnels(tunnels, rows)
     up = [stored for stored in rows if stored.service.state in store.UP]
     found = await _find_runs(manager, up)

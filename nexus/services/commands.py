@@ -1,6 +1,7 @@
 """The public contract of services: the commands; their codes are those of Nexsock.
 
-The records are in ``records``, the errors in ``errors`` and ``nexus.git.errors``.
+The records are in ``records``, the errors in ``errors`` and ``nexus.git.errors``. It is longer than 500 lines because
+clients, the command line's options and the documentation are all derived from this one list.
 """
 
 from __future__ import annotations

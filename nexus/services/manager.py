@@ -77,7 +77,7 @@ class ServiceManager:
                 self._spawn(self._autostart(stored.service))
 
     def _is_due(self, stored: StoredService) -> bool:
-        """Whether autostart starts it: it is not up, was not stopped on demand in this boot, and is no done oneshot."""
+        """Whether autostart starts it: unless it is up, stopped on demand in this boot, or a completed oneshot."""
         service = stored.service
         if stored.stopped_in_boot == self._context.boot.id or self.handle(service.id).alive:
             return False
@@ -103,7 +103,7 @@ class ServiceManager:
         return Known(*self._store.read(lambda reader: dependency_store.tunnel_run(reader, dependency)))
 
     async def close(self) -> None:
-        """Release every process without touching it."""
+        """Stop watching every process; they keep running."""
         await cancel_and_wait(*self._tasks)
         await asyncio.gather(*(handle.close() for handle in self._handles.values()))
         await self.tunnels.shut()
@@ -220,7 +220,7 @@ class ServiceManager:
             StoreError: it has ended, and that cannot be written.
         """
         service = self._resolve(command.service)
-        needing = self._needing(service.id) if self._is_up(service.id) else {}
+        needing = self._dependents_up(service.id) if self._is_up(service.id) else {}
         # Dependents that another request is stopping already need no cascade: the stop only waits for them.
         asked = [node for node in needing if node != service.id and self._is_up(node)]
         if asked and not command.cascade:
@@ -258,14 +258,14 @@ class ServiceManager:
             if not ctx.timed_out:
                 raise
             going_on = goes_on()
-            what = "It goes on all the same" if going_on else "It is still being stopped, and was not started"
+            what = "It continues in the daemon" if going_on else "It is still being stopped, and was not started"
             raise DeadlineExceeded(
                 f'cannot finish with service "{name}" within {timeout_ms} ms',
                 hint=f"{what}; see how far it is: nexusctl service status {name}",
                 details={"name": name, "goes_on": going_on},
             ) from None
 
-    def _needing(self, service_id: str) -> dict[str, list[str]]:
+    def _dependents_up(self, service_id: str) -> dict[str, list[str]]:
         """The service and all dependents that are not stopped, each with its direct dependents."""
 
         def read(reader: Reader) -> dict[str, list[str]]:
@@ -355,7 +355,7 @@ class ServiceManager:
         return self._store.read(read, snapshot=True)
 
     def updated(self, service_id: str) -> None:
-        """A record was changed by a command: take over what holds at once."""
+        """Apply a changed record: health check, dependencies and tunnels change at once."""
         handle = self._handles.get(service_id)
         if handle is not None:
             handle.reconfigure()

@@ -43,7 +43,7 @@ def plan_restart(limits: RestartLimits, times: list[int], ended_at: int, now: in
     if up_ms > limits.window_ms:
         times = []
     times = times[-max(limits.limit, _REMEMBERED) :]
-    # Times in the future are of a clock that was set back since.
+    # A restart time in the future was written before the clock was set back.
     recent = sum(1 for at in times if now - limits.window_ms < at <= now)
     if limits.limit and recent >= limits.limit:
         return Retry(None, times, recent)

@@ -14,7 +14,6 @@ __all__ = ["Boot"]
 _log = logging.getLogger("nexus.supervision")
 
 _CLOCK_SLACK_S = 5
-"""``at`` is this much too early, because the clock may have been set since."""
 
 
 class Boot:
@@ -27,7 +26,7 @@ class Boot:
         first = process_start(1)
         self.id = boot_id() if first is None else f"{boot_id()}/{first}"
         self.at = _boot_at(first)
-        """When it was, in ms of the clock as it goes now; a few seconds early."""
+        """The time of the boot, in ms by the present clock, minus five seconds of tolerance for clock changes."""
         self._file = directory / "boot"
         self.is_new = self._noted() not in (None, self.id)
         """Whether the records are of an earlier boot, so that no process of theirs can run."""
@@ -40,7 +39,7 @@ class Boot:
             return None
 
     def note(self) -> None:
-        """Note that every record is of this boot now. A daemon that ended before this does it all again."""
+        """Write that every record is reconciled with this boot. A daemon killed before repeats the reconciliation."""
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file.write_text(self.id, encoding="ascii")

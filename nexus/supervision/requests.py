@@ -65,7 +65,7 @@ class Requests:
         self.stop: StopRequest | None = None
         self.restart: RestartRequest | None = None
         self.waited = asyncio.Event()
-        """Set when the task first waits, or has written state: what a daemon before this one began is handled."""
+        """Set when the task first waits or writes state: adoption of the object is complete."""
         self._awake = asyncio.Event()
 
     @property

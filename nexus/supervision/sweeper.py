@@ -34,7 +34,7 @@ class Sweeper:
         self._kinds: dict[str, Callable[[str], Known]] = {}
 
     def register(self, prefix: str, known: Callable[[str], Known]) -> None:
-        """Sweep the owners whose names begin with ``prefix``; ``known`` is asked with the rest of the name."""
+        """Sweep the owners whose names begin with ``prefix``; ``known`` is called with the rest of the name."""
         self._kinds[prefix] = known
 
     def _known(self, owner: str) -> Known | None:

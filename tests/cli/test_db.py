@@ -103,7 +103,7 @@ def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProce
     ]
     assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 2, ok"
     assert cli.ok("db", "migrate", "--to", "2").out == "The database is already at schema version 2\n"
-    forward = cli.ok("db", "migrate", "--to", "4", "-o", "json").json
+    forward = cli.ok("db", "migrate", "--to", "5", "-o", "json").json
     (second,) = set((daemon.state / "backups").iterdir()) - {backup}
     assert forward == {"path": str(daemon.database), "from": 2, "to": 5, "backup": str(second)}
     unknown = cli("db", "migrate", "--to", "99")

@@ -84,11 +84,11 @@ class DependencyTracker:
     def reset(self, *, on_demand: bool) -> None:
         """Begin a start: with ``on_demand`` missing dependencies are started, else they are waited for."""
         self._on_demand = on_demand
-        self._asked: dict[str, int] = {}
-        """Those that were told to start, with the number of their failures before."""
+        self._started: dict[str, int] = {}
+        """Dependencies that this start has started, with the number of their failures before."""
         self._lost: set[str] = set()
-        self._held: set[str] = set()
-        """Those that were there since the start: only their loss has consequences."""
+        self._met: set[str] = set()
+        """Dependencies whose condition was met in this run: only their loss stops or restarts the service."""
         self._reason_of: str | None = None
         """The lost dependency that the record's reason names."""
 
@@ -97,7 +97,7 @@ class DependencyTracker:
         lost = set(stored.service.lost_dependencies)
         self.reset(on_demand=not lost and stored.service.next_restart_at is None)
         self._lost = {edge.dependency_id for edge in stored.dependencies if edge.dependency in lost}
-        self._held = {edge.dependency_id for edge in stored.dependencies} - self._lost
+        self._met = {edge.dependency_id for edge in stored.dependencies} - self._lost
         if stored.service.reason_code is ServiceReason.DEPENDENCY_LOST and len(self._lost) == 1:
             self._reason_of = next(iter(self._lost))
 
@@ -122,7 +122,7 @@ class DependencyTracker:
         for edge, dependency in self._rows():
             peer = self._peer(edge.dependency_id)
             if is_met(edge.condition, dependency, self._manager.boot.at) and not peer.stopping:
-                self._held.add(edge.dependency_id)
+                self._met.add(edge.dependency_id)
                 continue
             waits.append(edge)
             if edge.condition is DependencyCondition.HEALTHY and not has_health_check(dependency.service):
@@ -139,15 +139,15 @@ class DependencyTracker:
     def _start(
         self, peer: Peer, edge: StoredDependency, service: Service, caller: Caller, fail: Callable[[NexusError], None]
     ) -> None:
-        failures = self._asked.get(edge.dependency_id)
+        failures = self._started.get(edge.dependency_id)
         if failures is None:
             before = peer.failures
             if peer.ensure(caller):
-                self._asked[edge.dependency_id] = before
+                self._started[edge.dependency_id] = before
         elif not peer.alive:
             raise _failed(edge, service, service.reason or f"it is {service.state}")
         elif peer.failures > failures:
-            self._asked[edge.dependency_id] = peer.failures
+            self._started[edge.dependency_id] = peer.failures
             fail(_failed(edge, service, service.reason or "it failed", retried=True))
         elif _is_unhealthy_for_good(edge, service):
             raise _failed(edge, service, f"unhealthy: {service.health_message or 'its check fails'}")
@@ -166,7 +166,7 @@ class DependencyTracker:
             if key in self._lost:
                 if is_met(edge.condition, dependency, self._manager.boot.at):
                     self._lost.discard(key)
-                    self._held.add(key)
+                    self._met.add(key)
                     events.append(("service.dependency_back", detail))
                     if self._reason_of == key and reason is not None:
                         reason = Reason(ServiceReason.DEPENDENCY_BACK, f"{reason.text}; it is back")
@@ -177,13 +177,13 @@ class DependencyTracker:
                 reason = Reason(ServiceReason.DEPENDENCY_LOST, f'lost "{edge.dependency}": {why}')
                 self._reason_of = key
                 events.append(("service.dependency_lost", detail | {"reason": why, "when_lost": edge.when_lost.value}))
-                if key in self._held and edge.when_lost is WhenLost.STOP:
+                if key in self._met and edge.when_lost is WhenLost.STOP:
                     stop = reason
-                elif key in self._held and edge.when_lost is WhenLost.RESTART:
+                elif key in self._met and edge.when_lost is WhenLost.RESTART:
                     restart = reason
-                self._held.discard(key)
+                self._met.discard(key)
             else:
-                self._held.add(key)
+                self._met.add(key)
         self._lost &= {edge.dependency_id for edge, _ in rows}
         lost = [edge.dependency for edge, _ in rows if edge.dependency_id in self._lost]
         return Observed(events, lost, reason, stop, restart)

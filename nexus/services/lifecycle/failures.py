@@ -1,4 +1,4 @@
-"""The errors of starts, with the last lines that a run wrote, and when a started service is ready."""
+"""The errors of starts, with the last lines that a run wrote; and whether a running service is ready."""
 
 from __future__ import annotations
 

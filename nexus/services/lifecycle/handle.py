@@ -80,7 +80,7 @@ class ServiceHandle:
             ServiceRunning: it is up with another environment.
             NexusError: it did not come up.
         """
-        await self._stop_finished()
+        await self._wait_for_stop()
         if self._lifecycle is not None and self._lifecycle.has_run:
             self._refuse_other_environment(self._lifecycle, options.environment)
         else:
@@ -92,7 +92,7 @@ class ServiceHandle:
 
         Without an environment it keeps the one of its last start.
         """
-        await self._stop_finished()
+        await self._wait_for_stop()
         lifecycle = self._lifecycle
         if lifecycle is None:
             if options.environment is None:
@@ -109,7 +109,7 @@ class ServiceHandle:
         await self._outcome(wait)
 
     def ensure(self, caller: Caller) -> bool:
-        """Start it for a dependent, without waiting; False while it is stopping, which is to be asked again then."""
+        """Start it for a dependent, without waiting; False while it is stopping: call again once it has stopped."""
         if self.stopping:
             return False
         if self._lifecycle is None or not self._lifecycle.has_run:
@@ -164,7 +164,7 @@ class ServiceHandle:
             details={"id": self.id, "name": self.name},
         )
 
-    async def _stop_finished(self) -> None:
+    async def _wait_for_stop(self) -> None:
         """Wait for the end of a stop that is under way.
 
         Raises:
@@ -182,8 +182,8 @@ class ServiceHandle:
     async def _outcome(self, wait: bool) -> None:
         """Wait until it is up, or with ``wait`` ready."""
         context, service = self._context, self._context.state.service
-        undisturbed = self._lifecycle is not None and not context.requests.pending
-        if undisturbed and service is not None and service.state is ServiceState.RUNNING:
+        no_request = self._lifecycle is not None and not context.requests.pending
+        if no_request and service is not None and service.state is ServiceState.RUNNING:
             if not wait or is_ready(service):
                 return
             if service.health is ServiceHealth.UNHEALTHY:

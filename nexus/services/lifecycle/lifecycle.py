@@ -57,7 +57,7 @@ class Lifecycle:
         self._caller = caller
         self._ending = False
         self._forced = False
-        """Whether the next run needs no consent of the policy."""
+        """Whether the next run begins even if the restart policy is removed before it."""
         self._orphans: Orphans | None = None
         """Processes of a run that cannot be adopted, which are to be ended."""
         self._exit: Exit | None = None
@@ -111,7 +111,7 @@ class Lifecycle:
     # From one step to the next
 
     async def supervise(self) -> None:
-        """Go from step to step until the service is stopped or failed. An error here is a bug; no run is lost by it."""
+        """Carry out steps until the service is stopped or failed. An unexpected error ends no running process."""
         while True:
             try:
                 while await self._step():
@@ -146,7 +146,7 @@ class Lifecycle:
             _log.exception("service %s: its end was not written", self._state.name)
 
     async def _step(self) -> bool:
-        """From one run to the next, or to the end; False when it has ended."""
+        """Begin and watch one run, then decide what follows; False when the service is stopped or failed."""
         try:
             if self._orphans is not None:
                 self._exit = await self._end_orphans(self._orphans)
@@ -284,7 +284,7 @@ class Lifecycle:
                 await self._write_leftovers(exit_, reason)
                 await self.run.process.wait()
         if self._requests.pending:
-            return await self._after_end(exit_)
+            return await self._after_stop(exit_)
         self._release_run()
         self._exit, self._forced = None, False
         stored = self._state.read()
@@ -322,7 +322,7 @@ class Lifecycle:
         await self._state.write(ServiceState.STOPPING, *events, **reason_columns(words), **exit_columns(exit_))
 
     async def _after_failed_start(self, error: NexusError) -> bool:
-        """No process came to be: the policy decides whether another attempt follows."""
+        """The process was not started: the policy decides whether another attempt follows."""
         stored = self._state.read()
         if isinstance(error, StoreError) and stored.service.state not in store.UP:
             self._context.waiters.fail(error)  # nothing was written, so nothing has changed
@@ -409,7 +409,7 @@ class Lifecycle:
         self._ending = True
         try:
             await self._context.services.tunnels.close(self._context.id)
-        except Exception:  # the record has to be true all the same
+        except Exception:  # the service has ended, and its record must say so
             _log.exception("the tunnels of service %s were not ended", self._state.name)
         columns = columns | self._series.columns()
         service = await self._state.write(
@@ -441,7 +441,7 @@ class Lifecycle:
                 # The process is ended all the same; the next write corrects the record.
                 _log.warning("service %s: %s", self._state.name, error.message)
             exit_ = await self.run.process.stop()
-        return await self._after_end(exit_)
+        return await self._after_stop(exit_)
 
     def _request_columns(self, request: StopRequest | RestartRequest) -> dict[str, Any]:
         """What makes a request durable: the next daemon goes on with it."""
@@ -449,8 +449,8 @@ class Lifecycle:
             return self._state.stop_columns(request)
         return {"start_environment": self.environment} if request.options is not None else {}
 
-    async def _after_end(self, exit_: Exit | None) -> bool:
-        """No process is left and there is a request: end, or go on to the next run."""
+    async def _after_stop(self, exit_: Exit | None) -> bool:
+        """Every process has ended and a request is pending: write stopped, or begin the next run."""
         self._release_run()
         self._exit = None
         columns = {} if exit_ is None else exit_columns(exit_)

@@ -1,4 +1,4 @@
-"""The port of a run: the declared one or a leased one, and which process has it otherwise."""
+"""The port of a run: the declared one or a leased one, and the error that names its holder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PortChoice(NamedTuple):
 
     port: int | None
     leased: bool
-    """Whether another port would do as well."""
+    """Whether the port was chosen, so that a conflict is resolved by choosing another."""
 
 
 async def choose_port(context: ServiceContext, stored: StoredService, avoid: set[int]) -> PortChoice:

@@ -1,4 +1,4 @@
-"""What a daemon makes of the state that an earlier one left: a pure decision from the record and what was found."""
+"""How a daemon resumes the service of an earlier one: a pure decision from the record and its process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Resumption(NamedTuple):
     """How a lifecycle goes on."""
 
     exit: Exit | None = None
-    """How the run ended, where it has."""
+    """How the run ended; None while it runs, or where there was none."""
     came_up: bool = False
     """Whether the run outlived its start window."""
     stop: StopRequest | None = None

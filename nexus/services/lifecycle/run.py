@@ -27,7 +27,7 @@ class Exited(Exception):
 
 
 class Run:
-    """A run with a process. It waits, watches and writes; what follows an end is the lifecycle's."""
+    """A run with a process. It waits, watches and writes; the lifecycle decides what follows its end."""
 
     def __init__(self, context: ServiceContext, process: Process, *, came_up: bool = False) -> None:
         self.process = process
@@ -88,7 +88,7 @@ class Run:
         if service.health is not ServiceHealth.UNKNOWN:
             # An earlier daemon checked it; this one has not yet.
             service = await state.write_health(ServiceHealth.UNKNOWN, None)
-        await self.end_health()  # of a watch that an error ended
+        await self.end_health()  # an unexpected error may have ended the watch before
         self._health = HealthCheck(self._context.manager.runtime, service, self.process, self._on_health)
         self._health.start()
         while True:

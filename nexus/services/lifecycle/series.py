@@ -17,7 +17,7 @@ __all__ = ["RestartSeries", "wants_restart"]
 
 
 def wants_restart(policy: RestartPolicy, *, failed: bool) -> bool:
-    """Whether the policy starts a service again after an end that is a failure, or is none."""
+    """Whether the policy restarts a service after an end, which ``failed`` or not."""
     return policy is RestartPolicy.ALWAYS or (policy is RestartPolicy.ON_FAILURE and failed)
 
 
@@ -30,7 +30,7 @@ class RestartSeries:
         """Why the present run was begun, if the policy or a lost dependency did."""
         self._times: list[int] = []
         self._next_run_at: float | None = None
-        """By the loop's clock, which nobody sets."""
+        """By the loop's monotonic clock."""
 
     def resume(self, stored: StoredService) -> None:
         """Take over the series and the wait that the record holds."""

@@ -22,7 +22,7 @@ WriteRun = Callable[[str, int | None], Awaitable[None]]
 async def start_process(context: ServiceContext, environment: dict[str, str], write_run: WriteRun) -> Process:
     """Start a run of the service; ``environment`` is that of the start.
 
-    ``write_run`` is called with the new run's id and port, and writes the row that a process may only follow.
+    ``write_run`` is called with the new run's id and port. It writes the row before the process exists.
 
     Raises:
         NexusError: it cannot be started; nothing of it is left.
@@ -33,7 +33,7 @@ async def start_process(context: ServiceContext, environment: dict[str, str], wr
             spec, run_id = await _prepare(context, environment, write_run)
             return await context.manager.runtime.start(context.owner, run_id, spec)
         except StartFailed as error:
-            # The directory is the service's, whatever the program.
+            # A missing directory is reported without the program, since the service declares it.
             words = error.reason if error.step == "chdir" else f"{error.program}: {error.reason}"
             raise start_failed(context, words, words, None, error.hint) from error
         except RuntimeFailure as error:
