@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 from nexus_protocol import Command, CommandInfo
 
+from nexus.caller import Caller
 from nexus.runtime import Runtime
 from nexus.store import Reader, StateStore
 from nexus.supervision.boot import Boot
@@ -28,7 +29,6 @@ __all__ = [
     "Handler",
     "Hooks",
     "Manager",
-    "Caller",
     "PreCommand",
     "Stream",
     "ManagerContext",
@@ -40,14 +40,6 @@ __all__ = [
 ItemT = TypeVar("ItemT", contravariant=True)
 ManagerT = TypeVar("ManagerT", bound="Manager")
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Caller(NamedTuple):
-    """The client of a request: its credentials as the kernel reports them, and the actor that it named in Hello."""
-
-    uid: int
-    pid: int
-    actor: str | None
 
 
 PreCommand = Callable[[CommandInfo, Command[Any], Caller], Coroutine[Any, Any, None]]

@@ -33,7 +33,8 @@ from nexus_protocol import (
 )
 from nexus_protocol.connection import ServerEvent
 
-from nexus.capability import Caller, Context, DaemonView, PreCommand
+from nexus.caller import Caller
+from nexus.capability import Context, DaemonView, PreCommand
 from nexus.config import Limits
 from nexus.daemon.budgets import Budgets, ReceiveAccount
 from nexus.daemon.dispatch import Dispatch, Entry

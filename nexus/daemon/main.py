@@ -23,7 +23,8 @@ from pathlib import Path
 from nexus_protocol import NexusError, ReportedError, Unavailable
 
 from nexus import __version__
-from nexus.capability import Caller, ManagerContext
+from nexus.caller import Caller
+from nexus.capability import ManagerContext
 from nexus.config import Config, ConfigError, config_path, daemon_socket, database_path, load_config, plugins_directory
 from nexus.daemon import logs
 from nexus.daemon.dispatch import load_capabilities, make_managers

@@ -25,7 +25,8 @@ from nexus_protocol import (
     Unavailable,
 )
 
-from nexus.capability import Caller, ManagerT, PreCommand
+from nexus.caller import Caller
+from nexus.capability import ManagerT, PreCommand
 from nexus.config import Limits
 from nexus.daemon.budgets import Budgets
 from nexus.daemon.client_session import ClientSession, SessionContext

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from nexus.capability import Caller
+from nexus.caller import Caller
 from nexus.journal.commands import Event, JournalAhead, JournalPruned
 from nexus.store import Reader, Transaction
 

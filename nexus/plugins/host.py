@@ -19,7 +19,8 @@ import msgspec
 from nexus_protocol import Command, CommandInfo
 from nexus_protocol.command import secret_fields
 
-from nexus.capability import Caller, PreCommand
+from nexus.caller import Caller
+from nexus.capability import PreCommand
 from nexus.config import PluginSettings
 from nexus.plugins.child import Child, ProcessFailed
 from nexus.plugins.commands import (

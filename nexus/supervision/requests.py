@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from nexus.capability import Caller
+from nexus.caller import Caller
 from nexus.tasks import cancel_and_wait
 
 __all__ = ["Reason", "RequestPending", "Requests", "RestartRequest", "StartOptions", "StopRequest"]

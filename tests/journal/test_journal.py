@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from support.stores import make_store, running
 
-from nexus.capability import Caller, Context
+from nexus.caller import Caller
+from nexus.capability import Context
 from nexus.journal import handlers
 from nexus.journal.commands import Event, JournalAhead, JournalPruned, WatchEvents
 from nexus.journal.store import Watched, bounds, prune, read_slice, record

@@ -14,7 +14,7 @@ from support.daemon import DaemonProcess
 from support.plugins import PluginFolder, TestHost, hosting
 from support.raw import RawClient, wait_until
 
-from nexus.capability import Caller
+from nexus.caller import Caller
 from nexus.plugins.commands import Extra, ListPlugins, PluginFailed, PluginVetoed, ReloadPlugins
 from nexus.plugins.host import shown_fields
 from nexus.system.commands import Describe, GetSetting, Health, Hello, Ping, SetSetting, Shutdown

@@ -9,7 +9,7 @@ from nexus_protocol import Command, CommandInfo, FailedPrecondition
 from support.raw import wait_until
 from support.toy import Count, Echo, Hold, Produce, ToyServer
 
-from nexus.capability import Caller
+from nexus.caller import Caller
 from nexus.system.commands import Hello
 
 

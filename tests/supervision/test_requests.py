@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from nexus.capability import Caller
+from nexus.caller import Caller
 from nexus.supervision.requests import Reason, RequestPending, Requests, RestartRequest, StartOptions, StopRequest
 
 ME = Caller(1, 2, "test")

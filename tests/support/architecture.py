@@ -85,7 +85,7 @@ CONTRACT_KINDS = ("commands", "records", "errors", "states")
 
 _BASE = {"msgspec", "nexus_protocol"}
 _SHARED = {
-    *("nexus.capability", "nexus.paging", "nexus.graph", "nexus.streams", "nexus.tasks"),
+    *("nexus.caller", "nexus.capability", "nexus.paging", "nexus.graph", "nexus.streams", "nexus.tasks"),
     *("nexus.store", "nexus.journal"),
 }
 _WORLD = {"nexus.runtime", "nexus.git", "nexus.supervision"}
@@ -96,7 +96,7 @@ _KINDS: dict[str, set[str]] = {
     "records": _BASE | {"{own}.states"},
     "errors": _BASE,
     "states": _BASE,
-    "store": _BASE | _OWN_CONTRACT | {"nexus.store", "nexus.supervision.store", "{own}.settings"},
+    "store": _BASE | _OWN_CONTRACT | {"nexus.caller", "nexus.store", "nexus.supervision.store", "{own}.settings"},
     "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs"},
     "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
     "part": _BASE | _SHARED | _WORLD | {"{own}"},
@@ -112,13 +112,14 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.tasks": set(),
     "nexus.config": {"nexus.paths", "nexus_protocol.errors"},
     "nexus.capabilities": set(),
-    "nexus.capability": _BASE | {"nexus.store", "nexus.runtime", "nexus.supervision"},
+    "nexus.caller": set(),
+    "nexus.capability": _BASE | {"nexus.caller", "nexus.store", "nexus.runtime", "nexus.supervision"},
     "nexus.paging": _BASE | {"nexus.capability"},
     "nexus.streams": _BASE | {"nexus.capability"},
     "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks"},
     "nexus.runtime": _BASE,
     "nexus.git": _BASE | {"nexus.runtime"},
-    "nexus.supervision": _BASE | {"nexus.capability", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"},
+    "nexus.supervision": _BASE | {"nexus.caller", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"},
     "nexus.client": {"msgpack", "nexus_protocol", "nexus", "nexus.config", "nexus.paths", "{contracts}"},
     "nexus.cli": {
         *_BASE,
@@ -128,7 +129,15 @@ _LAYERS: dict[str, set[str]] = {
     },
     "nexus.daemon": {
         *_BASE,
-        *("nexus", "nexus.capabilities", "nexus.capability", "nexus.config", "nexus.locks", "nexus.paths"),
+        *(
+            "nexus",
+            "nexus.capabilities",
+            "nexus.caller",
+            "nexus.capability",
+            "nexus.config",
+            "nexus.locks",
+            "nexus.paths",
+        ),
         *("nexus.journal", "nexus.runtime", "nexus.supervision", "nexus.store", "nexus.streams"),
         *("nexus.plugins.host", "nexus.system.commands", "nexus.system.settings", "nexus.system.store"),
     },
@@ -138,10 +147,11 @@ _LAYERS: dict[str, set[str]] = {
 
 _LIBRARIES = {
     "nexus.services.configuration": {"dotenv", "javaproperties"},
-    "nexus.services.health.check": {"re2"},
+    "nexus.services.health": {"re2"},
+    "nexus.services.cli.records": {"dotenv"},
     "nexus.plugins": {"pluggy", "lupa"},
 }
-"""Libraries that one folder alone uses."""
+"""Libraries that one folder or file alone uses."""
 
 
 def kind_of(module: str) -> str:

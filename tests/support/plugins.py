@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 from nexus_protocol import Command
 
-from nexus.capability import Caller, PreCommand
+from nexus.caller import Caller
+from nexus.capability import PreCommand
 from nexus.config import PluginSettings
 from nexus.plugins.commands import Plugin
 from nexus.plugins.host import PluginHost

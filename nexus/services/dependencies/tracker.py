@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 from nexus_protocol import NexusError
 
-from nexus.capability import Caller, ManagerContext
+from nexus.caller import Caller
+from nexus.capability import ManagerContext
 from nexus.services import store
 from nexus.services.dependencies.conditions import is_lost, is_met
 from nexus.services.dependencies.store import StoredDependency

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from nexus.capability import Caller, ManagerContext
+from nexus.caller import Caller
+from nexus.capability import ManagerContext
 from nexus.runtime import Exit, Orphans, Process
 from nexus.services.errors import ServiceRunning
 from nexus.services.lifecycle.context import ServiceContext, Services

@@ -15,7 +15,7 @@ from typing import Any
 
 from nexus_protocol import Internal, NexusError
 
-from nexus.capability import Caller
+from nexus.caller import Caller
 from nexus.runtime import Exit, Orphans, Process, RuntimeFailure
 from nexus.services import store
 from nexus.services.errors import ServiceDependencyFailed, ServiceNoCommand

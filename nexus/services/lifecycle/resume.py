@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nexus.capability import Caller
+from nexus.caller import Caller
 from nexus.runtime import Exit, Orphans, Process
 from nexus.runtime.status import now_ms
 from nexus.services.reasons import HOST_RESTARTED, stored_reason

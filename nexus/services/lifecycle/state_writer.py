@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from nexus import journal
-from nexus.capability import Caller, ManagerContext
+from nexus.caller import Caller
+from nexus.capability import ManagerContext
 from nexus.services import store
 from nexus.services.errors import ServiceNotFound
 from nexus.services.reasons import reason_columns
