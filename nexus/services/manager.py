@@ -81,7 +81,7 @@ class ServiceManager:
         service = stored.service
         if stored.stopped_in_boot == self._context.boot.id or self.handle(service.id).alive:
             return False
-        return not (service.type is ServiceType.ONESHOT and completed(stored, self._context.boot.at))
+        return not (service.type is ServiceType.ONESHOT and completed(stored, self._context.boot))
 
     async def _autostart(self, service: Service) -> None:
         await self._context.boot.reconciled()

@@ -122,7 +122,7 @@ class DependencyTracker:
         waits: list[StoredDependency] = []
         for edge, dependency in self._rows():
             peer = self._peer(edge.dependency_id)
-            if is_met(edge.condition, dependency, self._manager.boot.at) and not peer.stopping:
+            if is_met(edge.condition, dependency, self._manager.boot) and not peer.stopping:
                 self._met.add(edge.dependency_id)
                 continue
             waits.append(edge)
@@ -165,14 +165,14 @@ class DependencyTracker:
             key = edge.dependency_id
             detail = {"dependency": edge.dependency, "condition": edge.condition.value}
             if key in self._lost:
-                if is_met(edge.condition, dependency, self._manager.boot.at):
+                if is_met(edge.condition, dependency, self._manager.boot):
                     self._lost.discard(key)
                     self._met.add(key)
                     events.append(("service.dependency_back", detail))
                     if self._reason_of == key and reason is not None:
                         reason = Reason(ServiceReason.DEPENDENCY_BACK, f"{reason.text}; it is back")
                         self._reason_of = None
-            elif is_lost(edge.condition, dependency, self._manager.boot.at):
+            elif is_lost(edge.condition, dependency, self._manager.boot):
                 self._lost.add(key)
                 why = _why_lost(dependency.service)
                 reason = Reason(ServiceReason.DEPENDENCY_LOST, f'lost "{edge.dependency}": {why}')
