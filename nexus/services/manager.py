@@ -313,7 +313,7 @@ class ServiceManager:
         """
         service = self._resolve(command.service)
         if command.stop and not self._store.read(lambda reader: dependency_store.dependents_of(reader, service.id)):
-            await self.handle(service.id).stop(StopRequest(ctx.caller, _REMOVAL, on_demand=True))
+            await self.handle(service.id).stop(StopRequest(ctx.caller, _REMOVAL, on_demand=True, strict=True))
         # Once the record is deleted the request has succeeded, and its files are deleted even if it is cancelled.
         return await uninterrupted(self._remove(ctx, service))
 

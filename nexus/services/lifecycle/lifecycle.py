@@ -20,6 +20,7 @@ from nexus.runtime import Exit, Orphans, Process, RuntimeFailure
 from nexus.runtime.status import now_ms
 from nexus.services import store
 from nexus.services.errors import ServiceDependencyFailed, ServiceNoCommand
+from nexus.services.lifecycle.admission import admit
 from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.lifecycle.failures import early_exit_hint, start_failed
 from nexus.services.lifecycle.ports import describe_held
@@ -34,7 +35,7 @@ from nexus.services.states import RestartPolicy, ServiceReason, ServiceState, Se
 from nexus.services.store import StoredService
 from nexus.store import StoreError
 from nexus.supervision.exits import accepts_exit, exit_columns, exit_detail, lost, may_end_with_machine
-from nexus.supervision.requests import Reason, RequestPending, Requests, RestartRequest, StartOptions, StopRequest
+from nexus.supervision.requests import Reason, RequestPending, Requests, StartOptions
 
 __all__ = ["Lifecycle"]
 
@@ -52,6 +53,8 @@ class Lifecycle:
         """Whether a process is about to exist."""
         self.environment: dict[str, str] = {}
         """What the start gave beside the record's own variables."""
+        self.refused: NexusError | None = None
+        """Why the last request that was refused could not be carried out."""
         self._context = context
         self._requests = context.requests = Requests()
         self._state = context.state
@@ -73,6 +76,13 @@ class Lifecycle:
     def has_run(self) -> bool:
         """Whether there is a process, or is about to be."""
         return self.run is not None or self.launching or self._orphans is not None
+
+    @property
+    def wanted_environment(self) -> dict[str, str]:
+        """The environment of the present start, or of the restart that is requested."""
+        restart = self._requests.restart
+        options = None if restart is None else restart.options
+        return self.environment if options is None or options.environment is None else options.environment
 
     @property
     def stopping(self) -> bool:
@@ -428,35 +438,22 @@ class Lifecycle:
     # What follows a request
 
     async def _carry_out_request(self) -> bool:
-        """Stop the process, if there is one, for a stop or a restart."""
+        """Write a stop or restart, then end the process, if there is one. What is refused ends nothing."""
         exit_: Exit | None = None
         up_ms: int | None = None
         request = self._requests.stop or self._requests.restart
         assert request is not None
         if self.run is not None:
+            self.refused = await admit(self._context, request, self.wanted_environment)
+            if self.refused is not None:
+                self._requests.withdraw(request)
+                self._context.waiters.fail(self.refused)
+                self._context.waiters.notify()
+                return True
             await self.run.end_health()
-            columns = self._request_columns(request)
-            try:
-                await self._state.write(
-                    ServiceState.STOPPING,
-                    ("service.stopping", {"reason": request.reason.text}),
-                    caller=request.caller,
-                    insist=False,
-                    **reason_columns(request.reason),
-                    **columns,
-                )
-            except StoreError as error:
-                # The process is ended all the same; the next write corrects the record.
-                _log.warning("service %s: %s", self._state.name, error.message)
             up_ms = self.run.up_ms
             exit_ = await self.run.process.stop()
         return await self._after_stop(exit_, up_ms)
-
-    def _request_columns(self, request: StopRequest | RestartRequest) -> dict[str, Any]:
-        """What makes a request durable: the next daemon goes on with it."""
-        if isinstance(request, StopRequest):
-            return self._state.stop_columns(request)
-        return {"start_environment": self.environment} if request.options is not None else {}
 
     async def _after_stop(self, exit_: Exit | None, up_ms: int | None) -> bool:
         """Every process has ended and a request is pending: write stopped, or begin the next run."""
