@@ -428,7 +428,12 @@ class Lifecycle:
             await self._context.services.tunnels.close(self._context.id)
         except Exception:  # the service has ended, and its record must say so
             _log.exception("the tunnels of service %s were not ended", self._state.name)
-        columns = columns | self._series.columns()
+        columns = {
+            "start_environment": self.wanted_environment,
+            **self._unwritten_exit,
+            **columns,
+            **self._series.columns(),
+        }
         service = await self._state.write(
             state, *events, caller=caller, run_id=None, **reason_columns(reason), **columns
         )
