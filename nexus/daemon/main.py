@@ -253,7 +253,7 @@ class _Daemon:
         managers = [plugins, *make_managers(context)]
         self.server.managers = {type(manager): manager for manager in managers}
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        tasks = [loop.create_task(self._prune_journal())]
+        tasks = [loop.create_task(self._prune_journal(context.boot))]
         interval = watchdog_interval_s()
         if interval is not None:
             tasks.append(loop.create_task(self._feed_watchdog(interval)))
@@ -363,7 +363,7 @@ class _Daemon:
                 return
             self.server.resume_listening()
 
-    async def _prune_journal(self) -> None:
+    async def _prune_journal(self, boot: Boot) -> None:
         """Delete events older than the setting journal.keep_days: now, every hour, and when the setting changes.
 
         It also ends by itself once the daemon stops.
@@ -372,7 +372,7 @@ class _Daemon:
             self._prune_wanted.clear()
             try:
                 days = self._keep_days()
-                before = int(time.time() * 1000) - days * _DAY_MS
+                before = boot.trusted_now_ms() - days * _DAY_MS
                 pruned = 0
                 while not self._prune_wanted.is_set():
                     gone = await self.store.write(functools.partial(prune, before_at=before))
