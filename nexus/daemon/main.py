@@ -31,6 +31,7 @@ from nexus.daemon.dispatch import load_capabilities, make_managers
 from nexus.daemon.listener import OwnListener, StartError
 from nexus.daemon.server import Server, refuse
 from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
+from nexus.daemon.threads import StoppableExecutor, exit_despite_threads
 from nexus.journal.store import prune
 from nexus.locks import LockHeld
 from nexus.paths import state_directory
@@ -62,7 +63,7 @@ _EX_CONFIG = 78
 
 def main() -> None:
     """The console script ``nexusd``."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(exit_despite_threads(run(sys.argv[1:])))
 
 
 class _StoppedAtStart(BaseException):
@@ -239,6 +240,7 @@ class _Daemon:
 
     async def _serve(self, listener: socket.socket, store: SqliteStore, where: str) -> None:
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(StoppableExecutor())
         self.stopping = asyncio.Event()
         self._prune_wanted = asyncio.Event()
         self.store = store
