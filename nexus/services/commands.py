@@ -38,6 +38,7 @@ from nexus.services.errors import (
     ServiceStartFailed,
     ServiceStopped,
     ServiceTunnelNameTaken,
+    ServiceUnknown,
 )
 from nexus.services.records import (
     Branch,
@@ -113,6 +114,7 @@ _START_ERRORS = (
     ServiceConfigFile,
     ServiceDependencyFailed,
     ServiceStopped,
+    ServiceUnknown,
 )
 
 Directory = Annotated[

@@ -7,11 +7,12 @@ import logging
 
 from nexus.caller import Caller
 from nexus.capability import ManagerContext
-from nexus.runtime import Exit, Orphans, Process
-from nexus.services.errors import ServiceRunning
+from nexus.runtime import Process
+from nexus.services.errors import ServiceRunning, ServiceUnknown
 from nexus.services.lifecycle.context import ServiceContext, Services
 from nexus.services.lifecycle.failures import is_ready, stopped_meanwhile, unhealthy
 from nexus.services.lifecycle.lifecycle import Lifecycle
+from nexus.services.lifecycle.resume import Found
 from nexus.services.states import ServiceHealth, ServiceReason, ServiceState
 from nexus.services.store import StoredService
 from nexus.store import StoreError
@@ -82,6 +83,7 @@ class ServiceHandle:
             NexusError: it did not come up.
         """
         await self._wait_for_stop()
+        self._refuse_unknown()
         if self._lifecycle is not None and self._lifecycle.has_run:
             self._refuse_other_environment(self._lifecycle, options.environment)
         else:
@@ -94,6 +96,7 @@ class ServiceHandle:
         Without an environment it keeps the one of its last start.
         """
         await self._wait_for_stop()
+        self._refuse_unknown()
         lifecycle = self._lifecycle
         if lifecycle is None:
             if options.environment is None:
@@ -164,6 +167,16 @@ class ServiceHandle:
             details={"id": self.id, "name": self.name},
         )
 
+    def _refuse_unknown(self) -> None:
+        """Refuse a start while the run cannot be looked at: it may be alive."""
+        lifecycle = self._lifecycle
+        if lifecycle is not None and lifecycle.unknown is not None:
+            raise ServiceUnknown(
+                f'cannot start service "{self.name}": its present run cannot be looked at: {lifecycle.unknown}',
+                hint="The daemon looks again every second; its log has the cause.",
+                details={"id": self.id, "name": self.name},
+            )
+
     async def _wait_for_stop(self) -> None:
         """Wait for the end of a stop that is under way.
 
@@ -192,7 +205,7 @@ class ServiceHandle:
 
     # Its lifecycle
 
-    def resume(self, stored: StoredService, found: Process | Exit | Orphans | None, *, rebooted: bool) -> asyncio.Event:
+    def resume(self, stored: StoredService, found: Found, *, rebooted: bool) -> asyncio.Event:
         """Go on with what an earlier daemon began; the event is set once that has been handled."""
         self._context.state.service = stored.service
         lifecycle = self._begin(self._context.manager.caller)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 from typing import Any
 
 from nexus_protocol import Internal, NexusError
@@ -23,18 +22,19 @@ from nexus.services.errors import ServiceDependencyFailed, ServiceNoCommand
 from nexus.services.lifecycle.admission import admit
 from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.lifecycle.failures import early_exit_hint, start_failed
+from nexus.services.lifecycle.leftovers import end_orphans, write_leftovers
 from nexus.services.lifecycle.ports import describe_held
-from nexus.services.lifecycle.resume import ORPHANS_ENDED, plan_resumption
+from nexus.services.lifecycle.resume import Found, find_run, plan_resumption
 from nexus.services.lifecycle.run import Exited, Run, time_up
 from nexus.services.lifecycle.series import RestartSeries, wants_restart
 from nexus.services.lifecycle.start import start_process
 from nexus.services.lifecycle.state_writer import Event
-from nexus.services.reasons import FILES_DELETED, HOST_RESTARTED, exit_reason, reason_columns, stored_reason
+from nexus.services.reasons import HOST_RESTARTED, exit_reason, reason_columns, stored_reason
 from nexus.services.records import Service
 from nexus.services.states import RestartPolicy, ServiceReason, ServiceState, ServiceType
 from nexus.services.store import StoredService
 from nexus.store import StoreError
-from nexus.supervision.exits import accepts_exit, exit_columns, exit_detail, lost, may_end_with_machine
+from nexus.supervision.exits import accepts_exit, exit_columns, exit_detail, may_end_with_machine
 from nexus.supervision.requests import Reason, RequestPending, Requests, StartOptions
 
 __all__ = ["Lifecycle"]
@@ -62,6 +62,8 @@ class Lifecycle:
         self._ending = False
         self._forced = False
         """Whether the next run begins even if the restart policy is removed before it."""
+        self.unknown: Exception | None = None
+        """Why the run cannot be looked at; None while it can."""
         self._orphans: Orphans | None = None
         """Processes of a run that cannot be adopted, which are to be ended."""
         self._exit: Exit | None = None
@@ -75,7 +77,8 @@ class Lifecycle:
     @property
     def has_run(self) -> bool:
         """Whether there is a process, or is about to be."""
-        return self.run is not None or self.launching or self._orphans is not None
+        known = self.run is not None or self.launching or self._orphans is not None
+        return known or self.unknown is not None
 
     @property
     def wanted_environment(self) -> dict[str, str]:
@@ -102,10 +105,13 @@ class Lifecycle:
         self._context.tracker.reset(on_demand=True)
         self._requests.wake()
 
-    def resume(self, stored: StoredService, found: Process | Exit | Orphans | None, *, rebooted: bool) -> None:
+    def resume(self, stored: StoredService, found: Found, *, rebooted: bool) -> None:
         """Go on where an earlier daemon was; ``found`` is what the process runtime has of the run."""
-        service = stored.service
         self._context.run_id = stored.run_id
+        if isinstance(found, Exception):
+            self.unknown, self._rebooted = found, rebooted
+            return
+        service = stored.service
         self.environment = stored.start_environment
         self._rebooted = rebooted
         self._forced = service.restart is RestartPolicy.NO
@@ -113,7 +119,9 @@ class Lifecycle:
         self._context.tracker.resume(stored)
         plan = plan_resumption(stored, found, self._context.manager.caller, rebooted=rebooted)
         self._exit, self._came_up = plan.exit, plan.came_up
-        self._requests.stop, self._requests.restart = plan.stop, plan.restart
+        # A request may have come while the run was unknown.
+        self._requests.stop = self._requests.stop or plan.stop
+        self._requests.restart = self._requests.restart or plan.restart
         if isinstance(found, Process):
             self.run = Run(self._context, found, came_up=self._came_up)
         elif isinstance(found, Orphans):
@@ -159,8 +167,10 @@ class Lifecycle:
     async def _step(self) -> bool:
         """Begin and watch one run, then decide what follows; False when the service is stopped or failed."""
         try:
+            if self.unknown is not None:
+                await self._look_until_known(self.unknown)
             if self._orphans is not None:
-                self._exit = await self._end_orphans(self._orphans)
+                self._exit = await end_orphans(self._context, self._orphans)
                 self._orphans = None
             if self._exit is None:
                 if self.run is None:
@@ -180,6 +190,12 @@ class Lifecycle:
             assert self.run is not None
             self._exit, self._came_up = self.run.process.exit, self.run.came_up
         return await self._after_exit()
+
+    async def _look_until_known(self, error: Exception) -> None:
+        """Look for the run again until that is possible, then resume."""
+        found = await find_run(self._context, error)
+        self.unknown = None
+        self.resume(self._state.read(), found, rebooted=self._rebooted)
 
     # Up
 
@@ -266,24 +282,6 @@ class Lifecycle:
 
     # What follows an end
 
-    async def _end_orphans(self, orphans: Orphans) -> Exit:
-        """End a run whose files were deleted: neither its end nor its output could be recorded."""
-        _log.warning("service %s: %s", self._state.name, FILES_DELETED.text)
-        service = self._state.read().service
-        first = service.state is not ServiceState.STOPPING
-        try:
-            await self._state.write(
-                ServiceState.STOPPING,
-                *([("service.stopping", {"reason": FILES_DELETED.text})] if first else []),
-                insist=False,
-                **reason_columns(FILES_DELETED),
-            )
-        except StoreError as error:
-            _log.warning("service %s: %s", self._state.name, error.message)
-        number = signal.Signals[service.stop_signal.value]
-        await self._context.manager.runtime.end_orphans(orphans, number, service.stop_grace_ms)
-        return lost(ORPHANS_ENDED)
-
     async def _after_exit(self) -> bool:
         """The main process ended by itself: the policy decides whether another run follows."""
         exit_ = self._exit
@@ -294,7 +292,7 @@ class Lifecycle:
             observed_up_ms = self.run.up_ms
             await self.run.end_health()
             if not await self.run.is_gone():
-                await self._write_leftovers(exit_, reason)
+                await write_leftovers(self._context, reason, self._exit_columns(exit_))
                 await self.run.process.wait()
         if self._requests.pending:
             return await self._after_stop(exit_, observed_up_ms)
@@ -329,13 +327,6 @@ class Lifecycle:
             # Its dependencies ended with the machine as well.
             on_demand=ended_with_machine,
         )
-
-    async def _write_leftovers(self, exit_: Exit, reason: Reason) -> None:
-        """Write that the main process has ended and its descendants are being ended."""
-        words = reason._replace(text=f"{reason.text}; what it left behind is being ended")
-        written = self._state.service is not None and self._state.service.state is ServiceState.STOPPING
-        events = () if written else (("service.stopping", {"reason": words.text}),)
-        await self._state.write(ServiceState.STOPPING, *events, **reason_columns(words), **self._exit_columns(exit_))
 
     async def _after_failed_start(self, error: NexusError) -> bool:
         """The process was not started: the policy decides whether another attempt follows."""
