@@ -25,7 +25,7 @@ from nexus.runtime.logs import Log
 from nexus.runtime.orphans import Orphans, end_orphans, find_orphans
 from nexus.runtime.process import Process, lost, reap
 from nexus.runtime.scope import Scopes
-from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, StartFailed
+from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, RunUnreadable, StartFailed
 from nexus.runtime.spec_encoding import encode_spec
 from nexus.runtime.start_errors import explain
 from nexus.runtime.status import STATUS_BYTES, Status, boot_id, is_locked, open_process, read_status
@@ -39,6 +39,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SCOPE_TIMEOUT_S = 5.0
 _SHIM_TIMEOUT_S = 30.0
 _POLL_S = 0.01
+_SPARE_DESCRIPTORS = 8
 _MAX_POLLS = 300
 _MAX_LOG_LOCK_POLLS = 100
 
@@ -133,8 +134,13 @@ class Runtime:
         """Adopt a run that an earlier daemon started.
 
         Returns the process if it is still running, its exit if it has ended, and None if it never started.
+
+        Raises:
+            RunUnreadable: it is running, and its status file cannot be understood.
+            OSError: it cannot be looked at; that is no proof that it has ended.
         """
         folder = self._run_folder(owner, run_id)
+        _require_spare_descriptors()
         for _ in range(_MAX_POLLS):
             locked = is_locked(folder / "lock")
             # Read after the lock was checked: if the shim has ended, everything that it wrote is visible.
@@ -145,15 +151,34 @@ class Runtime:
                 return await self._find_exit(folder, run_id, status)
             if status.run is not None and status.run.boot == boot_id():
                 shim = open_process(status.run.shim_pid, status.run.shim_start)
-                if shim is not None and is_locked(folder / "lock"):
-                    return Process(
-                        owner, run_id, folder, status.run, shim, self._scopes.folder(status.run.shim_pid, run_id)
-                    )
                 if shim is not None:
-                    os.close(shim)
+                    try:
+                        if is_locked(folder / "lock"):
+                            cgroup = self._scopes.folder(status.run.shim_pid, run_id)
+                            process = Process(owner, run_id, folder, status.run, shim, cgroup)
+                            shim = None
+                            return process
+                    finally:
+                        if shim is not None:
+                            os.close(shim)
             # The run is just starting, or just ending.
             await asyncio.sleep(_POLL_S)
-        return lost("another process holds its lock")
+        raise RunUnreadable(
+            f"cannot look at run {run_id} of {owner}: its lock is held, and its status file names no process",
+            f"Look at the files in {folder}.",
+        )
+
+    async def stop_unreadable(self, owner: str, run_id: str) -> None:
+        """Tell the shim of a run that cannot be adopted to stop it, by the control file alone; does not wait.
+
+        Raises:
+            OSError: there is no shim, or it cannot be told.
+        """
+        control = os.open(self._run_folder(owner, run_id) / "control", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.write(control, b"stop -1 -1\n")
+        finally:
+            os.close(control)
 
     async def find_orphans(self, owners: Mapping[str, str]) -> dict[str, Orphans]:
         """Find surviving processes of runs whose files were deleted, so that ``adopt`` returns None; by run id.
@@ -388,6 +413,21 @@ async def _end_start(shim: int, folder: Path) -> None:
     status = read_status(folder / "status")
     if status is not None and status.run is not None:
         await asyncio.to_thread(end_session, status.run, watched=True)
+
+
+def _require_spare_descriptors() -> None:
+    """Return if a few descriptors are left for clients, who may want to stop something.
+
+    Raises:
+        OSError: they are not.
+    """
+    spare: list[int] = []
+    try:
+        for _ in range(_SPARE_DESCRIPTORS):
+            spare.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for fd in spare:
+            os.close(fd)
 
 
 class _ScopeFailed(Exception):

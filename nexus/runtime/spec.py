@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from nexus_protocol.errors import ReportedError
 
-__all__ = ["Exit", "LimitUnavailable", "ProcessSpec", "RunHeld", "RuntimeFailure", "StartFailed"]
+__all__ = ["Exit", "LimitUnavailable", "ProcessSpec", "RunHeld", "RunUnreadable", "RuntimeFailure", "StartFailed"]
 
 MIN_LOG_BYTES = 64 * 1024
 
@@ -103,7 +103,8 @@ class RuntimeFailure(ReportedError):
         RuntimeFailure
         ├── StartFailed         the program could not be started; errno says why
         ├── LimitUnavailable    a limit cannot be enforced here
-        └── RunHeld             the run whose files are to be deleted is still running
+        ├── RunHeld             the run whose files are to be deleted is still running
+        └── RunUnreadable       a shim runs, and what it wrote cannot be understood
     """
 
 
@@ -129,3 +130,7 @@ class LimitUnavailable(RuntimeFailure):
 
 class RunHeld(RuntimeFailure):
     """The files to be deleted belong to a run whose shim is still running."""
+
+
+class RunUnreadable(RuntimeFailure):
+    """The lock of the run is held, so its shim runs, but its status file does not say which process it is."""

@@ -340,7 +340,10 @@ class ServiceManager:
         """A service with its dependencies and dependents, and the resources that its processes use."""
         handle = self._handles.get(service_id)
         process = None if handle is None else handle.process
-        used = None if process is None else await asyncio.to_thread(process.usage)
+        used = None
+        if process is not None:
+            with contextlib.suppress(OSError):  # without descriptors its usage is not known
+                used = await asyncio.to_thread(process.usage)
 
         def read(reader: Reader) -> ServiceStatus:
             return ServiceStatus(
