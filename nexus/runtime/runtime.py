@@ -163,6 +163,9 @@ class Runtime:
                             os.close(shim)
             # The run is just starting, or just ending.
             await asyncio.sleep(_POLL_S)
+        if status.run is not None:
+            # The shim that it names has ended, so the lock is held by a process that is none of ours.
+            return lost("another process holds its lock")
         raise RunUnreadable(
             f"cannot look at run {run_id} of {owner}: its lock is held, and its status file names no process",
             f"Look at the files in {folder}.",
