@@ -140,6 +140,7 @@ class Runtime:
             OSError: it cannot be looked at; that is no proof that it has ended.
         """
         folder = self._run_folder(owner, run_id)
+        status: Status | None = None
         _require_spare_descriptors()
         for _ in range(_MAX_POLLS):
             locked = is_locked(folder / "lock")
@@ -163,7 +164,7 @@ class Runtime:
                             os.close(shim)
             # The run is just starting, or just ending.
             await asyncio.sleep(_POLL_S)
-        if status.run is not None:
+        if status is not None and status.run is not None:
             # The shim that it names has ended, so the lock is held by a process that is none of ours.
             return lost("another process holds its lock")
         raise RunUnreadable(

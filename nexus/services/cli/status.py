@@ -94,11 +94,7 @@ def command_text(command: str | list[str] | None) -> str | None:
 def _unknown(service: dict[str, Any]) -> str | None:
     """The warning about a run that the daemon cannot look at."""
     since = service.get("unknown_since")
-    return (
-        None
-        if since is None
-        else f"the run cannot be looked at since {format_time(since)}; the state is the last known"
-    )
+    return None if since is None else f"since {format_time(since)}, because its run cannot be looked at"
 
 
 def _port(service: dict[str, Any]) -> Any:
