@@ -26,7 +26,14 @@ from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.find_daemon import SocketGone, has_socket
 from nexus.cli.groups import WordGroup
 from nexus.cli.output import Printer, confirm, format_duration, hint, output_options, print_fields, printable, printer
-from nexus.cli.systemd import start_hint, unit_directory, unit_installed, user_manager_runs
+from nexus.cli.systemd import (
+    manager_directory,
+    manager_environment,
+    start_hint,
+    unit_directory,
+    unit_installed,
+    user_manager_runs,
+)
 from nexus.client.errors import ConnectError, ConnectionFailure
 from nexus.system.commands import GetSystemStatus, Health, Shutdown
 
@@ -108,10 +115,7 @@ def _managed(app: App) -> bool:
     """Whether the options select the daemon that the user's systemd manager has a unit for."""
     if not (user_manager_runs() and unit_installed()) or app.socket_option or app.config_option:
         return False
-    from nexus.config import client_socket
-    from nexus.paths import default_socket_path
-
-    return client_socket(app.config)[0] == default_socket_path()[0]
+    return str(app.socket_path()) == f"{manager_directory()}/nexus/nexus.sock"  # ListenStream= of nexus.socket
 
 
 def _running(app: App) -> dict[str, Any] | None:
@@ -277,16 +281,21 @@ def restart(ctx: click.Context) -> None:
         click.echo(f"Restarted the daemon (pid {pid}, nexus.service)")
         return
     app.limit(ANSWER_WITHIN_S)
+    running = _running(app)
+    path = app.socket_path()
     stopped = _stop(app)
     if stopped is not None:
         click.echo(f"Stopped the daemon (pid {stopped})")
+    if running is not None:
+        app.socket_option = str(path)  # it listens again where its clients look for it
     ctx.invoke(start)
 
 
 def _unit_state(unit: str) -> str:
     """The ActiveState of a unit, such as ``active``, ``activating`` or ``inactive``."""
     command = ["systemctl", "--user", "show", "--property", "ActiveState", "--value", unit]
-    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=manager_environment())
+    return done.stdout.strip()
 
 
 def _unit_active() -> bool:
@@ -438,7 +447,12 @@ def _systemctl(*arguments: str) -> None:
     """
     try:
         result = subprocess.run(
-            ["systemctl", "--user", *arguments], capture_output=True, text=True, check=False, timeout=120
+            ["systemctl", "--user", *arguments],
+            env=manager_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DaemonFailed(f"cannot run systemctl --user {' '.join(arguments)}: {error}") from None
