@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["command", "joined"]
+__all__ = ["command_line", "joined"]
 
 
-def command(*words: str | int | os.PathLike[str]) -> str:
+def command_line(*words: str | int | os.PathLike[str]) -> str:
     """A command line of these words, each quoted for the shell where it needs it."""
     return " ".join(_quoted(os.fspath(word) if isinstance(word, os.PathLike) else str(word)) for word in words)
 

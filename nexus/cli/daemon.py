@@ -35,6 +35,7 @@ from nexus.cli.systemd import (
     user_manager_runs,
 )
 from nexus.client.errors import ConnectError, ConnectionFailure
+from nexus.hints import command_line, joined
 from nexus.system.commands import GetSystemStatus, Health, Shutdown
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def _start_error(output: bytes, log: Path, code: int) -> DaemonFailed:
     if not message:
         return DaemonFailed(f"the daemon exited with code {code}", hint=f"Its log: {log}")
     hint_lines = itertools.takewhile(lambda line: line.startswith("  "), rest)
-    return DaemonFailed(message, hint="\n".join(line.strip() for line in hint_lines) or None)
+    return DaemonFailed(message, hint=joined(*(line.strip() for line in hint_lines)))
 
 
 def nexusd_command() -> list[str]:
@@ -223,8 +224,10 @@ def stop(app: App) -> None:
         click.echo("The daemon is not running" if pid is None else f"Stopped the daemon (pid {pid})")
     if left:
         which = "1 service keeps" if left == 1 else f"{left} services keep"
-        hint(f"{which} running without it. To stop services too, run this before stopping the daemon:")
-        click.echo("  nexusctl service stop --all", err=True)
+        hint(
+            f"{which} running without it. To stop services too, run this before stopping the daemon:\n"
+            "nexusctl service stop --all"
+        )
 
 
 def _services_up(app: App) -> int:
@@ -262,7 +265,7 @@ def _stop(app: App) -> int | None:
         if not poller.poll(_STOP_TIMEOUT_S * 1000):
             raise DaemonFailed(
                 f"cannot stop the daemon: process {pid} still runs after {_STOP_TIMEOUT_S:g} seconds",
-                hint=f"To kill it: kill -9 {pid}",
+                hint=f"To kill it: {command_line('kill', '-9', pid)}",
             )
     finally:
         os.close(waiting)
@@ -339,9 +342,8 @@ def status_(app: App, output: str, no_header: bool) -> int:
         if error.not_running:
             hint(f"Start it: {start_hint()}")
         else:
-            click.echo(f"  {printable(error.message)}", err=True)
-            if error.hint:
-                click.echo(f"  {printable(error.hint)}", err=True)
+            for line in (error.message, *(error.hint or "").splitlines()):
+                click.echo(f"  {printable(line)}", err=True)
         return 3
     managed = "systemd (nexus.service)" if _managed(app) and _unit_active() else "none (a detached process)"
     record = {"state": "running", "socket": str(path), "health": health["status"], "manager": managed, **system}

@@ -18,6 +18,7 @@ import click
 from nexus import __version__
 from nexus.capabilities import CAPABILITIES, Noun
 from nexus.cli.groups import WordGroup
+from nexus.hints import command_line
 
 __all__ = ["cli", "exit_code", "main", "print_error"]
 
@@ -38,7 +39,7 @@ _NOUNS: dict[str, tuple[str, Noun]] = {
 _ALIASES = {alias: noun.name for _module, noun in _NOUNS.values() for alias in noun.aliases}
 
 _SUGGESTIONS = {
-    word: f" (did you mean 'nexusctl {meant}'?)"
+    word: f" (did you mean '{command_line('nexusctl', *meant.split())}'?)"
     for word, meant in {
         **{word: f"daemon {word}" for word in ("start", "stop", "restart", "install", "uninstall")},
         **dict.fromkeys(("list", "ls", "ps"), "vm list"),
@@ -278,7 +279,7 @@ def print_error(error: Exception) -> None:
         click.echo(f"Error: cannot continue{printable(where)}: {error.strerror or error}", err=True)
     else:
         click.echo(f"Error: cannot continue: {type(error).__name__}: {printable(str(error))}", err=True)
-        click.echo("  This is a bug in nexusctl. To see the traceback: nexusctl --debug …", err=True)
+        click.echo("  This is a bug in nexusctl. To see the traceback, repeat the command with --debug.", err=True)
 
 
 def _print_program_output(details: Mapping[str, Any]) -> None:

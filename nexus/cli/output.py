@@ -181,7 +181,7 @@ def format_duration(ms: int) -> str:
 def hint(text: str) -> None:
     """Print what to do next on standard error, after an empty line."""
     sys.stdout.flush()
-    click.echo(f"\n  {text}", err=True)
+    click.echo("".join(f"\n  {printable(line)}" for line in text.splitlines()), err=True)
 
 
 def can_ask() -> bool:

@@ -32,7 +32,7 @@ from nexus.daemon.dispatch import load_capabilities, make_managers
 from nexus.daemon.listener import OwnListener, StartError
 from nexus.daemon.server import Server, refuse
 from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
-from nexus.hints import command, joined
+from nexus.hints import command_line, joined
 from nexus.journal.store import prune
 from nexus.locks import FileLock, LockHeld
 from nexus.paths import state_directory
@@ -232,7 +232,7 @@ class _Daemon:
         except OSError as error:
             raise StartError(
                 f"cannot use database {database}: {lock.path} cannot be made: {error.strerror}",
-                f"Look at the permissions: {command('ls', '-ld', database.parent)}",
+                f"Look at the permissions: {command_line('ls', '-ld', database.parent)}",
             ) from error
         if listens_at is not None:
             self._tell_address(database, listens_at)
@@ -421,11 +421,12 @@ def _bound_path(listener: socket.socket) -> str | None:
 
 def _database_in_use(database: Path, pid: int | None) -> StartError:
     address = read_address(database)
-    other = f"Give another database: {command('nexusd', '--db', 'PATH')}"
+    other = f"Give another database: {command_line('nexusd', '--db', 'PATH')}"
     return StartError(
         f"cannot use database {database}: a daemon uses it already (pid {pid or 'unknown'})",
         joined(
-            address and f"It listens on {address.socket}: {command('nexusctl', '--socket', address.socket, 'status')}",
+            address
+            and f"It listens on {address.socket}: {command_line('nexusctl', '--socket', address.socket, 'status')}",
             other,
         ),
     )
