@@ -25,7 +25,17 @@ from nexus_protocol.errors import FailedPrecondition, NexusError, Unavailable
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.find_daemon import SocketGone, has_socket
 from nexus.cli.groups import WordGroup
-from nexus.cli.output import Printer, confirm, format_duration, hint, output_options, print_fields, printable, printer
+from nexus.cli.output import (
+    Printer,
+    confirm,
+    format_duration,
+    hint,
+    hint_lines,
+    output_options,
+    print_fields,
+    printable,
+    printer,
+)
 from nexus.cli.systemd import (
     manager_directory,
     manager_environment,
@@ -342,8 +352,8 @@ def status_(app: App, output: str, no_header: bool) -> int:
         if error.not_running:
             hint(f"Start it: {start_hint()}")
         else:
-            for line in (error.message, *(error.hint or "").splitlines()):
-                click.echo(f"  {printable(line)}", err=True)
+            for line in (printable(error.message), *hint_lines(error.hint or "")):
+                click.echo(f"  {line}", err=True)
         return 3
     managed = "systemd (nexus.service)" if _managed(app) and _unit_active() else "none (a detached process)"
     record = {"state": "running", "socket": str(path), "health": health["status"], "manager": managed, **system}

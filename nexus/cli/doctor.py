@@ -14,7 +14,7 @@ from nexus_protocol.errors import ReportedError
 
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.find_daemon import SocketGone
-from nexus.cli.output import colour_wanted, output_options, printable, printer
+from nexus.cli.output import colour_wanted, hint_lines, output_options, printer
 from nexus.cli.systemd import start_hint, unit_installed, user_manager_runs
 from nexus.client.errors import ConnectError
 from nexus.hints import command_line
@@ -71,8 +71,8 @@ def _print(finding: Finding) -> None:
     if colour_wanted():
         mark = click.style(mark, fg=colours[finding.status])
     click.echo(f"{mark} {finding.check + ':':<15} {finding.message}")
-    for line in (finding.remedy or "").splitlines():
-        click.echo(f"{'':<25}{printable(line)}")
+    for line in hint_lines(finding.remedy or ""):
+        click.echo(f"{'':<25}{line}")
 
 
 def _configuration(app: App) -> Iterator[Finding]:

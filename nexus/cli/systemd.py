@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from nexus.cli.output import address_given
 from nexus.paths import PathError, runtime_directory, usual_runtime_directory
 
 __all__ = [
@@ -50,8 +51,10 @@ def unit_installed() -> bool:
 
 
 def start_hint() -> str:
-    """The command that starts the daemon on this machine."""
+    """The command that starts the daemon on this machine, at the address that this run has looked at."""
     reachable = os.environ.get("XDG_RUNTIME_DIR") == manager_directory()  # else a systemctl typed there would refuse
-    if reachable and user_manager_runs() and unit_installed():
+    socket = os.environ.get("NEXUS_SOCKET") or f"{manager_directory()}/nexus/nexus.sock"
+    usual = not address_given() and socket == f"{manager_directory()}/nexus/nexus.sock"
+    if reachable and usual and user_manager_runs() and unit_installed():
         return "systemctl --user start nexus.service"
     return "nexusctl daemon start"
