@@ -362,3 +362,31 @@ def test_hints_are_joined_by_the_function_for_it() -> None:
                 good = isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "joined"
                 others += [] if good else [f"{source.module}:{node.lineno}"]
     assert others == []
+
+
+# The documentation
+
+
+def documented() -> Iterator[Line]:
+    """The commands in the code blocks of the documents, without what a shell adds to them."""
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "nexus" / "plugins" / "README.md"]:
+        for block in re.findall(r"^```[^\n]*\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if re.match(rf"(?:\$ )?(?:{'|'.join(OURS)}) ", line):
+                    lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars="|&;<>")
+                    lexer.whitespace_split, lexer.commenters = True, "#"
+                    words = list(lexer)
+                    ends = [index for index, word in enumerate(words) if set(word) <= set("|&;<>")]
+                    yield Line(path.name, tuple(words[: min(ends, default=None)]))
+
+
+DOCUMENTED = sorted(set(documented()))
+
+
+def test_the_documents_have_command_lines() -> None:
+    assert len(DOCUMENTED) > 20
+
+
+@pytest.mark.parametrize("line", DOCUMENTED, ids=lambda line: f"{line.where} {' '.join(line.words)}")
+def test_command_line_of_a_document_is_one_that_the_program_accepts(line: Line) -> None:
+    assert problem(line.words) is None
