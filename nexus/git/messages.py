@@ -265,6 +265,6 @@ def refuse_dirty(state: RepoState, doing: str, path: Path) -> None:
         raise errors.GitDirty(
             f"cannot {doing}: {', '.join(f'{count} {what}' for what, count in counts.items() if count)} "
             "and not committed",
-            hint=f"Commit the changes, or stash them: {command_line('git', '-C', path, 'stash')}",
+            hint=f"Commit the changes, or git stash them: {command_line('git', '-C', path, 'stash')}",
             details=counts,
         )

@@ -91,12 +91,12 @@ def test_commands_of_git_name_the_repository(cli: Cli, root: Path) -> None:
     dirty = cli("service", "git", "checkout", "web", "other")
     assert dirty.code == 5
     (stash, state) = [line.strip() for line in dirty.err.splitlines() if line.startswith("  ")][-2:]
-    assert stash == f"Commit the changes, or stash them: git -C {shlex.quote(str(path))} stash"
+    assert stash == f"Commit the changes, or git stash them: git -C {shlex.quote(str(path))} stash"
     assert state == "See its state: nexusctl service git status web"
     run_hint(cli, dirty, "See its state:")
     world.git(path, "config", "user.name", "me")
     world.git(path, "config", "user.email", "me@localhost")
-    run_hint(cli, dirty, "Commit the changes, or stash them:")
+    run_hint(cli, dirty, "Commit the changes, or git stash them:")
     cli.ok("service", "git", "checkout", "web", "other")
 
 
