@@ -23,6 +23,7 @@ from pathlib import Path
 from nexus_protocol import NexusError, ReportedError, Unavailable
 
 from nexus import __version__
+from nexus.address import address_file, read_address, remove_address, write_address
 from nexus.caller import Caller
 from nexus.capability import ManagerContext
 from nexus.config import Config, ConfigError, config_path, daemon_socket, database_path, load_config, plugins_directory
@@ -32,8 +33,9 @@ from nexus.daemon.listener import OwnListener, StartError
 from nexus.daemon.server import Server, refuse
 from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
 from nexus.daemon.threads import StoppableExecutor, exit_despite_threads
+from nexus.hints import command_line, joined
 from nexus.journal.store import prune
-from nexus.locks import LockHeld
+from nexus.locks import FileLock, LockHeld
 from nexus.paths import state_directory
 from nexus.plugins.host import PluginHost
 from nexus.runtime import Runtime
@@ -100,7 +102,7 @@ def run(arguments: list[str]) -> int:
     except (ReportedError, OSError) as error:
         message, hint = _message_and_hint(error)
         notifier.send(f"STATUS={message}", "ERRNO=1")
-        print(f"nexusd: {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
+        print("\n  ".join([f"nexusd: {message}", *(hint or "").splitlines()]), file=sys.stderr)
         if passed is not None:
             _refuse_waiting_clients(passed, message, hint)
         return _EX_CONFIG if isinstance(error, _NEEDS_A_PERSON) else 1
@@ -184,6 +186,7 @@ class _Daemon:
         self.notifier = notifier
         self.stopping: asyncio.Event
         self.reason = ""
+        self._database_lock: FileLock | None = None
 
     def run(self) -> int:
         os.umask(0o077)
@@ -206,37 +209,46 @@ class _Daemon:
             listener = own.open() if own is not None else self.passed
             assert listener is not None
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
-            store = self._open_store(database)
+            store = self._open_store(database, str(socket_path) if own is not None else _bound_path(listener))
             where = str(socket_path) if own is not None else "the passed socket"
             signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
             asyncio.run(self._serve(listener, store, where))
         finally:
+            if self._database_lock is not None and self._database_lock.held:
+                remove_address(database)
             if own is not None:
                 own.close()
         _log.info("stopped")
         return 0
 
-    def _open_store(self, database: Path) -> SqliteStore:
+    def _open_store(self, database: Path, listens_at: str | None) -> SqliteStore:
         self.notifier.send("STATUS=Opening the database")
-        lock = database_lock(database)
+        # It is held until the process ends.
+        self._database_lock = lock = database_lock(database)
         try:
             lock.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock.acquire()
         except LockHeld as held:
-            raise StartError(
-                f"cannot use database {database}: a daemon uses it already (pid {held.pid or 'unknown'})",
-                "Give another database: nexusd --db PATH",
-            ) from held
+            raise _database_in_use(database, held.pid) from held
         except OSError as error:
             raise StartError(
                 f"cannot use database {database}: {lock.path} cannot be made: {error.strerror}",
-                f"Look at the permissions: ls -ld {database.parent}",
+                f"Look at the permissions: {command_line('ls', '-ld', database.parent)}",
             ) from error
-        self._database_lock = lock  # held until the process ends
+        if listens_at is not None:
+            self._tell_address(database, listens_at)
         store = SqliteStore(database, Path(state_directory(), "backups"))
         store.init()
         _log.info("database %s, schema version %d", database, store.status().schema_version)
         return store
+
+    def _tell_address(self, database: Path, listens_at: str) -> None:
+        """Write beside the database where this daemon listens; clients find it there if at no usual place."""
+        try:
+            write_address(database, listens_at)
+        except OSError as error:
+            # A full disk or a folder without permission to write must not keep the daemon from starting.
+            _log.warning("cannot write %s: %s", address_file(database), error.strerror)
 
     async def _serve(self, listener: socket.socket, store: SqliteStore, where: str) -> None:
         loop = asyncio.get_running_loop()
@@ -401,6 +413,25 @@ class _Daemon:
             _log.warning("%s; the default is used", error.message)
             return KNOWN["journal.keep_days"].default
         return int(value)
+
+
+def _bound_path(listener: socket.socket) -> str | None:
+    """The path of a passed socket; None if it has none, such as a socket in the abstract namespace (unix(7))."""
+    name = listener.getsockname()
+    return name if isinstance(name, str) and name.startswith("/") else None
+
+
+def _database_in_use(database: Path, pid: int | None) -> StartError:
+    address = read_address(database)
+    other = f"Give another database: {command_line('nexusd', '--db', 'PATH')}"
+    return StartError(
+        f"cannot use database {database}: a daemon uses it already (pid {pid or 'unknown'})",
+        joined(
+            address
+            and f"It listens on {address.socket}: {command_line('nexusctl', '--socket', address.socket, 'status')}",
+            other,
+        ),
+    )
 
 
 def _process_directory(database: Path) -> Path:

@@ -252,7 +252,7 @@ async def run_git(
     if program is None:
         raise GitMissing(
             "cannot run git: the program is not on the daemon's PATH",
-            hint="Install git (Debian: apt install git), and restart the daemon if its PATH has changed.",
+            hint="Install git, and restart the daemon if its PATH has changed.\nOn Debian: apt install git",
         )
     process = _GitProcess([program, *arguments], directory, environment, descriptors, receive, _Messages(progress))
     try:

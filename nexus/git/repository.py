@@ -38,6 +38,7 @@ from nexus.git.messages import (
 from nexus.git.operation import OnProgress, Operation, git_environment
 from nexus.git.process import Fields, Progress, base_environment, check_version, finish_despite_cancel, run_git
 from nexus.git.remote import Access, Auth, parse_url, without_credentials
+from nexus.hints import command_line
 
 __all__ = ["Auth", "Branch", "Commit", "OnProgress", "Progress", "PullResult", "RepoState", "Repository", "clone"]
 
@@ -188,7 +189,7 @@ class Repository:
             state = await git.status()
             if not create and state.branch == name:
                 return state
-            refuse_unfinished(state, git.doing)
+            refuse_unfinished(state, git.doing, self.path)
             if create:
                 if await git.ref(f"refs/heads/{name}") is not None:
                     raise errors.GitBranchExists(
@@ -196,7 +197,7 @@ class Repository:
                     )
                 await git.change("switch", "--no-track", "--create", name)
             else:
-                refuse_dirty(state, git.doing)
+                refuse_dirty(state, git.doing, self.path)
                 target = await self._branch(git, name)
                 if target is None:
                     problem = await self._fetch_once(git)
@@ -218,7 +219,7 @@ class Repository:
         if len(remotes) > 1:
             raise errors.GitBranchAmbiguous(
                 f"cannot {git.doing}: several remotes have it ({', '.join(remotes[:10])})",
-                hint=f"Choose one: git -C {self.path} switch --track {remotes[0]}/{name}",
+                hint=f"Choose one: {command_line('git', '-C', self.path, 'switch', '--track', f'{remotes[0]}/{name}')}",
                 details={"remotes": remotes[:100]},
             )
         return ["--create", name, "--track", f"refs/remotes/{remotes[0]}/{name}"] if remotes else None
@@ -235,7 +236,7 @@ class Repository:
         async with self._change(f'check out "{commit}" in {self.path}') as git:
             revision = checked_revision(commit, git.doing)
             state = await git.status()
-            refuse_unfinished(state, git.doing)
+            refuse_unfinished(state, git.doing, self.path)
             target = await git.resolve(revision)
             if target is None:
                 problem = await self._fetch_once(git)
@@ -244,7 +245,7 @@ class Repository:
                     raise unknown_commit(commit, git.doing, problem)
             if state.branch is None and state.commit == target:
                 return state
-            refuse_dirty(state, git.doing)
+            refuse_dirty(state, git.doing, self.path)
             await git.change("switch", "--no-overwrite-ignore", "--detach", target)
             return await git.status()
 
@@ -274,9 +275,9 @@ class Repository:
         """
         async with self._change(f"pull into {self.path}") as git:
             state = await git.status()
-            refuse_unfinished(state, git.doing)
+            refuse_unfinished(state, git.doing, self.path)
             remote, ref = await self._upstream(git, state)
-            refuse_dirty(state, git.doing)
+            refuse_dirty(state, git.doing, self.path)
             if remote == ".":
                 target = await git.ref(ref)
             else:
@@ -288,7 +289,8 @@ class Repository:
                 return PullResult(None, None, 0)
             raise errors.GitUpstreamGone(
                 f'cannot {git.doing}: the remote "{remote}" has no branch "{ref.removeprefix("refs/heads/")}" any more',
-                hint=f"Set another upstream: git -C {self.path} branch --set-upstream-to REMOTE/BRANCH",
+                hint="Set another upstream: "
+                + command_line("git", "-C", self.path, "branch", "--set-upstream-to", "REMOTE/BRANCH"),
             )
 
     async def _forward(
@@ -303,7 +305,7 @@ class Repository:
                 raise errors.GitDiverged(
                     f"cannot {git.doing}: the branch has commits of its own ({ahead}), and so has its upstream "
                     f"({behind})",
-                    hint=f"Rebase or merge by hand: git -C {self.path} pull --rebase",
+                    hint=f"Rebase or merge by hand: {command_line('git', '-C', self.path, 'pull', '--rebase')}",
                     details={"ahead": ahead, "behind": behind},
                 )
         await git.change(
@@ -332,12 +334,13 @@ class Repository:
             missing = f'has no remote "{remote}"' if remote else "has no remote"
             raise errors.GitNoRemote(
                 f"cannot {git.doing}: the repository {missing}",
-                hint=f"Add it: git -C {self.path} remote add {remote or 'origin'} URL",
+                hint=f"Add it: {command_line('git', '-C', self.path, 'remote', 'add', remote or 'origin', 'URL')}",
             )
         if remote is None or ref is None:
             raise errors.GitNoUpstream(
                 f'cannot {git.doing}: the branch "{state.branch}" has no upstream branch',
-                hint=f"Set one: git -C {self.path} branch --set-upstream-to {remotes[0]}/{state.branch}",
+                hint="Set one: "
+                + command_line("git", "-C", self.path, "branch", "--set-upstream-to", f"{remotes[0]}/{state.branch}"),
             )
         return remote, ref
 

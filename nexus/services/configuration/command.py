@@ -10,6 +10,7 @@ import signal
 from collections.abc import Mapping
 
 from nexus.capability import Hooks
+from nexus.hints import command_line
 from nexus.runtime import ProcessSpec
 from nexus.services.errors import ServiceNoCommand
 from nexus.services.records import Service
@@ -38,7 +39,7 @@ def refuse_without_command(service: Service) -> None:
     if service.run_command is None:
         raise ServiceNoCommand(
             f'cannot start service "{service.name}": it has no run command',
-            hint=f"Give it one: nexusctl service update {service.name} --run 'COMMAND'",
+            hint=f"Give it one: {command_line('nexusctl', 'service', 'update', service.name, '--run', 'COMMAND')}",
             details={"id": service.id, "name": service.name},
         )
 
