@@ -675,7 +675,7 @@ def _close_others(keep: list[int]) -> None:
 
 
 def _become_supervisor(keep: list[int]) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     os.umask(0o077)
     _close_others(keep)
     with contextlib.suppress(OSError):
