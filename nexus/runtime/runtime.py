@@ -334,7 +334,9 @@ class Runtime:
             raise explain(start.spec, "shim", error.errno or 0) from None
         start.close_inherited()
         try:
-            report = await asyncio.wait_for(_read_report(start.report_fd), timeout_s)
+            # Not asyncio.wait_for, which in Python 3.11 loses a cancellation that comes with the result.
+            async with asyncio.timeout(timeout_s):
+                report = await _read_report(start.report_fd)
             status = read_status(start.folder / "status")
             if report == ["ok"] and status is not None and status.run is not None:
                 process = Process(start.owner, start.run_id, start.folder, status.run, shim)
@@ -361,7 +363,7 @@ class Runtime:
             os.close(start.report_fd)
             start.report_fd = -1
             if shim >= 0:
-                await asyncio.shield(_give_up(shim, start.folder, start.run_id))
+                await asyncio.shield(_end_start(shim, start.folder, start.run_id))
 
     def _cgroups(self, folder: Path, run_id: str) -> list[Path]:
         """The recorded control group of a run, if any; its name has the run's id, so it contains no other run."""
@@ -370,6 +372,14 @@ class Runtime:
             if path.name == f"nexus-{run_id}.scope":
                 return [path]
         return []
+
+
+async def _end_start(shim: int, folder: Path, run_id: str) -> None:
+    """Kill the shim of a start that was given up, and the program that it may have executed already."""
+    await _kill_shim(shim, folder / "lock")
+    status = read_status(folder / "status")
+    if status is not None and status.run is not None:
+        await asyncio.to_thread(end_run, status.run, run_id, watched=True)
 
 
 class _ScopeFailed(Exception):
@@ -392,14 +402,6 @@ async def _read_report(fd: int) -> list[str]:
         return os.read(fd, 256).decode("ascii", "replace").split()
     finally:
         loop.remove_reader(fd)
-
-
-async def _give_up(shim: int, folder: Path, run_id: str) -> None:
-    """Kill a shim whose start was given up, and what its child may have started if it was executed meanwhile."""
-    await _kill_shim(shim, folder / "lock")
-    status = read_status(folder / "status")
-    if status is not None and status.run is not None and not status.failed:
-        await asyncio.to_thread(end_run, status.run, run_id, watched=True)
 
 
 async def _kill_shim(pidfd: int, lock: Path) -> None:

@@ -275,7 +275,7 @@ class AddService(Command[Service]):
     restart_limit: RestartLimit = 5
     restart_window_ms: RestartWindow = 60_000
     restart_unhealthy: RestartUnhealthy = False
-    start_window_ms: StartWindow = 250
+    start_window_ms: StartWindow = 1000
     health_exec: HealthExec | None = None
     health_tcp: HealthTcp | None = None
     health_log: HealthLog | None = None

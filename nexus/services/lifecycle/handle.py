@@ -100,9 +100,6 @@ class ServiceHandle:
                 options = StartOptions(options.caller, self._context.state.read().start_environment)
             self._bring_up(options)
         elif lifecycle.has_run:
-            if options.environment is not None:
-                # From now on: a start that asks for another environment is refused.
-                lifecycle.environment = options.environment
             self._context.requests.restart = RestartRequest(options.caller, _RESTART, options=options)
             self._context.requests.wake()
         else:
@@ -121,7 +118,7 @@ class ServiceHandle:
         """Stop it; returns when every process of it has ended, with whether there was anything to stop.
 
         Raises:
-            StoreError: it has ended, and that cannot be written at present.
+            StoreError: it has ended, and that cannot be written at present; or the request is strict, and was refused.
         """
         self._stops += 1
         lifecycle, requests, state = self._lifecycle, self._context.requests, self._context.state
@@ -133,8 +130,10 @@ class ServiceHandle:
         self._context.waiters.fail(stopped_meanwhile(self._context))
         requests.wake()
         while self._lifecycle is lifecycle:
+            if lifecycle.refused is not None and not requests.pending:
+                raise lifecycle.refused
             if state.trouble is not None:
-                raise state.trouble
+                raise _ended_unwritten(self.name, state.trouble)
             await self._context.waiters.changed()
         return True
 
@@ -157,7 +156,7 @@ class ServiceHandle:
         lifecycle.begin(options)
 
     def _refuse_other_environment(self, lifecycle: Lifecycle, environment: dict[str, str] | None) -> None:
-        if environment is None or environment == lifecycle.environment:
+        if environment is None or environment == lifecycle.wanted_environment:
             return
         raise ServiceRunning(
             f'cannot start service "{self.name}" with this environment: it is up with another one',
@@ -231,3 +230,12 @@ class ServiceHandle:
     def _troubled(self, error: StoreError) -> None:
         self._context.waiters.fail(error)
         self._context.waiters.notify()
+
+
+def _ended_unwritten(name: str, trouble: StoreError) -> StoreError:
+    """The error of a stop that was carried out, and whose end cannot be written at present."""
+    return type(trouble)(
+        f'cannot write that service "{name}" has stopped: {trouble.message}',
+        hint="The service has ended. Its record is corrected once the database can be written again.",
+        details={"name": name, "stopped": True},
+    )

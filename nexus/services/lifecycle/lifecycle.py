@@ -17,13 +17,15 @@ from nexus_protocol import Internal, NexusError
 
 from nexus.caller import Caller
 from nexus.runtime import Exit, Orphans, Process, RuntimeFailure
+from nexus.runtime.status import now_ms
 from nexus.services import store
 from nexus.services.errors import ServiceDependencyFailed, ServiceNoCommand
+from nexus.services.lifecycle.admission import admit
 from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.lifecycle.failures import early_exit_hint, start_failed
 from nexus.services.lifecycle.ports import describe_held
 from nexus.services.lifecycle.resume import ORPHANS_ENDED, plan_resumption
-from nexus.services.lifecycle.run import Exited, Run
+from nexus.services.lifecycle.run import Exited, Run, time_up
 from nexus.services.lifecycle.series import RestartSeries, wants_restart
 from nexus.services.lifecycle.start import start_process
 from nexus.services.lifecycle.state_writer import Event
@@ -33,7 +35,7 @@ from nexus.services.states import RestartPolicy, ServiceReason, ServiceState, Se
 from nexus.services.store import StoredService
 from nexus.store import StoreError
 from nexus.supervision.exits import accepts_exit, exit_columns, exit_detail, lost, may_end_with_machine
-from nexus.supervision.requests import Reason, RequestPending, Requests, RestartRequest, StartOptions, StopRequest
+from nexus.supervision.requests import Reason, RequestPending, Requests, StartOptions
 
 __all__ = ["Lifecycle"]
 
@@ -51,6 +53,8 @@ class Lifecycle:
         """Whether a process is about to exist."""
         self.environment: dict[str, str] = {}
         """What the start gave beside the record's own variables."""
+        self.refused: NexusError | None = None
+        """Why the last request that was refused could not be carried out."""
         self._context = context
         self._requests = context.requests = Requests()
         self._state = context.state
@@ -72,6 +76,13 @@ class Lifecycle:
     def has_run(self) -> bool:
         """Whether there is a process, or is about to be."""
         return self.run is not None or self.launching or self._orphans is not None
+
+    @property
+    def wanted_environment(self) -> dict[str, str]:
+        """The environment of the present start, or of the restart that is requested."""
+        restart = self._requests.restart
+        options = None if restart is None else restart.options
+        return self.environment if options is None or options.environment is None else options.environment
 
     @property
     def stopping(self) -> bool:
@@ -98,7 +109,7 @@ class Lifecycle:
         self.environment = stored.start_environment
         self._rebooted = rebooted
         self._forced = service.restart is RestartPolicy.NO
-        self._series.resume(stored)
+        self._series.resume(stored, rebooted=rebooted)
         self._context.tracker.resume(stored)
         plan = plan_resumption(stored, found, self._context.manager.caller, rebooted=rebooted)
         self._exit, self._came_up = plan.exit, plan.came_up
@@ -278,13 +289,15 @@ class Lifecycle:
         exit_ = self._exit
         assert exit_ is not None
         reason = exit_reason(exit_)
+        observed_up_ms: int | None = None
         if self.run is not None:
+            observed_up_ms = self.run.up_ms
             await self.run.end_health()
             if not await self.run.is_gone():
                 await self._write_leftovers(exit_, reason)
                 await self.run.process.wait()
         if self._requests.pending:
-            return await self._after_stop(exit_)
+            return await self._after_stop(exit_, observed_up_ms)
         self._release_run()
         self._exit, self._forced = None, False
         stored = self._state.read()
@@ -292,24 +305,27 @@ class Lifecycle:
         accepted = accepts_exit(exit_) and self._came_up
         if accepts_exit(exit_) and not accepted:
             reason = reason._replace(text=f"{reason.text} within its start window of {service.start_window_ms} ms")
+        columns = self._exit_columns(exit_)
         ended_with_machine = self._rebooted and may_end_with_machine(exit_)
         self._rebooted = False
         if ended_with_machine:
             reason = HOST_RESTARTED
         failed = not accepts_exit(exit_) and not ended_with_machine
         retry = stored.wanted and wants_restart(service.restart, failed=failed)
-        up_ms = exit_.at - (service.started_at or exit_.at) if self._came_up else 0
+        up_ms = time_up(service, exit_, observed_up_ms) if self._came_up else 0
         sentence = reason.text if exit_.kind == "lost" else f"it {reason.text}"
-        sentence += " before it was healthy" * self._came_up
+        if self._came_up and service.type is not ServiceType.ONESHOT:
+            sentence += " before it was healthy"
         hint = None if self._came_up else early_exit_hint(service, exit_)
         return await self._end_or_retry(
             start_failed(self._context, sentence, reason.text, exit_, hint),
             reason,
             (("service.exited", {"reason": reason.text} | exit_detail(exit_)),),
-            exit_columns(exit_),
+            columns,
             retry=retry,
             accepted=accepted or ended_with_machine or not stored.wanted,
             up_ms=up_ms,
+            ended_ms_ago=0 if observed_up_ms is not None else now_ms() - exit_.at,
             # Its dependencies ended with the machine as well.
             on_demand=ended_with_machine,
         )
@@ -319,7 +335,7 @@ class Lifecycle:
         words = reason._replace(text=f"{reason.text}; what it left behind is being ended")
         written = self._state.service is not None and self._state.service.state is ServiceState.STOPPING
         events = () if written else (("service.stopping", {"reason": words.text}),)
-        await self._state.write(ServiceState.STOPPING, *events, **reason_columns(words), **exit_columns(exit_))
+        await self._state.write(ServiceState.STOPPING, *events, **reason_columns(words), **self._exit_columns(exit_))
 
     async def _after_failed_start(self, error: NexusError) -> bool:
         """The process was not started: the policy decides whether another attempt follows."""
@@ -345,12 +361,13 @@ class Lifecycle:
         retry: bool,
         accepted: bool = False,
         up_ms: int = 0,
+        ended_ms_ago: int = 0,
         on_demand: bool = False,
     ) -> bool:
         """End, or wait for another run; False when it has ended. Clients that wait for a start get ``error``."""
         if retry:
             service = self._state.read().service
-            plan = self._series.plan(service, columns.get("stopped_at"), up_ms)
+            plan = self._series.plan(service, ended_ms_ago, up_ms)
             if plan.at is not None:
                 self._context.tracker.reset(on_demand=on_demand)
                 await self._retry(error, reason, plan.at, events, columns)
@@ -385,7 +402,7 @@ class Lifecycle:
             ServiceState.STARTING,
             *events,
             ("service.restarting", {"reason": reason.text, "wait_ms": wait_ms, "restarts": self._series.count}),
-            next_restart_at=at,
+            next_restart_at=now_ms() + wait_ms,
             run_id=None,
             pid=None,
             **reason_columns(reason),
@@ -411,7 +428,12 @@ class Lifecycle:
             await self._context.services.tunnels.close(self._context.id)
         except Exception:  # the service has ended, and its record must say so
             _log.exception("the tunnels of service %s were not ended", self._state.name)
-        columns = columns | self._series.columns()
+        columns = {
+            "start_environment": self.wanted_environment,
+            **self._unwritten_exit,
+            **columns,
+            **self._series.columns(),
+        }
         service = await self._state.write(
             state, *events, caller=caller, run_id=None, **reason_columns(reason), **columns
         )
@@ -421,39 +443,28 @@ class Lifecycle:
     # What follows a request
 
     async def _carry_out_request(self) -> bool:
-        """Stop the process, if there is one, for a stop or a restart."""
+        """Write a stop or restart, then end the process, if there is one. What is refused ends nothing."""
         exit_: Exit | None = None
+        up_ms: int | None = None
         request = self._requests.stop or self._requests.restart
         assert request is not None
         if self.run is not None:
+            self.refused = await admit(self._context, request, self.wanted_environment)
+            if self.refused is not None:
+                self._requests.withdraw(request)
+                self._context.waiters.fail(self.refused)
+                self._context.waiters.notify()
+                return True
             await self.run.end_health()
-            columns = self._request_columns(request)
-            try:
-                await self._state.write(
-                    ServiceState.STOPPING,
-                    ("service.stopping", {"reason": request.reason.text}),
-                    caller=request.caller,
-                    insist=False,
-                    **reason_columns(request.reason),
-                    **columns,
-                )
-            except StoreError as error:
-                # The process is ended all the same; the next write corrects the record.
-                _log.warning("service %s: %s", self._state.name, error.message)
+            up_ms = self.run.up_ms
             exit_ = await self.run.process.stop()
-        return await self._after_stop(exit_)
+        return await self._after_stop(exit_, up_ms)
 
-    def _request_columns(self, request: StopRequest | RestartRequest) -> dict[str, Any]:
-        """What makes a request durable: the next daemon goes on with it."""
-        if isinstance(request, StopRequest):
-            return self._state.stop_columns(request)
-        return {"start_environment": self.environment} if request.options is not None else {}
-
-    async def _after_stop(self, exit_: Exit | None) -> bool:
+    async def _after_stop(self, exit_: Exit | None, up_ms: int | None) -> bool:
         """Every process has ended and a request is pending: write stopped, or begin the next run."""
         self._release_run()
         self._exit = None
-        columns = {} if exit_ is None else exit_columns(exit_)
+        columns = {} if exit_ is None else self._exit_columns(exit_)
         stop, restart = self._requests.stop, self._requests.restart
         if stop is not None:
             port = None if self._state.service is None else self._state.service.active_port
@@ -467,7 +478,7 @@ class Lifecycle:
         self._requests.restart = None
         if restart.counts:
             service = self._state.read().service
-            up_ms = 0 if exit_ is None else exit_.at - (service.started_at or exit_.at)
+            up_ms = 0 if exit_ is None else time_up(service, exit_, up_ms)
             self._forced = True
             error = start_failed(self._context, f"it was {restart.reason.text}", restart.reason.text, None)
             return await self._end_or_retry(error, restart.reason, (), columns, retry=True, up_ms=up_ms)
@@ -479,6 +490,10 @@ class Lifecycle:
             self._context.tracker.reset(on_demand=False)
         self._unwritten_exit = columns
         return True
+
+    def _exit_columns(self, exit_: Exit) -> dict[str, Any]:
+        """The columns that hold an exit; the id of an earlier boot is not known."""
+        return exit_columns(exit_) | {"ended_in_boot": "-" if self._rebooted else self._context.manager.boot.id}
 
     def _release_run(self) -> None:
         if self.run is not None:
