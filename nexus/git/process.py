@@ -231,12 +231,14 @@ async def run_git(
     directory: Path,
     environment: Mapping[str, str],
     descriptors: Collection[int] = (),
+    umask: int | None = None,
     progress: Callable[[Progress], object] | None = None,
     receive: Callable[[bytes], None] | None = None,
     may_finish: bool = False,
 ) -> Result:
     """Run git in ``directory``, and wait for its end. Standard input is /dev/null; ``descriptors`` are inherited.
 
+    ``umask`` None is that of the session which started the daemon.
     ``progress`` is called with each step that git reports, and ``receive`` with pieces of the standard output. A cancel
     ends git and all of its children: SIGTERM, 3 s later SIGKILL. With ``may_finish``, which is for changes of a work
     tree, a cancelled git first has 5 s to end by itself. What git or a hook leaves running is killed.
@@ -251,7 +253,8 @@ async def run_git(
             "cannot run git: the program is not on the daemon's PATH",
             hint="Install git (Debian: apt install git), and restart the daemon if its PATH has changed.",
         )
-    process = _GitProcess([program, *arguments], directory, environment, descriptors, receive, _Messages(progress))
+    messages = _Messages(progress)
+    process = _GitProcess([program, *arguments], directory, environment, descriptors, umask, receive, messages)
     try:
         code = await process.wait()
     except asyncio.CancelledError:
@@ -298,6 +301,7 @@ class _GitProcess:
         directory: Path,
         environment: Mapping[str, str],
         descriptors: Collection[int],
+        umask: int | None,
         receive: Callable[[bytes], None] | None,
         messages: _Messages,
     ) -> None:
@@ -314,6 +318,7 @@ class _GitProcess:
             stdout=self._stdout,
             stderr=self._stderr,
             descriptors=descriptors,
+            umask=umask,
         )
 
     async def wait(self) -> int:
