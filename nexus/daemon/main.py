@@ -81,6 +81,8 @@ def _stop_at_start(number: int, _frame: object) -> None:
 def run(arguments: list[str]) -> int:
     """Run the daemon until it is stopped; return its exit code."""
     options = _parse(arguments)
+    # For the daemon's own files. Children get the umask that ``nexus.runtime.inheritance`` noted when it was imported.
+    os.umask(0o077)
     for number in _STOP_SIGNALS:
         signal.signal(number, _stop_at_start)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -189,13 +191,12 @@ class _Daemon:
         self._database_lock: FileLock | None = None
 
     def run(self) -> int:
-        os.umask(0o077)
         if os.geteuid() == overflow_uid():
             raise StartError(
                 "cannot run as the overflow user: in a user namespace it stands for all users that are not mapped",
                 "Map your own user in the namespace, or run nexusd as another user.",
             )
-        self._file_limit = _raise_file_limit()
+        _raise_file_limit()
         where, warning = daemon_socket(self.config, self.options.socket)
         socket_path = Path(where)
         if warning:
@@ -299,7 +300,7 @@ class _Daemon:
 
     def _manager_context(self, store: SqliteStore, hooks: PluginHost) -> ManagerContext:
         directory = _process_directory(store.path)
-        runtime = Runtime(directory, descriptors=self._file_limit)
+        runtime = Runtime(directory)
         return ManagerContext(
             store=store,
             hooks=hooks,
@@ -443,8 +444,8 @@ def _process_directory(database: Path) -> Path:
     return own / "processes"
 
 
-def _raise_file_limit() -> int:
-    """Raise the soft limit of open files; return the limit as it was, which started processes get.
+def _raise_file_limit() -> None:
+    """Raise the soft limit of open files. Started processes get the limit as it was.
 
     Each connection takes a descriptor. The default of 1024 exists for select(2), which is not used here.
     """
@@ -452,7 +453,6 @@ def _raise_file_limit() -> int:
     wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return soft
 
 
 if __name__ == "__main__":

@@ -61,7 +61,8 @@ class Repository:
 
     ``auth`` says how git authenticates: not at all, with ssh's own keys and agent, or with ``token``, which is sent
     only to the host of the remote. ``environment`` is that of git and of the repository's hooks (default: this
-    process's own). Changes of one path wait for each other; reads do not wait.
+    process's own), ``umask`` theirs (default: that of the session which started the daemon). Changes of one path wait
+    for each other; reads do not wait.
 
     Every method raises ``GitMissing``, ``GitNotARepository``, ``GitNotOwned``, ``GitPermission`` and ``GitFailed``;
     its docstring names what else it raises. A cancelled method leaves a usable repository: a transfer ends at once, a
@@ -69,9 +70,16 @@ class Repository:
     """
 
     def __init__(
-        self, path: Path, *, auth: Auth = "none", token: str | None = None, environment: Mapping[str, str] | None = None
+        self,
+        path: Path,
+        *,
+        auth: Auth = "none",
+        token: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        umask: int | None = None,
     ) -> None:
         self.path = path
+        self._umask = umask
         self._access = Access(auth, token)
         self._environment = base_environment(os.environ if environment is None else environment)
 
@@ -79,7 +87,7 @@ class Repository:
         return f"Repository({str(self.path)!r})"
 
     def _operation(self, doing: str) -> Operation:
-        return Operation(self.path, self._access, self._environment, doing)
+        return Operation(self.path, self._access, self._environment, doing, self._umask)
 
     @asynccontextmanager
     async def _change(self, doing: str) -> AsyncIterator[Operation]:
@@ -354,12 +362,13 @@ async def clone(
     token: str | None = None,
     progress: OnProgress | None = None,
     environment: Mapping[str, str] | None = None,
+    umask: int | None = None,
 ) -> Repository:
     """Clone ``url`` to ``path``, which must be absent or an empty folder, with ``branch`` checked out.
 
     The clone is made in a hidden folder beside ``path`` and moved when it is complete, so that neither a cancel nor
     the end of this process leaves a partial one; what an earlier process left is removed. ``progress`` is called on
-    the event loop for each step that git reports.
+    the event loop for each step that git reports. ``umask`` is for the clone and the folders above it.
 
     Raises:
         GitPathTaken, GitPermission, GitDiskFull: the path.
@@ -380,14 +389,14 @@ async def clone(
     if branch is not None:
         checked_revision(branch, doing)
     async with _lock(path):
-        staging = StagingFolder(path, doing)
+        staging = StagingFolder(path, doing, umask)
         try:
             await finish_despite_cancel(asyncio.to_thread(staging.make))
             await _clone_into(staging, url, branch, Access(auth, token), doing, progress, environment)
             await finish_despite_cancel(asyncio.to_thread(staging.move))
         finally:
             await finish_despite_cancel(asyncio.to_thread(staging.remove))
-    return Repository(path, auth=auth, token=token, environment=environment)
+    return Repository(path, auth=auth, token=token, environment=environment, umask=umask)
 
 
 async def _clone_into(
@@ -411,6 +420,7 @@ async def _clone_into(
             directory=staging.folder,
             environment=opened,
             descriptors=(*descriptors, staging.lock),
+            umask=staging.umask,
             progress=progress,
         )
     if result.code:

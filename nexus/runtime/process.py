@@ -14,11 +14,12 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from nexus.runtime.members import end_run
 from nexus.runtime.orphans import open_held_control
 from nexus.runtime.spec import Exit
 from nexus.runtime.spec_encoding import environment_of
 from nexus.runtime.status import RunRecord, now_ms, open_process, read_status
-from nexus.runtime.tree import Usage, descendants, end_cgroup, end_session, ran_out_of_memory, usage
+from nexus.runtime.tree import Usage, descendants, end_cgroup, ran_out_of_memory, usage
 
 __all__ = ["Process", "lost", "reap"]
 
@@ -226,7 +227,8 @@ class Process:
                 signal.pidfd_send_signal(self._main, signal.SIGKILL)
         if self._cgroup is not None:
             end_cgroup(self._cgroup)
-        await asyncio.to_thread(end_session, self._record, watched=True)
+        if not await asyncio.to_thread(end_run, self._record, self.run_id, watched=True):
+            _log.warning("run %s of %s: some of its processes cannot be ended", self.run_id, self.owner)
         self._finish(recorded or lost("its supervisor was killed"))
 
     def _finish(self, end: Exit) -> None:

@@ -13,25 +13,25 @@ import fcntl
 import logging
 import os
 import re
-import resource
 import shutil
 import signal
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nexus.runtime.inheritance import DESCRIPTORS
 from nexus.runtime.logs import Log
+from nexus.runtime.members import end_left_behind, end_run
 from nexus.runtime.orphans import Orphans, end_orphans, find_orphans
 from nexus.runtime.process import Process, lost, reap
 from nexus.runtime.scope import Scopes
 from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, RunUnreadable, StartFailed
-from nexus.runtime.spec_encoding import encode_spec
+from nexus.runtime.spec_encoding import encode_spec, shim_command
 from nexus.runtime.start_errors import explain
 from nexus.runtime.status import STATUS_BYTES, Status, boot_id, is_locked, open_process, read_status
-from nexus.runtime.tree import end_cgroup, end_session
+from nexus.runtime.tree import end_cgroup
 
-__all__ = ["Runtime", "shim_command"]
+__all__ = ["Runtime"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,21 +42,6 @@ _POLL_S = 0.01
 _SPARE_DESCRIPTORS = 8
 _MAX_POLLS = 300
 _MAX_LOG_LOCK_POLLS = 100
-
-_DESCRIPTOR_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-"""The soft limit that this process was started with. Children get it, since the daemon raises its own limit later."""
-
-
-def shim_command() -> list[str]:
-    """The command that starts the shim: the compiled program, or the Python one where it was not compiled.
-
-    ``NEXUS_RUNTIME_SHIM`` (``native`` or ``python``) overrides the choice.
-    """
-    choice = os.environ.get("NEXUS_RUNTIME_SHIM")
-    native = Path(__file__).parent / "native" / "nexus-shim"
-    if choice == "native" or (choice != "python" and os.access(native, os.X_OK)):
-        return [str(native)]
-    return [sys.executable, "-I", "-S", str(Path(__file__).parent / "shim.py")]
 
 
 @dataclass
@@ -92,7 +77,7 @@ class Runtime:
     def __init__(self, directory: Path, *, scopes: bool = True, descriptors: int | None = None) -> None:
         self.directory = directory
         self._scopes = Scopes(enabled=scopes)
-        self._descriptor_limit = _DESCRIPTOR_LIMIT if descriptors is None else descriptors
+        self._descriptor_limit = DESCRIPTORS if descriptors is None else descriptors
         self._warned_of_scopes = False
 
     def check(self, spec: ProcessSpec) -> None:
@@ -195,6 +180,13 @@ class Runtime:
         """End the processes of a run, with a signal and after the grace time with SIGKILL, and wait until they end."""
         await end_orphans(orphans, number, grace_ms)
 
+    async def end_left_behind(self) -> None:
+        """End the short-lived children of an earlier daemon, of this user and namespace, that still run.
+
+        Their shims end them with their daemon; these are left where a shim was killed as well.
+        """
+        await asyncio.to_thread(end_left_behind)
+
     async def _find_exit(self, folder: Path, run_id: str, status: Status) -> Exit | None:
         if status.run is None:
             return None
@@ -204,7 +196,7 @@ class Runtime:
             return lost("the machine was restarted")
         for cgroup in self._cgroups(folder, run_id):
             end_cgroup(cgroup)
-        await asyncio.to_thread(end_session, status.run, watched=False)
+        await asyncio.to_thread(end_run, status.run, run_id, watched=False)
         return status.exit or lost("its supervisor was killed")
 
     def owners(self) -> list[str]:
@@ -400,7 +392,7 @@ class Runtime:
             os.close(start.report_fd)
             start.report_fd = -1
             if shim >= 0:
-                await asyncio.shield(_end_start(shim, start.folder))
+                await asyncio.shield(_end_start(shim, start.folder, start.run_id))
 
     def _cgroups(self, folder: Path, run_id: str) -> list[Path]:
         """The recorded control group of a run, if any; its name has the run's id, so it contains no other run."""
@@ -411,12 +403,12 @@ class Runtime:
         return []
 
 
-async def _end_start(shim: int, folder: Path) -> None:
+async def _end_start(shim: int, folder: Path, run_id: str) -> None:
     """Kill the shim of a start that was given up, and the program that it may have executed already."""
     await _kill_shim(shim, folder / "lock")
     status = read_status(folder / "status")
     if status is not None and status.run is not None:
-        await asyncio.to_thread(end_session, status.run, watched=True)
+        await asyncio.to_thread(end_run, status.run, run_id, watched=True)
 
 
 def _require_spare_descriptors() -> None:

@@ -44,6 +44,7 @@ AT_START = frozenset(
         "memory_limit_mib",
         "cpu_limit_percent",
         "log_limit_mib",
+        "umask",
     }
 )
 """The fields whose changes take effect at the next start of a running service."""
@@ -196,6 +197,7 @@ def _wide_fields(service: dict[str, Any]) -> list[tuple[str, Any]]:
         ("Config", service.get("config_filename") and f"{service['config_filename']} ({service['config_format']})"),
         ("Repository", service.get("repo_path")),
         ("Cloned from", service.get("repo_url")),
+        ("Umask", service.get("umask")),
         ("Autostart", "yes" if service.get("autostart") else "no"),
         ("Stop", f"{service['stop_signal']}, SIGKILL after {_time(service['stop_grace_ms'])}"),
         ("Created", format_time(service["created_at"])),

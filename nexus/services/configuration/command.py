@@ -15,7 +15,7 @@ from nexus.runtime import ProcessSpec
 from nexus.services.errors import ServiceNoCommand
 from nexus.services.records import Service
 
-__all__ = ["argv_of", "directory_of", "make_spec", "refuse_without_command"]
+__all__ = ["argv_of", "directory_of", "make_spec", "refuse_without_command", "umask_of"]
 
 _MIB = 1024 * 1024
 
@@ -28,6 +28,11 @@ def argv_of(command: str | list[str]) -> tuple[str, ...]:
 def directory_of(service: Service) -> str:
     """The working directory: the declared one, else the repository, else the home directory."""
     return service.directory or service.repo_path or os.path.expanduser("~")  # noqa: PTH111
+
+
+def umask_of(service: Service) -> int | None:
+    """The declared umask; None: that of the session that started the daemon."""
+    return None if service.umask is None else int(service.umask, 8)
 
 
 def refuse_without_command(service: Service) -> None:
@@ -66,4 +71,5 @@ async def make_spec(service: Service, environment: Mapping[str, str], hooks: Hoo
         log_bytes=service.log_limit_mib * _MIB,
         memory_bytes=None if service.memory_limit_mib is None else service.memory_limit_mib * _MIB,
         cpu_percent=service.cpu_limit_percent,
+        umask=umask_of(service),
     )

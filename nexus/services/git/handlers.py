@@ -39,6 +39,7 @@ from nexus.services.commands import (
     GitLog,
     GitPull,
 )
+from nexus.services.configuration.command import umask_of
 from nexus.services.errors import ServiceInvalid, ServiceNoRepository
 from nexus.services.records import (
     GitBranch,
@@ -143,6 +144,7 @@ async def git_clone(ctx: Context, command: GitClone, stream: Stream[GitProgress]
             branch=service.git_branch,
             auth=service.git_auth_type.value,
             token=token,
+            umask=umask_of(service),
             progress=lambda done: report(_progress(done)),
         ),
     )
@@ -192,7 +194,7 @@ def _repository(ctx: Context, reference: str, token: str | None = None) -> tuple
             hint=f"Set its path: {command_line('nexusctl', 'service', 'update', service.name, '--repo-path', 'PATH')}",
         )
     auth: Any = service.git_auth_type.value
-    return service, Repository(Path(service.repo_path), auth=auth, token=token)
+    return service, Repository(Path(service.repo_path), auth=auth, token=token, umask=umask_of(service))
 
 
 async def _token(ctx: Context, reference: str, given: str | None) -> str | None:
