@@ -100,7 +100,7 @@ class Run:
             await self._on_health(*self._early)
         left_s = (service.start_window_ms - self.up_ms) / 1000
         if oneshot and left_s > 0:
-            self._window = asyncio.get_running_loop().call_later(left_s, self._succeed)
+            self._window = asyncio.get_running_loop().call_later(left_s, self._succeed_if_running)
         else:
             self._succeed()
 
@@ -110,8 +110,13 @@ class Run:
     def _succeed(self) -> None:
         """End the waits for the start, and those for readiness if the service is ready."""
         service = self._context.state.service
-        if service is not None and not self._context.requests.pending and self.process.exit is None:
+        if service is not None and not self._context.requests.pending:
             self._context.waiters.succeed(ready=is_ready(service))
+
+    def _succeed_if_running(self) -> None:
+        """The window of a oneshot has passed; the end of one that has exited decides about its start."""
+        if self.process.exit is None:
+            self._succeed()
 
     def _start_health(self) -> None:
         service = self._context.state.read().service
