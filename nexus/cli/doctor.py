@@ -150,7 +150,10 @@ def _database(app: App) -> Iterator[Finding]:
         status = path.stat()
     except FileNotFoundError:
         yield Finding(
-            "database", "warning", f"{path} does not exist yet", "The daemon creates it when it first starts."
+            "database",
+            "warning",
+            f"{path} does not exist",
+            "The daemon creates it when it first starts. If it was deleted: nexusctl db restore BACKUP",
         )
         return
     if status.st_uid != os.geteuid():

@@ -39,12 +39,14 @@ from nexus.runtime import Runtime
 from nexus.runtime.procfs import overflow_uid
 from nexus.store import DatabaseDamaged, SchemaMismatch, StoreError
 from nexus.store.maintenance import database_lock
+from nexus.store.processes_folder import ForeignProcesses, ProcessesFolder
 from nexus.store.sqlite import SqliteStore
 from nexus.supervision.boot import Boot
 from nexus.supervision.port_leases import PortLeases
 from nexus.supervision.sweeper import Sweeper
 from nexus.system.settings import KNOWN, validate
 from nexus.system.store import setting_value
+from nexus.trust import make_trusted, require_trusted
 
 __all__ = ["main"]
 
@@ -54,7 +56,7 @@ _PRUNE_INTERVAL_S = 3600.0
 _DAY_MS = 24 * 60 * 60 * 1000
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HANDLED_SIGNALS = (*_STOP_SIGNALS, signal.SIGHUP)
-_NEEDS_A_PERSON = (ConfigError, SchemaMismatch, DatabaseDamaged)
+_NEEDS_A_PERSON = (ConfigError, SchemaMismatch, DatabaseDamaged, ForeignProcesses)
 """Starting again does not help: the unit has RestartPreventExitStatus= for their exit code."""
 _EX_CONFIG = 78
 """From sysexits.h."""
@@ -99,7 +101,7 @@ def run(arguments: list[str]) -> int:
     except (ReportedError, OSError) as error:
         message, hint = _message_and_hint(error)
         notifier.send(f"STATUS={message}", "ERRNO=1")
-        print(f"nexusd: {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
+        print("\n  ".join([f"nexusd: {message}", *(hint or "").splitlines()]), file=sys.stderr)
         if passed is not None:
             _refuse_waiting_clients(passed, message, hint)
         return _EX_CONFIG if isinstance(error, _NEEDS_A_PERSON) else 1
@@ -145,6 +147,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--no-plugins", action="store_true", help="run without plugins, even if the configuration enables them"
+    )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="if the processes beside the database are not those of its records, rename their folder and start",
     )
     parser.add_argument("--version", action="version", version=f"nexusd {__version__}")
     return parser.parse_args(arguments)
@@ -218,8 +225,10 @@ class _Daemon:
     def _open_store(self, database: Path) -> SqliteStore:
         self.notifier.send("STATUS=Opening the database")
         lock = database_lock(database)
+        backups = Path(state_directory(), "backups")
+        require_trusted(str(backups), "the folder of backups")
         try:
-            lock.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_trusted(str(lock.path.parent), "the database's folder")
             lock.acquire()
         except LockHeld as held:
             raise StartError(
@@ -232,8 +241,9 @@ class _Daemon:
                 f"Look at the permissions: ls -ld {database.parent}",
             ) from error
         self._database_lock = lock  # held until the process ends
-        store = SqliteStore(database, Path(state_directory(), "backups"))
-        store.init()
+        store = SqliteStore(database, backups)
+        self._processes = ProcessesFolder(database, fresh=self.options.fresh)
+        self._processes.open_store(store)
         _log.info("database %s, schema version %d", database, store.status().schema_version)
         return store
 
@@ -284,7 +294,7 @@ class _Daemon:
             signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
 
     def _manager_context(self, store: SqliteStore, hooks: PluginHost) -> ManagerContext:
-        directory = _process_directory(store.path)
+        directory = self._processes.path
         runtime = Runtime(directory, descriptors=self._file_limit)
         return ManagerContext(
             store=store,
@@ -399,15 +409,6 @@ class _Daemon:
             _log.warning("%s; the default is used", error.message)
             return KNOWN["journal.keep_days"].default
         return int(value)
-
-
-def _process_directory(database: Path) -> Path:
-    """The folder for the files of the processes that a database's records describe.
-
-    Each database has its own, because a daemon ends every process there that no record of its database knows.
-    """
-    own = database.parent if database.name == "nexus.db" else database.with_name(f"{database.name}.d")
-    return own / "processes"
 
 
 def _raise_file_limit() -> int:
