@@ -226,6 +226,7 @@ class _Daemon:
         self.notifier.send("STATUS=Opening the database")
         lock = database_lock(database)
         backups = Path(state_directory(), "backups")
+        require_trusted(str(backups.parent), "the state folder")
         require_trusted(str(backups), "the folder of backups")
         try:
             make_trusted(str(lock.path.parent), "the database's folder")
