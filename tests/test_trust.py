@@ -249,5 +249,5 @@ def test_plugin_that_others_can_exchange_is_refused(root: Path, spoil: Callable[
         assert str(plugins.parent) in (found.problem or "")
     else:
         assert [str(elsewhere) in (source.problem or "") for source in found.files] == [True]
-    with pytest.raises(ValueError, match="other users can write to|belongs to user"):
+    with pytest.raises(ValueError, match=r"other users can write to|belongs to user"):
         read_trusted(str(plugins / "a.py"))
