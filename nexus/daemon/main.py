@@ -31,6 +31,7 @@ from nexus.daemon.dispatch import load_capabilities, make_managers
 from nexus.daemon.listener import OwnListener, StartError
 from nexus.daemon.server import Server, refuse
 from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
+from nexus.daemon.threads import StoppableExecutor, exit_despite_threads
 from nexus.journal.store import prune
 from nexus.locks import LockHeld
 from nexus.paths import state_directory
@@ -64,7 +65,7 @@ _EX_CONFIG = 78
 
 def main() -> None:
     """The console script ``nexusd``."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(exit_despite_threads(run(sys.argv[1:])))
 
 
 class _StoppedAtStart(BaseException):
@@ -250,6 +251,7 @@ class _Daemon:
 
     async def _serve(self, listener: socket.socket, store: SqliteStore, where: str) -> None:
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(StoppableExecutor())
         self.stopping = asyncio.Event()
         self._prune_wanted = asyncio.Event()
         self.store = store
@@ -264,7 +266,7 @@ class _Daemon:
         managers = [plugins, *make_managers(context)]
         self.server.managers = {type(manager): manager for manager in managers}
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        tasks = [loop.create_task(self._prune_journal())]
+        tasks = [loop.create_task(self._prune_journal(context.boot))]
         interval = watchdog_interval_s()
         if interval is not None:
             tasks.append(loop.create_task(self._feed_watchdog(interval)))
@@ -374,7 +376,7 @@ class _Daemon:
                 return
             self.server.resume_listening()
 
-    async def _prune_journal(self) -> None:
+    async def _prune_journal(self, boot: Boot) -> None:
         """Delete events older than the setting journal.keep_days: now, every hour, and when the setting changes.
 
         It also ends by itself once the daemon stops.
@@ -383,7 +385,7 @@ class _Daemon:
             self._prune_wanted.clear()
             try:
                 days = self._keep_days()
-                before = int(time.time() * 1000) - days * _DAY_MS
+                before = boot.trusted_now_ms() - days * _DAY_MS
                 pruned = 0
                 while not self._prune_wanted.is_set():
                     gone = await self.store.write(functools.partial(prune, before_at=before))

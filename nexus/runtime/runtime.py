@@ -342,7 +342,9 @@ class Runtime:
             raise explain(start.spec, "shim", error.errno or 0) from None
         start.close_inherited()
         try:
-            report = await asyncio.wait_for(_read_report(start.report_fd), timeout_s)
+            # Not asyncio.wait_for, which in Python 3.11 loses a cancellation that comes with the result.
+            async with asyncio.timeout(timeout_s):
+                report = await _read_report(start.report_fd)
             status = read_status(start.folder / "status")
             if report == ["ok"] and status is not None and status.run is not None:
                 process = Process(start.owner, start.run_id, start.folder, status.run, shim)
@@ -369,7 +371,7 @@ class Runtime:
             os.close(start.report_fd)
             start.report_fd = -1
             if shim >= 0:
-                await asyncio.shield(_kill_shim(shim, start.folder / "lock"))
+                await asyncio.shield(_end_start(shim, start.folder))
 
     def _cgroups(self, folder: Path, run_id: str) -> list[Path]:
         """The recorded control group of a run, if any; its name has the run's id, so it contains no other run."""
@@ -378,6 +380,14 @@ class Runtime:
             if path.name == f"nexus-{run_id}.scope":
                 return [path]
         return []
+
+
+async def _end_start(shim: int, folder: Path) -> None:
+    """Kill the shim of a start that was given up, and the program that it may have executed already."""
+    await _kill_shim(shim, folder / "lock")
+    status = read_status(folder / "status")
+    if status is not None and status.run is not None:
+        await asyncio.to_thread(end_session, status.run, watched=True)
 
 
 class _ScopeFailed(Exception):

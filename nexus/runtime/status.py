@@ -21,10 +21,12 @@ __all__ = [
     "Status",
     "boot_id",
     "boot_time_s",
+    "boot_clock_ms",
     "is_locked",
     "now_ms",
     "open_process",
     "process_start",
+    "process_start_ms",
     "read_status",
 ]
 
@@ -98,6 +100,11 @@ def boot_id() -> str:
         return "-"
 
 
+def boot_clock_ms() -> int:
+    """The time since the boot in ms, also while suspended (CLOCK_BOOTTIME): it never jumps, unlike the wall clock."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
 def boot_time_s() -> int | None:
     """When the kernel was booted, in seconds since 1970 by the clock as it goes now (proc(5), ``btime``)."""
     with contextlib.suppress(OSError, ValueError):
@@ -133,6 +140,12 @@ def process_start(pid: int) -> int | None:
         return None
     # The name may contain blanks and brackets; field 22 is the 20th after the last bracket.
     return int(raw[raw.rindex(b")") + 1 :].split()[19])
+
+
+def process_start_ms(pid: int) -> int | None:
+    """When a process started, in ms of the boot clock; None if there is no such process."""
+    start = process_start(pid)
+    return None if start is None else start * 1000 // os.sysconf("SC_CLK_TCK")
 
 
 def open_process(pid: int, start: int) -> int | None:

@@ -38,6 +38,7 @@ from nexus.services.errors import (
     ServiceStartFailed,
     ServiceStopped,
     ServiceTunnelNameTaken,
+    ServiceUnknown,
 )
 from nexus.services.records import (
     Branch,
@@ -113,6 +114,7 @@ _START_ERRORS = (
     ServiceConfigFile,
     ServiceDependencyFailed,
     ServiceStopped,
+    ServiceUnknown,
 )
 
 Directory = Annotated[
@@ -275,7 +277,7 @@ class AddService(Command[Service]):
     restart_limit: RestartLimit = 5
     restart_window_ms: RestartWindow = 60_000
     restart_unhealthy: RestartUnhealthy = False
-    start_window_ms: StartWindow = 250
+    start_window_ms: StartWindow = 1000
     health_exec: HealthExec | None = None
     health_tcp: HealthTcp | None = None
     health_log: HealthLog | None = None

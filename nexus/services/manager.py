@@ -81,7 +81,7 @@ class ServiceManager:
         service = stored.service
         if stored.stopped_in_boot == self._context.boot.id or self.handle(service.id).alive:
             return False
-        return not (service.type is ServiceType.ONESHOT and completed(stored, self._context.boot.at))
+        return not (service.type is ServiceType.ONESHOT and completed(stored, self._context.boot))
 
     async def _autostart(self, service: Service) -> None:
         await self._context.boot.reconciled()
@@ -313,7 +313,7 @@ class ServiceManager:
         """
         service = self._resolve(command.service)
         if command.stop and not self._store.read(lambda reader: dependency_store.dependents_of(reader, service.id)):
-            await self.handle(service.id).stop(StopRequest(ctx.caller, _REMOVAL, on_demand=True))
+            await self.handle(service.id).stop(StopRequest(ctx.caller, _REMOVAL, on_demand=True, strict=True))
         # Once the record is deleted the request has succeeded, and its files are deleted even if it is cancelled.
         return await uninterrupted(self._remove(ctx, service))
 

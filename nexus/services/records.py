@@ -169,6 +169,8 @@ class Service(Record, kw_only=True):
     """Why it is in this state, as a sentence for people."""
     reason_code: ServiceReason | None = None
     """The same for programs; set whenever ``reason`` is set."""
+    unknown_since: int | None = None
+    """Since when the daemon cannot look at its run, as when descriptors are exhausted; the state is the last known."""
     health_message: str | None = None
     """The message of the last health check."""
     lost_dependencies: list[str] = field(default_factory=list)

@@ -87,6 +87,8 @@ class StoredService(Record):
     """When its policy restarted it, as far as that still counts."""
     stopped_in_boot: str | None = None
     """The boot in which a client stopped it: autostart leaves it alone until the next boot."""
+    ended_in_boot: str | None = None
+    """The boot in which its last run ended; None for a record that is older than the column."""
     dependencies: list[StoredDependency] = field(default_factory=list)
 
 
@@ -151,7 +153,10 @@ def _values(names: tuple[str, ...], row: tuple[Any, ...]) -> dict[str, Any]:
 
 
 _FIELDS = Service.__struct_fields__
-_PRIVATE = ("environment", "start_environment", "wanted", "run_id", "restart_times", "stopped_in_boot")
+_PRIVATE = (
+    *("environment", "start_environment", "wanted", "run_id", "restart_times", "stopped_in_boot"),
+    "ended_in_boot",
+)
 _FROM = "FROM service JOIN service_config ON service_config.id = service.config_id"
 _SELECT = f"SELECT {', '.join(map(_column, _FIELDS))} {_FROM}"
 _SELECT_STORED = f"SELECT {', '.join(map(_column, (*_FIELDS, *_PRIVATE)))} {_FROM}"
@@ -355,6 +360,8 @@ _RUN_COLUMNS = frozenset(
         "reason_code",
         "lost_dependencies",
         "stopped_in_boot",
+        "unknown_since",
+        "ended_in_boot",
     }
 )
 _STATE_COLUMNS = ("reason", "reason_code", "next_restart_at")

@@ -97,7 +97,10 @@ _KINDS: dict[str, set[str]] = {
     "records": _BASE | {"{own}.states"},
     "errors": _BASE,
     "states": _BASE,
-    "store": _BASE | _OWN_CONTRACT | {"nexus.caller", "nexus.store", "nexus.supervision.store", "{own}.settings"},
+    "store": _BASE
+    | _OWN_CONTRACT
+    | {"nexus.caller", "nexus.runtime.loopback", "{own}.settings"}
+    | {"nexus.store", "nexus.supervision.store"},
     "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs"},
     "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
     "part": _BASE | _SHARED | _WORLD | {"{own}"},

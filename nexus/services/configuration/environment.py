@@ -12,12 +12,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from nexus.runtime import loopback
 from nexus.services.configuration.config_file import read_config_file
 from nexus.services.store import StoredService
 
 __all__ = ["Variable", "as_environment", "inherited_environment", "resolve", "tunnel_prefix"]
-
-TUNNEL_HOST = "127.0.0.1"
 
 _NOT_INHERITED = frozenset(
     {
@@ -105,7 +104,7 @@ async def resolve(
     for edge in stored.dependencies:
         if edge.tunnel_enabled:
             prefix = tunnel_prefix(edge.dependency)
-            tunnel = {f"{prefix}HOST": TUNNEL_HOST, f"{prefix}PORT": _text(tunnel_ports.get(edge.dependency))}
+            tunnel = {f"{prefix}HOST": loopback.HOST, f"{prefix}PORT": _text(tunnel_ports.get(edge.dependency))}
             layers.append(("tunnel", tunnel))
     layers.append(("nexus", {"NEXUS_SERVICE": service.name, "NEXUS_RUN_ID": run_id}))
     variables = {name: Variable(name, value, source) for source, values in layers for name, value in values.items()}

@@ -18,7 +18,7 @@ from typing import Any
 from nexus_protocol import NexusError
 
 from nexus.capability import ManagerContext
-from nexus.runtime import Process, ProcessSpec, RuntimeFailure, ports
+from nexus.runtime import Process, ProcessSpec, RuntimeFailure, loopback, ports
 from nexus.runtime.tunnel import find_tunnel_command
 from nexus.services import store
 from nexus.services.dependencies import store as dependency_store
@@ -35,7 +35,7 @@ __all__ = ["TUNNEL_OWNER", "Tunnels"]
 _log = logging.getLogger("nexus.services")
 
 TUNNEL_OWNER = "tunnel-"
-_HOST = dependency_store.TUNNEL_HOST
+_HOST = loopback.HOST
 _LISTEN_TIMEOUT_S = 10.0
 _LOG_BYTES = 128 * 1024
 _PORT_ATTEMPTS = 8

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from nexus_protocol import NexusError
 
-from nexus.runtime import ports
+from nexus.runtime import loopback, ports
 from nexus.runtime.command import run_command
 from nexus.services.configuration.command import argv_of, directory_of
 from nexus.services.health.declared import has_health_check
@@ -237,7 +237,7 @@ def _as_message(line: bytes) -> str:
 
 
 async def _probe_port(port: int, timeout_s: float) -> _Result:
-    for host in ("127.0.0.1", "::1"):
+    for host in loopback.HOSTS:
         if await ports.accepts(host, port, timeout_s):
             return _Result(True, None)
     return _Result(False, f"cannot connect to port {port}")
