@@ -14,7 +14,7 @@ from nexus_protocol.errors import ReportedError
 
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.find_daemon import SocketGone
-from nexus.cli.output import colour_wanted, output_options, printer
+from nexus.cli.output import colour_wanted, output_options, painted, printer
 from nexus.cli.systemd import start_hint, unit_installed, user_manager_runs
 from nexus.client.errors import ConnectError
 from nexus.paths import check_socket_path, runtime_directory
@@ -68,7 +68,7 @@ def _print(finding: Finding) -> None:
     colours = {"ok": "green", "warning": "yellow", "failing": "red"}
     mark = f"{finding.status:<8}"
     if colour_wanted():
-        mark = click.style(mark, fg=colours[finding.status])
+        mark = painted(mark, colours[finding.status])
     click.echo(f"{mark} {finding.check + ':':<15} {finding.message}")
     if finding.remedy:
         click.echo(f"{'':<25}{finding.remedy}")

@@ -47,6 +47,7 @@ from nexus.supervision.port_leases import PortLeases
 from nexus.supervision.sweeper import Sweeper
 from nexus.system.settings import KNOWN, validate
 from nexus.system.store import setting_value
+from nexus.terminal import guard
 from nexus.trust import make_trusted, require_trusted
 
 __all__ = ["main"]
@@ -65,6 +66,7 @@ _EX_CONFIG = 78
 
 def main() -> None:
     """The console script ``nexusd``."""
+    guard()
     sys.exit(exit_despite_threads(run(sys.argv[1:])))
 
 
