@@ -34,7 +34,7 @@ _UNSAFE_IN_OUTPUT = (
 )
 _COLOUR = "\x1b\\[[0-9;:]{0,64}m"
 """Select Graphic Rendition of ECMA-48."""
-_PART_OF_COLOUR = "\x1b(?:\\[[0-9;:]{0,64})?$"
+_PART_OF_COLOUR = "\x1b(?:\\[[0-9;:]{0,64})?\\Z"
 
 
 def printable(text: str) -> str:
@@ -154,8 +154,8 @@ class OutputFilter:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._pending = ""
         self._coloured = False
-        self._unsafe = re.compile(f"({_COLOUR})|\r(?=\n)|{_UNSAFE_IN_OUTPUT}")
-        self._part = re.compile(f"(?:{_PART_OF_COLOUR}|\r$)")
+        self._unsafe = re.compile(f"({_COLOUR})|(\r(?=\n))|{_UNSAFE_IN_OUTPUT}")
+        self._part = re.compile(f"(?:{_PART_OF_COLOUR}|\r\\Z)")
 
     def feed(self, data: bytes) -> bytes:
         """The next piece, safe; the end of it may come with the next one."""
@@ -175,7 +175,7 @@ class OutputFilter:
             if match[1]:
                 self._coloured = True
                 return str(match[1])
-            return "" if match[0] == "\r" else _REPLACEMENT
+            return "" if match[2] else _REPLACEMENT
 
         return self._unsafe.sub(replaced, text).encode(self._encoding, "replace")
 
