@@ -56,7 +56,7 @@ class Screen:
 
     def __init__(self) -> None:
         self._outer, inner = pty.openpty()
-        self.stream = open(inner, "w", encoding="utf-8")
+        self.stream = os.fdopen(inner, "w", encoding="utf-8")
         self.guarded: Any = SafeOutput(self.stream)
 
     def shown(self) -> str:
@@ -206,7 +206,9 @@ WAYS_AROUND = ("buffer", "__stdout__", "__stderr__")
 
 def test_no_module_writes_around_the_guard() -> None:
     found = []
-    for path in sorted(itertools.chain((NEXUS / "cli").rglob("*.py"), NEXUS.glob("*/cli.py"), NEXUS.glob("*/cli/*.py"))):
+    for path in sorted(
+        itertools.chain((NEXUS / "cli").rglob("*.py"), NEXUS.glob("*/cli.py"), NEXUS.glob("*/cli/*.py"))
+    ):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and node.attr in WAYS_AROUND:
                 found.append(f"{path.name}:{node.lineno}: {node.attr}")

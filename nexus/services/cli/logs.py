@@ -233,9 +233,7 @@ def make_logs() -> click.Command:
         click.Option(["--stdout", "only_stdout"], is_flag=True, help="Only standard output."),
         click.Option(["--stderr", "only_stderr"], is_flag=True, help="Only standard error."),
         click.Option(["-t", "--timestamps"], is_flag=True, help="Print each line's time before it."),
-        click.Option(
-            ["--raw"], is_flag=True, help="Give a terminal the bytes as they are, control sequences too."
-        ),
+        click.Option(["--raw"], is_flag=True, help="Give a terminal the bytes as they are, control sequences too."),
     ]
     exclude = ("service", "lines", "since_at", "stream", "follow")
     return verb(GetServiceStdout, _logs, parameters=parameters, exclude=exclude, help=_LOGS_HELP)
