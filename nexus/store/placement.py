@@ -135,7 +135,7 @@ class Placement:
         try:
             with contextlib.closing(sqlite3.connect(uri, uri=True)) as alone:
                 return alone.serialize() == connection.serialize()
-        except (sqlite3.Error, MemoryError):
+        except (sqlite3.Error, MemoryError, AttributeError):  # an SQLite without serialize has no such method
             return False
 
     def set_log_aside(self, aside: Path) -> None:
