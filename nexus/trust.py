@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from nexus_protocol.errors import ReportedError
 
+from nexus.hints import command_line
+
 __all__ = ["Distrust", "Untrusted", "distrust", "distrust_of_status", "make_trusted", "require_trusted"]
 
 _MAX_LINKS = 40
@@ -43,9 +45,7 @@ class Distrust(NamedTuple):
     @property
     def command(self) -> str:
         """The command that helps."""
-        import shlex
-
-        return f"{self.remedy} {shlex.quote(self.path)}"
+        return command_line(*self.remedy.split(), self.path)
 
 
 def distrust_of_status(path: str, status: os.stat_result) -> Distrust | None:

@@ -6,6 +6,7 @@ Only results go to standard output; hints and "No ... found." go to standard err
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Column",
     "Printer",
+    "address_given",
     "can_ask",
     "colour_wanted",
     "confirm",
@@ -31,6 +33,7 @@ __all__ = [
     "format_duration",
     "format_time",
     "hint",
+    "hint_lines",
     "output_filter",
     "output_options",
     "overwrite_line",
@@ -38,6 +41,7 @@ __all__ = [
     "print_fields",
     "printable",
     "printer",
+    "set_address",
     "write_exact",
 ]
 
@@ -193,10 +197,36 @@ def format_duration(ms: int) -> str:
     return " ".join(f"{number} {unit}" for number, unit in parts[:2])
 
 
+_address: list[str] = []
+"""The options of this run that say which daemon it means; hints repeat them, or they would lead to another one."""
+
+
+def set_address(socket: str | None, config: str | None) -> None:
+    """Note ``--socket`` and ``--config`` as they were given, for ``hint_lines``."""
+    _address[:] = [
+        word for option in (("--socket", socket), ("--config", config)) if option[1] for word in option if word
+    ]
+
+
+def address_given() -> bool:
+    """Whether this run has an option that says which daemon it means."""
+    return bool(_address)
+
+
+def hint_lines(text: str) -> list[str]:
+    """The lines of a hint as they are printed. Its commands of nexusctl go to the daemon of this run."""
+    if _address:
+        from nexus.hints import command_line
+
+        again = command_line("nexusctl", *_address)
+        text = re.sub(r"(?m)(^|: |; )nexusctl (?!--socket )", lambda match: f"{match[1]}{again} ", text)
+    return [printable(line) for line in text.splitlines()]
+
+
 def hint(text: str) -> None:
     """Print what to do next on standard error, after an empty line."""
     sys.stdout.flush()
-    click.echo(f"\n  {text}", err=True)
+    click.echo("".join(f"\n  {line}" for line in hint_lines(text)), err=True)
 
 
 def can_ask() -> bool:
@@ -208,7 +238,9 @@ def confirm(question: str, refusal: str, command: str) -> bool:
     """Ask on a terminal; without one, print the refusal. ``command`` is the command line that skips the question."""
     if can_ask():
         return click.confirm(printable(question), err=True)
-    click.echo(f"Error: {refusal}\n  Run with --yes to skip confirmation: {printable(command)}", err=True)
+    click.echo(f"Error: {refusal}", err=True)
+    for line in hint_lines(f"Run with --yes to skip confirmation: {command}"):
+        click.echo(f"  {line}", err=True)
     return False
 
 

@@ -309,5 +309,6 @@ def _explain_descriptor_exhaustion() -> Iterator[None]:
             raise
         raise ResourceExhausted(
             "cannot check ports: too many open files",
-            hint="Stop some services, or raise the limit of open files (ulimit -n).",
+            hint="Stop some services.\n"
+            "Or raise the limit of open files in the shell that starts the daemon: ulimit -n NUMBER",
         ) from error

@@ -9,6 +9,7 @@ import errno
 import os
 import shutil
 
+from nexus.hints import command_line
 from nexus.runtime.spec import ProcessSpec, StartFailed
 
 __all__ = ["explain", "find_obstacle"]
@@ -91,7 +92,7 @@ def _exec_reason(spec: ProcessSpec, number: int) -> tuple[str, str | None]:
             "Make both executable, and check that their disk is not mounted noexec."
         )
     if number == errno.EACCES:
-        return "it is not executable", f"Try: chmod +x {program}"
+        return "it is not executable", f"Try: {command_line('chmod', '+x', program)}"
     if number == errno.ENOEXEC:
         return "it is neither a program nor a script that starts with #!", (
             "Begin the script with a line such as #!/bin/sh."

@@ -133,10 +133,13 @@ def process_start(pid: int) -> int | None:
     """When a process started, in clock ticks since the boot; pid and start time together identify a process.
 
     None where there is no such process.
+
+    Raises:
+        OSError: it cannot be looked at; that is no proof that it is gone.
     """
     try:
         raw = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     # The name may contain blanks and brackets; field 22 is the 20th after the last bracket.
     return int(raw[raw.rindex(b")") + 1 :].split()[19])
@@ -157,10 +160,13 @@ def open_process(pid: int, start: int) -> int | None:
             return None
         raise
     # Reading the start time after opening the descriptor ensures that both belong to one process.
-    if process_start(pid) == start:
-        return fd
-    os.close(fd)
-    return None
+    same = False
+    try:
+        same = process_start(pid) == start
+    finally:
+        if not same:
+            os.close(fd)
+    return fd if same else None
 
 
 def now_ms() -> int:

@@ -201,6 +201,14 @@ CpuLimit = Annotated[
         extra={"option": "--cpu"},
     ),
 ]
+Umask = Annotated[
+    str,
+    Meta(
+        pattern=r"^0?[0-7]{3}$(?!\n)",
+        description="umask of its processes, health checks and git, in octal digits; by default that of the session "
+        "which started the daemon",
+    ),
+]
 LogLimit = Annotated[int, Meta(ge=1, le=65_536, description="largest size of its kept output, in MiB")]
 Timeout = Annotated[int, Meta(ge=1, le=86_400_000, description="time limit of the request")]
 GitToken = Annotated[Token, Meta(description="git token, used for this request and never stored")]
@@ -291,6 +299,7 @@ class AddService(Command[Service]):
     tags: TagList | None = None
     memory_limit_mib: MemoryLimit | None = None
     cpu_limit_percent: CpuLimit | None = None
+    umask: Umask | None = None
     log_limit_mib: LogLimit = 16
     id: (
         Annotated[
@@ -435,6 +444,7 @@ class UpdateService(Command[Service]):
     tags: TagList | None = None
     memory_limit_mib: MemoryLimit | None = None
     cpu_limit_percent: CpuLimit | None = None
+    umask: Umask | None = None
     log_limit_mib: LogLimit | None = None
     clear: (
         Annotated[
@@ -442,8 +452,8 @@ class UpdateService(Command[Service]):
             Meta(
                 max_length=32,
                 description="fields to unset, of run_command, directory, port, environment, config_filename, repo_url, "
-                "repo_path, git_branch, git_token_file, health_exec, health_tcp, health_log, tags, memory_limit_mib "
-                "and cpu_limit_percent",
+                "repo_path, git_branch, git_token_file, health_exec, health_tcp, health_log, tags, memory_limit_mib, "
+                "cpu_limit_percent and umask",
                 extra={"option": "--clear", "metavar": "FIELD"},
             ),
         ]

@@ -15,6 +15,7 @@ from nexus_protocol import DeadlineExceeded, NexusError
 
 from nexus import graph, journal
 from nexus.capability import Context, ManagerContext
+from nexus.hints import command_line
 from nexus.runtime import RuntimeFailure
 from nexus.runtime.tree import parent_of
 from nexus.services import store
@@ -261,7 +262,7 @@ class ServiceManager:
             what = "It continues in the daemon" if going_on else "It is still being stopped, and was not started"
             raise DeadlineExceeded(
                 f'cannot finish with service "{name}" within {timeout_ms} ms',
-                hint=f"{what}; see how far it is: nexusctl service status {name}",
+                hint=f"{what}; see how far it is: {command_line('nexusctl', 'service', 'status', name)}",
                 details={"name": name, "goes_on": going_on},
             ) from None
 
@@ -298,7 +299,7 @@ class ServiceManager:
         quoted = ", ".join(f'"{name}"' for name in names)
         return ServiceNeeded(
             f'cannot stop service "{service.name}": {quoted} need{"s" if len(names) == 1 else ""} it',
-            hint=f"Stop them too: nexusctl service stop {service.name} --cascade",
+            hint=f"Stop them too: {command_line('nexusctl', 'service', 'stop', service.name, '--cascade')}",
             details={"id": service.id, "name": service.name, "dependents": names},
         )
 
@@ -340,7 +341,10 @@ class ServiceManager:
         """A service with its dependencies and dependents, and the resources that its processes use."""
         handle = self._handles.get(service_id)
         process = None if handle is None else handle.process
-        used = None if process is None else await asyncio.to_thread(process.usage)
+        used = None
+        if process is not None:
+            with contextlib.suppress(OSError):  # without descriptors its usage is not known
+                used = await asyncio.to_thread(process.usage)
 
         def read(reader: Reader) -> ServiceStatus:
             return ServiceStatus(

@@ -149,6 +149,8 @@ class Service(Record, kw_only=True):
     memory_limit_mib: int | None = None
     cpu_limit_percent: int | None = None
     """100 is one core."""
+    umask: str | None = None
+    """Octal digits; if it is not set, that of the session that started the daemon."""
     log_limit_mib: int
 
     pid: int | None = None

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import field
 from nexus_protocol.command import SECRET, Record
 
+from nexus.hints import command_line
 from nexus.services.commands import AddService
 from nexus.services.dependencies.store import (
     StoredDependency,
@@ -282,7 +283,7 @@ def _refuse_taken_name(tx: Transaction, name: str, cannot: str) -> None:
     if row is not None:
         raise ServiceNameTaken(
             f'{cannot}: service name "{name}" already exists',
-            hint=f"Choose another name, or look at it: nexusctl service status {name}",
+            hint=f"Choose another name, or look at it: {command_line('nexusctl', 'service', 'status', name)}",
             details={"name": name, "id": row[0]},
         )
 
@@ -323,13 +324,14 @@ def delete(tx: Transaction, reference: str) -> Service:
         quoted = ", ".join(f'"{name}"' for name in dependents[:5]) + (", …" if len(dependents) > 5 else "")
         raise ServiceNeeded(
             f'cannot remove service "{service.name}": {quoted} depend{"s" if len(dependents) == 1 else ""} on it',
-            hint=f"Remove the dependency first: nexusctl service dependency remove {dependents[0]} {service.name}",
+            hint="Remove the dependency first: "
+            + command_line("nexusctl", "service", "dependency", "remove", dependents[0], service.name),
             details={"id": service.id, "name": service.name, "dependents": dependents},
         )
     if service.state in UP:
         raise ServiceRunning(
             f'cannot remove service "{service.name}": it is {service.state}, stop it first',
-            hint=f"Stop it and remove it: nexusctl service remove {service.name} --force",
+            hint=f"Stop it and remove it: {command_line('nexusctl', 'service', 'remove', service.name, '--force')}",
             details={"id": service.id, "name": service.name, "state": service.state.value},
         )
     release(tx, port_lease(service.id))

@@ -29,8 +29,8 @@ _CHANGED_HINT = (
     "Then: nexusctl daemon start"
 )
 _LOG_HINT = (
-    "Save its data first: nexusctl db backup PATH\n"
-    "Then: nexusctl daemon restart   (a stop writes what the log holds into the database)"
+    "A stop writes what the log holds into the database. Save its data first: nexusctl db backup PATH\n"
+    "Then: nexusctl daemon restart"
 )
 
 

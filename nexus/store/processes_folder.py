@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shlex
 from pathlib import Path
 
+from nexus.hints import command_line, joined
 from nexus.paths import PathError, default_database_path
 from nexus.store.backup import fsync_directory, timestamp
 from nexus.store.base import InitError
@@ -71,7 +71,8 @@ class ProcessesFolder:
             fsync_directory(aside.parent)
         except OSError as error:
             raise InitError(
-                f"cannot set {self.path} aside: {error.strerror}", hint=f"Rename it yourself: mv {self.path} {aside}"
+                f"cannot set {self.path} aside: {error.strerror}",
+                hint=f"Rename it yourself: {command_line('mv', self.path, aside)}",
             ) from error
         _log.warning(
             "the processes that are not those of %s go on, and their folder was set aside: %s", self._database, aside
@@ -130,12 +131,13 @@ class ProcessesFolder:
             usual = os.fspath(self._database) == os.path.realpath(default_database_path())
         except PathError:
             usual = False
-        fresh = f"nexusd --fresh --db {shlex.quote(os.fspath(self._database))}"
-        if usual:
-            fresh = "nexusd --fresh (or nexusctl daemon start --fresh)"
-        option = "" if usual else f" --db {shlex.quote(os.fspath(self._database))}"
+        option = () if usual else ("--db", self._database)
         return ForeignProcesses(
             message,
-            hint=f"Put the database back: nexusctl db restore BACKUP{option}\n"
-            f"Or leave these processes to themselves, their folder renamed: {fresh}",
+            hint=joined(
+                f"Put the database back: {command_line('nexusctl', 'db', 'restore', 'BACKUP', *option)}",
+                "Or rename the folder of these processes, which ends and deletes nothing, and start: "
+                + command_line("nexusd", "--fresh", *option),
+                "The same as a detached process or a unit: nexusctl daemon start --fresh" if usual else None,
+            ),
         )

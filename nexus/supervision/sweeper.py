@@ -44,7 +44,11 @@ class Sweeper:
         return None
 
     async def sweep(self) -> None:
-        """Look at every owner once. What cannot be deleted is logged, and tried again by the next daemon."""
+        """Look at every owner once, and at short-lived children whose daemon has ended.
+
+        What cannot be deleted is logged, and tried again by the next daemon.
+        """
+        await self._runtime.end_left_behind()
         for owner in await asyncio.to_thread(self._runtime.owners):
             try:
                 if self._known(owner) is not None:

@@ -83,7 +83,7 @@ def imports_of(module: Source, known: Container[str]) -> Iterator[str]:
 
 CONTRACT_KINDS = ("commands", "records", "errors", "states")
 
-_BASE = {"msgspec", "nexus_protocol"}
+_BASE = {"msgspec", "nexus_protocol", "nexus.hints"}
 _SHARED = {
     *("nexus.caller", "nexus.capability", "nexus.paging", "nexus.graph", "nexus.streams", "nexus.tasks"),
     "nexus.trust",
@@ -112,11 +112,13 @@ _LAYERS: dict[str, set[str]] = {
     "nexus_protocol": {"msgpack", "msgspec"},
     "nexus.paths": {"platformdirs", "nexus_protocol.errors"},
     "nexus.locks": {"nexus.runtime.procfs"},
-    "nexus.trust": {"nexus_protocol.errors"},
+    "nexus.trust": {"nexus_protocol.errors", "nexus.hints"},
+    "nexus.address": {"nexus.runtime.procfs"},
+    "nexus.hints": set(),
     "nexus.graph": set(),
     "nexus.tasks": set(),
     "nexus.terminal": {"click"},
-    "nexus.config": {"nexus.paths", "nexus.trust", "nexus_protocol.errors"},
+    "nexus.config": {"nexus.address", "nexus.paths", "nexus.trust", "nexus_protocol.errors"},
     "nexus.capabilities": set(),
     "nexus.caller": set(),
     "nexus.capability": _BASE | {"nexus.caller", "nexus.store", "nexus.runtime", "nexus.supervision"},
@@ -126,7 +128,9 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.runtime": _BASE,
     "nexus.git": _BASE | {"nexus.runtime"},
     "nexus.supervision": _BASE | {"nexus.caller", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"},
-    "nexus.client": {"msgpack", "nexus_protocol", "nexus", "nexus.config", "nexus.paths", "{contracts}"},
+    "nexus.client": {
+        *("msgpack", "nexus_protocol", "nexus", "nexus.config", "nexus.hints", "nexus.paths", "{contracts}"),
+    },
     "nexus.cli": {
         *_BASE,
         *("click", "tomli_w"),
@@ -137,6 +141,7 @@ _LAYERS: dict[str, set[str]] = {
         *_BASE,
         *(
             "nexus",
+            "nexus.address",
             "nexus.capabilities",
             "nexus.caller",
             "nexus.capability",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import heapq
-import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from nexus_protocol.errors import Unavailable
 
-from nexus.cli.output import Printer, end_with_reader, exact_bytes, hint, output_filter, printable
+from nexus.cli.output import Printer, end_with_reader, exact_bytes, hint, output_filter
 from nexus.cli.verbs import build_command, parse_duration, verb
 from nexus.client.errors import ConnectionLost
+from nexus.hints import command_line
 from nexus.services.commands import GetServiceStdout
 from nexus.services.records import LogPiece
 
@@ -157,7 +157,7 @@ def _logs(app: App, values: dict[str, Any], out: Printer) -> int:
         return 130  # the usual end of following: no message
     except (Unavailable, ConnectionLost) as error:
         if follow:
-            hint(f"Continue from here: {printable(shlex.join(['nexusctl', 'service', 'logs', *names]))} -f --lines 0")
+            hint(f"Continue from here: {command_line('nexusctl', 'service', 'logs', *names, '-f', '--lines', '0')}")
         if isinstance(error, Unavailable):
             raise ConnectionLost(error.message) from None  # without the daemon's hint: the one above replaces it
         raise

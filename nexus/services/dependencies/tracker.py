@@ -12,6 +12,7 @@ from nexus_protocol import NexusError
 
 from nexus.caller import Caller
 from nexus.capability import ManagerContext
+from nexus.hints import command_line, joined
 from nexus.services import store
 from nexus.services.dependencies.conditions import is_lost, is_met
 from nexus.services.dependencies.store import StoredDependency
@@ -130,7 +131,8 @@ class DependencyTracker:
                 continue
             waits.append(edge)
             if edge.condition is DependencyCondition.HEALTHY and not has_health_check(dependency.service):
-                hint = f"Give it one, or ask for less than healthy: nexusctl service update {edge.dependency} --help"
+                update = command_line("nexusctl", "service", "update", edge.dependency, "--help")
+                hint = f"Give it one, or ask for less than healthy: {update}"
                 raise _failed(edge, dependency.service, "it has no health check", hint=hint)
             if self._on_demand:
                 self._start(peer, edge, dependency.service, caller, fail)
@@ -216,9 +218,10 @@ def _why_lost(service: Service) -> str:
 def _failed(
     edge: StoredDependency, service: Service, reason: str, *, retried: bool = False, hint: str = ""
 ) -> ServiceDependencyFailed:
-    hint = hint or f"Look at it: nexusctl service status {service.name}"
+    hint = hint or f"Look at it: {command_line('nexusctl', 'service', 'status', service.name)}"
     if retried:
-        hint = f'The restart policy of "{service.name}" tries again, and "{edge.service}" goes on waiting. {hint}'
+        again = f'The restart policy of "{service.name}" tries again, and "{edge.service}" goes on waiting.'
+        hint = joined(again, hint) or ""
     return ServiceDependencyFailed(
         f'cannot start service "{edge.service}": its dependency "{service.name}" failed: {reason}',
         hint=hint,

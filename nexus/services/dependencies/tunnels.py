@@ -18,6 +18,7 @@ from typing import Any
 from nexus_protocol import NexusError
 
 from nexus.capability import ManagerContext
+from nexus.hints import command_line
 from nexus.runtime import Process, ProcessSpec, RuntimeFailure, loopback, ports
 from nexus.runtime.tunnel import find_tunnel_command
 from nexus.services import store
@@ -84,7 +85,8 @@ class Tunnels:
                 raise _start_failed(
                     edge,
                     f'"{edge.dependency}" has no port for its tunnel',
-                    f"Give it a port: nexusctl service update {edge.dependency} --port 0; in nexus.toml: port = 0",
+                    f"Give it a port: {command_line('nexusctl', 'service', 'update', edge.dependency, '--port', '0')}\n"
+                    "In nexus.toml: port = 0",
                 )
             tunnel = self._tunnels.get(edge.id)
             if tunnel is None:

@@ -7,6 +7,7 @@ import logging
 
 from nexus.caller import Caller
 from nexus.capability import ManagerContext
+from nexus.hints import command_line
 from nexus.runtime import Process
 from nexus.services.errors import ServiceRunning, ServiceUnknown
 from nexus.services.lifecycle.context import ServiceContext, Services
@@ -163,7 +164,8 @@ class ServiceHandle:
             return
         raise ServiceRunning(
             f'cannot start service "{self.name}" with this environment: it is up with another one',
-            hint=f"Restart it with this one: nexusctl service restart {self.name} --env …",
+            hint="Restart it with this one: "
+            + command_line("nexusctl", "service", "restart", self.name, "--env", "NAME=VALUE"),
             details={"id": self.id, "name": self.name},
         )
 

@@ -15,6 +15,7 @@ from typing import Any
 from nexus_protocol import Internal, NexusError
 
 from nexus.caller import Caller
+from nexus.hints import command_line, joined
 from nexus.runtime import Exit, Orphans, Process, RuntimeFailure
 from nexus.runtime.status import now_ms
 from nexus.services import store
@@ -401,8 +402,8 @@ class Lifecycle:
         )
         self._unwritten_exit = {}
         self._forget_run(None)
-        again = f"Its restart policy tries again. To end that: nexusctl service stop {self._state.name}"
-        error.hint = f"{error.hint}\n{again}" if error.hint else again
+        stop = command_line("nexusctl", "service", "stop", self._state.name)
+        error.hint = joined(error.hint, f"Its restart policy tries again. To end that: {stop}")
         self._context.waiters.fail(error, among=starters)
 
     async def _end(

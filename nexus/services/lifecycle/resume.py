@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import NamedTuple
 
@@ -53,6 +54,9 @@ async def find_run(context: ServiceContext, error: Exception) -> Process | Exit 
     while True:
         await asyncio.sleep(_LOOK_AGAIN_S)
         try:
+            if context.requests.stop is not None:
+                with contextlib.suppress(OSError):
+                    await context.manager.runtime.stop_unreadable(context.owner, run_id)
             found = await context.manager.runtime.adopt(context.owner, run_id)
             orphans = {} if found is not None else await context.manager.runtime.find_orphans({run_id: context.owner})
         except Exception as again:
