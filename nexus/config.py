@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from nexus_protocol.errors import ReportedError
 
 from nexus.paths import PathError, config_directory, default_socket_path, environment_path
+from nexus.trust import distrust
 
 __all__ = [
     "Config",
@@ -120,10 +122,13 @@ def load_config(path: str, *, required: bool = False) -> Config:
     """Read the file; a missing one means the defaults, unless it is ``required`` because the user named it.
 
     Raises:
-        ConfigError: it cannot be read, is not TOML, or has an unknown key or an invalid value.
+        ConfigError: it cannot be read, is not TOML, or has an unknown key or an invalid value; or another user may have
+            written it.
     """
     try:
         with open(path, encoding="utf-8") as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe or a device has no folder to trust
+                _require_trusted(path)
             text = file.read()
     except FileNotFoundError:
         if required:
@@ -143,6 +148,16 @@ def load_config(path: str, *, required: bool = False) -> Config:
         raise ConfigError(f"cannot read {path}: {error}") from None
     _check_sections(path, text, document)
     return _config(path, text, document)
+
+
+def _require_trusted(path: str) -> None:
+    """Refuse a file that another user may have written: it says which plugins are run, and where the daemon is."""
+    problem = distrust(path)
+    if problem is not None:
+        raise ConfigError(
+            f"cannot use {path}: {problem.sentence(path)}",
+            f"Another user may have changed what is in it. Look at it, then: {problem.command}",
+        )
 
 
 def _check_sections(path: str, text: str, document: Mapping[str, Any]) -> None:

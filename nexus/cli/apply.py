@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nexus.cli.output import Printer, colour_wanted, confirm, hint, output_options, printable, printer
+from nexus.cli.output import Printer, colour_wanted, confirm, hint, output_options, printable, printer, write_exact
 from nexus.hints import command_line
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def export(app: App, file: str, project: str | None, force: bool) -> None:
     observed = observe(app)
     text = write_project(project, *_tables(observed, project))
     if file == "-":
-        click.echo(text, nl=False)
+        write_exact(text)
         return
     _write_private(Path(file), text, force)
     click.echo(printable(f"Wrote {file}"))

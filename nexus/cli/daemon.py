@@ -47,6 +47,7 @@ from nexus.cli.systemd import (
 from nexus.client.errors import ConnectError, ConnectionFailure
 from nexus.hints import command_line, joined
 from nexus.system.commands import GetSystemStatus, Health, Shutdown
+from nexus.trust import make_trusted
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -71,8 +72,13 @@ class DaemonFailed(NexusError):
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least severe messages to log."
 )
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="If the processes beside the database are not those of its records, rename their folder.",
+)
 @click.pass_obj
-def start(app: App, log_level: str | None) -> None:
+def start(app: App, log_level: str | None, fresh: bool) -> None:
     """Start the daemon, unless it is running."""
     app.limit(ANSWER_WITHIN_S)
     managed = _managed(app)
@@ -86,13 +92,15 @@ def start(app: App, log_level: str | None) -> None:
     if managed:
         if log_level is not None:
             raise click.UsageError("--log-level has no effect on nexus.service: set [daemon] log_level in config.toml")
+        if fresh:
+            _set_processes_aside(app)
         app.timeout_s = None  # a migration at the start may take long
         pid = _start_units(app)
         click.echo(f"Started the daemon (pid {pid}, nexus.service)")
         return
     log = _log_path()
     try:
-        pid = _start_detached(app, log, log_level)
+        pid = _start_detached(app, log, log_level, fresh)
     except DaemonFailed:
         other = _started_by_another(app)
         if other is None:
@@ -144,7 +152,17 @@ def _log_path() -> Path:
     return Path(state_directory(), "nexusd.log")
 
 
-def _start_detached(app: App, log: Path, log_level: str | None) -> int:
+def _set_processes_aside(app: App) -> None:
+    """What ``nexusd --fresh`` does, before a unit whose command has no such option is started."""
+    from nexus.paths import state_directory
+    from nexus.store.maintenance import set_processes_aside
+
+    aside = set_processes_aside(app.database_path(), Path(state_directory(), "backups"))
+    if aside is not None:
+        click.echo(f"Set aside the processes of another database: {aside}")
+
+
+def _start_detached(app: App, log: Path, log_level: str | None, fresh: bool) -> int:
     """Start ``nexusd`` in its own session; returns its pid once it is ready.
 
     Raises:
@@ -152,12 +170,14 @@ def _start_detached(app: App, log: Path, log_level: str | None) -> int:
     """
     import tempfile
 
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_trusted(str(log.parent), "the state folder")
     command = [*nexusd_command(), "--log-file", str(log), "--socket", str(app.socket_path())]
     # The daemon's working directory is /, so every path must be absolute.
     command += ["--db", str(app.database_path())]
     if app.config_option:
         command += ["--config", str(Path(app.config_option).absolute())]
+    if fresh:
+        command.append("--fresh")
     if log_level:
         command += ["--log-level", log_level]
     with (

@@ -14,7 +14,7 @@ from nexus_protocol.errors import ReportedError
 
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.find_daemon import SocketGone
-from nexus.cli.output import colour_wanted, hint_lines, output_options, printer
+from nexus.cli.output import colour_wanted, hint_lines, output_options, painted, printer
 from nexus.cli.systemd import start_hint, unit_installed, user_manager_runs
 from nexus.client.errors import ConnectError
 from nexus.hints import command_line
@@ -69,7 +69,7 @@ def _print(finding: Finding) -> None:
     colours = {"ok": "green", "warning": "yellow", "failing": "red"}
     mark = f"{finding.status:<8}"
     if colour_wanted():
-        mark = click.style(mark, fg=colours[finding.status])
+        mark = painted(mark, colours[finding.status])
     click.echo(f"{mark} {finding.check + ':':<15} {finding.message}")
     for line in hint_lines(finding.remedy or ""):
         click.echo(f"{'':<25}{line}")
@@ -151,7 +151,10 @@ def _database(app: App) -> Iterator[Finding]:
         status = path.stat()
     except FileNotFoundError:
         yield Finding(
-            "database", "warning", f"{path} does not exist yet", "The daemon creates it when it first starts."
+            "database",
+            "warning",
+            f"{path} does not exist",
+            "The daemon creates it when it first starts. If it was deleted: nexusctl db restore BACKUP",
         )
         return
     if status.st_uid != os.geteuid():

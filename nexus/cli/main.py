@@ -19,6 +19,7 @@ from nexus import __version__
 from nexus.capabilities import CAPABILITIES, Noun
 from nexus.cli.groups import WordGroup
 from nexus.hints import command_line
+from nexus.terminal import guard
 
 __all__ = ["cli", "exit_code", "main", "print_error"]
 
@@ -127,6 +128,7 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the parent process closed it
             setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    guard()
     try:
         code = _run(sys.argv[1:])
         try:

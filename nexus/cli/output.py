@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from nexus.terminal import exact_bytes, output_filter, overwrite_line, painted, printable, write_exact
+
 if TYPE_CHECKING:
     import socket
 
@@ -27,15 +29,20 @@ __all__ = [
     "colour_wanted",
     "confirm",
     "end_with_reader",
+    "exact_bytes",
     "format_duration",
     "format_time",
     "hint",
     "hint_lines",
+    "output_filter",
     "output_options",
+    "overwrite_line",
+    "painted",
     "print_fields",
     "printable",
     "printer",
     "set_address",
+    "write_exact",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -81,7 +88,8 @@ class Printer:
         elif self.output == "jsonl":
             _write("".join(_json_line(record) + "\n" for record in records))
         elif self.output == "name":
-            _write("".join(f"{record[key]}\n" for record in records))
+            for record in records:
+                _write_name(record[key])
         elif records:
             self._table(records, columns)
         if not records:
@@ -94,7 +102,7 @@ class Printer:
         elif self.output == "jsonl":
             _write(_json_line(record) + "\n")
         elif self.output == "name":
-            _write(f"{record[key]}\n")
+            _write_name(record[key])
         else:
             sentence()
 
@@ -103,7 +111,7 @@ class Printer:
         if self.output in ("json", "jsonl"):
             _write(_json_line(record) + "\n")
         elif self.output == "name":
-            _write(f"{record[key]}\n")
+            _write_name(record[key])
         else:
             _write(text + "\n")
         sys.stdout.flush()
@@ -121,7 +129,7 @@ class Printer:
             for record, row in zip(records, padded[-len(cells) :], strict=True):
                 for index, column in enumerate(shown):
                     if column.colour is not None:
-                        row[index] = click.style(row[index], fg=column.colour(record))
+                        row[index] = painted(row[index], column.colour(record))
         _write("".join(" ".join(row).rstrip() + "\n" for row in padded))
 
 
@@ -134,13 +142,13 @@ def _cell(value: Any) -> str:
     return printable("-" if value is None or value == "" else str(value))
 
 
-def printable(text: str) -> str:
-    """Replace every character that a terminal could take for a control sequence."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
 def _write(text: str) -> None:
     sys.stdout.write(text)
+
+
+def _write_name(value: Any) -> None:
+    """Write a value for ``-o name``: one line on a terminal, the exact text to a program."""
+    write_exact((printable(str(value)) if sys.stdout.isatty() else str(value)) + "\n")
 
 
 def _json(value: Any) -> str:
@@ -156,8 +164,16 @@ def _json_line(value: Any) -> str:
 
 
 def _escaped(json: str) -> str:
-    # JSON does not escape C1 control characters, and some start a control sequence on a terminal.
-    return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", json)
+    # JSON does not have to escape C1 control characters, and characters that change the direction of text.
+    if json.replace("\n", "").isprintable():
+        return json
+    return "".join(c if c == "\n" or c.isprintable() else _escape(c) for c in json)
+
+
+def _escape(character: str) -> str:
+    """A character as JSON writes it in ASCII: one unit of UTF-16, or two."""
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
 def print_fields(fields: Sequence[tuple[str, Any]]) -> None:

@@ -42,12 +42,15 @@ from nexus.runtime import Runtime
 from nexus.runtime.procfs import overflow_uid
 from nexus.store import DatabaseDamaged, SchemaMismatch, StoreError
 from nexus.store.maintenance import database_lock
+from nexus.store.processes_folder import ForeignProcesses, ProcessesFolder
 from nexus.store.sqlite import SqliteStore
 from nexus.supervision.boot import Boot
 from nexus.supervision.port_leases import PortLeases
 from nexus.supervision.sweeper import Sweeper
 from nexus.system.settings import KNOWN, validate
 from nexus.system.store import setting_value
+from nexus.terminal import guard
+from nexus.trust import make_trusted, require_trusted
 
 __all__ = ["main"]
 
@@ -57,7 +60,7 @@ _PRUNE_INTERVAL_S = 3600.0
 _DAY_MS = 24 * 60 * 60 * 1000
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HANDLED_SIGNALS = (*_STOP_SIGNALS, signal.SIGHUP)
-_NEEDS_A_PERSON = (ConfigError, SchemaMismatch, DatabaseDamaged)
+_NEEDS_A_PERSON = (ConfigError, SchemaMismatch, DatabaseDamaged, ForeignProcesses)
 """Starting again does not help: the unit has RestartPreventExitStatus= for their exit code."""
 _EX_CONFIG = 78
 """From sysexits.h."""
@@ -65,6 +68,7 @@ _EX_CONFIG = 78
 
 def main() -> None:
     """The console script ``nexusd``."""
+    guard()
     sys.exit(exit_despite_threads(run(sys.argv[1:])))
 
 
@@ -151,6 +155,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--no-plugins", action="store_true", help="run without plugins, even if the configuration enables them"
     )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="if the processes beside the database are not those of its records, rename their folder and start",
+    )
     parser.add_argument("--version", action="version", version=f"nexusd {__version__}")
     return parser.parse_args(arguments)
 
@@ -224,10 +233,13 @@ class _Daemon:
 
     def _open_store(self, database: Path, listens_at: str | None) -> SqliteStore:
         self.notifier.send("STATUS=Opening the database")
+        backups = Path(state_directory(), "backups")
+        require_trusted(str(backups.parent), "the state folder")
+        require_trusted(str(backups), "the folder of backups")
         # It is held until the process ends.
         self._database_lock = lock = database_lock(database)
         try:
-            lock.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_trusted(str(lock.path.parent), "the database's folder")
             lock.acquire()
         except LockHeld as held:
             raise _database_in_use(database, held.pid) from held
@@ -238,8 +250,9 @@ class _Daemon:
             ) from error
         if listens_at is not None:
             self._tell_address(database, listens_at)
-        store = SqliteStore(database, Path(state_directory(), "backups"))
-        store.init()
+        store = SqliteStore(database, backups)
+        self._processes = ProcessesFolder(database, fresh=self.options.fresh)
+        self._processes.open_store(store)
         _log.info("database %s, schema version %d", database, store.status().schema_version)
         return store
 
@@ -299,7 +312,7 @@ class _Daemon:
             signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
 
     def _manager_context(self, store: SqliteStore, hooks: PluginHost) -> ManagerContext:
-        directory = _process_directory(store.path)
+        directory = self._processes.path
         runtime = Runtime(directory)
         return ManagerContext(
             store=store,
@@ -433,15 +446,6 @@ def _database_in_use(database: Path, pid: int | None) -> StartError:
             other,
         ),
     )
-
-
-def _process_directory(database: Path) -> Path:
-    """The folder for the files of the processes that a database's records describe.
-
-    Each database has its own, because a daemon ends every process there that no record of its database knows.
-    """
-    own = database.parent if database.name == "nexus.db" else database.with_name(f"{database.name}.d")
-    return own / "processes"
 
 
 def _raise_file_limit() -> None:

@@ -86,6 +86,7 @@ CONTRACT_KINDS = ("commands", "records", "errors", "states")
 _BASE = {"msgspec", "nexus_protocol", "nexus.hints"}
 _SHARED = {
     *("nexus.caller", "nexus.capability", "nexus.paging", "nexus.graph", "nexus.streams", "nexus.tasks"),
+    "nexus.trust",
     *("nexus.store", "nexus.journal"),
 }
 _WORLD = {"nexus.runtime", "nexus.git", "nexus.supervision"}
@@ -111,17 +112,19 @@ _LAYERS: dict[str, set[str]] = {
     "nexus_protocol": {"msgpack", "msgspec"},
     "nexus.paths": {"platformdirs", "nexus_protocol.errors"},
     "nexus.locks": {"nexus.runtime.procfs"},
+    "nexus.trust": {"nexus_protocol.errors", "nexus.hints"},
     "nexus.address": {"nexus.runtime.procfs"},
     "nexus.hints": set(),
     "nexus.graph": set(),
     "nexus.tasks": set(),
-    "nexus.config": {"nexus.address", "nexus.paths", "nexus_protocol.errors"},
+    "nexus.terminal": {"click"},
+    "nexus.config": {"nexus.address", "nexus.paths", "nexus.trust", "nexus_protocol.errors"},
     "nexus.capabilities": set(),
     "nexus.caller": set(),
     "nexus.capability": _BASE | {"nexus.caller", "nexus.store", "nexus.runtime", "nexus.supervision"},
     "nexus.paging": _BASE | {"nexus.capability"},
     "nexus.streams": _BASE | {"nexus.capability"},
-    "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks"},
+    "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks", "nexus.trust"},
     "nexus.runtime": _BASE,
     "nexus.git": _BASE | {"nexus.runtime"},
     "nexus.supervision": _BASE | {"nexus.caller", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"},
@@ -132,7 +135,7 @@ _LAYERS: dict[str, set[str]] = {
         *_BASE,
         *("click", "tomli_w"),
         *("nexus", "nexus.capabilities", "nexus.client", "nexus.config", "nexus.locks", "nexus.paths"),
-        *("nexus.runtime.procfs", "nexus.store", "nexus.system.commands"),
+        *("nexus.runtime.procfs", "nexus.store", "nexus.system.commands", "nexus.terminal", "nexus.trust"),
     },
     "nexus.daemon": {
         *_BASE,
@@ -145,6 +148,8 @@ _LAYERS: dict[str, set[str]] = {
             "nexus.config",
             "nexus.locks",
             "nexus.paths",
+            "nexus.terminal",
+            "nexus.trust",
         ),
         *("nexus.journal", "nexus.runtime", "nexus.supervision", "nexus.store", "nexus.streams"),
         *("nexus.plugins.host", "nexus.system.commands", "nexus.system.settings", "nexus.system.store"),
