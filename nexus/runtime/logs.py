@@ -101,6 +101,11 @@ class Log:
                 await _in_steps(reader.skip_to({each: offset or 0 for each, offset in begin.offsets.items()}))
             else:
                 await _in_steps(reader.seek(begin.position))
+                known = reader.known_offsets()
+                offsets = {
+                    each: known.get(each) if offset is None else offset for each, offset in begin.offsets.items()
+                }
+                begin = begin._replace(offsets=offsets)
             splitter = LineSplitter(begin.offsets, begin.within, reader.log_id, after or NO_OUTPUT)
             if mark_start:
                 yield LogPiece(now_ms(), streams[0], b"", cursor=splitter.cursor())

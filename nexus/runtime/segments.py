@@ -314,6 +314,14 @@ class Reader:
         self._data_offset += size
         self.offsets[stream] += size
 
+    def known_offsets(self) -> dict[int, int]:
+        """How many bytes each stream had before the reader's position, as far as that is known by now."""
+        if self._index < 0:
+            return {}
+        if self._entry or self._entry_offset:
+            return {stream: self.offsets[stream] for stream in STREAMS}
+        return first_offsets(self._index, self.segment) or {}
+
     # Reading
 
     def next(self) -> Chunk | None:

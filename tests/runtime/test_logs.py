@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import re
 import shutil
 import tempfile
@@ -15,60 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.runtimes import collect, joined
+from support.written_logs import CLOCK, SMALL, Written, writer_clock
 
 from nexus.runtime import Log, LogPiece
 from nexus.runtime.logs import MAX_PIECE_BYTES
 from nexus.runtime.segments import ENTRY, list_segments
-from nexus.runtime.shim import _LogWriter as Writer
-
-SMALL = 64 * 1024
-"""The bound of a log in most tests: segments of 8 KiB."""
-
-
-class Written:
-    """A log that a test writes at times that it sets, with a record of all that was ever written."""
-
-    def __init__(self, folder: Path, bound: int = SMALL) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self.bound = bound
-        self.log = Log(folder)
-        self.pieces: list[tuple[int, int, bytes]] = []
-        self.runs: set[int] = set()
-        """The numbers of the pieces that are the first of a run."""
-        self.at = 1_000_000
-        self._fd = os.open(folder, os.O_RDONLY)
-        self.reopen()
-
-    def reopen(self) -> None:
-        """Open the log with a new writer, as the next run does."""
-        if hasattr(self, "writer"):
-            self.writer._close()
-        self.runs.add(len(self.pieces))
-        self.writer = Writer(self._fd, self.bound)
-
-    def put(self, stream: int, data: bytes, *, later_ms: int = 10) -> None:
-        self.at += later_ms
-        self.pieces.append((self.at, stream, data))
-        self.writer.append(stream, data)
-
-    def close(self) -> None:
-        self.writer._close()
-        os.close(self._fd)
-
-    def everything(self, stream: int) -> bytes:
-        return b"".join(data for _at, which, data in self.pieces if which == stream)
-
-
-CLOCK: dict[str, Written] = {}
-"""The log whose ``at`` is the present time of the writer's clock."""
 
 
 @pytest.fixture(autouse=True, scope="module")
 def clock() -> Iterator[None]:
-    """Replace the writer's clock by one that the tests advance."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nexus.runtime.shim._now_ms", lambda: CLOCK["log"].at if CLOCK else 1)
+    with writer_clock():
         yield
 
 
