@@ -15,11 +15,13 @@ from nexus.runtime.segments import STREAMS, Chunk
 __all__ = ["MAX_PIECE_BYTES", "NO_OUTPUT", "CursorGone", "LogCursor", "LineSplitter", "LogPiece"]
 
 MAX_PIECE_BYTES = 64 * 1024
+_MAX_LINE_BYTES = 1024 * 1024
+"""A longer line is given before its end has come."""
 _MAX_HELD_BYTES = 256 * 1024
 """How much output of one stream waits for the end of a long line of the other."""
 _MAX_UNMARKED_BYTES = 1024 * 1024
 """A gap of this size is marked even if the line that it cut has not ended."""
-_CURSOR = re.compile(r"([0-9a-f]{1,16})\.([0-9]{1,19})([+~]?)\.([0-9]{1,19})([+~]?)")
+_CURSOR = re.compile(r"([0-9a-f]{1,16})\.([0-9]{1,19})([-+~]?)\.([0-9]{1,19})([-+~]?)")
 
 
 class CursorGone(Exception):
@@ -30,7 +32,8 @@ class LogCursor(NamedTuple):
     """A place in the output of one owner, over all its runs, that stays valid while old output is deleted.
 
     ``log`` tells the log from one that took its place. ``offsets`` is how many bytes of each stream are before the
-    place, and ``within`` whether these end within a line: ``+`` if its first part was given, ``~`` if it is left out.
+    place, and ``within`` whether these end within a line: ``+`` if its first part was given, and else its rest is left
+    out, with a gap for it (``-``) or as what is before the beginning (``~``).
     """
 
     log: int
@@ -85,14 +88,14 @@ class _Stream:
         self.given = (offset or 0, within)
         """The place behind the last piece that was given, as in a cursor."""
         self.at = 0
-        self.line = b""
+        self.line = bytearray()
         self.gap = 0
         self.since_s = 0.0
         self.continues = within == "+"
         """Whether the next piece continues the line of the last one."""
-        self.skips = within == "~"
+        self.skips = within in ("-", "~")
         """Whether bytes are left out up to the end of a line."""
-        self.counts = False
+        self.counts = within == "-"
         """Whether those are part of a gap; otherwise they are the rest of a line from before the beginning."""
 
 
@@ -118,7 +121,7 @@ class LineSplitter:
         """The newest time that was seen."""
         self._long = 0
         """The stream of which a part of a long line was given; pieces of the other one wait for the line's end."""
-        self._held: list[LogPiece] = []
+        self._held: list[tuple[LogPiece, str]] = []
         self._held_bytes = 0
 
     def cursor(self) -> LogCursor:
@@ -200,26 +203,35 @@ class LineSplitter:
         if not data:
             return
         yield from self._mark_gap(number, stream, at)
-        line_at = stream.at if stream.line else at
-        data = stream.line + data if stream.line else data
-        stream.line = b""
-        while data:
-            cut = data.rfind(b"\n", 0, MAX_PIECE_BYTES) + 1
-            if not cut and len(data) >= MAX_PIECE_BYTES:
-                cut = MAX_PIECE_BYTES
-            if not cut:
-                stream.at, stream.line = line_at, data
-                return
-            piece, data = data[:cut], data[cut:]
-            yield from self._give(stream, LogPiece(line_at, number, piece))
-            line_at = at
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            begun_at, begun = stream.at if stream.line else at, len(stream.line)
+            stream.line += data[:cut]
+            whole, stream.line = bytes(stream.line), bytearray()
+            yield from self._give_pieces(stream, number, whole, begun_at, begun, at)
+        if cut < len(data):
+            if not stream.line:
+                stream.at = at
+            stream.line += data[cut:]
+        if len(stream.line) >= _MAX_LINE_BYTES:
+            yield from self._give_line(number, stream)
+
+    def _give_pieces(
+        self, stream: _Stream, number: int, data: bytes, begun_at: int, begun: int, at: int
+    ) -> Iterator[LogPiece]:
+        """Give bytes, of which the first ``begun`` came at ``begun_at`` and the others at ``at``."""
+        first = 0
+        while first < len(data):
+            end = data.rfind(b"\n", first, first + MAX_PIECE_BYTES) + 1 or first + MAX_PIECE_BYTES
+            yield from self._give(stream, LogPiece(begun_at if first < begun else at, number, data[first:end]))
+            first = end
 
     def _lose(self, stream: _Stream, size: int, within_line: bool) -> None:
         """Note that bytes are missing; the line that they cut is left out on both sides."""
         stream.since_s = time.monotonic()
         stream.read = (stream.read or 0) + size
         stream.gap += size + len(stream.line)
-        stream.line = b""
+        stream.line = bytearray()
         stream.skips, stream.counts = within_line, True
 
     def _begin_run(self, number: int, stream: _Stream) -> Iterator[LogPiece]:
@@ -237,20 +249,21 @@ class LineSplitter:
 
     def _give_line(self, number: int, stream: _Stream) -> Iterator[LogPiece]:
         if stream.line:
-            data, stream.line = stream.line, b""
-            yield from self._give(stream, LogPiece(stream.at, number, data))
+            data, stream.line = bytes(stream.line), bytearray()
+            yield from self._give_pieces(stream, number, data, stream.at, len(data), stream.at)
 
     def _give(self, stream: _Stream, piece: LogPiece) -> Iterator[LogPiece]:
         """Yield a piece, or hold it back while a long line of the other stream is given."""
         piece = piece._replace(continues=stream.continues and not piece.lost)
         stream.continues = _is_unfinished(piece)
+        within = "+" if stream.continues else "-" if piece.lost and stream.skips else ""
         if self._long not in (0, piece.stream):
-            self._held.append(piece)
+            self._held.append((piece, within))
             self._held_bytes += len(piece.data)
             if self._held_bytes >= _MAX_HELD_BYTES:
                 yield from self._release()
             return
-        yield self._placed(piece)
+        yield self._placed(piece, within)
         if len(piece.data) == MAX_PIECE_BYTES and _is_unfinished(piece):
             self._long = piece.stream
         elif self._long:
@@ -259,14 +272,13 @@ class LineSplitter:
     def _release(self) -> Iterator[LogPiece]:
         """Yield the pieces that were held back."""
         held, self._held, self._held_bytes, self._long = self._held, [], 0, 0
-        for piece in held:
-            yield self._placed(piece)
-        if held and len(held[-1].data) == MAX_PIECE_BYTES and _is_unfinished(held[-1]):
-            self._long = held[-1].stream
+        for piece, within in held:
+            yield self._placed(piece, within)
+        if held and len(held[-1][0].data) == MAX_PIECE_BYTES and _is_unfinished(held[-1][0]):
+            self._long = held[-1][0].stream
 
-    def _placed(self, piece: LogPiece) -> LogPiece:
+    def _placed(self, piece: LogPiece, within: str) -> LogPiece:
         stream = self._streams[piece.stream]
-        within = "+" if _is_unfinished(piece) else "~" if piece.lost and stream.skips else ""
         stream.given = (stream.given[0] + len(piece.data) + piece.lost, within)
         return piece._replace(cursor=self.cursor())
 

@@ -109,10 +109,12 @@ def find_next_line(folder: Path, position: Position, stream: int, end: int) -> G
         if at_position and not (yield from is_within_line(folder, position, stream)):
             return None
         is_first = True
-        while (chunk := reader.next()) is not None and chunk.offset < end:
+        while (chunk := reader.next()) is not None:
             yield
             if chunk.stream != stream:
                 continue
+            if chunk.offset >= end:
+                break
             if not chunk.data:
                 # At the beginning of a segment a mark says whether a line begins here.
                 if chunk.lost or chunk.run_begins or (is_first and not at_position and not chunk.within_line):

@@ -95,7 +95,7 @@ class Log:
             end = await _in_steps(find_end(self.folder)) or End(_BEGINNING, dict.fromkeys(STREAMS, 0))
             if after is not None and any(after.offsets[each - 1] > end.offsets[each] for each in streams):
                 raise CursorGone
-            begin = await _in_steps(self._find_start(streams, lines, since, from_run, end, follow))
+            begin = await _in_steps(self._find_start(streams, lines, since, from_run, after is None, end, follow))
             if after is not None:
                 begin = _later(begin, after)
                 await _in_steps(reader.skip_to({each: offset or 0 for each, offset in begin.offsets.items()}))
@@ -127,10 +127,11 @@ class Log:
                     continue
                 if last:
                     break
-                timeout_s = _PARTIAL_LINE_S if splitter.is_waiting() else None
-                changed = await _Ticker.wait_for_change(reader, until, timeout_s)
+                # All that there is was read, so a stream that had nothing for that long was silent, and not the client.
                 for piece in splitter.flush(older_s=_PARTIAL_LINE_S):
                     yield piece
+                timeout_s = _PARTIAL_LINE_S if splitter.is_waiting() else None
+                changed = await _Ticker.wait_for_change(reader, until, timeout_s)
                 if changed and reader.is_gone():
                     break
         for piece in splitter.finish(None if limit is None else limit.offsets):
@@ -149,10 +150,14 @@ class Log:
         lines: int | None,
         since: int | None,
         from_run: str | None,
+        whole_line: bool,
         end: End,
         follow: bool,
     ) -> Generator[None, None, _Start]:
-        """Find where the output begins that a request asks for: in each stream with a whole line, if there is one."""
+        """Find where the output begins that a request asks for.
+
+        ``whole_line``: what is left of a line of which the beginning was deleted is left out, unless there is no other.
+        """
         run = self._run_start(from_run)
         first = run or _BEGINNING
         if since is not None:
@@ -163,7 +168,7 @@ class Log:
         start = _Start(min(starts.values()), {}, {})
         for stream, position in starts.items():
             offset = yield from find_offset(self.folder, position, stream)
-            if position == first and first != run:
+            if position == first and first != run and (whole_line or since is not None):
                 line = yield from find_next_line(self.folder, first, stream, end.offsets[stream])
                 offset = offset if line is None else line
             start.offsets[stream] = offset
