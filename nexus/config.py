@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from nexus_protocol.errors import ReportedError
 
-from nexus.paths import config_directory, default_socket_path, environment_path
+from nexus.paths import PathError, config_directory, default_socket_path, environment_path
 
 __all__ = [
     "Config",
@@ -24,6 +24,7 @@ __all__ = [
     "database_path",
     "daemon_socket",
     "load_config",
+    "other_socket",
     "plugins_directory",
 ]
 
@@ -216,26 +217,62 @@ def daemon_socket(config: Config, override: str | None = None) -> tuple[str, str
     Raises:
         PathError: the variable is relative, or the default's runtime directory cannot be used.
     """
-    return _socket(config, override, config.daemon_socket or config.client_socket)
-
-
-def client_socket(config: Config, override: str | None = None) -> tuple[str, str | None]:
-    """Where a client connects: as ``daemon_socket``, with ``[client]`` before ``[daemon]``.
-
-    Raises:
-        PathError: the variable is relative, or the default's runtime directory cannot be used.
-    """
-    return _socket(config, override, config.client_socket or config.daemon_socket)
-
-
-def _socket(config: Config, override: str | None, configured: str | None) -> tuple[str, str | None]:
-    given = os.path.abspath(override) if override else environment_path("NEXUS_SOCKET")
-    if given:
+    given = _given_socket(config, override, config.daemon_socket or config.client_socket)
+    if given is not None:
         return given, None
-    if configured:
-        return _configured(config, configured), None
     path, warning = default_socket_path()
     return path, warning
+
+
+def client_socket(config: Config, override: str | None = None) -> str:
+    """Where a client connects: as ``daemon_socket``, with ``[client]`` before ``[daemon]``.
+
+    Where there is nothing at the default path, it is where the running daemon of the same database says that it
+    listens: that daemon may have been started with another ``XDG_RUNTIME_DIR``.
+
+    Raises:
+        PathError: the variable is relative, or the default's runtime directory cannot be used and no daemon runs.
+    """
+    given = _given_socket(config, override, config.client_socket or config.daemon_socket)
+    if given is not None:
+        return given
+    try:
+        path = default_socket_path().path
+    except PathError:
+        there = _daemon_of_database(config)
+        if there is None:
+            raise
+        return there
+    return path if os.path.lexists(path) else _daemon_of_database(config) or path
+
+
+def other_socket(config: Config, override: str | None, tried: str) -> str | None:
+    """Where else a client may connect that met no daemon at ``tried``, a stale socket file for example.
+
+    None if the user or the configuration gives the address, or if no daemon of this database listens elsewhere.
+    """
+    if _given_socket(config, override, config.client_socket or config.daemon_socket) is not None:
+        return None
+    there = _daemon_of_database(config)
+    return there if there != tried else None
+
+
+def _given_socket(config: Config, override: str | None, configured: str | None) -> str | None:
+    """The socket's path if an option, the environment or the file gives it."""
+    given = os.path.abspath(override) if override else environment_path("NEXUS_SOCKET")
+    if given:
+        return given
+    return _configured(config, configured) if configured else None
+
+
+def _daemon_of_database(config: Config) -> str | None:
+    from nexus.address import read_address  # only here: it would delay each start of nexusctl
+
+    try:
+        address = read_address(database_path(config))
+    except PathError:
+        return None
+    return address.socket if address is not None else None
 
 
 def database_path(config: Config, override: str | None = None) -> str:

@@ -25,9 +25,27 @@ from nexus_protocol.errors import FailedPrecondition, NexusError, Unavailable
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.find_daemon import SocketGone, has_socket
 from nexus.cli.groups import WordGroup
-from nexus.cli.output import Printer, confirm, format_duration, hint, output_options, print_fields, printable, printer
-from nexus.cli.systemd import start_hint, unit_directory, unit_installed, user_manager_runs
+from nexus.cli.output import (
+    Printer,
+    confirm,
+    format_duration,
+    hint,
+    hint_lines,
+    output_options,
+    print_fields,
+    printable,
+    printer,
+)
+from nexus.cli.systemd import (
+    manager_directory,
+    manager_environment,
+    start_hint,
+    unit_directory,
+    unit_installed,
+    user_manager_runs,
+)
 from nexus.client.errors import ConnectError, ConnectionFailure
+from nexus.hints import command_line, joined
 from nexus.system.commands import GetSystemStatus, Health, Shutdown
 
 if TYPE_CHECKING:
@@ -108,10 +126,7 @@ def _managed(app: App) -> bool:
     """Whether the options select the daemon that the user's systemd manager has a unit for."""
     if not (user_manager_runs() and unit_installed()) or app.socket_option or app.config_option:
         return False
-    from nexus.config import client_socket
-    from nexus.paths import default_socket_path
-
-    return client_socket(app.config)[0] == default_socket_path()[0]
+    return str(app.socket_path()) == f"{manager_directory()}/nexus/nexus.sock"  # ListenStream= of nexus.socket
 
 
 def _running(app: App) -> dict[str, Any] | None:
@@ -191,7 +206,7 @@ def _start_error(output: bytes, log: Path, code: int) -> DaemonFailed:
     if not message:
         return DaemonFailed(f"the daemon exited with code {code}", hint=f"Its log: {log}")
     hint_lines = itertools.takewhile(lambda line: line.startswith("  "), rest)
-    return DaemonFailed(message, hint="\n".join(line.strip() for line in hint_lines) or None)
+    return DaemonFailed(message, hint=joined(*(line.strip() for line in hint_lines)))
 
 
 def nexusd_command() -> list[str]:
@@ -219,8 +234,10 @@ def stop(app: App) -> None:
         click.echo("The daemon is not running" if pid is None else f"Stopped the daemon (pid {pid})")
     if left:
         which = "1 service keeps" if left == 1 else f"{left} services keep"
-        hint(f"{which} running without it. To stop services too, run this before stopping the daemon:")
-        click.echo("  nexusctl service stop --all", err=True)
+        hint(
+            f"{which} running without it. To stop services too, run this before stopping the daemon:\n"
+            "nexusctl service stop --all"
+        )
 
 
 def _services_up(app: App) -> int:
@@ -258,7 +275,7 @@ def _stop(app: App) -> int | None:
         if not poller.poll(_STOP_TIMEOUT_S * 1000):
             raise DaemonFailed(
                 f"cannot stop the daemon: process {pid} still runs after {_STOP_TIMEOUT_S:g} seconds",
-                hint=f"To kill it: kill -9 {pid}",
+                hint=f"To kill it: {command_line('kill', '-9', pid)}",
             )
     finally:
         os.close(waiting)
@@ -277,16 +294,21 @@ def restart(ctx: click.Context) -> None:
         click.echo(f"Restarted the daemon (pid {pid}, nexus.service)")
         return
     app.limit(ANSWER_WITHIN_S)
+    running = _running(app)
+    path = app.socket_path()
     stopped = _stop(app)
     if stopped is not None:
         click.echo(f"Stopped the daemon (pid {stopped})")
+    if running is not None:
+        app.socket_option = str(path)  # it listens again where its clients look for it
     ctx.invoke(start)
 
 
 def _unit_state(unit: str) -> str:
     """The ActiveState of a unit, such as ``active``, ``activating`` or ``inactive``."""
     command = ["systemctl", "--user", "show", "--property", "ActiveState", "--value", unit]
-    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=manager_environment())
+    return done.stdout.strip()
 
 
 def _unit_active() -> bool:
@@ -330,9 +352,8 @@ def status_(app: App, output: str, no_header: bool) -> int:
         if error.not_running:
             hint(f"Start it: {start_hint()}")
         else:
-            click.echo(f"  {printable(error.message)}", err=True)
-            if error.hint:
-                click.echo(f"  {printable(error.hint)}", err=True)
+            for line in (printable(error.message), *hint_lines(error.hint or "")):
+                click.echo(f"  {line}", err=True)
         return 3
     managed = "systemd (nexus.service)" if _managed(app) and _unit_active() else "none (a detached process)"
     record = {"state": "running", "socket": str(path), "health": health["status"], "manager": managed, **system}
@@ -438,7 +459,12 @@ def _systemctl(*arguments: str) -> None:
     """
     try:
         result = subprocess.run(
-            ["systemctl", "--user", *arguments], capture_output=True, text=True, check=False, timeout=120
+            ["systemctl", "--user", *arguments],
+            env=manager_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DaemonFailed(f"cannot run systemctl --user {' '.join(arguments)}: {error}") from None

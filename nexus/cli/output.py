@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Column",
     "Printer",
+    "address_given",
     "can_ask",
     "colour_wanted",
     "confirm",
@@ -29,10 +30,12 @@ __all__ = [
     "format_duration",
     "format_time",
     "hint",
+    "hint_lines",
     "output_options",
     "print_fields",
     "printable",
     "printer",
+    "set_address",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -178,10 +181,36 @@ def format_duration(ms: int) -> str:
     return " ".join(f"{number} {unit}" for number, unit in parts[:2])
 
 
+_address: list[str] = []
+"""The options of this run that say which daemon it means; hints repeat them, or they would lead to another one."""
+
+
+def set_address(socket: str | None, config: str | None) -> None:
+    """Note ``--socket`` and ``--config`` as they were given, for ``hint_lines``."""
+    _address[:] = [
+        word for option in (("--socket", socket), ("--config", config)) if option[1] for word in option if word
+    ]
+
+
+def address_given() -> bool:
+    """Whether this run has an option that says which daemon it means."""
+    return bool(_address)
+
+
+def hint_lines(text: str) -> list[str]:
+    """The lines of a hint as they are printed. Its commands of nexusctl go to the daemon of this run."""
+    if _address:
+        from nexus.hints import command_line
+
+        again = command_line("nexusctl", *_address)
+        text = re.sub(r"(?m)(^|: |; )nexusctl (?!--socket )", lambda match: f"{match[1]}{again} ", text)
+    return [printable(line) for line in text.splitlines()]
+
+
 def hint(text: str) -> None:
     """Print what to do next on standard error, after an empty line."""
     sys.stdout.flush()
-    click.echo(f"\n  {text}", err=True)
+    click.echo("".join(f"\n  {line}" for line in hint_lines(text)), err=True)
 
 
 def can_ask() -> bool:
@@ -193,7 +222,9 @@ def confirm(question: str, refusal: str, command: str) -> bool:
     """Ask on a terminal; without one, print the refusal. ``command`` is the command line that skips the question."""
     if can_ask():
         return click.confirm(printable(question), err=True)
-    click.echo(f"Error: {refusal}\n  Run with --yes to skip confirmation: {printable(command)}", err=True)
+    click.echo(f"Error: {refusal}", err=True)
+    for line in hint_lines(f"Run with --yes to skip confirmation: {command}"):
+        click.echo(f"  {line}", err=True)
     return False
 
 

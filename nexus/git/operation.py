@@ -46,11 +46,14 @@ def git_environment(environment: Mapping[str, str], directory: Path, **extra: st
 class Operation:
     """An operation at ``path``. ``doing`` describes it in errors: ``pull into /srv/web``."""
 
-    def __init__(self, path: Path, access: Access, environment: Mapping[str, str], doing: str) -> None:
+    def __init__(
+        self, path: Path, access: Access, environment: Mapping[str, str], doing: str, umask: int | None
+    ) -> None:
         self.path = path
         self.doing = doing
         self._access = access
         self._environment = environment
+        self._umask = umask
         self._leftovers: Leftovers | None = None
 
     async def begin_change(self) -> None:
@@ -126,6 +129,7 @@ class Operation:
                 directory=self.path,
                 environment=environment,
                 descriptors=descriptors,
+                umask=self._umask,
                 progress=progress,
                 receive=receive,
                 may_finish=may_finish,

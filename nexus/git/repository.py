@@ -38,6 +38,7 @@ from nexus.git.messages import (
 from nexus.git.operation import OnProgress, Operation, git_environment
 from nexus.git.process import Fields, Progress, base_environment, check_version, finish_despite_cancel, run_git
 from nexus.git.remote import Access, Auth, parse_url, without_credentials
+from nexus.hints import command_line
 
 __all__ = ["Auth", "Branch", "Commit", "OnProgress", "Progress", "PullResult", "RepoState", "Repository", "clone"]
 
@@ -60,7 +61,8 @@ class Repository:
 
     ``auth`` says how git authenticates: not at all, with ssh's own keys and agent, or with ``token``, which is sent
     only to the host of the remote. ``environment`` is that of git and of the repository's hooks (default: this
-    process's own). Changes of one path wait for each other; reads do not wait.
+    process's own), ``umask`` theirs (default: that of the session which started the daemon). Changes of one path wait
+    for each other; reads do not wait.
 
     Every method raises ``GitMissing``, ``GitNotARepository``, ``GitNotOwned``, ``GitPermission`` and ``GitFailed``;
     its docstring names what else it raises. A cancelled method leaves a usable repository: a transfer ends at once, a
@@ -68,9 +70,16 @@ class Repository:
     """
 
     def __init__(
-        self, path: Path, *, auth: Auth = "none", token: str | None = None, environment: Mapping[str, str] | None = None
+        self,
+        path: Path,
+        *,
+        auth: Auth = "none",
+        token: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        umask: int | None = None,
     ) -> None:
         self.path = path
+        self._umask = umask
         self._access = Access(auth, token)
         self._environment = base_environment(os.environ if environment is None else environment)
 
@@ -78,7 +87,7 @@ class Repository:
         return f"Repository({str(self.path)!r})"
 
     def _operation(self, doing: str) -> Operation:
-        return Operation(self.path, self._access, self._environment, doing)
+        return Operation(self.path, self._access, self._environment, doing, self._umask)
 
     @asynccontextmanager
     async def _change(self, doing: str) -> AsyncIterator[Operation]:
@@ -188,7 +197,7 @@ class Repository:
             state = await git.status()
             if not create and state.branch == name:
                 return state
-            refuse_unfinished(state, git.doing)
+            refuse_unfinished(state, git.doing, self.path)
             if create:
                 if await git.ref(f"refs/heads/{name}") is not None:
                     raise errors.GitBranchExists(
@@ -196,7 +205,7 @@ class Repository:
                     )
                 await git.change("switch", "--no-track", "--create", name)
             else:
-                refuse_dirty(state, git.doing)
+                refuse_dirty(state, git.doing, self.path)
                 target = await self._branch(git, name)
                 if target is None:
                     problem = await self._fetch_once(git)
@@ -218,7 +227,7 @@ class Repository:
         if len(remotes) > 1:
             raise errors.GitBranchAmbiguous(
                 f"cannot {git.doing}: several remotes have it ({', '.join(remotes[:10])})",
-                hint=f"Choose one: git -C {self.path} switch --track {remotes[0]}/{name}",
+                hint=f"Choose one: {command_line('git', '-C', self.path, 'switch', '--track', f'{remotes[0]}/{name}')}",
                 details={"remotes": remotes[:100]},
             )
         return ["--create", name, "--track", f"refs/remotes/{remotes[0]}/{name}"] if remotes else None
@@ -235,7 +244,7 @@ class Repository:
         async with self._change(f'check out "{commit}" in {self.path}') as git:
             revision = checked_revision(commit, git.doing)
             state = await git.status()
-            refuse_unfinished(state, git.doing)
+            refuse_unfinished(state, git.doing, self.path)
             target = await git.resolve(revision)
             if target is None:
                 problem = await self._fetch_once(git)
@@ -244,7 +253,7 @@ class Repository:
                     raise unknown_commit(commit, git.doing, problem)
             if state.branch is None and state.commit == target:
                 return state
-            refuse_dirty(state, git.doing)
+            refuse_dirty(state, git.doing, self.path)
             await git.change("switch", "--no-overwrite-ignore", "--detach", target)
             return await git.status()
 
@@ -274,9 +283,9 @@ class Repository:
         """
         async with self._change(f"pull into {self.path}") as git:
             state = await git.status()
-            refuse_unfinished(state, git.doing)
+            refuse_unfinished(state, git.doing, self.path)
             remote, ref = await self._upstream(git, state)
-            refuse_dirty(state, git.doing)
+            refuse_dirty(state, git.doing, self.path)
             if remote == ".":
                 target = await git.ref(ref)
             else:
@@ -288,7 +297,8 @@ class Repository:
                 return PullResult(None, None, 0)
             raise errors.GitUpstreamGone(
                 f'cannot {git.doing}: the remote "{remote}" has no branch "{ref.removeprefix("refs/heads/")}" any more',
-                hint=f"Set another upstream: git -C {self.path} branch --set-upstream-to REMOTE/BRANCH",
+                hint="Set another upstream: "
+                + command_line("git", "-C", self.path, "branch", "--set-upstream-to", "REMOTE/BRANCH"),
             )
 
     async def _forward(
@@ -303,7 +313,7 @@ class Repository:
                 raise errors.GitDiverged(
                     f"cannot {git.doing}: the branch has commits of its own ({ahead}), and so has its upstream "
                     f"({behind})",
-                    hint=f"Rebase or merge by hand: git -C {self.path} pull --rebase",
+                    hint=f"Rebase or merge by hand: {command_line('git', '-C', self.path, 'pull', '--rebase')}",
                     details={"ahead": ahead, "behind": behind},
                 )
         await git.change(
@@ -332,12 +342,13 @@ class Repository:
             missing = f'has no remote "{remote}"' if remote else "has no remote"
             raise errors.GitNoRemote(
                 f"cannot {git.doing}: the repository {missing}",
-                hint=f"Add it: git -C {self.path} remote add {remote or 'origin'} URL",
+                hint=f"Add it: {command_line('git', '-C', self.path, 'remote', 'add', remote or 'origin', 'URL')}",
             )
         if remote is None or ref is None:
             raise errors.GitNoUpstream(
                 f'cannot {git.doing}: the branch "{state.branch}" has no upstream branch',
-                hint=f"Set one: git -C {self.path} branch --set-upstream-to {remotes[0]}/{state.branch}",
+                hint="Set one: "
+                + command_line("git", "-C", self.path, "branch", "--set-upstream-to", f"{remotes[0]}/{state.branch}"),
             )
         return remote, ref
 
@@ -351,12 +362,13 @@ async def clone(
     token: str | None = None,
     progress: OnProgress | None = None,
     environment: Mapping[str, str] | None = None,
+    umask: int | None = None,
 ) -> Repository:
     """Clone ``url`` to ``path``, which must be absent or an empty folder, with ``branch`` checked out.
 
     The clone is made in a hidden folder beside ``path`` and moved when it is complete, so that neither a cancel nor
     the end of this process leaves a partial one; what an earlier process left is removed. ``progress`` is called on
-    the event loop for each step that git reports.
+    the event loop for each step that git reports. ``umask`` is for the clone and the folders above it.
 
     Raises:
         GitPathTaken, GitPermission, GitDiskFull: the path.
@@ -377,14 +389,14 @@ async def clone(
     if branch is not None:
         checked_revision(branch, doing)
     async with _lock(path):
-        staging = StagingFolder(path, doing)
+        staging = StagingFolder(path, doing, umask)
         try:
             await finish_despite_cancel(asyncio.to_thread(staging.make))
             await _clone_into(staging, url, branch, Access(auth, token), doing, progress, environment)
             await finish_despite_cancel(asyncio.to_thread(staging.move))
         finally:
             await finish_despite_cancel(asyncio.to_thread(staging.remove))
-    return Repository(path, auth=auth, token=token, environment=environment)
+    return Repository(path, auth=auth, token=token, environment=environment, umask=umask)
 
 
 async def _clone_into(
@@ -408,6 +420,7 @@ async def _clone_into(
             directory=staging.folder,
             environment=opened,
             descriptors=(*descriptors, staging.lock),
+            umask=staging.umask,
             progress=progress,
         )
     if result.code:

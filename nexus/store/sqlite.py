@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from nexus.hints import command_line
 from nexus.store.backup import (
     backup_database,
     fsync_directory,
@@ -127,7 +128,7 @@ class SqliteStore:
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             return InitError(
                 f"cannot open database {self.path}: the file or its folder is not writable",
-                hint=f"Look at the permissions: ls -ld {self.path.parent} {self.path}",
+                hint=f"Look at the permissions: {command_line('ls', '-ld', self.path.parent, self.path)}",
             )
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return InitError(
@@ -140,7 +141,7 @@ class SqliteStore:
     def _damaged(self, problem: object) -> DatabaseDamaged:
         return DatabaseDamaged(
             f"cannot open database {self.path}: the file is damaged ({problem}); it was not changed",
-            hint=f"Restore a backup: nexusctl db restore BACKUP   (backups: {self.backup_directory})",
+            hint=f"Restore a backup: nexusctl db restore BACKUP\nBackups are in {self.backup_directory}",
         )
 
     def _preflight(self) -> int | None:

@@ -83,7 +83,7 @@ def imports_of(module: Source, known: Container[str]) -> Iterator[str]:
 
 CONTRACT_KINDS = ("commands", "records", "errors", "states")
 
-_BASE = {"msgspec", "nexus_protocol"}
+_BASE = {"msgspec", "nexus_protocol", "nexus.hints"}
 _SHARED = {
     *("nexus.caller", "nexus.capability", "nexus.paging", "nexus.graph", "nexus.streams", "nexus.tasks"),
     *("nexus.store", "nexus.journal"),
@@ -96,7 +96,10 @@ _KINDS: dict[str, set[str]] = {
     "records": _BASE | {"{own}.states"},
     "errors": _BASE,
     "states": _BASE,
-    "store": _BASE | _OWN_CONTRACT | {"nexus.caller", "nexus.store", "nexus.supervision.store", "{own}.settings"},
+    "store": _BASE
+    | _OWN_CONTRACT
+    | {"nexus.caller", "nexus.runtime.loopback", "{own}.settings"}
+    | {"nexus.store", "nexus.supervision.store"},
     "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs"},
     "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
     "part": _BASE | _SHARED | _WORLD | {"{own}"},
@@ -108,9 +111,11 @@ _LAYERS: dict[str, set[str]] = {
     "nexus_protocol": {"msgpack", "msgspec"},
     "nexus.paths": {"platformdirs", "nexus_protocol.errors"},
     "nexus.locks": {"nexus.runtime.procfs"},
+    "nexus.address": {"nexus.runtime.procfs"},
+    "nexus.hints": set(),
     "nexus.graph": set(),
     "nexus.tasks": set(),
-    "nexus.config": {"nexus.paths", "nexus_protocol.errors"},
+    "nexus.config": {"nexus.address", "nexus.paths", "nexus_protocol.errors"},
     "nexus.capabilities": set(),
     "nexus.caller": set(),
     "nexus.capability": _BASE | {"nexus.caller", "nexus.store", "nexus.runtime", "nexus.supervision"},
@@ -120,7 +125,9 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.runtime": _BASE,
     "nexus.git": _BASE | {"nexus.runtime"},
     "nexus.supervision": _BASE | {"nexus.caller", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"},
-    "nexus.client": {"msgpack", "nexus_protocol", "nexus", "nexus.config", "nexus.paths", "{contracts}"},
+    "nexus.client": {
+        *("msgpack", "nexus_protocol", "nexus", "nexus.config", "nexus.hints", "nexus.paths", "{contracts}"),
+    },
     "nexus.cli": {
         *_BASE,
         *("click", "tomli_w"),
@@ -131,6 +138,7 @@ _LAYERS: dict[str, set[str]] = {
         *_BASE,
         *(
             "nexus",
+            "nexus.address",
             "nexus.capabilities",
             "nexus.caller",
             "nexus.capability",
