@@ -35,7 +35,7 @@ class Distrust(NamedTuple):
     before: str
     after: str
     """The sentence, without the path in its middle."""
-    remedy: str
+    remedy: tuple[str, ...]
     """A command that helps, without the path at its end."""
 
     def sentence(self, path: str) -> str:
@@ -45,7 +45,7 @@ class Distrust(NamedTuple):
     @property
     def command(self) -> str:
         """The command that helps."""
-        return command_line(*self.remedy.split(), self.path)
+        return command_line(*self.remedy, self.path)
 
 
 def distrust_of_status(path: str, status: os.stat_result) -> Distrust | None:
@@ -59,11 +59,11 @@ def distrust_of_status(path: str, status: os.stat_result) -> Distrust | None:
 
 def _foreign(path: str, status: os.stat_result) -> Distrust:
     user = os.geteuid()
-    return Distrust(path, "", f" belongs to user {status.st_uid}, not to you ({user})", f"chown -h {user}")
+    return Distrust(path, "", f" belongs to user {status.st_uid}, not to you ({user})", ("chown", "-h", str(user)))
 
 
 def _writable(path: str, status: os.stat_result) -> Distrust:
-    return Distrust(path, "other users can write to ", f" (mode {stat.S_IMODE(status.st_mode):04o})", "chmod go-w")
+    return Distrust(path, "other users can write to ", f" (mode {stat.S_IMODE(status.st_mode):04o})", ("chmod", "go-w"))
 
 
 def distrust(path: str) -> Distrust | None:
@@ -77,7 +77,7 @@ def distrust(path: str) -> Distrust | None:
     owners = {os.geteuid(), 0, os.stat("/").st_uid}
     for step, status, above in _steps(path if path.startswith("/") else os.path.join(os.getcwd(), path)):
         if isinstance(status, OSError):
-            return Distrust(step, "", f" cannot be looked at: {status.strerror}", "ls -ld")
+            return Distrust(step, "", f" cannot be looked at: {status.strerror}", ("ls", "-ld"))
         is_link = stat.S_ISLNK(status.st_mode)
         if not (is_link or above):
             return distrust_of_status(step, status)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from nexus.hints import command_line
 from nexus.plugins.commands import PluginKind
 from nexus.trust import Distrust, distrust, distrust_of_status
 
@@ -104,8 +105,9 @@ def _trust_problem(path: str, problem: Distrust | None) -> str | None:
     if problem is None:
         return None
     sentence = problem.sentence(path)
-    if problem.remedy.startswith("chmod"):
-        return f"{sentence}; remove their access: {problem.remedy if problem.path == path else problem.command}"
+    if problem.remedy[0] == "chmod":
+        command = command_line(*problem.remedy) if problem.path == path else problem.command
+        return f"{sentence}; remove their access: {command}"
     return sentence
 
 

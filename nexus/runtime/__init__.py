@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nexus.runtime.logs import Log, LogPiece
+    from nexus.runtime.logs import CursorGone, Log, LogCursor, LogPiece
     from nexus.runtime.orphans import Orphans
     from nexus.runtime.process import Process
     from nexus.runtime.runtime import Runtime
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from nexus.runtime.tree import Usage
 
 __all__ = [
+    "CursorGone",
     "Exit",
     "LimitUnavailable",
     "Log",
+    "LogCursor",
     "LogPiece",
     "Orphans",
     "Process",
@@ -32,9 +34,11 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CursorGone": "logs",
     "Exit": "spec",
     "LimitUnavailable": "spec",
     "Log": "logs",
+    "LogCursor": "logs",
     "LogPiece": "logs",
     "Orphans": "orphans",
     "Process": "process",

@@ -1,39 +1,37 @@
-"""Reads the log that shims write and splits it into lines: from the end, a time or a run, and while it is written.
+"""Reads the log that shims write: from its end, a time, a run or a cursor, and while it is written.
 
-It never writes. The format is described at the top of ``native/nexus-shim.c``.
+It never writes. ``segments`` reads the files, ``log_search`` finds where to begin, ``log_lines`` makes whole lines.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
-from nexus.runtime.segments import LOST, STREAMS, Chunk, Position, Reader, find_lines, find_since
-from nexus.runtime.status import read_status
+from nexus.runtime.log_lines import MAX_PIECE_BYTES, NO_OUTPUT, CursorGone, LineSplitter, LogCursor, LogPiece
+from nexus.runtime.log_search import End, find_end, find_lines, find_next_line, find_offset, find_since, is_within_line
+from nexus.runtime.segments import ENTRY, STREAMS, Position, Reader
+from nexus.runtime.status import now_ms, read_status
 
-__all__ = ["MAX_PIECE_BYTES", "Log", "LogPiece"]
+__all__ = ["MAX_PIECE_BYTES", "LogCursor", "CursorGone", "Log", "LogPiece"]
 
-MAX_PIECE_BYTES = 64 * 1024
+FoundT = TypeVar("FoundT")
+
 _TAIL_BYTES = 64 * 1024
 _PARTIAL_LINE_S = 0.1
 _TICK_S = 0.05
 _STEPS_PER_TURN = 8
+_BEGINNING = Position(0, 0, 0)
 
 
-class LogPiece(NamedTuple):
-    """Output of one stream (1 is standard output, 2 is standard error).
+class _Start(NamedTuple):
+    """Where each stream begins and how the line before was left, as in a cursor, and a position before all of them."""
 
-    ``data`` is at most 64 KiB and ends at the end of a line, unless the line is longer; ``at`` (ms) is when its first
-    byte was written. A piece with ``lost`` has no data: the disk had no space for that many bytes of the stream.
-    """
-
-    at: int
-    stream: int
-    data: bytes
-    lost: int = 0
+    position: Position
+    offsets: dict[int, int | None]
+    within: dict[int, str]
 
 
 class Log:
@@ -47,18 +45,22 @@ class Log:
 
         Reads 64 KiB at most, and blocks. ``from_run`` leaves out the output of runs before that one.
         """
-        starts: dict[int, Position] = {}
-        for _ in find_lines(self.folder, lines, STREAMS, self._run_start(from_run), starts, max_bytes=_TAIL_BYTES):
-            pass
+        end = _at_once(find_end(self.folder))
+        if end is None or lines <= 0:
+            return []
+        first = self._run_start(from_run) or _BEGINNING
+        starts = _at_once(find_lines(self.folder, lines, STREAMS, first, end.position, max_bytes=_TAIL_BYTES))
+        offsets = {stream: _at_once(find_offset(self.folder, start, stream)) for stream, start in starts.items()}
         found: list[bytes] = []
-        splitter = _LineSplitter()
-        with Reader(self.folder, min(starts.values())) as reader:
-            while (chunk := reader.next()) is not None:
-                for piece in splitter.feed(_clip(chunk, starts)):
+        with Reader(self.folder) as reader:
+            _at_once(reader.seek(min(starts.values())))
+            splitter = LineSplitter(offsets, {}, reader.log_id)
+            while not splitter.has_reached(end.offsets) and (chunk := reader.next()) is not None:
+                for piece in splitter.feed(chunk, end.offsets):
                     found += piece.data.splitlines()
-        for piece in splitter.flush():
-            found += piece.data.splitlines()
-        return found[-lines:] if lines > 0 else []
+            for piece in splitter.flush():
+                found += piece.data.splitlines()
+        return found[-lines:]
 
     async def pieces(
         self,
@@ -68,121 +70,148 @@ class Log:
         stream: int | None = None,
         follow: bool = False,
         from_run: str | None = None,
+        after: LogCursor | None = None,
+        mark_start: bool = False,
         until: asyncio.Event | None = None,
     ) -> AsyncIterator[LogPiece]:
         """Yield the retained output, in order within each stream and by arrival between the two.
 
-        ``lines`` limits it to the last lines, ``since`` (ms) to output from that time on, ``stream`` (1 or 2) to one
-        stream, ``from_run`` to that run and later ones; limits combine. With ``follow`` it continues with new output,
-        over all later runs, until ``until`` is set (after yielding all that was written before) or the log is deleted.
-        An unterminated line is yielded at the end, or when its stream was silent for 100 ms.
+        ``lines`` limits it to the last lines, ``since`` (ms) to lines that began at that time or later, ``stream`` (1
+        or 2) to one stream, ``from_run`` to that run and later ones, ``after`` to what is behind a cursor; limits
+        combine. It ends at the end that the log has now. With ``follow`` it continues with new output, over all later
+        runs, until ``until`` is set (after yielding all that was written before) or the log is deleted. An unterminated
+        line is yielded at the end of its run, at the end, or when its stream was silent for 100 ms.
 
-        Retained output is neither skipped nor repeated. A reader that is overtaken by the writer continues with the
-        oldest retained output.
+        Output that is deleted before it was read is marked by a piece with ``lost``, as are bytes for which the disk
+        had no space. With ``mark_start`` the first piece has no data, and the cursor of where the output begins.
+
+        Raises:
+            CursorGone: ``after`` is no place of this log.
         """
         streams = STREAMS if stream is None else (stream,)
-        first = self._run_start(from_run)
-        if since is not None:
-            found: list[Position] = []
-            await _run_in_steps(find_since(self.folder, since, found))
-            first = max(first, *found)
-        starts = dict.fromkeys(streams, first)
-        if lines is not None:
-            await _run_in_steps(find_lines(self.folder, lines, streams, first, starts))
-        splitter = _LineSplitter()
-        with Reader(self.folder, min(starts.values())) as reader:
+        with Reader(self.folder, streams) as reader:
+            if after is not None and after.log not in (0, reader.log_id()):
+                raise CursorGone
+            end = await _in_steps(find_end(self.folder)) or End(_BEGINNING, dict.fromkeys(STREAMS, 0))
+            if after is not None and any(after.offsets[each - 1] > end.offsets[each] for each in streams):
+                raise CursorGone
+            begin = await _in_steps(self._find_start(streams, lines, since, from_run, after is None, end, follow))
+            if after is not None:
+                begin = _later(begin, after)
+                await _in_steps(reader.skip_to({each: offset or 0 for each, offset in begin.offsets.items()}))
+            else:
+                await _in_steps(reader.seek(begin.position))
+                known = reader.known_offsets()
+                offsets = {
+                    each: known.get(each) if offset is None else offset for each, offset in begin.offsets.items()
+                }
+                begin = begin._replace(offsets=offsets)
+            splitter = LineSplitter(begin.offsets, begin.within, reader.log_id, after or NO_OUTPUT)
+            if mark_start:
+                yield LogPiece(now_ms(), streams[0], b"", cursor=splitter.cursor())
+            limit, last = (None, False) if follow else (end, True)
             steps = 0
             while True:
-                # Checked before reading, so that everything written before ``until`` was set is read.
-                last = not follow or (until is not None and until.is_set())
+                if until is not None and until.is_set() and not last:
+                    # Everything that was written before is read, and not what a fast writer adds meanwhile.
+                    limit, last = await _in_steps(find_end(self.folder)), True
+                if limit is not None and _is_passed(reader, splitter, limit):
+                    break
                 chunk = reader.next()
                 if chunk is not None:
-                    if chunk.stream & ~LOST in starts:
-                        for piece in splitter.feed(_clip(chunk, starts)):
-                            yield piece
+                    for piece in splitter.feed(chunk, None if limit is None else limit.offsets):
+                        yield piece
                     steps += 1
                     if steps % _STEPS_PER_TURN == 0:
                         await asyncio.sleep(0)
                     continue
                 if last:
                     break
-                timeout_s = _PARTIAL_LINE_S if splitter.has_partial_line() else None
-                changed = await _Ticker.wait_for_change(reader, until, timeout_s)
+                # All that there is was read, so a stream that had nothing for that long was silent, and not the client.
                 for piece in splitter.flush(older_s=_PARTIAL_LINE_S):
                     yield piece
+                timeout_s = _PARTIAL_LINE_S if splitter.is_waiting() else None
+                changed = await _Ticker.wait_for_change(reader, until, timeout_s)
                 if changed and reader.is_gone():
                     break
-        for piece in splitter.flush():
+        for piece in splitter.finish(None if limit is None else limit.offsets):
             yield piece
 
-    def _run_start(self, run_id: str | None) -> Position:
-        """Where a run's output begins; the beginning of the log where the run is unknown."""
+    def _run_start(self, run_id: str | None) -> Position | None:
+        """Where a run's output begins; None where the run is unknown."""
         status = None if run_id is None else read_status(self.folder.parent / run_id / "status")
         if status is None or status.run is None or status.run.segment < 0:
-            return Position(0, 0, 0)
-        return Position(status.run.segment, status.run.index_bytes // 16, 0)
+            return None
+        return Position(status.run.segment, status.run.index_bytes // ENTRY.size, 0)
+
+    def _find_start(
+        self,
+        streams: tuple[int, ...],
+        lines: int | None,
+        since: int | None,
+        from_run: str | None,
+        whole_line: bool,
+        end: End,
+        follow: bool,
+    ) -> Generator[None, None, _Start]:
+        """Find where the output begins that a request asks for.
+
+        ``whole_line``: what is left of a line of which the beginning was deleted is left out, unless there is no other.
+        """
+        run = self._run_start(from_run)
+        first = run or _BEGINNING
+        if since is not None:
+            first = max(first, (yield from find_since(self.folder, since, end.position)))
+        starts = dict.fromkeys(streams, first)
+        if lines is not None:
+            starts = yield from find_lines(self.folder, lines, streams, first, end.position)
+        start = _Start(min(starts.values()), {}, {})
+        for stream, position in starts.items():
+            offset = yield from find_offset(self.folder, position, stream)
+            if position == first and first != run and (whole_line or since is not None):
+                line = yield from find_next_line(self.folder, first, stream, end.offsets[stream])
+                offset = offset if line is None else line
+            start.offsets[stream] = offset
+            is_at_end = follow and position != run and offset is not None and offset >= end.offsets[stream]
+            if is_at_end and (yield from is_within_line(self.folder, end.position, stream)):
+                start.within[stream] = "~"
+        return start
 
 
-async def _run_in_steps(search: Iterator[None]) -> None:
+def _later(start: _Start, after: LogCursor) -> _Start:
+    """The later of both places in each stream."""
+    later = _Start(start.position, dict(start.offsets), dict(start.within))
+    for stream, offset in start.offsets.items():
+        if offset is None or after.offsets[stream - 1] >= offset:
+            later.offsets[stream] = after.offsets[stream - 1]
+            later.within[stream] = after.within[stream - 1]
+    return later
+
+
+def _is_passed(reader: Reader, splitter: LineSplitter, limit: End) -> bool:
+    return splitter.has_reached(limit.offsets) or reader.segment > limit.position.segment
+
+
+async def _in_steps(search: Generator[None, None, FoundT]) -> FoundT:
     """Run a search, and yield to the event loop every few steps."""
-    for step, _ in enumerate(search):
-        if step % _STEPS_PER_TURN == 0:
+    try:
+        while True:
+            next(search)
             await asyncio.sleep(0)
+            for _ in range(_STEPS_PER_TURN - 1):
+                next(search)
+    except StopIteration as end:
+        found: FoundT = end.value
+        return found
 
 
-def _clip(chunk: Chunk, starts: dict[int, Position]) -> Chunk:
-    """Remove the part of a chunk that is before the start of its stream."""
-    start = starts[chunk.stream & ~LOST]
-    if chunk.position >= start:
-        return chunk
-    if chunk.position[:2] < start[:2]:
-        return chunk._replace(data=b"", lost=0)
-    return chunk._replace(data=chunk.data[start.offset - chunk.position.offset :])
-
-
-class _LineSplitter:
-    """Turns chunks into pieces that end at the end of a line."""
-
-    def __init__(self) -> None:
-        self._partial: dict[int, tuple[int, bytes]] = {}
-        self._partial_since_s: dict[int, float] = {}
-
-    def has_partial_line(self) -> bool:
-        """Whether a line has begun and not ended."""
-        return bool(self._partial)
-
-    def feed(self, chunk: Chunk) -> Iterator[LogPiece]:
-        """Add a chunk; yields the pieces that are complete now."""
-        stream = chunk.stream & ~LOST
-        if chunk.lost:
-            yield from self._flush(stream)
-            yield LogPiece(chunk.at, stream, b"", chunk.lost)
-        if not chunk.data:
-            return
-        at, before = self._partial.pop(stream, (chunk.at, b""))
-        data = before + chunk.data if before else chunk.data
-        while data:
-            cut = data.rfind(b"\n", 0, MAX_PIECE_BYTES) + 1
-            if not cut and len(data) >= MAX_PIECE_BYTES:
-                cut = MAX_PIECE_BYTES
-            if not cut:
-                self._partial[stream] = (at, data)
-                self._partial_since_s[stream] = time.monotonic()
-                return
-            yield LogPiece(at, stream, data[:cut])
-            at, data = chunk.at, data[cut:]
-
-    def flush(self, older_s: float = 0) -> Iterator[LogPiece]:
-        """Yield unterminated lines, the older first, whose streams were silent for at least ``older_s``."""
-        until_s = time.monotonic() - older_s
-        for stream in sorted(self._partial, key=lambda each: self._partial[each][0]):
-            if self._partial_since_s[stream] <= until_s:
-                yield from self._flush(stream)
-
-    def _flush(self, stream: int) -> Iterator[LogPiece]:
-        if stream in self._partial:
-            at, data = self._partial.pop(stream)
-            yield LogPiece(at, stream, data)
+def _at_once(search: Generator[None, None, FoundT]) -> FoundT:
+    try:
+        while True:
+            next(search)
+    except StopIteration as end:
+        found: FoundT = end.value
+        return found
 
 
 class _Ticker:

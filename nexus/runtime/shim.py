@@ -25,12 +25,12 @@ _CHUNK_BYTES = 64 * 1024
 _ENTRY = struct.Struct("=QII")
 _MIN_SEGMENTS = 8
 _MAX_SEGMENT_BYTES = 32 * 1024 * 1024
-_MIN_FREE_BYTES = 64
+_MIN_FREE_BYTES = 128
 _MERGE_MS = 2
 _RUN_BYTES, _EXIT_AT, _DONE_AT, _LINE_BYTES = 256, 256, 384, 128
 _MAX_KILL_PAUSE_MS = 250
 _DRAIN_S = 1.0
-_LOST = 0x80
+_LOST, _MARK, _WITHIN_LINE = 0x80, 0x40, 0x20
 _UINT32_MAX = 2**32 - 1
 
 _PR_SET_PDEATHSIG = 1
@@ -85,6 +85,9 @@ class _LogWriter:
         self.data_bytes = self.index_bytes = 0
         self.last: tuple[int, int, int] | None = None
         self.lost = [0, 0, 0]
+        self.total = [0, 0, 0]
+        self.within_line = [False, False, False]
+        self.marks_due = self.run_begins = False
         self._resume()
 
     def _scan_segments(self) -> tuple[int, list[int]]:
@@ -125,6 +128,7 @@ class _LogWriter:
     def _open(self, number: int) -> None:
         self._close()
         self.last = None
+        self.marks_due = number > 0
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self.data = os.open(f"{number}.log", flags, 0o600, dir_fd=self.folder)
         self.index = os.open(f"{number}.idx", flags, 0o600, dir_fd=self.folder)
@@ -162,40 +166,76 @@ class _LogWriter:
             self._repair_end()
         except OSError:
             self._open_next()
+            self.run_begins = True
             return
         if self._free_bytes() < _MIN_FREE_BYTES:
             self._open_next()
         else:
             self._enforce_bound(self._free_bytes())
+        self.marks_due = self.run_begins = True
+
+    def _count(self, at: int, length: int, stream: int) -> None:
+        if stream & 3 in (1, 2):
+            self.total[stream & 3] = at if stream & _MARK else self.total[stream & 3] + length
+
+    def _count_segment(self, number: int) -> None:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.suppress(OSError), open(os.open(f"{number}.idx", flags, dir_fd=self.folder), "rb") as file:
+            while len(raw := file.read(_ENTRY.size)) == _ENTRY.size:
+                self._count(*_ENTRY.unpack(raw))
 
     def _repair_end(self) -> None:
         size = os.fstat(self.data).st_size
         covered = entries = 0
-        while covered < size and len(raw := os.pread(self.index, _ENTRY.size, entries * _ENTRY.size)) == _ENTRY.size:
+        first = os.pread(self.index, _ENTRY.size, 0)
+        if len(first) < _ENTRY.size or not _ENTRY.unpack(first)[2] & _MARK:
+            self._count_segment(self.segment - 1)
+        while len(raw := os.pread(self.index, _ENTRY.size, entries * _ENTRY.size)) == _ENTRY.size:
             at, length, stream = _ENTRY.unpack(raw)
-            if not stream & _LOST:
+            if not stream & (_LOST | _MARK):
+                if covered >= size:
+                    break
                 if covered + length > size:
                     length = size - covered
                     os.pwrite(self.index, _ENTRY.pack(at, length, stream), entries * _ENTRY.size)
                 covered += length
+            self._count(at, length, stream)
             entries += 1
         self.data_bytes, self.index_bytes = covered, entries * _ENTRY.size
         os.ftruncate(self.index, self.index_bytes)
         os.ftruncate(self.data, self.data_bytes)
 
-    def write_loss_marks(self, now: int) -> None:
-        """Write the marks for lost bytes, which must precede newer output."""
+    def write_marks(self, now: int) -> None:
+        """Write the marks that must precede newer output: where the segment or the run begins, and what was lost."""
+        within = [stream | (_WITHIN_LINE if self.within_line[stream] else 0) for stream in range(3)]
+        if self.marks_due:
+            marks = [(self.total[stream], int(self.run_begins), _MARK | within[stream]) for stream in (1, 2)]
+            self._write_entries(marks, self.index_bytes)
+            self.index_bytes += 2 * _ENTRY.size
+            self.last = None
+            self.marks_due = self.run_begins = False
         for stream in (1, 2):
             if self.lost[stream]:
                 length = min(self.lost[stream], _UINT32_MAX)
-                self._write_entry((now, length, _LOST | stream), self.index_bytes)
+                self._write_entries([(now, length, _LOST | within[stream])], self.index_bytes)
                 self.index_bytes += _ENTRY.size
                 self.last = None
                 self.lost[stream] -= length
+                self.total[stream] += length
 
-    def _write_entry(self, entry: tuple[int, int, int], at: int) -> None:
-        if os.pwrite(self.index, _ENTRY.pack(*entry), at) != _ENTRY.size:
+    def write_last_marks(self) -> None:
+        """Mark what was lost at the end of the run."""
+        if any(self.lost) and (self.index >= 0 or self._open_next()):
+            self.write_marks(_now_ms())
+
+    def _write_entries(self, entries: list[tuple[int, int, int]], at: int) -> None:
+        data = b"".join(_ENTRY.pack(*entry) for entry in entries)
+        if os.pwrite(self.index, data, at) != len(data):
             raise OSError(errno.ENOSPC, "an entry was written in part")
+
+    def _lose(self, stream: int, data: memoryview) -> None:
+        self.lost[stream] += len(data)
+        self.within_line[stream] = data[-1] != 10
 
     def _append_some(self, stream: int, data: memoryview) -> int:
         """Write some of the bytes and return how many, at least one.
@@ -204,13 +244,13 @@ class _LogWriter:
             OSError: none could be written.
         """
         now = _now_ms()
-        self.write_loss_marks(now)
+        self.write_marks(now)
         at, length, position = now, 0, self.index_bytes
         if self.last is not None and self.last[2] == stream and 0 <= now - self.last[0] < _MERGE_MS:
             at, length, _ = self.last
             position -= _ENTRY.size
         count = min(len(data), self._free_bytes() - (position + _ENTRY.size - self.index_bytes))
-        self._write_entry((at, length + count, stream), position)
+        self._write_entries([(at, length + count, stream)], position)
         written, failure = 0, None
         try:
             written = os.pwrite(self.data, data[:count], self.data_bytes)
@@ -219,7 +259,7 @@ class _LogWriter:
         if written < count:
             with contextlib.suppress(OSError):
                 if length + written:
-                    self._write_entry((at, length + written, stream), position)
+                    self._write_entries([(at, length + written, stream)], position)
                 else:
                     os.ftruncate(self.index, self.index_bytes)
             if not written:
@@ -227,20 +267,23 @@ class _LogWriter:
         self.data_bytes += written
         self.index_bytes = position + _ENTRY.size
         self.last = (at, length + written, stream)
+        self.total[stream] += written
+        self.within_line[stream] = data[written - 1] != 10
         return written
 
     def append(self, stream: int, data: bytes) -> None:
         """Append output. While the disk is full the oldest segments are deleted, and then the new bytes are lost."""
         left = memoryview(data)
         while left:
-            if self.index < 0 and not self._open_next():
-                self.lost[stream] += len(left)
+            # While the disk is full, marks alone can fill a segment.
+            if (self.index < 0 or self._free_bytes() < _MIN_FREE_BYTES) and not self._open_next():
+                self._lose(stream, left)
                 return
             try:
                 left = left[self._append_some(stream, left) :]
             except OSError as error:
                 if error.errno not in _DISK_FULL or not self._drop_oldest():
-                    self.lost[stream] += len(left)
+                    self._lose(stream, left)
                     return
             # Opened as soon as the segment is full: a waiting reader sees it grow, and checks for the next segment.
             if self._free_bytes() < _MIN_FREE_BYTES:
@@ -564,9 +607,8 @@ class _Shim(_Tree):
         for fd in list(self.pipes):
             while fd in self.pipes and self._pump(fd) and time.monotonic() < until_s:
                 pass
-        if self.log.index >= 0:
-            with contextlib.suppress(OSError):
-                self.log.write_loss_marks(_now_ms())
+        with contextlib.suppress(OSError):
+            self.log.write_last_marks()
         self._reap_all()
         self.write_status(_DONE_AT, _LINE_BYTES, f"done {_now_ms()}")
 

@@ -337,20 +337,28 @@ class ListServices(Command[ServicePage]):
     cursor: Annotated[str, Meta(max_length=512, description="the next_cursor of the page before")] | None = None
 
 
-@command(8, errors=_LOOKUP_ERRORS)
+@command(8, errors=(*_LOOKUP_ERRORS, ServiceCursorInvalid))
 class GetServiceStdout(StreamCommand[LogPiece, LogEnd]):
     """Read the kept output of a service, byte for byte, of this run and of earlier ones.
 
-    With ``follow`` the stream continues with new output, across restarts of the service, until it is cancelled.
+    It ends at the end that the output had when it was asked for. With ``follow`` the stream continues with new output,
+    across restarts of the service, until it is cancelled or the service is removed. To continue after an item, also
+    after a restart of the daemon, pass its ``cursor``: no byte is repeated, and what was deleted meanwhile is counted.
     """
 
     service: ServiceReference
     lines: Annotated[int, Meta(ge=0, le=10_000_000, description="only this many last lines")] | None = None
     since_at: (
-        Annotated[int, Meta(ge=0, description="only output received at this time or later, in ms since 1970")] | None
+        Annotated[int, Meta(ge=0, description="only lines begun at this time or later, in ms since 1970")] | None
     ) = None
     stream: Annotated[LogStream, Meta(description="only standard output, or only standard error")] | None = None
     follow: Annotated[bool, Meta(description="follow new output")] = False
+    cursor: Annotated[str, Meta(max_length=128, description="only output after the item with this cursor")] | None = (
+        None
+    )
+    mark_start: Annotated[
+        bool, Meta(description="begin with an item without data, whose cursor is where the output begins")
+    ] = False
 
 
 @command(10, errors=(*_LOOKUP_ERRORS, ServiceInvalid))

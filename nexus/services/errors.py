@@ -94,7 +94,7 @@ class ServiceInvalid(InvalidArgument):
 
 
 class ServiceCursorInvalid(InvalidArgument):
-    """The cursor does not come from ListServices with these filters."""
+    """The cursor comes from a request with other filters, or from output that has been deleted."""
 
     type = "service.cursor_invalid"
 

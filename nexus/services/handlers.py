@@ -347,7 +347,7 @@ async def get_service_stdout(ctx: Context, command: GetServiceStdout, stream: St
     following = Following(
         stream,
         lambda: daemon_stopping(
-            "The service keeps running; once the daemon runs again, ask for the service's output again."
+            "The service keeps running; once the daemon runs again, continue with the cursor of the last item."
         ),
     )
     await following.send_all(ctx.daemon.manager(ServiceManager).output(_resolve(ctx, command.service).id, command))

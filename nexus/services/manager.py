@@ -16,7 +16,7 @@ from nexus_protocol import DeadlineExceeded, NexusError
 from nexus import graph, journal
 from nexus.capability import Context, ManagerContext
 from nexus.hints import command_line
-from nexus.runtime import RuntimeFailure
+from nexus.runtime import CursorGone, LogCursor, RuntimeFailure
 from nexus.runtime.tree import parent_of
 from nexus.services import store
 from nexus.services.adoption import adopt_services
@@ -27,7 +27,7 @@ from nexus.services.dependencies import store as dependency_store
 from nexus.services.dependencies.conditions import completed
 from nexus.services.dependencies.store import StoredDependency
 from nexus.services.dependencies.tunnels import TUNNEL_OWNER, Tunnels
-from nexus.services.errors import ServiceNeeded
+from nexus.services.errors import ServiceCursorInvalid, ServiceNeeded
 from nexus.services.lifecycle.context import SERVICE_OWNER, owner_of_service
 from nexus.services.lifecycle.handle import ServiceHandle
 from nexus.services.records import LogPiece, Service, ServicesStopped, ServiceStarted, ServiceStatus
@@ -371,18 +371,42 @@ class ServiceManager:
     async def output(
         self, service_id: str, command: GetServiceStdout, until: asyncio.Event | None = None
     ) -> AsyncIterator[LogPiece]:
-        """The output of a service; with ``follow`` until ``until`` is set or the service is removed."""
+        """The output of a service; with ``follow`` until ``until`` is set or the service is removed.
+
+        Raises:
+            ServiceCursorInvalid: the cursor is no place of the output that is kept.
+        """
         ended = until or asyncio.Event()
         self._followers.setdefault(service_id, set()).add(ended)
         log = self._context.runtime.log(owner_of_service(service_id))
         stream = None if command.stream is None else _STREAMS[command.stream]
-        pieces = log.pieces(
-            lines=command.lines, since=command.since_at, stream=stream, follow=command.follow, until=ended
-        )
         try:
+            pieces = log.pieces(
+                lines=command.lines,
+                since=command.since_at,
+                stream=stream,
+                follow=command.follow,
+                after=None if command.cursor is None else LogCursor.parse(command.cursor),
+                mark_start=command.mark_start,
+                until=ended,
+            )
             async with contextlib.aclosing(cast("AsyncGenerator[Any]", pieces)):
                 async for piece in pieces:
-                    yield LogPiece(at=piece.at, stream=_STREAM_NAMES[piece.stream], data=piece.data)
+                    yield LogPiece(
+                        at=piece.at,
+                        stream=_STREAM_NAMES[piece.stream],
+                        data=piece.data,
+                        cursor=str(piece.cursor),
+                        continues=piece.continues,
+                        dropped_bytes=piece.lost,
+                    )
+        except CursorGone:
+            raise ServiceCursorInvalid(
+                f'cannot continue the output of service "{command.service}": the output that the cursor belongs to was '
+                "deleted",
+                hint="Ask for the output without a cursor.",
+                details={"service": command.service},
+            ) from None
         finally:
             followers = self._followers.get(service_id, set())
             followers.discard(ended)

@@ -242,12 +242,24 @@ class ServicesStopped(Record):
 
 
 class LogPiece(Record):
-    """A piece of one stream's output: whole lines, except that a line longer than 64 KiB is split."""
+    """A piece of one stream's output: whole lines, or a part of a line, or a gap.
+
+    A line is given in parts if it is longer than 64 KiB, if it was unfinished for 100 ms while it was followed, or at
+    the end of the output that was asked for. A part is the last of its line if the next piece of the stream has no
+    ``continues``: the run ended, or a gap follows.
+    """
 
     at: int
     """When its first byte was received."""
     stream: LogStream
     data: bytes
+    cursor: str
+    """The place after this piece."""
+    continues: bool = False
+    """Whether it continues the line that the stream's piece before left unfinished."""
+    dropped_bytes: int = 0
+    """In a gap, which has no data: how many bytes of the stream are missing here. They were deleted before they were
+    read, the disk had no space for them, or they are the rest of lines that this cut."""
 
 
 class LogEnd(Record):

@@ -124,15 +124,22 @@ def test_logs_follow_ends_when_the_service_is_removed(cli: Cli) -> None:
     assert process.returncode == 0
 
 
-def test_logs_follow_prints_a_resume_hint_when_the_daemon_stops(cli: Cli) -> None:
-    serve(cli, "a", "print('up', flush=True)")
+def test_logs_follow_waits_for_a_daemon_that_stops_and_continues(cli: Cli, root: Path) -> None:
+    fifo = root / "fifo"
+    os.mkfifo(fifo)
+    cli.ok("service", "add", "a", "--run", f"echo up; cat {fifo}; exec sleep 1000", "--start")
     process = cli.start("service", "logs", "a", "-f")
     assert process.stdout is not None
+    assert process.stderr is not None
     assert process.stdout.readline() == b"up\n"
     cli.ok("daemon", "stop")
-    _out, err = process.communicate(timeout=60)
-    assert process.returncode == 3
-    assert "\n  Continue from here: nexusctl service logs a -f --lines 0\n" in err.decode()
+    assert b"Waiting for it to run again; Ctrl-C ends this." in process.stderr.readline()
+    fifo.write_text("while no daemon ran\n")
+    cli.ok("daemon", "start")
+    assert process.stdout.readline() == b"while no daemon ran\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == 130
 
 
 def test_logs_into_a_closed_pipe_are_not_an_error(cli: Cli) -> None:

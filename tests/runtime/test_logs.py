@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,57 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.runtimes import collect, joined
+from support.written_logs import CLOCK, SMALL, Written, writer_clock
 
 from nexus.runtime import Log, LogPiece
 from nexus.runtime.logs import MAX_PIECE_BYTES
 from nexus.runtime.segments import ENTRY, list_segments
-from nexus.runtime.shim import _LogWriter as Writer
-
-SMALL = 64 * 1024
-"""The bound of a log in most tests: segments of 8 KiB."""
-
-
-class Written:
-    """A log that a test writes at times that it sets, with a record of all that was ever written."""
-
-    def __init__(self, folder: Path, bound: int = SMALL) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self.bound = bound
-        self.log = Log(folder)
-        self.pieces: list[tuple[int, int, bytes]] = []
-        self.at = 1_000_000
-        self._fd = os.open(folder, os.O_RDONLY)
-        self.reopen()
-
-    def reopen(self) -> None:
-        """Open the log with a new writer, as the next run does."""
-        if hasattr(self, "writer"):
-            self.writer._close()
-        self.writer = Writer(self._fd, self.bound)
-
-    def put(self, stream: int, data: bytes, *, later_ms: int = 10) -> None:
-        self.at += later_ms
-        self.pieces.append((self.at, stream, data))
-        self.writer.append(stream, data)
-
-    def close(self) -> None:
-        self.writer._close()
-        os.close(self._fd)
-
-    def everything(self, stream: int) -> bytes:
-        return b"".join(data for _at, which, data in self.pieces if which == stream)
-
-
-CLOCK: dict[str, Written] = {}
-"""The log whose ``at`` is the present time of the writer's clock."""
 
 
 @pytest.fixture(autouse=True, scope="module")
 def clock() -> Iterator[None]:
-    """Replace the writer's clock by one that the tests advance."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nexus.runtime.shim._now_ms", lambda: CLOCK["log"].at if CLOCK else 1)
+    with writer_clock():
         yield
 
 
@@ -82,22 +41,56 @@ def read(log: Log, **options: object) -> list[LogPiece]:
 
 
 def assert_pieces_end_with_lines(pieces: list[LogPiece]) -> None:
-    """Assert that each piece ends with a line, unless the line is longer than a piece or is the stream's last."""
+    """Assert that each piece ends with a line, unless the line is longer than a piece or is its run's last."""
     for stream in (1, 2):
-        mine = [piece.data for piece in pieces if piece.stream == stream and piece.data]
-        assert all(len(data) <= MAX_PIECE_BYTES for data in mine)
-        for data in mine[:-1]:
-            assert data.endswith(b"\n") or (len(data) == MAX_PIECE_BYTES and b"\n" not in data)
+        mine = [piece for piece in pieces if piece.stream == stream and piece.data]
+        assert all(len(piece.data) <= MAX_PIECE_BYTES for piece in mine)
+        for piece, following in itertools.pairwise(mine):
+            if following.continues:
+                assert len(piece.data) == MAX_PIECE_BYTES
+                assert b"\n" not in piece.data
 
 
-def model_lines(pieces: list[tuple[int, int, bytes]], lines: int, streams: tuple[int, ...]) -> dict[int, bytes]:
-    """The last lines in the order of their ends, found by walking over every byte."""
+def split(data: bytes) -> list[bytes]:
+    """Split bytes behind each line feed, and only there."""
+    return re.findall(rb"[^\n]*\n|[^\n]+", data)
+
+
+def printed(pieces: list[LogPiece], stream: int) -> list[bytes]:
+    """The lines of a stream, as a program prints them that joins pieces only where one continues the other."""
+    lines: list[bytes] = []
+    for piece in pieces:
+        if piece.stream == stream and piece.data:
+            assert not (piece.continues and lines[-1].endswith(b"\n"))
+            before = lines.pop() if piece.continues else b""
+            lines += split(before + piece.data)
+    return lines
+
+
+def written_lines(written: Written, stream: int) -> list[bytes]:
+    """The lines that a stream was written, each run's on their own."""
+    runs: list[bytes] = []
+    for number, (_at, which, data) in enumerate(written.pieces):
+        if number in written.runs or not runs:
+            runs.append(b"")
+        if which == stream:
+            runs[-1] += data
+    return [line for run in runs for line in split(run)]
+
+
+def model_lines(
+    pieces: list[tuple[int, int, bytes]], runs: set[int], lines: int, streams: tuple[int, ...]
+) -> dict[int, bytes]:
+    """The last lines in the order of their ends, found by walking over every byte. A run's last line ends with it."""
     ended: list[tuple[int, bytes]] = []
     begun: dict[int, bytearray] = {}
     touched: dict[int, int] = {}
     order = itertools.count()
     marks: list[tuple[int, int, bytes]] = []
-    for _at, stream, data in pieces:
+    for number, (_at, stream, data) in enumerate(pieces):
+        if number in runs:
+            marks += [(touched[each], each, bytes(rest)) for each, rest in begun.items()]
+            begun.clear()
         if stream not in streams:
             continue
         for byte in data:
@@ -148,10 +141,11 @@ def test_log_reads_back_the_retained_output(
         if total < SMALL // 2:
             assert joined(pieces, 1) == written.everything(1)
             assert joined(pieces, 2) == written.everything(2)
+            assert [printed(pieces, stream) for stream in (1, 2)] == [written_lines(written, each) for each in (1, 2)]
             streams = (1, 2) if chosen is None else (chosen,)
             some = read(written.log, lines=lines, stream=chosen)
             assert_pieces_end_with_lines(some)
-            expected = model_lines(written.pieces, lines, streams)
+            expected = model_lines(written.pieces, written.runs, lines, streams)
             assert {each: joined(some, each) for each in (1, 2)} == expected
         else:
             # The newest output is retained: at least seven eighths of the bound, less the size of the index.

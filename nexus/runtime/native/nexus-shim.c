@@ -24,7 +24,10 @@
 
    The log: N.log holds bytes, N.idx holds entries of 16 bytes, {u64 ms, u32 length, u32 stream}. An entry is written
    before its bytes, and may grow while it is the last one: a reader may use what is in both files. Stream 0x80 | s
-   marks bytes of stream s that were lost because the disk was full.
+   marks bytes of stream s that were lost because the disk was full. A pair of entries with the streams 0x40 | 1 and
+   0x40 | 2 is written before the first output of each segment but segment 0, and of each run: instead of a time it has
+   how many bytes the stream had before, those that were lost included, and its length is 1 if a run begins here. Either
+   mark has 0x20 set, too, if the stream's next byte is within a line. So a reader knows the size of what was deleted.
 
    With --command the child is a short-lived one, which ends with the daemon. It gets the shim's own standard output and
    error and the descriptors FD; there is no run folder and no log. When the child has ended, or CONTROL_FD is closed by
@@ -74,13 +77,13 @@ enum {
     ENTRY_BYTES = 16,
     MIN_SEGMENTS = 8,    /* of a full log */
     MAX_SEGMENT_BYTES = 32 * 1024 * 1024, /* bounds what a reader must scan of one index */
-    MIN_FREE_BYTES = 64, /* a segment with less is full: two loss marks and an entry with its bytes must fit */
+    MIN_FREE_BYTES = 128, /* a segment with less is full: four marks and an entry with its bytes must fit */
     MERGE_MS = 2,        /* output of a stream that arrives within this time shares an entry */
     RUN_AT = 0, RUN_BYTES = 256, EXIT_AT = 256, DONE_AT = 384, LINE_BYTES = 128,
     MAX_KILL_PAUSE_MS = 250, /* between two rounds of SIGKILL */
     MAX_COMMAND_FDS = 64,    /* of a short-lived child */
     DRAIN_MS = 1000,     /* the most that is spent on a pipe that a process outside still writes to */
-    LOST = 0x80,
+    LOST = 0x80, MARK = 0x40, WITHIN_LINE = 0x20,
 };
 
 struct spec {
@@ -145,7 +148,8 @@ static int data_fd = -1, index_fd = -1;
 static long segment = -1, data_bytes, index_bytes, segment_bound, log_bound;
 static struct entry last;
 static bool have_last;
-static uint64_t lost[3];
+static uint64_t lost[3], total[3]; /* bytes of each stream: lost and not marked yet; in the log since it began */
+static bool within_line[3], marks_due, run_begins;
 
 static bool is_disk_full(int error) { return error == ENOSPC || error == EDQUOT; }
 
@@ -210,6 +214,7 @@ static bool open_segment(long number)
         close(index_fd);
     data_fd = index_fd = -1;
     have_last = false;
+    marks_due = number > 0;
     segment_name(name, sizeof name, number, "log");
     data_fd = openat(log_fd, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     segment_name(name, sizeof name, number, "idx");
@@ -235,6 +240,24 @@ static bool next_segment(void)
     return true;
 }
 
+static void count_entry(const struct entry *entry)
+{
+    uint32_t stream = entry->stream & 3;
+    total[stream % 3] = entry->stream & MARK ? entry->ms : total[stream % 3] + entry->length;
+}
+
+static void count_segment(long number)
+{
+    char name[40];
+    struct entry entry;
+    segment_name(name, sizeof name, number, "idx");
+    int fd = openat(log_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    for (off_t at = 0; fd >= 0 && pread(fd, &entry, ENTRY_BYTES, at) == ENTRY_BYTES; at += ENTRY_BYTES)
+        count_entry(&entry);
+    if (fd >= 0)
+        close(fd);
+}
+
 /* Continues after the previous run's output; repairs a torn end that a killed writer may have left. */
 static void open_log(long bound)
 {
@@ -247,14 +270,20 @@ static void open_log(long bound)
     segment = newest;
     if (newest < 0 || !open_segment(newest)) {
         next_segment();
+        run_begins = newest >= 0;
         return;
     }
     if (fstat(data_fd, &data))
         data.st_size = 0;
+    if (pread(index_fd, &entry, ENTRY_BYTES, 0) != ENTRY_BYTES || !(entry.stream & MARK))
+        count_segment(newest - 1);
     for (;; entries++) {
-        if (pread(index_fd, &entry, ENTRY_BYTES, entries * ENTRY_BYTES) != ENTRY_BYTES || covered >= data.st_size)
+        if (pread(index_fd, &entry, ENTRY_BYTES, entries * ENTRY_BYTES) != ENTRY_BYTES)
             break;
-        long length = entry.stream & LOST ? 0 : entry.length;
+        bool mark = entry.stream & (LOST | MARK);
+        if (!mark && covered >= data.st_size)
+            break;
+        long length = mark ? 0 : entry.length;
         if (covered + length > data.st_size) {
             entry.length = data.st_size - covered;
             length = entry.length;
@@ -262,6 +291,7 @@ static void open_log(long bound)
                 break;
         }
         covered += length;
+        count_entry(&entry);
     }
     data_bytes = covered;
     index_bytes = entries * ENTRY_BYTES;
@@ -272,33 +302,56 @@ static void open_log(long bound)
         next_segment();
     else
         enforce_bound(segment_bound - data_bytes - index_bytes);
+    marks_due = run_begins = true;
 }
 
-static bool write_entry(const struct entry *entry, long at)
+static bool write_entries(const struct entry *entries, size_t size, long at)
 {
-    return pwrite(index_fd, entry, ENTRY_BYTES, at) == ENTRY_BYTES;
+    ssize_t written = pwrite(index_fd, entries, size, at);
+    if (written >= 0 && written != (ssize_t)size)
+        errno = ENOSPC;
+    return written == (ssize_t)size;
 }
 
-/* Writes the marks for lost bytes, which must precede newer output. */
-static bool write_loss_marks(uint64_t now)
+static bool write_entry(const struct entry *entry, long at) { return write_entries(entry, ENTRY_BYTES, at); }
+
+/* Writes the marks that must precede newer output: where the segment or the run begins, and what was lost. */
+static bool write_marks(uint64_t now)
 {
+    uint32_t within[3];
+    for (uint32_t stream = 1; stream <= 2; stream++)
+        within[stream] = stream | (within_line[stream] ? WITHIN_LINE : 0);
+    if (marks_due) {
+        struct entry marks[2] = {{total[1], run_begins, MARK | within[1]}, {total[2], run_begins, MARK | within[2]}};
+        if (!write_entries(marks, sizeof marks, index_bytes))
+            return false;
+        index_bytes += sizeof marks;
+        have_last = marks_due = run_begins = false;
+    }
     for (uint32_t stream = 1; stream <= 2; stream++)
         if (lost[stream]) {
-            struct entry mark = {now, lost[stream] < UINT32_MAX ? lost[stream] : UINT32_MAX, LOST | stream};
+            struct entry mark = {now, lost[stream] < UINT32_MAX ? lost[stream] : UINT32_MAX, LOST | within[stream]};
             if (!write_entry(&mark, index_bytes))
                 return false;
             index_bytes += ENTRY_BYTES;
             have_last = false;
             lost[stream] -= mark.length;
+            total[stream] += mark.length;
         }
     return true;
+}
+
+static void lose(uint32_t stream, const char *bytes, long count)
+{
+    lost[stream] += count;
+    within_line[stream] = bytes[count - 1] != '\n';
 }
 
 /* Writes some of the bytes and returns how many: 0 with errno set when none could be written. */
 static long append_some(uint32_t stream, const char *bytes, long count)
 {
     uint64_t now = clock_ms(CLOCK_REALTIME);
-    if (!write_loss_marks(now))
+    if (!write_marks(now))
         return 0;
     bool grows = have_last && last.stream == stream && now >= last.ms && now - last.ms < MERGE_MS;
     long room = segment_bound - data_bytes - index_bytes - (grows ? 0 : ENTRY_BYTES);
@@ -330,6 +383,8 @@ static long append_some(uint32_t stream, const char *bytes, long count)
     index_bytes = at + ENTRY_BYTES;
     last = entry;
     have_last = true;
+    total[stream] += written;
+    within_line[stream] = bytes[written - 1] != '\n';
     return written;
 }
 
@@ -337,8 +392,10 @@ static long append_some(uint32_t stream, const char *bytes, long count)
 static void append(uint32_t stream, const char *bytes, long count)
 {
     while (count > 0) {
-        if (index_fd < 0 && !next_segment()) {
-            lost[stream] += count;
+        /* While the disk is full, marks alone can fill a segment. */
+        bool full = index_fd >= 0 && segment_bound - data_bytes - index_bytes < MIN_FREE_BYTES;
+        if ((index_fd < 0 || full) && !next_segment()) {
+            lose(stream, bytes, count);
             return;
         }
         long written = append_some(stream, bytes, count);
@@ -346,7 +403,7 @@ static void append(uint32_t stream, const char *bytes, long count)
             bytes += written;
             count -= written;
         } else if (!is_disk_full(errno) || !drop_oldest()) {
-            lost[stream] += count;
+            lose(stream, bytes, count);
             return;
         }
         /* Opened as soon as the segment is full: a waiting reader sees it grow, and checks for the next segment. */
@@ -816,7 +873,7 @@ static void drain(void)
     for (int i = 0; i < 2; i++)
         while (poll_fds[i].fd >= 0 && pump(i) && clock_ms(CLOCK_MONOTONIC) < until)
             continue;
-    if (index_fd >= 0 && write_loss_marks(clock_ms(CLOCK_REALTIME))) {
+    if ((lost[1] || lost[2]) && (index_fd >= 0 || next_segment()) && write_marks(clock_ms(CLOCK_REALTIME))) {
         /* the log ends with the loss marks */
     }
 }

@@ -219,7 +219,8 @@ class HealthCheck:
         pieces = cast("AsyncGenerator[LogPiece]", log.pieces(from_run=self._process.run_id, follow=True))
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
-                *lines, rest = (partial_lines.get(piece.stream, b"") + piece.data).split(b"\n")
+                begun = partial_lines.get(piece.stream, b"") if piece.continues else b""
+                *lines, rest = (begun + piece.data).split(b"\n")
                 partial_lines[piece.stream] = rest[:_MAX_LINE_BYTES]
                 for count, line in enumerate(lines):
                     if matches(line[:_MAX_LINE_BYTES]):
