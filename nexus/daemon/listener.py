@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nexus_protocol.errors import ReportedError
 
+from nexus.hints import command_line
 from nexus.locks import FileLock, LockHeld
 from nexus.paths import PathError, check_socket_path
 from nexus.runtime import procfs
@@ -49,7 +50,7 @@ class OwnListener:
         except LockHeld as held:
             raise StartError(
                 f"cannot listen on {self.path}: a daemon runs already (pid {held.pid or 'unknown'})",
-                "See it: nexusctl daemon status",
+                f"See it: {command_line('nexusctl', '--socket', self.path, 'daemon', 'status')}",
             ) from held
         except OSError as error:
             raise StartError(
