@@ -14,6 +14,7 @@ from support.raw import wait_until
 from support.runtimes import collect, end_all, joined, python, shell
 
 from nexus.runtime import Runtime
+from nexus.runtime.log_lines import NO_OUTPUT
 from nexus.runtime.status import is_locked
 
 MIB = 1024 * 1024
@@ -276,3 +277,80 @@ def test_start_on_a_full_disk_fails_and_leaves_no_run(shim: str, root: Path) -> 
         asyncio.run(use())
 
     on_small_disk(root / "disk", 256, scenario)
+
+
+NUMBERS = """
+import os, sys
+first, count = map(int, sys.argv[1:3])
+for fd, name in ((1, b"out"), (2, b"err")):
+    data = b"".join(b"%s %015d\\n" % (name, number) for number in range(first, first + count)) + b"unfinished"
+    while data:
+        data = data[os.write(fd, data):]
+"""
+"""Writes numbered lines of 20 bytes to each stream, and ten bytes more."""
+
+
+def test_gaps_have_the_size_of_what_was_deleted_over_several_runs(runtime: Runtime) -> None:
+    async def scenario() -> None:
+        log = runtime.log("service-1")
+        cursor, behind = NO_OUTPUT, 0
+        for run in range(6):
+            spec = python(NUMBERS, run * 5000, 5000, log_bytes=MIB // 4)
+            process = await runtime.start("service-1", f"run-{run}", spec)
+            await process.wait()
+            if run % 2 == 0:
+                continue
+            pieces = await collect(log, after=cursor)
+            total = 2 * (run + 1) * (5000 * 20 + len("unfinished"))
+            assert behind + sum(len(piece.data) + piece.lost for piece in pieces) == total
+            assert sum(piece.lost for piece in pieces) > 0
+            for piece in pieces:
+                lines = piece.data.splitlines()
+                assert all(line == b"unfinished" or len(line) == len("out") + 16 for line in lines)
+                assert not piece.continues
+            cursor, behind = pieces[-1].cursor, total
+
+    asyncio.run(scenario())
+
+
+def test_bytes_that_a_full_disk_has_no_space_for_are_a_gap(shim: str, root: Path) -> None:
+    def scenario(disk: Path) -> None:
+        runtime = Runtime(disk / "processes", scopes=False)
+
+        async def use() -> None:
+            full, space = disk.parent / "full", disk.parent / "space"
+            for path in (full, space):
+                os.mkfifo(path)
+            source = NUMBERS + (
+                f"open({str(full)!r}).close()\n"
+                "for number in range(40):\n"
+                "    os.write(1, b'lost, and cut by nothing\\n' * 1000)\n"
+                "os.write(1, b'the end of the loss, and a half')\n"
+                f"open({str(space)!r}).read()\n"
+                "os.write(1, b' line\\nkept\\n')\n"
+            )
+            process = await runtime.start("service-1", "run-1", python(source, 0, 10))
+            log = runtime.log("service-1")
+            await asyncio.to_thread(wait_until, lambda: len(log.tail(100)) == 22, "the first lines")
+            filler = fill(disk)
+            await asyncio.to_thread(full.write_bytes, b"")
+            # The program opens the second FIFO when all is written, and reads it until it is closed.
+            with await asyncio.to_thread(open, space, "wb"):
+                filler.unlink()
+            await process.wait()
+            pieces = await collect(log, stream=1)
+            size = 10 * 20 + len("unfinished") + 40 * 1000 * 25 + len("the end of the loss, and a half line\nkept\n")
+            assert sum(len(piece.data) + piece.lost for piece in pieces) == size
+            assert sum(piece.lost for piece in pieces) > 0
+            lines = joined(pieces).splitlines()
+            assert lines[-1] == b"kept"
+            # The shim may read the last write only when there is space again.
+            whole = (b"unfinishedlost, and cut by nothing", b"lost, and cut by nothing")
+            assert set(lines[10:-1]) <= {*whole, b"the end of the loss, and a half line"}
+
+        try:
+            asyncio.run(use())
+        finally:
+            end_all(runtime.directory)
+
+    on_small_disk(root / "disk", 1024, scenario)
