@@ -99,8 +99,8 @@ _KINDS: dict[str, set[str]] = {
     "store": _BASE | _OWN_CONTRACT | {"nexus.caller", "nexus.store", "nexus.supervision.store", "{own}.settings"},
     "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs"},
     "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
-    "part": _BASE | _SHARED | _WORLD | {"{own}"},
-    "cli": _BASE | _OWN_CONTRACT | {"click", "nexus", "nexus.cli", "nexus.client", "{own}.cli"},
+    "part": _BASE | _SHARED | _WORLD | {"{own}", "nexus.envfile"},
+    "cli": _BASE | _OWN_CONTRACT | {"click", "nexus", "nexus.cli", "nexus.client", "nexus.envfile", "{own}.cli"},
 }
 """What each kind of file of a capability may import beside the standard library. A file of no kind is a part."""
 
@@ -109,6 +109,7 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.paths": {"platformdirs", "nexus_protocol.errors"},
     "nexus.locks": {"nexus.runtime.procfs"},
     "nexus.graph": set(),
+    "nexus.envfile": set(),
     "nexus.tasks": set(),
     "nexus.config": {"nexus.paths", "nexus_protocol.errors"},
     "nexus.capabilities": set(),
@@ -146,9 +147,7 @@ _LAYERS: dict[str, set[str]] = {
 """What each layer may import beside itself and the standard library; ``{contracts}`` are all capabilities' commands."""
 
 _LIBRARIES = {
-    "nexus.services.configuration": {"dotenv", "javaproperties"},
     "nexus.services.health": {"re2"},
-    "nexus.services.cli.records": {"dotenv"},
     "nexus.plugins": {"pluggy", "lupa"},
 }
 """Libraries that one folder or file alone uses."""
