@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from nexus_protocol.errors import ReportedError
 
-from nexus.paths import config_directory, default_socket_path, environment_path
+from nexus.paths import PathError, config_directory, default_socket_path, environment_path
+from nexus.trust import distrust
 
 __all__ = [
     "Config",
@@ -24,6 +26,7 @@ __all__ = [
     "database_path",
     "daemon_socket",
     "load_config",
+    "other_socket",
     "plugins_directory",
 ]
 
@@ -119,10 +122,13 @@ def load_config(path: str, *, required: bool = False) -> Config:
     """Read the file; a missing one means the defaults, unless it is ``required`` because the user named it.
 
     Raises:
-        ConfigError: it cannot be read, is not TOML, or has an unknown key or an invalid value.
+        ConfigError: it cannot be read, is not TOML, or has an unknown key or an invalid value; or another user may have
+            written it.
     """
     try:
         with open(path, encoding="utf-8") as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe or a device has no folder to trust
+                _require_trusted(path)
             text = file.read()
     except FileNotFoundError:
         if required:
@@ -142,6 +148,16 @@ def load_config(path: str, *, required: bool = False) -> Config:
         raise ConfigError(f"cannot read {path}: {error}") from None
     _check_sections(path, text, document)
     return _config(path, text, document)
+
+
+def _require_trusted(path: str) -> None:
+    """Refuse a file that another user may have written: it says which plugins are run, and where the daemon is."""
+    problem = distrust(path)
+    if problem is not None:
+        raise ConfigError(
+            f"cannot use {path}: {problem.sentence(path)}",
+            f"Another user may have changed what is in it. Look at it, then: {problem.command}",
+        )
 
 
 def _check_sections(path: str, text: str, document: Mapping[str, Any]) -> None:
@@ -216,26 +232,62 @@ def daemon_socket(config: Config, override: str | None = None) -> tuple[str, str
     Raises:
         PathError: the variable is relative, or the default's runtime directory cannot be used.
     """
-    return _socket(config, override, config.daemon_socket or config.client_socket)
-
-
-def client_socket(config: Config, override: str | None = None) -> tuple[str, str | None]:
-    """Where a client connects: as ``daemon_socket``, with ``[client]`` before ``[daemon]``.
-
-    Raises:
-        PathError: the variable is relative, or the default's runtime directory cannot be used.
-    """
-    return _socket(config, override, config.client_socket or config.daemon_socket)
-
-
-def _socket(config: Config, override: str | None, configured: str | None) -> tuple[str, str | None]:
-    given = os.path.abspath(override) if override else environment_path("NEXUS_SOCKET")
-    if given:
+    given = _given_socket(config, override, config.daemon_socket or config.client_socket)
+    if given is not None:
         return given, None
-    if configured:
-        return _configured(config, configured), None
     path, warning = default_socket_path()
     return path, warning
+
+
+def client_socket(config: Config, override: str | None = None) -> str:
+    """Where a client connects: as ``daemon_socket``, with ``[client]`` before ``[daemon]``.
+
+    Where there is nothing at the default path, it is where the running daemon of the same database says that it
+    listens: that daemon may have been started with another ``XDG_RUNTIME_DIR``.
+
+    Raises:
+        PathError: the variable is relative, or the default's runtime directory cannot be used and no daemon runs.
+    """
+    given = _given_socket(config, override, config.client_socket or config.daemon_socket)
+    if given is not None:
+        return given
+    try:
+        path = default_socket_path().path
+    except PathError:
+        there = _daemon_of_database(config)
+        if there is None:
+            raise
+        return there
+    return path if os.path.lexists(path) else _daemon_of_database(config) or path
+
+
+def other_socket(config: Config, override: str | None, tried: str) -> str | None:
+    """Where else a client may connect that met no daemon at ``tried``, a stale socket file for example.
+
+    None if the user or the configuration gives the address, or if no daemon of this database listens elsewhere.
+    """
+    if _given_socket(config, override, config.client_socket or config.daemon_socket) is not None:
+        return None
+    there = _daemon_of_database(config)
+    return there if there != tried else None
+
+
+def _given_socket(config: Config, override: str | None, configured: str | None) -> str | None:
+    """The socket's path if an option, the environment or the file gives it."""
+    given = os.path.abspath(override) if override else environment_path("NEXUS_SOCKET")
+    if given:
+        return given
+    return _configured(config, configured) if configured else None
+
+
+def _daemon_of_database(config: Config) -> str | None:
+    from nexus.address import read_address  # only here: it would delay each start of nexusctl
+
+    try:
+        address = read_address(database_path(config))
+    except PathError:
+        return None
+    return address.socket if address is not None else None
 
 
 def database_path(config: Config, override: str | None = None) -> str:

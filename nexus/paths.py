@@ -25,6 +25,7 @@ __all__ = [
     "environment_path",
     "runtime_directory",
     "state_directory",
+    "usual_runtime_directory",
 ]
 
 MAX_SOCKET_PATH = 107
@@ -108,6 +109,11 @@ def default_database_path() -> str:
     return os.path.join(state_directory(), "nexus.db")
 
 
+def usual_runtime_directory() -> str:
+    """Where a login manager makes the runtime directory of this user."""
+    return f"/run/user/{os.geteuid()}"
+
+
 def runtime_directory() -> RuntimeDirectory:
     """The directory that holds the ``nexus`` directory with the socket.
 
@@ -123,7 +129,7 @@ def runtime_directory() -> RuntimeDirectory:
                 "Log in again, or set it to a directory of your own with mode 0700, or unset it.",
             )
         return RuntimeDirectory(value)
-    usual = f"/run/user/{os.geteuid()}"
+    usual = usual_runtime_directory()
     if _ownership_problem(usual) is None:
         return RuntimeDirectory(usual)
     own = os.path.join(_home_based("XDG_STATE_HOME", ".local/state"), "nexus", "run")

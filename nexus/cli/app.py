@@ -36,6 +36,8 @@ class App:
         """The deadline of each call; None for no deadline."""
         self._client: BlockingClient | None = None
         self._config: Config | None = None
+        self._elsewhere: str | None = None
+        """Where the daemon listens, if not where it was looked for first."""
 
     @property
     def config(self) -> Config:
@@ -57,9 +59,20 @@ class App:
         return Path(self._socket())
 
     def _socket(self) -> str:
+        if self._elsewhere is not None:
+            return self._elsewhere
         from nexus.config import client_socket
 
-        return client_socket(self.config, self.socket_option)[0]
+        return client_socket(self.config, self.socket_option)
+
+    def _look_elsewhere(self) -> bool:
+        """After no daemon was found: whether the daemon of the database listens at another place, which is used now."""
+        from nexus.config import other_socket
+
+        there = other_socket(self.config, self.socket_option, self._socket())
+        if there is not None:
+            self._elsewhere = there
+        return there is not None
 
     def database_path(self, override: str | None = None) -> Path:
         """The path of the configured database, for work on the file while no daemon runs."""
@@ -73,7 +86,10 @@ class App:
         """The pid of the running daemon, found without connecting to it; None when none runs."""
         from nexus.cli.find_daemon import find_daemon_pid
 
-        return find_daemon_pid(self.socket_path(), self.database_path())
+        pid = find_daemon_pid(self.socket_path(), self.database_path())
+        if pid is None and self._look_elsewhere():
+            pid = find_daemon_pid(self.socket_path(), self.database_path())
+        return pid
 
     def daemon_database(self) -> Path | None:
         """The database that the running daemon reports; None when no daemon runs or it does not reply."""
@@ -101,14 +117,24 @@ class App:
             NoAnswer: the daemon does not reply in time.
         """
         if self._client is None:
-            from nexus.client.blocking import BlockingClient
-
-            client = BlockingClient(self._socket(), actor=self.actor, name=f"nexusctl {__version__}")
-            client.connect()
-            self._client = client
+            self._client = client = self._connected()
             if self.timeout_s is not None:
                 self._await_answer(client, self.timeout_s)
         return self._client
+
+    def _connected(self) -> BlockingClient:
+        from nexus.client.blocking import BlockingClient
+        from nexus.client.errors import ConnectError
+
+        client = BlockingClient(self._socket(), actor=self.actor, name=f"nexusctl {__version__}")
+        try:
+            client.connect()
+        except ConnectError as error:
+            if not error.not_running or not self._look_elsewhere():
+                raise
+            client.socket_path = self._socket()
+            client.connect()
+        return client
 
     def limit(self, timeout_s: float) -> None:
         """Set the deadline of each call, unless the command line sets one."""
@@ -133,7 +159,8 @@ class App:
             raise NoAnswer(self.daemon_pid())
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection, if there is one. The daemon is looked for again afterwards."""
+        self._elsewhere = None
         if self._client is not None:
             self._client.close()
             self._client = None

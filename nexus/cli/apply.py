@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nexus.cli.output import Printer, colour_wanted, confirm, hint, output_options, printable, printer
+from nexus.cli.output import Printer, colour_wanted, confirm, hint, output_options, printable, printer, write_exact
+from nexus.hints import command_line
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -83,7 +83,7 @@ def apply(
             return _carry_out(app, project, observed, plan, unready, wait, out)
         if not out.for_person:
             out.many([], (), key="name", nothing="Nothing to change.")
-        _print_not_ready(observed, unready, shlex.join(["nexusctl", "apply", "-f", file, "--wait"]))
+        _print_not_ready(observed, unready, command_line("nexusctl", "apply", "-f", file, "--wait"))
         return 0
     if out.for_person:
         for line in plan_lines(plan, colour=colour_wanted()):
@@ -94,13 +94,13 @@ def apply(
             out.many([step_record(step) for step in plan.steps], (), key="name", nothing="Nothing to change.")
         return int(exit_code)
     options = [word for word, given in (("--prune", prune), ("--no-start", no_start), ("--wait", wait)) if given]
-    again = shlex.join(["nexusctl", "apply", "-f", file, *options, "--yes"])
+    again = command_line("nexusctl", "apply", "-f", file, *options, "--yes")
     if not yes and not confirm("Apply this?", "refusing to apply without confirmation", again):
         return 1
     return _carry_out(app, project, observed, plan, unready if wait else [], wait, out)
 
 
-def _print_not_ready(observed: Observed, unready: Sequence[Step], command: str) -> None:
+def _print_not_ready(observed: Observed, unready: Sequence[Step], line: str) -> None:
     from nexus.services.cli.status import summary
 
     for step in unready:
@@ -108,7 +108,7 @@ def _print_not_ready(observed: Observed, unready: Sequence[Step], command: str) 
         reason = f": {service['reason']}" if service["state"] == "starting" and service.get("reason") else ""
         click.echo(printable(f'Not ready yet: service "{step.name}" ({summary(service)}){reason}'), err=True)
     if unready:
-        hint(f"Wait for it: {printable(command)}")
+        hint(f"Wait for it: {line}")
 
 
 def _carry_out(
@@ -160,7 +160,7 @@ def export(app: App, file: str, project: str | None, force: bool) -> None:
     observed = observe(app)
     text = write_project(project, *_tables(observed, project))
     if file == "-":
-        click.echo(text, nl=False)
+        write_exact(text)
         return
     _write_private(Path(file), text, force)
     click.echo(printable(f"Wrote {file}"))

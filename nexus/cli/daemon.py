@@ -25,10 +25,29 @@ from nexus_protocol.errors import FailedPrecondition, NexusError, Unavailable
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.find_daemon import SocketGone, has_socket
 from nexus.cli.groups import WordGroup
-from nexus.cli.output import Printer, confirm, format_duration, hint, output_options, print_fields, printable, printer
-from nexus.cli.systemd import start_hint, unit_directory, unit_installed, user_manager_runs
+from nexus.cli.output import (
+    Printer,
+    confirm,
+    format_duration,
+    hint,
+    hint_lines,
+    output_options,
+    print_fields,
+    printable,
+    printer,
+)
+from nexus.cli.systemd import (
+    manager_directory,
+    manager_environment,
+    start_hint,
+    unit_directory,
+    unit_installed,
+    user_manager_runs,
+)
 from nexus.client.errors import ConnectError, ConnectionFailure
+from nexus.hints import command_line, joined
 from nexus.system.commands import GetSystemStatus, Health, Shutdown
+from nexus.trust import make_trusted
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -53,8 +72,13 @@ class DaemonFailed(NexusError):
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least severe messages to log."
 )
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="If the processes beside the database are not those of its records, rename their folder.",
+)
 @click.pass_obj
-def start(app: App, log_level: str | None) -> None:
+def start(app: App, log_level: str | None, fresh: bool) -> None:
     """Start the daemon, unless it is running."""
     app.limit(ANSWER_WITHIN_S)
     managed = _managed(app)
@@ -68,13 +92,15 @@ def start(app: App, log_level: str | None) -> None:
     if managed:
         if log_level is not None:
             raise click.UsageError("--log-level has no effect on nexus.service: set [daemon] log_level in config.toml")
+        if fresh:
+            _set_processes_aside(app)
         app.timeout_s = None  # a migration at the start may take long
         pid = _start_units(app)
         click.echo(f"Started the daemon (pid {pid}, nexus.service)")
         return
     log = _log_path()
     try:
-        pid = _start_detached(app, log, log_level)
+        pid = _start_detached(app, log, log_level, fresh)
     except DaemonFailed:
         other = _started_by_another(app)
         if other is None:
@@ -108,10 +134,7 @@ def _managed(app: App) -> bool:
     """Whether the options select the daemon that the user's systemd manager has a unit for."""
     if not (user_manager_runs() and unit_installed()) or app.socket_option or app.config_option:
         return False
-    from nexus.config import client_socket
-    from nexus.paths import default_socket_path
-
-    return client_socket(app.config)[0] == default_socket_path()[0]
+    return str(app.socket_path()) == f"{manager_directory()}/nexus/nexus.sock"  # ListenStream= of nexus.socket
 
 
 def _running(app: App) -> dict[str, Any] | None:
@@ -129,7 +152,17 @@ def _log_path() -> Path:
     return Path(state_directory(), "nexusd.log")
 
 
-def _start_detached(app: App, log: Path, log_level: str | None) -> int:
+def _set_processes_aside(app: App) -> None:
+    """What ``nexusd --fresh`` does, before a unit whose command has no such option is started."""
+    from nexus.paths import state_directory
+    from nexus.store.maintenance import set_processes_aside
+
+    aside = set_processes_aside(app.database_path(), Path(state_directory(), "backups"))
+    if aside is not None:
+        click.echo(f"Set aside the processes of another database: {aside}")
+
+
+def _start_detached(app: App, log: Path, log_level: str | None, fresh: bool) -> int:
     """Start ``nexusd`` in its own session; returns its pid once it is ready.
 
     Raises:
@@ -137,12 +170,14 @@ def _start_detached(app: App, log: Path, log_level: str | None) -> int:
     """
     import tempfile
 
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_trusted(str(log.parent), "the state folder")
     command = [*nexusd_command(), "--log-file", str(log), "--socket", str(app.socket_path())]
     # The daemon's working directory is /, so every path must be absolute.
     command += ["--db", str(app.database_path())]
     if app.config_option:
         command += ["--config", str(Path(app.config_option).absolute())]
+    if fresh:
+        command.append("--fresh")
     if log_level:
         command += ["--log-level", log_level]
     with (
@@ -191,7 +226,7 @@ def _start_error(output: bytes, log: Path, code: int) -> DaemonFailed:
     if not message:
         return DaemonFailed(f"the daemon exited with code {code}", hint=f"Its log: {log}")
     hint_lines = itertools.takewhile(lambda line: line.startswith("  "), rest)
-    return DaemonFailed(message, hint="\n".join(line.strip() for line in hint_lines) or None)
+    return DaemonFailed(message, hint=joined(*(line.strip() for line in hint_lines)))
 
 
 def nexusd_command() -> list[str]:
@@ -219,8 +254,10 @@ def stop(app: App) -> None:
         click.echo("The daemon is not running" if pid is None else f"Stopped the daemon (pid {pid})")
     if left:
         which = "1 service keeps" if left == 1 else f"{left} services keep"
-        hint(f"{which} running without it. To stop services too, run this before stopping the daemon:")
-        click.echo("  nexusctl service stop --all", err=True)
+        hint(
+            f"{which} running without it. To stop services too, run this before stopping the daemon:\n"
+            "nexusctl service stop --all"
+        )
 
 
 def _services_up(app: App) -> int:
@@ -258,7 +295,7 @@ def _stop(app: App) -> int | None:
         if not poller.poll(_STOP_TIMEOUT_S * 1000):
             raise DaemonFailed(
                 f"cannot stop the daemon: process {pid} still runs after {_STOP_TIMEOUT_S:g} seconds",
-                hint=f"To kill it: kill -9 {pid}",
+                hint=f"To kill it: {command_line('kill', '-9', pid)}",
             )
     finally:
         os.close(waiting)
@@ -277,16 +314,21 @@ def restart(ctx: click.Context) -> None:
         click.echo(f"Restarted the daemon (pid {pid}, nexus.service)")
         return
     app.limit(ANSWER_WITHIN_S)
+    running = _running(app)
+    path = app.socket_path()
     stopped = _stop(app)
     if stopped is not None:
         click.echo(f"Stopped the daemon (pid {stopped})")
+    if running is not None:
+        app.socket_option = str(path)  # it listens again where its clients look for it
     ctx.invoke(start)
 
 
 def _unit_state(unit: str) -> str:
     """The ActiveState of a unit, such as ``active``, ``activating`` or ``inactive``."""
     command = ["systemctl", "--user", "show", "--property", "ActiveState", "--value", unit]
-    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=manager_environment())
+    return done.stdout.strip()
 
 
 def _unit_active() -> bool:
@@ -330,9 +372,8 @@ def status_(app: App, output: str, no_header: bool) -> int:
         if error.not_running:
             hint(f"Start it: {start_hint()}")
         else:
-            click.echo(f"  {printable(error.message)}", err=True)
-            if error.hint:
-                click.echo(f"  {printable(error.hint)}", err=True)
+            for line in (printable(error.message), *hint_lines(error.hint or "")):
+                click.echo(f"  {line}", err=True)
         return 3
     managed = "systemd (nexus.service)" if _managed(app) and _unit_active() else "none (a detached process)"
     record = {"state": "running", "socket": str(path), "health": health["status"], "manager": managed, **system}
@@ -438,7 +479,12 @@ def _systemctl(*arguments: str) -> None:
     """
     try:
         result = subprocess.run(
-            ["systemctl", "--user", *arguments], capture_output=True, text=True, check=False, timeout=120
+            ["systemctl", "--user", *arguments],
+            env=manager_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DaemonFailed(f"cannot run systemctl --user {' '.join(arguments)}: {error}") from None

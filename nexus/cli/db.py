@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from nexus_protocol.errors import FailedPrecondition, Internal
 
 from nexus.cli.output import Printer, confirm, format_time, hint, output_options, print_fields, printer
 from nexus.cli.verbs import NounGroup, Number, verb
+from nexus.hints import command_line
 from nexus.system.commands import BackupDatabase, Health
 
 if TYPE_CHECKING:
@@ -68,9 +68,14 @@ def _backup(app: App, values: dict[str, Any], out: Printer) -> None:
     out.one(backup, key="path", sentence=sentence)
 
 
-def _database_option_text(database: str | None) -> str:
+def _database_option_words(database: str | None) -> list[str]:
     """The ``--db`` option that makes a suggested command use the same database."""
-    return f" --db {shlex.quote(database)}" if database else ""
+    return ["--db", database] if database else []
+
+
+def _operand(path: Path) -> str:
+    """The path as a word that no program takes for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def _refuse_ambiguous_database(app: App, path: Path, action: str) -> None:
@@ -79,7 +84,7 @@ def _refuse_ambiguous_database(app: App, path: Path, action: str) -> None:
     if used is not None and used.resolve() != path.resolve():
         raise FailedPrecondition(
             f"cannot {action}: which one? The running daemon uses {used}, and not {path}",
-            hint="Stop it first: nexusctl daemon stop; or name the database: --db PATH",
+            hint="Stop it first: nexusctl daemon stop\nor name the database: --db PATH",
         )
 
 
@@ -109,7 +114,7 @@ def _restore(app: App, backup: Path, database: str | None, yes: bool, output: st
     if not yes and not confirm(
         f"Replace {path} with {backup}?",
         "refusing to replace the database without confirmation",
-        f"nexusctl db restore {shlex.quote(str(backup))}{_database_option_text(database)} --yes",
+        command_line("nexusctl", "db", "restore", _operand(backup), *_database_option_words(database), "--yes"),
     ):
         return 1
     restored = restore_database(path, backup)
@@ -148,7 +153,7 @@ def _migrate(app: App, target: int, database: str | None, yes: bool, output: str
         if not confirm(
             f"Migrate {path} {change}?",
             f"refusing to migrate without confirmation: {path} would go {change}",
-            f"nexusctl db migrate --to {target}{_database_option_text(database)} --yes",
+            command_line("nexusctl", "db", "migrate", "--to", target, *_database_option_words(database), "--yes"),
         ):
             return 1
     backups = Path(state_directory(), "backups")
@@ -209,9 +214,10 @@ def examine(path: Path, database: str | None = None) -> tuple[CheckReport, str, 
     from nexus.store.migrate import target_version
 
     restore = (
-        f"Replace it with a backup: nexusctl daemon stop; nexusctl db restore BACKUP{_database_option_text(database)}"
+        "Replace it with a backup: nexusctl daemon stop; "
+        f"{command_line('nexusctl', 'db', 'restore', 'BACKUP', *_database_option_words(database))}"
     )
-    permissions = f"Check the permissions: ls -ld {shlex.quote(str(path.parent))} {shlex.quote(str(path))}"
+    permissions = f"Check the permissions: {command_line('ls', '-ld', path.parent, path)}"
     try:
         if path.is_dir():
             raise InitError(f"cannot check {path}: it is a directory", hint="Name the file in it: --db PATH")

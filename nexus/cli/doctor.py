@@ -14,9 +14,10 @@ from nexus_protocol.errors import ReportedError
 
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.find_daemon import SocketGone
-from nexus.cli.output import colour_wanted, output_options, printer
+from nexus.cli.output import colour_wanted, hint_lines, output_options, painted, printer
 from nexus.cli.systemd import start_hint, unit_installed, user_manager_runs
 from nexus.client.errors import ConnectError
+from nexus.hints import command_line
 from nexus.paths import check_socket_path, runtime_directory
 from nexus.system.commands import Health
 
@@ -68,10 +69,10 @@ def _print(finding: Finding) -> None:
     colours = {"ok": "green", "warning": "yellow", "failing": "red"}
     mark = f"{finding.status:<8}"
     if colour_wanted():
-        mark = click.style(mark, fg=colours[finding.status])
+        mark = painted(mark, colours[finding.status])
     click.echo(f"{mark} {finding.check + ':':<15} {finding.message}")
-    if finding.remedy:
-        click.echo(f"{'':<25}{finding.remedy}")
+    for line in hint_lines(finding.remedy or ""):
+        click.echo(f"{'':<25}{line}")
 
 
 def _configuration(app: App) -> Iterator[Finding]:
@@ -117,7 +118,7 @@ def _socket(app: App) -> Iterator[Finding]:
             "permissions",
             "warning",
             f"other users can access {path}",
-            f"chmod 700 {path.parent}; chmod 600 {path}",
+            f"{command_line('chmod', '700', path.parent)}; {command_line('chmod', '600', path)}",
         )
     else:
         yield Finding("permissions", "ok", f"only you can access {path}")
@@ -150,16 +151,22 @@ def _database(app: App) -> Iterator[Finding]:
         status = path.stat()
     except FileNotFoundError:
         yield Finding(
-            "database", "warning", f"{path} does not exist yet", "The daemon creates it when it first starts."
+            "database",
+            "warning",
+            f"{path} does not exist",
+            "The daemon creates it when it first starts. If it was deleted: nexusctl db restore BACKUP",
         )
         return
     if status.st_uid != os.geteuid():
         yield Finding(
-            "database", "failing", f"{path} belongs to user {status.st_uid}", f"Change its owner (chown): ls -l {path}"
+            "database",
+            "failing",
+            f"{path} belongs to user {status.st_uid}",
+            f"Change its owner with chown; see it: {command_line('ls', '-l', path)}",
         )
         return
     if stat.S_IMODE(status.st_mode) & 0o077:
-        yield Finding("database", "warning", f"other users can read {path}", f"chmod 600 {path}")
+        yield Finding("database", "warning", f"other users can read {path}", command_line("chmod", "600", path))
     try:
         report, state, remedy = examine(path)
     except ReportedError as error:

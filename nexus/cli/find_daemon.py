@@ -12,6 +12,7 @@ from pathlib import Path
 from nexus_protocol.errors import DeadlineExceeded, FailedPrecondition
 
 from nexus.cli.systemd import start_hint
+from nexus.hints import command_line
 from nexus.locks import holder
 from nexus.runtime.procfs import has_socket
 
@@ -24,7 +25,7 @@ class NoAnswer(DeadlineExceeded):
     def __init__(self, pid: int | None) -> None:
         super().__init__(
             f"cannot get an answer: the daemon (pid {pid or 'unknown'}) accepts connections but does not answer",
-            hint=f"To kill it: kill -9 {pid or 'PID'}; then: {start_hint()}",
+            hint=f"To kill it: {command_line('kill', '-9', pid or 'PID')}\nThen: {start_hint()}",
         )
 
 

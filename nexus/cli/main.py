@@ -18,6 +18,8 @@ import click
 from nexus import __version__
 from nexus.capabilities import CAPABILITIES, Noun
 from nexus.cli.groups import WordGroup
+from nexus.hints import command_line
+from nexus.terminal import guard
 
 __all__ = ["cli", "exit_code", "main", "print_error"]
 
@@ -38,7 +40,7 @@ _NOUNS: dict[str, tuple[str, Noun]] = {
 _ALIASES = {alias: noun.name for _module, noun in _NOUNS.values() for alias in noun.aliases}
 
 _SUGGESTIONS = {
-    word: f" (did you mean 'nexusctl {meant}'?)"
+    word: f" (did you mean '{command_line('nexusctl', *meant.split())}'?)"
     for word, meant in {
         **{word: f"daemon {word}" for word in ("start", "stop", "restart", "install", "uninstall")},
         **dict.fromkeys(("list", "ls", "ps"), "vm list"),
@@ -112,7 +114,9 @@ def cli(
     The global options may stand anywhere on the line.
     """
     from nexus.cli.app import App
+    from nexus.cli.output import set_address
 
+    set_address(socket, config)
     ctx.obj = App(socket, config, actor, debug, timeout)
     ctx.call_on_close(ctx.obj.close)
 
@@ -124,6 +128,7 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the parent process closed it
             setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    guard()
     try:
         code = _run(sys.argv[1:])
         try:
@@ -247,17 +252,18 @@ def _print_interrupted(error: KeyboardInterrupt) -> None:
 
 def _print_notes(error: BaseException) -> None:
     """Print the notes that a verb added to an error before raising it again."""
-    from nexus.cli.output import printable
+    from nexus.cli.output import hint_lines
 
     for note in getattr(error, "__notes__", ()):
-        click.echo(f"  {printable(note)}", err=True)
+        for line in hint_lines(note):
+            click.echo(f"  {line}", err=True)
 
 
 def print_error(error: Exception) -> None:
     """Print an error and its hint on standard error."""
     from nexus_protocol.errors import NexusError, ReportedError
 
-    from nexus.cli.output import printable
+    from nexus.cli.output import hint_lines, printable
     from nexus.cli.systemd import start_hint
     from nexus.client.errors import ConnectError
 
@@ -266,9 +272,9 @@ def print_error(error: Exception) -> None:
         if isinstance(error, NexusError):
             _print_program_output(error.details)
         if error.hint:
-            click.echo("\n".join(f"  {printable(line)}" for line in error.hint.splitlines()), err=True)
+            click.echo("\n".join(f"  {line}" for line in hint_lines(error.hint)), err=True)
         if isinstance(error, ConnectError) and error.not_running:
-            click.echo(f"\n  Start it: {start_hint()}", err=True)
+            click.echo("\n" + "\n".join(f"  {line}" for line in hint_lines(f"Start it: {start_hint()}")), err=True)
         _print_notes(error)
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
         # An error about a file has its name; without one, this is standard output.
@@ -278,7 +284,7 @@ def print_error(error: Exception) -> None:
         click.echo(f"Error: cannot continue{printable(where)}: {error.strerror or error}", err=True)
     else:
         click.echo(f"Error: cannot continue: {type(error).__name__}: {printable(str(error))}", err=True)
-        click.echo("  This is a bug in nexusctl. To see the traceback: nexusctl --debug …", err=True)
+        click.echo("  This is a bug in nexusctl. To see the traceback, repeat the command with --debug.", err=True)
 
 
 def _print_program_output(details: Mapping[str, Any]) -> None:

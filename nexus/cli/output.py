@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from nexus.terminal import exact_bytes, output_filter, overwrite_line, painted, printable, write_exact
+
 if TYPE_CHECKING:
     import socket
 
@@ -22,17 +24,25 @@ if TYPE_CHECKING:
 __all__ = [
     "Column",
     "Printer",
+    "address_given",
     "can_ask",
     "colour_wanted",
     "confirm",
     "end_with_reader",
+    "exact_bytes",
     "format_duration",
     "format_time",
     "hint",
+    "hint_lines",
+    "output_filter",
     "output_options",
+    "overwrite_line",
+    "painted",
     "print_fields",
     "printable",
     "printer",
+    "set_address",
+    "write_exact",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -78,7 +88,8 @@ class Printer:
         elif self.output == "jsonl":
             _write("".join(_json_line(record) + "\n" for record in records))
         elif self.output == "name":
-            _write("".join(f"{record[key]}\n" for record in records))
+            for record in records:
+                _write_name(record[key])
         elif records:
             self._table(records, columns)
         if not records:
@@ -91,7 +102,7 @@ class Printer:
         elif self.output == "jsonl":
             _write(_json_line(record) + "\n")
         elif self.output == "name":
-            _write(f"{record[key]}\n")
+            _write_name(record[key])
         else:
             sentence()
 
@@ -100,7 +111,7 @@ class Printer:
         if self.output in ("json", "jsonl"):
             _write(_json_line(record) + "\n")
         elif self.output == "name":
-            _write(f"{record[key]}\n")
+            _write_name(record[key])
         else:
             _write(text + "\n")
         sys.stdout.flush()
@@ -118,7 +129,7 @@ class Printer:
             for record, row in zip(records, padded[-len(cells) :], strict=True):
                 for index, column in enumerate(shown):
                     if column.colour is not None:
-                        row[index] = click.style(row[index], fg=column.colour(record))
+                        row[index] = painted(row[index], column.colour(record))
         _write("".join(" ".join(row).rstrip() + "\n" for row in padded))
 
 
@@ -131,13 +142,13 @@ def _cell(value: Any) -> str:
     return printable("-" if value is None or value == "" else str(value))
 
 
-def printable(text: str) -> str:
-    """Replace every character that a terminal could take for a control sequence."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
 def _write(text: str) -> None:
     sys.stdout.write(text)
+
+
+def _write_name(value: Any) -> None:
+    """Write a value for ``-o name``: one line on a terminal, the exact text to a program."""
+    write_exact((printable(str(value)) if sys.stdout.isatty() else str(value)) + "\n")
 
 
 def _json(value: Any) -> str:
@@ -153,8 +164,16 @@ def _json_line(value: Any) -> str:
 
 
 def _escaped(json: str) -> str:
-    # JSON does not escape C1 control characters, and some start a control sequence on a terminal.
-    return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", json)
+    # JSON does not have to escape C1 control characters, and characters that change the direction of text.
+    if json.replace("\n", "").isprintable():
+        return json
+    return "".join(c if c == "\n" or c.isprintable() else _escape(c) for c in json)
+
+
+def _escape(character: str) -> str:
+    """A character as JSON writes it in ASCII: one unit of UTF-16, or two."""
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
 def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
@@ -178,10 +197,36 @@ def format_duration(ms: int) -> str:
     return " ".join(f"{number} {unit}" for number, unit in parts[:2])
 
 
+_address: list[str] = []
+"""The options of this run that say which daemon it means; hints repeat them, or they would lead to another one."""
+
+
+def set_address(socket: str | None, config: str | None) -> None:
+    """Note ``--socket`` and ``--config`` as they were given, for ``hint_lines``."""
+    _address[:] = [
+        word for option in (("--socket", socket), ("--config", config)) if option[1] for word in option if word
+    ]
+
+
+def address_given() -> bool:
+    """Whether this run has an option that says which daemon it means."""
+    return bool(_address)
+
+
+def hint_lines(text: str) -> list[str]:
+    """The lines of a hint as they are printed. Its commands of nexusctl go to the daemon of this run."""
+    if _address:
+        from nexus.hints import command_line
+
+        again = command_line("nexusctl", *_address)
+        text = re.sub(r"(?m)(^|: |; )nexusctl (?!--socket )", lambda match: f"{match[1]}{again} ", text)
+    return [printable(line) for line in text.splitlines()]
+
+
 def hint(text: str) -> None:
     """Print what to do next on standard error, after an empty line."""
     sys.stdout.flush()
-    click.echo(f"\n  {text}", err=True)
+    click.echo("".join(f"\n  {line}" for line in hint_lines(text)), err=True)
 
 
 def can_ask() -> bool:
@@ -193,7 +238,9 @@ def confirm(question: str, refusal: str, command: str) -> bool:
     """Ask on a terminal; without one, print the refusal. ``command`` is the command line that skips the question."""
     if can_ask():
         return click.confirm(printable(question), err=True)
-    click.echo(f"Error: {refusal}\n  Run with --yes to skip confirmation: {printable(command)}", err=True)
+    click.echo(f"Error: {refusal}", err=True)
+    for line in hint_lines(f"Run with --yes to skip confirmation: {command}"):
+        click.echo(f"  {line}", err=True)
     return False
 
 

@@ -45,7 +45,8 @@ class Client(BaseClient):
     """A connection to the daemon.
 
     ``socket_path`` is the daemon's address; by default the one ``nexusctl`` uses: ``NEXUS_SOCKET``, the configuration
-    file, the runtime directory. ``actor`` is on whose behalf the requests are made; the journal records it.
+    file, the runtime directory, else where the daemon of the default database listens. ``actor`` is on whose behalf the
+    requests are made; the journal records it.
 
     A lost connection fails every open request. The client does not reconnect on its own, since only the caller knows
     which requests may be repeated: call ``await client.connect()``.
@@ -66,7 +67,11 @@ class Client(BaseClient):
         """
         await self.close()
         loop = asyncio.get_running_loop()
-        sock = await connect_async(self.socket_path, CONNECT_TIMEOUT_S)
+        try:
+            sock = await connect_async(self.socket_path, CONNECT_TIMEOUT_S)
+        except ConnectError as error:
+            self._look_elsewhere(error)
+            sock = await connect_async(self.socket_path, CONNECT_TIMEOUT_S)
         _transport, self._link = await loop.create_connection(lambda: _Link(loop), sock=sock)
         try:
             self.welcome = await self.call(Hello(client=f"nexus-python {__version__}", actor=self.actor))

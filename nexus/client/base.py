@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from nexus.client.errors import check_actor
+from nexus.client.errors import ConnectError, check_actor
+
+if TYPE_CHECKING:
+    from nexus.config import Config
 
 __all__ = ["BaseClient"]
 
@@ -12,15 +16,35 @@ __all__ = ["BaseClient"]
 class BaseClient:
     """The daemon's address and the actor; without ``socket_path``, the daemon that ``nexusctl`` would use.
 
+    That is one at the default path, else the running daemon of the default database, wherever it listens.
+
     Raises:
         InvalidArgument: the daemon would not accept the actor.
         PathError, ConfigError: no ``socket_path`` is given, and the environment or the configuration is wrong.
     """
 
     def __init__(self, socket_path: str | os.PathLike[str] | None, actor: str | None) -> None:
+        self._config: Config | None = None
+        """Set if no ``socket_path`` was given."""
         if socket_path is None:
             from nexus.config import client_socket, config_path, load_config
 
-            socket_path, _warning = client_socket(load_config(config_path()))
+            self._config = load_config(config_path())
+            socket_path = client_socket(self._config)
         self.socket_path = os.fspath(socket_path)
         self.actor = check_actor(actor)
+
+    def _look_elsewhere(self, error: ConnectError) -> None:
+        """Set ``socket_path`` to where the daemon listens, after a failed connect to the default path.
+
+        Raises:
+            ConnectError: ``error``, if there is nowhere else to look.
+        """
+        if self._config is None or not error.not_running:
+            raise error
+        from nexus.config import other_socket
+
+        there = other_socket(self._config, None, self.socket_path)
+        if there is None:
+            raise error
+        self.socket_path = there

@@ -50,8 +50,8 @@ class BlockingClient(BaseClient):
     """A connection to the daemon.
 
     ``socket_path`` is the daemon's address; by default the one ``nexusctl`` uses: ``NEXUS_SOCKET``, the configuration
-    file, the runtime directory. ``actor`` is on whose behalf the requests are made; the journal records it. ``name`` is
-    the name of the calling program.
+    file, the runtime directory, else where the daemon of the default database listens. ``actor`` is on whose behalf the
+    requests are made; the journal records it. ``name`` is the name of the calling program.
 
     ::
 
@@ -85,7 +85,11 @@ class BlockingClient(BaseClient):
             ConnectError: no daemon listens at the socket.
         """
         self.close()
-        self._socket = connect(self.socket_path, CONNECT_TIMEOUT_S)
+        try:
+            self._socket = connect(self.socket_path, CONNECT_TIMEOUT_S)
+        except ConnectError as error:
+            self._look_elsewhere(error)
+            self._socket = connect(self.socket_path, CONNECT_TIMEOUT_S)
         self._engine = ClientConnection()
         self._failure = None
         import msgpack

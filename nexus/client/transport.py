@@ -83,9 +83,11 @@ def _connect_error(path: str, error: OSError) -> ConnectError:
     if isinstance(error, PermissionError):
         from pathlib import Path
 
+        from nexus.hints import command_line
+
+        look = command_line("ls", "-ld", Path(path).parent, path)
         return ConnectError(
-            f"{sentence}: {error.strerror}",
-            f"The socket or its directory belongs to another user: ls -ld {Path(path).parent} {path}",
+            f"{sentence}: {error.strerror}", f"The socket or its directory belongs to another user: {look}"
         )
     if error.errno is None:  # Python refuses a path that does not fit in sockaddr_un, without asking the kernel
         return ConnectError(

@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 
 from nexus.daemon.systemd import under_journald
+from nexus.terminal import printable
 
 __all__ = ["set_level", "setup"]
 
@@ -35,7 +36,7 @@ class _LineFormatter(logging.Formatter):
         text = record.getMessage()
         if record.exc_info and record.exc_info[0] is not None:
             text += " | " + _one_line(record.exc_info[1])
-        text = text.replace("\n", "\\n").replace("\r", "\\r")
+        text = printable(text.replace("\n", "\\n").replace("\r", "\\r"))
         name = record.name.removeprefix("nexus.")
         if self._journald:
             return f"<{_PRIORITIES.get(record.levelno, 6)}>{name}: {text}"

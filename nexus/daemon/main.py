@@ -23,6 +23,7 @@ from pathlib import Path
 from nexus_protocol import NexusError, ReportedError, Unavailable
 
 from nexus import __version__
+from nexus.address import address_file, read_address, remove_address, write_address
 from nexus.caller import Caller
 from nexus.capability import ManagerContext
 from nexus.config import Config, ConfigError, config_path, daemon_socket, database_path, load_config, plugins_directory
@@ -31,20 +32,25 @@ from nexus.daemon.dispatch import load_capabilities, make_managers
 from nexus.daemon.listener import OwnListener, StartError
 from nexus.daemon.server import Server, refuse
 from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
+from nexus.daemon.threads import StoppableExecutor, exit_despite_threads
+from nexus.hints import command_line, joined
 from nexus.journal.store import prune
-from nexus.locks import LockHeld
+from nexus.locks import FileLock, LockHeld
 from nexus.paths import state_directory
 from nexus.plugins.host import PluginHost
 from nexus.runtime import Runtime
 from nexus.runtime.procfs import overflow_uid
 from nexus.store import DatabaseDamaged, SchemaMismatch, StoreError
 from nexus.store.maintenance import database_lock
+from nexus.store.processes_folder import ForeignProcesses, ProcessesFolder
 from nexus.store.sqlite import SqliteStore
 from nexus.supervision.boot import Boot
 from nexus.supervision.port_leases import PortLeases
 from nexus.supervision.sweeper import Sweeper
 from nexus.system.settings import KNOWN, validate
 from nexus.system.store import setting_value
+from nexus.terminal import guard
+from nexus.trust import make_trusted, require_trusted
 
 __all__ = ["main"]
 
@@ -54,7 +60,7 @@ _PRUNE_INTERVAL_S = 3600.0
 _DAY_MS = 24 * 60 * 60 * 1000
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HANDLED_SIGNALS = (*_STOP_SIGNALS, signal.SIGHUP)
-_NEEDS_A_PERSON = (ConfigError, SchemaMismatch, DatabaseDamaged)
+_NEEDS_A_PERSON = (ConfigError, SchemaMismatch, DatabaseDamaged, ForeignProcesses)
 """Starting again does not help: the unit has RestartPreventExitStatus= for their exit code."""
 _EX_CONFIG = 78
 """From sysexits.h."""
@@ -62,7 +68,8 @@ _EX_CONFIG = 78
 
 def main() -> None:
     """The console script ``nexusd``."""
-    sys.exit(run(sys.argv[1:]))
+    guard()
+    sys.exit(exit_despite_threads(run(sys.argv[1:])))
 
 
 class _StoppedAtStart(BaseException):
@@ -78,6 +85,8 @@ def _stop_at_start(number: int, _frame: object) -> None:
 def run(arguments: list[str]) -> int:
     """Run the daemon until it is stopped; return its exit code."""
     options = _parse(arguments)
+    # For the daemon's own files. Children get the umask that ``nexus.runtime.inheritance`` noted when it was imported.
+    os.umask(0o077)
     for number in _STOP_SIGNALS:
         signal.signal(number, _stop_at_start)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -99,7 +108,7 @@ def run(arguments: list[str]) -> int:
     except (ReportedError, OSError) as error:
         message, hint = _message_and_hint(error)
         notifier.send(f"STATUS={message}", "ERRNO=1")
-        print(f"nexusd: {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
+        print("\n  ".join([f"nexusd: {message}", *(hint or "").splitlines()]), file=sys.stderr)
         if passed is not None:
             _refuse_waiting_clients(passed, message, hint)
         return _EX_CONFIG if isinstance(error, _NEEDS_A_PERSON) else 1
@@ -146,6 +155,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--no-plugins", action="store_true", help="run without plugins, even if the configuration enables them"
     )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="if the processes beside the database are not those of its records, rename their folder and start",
+    )
     parser.add_argument("--version", action="version", version=f"nexusd {__version__}")
     return parser.parse_args(arguments)
 
@@ -183,15 +197,15 @@ class _Daemon:
         self.notifier = notifier
         self.stopping: asyncio.Event
         self.reason = ""
+        self._database_lock: FileLock | None = None
 
     def run(self) -> int:
-        os.umask(0o077)
         if os.geteuid() == overflow_uid():
             raise StartError(
                 "cannot run as the overflow user: in a user namespace it stands for all users that are not mapped",
                 "Map your own user in the namespace, or run nexusd as another user.",
             )
-        self._file_limit = _raise_file_limit()
+        _raise_file_limit()
         where, warning = daemon_socket(self.config, self.options.socket)
         socket_path = Path(where)
         if warning:
@@ -205,40 +219,54 @@ class _Daemon:
             listener = own.open() if own is not None else self.passed
             assert listener is not None
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
-            store = self._open_store(database)
+            store = self._open_store(database, str(socket_path) if own is not None else _bound_path(listener))
             where = str(socket_path) if own is not None else "the passed socket"
             signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
             asyncio.run(self._serve(listener, store, where))
         finally:
+            if self._database_lock is not None and self._database_lock.held:
+                remove_address(database)
             if own is not None:
                 own.close()
         _log.info("stopped")
         return 0
 
-    def _open_store(self, database: Path) -> SqliteStore:
+    def _open_store(self, database: Path, listens_at: str | None) -> SqliteStore:
         self.notifier.send("STATUS=Opening the database")
-        lock = database_lock(database)
+        backups = Path(state_directory(), "backups")
+        require_trusted(str(backups.parent), "the state folder")
+        require_trusted(str(backups), "the folder of backups")
+        # It is held until the process ends.
+        self._database_lock = lock = database_lock(database)
         try:
-            lock.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_trusted(str(lock.path.parent), "the database's folder")
             lock.acquire()
         except LockHeld as held:
-            raise StartError(
-                f"cannot use database {database}: a daemon uses it already (pid {held.pid or 'unknown'})",
-                "Give another database: nexusd --db PATH",
-            ) from held
+            raise _database_in_use(database, held.pid) from held
         except OSError as error:
             raise StartError(
                 f"cannot use database {database}: {lock.path} cannot be made: {error.strerror}",
-                f"Look at the permissions: ls -ld {database.parent}",
+                f"Look at the permissions: {command_line('ls', '-ld', database.parent)}",
             ) from error
-        self._database_lock = lock  # held until the process ends
-        store = SqliteStore(database, Path(state_directory(), "backups"))
-        store.init()
+        if listens_at is not None:
+            self._tell_address(database, listens_at)
+        store = SqliteStore(database, backups)
+        self._processes = ProcessesFolder(database, fresh=self.options.fresh)
+        self._processes.open_store(store)
         _log.info("database %s, schema version %d", database, store.status().schema_version)
         return store
 
+    def _tell_address(self, database: Path, listens_at: str) -> None:
+        """Write beside the database where this daemon listens; clients find it there if at no usual place."""
+        try:
+            write_address(database, listens_at)
+        except OSError as error:
+            # A full disk or a folder without permission to write must not keep the daemon from starting.
+            _log.warning("cannot write %s: %s", address_file(database), error.strerror)
+
     async def _serve(self, listener: socket.socket, store: SqliteStore, where: str) -> None:
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(StoppableExecutor())
         self.stopping = asyncio.Event()
         self._prune_wanted = asyncio.Event()
         self.store = store
@@ -253,7 +281,7 @@ class _Daemon:
         managers = [plugins, *make_managers(context)]
         self.server.managers = {type(manager): manager for manager in managers}
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        tasks = [loop.create_task(self._prune_journal())]
+        tasks = [loop.create_task(self._prune_journal(context.boot))]
         interval = watchdog_interval_s()
         if interval is not None:
             tasks.append(loop.create_task(self._feed_watchdog(interval)))
@@ -284,8 +312,8 @@ class _Daemon:
             signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
 
     def _manager_context(self, store: SqliteStore, hooks: PluginHost) -> ManagerContext:
-        directory = _process_directory(store.path)
-        runtime = Runtime(directory, descriptors=self._file_limit)
+        directory = self._processes.path
+        runtime = Runtime(directory)
         return ManagerContext(
             store=store,
             hooks=hooks,
@@ -363,7 +391,7 @@ class _Daemon:
                 return
             self.server.resume_listening()
 
-    async def _prune_journal(self) -> None:
+    async def _prune_journal(self, boot: Boot) -> None:
         """Delete events older than the setting journal.keep_days: now, every hour, and when the setting changes.
 
         It also ends by itself once the daemon stops.
@@ -372,7 +400,7 @@ class _Daemon:
             self._prune_wanted.clear()
             try:
                 days = self._keep_days()
-                before = int(time.time() * 1000) - days * _DAY_MS
+                before = boot.trusted_now_ms() - days * _DAY_MS
                 pruned = 0
                 while not self._prune_wanted.is_set():
                     gone = await self.store.write(functools.partial(prune, before_at=before))
@@ -401,17 +429,27 @@ class _Daemon:
         return int(value)
 
 
-def _process_directory(database: Path) -> Path:
-    """The folder for the files of the processes that a database's records describe.
-
-    Each database has its own, because a daemon ends every process there that no record of its database knows.
-    """
-    own = database.parent if database.name == "nexus.db" else database.with_name(f"{database.name}.d")
-    return own / "processes"
+def _bound_path(listener: socket.socket) -> str | None:
+    """The path of a passed socket; None if it has none, such as a socket in the abstract namespace (unix(7))."""
+    name = listener.getsockname()
+    return name if isinstance(name, str) and name.startswith("/") else None
 
 
-def _raise_file_limit() -> int:
-    """Raise the soft limit of open files; return the limit as it was, which started processes get.
+def _database_in_use(database: Path, pid: int | None) -> StartError:
+    address = read_address(database)
+    other = f"Give another database: {command_line('nexusd', '--db', 'PATH')}"
+    return StartError(
+        f"cannot use database {database}: a daemon uses it already (pid {pid or 'unknown'})",
+        joined(
+            address
+            and f"It listens on {address.socket}: {command_line('nexusctl', '--socket', address.socket, 'status')}",
+            other,
+        ),
+    )
+
+
+def _raise_file_limit() -> None:
+    """Raise the soft limit of open files. Started processes get the limit as it was.
 
     Each connection takes a descriptor. The default of 1024 exists for select(2), which is not used here.
     """
@@ -419,7 +457,6 @@ def _raise_file_limit() -> int:
     wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return soft
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from nexus_protocol.errors import NexusError
 from nexus.git import errors
 from nexus.git.process import finish_despite_cancel
 from nexus.runtime import procfs
+from nexus.runtime.inheritance import UMASK
 
 __all__ = ["Leftovers", "StagingFolder", "first_line"]
 
@@ -94,9 +95,10 @@ class StagingFolder:
     This process holds a lock on the folder, which git inherits: a folder whose lock is free is a leftover.
     """
 
-    def __init__(self, path: Path, doing: str) -> None:
+    def __init__(self, path: Path, doing: str, umask: int | None = None) -> None:
         self._doing = doing
         self.path = path
+        self.umask = UMASK if umask is None else umask
         self._parents: list[Path] = []
         self._made = self._moved = False
         self.folder = path
@@ -119,7 +121,10 @@ class StagingFolder:
         self._parents = [parent for parent in path.parents if not os.path.lexists(parent)]
         prefix = f".{os.fsdecode(os.fsencode(path.name)[:180])}.nexus-clone-"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            for parent in reversed(self._parents):
+                with contextlib.suppress(FileExistsError):
+                    parent.mkdir()
+                    parent.chmod(0o777 & ~self.umask)  # the daemon's own umask is private
             _remove_leftovers(path.parent, prefix)
             while self.lock < 0:
                 # Until it is locked, another daemon may remove it as a leftover: then another one is made.

@@ -11,6 +11,7 @@ from nexus_protocol.errors import NexusError
 from nexus.git import errors
 from nexus.git.facts import RepoState
 from nexus.git.remote import Access, Remote, mask_url
+from nexus.hints import command_line
 
 __all__ = ["checked_revision", "explain", "refuse_dirty", "refuse_unfinished", "unknown_branch", "unknown_commit"]
 
@@ -23,6 +24,8 @@ class _Rule(NamedTuple):
     error: type[NexusError]
     reason: str
     hint: str
+    words: tuple[str, ...]
+    """The command line at the end of the hint."""
 
 
 class _Sign(NamedTuple):
@@ -58,8 +61,8 @@ def _sign(text: str) -> _Sign:
     return _Sign(tuple(words), unbroken, text.startswith("^"), text.endswith("$"))
 
 
-def _rule(signs: tuple[str, ...], error: type[NexusError], reason: str, hint: str) -> _Rule:
-    return _Rule(tuple(map(_sign, signs)), error, reason, hint)
+def _rule(signs: tuple[str, ...], error: type[NexusError], reason: str, hint: str, *words: str) -> _Rule:
+    return _Rule(tuple(map(_sign, signs)), error, reason, hint, words)
 
 
 _RULES = (
@@ -67,13 +70,15 @@ _RULES = (
         ("REMOTE HOST IDENTIFICATION HAS CHANGED", "offending *key"),
         errors.GitHostKey,
         "the host key of {host} has changed",
-        "Ask its administrator whether the key was replaced; if so, remove the old one: ssh-keygen -R {known_host}",
+        "Ask its administrator whether the key was replaced; if so, remove the old one:",
+        *("ssh-keygen", "-R", "{known_host}"),
     ),
     _rule(
         ("Host key verification failed", "No + host key is known"),
         errors.GitHostKey,
         "the host key of {host} is unknown",
-        "Connect once by hand and compare the fingerprint: ssh {ssh_target}",
+        "Connect once by hand and compare the fingerprint:",
+        *("ssh", "{port_option}", "{port}", "{host_name}"),
     ),
     _rule(
         ("SSL certificate problem", "server certificate verification failed", "certificate subject name"),
@@ -115,7 +120,8 @@ _RULES = (
         ),
         errors.GitUnknownBranch,
         "the remote has no such branch",
-        "Leave out the branch, or choose one that exists: git ls-remote --heads {url}",
+        "Leave out the branch, or choose one that exists:",
+        *("git", "ls-remote", "--heads", "{url_word}"),
     ),
     _rule(
         (
@@ -162,7 +168,8 @@ _RULES = (
         ("detected dubious ownership", "unsafe repository"),
         errors.GitNotOwned,
         "the repository belongs to another user, and git does not trust it",
-        "If you trust it: git config --global --add safe.directory {directory}",
+        "If you trust it:",
+        *("git", "config", "--global", "--add", "safe.directory", "{directory}"),
     ),
     _rule(
         ("transport '*' not allowed",),
@@ -196,7 +203,8 @@ _RULES = (
         ("already checked out at", "already used by worktree at"),
         errors.GitBranchElsewhere,
         "the branch is checked out in another work tree",
-        "Check it out there, or remove that work tree: git worktree list",
+        "Check it out there, or remove that work tree:",
+        *("git", "-C", "{directory}", "worktree", "list"),
     ),
     _rule(
         ("not a git repository",),
@@ -234,9 +242,12 @@ def explain(
     name, _, port = host.partition(":") if host.count(":") == 1 and host[-1].isdigit() else (host, "", "")
     values = {
         "host": host,
-        "known_host": f"'[{name}]:{port}'" if port else name,
-        "ssh_target": f"-p {port} {name}" if port else name,
+        "known_host": f"[{name}]:{port}" if port else name,
+        "host_name": name if remote is not None and remote.host else "HOST",
+        "port_option": "-p" if port else "",
+        "port": port,
         "url": mask_url(remote.url) if remote is not None else "the remote's URL",
+        "url_word": mask_url(remote.url) if remote is not None else "URL",
         "directory": str(directory),
         "authentication": "requires credentials" if access.auth == "none" else "rejected the credentials",
         "credentials": _CREDENTIALS[access.auth],
@@ -244,9 +255,10 @@ def explain(
     details: dict[str, Any] = {"git": own[-10:]}
     if _any_in(_OVERWRITTEN, local):
         files = [line.strip() for line in own if line.startswith("\t")][:20]
+        look = command_line("git", "-C", directory, "status")
         return errors.GitDirty(
             f"cannot {doing}: files that are not committed would be overwritten",
-            hint=f"Commit them or move them away: {', '.join(files[:5]) or 'git status'}",
+            hint=f"Commit them or move them away: {', '.join(files[:5]) or look}",
             details={"files": files, **details},
         )
     if _any_in(_NAME_CONFLICT, local):
@@ -260,7 +272,7 @@ def explain(
             if _any_in(rule.signs, text):
                 return rule.error(
                     f"cannot {doing}: {rule.reason.format(**values)}",
-                    hint=rule.hint.format(**values),
+                    hint=_hint(rule, values),
                     details=details,
                 )
     if code < 0:
@@ -277,6 +289,12 @@ def explain(
 
 def _any_in(signs: Sequence[_Sign], lines: Sequence[str]) -> bool:
     return any(sign.is_in(line) for line in lines for sign in signs)
+
+
+def _hint(rule: _Rule, values: dict[str, str]) -> str:
+    words = [word.format(**values) for word in rule.words]
+    line = command_line(*(word for word in words if word))  # without a port there is no option for it
+    return f"{rule.hint.format(**values)} {line}".rstrip()
 
 
 def checked_revision(revision: str, doing: str) -> str:
@@ -316,21 +334,21 @@ def _not_fetched(problem: NexusError | None) -> str:
     return "" if problem is None else f" (the remote could not be asked: {problem.message})"
 
 
-def refuse_unfinished(state: RepoState, doing: str) -> None:
+def refuse_unfinished(state: RepoState, doing: str, path: Path) -> None:
     if state.in_progress is not None:
         abort = "reset" if state.in_progress == "bisect" else "--abort"
         raise errors.GitInProgress(
             f"cannot {doing}: a {state.in_progress} is not finished",
-            hint=f"Finish it, or abort it: git {state.in_progress} {abort}",
+            hint=f"Finish it, or abort it: {command_line('git', '-C', path, state.in_progress, abort)}",
         )
 
 
-def refuse_dirty(state: RepoState, doing: str) -> None:
+def refuse_dirty(state: RepoState, doing: str, path: Path) -> None:
     if state.dirty:
         counts = {"staged": state.staged, "changed": state.changed, "conflicted": state.conflicted}
         raise errors.GitDirty(
             f"cannot {doing}: {', '.join(f'{count} {what}' for what, count in counts.items() if count)} "
             "and not committed",
-            hint="Commit the changes, or stash them: git stash",
+            hint=f"Commit the changes, or git stash them: {command_line('git', '-C', path, 'stash')}",
             details=counts,
         )

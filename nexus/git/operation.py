@@ -59,7 +59,7 @@ def git_environment(environment: Mapping[str, str], directory: Path, **extra: st
 class Operation:
     """An operation at ``path``. ``doing`` describes it in errors: ``pull into /srv/web``.
 
-    ``shown_path`` is what errors call it, where it is not ``path``; every git inherits ``descriptors``.
+    ``umask`` is that of every git, and it inherits ``descriptors``. ``shown_path`` is what errors call the path.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Operation:
         access: Access,
         environment: Mapping[str, str],
         doing: str,
+        umask: int | None,
         *,
         shown_path: Path | None = None,
         descriptors: Sequence[int] = (),
@@ -78,6 +79,7 @@ class Operation:
         self.doing = doing
         self._access = access
         self._environment = environment
+        self._umask = umask
         self._leftovers: Leftovers | None = None
         self._settings: Settings | None = None
 
@@ -210,7 +212,7 @@ class Operation:
         if found is not None:
             raise errors.GitAuthentication(
                 f"cannot {self.doing}: the repository's own setting {found} would decide where the token goes",
-                hint=f"Remove it from {self.path / '.git' / 'config'}; if you need it: git config --global",
+                hint=f"Remove it from {self.path / '.git' / 'config'}, or set it in your own configuration of git.",
             )
 
     async def _run(
@@ -232,6 +234,7 @@ class Operation:
                 directory=self.path,
                 environment=environment,
                 descriptors=(*self._descriptors, *descriptors),
+                umask=self._umask,
                 progress=progress,
                 receive=receive,
                 may_finish=may_finish,
@@ -385,7 +388,14 @@ class Operation:
 
     def inside(self, path: str) -> Operation:
         """The same operation in the repository of a submodule."""
-        return Operation(self.path / path, self._access, self._environment, self.doing, descriptors=self._descriptors)
+        return Operation(
+            self.path / path,
+            self._access,
+            self._environment,
+            self.doing,
+            self._umask,
+            descriptors=self._descriptors,
+        )
 
     async def resolve(self, revision: str) -> str | None:
         """The id of the commit that ``revision`` names, None where it names none."""

@@ -7,7 +7,6 @@ may reach.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from nexus.git.errors import GitMissing
 from nexus.runtime.command import ChildProcess, OutputPipe
+from nexus.runtime.inheritance import inherited_environment
 
 __all__ = [
     "Fields",
@@ -78,8 +78,7 @@ _KEPT = frozenset(
 """The GIT_ variables that git keeps: they say how to reach a remote or who commits. The others would point git to
 another repository (such as GIT_DIR), or have it write secrets into the pipes (such as GIT_TRACE)."""
 
-_DROPPED = ("LANGUAGE", "SSH_ASKPASS", "NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM")
-_DROPPED_PREFIXES = ("LISTEN_", "WATCHDOG_")
+_DROPPED = ("LANGUAGE", "SSH_ASKPASS")
 
 
 class Progress(NamedTuple):
@@ -109,10 +108,8 @@ def base_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of every git: without variables that point to other repositories, and without ways to prompt."""
     kept = {
         name: value
-        for name, value in environment.items()
-        if name not in _DROPPED
-        and not name.startswith(_DROPPED_PREFIXES)
-        and (name in _KEPT or not name.startswith("GIT_"))
+        for name, value in inherited_environment(environment).items()
+        if name not in _DROPPED and (name in _KEPT or not name.startswith("GIT_"))
     }
     return kept | {
         "LC_ALL": "C",
@@ -236,15 +233,17 @@ async def run_git(
     directory: Path,
     environment: Mapping[str, str],
     descriptors: Collection[int] = (),
+    umask: int | None = None,
     progress: Callable[[Progress], object] | None = None,
     receive: Callable[[bytes], None] | None = None,
     may_finish: bool = False,
 ) -> Result:
     """Run git in ``directory``, and wait for its end. Standard input is /dev/null; ``descriptors`` are inherited.
 
+    ``umask`` None is that of the session which started the daemon.
     ``progress`` is called with each step that git reports, and ``receive`` with pieces of the standard output. A cancel
     ends git and all of its children: SIGTERM, 3 s later SIGKILL. With ``may_finish``, which is for changes of a work
-    tree, a cancelled git first has 5 s to end by itself.
+    tree, a cancelled git first has 5 s to end by itself. What git or a hook leaves running is killed.
 
     Raises:
         GitMissing: there is no git on the environment's PATH.
@@ -254,9 +253,10 @@ async def run_git(
     if program is None:
         raise GitMissing(
             "cannot run git: the program is not on the daemon's PATH",
-            hint="Install git (Debian: apt install git), and restart the daemon if its PATH has changed.",
+            hint="Install git, and restart the daemon if its PATH has changed.\nOn Debian: apt install git",
         )
-    process = _GitProcess([program, *arguments], directory, environment, descriptors, receive, _Messages(progress))
+    messages = _Messages(progress)
+    process = _GitProcess([program, *arguments], directory, environment, descriptors, umask, receive, messages)
     try:
         code = await process.wait()
     except asyncio.CancelledError:
@@ -295,7 +295,7 @@ async def check_version(directory: Path, environment: Mapping[str, str]) -> None
 
 
 class _GitProcess:
-    """A running git: its output and its end. It is reaped only after its process group was signalled."""
+    """A running git: its output and its end."""
 
     def __init__(
         self,
@@ -303,6 +303,7 @@ class _GitProcess:
         directory: Path,
         environment: Mapping[str, str],
         descriptors: Collection[int],
+        umask: int | None,
         receive: Callable[[bytes], None] | None,
         messages: _Messages,
     ) -> None:
@@ -310,10 +311,8 @@ class _GitProcess:
         self.messages = messages
         self._receive = receive
         self._failure: BaseException | None = None
-        self._silent = asyncio.Event()
-        """Set when no process has the pipes open any more."""
-        self._stdout = OutputPipe(functools.partial(self._pass_on, self._add_output), self._at_eof)
-        self._stderr = OutputPipe(functools.partial(self._pass_on, messages.feed), self._at_eof)
+        self._stdout = OutputPipe(functools.partial(self._pass_on, self._add_output))
+        self._stderr = OutputPipe(functools.partial(self._pass_on, messages.feed))
         self._child = ChildProcess(
             command,
             directory=directory,
@@ -321,6 +320,7 @@ class _GitProcess:
             stdout=self._stdout,
             stderr=self._stderr,
             descriptors=descriptors,
+            umask=umask,
         )
 
     async def wait(self) -> int:
@@ -329,34 +329,31 @@ class _GitProcess:
         Raises:
             Exception: what a receiver raised.
         """
+        await self._child.started()
         await self._child.wait()
-        # The end of the pipes is not awaited: a process that git started may keep them open.
+        # What git left behind is killed by now, so that the pipes have all that was written.
+        await self._child.wait_gone(TERM_S)
         self._stdout.drain()
         self._stderr.drain()
         if self._failure is not None:
             raise self._failure
-        code = self._child.reap()
-        assert code is not None
-        return code
+        assert self._child.returncode is not None
+        return self._child.returncode
 
     async def end(self, finish_s: float) -> None:
         """Wait ``finish_s`` for the end of git, then send SIGTERM, then SIGKILL, until nothing of it is left."""
         if not await self._child.wait(finish_s):
             self._child.signal_group(signal.SIGTERM)
         if not await self._child.wait(TERM_S):
-            self._child.signal_group(signal.SIGKILL)
+            self._child.kill()
         await self._child.wait()
-        if not finish_s or self._child.failed():
-            self._child.signal_group(signal.SIGKILL)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TERM_S):
-                    await self._silent.wait()
+        await self._child.wait_gone(TERM_S)
 
     def close(self) -> None:
-        """Close the pipes, and reap git, which has ended."""
+        """Close the pipes, and end what may be left."""
         self._stdout.close()
         self._stderr.close()
-        self._child.reap()
+        self._child.close()
 
     def _add_output(self, data: bytes) -> None:
         if self._receive is not None:
@@ -372,7 +369,3 @@ class _GitProcess:
                 # An exception in a callback of the loop reaches no caller: git is ended, and ``wait`` raises it.
                 self._failure = error
                 self._child.signal_group(signal.SIGTERM)
-
-    def _at_eof(self) -> None:
-        if self._stdout.at_eof and self._stderr.at_eof:
-            self._silent.set()

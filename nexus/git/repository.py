@@ -50,6 +50,7 @@ from nexus.git.process import (
 from nexus.git.remote import Access, Auth, parse_url, without_credentials
 from nexus.git.settings import HARMLESS_NETWORK
 from nexus.git.submodules import initialise_all, update
+from nexus.hints import command_line
 
 __all__ = ["Auth", "Branch", "Commit", "OnProgress", "Progress", "PullResult", "RepoState", "Repository", "clone"]
 
@@ -73,9 +74,10 @@ class Repository:
 
     ``auth`` says how git authenticates: not at all, with ssh's own keys and agent, or with ``token``, which is sent
     only to the scheme, host and port of ``url``, whatever the repository's configuration says. ``environment`` is that
-    of git and of the repository's hooks (default: this process's own). Changes of one path wait for each other; reads
-    do not wait, and run no program that the repository names. Checking out and pulling run its hooks and filters, as
-    git does by hand; no git that has the token runs them.
+    of git and of the repository's hooks (default: this process's own), ``umask`` theirs (default: that of the session
+    which started the daemon). Changes of one path wait for each other; reads do not wait, and run no program that the
+    repository names. Checking out and pulling run its hooks and filters, as git does by hand; no git that has the token
+    runs them.
 
     Every method raises ``GitMissing``, ``GitNotARepository``, ``GitNotOwned``, ``GitPermission`` and ``GitFailed``;
     its docstring names what else it raises. A cancelled method leaves a usable repository: a transfer ends at once, a
@@ -90,8 +92,10 @@ class Repository:
         auth: Auth = "none",
         token: str | None = None,
         environment: Mapping[str, str] | None = None,
+        umask: int | None = None,
     ) -> None:
         self.path = path
+        self._umask = umask
         self._access = Access(auth, token, url)
         self._environment = base_environment(os.environ if environment is None else environment)
 
@@ -99,7 +103,7 @@ class Repository:
         return f"Repository({str(self.path)!r})"
 
     def _operation(self, doing: str) -> Operation:
-        return Operation(self.path, self._access, self._environment, doing)
+        return Operation(self.path, self._access, self._environment, doing, self._umask)
 
     @asynccontextmanager
     async def _change(self, doing: str) -> AsyncIterator[Operation]:
@@ -217,7 +221,7 @@ class Repository:
             state = await git.status()
             if not create and state.branch == name:
                 return state
-            refuse_unfinished(state, git.doing)
+            refuse_unfinished(state, git.doing, self.path)
             if create:
                 if await git.ref(f"refs/heads/{name}") is not None:
                     raise errors.GitBranchExists(
@@ -225,7 +229,7 @@ class Repository:
                     )
                 await git.change("switch", "--no-track", "--create", name)
             else:
-                refuse_dirty(state, git.doing)
+                refuse_dirty(state, git.doing, self.path)
                 target = await self._branch(git, name)
                 if target is None:
                     problem = await self._fetch_once(git)
@@ -247,7 +251,7 @@ class Repository:
         if len(remotes) > 1:
             raise errors.GitBranchAmbiguous(
                 f"cannot {git.doing}: several remotes have it ({', '.join(remotes[:10])})",
-                hint=f"Choose one: git -C {self.path} switch --track {remotes[0]}/{name}",
+                hint=f"Choose one: {command_line('git', '-C', self.path, 'switch', '--track', f'{remotes[0]}/{name}')}",
                 details={"remotes": remotes[:100]},
             )
         return ["--create", name, "--track", f"refs/remotes/{remotes[0]}/{name}"] if remotes else None
@@ -276,7 +280,7 @@ class Repository:
         async with self._change(f'check out "{commit}" in {self.path}') as git:
             revision = checked_revision(commit, git.doing)
             state = await git.status()
-            refuse_unfinished(state, git.doing)
+            refuse_unfinished(state, git.doing, self.path)
             target = await git.resolve(revision)
             if target is None:
                 problem = await self._fetch_once(git)
@@ -285,7 +289,7 @@ class Repository:
                     raise unknown_commit(commit, git.doing, problem)
             if state.branch is None and state.commit == target:
                 return state
-            refuse_dirty(state, git.doing)
+            refuse_dirty(state, git.doing, self.path)
             await git.change("switch", "--no-overwrite-ignore", "--detach", target)
             return await git.status()
 
@@ -316,9 +320,9 @@ class Repository:
         """
         async with self._change(f"pull into {self.path}") as git:
             state = await git.status()
-            refuse_unfinished(state, git.doing)
+            refuse_unfinished(state, git.doing, self.path)
             remote, ref = await self._upstream(git, state)
-            refuse_dirty(state, git.doing)
+            refuse_dirty(state, git.doing, self.path)
             if remote == ".":
                 target = await git.ref(ref)
             else:
@@ -332,7 +336,8 @@ class Repository:
                 return PullResult(None, None, 0)
             raise errors.GitUpstreamGone(
                 f'cannot {git.doing}: the remote "{remote}" has no branch "{ref.removeprefix("refs/heads/")}" any more',
-                hint=f"Set another upstream: git -C {self.path} branch --set-upstream-to REMOTE/BRANCH",
+                hint="Set another upstream: "
+                + command_line("git", "-C", self.path, "branch", "--set-upstream-to", "REMOTE/BRANCH"),
             )
 
     async def _forward(
@@ -347,7 +352,7 @@ class Repository:
                 raise errors.GitDiverged(
                     f"cannot {git.doing}: the branch has commits of its own ({ahead}), and so has its upstream "
                     f"({behind})",
-                    hint=f"Rebase or merge by hand: git -C {self.path} pull --rebase",
+                    hint=f"Rebase or merge by hand: {command_line('git', '-C', self.path, 'pull', '--rebase')}",
                     details={"ahead": ahead, "behind": behind},
                 )
         await git.change(
@@ -376,12 +381,13 @@ class Repository:
             missing = f'has no remote "{remote}"' if remote else "has no remote"
             raise errors.GitNoRemote(
                 f"cannot {git.doing}: the repository {missing}",
-                hint=f"Add it: git -C {self.path} remote add {remote or 'origin'} URL",
+                hint=f"Add it: {command_line('git', '-C', self.path, 'remote', 'add', remote or 'origin', 'URL')}",
             )
         if remote is None or ref is None:
             raise errors.GitNoUpstream(
                 f'cannot {git.doing}: the branch "{state.branch}" has no upstream branch',
-                hint=f"Set one: git -C {self.path} branch --set-upstream-to {remotes[0]}/{state.branch}",
+                hint="Set one: "
+                + command_line("git", "-C", self.path, "branch", "--set-upstream-to", f"{remotes[0]}/{state.branch}"),
             )
         return remote, ref
 
@@ -396,6 +402,7 @@ async def clone(
     submodules: bool = True,
     progress: OnProgress | None = None,
     environment: Mapping[str, str] | None = None,
+    umask: int | None = None,
 ) -> Repository:
     """Clone ``url`` to ``path``, which must be absent or an empty folder, with ``branch`` checked out.
 
@@ -403,7 +410,7 @@ async def clone(
 
     The clone is made in a hidden folder beside ``path`` and moved when it is complete, so that neither a cancel nor
     the end of this process leaves a partial one; what an earlier process left is removed. ``progress`` is called on
-    the event loop for each step that git reports.
+    the event loop for each step that git reports. ``umask`` is for the clone and the folders above it.
 
     Raises:
         GitPathTaken, GitPermission, GitDiskFull: the path.
@@ -424,7 +431,7 @@ async def clone(
     if branch is not None:
         checked_revision(branch, doing)
     async with _lock(path):
-        staging = StagingFolder(path, doing)
+        staging = StagingFolder(path, doing, umask)
         try:
             await finish_despite_cancel(asyncio.to_thread(staging.make))
             access = Access(auth, token, url)
@@ -432,7 +439,7 @@ async def clone(
             await finish_despite_cancel(asyncio.to_thread(staging.move))
         finally:
             await finish_despite_cancel(asyncio.to_thread(staging.remove))
-    return Repository(path, url=url, auth=auth, token=token, environment=environment)
+    return Repository(path, url=url, auth=auth, token=token, environment=environment, umask=umask)
 
 
 async def _clone_into(
@@ -465,11 +472,14 @@ async def _clone_into(
             directory=staging.folder,
             environment=opened,
             descriptors=(*descriptors, staging.lock),
+            umask=staging.umask,
             progress=progress,
         )
     if result.code:
         raise explain(doing, result.lines, result.code, access=access, remote=remote, directory=staging.path)
-    git = Operation(staging.clone, access, user, doing, shown_path=staging.path, descriptors=(staging.lock,))
+    git = Operation(
+        staging.clone, access, user, doing, staging.umask, shown_path=staging.path, descriptors=(staging.lock,)
+    )
     if await git.resolve("HEAD") is not None:
         await git.change("checkout", "--force", "--progress", progress=progress)
         if submodules:

@@ -16,6 +16,7 @@ from nexus.git.operation import OnProgress, Operation
 from nexus.git.process import Fields
 from nexus.git.remote import Remote
 from nexus.git.settings import Settings
+from nexus.hints import command_line
 
 __all__ = ["initialise_all", "update"]
 
@@ -99,7 +100,8 @@ async def _settings_of_submodules(git: Operation) -> list[Settings]:
     if len(configs) > _MAX_REPOSITORIES:
         raise errors.GitFailed(
             f"cannot {git.doing}: it has more than {_MAX_REPOSITORIES:,} repositories of submodules",
-            hint="Update them by hand: git submodule update --init --recursive",
+            hint="Update them by hand: "
+            + command_line("git", "-C", git.path, "submodule", "update", "--init", "--recursive"),
         )
     return found + [await git.list_settings_of(config) for config in configs]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +11,7 @@ from nexus_protocol.errors import Unavailable
 from nexus.cli.output import Printer, end_with_reader, format_time, hint, printable
 from nexus.cli.verbs import build_command, verb
 from nexus.client.errors import ConnectionLost
+from nexus.hints import command_line
 from nexus.journal.commands import Event, WatchEvents
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _events(app: App, values: dict[str, Any], out: Printer) -> None:
                 out.line(record, _line(event, wide), key="seq")
     except (KeyboardInterrupt, Unavailable, ConnectionLost) as error:
         if last is not None:
-            hint(f"Continue from here: {_command_line(values, out)} --after {last}")
+            hint(f"Continue from here: {_command_line(values, out, last)}")
         if isinstance(error, Unavailable):
             raise ConnectionLost(error.message) from None  # without the daemon's hint: the one above replaces it
         raise
@@ -59,16 +59,16 @@ def _events(app: App, values: dict[str, Any], out: Printer) -> None:
         click.echo("No events found.", err=True)
 
 
-def _command_line(values: dict[str, Any], out: Printer) -> str:
-    """The command line that selects the same events."""
-    words = ["nexusctl", "events"]
+def _command_line(values: dict[str, Any], out: Printer, last: int) -> str:
+    """The command line that selects the same events, after the last one that was shown."""
+    words: list[str | int] = []
     for kind in values.get("kinds") or ():
         words += ["--kind", kind]
     if values.get("subject"):
         words += ["--subject", values["subject"]]
     if out.output != "table":
         words += ["-o", out.output]
-    return printable(shlex.join(words))
+    return command_line("nexusctl", "events", *words, "--after", last)
 
 
 def _layout(wide: bool, *columns: object) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 import sys
@@ -30,6 +29,7 @@ from nexus.plugins.messages import (
     framed,
 )
 from nexus.runtime.command import ChildProcess, OutputPipe
+from nexus.runtime.inheritance import inherited_environment
 
 __all__ = ["Child", "ProcessFailed"]
 
@@ -38,8 +38,7 @@ _log = logging.getLogger("nexus.plugins")
 _START_S = 30.0
 """How long the process may take to start, on a machine under load."""
 _END_S = 1.0
-"""How long to wait for the end of the process after it was killed, or after its socket was closed."""
-_NOT_INHERITED = ("NOTIFY_", "LISTEN_", "WATCHDOG_", "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "MANAGERPID")
+"""How long to wait for the end of the process, and of what it started, after it was killed or closed its socket."""
 
 
 class ProcessFailed(Exception):
@@ -61,7 +60,6 @@ class Child:
             OSError: the process cannot be started.
         """
         self.started_at = time.monotonic()
-        self._on_end = on_end
         self._running: str | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -71,13 +69,13 @@ class Child:
             self._process = ChildProcess(
                 # No modules from the working directory (-P), no bytecode written beside a plugin (-B).
                 [sys.executable, "-P", "-B", "-m", "nexus.plugins.process"]
-                + [str(number) for number in (theirs.fileno(), os.getpid(), memory_mib)],
+                + [str(number) for number in (theirs.fileno(), memory_mib)],
                 directory="/",
-                environment={name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)},
+                environment=inherited_environment(),
                 stdout=self._output.pipe,
                 stderr=self._output.pipe,
                 descriptors=(theirs.fileno(),),
-                on_exit=self._exited,
+                on_exit=on_end,
             )
         except BaseException:
             self._socket.close()
@@ -87,7 +85,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """The process id; 0 until the process was executed."""
         return self._process.pid
 
     @property
@@ -99,8 +97,15 @@ class Child:
         """Load the plugins.
 
         Raises:
-            ProcessFailed: a plugin ends the process or takes too long.
+            ProcessFailed: the process cannot be started, a plugin ends it or takes too long.
         """
+        try:
+            async with asyncio.timeout(_START_S):
+                await self._process.started()
+        except TimeoutError:
+            raise ProcessFailed(None, f"it was not started within {_START_S:g} s") from None
+        except OSError as error:
+            raise ProcessFailed(None, error.strerror or str(error)) from None
         self._reader, self._writer = await asyncio.open_connection(sock=self._socket)
         reply = await self._exchange(framed(load), _START_S, load.load_timeout_ms)
         if not isinstance(reply, Loaded):
@@ -162,8 +167,8 @@ class Child:
         return f"the process ended (exit code {code})"
 
     def kill(self) -> None:
-        """Kill the process and its group, and close the socket and the output pipe."""
-        self._process.signal_group(signal.SIGKILL)
+        """Kill the process and all that it started, and close the socket and the output pipe."""
+        self._process.kill()
         if self._writer is not None:
             self._writer.transport.abort()
         else:
@@ -171,13 +176,8 @@ class Child:
         self._output.close()
 
     async def wait_ended(self) -> None:
-        """Wait until the killed process has ended, at most one second."""
-        await self._process.wait(_END_S)
-
-    def _exited(self) -> None:
-        self._process.signal_group(signal.SIGKILL)
-        self._process.reap()
-        self._on_end()
+        """Wait until the killed process and all that it started have ended, at most one second."""
+        await self._process.wait_gone(_END_S)
 
 
 class _OutputLog:

@@ -1,12 +1,11 @@
 """The plugins' process: reads the daemon's messages, calls the plugins one after the other, and sends the replies.
 
-It ends when the daemon ends, even by SIGKILL. The daemon does not import this module.
+Its shim (``nexus.runtime.command``) ends it with the daemon. The daemon does not import this module.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 import signal
@@ -33,13 +32,10 @@ from nexus.plugins.registry import Registry
 
 __all__ = ["main"]
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
-    """Serve the daemon until it closes the socket. Arguments: the socket's descriptor, the daemon's pid, memory MiB."""
-    descriptor, parent, memory_mib = (int(argument) for argument in sys.argv[1:4])
-    _end_with_parent(parent)
+    """Serve the daemon until it closes the socket. Arguments: the socket's descriptor, memory MiB."""
+    descriptor, memory_mib = (int(argument) for argument in sys.argv[1:3])
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     size = memory_mib * 1024 * 1024
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
@@ -52,13 +48,6 @@ def main() -> None:
         _serve(channel)
     # Skips a plugin's threads and atexit functions.
     os._exit(0)
-
-
-def _end_with_parent(parent: int) -> None:
-    """Have the kernel end this process with the daemon (prctl(2))."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the daemon ended before prctl took effect
-        os._exit(0)
 
 
 def _serve(channel: socket.socket) -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from nexus.plugins.commands import PluginKind
+from nexus.trust import Distrust, distrust, distrust_of_status
 
 __all__ = ["ENTRY_POINT_GROUP", "Found", "Source", "find", "name_problem", "read_trusted"]
 
@@ -58,7 +59,7 @@ def find(directory: str) -> Found:
 def _files(directory: str) -> tuple[list[Source], str | None]:
     try:
         status = Path(directory).stat()
-        problem = _trust_problem(status)
+        problem = _trust_problem(directory, distrust(directory))
         if not stat.S_ISDIR(status.st_mode):
             problem = "it is not a directory"
         if problem:
@@ -85,37 +86,39 @@ def name_problem(name: str) -> str | None:
 
 def _file_problem(path: Path) -> str | None:
     try:
-        return _file_trust_problem(path.stat())
+        return _kind_problem(path.stat()) or _trust_problem(str(path), distrust(str(path)))
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
 
 
-def _file_trust_problem(status: os.stat_result) -> str | None:
+def _kind_problem(status: os.stat_result) -> str | None:
     if not stat.S_ISREG(status.st_mode):
         return "it is not a file"
     if status.st_size > _MAX_FILE_BYTES:
         return f"it has {status.st_size} bytes; the maximum is {_MAX_FILE_BYTES}"
-    return _trust_problem(status)
-
-
-def _trust_problem(status: os.stat_result) -> str | None:
-    """Why another user may have written this file or directory."""
-    if status.st_uid not in (os.geteuid(), 0):
-        return f"it belongs to user {status.st_uid}, not to you ({os.geteuid()})"
-    if status.st_mode & 0o022:
-        return f"other users can write to it (mode {stat.S_IMODE(status.st_mode):04o}); remove their access: chmod go-w"
     return None
 
 
+def _trust_problem(path: str, problem: Distrust | None) -> str | None:
+    """Why another user may have written this file or directory, in words."""
+    if problem is None:
+        return None
+    sentence = problem.sentence(path)
+    if problem.remedy.startswith("chmod"):
+        return f"{sentence}; remove their access: {problem.remedy if problem.path == path else problem.command}"
+    return sentence
+
+
 def read_trusted(path: str) -> bytes:
-    """Read a plugin's file. Ownership and mode are checked again on the open file, so that it cannot be swapped.
+    """Read a plugin's file. It is checked again, the open file as well, so that no other user can swap it.
 
     Raises:
         ValueError: it is not trusted.
         OSError: it cannot be read.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        problem = _file_trust_problem(os.fstat(file.fileno()))
+        status = os.fstat(file.fileno())
+        problem = _kind_problem(status) or _trust_problem(path, distrust_of_status(path, status) or distrust(path))
         if problem:
             raise ValueError(problem)
         return file.read(_MAX_FILE_BYTES)

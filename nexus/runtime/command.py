@@ -1,4 +1,4 @@
-"""Short-lived child programs, which do not outlive the daemon: started in a session of their own, bounded, reaped.
+"""Short-lived child programs, which end with the daemon and leave no process behind: each runs under a shim of its own.
 
 Programs that outlive the daemon are started by ``Runtime``. This module knows no health check, git or plugin.
 """
@@ -7,21 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import os
 import signal
-import subprocess
+import socket
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from nexus.runtime.inheritance import DESCRIPTORS
+from nexus.runtime.members import end_members, has_run_id, pid_namespace
+from nexus.runtime.spec import ProcessSpec
+from nexus.runtime.spec_encoding import encode_spec, shim_command
+from nexus.runtime.status import process_start
 
 __all__ = ["ChildProcess", "CommandResult", "OutputPipe", "run_command"]
 
 _READ_BYTES = 64 * 1024
 _DRAIN_READS = 32
 """Reads of 64 KiB that are more than a pipe can hold (1 MiB at most for an ordinary user)."""
-_KILLED_S = 0.05
-"""How long ``run_command`` waits for a killed program. One that sleeps in the kernel for longer is reaped later."""
+_KILLED_S = 1.0
+"""How long ``run_command`` waits for killed processes. The shim waits for those that sleep in the kernel for longer."""
 _UNWATCHED_S = 1.0
+_REPORT_BYTES = 256
+_numbers = itertools.count(1)
 
 
 class CommandResult(NamedTuple):
@@ -104,10 +115,14 @@ class OutputPipe:
 
 
 class ChildProcess:
-    """A program that leads a session and a process group of its own. Standard input is /dev/null.
+    """A program that leads a session and a process group of its own, and ends with this process.
 
-    The leader stays a zombie until ``reap``. Until then its pid also names its group, so that ``signal_group`` cannot
-    reach another process. Every child must be reaped. ``on_exit`` is called on the loop when the leader has ended.
+    Its standard input is /dev/null.
+    A shim (``nexus-shim --command``) is its parent, and that of all that it leaves behind. When the program has ended,
+    at ``kill`` and ``close``, and when this process has ended, the shim kills everything that is left. If the shim is
+    killed, this process does that, or the next daemon (``Runtime.end_left_behind``), by the run id in the environment:
+    that of ``environment`` with an id of this child. Every child must be closed. ``on_exit`` is called on the loop when
+    the program has ended.
     """
 
     def __init__(
@@ -119,103 +134,188 @@ class ChildProcess:
         stdout: OutputPipe,
         stderr: OutputPipe,
         descriptors: Collection[int] = (),
+        umask: int | None = None,
         on_exit: Callable[[], None] | None = None,
     ) -> None:
-        """Start the program; returns once it was executed. ``descriptors`` are inherited under the same numbers.
+        """Start the shim; ``started`` waits for the program. ``descriptors`` are inherited under the same numbers.
+
+        ``umask`` None is that of the session which started the daemon.
 
         Raises:
-            OSError: it cannot be started; the pipes are closed.
+            OSError: there are no resources for it; the pipes are closed.
         """
+        self.pid = 0
+        """The process id of the program, and the id of its group and session; 0 until it was executed."""
+        self.returncode: int | None = None
+        """The exit code, negative for a signal; None until the program has ended, or where it could not be executed."""
         self.ended = asyncio.Event()
-        """Set when the leader has ended, reaped or not."""
+        """Set when the program has ended, or could not be started."""
+        self.gone = asyncio.Event()
+        """Set when everything that it left behind has ended, too."""
+        self._begun = asyncio.Event()
+        self._failure: OSError | None = None
         self._on_exit = on_exit
-        self._reap_at_exit = False
         self._loop = asyncio.get_running_loop()
         self._pidfd = -1
+        self._cleanup: asyncio.Task[None] | None = None
+        self._program, self._directory = argv[0], str(directory)
+        mark = _new_mark()
+        outer = environment.get("NEXUS_RUN_ID")
+        self._run_id = f"{outer}.{mark}" if outer else mark
+        spec = ProcessSpec(
+            argv=tuple(argv),
+            directory=os.path.abspath(directory),  # noqa: PTH100 - resolves no link
+            environment={**environment, "NEXUS_RUN_ID": self._run_id},
+            umask=umask,
+        )
+        inherited: list[int] = []
         write_ends: dict[OutputPipe, int] = {}
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
+            self._control.setblocking(False)
             for pipe in (stdout, stderr):
                 if pipe not in write_ends:
                     write_ends[pipe] = pipe.open()
-            self._popen = subprocess.Popen(
-                argv,
-                cwd=directory,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=write_ends[stdout],
-                stderr=write_ends[stderr],
-                start_new_session=True,
-                pass_fds=tuple(descriptors),
-            )
-            self._watch()
+            inherited.append(encode_spec(spec, DESCRIPTORS))
+            self._spawn(mark, write_ends[stdout], write_ends[stderr], (*inherited, theirs.fileno(), *descriptors))
         except BaseException:
             stdout.close()
             stderr.close()
+            self._close_control()
             raise
         finally:
-            for write_end in write_ends.values():
-                os.close(write_end)
+            theirs.close()
+            for fd in (*inherited, *write_ends.values()):
+                os.close(fd)
 
-    def _watch(self) -> None:
+    def _spawn(self, mark: str, stdout: int, stderr: int, descriptors: Sequence[int]) -> None:
+        command = [*shim_command(), "--command", mark, *map(str, descriptors)]
+        pid = os.posix_spawn(
+            command[0],
+            command,
+            {},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, stdout, 1),
+                (os.POSIX_SPAWN_DUP2, stderr, 2),
+                *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in descriptors),
+            ],
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+        )
         try:
-            self._pidfd = os.pidfd_open(self._popen.pid)
-            self._loop.add_reader(self._pidfd, self._exited)
+            self._pidfd = os.pidfd_open(pid)
+            self._loop.add_reader(self._pidfd, self._shim_ended)
+            self._loop.add_reader(self._control, self._read_reports)
         except BaseException:
+            # Without a descriptor its end cannot be awaited. With the socket closed it kills its child and ends.
+            self._close_control()
             self._close_pidfd()
-            self.signal_group(signal.SIGKILL)
-            # Without a descriptor its end cannot be awaited; ``subprocess`` reaps one that has not ended by then.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(_UNWATCHED_S)
+            _reap_soon(pid)
             raise
 
-    @property
-    def pid(self) -> int:
-        """The process id of the leader, and the id of its group and session."""
-        return self._popen.pid
+    async def started(self) -> None:
+        """Wait until the program was executed.
 
-    @property
-    def returncode(self) -> int | None:
-        """The exit code, negative for a signal; None until ``reap``."""
-        return self._popen.returncode
+        Raises:
+            OSError: it cannot be; nothing is left of it.
+        """
+        await self._begun.wait()
+        if self._failure is not None:
+            await self.gone.wait()
+            raise self._failure
 
     async def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the leader has ended, without reaping it; False when it has not within ``timeout_s``."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self.ended.wait()
-        return self.ended.is_set()
+        """Wait until the program has ended; False when it has not within ``timeout_s``."""
+        return await _is_set(self.ended, timeout_s)
+
+    async def wait_gone(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything that it left behind has ended, too; False when it has not within ``timeout_s``."""
+        return await _is_set(self.gone, timeout_s)
 
     def failed(self) -> bool:
-        """Whether the leader, which has ended and is not reaped, was ended by a signal or with an exit code but 0."""
-        status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        return status is None or status.si_status != 0
+        """Whether the program, which has ended, was ended by a signal or with an exit code but 0."""
+        return self.returncode != 0
 
     def signal_group(self, number: int) -> None:
-        """Send a signal to the whole group; nothing happens once the leader was reaped."""
-        if self.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
+        """Send a signal to the program's group; nothing happens once it has ended."""
+        if not self.ended.is_set():
+            with contextlib.suppress(OSError):
+                self._control.send(f"signal {int(number)}".encode())
 
-    def reap(self) -> int | None:
-        """Take the exit code of the leader, and close what watches it.
+    def kill(self) -> None:
+        """Have the program and everything that it left behind killed."""
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_WR)
+        self._continue_shim()
 
-        Never blocks: gives None for a leader that has not ended yet, which is then reaped when it ends.
-        """
+    def close(self) -> None:
+        """``kill``, and take no more reports; the shim is reaped when everything has ended."""
+        self._close_control()
+        self._continue_shim()
+
+    def _continue_shim(self) -> None:
+        """A suspended shim would kill nothing."""
+        if self._pidfd >= 0:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
+
+    def _read_reports(self) -> None:
+        while self._control.fileno() >= 0:
+            try:
+                words = self._control.recv(_REPORT_BYTES).decode("ascii", "replace").split()
+            except BlockingIOError:
+                return
+            except OSError:
+                words = []
+            if not words:
+                self._loop.remove_reader(self._control)
+                return
+            if words[0] == "ok":
+                self.pid = int(words[1])
+                self._begun.set()
+            elif words[0] == "fail":
+                number = int(words[2])
+                path = self._directory if words[1] == "chdir" else self._program
+                self._failure = OSError(number, os.strerror(number), path)
+                self._set_ended(None)
+            else:
+                self._set_ended(int(words[1]) if words[0] == "exit" else -int(words[1]))
+
+    def _set_ended(self, code: int | None) -> None:
         if self.ended.is_set():
-            self._popen.wait()  # it is a zombie, so this returns at once
-        elif self._popen.poll() is None:
-            self._reap_at_exit = True
-            return None
-        self._close_pidfd()
-        return self.returncode
-
-    def _exited(self) -> None:
-        self._loop.remove_reader(self._pidfd)
+            return
+        self.returncode = code
+        self._begun.set()
         self.ended.set()
-        if self._reap_at_exit:
-            self.reap()
         if self._on_exit is not None:
             self._on_exit()
+
+    def _shim_ended(self) -> None:
+        self._read_reports()
+        end = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        self._close_pidfd()
+        self._close_control()
+        if end is not None and end.si_code == os.CLD_EXITED:
+            self._set_gone()
+        else:
+            self._cleanup = asyncio.ensure_future(self._end_rest())
+
+    async def _end_rest(self) -> None:
+        """After the shim was killed, kill what it would have killed."""
+        has_id = has_run_id(self._run_id)
+        await asyncio.to_thread(end_members, lambda pid, fields: int(fields[3]) == self.pid > 0 or has_id(pid, fields))
+        self._set_gone()
+
+    def _set_gone(self) -> None:
+        self._cleanup = None
+        self._set_ended(-signal.SIGKILL)
+        self.gone.set()
+
+    def _close_control(self) -> None:
+        if self._control.fileno() >= 0:
+            self._loop.remove_reader(self._control)
+            self._control.close()
 
     def _close_pidfd(self) -> None:
         if self._pidfd >= 0:
@@ -224,12 +324,44 @@ class ChildProcess:
             self._pidfd = -1
 
 
+async def _is_set(event: asyncio.Event, timeout_s: float | None) -> bool:
+    """Wait until an event is set, for ``timeout_s`` at most; returns whether it is."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    return event.is_set()
+
+
+def _reap_soon(pid: int) -> None:
+    """Reap a child that is about to end; one that does not is reaped with this process."""
+    until = time.monotonic() + _UNWATCHED_S
+    while os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < until:
+        time.sleep(0.001)
+
+
+@functools.cache
+def _mark_of(pid: int) -> str:
+    return f"child-{pid_namespace()}-{pid}-{process_start(pid)}"
+
+
+def _new_mark() -> str:
+    """The id of a new child; with it ``end_left_behind`` finds a child whose daemon has ended."""
+    return f"{_mark_of(os.getpid())}-{next(_numbers)}"
+
+
 async def run_command(
-    argv: Sequence[str], *, directory: str | Path, environment: Mapping[str, str], timeout_s: float, output_bytes: int
+    argv: Sequence[str],
+    *,
+    directory: str | Path,
+    environment: Mapping[str, str],
+    timeout_s: float,
+    output_bytes: int,
+    umask: int | None = None,
 ) -> CommandResult:
     """Run a program, and wait for its end at most ``timeout_s``; keeps the last ``output_bytes`` of its output.
 
-    Whatever is left of its group is killed before this returns, also when it is cancelled.
+    Whatever it has left is killed before this returns, also when it is cancelled. ``umask`` None is that of the session
+    which started the daemon.
 
     Raises:
         OSError: it cannot be started.
@@ -241,15 +373,17 @@ async def run_command(
         del output[:-output_bytes]
 
     pipe = OutputPipe(receive)
-    child = ChildProcess(argv, directory=directory, environment=environment, stdout=pipe, stderr=pipe)
+    child = ChildProcess(argv, directory=directory, environment=environment, stdout=pipe, stderr=pipe, umask=umask)
     try:
         in_time = await child.wait(timeout_s)
+        if in_time:
+            await child.started()
     finally:
-        child.signal_group(signal.SIGKILL)
+        child.kill()
         try:
-            await child.wait(_KILLED_S)
+            await child.wait_gone(_KILLED_S)
         finally:
-            code = child.reap()
+            child.close()
             pipe.drain()
             pipe.close()
-    return CommandResult(code if in_time else None, bytes(output))
+    return CommandResult(child.returncode if in_time else None, bytes(output))

@@ -15,14 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from nexus.runtime.tree import parent_of
+from nexus.runtime.members import RUN_ID, end_members, has_run_id, own_ancestry, strings_of
 
 __all__ = ["Orphans", "end_orphans", "find_orphans", "open_held_control"]
 
-_RUN_ID_VARIABLE = b"NEXUS_RUN_ID="
 _SHIM_SLACK_S = 5.0
 """How long beyond the grace time a shim gets to end its processes."""
-_KILL_ROUNDS = 20
 _KILL_WAIT_S = 1.0
 
 
@@ -47,15 +45,15 @@ def find_orphans(owners: Mapping[str, str]) -> dict[str, Orphans]:
     the daemon again.
     """
     labels = {f"{owner}/{run_id}".encode(): run_id for run_id, owner in owners.items()}
-    variables = {_RUN_ID_VARIABLE + run_id.encode(): run_id for run_id in owners}
-    own = _own_ancestry()
+    variables = {RUN_ID + run_id.encode(): run_id for run_id in owners}
+    own = own_ancestry()
     shims: dict[str, list[int]] = {}
     members: dict[str, list[int]] = {}
     for name in (entry.name for entry in Path("/proc").iterdir()):
         if not name.isdigit() or int(name) in own:
             continue
         for file, runs, found in (("environ", variables, members), ("cmdline", labels, shims)):
-            run_id = next((runs[text] for text in _strings(int(name), file) if text in runs), None)
+            run_id = next((runs[text] for text in strings_of(int(name), file) if text in runs), None)
             if run_id is not None:
                 found.setdefault(run_id, []).append(int(name))
                 break
@@ -76,11 +74,7 @@ async def end_orphans(orphans: Orphans, number: int, grace_ms: int) -> None:
         await _end_shim(pid, orphans.label, f"stop {int(number)} {grace_ms}", grace_s + _SHIM_SLACK_S)
     if not orphans.shims:
         await _signal_members(orphans, number, grace_s)
-    for _ in range(_KILL_ROUNDS):
-        orphans = await _rescan(orphans)
-        if not orphans.members:
-            return
-        await _signal_members(orphans, signal.SIGKILL, _KILL_WAIT_S)
+    await asyncio.to_thread(end_members, has_run_id(orphans.run_id))
 
 
 def open_held_control(shim_pid: int, run_id: str) -> int | None:
@@ -97,39 +91,17 @@ def open_held_control(shim_pid: int, run_id: str) -> int | None:
     return None
 
 
-def _strings(pid: int, file: str) -> list[bytes]:
-    """The NUL-separated strings in a process's ``environ`` or ``cmdline``; none where it cannot be read."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/{file}", "rb") as strings:
-        return strings.read().split(b"\0")
-    return []
-
-
 def _is_member(pid: int, label: str) -> bool:
-    return _RUN_ID_VARIABLE + label.rpartition("/")[2].encode() in _strings(pid, "environ")
+    return RUN_ID + label.rpartition("/")[2].encode() in strings_of(pid, "environ")
 
 
 def _is_shim(pid: int, label: str) -> bool:
-    if label.encode() not in _strings(pid, "cmdline"):
+    if label.encode() not in strings_of(pid, "cmdline"):
         return False
     control = open_held_control(pid, label.rpartition("/")[2])
     if control is not None:
         os.close(control)
     return control is not None
-
-
-def _own_ancestry() -> set[int]:
-    pids = {os.getpid()}
-    pid = os.getppid()
-    while pid > 0:
-        pids.add(pid)
-        pid = parent_of(pid)
-    return pids
-
-
-async def _rescan(orphans: Orphans) -> Orphans:
-    owner, _, run_id = orphans.label.rpartition("/")
-    found = await asyncio.to_thread(find_orphans, {run_id: owner})
-    return found.get(run_id, Orphans(orphans.label, (), ()))
 
 
 async def _end_shim(pid: int, label: str, command: str, timeout_s: float) -> None:

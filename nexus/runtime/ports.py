@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 from nexus_protocol import ResourceExhausted
 
+from nexus.runtime.loopback import HOSTS
+
 __all__ = [
     "PortHolder",
     "accepts",
@@ -267,8 +269,7 @@ def _binds(port: int) -> bool:
     return all(
         _binds_on(family, address, port)
         for family, address in (
-            (socket.AF_INET, "127.0.0.1"),
-            (socket.AF_INET6, "::1"),
+            *zip((socket.AF_INET, socket.AF_INET6), HOSTS, strict=True),
             (socket.AF_INET, "0.0.0.0"),
         )
     )
@@ -308,5 +309,6 @@ def _explain_descriptor_exhaustion() -> Iterator[None]:
             raise
         raise ResourceExhausted(
             "cannot check ports: too many open files",
-            hint="Stop some services, or raise the limit of open files (ulimit -n).",
+            hint="Stop some services.\n"
+            "Or raise the limit of open files in the shell that starts the daemon: ulimit -n NUMBER",
         ) from error

@@ -8,18 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
+from nexus.runtime.members import end_run
 from nexus.runtime.orphans import open_held_control
 from nexus.runtime.spec import Exit
 from nexus.runtime.spec_encoding import environment_of
 from nexus.runtime.status import RunRecord, now_ms, open_process, read_status
-from nexus.runtime.tree import Usage, descendants, end_cgroup, end_session, ran_out_of_memory, usage
+from nexus.runtime.tree import Usage, descendants, end_cgroup, ran_out_of_memory, usage
 
 __all__ = ["Process", "lost", "reap"]
 
+_log = logging.getLogger(__name__)
+
+_UNREADABLE_S = 0.2
 _STATUS_POLL_S = 0.002
 """The pidfd of the child becomes readable a moment before the shim has written the exit."""
 
@@ -58,6 +64,7 @@ class Process:
         self._finished = asyncio.Event()
         self._cleanup: asyncio.Task[None] | None = None
         self._status_timer: asyncio.TimerHandle | None = None
+        self._unreadable = False
         self._shim: int | None = shim
         # The shim keeps its child as a zombie while it lives, so the pid cannot have been reused.
         self._main = open_process(record.pid, record.pid_start)
@@ -175,7 +182,11 @@ class Process:
         if self._main is not None:
             self._loop.remove_reader(self._main)
         self._status_timer = None
-        status = read_status(self._folder / "status")
+        try:
+            status = read_status(self._folder / "status")
+        except OSError as error:
+            self._read_again(self._main_ended, error)
+            return
         if status is not None and status.exit is not None:
             self._set_exit(status.exit)
         elif self._shim is not None and self._cleanup is None:
@@ -185,7 +196,23 @@ class Process:
         assert self._shim is not None
         self._loop.remove_reader(self._shim)
         reap(self._shim)
-        status = read_status(self._folder / "status")
+        self._read_end()
+
+    def _read_again(self, read: Callable[[], None], error: OSError) -> None:
+        """Read the status file again in a moment: that it cannot be read does not mean that there was no exit."""
+        if not self._unreadable:
+            self._unreadable = True
+            _log.error("run %s of %s: cannot read its status, trying again: %s", self.run_id, self.owner, error)
+        self._status_timer = self._loop.call_later(_UNREADABLE_S, read)
+
+    def _read_end(self) -> None:
+        """Read how the run ended, once its shim has."""
+        self._status_timer = None
+        try:
+            status = read_status(self._folder / "status")
+        except OSError as error:
+            self._read_again(self._read_end, error)
+            return
         if status is not None and status.done and status.exit is not None:
             self._finish(status.exit)
         elif status is not None and status.failed:
@@ -200,7 +227,8 @@ class Process:
                 signal.pidfd_send_signal(self._main, signal.SIGKILL)
         if self._cgroup is not None:
             end_cgroup(self._cgroup)
-        await asyncio.to_thread(end_session, self._record, watched=True)
+        if not await asyncio.to_thread(end_run, self._record, self.run_id, watched=True):
+            _log.warning("run %s of %s: some of its processes cannot be ended", self.run_id, self.owner)
         self._finish(recorded or lost("its supervisor was killed"))
 
     def _finish(self, end: Exit) -> None:

@@ -13,25 +13,25 @@ import fcntl
 import logging
 import os
 import re
-import resource
 import shutil
 import signal
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nexus.runtime.inheritance import DESCRIPTORS
 from nexus.runtime.logs import Log
+from nexus.runtime.members import end_left_behind, end_run
 from nexus.runtime.orphans import Orphans, end_orphans, find_orphans
 from nexus.runtime.process import Process, lost, reap
 from nexus.runtime.scope import Scopes
-from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, StartFailed
-from nexus.runtime.spec_encoding import encode_spec
+from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, RunUnreadable, StartFailed
+from nexus.runtime.spec_encoding import encode_spec, shim_command
 from nexus.runtime.start_errors import explain
 from nexus.runtime.status import STATUS_BYTES, Status, boot_id, is_locked, open_process, read_status
-from nexus.runtime.tree import end_cgroup, end_session
+from nexus.runtime.tree import end_cgroup
 
-__all__ = ["Runtime", "shim_command"]
+__all__ = ["Runtime"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,23 +39,9 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SCOPE_TIMEOUT_S = 5.0
 _SHIM_TIMEOUT_S = 30.0
 _POLL_S = 0.01
+_SPARE_DESCRIPTORS = 8
 _MAX_POLLS = 300
 _MAX_LOG_LOCK_POLLS = 100
-
-_DESCRIPTOR_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-"""The soft limit that this process was started with. Children get it, since the daemon raises its own limit later."""
-
-
-def shim_command() -> list[str]:
-    """The command that starts the shim: the compiled program, or the Python one where it was not compiled.
-
-    ``NEXUS_RUNTIME_SHIM`` (``native`` or ``python``) overrides the choice.
-    """
-    choice = os.environ.get("NEXUS_RUNTIME_SHIM")
-    native = Path(__file__).parent / "native" / "nexus-shim"
-    if choice == "native" or (choice != "python" and os.access(native, os.X_OK)):
-        return [str(native)]
-    return [sys.executable, "-I", "-S", str(Path(__file__).parent / "shim.py")]
 
 
 @dataclass
@@ -91,7 +77,7 @@ class Runtime:
     def __init__(self, directory: Path, *, scopes: bool = True, descriptors: int | None = None) -> None:
         self.directory = directory
         self._scopes = Scopes(enabled=scopes)
-        self._descriptor_limit = _DESCRIPTOR_LIMIT if descriptors is None else descriptors
+        self._descriptor_limit = DESCRIPTORS if descriptors is None else descriptors
         self._warned_of_scopes = False
 
     def check(self, spec: ProcessSpec) -> None:
@@ -133,8 +119,14 @@ class Runtime:
         """Adopt a run that an earlier daemon started.
 
         Returns the process if it is still running, its exit if it has ended, and None if it never started.
+
+        Raises:
+            RunUnreadable: it is running, and its status file cannot be understood.
+            OSError: it cannot be looked at; that is no proof that it has ended.
         """
         folder = self._run_folder(owner, run_id)
+        status: Status | None = None
+        _require_spare_descriptors()
         for _ in range(_MAX_POLLS):
             locked = is_locked(folder / "lock")
             # Read after the lock was checked: if the shim has ended, everything that it wrote is visible.
@@ -145,15 +137,37 @@ class Runtime:
                 return await self._find_exit(folder, run_id, status)
             if status.run is not None and status.run.boot == boot_id():
                 shim = open_process(status.run.shim_pid, status.run.shim_start)
-                if shim is not None and is_locked(folder / "lock"):
-                    return Process(
-                        owner, run_id, folder, status.run, shim, self._scopes.folder(status.run.shim_pid, run_id)
-                    )
                 if shim is not None:
-                    os.close(shim)
+                    try:
+                        if is_locked(folder / "lock"):
+                            cgroup = self._scopes.folder(status.run.shim_pid, run_id)
+                            process = Process(owner, run_id, folder, status.run, shim, cgroup)
+                            shim = None
+                            return process
+                    finally:
+                        if shim is not None:
+                            os.close(shim)
             # The run is just starting, or just ending.
             await asyncio.sleep(_POLL_S)
-        return lost("another process holds its lock")
+        if status is not None and status.run is not None:
+            # The shim that it names has ended, so the lock is held by a process that is none of ours.
+            return lost("another process holds its lock")
+        raise RunUnreadable(
+            f"cannot look at run {run_id} of {owner}: its lock is held, and its status file names no process",
+            f"Look at the files in {folder}.",
+        )
+
+    async def stop_unreadable(self, owner: str, run_id: str) -> None:
+        """Tell the shim of a run that cannot be adopted to stop it, by the control file alone; does not wait.
+
+        Raises:
+            OSError: there is no shim, or it cannot be told.
+        """
+        control = os.open(self._run_folder(owner, run_id) / "control", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.write(control, b"stop -1 -1\n")
+        finally:
+            os.close(control)
 
     async def find_orphans(self, owners: Mapping[str, str]) -> dict[str, Orphans]:
         """Find surviving processes of runs whose files were deleted, so that ``adopt`` returns None; by run id.
@@ -166,6 +180,13 @@ class Runtime:
         """End the processes of a run, with a signal and after the grace time with SIGKILL, and wait until they end."""
         await end_orphans(orphans, number, grace_ms)
 
+    async def end_left_behind(self) -> None:
+        """End the short-lived children of an earlier daemon, of this user and namespace, that still run.
+
+        Their shims end them with their daemon; these are left where a shim was killed as well.
+        """
+        await asyncio.to_thread(end_left_behind)
+
     async def _find_exit(self, folder: Path, run_id: str, status: Status) -> Exit | None:
         if status.run is None:
             return None
@@ -175,7 +196,7 @@ class Runtime:
             return lost("the machine was restarted")
         for cgroup in self._cgroups(folder, run_id):
             end_cgroup(cgroup)
-        await asyncio.to_thread(end_session, status.run, watched=False)
+        await asyncio.to_thread(end_run, status.run, run_id, watched=False)
         return status.exit or lost("its supervisor was killed")
 
     def owners(self) -> list[str]:
@@ -342,7 +363,9 @@ class Runtime:
             raise explain(start.spec, "shim", error.errno or 0) from None
         start.close_inherited()
         try:
-            report = await asyncio.wait_for(_read_report(start.report_fd), timeout_s)
+            # Not asyncio.wait_for, which in Python 3.11 loses a cancellation that comes with the result.
+            async with asyncio.timeout(timeout_s):
+                report = await _read_report(start.report_fd)
             status = read_status(start.folder / "status")
             if report == ["ok"] and status is not None and status.run is not None:
                 process = Process(start.owner, start.run_id, start.folder, status.run, shim)
@@ -369,7 +392,7 @@ class Runtime:
             os.close(start.report_fd)
             start.report_fd = -1
             if shim >= 0:
-                await asyncio.shield(_kill_shim(shim, start.folder / "lock"))
+                await asyncio.shield(_end_start(shim, start.folder, start.run_id))
 
     def _cgroups(self, folder: Path, run_id: str) -> list[Path]:
         """The recorded control group of a run, if any; its name has the run's id, so it contains no other run."""
@@ -378,6 +401,29 @@ class Runtime:
             if path.name == f"nexus-{run_id}.scope":
                 return [path]
         return []
+
+
+async def _end_start(shim: int, folder: Path, run_id: str) -> None:
+    """Kill the shim of a start that was given up, and the program that it may have executed already."""
+    await _kill_shim(shim, folder / "lock")
+    status = read_status(folder / "status")
+    if status is not None and status.run is not None:
+        await asyncio.to_thread(end_run, status.run, run_id, watched=True)
+
+
+def _require_spare_descriptors() -> None:
+    """Return if a few descriptors are left for clients, who may want to stop something.
+
+    Raises:
+        OSError: they are not.
+    """
+    spare: list[int] = []
+    try:
+        for _ in range(_SPARE_DESCRIPTORS):
+            spare.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for fd in spare:
+            os.close(fd)
 
 
 class _ScopeFailed(Exception):

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from nexus.runtime.inheritance import inherited_environment
 from nexus.runtime.spec import LimitUnavailable, ProcessSpec
 
 __all__ = ["Scopes"]
@@ -22,13 +23,14 @@ _NO_CONTROLLER_HINT = (
 class Scopes:
     """The systemd user manager of this process, if there is one.
 
-    ``environment`` is the daemon's own, by which ``systemd-run`` finds the manager. ``NEXUS_RUNTIME_SCOPES=no`` there,
-    or ``enabled=False``, disables scopes.
+    ``environment`` is what children inherit of the daemon's own; by it ``systemd-run`` finds the manager.
+    ``NEXUS_RUNTIME_SCOPES=no`` in the daemon's own, or ``enabled=False``, disables scopes.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None, *, enabled: bool = True) -> None:
-        self.environment = dict(os.environ if environment is None else environment)
-        self._enabled = enabled and self.environment.get("NEXUS_RUNTIME_SCOPES") != "no"
+        own = os.environ if environment is None else environment
+        self.environment = inherited_environment(own)
+        self._enabled = enabled and own.get("NEXUS_RUNTIME_SCOPES") != "no"
         self._program = shutil.which("systemd-run", path=self.environment.get("PATH")) if self._enabled else None
 
     def available(self) -> bool:

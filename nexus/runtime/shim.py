@@ -62,10 +62,12 @@ class _Spec:
 
     def __init__(self, text: bytes) -> None:
         fields = iter(text.split(b"\0"))
-        if next(fields) != b"1":
+        version = next(fields)
+        if version not in (b"1", b"2"):
             raise OSError(errno.EINVAL, "spec of an unknown format")
         self.directory = next(fields)
         self.log_bytes, self.stop_signal, self.grace_ms, self.descriptor_limit = (int(next(fields)) for _ in range(4))
+        self.umask = 0o022 if version == b"1" else int(next(fields))
         self.arguments = [next(fields) for _ in range(int(next(fields)))]
         variables = [next(fields) for _ in range(int(next(fields)))]
         self.variables = dict(variable.split(b"=", 1) for variable in variables)
@@ -294,16 +296,16 @@ def _execute(arguments: list[bytes], variables: dict[bytes, bytes]) -> int:
 
 
 def _exec_child(spec: _Spec, shim: int, out: int, err: int, go: int, failed: int) -> None:
-    """In the forked child, wait for the shim's go-ahead and execute the program; never returns."""
+    """In the forked child, wait for the shim's go-ahead (``go`` -1: do not), and execute the program; never returns."""
     try:
         os.setsid()
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != shim or not os.read(go, 1):
+        if os.getppid() != shim or (go >= 0 and not os.read(go, 1)):
             os._exit(127)
         for number in range(1, 65):
             with contextlib.suppress(OSError, ValueError):
                 signal.signal(number, signal.SIG_DFL)
-        os.umask(0o022)
+        os.umask(spec.umask)
         if spec.descriptor_limit >= 0:
             with contextlib.suppress(OSError, ValueError):
                 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -322,8 +324,109 @@ def _exec_child(spec: _Spec, shim: int, out: int, err: int, go: int, failed: int
         os._exit(127)
 
 
-class _Shim:
-    """Runs one child, and everything that it leaves behind."""
+class _Tree:
+    """One child, and everything that it leaves behind."""
+
+    def __init__(self) -> None:
+        self.child = 0
+        self.child_exited = False
+        self.stage = "running"
+        self.stop_signal = 0
+        self.deadline_s = 0.0
+        self.pause_ms = 1
+        # The handler does nothing: the byte that Python writes to the wakeup descriptor ends the poll.
+        self.signals, wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+
+    def _write_exit(self, info: os.waitid_result) -> None:
+        raise NotImplementedError
+
+    def _reap(self) -> bool:
+        """Reap ended processes except the child; returns whether any process of the run is alive."""
+        while not self.child_exited:
+            info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if info is None:
+                return True
+            if info.si_pid == self.child:
+                self.child_exited = True
+                self._write_exit(info)
+            else:
+                os.waitpid(info.si_pid, os.WNOHANG)
+        while True:
+            others = reaped = False
+            for pid in _children(os.getpid()):
+                if pid != self.child:
+                    if os.waitpid(pid, os.WNOHANG)[0]:
+                        reaped = True
+                    else:
+                        others = True
+            if not reaped:
+                return others
+
+    def _signal_escaped(self, number: int) -> None:
+        """Send a signal to every descendant outside the child's own group."""
+        pids = _children(os.getpid())
+        for pid in pids:
+            stat = _read_stat(pid)
+            if pid == self.child or stat is None:
+                continue
+            with contextlib.suppress(OSError):
+                if os.getpgid(pid) != self.child:
+                    fd = os.pidfd_open(pid)
+                    try:
+                        if (_read_stat(pid) or (0, 0))[1] == stat[1]:
+                            signal.pidfd_send_signal(fd, number)
+                            signal.pidfd_send_signal(fd, signal.SIGCONT)
+                    finally:
+                        os.close(fd)
+            pids += _children(pid)
+
+    def kill_round(self) -> None:
+        """Kill the direct children and their groups; what these leave behind are direct children in the next round."""
+        for pid in _children(os.getpid()):
+            with contextlib.suppress(OSError):
+                group = os.getpgid(pid)
+                if group > 1 and group != os.getpgrp():
+                    _send_group(group, signal.SIGKILL)
+            _send(pid, signal.SIGKILL)
+
+    def _advance_stop(self) -> float | None:
+        """Take the next step of the stop sequence if it is due; returns for how long to wait, in ms."""
+        if self.stage == "running":
+            return None
+        left_s = self.deadline_s - time.monotonic()
+        if self.stage == "stopping":
+            if left_s > 0:
+                return min(left_s * 1000 + 1, 60_000)
+            self.pause_ms = 1
+        self.stage = "killing"
+        self.kill_round()
+        self.pause_ms = min(self.pause_ms * 2, _MAX_KILL_PAUSE_MS)
+        return self.pause_ms / 2
+
+    def _read_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.signals, _CHUNK_BYTES)
+
+    def _reap_all(self) -> None:
+        """Reap the child, and what may be left after the last look."""
+        os.waitpid(self.child, 0)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, os.WNOHANG)
+                self.kill_round()
+                time.sleep(0.001)
+
+
+def _exit_text(info: os.waitid_result) -> str:
+    kind = "exit" if info.si_code == os.CLD_EXITED else "signal"
+    return f"{kind} {info.si_status} {int(info.si_code == os.CLD_DUMPED)} {_now_ms()}"
+
+
+class _Shim(_Tree):
+    """Runs one child that outlives the daemon."""
 
     def __init__(self, run: int, log: int) -> None:
         self.run = run
@@ -331,18 +434,8 @@ class _Shim:
         self.status = os.open("status", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run)
         self.control = os.open("control", os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run)
         self.commands = b""
-        self.child = 0
-        self.child_exited = False
-        self.stage = "running"
-        self.stop_signal = 0
-        self.deadline_s = 0.0
-        self.pause_ms = 1
         self.pipes: dict[int, int] = {}
-        # The handler does nothing: the byte that Python writes to the wakeup descriptor ends the poll.
-        self.signals, wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        super().__init__()
 
     def write_status(self, at: int, size: int, text: str) -> None:
         """Write a line into allocated space with one call, so that a reader never sees half of it."""
@@ -394,58 +487,7 @@ class _Shim:
         self.write_status(0, _RUN_BYTES, text)
 
     def _write_exit(self, info: os.waitid_result) -> None:
-        kind = "exit" if info.si_code == os.CLD_EXITED else "signal"
-        text = f"{kind} {info.si_status} {int(info.si_code == os.CLD_DUMPED)} {_now_ms()}"
-        self.write_status(_EXIT_AT, _LINE_BYTES, text)
-
-    def _reap(self) -> bool:
-        """Reap ended processes except the child; returns whether any process of the run is alive."""
-        while not self.child_exited:
-            info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if info is None:
-                return True
-            if info.si_pid == self.child:
-                self.child_exited = True
-                self._write_exit(info)
-            else:
-                os.waitpid(info.si_pid, os.WNOHANG)
-        while True:
-            others = reaped = False
-            for pid in _children(os.getpid()):
-                if pid != self.child:
-                    if os.waitpid(pid, os.WNOHANG)[0]:
-                        reaped = True
-                    else:
-                        others = True
-            if not reaped:
-                return others
-
-    def _signal_escaped(self, number: int) -> None:
-        """Send a signal to every descendant outside the child's own group."""
-        pids = _children(os.getpid())
-        for pid in pids:
-            stat = _read_stat(pid)
-            if pid == self.child or stat is None:
-                continue
-            with contextlib.suppress(OSError):
-                if os.getpgid(pid) != self.child:
-                    fd = os.pidfd_open(pid)
-                    try:
-                        if (_read_stat(pid) or (0, 0))[1] == stat[1]:
-                            signal.pidfd_send_signal(fd, number)
-                            signal.pidfd_send_signal(fd, signal.SIGCONT)
-                    finally:
-                        os.close(fd)
-            pids += _children(pid)
-
-    def kill_round(self) -> None:
-        """Kill the direct children and their groups; what these leave behind are direct children in the next round."""
-        for pid in _children(os.getpid()):
-            with contextlib.suppress(OSError):
-                group = os.getpgid(pid)
-                if group > 1 and group != os.getpgrp():
-                    _send_group(group, signal.SIGKILL)
-            _send(pid, signal.SIGKILL)
+        self.write_status(_EXIT_AT, _LINE_BYTES, _exit_text(info))
 
     def _stop(self, number: int, grace_ms: int) -> None:
         until_s = time.monotonic() + grace_ms / 1000
@@ -481,20 +523,6 @@ class _Shim:
                 elif word == b"kill":
                     self._stop(signal.SIGKILL, 0)
 
-    def _advance_stop(self) -> float | None:
-        """Take the next step of the stop sequence if it is due; returns for how long to wait, in ms."""
-        if self.stage == "running":
-            return None
-        left_s = self.deadline_s - time.monotonic()
-        if self.stage == "stopping":
-            if left_s > 0:
-                return min(left_s * 1000 + 1, 60_000)
-            self.pause_ms = 1
-        self.stage = "killing"
-        self.kill_round()
-        self.pause_ms = min(self.pause_ms * 2, _MAX_KILL_PAUSE_MS)
-        return self.pause_ms / 2
-
     def _pump(self, fd: int) -> bool:
         """Read at most a chunk of output; False when none is available now."""
         try:
@@ -526,8 +554,7 @@ class _Shim:
             for fd in [fd for fd in self.pipes if fd in ready]:
                 self._pump(fd)
             if self.signals in ready:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self.signals, _CHUNK_BYTES)
+                self._read_signals()
             if self.control in ready:
                 self._read_commands()
 
@@ -540,13 +567,101 @@ class _Shim:
         if self.log.index >= 0:
             with contextlib.suppress(OSError):
                 self.log.write_loss_marks(_now_ms())
-        os.waitpid(self.child, 0)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                os.waitpid(-1, os.WNOHANG)
-                self.kill_round()
-                time.sleep(0.001)
+        self._reap_all()
         self.write_status(_DONE_AT, _LINE_BYTES, f"done {_now_ms()}")
+
+
+class _Command(_Tree):
+    """Runs one short-lived child, which ends with the daemon, that is when the other end of ``control`` is closed."""
+
+    def __init__(self, control: int) -> None:
+        self.control = control
+        self.failed = -1
+        super().__init__()
+
+    def report(self, text: str) -> None:
+        """Send a message to the daemon, if it is still there."""
+        with contextlib.suppress(OSError):
+            os.write(self.control, text.encode())
+
+    def start_child(self, spec: _Spec, descriptors: list[int]) -> None:
+        """Fork the child; afterwards only it has the descriptors, so that their other ends see when they are closed."""
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.failed, failed_end = os.pipe2(os.O_CLOEXEC)
+        for fd in descriptors:
+            os.set_inheritable(fd, True)
+        shim = os.getpid()
+        self.child = os.fork()
+        if self.child == 0:
+            _exec_child(spec, shim, 1, 2, -1, failed_end)
+        for fd in (failed_end, *descriptors):
+            os.close(fd)
+        for fd in range(3):
+            os.dup2(null, fd)
+        if null > 2:
+            os.close(null)
+        os.set_blocking(self.failed, False)
+
+    def _report_start(self) -> None:
+        """Tell the daemon whether the child has executed its program, once that is known."""
+        if self.failed < 0:
+            return
+        try:
+            failure = os.read(self.failed, _FAILURE.size)
+        except BlockingIOError:
+            return
+        os.close(self.failed)
+        self.failed = -1
+        if len(failure) == _FAILURE.size:
+            number, step = _FAILURE.unpack(failure)
+            self.report(f"fail {step.rstrip(bytes(1)).decode()} {number}")
+        else:
+            self.report(f"ok {self.child}")
+
+    def _write_exit(self, info: os.waitid_result) -> None:
+        self._report_start()
+        self.report(_exit_text(info))
+
+    def _read_control(self) -> bool:
+        """Read a command of the daemon; False when it has closed the socket or has ended."""
+        try:
+            words = os.read(self.control, _LINE_BYTES).split()
+        except InterruptedError:
+            return True
+        except OSError:
+            return False
+        if len(words) == 2 and words[0] == b"signal":
+            try:
+                os.killpg(self.child, int(words[1]))
+            except OSError:
+                _send(self.child, int(words[1]))
+            _send_group(self.child, signal.SIGCONT)
+        return bool(words)
+
+    def supervise(self) -> None:
+        """Run until the child has ended and everything that it left behind is killed."""
+        listening = True
+        while True:
+            self._report_start()
+            others = self._reap()
+            if self.child_exited and not others:
+                break
+            if self.stage == "running" and (self.child_exited or not listening):
+                self.stage = "stopping"  # without a grace time: the next step kills
+            poll = select.poll()
+            watched = [
+                self.signals,
+                *([self.control] if listening else []),
+                *([self.failed] if self.failed >= 0 else []),
+            ]
+            for fd in watched:
+                poll.register(fd, select.POLLIN)
+            ready = {fd for fd, _events in poll.poll(self._advance_stop())}
+            if self.signals in ready:
+                self._read_signals()
+            if self.control in ready:
+                listening = self._read_control()
+        self._reap_all()
 
 
 def _close_others(keep: list[int]) -> None:
@@ -559,21 +674,45 @@ def _close_others(keep: list[int]) -> None:
         fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
 
 
-def main(argv: list[str]) -> int:
-    """Run the shim; the arguments are those of ``nexus-shim``."""
-    spec_fd, report_fd, run_fd, log_fd, _lock_fd = keep = [int(argument) for argument in argv[2:7]]
-    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+def _become_supervisor(keep: list[int]) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     os.umask(0o077)
     _close_others(keep)
     with contextlib.suppress(OSError):
         os.setsid()
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     os.chdir("/")
+
+
+def _read_spec(fd: int) -> _Spec:
+    return _Spec(os.pread(fd, os.fstat(fd).st_size, 0))
+
+
+def _run_command(keep: list[int]) -> int:
+    spec_fd, control, *descriptors = keep
+    _become_supervisor(keep)
+    command = _Command(control)
+    try:
+        spec = _read_spec(spec_fd)
+        os.close(spec_fd)
+        command.start_child(spec, descriptors)
+    except OSError as error:
+        command.report(f"fail shim {error.errno or 0}")
+        return 2
+    command.supervise()
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Run the shim; the arguments are those of ``nexus-shim``."""
+    if argv[1] == "--command":
+        return _run_command([int(argument) for argument in argv[3:]])
+    spec_fd, report_fd, run_fd, log_fd, _lock_fd = keep = [int(argument) for argument in argv[2:7]]
+    _become_supervisor(keep)
     failure: tuple[str, int] | None
     try:
         shim = _Shim(run_fd, log_fd)
-        text = os.pread(spec_fd, os.fstat(spec_fd).st_size, 0)  # it stays open, so that the daemon can read it
-        failure = shim.start_child(_Spec(text))
+        failure = shim.start_child(_read_spec(spec_fd))  # it stays open, so that the daemon can read it
     except OSError as error:
         failure = ("shim", error.errno or 0)
     if failure is not None:

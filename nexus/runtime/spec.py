@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from nexus_protocol.errors import ReportedError
 
-__all__ = ["Exit", "LimitUnavailable", "ProcessSpec", "RunHeld", "RuntimeFailure", "StartFailed"]
+__all__ = ["Exit", "LimitUnavailable", "ProcessSpec", "RunHeld", "RunUnreadable", "RuntimeFailure", "StartFailed"]
 
 MIN_LOG_BYTES = 64 * 1024
 
@@ -39,6 +39,7 @@ class ProcessSpec:
     ``environment`` is the whole environment, from which the variables in ``NEVER_PASSED`` are removed. Neither it nor
     the arguments are in ``repr``: both may hold secrets. ``argv[0]`` without a slash is looked up in the environment's
     own ``PATH``. ``log_bytes`` bounds the owner's log over all its runs. ``cpu_percent`` 100 is one core.
+    ``umask`` None is that of the session which started the daemon.
 
     Raises:
         ValueError: a value is out of range or malformed.
@@ -52,6 +53,7 @@ class ProcessSpec:
     log_bytes: int = 16 * 1024 * 1024
     memory_bytes: int | None = None
     cpu_percent: int | None = None
+    umask: int | None = None
 
     def __post_init__(self) -> None:
         if not self.argv or not self.argv[0]:
@@ -68,6 +70,8 @@ class ProcessSpec:
             raise ValueError(f"the grace time must not be negative, and the log at least {MIN_LOG_BYTES} bytes")
         if any(limit is not None and limit <= 0 for limit in (self.memory_bytes, self.cpu_percent)):
             raise ValueError("a limit must be positive")
+        if self.umask is not None and not 0 <= self.umask <= 0o777:
+            raise ValueError("the umask must be from 0 to 0o777")
 
     @property
     def program(self) -> str:
@@ -103,7 +107,8 @@ class RuntimeFailure(ReportedError):
         RuntimeFailure
         ├── StartFailed         the program could not be started; errno says why
         ├── LimitUnavailable    a limit cannot be enforced here
-        └── RunHeld             the run whose files are to be deleted is still running
+        ├── RunHeld             the run whose files are to be deleted is still running
+        └── RunUnreadable       a shim runs, and what it wrote cannot be understood
     """
 
 
@@ -129,3 +134,7 @@ class LimitUnavailable(RuntimeFailure):
 
 class RunHeld(RuntimeFailure):
     """The files to be deleted belong to a run whose shim is still running."""
+
+
+class RunUnreadable(RuntimeFailure):
+    """The lock of the run is held, so its shim runs, but its status file does not say which process it is."""

@@ -1,4 +1,4 @@
-"""Encodes a ``ProcessSpec`` into the memfd that the shim reads, and reads a running child's environment back from it.
+"""The shim's command, and its spec: encodes a ``ProcessSpec`` into a memfd, and reads a child's environment back.
 
 It starts nothing. A shim keeps its spec open as long as it lives. The spec is the only record of what a child was
 started with: programs that show another title in ps(1), such as Redis and PostgreSQL, overwrite their own environment.
@@ -8,17 +8,31 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
+from nexus.runtime.inheritance import UMASK
 from nexus.runtime.spec import NEVER_PASSED, ProcessSpec
 
-__all__ = ["encode_spec", "environment_of"]
+__all__ = ["encode_spec", "environment_of", "shim_command"]
 
 # Part of the contract with running shims: a shim that an older daemon started still has its spec under this name.
 _MEMFD_NAME = "orders"
-_FORMAT = "1"
-_ARGUMENT_COUNT_AT = 6
-"""The fields before it: the format, the directory and four numbers."""
+_FORMAT = "2"
+_ARGUMENT_COUNT_AT = {b"1": 6, b"2": 7}
+"""By format, the fields before it: the format, the directory and four numbers, in format 2 the umask as well."""
+
+
+def shim_command() -> list[str]:
+    """The command that starts the shim: the compiled program, or the Python one where it was not compiled.
+
+    ``NEXUS_RUNTIME_SHIM`` (``native`` or ``python``) overrides the choice.
+    """
+    choice = os.environ.get("NEXUS_RUNTIME_SHIM")
+    native = Path(__file__).parent / "native" / "nexus-shim"
+    if choice == "native" or (choice != "python" and os.access(native, os.X_OK)):
+        return [str(native)]
+    return [sys.executable, "-I", "-S", str(Path(__file__).parent / "shim.py")]
 
 
 def encode_spec(spec: ProcessSpec, descriptor_limit: int) -> int:
@@ -27,7 +41,8 @@ def encode_spec(spec: ProcessSpec, descriptor_limit: int) -> int:
     The format is described at the top of ``native/nexus-shim.c`` (SPEC_FD).
     """
     variables = [f"{name}={value}" for name, value in spec.environment.items() if name not in NEVER_PASSED]
-    numbers = (spec.log_bytes, int(spec.stop_signal), spec.stop_grace_ms, descriptor_limit)
+    umask = UMASK if spec.umask is None else spec.umask
+    numbers = (spec.log_bytes, int(spec.stop_signal), spec.stop_grace_ms, descriptor_limit, umask)
     fields = [
         _FORMAT,
         spec.directory,
@@ -58,7 +73,10 @@ def environment_of(shim_pid: int) -> dict[str, str]:
     for path in folder.iterdir():
         if str(path.readlink()).startswith(f"/memfd:{_MEMFD_NAME} "):
             fields = path.read_bytes().split(b"\0")
-            variables = fields[_ARGUMENT_COUNT_AT + 1 + int(fields[_ARGUMENT_COUNT_AT]) + 1 : -1]
+            count_at = _ARGUMENT_COUNT_AT.get(fields[0])
+            if count_at is None:
+                raise OSError(errno.EINVAL, "the shim's spec is of a newer format", str(path))
+            variables = fields[count_at + 1 + int(fields[count_at]) + 1 : -1]
             pairs = (variable.partition(b"=") for variable in variables)
             return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
     raise FileNotFoundError(errno.ENOENT, "the shim holds no spec", str(folder))

@@ -9,9 +9,13 @@ import errno
 import os
 import shutil
 
+from nexus.hints import command_line
 from nexus.runtime.spec import ProcessSpec, StartFailed
 
-__all__ = ["explain"]
+__all__ = ["explain", "find_obstacle"]
+
+
+_DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 def explain(spec: ProcessSpec, step: str, number: int, path: str = "") -> StartFailed:
@@ -22,6 +26,18 @@ def explain(spec: ProcessSpec, step: str, number: int, path: str = "") -> StartF
     """
     reason, hint = _reason(spec, step, number, path)
     return StartFailed(spec.program, reason, number, hint, step=step)
+
+
+def find_obstacle(spec: ProcessSpec) -> StartFailed | None:
+    """The error that a start would have now, as far as directory and program tell it without a start. Blocks."""
+    if not os.path.isdir(spec.directory):
+        missing = not os.path.exists(spec.directory)
+        return explain(spec, "chdir", errno.ENOENT if missing else errno.ENOTDIR)
+    program = os.path.join(spec.directory, spec.program) if "/" in spec.program else spec.program
+    path = spec.environment.get("PATH", _DEFAULT_PATH)
+    if shutil.which(program, path=path) is not None:
+        return None
+    return explain(spec, "exec", errno.EACCES if "/" in program and os.path.exists(program) else errno.ENOENT)
 
 
 def _reason(spec: ProcessSpec, step: str, number: int, path: str) -> tuple[str, str | None]:
@@ -54,7 +70,7 @@ def _exec_reason(spec: ProcessSpec, number: int) -> tuple[str, str | None]:
     program = spec.program
     file = os.path.join(spec.directory, program) if "/" in program else None
     if file is None:
-        file = shutil.which(program, path=spec.environment.get("PATH", "/usr/local/bin:/usr/bin:/bin"))
+        file = shutil.which(program, path=spec.environment.get("PATH", _DEFAULT_PATH))
     if number == errno.ENOENT and file is not None and os.path.exists(file):
         interpreter = _interpreter(file)
         if interpreter:
@@ -76,7 +92,7 @@ def _exec_reason(spec: ProcessSpec, number: int) -> tuple[str, str | None]:
             "Make both executable, and check that their disk is not mounted noexec."
         )
     if number == errno.EACCES:
-        return "it is not executable", f"Try: chmod +x {program}"
+        return "it is not executable", f"Try: {command_line('chmod', '+x', program)}"
     if number == errno.ENOEXEC:
         return "it is neither a program nor a script that starts with #!", (
             "Begin the script with a line such as #!/bin/sh."

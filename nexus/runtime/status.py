@@ -21,10 +21,12 @@ __all__ = [
     "Status",
     "boot_id",
     "boot_time_s",
+    "boot_clock_ms",
     "is_locked",
     "now_ms",
     "open_process",
     "process_start",
+    "process_start_ms",
     "read_status",
 ]
 
@@ -98,6 +100,11 @@ def boot_id() -> str:
         return "-"
 
 
+def boot_clock_ms() -> int:
+    """The time since the boot in ms, also while suspended (CLOCK_BOOTTIME): it never jumps, unlike the wall clock."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
 def boot_time_s() -> int | None:
     """When the kernel was booted, in seconds since 1970 by the clock as it goes now (proc(5), ``btime``)."""
     with contextlib.suppress(OSError, ValueError):
@@ -126,13 +133,22 @@ def process_start(pid: int) -> int | None:
     """When a process started, in clock ticks since the boot; pid and start time together identify a process.
 
     None where there is no such process.
+
+    Raises:
+        OSError: it cannot be looked at; that is no proof that it is gone.
     """
     try:
         raw = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     # The name may contain blanks and brackets; field 22 is the 20th after the last bracket.
     return int(raw[raw.rindex(b")") + 1 :].split()[19])
+
+
+def process_start_ms(pid: int) -> int | None:
+    """When a process started, in ms of the boot clock; None if there is no such process."""
+    start = process_start(pid)
+    return None if start is None else start * 1000 // os.sysconf("SC_CLK_TCK")
 
 
 def open_process(pid: int, start: int) -> int | None:
@@ -144,10 +160,13 @@ def open_process(pid: int, start: int) -> int | None:
             return None
         raise
     # Reading the start time after opening the descriptor ensures that both belong to one process.
-    if process_start(pid) == start:
-        return fd
-    os.close(fd)
-    return None
+    same = False
+    try:
+        same = process_start(pid) == start
+    finally:
+        if not same:
+            os.close(fd)
+    return fd if same else None
 
 
 def now_ms() -> int:

@@ -81,6 +81,11 @@ def _family(address: Address) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address[0] else socket.AF_INET
 
 
+def _other_family(address: Address) -> Address:
+    """``127.0.0.1`` for ``::1`` and the other way round; another address of the loopback stays as it is."""
+    return {"127.0.0.1": "::1", "::1": "127.0.0.1"}.get(address[0], address[0]), address[1]
+
+
 def _reset(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_DISCARD)
     sock.close()
@@ -100,7 +105,7 @@ class _Endpoint:
 class _Pair:
     """A client and its target. A pair is held (no target socket), connecting, open, or dead."""
 
-    __slots__ = ("broken", "client", "deadline", "retry", "state", "target")
+    __slots__ = ("as_named", "broken", "client", "deadline", "retry", "state", "target", "turned")
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self.client = _Endpoint(self, sock)
@@ -109,6 +114,10 @@ class _Pair:
         self.deadline = deadline
         self.retry = 0.0
         self.broken = False
+        self.as_named = True
+        """The last attempt used the family that the target file names."""
+        self.turned = False
+        """The last attempt was the second of two, with the other family."""
 
 
 class _Tunnel:
@@ -127,6 +136,8 @@ class _Tunnel:
         self.accept_again: float | None = None
         self.now = time.monotonic()
         self.warned = False
+        self.other_family = False
+        """The last target that answered had the other family than the file names."""
         self.chunk = bytearray(64 * 1024)
         self.view = memoryview(self.chunk)
 
@@ -198,20 +209,32 @@ class _Tunnel:
 
     def connect_target(self, pair: _Pair) -> None:
         self.hold(pair)
-        target = self.read_target()
-        if target is None:
+        named = self.read_target()
+        if named is None:
             return
+        target = _other_family(named) if self.other_family else named
+        if target == self.own:
+            target = named
+        pair.as_named = target == named
         try:
             pair.target.sock = sock = socket.socket(_family(target), socket.SOCK_STREAM)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             pair.state = "connecting"
             if sock.connect_ex(target) not in (0, errno.EINPROGRESS):
-                self.hold(pair)
+                self.refused(pair)
                 return
             self.watch(pair.target)
         except OSError:
-            self.hold(pair)
+            self.refused(pair)
+
+    def refused(self, pair: _Pair) -> None:
+        """The target did not answer: try the other family, at once for the first time."""
+        self.hold(pair)
+        self.other_family = pair.as_named
+        if not pair.turned:
+            pair.retry = self.now
+        pair.turned = not pair.turned
 
     def finish_connect(self, pair: _Pair) -> None:
         sock = pair.target.sock
@@ -221,7 +244,7 @@ class _Tunnel:
         except OSError:
             failed = True
         if failed:
-            self.hold(pair)
+            self.refused(pair)
             return
         self.waiting.pop(pair)
         pair.state = "open"

@@ -8,11 +8,12 @@ import logging
 from collections.abc import Callable
 
 from nexus.capability import ManagerContext
-from nexus.runtime import Exit, Orphans, Process
+from nexus.runtime import Exit, Process
 from nexus.services import store
 from nexus.services.dependencies.tunnels import Tunnels
 from nexus.services.lifecycle.context import owner_of_service
 from nexus.services.lifecycle.handle import ServiceHandle
+from nexus.services.lifecycle.resume import Found
 from nexus.services.store import StoredService
 
 __all__ = ["adopt_services"]
@@ -22,8 +23,6 @@ _log = logging.getLogger("nexus.services")
 _ADOPTED_AT_ONCE = 32
 _SETTLE_S = 5.0
 """How long the daemon's start waits until the ends of runs are written."""
-
-_Found = Process | Exit | Orphans | Exception | None
 
 
 async def adopt_services(
@@ -56,7 +55,7 @@ async def _adopt_tunnels(tunnels: Tunnels, rows: list[StoredService]) -> None:
             _log.error("a tunnel was not adopted", exc_info=outcome)
 
 
-async def _find_runs(manager: ManagerContext, rows: list[StoredService]) -> list[_Found]:
+async def _find_runs(manager: ManagerContext, rows: list[StoredService]) -> list[Found]:
     """What the process runtime has of each run, then the orphans of runs that it has no trace of."""
     gate = asyncio.Semaphore(_ADOPTED_AT_ONCE)
 
@@ -75,19 +74,20 @@ async def _find_runs(manager: ManagerContext, rows: list[StoredService]) -> list
         for stored, each in zip(rows, found, strict=True)
         if each is None and stored.run_id is not None
     }
-    orphans = await manager.runtime.find_orphans(lost)
+    try:
+        orphans = await manager.runtime.find_orphans(lost)
+    except Exception as error:
+        return [error if stored.run_id in lost else each for stored, each in zip(rows, found, strict=True)]
     return [
         orphans.get(stored.run_id or "") if each is None else each for stored, each in zip(rows, found, strict=True)
     ]
 
 
 def _resume(
-    handle: Callable[[str], ServiceHandle], stored: StoredService, found: _Found, rebooted: bool
+    handle: Callable[[str], ServiceHandle], stored: StoredService, found: Found, rebooted: bool
 ) -> asyncio.Event | None:
     """Go on with one service; the event is set once what was found is handled."""
     try:
-        if isinstance(found, Exception):
-            raise found
         return handle(stored.service.id).resume(stored, found, rebooted=rebooted)
     except Exception:
         _log.exception("service %s was not adopted", stored.service.name)

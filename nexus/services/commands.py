@@ -38,6 +38,7 @@ from nexus.services.errors import (
     ServiceStartFailed,
     ServiceStopped,
     ServiceTunnelNameTaken,
+    ServiceUnknown,
 )
 from nexus.services.records import (
     Branch,
@@ -113,6 +114,7 @@ _START_ERRORS = (
     ServiceConfigFile,
     ServiceDependencyFailed,
     ServiceStopped,
+    ServiceUnknown,
 )
 
 Directory = Annotated[
@@ -199,6 +201,14 @@ CpuLimit = Annotated[
         extra={"option": "--cpu"},
     ),
 ]
+Umask = Annotated[
+    str,
+    Meta(
+        pattern=r"^0?[0-7]{3}$(?!\n)",
+        description="umask of its processes, health checks and git, in octal digits; by default that of the session "
+        "which started the daemon",
+    ),
+]
 LogLimit = Annotated[int, Meta(ge=1, le=65_536, description="largest size of its kept output, in MiB")]
 Timeout = Annotated[int, Meta(ge=1, le=86_400_000, description="time limit of the request")]
 GitToken = Annotated[Token, Meta(description="git token, used for this request and never stored")]
@@ -275,7 +285,7 @@ class AddService(Command[Service]):
     restart_limit: RestartLimit = 5
     restart_window_ms: RestartWindow = 60_000
     restart_unhealthy: RestartUnhealthy = False
-    start_window_ms: StartWindow = 250
+    start_window_ms: StartWindow = 1000
     health_exec: HealthExec | None = None
     health_tcp: HealthTcp | None = None
     health_log: HealthLog | None = None
@@ -289,6 +299,7 @@ class AddService(Command[Service]):
     tags: TagList | None = None
     memory_limit_mib: MemoryLimit | None = None
     cpu_limit_percent: CpuLimit | None = None
+    umask: Umask | None = None
     log_limit_mib: LogLimit = 16
     id: (
         Annotated[
@@ -433,6 +444,7 @@ class UpdateService(Command[Service]):
     tags: TagList | None = None
     memory_limit_mib: MemoryLimit | None = None
     cpu_limit_percent: CpuLimit | None = None
+    umask: Umask | None = None
     log_limit_mib: LogLimit | None = None
     clear: (
         Annotated[
@@ -440,8 +452,8 @@ class UpdateService(Command[Service]):
             Meta(
                 max_length=32,
                 description="fields to unset, of run_command, directory, port, environment, config_filename, repo_url, "
-                "repo_path, git_branch, git_token_file, health_exec, health_tcp, health_log, tags, memory_limit_mib "
-                "and cpu_limit_percent",
+                "repo_path, git_branch, git_token_file, health_exec, health_tcp, health_log, tags, memory_limit_mib, "
+                "cpu_limit_percent and umask",
                 extra={"option": "--clear", "metavar": "FIELD"},
             ),
         ]

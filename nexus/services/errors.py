@@ -8,11 +8,12 @@
     InvalidArgument     ServiceInvalid, ServiceCursorInvalid
     FailedPrecondition  ServiceRunning, ServiceNeeded, ServiceCycle, ServiceNoCommand, ServiceStartFailed,
                         ServicePortTaken, ServiceConfigFile, ServiceDependencyFailed, ServiceStopped
+    Unavailable         ServiceUnknown
 """
 
 from __future__ import annotations
 
-from nexus_protocol.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
+from nexus_protocol.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 __all__ = [
     "ServiceAmbiguous",
@@ -34,6 +35,7 @@ __all__ = [
     "ServiceStartFailed",
     "ServiceStopped",
     "ServiceTunnelNameTaken",
+    "ServiceUnknown",
 ]
 
 
@@ -149,3 +151,9 @@ class ServiceStopped(FailedPrecondition):
     """The service was stopped while the request waited for it to come up."""
 
     type = "service.stopped"
+
+
+class ServiceUnknown(Unavailable):
+    """The daemon cannot look at the service's run, so it neither starts a second one nor says that it ended."""
+
+    type = "service.unknown"

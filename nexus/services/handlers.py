@@ -12,6 +12,7 @@ from typing import Any
 
 from nexus import journal
 from nexus.capability import Context, Stream, handles
+from nexus.hints import command_line
 from nexus.paging import decode_cursor, encode_cursor, read_page
 from nexus.services import store, validation
 from nexus.services.commands import (
@@ -268,7 +269,8 @@ async def remove_dependency(ctx: Context, command: RemoveDependency) -> Dependen
         if edge is None:
             raise ServiceDependencyNotFound(
                 f'cannot remove the dependency of "{service.name}" on "{dependency.name}": there is none',
-                hint=f"List its dependencies: nexusctl service dependency list {service.name}",
+                hint="List its dependencies: "
+                + command_line("nexusctl", "service", "dependency", "list", service.name),
                 details={"service": service.name, "dependency": dependency.name},
             )
         removed = dependency_store.listed(tx, service_id=service.id, dependency_id=dependency.id)[0]

@@ -15,6 +15,7 @@ from nexus_protocol import DeadlineExceeded, NexusError
 
 from nexus import graph, journal
 from nexus.capability import Context, ManagerContext
+from nexus.hints import command_line
 from nexus.runtime import RuntimeFailure
 from nexus.runtime.tree import parent_of
 from nexus.services import store
@@ -81,7 +82,7 @@ class ServiceManager:
         service = stored.service
         if stored.stopped_in_boot == self._context.boot.id or self.handle(service.id).alive:
             return False
-        return not (service.type is ServiceType.ONESHOT and completed(stored, self._context.boot.at))
+        return not (service.type is ServiceType.ONESHOT and completed(stored, self._context.boot))
 
     async def _autostart(self, service: Service) -> None:
         await self._context.boot.reconciled()
@@ -261,7 +262,7 @@ class ServiceManager:
             what = "It continues in the daemon" if going_on else "It is still being stopped, and was not started"
             raise DeadlineExceeded(
                 f'cannot finish with service "{name}" within {timeout_ms} ms',
-                hint=f"{what}; see how far it is: nexusctl service status {name}",
+                hint=f"{what}; see how far it is: {command_line('nexusctl', 'service', 'status', name)}",
                 details={"name": name, "goes_on": going_on},
             ) from None
 
@@ -298,7 +299,7 @@ class ServiceManager:
         quoted = ", ".join(f'"{name}"' for name in names)
         return ServiceNeeded(
             f'cannot stop service "{service.name}": {quoted} need{"s" if len(names) == 1 else ""} it',
-            hint=f"Stop them too: nexusctl service stop {service.name} --cascade",
+            hint=f"Stop them too: {command_line('nexusctl', 'service', 'stop', service.name, '--cascade')}",
             details={"id": service.id, "name": service.name, "dependents": names},
         )
 
@@ -313,7 +314,7 @@ class ServiceManager:
         """
         service = self._resolve(command.service)
         if command.stop and not self._store.read(lambda reader: dependency_store.dependents_of(reader, service.id)):
-            await self.handle(service.id).stop(StopRequest(ctx.caller, _REMOVAL, on_demand=True))
+            await self.handle(service.id).stop(StopRequest(ctx.caller, _REMOVAL, on_demand=True, strict=True))
         # Once the record is deleted the request has succeeded, and its files are deleted even if it is cancelled.
         return await uninterrupted(self._remove(ctx, service))
 
@@ -340,7 +341,10 @@ class ServiceManager:
         """A service with its dependencies and dependents, and the resources that its processes use."""
         handle = self._handles.get(service_id)
         process = None if handle is None else handle.process
-        used = None if process is None else await asyncio.to_thread(process.usage)
+        used = None
+        if process is not None:
+            with contextlib.suppress(OSError):  # without descriptors its usage is not known
+                used = await asyncio.to_thread(process.usage)
 
         def read(reader: Reader) -> ServiceStatus:
             return ServiceStatus(

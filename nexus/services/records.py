@@ -149,6 +149,8 @@ class Service(Record, kw_only=True):
     memory_limit_mib: int | None = None
     cpu_limit_percent: int | None = None
     """100 is one core."""
+    umask: str | None = None
+    """Octal digits; if it is not set, that of the session that started the daemon."""
     log_limit_mib: int
 
     pid: int | None = None
@@ -169,6 +171,8 @@ class Service(Record, kw_only=True):
     """Why it is in this state, as a sentence for people."""
     reason_code: ServiceReason | None = None
     """The same for programs; set whenever ``reason`` is set."""
+    unknown_since: int | None = None
+    """Since when the daemon cannot look at its run, as when descriptors are exhausted; the state is the last known."""
     health_message: str | None = None
     """The message of the last health check."""
     lost_dependencies: list[str] = field(default_factory=list)

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import field
 from nexus_protocol.command import SECRET, Record
 
+from nexus.hints import command_line
 from nexus.services.commands import AddService
 from nexus.services.dependencies.store import (
     StoredDependency,
@@ -87,6 +88,8 @@ class StoredService(Record):
     """When its policy restarted it, as far as that still counts."""
     stopped_in_boot: str | None = None
     """The boot in which a client stopped it: autostart leaves it alone until the next boot."""
+    ended_in_boot: str | None = None
+    """The boot in which its last run ended; None for a record that is older than the column."""
     dependencies: list[StoredDependency] = field(default_factory=list)
 
 
@@ -151,7 +154,10 @@ def _values(names: tuple[str, ...], row: tuple[Any, ...]) -> dict[str, Any]:
 
 
 _FIELDS = Service.__struct_fields__
-_PRIVATE = ("environment", "start_environment", "wanted", "run_id", "restart_times", "stopped_in_boot")
+_PRIVATE = (
+    *("environment", "start_environment", "wanted", "run_id", "restart_times", "stopped_in_boot"),
+    "ended_in_boot",
+)
 _FROM = "FROM service JOIN service_config ON service_config.id = service.config_id"
 _SELECT = f"SELECT {', '.join(map(_column, _FIELDS))} {_FROM}"
 _SELECT_STORED = f"SELECT {', '.join(map(_column, (*_FIELDS, *_PRIVATE)))} {_FROM}"
@@ -277,7 +283,7 @@ def _refuse_taken_name(tx: Transaction, name: str, cannot: str) -> None:
     if row is not None:
         raise ServiceNameTaken(
             f'{cannot}: service name "{name}" already exists',
-            hint=f"Choose another name, or look at it: nexusctl service status {name}",
+            hint=f"Choose another name, or look at it: {command_line('nexusctl', 'service', 'status', name)}",
             details={"name": name, "id": row[0]},
         )
 
@@ -318,13 +324,14 @@ def delete(tx: Transaction, reference: str) -> Service:
         quoted = ", ".join(f'"{name}"' for name in dependents[:5]) + (", …" if len(dependents) > 5 else "")
         raise ServiceNeeded(
             f'cannot remove service "{service.name}": {quoted} depend{"s" if len(dependents) == 1 else ""} on it',
-            hint=f"Remove the dependency first: nexusctl service dependency remove {dependents[0]} {service.name}",
+            hint="Remove the dependency first: "
+            + command_line("nexusctl", "service", "dependency", "remove", dependents[0], service.name),
             details={"id": service.id, "name": service.name, "dependents": dependents},
         )
     if service.state in UP:
         raise ServiceRunning(
             f'cannot remove service "{service.name}": it is {service.state}, stop it first',
-            hint=f"Stop it and remove it: nexusctl service remove {service.name} --force",
+            hint=f"Stop it and remove it: {command_line('nexusctl', 'service', 'remove', service.name, '--force')}",
             details={"id": service.id, "name": service.name, "state": service.state.value},
         )
     release(tx, port_lease(service.id))
@@ -355,6 +362,8 @@ _RUN_COLUMNS = frozenset(
         "reason_code",
         "lost_dependencies",
         "stopped_in_boot",
+        "unknown_since",
+        "ended_in_boot",
     }
 )
 _STATE_COLUMNS = ("reason", "reason_code", "next_restart_at")

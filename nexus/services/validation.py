@@ -32,6 +32,7 @@ CLEARABLE: dict[str, Any] = {
     "tags": [],
     "memory_limit_mib": None,
     "cpu_limit_percent": None,
+    "umask": None,
 }
 """The fields that can be unset, with the value that they have then."""
 

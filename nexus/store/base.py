@@ -174,6 +174,10 @@ class BackupInfo(NamedTuple):
 class StateStore(Protocol):
     """Durable state. Implemented by ``nexus.store.sqlite.SqliteStore``."""
 
+    @property
+    def path(self) -> Path:
+        """Where the database is."""
+
     def init(self) -> None:
         """Open the store and migrate its schema to the newest version.
 

@@ -17,10 +17,13 @@ from typing import NamedTuple
 from nexus_protocol.errors import FailedPrecondition
 
 from nexus.locks import FileLock, LockHeld, holder
+from nexus.store.aside import set_aside
 from nexus.store.backup import backup_database, remove_partials, sqlite_failure, verify_database
 from nexus.store.base import DatabaseDamaged, InitError, SchemaMismatch, StoreError
 from nexus.store.migrate import available_migrations, stored_version, target_version, version_number
-from nexus.store.sqlite import SqliteStore, database_file, set_aside
+from nexus.store.processes_folder import ProcessesFolder
+from nexus.store.sqlite import SqliteStore, database_file
+from nexus.trust import Untrusted, make_trusted
 
 __all__ = [
     "CheckReport",
@@ -32,6 +35,7 @@ __all__ = [
     "plan_migration",
     "refuse_if_used",
     "restore_database",
+    "set_processes_aside",
 ]
 
 
@@ -78,10 +82,12 @@ def _daemon_runs(doing: str, pid: int | None) -> DaemonRuns:
 def _locked(path: Path, doing: str) -> Iterator[None]:
     lock = database_lock(path)
     try:
-        lock.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_trusted(str(lock.path.parent), "the database's folder")
         lock.acquire()
     except LockHeld as held:
         raise _daemon_runs(doing, held.pid) from held
+    except Untrusted as error:
+        raise InitError(error.message, hint=error.hint) from error
     except OSError as error:
         raise InitError(f"cannot {doing}: {lock.path} cannot be created: {error.strerror}") from error
     try:
@@ -235,6 +241,24 @@ def refuse_if_used(path: Path, doing: str) -> None:
     pid = holder(database_lock(path).path)
     if pid is not None:
         raise _daemon_runs(doing, pid)
+
+
+def set_processes_aside(path: Path, backup_directory: Path) -> Path | None:
+    """Set the processes of another database aside, so that a daemon can start with ``path``; as ``nexusd --fresh``.
+
+    The database is made, or migrated, as the daemon would. Returns the new name of the processes' folder; None where
+    they are those of the database.
+
+    Raises:
+        DaemonRuns: a daemon uses the database.
+        InitError: the database cannot be opened, or the folder not renamed.
+    """
+    with _locked(database_file(path), "set the processes aside"):
+        folder = ProcessesFolder(path, fresh=True)
+        store = SqliteStore(path, backup_directory)
+        folder.open_store(store)
+        store.close_now()
+        return folder.aside
 
 
 def migrate_database(path: Path, backup_directory: Path, target: int) -> tuple[int, int]:

@@ -13,14 +13,14 @@ import logging
 import os
 import sqlite3
 import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from nexus.hints import command_line
+from nexus.store.aside import COMPANIONS, free_name, set_aside
 from nexus.store.backup import (
     backup_database,
-    fsync_directory,
     os_failure,
     prune_backups,
     sqlite_failure,
@@ -32,6 +32,7 @@ from nexus.store.base import (
     DatabaseStatus,
     DiskFull,
     InitError,
+    PathUnusable,
     QueryError,
     Reader,
     SchemaMismatch,
@@ -41,20 +42,17 @@ from nexus.store.base import (
     Transaction,
 )
 from nexus.store.migrate import applied_migrations, migrate, stored_version, target_version, version_number
+from nexus.store.placement import Placement
 from nexus.store.writer import SqliteReader, Writer
+from nexus.trust import Untrusted, make_trusted, require_trusted
 
-__all__ = ["SqliteStore", "database_file", "set_aside"]
+__all__ = ["SqliteStore", "database_file"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger("nexus.store")
 
-_FILE_CHECK_INTERVAL_S = 1.0
-"""The shortest time between two checks, made at writes, that the file is still in its place."""
-
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_COMPANIONS = ("-wal", "-shm", "-journal")
-"""The files beside a database. Without its own, it may lack committed data; with those of another, it is corrupted."""
 
 
 def database_file(path: Path) -> Path:
@@ -66,24 +64,32 @@ class SqliteStore:
     """``StateStore`` on the SQLite file ``path``; backups go to ``backup_directory``."""
 
     def __init__(self, path: Path, backup_directory: Path) -> None:
-        self.path = database_file(path)
+        self._path = database_file(path)
         self.backup_directory = backup_directory
         self._read_connection: sqlite3.Connection | None = None
         self._writer: Writer | None = None
-        self._identity: tuple[int, int] | None = None
+        self._placement = Placement(self._path)
         self._backup_lock = asyncio.Lock()
-        self._file_checked_at = -_FILE_CHECK_INTERVAL_S
         self._journal_listeners: dict[object, Callable[[], None]] = {}
+
+    @property
+    def path(self) -> Path:
+        """See ``StateStore.path``."""
+        return self._path
 
     # Opening
 
-    def init(self, *, target: int | None = None) -> None:
-        """See ``StateStore.init``. ``target`` is the schema version to migrate to, by default the newest."""
+    def init(self, *, target: int | None = None, before_new: Callable[[], None] | None = None) -> None:
+        """See ``StateStore.init``. ``target`` is the schema version to migrate to, by default the newest.
+
+        ``before_new`` is called before a new database is made, where there is none, or an empty one, or one of an
+        unknown version. What it raises ends the call with nothing changed.
+        """
         target = target_version() if target is None else target
         old_mask = os.umask(0o077)
         try:
             self._make_parent()
-            current = self._preflight()
+            current = self._preflight(before_new)
             if current is not None and current != target:
                 self._backup_before_migration(target)
             connection = self._open_write_connection()
@@ -100,10 +106,18 @@ class SqliteStore:
             raise self._init_error(error) from error
         finally:
             os.umask(old_mask)
-        status = os.stat(self.path)  # noqa: PTH116
-        self._identity = (status.st_dev, status.st_ino)
-        self._writer = Writer(connection, f"{self.path}-wal", self._notify_journal)
+        self._placement.note()
+        self._writer = Writer(connection, self._placement, self._notify_journal)
         self._write_connection = connection
+
+    def id(self) -> str | None:
+        """What tells this database from others, and is the same in its copies: the time of its first migration, in ms.
+
+        None for a database of a version that did not note it. To be called after ``init``.
+        """
+        rows = self.read(lambda reader: reader.all("SELECT key, value FROM schema_meta WHERE key = 'migration:0001'"))
+        times = [migration.applied_at for migration in applied_migrations([(key, value) for key, value in rows])]
+        return str(times[0]) if times and times[0] is not None else None
 
     def start(self) -> None:
         """Start the writer; results are delivered to the running event loop."""
@@ -113,7 +127,12 @@ class SqliteStore:
     def _make_parent(self) -> None:
         parent = self.path.parent
         try:
-            parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_trusted(os.fspath(parent), "the database's folder")
+            for suffix in ("", *COMPANIONS):
+                if os.path.lexists(f"{self.path}{suffix}"):
+                    require_trusted(f"{self.path}{suffix}", "database")
+        except Untrusted as error:
+            raise InitError(error.message, hint=error.hint) from error
         except OSError as error:
             raise InitError(
                 f"cannot create directory {parent}: {error.strerror}",
@@ -127,7 +146,7 @@ class SqliteStore:
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             return InitError(
                 f"cannot open database {self.path}: the file or its folder is not writable",
-                hint=f"Look at the permissions: ls -ld {self.path.parent} {self.path}",
+                hint=f"Look at the permissions: {command_line('ls', '-ld', self.path.parent, self.path)}",
             )
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return InitError(
@@ -140,11 +159,12 @@ class SqliteStore:
     def _damaged(self, problem: object) -> DatabaseDamaged:
         return DatabaseDamaged(
             f"cannot open database {self.path}: the file is damaged ({problem}); it was not changed",
-            hint=f"Restore a backup: nexusctl db restore BACKUP   (backups: {self.backup_directory})",
+            hint=f"Restore a backup: nexusctl db restore BACKUP\nBackups are in {self.backup_directory}",
         )
 
-    def _preflight(self) -> int | None:
+    def _preflight(self, before_new: Callable[[], None] | None = None) -> int | None:
         """Check the file before anything is changed; returns its schema version, None for a new database."""
+        before_new = before_new or (lambda: None)
         try:
             status = os.stat(self.path)  # noqa: PTH116
         except FileNotFoundError:
@@ -155,6 +175,7 @@ class SqliteStore:
             what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise InitError(f"cannot open database {self.path}: it is {what}", hint="Give a file: nexusd --db PATH")
         if status is None or not status.st_size:
+            before_new()
             self._keep_orphaned_log()
             return None
         with contextlib.closing(self._open_unchanged()) as connection:
@@ -166,9 +187,11 @@ class SqliteStore:
             if problem != "ok":
                 raise self._damaged(problem)
         if raw is None:
+            before_new()
             return None
         version = version_number(raw)
         if version < 1:
+            before_new()
             _log.warning(
                 "schema version mismatch: no migration starts from version %r; "
                 "the database is kept as %s and a new one is created",
@@ -228,9 +251,9 @@ class SqliteStore:
         directory = self.backup_directory
         copy = directory / f"{self.path.stem}-before-v{target}-{timestamp()}.db"
         try:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_trusted(os.fspath(directory), "the folder of backups")
             backup_database(self.path, copy)
-        except (OSError, StoreError) as error:
+        except (OSError, StoreError, Untrusted) as error:
             if isinstance(error.__cause__, DatabaseDamaged):
                 raise self._damaged(error.__cause__.message) from error
             raise InitError(
@@ -248,6 +271,8 @@ class SqliteStore:
                     f"cannot open database {self.path}: failed to enable WAL mode: journal_mode is '{mode}'",
                     hint="Use a path on a local file system: nexusd --db PATH",
                 )
+            # The writer makes the checkpoints: at any other time a change of the file is another program's.
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA temp_store = MEMORY")
@@ -270,7 +295,15 @@ class SqliteStore:
         )
 
     def _open_read_connection(self) -> None:
-        self._read_connection = self._connect()
+        # Read-only, so that it writes nothing into the file when it is closed last; see close_now.
+        self._read_connection = sqlite3.connect(
+            f"{self.path.as_uri()}?mode=ro",
+            uri=True,
+            timeout=5,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
         self._read_connection.execute("PRAGMA query_only = ON")
         self._read_connection.execute("PRAGMA temp_store = MEMORY")
         # After its first read it has every file open, and works even if they are deleted or renamed.
@@ -339,12 +372,6 @@ class SqliteStore:
         """See ``StateStore.write``."""
         if self._writer is None:
             raise StoreUnavailable("cannot write: the store is closed")
-        now = time.monotonic()
-        if now - self._file_checked_at >= _FILE_CHECK_INTERVAL_S:
-            # A write to a deleted file would be lost, so it is refused. Checking at each write would cost too much.
-            if not self._in_place():
-                raise self._file_missing("cannot write: ")
-            self._file_checked_at = now
         return await self._writer.write(fn, size_bytes)
 
     async def backup(self, path: Path | None = None, *, keep_days: int = 30) -> BackupInfo:
@@ -371,12 +398,15 @@ class SqliteStore:
             raise StoreUnavailable("cannot back up: the store is closed")
         # If the file was deleted or replaced, only the open connection still reaches the data. Other reads on that
         # connection wait meanwhile, so it is used only then.
-        source = self.path if self._in_place() else self._read_connection
+        problem = self._placement.problem(self._read_connection)
+        source = self.path if problem is None else self._read_connection
         if path is not None:
             return backup_database(source, path)
         directory = self.backup_directory
         try:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_trusted(os.fspath(directory), "the folder of backups")
+        except Untrusted as error:
+            raise PathUnusable(error.message, hint=error.hint) from error
         except OSError as error:
             raise os_failure(error, f"create directory {directory}") from error
         info = backup_database(source, directory / f"{self.path.stem}-{timestamp()}.db")
@@ -394,23 +424,9 @@ class SqliteStore:
 
     def problem(self) -> StoreError | None:
         """See ``StateStore.problem``."""
-        if not self._in_place():
-            return self._file_missing()
-        return self._writer.fault if self._writer is not None else StoreUnavailable("the store is closed")
-
-    def _file_missing(self, cannot: str = "") -> StoreUnavailable:
-        return StoreUnavailable(
-            f"{cannot}the database file {self.path} was deleted or replaced while the daemon was running",
-            hint="Save its data before the daemon stops: nexusctl db backup PATH\n"
-            "Then: nexusctl daemon stop; nexusctl db restore PATH; nexusctl daemon start",
-        )
-
-    def _in_place(self) -> bool:
-        try:
-            status = os.stat(self.path)  # noqa: PTH116
-        except OSError:
-            return False
-        return (status.st_dev, status.st_ino) == self._identity
+        if self._writer is None or self._read_connection is None:
+            return StoreUnavailable("the store is closed")
+        return self._placement.problem(self._read_connection) or self._writer.fault
 
     async def close(self) -> None:
         """See ``StateStore.close``."""
@@ -420,48 +436,20 @@ class SqliteStore:
 
     def close_now(self) -> None:
         """Close the connections of a store whose ``start`` was not called."""
-        if self._read_connection is not None:
+        foreign = self._writer is not None and self._placement.is_foreign(self._write_connection)
+        if foreign and self._placement.is_replaced:
+            # The file may live on under another name: it gets what is only in the log.
+            with contextlib.suppress(sqlite3.Error):
+                self._write_connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if self._read_connection is not None and not foreign:
             self._read_connection.close()
-            self._read_connection = None
         if self._writer is not None:
             self._writer = None
-            # Closing the last connection writes the log into the database and deletes it.
+            # Closing the last connection that can write moves the log into the database and deletes it. The file of
+            # another program gets nothing, since the read-only connection is still open.
             self._write_connection.close()
-
-
-def set_aside(path: Path, *, replacement: Path | None = None) -> Path | None:
-    """Rename a database, with its ``-wal`` and ``-shm``, to a dated name beside it; returns the new name.
-
-    ``replacement`` is atomically renamed to ``path``. Returns None when there was no file to set aside.
-
-    Raises:
-        StoreConflict: no name is free.
-        OSError: the directory cannot be changed.
-    """
-    suffixes = [suffix for suffix in (*_COMPANIONS, "") if os.path.lexists(f"{path}{suffix}")]
-    base = f"{path.name}.set-aside-{timestamp()}"
-    for number in ("", *(f".{count}" for count in range(1, 100))):
-        aside = path.with_name(base + number)
-        if not any(os.path.lexists(f"{aside}{suffix}") for suffix in ("", *_COMPANIONS)):
-            break
-    else:
-        raise StoreConflict(f"cannot set {path} aside: no free name for it")
-    # The log goes first: the next database under this name must never be opened with it.
-    for suffix in suffixes:
-        old, new = path.with_name(path.name + suffix), aside.with_name(aside.name + suffix)
-        if suffix or replacement is None or not _link(old, new):
-            with contextlib.suppress(FileNotFoundError):
-                old.rename(new)
-    if replacement is not None:
-        replacement.rename(path)
-    fsync_directory(path.parent)
-    return aside if suffixes else None
-
-
-def _link(old: Path, new: Path) -> bool:
-    """Give a file a second name, so that ``old`` exists until it is replaced; False without hard links."""
-    try:
-        os.link(old, new)
-    except OSError:
-        return False
-    return True
+        if self._read_connection is not None and foreign:
+            self._read_connection.close()
+            with contextlib.suppress(StoreConflict):
+                self._placement.set_log_aside(free_name(self.path))
+        self._read_connection = None

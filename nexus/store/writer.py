@@ -3,6 +3,9 @@
 Group commit: up to 128 writes share one commit (and its fsync), each in its own savepoint, so that a failed write
 rolls back only itself. If SQLite rolls back a whole group, the thread commits a *fence*, a small write that settles
 what is on the disk, and then runs each write again, alone. A write function may therefore run twice.
+
+Before and after each commit the thread looks whether the files are in their places. It alone changes the database file,
+by the checkpoints that it makes after a commit, and so it knows when another program does.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any, TypeVar
 
 from nexus.store.backup import sqlite_failure
 from nexus.store.base import DiskFull, OutcomeUnknown, Row, StoreError, StoreUnavailable, Transaction
+from nexus.store.placement import Placement
 from nexus.tasks import deliver_again
 
 __all__ = ["SqliteReader", "SqliteTransaction", "Writer"]
@@ -31,6 +35,8 @@ MAX_GROUP_WRITES = 128
 MAX_GROUP_BYTES = 1024 * 1024
 WAL_LIMIT_BYTES = 8 * 1024 * 1024
 """Above this size the writer tries to truncate the write-ahead log, at most once a second."""
+CHECKPOINT_BYTES = 4 * 1024 * 1024
+"""When the log has grown by this much, the writer copies it into the database, so that its file is used again."""
 PROBE_INTERVAL_S = 1.0
 
 
@@ -115,15 +121,19 @@ class _GroupLost(Exception):
 class Writer:
     """Owns the writing connection and its thread, from ``start`` to ``close``."""
 
-    def __init__(self, connection: sqlite3.Connection, wal_path: str, on_journal: Callable[[], None]) -> None:
+    def __init__(self, connection: sqlite3.Connection, placement: Placement, on_journal: Callable[[], None]) -> None:
         self._connection = connection
-        self._wal_path = wal_path
+        self._placement = placement
+        self._misplaced = False
+        self._wal_path = f"{placement.path}-wal"
         self._on_journal = on_journal
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
         self._last_wal_check = 0.0
+        self._checkpointed_bytes = 0
+        """The size that the log had at the last checkpoint."""
         self.fault: StoreError | None = None
         """Why writes fail at present; None while they succeed."""
 
@@ -229,6 +239,29 @@ class Writer:
             self._on_journal()
 
     def _commit(self, jobs: list[_Job]) -> None:
+        problem = self._find_misplaced()
+        if problem is not None:
+            for job in jobs:
+                job.error = StoreUnavailable(f"cannot write: {problem.message}", hint=problem.hint)
+            return
+        self._commit_in_place(jobs)
+        problem = self._find_misplaced()
+        if problem is not None:
+            for job in jobs:
+                job.error = job.error or OutcomeUnknown(
+                    f"cannot tell whether the change is kept: {problem.message}", hint=problem.hint
+                )
+
+    def _find_misplaced(self) -> StoreUnavailable | None:
+        problem = self._placement.problem(self._connection)
+        if problem is not None and not self._misplaced:
+            _log.error("writes are refused: %s", problem.message)
+        elif problem is None and self._misplaced:
+            _log.warning("the database's files are in their places again")
+        self._misplaced = problem is not None
+        return problem
+
+    def _commit_in_place(self, jobs: list[_Job]) -> None:
         if self.fault is not None and not isinstance(self.fault, DiskFull) and not self._fence():
             for job in jobs:
                 job.error = StoreUnavailable(f"cannot write: {self.fault.message}", hint=self.fault.hint)
@@ -378,19 +411,29 @@ class Writer:
             self.fault = None
 
     def _checkpoint_if_large(self) -> None:
-        now = time.monotonic()
-        if now - self._last_wal_check < 1.0:
-            return
-        # Set before the stat, not only before a checkpoint: a stat after each commit makes this thread and the event
-        # loop, which has just been woken, wait for each other, and costs a fifth of a lone write.
-        self._last_wal_check = now
         try:
-            if os.stat(self._wal_path).st_size <= WAL_LIMIT_BYTES:  # noqa: PTH116
-                return
-            self._connection.execute("PRAGMA busy_timeout = 20")
+            size = os.stat(self._wal_path).st_size  # noqa: PTH116
+        except OSError:
+            return
+        now = time.monotonic()
+        if size > WAL_LIMIT_BYTES and now - self._last_wal_check >= 1.0:
+            self._last_wal_check = now
+            self._checkpoint("TRUNCATE", busy_ms=20)
+            self._checkpointed_bytes = 0
+        elif size >= self._checkpointed_bytes + CHECKPOINT_BYTES:
+            self._checkpointed_bytes = size
+            self._checkpoint("PASSIVE", busy_ms=0)
+
+    def _checkpoint(self, mode: str, *, busy_ms: int) -> None:
+        """Copy the log into the database, unless another program has changed the database."""
+        if self._placement.problem(self._connection) is not None:
+            return
+        try:
+            self._connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
             try:
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             finally:
                 self._connection.execute("PRAGMA busy_timeout = 5000")
+                self._placement.note_content()
         except (OSError, sqlite3.Error) as error:
             _log.debug("cannot truncate the write-ahead log: %s", error)

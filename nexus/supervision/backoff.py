@@ -27,7 +27,7 @@ class Retry(NamedTuple):
     """A restart to come, or (``at`` is None) the refusal of one more."""
 
     at: int | None
-    """When, in ms since 1970."""
+    """When, in ms of the clock that the plan was made with."""
     times: list[int]
     """The restarts so far that still count."""
     recent: int

@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from nexus.runtime.status import boot_id, boot_time_s, process_start
+from nexus.runtime.status import boot_clock_ms, boot_id, boot_time_s, now_ms, process_start
 
 __all__ = ["Boot"]
 
@@ -31,6 +31,20 @@ class Boot:
         self.is_new = self._noted() not in (None, self.id)
         """Whether the records are of an earlier boot, so that no process of theirs can run."""
         self._reconciled = asyncio.Event()
+        self._clock_file = directory / "clock"
+        self._wall_ms, self._clock_ms = self._noted_clock() or (now_ms(), boot_clock_ms())
+        """The wall clock and the boot clock when a daemon first noted them in this boot."""
+
+    def _noted_clock(self) -> tuple[int, int] | None:
+        try:
+            id_, wall, clock = self._clock_file.read_text(encoding="ascii").rsplit(" ", 2)
+            return (int(wall), int(clock)) if id_ == self.id else None
+        except (OSError, ValueError):
+            return None
+
+    def trusted_now_ms(self) -> int:
+        """The wall clock in ms, or less if it was set forward in this boot: what deletes old records asks this one."""
+        return min(now_ms(), self._wall_ms + boot_clock_ms() - self._clock_ms)
 
     def _noted(self) -> str | None:
         try:
@@ -43,6 +57,7 @@ class Boot:
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file.write_text(self.id, encoding="ascii")
+            self._clock_file.write_text(f"{self.id} {self._wall_ms} {self._clock_ms}", encoding="ascii")
         except OSError as error:
             _log.warning("cannot write %s: %s", self._file, error.strerror)
         self._reconciled.set()

@@ -41,6 +41,8 @@ class StopRequest(NamedTuple):
     reason: Reason
     on_demand: bool
     """Whether a person or program asked for it, so that autostart leaves the object alone until the next boot."""
+    strict: bool = False
+    """Whether it is refused, and nothing is ended, if it cannot be written."""
 
 
 class RestartRequest(NamedTuple):
@@ -72,6 +74,13 @@ class Requests:
     def pending(self) -> bool:
         """Whether there is a request."""
         return self.stop is not None or self.restart is not None
+
+    def withdraw(self, request: StopRequest | RestartRequest) -> None:
+        """Take a request back that was refused, unless another one has replaced it."""
+        if self.stop is request:
+            self.stop = None
+        elif self.restart is request:
+            self.restart = None
 
     def wake(self) -> None:
         """Make the task read the state again."""

@@ -44,13 +44,19 @@ class Sweeper:
         return None
 
     async def sweep(self) -> None:
-        """Look at every owner once. What cannot be deleted is logged, and tried again by the next daemon."""
+        """Look at every owner once, and at short-lived children whose daemon has ended.
+
+        What cannot be deleted is logged, and tried again by the next daemon.
+        """
+        await self._runtime.end_left_behind()
         for owner in await asyncio.to_thread(self._runtime.owners):
-            if self._known(owner) is not None:
-                try:
+            try:
+                if self._known(owner) is not None:
                     await self._sweep_owner(owner)
-                except (RuntimeFailure, OSError, ValueError) as error:
-                    _log.warning("cannot delete what is left of %s: %s", owner, error)
+            except (RuntimeFailure, OSError, ValueError) as error:
+                _log.warning("cannot delete what is left of %s: %s", owner, error)
+            except Exception:  # one owner must not keep the others from being swept
+                _log.exception("cannot sweep %s", owner)
 
     async def _sweep_owner(self, owner: str) -> None:
         for run_id in await asyncio.to_thread(self._runtime.runs, owner):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 from nexus_protocol.errors import InvalidArgument
 
 from nexus.cli.app import ANSWER_WITHIN_S
-from nexus.cli.output import Column, Printer, format_duration, hint, print_fields, printable
+from nexus.cli.output import Column, Printer, format_duration, hint, print_fields, printable, write_exact
 from nexus.cli.verbs import NounGroup, completers, verb
 from nexus.system.commands import DeleteSetting, GetSetting, GetSystemStatus, Health, ListSettings, SetSetting
 
@@ -79,9 +78,7 @@ def _text(value: Any) -> str:
 def _get(app: App, values: dict[str, Any], out: Printer) -> None:
     setting = app.call_raw(GetSetting(values["key"]))
     text = _text(setting.get("value"))
-    if sys.stdout.isatty():
-        text = "\n".join(printable(line) for line in text.split("\n"))
-    out.one(setting, key="key", sentence=lambda: click.echo(text))
+    out.one(setting, key="key", sentence=lambda: write_exact(f"{text}\n"))
 
 
 def _set(app: App, values: dict[str, Any], out: Printer) -> None:

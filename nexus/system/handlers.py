@@ -86,7 +86,7 @@ def health(ctx: Context, _command: Health) -> HealthReport:
             for m in status.migrations
         ]
         database = Database(**status._replace(migrations=[])._asdict() | {"migrations": migrations})
-        checks += _storage_checks(ctx, Path(status.path))
+    checks += _storage_checks(ctx, ctx.store.path)
     worst = max((check.status for check in checks), key=("ok", "degraded", "failing").index)
     return HealthReport(status=worst, version=__version__, checks=checks, database=database)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 from nexus_protocol import InvalidArgument
 
+from nexus.hints import command_line
 from nexus.system.commands import SettingInvalid
 
 __all__ = ["KNOWN", "KnownSetting", "from_text", "to_text", "validate"]
@@ -45,7 +46,9 @@ def validate(key: str, value: Any) -> None:
         )
     if value is None:
         raise InvalidArgument(
-            f"cannot set {key} to nil", hint=f"To remove it: nexusctl settings unset {key}", details={"path": "value"}
+            f"cannot set {key} to nil",
+            hint=f"To remove it: {command_line('nexusctl', 'settings', 'unset', key)}",
+            details={"path": "value"},
         )
     if not _fits_json(value):
         raise InvalidArgument(

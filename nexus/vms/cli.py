@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nexus.cli.output import Column, Printer, can_ask, confirm, format_time, hint, print_fields
 from nexus.cli.verbs import NounGroup, Number, build_command, completers, for_each, verb
+from nexus.hints import command_line
 from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def _create(app: App, values: dict[str, Any], out: Printer) -> None:
 
     def sentence() -> None:
         click.echo(f'Created VM "{vm["name"]}" (state: {vm["state"]}, CID: {vm["cid"]})')
-        hint(f"Inspect it: nexusctl vm inspect {vm['name']}")
+        hint(f"Inspect it: {command_line('nexusctl', 'vm', 'inspect', vm['name'])}")
 
     out.one(vm, key="name", sentence=sentence)
 
@@ -95,7 +95,7 @@ def _delete(app: App, values: dict[str, Any], out: Printer) -> int:
     if not values["yes"]:
         # A name that begins with a dash must come after --.
         words = ["--yes", "--", *names] if any(name.startswith("-") for name in names) else [*names, "--yes"]
-        command = shlex.join(["nexusctl", "vm", "delete", *words])
+        line = command_line("nexusctl", "vm", "delete", *words)
         question = ""
         if can_ask():
             found: list[dict[str, Any]] = []
@@ -104,7 +104,7 @@ def _delete(app: App, values: dict[str, Any], out: Printer) -> int:
                 return code
             question = _delete_question(found)
             names = tuple(vm["id"] for vm in found)  # the VMs of the question, even if their names are taken meanwhile
-        if not confirm(question, "refusing to delete VM without confirmation", command):
+        if not confirm(question, "refusing to delete VM without confirmation", line):
             return 1
 
     deleted: list[dict[str, Any]] = []

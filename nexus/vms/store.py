@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from nexus.hints import command_line
 from nexus.store import Reader, StoreConflict, Transaction, find_row
 from nexus.vms.commands import (
     CreateVm,
@@ -126,7 +127,7 @@ def _refuse_taken_name(tx: Transaction, name: str, cannot: str) -> None:
     if row is not None:
         raise VmNameTaken(
             f'{cannot}: VM name "{name}" already exists',
-            hint=f"Choose another name, or look at it: nexusctl vm inspect {name}",
+            hint=f"Choose another name, or look at it: {command_line('nexusctl', 'vm', 'inspect', name)}",
             details={"name": name, "id": row[0]},
         )
 

@@ -69,6 +69,11 @@ def shop(cli: Cli, root: Path) -> ProjectDirectory:
     return ProjectDirectory(cli, root)
 
 
+def port_of(cli: Cli, name: str) -> int:
+    (found,) = [one["port"] for one in cli.ok("service", "list", "-o", "json").json if one["name"] == name]
+    return int(found)
+
+
 def up(cli: Cli) -> list[str]:
     return cli.ok("service", "list", "--state", "running", "-o", "name").lines
 
@@ -207,7 +212,7 @@ def test_apply_prune_removes_only_objects_created_from_the_file(shop: ProjectDir
 
 
 def test_apply_refuses_services_of_another_project(shop: ProjectDirectory, root: Path) -> None:
-    shop.write('project = "shop"\n[services.db]\n')
+    shop.write('project = "shop"\n[services.db]\nport = 2\n[services.api]\n')
     shop.apply()
     other = root / "other.toml"
     other.write_text('project = "other"\n[services.db]\nport = 1\n')
@@ -215,8 +220,44 @@ def test_apply_refuses_services_of_another_project(shop: ProjectDirectory, root:
     assert code == 2
     assert err == (
         'Error: cannot update service "db": it was created from the file of project "shop"\n'
-        "  Choose another name, or end that project's ownership: nexusctl settings unset apply.shop\n"
+        f"  Give the service another name in {other}.\n"
+        '  Or take "db" out of the file of project "shop", and apply that file, which removes it: '
+        "nexusctl apply -f FILE --prune\n"
+        "  See what that project owns: nexusctl export --project shop\n"
     )
+    assert port_of(shop.cli, "db") == 2
+    # The command of the hint shows it, and changes nothing.
+    assert "[services.db]" in shop.cli.ok("export", "--project", "shop").out
+    # The first way: another name.
+    other.write_text('project = "other"\n[services.db2]\nport = 1\n')
+    shop.cli.ok("apply", "-f", str(other), "--yes")
+    assert shop.cli.ok("service", "list", "-o", "name").lines == ["api", "db", "db2"]
+    # The second: the owner gives the name up, and keeps everything else.
+    shop.write('project = "shop"\n[services.api]\n')
+    shop.apply("--prune")
+    other.write_text('project = "other"\n[services.db]\nport = 1\n')
+    shop.cli.ok("apply", "-f", str(other), "--prune", "--yes")
+    assert shop.cli.ok("service", "list", "-o", "name").lines == ["api", "db"]
+    assert shop.apply("--prune") == [f"Nothing to change: everything matches {shop.file}"]
+    assert port_of(shop.cli, "db") == 1
+    api_of_other = root / "greedy.toml"
+    api_of_other.write_text('project = "other"\n[services.db]\nport = 1\n[services.api]\nport = 3\n')
+    assert 'project "shop"' in shop.cli("apply", "-f", str(api_of_other), "--yes").err
+
+
+def test_moved_file_without_a_project_is_told_how_to_say_who_it_is(shop: ProjectDirectory, root: Path) -> None:
+    shop.write("[services.db]\n")
+    shop.apply()
+    moved = root / "moved here" / "nexus.toml"
+    moved.parent.mkdir()
+    moved.write_text("[services.db]\nport = 1\n")
+    refused = shop.cli("apply", "-f", str(moved), "--yes")
+    assert refused.code == 2
+    last = refused.err.splitlines()[-1]
+    assert last.startswith('  If this is the file of that project at another path, say so at its top: project = "shop-')
+    moved.write_text(last.partition("at its top: ")[2] + "\n" + moved.read_text())
+    shop.cli.ok("apply", "-f", str(moved), "--yes")
+    assert port_of(shop.cli, "db") == 1
 
 
 def test_apply_failed_step_skips_only_its_dependents_and_next_run_continues(shop: ProjectDirectory) -> None:

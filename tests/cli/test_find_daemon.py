@@ -29,7 +29,7 @@ def test_status_of_hanging_daemon_times_out_by_default(frozen: DaemonProcess, cl
         124,
         "",
         f"Error: cannot get an answer: the daemon (pid {frozen.pid}) accepts connections but does not answer\n"
-        f"  To kill it: kill -9 {frozen.pid}; then: nexusctl daemon start\n",
+        f"  To kill it: kill -9 {frozen.pid}\n  Then: nexusctl daemon start\n",
     )
     assert time.monotonic() - started > 4.5, "it did not wait for a slow daemon"
 

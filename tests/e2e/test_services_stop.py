@@ -92,7 +92,7 @@ def size_of_output(world: ServiceWorld, service_id: str) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("shim", ["native", "python"])
 def test_stop_ends_every_process_of_a_resisting_service_after_its_grace(root: Path, shim: str) -> None:
-    from nexus.runtime.runtime import shim_command
+    from nexus.runtime.spec_encoding import shim_command
 
     if shim == "native" and not os.access(shim_command()[0], os.X_OK):
         pytest.skip("the native shim was not built: there was no C compiler")

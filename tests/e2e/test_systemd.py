@@ -207,6 +207,25 @@ def test_stop_start_restart_and_status_act_on_the_units(installed: UserManager) 
     assert refused.returncode == 0  # it runs already: the option is not used
 
 
+@pytest.mark.parametrize("runtime", ["-uXDG_RUNTIME_DIR", "XDG_RUNTIME_DIR=/nowhere"])
+def test_shell_without_the_runtime_directory_acts_on_the_units(installed: UserManager, runtime: str) -> None:
+    # As after su, from cron, and in a terminal multiplexer of an earlier session.
+    pid = main_pid(installed)
+    status = installed.run("env", runtime, "nexusctl", "daemon", "status").stdout
+    assert f"Daemon:  running (pid {pid})\n" in status
+    assert "Manager: systemd (nexus.service)\n" in status
+    again = installed.run("env", runtime, "nexusctl", "daemon", "start").stdout
+    assert again == f"The daemon is already running (pid {pid}, /run/user/0/nexus/nexus.sock)\n"
+    stopped = installed.run("env", runtime, "nexusctl", "daemon", "stop").stdout
+    assert stopped == "Stopped the daemon (nexus.socket, nexus.service)\n"
+    if runtime.startswith("-u"):
+        done = installed.run("env", runtime, "nexusctl", "status", check=False)
+        # There systemctl would refuse to act: it knows no bus.
+        assert done.stderr.endswith("\n  Start it: nexusctl daemon start\n")
+        started = installed.run("env", runtime, "nexusctl", "daemon", "start").stdout
+        assert started == f"Started the daemon (pid {main_pid(installed)}, nexus.service)\n"
+
+
 def test_daemon_start_with_log_level_is_refused_for_the_unit(installed: UserManager) -> None:
     installed.run("nexusctl", "daemon", "stop")
     done = installed.run("nexusctl", "daemon", "start", "--log-level", "debug", check=False)

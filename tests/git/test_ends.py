@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import signal
@@ -256,17 +255,18 @@ def test_repeated_cancels_still_wait_for_the_end_of_git(world: GitWorld) -> None
 # Other ends
 
 
-def test_background_process_of_a_hook_with_the_pipes_open_does_not_delay_the_result(world: GitWorld) -> None:
+@pytest.mark.parametrize("escape", ["", "setsid "], ids=["same session", "own session"])
+def test_background_process_of_a_hook_does_not_delay_the_result_and_ends_with_git(world: GitWorld, escape: str) -> None:
     path = world.repository("web")
     world.git(path, "branch", "side")
     pid_file = world.root / "pid"
-    hook(path, "post-checkout", f"sleep 1000 & echo $! > {pid_file}\n")
-    try:
-        assert asyncio.run(Repository(path, environment=world.environment).checkout_branch("side")).branch == "side"
-        assert Path("/proc", pid_file.read_text().strip()).exists(), "processes that a hook leaves are not killed"
-    finally:
-        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-            os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    hook(
+        path,
+        "post-checkout",
+        f"{escape}sh -c 'echo $$ > {pid_file}; exec sleep 1000' &\nwhile [ ! -s {pid_file} ]; do sleep 0.01; done\n",
+    )
+    assert asyncio.run(Repository(path, environment=world.environment).checkout_branch("side")).branch == "side"
+    assert not Path("/proc", pid_file.read_text().strip()).exists()
 
 
 def test_exception_in_a_progress_receiver_ends_git_and_is_raised(world: GitWorld) -> None:

@@ -416,7 +416,8 @@ def test_process_inherits_no_descriptors_and_ends_with_the_daemon(
         assert seen["directory"] == "/"
         pid = client.call(ListPlugins()).pid
         assert pid is not None
-        assert children(daemon.pid) == [pid]
+        (shim,) = children(daemon.pid)
+        assert children(shim) == [pid]
         client.begin(Extra("hang"))
         wait_until(entered.exists, "the hook")
         daemon.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import os
 import signal
@@ -17,7 +18,9 @@ from support.raw import wait_until
 from support.runtimes import alive, collect, joined, python, shell, shim_of
 
 from nexus.runtime import Exit, Process, RunHeld, Runtime
+from nexus.runtime.members import strings_of
 from nexus.runtime.status import STATUS_BYTES, boot_id, is_locked, process_start, read_status
+from nexus.runtime.tree import all_processes
 
 DAEMON = """
 import asyncio, sys
@@ -27,8 +30,8 @@ from support.runtimes import shell
 
 async def main():
     runtime = Runtime(Path(sys.argv[1]), scopes=False)
-    for number, script in enumerate(sys.argv[2:]):
-        await runtime.start(f"service-{number}", "run-1", shell(script))
+    for number, script in enumerate(sys.argv[3:]):
+        await runtime.start(f"service-{number}", sys.argv[2], shell(script))
     print("started", flush=True)
     await asyncio.Event().wait()
 
@@ -37,10 +40,10 @@ asyncio.run(main())
 
 
 @contextlib.contextmanager
-def daemon(directory: Path, *scripts: str):  # type: ignore[no-untyped-def]
+def daemon(directory: Path, *scripts: str, run_id: str = "run-1"):  # type: ignore[no-untyped-def]
     """A process that has started the scripts and that the test may kill."""
     process = subprocess.Popen(
-        [sys.executable, "-c", DAEMON, str(directory), *scripts],
+        [sys.executable, "-c", DAEMON, str(directory), run_id, *scripts],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         text=True,
@@ -200,6 +203,116 @@ def test_killed_shim_leaves_no_process_and_the_exit_is_lost(runtime: Runtime) ->
         assert (await after.wait()).code == 0
 
     asyncio.run(scenario())
+
+
+WORKERS = {
+    "setsid": "setsid sh -c 'echo $$ >> {pids}; exec sleep 1000' &",
+    "double fork": "(setsid sh -c 'echo $$ >> {pids}; exec sleep 1000' >/dev/null 2>&1 &) &",
+    "cleared": "(setsid env -i /bin/sh -c 'echo $$ >> {pids}; exec sleep 1000' &) &",
+    "child of one found": "(setsid sh -c 'env -i setsid /bin/sh -c \"echo \\$\\$ >> {pids}; exec sleep 1000\" & wait' "
+    "</dev/null >/dev/null 2>&1 &) &",
+    "restarts itself": '(setsid sh -c \'trap "" TERM HUP; while :; do setsid sh -c "echo \\$\\$ >> {pids}; '
+    "exec sleep 1000\"; done' >/dev/null 2>&1 &) &",
+}
+"""Programs that leave the session of the run in different ways, and write their pids."""
+
+
+def worker_script(worker: str, pids: Path) -> str:
+    return f"{WORKERS[worker].format(pids=pids)} while [ ! -s {pids} ]; do sleep 0.01; done; exec sleep 1000"
+
+
+def pids_in(pids: Path) -> list[int]:
+    return [int(text) for text in pids.read_text().split()] if pids.exists() else []
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_killed_shim_leaves_no_process_outside_of_the_session(runtime: Runtime, root: Path, worker: str) -> None:
+    pids, run_id = root / "pids", root.name
+
+    async def scenario() -> None:
+        spec = shell(worker_script(worker, pids))
+        spec = dataclasses.replace(spec, environment={**spec.environment, "NEXUS_RUN_ID": run_id})
+        process = await runtime.start("service-1", run_id, spec)
+        await asyncio.to_thread(wait_until, lambda: pids_in(pids), "the worker")
+        os.kill(process.shim_pid, signal.SIGKILL)
+        assert (await process.wait()).kind == "lost"
+        assert not any(map(alive, [process.pid, *pids_in(pids)]))
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_adopt_ends_every_process_of_a_run_whose_shim_was_killed_unwatched(
+    runtime: Runtime, root: Path, worker: str
+) -> None:
+    pids, run_id = root / "pids", root.name
+    script = f"export NEXUS_RUN_ID={run_id}; {worker_script(worker, pids)}"
+    with daemon(runtime.directory, script, run_id=run_id) as first:
+        wait_until(lambda: pids_in(pids), "the worker")
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    os.kill(shim_of(runtime.directory / "service-0" / run_id), signal.SIGKILL)
+    wait_until(lambda: not is_locked(runtime.directory / "service-0" / run_id / "lock"), "the end of the shim")
+
+    async def scenario() -> None:
+        ended = await runtime.adopt("service-0", run_id)
+        assert isinstance(ended, Exit)
+        assert ended.kind == "lost"
+
+    asyncio.run(scenario())
+    assert not any(map(alive, pids_in(pids)))
+
+
+def test_chain_of_forks_ends_with_a_killed_shim(runtime: Runtime, root: Path) -> None:
+    source = """
+import os, sys
+if not os.fork():
+    while True:
+        if os.fork():
+            os._exit(0)
+open(sys.argv[1], "w").close()
+os.execvp("sleep", ["sleep", "1000"])
+"""
+    begun = root / "begun"
+
+    async def scenario() -> None:
+        process = await runtime.start("service-1", "run-1", python(source, begun))
+        await asyncio.to_thread(wait_until, begun.exists, "the chain")
+        os.kill(process.shim_pid, signal.SIGKILL)
+        await process.wait()
+
+    asyncio.run(scenario())
+    assert [pid for pid, _fields in all_processes() if os.fsencode(begun) in strings_of(pid, "cmdline")] == []
+
+
+def test_what_is_older_than_a_run_is_not_ended_though_it_looks_like_it(
+    runtime: Runtime, root: Path, unrelated_process: subprocess.Popen[bytes]
+) -> None:
+    """As a service manager that holds a pipe of the run, or a shell with the run id of an outer Nexus."""
+    run_id = root.name
+    older = subprocess.Popen(["sleep", "1000"], env={**os.environ, "NEXUS_RUN_ID": run_id})
+    started = process_start(older.pid)
+    assert started is not None
+
+    async def scenario() -> None:
+        # The start of a process is known in clock ticks.
+        await asyncio.to_thread(wait_until, lambda: ticks() > started, "the next clock tick")
+        process = await runtime.start("service-1", run_id, shell("exec sleep 1000"))
+        os.kill(process.shim_pid, signal.SIGKILL)
+        await process.wait()
+
+    try:
+        asyncio.run(scenario())
+        assert older.poll() is None
+        assert unrelated_process.poll() is None
+    finally:
+        older.kill()
+        older.wait()
+
+
+def ticks() -> int:
+    """The clock ticks since the boot."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 def test_adopt_kills_the_session_of_a_shim_that_was_killed_unwatched(runtime: Runtime) -> None:

@@ -295,3 +295,25 @@ def test_names_that_could_leave_the_runtime_directory_are_refused(name: str, roo
         runtime.log(name)
     with pytest.raises(ValueError, match="is not a valid"):
         runtime.forget("service-1", name)
+
+
+def test_cancellation_at_any_moment_of_a_start_is_not_lost(root: Path, shim: str) -> None:
+    async def scenario() -> None:
+        runtime = Runtime(root / "processes", scopes=False)
+        spec = ProcessSpec(argv=("/bin/sleep", "1000"), directory="/", environment={}, stop_grace_ms=0)
+        cancelled = 0
+        for number in range(60):
+            task = asyncio.create_task(runtime.start("one", f"run{number}", spec))
+            for _ in range(number % 30):
+                await asyncio.sleep(0)
+            await asyncio.sleep(number / 20_000)
+            if task.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                cancelled += 1
+            else:
+                process = await task
+                await process.stop(9, 0)
+        assert cancelled
+
+    asyncio.run(scenario())

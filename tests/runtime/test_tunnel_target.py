@@ -8,13 +8,47 @@ import socket
 
 import pytest
 from support.raw import wait_until
-from support.tunnels import BLOCK, KIB, MIB, Target, Tunnel, answer, echo, is_reset, read_all, reset
+from support.tunnels import BLOCK, KIB, MIB, Target, Tunnel, answer, echo, has_ipv6, is_reset, read_all, reset
 
 
 def unused_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
+
+
+# The target listens on either loopback address
+
+
+@pytest.mark.parametrize("named", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("listens", ["127.0.0.1", "::1"])
+def test_target_is_reached_on_either_loopback_address(tunnel: Tunnel, named: str, listens: str) -> None:
+    if "::1" in (named, listens) and not has_ipv6():
+        named = listens = "127.0.0.1"
+    with Target(answer(b"it "), host=listens) as target:
+        tunnel.point(None, f"{named} {target.port}\n")
+        tunnel.start()
+        for _ in range(3):
+            assert tunnel.exchange(b"?") == b"it ?"
+
+
+def test_target_that_moves_to_the_other_loopback_address_is_found_again(tunnel: Tunnel) -> None:
+    hosts = ("127.0.0.1", "::1") if has_ipv6() else ("127.0.0.1", "127.0.0.1")
+    with Target(answer(b"one "), host=hosts[1]) as one:
+        tunnel.point(one)
+        tunnel.start()
+        assert tunnel.exchange(b"?") == b"one ?"
+    for number in range(4):
+        with Target(answer(b"again "), one.port, host=hosts[number % 2]):
+            assert tunnel.exchange(b"?") == b"again ?"
+
+
+def test_only_the_loopback_address_itself_stands_for_both(tunnel: Tunnel) -> None:
+    with Target(answer(b"it "), host="::1" if has_ipv6() else "127.0.0.1") as target:
+        tunnel.point(None, f"127.0.0.2 {target.port}\n")
+        tunnel.start(hold_ms=300)
+        with tunnel.connect() as client:
+            assert is_reset(client)
 
 
 # The target moves, restarts or is not up

@@ -116,7 +116,10 @@ def test_dependency_that_its_policy_restarts_only_delays_the_start(services: Ser
     services.depend("api", "db")
     error = services.start_error("api")
     assert isinstance(error, ServiceDependencyFailed)
-    assert "goes on waiting" in str(error.hint)
+    assert str(error.hint).splitlines() == [
+        'The restart policy of "db" tries again, and "api" goes on waiting.',
+        "Look at it: nexusctl service status db",
+    ]
     assert services.get("api").state is ServiceState.STARTING
     gate.touch()
     services.wait("api", state=ServiceState.RUNNING)

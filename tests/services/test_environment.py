@@ -14,13 +14,10 @@ import msgspec
 import pytest
 from support.raw import RawClient
 
+from nexus.runtime.inheritance import inherited_environment
 from nexus.services.commands import AddDependency, AddService, GetConfig, UpdateService
-from nexus.services.configuration.config_file import (
-    MAX_FILE_BYTES,
-    MAX_VARIABLES,
-    read_config_file,
-)
-from nexus.services.configuration.environment import as_environment, inherited_environment, resolve, tunnel_prefix
+from nexus.services.configuration.config_file import MAX_FILE_BYTES, MAX_VARIABLES, read_config_file
+from nexus.services.configuration.environment import as_environment, resolve, tunnel_prefix
 from nexus.services.dependencies.store import StoredDependency
 from nexus.services.errors import ServiceConfigFile
 from nexus.services.records import Service

@@ -54,7 +54,7 @@ def test_new_service_is_stopped_and_has_all_declared_fields(client: RawClient) -
         "name": "web", "state": "stopped", "health": "unknown", "run_command": ["python3", "-m", "x"],
         "type": "simple", "environment_names": ["A", "B"], "config_format": "env", "git_auth_type": "none",
         "restart": "no", "restart_backoff_ms": 1000, "restart_backoff_max_ms": 30_000, "restart_limit": 5,
-        "restart_window_ms": 60_000, "restart_unhealthy": False, "start_window_ms": 250, "health_interval_ms": 2000,
+        "restart_window_ms": 60_000, "restart_unhealthy": False, "start_window_ms": 1000, "health_interval_ms": 2000,
         "health_timeout_ms": 2000, "health_retries": 3, "health_start_period_ms": 0, "stop_signal": "SIGTERM",
         "stop_grace_ms": 10_000, "autostart": False, "log_limit_mib": 16, "restarts": 0,
     }  # fmt: skip

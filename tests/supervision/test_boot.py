@@ -50,3 +50,24 @@ def test_a_boot_that_cannot_be_noted_is_logged_and_reconciled(tmp_path: Path, ca
 
     asyncio.run(scenario())
     assert "cannot write" in caplog.text
+
+
+def test_a_clock_set_forward_makes_no_record_older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Boot(tmp_path)
+    first.note()
+    before = first.trusted_now_ms()
+    real = module.now_ms
+    monkeypatch.setattr(module, "now_ms", lambda: real() + 10 * 365 * 86_400_000)
+    assert before <= first.trusted_now_ms() < before + 3_600_000
+    again = Boot(tmp_path)
+    assert again.trusted_now_ms() < before + 3_600_000, "the next daemon of this boot knows the clock of before"
+    monkeypatch.setattr(module, "now_ms", lambda: real() - 86_400_000)
+    assert again.trusted_now_ms() < before, "a clock that was set back is believed: nothing is deleted early"
+
+
+def test_the_clock_of_a_new_boot_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Boot(tmp_path).note()
+    later = module.now_ms() + 365 * 86_400_000
+    monkeypatch.setattr(module, "process_start", lambda _pid: 12345678)
+    monkeypatch.setattr(module, "now_ms", lambda: later)
+    assert Boot(tmp_path).trusted_now_ms() >= later

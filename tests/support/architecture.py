@@ -83,9 +83,10 @@ def imports_of(module: Source, known: Container[str]) -> Iterator[str]:
 
 CONTRACT_KINDS = ("commands", "records", "errors", "states")
 
-_BASE = {"msgspec", "nexus_protocol"}
+_BASE = {"msgspec", "nexus_protocol", "nexus.hints"}
 _SHARED = {
     *("nexus.caller", "nexus.capability", "nexus.paging", "nexus.graph", "nexus.streams", "nexus.tasks"),
+    "nexus.trust",
     *("nexus.store", "nexus.journal"),
 }
 _WORLD = {"nexus.runtime", "nexus.git", "nexus.supervision"}
@@ -96,7 +97,10 @@ _KINDS: dict[str, set[str]] = {
     "records": _BASE | {"{own}.states"},
     "errors": _BASE,
     "states": _BASE,
-    "store": _BASE | _OWN_CONTRACT | {"nexus.caller", "nexus.store", "nexus.supervision.store", "{own}.settings"},
+    "store": _BASE
+    | _OWN_CONTRACT
+    | {"nexus.caller", "nexus.runtime.loopback", "{own}.settings"}
+    | {"nexus.store", "nexus.supervision.store"},
     "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs"},
     "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
     "part": _BASE | _SHARED | _WORLD | {"{own}", "nexus.envfile"},
@@ -108,36 +112,45 @@ _LAYERS: dict[str, set[str]] = {
     "nexus_protocol": {"msgpack", "msgspec"},
     "nexus.paths": {"platformdirs", "nexus_protocol.errors"},
     "nexus.locks": {"nexus.runtime.procfs"},
+    "nexus.trust": {"nexus_protocol.errors", "nexus.hints"},
+    "nexus.address": {"nexus.runtime.procfs"},
+    "nexus.hints": set(),
     "nexus.graph": set(),
     "nexus.envfile": set(),
     "nexus.tasks": set(),
-    "nexus.config": {"nexus.paths", "nexus_protocol.errors"},
+    "nexus.terminal": {"click"},
+    "nexus.config": {"nexus.address", "nexus.paths", "nexus.trust", "nexus_protocol.errors"},
     "nexus.capabilities": set(),
     "nexus.caller": set(),
     "nexus.capability": _BASE | {"nexus.caller", "nexus.store", "nexus.runtime", "nexus.supervision"},
     "nexus.paging": _BASE | {"nexus.capability"},
     "nexus.streams": _BASE | {"nexus.capability"},
-    "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks"},
+    "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks", "nexus.trust"},
     "nexus.runtime": _BASE,
     "nexus.git": _BASE | {"nexus.runtime"},
     "nexus.supervision": _BASE | {"nexus.caller", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"},
-    "nexus.client": {"msgpack", "nexus_protocol", "nexus", "nexus.config", "nexus.paths", "{contracts}"},
+    "nexus.client": {
+        *("msgpack", "nexus_protocol", "nexus", "nexus.config", "nexus.hints", "nexus.paths", "{contracts}"),
+    },
     "nexus.cli": {
         *_BASE,
         *("click", "tomli_w"),
         *("nexus", "nexus.capabilities", "nexus.client", "nexus.config", "nexus.locks", "nexus.paths"),
-        *("nexus.runtime.procfs", "nexus.store", "nexus.system.commands"),
+        *("nexus.runtime.procfs", "nexus.store", "nexus.system.commands", "nexus.terminal", "nexus.trust"),
     },
     "nexus.daemon": {
         *_BASE,
         *(
             "nexus",
+            "nexus.address",
             "nexus.capabilities",
             "nexus.caller",
             "nexus.capability",
             "nexus.config",
             "nexus.locks",
             "nexus.paths",
+            "nexus.terminal",
+            "nexus.trust",
         ),
         *("nexus.journal", "nexus.runtime", "nexus.supervision", "nexus.store", "nexus.streams"),
         *("nexus.plugins.host", "nexus.system.commands", "nexus.system.settings", "nexus.system.store"),

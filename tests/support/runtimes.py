@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from nexus.runtime import Log, LogPiece, ProcessSpec
+from nexus.runtime.members import end_run
 from nexus.runtime.status import is_locked, open_process, read_status
-from nexus.runtime.tree import end_session
 
 __all__ = ["PATH", "alive", "collect", "end_all", "joined", "python", "shell", "shim_of"]
 
@@ -67,4 +67,4 @@ def end_all(directory: Path) -> None:
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, shim, os.WEXITED)
             os.close(shim)
-        end_session(status.run, watched=True)
+        end_run(status.run, lock.parent.name, watched=True)

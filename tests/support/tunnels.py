@@ -134,9 +134,10 @@ class Tunnel:
 class Target:
     """A server with a thread for each connection."""
 
-    def __init__(self, handler: Handler, port: int = 0) -> None:
+    def __init__(self, handler: Handler, port: int = 0, host: str = "127.0.0.1") -> None:
         self.handler = handler
-        self.listener = socket.create_server(("127.0.0.1", port), backlog=512)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.listener = socket.create_server((host, port), family=family, backlog=512)
         self.port: int = self.listener.getsockname()[1]
         self.threads = [threading.Thread(target=self._accept)]
         self.accepted = 0

@@ -6,6 +6,7 @@ Reading, writing and printing differences share these tables.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from enum import Enum
@@ -128,6 +129,12 @@ def _read_path(value: Any, directory: str) -> str | None:
         raise InvalidValue("expected a path; there is no such home directory") from None
 
 
+def _read_umask(value: Any, _directory: str) -> str:
+    if type(value) is str and re.fullmatch("0?[0-7]{3}", value):
+        return value
+    raise InvalidValue('expected three octal digits in quotes, such as "022"')
+
+
 def _read_tcp(value: Any, _directory: str) -> int:
     if value is True:
         return 0
@@ -174,6 +181,7 @@ KEYS = (
     Key(("run",), "run_command", _COMMAND),
     Key(("oneshot",), "type", _ONESHOT),
     Key(("dir",), "directory", _PATH),
+    Key(("umask",), "umask", Kind(_read_umask)),
     Key(("port",), "port", _WHOLE),
     Key(("tags",), "tags", Kind(_read_words)),
     Key(("autostart",), "autostart", _FLAG),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from nexus.cli.project.keys import Edge, service_defaults, vm_defaults
-from nexus.cli.project.manifest import Project, ProjectFileInvalid
+from nexus.cli.project.manifest import Project, ProjectFileInvalid, project_name
 from nexus.cli.project.world import Observed, Ownership, service_fields, vm_fields
+from nexus.hints import command_line
 from nexus.services.cli.status import AT_START, is_checked
 
 __all__ = ["Change", "Plan", "Step", "differences", "find_cycle", "in_order", "make_plan", "not_ready"]
@@ -101,8 +103,21 @@ def _check_owners(project: Project, observed: Observed, steps: Iterable[Step]) -
             kind = "service" if step.kind == "service" else "VM"
             raise ProjectFileInvalid(
                 f'cannot {step.action} {kind} "{step.name}": it was created from the file of project "{owner}"',
-                hint=f"Choose another name, or end that project's ownership: nexusctl settings unset apply.{owner}",
+                hint=_ways_out(project, kind, step.name, owner),
             )
+
+
+def _ways_out(project: Project, kind: str, name: str, owner: str) -> str:
+    """What to do about an object of another project. Neither way hands what that project owns to this one."""
+    hint = (
+        f"Give the {kind} another name in {project.path}.\n"
+        f'Or take "{name}" out of the file of project "{owner}", and apply that file, which removes it: '
+        "nexusctl apply -f FILE --prune\n"
+        f"See what that project owns: {command_line('nexusctl', 'export', '--project', owner)}"
+    )
+    by_path = project.name == project_name(project.path) and re.fullmatch(r".+-[0-9a-f]{8}", owner)
+    moved = f'If this is the file of that project at another path, say so at its top: project = "{owner}"'
+    return f"{hint}\n{moved}" if by_path else hint
 
 
 def _wanted_edges(project: Project, observed: Observed) -> dict[str, dict[str, Edge]]:
@@ -146,7 +161,7 @@ def _check_tunnels(project: Project, observed: Observed) -> None:
                 f'"{other}" has no port for the tunnel',
                 f"Give it a port: port = 0 in [services.{other}] leases a free one."
                 if wanted is not None
-                else f"Give it a port: nexusctl service update {other} --port 0",
+                else f"Give it a port: {command_line('nexusctl', 'service', 'update', other, '--port', '0')}",
             )
 
 

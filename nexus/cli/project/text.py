@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import click
-
-from nexus.cli.output import printable
+from nexus.cli.output import painted, printable
 from nexus.cli.project.converge import Outcome
 from nexus.cli.project.keys import Edge, key_of, shown_value
 from nexus.cli.project.plan import Change, Plan, Step
@@ -24,8 +22,8 @@ _DONE = {"create": "Created", "update": "Updated", "remove": "Removed"}
 def plan_lines(plan: Plan, *, colour: bool) -> Iterator[str]:
     """The lines of a plan for a person: the changes by service and VM record, then restarts and starts."""
 
-    def painted(text: str, paint: str) -> str:
-        return click.style(printable(text), fg=paint) if colour else printable(text)
+    def coloured(text: str, paint: str) -> str:
+        return painted(printable(text), paint) if colour else printable(text)
 
     subjects: dict[tuple[str, str], list[Step]] = {}
     for step in plan.steps:
@@ -34,7 +32,7 @@ def plan_lines(plan: Plan, *, colour: bool) -> Iterator[str]:
     for (kind, name), steps in subjects.items():
         record = next((step for step in steps if step.action in _MARKS), None)
         mark, paint = _MARKS[record.action if record else "update"]
-        yield painted(f'{mark} {_KINDS[kind]} "{name}"', paint)
+        yield coloured(f'{mark} {_KINDS[kind]} "{name}"', paint)
         created = record is not None and record.action == "create"
         for change in record.changes if record else ():
             yield printable(f"    {_change(change, created)}")
@@ -43,7 +41,7 @@ def plan_lines(plan: Plan, *, colour: bool) -> Iterator[str]:
         for step in steps:
             if step.action in ("connect", "disconnect"):
                 mark, paint = ("+", "green") if step.action == "connect" else ("-", "red")
-                yield painted(f'  {mark} depends on "{step.other}"{_edge_text(step.edge)}', paint)
+                yield coloured(f'  {mark} depends on "{step.other}"{_edge_text(step.edge)}', paint)
     for step in plan.steps:
         if step.action in ("restart", "start"):
             yield printable(f'> {step.action} service "{step.name}"')

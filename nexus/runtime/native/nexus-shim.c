@@ -1,15 +1,16 @@
 /* nexus-shim LABEL SPEC_FD REPORT_FD RUN_FD LOG_FD LOCK_FD
+   nexus-shim --command LABEL SPEC_FD CONTROL_FD [FD...]
 
    The shim is the parent of one child and outlives the daemon. It starts the child in a session of its own, keeps the
    child's output within a bound, adopts all descendants that the child leaves behind, completes a stop that was
    requested, and records how the child exited. It knows no protocol; LABEL is for ps(1). ../shim.py does the same where
    no compiler was available: every change must be made in both.
 
-   SPEC_FD     a memfd named "orders" with what to start, as strings that each end with a NUL byte: format "1",
+   SPEC_FD     a memfd named "orders" with what to start, as strings that each end with a NUL byte: format "2",
                directory, bound of the log in bytes, stop signal, grace time in ms, soft limit of descriptors (-1: not
-               changed), number of arguments, the arguments, number of variables, the variables. So neither ps nor
-               /proc shows them as the shim's own. The descriptor stays open, so that the daemon can read back what the
-               child was started with.
+               changed), umask (decimal), number of arguments, the arguments, number of variables, the variables. So
+               neither ps nor /proc shows them as the shim's own. The descriptor stays open, so that the daemon can read
+               back what the child was started with. Format "1", of an older daemon, has no umask: it is 022.
    REPORT_FD   a pipe that gets one line: "ok", or "fail STEP ERRNO", where STEP is chdir, exec or shim.
    RUN_FD      the run's folder. status: a file that is allocated by the daemon and written in place, so that a full
                disk loses no exit code. control: a FIFO that takes the commands "stop SIGNAL GRACE_MS" (-1: the spec's
@@ -25,10 +26,18 @@
    before its bytes, and may grow while it is the last one: a reader may use what is in both files. Stream 0x80 | s
    marks bytes of stream s that were lost because the disk was full.
 
+   With --command the child is a short-lived one, which ends with the daemon. It gets the shim's own standard output and
+   error and the descriptors FD; there is no run folder and no log. When the child has ended, or CONTROL_FD is closed by
+   the daemon or with it, everything that is left of the child is killed, and the shim ends.
+
+   CONTROL_FD  a SOCK_SEQPACKET socket whose other end only the daemon has. It takes "signal SIGNAL", for the child's
+               process group, and gets "ok PID" or "fail STEP ERRNO", and then "exit CODE 0 MS" or "signal NUMBER CORE
+               MS" as soon as the child has ended.
+
    This file is longer than the project's usual 500 lines because it is the whole program: the package's build compiles
    it alone, without a library or a makefile. Its parts, each of which uses only those before it: times and small files;
    the log writer; finding, signalling and reaping processes; the spec and executing the program; the stop sequence; the
-   main loop; starting the child, and main. */
+   main loop; starting the child; short-lived children; main. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -69,13 +78,14 @@ enum {
     MERGE_MS = 2,        /* output of a stream that arrives within this time shares an entry */
     RUN_AT = 0, RUN_BYTES = 256, EXIT_AT = 256, DONE_AT = 384, LINE_BYTES = 128,
     MAX_KILL_PAUSE_MS = 250, /* between two rounds of SIGKILL */
+    MAX_COMMAND_FDS = 64,    /* of a short-lived child */
     DRAIN_MS = 1000,     /* the most that is spent on a pipe that a process outside still writes to */
     LOST = 0x80,
 };
 
 struct spec {
     char *directory, **arguments, **variables;
-    long log_bytes, stop_signal, grace_ms, descriptor_limit;
+    long log_bytes, stop_signal, grace_ms, descriptor_limit, umask;
 };
 
 struct entry {
@@ -451,13 +461,53 @@ static void kill_round(void)
 
 static bool child_exited;
 
+struct failure {
+    int error;
+    char step[8];
+};
+
+static int control_fd = -1; /* of a short-lived child: the socket to the daemon */
+static int failed_fd = -1;  /* of a short-lived child: a pipe that is closed by execve(2), or gets the failure */
+
+static void report_failure(int fd, const char *step, int error);
+
+static void report(const char *text)
+{
+    if (write(control_fd, text, strlen(text)) < 0) {
+        /* the daemon has ended */
+    }
+}
+
+/* Tells the daemon whether a short-lived child has executed its program, once that is known. */
+static void report_start(void)
+{
+    struct failure failure;
+    char text[LINE_BYTES];
+    ssize_t got = failed_fd < 0 ? -1 : read(failed_fd, &failure, sizeof failure);
+    if (got < 0)
+        return;
+    close(failed_fd);
+    failed_fd = -1;
+    if (got == sizeof failure) {
+        report_failure(control_fd, failure.step, failure.error);
+        return;
+    }
+    snprintf(text, sizeof text, "ok %d", child);
+    report(text);
+}
+
 static void write_exit(const siginfo_t *info)
 {
     char text[LINE_BYTES];
     bool exited = info->si_code == CLD_EXITED;
     snprintf(text, sizeof text, "%s %d %d %lld", exited ? "exit" : "signal", info->si_status, info->si_code == CLD_DUMPED,
              (long long)clock_ms(CLOCK_REALTIME));
-    write_status(EXIT_AT, LINE_BYTES, text);
+    if (control_fd < 0) {
+        write_status(EXIT_AT, LINE_BYTES, text);
+        return;
+    }
+    report_start(); /* the child has closed the pipe by now */
+    report(text);
 }
 
 /* Reaps ended processes except the child: while the child is a zombie, its pid and its group cannot be reused. Returns
@@ -522,13 +572,14 @@ static char **parse_list(char **at, char *end)
 static bool parse_spec(char *at, char *end, struct spec *spec)
 {
     long format;
-    if (at == end || end[-1] || !parse_long(&at, end, &format) || format != 1 || at >= end)
+    if (at == end || end[-1] || !parse_long(&at, end, &format) || (format != 1 && format != 2) || at >= end)
         return false;
     spec->directory = at;
+    spec->umask = 022;
     at += strlen(at) + 1;
     return parse_long(&at, end, &spec->log_bytes) && parse_long(&at, end, &spec->stop_signal) &&
            parse_long(&at, end, &spec->grace_ms) && parse_long(&at, end, &spec->descriptor_limit) &&
-           (spec->arguments = parse_list(&at, end)) && spec->arguments[0] && (spec->variables = parse_list(&at, end));
+           (format == 1 || parse_long(&at, end, &spec->umask)) && (spec->arguments = parse_list(&at, end)) && spec->arguments[0] && (spec->variables = parse_list(&at, end));
 }
 
 /* Calls execve(2), with the program looked up in the child's own PATH. Returns the most informative errno: that of a
@@ -561,12 +612,7 @@ static int execute(char **arguments, char **variables)
     return error;
 }
 
-struct failure {
-    int error;
-    char step[8];
-};
-
-/* Runs in the forked child: waits for the shim's go-ahead and executes the program. Never returns. */
+/* Runs in the forked child: waits for the shim's go-ahead, if go is not -1, and executes the program. Never returns. */
 static void exec_child(const struct spec *spec, pid_t shim, const int out[2], const int err[2], int go, int failed)
 {
     struct failure failure = {0, "exec"};
@@ -576,11 +622,11 @@ static void exec_child(const struct spec *spec, pid_t shim, const int out[2], co
     char byte;
     setsid();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != shim || read(go, &byte, 1) != 1)
+    if (getppid() != shim || (go >= 0 && read(go, &byte, 1) != 1))
         _exit(127);
     for (int number = 1; number < 65; number++)
         sigaction(number, &by_default, NULL);
-    umask(022);
+    umask(spec->umask);
     if (spec->descriptor_limit >= 0 && !getrlimit(RLIMIT_NOFILE, &limit)) {
         limit.rlim_cur = (rlim_t)spec->descriptor_limit < limit.rlim_max ? (rlim_t)spec->descriptor_limit : limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
@@ -828,8 +874,140 @@ static int start_child(int spec_fd, int report_fd)
     return 0;
 }
 
+static void become_supervisor(const int *keep, size_t count)
+{
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, NULL); /* only SIGKILL and SIGSTOP reach the shim */
+    signal(SIGCHLD, SIG_DFL); /* if it were ignored, the kernel would reap the children */
+    umask(077);
+    close_others(keep, count);
+    setsid();
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    if (chdir("/")) {
+        /* the daemon's directory stays in use */
+    }
+}
+
+static int open_signals(void)
+{
+    sigset_t child_signal;
+    sigemptyset(&child_signal);
+    sigaddset(&child_signal, SIGCHLD);
+    return signalfd(-1, &child_signal, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+/* Reaps the child, and what may be left after the last look. */
+static void reap_all(void)
+{
+    waitpid(child, NULL, 0);
+    while (waitpid(-1, NULL, WNOHANG) >= 0) {
+        kill_round(); /* no process should be left by now; this makes sure */
+        poll(NULL, 0, 1);
+    }
+}
+
+/* ---- short-lived children ---- */
+
+/* Forks the child, which gets the descriptors from keep[2] on; afterwards only the child has them, so that their other
+   ends see when they are closed. Returns an errno. */
+static int start_command(const int *keep, size_t count)
+{
+    const int out[2] = {-1, 1}, err[2] = {-1, 2};
+    int failed[2], null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    struct stat file;
+    pid_t shim = getpid();
+    if (fstat(keep[0], &file) || file.st_size == 0)
+        return EINVAL;
+    char *text = mmap(NULL, file.st_size, PROT_READ, MAP_PRIVATE, keep[0], 0);
+    if (text == MAP_FAILED || !parse_spec(text, text + file.st_size, &spec))
+        return EINVAL;
+    if (null < 0 || pipe2(failed, O_CLOEXEC))
+        return errno;
+    for (size_t i = 2; i < count; i++)
+        fcntl(keep[i], F_SETFD, 0);
+    child = fork();
+    if (child < 0)
+        return errno;
+    if (child == 0)
+        exec_child(&spec, shim, out, err, -1, failed[1]);
+    close(failed[1]);
+    close(keep[0]);
+    for (size_t i = 2; i < count; i++)
+        close(keep[i]);
+    for (int fd = 0; fd < 3; fd++)
+        dup2(null, fd);
+    if (null > 2)
+        close(null);
+    failed_fd = failed[0];
+    fcntl(failed_fd, F_SETFL, O_NONBLOCK);
+    return 0;
+}
+
+/* Reads a command of the daemon; false when it has closed the socket or has ended. */
+static bool read_control(void)
+{
+    char text[LINE_BYTES];
+    int number;
+    ssize_t got = read(control_fd, text, sizeof text - 1);
+    if (got <= 0)
+        return got < 0 && (errno == EAGAIN || errno == EINTR);
+    text[got] = 0;
+    if (sscanf(text, "signal %d", &number) == 1) {
+        if (kill(-child, number))
+            kill(child, number); /* it has no group yet */
+        kill(-child, SIGCONT);
+    }
+    return true;
+}
+
+static int run_command(int argc, char **argv)
+{
+    int keep[MAX_COMMAND_FDS], error;
+    size_t count = argc - 3;
+    if (count < 2 || count > MAX_COMMAND_FDS)
+        return 2;
+    for (size_t i = 0; i < count; i++)
+        keep[i] = atoi(argv[3 + i]);
+    become_supervisor(keep, count);
+    control_fd = keep[1];
+    int signals = open_signals();
+    error = signals < 0 ? errno : start_command(keep, count);
+    if (error) {
+        report_failure(control_fd, "shim", error);
+        return 2;
+    }
+    poll_fds[1] = (struct pollfd){control_fd, POLLIN, 0};
+    poll_fds[2] = (struct pollfd){signals, POLLIN, 0};
+    for (;;) {
+        struct signalfd_siginfo info;
+        report_start();
+        bool others = reap();
+        if (child_exited && !others)
+            break;
+        if (child_exited && stage == RUNNING)
+            stage = STOPPING; /* without a grace time: the next step kills */
+        poll_fds[0] = (struct pollfd){failed_fd, POLLIN, 0};
+        if (poll(poll_fds, 3, advance_stop()) < 0)
+            continue;
+        while (poll_fds[2].revents && read(signals, &info, sizeof info) > 0)
+            continue;
+        if (poll_fds[1].revents && !read_control()) {
+            poll_fds[1].fd = -1;
+            if (stage == RUNNING)
+                stage = STOPPING;
+        }
+    }
+    reap_all();
+    return 0;
+}
+
+/* ---- main ---- */
+
 int main(int argc, char **argv)
 {
+    if (argc > 2 && !strcmp(argv[1], "--command"))
+        return run_command(argc, argv);
     if (argc != 7)
         return 2;
     int keep[5];
@@ -838,21 +1016,9 @@ int main(int argc, char **argv)
     int report_fd = keep[1], error;
     run_fd = keep[2];
     log_fd = keep[3];
-    sigset_t all, child_signal;
-    sigfillset(&all);
-    sigprocmask(SIG_BLOCK, &all, NULL); /* only SIGKILL and SIGSTOP reach the shim */
-    sigemptyset(&child_signal);
-    sigaddset(&child_signal, SIGCHLD);
-    signal(SIGCHLD, SIG_DFL); /* if it were ignored, the kernel would reap the children */
-    umask(077);
-    close_others(keep, 5);
-    setsid();
-    prctl(PR_SET_CHILD_SUBREAPER, 1);
-    if (chdir("/")) {
-        /* the daemon's directory stays in use */
-    }
+    become_supervisor(keep, 5);
     status_fd = openat(run_fd, "status", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    int signals = signalfd(-1, &child_signal, SFD_CLOEXEC | SFD_NONBLOCK);
+    int signals = open_signals();
     int control = openat(run_fd, "control", O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
     if (status_fd < 0 || signals < 0 || control < 0)
         error = errno;
@@ -870,11 +1036,7 @@ int main(int argc, char **argv)
     close(report_fd);
     supervise();
     drain();
-    waitpid(child, NULL, 0);
-    while (waitpid(-1, NULL, WNOHANG) >= 0) {
-        kill_round(); /* no process should be left by now; this makes sure */
-        poll(NULL, 0, 1);
-    }
+    reap_all();
     char text[LINE_BYTES];
     snprintf(text, sizeof text, "done %lld", (long long)clock_ms(CLOCK_REALTIME));
     write_status(DONE_AT, LINE_BYTES, text);

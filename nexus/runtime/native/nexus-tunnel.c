@@ -1,8 +1,9 @@
 /* nexus-tunnel LISTEN_HOST LISTEN_PORT TARGET_FILE [HOLD_MS]
 
    Forwards every TCP connection on a loopback address to the loopback address that TARGET_FILE names at that moment
-   ("HOST PORT\n"; the daemon replaces the file atomically; missing or empty: the target is not up). While the target is
-   not up, a client is held for HOLD_MS (default 10000), then reset. Prints "listening HOST:PORT" on standard output
+   ("HOST PORT\n"; the daemon replaces the file atomically; missing or empty: the target is not up). Of 127.0.0.1 and ::1
+   each stands for both, as a program may listen on either: after a refusal the other one is tried at once. While the
+   target is not up, a client is held for HOLD_MS (default 10000), then reset. Prints "listening HOST:PORT" on standard output
    when it is ready. Exits with 98 when the port is in use, and with 2 when the arguments are wrong. It knows nothing of
    the daemon. ../tunnel.py does the same where no compiler was available: every change must be made in both.
 
@@ -52,6 +53,7 @@ struct pair {
     struct endpoint end[2]; /* the client, the target */
     enum state state;
     bool broken, ready;
+    bool as_named, turned; /* the last attempt used the named family; it was the second of two */
     int64_t deadline_ms, retry_ms;
     struct pair *previous, *next; /* in the list of pairs without a connected target */
     struct pair *next_ready, *next_dead;
@@ -68,6 +70,7 @@ static union address own;
 static const char *target_file;
 static int64_t hold_ms = 10000, now_ms, accept_again_ms;
 static int epoll_fd, listen_fd;
+static bool other_family; /* the last target that answered had the other family than the file names */
 static long pairs, max_pairs;
 static struct pair *waiting, *ready, *dead;
 
@@ -140,6 +143,25 @@ static bool read_loopback(const char *host, const char *port, long min_port, uni
             return false;
     }
     *port_of(address) = htons(number);
+    return true;
+}
+
+/* Turns 127.0.0.1 into ::1 and the other way round; false: it is another address of the loopback. */
+static bool to_other_family(union address *address)
+{
+    union address other;
+    memset(&other, 0, sizeof other);
+    if (address->any.sa_family == AF_INET && ntohl(address->v4.sin_addr.s_addr) == INADDR_LOOPBACK) {
+        other.any.sa_family = AF_INET6;
+        other.v6.sin6_addr = in6addr_loopback;
+    } else if (address->any.sa_family == AF_INET6) {
+        other.any.sa_family = AF_INET;
+        other.v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    } else {
+        return false;
+    }
+    *port_of(&other) = *port_of(address);
+    *address = other;
     return true;
 }
 
@@ -252,12 +274,26 @@ static void make_ready(struct pair *pair)
     ready = pair;
 }
 
+/* The target did not answer: try the other family, at once for the first time. */
+static void refused(struct pair *pair)
+{
+    hold(pair);
+    other_family = pair->as_named;
+    if (!pair->turned)
+        pair->retry_ms = now_ms;
+    pair->turned = !pair->turned;
+}
+
 static void connect_target(struct pair *pair)
 {
-    union address target;
+    union address target, named;
     hold(pair);
     if (!read_target(&target))
         return;
+    named = target;
+    if (other_family && (!to_other_family(&target) || same_address(&target, &own)))
+        target = named;
+    pair->as_named = same_address(&target, &named);
     int fd = socket(target.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return;
@@ -265,7 +301,7 @@ static void connect_target(struct pair *pair)
     pair->end[1].fd = fd;
     pair->state = CONNECTING;
     if ((connect(fd, &target.any, length_of(&target)) && errno != EINPROGRESS) || !watch(fd, &pair->end[1]))
-        hold(pair);
+        refused(pair);
 }
 
 static void finish_connect(struct pair *pair)
@@ -278,7 +314,7 @@ static void finish_connect(struct pair *pair)
     /* On a port of the ephemeral range without a listener, a socket can connect to itself (simultaneous open). */
     if (error || getpeername(pair->end[1].fd, &there.any, &there_size) ||
         getsockname(pair->end[1].fd, &here.any, &here_size) || same_address(&here, &there)) {
-        hold(pair);
+        refused(pair);
         return;
     }
     stop_waiting(pair);

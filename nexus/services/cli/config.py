@@ -8,6 +8,7 @@ import click
 
 from nexus.cli.output import Column, Printer, hint, print_fields
 from nexus.cli.verbs import build_command, verb
+from nexus.hints import command_line
 from nexus.services.cli.records import use_words_as_command
 from nexus.services.cli.status import command_text
 from nexus.services.commands import GetConfig, UpdateConfig
@@ -35,7 +36,8 @@ def _show(app: App, values: dict[str, Any], out: Printer) -> None:
         click.echo()
         out.many(variables, _COLUMNS, key="name", nothing="No variables found.")
         if variables and not values["reveal"]:
-            hint(f"Show the values: nexusctl service config show {config['service']} --reveal")
+            show = command_line("nexusctl", "service", "config", "show", config["service"], "--reveal")
+            hint(f"Show the values: {show}")
 
     out.one(config, key="service", sentence=sentence)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from nexus_protocol.command import Command, StreamCommand
 
-from nexus.cli.output import Column, Printer, format_time, print_fields, printable
+from nexus.cli.output import Column, Printer, format_time, overwrite_line, print_fields, printable
 from nexus.cli.verbs import FilePath, Run, build_command, verb
 from nexus.services.commands import (
     CheckoutBranch,
@@ -143,16 +143,14 @@ class _Progress:
         text = progress.phase + (f": {progress.percent} %" if progress.percent is not None else "")
         if progress.total:
             text += f" ({progress.done or 0}/{progress.total})"
-        text = printable(text)[:79]
-        sys.stderr.write(f"\r{text:<{self._width}}")
-        sys.stderr.flush()
+        text = text[:79]
+        overwrite_line(text, self._width)
         self._width = len(text)
 
     def end(self) -> None:
         """Erase the line."""
         if self._width:
-            sys.stderr.write("\r" + " " * self._width + "\r")
-            sys.stderr.flush()
+            overwrite_line("", self._width)
 
 
 def _transfer(app: App, command: StreamCommand[GitProgress, Any]) -> dict[str, Any]:

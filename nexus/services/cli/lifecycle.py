@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.output import Printer
 from nexus.cli.verbs import Run, build_command, shell_complete, verb
 from nexus.client.errors import ConnectionFailure
+from nexus.hints import command_line
 from nexus.services.cli.status import all_services, summary
 from nexus.services.commands import GetServiceStatus, RestartService, StartService, StopService
 
@@ -73,8 +73,8 @@ def _for_all(
             error.add_note(line)
         raise
     except DeadlineExceeded as error:
-        names = shlex.join(waiting.values())
-        hint = f"Operations in progress continue in the daemon; to see their state: nexusctl service status {names}"
+        look = command_line("nexusctl", "service", "status", *waiting.values())
+        hint = f"Operations in progress continue in the daemon; to see their state: {look}"
         raise DeadlineExceeded(error.message, hint=hint, details=error.details) from None
     found = [replies[index] for index in sorted(replies)]
     if out.output == "json" and len(commands) == 1 and found:
@@ -94,11 +94,11 @@ def _states_after_interrupt(app: App, names: Sequence[str]) -> list[str]:
         except (NexusError, ConnectionFailure):
             continue  # this is only additional information
         if service["state"] in ("starting", "running"):
-            lines.append(
-                f'Service "{name}" keeps running ({summary(service)}); to stop it: nexusctl service stop {name}'
-            )
+            stop = command_line("nexusctl", "service", "stop", name)
+            lines.append(f'Service "{name}" keeps running ({summary(service)}); to stop it: {stop}')
         elif service["state"] == "stopping":
-            lines.append(f'Service "{name}" is still stopping; to see its state: nexusctl service status {name}')
+            look = command_line("nexusctl", "service", "status", name)
+            lines.append(f'Service "{name}" is still stopping; to see its state: {look}')
         else:
             lines.append(f'Service "{name}" is {service["state"]}')
     if len(names) > _MAX_REPORTED:

@@ -1,10 +1,9 @@
-"""``service logs``: the output of services, byte for byte for a person and a pipe, as records for a program."""
+"""``service logs``: the output of services, byte for byte for a pipe, safe for a terminal, as records for a program."""
 
 from __future__ import annotations
 
 import gc
 import heapq
-import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from nexus_protocol.errors import Unavailable
 
-from nexus.cli.output import Printer, end_with_reader, hint, printable
+from nexus.cli.output import Printer, end_with_reader, exact_bytes, hint, output_filter
 from nexus.cli.verbs import build_command, parse_duration, verb
 from nexus.client.errors import ConnectionLost
+from nexus.hints import command_line
 from nexus.services.commands import GetServiceStdout
 from nexus.services.records import LogPiece
 
@@ -67,10 +67,11 @@ def _line_count(text: str) -> int:
 class _Writer:
     """Writes pieces of output to standard output, each line with its service and time where they are wanted.
 
-    Without either the bytes are written unchanged.
+    Without either the bytes are written unchanged, but to a terminal without ``raw``: it gets no command but colours.
     """
 
-    def __init__(self, names: tuple[str, ...], timestamps: bool, flush: bool) -> None:
+    def __init__(self, names: tuple[str, ...], timestamps: bool, flush: bool, raw: bool) -> None:
+        self._filters = {name: output_filter(raw=raw) for name in names}
         self._width = max(map(len, names)) if len(names) > 1 else 0
         self._timestamps = timestamps
         self._flush = flush
@@ -78,12 +79,16 @@ class _Writer:
         """The service whose last line has no line feed yet."""
 
     def write(self, name: str, piece: LogPiece) -> None:
-        buffer = sys.stdout.buffer
+        buffer = exact_bytes()
+        safe = self._filters[name]
+        data = piece.data if safe is None else safe.feed(piece.data)
+        if not data:
+            return
         if not self._width and not self._timestamps:
-            buffer.write(piece.data)
-            self._open = None if piece.data.endswith(b"\n") else name
+            buffer.write(data)
+            self._open = None if data.endswith(b"\n") else name
         else:
-            for line in _lines(piece.data):
+            for line in _lines(data):
                 if self._open not in (None, name):
                     buffer.write(b"\n")
                     self._open = None
@@ -101,9 +106,11 @@ class _Writer:
         return text.encode()
 
     def end(self) -> None:
-        """End an unfinished line on a terminal, so that the shell's prompt starts on a new line."""
+        """End an unfinished line on a terminal, and its colour, so that the shell's prompt starts on a new line."""
+        for safe in self._filters.values():
+            exact_bytes().write(safe.end() if safe is not None else b"")
         if self._open is not None and sys.stdout.isatty():
-            sys.stdout.buffer.write(b"\n")
+            exact_bytes().write(b"\n")
 
 
 def _lines(data: bytes) -> Iterator[bytes]:
@@ -118,14 +125,16 @@ def _lines(data: bytes) -> Iterator[bytes]:
 def _logs(app: App, values: dict[str, Any], out: Printer) -> int:
     names: tuple[str, ...] = values.pop("names")
     follow = bool(values["follow"])
-    timestamps = values.pop("timestamps")
+    timestamps, raw = values.pop("timestamps"), values.pop("raw")
     if out.output == "json" and follow:
         raise click.UsageError("-o json prints one document, and followed output has no end: use -o jsonl")
     commands = [build_command(GetServiceStdout, {**_request(values), "service": name}) for name in names]
     if follow:
         gc.enable()  # main() disables it, but this verb may run for days
         end_with_reader(app.connect())
-    writer = _Writer(names, timestamps, follow or sys.stdout.isatty())
+    if raw and not out.for_person:
+        raise click.UsageError("--raw goes with the output as it is, not with -o")
+    writer = _Writer(names, timestamps, follow or sys.stdout.isatty(), raw)
     records: list[dict[str, Any]] = []
     sys.stdout.flush()
     try:
@@ -144,10 +153,11 @@ def _logs(app: App, values: dict[str, Any], out: Printer) -> int:
             else:
                 out.line(record, "", key="stream")
     except KeyboardInterrupt:
+        writer.end()
         return 130  # the usual end of following: no message
     except (Unavailable, ConnectionLost) as error:
         if follow:
-            hint(f"Continue from here: {printable(shlex.join(['nexusctl', 'service', 'logs', *names]))} -f --lines 0")
+            hint(f"Continue from here: {command_line('nexusctl', 'service', 'logs', *names, '-f', '--lines', '0')}")
         if isinstance(error, Unavailable):
             raise ConnectionLost(error.message) from None  # without the daemon's hint: the one above replaces it
         raise
@@ -191,7 +201,10 @@ def _pieces(app: App, commands: Sequence[GetServiceStdout], follow: bool) -> Ite
             yield from heapq.merge(*indexed_streams, key=lambda entry: entry[1].at)
 
 
-_LOGS_HELP = """Show the output of services, standard output and standard error together, byte for byte.
+_LOGS_HELP = """Show the output of services, standard output and standard error together.
+
+A pipe or a file gets it byte for byte. On a terminal, control characters and sequences other than colours are shown as
+U+FFFD, unless --raw is given.
 
 By default it shows the last 100 lines on a terminal, and everything that is kept elsewhere. The lines of several
 services begin with the service's name. With -f it follows new output, also across restarts, until Ctrl-C.
@@ -220,6 +233,7 @@ def make_logs() -> click.Command:
         click.Option(["--stdout", "only_stdout"], is_flag=True, help="Only standard output."),
         click.Option(["--stderr", "only_stderr"], is_flag=True, help="Only standard error."),
         click.Option(["-t", "--timestamps"], is_flag=True, help="Print each line's time before it."),
+        click.Option(["--raw"], is_flag=True, help="Give a terminal the bytes as they are, control sequences too."),
     ]
     exclude = ("service", "lines", "since_at", "stream", "follow")
     return verb(GetServiceStdout, _logs, parameters=parameters, exclude=exclude, help=_LOGS_HELP)

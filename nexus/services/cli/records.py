@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import stat
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +13,7 @@ from nexus_protocol.errors import NexusError, NotFound
 
 from nexus.cli.output import Printer, can_ask, confirm, hint
 from nexus.cli.verbs import FilePath, build_command, for_each, shell_complete, verb
+from nexus.hints import command_line
 from nexus.services.cli.lifecycle import start_and_print
 from nexus.services.cli.status import AT_START
 from nexus.services.commands import AddDependency, AddService, GetServiceStatus, RemoveService, UpdateService
@@ -152,7 +152,7 @@ def _add(app: App, values: dict[str, Any], out: Printer) -> int:
     def sentence() -> None:
         click.echo(f'Added service "{service["name"]}" (state: {service["state"]})')
         if not start and service.get("run_command") is not None:
-            hint(f"Start it: nexusctl service start {service['name']}")
+            hint(f"Start it: {command_line('nexusctl', 'service', 'start', service['name'])}")
 
     if not start:
         out.one(service, key="name", sentence=sentence)
@@ -178,7 +178,8 @@ def _update(app: App, values: dict[str, Any], out: Printer) -> None:
         fields = {*AT_START, "name", "environment_names"}
         stale = bool(values["set_environment"]) or any(before.get(field) != service.get(field) for field in fields)
         if stale and service["state"] in ("running", "starting"):
-            hint(f"It keeps running with the old values; to restart it: nexusctl service restart {service['name']}")
+            restart = command_line("nexusctl", "service", "restart", service["name"])
+            hint(f"It keeps running with the old values; to restart it: {restart}")
 
     out.one(service, key="name", sentence=sentence)
 
@@ -201,8 +202,8 @@ def _remove(app: App, values: dict[str, Any], out: Printer) -> int:
             # Remove exactly the services of the question, even if their names are taken by others meanwhile.
             typed = {service["id"]: name for service, name in zip(found, names, strict=True)}
             names = tuple(typed)
-        command = shlex.join(["nexusctl", "service", "remove", *words])
-        if not confirm(question, "refusing to remove service without confirmation", command):
+        line = command_line("nexusctl", "service", "remove", *words)
+        if not confirm(question, "refusing to remove service without confirmation", line):
             return 1
 
     removed: list[dict[str, Any]] = []

@@ -44,6 +44,7 @@ AT_START = frozenset(
         "memory_limit_mib",
         "cpu_limit_percent",
         "log_limit_mib",
+        "umask",
     }
 )
 """The fields whose changes take effect at the next start of a running service."""
@@ -91,6 +92,12 @@ def command_text(command: str | list[str] | None) -> str | None:
     return command if command is None else " ".join(command.split("\n"))
 
 
+def _unknown(service: dict[str, Any]) -> str | None:
+    """The warning about a run that the daemon cannot look at."""
+    since = service.get("unknown_since")
+    return None if since is None else f"since {format_time(since)}, because its run cannot be looked at"
+
+
 def _port(service: dict[str, Any]) -> Any:
     declared = service.get("port")
     return service.get("active_port") or ("free" if declared == 0 else declared)
@@ -102,7 +109,7 @@ def _time_in_state(service: dict[str, Any]) -> str:
 
 _COLUMNS = (
     Column("NAME", lambda s: s["name"], 20),
-    Column("STATE", lambda s: s["state"], 8, colour=state_colour),
+    Column("STATE", lambda s: s["state"] + ("?" if s.get("unknown_since") else ""), 8, colour=state_colour),
     Column("HEALTH", shown_health, 9, colour=state_colour),
     Column("PORT", _port, 5),
     Column("PID", lambda s: s.get("pid"), 7),
@@ -159,6 +166,7 @@ def _print_status(status: dict[str, Any], wide: bool) -> None:
             ("Name", service["name"]),
             ("ID", service["id"]),
             ("State", f"{service['state']} for {_time_in_state(service)}, since {format_time(service['state_at'])}"),
+            ("Unknown", _unknown(service)),
             ("Reason", service.get("reason")),
             ("Health", _health(service)),
             ("Command", command_text(service.get("run_command"))),
@@ -189,6 +197,7 @@ def _wide_fields(service: dict[str, Any]) -> list[tuple[str, Any]]:
         ("Config", service.get("config_filename") and f"{service['config_filename']} ({service['config_format']})"),
         ("Repository", service.get("repo_path")),
         ("Cloned from", service.get("repo_url")),
+        ("Umask", service.get("umask")),
         ("Autostart", "yes" if service.get("autostart") else "no"),
         ("Stop", f"{service['stop_signal']}, SIGKILL after {_time(service['stop_grace_ms'])}"),
         ("Created", format_time(service["created_at"])),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from nexus.cli.output import Printer, colour_wanted, printable
+from nexus.cli.output import Printer, colour_wanted, painted, printable
 from nexus.cli.verbs import shell_complete, verb
 from nexus.services.cli.dependencies import all_dependencies
 from nexus.services.cli.status import all_services, edge_text, shown_health, state_colour
@@ -72,7 +72,7 @@ def _node_text(service: dict[str, Any], note: str, colour: bool) -> str:
     health = shown_health(service)
     state = service["state"] + (f", {'health unknown' if health == 'unknown' else health}" if health else "")
     if colour:
-        state = click.style(state, fg=state_colour(service))
+        state = painted(state, state_colour(service))
     lost = service.get("lost_dependencies")
     words = f"{service['name']} [{state}]" + (f" ({note})" if note else "")
     return words + (f" lost: {', '.join(lost)}" if lost else "")

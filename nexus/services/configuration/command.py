@@ -10,11 +10,12 @@ import signal
 from collections.abc import Mapping
 
 from nexus.capability import Hooks
+from nexus.hints import command_line
 from nexus.runtime import ProcessSpec
 from nexus.services.errors import ServiceNoCommand
 from nexus.services.records import Service
 
-__all__ = ["argv_of", "directory_of", "make_spec", "refuse_without_command"]
+__all__ = ["argv_of", "directory_of", "make_spec", "refuse_without_command", "umask_of"]
 
 _MIB = 1024 * 1024
 
@@ -29,6 +30,11 @@ def directory_of(service: Service) -> str:
     return service.directory or service.repo_path or os.path.expanduser("~")  # noqa: PTH111
 
 
+def umask_of(service: Service) -> int | None:
+    """The declared umask; None: that of the session that started the daemon."""
+    return None if service.umask is None else int(service.umask, 8)
+
+
 def refuse_without_command(service: Service) -> None:
     """Return if the service has a run command.
 
@@ -38,7 +44,7 @@ def refuse_without_command(service: Service) -> None:
     if service.run_command is None:
         raise ServiceNoCommand(
             f'cannot start service "{service.name}": it has no run command',
-            hint=f"Give it one: nexusctl service update {service.name} --run 'COMMAND'",
+            hint=f"Give it one: {command_line('nexusctl', 'service', 'update', service.name, '--run', 'COMMAND')}",
             details={"id": service.id, "name": service.name},
         )
 
@@ -65,4 +71,5 @@ async def make_spec(service: Service, environment: Mapping[str, str], hooks: Hoo
         log_bytes=service.log_limit_mib * _MIB,
         memory_bytes=None if service.memory_limit_mib is None else service.memory_limit_mib * _MIB,
         cpu_percent=service.cpu_limit_percent,
+        umask=umask_of(service),
     )

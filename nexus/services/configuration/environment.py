@@ -7,43 +7,16 @@ service's record (service), the start (start), the port (port), the tunnels (tun
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from nexus.runtime import loopback
+from nexus.runtime.inheritance import inherited_environment
 from nexus.services.configuration.config_file import read_config_file
 from nexus.services.store import StoredService
 
-__all__ = ["Variable", "as_environment", "inherited_environment", "resolve", "tunnel_prefix"]
-
-TUNNEL_HOST = "127.0.0.1"
-
-_NOT_INHERITED = frozenset(
-    {
-        "NOTIFY_SOCKET",
-        "INVOCATION_ID",
-        "JOURNAL_STREAM",
-        "SYSTEMD_EXEC_PID",
-        "MAINPID",
-        "FDSTORE",
-        "CREDENTIALS_DIRECTORY",
-        "RUNTIME_DIRECTORY",
-        "STATE_DIRECTORY",
-        "CACHE_DIRECTORY",
-        "LOGS_DIRECTORY",
-        "CONFIGURATION_DIRECTORY",
-        "PWD",
-        "OLDPWD",
-        "SHLVL",
-        "_",
-    }
-)
-_PREFIXES_NOT_INHERITED = ("LISTEN_", "MANAGERPID", "MEMORY_PRESSURE_", "WATCHDOG_")
-"""Variables by which the service manager or a shell describes the daemon itself."""
-_INHERITED_NEXUS_VARIABLES = frozenset({"NEXUS_SOCKET", "NEXUS_CONFIG_DIR"})
-"""With these, nexusctl inside a service finds this daemon. Other NEXUS_ variables are not inherited: one may be a
-token, and those that an outer Nexus set for this daemon would be taken for variables of the service."""
+__all__ = ["Variable", "as_environment", "resolve", "tunnel_prefix"]
 
 
 class Variable(NamedTuple):
@@ -61,17 +34,6 @@ class Variable(NamedTuple):
 def tunnel_prefix(name: str) -> str:
     """The prefix of a tunnelled dependency's variables: ``NEXUS_DB_1_`` for ``db-1`` and for ``db.1``."""
     return f"NEXUS_{re.sub('[^A-Z0-9]', '_', name.upper())}_"
-
-
-def inherited_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The part of the daemon's own environment that services inherit."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if name not in _NOT_INHERITED
-        and not name.startswith(_PREFIXES_NOT_INHERITED)
-        and (not name.startswith("NEXUS_") or name in _INHERITED_NEXUS_VARIABLES)
-    }
 
 
 async def resolve(
@@ -105,7 +67,7 @@ async def resolve(
     for edge in stored.dependencies:
         if edge.tunnel_enabled:
             prefix = tunnel_prefix(edge.dependency)
-            tunnel = {f"{prefix}HOST": TUNNEL_HOST, f"{prefix}PORT": _text(tunnel_ports.get(edge.dependency))}
+            tunnel = {f"{prefix}HOST": loopback.HOST, f"{prefix}PORT": _text(tunnel_ports.get(edge.dependency))}
             layers.append(("tunnel", tunnel))
     layers.append(("nexus", {"NEXUS_SERVICE": service.name, "NEXUS_RUN_ID": run_id}))
     variables = {name: Variable(name, value, source) for source, values in layers for name, value in values.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nexus import graph
+from nexus.hints import command_line
 from nexus.services.commands import AddDependency
 from nexus.services.configuration.environment import tunnel_prefix
 from nexus.services.dependencies import store as dependency_store
@@ -30,7 +31,8 @@ def add(tx: Transaction, service: Service, dependency: Service, command: AddDepe
             return False
         raise ServiceDependencyExists(
             f"{cannot}: it already does, with other settings",
-            hint=f"Remove it first: nexusctl service dependency remove {service.name} {dependency.name}",
+            hint="Remove it first: "
+            + command_line("nexusctl", "service", "dependency", "remove", service.name, dependency.name),
             details={
                 "condition": existing.condition.value,
                 "when_lost": existing.when_lost.value,
@@ -65,7 +67,8 @@ def _refuse_cycle(reader: Reader, service: Service, dependency: Service, cannot:
         f"{cannot}: {problem}: {' → '.join(spelled)}",
         hint="Give another service as the dependency."
         if len(cycle) == 2
-        else f"Remove one of these first: nexusctl service dependency remove {spelled[1]} {spelled[2]}",
+        else "Remove one of these first: "
+        + command_line("nexusctl", "service", "dependency", "remove", spelled[1], spelled[2]),
         details={"cycle": spelled},
     )
 

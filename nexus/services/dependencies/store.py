@@ -10,6 +10,7 @@ from typing import Any
 
 from nexus_protocol.command import Record
 
+from nexus.runtime import loopback
 from nexus.services.records import Dependency
 from nexus.services.states import DependencyCondition, ServiceHealth, ServiceState, WhenLost
 from nexus.store import Reader, Transaction
@@ -33,8 +34,6 @@ __all__ = [
     "tunnel_lease",
     "tunnel_run",
 ]
-
-TUNNEL_HOST = "127.0.0.1"
 
 
 class StoredDependency(Record):
@@ -104,7 +103,7 @@ def _dependency(row: tuple[Any, ...]) -> Dependency:
         created_at=edge.created_at,
         state=_STATES[row[11]],
         health=_HEALTH[row[12]],
-        tunnel_host=TUNNEL_HOST if tunnelled else None,
+        tunnel_host=loopback.HOST if tunnelled else None,
         tunnel_port=edge.tunnel_port if tunnelled else None,
     )
 

@@ -12,6 +12,7 @@ from nexus_protocol import NexusError
 
 from nexus.caller import Caller
 from nexus.capability import ManagerContext
+from nexus.hints import command_line, joined
 from nexus.services import store
 from nexus.services.dependencies.conditions import is_lost, is_met
 from nexus.services.dependencies.store import StoredDependency
@@ -87,7 +88,8 @@ class DependencyTracker:
         self._on_demand = on_demand
         self._started: dict[str, int] = {}
         """Dependencies that this start has started, with the number of their failures before."""
-        self._lost: set[str] = set()
+        self._lost: dict[str, None] = {}
+        """In the order in which they were lost."""
         self._met: set[str] = set()
         """Dependencies whose condition was met in this run: only their loss stops or restarts the service."""
         self._reason_of: str | None = None
@@ -95,12 +97,14 @@ class DependencyTracker:
 
     def resume(self, stored: StoredService) -> None:
         """Take over what the record says of them."""
-        lost = set(stored.service.lost_dependencies)
-        self.reset(on_demand=not lost and stored.service.next_restart_at is None)
-        self._lost = {edge.dependency_id for edge in stored.dependencies if edge.dependency in lost}
-        self._met = {edge.dependency_id for edge in stored.dependencies} - self._lost
-        if stored.service.reason_code is ServiceReason.DEPENDENCY_LOST and len(self._lost) == 1:
-            self._reason_of = next(iter(self._lost))
+        service = stored.service
+        self.reset(on_demand=not service.lost_dependencies and service.next_restart_at is None)
+        ids = {edge.dependency: edge.dependency_id for edge in stored.dependencies}
+        self._lost = {ids[name]: None for name in service.lost_dependencies if name in ids}
+        self._met = set(ids.values()) - self._lost.keys()
+        if service.reason_code is ServiceReason.DEPENDENCY_LOST and self._lost:
+            # While one is lost, the reason names the one that was lost last.
+            self._reason_of = next(reversed(self._lost))
 
     def _rows(self) -> list[tuple[StoredDependency, StoredService]]:
         def read(reader: Reader) -> list[tuple[StoredDependency, StoredService]]:
@@ -122,12 +126,13 @@ class DependencyTracker:
         waits: list[StoredDependency] = []
         for edge, dependency in self._rows():
             peer = self._peer(edge.dependency_id)
-            if is_met(edge.condition, dependency, self._manager.boot.at) and not peer.stopping:
+            if is_met(edge.condition, dependency, self._manager.boot) and not peer.stopping:
                 self._met.add(edge.dependency_id)
                 continue
             waits.append(edge)
             if edge.condition is DependencyCondition.HEALTHY and not has_health_check(dependency.service):
-                hint = f"Give it one, or ask for less than healthy: nexusctl service update {edge.dependency} --help"
+                update = command_line("nexusctl", "service", "update", edge.dependency, "--help")
+                hint = f"Give it one, or ask for less than healthy: {update}"
                 raise _failed(edge, dependency.service, "it has no health check", hint=hint)
             if self._on_demand:
                 self._start(peer, edge, dependency.service, caller, fail)
@@ -165,15 +170,15 @@ class DependencyTracker:
             key = edge.dependency_id
             detail = {"dependency": edge.dependency, "condition": edge.condition.value}
             if key in self._lost:
-                if is_met(edge.condition, dependency, self._manager.boot.at):
-                    self._lost.discard(key)
+                if is_met(edge.condition, dependency, self._manager.boot):
+                    del self._lost[key]
                     self._met.add(key)
                     events.append(("service.dependency_back", detail))
                     if self._reason_of == key and reason is not None:
                         reason = Reason(ServiceReason.DEPENDENCY_BACK, f"{reason.text}; it is back")
                         self._reason_of = None
-            elif is_lost(edge.condition, dependency, self._manager.boot.at):
-                self._lost.add(key)
+            elif is_lost(edge.condition, dependency, self._manager.boot):
+                self._lost[key] = None
                 why = _why_lost(dependency.service)
                 reason = Reason(ServiceReason.DEPENDENCY_LOST, f'lost "{edge.dependency}": {why}')
                 self._reason_of = key
@@ -185,8 +190,12 @@ class DependencyTracker:
                 self._met.discard(key)
             else:
                 self._met.add(key)
-        self._lost &= {edge.dependency_id for edge, _ in rows}
-        lost = [edge.dependency for edge, _ in rows if edge.dependency_id in self._lost]
+        names = {edge.dependency_id: edge.dependency for edge, _ in rows}
+        self._lost = {key: None for key in self._lost if key in names}
+        if self._reason_of is not None and self._reason_of not in names:
+            # It no longer depends on what the reason names.
+            self._reason_of = reason = None
+        lost = [names[key] for key in self._lost]
         return Observed(events, lost, reason, stop, restart)
 
 
@@ -209,9 +218,10 @@ def _why_lost(service: Service) -> str:
 def _failed(
     edge: StoredDependency, service: Service, reason: str, *, retried: bool = False, hint: str = ""
 ) -> ServiceDependencyFailed:
-    hint = hint or f"Look at it: nexusctl service status {service.name}"
+    hint = hint or f"Look at it: {command_line('nexusctl', 'service', 'status', service.name)}"
     if retried:
-        hint = f'The restart policy of "{service.name}" tries again, and "{edge.service}" goes on waiting. {hint}'
+        again = f'The restart policy of "{service.name}" tries again, and "{edge.service}" goes on waiting.'
+        hint = joined(again, hint) or ""
     return ServiceDependencyFailed(
         f'cannot start service "{edge.service}": its dependency "{service.name}" failed: {reason}',
         hint=hint,

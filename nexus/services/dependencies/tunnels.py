@@ -18,7 +18,8 @@ from typing import Any
 from nexus_protocol import NexusError
 
 from nexus.capability import ManagerContext
-from nexus.runtime import Process, ProcessSpec, RuntimeFailure, ports
+from nexus.hints import command_line
+from nexus.runtime import Process, ProcessSpec, RuntimeFailure, loopback, ports
 from nexus.runtime.tunnel import find_tunnel_command
 from nexus.services import store
 from nexus.services.dependencies import store as dependency_store
@@ -35,7 +36,7 @@ __all__ = ["TUNNEL_OWNER", "Tunnels"]
 _log = logging.getLogger("nexus.services")
 
 TUNNEL_OWNER = "tunnel-"
-_HOST = dependency_store.TUNNEL_HOST
+_HOST = loopback.HOST
 _LISTEN_TIMEOUT_S = 10.0
 _LOG_BYTES = 128 * 1024
 _PORT_ATTEMPTS = 8
@@ -84,7 +85,8 @@ class Tunnels:
                 raise _start_failed(
                     edge,
                     f'"{edge.dependency}" has no port for its tunnel',
-                    f"Give it a port: nexusctl service update {edge.dependency} --port 0; in nexus.toml: port = 0",
+                    f"Give it a port: {command_line('nexusctl', 'service', 'update', edge.dependency, '--port', '0')}\n"
+                    "In nexus.toml: port = 0",
                 )
             tunnel = self._tunnels.get(edge.id)
             if tunnel is None:

@@ -28,6 +28,7 @@ from nexus.git.errors import (
     GitUnknownCommit,
 )
 from nexus.git.repository import Progress, Repository, RepoState, clone
+from nexus.hints import command_line, joined
 from nexus.services import store
 from nexus.services.commands import (
     CheckoutBranch,
@@ -38,6 +39,7 @@ from nexus.services.commands import (
     GitLog,
     GitPull,
 )
+from nexus.services.configuration.command import umask_of
 from nexus.services.errors import ServiceInvalid, ServiceNoRepository
 from nexus.services.records import (
     GitBranch,
@@ -60,18 +62,6 @@ __all__ = [
     "git_log",
     "git_pull",
 ]
-
-_HINTS: dict[type[NexusError], str] = {
-    GitDetached: "Check out a branch: nexusctl service git checkout {name} BRANCH",
-    GitDirty: "See its state: nexusctl service git status {name}",
-    GitDiverged: "See its state: nexusctl service git status {name}",
-    GitNotARepository: "Clone it: nexusctl service git clone {name}",
-    GitUnknownBranch: "List them: nexusctl service git branches {name}\n"
-    "Create it: nexusctl service git checkout {name} BRANCH --create",
-    GitUnknownCommit: "List them: nexusctl service git log {name}\n"
-    "Pull what the remote has: nexusctl service git pull {name}",
-}
-"""Commands of nexusctl that help; the errors of ``nexus.git`` know no service."""
 
 _MAX_TOKEN_BYTES = 4096
 
@@ -138,10 +128,10 @@ async def git_clone(ctx: Context, command: GitClone, stream: Stream[GitProgress]
     service = _service(ctx, command.service)
     missing = [name for name, value in (("repo_url", service.repo_url), ("repo_path", service.repo_path)) if not value]
     if service.repo_url is None or service.repo_path is None:
-        options = " ".join(f"--{name.replace('_', '-')} {name.split('_')[1].upper()}" for name in missing)
+        options = [word for name in missing for word in (f"--{name.replace('_', '-')}", name.split("_")[1].upper())]
         raise ServiceInvalid(
             f'cannot clone for service "{service.name}": it has no {" and no ".join(missing)}',
-            hint=f"Set it: nexusctl service update {service.name} {options}",
+            hint=f"Set it: {command_line('nexusctl', 'service', 'update', service.name, *options)}",
             details={"path": missing[0]},
         )
     token = await _token(ctx, command.service, command.token)
@@ -155,6 +145,7 @@ async def git_clone(ctx: Context, command: GitClone, stream: Stream[GitProgress]
             auth=service.git_auth_type.value,
             token=token,
             submodules=command.submodules,
+            umask=umask_of(service),
             progress=lambda done: report(_progress(done)),
         ),
     )
@@ -169,11 +160,26 @@ def _with_hint(service: Service) -> Iterator[None]:
     try:
         yield
     except NexusError as error:
-        hint = _HINTS.get(type(error), "").format(name=service.name)
-        if type(error) is GitNotARepository and service.repo_url is None:
-            hint = ""  # there is no URL to clone from
-        error.hint = "\n".join(filter(None, (error.hint, hint))) or None
+        error.hint = joined(error.hint, *_hints(error, service))
         raise
+
+
+def _hints(error: NexusError, service: Service) -> Iterator[str]:
+    """Commands of nexusctl that help; the errors of ``nexus.git`` know no service."""
+    name = service.name
+    kind = type(error)
+    if kind is GitDetached:
+        yield f"Check out a branch: {command_line('nexusctl', 'service', 'git', 'checkout', name, 'BRANCH')}"
+    elif kind in (GitDirty, GitDiverged):
+        yield f"See its state: {command_line('nexusctl', 'service', 'git', 'status', name)}"
+    elif kind is GitNotARepository and service.repo_url is not None:
+        yield f"Clone it: {command_line('nexusctl', 'service', 'git', 'clone', name)}"
+    elif kind is GitUnknownBranch:
+        yield f"List them: {command_line('nexusctl', 'service', 'git', 'branches', name)}"
+        yield f"Create it: {command_line('nexusctl', 'service', 'git', 'checkout', name, 'BRANCH', '--create')}"
+    elif kind is GitUnknownCommit:
+        yield f"List them: {command_line('nexusctl', 'service', 'git', 'log', name)}"
+        yield f"Pull what the remote has: {command_line('nexusctl', 'service', 'git', 'pull', name)}"
 
 
 def _service(ctx: Context, reference: str) -> Service:
@@ -186,10 +192,12 @@ def _repository(ctx: Context, reference: str, token: str | None = None) -> tuple
     if service.repo_path is None:
         raise ServiceNoRepository(
             f'cannot use the repository of service "{service.name}": it has none',
-            hint=f"Set its path: nexusctl service update {service.name} --repo-path PATH",
+            hint=f"Set its path: {command_line('nexusctl', 'service', 'update', service.name, '--repo-path', 'PATH')}",
         )
     auth: Any = service.git_auth_type.value
-    return service, Repository(Path(service.repo_path), url=service.repo_url, auth=auth, token=token)
+    return service, Repository(
+        Path(service.repo_path), url=service.repo_url, auth=auth, token=token, umask=umask_of(service)
+    )
 
 
 async def _token(ctx: Context, reference: str, given: str | None) -> str | None:
@@ -200,8 +208,9 @@ async def _token(ctx: Context, reference: str, given: str | None) -> str | None:
     if service.git_token_file is None:
         raise GitAuthentication(
             f'cannot reach the remote of service "{service.name}": it authenticates with a token, and none was given',
-            hint="Name a file that holds the token: nexusctl service update "
-            f"{service.name} --git-token-file PATH; or set NEXUS_GIT_TOKEN for nexusctl.",
+            hint="Name a file that holds the token: "
+            f"{command_line('nexusctl', 'service', 'update', service.name, '--git-token-file', 'PATH')}\n"
+            "Or set NEXUS_GIT_TOKEN for nexusctl.",
         )
     return await asyncio.to_thread(_read_token, service.name, service.git_token_file)
 
@@ -219,7 +228,8 @@ def _read_token(name: str, path: str) -> str:
             raise GitAuthentication(f"{cannot}: it is not a regular file", hint="Put the token into a regular file.")
         if status.st_mode & 0o077:
             raise GitAuthentication(
-                f"{cannot}: other users may read it", hint=f"Restrict its permissions: chmod 600 {path}"
+                f"{cannot}: other users may read it",
+                hint=f"Restrict its permissions: {command_line('chmod', '600', path)}",
             )
         text = file.read(_MAX_TOKEN_BYTES + 1).decode("ascii", "replace").strip()
     if not text or len(text) > _MAX_TOKEN_BYTES or not (text.isascii() and text.isprintable()) or " " in text:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from nexus_protocol import NexusError
 
-from nexus.runtime import ports
+from nexus.runtime import loopback, ports
 from nexus.runtime.command import run_command
-from nexus.services.configuration.command import argv_of, directory_of
+from nexus.services.configuration.command import argv_of, directory_of, umask_of
 from nexus.services.health.declared import has_health_check
 from nexus.services.records import Service
 from nexus.services.states import ServiceHealth
@@ -180,7 +180,7 @@ class HealthCheck:
             assert service.health_exec is not None
             environment = await asyncio.to_thread(self._process.environment)
             argv = argv_of(service.health_exec)
-            code, line = await run_check(argv, directory_of(service), environment, timeout_s)
+            code, line = await run_check(argv, directory_of(service), environment, timeout_s, umask_of(service))
             if code is None:
                 return _Result(False, f"no answer within {service.health_timeout_ms} ms")
             return _Result(code == 0, line or (None if code == 0 else f"exited with {code}"))
@@ -249,24 +249,33 @@ def _as_message(line: bytes) -> str:
 
 
 async def _probe_port(port: int, timeout_s: float) -> _Result:
-    for host in ("127.0.0.1", "::1"):
+    for host in loopback.HOSTS:
         if await ports.accepts(host, port, timeout_s):
             return _Result(True, None)
     return _Result(False, f"cannot connect to port {port}")
 
 
 async def run_check(
-    argv: tuple[str, ...], directory: str, environment: dict[str, str], timeout_s: float
+    argv: tuple[str, ...],
+    directory: str,
+    environment: dict[str, str],
+    timeout_s: float,
+    umask: int | None = None,
 ) -> tuple[int | None, str | None]:
     """Run a check command; gives its exit code (None: not in time) and the last line of its output.
 
-    Its process group is killed afterwards, whether or not it has ended.
+    Everything that it left behind is killed afterwards, whether or not it has ended.
 
     Raises:
         OSError: it cannot be started.
     """
     result = await run_command(
-        argv, directory=directory, environment=environment, timeout_s=timeout_s, output_bytes=_OUTPUT_BYTES
+        argv,
+        directory=directory,
+        environment=environment,
+        timeout_s=timeout_s,
+        output_bytes=_OUTPUT_BYTES,
+        umask=umask,
     )
     last = result.output.strip().rsplit(b"\n", 1)[-1]
     return result.code, _as_message(last) if last else None

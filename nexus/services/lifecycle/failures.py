@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nexus.hints import command_line
 from nexus.runtime import Exit
 from nexus.services.errors import ServiceStartFailed, ServiceStopped
 from nexus.services.health.declared import has_health_check
@@ -37,7 +38,7 @@ def start_failed(
         details["log"] = [line[:_LOG_LINE_BYTES].decode(errors="replace") for line in lines]
     return ServiceStartFailed(
         f'cannot start service "{name}": {sentence}',
-        hint=hint or f"Look at its output: nexusctl service logs {name}",
+        hint=hint or f"Look at its output: {command_line('nexusctl', 'service', 'logs', name)}",
         details=details,
     )
 
@@ -48,8 +49,8 @@ def early_exit_hint(service: Service, exit_: Exit) -> str | None:
         return None
     return (
         "It has to stay in the foreground, without becoming a daemon; one that does its work and ends: "
-        f"nexusctl service update {service.name} --type oneshot\n"
-        f"Look at its output: nexusctl service logs {service.name}"
+        f"{command_line('nexusctl', 'service', 'update', service.name, '--type', 'oneshot')}\n"
+        f"Look at its output: {command_line('nexusctl', 'service', 'logs', service.name)}"
     )
 
 
@@ -61,7 +62,7 @@ def unhealthy(context: ServiceContext, service: Service) -> ServiceStartFailed:
         f"it is {words}",
         words,
         None,
-        f"It goes on running; look at it: nexusctl service logs {service.name}",
+        f"It goes on running; look at it: {command_line('nexusctl', 'service', 'logs', service.name)}",
     )
 
 
@@ -70,6 +71,6 @@ def stopped_meanwhile(context: ServiceContext) -> ServiceStopped:
     name = context.state.name
     return ServiceStopped(
         f'cannot start service "{name}": it was stopped meanwhile',
-        hint=f"Start it again: nexusctl service start {name}",
+        hint=f"Start it again: {command_line('nexusctl', 'service', 'start', name)}",
         details={"id": context.id, "name": name},
     )

@@ -7,11 +7,13 @@ import logging
 
 from nexus.caller import Caller
 from nexus.capability import ManagerContext
-from nexus.runtime import Exit, Orphans, Process
-from nexus.services.errors import ServiceRunning
+from nexus.hints import command_line
+from nexus.runtime import Process
+from nexus.services.errors import ServiceRunning, ServiceUnknown
 from nexus.services.lifecycle.context import ServiceContext, Services
 from nexus.services.lifecycle.failures import is_ready, stopped_meanwhile, unhealthy
 from nexus.services.lifecycle.lifecycle import Lifecycle
+from nexus.services.lifecycle.resume import Found
 from nexus.services.states import ServiceHealth, ServiceReason, ServiceState
 from nexus.services.store import StoredService
 from nexus.store import StoreError
@@ -82,6 +84,7 @@ class ServiceHandle:
             NexusError: it did not come up.
         """
         await self._wait_for_stop()
+        self._refuse_unknown()
         if self._lifecycle is not None and self._lifecycle.has_run:
             self._refuse_other_environment(self._lifecycle, options.environment)
         else:
@@ -94,15 +97,13 @@ class ServiceHandle:
         Without an environment it keeps the one of its last start.
         """
         await self._wait_for_stop()
+        self._refuse_unknown()
         lifecycle = self._lifecycle
         if lifecycle is None:
             if options.environment is None:
                 options = StartOptions(options.caller, self._context.state.read().start_environment)
             self._bring_up(options)
         elif lifecycle.has_run:
-            if options.environment is not None:
-                # From now on: a start that asks for another environment is refused.
-                lifecycle.environment = options.environment
             self._context.requests.restart = RestartRequest(options.caller, _RESTART, options=options)
             self._context.requests.wake()
         else:
@@ -121,7 +122,7 @@ class ServiceHandle:
         """Stop it; returns when every process of it has ended, with whether there was anything to stop.
 
         Raises:
-            StoreError: it has ended, and that cannot be written at present.
+            StoreError: it has ended, and that cannot be written at present; or the request is strict, and was refused.
         """
         self._stops += 1
         lifecycle, requests, state = self._lifecycle, self._context.requests, self._context.state
@@ -133,8 +134,10 @@ class ServiceHandle:
         self._context.waiters.fail(stopped_meanwhile(self._context))
         requests.wake()
         while self._lifecycle is lifecycle:
+            if lifecycle.refused is not None and not requests.pending:
+                raise lifecycle.refused
             if state.trouble is not None:
-                raise state.trouble
+                raise _ended_unwritten(self.name, state.trouble)
             await self._context.waiters.changed()
         return True
 
@@ -157,13 +160,24 @@ class ServiceHandle:
         lifecycle.begin(options)
 
     def _refuse_other_environment(self, lifecycle: Lifecycle, environment: dict[str, str] | None) -> None:
-        if environment is None or environment == lifecycle.environment:
+        if environment is None or environment == lifecycle.wanted_environment:
             return
         raise ServiceRunning(
             f'cannot start service "{self.name}" with this environment: it is up with another one',
-            hint=f"Restart it with this one: nexusctl service restart {self.name} --env …",
+            hint="Restart it with this one: "
+            + command_line("nexusctl", "service", "restart", self.name, "--env", "NAME=VALUE"),
             details={"id": self.id, "name": self.name},
         )
+
+    def _refuse_unknown(self) -> None:
+        """Refuse a start while the run cannot be looked at: it may be alive."""
+        lifecycle = self._lifecycle
+        if lifecycle is not None and lifecycle.unknown is not None:
+            raise ServiceUnknown(
+                f'cannot start service "{self.name}": its present run cannot be looked at: {lifecycle.unknown}',
+                hint="The daemon looks again every second; its log has the cause.",
+                details={"id": self.id, "name": self.name},
+            )
 
     async def _wait_for_stop(self) -> None:
         """Wait for the end of a stop that is under way.
@@ -193,7 +207,7 @@ class ServiceHandle:
 
     # Its lifecycle
 
-    def resume(self, stored: StoredService, found: Process | Exit | Orphans | None, *, rebooted: bool) -> asyncio.Event:
+    def resume(self, stored: StoredService, found: Found, *, rebooted: bool) -> asyncio.Event:
         """Go on with what an earlier daemon began; the event is set once that has been handled."""
         self._context.state.service = stored.service
         lifecycle = self._begin(self._context.manager.caller)
@@ -231,3 +245,12 @@ class ServiceHandle:
     def _troubled(self, error: StoreError) -> None:
         self._context.waiters.fail(error)
         self._context.waiters.notify()
+
+
+def _ended_unwritten(name: str, trouble: StoreError) -> StoreError:
+    """The error of a stop that was carried out, and whose end cannot be written at present."""
+    return type(trouble)(
+        f'cannot write that service "{name}" has stopped: {trouble.message}',
+        hint="The service has ended. Its record is corrected once the database can be written again.",
+        details={"name": name, "stopped": True},
+    )

@@ -10,30 +10,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 from typing import Any
 
 from nexus_protocol import Internal, NexusError
 
 from nexus.caller import Caller
+from nexus.hints import command_line, joined
 from nexus.runtime import Exit, Orphans, Process, RuntimeFailure
+from nexus.runtime.status import now_ms
 from nexus.services import store
 from nexus.services.errors import ServiceDependencyFailed, ServiceNoCommand
+from nexus.services.lifecycle.admission import admit
 from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.lifecycle.failures import early_exit_hint, start_failed
+from nexus.services.lifecycle.leftovers import end_orphans, write_leftovers
 from nexus.services.lifecycle.ports import describe_held
-from nexus.services.lifecycle.resume import ORPHANS_ENDED, plan_resumption
-from nexus.services.lifecycle.run import Exited, Run
+from nexus.services.lifecycle.resume import Found, find_run, plan_resumption
+from nexus.services.lifecycle.run import Exited, Run, time_up
 from nexus.services.lifecycle.series import RestartSeries, wants_restart
 from nexus.services.lifecycle.start import start_process
 from nexus.services.lifecycle.state_writer import Event
-from nexus.services.reasons import FILES_DELETED, HOST_RESTARTED, exit_reason, reason_columns, stored_reason
+from nexus.services.reasons import HOST_RESTARTED, exit_reason, reason_columns, stored_reason
 from nexus.services.records import Service
 from nexus.services.states import RestartPolicy, ServiceReason, ServiceState, ServiceType
 from nexus.services.store import StoredService
 from nexus.store import StoreError
-from nexus.supervision.exits import accepts_exit, exit_columns, exit_detail, lost, may_end_with_machine
-from nexus.supervision.requests import Reason, RequestPending, Requests, RestartRequest, StartOptions, StopRequest
+from nexus.supervision.exits import accepts_exit, exit_columns, exit_detail, may_end_with_machine
+from nexus.supervision.requests import Reason, RequestPending, Requests, StartOptions
 
 __all__ = ["Lifecycle"]
 
@@ -51,6 +54,8 @@ class Lifecycle:
         """Whether a process is about to exist."""
         self.environment: dict[str, str] = {}
         """What the start gave beside the record's own variables."""
+        self.refused: NexusError | None = None
+        """Why the last request that was refused could not be carried out."""
         self._context = context
         self._requests = context.requests = Requests()
         self._state = context.state
@@ -58,6 +63,8 @@ class Lifecycle:
         self._ending = False
         self._forced = False
         """Whether the next run begins even if the restart policy is removed before it."""
+        self.unknown: Exception | None = None
+        """Why the run cannot be looked at; None while it can."""
         self._orphans: Orphans | None = None
         """Processes of a run that cannot be adopted, which are to be ended."""
         self._exit: Exit | None = None
@@ -71,7 +78,15 @@ class Lifecycle:
     @property
     def has_run(self) -> bool:
         """Whether there is a process, or is about to be."""
-        return self.run is not None or self.launching or self._orphans is not None
+        known = self.run is not None or self.launching or self._orphans is not None
+        return known or self.unknown is not None
+
+    @property
+    def wanted_environment(self) -> dict[str, str]:
+        """The environment of the present start, or of the restart that is requested."""
+        restart = self._requests.restart
+        options = None if restart is None else restart.options
+        return self.environment if options is None or options.environment is None else options.environment
 
     @property
     def stopping(self) -> bool:
@@ -91,18 +106,23 @@ class Lifecycle:
         self._context.tracker.reset(on_demand=True)
         self._requests.wake()
 
-    def resume(self, stored: StoredService, found: Process | Exit | Orphans | None, *, rebooted: bool) -> None:
+    def resume(self, stored: StoredService, found: Found, *, rebooted: bool) -> None:
         """Go on where an earlier daemon was; ``found`` is what the process runtime has of the run."""
-        service = stored.service
         self._context.run_id = stored.run_id
+        if isinstance(found, Exception):
+            self.unknown, self._rebooted = found, rebooted
+            return
+        service = stored.service
         self.environment = stored.start_environment
         self._rebooted = rebooted
         self._forced = service.restart is RestartPolicy.NO
-        self._series.resume(stored)
+        self._series.resume(stored, rebooted=rebooted)
         self._context.tracker.resume(stored)
         plan = plan_resumption(stored, found, self._context.manager.caller, rebooted=rebooted)
         self._exit, self._came_up = plan.exit, plan.came_up
-        self._requests.stop, self._requests.restart = plan.stop, plan.restart
+        # A request may have come while the run was unknown.
+        self._requests.stop = self._requests.stop or plan.stop
+        self._requests.restart = self._requests.restart or plan.restart
         if isinstance(found, Process):
             self.run = Run(self._context, found, came_up=self._came_up)
         elif isinstance(found, Orphans):
@@ -148,8 +168,10 @@ class Lifecycle:
     async def _step(self) -> bool:
         """Begin and watch one run, then decide what follows; False when the service is stopped or failed."""
         try:
+            if self.unknown is not None:
+                await self._look_until_known(self.unknown)
             if self._orphans is not None:
-                self._exit = await self._end_orphans(self._orphans)
+                self._exit = await end_orphans(self._context, self._orphans)
                 self._orphans = None
             if self._exit is None:
                 if self.run is None:
@@ -169,6 +191,12 @@ class Lifecycle:
             assert self.run is not None
             self._exit, self._came_up = self.run.process.exit, self.run.came_up
         return await self._after_exit()
+
+    async def _look_until_known(self, error: Exception) -> None:
+        """Look for the run again until that is possible, then resume."""
+        found = await find_run(self._context, error)
+        self.unknown = None
+        self.resume(self._state.read(), found, rebooted=self._rebooted)
 
     # Up
 
@@ -255,36 +283,20 @@ class Lifecycle:
 
     # What follows an end
 
-    async def _end_orphans(self, orphans: Orphans) -> Exit:
-        """End a run whose files were deleted: neither its end nor its output could be recorded."""
-        _log.warning("service %s: %s", self._state.name, FILES_DELETED.text)
-        service = self._state.read().service
-        first = service.state is not ServiceState.STOPPING
-        try:
-            await self._state.write(
-                ServiceState.STOPPING,
-                *([("service.stopping", {"reason": FILES_DELETED.text})] if first else []),
-                insist=False,
-                **reason_columns(FILES_DELETED),
-            )
-        except StoreError as error:
-            _log.warning("service %s: %s", self._state.name, error.message)
-        number = signal.Signals[service.stop_signal.value]
-        await self._context.manager.runtime.end_orphans(orphans, number, service.stop_grace_ms)
-        return lost(ORPHANS_ENDED)
-
     async def _after_exit(self) -> bool:
         """The main process ended by itself: the policy decides whether another run follows."""
         exit_ = self._exit
         assert exit_ is not None
         reason = exit_reason(exit_)
+        observed_up_ms: int | None = None
         if self.run is not None:
+            observed_up_ms = self.run.up_ms
             await self.run.end_health()
             if not await self.run.is_gone():
-                await self._write_leftovers(exit_, reason)
+                await write_leftovers(self._context, reason, self._exit_columns(exit_))
                 await self.run.process.wait()
         if self._requests.pending:
-            return await self._after_stop(exit_)
+            return await self._after_stop(exit_, observed_up_ms)
         self._release_run()
         self._exit, self._forced = None, False
         stored = self._state.read()
@@ -292,34 +304,30 @@ class Lifecycle:
         accepted = accepts_exit(exit_) and self._came_up
         if accepts_exit(exit_) and not accepted:
             reason = reason._replace(text=f"{reason.text} within its start window of {service.start_window_ms} ms")
+        columns = self._exit_columns(exit_)
         ended_with_machine = self._rebooted and may_end_with_machine(exit_)
         self._rebooted = False
         if ended_with_machine:
             reason = HOST_RESTARTED
         failed = not accepts_exit(exit_) and not ended_with_machine
         retry = stored.wanted and wants_restart(service.restart, failed=failed)
-        up_ms = exit_.at - (service.started_at or exit_.at) if self._came_up else 0
+        up_ms = time_up(service, exit_, observed_up_ms) if self._came_up else 0
         sentence = reason.text if exit_.kind == "lost" else f"it {reason.text}"
-        sentence += " before it was healthy" * self._came_up
+        if self._came_up and service.type is not ServiceType.ONESHOT:
+            sentence += " before it was healthy"
         hint = None if self._came_up else early_exit_hint(service, exit_)
         return await self._end_or_retry(
             start_failed(self._context, sentence, reason.text, exit_, hint),
             reason,
             (("service.exited", {"reason": reason.text} | exit_detail(exit_)),),
-            exit_columns(exit_),
+            columns,
             retry=retry,
             accepted=accepted or ended_with_machine or not stored.wanted,
             up_ms=up_ms,
+            ended_ms_ago=0 if observed_up_ms is not None else now_ms() - exit_.at,
             # Its dependencies ended with the machine as well.
             on_demand=ended_with_machine,
         )
-
-    async def _write_leftovers(self, exit_: Exit, reason: Reason) -> None:
-        """Write that the main process has ended and its descendants are being ended."""
-        words = reason._replace(text=f"{reason.text}; what it left behind is being ended")
-        written = self._state.service is not None and self._state.service.state is ServiceState.STOPPING
-        events = () if written else (("service.stopping", {"reason": words.text}),)
-        await self._state.write(ServiceState.STOPPING, *events, **reason_columns(words), **exit_columns(exit_))
 
     async def _after_failed_start(self, error: NexusError) -> bool:
         """The process was not started: the policy decides whether another attempt follows."""
@@ -345,12 +353,13 @@ class Lifecycle:
         retry: bool,
         accepted: bool = False,
         up_ms: int = 0,
+        ended_ms_ago: int = 0,
         on_demand: bool = False,
     ) -> bool:
         """End, or wait for another run; False when it has ended. Clients that wait for a start get ``error``."""
         if retry:
             service = self._state.read().service
-            plan = self._series.plan(service, columns.get("stopped_at"), up_ms)
+            plan = self._series.plan(service, ended_ms_ago, up_ms)
             if plan.at is not None:
                 self._context.tracker.reset(on_demand=on_demand)
                 await self._retry(error, reason, plan.at, events, columns)
@@ -385,7 +394,7 @@ class Lifecycle:
             ServiceState.STARTING,
             *events,
             ("service.restarting", {"reason": reason.text, "wait_ms": wait_ms, "restarts": self._series.count}),
-            next_restart_at=at,
+            next_restart_at=now_ms() + wait_ms,
             run_id=None,
             pid=None,
             **reason_columns(reason),
@@ -393,8 +402,8 @@ class Lifecycle:
         )
         self._unwritten_exit = {}
         self._forget_run(None)
-        again = f"Its restart policy tries again. To end that: nexusctl service stop {self._state.name}"
-        error.hint = f"{error.hint}\n{again}" if error.hint else again
+        stop = command_line("nexusctl", "service", "stop", self._state.name)
+        error.hint = joined(error.hint, f"Its restart policy tries again. To end that: {stop}")
         self._context.waiters.fail(error, among=starters)
 
     async def _end(
@@ -411,7 +420,12 @@ class Lifecycle:
             await self._context.services.tunnels.close(self._context.id)
         except Exception:  # the service has ended, and its record must say so
             _log.exception("the tunnels of service %s were not ended", self._state.name)
-        columns = columns | self._series.columns()
+        columns = {
+            "start_environment": self.wanted_environment,
+            **self._unwritten_exit,
+            **columns,
+            **self._series.columns(),
+        }
         service = await self._state.write(
             state, *events, caller=caller, run_id=None, **reason_columns(reason), **columns
         )
@@ -421,39 +435,28 @@ class Lifecycle:
     # What follows a request
 
     async def _carry_out_request(self) -> bool:
-        """Stop the process, if there is one, for a stop or a restart."""
+        """Write a stop or restart, then end the process, if there is one. What is refused ends nothing."""
         exit_: Exit | None = None
+        up_ms: int | None = None
         request = self._requests.stop or self._requests.restart
         assert request is not None
         if self.run is not None:
+            self.refused = await admit(self._context, request, self.wanted_environment)
+            if self.refused is not None:
+                self._requests.withdraw(request)
+                self._context.waiters.fail(self.refused)
+                self._context.waiters.notify()
+                return True
             await self.run.end_health()
-            columns = self._request_columns(request)
-            try:
-                await self._state.write(
-                    ServiceState.STOPPING,
-                    ("service.stopping", {"reason": request.reason.text}),
-                    caller=request.caller,
-                    insist=False,
-                    **reason_columns(request.reason),
-                    **columns,
-                )
-            except StoreError as error:
-                # The process is ended all the same; the next write corrects the record.
-                _log.warning("service %s: %s", self._state.name, error.message)
+            up_ms = self.run.up_ms
             exit_ = await self.run.process.stop()
-        return await self._after_stop(exit_)
+        return await self._after_stop(exit_, up_ms)
 
-    def _request_columns(self, request: StopRequest | RestartRequest) -> dict[str, Any]:
-        """What makes a request durable: the next daemon goes on with it."""
-        if isinstance(request, StopRequest):
-            return self._state.stop_columns(request)
-        return {"start_environment": self.environment} if request.options is not None else {}
-
-    async def _after_stop(self, exit_: Exit | None) -> bool:
+    async def _after_stop(self, exit_: Exit | None, up_ms: int | None) -> bool:
         """Every process has ended and a request is pending: write stopped, or begin the next run."""
         self._release_run()
         self._exit = None
-        columns = {} if exit_ is None else exit_columns(exit_)
+        columns = {} if exit_ is None else self._exit_columns(exit_)
         stop, restart = self._requests.stop, self._requests.restart
         if stop is not None:
             port = None if self._state.service is None else self._state.service.active_port
@@ -467,7 +470,7 @@ class Lifecycle:
         self._requests.restart = None
         if restart.counts:
             service = self._state.read().service
-            up_ms = 0 if exit_ is None else exit_.at - (service.started_at or exit_.at)
+            up_ms = 0 if exit_ is None else time_up(service, exit_, up_ms)
             self._forced = True
             error = start_failed(self._context, f"it was {restart.reason.text}", restart.reason.text, None)
             return await self._end_or_retry(error, restart.reason, (), columns, retry=True, up_ms=up_ms)
@@ -479,6 +482,10 @@ class Lifecycle:
             self._context.tracker.reset(on_demand=False)
         self._unwritten_exit = columns
         return True
+
+    def _exit_columns(self, exit_: Exit) -> dict[str, Any]:
+        """The columns that hold an exit; the id of an earlier boot is not known."""
+        return exit_columns(exit_) | {"ended_in_boot": "-" if self._rebooted else self._context.manager.boot.id}
 
     def _release_run(self) -> None:
         if self.run is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
+from nexus.hints import command_line
 from nexus.runtime import ports
 from nexus.services.dependencies.store import name_of_lease
 from nexus.services.errors import ServicePortTaken
@@ -72,7 +73,7 @@ def _taken(service: Service, port: int, by: str, holder: str | None = None, **de
         known["holder"] = holder
     return ServicePortTaken(
         f'cannot start service "{service.name}": port {port} is in use by {by}',
-        hint=f"Stop that: nexusctl service stop {holder}"
+        hint=f"Stop that: {command_line('nexusctl', 'service', 'stop', holder)}"
         if holder is not None
         else "Stop that, or give the service another port (0: a free one at each start).",
         details=known | details,

@@ -1,21 +1,34 @@
-"""How a daemon resumes the service of an earlier one: a pure decision from the record and its process."""
+"""How a daemon resumes the service of an earlier one: what is found of its run, and what follows from the record."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 from typing import NamedTuple
 
 from nexus.caller import Caller
 from nexus.runtime import Exit, Orphans, Process
 from nexus.runtime.status import now_ms
+from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.reasons import HOST_RESTARTED, stored_reason
 from nexus.services.states import RestartPolicy, ServiceReason, ServiceState, ServiceType
 from nexus.services.store import StoredService
+from nexus.store import StoreError
 from nexus.supervision.exits import lost
 from nexus.supervision.requests import Reason, RestartRequest, StartOptions, StopRequest
 
-__all__ = ["ORPHANS_ENDED", "Resumption", "plan_resumption"]
+__all__ = ["ORPHANS_ENDED", "Found", "Resumption", "find_run", "plan_resumption"]
+
+_log = logging.getLogger("nexus.services")
+
+_LOOK_AGAIN_S = 1.0
 
 ORPHANS_ENDED = "its files were deleted: what was left of it was ended"
+
+
+Found = Process | Exit | Orphans | Exception | None
+"""What the process runtime has of a run; an exception is why it cannot be looked at."""
 
 
 class Resumption(NamedTuple):
@@ -27,6 +40,41 @@ class Resumption(NamedTuple):
     """Whether the run outlived its start window."""
     stop: StopRequest | None = None
     restart: RestartRequest | None = None
+
+
+async def find_run(context: ServiceContext, error: Exception) -> Process | Exit | Orphans | None:
+    """Look for the run that the record knows until that is possible; ``error`` is why it was not.
+
+    Meanwhile the record says since when the run is unknown. It is not taken for ended, and none is started.
+    """
+    run_id = context.run_id
+    assert run_id is not None
+    _log.error("service %s: cannot look at its run, trying again: %s", context.state.name, error)
+    await _write_unknown(context, now_ms())
+    while True:
+        await asyncio.sleep(_LOOK_AGAIN_S)
+        try:
+            if context.requests.stop is not None:
+                with contextlib.suppress(OSError):
+                    await context.manager.runtime.stop_unreadable(context.owner, run_id)
+            found = await context.manager.runtime.adopt(context.owner, run_id)
+            orphans = {} if found is not None else await context.manager.runtime.find_orphans({run_id: context.owner})
+        except Exception as again:
+            if str(again) != str(error):
+                _log.error("service %s: cannot look at its run: %s", context.state.name, again)
+            error = again
+            continue
+        _log.warning("service %s: its run can be looked at again", context.state.name)
+        await _write_unknown(context, None)
+        return orphans.get(run_id) if found is None else found
+
+
+async def _write_unknown(context: ServiceContext, since: int | None) -> None:
+    service = context.state.read().service
+    try:
+        await context.state.write(service.state, insist=False, unknown_since=since)
+    except StoreError as error:
+        _log.warning("service %s: %s", context.state.name, error.message)
 
 
 def plan_resumption(

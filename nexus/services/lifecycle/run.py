@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 from typing import Any
 
-from nexus.runtime import Process
-from nexus.runtime.status import now_ms
+from nexus.runtime import Exit, Process
+from nexus.runtime.status import boot_clock_ms, process_start_ms
 from nexus.services.health.check import HealthCheck
 from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.lifecycle.failures import is_ready, unhealthy
 from nexus.services.reasons import reason_columns
+from nexus.services.records import Service
 from nexus.services.states import ServiceHealth, ServiceReason, ServiceState, ServiceType
 from nexus.supervision.requests import Reason, RestartRequest, StopRequest
 from nexus.tasks import cancel_and_wait
 
-__all__ = ["Exited", "Run"]
+__all__ = ["Exited", "Run", "time_up"]
 
 _LEFTOVERS_S = 0.1
 """Descendants that end within this time after the main process need no state of their own."""
@@ -24,6 +25,11 @@ _LEFTOVERS_S = 0.1
 
 class Exited(Exception):
     """The main process has ended, so the present step is given up."""
+
+
+def time_up(service: Service, exit_: Exit, observed_ms: int | None) -> int:
+    """How long a run was up, in ms; of one whose exit no daemon observed, only the wall clock tells."""
+    return observed_ms if observed_ms is not None else exit_.at - (service.started_at or exit_.at)
 
 
 class Run:
@@ -35,11 +41,24 @@ class Run:
         """Whether it has outlived its start window."""
         self._context = context
         self._health: HealthCheck | None = None
+        self._early: tuple[ServiceHealth, str | None] | None = None
+        """What the health check found within the start window; it is written once the service is running."""
+        self._started_ms = process_start_ms(process.pid) or boot_clock_ms()
+        """By the boot clock, which never jumps."""
+        self._exited_ms = self._started_ms
+        self._window: asyncio.TimerHandle | None = None
+        """Ends the waits for the start of a oneshot."""
         self._watcher = asyncio.create_task(self._wake_at_exit())
 
     async def _wake_at_exit(self) -> None:
         await self.process.wait_exit()
+        self._exited_ms = boot_clock_ms()
         self._context.requests.wake()
+
+    @property
+    def up_ms(self) -> int:
+        """How long the process ran, or runs."""
+        return (boot_clock_ms() if self.process.exit is None else self._exited_ms) - self._started_ms
 
     def check(self) -> None:
         """Return while the run goes on undisturbed.
@@ -53,9 +72,10 @@ class Run:
             raise Exited
 
     async def settle(self, restarted: Reason | None) -> None:
-        """Wait until the start window has passed, then write running; raises as ``check``.
+        """Wait until the start window has passed or a health check succeeds, then write running; raises as ``check``.
 
-        ``restarted`` is the reason to write: why the policy began this run.
+        A oneshot is running at once, but its start has succeeded only when the window has passed. ``restarted`` is the
+        reason to write: why the policy began this run.
         """
         if self.came_up:
             return
@@ -63,14 +83,12 @@ class Run:
         service = state.service
         assert service is not None
         columns: dict[str, Any] = {"pid": process.pid, "started_at": process.started_at}
-        window_ms = 0 if service.type is ServiceType.ONESHOT else service.start_window_ms
-        if window_ms:
+        oneshot = service.type is ServiceType.ONESHOT
+        if service.start_window_ms and not oneshot:
             if service.pid != process.pid:
                 await state.write(ServiceState.STARTING, **columns)
-            loop = asyncio.get_running_loop()
-            passed_ms = max(now_ms() - process.started_at, 0)
-            ends_at = loop.time() + (window_ms - passed_ms) / 1000
-            while (left_s := ends_at - loop.time()) > 0:
+            self._start_health()
+            while (left_s := (service.start_window_ms - self.up_ms) / 1000) > 0 and not self._is_healthy_early():
                 self.check()
                 await requests.wait(left_s)
             self.check()
@@ -78,19 +96,40 @@ class Run:
         columns |= reason_columns(restarted)
         service = await state.write(ServiceState.RUNNING, ("service.started", detail), **columns)
         self.came_up = True
-        if not requests.pending:
+        if self._early is not None:
+            await self._on_health(*self._early)
+        left_s = (service.start_window_ms - self.up_ms) / 1000
+        if oneshot and left_s > 0:
+            self._window = asyncio.get_running_loop().call_later(left_s, self._succeed_if_running)
+        else:
+            self._succeed()
+
+    def _is_healthy_early(self) -> bool:
+        return self._early is not None and self._early[0] is ServiceHealth.HEALTHY
+
+    def _succeed(self) -> None:
+        """End the waits for the start, and those for readiness if the service is ready."""
+        service = self._context.state.service
+        if service is not None and not self._context.requests.pending:
             self._context.waiters.succeed(ready=is_ready(service))
+
+    def _succeed_if_running(self) -> None:
+        """The window of a oneshot has passed; the end of one that has exited decides about its start."""
+        if self.process.exit is None:
+            self._succeed()
+
+    def _start_health(self) -> None:
+        service = self._context.state.read().service
+        self._health = HealthCheck(self._context.manager.runtime, service, self.process, self._on_health)
+        self._health.start()
 
     async def watch(self) -> None:
         """Watch the process, its health and its dependencies; ends only by raising as ``check``."""
-        state = self._context.state
-        service = state.read().service
-        if service.health is not ServiceHealth.UNKNOWN:
-            # An earlier daemon checked it; this one has not yet.
-            service = await state.write_health(ServiceHealth.UNKNOWN, None)
-        await self.end_health()  # an unexpected error may have ended the watch before
-        self._health = HealthCheck(self._context.manager.runtime, service, self.process, self._on_health)
-        self._health.start()
+        if self._health is None:
+            if self._context.state.read().service.health is not ServiceHealth.UNKNOWN:
+                # An earlier daemon checked it; this one has not yet.
+                await self._context.state.write_health(ServiceHealth.UNKNOWN, None)
+            self._start_health()
         while True:
             self.check()
             await self._look_at_dependencies()
@@ -118,6 +157,10 @@ class Run:
     async def _on_health(self, health: ServiceHealth, message: str | None) -> None:
         """Write a result of the health check that differs from the one before, and act on it."""
         context, requests = self._context, self._context.requests
+        if not self.came_up:
+            self._early = (health, message)
+            requests.wake()
+            return
         service = await context.state.write_health(health, message)
         if requests.pending:
             return
@@ -153,6 +196,8 @@ class Run:
 
     def release(self) -> None:
         """Stop watching; the process is not touched."""
+        if self._window is not None:
+            self._window.cancel()
         self._watcher.cancel()
         self.process.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from nexus.runtime.status import now_ms
+from nexus.runtime.status import boot_clock_ms, now_ms
 from nexus.services.reasons import restart_reason, stored_reason
 from nexus.services.records import Service
 from nexus.services.states import RestartPolicy
@@ -29,13 +29,14 @@ class RestartSeries:
         self.restarted: Reason | None = None
         """Why the present run was begun, if the policy or a lost dependency did."""
         self._times: list[int] = []
+        """By the boot clock, which never jumps."""
         self._next_run_at: float | None = None
         """By the loop's monotonic clock."""
 
-    def resume(self, stored: StoredService) -> None:
-        """Take over the series and the wait that the record holds."""
+    def resume(self, stored: StoredService, *, rebooted: bool) -> None:
+        """Take over the series and the wait that the record holds; times of an earlier boot no longer count."""
         service = stored.service
-        self.count, self._times = service.restarts, list(stored.restart_times)
+        self.count, self._times = service.restarts, [] if rebooted else list(stored.restart_times)
         if service.next_restart_at is not None:
             wait_ms = min(service.next_restart_at - now_ms(), 2 * service.restart_backoff_max_ms)
             self._wait(wait_ms)
@@ -47,20 +48,22 @@ class RestartSeries:
         """Seconds until the next run may begin; None where no wait was planned."""
         return None if self._next_run_at is None else self._next_run_at - asyncio.get_running_loop().time()
 
-    def plan(self, service: Service, ended_at: int | None, up_ms: int) -> Retry:
-        """When the next run follows one that was up for ``up_ms``, and forget restarts that no longer count."""
-        now = now_ms()
+    def plan(self, service: Service, ended_ms_ago: int, up_ms: int) -> Retry:
+        """When the next run follows one that was up for ``up_ms``, and forget restarts that no longer count.
+
+        ``Retry.at`` is by the boot clock.
+        """
+        now = boot_clock_ms()
         limits = RestartLimits(
             service.restart_backoff_ms, service.restart_backoff_max_ms, service.restart_limit, service.restart_window_ms
         )
-        # An end in the future is of a clock that was set back since; it must not delay the next run.
-        plan = plan_restart(limits, self._times, min(ended_at or now, now), now, up_ms)
+        plan = plan_restart(limits, self._times, now - max(ended_ms_ago, 0), now, up_ms)
         self._times = plan.times
         return plan
 
     def wait_until(self, at: int, reason: Reason) -> int:
-        """Let the next run begin at a time in ms, after an end for ``reason``; gives the wait in ms."""
-        wait_ms = max(at - now_ms(), 0)
+        """Let the next run begin at a time of the boot clock, after an end for ``reason``; gives the wait in ms."""
+        wait_ms = max(at - boot_clock_ms(), 0)
         self._wait(wait_ms)
         self.restarted = restart_reason(reason)
         return wait_ms
@@ -72,7 +75,7 @@ class RestartSeries:
         """Count the restart whose wait is over."""
         self._next_run_at = None
         self.count += 1
-        self._times.append(now_ms())
+        self._times.append(boot_clock_ms())
 
     def restart_uncounted(self, reason: Reason) -> None:
         """Let the next run begin at once; it counts as no restart of the policy."""

@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 
 from nexus.runtime import Process, ProcessSpec, RuntimeFailure, StartFailed
+from nexus.runtime.start_errors import find_obstacle
 from nexus.services.configuration.command import make_spec, refuse_without_command
 from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.lifecycle.failures import start_failed
 from nexus.services.lifecycle.ports import choose_port, leased_by_another
 from nexus.store import StoreConflict
 
-__all__ = ["start_process"]
+__all__ = ["check_start", "start_process"]
 
 WriteRun = Callable[[str, int | None], Awaitable[None]]
+
+
+async def check_start(context: ServiceContext, environment: dict[str, str]) -> None:
+    """Return if the service could be started as its record and the plugins are now; nothing is started or written.
+
+    A port is looked at only if the present run does not have it.
+
+    Raises:
+        NexusError: it could not.
+    """
+    stored = msgspec.structs.replace(context.state.read(), start_environment=environment)
+    service = stored.service
+    refuse_without_command(service)
+    tunnels = {edge.dependency: edge.tunnel_port for edge in stored.dependencies if edge.tunnel_port is not None}
+    run_id = stored.run_id or ""
+    if service.port and service.port != service.active_port:
+        await choose_port(context, stored, set())
+    with _as_nexus_errors(context):
+        variables = await context.services.environment(stored, run_id, service.active_port, tunnels)
+        spec = await make_spec(service, variables, context.manager.hooks)
+        context.manager.runtime.check(spec)
+        obstacle = await asyncio.to_thread(find_obstacle, spec)
+        if obstacle is not None:
+            raise obstacle
 
 
 async def start_process(context: ServiceContext, environment: dict[str, str], write_run: WriteRun) -> Process:
@@ -29,17 +56,23 @@ async def start_process(context: ServiceContext, environment: dict[str, str], wr
         RequestPending: a request arrived before the row was written.
     """
     async with context.services.launches:
-        try:
+        with _as_nexus_errors(context):
             spec, run_id = await _prepare(context, environment, write_run)
             return await context.manager.runtime.start(context.owner, run_id, spec)
-        except StartFailed as error:
-            # A missing directory is reported without the program, since the service declares it.
-            words = error.reason if error.step == "chdir" else f"{error.program}: {error.reason}"
-            raise start_failed(context, words, words, None, error.hint) from error
-        except RuntimeFailure as error:
-            raise start_failed(context, error.message, error.message, None, error.hint) from error
-        except ValueError as error:  # of ProcessSpec
-            raise start_failed(context, str(error), str(error), None) from error
+
+
+@contextlib.contextmanager
+def _as_nexus_errors(context: ServiceContext) -> Iterator[None]:
+    try:
+        yield
+    except StartFailed as error:
+        # A missing directory is reported without the program, since the service declares it.
+        words = error.reason if error.step == "chdir" else f"{error.program}: {error.reason}"
+        raise start_failed(context, words, words, None, error.hint) from error
+    except RuntimeFailure as error:
+        raise start_failed(context, error.message, error.message, None, error.hint) from error
+    except ValueError as error:  # of ProcessSpec
+        raise start_failed(context, str(error), str(error), None) from error
 
 
 async def _prepare(

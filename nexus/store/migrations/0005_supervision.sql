@@ -24,6 +24,8 @@ ALTER TABLE service ADD COLUMN reason_code TEXT;
 UPDATE service SET reason_code = 'files_deleted'
     WHERE reason = 'its files were deleted: what is left of it is being ended';
 UPDATE service SET reason_code = 'dependency_lost' WHERE status = 'running' AND reason LIKE 'lost "%';
+UPDATE service SET reason_code = 'dependency_back'
+    WHERE reason_code = 'dependency_lost' AND reason LIKE '%; it is back';
 
 -- migrate: down
 ALTER TABLE service DROP COLUMN reason_code;

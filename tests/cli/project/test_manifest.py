@@ -43,6 +43,7 @@ def test_file_sets_every_field_of_a_service(root: Path) -> None:
         [services.api]
         run = ["./api", "--verbose"]
         dir = "src"
+        umask = "0027"
         port = 8000
         env = { A = "x", N = 3, ON = true }
         tags = ["b", "a"]
@@ -63,6 +64,7 @@ def test_file_sets_every_field_of_a_service(root: Path) -> None:
         "run_command": ["./api", "--verbose"],
         "type": "simple",
         "directory": f"{root}/src",
+        "umask": "0027",
         "port": 8000,
         "environment": {"A": "x", "N": "3", "ON": "true"},
         "tags": ["a", "b"],
@@ -180,6 +182,13 @@ def test_default_project_names_differ_for_directories_of_the_same_name(root: Pat
         ("[services.a]\nport = '80'", ", line 2: services.a.port: expected a whole number"),
         ("[services.a]\nport = true", ", line 2: services.a.port: expected a whole number"),
         ("[services.a]\nport = 99999", ", line 2: services.a.port: expected int <= 65535"),
+        *(
+            (
+                f"[services.a]\numask = {value}",
+                ', line 2: services.a.umask: expected three octal digits in quotes, such as "022"',
+            )
+            for value in ("18", "0o022", "'22'", "'1022'", "'028'", "'022\\n'")
+        ),
         ("[services.a]\nautostart = 1", ", line 2: services.a.autostart: expected true or false"),
         ("[services.a]\nstart = 1", ", line 2: services.a.start: expected true or false"),
         (
@@ -299,6 +308,7 @@ FIELDS = st.fixed_dictionaries(
         "tags": st.sets(st.from_regex("[a-z]{1,5}", fullmatch=True), min_size=1).map(sorted),
         "memory_limit_mib": st.integers(1, 16_777_216),
         "log_limit_mib": st.integers(1, 65_536),
+        "umask": st.from_regex("0?[0-7]{3}", fullmatch=True),
     },
 )
 EDGES = st.builds(

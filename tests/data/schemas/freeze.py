@@ -78,6 +78,7 @@ LEASES = [
     (35001, "service", SERVICE_IDS[0], "run", AT + 2),
     (40001, "dependency", "2", "tunnel", AT),
 ]
+FACTS = [(SERVICE_IDS[0], "022", AT + 3, None), (SERVICE_IDS[1], None, None, "b00t")]
 REASON_CODES = [(SERVICE_IDS[1], "exited")]
 
 
@@ -115,6 +116,10 @@ def freeze(version: int) -> None:
             if version >= 5:
                 connection.executemany("INSERT INTO port_lease VALUES (?, ?, ?, ?, ?)", LEASES)
                 connection.executemany("UPDATE service SET reason_code = ?2 WHERE id = ?1", REASON_CODES)
+            if version >= 6:
+                connection.executemany(
+                    "UPDATE service SET umask = ?2, unknown_since = ?3, ended_in_boot = ?4 WHERE id = ?1", FACTS
+                )
             connection.commit()
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.row_factory = sqlite3.Row

@@ -1,0 +1,163 @@
+"""Whether the files of an open database are still in their places, and what to do when they are not.
+
+SQLite goes on with the files that it has open when others are put in their places, or when another program writes over
+them; what it commits then is lost. Their identities and times are looked at. Where the database has another time, its
+content is compared, through SQLite: the daemon opens the files in no other way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+from pathlib import Path
+from typing import NamedTuple
+
+from nexus.store.base import StoreUnavailable
+
+__all__ = ["Placement"]
+
+_log = logging.getLogger("nexus.store")
+
+_GONE_HINT = (
+    "Save its data before the daemon stops: nexusctl db backup PATH\n"
+    "Then: nexusctl daemon stop; nexusctl db restore PATH; nexusctl daemon start"
+)
+_CHANGED_HINT = (
+    "Put a backup in its place with the daemon stopped: nexusctl daemon stop; nexusctl db restore BACKUP\n"
+    "Then: nexusctl daemon start"
+)
+_LOG_HINT = (
+    "A stop writes what the log holds into the database. Save its data first: nexusctl db backup PATH\n"
+    "Then: nexusctl daemon restart"
+)
+
+
+MAX_COMPARED_BYTES = 64 * 1024 * 1024
+"""A larger database that another program has changed is not compared, but refused."""
+
+
+class _Mark(NamedTuple):
+    """What the files looked like when only SQLite had changed them."""
+
+    identity: tuple[int, int]
+    content: tuple[int, int]
+    """Size and time of change of the database. In write-ahead mode only a checkpoint changes them."""
+    log: tuple[tuple[int, int] | None, ...]
+    """The identities of the log and of its index."""
+
+
+class Placement:
+    """The places of the database ``path``, its write-ahead log and the log's index."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._names = (os.fspath(path), f"{path}-wal", f"{path}-shm")
+        self._mark: _Mark | None = None
+        self._foreign: tuple[int, int] | None = None
+        """Size and time of change of a content that was compared and is not SQLite's."""
+
+    def note(self) -> None:
+        """Note the files as they are: they were just opened.
+
+        Raises:
+            OSError: the database cannot be found.
+        """
+        status = os.stat(self._names[0])  # noqa: PTH116
+        self._mark = _Mark(
+            (status.st_dev, status.st_ino),
+            (status.st_size, status.st_mtime_ns),
+            tuple(_identity(name) for name in self._names[1:]),
+        )
+
+    def note_content(self) -> None:
+        """Note the content of the database: a checkpoint has just changed it. A file in its place is not noted."""
+        status = os.stat(self._names[0])  # noqa: PTH116
+        if self._mark is not None and (status.st_dev, status.st_ino) == self._mark.identity:
+            self._mark = self._mark._replace(content=(status.st_size, status.st_mtime_ns))
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the database is no longer the noted file: it was deleted, renamed or replaced."""
+        return self._mark is not None and _identity(self._names[0]) != self._mark.identity
+
+    def is_foreign(self, connection: sqlite3.Connection) -> bool:
+        """Whether the file at the database's place is another one, or another program wrote over it."""
+        return self._found(connection) not in (None, "log")
+
+    def problem(self, connection: sqlite3.Connection) -> StoreUnavailable | None:
+        """What is wrong; None while every file is in its place. ``connection`` is one of the calling thread."""
+        found = self._found(connection)
+        if found is None:
+            return None
+        if found == "gone":
+            return StoreUnavailable(
+                f"the database file {self.path} was deleted or replaced while the daemon was running", hint=_GONE_HINT
+            )
+        if found == "changed":
+            return StoreUnavailable(
+                f"another program wrote to the database file {self.path} while the daemon was running",
+                hint=_CHANGED_HINT,
+            )
+        return StoreUnavailable(
+            f"the write-ahead log of the database {self.path} was deleted or replaced while the daemon was running",
+            hint=_LOG_HINT,
+        )
+
+    def _found(self, connection: sqlite3.Connection) -> str | None:
+        mark = self._mark
+        if mark is None:
+            return None
+        try:
+            status = os.stat(self._names[0])  # noqa: PTH116
+        except OSError:
+            return "gone"
+        if (status.st_dev, status.st_ino) != mark.identity:
+            return "gone"
+        content = (status.st_size, status.st_mtime_ns)
+        if content != mark.content:
+            # A checkpoint by an sqlite3 shell leaves what the connection sees; a copy over the file does not.
+            if content == self._foreign or not self._holds_what(connection, content[0]):
+                self._foreign = content
+                return "changed"
+            self._mark = mark._replace(content=content)
+        for name, identity in zip(self._names[1:], mark.log, strict=True):
+            if identity is not None and _identity(name) != identity:
+                return "log"
+        return None
+
+    def _holds_what(self, connection: sqlite3.Connection, size_bytes: int) -> bool:
+        """Whether the file alone, without the log, holds exactly what ``connection`` sees."""
+        if size_bytes > MAX_COMPARED_BYTES:
+            return False
+        uri = f"{self.path.as_uri()}?mode=ro&immutable=1"
+        try:
+            with contextlib.closing(sqlite3.connect(uri, uri=True)) as alone:
+                return alone.serialize() == connection.serialize()
+        except (sqlite3.Error, MemoryError, AttributeError):  # an SQLite without serialize has no such method
+            return False
+
+    def set_log_aside(self, aside: Path) -> None:
+        """Rename the log to ``aside`` with the suffix of a log: a database that took this one's place must not get it.
+
+        A log that is not the noted one stays.
+        """
+        if self._mark is None:
+            return
+        kept = False
+        for name, identity, suffix in zip(self._names[1:], self._mark.log, ("-wal", "-shm"), strict=True):
+            if identity is not None and _identity(name) == identity:
+                with contextlib.suppress(OSError):
+                    Path(name).rename(f"{aside}{suffix}")
+                    kept = True
+        if kept:
+            _log.warning("the write-ahead log of the database that was here is kept as %s-wal", aside)
+
+
+def _identity(name: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(name)  # noqa: PTH116 - at every commit
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
