@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["Branch", "Commit", "Config", "PullResult", "RepoState", "ahead_and_behind", "milliseconds", "refs", "short"]
+__all__ = ["Branch", "Budget", "Commit", "PullResult", "RepoState", "ahead_and_behind", "milliseconds", "refs", "short"]
 
 TEXT_CHARS = 1000
-"""The longest subject or name that is passed on."""
+"""The longest subject, name or URL that is passed on."""
+
+ANSWER_CHARS = 8 * 1024 * 1024
+"""The texts of all commits or branches of one answer."""
+
+REFS_OF_A_COMMIT = 100
 
 
 class RepoState(NamedTuple):
@@ -34,6 +39,8 @@ class RepoState(NamedTuple):
     """The URL of the remote that the branch follows, else of ``origin``, else of the only one; without credentials."""
     in_progress: str | None
     """merge, rebase, cherry-pick, revert or bisect."""
+    uninitialized_submodules: list[str]
+    """The paths of submodules that have no repository, 100 at most."""
 
 
 class PullResult(NamedTuple):
@@ -72,40 +79,16 @@ class Branch(NamedTuple):
     """When its last commit was made, in ms since 1970."""
 
 
-class Config:
-    """The git settings that are used here; where one is set several times, the last value wins."""
+class Budget:
+    """Bounds the texts of one answer together: a repository decides how many there are, and how long."""
 
     def __init__(self) -> None:
-        self._values: dict[str, str] = {}
-        self._remotes: list[str] = []
+        self._left = ANSWER_CHARS
 
-    def add(self, entry: str) -> None:
-        key, _, value = entry.partition("\n")
-        if key.startswith("remote."):
-            name = key.removeprefix("remote.").rpartition(".")[0]
-            if name not in self._remotes:
-                self._remotes.append(name)
-            if key.endswith(".url") and key in self._values:
-                # Git fetches from the first URL.
-                return
-        self._values[key] = value
-
-    def get(self, key: str) -> str | None:
-        return self._values.get(key)
-
-    def remotes(self) -> list[str]:
-        """The names of the remotes that have a URL."""
-        return [name for name in self._remotes if f"remote.{name}.url" in self._values]
-
-    def main_remote(self, branch: str | None) -> str | None:
-        """The remote that a branch follows, else ``origin``, else the only one."""
-        remotes = self.remotes()
-        followed = self.get(f"branch.{branch}.remote") if branch is not None else None
-        if followed in remotes:
-            return followed
-        if "origin" in remotes:
-            return "origin"
-        return remotes[0] if len(remotes) == 1 else None
+    def spend(self, *texts: str | None) -> bool:
+        """Count texts; False once they are too many."""
+        self._left -= sum(len(text) for text in texts if text) + len(texts)
+        return self._left >= 0
 
 
 def short(text: str) -> str:
@@ -115,12 +98,13 @@ def short(text: str) -> str:
 
 def milliseconds(seconds: str) -> int:
     """Seconds since 1970, which the author of a commit may have made up, in ms; 0 for what is no number."""
-    return int(seconds) * 1000 if re.fullmatch(r"-?\d{1,15}", seconds) else 0
+    return int(seconds) * 1000 if re.fullmatch(r"-?[0-9]{1,15}", seconds) else 0
 
 
 def refs(decoration: str) -> list[str]:
-    """The names in what ``%D`` gives, such as ``HEAD -> main, tag: v1``."""
-    return [name for part in decoration.split(", ") for name in part.split(" -> ") if name]
+    """The first 100 names in what ``%D`` gives, such as ``HEAD -> main, tag: v1``."""
+    parts = decoration.split(", ", REFS_OF_A_COMMIT)[:REFS_OF_A_COMMIT]
+    return [short(name) for part in parts for name in part.split(" -> ", 1) if name]
 
 
 def ahead_and_behind(track: str) -> tuple[int | None, int | None]:

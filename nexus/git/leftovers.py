@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,24 @@ from nexus.git.process import finish_despite_cancel
 from nexus.runtime import procfs
 from nexus.runtime.inheritance import UMASK
 
-__all__ = ["Leftovers", "StagingFolder"]
+__all__ = ["Leftovers", "StagingFolder", "first_line"]
+
+_LINE_BYTES = 16 * 1024
+
+
+def first_line(path: Path) -> str:
+    """The first line of a regular file, cut at 16 KiB.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file, which could be endless.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "It is not a regular file")
+        return os.fsdecode(os.read(descriptor, _LINE_BYTES).partition(b"\n")[0])
+    finally:
+        os.close(descriptor)
 
 
 class Leftovers:
@@ -30,7 +48,7 @@ class Leftovers:
         self._work_tree = Path(os.path.realpath(work_tree))
         self._git_dirs = {Path(os.path.realpath(git_dir))}
         with contextlib.suppress(OSError):
-            common = (git_dir / "commondir").read_text(encoding="utf-8", errors="surrogateescape").strip()
+            common = first_line(git_dir / "commondir").strip()
             self._git_dirs.add(Path(os.path.realpath(git_dir / common)))
         self._before = set(self._present())
 

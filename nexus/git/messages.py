@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +17,10 @@ __all__ = ["checked_revision", "explain", "refuse_dirty", "refuse_unfinished", "
 
 
 class _Rule(NamedTuple):
-    """The error that a line of git, ssh or curl stands for."""
+    """The error that a line of git, ssh or curl stands for. The case of letters in a line does not count."""
 
-    pattern: re.Pattern[str]
+    signs: tuple[_Sign, ...]
+    """One of them in a line decides."""
     error: type[NexusError]
     reason: str
     hint: str
@@ -28,121 +28,199 @@ class _Rule(NamedTuple):
     """The command line at the end of the hint."""
 
 
-def _rule(pattern: str, error: type[NexusError], reason: str, hint: str, *words: str) -> _Rule:
-    return _Rule(re.compile(pattern, re.MULTILINE | re.IGNORECASE), error, reason, hint, words)
+class _Sign(NamedTuple):
+    """Words that a line has in this order, in lower case."""
+
+    words: tuple[str, ...]
+    unbroken: bool
+    """Whether what is between the words has no blanks."""
+    at_start: bool
+    at_end: bool
+
+    def is_in(self, line: str) -> bool:
+        """Whether a line, in lower case, has them. No part of the line is searched twice."""
+        end = 0
+        for number, word in enumerate(self.words):
+            last = end
+            if number + 1 == len(self.words) and self.at_end:
+                found = len(line) - len(word) if line.endswith(word) else -1
+            else:
+                found = line.find(word, end)
+            if found < last or (number == 0 and self.at_start and found > 0):
+                return False
+            if number and self.unbroken and any(character.isspace() for character in line[last:found]):
+                return False
+            end = found + len(word)
+        return True
+
+
+def _sign(text: str) -> _Sign:
+    """``*`` stands for any text, ``+`` for text without blanks, ``^`` and ``$`` for the ends of the line."""
+    unbroken = "+" in text
+    words = text.lower().strip("^$").split("+" if unbroken else "*")
+    return _Sign(tuple(words), unbroken, text.startswith("^"), text.endswith("$"))
+
+
+def _rule(signs: tuple[str, ...], error: type[NexusError], reason: str, hint: str, *words: str) -> _Rule:
+    return _Rule(tuple(map(_sign, signs)), error, reason, hint, words)
 
 
 _RULES = (
     _rule(
-        r"REMOTE HOST IDENTIFICATION HAS CHANGED|offending .*key",
+        ("REMOTE HOST IDENTIFICATION HAS CHANGED", "offending *key"),
         errors.GitHostKey,
         "the host key of {host} has changed",
         "Ask its administrator whether the key was replaced; if so, remove the old one:",
         *("ssh-keygen", "-R", "{known_host}"),
     ),
     _rule(
-        r"Host key verification failed|No \w+ host key is known",
+        ("Host key verification failed", "No + host key is known"),
         errors.GitHostKey,
         "the host key of {host} is unknown",
         "Connect once by hand and compare the fingerprint:",
         *("ssh", "{port_option}", "{port}", "{host_name}"),
     ),
     _rule(
-        r"SSL certificate problem|server certificate verification failed|certificate subject name",
+        ("SSL certificate problem", "server certificate verification failed", "certificate subject name"),
         errors.GitHostKey,
         "the certificate of {host} is not trusted",
         "Check the URL; for a private certificate authority, set http.sslCAInfo in git's configuration.",
     ),
     _rule(
-        r"Authentication failed for|could not read (Username|Password)|HTTP Basic: Access denied|"
-        r"requested URL returned error: 40[13]|Invalid username or (password|token)",
+        (
+            "Authentication failed for",
+            "could not read Username",
+            "could not read Password",
+            "HTTP Basic: Access denied",
+            "requested URL returned error: 401",
+            "requested URL returned error: 403",
+            "Invalid username or password",
+            "Invalid username or token",
+        ),
         errors.GitAuthentication,
         "{host} {authentication}",
         "{credentials}",
     ),
     _rule(
-        r"^\S*: Permission denied \(|^Permission denied \(|Too many authentication failures|Permission to \S+ denied",
+        (
+            "^+: Permission denied (",
+            "^Permission denied (",
+            "Too many authentication failures",
+            "Permission to + denied",
+        ),
         errors.GitAuthentication,
         "{host} {authentication}",
         "{credentials}",
     ),
     _rule(
-        r"^(fatal: |warning: )?Remote branch \S+ not found in upstream",
+        (
+            "^Remote branch + not found in upstream",
+            "^fatal: Remote branch + not found in upstream",
+            "^warning: Remote branch + not found in upstream",
+        ),
         errors.GitUnknownBranch,
         "the remote has no such branch",
         "Leave out the branch, or choose one that exists:",
         *("git", "ls-remote", "--heads", "{url_word}"),
     ),
     _rule(
-        r"does not appear to be a git repository|repository '.*' (not found|does not exist)|Repository not found|"
-        r"not found: did you run git update-server-info|requested URL returned error: 404|"
-        r"project you were looking for could not be found|access denied or repository not exported",
+        (
+            "does not appear to be a git repository",
+            "repository '*' not found",
+            "repository '*' does not exist",
+            "Repository not found",
+            "not found: did you run git update-server-info",
+            "requested URL returned error: 404",
+            "project you were looking for could not be found",
+            "access denied or repository not exported",
+        ),
         errors.GitRemoteNotFound,
         "there is no repository at {url}",
         "Check the URL; some hosts answer the same when the credentials are insufficient.",
     ),
     _rule(
-        r"Could not resolve host|Failed to connect|Couldn't connect to server|"
-        r"Connection (refused|timed out|reset|closed)|"
-        r"unable to connect to|Network is unreachable|No route to host|Operation timed out|early EOF|"
-        r"the remote end hung up|RPC failed|transfer closed|Temporary failure in name resolution|"
-        r"requested URL returned error: 5\d\d|unexpected disconnect|kex_exchange_identification",
+        (
+            "Could not resolve host",
+            "Failed to connect",
+            "Couldn't connect to server",
+            "Connection refused",
+            "Connection timed out",
+            "Connection reset",
+            "Connection closed",
+            "unable to connect to",
+            "Network is unreachable",
+            "No route to host",
+            "Operation timed out",
+            "early EOF",
+            "the remote end hung up",
+            "RPC failed",
+            "transfer closed",
+            "Temporary failure in name resolution",
+            "requested URL returned error: 5",
+            "unexpected disconnect",
+            "kex_exchange_identification",
+        ),
         errors.GitUnreachable,
         "{host} cannot be reached, or closed the connection",
         "Check the URL and the network, and try again.",
     ),
     _rule(
-        r"detected dubious ownership|unsafe repository",
+        ("detected dubious ownership", "unsafe repository"),
         errors.GitNotOwned,
         "the repository belongs to another user, and git does not trust it",
         "If you trust it:",
         *("git", "config", "--global", "--add", "safe.directory", "{directory}"),
     ),
     _rule(
-        r"transport '.*' not allowed",
+        ("transport '*' not allowed",),
         errors.GitBadUrl,
         "the URL leads to a transport that is not allowed",
         "Allowed are https, ssh, git and files; check url.*.insteadOf in git's configuration.",
     ),
     _rule(
-        r"No space left on device|Disk quota exceeded",
+        ("No space left on device", "Disk quota exceeded"),
         errors.GitDiskFull,
         "the disk is full",
         "Make room, and try again.",
     ),
     _rule(
-        r"Unable to create '.*\.lock': File exists|Another git process seems to be running|"
-        r"cannot lock ref '.*': is at \w+ but expected",
+        (
+            "Unable to create '*.lock': File exists",
+            "Another git process seems to be running",
+            "cannot lock ref '*': is at * but expected",
+        ),
         errors.GitBusy,
         "another git process has the repository locked, or left its lock when it was killed",
         "Wait for it; if no git runs there, remove the .lock file that the details name.",
     ),
     _rule(
-        r"(Permission denied|Read-only file system|Operation not permitted)$",
+        ("Permission denied$", "Read-only file system$", "Operation not permitted$"),
         errors.GitPermission,
         "the daemon's user is not permitted to do this in the file system",
         "Look at the owner and the permissions of {directory}.",
     ),
     _rule(
-        r"already (checked out|used by worktree) at",
+        ("already checked out at", "already used by worktree at"),
         errors.GitBranchElsewhere,
         "the branch is checked out in another work tree",
         "Check it out there, or remove that work tree:",
         *("git", "-C", "{directory}", "worktree", "list"),
     ),
     _rule(
-        r"not a git repository",
+        ("not a git repository",),
         errors.GitNotARepository,
         "{directory} is not a git repository",
         "Clone the repository first, or correct the path.",
     ),
 )
 
-_OVERWRITTEN = re.compile(
-    r"would be (?:overwritten|removed) by (?:checkout|merge|switch)|would lose untracked files|"
-    r"Untracked working tree file '.*' would be"
+_OVERWRITTEN = (
+    *(_sign(f"would be overwritten by {what}") for what in ("checkout", "merge", "switch")),
+    *(_sign(f"would be removed by {what}") for what in ("checkout", "merge", "switch")),
+    _sign("would lose untracked files"),
+    _sign("Untracked working tree file '*' would be"),
 )
-_NAME_CONFLICT = re.compile(r"; cannot create|a branch named .* already exists")
+_NAME_CONFLICT = (_sign("; cannot create"), _sign("a branch named * already exists"))
 
 _CREDENTIALS = {
     "none": "The repository is used without credentials; set ssh or token as its authentication.",
@@ -158,10 +236,10 @@ def explain(
     own = [line for line in access.clean(lines) if not line.startswith(("Cloning into", "From "))]
     # The lines of git and ssh themselves decide. Those of the remote are shown, and matched only afterwards, for hosts
     # that give the reason in no other way.
-    local = "\n".join(line for line in own if not line.startswith("remote:"))
-    everything = "\n".join(line.removeprefix("remote:").strip() for line in own)
+    local = [line.lower() for line in own if not line.startswith("remote:")]
+    everything = [line.removeprefix("remote:").strip().lower() for line in own]
     host = remote.host if remote is not None and remote.host else "the remote"
-    name, _, port = host.partition(":") if re.fullmatch(r"[^:]*:\d+", host) else (host, "", "")
+    name, _, port = host.partition(":") if host.count(":") == 1 and host[-1].isdigit() else (host, "", "")
     values = {
         "host": host,
         "known_host": f"[{name}]:{port}" if port else name,
@@ -175,7 +253,7 @@ def explain(
         "credentials": _CREDENTIALS[access.auth],
     }
     details: dict[str, Any] = {"git": own[-10:]}
-    if _OVERWRITTEN.search(local):
+    if _any_in(_OVERWRITTEN, local):
         files = [line.strip() for line in own if line.startswith("\t")][:20]
         look = command_line("git", "-C", directory, "status")
         return errors.GitDirty(
@@ -183,7 +261,7 @@ def explain(
             hint=f"Commit them or move them away: {', '.join(files[:5]) or look}",
             details={"files": files, **details},
         )
-    if _NAME_CONFLICT.search(local):
+    if _any_in(_NAME_CONFLICT, local):
         return errors.GitBranchExists(
             f"cannot {doing}: its name conflicts with that of an existing branch",
             hint="Choose another name; branches a and a/b cannot both exist.",
@@ -191,7 +269,7 @@ def explain(
         )
     for text in (local, everything):
         for rule in _RULES:
-            if rule.pattern.search(text):
+            if _any_in(rule.signs, text):
                 return rule.error(
                     f"cannot {doing}: {rule.reason.format(**values)}",
                     hint=_hint(rule, values),
@@ -201,10 +279,16 @@ def explain(
         reason = f"git was ended by signal {-code}"
     else:
         last = next((line for line in own if line.startswith(("fatal:", "error:"))), own[-1] if own else "")
-        reason = re.sub(r"^(fatal|error): ", "", last)[:300] or f"git exited with code {code} and no message"
+        reason = (
+            last.removeprefix("fatal: ").removeprefix("error: ")[:300] or f"git exited with code {code} and no message"
+        )
     return errors.GitFailed(
         f"cannot {doing}: {reason}", hint="The details have the last lines that git wrote.", details=details
     )
+
+
+def _any_in(signs: Sequence[_Sign], lines: Sequence[str]) -> bool:
+    return any(sign.is_in(line) for line in lines for sign in signs)
 
 
 def _hint(rule: _Rule, values: dict[str, str]) -> str:

@@ -50,8 +50,9 @@ _DRAIN_READS = 32
 _LINE_BYTES = 1024
 _HEAD_LINES = _TAIL_LINES = 24
 
+# One line of at most 1 KiB, from its beginning: each part can end in one place only.
 _PROGRESS = re.compile(
-    r"(?:remote: )?(?P<phase>[A-Z][A-Za-z ]{2,60}):\s+"
+    r"(?:remote: )?(?P<phase>[A-Z][A-Za-z ]{2,60}):[ \t]{1,8}"
     r"(?:(?P<percent>\d{1,3})% \((?P<done>\d{1,18})/(?P<total>\d{1,18})\)|(?P<count>\d{1,18}))(?:[,. ].*)?$"
 )
 
@@ -172,16 +173,17 @@ class _Messages:
     def feed(self, data: bytes) -> None:
         *ended, rest = data.replace(b"\r", b"\n").split(b"\n")
         for piece in ended:
-            self._add(piece)
-            self._line(_visible(self._part.decode("utf-8", "replace")).rstrip())
-            self._part.clear()
+            if piece or self._part:
+                self._add(piece)
+                self._line(_visible(self._part.decode("utf-8", "replace")).rstrip())
+                self._part.clear()
         self._add(rest)
 
     def _add(self, piece: bytes) -> None:
         self._part += piece[: max(0, _LINE_BYTES - len(self._part))]
 
     def _line(self, line: str) -> None:
-        match = _PROGRESS.match(line)
+        match = _PROGRESS.match(line) if ":" in line else None
         if match is None:
             if line and len(self._head) < _HEAD_LINES:
                 self._head.append(line)
@@ -285,7 +287,7 @@ async def check_version(directory: Path, environment: Mapping[str, str]) -> None
         GitMissing: git is older than 2.31, or not there.
     """
     shown = (await run_git(["version"], directory=directory, environment=environment)).output.decode("ascii", "replace")
-    match = re.search(r"(\d+)\.(\d+)", shown)
+    match = re.search(r"(\d{1,9})\.(\d{1,9})", shown[:200])
     if match is not None and (int(match[1]), int(match[2])) < (2, 31):
         raise GitMissing(
             f"cannot reach a remote with git {match[0]}: 2.31 or newer is needed", hint="Install a newer git."

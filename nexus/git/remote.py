@@ -1,12 +1,14 @@
 """What git may reach, and with which credentials.
 
-A token goes through a pipe that a credential helper of git reads: it is on no command line, in no environment, URL,
-file or log, and only the host of the remote gets it.
+A token is in memory that a credential helper of git reads: it is on no command line, in no environment, URL, file or
+log. It belongs to the scheme, host and port of one URL, which the owner of the token gives, and goes nowhere else,
+whatever the configuration of a clone says.
 """
 
 from __future__ import annotations
 
 import base64
+import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +19,17 @@ from urllib.parse import quote
 from nexus.git import errors
 from nexus.git.process import with_config
 
-__all__ = ["Access", "Auth", "Remote", "mask_url", "parse_url", "without_credentials"]
+__all__ = [
+    "ANY_TRANSPORT",
+    "NO_TRANSPORT",
+    "URL_CHARACTERS",
+    "Access",
+    "Auth",
+    "Remote",
+    "mask_url",
+    "parse_url",
+    "without_credentials",
+]
 
 Auth = Literal["none", "ssh", "token"]
 
@@ -30,31 +42,42 @@ _SCHEMES = {
     "git": "git",
     "file": "file",
 }
-_ALLOWED = "file:git:https:ssh"
+_DEFAULT_PORTS = {"https": 443, "http": 80}
+
+ANY_TRANSPORT = "file:git:http:https:ssh"
+"""For ``GIT_ALLOW_PROTOCOL``: what a work tree's own remotes may use; ``ext`` and other helpers run programs."""
+
+NO_TRANSPORT = "none"
+"""For ``GIT_ALLOW_PROTOCOL``: git contacts no remote, not even to fetch objects that a partial clone does not have."""
+
+URL_CHARACTERS = 4096
+"""The longest URL that is used."""
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _AUTHORITY = re.compile(
     r"(?:(?P<userinfo>[^/?#]*)@)?(?P<host>\[[0-9A-Fa-f:.%A-Za-z]*\]|[^/?#@:\[\]]*)(?::(?P<port>[0-9]{0,5}))?(?=[/?#]|$)"
 )
-_URL_CREDENTIALS = re.compile(r"(?i)\b(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<userinfo>[^/?#\s'\"]+)@")
+_AUTHORITY_END = re.compile(r"[/?#\s'\"]")
+_SCHEME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-")
 _TOKEN_LIKE = re.compile(
     r"(?:gh[a-z]|github|glpat|gl[a-z]+|ATATT|ATCTT|xox[a-z])[_-]|(?=.*[0-9])(?=.*[A-Za-z])[^@]{20,}$"
 )
+_ODD = re.compile(r"[%\\\s*]")
+"""In a host, what git and the library that it uses for http may read differently."""
 _LOOPBACK = re.compile(r"127(?:\.\d{1,3}){3}|localhost|\[::1\]")
 
 DEFAULT_USER = "x-access-token"
 """The user name that is sent with a token where the URL has none; hosts that accept tokens ignore it."""
 
-_TOKEN_COPIES = 8
-"""One operation may open several connections, and the credential helper reads one copy for each."""
-
 # Only builtins of the shell, so that no command line ever has the token; this text itself has only variable names.
+# Git names the host that it is about to send the token to, after settings and redirects.
 _HELPER = (
-    '!f() { [ "$1" = get ] || return 0; protocol=; host=; username=; '
+    '!f() { [ "$1" = get ] || return 0; set -f; protocol=; host=; username=; '
     'while IFS="=" read -r key value; do case "$key" in '
     "protocol) protocol=$value;; host) host=$value;; username) username=$value;; '') break;; esac; done; "
-    '[ "$protocol://$host" = "$NEXUS_GIT_ORIGIN" ] || return 0; '
+    'for origin in $NEXUS_GIT_ORIGINS; do [ "$protocol://$host" = "$origin" ] || continue; '
     'IFS= read -r token <"/proc/self/fd/$NEXUS_GIT_TOKEN_FD" || return 0; '
-    f'printf \'username=%s\\npassword=%s\\n\' "${{username:-{DEFAULT_USER}}}" "$token"; }}; f'
+    f'printf \'username=%s\\npassword=%s\\n\' "${{username:-{DEFAULT_USER}}}" "$token"; return 0; done; }}; f'
 )
 
 
@@ -69,6 +92,27 @@ class Remote(NamedTuple):
     user: str
     secret: bool
     """Whether the URL itself holds a password, or a user name that looks like a token."""
+
+    @property
+    def origin(self) -> str | None:
+        """Scheme, host and port, in lower case and without the scheme's own port; None where there is no http."""
+        if self.transport not in _DEFAULT_PORTS:
+            return None
+        name, port = self._name_and_port()
+        return f"{self.transport}://{name}{'' if port == _DEFAULT_PORTS[self.transport] else f':{port}'}"
+
+    def written_origins(self) -> set[str]:
+        """The origin, in each form in which git may name it."""
+        if self.origin is None:
+            return set()
+        name, port = self._name_and_port()
+        return {self.origin, f"{self.transport}://{name}:{port}", f"{self.transport}://{self.host}"}
+
+    def _name_and_port(self) -> tuple[str, int]:
+        name, colon, digits = self.host.lower().rpartition(":")
+        if not colon or digits.endswith("]"):  # an IPv6 address has colons of its own
+            name, digits = self.host.lower(), ""
+        return name, int(digits) if digits else _DEFAULT_PORTS[self.transport]
 
     @property
     def loopback(self) -> bool:
@@ -91,6 +135,8 @@ def parse_url(url: str) -> Remote:
     """
     if not url or url.startswith("-") or any(c <= " " or c == "\x7f" for c in (url[0], url[-1])):
         raise _bad_url("it is empty, begins with '-', or has blanks around it", _FORMS)
+    if len(url) > URL_CHARACTERS:
+        raise _bad_url(f"it is longer than {URL_CHARACTERS:,} characters", _FORMS)
     if any(c < " " or c == "\x7f" for c in url):
         raise _bad_url("it has control characters", _FORMS)
     if re.match(r"[A-Za-z0-9+.-]*::", url):
@@ -112,7 +158,12 @@ def parse_url(url: str) -> Remote:
     if transport == "file":
         return Remote(url, "file", "", "", False)
     authority = _AUTHORITY.match(url, scheme.end())
-    if authority is None or not authority["host"] or authority["host"].startswith("-") or "%" in authority["host"]:
+    if (
+        authority is None
+        or not authority["host"]
+        or authority["host"].startswith("-")
+        or _ODD.search(authority["host"])
+    ):
         raise _bad_url("it names no host", _FORMS)
     user, colon, _ = (authority["userinfo"] or "").partition(":")
     host = authority["host"] + (f":{authority['port']}" if authority["port"] is not None else "")
@@ -120,16 +171,39 @@ def parse_url(url: str) -> Remote:
     return Remote(url, transport, host, user, secret)
 
 
-def mask_url(url: str) -> str:
-    """The URL, or any text with URLs in it, with what may be a credential replaced by ``***``."""
+def mask_url(text: str) -> str:
+    """The URL, or any text with URLs in it, with what may be a credential replaced by ``***``.
 
-    def mask(match: re.Match[str]) -> str:
-        user, colon, _ = match["userinfo"].partition(":")
-        if "ssh" in match["scheme"].lower():
-            return f"{match['scheme']}{user}{':***' if colon else ''}@"
-        return f"{match['scheme']}***@"
+    A scanner, since the text may be of any length: it goes over each part of it once.
+    """
+    pieces: list[str] = []
+    taken = 0
+    mark = text.find("://")
+    while mark >= 0:
+        start = mark + 3
+        delimiter = _AUTHORITY_END.search(text, start)
+        end = len(text) if delimiter is None else delimiter.start()
+        at = text.rfind("@", start, end)
+        if at > start:
+            pieces += [text[taken:start], _masked(text[start:at], is_ssh="ssh" in _scheme_before(text, mark))]
+            taken = at
+        mark = text.find("://", max(start, end - 1))
+    pieces.append(text[taken:])
+    return "".join(pieces)
 
-    return _URL_CREDENTIALS.sub(mask, url)
+
+def _scheme_before(text: str, mark: int) -> str:
+    start = mark
+    while start > max(mark - 32, 0) and text[start - 1] in _SCHEME_CHARACTERS:
+        start -= 1
+    return text[start:mark].lower()
+
+
+def _masked(userinfo: str, *, is_ssh: bool) -> str:
+    user, colon, _ = userinfo.partition(":")
+    if is_ssh:
+        return f"{user}:***" if colon else user
+    return "***"
 
 
 def without_credentials(url: str) -> str:
@@ -138,13 +212,17 @@ def without_credentials(url: str) -> str:
 
 
 class Access:
-    """How git authenticates: not at all, with ssh's own keys and agent, or with a token. Its repr hides the token."""
+    """How git authenticates: not at all, with ssh's own keys and agent, or with a token. Its repr hides the token.
 
-    __slots__ = ("_token", "auth")
+    The token is for the scheme, host and port of ``url``, and without a URL for none.
+    """
 
-    def __init__(self, auth: Auth, token: str | None) -> None:
+    __slots__ = ("_bound", "_token", "auth")
+
+    def __init__(self, auth: Auth, token: str | None, url: str | None = None) -> None:
         self.auth = auth
         self._token = token
+        self._bound = parse_url(url) if auth == "token" and url is not None else None
 
     def __repr__(self) -> str:
         return f"Access({self.auth!r})"
@@ -153,7 +231,7 @@ class Access:
         """Refuse a remote that cannot be used with this authentication.
 
         Raises:
-            GitAuthentication: there is no token, or it cannot be used for this URL.
+            GitAuthentication: there is no token, it cannot be used for this URL, or it is for another host.
         """
         if self.auth != "token":
             return
@@ -177,39 +255,56 @@ class Access:
                 f"cannot {doing}: the token has blanks, control characters or characters beyond ASCII",
                 hint="Give the token alone, without quotes and line ends.",
             )
+        if remote.origin is not None and not self._is_for(remote):
+            bound = self._bound.origin if self._bound is not None else None
+            raise errors.GitAuthentication(
+                f"cannot {doing}: the remote is at {remote.origin}, and the token is for {bound or 'no host'}",
+                hint="The token is sent only to the host of repo_url: correct the URL of the remote in the clone, or "
+                "repo_url.",
+            )
+
+    def sends_token(self, remote: Remote) -> bool:
+        """Whether a git that contacts the remote is given the token."""
+        return self.auth == "token" and bool(self._token) and self._is_for(remote)
+
+    def _is_for(self, remote: Remote) -> bool:
+        return self._bound is not None and remote.origin is not None and remote.origin == self._bound.origin
 
     @contextmanager
     def opened(
-        self, remote: Remote, environment: Mapping[str, str], ssh_command: str | None
+        self, remote: Remote, environment: Mapping[str, str], ssh_command: str | None, *, submodules: bool = False
     ) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
         """The environment for one git that contacts ``remote``, and the descriptors that it inherits.
 
-        ``ssh_command`` is the user's own setting, where there is one.
+        ``ssh_command`` is the user's own setting, where there is one. With ``submodules`` git contacts the remotes of
+        the submodules of what it has from ``remote``: over the network by other transports, too, but only those of a
+        local repository may be local.
         """
-        allowed = _ALLOWED + (":http" if remote.transport == "http" else "")
-        made = with_config({**environment, "GIT_ALLOW_PROTOCOL": allowed}, [("credential.helper", "")])
-        if remote.transport == "ssh":
+        allowed = {remote.transport, "https"} if remote.transport == "http" else {remote.transport}
+        if submodules:
+            allowed |= {"https", "ssh", "git"}
+        made = with_config(
+            {**environment, "GIT_ALLOW_PROTOCOL": ":".join(sorted(allowed))}, [("credential.helper", "")]
+        )
+        if "ssh" in allowed:
             made["GIT_SSH_COMMAND"] = self._ssh_command(environment, ssh_command)
-        if self.auth != "token" or self._token is None or remote.transport not in ("https", "http"):
+        if not self.sends_token(remote):
             yield made, ()
             return
-        reader, writer = os.pipe2(os.O_CLOEXEC)
+        assert self._bound is not None
+        memory = os.memfd_create("nexus-git-token", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            # At most 8 x 4 KiB into a pipe of 64 KiB: it fits, and the write cannot block.
-            os.set_blocking(writer, False)
-            os.write(writer, f"{self._token}\n".encode() * _TOKEN_COPIES)
-            os.close(writer)
-            writer = -1
-            made = with_config(made, [("credential.helper", _HELPER)])
+            # Each opening of it through /proc reads from its beginning: it serves any number of connections.
+            os.write(memory, f"{self._token}\n".encode())
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+            made = with_config(made, [("http.followRedirects", "initial"), ("credential.helper", _HELPER)])
             made |= {
-                "NEXUS_GIT_ORIGIN": f"{remote.transport}://{remote.host}",
-                "NEXUS_GIT_TOKEN_FD": str(reader),
+                "NEXUS_GIT_ORIGINS": " ".join(sorted(remote.written_origins() | self._bound.written_origins())),
+                "NEXUS_GIT_TOKEN_FD": str(memory),
             }
-            yield made, (reader,)
+            yield made, (memory,)
         finally:
-            os.close(reader)
-            if writer >= 0:
-                os.close(writer)
+            os.close(memory)
 
     def _ssh_command(self, environment: Mapping[str, str], configured: str | None) -> str:
         import shlex  # rarely needed
@@ -225,7 +320,7 @@ class Access:
             # Another program has other options. It cannot prompt either: there is no terminal and no askpass.
             return command
         command += " -o BatchMode=yes"
-        if self.auth == "none":
+        if self.auth != "ssh":
             command += " -o PubkeyAuthentication=no -o IdentityAgent=none"
         return command
 

@@ -17,7 +17,9 @@ from nexus_protocol.errors import NexusError
 
 from nexus.git import errors
 from nexus.git.facts import (
+    ANSWER_CHARS,
     Branch,
+    Budget,
     Commit,
     PullResult,
     RepoState,
@@ -36,13 +38,24 @@ from nexus.git.messages import (
     unknown_commit,
 )
 from nexus.git.operation import OnProgress, Operation, git_environment
-from nexus.git.process import Fields, Progress, base_environment, check_version, finish_despite_cancel, run_git
+from nexus.git.process import (
+    Fields,
+    Progress,
+    base_environment,
+    check_version,
+    finish_despite_cancel,
+    run_git,
+    with_config,
+)
 from nexus.git.remote import Access, Auth, parse_url, without_credentials
+from nexus.git.settings import HARMLESS_NETWORK
+from nexus.git.submodules import initialise_all, update
 from nexus.hints import command_line
 
 __all__ = ["Auth", "Branch", "Commit", "OnProgress", "Progress", "PullResult", "RepoState", "Repository", "clone"]
 
 LOG_LIMIT = BRANCH_LIMIT = 10_000
+REMOTE_LIMIT = 100
 
 _locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -60,9 +73,11 @@ class Repository:
     """The work tree whose top is ``path``.
 
     ``auth`` says how git authenticates: not at all, with ssh's own keys and agent, or with ``token``, which is sent
-    only to the host of the remote. ``environment`` is that of git and of the repository's hooks (default: this
-    process's own), ``umask`` theirs (default: that of the session which started the daemon). Changes of one path wait
-    for each other; reads do not wait.
+    only to the scheme, host and port of ``url``, whatever the repository's configuration says. ``environment`` is that
+    of git and of the repository's hooks (default: this process's own), ``umask`` theirs (default: that of the session
+    which started the daemon). Changes of one path wait for each other; reads do not wait, and run no program that the
+    repository names. Checking out and pulling run its hooks and filters, as git does by hand; no git that has the token
+    runs them.
 
     Every method raises ``GitMissing``, ``GitNotARepository``, ``GitNotOwned``, ``GitPermission`` and ``GitFailed``;
     its docstring names what else it raises. A cancelled method leaves a usable repository: a transfer ends at once, a
@@ -73,6 +88,7 @@ class Repository:
         self,
         path: Path,
         *,
+        url: str | None = None,
         auth: Auth = "none",
         token: str | None = None,
         environment: Mapping[str, str] | None = None,
@@ -80,7 +96,7 @@ class Repository:
     ) -> None:
         self.path = path
         self._umask = umask
-        self._access = Access(auth, token)
+        self._access = Access(auth, token, url)
         self._environment = base_environment(os.environ if environment is None else environment)
 
     def __repr__(self) -> str:
@@ -121,16 +137,20 @@ class Repository:
             if start is None:
                 return []
         commits: list[Commit] = []
+        budget = Budget()
 
         def receive(record: list[str]) -> None:
             identity, name, email, at, subject, decoration = record
-            commits.append(
-                Commit(identity, short(name), short(email), milliseconds(at), short(subject), refs(decoration))
-            )
+            commit = Commit(identity, short(name), short(email), milliseconds(at), short(subject), refs(decoration))
+            if not budget.spend(identity, commit.author_name, commit.author_email, commit.subject, *commit.refs):
+                raise _too_much(git)
+            commits.append(commit)
 
         await git.read(
             "log",
             "-z",
+            "--no-ext-diff",
+            "--no-textconv",
             "--no-show-signature",
             "--no-notes",
             "--no-patch",
@@ -148,12 +168,16 @@ class Repository:
     async def branches(self, remote: bool = False) -> list[Branch]:
         """The local branches by name, 10,000 at most; with ``remote`` those of the remotes as last fetched, too."""
         found: list[Branch] = []
+        budget = Budget()
+        git = self._operation(f"list the branches of {self.path}")
 
         def receive(record: list[str]) -> None:
             name, commit, head, upstream, track, at, symbolic = record
             name = name.removeprefix("\n")
             if symbolic:
                 return
+            if not budget.spend(name, commit, upstream):
+                raise _too_much(git)
             ahead, behind = ahead_and_behind(track) if upstream else (None, None)
             local = name.startswith("refs/heads/")
             found.append(
@@ -169,7 +193,7 @@ class Repository:
                 )
             )
 
-        await self._operation(f"list the branches of {self.path}").read(
+        await git.read(
             "for-each-ref",
             f"--count={BRANCH_LIMIT}",
             "--format=%(refname)%00%(objectname)%00%(HEAD)%00%(upstream:short)%00%(upstream:track,nobracket)%00"
@@ -219,8 +243,8 @@ class Repository:
         """The arguments that switch to ``name``; None where there is no such branch."""
         if await git.ref(f"refs/heads/{name}") is not None:
             return ["--no-guess", name]
-        config = await git.config()
-        remotes = [remote for remote in config.remotes() if await git.ref(f"refs/remotes/{remote}/{name}") is not None]
+        config = await git.settings()
+        remotes = await self._remotes_with(git, config.remotes(), name)
         default = config.get("checkout.defaultremote")
         if len(remotes) > 1 and default in remotes:
             remotes = [default]
@@ -231,6 +255,18 @@ class Repository:
                 details={"remotes": remotes[:100]},
             )
         return ["--create", name, "--track", f"refs/remotes/{remotes[0]}/{name}"] if remotes else None
+
+    async def _remotes_with(self, git: Operation, remotes: list[str], name: str) -> list[str]:
+        """Those of the first 100 remotes that have a branch, as last fetched."""
+        wanted = {f"refs/remotes/{remote}/{name}": remote for remote in remotes[:REMOTE_LIMIT]}
+        found: set[str] = set()
+
+        def receive(record: list[str]) -> None:
+            found.add(record[0].removeprefix("\n"))
+
+        if wanted:
+            await git.read("for-each-ref", "--format=%(refname)%00", *wanted, fields=Fields(1, receive))
+        return [remote for ref, remote in wanted.items() if ref in found]
 
     async def checkout_commit(self, commit: str) -> RepoState:
         """Check out a commit without a branch (HEAD is detached), by its id, a tag or another of git's names for it.
@@ -259,7 +295,7 @@ class Repository:
 
     async def _fetch_once(self, git: Operation) -> NexusError | None:
         """Fetch from the remote that the branch follows, or the main one; gives the error when that fails."""
-        config = await git.config()
+        config = await git.settings()
         name = config.main_remote((await git.status()).branch)
         try:
             if name is not None:
@@ -271,8 +307,9 @@ class Repository:
     # Pulling
 
     async def pull(self, progress: OnProgress | None = None) -> PullResult:
-        """Fetch, and move the branch forward to its upstream; never merges, never rebases.
+        """Fetch, and move the branch forward to its upstream; never merges, never rebases. Then update the submodules.
 
+        A submodule in which a branch, or a commit that no remote has, is checked out stays as it is.
         ``progress`` is called on the event loop for each step that git reports. A branch that is ahead stays as it is.
 
         Raises:
@@ -292,7 +329,9 @@ class Repository:
                 await git.fetch(remote, progress)
                 target = await git.fetched()
             if target is not None:
-                return await self._forward(git, state.commit, target, progress)
+                pulled = await self._forward(git, state.commit, target, progress)
+                await update(git, remote, progress)
+                return pulled
             if state.commit is None:
                 return PullResult(None, None, 0)
             raise errors.GitUpstreamGone(
@@ -334,7 +373,7 @@ class Repository:
             raise errors.GitDetached(
                 f"cannot {git.doing}: no branch is checked out", hint="Check out a branch first, then pull."
             )
-        config = await git.config()
+        config = await git.settings()
         remotes = config.remotes()
         remote = config.get(f"branch.{state.branch}.remote")
         ref = config.get(f"branch.{state.branch}.merge")
@@ -360,11 +399,14 @@ async def clone(
     branch: str | None = None,
     auth: Auth = "none",
     token: str | None = None,
+    submodules: bool = True,
     progress: OnProgress | None = None,
     environment: Mapping[str, str] | None = None,
     umask: int | None = None,
 ) -> Repository:
     """Clone ``url`` to ``path``, which must be absent or an empty folder, with ``branch`` checked out.
+
+    ``submodules`` are initialised, too. Hooks of the user's own template run for the checkout, which has no token.
 
     The clone is made in a hidden folder beside ``path`` and moved when it is complete, so that neither a cancel nor
     the end of this process leaves a partial one; what an earlier process left is removed. ``progress`` is called on
@@ -392,11 +434,12 @@ async def clone(
         staging = StagingFolder(path, doing, umask)
         try:
             await finish_despite_cancel(asyncio.to_thread(staging.make))
-            await _clone_into(staging, url, branch, Access(auth, token), doing, progress, environment)
+            access = Access(auth, token, url)
+            await _clone_into(staging, url, branch, access, doing, progress, environment, submodules=submodules)
             await finish_despite_cancel(asyncio.to_thread(staging.move))
         finally:
             await finish_despite_cancel(asyncio.to_thread(staging.remove))
-    return Repository(path, auth=auth, token=token, environment=environment, umask=umask)
+    return Repository(path, url=url, auth=auth, token=token, environment=environment, umask=umask)
 
 
 async def _clone_into(
@@ -407,16 +450,25 @@ async def _clone_into(
     doing: str,
     progress: OnProgress | None,
     environment: Mapping[str, str] | None,
+    *,
+    submodules: bool,
 ) -> None:
-    base = git_environment(base_environment(os.environ if environment is None else environment), staging.folder)
+    user = base_environment(os.environ if environment is None else environment)
+    base = git_environment(user, staging.folder)
     await check_version(staging.folder, base)
     shown = await run_git(["ls-remote", "--get-url", "--", url], directory=staging.folder, environment=base)
     remote = parse_url(os.fsdecode(shown.output).rstrip("\n"))
     access.check(remote, doing)
     ssh = await run_git(["config", "--get", "core.sshCommand"], directory=staging.folder, environment=base)
-    with access.opened(remote, base, os.fsdecode(ssh.output).rstrip("\n")) as (opened, descriptors):
+    quiet = with_config(base, HARMLESS_NETWORK)
+    with access.opened(remote, quiet, os.fsdecode(ssh.output).rstrip("\n")) as (opened, descriptors):
+        # Checked out afterwards, by a git without the token: that one runs the hooks of the user's template.
         result = await run_git(
-            ["clone", "--progress", *([f"--branch={branch}"] if branch else []), "--", url, staging.clone.name],
+            [
+                *("clone", "--progress", "--no-checkout", "--no-recurse-submodules"),
+                *([f"--branch={branch}"] if branch else []),
+                *("--", url, staging.clone.name),
+            ],
             directory=staging.folder,
             environment=opened,
             descriptors=(*descriptors, staging.lock),
@@ -425,3 +477,17 @@ async def _clone_into(
         )
     if result.code:
         raise explain(doing, result.lines, result.code, access=access, remote=remote, directory=staging.path)
+    git = Operation(
+        staging.clone, access, user, doing, staging.umask, shown_path=staging.path, descriptors=(staging.lock,)
+    )
+    if await git.resolve("HEAD") is not None:
+        await git.change("checkout", "--force", "--progress", progress=progress)
+        if submodules:
+            await initialise_all(git, remote, progress)
+
+
+def _too_much(git: Operation) -> errors.GitFailed:
+    return errors.GitFailed(
+        f"cannot {git.doing}: the answer would be larger than {ANSWER_CHARS // 1024 // 1024} MiB",
+        hint="Ask for fewer of them, with a limit, or look at them with git itself.",
+    )

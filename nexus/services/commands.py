@@ -548,7 +548,10 @@ class GitCheckoutCommit(Command[RepoStatus]):
 
 @command(33, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_PULL_ERRORS))
 class GitPull(StreamCommand[GitProgress, RepoStatus]):
-    """Pull into a service's repository, fast-forward only."""
+    """Pull into a service's repository, fast-forward only, and update its submodules.
+
+    A token is sent only to the scheme, host and port of ``repo_url``, whatever the configuration of the clone says.
+    """
 
     service: ServiceReference
     token: GitToken | None = None
@@ -573,7 +576,11 @@ class GitListBranches(Command[GitBranchList]):
 
 @command(36, errors=(*_LOOKUP_ERRORS, ServiceInvalid, *GIT_CLONE_ERRORS))
 class GitClone(StreamCommand[GitProgress, RepoStatus]):
-    """Clone a service's repository to its ``repo_path``, which may be absent or an empty directory."""
+    """Clone a service's repository to its ``repo_path``, which may be absent or an empty directory.
+
+    A token is sent only to the scheme, host and port of ``repo_url``; also one for submodules.
+    """
 
     service: ServiceReference
     token: GitToken | None = None
+    submodules: Annotated[bool, Meta(description="initialise its submodules, and theirs (the default)")] = True

@@ -308,6 +308,8 @@ class RepoStatus(Record):
     remote_url: str | None = None
     in_progress: str | None = None
     """An unfinished merge, rebase, cherry-pick, revert or bisect."""
+    uninitialized_submodules: list[str] = field(default_factory=list)
+    """The paths of submodules that have no repository yet, 100 at most."""
     pulled_from: str | None = None
     """The commit before a pull that brought new commits."""
     pulled_commits: int | None = None

@@ -105,3 +105,40 @@ def test_token_is_read_from_a_file_or_a_variable_and_never_shown(cli: Cli, serve
     assert code == 2
     assert "expected one token on one line" in err
     assert "words" not in err
+
+
+def test_token_is_not_sent_to_another_host_than_that_of_the_record(cli: Cli, server: HttpServer, root: Path) -> None:
+    other = HttpServer(root, token="t0ken")
+    try:
+        url = server.url("served.git")
+        cli.ok("service", "add", "app", "--repo-url", url, "--repo-path", str(root / "a"), "--git-auth-type", "token")
+        cli.ok("service", "git", "clone", "app", NEXUS_GIT_TOKEN="t0ken")
+        config = root / "a" / ".git" / "config"
+        config.write_text(config.read_text().replace(url, other.url("served.git")))
+        code, _out, err = cli("service", "git", "pull", "app", NEXUS_GIT_TOKEN="t0ken")
+        assert code == 1
+        assert f"the remote is at {other.url('')[:-1]}, and the token is for {server.url('')[:-1]}" in err
+        assert "repo_url" in err
+        assert not other.authorizations
+        cli.ok("service", "update", "app", "--repo-url", other.url("served.git"))
+        assert cli.ok("service", "git", "pull", "app", NEXUS_GIT_TOKEN="t0ken").out.startswith("Already up to date")
+    finally:
+        other.close()
+
+
+def test_submodules_are_cloned_unless_asked_otherwise_and_missing_ones_are_told(
+    cli: Cli, world: GitWorld, root: Path
+) -> None:
+    inner, source = world.repository("inner"), world.repository("source")
+    world.git(source, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(inner), "lib")
+    world.git(source, "commit", "-q", "-m", "lib")
+    bare = world.bare("bare.git", source)
+    for name, option, told in (("all", [], ""), ("bare", ["--no-submodules"], "Submodules: not initialised: lib\n")):
+        cli.ok("service", "add", name, "--repo-url", str(bare), "--repo-path", str(root / name))
+        cli.ok("service", "git", "clone", name, *option)
+        assert (root / name / "lib" / "file").exists() == (not option)
+        status = cli.ok("service", "git", "status", name)
+        assert told in status.out
+        assert ("Submodules" in status.out) == bool(told)
+        shown = cli.ok("service", "git", "status", name, "-o", "json").json
+        assert shown.get("uninitialized_submodules", []) == (["lib"] if option else [])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from support.raw import RawClient
 
 from nexus.runtime.inheritance import inherited_environment
 from nexus.services.commands import AddDependency, AddService, GetConfig, UpdateService
-from nexus.services.configuration.config_file import MAX_FILE_BYTES, read_config_file
+from nexus.services.configuration.config_file import MAX_FILE_BYTES, MAX_VARIABLES, read_config_file
 from nexus.services.configuration.environment import as_environment, resolve, tunnel_prefix
 from nexus.services.dependencies.store import StoredDependency
 from nexus.services.errors import ServiceConfigFile
@@ -104,6 +106,32 @@ def test_expansion_of_references_is_bounded(root: Path) -> None:
     assert "longer" in refusal(root, "\n".join(lines)).message
 
 
+def test_every_part_and_the_sum_of_a_file_are_bounded(root: Path) -> None:
+    doubled = ["X=" + "x" * 16_000, *(f"A{n}=${{X}}${{X}}" for n in range(40))]
+    error = refusal(root, "\n".join(doubled))
+    assert "names and values come to more than 1 MiB" in error.message
+    assert error.details["line"] == 34
+    assert "1 MiB" in (error.hint or "")
+    repeated = ["X=" + "x" * 16_000, *["A=${X}${X}"] * 40]
+    assert "come to more than 1 MiB" in refusal(root, "\n".join(repeated)).message, "work counts, not what is left"
+    many = "".join(f"A{n}=\n" for n in range(MAX_VARIABLES))
+    assert len(read(root, many)) == MAX_VARIABLES
+    assert "more than 1,000 variables" in refusal(root, many + "B=\n").message
+    assert "more than 1,000 variables" in refusal(root, many + "b=\n", ConfigFormat.PROPERTIES).message
+    assert "longer than 256" in refusal(root, "A" * 257 + "=x").message
+    assert "longer than 256" in refusal(root, "a" * 257 + "=x", ConfigFormat.PROPERTIES).message
+    assert "longer than 32,768" in refusal(root, "a=" + "x" * 32_769, ConfigFormat.PROPERTIES).message
+    wide = "".join(f"A{n}=" + "é" * 32_000 + "\n" for n in range(16))
+    assert read(root, wide)
+    assert "come to more" in refusal(root, wide + "X=${A1}\n").message, "bytes are counted"
+
+
+def test_chain_of_references_that_would_double_without_end_is_refused(root: Path) -> None:
+    names = [f"A{n}" for n in range(64)]
+    chain = "".join(f"{name}=${{{before}}}${{{before}}}\n" for before, name in itertools.pairwise(names))
+    assert "longer" in refusal(root, "A0=x\n" + chain).message
+
+
 # Properties
 
 
@@ -159,6 +187,15 @@ def make_sparse_file(path: Path) -> None:
         file.truncate(1 << 40)
 
 
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(path))
+
+
+def make_link_to_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
 def make_link_out(path: Path) -> None:
     path.symlink_to("/etc/hostname")
 
@@ -175,6 +212,8 @@ def make_link_loop(path: Path) -> None:
         (make_fifo, "not a regular file"),
         (make_large_file, "larger than 1 MiB"),
         (make_sparse_file, "larger than 1 MiB"),
+        (make_socket, "not a regular file"),
+        (make_link_to_device, "leads out of"),
         (make_link_out, "leads out of"),
         (make_link_loop, "symbolic links"),
     ],
@@ -309,3 +348,32 @@ def test_get_config_of_a_fifo_fails_without_blocking_the_daemon(client: RawClien
     assert "regular file" in error.message
     client.call(UpdateService("web", clear=["config_filename"]))
     assert client.call(GetConfig("web", resolved=True)).path is None
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("A=" + "${" * 12_000, None),
+        ("A=" + "${" * 16_000 + "}" * 100, None),
+        ("A=" + "${x:" * 8_000, None),
+        ("A=x" + " " * 500_000 + "y", "longer"),
+        ("A='" + "\\'" * 500_000, "form"),
+        ("A=" + "${" * 500_000, "longer"),
+        ("\n" * 1_000_000 + "x y", "form"),
+        ("A=\n" * 200_000, "variables"),
+    ],
+    ids=range(8),
+)
+def test_daemon_answers_others_while_it_reads_a_hostile_file(
+    client: RawClient, root: Path, text: str, word: str | None
+) -> None:
+    (root / ".env").write_text(text)
+    client.call(AddService(name="web", directory=str(root), config_filename=".env"))
+    if word is None:
+        shown = {v.name: v.value for v in client.call(GetConfig("web", resolved=True, reveal=True)).variables}
+        assert shown["A"] == (text[2:] if "}" not in text else "}" * 99)
+    else:
+        error = client.call_error(GetConfig("web", resolved=True))
+        assert isinstance(error, ServiceConfigFile)
+        assert word in error.message
+        assert len(error.message) < 1000

@@ -103,8 +103,8 @@ _KINDS: dict[str, set[str]] = {
     | {"nexus.store", "nexus.supervision.store"},
     "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs"},
     "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
-    "part": _BASE | _SHARED | _WORLD | {"{own}"},
-    "cli": _BASE | _OWN_CONTRACT | {"click", "nexus", "nexus.cli", "nexus.client", "{own}.cli"},
+    "part": _BASE | _SHARED | _WORLD | {"{own}", "nexus.envfile"},
+    "cli": _BASE | _OWN_CONTRACT | {"click", "nexus", "nexus.cli", "nexus.client", "nexus.envfile", "{own}.cli"},
 }
 """What each kind of file of a capability may import beside the standard library. A file of no kind is a part."""
 
@@ -116,6 +116,7 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.address": {"nexus.runtime.procfs"},
     "nexus.hints": set(),
     "nexus.graph": set(),
+    "nexus.envfile": set(),
     "nexus.tasks": set(),
     "nexus.terminal": {"click"},
     "nexus.config": {"nexus.address", "nexus.paths", "nexus.trust", "nexus_protocol.errors"},
@@ -159,9 +160,7 @@ _LAYERS: dict[str, set[str]] = {
 """What each layer may import beside itself and the standard library; ``{contracts}`` are all capabilities' commands."""
 
 _LIBRARIES = {
-    "nexus.services.configuration": {"dotenv", "javaproperties"},
     "nexus.services.health": {"re2"},
-    "nexus.services.cli.records": {"dotenv"},
     "nexus.plugins": {"pluggy", "lupa"},
 }
 """Libraries that one folder or file alone uses."""

@@ -66,8 +66,15 @@ def _print_status(repository: dict[str, Any]) -> None:
             ("Remote", repository.get("remote_url")),
             ("Changes", counts or ("yes" if repository["dirty"] else "none")),
             ("Unfinished", repository.get("in_progress")),
+            ("Submodules", _uninitialized(repository.get("uninitialized_submodules"))),
         ]
     )
+
+
+def _uninitialized(paths: list[str] | None) -> str | None:
+    if not paths:
+        return None
+    return f"not initialised: {', '.join(paths[:10])}{' …' if len(paths) > 10 else ''}"
 
 
 def _status(app: App, values: dict[str, Any], out: Printer) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
     from nexus.cli.app import App
 
 __all__ = ["make_add", "make_remove", "make_update", "use_words_as_command"]
+
+
+_MAX_FILE_BYTES = 1024 * 1024
+_MAX_VARIABLES = 500
+_MAX_NAME_CHARACTERS = 256
+_MAX_VALUE_CHARACTERS = 32_768
+"""The bounds of a record's environment (``records.Environment``), and of a file of variables."""
 
 
 class _Dependency(NamedTuple):
@@ -51,26 +60,57 @@ def _dependency(text: str) -> _Dependency:
 def read_env_file(path: str) -> dict[str, str]:
     """Read variables from a file with lines ``NAME=VALUE``; errors never quote its content.
 
+    It may be a pipe, such as ``<(COMMAND)`` of a shell. The bounds are those of the daemon for a record.
+
     Raises:
-        UsageError: the file cannot be read, or a line is neither a variable nor a comment.
+        UsageError: the file cannot be read, is too large, or a line is neither a variable nor a comment.
     """
-    from dotenv.parser import parse_stream
+    from nexus import envfile
 
     found: dict[str, str] = {}
+    text = _read_bounded(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            for binding in parse_stream(file):
-                if binding.error or (binding.key is not None and binding.value is None):
-                    read = binding.original.string
-                    line = binding.original.line + read[: len(read) - len(read.lstrip())].count("\n")
-                    raise click.UsageError(f"cannot use {path}, line {line}: expected NAME=VALUE, or a comment after #")
-                if binding.key is not None:
-                    found[binding.key] = binding.value or ""
+        for line, name, value in envfile.assignments(text):
+            if value is None:
+                raise envfile.BadLine(line)
+            if len(name) > _MAX_NAME_CHARACTERS or len(value) > _MAX_VALUE_CHARACTERS:
+                raise click.UsageError(
+                    f"cannot use {path}, line {line}: a name may have {_MAX_NAME_CHARACTERS} characters, and a value "
+                    f"{_MAX_VALUE_CHARACTERS:,}"
+                )
+            found[name] = value
+            if len(found) > _MAX_VARIABLES:
+                raise click.UsageError(f"cannot use {path}: it has more than {_MAX_VARIABLES} variables")
+    except envfile.BadLine as error:
+        raise click.UsageError(
+            f"cannot use {path}, line {error.line}: expected NAME=VALUE, or a comment after #"
+        ) from None
+    return found
+
+
+def _read_bounded(path: str) -> str:
+    """The text of a file; reading stops beyond 1 MiB, so that neither a huge nor an endless file is taken in."""
+    try:
+        # O_NONBLOCK: to open a FIFO that nobody writes to would wait without end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        with open(descriptor, "rb", buffering=0) as file:
+            status = os.fstat(descriptor)
+            if stat.S_ISREG(status.st_mode) and status.st_size > _MAX_FILE_BYTES:
+                raise click.UsageError(f"cannot read {path}: it is larger than 1 MiB")
+            os.set_blocking(descriptor, True)
+            data = bytearray()
+            while len(data) <= _MAX_FILE_BYTES and (some := file.read(64 * 1024)):
+                data += some
     except OSError as error:
         raise click.UsageError(f"cannot read {path}: {error.strerror}") from None
+    if len(data) > _MAX_FILE_BYTES:
+        raise click.UsageError(f"cannot read {path}: it is larger than 1 MiB")
+    if not data and stat.S_ISFIFO(status.st_mode):
+        raise click.UsageError(f"cannot read {path}: it is a pipe, and nothing was written to it")
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise click.UsageError(f"cannot read {path}: it is not UTF-8") from None
-    return found
 
 
 def use_words_as_command(values: dict[str, Any]) -> None:

@@ -1,11 +1,11 @@
-"""Reads a service's configuration file into variables: the Env format by python-dotenv, Properties by javaproperties.
+"""Reads a service's configuration file into variables: the Env format of ``nexus.envfile``, or Java's properties.
 
-It does not know which other sources override the file (``environment``). It never puts a value into an error.
+Others write the file. Its size is checked before its content, and each step is linear in it and bounded. This module
+does not know which other sources override the file (``environment``). It never puts a value into an error.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import stat
@@ -13,16 +13,24 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from nexus import envfile
+from nexus.services.configuration.properties import BadEscape, properties
 from nexus.services.errors import ServiceConfigFile
 from nexus.services.records import Service
 from nexus.services.states import ConfigFormat
 
-__all__ = ["MAX_FILE_BYTES", "config_path", "read_config_file"]
+__all__ = ["MAX_FILE_BYTES", "MAX_TOTAL_BYTES", "MAX_VARIABLES", "config_path", "read_config_file"]
 
 MAX_FILE_BYTES = 1024 * 1024
+MAX_VARIABLES = 1000
+"""How many assignments a file may have, also to one name."""
+MAX_TOTAL_BYTES = 1024 * 1024
+"""Of all names and values together, after references were replaced; also of values that a later line replaces."""
+_MAX_NAME_CHARACTERS = 256
 _MAX_VALUE_CHARACTERS = 32_768
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LIMITS_HINT = "Make the file smaller: a file may have 1 MiB, 1,000 variables, and 1 MiB of names and values together."
 
 
 class _Line(NamedTuple):
@@ -84,16 +92,18 @@ def _read(base: str, path: str) -> str:
     if not real.startswith(inside):
         raise _Unreadable(f"it leads out of {base}", hint="Put the file itself there, not a link to a file outside.")
     try:
-        # O_NONBLOCK: opening a FIFO would wait for a writer. O_NOFOLLOW: realpath has resolved every link above.
+        # Looked at before it is opened: to open a device may have an effect, and a FIFO would wait for a writer.
+        # O_NOFOLLOW: realpath has resolved every link above.
+        _refuse_unsuitable(os.lstat(real))
         descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
     except FileNotFoundError:
         raise _Unreadable("there is no such file") from None
     except OSError as error:
         raise _Unreadable((error.strerror or "it cannot be opened").lower()) from None
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _Unreadable("it is not a regular file")
-        data = b""
+        _refuse_unsuitable(os.fstat(descriptor))
+        data = bytearray()
+        # It may grow meanwhile, and the size of some files is unknown.
         while len(data) <= MAX_FILE_BYTES and (some := os.read(descriptor, 256 * 1024)):
             data += some
     except OSError as error:
@@ -101,7 +111,7 @@ def _read(base: str, path: str) -> str:
     finally:
         os.close(descriptor)
     if len(data) > MAX_FILE_BYTES:
-        raise _Unreadable("it is larger than 1 MiB")
+        raise _too_large()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -111,80 +121,84 @@ def _read(base: str, path: str) -> str:
     return text
 
 
-def _read_env(text: str) -> Iterator[_Line]:
-    # Loaded where it is used: most services have no file.
-    from dotenv.parser import parse_stream
+def _refuse_unsuitable(status: os.stat_result) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise _Unreadable("it has too many levels of symbolic links")
+    if not stat.S_ISREG(status.st_mode):
+        raise _Unreadable("it is not a regular file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise _too_large()
 
-    for binding in parse_stream(io.StringIO(text)):
-        # The text of a binding begins with the blank lines and comments before it.
-        before = len(binding.original.string) - len(binding.original.string.lstrip())
-        number = binding.original.line + binding.original.string.count("\n", 0, before)
-        if binding.error:
-            raise _Unreadable("it is not of the form NAME=value", number)
-        if binding.key is None:
-            continue
-        if not _NAME.fullmatch(binding.key):
-            raise _Unreadable(
-                "the name of a variable may have only letters, digits and _, and not begin with a digit", number
-            )
-        if binding.value is None:
-            # The name is not shown: it may be a secret on a line of its own.
-            raise _Unreadable("it has no value", number, "For an empty value write NAME=.")
-        yield _Line(number, binding.key, binding.value)
+
+def _too_large() -> _Unreadable:
+    return _Unreadable("it is larger than 1 MiB", hint=_LIMITS_HINT)
+
+
+def _read_env(text: str) -> Iterator[_Line]:
+    try:
+        for number, name, value in envfile.assignments(text):
+            if len(name) > _MAX_NAME_CHARACTERS:
+                raise _Unreadable(f"the name of a variable is longer than {_MAX_NAME_CHARACTERS} characters", number)
+            if not _NAME.fullmatch(name):
+                raise _Unreadable(
+                    "the name of a variable may have only letters, digits and _, and not begin with a digit", number
+                )
+            if value is None:
+                # The name is not shown: it may be a secret on a line of its own.
+                raise _Unreadable("it has no value", number, "For an empty value write NAME=.")
+            yield _Line(number, name, value)
+    except envfile.BadLine as error:
+        raise _Unreadable("it is not of the form NAME=value", error.line) from None
 
 
 def _read_properties(text: str) -> Iterator[_Line]:
-    import javaproperties
-
     keys: dict[str, tuple[str, int]] = {}
-    number = 1
-    elements = javaproperties.parse(io.StringIO(text, newline=""))
-    while True:
-        try:
-            element = next(elements, None)
-        except javaproperties.InvalidUEscapeError:
-            raise _Unreadable(r"\u must be followed by four hexadecimal digits", number) from None
-        if element is None:
-            return
-        if isinstance(element, javaproperties.KeyValue):
-            name = re.sub(r"[^A-Za-z0-9]", "_", element.key).upper()
+    try:
+        for number, key, value in properties(text):
+            if len(key) > _MAX_NAME_CHARACTERS:
+                raise _Unreadable(f"a key is longer than {_MAX_NAME_CHARACTERS} characters", number)
+            name = re.sub(r"[^A-Za-z0-9]", "_", key).upper()
             if not _NAME.fullmatch(name):
                 raise _Unreadable(
                     "a key must not be empty or begin with a digit, as it becomes the name of a variable", number
                 )
-            other, line = keys.setdefault(name, (element.key, number))
-            if other != element.key:
+            other, line = keys.setdefault(name, (key, number))
+            if other != key:
                 raise _Unreadable(
                     f"its key becomes {name}, like another key on line {line}", number, "Rename one of them."
                 )
-            yield _Line(number, name, element.value)
-        number += len(re.findall(r"\r\n|\r|\n", element.source))
+            yield _Line(number, name, value)
+    except BadEscape as error:
+        raise _Unreadable(r"\u must be followed by four hexadecimal digits", error.line) from None
 
 
 def _resolve(lines: Iterator[_Line], inherited: Mapping[str, str], *, interpolate: bool) -> dict[str, str]:
     variables: dict[str, str] = {}
     known = ChainMap(variables, dict(inherited))
-    for line in lines:
-        value = _interpolate(line.value, known) if interpolate else line.value
-        if len(value) > _MAX_VALUE_CHARACTERS:
-            raise _Unreadable(f"{line.name} is longer than {_MAX_VALUE_CHARACTERS} characters", line.number)
+    total = 0
+    for count, line in enumerate(lines, start=1):
+        if count > MAX_VARIABLES:
+            raise _Unreadable(f"it has more than {MAX_VARIABLES:,} variables", line.number, _LIMITS_HINT)
+        value = _value(line, known, interpolate=interpolate)
         try:
-            os.fsencode(value)
+            total += len(line.name) + len(os.fsencode(value))
         except UnicodeEncodeError:
             raise _Unreadable(f"{line.name} is not text", line.number) from None
+        if total > MAX_TOTAL_BYTES:
+            raise _Unreadable("its names and values come to more than 1 MiB", line.number, _LIMITS_HINT)
         if "\0" in value:
             raise _Unreadable(f"{line.name} has a NUL character", line.number)
         variables[line.name] = value
     return variables
 
 
-def _interpolate(value: str, known: Mapping[str, str]) -> str:
-    from dotenv.variables import parse_variables
-
-    pieces, length = [], 0
-    for piece in parse_variables(value):
-        pieces.append(piece.resolve(known))
-        length += len(pieces[-1])
-        if length > _MAX_VALUE_CHARACTERS:
-            break  # the caller refuses it; the rest is not built
-    return "".join(pieces)
+def _value(line: _Line, known: Mapping[str, str], *, interpolate: bool) -> str:
+    try:
+        if interpolate:
+            return envfile.interpolate(line.value, known, _MAX_VALUE_CHARACTERS)
+        if len(line.value) <= _MAX_VALUE_CHARACTERS:
+            return line.value
+    except envfile.TooLong:
+        pass
+    problem = f"{line.name} is longer than {_MAX_VALUE_CHARACTERS:,} characters"
+    raise _Unreadable(problem, line.number, "Shorten the value, and what its ${NAME} stand for.")

@@ -144,6 +144,7 @@ async def git_clone(ctx: Context, command: GitClone, stream: Stream[GitProgress]
             branch=service.git_branch,
             auth=service.git_auth_type.value,
             token=token,
+            submodules=command.submodules,
             umask=umask_of(service),
             progress=lambda done: report(_progress(done)),
         ),
@@ -194,7 +195,9 @@ def _repository(ctx: Context, reference: str, token: str | None = None) -> tuple
             hint=f"Set its path: {command_line('nexusctl', 'service', 'update', service.name, '--repo-path', 'PATH')}",
         )
     auth: Any = service.git_auth_type.value
-    return service, Repository(Path(service.repo_path), auth=auth, token=token, umask=umask_of(service))
+    return service, Repository(
+        Path(service.repo_path), url=service.repo_url, auth=auth, token=token, umask=umask_of(service)
+    )
 
 
 async def _token(ctx: Context, reference: str, given: str | None) -> str | None:
@@ -255,6 +258,7 @@ def _status(repository: Repository, state: RepoState) -> RepoStatus:
         conflicted=state.conflicted,
         remote_url=state.remote_url,
         in_progress=state.in_progress,
+        uninitialized_submodules=state.uninitialized_submodules,
     )
 
 

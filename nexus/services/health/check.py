@@ -10,7 +10,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from nexus_protocol import NexusError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from nexus.runtime import LogPiece, Process, Runtime
+    from nexus.services.health.terminal import TerminalLines
 
 __all__ = ["HealthCheck", "run_check"]
 
@@ -39,7 +40,8 @@ _SPREAD_S = 1.0
 """The longest random delay of the first check of a run that was adopted."""
 _MESSAGE_INTERVAL_S = 5.0
 """Between two reports that change only the message."""
-_MAX_LINE_BYTES = 16 * 1024
+_STEP_BYTES = 4 * 1024
+"""How much output is matched before the event loop goes on."""
 _OUTPUT_BYTES = 4096
 _MESSAGE_CHARACTERS = 200
 
@@ -212,24 +214,39 @@ class HealthCheck:
 
     async def _match(self, pattern: str) -> str:
         from nexus.services.health.patterns import compile_pattern
+        from nexus.services.health.terminal import TerminalLines
 
         matches = compile_pattern(pattern)
-        partial_lines: dict[int, bytes] = {}
+        streams: dict[int, TerminalLines] = {}
+        begun: set[int] = set()  # the streams whose last piece ended within a line
         log = self._runtime.log(self._process.owner)
         pieces = cast("AsyncGenerator[LogPiece]", log.pieces(from_run=self._process.run_id, follow=True))
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
-                begun = partial_lines.get(piece.stream, b"") if piece.continues else b""
-                *lines, rest = (begun + piece.data).split(b"\n")
-                partial_lines[piece.stream] = rest[:_MAX_LINE_BYTES]
-                for count, line in enumerate(lines):
-                    if matches(line[:_MAX_LINE_BYTES]):
+                terminal = streams.setdefault(piece.stream, TerminalLines())
+                is_lost = bool(piece.lost) or (piece.stream in begun and not piece.continues)
+                async for line in _shown_lines(terminal, piece.data, is_lost=is_lost):
+                    if matches(line):
                         return _as_message(line)
-                    if count % 256 == 255:
-                        await asyncio.sleep(0)
-                if rest and matches(partial_lines[piece.stream]):
-                    return _as_message(rest)
+                (begun.discard if piece.data.endswith(b"\n") else begun.add)(piece.stream)
         raise _LogDeleted
+
+
+async def _shown_lines(terminal: TerminalLines, data: bytes, *, is_lost: bool) -> AsyncIterator[bytes]:
+    """The lines, as a terminal shows them, that end in a piece of output; at last the one that has only begun.
+
+    ``is_lost``: bytes of the stream before this piece are lost.
+    """
+    ended = list(terminal.lose()) if is_lost else []
+    for start in range(0, len(data), _STEP_BYTES):
+        for line in (*ended, *terminal.feed(data[start : start + _STEP_BYTES])):
+            for shown in line:
+                yield shown.encode()
+        ended = []
+        await asyncio.sleep(0)
+    for line in (*ended, terminal.present()):
+        for shown in line:
+            yield shown.encode()
 
 
 def _as_message(line: bytes) -> str:

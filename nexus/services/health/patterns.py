@@ -1,6 +1,7 @@
 """The regular expressions of log checks, matched by RE2 in time linear in the text, whatever the expression.
 
 The output of a service is untrusted, and the backtracking of Python's ``re`` takes exponential time on some lines.
+What is matched are lines as ``terminal`` gives them.
 """
 
 from __future__ import annotations
