@@ -214,7 +214,10 @@ WORKERS = {
     "restarts itself": '(setsid sh -c \'trap "" TERM HUP; while :; do setsid sh -c "echo \\$\\$ >> {pids}; '
     "exec sleep 1000\"; done' >/dev/null 2>&1 &) &",
 }
-"""Programs that leave the session of the run in different ways, and write their pids."""
+"""Programs that leave the session of the run in different ways, and write their pids.
+
+The run ids of these tests are unique, since a run's processes are found by its id on the whole machine.
+"""
 
 
 def worker_script(worker: str, pids: Path) -> str:
