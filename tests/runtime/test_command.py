@@ -142,6 +142,7 @@ def test_run_command_cancelled_kills_the_group_and_leaves_no_zombie(tmp_path: Pa
             await task
         leader = int(pids.read_text().split()[0])
         await asyncio.to_thread(wait_until, lambda: not process_exists(leader), "the reaping of the leader")
+        await asyncio.to_thread(wait_until, lambda: not children(), "the reaping of the shim")
 
     run(work)
     wait_until(lambda: not any(is_running(int(pid)) for pid in pids.read_text().split()), "the end of the group")

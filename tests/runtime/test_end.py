@@ -214,7 +214,10 @@ WORKERS = {
     "restarts itself": '(setsid sh -c \'trap "" TERM HUP; while :; do setsid sh -c "echo \\$\\$ >> {pids}; '
     "exec sleep 1000\"; done' >/dev/null 2>&1 &) &",
 }
-"""Programs that leave the session of the run in different ways, and write their pids."""
+"""Programs that leave the session of the run in different ways, and write their pids.
+
+The run ids of these tests are unique, since a run's processes are found by its id on the whole machine.
+"""
 
 
 def worker_script(worker: str, pids: Path) -> str:
@@ -265,11 +268,13 @@ def test_adopt_ends_every_process_of_a_run_whose_shim_was_killed_unwatched(
 
 def test_chain_of_forks_ends_with_a_killed_shim(runtime: Runtime, root: Path) -> None:
     source = """
-import os, sys
+import os, sys, time
 if not os.fork():
-    while True:
+    until = time.monotonic() + 20  # a chain that outlived a failed or interrupted test would load the machine for ever
+    while time.monotonic() < until:
         if os.fork():
             os._exit(0)
+    os._exit(0)
 open(sys.argv[1], "w").close()
 os.execvp("sleep", ["sleep", "1000"])
 """
