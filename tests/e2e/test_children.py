@@ -46,7 +46,8 @@ def pids_in(path: Path) -> list[int]:
 
 
 def alive(pids: Path) -> list[int]:
-    return [pid for pid in pids_in(pids) if stat_fields(pid) and stat_fields(pid)[0] not in "ZX"]
+    states = {pid: stat_fields(pid)[:1] for pid in pids_in(pids)}
+    return [pid for pid, state in states.items() if state and state[0] not in "ZX"]
 
 
 def script(worker: str, pids: Path, then: str = "exec sleep 1000") -> list[str]:

@@ -160,7 +160,7 @@ def test_read_without_follow_ends_behind_a_fast_writer(world: ServiceWorld) -> N
         for name in (b"out", b"err"):
             numbers = numbers_of(whole, name, 40)
             assert numbers == sorted(set(numbers))
-        assert whole
+        assert whole or err, "what the writer deleted before it was read is marked"
     go.touch()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.raw import wait_until
 from support.runtimes import shell
 from support.systemd import UserManager, user_manager
 
@@ -90,7 +91,8 @@ def test_children_run_in_their_own_scopes_with_enforced_limits(manager: UserMana
         # Where a controller is missing, the start fails with that reason and no process is left.
         assert "controller is not available" in found["refused"]
         assert found["left"] is False
-    assert "nexus-" not in manager.systemctl("list-units", "--type=scope", "--all", "--plain", "--no-legend")
+    listed = ("list-units", "--type=scope", "--all", "--plain", "--no-legend")
+    wait_until(lambda: "nexus-" not in manager.systemctl(*listed), "the manager to unload the scopes")
 
 
 def fake_user_manager(root: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,6 +268,8 @@ def test_daemon_of_another_database_in_the_same_folder_does_not_touch_these_proc
     before = sorted((daemon.state / "processes").iterdir())
     other = make_daemon("--db", str(daemon.state / "other.db"), "--socket", str(daemon.root / "other.sock"))
     other.log_path = daemon.root / "other.log"
+    other.start()  # a new database refuses to start beside processes, so the rest comes into a known one
+    other.stop()
     rest = daemon.state / "other.db.d" / "processes" / "service-00000000-0000-0000-0000-000000000000"
     rest.mkdir(parents=True)
     other.start()

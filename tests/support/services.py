@@ -192,7 +192,7 @@ class ServiceWorld:
         for pid, variables in _environments():
             if home in variables:
                 words = dict(word.partition(b"=")[::2] for word in variables)
-                if b"NEXUS_RUN_ID" in words:
+                if {b"NEXUS_SERVICE", b"NEXUS_RUN_ID"} <= words.keys():
                     found[words[b"NEXUS_SERVICE"].decode()][words[b"NEXUS_RUN_ID"].decode()].append(pid)
         return {name: dict(runs) for name, runs in found.items()}
 

@@ -108,6 +108,7 @@ def _text(type_: StrType) -> st.SearchStrategy[str]:
         ("web", words if matches("a.b-c") else plain),
         ("/web", words.map("/".__add__)),
         ("0b7c1d5e-3f2a-4c6b-9d8e-7a6f5b4c3d2e", st.uuids().map(str)),
+        ("0027", st.from_regex("0?[0-7]{3}", fullmatch=True)),
     ):
         if matches(example):
             return shape.filter(lambda text: low <= len(text) <= high and matches(text) is not None)
