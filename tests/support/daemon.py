@@ -146,7 +146,8 @@ class DaemonProcess:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(START_TIMEOUT_S)
-        asyncio.run(end_processes(self.state / "processes"))
+        for folder in (self.state / "processes", *self.root.glob("**/*.db.d/processes")):
+            asyncio.run(end_processes(folder))
 
     def log(self) -> str:
         """The log of all starts so far."""
