@@ -6,9 +6,11 @@ on the kind of address: a program that carries the protocol on its standard stre
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
+from collections.abc import Iterator
 
 from nexus.client.errors import ConnectError
 
@@ -28,18 +30,12 @@ def connect(address: str, timeout_s: float) -> socket.socket:
         ConnectError: no daemon listens there, or its queue stayed full for ``timeout_s``.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
+    with _closed_on_failure(sock, address):
         # connect(2) blocks while the queue is full; SO_SNDTIMEO bounds that, and EAGAIN reports it.
         seconds, rest = divmod(timeout_s, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(seconds), int(rest * 1_000_000)))
         sock.connect(address)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(0, 0))
-    except OSError as error:
-        sock.close()
-        raise _connect_error(address, error) from None
-    except BaseException:
-        sock.close()
-        raise
     return sock
 
 
@@ -55,7 +51,7 @@ async def connect_async(address: str, timeout_s: float) -> socket.socket:
 
     deadline = time.monotonic() + timeout_s
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    try:
+    with _closed_on_failure(sock, address):
         while True:
             try:
                 sock.connect(address)
@@ -64,6 +60,12 @@ async def connect_async(address: str, timeout_s: float) -> socket.socket:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(_CONNECT_RETRY_S)
+
+
+@contextlib.contextmanager
+def _closed_on_failure(sock: socket.socket, address: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         sock.close()
         raise _connect_error(address, error) from None
