@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from nexus_protocol.errors import NexusError, ResourceExhausted
-from support.daemon import DaemonProcess
+from support.daemon import DaemonProcess, running
 from support.faults import fill, on_small_disk
 from support.raw import wait_until
 
@@ -26,18 +26,11 @@ def refused(nexus: BlockingClient, command: CreateVm | DeleteVm | BackupDatabase
 
 
 def test_full_disk_refuses_writes_serves_reads_and_recovers_with_free_space(
-    root: Path, make_daemon: Callable[..., DaemonProcess]
+    make_daemon: Callable[..., DaemonProcess],
 ) -> None:
     daemon = make_daemon()
 
-    def scenario(disk: Path) -> None:
-        try:
-            use(disk)
-        finally:
-            daemon.close()
-
     def use(disk: Path) -> None:
-        daemon.start()
         assert daemon.database.is_relative_to(disk)
         with BlockingClient(daemon.socket_path) as nexus:
             created = [nexus.call(CreateVm(name=f"before{i}")) for i in range(5)]
@@ -68,7 +61,7 @@ def test_full_disk_refuses_writes_serves_reads_and_recovers_with_free_space(
         assert "Traceback" not in log
         assert "can be written again" in log
 
-    on_small_disk(root / "state", 2 * 1024, scenario)
+    on_small_disk(daemon.root / "state", 2 * 1024, running(daemon, use))
 
 
 def checks(nexus: BlockingClient) -> dict[str, str]:

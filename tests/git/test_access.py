@@ -17,10 +17,12 @@ from support.git import (
     HttpServer,
     SshAgent,
     SshServer,
+    http_servers,
     make_key,
     missing_for_http,
     missing_for_ssh,
     processes_showing,
+    secrets_of,
 )
 
 from nexus.git import errors
@@ -133,20 +135,8 @@ def test_clone_from_a_port_without_a_listener_is_unreachable(world: GitWorld) ->
 
 @pytest.fixture
 def make_http(world: GitWorld) -> Iterator[Callable[..., HttpServer]]:
-    made: list[HttpServer] = []
-
-    def make(token: str | None = TOKEN) -> HttpServer:
-        made.append(HttpServer(world.root, token))
-        return made[-1]
-
-    yield make
-    for server in made:
-        server.close()
-
-
-def secrets_of(server: HttpServer) -> list[str]:
-    pairs = [header for header in server.authorizations if header]
-    return [base64.b64decode(header.split(" ")[1]).decode() for header in pairs]
+    with http_servers(world.root, TOKEN) as make:
+        yield make
 
 
 @needs_http

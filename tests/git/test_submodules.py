@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.git import GitWorld, HttpServer, missing_for_http
+from support.git import GitWorld, HttpServer, http_servers, missing_for_http, secrets_of
 
 from nexus.git import errors
 from nexus.git.repository import Repository, clone
@@ -191,19 +190,8 @@ def test_programs_that_the_settings_of_a_submodule_name_do_not_run_with_a_pull(w
 
 @pytest.fixture
 def make_http(world: GitWorld) -> Iterator[Callable[..., HttpServer]]:
-    made: list[HttpServer] = []
-
-    def make(token: str | None = TOKEN) -> HttpServer:
-        made.append(HttpServer(world.root, token))
-        return made[-1]
-
-    yield make
-    for server in made:
-        server.close()
-
-
-def secrets_of(server: HttpServer) -> set[str]:
-    return {base64.b64decode(header.split(" ")[1]).decode() for header in server.authorizations if header}
+    with http_servers(world.root, TOKEN) as make:
+        yield make
 
 
 @needs_http
@@ -215,7 +203,7 @@ def test_token_reaches_submodules_at_the_same_host(world: GitWorld, make_http: C
     nested.advance()
     asyncio.run(web.pull())
     assert contents(web) == ["new", "new", "new"]
-    assert secrets_of(server) == {f"x-access-token:{TOKEN}"}
+    assert set(secrets_of(server)) == {f"x-access-token:{TOKEN}"}
     assert TOKEN.encode() not in b"".join(path.read_bytes() for path in web.path.rglob("*") if path.is_file())
 
 

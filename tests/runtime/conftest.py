@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.runtimes import end_all
 from support.tunnels import Tunnel
+from support.written_logs import CLOCK, Written, writer_clock
 
 import nexus.runtime
 from nexus.runtime import Runtime
@@ -65,3 +66,20 @@ def tunnel(tunnel_command: list[str], tmp_path: Path) -> Iterator[Tunnel]:
     tunnel = Tunnel(tunnel_command, tmp_path)
     yield tunnel
     tunnel.close()
+
+
+@pytest.fixture(scope="module")
+def clock() -> Iterator[None]:
+    """The shim's writer has the clock of the log that a test writes."""
+    with writer_clock():
+        yield
+
+
+@pytest.fixture
+def written(root: Path, clock: None) -> Iterator[Written]:
+    """A log that the test writes, at times that it sets."""
+    made = Written(root / "owner" / "log")
+    CLOCK["log"] = made
+    yield made
+    CLOCK.clear()
+    made.close()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.runtimes import collect, joined
-from support.written_logs import CLOCK, SMALL, Written, writer_clock
+from support.written_logs import CLOCK, SMALL, Written
 
 from nexus.runtime import CursorGone, Log, LogCursor, LogPiece
 from nexus.runtime.log_lines import MAX_PIECE_BYTES, NO_OUTPUT
@@ -24,19 +24,7 @@ TURNS = 64
 """How often the event loop turns in one step of a follower; it never waits for a timer in them."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def clock() -> Iterator[None]:
-    with writer_clock():
-        yield
-
-
-@pytest.fixture
-def written(root: Path) -> Iterator[Written]:
-    made = Written(root / "owner" / "log")
-    CLOCK["log"] = made
-    yield made
-    CLOCK.clear()
-    made.close()
+pytestmark = pytest.mark.usefixtures("clock")
 
 
 def read(written: Written, **options: object) -> list[LogPiece]:

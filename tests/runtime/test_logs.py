@@ -7,33 +7,19 @@ import itertools
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.runtimes import collect, joined
-from support.written_logs import CLOCK, SMALL, Written, writer_clock
+from support.written_logs import CLOCK, SMALL, Written
 
 from nexus.runtime import Log, LogPiece
 from nexus.runtime.logs import MAX_PIECE_BYTES
 from nexus.runtime.segments import ENTRY, list_segments
 
-
-@pytest.fixture(autouse=True, scope="module")
-def clock() -> Iterator[None]:
-    with writer_clock():
-        yield
-
-
-@pytest.fixture
-def written(root: Path) -> Iterator[Written]:
-    made = Written(root / "owner" / "log")
-    CLOCK["log"] = made
-    yield made
-    CLOCK.clear()
-    made.close()
+pytestmark = pytest.mark.usefixtures("clock")
 
 
 def read(log: Log, **options: object) -> list[LogPiece]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.raw import WAIT_S, wait_until
-from support.tunnels import Target, Tunnel, echo
+from support.tunnels import Target, Tunnel, echo, run_in_namespace
 
 from nexus.runtime import tunnel as tunnel_module
 from nexus.runtime.tunnel import find_tunnel_command
@@ -121,34 +120,6 @@ def count_awake(pid: int, samples: int) -> int:
 
     wait_until(take_sample, "samples")
     return sum(state != "S" for state in states)
-
-
-NAMESPACE_SETUP = """
-import fcntl, os, socket, struct, subprocess, sys, time
-with socket.socket() as sock:
-    fcntl.ioctl(sock, 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # SIOCSIFFLAGS: up and running
-open("/proc/sys/net/ipv4/ip_local_port_range", "w").write("40000 40001")
-with socket.socket() as sock:
-    sock.connect(("127.0.0.1", 40000))
-    assert sock.getsockname() == sock.getpeername()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-"""
-"""Sets up a network namespace in which a connection to port 40000 can only have local port 40000 or 40001."""
-
-
-def run_in_namespace(script: str, *arguments: str) -> str:
-    """Run a script in a network namespace of its own; returns its output."""
-    unshare = shutil.which("unshare")
-    if unshare is None or subprocess.run([unshare, "-rn", "true"], capture_output=True).returncode:
-        pytest.skip("a network namespace cannot be created here")
-    result = subprocess.run(
-        [unshare, "-rn", sys.executable, "-c", NAMESPACE_SETUP + script, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 def test_tunnel_never_connects_to_itself(tunnel_command: list[str], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from nexus_protocol import ResourceExhausted
-from support.daemon import DaemonProcess
+from support.daemon import DaemonProcess, running
 from support.faults import fill, on_small_disk
 from support.live_services import Services, exists
 from support.raw import wait_until
@@ -21,18 +21,11 @@ from nexus.system.commands import SetSetting
 
 
 def test_full_disk_does_not_prevent_a_stop_and_states_are_written_once_there_is_space(
-    root: Path, make_daemon: Callable[..., DaemonProcess]
+    make_daemon: Callable[..., DaemonProcess],
 ) -> None:
     daemon = make_daemon()
 
-    def scenario(disk: Path) -> None:
-        try:
-            use(disk)
-        finally:
-            daemon.close()
-
     def use(disk: Path) -> None:
-        daemon.start()
         services = Services(daemon)
         for name in ("stays", "stopped", "killed", "new"):
             services.add(name)
@@ -61,4 +54,4 @@ def test_full_disk_does_not_prevent_a_stop_and_states_are_written_once_there_is_
         assert daemon.stop() == 0
         assert "Traceback" not in daemon.log()
 
-    on_small_disk(root / "state", 4 * 1024, scenario)
+    on_small_disk(daemon.root / "state", 4 * 1024, running(daemon, use))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from nexus_protocol import NexusError, ResourceExhausted
-from support.daemon import DaemonProcess
+from support.daemon import DaemonProcess, running
 from support.faults import fill, on_small_disk
 from support.live_services import Services, exists, listen
 from support.plugins import PluginFolder
@@ -79,18 +79,11 @@ def test_restart_to_a_port_in_use_leaves_the_service_running(services: Services)
 
 
 def test_full_disk_refuses_a_restart_and_a_removal_and_tells_what_a_stop_has_done(
-    root: Path, make_daemon: Callable[..., DaemonProcess]
+    make_daemon: Callable[..., DaemonProcess],
 ) -> None:
     daemon = make_daemon()
 
-    def scenario(disk: Path) -> None:
-        try:
-            use(disk)
-        finally:
-            daemon.close()
-
     def use(disk: Path) -> None:
-        daemon.start()
         services = Services(daemon)
         for name in ("web", "gone"):
             services.add(name)
@@ -117,4 +110,4 @@ def test_full_disk_refuses_a_restart_and_a_removal_and_tells_what_a_stop_has_don
         services.close()
         assert daemon.stop() == 0
 
-    on_small_disk(root / "state", 4 * 1024, scenario)
+    on_small_disk(daemon.root / "state", 4 * 1024, running(daemon, use))

@@ -9,12 +9,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nexus.runtime import Process, Runtime
 
-__all__ = ["DaemonProcess", "end_processes", "isolated_environment", "short_directory"]
+__all__ = ["DaemonProcess", "end_processes", "isolated_environment", "running", "short_directory"]
 
 START_TIMEOUT_S = 60.0
 
@@ -164,3 +164,16 @@ class DaemonProcess:
         sock.connect(str(self.socket_path))  # without a timeout: with one, a full accept queue is EAGAIN at once
         sock.settimeout(timeout)
         return sock
+
+
+def running(daemon: DaemonProcess, use: Callable[[Path], None]) -> Callable[[Path], None]:
+    """A scenario for ``on_small_disk``: start the daemon there, run ``use`` with the disk, and close the daemon."""
+
+    def scenario(disk: Path) -> None:
+        try:
+            daemon.start()
+            use(disk)
+        finally:
+            daemon.close()
+
+    return scenario

@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ __all__ = [
     "HttpServer",
     "SshAgent",
     "SshServer",
+    "http_servers",
     "make_key",
     "missing_for_http",
     "missing_for_ssh",
     "processes_in",
     "processes_showing",
+    "secrets_of",
 ]
 
 IDENTITY = "[user]\n\tname = Ada\n\temail = ada@example.org\n[init]\n\tdefaultBranch = main\n"
@@ -330,3 +332,25 @@ class HttpServer:
         }
         done = subprocess.run([str(self.backend)], env=environment, input=body, capture_output=True, check=False)
         return done.stdout
+
+
+@contextlib.contextmanager
+def http_servers(root: Path, default: str) -> Iterator[Callable[..., HttpServer]]:
+    """A function that starts a server of the repositories below ``root``; all that it started are closed at the end.
+
+    Its argument is the server's token: without one ``default``; None is a server for everyone.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def make(token: str | None = default) -> HttpServer:
+            server = HttpServer(root, token)
+            stack.callback(server.close)
+            return server
+
+        yield make
+
+
+def secrets_of(server: HttpServer) -> list[str]:
+    """The ``user:password`` pairs that a server was sent."""
+    pairs = [header for header in server.authorizations if header]
+    return [base64.b64decode(header.split(" ")[1]).decode() for header in pairs]
