@@ -203,10 +203,10 @@ CpuLimit = Annotated[
 ]
 Umask = Annotated[
     str,
+    Meta(pattern=r"^0?[0-7]{3}$(?!\n)", description="three octal digits, such as 027"),
     Meta(
-        pattern=r"^0?[0-7]{3}$(?!\n)",
         description="umask of its processes, health checks and git, in octal digits; by default that of the session "
-        "which started the daemon",
+        "which started the daemon"
     ),
 ]
 LogLimit = Annotated[int, Meta(ge=1, le=65_536, description="largest size of its kept output, in MiB")]

@@ -27,6 +27,7 @@ from nexus_protocol.codec import MAX_DEPTH
 from support.strategies import bounded, free_values, values_of
 
 from nexus.daemon.dispatch import load_capabilities
+from nexus.services.commands import AddService
 from nexus.system.commands import Ping, Pong, SetSetting, Setting
 from nexus.vms.commands import CreateVm, UpdateVm, Vm
 from nexus.vms.states import VmRole, VmState
@@ -150,6 +151,11 @@ def test_last_value_of_a_repeated_key_counts() -> None:
         (CreateVm.info, {"name": "-web"}, "cannot accept name: expected 1 to 64 of A-Z a-z 0-9 . _ -, the first"),
         (UpdateVm.info, {"vm": "web", "name": "a b"}, "cannot accept name: expected 1 to 64 of A-Z a-z 0-9 . _ -"),
         (CreateVm.info, {"name": "web", "role": "Work"}, "expected one of portal, work, service, got 'Work'"),
+        (
+            AddService.info,
+            {"name": "web", "umask": "999"},
+            "cannot accept umask: expected three octal digits",
+        ),
         (CreateVm.info, {"name": "web", "mem_size_mib": 1}, "cannot accept mem_size_mib: expected int >= 16"),
         (CreateVm.info, {"nam": "web"}, "unknown field nam"),
         (CreateVm.info, {}, "missing required field name"),
