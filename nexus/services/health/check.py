@@ -17,6 +17,7 @@ from nexus_protocol import NexusError
 
 from nexus.runtime import loopback, ports
 from nexus.runtime.command import run_command
+from nexus.runtime.status import boot_clock_ms, process_start_ms
 from nexus.services.configuration.command import argv_of, directory_of, umask_of
 from nexus.services.health.declared import has_health_check
 from nexus.services.records import Service
@@ -79,7 +80,8 @@ class HealthCheck:
         self._health = ServiceHealth.UNKNOWN
         self._message: str | None = None
         self._reported_at = 0.0
-        self._run_started_at = time.monotonic() - max(time.time() - process.started_at / 1000, 0)
+        now_ms = boot_clock_ms()
+        self._run_started_at = time.monotonic() - (now_ms - (process_start_ms(process.pid) or now_ms)) / 1000
         """On the monotonic clock, which a change of the system time does not move."""
 
     def start(self) -> None:
