@@ -102,7 +102,12 @@ class _TopLevel(WordGroup):
 @click.option(
     "--actor", metavar="NAME", envvar="NEXUS_ACTOR", help="Name recorded in the journal for this call (NEXUS_ACTOR)."
 )
-@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="Cancel a call after this time (default: never).")
+@click.option(
+    "--timeout",
+    type=Seconds(),
+    metavar="SECONDS",
+    help="Cancel a call, not a stream, after this time (default: never).",
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(__version__, prog_name="nexusctl", message="%(prog)s %(version)s")
 @click.pass_context

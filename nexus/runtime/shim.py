@@ -384,6 +384,7 @@ class _Tree:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
     def _write_exit(self, info: os.waitid_result) -> None:
+        """Record how the child ended: each kind of shim writes it elsewhere."""
         raise NotImplementedError
 
     def _reap(self) -> bool:
