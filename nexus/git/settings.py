@@ -1,7 +1,7 @@
 """The settings of a repository, by who has set them, and how git is run so that it runs none of their programs.
 
 Settings of the scopes local and worktree (``.git/config``, and the files that it includes) belong to the repository:
-whoever writes there writes them. Those of the user and the system are trusted. It runs nothing.
+anyone who can write to it can set them. Settings of the user and the system are trusted. This module runs no program.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ async def initialise_all(git: Operation, remote: Remote, progress: OnProgress | 
 
 
 async def update(git: Operation, name: str, progress: OnProgress | None = None) -> None:
-    """Move the submodules to the commits that the repository names, but those in which somebody works.
+    """Move each submodule to the commit that the repository names, unless it has a branch or commits of its own.
 
     ``name`` is the remote of the repository, or ``.``. New submodules are initialised if the clone has all of them.
     """

@@ -91,7 +91,7 @@ def read_env_file(path: str) -> dict[str, str]:
 def _read_bounded(path: str) -> str:
     """The text of a file; reading stops beyond 1 MiB, so that neither a huge nor an endless file is taken in."""
     try:
-        # O_NONBLOCK: to open a FIFO that nobody writes to would wait without end.
+        # O_NONBLOCK: without it, open(2) waits for ever on a FIFO that has no writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         with open(descriptor, "rb", buffering=0) as file:
             status = os.fstat(descriptor)
