@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nexus.store.base import StoreUnavailable
+from nexus.store.wal import WriteAheadLog, identity
 
 __all__ = ["Placement"]
 
@@ -44,8 +45,8 @@ class _Mark(NamedTuple):
     identity: tuple[int, int]
     content: tuple[int, int]
     """Size and time of change of the database. In write-ahead mode only a checkpoint changes them."""
-    log: tuple[tuple[int, int] | None, ...]
-    """The identities of the log and of its index."""
+    log_index: tuple[int, int] | None
+    """The identity of the log's index."""
 
 
 class Placement:
@@ -53,7 +54,10 @@ class Placement:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._names = (os.fspath(path), f"{path}-wal", f"{path}-shm")
+        self._name = os.fspath(path)
+        self._index_name = f"{path}-shm"
+        self.log: WriteAheadLog | None = None
+        """The log, from ``note`` to ``close``."""
         self._mark: _Mark | None = None
         self._foreign: tuple[int, int] | None = None
         """Size and time of change of a content that was compared and is not SQLite's."""
@@ -62,33 +66,42 @@ class Placement:
         """Note the files as they are: they were just opened.
 
         Raises:
-            OSError: the database cannot be found.
+            OSError: the database or its log cannot be found or opened.
         """
-        status = os.stat(self._names[0])  # noqa: PTH116
+        status = os.stat(self._name)  # noqa: PTH116
+        self.log = WriteAheadLog(f"{self.path}-wal")
         self._mark = _Mark(
-            (status.st_dev, status.st_ino),
-            (status.st_size, status.st_mtime_ns),
-            tuple(_identity(name) for name in self._names[1:]),
+            (status.st_dev, status.st_ino), (status.st_size, status.st_mtime_ns), identity(self._index_name)
         )
+
+    def close(self) -> None:
+        """Close the log. Every file is in its place for what is asked later."""
+        self._mark = None
+        if self.log is not None:
+            self.log.close()
+            self.log = None
 
     def note_content(self) -> None:
         """Note the content of the database: a checkpoint has just changed it. A file in its place is not noted."""
-        status = os.stat(self._names[0])  # noqa: PTH116
+        status = os.stat(self._name)  # noqa: PTH116
         if self._mark is not None and (status.st_dev, status.st_ino) == self._mark.identity:
             self._mark = self._mark._replace(content=(status.st_size, status.st_mtime_ns))
 
     @property
     def is_replaced(self) -> bool:
         """Whether the database is no longer the noted file: it was deleted, renamed or replaced."""
-        return self._mark is not None and _identity(self._names[0]) != self._mark.identity
+        return self._mark is not None and identity(self._name) != self._mark.identity
 
     def is_foreign(self, connection: sqlite3.Connection) -> bool:
         """Whether the file at the database's place is another one, or another program wrote over it."""
         return self._found(connection) not in (None, "log")
 
-    def problem(self, connection: sqlite3.Connection) -> StoreUnavailable | None:
-        """What is wrong; None while every file is in its place. ``connection`` is one of the calling thread."""
-        found = self._found(connection)
+    def problem(self, connection: sqlite3.Connection, *, with_index: bool = True) -> StoreUnavailable | None:
+        """What is wrong; None while every file is in its place. ``connection`` is one of the calling thread.
+
+        Without ``with_index`` the log's index is left out: SQLite makes a lost one anew from the log.
+        """
+        found = self._found(connection, with_index)
         if found is None:
             return None
         if found == "gone":
@@ -105,12 +118,12 @@ class Placement:
             hint=_LOG_HINT,
         )
 
-    def _found(self, connection: sqlite3.Connection) -> str | None:
+    def _found(self, connection: sqlite3.Connection, with_index: bool = True) -> str | None:
         mark = self._mark
         if mark is None:
             return None
         try:
-            status = os.stat(self._names[0])  # noqa: PTH116
+            status = os.stat(self._name)  # noqa: PTH116
         except OSError:
             return "gone"
         if (status.st_dev, status.st_ino) != mark.identity:
@@ -122,9 +135,10 @@ class Placement:
                 self._foreign = content
                 return "changed"
             self._mark = mark._replace(content=content)
-        for name, identity in zip(self._names[1:], mark.log, strict=True):
-            if identity is not None and _identity(name) != identity:
-                return "log"
+        if self.log is not None and not self.log.is_in_place:
+            return "log"
+        if with_index and mark.log_index is not None and identity(self._index_name) != mark.log_index:
+            return "log"
         return None
 
     def _holds_what(self, connection: sqlite3.Connection, size_bytes: int) -> bool:
@@ -143,21 +157,16 @@ class Placement:
 
         A log that is not the noted one stays.
         """
-        if self._mark is None:
+        if self._mark is None or self.log is None:
             return
         kept = False
-        for name, identity, suffix in zip(self._names[1:], self._mark.log, ("-wal", "-shm"), strict=True):
-            if identity is not None and _identity(name) == identity:
+        for name, is_noted, suffix in (
+            (self.log.path, self.log.is_in_place, "-wal"),
+            (self._index_name, self._mark.log_index == identity(self._index_name), "-shm"),
+        ):
+            if is_noted:
                 with contextlib.suppress(OSError):
                     Path(name).rename(f"{aside}{suffix}")
                     kept = True
         if kept:
             _log.warning("the write-ahead log of the database that was here is kept as %s-wal", aside)
-
-
-def _identity(name: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(name)  # noqa: PTH116 - at every commit
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -106,7 +106,11 @@ class SqliteStore:
             raise self._init_error(error) from error
         finally:
             os.umask(old_mask)
-        self._placement.note()
+        try:
+            self._placement.note()
+        except OSError as error:
+            connection.close()
+            raise InitError(f"cannot open database {self.path}: {error}") from error
         self._writer = Writer(connection, self._placement, self._notify_journal)
         self._write_connection = connection
 
@@ -452,4 +456,5 @@ class SqliteStore:
             self._read_connection.close()
             with contextlib.suppress(StoreConflict):
                 self._placement.set_log_aside(free_name(self.path))
+        self._placement.close()
         self._read_connection = None

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import queue
 import sqlite3
 import threading
@@ -35,8 +34,8 @@ MAX_GROUP_WRITES = 128
 MAX_GROUP_BYTES = 1024 * 1024
 WAL_LIMIT_BYTES = 8 * 1024 * 1024
 """Above this size the writer tries to truncate the write-ahead log, at most once a second."""
-CHECKPOINT_BYTES = 4 * 1024 * 1024
-"""When the log has grown by this much, the writer copies it into the database, so that its file is used again."""
+LOG_LOOK_GROUPS = 8
+"""The position of the log is looked at after each so many groups."""
 PROBE_INTERVAL_S = 1.0
 
 
@@ -125,15 +124,15 @@ class Writer:
         self._connection = connection
         self._placement = placement
         self._misplaced = False
-        self._wal_path = f"{placement.path}-wal"
+        assert placement.log is not None
+        self._log = placement.log
         self._on_journal = on_journal
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
-        self._last_wal_check = 0.0
-        self._checkpointed_bytes = 0
-        """The size that the log had at the last checkpoint."""
+        self._last_truncation = 0.0
+        self._groups = 0
         self.fault: StoreError | None = None
         """Why writes fail at present; None while they succeed."""
 
@@ -194,8 +193,12 @@ class Writer:
                     _log.critical("the store's writer failed: %r", error, exc_info=True)
                     for job in jobs:
                         job.error = job.error or StoreUnavailable(f"cannot write: {error!r}")
+                # After the delivery the event loop is busy with it: each system call would give up the GIL to it.
+                self._groups += 1
+                due = self._groups % LOG_LOOK_GROUPS == 0 and self._log.is_due
                 self._call_soon(self._deliver, jobs)
-            self._checkpoint_if_large()
+                if due:
+                    self._checkpoint_due()
 
     def _next_group(self) -> list[_Job] | None:
         while True:
@@ -253,7 +256,7 @@ class Writer:
                 )
 
     def _find_misplaced(self) -> StoreUnavailable | None:
-        problem = self._placement.problem(self._connection)
+        problem = self._placement.problem(self._connection, with_index=False)
         if problem is not None and not self._misplaced:
             _log.error("writes are refused: %s", problem.message)
         elif problem is None and self._misplaced:
@@ -410,18 +413,12 @@ class Writer:
             _log.warning("the database can be written again")
             self.fault = None
 
-    def _checkpoint_if_large(self) -> None:
-        try:
-            size = os.stat(self._wal_path).st_size  # noqa: PTH116
-        except OSError:
-            return
+    def _checkpoint_due(self) -> None:
         now = time.monotonic()
-        if size > WAL_LIMIT_BYTES and now - self._last_wal_check >= 1.0:
-            self._last_wal_check = now
+        if now - self._last_truncation >= 1.0 and self._log.size_bytes > WAL_LIMIT_BYTES:
+            self._last_truncation = now
             self._checkpoint("TRUNCATE", busy_ms=20)
-            self._checkpointed_bytes = 0
-        elif size >= self._checkpointed_bytes + CHECKPOINT_BYTES:
-            self._checkpointed_bytes = size
+        else:
             self._checkpoint("PASSIVE", busy_ms=0)
 
     def _checkpoint(self, mode: str, *, busy_ms: int) -> None:
@@ -431,9 +428,10 @@ class Writer:
         try:
             self._connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
             try:
-                self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+                _, frames, _ = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+                self._log.note_checkpoint(frames)
             finally:
                 self._connection.execute("PRAGMA busy_timeout = 5000")
                 self._placement.note_content()
         except (OSError, sqlite3.Error) as error:
-            _log.debug("cannot truncate the write-ahead log: %s", error)
+            _log.debug("cannot copy the write-ahead log into the database: %s", error)
