@@ -7,13 +7,14 @@ that it raises is sent to the client; any other exception is a bug, and is sent 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
-from nexus_protocol import Command, CommandInfo
+from nexus_protocol import Command, CommandInfo, Record, encode_record
 
 from nexus.caller import Caller
 from nexus.runtime import Runtime
@@ -33,6 +34,7 @@ __all__ = [
     "Stream",
     "ManagerContext",
     "collect_handlers",
+    "encode_each",
     "encoded_list",
     "handles",
 ]
@@ -162,11 +164,22 @@ class Context:
 
 PAGE_BYTES = 1024 * 1024
 """A list ends its page at this size, even if its limit of records allows more."""
+_ENCODED_AT_ONCE = 200
 
 
 def encoded_list(elements: list[bytes]) -> Any:
     """Make a field of a record from elements that are already encoded as MessagePack (an array 32)."""
     return msgspec.Raw(b"\xdd" + len(elements).to_bytes(4, "big") + b"".join(elements))
+
+
+async def encode_each(records: Iterable[Record]) -> Any:
+    """Make and encode the elements of a long field; other requests are answered meanwhile."""
+    elements = []
+    for number, record in enumerate(records, 1):
+        elements.append(encode_record(record))
+        if number % _ENCODED_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return encoded_list(elements)
 
 
 class Handler(NamedTuple):

@@ -58,6 +58,10 @@ _log = logging.getLogger("nexus.daemon")
 
 _PRUNE_INTERVAL_S = 3600.0
 _DAY_MS = 24 * 60 * 60 * 1000
+_GC_THRESHOLDS = (2000, 5)
+"""Fewer objects of a long reply become old ones, whose collection stops the loop for milliseconds."""
+_SWITCH_INTERVAL_S = 0.001
+"""How long a thread that computes, such as one that reads a configuration file, may hold up the loop at a time."""
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HANDLED_SIGNALS = (*_STOP_SIGNALS, signal.SIGHUP)
 _NEEDS_A_PERSON = (ConfigError, SchemaMismatch, DatabaseDamaged, ForeignProcesses)
@@ -287,6 +291,8 @@ class _Daemon:
             tasks.append(loop.create_task(self._feed_watchdog(interval)))
         gc.collect()
         gc.freeze()  # loaded modules stay for life: no collection needs to traverse them again
+        gc.set_threshold(*_GC_THRESHOLDS)
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         try:
             for manager in managers:
                 await manager.start()

@@ -25,9 +25,10 @@ from nexus.runtime.status import process_start
 
 __all__ = ["ChildProcess", "CommandResult", "OutputPipe", "run_command"]
 
-_READ_BYTES = 64 * 1024
-_DRAIN_READS = 32
-"""Reads of 64 KiB that are more than a pipe can hold (1 MiB at most for an ordinary user)."""
+_READ_BYTES = 16 * 1024
+"""What a receiver makes of a piece must not hold up the loop."""
+_DRAIN_READS = 128
+"""Reads that are more than a pipe can hold (1 MiB at most for an ordinary user)."""
 _KILLED_S = 1.0
 """How long ``run_command`` waits for killed processes. The shim waits for those that sleep in the kernel for longer."""
 _UNWATCHED_S = 1.0
@@ -45,7 +46,7 @@ class CommandResult(NamedTuple):
 
 
 class OutputPipe:
-    """Reads what children write, while the loop runs, and gives it to ``receive`` in pieces of at most 64 KiB.
+    """Reads what children write, while the loop runs, and gives it to ``receive`` in pieces of at most 16 KiB.
 
     ``on_eof`` is called once all writers have closed it. ``ChildProcess`` opens the pipe and ``close`` ends it.
     """

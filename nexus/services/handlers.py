@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nexus import journal
-from nexus.capability import Context, Stream, handles
+from nexus.capability import Context, Stream, encode_each, handles
 from nexus.hints import command_line
 from nexus.paging import decode_cursor, encode_cursor, read_page
 from nexus.services import store, validation
@@ -291,7 +291,7 @@ async def _change_dependency(ctx: Context, change: Callable[[Transaction], Depen
 @handles(ListDependencies)
 async def list_dependencies(ctx: Context, command: ListDependencies) -> DependencyList:
     if command.service is None:
-        return DependencyList(await _all_dependencies(ctx))
+        return DependencyList(await encode_each(await _all_dependencies(ctx)))
     pending = [_resolve(ctx, command.service).id]
     seen, found = set(pending), []
     while pending:
@@ -304,7 +304,8 @@ async def list_dependencies(ctx: Context, command: ListDependencies) -> Dependen
                 seen.add(other)
                 pending.append(other)
         await asyncio.sleep(0)
-    return DependencyList(sorted(found, key=lambda dependency: (dependency.service, dependency.dependency)))
+    found.sort(key=lambda dependency: (dependency.service, dependency.dependency))
+    return DependencyList(await encode_each(found))
 
 
 async def _all_dependencies(ctx: Context) -> list[Dependency]:

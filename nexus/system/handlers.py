@@ -130,11 +130,15 @@ def shutdown(ctx: Context, _command: Shutdown) -> Empty:
 
 
 @handles(Describe)
-def describe(ctx: Context, _command: Describe) -> Description:
-    return Description([_description(info) for info in ctx.daemon.commands()])
+async def describe(ctx: Context, _command: Describe) -> Description:
+    descriptions = []
+    for info in ctx.daemon.commands():
+        descriptions.append(_description(info))
+        await asyncio.sleep(0)
+    return Description(descriptions)
 
 
-@functools.cache  # generating the schemas takes milliseconds, and they never change
+@functools.cache  # generating the schemas takes a millisecond for each command, and they never change
 def _description(info: CommandInfo) -> CommandDescription:
     doc = "\n".join(line.removeprefix("    ") for line in (info.request.__doc__ or "").strip().splitlines())
     return CommandDescription(

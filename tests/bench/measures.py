@@ -21,7 +21,7 @@ from nexus.client import BlockingClient
 from nexus.system.commands import Ping
 from nexus.vms.commands import GetVm, ListVms
 
-__all__ = ["MEASURES", "Measure", "Sample", "compare_durations", "duration"]
+__all__ = ["MEASURES", "Measure", "Sample", "compare_durations", "duration", "paced_pings"]
 
 Timed = Callable[[float], tuple[int, float]]
 """Repeats an operation for a number of seconds; returns the count and the elapsed seconds."""
@@ -152,13 +152,27 @@ def _list(world: World) -> Sample:
     )
 
 
-def _latency(world: World, percent: int) -> Sample:
-    """Latency of Pings that are due at fixed times: a delayed Ping also delays the next ones, which counts.
+def paced_pings(client: BlockingClient, count: int) -> list[float]:
+    """The latencies in seconds of Pings that are due at fixed times: a delayed one also delays the next, which counts.
 
     A Ping sent only after the previous reply would hide slow replies (coordinated omission).
     """
+    command = Ping()
+    latencies = []
+    due = time.perf_counter()
+    for _ in range(count):
+        due += 0.0025
+        while (left := due - time.perf_counter()) > 0:
+            time.sleep(left)
+        start = due if left < -0.0005 else time.perf_counter()
+        client.call(command)
+        latencies.append(time.perf_counter() - start)
+    return latencies
+
+
+def _latency(world: World, percent: int) -> Sample:
     with world.all_cores(world.full):
-        path, client, command = world.full.socket_path, world.client(world.full), Ping()
+        path, client = world.full.socket_path, world.client(world.full)
         read_end, write_end = os.pipe()
 
         def lists() -> None:
@@ -169,15 +183,7 @@ def _latency(world: World, percent: int) -> Sample:
 
         with forked(lists):
             os.read(read_end, 1)
-            latencies = []
-            due = time.perf_counter()
-            for _ in range(100 if world.quick else 400):
-                due += 0.0025
-                while (left := due - time.perf_counter()) > 0:
-                    time.sleep(left)
-                start = due if left < -0.0005 else time.perf_counter()
-                client.call(command)
-                latencies.append(time.perf_counter() - start)
+            latencies = paced_pings(client, 100 if world.quick else 400)
             os.close(write_end)
             assert os.read(read_end, 1), "no list was finished while the pings were measured"
         os.close(read_end)

@@ -14,11 +14,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.beside import BESIDE_MEASURES
 from bench.measures import MEASURES, Measure, Sample
 from bench.services import SERVICE_MEASURES
 from bench.world import World
 
-ALL = (*MEASURES, *SERVICE_MEASURES)
+ALL = (*MEASURES, *BESIDE_MEASURES, *SERVICE_MEASURES)
 
 _TIMES, _TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 _HEADINGS = ("measure", "ours", "baseline", "ratio", "target", "reached")
@@ -40,7 +41,8 @@ def main() -> None:
     print(_markdown(rows) if options.markdown else _columns(rows))
     print(
         f"\nMedians (min to max) of {rounds} interleaved rounds; client and server on one core, except for the Pings "
-        f"during lists.\nPython {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
+        f"during lists and beside other commands.\n"
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
         f"Linux {platform.release()}, {platform.machine()}."
     )
 

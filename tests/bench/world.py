@@ -98,6 +98,10 @@ class World:
         """Enter a context until the end of the run."""
         return self._close.enter_context(context)
 
+    def callback(self, end: Callable[[], object]) -> None:
+        """Call ``end`` at the end of the run."""
+        self._close.callback(end)
+
     def new_root(self) -> Path:
         """A private folder, removed at the end of the run."""
         root = Path(tempfile.mkdtemp(prefix="nexus-bench-"))

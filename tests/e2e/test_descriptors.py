@@ -1,4 +1,4 @@
-"""Only SQLite opens the database and its index in the daemon: closing any other descriptor would drop its POSIX locks."""
+"""Only SQLite opens the database and its index: closing another descriptor would drop its POSIX locks."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import msgspec
 from nexus_protocol import NexusError
 
 from nexus import journal
-from nexus.capability import Context, Stream, handles
+from nexus.capability import Context, Stream, encode_each, handles
 from nexus.git.errors import (
     GitAuthentication,
     GitDetached,
@@ -97,7 +97,9 @@ async def git_log(ctx: Context, command: GitLog) -> GitCommitList:
     with _with_hint(service):
         commits = await repository.log(command.limit, command.revision)
     return GitCommitList(
-        [GitCommit(c.id, c.author_name, c.author_email, c.at, c.subject, list(c.refs)) for c in commits]
+        await encode_each(
+            GitCommit(c.id, c.author_name, c.author_email, c.at, c.subject, list(c.refs)) for c in commits
+        )
     )
 
 
@@ -107,7 +109,9 @@ async def git_list_branches(ctx: Context, command: GitListBranches) -> GitBranch
     with _with_hint(service):
         branches = await repository.branches(remote=command.remote)
     return GitBranchList(
-        [GitBranch(b.name, b.commit, b.current, b.remote, b.upstream, b.ahead, b.behind, b.at) for b in branches]
+        await encode_each(
+            GitBranch(b.name, b.commit, b.current, b.remote, b.upstream, b.ahead, b.behind, b.at) for b in branches
+        )
     )
 
 
