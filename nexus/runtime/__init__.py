@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from nexus.runtime.orphans import Orphans
     from nexus.runtime.process import Process
     from nexus.runtime.runtime import Runtime
-    from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, RuntimeFailure, StartFailed
+    from nexus.runtime.spec import (
+        Exit,
+        LimitUnavailable,
+        ProcessSpec,
+        RunHeld,
+        RuntimeFailure,
+        RunUnreadable,
+        StartFailed,
+    )
     from nexus.runtime.tree import Usage
 
 __all__ = [
@@ -27,6 +35,7 @@ __all__ = [
     "Process",
     "ProcessSpec",
     "RunHeld",
+    "RunUnreadable",
     "Runtime",
     "RuntimeFailure",
     "StartFailed",
@@ -44,6 +53,7 @@ _MODULES = {
     "Process": "process",
     "ProcessSpec": "spec",
     "RunHeld": "spec",
+    "RunUnreadable": "spec",
     "Runtime": "runtime",
     "RuntimeFailure": "spec",
     "StartFailed": "spec",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nexus.runtime.inheritance import DESCRIPTORS
-from nexus.runtime.members import end_members, has_run_id, pid_namespace
+from nexus.runtime.members import end_members, end_when_possible, has_run_id, pid_namespace
 from nexus.runtime.spec import ProcessSpec
 from nexus.runtime.spec_encoding import encode_spec, shim_command
 from nexus.runtime.status import process_start
@@ -305,7 +305,11 @@ class ChildProcess:
     async def _end_rest(self) -> None:
         """After the shim was killed, kill what it would have killed."""
         has_id = has_run_id(self._run_id)
-        await asyncio.to_thread(end_members, lambda pid, fields: int(fields[3]) == self.pid > 0 or has_id(pid, fields))
+
+        def belongs(pid: int, fields: list[bytes]) -> bool:
+            return int(fields[3]) == self.pid > 0 or has_id(pid, fields)
+
+        await end_when_possible(lambda: end_members(belongs))
         self._set_gone()
 
     def _set_gone(self) -> None:

@@ -6,6 +6,7 @@ no file of a run.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -13,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from nexus.runtime.status import RunRecord, boot_id, process_start
+from nexus.runtime.status import Reachable, RunRecord, boot_id, is_exhaustion, process_start
 from nexus.runtime.tree import all_processes, parent_of, stat_fields
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "end_left_behind",
     "end_members",
     "end_run",
+    "end_when_possible",
     "has_run_id",
     "own_ancestry",
     "pid_namespace",
@@ -35,14 +37,19 @@ RUN_ID = b"NEXUS_RUN_ID="
 
 _LONGEST_S = 5.0
 _PAUSE_S = 0.005
+_AGAIN_S = 0.2
 _EMPTY_SCANS = 2
 """One scan may miss a process that forks and ends meanwhile."""
 _LEFT_BEHIND = re.compile(rb"NEXUS_RUN_ID=(?:.*\.)?child-(\d+)-(\d+)-(\d+)-\d+")
 
 
 def strings_of(pid: int, file: str) -> list[bytes]:
-    """The NUL-separated strings in a process's ``environ`` or ``cmdline``; none where it cannot be read."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/{file}", "rb") as strings:
+    """The NUL-separated strings in a process's ``environ`` or ``cmdline``; none of one that has ended or is not ours.
+
+    Raises:
+        OSError: this process lacks descriptors or memory to look at it; so do the other functions here.
+    """
+    with Reachable(), open(f"/proc/{pid}/{file}", "rb") as strings:
         return strings.read().split(b"\0")
     return []
 
@@ -61,6 +68,17 @@ def has_run_id(run_id: str) -> Belongs:
     """The processes whose environment has this run id."""
     variable = RUN_ID + run_id.encode()
     return lambda pid, _fields: variable in strings_of(pid, "environ")
+
+
+async def end_when_possible(end: Callable[[], bool]) -> bool:
+    """Call ``end`` in a thread, and again as long as this process lacks the descriptors or the memory to look."""
+    while True:
+        try:
+            return await asyncio.to_thread(end)
+        except OSError as error:
+            if not is_exhaustion(error):
+                raise
+        await asyncio.sleep(_AGAIN_S)
 
 
 def end_run(record: RunRecord, run_id: str, *, watched: bool) -> bool:
@@ -157,7 +175,9 @@ def _kill(pid: int, start: int, protected: set[int]) -> bool:
     """
     try:
         fd = os.pidfd_open(pid)
-    except OSError:
+    except OSError as error:
+        if is_exhaustion(error):
+            raise
         return False
     try:
         # Checked again: from here on the descriptor names one process, even if the pid is reused.
@@ -169,7 +189,9 @@ def _kill(pid: int, start: int, protected: set[int]) -> bool:
         if group > 1 and group not in protected:
             with contextlib.suppress(OSError):
                 os.killpg(group, signal.SIGKILL)
-    except OSError:
+    except OSError as error:
+        if is_exhaustion(error):
+            raise
         return False
     finally:
         os.close(fd)
@@ -177,9 +199,9 @@ def _kill(pid: int, start: int, protected: set[int]) -> bool:
 
 
 def _has_pipe(pid: int, names: set[str]) -> bool:
-    with contextlib.suppress(OSError):
+    with Reachable():
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
+            with Reachable():
                 if os.readlink(f"/proc/{pid}/fd/{descriptor}") in names:
                     return True
     return False

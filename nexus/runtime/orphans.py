@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from nexus.runtime.members import RUN_ID, end_members, has_run_id, own_ancestry, strings_of
+from nexus.runtime.members import RUN_ID, end_members, end_when_possible, has_run_id, own_ancestry, strings_of
+from nexus.runtime.status import Reachable
 
-__all__ = ["Orphans", "end_orphans", "find_orphans", "open_held_control"]
+__all__ = ["Orphans", "end_orphans", "find_orphans", "open_held_control", "stop_shims"]
 
 _SHIM_SLACK_S = 5.0
 """How long beyond the grace time a shim gets to end its processes."""
@@ -43,6 +44,9 @@ def find_orphans(owners: Mapping[str, str]) -> dict[str, Orphans]:
 
     Returns the runs that have any, by run id. This process and its ancestors are left out: a service may have started
     the daemon again.
+
+    Raises:
+        OSError: this process lacks descriptors or memory, so that it cannot look at every process.
     """
     labels = {f"{owner}/{run_id}".encode(): run_id for run_id, owner in owners.items()}
     variables = {RUN_ID + run_id.encode(): run_id for run_id in owners}
@@ -74,18 +78,38 @@ async def end_orphans(orphans: Orphans, number: int, grace_ms: int) -> None:
         await _end_shim(pid, orphans.label, f"stop {int(number)} {grace_ms}", grace_s + _SHIM_SLACK_S)
     if not orphans.shims:
         await _signal_members(orphans, number, grace_s)
-    await asyncio.to_thread(end_members, has_run_id(orphans.run_id))
+    await end_when_possible(lambda: end_members(has_run_id(orphans.run_id)))
+
+
+def stop_shims(orphans: Orphans) -> None:
+    """Tell the shims of a run to stop it, with the signal and the grace time of its spec; does not wait."""
+    for pid in orphans.shims:
+        with Reachable():
+            shim = os.pidfd_open(pid)
+            try:
+                control = open_held_control(pid, orphans.run_id) if _is_shim(pid, orphans.label) else None
+                if control is not None:
+                    try:
+                        signal.pidfd_send_signal(shim, signal.SIGCONT)  # a suspended shim would not read the command
+                        os.write(control, b"stop -1 -1\n")
+                    finally:
+                        os.close(control)
+            finally:
+                os.close(shim)
 
 
 def open_held_control(shim_pid: int, run_id: str) -> int | None:
-    """Open a shim's control FIFO through the shim's own descriptor, after its folder was deleted; None if it has ended.
+    """Open a shim's control FIFO through the shim's own descriptor, after its file was deleted; None if it has ended.
 
     The caller must know that ``shim_pid`` is still the shim's, as by a pidfd that has not become readable.
+
+    Raises:
+        OSError: this process lacks descriptors or memory.
     """
     suffixes = (f"/{run_id}/control (deleted)", f"/{run_id}/control")
-    with contextlib.suppress(OSError):
+    with Reachable():
         for entry in Path(f"/proc/{shim_pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
+            with Reachable():
                 if str(entry.readlink()).endswith(suffixes):
                     return os.open(entry, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     return None

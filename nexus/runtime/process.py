@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import signal
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from nexus.runtime.members import end_run
+from nexus.runtime.members import end_run, end_when_possible
 from nexus.runtime.orphans import open_held_control
 from nexus.runtime.spec import Exit
 from nexus.runtime.spec_encoding import environment_of
-from nexus.runtime.status import RunRecord, now_ms, open_process, read_status
+from nexus.runtime.status import Reachable, RunRecord, Status, is_exhaustion, now_ms, open_process, read_status
 from nexus.runtime.tree import Usage, descendants, end_cgroup, ran_out_of_memory, usage
 
 __all__ = ["Process", "lost", "reap"]
@@ -75,6 +75,16 @@ class Process:
     def __repr__(self) -> str:
         return f"<Process {self.owner} {self.run_id} pid {self.pid} {self.exit or 'runs'}>"
 
+    @property
+    def started_clock_ms(self) -> int | None:
+        """When the main process started, in ms of the boot clock; None where its shim could not tell."""
+        return self._record.pid_start * 1000 // os.sysconf("SC_CLK_TCK") or None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all processes of the run have ended and the log is complete."""
+        return self._finished.is_set()
+
     async def wait_exit(self) -> Exit:
         """Wait until the main process has exited; processes that it started may still be running."""
         await self._exited.wait()
@@ -98,7 +108,11 @@ class Process:
             if self._shim is not None:
                 with contextlib.suppress(OSError):  # a suspended shim would not read the command
                     signal.pidfd_send_signal(self._shim, signal.SIGCONT)
-            self._send_command(f"stop {-1 if number is None else int(number)} {-1 if grace_ms is None else grace_ms}")
+            command = f"stop {-1 if number is None else int(number)} {-1 if grace_ms is None else grace_ms}"
+            while not self._finished.is_set() and not self._try_command(command):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_UNREADABLE_S):
+                        await self.wait()
         return await self.wait()
 
     def send_signal(self, number: int) -> None:
@@ -144,32 +158,42 @@ class Process:
             os.close(self._main)
             self._main = None
 
+    def _try_command(self, command: str) -> bool:
+        """``_send_command``; False when this process lacks the descriptors for it."""
+        try:
+            self._send_command(command)
+        except OSError as error:
+            if not is_exhaustion(error):
+                raise
+            return False
+        return True
+
     def _send_command(self, command: str) -> None:
         """Write a command to the shim's control FIFO; does nothing if the shim has ended."""
+        fd = self._open_control()
+        if fd is None:
+            return
         try:
-            fd = self._open_control()
-        except OSError as error:
-            if error.errno in (errno.ENXIO, errno.ENOENT):
-                return
-            raise
-        try:
-            os.write(fd, command.encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # the shim has ended at this moment
+                os.write(fd, command.encode() + b"\n")
         finally:
             os.close(fd)
 
-    def _open_control(self) -> int:
-        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            return os.open(self._folder / "control", flags | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            if self._shim is None:
-                raise
-            # The folder of a running run was deleted. The shim still has its control FIFO open and can be reached
-            # through that descriptor. Its pid cannot be reused while we hold its pidfd and have not seen its end.
-            control = open_held_control(self.shim_pid, self.run_id)
-            if control is None:
-                raise
-            return control
+    def _open_control(self) -> int | None:
+        """Open the control FIFO by its name, or else through the shim's own descriptor; None if the shim has ended.
+
+        Raises:
+            OSError: this process lacks descriptors or memory.
+        """
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+        with Reachable():
+            fd = os.open(self._folder / "control", flags)
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                return fd
+            os.close(fd)
+        # The file was deleted or replaced. The shim still has its control FIFO open. Its pid cannot be reused while
+        # this holds its pidfd and has not seen its end.
+        return None if self._shim is None else open_held_control(self.shim_pid, self.run_id)
 
     def _set_exit(self, end: Exit) -> None:
         if self.exit is None:
@@ -177,13 +201,18 @@ class Process:
             self.exit = end._replace(reason="over its memory limit") if over_limit else end
         self._exited.set()
 
+    def _read_status(self) -> Status | None:
+        """The status of this run; None where the file is missing or another run's."""
+        status = read_status(self._folder / "status")
+        return None if status is not None and status.run not in (None, self._record) else status
+
     def _main_ended(self) -> None:
         """Read the exit from the status file once the main process is a zombie; poll until the shim has written it."""
         if self._main is not None:
             self._loop.remove_reader(self._main)
         self._status_timer = None
         try:
-            status = read_status(self._folder / "status")
+            status = self._read_status()
         except OSError as error:
             self._read_again(self._main_ended, error)
             return
@@ -209,7 +238,7 @@ class Process:
         """Read how the run ended, once its shim has."""
         self._status_timer = None
         try:
-            status = read_status(self._folder / "status")
+            status = self._read_status()
         except OSError as error:
             self._read_again(self._read_end, error)
             return
@@ -227,7 +256,7 @@ class Process:
                 signal.pidfd_send_signal(self._main, signal.SIGKILL)
         if self._cgroup is not None:
             end_cgroup(self._cgroup)
-        if not await asyncio.to_thread(end_run, self._record, self.run_id, watched=True):
+        if not await end_when_possible(lambda: end_run(self._record, self.run_id, watched=True)):
             _log.warning("run %s of %s: some of its processes cannot be ended", self.run_id, self.owner)
         self._finish(recorded or lost("its supervisor was killed"))
 

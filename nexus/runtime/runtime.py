@@ -21,14 +21,23 @@ from pathlib import Path
 
 from nexus.runtime.inheritance import DESCRIPTORS
 from nexus.runtime.logs import Log
-from nexus.runtime.members import end_left_behind, end_run
-from nexus.runtime.orphans import Orphans, end_orphans, find_orphans
+from nexus.runtime.members import end_left_behind, end_run, end_when_possible, strings_of
+from nexus.runtime.orphans import Orphans, end_orphans, find_orphans, stop_shims
 from nexus.runtime.process import Process, lost, reap
 from nexus.runtime.scope import Scopes
 from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, RunUnreadable, StartFailed
 from nexus.runtime.spec_encoding import encode_spec, shim_command
 from nexus.runtime.start_errors import explain
-from nexus.runtime.status import STATUS_BYTES, Status, boot_id, is_locked, open_process, read_status
+from nexus.runtime.status import (
+    STATUS_BYTES,
+    RunRecord,
+    Status,
+    boot_id,
+    is_exhaustion,
+    is_locked,
+    open_process,
+    read_status,
+)
 from nexus.runtime.tree import end_cgroup
 
 __all__ = ["Runtime"]
@@ -133,41 +142,46 @@ class Runtime:
             status = read_status(folder / "status")
             if status is None or (status.failed and not locked):
                 return None
-            if not locked:
-                return await self._find_exit(folder, run_id, status)
-            if status.run is not None and status.run.boot == boot_id():
-                shim = open_process(status.run.shim_pid, status.run.shim_start)
+            if status.run is not None:
+                shim = _open_shim(status.run)
                 if shim is not None:
                     try:
-                        if is_locked(folder / "lock"):
+                        words = strings_of(status.run.shim_pid, "cmdline")
+                        if f"{owner}/{run_id}".encode() in words:
+                            # It lives, also if its lock file was deleted or replaced.
                             cgroup = self._scopes.folder(status.run.shim_pid, run_id)
                             process = Process(owner, run_id, folder, status.run, shim, cgroup)
                             shim = None
                             return process
+                        if any(words):  # a zombie has none
+                            status = status._replace(run=None)  # the file is another run's
                     finally:
                         if shim is not None:
                             os.close(shim)
+            if not locked:
+                return await self._find_exit(folder, run_id, status)
             # The run is just starting, or just ending.
             await asyncio.sleep(_POLL_S)
-        if status is not None and status.run is not None:
-            # The shim that it names has ended, so the lock is held by a process that is none of ours.
-            return lost("another process holds its lock")
+        # The status file names no shim that lives.
+        orphans = (await self.find_orphans({run_id: owner})).get(run_id)
+        if status is not None and status.run is not None and (orphans is None or not orphans.shims):
+            # Its shim has ended, so the lock is held by a process that is none of ours.
+            await self._find_exit(folder, run_id, status)
+            return status.exit or lost("another process holds its lock")
         raise RunUnreadable(
-            f"cannot look at run {run_id} of {owner}: its lock is held, and its status file names no process",
+            f"cannot look at run {run_id} of {owner}: its lock is held, and its status file names no process of it",
             f"Look at the files in {folder}.",
         )
 
     async def stop_unreadable(self, owner: str, run_id: str) -> None:
-        """Tell the shim of a run that cannot be adopted to stop it, by the control file alone; does not wait.
+        """Tell the shim of a run that cannot be adopted to stop it; does not wait. Needs no file of the run.
 
         Raises:
-            OSError: there is no shim, or it cannot be told.
+            OSError: this process lacks descriptors or memory.
         """
-        control = os.open(self._run_folder(owner, run_id) / "control", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            os.write(control, b"stop -1 -1\n")
-        finally:
-            os.close(control)
+        orphans = (await self.find_orphans({run_id: owner})).get(run_id)
+        if orphans is not None:
+            await asyncio.to_thread(stop_shims, orphans)
 
     async def find_orphans(self, owners: Mapping[str, str]) -> dict[str, Orphans]:
         """Find surviving processes of runs whose files were deleted, so that ``adopt`` returns None; by run id.
@@ -220,7 +234,10 @@ class Runtime:
         folder = self._run_folder(owner, run_id)
         if is_locked(folder / "lock"):
             raise RunHeld(f"cannot delete the files of run {run_id}: it is still running", "Stop it first.")
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            folder.unlink(missing_ok=True)
 
     async def remove(self, owner: str) -> None:
         """Delete all files of an owner including its log; does nothing if there are none.
@@ -406,9 +423,17 @@ class Runtime:
 async def _end_start(shim: int, folder: Path, run_id: str) -> None:
     """Kill the shim of a start that was given up, and the program that it may have executed already."""
     await _kill_shim(shim, folder / "lock")
-    status = read_status(folder / "status")
-    if status is not None and status.run is not None:
-        await asyncio.to_thread(end_run, status.run, run_id, watched=True)
+
+    def end() -> bool:
+        status = read_status(folder / "status")
+        return status is None or status.run is None or end_run(status.run, run_id, watched=True)
+
+    await end_when_possible(end)
+
+
+def _open_shim(run: RunRecord) -> int | None:
+    """A pidfd of the process that a status file names as the shim; None where it has ended."""
+    return open_process(run.shim_pid, run.shim_start) if run.boot == boot_id() else None
 
 
 def _require_spare_descriptors() -> None:
@@ -465,6 +490,10 @@ async def _kill_shim(pidfd: int, lock: Path) -> None:
         reap(pidfd)
         os.close(pidfd)
     for _ in range(_MAX_POLLS):
-        if not is_locked(lock):
-            return
+        try:
+            if not is_locked(lock):
+                return
+        except OSError as error:
+            if not is_exhaustion(error):
+                raise
         await asyncio.sleep(_POLL_S)

@@ -9,30 +9,52 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import time
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 from nexus.runtime.spec import Exit
 
 __all__ = [
     "STATUS_BYTES",
+    "Reachable",
     "RunRecord",
     "Status",
     "boot_id",
     "boot_time_s",
     "boot_clock_ms",
+    "is_exhaustion",
     "is_locked",
     "now_ms",
     "open_process",
     "process_start",
-    "process_start_ms",
     "read_status",
 ]
 
 STATUS_BYTES = 512
 _EXIT_AT = 256
 _DONE_AT = 384
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""A FIFO or a link that was put in the place of a file must neither block the daemon nor lead elsewhere."""
+_REPLACED = (errno.ELOOP, errno.ENXIO)
+"""Opening fails like this where a link or a socket is in the place of a file."""
+
+
+def is_exhaustion(error: OSError) -> bool:
+    """Whether this process lacks descriptors or memory, so that the error says nothing about what was looked at."""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+class Reachable:
+    """Suppresses the OSError of a process that has ended or belongs to another user, but not that of exhaustion."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+        return isinstance(error, OSError) and not is_exhaustion(error)
 
 
 class RunRecord(NamedTuple):
@@ -66,9 +88,13 @@ class Status(NamedTuple):
 
 
 def read_status(path: Path) -> Status | None:
-    """Read the status of a run; None where the file does not exist. Fields that cannot be parsed are None or False."""
+    """Read the status of a run; None where the file does not exist. Fields that cannot be parsed are None or False.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
     try:
-        raw = path.read_bytes()
+        raw = _read_start(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     run = _split(raw[:_EXIT_AT])
@@ -86,6 +112,20 @@ def read_status(path: Path) -> Status | None:
         elif end[:1] == ["signal"]:
             ended = Exit("signal", int(end[1]), end[2] == "1", int(end[3]))
     return Status(record, ended, end[:1] == ["fail"], done[:1] == ["done"])
+
+
+def _read_start(path: Path) -> bytes:
+    """The bytes of a status file; none where something else than a file is in its place."""
+    try:
+        fd = os.open(path, _OPEN)
+    except OSError as error:
+        if error.errno in _REPLACED:
+            return b""
+        raise
+    try:
+        return os.read(fd, STATUS_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    finally:
+        os.close(fd)
 
 
 def _split(raw: bytes) -> list[str]:
@@ -115,11 +155,19 @@ def boot_time_s() -> int | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a running shim holds the lock on this file."""
+    """Whether a running shim holds the lock on this file; False where something else is in its place.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(path, _OPEN)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        if error.errno in _REPLACED:
+            return False
+        raise
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -143,12 +191,6 @@ def process_start(pid: int) -> int | None:
         return None
     # The name may contain blanks and brackets; field 22 is the 20th after the last bracket.
     return int(raw[raw.rindex(b")") + 1 :].split()[19])
-
-
-def process_start_ms(pid: int) -> int | None:
-    """When a process started, in ms of the boot clock; None if there is no such process."""
-    start = process_start(pid)
-    return None if start is None else start * 1000 // os.sysconf("SC_CLK_TCK")
 
 
 def open_process(pid: int, start: int) -> int | None:

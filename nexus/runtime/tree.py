@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from nexus.runtime.status import Reachable, is_exhaustion
+
 __all__ = [
     "Usage",
     "all_processes",
@@ -44,7 +46,7 @@ def descendants(pid: int) -> list[int]:
 
 def _children(pid: int) -> list[int]:
     pids: list[int] = []
-    with contextlib.suppress(OSError):
+    with Reachable():
         for thread in os.listdir(f"/proc/{pid}/task"):
             try:
                 with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
@@ -56,11 +58,17 @@ def _children(pid: int) -> list[int]:
 
 
 def stat_fields(pid: int) -> list[bytes] | None:
-    """The fields of ``/proc/PID/stat`` from the third on: state, parent, group, session..."""
+    """The fields of ``/proc/PID/stat`` from the third on: state, parent, group, session...; None where it has ended.
+
+    Raises:
+        OSError: this process lacks descriptors or memory to look at it; so do the other functions here.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             raw = file.read()
-    except OSError:
+    except OSError as error:
+        if is_exhaustion(error):
+            raise
         return None
     return raw[raw.rindex(b")") + 1 :].split()
 

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Callable
 from typing import NamedTuple
 
-from nexus.runtime import Process, Runtime, RuntimeFailure
+from nexus.runtime import Process, Runtime, RuntimeFailure, RunUnreadable
 
 __all__ = ["Known", "Sweeper"]
 
 _log = logging.getLogger("nexus.supervision")
+
+_GRACE_MS = 10_000
+"""From SIGTERM to SIGKILL, for processes whose own grace time cannot be read."""
 
 
 class Known(NamedTuple):
@@ -48,7 +52,10 @@ class Sweeper:
 
         What cannot be deleted is logged, and tried again by the next daemon.
         """
-        await self._runtime.end_left_behind()
+        try:
+            await self._runtime.end_left_behind()
+        except OSError as error:
+            _log.warning("cannot look for what earlier daemons left behind: %s", error)
         for owner in await asyncio.to_thread(self._runtime.owners):
             try:
                 if self._known(owner) is not None:
@@ -62,17 +69,28 @@ class Sweeper:
         for run_id in await asyncio.to_thread(self._runtime.runs, owner):
             if self._is_known(owner, run_id):
                 continue
-            found = await self._runtime.adopt(owner, run_id)
-            if isinstance(found, Process):
-                _log.warning("ending run %s of %s: no record knows it", run_id, owner)
-                await found.stop()
-                found.close()
+            await self._end_run(owner, run_id)
             # The record may have begun the run meanwhile.
             if not self._is_known(owner, run_id):
                 self._runtime.forget(owner, run_id)
         known = self._known(owner)
         if known is not None and not known.exists:
             await self._runtime.remove(owner)
+
+    async def _end_run(self, owner: str, run_id: str) -> None:
+        """End what is left of a run that no record knows, also if its files are broken."""
+        try:
+            found = await self._runtime.adopt(owner, run_id)
+        except RunUnreadable:
+            found = None
+        if isinstance(found, Process):
+            _log.warning("ending run %s of %s: no record knows it", run_id, owner)
+            await found.stop()
+            found.close()
+        elif found is None:
+            for orphans in (await self._runtime.find_orphans({run_id: owner})).values():
+                _log.warning("ending what is left of run %s of %s: no record knows it", run_id, owner)
+                await self._runtime.end_orphans(orphans, signal.SIGTERM, _GRACE_MS)
 
     def _is_known(self, owner: str, run_id: str) -> bool:
         return self._known(owner) == Known(True, run_id)
