@@ -62,6 +62,7 @@ from nexus.services.records import (
 from nexus.services.store import StoredService, count_by_state
 from nexus.store import Transaction
 from nexus.streams import Following, daemon_stopping
+from nexus.tasks import uninterrupted
 
 __all__ = [
     "add_dependency",
@@ -263,6 +264,8 @@ async def add_dependency(ctx: Context, command: AddDependency) -> Dependency:
 
 @handles(RemoveDependency)
 async def remove_dependency(ctx: Context, command: RemoveDependency) -> Dependency:
+    edges: list[int] = []
+
     def change(tx: Transaction) -> Dependency:
         service, dependency = store.resolve(tx, command.service), store.resolve(tx, command.dependency)
         edge = dependency_store.edge(tx, service.id, dependency.id)
@@ -275,11 +278,14 @@ async def remove_dependency(ctx: Context, command: RemoveDependency) -> Dependen
             )
         removed = dependency_store.listed(tx, service_id=service.id, dependency_id=dependency.id)[0]
         dependency_store.remove(tx, edge.id)
+        edges[:] = [edge.id]
         detail = {"dependency": dependency.name, "dependency_id": dependency.id}
         _record(tx, ctx, "dependency_removed", service, detail)
         return removed
 
-    return await _change_dependency(ctx, change)
+    removed = await ctx.store.write(change)
+    await uninterrupted(ctx.daemon.manager(ServiceManager).dependency_removed(removed.service_id, *edges))
+    return removed
 
 
 async def _change_dependency(ctx: Context, change: Callable[[Transaction], Dependency]) -> Dependency:

@@ -368,6 +368,11 @@ class ServiceManager:
             self._spawn(self.tunnels.remove(gone))
         self.changed(service_id)
 
+    async def dependency_removed(self, service_id: str, dependency: int) -> None:
+        """End the tunnel of a deleted dependency and delete its files, then apply the changed record."""
+        await self.tunnels.remove([dependency])
+        self.updated(service_id)
+
     async def output(
         self, service_id: str, command: GetServiceStdout, until: asyncio.Event | None = None
     ) -> AsyncIterator[LogPiece]:

@@ -376,7 +376,8 @@ def change_state(tx: Transaction, service_id: str, state: ServiceState, **column
 
     ``columns`` are of ``_RUN_COLUMNS``; None unsets one. A change of state unsets ``reason``, ``reason_code`` and
     ``next_restart_at`` unless they are given; stopped and failed also unset pid, port and lost dependencies. Health
-    becomes unknown when a run ends and when one begins.
+    becomes unknown when a run ends and when one begins. Every write of a state unsets ``unknown_since`` unless it is
+    given: the caller knows the run.
 
     Raises:
         ServiceNotFound: there is no such service.
@@ -390,11 +391,11 @@ def change_state(tx: Transaction, service_id: str, state: ServiceState, **column
     if row is None:
         raise ServiceNotFound(f'service "{service_id}" not found', details={"service": service_id})
     before = ServiceState(row[0])
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"unknown_since": None}
     if state is not before:
         if state not in TRANSITIONS[before]:
             raise ValueError(f"a service does not go from {before} to {state}")
-        changes = {"status": state.value, "state_at": tx.now} | dict.fromkeys(_STATE_COLUMNS)
+        changes |= {"status": state.value, "state_at": tx.now} | dict.fromkeys(_STATE_COLUMNS)
     if state not in UP:
         changes |= dict.fromkeys(_LIVE_COLUMNS)
     changes |= columns

@@ -19,7 +19,7 @@ from nexus_protocol import NexusError
 
 from nexus.capability import ManagerContext
 from nexus.hints import command_line
-from nexus.runtime import Process, ProcessSpec, RuntimeFailure, loopback, ports
+from nexus.runtime import Process, ProcessSpec, RuntimeFailure, RunUnreadable, loopback, ports
 from nexus.runtime.tunnel import find_tunnel_command
 from nexus.services import store
 from nexus.services.dependencies import store as dependency_store
@@ -42,6 +42,7 @@ _LOG_BYTES = 128 * 1024
 _PORT_ATTEMPTS = 8
 _RETRY_S = 0.2
 _RETRY_MAX_S = 5.0
+_LOOK_AGAIN_S = 1.0
 
 
 class _Tunnel:
@@ -53,6 +54,8 @@ class _Tunnel:
         self.run_id = run_id
         self.process = process
         self.watch: asyncio.Task[None] | None = None
+        self.unknown = False
+        """Whether its run could not be looked at yet, so that its process may live."""
 
 
 class Tunnels:
@@ -158,16 +161,28 @@ class Tunnels:
         if not up:
             await self._end(edge.id, edge)
             return
-        process = await self._adopt_process(edge.id, edge.tunnel_run_id)
-        tunnel = _Tunnel(edge, edge.tunnel_port, edge.tunnel_run_id, process)
+        tunnel = _Tunnel(edge, edge.tunnel_port, edge.tunnel_run_id, None)
+        try:
+            tunnel.process = await self._adopt_process(edge.id, tunnel.run_id)
+        except OSError as error:
+            tunnel.unknown = True
+            _log.error("cannot look at the tunnel of %s to %s, trying again: %s", edge.service, edge.dependency, error)
         self._tunnels[edge.id] = tunnel
         tunnel.watch = asyncio.create_task(self._watch(tunnel))
         self.update(edge.dependency_id)
 
     async def _adopt_process(self, dependency_id: int, run_id: str) -> Process | None:
-        """Adopt the process of a tunnel's run; a process whose files were deleted is ended."""
+        """Adopt the process of a tunnel's run; a process whose files were deleted or are broken is ended.
+
+        Raises:
+            OSError: it cannot be looked at.
+        """
         owner = f"{TUNNEL_OWNER}{dependency_id}"
-        found = await self._runtime.adopt(owner, run_id)
+        try:
+            found = await self._runtime.adopt(owner, run_id)
+        except RunUnreadable as error:
+            _log.warning("ending an unreadable tunnel: %s", error)
+            found = None
         if found is None:
             for orphans in (await self._runtime.find_orphans({run_id: owner})).values():
                 await self._runtime.end_orphans(orphans, signal.SIGKILL, 0)
@@ -244,6 +259,11 @@ class Tunnels:
         """Restart the process on the same port whenever it ends: the dependent knows only this address."""
         pause_s = _RETRY_S
         id_ = tunnel.edge.id
+        while tunnel.unknown:
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            with contextlib.suppress(OSError):
+                tunnel.process = await self._adopt_process(id_, tunnel.run_id)
+                tunnel.unknown = False
         while True:
             if tunnel.process is not None:
                 await tunnel.process.wait()
@@ -265,7 +285,10 @@ class Tunnels:
                 pause_s = _RETRY_S
 
     async def _end(self, id_: int, row: StoredDependency | None) -> None:
-        """End a tunnel, whether or not this daemon watches it."""
+        """End a tunnel, whether or not this daemon watches it.
+
+        One that cannot be looked at stays in its row, and is ended at the next end or adoption.
+        """
         owner = f"{TUNNEL_OWNER}{id_}"
         tunnel = self._tunnels.pop(id_, None)
         process: Process | None = None
@@ -274,7 +297,11 @@ class Tunnels:
             await cancel_and_wait(tunnel.watch)
             process, run_id = tunnel.process, tunnel.run_id
         if process is None and run_id is not None:
-            process = await self._adopt_process(id_, run_id)
+            try:
+                process = await self._adopt_process(id_, run_id)
+            except OSError as error:
+                _log.error("cannot look at a tunnel that is to be ended: %s", error)
+                return
         if process is not None:
             await process.stop(grace_ms=0)
             process.close()

@@ -17,7 +17,7 @@ from nexus_protocol import NexusError
 
 from nexus.runtime import loopback, ports
 from nexus.runtime.command import run_command
-from nexus.runtime.status import boot_clock_ms, process_start_ms
+from nexus.runtime.status import boot_clock_ms
 from nexus.services.configuration.command import argv_of, directory_of, umask_of
 from nexus.services.health.declared import has_health_check
 from nexus.services.records import Service
@@ -37,6 +37,8 @@ _log = logging.getLogger("nexus.services")
 
 _EAGER_S = 0.25
 """Between two checks before the first success."""
+_AGAIN_S = 1.0
+"""Before the next attempt, where the output cannot be read."""
 _SPREAD_S = 1.0
 """The longest random delay of the first check of a run that was adopted."""
 _MESSAGE_INTERVAL_S = 5.0
@@ -81,7 +83,7 @@ class HealthCheck:
         self._message: str | None = None
         self._reported_at = 0.0
         now_ms = boot_clock_ms()
-        self._run_started_at = time.monotonic() - (now_ms - (process_start_ms(process.pid) or now_ms)) / 1000
+        self._run_started_at = time.monotonic() - (now_ms - (process.started_clock_ms or now_ms)) / 1000
         """On the monotonic clock, which a change of the system time does not move."""
 
     def start(self) -> None:
@@ -112,10 +114,16 @@ class HealthCheck:
 
     async def _run(self) -> None:
         try:
-            if self._service.health_log is not None:
-                await self._watch_log(self._service.health_log)
-            else:
-                await self._probe_periodically()
+            while True:
+                try:
+                    if self._service.health_log is not None:
+                        await self._watch_log(self._service.health_log)
+                    else:
+                        await self._probe_periodically()
+                    return
+                except OSError as error:
+                    _log.error("service %s: cannot check its health, trying again: %s", self._service.name, error)
+                await asyncio.sleep(_AGAIN_S)
         except asyncio.CancelledError:
             raise
         except Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from nexus.hints import command_line
@@ -33,7 +34,9 @@ def start_failed(
     name = context.state.name
     details: dict[str, Any] = {"id": context.id, "name": name, "reason": reason}
     if exit_ is not None:
-        lines = context.manager.runtime.log(context.owner).tail(_LOG_LINES, from_run=context.run_id)
+        lines: list[bytes] = []
+        with contextlib.suppress(OSError):  # without descriptors the error is told without its output
+            lines = context.manager.runtime.log(context.owner).tail(_LOG_LINES, from_run=context.run_id)
         details |= exit_detail(exit_)
         details["log"] = [line[:_LOG_LINE_BYTES].decode(errors="replace") for line in lines]
     return ServiceStartFailed(

@@ -136,7 +136,7 @@ class ServiceHandle:
         while self._lifecycle is lifecycle:
             if lifecycle.refused is not None and not requests.pending:
                 raise lifecycle.refused
-            if state.trouble is not None:
+            if state.trouble is not None and not lifecycle.may_live:
                 raise _ended_unwritten(self.name, state.trouble)
             await self._context.waiters.changed()
         return True

@@ -82,6 +82,11 @@ class Lifecycle:
         return known or self.unknown is not None
 
     @property
+    def may_live(self) -> bool:
+        """Whether a process of its run may be alive."""
+        return self.has_run and (self.run is None or not self.run.process.finished)
+
+    @property
     def wanted_environment(self) -> dict[str, str]:
         """The environment of the present start, or of the restart that is requested."""
         restart = self._requests.restart
@@ -170,6 +175,9 @@ class Lifecycle:
         try:
             if self.unknown is not None:
                 await self._look_until_known(self.unknown)
+            if self._state.read().service.unknown_since is not None:
+                # Also where an earlier daemon wrote it, and this one could look at once.
+                await self._state.write(self._state.read().service.state, requests=self._requests)
             if self._orphans is not None:
                 self._exit = await end_orphans(self._context, self._orphans)
                 self._orphans = None

@@ -45,12 +45,13 @@ class Resumption(NamedTuple):
 async def find_run(context: ServiceContext, error: Exception) -> Process | Exit | Orphans | None:
     """Look for the run that the record knows until that is possible; ``error`` is why it was not.
 
-    Meanwhile the record says since when the run is unknown. It is not taken for ended, and none is started.
+    Meanwhile the record says since when the run is unknown; the caller unsets that. It is not taken for ended, and none
+    is started.
     """
     run_id = context.run_id
     assert run_id is not None
     _log.error("service %s: cannot look at its run, trying again: %s", context.state.name, error)
-    await _write_unknown(context, now_ms())
+    await _write_unknown(context, context.state.read().service.unknown_since or now_ms())
     while True:
         await asyncio.sleep(_LOOK_AGAIN_S)
         try:
@@ -65,11 +66,10 @@ async def find_run(context: ServiceContext, error: Exception) -> Process | Exit 
             error = again
             continue
         _log.warning("service %s: its run can be looked at again", context.state.name)
-        await _write_unknown(context, None)
         return orphans.get(run_id) if found is None else found
 
 
-async def _write_unknown(context: ServiceContext, since: int | None) -> None:
+async def _write_unknown(context: ServiceContext, since: int) -> None:
     service = context.state.read().service
     try:
         await context.state.write(service.state, insist=False, unknown_since=since)

@@ -7,7 +7,7 @@ import contextlib
 from typing import Any
 
 from nexus.runtime import Exit, Process
-from nexus.runtime.status import boot_clock_ms, process_start_ms
+from nexus.runtime.status import boot_clock_ms
 from nexus.services.health.check import HealthCheck
 from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.lifecycle.failures import is_ready, unhealthy
@@ -43,7 +43,7 @@ class Run:
         self._health: HealthCheck | None = None
         self._early: tuple[ServiceHealth, str | None] | None = None
         """What the health check found within the start window; it is written once the service is running."""
-        self._started_ms = process_start_ms(process.pid) or boot_clock_ms()
+        self._started_ms = process.started_clock_ms or boot_clock_ms()
         """By the boot clock, which never jumps."""
         self._exited_ms = self._started_ms
         self._window: asyncio.TimerHandle | None = None
@@ -86,7 +86,7 @@ class Run:
         oneshot = service.type is ServiceType.ONESHOT
         if service.start_window_ms and not oneshot:
             if service.pid != process.pid:
-                await state.write(ServiceState.STARTING, **columns)
+                await state.write(ServiceState.STARTING, requests=requests, **columns)
             self._start_health()
             while (left_s := (service.start_window_ms - self.up_ms) / 1000) > 0 and not self._is_healthy_early():
                 self.check()
@@ -94,7 +94,7 @@ class Run:
             self.check()
         detail = {"pid": process.pid} | ({} if service.active_port is None else {"port": service.active_port})
         columns |= reason_columns(restarted)
-        service = await state.write(ServiceState.RUNNING, ("service.started", detail), **columns)
+        service = await state.write(ServiceState.RUNNING, ("service.started", detail), requests=requests, **columns)
         self.came_up = True
         if self._early is not None:
             await self._on_health(*self._early)
@@ -146,6 +146,7 @@ class Run:
         await context.state.write(
             ServiceState.RUNNING,
             *observed.events,
+            requests=requests,
             lost_dependencies=observed.lost,
             **reason_columns(observed.reason),
         )

@@ -17,7 +17,7 @@ from nexus.services.records import Service
 from nexus.services.states import ServiceHealth, ServiceState
 from nexus.services.store import StoredService
 from nexus.store import DiskFull, OutcomeUnknown, StoreError, StoreUnavailable, Transaction
-from nexus.supervision.requests import StopRequest
+from nexus.supervision.requests import Requests, StopRequest
 
 __all__ = ["Event", "StateWriter"]
 
@@ -71,11 +71,15 @@ class StateWriter:
         *events: Event,
         caller: Caller | None = None,
         insist: bool = True,
+        requests: Requests | None = None,
         **columns: Any,
     ) -> Service:
         """Write the state, columns and events; with ``insist`` repeat it until the store can be written.
 
+        With ``requests`` a request ends the repetition: while a process runs, a full disk must not delay its stop.
+
         Raises:
+            RequestPending: a request is there, or arrived, and the store cannot be written.
             StoreConflict: another record has the port.
             StoreError: without ``insist``, the store cannot be written.
         """
@@ -96,7 +100,10 @@ class StateWriter:
                     raise
                 self.trouble = error
                 self._troubled(error)
-                await asyncio.sleep(_RETRY_S)
+                if requests is None:
+                    await asyncio.sleep(_RETRY_S)
+                else:
+                    await requests.wait(_RETRY_S)
         self.trouble = None
         self._changed()
         return self.service
