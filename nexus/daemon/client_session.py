@@ -40,6 +40,7 @@ from nexus.daemon.budgets import Budgets, ReceiveAccount
 from nexus.daemon.dispatch import Dispatch, Entry
 from nexus.daemon.send_buffer import SendBuffer
 from nexus.daemon.streams import MAX_QUEUED_INPUTS, SessionStream, decode_input, encode_result
+from nexus.runtime.status import is_exhaustion
 from nexus.store import StateStore
 from nexus.system.commands import Hello
 
@@ -489,6 +490,13 @@ class ClientSession:
         if isinstance(error, NexusError):
             return error
         name = entry.info.name if entry is not None else "a request"
+        if isinstance(error, OSError) and is_exhaustion(error):
+            _log.error("%s failed: %s", name, error)
+            return ResourceExhausted(
+                f"cannot carry out {name}: {error.strerror}",
+                hint="Stop some services, or close other clients.\n"
+                "Or raise the limit of open files in the shell that starts the daemon: ulimit -n NUMBER",
+            )
         _log.error("%s failed", name, exc_info=error)
         return Internal(
             f"cannot carry out {name}: {type(error).__name__}", hint="This is a bug in nexusd; its log has the details."

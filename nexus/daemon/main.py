@@ -14,6 +14,7 @@ import gc
 import logging
 import os
 import resource
+import shlex  # noqa: F401 - hints import it when needed, which fails once descriptors are exhausted
 import signal
 import socket
 import sys
