@@ -53,6 +53,24 @@ def tunnel_pids(services: Services) -> list[int]:
     return found
 
 
+def test_unreadable_tunnel_of_an_earlier_daemon_is_replaced_on_the_same_port_and_leaves_nothing(
+    services: Services,
+) -> None:
+    port = start_stack(services)
+    (old,) = tunnel_pids(services)
+    (status,) = services.daemon.state.glob("processes/tunnel-*/*/status")
+    services.daemon.kill()
+    status.write_bytes(b"garbage")
+    services.begin_anew()
+    wait_until(lambda: not exists(old), "the end of the unreadable tunnel")
+    wait_until(lambda: len(tunnel_pids(services)) == 1, "the next one")
+    assert (address(services), answer(port)) == (port, services.get("db").pid)
+    services.stop("api")
+    wait_until(lambda: not tunnel_pids(services), "the end of the tunnel")
+    services.client.call(RemoveDependency(service="api", dependency="db"))
+    assert not list(services.daemon.state.glob("processes/tunnel-*")), "also those of a stopped service are deleted"
+
+
 def test_tunnel_follows_its_dependency_through_restart_and_port_change(services: Services) -> None:
     port = start_stack(services)
     db = services.get("db")

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.broken_runs import BREAKAGES
 from support.daemon import DaemonProcess
 from support.live_services import Services, exists
 from support.raw import wait_until
 
-from nexus.services.commands import RestartService, StartService
+from nexus.runtime.tree import descendants, parent_of
+from nexus.services.commands import GetServiceStdout, RestartService, StartService, StopService
 from nexus.services.errors import ServiceUnknown
 from nexus.services.states import ServiceState
+from nexus.system.commands import Ping
 
 
 @pytest.fixture
@@ -70,6 +73,87 @@ def test_unknown_run_is_adopted_once_it_can_be_read(services: Services) -> None:
     assert not exists(pid)
 
 
+BROKEN = (
+    *("status a FIFO", "status without an end", "status of another run"),
+    *("lock removed", "lock a FIFO", "lock a link to itself"),
+    *("control a file", "control a directory", "control a link"),
+)
+
+
+@pytest.mark.parametrize("way", BROKEN)
+def test_service_whose_run_folder_is_broken_can_be_stopped_by_this_daemon_and_the_next(
+    services: Services, way: str
+) -> None:
+    for killed in (False, True):
+        services.add("other")
+        services.add("web", restart="always", restart_backoff_ms=10)
+        pids = {name: services.start(name).service.pid for name in ("other", "web")}
+        (folder,) = services.daemon.state.glob(f"processes/service-{services.get('web').id}/*/control")
+        BREAKAGES[way](folder.parent)
+        if killed:
+            services.kill_daemon()
+        services.stop("web")
+        assert not exists(pids["web"])
+        service = services.get("web")
+        assert (service.state, service.unknown_since) == (ServiceState.STOPPED, None)
+        assert services.get("other").pid == pids["other"]
+        assert exists(pids["other"])
+        for name in pids:
+            services.remove(name, stop=True)
+    assert not list(services.daemon.state.glob("processes/service-*"))
+
+
+def test_next_daemon_that_can_look_at_once_unsets_unknown_since(services: Services) -> None:
+    services.add("web")
+    pid = services.start("web").service.pid
+    path = status_file(services, "web")
+    status = path.read_bytes()
+    services.daemon.kill()
+    path.write_bytes(b"garbage")
+    services.begin_anew()
+    wait_until(lambda: services.get("web").unknown_since, "the unknown run")
+    services.daemon.kill()
+    path.write_bytes(status)
+    services.begin_anew()
+    service = services.wait("web", unknown_since=None)
+    assert (service.state, service.pid) == (ServiceState.RUNNING, pid)
+
+
+def test_commands_and_stops_without_descriptors_are_answered_with_the_cause(services: Services) -> None:
+    services.add("web")
+    pid = services.start("web").service.pid
+    daemon = services.daemon.pid
+    soft, hard = resource.prlimit(daemon, resource.RLIMIT_NOFILE)
+    resource.prlimit(daemon, resource.RLIMIT_NOFILE, (3, hard))
+    error = services.client.call_error(GetServiceStdout(service="web", lines=1))
+    assert (error.code, error.hint is not None) == ("resource_exhausted", True)
+    error = services.client.call_error(StopService(service="web", timeout_ms=300))
+    assert error.code == "deadline_exceeded", error
+    assert exists(pid)
+    resource.prlimit(daemon, resource.RLIMIT_NOFILE, (soft, hard))
+    services.wait("web", state=ServiceState.STOPPED)
+    assert not exists(pid)
+    assert "supervision task failed" not in services.daemon.log()
+
+
+def test_killed_shim_without_descriptors_leaves_no_process_behind(services: Services) -> None:
+    services.add("web", "setsid sleep 1000 & exec sleep 1000")
+    pid = services.start("web").service.pid
+    assert pid is not None
+    shim = parent_of(pid)
+    left = wait_until(lambda: [each for each in descendants(shim) if each != pid], "its child")
+    daemon = services.daemon.pid
+    soft, hard = resource.prlimit(daemon, resource.RLIMIT_NOFILE)
+    resource.prlimit(daemon, resource.RLIMIT_NOFILE, (3, hard))
+    os.kill(shim, signal.SIGKILL)
+    wait_until(lambda: not exists(shim), "the end of the shim")
+    services.client.call(Ping())
+    assert services.get("web").state is ServiceState.RUNNING
+    resource.prlimit(daemon, resource.RLIMIT_NOFILE, (soft, hard))
+    services.wait("web", state=ServiceState.FAILED)
+    assert not any(map(exists, left))
+
+
 def test_exit_while_descriptors_are_exhausted_is_recorded_later(services: Services) -> None:
     services.add("web")
     pid = services.start("web").service.pid
@@ -93,8 +177,7 @@ def test_daemon_without_descriptors_for_all_adopts_the_others_later(services: Se
     pids = {name: services.start(name).service.pid for name in names}
     services.daemon.kill()
     services.client.close()
-    command = services.daemon.command()
-    services.daemon.command = lambda: ["/bin/sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *command]  # type: ignore[method-assign]
+    services.daemon.descriptors = 64
     services.begin_anew()
     found = {name: services.get(name) for name in names}
     assert {service.state for service in found.values()} == {ServiceState.RUNNING}

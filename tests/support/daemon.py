@@ -68,6 +68,8 @@ class DaemonProcess:
         self.database = self.state / "nexus.db"
         self.log_path = root / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.descriptors: int | None = None
+        """The limit of open files, soft and hard, that the next start gets; None is that of the tests."""
         if config:
             self.write_config(config)
 
@@ -87,6 +89,10 @@ class DaemonProcess:
         """The command line of the daemon."""
         return [sys.executable, "-m", "nexus.daemon.main", *self.arguments]
 
+    def _limited(self) -> list[str]:
+        """The beginning of a command line that sets the limit of open files."""
+        return [] if self.descriptors is None else ["/bin/sh", "-c", f'ulimit -n {self.descriptors}; exec "$@"', "sh"]
+
     def start(self) -> DaemonProcess:
         """Start the daemon and wait until it is ready. If it ends instead, fail with its log."""
         notify = self.root / "notify.sock"
@@ -96,7 +102,7 @@ class DaemonProcess:
             ready.settimeout(START_TIMEOUT_S)
             with self.log_path.open("ab") as log:
                 self.process = subprocess.Popen(
-                    self.command(),
+                    [*self._limited(), *self.command()],
                     env=self.environment | {"NOTIFY_SOCKET": str(notify)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
