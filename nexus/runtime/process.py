@@ -219,6 +219,8 @@ class Process:
         if status is not None and status.exit is not None:
             self._set_exit(status.exit)
         elif self._shim is not None and self._cleanup is None:
+            with contextlib.suppress(OSError):  # a suspended shim would not write it
+                signal.pidfd_send_signal(self._shim, signal.SIGCONT)
             self._status_timer = self._loop.call_later(_STATUS_POLL_S, self._main_ended)
 
     def _shim_ended(self) -> None:

@@ -136,6 +136,16 @@ def test_commands_and_stops_without_descriptors_are_answered_with_the_cause(serv
     assert "supervision task failed" not in services.daemon.log()
 
 
+def test_end_of_a_process_whose_shim_is_suspended_is_recorded(services: Services) -> None:
+    services.add("web")
+    pid = services.start("web").service.pid
+    assert pid is not None
+    os.kill(parent_of(pid), signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    service = services.wait("web", state=ServiceState.FAILED)
+    assert service.exit_signal == signal.SIGKILL
+
+
 def test_killed_shim_without_descriptors_leaves_no_process_behind(services: Services) -> None:
     services.add("web", "setsid sleep 1000 & exec sleep 1000")
     pid = services.start("web").service.pid
