@@ -18,7 +18,7 @@ from typing import NamedTuple
 from nexus.runtime.members import RUN_ID, end_members, end_when_possible, has_run_id, own_ancestry, strings_of
 from nexus.runtime.status import Reachable
 
-__all__ = ["Orphans", "end_orphans", "find_orphans", "open_held_control", "stop_shims"]
+__all__ = ["Orphans", "end_orphans", "find_orphans", "has_folder", "open_held_control", "stop_shims"]
 
 _SHIM_SLACK_S = 5.0
 """How long beyond the grace time a shim gets to end its processes."""
@@ -79,6 +79,20 @@ async def end_orphans(orphans: Orphans, number: int, grace_ms: int) -> None:
     if not orphans.shims:
         await _signal_members(orphans, number, grace_s)
     await end_when_possible(lambda: end_members(has_run_id(orphans.run_id)))
+
+
+def has_folder(pid: int, folder: Path) -> bool:
+    """Whether a process has the folder of a run open, as its shim does.
+
+    Raises:
+        OSError: this process lacks descriptors or memory.
+    """
+    with Reachable():
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with Reachable():
+                if str(entry.readlink()).removesuffix(" (deleted)") == str(folder):
+                    return True
+    return False
 
 
 def stop_shims(orphans: Orphans) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from nexus.runtime.inheritance import DESCRIPTORS
 from nexus.runtime.logs import Log
 from nexus.runtime.members import end_left_behind, end_run, end_when_possible, strings_of
-from nexus.runtime.orphans import Orphans, end_orphans, find_orphans, stop_shims
+from nexus.runtime.orphans import Orphans, end_orphans, find_orphans, has_folder, stop_shims
 from nexus.runtime.process import Process, lost, reap
 from nexus.runtime.scope import Scopes
 from nexus.runtime.spec import Exit, LimitUnavailable, ProcessSpec, RunHeld, RunUnreadable, StartFailed
@@ -164,7 +164,8 @@ class Runtime:
             await asyncio.sleep(_POLL_S)
         # The status file names no shim that lives.
         orphans = (await self.find_orphans({run_id: owner})).get(run_id)
-        if status is not None and status.run is not None and (orphans is None or not orphans.shims):
+        held = orphans is not None and any(has_folder(pid, folder) for pid in orphans.shims)
+        if status is not None and status.run is not None and not held:
             # Its shim has ended, so the lock is held by a process that is none of ours.
             await self._find_exit(folder, run_id, status)
             return status.exit or lost("another process holds its lock")
