@@ -87,10 +87,11 @@ def has_folder(pid: int, folder: Path) -> bool:
     Raises:
         OSError: this process lacks descriptors or memory.
     """
+    path = os.path.realpath(folder)  # the links in /proc are resolved
     with Reachable():
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with Reachable():
-                if str(entry.readlink()).removesuffix(" (deleted)") == str(folder):
+                if str(entry.readlink()).removesuffix(" (deleted)") == path:
                     return True
     return False
 
