@@ -20,7 +20,7 @@ from nexus.git.leftovers import Leftovers, first_line
 from nexus.git.messages import explain
 from nexus.git.process import Fields, Progress, Result, check_version, run_git, with_config
 from nexus.git.remote import ANY_TRANSPORT, NO_TRANSPORT, Access, Remote, mask_url, parse_url
-from nexus.git.settings import HARMLESS, HARMLESS_NETWORK, Settings, TooManySettings
+from nexus.git.settings import HARMLESS, Settings, TooManySettings
 
 __all__ = ["OnProgress", "Operation", "git_environment"]
 
@@ -97,14 +97,14 @@ class Operation:
 
         It runs no program that the repository names, and contacts no remote.
         """
-        environment = await self._harmless(HARMLESS)
+        environment = await self._harmless()
         return await self._run(arguments, environment, receive=fields.feed if fields else None, accepted=accepted)
 
-    async def _harmless(self, fixed: Sequence[tuple[str, str]]) -> dict[str, str]:
+    async def _harmless(self) -> dict[str, str]:
         """The environment of a git that runs no program of the repository."""
         settings = await self.settings()
         try:
-            return with_config(self._reading(), [*fixed, *settings.without_programs()])
+            return with_config(self._reading(), [*HARMLESS, *settings.without_programs()])
         except TooManySettings as error:
             raise self._too_many(error) from None
 
@@ -172,7 +172,7 @@ class Operation:
         also: Sequence[Settings] = (),
         submodules: bool = False,
     ) -> None:
-        """Run a git that contacts a remote, perhaps with the token, and runs no program of the repository but its ssh.
+        """Run a git that contacts a remote, perhaps with the token, and runs no program that the repository names.
 
         ``also`` are the settings of repositories that it works in beside this one. With ``submodules`` the remotes are
         those of the submodules of what is at ``remote``.
@@ -190,14 +190,14 @@ class Operation:
                 f"cannot {self.doing}: a submodule's own setting {found} names a program",
                 hint="Remove it from the configuration of the submodule, or update the submodule by hand.",
             )
-        base = await self._harmless(HARMLESS_NETWORK)
+        base = await self._harmless()
         base = with_config(base, [pair for one in also for pair in one.without_programs()])
         del base["GIT_OPTIONAL_LOCKS"], base["GIT_NO_LAZY_FETCH"]
         if settings.is_own("core.gitproxy"):
             base["GIT_PROXY_COMMAND"] = ""
         await check_version(self.path, base)
         self._settings = None
-        ssh = settings.get("core.sshcommand")
+        ssh = settings.trusted("core.sshcommand")
         with self._access.opened(remote, base, ssh, submodules=submodules) as (environment, descriptors):
             await self._run(
                 arguments,

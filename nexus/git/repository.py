@@ -48,7 +48,7 @@ from nexus.git.process import (
     with_config,
 )
 from nexus.git.remote import Access, Auth, parse_url, without_credentials
-from nexus.git.settings import HARMLESS_NETWORK
+from nexus.git.settings import HARMLESS
 from nexus.git.submodules import initialise_all, update
 from nexus.hints import command_line
 
@@ -460,7 +460,7 @@ async def _clone_into(
     remote = parse_url(os.fsdecode(shown.output).rstrip("\n"))
     access.check(remote, doing)
     ssh = await run_git(["config", "--get", "core.sshCommand"], directory=staging.folder, environment=base)
-    quiet = with_config(base, HARMLESS_NETWORK)
+    quiet = with_config(base, HARMLESS)
     with access.opened(remote, quiet, os.fsdecode(ssh.output).rstrip("\n")) as (opened, descriptors):
         # Checked out afterwards, by a git without the token: that one runs the hooks of the user's template.
         result = await run_git(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from nexus.git.remote import mask_url
 
-__all__ = ["HARMLESS", "HARMLESS_NETWORK", "Settings", "TooManySettings"]
+__all__ = ["HARMLESS", "Settings", "TooManySettings"]
 
 HARMLESS = (
     ("core.alternateRefsCommand", "false"),
@@ -26,10 +26,10 @@ HARMLESS = (
     ("maintenance.auto", "false"),
     ("status.submoduleSummary", "false"),
 )
-"""What overrides settings of fixed names for a git that runs no program of the repository."""
+"""What overrides settings of fixed names for a git that runs no program of the repository.
 
-HARMLESS_NETWORK = tuple((key, value) for key, value in HARMLESS if key != "core.sshCommand")
-"""The same for a git that contacts a remote, perhaps by the ssh that the repository asks for."""
+For a git that contacts a remote over ssh, ``GIT_SSH_COMMAND`` with the user's own command overrides core.sshCommand.
+"""
 
 MAX_ENTRIES = 10_000
 MAX_BYTES = 4 * 1024 * 1024

@@ -81,13 +81,24 @@ def test_clone_and_pull_over_ssh_use_a_key_of_the_agent(world: GitWorld, ssh: Ss
 
 
 @needs_ssh
-def test_fetch_uses_the_ssh_command_of_the_repository(world: GitWorld, ssh: SshServer, agent: SshAgent) -> None:
+@pytest.mark.parametrize("place", ["local", "worktree", "included"])
+def test_fetch_uses_the_ssh_command_of_the_user_and_none_of_the_repository(
+    world: GitWorld, ssh: SshServer, agent: SshAgent, place: str
+) -> None:
     agent.add(ssh.user_key)
     path = world.cloned("web", world.root / "bare.git")
     world.git(path, "remote", "set-url", "origin", ssh.url(world.root / "bare.git"))
-    world.git(path, "config", "core.sshCommand", ssh.client(known=Path(f"{ssh.host_key}.pub")))
+    world.git(path, "config", "--global", "core.sshCommand", ssh.client(known=Path(f"{ssh.host_key}.pub")))
+    ran = world.root / "ran"
+    if place == "worktree":
+        world.git(path, "config", "extensions.worktreeConfig", "true")
+    if place == "included":
+        world.git(path, "config", "include.path", "more")
+    where = ["--file", str(path / ".git" / "more")] if place == "included" else [f"--{place}"]
+    world.git(path, "config", *where, "core.sshCommand", f"touch {ran};")
     commit = push(world)
     assert asyncio.run(Repository(path, auth="ssh", environment=world.environment).pull()).after == commit
+    assert not ran.exists()
 
 
 @needs_ssh
