@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -207,11 +208,13 @@ def _write_private(path: Path, text: str, force: bool) -> None:
     """
     if not force and os.path.lexists(path):
         raise click.UsageError(f"cannot write {path}: it already exists (--force replaces it)")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # A name of its own length: that of the file may be as long as a name can be.
+    temporary = path.with_name(f".nexus-export.{os.getpid()}")
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
         temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None

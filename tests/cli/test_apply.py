@@ -372,6 +372,22 @@ def test_export_then_apply_changes_nothing_and_recreates_on_an_empty_daemon(shop
     assert shop.cli("export", "--project", "gone").code == 4
 
 
+def test_export_that_cannot_write_names_the_file(shop: ProjectDirectory, root: Path) -> None:
+    for path in (root / "missing" / "out.toml", root / ("x" * 256), Path("/proc/out.toml")):
+        code, out, err = shop.cli("export", "-f", str(path))
+        assert (code, out) == (1, "")
+        assert str(path) in err
+        assert ".nexus-export" not in err
+    longest = root / ("x" * 255)
+    shop.cli.ok("export", "-f", str(longest))
+    assert longest.read_text().startswith("#")
+    folder = root / "folder"
+    folder.mkdir()
+    code, _, err = shop.cli("export", "-f", str(folder), "--force")
+    assert (code, f"{folder}: " in err) == (1, True)
+    assert not [path for path in root.iterdir() if path.name.startswith(".nexus-export")]
+
+
 def test_apply_invalid_file_changes_nothing(shop: ProjectDirectory) -> None:
     shop.write("[services.db]\nprot = 1\n")
     code, out, err = shop.cli("apply", "-f", str(shop.file), "--yes")
