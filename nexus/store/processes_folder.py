@@ -62,18 +62,25 @@ class ProcessesFolder:
             raise
 
     def _set_aside(self) -> None:
-        """Rename the folder to a dated name beside it, unless it holds nothing; its processes go on."""
+        """Rename the folder, and that of its tunnels' targets, to dated names, unless it holds nothing.
+
+        Its processes go on. A tunnel has the folder as its working directory, and finds its target there.
+        """
         if not self._owners():
             return
-        aside = self.path.with_name(f"{self.path.name}.set-aside-{timestamp()}")
-        try:
-            self.path.rename(aside)
-            fsync_directory(aside.parent)
-        except OSError as error:
-            raise InitError(
-                f"cannot set {self.path} aside: {error.strerror}",
-                hint=f"Rename it yourself: {command_line('mv', self.path, aside)}",
-            ) from error
+        suffix = f".set-aside-{timestamp()}"
+        # The tunnels first: without them the folder of processes is found again by the next attempt.
+        for folder in (self.path.with_name("tunnels"), self.path):
+            aside = folder.with_name(folder.name + suffix)
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    folder.rename(aside)
+                fsync_directory(aside.parent)
+            except OSError as error:
+                raise InitError(
+                    f"cannot set {folder} aside: {error.strerror}",
+                    hint=f"Rename it yourself: {command_line('mv', folder, aside)}",
+                ) from error
         _log.warning(
             "the processes that are not those of %s go on, and their folder was set aside: %s", self._database, aside
         )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from nexus_protocol.errors import NexusError
 from support.daemon import DaemonProcess
+from support.live_services import listen
 from support.services import ServiceWorld
 from support.stores import contents
 
-from nexus.services.commands import ListServices, StartService
+from nexus.services.commands import AddDependency, ListServices, StartService
 from nexus.services.states import ServiceState
 from nexus.system.commands import BackupDatabase, Health
 from nexus.vms.commands import CreateVm, ListVms
@@ -148,6 +150,33 @@ def test_fresh_sets_the_processes_aside_and_ends_none(world: ServiceWorld) -> No
         world.daemon.stop()
     assert untouched(world) == runs
     assert list(world.state.glob("processes.set-aside-*")) == [aside]
+
+
+def test_fresh_sets_the_tunnels_aside_and_they_go_on(world: ServiceWorld, root: Path) -> None:
+    def answer_through_a_tunnel_to(name: str) -> Callable[[], str]:
+        world.add(name, listen(then=f"os.getpid = lambda: {name!r}"), port=0, health_tcp=0)
+        world.add(f"{name}-user", "exec sleep 1000")
+        world.call(AddDependency(service=f"{name}-user", dependency=name, condition="healthy", tunnel_enabled=True))
+        pid = world.call(StartService(service=f"{name}-user")).service.pid
+        pairs = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        (port,) = [pair.partition("=")[2] for pair in pairs if pair.startswith(f"NEXUS_{name.upper()}_PORT=")]
+
+        def answer() -> str:
+            with socket.create_connection(("127.0.0.1", int(port)), timeout=30) as connection:
+                return connection.recv(64).decode()
+
+        return answer
+
+    old = answer_through_a_tunnel_to("old")
+    assert old() == "old"
+    world.daemon.stop()
+    deleted(world.daemon.database)
+    world.daemon.arguments = ["--fresh"]
+    world.daemon.start()
+    (aside,) = world.state.glob("tunnels.set-aside-*")
+    assert answer_through_a_tunnel_to("new")() == "new"
+    assert old() == "old", "a tunnel of the new database has its number"
+    assert [path.name for path in aside.iterdir()] == ["1"]
 
 
 def test_set_aside_processes_are_found_again_with_their_database(world: ServiceWorld, root: Path) -> None:

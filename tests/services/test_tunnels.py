@@ -45,10 +45,10 @@ def tunnel_pids(services: Services) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and exists(int(entry.name)):
             try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
+                folder = (entry / "cwd").readlink()
             except OSError:
                 continue
-            if str(services.daemon.state / "tunnels").encode() in b" ".join(words):
+            if folder == services.daemon.state / "tunnels":
                 found.append(int(entry.name))
     return found
 

@@ -233,9 +233,12 @@ class Tunnels:
 
     async def _run(self, dependency_id: int, port: int, run_id: str) -> Process | None:
         """Start the process; None if it did not listen."""
+        with contextlib.suppress(OSError):  # the start tells that there is no folder
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         spec = ProcessSpec(
-            argv=(*find_tunnel_command(), _HOST, str(port), str(self._file(dependency_id))),
-            directory="/",
+            # By a name in its working directory: the folder may be renamed, see ``ProcessesFolder``.
+            argv=(*find_tunnel_command(), _HOST, str(port), self._file(dependency_id).name),
+            directory=str(self._directory),
             environment={},
             stop_grace_ms=0,
             log_bytes=_LOG_BYTES,
