@@ -120,6 +120,9 @@ class DaemonView(Protocol):
     def uptime_ms(self) -> int:
         """Milliseconds since the start, by the monotonic clock."""
 
+    def trusted_now_ms(self) -> int:
+        """The wall clock in ms, or less if it was set forward in this boot; see ``Boot.trusted_now_ms``."""
+
     def reported_limits(self) -> dict[str, int]:
         """The limits in force, as ``Hello`` reports them."""
 

@@ -283,6 +283,7 @@ class _Daemon:
         self.server.on_setting("journal.keep_days", self._prune_wanted.set)
         plugins = self._plugins()
         context = self._manager_context(store, plugins)
+        self.server.boot = context.boot
         managers = [plugins, *make_managers(context)]
         self.server.managers = {type(manager): manager for manager in managers}
         loop.add_signal_handler(signal.SIGHUP, self._reload)

@@ -33,6 +33,7 @@ from nexus.daemon.client_session import ClientSession, SessionContext
 from nexus.daemon.dispatch import Dispatch
 from nexus.runtime.procfs import overflow_uid
 from nexus.store import Reader, StateStore
+from nexus.supervision.boot import Boot
 
 __all__ = ["Server", "peer_of", "refuse"]
 
@@ -87,6 +88,8 @@ class Server:
         self._on_setting: dict[str, Callable[[], None]] = {}
         self.managers: dict[type[Any], Any] = {}
         """The managers of the capabilities, by class."""
+        self.boot: Boot | None = None
+        """This boot of the machine, once it is known."""
         self.last_busy = loop.time()
         """When the last client left (loop time)."""
 
@@ -228,6 +231,10 @@ class Server:
         return True
 
     # nexus.capability.DaemonView
+
+    def trusted_now_ms(self) -> int:
+        """See ``DaemonView.trusted_now_ms``."""
+        return int(time.time() * 1000) if self.boot is None else self.boot.trusted_now_ms()
 
     def uptime_ms(self) -> int:
         """Milliseconds since the start, by the monotonic clock."""

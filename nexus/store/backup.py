@@ -30,6 +30,9 @@ __all__ = [
     "verify_database",
 ]
 
+KEPT_BACKUPS = 3
+"""The newest backups with generated names, which are never deleted: their age may be an error of the clock."""
+
 _DAY_MS = 24 * 60 * 60 * 1000
 
 _NAME = re.compile(r"(?P<stem>.+)-(?P<at>\d{8}T\d{6}\.\d{3}Z)\.db")
@@ -174,12 +177,17 @@ def own_backups(directory: Path, stem: str) -> Iterator[tuple[Path, int]]:
                 yield entry, int(moment.timestamp() * 1000)
 
 
-def prune_backups(directory: Path, stem: str, keep_days: int) -> int:
-    """Delete backups with generated names that are older than ``keep_days``, except the newest; returns how many."""
+def prune_backups(directory: Path, stem: str, keep_days: int, now_ms: int | None = None) -> int:
+    """Delete backups with generated names that are older than ``keep_days``, except the newest three.
+
+    The names and the present time, ``now_ms``, are of a wall clock that may be wrong. A backup of the future is kept,
+    and is none of the newest three. Returns how many were deleted.
+    """
+    now_ms = int(time.time() * 1000) if now_ms is None else now_ms
     backups = sorted(own_backups(directory, stem), key=lambda item: item[1])
-    oldest = int(time.time() * 1000) - keep_days * _DAY_MS
+    oldest = now_ms - keep_days * _DAY_MS
     pruned = 0
-    for path, at in backups[:-1]:
+    for path, at in [(path, at) for path, at in backups if at <= now_ms][:-KEPT_BACKUPS]:
         if at < oldest:
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -213,7 +213,7 @@ class StateStore(Protocol):
             StoreConflict, QueryError: a statement failed; nothing was changed.
         """
 
-    async def backup(self, path: Path | None = None, *, keep_days: int = 30) -> BackupInfo:
+    async def backup(self, path: Path | None = None, *, keep_days: int = 30, now_ms: int | None = None) -> BackupInfo:
         """Make a verified, consistent backup while the store is in use; see ``nexus.store.backup``."""
 
     def on_journal(self, listener: Callable[[], None]) -> Callable[[], None]:

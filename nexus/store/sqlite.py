@@ -44,6 +44,7 @@ from nexus.store.base import (
 from nexus.store.migrate import applied_migrations, migrate, stored_version, target_version, version_number
 from nexus.store.placement import Placement
 from nexus.store.writer import SqliteReader, Writer
+from nexus.tasks import uninterrupted
 from nexus.trust import Untrusted, make_trusted, require_trusted
 
 __all__ = ["SqliteStore", "database_file"]
@@ -378,25 +379,18 @@ class SqliteStore:
             raise StoreUnavailable("cannot write: the store is closed")
         return await self._writer.write(fn, size_bytes)
 
-    async def backup(self, path: Path | None = None, *, keep_days: int = 30) -> BackupInfo:
+    async def backup(self, path: Path | None = None, *, keep_days: int = 30, now_ms: int | None = None) -> BackupInfo:
         """Make a verified backup in a separate thread.
 
-        Without ``path`` it goes to the backup directory under a dated name, and dated backups that are older than
-        ``keep_days`` are deleted. A given path must not exist. One backup is made at a time. Cancelling does not stop
-        a backup that has begun: the file would appear all the same, so its result is returned.
+        Without ``path`` it goes to the backup directory under a dated name, and dated backups are pruned: see
+        ``prune_backups``, which ``keep_days`` and ``now_ms`` are for. A given path must not exist. One backup is made
+        at a time. Cancelling does not stop a backup that has begun: the file would appear all the same, so its result
+        is returned, and the caller is cancelled at its next wait.
         """
         async with self._backup_lock:
-            copying = asyncio.ensure_future(asyncio.to_thread(self.backup_now, path, keep_days=keep_days))
-            while True:
-                try:
-                    return await asyncio.shield(copying)
-                except asyncio.CancelledError:
-                    task = asyncio.current_task()
-                    if copying.cancelled() or task is None:
-                        raise
-                    task.uncancel()
+            return await uninterrupted(asyncio.to_thread(self.backup_now, path, keep_days=keep_days, now_ms=now_ms))
 
-    def backup_now(self, path: Path | None = None, *, keep_days: int = 30) -> BackupInfo:
+    def backup_now(self, path: Path | None = None, *, keep_days: int = 30, now_ms: int | None = None) -> BackupInfo:
         """The blocking form of ``backup``."""
         if self._read_connection is None:
             raise StoreUnavailable("cannot back up: the store is closed")
@@ -414,7 +408,7 @@ class SqliteStore:
         except OSError as error:
             raise os_failure(error, f"create directory {directory}") from error
         info = backup_database(source, directory / f"{self.path.stem}-{timestamp()}.db")
-        return info._replace(pruned=prune_backups(directory, self.path.stem, keep_days))
+        return info._replace(pruned=prune_backups(directory, self.path.stem, keep_days, now_ms))
 
     def on_journal(self, listener: Callable[[], None]) -> Callable[[], None]:
         """See ``StateStore.on_journal``."""

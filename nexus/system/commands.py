@@ -254,7 +254,8 @@ class BackupDatabase(Command[Backup]):
     """Back up the database while it is in use, and verify the backup.
 
     Without a path the backup goes to the backups folder of the state directory, and older backups made this way are
-    deleted after ``keep_days``. The newest backup and the backups made before a migration are never deleted.
+    deleted after ``keep_days``. The newest three, those with a time in the future, and the backups made before a
+    migration are never deleted. A clock that is set forward makes no backup older while the machine runs.
     """
 
     path: (

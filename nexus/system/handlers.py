@@ -213,5 +213,5 @@ async def delete_setting(ctx: Context, command: DeleteSetting) -> Setting:
 @handles(BackupDatabase)
 async def backup_database(ctx: Context, command: BackupDatabase) -> Backup:
     path = Path(command.path) if command.path is not None else None
-    info = await ctx.store.backup(path, keep_days=command.keep_days)
+    info = await ctx.store.backup(path, keep_days=command.keep_days, now_ms=ctx.daemon.trusted_now_ms())
     return Backup(**info._asdict())

@@ -163,9 +163,10 @@ def test_damaged_copy_is_rejected_and_deleted(root: Path, monkeypatch: pytest.Mo
 
 def test_prune_deletes_only_old_backups_with_generated_names(root: Path) -> None:
     now = int(time.time() * 1000)
-    old, older, young = (timestamp(now - days * DAY_MS) for days in (31, 400, 29))
+    old, older, young, younger = (timestamp(now - days * DAY_MS) for days in (31, 400, 29, 2))
     kept = {
         f"nexus-{young}.db",
+        f"nexus-{younger}.db",
         f"nexus-before-v3-{older}.db",
         f"other-{older}.db",
         f"nexus-{older}.db.gz",
@@ -187,11 +188,44 @@ def test_prune_deletes_only_old_backups_with_generated_names(root: Path) -> None
     assert left == kept | {Path(info.path).name}
 
 
-def test_prune_keeps_the_newest_backup_whatever_its_age(root: Path) -> None:
-    for days in (100, 200, 300):
-        (root / f"nexus-{timestamp(int(time.time() * 1000) - days * DAY_MS)}.db").touch()
+def of_ages(directory: Path, *days: int) -> None:
+    """Backups with generated names of these ages; negative ones are of the future."""
+    for age in days:
+        (directory / f"nexus-{timestamp(int(time.time() * 1000) - age * DAY_MS)}.db").touch()
+
+
+def test_prune_keeps_the_newest_three_backups_whatever_their_age(root: Path) -> None:
+    of_ages(root, 100, 200, 300, 400, 500)
     assert prune_backups(root, "nexus", 1) == 2
-    assert len(names(root)) == 1
+    assert prune_backups(root, "nexus", 1) == 0
+    assert len(names(root)) == 3
+
+
+def test_backups_of_the_future_are_kept_and_are_none_of_the_newest(root: Path) -> None:
+    of_ages(root, 100, 200, 300, 400, -3650, -3651, -3652, -3653)
+    assert prune_backups(root, "nexus", 1) == 1
+    assert len(names(root)) == 7
+
+
+def test_backup_that_is_cancelled_is_made_and_its_caller_cancelled_afterwards(root: Path) -> None:
+    made: list[str] = []
+
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+
+            async def work() -> None:
+                made.append((await store.backup(root / "copy.db")).path)
+                await asyncio.Event().wait()
+
+            task = asyncio.create_task(work())
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(scenario())
+    assert made == [str(root / "copy.db")]
+    assert verify_database(root / "copy.db") == target_version()
 
 
 _KILLED = """

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from nexus_protocol import Cancelled, Conflict, InvalidArgument, NexusError
 from support.daemon import DaemonProcess
-from support.raw import RawClient, pack, wait_until
+from support.raw import RawClient, connect, pack, wait_until
 
 from nexus.capabilities import CAPABILITIES
 from nexus.journal.commands import WatchEvents
@@ -266,3 +267,38 @@ def test_backup_cancelled_too_late_returns_its_result(daemon: DaemonProcess, roo
             client.call(BackupDatabase())  # one backup is made at a time, so this one ends after a backup in progress
             made = not (root / "copy.db").exists()
         assert made
+
+
+_SHIFTED = """
+import os, sys, time
+
+ahead, wall, wall_ns = {file!r}, time.time, time.time_ns
+time.time = lambda: wall() + 86400 * 3650 * os.path.exists(ahead)
+time.time_ns = lambda: wall_ns() + 86400 * 3650 * 10**9 * os.path.exists(ahead)
+from nexus.daemon.main import run
+sys.exit(run([]))
+"""
+
+
+def test_clock_that_jumps_forward_and_back_deletes_no_backup_and_no_event(
+    make_daemon: Callable[..., DaemonProcess],
+) -> None:
+    daemon = make_daemon()
+    ahead = daemon.root / "ahead"
+    daemon.command = lambda: [sys.executable, "-c", _SHIFTED.format(file=str(ahead))]  # type: ignore[method-assign]
+    for number, jumped in enumerate((False, True, False)):
+        if jumped:
+            ahead.touch()
+        else:
+            ahead.unlink(missing_ok=True)
+        daemon.start()
+        with connect(daemon) as client:
+            client.call(SetSetting(key="a", value=number))
+            backups = [client.call(BackupDatabase(keep_days=1)) for _ in range(5)]
+            assert {backup.pruned for backup in backups} == {0}
+        daemon.stop()
+    assert len(list((daemon.state / "backups").iterdir())) == 15
+    daemon.start()
+    with connect(daemon) as client:
+        events = list(client.items(client.begin(WatchEvents(follow=False, kinds=["setting.set"]))))
+    assert len(events) == 3
