@@ -320,7 +320,7 @@ class Lifecycle:
         failed = not accepts_exit(exit_) and not ended_with_machine
         retry = stored.wanted and wants_restart(service.restart, failed=failed)
         up_ms = time_up(service, exit_, observed_up_ms) if self._came_up else 0
-        sentence = reason.text if exit_.kind == "lost" else f"it {reason.text}"
+        sentence = reason.text if exit_.kind == "lost" else f"it {'was ' * (exit_.kind == 'signal')}{reason.text}"
         if self._came_up and service.type is not ServiceType.ONESHOT:
             sentence += " before it was healthy"
         hint = None if self._came_up else early_exit_hint(service, exit_)
