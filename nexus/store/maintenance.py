@@ -21,7 +21,7 @@ from nexus.store.aside import set_aside
 from nexus.store.backup import backup_database, remove_partials, sqlite_failure, verify_database
 from nexus.store.base import DatabaseDamaged, InitError, SchemaMismatch, StoreError
 from nexus.store.migrate import available_migrations, stored_version, target_version, version_number
-from nexus.store.processes_folder import ProcessesFolder
+from nexus.store.processes_folder import ProcessesFolder, noted_event
 from nexus.store.sqlite import SqliteStore, database_file
 from nexus.trust import Untrusted, make_trusted
 
@@ -132,7 +132,8 @@ def restore_database(path: Path, source: Path) -> Restored:
         try:
             partial.unlink(missing_ok=True)
             backup_database(source, partial)
-            highest = _highest_seq_of_file(path)
+            # Also above what the processes were started with: the restored database is the one of theirs.
+            highest = max(_highest_seq_of_file(path), noted_event(ProcessesFolder(path).path))
             next_seq = _continue_journal(partial, highest, source)
             aside = set_aside(path, replacement=partial)
         except OSError as error:

@@ -94,7 +94,7 @@ class Placement:
 
     def is_foreign(self, connection: sqlite3.Connection) -> bool:
         """Whether the file at the database's place is another one, or another program wrote over it."""
-        return self._found(connection) not in (None, "log")
+        return self._found(connection) not in (None, "log", "shortened")
 
     def problem(self, connection: sqlite3.Connection, *, with_index: bool = True) -> StoreUnavailable | None:
         """What is wrong; None while every file is in its place. ``connection`` is one of the calling thread.
@@ -111,6 +111,11 @@ class Placement:
         if found == "changed":
             return StoreUnavailable(
                 f"another program wrote to the database file {self.path} while the daemon was running",
+                hint=_CHANGED_HINT,
+            )
+        if found == "shortened":
+            return StoreUnavailable(
+                f"the write-ahead log of the database {self.path} was shortened while the daemon was running",
                 hint=_CHANGED_HINT,
             )
         return StoreUnavailable(
@@ -137,6 +142,11 @@ class Placement:
             self._mark = mark._replace(content=content)
         if self.log is not None and not self.log.is_in_place:
             return "log"
+        if self.log is not None:
+            # A checkpoint by an sqlite3 shell may have emptied it, which loses nothing.
+            if not self.log.is_whole and not self._holds_what(connection, status.st_size):
+                return "shortened"
+            self.log.note_size()
         if with_index and mark.log_index is not None and identity(self._index_name) != mark.log_index:
             return "log"
         return None

@@ -1,7 +1,8 @@
 """Which folder of processes belongs to which database: a daemon ends every process there that no record knows.
 
-The folder holds the id of its database. A copy has it as well, so that a restored backup finds its processes. It knows
-names of folders, and nothing of what is in them.
+The folder holds the id of its database. A copy has it as well, so that a restored backup finds its processes. It also
+holds the number of the last event before its last start of a process: a database that has fewer events has lost some,
+and with them records. It knows names of folders, and nothing of what is in them.
 """
 
 from __future__ import annotations
@@ -18,11 +19,38 @@ from nexus.store.base import InitError
 from nexus.store.sqlite import SqliteStore, database_file
 from nexus.trust import make_trusted, require_trusted
 
-__all__ = ["ForeignProcesses", "ProcessesFolder"]
+__all__ = ["ForeignProcesses", "ProcessesFolder", "note_event", "noted_event"]
 
 _log = logging.getLogger("nexus.store")
 
 _ID = "database-id"
+_EVENT = "database-event"
+_EVENT_BYTES = 20
+
+
+def note_event(directory: Path, seq: int) -> None:
+    """Note in a folder of processes that event ``seq`` is durable; to be called before a process is started.
+
+    A write of a few bytes at a fixed place, without a sync: after a crash of the machine no process lives.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(directory / _EVENT, flags, 0o600)
+        try:
+            os.pwrite(descriptor, str(seq).rjust(_EVENT_BYTES - 1).encode() + b"\n", 0)
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # a full disk must not keep a service from starting
+        _log.warning("cannot write %s: %s", directory / _EVENT, error.strerror)
+
+
+def noted_event(directory: Path) -> int:
+    """The number that ``note_event`` noted last; 0 without one."""
+    try:
+        return int((directory / _EVENT).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
 
 
 class ForeignProcesses(InitError):
@@ -109,6 +137,14 @@ class ProcessesFolder:
             if not self._fresh:
                 raise self._foreign(
                     f"cannot use database {self._database}: the processes in {self.path} belong to another database"
+                )
+            self._set_aside()
+        seq, noted_seq = store.last_event(), noted_event(self.path)
+        if seq < noted_seq and self._owners():
+            if not self._fresh:
+                raise self._foreign(
+                    f"cannot use database {self._database}: it ends with event {seq}, but the processes in {self.path} "
+                    f"are of event {noted_seq}, so that it is an old copy or has lost its newest records"
                 )
             self._set_aside()
         if id_ is not None and self._noted() != id_:

@@ -124,6 +124,11 @@ class SqliteStore:
         times = [migration.applied_at for migration in applied_migrations([(key, value) for key, value in rows])]
         return str(times[0]) if times and times[0] is not None else None
 
+    def last_event(self) -> int:
+        """The highest number that an event of the journal was given; 0 without any. To be called after ``init``."""
+        rows = self.read(lambda reader: reader.all("SELECT seq FROM sqlite_sequence WHERE name = 'journal'"))
+        return int(rows[0][0]) if rows else 0
+
     def start(self) -> None:
         """Start the writer; results are delivered to the running event loop."""
         assert self._writer is not None, "call init first"

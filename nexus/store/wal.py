@@ -32,6 +32,7 @@ class WriteAheadLog:
         self.path = path
         self._fd = os.open(path, os.O_RDONLY)
         self._link = f"/dev/fd/{self._fd}"
+        self._size_bytes = 0
         self._salt = b""
         self._due_at = CHECKPOINT_FRAMES
 
@@ -46,6 +47,18 @@ class WriteAheadLog:
             return os.readlink(self._link) == self.path  # noqa: PTH115 - at every commit
         except OSError:  # no /dev/fd
             return _identity(os.fstat(self._fd)) == identity(self.path)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the file is at least as long as when its size was noted; SQLite itself does not shorten it."""
+        return self._end() >= self._size_bytes
+
+    def note_size(self) -> None:
+        """Note the size of the file as it is."""
+        self._size_bytes = self._end()
+
+    def _end(self) -> int:
+        return os.lseek(self._fd, 0, os.SEEK_END)  # which reads no times, see ``is_in_place``
 
     @property
     def is_due(self) -> bool:

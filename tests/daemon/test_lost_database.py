@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -278,6 +279,33 @@ def test_missing_database_without_processes_is_made(make_daemon: Callable[..., D
     assert daemon.start().stop() == 0
 
 
+def of_a_backup(path: Path, copy: Path) -> None:
+    deleted(path)
+    shutil.copy(copy, path)
+
+
+def without_its_log(path: Path, copy: Path) -> None:
+    path.with_name(path.name + "-wal").unlink()
+
+
+@pytest.mark.parametrize("older", [of_a_backup, without_its_log], ids=lambda older: older.__name__)
+def test_older_state_of_the_database_is_refused_and_ends_nothing(
+    world: ServiceWorld, root: Path, older: Callable[[Path, Path], None]
+) -> None:
+    copy = root / "copy.db"
+    world.call(BackupDatabase(path=str(copy)))
+    world.puppet("newer")
+    world.call(StartService(service="newer"))
+    runs = {name: sorted(pids) for name, all_pids in world.runs().items() for pids in all_pids.values()}
+    world.daemon.kill()
+    older(world.daemon.database, copy)
+    assert "lost its newest records" in refusal(world)
+    assert {name: sorted(pids) for name, all_pids in world.runs().items() for pids in all_pids.values()} == runs
+    world.cli.ok("db", "restore", str(copy), "--yes")
+    world.daemon.start()
+    assert world.service("web").state is ServiceState.RUNNING
+
+
 # While the daemon runs
 
 
@@ -305,11 +333,28 @@ def of_the_log(path: Path, other: Path) -> None:
     path.with_name(path.name + "-wal").unlink()
 
 
+def of_the_logs_end(path: Path, other: Path) -> None:
+    os.truncate(path.with_name(path.name + "-wal"), 32 + 24 + 4096)
+
+
+def of_the_logs_content(path: Path, other: Path) -> None:
+    os.truncate(path.with_name(path.name + "-wal"), 0)
+
+
 def of_all_files(path: Path, other: Path) -> None:
     deleted(path)
 
 
-CHANGES = [by_deletion, by_rename, by_another_file, by_copy_over_it, by_rename_of_the_folder, of_the_log, of_all_files]
+CHANGES = [
+    by_deletion,
+    by_rename,
+    by_another_file,
+    by_copy_over_it,
+    by_rename_of_the_folder,
+    of_the_log,
+    of_the_logs_end,
+]
+CHANGES += [of_the_logs_content, of_all_files]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)

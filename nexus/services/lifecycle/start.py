@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 
+from nexus.journal.store import bounds
 from nexus.runtime import Process, ProcessSpec, RuntimeFailure, StartFailed
 from nexus.runtime.start_errors import find_obstacle
 from nexus.services.configuration.command import make_spec, refuse_without_command
@@ -16,6 +17,7 @@ from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.lifecycle.failures import start_failed
 from nexus.services.lifecycle.ports import choose_port, leased_by_another
 from nexus.store import StoreConflict
+from nexus.store.processes_folder import note_event
 
 __all__ = ["check_start", "start_process"]
 
@@ -58,6 +60,8 @@ async def start_process(context: ServiceContext, environment: dict[str, str], wr
     async with context.services.launches:
         with _as_nexus_errors(context):
             spec, run_id = await _prepare(context, environment, write_run)
+            manager = context.manager
+            note_event(manager.directory, manager.store.read(bounds)[1])
             return await context.manager.runtime.start(context.owner, run_id, spec)
 
 
