@@ -53,6 +53,11 @@ def noted_event(directory: Path) -> int:
         return 0
 
 
+def _folder_of(database: Path) -> Path:
+    plain = database.name == "nexus.db"
+    return (database.parent if plain else database.with_name(f"{database.name}.d")) / "processes"
+
+
 class ForeignProcesses(InitError):
     """The processes beside a database are not those of its records. Nothing was changed."""
 
@@ -66,9 +71,11 @@ class ProcessesFolder:
     def __init__(self, database: Path, *, fresh: bool = False) -> None:
         self._database = database_file(database)
         self._fresh = fresh
-        plain = self._database.name == "nexus.db"
-        own = self._database.parent if plain else self._database.with_name(f"{self._database.name}.d")
-        self.path = own / "processes"
+        self.path = _folder_of(self._database)
+        at_link = _folder_of(database.absolute())
+        if at_link.exists() and not self.path.exists():
+            # The database was moved, with a link in its place; its processes were not.
+            self.path = at_link
         self.aside: Path | None = None
         """Where a folder that belongs to another database was set aside."""
 

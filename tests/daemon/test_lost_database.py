@@ -279,6 +279,24 @@ def test_missing_database_without_processes_is_made(make_daemon: Callable[..., D
     assert daemon.start().stop() == 0
 
 
+@pytest.mark.parametrize("name", ["nexus.db", "other.db"])
+def test_moved_database_with_a_link_in_its_place_keeps_its_processes(
+    world: ServiceWorld, root: Path, name: str
+) -> None:
+    runs = untouched(world)
+    world.daemon.stop()
+    target = root / "moved" / name
+    target.parent.mkdir(mode=0o700)
+    world.daemon.database.rename(target)
+    world.daemon.database.symlink_to(target)
+    for _ in range(2):
+        world.daemon.start()
+        assert world.service("web").state is ServiceState.RUNNING
+        assert untouched(world) == runs
+        assert b"kept" in world.output("web")
+        world.daemon.stop()
+
+
 def of_a_backup(path: Path, copy: Path) -> None:
     deleted(path)
     shutil.copy(copy, path)
