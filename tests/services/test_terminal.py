@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.live_services import Services
 
+from nexus.services.health import check
 from nexus.services.health.terminal import MAX_COLUMNS, TerminalLines
 from nexus.services.states import ServiceHealth
 
@@ -134,3 +137,30 @@ def test_log_check_does_not_match_what_a_terminal_does_not_show(services: Servic
     hidden = r"\033]0;ready\007\033Pready\033\\ready\r\033[Kready\b\b\b\b\bsteady\n\033[ready\n"
     services.add("web", f"printf '{hidden}done\\n'; exec sleep 1000", health_log="ready|done", health_retries=1000)
     assert services.start("web", wait=True).service.health_message == "done"
+
+
+def test_other_tasks_run_at_least_once_for_each_kibibyte_that_is_matched() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def scenario() -> list[bytes]:
+        task = asyncio.create_task(others())
+        shown = [line async for line in check._shown_lines(TerminalLines(), b"\x1b[1024@" * 4096, is_lost=False)]
+        task.cancel()
+        return shown
+
+    asyncio.run(scenario())
+    assert turns >= 7 * 4096 // 1024
+
+
+def test_line_of_combining_characters_is_matched_up_to_a_bound() -> None:
+    async def scenario() -> list[bytes]:
+        data = ("a" + "\u0301" * 15).encode() * MAX_COLUMNS
+        return [line async for line in check._shown_lines(TerminalLines(), data, is_lost=False)]
+
+    assert max(map(len, asyncio.run(scenario()))) == 64 * 1024

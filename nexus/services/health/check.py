@@ -43,8 +43,10 @@ _SPREAD_S = 1.0
 """The longest random delay of the first check of a run that was adopted."""
 _MESSAGE_INTERVAL_S = 5.0
 """Between two reports that change only the message."""
-_STEP_BYTES = 4 * 1024
-"""How much output is matched before the event loop goes on."""
+_STEP_BYTES = 1024
+"""How much output is matched before the event loop goes on: of control sequences that shift a long row, 2 ms."""
+_MATCHED_BYTES = 64 * 1024
+"""How much of a line is matched: one of combining characters may be twelve times as long."""
 _OUTPUT_BYTES = 4096
 _MESSAGE_CHARACTERS = 200
 
@@ -251,12 +253,12 @@ async def _shown_lines(terminal: TerminalLines, data: bytes, *, is_lost: bool) -
     for start in range(0, len(data), _STEP_BYTES):
         for line in (*ended, *terminal.feed(data[start : start + _STEP_BYTES])):
             for shown in line:
-                yield shown.encode()
+                yield shown[:_MATCHED_BYTES].encode()[:_MATCHED_BYTES]
         ended = []
         await asyncio.sleep(0)
     for line in (*ended, terminal.present()):
         for shown in line:
-            yield shown.encode()
+            yield shown[:_MATCHED_BYTES].encode()[:_MATCHED_BYTES]
 
 
 def _as_message(line: bytes) -> str:
