@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import random
 import time
@@ -45,6 +46,8 @@ _MESSAGE_INTERVAL_S = 5.0
 """Between two reports that change only the message."""
 _STEP_BYTES = 1024
 """How much output is matched before the event loop goes on: of control sequences that shift a long row, 2 ms."""
+_STEP_LINES = 128
+"""How many lines, which may be empty, are matched before it goes on."""
 _MATCHED_BYTES = 64 * 1024
 """How much of a line is matched: one of combining characters may be twelve times as long."""
 _OUTPUT_BYTES = 4096
@@ -251,7 +254,10 @@ async def _shown_lines(terminal: TerminalLines, data: bytes, *, is_lost: bool) -
     """
     ended = list(terminal.lose()) if is_lost else []
     for start in range(0, len(data), _STEP_BYTES):
-        for line in (*ended, *terminal.feed(data[start : start + _STEP_BYTES])):
+        lines = itertools.chain(ended, terminal.feed(data[start : start + _STEP_BYTES]))
+        for number, line in enumerate(lines, start=1):
+            if number % _STEP_LINES == 0:
+                await asyncio.sleep(0)
             for shown in line:
                 yield shown[:_MATCHED_BYTES].encode()[:_MATCHED_BYTES]
         ended = []
