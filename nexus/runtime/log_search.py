@@ -31,7 +31,16 @@ from nexus.runtime.segments import (
     stream_of,
 )
 
-__all__ = ["End", "find_end", "find_lines", "find_next_line", "find_offset", "find_since", "is_within_line"]
+__all__ = [
+    "End",
+    "find_end",
+    "find_lines",
+    "find_next_line",
+    "find_offset",
+    "find_since",
+    "is_within_line",
+    "oldest_offsets",
+]
 
 
 class End(NamedTuple):
@@ -46,6 +55,20 @@ def find_end(folder: Path) -> Generator[None, None, End | None]:
     with Reader(folder) as reader:
         position = yield from reader.to_end()
         return None if position is None else End(position, {stream: reader.offsets[stream] for stream in STREAMS})
+
+
+def oldest_offsets(folder: Path) -> dict[int, int]:
+    """How many bytes of each stream were before the oldest output that exists; empty where there is none."""
+    for number in list_segments(folder):
+        with contextlib.suppress(FileNotFoundError):
+            index = open_part(folder, number, "idx")
+            try:
+                first = first_offsets(index, number)
+            finally:
+                os.close(index)
+            if first is not None:
+                return first
+    return {}
 
 
 def find_offset(folder: Path, position: Position, stream: int) -> Generator[None, None, int | None]:

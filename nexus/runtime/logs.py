@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
 from nexus.runtime.log_lines import MAX_PIECE_BYTES, NO_OUTPUT, CursorGone, LineSplitter, LogCursor, LogPiece
-from nexus.runtime.log_search import End, find_end, find_lines, find_next_line, find_offset, find_since, is_within_line
+from nexus.runtime.log_search import (
+    End,
+    find_end,
+    find_lines,
+    find_next_line,
+    find_offset,
+    find_since,
+    is_within_line,
+    oldest_offsets,
+)
 from nexus.runtime.segments import ENTRY, STREAMS, Position, Reader
 from nexus.runtime.status import now_ms, read_status
 
@@ -92,6 +101,7 @@ class Log:
         with Reader(self.folder, streams) as reader:
             if after is not None and after.log not in (0, reader.log_id()):
                 raise CursorGone
+            oldest = oldest_offsets(self.folder)
             end = await _in_steps(find_end(self.folder)) or End(_BEGINNING, dict.fromkeys(STREAMS, 0))
             if after is not None and any(after.offsets[each - 1] > end.offsets[each] for each in streams):
                 raise CursorGone
@@ -102,6 +112,10 @@ class Log:
             else:
                 await _in_steps(reader.seek(begin.position))
                 known = reader.known_offsets()
+                for each, offset in known.items():
+                    if offset > end.offsets[each]:
+                        # All that was asked for was deleted meanwhile; a gap says how much.
+                        known[each] = oldest.get(each, offset)
                 offsets = {
                     each: known.get(each) if offset is None else offset for each, offset in begin.offsets.items()
                 }

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.runtimes import collect, joined
 from support.written_logs import CLOCK, SMALL, Written
 
-from nexus.runtime import CursorGone, Log, LogCursor, LogPiece
+from nexus.runtime import CursorGone, Log, LogCursor, LogPiece, logs
 from nexus.runtime.log_lines import MAX_PIECE_BYTES, NO_OUTPUT
 from nexus.runtime.segments import list_segments
 
@@ -427,3 +427,27 @@ def test_followers_of_a_log_that_is_deleted_and_written_anew_end(written: Writte
         anew.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("options", [{"lines": 100}, {"lines": 1}, {"since": 1}], ids=str)
+def test_output_that_is_deleted_while_its_beginning_is_looked_for_is_a_gap(
+    written: Written, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written.put(1, b"x" * SMALL)
+    size = sum(len(data) for _at, _stream, data in written.pieces)
+
+    def overtaken(search: Any) -> Any:
+        def find(*arguments: Any) -> Any:
+            found = yield from search(*arguments)
+            written.put(1, b"y" * 2 * SMALL)
+            return found
+
+        return find
+
+    for name in ("find_lines", "find_since"):
+        monkeypatch.setattr(logs, name, overtaken(getattr(logs, name)))
+    pieces = read(written, **options)
+    assert joined(pieces) == b""
+    (gap,) = pieces
+    assert 0 < gap.lost <= size
+    assert gap.cursor.offsets[0] == size
