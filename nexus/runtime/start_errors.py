@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 
 from nexus.hints import command_line
 from nexus.runtime.spec import ProcessSpec, StartFailed
@@ -30,9 +31,11 @@ def explain(spec: ProcessSpec, step: str, number: int, path: str = "") -> StartF
 
 def find_obstacle(spec: ProcessSpec) -> StartFailed | None:
     """The error that a start would have now, as far as directory and program tell it without a start. Blocks."""
-    if not os.path.isdir(spec.directory):
-        missing = not os.path.exists(spec.directory)
-        return explain(spec, "chdir", errno.ENOENT if missing else errno.ENOTDIR)
+    try:
+        if not stat.S_ISDIR(os.stat(spec.directory).st_mode):
+            return explain(spec, "chdir", errno.ENOTDIR)
+    except OSError as error:
+        return explain(spec, "chdir", error.errno or 0)
     program = os.path.join(spec.directory, spec.program) if "/" in spec.program else spec.program
     path = spec.environment.get("PATH", _DEFAULT_PATH)
     if shutil.which(program, path=path) is not None:
@@ -48,8 +51,14 @@ def _reason(spec: ProcessSpec, step: str, number: int, path: str) -> tuple[str, 
     if number in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left in {path or 'the state directory'}", "Free some space on that disk."
     error = os.strerror(number)
-    if step == "files":
+    if number in (errno.EMFILE, errno.ENFILE):
+        return f"the daemon has no file descriptor left ({error})", (
+            "Stop something, or raise the limit of open files of the session or unit that starts the daemon."
+        )
+    if step == "files" and number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{path} is not writable ({error})", "Make sure that you own the directory and its disk is writable."
+    if step == "files":
+        return f"its files in {path} cannot be made ({error})", "Look at that folder and its disk."
     return f"its supervisor could not be started ({error})", None
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from support.broken_runs import BREAKAGES
 from support.daemon import DaemonProcess
-from support.live_services import Services, exists
+from support.live_services import Services, exists, lines_of
 from support.raw import wait_until
+from support.runtimes import shim_of
 
 from nexus.runtime.tree import descendants, parent_of
-from nexus.services.commands import GetServiceStdout, RestartService, StartService, StopService
+from nexus.services.commands import GetServiceStdout, RemoveService, RestartService, StartService, StopService
 from nexus.services.errors import ServiceUnknown
-from nexus.services.states import ServiceState
+from nexus.services.states import ServiceHealth, ServiceState
 from nexus.system.commands import Ping
 
 
@@ -198,3 +199,79 @@ def test_daemon_without_descriptors_for_all_adopts_the_others_later(services: Se
     assert {name: services.get(name).pid for name in unknown} == {name: pids[name] for name in unknown}
     assert all(exists(pids[name]) for name in unknown)
     assert not any(services.get(name).restarts for name in names)
+
+
+@pytest.mark.parametrize("spare", range(4))
+def test_shim_killed_while_descriptors_are_exhausted_leaves_no_process(
+    services: Services, tmp_path: Path, spare: int
+) -> None:
+    worker = tmp_path / "worker"
+    services.add("web", f"setsid sh -c 'echo $$ > {worker}; exec sleep 1000' & exec sleep 1000")
+    services.start("web")
+    wait_until(lambda: lines_of(worker), "the worker")
+    escaped = int(lines_of(worker)[0])
+    daemon = services.daemon.pid
+    soft, hard = resource.prlimit(daemon, resource.RLIMIT_NOFILE)
+    shim = shim_of(status_file(services, "web").parent)
+    used = {int(entry.name) for entry in Path(f"/proc/{daemon}/fd").iterdir()}
+    free = [number for number in range(256) if number not in used]
+    # One is enough to read files one after another, and not to look at a process that is about to be killed.
+    resource.prlimit(daemon, resource.RLIMIT_NOFILE, (free[spare], hard))
+    os.kill(shim, signal.SIGKILL)
+    wait_until(
+        lambda: "trying again" in services.daemon.log() or services.get("web").state is ServiceState.FAILED,
+        "the look that fails, or the end",
+    )
+    assert services.get("web").state is ServiceState.RUNNING or not exists(escaped)
+    resource.prlimit(daemon, resource.RLIMIT_NOFILE, (soft, hard))
+    services.wait("web", state=ServiceState.FAILED)
+    assert not exists(escaped)
+
+
+@pytest.mark.parametrize("verb", ["stop", "restart", "remove"])
+def test_suspended_shim_of_a_killed_daemon_obeys_the_next_one(services: Services, verb: str) -> None:
+    services.add("web")
+    pid = services.start("web").service.pid
+    shim = shim_of(status_file(services, "web").parent)
+    services.daemon.kill()
+    os.kill(shim, signal.SIGSTOP)
+    services.begin_anew()
+    assert services.get("web").pid == pid
+    if verb == "remove":
+        services.client.call(RemoveService(service="web", stop=True))
+    else:
+        getattr(services, verb)("web")
+    wait_until(lambda: not exists(pid) and not exists(shim), "the end of the run")
+
+
+def test_suspended_shim_with_an_unreadable_status_can_be_stopped(services: Services) -> None:
+    services.add("web")
+    pid = services.start("web").service.pid
+    path = status_file(services, "web")
+    shim = shim_of(path.parent)
+    services.daemon.kill()
+    os.kill(shim, signal.SIGSTOP)
+    path.write_bytes(b"garbage")
+    services.begin_anew()
+    wait_until(lambda: services.get("web").unknown_since, "the unknown run")
+    services.stop("web")
+    wait_until(lambda: not exists(pid) and not exists(shim), "the end of the run")
+
+
+@pytest.mark.parametrize(
+    "check", [{"health_log": "^ready"}, {"health_exec": "exit 0"}], ids=lambda check: next(iter(check))
+)
+def test_health_check_without_descriptors_is_made_later(services: Services, check: dict[str, str]) -> None:
+    services.add("web", "sleep 0.5; echo ready; exec sleep 1000", start_window_ms=0, health_interval_ms=100, **check)
+    daemon = services.daemon.pid
+    services.start("web")
+    services.update("web", health_interval_ms=200)
+    soft, hard = resource.prlimit(daemon, resource.RLIMIT_NOFILE)
+    resource.prlimit(daemon, resource.RLIMIT_NOFILE, (3, hard))
+    services.update("web", health_interval_ms=100)  # the check begins anew
+    error = services.start_error(services.add("other").name)
+    assert "Too many open files" in error.message
+    assert "not writable" not in error.message
+    resource.prlimit(daemon, resource.RLIMIT_NOFILE, (soft, hard))
+    services.wait("web", health=ServiceHealth.HEALTHY)
+    assert "is not tried again" not in services.daemon.log()
