@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -103,7 +104,10 @@ def end_left_behind() -> bool:
     own_namespace = pid_namespace()
 
     def belongs(pid: int, _fields: list[bytes]) -> bool:
-        for text in strings_of(pid, "environ"):
+        # A shim that was suspended has seen neither the end of the daemon nor that of its child.
+        words = strings_of(pid, "cmdline")
+        marks = [RUN_ID + mark for option, mark in itertools.pairwise(words) if option == b"--command"]
+        for text in (*strings_of(pid, "environ"), *marks):
             match = _LEFT_BEHIND.fullmatch(text)
             if match is not None:
                 namespace, daemon, start = map(int, match.groups())

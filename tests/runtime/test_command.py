@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from support.raw import wait_until
+from support.runtimes import alive
 
 from nexus.runtime.command import ChildProcess, CommandResult, OutputPipe, run_command
 from nexus.runtime.inheritance import DESCRIPTORS, UMASK
@@ -542,6 +543,19 @@ def test_next_daemon_ends_what_is_left_where_the_shim_was_killed_as_well(tmp_pat
     assert not none_runs(pids)
     assert end_left_behind()
     assert none_runs(pids)
+
+
+def test_next_daemon_ends_a_suspended_shim_with_its_child(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    daemon = start_daemon(waits_for(pids, SETSID, "sleep 1000"))
+    wait_until(lambda: pids.exists() and pids.read_text(), "the program")
+    shim_pid = the_child_of(daemon.pid)
+    os.kill(shim_pid, signal.SIGSTOP)
+    daemon.kill()
+    daemon.wait()
+    assert end_left_behind()
+    assert none_runs(pids)
+    wait_until(lambda: not alive(shim_pid), "the end of the shim")
 
 
 def test_children_of_a_running_daemon_are_not_taken_for_left_behind(tmp_path: Path) -> None:
