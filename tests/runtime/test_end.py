@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from support.raw import wait_until
 from support.runtimes import alive, collect, joined, python, shell, shim_of
 
-from nexus.runtime import Exit, Process, RunHeld, Runtime
+from nexus.runtime import Exit, Process, RunHeld, Runtime, members
 from nexus.runtime.members import strings_of
 from nexus.runtime.status import STATUS_BYTES, boot_id, is_locked, process_start, read_status
 from nexus.runtime.tree import all_processes
@@ -495,3 +496,24 @@ def test_importing_the_runtime_does_not_import_ctypes_or_sqlite3() -> None:
         check=True,
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("spare", range(3))
+def test_process_that_cannot_be_looked_at_does_not_count_as_ended(root: Path, spare: int) -> None:
+    process = subprocess.Popen(["sleep", "1000"], env={**os.environ, "NEXUS_RUN_ID": root.name})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = {int(entry.name) for entry in Path("/proc/self/fd").iterdir()}
+    free = [number for number in range(256) if number not in used]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[spare], hard))
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(members, "_LONGEST_S", 0.2)
+            ended = members.end_members(members.has_run_id(root.name))
+    except OSError:
+        ended = False
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    still_alive = alive(process.pid)
+    assert members.end_members(members.has_run_id(root.name))
+    process.wait()
+    assert not (ended and still_alive)
