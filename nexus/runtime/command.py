@@ -27,8 +27,9 @@ __all__ = ["ChildProcess", "CommandResult", "OutputPipe", "run_command"]
 
 _READ_BYTES = 16 * 1024
 """What a receiver makes of a piece must not hold up the loop."""
-_DRAIN_READS = 128
-"""Reads that are more than a pipe can hold (1 MiB at most for an ordinary user)."""
+_DRAIN_BYTES = 64 * 1024
+_DRAIN_READS = 32
+"""Reads of 64 KiB that are more than a pipe can hold (1 MiB at most for an ordinary user)."""
 _KILLED_S = 1.0
 """How long ``run_command`` waits for killed processes. The shim waits for those that sleep in the kernel for longer."""
 _UNWATCHED_S = 1.0
@@ -85,9 +86,12 @@ class OutputPipe:
             self._loop.add_reader(self._fd, self._read)
 
     def drain(self) -> None:
-        """Read what the pipe holds now; bounded, since a process that still runs may write without end."""
+        """Read what the pipe holds now, in pieces of at most 64 KiB.
+
+        It is bounded, since a process that still runs may write without end.
+        """
         for _ in range(_DRAIN_READS):
-            if not self._read():
+            if not self._read(_DRAIN_BYTES):
                 break
 
     def close(self) -> None:
@@ -97,12 +101,12 @@ class OutputPipe:
             os.close(self._fd)
             self._fd = -1
 
-    def _read(self) -> bool:
+    def _read(self, size_bytes: int = _READ_BYTES) -> bool:
         """Read once; False when there is nothing to read now or ever."""
         if self._fd < 0:
             return False
         try:
-            data = os.read(self._fd, _READ_BYTES)
+            data = os.read(self._fd, size_bytes)
         except BlockingIOError:
             return False
         if data:

@@ -11,6 +11,8 @@ import contextlib
 import logging
 import os
 import sqlite3
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +63,10 @@ class Placement:
         self._mark: _Mark | None = None
         self._foreign: tuple[int, int] | None = None
         """Size and time of change of a content that was compared and is not SQLite's."""
+        self._lock = threading.Lock()
+        """Held for the changes of the mark after its first."""
+        self._checkpoints = 0
+        """The begins and ends of checkpoints. They are in the writer's thread, while another thread may look."""
 
     def note(self) -> None:
         """Note the files as they are: they were just opened.
@@ -81,11 +87,21 @@ class Placement:
             self.log.close()
             self.log = None
 
-    def note_content(self) -> None:
-        """Note the content of the database: a checkpoint has just changed it. A file in its place is not noted."""
-        status = os.stat(self._name)  # noqa: PTH116
-        if self._mark is not None and (status.st_dev, status.st_ino) == self._mark.identity:
-            self._mark = self._mark._replace(content=(status.st_size, status.st_mtime_ns))
+    @contextlib.contextmanager
+    def checkpoint(self) -> Iterator[None]:
+        """Note the content of the database as the block leaves it. A file that took its place is not noted."""
+        self._checkpoints += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                with contextlib.suppress(OSError):
+                    status = os.stat(self._name)  # noqa: PTH116
+                    if self._mark is not None and (status.st_dev, status.st_ino) == self._mark.identity:
+                        self._mark = self._mark._replace(content=(status.st_size, status.st_mtime_ns))
+                if self.log is not None:
+                    self.log.note_size()
+                self._checkpoints += 1
 
     @property
     def is_replaced(self) -> bool:
@@ -124,7 +140,7 @@ class Placement:
         )
 
     def _found(self, connection: sqlite3.Connection, with_index: bool = True) -> str | None:
-        mark = self._mark
+        checkpoints, mark = self._checkpoints, self._mark
         if mark is None:
             return None
         try:
@@ -134,22 +150,31 @@ class Placement:
         if (status.st_dev, status.st_ino) != mark.identity:
             return "gone"
         content = (status.st_size, status.st_mtime_ns)
-        if content != mark.content:
+        if content != mark.content and not self._is_checkpointing_since(checkpoints):
             # A checkpoint by an sqlite3 shell leaves what the connection sees; a copy over the file does not.
             if content == self._foreign or not self._holds_what(connection, content[0]):
                 self._foreign = content
                 return "changed"
-            self._mark = mark._replace(content=content)
+            with self._lock:
+                if not self._is_checkpointing_since(checkpoints):
+                    self._mark = mark._replace(content=content)
         if self.log is not None and not self.log.is_in_place:
             return "log"
-        if self.log is not None:
-            # A checkpoint by an sqlite3 shell may have emptied it, which loses nothing.
-            if not self.log.is_whole and not self._holds_what(connection, status.st_size):
-                return "shortened"
-            self.log.note_size()
+        # A checkpoint may have emptied the log, which loses nothing: that of an sqlite3 shell, or one under way here.
+        if (
+            self.log is not None
+            and not self.log.is_whole
+            and not self._is_checkpointing_since(checkpoints)
+            and not self._holds_what(connection, status.st_size)
+        ):
+            return "shortened"
         if with_index and mark.log_index is not None and identity(self._index_name) != mark.log_index:
             return "log"
         return None
+
+    def _is_checkpointing_since(self, checkpoints: int) -> bool:
+        """Whether a checkpoint is or was under way since there were so many begins and ends of one."""
+        return checkpoints % 2 == 1 or checkpoints != self._checkpoints
 
     def _holds_what(self, connection: sqlite3.Connection, size_bytes: int) -> bool:
         """Whether the file alone, without the log, holds exactly what ``connection`` sees."""

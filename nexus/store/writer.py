@@ -249,6 +249,8 @@ class Writer:
             return
         self._commit_in_place(jobs)
         problem = self._find_misplaced()
+        if problem is None:
+            self._log.note_size()
         if problem is not None:
             for job in jobs:
                 job.error = job.error or OutcomeUnknown(
@@ -428,10 +430,10 @@ class Writer:
         try:
             self._connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
             try:
-                _, frames, _ = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+                with self._placement.checkpoint():
+                    _, frames, _ = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
                 self._log.note_checkpoint(frames)
             finally:
                 self._connection.execute("PRAGMA busy_timeout = 5000")
-                self._placement.note_content()
-        except (OSError, sqlite3.Error) as error:
+        except sqlite3.Error as error:
             _log.debug("cannot copy the write-ahead log into the database: %s", error)
