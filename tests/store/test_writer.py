@@ -462,6 +462,21 @@ def test_write_ahead_log_is_written_from_its_start_again(root: Path, monkeypatch
     asyncio.run(scenario())
 
 
+def test_checkpoint_under_way_is_no_change_by_another_program(root: Path) -> None:
+    async def scenario() -> None:
+        store = make_store(root)
+        store.init()
+        async with running(store):
+            await store.write(put("key", "x" * 40_000))
+            with store._placement.checkpoint():
+                store._write_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                assert store.problem() is None
+            assert store.problem() is None
+            await store.write(put("next"))
+
+    asyncio.run(scenario())
+
+
 def test_write_ahead_log_that_a_reader_held_is_truncated(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wal, "CHECKPOINT_FRAMES", 50)
     monkeypatch.setattr(writer, "LOG_LOOK_GROUPS", 1)
