@@ -313,7 +313,7 @@ class ChildProcess:
         def belongs(pid: int, fields: list[bytes]) -> bool:
             return int(fields[3]) == self.pid > 0 or has_id(pid, fields)
 
-        await end_when_possible(lambda: end_members(belongs))
+        await end_when_possible(lambda: end_members(belongs), self._program)
         self._set_gone()
 
     def _set_gone(self) -> None:

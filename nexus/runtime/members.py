@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import re
 import signal
@@ -33,6 +34,8 @@ __all__ = [
 
 Belongs = Callable[[int, list[bytes]], bool]
 """Whether a process, given its pid and the fields of its ``stat`` from the third on, belongs to what is ended."""
+
+_log = logging.getLogger("nexus.runtime")
 
 RUN_ID = b"NEXUS_RUN_ID="
 
@@ -71,14 +74,21 @@ def has_run_id(run_id: str) -> Belongs:
     return lambda pid, _fields: variable in strings_of(pid, "environ")
 
 
-async def end_when_possible(end: Callable[[], bool]) -> bool:
-    """Call ``end`` in a thread, and again as long as this process lacks the descriptors or the memory to look."""
+async def end_when_possible(end: Callable[[], bool], what: str) -> bool:
+    """Call ``end`` in a thread, and again as long as this process lacks the descriptors or the memory to look.
+
+    ``what`` names what is to be ended, in the log.
+    """
+    told = False
     while True:
         try:
             return await asyncio.to_thread(end)
         except OSError as error:
             if not is_exhaustion(error):
                 raise
+            if not told:
+                _log.error("%s: cannot look at its processes, trying again: %s", what, error)
+                told = True
         await asyncio.sleep(_AGAIN_S)
 
 

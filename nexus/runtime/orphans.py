@@ -78,7 +78,7 @@ async def end_orphans(orphans: Orphans, number: int, grace_ms: int) -> None:
         await _end_shim(pid, orphans.label, f"stop {int(number)} {grace_ms}", grace_s + _SHIM_SLACK_S)
     if not orphans.shims:
         await _signal_members(orphans, number, grace_s)
-    await end_when_possible(lambda: end_members(has_run_id(orphans.run_id)))
+    await end_when_possible(lambda: end_members(has_run_id(orphans.run_id)), f"run {orphans.run_id}")
 
 
 def has_folder(pid: int, folder: Path) -> bool:

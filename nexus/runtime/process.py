@@ -258,7 +258,8 @@ class Process:
                 signal.pidfd_send_signal(self._main, signal.SIGKILL)
         if self._cgroup is not None:
             end_cgroup(self._cgroup)
-        if not await end_when_possible(lambda: end_run(self._record, self.run_id, watched=True)):
+        what = f"run {self.run_id} of {self.owner}"
+        if not await end_when_possible(lambda: end_run(self._record, self.run_id, watched=True), what):
             _log.warning("run %s of %s: some of its processes cannot be ended", self.run_id, self.owner)
         self._finish(recorded or lost("its supervisor was killed"))
 

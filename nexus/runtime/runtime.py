@@ -429,7 +429,7 @@ async def _end_start(shim: int, folder: Path, run_id: str) -> None:
         status = read_status(folder / "status")
         return status is None or status.run is None or end_run(status.run, run_id, watched=True)
 
-    await end_when_possible(end)
+    await end_when_possible(end, f"run {run_id}, whose start was given up")
 
 
 def _open_shim(run: RunRecord) -> int | None:
