@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import contextlib
 import functools
-import gc
 import logging
 import os
 import resource
@@ -30,6 +29,7 @@ from nexus.capability import ManagerContext
 from nexus.config import Config, ConfigError, config_path, daemon_socket, database_path, load_config, plugins_directory
 from nexus.daemon import logs
 from nexus.daemon.dispatch import load_capabilities, make_managers
+from nexus.daemon.garbage import INTERVAL_S, Collector
 from nexus.daemon.listener import OwnListener, StartError
 from nexus.daemon.server import Server, refuse
 from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
@@ -59,8 +59,6 @@ _log = logging.getLogger("nexus.daemon")
 
 _PRUNE_INTERVAL_S = 3600.0
 _DAY_MS = 24 * 60 * 60 * 1000
-_GC_THRESHOLDS = (2000, 5)
-"""Fewer objects of a long reply become old ones, whose collection stops the loop for milliseconds."""
 _SWITCH_INTERVAL_S = 0.001
 """How long a thread that computes, such as one that reads a configuration file, may hold up the loop at a time."""
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -291,9 +289,7 @@ class _Daemon:
         interval = watchdog_interval_s()
         if interval is not None:
             tasks.append(loop.create_task(self._feed_watchdog(interval)))
-        gc.collect()
-        gc.freeze()  # loaded modules stay for life: no collection needs to traverse them again
-        gc.set_threshold(*_GC_THRESHOLDS)
+        tasks.append(loop.create_task(self._collect_garbage(Collector())))
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         try:
             for manager in managers:
@@ -398,6 +394,11 @@ class _Daemon:
                 self._begin_stop(f"idle for {idle_s:g} seconds")
                 return
             self.server.resume_listening()
+
+    async def _collect_garbage(self, collector: Collector) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            collector.tick(idle=self.server.open_requests() == 0)
 
     async def _prune_journal(self, boot: Boot) -> None:
         """Delete events older than the setting journal.keep_days: now, every hour, and when the setting changes.
