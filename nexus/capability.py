@@ -1,14 +1,19 @@
 """What handlers and managers are given, and how handlers are registered: the interface of daemon and capabilities.
 
-A handler is a function ``(ctx, command)`` that returns the command's reply, or ``(ctx, command, stream)`` for a
-stream. A plain function runs in the event loop and must not block; a coroutine function may wait. A ``NexusError``
-that it raises is sent to the client; any other exception is a bug, and is sent as ``internal``.
+What a handler is depends on the declared effect of its command:
+
+- ``read`` and ``act``: a function ``(ctx, command)`` that returns the reply, or ``(ctx, command, stream)`` for a
+  stream. A plain function runs in the event loop and must not block; a coroutine function may wait.
+- ``change``: a function ``(tx, ctx, command)`` that returns the reply. Dispatch calls it in the transaction of one
+  write, in the writer's thread, perhaps twice: it reads and writes through ``tx`` alone. What is to follow once the
+  change is durable is its ``after``, which is called in the event loop.
+
+A ``NexusError`` that it raises is sent to the client; any other exception is a bug, and is sent as ``internal``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -190,15 +195,24 @@ class Handler(NamedTuple):
 
     info: CommandInfo
     fn: Callable[..., Any]
-    waits: bool
-    """Whether ``fn`` is a coroutine function."""
+    after: Callable[[Context, Any], None] | None
+    size_bytes: Callable[[Any], int]
 
 
-def handles(command: type[Command[Any]]) -> Callable[[F], F]:
-    """Mark a function as the handler of a command."""
+def handles(
+    command: type[Command[Any]],
+    *,
+    after: Callable[[Context, Any], None] | None = None,
+    size_bytes: Callable[[Any], int] = lambda _command: 256,
+) -> Callable[[F], F]:
+    """Mark a function as the handler of a command.
+
+    For a change, ``after(ctx, reply)`` is called once it is durable, and ``size_bytes(command)`` estimates what it
+    writes.
+    """
 
     def mark(fn: F) -> F:
-        fn.__nexus_command__ = command  # type: ignore[attr-defined]
+        fn.__nexus_handler__ = Handler(command.info, fn, after, size_bytes)  # type: ignore[attr-defined]
         return fn
 
     return mark
@@ -206,9 +220,4 @@ def handles(command: type[Command[Any]]) -> Callable[[F], F]:
 
 def collect_handlers(module: Any) -> list[Handler]:
     """Return the handlers that a module holds."""
-    found = []
-    for fn in vars(module).values():
-        command = getattr(fn, "__nexus_command__", None)
-        if command is not None:
-            found.append(Handler(command.info, fn, inspect.iscoroutinefunction(fn)))
-    return found
+    return [fn.__nexus_handler__ for fn in vars(module).values() if hasattr(fn, "__nexus_handler__")]

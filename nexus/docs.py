@@ -83,12 +83,13 @@ def _overview(commands: list[CommandInfo]) -> list[str]:
             f"{info.code}",
             f"0x{info.code:04X}",
             f"[{info.name}](#{info.name.lower()})",
+            info.effect,
             "stream" if info.item else "",
             _cell(info.summary),
         )
         for info in commands
     ]
-    return _table(("code", "hex", "command", "", "what it does"), rows)
+    return _table(("code", "hex", "command", "effect", "", "what it does"), rows)
 
 
 def _capability(type_: type[Any]) -> str:
@@ -96,7 +97,15 @@ def _capability(type_: type[Any]) -> str:
 
 
 def _command(info: CommandInfo) -> list[str]:
-    lines = ["", f"### {info.name}", "", f"Code {info.code} (0x{info.code:04X}).", "", _prose(info.request.__doc__), ""]
+    lines = [
+        "",
+        f"### {info.name}",
+        "",
+        f"Code {info.code} (0x{info.code:04X}), effect `{info.effect}`.",
+        "",
+        _prose(info.request.__doc__),
+        "",
+    ]
     lines += _request_table(info.request)
     lines += ["", _result(info)]
     if info.takes_input:

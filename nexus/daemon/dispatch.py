@@ -6,14 +6,15 @@ It knows the registry of commands and the handlers of all capabilities, and no s
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, NamedTuple
 
-from nexus_protocol import DEFAULT_MAX_PAYLOAD, Command, CommandInfo, command_decoder
+from nexus_protocol import DEFAULT_MAX_PAYLOAD, Command, CommandInfo, Effect, command_decoder
 from nexus_protocol.command import declared_commands
 
 from nexus.capabilities import CAPABILITIES
-from nexus.capability import Handler, Manager, ManagerContext, collect_handlers
+from nexus.capability import Context, Handler, Manager, ManagerContext, collect_handlers
 from nexus.store import Reader
 
 __all__ = ["Dispatch", "Entry", "load_capabilities", "make_managers"]
@@ -25,6 +26,7 @@ class Entry(NamedTuple):
     info: CommandInfo
     decode: Callable[[bytes], Command[Any]]
     fn: Callable[..., Any]
+    """Called with the context, the command, and for a stream the stream."""
     waits: bool
     """Whether ``fn`` is a coroutine function."""
     streams: bool
@@ -51,7 +53,9 @@ class Dispatch:
             if info.code in self.entries:
                 raise ValueError(f"{info.name} has two handlers")
             streams, hookable = info.item is not None, info.name not in _NEVER_HOOKED
-            self.entries[info.code] = Entry(info, command_decoder(info), handler.fn, handler.waits, streams, hookable)
+            fn = _writing(handler) if info.effect is Effect.CHANGE else handler.fn
+            waits = inspect.iscoroutinefunction(fn)
+            self.entries[info.code] = Entry(info, command_decoder(info), fn, waits, streams, hookable)
         self.input_commands = frozenset(code for code, entry in self.entries.items() if entry.info.takes_input)
         self._declared_limits = {
             code: entry.info.max_payload
@@ -68,6 +72,19 @@ class Dispatch:
         limits = {code: min(limit, highest) for code, limit in self._declared_limits.items()}
         default = min(default, highest)
         return lambda command: limits.get(command, default)
+
+
+def _writing(handler: Handler) -> Callable[[Context, Command[Any]], Coroutine[Any, Any, Any]]:
+    """Make the handler of a change open the one write."""
+    change, after, size_bytes = handler.fn, handler.after, handler.size_bytes
+
+    async def carry_out(ctx: Context, command: Command[Any]) -> Any:
+        reply = await ctx.store.write(lambda tx: change(tx, ctx, command), size_bytes=size_bytes(command))
+        if after is not None:
+            after(ctx, reply)
+        return reply
+
+    return carry_out
 
 
 def load_capabilities() -> Dispatch:

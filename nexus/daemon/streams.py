@@ -15,6 +15,7 @@ from nexus_protocol import (
     MAX_PAYLOAD,
     Command,
     CommandInfo,
+    Effect,
     Empty,
     InvalidArgument,
     ResourceExhausted,
@@ -41,7 +42,7 @@ class _Input(Command[Empty]):
 
 
 # Decoded like a command, so that it is equally strict and gives the same error messages.
-_decode = command_decoder(CommandInfo(INPUT, "Input", _Input, Empty, None, (), 0, False, False))
+_decode = command_decoder(CommandInfo(INPUT, "Input", Effect.READ, _Input, Empty, None, (), 0, False, False))
 
 
 def decode_input(payload: bytes) -> dict[str, Any]:

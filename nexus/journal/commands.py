@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from msgspec import Meta
-from nexus_protocol.command import Record, StreamCommand, command
+from nexus_protocol.command import Effect, Record, StreamCommand, command
 from nexus_protocol.errors import FailedPrecondition
 
 __all__ = ["Event", "JournalAhead", "JournalPruned", "WatchEvents", "WatchEventsResult"]
@@ -46,7 +46,7 @@ class WatchEventsResult(Record):
     seq: int
 
 
-@command(51, errors=(JournalPruned, JournalAhead))
+@command(51, Effect.READ, errors=(JournalPruned, JournalAhead))
 class WatchEvents(StreamCommand[Event, WatchEventsResult]):
     """Stream past and new events: each committed change once, in commit order.
 

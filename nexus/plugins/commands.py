@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from msgspec import Meta
-from nexus_protocol.command import Command, Record, WireEnum, command
+from nexus_protocol.command import Command, Effect, Record, WireEnum, command
 from nexus_protocol.errors import FailedPrecondition, NotFound
 
 __all__ = [
@@ -98,17 +98,17 @@ class ExtraReply(Record):
     body: Any = None
 
 
-@command(52)
+@command(52, Effect.READ)
 class ListPlugins(Command[PluginList]):
     """List the plugins, with those that could not be loaded and why."""
 
 
-@command(53, errors=(PluginsDisabled,))
+@command(53, Effect.ACT, errors=(PluginsDisabled,))
 class ReloadPlugins(Command[PluginList]):
     """Load the plugins again in a new process, which replaces the old one when it has loaded them."""
 
 
-@command(0xFF00, errors=(ExtraNotClaimed, PluginFailed, PluginVetoed))
+@command(0xFF00, Effect.ACT, errors=(ExtraNotClaimed, PluginFailed, PluginVetoed))
 class Extra(Command[ExtraReply]):
     """Call the plugin that claims this name."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Meta
-from nexus_protocol.command import Command, StreamCommand, command
+from nexus_protocol.command import Command, Effect, StreamCommand, command
 
 from nexus.git.errors import (
     GIT_CHECKOUT_ERRORS,
@@ -214,7 +214,7 @@ Timeout = Annotated[int, Meta(ge=1, le=86_400_000, description="time limit of th
 GitToken = Annotated[Token, Meta(description="git token, used for this request and never stored")]
 
 
-@command(1, errors=(*_START_ERRORS, ServiceRunning), max_payload=_MAX_PAYLOAD)
+@command(1, Effect.ACT, errors=(*_START_ERRORS, ServiceRunning), max_payload=_MAX_PAYLOAD)
 class StartService(Command[ServiceStarted]):
     """Start a service, after the services that it depends on.
 
@@ -228,7 +228,7 @@ class StartService(Command[ServiceStarted]):
     timeout_ms: Timeout | None = None
 
 
-@command(2, errors=(*_LOOKUP_ERRORS, ServiceNeeded))
+@command(2, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceNeeded))
 class StopService(Command[ServicesStopped]):
     """Stop a service; replies when all of its processes have ended.
 
@@ -240,7 +240,7 @@ class StopService(Command[ServicesStopped]):
     timeout_ms: Timeout | None = None
 
 
-@command(3, errors=_START_ERRORS, max_payload=_MAX_PAYLOAD)
+@command(3, Effect.ACT, errors=_START_ERRORS, max_payload=_MAX_PAYLOAD)
 class RestartService(Command[ServiceStarted]):
     """Stop a service if it is up, and start it with the environment of its last start, or with a new one."""
 
@@ -250,14 +250,14 @@ class RestartService(Command[ServiceStarted]):
     timeout_ms: Timeout | None = None
 
 
-@command(4, errors=_LOOKUP_ERRORS)
+@command(4, Effect.READ, errors=_LOOKUP_ERRORS)
 class GetServiceStatus(Command[ServiceStatus]):
     """Get a service with its dependencies, its dependents and the resources that its processes use."""
 
     service: ServiceReference
 
 
-@command(5, errors=(ServiceNameTaken, ServiceIdTaken, ServiceInvalid), max_payload=_MAX_PAYLOAD)
+@command(5, Effect.CHANGE, errors=(ServiceNameTaken, ServiceIdTaken, ServiceInvalid), max_payload=_MAX_PAYLOAD)
 class AddService(Command[Service]):
     """Add a service, in state stopped.
 
@@ -313,7 +313,7 @@ class AddService(Command[Service]):
     ) = None
 
 
-@command(6, errors=(*_LOOKUP_ERRORS, ServiceRunning, ServiceNeeded))
+@command(6, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceRunning, ServiceNeeded))
 class RemoveService(Command[Service]):
     """Remove a service that is not up, and its kept output; returns the removed service. Its repository stays.
 
@@ -324,7 +324,7 @@ class RemoveService(Command[Service]):
     stop: Annotated[bool, Meta(description="stop it first if it is up")] = False
 
 
-@command(7, errors=(ServiceCursorInvalid,), large_reply=True)
+@command(7, Effect.READ, errors=(ServiceCursorInvalid,), large_reply=True)
 class ListServices(Command[ServicePage]):
     """List services, sorted by name.
 
@@ -337,7 +337,7 @@ class ListServices(Command[ServicePage]):
     cursor: Annotated[str, Meta(max_length=512, description="the next_cursor of the page before")] | None = None
 
 
-@command(8, errors=(*_LOOKUP_ERRORS, ServiceCursorInvalid))
+@command(8, Effect.READ, errors=(*_LOOKUP_ERRORS, ServiceCursorInvalid))
 class GetServiceStdout(StreamCommand[LogPiece, LogEnd]):
     """Read the kept output of a service, byte for byte, of this run and of earlier ones.
 
@@ -361,7 +361,7 @@ class GetServiceStdout(StreamCommand[LogPiece, LogEnd]):
     ] = False
 
 
-@command(10, errors=(*_LOOKUP_ERRORS, ServiceInvalid))
+@command(10, Effect.CHANGE, errors=(*_LOOKUP_ERRORS, ServiceInvalid))
 class UpdateConfig(Command[ServiceConfig]):
     """Change a service's configuration file, its format or the run command, from the service's next start on.
 
@@ -377,7 +377,7 @@ class UpdateConfig(Command[ServiceConfig]):
     ) = None
 
 
-@command(11, errors=(*_LOOKUP_ERRORS, ServiceConfigFile), large_reply=True)
+@command(11, Effect.READ, errors=(*_LOOKUP_ERRORS, ServiceConfigFile), large_reply=True)
 class GetConfig(Command[ServiceConfig]):
     """Get a service's configuration: the variables that its record declares, or the whole environment of a start.
 
@@ -392,7 +392,7 @@ class GetConfig(Command[ServiceConfig]):
     reveal: Annotated[bool, Meta(description="show the values")] = False
 
 
-@command(12, errors=(*_LOOKUP_ERRORS, ServiceNameTaken, ServiceInvalid), max_payload=_MAX_PAYLOAD)
+@command(12, Effect.CHANGE, errors=(*_LOOKUP_ERRORS, ServiceNameTaken, ServiceInvalid), max_payload=_MAX_PAYLOAD)
 class UpdateService(Command[Service]):
     """Change a service; absent fields keep their values, and ``clear`` names optional fields to unset.
 
@@ -480,7 +480,7 @@ DependencyReference = Annotated[
 ]
 
 
-@command(20, errors=(*_LOOKUP_ERRORS, ServiceCycle, ServiceDependencyExists, ServiceTunnelNameTaken))
+@command(20, Effect.CHANGE, errors=(*_LOOKUP_ERRORS, ServiceCycle, ServiceDependencyExists, ServiceTunnelNameTaken))
 class AddDependency(Command[Dependency]):
     """Make a service depend on another one.
 
@@ -503,7 +503,7 @@ class AddDependency(Command[Dependency]):
     )
 
 
-@command(21, errors=(*_LOOKUP_ERRORS, ServiceDependencyNotFound))
+@command(21, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceDependencyNotFound))
 class RemoveDependency(Command[Dependency]):
     """Remove a dependency, and return it."""
 
@@ -511,7 +511,7 @@ class RemoveDependency(Command[Dependency]):
     dependency: DependencyReference
 
 
-@command(22, errors=_LOOKUP_ERRORS, large_reply=True)
+@command(22, Effect.READ, errors=_LOOKUP_ERRORS, large_reply=True)
 class ListDependencies(Command[DependencyList]):
     """List the dependencies of a service, or with ``reverse`` its dependents; without a service, every dependency."""
 
@@ -522,7 +522,7 @@ class ListDependencies(Command[DependencyList]):
     )
 
 
-@command(30, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_CHECKOUT_ERRORS))
+@command(30, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_CHECKOUT_ERRORS))
 class CheckoutBranch(Command[RepoStatus]):
     """Check out a branch of a service's repository, or create it; refused if uncommitted work could be lost."""
 
@@ -531,14 +531,14 @@ class CheckoutBranch(Command[RepoStatus]):
     create: Annotated[bool, Meta(description="create the branch at the present commit")] = False
 
 
-@command(31, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_READ_ERRORS))
+@command(31, Effect.READ, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_READ_ERRORS))
 class GetRepoStatus(Command[RepoStatus]):
     """Get the state of a service's repository: branch, commit, upstream, changed files, unfinished operations."""
 
     service: ServiceReference
 
 
-@command(32, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_CHECKOUT_ERRORS))
+@command(32, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_CHECKOUT_ERRORS))
 class GitCheckoutCommit(Command[RepoStatus]):
     """Check out a commit of a service's repository, detached; refused if uncommitted work could be lost."""
 
@@ -546,7 +546,7 @@ class GitCheckoutCommit(Command[RepoStatus]):
     commit: Annotated[Branch, Meta(extra={"metavar": "COMMIT"})]
 
 
-@command(33, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_PULL_ERRORS))
+@command(33, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_PULL_ERRORS))
 class GitPull(StreamCommand[GitProgress, RepoStatus]):
     """Pull into a service's repository, fast-forward only, and update its submodules.
 
@@ -557,7 +557,7 @@ class GitPull(StreamCommand[GitProgress, RepoStatus]):
     token: GitToken | None = None
 
 
-@command(34, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_LOG_ERRORS), large_reply=True)
+@command(34, Effect.READ, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_LOG_ERRORS), large_reply=True)
 class GitLog(Command[GitCommitList]):
     """List commits of a service's repository, newest first."""
 
@@ -566,7 +566,7 @@ class GitLog(Command[GitCommitList]):
     revision: Annotated[Branch, Meta(description="the newest commit to list (default: HEAD)")] | None = None
 
 
-@command(35, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_READ_ERRORS), large_reply=True)
+@command(35, Effect.READ, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_READ_ERRORS), large_reply=True)
 class GitListBranches(Command[GitBranchList]):
     """List the branches of a service's repository."""
 
@@ -574,7 +574,7 @@ class GitListBranches(Command[GitBranchList]):
     remote: Annotated[bool, Meta(description="include the branches of its remotes")] = False
 
 
-@command(36, errors=(*_LOOKUP_ERRORS, ServiceInvalid, *GIT_CLONE_ERRORS))
+@command(36, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceInvalid, *GIT_CLONE_ERRORS))
 class GitClone(StreamCommand[GitProgress, RepoStatus]):
     """Clone a service's repository to its ``repo_path``, which may be absent or an empty directory.
 

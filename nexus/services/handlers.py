@@ -6,8 +6,9 @@ They change records and notify the manager, which alone acts on processes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from nexus import journal
@@ -35,7 +36,7 @@ from nexus.services.configuration import environment
 from nexus.services.configuration.config_file import config_path
 from nexus.services.dependencies import edges as dependencies
 from nexus.services.dependencies import store as dependency_store
-from nexus.services.errors import ServiceCursorInvalid, ServiceDependencyNotFound
+from nexus.services.errors import ServiceCursorInvalid, ServiceDependencyNotFound, ServiceNotFound
 from nexus.services.git.handlers import (
     checkout_branch,
     get_repo_status,
@@ -108,55 +109,55 @@ def _size_bytes(*environments: Mapping[str, str] | None) -> int:
 # Records
 
 
-@handles(AddService)
-async def add_service(ctx: Context, command: AddService) -> Service:
-    validation.check(f'cannot add service "{command.name}"', {name: getattr(command, name) for name in store.DECLARED})
-
-    def change(tx: Transaction) -> Service:
-        service, new = store.insert(tx, command)
-        if new:
-            names = ("type", "port", "restart", "autostart", "directory", "repo_url", "repo_path", "tags")
-            _record(tx, ctx, "added", service, {name: getattr(service, name) for name in names})
-        return service
-
-    service = await ctx.store.write(change, size_bytes=_size_bytes(command.environment))
+def _updated(ctx: Context, service: Service) -> None:
     ctx.daemon.manager(ServiceManager).updated(service.id)
+
+
+@handles(AddService, after=_updated, size_bytes=lambda command: _size_bytes(command.environment))
+def add_service(tx: Transaction, ctx: Context, command: AddService) -> Service:
+    validation.check(f'cannot add service "{command.name}"', {name: getattr(command, name) for name in store.DECLARED})
+    service, new = store.insert(tx, command)
+    if new:
+        names = ("type", "port", "restart", "autostart", "directory", "repo_url", "repo_path", "tags")
+        _record(tx, ctx, "added", service, {name: getattr(service, name) for name in names})
     return service
 
 
-@handles(UpdateService)
-async def update_service(ctx: Context, command: UpdateService) -> Service:
-    service, _ = await _update(ctx, command, _size_bytes(command.environment, command.set_environment))
-    return service
+@handles(
+    UpdateService,
+    after=_updated,
+    size_bytes=lambda command: _size_bytes(command.environment, command.set_environment),
+)
+def update_service(tx: Transaction, ctx: Context, command: UpdateService) -> Service:
+    return _update(tx, ctx, command)[0]
 
 
-@handles(UpdateConfig)
-async def update_config(ctx: Context, command: UpdateConfig) -> ServiceConfig:
-    service, variables = await _update(ctx, command, _size_bytes())
+def _config_updated(ctx: Context, config: ServiceConfig) -> None:
+    with contextlib.suppress(ServiceNotFound):  # renamed since, by a change that has its own after
+        _updated(ctx, _resolve(ctx, config.service))
+
+
+@handles(UpdateConfig, after=_config_updated, size_bytes=lambda _command: _size_bytes())
+def update_config(tx: Transaction, ctx: Context, command: UpdateConfig) -> ServiceConfig:
+    service, variables = _update(tx, ctx, command)
     return _config(service, [ConfigVariable(name, "service") for name in sorted(variables)])
 
 
-async def _update(
-    ctx: Context, command: UpdateService | UpdateConfig, size_bytes: int
-) -> tuple[Service, Mapping[str, str]]:
-    def change(tx: Transaction) -> tuple[Service, Mapping[str, str]]:
-        stored = store.stored(tx, command.service)
-        before = store.declared(stored)
-        cannot = f'cannot update service "{stored.service.name}"'
-        given = validation.changed_fields(cannot, command, stored.environment)
-        changes = {name: value for name, value in given.items() if value != before[name]}
-        if not changes:
-            return stored.service, stored.environment
-        validation.check(cannot, before | changes)
-        if "name" in changes:
-            dependencies.refuse_tunnel_names_of(tx, stored.service, changes["name"])
-        service = store.update(tx, stored.service, changes)
-        _record(tx, ctx, "updated", service, _change_detail(before, changes))
-        return service, changes.get("environment", stored.environment)
-
-    service, variables = await ctx.store.write(change, size_bytes=size_bytes)
-    ctx.daemon.manager(ServiceManager).updated(service.id)
-    return service, variables
+def _update(tx: Transaction, ctx: Context, command: UpdateService | UpdateConfig) -> tuple[Service, Mapping[str, str]]:
+    """Change a service; gives it with its environment."""
+    stored = store.stored(tx, command.service)
+    before = store.declared(stored)
+    cannot = f'cannot update service "{stored.service.name}"'
+    given = validation.changed_fields(cannot, command, stored.environment)
+    changes = {name: value for name, value in given.items() if value != before[name]}
+    if not changes:
+        return stored.service, stored.environment
+    validation.check(cannot, before | changes)
+    if "name" in changes:
+        dependencies.refuse_tunnel_names_of(tx, stored.service, changes["name"])
+    service = store.update(tx, stored.service, changes)
+    _record(tx, ctx, "updated", service, _change_detail(before, changes))
+    return service, changes.get("environment", stored.environment)
 
 
 def _change_detail(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,22 +245,23 @@ def _config(service: Service, variables: list[ConfigVariable]) -> ServiceConfig:
 # Dependencies
 
 
-@handles(AddDependency)
-async def add_dependency(ctx: Context, command: AddDependency) -> Dependency:
-    def change(tx: Transaction) -> Dependency:
-        service, dependency = store.resolve(tx, command.service), store.resolve(tx, command.dependency)
-        if dependencies.add(tx, service, dependency, command):
-            detail = {
-                "dependency": dependency.name,
-                "dependency_id": dependency.id,
-                "condition": command.condition,
-                "when_lost": command.when_lost,
-                "tunnel_enabled": command.tunnel_enabled,
-            }
-            _record(tx, ctx, "dependency_added", service, detail)
-        return dependency_store.listed(tx, service_id=service.id, dependency_id=dependency.id)[0]
+def _dependency_changed(ctx: Context, dependency: Dependency) -> None:
+    ctx.daemon.manager(ServiceManager).updated(dependency.service_id)
 
-    return await _change_dependency(ctx, change)
+
+@handles(AddDependency, after=_dependency_changed)
+def add_dependency(tx: Transaction, ctx: Context, command: AddDependency) -> Dependency:
+    service, dependency = store.resolve(tx, command.service), store.resolve(tx, command.dependency)
+    if dependencies.add(tx, service, dependency, command):
+        detail = {
+            "dependency": dependency.name,
+            "dependency_id": dependency.id,
+            "condition": command.condition,
+            "when_lost": command.when_lost,
+            "tunnel_enabled": command.tunnel_enabled,
+        }
+        _record(tx, ctx, "dependency_added", service, detail)
+    return dependency_store.listed(tx, service_id=service.id, dependency_id=dependency.id)[0]
 
 
 @handles(RemoveDependency)
@@ -286,12 +288,6 @@ async def remove_dependency(ctx: Context, command: RemoveDependency) -> Dependen
     removed = await ctx.store.write(change)
     await uninterrupted(ctx.daemon.manager(ServiceManager).dependency_removed(removed.service_id, *edges))
     return removed
-
-
-async def _change_dependency(ctx: Context, change: Callable[[Transaction], Dependency]) -> Dependency:
-    dependency = await ctx.store.write(change)
-    ctx.daemon.manager(ServiceManager).updated(dependency.service_id)
-    return dependency
 
 
 @handles(ListDependencies)

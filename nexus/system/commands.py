@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from msgspec import Meta
-from nexus_protocol.command import Command, Empty, Record, command
+from nexus_protocol.command import Command, Effect, Empty, Record, command
 from nexus_protocol.errors import InvalidArgument, NotFound
 
 __all__ = [
@@ -65,7 +65,7 @@ class Pong(Record):
     payload: bytes = b""
 
 
-@command(42)
+@command(42, Effect.READ)
 class Ping(Command[Pong]):
     """Return the same bytes."""
 
@@ -104,7 +104,7 @@ class HealthReport(Record):
     """Absent when the store cannot be read; ``status`` is then failing."""
 
 
-@command(43)
+@command(43, Effect.READ)
 class Health(Command[HealthReport]):
     """Check the health of the daemon and its database."""
 
@@ -123,12 +123,12 @@ class SystemStatus(Record):
     """For each capability whose records have states: the number of records in each state."""
 
 
-@command(41)
+@command(41, Effect.READ)
 class GetSystemStatus(Command[SystemStatus]):
     """Report the daemon's process, its load and the number of its records."""
 
 
-@command(40)
+@command(40, Effect.ACT)
 class Shutdown(Command[Empty]):
     """Stop the daemon: it accepts no new requests, lets running requests finish, and exits with code 0."""
 
@@ -144,6 +144,7 @@ class CommandDescription(Record):
     reply: dict[str, Any]
     """JSON Schema of the result."""
     streams: bool
+    effect: Effect
     errors: list[str]
     """The types of the domain errors that it can return."""
     max_payload: int
@@ -157,7 +158,7 @@ class Description(Record):
     commands: list[CommandDescription]
 
 
-@command(44)
+@command(44, Effect.READ)
 class Describe(Command[Description]):
     """Describe every command: code, name, documentation, schemas and errors."""
 
@@ -170,7 +171,7 @@ class Welcome(Record):
     limits: dict[str, int]
 
 
-@command(45)
+@command(45, Effect.READ)
 class Hello(Command[Welcome]):
     """Identify the client; the actor's name is recorded in every journal event that the connection causes."""
 
@@ -210,14 +211,14 @@ class Settings(Record):
     next_cursor: str | None = None
 
 
-@command(46, errors=(SettingNotFound,))
+@command(46, Effect.READ, errors=(SettingNotFound,))
 class GetSetting(Command[Setting]):
     """Get one setting; a known setting that is not set has its default."""
 
     key: SettingKey
 
 
-@command(47, errors=(SettingInvalid,), max_payload=16 * 1024)
+@command(47, Effect.CHANGE, errors=(SettingInvalid,), max_payload=16 * 1024)
 class SetSetting(Command[Setting]):
     """Set a setting. Text, integers and booleans keep their type; other values are stored as JSON."""
 
@@ -225,14 +226,14 @@ class SetSetting(Command[Setting]):
     value: Annotated[Any, Meta(description="the value", extra={"metavar": "VALUE"})]
 
 
-@command(48, large_reply=True)
+@command(48, Effect.READ, large_reply=True)
 class ListSettings(Command[Settings]):
     """List all settings that are set or known, with defaults, sorted by key. A page ends at 1 MiB."""
 
     cursor: Annotated[str, Meta(max_length=128, description="next_cursor of the previous page")] | None = None
 
 
-@command(49, errors=(SettingNotFound,))
+@command(49, Effect.CHANGE, errors=(SettingNotFound,))
 class DeleteSetting(Command[Setting]):
     """Remove a setting and return it; a known setting has its default again."""
 
@@ -249,7 +250,7 @@ class Backup(Record):
     """The number of older backups that were deleted."""
 
 
-@command(50)
+@command(50, Effect.ACT)
 class BackupDatabase(Command[Backup]):
     """Back up the database while it is in use, and verify the backup.
 

@@ -56,6 +56,7 @@ __all__ = [
     "shutdown",
 ]
 
+_SETTING_BYTES = 64 * 1024
 _SETTINGS_CHUNK = 20
 _LOW_DISK_BYTES = 64 * 1024 * 1024
 
@@ -148,6 +149,7 @@ def _description(info: CommandInfo) -> CommandDescription:
         request=_schema(info.request),
         reply=_schema(info.reply),
         streams=info.item is not None,
+        effect=info.effect,
         errors=[error.type for error in info.errors],
         max_payload=info.max_payload,
         item=_schema(info.item) if info.item is not None else None,
@@ -183,30 +185,23 @@ async def list_settings(ctx: Context, command: ListSettings) -> Settings:
     return Settings(encoded_list(encoded))
 
 
-@handles(SetSetting)
-async def set_setting(ctx: Context, command: SetSetting) -> Setting:
+def _setting_changed(ctx: Context, setting: Setting) -> None:
+    ctx.daemon.setting_changed(setting.key)
+
+
+@handles(SetSetting, after=_setting_changed, size_bytes=lambda _command: _SETTING_BYTES)
+def set_setting(tx: Transaction, ctx: Context, command: SetSetting) -> Setting:
     validate(command.key, command.value)
-
-    def change(tx: Transaction) -> Setting:
-        setting, changed = store.set_setting(tx, command.key, command.value)
-        if changed:
-            journal.record(tx, ctx.caller, "setting.set", "setting", command.key, command.key, {"type": setting.type})
-        return setting
-
-    setting = await ctx.store.write(change, size_bytes=64 * 1024)
-    ctx.daemon.setting_changed(command.key)
+    setting, changed = store.set_setting(tx, command.key, command.value)
+    if changed:
+        journal.record(tx, ctx.caller, "setting.set", "setting", command.key, command.key, {"type": setting.type})
     return setting
 
 
-@handles(DeleteSetting)
-async def delete_setting(ctx: Context, command: DeleteSetting) -> Setting:
-    def change(tx: Transaction) -> Setting:
-        setting = store.delete_setting(tx, command.key)
-        journal.record(tx, ctx.caller, "setting.deleted", "setting", command.key, command.key, {})
-        return setting
-
-    setting = await ctx.store.write(change)
-    ctx.daemon.setting_changed(command.key)
+@handles(DeleteSetting, after=_setting_changed)
+def delete_setting(tx: Transaction, ctx: Context, command: DeleteSetting) -> Setting:
+    setting = store.delete_setting(tx, command.key)
+    journal.record(tx, ctx.caller, "setting.deleted", "setting", command.key, command.key, {})
     return setting
 
 

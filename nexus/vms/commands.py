@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Meta
-from nexus_protocol.command import Command, Record, command
+from nexus_protocol.command import Command, Effect, Record, command
 from nexus_protocol.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 
 from nexus.vms.states import VmRole, VmState
@@ -134,7 +134,7 @@ class VmPage(Record):
     next_cursor: str | None = None
 
 
-@command(0x0100, errors=(VmNameTaken, VmIdTaken, VmCidsExhausted))
+@command(0x0100, Effect.CHANGE, errors=(VmNameTaken, VmIdTaken, VmCidsExhausted))
 class CreateVm(Command[Vm]):
     """Create a VM record in state created, with a unique vsock CID.
 
@@ -159,7 +159,7 @@ class CreateVm(Command[Vm]):
     ) = None
 
 
-@command(0x0101, errors=(VmCursorInvalid,), large_reply=True)
+@command(0x0101, Effect.READ, errors=(VmCursorInvalid,), large_reply=True)
 class ListVms(Command[VmPage]):
     """List VM records, sorted by ``created_at`` and then ``id``, both descending.
 
@@ -173,21 +173,21 @@ class ListVms(Command[VmPage]):
     cursor: Annotated[str, Meta(max_length=512, description="next_cursor of the previous page")] | None = None
 
 
-@command(0x0102, errors=(VmNotFound, VmAmbiguous))
+@command(0x0102, Effect.READ, errors=(VmNotFound, VmAmbiguous))
 class GetVm(Command[Vm]):
     """Get one VM record."""
 
     vm: VmReference
 
 
-@command(0x0103, errors=(VmNotFound, VmAmbiguous, VmRunning))
+@command(0x0103, Effect.CHANGE, errors=(VmNotFound, VmAmbiguous, VmRunning))
 class DeleteVm(Command[Vm]):
     """Delete the record of a VM that is not running, and return it."""
 
     vm: VmReference
 
 
-@command(0x0107, errors=(VmNotFound, VmAmbiguous, VmRunning, VmNameTaken))
+@command(0x0107, Effect.CHANGE, errors=(VmNotFound, VmAmbiguous, VmRunning, VmNameTaken))
 class UpdateVm(Command[Vm]):
     """Change the name, role, vCPUs or memory of a VM that is not running."""
 

@@ -24,20 +24,12 @@ def _record(tx: Transaction, ctx: Context, kind: str, vm: Vm, detail: dict[str, 
 
 
 @handles(CreateVm)
-async def create_vm(ctx: Context, command: CreateVm) -> Vm:
-    def change(tx: Transaction) -> Vm:
-        vm, new = store.insert(tx, command)
-        if new:
-            detail = {
-                "role": vm.role,
-                "cid": vm.cid,
-                "vcpu_count": vm.vcpu_count,
-                "mem_size_mib": vm.mem_size_mib,
-            }
-            _record(tx, ctx, "vm.created", vm, detail)
-        return vm
-
-    return await ctx.store.write(change)
+def create_vm(tx: Transaction, ctx: Context, command: CreateVm) -> Vm:
+    vm, new = store.insert(tx, command)
+    if new:
+        detail = {"role": vm.role, "cid": vm.cid, "vcpu_count": vm.vcpu_count, "mem_size_mib": vm.mem_size_mib}
+        _record(tx, ctx, "vm.created", vm, detail)
+    return vm
 
 
 @handles(GetVm)
@@ -46,31 +38,24 @@ def get_vm(ctx: Context, command: GetVm) -> Vm:
 
 
 @handles(DeleteVm)
-async def delete_vm(ctx: Context, command: DeleteVm) -> Vm:
-    def change(tx: Transaction) -> Vm:
-        vm = store.delete(tx, command.vm)
-        _record(tx, ctx, "vm.deleted", vm, {"cid": vm.cid})
-        return vm
-
-    return await ctx.store.write(change)
+def delete_vm(tx: Transaction, ctx: Context, command: DeleteVm) -> Vm:
+    vm = store.delete(tx, command.vm)
+    _record(tx, ctx, "vm.deleted", vm, {"cid": vm.cid})
+    return vm
 
 
 @handles(UpdateVm)
-async def update_vm(ctx: Context, command: UpdateVm) -> Vm:
+def update_vm(tx: Transaction, ctx: Context, command: UpdateVm) -> Vm:
     if all(value is None for value in (command.name, command.role, command.vcpu_count, command.mem_size_mib)):
         raise InvalidArgument(
             f'cannot update VM "{command.vm}": no field to change was given',
             hint="Give at least one of name, role, vcpu_count and mem_size_mib.",
             details={"path": ""},
         )
-
-    def change(tx: Transaction) -> Vm:
-        vm, changes = store.update(tx, command)
-        if changes:
-            _record(tx, ctx, "vm.updated", vm, changes)
-        return vm
-
-    return await ctx.store.write(change)
+    vm, changes = store.update(tx, command)
+    if changes:
+        _record(tx, ctx, "vm.updated", vm, changes)
+    return vm
 
 
 _Position = tuple[Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)], str]

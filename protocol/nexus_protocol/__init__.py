@@ -7,6 +7,7 @@ from nexus_protocol.codec import command_decoder, decode_map, decode_reply, enco
 from nexus_protocol.command import (
     Command,
     CommandInfo,
+    Effect,
     Empty,
     Record,
     StreamCommand,
@@ -66,6 +67,7 @@ __all__ = [
     "ClientConnection",
     "Command",
     "CommandInfo",
+    "Effect",
     "Conflict",
     "ConnectionFailed",
     "DEFAULT_MAX_PAYLOAD",

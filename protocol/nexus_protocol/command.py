@@ -3,7 +3,7 @@
 A command is a class; its fields are those of the payload. The daemon decodes and validates with it, the clients use it
 as the type of their calls, the command line derives options from it, and the documents are generated from it::
 
-    @command(0x0100, errors=(VmNameTaken,))
+    @command(0x0100, Effect.CHANGE, errors=(VmNameTaken,))
     class CreateVm(Command[Vm]):
         '''Create a VM record.'''
 
@@ -41,6 +41,7 @@ __all__ = [
     "SECRET",
     "Command",
     "CommandInfo",
+    "Effect",
     "Empty",
     "Record",
     "StreamCommand",
@@ -136,11 +137,23 @@ class Empty(Record):
     """The result of a command that returns no data."""
 
 
+class Effect(WireEnum):
+    """What a command does to the daemon's world."""
+
+    READ = "read"
+    """It changes nothing."""
+    CHANGE = "change"
+    """It changes records alone, in one transaction, so that it can be a part of a ``Batch``."""
+    ACT = "act"
+    """It starts or ends processes, touches files or repositories, or waits for something."""
+
+
 class CommandInfo(NamedTuple):
     """The declaration of a command, without its fields."""
 
     code: int
     name: str
+    effect: Effect
     request: type[Command[Any]]
     reply: type[Any]
     item: type[Any] | None
@@ -176,6 +189,7 @@ _COMMANDS: dict[int, CommandInfo] = {}
 
 def command(
     code: int,
+    effect: Effect,
     *,
     errors: tuple[type[NexusError], ...] = (),
     max_payload: int = DEFAULT_MAX_PAYLOAD,
@@ -187,7 +201,8 @@ def command(
     ``errors`` are the domain errors that it can return, ``max_payload`` the largest payload of a request in bytes.
 
     Raises:
-        ValueError: the code is out of range or taken by another command, or the limit is out of range.
+        ValueError: the code is out of range or taken by another command, the limit is out of range, or a stream is
+            declared as a change.
     """
     if not (0 < code <= MAX_COMMAND or code == EXTRA):
         raise ValueError(f"0x{code:04X} is not a command code")
@@ -196,10 +211,14 @@ def command(
 
     def declare(cls: C) -> C:
         reply, item = _result_types(cls)
+        if effect is Effect.CHANGE and item is not None:
+            raise ValueError(f"{cls.__name__} is a stream and cannot be a change")
         known = _COMMANDS.get(code)
         if known is not None and known.name != cls.__name__:
             raise ValueError(f"code {code} belongs to {known.name}, {cls.__name__} cannot have it too")
-        cls.info = CommandInfo(code, cls.__name__, cls, reply, item, errors, max_payload, takes_input, large_reply)
+        cls.info = CommandInfo(
+            code, cls.__name__, effect, cls, reply, item, errors, max_payload, takes_input, large_reply
+        )
         _COMMANDS[code] = cls.info
         return cls
 

@@ -14,6 +14,7 @@ from nexus_protocol import (
     DEFAULT_MAX_PAYLOAD,
     MAX_PAYLOAD,
     Command,
+    Effect,
     Empty,
     Record,
     StreamCommand,
@@ -112,13 +113,21 @@ def test_commands_and_records_are_immutable() -> None:
 @pytest.mark.parametrize("code", [-1, 0, 0xF000, 0xFFE0, 0xFFFF, 0x10000])
 def test_code_outside_the_range_of_commands_is_refused(code: int) -> None:
     with pytest.raises(ValueError, match="not a command code"):
-        command(code)
+        command(code, Effect.READ)
 
 
 @pytest.mark.parametrize("limit", [-1, MAX_PAYLOAD + 1])
 def test_payload_limit_above_that_of_frames_is_refused(limit: int) -> None:
     with pytest.raises(ValueError, match="payload limit"):
-        command(1, max_payload=limit)
+        command(1, Effect.READ, max_payload=limit)
+
+
+def test_stream_cannot_be_declared_as_a_change() -> None:
+    with pytest.raises(ValueError, match="is a stream and cannot be a change"):
+
+        @command(0xE100, Effect.CHANGE)
+        class Flow(StreamCommand[Empty, Empty]):
+            """A stream."""
 
 
 @pytest.mark.usefixtures("scratch_registry")
@@ -127,14 +136,14 @@ def test_code_of_another_command_is_refused() -> None:
         """Uses the code of another command."""
 
     with pytest.raises(ValueError, match="belongs to CreateVm"):
-        command(0x0100)(Intruder)
+        command(0x0100, Effect.READ)(Intruder)
 
 
 @pytest.mark.usefixtures("scratch_registry")
 def test_command_may_have_the_plugin_code_and_options() -> None:
     del _COMMANDS[0xFF00]
 
-    @command(0xFF00, max_payload=7, takes_input=True)
+    @command(0xFF00, Effect.ACT, max_payload=7, takes_input=True)
     class Extra(StreamCommand[Vm, Empty]):
         """Call a plugin."""
 
@@ -148,7 +157,7 @@ def test_class_without_a_reply_type_cannot_be_declared() -> None:
         """Has no reply type."""
 
     with pytest.raises(TypeError, match="must derive from"):
-        command(0xE100)(NoReply)
+        command(0xE100, Effect.READ)(NoReply)
 
 
 def test_no_item_of_an_input_stream_has_a_field_ack() -> None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nexus_protocol import Command, Empty, Record, StreamCommand, command
+from nexus_protocol import Command, Effect, Empty, Record, StreamCommand, command
 
 from nexus.capability import Context, Stream, collect_handlers, handles
 from nexus.config import Limits
@@ -61,75 +61,75 @@ class Data(Record):
     data: bytes
 
 
-@command(0xE001, takes_input=True)
+@command(0xE001, Effect.ACT, takes_input=True)
 class Echo(StreamCommand[Echoed, Size]):
     """Send every Input back, acknowledge it, and end at eof with the size of all."""
 
 
-@command(0xE002, takes_input=True)
+@command(0xE002, Effect.ACT, takes_input=True)
 class Deaf(StreamCommand[Echoed, Size]):
     """Never read any Input."""
 
 
-@command(0xE003)
+@command(0xE003, Effect.ACT)
 class Hold(Command[Empty]):
     """Answer once the test calls ``release``."""
 
     timeout_ms: int | None = None
 
 
-@command(0xE004)
+@command(0xE004, Effect.ACT)
 class Break(Command[Empty]):
     """Fail with an exception that is no NexusError."""
 
 
-@command(0xE005)
+@command(0xE005, Effect.ACT)
 class BreakByTimeout(Command[Empty]):
     """Fail with a TimeoutError of its own."""
 
 
-@command(0xE006)
+@command(0xE006, Effect.ACT)
 class Produce(Command[Data]):
     """Answer with ``size_bytes`` bytes."""
 
     size_bytes: int
 
 
-@command(0xE007, max_payload=16 * 1024 * 1024)
+@command(0xE007, Effect.ACT, max_payload=16 * 1024 * 1024)
 class Swallow(Command[Size]):
     """Take up to 16 MiB."""
 
     data: bytes
 
 
-@command(0xE008)
+@command(0xE008, Effect.ACT)
 class Count(Command[Size]):
     """Answer at once, without waiting."""
 
 
-@command(0xE009)
+@command(0xE009, Effect.ACT)
 class Reluctant(Command[Empty]):
     """Hold, but end only at the second cancellation."""
 
     timeout_ms: int | None = None
 
 
-@command(0xE00A)
+@command(0xE00A, Effect.ACT)
 class Feed(StreamCommand[Data, Size]):
     """Send what the test puts into ``source``, until it puts None."""
 
 
-@command(0xE00B)
+@command(0xE00B, Effect.ACT)
 class Tail(StreamCommand[Data, Size]):
     """Send what the test appends to ``log``, until it appends nothing (b"")."""
 
 
-@command(0xE00C)
+@command(0xE00C, Effect.ACT)
 class Work(StreamCommand[Data, Size]):
     """Send what the test reports, until ``release``."""
 
 
-@command(0xE00D)
+@command(0xE00D, Effect.ACT)
 class Durable(Command[Data]):
     """Hold until cancelled, then outlast that as a durable write does: answer after ``release``."""
 

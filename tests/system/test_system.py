@@ -97,6 +97,7 @@ def test_describe_returns_every_command_with_schemas_and_doc(client: RawClient) 
         assert entry.reply
         assert entry.streams == (entry.item is not None)
     assert commands["WatchEvents"].streams
+    assert [commands[name].effect for name in ("GetVm", "CreateVm", "StartService")] == ["read", "change", "act"]
     assert "vm.name_taken" in commands["CreateVm"].errors
     assert len(CAPABILITIES) >= 3
 
