@@ -6,7 +6,8 @@ What a handler is depends on the declared effect of its command:
   stream. A plain function runs in the event loop and must not block; a coroutine function may wait.
 - ``change``: a function ``(tx, ctx, command)`` that returns the reply. Dispatch calls it in the transaction of one
   write, in the writer's thread, perhaps twice: it reads and writes through ``tx`` alone. What is to follow once the
-  change is durable is its ``after``, which is called in the event loop.
+  change is durable is its ``after``, which is called in the event loop. The one exception is ``Batch``, a coroutine
+  function that opens its own write.
 
 A ``NexusError`` that it raises is sent to the client; any other exception is a bug, and is sent as ``internal``.
 """
@@ -23,13 +24,14 @@ from nexus_protocol import Command, CommandInfo, Record, encode_record
 
 from nexus.caller import Caller
 from nexus.runtime import Runtime
-from nexus.store import Reader, StateStore
+from nexus.store import Reader, StateStore, Transaction
 from nexus.supervision.boot import Boot
 from nexus.supervision.port_leases import PortLeases
 from nexus.supervision.sweeper import Sweeper
 
 __all__ = [
     "PAGE_BYTES",
+    "Change",
     "Context",
     "DaemonView",
     "Handler",
@@ -149,6 +151,22 @@ class DaemonView(Protocol):
     def commands(self) -> list[CommandInfo]:
         """Every command that has a handler, by code."""
 
+    def command(self, code: int) -> CommandInfo | None:
+        """The command with this code; None if there is none."""
+
+    def change(self, code: int) -> Change | None:
+        """The command with this code as a part of a larger transaction; None if it cannot be one."""
+
+    def payload_limit(self, code: int) -> int:
+        """The largest payload of a request with this code, in bytes."""
+
+    async def ask_hooks(self, info: CommandInfo, command: Command[Any], caller: Caller) -> None:
+        """Call the hooks of plugins that precede a command.
+
+        Raises:
+            NexusError: a plugin refuses the command, or failed.
+        """
+
     def manager(self, kind: type[ManagerT]) -> ManagerT:
         """The manager of this class."""
 
@@ -195,6 +213,16 @@ class Handler(NamedTuple):
 
     info: CommandInfo
     fn: Callable[..., Any]
+    after: Callable[[Context, Any], None] | None
+    size_bytes: Callable[[Any], int]
+
+
+class Change(NamedTuple):
+    """A change as a part of a larger transaction."""
+
+    info: CommandInfo
+    decode: Callable[[bytes], Command[Any]]
+    fn: Callable[[Transaction, Context, Any], Any]
     after: Callable[[Context, Any], None] | None
     size_bytes: Callable[[Any], int]
 

@@ -29,6 +29,7 @@ from msgspec.inspect import (
     ListType,
     Metadata,
     NoneType,
+    RawType,
     StrType,
     StructType,
     Type,
@@ -132,9 +133,11 @@ def _reference(type_: type[Any]) -> str:
 
 
 def _records(infos: list[CommandInfo]) -> list[type[Any]]:
-    """The records in the replies of these commands, with nested ones, each once, in order of appearance."""
+    """The records in these commands and their replies, with nested ones, each once, in order of appearance."""
     found: dict[type[Any], None] = {}
     for info in infos:
+        for field in _fields(info.request):
+            _collect(field.type, found)
         for type_ in (info.item, info.reply):
             if type_ is not None:
                 _collect(type_info(type_), found)
@@ -248,6 +251,7 @@ def _type(type_: Type) -> str:
 
 _NAMES: dict[type[Type], str] = {
     AnyType: "any",
+    RawType: "map",
     BoolType: "bool",
     BytesType: "bin",
     CustomType: "any",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -25,12 +25,13 @@ from nexus_protocol import (
     encode_command,
     error_from_payload,
 )
+from nexus_protocol.codec import as_reply
 
 from nexus import __version__
 from nexus.client.base import BaseClient
 from nexus.client.errors import ConnectError, ConnectionFailure, lost_error
 from nexus.client.transport import CONNECT_TIMEOUT_S, connect_async
-from nexus.system.commands import Hello, Welcome
+from nexus.system.commands import Batch, Hello, Welcome
 
 __all__ = ["Client", "Stream"]
 
@@ -109,6 +110,18 @@ class Client(BaseClient):
             raise TypeError(f"{info.name} is a stream: use stream()")
         reply: type[R] = info.reply
         return decode_reply(reply, await self.request(info.code, encode_command(command)))
+
+    async def batch(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        """Carry out several changes in one transaction, all or none; returns the reply of each, in their order.
+
+        At most 1000 commands, whose effect is ``change``, with 16 MiB together.
+
+        Raises:
+            NexusError: a command was refused; ``details["index"]`` is its place, from 0. Nothing is changed.
+            ConnectionLost: the connection ended before the reply.
+        """
+        results = (await self.call(Batch.of(commands))).results
+        return [as_reply(command.info.reply, result) for command, result in zip(commands, results, strict=True)]
 
     async def request(self, code: int, payload: bytes = b"") -> bytes:
         """Send an encoded request by its code; returns the encoded reply. Errors as for ``call``."""

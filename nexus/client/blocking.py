@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from nexus_protocol.codec import decode_map, decode_reply, encode_command
+from nexus_protocol.codec import as_reply, decode_map, decode_reply, encode_command
 from nexus_protocol.command import Command, StreamCommand
 from nexus_protocol.connection import (
     AckReceived,
@@ -134,6 +134,19 @@ class BlockingClient(BaseClient):
             raise TypeError(f"{info.name} is a stream: use stream()")
         reply: type[R] = info.reply
         return decode_reply(reply, self.request(info.code, encode_command(command), timeout_s=timeout_s))
+
+    def batch(self, commands: Sequence[Command[Any]], *, timeout_s: float | None = None) -> list[Any]:
+        """Carry out several changes in one transaction, all or none; returns the reply of each, in their order.
+
+        At most 1000 commands, whose effect is ``change``, with 16 MiB together. ``timeout_s`` is as in ``call``.
+
+        Raises:
+            NexusError: a command was refused; ``details["index"]`` is its place, from 0. Nothing is changed.
+        """
+        from nexus.system.commands import Batch
+
+        results = self.call(Batch.of(commands), timeout_s=timeout_s).results
+        return [as_reply(command.info.reply, result) for command, result in zip(commands, results, strict=True)]
 
     def call_raw(self, command: Command[Any], *, timeout_s: float | None = None) -> dict[str, Any]:
         """Like ``call``; returns the reply as the map of plain values that was received."""

@@ -14,7 +14,7 @@ from nexus_protocol import DEFAULT_MAX_PAYLOAD, Command, CommandInfo, Effect, co
 from nexus_protocol.command import declared_commands
 
 from nexus.capabilities import CAPABILITIES
-from nexus.capability import Context, Handler, Manager, ManagerContext, collect_handlers
+from nexus.capability import Change, Context, Handler, Manager, ManagerContext, collect_handlers
 from nexus.store import Reader
 
 __all__ = ["Dispatch", "Entry", "load_capabilities", "make_managers"]
@@ -34,8 +34,11 @@ class Entry(NamedTuple):
     """Whether the hooks of plugins run before it."""
 
 
-_NEVER_HOOKED = frozenset({"Hello", "Ping", "Health", "Describe", "Shutdown", "ListPlugins", "ReloadPlugins"})
-"""Commands that no plugin can block, so that a client can always examine and stop the daemon and its plugins."""
+_NEVER_HOOKED = frozenset({"Hello", "Ping", "Health", "Describe", "Shutdown", "ListPlugins", "ReloadPlugins", "Batch"})
+"""Commands that no plugin can block, so that a client can always examine and stop the daemon and its plugins.
+
+Of a batch each command is asked for.
+"""
 
 
 class Dispatch:
@@ -48,14 +51,19 @@ class Dispatch:
     ) -> None:
         self.counters = counters or {}
         self.entries: dict[int, Entry] = {}
+        self.changes: dict[int, Change] = {}
+        """The commands that can be a part of a larger transaction."""
         for handler in handlers:
             info = handler.info
             if info.code in self.entries:
                 raise ValueError(f"{info.name} has two handlers")
             streams, hookable = info.item is not None, info.name not in _NEVER_HOOKED
-            fn = _writing(handler) if info.effect is Effect.CHANGE else handler.fn
+            fn, decode = handler.fn, command_decoder(info)
+            if info.effect is Effect.CHANGE and not inspect.iscoroutinefunction(fn):
+                self.changes[info.code] = Change(info, decode, fn, handler.after, handler.size_bytes)
+                fn = _writing(handler)
             waits = inspect.iscoroutinefunction(fn)
-            self.entries[info.code] = Entry(info, command_decoder(info), fn, waits, streams, hookable)
+            self.entries[info.code] = Entry(info, decode, fn, waits, streams, hookable)
         self.input_commands = frozenset(code for code, entry in self.entries.items() if entry.info.takes_input)
         self._declared_limits = {
             code: entry.info.max_payload

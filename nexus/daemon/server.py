@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nexus_protocol import (
+    Command,
     CommandInfo,
     NexusError,
     PermissionDenied,
@@ -26,7 +27,7 @@ from nexus_protocol import (
 )
 
 from nexus.caller import Caller
-from nexus.capability import ManagerT, PreCommand
+from nexus.capability import Change, ManagerT, PreCommand
 from nexus.config import Limits
 from nexus.daemon.budgets import Budgets
 from nexus.daemon.client_session import ClientSession, SessionContext
@@ -272,6 +273,28 @@ class Server:
     def commands(self) -> list[CommandInfo]:
         """Every command that has a handler, by code."""
         return self.dispatch.commands()
+
+    def command(self, code: int) -> CommandInfo | None:
+        """The command with this code; None if there is none."""
+        entry = self.dispatch.entries.get(code)
+        return None if entry is None else entry.info
+
+    def change(self, code: int) -> Change | None:
+        """The command with this code as a part of a larger transaction; None if it cannot be one."""
+        return self.dispatch.changes.get(code)
+
+    def payload_limit(self, code: int) -> int:
+        """The largest payload of a request with this code, in bytes."""
+        return self._shared.payload_limit(code)
+
+    async def ask_hooks(self, info: CommandInfo, command: Command[Any], caller: Caller) -> None:
+        """Call the hooks of plugins that precede a command.
+
+        Raises:
+            NexusError: a plugin refuses the command, or failed.
+        """
+        if self._shared.pre_command is not None and self.dispatch.entries[info.code].hookable:
+            await self._shared.pre_command(info, command, caller)
 
     def ask_before_commands(self, pre_command: PreCommand | None) -> None:
         """Call this before every command that may be hooked, from now on; None removes it."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
-from msgspec import Meta
-from nexus_protocol.command import Command, Effect, Empty, Record, command
+from msgspec import Meta, Raw, Struct
+from nexus_protocol.codec import encode_command
+from nexus_protocol.command import Command, Effect, Empty, FrozenStruct, Record, command
 from nexus_protocol.errors import InvalidArgument, NotFound
+from nexus_protocol.frame import MAX_PAYLOAD
 
 __all__ = [
     "Backup",
     "BackupDatabase",
+    "Batch",
+    "BatchedCommand",
+    "BatchResult",
     "Check",
     "CommandDescription",
     "Database",
@@ -273,3 +279,41 @@ class BackupDatabase(Command[Backup]):
         | None
     ) = None
     keep_days: Annotated[int, Meta(ge=1, le=36_500, description="the number of days that backups are kept")] = 30
+
+
+class BatchedCommand(Struct, metaclass=FrozenStruct, forbid_unknown_fields=True):
+    """One command of a batch."""
+
+    code: int
+    """The command's code. Its effect is ``change``."""
+    payload: Raw
+    """The command's payload: a map."""
+
+
+class BatchResult(Record):
+    """What a batch has done."""
+
+    results: list[Any]
+    """The reply of each command, in their order."""
+
+
+@command(54, Effect.CHANGE, max_payload=MAX_PAYLOAD)
+class Batch(Command[BatchResult]):
+    """Carry out several changes in one transaction: all of them, or none.
+
+    Each command sees what the ones before it have changed. The first that fails ends the batch with its error, whose
+    ``details.index`` is its place from 0. Each payload is within its own command's limit.
+    """
+
+    commands: Annotated[
+        list[BatchedCommand], Meta(min_length=1, max_length=1000, description="commands with the effect change")
+    ]
+
+    @classmethod
+    def of(cls, commands: Iterable[Command[Any]]) -> Batch:
+        """Make a batch of these commands.
+
+        Raises:
+            InvalidArgument: a value cannot be encoded.
+        """
+        return cls([BatchedCommand(each.info.code, Raw(encode_command(each) or b"\x80")) for each in commands])

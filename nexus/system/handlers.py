@@ -16,9 +16,12 @@ from nexus.capability import PAGE_BYTES, Context, encoded_list, handles
 from nexus.runtime.procfs import resident_bytes
 from nexus.store import DiskFull, StoreError, Transaction
 from nexus.system import store
+from nexus.system.batch import carry_out
 from nexus.system.commands import (
     Backup,
     BackupDatabase,
+    Batch,
+    BatchResult,
     Check,
     CommandDescription,
     Database,
@@ -203,6 +206,11 @@ def delete_setting(tx: Transaction, ctx: Context, command: DeleteSetting) -> Set
     setting = store.delete_setting(tx, command.key)
     journal.record(tx, ctx.caller, "setting.deleted", "setting", command.key, command.key, {})
     return setting
+
+
+@handles(Batch)
+async def batch(ctx: Context, command: Batch) -> BatchResult:
+    return await carry_out(ctx, command)
 
 
 @handles(BackupDatabase)

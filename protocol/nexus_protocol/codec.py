@@ -20,6 +20,7 @@ from nexus_protocol.errors import BadFrame, InvalidArgument
 __all__ = [
     "MAX_DEPTH",
     "MAX_ELEMENTS",
+    "as_reply",
     "command_decoder",
     "decode_map",
     "decode_reply",
@@ -154,6 +155,8 @@ def encode_command(command: Command[Any]) -> bytes:
     try:
         body = msgspec.to_builtins(command, builtin_types=(bytes,))
         return msgpack.packb(body) if body else b""
+    except TypeError:  # it has parts that are already encoded
+        return _encode_record(command)
     except UnicodeEncodeError:
         raise InvalidArgument(f"cannot send {type(command).__name__}: text that is not UTF-8") from None
     except (OverflowError, RecursionError, ValueError):
@@ -186,9 +189,17 @@ def decode_reply(type_: type[T], payload: bytes) -> T:
     Raises:
         BadFrame: the payload is not such a record.
     """
+    return as_reply(type_, decode_map(payload))
+
+
+def as_reply(type_: type[T], body: dict[str, Any]) -> T:
+    """Make the record of a reply from plain values, as ``decode_reply`` does.
+
+    Raises:
+        BadFrame: the values are not such a record.
+    """
     if type_ is Empty:
         return Empty()  # type: ignore[return-value]
-    body = decode_map(payload)
     try:
         return msgspec.convert(body, type_)
     except msgspec.ValidationError:

@@ -75,6 +75,7 @@ STABLE_CODES = {
     "WatchEvents": 51,
     "ListPlugins": 52,
     "ReloadPlugins": 53,
+    "Batch": 54,
     "CreateVm": 0x0100,
     "ListVms": 0x0101,
     "GetVm": 0x0102,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 from msgspec.inspect import (
     AnyType,
     BoolType,
@@ -18,6 +20,7 @@ from msgspec.inspect import (
     ListType,
     Metadata,
     NoneType,
+    RawType,
     StrType,
     StructType,
     Type,
@@ -94,6 +97,10 @@ def _type(type_: Type) -> st.SearchStrategy[Any]:
             return _struct(type_)
         case AnyType():
             return free_values
+        case RawType():
+            return st.dictionaries(st.text(max_size=8), free_values, max_size=3).map(
+                lambda value: Raw(msgspec.msgpack.encode(value))
+            )
     raise AssertionError(f"no strategy for {type_!r}: add one")
 
 
