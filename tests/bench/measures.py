@@ -19,7 +19,7 @@ from nexus_protocol import Command
 
 from nexus.client import BlockingClient
 from nexus.system.commands import Ping
-from nexus.vms.commands import GetVm, ListVms
+from nexus.vms.commands import CreateVm, GetVm, ListVms
 
 __all__ = ["MEASURES", "Measure", "Sample", "compare_durations", "duration", "paced_pings"]
 
@@ -130,6 +130,36 @@ def _create_many(world: World) -> Sample:
     return _compare_rates(world, many, _rate(lambda: client.call(world.new_vm())))
 
 
+def _batch(world: World) -> Sample:
+    """The duration of one batch of new VMs, and of as many requests one after the other."""
+    client = world.crowded_client
+
+    def create_each() -> None:
+        for _ in range(_BATCH):
+            client.call(world.new_vm())
+
+    return compare_durations(
+        world,
+        lambda: duration(lambda: client.batch([world.new_vm() for _ in range(_BATCH)])),
+        lambda: duration(create_each),
+    )
+
+
+def _batch_latency(world: World) -> Sample:
+    daemon = world.crowded
+    with world.all_cores(daemon), BlockingClient(daemon.socket_path) as pinging:
+
+        def batches() -> None:
+            with BlockingClient(daemon.socket_path) as client:
+                for number in itertools.count():
+                    client.batch([CreateVm(f"batched-{os.getpid()}-{number}-{each}") for each in range(_BATCH)])
+
+        with forked(batches):
+            time.sleep(0.05)
+            latencies = paced_pings(pinging, 100 if world.quick else 400)
+    return Sample(statistics.quantiles(latencies, n=100)[98] * 1000)
+
+
 # Lists
 
 
@@ -228,6 +258,7 @@ def _memory(world: World) -> Sample:
     return Sample(world.idle.rss_bytes() / 1024 / 1024)
 
 
+_BATCH = 1000
 _PING_PONG = "Python ping-pong of 400 bytes"
 
 MEASURES = (
@@ -240,6 +271,8 @@ MEASURES = (
         "create", "CreateVm, durable and journaled, one client", "/s", 0.60, True, _create, "SQLite alone, same rows"
     ),
     Measure("create-many", f"CreateVm, {IN_FLIGHT} in flight", "/s", 5.0, True, _create_many, "one at a time"),
+    Measure("batch", f"a Batch of {_BATCH} CreateVm", "ms", 0.2, False, _batch, "one after another"),
+    Measure("batch-p99", "Ping during such batches, p99", "ms", 20.0, False, _batch_latency),
     Measure("list", f"ListVms of {RECORDS:,}, to dicts", "ms", 1.5, False, _list, "SELECT to dicts, in process"),
     Measure("latency-p50", "Ping during lists, p50", "ms", 1.0, False, functools.partial(_latency, percent=50)),
     Measure("latency-p99", "Ping during lists, p99", "ms", 10.0, False, functools.partial(_latency, percent=99)),

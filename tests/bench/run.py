@@ -41,7 +41,7 @@ def main() -> None:
     print(_markdown(rows) if options.markdown else _columns(rows))
     print(
         f"\nMedians (min to max) of {rounds} interleaved rounds; client and server on one core, except for the Pings "
-        f"during lists and beside other commands.\n"
+        f"during lists, batches and other commands.\n"
         f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
         f"Linux {platform.release()}, {platform.machine()}."
     )
