@@ -33,6 +33,7 @@ __all__ = [
     "PAGE_BYTES",
     "Change",
     "Context",
+    "Counted",
     "DaemonView",
     "Handler",
     "Hooks",
@@ -118,6 +119,15 @@ class Manager(Protocol):
         """How many processes it supervises; while there are any the daemon is not idle."""
 
 
+class Counted(Protocol):
+    """A table of records with states, which the status of the daemon counts: ``COUNTED`` of a ``handlers.py``."""
+
+    kind: str
+
+    def count_by_state(self, reader: Reader) -> dict[str, int]:
+        """The number of records in each state; states without records are left out."""
+
+
 class DaemonView(Protocol):
     """The daemon as handlers see it: its figures, its limits, its managers, and the request to stop it."""
 
@@ -145,8 +155,8 @@ class DaemonView(Protocol):
     def setting_changed(self, key: str) -> None:
         """Apply a setting whose new value, or removal, has been committed."""
 
-    def counters(self) -> dict[str, Callable[[Reader], dict[str, int]]]:
-        """For each capability that keeps records with states, how to count them by state."""
+    def counted(self) -> dict[str, Counted]:
+        """For each capability that keeps records with states, its table."""
 
     def commands(self) -> list[CommandInfo]:
         """Every command that has a handler, by code."""

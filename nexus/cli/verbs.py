@@ -271,11 +271,12 @@ def command_parameters(
 ) -> list[click.Parameter]:
     """The parameters for a command's fields: required fields are arguments, the others are options.
 
-    ``exclude`` names fields that the verb sets itself. With ``variadic`` an argument may be repeated.
+    ``exclude`` names fields that the verb sets itself. With ``variadic`` an argument may be repeated; what the command
+    expects of one record (``if_revision``) is left out then.
     """
     parameters: list[click.Parameter] = []
     for field in _fields(command):
-        if field.name in exclude:
+        if field.name in exclude or (variadic and field.name.startswith("if_")):
             continue
         complete = shell_complete(field.extra.get("completes"))
         if field.required:

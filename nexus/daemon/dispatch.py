@@ -14,8 +14,7 @@ from nexus_protocol import DEFAULT_MAX_PAYLOAD, Command, CommandInfo, Effect, co
 from nexus_protocol.command import declared_commands
 
 from nexus.capabilities import CAPABILITIES
-from nexus.capability import Change, Context, Handler, Manager, ManagerContext, collect_handlers
-from nexus.store import Reader
+from nexus.capability import Change, Context, Counted, Handler, Manager, ManagerContext, collect_handlers
 
 __all__ = ["Dispatch", "Entry", "load_capabilities", "make_managers"]
 
@@ -47,9 +46,9 @@ class Dispatch:
     def __init__(
         self,
         handlers: Iterable[Handler],
-        counters: dict[str, Callable[[Reader], dict[str, int]]] | None = None,
+        counted: dict[str, Counted] | None = None,
     ) -> None:
-        self.counters = counters or {}
+        self.counted = counted or {}
         self.entries: dict[int, Entry] = {}
         self.changes: dict[int, Change] = {}
         """The commands that can be a part of a larger transaction."""
@@ -102,14 +101,13 @@ def load_capabilities() -> Dispatch:
         RuntimeError: a declared command has no handler.
     """
     handlers: list[Handler] = []
-    counters: dict[str, Callable[[Reader], dict[str, int]]] = {}
+    counted: dict[str, Counted] = {}
     for capability in CAPABILITIES:
         module = importlib.import_module(f"nexus.{capability.name}.handlers")
         handlers += collect_handlers(module)
-        count = getattr(module, "count_by_state", None)
-        if count is not None:
-            counters[capability.name] = count
-    dispatch = Dispatch(handlers, counters)
+        if hasattr(module, "COUNTED"):
+            counted[capability.name] = module.COUNTED
+    dispatch = Dispatch(handlers, counted)
     missing = [info.name for info in declared_commands() if info.code not in dispatch.entries]
     if missing:
         raise RuntimeError(f"no handler for {', '.join(missing)}")

@@ -27,13 +27,13 @@ from nexus_protocol import (
 )
 
 from nexus.caller import Caller
-from nexus.capability import Change, ManagerT, PreCommand
+from nexus.capability import Change, Counted, ManagerT, PreCommand
 from nexus.config import Limits
 from nexus.daemon.budgets import Budgets
 from nexus.daemon.client_session import ClientSession, SessionContext
 from nexus.daemon.dispatch import Dispatch
 from nexus.runtime.procfs import overflow_uid
-from nexus.store import Reader, StateStore
+from nexus.store import StateStore
 from nexus.supervision.boot import Boot
 
 __all__ = ["Server", "peer_of", "refuse"]
@@ -266,9 +266,9 @@ class Server:
         if key in self._on_setting:
             self._on_setting[key]()
 
-    def counters(self) -> dict[str, Callable[[Reader], dict[str, int]]]:
-        """For each capability that keeps records with states, how to count them by state."""
-        return self.dispatch.counters
+    def counted(self) -> dict[str, Counted]:
+        """For each capability that keeps records with states, its table."""
+        return self.dispatch.counted
 
     def commands(self) -> list[CommandInfo]:
         """Every command that has a handler, by code."""

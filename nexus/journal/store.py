@@ -10,6 +10,7 @@ import msgspec
 from nexus.caller import Caller
 from nexus.journal.commands import Event, JournalAhead, JournalPruned
 from nexus.store import Reader, Transaction
+from nexus.store.dialect import highest_number, like_pattern, matches_pattern
 
 __all__ = ["Slice", "Watched", "bounds", "prune", "read_slice", "record"]
 
@@ -74,7 +75,7 @@ def bounds(reader: Reader) -> tuple[int, int]:
     """Return (the number up to which events were pruned, the newest number assigned)."""
     row = reader.one(
         "SELECT coalesce((SELECT CAST(value AS INTEGER) FROM schema_meta WHERE key = ?), 0), "
-        "coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'journal'), 0)",
+        f"{highest_number('journal')}",
         (_PRUNED_KEY,),
     )
     assert row is not None
@@ -107,8 +108,8 @@ def read_slice(reader: Reader, after: int | None, watched: Watched) -> Slice:
     conditions = "seq > ? AND seq <= ?"
     parameters: list[Any] = [after, end]
     if watched.kinds:
-        conditions += f" AND ({' OR '.join(['kind GLOB ?'] * len(watched.kinds))})"
-        parameters += [_glob(kind) for kind in watched.kinds]
+        conditions += f" AND ({' OR '.join([matches_pattern('kind')] * len(watched.kinds))})"
+        parameters += [like_pattern(kind) for kind in watched.kinds]
     if watched.subject is not None:
         conditions += " AND (subject_id = ? OR subject_name = ?)"
         parameters += [watched.subject, watched.subject]
@@ -125,11 +126,6 @@ def _oldest(reader: Reader, newest: int) -> int:
     """Return the number of the oldest event; without events, the number after the newest."""
     row = reader.one("SELECT min(seq) FROM journal")
     return int(row[0]) if row is not None and row[0] is not None else newest + 1
-
-
-def _glob(kind: str) -> str:
-    # Only * and ? are wildcards; a bracket is literal.
-    return kind.replace("[", "[[]")
 
 
 def prune(tx: Transaction, before_at: int, limit: int = 2000) -> int:

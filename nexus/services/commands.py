@@ -18,8 +18,10 @@ from nexus.git.errors import (
     GIT_PULL_ERRORS,
     GIT_READ_ERRORS,
 )
+from nexus.records.fields import ClientId, Cursor, Name, PageLimit, Revision, StateRevision, Tags
 from nexus.services.errors import (
     ServiceAmbiguous,
+    ServiceChanged,
     ServiceConfigFile,
     ServiceCursorInvalid,
     ServiceCycle,
@@ -56,13 +58,11 @@ from nexus.services.records import (
     RunCommand,
     Service,
     ServiceConfig,
-    ServiceName,
     ServicePage,
     ServiceReference,
     ServicesStopped,
     ServiceStarted,
     ServiceStatus,
-    Tags,
     Text,
     Token,
 )
@@ -106,8 +106,9 @@ _MAX_PAYLOAD = 1024 * 1024
 """The largest payload of the commands that carry an environment, in bytes."""
 
 _LOOKUP_ERRORS = (ServiceNotFound, ServiceAmbiguous)
+_CHANGE_ERRORS = (*_LOOKUP_ERRORS, ServiceChanged)
 _START_ERRORS = (
-    *_LOOKUP_ERRORS,
+    *_CHANGE_ERRORS,
     ServiceNoCommand,
     ServiceStartFailed,
     ServicePortTaken,
@@ -226,9 +227,10 @@ class StartService(Command[ServiceStarted]):
     environment: Annotated[Variables, Meta(description="variables for this run and its restarts")] | None = None
     wait: Annotated[bool, Meta(description="reply only when it is healthy, or completed")] = False
     timeout_ms: Timeout | None = None
+    if_state_revision: StateRevision | None = None
 
 
-@command(2, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceNeeded))
+@command(2, Effect.ACT, errors=(*_CHANGE_ERRORS, ServiceNeeded))
 class StopService(Command[ServicesStopped]):
     """Stop a service; replies when all of its processes have ended.
 
@@ -238,6 +240,7 @@ class StopService(Command[ServicesStopped]):
     service: ServiceReference
     cascade: Annotated[bool, Meta(description="stop the services that depend on it first")] = False
     timeout_ms: Timeout | None = None
+    if_state_revision: StateRevision | None = None
 
 
 @command(3, Effect.ACT, errors=_START_ERRORS, max_payload=_MAX_PAYLOAD)
@@ -248,6 +251,7 @@ class RestartService(Command[ServiceStarted]):
     environment: Annotated[Variables, Meta(description="variables that replace those of its last start")] | None = None
     wait: Annotated[bool, Meta(description="reply only when it is healthy, or completed")] = False
     timeout_ms: Timeout | None = None
+    if_state_revision: StateRevision | None = None
 
 
 @command(4, Effect.READ, errors=_LOOKUP_ERRORS)
@@ -264,7 +268,7 @@ class AddService(Command[Service]):
     With an ``id`` chosen by the client, a request that is repeated after a lost reply returns the same service.
     """
 
-    name: Annotated[ServiceName, Meta(extra={"metavar": "NAME"})]
+    name: Annotated[Name, Meta(extra={"metavar": "NAME"})]
     run_command: RunCommandText | None = None
     type: Annotated[
         ServiceType, Meta(description="simple: runs until it is stopped; oneshot: does its work and exits")
@@ -301,19 +305,10 @@ class AddService(Command[Service]):
     cpu_limit_percent: CpuLimit | None = None
     umask: Umask | None = None
     log_limit_mib: LogLimit = 16
-    id: (
-        Annotated[
-            str,
-            Meta(
-                pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)",
-                description="a UUID chosen by the client, in lower case, so that the request can be repeated safely",
-            ),
-        ]
-        | None
-    ) = None
+    id: ClientId | None = None
 
 
-@command(6, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceRunning, ServiceNeeded))
+@command(6, Effect.ACT, errors=(*_CHANGE_ERRORS, ServiceRunning, ServiceNeeded))
 class RemoveService(Command[Service]):
     """Remove a service that is not up, and its kept output; returns the removed service. Its repository stays.
 
@@ -322,6 +317,8 @@ class RemoveService(Command[Service]):
 
     service: ServiceReference
     stop: Annotated[bool, Meta(description="stop it first if it is up")] = False
+    if_revision: Revision | None = None
+    if_state_revision: StateRevision | None = None
 
 
 @command(7, Effect.READ, errors=(ServiceCursorInvalid,), large_reply=True)
@@ -333,8 +330,8 @@ class ListServices(Command[ServicePage]):
 
     state: Annotated[ServiceState, Meta(description="only services in this state")] | None = None
     tag: Annotated[Text, Meta(description="only services with this tag")] | None = None
-    limit: Annotated[int, Meta(ge=1, le=10_000, description="services in a page, 1 to 10000")] = 1000
-    cursor: Annotated[str, Meta(max_length=512, description="the next_cursor of the page before")] | None = None
+    limit: PageLimit = 1000
+    cursor: Cursor | None = None
 
 
 @command(8, Effect.READ, errors=(*_LOOKUP_ERRORS, ServiceCursorInvalid))
@@ -361,7 +358,7 @@ class GetServiceStdout(StreamCommand[LogPiece, LogEnd]):
     ] = False
 
 
-@command(10, Effect.CHANGE, errors=(*_LOOKUP_ERRORS, ServiceInvalid))
+@command(10, Effect.CHANGE, errors=(*_CHANGE_ERRORS, ServiceInvalid))
 class UpdateConfig(Command[ServiceConfig]):
     """Change a service's configuration file, its format or the run command, from the service's next start on.
 
@@ -375,6 +372,7 @@ class UpdateConfig(Command[ServiceConfig]):
     clear: (
         Annotated[list[Text], Meta(max_length=4, description="fields to unset", extra={"option": "--clear"})] | None
     ) = None
+    if_revision: Revision | None = None
 
 
 @command(11, Effect.READ, errors=(*_LOOKUP_ERRORS, ServiceConfigFile), large_reply=True)
@@ -392,7 +390,7 @@ class GetConfig(Command[ServiceConfig]):
     reveal: Annotated[bool, Meta(description="show the values")] = False
 
 
-@command(12, Effect.CHANGE, errors=(*_LOOKUP_ERRORS, ServiceNameTaken, ServiceInvalid), max_payload=_MAX_PAYLOAD)
+@command(12, Effect.CHANGE, errors=(*_CHANGE_ERRORS, ServiceNameTaken, ServiceInvalid), max_payload=_MAX_PAYLOAD)
 class UpdateService(Command[Service]):
     """Change a service; absent fields keep their values, and ``clear`` names optional fields to unset.
 
@@ -402,7 +400,7 @@ class UpdateService(Command[Service]):
     """
 
     service: ServiceReference
-    name: Annotated[ServiceName, Meta(description="a new name")] | None = None
+    name: Annotated[Name, Meta(description="a new name")] | None = None
     run_command: RunCommandText | None = None
     type: (
         Annotated[ServiceType, Meta(description="simple: runs until it is stopped; oneshot: does its work and exits")]
@@ -467,6 +465,7 @@ class UpdateService(Command[Service]):
         ]
         | None
     ) = None
+    if_revision: Revision | None = None
 
 
 DependencyReference = Annotated[

@@ -3,7 +3,7 @@
 ::
 
     NotFound            ServiceNotFound, ServiceDependencyNotFound, ServiceNoRepository
-    Conflict            ServiceAmbiguous, ServiceNameTaken, ServiceIdTaken, ServiceDependencyExists,
+    Conflict            ServiceAmbiguous, ServiceChanged, ServiceNameTaken, ServiceIdTaken, ServiceDependencyExists,
                         ServiceTunnelNameTaken
     InvalidArgument     ServiceInvalid, ServiceCursorInvalid
     FailedPrecondition  ServiceRunning, ServiceNeeded, ServiceCycle, ServiceNoCommand, ServiceStartFailed,
@@ -15,8 +15,18 @@ from __future__ import annotations
 
 from nexus_protocol.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
+from nexus.records.errors import (
+    RecordAmbiguous,
+    RecordChanged,
+    RecordCursorInvalid,
+    RecordIdTaken,
+    RecordNameTaken,
+    RecordNotFound,
+)
+
 __all__ = [
     "ServiceAmbiguous",
+    "ServiceChanged",
     "ServiceConfigFile",
     "ServiceCursorInvalid",
     "ServiceCycle",
@@ -39,7 +49,7 @@ __all__ = [
 ]
 
 
-class ServiceNotFound(NotFound):
+class ServiceNotFound(RecordNotFound):
     """No service has this id or name."""
 
     type = "service.not_found"
@@ -57,22 +67,28 @@ class ServiceNoRepository(NotFound):
     type = "service.no_repository"
 
 
-class ServiceAmbiguous(Conflict):
+class ServiceAmbiguous(RecordAmbiguous):
     """Several services have ids with this prefix; ``details.matches`` names some of them."""
 
     type = "service.ambiguous"
 
 
-class ServiceNameTaken(Conflict):
+class ServiceNameTaken(RecordNameTaken):
     """Another service has this name."""
 
     type = "service.name_taken"
 
 
-class ServiceIdTaken(Conflict):
+class ServiceIdTaken(RecordIdTaken):
     """A service with this id exists, and its fields differ from the requested ones."""
 
     type = "service.id_taken"
+
+
+class ServiceChanged(RecordChanged):
+    """The service has another revision than the request expects; ``details`` has the present ones."""
+
+    type = "service.changed"
 
 
 class ServiceDependencyExists(Conflict):
@@ -93,7 +109,7 @@ class ServiceInvalid(InvalidArgument):
     type = "service.invalid"
 
 
-class ServiceCursorInvalid(InvalidArgument):
+class ServiceCursorInvalid(RecordCursorInvalid):
     """The cursor comes from a request with other filters, or from output that has been deleted."""
 
     type = "service.cursor_invalid"

@@ -14,7 +14,7 @@ from typing import Any
 from nexus import journal
 from nexus.capability import Context, Stream, encode_each, handles
 from nexus.hints import command_line
-from nexus.paging import decode_cursor, encode_cursor, read_page
+from nexus.records.handlers import lists
 from nexus.services import store, validation
 from nexus.services.commands import (
     AddDependency,
@@ -36,7 +36,7 @@ from nexus.services.configuration import environment
 from nexus.services.configuration.config_file import config_path
 from nexus.services.dependencies import edges as dependencies
 from nexus.services.dependencies import store as dependency_store
-from nexus.services.errors import ServiceCursorInvalid, ServiceDependencyNotFound, ServiceNotFound
+from nexus.services.errors import ServiceDependencyNotFound, ServiceNotFound
 from nexus.services.git.handlers import (
     checkout_branch,
     get_repo_status,
@@ -55,21 +55,21 @@ from nexus.services.records import (
     LogPiece,
     Service,
     ServiceConfig,
-    ServicePage,
     ServicesStopped,
     ServiceStarted,
     ServiceStatus,
 )
-from nexus.services.store import StoredService, count_by_state
+from nexus.services.store import SERVICES as COUNTED
+from nexus.services.store import StoredService
 from nexus.store import Transaction
 from nexus.streams import Following, daemon_stopping
 from nexus.tasks import uninterrupted
 
 __all__ = [
+    "COUNTED",
     "add_dependency",
     "add_service",
     "checkout_branch",
-    "count_by_state",
     "get_config",
     "get_repo_status",
     "get_service_status",
@@ -148,6 +148,7 @@ def _update(tx: Transaction, ctx: Context, command: UpdateService | UpdateConfig
     stored = store.stored(tx, command.service)
     before = store.declared(stored)
     cannot = f'cannot update service "{stored.service.name}"'
+    store.SERVICES.expect(stored.service, cannot, command.if_revision)
     given = validation.changed_fields(cannot, command, stored.environment)
     changes = {name: value for name, value in given.items() if value != before[name]}
     if not changes:
@@ -180,23 +181,7 @@ async def remove_service(ctx: Context, command: RemoveService) -> Service:
     return await ctx.daemon.manager(ServiceManager).remove_service(ctx, command)
 
 
-@handles(ListServices)
-async def list_services(ctx: Context, command: ListServices) -> ServicePage:
-    filters = (command.state, command.tag)
-    after: tuple[str] | None = None
-    if command.cursor is not None:
-        hint = "Give the same state and tag as for the first page."
-        after = decode_cursor(command.cursor, filters, tuple[str], ServiceCursorInvalid, hint)
-    services, last = await read_page(
-        lambda after, count: ctx.store.read(
-            functools.partial(store.page, after="" if after is None else after[0], limit=count)
-        ),
-        lambda service: (service.name,),
-        lambda service: command.state in (None, service.state) and (command.tag is None or command.tag in service.tags),
-        after,
-        command.limit,
-    )
-    return ServicePage(services=services, next_cursor=None if last is None else encode_cursor(filters, last))
+list_services = lists(store.SERVICES, ListServices, "services")
 
 
 # Configuration

@@ -182,6 +182,8 @@ class ServiceManager:
         bring: Callable[[ServiceHandle], Awaitable[None]],
     ) -> ServiceStarted:
         service = self._resolve(command.service)
+        verb = "start" if isinstance(command, StartService) else "restart"
+        store.SERVICES.expect(service, f'cannot {verb} service "{service.name}"', None, command.if_state_revision)
         refuse_without_command(service)
         before = self._started_at(service.id)
         handle = self.handle(service.id)
@@ -221,6 +223,7 @@ class ServiceManager:
             StoreError: it has ended, and that cannot be written.
         """
         service = self._resolve(command.service)
+        store.SERVICES.expect(service, f'cannot stop service "{service.name}"', None, command.if_state_revision)
         needing = self._dependents_up(service.id) if self._is_up(service.id) else {}
         # Dependents that another request is stopping already need no cascade: the stop only waits for them.
         asked = [node for node in needing if node != service.id and self._is_up(node)]
@@ -313,16 +316,18 @@ class ServiceManager:
             ServiceNeeded: others depend on it.
         """
         service = self._resolve(command.service)
+        cannot = f'cannot remove service "{service.name}"'
+        store.SERVICES.expect(service, cannot, command.if_revision, command.if_state_revision)
         if command.stop and not self._store.read(lambda reader: dependency_store.dependents_of(reader, service.id)):
             await self.handle(service.id).stop(StopRequest(ctx.caller, _REMOVAL, on_demand=True, strict=True))
         # Once the record is deleted the request has succeeded, and its files are deleted even if it is cancelled.
-        return await uninterrupted(self._remove(ctx, service))
+        return await uninterrupted(self._remove(ctx, service, command.if_revision))
 
-    async def _remove(self, ctx: Context, service: Service) -> Service:
+    async def _remove(self, ctx: Context, service: Service, revision: int | None) -> Service:
         edges = self._store.read(lambda reader: dependency_store.dependencies_of(reader, service.id))
 
         def change(tx: Transaction) -> Service:
-            removed = store.delete(tx, service.id)
+            removed = store.delete(tx, service.id, revision)
             journal.record(tx, ctx.caller, "service.removed", "service", removed.id, removed.name, {})
             return removed
 

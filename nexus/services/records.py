@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta, field
 from nexus_protocol.command import SECRET, Record
 
+from nexus.records.fields import Reference
 from nexus.services.states import (
     ConfigFormat,
     DependencyCondition,
@@ -41,32 +42,10 @@ __all__ = [
     "ServicesStopped",
 ]
 
-# "$" also matches before a final newline, hence the lookahead.
-_NAME_PATTERN = (
-    r"^(?![0-9A-Fa-f]{8}-?[0-9A-Fa-f]{4}-?[0-9A-Fa-f]{4}-?[0-9A-Fa-f]{4}-?[0-9A-Fa-f]{12}$)"
-    r"[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)"
-)
 _NO_NUL = r"^[^\x00]*$"
 _ABSOLUTE = r"^/[^\x00]*$"
 
-ServiceName = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=64,
-        pattern=_NAME_PATTERN,
-        description="1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit, and not shaped like a UUID",
-    ),
-]
-ServiceReference = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=255,
-        description="the id, else the name, else a unique prefix of the id of 4 or more characters",
-        extra={"metavar": "NAME", "completes": "service"},
-    ),
-]
+ServiceReference = Annotated[Reference, Meta(extra={"completes": "service"})]
 Text = Annotated[str, Meta(max_length=4096, pattern=_NO_NUL)]
 Path = Annotated[str, Meta(min_length=1, max_length=4096, pattern=_ABSOLUTE)]
 Shell = Annotated[str, Meta(min_length=1, max_length=16_384, pattern=_NO_NUL)]
@@ -79,8 +58,6 @@ Environment = Annotated[
     Meta(max_length=500),
     SECRET,
 ]
-Tag = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$(?!\n)")]
-Tags = Annotated[list[Tag], Meta(max_length=64)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Token = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$(?!\n)"), SECRET]
 Branch = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^-\x00-\x20\x7f][^\x00-\x20\x7f]*$(?!\n)")]
@@ -99,6 +76,10 @@ class Service(Record, kw_only=True):
     health: ServiceHealth
     created_at: int
     updated_at: int
+    revision: int
+    """Counts the changes of its declared configuration, from 1."""
+    state_revision: int
+    """Counts the changes of its present state, from 0."""
     state_at: int
     """When it entered its present state."""
 

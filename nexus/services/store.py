@@ -6,14 +6,15 @@ Only this module sets a service's state. Values of environments leave it only in
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import field
 from nexus_protocol.command import SECRET, Record
 
 from nexus.hints import command_line
+from nexus.records.errors import RecordErrors
+from nexus.records.table import Table, columns_of
 from nexus.services.commands import AddService
 from nexus.services.dependencies.store import (
     StoredDependency,
@@ -22,9 +23,12 @@ from nexus.services.dependencies.store import (
     edges,
     give_up_idle_port,
     release_ports,
+    remove_of,
 )
 from nexus.services.errors import (
     ServiceAmbiguous,
+    ServiceChanged,
+    ServiceCursorInvalid,
     ServiceIdTaken,
     ServiceNameTaken,
     ServiceNeeded,
@@ -34,31 +38,25 @@ from nexus.services.errors import (
 from nexus.services.records import Service
 from nexus.services.states import (
     TRANSITIONS,
-    ConfigFormat,
-    GitAuthType,
-    RestartPolicy,
     ServiceHealth,
-    ServiceReason,
     ServiceState,
-    ServiceType,
-    StopSignal,
 )
-from nexus.store import Reader, Transaction, find_row
+from nexus.store import Reader, Transaction
+from nexus.store.dialect import differs
 from nexus.supervision.store import LeaseOwner, lease, release
 
 __all__ = [
     "DECLARED",
+    "SERVICES",
     "UP",
     "StoredService",
     "all_stored",
     "change_state",
-    "count_by_state",
     "declared",
     "declared_ports",
     "delete",
     "find",
     "insert",
-    "page",
     "port_lease",
     "resolve",
     "set_health",
@@ -97,105 +95,61 @@ class StoredService(Record):
 
 _CONFIG_COLUMNS = {"run_command": "run_command", "config_filename": "filename", "config_format": "format"}
 """The fields that are in ``service_config``, with their columns there."""
-_RENAMED = {"state": "status"}
 
-
-def _column(name: str) -> str:
-    if name in _CONFIG_COLUMNS:
-        return f"service_config.{_CONFIG_COLUMNS[name]}"
-    return f"service.{_RENAMED.get(name, name)}"
-
-
-_encode_json = msgspec.json.Encoder().encode
-_decode_json = msgspec.json.Decoder().decode
-
-_ENUMS: dict[str, type[Any]] = {
-    "state": ServiceState,
-    "health": ServiceHealth,
-    "reason_code": ServiceReason,
-    "type": ServiceType,
-    "config_format": ConfigFormat,
-    "git_auth_type": GitAuthType,
-    "restart": RestartPolicy,
-    "stop_signal": StopSignal,
-}
-_JSON = (
-    "run_command",
-    "health_exec",
-    "tags",
-    "environment",
-    "environment_names",
-    "start_environment",
-    "lost_dependencies",
-    "restart_times",
+SERVICES = Table(
+    Service,
+    "service",
+    kind="service",
+    word="service",
+    look="service status",
+    errors=RecordErrors(
+        ServiceNotFound, ServiceAmbiguous, ServiceNameTaken, ServiceIdTaken, ServiceChanged, ServiceCursorInvalid
+    ),
+    order=("name",),
+    descending=False,
+    indexed=("state",),
+    columns={field: f"service_config.{column}" for field, column in _CONFIG_COLUMNS.items()} | {"state": "status"},
+    source="service JOIN service_config ON service_config.id = service.config_id",
 )
-_FROM_COLUMN: dict[str, Callable[[Any], Any]] = {
-    **{name: {member.value: member for member in enum}.__getitem__ for name, enum in _ENUMS.items()},
-    **dict.fromkeys(("restart_unhealthy", "autostart", "wanted"), bool),
-    **dict.fromkeys(_JSON, _decode_json),
-}
-"""The conversions of fields whose columns hold another type."""
+
+
+class _Private(Record):
+    """The columns that only the daemon may read, as ``StoredService`` has them."""
+
+    environment: dict[str, str]
+    start_environment: dict[str, str]
+    wanted: bool
+    run_id: str | None
+    restart_times: list[int]
+    stopped_in_boot: str | None
+    ended_in_boot: str | None
+
+
+_PRIVATE = columns_of(_Private)
+_FIELDS = len(SERVICES.columns)
+_SELECT_STORED = SERVICES.select.replace(" FROM ", "".join(f", service.{name}" for name in _PRIVATE) + " FROM ", 1)
 
 
 def _to_column(name: str, value: Any) -> Any:
-    if value is None:
-        return None
-    if name in _JSON:
-        return _encode_json(value).decode()
-    return str(value) if name in _ENUMS else value
-
-
-def _values(names: tuple[str, ...], row: tuple[Any, ...]) -> dict[str, Any]:
-    values = dict(zip(names, row, strict=True))
-    for name, convert in _FROM_COLUMN.items():
-        if values.get(name) is not None:
-            values[name] = convert(values[name])
-    return values
-
-
-_FIELDS = Service.__struct_fields__
-_PRIVATE = (
-    *("environment", "start_environment", "wanted", "run_id", "restart_times", "stopped_in_boot"),
-    "ended_in_boot",
-)
-_FROM = "FROM service JOIN service_config ON service_config.id = service.config_id"
-_SELECT = f"SELECT {', '.join(map(_column, _FIELDS))} {_FROM}"
-_SELECT_STORED = f"SELECT {', '.join(map(_column, (*_FIELDS, *_PRIVATE)))} {_FROM}"
-
-
-def _service(row: tuple[Any, ...]) -> Service:
-    return Service(**_values(_FIELDS, row))
+    column = _PRIVATE.get(name)
+    if column is None:
+        return SERVICES.encode(name, value) if name in SERVICES.columns else value
+    return value if value is None or column.encode is None else column.encode(value)
 
 
 def _stored(row: tuple[Any, ...], dependencies: list[StoredDependency]) -> StoredService:
-    private = _values(_PRIVATE, row[len(_FIELDS) :])
-    return StoredService(service=_service(row[: len(_FIELDS)]), dependencies=dependencies, **private)
+    private = {
+        name: value if value is None or column.decode is None else column.decode(value)
+        for (name, column), value in zip(_PRIVATE.items(), row[_FIELDS:], strict=True)
+    }
+    return StoredService(service=SERVICES.decode(row[:_FIELDS]), dependencies=dependencies, **private)
 
 
 # Reading
 
 
-def find(reader: Reader, reference: str) -> Service | None:
-    """The service with this id, else with this name, else with the only id of this prefix (4 characters or more).
-
-    Raises:
-        ServiceAmbiguous: several ids have this prefix.
-    """
-    row = find_row(reader, _SELECT, reference, word="service", ambiguous=ServiceAmbiguous, table="service.")
-    return None if row is None else _service(row)
-
-
-def resolve(reader: Reader, reference: str) -> Service:
-    """``find``, for a service that must exist.
-
-    Raises:
-        ServiceNotFound: there is none.
-        ServiceAmbiguous: several ids have this prefix.
-    """
-    service = find(reader, reference)
-    if service is None:
-        raise ServiceNotFound(f'service "{reference}" not found', details={"service": reference})
-    return service
+find = SERVICES.find
+resolve = SERVICES.resolve
 
 
 def stored(reader: Reader, reference: str) -> StoredService:
@@ -205,9 +159,9 @@ def stored(reader: Reader, reference: str) -> StoredService:
         ServiceNotFound: there is none.
         ServiceAmbiguous: several ids have this prefix.
     """
-    row = find_row(reader, _SELECT_STORED, reference, word="service", ambiguous=ServiceAmbiguous, table="service.")
+    row = SERVICES.find_row(reader, _SELECT_STORED, reference)
     if row is None:
-        raise ServiceNotFound(f'service "{reference}" not found', details={"service": reference})
+        raise SERVICES.not_found(reference)
     return _stored(row, dependencies_of(reader, row[0]))
 
 
@@ -218,17 +172,6 @@ def all_stored(reader: Reader) -> list[StoredService]:
         dependencies.setdefault(edge.service_id, []).append(edge)
     rows = reader.all(f"{_SELECT_STORED} ORDER BY service.name")
     return [_stored(row, dependencies.get(row[0], [])) for row in rows]
-
-
-def page(reader: Reader, after: str, limit: int) -> list[Service]:
-    """At most ``limit`` services whose names follow ``after``, sorted by name."""
-    rows = reader.all(f"{_SELECT} WHERE service.name > ? ORDER BY service.name LIMIT ?", (after, limit))
-    return [_service(row) for row in rows]
-
-
-def count_by_state(reader: Reader) -> dict[str, int]:
-    """The number of services in each state; states without services are left out."""
-    return dict(reader.all("SELECT status, count(*) FROM service GROUP BY status"))
 
 
 def declared(stored: StoredService) -> dict[str, Any]:
@@ -261,7 +204,7 @@ def insert(tx: Transaction, command: AddService) -> tuple[Service, bool]:
             hint="Repeat the request with the present fields of the service, or choose another id for a new service.",
             details={"id": command.id, "name": existing.service.name},
         )
-    _refuse_taken_name(tx, command.name, cannot)
+    SERVICES.refuse_taken_name(tx, command.name, cannot)
     config = tx.one(
         "INSERT INTO service_config (filename, format, run_command) VALUES (?, ?, ?) RETURNING id",
         tuple(_to_column(name, fields[name]) for name in ("config_filename", "config_format", "run_command")),
@@ -270,22 +213,14 @@ def insert(tx: Transaction, command: AddService) -> tuple[Service, bool]:
     id_ = command.id or str(uuid.uuid4())
     columns: dict[str, Any] = {"id": id_, "config_id": config[0]}
     columns |= {name: _to_column(name, value) for name, value in fields.items() if name not in _CONFIG_COLUMNS}
-    columns["environment_names"] = _encode_json(sorted(fields["environment"])).decode()
+    columns["environment_names"] = SERVICES.encode("environment_names", sorted(fields["environment"]))
     columns |= dict.fromkeys(("created_at", "updated_at", "state_at"), tx.now)
     tx.execute(
         f"INSERT INTO service ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", tuple(columns.values())
     )
+    SERVICES.write_tags(tx, id_, fields["tags"])
+    tx.count(SERVICES.kind, ServiceState.STOPPED.value, 1)
     return resolve(tx, id_), True
-
-
-def _refuse_taken_name(tx: Transaction, name: str, cannot: str) -> None:
-    row = tx.one("SELECT id FROM service WHERE name = ?", (name,))
-    if row is not None:
-        raise ServiceNameTaken(
-            f'{cannot}: service name "{name}" already exists',
-            hint=f"Choose another name, or look at it: {command_line('nexusctl', 'service', 'status', name)}",
-            details={"name": name, "id": row[0]},
-        )
 
 
 def update(tx: Transaction, service: Service, changes: Mapping[str, Any]) -> Service:
@@ -295,30 +230,35 @@ def update(tx: Transaction, service: Service, changes: Mapping[str, Any]) -> Ser
         ServiceNameTaken: another service has the new name.
     """
     if changes.get("name", service.name) != service.name:
-        _refuse_taken_name(tx, changes["name"], f'cannot update service "{service.name}"')
+        SERVICES.refuse_taken_name(tx, changes["name"], f'cannot update service "{service.name}"')
     config = {_CONFIG_COLUMNS[name]: _to_column(name, changes[name]) for name in changes if name in _CONFIG_COLUMNS}
     columns = {name: _to_column(name, changes[name]) for name in changes if name not in _CONFIG_COLUMNS}
     if "environment" in changes:
-        columns["environment_names"] = _encode_json(sorted(changes["environment"])).decode()
+        columns["environment_names"] = SERVICES.encode("environment_names", sorted(changes["environment"]))
     if config:
         tx.execute(
             f"UPDATE service_config SET {', '.join(f'{name} = ?' for name in config)} "
             "WHERE id = (SELECT config_id FROM service WHERE id = ?)",
             (*config.values(), service.id),
         )
-    _set(tx, service.id, columns | {"updated_at": max(tx.now, service.created_at)})
+    if "tags" in changes:
+        SERVICES.write_tags(tx, service.id, changes["tags"])
+    counted = {"updated_at": max(tx.now, service.created_at), "revision": service.revision + 1}
+    _set(tx, service.id, columns | counted)
     return resolve(tx, service.id)
 
 
-def delete(tx: Transaction, reference: str) -> Service:
+def delete(tx: Transaction, reference: str, revision: int | None = None) -> Service:
     """Delete a service that is not up and has no dependents, with its dependencies and leases, and return it.
 
     Raises:
         ServiceNotFound, ServiceAmbiguous: there is no such service.
+        ServiceChanged: it has another revision than ``revision``.
         ServiceNeeded: other services depend on it.
         ServiceRunning: it is up.
     """
     service = resolve(tx, reference)
+    SERVICES.expect(service, f'cannot remove service "{service.name}"', revision)
     dependents = [edge.service for edge in dependents_of(tx, service.id)]
     if dependents:
         quoted = ", ".join(f'"{name}"' for name in dependents[:5]) + (", …" if len(dependents) > 5 else "")
@@ -336,6 +276,9 @@ def delete(tx: Transaction, reference: str) -> Service:
         )
     release(tx, port_lease(service.id))
     release_ports(tx, service.id)
+    remove_of(tx, service.id)
+    tx.count(SERVICES.kind, service.state.value, -1)
+    SERVICES.write_tags(tx, service.id, ())
     row = tx.one("DELETE FROM service WHERE id = ? RETURNING config_id", (service.id,))
     assert row is not None
     tx.execute("DELETE FROM service_config WHERE id = ?", row)
@@ -387,15 +330,17 @@ def change_state(tx: Transaction, service_id: str, state: ServiceState, **column
     unknown = columns.keys() - _RUN_COLUMNS
     if unknown:
         raise ValueError(f"change_state sets no {', '.join(sorted(unknown))}")
-    row = tx.one("SELECT status, run_id, active_port FROM service WHERE id = ?", (service_id,))
+    row = tx.one("SELECT status, run_id, active_port, state_revision FROM service WHERE id = ?", (service_id,))
     if row is None:
-        raise ServiceNotFound(f'service "{service_id}" not found', details={"service": service_id})
+        raise SERVICES.not_found(service_id)
     before = ServiceState(row[0])
     changes: dict[str, Any] = {"unknown_since": None}
     if state is not before:
         if state not in TRANSITIONS[before]:
             raise ValueError(f"a service does not go from {before} to {state}")
         changes |= {"status": state.value, "state_at": tx.now} | dict.fromkeys(_STATE_COLUMNS)
+        tx.count(SERVICES.kind, before.value, -1)
+        tx.count(SERVICES.kind, state.value, 1)
     if state not in UP:
         changes |= dict.fromkeys(_LIVE_COLUMNS)
     changes |= columns
@@ -409,7 +354,7 @@ def change_state(tx: Transaction, service_id: str, state: ServiceState, **column
         name: _to_column(name, _UNSET_VALUES.get(name) if value is None else value) for name, value in changes.items()
     }
     if values:
-        _set(tx, service_id, values)
+        _set(tx, service_id, values | {"state_revision": row[3] + 1})
     return resolve(tx, service_id)
 
 
@@ -430,7 +375,8 @@ def set_health(tx: Transaction, service_id: str, health: ServiceHealth, message:
         ServiceNotFound: there is no such service.
     """
     tx.execute(
-        "UPDATE service SET health = ?, health_message = ? WHERE id = ? AND status IN ('starting', 'running')",
+        "UPDATE service SET health = ?, health_message = ?, state_revision = state_revision + 1 "
+        "WHERE id = ? AND status IN ('starting', 'running')",
         (health.value, message, service_id),
     )
     return resolve(tx, service_id)
@@ -459,7 +405,7 @@ def _lease_port(tx: Transaction, service_id: str, port: int | None) -> None:
 
 def declared_ports(reader: Reader, service_id: str | None) -> set[int]:
     """The fixed ports that services declare, without those of ``service_id``."""
-    rows = reader.all("SELECT port FROM service WHERE port > 0 AND id IS NOT ?", (service_id,))
+    rows = reader.all(f"SELECT port FROM service WHERE port > 0 AND {differs('id')}", (service_id,))
     return {row[0] for row in rows}
 
 

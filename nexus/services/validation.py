@@ -183,7 +183,7 @@ def changed_fields(
     changes = {
         known: getattr(command, name)
         for name, known in names.items()
-        if name not in special and getattr(command, name) is not None
+        if name not in special and not name.startswith("if_") and getattr(command, name) is not None
     }
     if isinstance(command, UpdateService):
         edited = _edited_environment(command, environment)

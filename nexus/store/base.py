@@ -135,6 +135,9 @@ class Transaction(Reader, Protocol):
             StoreConflict: a constraint of the schema is violated.
         """
 
+    def count(self, kind: str, state: str, by: int) -> None:
+        """Note that so many more records of a kind are in a state, for ``StateStore.counted``."""
+
     def mark_journal(self) -> None:
         """Note that this transaction wrote to the journal: the journal's listeners are called after the commit."""
 
@@ -201,6 +204,13 @@ class StateStore(Protocol):
             QueryError: a statement failed.
         """
 
+    async def fetch(self, fn: Callable[[Reader], T], *, snapshot: bool = False) -> T:
+        """``read`` for a coroutine: a store that must ask another process waits for it here.
+
+        Raises:
+            QueryError: a statement failed.
+        """
+
     async def write(self, fn: Callable[[Transaction], T], *, size_bytes: int = 256) -> T:
         """Run ``fn`` in a transaction of its own; returns its result when the change is durable.
 
@@ -211,6 +221,16 @@ class StateStore(Protocol):
             OutcomeUnknown: the disk failed during the commit.
             StoreUnavailable: nothing was tried.
             StoreConflict, QueryError: a statement failed; nothing was changed.
+        """
+
+    async def counted(self, kind: str, count: Callable[[Reader], dict[str, int]]) -> dict[str, int]:
+        """The number of records of a kind in each state; states without records are left out.
+
+        ``count`` counts them in the database. It is called once, in the writer's thread; from then on the changes are
+        added that each transaction noted by ``Transaction.count``.
+
+        Raises:
+            StoreError: they were not counted yet, and the store cannot be written.
         """
 
     async def backup(self, path: Path | None = None, *, keep_days: int = 30, now_ms: int | None = None) -> BackupInfo:

@@ -35,7 +35,7 @@ def find_row(
     if not 4 <= len(prefix) <= 36 or not set(prefix) <= set("0123456789abcdef-"):
         return None
     rows = reader.all(
-        f"{select} WHERE {table}id >= ?1 AND {table}id < ?2 ORDER BY {table}id LIMIT 6", (prefix, prefix + "g")
+        f"{select} WHERE {table}id >= ? AND {table}id < ? ORDER BY {table}id LIMIT 6", (prefix, prefix + "g")
     )
     if len(rows) > 1:
         raise ambiguous(

@@ -223,10 +223,11 @@ def plan_migration(path: Path, target: int) -> MigrationPlan:
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
             current = version_number(stored_version(connection))
+            there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             for migration in available_migrations()[target:current]:
                 for statement in migration.down:
                     found = re.match(r"DROP\s+TABLE\s+(?:IF\s+EXISTS\s+)?(\w+)", statement, re.IGNORECASE)
-                    if found:
+                    if found and found[1] in there:  # not one that the step itself makes, to rebuild a table
                         drops[found[1]] = connection.execute(f'SELECT count(*) FROM "{found[1]}"').fetchone()[0]
     except sqlite3.Error as error:
         raise InitError(f"cannot migrate {path}: {error}", hint="Check it: nexusctl db check") from error

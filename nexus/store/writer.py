@@ -16,15 +16,16 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from nexus.store.backup import sqlite_failure
 from nexus.store.base import DiskFull, OutcomeUnknown, Row, StoreError, StoreUnavailable, Transaction
 from nexus.store.placement import Placement
 from nexus.tasks import deliver_again
 
-__all__ = ["SqliteReader", "SqliteTransaction", "Writer"]
+__all__ = ["CountChange", "SqliteReader", "SqliteTransaction", "Writer"]
 
 T = TypeVar("T")
 
@@ -59,12 +60,13 @@ class SqliteReader:
 class SqliteTransaction(SqliteReader):
     """``Transaction`` on the writer's connection."""
 
-    __slots__ = ("journaled", "now")
+    __slots__ = ("counts", "journaled", "now")
 
     def __init__(self, connection: sqlite3.Connection, now: int) -> None:
         super().__init__(connection)
         self.now = now
         self.journaled = False
+        self.counts: list[CountChange] = []
 
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
         try:
@@ -81,11 +83,22 @@ class SqliteTransaction(SqliteReader):
     def mark_journal(self) -> None:
         self.journaled = True
 
+    def count(self, kind: str, state: str, by: int) -> None:
+        self.counts.append(CountChange(kind, {state: by}))
+
+
+class CountChange(NamedTuple):
+    """What a transaction changes in the number of records of a kind; with ``is_total`` it has counted them."""
+
+    kind: str
+    states: dict[str, int]
+    is_total: bool = False
+
 
 class _Job:
     """One queued write: its function, the future of its waiter, and its result or error."""
 
-    __slots__ = ("_token", "delivered", "error", "fn", "future", "journaled", "result", "size_bytes")
+    __slots__ = ("_token", "counts", "delivered", "error", "fn", "future", "journaled", "result", "size_bytes")
 
     def __init__(self, fn: Callable[[Transaction], Any], future: asyncio.Future[None], size_bytes: int) -> None:
         self.fn = fn
@@ -94,6 +107,7 @@ class _Job:
         self.result: Any = None
         self.error: BaseException | None = None
         self.journaled = False
+        self.counts: list[CountChange] = []
         self.delivered = False
         self._token = [None]
 
@@ -133,6 +147,8 @@ class Writer:
         self._closing = False
         self._last_truncation = 0.0
         self._groups = 0
+        self.counts: dict[str, Counter[str]] = {}
+        """The number of records by kind and state, of the kinds that were counted. Changed in the event loop alone."""
         self.fault: StoreError | None = None
         """Why writes fail at present; None while they succeed."""
 
@@ -234,12 +250,23 @@ class Writer:
         """In the event loop: wake the waiters of these writes."""
         journaled = False
         for job in jobs:
-            journaled = journaled or (job.error is None and job.journaled)
+            if job.error is None:
+                journaled = journaled or job.journaled
+                for change in job.counts:
+                    self._count(change)
+            elif isinstance(job.error, OutcomeUnknown):
+                self.counts.clear()
             job.delivered = True
             if not job.future.done():
                 job.future.set_result(None)
         if journaled:
             self._on_journal()
+
+    def _count(self, change: CountChange) -> None:
+        if change.is_total:
+            self.counts[change.kind] = Counter(change.states)
+        elif change.kind in self.counts:
+            self.counts[change.kind].update(change.states)
 
     def _commit(self, jobs: list[_Job]) -> None:
         problem = self._find_misplaced()
@@ -352,6 +379,7 @@ class Writer:
                 if not alone:
                     execute("RELEASE job")
                 job.journaled = transaction.journaled
+                job.counts = transaction.counts
             except BaseException as error:
                 if not connection.in_transaction:
                     raise _GroupLost from error

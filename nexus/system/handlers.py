@@ -12,7 +12,7 @@ import msgspec
 from nexus_protocol import VERSION, CommandInfo, Empty, encode_record
 
 from nexus import __version__, journal
-from nexus.capability import PAGE_BYTES, Context, encoded_list, handles
+from nexus.capability import PAGE_BYTES, Context, Counted, encoded_list, handles
 from nexus.runtime.procfs import resident_bytes
 from nexus.store import DiskFull, StoreError, Transaction
 from nexus.system import store
@@ -114,7 +114,7 @@ def _storage_checks(ctx: Context, path: Path) -> list[Check]:
 
 
 @handles(GetSystemStatus)
-def get_system_status(ctx: Context, _command: GetSystemStatus) -> SystemStatus:
+async def get_system_status(ctx: Context, _command: GetSystemStatus) -> SystemStatus:
     return SystemStatus(
         pid=os.getpid(),
         version=__version__,
@@ -123,8 +123,15 @@ def get_system_status(ctx: Context, _command: GetSystemStatus) -> SystemStatus:
         memory_rss_bytes=resident_bytes(),
         connections=ctx.daemon.connections(),
         open_requests=ctx.daemon.open_requests(),
-        counts={name: ctx.store.read(count) for name, count in ctx.daemon.counters().items()},
+        counts={name: await _counts(ctx, table) for name, table in ctx.daemon.counted().items()},
     )
+
+
+async def _counts(ctx: Context, table: Counted) -> dict[str, int]:
+    try:
+        return await ctx.store.counted(table.kind, table.count_by_state)
+    except StoreError:
+        return await ctx.store.fetch(table.count_by_state)  # the status is told while the store cannot be written
 
 
 @handles(Shutdown)

@@ -6,8 +6,17 @@ from typing import Annotated
 
 from msgspec import Meta
 from nexus_protocol.command import Command, Effect, Record, command
-from nexus_protocol.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from nexus_protocol.errors import FailedPrecondition, ResourceExhausted
 
+from nexus.records.errors import (
+    RecordAmbiguous,
+    RecordChanged,
+    RecordCursorInvalid,
+    RecordIdTaken,
+    RecordNameTaken,
+    RecordNotFound,
+)
+from nexus.records.fields import ClientId, Cursor, Name, PageLimit, Reference, Revision, StateRevision
 from nexus.vms.states import VmRole, VmState
 
 __all__ = [
@@ -18,6 +27,7 @@ __all__ = [
     "UpdateVm",
     "Vm",
     "VmAmbiguous",
+    "VmChanged",
     "VmCidsExhausted",
     "VmCursorInvalid",
     "VmIdTaken",
@@ -27,31 +37,7 @@ __all__ = [
     "VmRunning",
 ]
 
-# "$" also matches before a final newline, hence the lookahead.
-_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_NAME_PATTERN = (
-    r"^(?![0-9A-Fa-f]{8}-?[0-9A-Fa-f]{4}-?[0-9A-Fa-f]{4}-?[0-9A-Fa-f]{4}-?[0-9A-Fa-f]{12}$)"
-    r"[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)"
-)
-
-VmName = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=64,
-        pattern=_NAME_PATTERN,
-        description="1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit, and not in the form of a UUID",
-    ),
-]
-VmReference = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=255,
-        description="the id, else the name, else a unique prefix of the id of 4 or more characters",
-        extra={"metavar": "NAME", "completes": "vm"},
-    ),
-]
+VmReference = Annotated[Reference, Meta(extra={"completes": "vm"})]
 VcpuCount = Annotated[int, Meta(ge=1, le=32, description="virtual CPUs, 1 to 32", extra={"option": "--vcpu"})]
 MemSizeMib = Annotated[
     int, Meta(ge=16, le=1_048_576, description="memory in MiB, 16 to 1048576", extra={"option": "--mem"})
@@ -59,28 +45,34 @@ MemSizeMib = Annotated[
 Role = Annotated[VmRole, Meta(description="the purpose of the VM: portal, work or service")]
 
 
-class VmNotFound(NotFound):
+class VmNotFound(RecordNotFound):
     """No VM has this id or name."""
 
     type = "vm.not_found"
 
 
-class VmAmbiguous(Conflict):
+class VmAmbiguous(RecordAmbiguous):
     """Several ids begin with this reference; ``details.matches`` lists some of them."""
 
     type = "vm.ambiguous"
 
 
-class VmNameTaken(Conflict):
+class VmNameTaken(RecordNameTaken):
     """Another VM has this name."""
 
     type = "vm.name_taken"
 
 
-class VmIdTaken(Conflict):
+class VmIdTaken(RecordIdTaken):
     """A VM with this id exists and differs from the request."""
 
     type = "vm.id_taken"
+
+
+class VmChanged(RecordChanged):
+    """The VM has another revision than ``if_revision``; ``details.revision`` is the present one."""
+
+    type = "vm.changed"
 
 
 class VmCidsExhausted(ResourceExhausted):
@@ -95,7 +87,7 @@ class VmRunning(FailedPrecondition):
     type = "vm.running"
 
 
-class VmCursorInvalid(InvalidArgument):
+class VmCursorInvalid(RecordCursorInvalid):
     """The cursor was not returned by ListVms for these filters."""
 
     type = "vm.cursor_invalid"
@@ -114,6 +106,10 @@ class Vm(Record):
     mem_size_mib: int
     created_at: int
     updated_at: int
+    revision: int
+    """Counts the changes of its configuration, from 1."""
+    state_revision: int
+    """Counts the changes of its state, from 0."""
     started_at: int | None = None
     stopped_at: int | None = None
     pid: int | None = None
@@ -143,20 +139,11 @@ class CreateVm(Command[Vm]):
     possible CID is in use, it is the lowest free one.
     """
 
-    name: Annotated[VmName, Meta(extra={"metavar": "NAME"})]
+    name: Annotated[Name, Meta(extra={"metavar": "NAME"})]
     role: Role = VmRole.WORK
     vcpu_count: VcpuCount = 1
     mem_size_mib: MemSizeMib = 128
-    id: (
-        Annotated[
-            str,
-            Meta(
-                pattern=f"^{_UUID}$(?!\\n)",
-                description="a UUID chosen by the client, in lower case, which makes the request safe to repeat",
-            ),
-        ]
-        | None
-    ) = None
+    id: ClientId | None = None
 
 
 @command(0x0101, Effect.READ, errors=(VmCursorInvalid,), large_reply=True)
@@ -169,8 +156,8 @@ class ListVms(Command[VmPage]):
 
     role: Annotated[VmRole, Meta(description="only VMs of this role")] | None = None
     state: Annotated[VmState, Meta(description="only VMs in this state")] | None = None
-    limit: Annotated[int, Meta(ge=1, le=10_000, description="records in a page, 1 to 10000")] = 1000
-    cursor: Annotated[str, Meta(max_length=512, description="next_cursor of the previous page")] | None = None
+    limit: PageLimit = 1000
+    cursor: Cursor | None = None
 
 
 @command(0x0102, Effect.READ, errors=(VmNotFound, VmAmbiguous))
@@ -180,19 +167,22 @@ class GetVm(Command[Vm]):
     vm: VmReference
 
 
-@command(0x0103, Effect.CHANGE, errors=(VmNotFound, VmAmbiguous, VmRunning))
+@command(0x0103, Effect.CHANGE, errors=(VmNotFound, VmAmbiguous, VmChanged, VmRunning))
 class DeleteVm(Command[Vm]):
     """Delete the record of a VM that is not running, and return it."""
 
     vm: VmReference
+    if_revision: Revision | None = None
+    if_state_revision: StateRevision | None = None
 
 
-@command(0x0107, Effect.CHANGE, errors=(VmNotFound, VmAmbiguous, VmRunning, VmNameTaken))
+@command(0x0107, Effect.CHANGE, errors=(VmNotFound, VmAmbiguous, VmChanged, VmRunning, VmNameTaken))
 class UpdateVm(Command[Vm]):
     """Change the name, role, vCPUs or memory of a VM that is not running."""
 
     vm: VmReference
-    name: Annotated[VmName, Meta(description="a new name")] | None = None
+    name: Annotated[Name, Meta(description="a new name")] | None = None
     role: Role | None = None
     vcpu_count: VcpuCount | None = None
     mem_size_mib: MemSizeMib | None = None
+    if_revision: Revision | None = None

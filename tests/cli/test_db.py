@@ -21,9 +21,10 @@ def test_db_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) 
     assert lines[0] == f"Database: {daemon.database}"
     assert re.fullmatch(r"Size:     \d+ bytes", lines[1])
     assert lines[2:6] == [
-        "Schema:   version 6",
+        "Schema:   version 7",
         "Journal:  wal",
-        "Tables:   8 (journal, port_lease, schema_meta, service, service_config, service_dependency, settings, vms)",
+        "Tables:   9 (journal, port_lease, schema_meta, service, service_config, service_dependency, settings, tag,"
+        " vms)",
         "Migrations:",
     ]
     assert [line.split()[:2] for line in lines[6:]] == [
@@ -33,6 +34,7 @@ def test_db_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) 
         ["0004", "services"],
         ["0005", "supervision"],
         ["0006", "faults"],
+        ["0007", "records"],
     ]
 
 
@@ -63,7 +65,7 @@ def test_db_backup_works_while_daemon_runs_and_restore_while_it_does_not(
         f"  Run with --yes to skip confirmation: nexusctl db restore {backup} --yes\n",
     )
     restored = cli.ok("db", "restore", str(backup), "--yes")
-    assert restored.lines[0] == f"Restored {daemon.database} (schema version 6)"
+    assert restored.lines[0] == f"Restored {daemon.database} (schema version 7)"
     aside = Path(restored.lines[1].removeprefix("The replaced database is "))
     assert aside.parent == daemon.database.parent
     assert aside.exists()
@@ -86,29 +88,29 @@ def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProce
     assert cli("db", "migrate", "--to", "2") == (
         1,
         "",
-        f"Error: refusing to migrate without confirmation: {daemon.database} would go from schema version 6 back to 2,"
+        f"Error: refusing to migrate without confirmation: {daemon.database} would go from schema version 7 back to 2,"
         " which drops journal (1 rows), service_dependency (0 rows), service (0 rows), service_config (0 rows),"
-        " port_lease (0 rows)\n"
+        " port_lease (0 rows), tag (0 rows)\n"
         "  Run with --yes to skip confirmation: nexusctl db migrate --to 2 --yes\n",
     )
-    assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 6, ok"
+    assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 7, ok"
     with cli.terminal("db", "migrate", "--to", "2", columns=250) as terminal:
-        terminal.wait_for(" port_lease (0 rows)? [y/N]: ")
+        terminal.wait_for(" tag (0 rows)? [y/N]: ")
         terminal.type("n\n")
         assert terminal.finish()[0] == 1
     back = cli.ok("db", "migrate", "--to", "2", "--yes")
     (backup,) = (daemon.state / "backups").iterdir()
     assert back.lines == [
-        f"Migrated {daemon.database} from schema version 6 to 2",
+        f"Migrated {daemon.database} from schema version 7 to 2",
         f"Backup of the old database: {backup}",
     ]
     assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 2, ok"
     assert cli.ok("db", "migrate", "--to", "2").out == "The database is already at schema version 2\n"
-    forward = cli.ok("db", "migrate", "--to", "6", "-o", "json").json
+    forward = cli.ok("db", "migrate", "--to", "7", "-o", "json").json
     (second,) = set((daemon.state / "backups").iterdir()) - {backup}
-    assert forward == {"path": str(daemon.database), "from": 2, "to": 6, "backup": str(second)}
+    assert forward == {"path": str(daemon.database), "from": 2, "to": 7, "backup": str(second)}
     unknown = cli("db", "migrate", "--to", "99")
-    assert unknown == (1, "", "Error: cannot migrate to version 99: the versions are 1 to 6\n")
+    assert unknown == (1, "", "Error: cannot migrate to version 99: the versions are 1 to 7\n")
     assert cli("db", "migrate", "--to", "0").code == 2
     assert cli("db", "migrate").code == 2
 
@@ -128,7 +130,7 @@ def test_db_restore_reports_errors_before_asking(daemon: DaemonProcess, cli: Cli
 def test_db_commands_default_to_the_running_daemons_database(root: Path, lonely: Cli) -> None:
     lonely.ok("daemon", "start", NEXUS_DATABASE=str(root / "other.db"))
     backup = lonely.ok("db", "backup", "-o", "name").out.strip()
-    assert lonely.ok("db", "check").lines[0] == f"{root}/other.db: schema version 6, ok"
+    assert lonely.ok("db", "check").lines[0] == f"{root}/other.db: schema version 7, ok"
     assert f"{root}/other.db is intact" in lonely.ok("doctor").out
     for words in (["restore", backup, "--yes"], ["migrate", "--to", "2", "--yes"]):
         refused = lonely("db", *words)
@@ -179,14 +181,15 @@ def test_db_check_of_a_directory_or_a_text_file_is_an_error(daemon: DaemonProces
 def test_db_check_works_while_the_daemon_runs(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     assert cli.ok("db", "check").lines == [
-        f"{daemon.database}: schema version 6, ok",
+        f"{daemon.database}: schema version 7, ok",
         "  journal             1 rows",
         "  port_lease          0 rows",
-        "  schema_meta         7 rows",
+        "  schema_meta         8 rows",
         "  service             0 rows",
         "  service_config      0 rows",
         "  service_dependency  0 rows",
         "  settings            0 rows",
+        "  tag                 0 rows",
         "  vms                 1 rows",
     ]
 

@@ -87,7 +87,12 @@ def test_readme_python_example_runs(daemon: DaemonProcess) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["from-python 3", "1", "1 vm.created from-python"]
+    assert done.stdout.splitlines() == [
+        "from-python 3",
+        "4",
+        "1 vm.created from-python",
+        *(f"{number + 2} vm.created worker-{number}" for number in range(3)),
+    ]
 
 
 def test_readme_configuration_shows_every_key_with_its_default(tmp_path: Path) -> None:

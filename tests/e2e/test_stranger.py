@@ -60,7 +60,7 @@ def test_health_reports_the_database_with_path_tables_and_size(reader: SpecClien
     assert health["status"] == "ok"
     database = health["database"]
     assert database["path"] == str(shared.database)
-    assert database["table_count"] == len(database["tables"]) == 8
+    assert database["table_count"] == len(database["tables"]) == 9
     assert {"journal", "schema_meta", "settings", "vms"} < set(database["tables"])
     assert isinstance(database["size_bytes"], int)
     assert database["size_bytes"] > 0
@@ -70,8 +70,8 @@ def test_health_reports_wal_mode_foreign_keys_and_migrations(reader: SpecClient)
     database = reader.call(HEALTH)["database"]
     assert database["journal_mode"] == "wal"
     assert database["foreign_keys"] is True
-    assert database["schema_version"] == 6
-    assert [migration["version"] for migration in database["migrations"]] == [1, 2, 3, 4, 5, 6]
+    assert database["schema_version"] == 7
+    assert [migration["version"] for migration in database["migrations"]] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_database_is_in_the_state_directory_by_default(reader: SpecClient, shared: DaemonProcess) -> None:
@@ -120,7 +120,7 @@ def test_database_of_an_unknown_version_is_set_aside_with_a_warning(
     database.close()
     daemon.start()
     with SpecClient(find_socket(daemon.environment)) as nexus:
-        assert nexus.call(HEALTH)["database"]["schema_version"] == 6
+        assert nexus.call(HEALTH)["database"]["schema_version"] == 7
         assert nexus.call(LIST_VMS) == {"vms": []}
     (kept,) = [path for path in daemon.state.iterdir() if _has_vm(path, "old")]
     assert [line for line in daemon.log().splitlines() if " warning " in line and kept.name in line]
@@ -149,6 +149,7 @@ def test_create_vm_returns_defaults_and_the_first_cid(nexus: SpecClient) -> None
     created, updated = vm.pop("created_at"), vm.pop("updated_at")
     assert before <= created == updated <= int(time.time() * 1000)
     # Unset fields, such as started_at and pid, are left out.
+    assert (vm.pop("revision"), vm.pop("state_revision")) == (1, 0)
     assert vm == {"name": "test", "role": "work", "state": "created", "cid": 3, "vcpu_count": 1, "mem_size_mib": 128}
 
 
@@ -242,7 +243,8 @@ def test_update_vm_changes_only_the_given_fields(nexus: SpecClient) -> None:
     vm = nexus.call(CREATE_VM, name="before")
     changed = nexus.call(UPDATE_VM, vm="before", name="after", mem_size_mib=256)
     assert changed["updated_at"] >= vm["updated_at"]
-    assert changed == vm | {"name": "after", "mem_size_mib": 256, "updated_at": changed["updated_at"]}
+    now = {"name": "after", "mem_size_mib": 256, "revision": 2, "updated_at": changed["updated_at"]}
+    assert changed == vm | now
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ def make_service(directory: Path, filename: str | None = ".env", **fields: Any) 
     """A record as the store returns it."""
     required = {
         "id": "0b9f4c1e-0000-4000-8000-000000000001", "name": "web", "state": "stopped", "health": "unknown",
-        "created_at": 1, "updated_at": 1, "state_at": 1, "type": "simple", "config_format": "env",
+        "created_at": 1, "updated_at": 1, "revision": 1, "state_revision": 0, "state_at": 1, "type": "simple",
+        "config_format": "env",
         "git_auth_type": "none", "restart": "no", "restart_backoff_ms": 10, "restart_backoff_max_ms": 10,
         "restart_limit": 5, "restart_window_ms": 1000, "restart_unhealthy": False, "start_window_ms": 0,
         "health_interval_ms": 100, "health_timeout_ms": 10, "health_retries": 1, "health_start_period_ms": 0,

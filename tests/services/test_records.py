@@ -56,7 +56,8 @@ def test_new_service_is_stopped_and_has_all_declared_fields(client: RawClient) -
         "restart": "no", "restart_backoff_ms": 1000, "restart_backoff_max_ms": 30_000, "restart_limit": 5,
         "restart_window_ms": 60_000, "restart_unhealthy": False, "start_window_ms": 1000, "health_interval_ms": 2000,
         "health_timeout_ms": 2000, "health_retries": 3, "health_start_period_ms": 0, "stop_signal": "SIGTERM",
-        "stop_grace_ms": 10_000, "autostart": False, "log_limit_mib": 16, "restarts": 0,
+        "stop_grace_ms": 10_000, "autostart": False, "log_limit_mib": 16, "restarts": 0, "revision": 1,
+        "state_revision": 0,
     }  # fmt: skip
     assert client.call(GetSystemStatus()).counts["services"] == {"stopped": 1}
 
@@ -147,7 +148,7 @@ def test_update_changes_only_the_given_fields(client: RawClient) -> None:
                       set_environment={"C": "3"}, unset_environment=["A", "NOT_THERE"])
     )  # fmt: skip
     changed = {f for f in Service.__struct_fields__ if getattr(before, f) != getattr(after, f)} - {"updated_at"}
-    assert changed == {"name", "port", "restart", "run_command", "environment_names"}
+    assert changed == {"name", "port", "restart", "run_command", "environment_names", "revision"}
     variables = client.call(GetConfig("b", reveal=True)).variables
     assert [(variable.name, variable.value) for variable in variables] == [("B", "2"), ("C", "3")]
     assert client.call(UpdateService("b", environment={})).environment_names == []

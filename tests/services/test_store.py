@@ -153,7 +153,7 @@ def test_stored_service_has_the_private_columns(root: Path) -> None:
         unset = await change(opened, a, STARTING, wanted=None, restarts=None, restart_times=None, reason=None)
         assert unset.restarts == 0
         assert [each.wanted for each in opened.read(store.all_stored)] == [False, False]
-        assert opened.read(store.count_by_state) == {"starting": 1, "stopped": 1}
+        assert opened.read(store.SERVICES.count_by_state) == {"starting": 1, "stopped": 1}
 
     with_store(root, scenario)
 

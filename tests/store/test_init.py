@@ -21,7 +21,17 @@ from nexus.store import DatabaseDamaged, InitError, SchemaMismatch
 from nexus.store.migrate import target_version
 from nexus.store.sqlite import SqliteStore
 
-TABLES = ["journal", "port_lease", "schema_meta", "service", "service_config", "service_dependency", "settings", "vms"]
+TABLES = [
+    "journal",
+    "port_lease",
+    "schema_meta",
+    "service",
+    "service_config",
+    "service_dependency",
+    "settings",
+    "tag",
+    "vms",
+]
 
 
 @pytest.fixture

@@ -85,22 +85,24 @@ CONTRACT_KINDS = ("commands", "records", "errors", "states")
 
 _BASE = {"msgspec", "nexus_protocol", "nexus.hints"}
 _SHARED = {
-    *("nexus.caller", "nexus.capability", "nexus.paging", "nexus.graph", "nexus.streams", "nexus.tasks"),
+    *("nexus.caller", "nexus.capability", "nexus.records", "nexus.graph", "nexus.streams", "nexus.tasks"),
     "nexus.trust",
     *("nexus.store", "nexus.journal"),
 }
 _WORLD = {"nexus.runtime", "nexus.git", "nexus.supervision"}
 _OWN_CONTRACT = {f"{{own}}.{kind}" for kind in CONTRACT_KINDS}
 
+_CONTRACT_PARTS = {"nexus.records.fields", "nexus.records.errors"}
+
 _KINDS: dict[str, set[str]] = {
-    "commands": _BASE | _OWN_CONTRACT | {"nexus.git.errors"},
-    "records": _BASE | {"{own}.states"},
-    "errors": _BASE,
+    "commands": _BASE | _CONTRACT_PARTS | _OWN_CONTRACT | {"nexus.git.errors"},
+    "records": _BASE | _CONTRACT_PARTS | {"{own}.states"},
+    "errors": _BASE | _CONTRACT_PARTS,
     "states": _BASE,
     "store": _BASE
     | _OWN_CONTRACT
     | {"nexus.caller", "nexus.runtime.loopback", "{own}.settings"}
-    | {"nexus.store", "nexus.supervision.store"},
+    | {"nexus.store", "nexus.supervision.store", "nexus.records"},
     "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs"},
     "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
     "part": _BASE | _SHARED | _WORLD | {"{own}", "nexus.envfile"},
@@ -123,7 +125,7 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.capabilities": set(),
     "nexus.caller": set(),
     "nexus.capability": _BASE | {"nexus.caller", "nexus.store", "nexus.runtime", "nexus.supervision"},
-    "nexus.paging": _BASE | {"nexus.capability"},
+    "nexus.records": _BASE | {"nexus.caller", "nexus.capability", "nexus.journal", "nexus.store"},
     "nexus.streams": _BASE | {"nexus.capability"},
     "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks", "nexus.trust"},
     "nexus.runtime": _BASE,
@@ -180,6 +182,11 @@ def kind_of(module: str) -> str:
 # The rules
 
 _SQL = re.compile(r"\b(SELECT .+ FROM|INSERT (OR \w+ )?INTO|UPDATE \w+ SET|DELETE FROM)\b", re.DOTALL)
+_DIALECT = re.compile(
+    r"\?[0-9]|\bGLOB\b|\bjulianday\b|\bINSERT OR\b|\bsqlite_sequence\b|\browid\b"
+    r"|\b(?:max|min)\s*\([^()]*,|\bIS (?:NOT )?\?"
+)
+"""What is SQLite's alone, and not in the SQL that other databases know."""
 _PROC = re.compile(r"^/proc\b")
 _STARTS_PROCESSES = ("subprocess", "multiprocessing", "pty")
 _ENGINE_FORBIDDEN = {"socket", "asyncio", "threading", "selectors", "os"}
@@ -259,14 +266,26 @@ def _in_process_layer(name: str) -> bool:
 def _texts(module: Source) -> set[Violation]:
     name = module.module
     parts = name.split(".")
-    may_hold_sql = _below(name, "nexus.store") or (parts[-1] == "store" or parts[-1].endswith("_store"))
+    may_hold_sql = (
+        _below(name, "nexus.store")
+        or name == "nexus.records.table"
+        or parts[-1] == "store"
+        or parts[-1].endswith("_store")
+    )
     found: set[Violation] = set()
     for text in _contents(module.text).texts:
         if not may_hold_sql and _SQL.search(text):
             found.add(Violation("sql", name, text))
+        if may_hold_sql and not _is_sqlite(name) and _DIALECT.search(text):
+            found.add(Violation("dialect", name, text))
         if not _in_process_layer(name) and _PROC.search(text):
             found.add(Violation("process", name, text))
     return found
+
+
+def _is_sqlite(name: str) -> bool:
+    """Whether a module belongs to the implementation of the store by SQLite."""
+    return _below(name, "nexus.store") and name != "nexus.store.lookup"
 
 
 def circles(imports: Mapping[str, set[str]]) -> list[list[str]]:

@@ -108,6 +108,7 @@ def test_new_vm_has_defaults_and_no_unset_fields(client: RawClient) -> None:
     assert vm["created_at"] == vm["updated_at"]
     assert {key: value for key, value in vm.items() if key not in ("id", "created_at", "updated_at")} == {
         "name": "plain", "role": "work", "state": "created", "cid": 3, "vcpu_count": 1, "mem_size_mib": 128,
+        "revision": 1, "state_revision": 0,
     }  # fmt: skip
 
 
@@ -284,10 +285,17 @@ def test_create_without_a_free_cid_fails_with_cids_exhausted(monkeypatch: pytest
         for statement in available_migrations()[1].up:
             connection.execute(statement.replace("4294967294", "5"))
         tx = SqliteTransaction(connection, 0)
-        assert [store.insert(tx, CreateVm(name))[0].cid for name in ("a", "b", "c")] == [3, 4, 5]
+
+        def insert(name: str) -> int:
+            cid = store.free_cid(tx)
+            values = (str(uuid.uuid4()), name, "work", "created", cid)
+            tx.execute("INSERT INTO vms (id, name, role, state, cid) VALUES (?, ?, ?, ?, ?)", values)
+            return cid
+
+        assert [insert(name) for name in ("a", "b", "c")] == [3, 4, 5]
         with pytest.raises(VmCidsExhausted) as caught:
-            store.insert(tx, CreateVm("d"))
+            insert("d")
         assert caught.value.code == "resource_exhausted"
         assert caught.value.hint
         connection.execute("DELETE FROM vms WHERE cid = 4")
-        assert store.insert(tx, CreateVm("d"))[0].cid == 4
+        assert insert("d") == 4

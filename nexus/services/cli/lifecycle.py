@@ -192,7 +192,8 @@ def _selection_parameters() -> list[click.Parameter]:
 
 
 def _build(command: type[Command[Any]], run: Run, help: str) -> click.Command:
-    return verb(command, run, parameters=_selection_parameters(), exclude=("service", "timeout_ms"), help=help)
+    exclude = ("service", "timeout_ms", "if_state_revision")
+    return verb(command, run, parameters=_selection_parameters(), exclude=exclude, help=help)
 
 
 def make_start() -> click.Command:

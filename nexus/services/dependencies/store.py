@@ -30,6 +30,7 @@ __all__ = [
     "names_of",
     "release_ports",
     "remove",
+    "remove_of",
     "set_tunnel",
     "tunnel_lease",
     "tunnel_run",
@@ -189,6 +190,11 @@ def insert(
         "created_at) VALUES (?, ?, ?, ?, ?, ?)",
         (service_id, dependency_id, condition.value, when_lost.value, tunnel_enabled, tx.now),
     )
+
+
+def remove_of(tx: Transaction, service_id: str) -> None:
+    """Delete the dependencies of a service that is being removed; their leases are ended already."""
+    tx.execute("DELETE FROM service_dependency WHERE service_id = ?", (service_id,))
 
 
 def remove(tx: Transaction, dependency: int) -> None:

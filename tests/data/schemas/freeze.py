@@ -79,6 +79,8 @@ LEASES = [
     (40001, "dependency", "2", "tunnel", AT),
 ]
 FACTS = [(SERVICE_IDS[0], "022", AT + 3, None), (SERVICE_IDS[1], None, None, "b00t")]
+TAGS = [(SERVICE_IDS[0], "data"), (SERVICE_IDS[0], "å")]
+REVISIONS = [(SERVICE_IDS[0], 4, 17), (SERVICE_IDS[1], 1, 3)]
 REASON_CODES = [(SERVICE_IDS[1], "exited")]
 
 
@@ -120,6 +122,10 @@ def freeze(version: int) -> None:
                 connection.executemany(
                     "UPDATE service SET umask = ?2, unknown_since = ?3, ended_in_boot = ?4 WHERE id = ?1", FACTS
                 )
+            if version >= 7:
+                connection.executemany("INSERT INTO tag (kind, record_id, tag) VALUES ('service', ?, ?)", TAGS)
+                connection.executemany("UPDATE service SET revision = ?2, state_revision = ?3 WHERE id = ?1", REVISIONS)
+                connection.execute("UPDATE vms SET revision = 3, state_revision = 2 WHERE name = 'gate'")
             connection.commit()
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.row_factory = sqlite3.Row

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,17 +17,19 @@ from nexus_protocol import InvalidArgument, encode_record
 
 from nexus.capability import PAGE_BYTES, encoded_list
 
-__all__ = ["decode_cursor", "encode_cursor", "read_page"]
+__all__ = ["MAX_PASSED_OVER", "decode_cursor", "encode_cursor", "read_page"]
 
 T = TypeVar("T")
 PositionT = TypeVar("PositionT", bound=tuple[Any, ...])
 
 _CHUNK = 100
 """Records read at a time: one or two milliseconds, after which the event loop runs other tasks."""
+MAX_PASSED_OVER = 5000
+"""Records that do not fit and that one page looks at. It then ends with a cursor, be it empty."""
 
 
 async def read_page(
-    read: Callable[[PositionT | None, int], list[T]],
+    read: Callable[[PositionT | None, int], Awaitable[list[T]]],
     position: Callable[[T], PositionT],
     fits: Callable[[T], bool],
     after: PositionT | None,
@@ -35,15 +37,17 @@ async def read_page(
 ) -> tuple[Any, PositionT | None]:
     """Return a list of encoded records, for a field of a record, and the position of the next page if more follow.
 
-    ``read(after, count)`` returns at most ``count`` records after a position, in order. Records are filtered by
-    ``fits`` here and not in SQL, where the search for the next match could read the whole table in one step.
+    ``read(after, count)`` returns at most ``count`` records after a position, in order. What no index finds is filtered
+    by ``fits`` here and not in SQL, where the search for the next match could read the whole table in one step.
     """
     encoded: list[bytes] = []
-    size = 0
+    size = passed_over = 0
     follows = True
     while follows:
+        if passed_over >= MAX_PASSED_OVER:
+            return encoded_list(encoded), after
         # One record more than is used shows whether more follow.
-        records = read(after, _CHUNK + 1)
+        records = await read(after, _CHUNK + 1)
         follows = len(records) > _CHUNK
         for record in records[:_CHUNK]:
             if fits(record):
@@ -52,6 +56,8 @@ async def read_page(
                     return encoded_list(encoded), after
                 encoded.append(data)
                 size += len(data)
+            else:
+                passed_over += 1
             after = position(record)
         if follows:
             await asyncio.sleep(0)

@@ -1,0 +1,52 @@
+"""The errors that every record type has. A contract derives its own from them, with the type ``<kind>.<error>``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nexus_protocol.errors import Conflict, InvalidArgument, NotFound
+
+__all__ = [
+    "RecordAmbiguous",
+    "RecordChanged",
+    "RecordCursorInvalid",
+    "RecordErrors",
+    "RecordIdTaken",
+    "RecordNameTaken",
+    "RecordNotFound",
+]
+
+
+class RecordNotFound(NotFound):
+    """No record of the kind has this id or name."""
+
+
+class RecordAmbiguous(Conflict):
+    """Several ids begin with the reference; ``details.matches`` lists some of them."""
+
+
+class RecordNameTaken(Conflict):
+    """Another record of the kind has the name."""
+
+
+class RecordIdTaken(Conflict):
+    """A record with the id exists and differs from the request."""
+
+
+class RecordChanged(Conflict):
+    """The record has another revision than the request expects; ``details.revision`` is the present one."""
+
+
+class RecordCursorInvalid(InvalidArgument):
+    """The cursor was not returned by this list for these filters."""
+
+
+class RecordErrors(NamedTuple):
+    """The errors of one record type."""
+
+    not_found: type[RecordNotFound]
+    ambiguous: type[RecordAmbiguous]
+    name_taken: type[RecordNameTaken]
+    id_taken: type[RecordIdTaken]
+    changed: type[RecordChanged]
+    cursor_invalid: type[RecordCursorInvalid]

@@ -1,0 +1,71 @@
+"""The types of fields that record types share. A contract adds what differs with a further ``Meta``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+__all__ = [
+    "NAME_PATTERN",
+    "UUID_PATTERN",
+    "ClientId",
+    "Cursor",
+    "Name",
+    "PageLimit",
+    "Reference",
+    "Revision",
+    "StateRevision",
+    "Tag",
+    "Tags",
+]
+
+# "$" also matches before a final newline, hence the lookahead.
+UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)"
+NAME_PATTERN = (
+    r"^(?![0-9A-Fa-f]{8}-?[0-9A-Fa-f]{4}-?[0-9A-Fa-f]{4}-?[0-9A-Fa-f]{4}-?[0-9A-Fa-f]{12}$)"
+    r"[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)"
+)
+
+Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        pattern=NAME_PATTERN,
+        description="1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit, and not in the form of a UUID",
+    ),
+]
+"""A name that is unique among the records of its kind. It is for people; the identity is the id."""
+
+Reference = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=255,
+        description="the id, else the name, else a unique prefix of the id of 4 or more characters",
+        extra={"metavar": "NAME"},
+    ),
+]
+"""Names one record. A contract adds ``Meta(extra={"completes": KIND})``."""
+
+ClientId = Annotated[
+    str,
+    Meta(
+        pattern=UUID_PATTERN,
+        description="a UUID chosen by the client, in lower case, which makes the request safe to repeat",
+    ),
+]
+
+PageLimit = Annotated[int, Meta(ge=1, le=10_000, description="records in a page, 1 to 10000")]
+Cursor = Annotated[str, Meta(max_length=512, description="next_cursor of the previous page")]
+
+Revision = Annotated[
+    int, Meta(ge=1, le=2**63 - 1, description="refuse the change if the record's revision is another one")
+]
+StateRevision = Annotated[
+    int, Meta(ge=0, le=2**63 - 1, description="refuse the command if the record's state_revision is another one")
+]
+
+Tag = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$(?!\n)")]
+Tags = Annotated[list[Tag], Meta(max_length=64)]

@@ -1,0 +1,150 @@
+"""Handlers for create, get, list, update and delete, made from the declarations of a record type."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from nexus_protocol import Command, InvalidArgument
+
+from nexus.capability import Context, handles
+from nexus.records.pages import decode_cursor, encode_cursor, read_page
+from nexus.records.table import Identified, Table
+from nexus.store import Transaction
+
+__all__ = ["creates", "deletes", "gets", "lists", "updates"]
+
+R = TypeVar("R", bound=Identified)
+
+Check = Callable[[Any, str], None]
+"""Called with the record and the beginning of a sentence; raises a NexusError to refuse the change."""
+
+
+def creates(
+    table: Table[R],
+    create: type[Command[R]],
+    complete: Callable[[Transaction, Any], Mapping[str, Any]] = lambda _tx, _command: {},
+) -> Any:
+    """Make the handler of a Create command; ``complete`` gives the fields that the command does not have."""
+
+    @handles(create)
+    def handler(tx: Transaction, ctx: Context, command: Any) -> R:
+        return _repeated(tx, table, command) or table.insert(
+            tx, ctx.caller, msgspec.structs.asdict(command) | dict(complete(tx, command))
+        )
+
+    return handler
+
+
+def _repeated(tx: Transaction, table: Table[R], command: Any) -> R | None:
+    """The record that the same request made before.
+
+    Raises:
+        RecordIdTaken: a record has the id of the command and differs from it.
+    """
+    record = None if command.id is None else table.find(tx, command.id)
+    if record is None:
+        return None
+    fields = [field for field in command.__struct_fields__ if field != "id"]
+    if all(getattr(record, field) == getattr(command, field) for field in fields):
+        return record
+    word = table.word
+    raise table.errors.id_taken(
+        f'cannot create {word} "{command.name}": {word} "{record.name}" has the id {command.id} and differs from this '
+        "request",
+        hint=f"To repeat a request, give the fields that the {word} has now; for another one choose another id.",
+        details={"id": command.id, "name": record.name},
+    )
+
+
+def gets(table: Table[R], get: type[Command[R]]) -> Any:
+    """Make the handler of a Get command, whose first field is the reference."""
+    (reference, *_) = get.__struct_fields__
+
+    @handles(get)
+    def handler(ctx: Context, command: Any) -> R:
+        return ctx.store.read(lambda reader: table.resolve(reader, getattr(command, reference)))
+
+    return handler
+
+
+def updates(table: Table[R], update: type[Command[R]], check: Check = lambda _record, _cannot: None) -> Any:
+    """Make the handler of an Update command, whose first field is the reference."""
+    reference, *fields = update.__struct_fields__
+    fields = [field for field in fields if not field.startswith("if_")]
+
+    @handles(update)
+    def handler(tx: Transaction, ctx: Context, command: Any) -> R:
+        changes = {field: getattr(command, field) for field in fields if getattr(command, field) is not None}
+        if not changes:
+            raise InvalidArgument(
+                f'cannot update {table.word} "{getattr(command, reference)}": no field to change was given',
+                hint=f"Give at least one of {', '.join(fields[:-1])} and {fields[-1]}.",
+                details={"path": ""},
+            )
+        record = table.resolve(tx, getattr(command, reference))
+        cannot = f'cannot update {table.word} "{record.name}"'
+        table.expect(record, cannot, command.if_revision)
+        check(record, cannot)
+        return table.update(tx, ctx.caller, record, changes)
+
+    return handler
+
+
+def deletes(
+    table: Table[R],
+    delete: type[Command[R]],
+    check: Check = lambda _record, _cannot: None,
+    told: tuple[str, ...] = (),
+) -> Any:
+    """Make the handler of a Delete command, whose first field is the reference. ``told`` are the event's fields."""
+    (reference, *_) = delete.__struct_fields__
+
+    @handles(delete)
+    def handler(tx: Transaction, ctx: Context, command: Any) -> R:
+        record = table.resolve(tx, getattr(command, reference))
+        cannot = f'cannot delete {table.word} "{record.name}"'
+        table.expect(record, cannot, command.if_revision, command.if_state_revision)
+        check(record, cannot)
+        table.delete(tx, ctx.caller, record, told)
+        return record
+
+    return handler
+
+
+def lists(table: Table[R], list_: type[Command[Any]], field: str) -> Any:
+    """Make the handler of a List command, whose page has its records in ``field``.
+
+    The fields of the command beside ``limit`` and ``cursor`` are filters: ``tag`` for a tag, any other for equality.
+    """
+    filters = [name for name in list_.__struct_fields__ if name not in ("limit", "cursor")]
+    page = list_.info.reply
+    hint = f"Give the same {' and '.join(filters)} as for the first page." if filters else "List from the start."
+
+    @handles(list_)
+    async def handler(ctx: Context, command: Any) -> Any:
+        wanted = {name: getattr(command, name) for name in filters if getattr(command, name) is not None}
+        bound = tuple(getattr(command, name) for name in filters)
+        after = None
+        if command.cursor is not None:
+            after = decode_cursor(command.cursor, bound, table.position_type, table.errors.cursor_invalid, hint)
+        # One filter in SQL, by its index. A page that passes over too many records for the others ends with a cursor.
+        where = next(((name, wanted.pop(name)) for name in table.indexed if name in wanted), None)
+        tag = wanted.pop("tag", None)
+        if where is None and tag is not None and await ctx.store.fetch(lambda reader: table.is_rare(reader, tag)):
+            where, tag = ("tag", tag), None
+        records, last = await read_page(
+            lambda after, count: ctx.store.fetch(functools.partial(table.page, after=after, count=count, where=where)),
+            table.position,
+            lambda record: (
+                all(getattr(record, name) == value for name, value in wanted.items())
+                and (tag is None or tag in record.tags)  # type: ignore[attr-defined]
+            ),
+            after,
+            command.limit,
+        )
+        return page(**{field: records, "next_cursor": None if last is None else encode_cursor(bound, last)})
+
+    return handler

@@ -1,0 +1,167 @@
+"""Each record type's table, record and codec agree, and its lists find records by their indexes."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from support.daemon import DaemonProcess
+from support.stores import look_at
+
+from nexus.client import BlockingClient
+from nexus.records.errors import RecordCursorInvalid
+from nexus.records.pages import MAX_PASSED_OVER
+from nexus.records.table import Table
+from nexus.services.commands import AddService, ListServices, RemoveService, StartService, UpdateConfig, UpdateService
+from nexus.services.states import ServiceState
+from nexus.services.store import SERVICES
+from nexus.store.migrate import migrate, target_version
+from nexus.vms.commands import CreateVm, ListVms, UpdateVm, Vm
+from nexus.vms.states import VmRole, VmState
+from nexus.vms.store import VMS
+
+TABLES: dict[str, Table[Any]] = {"vm": VMS, "service": SERVICES}
+
+
+@pytest.fixture(scope="module")
+def schema() -> Iterator[sqlite3.Connection]:
+    """An empty database of the newest schema."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        migrate(connection, 0, target_version())
+        yield connection
+
+
+@pytest.fixture
+def nexus(daemon: DaemonProcess) -> Iterator[BlockingClient]:
+    """A client of a daemon without records."""
+    with BlockingClient(daemon.socket_path) as client:
+        yield client
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_every_field_has_its_column(schema: sqlite3.Connection, kind: str) -> None:
+    table = TABLES[kind]
+    tables = {
+        name: {row[1] for row in schema.execute(f"PRAGMA table_info({name})")}
+        for name in (table.name, "service_config")
+    }
+    for field, column in table.columns.items():
+        name, _, text = column.name.rpartition(".")
+        assert text in tables[name or table.name], field
+    assert set(table.columns) == set(table.record.__struct_fields__)
+    assert table.observed <= set(table.columns)
+    schema.execute(table.select)
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_each_filter_has_an_index_in_the_order_of_the_list(schema: sqlite3.Connection, kind: str) -> None:
+    table = TABLES[kind]
+    order = [table.columns[field].name for field in table.order]
+    for field in table.indexed:
+        indexes = [row[1] for row in schema.execute(f"PRAGMA index_list({table.name})")]
+        columns = [[row[2] for row in schema.execute(f"PRAGMA index_info({index})")] for index in indexes]
+        assert [table.columns[field].name, *order] in columns
+
+
+@pytest.mark.parametrize(
+    ("create", "updates"),
+    [(CreateVm, (UpdateVm,)), (AddService, (UpdateService, UpdateConfig))],
+    ids=["vm", "service"],
+)
+def test_every_field_of_an_update_is_one_of_the_create(create: type[Any], updates: tuple[type[Any], ...]) -> None:
+    own = {"clear", "set_environment", "unset_environment"}
+    renamed = {"UpdateConfig": {"filename": "config_filename", "format": "config_format"}}
+    for update in updates:
+        for field in update.__struct_fields__[1:]:
+            if field not in own and not field.startswith("if_"):
+                assert renamed.get(update.__name__, {}).get(field, field) in create.__struct_fields__
+
+
+def test_columns_hold_what_fields_have() -> None:
+    vm = Vm("x", "a", VmRole.WORK, VmState.STOPPED, 3, 1, 128, 5, 6, 7, 8, stopped_at=9)
+    row = [VMS.encode(field, getattr(vm, field)) for field in VMS.columns]
+    assert all(value is None or type(value) in (int, str, bytes, float) for value in row)
+    assert VMS.decode(row) == vm
+    assert msgspec.msgpack.encode(VMS.decode(row)) == msgspec.msgpack.encode(vm)
+
+
+def test_schema_deletes_and_changes_nothing_by_itself(schema: sqlite3.Connection) -> None:
+    tables = [row[0] for row in schema.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    keys = [key for table in tables for key in schema.execute(f"PRAGMA foreign_key_list({table})")]
+    assert keys, "there are foreign keys"
+    assert {(key[5], key[6]) for key in keys} == {("NO ACTION", "NO ACTION")}
+    assert schema.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall() == []
+
+
+def test_page_that_passes_over_many_records_ends_with_a_cursor(nexus: BlockingClient) -> None:
+    count = MAX_PASSED_OVER + 500
+    for start in range(0, count, 500):
+        nexus.batch([CreateVm(f"vm-{number}") for number in range(start, start + 500)])
+    nexus.call(CreateVm("gate", role=VmRole.PORTAL))
+    both = ListVms(role=VmRole.WORK, state=VmState.STOPPED)
+    page = nexus.call(both)
+    assert page.vms == []
+    assert page.next_cursor is not None
+    last = nexus.call(msgspec.structs.replace(both, cursor=page.next_cursor))
+    assert (last.vms, last.next_cursor) == ([], None)
+    for command, names in (
+        (ListVms(role=VmRole.PORTAL), ["gate"]),
+        (ListVms(role=VmRole.SERVICE), []),
+        (ListVms(state=VmState.RUNNING), []),
+        (ListVms(role=VmRole.PORTAL, state=VmState.CREATED), ["gate"]),
+    ):
+        page = nexus.call(command)
+        assert ([vm.name for vm in page.vms], page.next_cursor) == (names, None)
+
+
+def test_services_are_found_by_tag_and_state(daemon: DaemonProcess, nexus: BlockingClient) -> None:
+    for number in range(30):
+        tags = ["all", *(["third"] if number % 3 == 0 else []), f"own-{number}"]
+        nexus.call(AddService(f"s{number:02}", run_command=["sleep", "100"], start_window_ms=0, tags=tags))
+    nexus.call(StartService("s03"))
+
+    def names(**filters: Any) -> list[str]:
+        found, cursor = [], None
+        while True:
+            page = nexus.call(ListServices(limit=4, cursor=cursor, **filters))
+            found += [service.name for service in page.services]
+            cursor = page.next_cursor
+            if cursor is None:
+                return found
+
+    everything = [f"s{number:02}" for number in range(30)]
+    assert names(tag="all") == everything
+    assert names(tag="third") == everything[::3]
+    assert names(tag="own-7") == ["s07"]
+    assert names(tag="nothing") == []
+    assert names(state=ServiceState.RUNNING) == ["s03"]
+    assert names(state=ServiceState.RUNNING, tag="third") == ["s03"]
+    assert names(state=ServiceState.STOPPED, tag="third") == [name for name in everything[::3] if name != "s03"]
+    nexus.call(UpdateService("s07", tags=["third"]))
+    nexus.call(UpdateService("s00", clear=["tags"]))
+    nexus.call(UpdateService("s06", name="renamed"))
+    nexus.call(RemoveService("s09"))
+    assert names(tag="third") == ["renamed", "s03", "s07", *everything[12::3]]
+    assert names(tag="own-7") == []
+    with look_at(daemon.database) as database:
+        rows = set(database.execute("SELECT record_id, tag FROM tag"))
+        there = database.execute("SELECT service.id, each.value FROM service, json_each(tags) AS each").fetchall()
+    assert rows == set(there)
+
+
+def test_cursor_of_another_form_is_refused(nexus: BlockingClient) -> None:
+    for number in range(3):
+        nexus.call(CreateVm(f"vm-{number}"))
+        nexus.call(AddService(f"s{number}", run_command="true"))
+    vms, services = nexus.call(ListVms(limit=1)).next_cursor, nexus.call(ListServices(limit=1)).next_cursor
+    for command, type_ in (
+        (ListVms(cursor=services), "vm.cursor_invalid"),
+        (ListServices(cursor=vms), "service.cursor_invalid"),
+    ):
+        with pytest.raises(RecordCursorInvalid) as raised:
+            nexus.call(command)  # type: ignore[arg-type]
+        assert raised.value.type == type_
