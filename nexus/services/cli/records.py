@@ -9,15 +9,15 @@ import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from nexus_protocol.errors import NexusError, NotFound
+from nexus_protocol.errors import NexusError
 
-from nexus.cli.output import Printer, can_ask, confirm, hint
-from nexus.cli.verbs import FilePath, build_command, for_each, shell_complete, verb
+from nexus.cli.output import Printer, hint
+from nexus.cli.records import Removal, remove_each
+from nexus.cli.verbs import FilePath, build_command, shell_complete, verb
 from nexus.hints import command_line
 from nexus.services.cli.lifecycle import start_and_print
-from nexus.services.cli.status import AT_START
+from nexus.services.cli.status import AT_START, SERVICE
 from nexus.services.commands import AddDependency, AddService, GetServiceStatus, RemoveService, UpdateService
-from nexus.services.errors import ServiceNeeded
 from nexus.services.states import DependencyCondition
 
 if TYPE_CHECKING:
@@ -185,57 +185,16 @@ def _update(app: App, values: dict[str, Any], out: Printer) -> None:
 
 
 def _remove(app: App, values: dict[str, Any], out: Printer) -> int:
-    names = values["service"]
-    typed: dict[str, str] = {}
-    if not values["yes"]:
-        # A name that begins with a dash must come after --.
-        options = ["--force", "--yes"] if values["stop"] else ["--yes"]
-        dashed = any(name.startswith("-") for name in names)
-        words = [*options, "--", *names] if dashed else [*names, *options]
-        question = ""
-        if can_ask():
-            found: list[dict[str, Any]] = []
-            code = for_each(names, lambda name: found.append(app.call_raw(GetServiceStatus(name))["service"]))
-            if code:
-                return code
-            question = _question(found)
-            # Remove exactly the services of the question, even if their names are taken by others meanwhile.
-            typed = {service["id"]: name for service, name in zip(found, names, strict=True)}
-            names = tuple(typed)
-        line = command_line("nexusctl", "service", "remove", *words)
-        if not confirm(question, "refusing to remove service without confirmation", line):
-            return 1
-
-    removed: list[dict[str, Any]] = []
-    needed: list[str] = []
-    one_document = out.output == "json" and len(names) > 1
-
-    def remove(name: str) -> None:
-        try:
-            service = app.call_raw(RemoveService(name, stop=bool(values["stop"])))
-        except NotFound as error:
-            error.message = error.message.replace(name, typed.get(name, name))
-            raise
-        removed.append(service)
-        if not one_document:
-            out.one(service, key="name", sentence=lambda: click.echo(f'Removed service "{service["name"]}"'))
-
-    def remove_or_wait(name: str) -> None:
-        try:
-            remove(name)
-        except ServiceNeeded:
-            needed.append(name)  # its dependent may be removed later in this run
-
-    code = 0
-    while names:
-        code = for_each(names, remove_or_wait) or code
-        if len(needed) == len(names):
-            code = for_each(needed, remove) or code
-            break
-        names, needed = tuple(needed), []
-    if one_document:
-        out.many(removed, (), key="name", nothing="No services removed.")
-    return code
+    stop = bool(values["stop"])
+    removal = Removal(
+        "remove",
+        "Removed",
+        look=lambda app, name: app.call_raw(GetServiceStatus(name))["service"],
+        remove=lambda app, name: app.call_raw(RemoveService(name, stop=stop)),
+        question=_question,
+        options=["--force"] if stop else [],
+    )
+    return remove_each(app, values["service"], values["yes"], SERVICE, removal, out)
 
 
 def _question(services: list[dict[str, Any]]) -> str:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nexus.cli import records
 from nexus.cli.output import Column, Printer, format_duration, format_time, print_fields
-from nexus.cli.verbs import Number, for_each, shell_complete, verb
+from nexus.cli.records import Noun, all_records
+from nexus.cli.verbs import for_each, shell_complete, verb
 from nexus.services.commands import GetServiceStatus, ListServices
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AT_START",
+    "SERVICE",
     "all_services",
     "command_text",
     "edge_text",
@@ -107,6 +110,7 @@ def _time_in_state(service: dict[str, Any]) -> str:
     return format_duration(max(0, int(time.time() * 1000) - service["state_at"]))
 
 
+SERVICE = Noun("service", "services", "service", "services")
 _COLUMNS = (
     Column("NAME", lambda s: s["name"], 20),
     Column("STATE", lambda s: s["state"] + ("?" if s.get("unknown_since") else ""), 8, colour=state_colour),
@@ -121,25 +125,9 @@ _COLUMNS = (
 )
 
 
-def all_services(app: App, limit: int | None = None, **filters: Any) -> list[dict[str, Any]]:
-    """Read all services that match the filters, by name; at most ``limit``."""
-    services: list[dict[str, Any]] = []
-    cursor: str | None = None
-    while limit is None or len(services) < limit:
-        page_limit = 10_000 if limit is None else min(10_000, limit - len(services))
-        page = app.call_raw(ListServices(limit=page_limit, cursor=cursor, **filters))
-        services += page["services"]
-        cursor = page.get("next_cursor")
-        if cursor is None:
-            break
-    return services
-
-
-def _list(app: App, values: dict[str, Any], out: Printer) -> None:
-    from nexus.services.states import ServiceState
-
-    filters = {"tag": values["tag"], "state": values["state"] and ServiceState(values["state"])}
-    out.many(all_services(app, values["limit"], **filters), _COLUMNS, key="name", nothing="No services found.")
+def all_services(app: App, **filters: Any) -> list[dict[str, Any]]:
+    """Read all services that match the filters, by name."""
+    return all_records(app, ListServices, SERVICE, filters)
 
 
 def _status(app: App, values: dict[str, Any], out: Printer) -> int:
@@ -277,9 +265,8 @@ yet, which is not the same as healthy.
 
 def make_list() -> click.Command:
     """``service list``."""
-    limit = click.Option(["--limit"], type=Number(1), help="Maximum number of services (default: all).")
     tag = click.Option(["--tag"], help="Only services with this tag.", shell_complete=shell_complete("service tag"))
-    return verb(ListServices, _list, parameters=[tag, limit], exclude=("cursor", "limit", "tag"))
+    return records.make_list(ListServices, SERVICE, _COLUMNS, parameters=[tag], exclude=("tag",))
 
 
 def make_status() -> click.Command:

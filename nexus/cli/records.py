@@ -1,0 +1,208 @@
+"""The verbs of a record type: list, inspect, update and delete, made from its declarations and a few words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from nexus.cli.output import Column, Printer, can_ask, confirm, print_fields
+from nexus.cli.verbs import Number, build_command, for_each, verb
+from nexus.hints import command_line
+
+if TYPE_CHECKING:
+    from nexus_protocol.command import Command
+
+    from nexus.cli.app import App
+
+__all__ = ["Noun", "Removal", "all_records", "make_delete", "make_inspect", "make_list", "make_update", "remove_each"]
+
+Record = dict[str, Any]
+"""A record as plain values."""
+
+_PAGE = 10_000
+
+
+class Noun(NamedTuple):
+    """How the command line speaks of a record type."""
+
+    word: str
+    """One record in a sentence: ``VM``."""
+    plural: str
+    verbs: str
+    """The words before a verb: ``vm``."""
+    field: str
+    """The field of a page that has the records."""
+
+    def nothing(self, what: str = "found") -> str:
+        """The sentence for no records."""
+        return f"No {self.plural} {what}."
+
+
+def all_records(app: App, list_: type[Command[Any]], noun: Noun, values: dict[str, Any]) -> list[Record]:
+    """All records that fit the filters in ``values``, at most ``values["limit"]`` where that is set."""
+    limit: int | None = values.pop("limit", None)
+    records: list[Record] = []
+    cursor: str | None = None
+    while limit is None or len(records) < limit:
+        count = _PAGE if limit is None else min(_PAGE, limit - len(records))
+        page = app.call_raw(build_command(list_, {**values, "limit": count, "cursor": cursor}))
+        records += page[noun.field]
+        cursor = page.get("next_cursor")
+        if cursor is None:
+            break
+    return records
+
+
+def make_list(
+    list_: type[Command[Any]],
+    noun: Noun,
+    columns: Sequence[Column],
+    *,
+    parameters: Sequence[click.Parameter] = (),
+    exclude: Sequence[str] = (),
+) -> click.Command:
+    """``list``: the fields of the command are filters. ``parameters`` replace those of ``exclude``."""
+
+    def run(app: App, values: dict[str, Any], out: Printer) -> None:
+        out.many(all_records(app, list_, noun, values), columns, key="name", nothing=noun.nothing())
+
+    limit = click.Option(["--limit"], type=Number(1), help=f"Maximum number of {noun.plural} (default: all).")
+    return verb(list_, run, parameters=[*parameters, limit], exclude=("cursor", "limit", *exclude))
+
+
+def make_inspect(
+    get: type[Command[Any]], noun: Noun, lines: Callable[[Record], list[tuple[str, Any]]], *, help: str
+) -> click.Command:
+    """``inspect``: the fields of each named record, as ``lines`` names them for a person."""
+    (reference, *_) = get.__struct_fields__
+
+    def run(app: App, values: dict[str, Any], out: Printer) -> int:
+        found: list[Record] = []
+        code = for_each(values[reference], lambda name: found.append(app.call_raw(get(name))))
+        if out.for_person:
+            for index, record in enumerate(found):
+                click.echo("\n" * (index > 0), nl=False)
+                print_fields(lines(record))
+        elif len(values[reference]) > 1:
+            out.many(found, (), key="name", nothing=noun.nothing())
+        elif found:
+            out.one(found[0], key="name", sentence=lambda: None)
+        return code
+
+    return verb(get, run, variadic=True, help=help)
+
+
+def make_update(update: type[Command[Any]], noun: Noun, nothing: str) -> click.Command:
+    """``update``: ``nothing`` names the options of which one must be given."""
+    _, *fields = update.__struct_fields__
+
+    def run(app: App, values: dict[str, Any], out: Printer) -> None:
+        if all(values[field] is None for field in fields if not field.startswith("if_")):
+            raise click.UsageError(f"nothing to change: give {nothing}")
+        record = app.call_raw(build_command(update, values))
+        out.one(record, key="name", sentence=lambda: click.echo(f'Updated {noun.word} "{record["name"]}"'))
+
+    return verb(update, run)
+
+
+class Removal(NamedTuple):
+    """How the records of a type are removed, and what is said of it."""
+
+    verb: str
+    """``delete`` or ``remove``."""
+    done: str
+    """``Deleted`` or ``Removed``."""
+    look: Callable[[App, str], Record]
+    """Gets the record that a name stands for."""
+    remove: Callable[[App, str], Record]
+    """Removes the record with this name or id, and returns it."""
+    question: Callable[[list[Record]], str]
+    options: Sequence[str] = ()
+    """Options of this line that are a part of the command line which skips the question."""
+
+
+def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun, removal: Removal, out: Printer) -> int:
+    """Remove the named records, after a question unless ``yes``; returns the exit code.
+
+    A record that others need, which are named too, is removed after them.
+    """
+    from nexus_protocol.errors import FailedPrecondition, NotFound
+
+    typed: dict[str, str] = {}
+    if not yes:
+        # A name that begins with a dash must come after --.
+        options = [*removal.options, "--yes"]
+        words = [*options, "--", *names] if any(name.startswith("-") for name in names) else [*names, *options]
+        question = ""
+        if can_ask():
+            found: list[Record] = []
+            code = for_each(names, lambda name: found.append(removal.look(app, name)))
+            if code:
+                return code
+            question = removal.question(found)
+            # Exactly the records of the question, even if their names are taken by others meanwhile.
+            typed = {record["id"]: name for record, name in zip(found, names, strict=True)}
+            names = tuple(typed)
+        line = command_line("nexusctl", *noun.verbs.split(), removal.verb, *words)
+        if not confirm(question, f"refusing to {removal.verb} {noun.word} without confirmation", line):
+            return 1
+
+    removed: list[Record] = []
+    one_document = out.output == "json" and len(names) > 1
+
+    def remove(name: str) -> None:
+        try:
+            record = removal.remove(app, name)
+        except NotFound as error:
+            error.message = error.message.replace(name, typed.get(name, name))
+            raise
+        removed.append(record)
+        if not one_document:
+            out.one(record, key="name", sentence=lambda: click.echo(f'{removal.done} {noun.word} "{record["name"]}"'))
+
+    needed: list[str] = []
+
+    def remove_or_wait(name: str) -> None:
+        try:
+            remove(name)
+        except FailedPrecondition as error:
+            if not error.type.endswith(".needed"):
+                raise
+            needed.append(name)
+
+    code = 0
+    while names:
+        code = for_each(names, remove_or_wait) or code
+        if len(needed) == len(names):
+            code = for_each(needed, remove) or code
+            break
+        names, needed = tuple(needed), []
+    if one_document:
+        out.many(removed, (), key="name", nothing=noun.nothing(removal.done.lower()))
+    return code
+
+
+def make_delete(get: type[Command[Any]], delete: type[Command[Any]], noun: Noun) -> click.Command:
+    """``delete``, after a question with the full names and ids, since a prefix of an id may have been typed."""
+    (reference, *_) = get.__struct_fields__
+
+    def question(records: list[Record]) -> str:
+        shown = [f'"{record["name"]}" ({record["id"]})' for record in records]
+        if len(shown) == 1:
+            return f"Delete {noun.word} {shown[0]}?"
+        return f"Delete {len(shown)} {noun.plural}: {', '.join(shown)}?"
+
+    def run(app: App, values: dict[str, Any], out: Printer) -> int:
+        removal = Removal(
+            "delete",
+            "Deleted",
+            look=lambda app, name: app.call_raw(get(name)),
+            remove=lambda app, name: app.call_raw(delete(name)),
+            question=question,
+        )
+        return remove_each(app, values[reference], values["yes"], noun, removal, out)
+
+    yes = click.Option(["-y", "--yes"], is_flag=True, help="Skip confirmation.")
+    return verb(delete, run, parameters=[yes], variadic=True)
