@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from nexus.cli.output import Column, Printer, can_ask, confirm, print_fields
+from nexus.cli.output import Column, Printer, can_ask, confirm, hint, print_fields
 from nexus.cli.verbs import Number, build_command, for_each, verb
 from nexus.hints import command_line
 
@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
     from nexus.cli.app import App
 
-__all__ = ["Noun", "Removal", "all_records", "make_delete", "make_inspect", "make_list", "make_update", "remove_each"]
+__all__ = [
+    "Noun",
+    "Removal",
+    "all_records",
+    "make_create",
+    "make_delete",
+    "make_inspect",
+    "make_list",
+    "make_update",
+    "remove_each",
+]
 
 Record = dict[str, Any]
 """A record as plain values."""
@@ -94,12 +104,33 @@ def make_inspect(
     return verb(get, run, variadic=True, help=help)
 
 
+def make_create(
+    create: type[Command[Any]],
+    noun: Noun,
+    *,
+    told: Callable[[Record], str] = lambda _record: "",
+    help: str | None = None,
+) -> click.Command:
+    """``create``: ``told`` is what the sentence says of the new record, in parentheses."""
+
+    def run(app: App, values: dict[str, Any], out: Printer) -> None:
+        record = app.call_raw(build_command(create, values))
+
+        def sentence() -> None:
+            click.echo(f'Created {noun.word} "{record["name"]}"' + (f" ({text})" if (text := told(record)) else ""))
+            hint(f"Inspect it: {command_line('nexusctl', *noun.verbs.split(), 'inspect', record['name'])}")
+
+        out.one(record, key="name", sentence=sentence)
+
+    return verb(create, run, help=help)
+
+
 def make_update(update: type[Command[Any]], noun: Noun, nothing: str) -> click.Command:
     """``update``: ``nothing`` names the options of which one must be given."""
     _, *fields = update.__struct_fields__
 
     def run(app: App, values: dict[str, Any], out: Printer) -> None:
-        if all(values[field] is None for field in fields if not field.startswith("if_")):
+        if all(values[field] in (None, ()) for field in fields if not field.startswith("if_")):
             raise click.UsageError(f"nothing to change: give {nothing}")
         record = app.call_raw(build_command(update, values))
         out.one(record, key="name", sentence=lambda: click.echo(f'Updated {noun.word} "{record["name"]}"'))

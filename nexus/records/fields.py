@@ -68,4 +68,6 @@ StateRevision = Annotated[
 ]
 
 Tag = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$(?!\n)")]
-Tags = Annotated[list[Tag], Meta(max_length=64)]
+Tags = Annotated[
+    list[Tag], Meta(max_length=64, description="tags to find it by", extra={"option": "--tag", "metavar": "TAG"})
+]

@@ -48,7 +48,7 @@ def _repeated(tx: Transaction, table: Table[R], command: Any) -> R | None:
     if record is None:
         return None
     fields = [field for field in command.__struct_fields__ if field != "id"]
-    if all(getattr(record, field) == getattr(command, field) for field in fields):
+    if all(_is_wanted(getattr(record, field), getattr(command, field)) for field in fields):
         return record
     word = table.word
     raise table.errors.id_taken(
@@ -57,6 +57,10 @@ def _repeated(tx: Transaction, table: Table[R], command: Any) -> R | None:
         hint=f"To repeat a request, give the fields that the {word} has now; for another one choose another id.",
         details={"id": command.id, "name": record.name},
     )
+
+
+def _is_wanted(present: Any, wanted: Any) -> bool:
+    return present in (None, [], {}) if wanted is None else present == wanted
 
 
 def gets(table: Table[R], get: type[Command[R]]) -> Any:

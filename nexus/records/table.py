@@ -265,6 +265,8 @@ class Table(Generic[R]):
             StoreConflict: another constraint refused the record.
         """
         given = {name: value for name, value in values.items() if value is not None}
+        if "tags" in given:
+            given["tags"] = list(dict.fromkeys(given["tags"]))
         made = {"id": str(uuid.uuid4()), "created_at": tx.now, "updated_at": tx.now, "revision": 1, "state_revision": 0}
         record = self.record(**made | given)
         try:
@@ -284,6 +286,8 @@ class Table(Generic[R]):
         Raises:
             RecordNameTaken: another record has the new name.
         """
+        if "tags" in changes:
+            changes = {**changes, "tags": list(dict.fromkeys(changes["tags"]))}
         changed = {field: value for field, value in changes.items() if value != getattr(record, field)}
         if not changed:
             return record

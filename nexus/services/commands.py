@@ -188,7 +188,6 @@ Grace = Annotated[int, Meta(ge=0, le=3_600_000, description="time from the stop 
 Autostart = Annotated[
     bool, Meta(description="start it when the daemon starts, unless it was stopped on demand since boot")
 ]
-TagList = Annotated[Tags, Meta(description="tags to find it by", extra={"option": "--tag", "metavar": "TAG"})]
 MemoryLimit = Annotated[
     int,
     Meta(ge=1, le=16_777_216, description="memory limit of all its processes, in MiB", extra={"option": "--memory"}),
@@ -300,7 +299,7 @@ class AddService(Command[Service]):
     stop_signal: Signal = StopSignal.SIGTERM
     stop_grace_ms: Grace = 10_000
     autostart: Autostart = False
-    tags: TagList | None = None
+    tags: Tags | None = None
     memory_limit_mib: MemoryLimit | None = None
     cpu_limit_percent: CpuLimit | None = None
     umask: Umask | None = None
@@ -447,7 +446,7 @@ class UpdateService(Command[Service]):
     stop_signal: Signal | None = None
     stop_grace_ms: Grace | None = None
     autostart: Autostart | None = None
-    tags: TagList | None = None
+    tags: Tags | None = None
     memory_limit_mib: MemoryLimit | None = None
     cpu_limit_percent: CpuLimit | None = None
     umask: Umask | None = None

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from nexus.cli.output import Column, Printer, format_time, hint
-from nexus.cli.records import Noun, make_delete, make_inspect, make_list, make_update
-from nexus.cli.verbs import NounGroup, build_command, completers, verb
-from nexus.hints import command_line
+from nexus.cli.output import Column, format_time
+from nexus.cli.records import Noun, make_create, make_delete, make_inspect, make_list, make_update
+from nexus.cli.verbs import NounGroup, completers
 from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm
 
 if TYPE_CHECKING:
@@ -30,14 +27,8 @@ _COLUMNS = (
 )
 
 
-def _create(app: App, values: dict[str, Any], out: Printer) -> None:
-    vm = app.call_raw(build_command(CreateVm, values))
-
-    def sentence() -> None:
-        click.echo(f'Created VM "{vm["name"]}" (state: {vm["state"]}, CID: {vm["cid"]})')
-        hint(f"Inspect it: {command_line('nexusctl', 'vm', 'inspect', vm['name'])}")
-
-    out.one(vm, key="name", sentence=sentence)
+def _told(vm: dict[str, Any]) -> str:
+    return f"state: {vm['state']}, CID: {vm['cid']}"
 
 
 def _lines(vm: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -72,7 +63,7 @@ vm = NounGroup(
     "vm",
     "Manage virtual machines.",
     {
-        "create": ("Create a VM record.", lambda: verb(CreateVm, _create, help=_CREATE_HELP)),
+        "create": ("Create a VM record.", lambda: make_create(CreateVm, _VM, told=_told, help=_CREATE_HELP)),
         "list": ("List VMs, newest first.", lambda: make_list(ListVms, _VM, _COLUMNS)),
         "inspect": ("Show VM details.", lambda: make_inspect(GetVm, _VM, _lines, help=_INSPECT_HELP)),
         "update": (
