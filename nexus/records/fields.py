@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+from typing import Annotated, Any, get_type_hints
 
+import msgspec
 from msgspec import Meta
+from nexus_protocol.command import hint_parts
 
 __all__ = [
+    "NEXT_START",
     "NAME_PATTERN",
     "UUID_PATTERN",
     "ClientId",
@@ -18,6 +22,8 @@ __all__ = [
     "StateRevision",
     "Tag",
     "Tags",
+    "clearable_fields",
+    "fields_of_next_start",
 ]
 
 # "$" also matches before a final newline, hence the lookahead.
@@ -71,3 +77,21 @@ Tag = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-
 Tags = Annotated[
     list[Tag], Meta(max_length=64, description="tags to find it by", extra={"option": "--tag", "metavar": "TAG"})
 ]
+
+NEXT_START = Meta(extra={"takes_effect": "next start"})
+"""Marks a field whose change takes effect at the next start of what the record stands for."""
+
+
+@functools.cache
+def fields_of_next_start(command: type[Any]) -> frozenset[str]:
+    """The fields of a Create or Update command that are marked with ``NEXT_START``."""
+    hints = get_type_hints(command, include_extras=True)
+    return frozenset(
+        name for name in command.__struct_fields__ if any(part is NEXT_START for part in hint_parts(hints[name]))
+    )
+
+
+@functools.cache
+def clearable_fields(create: type[Any]) -> tuple[str, ...]:
+    """The fields of a Create command that may be left out without a default: an Update can unset them."""
+    return tuple(field.name for field in msgspec.structs.fields(create) if field.default is None and field.name != "id")

@@ -18,7 +18,17 @@ from nexus.git.errors import (
     GIT_PULL_ERRORS,
     GIT_READ_ERRORS,
 )
-from nexus.records.fields import ClientId, Cursor, Name, PageLimit, Revision, StateRevision, Tags
+from nexus.records.fields import (
+    NEXT_START,
+    ClientId,
+    Cursor,
+    Name,
+    PageLimit,
+    Revision,
+    StateRevision,
+    Tags,
+    clearable_fields,
+)
 from nexus.services.errors import (
     ServiceAmbiguous,
     ServiceChanged,
@@ -118,18 +128,26 @@ _START_ERRORS = (
     ServiceUnknown,
 )
 
+Type = Annotated[
+    ServiceType, Meta(description="simple: runs until it is stopped; oneshot: does its work and exits"), NEXT_START
+]
 Directory = Annotated[
     Path,
     Meta(
         description="working directory, absolute (default: the repository, else the home directory)",
         extra={"option": "--dir", "path": True},
     ),
+    NEXT_START,
 ]
 DeclaredPort = Annotated[
-    Port, Meta(description="the TCP port that it listens on; 0: lease a free one at each start and pass it as PORT")
+    Port,
+    Meta(description="the TCP port that it listens on; 0: lease a free one at each start and pass it as PORT"),
+    NEXT_START,
 ]
 Variables = Annotated[
-    Environment, Meta(description="environment variables", extra={"option": "--env", "metavar": "NAME=VALUE"})
+    Environment,
+    Meta(description="environment variables", extra={"option": "--env", "metavar": "NAME=VALUE"}),
+    NEXT_START,
 ]
 ConfigName = Annotated[
     Text,
@@ -138,16 +156,18 @@ ConfigName = Annotated[
         description="configuration file, read at each start; relative to the repository or directory",
         extra={"option": "--config-file", "metavar": "FILE"},
     ),
+    NEXT_START,
 ]
-ConfigFormatName = Annotated[ConfigFormat, Meta(description="format of the configuration file")]
+ConfigFormatName = Annotated[ConfigFormat, Meta(description="format of the configuration file"), NEXT_START]
 RunCommandText = Annotated[
     RunCommand,
     Meta(
         description="a string for /bin/sh -c, or a list of words that is run without a shell", extra={"option": "--run"}
     ),
+    NEXT_START,
 ]
 RepoUrl = Annotated[Text, Meta(min_length=1, description="URL of the git repository to clone")]
-RepoPath = Annotated[Path, Meta(description="path of its repository, absolute", extra={"path": True})]
+RepoPath = Annotated[Path, Meta(description="path of its repository, absolute", extra={"path": True}), NEXT_START]
 GitBranchName = Annotated[Branch, Meta(description="branch to clone")]
 GitAuth = Annotated[GitAuthType, Meta(description="how git authenticates: none, ssh or token")]
 TokenFile = Annotated[
@@ -191,6 +211,7 @@ Autostart = Annotated[
 MemoryLimit = Annotated[
     int,
     Meta(ge=1, le=16_777_216, description="memory limit of all its processes, in MiB", extra={"option": "--memory"}),
+    NEXT_START,
 ]
 CpuLimit = Annotated[
     int,
@@ -200,6 +221,7 @@ CpuLimit = Annotated[
         description="CPU limit of all its processes in percent, 100 is one core",
         extra={"option": "--cpu"},
     ),
+    NEXT_START,
 ]
 Umask = Annotated[
     str,
@@ -208,8 +230,9 @@ Umask = Annotated[
         description="umask of its processes, health checks and git, in octal digits; by default that of the session "
         "which started the daemon"
     ),
+    NEXT_START,
 ]
-LogLimit = Annotated[int, Meta(ge=1, le=65_536, description="largest size of its kept output, in MiB")]
+LogLimit = Annotated[int, Meta(ge=1, le=65_536, description="largest size of its kept output, in MiB"), NEXT_START]
 Timeout = Annotated[int, Meta(ge=1, le=86_400_000, description="time limit of the request")]
 GitToken = Annotated[Token, Meta(description="git token, used for this request and never stored")]
 
@@ -269,9 +292,7 @@ class AddService(Command[Service]):
 
     name: Annotated[Name, Meta(extra={"metavar": "NAME"})]
     run_command: RunCommandText | None = None
-    type: Annotated[
-        ServiceType, Meta(description="simple: runs until it is stopped; oneshot: does its work and exits")
-    ] = ServiceType.SIMPLE
+    type: Type = ServiceType.SIMPLE
     directory: Directory | None = None
     port: DeclaredPort | None = None
     environment: Variables | None = None
@@ -401,10 +422,7 @@ class UpdateService(Command[Service]):
     service: ServiceReference
     name: Annotated[Name, Meta(description="a new name")] | None = None
     run_command: RunCommandText | None = None
-    type: (
-        Annotated[ServiceType, Meta(description="simple: runs until it is stopped; oneshot: does its work and exits")]
-        | None
-    ) = None
+    type: Type | None = None
     directory: Directory | None = None
     port: DeclaredPort | None = None
     environment: (
@@ -456,9 +474,7 @@ class UpdateService(Command[Service]):
             list[Text],
             Meta(
                 max_length=32,
-                description="fields to unset, of run_command, directory, port, environment, config_filename, repo_url, "
-                "repo_path, git_branch, git_token_file, health_exec, health_tcp, health_log, tags, memory_limit_mib, "
-                "cpu_limit_percent and umask",
+                description=f"fields to unset, of {', '.join(clearable_fields(AddService))}",
                 extra={"option": "--clear", "metavar": "FIELD"},
             ),
         ]

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from nexus.git.errors import GitBadUrl
-from nexus.services.commands import UpdateConfig, UpdateService
+from nexus.records.fields import clearable_fields
+from nexus.services.commands import AddService, UpdateConfig, UpdateService
 from nexus.services.errors import ServiceInvalid
 from nexus.services.health.patterns import compile_pattern
 from nexus.services.states import RestartPolicy, ServiceType
@@ -17,22 +18,9 @@ from nexus.services.states import RestartPolicy, ServiceType
 __all__ = ["CLEARABLE", "changed_fields", "check"]
 
 CLEARABLE: dict[str, Any] = {
-    "run_command": None,
-    "directory": None,
-    "port": None,
+    **dict.fromkeys(clearable_fields(AddService)),
     "environment": {},
-    "config_filename": None,
-    "repo_url": None,
-    "repo_path": None,
-    "git_branch": None,
-    "git_token_file": None,
-    "health_exec": None,
-    "health_tcp": None,
-    "health_log": None,
     "tags": [],
-    "memory_limit_mib": None,
-    "cpu_limit_percent": None,
-    "umask": None,
 }
 """The fields that can be unset, with the value that they have then."""
 

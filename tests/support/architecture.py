@@ -106,7 +106,10 @@ _KINDS: dict[str, set[str]] = {
     "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs"},
     "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
     "part": _BASE | _SHARED | _WORLD | {"{own}", "nexus.envfile"},
-    "cli": _BASE | _OWN_CONTRACT | {"click", "nexus", "nexus.cli", "nexus.client", "nexus.envfile", "{own}.cli"},
+    "cli": _BASE
+    | _CONTRACT_PARTS
+    | _OWN_CONTRACT
+    | {"click", "nexus", "nexus.cli", "nexus.client", "nexus.envfile", "{own}.cli"},
 }
 """What each kind of file of a capability may import beside the standard library. A file of no kind is a part."""
 

@@ -12,7 +12,7 @@ from nexus.cli.project.keys import Edge, service_defaults, vm_defaults
 from nexus.cli.project.manifest import Project, ProjectFileInvalid, project_name
 from nexus.cli.project.world import Observed, Ownership, service_fields, vm_fields
 from nexus.hints import command_line
-from nexus.services.cli.status import AT_START, is_checked
+from nexus.services.cli.status import fields_at_start, is_checked
 
 __all__ = ["Change", "Plan", "Step", "differences", "find_cycle", "in_order", "make_plan", "not_ready"]
 
@@ -287,7 +287,7 @@ def _changed(records: Iterable[Step], edges: Iterable[Step]) -> set[str]:
         for step in records
         if step.action == "update"
         and step.kind == "service"
-        and any(change.field.partition(".")[0] in AT_START for change in step.changes)
+        and any(change.field.partition(".")[0] in fields_at_start() for change in step.changes)
     }
     # A tunnel's address is in the environment.
     return changed | {step.name for step in edges if step.edge.tunnel}

@@ -16,7 +16,7 @@ from nexus.cli.records import Removal, remove_each
 from nexus.cli.verbs import FilePath, build_command, shell_complete, verb
 from nexus.hints import command_line
 from nexus.services.cli.lifecycle import start_and_print
-from nexus.services.cli.status import AT_START, SERVICE
+from nexus.services.cli.status import SERVICE, fields_at_start
 from nexus.services.commands import AddDependency, AddService, GetServiceStatus, RemoveService, UpdateService
 from nexus.services.states import DependencyCondition
 
@@ -175,7 +175,7 @@ def _update(app: App, values: dict[str, Any], out: Printer) -> None:
             click.echo(f'Service "{service["name"]}" is already up to date')
             return
         click.echo(f'Updated service "{service["name"]}"')
-        fields = {*AT_START, "name", "environment_names"}
+        fields = {*fields_at_start(), "name", "environment_names"}
         stale = bool(values["set_environment"]) or any(before.get(field) != service.get(field) for field in fields)
         if stale and service["state"] in ("running", "starting"):
             restart = command_line("nexusctl", "service", "restart", service["name"])

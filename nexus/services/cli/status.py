@@ -13,17 +13,18 @@ from nexus.cli import records
 from nexus.cli.output import Column, Printer, format_duration, format_time, print_fields
 from nexus.cli.records import Noun, all_records
 from nexus.cli.verbs import for_each, shell_complete, verb
-from nexus.services.commands import GetServiceStatus, ListServices
+from nexus.records.fields import fields_of_next_start
+from nexus.services.commands import AddService, GetServiceStatus, ListServices
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
 __all__ = [
-    "AT_START",
     "SERVICE",
     "all_services",
     "command_text",
     "edge_text",
+    "fields_at_start",
     "is_checked",
     "is_up",
     "make_list",
@@ -34,23 +35,9 @@ __all__ = [
 ]
 
 
-AT_START = frozenset(
-    {
-        "run_command",
-        "type",
-        "directory",
-        "port",
-        "environment",
-        "config_filename",
-        "config_format",
-        "repo_path",
-        "memory_limit_mib",
-        "cpu_limit_percent",
-        "log_limit_mib",
-        "umask",
-    }
-)
-"""The fields whose changes take effect at the next start of a running service."""
+def fields_at_start() -> frozenset[str]:
+    """The fields whose changes take effect at the next start of a running service."""
+    return fields_of_next_start(AddService)
 
 
 def is_up(service: dict[str, Any]) -> bool:
