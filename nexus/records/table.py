@@ -156,7 +156,7 @@ class Table(Generic[R]):
         self._decoders = [(i, decode) for i, decode, _ in decoders]
         self._page_decoders = [(i, decode) for i, decode, is_plain in decoders if not is_plain]
         names = [column.name for column in self.columns.values()]
-        self._prefix = "" if source is None else f"{name}."
+        self._prefix = f"{name}."
         qualified = [text if "." in text else self._prefix + text for text in names]
         self.select = f"SELECT {', '.join(qualified)} FROM {source or name}"
         self._insert = f"INSERT INTO {name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
