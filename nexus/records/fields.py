@@ -24,6 +24,8 @@ __all__ = [
     "Tags",
     "clearable_fields",
     "fields_of_next_start",
+    "key",
+    "keys_of",
 ]
 
 # "$" also matches before a final newline, hence the lookahead.
@@ -80,6 +82,23 @@ Tags = Annotated[
 
 NEXT_START = Meta(extra={"takes_effect": "next start"})
 """Marks a field whose change takes effect at the next start of what the record stands for."""
+
+
+def key(path: str) -> Meta:
+    """Marks a field with its key in ``nexus.toml``, such as ``stop.grace`` for ``grace`` in the table ``stop``."""
+    return Meta(extra={"key": path})
+
+
+@functools.cache
+def keys_of(command: type[Any]) -> dict[str, tuple[str, ...]]:
+    """The fields of a Create command that have a key in ``nexus.toml``, with the path of the key."""
+    hints = get_type_hints(command, include_extras=True)
+    return {
+        name: tuple(part.extra["key"].split("."))
+        for name in command.__struct_fields__
+        for part in hint_parts(hints[name])
+        if isinstance(part, Meta) and part.extra and "key" in part.extra
+    }
 
 
 @functools.cache

@@ -28,6 +28,7 @@ from nexus.records.fields import (
     StateRevision,
     Tags,
     clearable_fields,
+    key,
 )
 from nexus.services.errors import (
     ServiceAmbiguous,
@@ -129,7 +130,10 @@ _START_ERRORS = (
 )
 
 Type = Annotated[
-    ServiceType, Meta(description="simple: runs until it is stopped; oneshot: does its work and exits"), NEXT_START
+    ServiceType,
+    Meta(description="simple: runs until it is stopped; oneshot: does its work and exits"),
+    NEXT_START,
+    key("oneshot"),
 ]
 Directory = Annotated[
     Path,
@@ -138,16 +142,19 @@ Directory = Annotated[
         extra={"option": "--dir", "path": True},
     ),
     NEXT_START,
+    key("dir"),
 ]
 DeclaredPort = Annotated[
     Port,
     Meta(description="the TCP port that it listens on; 0: lease a free one at each start and pass it as PORT"),
     NEXT_START,
+    key("port"),
 ]
 Variables = Annotated[
     Environment,
     Meta(description="environment variables", extra={"option": "--env", "metavar": "NAME=VALUE"}),
     NEXT_START,
+    key("env"),
 ]
 ConfigName = Annotated[
     Text,
@@ -157,37 +164,58 @@ ConfigName = Annotated[
         extra={"option": "--config-file", "metavar": "FILE"},
     ),
     NEXT_START,
+    key("config.file"),
 ]
-ConfigFormatName = Annotated[ConfigFormat, Meta(description="format of the configuration file"), NEXT_START]
+ConfigFormatName = Annotated[
+    ConfigFormat, Meta(description="format of the configuration file"), NEXT_START, key("config.format")
+]
 RunCommandText = Annotated[
     RunCommand,
     Meta(
         description="a string for /bin/sh -c, or a list of words that is run without a shell", extra={"option": "--run"}
     ),
     NEXT_START,
+    key("run"),
 ]
-RepoUrl = Annotated[Text, Meta(min_length=1, description="URL of the git repository to clone")]
-RepoPath = Annotated[Path, Meta(description="path of its repository, absolute", extra={"path": True}), NEXT_START]
-GitBranchName = Annotated[Branch, Meta(description="branch to clone")]
-GitAuth = Annotated[GitAuthType, Meta(description="how git authenticates: none, ssh or token")]
+RepoUrl = Annotated[Text, Meta(min_length=1, description="URL of the git repository to clone"), key("repo.url")]
+RepoPath = Annotated[
+    Path, Meta(description="path of its repository, absolute", extra={"path": True}), NEXT_START, key("repo.path")
+]
+GitBranchName = Annotated[Branch, Meta(description="branch to clone"), key("repo.branch")]
+GitAuth = Annotated[GitAuthType, Meta(description="how git authenticates: none, ssh or token"), key("repo.auth")]
 TokenFile = Annotated[
-    Path, Meta(description="file with the git token, read at each use, absolute", extra={"path": True})
+    Path,
+    Meta(description="file with the git token, read at each use, absolute", extra={"path": True}),
+    key("repo.token_file"),
 ]
-Restart = Annotated[RestartPolicy, Meta(description="which exits are followed by a restart")]
+Restart = Annotated[RestartPolicy, Meta(description="which exits are followed by a restart"), key("restart.policy")]
 Backoff = Annotated[
-    int, Meta(ge=10, le=86_400_000, description="wait before the first restart, doubled for each further one")
+    int,
+    Meta(ge=10, le=86_400_000, description="wait before the first restart, doubled for each further one"),
+    key("restart.backoff"),
 ]
-BackoffMax = Annotated[int, Meta(ge=10, le=86_400_000, description="longest wait before a restart")]
+BackoffMax = Annotated[
+    int, Meta(ge=10, le=86_400_000, description="longest wait before a restart"), key("restart.backoff_max")
+]
 RestartLimit = Annotated[
     int,
     Meta(ge=0, le=10_000, description="restarts within the window after which the service becomes failed; 0: no limit"),
+    key("restart.limit"),
 ]
-RestartWindow = Annotated[int, Meta(ge=1000, le=86_400_000, description="time in which restarts are counted")]
-RestartUnhealthy = Annotated[bool, Meta(description="restart it when it becomes unhealthy")]
-StartWindow = Annotated[int, Meta(ge=0, le=60_000, description="an exit within this time is a failed start")]
-HealthExec = Annotated[RunCommand, Meta(description="health check: healthy when this command exits with 0")]
+RestartWindow = Annotated[
+    int, Meta(ge=1000, le=86_400_000, description="time in which restarts are counted"), key("restart.window")
+]
+RestartUnhealthy = Annotated[bool, Meta(description="restart it when it becomes unhealthy"), key("restart.unhealthy")]
+StartWindow = Annotated[
+    int, Meta(ge=0, le=60_000, description="an exit within this time is a failed start"), key("start_window")
+]
+HealthExec = Annotated[
+    RunCommand, Meta(description="health check: healthy when this command exits with 0"), key("health.exec")
+]
 HealthTcp = Annotated[
-    Port, Meta(description="health check: healthy when this loopback port accepts connections; 0: its own port")
+    Port,
+    Meta(description="health check: healthy when this loopback port accepts connections; 0: its own port"),
+    key("health.tcp"),
 ]
 HealthLog = Annotated[
     str,
@@ -196,22 +224,34 @@ HealthLog = Annotated[
         max_length=1024,
         description="health check: healthy once a line of output matches this regular expression",
     ),
+    key("health.log"),
 ]
-HealthInterval = Annotated[int, Meta(ge=100, le=86_400_000, description="time between two health checks")]
-HealthTimeout = Annotated[int, Meta(ge=10, le=86_400_000, description="time limit of one health check")]
-HealthRetries = Annotated[int, Meta(ge=1, le=1000, description="failures in a row that make it unhealthy")]
+HealthInterval = Annotated[
+    int, Meta(ge=100, le=86_400_000, description="time between two health checks"), key("health.interval")
+]
+HealthTimeout = Annotated[
+    int, Meta(ge=10, le=86_400_000, description="time limit of one health check"), key("health.timeout")
+]
+HealthRetries = Annotated[
+    int, Meta(ge=1, le=1000, description="failures in a row that make it unhealthy"), key("health.retries")
+]
 HealthStartPeriod = Annotated[
-    int, Meta(ge=0, le=86_400_000, description="failures within this time after the start do not count")
+    int,
+    Meta(ge=0, le=86_400_000, description="failures within this time after the start do not count"),
+    key("health.start_period"),
 ]
-Signal = Annotated[StopSignal, Meta(description="signal that is sent to stop it")]
-Grace = Annotated[int, Meta(ge=0, le=3_600_000, description="time from the stop signal to SIGKILL")]
+Signal = Annotated[StopSignal, Meta(description="signal that is sent to stop it"), key("stop.signal")]
+Grace = Annotated[int, Meta(ge=0, le=3_600_000, description="time from the stop signal to SIGKILL"), key("stop.grace")]
 Autostart = Annotated[
-    bool, Meta(description="start it when the daemon starts, unless it was stopped on demand since boot")
+    bool,
+    Meta(description="start it when the daemon starts, unless it was stopped on demand since boot"),
+    key("autostart"),
 ]
 MemoryLimit = Annotated[
     int,
     Meta(ge=1, le=16_777_216, description="memory limit of all its processes, in MiB", extra={"option": "--memory"}),
     NEXT_START,
+    key("limits.memory"),
 ]
 CpuLimit = Annotated[
     int,
@@ -222,6 +262,7 @@ CpuLimit = Annotated[
         extra={"option": "--cpu"},
     ),
     NEXT_START,
+    key("limits.cpu"),
 ]
 Umask = Annotated[
     str,
@@ -231,8 +272,12 @@ Umask = Annotated[
         "which started the daemon"
     ),
     NEXT_START,
+    key("umask"),
 ]
-LogLimit = Annotated[int, Meta(ge=1, le=65_536, description="largest size of its kept output, in MiB"), NEXT_START]
+LogLimit = Annotated[
+    int, Meta(ge=1, le=65_536, description="largest size of its kept output, in MiB"), NEXT_START, key("limits.log")
+]
+ServiceTags = Annotated[Tags, key("tags")]
 Timeout = Annotated[int, Meta(ge=1, le=86_400_000, description="time limit of the request")]
 GitToken = Annotated[Token, Meta(description="git token, used for this request and never stored")]
 
@@ -294,22 +339,20 @@ class AddService(Command[Service]):
     run_command: RunCommandText | None = None
     type: Type = ServiceType.SIMPLE
     directory: Directory | None = None
+    umask: Umask | None = None
     port: DeclaredPort | None = None
+    tags: ServiceTags | None = None
+    autostart: Autostart = False
+    start_window_ms: StartWindow = 1000
     environment: Variables | None = None
     config_filename: ConfigName | None = None
     config_format: ConfigFormatName = ConfigFormat.ENV
-    repo_url: RepoUrl | None = None
-    repo_path: RepoPath | None = None
-    git_branch: GitBranchName | None = None
-    git_auth_type: GitAuth = GitAuthType.NONE
-    git_token_file: TokenFile | None = None
     restart: Restart = RestartPolicy.NO
     restart_backoff_ms: Backoff = 1000
     restart_backoff_max_ms: BackoffMax = 30_000
     restart_limit: RestartLimit = 5
     restart_window_ms: RestartWindow = 60_000
     restart_unhealthy: RestartUnhealthy = False
-    start_window_ms: StartWindow = 1000
     health_exec: HealthExec | None = None
     health_tcp: HealthTcp | None = None
     health_log: HealthLog | None = None
@@ -319,12 +362,14 @@ class AddService(Command[Service]):
     health_start_period_ms: HealthStartPeriod = 0
     stop_signal: Signal = StopSignal.SIGTERM
     stop_grace_ms: Grace = 10_000
-    autostart: Autostart = False
-    tags: Tags | None = None
     memory_limit_mib: MemoryLimit | None = None
     cpu_limit_percent: CpuLimit | None = None
-    umask: Umask | None = None
     log_limit_mib: LogLimit = 16
+    repo_url: RepoUrl | None = None
+    repo_path: RepoPath | None = None
+    git_branch: GitBranchName | None = None
+    git_auth_type: GitAuth = GitAuthType.NONE
+    git_token_file: TokenFile | None = None
     id: ClientId | None = None
 
 
@@ -464,7 +509,7 @@ class UpdateService(Command[Service]):
     stop_signal: Signal | None = None
     stop_grace_ms: Grace | None = None
     autostart: Autostart | None = None
-    tags: Tags | None = None
+    tags: ServiceTags | None = None
     memory_limit_mib: MemoryLimit | None = None
     cpu_limit_percent: CpuLimit | None = None
     umask: Umask | None = None

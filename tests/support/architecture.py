@@ -142,6 +142,7 @@ _LAYERS: dict[str, set[str]] = {
         *("click", "tomli_w"),
         *("nexus", "nexus.capabilities", "nexus.client", "nexus.config", "nexus.locks", "nexus.paths"),
         *("nexus.runtime.procfs", "nexus.store", "nexus.system.commands", "nexus.terminal", "nexus.trust"),
+        "nexus.records.fields",
     },
     "nexus.daemon": {
         *_BASE,

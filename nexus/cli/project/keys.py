@@ -11,19 +11,17 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
-from nexus_protocol.command import Command
+from msgspec import Meta
+from nexus_protocol.command import Command, hint_parts
 
 from nexus.cli.verbs import parse_duration, parse_size
+from nexus.records.fields import keys_of
 from nexus.services.commands import AddService
 from nexus.services.states import (
-    ConfigFormat,
     DependencyCondition,
-    GitAuthType,
-    RestartPolicy,
     ServiceType,
-    StopSignal,
     WhenLost,
 )
 from nexus.vms.commands import CreateVm
@@ -177,42 +175,43 @@ class Key(NamedTuple):
     kind: Kind
 
 
-KEYS = (
-    Key(("run",), "run_command", _COMMAND),
-    Key(("oneshot",), "type", _ONESHOT),
-    Key(("dir",), "directory", _PATH),
-    Key(("umask",), "umask", Kind(_read_umask)),
-    Key(("port",), "port", _WHOLE),
-    Key(("tags",), "tags", Kind(_read_words)),
-    Key(("autostart",), "autostart", _FLAG),
-    Key(("start_window",), "start_window_ms", _TIME),
-    Key(("env",), "environment", Kind(_read_variables)),
-    Key(("config", "file"), "config_filename", _TEXT),
-    Key(("config", "format"), "config_format", _choice(ConfigFormat)),
-    Key(("restart", "policy"), "restart", _choice(RestartPolicy)),
-    Key(("restart", "backoff"), "restart_backoff_ms", _TIME),
-    Key(("restart", "backoff_max"), "restart_backoff_max_ms", _TIME),
-    Key(("restart", "limit"), "restart_limit", _WHOLE),
-    Key(("restart", "window"), "restart_window_ms", _TIME),
-    Key(("restart", "unhealthy"), "restart_unhealthy", _FLAG),
-    Key(("health", "exec"), "health_exec", _COMMAND),
-    Key(("health", "tcp"), "health_tcp", Kind(_read_tcp, lambda value: value or True)),
-    Key(("health", "log"), "health_log", _TEXT),
-    Key(("health", "interval"), "health_interval_ms", _TIME),
-    Key(("health", "timeout"), "health_timeout_ms", _TIME),
-    Key(("health", "retries"), "health_retries", _WHOLE),
-    Key(("health", "start_period"), "health_start_period_ms", _TIME),
-    Key(("stop", "signal"), "stop_signal", _choice(StopSignal)),
-    Key(("stop", "grace"), "stop_grace_ms", _TIME),
-    Key(("limits", "memory"), "memory_limit_mib", _SIZE),
-    Key(("limits", "cpu"), "cpu_limit_percent", _WHOLE),
-    Key(("limits", "log"), "log_limit_mib", _SIZE),
-    Key(("repo", "url"), "repo_url", _TEXT),
-    Key(("repo", "path"), "repo_path", _PATH),
-    Key(("repo", "branch"), "git_branch", _TEXT),
-    Key(("repo", "auth"), "git_auth_type", _choice(GitAuthType)),
-    Key(("repo", "token_file"), "git_token_file", _PATH),
-)
+_OWN_KINDS = {
+    "type": _ONESHOT,
+    "umask": Kind(_read_umask),
+    "tags": Kind(_read_words),
+    "environment": Kind(_read_variables),
+    "health_tcp": Kind(_read_tcp, lambda value: value or True),
+}
+"""The kinds of the fields whose values are written in a form of their own."""
+
+
+def _kind(field: str, hint: Any) -> Kind:
+    """The kind of a field, from its type and the unit in its name."""
+    parts = list(hint_parts(hint))
+    if field in _OWN_KINDS:
+        return _OWN_KINDS[field]
+    if any(isinstance(part, Meta) and part.extra and part.extra.get("path") for part in parts):
+        return _PATH
+    types = {part for part in parts if isinstance(part, type)}
+    enums = [part for part in types if issubclass(part, Enum)]
+    if enums:
+        return _choice(enums[0])
+    if any(get_origin(part) is list for part in parts):
+        return _COMMAND
+    if bool in types:
+        return _FLAG
+    if int in types:
+        return _TIME if field.endswith("_ms") else _SIZE if field.endswith("_mib") else _WHOLE
+    return _TEXT
+
+
+def _keys(command: type[Command[Any]]) -> tuple[Key, ...]:
+    hints = get_type_hints(command, include_extras=True)
+    return tuple(Key(path, field, _kind(field, hints[field])) for field, path in keys_of(command).items())
+
+
+KEYS = _keys(AddService)
+"""In the order in which they are written."""
 BY_PATH: dict[tuple[str, ...], Key] = {key.path: key for key in KEYS}
 BY_FIELD = {key.field: key for key in KEYS}
 SHORT = {"restart": "policy", "stop": "signal", "config": "file", "repo": "url"}
