@@ -23,7 +23,7 @@ from nexus.services.errors import ServiceCursorInvalid
 from nexus.services.states import LogStream, ServiceType
 
 LINE = re.compile(rb"(out|err) (\d{9}) (x*)\n")
-GAP = re.compile(r"… (\d+) bytes were dropped here …")
+GAP = re.compile(r"… (\d+) bytes? (?:was|were) dropped here …")
 
 WRITER = """
 import os, select, sys
