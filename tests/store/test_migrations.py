@@ -378,3 +378,34 @@ def test_migration_is_recorded_with_name_and_time(root: Path) -> None:
     assert recorded[3].name == "journal"
     assert recorded[3].applied_at is not None
     assert recorded[3].applied_at >= int(old)
+
+
+def dependency_sequence(path: Path) -> int:
+    with look_at(path) as connection:
+        (seq,) = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'service_dependency'").fetchone()
+        return int(seq)
+
+
+def test_services_of_schema_4_survive_the_way_to_the_newest_and_back(root: Path) -> None:
+    store = thaw(root, 4)
+    with contextlib.closing(sqlite3.connect(store.path)) as connection:
+        # Two tags of one service are the same, and the last dependency was removed: its id must not be used again.
+        connection.execute("""UPDATE service SET tags = '["b","a","b"]' WHERE name = 'api'""")
+        connection.execute("UPDATE sqlite_sequence SET seq = 9 WHERE name = 'service_dependency'")
+        connection.commit()
+    before = contents(store.path)
+    store.init()
+    store.close_now()
+    newest = contents(store.path)
+    assert {(row["kind"], row["record_id"], row["tag"]) for row in newest["tag"]} == {
+        ("service", row["id"], tag) for row in before["service"] for tag in json.loads(str(row["tags"]))
+    }
+    assert {(row["revision"], row["state_revision"]) for row in (*newest["service"], *newest["vms"])} == {(1, 0)}
+    assert dependency_sequence(store.path) == 9
+    assert migrate_database(store.path, store.backup_directory, 4) == (target_version(), 4)
+    after = contents(store.path)
+    for row in (*before["service"], *after["service"]):
+        row.pop("start_window_ms")  # raised for good by migration 6
+    assert after == before
+    assert schema_of(store.path) == fresh_schema(root, 4)
+    assert dependency_sequence(store.path) == 9
