@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from nexus.cli.output import Column, Printer, can_ask, confirm, hint, print_fields
-from nexus.cli.verbs import Number, build_command, for_each, verb
+from nexus.cli.verbs import NounGroup, Number, build_command, command_parameters, completers, for_each, verb
 from nexus.hints import command_line
 
 if TYPE_CHECKING:
@@ -25,11 +25,15 @@ __all__ = [
     "make_inspect",
     "make_list",
     "make_update",
+    "record_group",
     "remove_each",
 ]
 
 Record = dict[str, Any]
 """A record as plain values."""
+
+Lines = Callable[[Record], list[tuple[str, Any]]]
+"""The labels and values by which a record is shown to a person."""
 
 _PAGE = 10_000
 
@@ -82,9 +86,7 @@ def make_list(
     return verb(list_, run, parameters=[*parameters, limit], exclude=("cursor", "limit", *exclude))
 
 
-def make_inspect(
-    get: type[Command[Any]], noun: Noun, lines: Callable[[Record], list[tuple[str, Any]]], *, help: str
-) -> click.Command:
+def make_inspect(get: type[Command[Any]], noun: Noun, lines: Lines) -> click.Command:
     """``inspect``: the fields of each named record, as ``lines`` names them for a person."""
     (reference, *_) = get.__struct_fields__
 
@@ -101,6 +103,7 @@ def make_inspect(
             out.one(found[0], key="name", sentence=lambda: None)
         return code
 
+    help = f"Show {noun.word} details.\n\nNAME is a name, an id, or the first characters of an id, at least 4."
     return verb(get, run, variadic=True, help=help)
 
 
@@ -125,13 +128,14 @@ def make_create(
     return verb(create, run, help=help)
 
 
-def make_update(update: type[Command[Any]], noun: Noun, nothing: str) -> click.Command:
-    """``update``: ``nothing`` names the options of which one must be given."""
-    _, *fields = update.__struct_fields__
+def make_update(update: type[Command[Any]], noun: Noun) -> click.Command:
+    """``update``: the fields of the command beside the reference and what it expects; one must be given."""
+    fields = [field for field in update.__struct_fields__[1:] if not field.startswith("if_")]
 
     def run(app: App, values: dict[str, Any], out: Printer) -> None:
-        if all(values[field] in (None, ()) for field in fields if not field.startswith("if_")):
-            raise click.UsageError(f"nothing to change: give {nothing}")
+        if all(values[field] in (None, ()) for field in fields):
+            *options, last = [option.opts[0] for option in command_parameters(update) if option.name in fields]
+            raise click.UsageError(f"nothing to change: give {', '.join(options)} or {last}")
         record = app.call_raw(build_command(update, values))
         out.one(record, key="name", sentence=lambda: click.echo(f'Updated {noun.word} "{record["name"]}"'))
 
@@ -237,3 +241,46 @@ def make_delete(get: type[Command[Any]], delete: type[Command[Any]], noun: Noun)
 
     yes = click.Option(["-y", "--yes"], is_flag=True, help="Skip confirmation.")
     return verb(delete, run, parameters=[yes], variadic=True)
+
+
+def record_group(
+    noun: Noun,
+    help: str,
+    create: type[Command[Any]],
+    list_: type[Command[Any]],
+    get: type[Command[Any]],
+    update: type[Command[Any]],
+    delete: type[Command[Any]],
+    *,
+    columns: Sequence[Column],
+    lines: Lines,
+    helps: Sequence[str],
+    told: Callable[[Record], str] = lambda _record: "",
+    create_help: str | None = None,
+    suggestions: dict[str, str] | None = None,
+) -> NounGroup:
+    """A noun with the verbs of a record type.
+
+    ``helps`` are the one-line helps of create, list, inspect, update and delete, ``told`` what the sentence of a create
+    says of the new record in parentheses.
+    """
+
+    def complete(app: App, incomplete: str) -> list[str]:
+        page = app.call_raw(list_(limit=_PAGE))
+        return [one["name"] for one in page[noun.field] if one["name"].startswith(incomplete)]
+
+    completers[noun.verbs] = complete
+    made: dict[str, Callable[[], click.Command]] = {
+        "create": lambda: make_create(create, noun, told=told, help=create_help),
+        "list": lambda: make_list(list_, noun, columns),
+        "inspect": lambda: make_inspect(get, noun, lines),
+        "update": lambda: make_update(update, noun),
+        "delete": lambda: make_delete(get, delete, noun),
+    }
+    others = {
+        **dict.fromkeys(("rm", "remove"), " (did you mean 'delete'?)"),
+        **dict.fromkeys(("show", "get", "info"), " (did you mean 'inspect'?)"),
+        "ls": " (did you mean 'list'?)",
+    }
+    verbs = {name: (text, make) for (name, make), text in zip(made.items(), helps, strict=True)}
+    return NounGroup(noun.verbs, help, verbs, others | (suggestions or {}))

@@ -9,8 +9,7 @@ from msgspec import Meta, field
 from nexus_protocol import Command, Effect, Record, WireEnum, command
 
 from nexus.cli.output import Column
-from nexus.cli.records import Noun, make_create, make_delete, make_inspect, make_list, make_update
-from nexus.cli.verbs import NounGroup
+from nexus.cli.records import Noun, record_group
 from nexus.records.errors import RecordErrors
 from nexus.records.fields import ClientId, Cursor, Name, PageLimit, Reference, Revision, StateRevision, Tag, Tags
 from nexus.records.handlers import creates, deletes, gets, lists, updates
@@ -113,17 +112,11 @@ update_note, delete_note = updates(NOTES, UpdateNote), deletes(NOTES, DeleteNote
 
 _NOUN = Noun("note", "notes", "note", "notes")
 _COLUMNS = (Column("NAME", lambda note: note["name"], 20), Column("STATE", lambda note: note["state"], 10))
-VERBS = NounGroup(
-    "note",
-    "Manage notes.",
-    {
-        "create": ("Create a note.", lambda: make_create(CreateNote, _NOUN)),
-        "list": ("List notes.", lambda: make_list(ListNotes, _NOUN, _COLUMNS)),
-        "inspect": ("Show a note.", lambda: make_inspect(GetNote, _NOUN, lambda note: [*note.items()], help="Show.")),
-        "update": ("Change a note.", lambda: make_update(UpdateNote, _NOUN, "--name, --text or --tag")),
-        "delete": ("Delete a note.", lambda: make_delete(GetNote, DeleteNote, _NOUN)),
-    },
-)
+VERBS = record_group(
+    _NOUN, "Manage notes.", CreateNote, ListNotes, GetNote, UpdateNote, DeleteNote,
+    columns=_COLUMNS, lines=lambda note: [*note.items()],
+    helps=("Create a note.", "List notes.", "Show a note.", "Change a note.", "Delete a note."),
+)  # fmt: skip
 
 NOTE_COMMANDS = (CreateNote, GetNote, ListNotes, UpdateNote, DeleteNote)
 for _note in NOTE_COMMANDS:
