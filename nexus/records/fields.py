@@ -15,6 +15,9 @@ __all__ = [
     "UUID_PATTERN",
     "ClientId",
     "Cursor",
+    "METADATA_BYTES",
+    "METADATA_DEPTH",
+    "Metadata",
     "Name",
     "PageLimit",
     "Reference",
@@ -26,6 +29,7 @@ __all__ = [
     "fields_of_next_start",
     "key",
     "keys_of",
+    "metadata_fields",
 ]
 
 # "$" also matches before a final newline, hence the lookahead.
@@ -75,6 +79,14 @@ StateRevision = Annotated[
     int, Meta(ge=0, le=2**63 - 1, description="refuse the command if the record's state_revision is another one")
 ]
 
+METADATA_BYTES = 16 * 1024
+METADATA_DEPTH = 8
+Metadata = Annotated[
+    dict[str, Any],
+    Meta(description="free-form values, 16 KiB at most, nested 8 deep at most", extra={"metadata": True}),
+]
+"""A map that comes back as it went in. ``records.handlers`` holds its bounds."""
+
 Tag = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$(?!\n)")]
 Tags = Annotated[
     list[Tag], Meta(max_length=64, description="tags to find it by", extra={"option": "--tag", "metavar": "TAG"})
@@ -99,6 +111,17 @@ def keys_of(command: type[Any]) -> dict[str, tuple[str, ...]]:
         for part in hint_parts(hints[name])
         if isinstance(part, Meta) and part.extra and "key" in part.extra
     }
+
+
+@functools.cache
+def metadata_fields(command: type[Any]) -> tuple[str, ...]:
+    """The fields of a command that are ``Metadata``."""
+    hints = get_type_hints(command, include_extras=True)
+    return tuple(
+        name
+        for name in command.__struct_fields__
+        if any(isinstance(part, Meta) and part.extra and part.extra.get("metadata") for part in hint_parts(hints[name]))
+    )
 
 
 @functools.cache

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from nexus_protocol import Command, InvalidArgument
+from nexus_protocol import Command, InvalidArgument, encode_record
 
 from nexus.capability import Context, handles
+from nexus.records.fields import METADATA_BYTES, METADATA_DEPTH, metadata_fields
 from nexus.records.pages import decode_cursor, encode_cursor, read_page
 from nexus.records.table import Identified, Table
 from nexus.store import Transaction
@@ -31,6 +32,7 @@ def creates(
 
     @handles(create)
     def handler(tx: Transaction, ctx: Context, command: Any) -> R:
+        _check_metadata(command, f'cannot create {table.word} "{command.name}"')
         return _repeated(tx, table, command) or table.insert(
             tx, ctx.caller, msgspec.structs.asdict(command) | dict(complete(tx, command))
         )
@@ -57,6 +59,26 @@ def _repeated(tx: Transaction, table: Table[R], command: Any) -> R | None:
         hint=f"To repeat a request, give the fields that the {word} has now; for another one choose another id.",
         details={"id": command.id, "name": record.name},
     )
+
+
+def _check_metadata(command: Any, cannot: str) -> None:
+    kind: Any = type(command)
+    for field in metadata_fields(kind):
+        value = getattr(command, field)
+        if value is None:
+            continue
+        if _depth(value) > METADATA_DEPTH:
+            raise InvalidArgument(
+                f"{cannot}: {field} is nested deeper than {METADATA_DEPTH} levels", details={"path": field}
+            )
+        if len(encode_record(value)) > METADATA_BYTES:
+            raise InvalidArgument(f"{cannot}: {field} is larger than 16 KiB", details={"path": field})
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and maps are nested; the decoder of requests has bounded it."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
 
 
 def _is_wanted(present: Any, wanted: Any) -> bool:
@@ -88,6 +110,7 @@ def updates(table: Table[R], update: type[Command[R]], check: Check = lambda _re
                 hint=f"Give at least one of {', '.join(fields[:-1])} and {fields[-1]}.",
                 details={"path": ""},
             )
+        _check_metadata(command, f'cannot update {table.word} "{getattr(command, reference)}"')
         record = table.resolve(tx, getattr(command, reference))
         cannot = f'cannot update {table.word} "{record.name}"'
         table.expect(record, cannot, command.if_revision)

@@ -111,7 +111,8 @@ class Table(Generic[R]):
 
     ``kind`` is the kind in journal events, error types and tags, ``word`` how sentences call one record, and ``look``
     the words of nexusctl that show one. ``observed`` fields tell the state of the world: a change of one raises
-    ``state_revision``; a change of any other raises ``revision`` and ``updated_at``.
+    ``state_revision``; a change of a ``volatile`` one, such as a heartbeat, raises nothing and has no event; a change
+    of any other raises ``revision`` and ``updated_at``.
 
     ``order`` are the fields by which lists are sorted, all in one direction; ``indexed`` fields have an index that
     continues with these, so that a list finds the records with one value of it. A record with ``tags`` is also found by
@@ -131,6 +132,7 @@ class Table(Generic[R]):
         look: str,
         errors: RecordErrors,
         observed: Collection[str] = (),
+        volatile: Collection[str] = (),
         order: tuple[str, ...] = ("created_at", "id"),
         descending: bool = True,
         indexed: tuple[str, ...] = (),
@@ -146,6 +148,7 @@ class Table(Generic[R]):
         self.look = look.split()
         self.errors = errors
         self.observed = frozenset(observed)
+        self.volatile = frozenset(volatile)
         self.order = order
         self.indexed = indexed
         self.told = told
@@ -303,7 +306,9 @@ class Table(Generic[R]):
         if "state" in changed:
             self._count(tx, record, -1)
             self._count(tx, new, 1)
-        self._record(tx, caller, "updated", new, {field: self._change(field, record, new) for field in changed})
+        if counters:
+            told = {field: self._change(field, record, new) for field in changed if field not in self.volatile}
+            self._record(tx, caller, "updated", new, told)
         return new
 
     def delete(self, tx: Transaction, caller: Caller, record: R, told: tuple[str, ...] = ()) -> None:
@@ -351,7 +356,7 @@ class Table(Generic[R]):
 
     def _counted(self, tx: Transaction, record: R, changed: Collection[str]) -> dict[str, int]:
         counters: dict[str, int] = {}
-        if not self.observed.issuperset(changed):
+        if not (self.observed | self.volatile).issuperset(changed):
             counters = {"revision": record.revision + 1, "updated_at": max(tx.now, record.created_at)}
         if not self.observed.isdisjoint(changed):
             counters["state_revision"] = record.state_revision + 1

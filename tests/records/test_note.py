@@ -22,6 +22,7 @@ from support.stores import make_store
 import nexus.journal.handlers
 import nexus.system.handlers
 from nexus import docs
+from nexus.caller import Caller
 from nexus.capability import collect_handlers
 from nexus.cli.app import App
 from nexus.client import BlockingClient
@@ -165,6 +166,50 @@ def test_pages_miss_and_repeat_nothing_while_others_write(server: NoteServer, ne
         stop.set()
         writer.join(60)
     assert nexus_.call(GetSystemStatus()).counts == {"notes": {"draft": len(listed(nexus_))}}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{}, {"a": 1, "b": [None, True, -1.5, "ü", {"c": []}]}, {"": {"": ""}}, {"x": "y" * 16_000}, {"n": 2**64 - 1}],
+)
+def test_metadata_comes_back_as_it_went_in(nexus_: BlockingClient, metadata: dict[str, Any]) -> None:
+    assert nexus_.call(CreateNote("a", metadata=metadata)).metadata == metadata
+    assert nexus_.call(GetNote("a")).metadata == metadata
+    assert nexus_.call(UpdateNote("a", metadata={"other": 1})).metadata == {"other": 1}
+    assert nexus_.call(UpdateNote("a", metadata=metadata)).metadata == metadata
+    assert listed(nexus_)[0].metadata == metadata
+
+
+def test_metadata_has_bounds(nexus_: BlockingClient) -> None:
+    nexus_.call(CreateNote("a"))
+    deep: Any = 1
+    for _ in range(9):
+        deep = {"a": deep}
+    for metadata, problem in (({"x": "y" * 16_384}, "larger than 16 KiB"), (deep, "nested deeper than 8 levels")):
+        for command in (CreateNote("b", metadata=metadata), UpdateNote("a", metadata=metadata)):
+            error = refused(nexus_, command)
+            assert (error.code, error.details) == ("invalid_argument", {"path": "metadata"})
+            assert problem in error.message
+    assert nexus_.call(CreateNote("b", metadata=deep["a"])).metadata == deep["a"]
+
+
+def test_change_of_a_volatile_or_observed_field_leaves_the_revision(server: NoteServer, nexus_: BlockingClient) -> None:
+    made = nexus_.call(CreateNote("a"))
+
+    def change(**changes: Any) -> Any:
+        return server.run(
+            server.store.write(lambda tx: NOTES.update(tx, Caller(0, 0, None), NOTES.resolve(tx, "a"), changes))
+        )
+
+    read = change(read_at=5)
+    assert (read.revision, read.state_revision, read.updated_at) == (1, 0, made.updated_at)
+    done = change(state=NoteState.DONE, read_at=6)
+    assert (done.revision, done.state_revision, done.read_at) == (1, 1, 6)
+    both = change(state=NoteState.DRAFT, text="x")
+    assert (both.revision, both.state_revision) == (2, 2)
+    with nexus_.stream(WatchEvents(kinds=["note.updated"], follow=False)) as events:
+        assert [sorted(event.detail) for event in events] == [["state"], ["state", "text"]]
+    assert nexus_.call(GetSystemStatus()).counts == {"notes": {"draft": 1}}
 
 
 def test_filters_find_by_state_and_tag(nexus_: BlockingClient) -> None:
