@@ -162,13 +162,16 @@ def lists(table: Table[R], list_: type[Command[Any]], field: str) -> Any:
         tag = wanted.pop("tag", None)
         if where is None and tag is not None and await ctx.store.fetch(lambda reader: table.is_rare(reader, tag)):
             where, tag = ("tag", tag), None
+
+        def fits(record: Any) -> bool:
+            return all(getattr(record, name) == value for name, value in wanted.items()) and (
+                tag is None or tag in record.tags
+            )
+
         records, last = await read_page(
             lambda after, count: ctx.store.fetch(functools.partial(table.page, after=after, count=count, where=where)),
             table.position,
-            lambda record: (
-                all(getattr(record, name) == value for name, value in wanted.items())
-                and (tag is None or tag in record.tags)  # type: ignore[attr-defined]
-            ),
+            fits if wanted or tag is not None else None,
             after,
             command.limit,
         )

@@ -31,37 +31,41 @@ MAX_PASSED_OVER = 5000
 async def read_page(
     read: Callable[[PositionT | None, int], Awaitable[list[T]]],
     position: Callable[[T], PositionT],
-    fits: Callable[[T], bool],
+    fits: Callable[[T], bool] | None,
     after: PositionT | None,
     limit: int,
 ) -> tuple[Any, PositionT | None]:
     """Return a list of encoded records, for a field of a record, and the position of the next page if more follow.
 
     ``read(after, count)`` returns at most ``count`` records after a position, in order. What no index finds is filtered
-    by ``fits`` here and not in SQL, where the search for the next match could read the whole table in one step.
+    by ``fits`` here and not in SQL, where the search for the next match could read the whole table in one step; None
+    filters nothing.
     """
     encoded: list[bytes] = []
     size = passed_over = 0
     follows = True
-    while follows:
-        if passed_over >= MAX_PASSED_OVER:
-            return encoded_list(encoded), after
+    last: T | None = None
+    """The record after which the next page begins; None: at ``after``."""
+    while follows and passed_over < MAX_PASSED_OVER:
         # One record more than is used shows whether more follow.
         records = await read(after, _CHUNK + 1)
         follows = len(records) > _CHUNK
         for record in records[:_CHUNK]:
-            if fits(record):
+            if fits is None or fits(record):
                 data = encode_record(record)
                 if len(encoded) == limit or (encoded and size + len(data) > PAGE_BYTES):
-                    return encoded_list(encoded), after
+                    return encoded_list(encoded), after if last is None else position(last)
                 encoded.append(data)
                 size += len(data)
             else:
                 passed_over += 1
-            after = position(record)
+            last = record
         if follows:
+            assert last is not None
+            after = position(last)
+            last = None
             await asyncio.sleep(0)
-    return encoded_list(encoded), None
+    return encoded_list(encoded), after if follows else None
 
 
 def encode_cursor(filters: tuple[Any, ...], position: tuple[Any, ...]) -> str:

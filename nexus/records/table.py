@@ -158,6 +158,7 @@ class Table(Generic[R]):
         decoders = [(i, c.decode, c.is_plain) for i, c in enumerate(self.columns.values()) if c.decode is not None]
         self._decoders = [(i, decode) for i, decode, _ in decoders]
         self._page_decoders = [(i, decode) for i, decode, is_plain in decoders if not is_plain]
+        self._encoders = [(i, c.encode) for i, c in enumerate(self.columns.values()) if c.encode is not None]
         names = [column.name for column in self.columns.values()]
         self._prefix = f"{name}."
         qualified = [text if "." in text else self._prefix + text for text in names]
@@ -186,6 +187,14 @@ class Table(Generic[R]):
                     values[index] = decode(values[index])
             row = values
         return self.record(**dict(zip(self.columns, row, strict=True))) if self._by_name else self.record(*row)
+
+    def _row(self, record: R) -> list[Any]:
+        struct: Any = record
+        row = list(msgspec.structs.astuple(struct))
+        for index, encode in self._encoders:
+            if row[index] is not None:
+                row[index] = encode(row[index])
+        return row
 
     def find(self, reader: Reader, reference: str) -> R | None:
         """The record with exactly this id, else this name, else the only one whose id has this prefix (4 characters).
@@ -242,8 +251,10 @@ class Table(Generic[R]):
             conditions.append(f"({self._order}) {self._beyond} ({', '.join('?' * len(after))})")
             parameters += after
         text = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        sql = f"{select}{text} ORDER BY {self._order_by} LIMIT ?"
-        return [self._decode(row, self._page_decoders) for row in reader.all(sql, (*parameters, count))]
+        rows = reader.all(f"{select}{text} ORDER BY {self._order_by} LIMIT ?", (*parameters, count))
+        if self._page_decoders or self._by_name:
+            return [self._decode(row, self._page_decoders) for row in rows]
+        return [self.record(*row) for row in rows]
 
     def is_rare(self, reader: Reader, tag: str) -> bool:
         """Whether so few records have a tag that they are to be found by it, and sorted for each page."""
@@ -273,7 +284,7 @@ class Table(Generic[R]):
         made = {"id": str(uuid.uuid4()), "created_at": tx.now, "updated_at": tx.now, "revision": 1, "state_revision": 0}
         record = self.record(**made | given)
         try:
-            tx.execute(self._insert, [self.encode(field, getattr(record, field)) for field in self.columns])
+            tx.execute(self._insert, self._row(record))
         except StoreConflict:
             # The common case needs one statement; the cause is looked up only when there is a conflict.
             self.refuse_taken_name(tx, record.name, f'cannot create {self.word} "{record.name}"')

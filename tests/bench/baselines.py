@@ -21,8 +21,8 @@ __all__ = ["SqliteInserts", "forked", "ping_pong", "select_dicts"]
 _MESSAGE = bytes(400)
 
 _COLUMNS = (
-    "id, name, role, state, cid, vcpu_count, mem_size_mib, created_at, updated_at, started_at, stopped_at, "
-    "pid, socket_path, uds_path, console_log_path, config_json"
+    "id, name, role, state, cid, vcpu_count, mem_size_mib, created_at, updated_at, revision, state_revision, "
+    "started_at, stopped_at, pid, socket_path, uds_path, console_log_path, config_json"
 )
 
 
