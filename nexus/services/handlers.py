@@ -36,7 +36,7 @@ from nexus.services.configuration import environment
 from nexus.services.configuration.config_file import config_path
 from nexus.services.dependencies import edges as dependencies
 from nexus.services.dependencies import store as dependency_store
-from nexus.services.errors import ServiceDependencyNotFound, ServiceNotFound
+from nexus.services.errors import ServiceAmbiguous, ServiceDependencyNotFound, ServiceNotFound
 from nexus.services.git.handlers import (
     checkout_branch,
     get_repo_status,
@@ -133,7 +133,7 @@ def update_service(tx: Transaction, ctx: Context, command: UpdateService) -> Ser
 
 
 def _config_updated(ctx: Context, config: ServiceConfig) -> None:
-    with contextlib.suppress(ServiceNotFound):  # renamed since, by a change that has its own after
+    with contextlib.suppress(ServiceNotFound, ServiceAmbiguous):  # renamed since, by a change with its own after
         _updated(ctx, _resolve(ctx, config.service))
 
 

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Raw
-from nexus_protocol import Command, InvalidArgument, NexusError, UnknownCommand, encode_record
+from nexus_protocol import (
+    MAX_PAYLOAD,
+    Command,
+    InvalidArgument,
+    NexusError,
+    ResourceExhausted,
+    UnknownCommand,
+    encode_record,
+)
 
 from nexus.capability import Change, Context
 from nexus.store import Transaction
 from nexus.system.commands import Batch, BatchedCommand, BatchResult
+from nexus.tasks import uninterrupted
 
 __all__ = ["carry_out"]
 
-_DECODED_AT_ONCE = 50
+_TURN_S = 0.002
+_RESULTS_BYTES = MAX_PAYLOAD - 64
+"""Of all encoded replies together; the rest of the frame is the map around them."""
 
 
 async def carry_out(ctx: Context, batch: Batch) -> BatchResult:
@@ -22,36 +35,69 @@ async def carry_out(ctx: Context, batch: Batch) -> BatchResult:
 
     Raises:
         NexusError: the first error of a command, with ``details.index``. Nothing is changed.
+        ResourceExhausted: the replies are larger than a frame may be. Nothing is changed.
     """
+    count = len(batch.commands)
     prepared: list[tuple[Change, Command[Any]]] = []
+    turns = _Turns()
     for index, given in enumerate(batch.commands):
         try:
             prepared.append(_prepare(ctx, given))
         except NexusError as error:
-            raise _of_command(error, index, len(batch.commands)) from None
-        if index % _DECODED_AT_ONCE == 0:
-            await asyncio.sleep(0)
+            raise _of_command(error, index, count) from None
+        await turns.end()
     for index, (change, command) in enumerate(prepared):
         try:
             await ctx.daemon.ask_hooks(change.info, command, ctx.caller)
         except NexusError as error:
-            raise _of_command(error, index, len(prepared)) from None
+            raise _of_command(error, index, count) from None
+        await turns.end()
 
-    def write(tx: Transaction) -> list[Any]:
-        replies = []
+    def write(tx: Transaction) -> tuple[list[Raw], list[tuple[Callable[[Context, Any], None], Any]]]:
+        # The replies are encoded here: one that does not fit into the frame undoes the batch.
+        results, afters, size = [], [], 0
         for index, (change, command) in enumerate(prepared):
             try:
-                replies.append(change.fn(tx, ctx, command))
+                reply = change.fn(tx, ctx, command)
+                results.append(Raw(encode_record(reply)))
+                size += len(results[-1])
+                if size > _RESULTS_BYTES:
+                    raise ResourceExhausted(
+                        f"cannot carry out the batch: its replies exceed {_RESULTS_BYTES} bytes",
+                        hint="Divide it into several.",
+                        details={"limit": _RESULTS_BYTES},
+                    )
             except NexusError as error:
-                raise _of_command(error, index, len(prepared)) from None
-        return replies
+                raise _of_command(error, index, count) from None
+            if change.after is not None:
+                afters.append((change.after, reply))
+        return results, afters
 
     size_bytes = sum(change.size_bytes(command) for change, command in prepared)
-    replies = await ctx.store.write(write, size_bytes=size_bytes)
-    for (change, _), reply in zip(prepared, replies, strict=True):
-        if change.after is not None:
-            change.after(ctx, reply)
-    return BatchResult([Raw(encode_record(reply)) for reply in replies])
+    results, afters = await ctx.store.write(write, size_bytes=size_bytes)
+    if afters:
+        await uninterrupted(_follow(ctx, afters))
+    return BatchResult(results)
+
+
+async def _follow(ctx: Context, afters: list[tuple[Callable[[Context, Any], None], Any]]) -> None:
+    turns = _Turns()
+    for after, reply in afters:
+        after(ctx, reply)
+        await turns.end()
+
+
+class _Turns:
+    """Divides work in the event loop into turns of some 2 ms."""
+
+    def __init__(self) -> None:
+        self._ends_at = time.monotonic() + _TURN_S
+
+    async def end(self) -> None:
+        """Give the loop to other tasks, if the turn is over."""
+        if time.monotonic() >= self._ends_at:
+            await asyncio.sleep(0)
+            self._ends_at = time.monotonic() + _TURN_S
 
 
 def _prepare(ctx: Context, given: BatchedCommand) -> tuple[Change, Command[Any]]:

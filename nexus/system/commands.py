@@ -302,7 +302,8 @@ class Batch(Command[BatchResult]):
     """Carry out several changes in one transaction: all of them, or none.
 
     Each command sees what the ones before it have changed. The first that fails ends the batch with its error, whose
-    ``details.index`` is its place from 0. Each payload is within its own command's limit.
+    ``details.index`` is its place from 0. Each payload is within its own command's limit, and the replies together must
+    fit into a frame (16 MiB); a batch whose replies do not changes nothing.
     """
 
     commands: Annotated[

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from msgspec import Raw
-from nexus_protocol import Command, InvalidArgument, NexusError, UnknownCommand
+from nexus_protocol import Command, InvalidArgument, NexusError, ResourceExhausted, UnknownCommand
 from support.daemon import DaemonProcess
 from support.plugins import PluginFolder
 from support.raw import RawClient, pack
@@ -16,7 +16,16 @@ from support.raw import RawClient, pack
 from nexus.client import BlockingClient, Client
 from nexus.journal.commands import WatchEvents
 from nexus.plugins.commands import PluginVetoed
-from nexus.services.commands import AddDependency, AddService, ListServices, StartService, UpdateConfig
+from nexus.services.commands import (
+    AddDependency,
+    AddService,
+    GetServiceStatus,
+    ListServices,
+    RemoveService,
+    StartService,
+    UpdateConfig,
+    UpdateService,
+)
 from nexus.services.errors import ServiceNotFound
 from nexus.system.commands import Batch, BatchedCommand, DeleteSetting, GetSetting, ListSettings, Ping, SetSetting
 from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm, Vm, VmNameTaken, VmNotFound
@@ -118,6 +127,17 @@ def test_batch_has_1_to_1000_commands(client: RawClient, count: int) -> None:
 def test_batch_with_unknown_fields_or_without_a_payload_is_refused(client: RawClient) -> None:
     for item in ({"code": 256}, {"code": 256, "payload": {"name": "a"}, "more": 1}, {"payload": {}}, 256):
         assert isinstance(client.error(client.begin_raw(54, pack({"commands": [item]}))), InvalidArgument)
+
+
+def test_batch_whose_replies_exceed_a_frame_changes_nothing(client: RawClient) -> None:
+    client.call(AddService("huge", run_command=["x" * 16_000] * 60))
+    error = client.call_error(Batch.of(UpdateService("huge", start_window_ms=number) for number in range(1, 101)))
+    assert isinstance(error, ResourceExhausted)
+    assert error.details["index"] == 17
+    service = client.call(GetServiceStatus("huge")).service
+    assert (service.revision, service.start_window_ms) == (1, 1000)
+    assert len(client.call(Batch.of(UpdateService("huge", start_window_ms=number) for number in range(1, 17))).results)
+    client.call(RemoveService("huge"))
 
 
 def test_services_of_a_batch_are_known_to_the_supervisor(client: RawClient) -> None:
