@@ -238,6 +238,7 @@ def _dependency_changed(ctx: Context, dependency: Dependency) -> None:
 def add_dependency(tx: Transaction, ctx: Context, command: AddDependency) -> Dependency:
     service, dependency = store.resolve(tx, command.service), store.resolve(tx, command.dependency)
     if dependencies.add(tx, service, dependency, command):
+        store.count_change(tx, service)
         detail = {
             "dependency": dependency.name,
             "dependency_id": dependency.id,
@@ -265,6 +266,7 @@ async def remove_dependency(ctx: Context, command: RemoveDependency) -> Dependen
             )
         removed = dependency_store.listed(tx, service_id=service.id, dependency_id=dependency.id)[0]
         dependency_store.remove(tx, edge.id)
+        store.count_change(tx, service)
         edges[:] = [edge.id]
         detail = {"dependency": dependency.name, "dependency_id": dependency.id}
         _record(tx, ctx, "dependency_removed", service, detail)

@@ -67,7 +67,7 @@ class Service(Record, kw_only=True):
     """A service: its declared configuration, then its present state. Optional fields are absent when they are not set.
 
     Of its environment variables it has only the names; ``GetConfig`` shows the values. ``updated_at`` is when the
-    declared configuration was last changed.
+    declared configuration or a dependency was last changed.
     """
 
     id: str
@@ -77,7 +77,7 @@ class Service(Record, kw_only=True):
     created_at: int
     updated_at: int
     revision: int
-    """Counts the changes of its declared configuration, from 1."""
+    """Counts the changes of its declared configuration and its dependencies, from 1."""
     state_revision: int
     """Counts the changes of its present state, from 0."""
     state_at: int

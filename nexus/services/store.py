@@ -52,6 +52,7 @@ __all__ = [
     "StoredService",
     "all_stored",
     "change_state",
+    "count_change",
     "declared",
     "declared_ports",
     "delete",
@@ -243,9 +244,17 @@ def update(tx: Transaction, service: Service, changes: Mapping[str, Any]) -> Ser
         )
     if "tags" in changes:
         SERVICES.write_tags(tx, service.id, changes["tags"])
-    counted = {"updated_at": max(tx.now, service.created_at), "revision": service.revision + 1}
-    _set(tx, service.id, columns | counted)
+    _set(tx, service.id, columns | _counted(tx, service))
     return resolve(tx, service.id)
+
+
+def count_change(tx: Transaction, service: Service) -> None:
+    """Raise the revision of a service whose dependencies were changed: they are a part of its configuration."""
+    _set(tx, service.id, _counted(tx, service))
+
+
+def _counted(tx: Transaction, service: Service) -> dict[str, int]:
+    return {"updated_at": max(tx.now, service.created_at), "revision": service.revision + 1}
 
 
 def delete(tx: Transaction, reference: str, revision: int | None = None) -> Service:

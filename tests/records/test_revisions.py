@@ -12,9 +12,11 @@ from support.raw import wait_until
 
 from nexus.client import BlockingClient
 from nexus.services.commands import (
+    AddDependency,
     AddService,
     GetServiceStatus,
     ListServices,
+    RemoveDependency,
     RemoveService,
     StartService,
     StopService,
@@ -116,6 +118,21 @@ def test_runs_of_a_service_raise_only_its_state_revision(nexus: BlockingClient) 
     stopped = nexus.call(StopService("web")).service
     assert stopped.revision == 3
     assert stopped.state_revision > started.state_revision
+
+
+def test_dependencies_of_a_service_raise_its_revision(nexus: BlockingClient) -> None:
+    for name in ("web", "db"):
+        nexus.call(AddService(name))
+    nexus.call(AddDependency("web", "db"))
+    nexus.call(AddDependency("web", "db"))  # a repeated request is no change
+    added = service(nexus)
+    assert (added.revision, added.state_revision) == (2, 0)
+    with pytest.raises(ServiceChanged):
+        nexus.call(RemoveService("web", if_revision=1))
+    nexus.call(RemoveDependency("web", "db"))
+    assert service(nexus).revision == 3
+    assert service(nexus).updated_at >= added.updated_at
+    assert service(nexus, "db").revision == 1, "a dependent is no part of a service's configuration"
 
 
 def test_update_of_a_service_that_crashes_wins_at_the_first_try(nexus: BlockingClient) -> None:

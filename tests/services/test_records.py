@@ -16,6 +16,7 @@ from nexus.services.commands import (
     AddDependency,
     AddService,
     GetConfig,
+    GetServiceStatus,
     ListServices,
     RemoveService,
     UpdateConfig,
@@ -253,10 +254,12 @@ def test_records_survive_a_kill_of_the_daemon(daemon: DaemonProcess) -> None:
         )  # fmt: skip
         db = client.call(AddService(name="db", health_exec=["a", ""], repo_url="https://example.org/x.git"))
         client.call(AddDependency("web", "db"))
+        depending = client.call(GetServiceStatus("web")).service
+        assert (depending.id, depending.revision) == (web.id, web.revision + 1)
     daemon.kill()
     daemon.start()
     with RawClient(daemon.socket_path) as client:
-        assert client.call(ListServices()).services == [db, web]
+        assert client.call(ListServices()).services == [db, depending]
         assert client.call(GetConfig("web", reveal=True)).variables[0].value == "å\n"
 
 
