@@ -392,14 +392,19 @@ class SqliteStore:
         """See ``StateStore.counted``."""
         if self._writer is None:
             raise StoreUnavailable("cannot count: the store is closed")
-        if kind not in self._writer.counts:
+        counts = self._writer.counts
+        if kind not in counts:
 
-            def total(tx: Transaction) -> None:
+            def total(tx: Transaction) -> dict[str, int]:
                 assert isinstance(tx, SqliteTransaction)
-                tx.counts.append(CountChange(kind, count(tx), is_total=True))
+                states = count(tx)
+                tx.counts.append(CountChange(kind, states, is_total=True))
+                return states
 
-            await self._writer.write(total, 0)
-        return {state: number for state, number in self._writer.counts[kind].items() if number}
+            counted = await self._writer.write(total, 0)
+            if kind not in counts:
+                return counted  # a write whose outcome is unknown has made the writer forget its counts since
+        return {state: number for state, number in counts[kind].items() if number}
 
     async def backup(self, path: Path | None = None, *, keep_days: int = 30, now_ms: int | None = None) -> BackupInfo:
         """Make a verified backup in a separate thread.

@@ -17,6 +17,8 @@ from support.stores import Gate, look_at, make_store, running
 from nexus.client import BlockingClient
 from nexus.services.commands import AddService, RemoveService, StartService, StopService
 from nexus.store import Reader, StoreConflict, Transaction
+from nexus.store.base import OutcomeUnknown
+from nexus.store.writer import _Job
 from nexus.system.commands import GetSystemStatus
 from nexus.vms.commands import CreateVm, DeleteVm
 
@@ -108,5 +110,24 @@ def test_writes_of_one_group_are_counted_once(root: Path) -> None:
             gate.open()
             await asyncio.gather(*writes, counts, return_exceptions=True)
             assert await store.counted("setting", count) == {"set": 5} == store.read(count)
+
+    asyncio.run(scenario())
+
+
+def test_counts_forgotten_while_they_are_made_are_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fails right behind the count, in the same turn of the event loop."""
+
+    async def scenario() -> None:
+        async with running(make_store(root)) as store:
+            deliver = store._writer._deliver  # type: ignore[union-attr]
+
+            def deliver_and_fail(jobs: list[_Job]) -> None:
+                lost = _Job(lambda _tx: None, asyncio.get_running_loop().create_future(), 0)
+                lost.error = OutcomeUnknown("cannot tell whether the change was made")
+                deliver([*jobs, lost])
+
+            monkeypatch.setattr(store._writer, "_deliver", deliver_and_fail)
+            for _ in range(2):
+                assert await store.counted("setting", lambda _reader: {"set": 3}) == {"set": 3}
 
     asyncio.run(scenario())
