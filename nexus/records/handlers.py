@@ -12,7 +12,7 @@ from nexus_protocol import Command, InvalidArgument, encode_record
 from nexus.capability import Context, handles
 from nexus.records.fields import METADATA_BYTES, METADATA_DEPTH, metadata_fields
 from nexus.records.pages import decode_cursor, encode_cursor, read_page
-from nexus.records.table import Identified, Table
+from nexus.records.table import Identified, Table, without_repeats
 from nexus.store import Transaction
 
 __all__ = ["creates", "deletes", "gets", "lists", "updates"]
@@ -49,8 +49,8 @@ def _repeated(tx: Transaction, table: Table[R], command: Any) -> R | None:
     record = None if command.id is None else table.find(tx, command.id)
     if record is None:
         return None
-    fields = [field for field in command.__struct_fields__ if field != "id"]
-    if all(_is_wanted(getattr(record, field), getattr(command, field)) for field in fields):
+    wanted = without_repeats(msgspec.structs.asdict(command))
+    if all(_is_wanted(getattr(record, field), value) for field, value in wanted.items() if field != "id"):
         return record
     word = table.word
     raise table.errors.id_taken(

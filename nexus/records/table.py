@@ -23,7 +23,7 @@ from nexus.hints import command_line
 from nexus.records.errors import RecordErrors, RecordNotFound
 from nexus.store import Reader, Row, StoreConflict, Transaction, find_row
 
-__all__ = ["Column", "Identified", "Table", "columns_of"]
+__all__ = ["Column", "Identified", "Table", "columns_of", "without_repeats"]
 
 
 class Identified(Protocol):
@@ -78,6 +78,11 @@ def columns_of(record: type[Record], names: Mapping[str, str] | None = None) -> 
     hints = get_type_hints(record)
     named = names or {}
     return {field: _column(named.get(field, field), hints[field]) for field in record.__struct_fields__}
+
+
+def without_repeats(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values of fields as a record has them: no tag twice."""
+    return {**values, "tags": list(dict.fromkeys(values["tags"]))} if values.get("tags") else values
 
 
 def _column(name: str, hint: Any) -> Column:
@@ -278,9 +283,7 @@ class Table(Generic[R]):
             RecordNameTaken: another record has the name.
             StoreConflict: another constraint refused the record.
         """
-        given = {name: value for name, value in values.items() if value is not None}
-        if "tags" in given:
-            given["tags"] = list(dict.fromkeys(given["tags"]))
+        given = {name: value for name, value in without_repeats(values).items() if value is not None}
         made = {"id": str(uuid.uuid4()), "created_at": tx.now, "updated_at": tx.now, "revision": 1, "state_revision": 0}
         record = self.record(**made | given)
         try:
@@ -300,8 +303,7 @@ class Table(Generic[R]):
         Raises:
             RecordNameTaken: another record has the new name.
         """
-        if "tags" in changes:
-            changes = {**changes, "tags": list(dict.fromkeys(changes["tags"]))}
+        changes = without_repeats(changes)
         changed = {field: value for field, value in changes.items() if value != getattr(record, field)}
         if not changed:
             return record

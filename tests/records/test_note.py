@@ -123,6 +123,8 @@ def test_errors_have_the_types_of_every_record(nexus_: BlockingClient) -> None:
     made = nexus_.call(CreateNote("a", id=chosen))
     assert nexus_.call(CreateNote("a", id=chosen)) == made, "a repeated request is harmless"
     assert refused(nexus_, CreateNote("b", id=chosen)).type == "note.id_taken"
+    tagged = CreateNote("tagged", tags=["one", "two", "one"], id=str(uuid.uuid4()))
+    assert nexus_.call(tagged) == nexus_.call(tagged), "also where a tag is given twice"
     assert refused(nexus_, CreateNote("a", text="x", id=chosen)).type == "note.id_taken"
     assert refused(nexus_, CreateNote("a")).type == "note.name_taken"
     nexus_.call(CreateNote("b"))
