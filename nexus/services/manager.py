@@ -320,14 +320,18 @@ class ServiceManager:
         store.SERVICES.expect(service, cannot, command.if_revision, command.if_state_revision)
         if command.stop and not self._store.read(lambda reader: dependency_store.dependents_of(reader, service.id)):
             await self.handle(service.id).stop(StopRequest(ctx.caller, _REMOVAL, on_demand=True, strict=True))
+        # A stop changes the state that was expected.
+        state_revision = None if command.stop else command.if_state_revision
         # Once the record is deleted the request has succeeded, and its files are deleted even if it is cancelled.
-        return await uninterrupted(self._remove(ctx, service, command.if_revision))
+        return await uninterrupted(self._remove(ctx, service, command.if_revision, state_revision))
 
-    async def _remove(self, ctx: Context, service: Service, revision: int | None) -> Service:
+    async def _remove(
+        self, ctx: Context, service: Service, revision: int | None, state_revision: int | None
+    ) -> Service:
         edges = self._store.read(lambda reader: dependency_store.dependencies_of(reader, service.id))
 
         def change(tx: Transaction) -> Service:
-            removed = store.delete(tx, service.id, revision)
+            removed = store.delete(tx, service.id, revision, state_revision)
             journal.record(tx, ctx.caller, "service.removed", "service", removed.id, removed.name, {})
             return removed
 

@@ -257,17 +257,17 @@ def _counted(tx: Transaction, service: Service) -> dict[str, int]:
     return {"updated_at": max(tx.now, service.created_at), "revision": service.revision + 1}
 
 
-def delete(tx: Transaction, reference: str, revision: int | None = None) -> Service:
+def delete(tx: Transaction, reference: str, revision: int | None = None, state_revision: int | None = None) -> Service:
     """Delete a service that is not up and has no dependents, with its dependencies and leases, and return it.
 
     Raises:
         ServiceNotFound, ServiceAmbiguous: there is no such service.
-        ServiceChanged: it has another revision than ``revision``.
+        ServiceChanged: it has another revision than ``revision``, or another one of its state.
         ServiceNeeded: other services depend on it.
         ServiceRunning: it is up.
     """
     service = resolve(tx, reference)
-    SERVICES.expect(service, f'cannot remove service "{service.name}"', revision)
+    SERVICES.expect(service, f'cannot remove service "{service.name}"', revision, state_revision)
     dependents = [edge.service for edge in dependents_of(tx, service.id)]
     if dependents:
         quoted = ", ".join(f'"{name}"' for name in dependents[:5]) + (", …" if len(dependents) > 5 else "")
@@ -362,6 +362,11 @@ def change_state(tx: Transaction, service_id: str, state: ServiceState, **column
     values = {
         name: _to_column(name, _UNSET_VALUES.get(name) if value is None else value) for name, value in changes.items()
     }
+    if state is before:
+        # What is written again is no change, which another request's state_revision would miss.
+        present = tx.one(f"SELECT {', '.join(values)} FROM service WHERE id = ?", (service_id,))
+        assert present is not None
+        values = {name: new for (name, new), old in zip(values.items(), present, strict=True) if new != old}
     if values:
         _set(tx, service_id, values | {"state_revision": row[3] + 1})
     return resolve(tx, service_id)
@@ -378,15 +383,15 @@ _UNSET_VALUES: dict[str, Any] = {
 
 
 def set_health(tx: Transaction, service_id: str, health: ServiceHealth, message: str | None = None) -> Service:
-    """Write the result of a health check, if the service is starting or running.
+    """Write the result of a health check, if the service is starting or running and the result another one.
 
     Raises:
         ServiceNotFound: there is no such service.
     """
     tx.execute(
         "UPDATE service SET health = ?, health_message = ?, state_revision = state_revision + 1 "
-        "WHERE id = ? AND status IN ('starting', 'running')",
-        (health.value, message, service_id),
+        f"WHERE id = ? AND status IN ('starting', 'running') AND (health <> ? OR {differs('health_message')})",
+        (health.value, message, service_id, health.value, message),
     )
     return resolve(tx, service_id)
 

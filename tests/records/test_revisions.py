@@ -151,6 +151,15 @@ def test_update_of_a_service_that_crashes_wins_at_the_first_try(nexus: BlockingC
         assert updated.state_revision > before.state_revision
 
 
+def test_request_that_changes_nothing_keeps_the_state_revision(nexus: BlockingClient) -> None:
+    nexus.call(AddService("web", run_command=["sleep", "1000"], start_window_ms=0))
+    for command in (StartService("web"), StopService("web")):
+        nexus.call(command)  # type: ignore[arg-type]
+        before = service(nexus)
+        nexus.call(command)  # type: ignore[arg-type]
+        assert service(nexus) == before
+
+
 def test_command_that_expects_another_state_is_refused(nexus: BlockingClient) -> None:
     nexus.call(AddService("web", run_command=["sleep", "1000"], start_window_ms=0))
     nexus.call(StartService("web", if_state_revision=0))

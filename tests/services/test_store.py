@@ -16,6 +16,7 @@ from support.stores import make_store, running
 from nexus.services import store
 from nexus.services.commands import AddService
 from nexus.services.dependencies import store as dependency_store
+from nexus.services.errors import ServiceChanged
 from nexus.services.records import Service
 from nexus.services.states import TRANSITIONS, DependencyCondition, ServiceHealth, ServiceState, WhenLost
 from nexus.store import StateStore, StoreConflict
@@ -168,5 +169,34 @@ def test_port_is_leased_to_one_service_and_released_when_it_stops(root: Path) ->
             await change(opened, b, STARTING, active_port=4000)
         await change(opened, a, STOPPED)
         await change(opened, b, STARTING, active_port=4000)
+
+    with_store(root, scenario)
+
+
+def test_service_whose_state_was_changed_meanwhile_is_not_deleted(root: Path) -> None:
+    async def scenario(opened: StateStore) -> None:
+        service = await add(opened, "web")
+        await change(opened, service, FAILED, reason="x")
+        with pytest.raises(ServiceChanged, match="state_revision is 1 and not 0"):
+            await opened.write(lambda tx: store.delete(tx, "web", service.revision, service.state_revision))
+        await opened.write(lambda tx: store.delete(tx, "web", service.revision, 1))
+
+    with_store(root, scenario)
+
+
+def test_state_that_is_written_again_is_no_change(root: Path) -> None:
+    async def scenario(opened: StateStore) -> None:
+        service = await add(opened, "web")
+        await change(opened, service, STARTING, run_id="run", active_port=None, restart_times=[1])
+        changed = await change(opened, service, RUNNING, pid=5)
+        assert changed.state_revision == 2
+        assert await change(opened, service, RUNNING, pid=5, run_id="run", restart_times=[1]) == changed
+        assert (await change(opened, service, RUNNING, pid=5, restart_times=[1, 2])).state_revision == 3
+        for health, message, revision in (
+            (ServiceHealth.UNKNOWN, None, 3), (ServiceHealth.UNKNOWN, "x", 4), (ServiceHealth.UNKNOWN, "x", 4),
+            (ServiceHealth.HEALTHY, "x", 5), (ServiceHealth.HEALTHY, None, 6), (ServiceHealth.HEALTHY, None, 6),
+        ):  # fmt: skip
+            written = await opened.write(lambda tx, h=health, m=message: store.set_health(tx, service.id, h, m))  # type: ignore[misc]
+            assert (written.health, written.health_message, written.state_revision) == (health, message, revision)
 
     with_store(root, scenario)
