@@ -19,7 +19,7 @@ from nexus.services.dependencies import store as dependency_store
 from nexus.services.errors import ServiceChanged
 from nexus.services.records import Service
 from nexus.services.states import TRANSITIONS, DependencyCondition, ServiceHealth, ServiceState, WhenLost
-from nexus.store import StateStore, StoreConflict
+from nexus.store import StateStore, StoreConflict, Transaction
 
 STARTING, RUNNING, STOPPING, STOPPED, FAILED = ServiceState
 
@@ -198,5 +198,28 @@ def test_state_that_is_written_again_is_no_change(root: Path) -> None:
         ):  # fmt: skip
             written = await opened.write(lambda tx, h=health, m=message: store.set_health(tx, service.id, h, m))  # type: ignore[misc]
             assert (written.health, written.health_message, written.state_revision) == (health, message, revision)
+
+    with_store(root, scenario)
+
+
+def test_what_a_service_needs_is_found_along_its_dependencies(root: Path) -> None:
+    async def scenario(opened: StateStore) -> None:
+        names = {name: (await add(opened, name)).id for name in "abcdef"}
+        for service, dependency in ("ab", "bc", "ac", "cd", "ed"):
+
+            def insert(tx: Transaction, service: str = service, dependency: str = dependency) -> None:
+                dependency_store.insert(
+                    tx, names[service], names[dependency], condition=DependencyCondition.STARTED,
+                    when_lost=WhenLost.IGNORE, tunnel_enabled=False,
+                )  # fmt: skip
+
+            await opened.write(insert)
+        for service, needed in (("a", "abcd"), ("b", "bcd"), ("c", "cd"), ("d", "d"), ("e", "de"), ("f", "f")):
+            found = {
+                other
+                for other, id_ in names.items()
+                if opened.read(lambda r, s=names[service], o=id_: dependency_store.needs(r, s, o))  # type: ignore[misc]
+            }
+            assert found == set(needed)
 
     with_store(root, scenario)

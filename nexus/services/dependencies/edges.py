@@ -55,6 +55,8 @@ def add(tx: Transaction, service: Service, dependency: Service, command: AddDepe
 
 
 def _refuse_cycle(reader: Reader, service: Service, dependency: Service, cannot: str) -> None:
+    if not dependency_store.needs(reader, dependency.id, service.id):
+        return
     edges = dependency_store.graph_of_ids(reader)
     edges.setdefault(service.id, []).append(dependency.id)
     cycle = graph.find_cycle(edges, service.id)

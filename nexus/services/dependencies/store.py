@@ -28,6 +28,7 @@ __all__ = [
     "listed",
     "name_of_lease",
     "names_of",
+    "needs",
     "release_ports",
     "remove",
     "remove_of",
@@ -120,6 +121,17 @@ def graph_of_ids(reader: Reader) -> dict[str, list[str]]:
     for service_id, dependency_id in reader.all("SELECT service_id, dependent_service_id FROM service_dependency"):
         found.setdefault(service_id, []).append(dependency_id)
     return found
+
+
+def needs(reader: Reader, service_id: str, other_id: str) -> bool:
+    """Whether a service is another one or depends on it, directly or not."""
+    row = reader.one(
+        "WITH RECURSIVE needed (id) AS (SELECT service.id FROM service WHERE service.id = ? "
+        "UNION SELECT d.dependent_service_id FROM service_dependency AS d JOIN needed ON needed.id = d.service_id) "
+        "SELECT 1 FROM needed WHERE id = ?",
+        (service_id, other_id),
+    )
+    return row is not None
 
 
 def names_of(reader: Reader, ids: Iterable[str]) -> dict[str, str]:
