@@ -176,9 +176,9 @@ def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun, removal: 
             code = for_each(names, lambda name: found.append(removal.look(app, name)))
             if code:
                 return code
-            question = removal.question(found)
             # Exactly the records of the question, even if their names are taken by others meanwhile.
             typed = {record["id"]: name for record, name in zip(found, names, strict=True)}
+            question = removal.question(list({record["id"]: record for record in found}.values()))
             names = tuple(typed)
         line = command_line("nexusctl", *noun.verbs.split(), removal.verb, *words)
         if not confirm(question, f"refusing to {removal.verb} {noun.word} without confirmation", line):

@@ -310,6 +310,15 @@ def test_vm_delete_reports_missing_vm_before_asking(cli: Cli) -> None:
     assert (code, text.endswith('Deleted VM "a"\nDeleted VM "b"\n')) == (0, True)
 
 
+def test_vm_that_is_named_twice_is_asked_about_and_deleted_once(cli: Cli) -> None:
+    vm = cli.ok("vm", "create", "a", "-o", "json").json
+    with cli.terminal("vm", "delete", "a", vm["id"], columns=200) as terminal:
+        terminal.wait_for(f'Delete VM "a" ({vm["id"]})? [y/N]: ')
+        terminal.type("y\n")
+        code, text = terminal.finish()
+    assert (code, text.count("Deleted VM")) == (0, 1)
+
+
 def test_colour_is_used_on_terminals_unless_no_color_is_set(shared: Cli) -> None:
     assert "\x1b" not in shared("doctor").out
     for environment, coloured in (({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
