@@ -148,12 +148,13 @@ def lists(table: Table[R], list_: type[Command[Any]], field: str) -> Any:
     """
     filters = [name for name in list_.__struct_fields__ if name not in ("limit", "cursor")]
     page = list_.info.reply
-    hint = f"Give the same {' and '.join(filters)} as for the first page." if filters else "List from the start."
+    again = f"Give the same {' and '.join(filters)} as for the first page" if filters else "Give one of this list"
+    hint = f"{again}, or list from the start."
 
     @handles(list_)
     async def handler(ctx: Context, command: Any) -> Any:
         wanted = {name: getattr(command, name) for name in filters if getattr(command, name) is not None}
-        bound = tuple(getattr(command, name) for name in filters)
+        bound = (table.kind, *(getattr(command, name) for name in filters))
         after = None
         if command.cursor is not None:
             after = decode_cursor(command.cursor, bound, table.position_type, table.errors.cursor_invalid, hint)

@@ -69,7 +69,7 @@ async def read_page(
 
 
 def encode_cursor(filters: tuple[Any, ...], position: tuple[Any, ...]) -> str:
-    """Encode the cursor for a position in a list with these filters."""
+    """Encode the cursor for a position in a list, which ``filters`` begin with."""
     return base64.urlsafe_b64encode(encode_record([filters, position])).decode().rstrip("=")
 
 
@@ -79,8 +79,8 @@ def decode_cursor(
     """Decode a cursor and return its position; ``position`` is the type of the position, a tuple.
 
     Raises:
-        InvalidArgument: the cursor is malformed or belongs to other filters (then with ``hint``). The error is of
-            class ``invalid``.
+        InvalidArgument: the cursor is malformed, or belongs to another list or to other filters (then with ``hint``).
+            The error is of class ``invalid``.
     """
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
@@ -89,6 +89,8 @@ def decode_cursor(
         raise invalid("cannot continue the list: the cursor is invalid", details={"path": "cursor"}) from None
     if tuple(given) != filters:
         raise invalid(
-            "cannot continue the list: the cursor belongs to other filters", hint=hint, details={"path": "cursor"}
+            "cannot continue the list: the cursor belongs to another list, or to other filters",
+            hint=hint,
+            details={"path": "cursor"},
         )
     return after

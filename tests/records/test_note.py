@@ -30,6 +30,7 @@ from nexus.config import Limits
 from nexus.daemon.dispatch import Dispatch
 from nexus.daemon.server import Server
 from nexus.journal.commands import WatchEvents
+from nexus.records.pages import encode_cursor
 from nexus.system.commands import GetSystemStatus
 
 
@@ -134,6 +135,10 @@ def test_errors_have_the_types_of_every_record(nexus_: BlockingClient) -> None:
     assert refused(nexus_, GetNote("c")).type == "note.not_found"
     assert refused(nexus_, UpdateNote("b")).message == 'cannot update note "b": no field to change was given'
     assert refused(nexus_, ListNotes(cursor="nonsense")).type == "note.cursor_invalid"
+    cursor = nexus_.call(ListNotes(limit=1)).next_cursor
+    assert refused(nexus_, ListNotes(tag="x", cursor=cursor)).type == "note.cursor_invalid"
+    of_vms = encode_cursor(("vm", None, None), (made.created_at, made.id))  # of the same shape
+    assert "belongs to another list" in refused(nexus_, ListNotes(cursor=of_vms)).message
     for number in range(20):
         nexus_.call(CreateNote(f"n{number}", id=f"abcd{number:04}-0000-4000-8000-000000000000"))
     error = refused(nexus_, GetNote("abcd"))
