@@ -34,7 +34,10 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
             cancelled = True
     if cancelled:
         deliver_again()
-    return task.result()
+    try:
+        return task.result()
+    finally:
+        del task  # an error's traceback has this frame: no cycle may keep what the work held until a collection
 
 
 def deliver_again() -> None:

@@ -444,11 +444,16 @@ class ClientSession:
             elif isinstance(failure, Exception):
                 error = self._as_nexus_error(failure, entry)
             else:
-                error = self._cancel_reasons.get(sequence) or Cancelled("the request was cancelled")
-                self._answer_error(sequence, error)
+                self._answer_error(
+                    sequence, self._cancel_reasons.get(sequence) or Cancelled("the request was cancelled")
+                )
                 return
             self._answering.add(sequence)
-            await self._answer_when_room(sequence, error)
+            try:
+                await self._answer_when_room(sequence, error)
+            finally:
+                # Its traceback has this frame: no cycle may keep what the request holds until a collection.
+                del error
         finally:
             if deadline is not None:
                 deadline.cancel()

@@ -181,8 +181,14 @@ class Writer:
                 job.future = self._loop.create_future()
         if cancelled:
             deliver_again()
-        if job.error is not None:
-            raise job.error
+        error = job.error
+        if error is not None:
+            # Its traceback has frames with the job: no cycle may keep what the write holds until a collection.
+            job.error = None
+            try:
+                raise error
+            finally:
+                del error
         return job.result  # type: ignore[no-any-return]
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from msgspec import Raw
-from nexus_protocol import Command, InvalidArgument, NexusError, ResourceExhausted, UnknownCommand
+from nexus_protocol import Command, InvalidArgument, NexusError, ResourceExhausted, UnknownCommand, encode_command
 from support.daemon import DaemonProcess
 from support.plugins import PluginFolder
 from support.raw import RawClient, pack
@@ -27,7 +27,16 @@ from nexus.services.commands import (
     UpdateService,
 )
 from nexus.services.errors import ServiceNotFound
-from nexus.system.commands import Batch, BatchedCommand, DeleteSetting, GetSetting, ListSettings, Ping, SetSetting
+from nexus.system.commands import (
+    Batch,
+    BatchedCommand,
+    DeleteSetting,
+    GetSetting,
+    GetSystemStatus,
+    ListSettings,
+    Ping,
+    SetSetting,
+)
 from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm, Vm, VmNameTaken, VmNotFound
 
 
@@ -138,6 +147,21 @@ def test_batch_whose_replies_exceed_a_frame_changes_nothing(client: RawClient) -
     assert (service.revision, service.start_window_ms) == (1, 1000)
     assert len(client.call(Batch.of(UpdateService("huge", start_window_ms=number) for number in range(1, 17))).results)
     client.call(RemoveService("huge"))
+
+
+@pytest.mark.parametrize("last", [DeleteVm("nothing"), DeleteVm("")], ids=["refused", "invalid"])
+def test_failed_batches_are_not_kept_in_memory(client: RawClient, last: Command[object]) -> None:
+    commands = [SetSetting(f"a.{number}", "x" * 16_300) for number in range(999)]
+    payload = encode_command(Batch.of([*commands, last]))
+    assert len(payload) > 15 * 1024 * 1024
+
+    def fail(times: int) -> int:
+        for _ in range(times):
+            assert client.error(client.begin_raw(54, payload)).details["index"] == 999
+        return client.call(GetSystemStatus()).memory_rss_bytes
+
+    first = fail(3)
+    assert fail(20) - first < 8 * len(payload)
 
 
 def test_services_of_a_batch_are_known_to_the_supervisor(client: RawClient) -> None:
