@@ -164,7 +164,8 @@ def _stop(app: App, values: dict[str, Any], out: Printer) -> int:
 _START_HELP = """Start services, and their dependencies first.
 
 The command returns when the services are running: once their start window has passed, or with --wait once they are
-healthy. If a service fails, the last lines of its output are printed.
+healthy. A dependency waits for its own first, so a chain takes the sum of their start windows. If a service fails, the
+last lines of its output are printed.
 
 \b
     nexusctl service start api --wait
