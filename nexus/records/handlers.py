@@ -159,10 +159,12 @@ def lists(table: Table[R], list_: type[Command[Any]], field: str) -> Any:
         if command.cursor is not None:
             after = decode_cursor(command.cursor, bound, table.position_type, table.errors.cursor_invalid, hint)
         # One filter in SQL, by its index. A page that passes over too many records for the others ends with a cursor.
-        where = next(((name, wanted.pop(name)) for name in table.indexed if name in wanted), None)
+        where: tuple[str, Any] | None = None
         tag = wanted.pop("tag", None)
-        if where is None and tag is not None and await ctx.store.fetch(lambda reader: table.is_rare(reader, tag)):
+        if tag is not None and await ctx.store.fetch(lambda reader: table.is_rare(reader, tag)):
             where, tag = ("tag", tag), None
+        else:
+            where = next(((name, wanted.pop(name)) for name in table.indexed if name in wanted), None)
 
         def fits(record: Any) -> bool:
             return all(getattr(record, name) == value for name, value in wanted.items()) and (
