@@ -223,6 +223,11 @@ class Crowd:
             vm = call(CreateVm(name=new_name()))
             call(DeleteVm(vm=vm.id))
 
+        def batches() -> None:
+            names = [new_name() for _ in range(1000)]
+            client.batch([CreateVm(name=name) for name in names])
+            client.batch([DeleteVm(vm=name) for name in names])
+
         def set_and_delete() -> None:
             call(SetSetting(key="bench", value="x" * 16_000))
             call(DeleteSetting(key="bench"))
@@ -268,6 +273,7 @@ class Crowd:
             "SetSetting": set_and_delete,
             "ListSettings": lambda: call(ListSettings()),
             "DeleteSetting": set_and_delete,
+            "Batch": batches,
             "BackupDatabase": lambda: call(BackupDatabase()),
             "WatchEvents": lambda: all_of(WatchEvents(follow=False)),
             "ListPlugins": lambda: call(ListPlugins()),

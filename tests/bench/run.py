@@ -6,6 +6,7 @@ A ratio is the median of the ratios of all rounds: absolute figures drift with t
 from __future__ import annotations
 
 import argparse
+import gc
 import platform
 import sqlite3
 import statistics
@@ -56,6 +57,8 @@ def _measure(measures: list[Measure], rounds: int, quick: bool) -> dict[str, lis
             for measure in measures:
                 if sys.stderr.isatty():
                     print(f"\r\033[Kround {number} of {rounds}: {measure.name}", end="", file=sys.stderr, flush=True)
+                gc.collect()
+                gc.freeze()  # else a full collection of this program's own objects is a part of what is measured
                 sample = measure.sample(world)
                 if number:
                     samples[measure.name].append(sample)
