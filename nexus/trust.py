@@ -73,7 +73,7 @@ def distrust(path: str) -> Distrust | None:
     A folder above it may be one where only owners can rename, as /tmp is (sticky). The links on the way must belong to
     this user or to root. What does not exist is trusted, if what is above it is.
     """
-    # Whoever owns / can replace everything. In a user namespace without root that is the overflow user.
+    # The owner of / can replace everything. In a user namespace without root that is the overflow user.
     owners = {os.geteuid(), 0, os.stat("/").st_uid}
     for step, status, above in _steps(path if path.startswith("/") else os.path.join(os.getcwd(), path)):
         if isinstance(status, OSError):

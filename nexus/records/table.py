@@ -68,6 +68,14 @@ class Column(NamedTuple):
     """From the field's value to the column's, neither of them None; None where they are the same."""
     decode: Callable[[Any], Any] | None
 
+    def to_column(self, value: Any) -> Any:
+        """The column's value for one of the field, which may be None."""
+        return value if value is None or self.encode is None else self.encode(value)
+
+    def to_field(self, value: Any) -> Any:
+        """The field's value for one of the column, which may be None."""
+        return value if value is None or self.decode is None else self.decode(value)
+
 
 def columns_of(record: type[Record], names: Mapping[str, str] | None = None) -> dict[str, Column]:
     """Derive the columns of a record from the types of its fields.
@@ -167,7 +175,8 @@ class Table(Generic[R]):
         names = [column.name for column in self.columns.values()]
         self._prefix = f"{name}."
         qualified = [text if "." in text else self._prefix + text for text in names]
-        self.select = f"SELECT {', '.join(qualified)} FROM {source or name}"
+        self._qualified, self._source = qualified, source or name
+        self.select = self.selecting()
         self._insert = f"INSERT INTO {name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
         direction, self._beyond = (" DESC", "<") if descending else ("", ">")
         ordered = [self._prefix + self.columns[field].name for field in order]
@@ -179,6 +188,11 @@ class Table(Generic[R]):
         """The type of what ``position`` gives, for the decoder of a cursor."""
 
     # Reading
+
+    def selecting(self, *others: str) -> str:
+        """The query for all records, without conditions, with other columns of the table after those of the fields."""
+        names = [*self._qualified, *(self._prefix + other for other in others)]
+        return f"SELECT {', '.join(names)} FROM {self._source}"
 
     def decode(self, row: Sequence[Any]) -> R:
         """Make a record from the columns of ``select``."""
@@ -352,7 +366,7 @@ class Table(Generic[R]):
             if expected in (None, present):
                 continue
             raise self.errors.changed(
-                f"{cannot}: its {word} is {present} and not {expected}, since it was changed",
+                f"{cannot}: its {word} is {present} and not {expected}",
                 hint="Look at it, and try again: " + command_line("nexusctl", *self.look, record.name),
                 details={
                     "id": record.id,
@@ -377,8 +391,7 @@ class Table(Generic[R]):
 
     def encode(self, field: str, value: Any) -> Any:
         """The value of the field's column."""
-        encode = self.columns[field].encode
-        return value if value is None or encode is None else encode(value)
+        return self.columns[field].to_column(value)
 
     def _change(self, field: str, before: R, after: R) -> dict[str, Any]:
         if field in self._secret:

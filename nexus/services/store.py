@@ -14,7 +14,7 @@ from nexus_protocol.command import SECRET, Record
 
 from nexus.hints import command_line
 from nexus.records.errors import RecordErrors
-from nexus.records.table import Table, columns_of
+from nexus.records.table import Table, columns_of, without_repeats
 from nexus.services.commands import AddService
 from nexus.services.dependencies.store import (
     StoredDependency,
@@ -128,20 +128,17 @@ class _Private(Record):
 
 _PRIVATE = columns_of(_Private)
 _FIELDS = len(SERVICES.columns)
-_SELECT_STORED = SERVICES.select.replace(" FROM ", "".join(f", service.{name}" for name in _PRIVATE) + " FROM ", 1)
+_SELECT_STORED = SERVICES.selecting(*_PRIVATE)
 
 
 def _to_column(name: str, value: Any) -> Any:
-    column = _PRIVATE.get(name)
-    if column is None:
-        return SERVICES.encode(name, value) if name in SERVICES.columns else value
-    return value if value is None or column.encode is None else column.encode(value)
+    column = _PRIVATE.get(name) or SERVICES.columns.get(name)
+    return value if column is None else column.to_column(value)
 
 
 def _stored(row: tuple[Any, ...], dependencies: list[StoredDependency]) -> StoredService:
     private = {
-        name: value if value is None or column.decode is None else column.decode(value)
-        for (name, column), value in zip(_PRIVATE.items(), row[_FIELDS:], strict=True)
+        name: column.to_field(value) for (name, column), value in zip(_PRIVATE.items(), row[_FIELDS:], strict=True)
     }
     return StoredService(service=SERVICES.decode(row[:_FIELDS]), dependencies=dependencies, **private)
 
@@ -192,9 +189,9 @@ def insert(tx: Transaction, command: AddService) -> tuple[Service, bool]:
         ServiceNameTaken: another service has the name.
         ServiceIdTaken: a service with this id has other fields.
     """
-    fields = {name: getattr(command, name) for name in DECLARED}
+    fields = dict(without_repeats({name: getattr(command, name) for name in DECLARED}))
     fields["environment"] = fields["environment"] or {}
-    fields["tags"] = list(dict.fromkeys(fields["tags"] or []))
+    fields["tags"] = fields["tags"] or []
     cannot = f'cannot add service "{command.name}"'
     if command.id is not None and find(tx, command.id) is not None:
         existing = stored(tx, command.id)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from nexus.git.errors import GitBadUrl
 from nexus.records.fields import clearable_fields
+from nexus.records.table import without_repeats
 from nexus.services.commands import AddService, UpdateConfig, UpdateService
 from nexus.services.errors import ServiceInvalid
 from nexus.services.health.patterns import compile_pattern
@@ -194,9 +195,7 @@ def changed_fields(
         changes[names[name]] = CLEARABLE[names[name]]
     if not changes:
         raise refuse("", "it names no change")
-    if "tags" in changes:
-        changes["tags"] = list(dict.fromkeys(changes["tags"]))
-    return changes
+    return dict(without_repeats(changes))
 
 
 def _edited_environment(command: UpdateService, environment: Mapping[str, str]) -> dict[str, str] | None:
