@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, cast
 
@@ -154,6 +154,19 @@ others = st.tuples(st.sampled_from(("run", "break")), st.just(0), st.just(b""), 
 reads = st.tuples(st.just("read"), st.integers(1, 20), st.just(b""), st.just(0))
 
 
+def run_with_log(scenario: Callable[[Written], Coroutine[Any, Any, None]]) -> None:
+    """Run one example of a property test with a log of its own: fixtures live as long as all examples."""
+    directory = Path(tempfile.mkdtemp())
+    written = Written(directory / "log")
+    CLOCK["log"] = written
+    try:
+        asyncio.run(scenario(written))
+    finally:
+        CLOCK.clear()
+        written.close()
+        shutil.rmtree(directory)
+
+
 @given(
     steps=st.lists(st.one_of(writes, writes, reads, losses, others), max_size=60),
     chosen=st.sampled_from((None, 1, 2)),
@@ -161,11 +174,7 @@ reads = st.tuples(st.just("read"), st.integers(1, 20), st.just(b""), st.just(0))
 def test_follower_of_any_speed_prints_the_output_and_gaps_of_the_right_size(
     steps: list[tuple[str, int, bytes | str, int]], chosen: int | None
 ) -> None:
-    directory = Path(tempfile.mkdtemp())
-    written = Written(directory / "log")
-    CLOCK["log"] = written
-
-    async def scenario() -> None:
+    async def scenario(written: Written) -> None:
         follower = Follower(written.log, stream=chosen, mark_start=True)
         await follower.step()
         assert [(piece.data, piece.cursor.offsets) for piece in follower.pieces] == [(b"", (0, 0))]
@@ -188,12 +197,7 @@ def test_follower_of_any_speed_prints_the_output_and_gaps_of_the_right_size(
         ends = {stream: len(written.everything(stream)) for stream in streams}
         assert_true(follower.pieces, written, dict.fromkeys(streams, 0), ends)
 
-    try:
-        asyncio.run(scenario())
-    finally:
-        CLOCK.clear()
-        written.close()
-        shutil.rmtree(directory)
+    run_with_log(scenario)
 
 
 @given(
@@ -208,12 +212,9 @@ def test_read_without_follow_ends_where_the_log_ended_whatever_is_written_meanwh
     chosen: int | None,
     lines: int | None,
 ) -> None:
-    directory = Path(tempfile.mkdtemp())
-    written = Written(directory / "log")
-    CLOCK["log"] = written
     streams = (1, 2) if chosen is None else (chosen,)
 
-    async def scenario() -> None:
+    async def scenario(written: Written) -> None:
         for _kind, stream, data, later_ms in before:
             written.put(stream, blob(data), later_ms=later_ms)
         ends = {stream: len(written.everything(stream)) for stream in streams}
@@ -232,12 +233,7 @@ def test_read_without_follow_ends_where_the_log_ended_whatever_is_written_meanwh
             begun = {stream: start for stream, start in starts.items() if truths[stream].begins_line(start)}
             assert_true(pieces, written, begun, ends)
 
-    try:
-        asyncio.run(scenario())
-    finally:
-        CLOCK.clear()
-        written.close()
-        shutil.rmtree(directory)
+    run_with_log(scenario)
 
 
 def test_line_that_lost_bytes_cut_is_left_out_on_both_sides_and_counted(written: Written) -> None:
