@@ -106,6 +106,9 @@ def end_run(record: RunRecord, run_id: str, *, watched: bool) -> bool:
     def belongs(pid: int, fields: list[bytes]) -> bool:
         return (watched and int(fields[3]) == record.pid) or has_id(pid, fields) or _has_pipe(pid, pipes)
 
+    if watched:
+        # A chain of forks may be faster than every scan, but not faster than a signal to its whole group.
+        _kill_group(record.pid, {_group(pid) for pid in own_ancestry()})
     return end_members(belongs, since=record.pid_start)
 
 
@@ -200,9 +203,7 @@ def _kill(pid: int, start: int, protected: set[int]) -> bool:
             return False
         group = int(fields[2])
         signal.pidfd_send_signal(fd, signal.SIGKILL)
-        if group > 1 and group not in protected:
-            with contextlib.suppress(OSError):
-                os.killpg(group, signal.SIGKILL)
+        _kill_group(group, protected)
     except OSError as error:
         if is_exhaustion(error):
             raise
@@ -210,6 +211,12 @@ def _kill(pid: int, start: int, protected: set[int]) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def _kill_group(group: int, protected: set[int]) -> None:
+    if group > 1 and group not in protected:
+        with contextlib.suppress(OSError):
+            os.killpg(group, signal.SIGKILL)
 
 
 def _has_pipe(pid: int, names: set[str]) -> bool:
