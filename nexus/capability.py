@@ -21,8 +21,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from nexus_protocol import Command, CommandInfo, Record, encode_record
+from nexus_protocol.events import declared_cause
 
 from nexus.caller import Caller
+from nexus.journal.operation import Operation
 from nexus.runtime import Runtime
 from nexus.store import Reader, StateStore, Transaction
 from nexus.supervision.boot import Boot
@@ -105,6 +107,14 @@ class ManagerContext(NamedTuple):
     caller: Caller
     """The daemon itself, which the journal names as the actor of changes that no client requested."""
 
+    def cause(self, name: str, of: Operation | None = None) -> Operation:
+        """Begin an operation of the daemon's own, which ``of`` led to.
+
+        Raises:
+            ValueError: no such cause is declared.
+        """
+        return Operation(self.caller, declared_cause(name), cause=of)
+
 
 class Manager(Protocol):
     """Keeps the records of a capability and its processes in agreement. ``make_manager`` in ``manager.py`` makes it."""
@@ -184,18 +194,32 @@ class DaemonView(Protocol):
 class Context:
     """What a handler is given beside its command. A handler that waits has one for its request alone."""
 
-    __slots__ = ("caller", "daemon", "store", "timed_out")
+    __slots__ = ("_operation", "caller", "daemon", "store", "timed_out")
 
-    def __init__(self, store: StateStore, daemon: DaemonView, caller: Caller) -> None:
+    def __init__(
+        self, store: StateStore, daemon: DaemonView, caller: Caller, operation: Operation | None = None
+    ) -> None:
         self.store = store
         self.daemon = daemon
         self.caller = caller
+        self._operation = operation
         self.timed_out = False
         """Whether the request was cancelled because its ``timeout_ms`` passed.
 
         A handler reads it in ``except asyncio.CancelledError``, where False means any other cause: the client's
         Cancel, the end of its connection, or the daemon's stop. The first cause counts, also when a second follows.
         """
+
+    @property
+    def operation(self) -> Operation:
+        """What the changes of this request belong to. A handler that neither writes nor waits has none.
+
+        Raises:
+            RuntimeError: it has none.
+        """
+        if self._operation is None:
+            raise RuntimeError("a request that neither writes nor waits has no operation")
+        return self._operation
 
 
 PAGE_BYTES = 1024 * 1024

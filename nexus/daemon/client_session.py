@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import logging
 import socket
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from nexus_protocol import (
     CancelReceived,
     ConnectionFailed,
     DeadlineExceeded,
+    Effect,
     InputReceived,
     Internal,
     NexusError,
@@ -40,6 +42,7 @@ from nexus.daemon.budgets import Budgets, ReceiveAccount
 from nexus.daemon.dispatch import Dispatch, Entry
 from nexus.daemon.send_buffer import SendBuffer
 from nexus.daemon.streams import MAX_QUEUED_INPUTS, SessionStream, decode_input, encode_result
+from nexus.journal.operation import Operation, args_of
 from nexus.runtime.status import is_exhaustion
 from nexus.store import StateStore
 from nexus.system.commands import Hello
@@ -394,7 +397,11 @@ class ClientSession:
             self._answer_error(sequence, self._as_nexus_error(error, entry))
             return
         # A context of its own: a later Hello that names another actor must not change the caller of this request.
-        context = Context(self.context.store, self.context.daemon, self.context.caller)
+        caller = self.context.caller
+        operation = None
+        if entry.info.effect is not Effect.READ:
+            operation = Operation(caller, entry.info.name, functools.partial(args_of, command))
+        context = Context(self.context.store, self.context.daemon, caller, operation)
         self._tasks[sequence] = self._loop.create_task(self._run(entry, sequence, command, context, pre_command))
         for event in self._take_early_inputs(sequence):
             self._input(event)

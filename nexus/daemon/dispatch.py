@@ -15,6 +15,8 @@ from nexus_protocol.command import declared_commands
 
 from nexus.capabilities import CAPABILITIES
 from nexus.capability import Change, Context, Counted, Handler, Manager, ManagerContext, collect_handlers
+from nexus.journal.keys import OpenRequests, under_key
+from nexus.store import Transaction
 
 __all__ = ["Dispatch", "Entry", "load_capabilities", "make_managers"]
 
@@ -50,6 +52,7 @@ class Dispatch:
     ) -> None:
         self.counted = counted or {}
         self.entries: dict[int, Entry] = {}
+        self._open_requests = OpenRequests()
         self.changes: dict[int, Change] = {}
         """The commands that can be a part of a larger transaction."""
         for handler in handlers:
@@ -61,6 +64,8 @@ class Dispatch:
             if info.effect is Effect.CHANGE and not inspect.iscoroutinefunction(fn):
                 self.changes[info.code] = Change(info, decode, fn, handler.after, handler.size_bytes)
                 fn = _writing(handler)
+            elif info.effect is Effect.ACT and not streams:
+                fn = _acting(handler, self._open_requests)
             waits = inspect.iscoroutinefunction(fn)
             self.entries[info.code] = Entry(info, decode, fn, waits, streams, hookable)
         self.input_commands = frozenset(code for code, entry in self.entries.items() if entry.info.takes_input)
@@ -86,10 +91,28 @@ def _writing(handler: Handler) -> Callable[[Context, Command[Any]], Coroutine[An
     change, after, size_bytes = handler.fn, handler.after, handler.size_bytes
 
     async def carry_out(ctx: Context, command: Command[Any]) -> Any:
-        reply = await ctx.store.write(lambda tx: change(tx, ctx, command), size_bytes=size_bytes(command))
-        if after is not None:
+        def write(tx: Transaction) -> tuple[Any, bool]:
+            return under_key(tx, ctx.operation, lambda: change(tx, ctx, command))
+
+        reply, repeated = await ctx.store.write(write, size_bytes=size_bytes(command))
+        if after is not None and not repeated:
             after(ctx, reply)
         return reply
+
+    return carry_out
+
+
+def _acting(handler: Handler, open_requests: OpenRequests) -> Callable[..., Any]:
+    """Make the handler of an act honour the key of its request."""
+    fn, repeat = handler.fn, handler.info.repeat
+    assert repeat is not None
+    if not inspect.iscoroutinefunction(fn):
+        return fn
+
+    async def carry_out(ctx: Context, command: Command[Any]) -> Any:
+        if ctx.operation.key is None:
+            return await fn(ctx, command)
+        return await open_requests.carry_out(ctx.store, ctx.operation, repeat, lambda: fn(ctx, command))
 
     return carry_out
 

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from nexus_protocol import NexusError, ReportedError, Unavailable
+from nexus_protocol.events import declared_cause
 
 from nexus import __version__
 from nexus.address import address_file, read_address, remove_address, write_address
@@ -35,13 +36,15 @@ from nexus.daemon.server import Server, refuse
 from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
 from nexus.daemon.threads import StoppableExecutor, exit_despite_threads
 from nexus.hints import command_line, joined
-from nexus.journal.store import prune
+from nexus.journal.operation import Operation
+from nexus.journal.retention import prune
 from nexus.locks import FileLock, LockHeld
 from nexus.paths import state_directory
 from nexus.plugins.host import PluginHost
 from nexus.runtime import Runtime
 from nexus.runtime.procfs import overflow_uid
 from nexus.store import DatabaseDamaged, SchemaMismatch, StoreError
+from nexus.store.digest_key import digest_key
 from nexus.store.maintenance import database_lock
 from nexus.store.processes_folder import ForeignProcesses, ProcessesFolder
 from nexus.store.sqlite import SqliteStore
@@ -200,6 +203,7 @@ class _Daemon:
         self.notifier = notifier
         self.stopping: asyncio.Event
         self.reason = ""
+        self.caller = Caller(os.getuid(), os.getpid(), "nexusd")
         self._database_lock: FileLock | None = None
 
     def run(self) -> int:
@@ -253,7 +257,7 @@ class _Daemon:
             ) from error
         if listens_at is not None:
             self._tell_address(database, listens_at)
-        store = SqliteStore(database, backups)
+        store = SqliteStore(database, backups, digest_key=digest_key(database))
         self._processes = ProcessesFolder(database, fresh=self.options.fresh)
         self._processes.open_store(store)
         _log.info("database %s, schema version %d", database, store.status().schema_version)
@@ -326,7 +330,7 @@ class _Daemon:
             boot=Boot(directory),
             sweeper=Sweeper(runtime),
             ports=PortLeases(store),
-            caller=Caller(os.getuid(), os.getpid(), "nexusd"),
+            caller=self.caller,
         )
 
     def _plugins(self) -> PluginHost:
@@ -401,7 +405,7 @@ class _Daemon:
             collector.tick(idle=self.server.open_requests() == 0)
 
     async def _prune_journal(self, boot: Boot) -> None:
-        """Delete events older than the setting journal.keep_days: now, every hour, and when the setting changes.
+        """Delete what the setting journal.keep_days calls old: now, every hour, and when the setting changes.
 
         It also ends by itself once the daemon stops.
         """
@@ -410,12 +414,22 @@ class _Daemon:
             try:
                 days = self._keep_days()
                 before = boot.trusted_now_ms() - days * _DAY_MS
-                pruned = 0
+                operation = Operation(self.caller, declared_cause("retention"), {"before_at": before})
+                pruned = after = 0
                 while not self._prune_wanted.is_set():
-                    gone = await self.store.write(functools.partial(prune, before_at=before))
-                    pruned += gone
-                    if not gone:
+                    step = await self.store.write(
+                        functools.partial(
+                            prune,
+                            operation=operation,
+                            now_ms=boot.trusted_now_ms(),
+                            before_at=before,
+                            after=after,
+                        )
+                    )
+                    pruned += step.events
+                    if step.did_nothing(after):
                         break
+                    after = step.after
                     await asyncio.sleep(0.01)  # let the writes of clients pass
                 if pruned:
                     _log.info("deleted %d events older than %d days", pruned, days)

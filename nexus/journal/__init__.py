@@ -1,5 +1,1 @@
-"""The journal: what happened, one row in the transaction of every change."""
-
-from nexus.journal.store import record
-
-__all__ = ["record"]
+"""The journal: operations, and what each of them changed, written in the transaction of every change."""

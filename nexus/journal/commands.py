@@ -4,11 +4,42 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import Meta
-from nexus_protocol.command import Effect, Record, StreamCommand, command
-from nexus_protocol.errors import FailedPrecondition
+from msgspec import Meta, field
+from nexus_protocol.command import Command, Effect, Record, StreamCommand, command
+from nexus_protocol.errors import FailedPrecondition, InvalidArgument, NotFound
+from nexus_protocol.events import cause, event
 
-__all__ = ["Event", "JournalAhead", "JournalPruned", "WatchEvents", "WatchEventsResult"]
+from nexus.records.fields import Cursor, PageLimit
+
+__all__ = [
+    "Change",
+    "Event",
+    "GetOperation",
+    "JournalAhead",
+    "JournalPruned",
+    "ListOperations",
+    "Operation",
+    "OperationCursorInvalid",
+    "OperationDetail",
+    "OperationNotFound",
+    "OperationPage",
+    "WatchEvents",
+    "WatchEventsResult",
+]
+
+event(
+    "schema.migrated",
+    "A program migrated the schema of the database. Images of older events do not tell what it did to the rows.",
+    **{"from": "the version before", "to": "the version after"},
+)
+event("database.restored", "A backup was restored: the events that followed its last one are lost.")
+
+cause("adopted", "The daemon started, and found what an earlier one had begun.")
+cause("autostart", "The daemon started what is declared to start with it.")
+cause("health.failed", "A health check failed.")
+cause("process.exited", "A process ended by itself.")
+cause("retention", "Events became older than the setting journal.keep_days.")
+cause("start.failed", "A start failed, and is tried again.")
 
 
 class JournalPruned(FailedPrecondition):
@@ -38,6 +69,12 @@ class Event(Record):
     uid: int | None = None
     pid: int | None = None
     detail: dict[str, Any] | None = None
+    operation: int | None = None
+    """What it belongs to; absent in events of a database that is older than operations are."""
+    why: str | None = None
+    """Why the client made the request that led to it, in its words."""
+    revision: int | None = None
+    """The revision of the record after the change."""
 
 
 class WatchEventsResult(Record):
@@ -63,7 +100,12 @@ class WatchEvents(StreamCommand[Event, WatchEventsResult]):
     kinds: (
         Annotated[
             list[Annotated[str, Meta(min_length=1, max_length=64)]],
-            Meta(max_length=32, description="only these kinds; * and ? are wildcards", extra={"option": "--kind"}),
+            Meta(
+                max_length=32,
+                description="only these kinds; * and ? are wildcards; kinds that end with .written are given only if "
+                "a pattern does as well",
+                extra={"option": "--kind"},
+            ),
         ]
         | None
     ) = None
@@ -72,3 +114,120 @@ class WatchEvents(StreamCommand[Event, WatchEventsResult]):
         | None
     ) = None
     follow: Annotated[bool, Meta(description="continue with new events")] = True
+
+
+class OperationNotFound(NotFound):
+    """There is no such operation, or it was pruned."""
+
+    type = "operation.not_found"
+
+
+class OperationCursorInvalid(InvalidArgument):
+    """The cursor belongs to another list."""
+
+    type = "operation.cursor_invalid"
+
+
+class Operation(Record):
+    """A request that had an effect or a key, or a cause of the daemon's own, with what it led to."""
+
+    id: int
+    """Grows, with gaps."""
+    at: int
+    command: str
+    """The name of a command, or a cause such as ``process.exited``."""
+    uid: int
+    pid: int
+    actor: str | None = None
+    """The name that the client gave itself."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """The fields of the request. Secrets are left out; what is large is replaced by ``{"size_bytes": …}``."""
+    why: str | None = None
+    key: str | None = None
+    cause: int | None = None
+    """The operation that led to this one."""
+    subjects: list[str] = field(default_factory=list)
+    """The names of the first records that its events are about, ten at most."""
+
+
+class Change(Record):
+    """An event of an operation, with what it changed."""
+
+    seq: int
+    at: int
+    kind: str
+    subject_kind: str
+    subject_id: str
+    subject_name: str | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+    table: str | None = None
+    """The table of the row that was written; absent where an event changed none, or has no image."""
+    key: str | None = None
+    """The key of the row."""
+    revision: int | None = None
+    before: dict[str, Any] | None = None
+    """The changed columns as they were; of a row that was deleted all that were set. Absent for a new row."""
+    after: dict[str, Any] | None = None
+    secret: list[str] = field(default_factory=list)
+    """Columns that hold secrets and changed; the images are without them."""
+
+
+class OperationDetail(Record):
+    """One operation, with what led to it and what it led to."""
+
+    operation: Operation
+    changes: list[Change]
+    """Its events, oldest first."""
+    cause: Operation | None = None
+    caused: list[Operation] = field(default_factory=list)
+    """The first hundred that it led to, oldest first."""
+    next_cursor: str | None = None
+    """Where its further events begin."""
+
+
+class OperationPage(Record):
+    """A page of operations, the newest first."""
+
+    operations: list[Operation]
+    next_cursor: str | None = None
+
+
+@command(55, Effect.READ, errors=(OperationNotFound, OperationCursorInvalid))
+class GetOperation(Command[OperationDetail]):
+    """Get one operation: what it changed, column by column, what led to it and what it led to."""
+
+    id: Annotated[int, Meta(ge=1, le=2**63 - 1, description="its number", extra={"metavar": "ID"})]
+    limit: PageLimit = 100
+    cursor: Cursor | None = None
+
+
+@command(56, Effect.READ, errors=(OperationCursorInvalid,), large_reply=True)
+class ListOperations(Command[OperationPage]):
+    """List operations, newest first; the filters are combined with "and".
+
+    A page looks at no more than 5,000 operations: it may be empty and have a ``next_cursor``.
+    """
+
+    actor: Annotated[str, Meta(min_length=1, max_length=128, description="only those of this actor")] | None = None
+    command: (
+        Annotated[
+            str, Meta(min_length=1, max_length=64, description="only this command or cause; * and ? are wildcards")
+        ]
+        | None
+    ) = None
+    subject: (
+        Annotated[
+            str,
+            Meta(min_length=1, max_length=255, description="only those about the record with this id or name"),
+        ]
+        | None
+    ) = None
+    since_at: (
+        Annotated[
+            int,
+            Meta(ge=0, le=2**53, description="only those begun at this time or later", extra={"option": "--since"}),
+        ]
+        | None
+    ) = None
+    limit: PageLimit = 100
+    cursor: Cursor | None = None

@@ -1,18 +1,36 @@
-"""The handler of WatchEvents."""
+"""The handlers of the commands on events and operations."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 
-from nexus.capability import Context, Stream, handles
-from nexus.journal.commands import Event, WatchEvents, WatchEventsResult
+from nexus_protocol import encode_record
+
+from nexus.capability import PAGE_BYTES, Context, Stream, encoded_list, handles
+from nexus.hints import command_line
+from nexus.journal import operations
+from nexus.journal.commands import (
+    Event,
+    GetOperation,
+    ListOperations,
+    OperationCursorInvalid,
+    OperationDetail,
+    OperationNotFound,
+    OperationPage,
+    WatchEvents,
+    WatchEventsResult,
+)
 from nexus.journal.store import Slice, Watched, read_slice
+from nexus.records.pages import MAX_PASSED_OVER, decode_cursor, encode_cursor
 from nexus.streams import Following, daemon_stopping
 
-__all__ = ["watch_events"]
+__all__ = ["get_operation", "list_operations", "watch_events"]
 
 _PROGRESS_INTERVAL_S = 15.0
 _PROGRESS_NUMBERS = 5000
+_CHANGES_AT_ONCE = 100
+_OPERATIONS_AT_ONCE = 50
 
 
 @handles(WatchEvents)
@@ -54,3 +72,81 @@ async def watch_events(ctx: Context, command: WatchEvents, stream: Stream[Event]
             await following.wait(_PROGRESS_INTERVAL_S if after > sent else None)
     finally:
         unsubscribe()
+
+
+@handles(GetOperation)
+async def get_operation(ctx: Context, command: GetOperation) -> OperationDetail:
+    operation = await ctx.store.fetch(lambda reader: operations.find_operation(reader, command.id))
+    if operation is None:
+        raise OperationNotFound(
+            f"operation {command.id} not found",
+            hint="It may be older than the setting journal.keep_days. List those that are kept: "
+            + command_line("nexusctl", "op", "list"),
+            details={"operation": command.id},
+        )
+    bound = ("operation", command.id)
+    after = 0
+    if command.cursor is not None:
+        hint = "Give one of this operation."
+        after = decode_cursor(command.cursor, bound, tuple[int], OperationCursorInvalid, hint)[0]
+    changes, follows = await _changes(ctx, command.id, after, command.limit)
+    cause = None
+    if operation.cause is not None:
+        cause = await ctx.store.fetch(functools.partial(operations.find_operation, id_=operation.cause))
+    return OperationDetail(
+        operation,
+        encoded_list([data for _seq, data in changes]),
+        cause,
+        await ctx.store.fetch(lambda reader: operations.caused_by(reader, command.id)),
+        encode_cursor(bound, (changes[-1][0],)) if follows else None,
+    )
+
+
+async def _changes(ctx: Context, id_: int, after: int, limit: int) -> tuple[list[tuple[int, bytes]], bool]:
+    """The encoded events of a page with their numbers, and whether more follow."""
+    found: list[tuple[int, bytes]] = []
+    size = 0
+    while True:
+        part = await ctx.store.fetch(
+            functools.partial(operations.changes_of, id_=id_, after=after, count=_CHANGES_AT_ONCE)
+        )
+        for change in part:
+            data = encode_record(change)
+            if len(found) == limit or (found and size + len(data) > PAGE_BYTES):
+                return found, True
+            found.append((change.seq, data))
+            size += len(data)
+        if len(part) < _CHANGES_AT_ONCE:
+            return found, False
+        after = part[-1].seq
+        await asyncio.sleep(0)
+
+
+@handles(ListOperations)
+async def list_operations(ctx: Context, command: ListOperations) -> OperationPage:
+    wanted = operations.Wanted(command.actor, command.command, command.subject, command.since_at)
+    bound = ("operations", *wanted)
+    lowest, highest = await ctx.store.fetch(operations.bounds)
+    below = highest + 1
+    if command.cursor is not None:
+        hint = "Give the same filters as for the first page, or list from the start."
+        below = decode_cursor(command.cursor, bound, tuple[int], OperationCursorInvalid, hint)[0]
+    found: list[bytes] = []
+    size = passed_over = 0
+    while below > lowest and passed_over < MAX_PASSED_OVER:
+        window_start = below - operations.WINDOW
+        part = await ctx.store.fetch(
+            functools.partial(operations.list_operations, below=below, wanted=wanted, limit=_OPERATIONS_AT_ONCE)
+        )
+        for operation in part:
+            data = encode_record(operation)
+            if len(found) == command.limit or (found and size + len(data) > PAGE_BYTES):
+                return OperationPage(encoded_list(found), encode_cursor(bound, (below,)))
+            found.append(data)
+            size += len(data)
+            below = operation.id
+        if len(part) < _OPERATIONS_AT_ONCE:
+            passed_over += operations.WINDOW - len(part)
+            below = window_start
+        await asyncio.sleep(0)
+    return OperationPage(encoded_list(found), encode_cursor(bound, (below,)) if below > lowest else None)

@@ -1,4 +1,4 @@
-"""All SQL of the journal."""
+"""The SQL that reads events."""
 
 from __future__ import annotations
 
@@ -6,53 +6,21 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from nexus_protocol.events import WRITTEN
 
-from nexus.caller import Caller
 from nexus.journal.commands import Event, JournalAhead, JournalPruned
-from nexus.store import Reader, Transaction
+from nexus.store import Reader
 from nexus.store.dialect import highest_number, like_pattern, matches_pattern
 
-__all__ = ["Slice", "Watched", "bounds", "prune", "read_slice", "record"]
+__all__ = ["PRUNED_KEY", "Slice", "Watched", "bounds", "read_slice"]
 
-_PRUNED_KEY = "journal_pruned_seq"
+PRUNED_KEY = "journal_pruned_seq"
 _WINDOW = 500
 """The sequence numbers searched for one slice, which limits its time whatever the filter."""
 _LIMIT = 50
 """The events in one slice, which limits the memory held for a watcher."""
 
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
-
-
-def record(
-    tx: Transaction,
-    caller: Caller,
-    kind: str,
-    subject_kind: str,
-    subject_id: str,
-    subject_name: str | None,
-    detail: dict[str, Any],
-) -> None:
-    """Insert the event of a change, in the transaction that makes the change.
-
-    ``kind`` names the change in the past tense (``vm.created``); ``detail`` is any JSON without secrets.
-    """
-    tx.execute(
-        "INSERT INTO journal (at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            tx.now,
-            kind,
-            subject_kind,
-            subject_id,
-            subject_name,
-            caller.actor,
-            caller.uid,
-            caller.pid,
-            _encode(detail).decode(),
-        ),
-    )
-    tx.mark_journal()
 
 
 class Watched(NamedTuple):
@@ -76,7 +44,7 @@ def bounds(reader: Reader) -> tuple[int, int]:
     row = reader.one(
         "SELECT coalesce((SELECT CAST(value AS INTEGER) FROM schema_meta WHERE key = ?), 0), "
         f"{highest_number('journal')}",
-        (_PRUNED_KEY,),
+        (PRUNED_KEY,),
     )
     assert row is not None
     return row[0], row[1]
@@ -107,18 +75,25 @@ def read_slice(reader: Reader, after: int | None, watched: Watched) -> Slice:
     end = min(after + _WINDOW, newest)
     conditions = "seq > ? AND seq <= ?"
     parameters: list[Any] = [after, end]
-    if watched.kinds:
-        conditions += f" AND ({' OR '.join([matches_pattern('kind')] * len(watched.kinds))})"
-        parameters += [like_pattern(kind) for kind in watched.kinds]
+    kinds = [like_pattern(kind) for kind in watched.kinds or ()]
+    written = [kind for kind in kinds if kind.endswith(WRITTEN)]
+    matches = matches_pattern("kind")
+    if kinds:
+        conditions += f" AND ({' OR '.join([matches] * len(kinds))})"
+        parameters += kinds
+    # A change that is no event of its own is given where its kind is asked for, and not with every kind of a record.
+    conditions += f" AND (kind NOT LIKE ?{f' OR {matches}' * len(written)})"
+    parameters += [f"%{WRITTEN}", *written]
     if watched.subject is not None:
         conditions += " AND (subject_id = ? OR subject_name = ?)"
         parameters += [watched.subject, watched.subject]
     rows = reader.all(
-        "SELECT seq, at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail FROM journal "
-        f"WHERE {conditions} ORDER BY seq LIMIT {_LIMIT}",
+        "SELECT seq, at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail, operation_id, "
+        "(SELECT why FROM operation WHERE id = operation_id), revision "
+        f"FROM journal WHERE {conditions} ORDER BY seq LIMIT {_LIMIT}",
         parameters,
     )
-    events = [Event(*(*row[:-1], _decode(row[-1]))) for row in rows]
+    events = [Event(*(*row[:9], _decode(row[9]), *row[10:])) for row in rows]
     return Slice(after, events, events[-1].seq if len(events) == _LIMIT else end, newest)
 
 
@@ -126,27 +101,3 @@ def _oldest(reader: Reader, newest: int) -> int:
     """Return the number of the oldest event; without events, the number after the newest."""
     row = reader.one("SELECT min(seq) FROM journal")
     return int(row[0]) if row is not None and row[0] is not None else newest + 1
-
-
-def prune(tx: Transaction, before_at: int, limit: int = 2000) -> int:
-    """Delete the oldest events up to the first one at ``before_at`` or later; at most ``limit``. Returns how many.
-
-    It deletes from the old end only, even if the clock was set back, so that the kept events have no gaps.
-    """
-    row = tx.one("SELECT min(seq) FROM journal")
-    if row is None or row[0] is None:
-        return 0
-    rows = tx.all("SELECT seq, at FROM journal ORDER BY seq LIMIT ?", (limit,))
-    last_old = 0
-    for seq, at in rows:
-        if at >= before_at:
-            break
-        last_old = seq
-    if not last_old:
-        return 0
-    deleted = tx.execute("DELETE FROM journal WHERE seq <= ?", (last_old,))
-    tx.execute(
-        "INSERT INTO schema_meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        (_PRUNED_KEY, str(last_old)),
-    )
-    return deleted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from msgspec import Meta
-from nexus_protocol.command import Command, Effect, Record, WireEnum, command
+from nexus_protocol.command import UNRECORDED, Command, Effect, Record, Repeat, WireEnum, command
 from nexus_protocol.errors import FailedPrecondition, NotFound
 
 __all__ = [
@@ -95,7 +95,7 @@ class PluginList(Record):
 class ExtraReply(Record):
     """The value that a plugin returned."""
 
-    body: Any = None
+    body: Annotated[Any, UNRECORDED] = None
 
 
 @command(52, Effect.READ)
@@ -103,12 +103,12 @@ class ListPlugins(Command[PluginList]):
     """List the plugins, with those that could not be loaded and why."""
 
 
-@command(53, Effect.ACT, errors=(PluginsDisabled,))
+@command(53, Effect.ACT, errors=(PluginsDisabled,), repeat=Repeat.AGAIN)
 class ReloadPlugins(Command[PluginList]):
     """Load the plugins again in a new process, which replaces the old one when it has loaded them."""
 
 
-@command(0xFF00, Effect.ACT, errors=(ExtraNotClaimed, PluginFailed, PluginVetoed))
+@command(0xFF00, Effect.ACT, errors=(ExtraNotClaimed, PluginFailed, PluginVetoed), repeat=Repeat.REFUSE)
 class Extra(Command[ExtraReply]):
     """Call the plugin that claims this name."""
 
@@ -122,4 +122,4 @@ class Extra(Command[ExtraReply]):
             extra={"metavar": "NAME", "completes": "extra"},
         ),
     ]
-    body: Annotated[Any, Meta(description="any value that the plugin accepts")] = None
+    body: Annotated[Any, Meta(description="any value that the plugin accepts"), UNRECORDED] = None

@@ -34,7 +34,7 @@ def creates(
     def handler(tx: Transaction, ctx: Context, command: Any) -> R:
         _check_metadata(command, f'cannot create {table.word} "{command.name}"')
         return _repeated(tx, table, command) or table.insert(
-            tx, ctx.caller, msgspec.structs.asdict(command) | dict(complete(tx, command))
+            tx, ctx.operation, msgspec.structs.asdict(command) | dict(complete(tx, command))
         )
 
     return handler
@@ -115,7 +115,7 @@ def updates(table: Table[R], update: type[Command[R]], check: Check = lambda _re
         cannot = f'cannot update {table.word} "{record.name}"'
         table.expect(record, cannot, command.if_revision)
         check(record, cannot)
-        return table.update(tx, ctx.caller, record, changes)
+        return table.update(tx, ctx.operation, record, changes)
 
     return handler
 
@@ -135,7 +135,7 @@ def deletes(
         cannot = f'cannot delete {table.word} "{record.name}"'
         table.expect(record, cannot, command.if_revision, command.if_state_revision)
         check(record, cannot)
-        table.delete(tx, ctx.caller, record, told)
+        table.delete(tx, ctx.operation, record, told)
         return record
 
     return handler

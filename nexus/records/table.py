@@ -15,11 +15,11 @@ from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar, Union
 
 import msgspec
 from nexus_protocol import Record
-from nexus_protocol.command import secret_fields
+from nexus_protocol.command import unrecorded_fields
 
-from nexus import journal
-from nexus.caller import Caller
 from nexus.hints import command_line
+from nexus.journal.operation import Operation
+from nexus.journal.rows import Event, Image, Rows, Subject
 from nexus.records.errors import RecordErrors, RecordNotFound
 from nexus.store import Reader, Row, StoreConflict, Transaction, find_row
 
@@ -88,6 +88,17 @@ def columns_of(record: type[Record], names: Mapping[str, str] | None = None) -> 
     return {field: _column(named.get(field, field), hints[field]) for field in record.__struct_fields__}
 
 
+def _defaults_of(record: type[Record], columns: Mapping[str, Column]) -> Image:
+    """The columns of the fields that have a default, with it."""
+    found: Image = {}
+    for info in msgspec.structs.fields(record):
+        if info.default is not msgspec.NODEFAULT:
+            found[columns[info.name].name] = columns[info.name].to_column(info.default)
+        elif info.default_factory is not msgspec.NODEFAULT:
+            found[columns[info.name].name] = columns[info.name].to_column(info.default_factory())
+    return found
+
+
 def without_repeats(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The values of fields as a record has them: no tag twice."""
     return {**values, "tags": list(dict.fromkeys(values["tags"]))} if values.get("tags") else values
@@ -131,8 +142,10 @@ class Table(Generic[R]):
     continues with these, so that a list finds the records with one value of it. A record with ``tags`` is also found by
     its rows in the table ``tag``. ``told`` are the fields in the event of a creation.
 
-    ``columns`` are those of fields whose column has another name, or is in another table of ``source``, the tables to
-    read from. Only reading knows other tables.
+    ``columns`` are those of fields whose column has another name, or is in the one other table that is ``joined``: its
+    name, and the column with the id of its row. ``private`` is a record of columns that only the daemon reads, and
+    ``others`` are columns that neither has. What a write changed is recorded in the journal, without the values of
+    secret and unrecorded fields.
     """
 
     def __init__(
@@ -151,7 +164,9 @@ class Table(Generic[R]):
         indexed: tuple[str, ...] = (),
         told: tuple[str, ...] = (),
         columns: Mapping[str, str] | None = None,
-        source: str | None = None,
+        joined: tuple[str, str] | None = None,
+        private: type[Record] | None = None,
+        others: tuple[str, ...] = (),
     ) -> None:
         struct: Any = record
         self.record = record
@@ -166,18 +181,29 @@ class Table(Generic[R]):
         self.indexed = indexed
         self.told = told
         self.columns = columns_of(struct, columns)
-        self._secret = secret_fields(struct)
+        self.private = {} if private is None else columns_of(private)
+        self._all = self.private | self.columns
+        self._secret = unrecorded_fields(struct) | (frozenset() if private is None else unrecorded_fields(private))
         self._by_name = _takes_only_keywords(struct)
         decoders = [(i, c.decode, c.is_plain) for i, c in enumerate(self.columns.values()) if c.decode is not None]
         self._decoders = [(i, decode) for i, decode, _ in decoders]
         self._page_decoders = [(i, decode) for i, decode, is_plain in decoders if not is_plain]
-        self._encoders = [(i, c.encode) for i, c in enumerate(self.columns.values()) if c.encode is not None]
+        self._defaults = _defaults_of(struct, self.columns)
         names = [column.name for column in self.columns.values()]
         self._prefix = f"{name}."
         qualified = [text if "." in text else self._prefix + text for text in names]
-        self._qualified, self._source = qualified, source or name
+        self._qualified, self._source = qualified, name
+        if joined is not None:
+            self._source += f" JOIN {joined[0]} ON {joined[0]}.id = {name}.{joined[1]}"
         self.select = self.selecting()
-        self._insert = f"INSERT INTO {name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        self.rows = Rows(
+            name,
+            (*names, *(column.name for column in self.private.values()), *others),
+            kind=kind,
+            secret=[self._all[field].name for field in self._secret],
+            volatile=[self._all[field].name for field in volatile],
+            joined=joined,
+        )
         direction, self._beyond = (" DESC", "<") if descending else ("", ">")
         ordered = [self._prefix + self.columns[field].name for field in order]
         self._order = ", ".join(ordered)
@@ -206,14 +232,6 @@ class Table(Generic[R]):
                     values[index] = decode(values[index])
             row = values
         return self.record(**dict(zip(self.columns, row, strict=True))) if self._by_name else self.record(*row)
-
-    def _row(self, record: R) -> list[Any]:
-        struct: Any = record
-        row = list(msgspec.structs.astuple(struct))
-        for index, encode in self._encoders:
-            if row[index] is not None:
-                row[index] = encode(row[index])
-        return row
 
     def find(self, reader: Reader, reference: str) -> R | None:
         """The record with exactly this id, else this name, else the only one whose id has this prefix (4 characters).
@@ -290,8 +308,19 @@ class Table(Generic[R]):
 
     # Writing
 
-    def insert(self, tx: Transaction, caller: Caller, values: Mapping[str, Any]) -> R:
-        """Insert a record, with its event. ``id`` and the times are made here, unless ``values`` has an ``id``.
+    def insert(
+        self,
+        tx: Transaction,
+        operation: Operation,
+        values: Mapping[str, Any],
+        *,
+        event: str = "created",
+        detail: dict[str, Any] | None = None,
+    ) -> R:
+        """Insert a record, with its event. ``id``, times and revisions are made here, unless ``values`` has an ``id``.
+
+        Fields without a value have the default of the record or of the schema. ``detail`` is that of the event, by
+        default the fields ``told``.
 
         Raises:
             RecordNameTaken: another record has the name.
@@ -299,19 +328,36 @@ class Table(Generic[R]):
         """
         given = {name: value for name, value in without_repeats(values).items() if value is not None}
         made = {"id": str(uuid.uuid4()), "created_at": tx.now, "updated_at": tx.now, "revision": 1, "state_revision": 0}
-        record = self.record(**made | given)
+        fields = made | given
         try:
-            tx.execute(self._insert, self._row(record))
+            row = self.rows.insert(tx, self._row(fields))
         except StoreConflict:
             # The common case needs one statement; the cause is looked up only when there is a conflict.
-            self.refuse_taken_name(tx, record.name, f'cannot create {self.word} "{record.name}"')
+            self.refuse_taken_name(tx, given["name"], f'cannot create {self.word} "{given["name"]}"')
             raise
+        record = self.decode([row[column.name] for column in self.columns.values()])
         self.write_tags(tx, record.id, getattr(record, "tags", ()))
-        self._count(tx, record, 1)
-        self._record(tx, caller, "created", record, {field: getattr(record, field) for field in self.told})
+        self._count(tx, getattr(record, "state", None), 1)
+        if detail is None:
+            detail = {field: getattr(record, field) for field in self.told}
+        self._record(tx, operation, record, None, row, [(f"{self.kind}.{event}", detail)])
         return record
 
-    def update(self, tx: Transaction, caller: Caller, record: R, changes: Mapping[str, Any]) -> R:
+    def _row(self, fields: Mapping[str, Any]) -> Image:
+        """The columns of fields; those of the record without a value have the record's default."""
+        row = {self._all[field].name: self.encode(field, value) for field, value in fields.items()}
+        return {**self._defaults, **row}
+
+    def update(
+        self,
+        tx: Transaction,
+        operation: Operation,
+        record: R,
+        changes: Mapping[str, Any],
+        *,
+        event: str = "updated",
+        detail: dict[str, Any] | None = None,
+    ) -> R:
         """Set fields to new values, with the event of the change; returns the new record. Equal values are no change.
 
         Raises:
@@ -323,27 +369,64 @@ class Table(Generic[R]):
             return record
         if "name" in changed:
             self.refuse_taken_name(tx, changed["name"], f'cannot update {self.word} "{record.name}"')
-        counters = self._counted(tx, record, changed)
-        new: R = msgspec.structs.replace(record, **changed, **counters)  # type: ignore[type-var]
-        assignments = ", ".join(f"{self.columns[field].name} = ?" for field in (*changed, *counters))
-        values = [self.encode(field, getattr(new, field)) for field in (*changed, *counters)]
-        tx.execute(f"UPDATE {self.name} SET {assignments} WHERE id = ?", (*values, record.id))
-        if "tags" in changed:
-            self.write_tags(tx, record.id, changed["tags"])
-        if "state" in changed:
-            self._count(tx, record, -1)
-            self._count(tx, new, 1)
-        if counters:
-            told = {field: self._change(field, record, new) for field in changed if field not in self.volatile}
-            self._record(tx, caller, "updated", new, told)
-        return new
+        if detail is None:
+            detail = {
+                field: self._told(field, record, new) for field, new in changed.items() if field not in self.volatile
+            }
+        return self.write(tx, operation, record.id, changed, [(f"{self.kind}.{event}", detail)]) or record
 
-    def delete(self, tx: Transaction, caller: Caller, record: R, told: tuple[str, ...] = ()) -> None:
+    def write(
+        self,
+        tx: Transaction,
+        operation: Operation,
+        id_: str,
+        changes: Mapping[str, Any],
+        events: Sequence[Event] = (),
+        *,
+        configured: bool = False,
+    ) -> R | None:
+        """Set fields, private ones too; returns the record, or None where there is none. Equal values are not written.
+
+        The events are recorded in any case. ``configured`` raises the revision also where no column of the
+        configuration changes.
+        """
+        columns = {self._all[field].name: self.encode(field, value) for field, value in changes.items()}
+        needed = dict.fromkeys((*columns, "revision", "state_revision", "created_at", "updated_at"))
+        present = self.rows.read(tx, id_, tuple(needed))
+        if present is None:
+            return None
+        values = {column: value for column, value in columns.items() if value != present[column]}
+        changed = {field for field in changes if self._all[field].name in values}
+        values |= self._counted(tx, present, changed, configured=configured)
+        if values:
+            self.rows.update(tx, id_, values)
+        if "tags" in changed:
+            self.write_tags(tx, id_, changes["tags"])
+        if "state" in changed:
+            column = self.columns["state"].name
+            self._count(tx, present[column], -1)
+            self._count(tx, values[column], 1)
+        row = tx.one(f"{self.select} WHERE {self._prefix}id = ?", (id_,))
+        assert row is not None
+        record = self.decode(row)
+        self._record(tx, operation, record, {column: present[column] for column in values}, values, events)
+        return record
+
+    def delete(
+        self,
+        tx: Transaction,
+        operation: Operation,
+        record: R,
+        told: tuple[str, ...] = (),
+        *,
+        event: str = "deleted",
+    ) -> None:
         """Delete a record, with its event, which tells the fields ``told``."""
         self.write_tags(tx, record.id, ())
-        self._count(tx, record, -1)
-        tx.execute(f"DELETE FROM {self.name} WHERE id = ?", (record.id,))
-        self._record(tx, caller, "deleted", record, {field: getattr(record, field) for field in told})
+        self._count(tx, getattr(record, "state", None), -1)
+        before = self.rows.delete(tx, record.id)
+        detail = {field: getattr(record, field) for field in told}
+        self._record(tx, operation, record, before, None, [(f"{self.kind}.{event}", detail)])
 
     def write_tags(self, tx: Transaction, record_id: str, tags: Collection[str]) -> None:
         """Write the rows by which a record is found by its tags; nothing where the record type has none."""
@@ -376,27 +459,25 @@ class Table(Generic[R]):
                 },
             )
 
-    def _count(self, tx: Transaction, record: R, by: int) -> None:
-        state = getattr(record, "state", None)
+    def _count(self, tx: Transaction, state: Any, by: int) -> None:
         if state is not None:
             tx.count(self.kind, str(state), by)
 
-    def _counted(self, tx: Transaction, record: R, changed: Collection[str]) -> dict[str, int]:
-        counters: dict[str, int] = {}
-        if not (self.observed | self.volatile).issuperset(changed):
-            counters = {"revision": record.revision + 1, "updated_at": max(tx.now, record.created_at)}
+    def _counted(self, tx: Transaction, present: Image, changed: Collection[str], *, configured: bool) -> Image:
+        """The counters of a row that a change of these fields raises, with the time of the change."""
+        counters: Image = {}
+        if configured or not (self.observed | self.volatile).issuperset(changed):
+            counters = {"revision": present["revision"] + 1, "updated_at": max(tx.now, present["created_at"])}
         if not self.observed.isdisjoint(changed):
-            counters["state_revision"] = record.state_revision + 1
+            counters["state_revision"] = present["state_revision"] + 1
         return counters
 
     def encode(self, field: str, value: Any) -> Any:
         """The value of the field's column."""
-        return self.columns[field].to_column(value)
+        return self._all[field].to_column(value)
 
-    def _change(self, field: str, before: R, after: R) -> dict[str, Any]:
-        if field in self._secret:
-            return {"changed": True}
-        return {"from": getattr(before, field), "to": getattr(after, field)}
+    def _told(self, field: str, before: R, new: Any) -> dict[str, Any]:
+        return {"changed": True} if field in self._secret else {"from": getattr(before, field), "to": new}
 
     def refuse_taken_name(self, tx: Transaction, name: str, cannot: str) -> None:
         """Refuse a name that a record has.
@@ -412,5 +493,14 @@ class Table(Generic[R]):
                 details={"name": name, "id": row[0]},
             )
 
-    def _record(self, tx: Transaction, caller: Caller, what: str, record: R, detail: dict[str, Any]) -> None:
-        journal.record(tx, caller, f"{self.kind}.{what}", self.kind, record.id, record.name, detail)
+    def _record(
+        self,
+        tx: Transaction,
+        operation: Operation,
+        record: R,
+        before: Image | None,
+        after: Image | None,
+        events: Sequence[Event],
+    ) -> None:
+        subject = Subject(self.kind, record.id, record.name)
+        self.rows.record(tx, operation, subject, record.id, before, after, events, record.revision)

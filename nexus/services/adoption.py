@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 
 from nexus.capability import ManagerContext
+from nexus.journal.operation import Operation, resumed
 from nexus.runtime import Exit, Process
 from nexus.services import store
 from nexus.services.dependencies.tunnels import Tunnels
@@ -30,7 +31,7 @@ async def adopt_services(
 ) -> None:
     """Adopt the tunnels and runs of ``rows``; returns when their ends are written, or after five seconds."""
     # Tunnels first: a lifecycle whose run has ended closes the tunnels of its service.
-    await _adopt_tunnels(tunnels, rows)
+    await _adopt_tunnels(manager, tunnels, rows)
     up = [stored for stored in rows if stored.service.state in store.UP]
     found = await _find_runs(manager, up)
     # Resume all before yielding: a dependent would otherwise see an unadopted service as stopped and start a second
@@ -43,9 +44,12 @@ async def adopt_services(
                     await event.wait()
 
 
-async def _adopt_tunnels(tunnels: Tunnels, rows: list[StoredService]) -> None:
+async def _adopt_tunnels(manager: ManagerContext, tunnels: Tunnels, rows: list[StoredService]) -> None:
+    def led(stored: StoredService) -> Operation:
+        return manager.store.read(lambda reader: resumed(reader, manager.caller, stored.operation_id, "adopted"))
+
     adoptions = [
-        tunnels.adopt(edge, stored.service.state in store.UP)
+        tunnels.adopt(edge, stored.service.state in store.UP, led(stored))
         for stored in rows
         for edge in stored.dependencies
         if edge.tunnel_run_id is not None

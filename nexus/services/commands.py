@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Meta
-from nexus_protocol.command import Command, Effect, StreamCommand, command
+from nexus_protocol.command import Command, Effect, Repeat, StreamCommand, command
+from nexus_protocol.events import cause, event
 
 from nexus.git.errors import (
     GIT_CHECKOUT_ERRORS,
@@ -18,6 +19,7 @@ from nexus.git.errors import (
     GIT_PULL_ERRORS,
     GIT_READ_ERRORS,
 )
+from nexus.records.events import written_event
 from nexus.records.fields import (
     NEXT_START,
     ClientId,
@@ -128,6 +130,88 @@ _START_ERRORS = (
     ServiceStopped,
     ServiceUnknown,
 )
+
+_REASON = {"reason": "a sentence for people"}
+_EXIT = _REASON | {"exit_code": "how its process exited", "exit_signal": "the signal that ended it"}
+_DEPENDENCY = {"dependency": "the name of the dependency"}
+_EDGE = _DEPENDENCY | {"dependency_id": "its id"}
+_CONDITION = {"condition": "what it must have reached"}
+
+event(
+    "service.added",
+    "A service was added.",
+    type="simple or oneshot",
+    port="its declared port",
+    restart="its restart policy",
+    autostart="whether it starts with the daemon",
+    directory="its working directory",
+    repo_url="its repository",
+    repo_path="the clone",
+    tags="its tags",
+)
+event(
+    "service.updated",
+    "The configuration of a service was changed.",
+    fields='its value before and after; of secrets only {"changed": …}',
+)
+event("service.removed", "A service was removed.")
+event(
+    "service.dependency_added",
+    "A service was made to depend on another one.",
+    **_EDGE,
+    **_CONDITION,
+    when_lost="what follows its loss",
+    tunnel_enabled="whether it is reached through a tunnel",
+)
+event("service.dependency_removed", "A service no longer depends on another one.", **_EDGE)
+event(
+    "service.starting",
+    "A service is about to get a process, or waits for its dependencies.",
+    **_REASON,
+    port="the port of this run",
+    restarts="how many restarts there were",
+)
+event("service.started", "The process of a service is up.", pid="of its process", port="of this run")
+event("service.stopping", "The processes of a service are being ended.", **_REASON)
+event("service.stopped", "A service is down, as it was asked for or with its work done.", **_EXIT)
+event("service.exited", "The process of a service ended by itself.", **_EXIT)
+event("service.failed", "A service is down, and was meant to be up.", **_REASON)
+event(
+    "service.restarting",
+    "The restart policy of a service begins another run.",
+    **_REASON,
+    wait_ms="until then",
+    restarts="how many restarts there were",
+)
+event("service.healthy", "The health check of a service succeeded.", message="of the check")
+event("service.unhealthy", "The health check of a service failed.", message="of the check")
+event(
+    "service.dependency_lost",
+    "A dependency of a running service was lost.",
+    **_DEPENDENCY,
+    **_CONDITION,
+    **_REASON,
+    when_lost="what follows its loss",
+)
+event("service.dependency_back", "A lost dependency is there again.", **_DEPENDENCY, **_CONDITION)
+event("service.cloned", "The repository of a service was cloned.", path="of the clone", commit="that is checked out")
+event(
+    "service.pulled",
+    "The repository of a service was pulled.",
+    **{"from": "the commit before", "to": "the commit after", "commits": "how many came"},
+)
+event(
+    "service.checked_out",
+    "A branch or a commit was checked out in the repository of a service.",
+    branch="the branch, if it is one",
+    commit="the commit",
+)
+written_event("service", "A service")
+written_event("dependency", "The dependency of a service")
+
+cause("dependency.lost", "A dependency of a running service was lost.")
+cause("dependency.back", "A lost dependency was there again.")
+cause("tunnel.exited", "The tunnel to a dependency ended by itself.")
 
 Type = Annotated[
     ServiceType,
@@ -282,7 +366,7 @@ Timeout = Annotated[int, Meta(ge=1, le=86_400_000, description="time limit of th
 GitToken = Annotated[Token, Meta(description="git token, used for this request and never stored")]
 
 
-@command(1, Effect.ACT, errors=(*_START_ERRORS, ServiceRunning), max_payload=_MAX_PAYLOAD)
+@command(1, Effect.ACT, errors=(*_START_ERRORS, ServiceRunning), max_payload=_MAX_PAYLOAD, repeat=Repeat.AGAIN)
 class StartService(Command[ServiceStarted]):
     """Start a service, after the services that it depends on.
 
@@ -297,7 +381,7 @@ class StartService(Command[ServiceStarted]):
     if_state_revision: StateRevision | None = None
 
 
-@command(2, Effect.ACT, errors=(*_CHANGE_ERRORS, ServiceNeeded))
+@command(2, Effect.ACT, errors=(*_CHANGE_ERRORS, ServiceNeeded), repeat=Repeat.AGAIN)
 class StopService(Command[ServicesStopped]):
     """Stop a service; replies when all of its processes have ended.
 
@@ -310,7 +394,7 @@ class StopService(Command[ServicesStopped]):
     if_state_revision: StateRevision | None = None
 
 
-@command(3, Effect.ACT, errors=_START_ERRORS, max_payload=_MAX_PAYLOAD)
+@command(3, Effect.ACT, errors=_START_ERRORS, max_payload=_MAX_PAYLOAD, repeat=Repeat.REFUSE)
 class RestartService(Command[ServiceStarted]):
     """Stop a service if it is up, and start it with the environment of its last start, or with a new one."""
 
@@ -373,7 +457,7 @@ class AddService(Command[Service]):
     id: ClientId | None = None
 
 
-@command(6, Effect.ACT, errors=(*_CHANGE_ERRORS, ServiceRunning, ServiceNeeded))
+@command(6, Effect.ACT, errors=(*_CHANGE_ERRORS, ServiceRunning, ServiceNeeded), repeat=Repeat.REFUSE)
 class RemoveService(Command[Service]):
     """Remove a service that is not up, and its kept output; returns the removed service. Its repository stays.
 
@@ -562,7 +646,7 @@ class AddDependency(Command[Dependency]):
     )
 
 
-@command(21, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceDependencyNotFound))
+@command(21, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceDependencyNotFound), repeat=Repeat.REFUSE)
 class RemoveDependency(Command[Dependency]):
     """Remove a dependency, and return it."""
 
@@ -581,7 +665,7 @@ class ListDependencies(Command[DependencyList]):
     )
 
 
-@command(30, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_CHECKOUT_ERRORS))
+@command(30, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_CHECKOUT_ERRORS), repeat=Repeat.REFUSE)
 class CheckoutBranch(Command[RepoStatus]):
     """Check out a branch of a service's repository, or create it; refused if uncommitted work could be lost."""
 
@@ -597,7 +681,7 @@ class GetRepoStatus(Command[RepoStatus]):
     service: ServiceReference
 
 
-@command(32, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_CHECKOUT_ERRORS))
+@command(32, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_CHECKOUT_ERRORS), repeat=Repeat.AGAIN)
 class GitCheckoutCommit(Command[RepoStatus]):
     """Check out a commit of a service's repository, detached; refused if uncommitted work could be lost."""
 
@@ -605,7 +689,7 @@ class GitCheckoutCommit(Command[RepoStatus]):
     commit: Annotated[Branch, Meta(extra={"metavar": "COMMIT"})]
 
 
-@command(33, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_PULL_ERRORS))
+@command(33, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceNoRepository, *GIT_PULL_ERRORS), repeat=Repeat.REFUSE)
 class GitPull(StreamCommand[GitProgress, RepoStatus]):
     """Pull into a service's repository, fast-forward only, and update its submodules.
 
@@ -633,7 +717,7 @@ class GitListBranches(Command[GitBranchList]):
     remote: Annotated[bool, Meta(description="include the branches of its remotes")] = False
 
 
-@command(36, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceInvalid, *GIT_CLONE_ERRORS))
+@command(36, Effect.ACT, errors=(*_LOOKUP_ERRORS, ServiceInvalid, *GIT_CLONE_ERRORS), repeat=Repeat.REFUSE)
 class GitClone(StreamCommand[GitProgress, RepoStatus]):
     """Clone a service's repository to its ``repo_path``, which may be absent or an empty directory.
 

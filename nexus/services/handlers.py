@@ -11,7 +11,8 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from nexus import journal
+from nexus_protocol.command import unrecorded_fields
+
 from nexus.capability import Context, Stream, encode_each, handles
 from nexus.hints import command_line
 from nexus.records.handlers import lists
@@ -91,11 +92,8 @@ __all__ = [
 ]
 
 _MAX_NAMES_PER_EVENT = 50
+_UNRECORDED = unrecorded_fields(Service)
 _EDGES_PER_READ = 200
-
-
-def _record(tx: Transaction, ctx: Context, what: str, service: Service, detail: dict[str, Any]) -> None:
-    journal.record(tx, ctx.caller, f"service.{what}", "service", service.id, service.name, detail)
 
 
 def _resolve(ctx: Context, reference: str) -> Service:
@@ -116,11 +114,7 @@ def _updated(ctx: Context, service: Service) -> None:
 @handles(AddService, after=_updated, size_bytes=lambda command: _size_bytes(command.environment))
 def add_service(tx: Transaction, ctx: Context, command: AddService) -> Service:
     validation.check(f'cannot add service "{command.name}"', {name: getattr(command, name) for name in store.DECLARED})
-    service, new = store.insert(tx, command)
-    if new:
-        names = ("type", "port", "restart", "autostart", "directory", "repo_url", "repo_path", "tags")
-        _record(tx, ctx, "added", service, {name: getattr(service, name) for name in names})
-    return service
+    return store.insert(tx, ctx.operation, command)
 
 
 @handles(
@@ -156,8 +150,7 @@ def _update(tx: Transaction, ctx: Context, command: UpdateService | UpdateConfig
     validation.check(cannot, before | changes)
     if "name" in changes:
         dependencies.refuse_tunnel_names_of(tx, stored.service, changes["name"])
-    service = store.update(tx, stored.service, changes)
-    _record(tx, ctx, "updated", service, _change_detail(before, changes))
+    service = store.update(tx, ctx.operation, stored.service, changes, _change_detail(before, changes))
     return service, changes.get("environment", stored.environment)
 
 
@@ -169,7 +162,7 @@ def _change_detail(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
             old = before[name]
             names = sorted(key for key in old.keys() | value.keys() if old.get(key) != value.get(key))
             detail[name] = {"changed": names[:_MAX_NAMES_PER_EVENT]}
-        elif name in ("run_command", "health_exec"):
+        elif name in _UNRECORDED:
             detail[name] = {"changed": True}
         else:
             detail[name] = {"from": before[name], "to": value}
@@ -237,16 +230,8 @@ def _dependency_changed(ctx: Context, dependency: Dependency) -> None:
 @handles(AddDependency, after=_dependency_changed)
 def add_dependency(tx: Transaction, ctx: Context, command: AddDependency) -> Dependency:
     service, dependency = store.resolve(tx, command.service), store.resolve(tx, command.dependency)
-    if dependencies.add(tx, service, dependency, command):
-        store.count_change(tx, service)
-        detail = {
-            "dependency": dependency.name,
-            "dependency_id": dependency.id,
-            "condition": command.condition,
-            "when_lost": command.when_lost,
-            "tunnel_enabled": command.tunnel_enabled,
-        }
-        _record(tx, ctx, "dependency_added", service, detail)
+    if dependencies.add(tx, ctx.operation, service, dependency, command):
+        store.count_change(tx, ctx.operation, service)
     return dependency_store.listed(tx, service_id=service.id, dependency_id=dependency.id)[0]
 
 
@@ -265,11 +250,9 @@ async def remove_dependency(ctx: Context, command: RemoveDependency) -> Dependen
                 details={"service": service.name, "dependency": dependency.name},
             )
         removed = dependency_store.listed(tx, service_id=service.id, dependency_id=dependency.id)[0]
-        dependency_store.remove(tx, edge.id)
-        store.count_change(tx, service)
+        dependency_store.remove(tx, ctx.operation, edge)
+        store.count_change(tx, ctx.operation, service)
         edges[:] = [edge.id]
-        detail = {"dependency": dependency.name, "dependency_id": dependency.id}
-        _record(tx, ctx, "dependency_removed", service, detail)
         return removed
 
     removed = await ctx.store.write(change)

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from nexus_protocol import DeadlineExceeded, NexusError
 
-from nexus import graph, journal
+from nexus import graph
 from nexus.capability import Context, ManagerContext
 from nexus.hints import command_line
 from nexus.runtime import CursorGone, LogCursor, RuntimeFailure
@@ -87,7 +87,7 @@ class ServiceManager:
     async def _autostart(self, service: Service) -> None:
         await self._context.boot.reconciled()
         try:
-            await self.handle(service.id).start(StartOptions(self._context.caller), wait=False)
+            await self.handle(service.id).start(StartOptions(self._context.cause("autostart")), wait=False)
         except NexusError as error:
             _log.warning("autostart: %s", error.message)
 
@@ -167,12 +167,12 @@ class ServiceManager:
         Raises:
             NexusError: as the declaration of StartService lists; the start itself goes on where a policy says so.
         """
-        options = StartOptions(ctx.caller, command.environment)
+        options = StartOptions(ctx.operation, command.environment)
         return await self._bring_up(ctx, command, lambda handle: handle.start(options, wait=command.wait))
 
     async def restart_service(self, ctx: Context, command: RestartService) -> ServiceStarted:
         """End a service's run, and start it with the environment of its last start or a new one; raises as a start."""
-        options = StartOptions(ctx.caller, command.environment)
+        options = StartOptions(ctx.operation, command.environment)
         return await self._bring_up(ctx, command, lambda handle: handle.restart(options, wait=command.wait))
 
     async def _bring_up(
@@ -230,7 +230,7 @@ class ServiceManager:
         if asked and not command.cascade:
             raise self._needed(service, asked)
         asked.append(service.id)
-        request = StopRequest(ctx.caller, _STOP, on_demand=True)
+        request = StopRequest(ctx.operation, _STOP, on_demand=True)
         stopped: list[str] = []
         tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -319,7 +319,7 @@ class ServiceManager:
         cannot = f'cannot remove service "{service.name}"'
         store.SERVICES.expect(service, cannot, command.if_revision, command.if_state_revision)
         if command.stop and not self._store.read(lambda reader: dependency_store.dependents_of(reader, service.id)):
-            await self.handle(service.id).stop(StopRequest(ctx.caller, _REMOVAL, on_demand=True, strict=True))
+            await self.handle(service.id).stop(StopRequest(ctx.operation, _REMOVAL, on_demand=True, strict=True))
         # A stop changes the state that was expected.
         state_revision = None if command.stop else command.if_state_revision
         # Once the record is deleted the request has succeeded, and its files are deleted even if it is cancelled.
@@ -331,9 +331,7 @@ class ServiceManager:
         edges = self._store.read(lambda reader: dependency_store.dependencies_of(reader, service.id))
 
         def change(tx: Transaction) -> Service:
-            removed = store.delete(tx, service.id, revision, state_revision)
-            journal.record(tx, ctx.caller, "service.removed", "service", removed.id, removed.name, {})
-            return removed
+            return store.delete(tx, ctx.operation, service.id, revision, state_revision)
 
         removed = await self._store.write(change)
         self._handles.pop(service.id, None)

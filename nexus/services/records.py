@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Meta, field
-from nexus_protocol.command import SECRET, Record
+from nexus_protocol.command import SECRET, UNRECORDED, Record
 
 from nexus.records.fields import Reference
 from nexus.services.states import (
@@ -50,7 +50,7 @@ Text = Annotated[str, Meta(max_length=4096, pattern=_NO_NUL)]
 Path = Annotated[str, Meta(min_length=1, max_length=4096, pattern=_ABSOLUTE)]
 Shell = Annotated[str, Meta(min_length=1, max_length=16_384, pattern=_NO_NUL)]
 Argv = Annotated[list[Annotated[str, Meta(max_length=16_384, pattern=_NO_NUL)]], Meta(min_length=1, max_length=256)]
-RunCommand = Shell | Argv
+RunCommand = Annotated[Shell | Argv, UNRECORDED]
 """A string for ``/bin/sh -c``, or the words of a command that is run without a shell."""
 VariableName = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$(?!\n)")]
 Environment = Annotated[
@@ -83,7 +83,7 @@ class Service(Record, kw_only=True):
     state_at: int
     """When it entered its present state."""
 
-    run_command: str | list[str] | None = None
+    run_command: Annotated[str | list[str], UNRECORDED] | None = None
     """A string for ``/bin/sh -c``, or the words of a command that is run without a shell."""
     type: ServiceType
     directory: str | None = None
@@ -110,7 +110,7 @@ class Service(Record, kw_only=True):
     """Whether its policy restarts it when it becomes unhealthy."""
     start_window_ms: int
     """An exit within this time is a failed start."""
-    health_exec: str | list[str] | None = None
+    health_exec: Annotated[str | list[str], UNRECORDED] | None = None
     """Healthy when this command exits with 0."""
     health_tcp: int | None = None
     """Healthy when this port accepts connections on 127.0.0.1 or ::1; 0: the service's own port."""
@@ -255,7 +255,7 @@ class ServiceConfig(Record):
     filename: str | None = None
     path: str | None = None
     """Absolute path of the file, if there is one."""
-    run_command: str | list[str] | None = None
+    run_command: Annotated[str | list[str], UNRECORDED] | None = None
     variables: list[ConfigVariable] = field(default_factory=list)
     """Sorted by name: those of the record, or with ``resolved`` the whole environment of a start."""
 

@@ -5,16 +5,17 @@ Only this module sets a service's state. Values of environments leave it only in
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from msgspec import field
 from nexus_protocol.command import SECRET, Record
 
 from nexus.hints import command_line
+from nexus.journal.operation import Operation
+from nexus.journal.rows import Event
 from nexus.records.errors import RecordErrors
-from nexus.records.table import Table, columns_of, without_repeats
+from nexus.records.table import Table, without_repeats
 from nexus.services.commands import AddService
 from nexus.services.dependencies.store import (
     StoredDependency,
@@ -22,8 +23,7 @@ from nexus.services.dependencies.store import (
     dependents_of,
     edges,
     give_up_idle_port,
-    release_ports,
-    remove_of,
+    remove,
 )
 from nexus.services.errors import (
     ServiceAmbiguous,
@@ -89,6 +89,8 @@ class StoredService(Record):
     """The boot in which a client stopped it: autostart leaves it alone until the next boot."""
     ended_in_boot: str | None = None
     """The boot in which its last run ended; None for a record that is older than the column."""
+    operation_id: int | None = None
+    """The operation of the last change of its state; None for a record that is older than the column."""
     dependencies: list[StoredDependency] = field(default_factory=list)
 
 
@@ -96,6 +98,22 @@ class StoredService(Record):
 
 _CONFIG_COLUMNS = {"run_command": "run_command", "config_filename": "filename", "config_format": "format"}
 """The fields that are in ``service_config``, with their columns there."""
+
+
+class _Private(Record):
+    """The columns that only the daemon may read, as ``StoredService`` has them."""
+
+    environment: Annotated[dict[str, str], SECRET]
+    start_environment: Annotated[dict[str, str], SECRET]
+    wanted: bool
+    run_id: str | None
+    restart_times: list[int]
+    stopped_in_boot: str | None
+    ended_in_boot: str | None
+    operation_id: int | None
+
+
+_SERVICE_FIELDS = set(Service.__struct_fields__)
 
 SERVICES = Table(
     Service,
@@ -106,40 +124,25 @@ SERVICES = Table(
     errors=RecordErrors(
         ServiceNotFound, ServiceAmbiguous, ServiceNameTaken, ServiceIdTaken, ServiceChanged, ServiceCursorInvalid
     ),
+    observed=(_SERVICE_FIELDS | set(_Private.__struct_fields__)) - {*DECLARED, "environment_names", "operation_id"},
+    volatile=("operation_id",),
     order=("name",),
     descending=False,
     indexed=("state",),
+    told=("type", "port", "restart", "autostart", "directory", "repo_url", "repo_path", "tags"),
     columns={field: f"service_config.{column}" for field, column in _CONFIG_COLUMNS.items()} | {"state": "status"},
-    source="service JOIN service_config ON service_config.id = service.config_id",
+    joined=("service_config", "config_id"),
+    private=_Private,
+    others=("config_id",),
 )
 
-
-class _Private(Record):
-    """The columns that only the daemon may read, as ``StoredService`` has them."""
-
-    environment: dict[str, str]
-    start_environment: dict[str, str]
-    wanted: bool
-    run_id: str | None
-    restart_times: list[int]
-    stopped_in_boot: str | None
-    ended_in_boot: str | None
-
-
-_PRIVATE = columns_of(_Private)
 _FIELDS = len(SERVICES.columns)
-_SELECT_STORED = SERVICES.selecting(*_PRIVATE)
-
-
-def _to_column(name: str, value: Any) -> Any:
-    column = _PRIVATE.get(name) or SERVICES.columns.get(name)
-    return value if column is None else column.to_column(value)
+_SELECT_STORED = SERVICES.selecting(*SERVICES.private)
 
 
 def _stored(row: tuple[Any, ...], dependencies: list[StoredDependency]) -> StoredService:
-    private = {
-        name: column.to_field(value) for (name, column), value in zip(_PRIVATE.items(), row[_FIELDS:], strict=True)
-    }
+    columns = zip(SERVICES.private.items(), row[_FIELDS:], strict=True)
+    private = {name: column.to_field(value) for (name, column), value in columns}
     return StoredService(service=SERVICES.decode(row[:_FIELDS]), dependencies=dependencies, **private)
 
 
@@ -182,8 +185,8 @@ def declared(stored: StoredService) -> dict[str, Any]:
 # The declared configuration
 
 
-def insert(tx: Transaction, command: AddService) -> tuple[Service, bool]:
-    """Insert the service; if the same request made it before, return it with False as second value.
+def insert(tx: Transaction, operation: Operation, command: AddService) -> Service:
+    """Insert the service; if the same request made it before, return it.
 
     Raises:
         ServiceNameTaken: another service has the name.
@@ -196,32 +199,20 @@ def insert(tx: Transaction, command: AddService) -> tuple[Service, bool]:
     if command.id is not None and find(tx, command.id) is not None:
         existing = stored(tx, command.id)
         if declared(existing) == fields:
-            return existing.service, False
+            return existing.service
         raise ServiceIdTaken(
             f'{cannot}: service "{existing.service.name}" has the id {command.id} and other fields',
             hint="Repeat the request with the present fields of the service, or choose another id for a new service.",
             details={"id": command.id, "name": existing.service.name},
         )
     SERVICES.refuse_taken_name(tx, command.name, cannot)
-    config = tx.one(
-        "INSERT INTO service_config (filename, format, run_command) VALUES (?, ?, ?) RETURNING id",
-        tuple(_to_column(name, fields[name]) for name in ("config_filename", "config_format", "run_command")),
-    )
-    assert config is not None
-    id_ = command.id or str(uuid.uuid4())
-    columns: dict[str, Any] = {"id": id_, "config_id": config[0]}
-    columns |= {name: _to_column(name, value) for name, value in fields.items() if name not in _CONFIG_COLUMNS}
-    columns["environment_names"] = SERVICES.encode("environment_names", sorted(fields["environment"]))
-    columns |= dict.fromkeys(("created_at", "updated_at", "state_at"), tx.now)
-    tx.execute(
-        f"INSERT INTO service ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", tuple(columns.values())
-    )
-    SERVICES.write_tags(tx, id_, fields["tags"])
-    tx.count(SERVICES.kind, ServiceState.STOPPED.value, 1)
-    return resolve(tx, id_), True
+    fields |= {"id": command.id, "state_at": tx.now, "environment_names": sorted(fields["environment"])}
+    return SERVICES.insert(tx, operation, fields, event="added")
 
 
-def update(tx: Transaction, service: Service, changes: Mapping[str, Any]) -> Service:
+def update(
+    tx: Transaction, operation: Operation, service: Service, changes: Mapping[str, Any], detail: dict[str, Any]
+) -> Service:
     """Set these fields of ``DECLARED`` to new values, and return the changed service.
 
     Raises:
@@ -229,32 +220,30 @@ def update(tx: Transaction, service: Service, changes: Mapping[str, Any]) -> Ser
     """
     if changes.get("name", service.name) != service.name:
         SERVICES.refuse_taken_name(tx, changes["name"], f'cannot update service "{service.name}"')
-    config = {_CONFIG_COLUMNS[name]: _to_column(name, changes[name]) for name in changes if name in _CONFIG_COLUMNS}
-    columns = {name: _to_column(name, changes[name]) for name in changes if name not in _CONFIG_COLUMNS}
+    fields = dict(without_repeats(changes))
     if "environment" in changes:
-        columns["environment_names"] = SERVICES.encode("environment_names", sorted(changes["environment"]))
-    if config:
-        tx.execute(
-            f"UPDATE service_config SET {', '.join(f'{name} = ?' for name in config)} "
-            "WHERE id = (SELECT config_id FROM service WHERE id = ?)",
-            (*config.values(), service.id),
-        )
-    if "tags" in changes:
-        SERVICES.write_tags(tx, service.id, changes["tags"])
-    _set(tx, service.id, columns | _counted(tx, service))
-    return resolve(tx, service.id)
+        fields["environment_names"] = sorted(changes["environment"])
+    return _written(service.id, SERVICES.write(tx, operation, service.id, fields, [("service.updated", detail)]))
 
 
-def count_change(tx: Transaction, service: Service) -> None:
+def count_change(tx: Transaction, operation: Operation, service: Service) -> None:
     """Raise the revision of a service whose dependencies were changed: they are a part of its configuration."""
-    _set(tx, service.id, _counted(tx, service))
+    SERVICES.write(tx, operation, service.id, {}, configured=True)
 
 
-def _counted(tx: Transaction, service: Service) -> dict[str, int]:
-    return {"updated_at": max(tx.now, service.created_at), "revision": service.revision + 1}
+def _written(service_id: str, service: Service | None) -> Service:
+    if service is None:
+        raise SERVICES.not_found(service_id)
+    return service
 
 
-def delete(tx: Transaction, reference: str, revision: int | None = None, state_revision: int | None = None) -> Service:
+def delete(
+    tx: Transaction,
+    operation: Operation,
+    reference: str,
+    revision: int | None = None,
+    state_revision: int | None = None,
+) -> Service:
     """Delete a service that is not up and has no dependents, with its dependencies and leases, and return it.
 
     Raises:
@@ -281,13 +270,9 @@ def delete(tx: Transaction, reference: str, revision: int | None = None, state_r
             details={"id": service.id, "name": service.name, "state": service.state.value},
         )
     release(tx, port_lease(service.id))
-    release_ports(tx, service.id)
-    remove_of(tx, service.id)
-    tx.count(SERVICES.kind, service.state.value, -1)
-    SERVICES.write_tags(tx, service.id, ())
-    row = tx.one("DELETE FROM service WHERE id = ? RETURNING config_id", (service.id,))
-    assert row is not None
-    tx.execute("DELETE FROM service_config WHERE id = ?", row)
+    for edge in dependencies_of(tx, service.id):
+        remove(tx, operation, edge)
+    SERVICES.delete(tx, operation, service, event="removed")
     return service
 
 
@@ -320,7 +305,14 @@ _LIVE_COLUMNS = ("pid", "active_port", "next_restart_at", "lost_dependencies")
 """The columns that are unset in the states stopped and failed."""
 
 
-def change_state(tx: Transaction, service_id: str, state: ServiceState, **columns: Any) -> Service:
+def change_state(
+    tx: Transaction,
+    operation: Operation,
+    service_id: str,
+    state: ServiceState,
+    events: Sequence[Event] = (),
+    **columns: Any,
+) -> Service:
     """Set the state of a service, which may be the present one, with columns of its run, and return the service.
 
     ``columns`` are of ``_RUN_COLUMNS``; None unsets one. A change of state unsets ``reason``, ``reason_code`` and
@@ -336,7 +328,7 @@ def change_state(tx: Transaction, service_id: str, state: ServiceState, **column
     unknown = columns.keys() - _RUN_COLUMNS
     if unknown:
         raise ValueError(f"change_state sets no {', '.join(sorted(unknown))}")
-    row = tx.one("SELECT status, run_id, active_port, state_revision FROM service WHERE id = ?", (service_id,))
+    row = tx.one("SELECT status, run_id, active_port FROM service WHERE id = ?", (service_id,))
     if row is None:
         raise SERVICES.not_found(service_id)
     before = ServiceState(row[0])
@@ -344,29 +336,27 @@ def change_state(tx: Transaction, service_id: str, state: ServiceState, **column
     if state is not before:
         if state not in TRANSITIONS[before]:
             raise ValueError(f"a service does not go from {before} to {state}")
-        changes |= {"status": state.value, "state_at": tx.now} | dict.fromkeys(_STATE_COLUMNS)
-        tx.count(SERVICES.kind, before.value, -1)
-        tx.count(SERVICES.kind, state.value, 1)
+        changes |= {"state": state, "state_at": tx.now} | dict.fromkeys(_STATE_COLUMNS)
     if state not in UP:
         changes |= dict.fromkeys(_LIVE_COLUMNS)
     changes |= columns
     new_run = columns.get("run_id") is not None and columns["run_id"] != row[1]
     same_run = state is before or (before, state) == (ServiceState.STARTING, ServiceState.RUNNING)
     if new_run or not same_run or state not in (ServiceState.STARTING, ServiceState.RUNNING):
-        changes |= {"health": ServiceHealth.UNKNOWN.value, "health_message": None}
+        changes |= {"health": ServiceHealth.UNKNOWN, "health_message": None}
     if changes.get("active_port", row[2]) != row[2]:
-        _lease_port(tx, service_id, changes["active_port"])
-    values = {
-        name: _to_column(name, _UNSET_VALUES.get(name) if value is None else value) for name, value in changes.items()
-    }
-    if state is before:
-        # What is written again is no change, which another request's state_revision would miss.
-        present = tx.one(f"SELECT {', '.join(values)} FROM service WHERE id = ?", (service_id,))
-        assert present is not None
-        values = {name: new for (name, new), old in zip(values.items(), present, strict=True) if new != old}
-    if values:
-        _set(tx, service_id, values | {"state_revision": row[3] + 1})
-    return resolve(tx, service_id)
+        _lease_port(tx, operation, service_id, changes["active_port"])
+    for name, unset in _UNSET_VALUES.items():
+        if changes.get(name, unset) is None:
+            changes[name] = unset
+    return _write_state(tx, operation, service_id, changes, events)
+
+
+def _write_state(
+    tx: Transaction, operation: Operation, service_id: str, changes: dict[str, Any], events: Sequence[Event]
+) -> Service:
+    changes["operation_id"] = operation.enter(tx)
+    return _written(service_id, SERVICES.write(tx, operation, service_id, changes, events))
 
 
 _UNSET_VALUES: dict[str, Any] = {
@@ -379,18 +369,24 @@ _UNSET_VALUES: dict[str, Any] = {
 """The unset values of columns that are NOT NULL."""
 
 
-def set_health(tx: Transaction, service_id: str, health: ServiceHealth, message: str | None = None) -> Service:
-    """Write the result of a health check, if the service is starting or running and the result another one.
+def set_health(
+    tx: Transaction,
+    operation: Operation,
+    service_id: str,
+    health: ServiceHealth,
+    message: str | None = None,
+    events: Sequence[Event] = (),
+) -> Service:
+    """Write the result of a health check with its events, if the service is starting or running and the result new.
 
     Raises:
         ServiceNotFound: there is no such service.
     """
-    tx.execute(
-        "UPDATE service SET health = ?, health_message = ?, state_revision = state_revision + 1 "
-        f"WHERE id = ? AND status IN ('starting', 'running') AND (health <> ? OR {differs('health_message')})",
-        (health.value, message, service_id, health.value, message),
-    )
-    return resolve(tx, service_id)
+    service = resolve(tx, service_id)
+    up = service.state in (ServiceState.STARTING, ServiceState.RUNNING)
+    if not up or (service.health, service.health_message) == (health, message):
+        return service
+    return _write_state(tx, operation, service_id, {"health": health, "health_message": message}, events)
 
 
 # Ports
@@ -401,7 +397,7 @@ def port_lease(service_id: str) -> LeaseOwner:
     return LeaseOwner("service", service_id, "run")
 
 
-def _lease_port(tx: Transaction, service_id: str, port: int | None) -> None:
+def _lease_port(tx: Transaction, operation: Operation, service_id: str, port: int | None) -> None:
     """Lease a port for a run; None ends the lease.
 
     Raises:
@@ -410,7 +406,7 @@ def _lease_port(tx: Transaction, service_id: str, port: int | None) -> None:
     if port is None:
         release(tx, port_lease(service_id))
     else:
-        give_up_idle_port(tx, port)
+        give_up_idle_port(tx, operation, port)
         lease(tx, port_lease(service_id), port)
 
 
@@ -418,8 +414,3 @@ def declared_ports(reader: Reader, service_id: str | None) -> set[int]:
     """The fixed ports that services declare, without those of ``service_id``."""
     rows = reader.all(f"SELECT port FROM service WHERE port > 0 AND {differs('id')}", (service_id,))
     return {row[0] for row in rows}
-
-
-def _set(tx: Transaction, service_id: str, columns: Mapping[str, Any]) -> None:
-    assignments = ", ".join(f"{name} = ?" for name in columns)
-    tx.execute(f"UPDATE service SET {assignments} WHERE id = ?", (*columns.values(), service_id))

@@ -128,6 +128,9 @@ class Transaction(Reader, Protocol):
     now: int
     """Milliseconds since the Unix epoch, the same for the whole transaction."""
 
+    operation: int | None
+    """The operation whose row is known to be there once this transaction is committed; None before its first change."""
+
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one statement; returns the number of rows that it changed.
 
@@ -140,6 +143,15 @@ class Transaction(Reader, Protocol):
 
     def mark_journal(self) -> None:
         """Note that this transaction wrote to the journal: the journal's listeners are called after the commit."""
+
+    def operation_number(self) -> int:
+        """A number above those of all operations. It is given once, also if the transaction is rolled back."""
+
+    def on_commit(self, fn: Callable[[], None]) -> None:
+        """Call ``fn`` in the event loop once this transaction is durable, before its waiter goes on; at most once."""
+
+    def digest(self, data: bytes) -> bytes:
+        """See ``StateStore.digest``."""
 
 
 class AppliedMigration(NamedTuple):
@@ -235,6 +247,9 @@ class StateStore(Protocol):
 
     async def backup(self, path: Path | None = None, *, keep_days: int = 30, now_ms: int | None = None) -> BackupInfo:
         """Make a verified, consistent backup while the store is in use; see ``nexus.store.backup``."""
+
+    def digest(self, data: bytes) -> bytes:
+        """Return 16 bytes that tell ``data`` from other data, and tell nobody who lacks this store's key what it is."""
 
     def on_journal(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call ``listener`` in the event loop after each commit with journal rows; returns an unsubscribe function."""

@@ -134,7 +134,7 @@ def restore_database(path: Path, source: Path) -> Restored:
             backup_database(source, partial)
             # Also above what the processes were started with: the restored database is the one of theirs.
             highest = max(_highest_seq_of_file(path), noted_event(ProcessesFolder(path).path))
-            next_seq = _continue_journal(partial, highest, source)
+            next_seq = _continue_journal(partial, highest, _highest_operation(path), source)
             aside = set_aside(path, replacement=partial)
         except OSError as error:
             raise InitError(f"cannot restore {source} to {path}: {error.strerror}") from error
@@ -175,7 +175,26 @@ def _last_seq(connection: sqlite3.Connection) -> int:
     return highest
 
 
-def _continue_journal(path: Path, highest: int, source: Path) -> int:
+def _highest_operation(path: Path) -> int:
+    """The highest number that the database file gave an operation; 0 where that cannot be read."""
+    with contextlib.suppress(sqlite3.Error):
+        if path.exists():
+            with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+                return _last_operation(connection)
+    return 0
+
+
+def _last_operation(connection: sqlite3.Connection) -> int:
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'operation'").fetchone():
+        return 0
+    sql = (
+        "SELECT max(coalesce((SELECT max(id) FROM operation), 0), "
+        "coalesce((SELECT CAST(value AS INTEGER) FROM schema_meta WHERE key = 'operation_pruned_id'), 0))"
+    )
+    return int(connection.execute(sql).fetchone()[0])
+
+
+def _continue_journal(path: Path, highest: int, operations: int, source: Path) -> int:
     now = int(time.time() * 1000)
     try:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -188,6 +207,11 @@ def _continue_journal(path: Path, highest: int, source: Path) -> int:
                 )
                 connection.execute("COMMIT")
                 return highest + 1
+            if operations > _last_operation(connection):
+                connection.execute(
+                    "INSERT OR REPLACE INTO schema_meta (key, value) VALUES ('operation_pruned_id', ?)",
+                    (str(operations),),
+                )
             seq = highest + 1
             connection.execute(
                 "INSERT INTO journal (seq, at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail) "

@@ -8,6 +8,7 @@ step, never within one.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -26,6 +27,8 @@ __all__ = [
     "version_number",
 ]
 
+_HISTORY = 8
+"""The version from which on the journal has images. What a migration does to the rows has none."""
 _DIRECTORY = Path(__file__).parent / "migrations"
 
 
@@ -122,10 +125,18 @@ def migrate(connection: sqlite3.Connection, current: int, target: int) -> None:
     else:
         steps = [(m, m.down, m.version - 1) for m in reversed(migrations[target:current])]
     for migration, statements, version in steps:
-        _step(connection, migration, statements, version)
+        barrier = (current, target) if 0 < current < target == version >= _HISTORY else None
+        _step(connection, migration, statements, version, barrier)
 
 
-def _step(connection: sqlite3.Connection, migration: Migration, statements: tuple[str, ...], version: int) -> None:
+def _step(
+    connection: sqlite3.Connection,
+    migration: Migration,
+    statements: tuple[str, ...],
+    version: int,
+    barrier: tuple[int, int] | None,
+) -> None:
+    """Apply one step; with ``barrier``, the versions before and after all steps, the journal tells the migration."""
     record = json.dumps({"name": migration.name, "applied_at": int(time.time() * 1000)})
     key = f"migration:{migration.version:04d}"
     try:
@@ -137,6 +148,19 @@ def _step(connection: sqlite3.Connection, migration: Migration, statements: tupl
             connection.execute("INSERT OR REPLACE INTO schema_meta (key, value) VALUES (?, ?)", (key, record))
         else:
             connection.execute("DELETE FROM schema_meta WHERE key = ?", (key,))
+        if barrier is not None:
+            before, after = barrier
+            connection.execute(
+                "INSERT INTO journal (at, kind, subject_kind, subject_id, uid, pid, detail) "
+                "VALUES (?, 'schema.migrated', 'schema', ?, ?, ?, ?)",
+                (
+                    int(time.time() * 1000),
+                    str(after),
+                    os.getuid(),
+                    os.getpid(),
+                    json.dumps({"from": before, "to": after}),
+                ),
+            )
         violation = connection.execute("PRAGMA foreign_key_check").fetchone()
         if violation is not None:
             raise sqlite3.IntegrityError(f"table {violation[0]} would refer to rows that do not exist")

@@ -43,7 +43,7 @@ from nexus.store.base import (
 )
 from nexus.store.migrate import applied_migrations, migrate, stored_version, target_version, version_number
 from nexus.store.placement import Placement
-from nexus.store.writer import CountChange, SqliteReader, SqliteTransaction, Writer
+from nexus.store.writer import CountChange, Numbers, SqliteReader, SqliteTransaction, Writer
 from nexus.tasks import uninterrupted
 from nexus.trust import Untrusted, make_trusted, require_trusted
 
@@ -62,14 +62,18 @@ def database_file(path: Path) -> Path:
 
 
 class SqliteStore:
-    """``StateStore`` on the SQLite file ``path``; backups go to ``backup_directory``."""
+    """``StateStore`` on the SQLite file ``path``; backups go to ``backup_directory``.
 
-    def __init__(self, path: Path, backup_directory: Path) -> None:
+    ``digest_key`` is the key of its digests (16 to 64 bytes); by default one of this process alone.
+    """
+
+    def __init__(self, path: Path, backup_directory: Path, *, digest_key: bytes | None = None) -> None:
         self._path = database_file(path)
         self.backup_directory = backup_directory
         self._read_connection: sqlite3.Connection | None = None
         self._writer: Writer | None = None
         self._placement = Placement(self._path)
+        self._numbers = Numbers(digest_key or os.urandom(32))
         self._backup_lock = asyncio.Lock()
         self._journal_listeners: dict[object, Callable[[], None]] = {}
 
@@ -112,7 +116,7 @@ class SqliteStore:
         except OSError as error:
             connection.close()
             raise InitError(f"cannot open database {self.path}: {error}") from error
-        self._writer = Writer(connection, self._placement, self._notify_journal)
+        self._writer = Writer(connection, self._placement, self._numbers, self._notify_journal)
         self._write_connection = connection
 
     def id(self) -> str | None:
@@ -128,6 +132,10 @@ class SqliteStore:
         """The highest number that an event of the journal was given; 0 without any. To be called after ``init``."""
         rows = self.read(lambda reader: reader.all("SELECT seq FROM sqlite_sequence WHERE name = 'journal'"))
         return int(rows[0][0]) if rows else 0
+
+    def digest(self, data: bytes) -> bytes:
+        """See ``StateStore.digest``."""
+        return self._numbers.digest(data)
 
     def start(self) -> None:
         """Start the writer; results are delivered to the running event loop."""

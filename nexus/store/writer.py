@@ -11,6 +11,7 @@ by the checkpoints that it makes after a commit, and so it knows when another pr
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import queue
 import sqlite3
@@ -25,7 +26,7 @@ from nexus.store.base import DiskFull, OutcomeUnknown, Row, StoreError, StoreUna
 from nexus.store.placement import Placement
 from nexus.tasks import deliver_again
 
-__all__ = ["CountChange", "SqliteReader", "SqliteTransaction", "Writer"]
+__all__ = ["CountChange", "Numbers", "SqliteReader", "SqliteTransaction", "Writer"]
 
 T = TypeVar("T")
 
@@ -60,13 +61,16 @@ class SqliteReader:
 class SqliteTransaction(SqliteReader):
     """``Transaction`` on the writer's connection."""
 
-    __slots__ = ("counts", "journaled", "now")
+    __slots__ = ("_numbers", "committed", "counts", "journaled", "now", "operation")
 
-    def __init__(self, connection: sqlite3.Connection, now: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, now: int, numbers: Numbers) -> None:
         super().__init__(connection)
         self.now = now
+        self.operation: int | None = None
         self.journaled = False
         self.counts: list[CountChange] = []
+        self.committed: list[Callable[[], None]] = []
+        self._numbers = numbers
 
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
         try:
@@ -86,6 +90,39 @@ class SqliteTransaction(SqliteReader):
     def count(self, kind: str, state: str, by: int) -> None:
         self.counts.append(CountChange(kind, {state: by}))
 
+    def operation_number(self) -> int:
+        return self._numbers.next_operation(self)
+
+    def on_commit(self, fn: Callable[[], None]) -> None:
+        self.committed.append(fn)
+
+    def digest(self, data: bytes) -> bytes:
+        return self._numbers.digest(data)
+
+
+class Numbers:
+    """What transactions of one database are given: the numbers of operations, and digests."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._last: int | None = None
+
+    def next_operation(self, reader: SqliteReader) -> int:
+        """See ``Transaction.operation_number``. Called in the writer's thread alone."""
+        if self._last is None:
+            row = reader.one(
+                "SELECT max(coalesce((SELECT max(id) FROM operation), 0), "
+                "coalesce((SELECT CAST(value AS INTEGER) FROM schema_meta WHERE key = 'operation_pruned_id'), 0))"
+            )
+            assert row is not None
+            self._last = row[0]
+        self._last += 1
+        return self._last
+
+    def digest(self, data: bytes) -> bytes:
+        """See ``StateStore.digest``."""
+        return hashlib.blake2b(data, digest_size=16, key=self._key).digest()
+
 
 class CountChange(NamedTuple):
     """What a transaction changes in the number of records of a kind; with ``is_total`` it has counted them."""
@@ -98,7 +135,18 @@ class CountChange(NamedTuple):
 class _Job:
     """One queued write: its function, the future of its waiter, and its result or error."""
 
-    __slots__ = ("_token", "counts", "delivered", "error", "fn", "future", "journaled", "result", "size_bytes")
+    __slots__ = (
+        "_token",
+        "committed",
+        "counts",
+        "delivered",
+        "error",
+        "fn",
+        "future",
+        "journaled",
+        "result",
+        "size_bytes",
+    )
 
     def __init__(self, fn: Callable[[Transaction], Any], future: asyncio.Future[None], size_bytes: int) -> None:
         self.fn = fn
@@ -108,6 +156,7 @@ class _Job:
         self.error: BaseException | None = None
         self.journaled = False
         self.counts: list[CountChange] = []
+        self.committed: list[Callable[[], None]] = []
         self.delivered = False
         self._token = [None]
 
@@ -134,12 +183,19 @@ class _GroupLost(Exception):
 class Writer:
     """Owns the writing connection and its thread, from ``start`` to ``close``."""
 
-    def __init__(self, connection: sqlite3.Connection, placement: Placement, on_journal: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        placement: Placement,
+        numbers: Numbers,
+        on_journal: Callable[[], None],
+    ) -> None:
         self._connection = connection
         self._placement = placement
         self._misplaced = False
         assert placement.log is not None
         self._log = placement.log
+        self._numbers = numbers
         self._on_journal = on_journal
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -260,6 +316,8 @@ class Writer:
                 journaled = journaled or job.journaled
                 for change in job.counts:
                     self._count(change)
+                for committed in job.committed:
+                    committed()
             elif isinstance(job.error, OutcomeUnknown):
                 self.counts.clear()
             job.delivered = True
@@ -377,7 +435,7 @@ class Writer:
         alone = len(jobs) == 1
         failed = 0
         for job in jobs:
-            transaction = SqliteTransaction(connection, now)
+            transaction = SqliteTransaction(connection, now, self._numbers)
             try:
                 if not alone:
                     execute("SAVEPOINT job")
@@ -386,6 +444,7 @@ class Writer:
                     execute("RELEASE job")
                 job.journaled = transaction.journaled
                 job.counts = transaction.counts
+                job.committed = transaction.committed
             except BaseException as error:
                 if not connection.in_transaction:
                     raise _GroupLost from error

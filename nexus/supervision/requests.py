@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from nexus.caller import Caller
+from nexus.journal.operation import Operation
 from nexus.tasks import cancel_and_wait
 
 __all__ = ["Reason", "RequestPending", "Requests", "RestartRequest", "StartOptions", "StopRequest"]
@@ -29,7 +29,7 @@ class Reason(NamedTuple):
 class StartOptions:
     """The arguments of one start on demand."""
 
-    caller: Caller
+    operation: Operation
     environment: dict[str, str] | None = field(default=None, repr=False)
     """Variables beside those of the record. None: those of the last start, or none for the first."""
 
@@ -37,7 +37,7 @@ class StartOptions:
 class StopRequest(NamedTuple):
     """A request to stop."""
 
-    caller: Caller
+    operation: Operation
     reason: Reason
     on_demand: bool
     """Whether a person or program asked for it, so that autostart leaves the object alone until the next boot."""
@@ -48,7 +48,7 @@ class StopRequest(NamedTuple):
 class RestartRequest(NamedTuple):
     """A request to end the run and begin another one."""
 
-    caller: Caller
+    operation: Operation
     reason: Reason
     counts: bool = False
     """Whether it is one of the restarts that the policy limits."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ from nexus_protocol import (
 )
 
 from nexus.capability import Change, Context
+from nexus.journal.keys import canonical, has_secrets, under_key
 from nexus.store import Transaction
 from nexus.system.commands import Batch, BatchedCommand, BatchResult
 from nexus.tasks import uninterrupted
@@ -30,7 +33,7 @@ _RESULTS_BYTES = MAX_PAYLOAD - 64
 """Of all encoded replies together; the rest of the frame is the map around them."""
 
 
-async def carry_out(ctx: Context, batch: Batch) -> BatchResult:
+async def carry_out(ctx: Context, batch: Batch) -> BatchResult | Raw:
     """Decode every command and ask the plugins, then carry out all in one write.
 
     Raises:
@@ -53,9 +56,18 @@ async def carry_out(ctx: Context, batch: Batch) -> BatchResult:
             raise _of_command(error, index, count) from None
         await turns.end()
 
-    def write(tx: Transaction) -> tuple[list[Raw], list[tuple[Callable[[Context, Any], None], Any]]]:
+    operation = ctx.operation
+    operation.args = {"commands": Counter(change.info.name for change, _command in prepared)}
+    if operation.key is not None:
+        operation.key = operation.key._replace(content=functools.cache(functools.partial(_content, prepared)))
+    afters: list[tuple[Callable[[Context, Any], None], Any]] = []
+    confidential = False
+
+    def change_all(tx: Transaction) -> BatchResult:
         # The replies are encoded here: one that does not fit into the frame undoes the batch.
-        results, afters, size = [], [], 0
+        nonlocal confidential
+        results, size, confidential = [], 0, False
+        afters.clear()
         for index, (change, command) in enumerate(prepared):
             try:
                 reply = change.fn(tx, ctx, command)
@@ -69,15 +81,24 @@ async def carry_out(ctx: Context, batch: Batch) -> BatchResult:
                     )
             except NexusError as error:
                 raise _of_command(error, index, count) from None
+            confidential = confidential or has_secrets(reply)
             if change.after is not None:
                 afters.append((change.after, reply))
-        return results, afters
+        return BatchResult(results)
+
+    def write(tx: Transaction) -> tuple[BatchResult | Raw, bool]:
+        return under_key(tx, operation, lambda: change_all(tx), is_secret=lambda _reply: confidential)
 
     size_bytes = sum(change.size_bytes(command) for change, command in prepared)
-    results, afters = await ctx.store.write(write, size_bytes=size_bytes)
-    if afters:
+    result, repeated = await ctx.store.write(write, size_bytes=size_bytes)
+    if afters and not repeated:
         await uninterrupted(_follow(ctx, afters))
-    return BatchResult(results)
+    return result
+
+
+def _content(prepared: list[tuple[Change, Command[Any]]]) -> bytes:
+    """The canonical encoding of a batch, which does not depend on how its commands were encoded."""
+    return canonical([(change.info.code, command) for change, command in prepared])
 
 
 async def _follow(ctx: Context, afters: list[tuple[Callable[[Context, Any], None], Any]]) -> None:

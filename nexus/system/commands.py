@@ -7,9 +7,12 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Raw, Struct
 from nexus_protocol.codec import encode_command
-from nexus_protocol.command import Command, Effect, Empty, FrozenStruct, Record, command
+from nexus_protocol.command import UNRECORDED, Command, Effect, Empty, FrozenStruct, Record, Repeat, command
 from nexus_protocol.errors import InvalidArgument, NotFound
+from nexus_protocol.events import event
 from nexus_protocol.frame import MAX_PAYLOAD
+
+from nexus.records.events import written_event
 
 __all__ = [
     "Backup",
@@ -40,6 +43,10 @@ __all__ = [
     "SystemStatus",
     "Welcome",
 ]
+
+event("setting.set", "A setting was given a value.", type="of the value: string, int, bool or json")
+event("setting.deleted", "A setting was removed: it has its default again, if it has one.")
+written_event("setting", "A setting")
 
 SettingKey = Annotated[
     str,
@@ -134,7 +141,7 @@ class GetSystemStatus(Command[SystemStatus]):
     """Report the daemon's process, its load and the number of its records."""
 
 
-@command(40, Effect.ACT)
+@command(40, Effect.ACT, repeat=Repeat.AGAIN)
 class Shutdown(Command[Empty]):
     """Stop the daemon: it accepts no new requests, lets running requests finish, and exits with code 0."""
 
@@ -156,6 +163,8 @@ class CommandDescription(Record):
     max_payload: int
     item: dict[str, Any] | None = None
     """JSON Schema of a stream's items."""
+    repeat: Repeat | None = None
+    """Of the effect ``act``: what a request does that repeats the key of one whose outcome is not known."""
 
 
 class Description(Record):
@@ -200,7 +209,7 @@ class Setting(Record):
     """One setting."""
 
     key: str
-    value: Any
+    value: Annotated[Any, UNRECORDED]
     type: str
     """string, int, bool or json."""
     is_set: bool
@@ -229,7 +238,7 @@ class SetSetting(Command[Setting]):
     """Set a setting. Text, integers and booleans keep their type; other values are stored as JSON."""
 
     key: SettingKey
-    value: Annotated[Any, Meta(description="the value", extra={"metavar": "VALUE"})]
+    value: Annotated[Any, Meta(description="the value", extra={"metavar": "VALUE"}), UNRECORDED]
 
 
 @command(48, Effect.READ, large_reply=True)
@@ -256,7 +265,7 @@ class Backup(Record):
     """The number of older backups that were deleted."""
 
 
-@command(50, Effect.ACT)
+@command(50, Effect.ACT, repeat=Repeat.REFUSE)
 class BackupDatabase(Command[Backup]):
     """Back up the database while it is in use, and verify the backup.
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from nexus_protocol import VERSION, CommandInfo, Empty, encode_record
 
-from nexus import __version__, journal
+from nexus import __version__
 from nexus.capability import PAGE_BYTES, Context, Counted, encoded_list, handles
 from nexus.runtime.procfs import resident_bytes
 from nexus.store import DiskFull, StoreError, Transaction
@@ -163,6 +163,7 @@ def _description(info: CommandInfo) -> CommandDescription:
         errors=[error.type for error in info.errors],
         max_payload=info.max_payload,
         item=_schema(info.item) if info.item is not None else None,
+        repeat=info.repeat,
     )
 
 
@@ -202,21 +203,16 @@ def _setting_changed(ctx: Context, setting: Setting) -> None:
 @handles(SetSetting, after=_setting_changed, size_bytes=lambda _command: _SETTING_BYTES)
 def set_setting(tx: Transaction, ctx: Context, command: SetSetting) -> Setting:
     validate(command.key, command.value)
-    setting, changed = store.set_setting(tx, command.key, command.value)
-    if changed:
-        journal.record(tx, ctx.caller, "setting.set", "setting", command.key, command.key, {"type": setting.type})
-    return setting
+    return store.set_setting(tx, ctx.operation, command.key, command.value)
 
 
 @handles(DeleteSetting, after=_setting_changed)
 def delete_setting(tx: Transaction, ctx: Context, command: DeleteSetting) -> Setting:
-    setting = store.delete_setting(tx, command.key)
-    journal.record(tx, ctx.caller, "setting.deleted", "setting", command.key, command.key, {})
-    return setting
+    return store.delete_setting(tx, ctx.operation, command.key)
 
 
 @handles(Batch)
-async def batch(ctx: Context, command: Batch) -> BatchResult:
+async def batch(ctx: Context, command: Batch) -> BatchResult | msgspec.Raw:
     return await carry_out(ctx, command)
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from nexus.journal.operation import Operation
+from nexus.journal.rows import Rows, Subject
 from nexus.store import Reader, Transaction
 from nexus.system.commands import Setting, SettingNotFound
 from nexus.system.settings import KNOWN, from_text, to_text
 
 __all__ = ["delete_setting", "get_setting", "list_settings", "set_setting", "setting_value"]
+
+SETTINGS = Rows("settings", ("key", "value", "type"), kind="setting", key="key", secret=("value",))
 
 
 def _setting(key: str, row: tuple[str, str] | None) -> Setting:
@@ -49,29 +53,36 @@ def list_settings(reader: Reader, after: str, limit: int) -> tuple[list[Setting]
     return [_setting(key, found[key]) for key in sorted(found)], follows
 
 
-def set_setting(tx: Transaction, key: str, value: Any) -> tuple[Setting, bool]:
-    """Set a setting; the second value is True if it changed."""
+def set_setting(tx: Transaction, operation: Operation, key: str, value: Any) -> Setting:
+    """Set a setting, with its event; an equal value is no change."""
     text, type_ = to_text(value)
-    old = tx.one("SELECT value, type FROM settings WHERE key = ?", (key,))
-    if old == (text, type_):
-        return _setting(key, (text, type_)), False
-    tx.execute(
-        "INSERT INTO settings (key, value, type) VALUES (?, ?, ?) "
-        "ON CONFLICT (key) DO UPDATE SET value = excluded.value, type = excluded.type",
-        (key, text, type_),
-    )
-    return _setting(key, (text, type_)), True
+    old = SETTINGS.read(tx, key, ("value", "type"))
+    new = {"value": text, "type": type_}
+    if old == new:
+        return _setting(key, (text, type_))
+    events = [("setting.set", {"type": type_})]
+    if old is None:
+        row = SETTINGS.insert(tx, {"key": key, **new})
+        SETTINGS.record(tx, operation, _subject(key), key, None, row, events)
+    else:
+        SETTINGS.update(tx, key, new)
+        SETTINGS.record(tx, operation, _subject(key), key, old, new, events)
+    return _setting(key, (text, type_))
 
 
-def delete_setting(tx: Transaction, key: str) -> Setting:
-    """Remove a setting and return it.
+def delete_setting(tx: Transaction, operation: Operation, key: str) -> Setting:
+    """Remove a setting, with its event, and return it.
 
     Raises:
         SettingNotFound: it is not set.
     """
-    row = tx.one("SELECT value, type FROM settings WHERE key = ?", (key,))
+    row = SETTINGS.delete(tx, key)
     if row is None:
         hint = f"{key} already has its default." if key in KNOWN else "List the settings: nexusctl settings list"
         raise SettingNotFound(f'setting "{key}" not found: it is not set', hint=hint, details={"key": key})
-    tx.execute("DELETE FROM settings WHERE key = ?", (key,))
-    return _setting(key, row)
+    SETTINGS.record(tx, operation, _subject(key), key, row, None, [("setting.deleted", {})])
+    return _setting(key, (row["value"], row["type"]))
+
+
+def _subject(key: str) -> Subject:
+    return Subject("setting", key, key)

@@ -16,6 +16,7 @@ from nexus.records.errors import (
     RecordNameTaken,
     RecordNotFound,
 )
+from nexus.records.events import record_events
 from nexus.records.fields import ClientId, Cursor, Name, PageLimit, Reference, Revision, StateRevision
 from nexus.vms.states import VmRole, VmState
 
@@ -36,6 +37,18 @@ __all__ = [
     "VmPage",
     "VmRunning",
 ]
+
+record_events(
+    "vm",
+    "A VM record",
+    created={
+        "role": "what it is for",
+        "cid": "its address",
+        "vcpu_count": "its virtual CPUs",
+        "mem_size_mib": "its memory",
+    },
+    deleted={"cid": "its address"},
+)
 
 VmReference = Annotated[Reference, Meta(extra={"completes": "vm"})]
 VcpuCount = Annotated[int, Meta(ge=1, le=32, description="virtual CPUs, 1 to 32", extra={"option": "--vcpu"})]

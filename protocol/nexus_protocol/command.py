@@ -39,11 +39,13 @@ from nexus_protocol.frame import DEFAULT_MAX_PAYLOAD, EXTRA, MAX_COMMAND, MAX_PA
 
 __all__ = [
     "SECRET",
+    "UNRECORDED",
     "Command",
     "CommandInfo",
     "Effect",
     "Empty",
     "Record",
+    "Repeat",
     "StreamCommand",
     "WireEnum",
     "command",
@@ -51,10 +53,17 @@ __all__ = [
     "hint_parts",
     "secret_fields",
     "tolerant",
+    "unrecorded_fields",
 ]
 
 SECRET = msgspec.Meta(extra={"secret": True}, extra_json_schema={"secret": True})
 """Marks a field whose value stays out of every ``repr``, log, error and event: ``Annotated[str, SECRET]``."""
+
+UNRECORDED = msgspec.Meta(extra={"unrecorded": True})
+"""Marks a field that people may see, and that may hold a secret nevertheless: its value stays out of the history.
+
+Operations, images and kept replies are without it; see ``unrecorded_fields``.
+"""
 
 # msgspec may crash when the interpreter's last garbage collection destroys its types and their metadata, and a program
 # that has done all its work would end by a signal. Frozen objects are not collected.
@@ -100,16 +109,21 @@ def hint_parts(hint: Any) -> Iterator[Any]:
 
 def secret_fields(type_: type[msgspec.Struct]) -> frozenset[str]:
     """Return the fields of a command or a record that are marked as secret, entirely or in a part."""
-    return _secret_fields(type_)
+    return _marked_fields(type_, "secret")
+
+
+def unrecorded_fields(type_: type[msgspec.Struct]) -> frozenset[str]:
+    """Return the fields whose values stay out of the history: those marked as secret, and those as unrecorded."""
+    return _marked_fields(type_, "secret") | _marked_fields(type_, "unrecorded")
 
 
 @functools.cache
-def _secret_fields(type_: type[msgspec.Struct]) -> frozenset[str]:
+def _marked_fields(type_: type[msgspec.Struct], mark: str) -> frozenset[str]:
     hints = get_type_hints(type_, include_extras=True)
     return frozenset(
         name
         for name in type_.__struct_fields__
-        if any(isinstance(p, msgspec.Meta) and p.extra and p.extra.get("secret") for p in hint_parts(hints[name]))
+        if any(isinstance(p, msgspec.Meta) and p.extra and p.extra.get(mark) for p in hint_parts(hints[name]))
     )
 
 
@@ -148,6 +162,15 @@ class Effect(WireEnum):
     """It starts or ends processes, touches files or repositories, or waits for something."""
 
 
+class Repeat(WireEnum):
+    """What a request of the effect ``act`` does that repeats the key of one whose outcome is not known."""
+
+    AGAIN = "again"
+    """It is carried out again, because that converges: a start of what is up changes nothing."""
+    REFUSE = "refuse"
+    """It is refused, because doing it twice is not the same as doing it once."""
+
+
 class CommandInfo(NamedTuple):
     """The declaration of a command, without its fields."""
 
@@ -165,6 +188,8 @@ class CommandInfo(NamedTuple):
     """Whether the client may send Input frames while the stream is open."""
     large_reply: bool
     """Whether the daemon produces the reply only when the client's send buffer has space for it."""
+    repeat: Repeat | None = None
+    """Of the effect ``act``: what a repetition does after a restart of the daemon. None for other effects."""
 
     @property
     def summary(self) -> str:
@@ -195,19 +220,23 @@ def command(
     max_payload: int = DEFAULT_MAX_PAYLOAD,
     takes_input: bool = False,
     large_reply: bool = False,
+    repeat: Repeat | None = None,
 ) -> Callable[[C], C]:
     """Declare a command: register it under its ``code``, which never changes.
 
     ``errors`` are the domain errors that it can return, ``max_payload`` the largest payload of a request in bytes.
+    ``repeat`` is for the effect ``act``, which must have it.
 
     Raises:
-        ValueError: the code is out of range or taken by another command, the limit is out of range, or a stream is
-            declared as a change.
+        ValueError: the code is out of range or taken by another command, the limit is out of range, a stream is
+            declared as a change, or ``repeat`` does not fit the effect.
     """
     if not (0 < code <= MAX_COMMAND or code == EXTRA):
         raise ValueError(f"0x{code:04X} is not a command code")
     if not 0 <= max_payload <= MAX_PAYLOAD:
         raise ValueError(f"a payload limit of {max_payload} is not between 0 and {MAX_PAYLOAD}")
+    if (effect is Effect.ACT) != (repeat is not None):
+        raise ValueError(f"code {code}: repeat is declared for the effect act, and for no other")
 
     def declare(cls: C) -> C:
         reply, item = _result_types(cls)
@@ -217,7 +246,7 @@ def command(
         if known is not None and known.name != cls.__name__:
             raise ValueError(f"code {code} belongs to {known.name}, {cls.__name__} cannot have it too")
         cls.info = CommandInfo(
-            code, cls.__name__, effect, cls, reply, item, errors, max_payload, takes_input, large_reply
+            code, cls.__name__, effect, cls, reply, item, errors, max_payload, takes_input, large_reply, repeat
         )
         _COMMANDS[code] = cls.info
         return cls

@@ -92,7 +92,7 @@ def test_hook_receives_no_secrets(folder: PluginFolder) -> None:
     }
 
     async def scenario(test: TestHost) -> None:
-        info = CommandInfo(1, "Secretive", Effect.ACT, Secretive, Empty, None, (), 0, False, False)
+        info = CommandInfo(1, "Secretive", Effect.ACT, Secretive, Empty, None, (), 0, False, False, None)
         await test.host.pre_command(info, command, Caller(0, 1, None))
         ((_, seen, _),) = await test.extra("seen")
         assert seen == fields

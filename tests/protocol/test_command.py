@@ -21,7 +21,7 @@ from nexus_protocol import (
     command,
     declared_commands,
 )
-from nexus_protocol.command import _COMMANDS, SECRET, secret_fields
+from nexus_protocol.command import _COMMANDS, SECRET, Repeat, secret_fields
 
 from nexus.daemon.dispatch import load_capabilities
 from nexus.journal.commands import Event, WatchEvents, WatchEventsResult
@@ -144,7 +144,7 @@ def test_code_of_another_command_is_refused() -> None:
 def test_command_may_have_the_plugin_code_and_options() -> None:
     del _COMMANDS[0xFF00]
 
-    @command(0xFF00, Effect.ACT, max_payload=7, takes_input=True)
+    @command(0xFF00, Effect.ACT, max_payload=7, takes_input=True, repeat=Repeat.REFUSE)
     class Extra(StreamCommand[Vm, Empty]):
         """Call a plugin."""
 

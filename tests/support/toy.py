@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nexus_protocol import Command, Effect, Empty, Record, StreamCommand, command
+from nexus_protocol.command import Repeat
 
 from nexus.capability import Context, Stream, collect_handlers, handles
 from nexus.config import Limits
@@ -61,75 +62,75 @@ class Data(Record):
     data: bytes
 
 
-@command(0xE001, Effect.ACT, takes_input=True)
+@command(0xE001, Effect.ACT, takes_input=True, repeat=Repeat.AGAIN)
 class Echo(StreamCommand[Echoed, Size]):
     """Send every Input back, acknowledge it, and end at eof with the size of all."""
 
 
-@command(0xE002, Effect.ACT, takes_input=True)
+@command(0xE002, Effect.ACT, takes_input=True, repeat=Repeat.AGAIN)
 class Deaf(StreamCommand[Echoed, Size]):
     """Never read any Input."""
 
 
-@command(0xE003, Effect.ACT)
+@command(0xE003, Effect.ACT, repeat=Repeat.AGAIN)
 class Hold(Command[Empty]):
     """Answer once the test calls ``release``."""
 
     timeout_ms: int | None = None
 
 
-@command(0xE004, Effect.ACT)
+@command(0xE004, Effect.ACT, repeat=Repeat.AGAIN)
 class Break(Command[Empty]):
     """Fail with an exception that is no NexusError."""
 
 
-@command(0xE005, Effect.ACT)
+@command(0xE005, Effect.ACT, repeat=Repeat.AGAIN)
 class BreakByTimeout(Command[Empty]):
     """Fail with a TimeoutError of its own."""
 
 
-@command(0xE006, Effect.ACT)
+@command(0xE006, Effect.ACT, repeat=Repeat.AGAIN)
 class Produce(Command[Data]):
     """Answer with ``size_bytes`` bytes."""
 
     size_bytes: int
 
 
-@command(0xE007, Effect.ACT, max_payload=16 * 1024 * 1024)
+@command(0xE007, Effect.ACT, max_payload=16 * 1024 * 1024, repeat=Repeat.AGAIN)
 class Swallow(Command[Size]):
     """Take up to 16 MiB."""
 
     data: bytes
 
 
-@command(0xE008, Effect.ACT)
+@command(0xE008, Effect.ACT, repeat=Repeat.AGAIN)
 class Count(Command[Size]):
     """Answer at once, without waiting."""
 
 
-@command(0xE009, Effect.ACT)
+@command(0xE009, Effect.ACT, repeat=Repeat.AGAIN)
 class Reluctant(Command[Empty]):
     """Hold, but end only at the second cancellation."""
 
     timeout_ms: int | None = None
 
 
-@command(0xE00A, Effect.ACT)
+@command(0xE00A, Effect.ACT, repeat=Repeat.AGAIN)
 class Feed(StreamCommand[Data, Size]):
     """Send what the test puts into ``source``, until it puts None."""
 
 
-@command(0xE00B, Effect.ACT)
+@command(0xE00B, Effect.ACT, repeat=Repeat.AGAIN)
 class Tail(StreamCommand[Data, Size]):
     """Send what the test appends to ``log``, until it appends nothing (b"")."""
 
 
-@command(0xE00C, Effect.ACT)
+@command(0xE00C, Effect.ACT, repeat=Repeat.AGAIN)
 class Work(StreamCommand[Data, Size]):
     """Send what the test reports, until ``release``."""
 
 
-@command(0xE00D, Effect.ACT)
+@command(0xE00D, Effect.ACT, repeat=Repeat.AGAIN)
 class Durable(Command[Data]):
     """Hold until cancelled, then outlast that as a durable write does: answer after ``release``."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nexus import graph
 from nexus.hints import command_line
+from nexus.journal.operation import Operation
 from nexus.services.commands import AddDependency
 from nexus.services.configuration.environment import tunnel_prefix
 from nexus.services.dependencies import store as dependency_store
@@ -15,7 +16,7 @@ from nexus.store import Reader, Transaction
 __all__ = ["add", "refuse_tunnel_names_of"]
 
 
-def add(tx: Transaction, service: Service, dependency: Service, command: AddDependency) -> bool:
+def add(tx: Transaction, operation: Operation, service: Service, dependency: Service, command: AddDependency) -> bool:
     """Make ``service`` depend on ``dependency``; False if the same dependency exists.
 
     Raises:
@@ -45,8 +46,9 @@ def add(tx: Transaction, service: Service, dependency: Service, command: AddDepe
         _refuse_tunnel_name(cannot, dependency.name, service.name, others)
     dependency_store.insert(
         tx,
-        service.id,
-        dependency.id,
+        operation,
+        service,
+        dependency,
         condition=command.condition,
         when_lost=command.when_lost,
         tunnel_enabled=command.tunnel_enabled,

@@ -10,13 +10,16 @@ from typing import Any
 
 from nexus_protocol.command import Record
 
+from nexus.journal.operation import Operation
+from nexus.journal.rows import Rows, Subject
 from nexus.runtime import loopback
-from nexus.services.records import Dependency
+from nexus.services.records import Dependency, Service
 from nexus.services.states import DependencyCondition, ServiceHealth, ServiceState, WhenLost
 from nexus.store import Reader, Transaction
 from nexus.supervision.store import LeaseOwner, lease, lease_of_port, release
 
 __all__ = [
+    "EDGES",
     "StoredDependency",
     "dependencies_of",
     "dependents_of",
@@ -29,9 +32,7 @@ __all__ = [
     "name_of_lease",
     "names_of",
     "needs",
-    "release_ports",
     "remove",
-    "remove_of",
     "set_tunnel",
     "tunnel_lease",
     "tunnel_run",
@@ -68,6 +69,22 @@ _FROM = (
 )
 _EDGES = f"SELECT {_EDGE_COLUMNS} {_FROM}"
 _LISTED = f"SELECT {_EDGE_COLUMNS}, b.status, b.health {_FROM}"
+
+EDGES = Rows(
+    "service_dependency",
+    (
+        "id",
+        "service_id",
+        "dependent_service_id",
+        "tunnel_enabled",
+        "condition",
+        "when_lost",
+        "tunnel_port",
+        "tunnel_run_id",
+        "created_at",
+    ),
+    kind="dependency",
+)
 
 _CONDITIONS = {condition.value: condition for condition in DependencyCondition}
 _WHEN_LOST = {when.value: when for when in WhenLost}
@@ -185,34 +202,53 @@ def listed(
 
 def insert(
     tx: Transaction,
-    service_id: str,
-    dependency_id: str,
+    operation: Operation,
+    service: Service,
+    dependency: Service,
     *,
     condition: DependencyCondition,
     when_lost: WhenLost,
     tunnel_enabled: bool,
 ) -> None:
-    """Insert a dependency; the caller has checked for cycles.
+    """Insert a dependency, with its event; the caller has checked for cycles.
 
     Raises:
         StoreConflict: it exists.
     """
-    tx.execute(
-        "INSERT INTO service_dependency (service_id, dependent_service_id, condition, when_lost, tunnel_enabled, "
-        "created_at) VALUES (?, ?, ?, ?, ?, ?)",
-        (service_id, dependency_id, condition.value, when_lost.value, tunnel_enabled, tx.now),
+    row = EDGES.insert(
+        tx,
+        {
+            "service_id": service.id,
+            "dependent_service_id": dependency.id,
+            "condition": condition.value,
+            "when_lost": when_lost.value,
+            "tunnel_enabled": int(tunnel_enabled),
+            "created_at": tx.now,
+            "tunnel_port": None,
+            "tunnel_run_id": None,
+        },
     )
+    detail = {
+        "dependency": dependency.name,
+        "dependency_id": dependency.id,
+        "condition": condition,
+        "when_lost": when_lost,
+        "tunnel_enabled": tunnel_enabled,
+    }
+    EDGES.record(tx, operation, _subject(service), row["id"], None, row, [("service.dependency_added", detail)])
 
 
-def remove_of(tx: Transaction, service_id: str) -> None:
-    """Delete the dependencies of a service that is being removed; their leases are ended already."""
-    tx.execute("DELETE FROM service_dependency WHERE service_id = ?", (service_id,))
+def remove(tx: Transaction, operation: Operation, edge: StoredDependency) -> None:
+    """Delete a dependency, with its event, and end the lease of its tunnel's port."""
+    release(tx, tunnel_lease(edge.id))
+    before = EDGES.delete(tx, edge.id)
+    detail = {"dependency": edge.dependency, "dependency_id": edge.dependency_id}
+    subject = Subject("service", edge.service_id, edge.service)
+    EDGES.record(tx, operation, subject, edge.id, before, None, [("service.dependency_removed", detail)])
 
 
-def remove(tx: Transaction, dependency: int) -> None:
-    """Delete the dependency with this id, and end the lease of its tunnel's port."""
-    release(tx, tunnel_lease(dependency))
-    tx.execute("DELETE FROM service_dependency WHERE id = ?", (dependency,))
+def _subject(service: Service) -> Subject:
+    return Subject("service", service.id, service.name)
 
 
 # Tunnels and their ports
@@ -229,7 +265,7 @@ def tunnel_run(reader: Reader, dependency: str) -> tuple[bool, str | None]:
     return row is not None, None if row is None else row[0]
 
 
-def set_tunnel(tx: Transaction, dependency: int, port: int | None, run_id: str | None) -> None:
+def set_tunnel(tx: Transaction, operation: Operation, dependency: int, port: int | None, run_id: str | None) -> None:
     """Write and lease the port of a dependency's tunnel, and write the run id of its process, None without one.
 
     Nothing is written for a dependency that was deleted meanwhile.
@@ -237,25 +273,32 @@ def set_tunnel(tx: Transaction, dependency: int, port: int | None, run_id: str |
     Raises:
         StoreConflict: another record has leased the port.
     """
-    changed = tx.execute(
-        "UPDATE service_dependency SET tunnel_port = ?, tunnel_run_id = ? WHERE id = ?", (port, run_id, dependency)
-    )
-    if changed and port is not None:
+    if _write(tx, operation, dependency, {"tunnel_port": port, "tunnel_run_id": run_id}) and port is not None:
         lease(tx, tunnel_lease(dependency), port)
 
 
-def give_up_idle_port(tx: Transaction, port: int) -> None:
+def give_up_idle_port(tx: Transaction, operation: Operation, port: int) -> None:
     """Take a port from a tunnel without a process, which only keeps it for its next run: a service needs it now."""
     rows = tx.all("SELECT id FROM service_dependency WHERE tunnel_port = ? AND tunnel_run_id IS NULL", (port,))
     for (dependency,) in rows:
         release(tx, tunnel_lease(dependency))
-        tx.execute("UPDATE service_dependency SET tunnel_port = NULL WHERE id = ?", (dependency,))
+        _write(tx, operation, dependency, {"tunnel_port": None})
 
 
-def release_ports(tx: Transaction, service_id: str) -> None:
-    """End the port leases of all tunnels of a service that is being deleted."""
-    for (dependency,) in tx.all("SELECT id FROM service_dependency WHERE service_id = ?", (service_id,)):
-        release(tx, tunnel_lease(dependency))
+def _write(tx: Transaction, operation: Operation, dependency: int, values: dict[str, Any]) -> bool:
+    """Set columns of a dependency; False where there is none."""
+    found = tx.one(f"{_EDGES} WHERE d.id = ?", (dependency,))
+    present = EDGES.read(tx, dependency, tuple(values))
+    if found is None or present is None:
+        return False
+    changed = {column: value for column, value in values.items() if value != present[column]}
+    if changed:
+        EDGES.update(tx, dependency, changed)
+        edge = _from_row(found)
+        subject = Subject("service", edge.service_id, edge.service)
+        before = {column: present[column] for column in changed}
+        EDGES.record(tx, operation, subject, dependency, before, changed)
+    return True
 
 
 def name_of_lease(reader: Reader, port: int) -> str | None:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, Protocol
 
 from nexus_protocol import NexusError
 
-from nexus.caller import Caller
 from nexus.capability import ManagerContext
 from nexus.hints import command_line, joined
+from nexus.journal.operation import Operation
 from nexus.services import store
 from nexus.services.dependencies.conditions import is_lost, is_met
 from nexus.services.dependencies.store import StoredDependency
@@ -49,7 +49,11 @@ class Peer(Protocol):
     def stopping(self) -> bool:
         """Whether it is on its way to stopped or failed."""
 
-    def ensure(self, caller: Caller) -> bool:
+    @property
+    def operation(self) -> Operation:
+        """What led to its present state."""
+
+    def ensure(self, operation: Operation) -> bool:
         """Start it without waiting; False while it is stopping."""
 
 
@@ -72,6 +76,10 @@ class Observed(NamedTuple):
     stop: Reason | None
     """Why the service is to be stopped, if it is."""
     restart: Reason | None
+    cause: str | None = None
+    """What the last change is, as a cause; None without events."""
+    led_by: Operation | None = None
+    """What led to the last change: the operation of that dependency."""
 
 
 class DependencyTracker:
@@ -115,7 +123,7 @@ class DependencyTracker:
 
     # Before a start
 
-    def missing(self, caller: Caller, fail: Callable[[NexusError], None]) -> Missing | None:
+    def missing(self, operation: Operation, fail: Callable[[NexusError], None]) -> Missing | None:
         """What the start still waits for; None when every condition is met.
 
         ``fail`` gets the error of a dependency that failed and is retried by its policy: the start is only delayed.
@@ -135,7 +143,7 @@ class DependencyTracker:
                 hint = f"Give it one, or ask for less than healthy: {update}"
                 raise _failed(edge, dependency.service, "it has no health check", hint=hint)
             if self._on_demand:
-                self._start(peer, edge, dependency.service, caller, fail)
+                self._start(peer, edge, dependency.service, operation, fail)
         if not waits:
             return None
         words = ", ".join(f'"{edge.dependency}" {_WAITED_FOR[edge.condition]}' for edge in waits)
@@ -143,12 +151,17 @@ class DependencyTracker:
         return Missing(Reason(ServiceReason.WAITING, f"waits for {words}"), lost)
 
     def _start(
-        self, peer: Peer, edge: StoredDependency, service: Service, caller: Caller, fail: Callable[[NexusError], None]
+        self,
+        peer: Peer,
+        edge: StoredDependency,
+        service: Service,
+        operation: Operation,
+        fail: Callable[[NexusError], None],
     ) -> None:
         failures = self._started.get(edge.dependency_id)
         if failures is None:
             before = peer.failures
-            if peer.ensure(caller):
+            if peer.ensure(operation):
                 self._started[edge.dependency_id] = before
         elif not peer.alive:
             raise _failed(edge, service, service.reason or f"it is {service.state}")
@@ -165,6 +178,8 @@ class DependencyTracker:
         events: list[tuple[str, dict[str, Any]]] = []
         reason = stored_reason(stored.service)
         stop = restart = None
+        cause: str | None = None
+        led_by: Operation | None = None
         rows = self._rows() if stored.dependencies else []
         for edge, dependency in rows:
             key = edge.dependency_id
@@ -174,6 +189,7 @@ class DependencyTracker:
                     del self._lost[key]
                     self._met.add(key)
                     events.append(("service.dependency_back", detail))
+                    cause, led_by = "dependency.back", self._peer(key).operation
                     if self._reason_of == key and reason is not None:
                         reason = Reason(ServiceReason.DEPENDENCY_BACK, f"{reason.text}; it is back")
                         self._reason_of = None
@@ -183,6 +199,7 @@ class DependencyTracker:
                 reason = Reason(ServiceReason.DEPENDENCY_LOST, f'lost "{edge.dependency}": {why}')
                 self._reason_of = key
                 events.append(("service.dependency_lost", detail | {"reason": why, "when_lost": edge.when_lost.value}))
+                cause, led_by = "dependency.lost", self._peer(key).operation
                 if key in self._met and edge.when_lost is WhenLost.STOP:
                     stop = reason
                 elif key in self._met and edge.when_lost is WhenLost.RESTART:
@@ -196,7 +213,7 @@ class DependencyTracker:
             # It no longer depends on what the reason names.
             self._reason_of = reason = None
         lost = [names[key] for key in self._lost]
-        return Observed(events, lost, reason, stop, restart)
+        return Observed(events, lost, reason, stop, restart, cause, led_by)
 
 
 def _is_unhealthy_for_good(edge: StoredDependency, service: Service) -> bool:

@@ -19,6 +19,7 @@ from nexus_protocol import NexusError
 
 from nexus.capability import ManagerContext
 from nexus.hints import command_line
+from nexus.journal.operation import Operation
 from nexus.runtime import Process, ProcessSpec, RuntimeFailure, RunUnreadable, loopback, ports
 from nexus.runtime.tunnel import find_tunnel_command
 from nexus.services import store
@@ -48,11 +49,15 @@ _LOOK_AGAIN_S = 1.0
 class _Tunnel:
     """A tunnel that runs, or is being restarted."""
 
-    def __init__(self, edge: StoredDependency, port: int, run_id: str, process: Process | None) -> None:
+    def __init__(
+        self, edge: StoredDependency, port: int, run_id: str, process: Process | None, operation: Operation
+    ) -> None:
         self.edge = edge
         self.port = port
         self.run_id = run_id
         self.process = process
+        self.operation = operation
+        """What led to its present run."""
         self.watch: asyncio.Task[None] | None = None
         self.unknown = False
         """Whether its run could not be looked at yet, so that its process may live."""
@@ -62,6 +67,7 @@ class Tunnels:
     """The tunnels of one daemon; each has the id of its dependency."""
 
     def __init__(self, manager: ManagerContext) -> None:
+        self._manager = manager
         self._store = manager.store
         self._runtime = manager.runtime
         self._ports = manager.ports
@@ -73,8 +79,10 @@ class Tunnels:
 
     # Of a dependent
 
-    async def open(self, stored: StoredService) -> dict[str, int]:
+    async def open(self, stored: StoredService, operation: Operation) -> dict[str, int]:
         """Start the tunnels of a service that is about to run; gives the port of each tunnelled dependency by name.
+
+        ``operation`` led to the run.
 
         Raises:
             ServiceStartFailed: a dependency has no port, or its tunnel cannot be started.
@@ -94,23 +102,23 @@ class Tunnels:
             tunnel = self._tunnels.get(edge.id)
             if tunnel is None:
                 self._write_target(edge.id, dependency)
-                tunnel = await self._start(edge)
+                tunnel = await self._start(edge, operation)
             found[edge.dependency] = tunnel.port
         return found
 
-    async def close(self, service_id: str) -> None:
+    async def close(self, service_id: str, operation: Operation) -> None:
         """End all tunnels of a service that is no longer up. Their ports stay leased for its next run."""
         edges = self._store.read(lambda reader: dependency_store.dependencies_of(reader, service_id))
         ids = {edge.id for edge in edges if edge.tunnel_run_id is not None}
         ids |= {id_ for id_, tunnel in self._tunnels.items() if tunnel.edge.service_id == service_id}
         rows = {edge.id: edge for edge in edges}
         for id_ in ids:
-            await self._end(id_, rows.get(id_))
+            await self._end(id_, rows.get(id_), operation)
 
     async def remove(self, dependency_ids: list[int]) -> None:
         """End the tunnels of deleted dependencies, and delete their files."""
         for id_ in dependency_ids:
-            await self._end(id_, None)
+            await self._end(id_, None, None)
             with contextlib.suppress(OSError):
                 self._file(id_).unlink(missing_ok=True)
             with contextlib.suppress(OSError, RuntimeFailure):
@@ -154,14 +162,14 @@ class Tunnels:
 
     # Of the daemon
 
-    async def adopt(self, edge: StoredDependency, up: bool) -> None:
+    async def adopt(self, edge: StoredDependency, up: bool, operation: Operation) -> None:
         """Adopt a tunnel that an earlier daemon started, or end it if its dependent is not ``up``."""
         assert edge.tunnel_run_id is not None
         assert edge.tunnel_port is not None
         if not up:
-            await self._end(edge.id, edge)
+            await self._end(edge.id, edge, operation)
             return
-        tunnel = _Tunnel(edge, edge.tunnel_port, edge.tunnel_run_id, None)
+        tunnel = _Tunnel(edge, edge.tunnel_port, edge.tunnel_run_id, None, operation)
         try:
             tunnel.process = await self._adopt_process(edge.id, tunnel.run_id)
         except OSError as error:
@@ -198,9 +206,9 @@ class Tunnels:
 
     # Of one tunnel
 
-    async def _start(self, edge: StoredDependency) -> _Tunnel:
+    async def _start(self, edge: StoredDependency, operation: Operation) -> _Tunnel:
         if edge.tunnel_run_id is not None:
-            await self._end(edge.id, edge)  # left by a start that was interrupted
+            await self._end(edge.id, edge, operation)  # left by a start that was interrupted
         owner = dependency_store.tunnel_lease(edge.id)
         avoid: set[int] = set()
         reason = ""
@@ -208,7 +216,7 @@ class Tunnels:
             port = await self._ports.find_free(owner, edge.tunnel_port, avoid)
             run_id = uuid.uuid4().hex
             try:
-                await self._write_row(edge.id, port, run_id)
+                await self._write_row(operation, edge.id, port, run_id)
             except StoreConflict:
                 avoid.add(port)
                 continue
@@ -218,16 +226,16 @@ class Tunnels:
                 reason = error.message
                 break
             if process is not None:
-                tunnel = self._tunnels[edge.id] = _Tunnel(edge, port, run_id, process)
+                tunnel = self._tunnels[edge.id] = _Tunnel(edge, port, run_id, process, operation)
                 tunnel.watch = asyncio.create_task(self._watch(tunnel))
                 return tunnel
             reason = f"port {port} is in use"
             avoid.add(port)
         raise _start_failed(edge, f'the tunnel to "{edge.dependency}" cannot be started: {reason}', None)
 
-    async def _write_row(self, dependency_id: int, port: int, run_id: str | None) -> None:
+    async def _write_row(self, operation: Operation, dependency_id: int, port: int, run_id: str | None) -> None:
         def change(tx: Transaction) -> None:
-            dependency_store.set_tunnel(tx, dependency_id, port, run_id)
+            dependency_store.set_tunnel(tx, operation, dependency_id, port, run_id)
 
         await self._store.write(change)
 
@@ -274,8 +282,10 @@ class Tunnels:
                 tunnel.process = None
                 _log.warning("the tunnel of %s to %s ended, restarting it", tunnel.edge.service, tunnel.edge.dependency)
             old, run_id = tunnel.run_id, uuid.uuid4().hex
+            operation = self._manager.cause("tunnel.exited", tunnel.operation)
             try:
-                await self._write_row(id_, tunnel.port, run_id)
+                await self._write_row(operation, id_, tunnel.port, run_id)
+                tunnel.operation = operation
                 tunnel.run_id = run_id
                 self._runtime.forget(f"{TUNNEL_OWNER}{id_}", old)
                 tunnel.process = await self._run(id_, tunnel.port, run_id)
@@ -287,7 +297,7 @@ class Tunnels:
             else:
                 pause_s = _RETRY_S
 
-    async def _end(self, id_: int, row: StoredDependency | None) -> None:
+    async def _end(self, id_: int, row: StoredDependency | None, operation: Operation | None) -> None:
         """End a tunnel, whether or not this daemon watches it.
 
         One that cannot be looked at stays in its row, and is ended at the next end or adoption.
@@ -310,7 +320,8 @@ class Tunnels:
             process.close()
         if row is not None and row.tunnel_port is not None:
             try:
-                await self._write_row(id_, row.tunnel_port if tunnel is None else tunnel.port, None)
+                led = operation or self._manager.cause("adopted")
+                await self._write_row(led, id_, row.tunnel_port if tunnel is None else tunnel.port, None)
             except StoreError as error:
                 _log.warning("cannot write the end of the tunnel to %s: %s", row.dependency, error.message)
                 return

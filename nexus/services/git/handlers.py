@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 from nexus_protocol import NexusError
 
-from nexus import journal
 from nexus.capability import Context, Stream, encode_each, handles
 from nexus.git.errors import (
     GitAuthentication,
@@ -29,6 +28,7 @@ from nexus.git.errors import (
 )
 from nexus.git.repository import Progress, Repository, RepoState, clone
 from nexus.hints import command_line, joined
+from nexus.journal.rows import Subject, record
 from nexus.services import store
 from nexus.services.commands import (
     CheckoutBranch,
@@ -268,5 +268,5 @@ def _status(repository: Repository, state: RepoState) -> RepoStatus:
 
 async def _record(ctx: Context, service: Service, what: str, detail: dict[str, Any]) -> None:
     await ctx.store.write(
-        lambda tx: journal.record(tx, ctx.caller, f"service.{what}", "service", service.id, service.name, detail)
+        lambda tx: record(tx, ctx.operation, f"service.{what}", Subject("service", service.id, service.name), detail)
     )

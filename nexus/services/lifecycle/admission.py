@@ -38,7 +38,7 @@ async def admit(
         await context.state.write(
             ServiceState.STOPPING,
             ("service.stopping", {"reason": request.reason.text}),
-            caller=request.caller,
+            operation=request.operation,
             insist=isinstance(request, RestartRequest) and not on_demand,
             **reason_columns(request.reason),
             **columns,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from nexus.caller import Caller
 from nexus.capability import ManagerContext
 from nexus.hints import command_line
+from nexus.journal.operation import Operation
 from nexus.runtime import Process
 from nexus.services.errors import ServiceRunning, ServiceUnknown
 from nexus.services.lifecycle.context import ServiceContext, Services
@@ -101,21 +101,26 @@ class ServiceHandle:
         lifecycle = self._lifecycle
         if lifecycle is None:
             if options.environment is None:
-                options = StartOptions(options.caller, self._context.state.read().start_environment)
+                options = StartOptions(options.operation, self._context.state.read().start_environment)
             self._bring_up(options)
         elif lifecycle.has_run:
-            self._context.requests.restart = RestartRequest(options.caller, _RESTART, options=options)
+            self._context.requests.restart = RestartRequest(options.operation, _RESTART, options=options)
             self._context.requests.wake()
         else:
             self._bring_up(options)
         await self._outcome(wait)
 
-    def ensure(self, caller: Caller) -> bool:
+    @property
+    def operation(self) -> Operation:
+        """What led to its present state."""
+        return self._context.state.operation
+
+    def ensure(self, operation: Operation) -> bool:
         """Start it for a dependent, without waiting; False while it is stopping: call again once it has stopped."""
         if self.stopping:
             return False
         if self._lifecycle is None or not self._lifecycle.has_run:
-            self._bring_up(StartOptions(caller))
+            self._bring_up(StartOptions(operation))
         return True
 
     async def stop(self, request: StopRequest) -> bool:
@@ -156,7 +161,7 @@ class ServiceHandle:
 
     def _bring_up(self, options: StartOptions) -> None:
         """Begin a lifecycle, or let one that waits for its next run begin it now."""
-        lifecycle = self._lifecycle or self._begin(options.caller)
+        lifecycle = self._lifecycle or self._begin(options.operation)
         lifecycle.begin(options)
 
     def _refuse_other_environment(self, lifecycle: Lifecycle, environment: dict[str, str] | None) -> None:
@@ -209,13 +214,13 @@ class ServiceHandle:
 
     def resume(self, stored: StoredService, found: Found, *, rebooted: bool) -> asyncio.Event:
         """Go on with what an earlier daemon began; the event is set once that has been handled."""
-        self._context.state.service = stored.service
-        lifecycle = self._begin(self._context.manager.caller)
+        self._context.state.resume(stored)
+        lifecycle = self._begin(self._context.state.operation)
         lifecycle.resume(stored, found, rebooted=rebooted)
         return self._context.requests.waited
 
-    def _begin(self, caller: Caller) -> Lifecycle:
-        lifecycle = self._lifecycle = Lifecycle(self._context, caller)
+    def _begin(self, operation: Operation) -> Lifecycle:
+        lifecycle = self._lifecycle = Lifecycle(self._context, operation)
         self._task = asyncio.create_task(self._supervise(lifecycle))
         return lifecycle
 

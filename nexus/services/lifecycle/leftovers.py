@@ -6,6 +6,7 @@ import logging
 import signal
 from typing import Any
 
+from nexus.journal.operation import Operation
 from nexus.runtime import Exit, Orphans
 from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.lifecycle.resume import ORPHANS_ENDED
@@ -30,6 +31,7 @@ async def end_orphans(context: ServiceContext, orphans: Orphans) -> Exit:
         await state.write(
             ServiceState.STOPPING,
             *([("service.stopping", {"reason": FILES_DELETED.text})] if first else []),
+            operation=state.cause("adopted"),
             insist=False,
             **reason_columns(FILES_DELETED),
         )
@@ -40,10 +42,14 @@ async def end_orphans(context: ServiceContext, orphans: Orphans) -> Exit:
     return lost(ORPHANS_ENDED)
 
 
-async def write_leftovers(context: ServiceContext, ended: Reason, exit_columns: dict[str, Any]) -> None:
-    """Write that the main process has ended and its descendants are being ended."""
+async def write_leftovers(
+    context: ServiceContext, operation: Operation, ended: Reason, exit_columns: dict[str, Any]
+) -> None:
+    """Write that the main process has ended, which began ``operation``, and its descendants are being ended."""
     words = ended._replace(text=f"{ended.text}; what it left behind is being ended")
     service = context.state.service
     written = service is not None and service.state is ServiceState.STOPPING
     events = () if written else (("service.stopping", {"reason": words.text}),)
-    await context.state.write(ServiceState.STOPPING, *events, **reason_columns(words), **exit_columns)
+    await context.state.write(
+        ServiceState.STOPPING, *events, operation=operation, **reason_columns(words), **exit_columns
+    )

@@ -14,8 +14,9 @@ from typing import Any
 
 from nexus_protocol import Internal, NexusError
 
-from nexus.caller import Caller
 from nexus.hints import command_line, joined
+from nexus.journal.operation import Operation
+from nexus.journal.rows import Event
 from nexus.runtime import Exit, Orphans, Process, RuntimeFailure
 from nexus.runtime.status import now_ms
 from nexus.services import store
@@ -29,7 +30,6 @@ from nexus.services.lifecycle.resume import Found, find_run, plan_resumption
 from nexus.services.lifecycle.run import Exited, Run, time_up
 from nexus.services.lifecycle.series import RestartSeries, wants_restart
 from nexus.services.lifecycle.start import start_process
-from nexus.services.lifecycle.state_writer import Event
 from nexus.services.reasons import HOST_RESTARTED, exit_reason, reason_columns, stored_reason
 from nexus.services.records import Service
 from nexus.services.states import RestartPolicy, ServiceReason, ServiceState, ServiceType
@@ -48,7 +48,7 @@ _RETRY_S = 1.0
 class Lifecycle:
     """One supervision of a service: it may begin several runs, and ends when the service is stopped or failed."""
 
-    def __init__(self, context: ServiceContext, caller: Caller) -> None:
+    def __init__(self, context: ServiceContext, operation: Operation) -> None:
         self.run: Run | None = None
         self.launching = False
         """Whether a process is about to exist."""
@@ -59,7 +59,8 @@ class Lifecycle:
         self._context = context
         self._requests = context.requests = Requests()
         self._state = context.state
-        self._caller = caller
+        self._operation = operation
+        """What led to the next run."""
         self._ending = False
         self._forced = False
         """Whether the next run begins even if the restart policy is removed before it."""
@@ -104,7 +105,7 @@ class Lifecycle:
 
     def begin(self, options: StartOptions) -> None:
         """Begin the next run at once, on demand: no backoff, and a new series of restarts."""
-        self._caller, self._forced = options.caller, False
+        self._operation, self._forced = options.operation, False
         self._series = RestartSeries()
         if options.environment is not None:
             self.environment = options.environment
@@ -123,7 +124,8 @@ class Lifecycle:
         self._forced = service.restart is RestartPolicy.NO
         self._series.resume(stored, rebooted=rebooted)
         self._context.tracker.resume(stored)
-        plan = plan_resumption(stored, found, self._context.manager.caller, rebooted=rebooted)
+        self._operation = self._state.operation
+        plan = plan_resumption(stored, found, self._operation, rebooted=rebooted)
         self._exit, self._came_up = plan.exit, plan.came_up
         # A request may have come while the run was unknown.
         self._requests.stop = self._requests.stop or plan.stop
@@ -221,11 +223,13 @@ class Lifecycle:
                 if self._series.left_s is not None and self._policy_withdrawn():
                     return False
                 continue
-            self._caller = self._context.manager.caller
+            self._operation = self._state.operation
             self._series.begin_run()
         await self._wait_for_dependencies()
         self.launching = True
-        self.run = Run(self._context, await start_process(self._context, self.environment, self._write_run))
+        self.run = Run(
+            self._context, await start_process(self._context, self._operation, self.environment, self._write_run)
+        )
         return True
 
     def _attempt_columns(self) -> dict[str, Any]:
@@ -243,7 +247,7 @@ class Lifecycle:
         written: Reason | None = None
         while True:
             self._requests.check()
-            missing = self._context.tracker.missing(self._caller, self._context.waiters.fail)
+            missing = self._context.tracker.missing(self._operation, self._context.waiters.fail)
             if missing is None:
                 return
             if missing.reason == written:
@@ -255,7 +259,7 @@ class Lifecycle:
             await self._state.write(
                 ServiceState.STARTING,
                 *([("service.starting", {"reason": written.text})] if first else []),
-                caller=self._caller,
+                operation=self._operation,
                 insist=False,
                 run_id=None,
                 pid=None,
@@ -274,7 +278,7 @@ class Lifecycle:
         await self._state.write(
             ServiceState.STARTING,
             ("service.starting", detail),
-            caller=self._caller,
+            operation=self._operation,
             insist=False,
             run_id=run_id,
             active_port=port,
@@ -297,11 +301,12 @@ class Lifecycle:
         assert exit_ is not None
         reason = exit_reason(exit_)
         observed_up_ms: int | None = None
+        operation = self._state.cause("process.exited")
         if self.run is not None:
             observed_up_ms = self.run.up_ms
             await self.run.end_health()
             if not await self.run.is_gone():
-                await write_leftovers(self._context, reason, self._exit_columns(exit_))
+                await write_leftovers(self._context, operation, reason, self._exit_columns(exit_))
                 await self.run.process.wait()
         if self._requests.pending:
             return await self._after_stop(exit_, observed_up_ms)
@@ -329,6 +334,7 @@ class Lifecycle:
             reason,
             (("service.exited", {"reason": reason.text} | exit_detail(exit_)),),
             columns,
+            operation,
             retry=retry,
             accepted=accepted or ended_with_machine or not stored.wanted,
             up_ms=up_ms,
@@ -349,7 +355,13 @@ class Lifecycle:
         code = ServiceReason.DEPENDENCY_FAILED if failed_dependency else ServiceReason.START_FAILED
         reason = Reason(code, str(error.details.get("reason") or error.message))
         columns = self._attempt_columns() | {"exit_code": None, "exit_signal": None}
-        return await self._end_or_retry(error, reason, (), columns, retry=retry)
+        return await self._end_or_retry(error, reason, (), columns, self._failed_start(retry), retry=retry)
+
+    def _failed_start(self, retry: bool) -> Operation:
+        """What a failed start belongs to: its own operation, unless the policy goes on from here."""
+        if not retry:
+            return self._operation
+        return self._context.manager.cause("start.failed", self._operation)
 
     async def _end_or_retry(
         self,
@@ -357,6 +369,7 @@ class Lifecycle:
         reason: Reason,
         events: tuple[Event, ...],
         columns: dict[str, Any],
+        operation: Operation,
         *,
         retry: bool,
         accepted: bool = False,
@@ -370,7 +383,7 @@ class Lifecycle:
             plan = self._series.plan(service, ended_ms_ago, up_ms)
             if plan.at is not None:
                 self._context.tracker.reset(on_demand=on_demand)
-                await self._retry(error, reason, plan.at, events, columns)
+                await self._retry(error, reason, plan.at, events, columns, operation)
                 self._context.failures += not accepted
                 return True
             window_s = service.restart_window_ms / 1000
@@ -378,7 +391,7 @@ class Lifecycle:
             reason, accepted = Reason(ServiceReason.RESTART_LIMIT, text), False
         state = ServiceState.STOPPED if accepted else ServiceState.FAILED
         events = (*events, (f"service.{state}", {"reason": reason.text}))
-        service = await self._end(state, reason, events, columns)
+        service = await self._end(state, reason, events, columns, operation)
         if not accepted:
             self._context.failures += 1
         elif service.type is ServiceType.ONESHOT:
@@ -393,7 +406,13 @@ class Lifecycle:
         return False
 
     async def _retry(
-        self, error: NexusError, reason: Reason, at: int, events: tuple[Event, ...], columns: dict[str, Any]
+        self,
+        error: NexusError,
+        reason: Reason,
+        at: int,
+        events: tuple[Event, ...],
+        columns: dict[str, Any],
+        operation: Operation,
     ) -> None:
         """Write when the next run begins, and why."""
         starters = self._context.waiters.present()
@@ -402,6 +421,7 @@ class Lifecycle:
             ServiceState.STARTING,
             *events,
             ("service.restarting", {"reason": reason.text, "wait_ms": wait_ms, "restarts": self._series.count}),
+            operation=operation,
             next_restart_at=now_ms() + wait_ms,
             run_id=None,
             pid=None,
@@ -420,12 +440,12 @@ class Lifecycle:
         reason: Reason,
         events: tuple[Event, ...],
         columns: dict[str, Any],
-        caller: Caller | None = None,
+        operation: Operation | None = None,
     ) -> Service:
         """End the tunnels and write stopped or failed."""
         self._ending = True
         try:
-            await self._context.services.tunnels.close(self._context.id)
+            await self._context.services.tunnels.close(self._context.id, operation or self._state.operation)
         except Exception:  # the service has ended, and its record must say so
             _log.exception("the tunnels of service %s were not ended", self._state.name)
         columns = {
@@ -435,7 +455,7 @@ class Lifecycle:
             **self._series.columns(),
         }
         service = await self._state.write(
-            state, *events, caller=caller, run_id=None, **reason_columns(reason), **columns
+            state, *events, operation=operation, run_id=None, **reason_columns(reason), **columns
         )
         self._forget_run(None)
         return service
@@ -472,7 +492,7 @@ class Lifecycle:
             detail = {"reason": reason.text} | ({} if exit_ is None else exit_detail(exit_))
             columns |= self._state.stop_columns(stop)
             events = (("service.stopped", detail),)
-            await self._end(ServiceState.STOPPED, reason, events, columns, caller=stop.caller)
+            await self._end(ServiceState.STOPPED, reason, events, columns, operation=stop.operation)
             return False
         assert restart is not None
         self._requests.restart = None
@@ -481,11 +501,13 @@ class Lifecycle:
             up_ms = 0 if exit_ is None else time_up(service, exit_, up_ms)
             self._forced = True
             error = start_failed(self._context, f"it was {restart.reason.text}", restart.reason.text, None)
-            return await self._end_or_retry(error, restart.reason, (), columns, retry=True, up_ms=up_ms)
+            return await self._end_or_retry(
+                error, restart.reason, (), columns, restart.operation, retry=True, up_ms=up_ms
+            )
         if restart.options is not None:
             self.begin(restart.options)
         else:
-            self._caller = restart.caller
+            self._operation = restart.operation
             self._series.restart_uncounted(restart.reason)
             self._context.tracker.reset(on_demand=False)
         self._unwritten_exit = columns

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from typing import NamedTuple
 
-from nexus.caller import Caller
+from nexus.journal.operation import Operation
 from nexus.runtime import Exit, Orphans, Process
 from nexus.runtime.status import now_ms
 from nexus.services.lifecycle.context import ServiceContext
@@ -72,15 +72,17 @@ async def find_run(context: ServiceContext, error: Exception) -> Process | Exit 
 async def _write_unknown(context: ServiceContext, since: int) -> None:
     service = context.state.read().service
     try:
-        await context.state.write(service.state, insist=False, unknown_since=since)
+        await context.state.write(
+            service.state, operation=context.state.cause("adopted"), insist=False, unknown_since=since
+        )
     except StoreError as error:
         _log.warning("service %s: %s", context.state.name, error.message)
 
 
 def plan_resumption(
-    stored: StoredService, found: Process | Exit | Orphans | None, caller: Caller, *, rebooted: bool
+    stored: StoredService, found: Process | Exit | Orphans | None, operation: Operation, *, rebooted: bool
 ) -> Resumption:
-    """Decide from the record and from what the process runtime has of its run; ``caller`` is the daemon itself."""
+    """Decide from the record and what the process runtime has of its run; ``operation`` led to its present state."""
     service = stored.service
     exit_ = found if isinstance(found, Exit) else None
     if found is None:
@@ -94,12 +96,12 @@ def plan_resumption(
         came_up = service.type is ServiceType.ONESHOT or exit_.at - began_at > service.start_window_ms
     resumption = Resumption(exit_, came_up)
     if service.state is ServiceState.STOPPING:
-        return _stopping(stored, found, caller, resumption)
+        return _stopping(stored, found, operation, resumption)
     return resumption
 
 
 def _stopping(
-    stored: StoredService, found: Process | Exit | Orphans | None, caller: Caller, resumption: Resumption
+    stored: StoredService, found: Process | Exit | Orphans | None, operation: Operation, resumption: Resumption
 ) -> Resumption:
     """Go on with a stop, with the end of what a run left behind, or with a restart."""
     service = stored.service
@@ -107,7 +109,7 @@ def _stopping(
         return resumption if isinstance(found, Orphans) else resumption._replace(exit=lost(ORPHANS_ENDED))
     if not stored.wanted:
         reason = stored_reason(service) or Reason(ServiceReason.REQUESTED, "stopped on demand")
-        return resumption._replace(stop=StopRequest(caller, reason, on_demand=False))
+        return resumption._replace(stop=StopRequest(operation, reason, on_demand=False))
     ended_at = service.stopped_at or now_ms()
     if service.exit_code is not None:
         return resumption._replace(exit=Exit("exit", service.exit_code, False, ended_at))
@@ -115,5 +117,5 @@ def _stopping(
         return resumption._replace(exit=Exit("signal", service.exit_signal, False, ended_at))
     reason = stored_reason(service) or Reason(ServiceReason.REQUESTED, "restarted")
     # The loss of a dependency caused it: the next run waits for that one.
-    options = None if service.lost_dependencies else StartOptions(caller)
-    return resumption._replace(restart=RestartRequest(caller, reason, options=options))
+    options = None if service.lost_dependencies else StartOptions(operation)
+    return resumption._replace(restart=RestartRequest(operation, reason, options=options))

@@ -143,17 +143,19 @@ class Run:
         observed = context.tracker.look(stored)
         if not observed.events and observed.lost == stored.service.lost_dependencies:
             return
+        led = None if observed.cause is None else context.manager.cause(observed.cause, observed.led_by)
         await context.state.write(
             ServiceState.RUNNING,
             *observed.events,
+            operation=led,
             requests=requests,
             lost_dependencies=observed.lost,
             **reason_columns(observed.reason),
         )
         if observed.stop is not None:
-            requests.stop = requests.stop or StopRequest(context.manager.caller, observed.stop, on_demand=False)
+            requests.stop = requests.stop or StopRequest(context.state.operation, observed.stop, on_demand=False)
         elif observed.restart is not None:
-            requests.restart = requests.restart or RestartRequest(context.manager.caller, observed.restart)
+            requests.restart = requests.restart or RestartRequest(context.state.operation, observed.restart)
 
     async def _on_health(self, health: ServiceHealth, message: str | None) -> None:
         """Write a result of the health check that differs from the one before, and act on it."""
@@ -172,7 +174,7 @@ class Run:
             if service.restart_unhealthy:
                 text = f"unhealthy: {message}" if message else "unhealthy"
                 reason = Reason(ServiceReason.UNHEALTHY, text)
-                requests.restart = RestartRequest(context.manager.caller, reason, counts=True)
+                requests.restart = RestartRequest(context.state.operation, reason, counts=True)
                 requests.wake()
 
     def reconfigure(self) -> None:

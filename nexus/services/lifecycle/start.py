@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 
+from nexus.journal.operation import Operation
 from nexus.journal.store import bounds
 from nexus.runtime import Process, ProcessSpec, RuntimeFailure, StartFailed
 from nexus.runtime.start_errors import find_obstacle
@@ -48,8 +49,10 @@ async def check_start(context: ServiceContext, environment: dict[str, str]) -> N
             raise obstacle
 
 
-async def start_process(context: ServiceContext, environment: dict[str, str], write_run: WriteRun) -> Process:
-    """Start a run of the service; ``environment`` is that of the start.
+async def start_process(
+    context: ServiceContext, operation: Operation, environment: dict[str, str], write_run: WriteRun
+) -> Process:
+    """Start a run of the service, which ``operation`` led to; ``environment`` is that of the start.
 
     ``write_run`` is called with the new run's id and port. It writes the row before the process exists.
 
@@ -59,7 +62,7 @@ async def start_process(context: ServiceContext, environment: dict[str, str], wr
     """
     async with context.services.launches:
         with _as_nexus_errors(context):
-            spec, run_id = await _prepare(context, environment, write_run)
+            spec, run_id = await _prepare(context, operation, environment, write_run)
             manager = context.manager
             note_event(manager.directory, manager.store.read(bounds)[1])
             return await context.manager.runtime.start(context.owner, run_id, spec)
@@ -80,7 +83,7 @@ def _as_nexus_errors(context: ServiceContext) -> Iterator[None]:
 
 
 async def _prepare(
-    context: ServiceContext, environment: dict[str, str], write_run: WriteRun
+    context: ServiceContext, operation: Operation, environment: dict[str, str], write_run: WriteRun
 ) -> tuple[ProcessSpec, str]:
     """Everything that the process needs, with the row that precedes it."""
     requests, services = context.requests, context.services
@@ -91,7 +94,7 @@ async def _prepare(
         service = stored.service
         refuse_without_command(service)
         choice = await requests.interruptible(choose_port(context, stored, avoid))
-        tunnels = await requests.interruptible(services.tunnels.open(stored))
+        tunnels = await requests.interruptible(services.tunnels.open(stored, operation))
         run_id = uuid.uuid4().hex
         variables = await requests.interruptible(services.environment(stored, run_id, choice.port, tunnels))
         spec = await requests.interruptible(make_spec(service, variables, context.manager.hooks))

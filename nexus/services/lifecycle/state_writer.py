@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from nexus import journal
-from nexus.caller import Caller
 from nexus.capability import ManagerContext
+from nexus.journal.operation import Operation, resumed
+from nexus.journal.rows import Event
 from nexus.services import store
 from nexus.services.errors import ServiceNotFound
 from nexus.services.reasons import reason_columns
@@ -19,12 +19,9 @@ from nexus.services.store import StoredService
 from nexus.store import DiskFull, OutcomeUnknown, StoreError, StoreUnavailable, Transaction
 from nexus.supervision.requests import Requests, StopRequest
 
-__all__ = ["Event", "StateWriter"]
+__all__ = ["StateWriter"]
 
 _RETRY_S = 1.0
-
-Event = tuple[str, dict[str, Any]]
-"""The kind of an event, and its detail."""
 
 
 class StateWriter:
@@ -44,6 +41,8 @@ class StateWriter:
         """As it was last written or refreshed."""
         self.trouble: StoreError | None = None
         """Why a change cannot be written at present."""
+        self.operation = manager.cause("adopted")
+        """What led to the present state: later changes belong to it, until the next cause."""
         self._manager = manager
         self._id = service_id
         self._changed = changed
@@ -65,16 +64,30 @@ class StateWriter:
         """The record as it is committed."""
         return self._manager.store.read(lambda reader: store.stored(reader, self._id), snapshot=True)
 
+    def resume(self, stored: StoredService) -> None:
+        """Go on with the operation that an earlier daemon wrote."""
+        manager = self._manager
+        self.service = stored.service
+        self.operation = manager.store.read(
+            lambda reader: resumed(reader, manager.caller, stored.operation_id, "adopted")
+        )
+
+    def cause(self, name: str) -> Operation:
+        """Begin an operation of the daemon's own, which the present one led to."""
+        return self._manager.cause(name, self.operation)
+
     async def write(
         self,
         state: ServiceState,
         *events: Event,
-        caller: Caller | None = None,
+        operation: Operation | None = None,
         insist: bool = True,
         requests: Requests | None = None,
         **columns: Any,
     ) -> Service:
         """Write the state, columns and events; with ``insist`` repeat it until the store can be written.
+
+        ``operation`` is what led to it, by default what led to the present state.
 
         With ``requests`` a request ends the repetition: while a process runs, a full disk must not delay its stop.
 
@@ -83,13 +96,10 @@ class StateWriter:
             StoreConflict: another record has the port.
             StoreError: without ``insist``, the store cannot be written.
         """
-        who = caller or self._manager.caller
+        led = operation or self.operation
 
         def change(tx: Transaction) -> Service:
-            service = store.change_state(tx, self._id, state, **columns)
-            for kind, detail in events:
-                journal.record(tx, who, kind, "service", service.id, service.name, detail)
-            return service
+            return store.change_state(tx, led, self._id, state, events, **columns)
 
         while True:
             try:
@@ -105,23 +115,23 @@ class StateWriter:
                 else:
                     await requests.wait(_RETRY_S)
         self.trouble = None
+        self.operation = led
         self._changed()
         return self.service
 
     async def write_health(self, health: ServiceHealth, message: str | None) -> Service:
         """Write the result of a health check; a change to unknown records no event."""
         before = None if self.service is None else self.service.health
+        led = self.cause("health.failed") if health is ServiceHealth.UNHEALTHY else self.operation
+        told = health not in (before, ServiceHealth.UNKNOWN)
+        events = [(f"service.{health}", {} if message is None else {"message": message})] if told else []
 
         def change(tx: Transaction) -> Service:
-            service = store.set_health(tx, self._id, health, message)
-            if service.health is health and health not in (before, ServiceHealth.UNKNOWN):
-                detail = {} if message is None else {"message": message}
-                journal.record(
-                    tx, self._manager.caller, f"service.{health}", "service", service.id, service.name, detail
-                )
-            return service
+            return store.set_health(tx, led, self._id, health, message, events)
 
         self.service = await self._manager.store.write(change)
+        if led.written:
+            self.operation = led
         self._changed()
         return self.service
 
@@ -133,11 +143,12 @@ class StateWriter:
             service = store.stored(tx, self._id).service
             if service.state is ServiceState.FAILED:
                 reason = reason_columns(request.reason)
-                service = store.change_state(tx, self._id, ServiceState.STOPPED, **reason, **columns)
-                detail = {"reason": request.reason.text}
-                journal.record(tx, request.caller, "service.stopped", "service", service.id, service.name, detail)
-            elif service.state is ServiceState.STOPPED and request.on_demand:
-                service = store.change_state(tx, self._id, ServiceState.STOPPED, **columns)
+                events = [("service.stopped", {"reason": request.reason.text})]
+                return store.change_state(
+                    tx, request.operation, self._id, ServiceState.STOPPED, events, **reason, **columns
+                )
+            if service.state is ServiceState.STOPPED and request.on_demand:
+                return store.change_state(tx, request.operation, self._id, ServiceState.STOPPED, **columns)
             return service
 
         self.service = await self._manager.store.write(change)

@@ -1,0 +1,217 @@
+"""The keys of requests: a request that is repeated under its key has one effect.
+
+A ``change`` writes its key with its effect, in one transaction, so that a repetition finds the reply. An ``act`` has
+its key ``open`` from its first durable write until it has succeeded: a repetition waits for it while it is at work, and
+after a restart of the daemon is carried out again or refused, as its command declares. Errors are not remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+from nexus_protocol import Conflict, FailedPrecondition, Unavailable, encode_record
+from nexus_protocol.command import CommandInfo, Repeat, unrecorded_fields
+
+from nexus.hints import command_line
+from nexus.journal.operation import KEY_KEPT_MS, Operation, RequestKey
+from nexus.store import Reader, StateStore, StoreError, Transaction
+
+__all__ = [
+    "OpenRequests",
+    "RequestKeyReused",
+    "RequestOutcomeUnknown",
+    "RequestReplyGone",
+    "canonical",
+    "has_secrets",
+    "prune",
+    "request_key",
+    "under_key",
+]
+
+T = TypeVar("T")
+
+REPLY_BYTES = 1024 * 1024
+"""Of the reply that is kept for a key."""
+
+canonical = msgspec.msgpack.Encoder(order="deterministic").encode
+"""Encodes equal values to equal bytes."""
+
+
+class RequestKeyReused(Conflict):
+    """Another request has this key; ``details.operation`` is what it did."""
+
+    type = "request.key_reused"
+
+
+class RequestReplyGone(FailedPrecondition):
+    """The request was carried out, but its reply was not kept: it is large or has secrets."""
+
+    type = "request.reply_gone"
+
+
+class RequestOutcomeUnknown(Unavailable):
+    """The request began and may not have ended; it is not of a kind that is carried out twice."""
+
+    type = "request.outcome_unknown"
+
+
+def request_key(text: str, info: CommandInfo, command: Any) -> RequestKey:
+    """The key of a request; equal commands are equal in every field, however they were encoded."""
+    return RequestKey(text, lambda: canonical([info.code, command]))
+
+
+# In one transaction
+
+
+def under_key(
+    tx: Transaction,
+    operation: Operation,
+    change: Callable[[], T],
+    is_secret: Callable[[Any], bool] | None = None,
+) -> tuple[T | msgspec.Raw, bool]:
+    """Carry out the change of a request under its key, if it has one and was not carried out before.
+
+    Returns the reply, and whether it is that of an earlier request, encoded. A reply that ``is_secret`` is not kept;
+    by default one that ``has_secrets``.
+
+    Raises:
+        RequestKeyReused, RequestReplyGone, RequestOutcomeUnknown: as they say.
+    """
+    key = operation.key
+    if key is None:
+        return change(), False
+    kept = _kept(tx, key, tx.digest(key.content()))
+    if kept is not None:
+        return kept, True
+    reply = change()
+    finish(tx, operation, reply, secret=(is_secret or has_secrets)(reply))
+    return reply, False
+
+
+def finish(tx: Transaction, operation: Operation, reply: Any, *, secret: bool) -> None:
+    """Write that the request under this operation's key has succeeded, with its reply as far as that is kept."""
+    assert operation.key is not None
+    id_ = operation.enter(tx)
+    encoded: bytes | None = None
+    if not secret:
+        encoded = encode_record(reply)
+        if len(encoded) > REPLY_BYTES:
+            encoded = None
+    tx.execute(
+        "INSERT INTO request_key (key, digest, operation_id, state, reply, expires_at) VALUES (?, ?, ?, 'done', ?, ?) "
+        "ON CONFLICT (key) DO UPDATE SET state = excluded.state, reply = excluded.reply, "
+        "operation_id = excluded.operation_id, expires_at = excluded.expires_at",
+        (operation.key.text, tx.digest(operation.key.content()), id_, encoded, tx.now + KEY_KEPT_MS),
+    )
+
+
+def _kept(reader: Reader, key: RequestKey, digest: bytes, *, repeat: Repeat | None = None) -> msgspec.Raw | None:
+    """The reply of an equal request; None where it is to be carried out."""
+    row = reader.one("SELECT digest, operation_id, state, reply FROM request_key WHERE key = ?", (key.text,))
+    if row is None:
+        return None
+    known, operation, state, reply = row
+    details = {"key": key.text, "operation": operation}
+    look = f"See what it did: {command_line('nexusctl', 'op', 'show', operation)}"
+    if known != digest:
+        raise RequestKeyReused(
+            f'cannot carry out the request: another request had the key "{key.text}"',
+            hint=f"Give this one a key of its own.\n{look}",
+            details=details,
+        )
+    if state == "open":
+        if repeat is Repeat.AGAIN:
+            return None
+        raise RequestOutcomeUnknown(
+            f'cannot tell how the request with the key "{key.text}" ended: the daemon ended before it did',
+            hint=f"{look}\nThen give the request another key, if it is still to be carried out.",
+            details=details,
+        )
+    if reply is None:
+        raise RequestReplyGone(
+            f'the request with the key "{key.text}" was carried out before; its reply was not kept',
+            hint=look,
+            details=details,
+        )
+    return msgspec.Raw(reply)
+
+
+def has_secrets(value: Any) -> bool:
+    """Whether a reply has a value in a field that stays out of the history."""
+    if isinstance(value, msgspec.Struct):
+        hidden = unrecorded_fields(type(value))
+        return any(
+            getattr(value, name) not in (None, [], {}) if name in hidden else has_secrets(getattr(value, name))
+            for name in value.__struct_fields__
+        )
+    if isinstance(value, list):
+        return any(map(has_secrets, value))
+    return isinstance(value, msgspec.Raw)
+
+
+def prune(tx: Transaction, now_ms: int, limit: int) -> int:
+    """Delete at most ``limit`` keys that are no longer remembered; returns how many."""
+    rows = tx.all("SELECT key FROM request_key WHERE expires_at < ? ORDER BY expires_at LIMIT ?", (now_ms, limit))
+    for row in rows:
+        tx.execute("DELETE FROM request_key WHERE key = ?", row)
+    return len(rows)
+
+
+# Acts
+
+
+class OpenRequests:
+    """The requests with keys that a daemon is carrying out, and that are no single transaction."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[bytes, asyncio.Future[None]]] = {}
+
+    async def carry_out(
+        self, store: StateStore, operation: Operation, repeat: Repeat, act: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        """Carry out a request under its key, after an equal one that is at work; returns its reply or the kept one.
+
+        Raises:
+            RequestKeyReused, RequestReplyGone, RequestOutcomeUnknown: as they say.
+        """
+        key = operation.key
+        assert key is not None
+        digest = store.digest(key.content())
+        while (other := self._open.get(key.text)) is not None:
+            if other[0] != digest:
+                raise RequestKeyReused(
+                    f'cannot carry out the request: another request with the key "{key.text}" is at work',
+                    hint="Give this one a key of its own.",
+                    details={"key": key.text},
+                )
+            await asyncio.shield(other[1])
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._open[key.text] = (digest, ended)
+        try:
+            kept = await store.fetch(lambda reader: _kept(reader, key, digest, repeat=repeat))
+            return kept if kept is not None else await self._act(store, operation, act)
+        finally:
+            del self._open[key.text]
+            ended.set_result(None)
+
+    @staticmethod
+    async def _act(store: StateStore, operation: Operation, act: Callable[[], Awaitable[Any]]) -> Any:
+        key = operation.key
+        assert key is not None
+        try:
+            reply = await act()
+        except Exception:
+            # A cancelled request keeps its key: what it began goes on, or is not known.
+            with contextlib.suppress(StoreError):
+                await store.write(lambda tx: _forget(tx, key))
+            raise
+        await store.write(lambda tx: finish(tx, operation, reply, secret=has_secrets(reply)))
+        return reply
+
+
+def _forget(tx: Transaction, key: RequestKey) -> None:
+    tx.execute("DELETE FROM request_key WHERE key = ? AND state = 'open'", (key.text,))

@@ -1,0 +1,145 @@
+"""Operations: the requests and the causes of the daemon's own that every change is attributed to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, NamedTuple
+
+import msgspec
+from nexus_protocol.command import unrecorded_fields
+
+from nexus.caller import Caller
+from nexus.store import Reader, Transaction
+
+__all__ = ["ARGS_BYTES", "KEY_KEPT_MS", "Operation", "RequestKey", "args_of", "encode_args", "resumed"]
+
+ARGS_BYTES = 4096
+"""Of the arguments of one operation; above it the largest are replaced by their size."""
+KEY_KEPT_MS = 7 * 24 * 60 * 60 * 1000
+"""How long the key of a request is remembered."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class RequestKey(NamedTuple):
+    """The key that a client gave its request."""
+
+    text: str
+    content: Callable[[], bytes]
+    """The canonical encoding of the request, which an equal request has as well."""
+
+
+class Operation:
+    """A request, or a cause of the daemon's own, that changes something.
+
+    It has no row until its first change, so that a request which is refused or changes nothing has none. The number is
+    its own from the moment that a transaction needs it, whatever becomes of that transaction. ``command`` is the name
+    of a command or of a declared cause; ``args`` are its fields, or a function that gives them.
+    """
+
+    __slots__ = ("args", "caller", "cause", "command", "id", "key", "why", "written")
+
+    def __init__(
+        self,
+        caller: Caller,
+        command: str,
+        args: Callable[[], Mapping[str, Any]] | Mapping[str, Any] | None = None,
+        *,
+        why: str | None = None,
+        key: RequestKey | None = None,
+        cause: Operation | None = None,
+    ) -> None:
+        self.caller = caller
+        self.command = command
+        self.args = args
+        self.why = why
+        self.key = key
+        self.cause = cause
+        self.id: int | None = None
+        self.written = False
+        """Whether its row is durable."""
+
+    def enter(self, tx: Transaction) -> int:
+        """Make sure that its row is in the database once ``tx`` is committed; returns its id."""
+        if self.id is not None and (self.written or tx.operation == self.id):
+            return self.id
+        if self.id is None:
+            self.id = tx.operation_number()
+        args = self.args() if callable(self.args) else self.args
+        inserted = tx.execute(
+            "INSERT INTO operation (id, at, command, args, why, key, cause, actor, uid, pid) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            (
+                self.id,
+                tx.now,
+                self.command,
+                encode_args(args) if args else None,
+                self.why,
+                None if self.key is None else self.key.text,
+                None if self.cause is None or not self.cause.written else self.cause.id,
+                self.caller.actor,
+                self.caller.uid,
+                self.caller.pid,
+            ),
+        )
+        if inserted:
+            if self.key is not None:
+                tx.execute(
+                    "INSERT INTO request_key (key, digest, operation_id, state, expires_at) "
+                    "VALUES (?, ?, ?, 'open', ?) ON CONFLICT (key) DO NOTHING",
+                    (self.key.text, tx.digest(self.key.content()), self.id, tx.now + KEY_KEPT_MS),
+                )
+            tx.on_commit(self._note_written)
+        tx.operation = self.id
+        return self.id
+
+    def _note_written(self) -> None:
+        self.written = True
+
+
+def resumed(reader: Reader, caller: Caller, id_: int | None, cause: str) -> Operation:
+    """The operation with this id, which an earlier daemon began, with the client of that time.
+
+    Where there is none, because the database is older than operations are, a new one of the daemon's own: ``cause``.
+    """
+    row = None
+    if id_ is not None:
+        row = reader.one("SELECT command, why, actor, uid, pid FROM operation WHERE id = ?", (id_,))
+    if row is None:
+        return Operation(caller, cause)
+    operation = Operation(Caller(row[3], row[4], row[2]), row[0], why=row[1])
+    operation.id, operation.written = id_, True
+    return operation
+
+
+def args_of(command: msgspec.Struct) -> dict[str, Any]:
+    """The fields of a command that are given and hold no secret."""
+    hidden = unrecorded_fields(type(command))
+    defaults = type(command).__struct_defaults__
+    names = command.__struct_fields__
+    first_default = len(names) - len(defaults)
+    found: dict[str, Any] = {}
+    for index, name in enumerate(names):
+        value = getattr(command, name)
+        if name in hidden or (index >= first_default and value == defaults[index - first_default]) or value is None:
+            continue
+        found[name] = value.value if isinstance(value, Enum) else value
+    return found
+
+
+def encode_args(args: Mapping[str, Any]) -> bytes:
+    """Encode arguments as MessagePack, in at most ``ARGS_BYTES``.
+
+    Above that the largest are replaced, one after the other, by maps with their size: ``{"size_bytes": 70000}``.
+    """
+    encoded = _encode(args)
+    if len(encoded) <= ARGS_BYTES:
+        return encoded
+    shown = dict(args)
+    for name, size in sorted(((name, len(_encode(value))) for name, value in args.items()), key=lambda each: -each[1]):
+        shown[name] = {"size_bytes": size}
+        encoded = _encode(shown)
+        if len(encoded) <= ARGS_BYTES:
+            break
+    return encoded
