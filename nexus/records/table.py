@@ -373,7 +373,8 @@ class Table(Generic[R]):
             detail = {
                 field: self._told(field, record, new) for field, new in changed.items() if field not in self.volatile
             }
-        return self.write(tx, operation, record.id, changed, [(f"{self.kind}.{event}", detail)]) or record
+        events = [] if self.volatile.issuperset(changed) else [(f"{self.kind}.{event}", detail)]
+        return self.write(tx, operation, record.id, changed, events) or record
 
     def write(
         self,

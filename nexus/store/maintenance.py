@@ -133,8 +133,9 @@ def restore_database(path: Path, source: Path) -> Restored:
             partial.unlink(missing_ok=True)
             backup_database(source, partial)
             # Also above what the processes were started with: the restored database is the one of theirs.
-            highest = max(_highest_seq_of_file(path), noted_event(ProcessesFolder(path).path))
-            next_seq = _continue_journal(partial, highest, _highest_operation(path), source)
+            last = _last_numbers_of_file(path)
+            highest = max(last.seq, noted_event(ProcessesFolder(path).path))
+            next_seq = _continue_journal(partial, last._replace(seq=highest), source)
             aside = set_aside(path, replacement=partial)
         except OSError as error:
             raise InitError(f"cannot restore {source} to {path}: {error.strerror}") from error
@@ -143,23 +144,31 @@ def restore_database(path: Path, source: Path) -> Restored:
         return Restored(str(path), version, next_seq, str(aside) if aside else None)
 
 
-def _highest_seq_of_file(path: Path) -> int:
-    """Return the highest event number that the database file ever assigned; 0 without a file."""
+class _Last(NamedTuple):
+    """The highest numbers that a database gave an event and an operation."""
+
+    seq: int
+    operation: int
+
+
+def _last_numbers_of_file(path: Path) -> _Last:
+    """Return the highest numbers that the database file ever assigned; 0 without a file."""
     if not path.exists() or not path.stat().st_size:
-        return 0
+        return _Last(0, 0)
     try:
         # Read-only: a damaged file is not changed.
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
             if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("quick_check found damage")
-            highest = _last_seq(connection) if stored_version(connection) is not None else 0
+            known = stored_version(connection) is not None
+            last = _Last(_last_seq(connection), _last_operation(connection)) if known else _Last(0, 0)
         # Write the log of a killed daemon into the file, so that the steps that follow cannot separate the two.
         with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        return highest
+        return last
     except sqlite3.Error:
-        # The number is unknown when the file is damaged; the time in milliseconds is above any number of events.
-        return int(time.time() * 1000)
+        # The numbers are unknown when the file is damaged; the time in milliseconds is above any of them.
+        return _Last(*[int(time.time() * 1000)] * 2)
 
 
 def _last_seq(connection: sqlite3.Connection) -> int:
@@ -175,15 +184,6 @@ def _last_seq(connection: sqlite3.Connection) -> int:
     return highest
 
 
-def _highest_operation(path: Path) -> int:
-    """The highest number that the database file gave an operation; 0 where that cannot be read."""
-    with contextlib.suppress(sqlite3.Error):
-        if path.exists():
-            with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
-                return _last_operation(connection)
-    return 0
-
-
 def _last_operation(connection: sqlite3.Connection) -> int:
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'operation'").fetchone():
         return 0
@@ -194,23 +194,24 @@ def _last_operation(connection: sqlite3.Connection) -> int:
     return int(connection.execute(sql).fetchone()[0])
 
 
-def _continue_journal(path: Path, highest: int, operations: int, source: Path) -> int:
+def _continue_journal(path: Path, last: _Last, source: Path) -> int:
     now = int(time.time() * 1000)
     try:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
-            highest = max(highest, _last_seq(connection))
+            highest = max(last.seq, _last_seq(connection))
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'journal'").fetchone():
                 connection.execute(
                     "INSERT OR REPLACE INTO schema_meta (key, value) VALUES ('journal_seq', ?)", (str(highest),)
                 )
                 connection.execute("COMMIT")
                 return highest + 1
-            if operations > _last_operation(connection):
+            has_operations = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'operation'").fetchone()
+            if has_operations and last.operation > _last_operation(connection):
                 connection.execute(
                     "INSERT OR REPLACE INTO schema_meta (key, value) VALUES ('operation_pruned_id', ?)",
-                    (str(operations),),
+                    (str(last.operation),),
                 )
             seq = highest + 1
             connection.execute(

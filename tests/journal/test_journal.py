@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nexus_protocol.events import event
+from support.operations import TESTER, an_operation
 from support.stores import make_store, running
 
-from nexus.caller import Caller
 from nexus.capability import Context
 from nexus.journal import handlers
 from nexus.journal.commands import Event, JournalAhead, JournalPruned, WatchEvents
-from nexus.journal.store import Watched, bounds, prune, read_slice, record
+from nexus.journal.retention import STEP, prune
+from nexus.journal.rows import Subject, record
+from nexus.journal.store import Watched, bounds, read_slice
 from nexus.store import Transaction
 from nexus.store.sqlite import SqliteStore
 
-CALLER = Caller(1000, 42, "agent")
+for _kind in ("thing.done", "a.x", "b.x", "wanted.x"):
+    event(_kind, "An event of this test.", n="its time")
 DAY_MS = 24 * 60 * 60 * 1000
 
 
@@ -37,9 +41,10 @@ def _write(*at: int, kind: str = "thing.done") -> Callable[[Transaction], None]:
     """Make a change that records events with these times."""
 
     def change(tx: Transaction) -> None:
+        operation = an_operation()
         for moment in at:
             tx.now = moment
-            record(tx, CALLER, kind, "thing", "id", "name", {"n": moment})
+            record(tx, operation, kind, Subject("thing", "id", "name"), {"n": moment})
 
     return change
 
@@ -54,8 +59,8 @@ def test_event_of_a_rolled_back_change_is_not_recorded(root: Path) -> None:
             await store.write(fails)
         assert store.read(bounds) == (0, 0)
         await store.write(_write(1))
-        (event,) = store.read(lambda reader: read_slice(reader, 0, Watched()), snapshot=True).events
-        assert event == Event(1, 1, "thing.done", "thing", "id", "name", "agent", 1000, 42, {"n": 1})
+        (found,) = store.read(lambda reader: read_slice(reader, 0, Watched()), snapshot=True).events
+        assert found == Event(1, 1, "thing.done", "thing", "id", "name", "agent", 1000, 42, {"n": 1}, found.operation)
 
     on_store(root, body)
 
@@ -79,16 +84,29 @@ def test_slices_return_every_event_once_in_order_within_limits(root: Path) -> No
     on_store(root, body)
 
 
+async def prune_all(store: SqliteStore, before_at: int) -> int:
+    """Carry out steps until one does nothing; returns how many events went."""
+    operation, events, after = an_operation("retention"), 0, 0
+    while True:
+        step = await store.write(functools.partial(
+            prune, operation=operation, now_ms=before_at, before_at=before_at, after=after
+        ))  # fmt: skip
+        assert step.events <= STEP
+        events += step.events
+        if step.did_nothing(after):
+            return events
+        after = step.after
+
+
 def test_prune_stops_at_the_first_recent_event_even_if_the_clock_was_set_back(root: Path) -> None:
     async def body(store: SqliteStore) -> None:
         # The third event was written after the clock had been set back.
         await store.write(_write(10, 500, 20, 30))
-        assert await store.write(functools.partial(prune, before_at=100)) == 1
-        assert await store.write(functools.partial(prune, before_at=100)) == 0
+        assert await prune_all(store, 100) == 1
+        assert await prune_all(store, 100) == 0
         assert store.read(bounds) == (1, 4)
-        assert await store.write(functools.partial(prune, before_at=1000, limit=2)) == 2
-        assert await store.write(functools.partial(prune, before_at=1000)) == 1
-        assert await store.write(functools.partial(prune, before_at=1000)) == 0
+        assert await prune_all(store, 1000) == 3
+        assert await prune_all(store, 1000) == 0
         assert store.read(bounds) == (4, 4)
         with pytest.raises(JournalPruned) as pruned:
             store.read(lambda reader: read_slice(reader, 3, Watched()), snapshot=True)
@@ -122,7 +140,7 @@ def test_idle_watcher_receives_progress_only_after_new_events(root: Path, monkey
     monkeypatch.setattr(handlers, "_PROGRESS_INTERVAL_S", 0.05)
 
     async def body(store: SqliteStore) -> None:
-        context: Any = Context(store, None, CALLER)  # type: ignore[arg-type]
+        context: Any = Context(store, None, TESTER)  # type: ignore[arg-type]
         stream = _Recorder()
         command = WatchEvents(kinds=["wanted.*"])
         watching = asyncio.create_task(handlers.watch_events(context, command, stream))  # type: ignore[arg-type]

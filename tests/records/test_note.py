@@ -17,12 +17,12 @@ from click.testing import CliRunner
 from nexus_protocol import NexusError
 from support import note
 from support.note import NOTES, CreateNote, DeleteNote, GetNote, ListNotes, NoteState, UpdateNote
+from support.operations import an_operation
 from support.stores import make_store
 
 import nexus.journal.handlers
 import nexus.system.handlers
 from nexus import docs
-from nexus.caller import Caller
 from nexus.capability import collect_handlers
 from nexus.cli.app import App
 from nexus.client import BlockingClient
@@ -205,7 +205,7 @@ def test_change_of_a_volatile_or_observed_field_leaves_the_revision(server: Note
 
     def change(**changes: Any) -> Any:
         return server.run(
-            server.store.write(lambda tx: NOTES.update(tx, Caller(0, 0, None), NOTES.resolve(tx, "a"), changes))
+            server.store.write(lambda tx: NOTES.update(tx, an_operation(), NOTES.resolve(tx, "a"), changes))
         )
 
     read = change(read_at=5)

@@ -53,7 +53,10 @@ def test_every_field_has_its_column(schema: sqlite3.Connection, kind: str) -> No
         name, _, text = column.name.rpartition(".")
         assert text in tables[name or table.name], field
     assert set(table.columns) == set(table.record.__struct_fields__)
-    assert table.observed <= set(table.columns)
+    assert set(table.rows.columns) == tables[table.name] | {
+        f"service_config.{column}" for column in tables["service_config"] - {"id"} if table.rows.joined is not None
+    }
+    assert table.observed <= {*table.columns, *table.private}
     schema.execute(table.select)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.operations import an_operation
 from support.soak import SOAK
 from support.stores import make_store, running
 
@@ -35,13 +36,11 @@ def with_store(root: Path, scenario: Callable[[StateStore], Awaitable[None]]) ->
 
 
 async def add(opened: StateStore, name: str) -> Service:
-    service, new = await opened.write(lambda tx: store.insert(tx, AddService(name=name)))
-    assert new
-    return service
+    return await opened.write(lambda tx: store.insert(tx, an_operation(), AddService(name=name)))
 
 
 async def change(opened: StateStore, service: Service, state: ServiceState, **columns: Any) -> Service:
-    return await opened.write(lambda tx: store.change_state(tx, service.id, state, **columns))
+    return await opened.write(lambda tx: store.change_state(tx, an_operation(), service.id, state, **columns))
 
 
 def test_change_state_allows_only_transitions_of_the_table(root: Path) -> None:
@@ -106,7 +105,7 @@ def test_health_belongs_to_one_run_and_inactive_services_have_no_run_columns(
             before = service
             if what == "health":
                 service = await opened.write(
-                    lambda tx, value=value, id=service.id: store.set_health(tx, id, value, "m")  # type: ignore[misc]
+                    lambda tx, value=value, id=service.id: store.set_health(tx, an_operation(), id, value, "m")  # type: ignore[misc]
                 )
                 known = value if before.state in (STARTING, RUNNING) else known
             elif what == "run" and service.state is STARTING:
@@ -133,7 +132,13 @@ def test_stored_service_has_the_private_columns(root: Path) -> None:
         a, b = await add(opened, "a"), await add(opened, "b")
         await opened.write(
             lambda tx: dependency_store.insert(
-                tx, a.id, b.id, condition=DependencyCondition.HEALTHY, when_lost=WhenLost.STOP, tunnel_enabled=True
+                tx,
+                an_operation(),
+                a,
+                b,
+                condition=DependencyCondition.HEALTHY,
+                when_lost=WhenLost.STOP,
+                tunnel_enabled=True,
             )
         )
         await change(
@@ -148,7 +153,7 @@ def test_stored_service_has_the_private_columns(root: Path) -> None:
         assert stored.service.lost_dependencies == ["b"]
         (edge,) = stored.dependencies
         assert (edge.dependency_id, edge.tunnel_port) == (b.id, None)
-        await opened.write(lambda tx: dependency_store.set_tunnel(tx, edge.id, 4000, "t"))
+        await opened.write(lambda tx: dependency_store.set_tunnel(tx, an_operation(), edge.id, 4000, "t"))
         (listed,) = opened.read(lambda reader: dependency_store.listed(reader, service_id=a.id))
         assert (listed.tunnel_host, listed.tunnel_port) == ("127.0.0.1", 4000)
         unset = await change(opened, a, STARTING, wanted=None, restarts=None, restart_times=None, reason=None)
@@ -178,8 +183,10 @@ def test_service_whose_state_was_changed_meanwhile_is_not_deleted(root: Path) ->
         service = await add(opened, "web")
         await change(opened, service, FAILED, reason="x")
         with pytest.raises(ServiceChanged, match="state_revision is 1 and not 0"):
-            await opened.write(lambda tx: store.delete(tx, "web", service.revision, service.state_revision))
-        await opened.write(lambda tx: store.delete(tx, "web", service.revision, 1))
+            await opened.write(
+                lambda tx: store.delete(tx, an_operation(), "web", service.revision, service.state_revision)
+            )
+        await opened.write(lambda tx: store.delete(tx, an_operation(), "web", service.revision, 1))
 
     with_store(root, scenario)
 
@@ -196,7 +203,9 @@ def test_state_that_is_written_again_is_no_change(root: Path) -> None:
             (ServiceHealth.UNKNOWN, None, 3), (ServiceHealth.UNKNOWN, "x", 4), (ServiceHealth.UNKNOWN, "x", 4),
             (ServiceHealth.HEALTHY, "x", 5), (ServiceHealth.HEALTHY, None, 6), (ServiceHealth.HEALTHY, None, 6),
         ):  # fmt: skip
-            written = await opened.write(lambda tx, h=health, m=message: store.set_health(tx, service.id, h, m))  # type: ignore[misc]
+            written = await opened.write(
+                lambda tx, h=health, m=message: store.set_health(tx, an_operation(), service.id, h, m)
+            )  # type: ignore[misc]
             assert (written.health, written.health_message, written.state_revision) == (health, message, revision)
 
     with_store(root, scenario)
@@ -204,12 +213,13 @@ def test_state_that_is_written_again_is_no_change(root: Path) -> None:
 
 def test_what_a_service_needs_is_found_along_its_dependencies(root: Path) -> None:
     async def scenario(opened: StateStore) -> None:
-        names = {name: (await add(opened, name)).id for name in "abcdef"}
+        services = {name: await add(opened, name) for name in "abcdef"}
+        names = {name: service.id for name, service in services.items()}
         for service, dependency in ("ab", "bc", "ac", "cd", "ed"):
 
             def insert(tx: Transaction, service: str = service, dependency: str = dependency) -> None:
                 dependency_store.insert(
-                    tx, names[service], names[dependency], condition=DependencyCondition.STARTED,
+                    tx, an_operation(), services[service], services[dependency], condition=DependencyCondition.STARTED,
                     when_lost=WhenLost.IGNORE, tunnel_enabled=False,
                 )  # fmt: skip
 

@@ -23,8 +23,11 @@ from nexus.store.sqlite import SqliteStore
 
 TABLES = [
     "journal",
+    "operation",
     "port_lease",
+    "request_key",
     "schema_meta",
+    "secret_value",
     "service",
     "service_config",
     "service_dependency",

@@ -61,14 +61,14 @@ def test_leases_are_what_a_table_by_owner_without_duplicates_says(steps: list[tu
     import tempfile
 
     from nexus.store.sqlite import SqliteStore
-    from nexus.store.writer import SqliteTransaction
+    from nexus.store.writer import Numbers, SqliteTransaction
 
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore(Path(folder) / "nexus.db", Path(folder) / "backups")
         store.init()
         store.close_now()
         connection = sqlite3.connect(Path(folder) / "nexus.db")
-        tx: Any = SqliteTransaction(connection, 1)
+        tx: Any = SqliteTransaction(connection, 1, Numbers(b"k" * 32))
         expected: dict[LeaseOwner, int] = {}
         for owner, port in steps:
             if port is None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support.operations import an_operation
 
-from nexus.caller import Caller
 from nexus.supervision.requests import Reason, RequestPending, Requests, RestartRequest, StartOptions, StopRequest
 
-ME = Caller(1, 2, "test")
+ME = an_operation()
 STOP = StopRequest(ME, Reason("requested", "stopped on demand"), on_demand=True)
 RESTART = RestartRequest(ME, Reason("requested", "restarted on demand"))
 

@@ -12,6 +12,7 @@ from nexus.cli.output import Column
 from nexus.cli.records import Noun, record_group
 from nexus.records import fields
 from nexus.records.errors import RecordErrors
+from nexus.records.events import record_events
 from nexus.records.handlers import creates, deletes, gets, lists, updates
 from nexus.records.table import Table
 
@@ -39,6 +40,8 @@ class NotePage(Record):
     notes: list[Note]
     next_cursor: str | None = None
 
+
+record_events("note", "A note", created={"text": "its text"}, deleted={})
 
 ERRORS = RecordErrors(
     *(

@@ -110,13 +110,16 @@ def schema_of(path: Path) -> list[tuple[str, str, str]]:
 
 
 def contents(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of each table except ``schema_meta``, by table, sorted by key."""
+    """Return the rows of each table except ``schema_meta``, by table, sorted by key; bytes are text as ``0x00ff``."""
     found = {}
     with look_at(path) as connection:
         connection.row_factory = sqlite3.Row
         for _type, name, _sql in [entry for entry in schema_of(path) if entry[0] == "table"]:
             if name != "schema_meta":
-                found[name] = [dict(row) for row in connection.execute(f'SELECT * FROM "{name}" ORDER BY 1')]
+                found[name] = [
+                    {key: f"0x{value.hex()}" if isinstance(value, bytes) else value for key, value in dict(row).items()}
+                    for row in connection.execute(f'SELECT * FROM "{name}" ORDER BY 1')
+                ]
     return found
 
 

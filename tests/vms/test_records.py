@@ -14,7 +14,7 @@ from support.raw import RawClient, pack
 
 from nexus.journal.commands import WatchEvents
 from nexus.store.migrate import available_migrations
-from nexus.store.writer import SqliteTransaction
+from nexus.store.writer import Numbers, SqliteTransaction
 from nexus.vms import store
 from nexus.vms.commands import (
     CreateVm,
@@ -284,7 +284,7 @@ def test_create_without_a_free_cid_fails_with_cids_exhausted(monkeypatch: pytest
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         for statement in available_migrations()[1].up:
             connection.execute(statement.replace("4294967294", "5"))
-        tx = SqliteTransaction(connection, 0)
+        tx = SqliteTransaction(connection, 0, Numbers(b"k" * 32))
 
         def insert(name: str) -> int:
             cid = store.free_cid(tx)

@@ -42,6 +42,7 @@ EVENTS = [
     (4, AT + 9, "vm.started", "vm", VMS[1][0], "gate", None, 0, 1, "{}"),
     (5, AT + 9, "setting.set", "setting", "flag", "flag", "agent é", 1000, 4242, '{"type":"bool"}'),
 ]
+EVENT_COLUMNS = "seq, at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail"
 LAST_SEQ = 7
 """The last number assigned, to an event that was deleted."""
 CONFIGS = [
@@ -81,7 +82,24 @@ LEASES = [
 FACTS = [(SERVICE_IDS[0], "022", AT + 3, None), (SERVICE_IDS[1], None, None, "b00t")]
 TAGS = [(SERVICE_IDS[0], "data"), (SERVICE_IDS[0], "å")]
 REVISIONS = [(SERVICE_IDS[0], 4, 17), (SERVICE_IDS[1], 1, 3)]
+DIGEST = bytes(range(16))
+OPERATIONS = [
+    (1, AT, "CreateVm", b"\x81\xa4name\xa3web", "for the tour", "k-1", None, "cli", 1000, 4242),
+    (2, AT + 9, "process.exited", None, None, None, 1, "nexusd", 1000, 1),
+]
+IMAGES = [
+    (2, 1, "vms", VMS[0][0], 1, None, b"\x81\xa4name\xa3web"),
+    (5, 2, "settings", "flag", None, b"\x80", b"\x81\xa5value\x81\xa6secret\xc4\x10" + DIGEST),
+]
 REASON_CODES = [(SERVICE_IDS[1], "exited")]
+
+
+def plain(row: sqlite3.Row) -> dict[str, object]:
+    """A row as JSON can represent it: bytes in hexadecimal, after ``0x``."""
+    return {
+        name: f"0x{value.hex()}" if isinstance(value, bytes) else value
+        for name, value in zip(row.keys(), row, strict=True)
+    }
 
 
 def freeze(version: int) -> None:
@@ -98,7 +116,9 @@ def freeze(version: int) -> None:
                 connection.executemany(f"INSERT INTO vms ({VM_COLUMNS}) VALUES ({', '.join('?' * 12)})", VMS)
                 connection.execute("UPDATE vms SET config_json = '{\"a\":1}', socket_path = '/x' WHERE name = 'gate'")
             if version >= 3:
-                connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", EVENTS)
+                connection.executemany(
+                    f"INSERT INTO journal ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", EVENTS
+                )
                 connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'journal'", (LAST_SEQ,))
                 connection.execute("INSERT INTO schema_meta VALUES ('journal_pruned_seq', '1')")
             if version >= 4:
@@ -126,6 +146,21 @@ def freeze(version: int) -> None:
                 connection.executemany("INSERT INTO tag (kind, record_id, tag) VALUES ('service', ?, ?)", TAGS)
                 connection.executemany("UPDATE service SET revision = ?2, state_revision = ?3 WHERE id = ?1", REVISIONS)
                 connection.execute("UPDATE vms SET revision = 3, state_revision = 2 WHERE name = 'gate'")
+            if version >= 8:
+                columns = "id, at, command, args, why, key, cause, actor, uid, pid"
+                connection.executemany(
+                    f"INSERT INTO operation ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", OPERATIONS
+                )
+                connection.executemany(
+                    "UPDATE journal SET operation_id = ?2, row_table = ?3, row_key = ?4, revision = ?5, before = ?6, "
+                    "after = ?7 WHERE seq = ?1",
+                    IMAGES,
+                )
+                connection.execute("INSERT INTO secret_value VALUES (?, 'true', 5)", (DIGEST,))
+                connection.execute(
+                    "INSERT INTO request_key VALUES ('k-1', ?, 2, 'done', ?, ?)", (DIGEST, b"\x80", AT + 604_800_000)
+                )
+                connection.execute("UPDATE service SET operation_id = 2 WHERE id = ?", (SERVICE_IDS[0],))
             connection.commit()
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.row_factory = sqlite3.Row
@@ -137,7 +172,7 @@ def freeze(version: int) -> None:
                 if name != "schema_meta"
             ]
             rows = {
-                table: [dict(row) for row in connection.execute(f'SELECT * FROM "{table}" ORDER BY 1')]
+                table: [plain(row) for row in connection.execute(f'SELECT * FROM "{table}" ORDER BY 1')]
                 for table in sorted(tables)
             }
         text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
