@@ -213,7 +213,7 @@ def test_journal_has_every_change_and_no_secret(client: RawClient, shared: Daemo
     client.call(RemoveService("a"))
     recorded = events(client)[start:]
     kinds = [event["kind"].removeprefix("service.") for event in recorded]
-    assert kinds == ["added", "updated", "updated", "added", "dependency_added", "removed"]
+    assert kinds == ["added", "updated", "updated", "added", "dependency_added", "dependency_removed", "removed"]
     assert recorded[1]["detail"] == {
         "environment": {"changed": ["PASSWORD"]},
         "run_command": {"changed": True},
