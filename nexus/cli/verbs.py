@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
@@ -35,8 +36,10 @@ __all__ = [
     "completers",
     "for_each",
     "parse_duration",
+    "parse_since",
     "parse_size",
     "shell_complete",
+    "since",
     "verb",
 ]
 
@@ -118,6 +121,34 @@ def parse_duration(text: str) -> int:
     elif not re.fullmatch(f"(?:{number}{unit})+", text):
         raise ValueError(f"{text!r} is not a time such as 500ms, 5s, 2m or 1h")
     return round(sum(float(amount) * _DURATION_MS[unit] for amount, unit in parts))
+
+
+def since(text: str) -> int:
+    """The type of an option that takes a time: see ``parse_since``."""
+    try:
+        return parse_since(text, int(time.time() * 1000))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def parse_since(text: str, now_ms: int) -> int:
+    """Parse a time to ms since 1970: ``5m`` ago, or a time as nexusctl prints it (UTC unless it names a zone).
+
+    Raises:
+        ValueError: the text is neither; the message is for a person.
+    """
+    try:
+        return max(0, now_ms - parse_duration(text))
+    except ValueError:
+        pass
+    from datetime import UTC, datetime
+
+    try:
+        at = datetime.fromisoformat(text.removesuffix(" UTC"))
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a time ago such as 5m nor a time such as 2026-01-31T09:30:00") from None
+    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    return max(0, int(at.timestamp() * 1000))
 
 
 def parse_size(text: str) -> int:
