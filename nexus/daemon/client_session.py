@@ -20,18 +20,23 @@ from nexus_protocol import (
     HEADER_SIZE,
     Cancelled,
     CancelReceived,
+    Command,
     ConnectionFailed,
     DeadlineExceeded,
+    Effect,
     InputReceived,
     Internal,
+    InvalidArgument,
     NexusError,
     RequestReceived,
     ResourceExhausted,
     ServerConnection,
     Unavailable,
     UnknownCommand,
+    context_decoder,
 )
 from nexus_protocol.connection import ServerEvent
+from nexus_protocol.context import RequestContext
 
 from nexus.caller import Caller
 from nexus.capability import Context, DaemonView, PreCommand
@@ -63,6 +68,7 @@ class SessionContext:
     """What all sessions of one daemon share. The server changes limits and ``pre_command`` while sessions run."""
 
     __slots__ = (
+        "_context_decoders",
         "budgets",
         "daemon",
         "dispatch",
@@ -89,11 +95,31 @@ class SessionContext:
         self.dispatch = dispatch
         self.budgets = budgets
         self.loop = loop
+        self._context_decoders: dict[int, Callable[[bytes, int], tuple[RequestContext, Command[Any]]]] = {}
+        """By the code of the command; each is made for the first request with a context."""
         self.on_closed = on_closed
         """Called once for each session, when its connection is closed."""
         self.pre_command: PreCommand | None = None
         """Called before each command that may be hooked; None while no plugin wants that."""
         self.set_limits(limits)
+
+    def decode_with_context(self, entry: Entry, payload: bytes) -> tuple[RequestContext, Command[Any]]:
+        """Decode a payload that begins with a context.
+
+        Raises:
+            InvalidArgument: it does not fit the command, or the command takes no key and the context has one.
+        """
+        info = entry.info
+        decode = self._context_decoders.get(info.code)
+        if decode is None:
+            decode = self._context_decoders[info.code] = context_decoder(info)
+        context, command = decode(payload, self.payload_limit(info.code))
+        if context.key is not None and (entry.streams or info.effect is Effect.READ):
+            why = "a stream cannot be given a second time" if entry.streams else "it changes nothing"
+            raise InvalidArgument(
+                f"cannot accept context.key: {info.name} takes no key, because {why}", details={"path": "context.key"}
+            )
+        return context, command
 
     def set_limits(self, limits: Limits) -> None:
         """Put other limits in force, for the present sessions as well."""
@@ -371,20 +397,28 @@ class ClientSession:
             self._pump()
 
     def _carry_out(self, request: RequestReceived) -> None:
-        code, sequence, payload = request
+        code, sequence, payload, flags = request
         self._last_code = code
+        asked = self.context.request
         entry = self._entries.get(code)
         try:
             if self.draining:
                 raise _daemon_stopping()
             if entry is None:
                 raise UnknownCommand(f"cannot carry out command {code}: there is no such command here")
-            command = entry.decode(payload)
+            if flags:  # CONTEXT: the engine accepts no other
+                own, command = self._shared.decode_with_context(entry, payload)
+                asked = RequestContext(key=own.key, why=asked.why if own.why is None else own.why)
+            else:
+                command = entry.decode(payload)
             pre_command = self._shared.pre_command
             if pre_command is not None and not entry.hookable:
                 pre_command = None
             if not entry.waits and pre_command is None:
-                result = encode_result(entry.fn(self.context, command))
+                context = self.context
+                if flags and entry.info.effect is not Effect.READ:  # Hello, which is a read, changes the connection's
+                    context = Context(context.store, context.daemon, context.caller, request=asked)
+                result = encode_result(entry.fn(context, command))
                 self._out.send(self.engine.send_success(sequence, result))
                 return
             if entry.streams:
@@ -394,7 +428,7 @@ class ClientSession:
             self._answer_error(sequence, self._as_nexus_error(error, entry))
             return
         # A context of its own: a later Hello that names another actor must not change the caller of this request.
-        context = Context(self.context.store, self.context.daemon, self.context.caller)
+        context = Context(self.context.store, self.context.daemon, self.context.caller, request=asked)
         self._tasks[sequence] = self._loop.create_task(self._run(entry, sequence, command, context, pre_command))
         for event in self._take_early_inputs(sequence):
             self._input(event)

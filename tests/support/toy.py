@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nexus_protocol import Command, Effect, Empty, Record, StreamCommand, command
+from nexus_protocol.context import RequestContext
 
 from nexus.capability import Context, Stream, collect_handlers, handles
 from nexus.config import Limits
 from nexus.daemon.dispatch import Dispatch
 from nexus.daemon.server import Server
 from nexus.streams import Following, daemon_stopping, send_progress
-from nexus.system.commands import Hello, Welcome
+from nexus.system.handlers import hello
 from support.raw import RawClient
 
 __all__ = [
@@ -156,6 +157,8 @@ class ToyServer:
         self.cancelled = 0
         self.timed_out: list[bool] = []
         """``Context.timed_out`` at each cancellation of one of these."""
+        self.contexts: list[RequestContext] = []
+        """``Context.request`` of each Hold and Count, in the order in which they began."""
         self.source: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
         self.log: list[bytes] = []
         self.changed: list[Callable[[], None]] = []
@@ -245,6 +248,7 @@ class _Handlers:
 
         @handles(Hold)
         async def hold(ctx: Context, _command: Hold) -> Empty:
+            toy.contexts.append(ctx.request)
             toy.holding += 1
             try:
                 await toy.may_answer.wait()
@@ -273,7 +277,8 @@ class _Handlers:
             return Size(len(command.data))
 
         @handles(Count)
-        def count(_ctx: Context, _command: Count) -> Size:
+        def count(ctx: Context, _command: Count) -> Size:
+            toy.contexts.append(ctx.request)
             return Size(1)
 
         @handles(Reluctant)
@@ -354,10 +359,6 @@ class _Handlers:
                 return Size(7)
 
             return await send_progress(stream, do)
-
-        @handles(Hello)
-        def hello(_ctx: Context, _command: Hello) -> Welcome:
-            return Welcome("toy", [1], {})
 
         self.__dict__.update(
             {
