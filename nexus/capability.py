@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from nexus_protocol import Command, CommandInfo, Record, encode_record
+from nexus_protocol.context import NO_CONTEXT, RequestContext
 from nexus_protocol.events import declared_cause
 
 from nexus.caller import Caller
@@ -194,14 +195,25 @@ class DaemonView(Protocol):
 class Context:
     """What a handler is given beside its command. A handler that waits has one for its request alone."""
 
-    __slots__ = ("_operation", "caller", "daemon", "store", "timed_out")
+    __slots__ = ("_operation", "caller", "daemon", "request", "store", "timed_out")
 
     def __init__(
-        self, store: StateStore, daemon: DaemonView, caller: Caller, operation: Operation | None = None
+        self,
+        store: StateStore,
+        daemon: DaemonView,
+        caller: Caller,
+        *,
+        request: RequestContext = NO_CONTEXT,
+        operation: Operation | None = None,
     ) -> None:
         self.store = store
         self.daemon = daemon
         self.caller = caller
+        self.request = request
+        """The context of the request. Its ``why`` is the request's own, else the one that ``Hello`` set.
+
+        A read that answers in the same turn of the event loop has only what ``Hello`` set.
+        """
         self._operation = operation
         self.timed_out = False
         """Whether the request was cancelled because its ``timeout_ms`` passed.

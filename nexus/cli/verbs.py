@@ -14,9 +14,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import click
-from nexus_protocol.command import Command
+from nexus_protocol.command import Command, Effect
 
-from nexus.cli.groups import WordGroup
+from nexus.cli.groups import Verb, WordGroup
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -445,7 +445,7 @@ def verb(
     def callback(ctx: click.Context, /, **values: Any) -> int | None:
         return run(ctx.obj, values, printer(values.pop("output"), values.pop("no_header")))
 
-    built = (click.Command if words is None else _WithWords)(
+    built = (Verb if words is None else _WithWords)(
         name=None,
         callback=callback,
         params=[*command_parameters(command, exclude=exclude, variadic=variadic), *parameters, *output],
@@ -453,10 +453,14 @@ def verb(
     )
     if isinstance(built, _WithWords):
         built.words = words or ""
+    if command.info.effect is Effect.READ:
+        built.key_refusal = "it changes nothing"
+    elif command.info.item is not None:
+        built.key_refusal = "its request is a stream, which cannot be given a second time"
     return built
 
 
-class _WithWords(click.Command):
+class _WithWords(Verb):
     """A verb whose line may end with ``-- COMMAND...``, the words of another program's command line."""
 
     words = ""

@@ -106,13 +106,15 @@ def _acting(handler: Handler, open_requests: OpenRequests) -> Callable[..., Any]
     """Make the handler of an act honour the key of its request."""
     fn, repeat = handler.fn, handler.info.repeat
     assert repeat is not None
-    if not inspect.iscoroutinefunction(fn):
-        return fn
+    waits = inspect.iscoroutinefunction(fn)
+
+    async def act(ctx: Context, command: Command[Any]) -> Any:
+        return await fn(ctx, command) if waits else fn(ctx, command)
 
     async def carry_out(ctx: Context, command: Command[Any]) -> Any:
         if ctx.operation.key is None:
-            return await fn(ctx, command)
-        return await open_requests.carry_out(ctx.store, ctx.operation, repeat, lambda: fn(ctx, command))
+            return await act(ctx, command)
+        return await open_requests.carry_out(ctx.store, ctx.operation, repeat, lambda: act(ctx, command))
 
     return carry_out
 
