@@ -44,7 +44,7 @@ class StateWriter:
         self.operation = manager.store.read(
             lambda reader: resumed(reader, manager.caller, store.operation_of(reader, service_id), "adopted")
         )
-        """What led to the present state, if need be in an earlier daemon: later changes belong to it, until the next."""
+        """What led to the present state, perhaps in an earlier daemon: later changes belong to it, until the next."""
         self._manager = manager
         self._id = service_id
         self._changed = changed
