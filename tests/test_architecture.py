@@ -14,11 +14,18 @@ from support.vectors import good_vectors
 
 from nexus.capabilities import CAPABILITIES
 from nexus.daemon.dispatch import load_capabilities
+from nexus.journal.rows import journaled_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = [capability.name for capability in CAPABILITIES]
 SOURCES = read_sources(ROOT)
 DISPATCH = load_capabilities()
+JOURNALED = {
+    table
+    for name, rows in journaled_tables().items()
+    for table in (name, *(() if rows.joined is None else rows.joined[:1]))
+}
+"""The tables whose rows have images in the journal."""
 
 EXCEPTIONS: set[Violation] = {
     Violation("import", "nexus.cli.apply", "nexus.services.cli.status"),
@@ -54,7 +61,7 @@ NO_VERB = {
 """Commands without a verb of their own on the command line, and why."""
 
 
-FOUND = violations(SOURCES, NAMES)
+FOUND = violations(SOURCES, NAMES, JOURNALED)
 
 
 def test_no_module_breaks_a_rule_of_the_layers() -> None:
@@ -84,11 +91,11 @@ MUTANTS = {
     "a file in a subfolder opens the daemon": ("nexus.services.lifecycle.mutant", "import nexus.daemon.main", "import"),
     "a record imports the store": ("nexus.services.git.records", "from nexus.store import Reader", "import"),
     "SQL outside of stores": ("nexus.services.health.check.mutant", 'QUERY = "SELECT name FROM service"', "sql"),
-    "SQL in a handler": ("nexus.vms.handlers_mutant", 'QUERY = f"DELETE FROM {1}"', "sql"),
+    "SQL in a handler": ("nexus.vms.handlers_mutant", 'QUERY = f"DELETE FROM tag {1}"', "sql"),
     "a numbered parameter": ("nexus.vms.mutant_store", 'QUERY = "SELECT 1 FROM vms WHERE id = ?1"', "dialect"),
     "a scalar maximum": ("nexus.vms.mutant_store", 'QUERY = "SELECT max(cid, 3) FROM vms"', "dialect"),
     "a pattern of SQLite": ("nexus.vms.mutant_store", 'QUERY = "SELECT 1 FROM vms WHERE name GLOB ?"', "dialect"),
-    "a conflict clause of SQLite": ("nexus.vms.mutant_store", 'QUERY = "INSERT OR IGNORE INTO vms (id)"', "dialect"),
+    "a conflict clause of SQLite": ("nexus.vms.mutant_store", 'QUERY = "INSERT OR IGNORE INTO tag (kind)"', "dialect"),
     "a table of SQLite": ("nexus.vms.mutant_store", 'QUERY = "SELECT seq FROM sqlite_sequence"', "dialect"),
     "the row's number": ("nexus.vms.mutant_store", 'QUERY = "SELECT rowid FROM vms"', "dialect"),
     "a time of SQLite": ("nexus.vms.mutant_store", "QUERY = \"SELECT julianday('now') FROM vms\"", "dialect"),
@@ -96,6 +103,34 @@ MUTANTS = {
     "a database outside of the store": ("nexus.journal.mutant", "import sqlite3", "database"),
     "a process outside of the runtime": ("nexus.services.health.check.mutant", "import subprocess", "process"),
     "/proc outside of the runtime": ("nexus.services.health.check.mutant", 'PATH = f"/proc/{1}/stat"', "process"),
+    "a row that is inserted without an image": (
+        "nexus.vms.mutant_store",
+        'SQL = "INSERT INTO vms (id) VALUES (?)"',
+        "image",
+    ),
+    "a row that is changed without an image": (
+        "nexus.services.mutant_store",
+        'SQL = "UPDATE service SET name = ? WHERE id = ?"',
+        "image",
+    ),
+    "a row that is deleted without an image": ("nexus.store.mutant", 'SQL = "DELETE FROM settings"', "image"),
+    "a joined row that is changed without an image": (
+        "nexus.services.mutant_store",
+        'SQL = "UPDATE OR FAIL service_config SET format = ?"',
+        "image",
+    ),
+    "a quoted table": ("nexus.services.mutant_store", "SQL = 'DELETE FROM \"service\" WHERE id = ?'", "image"),
+    "a statement in small letters": ("nexus.vms.mutant_store", 'SQL = "update vms set name = ?"', "image"),
+    "a statement on several lines": (
+        "nexus.services.mutant_store",
+        'SQL = """DELETE\n  FROM\n  service_dependency"""',
+        "image",
+    ),
+    "a table that only the run tells": (
+        "nexus.records.table_mutant_store",
+        'SQL = f"DELETE FROM {1} WHERE id = ?"',
+        "image",
+    ),
     "a file of no layer": ("nexus.mutant", "", "layer"),
     "the engine opens sockets": ("nexus_protocol.mutant", "import socket", "import"),
 }
@@ -104,15 +139,19 @@ MUTANTS = {
 @pytest.mark.parametrize("mutant", MUTANTS, ids=list(MUTANTS))
 def test_a_mutant_is_found(mutant: str) -> None:
     name, text, rule = MUTANTS[mutant]
-    found = violations({**SOURCES, name: Source(name, text)}, NAMES) - FOUND
+    found = violations({**SOURCES, name: Source(name, text)}, NAMES, JOURNALED) - FOUND
     assert [(violation.rule, violation.module) for violation in found] == [(rule, name)]
+
+
+def test_the_journaled_tables_are_known() -> None:
+    assert {"vms", "service", "service_config", "service_dependency", "settings"} <= JOURNALED
 
 
 @pytest.mark.parametrize("text", ["{}", "if TYPE_CHECKING:\n    {}", "def late():\n    {}"])
 def test_a_circle_is_found_wherever_the_import_is(text: str) -> None:
     name = "nexus.services.states"
     grown = SOURCES[name].text + text.format("from nexus.services.records import Service")
-    found = violations({**SOURCES, name: Source(name, grown)}, NAMES) - FOUND
+    found = violations({**SOURCES, name: Source(name, grown)}, NAMES, JOURNALED) - FOUND
     assert Violation("circle", "nexus.services.records", "nexus.services.records nexus.services.states") in found
 
 

@@ -134,8 +134,7 @@ async def list_operations(ctx: Context, command: ListOperations) -> OperationPag
     found: list[bytes] = []
     size = passed_over = 0
     while below > lowest and passed_over < MAX_PASSED_OVER:
-        window_start = below - operations.WINDOW
-        part = await ctx.store.fetch(
+        part, window_start = await ctx.store.fetch(
             functools.partial(operations.list_operations, below=below, wanted=wanted, limit=_OPERATIONS_AT_ONCE)
         )
         for operation in part:

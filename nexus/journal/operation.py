@@ -83,14 +83,14 @@ class Operation:
                 self.caller.pid,
             ),
         )
-        if inserted:
-            if self.key is not None:
-                tx.execute(
-                    "INSERT INTO request_key (key, digest, operation_id, state, expires_at) "
-                    "VALUES (?, ?, ?, 'open', ?) ON CONFLICT (key) DO NOTHING",
-                    (self.key.text, tx.digest(self.key.content()), self.id, tx.now + KEY_KEPT_MS),
-                )
-            tx.on_commit(self._note_written)
+        if inserted and self.key is not None:
+            tx.execute(
+                "INSERT INTO request_key (key, digest, operation_id, state, expires_at) "
+                "VALUES (?, ?, ?, 'open', ?) ON CONFLICT (key) DO NOTHING",
+                (self.key.text, tx.digest(self.key.content()), self.id, tx.now + KEY_KEPT_MS),
+            )
+        # Also where the row is there: an earlier write whose outcome was unknown may have been kept.
+        tx.on_commit(self._note_written)
         tx.operation = self.id
         return self.id
 

@@ -44,10 +44,17 @@ def bounds(reader: Reader) -> tuple[int, int]:
     return (1, 0) if row is None or row[0] is None else (row[0], row[1])
 
 
-def list_operations(reader: Reader, below: int, wanted: Wanted, limit: int) -> list[Operation]:
-    """At most ``limit`` operations with numbers below ``below`` and not below ``below - WINDOW``, newest first."""
+def list_operations(reader: Reader, below: int, wanted: Wanted, limit: int) -> tuple[list[Operation], int]:
+    """At most ``limit`` operations of a window of numbers below ``below``, newest first, and where the window begins.
+
+    It ends at the next operation: numbers have gaps, a wide one where a damaged database was replaced.
+    """
+    row = reader.one("SELECT max(id) FROM operation WHERE id < ?", (below,))
+    if row is None or row[0] is None:
+        return [], 0
+    start = row[0] + 1 - WINDOW
     conditions = ["id < ?", "id >= ?"]
-    parameters: list[Any] = [below, below - WINDOW]
+    parameters: list[Any] = [below, start]
     values: list[tuple[str, Any]] = [("actor = ?", wanted.actor), ("at >= ?", wanted.since_at)]
     if wanted.command is not None:
         values.append((matches_pattern("command"), like_pattern(wanted.command)))
@@ -64,7 +71,7 @@ def list_operations(reader: Reader, below: int, wanted: Wanted, limit: int) -> l
         f"SELECT {_COLUMNS} FROM operation WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?",
         (*parameters, limit),
     )
-    return [_operation(reader, row) for row in rows]
+    return [_operation(reader, row) for row in rows], start
 
 
 def caused_by(reader: Reader, id_: int) -> list[Operation]:

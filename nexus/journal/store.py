@@ -16,7 +16,7 @@ __all__ = ["PRUNED_KEY", "Slice", "Watched", "bounds", "read_slice"]
 
 PRUNED_KEY = "journal_pruned_seq"
 _WINDOW = 500
-"""The sequence numbers searched for one slice, which limits its time whatever the filter."""
+"""The sequence numbers searched for one slice, from the next event on: it limits the time whatever the filter."""
 _LIMIT = 50
 """The events in one slice, which limits the memory held for a watcher."""
 
@@ -72,7 +72,10 @@ def read_slice(reader: Reader, after: int | None, watched: Watched) -> Slice:
             hint="Check the number: it may belong to another database.",
             details={"newest_seq": newest},
         )
-    end = min(after + _WINDOW, newest)
+    # Numbers have gaps, a wide one where a damaged database was replaced: the window begins at the next event.
+    following = reader.one("SELECT min(seq) FROM journal WHERE seq > ?", (after,))
+    first = newest if following is None or following[0] is None else following[0]
+    end = min(first + _WINDOW - 1, newest)
     conditions = "seq > ? AND seq <= ?"
     parameters: list[Any] = [after, end]
     kinds = [like_pattern(kind) for kind in watched.kinds or ()]

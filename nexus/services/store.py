@@ -58,6 +58,7 @@ __all__ = [
     "delete",
     "find",
     "insert",
+    "operation_of",
     "port_lease",
     "resolve",
     "set_health",
@@ -173,6 +174,12 @@ def all_stored(reader: Reader) -> list[StoredService]:
         dependencies.setdefault(edge.service_id, []).append(edge)
     rows = reader.all(f"{_SELECT_STORED} ORDER BY service.name")
     return [_stored(row, dependencies.get(row[0], [])) for row in rows]
+
+
+def operation_of(reader: Reader, service_id: str) -> int | None:
+    """The operation of the last change of a service's state, as ``StoredService`` has it; None without a service."""
+    row = reader.one("SELECT operation_id FROM service WHERE id = ?", (service_id,))
+    return None if row is None else row[0]
 
 
 def declared(stored: StoredService) -> dict[str, Any]:

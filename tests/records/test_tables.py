@@ -9,10 +9,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from nexus_protocol.events import WRITTEN, event_kind
 from support.daemon import DaemonProcess
 from support.stores import look_at
 
 from nexus.client import BlockingClient
+from nexus.daemon.dispatch import load_capabilities
+from nexus.journal.rows import DERIVED, OWN_TABLES, journaled_tables
 from nexus.records.errors import RecordCursorInvalid
 from nexus.records.pages import MAX_PASSED_OVER
 from nexus.records.table import Table
@@ -98,6 +101,33 @@ def test_schema_deletes_and_changes_nothing_by_itself(schema: sqlite3.Connection
     assert keys, "there are foreign keys"
     assert {(key[5], key[6]) for key in keys} == {("NO ACTION", "NO ACTION")}
     assert schema.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall() == []
+
+
+def test_every_table_is_journaled_derived_or_the_own_of_the_store(schema: sqlite3.Connection) -> None:
+    load_capabilities()
+    journaled = journaled_tables()
+    joined = {rows.joined[0]: name for name, rows in journaled.items() if rows.joined is not None}
+    kinds = [set(journaled), set(joined), set(DERIVED), set(OWN_TABLES)]
+    tables = [row[0] for row in schema.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    # Each table is of one kind, and each name of a kind is a table.
+    assert sorted(name for kind in kinds for name in kind) == sorted(set(tables) - {"sqlite_sequence"})
+    assert len(joined) == sum(rows.joined is not None for rows in journaled.values())
+    for name, rows in journaled.items():
+        others = rows.joined[0] if rows.joined is not None else None
+        columns = {row[1] for row in schema.execute(f"PRAGMA table_info({name})")}
+        if others is not None:
+            columns |= {f"{others}.{row[1]}" for row in schema.execute(f"PRAGMA table_info({others})")} - {
+                f"{others}.id"
+            }
+        assert set(rows.columns) == columns, "an image has every column"
+        assert len(set(rows.columns)) == len(rows.columns)
+        assert rows.secret | rows.volatile <= columns
+        assert rows.key in columns
+        if rows.joined is not None:
+            keys = schema.execute(f"PRAGMA foreign_key_list({name})").fetchall()
+            assert (others, rows.joined[1], "id") in [(key[2], key[3], key[4]) for key in keys]
+        declared = {event_kind(f"{rows.kind}{WRITTEN}").kind}
+        assert declared == {f"{rows.kind}.written"}
 
 
 def test_page_that_passes_over_many_records_ends_with_a_cursor(nexus: BlockingClient) -> None:

@@ -199,14 +199,21 @@ _STARTS_PROCESSES = ("subprocess", "multiprocessing", "pty")
 _ENGINE_FORBIDDEN = {"socket", "asyncio", "threading", "selectors", "os"}
 
 
-def violations(sources: Mapping[str, Source], capabilities: Iterable[str]) -> set[Violation]:
-    """Everything that breaks a rule; ``capabilities`` are the names of the folders that hold one each."""
+def violations(
+    sources: Mapping[str, Source], capabilities: Iterable[str], journaled: Iterable[str] = ()
+) -> set[Violation]:
+    """Everything that breaks a rule.
+
+    ``capabilities`` are the names of the folders that hold one each, ``journaled`` the tables whose rows have images.
+    """
     names = list(capabilities)
+    writes = _writes_of(journaled)
     imports = {name: set(imports_of(module, sources)) for name, module in sources.items()}
     found: set[Violation] = set()
     for name, module in sources.items():
         found |= _imports(name, imports[name], sources, names)
         found |= _texts(module)
+        found |= _writes(module, writes)
     found |= {Violation("circle", circle[0], " ".join(circle)) for circle in circles(imports)}
     return found
 
@@ -289,6 +296,23 @@ def _texts(module: Source) -> set[Violation]:
         if not _in_process_layer(name) and _PROC.search(text):
             found.add(Violation("process", name, text))
     return found
+
+
+def _writes_of(journaled: Iterable[str]) -> re.Pattern[str]:
+    """A statement that writes one of these tables, or one whose table is not in the text: it may be any."""
+    table = rf"(?:[\"'`\[]?(?:{'|'.join(map(re.escape, sorted(journaled))) or '(?!)'})\b|\Z)"
+    conflict = r"(?:\s+OR\s+\w+)?"
+    return re.compile(
+        rf"\b(?:(?i:INSERT{conflict}\s+INTO|REPLACE\s+INTO|DELETE\s+FROM)\s+{table}|UPDATE{conflict}\s+{table}"
+        rf"|(?i:UPDATE{conflict}\s+{table}\s+SET)\b)"
+    )
+
+
+def _writes(module: Source, writes: re.Pattern[str]) -> set[Violation]:
+    """The journal alone writes the tables whose rows have images: a write beside it would have none."""
+    if _below(module.module, "nexus.journal"):
+        return set()
+    return {Violation("image", module.module, text) for text in _contents(module.text).texts if writes.search(text)}
 
 
 def _is_sqlite(name: str) -> bool:

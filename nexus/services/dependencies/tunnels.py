@@ -275,17 +275,19 @@ class Tunnels:
             with contextlib.suppress(OSError):
                 tunnel.process = await self._adopt_process(id_, tunnel.run_id)
                 tunnel.unknown = False
+        ended = tunnel.process is None
         while True:
             if tunnel.process is not None:
                 await tunnel.process.wait()
                 tunnel.process.close()
-                tunnel.process = None
+                tunnel.process, ended = None, True
                 _log.warning("the tunnel of %s to %s ended, restarting it", tunnel.edge.service, tunnel.edge.dependency)
+            if ended:
+                # Once for each end: the attempts to start it again belong to it, however many are needed.
+                tunnel.operation, ended = self._manager.cause("tunnel.exited", tunnel.operation), False
             old, run_id = tunnel.run_id, uuid.uuid4().hex
-            operation = self._manager.cause("tunnel.exited", tunnel.operation)
             try:
-                await self._write_row(operation, id_, tunnel.port, run_id)
-                tunnel.operation = operation
+                await self._write_row(tunnel.operation, id_, tunnel.port, run_id)
                 tunnel.run_id = run_id
                 self._runtime.forget(f"{TUNNEL_OWNER}{id_}", old)
                 tunnel.process = await self._run(id_, tunnel.port, run_id)

@@ -214,7 +214,7 @@ class ServiceHandle:
 
     def resume(self, stored: StoredService, found: Found, *, rebooted: bool) -> asyncio.Event:
         """Go on with what an earlier daemon began; the event is set once that has been handled."""
-        self._context.state.resume(stored)
+        self._context.state.service = stored.service
         lifecycle = self._begin(self._context.state.operation)
         lifecycle.resume(stored, found, rebooted=rebooted)
         return self._context.requests.waited

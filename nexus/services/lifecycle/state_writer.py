@@ -41,8 +41,10 @@ class StateWriter:
         """As it was last written or refreshed."""
         self.trouble: StoreError | None = None
         """Why a change cannot be written at present."""
-        self.operation = manager.cause("adopted")
-        """What led to the present state: later changes belong to it, until the next cause."""
+        self.operation = manager.store.read(
+            lambda reader: resumed(reader, manager.caller, store.operation_of(reader, service_id), "adopted")
+        )
+        """What led to the present state, perhaps in an earlier daemon: later changes belong to it, until the next."""
         self._manager = manager
         self._id = service_id
         self._changed = changed
@@ -63,14 +65,6 @@ class StateWriter:
     def read(self) -> StoredService:
         """The record as it is committed."""
         return self._manager.store.read(lambda reader: store.stored(reader, self._id), snapshot=True)
-
-    def resume(self, stored: StoredService) -> None:
-        """Go on with the operation that an earlier daemon wrote."""
-        manager = self._manager
-        self.service = stored.service
-        self.operation = manager.store.read(
-            lambda reader: resumed(reader, manager.caller, stored.operation_id, "adopted")
-        )
 
     def cause(self, name: str) -> Operation:
         """Begin an operation of the daemon's own, which the present one led to."""
@@ -139,19 +133,20 @@ class StateWriter:
         """Write a stop of a service without a supervision task: a failed one becomes stopped, none starts by itself."""
         columns = self.stop_columns(request)
 
-        def change(tx: Transaction) -> Service:
+        def change(tx: Transaction) -> tuple[Service, bool]:
             service = store.stored(tx, self._id).service
             if service.state is ServiceState.FAILED:
-                reason = reason_columns(request.reason)
                 events = [("service.stopped", {"reason": request.reason.text})]
-                return store.change_state(
-                    tx, request.operation, self._id, ServiceState.STOPPED, events, **reason, **columns
-                )
-            if service.state is ServiceState.STOPPED and request.on_demand:
-                return store.change_state(tx, request.operation, self._id, ServiceState.STOPPED, **columns)
-            return service
+                columns.update(reason_columns(request.reason))
+            elif service.state is ServiceState.STOPPED and request.on_demand:
+                events = []
+            else:
+                return service, False
+            return store.change_state(tx, request.operation, self._id, ServiceState.STOPPED, events, **columns), True
 
-        self.service = await self._manager.store.write(change)
+        self.service, written = await self._manager.store.write(change)
+        if written:
+            self.operation = request.operation
         self._changed()
 
     def stop_columns(self, request: StopRequest) -> dict[str, Any]:

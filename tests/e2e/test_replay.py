@@ -1,0 +1,158 @@
+"""The images of the journal replay to the rows and back, through kills, full disks and failing syncs."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from nexus_protocol import NexusError
+from nexus_protocol.command import Effect
+from support.daemon import DaemonProcess, running
+from support.faults import build_failing_fsync, fill, on_small_disk
+from support.mutations import BATCH, EXCEPTIONS, MAKERS, Mutator, Pool, make_repository
+from support.raw import wait_until
+from support.replay import changes, check
+from support.services import end_runs
+from support.soak import SOAK
+from support.stores import look_at
+
+from nexus.client import BlockingClient
+from nexus.system.commands import Describe, Health, SetSetting
+
+KILLS = 20
+CLIENTS = 4
+COMMANDS = 500
+DISK_KIB = 24 * 1024
+
+
+@pytest.fixture
+def world(make_daemon: Callable[..., DaemonProcess]) -> Iterator[DaemonProcess]:
+    """A daemon that is not started; all processes of its services are ended after the test."""
+    daemon = make_daemon()
+    yield daemon
+    daemon.close()
+    end_runs(daemon.root)
+
+
+def mutate(daemon: DaemonProcess, seed: str, count: int, repository: Path | None = None) -> list[Mutator]:
+    """Start clients that send ``count`` random commands each."""
+    mutators = [
+        Mutator(daemon.socket_path, Pool(random.Random(f"{seed} {number}"), daemon.root, repository), count)
+        for number in range(CLIENTS)
+    ]
+    for mutator in mutators:
+        mutator.start()
+    return mutators
+
+
+def join(mutators: list[Mutator], outcomes: Counter[tuple[str, str]]) -> None:
+    """Wait for the clients, and add up how their commands ended."""
+    for mutator in mutators:
+        mutator.join(120)
+        assert not mutator.is_alive()
+        if mutator.problem is not None:
+            raise mutator.problem
+        outcomes.update(mutator.outcomes)
+
+
+def assert_replays(daemon: DaemonProcess) -> None:
+    """Check a database that no daemon writes."""
+    with look_at(daemon.database) as database:
+        problems = check(database)
+        assert problems == [], "\n".join(problems[:20])
+
+
+def assert_varied(outcomes: Counter[tuple[str, str]], count: int) -> None:
+    """The commands made were of many kinds, and that many succeeded."""
+    succeeded = Counter({name: times for (name, code), times in outcomes.items() if code == "ok"})
+    assert succeeded.total() > count
+    assert len(succeeded) > len(MAKERS) // 2
+
+
+def test_every_command_that_changes_something_is_made(daemon: DaemonProcess) -> None:
+    with BlockingClient(daemon.socket_path) as nexus:
+        mutating = {info.name for info in nexus.call(Describe()).commands if info.effect != Effect.READ}
+    assert {*MAKERS, BATCH} | EXCEPTIONS.keys() == mutating
+    assert all(EXCEPTIONS.values())
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.parametrize("repetition", range(SOAK))
+def test_images_replay_after_kills_among_writers_of_every_kind(world: DaemonProcess, repetition: int) -> None:
+    chance = random.Random(17 + repetition)
+    repository = make_repository(world.root)
+    outcomes: Counter[tuple[str, str]] = Counter()
+    for kill in range(KILLS):
+        world.start()
+        enough = threading.Semaphore(0)
+        mutators = [
+            Mutator(
+                world.socket_path,
+                Pool(random.Random(f"{repetition} {kill} {number}"), world.root, repository),
+                100_000,
+                enough.release,
+            )
+            for number in range(CLIENTS)
+        ]
+        for mutator in mutators:
+            mutator.start()
+        for _ in range(chance.randint(20, 80)):
+            assert enough.acquire(timeout=60), "the clients make no progress"
+        world.kill()
+        join(mutators, outcomes)
+        assert_replays(world)
+    world.start()
+    assert world.stop() == 0
+    assert_replays(world)
+    assert_varied(outcomes, 10 * KILLS)
+    assert "Traceback" not in world.log()
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.parametrize("repetition", range(SOAK))
+def test_images_replay_after_random_commands_with_groups_lost_to_the_disk(
+    make_daemon: Callable[..., DaemonProcess], root: Path, repetition: int
+) -> None:
+    environment = build_failing_fsync(root)
+    daemon = make_daemon(environment=environment)
+    repository = make_repository(root)
+    outcomes: Counter[tuple[str, str]] = Counter()
+
+    def writes_work() -> bool:
+        with BlockingClient(daemon.socket_path) as nexus, contextlib.suppress(NexusError):
+            nexus.call(SetSetting("probe", random.random()))
+            return {each.name: each.status for each in nexus.call(Health()).checks}["writes"] == "ok"
+        return False
+
+    def use(disk: Path) -> None:
+        assert daemon.database.is_relative_to(disk)
+        parts = 10
+        for part in range(parts):
+            fault = ("none", "disk", "sync")[part % 3]
+            filler = fill(disk) if fault == "disk" else None
+            if fault == "sync":
+                (root / "fail").write_text("once\n")
+            join(mutate(daemon, f"{repetition} {part}", COMMANDS // parts // CLIENTS + 1, repository), outcomes)
+            if filler is not None:
+                filler.unlink()
+            (root / "fail").unlink(missing_ok=True)
+            wait_until(writes_work, "writes to work again")
+        assert daemon.stop() == 0
+        assert_replays(daemon)
+        daemon.start()
+        assert daemon.stop() == 0
+        assert_replays(daemon)
+        with look_at(daemon.database) as database:
+            assert len(changes(database)) > COMMANDS // 4
+        end_runs(root)
+
+        assert_varied(outcomes, COMMANDS // 4)
+
+    on_small_disk(daemon.root / "state", DISK_KIB, running(daemon, use))

@@ -1,0 +1,286 @@
+"""Random commands of every kind that changes something, over a small pool of names, so that many meet and many fail.
+
+``MAKERS`` has a function for each such command. A test compares them with what ``Describe`` names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nexus_protocol import Command, NexusError
+from nexus_protocol.errors import DeadlineExceeded, Internal
+
+from nexus.client import BlockingClient
+from nexus.client.errors import ConnectionFailure
+from nexus.plugins.commands import Extra, ReloadPlugins
+from nexus.services.commands import (
+    AddDependency,
+    AddService,
+    CheckoutBranch,
+    GitCheckoutCommit,
+    GitClone,
+    GitPull,
+    RemoveDependency,
+    RemoveService,
+    RestartService,
+    StartService,
+    StopService,
+    UpdateConfig,
+    UpdateService,
+)
+from nexus.services.states import DependencyCondition, RestartPolicy, ServiceType, WhenLost
+from nexus.system.commands import BackupDatabase, DeleteSetting, SetSetting
+from nexus.vms.commands import CreateVm, DeleteVm, UpdateVm
+from nexus.vms.states import VmRole
+from support.git import GitWorld
+
+__all__ = ["BATCH", "EXCEPTIONS", "MAKERS", "Maker", "Mutator", "Pool", "make_repository", "random_command"]
+
+EXCEPTIONS = {
+    "Shutdown": "the test ends the daemon itself",
+}
+"""Commands that change something and are not made here, with the reason."""
+
+CALL_S = 3.0
+"""The time limit of a command: under faults it may wait for longer than a test does."""
+
+_PROGRAMS: list[str | list[str]] = [
+    *[["/bin/sh", "-c", "exec sleep 600"]] * 5,
+    ["/bin/sh", "-c", "sleep 0.05; exit 3"],
+    ["/bin/sh", "-c", "sleep 0.03; exit 0"],
+    "exec sleep 600",
+    ["/nowhere/program"],
+]
+
+
+class Pool:
+    """The names that commands are made of; ``repository`` is the remote of the services with a repository."""
+
+    def __init__(self, chance: random.Random, root: Path, repository: Path | None = None) -> None:
+        self.chance = chance
+        self.root = root
+        self.repository = repository
+
+    def service(self) -> str:
+        """The name of a service that may exist."""
+        return f"s{self.chance.randrange(6)}"
+
+    def vm(self) -> str:
+        """The name of a VM that may exist."""
+        return f"v{self.chance.randrange(6)}"
+
+    def setting(self) -> str:
+        """The key of a setting that may exist."""
+        return f"k.{self.chance.randrange(4)}"
+
+    def secret(self) -> dict[str, str]:
+        """An environment."""
+        return {f"NAME_{self.chance.randrange(3)}": f"value-{self.chance.randrange(4)}"}
+
+    def tags(self) -> list[str]:
+        """Some tags, which may repeat."""
+        return self.chance.choices(["red", "green", "blue"], k=self.chance.randrange(4))
+
+
+Maker = Callable[[Pool], Command[Any]]
+
+
+def _add_service(pool: Pool) -> AddService:
+    chance, name = pool.chance, pool.service()
+    fields: dict[str, Any] = {}
+    if pool.repository is not None and chance.random() < 0.3:
+        fields |= {
+            "repo_url": str(pool.repository),
+            "repo_path": str(pool.root / "clones" / name),
+            "directory": str(pool.root),
+        }
+    if chance.random() < 0.4:
+        fields["port"] = 0
+    if chance.random() < 0.3:
+        fields |= {"health_exec": chance.choice([["true"], ["false"]]), "health_interval_ms": 100, "health_retries": 1}
+        fields["restart_unhealthy"] = chance.random() < 0.5
+    return AddService(
+        name,
+        run_command=chance.choice(_PROGRAMS),
+        type=chance.choice([ServiceType.SIMPLE, ServiceType.SIMPLE, ServiceType.ONESHOT]),
+        tags=pool.tags(),
+        environment=pool.secret(),
+        autostart=chance.random() < 0.3,
+        start_window_ms=chance.choice([0, 10]),
+        stop_grace_ms=100,
+        restart=chance.choice(list(RestartPolicy)),
+        restart_backoff_ms=50,
+        restart_backoff_max_ms=100,
+        restart_limit=chance.choice([0, 3]),
+        log_limit_mib=1,
+        **fields,
+    )
+
+
+def _update_service(pool: Pool) -> UpdateService:
+    chance = pool.chance
+    fields: dict[str, Any] = chance.choice(
+        [
+            {"name": pool.service()},
+            {"tags": pool.tags()},
+            {"environment": pool.secret()},
+            {"set_environment": pool.secret()},
+            {"unset_environment": ["NAME_0"]},
+            {"run_command": chance.choice(_PROGRAMS)},
+            {"clear": ["health_exec"]},
+            {"clear": ["tags"]},
+            {"health_exec": ["true"], "health_interval_ms": 100},
+            {"port": chance.choice([0, 0, 18080])},
+            {"restart": chance.choice(list(RestartPolicy)), "autostart": chance.random() < 0.5},
+            {"log_limit_mib": 2, "umask": "027"},
+            {"config_filename": "app.env", "start_window_ms": 5},
+        ]
+    )
+    return UpdateService(pool.service(), **fields)
+
+
+def _update_config(pool: Pool) -> UpdateConfig:
+    fields: dict[str, Any] = pool.chance.choice(
+        [{"filename": "x.env"}, {"run_command": "exec sleep 500"}, {"clear": ["filename"]}]
+    )
+    return UpdateConfig(pool.service(), **fields)
+
+
+def _start(pool: Pool) -> StartService:
+    return StartService(pool.service(), environment=pool.chance.choice([None, None, pool.secret()]), timeout_ms=2000)
+
+
+def _restart(pool: Pool) -> RestartService:
+    return RestartService(pool.service(), environment=pool.chance.choice([None, pool.secret()]), timeout_ms=2000)
+
+
+def _add_dependency(pool: Pool) -> AddDependency:
+    chance = pool.chance
+    return AddDependency(
+        pool.service(),
+        pool.service(),
+        condition=chance.choice([DependencyCondition.STARTED] * 4 + list(DependencyCondition)),
+        tunnel_enabled=chance.random() < 0.5,
+        when_lost=chance.choice(list(WhenLost)),
+    )
+
+
+def _update_vm(pool: Pool) -> UpdateVm:
+    chance = pool.chance
+    fields: dict[str, Any] = chance.choice(
+        [{"name": pool.vm()}, {"vcpu_count": chance.randint(1, 8)}, {"mem_size_mib": chance.choice([128, 256])}]
+    )
+    return UpdateVm(pool.vm(), **fields)
+
+
+MAKERS: dict[str, tuple[int, Maker]] = {
+    "AddService": (14, _add_service),
+    "UpdateService": (10, _update_service),
+    "UpdateConfig": (3, _update_config),
+    "RemoveService": (3, lambda pool: RemoveService(pool.service(), stop=pool.chance.random() < 0.7)),
+    "StartService": (12, _start),
+    "StopService": (7, lambda pool: StopService(pool.service(), cascade=pool.chance.random() < 0.7, timeout_ms=2000)),
+    "RestartService": (5, _restart),
+    "AddDependency": (9, _add_dependency),
+    "RemoveDependency": (3, lambda pool: RemoveDependency(pool.service(), pool.service())),
+    "GitClone": (2, lambda pool: GitClone(pool.service())),
+    "GitPull": (1, lambda pool: GitPull(pool.service())),
+    "CheckoutBranch": (1, lambda pool: CheckoutBranch(pool.service(), pool.chance.choice(["main", "other"]))),
+    "GitCheckoutCommit": (1, lambda pool: GitCheckoutCommit(pool.service(), "HEAD~1")),
+    "SetSetting": (
+        6,
+        lambda pool: SetSetting(f"k.{pool.chance.randrange(4)}", pool.chance.choice([1, "x", [2], True])),
+    ),
+    "DeleteSetting": (3, lambda pool: DeleteSetting(f"k.{pool.chance.randrange(4)}")),
+    "BackupDatabase": (1, lambda pool: BackupDatabase(keep_days=1)),
+    "ReloadPlugins": (1, lambda pool: ReloadPlugins()),
+    "Extra": (1, lambda pool: Extra("nothing", body=1)),
+    "CreateVm": (8, lambda pool: CreateVm(pool.vm(), role=pool.chance.choice([VmRole.WORK, VmRole.PORTAL]))),
+    "DeleteVm": (4, lambda pool: DeleteVm(pool.vm())),
+    "UpdateVm": (5, _update_vm),
+}
+"""For each command how often it is made, and how."""
+
+_IN_BATCHES = (
+    *("CreateVm", "DeleteVm", "UpdateVm", "SetSetting", "DeleteSetting"),
+    *("AddService", "UpdateService", "UpdateConfig", "AddDependency"),
+)
+BATCH = "Batch"
+"""Made of the others, by ``Mutator``."""
+
+
+def random_command(pool: Pool) -> Command[Any]:
+    """One command of any kind but a batch."""
+    names = list(MAKERS)
+    (name,) = pool.chance.choices(names, [MAKERS[each][0] for each in names])
+    return MAKERS[name][1](pool)
+
+
+class Mutator(threading.Thread):
+    """A client that sends random commands until it has sent ``count``, its connection ends, or it is told to stop."""
+
+    def __init__(self, socket_path: Path, pool: Pool, count: int, done: Callable[[], None] = lambda: None) -> None:
+        super().__init__(name="mutator")
+        self.socket_path = socket_path
+        self.pool = pool
+        self.count = count
+        self.done = done
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        """How often each command, by name, ended with ``ok`` or a code."""
+        self.problem: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with BlockingClient(self.socket_path, actor="mutator") as client:
+                for _ in range(self.count):
+                    self._one(client)
+                    self.done()
+        except ConnectionFailure:
+            pass
+        except BaseException as problem:
+            self.problem = problem
+
+    def _one(self, client: BlockingClient) -> None:
+        chance = self.pool.chance
+        if chance.random() < 0.06:
+            commands = [MAKERS[chance.choice(_IN_BATCHES)][1](self.pool) for _ in range(chance.randint(1, 4))]
+            self._note(BATCH, lambda: client.batch(commands, timeout_s=CALL_S))
+            return
+        command = random_command(self.pool)
+        name = type(command).__name__
+        if command.info.item is None:
+            self._note(name, lambda: client.call(command, timeout_s=CALL_S))
+        else:
+            self._note(name, lambda: self._stream(client, command))
+
+    def _stream(self, client: BlockingClient, command: Any) -> None:
+        with client.stream(command) as stream:
+            for _ in stream:
+                pass
+
+    def _note(self, name: str, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except (Internal, ConnectionFailure):
+            raise
+        except (NexusError, DeadlineExceeded) as error:
+            self.outcomes[name, error.code] += 1
+        else:
+            self.outcomes[name, "ok"] += 1
+
+
+def make_repository(root: Path) -> Path:
+    """A bare repository with two commits and the branches ``main`` and ``other``."""
+    git = GitWorld(root)
+    source = git.repository("source", commits=2)
+    git.git(source, "branch", "other")
+    bare = git.bare("remote.git", source)
+    with contextlib.suppress(FileExistsError):
+        (root / "clones").mkdir()
+    return bare

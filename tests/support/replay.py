@@ -1,0 +1,317 @@
+"""Replays the images of a journal against the rows, from empty and back to it, and checks what belongs to them.
+
+It reads the database with statements of its own; from the daemon it takes only the declarations of the journaled tables
+and of the kinds of events. Every function returns sentences, one for each disagreement.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from nexus_protocol.events import declared_causes, declared_events, event_kind
+
+from nexus.daemon.dispatch import load_capabilities
+from nexus.journal.rows import DERIVED, Rows, journaled_tables
+from nexus.services.store import DECLARED, SERVICES
+from nexus.vms.store import VMS
+
+__all__ = ["BARRIER", "Change", "Secret", "State", "changes", "check", "present", "restored_row"]
+
+BARRIER = "schema.migrated"
+"""The kind of the row at which a replay ends: a program changed rows without images there."""
+_WITHOUT_OPERATION = (BARRIER, "database.restored")
+"""Kinds that a program writes while no daemon runs."""
+_EMPTY = (None, "", "{}", "[]")
+
+Row = dict[str, Any]
+State = dict[tuple[str, str], Row]
+"""By table and key: the columns of each row that are not NULL, without the volatile ones."""
+
+
+class Secret(NamedTuple):
+    """The value of a secret column, so that it equals no plain one."""
+
+    value: Any
+
+
+class Change(NamedTuple):
+    """A row of the journal."""
+
+    seq: int
+    kind: str
+    operation: int | None
+    table: str | None
+    key: str | None
+    revision: int | None
+    before: Row | None
+    after: Row | None
+    detail: Row
+
+
+load_capabilities()  # imports every module that declares a table
+
+
+def present(database: sqlite3.Connection) -> State:
+    """The rows of every journaled table."""
+    found: State = {}
+    for name, table in journaled_tables().items():
+        columns = [column for column in table.columns if column not in table.volatile]
+        source = name
+        if table.joined is not None:
+            other, column = table.joined
+            source += f" JOIN {other} ON {other}.id = {name}.{column}"
+        names = ", ".join(column if "." in column else f"{name}.{column}" for column in columns)
+        for values in database.execute(f"SELECT {names} FROM {source}"):
+            row = {
+                column: Secret(value) if column in table.secret and value not in _EMPTY else value
+                for column, value in zip(columns, values, strict=True)
+                if value is not None
+            }
+            found[name, str(row[table.key])] = row
+    return found
+
+
+def changes(database: sqlite3.Connection) -> list[Change]:
+    """Every row of the journal, oldest first, with the secrets of its images."""
+    secrets = dict(database.execute("SELECT digest, value FROM secret_value"))
+    rows = database.execute(
+        "SELECT seq, kind, operation_id, row_table, row_key, revision, before, after, detail FROM journal ORDER BY seq"
+    )
+    return [Change(*row[:6], _image(row[6], secrets), _image(row[7], secrets), json.loads(row[8])) for row in rows]
+
+
+def _image(packed: bytes | None, secrets: Mapping[bytes, Any]) -> Row | None:
+    if packed is None:
+        return None
+    image = msgspec.msgpack.decode(packed, type=dict[str, Any])
+    for column, value in image.items():
+        if isinstance(value, dict):
+            assert value.keys() == {"secret"}, f"{column} has {value}"
+            digest = value["secret"]
+            image[column] = Secret(secrets[digest]) if digest in secrets else Secret(_Missing())
+    return image
+
+
+class _Missing:
+    """The value of a secret that is not in ``secret_value``."""
+
+
+def restored_row(change: Change) -> Row:
+    """The row that a deletion removed, as it can be inserted again: without references to secrets."""
+    assert change.before is not None
+    return {column: value.value if isinstance(value, Secret) else value for column, value in change.before.items()}
+
+
+# The replay
+
+
+def check(database: sqlite3.Connection, *, complete: bool = True) -> list[str]:
+    """Replay both ways, and check operations, causes, keys, secrets, derived tables and details.
+
+    ``complete`` says that the journal holds every event since the database was made, by this version.
+    """
+    journal, rows = changes(database), present(database)
+    problems = [f"integrity: {row[0]}" for row in database.execute("PRAGMA integrity_check") if row[0] != "ok"]
+    problems += [f"foreign key: {row}" for row in database.execute("PRAGMA foreign_key_check")]
+    problems += _of_joined(database)
+    problems += _of_images(journal)
+    if complete:
+        state: State = {}
+        problems += _forward(journal, state)
+        problems += [f"forward: {text}" for text in _difference(state, rows)]
+    state = {key: dict(row) for key, row in rows.items()}
+    stopped, found = _backward(journal, state)
+    problems += found
+    if complete:
+        if stopped is not None:
+            problems.append(f"a journal of this version alone has a barrier: event {stopped}")
+        problems += [f"backward: {text}" for text in _difference(state, {})]
+    problems += _of_operations(database, journal)
+    problems += _of_derived(database)
+    problems += _of_details(journal)
+    return problems
+
+
+def _forward(journal: list[Change], state: State) -> Iterator[str]:
+    for change in journal:
+        if change.table is not None:
+            yield from _apply(change, state, change.before, change.after, "forward")
+
+
+def _backward(journal: list[Change], state: State) -> tuple[int | None, list[str]]:
+    """Undo every change up to a barrier; returns its number, and what disagreed."""
+    problems: list[str] = []
+    for change in reversed(journal):
+        if change.kind == BARRIER:
+            return change.seq, problems
+        if change.table is not None:
+            problems += _apply(change, state, change.after, change.before, "backward")
+    return None, problems
+
+
+def _apply(change: Change, state: State, old: Row | None, new: Row | None, way: str) -> Iterator[str]:
+    """Take a row from ``old`` to ``new``: strictly, so that it has to be ``old`` exactly."""
+    key = (str(change.table), str(change.key))
+    where = f"{way}: event {change.seq} ({change.kind}) of {change.table} {change.key}"
+    row = state.get(key)
+    if old is None:
+        if row is not None:
+            yield f"{where}: there is such a row already"
+        state[key] = dict(new or {})
+        return
+    if row is None:
+        yield f"{where}: there is no such row"
+        row = {}
+    whole = new is None
+    columns = row.keys() | old.keys() if whole else old.keys()
+    for column in sorted(columns):
+        if row.get(column) != old.get(column):
+            yield f"{where}: {column} is {row.get(column)!r}, the image has {old.get(column)!r}"
+    if new is None:
+        state.pop(key, None)
+        return
+    state[key] = {column: value for column, value in {**row, **new}.items() if value is not None}
+
+
+def _difference(found: State, expected: State) -> Iterator[str]:
+    for key in sorted(found.keys() | expected.keys()):
+        one, other = found.get(key), expected.get(key)
+        if one is None or other is None:
+            yield f"the row {key} is {'missing' if one is None else 'too many'}"
+            continue
+        for column in sorted(one.keys() | other.keys()):
+            if one.get(column) != other.get(column):
+                yield f"{column} of {key} is {one.get(column)!r} and should be {other.get(column)!r}"
+
+
+# What belongs to it
+
+
+def _of_joined(database: sqlite3.Connection) -> Iterator[str]:
+    """Each row of a joined table belongs to one row of the table that it is joined to."""
+    for name, table in journaled_tables().items():
+        if table.joined is not None:
+            other, column = table.joined
+            (alone,) = database.execute(
+                f"SELECT count(*) FROM {other} WHERE id NOT IN (SELECT {column} FROM {name})"
+            ).fetchone()
+            if alone:
+                yield f"{alone} rows of {other} belong to no row of {name}"
+
+
+def _of_images(journal: list[Change]) -> Iterator[str]:
+    tables = journaled_tables()
+    for change in journal:
+        where = f"event {change.seq} ({change.kind})"
+        images = [image for image in (change.before, change.after) if image is not None]
+        if (change.table is None) != (not images) or (change.table is None) != (change.key is None):
+            yield f"{where} has images without a row, or a row without images"
+        if change.table is None:
+            continue
+        table = tables.get(change.table)
+        if table is None:
+            yield f"{where} is of {change.table}, which is no journaled table"
+            continue
+        if len(images) == 2 and images[0].keys() != images[1].keys():
+            yield f"{where} has images of different columns"
+        if len(images) == 2 and any(images[0][column] == images[1].get(column, images) for column in images[0]):
+            yield f"{where} has a column that did not change"
+        for image in images:
+            yield from (f"{where}: {text}" for text in _of_image(table, image, whole=len(images) == 1))
+
+
+def _of_image(table: Rows, image: Row, *, whole: bool) -> Iterator[str]:
+    if not image:
+        yield "it is empty"
+    for column, value in image.items():
+        if column not in table.columns:
+            yield f"{column} is no column"
+        if column in table.volatile:
+            yield f"{column} is volatile"
+        if whole and value is None:
+            yield f"{column} of a whole row is NULL"
+        if isinstance(value, Secret):
+            if column not in table.secret:
+                yield f"{column} is a reference, and not secret"
+            if isinstance(value.value, _Missing):
+                yield f"the value of {column} is not in secret_value"
+        elif column in table.secret and value not in _EMPTY:
+            yield f"{column} is secret, and shown"
+
+
+def _of_operations(database: sqlite3.Connection, journal: list[Change]) -> Iterator[str]:
+    operations = {
+        id_: (command, cause)
+        for id_, command, cause in database.execute("SELECT id, command, cause FROM operation ORDER BY id")
+    }
+    (pruned,) = database.execute(
+        "SELECT coalesce((SELECT CAST(value AS INTEGER) FROM schema_meta WHERE key = 'operation_pruned_id'), 0)"
+    ).fetchone()
+    barrier = max((change.seq for change in journal if change.kind == BARRIER), default=0)
+    for change in journal:
+        if change.operation is None:
+            if change.seq > barrier and change.kind not in _WITHOUT_OPERATION:
+                yield f"event {change.seq} ({change.kind}) has no operation"
+        elif change.operation not in operations:
+            yield f"event {change.seq} ({change.kind}) is of operation {change.operation}, which does not exist"
+    known = {info.name for info in load_capabilities().commands()} | {cause.name for cause in declared_causes()}
+    for id_, (command, cause) in operations.items():
+        if command not in known:
+            yield f"operation {id_} is a {command}, which is neither a command nor a cause"
+        if cause is not None and (cause >= id_ or not (cause in operations or cause <= pruned)):
+            yield f"operation {id_} was caused by {cause}, which does not exist"
+    for key, id_ in database.execute("SELECT key, operation_id FROM request_key"):
+        if id_ not in operations:
+            yield f"the key {key} is of operation {id_}, which does not exist"
+    for name, id_ in database.execute("SELECT name, operation_id FROM service WHERE operation_id IS NOT NULL"):
+        if id_ not in operations:
+            yield f"the state of {name} is of operation {id_}, which does not exist"
+
+
+def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
+    assert set(DERIVED) == {"tag", "port_lease"}, "a derived table that is not checked"
+    tags = {
+        (table.kind, row[0], tag)
+        for name, table in journaled_tables().items()
+        if "tags" in table.columns
+        for row in database.execute(f"SELECT {table.key}, tags FROM {name}")
+        for tag in json.loads(row[1])
+    }
+    yield from _sets("tag", set(database.execute("SELECT kind, record_id, tag FROM tag")), tags)
+    ports = set(database.execute("SELECT active_port, 'service', id, 'run' FROM service WHERE active_port > 0"))
+    ports |= set(
+        database.execute(
+            "SELECT tunnel_port, 'dependency', CAST(id AS TEXT), 'tunnel' FROM service_dependency "
+            "WHERE tunnel_port IS NOT NULL"
+        )
+    )
+    leases = set(database.execute("SELECT port, owner_kind, owner, purpose FROM port_lease"))
+    yield from _sets("port_lease", leases, ports)
+
+
+def _sets(table: str, found: set[Any], expected: set[Any]) -> Iterator[str]:
+    yield from (f"{table} has {row}, which no row says" for row in sorted(found - expected))
+    yield from (f"{table} lacks {row}" for row in sorted(expected - found))
+
+
+def _of_details(journal: list[Change]) -> Iterator[str]:
+    """Each event's detail has declared fields alone; ``fields`` stands for the names of the record's fields."""
+    declared = {kind.kind for kind in declared_events()}
+    fields = _fields_of_records()
+    for change in journal:
+        if change.kind not in declared:
+            yield f"event {change.seq} is of the kind {change.kind}, which is not declared"
+            continue
+        allowed = event_kind(change.kind).detail.keys() - {"fields"}
+        if "fields" in event_kind(change.kind).detail:
+            allowed |= fields[change.kind.partition(".")[0]]
+        if change.detail.keys() - allowed:
+            yield f"event {change.seq} ({change.kind}) has undeclared fields: {sorted(change.detail.keys() - allowed)}"
+
+
+def _fields_of_records() -> dict[str, set[str]]:
+    return {"service": {*SERVICES.columns, *DECLARED}, "vm": set(VMS.columns)}
