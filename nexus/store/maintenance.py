@@ -185,13 +185,12 @@ def _last_seq(connection: sqlite3.Connection) -> int:
 
 
 def _last_operation(connection: sqlite3.Connection) -> int:
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'operation'").fetchone():
-        return 0
-    sql = (
-        "SELECT max(coalesce((SELECT max(id) FROM operation), 0), "
-        "coalesce((SELECT CAST(value AS INTEGER) FROM schema_meta WHERE key = 'operation_pruned_id'), 0))"
-    )
-    return int(connection.execute(sql).fetchone()[0])
+    """Return the highest number that an intact database has given an operation, also if it has none at present."""
+    sql = "SELECT max(CAST(value AS INTEGER)) FROM schema_meta WHERE key = 'operation_pruned_id'"
+    highest = int(connection.execute(sql).fetchone()[0] or 0)
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'operation'").fetchone():
+        highest = max(highest, int(connection.execute("SELECT max(id) FROM operation").fetchone()[0] or 0))
+    return highest
 
 
 def _continue_journal(path: Path, last: _Last, source: Path) -> int:
@@ -201,18 +200,18 @@ def _continue_journal(path: Path, last: _Last, source: Path) -> int:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
             highest = max(last.seq, _last_seq(connection))
+            # Also where the backup is older than operations are: the daemon migrates it.
+            if last.operation > _last_operation(connection):
+                connection.execute(
+                    "INSERT OR REPLACE INTO schema_meta (key, value) VALUES ('operation_pruned_id', ?)",
+                    (str(last.operation),),
+                )
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'journal'").fetchone():
                 connection.execute(
                     "INSERT OR REPLACE INTO schema_meta (key, value) VALUES ('journal_seq', ?)", (str(highest),)
                 )
                 connection.execute("COMMIT")
                 return highest + 1
-            has_operations = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'operation'").fetchone()
-            if has_operations and last.operation > _last_operation(connection):
-                connection.execute(
-                    "INSERT OR REPLACE INTO schema_meta (key, value) VALUES ('operation_pruned_id', ?)",
-                    (str(last.operation),),
-                )
             seq = highest + 1
             connection.execute(
                 "INSERT INTO journal (seq, at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail) "

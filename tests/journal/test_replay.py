@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+from nexus_protocol import NexusError
 from support.daemon import DaemonProcess, short_directory
-from support.replay import check
+from support.replay import BARRIER, changes, check
 from support.stores import look_at
 
 from nexus.client import BlockingClient
-from nexus.services.commands import AddDependency, AddService, RemoveService, StartService, StopService, UpdateService
-from nexus.system.commands import DeleteSetting, SetSetting
-from nexus.vms.commands import CreateVm, DeleteVm, UpdateVm
+from nexus.services.commands import (
+    AddDependency,
+    AddService,
+    ListServices,
+    RemoveService,
+    StartService,
+    StopService,
+    UpdateService,
+)
+from nexus.store.maintenance import migrate_database, restore_database
+from nexus.store.migrate import target_version
+from nexus.system.commands import BackupDatabase, DeleteSetting, ListSettings, SetSetting
+from nexus.vms.commands import CreateVm, DeleteVm, ListVms, UpdateVm
 
 SLEEP = ["sleep", "600"]
 
@@ -114,3 +127,63 @@ def test_backward_replay_ends_at_a_barrier(written: Path, tmp_path: Path) -> Non
         copy.execute("UPDATE journal SET operation_id = NULL WHERE seq < 5")
         assert check(copy, complete=False) == []
         assert any("barrier" in problem for problem in check(copy))
+
+
+FROZEN = Path(__file__).parents[1] / "data" / "schemas"
+
+
+def change_everything(daemon: DaemonProcess) -> None:
+    """Change and delete the rows that there are, and make others."""
+    with BlockingClient(daemon.socket_path) as nexus:
+        for vm in nexus.call(ListVms()).vms:
+            with contextlib.suppress(NexusError):
+                nexus.call(UpdateVm(vm.id, vcpu_count=vm.vcpu_count + 1))
+                nexus.call(DeleteVm(vm.id))
+        for service in nexus.call(ListServices()).services:
+            with contextlib.suppress(NexusError):
+                nexus.call(UpdateService(service.id, tags=["t"], set_environment={"B": "2"}))
+                nexus.call(StopService(service.id, cascade=True))
+                nexus.call(RemoveService(service.id))
+        for setting in nexus.call(ListSettings()).settings:
+            if setting.is_set:
+                nexus.call(DeleteSetting(setting.key))
+        nexus.call(CreateVm("new"))
+        nexus.call(SetSetting("new", "x"))
+
+
+@pytest.mark.parametrize("version", range(2, target_version() + 1))
+def test_rows_of_an_older_version_replay_backward_to_the_migration(
+    make_daemon: Callable[..., DaemonProcess], version: int
+) -> None:
+    daemon = make_daemon()
+    daemon.state.mkdir(parents=True, mode=0o700)
+    shutil.copy(FROZEN / f"schema-v{version}.db", daemon.database)
+    daemon.start()
+    change_everything(daemon)
+    assert daemon.stop() == 0
+    with look_at(daemon.database) as database:
+        assert check(database, complete=False) == []
+        barriers = sum(change.kind == BARRIER for change in changes(database))
+        assert barriers == (version < target_version())
+
+    migrate_database(daemon.database, daemon.state / "backups", target_version() - 1)
+    daemon.start()
+    change_everything(daemon)
+    assert daemon.stop() == 0
+    with look_at(daemon.database) as database:
+        assert check(database, complete=False) == []
+
+
+def test_restored_database_replays(make_daemon: Callable[..., DaemonProcess]) -> None:
+    daemon = make_daemon().start()
+    change_everything(daemon)
+    with BlockingClient(daemon.socket_path) as nexus:
+        backup = nexus.call(BackupDatabase()).path
+    change_everything(daemon)
+    assert daemon.stop() == 0
+    restore_database(daemon.database, Path(backup))
+    daemon.start()
+    change_everything(daemon)
+    assert daemon.stop() == 0
+    with look_at(daemon.database) as database:
+        assert check(database) == []

@@ -25,7 +25,7 @@ from nexus.services.store import delete as remove_service
 from nexus.services.store import insert as add_service
 from nexus.services.store import update as update_service
 from nexus.store import Transaction
-from nexus.store.maintenance import restore_database
+from nexus.store.maintenance import migrate_database, restore_database
 from nexus.store.sqlite import SqliteStore
 from nexus.system.store import delete_setting, set_setting
 
@@ -286,6 +286,56 @@ def test_no_number_is_given_twice_after_a_restore(root: Path, end: str) -> None:
 
     on_store(root, after)
     assert problems(path) == []
+
+
+def down_and_up(root: Path, version: int) -> None:
+    """Migrate the database to a version without operations."""
+    store = make_store(root)
+    migrate_database(store.path, store.backup_directory, version)
+
+
+@pytest.mark.parametrize("version", [2, 7])
+def test_no_number_is_given_twice_after_a_migration_down_and_up(root: Path, version: int) -> None:
+    numbers: list[int | None] = []
+
+    async def write(store: SqliteStore) -> None:
+        for _ in range(3):
+            numbers.append((await at(store, 100, setting("a", f"{len(numbers)}"))).id)
+
+    async def prune_everything(store: SqliteStore) -> None:
+        await prune_all(store, 10**9, now=10**9 * DAY_MS)
+
+    on_store(root, write)
+    down_and_up(root, version)
+    on_store(root, write)
+    on_store(root, prune_everything)
+    down_and_up(root, version)
+    down_and_up(root, 1)
+    on_store(root, write)
+    assert len(set(numbers)) == len(numbers) == 9
+    assert problems(make_store(root).path) == []
+
+
+def test_no_number_is_given_twice_after_the_restore_of_an_older_schema(root: Path) -> None:
+    numbers: list[int | None] = []
+
+    async def write(store: SqliteStore) -> None:
+        for _ in range(3):
+            numbers.append((await at(store, 100, setting("a", f"{len(numbers)}"))).id)
+
+    store = make_store(root)
+    old = SqliteStore(root / "old" / "nexus.db", root / "unused")
+    old.init(target=6)
+    old.close_now()
+    on_store(root, write)
+    restore_database(store.path, old.path)
+    on_store(root, write)
+    # The older schema is in place, and another backup replaces it.
+    down_and_up(root, 6)
+    restore_database(store.path, old.path)
+    on_store(root, write)
+    assert len(set(numbers)) == len(numbers) == 9
+    assert problems(store.path) == []
 
 
 def test_backup_is_restored_twice_in_a_row(root: Path) -> None:

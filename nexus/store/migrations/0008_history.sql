@@ -1,4 +1,5 @@
 -- Why a change was made, what each row was before and after it, and which requests were carried out under a key.
+-- No number of an operation is given twice: operation_pruned_id keeps the highest while the table does not exist.
 
 -- migrate: up
 CREATE TABLE operation (
@@ -54,5 +55,9 @@ ALTER TABLE journal DROP COLUMN revision;
 ALTER TABLE journal DROP COLUMN row_key;
 ALTER TABLE journal DROP COLUMN row_table;
 ALTER TABLE journal DROP COLUMN operation_id;
+INSERT OR REPLACE INTO schema_meta (key, value)
+    SELECT 'operation_pruned_id', CAST(max(id) AS TEXT) FROM (
+        SELECT id FROM operation
+        UNION ALL SELECT CAST(value AS INTEGER) FROM schema_meta WHERE key = 'operation_pruned_id'
+    ) HAVING max(id) IS NOT NULL;
 DROP TABLE operation;
-DELETE FROM schema_meta WHERE key = 'operation_pruned_id';
