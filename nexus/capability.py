@@ -5,9 +5,9 @@ What a handler is depends on the declared effect of its command:
 - ``read`` and ``act``: a function ``(ctx, command)`` that returns the reply, or ``(ctx, command, stream)`` for a
   stream. A plain function runs in the event loop and must not block; a coroutine function may wait.
 - ``change``: a function ``(tx, ctx, command)`` that returns the reply. Dispatch calls it in the transaction of one
-  write, in the writer's thread, perhaps twice: it reads and writes through ``tx`` alone. What is to follow once the
-  change is durable is its ``after``, which is called in the event loop. The one exception is ``Batch``, a coroutine
-  function that opens its own write.
+  write, in the writer's thread, perhaps several times: it reads and writes through ``tx`` alone. What is to follow
+  once the change is durable is its ``after``, which is called in the event loop. The one exception is ``Batch``, a
+  coroutine function that opens its own write.
 
 A ``NexusError`` that it raises is sent to the client; any other exception is a bug, and is sent as ``internal``.
 """

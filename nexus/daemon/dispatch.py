@@ -92,7 +92,11 @@ def _writing(handler: Handler) -> Callable[[Context, Command[Any]], Coroutine[An
 
     async def carry_out(ctx: Context, command: Command[Any]) -> Any:
         def write(tx: Transaction) -> tuple[Any, bool]:
-            return under_key(tx, ctx.operation, lambda: change(tx, ctx, command))
+            if operation.key is None:
+                return change(tx, ctx, command), False
+            return under_key(tx, operation, lambda: change(tx, ctx, command))
+
+        operation = ctx.operation
 
         reply, repeated = await ctx.store.write(write, size_bytes=size_bytes(command))
         if after is not None and not repeated:

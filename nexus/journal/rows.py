@@ -190,7 +190,7 @@ class Rows:
         if not any(images):
             _insert_events(tx, operation, subject, events)
             return
-        (kind, detail), *others = events or [(self.kind + WRITTEN, {})]
+        (kind, detail), *others = events or ((self.kind + WRITTEN, {}),)
         packed = [None if image is None else _encode_image(image) for image in images]
         written = (self.name, str(key), revision, *packed)
         seq = _insert(tx, operation, subject, kind, detail, written, numbered=bool(secrets))
@@ -200,7 +200,8 @@ class Rows:
                 "ON CONFLICT (digest) DO UPDATE SET seq = excluded.seq",
                 (digest, value, seq),
             )
-        _insert_events(tx, operation, subject, others)
+        if others:
+            _insert_events(tx, operation, subject, others)
 
     def _image(self, tx: Transaction, columns: Image | None, secrets: dict[bytes, Any], *, whole: bool) -> Image | None:
         """What is recorded of columns. A ``whole`` row is without those that are NULL."""
