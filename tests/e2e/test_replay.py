@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import random
 import threading
 from collections import Counter
@@ -15,13 +17,17 @@ from nexus_protocol.command import Effect
 from support.daemon import DaemonProcess, running
 from support.faults import build_failing_fsync, fill, on_small_disk
 from support.mutations import BATCH, EXCEPTIONS, MAKERS, Mutator, Pool, make_repository
+from support.operations import an_operation
 from support.raw import wait_until
-from support.replay import changes, check
+from support.replay import changes, check, present
 from support.services import end_runs
 from support.soak import SOAK
 from support.stores import look_at
+from support.stores import running as store_running
 
 from nexus.client import BlockingClient
+from nexus.journal.retention import prune
+from nexus.store.sqlite import SqliteStore
 from nexus.system.commands import Describe, Health, SetSetting
 
 KILLS = 20
@@ -67,6 +73,33 @@ def assert_replays(daemon: DaemonProcess) -> None:
         assert problems == [], "\n".join(problems[:20])
 
 
+def assert_prunes(daemon: DaemonProcess) -> None:
+    """Prune the database part by part: what is left replays backward, and misses no operation and no secret."""
+    with look_at(daemon.database) as database:
+        times = [at for (at,) in database.execute("SELECT at FROM journal ORDER BY seq")]
+        rows = present(database)
+
+    async def prune_to(before_at: int) -> None:
+        operation, after = an_operation("retention"), 0
+        async with store_running(SqliteStore(daemon.database, daemon.state / "backups")) as store:
+            for _ in range(10_000):
+                step = await store.write(
+                    functools.partial(prune, operation=operation, now_ms=before_at, before_at=before_at, after=after)
+                )
+                if step.did_nothing(after):
+                    return
+                after = step.after
+
+    for part in (0.1, 0.4, 0.7, 0.95, 1):
+        asyncio.run(prune_to(times[int((len(times) - 1) * part)] + 1))
+        with look_at(daemon.database) as database:
+            assert check(database, complete=False) == []
+            assert present(database) == rows
+            left = len(changes(database))
+            assert left <= len(times) * (1 - part) + 1
+    assert left == 0
+
+
 def assert_varied(outcomes: Counter[tuple[str, str]], count: int) -> None:
     """The commands made were of many kinds, and that many succeeded."""
     succeeded = Counter({name: times for (name, code), times in outcomes.items() if code == "ok"})
@@ -110,6 +143,7 @@ def test_images_replay_after_kills_among_writers_of_every_kind(world: DaemonProc
     world.start()
     assert world.stop() == 0
     assert_replays(world)
+    assert_prunes(world)
     assert_varied(outcomes, 10 * KILLS)
     assert "Traceback" not in world.log()
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nexus_protocol import NexusError
+from support.git import GitWorld
 from support.raw import wait_until
 from support.replay import check
 from support.services import ServiceWorld
 from support.stores import look_at
 
 from nexus.client import BlockingClient
+from nexus.client.errors import ConnectionFailure
 from nexus.journal.commands import Event, GetOperation, Operation
 from nexus.services.commands import (
     AddDependency,
+    CheckoutBranch,
+    GitCheckoutCommit,
+    GitClone,
+    GitPull,
     RemoveService,
     RestartService,
     StartService,
@@ -400,3 +408,92 @@ def test_health_that_recovers_goes_on_with_the_failure(world: World) -> None:
     world.assert_client(world.led_to("web", "service.updated"), "UpdateService")
     assert world.row("web", "operation_id") == (unhealthy.id,)
     assert world.service("web").state is ServiceState.RUNNING
+
+
+@pytest.mark.parametrize("verb", [StopService, RestartService])
+def test_stop_that_a_daemon_did_not_finish_stays_that_of_the_client(world: World, verb: Any) -> None:
+    script = "trap '' TERM; touch $0.up; while :; do sleep 0.05; done"
+    web = str(world.root / "web")
+    world.add("web", ["/bin/sh", "-c", script, web], start_window_ms=0, stop_grace_ms=2000)
+    world.call(StartService("web"))
+    wait_until(lambda: Path(f"{web}.up").exists(), "web to ignore SIGTERM")
+    asking = threading.Thread(target=_send, args=(world, verb("web")))
+    asking.start()
+    world.wait_for("web", lambda service: service.state is ServiceState.STOPPING, "to be stopping")
+    world.daemon.kill()
+    asking.join(60)
+    world.daemon.start()
+    if verb is StopService:
+        stopped = world.led_to("web", "service.stopped")
+        world.assert_client(stopped, "StopService")
+        assert world.led_to("web", "service.stopping") == stopped
+        return
+    started = world.led_to("web", "service.started", 2)
+    world.assert_client(started, "RestartService")
+    world.call(StopService("web"))
+
+
+def _send(world: World, command: Any) -> None:
+    with contextlib.suppress(NexusError, ConnectionFailure):
+        world.call(command)
+
+
+def test_start_that_waits_for_its_dependency_stays_that_of_the_client(world: World) -> None:
+    flag = world.root / "ready"
+    world.add(
+        "db",
+        "exec sleep 600",
+        start_window_ms=0,
+        health_exec=["/bin/sh", "-c", f"test -e {flag}"],
+        health_interval_ms=100,
+    )
+    world.puppet("web", start_window_ms=0)
+    world.call(AddDependency("web", "db", condition=DependencyCondition.HEALTHY))
+    asking = threading.Thread(target=_send, args=(world, StartService("web")))
+    asking.start()
+    starting = world.led_to("web", "service.starting")
+    world.assert_client(starting, "StartService")
+    world.restart_daemon()
+    asking.join(60)
+    flag.touch()
+    assert world.led_to("web", "service.started") == starting
+
+
+def test_port_that_an_idle_tunnel_gives_up_has_its_images(world: World) -> None:
+    for name in ("db", "web"):
+        world.puppet(name, start_window_ms=0, port=0)
+    world.call(AddDependency("web", "db", tunnel_enabled=True))
+    world.call(StartService("web"))
+    world.call(StopService("web"))
+    with look_at(world.daemon.database) as database:
+        (port,) = database.execute("SELECT tunnel_port FROM service_dependency").fetchone()
+    world.puppet("other", start_window_ms=0, port=port)
+    world.call(StartService("other"))
+    start = world.led_to("other", "service.started")
+    with look_at(world.daemon.database) as database:
+        assert database.execute("SELECT tunnel_port FROM service_dependency").fetchone() == (None,)
+    assert tunnel_runs(world)[-1] == (start.command, None)
+
+
+def test_what_git_did_is_of_the_request(world: World) -> None:
+    git = GitWorld(world.root)
+    source = git.repository("source", commits=2)
+    git.git(source, "branch", "other")
+    bare = git.bare("remote.git", source)
+    git.git(source, "push", "-q", "origin", "other")
+    world.add("web", "exec sleep 600", repo_url=str(bare), repo_path=str(world.root / "clone"))
+
+    def watch(command: GitClone | GitPull) -> None:
+        with world.client() as client, client.stream(command) as stream:
+            list(stream)
+
+    watch(GitClone("web"))
+    world.assert_client(world.led_to("web", "service.cloned"), "GitClone")
+    git.commit(source, "more", "x")
+    git.git(source, "push", "-q", "origin", "HEAD")
+    watch(GitPull("web"))
+    world.assert_client(world.led_to("web", "service.pulled"), "GitPull")
+    world.call(CheckoutBranch("web", "other"))
+    world.assert_client(world.led_to("web", "service.checked_out"), "CheckoutBranch")
+    world.call(GitCheckoutCommit("web", git.git(source, "rev-parse", "HEAD~1")))
+    world.assert_client(world.led_to("web", "service.checked_out", 2), "GitCheckoutCommit")
