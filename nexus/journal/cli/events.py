@@ -102,7 +102,10 @@ Event numbers increase, with gaps. To continue later, pass the last number as --
 \b
     nexusctl events --kind 'vm.*' --no-follow -o jsonl
 
-What led to an event is its operation: nexusctl op show NUMBER, of -o wide or -o jsonl.
+With -o wide each event has the number of its operation. To see that one:
+
+\b
+    nexusctl op show 42
 """
 
 events = verb(WatchEvents, _events, help=_HELP)
