@@ -41,6 +41,8 @@ class App:
         self.socket_option = socket
         self.config_option = config
         self.actor = actor
+        self.actor_option: str | None = None
+        """The actor that the command line names; the environment may name one, too."""
         self.debug = debug
         self.timeout_s = timeout_s
         """The deadline of each call; None for no deadline."""

@@ -139,6 +139,8 @@ def cli(
     if _ALIASES.get(ctx.invoked_subcommand or "", ctx.invoked_subcommand) in _WITHOUT_CONTEXT:
         why = None
     ctx.obj = App(socket, config, actor, debug, timeout, why=why, key=key)
+    if ctx.get_parameter_source("actor") is click.core.ParameterSource.COMMANDLINE:
+        ctx.obj.actor_option = actor
     ctx.call_on_close(ctx.obj.close)
 
 

@@ -50,6 +50,7 @@ _COLUMNS = (
 def _make_list() -> click.Command:
     def run(app: App, values: dict[str, Any], out: Printer) -> None:
         limit = values.pop("limit")
+        values["actor"] = app.actor_option  # a global option, which has no other use for a list
         found: list[Record] = []
         cursor: str | None = None
         while True:
@@ -64,6 +65,7 @@ def _make_list() -> click.Command:
             hint(f"Older operations are not shown: give a --limit above {limit}.")
 
     parameters = [
+        click.Option(["--actor"], metavar="NAME", help="Only those of this actor."),
         click.Option(
             ["--since", "since_at"],
             type=since,
@@ -72,7 +74,9 @@ def _make_list() -> click.Command:
         ),
         click.Option(["--limit"], type=Number(1), default=_SHOWN, help=f"Maximum number (default: {_SHOWN})."),
     ]
-    return verb(ListOperations, run, parameters=parameters, exclude=("since_at", "limit", "cursor"), help=_LIST_HELP)
+    return verb(
+        ListOperations, run, parameters=parameters, exclude=("actor", "since_at", "limit", "cursor"), help=_LIST_HELP
+    )
 
 
 _LIST_HELP = """List operations, newest first: the requests that changed something, and the daemon's own causes.
