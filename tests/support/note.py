@@ -1,4 +1,4 @@
-"""A record type that a stranger adds, in a hundred lines. Its commands are not left in the registry of all commands."""
+"""A record type that a stranger adds, in a hundred lines. Its commands and its table are not left in the registries."""
 
 from __future__ import annotations
 
@@ -124,3 +124,4 @@ VERBS = record_group(
 NOTE_COMMANDS = (CreateNote, GetNote, ListNotes, UpdateNote, DeleteNote)
 for _note in NOTE_COMMANDS:
     sys.modules["nexus_protocol.command"].__dict__["_COMMANDS"].pop(_note.info.code)
+sys.modules["nexus.journal.rows"].__dict__["_ROWS"].pop(NOTES.name)
