@@ -37,7 +37,13 @@ CAPABILITIES: tuple[Capability, ...] = (
             Noun("settings", "Read and change the daemon's settings.", ("setting",)),
         ),
     ),
-    Capability("journal", (Noun("events", "Show events, and follow new ones."),)),
+    Capability(
+        "journal",
+        (
+            Noun("events", "Show events, and follow new ones."),
+            Noun("op", "Show operations: what was done, by whom and why.", ("operation", "operations", "ops")),
+        ),
+    ),
     Capability("plugins", (Noun("plugin", "List, reload and call plugins.", ("plugins",)),)),
     Capability("services", (Noun("service", "Manage services.", ("svc", "services")),), manager=True),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),)),

@@ -5,9 +5,9 @@ What a handler is depends on the declared effect of its command:
 - ``read`` and ``act``: a function ``(ctx, command)`` that returns the reply, or ``(ctx, command, stream)`` for a
   stream. A plain function runs in the event loop and must not block; a coroutine function may wait.
 - ``change``: a function ``(tx, ctx, command)`` that returns the reply. Dispatch calls it in the transaction of one
-  write, in the writer's thread, perhaps twice: it reads and writes through ``tx`` alone. What is to follow once the
-  change is durable is its ``after``, which is called in the event loop. The one exception is ``Batch``, a coroutine
-  function that opens its own write.
+  write, in the writer's thread, perhaps several times: it reads and writes through ``tx`` alone. What is to follow
+  once the change is durable is its ``after``, which is called in the event loop. The one exception is ``Batch``, a
+  coroutine function that opens its own write.
 
 A ``NexusError`` that it raises is sent to the client; any other exception is a bug, and is sent as ``internal``.
 """
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from nexus_protocol import Command, CommandInfo, Record, encode_record
+from nexus_protocol.context import NO_CONTEXT, RequestContext
 from nexus_protocol.events import declared_cause
 
 from nexus.caller import Caller
@@ -194,14 +195,25 @@ class DaemonView(Protocol):
 class Context:
     """What a handler is given beside its command. A handler that waits has one for its request alone."""
 
-    __slots__ = ("_operation", "caller", "daemon", "store", "timed_out")
+    __slots__ = ("_operation", "caller", "daemon", "request", "store", "timed_out")
 
     def __init__(
-        self, store: StateStore, daemon: DaemonView, caller: Caller, operation: Operation | None = None
+        self,
+        store: StateStore,
+        daemon: DaemonView,
+        caller: Caller,
+        *,
+        request: RequestContext = NO_CONTEXT,
+        operation: Operation | None = None,
     ) -> None:
         self.store = store
         self.daemon = daemon
         self.caller = caller
+        self.request = request
+        """The context of the request. Its ``why`` is the request's own, else the one that ``Hello`` set.
+
+        A read that answers in the same turn of the event loop has only what ``Hello`` set.
+        """
         self._operation = operation
         self.timed_out = False
         """Whether the request was cancelled because its ``timeout_ms`` passed.

@@ -38,6 +38,7 @@ from msgspec.inspect import (
 )
 from nexus_protocol import DEFAULT_MAX_PAYLOAD, CommandInfo, declared_commands
 from nexus_protocol.command import secret_fields
+from nexus_protocol.events import declared_causes, declared_events
 
 from nexus.daemon.dispatch import load_capabilities
 
@@ -75,7 +76,36 @@ def render() -> str:
             lines += ["", f"### Records of {name}"]
             for record in records:
                 lines += ["", f"#### {record.__name__}", "", _prose(record.__doc__), "", *_reply_table(record)]
+    lines += _events_and_causes()
     return "\n".join(lines) + "\n"
+
+
+def _events_and_causes() -> list[str]:
+    """The kinds of events, with the fields of their details, and the causes."""
+    rows = [
+        (
+            f"`{each.kind}`",
+            _cell(each.meaning),
+            _cell("; ".join(f"`{name}`: {meaning}" for name, meaning in each.detail.items())),
+        )
+        for each in declared_events()
+    ]
+    causes = [(f"`{each.name}`", _cell(each.meaning)) for each in declared_causes()]
+    return [
+        "",
+        "## Events",
+        "",
+        "The kinds that `WatchEvents` gives. A kind that ends with `.written` is given only where a pattern of `kinds`",
+        "does as well. In `detail`, `fields` stands for one member for each field of the record that was changed.",
+        "",
+        *_table(("kind", "what happened", "members of `detail`"), rows),
+        "",
+        "## Causes",
+        "",
+        "What begins an operation that no client requested: the values of `command` beside the names of commands.",
+        "",
+        *_table(("cause", "what happened"), causes),
+    ]
 
 
 def _overview(commands: list[CommandInfo]) -> list[str]:
@@ -102,7 +132,8 @@ def _command(info: CommandInfo) -> list[str]:
         "",
         f"### {info.name}",
         "",
-        f"Code {info.code} (0x{info.code:04X}), effect `{info.effect}`.",
+        f"Code {info.code} (0x{info.code:04X}), effect `{info.effect}`"
+        + (f", repeated under a key: `{info.repeat}`." if info.repeat and not info.item else "."),
         "",
         _prose(info.request.__doc__),
         "",

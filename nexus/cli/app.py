@@ -9,24 +9,34 @@ from nexus import __version__
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nexus_protocol.command import Command
+    from nexus_protocol.command import Command, CommandInfo
 
     from nexus.client.blocking import BlockingClient
     from nexus.config import Config
 
-__all__ = ["ANSWER_WITHIN_S", "App"]
+__all__ = ["ANSWER_WITHIN_S", "MAX_KEY", "App"]
 
 R = TypeVar("R")
 
 ANSWER_WITHIN_S = 5.0
 """How long a verb that only inspects waits for a running daemon to reply."""
+MAX_KEY = 58
+"""Characters of ``--key``: with the place of a request, such as ``.99999``, they are the 64 that the daemon takes."""
 
 
 class App:
     """One run of ``nexusctl``."""
 
     def __init__(
-        self, socket: str | None, config: str | None, actor: str | None, debug: bool, timeout_s: float | None = None
+        self,
+        socket: str | None,
+        config: str | None,
+        actor: str | None,
+        debug: bool,
+        timeout_s: float | None = None,
+        *,
+        why: str | None = None,
+        key: str | None = None,
     ) -> None:
         self.socket_option = socket
         self.config_option = config
@@ -34,6 +44,12 @@ class App:
         self.debug = debug
         self.timeout_s = timeout_s
         """The deadline of each call; None for no deadline."""
+        self.why = why
+        self.key = key
+        if why is not None or key is not None:
+            self._check_context()
+        self._place = 0
+        """The place among the requests of the command line that the next request with a key has."""
         self._client: BlockingClient | None = None
         self._config: Config | None = None
         self._elsewhere: str | None = None
@@ -127,6 +143,8 @@ class App:
         from nexus.client.errors import ConnectError
 
         client = BlockingClient(self._socket(), actor=self.actor, name=f"nexusctl {__version__}")
+        if self.why is not None or self.key is not None:
+            client.context_of = self._context_of
         try:
             client.connect()
         except ConnectError as error:
@@ -135,6 +153,39 @@ class App:
             client.socket_path = self._socket()
             client.connect()
         return client
+
+    def _check_context(self) -> None:
+        """Check ``--why`` and ``--key`` before anything is done.
+
+        Raises:
+            InvalidArgument: one of them is not valid.
+        """
+        from nexus_protocol.context import check_key, check_why
+        from nexus_protocol.errors import InvalidArgument
+
+        if self.why is not None:
+            check_why(self.why)
+        if self.key is not None and len(check_key(self.key)) > MAX_KEY:
+            raise InvalidArgument(f"cannot accept key: expected at most {MAX_KEY} characters", details={"path": "key"})
+
+    def _context_of(self, info: CommandInfo) -> tuple[str | None, str | None]:
+        """The why and the key of a request: both only for a request that changes something and is no stream.
+
+        The first such request has the key itself, the second ``KEY.2``, the third ``KEY.3``.
+        """
+        if info.effect == "read" or info.item is not None:
+            return None, None
+        self._place += 1
+        if self.key is None or self._place == 1:
+            return self.why, self.key
+        return self.why, f"{self.key}.{self._place}"
+
+    def next_place(self, place: int) -> None:
+        """Give the next request the key of ``place``, from 0, on the command line.
+
+        For a verb that may leave out or repeat some of its requests: each keeps its key when the line is repeated.
+        """
+        self._place = place
 
     def limit(self, timeout_s: float) -> None:
         """Set the deadline of each call, unless the command line sets one."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nexus.cli.groups import Verb
 from nexus.cli.output import Printer, colour_wanted, confirm, hint, output_options, printable, printer, write_exact
 from nexus.hints import command_line
 
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["apply", "export"]
 
 
-@click.command
+class _Apply(Verb):
+    key_refusal = "repeated, it only does what is still to be done"
+
+
+@click.command(cls=_Apply)
 @click.option("-f", "--file", default="nexus.toml", metavar="FILE", help="The file (default: nexus.toml).")
 @click.option("--dry-run", is_flag=True, help="Show the plan without carrying it out.")
 @click.option("--exit-code", is_flag=True, help="With --dry-run: exit 1 if there is something to do.")

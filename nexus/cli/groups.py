@@ -9,7 +9,14 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-__all__ = ["WordGroup"]
+__all__ = ["Verb", "WordGroup"]
+
+
+class Verb(click.Command):
+    """A verb that says whether the global option ``--key`` may be given with it."""
+
+    key_refusal: str | None = None
+    """Why it takes no key, in a sentence after a colon; None if it takes one."""
 
 
 class WordGroup(click.Group):
@@ -42,7 +49,10 @@ class WordGroup(click.Group):
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             hint = self.suggestions.get(word, hint)
             raise click.UsageError(f"no such command: {word!r}{hint}", ctx)
-        return super().resolve_command(ctx, args)
+        found = super().resolve_command(ctx, args)
+        if found[1] is not None:
+            _check_key(ctx, found[1], word)
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -54,3 +64,12 @@ class WordGroup(click.Group):
         if incomplete.startswith("-"):
             return click.Command.shell_complete(self, ctx, incomplete)
         return [CompletionItem(word, help=help) for word, help in self.words().items() if word.startswith(incomplete)]
+
+
+def _check_key(ctx: click.Context, command: click.Command, word: str) -> None:
+    """Refuse ``--key`` where it would have no effect, before anything is done."""
+    if isinstance(command, click.Group) or ctx.resilient_parsing or ctx.find_root().params.get("key") is None:
+        return
+    refusal = command.key_refusal if isinstance(command, Verb) else "it sends no request that changes something"
+    if refusal is not None:
+        raise click.UsageError(f"cannot accept --key with {ctx.command_path} {word}: {refusal}")

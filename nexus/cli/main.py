@@ -39,6 +39,9 @@ _NOUNS: dict[str, tuple[str, Noun]] = {
 
 _ALIASES = {alias: noun.name for _module, noun in _NOUNS.values() for alias in noun.aliases}
 
+_WITHOUT_CONTEXT = ("daemon", "status", "doctor", "version")
+"""Nouns that work with a daemon of any version, so that it can always be examined, stopped and replaced."""
+
 _SUGGESTIONS = {
     word: f" (did you mean '{command_line('nexusctl', *meant.split())}'?)"
     for word, meant in {
@@ -108,11 +111,22 @@ class _TopLevel(WordGroup):
     metavar="SECONDS",
     help="Cancel a call, not a stream, after this time (default: never).",
 )
+@click.option(
+    "--why", metavar="TEXT", envvar="NEXUS_WHY", help="Why the call is made, recorded with its changes (NEXUS_WHY)."
+)
+@click.option("--key", metavar="KEY", help="Make repeating the command line harmless: it takes effect once.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(__version__, prog_name="nexusctl", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(
-    ctx: click.Context, socket: str | None, config: str | None, actor: str | None, timeout: float | None, debug: bool
+    ctx: click.Context,
+    socket: str | None,
+    config: str | None,
+    actor: str | None,
+    timeout: float | None,
+    why: str | None,
+    key: str | None,
+    debug: bool,
 ) -> None:
     """Drive Nexus: a recoverable world for every task.
 
@@ -122,7 +136,9 @@ def cli(
     from nexus.cli.output import set_address
 
     set_address(socket, config)
-    ctx.obj = App(socket, config, actor, debug, timeout)
+    if _ALIASES.get(ctx.invoked_subcommand or "", ctx.invoked_subcommand) in _WITHOUT_CONTEXT:
+        why = None
+    ctx.obj = App(socket, config, actor, debug, timeout, why=why, key=key)
     ctx.call_on_close(ctx.obj.close)
 
 
@@ -157,7 +173,7 @@ def _drop_output(code: int) -> int:
     return code
 
 
-_GLOBAL_WITH_VALUE = ("--socket", "--config", "--actor", "--timeout")
+_GLOBAL_WITH_VALUE = ("--socket", "--config", "--actor", "--timeout", "--why", "--key")
 
 
 def _hoist_global_options(arguments: list[str]) -> tuple[list[str], list[str]]:

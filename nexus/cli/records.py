@@ -184,10 +184,12 @@ def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun, removal: 
         if not confirm(question, f"refusing to {removal.verb} {noun.word} without confirmation", line):
             return 1
 
+    places = {name: place for place, name in reversed([*enumerate(names)])}
     removed: list[Record] = []
     one_document = out.output == "json" and len(names) > 1
 
     def remove(name: str) -> None:
+        app.next_place(places[name])  # one that waited for others keeps its key
         try:
             record = removal.remove(app, name)
         except NotFound as error:

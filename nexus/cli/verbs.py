@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import click
-from nexus_protocol.command import Command
+from nexus_protocol.command import Command, Effect
 
-from nexus.cli.groups import WordGroup
+from nexus.cli.groups import Verb, WordGroup
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -35,8 +36,10 @@ __all__ = [
     "completers",
     "for_each",
     "parse_duration",
+    "parse_since",
     "parse_size",
     "shell_complete",
+    "since",
     "verb",
 ]
 
@@ -118,6 +121,34 @@ def parse_duration(text: str) -> int:
     elif not re.fullmatch(f"(?:{number}{unit})+", text):
         raise ValueError(f"{text!r} is not a time such as 500ms, 5s, 2m or 1h")
     return round(sum(float(amount) * _DURATION_MS[unit] for amount, unit in parts))
+
+
+def since(text: str) -> int:
+    """The type of an option that takes a time: see ``parse_since``."""
+    try:
+        return parse_since(text, int(time.time() * 1000))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def parse_since(text: str, now_ms: int) -> int:
+    """Parse a time to ms since 1970: ``5m`` ago, or a time as nexusctl prints it (UTC unless it names a zone).
+
+    Raises:
+        ValueError: the text is neither; the message is for a person.
+    """
+    try:
+        return max(0, now_ms - parse_duration(text))
+    except ValueError:
+        pass
+    from datetime import UTC, datetime
+
+    try:
+        at = datetime.fromisoformat(text.removesuffix(" UTC"))
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a time ago such as 5m nor a time such as 2026-01-31T09:30:00") from None
+    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    return max(0, int(at.timestamp() * 1000))
 
 
 def parse_size(text: str) -> int:
@@ -414,7 +445,7 @@ def verb(
     def callback(ctx: click.Context, /, **values: Any) -> int | None:
         return run(ctx.obj, values, printer(values.pop("output"), values.pop("no_header")))
 
-    built = (click.Command if words is None else _WithWords)(
+    built = (Verb if words is None else _WithWords)(
         name=None,
         callback=callback,
         params=[*command_parameters(command, exclude=exclude, variadic=variadic), *parameters, *output],
@@ -422,10 +453,14 @@ def verb(
     )
     if isinstance(built, _WithWords):
         built.words = words or ""
+    if command.info.effect is Effect.READ:
+        built.key_refusal = "it changes nothing"
+    elif command.info.item is not None:
+        built.key_refusal = "its request is a stream, which cannot be given a second time"
     return built
 
 
-class _WithWords(click.Command):
+class _WithWords(Verb):
     """A verb whose line may end with ``-- COMMAND...``, the words of another program's command line."""
 
     words = ""

@@ -6,14 +6,20 @@
         vm = await nexus.call(CreateVm(name="web"))
 
 Commands and records are in the module ``commands`` of each capability: ``nexus.vms``, ``nexus.services``,
-``nexus.system``, ``nexus.journal``. Errors are those of ``nexus_protocol``, ``ConnectError`` and ``ConnectionLost``.
+``nexus.system``, ``nexus.journal``. Errors are those of ``nexus_protocol``, ``ConnectError``, ``ConnectionLost`` and
+``DaemonTooOld``.
+
+A request may say beside its fields why it is made, for people, and have a key, so that its repetition is recognised::
+
+    with BlockingClient(why="nightly tests") as nexus:
+        vm = nexus.call(CreateVm(name="web"), key="tests-2026-03-01")
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nexus.client.errors import ConnectError, ConnectionFailure, ConnectionLost, Interrupted
+from nexus.client.errors import ConnectError, ConnectionFailure, ConnectionLost, DaemonTooOld, Interrupted
 
 if TYPE_CHECKING:
     from nexus.client.aio import Client, Stream
@@ -26,6 +32,7 @@ __all__ = [
     "ConnectError",
     "ConnectionFailure",
     "ConnectionLost",
+    "DaemonTooOld",
     "Interrupted",
     "Stream",
 ]

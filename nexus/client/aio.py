@@ -29,7 +29,7 @@ from nexus_protocol.codec import as_reply
 
 from nexus import __version__
 from nexus.client.base import BaseClient
-from nexus.client.errors import ConnectError, ConnectionFailure, lost_error
+from nexus.client.errors import ConnectError, ConnectionFailure, context_unknown, lost_error
 from nexus.client.transport import CONNECT_TIMEOUT_S, connect_async
 from nexus.system.commands import Batch, Hello, Welcome
 
@@ -47,16 +47,25 @@ class Client(BaseClient):
 
     ``socket_path`` is the daemon's address; by default the one ``nexusctl`` uses: ``NEXUS_SOCKET``, the configuration
     file, the runtime directory, else where the daemon of the default database listens. ``actor`` is on whose behalf the
-    requests are made; the journal records it.
+    requests are made; the journal records it. ``why`` is why they are made, for people, where a request gives no other.
+
+    A daemon that is older than this client may not know the why and the key of a request. Nothing is sent then, and the
+    request fails with ``DaemonTooOld``.
 
     A lost connection fails every open request. The client does not reconnect on its own, since only the caller knows
     which requests may be repeated: call ``await client.connect()``.
     """
 
-    def __init__(self, socket_path: str | os.PathLike[str] | None = None, *, actor: str | None = None) -> None:
-        super().__init__(socket_path, actor)
+    def __init__(
+        self,
+        socket_path: str | os.PathLike[str] | None = None,
+        *,
+        actor: str | None = None,
+        why: str | None = None,
+    ) -> None:
+        super().__init__(socket_path, actor, why)
         self.welcome: Welcome | None = None
-        """The daemon's reply to ``Hello``: its version and limits. Set by ``connect``."""
+        """The daemon's reply to ``Hello``: its version, limits and features. Set by ``connect``."""
         self._link: _Link | None = None
 
     async def connect(self) -> Welcome:
@@ -75,7 +84,9 @@ class Client(BaseClient):
             sock = await connect_async(self.socket_path, CONNECT_TIMEOUT_S)
         _transport, self._link = await loop.create_connection(lambda: _Link(loop), sock=sock)
         try:
-            self.welcome = await self.call(Hello(client=f"nexus-python {__version__}", actor=self.actor))
+            # Without a context, and without a why: a daemon that is older would refuse them.
+            hello = encode_command(Hello(client=f"nexus-python {__version__}", actor=self.actor))
+            self.welcome = decode_reply(Welcome, await self._exchange(Hello.info.code, hello, b""))
         except BaseException:
             await self.close()
             raise
@@ -98,36 +109,57 @@ class Client(BaseClient):
     ) -> None:
         await self.close()
 
-    async def call(self, command: Command[R]) -> R:
+    async def call(self, command: Command[R], *, why: str | None = None, key: str | None = None) -> R:
         """Send a command and wait for its reply. Cancelling the wait cancels the request in the daemon.
+
+        ``why`` is for people, by default that of the client: 1 to 500 bytes. ``key`` identifies the request, so that
+        its repetition is recognised: 1 to 64 characters. Only a command that changes something takes one.
 
         Raises:
             NexusError: the daemon refused the command; the class says why.
+            InvalidArgument: the command, ``why`` or ``key`` is not valid.
+            DaemonTooOld: the daemon knows neither ``why`` nor ``key``.
             ConnectionLost: the connection ended before the reply.
         """
         info = command.info
         if info.item is not None:
             raise TypeError(f"{info.name} is a stream: use stream()")
         reply: type[R] = info.reply
-        return decode_reply(reply, await self.request(info.code, encode_command(command)))
+        return decode_reply(reply, await self.request(info.code, encode_command(command), why=why, key=key))
 
-    async def batch(self, commands: Sequence[Command[Any]]) -> list[Any]:
+    async def batch(
+        self, commands: Sequence[Command[Any]], *, why: str | None = None, key: str | None = None
+    ) -> list[Any]:
         """Carry out several changes in one transaction, all or none; returns the reply of each, in their order.
 
-        At most 1000 commands, whose effect is ``change``, with 16 MiB together.
+        At most 1000 commands, whose effect is ``change``, with 16 MiB together. ``why`` and ``key`` are those of the
+        batch, as in ``call``.
 
         Raises:
             NexusError: a command was refused; ``details["index"]`` is its place, from 0. Nothing is changed.
             ConnectionLost: the connection ended before the reply.
         """
-        results = (await self.call(Batch.of(commands))).results
+        results = (await self.call(Batch.of(commands), why=why, key=key)).results
         return [as_reply(command.info.reply, result) for command, result in zip(commands, results, strict=True)]
 
-    async def request(self, code: int, payload: bytes = b"") -> bytes:
-        """Send an encoded request by its code; returns the encoded reply. Errors as for ``call``."""
+    async def request(
+        self, code: int, payload: bytes = b"", *, why: str | None = None, key: str | None = None
+    ) -> bytes:
+        """Send an encoded request by its code; returns the encoded reply. ``why``, ``key``, errors as for ``call``."""
+        return await self._exchange(code, payload, self._known_context(why, key))
+
+    def _known_context(self, why: str | None, key: str | None) -> bytes:
+        """Encode the context of a request, if the daemon knows contexts."""
+        context = self._context(why, key)
+        if context and (self.welcome is None or "context" not in self.welcome.features):
+            self._connected()  # a client that is not connected has that error instead
+            raise context_unknown()
+        return context
+
+    async def _exchange(self, code: int, payload: bytes, context: bytes) -> bytes:
         link = self._connected()
         await link.writable()
-        sequence, data = link.engine.send_request(code, payload)
+        sequence, data = link.engine.send_request(code, payload, context=context)
         future: asyncio.Future[bytes] = link.loop.create_future()
         link.replies[sequence] = future
         link.transport.write(data)
@@ -137,15 +169,17 @@ class Client(BaseClient):
             if link.replies.pop(sequence, None) is not None:
                 link.cancel(sequence)
 
-    def stream(self, command: StreamCommand[ItemT, R]) -> Stream[ItemT, R]:
+    def stream(self, command: StreamCommand[ItemT, R], *, why: str | None = None) -> Stream[ItemT, R]:
         """Open a stream: ``async with client.stream(…) as items: async for item in items: …``.
+
+        ``why`` is as in ``call``; a stream takes no key.
 
         A stream that is not read blocks the client's other requests after about a thousand items; use a separate client
         for a slow reader.
         """
         if command.info.item is None:
             raise TypeError(f"{command.info.name} is not a stream: use call()")
-        return Stream(self._connected(), command)
+        return Stream(self._connected(), command, self._known_context(why, None))
 
     def _connected(self) -> _Link:
         if self._link is None:
@@ -158,7 +192,7 @@ class Client(BaseClient):
 class Stream(Generic[ItemT, R]):
     """An open stream: an asynchronous iterator over its items, then ``result``."""
 
-    def __init__(self, link: _Link, command: StreamCommand[ItemT, R]) -> None:
+    def __init__(self, link: _Link, command: StreamCommand[ItemT, R], context: bytes) -> None:
         info = command.info
         assert info.item is not None
         self._link = link
@@ -169,7 +203,7 @@ class Stream(Generic[ItemT, R]):
         self._reply: bytes | None = None
         self._error: NexusError | ConnectionFailure | None = None
         self._sequence, data = link.engine.send_request(
-            info.code, encode_command(command), takes_input=info.takes_input
+            info.code, encode_command(command), takes_input=info.takes_input, context=context
         )
         link.streams[self._sequence] = self
         link.transport.write(data)

@@ -1,4 +1,4 @@
-"""What both clients share: the daemon's address and the actor. It opens no connection."""
+"""What both clients share: the daemon's address, the actor, and the context of requests. It opens no connection."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["BaseClient"]
 
 
 class BaseClient:
-    """The daemon's address and the actor; without ``socket_path``, the daemon that ``nexusctl`` would use.
+    """The daemon's address, the actor and the why; without ``socket_path``, the daemon that ``nexusctl`` would use.
 
     That is one at the default path, else the running daemon of the default database, wherever it listens.
 
     Raises:
-        InvalidArgument: the daemon would not accept the actor.
+        InvalidArgument: the daemon would not accept the actor or the why.
         PathError, ConfigError: no ``socket_path`` is given, and the environment or the configuration is wrong.
     """
 
-    def __init__(self, socket_path: str | os.PathLike[str] | None, actor: str | None) -> None:
+    def __init__(self, socket_path: str | os.PathLike[str] | None, actor: str | None, why: str | None) -> None:
         self._config: Config | None = None
         """Set if no ``socket_path`` was given."""
         if socket_path is None:
@@ -33,6 +33,25 @@ class BaseClient:
             socket_path = client_socket(self._config)
         self.socket_path = os.fspath(socket_path)
         self.actor = check_actor(actor)
+        self.why = why
+        """Why requests are made that say nothing else."""
+        if why is not None:
+            from nexus_protocol.context import check_why
+
+            check_why(why)
+
+    def _context(self, why: str | None, key: str | None) -> bytes:
+        """Encode the context of a request; no bytes if it has none.
+
+        Raises:
+            InvalidArgument: the daemon would not accept the why or the key.
+        """
+        why = self.why if why is None else why
+        if why is None and key is None:
+            return b""
+        from nexus_protocol.context import encode_context
+
+        return encode_context(key=key, why=why)
 
     def _look_elsewhere(self, error: ConnectError) -> None:
         """Set ``socket_path`` to where the daemon listens, after a failed connect to the default path.

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from nexus_protocol.codec import as_reply, decode_map, decode_reply, encode_command
-from nexus_protocol.command import Command, StreamCommand
+from nexus_protocol.command import Command, CommandInfo, StreamCommand
 from nexus_protocol.connection import (
     AckReceived,
     ClientConnection,
@@ -27,7 +27,7 @@ from nexus_protocol.errors import DeadlineExceeded, NexusError, Unavailable, err
 
 from nexus import __version__
 from nexus.client.base import BaseClient
-from nexus.client.errors import ConnectError, ConnectionFailure, Interrupted, lost_error
+from nexus.client.errors import ConnectError, ConnectionFailure, Interrupted, context_unknown, lost_error
 from nexus.client.transport import CONNECT_TIMEOUT_S, connect
 
 if TYPE_CHECKING:
@@ -51,7 +51,11 @@ class BlockingClient(BaseClient):
 
     ``socket_path`` is the daemon's address; by default the one ``nexusctl`` uses: ``NEXUS_SOCKET``, the configuration
     file, the runtime directory, else where the daemon of the default database listens. ``actor`` is on whose behalf the
-    requests are made; the journal records it. ``name`` is the name of the calling program.
+    requests are made; the journal records it. ``why`` is why they are made, for people, where a request gives no other.
+    ``name`` is the name of the calling program.
+
+    A daemon that is older than this client may not know the why and the key of a request. Nothing is sent then, and the
+    request fails with ``DaemonTooOld``.
 
     ::
 
@@ -64,19 +68,25 @@ class BlockingClient(BaseClient):
         socket_path: str | os.PathLike[str] | None = None,
         *,
         actor: str | None = None,
+        why: str | None = None,
         name: str = f"nexus-python {__version__}",
     ) -> None:
-        super().__init__(socket_path, actor)
+        super().__init__(socket_path, actor, why)
         self.name = name
         self._socket: socket.socket | None = None
         self._engine = ClientConnection()
         self._streams: dict[int, BlockingStream[Any, Any]] = {}
         self._hello = 0
+        self._welcome: bytes | None = None
+        """The reply to ``Hello``; None until it has been received."""
         self._failure: NexusError | ConnectionFailure | None = None
         """Why the connection ended; None while it has not."""
         self.before_wait: Callable[[socket.socket], None] | None = None
         """Called, if set, before each wait without a deadline. It may wait for the connection and for something else,
         and abort the wait by raising."""
+        self.context_of: Callable[[CommandInfo], tuple[str | None, str | None]] | None = None
+        """Called, if set, for each command that is sent without ``why`` and ``key``, in the order of sending; it
+        returns both."""
 
     def connect(self) -> None:
         """Connect and send ``Hello``. An existing connection is closed first.
@@ -91,11 +101,12 @@ class BlockingClient(BaseClient):
             self._look_elsewhere(error)
             self._socket = connect(self.socket_path, CONNECT_TIMEOUT_S)
         self._engine = ClientConnection()
-        self._failure = None
+        self._failure = self._welcome = None
         import msgpack
 
         hello = {"client": self.name} | ({"actor": self.actor} if self.actor else {})
-        # The reply is not awaited: the first request follows at once, and the daemon handles them in order.
+        # The reply is not awaited: the first request follows at once, and the daemon handles them in order. Only a
+        # request with a context waits for it, since a daemon that is older would close the connection.
         self._hello, data = self._engine.send_request(_HELLO, msgpack.packb(hello))
         self._send(data)
 
@@ -118,13 +129,24 @@ class BlockingClient(BaseClient):
     ) -> None:
         self.close()
 
-    def call(self, command: Command[R], *, timeout_s: float | None = None) -> R:
+    def call(
+        self,
+        command: Command[R],
+        *,
+        timeout_s: float | None = None,
+        why: str | None = None,
+        key: str | None = None,
+    ) -> R:
         """Send a command and wait for its reply.
 
-        With ``timeout_s`` the request is cancelled after that many seconds.
+        With ``timeout_s`` the request is cancelled after that many seconds. ``why`` is for people, by default that of
+        the client: 1 to 500 bytes. ``key`` identifies the request, so that its repetition is recognised: 1 to 64
+        characters. Only a command that changes something takes one.
 
         Raises:
             NexusError: the daemon refused the command; the class says why.
+            InvalidArgument: the command, ``why`` or ``key`` is not valid.
+            DaemonTooOld: the daemon knows neither ``why`` nor ``key``.
             DeadlineExceeded: ``timeout_s`` has passed.
             ConnectionLost: the connection ended before the reply.
             Interrupted: Ctrl-C; the request was cancelled.
@@ -133,29 +155,65 @@ class BlockingClient(BaseClient):
         if info.item is not None:
             raise TypeError(f"{info.name} is a stream: use stream()")
         reply: type[R] = info.reply
-        return decode_reply(reply, self.request(info.code, encode_command(command), timeout_s=timeout_s))
+        return decode_reply(reply, self._call(command, timeout_s, why, key))
 
-    def batch(self, commands: Sequence[Command[Any]], *, timeout_s: float | None = None) -> list[Any]:
+    def _call(self, command: Command[Any], timeout_s: float | None, why: str | None, key: str | None) -> bytes:
+        why, key = self._context_fields(command, why, key)
+        return self.request(command.info.code, encode_command(command), timeout_s=timeout_s, why=why, key=key)
+
+    def _context_fields(self, command: Command[Any], why: str | None, key: str | None) -> tuple[str | None, str | None]:
+        """The why and the key of a command, which ``context_of`` may give."""
+        if self.context_of is None or why is not None or key is not None:
+            return why, key
+        return self.context_of(command.info)
+
+    def batch(
+        self,
+        commands: Sequence[Command[Any]],
+        *,
+        timeout_s: float | None = None,
+        why: str | None = None,
+        key: str | None = None,
+    ) -> list[Any]:
         """Carry out several changes in one transaction, all or none; returns the reply of each, in their order.
 
-        At most 1000 commands, whose effect is ``change``, with 16 MiB together. ``timeout_s`` is as in ``call``.
+        At most 1000 commands, whose effect is ``change``, with 16 MiB together. ``timeout_s`` is as in ``call``, and so
+        are ``why`` and ``key``, which are those of the batch.
 
         Raises:
             NexusError: a command was refused; ``details["index"]`` is its place, from 0. Nothing is changed.
         """
         from nexus.system.commands import Batch
 
-        results = self.call(Batch.of(commands), timeout_s=timeout_s).results
+        results = self.call(Batch.of(commands), timeout_s=timeout_s, why=why, key=key).results
         return [as_reply(command.info.reply, result) for command, result in zip(commands, results, strict=True)]
 
-    def call_raw(self, command: Command[Any], *, timeout_s: float | None = None) -> dict[str, Any]:
+    def call_raw(
+        self,
+        command: Command[Any],
+        *,
+        timeout_s: float | None = None,
+        why: str | None = None,
+        key: str | None = None,
+    ) -> dict[str, Any]:
         """Like ``call``; returns the reply as the map of plain values that was received."""
-        return decode_map(self.request(command.info.code, encode_command(command), timeout_s=timeout_s))
+        return decode_map(self._call(command, timeout_s, why, key))
 
-    def request(self, code: int, payload: bytes = b"", *, timeout_s: float | None = None) -> bytes:
-        """Send an encoded request by its code; returns the encoded reply. Errors as for ``call``."""
-        sequence, data = self._engine.send_request(code, payload)
+    def request(
+        self,
+        code: int,
+        payload: bytes = b"",
+        *,
+        timeout_s: float | None = None,
+        why: str | None = None,
+        key: str | None = None,
+    ) -> bytes:
+        """Send an encoded request by its code; returns the encoded reply. Options and errors as for ``call``."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        context = self._context(why, key)
+        if context:
+            self._await_context(deadline, timeout_s)
+        sequence, data = self._engine.send_request(code, payload, context=context)
         try:
             self._send(data)
             received = self._read(deadline)
@@ -168,28 +226,59 @@ class BlockingClient(BaseClient):
             details = outcome.details if isinstance(outcome, NexusError) else None
             raise DeadlineExceeded(f"cannot finish within {timeout_s:g} seconds", details=details) from None
 
+    def _await_context(self, deadline: float | None, timeout_s: float | None) -> None:
+        """Wait for the reply to ``Hello``, before a request with a context is sent.
+
+        Raises:
+            DaemonTooOld: the daemon does not know contexts.
+            DeadlineExceeded: the deadline has passed.
+        """
+        self._check_connected()
+        try:
+            while self._welcome is None:
+                for event in self._receive(deadline):
+                    self._handle(event)
+        except TimeoutError:
+            raise DeadlineExceeded(f"cannot finish within {timeout_s:g} seconds") from None
+        if "context" not in decode_map(self._welcome).get("features", ()):
+            raise context_unknown()
+
     def calls(
-        self, commands: Sequence[Command[Any]], *, timeout_s: float | None = None
+        self,
+        commands: Sequence[Command[Any]],
+        *,
+        timeout_s: float | None = None,
+        why: str | None = None,
+        keys: Sequence[str] | None = None,
     ) -> Iterator[tuple[int, dict[str, Any] | NexusError]]:
         """Send several commands concurrently; yields the outcome of each in the order of completion.
 
         An outcome is the command's index in ``commands``, and its reply as of ``call_raw`` or the error that refused
         it.
-        At most 32 are open at a time; ``timeout_s`` is for all of them together.
+        At most 32 are open at a time; ``timeout_s`` is for all of them together. ``why`` is that of each, and ``keys``
+        has a key for each.
 
         Raises:
             DeadlineExceeded: ``timeout_s`` has passed; the open requests were cancelled.
             ConnectionLost: the connection ended before all replies.
             Interrupted: Ctrl-C; the open requests were cancelled.
         """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        each: Sequence[str | None] = keys if keys is not None else [None] * len(commands)
+        contexts = [
+            self._context(*self._context_fields(command, why, key)) for command, key in zip(commands, each, strict=True)
+        ]
+        if any(contexts):
+            self._await_context(deadline, timeout_s)
         waiting = deque(enumerate(commands))
         indexes: dict[int, int] = {}  # of the open requests, by sequence
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             while waiting or indexes:
                 while waiting and len(indexes) < _CALLS_AT_ONCE:
                     index, command = waiting.popleft()
-                    sequence, data = self._engine.send_request(command.info.code, encode_command(command))
+                    sequence, data = self._engine.send_request(
+                        command.info.code, encode_command(command), context=contexts[index]
+                    )
                     indexes[sequence] = index
                     self._send(data)
                 for event in self._receive(deadline):
@@ -228,12 +317,20 @@ class BlockingClient(BaseClient):
             return DeadlineExceeded("the daemon did not confirm that the requests were cancelled")
         return outcome
 
-    def stream(self, command: StreamCommand[ItemT, R]) -> BlockingStream[ItemT, R]:
-        """Open a stream: iterate over its items in a ``with`` block, which closes it. Iterating raises its errors."""
+    def stream(self, command: StreamCommand[ItemT, R], *, why: str | None = None) -> BlockingStream[ItemT, R]:
+        """Open a stream: iterate over its items in a ``with`` block, which closes it. Iterating raises its errors.
+
+        ``why`` is as in ``call``; a stream takes no key.
+        """
         info = command.info
         if info.item is None:
             raise TypeError(f"{info.name} is not a stream: use call()")
-        sequence, data = self._engine.send_request(info.code, encode_command(command), takes_input=info.takes_input)
+        context = self._context(*self._context_fields(command, why, None))
+        if context:
+            self._await_context(None, None)
+        sequence, data = self._engine.send_request(
+            info.code, encode_command(command), takes_input=info.takes_input, context=context
+        )
         stream: BlockingStream[ItemT, R] = BlockingStream(self, sequence, info.item, info.reply)
         self._streams[sequence] = stream
         self._send(data)
@@ -257,11 +354,15 @@ class BlockingClient(BaseClient):
 
     # Bytes
 
-    def _send(self, data: bytes) -> None:
+    def _check_connected(self) -> socket.socket:
         if self._socket is None:
             raise self._failure or ConnectError("the client is not connected", "Call connect() first.")
+        return self._socket
+
+    def _send(self, data: bytes) -> None:
+        sock = self._check_connected()
         try:
-            self._socket.sendall(data)
+            sock.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
             pass  # the daemon may have sent why it closed: the next read finds it
 
@@ -328,6 +429,8 @@ class BlockingClient(BaseClient):
                 self._failure = ConnectError(error.message, error.hint) if unavailable else error
             elif stream is not None:
                 stream._fail(error)
+        elif event.sequence == self._hello and type(event) is SuccessReceived:
+            self._welcome = self._welcome or event.payload
         elif stream is not None:
             if type(event) is ItemReceived:
                 stream._items.append(event.payload)

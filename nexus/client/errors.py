@@ -1,9 +1,10 @@
 """Errors of the connection itself, as opposed to errors that the daemon replies with.
 
 ReportedError
-└── ConnectionFailure (also ConnectionError)
-    ├── ConnectError       there is no daemon at the socket, or it refuses the connection
-    └── ConnectionLost     the connection ended before the reply
+├── ConnectionFailure (also ConnectionError)
+│   ├── ConnectError       there is no daemon at the socket, or it refuses the connection
+│   └── ConnectionLost     the connection ended before the reply
+└── DaemonTooOld           the daemon lacks a feature that the request needs; nothing was sent
 KeyboardInterrupt
 └── Interrupted
 """
@@ -17,8 +18,10 @@ __all__ = [
     "ConnectError",
     "ConnectionFailure",
     "ConnectionLost",
+    "DaemonTooOld",
     "Interrupted",
     "check_actor",
+    "context_unknown",
     "lost_error",
 ]
 
@@ -42,6 +45,23 @@ class ConnectError(ConnectionFailure):
 
 class ConnectionLost(ConnectionFailure):
     """The connection ended. Whether an unanswered request was carried out is not known."""
+
+
+class DaemonTooOld(ReportedError):
+    """The daemon is older than this client and lacks a feature that the request needs. The request was not sent."""
+
+    def __init__(self, feature: str, part: str) -> None:
+        super().__init__(
+            f"cannot send {part}: the running daemon is older than this program",
+            "To run the version that is installed: nexusctl daemon restart",
+        )
+        self.feature = feature
+        """As the reply to ``Hello`` would list it, such as ``context``."""
+
+
+def context_unknown() -> DaemonTooOld:
+    """The error for a request with a context where the daemon does not list ``context``."""
+    return DaemonTooOld("context", "a request with why or key")
 
 
 class Interrupted(KeyboardInterrupt):

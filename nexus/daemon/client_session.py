@@ -21,19 +21,23 @@ from nexus_protocol import (
     HEADER_SIZE,
     Cancelled,
     CancelReceived,
+    Command,
     ConnectionFailed,
     DeadlineExceeded,
     Effect,
     InputReceived,
     Internal,
+    InvalidArgument,
     NexusError,
     RequestReceived,
     ResourceExhausted,
     ServerConnection,
     Unavailable,
     UnknownCommand,
+    context_decoder,
 )
 from nexus_protocol.connection import ServerEvent
+from nexus_protocol.context import RequestContext
 
 from nexus.caller import Caller
 from nexus.capability import Context, DaemonView, PreCommand
@@ -42,6 +46,7 @@ from nexus.daemon.budgets import Budgets, ReceiveAccount
 from nexus.daemon.dispatch import Dispatch, Entry
 from nexus.daemon.send_buffer import SendBuffer
 from nexus.daemon.streams import MAX_QUEUED_INPUTS, SessionStream, decode_input, encode_result
+from nexus.journal.keys import request_key
 from nexus.journal.operation import Operation, args_of
 from nexus.runtime.status import is_exhaustion
 from nexus.store import StateStore
@@ -66,6 +71,7 @@ class SessionContext:
     """What all sessions of one daemon share. The server changes limits and ``pre_command`` while sessions run."""
 
     __slots__ = (
+        "_context_decoders",
         "budgets",
         "daemon",
         "dispatch",
@@ -92,11 +98,31 @@ class SessionContext:
         self.dispatch = dispatch
         self.budgets = budgets
         self.loop = loop
+        self._context_decoders: dict[int, Callable[[bytes, int], tuple[RequestContext, Command[Any]]]] = {}
+        """By the code of the command; each is made for the first request with a context."""
         self.on_closed = on_closed
         """Called once for each session, when its connection is closed."""
         self.pre_command: PreCommand | None = None
         """Called before each command that may be hooked; None while no plugin wants that."""
         self.set_limits(limits)
+
+    def decode_with_context(self, entry: Entry, payload: bytes) -> tuple[RequestContext, Command[Any]]:
+        """Decode a payload that begins with a context.
+
+        Raises:
+            InvalidArgument: it does not fit the command, or the command takes no key and the context has one.
+        """
+        info = entry.info
+        decode = self._context_decoders.get(info.code)
+        if decode is None:
+            decode = self._context_decoders[info.code] = context_decoder(info)
+        context, command = decode(payload, self.payload_limit(info.code))
+        if context.key is not None and (entry.streams or info.effect is Effect.READ):
+            why = "a stream cannot be given a second time" if entry.streams else "it changes nothing"
+            raise InvalidArgument(
+                f"cannot accept context.key: {info.name} takes no key, because {why}", details={"path": "context.key"}
+            )
+        return context, command
 
     def set_limits(self, limits: Limits) -> None:
         """Put other limits in force, for the present sessions as well."""
@@ -374,15 +400,20 @@ class ClientSession:
             self._pump()
 
     def _carry_out(self, request: RequestReceived) -> None:
-        code, sequence, payload = request
+        code, sequence, payload, flags = request
         self._last_code = code
+        asked = self.context.request
         entry = self._entries.get(code)
         try:
             if self.draining:
                 raise _daemon_stopping()
             if entry is None:
                 raise UnknownCommand(f"cannot carry out command {code}: there is no such command here")
-            command = entry.decode(payload)
+            if flags:  # CONTEXT: the engine accepts no other
+                own, command = self._shared.decode_with_context(entry, payload)
+                asked = RequestContext(key=own.key, why=asked.why if own.why is None else own.why)
+            else:
+                command = entry.decode(payload)
             pre_command = self._shared.pre_command
             if pre_command is not None and not entry.hookable:
                 pre_command = None
@@ -400,8 +431,9 @@ class ClientSession:
         caller = self.context.caller
         operation = None
         if entry.info.effect is not Effect.READ:
-            operation = Operation(caller, entry.info.name, functools.partial(args_of, command))
-        context = Context(self.context.store, self.context.daemon, caller, operation)
+            key = None if asked.key is None else request_key(asked.key, entry.info, command)
+            operation = Operation(caller, entry.info.name, functools.partial(args_of, command), why=asked.why, key=key)
+        context = Context(self.context.store, self.context.daemon, caller, request=asked, operation=operation)
         self._tasks[sequence] = self._loop.create_task(self._run(entry, sequence, command, context, pre_command))
         for event in self._take_early_inputs(sequence):
             self._input(event)

@@ -92,7 +92,11 @@ def _writing(handler: Handler) -> Callable[[Context, Command[Any]], Coroutine[An
 
     async def carry_out(ctx: Context, command: Command[Any]) -> Any:
         def write(tx: Transaction) -> tuple[Any, bool]:
-            return under_key(tx, ctx.operation, lambda: change(tx, ctx, command))
+            if operation.key is None:
+                return change(tx, ctx, command), False
+            return under_key(tx, operation, lambda: change(tx, ctx, command))
+
+        operation = ctx.operation
 
         reply, repeated = await ctx.store.write(write, size_bytes=size_bytes(command))
         if after is not None and not repeated:
@@ -106,13 +110,15 @@ def _acting(handler: Handler, open_requests: OpenRequests) -> Callable[..., Any]
     """Make the handler of an act honour the key of its request."""
     fn, repeat = handler.fn, handler.info.repeat
     assert repeat is not None
-    if not inspect.iscoroutinefunction(fn):
-        return fn
+    waits = inspect.iscoroutinefunction(fn)
+
+    async def act(ctx: Context, command: Command[Any]) -> Any:
+        return await fn(ctx, command) if waits else fn(ctx, command)
 
     async def carry_out(ctx: Context, command: Command[Any]) -> Any:
         if ctx.operation.key is None:
-            return await fn(ctx, command)
-        return await open_requests.carry_out(ctx.store, ctx.operation, repeat, lambda: fn(ctx, command))
+            return await act(ctx, command)
+        return await open_requests.carry_out(ctx.store, ctx.operation, repeat, lambda: act(ctx, command))
 
     return carry_out
 

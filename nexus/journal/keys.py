@@ -168,7 +168,8 @@ class OpenRequests:
     """The requests with keys that a daemon is carrying out, and that are no single transaction."""
 
     def __init__(self) -> None:
-        self._open: dict[str, tuple[bytes, asyncio.Future[None]]] = {}
+        self._open: dict[str, tuple[bytes, asyncio.Future[Any]]] = {}
+        """By key: the digest of the request, and its reply; None where it failed."""
 
     async def carry_out(
         self, store: StateStore, operation: Operation, repeat: Repeat, act: Callable[[], Awaitable[Any]]
@@ -188,15 +189,20 @@ class OpenRequests:
                     hint="Give this one a key of its own.",
                     details={"key": key.text},
                 )
-            await asyncio.shield(other[1])
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            reply = await asyncio.shield(other[1])
+            if reply is not None:
+                return reply
+        ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._open[key.text] = (digest, ended)
+        reply = None
         try:
-            kept = await store.fetch(lambda reader: _kept(reader, key, digest, repeat=repeat))
-            return kept if kept is not None else await self._act(store, operation, act)
+            reply = await store.fetch(lambda reader: _kept(reader, key, digest, repeat=repeat))
+            if reply is None:
+                reply = await self._act(store, operation, act)
+            return reply
         finally:
             del self._open[key.text]
-            ended.set_result(None)
+            ended.set_result(reply)
 
     @staticmethod
     async def _act(store: StateStore, operation: Operation, act: Callable[[], Awaitable[Any]]) -> Any:

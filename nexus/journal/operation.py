@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
@@ -115,17 +116,19 @@ def resumed(reader: Reader, caller: Caller, id_: int | None, cause: str) -> Oper
 
 def args_of(command: msgspec.Struct) -> dict[str, Any]:
     """The fields of a command that are given and hold no secret."""
-    hidden = unrecorded_fields(type(command))
-    defaults = type(command).__struct_defaults__
-    names = command.__struct_fields__
-    first_default = len(names) - len(defaults)
     found: dict[str, Any] = {}
-    for index, name in enumerate(names):
+    for name, default in _recorded_fields(type(command)):
         value = getattr(command, name)
-        if name in hidden or (index >= first_default and value == defaults[index - first_default]) or value is None:
-            continue
-        found[name] = value.value if isinstance(value, Enum) else value
+        if value is not None and value != default:
+            found[name] = value.value if isinstance(value, Enum) else value
     return found
+
+
+@functools.cache
+def _recorded_fields(command: type[msgspec.Struct]) -> list[tuple[str, Any]]:
+    """The fields of a command that hold no secret, with their defaults."""
+    hidden = unrecorded_fields(command)
+    return [(field.name, field.default) for field in msgspec.structs.fields(command) if field.name not in hidden]
 
 
 def encode_args(args: Mapping[str, Any]) -> bytes:

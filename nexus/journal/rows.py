@@ -5,6 +5,7 @@ No other code writes these tables. From the images, any earlier state of a row c
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,12 @@ _EMPTY = (None, "", "{}", "[]")
 """Values of secret columns that are no secrets."""
 
 _ROWS: dict[str, Rows] = {}
+
+
+_INSERT = (
+    "INSERT INTO journal (at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail, operation_id, "
+    "row_table, row_key, revision, before, after) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 class Subject(NamedTuple):
@@ -90,20 +97,29 @@ class Rows:
         row = dict(values)
         if self.joined is not None:
             table, column = self.joined
-            row[column] = self._insert_into(tx, table, self._other, row, "id")["id"]
-        return row | self._insert_into(tx, self.name, self._own, row, *(c for c in self._own if c not in row))
+            row[column] = self._insert_into(tx, table, self._other, row, ("id",))["id"]
+        return row | self._insert_into(tx, self.name, self._own, row, tuple(c for c in self._own if c not in row))
 
+    def insert_whole(self, tx: Transaction, values: Sequence[Any]) -> Image:
+        """Insert a row, given all columns in their order; returns those that are not NULL.
+
+        Raises:
+            StoreConflict: a constraint refused the row.
+        """
+        tx.execute(_insert_statement(self.name, self.columns, ()), values)
+        return {column: value for column, value in zip(self.columns, values, strict=True) if value is not None}
+
+    @staticmethod
     def _insert_into(
-        self, tx: Transaction, table: str, columns: Sequence[str], row: Mapping[str, Any], *returned: str
+        tx: Transaction, table: str, columns: Sequence[str], row: Mapping[str, Any], returned: tuple[str, ...]
     ) -> Image:
-        given = [column for column in columns if column in row]
-        names = ", ".join(_plain(column) for column in given)
-        sql = f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(given))})"
+        given = tuple(column for column in columns if column in row)
+        sql = _insert_statement(table, given, returned)
         values = [row[column] for column in given]
         if not returned:
             tx.execute(sql, values)
             return {}
-        found = tx.one(f"{sql} RETURNING {', '.join(returned)}", values)
+        found = tx.one(sql, values)
         assert found is not None
         return dict(zip(returned, found, strict=True))
 
@@ -174,7 +190,7 @@ class Rows:
         if not any(images):
             _insert_events(tx, operation, subject, events)
             return
-        (kind, detail), *others = events or [(self.kind + WRITTEN, {})]
+        (kind, detail), *others = events or ((self.kind + WRITTEN, {}),)
         packed = [None if image is None else _encode_image(image) for image in images]
         written = (self.name, str(key), revision, *packed)
         seq = _insert(tx, operation, subject, kind, detail, written, numbered=bool(secrets))
@@ -184,12 +200,15 @@ class Rows:
                 "ON CONFLICT (digest) DO UPDATE SET seq = excluded.seq",
                 (digest, value, seq),
             )
-        _insert_events(tx, operation, subject, others)
+        if others:
+            _insert_events(tx, operation, subject, others)
 
     def _image(self, tx: Transaction, columns: Image | None, secrets: dict[bytes, Any], *, whole: bool) -> Image | None:
         """What is recorded of columns. A ``whole`` row is without those that are NULL."""
         if columns is None:
             return None
+        if not self.secret and not self.volatile:
+            return {column: value for column, value in columns.items() if value is not None} if whole else columns
         image: Image = {}
         for column, value in columns.items():
             if column in self.volatile or (whole and value is None):
@@ -230,10 +249,6 @@ def _insert(
     """Insert a row of the journal; returns its number, if it is ``numbered``."""
     event_kind(kind)
     caller = operation.caller
-    sql = (
-        "INSERT INTO journal (at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail, operation_id, "
-        "row_table, row_key, revision, before, after) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    )
     values = (
         tx.now,
         kind,
@@ -247,11 +262,18 @@ def _insert(
     )
     tx.mark_journal()
     if not numbered:
-        tx.execute(sql, values)
+        tx.execute(_INSERT, values)
         return 0
-    row = tx.one(f"{sql} RETURNING seq", values)
+    row = tx.one(f"{_INSERT} RETURNING seq", values)
     assert row is not None
     return int(row[0])
+
+
+@functools.cache  # tables are declared once, and their columns are given in few combinations
+def _insert_statement(table: str, given: tuple[str, ...], returned: tuple[str, ...]) -> str:
+    names = ", ".join(_plain(column) for column in given)
+    sql = f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(given))})"
+    return f"{sql} RETURNING {', '.join(returned)}" if returned else sql
 
 
 def _plain(column: str) -> str:

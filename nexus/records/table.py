@@ -188,6 +188,7 @@ class Table(Generic[R]):
         decoders = [(i, c.decode, c.is_plain) for i, c in enumerate(self.columns.values()) if c.decode is not None]
         self._decoders = [(i, decode) for i, decode, _ in decoders]
         self._page_decoders = [(i, decode) for i, decode, is_plain in decoders if not is_plain]
+        self._encoders = [(i, c.encode) for i, c in enumerate(self.columns.values()) if c.encode is not None]
         self._defaults = _defaults_of(struct, self.columns)
         names = [column.name for column in self.columns.values()]
         self._prefix = f"{name}."
@@ -330,12 +331,11 @@ class Table(Generic[R]):
         made = {"id": str(uuid.uuid4()), "created_at": tx.now, "updated_at": tx.now, "revision": 1, "state_revision": 0}
         fields = made | given
         try:
-            row = self.rows.insert(tx, self._row(fields))
+            record, row = self._insert_private(tx, fields) if self.private else self._insert_whole(tx, fields)
         except StoreConflict:
             # The common case needs one statement; the cause is looked up only when there is a conflict.
             self.refuse_taken_name(tx, given["name"], f'cannot create {self.word} "{given["name"]}"')
             raise
-        record = self.decode([row[column.name] for column in self.columns.values()])
         self.write_tags(tx, record.id, getattr(record, "tags", ()))
         self._count(tx, getattr(record, "state", None), 1)
         if detail is None:
@@ -343,10 +343,20 @@ class Table(Generic[R]):
         self._record(tx, operation, record, None, row, [(f"{self.kind}.{event}", detail)])
         return record
 
-    def _row(self, fields: Mapping[str, Any]) -> Image:
-        """The columns of fields; those of the record without a value have the record's default."""
-        row = {self._all[field].name: self.encode(field, value) for field, value in fields.items()}
-        return {**self._defaults, **row}
+    def _insert_whole(self, tx: Transaction, fields: Mapping[str, Any]) -> tuple[R, Image]:
+        """Insert a row whose columns are all of the record."""
+        record: Any = self.record(**fields)
+        values = list(msgspec.structs.astuple(record))
+        for index, encode in self._encoders:
+            if values[index] is not None:
+                values[index] = encode(values[index])
+        return record, self.rows.insert_whole(tx, values)
+
+    def _insert_private(self, tx: Transaction, fields: Mapping[str, Any]) -> tuple[R, Image]:
+        """Insert a row that has more columns than the record; those without a value have the schema's default."""
+        given = {self._all[field].name: self.encode(field, value) for field, value in fields.items()}
+        row = self.rows.insert(tx, {**self._defaults, **given})
+        return self.decode([row[column.name] for column in self.columns.values()]), row
 
     def update(
         self,

@@ -121,8 +121,8 @@ class Reader(Protocol):
 class Transaction(Reader, Protocol):
     """A write transaction. It is committed as a whole or not at all.
 
-    A function that is given a transaction may run twice: it must have no effect outside the transaction, and must not
-    keep a reference to it.
+    A function that is given a transaction may run several times: it must have no effect outside the transaction, and
+    must not keep a reference to it.
     """
 
     now: int

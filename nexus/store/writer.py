@@ -1,8 +1,9 @@
 """The writer thread: it takes queued writes, commits them together, and wakes the event loop once per group.
 
-Group commit: up to 128 writes share one commit (and its fsync), each in its own savepoint, so that a failed write
-rolls back only itself. If SQLite rolls back a whole group, the thread commits a *fence*, a small write that settles
-what is on the disk, and then runs each write again, alone. A write function may therefore run twice.
+Group commit: up to 128 writes share one commit (and its fsync). If one of them fails, all are rolled back and run
+again, each in its own savepoint, so that a failed write rolls back only itself; so are the next groups. If SQLite rolls
+back a whole group, the thread commits a *fence*, a small write that settles what is on the disk, and then runs each
+write again, alone. A write function may therefore run several times.
 
 Before and after each commit the thread looks whether the files are in their places. It alone changes the database file,
 by the checkpoints that it makes after a commit, and so it knows when another program does.
@@ -36,6 +37,8 @@ MAX_GROUP_WRITES = 128
 MAX_GROUP_BYTES = 1024 * 1024
 WAL_LIMIT_BYTES = 8 * 1024 * 1024
 """Above this size the writer tries to truncate the write-ahead log, at most once a second."""
+GUARDED_GROUPS = 64
+"""So many groups have a savepoint for each write, after a write that failed."""
 LOG_LOOK_GROUPS = 8
 """The position of the log is looked at after each so many groups."""
 PROBE_INTERVAL_S = 1.0
@@ -203,6 +206,8 @@ class Writer:
         self._closing = False
         self._last_truncation = 0.0
         self._groups = 0
+        self._guarded = 0
+        """How many of the next groups have a savepoint for each write."""
         self.counts: dict[str, Counter[str]] = {}
         """The number of records by kind and state, of the kinds that were counted. Changed in the event loop alone."""
         self.fault: StoreError | None = None
@@ -433,15 +438,19 @@ class Writer:
             return
         now = int(time.time() * 1000)
         alone = len(jobs) == 1
+        guarded = not alone and self._guarded > 0
+        self._guarded -= guarded
         failed = 0
         for job in jobs:
             transaction = SqliteTransaction(connection, now, self._numbers)
             try:
-                if not alone:
+                if guarded:
                     execute("SAVEPOINT job")
                 job.result = job.fn(transaction)
-                if not alone:
+                if guarded:
                     execute("RELEASE job")
+                elif not connection.in_transaction:
+                    raise sqlite3.OperationalError("a write ended the transaction of its group")
                 job.journaled = transaction.journaled
                 job.counts = transaction.counts
                 job.committed = transaction.committed
@@ -449,13 +458,17 @@ class Writer:
                 if not connection.in_transaction:
                     raise _GroupLost from error
                 try:
-                    if alone:
-                        execute("ROLLBACK")
-                    else:
+                    if guarded:
                         execute("ROLLBACK TO job")
                         execute("RELEASE job")
+                    else:
+                        execute("ROLLBACK")
                 except sqlite3.Error as broken:
                     raise _GroupLost from broken
+                if not alone and not guarded:
+                    self._guarded = GUARDED_GROUPS
+                    self._transaction(jobs)
+                    return
                 job.error = self._failure(error)
                 failed += 1
         if alone and failed:

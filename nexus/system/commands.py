@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Raw, Struct, field
 from nexus_protocol.codec import encode_command
 from nexus_protocol.command import UNRECORDED, Command, Effect, Empty, FrozenStruct, Record, Repeat, command
+from nexus_protocol.context import Why
 from nexus_protocol.errors import InvalidArgument, NotFound
 from nexus_protocol.events import event
 from nexus_protocol.frame import MAX_PAYLOAD
@@ -179,16 +180,21 @@ class Describe(Command[Description]):
 
 
 class Welcome(Record):
-    """The server's name and version, its protocol versions and limits."""
+    """The server's name and version, its protocol versions, limits and features."""
 
     server: str
     protocol_versions: list[int]
     limits: dict[str, int]
+    features: list[str] = field(default_factory=list)
+    """What a client may use only where it is listed: ``context``."""
 
 
 @command(45, Effect.READ)
 class Hello(Command[Welcome]):
-    """Identify the client; the actor's name is recorded in every journal event that the connection causes."""
+    """Identify the client; the actor's name is recorded in every journal event that the connection causes.
+
+    What it says holds until the next Hello of the connection.
+    """
 
     client: Annotated[str, Meta(min_length=1, max_length=128, description="program and version")]
     actor: (
@@ -199,6 +205,16 @@ class Hello(Command[Welcome]):
                 max_length=128,
                 pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)",
                 description="the name of the user or agent that the client acts for; no control characters",
+            ),
+        ]
+        | None
+    ) = None
+    why: (
+        Annotated[
+            Why,
+            Meta(
+                description="why the requests of the connection are made, where their context says nothing; "
+                "1 to 500 bytes in UTF-8, no control characters"
             ),
         ]
         | None

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from nexus_protocol import VERSION, CommandInfo, Empty, encode_record
+from nexus_protocol.context import NO_CONTEXT, RequestContext, check_why
 
 from nexus import __version__
 from nexus.capability import PAGE_BYTES, Context, Counted, encoded_list, handles
@@ -59,6 +60,7 @@ __all__ = [
     "shutdown",
 ]
 
+_FEATURES = ["context"]
 _SETTING_BYTES = 64 * 1024
 _SETTINGS_CHUNK = 20
 _LOW_DISK_BYTES = 64 * 1024 * 1024
@@ -71,8 +73,14 @@ def ping(_ctx: Context, command: Ping) -> Pong:
 
 @handles(Hello)
 def hello(ctx: Context, command: Hello) -> Welcome:
-    ctx.caller = ctx.caller._replace(actor=command.actor)
-    return Welcome(server=f"nexusd {__version__}", protocol_versions=[VERSION], limits=ctx.daemon.reported_limits())
+    request = NO_CONTEXT if command.why is None else RequestContext(why=check_why(command.why))
+    ctx.caller, ctx.request = ctx.caller._replace(actor=command.actor), request
+    return Welcome(
+        server=f"nexusd {__version__}",
+        protocol_versions=[VERSION],
+        limits=ctx.daemon.reported_limits(),
+        features=_FEATURES,
+    )
 
 
 @handles(Health)

@@ -3,7 +3,14 @@
 It implements ``protocol/SPEC.md``. It opens no socket and knows no capability.
 """
 
-from nexus_protocol.codec import command_decoder, decode_map, decode_reply, encode_command, encode_record
+from nexus_protocol.codec import (
+    command_decoder,
+    context_decoder,
+    decode_map,
+    decode_reply,
+    encode_command,
+    encode_record,
+)
 from nexus_protocol.command import (
     Command,
     CommandInfo,
@@ -49,6 +56,8 @@ from nexus_protocol.errors import (
     error_from_payload,
 )
 from nexus_protocol.frame import (
+    CONTEXT,
+    CONTEXT_BYTES,
     DEFAULT_MAX_PAYLOAD,
     HEADER_SIZE,
     MAGIC,
@@ -69,6 +78,8 @@ __all__ = [
     "CommandInfo",
     "Effect",
     "Conflict",
+    "CONTEXT",
+    "CONTEXT_BYTES",
     "ConnectionFailed",
     "DEFAULT_MAX_PAYLOAD",
     "DeadlineExceeded",
@@ -104,6 +115,7 @@ __all__ = [
     "WireEnum",
     "command",
     "command_decoder",
+    "context_decoder",
     "declared_commands",
     "decode_map",
     "decode_reply",

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import msgpack
 import msgspec
 
 from nexus_protocol.command import Command, CommandInfo, Empty, hint_parts, tolerant
 from nexus_protocol.errors import BadFrame, InvalidArgument
+from nexus_protocol.frame import CONTEXT_BYTES
+
+if TYPE_CHECKING:
+    from nexus_protocol.context import RequestContext
 
 __all__ = [
     "MAX_DEPTH",
     "MAX_ELEMENTS",
     "as_reply",
     "command_decoder",
+    "context_decoder",
     "decode_map",
     "decode_reply",
     "encode_command",
@@ -36,8 +41,12 @@ MAX_ELEMENTS = 1000
 T = TypeVar("T")
 
 _EMPTY_MAP = b"\x80"
+_ARRAY_OF_2 = b"\x92"
+_MAX_UTF8 = 4
+"""Bytes of a character in UTF-8, at most."""
 
 _encode_record = msgspec.msgpack.Encoder().encode
+_split = msgspec.msgpack.Decoder(tuple[msgspec.Raw, msgspec.Raw]).decode
 
 
 def encode_record(record: Any) -> bytes:
@@ -60,8 +69,7 @@ def command_decoder(info: CommandInfo) -> Callable[[bytes], Command[Any]]:
     for any mismatch.
     """
     decode = msgspec.msgpack.Decoder(info.request).decode
-    hints = get_type_hints(info.request, include_extras=True)
-    free = [name for name, hint in hints.items() if _is_free_form(hint)]
+    hints, free = _hints(info)
 
     def decode_command(payload: bytes) -> Command[Any]:
         try:
@@ -73,6 +81,62 @@ def command_decoder(info: CommandInfo) -> Callable[[bytes], Command[Any]]:
         return decoded
 
     return decode_command
+
+
+def context_decoder(info: CommandInfo) -> Callable[[bytes, int], tuple[RequestContext, Command[Any]]]:
+    """Make a strict decoder for the payload of one command that begins with a context.
+
+    The decoder takes the payload's bytes and the limit of the body in bytes, returns the context and the command, and
+    raises ``InvalidArgument`` with ``details.path`` for any mismatch: that of a field of the context begins with
+    ``context.``, and ``context`` is the context itself.
+    """
+    # Imported here: most runs of nexusctl need no context, and each import costs start-up.
+    from nexus_protocol.context import MAX_WHY_BYTES, RequestContext, check_why
+
+    # One pass over both maps, as the elements of an array: two separate decodings would cost time and memory.
+    decode = msgspec.msgpack.Decoder(tuple[RequestContext, info.request]).decode  # type: ignore[name-defined]
+    hints, free = _hints(info)
+    of_context = get_type_hints(RequestContext, include_extras=True)
+    all_hints = hints | {f"context.{name}": hint for name, hint in of_context.items()}
+
+    def decode_both(payload: bytes, limit: int) -> tuple[RequestContext, Command[Any]]:
+        try:
+            data = _ARRAY_OF_2 + payload
+            if len(payload) > CONTEXT_BYTES or len(payload) > limit:
+                _check_sizes(info.name, data, limit)
+            both: tuple[RequestContext, Command[Any]] = decode(data)
+            context, command = both
+            why = context.why
+            if why is not None and len(why) * _MAX_UTF8 > MAX_WHY_BYTES:
+                check_why(why, "context.why")
+            for name in free:
+                _check_value(getattr(command, name), name)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+            raise _invalid(info.name, error, all_hints, offset=len(_ARRAY_OF_2)) from None
+        return both
+
+    return decode_both
+
+
+def _check_sizes(name: str, data: bytes, limit: int) -> None:
+    """Check the exact sizes of a context and a body; ``data`` has both in an array."""
+    context, body = (len(memoryview(one)) for one in _split(data))
+    if context > CONTEXT_BYTES:
+        raise InvalidArgument(
+            f"cannot accept context: it has {context} bytes, the limit is {CONTEXT_BYTES}",
+            details={"path": "context", "limit": CONTEXT_BYTES},
+        )
+    if body > limit:
+        raise InvalidArgument(
+            f"cannot read the payload of {name}: its body has {body} bytes, the limit is {limit}",
+            details={"path": "", "limit": limit},
+        )
+
+
+def _hints(info: CommandInfo) -> tuple[dict[str, Any], list[str]]:
+    """The type hints of a command's fields, and the names of those that are free-form."""
+    hints = get_type_hints(info.request, include_extras=True)
+    return hints, [name for name, hint in hints.items() if _is_free_form(hint)]
 
 
 def _is_free_form(hint: Any) -> bool:
@@ -103,19 +167,25 @@ def _check_value(value: Any, field: str) -> None:
             raise refuse("extension types are not part of the protocol")
 
 
-def _invalid(name: str, error: Exception, hints: dict[str, Any]) -> InvalidArgument:
+def _invalid(name: str, error: Exception, hints: dict[str, Any], *, offset: int = 0) -> InvalidArgument:
+    """The error for a mismatch; ``offset`` bytes that were decoded before the payload are not part of it."""
     if isinstance(error, UnicodeDecodeError):
         return InvalidArgument(f"cannot read the payload of {name}: text that is not UTF-8", details={"path": ""})
     if isinstance(error, RecursionError):
         return InvalidArgument(f"cannot read the payload of {name}: nested too deeply", details={"path": ""})
-    # msgspec reports the path and the kind of mismatch only in the text of its error.
+    # msgspec reports the path and the kind of mismatch only in the text of its error. Paths of a request with a context
+    # begin with an index: 0 is the context, 1 the body.
     text, _, where = str(error).partition(" - at ")
-    path = ""
-    if "`$." in where:
-        path = where.split("`$.", 1)[1].rstrip("`")
-    elif "field `" in text:
-        path = text.split("field `", 1)[1].rstrip("`")
+    where = where.replace("`$[0]", "`$.context").replace("`$[1]", "`$")
+    path = where.split("`$.", 1)[1].rstrip("`") if "`$." in where else ""
+    kind, of_field, field = text.partition(" field `")
+    if of_field:
+        text = f"{kind} field" if path else text
+        path = f"{path}.{field.rstrip('`')}" if path else field.rstrip("`")
     text = _REWORDED.get(text) or _expected_value(text, hints.get(path)) or text
+    if text.startswith("MessagePack"):
+        what, of_byte, at = text.rstrip(")").partition(" (byte ")
+        text = f"the {what} (byte {int(at) - offset})" if of_byte else f"the {text}"
     text = text[:1].lower() + text[1:]
     if path and f"`{path}`" not in text:
         return InvalidArgument(f"cannot accept {path}: {text.replace('`', '')}", details={"path": path})
@@ -141,6 +211,7 @@ def _expected_value(text: str, hint: Any) -> str | None:
 
 _REWORDED = {
     "Object contains unknown field": "unknown field",
+    "Object missing required field": "missing required field",
     "Expected `object`, got `array`": "expected a map, got an array",
     "Input data was truncated": "the MessagePack data ends too early",
 }

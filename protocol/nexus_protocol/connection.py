@@ -17,6 +17,7 @@ from nexus_protocol.codec import decode_map
 from nexus_protocol.errors import BadFrame, NexusError, ProtocolError, ResourceExhausted
 from nexus_protocol.frame import (
     CANCEL,
+    CONTEXT,
     DEFAULT_MAX_PAYLOAD,
     ERROR,
     EXTRA,
@@ -56,9 +57,11 @@ _INPUT_OVERHEAD = 1024
 
 _MAX_SEQUENCE = 0xFFFFFFFF
 
+_EMPTY_MAP = b"\x80"
+
 
 RequestReceived = Frame
-"""A request of a client: the received frame with ``command``, ``sequence`` and ``payload``."""
+"""A request of a client: the received frame with ``command``, ``sequence``, ``payload`` and ``flags``."""
 
 
 class InputReceived(NamedTuple):
@@ -125,7 +128,7 @@ class ServerConnection:
     ) -> None:
         self._max_payload = max_payload or (lambda _command: DEFAULT_MAX_PAYLOAD)
         self._input_commands = input_commands
-        self._decoder = FrameDecoder(self._limit)
+        self._decoder = FrameDecoder(self._limit, takes_context=True)
         self._open: set[int] = set()
         self._credit: dict[int, int] = {}
         self._failed = False
@@ -158,7 +161,7 @@ class ServerConnection:
         events: list[ServerEvent] = []
         open_ = self._open
         for frame in frames:
-            command, sequence, _ = frame
+            command, sequence, _, _ = frame
             if (0 < command <= MAX_COMMAND or command == EXTRA) and sequence and sequence not in open_:
                 open_.add(sequence)
                 if command in self._input_commands:
@@ -245,8 +248,12 @@ class ClientConnection:
         """The sequences of the requests without a last frame."""
         return frozenset(self._open)
 
-    def send_request(self, command: int, payload: bytes = b"", *, takes_input: bool = False) -> tuple[int, bytes]:
+    def send_request(
+        self, command: int, payload: bytes = b"", *, takes_input: bool = False, context: bytes = b""
+    ) -> tuple[int, bytes]:
         """Encode a new request; returns the sequence chosen for it, and the bytes to send.
+
+        ``context`` is the encoded context of the request; without bytes the request has none.
 
         Raises:
             ValueError: the payload does not fit any frame.
@@ -254,7 +261,10 @@ class ClientConnection:
         sequence = self._last % _MAX_SEQUENCE + 1
         while sequence in self._open:
             sequence = sequence % _MAX_SEQUENCE + 1
-        data = encode_frame(command, sequence, payload)
+        if context:
+            data = encode_frame(command, sequence, context + (payload or _EMPTY_MAP), CONTEXT)
+        else:
+            data = encode_frame(command, sequence, payload)
         self._last = sequence
         self._open.add(sequence)
         if takes_input:
@@ -326,7 +336,7 @@ class ClientConnection:
         return data[HEADER_SIZE:]
 
     def _event(self, frame: Frame) -> ClientEvent | None:
-        command, sequence, payload = frame
+        command, sequence, payload, _ = frame
         if command == SUCCESS:
             return SuccessReceived(sequence, payload) if self._close(sequence) else None
         if command == ERROR:

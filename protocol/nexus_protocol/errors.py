@@ -20,6 +20,7 @@
     ├── ConnectionFailure          nexus.client.errors: the connection itself failed
     │   ├── ConnectError
     │   └── ConnectionLost
+    ├── DaemonTooOld               nexus.client.errors: the daemon lacks a feature that a request needs
     ├── PathError                  nexus.paths: a directory or a socket path cannot be used
     ├── ConfigError                nexus.config: the configuration file cannot be used
     ├── RuntimeFailure             nexus.runtime.spec: a process cannot be started, limited or removed

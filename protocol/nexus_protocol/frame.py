@@ -14,6 +14,8 @@ from nexus_protocol.errors import BadFrame, FrameTooLarge, UnsupportedVersion
 
 __all__ = [
     "CANCEL",
+    "CONTEXT",
+    "CONTEXT_BYTES",
     "DEFAULT_MAX_PAYLOAD",
     "ERROR",
     "EXTRA",
@@ -44,6 +46,11 @@ SUCCESS = 0xFFF0
 ITEM = 0xFFF1
 ERROR = 0xFFFF
 
+CONTEXT = 0x0001
+"""The only flag: the payload begins with the context of the request. Only requests may have it."""
+CONTEXT_BYTES = 4096
+"""The largest context in bytes; a frame with the flag may be larger than the limit of its command by so much."""
+
 MAX_COMMAND = 0xEFFF
 """The highest code of an ordinary command."""
 EXTRA = 0xFF00
@@ -52,7 +59,7 @@ EXTRA = 0xFF00
 DEFAULT_MAX_PAYLOAD = 64 * 1024
 """The payload limit in bytes of a command that declares no other."""
 MAX_PAYLOAD = 16 * 1024 * 1024
-"""The payload limit in bytes of every frame."""
+"""The payload limit in bytes of every frame, without the context of a request."""
 
 
 class Frame(NamedTuple):
@@ -61,33 +68,38 @@ class Frame(NamedTuple):
     command: int
     sequence: int
     payload: bytes
+    """With the flag ``CONTEXT`` two MessagePack maps, the context and the body; else one map."""
+    flags: int = 0
 
 
 _pack = HEADER.pack
 _unpack_from = HEADER.unpack_from
 
 
-def encode_frame(command: int, sequence: int, payload: bytes = b"") -> bytes:
+def encode_frame(command: int, sequence: int, payload: bytes = b"", flags: int = 0) -> bytes:
     """Encode one frame.
 
     Raises:
-        ValueError: the payload is longer than ``MAX_PAYLOAD``.
+        ValueError: the payload is longer than ``MAX_PAYLOAD``, and ``CONTEXT_BYTES`` with the flag ``CONTEXT``.
     """
     size = len(payload)
-    if size > MAX_PAYLOAD:
-        raise ValueError(f"a payload of {size} bytes does not fit a frame (at most {MAX_PAYLOAD})")
-    return _pack(MAGIC, VERSION, command, size, sequence, 0) + payload
+    limit = MAX_PAYLOAD + CONTEXT_BYTES if flags & CONTEXT else MAX_PAYLOAD
+    if size > limit:
+        raise ValueError(f"a payload of {size} bytes does not fit a frame (at most {limit})")
+    return _pack(MAGIC, VERSION, command, size, sequence, flags) + payload
 
 
 class FrameDecoder:
     """Turns bytes, received in any pieces, into frames.
 
     ``limit(command)`` returns the payload limit of a frame with this code in bytes; it is called as soon as the header
-    is complete, before any of the payload is kept. After an error the decoder must not be used again.
+    is complete, before any of the payload is kept. With ``takes_context``, requests may have the flag ``CONTEXT`` and
+    then ``CONTEXT_BYTES`` more; any other flag is a violation. After an error the decoder must not be used again.
     """
 
-    def __init__(self, limit: Callable[[int], int]) -> None:
+    def __init__(self, limit: Callable[[int], int], *, takes_context: bool = False) -> None:
         self._limit = limit
+        self._takes_context = takes_context
         self._buffer = bytearray()
         self._needed = HEADER_SIZE
         """The number of bytes that the buffer must hold before the next frame can be complete."""
@@ -106,10 +118,9 @@ class FrameDecoder:
                 len(data) == HEADER_SIZE + size
                 and magic == MAGIC
                 and version == VERSION
-                and not flags
-                and size <= self._limit(command)
+                and size <= (self._limit_with_flags(command, flags) if flags else self._limit(command))
             ):
-                return [Frame(command, sequence, data[HEADER_SIZE:])], None
+                return [Frame(command, sequence, data[HEADER_SIZE:], flags)], None
         frames: list[Frame] = []
         buffer: bytes | bytearray = data
         if self._buffer:
@@ -124,13 +135,17 @@ class FrameDecoder:
         needed = HEADER_SIZE
         while total - offset >= HEADER_SIZE:
             magic, version, command, size, sequence, flags = _unpack_from(buffer, offset)
-            if magic != MAGIC or version != VERSION or flags or size > self._limit(command):
+            if (
+                magic != MAGIC
+                or version != VERSION
+                or size > (self._limit_with_flags(command, flags) if flags else self._limit(command))
+            ):
                 return frames, self._violation(magic, version, command, size, sequence, flags)
             end = offset + HEADER_SIZE + size
             if end > total:
                 needed = HEADER_SIZE + size
                 break
-            frames.append(Frame(command, sequence, bytes(buffer[offset + HEADER_SIZE : end])))
+            frames.append(Frame(command, sequence, bytes(buffer[offset + HEADER_SIZE : end]), flags))
             offset = end
         if buffer is data:
             if offset < total:
@@ -139,6 +154,12 @@ class FrameDecoder:
             del self._buffer[:offset]
         self._needed = needed
         return frames, self._early_violation() if self._buffer else None
+
+    def _limit_with_flags(self, command: int, flags: int) -> int:
+        """The payload limit of a frame with flags; -1 if a frame with this code may not have them."""
+        if flags != CONTEXT or not self._takes_context or not (0 < command <= MAX_COMMAND or command == EXTRA):
+            return -1
+        return self._limit(command) + CONTEXT_BYTES
 
     def _early_violation(self) -> BadFrame | UnsupportedVersion | FrameTooLarge | None:
         """Report a wrong magic as soon as its first byte arrives, not only when a whole header has arrived."""
@@ -162,10 +183,11 @@ class FrameDecoder:
                 details={"supported": [VERSION]},
             )
         error: BadFrame | FrameTooLarge
-        if flags:
-            error = BadFrame(f"cannot read the frame: reserved flags are set (0x{flags:04X})")
+        limit = self._limit_with_flags(command, flags) if flags else self._limit(command)
+        if limit < 0:
+            which = "a flag that only requests have is set" if flags == CONTEXT else "reserved flags are set"
+            error = BadFrame(f"cannot read the frame: {which} (0x{flags:04X})")
         else:
-            limit = self._limit(command)
             error = FrameTooLarge(
                 f"cannot accept a payload of {size} bytes for command {command}: the limit is {limit}",
                 details={"limit": limit, "size": size},

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from nexus.store.migrate import migrate, target_version
 
 __all__ = ["SqliteInserts", "forked", "ping_pong", "select_dicts"]
@@ -65,7 +67,10 @@ def ping_pong() -> Iterator[Callable[[], None]]:
 
 
 class SqliteInserts:
-    """Inserts the two rows of a new VM in one transaction, in this process, on the schema of Nexus."""
+    """Inserts the rows of a new VM in one transaction, in this process, on the schema of Nexus.
+
+    They are the VM, its operation and its event with its image; all indexes are there.
+    """
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None)
@@ -91,9 +96,18 @@ class SqliteInserts:
             (id_, name, "work", "created", self._cid, 1, 128, now, now),
         )
         execute(
-            "INSERT INTO journal (at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (now, "vm.created", "vm", id_, name, None, os.getuid(), os.getpid(), detail),
+            "INSERT INTO operation (id, at, command, args, uid, pid) VALUES (?, ?, ?, ?, ?, ?)",
+            (self._cid, now, "CreateVm", msgspec.msgpack.encode({"name": name}), os.getuid(), os.getpid()),
+        )
+        image = {"id": id_, "name": name, "role": "work", "state": "created", "cid": self._cid, "vcpu_count": 1}
+        image |= {"mem_size_mib": 128, "created_at": now, "updated_at": now, "revision": 1, "state_revision": 0}
+        execute(
+            "INSERT INTO journal (at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail, "
+            "operation_id, row_table, row_key, revision, after) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(now, "vm.created", "vm", id_, name, None, os.getuid(), os.getpid(), detail),
+                *(self._cid, "vms", id_, 1, msgspec.msgpack.encode(image)),
+            ),
         )
         execute("COMMIT")
 

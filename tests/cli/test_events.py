@@ -30,8 +30,8 @@ def test_events_wide_adds_pid_and_detail(cli: Cli) -> None:
     cli.ok("vm", "create", "a", "--actor", "agent-7")
     events = cli.ok("events", "--no-follow", "-o", "json").json
     heading, row = cli.ok("events", "--no-follow", "-o", "wide").lines
-    assert heading.split()[-3:] == ["BY", "PID", "DETAIL"]
-    assert row[heading.index("BY") :].split()[:2] == ["agent-7", str(events[0]["pid"])]
+    assert heading.split()[-3:] == ["OP", "PID", "DETAIL"]
+    assert row[heading.index("BY") :].split()[:3] == ["agent-7", str(events[0]["operation"]), str(events[0]["pid"])]
     assert json.loads(row[heading.index("DETAIL") :]) == events[0]["detail"]
 
 

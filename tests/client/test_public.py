@@ -11,10 +11,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from nexus_protocol import ReportedError
 from support.daemon import DaemonProcess, isolated_environment
 
 import nexus.client
-from nexus.client import BlockingClient, ConnectError, ConnectionFailure, ConnectionLost, Interrupted
+from nexus.client import BlockingClient, ConnectError, ConnectionFailure, ConnectionLost, DaemonTooOld, Interrupted
 
 REPOSITORY = Path(__file__).parents[2]
 TYPED = Path(__file__).with_name("typed.py")
@@ -65,6 +66,7 @@ def test_documented_examples_run(daemon: DaemonProcess) -> None:
 def test_errors_form_the_documented_tree() -> None:
     assert issubclass(ConnectionFailure, ConnectionError)
     assert ConnectError.__bases__ == ConnectionLost.__bases__ == (ConnectionFailure,)
+    assert DaemonTooOld.__bases__ == (ReportedError,)
     assert issubclass(Interrupted, KeyboardInterrupt)
     assert Interrupted(None).outcome is None
 

@@ -13,6 +13,8 @@ from nexus.vms.commands import CreateVm, ListVms, Vm, VmPage
 async def in_asyncio(client: Client) -> None:
     assert_type(await client.call(CreateVm(name="web")), Vm)
     assert_type(await client.call(ListVms()), VmPage)
+    assert_type(await client.call(ListVms(), why="w"), VmPage)
+    assert_type(await client.call(CreateVm(name="b"), why="w", key="k"), Vm)
     assert_type((await client.call(ListVms())).vms, list[Vm])
     assert_type(await client.call(Ping()), Pong)
     assert_type(await client.request(42), bytes)
@@ -25,6 +27,7 @@ async def in_asyncio(client: Client) -> None:
 def blocking(client: BlockingClient) -> None:
     assert_type(client.call(CreateVm(name="web")), Vm)
     assert_type(client.call(ListVms()), VmPage)
+    assert_type(client.call(CreateVm(name="b"), why="w", key="k"), Vm)
     assert_type(client.call(Health(), timeout_s=1), HealthReport)
     assert_type(client.call_raw(Health()), dict[str, Any])
     with client.stream(WatchEvents()) as events:

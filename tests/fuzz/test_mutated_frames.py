@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nexus_protocol import (
+    CONTEXT,
     ClientConnection,
     Command,
     ErrorReceived,
@@ -23,6 +24,7 @@ from nexus_protocol import (
     encode_command,
     encode_frame,
 )
+from nexus_protocol.context import encode_context
 from nexus_protocol.frame import CANCEL, HEADER_SIZE, INPUT
 from support.daemon import DaemonProcess, short_directory
 from support.raw import RawClient, pack
@@ -99,7 +101,7 @@ def _valid_command(rng: random.Random) -> Command[object]:
     if pick < 93:
         return Ping(rng.randbytes(rng.randrange(200)))
     if pick < 96:
-        return Hello(client="fuzz", actor=rng.choice((None, "agent")))
+        return Hello(client="fuzz", actor=rng.choice((None, "agent")), why=rng.choice((None, "fuzz")))
     if pick < 97:
         return Health()
     if pick < 98:
@@ -146,6 +148,13 @@ def _mutate_payload(rng: random.Random, payload: bytes, other: bytes) -> bytes:
     return bytes(data)
 
 
+def _context(rng: random.Random, previous: bytes) -> bytes:
+    """The bytes of a context: often valid, else mutated."""
+    key = f"fuzz-{rng.getrandbits(40)}" if rng.random() < 0.3 else None
+    context = encode_context(key=key, why=rng.choice((None, "fuzz", "é" * 250))) or b"\x80"
+    return _mutate_payload(rng, context, previous) if rng.random() < 0.4 else context
+
+
 def _mutate_frame(rng: random.Random, frame: bytes) -> bytes:
     data = bytearray(frame)
     kind = rng.randrange(5)
@@ -187,9 +196,13 @@ def _one_connection(daemon: DaemonProcess, rng: random.Random, outcome: _Outcome
             previous, payload = payload or b"\x80", mutated
         if 0.75 <= roll < 0.80:
             code = rng.choice((0x0101, 0x0107, 0x0199, 1, 0xEFFF, 47, 51))
+        flags = 0
+        if rng.random() < 0.3:
+            flags = CONTEXT
+            payload = _context(rng, previous) + (payload or b"\x80")
         sequence = len(sent) + 1
         sent[sequence] = code
-        data = encode_frame(code, sequence, payload)
+        data = encode_frame(code, sequence, payload, flags)
         if 0.80 <= roll < 0.803:
             data = _mutate_frame(rng, data)
             if data[6:8] == SHUTDOWN.to_bytes(2, "big"):
@@ -306,10 +319,18 @@ def test_random_bytes_in_random_chunks_affect_only_their_connection(fuzzed: Daem
 
 
 _HEADERS = st.builds(
-    lambda code, sequence, payload: b"" if code == SHUTDOWN else encode_frame(code, sequence, payload),
+    lambda code, sequence, payload, flags: b"" if code == SHUTDOWN else encode_frame(code, sequence, payload, flags),
     st.one_of(st.sampled_from((42, 44, 46, 48, 51, 0x0101, 0x0102, INPUT, CANCEL)), st.integers(1, 0xEFFF)),
     st.integers(1, 5),
-    st.one_of(st.just(b""), st.binary(max_size=60), st.dictionaries(st.text(max_size=8), st.none()).map(pack)),
+    st.one_of(
+        st.just(b""),
+        st.binary(max_size=60),
+        st.dictionaries(st.text(max_size=8), st.none()).map(pack),
+        st.lists(st.dictionaries(st.sampled_from(("key", "why", "x")), st.text(max_size=8)), max_size=3).map(
+            lambda maps: b"".join(map(pack, maps))
+        ),
+    ),
+    st.sampled_from((0, 0, 0, CONTEXT, CONTEXT, CONTEXT, 2)),
 )
 
 

@@ -76,6 +76,8 @@ STABLE_CODES = {
     "ListPlugins": 52,
     "ReloadPlugins": 53,
     "Batch": 54,
+    "GetOperation": 55,
+    "ListOperations": 56,
     "CreateVm": 0x0100,
     "ListVms": 0x0101,
     "GetVm": 0x0102,

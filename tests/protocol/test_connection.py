@@ -10,6 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nexus_protocol import (
+    CONTEXT,
+    CONTEXT_BYTES,
+    DEFAULT_MAX_PAYLOAD,
+    HEADER_SIZE,
     INPUT_CREDIT,
     MAX_PAYLOAD,
     AckReceived,
@@ -38,7 +42,9 @@ PLAIN, STREAM = 42, 0xE000
 codes = st.sampled_from([0, 1, PLAIN, STREAM, 0xEFFF, 0xF000, 0xFF00, INPUT, CANCEL, SUCCESS, ITEM, ERROR])
 sequences = st.sampled_from([0, 1, 2, 3, 0xFFFFFFFF])
 payloads = st.binary(max_size=20) | st.sampled_from([b"\x80", msgpack.packb({"ack": 5}), msgpack.packb({"ack": -5})])
-good_frames = st.builds(encode_frame, codes, sequences, payloads)
+good_frames = st.builds(encode_frame, codes, sequences, payloads) | st.builds(
+    encode_frame, codes, sequences, payloads, st.sampled_from([CONTEXT] * 6 + [2, 3])
+)
 odd_headers = st.builds(
     HEADER.pack,
     st.sampled_from([b"NEX\0"] * 6 + [b"NEXT"]),
@@ -94,18 +100,21 @@ def test_data_after_a_violation_is_ignored(make: Callable[[], Any]) -> None:
 
 @bounded(100)
 @given(
-    st.lists(st.tuples(st.integers(1, 0xEFFF), st.binary(max_size=30)), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(1, 0xEFFF), st.binary(max_size=30), st.binary(max_size=30)), min_size=1, max_size=8),
     st.data(),
 )
 def test_two_engines_exchange_requests_and_replies_in_any_order(
-    requests: list[tuple[int, bytes]], data: st.DataObject
+    requests: list[tuple[int, bytes, bytes]], data: st.DataObject
 ) -> None:
     client, daemon = ClientConnection(), server()
-    sent = [client.send_request(code, payload) for code, payload in requests]
+    sent = [client.send_request(code, payload, context=context) for code, payload, context in requests]
     stream = b"".join(frame for _, frame in sent)
     events = [event for piece in cut(stream, data.draw(cuts())) for event in daemon.receive_data(piece)]
     assert events == [
-        RequestReceived(code, sequence, payload) for (code, payload), (sequence, _) in zip(requests, sent, strict=True)
+        RequestReceived(code, sequence, context + (payload or b"\x80"), CONTEXT)
+        if context
+        else RequestReceived(code, sequence, payload)
+        for (code, payload, context), (sequence, _) in zip(requests, sent, strict=True)
     ]
     order = data.draw(st.permutations([sequence for sequence, _ in sent]))
     replies = b""
@@ -122,6 +131,49 @@ def test_two_engines_exchange_requests_and_replies_in_any_order(
             expected.append(ErrorReceived(sequence, msgpack.packb(error.payload())))
     assert [e for piece in cut(replies, data.draw(cuts())) for e in client.receive_data(piece)] == expected
     assert client.open_requests == daemon.open_requests == frozenset()
+
+
+def test_request_with_a_context_may_be_cut_at_every_byte() -> None:
+    _, request = ClientConnection().send_request(PLAIN, b"\x81\xa1a\x01", context=b"\x81\xa3why\xa1w")
+    data = request + encode_frame(PLAIN, 2)
+    whole = [
+        RequestReceived(PLAIN, 1, b"\x81\xa3why\xa1w\x81\xa1a\x01", CONTEXT),
+        RequestReceived(PLAIN, 2, b""),
+    ]
+    for place in range(len(data) + 1):
+        daemon = server()
+        assert daemon.receive_data(data[:place]) + daemon.receive_data(data[place:]) == whole
+    daemon = server()
+    assert [event for byte in data for event in daemon.receive_data(bytes([byte]))] == whole
+
+
+def test_context_is_kept_beside_the_limit_of_the_command() -> None:
+    size = DEFAULT_MAX_PAYLOAD + CONTEXT_BYTES
+    daemon = server()
+    assert daemon.receive_data(HEADER.pack(b"NEX\0", 1, PLAIN, size, 1, CONTEXT)) == []
+    assert daemon.buffered == HEADER_SIZE
+    (event,) = server().receive_data(HEADER.pack(b"NEX\0", 1, PLAIN, size + 1, 1, CONTEXT))
+    assert isinstance(event, ConnectionFailed)
+    assert isinstance(event.error, FrameTooLarge)
+
+
+@pytest.mark.parametrize(("code", "flags"), [(INPUT, 1), (CANCEL, 1), (SUCCESS, 1), (PLAIN, 2), (PLAIN, 3), (0, 1)])
+def test_other_flags_from_a_client_fail_the_connection(code: int, flags: int) -> None:
+    daemon = server()
+    daemon.receive_data(encode_frame(STREAM, 1))
+    (event,) = daemon.receive_data(encode_frame(code, 1, b"", flags))
+    assert isinstance(event, ConnectionFailed)
+    assert isinstance(event.error, BadFrame)
+    assert event.error.sequence == 1
+
+
+@pytest.mark.parametrize("code", [SUCCESS, ITEM, ERROR])
+def test_flag_from_a_daemon_fails_the_connection(code: int) -> None:
+    (event,) = client_with_open_requests().receive_data(encode_frame(code, 1, b"\x80\x80", CONTEXT))
+    assert isinstance(event, ConnectionFailed)
+    client = client_with_open_requests()
+    assert client.receive_reply(1, encode_frame(SUCCESS, 1, b"\x80\x80", CONTEXT)) is None
+    assert client.open_requests == {1, 2}
 
 
 @pytest.mark.parametrize("code", [0, 0xF000, 0xFF01, SUCCESS, ITEM, ERROR])

@@ -9,20 +9,25 @@ import sys
 import msgpack
 import pytest
 from nexus_protocol import (
+    CONTEXT,
+    CONTEXT_BYTES,
     HEADER_SIZE,
     INPUT_CREDIT,
     MAX_PAYLOAD,
     FrameDecoder,
+    context_decoder,
     errors,
     frame,
 )
 from nexus_protocol.codec import MAX_DEPTH
+from nexus_protocol.context import MAX_KEY, MAX_WHY_BYTES, RequestContext
 from support.daemon import DaemonProcess
 from support.vectors import PROTOCOL
 
 from nexus import docs, store
 from nexus.config import Limits
 from nexus.paths import MAX_SOCKET_PATH
+from nexus.system.commands import Ping
 
 SPEC = (PROTOCOL / "SPEC.md").read_text(encoding="utf-8")
 
@@ -121,9 +126,27 @@ def test_spec_has_the_limits_of_the_engine(sentence: str) -> None:
 def test_annotated_frame_of_the_spec_decodes() -> None:
     (block,) = blocks("hex")
     data = bytes.fromhex("".join(re.match(r"((?:[0-9a-f]{2} )+) ", line)[1] for line in block.splitlines()))  # type: ignore[index]
-    ((command, sequence, payload),), violation = FrameDecoder(lambda _: 100).feed(data)
+    ((command, sequence, payload, _),), violation = FrameDecoder(lambda _: 100).feed(data)
     assert violation is None
     assert (command, sequence, msgpack.unpackb(payload)) == (42, 3, {"payload": b"hi"})
+
+
+def test_annotated_request_with_a_context_of_the_spec_decodes() -> None:
+    (block,) = blocks("context")
+    data = bytes.fromhex("".join(re.match(r"((?:[0-9a-f]{2} )+) ", line)[1] for line in block.splitlines()))  # type: ignore[index]
+    ((command, sequence, payload, flags),), violation = FrameDecoder(lambda _: 100, takes_context=True).feed(data)
+    assert violation is None
+    assert (command, sequence, flags) == (42, 5, CONTEXT)
+    context, ping = context_decoder(Ping.info)(payload, 100)
+    assert (context, ping) == (RequestContext(why="is it up"), Ping())
+
+
+def test_spec_lists_the_fields_of_a_context() -> None:
+    listed = {row[0].strip("`"): row[1] for row in rows("The context of a request")[2:]}
+    assert listed.keys() == set(RequestContext.__struct_fields__)
+    assert f"1 to {MAX_KEY} characters" in listed["key"]
+    assert f"1 to {MAX_WHY_BYTES} bytes" in listed["why"]
+    assert f"A context has {CONTEXT_BYTES} bytes at most" in " ".join(SPEC.split())
 
 
 def test_example_session_of_the_spec_matches_the_daemon(daemon: DaemonProcess) -> None:

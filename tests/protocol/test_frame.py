@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nexus_protocol import (
+    CONTEXT,
+    CONTEXT_BYTES,
     HEADER_SIZE,
     MAX_PAYLOAD,
     BadFrame,
@@ -17,14 +19,22 @@ from nexus_protocol import (
     UnsupportedVersion,
     encode_frame,
 )
-from nexus_protocol.frame import HEADER
+from nexus_protocol.frame import CANCEL, ERROR, EXTRA, HEADER, INPUT, ITEM, MAX_COMMAND, SUCCESS
 from support.strategies import bounded, cut, cuts
 
-frames = st.builds(Frame, st.integers(0, 0xFFFF), st.integers(0, 0xFFFFFFFF), st.binary(max_size=60))
+frames = st.builds(
+    Frame, st.integers(0, 0xFFFF), st.integers(0, 0xFFFFFFFF), st.binary(max_size=60), st.just(0)
+) | st.builds(
+    Frame,
+    st.integers(1, MAX_COMMAND) | st.just(EXTRA),
+    st.integers(0, 0xFFFFFFFF),
+    st.binary(max_size=100),
+    st.just(CONTEXT),
+)
 
 
 def decoder() -> FrameDecoder:
-    return FrameDecoder(lambda _command: 64)
+    return FrameDecoder(lambda _command: 64, takes_context=True)
 
 
 def header(magic: bytes = b"NEX\0", version: int = 1, command: int = 42, size: int = 0, flags: int = 0) -> bytes:
@@ -60,6 +70,12 @@ def test_frames_received_byte_by_byte_are_decoded_when_complete() -> None:
     [
         (header(magic=b"NEX\1"), BadFrame, 0),
         (header(flags=0x8000), BadFrame, 7),
+        (header(flags=0x0003), BadFrame, 7),
+        *(
+            (header(command=code, flags=CONTEXT), BadFrame, 7)
+            for code in (0, 0xF000, INPUT, CANCEL, SUCCESS, ITEM, ERROR)
+        ),
+        (header(size=64 + CONTEXT_BYTES + 1, flags=CONTEXT), FrameTooLarge, 7),
         (header(version=2), UnsupportedVersion, 0),
         (header(size=65), FrameTooLarge, 7),
         (header(size=0xFFFFFFFF), FrameTooLarge, 7),
@@ -80,6 +96,25 @@ def test_violations_describe_what_is_accepted() -> None:
     assert version.details == {"supported": [1]}
     assert size is not None
     assert size.details == {"limit": 64, "size": 65}
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_flag_of_a_context_adds_to_the_limit_of_the_command(split: bool) -> None:
+    data = encode_frame(1, 1, bytes(64 + CONTEXT_BYTES), CONTEXT)
+    reader = decoder()
+    pieces = [data[:30], data[30:]] if split else [data]
+    received = [frame for piece in pieces for frame in reader.feed(piece)[0]]
+    assert received == [Frame(1, 1, bytes(64 + CONTEXT_BYTES), CONTEXT)]
+    _, violation = reader.feed(header(size=65 + CONTEXT_BYTES, flags=CONTEXT))
+    assert violation is not None
+    assert violation.details == {"limit": 64 + CONTEXT_BYTES, "size": 65 + CONTEXT_BYTES}
+
+
+def test_decoder_that_takes_no_context_refuses_its_flag() -> None:
+    received, violation = FrameDecoder(lambda _command: 64).feed(encode_frame(1, 1) + encode_frame(1, 2, b"", CONTEXT))
+    assert received == [Frame(1, 1, b"")]
+    assert isinstance(violation, BadFrame)
+    assert violation.sequence == 2
 
 
 def test_first_wrong_byte_of_the_magic_is_refused() -> None:
@@ -147,3 +182,6 @@ def test_large_frame_in_small_pieces_is_decoded_in_linear_time() -> None:
 def test_payload_above_the_frame_limit_is_not_encoded() -> None:
     with pytest.raises(ValueError, match="does not fit a frame"):
         encode_frame(1, 1, bytes(MAX_PAYLOAD + 1))
+    assert len(encode_frame(1, 1, bytes(MAX_PAYLOAD + CONTEXT_BYTES), CONTEXT)) > MAX_PAYLOAD
+    with pytest.raises(ValueError, match="does not fit a frame"):
+        encode_frame(1, 1, bytes(MAX_PAYLOAD + CONTEXT_BYTES + 1), CONTEXT)

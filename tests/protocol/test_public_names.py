@@ -10,16 +10,16 @@ import pytest
 import nexus.client
 
 PROTOCOL = """
-AckReceived BadFrame CancelReceived Cancelled ClientConnection Command CommandInfo Conflict ConnectionFailed
-DEFAULT_MAX_PAYLOAD DeadlineExceeded Effect Empty ErrorReceived FailedPrecondition Frame FrameDecoder FrameTooLarge
-HEADER_SIZE INPUT_CREDIT InputReceived Internal InvalidArgument ItemReceived MAGIC MAX_PAYLOAD NexusError NotFound
-PermissionDenied ProtocolError Record ReportedError RequestReceived ResourceExhausted ServerConnection StreamCommand
-SuccessReceived Unavailable UnknownCommand UnsupportedVersion VERSION WireEnum command command_decoder
-declared_commands decode_map decode_reply encode_command encode_frame encode_record error_from_payload
+AckReceived BadFrame CONTEXT CONTEXT_BYTES CancelReceived Cancelled ClientConnection Command CommandInfo Conflict
+ConnectionFailed DEFAULT_MAX_PAYLOAD DeadlineExceeded Effect Empty ErrorReceived FailedPrecondition Frame FrameDecoder
+FrameTooLarge HEADER_SIZE INPUT_CREDIT InputReceived Internal InvalidArgument ItemReceived MAGIC MAX_PAYLOAD NexusError
+NotFound PermissionDenied ProtocolError Record ReportedError RequestReceived ResourceExhausted ServerConnection
+StreamCommand SuccessReceived Unavailable UnknownCommand UnsupportedVersion VERSION WireEnum command command_decoder
+context_decoder declared_commands decode_map decode_reply encode_command encode_frame encode_record error_from_payload
 """
 
 CLIENT = """
-BlockingClient BlockingStream Client ConnectError ConnectionFailure ConnectionLost Interrupted Stream
+BlockingClient BlockingStream Client ConnectError ConnectionFailure ConnectionLost DaemonTooOld Interrupted Stream
 """
 
 

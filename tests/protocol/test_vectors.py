@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgpack
+import msgspec
 import pytest
 from nexus_protocol import (
+    CONTEXT,
     AckReceived,
     CancelReceived,
     ClientConnection,
@@ -19,6 +21,7 @@ from nexus_protocol import (
     ServerConnection,
     SuccessReceived,
     UnknownCommand,
+    context_decoder,
     declared_commands,
     decode_map,
     decode_reply,
@@ -31,6 +34,8 @@ from nexus_protocol.frame import CANCEL, ERROR, INPUT, ITEM, SUCCESS
 from support.vectors import BadVector, GoodVector, bad_vectors, good_vectors
 
 from nexus.config import Limits
+from nexus.daemon.budgets import Budgets
+from nexus.daemon.client_session import SessionContext
 from nexus.daemon.dispatch import load_capabilities
 
 DISPATCH = load_capabilities()
@@ -38,12 +43,22 @@ INFOS = {info.name: info for info in declared_commands()}
 GOOD, BAD = good_vectors(), bad_vectors()
 CODES = {"success": SUCCESS, "item": ITEM, "error": ERROR, "input": INPUT, "cancel": CANCEL}
 
+LIMITS = Limits()
+LIMIT = DISPATCH.payload_limit(LIMITS.max_payload_bytes, LIMITS.max_frame_payload_bytes)
+
 good = pytest.mark.parametrize("vector", GOOD, ids=lambda v: v.name)
 
 
 def server() -> ServerConnection:
-    limits = Limits()
-    return ServerConnection(DISPATCH.payload_limit(limits.max_payload_bytes, limits.max_frame_payload_bytes))
+    return ServerConnection(LIMIT)
+
+
+def session_context() -> SessionContext:
+    """What the sessions share, of which only the decoding is used."""
+    none: Any = None
+    return SessionContext(
+        none, none, DISPATCH, LIMITS, Budgets(LIMITS, none, lambda: None), none, lambda _session: None
+    )
 
 
 def test_vector_names_are_unique() -> None:
@@ -62,6 +77,10 @@ def test_every_command_has_request_success_and_item_vectors(name: str) -> None:
 @good
 def test_good_vector_values_encode_to_its_frame(vector: GoodVector) -> None:
     body = msgpack.packb(vector.payload) if vector.payload else b""
+    if vector.context is not None:
+        whole = msgpack.packb(vector.context) + (body or b"\x80")
+        assert vector.frame.hex() == encode_frame(vector.code, vector.sequence, whole, CONTEXT).hex()
+        return
     wanted = {encode_frame(vector.code, vector.sequence, body)}
     if not body:
         wanted.add(encode_frame(vector.code, vector.sequence, b"\x80"))
@@ -83,8 +102,13 @@ def test_daemon_engine_decodes_good_vector(vector: GoodVector) -> None:
     if vector.kind == "request":
         assert vector.command is not None
         (event,) = server().receive_data(vector.frame)
-        assert event == RequestReceived(vector.code, vector.sequence, vector.frame[18:])
-        command = DISPATCH.entries[vector.code].decode(vector.frame[18:])
+        flags = 0 if vector.context is None else CONTEXT
+        assert event == RequestReceived(vector.code, vector.sequence, vector.frame[18:], flags)
+        if vector.context is None:
+            command = DISPATCH.entries[vector.code].decode(vector.frame[18:])
+        else:
+            context, command = context_decoder(INFOS[vector.command])(vector.frame[18:], LIMIT(vector.code))
+            assert msgspec.to_builtins(context) == vector.context
         assert type(command).__name__ == vector.command
         # Fields at their defaults need not be encoded; all others must be.
         assert vector.payload.items() >= decode_map(encode_command(command)).items()
@@ -153,7 +177,10 @@ def test_bad_vector_is_refused_as_documented(vector: BadVector) -> None:
                 entry = DISPATCH.entries.get(event.command)
                 if entry is None:
                     raise UnknownCommand("cannot carry it out")
-                entry.decode(event.payload)
+                if event.flags:
+                    session_context().decode_with_context(entry, event.payload)
+                else:
+                    entry.decode(event.payload)
             except (InvalidArgument, UnknownCommand) as error:
                 refusals.append(error.payload() | {"sequence": event.sequence})
     assert vector.closed == bool(events and isinstance(events[-1], ConnectionFailed))

@@ -92,7 +92,9 @@ _SHARED = {
 _WORLD = {"nexus.runtime", "nexus.git", "nexus.supervision"}
 _OWN_CONTRACT = {f"{{own}}.{kind}" for kind in CONTRACT_KINDS}
 
-_CONTRACT_PARTS = {"nexus.records.fields", "nexus.records.errors"}
+_CONTRACT_PARTS = {"nexus.records.fields", "nexus.records.errors", "nexus.records.events"}
+_CHANGES = {"nexus.journal.operation", "nexus.journal.rows"}
+"""By which every change is written."""
 
 _KINDS: dict[str, set[str]] = {
     "commands": _BASE | _CONTRACT_PARTS | _OWN_CONTRACT | {"nexus.git.errors"},
@@ -102,7 +104,8 @@ _KINDS: dict[str, set[str]] = {
     "store": _BASE
     | _OWN_CONTRACT
     | {"nexus.caller", "nexus.runtime.loopback", "{own}.settings"}
-    | {"nexus.store", "nexus.supervision.store", "nexus.records"},
+    | {"nexus.store", "nexus.supervision.store", "nexus.records"}
+    | _CHANGES,
     "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs"},
     "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
     "part": _BASE | _SHARED | _WORLD | {"{own}", "nexus.envfile"},
@@ -127,7 +130,7 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.config": {"nexus.address", "nexus.paths", "nexus.trust", "nexus_protocol.errors"},
     "nexus.capabilities": set(),
     "nexus.caller": set(),
-    "nexus.capability": _BASE | {"nexus.caller", "nexus.store", "nexus.runtime", "nexus.supervision"},
+    "nexus.capability": _BASE | _CHANGES | {"nexus.caller", "nexus.store", "nexus.runtime", "nexus.supervision"},
     "nexus.records": _BASE | {"nexus.caller", "nexus.capability", "nexus.journal", "nexus.store"},
     "nexus.streams": _BASE | {"nexus.capability"},
     "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks", "nexus.trust"},
@@ -280,6 +283,7 @@ def _texts(module: Source) -> set[Violation]:
     may_hold_sql = (
         _below(name, "nexus.store")
         or name == "nexus.records.table"
+        or (_below(name, "nexus.journal") and kind_of(name) == "part")
         or parts[-1] == "store"
         or parts[-1].endswith("_store")
     )

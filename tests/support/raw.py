@@ -127,25 +127,25 @@ class RawClient:
             if happened & select.POLLOUT:
                 view = view[self.sock.send(view, socket.MSG_DONTWAIT) :]
 
-    def begin(self, command: Command[Any]) -> int:
+    def begin(self, command: Command[Any], context: bytes = b"") -> int:
         """Send one request; return its sequence."""
-        return self.begin_many([command])[0]
+        return self.begin_many([command], context)[0]
 
-    def begin_many(self, commands: Iterable[Command[Any]]) -> list[int]:
-        """Send requests with one write; return their sequences."""
+    def begin_many(self, commands: Iterable[Command[Any]], context: bytes = b"") -> list[int]:
+        """Send requests with one write, each with this encoded context; return their sequences."""
         sequences, parts = [], []
         for command in commands:
             sequence, data = self.engine.send_request(
-                command.info.code, encode_command(command), takes_input=command.info.takes_input
+                command.info.code, encode_command(command), takes_input=command.info.takes_input, context=context
             )
             sequences.append(sequence)
             parts.append(data)
         self.send_bytes(b"".join(parts))
         return sequences
 
-    def begin_raw(self, code: int, payload: bytes = b"") -> int:
-        """Send a request with any payload; return its sequence."""
-        sequence, data = self.engine.send_request(code, payload)
+    def begin_raw(self, code: int, payload: bytes = b"", context: bytes = b"") -> int:
+        """Send a request with any payload, and any context; return its sequence."""
+        sequence, data = self.engine.send_request(code, payload, context=context)
         self.send_bytes(data)
         return sequence
 

@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 
 from nexus_protocol import Command, Effect, Empty, Record, StreamCommand, command
 from nexus_protocol.command import Repeat
+from nexus_protocol.context import RequestContext
 
 from nexus.capability import Context, Stream, collect_handlers, handles
 from nexus.config import Limits
 from nexus.daemon.dispatch import Dispatch
 from nexus.daemon.server import Server
 from nexus.streams import Following, daemon_stopping, send_progress
-from nexus.system.commands import Hello, Welcome
+from nexus.system.handlers import hello
 from support.raw import RawClient
 
 __all__ = [
@@ -144,6 +145,19 @@ for _toy in TOYS:
     sys.modules["nexus_protocol.command"].__dict__["_COMMANDS"].pop(_toy.info.code)
 
 
+class _NoStore:
+    """Stands for the store of a server whose handlers write nothing: no key of a request is kept."""
+
+    def digest(self, data: bytes) -> bytes:
+        return data
+
+    async def fetch(self, fn: Callable[[Any], Any]) -> None:
+        return None
+
+    async def write(self, fn: Callable[[Any], Any]) -> None:
+        return None
+
+
 class ToyServer:
     """The server, its loop, and a record of what happened to its handlers.
 
@@ -157,6 +171,8 @@ class ToyServer:
         self.cancelled = 0
         self.timed_out: list[bool] = []
         """``Context.timed_out`` at each cancellation of one of these."""
+        self.contexts: list[RequestContext] = []
+        """``Context.request`` of each Hold and Count, in the order in which they began."""
         self.source: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
         self.log: list[bytes] = []
         self.changed: list[Callable[[], None]] = []
@@ -181,7 +197,7 @@ class ToyServer:
     async def _start(self, limits: Limits) -> Server:
         self.may_answer = asyncio.Event()
         dispatch = Dispatch(collect_handlers(_Handlers(self)))
-        server = Server(None, dispatch, limits, lambda _reason: None, self.loop)  # type: ignore[arg-type]
+        server = Server(_NoStore(), dispatch, limits, lambda _reason: None, self.loop)  # type: ignore[arg-type]
         server.listen(self._listener)
         return server
 
@@ -246,6 +262,7 @@ class _Handlers:
 
         @handles(Hold)
         async def hold(ctx: Context, _command: Hold) -> Empty:
+            toy.contexts.append(ctx.request)
             toy.holding += 1
             try:
                 await toy.may_answer.wait()
@@ -274,7 +291,8 @@ class _Handlers:
             return Size(len(command.data))
 
         @handles(Count)
-        def count(_ctx: Context, _command: Count) -> Size:
+        def count(ctx: Context, _command: Count) -> Size:
+            toy.contexts.append(ctx.request)
             return Size(1)
 
         @handles(Reluctant)
@@ -355,10 +373,6 @@ class _Handlers:
                 return Size(7)
 
             return await send_progress(stream, do)
-
-        @handles(Hello)
-        def hello(_ctx: Context, _command: Hello) -> Welcome:
-            return Welcome("toy", [1], {})
 
         self.__dict__.update(
             {

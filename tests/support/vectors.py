@@ -23,6 +23,8 @@ class GoodVector(NamedTuple):
     sequence: int
     payload: dict[str, Any]
     frame: bytes
+    context: dict[str, Any] | None
+    """The context of a request; None without the flag."""
 
 
 class BadVector(NamedTuple):
@@ -61,6 +63,7 @@ def good_vectors() -> list[GoodVector]:
             v["sequence"],
             _plain(v["payload"]),
             bytes.fromhex(v["hex"]),
+            v.get("context"),
         )
         for v in _load("good.json")
     ]

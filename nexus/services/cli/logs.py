@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from nexus_protocol.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 
 from nexus.cli.output import Printer, end_with_reader, exact_bytes, output_filter, printable
-from nexus.cli.verbs import build_command, parse_duration, verb
+from nexus.cli.verbs import build_command, since, verb
 from nexus.client.errors import ConnectionFailure, ConnectionLost
 from nexus.services.commands import GetServiceStdout
 from nexus.services.errors import ServiceCursorInvalid, ServiceNotFound
@@ -26,39 +26,12 @@ from nexus.services.states import LogStream
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["make_logs", "parse_since"]
+__all__ = ["make_logs"]
 
 _LINES_ON_TERMINAL = 100
 """The default of ``--lines`` on a terminal."""
 _FIRST_PAUSE_MS, _LAST_PAUSE_MS = 50, 1000
 """Between two attempts to reach a daemon that is not there; doubled each time."""
-
-
-def _since(text: str) -> int:
-    try:
-        return parse_since(text, int(time.time() * 1000))
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def parse_since(text: str, now_ms: int) -> int:
-    """Parse a time to ms since 1970: ``5m`` ago, or a time as nexusctl prints it (UTC unless it names a zone).
-
-    Raises:
-        ValueError: the text is neither; the message is for a person.
-    """
-    try:
-        return max(0, now_ms - parse_duration(text))
-    except ValueError:
-        pass
-    from datetime import UTC, datetime
-
-    try:
-        at = datetime.fromisoformat(text.removesuffix(" UTC"))
-    except ValueError:
-        raise ValueError(f"{text!r} is neither a time ago such as 5m nor a time such as 2026-01-31T09:30:00") from None
-    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-    return max(0, int(at.timestamp() * 1000))
 
 
 def _line_count(text: str) -> int:
@@ -314,7 +287,7 @@ def make_logs() -> click.Command:
         click.Option(["-n", "--lines"], type=_line_count, metavar="N", help="Only the last N lines, or 'all'."),
         click.Option(
             ["--since", "since_at"],
-            type=_since,
+            type=since,
             metavar="TIME",
             help="Only output since then: a time ago such as 5m, or a time in UTC.",
         ),

@@ -139,7 +139,8 @@ def _add(app: App, values: dict[str, Any], out: Printer) -> int:
     _variables(values, "environment")
     dependencies: tuple[_Dependency, ...] = values.pop("depends_on")
     start = values.pop("start")
-    values["id"] = values.get("id") or str(uuid.uuid4())
+    if app.key is None:  # under a key the line is repeated with the same request
+        values["id"] = values.get("id") or str(uuid.uuid4())
     service = app.call_raw(build_command(AddService, values))
     try:
         for one in dependencies:

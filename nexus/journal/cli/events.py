@@ -44,7 +44,7 @@ def _events(app: App, values: dict[str, Any], out: Printer) -> None:
                     collected.append(record)
                     continue
                 if heading and out.for_person:
-                    click.echo(_layout(wide, "SEQ", "TIME", "KIND", "SUBJECT", "BY", "PID", "DETAIL"))
+                    click.echo(_layout(wide, "SEQ", "TIME", "KIND", "SUBJECT", "BY", "OP", "PID", "DETAIL"))
                     heading = False
                 out.line(record, _line(event, wide), key="seq")
     except (KeyboardInterrupt, Unavailable, ConnectionLost) as error:
@@ -72,10 +72,10 @@ def _command_line(values: dict[str, Any], out: Printer, last: int) -> str:
 
 
 def _layout(wide: bool, *columns: object) -> str:
-    """Lay out one row; the last two columns are for ``-o wide``."""
+    """Lay out one row; the last three columns are for ``-o wide``."""
     if not wide:
         return "{:<8} {:<23} {:<26} {:<24} {}".format(*columns[:5]).rstrip()
-    return "{:<8} {:<23} {:<26} {:<24} {:<16} {:<8} {}".format(*columns).rstrip()
+    return "{:<8} {:<23} {:<26} {:<24} {:<16} {:<8} {:<8} {}".format(*columns).rstrip()
 
 
 def _record(event: Event) -> dict[str, Any]:
@@ -91,7 +91,8 @@ def _line(event: Event, wide: bool) -> str:
 
         detail = msgspec.json.encode(event.detail).decode()
     at = format_time(event.at) or ""
-    return printable(_layout(wide, event.seq, at, event.kind or "", subject, by, event.pid or "", detail))
+    columns = (event.seq, at, event.kind or "", subject, by, event.operation or "", event.pid or "", detail)
+    return printable(_layout(wide, *columns))
 
 
 _HELP = """Show events, oldest first, and follow new ones until Ctrl-C.
@@ -100,6 +101,11 @@ Event numbers increase, with gaps. To continue later, pass the last number as --
 
 \b
     nexusctl events --kind 'vm.*' --no-follow -o jsonl
+
+With -o wide each event has the number of its operation. To see that one:
+
+\b
+    nexusctl op show 42
 """
 
 events = verb(WatchEvents, _events, help=_HELP)

@@ -1,0 +1,177 @@
+"""``nexusctl op``: lists operations, and shows what one of them changed, what led to it and what it led to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nexus.cli.output import Column, Printer, format_time, hint, print_fields, printable
+from nexus.cli.verbs import NounGroup, Number, build_command, since, verb
+from nexus.hints import command_line
+from nexus.journal.commands import GetOperation, ListOperations
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+
+__all__ = ["op"]
+
+Record = dict[str, Any]
+
+_SHOWN = 50
+"""The default of ``op list --limit``."""
+_PAGE = 1000
+_VALUE_CHARACTERS = 200
+"""Of one value for a person; ``-o json`` has all of it."""
+
+
+def _by(operation: Record) -> str:
+    return operation.get("actor") or f"uid {operation['uid']}"
+
+
+def _subjects(operation: Record) -> str:
+    names: list[str] = operation.get("subjects", [])
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+_COLUMNS = (
+    Column("ID", lambda operation: operation["id"], 6),
+    Column("TIME", lambda operation: format_time(operation["at"]), 23),
+    Column("COMMAND", lambda operation: operation["command"], 16),
+    Column("SUBJECT", _subjects, 20),
+    Column("BY", _by, 12),
+    Column("CAUSE", lambda operation: operation.get("cause"), 6),
+    Column("WHY", lambda operation: operation.get("why")),
+    Column("KEY", lambda operation: operation.get("key"), wide=True),
+    Column("PID", lambda operation: operation["pid"], wide=True),
+)
+
+
+def _make_list() -> click.Command:
+    def run(app: App, values: dict[str, Any], out: Printer) -> None:
+        limit = values.pop("limit")
+        found: list[Record] = []
+        cursor: str | None = None
+        while True:
+            count = min(limit - len(found), _PAGE)
+            page = app.call_raw(build_command(ListOperations, {**values, "limit": count, "cursor": cursor}))
+            found += page["operations"]
+            cursor = page.get("next_cursor")
+            if cursor is None or len(found) >= limit:
+                break
+        out.many(found, _COLUMNS, key="id", nothing="No operations found.")
+        if cursor is not None:
+            hint(f"Older operations are not shown: give a --limit above {limit}.")
+
+    parameters = [
+        click.Option(
+            ["--since", "since_at"],
+            type=since,
+            metavar="TIME",
+            help="Only those begun since then: a time ago such as 2h, or a time in UTC.",
+        ),
+        click.Option(["--limit"], type=Number(1), default=_SHOWN, help=f"Maximum number (default: {_SHOWN})."),
+    ]
+    return verb(ListOperations, run, parameters=parameters, exclude=("since_at", "limit", "cursor"), help=_LIST_HELP)
+
+
+_LIST_HELP = """List operations, newest first: the requests that changed something, and the daemon's own causes.
+
+\b
+    nexusctl op list --subject api --since 2h
+    nexusctl op list --command 'process.*'
+"""
+
+
+def _make_show() -> click.Command:
+    def run(app: App, values: dict[str, Any], out: Printer) -> None:
+        detail = app.call_raw(GetOperation(values["id"], limit=_PAGE))
+        cursor = detail.pop("next_cursor", None)
+        while cursor is not None:
+            more = app.call_raw(GetOperation(values["id"], limit=_PAGE, cursor=cursor))
+            detail["changes"] += more["changes"]
+            cursor = more.get("next_cursor")
+        if out.output == "name":
+            click.echo(detail["operation"]["id"])
+        else:
+            out.one(detail, key="id", sentence=lambda: _print(detail))
+
+    return verb(GetOperation, run, exclude=("limit", "cursor"), help=_SHOW_HELP)
+
+
+_SHOW_HELP = """Show one operation: what it changed, column by column, what led to it and what it led to.
+
+\b
+    nexusctl op show 42
+"""
+
+
+def _print(detail: Record) -> None:
+    operation, cause = detail["operation"], detail.get("cause")
+    led_from = operation.get("cause")
+    print_fields(
+        [
+            ("Operation", operation["id"]),
+            ("Command", operation["command"]),
+            *[(f"  {name}", _value(value)) for name, value in operation.get("args", {}).items()],
+            ("Time", format_time(operation["at"])),
+            ("By", f"{_by(operation)} (uid {operation['uid']}, pid {operation['pid']})"),
+            ("Why", operation.get("why")),
+            ("Key", operation.get("key")),
+            ("Cause", _one_line(cause) if cause else f"{led_from}, which is no longer kept" if led_from else None),
+            *[("Led to", _one_line(caused)) for caused in detail.get("caused", [])],
+        ]
+    )
+    if not detail["changes"]:
+        click.echo("It changed no record.")
+    for change in detail["changes"]:
+        subject = change.get("subject_name") or change["subject_id"]
+        click.echo()
+        click.echo(printable(f"{change['kind']}  {change['subject_kind']} {subject}"))
+        before, after = change.get("before"), change.get("after")
+        for column in dict.fromkeys((*(before or ()), *(after or ()))):
+            if before is None or after is None:
+                whole = after if before is None else before
+                assert whole is not None
+                click.echo(printable(f"  {'+' if before is None else '-'} {column}: {_value(whole[column], column)}"))
+            else:
+                click.echo(
+                    printable(f"  {column}: {_value(before.get(column), column)} → {_value(after.get(column), column)}")
+                )
+        for column in change.get("secret", ()):
+            click.echo(printable(f"  {column}: a secret, which was changed"))
+    if any(change.get("detail") for change in detail["changes"]):
+        hint("What each event tells is in: " + command_line("nexusctl", "op", "show", operation["id"], "-o", "json"))
+
+
+def _one_line(operation: Record) -> str:
+    words = [str(operation["id"]), operation["command"], _subjects(operation), f"by {_by(operation)}"]
+    return " ".join(word for word in words if word)
+
+
+def _value(value: Any, column: str = "") -> str:
+    if value is None:
+        return "-"
+    if column.endswith("_at") and isinstance(value, int):
+        return format_time(value) or ""
+    text = value if isinstance(value, str) else _json(value)
+    if len(text) <= _VALUE_CHARACTERS:
+        return text
+    return f"{text[:_VALUE_CHARACTERS]}… ({len(text)} characters)"
+
+
+def _json(value: Any) -> str:
+    import msgspec
+
+    return msgspec.json.encode(value).decode()
+
+
+op = NounGroup(
+    "op",
+    "Show operations: what was done, by whom and why.",
+    {
+        "list": ("List operations, newest first.", _make_list),
+        "show": ("Show one operation with all that it changed.", _make_show),
+    },
+    {"ls": " (did you mean 'list'?)"} | dict.fromkeys(("inspect", "get"), " (did you mean 'show'?)"),
+)
