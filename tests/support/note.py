@@ -1,4 +1,4 @@
-"""A record type that a stranger adds, in a hundred lines. Its commands and its table are not left in the registries."""
+"""A record type that a stranger adds, in a hundred lines. Its declarations are not left in the registries."""
 
 from __future__ import annotations
 
@@ -40,8 +40,6 @@ class NotePage(Record):
     notes: list[Note]
     next_cursor: str | None = None
 
-
-record_events("note", "A note", created={"text": "its text"}, deleted={})
 
 ERRORS = RecordErrors(
     *(
@@ -120,6 +118,11 @@ VERBS = record_group(
     columns=(Column("NAME", lambda note: note["name"], 20), Column("STATE", lambda note: note["state"], 10)),
     lines=lambda note: [*note.items()], helps=("Create a note.", "List notes.", "Show it.", "Change it.", "Delete it."),
 )  # fmt: skip
+
+
+def declare_events() -> None:
+    record_events("note", "A note", created={"text": "its text"}, deleted={})
+
 
 NOTE_COMMANDS = (CreateNote, GetNote, ListNotes, UpdateNote, DeleteNote)
 for _note in NOTE_COMMANDS:
