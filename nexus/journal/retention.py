@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from nexus.journal import keys
-from nexus.journal.operation import KEY_KEPT_MS, Operation
+from nexus.journal.operation import Operation
 from nexus.journal.rows import journaled_tables
 from nexus.journal.store import PRUNED_KEY
 from nexus.store import Transaction
@@ -35,8 +35,8 @@ def prune(tx: Transaction, operation: Operation, now_ms: int, before_at: int, af
     """Carry out one step: delete events and the secret values of their images, then operations, then keys of requests.
 
     Only what is older than ``before_at`` goes, and of the events only from the old end, even if the clock was set back:
-    the kept events have no gaps. An operation stays as long as one of its events does. ``operation`` is that of the
-    whole deletion, which ends with a step that ``did_nothing``.
+    the kept events have no gaps. An operation stays as long as one of its events does, or its key is remembered.
+    ``operation`` is that of the whole deletion, which ends with a step that ``did_nothing``.
     """
     events = _prune_events(tx, before_at)
     operations, after = (0, after) if events else _prune_operations(tx, now_ms, before_at, after)
@@ -73,9 +73,10 @@ def _prune_operations(tx: Transaction, now_ms: int, before_at: int, after: int) 
         return 0, after
     last = old[-1]
     deleted = tx.execute(
-        "DELETE FROM operation WHERE id > ? AND id <= ? AND at < ? AND (key IS NULL OR at < ?) "
+        "DELETE FROM operation WHERE id > ? AND id <= ? AND at < ? AND (key IS NULL OR NOT EXISTS "
+        "(SELECT 1 FROM request_key WHERE request_key.key = operation.key AND expires_at >= ?)) "
         f"AND NOT EXISTS (SELECT 1 FROM journal WHERE journal.operation_id = operation.id) {held}",
-        (after, last, before_at, now_ms - KEY_KEPT_MS),
+        (after, last, before_at, now_ms),
     )
     _note(tx, _OPERATIONS_KEY, last)
     return deleted, last

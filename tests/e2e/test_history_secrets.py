@@ -7,11 +7,12 @@ import itertools
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 from nexus_protocol import Command, NexusError
+from nexus_protocol.command import Effect
 from support.git import GitWorld
 from support.raw import wait_until
 from support.replay import changes, check, restored_row
@@ -36,6 +37,9 @@ from nexus.services.commands import (
 )
 from nexus.services.states import RestartPolicy, ServiceHealth, ServiceState, WhenLost
 from nexus.system.commands import DeleteSetting, SetSetting
+from nexus.vms.commands import CreateVm
+
+R = TypeVar("R")
 
 MARK = "hunter2"
 """In every secret."""
@@ -47,6 +51,12 @@ class World(ServiceWorld):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self._count = itertools.count()
+
+    def call(self, command: Command[R]) -> R:
+        """Send a request, with a key where it changes something: its reply may be kept."""
+        key = None if command.info.effect is Effect.READ else f"key-{next(self._count)}"
+        with self.client() as client:
+            return client.call(command, key=key)
 
     def secret(self, place: str) -> str:
         """A secret that tells where it was planted."""
@@ -135,7 +145,8 @@ def plant_in_records(world: World) -> None:
             [
                 AddService("batched", run_command=world.shell("batch"), environment=world.env("batch-environment")),
                 SetSetting("from.batch", world.secret("batch-setting")),
-            ]
+            ],
+            key="batch",
         )
     world.call(RemoveService("batched"))
 
@@ -203,6 +214,7 @@ def plant_in_git(world: World) -> None:
 
 
 def plant_in_refusals(world: World) -> None:
+    world.call(CreateVm("plain"))
     name = "web"
     world.refused(AddService(name, run_command=world.shell("taken"), environment=world.env("taken")))
     world.refused(AddService("x", run_command=world.shell("port"), environment=world.env("port"), restart_limit=-1))
@@ -243,6 +255,9 @@ def test_secrets_are_in_no_place_of_the_history_but_their_own(world: World) -> N
         assert_hidden(world)
     assert {"service.written", "service.removed"} <= {event.kind for event in world.all_events()}
     with look_at(world.daemon.database) as database:
+        replies = database.execute("SELECT count(*), count(reply) FROM request_key").fetchone()
+        assert replies[0] > 20, "the requests had keys"
+        assert replies[1] > 0, "replies without secrets are kept"
         kept = "\n".join(str(value) for (value,) in database.execute("SELECT value FROM secret_value"))
     for place in ("run", "environment", "update", "start", "restart", "health", "config", "setting", "json", "batch"):
         assert f"{MARK}-{place}-" in kept, "the secret was never written, so it proves nothing"

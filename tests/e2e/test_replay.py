@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nexus_protocol import NexusError
@@ -45,10 +46,17 @@ def world(make_daemon: Callable[..., DaemonProcess]) -> Iterator[DaemonProcess]:
     end_runs(daemon.root)
 
 
-def mutate(daemon: DaemonProcess, seed: str, count: int, repository: Path | None = None) -> list[Mutator]:
-    """Start clients that send ``count`` random commands each."""
+def mutate(
+    daemon: DaemonProcess,
+    seed: str,
+    count: int,
+    repository: Path,
+    sent: list[Any],
+    done: Callable[[], None] = lambda: None,
+) -> list[Mutator]:
+    """Start clients that send ``count`` random commands each; ``sent`` are those with keys, which come again."""
     mutators = [
-        Mutator(daemon.socket_path, Pool(random.Random(f"{seed} {number}"), daemon.root, repository), count)
+        Mutator(daemon.socket_path, Pool(random.Random(f"{seed} {number}"), daemon.root, repository, sent), count, done)
         for number in range(CLIENTS)
     ]
     for mutator in mutators:
@@ -121,20 +129,11 @@ def test_images_replay_after_kills_among_writers_of_every_kind(world: DaemonProc
     chance = random.Random(17 + repetition)
     repository = make_repository(world.root)
     outcomes: Counter[tuple[str, str]] = Counter()
+    sent: list[Any] = []
     for kill in range(KILLS):
         world.start()
         enough = threading.Semaphore(0)
-        mutators = [
-            Mutator(
-                world.socket_path,
-                Pool(random.Random(f"{repetition} {kill} {number}"), world.root, repository),
-                100_000,
-                enough.release,
-            )
-            for number in range(CLIENTS)
-        ]
-        for mutator in mutators:
-            mutator.start()
+        mutators = mutate(world, f"{repetition} {kill}", 100_000, repository, sent, enough.release)
         for _ in range(chance.randint(20, 80)):
             assert enough.acquire(timeout=60), "the clients make no progress"
         world.kill()
@@ -158,6 +157,7 @@ def test_images_replay_after_random_commands_with_groups_lost_to_the_disk(
     daemon = make_daemon(environment=environment)
     repository = make_repository(root)
     outcomes: Counter[tuple[str, str]] = Counter()
+    sent: list[Any] = []
 
     def writes_work() -> bool:
         with BlockingClient(daemon.socket_path) as nexus, contextlib.suppress(NexusError):
@@ -173,7 +173,7 @@ def test_images_replay_after_random_commands_with_groups_lost_to_the_disk(
             filler = fill(disk) if fault == "disk" else None
             if fault == "sync":
                 (root / "fail").write_text("once\n")
-            join(mutate(daemon, f"{repetition} {part}", COMMANDS // parts // CLIENTS + 1, repository), outcomes)
+            join(mutate(daemon, f"{repetition} {part}", COMMANDS // parts // CLIENTS + 1, repository, sent), outcomes)
             if filler is not None:
                 filler.unlink()
             (root / "fail").unlink(missing_ok=True)

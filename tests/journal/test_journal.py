@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nexus_protocol.events import event
+from support.declared import declared
 from support.operations import TESTER, an_operation
 from support.stores import make_store, running
 
@@ -22,9 +23,19 @@ from nexus.journal.store import Watched, bounds, read_slice
 from nexus.store import Transaction
 from nexus.store.sqlite import SqliteStore
 
-for _kind in ("thing.done", "a.x", "b.x", "wanted.x"):
-    event(_kind, "An event of this test.", n="its time")
 DAY_MS = 24 * 60 * 60 * 1000
+
+
+def _declare() -> None:
+    for kind in ("thing.done", "a.x", "b.x", "wanted.x"):
+        event(kind, "An event of this test.", n="its time")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def events() -> Iterator[None]:
+    """The events of this test are declared."""
+    with declared(_declare):
+        yield
 
 
 def on_store(root: Path, body: Callable[[SqliteStore], Awaitable[None]]) -> None:

@@ -96,6 +96,7 @@ MUTANTS = {
     "a cause of later": ("UPDATE operation SET cause = 3 WHERE id = 2", "was caused by 3"),
     "an unknown command": ("UPDATE operation SET command = 'Nothing' WHERE id = 2", "neither a command nor a cause"),
     "a state of no operation": ("UPDATE service SET operation_id = 10000", "the state of"),
+    "a key that had two effects": ("UPDATE operation SET key = 'k' WHERE command = 'CreateVm'", "more than once"),
     "a tag more": ("INSERT INTO tag VALUES ('service', 'x', 'y')", "tag has"),
     "a tag less": ("DELETE FROM tag", "tag lacks"),
     "a lease more": ("INSERT INTO port_lease VALUES (9, 'service', 'x', 'run', 1)", "port_lease has"),

@@ -160,6 +160,22 @@ def test_operation_of_a_present_state_and_of_a_remembered_key_stay(root: Path) -
     on_store(root, body)
 
 
+def test_operation_of_a_long_act_stays_as_long_as_its_key(root: Path) -> None:
+    async def body(store: SqliteStore) -> None:
+        led = Operation(TESTER, "StartService", key=RequestKey("long", lambda: b"x"))
+        await at(store, 10, setting("a", "1"), led)
+        await at(store, 13, lambda tx, operation: keys.finish(tx, operation, None, secret=False), led)
+        ended = 13 * DAY_MS + KEY_KEPT_MS
+        for now, left in ((ended, [(led.id, "long")]), (ended + 1, [])):
+            await prune_all(store, 19, now=now)
+            sql = "SELECT operation.id, request_key.key FROM operation JOIN request_key ON operation.id = operation_id"
+            assert rows(store.path, sql) == left
+            assert problems(store.path) == []
+        assert rows(store.path, "SELECT key FROM request_key") == []
+
+    on_store(root, body)
+
+
 def test_clock_that_was_set_back_leaves_no_event_without_its_operation(root: Path) -> None:
     async def body(store: SqliteStore) -> None:
         days = [10, 500, 20, 30, 501, 40, *range(41, 41 + 3 * STEP)]

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from nexus_protocol import NexusError
 from support import note
+from support.declared import declared as declared_events
 from support.note import NOTES, CreateNote, DeleteNote, GetNote, ListNotes, NoteState, UpdateNote
 from support.operations import an_operation
 from support.stores import make_store
@@ -32,6 +33,13 @@ from nexus.daemon.server import Server
 from nexus.journal.commands import WatchEvents
 from nexus.records.pages import encode_cursor
 from nexus.system.commands import GetSystemStatus
+
+
+@pytest.fixture(scope="module", autouse=True)
+def events() -> Iterator[None]:
+    """The events of notes are declared."""
+    with declared_events(note.declare_events):
+        yield
 
 
 class NoteServer:

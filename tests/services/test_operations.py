@@ -497,3 +497,18 @@ def test_what_git_did_is_of_the_request(world: World) -> None:
     world.assert_client(world.led_to("web", "service.checked_out"), "CheckoutBranch")
     world.call(GitCheckoutCommit("web", git.git(source, "rev-parse", "HEAD~1")))
     world.assert_client(world.led_to("web", "service.checked_out", 2), "GitCheckoutCommit")
+
+
+def test_exit_whose_descendants_are_being_ended_is_one_operation(world: World) -> None:
+    web = str(world.root / "web")
+    stays = "trap '' TERM; touch $0.up; while :; do sleep 0.05; done"
+    script = f'/bin/sh -c "{stays}" $0 & while [ ! -e $0.up ]; do sleep 0.01; done; exit 3'
+    world.add("web", ["/bin/sh", "-c", script, web], start_window_ms=0, stop_grace_ms=1500)
+    world.call(StartService("web"))
+    start = world.led_to("web", "service.started")
+    stopping = world.led_to("web", "service.stopping")
+    world.assert_caused(stopping, "process.exited", start)
+    world.restart_daemon()
+    exited = world.led_to("web", "service.exited")
+    assert exited == stopping
+    assert world.led_to("web", "service.failed") == stopping

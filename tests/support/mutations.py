@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import threading
 from collections import Counter
@@ -35,7 +36,7 @@ from nexus.services.commands import (
     UpdateService,
 )
 from nexus.services.states import DependencyCondition, RestartPolicy, ServiceType, WhenLost
-from nexus.system.commands import BackupDatabase, DeleteSetting, SetSetting
+from nexus.system.commands import BackupDatabase, Batch, DeleteSetting, SetSetting
 from nexus.vms.commands import CreateVm, DeleteVm, UpdateVm
 from nexus.vms.states import VmRole
 from support.git import GitWorld
@@ -60,11 +61,21 @@ _PROGRAMS: list[str | list[str]] = [
 
 
 class Pool:
-    """The names that commands are made of; ``repository`` is the remote of the services with a repository."""
+    """The names that commands are made of; ``repository`` is the remote of the services with a repository.
 
-    def __init__(self, chance: random.Random, root: Path, repository: Path | None = None) -> None:
+    ``sent`` are commands that were sent with a key, and may come again; pools may share them.
+    """
+
+    def __init__(
+        self,
+        chance: random.Random,
+        root: Path,
+        repository: Path | None = None,
+        sent: list[tuple[Command[Any], str]] | None = None,
+    ) -> None:
         self.chance = chance
         self.root = root
+        self.sent: list[tuple[Command[Any], str]] = [] if sent is None else sent
         self.repository = repository
 
     def service(self) -> str:
@@ -212,7 +223,7 @@ _IN_BATCHES = (
     *("AddService", "UpdateService", "UpdateConfig", "AddDependency"),
 )
 BATCH = "Batch"
-"""Made of the others, by ``Mutator``."""
+"""The command that is made of others, by ``Mutator``."""
 
 
 def random_command(pool: Pool) -> Command[Any]:
@@ -234,6 +245,8 @@ class Mutator(threading.Thread):
         self.outcomes: Counter[tuple[str, str]] = Counter()
         """How often each command, by name, ended with ``ok`` or a code."""
         self.problem: BaseException | None = None
+        self._sent = pool.sent
+        """Commands that were sent with a key."""
 
     def run(self) -> None:
         try:
@@ -248,16 +261,26 @@ class Mutator(threading.Thread):
 
     def _one(self, client: BlockingClient) -> None:
         chance = self.pool.chance
-        if chance.random() < 0.06:
+        if self._sent and chance.random() < 0.1:
+            # A request that may have been carried out, by this client or an earlier daemon, comes again with its key.
+            command, key = chance.choice(self._sent)
+        elif chance.random() < 0.06:
             commands = [MAKERS[chance.choice(_IN_BATCHES)][1](self.pool) for _ in range(chance.randint(1, 4))]
-            self._note(BATCH, lambda: client.batch(commands, timeout_s=CALL_S))
-            return
-        command = random_command(self.pool)
-        name = type(command).__name__
-        if command.info.item is None:
-            self._note(name, lambda: client.call(command, timeout_s=CALL_S))
+            command, key = Batch.of(commands), self._new_key()
         else:
-            self._note(name, lambda: self._stream(client, command))
+            command = random_command(self.pool)
+            key = None if command.info.item is not None else self._new_key()
+        if key is not None:
+            self._sent.append((command, key))
+        if command.info.item is None:
+            call = functools.partial(client.call, command, timeout_s=CALL_S, key=key, why="because")
+        else:
+            call = functools.partial(self._stream, client, command)
+        self._note(type(command).__name__, call)
+
+    def _new_key(self) -> str | None:
+        chance = self.pool.chance
+        return f"{chance.randrange(2**40):x}" if chance.random() < 0.4 else None
 
     def _stream(self, client: BlockingClient, command: Any) -> None:
         with client.stream(command) as stream:

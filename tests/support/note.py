@@ -1,4 +1,4 @@
-"""A record type that a stranger adds, in a hundred lines. Its commands are not left in the registry of all commands."""
+"""A record type that a stranger adds, in a hundred lines. Its declarations are not left in the registries."""
 
 from __future__ import annotations
 
@@ -40,8 +40,6 @@ class NotePage(Record):
     notes: list[Note]
     next_cursor: str | None = None
 
-
-record_events("note", "A note", created={"text": "its text"}, deleted={})
 
 ERRORS = RecordErrors(
     *(
@@ -121,6 +119,12 @@ VERBS = record_group(
     lines=lambda note: [*note.items()], helps=("Create a note.", "List notes.", "Show it.", "Change it.", "Delete it."),
 )  # fmt: skip
 
+
+def declare_events() -> None:
+    record_events("note", "A note", created={"text": "its text"}, deleted={})
+
+
 NOTE_COMMANDS = (CreateNote, GetNote, ListNotes, UpdateNote, DeleteNote)
 for _note in NOTE_COMMANDS:
     sys.modules["nexus_protocol.command"].__dict__["_COMMANDS"].pop(_note.info.code)
+sys.modules["nexus.journal.rows"].__dict__["_ROWS"].pop(NOTES.name)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
+from nexus_protocol.command import Effect
 from nexus_protocol.events import declared_causes, declared_events, event_kind
 
 from nexus.daemon.dispatch import load_capabilities
@@ -267,6 +268,12 @@ def _of_operations(database: sqlite3.Connection, journal: list[Change]) -> Itera
     for key, id_ in database.execute("SELECT key, operation_id FROM request_key"):
         if id_ not in operations:
             yield f"the key {key} is of operation {id_}, which does not exist"
+    effects = {info.name: info.effect for info in load_capabilities().commands()}
+    for key, command, count in database.execute(
+        "SELECT key, command, count(*) FROM operation WHERE key IS NOT NULL GROUP BY key, command"
+    ):
+        if count > 1 and effects.get(command) == Effect.CHANGE:
+            yield f"the key {key} has {count} operations: {command} was carried out more than once"
     for name, id_ in database.execute("SELECT name, operation_id FROM service WHERE operation_id IS NOT NULL"):
         if id_ not in operations:
             yield f"the state of {name} is of operation {id_}, which does not exist"

@@ -12,7 +12,7 @@ from nexus_protocol import NexusError
 
 from nexus.capability import ManagerContext
 from nexus.hints import command_line, joined
-from nexus.journal.operation import Operation
+from nexus.journal.operation import Operation, resumed
 from nexus.services import store
 from nexus.services.dependencies.conditions import is_lost, is_met
 from nexus.services.dependencies.store import StoredDependency
@@ -48,10 +48,6 @@ class Peer(Protocol):
     @property
     def stopping(self) -> bool:
         """Whether it is on its way to stopped or failed."""
-
-    @property
-    def operation(self) -> Operation:
-        """What led to its present state."""
 
     def ensure(self, operation: Operation) -> bool:
         """Start it without waiting; False while it is stopping."""
@@ -189,7 +185,7 @@ class DependencyTracker:
                     del self._lost[key]
                     self._met.add(key)
                     events.append(("service.dependency_back", detail))
-                    cause, led_by = "dependency.back", self._peer(key).operation
+                    cause, led_by = "dependency.back", self._led_to(dependency)
                     if self._reason_of == key and reason is not None:
                         reason = Reason(ServiceReason.DEPENDENCY_BACK, f"{reason.text}; it is back")
                         self._reason_of = None
@@ -199,7 +195,7 @@ class DependencyTracker:
                 reason = Reason(ServiceReason.DEPENDENCY_LOST, f'lost "{edge.dependency}": {why}')
                 self._reason_of = key
                 events.append(("service.dependency_lost", detail | {"reason": why, "when_lost": edge.when_lost.value}))
-                cause, led_by = "dependency.lost", self._peer(key).operation
+                cause, led_by = "dependency.lost", self._led_to(dependency)
                 if key in self._met and edge.when_lost is WhenLost.STOP:
                     stop = reason
                 elif key in self._met and edge.when_lost is WhenLost.RESTART:
@@ -214,6 +210,11 @@ class DependencyTracker:
             self._reason_of = reason = None
         lost = [names[key] for key in self._lost]
         return Observed(events, lost, reason, stop, restart, cause, led_by)
+
+    def _led_to(self, dependency: StoredService) -> Operation:
+        """What led to the state that was read: the handle of the dependency may not know of that state yet."""
+        manager, id_ = self._manager, dependency.operation_id
+        return manager.store.read(lambda reader: resumed(reader, manager.caller, id_, "adopted"))
 
 
 def _is_unhealthy_for_good(edge: StoredDependency, service: Service) -> bool:

@@ -110,11 +110,6 @@ class ServiceHandle:
             self._bring_up(options)
         await self._outcome(wait)
 
-    @property
-    def operation(self) -> Operation:
-        """What led to its present state."""
-        return self._context.state.operation
-
     def ensure(self, operation: Operation) -> bool:
         """Start it for a dependent, without waiting; False while it is stopping: call again once it has stopped."""
         if self.stopping:

@@ -70,6 +70,8 @@ class Lifecycle:
         """Processes of a run that cannot be adopted, which are to be ended."""
         self._exit: Exit | None = None
         """How the run ended, while that is not handled yet."""
+        self._exit_is_written = False
+        """Whether an earlier daemon wrote the exit, so that its operation is that of the present state."""
         self._came_up = False
         self._series = RestartSeries()
         self._rebooted = False
@@ -126,7 +128,7 @@ class Lifecycle:
         self._context.tracker.resume(stored)
         self._operation = self._state.operation
         plan = plan_resumption(stored, found, self._operation, rebooted=rebooted)
-        self._exit, self._came_up = plan.exit, plan.came_up
+        self._exit, self._came_up, self._exit_is_written = plan.exit, plan.came_up, plan.is_written
         # A request may have come while the run was unknown.
         self._requests.stop = self._requests.stop or plan.stop
         self._requests.restart = self._requests.restart or plan.restart
@@ -301,7 +303,8 @@ class Lifecycle:
         assert exit_ is not None
         reason = exit_reason(exit_)
         observed_up_ms: int | None = None
-        operation = self._state.cause("process.exited")
+        operation = self._state.operation if self._exit_is_written else self._state.cause("process.exited")
+        self._exit_is_written = False
         if self.run is not None:
             observed_up_ms = self.run.up_ms
             await self.run.end_health()

@@ -38,6 +38,8 @@ class Resumption(NamedTuple):
     """How the run ended; None while it runs, or where there was none."""
     came_up: bool = False
     """Whether the run outlived its start window."""
+    is_written: bool = False
+    """Whether the record has the exit already, as a part of the operation that led to its present state."""
     stop: StopRequest | None = None
     restart: RestartRequest | None = None
 
@@ -112,9 +114,9 @@ def _stopping(
         return resumption._replace(stop=StopRequest(operation, reason, on_demand=False))
     ended_at = service.stopped_at or now_ms()
     if service.exit_code is not None:
-        return resumption._replace(exit=Exit("exit", service.exit_code, False, ended_at))
+        return resumption._replace(exit=Exit("exit", service.exit_code, False, ended_at), is_written=True)
     if service.exit_signal is not None:
-        return resumption._replace(exit=Exit("signal", service.exit_signal, False, ended_at))
+        return resumption._replace(exit=Exit("signal", service.exit_signal, False, ended_at), is_written=True)
     reason = stored_reason(service) or Reason(ServiceReason.REQUESTED, "restarted")
     # The loss of a dependency caused it: the next run waits for that one.
     options = None if service.lost_dependencies else StartOptions(operation)

@@ -123,8 +123,9 @@ class StateWriter:
         def change(tx: Transaction) -> Service:
             return store.set_health(tx, led, self._id, health, message, events)
 
+        began = led is not self.operation
         self.service = await self._manager.store.write(change)
-        if led.written:
+        if began and led.written:  # otherwise nothing was written, or a write beside this one began another one
             self.operation = led
         self._changed()
         return self.service
