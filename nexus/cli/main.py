@@ -294,8 +294,9 @@ def print_error(error: Exception) -> None:
         click.echo(f"Error: {printable(error.message)}", err=True)
         if isinstance(error, NexusError):
             _print_program_output(error.details)
-        if error.hint:
-            click.echo("\n".join(f"  {line}" for line in hint_lines(error.hint)), err=True)
+        told = error.hint or (_OLDER_DAEMON if _shows_an_older_daemon(error) else None)
+        if told:
+            click.echo("\n".join(f"  {line}" for line in hint_lines(told)), err=True)
         if isinstance(error, ConnectError) and error.not_running:
             click.echo("\n" + "\n".join(f"  {line}" for line in hint_lines(f"Start it: {start_hint()}")), err=True)
         _print_notes(error)
@@ -308,6 +309,20 @@ def print_error(error: Exception) -> None:
     else:
         click.echo(f"Error: cannot continue: {type(error).__name__}: {printable(str(error))}", err=True)
         click.echo("  This is a bug in nexusctl. To see the traceback, repeat the command with --debug.", err=True)
+
+
+_OLDER_DAEMON = (
+    "The running daemon is older than this program. To run the version that is installed: nexusctl daemon restart"
+)
+
+
+def _shows_an_older_daemon(error: Exception) -> bool:
+    """Whether the daemon does not know the command or a field of it: nexusctl sends only what this version declares."""
+    from nexus_protocol.errors import InvalidArgument, UnknownCommand
+
+    return isinstance(error, UnknownCommand) or (
+        isinstance(error, InvalidArgument) and error.message.endswith(": unknown field")
+    )
 
 
 def _print_program_output(details: Mapping[str, Any]) -> None:

@@ -70,20 +70,20 @@ def test_why_is_not_sent_with_what_changes_nothing(recording: RecordingDaemon, n
 def test_requests_of_a_line_are_numbered_in_its_order(recording: RecordingDaemon, nexusctl: Cli) -> None:
     for name in ("x", "y", "z"):
         nexusctl.ok("vm", "create", name)
-    nexusctl.ok("vm", "delete", "x", "y", "z", "--yes", "--key", "k", "--why", "w")
-    assert recording.take() == [("DeleteVm", "k", "w"), ("DeleteVm", "k.2", "w"), ("DeleteVm", "k.3", "w")]
+    nexusctl.ok("vm", "delete", "x", "y", "z", "--yes", "--key", "d", "--why", "w")
+    assert recording.take() == [("DeleteVm", "d", "w"), ("DeleteVm", "d.2", "w"), ("DeleteVm", "d.3", "w")]
     assert nexusctl("service", "stop", "no-a", "no-b", "--key", "s").code == 4
     assert recording.take() == [("StopService", "s", None), ("StopService", "s.2", None)]
 
 
 def test_reads_of_a_verb_take_no_number(recording: RecordingDaemon, nexusctl: Cli) -> None:
-    nexusctl.ok("service", "add", "plain", "--run", "true", "--key", "k1")
-    nexusctl.ok("service", "update", "plain", "--tag", "a", "--key", "k2")  # which reads the service first
-    nexusctl.ok("service", "remove", "plain", "--yes", "--key", "k3")
+    nexusctl.ok("service", "add", "plain", "--run", "true", "--key", "r1")
+    nexusctl.ok("service", "update", "plain", "--tag", "a", "--key", "r2")  # which reads the service first
+    nexusctl.ok("service", "remove", "plain", "--yes", "--key", "r3")
     assert recording.take() == [
-        ("AddService", "k1", None),
-        ("UpdateService", "k2", None),
-        ("RemoveService", "k3", None),
+        ("AddService", "r1", None),
+        ("UpdateService", "r2", None),
+        ("RemoveService", "r3", None),
     ]
 
 
@@ -91,8 +91,8 @@ def test_removal_that_waited_for_another_keeps_its_number(recording: RecordingDa
     nexusctl.ok("service", "add", "db", "--run", "true")
     nexusctl.ok("service", "add", "api", "--run", "true", "--depends-on", "db", "--key", "add")
     assert [taken[:2] for taken in recording.take()] == [("AddService", "add"), ("AddDependency", "add.2")]
-    nexusctl.ok("service", "remove", "db", "api", "--yes", "--key", "k")
-    assert [key for _, key, _ in recording.take()] == ["k", "k.2", "k"]
+    nexusctl.ok("service", "remove", "db", "api", "--yes", "--key", "rm")
+    assert [key for _, key, _ in recording.take()] == ["rm", "rm.2", "rm"]
 
 
 def test_apply_sends_why_with_each_change_and_refuses_a_key(
@@ -166,6 +166,10 @@ def test_older_daemon_serves_what_needs_no_context(older: OlderDaemon) -> None:
         assert "Error: cannot send a request with why or key: the running daemon is older than this program" in err
         assert "nexusctl daemon restart" in err
     assert "the running daemon is older" in cli("vm", "create", "a", "--key", "k", NEXUS_WHY="").err
+    for line in ("op list", "op show 1"):
+        code, out, err = cli(*line.split())
+        assert (code, out) == (1, "")
+        assert err.endswith("To run the version that is installed: nexusctl daemon restart\n")
     cli.ok("vm", "create", "a", NEXUS_WHY="")
     cli.ok("daemon", "stop")
 

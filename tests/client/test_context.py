@@ -83,18 +83,18 @@ def test_async_client_sends_why_and_key(recording: RecordingDaemon) -> None:
         async with Client(recording.socket_path) as client:
             assert client.welcome is not None
             assert client.welcome.features == ["context"]
-            await client.call(CreateVm(name="async-a"), key="k1", why="w1")
+            await client.call(CreateVm(name="async-a"), key="a1", why="w1")
             await client.request(Ping.info.code, why="w2")
-            await client.batch([SetSetting("c", 1)], key="k3", why="w3")
+            await client.batch([SetSetting("c", 1)], key="a3", why="w3")
             await client.call(GetVm("async-a"))
             async with client.stream(WatchEvents(follow=False), why="w4") as events:
                 assert len([event async for event in events]) >= 2
 
     run(main())
     assert recording.take() == [
-        ("CreateVm", "k1", "w1"),
+        ("CreateVm", "a1", "w1"),
         ("Ping", None, "w2"),
-        ("Batch", "k3", "w3"),
+        ("Batch", "a3", "w3"),
         ("WatchEvents", None, "w4"),
     ]
 
@@ -104,15 +104,15 @@ def test_why_of_a_client_is_that_of_every_request_without_another(recording: Rec
         async with Client(recording.socket_path, why="all") as client:
             await client.call(Ping())
             await client.call(Ping(), why="own")
-            await client.call(SetSetting("c", 1), key="k")
+            await client.call(SetSetting("c", 1), key="own-a")
 
     run(main())
     with BlockingClient(recording.socket_path, why="all") as blocking:
         blocking.call(Ping())
         blocking.call(Ping(), why="own")
-        blocking.call(SetSetting("c", 1), key="k")
-    once = [("Ping", None, "all"), ("Ping", None, "own"), ("SetSetting", "k", "all")]
-    assert recording.take() == once + once
+        blocking.call(SetSetting("c", 1), key="own-b")
+    pings = [("Ping", None, "all"), ("Ping", None, "own")]
+    assert recording.take() == [*pings, ("SetSetting", "own-a", "all"), *pings, ("SetSetting", "own-b", "all")]
 
 
 def test_why_of_a_blocking_client_holds_after_a_reconnect(recording: RecordingDaemon) -> None:

@@ -27,9 +27,19 @@ main()
 """
 
 _OLDER = """
+from nexus.daemon import dispatch
 from nexus_protocol.frame import FrameDecoder
 from nexus.system import handlers
 
+load = dispatch.load_capabilities
+
+def load_older():
+    loaded = load()
+    for name in ("GetOperation", "ListOperations"):
+        loaded.entries = {code: entry for code, entry in loaded.entries.items() if entry.info.name != name}
+    return loaded
+
+dispatch.load_capabilities = load_older
 FrameDecoder._limit_with_flags = lambda self, command, flags: -1
 handlers._FEATURES.clear()
 from nexus.daemon.main import main
@@ -55,7 +65,7 @@ class RecordingDaemon(DaemonProcess):
 
 
 class OlderDaemon(DaemonProcess):
-    """Stands for a daemon of before: it closes the connection at any flag, and lists no features."""
+    """Stands for a daemon of before: it closes the connection at any flag, lists no features, and knows no operations."""
 
     def command(self) -> list[str]:
         return [sys.executable, "-c", _OLDER, *self.arguments]
