@@ -65,7 +65,7 @@ class RecordingDaemon(DaemonProcess):
 
 
 class OlderDaemon(DaemonProcess):
-    """Stands for a daemon of before: it closes the connection at any flag, lists no features, and knows no operations."""
+    """Stands for a daemon of before: it closes the connection at a flag, lists no features, and knows no operations."""
 
     def command(self) -> list[str]:
         return [sys.executable, "-c", _OLDER, *self.arguments]
