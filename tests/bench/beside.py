@@ -26,7 +26,7 @@ from support.plugins import PluginFolder
 from support.raw import wait_until
 
 from nexus.client import BlockingClient
-from nexus.journal.commands import WatchEvents
+from nexus.journal.commands import GetOperation, ListOperations, WatchEvents
 from nexus.plugins.commands import Extra, ListPlugins, ReloadPlugins
 from nexus.services.commands import (
     AddDependency,
@@ -131,6 +131,8 @@ class Crowd:
 
     def _make_records(self) -> None:
         self.names = [f"service-{number:03}" for number in range(SERVICES)]
+        self.operations: list[int] = []
+        """The number of an operation of a thousand changes, once there is one."""
         program = ["/bin/sleep", "100000"]
         commands: list[Command[Any]] = [
             AddService(name=name, run_command=program, start_window_ms=0) for name in self.names
@@ -232,6 +234,13 @@ class Crowd:
             call(SetSetting(key="bench", value="x" * 16_000))
             call(DeleteSetting(key="bench"))
 
+        def largest() -> int:
+            """The number of an operation of a thousand changes, which is made here."""
+            if not self.operations:
+                client.batch([CreateVm(name=new_name()) for _ in range(1000)])
+                self.operations = [call(ListOperations(command="Batch", limit=1)).operations[0].id]
+            return self.operations[0]
+
         def read_pages() -> None:
             cursor = None
             while True:
@@ -275,6 +284,8 @@ class Crowd:
             "DeleteSetting": set_and_delete,
             "Batch": batches,
             "BackupDatabase": lambda: call(BackupDatabase()),
+            "GetOperation": lambda: call(GetOperation(id=largest(), limit=10_000)),
+            "ListOperations": lambda: call(ListOperations(subject="nothing")),
             "WatchEvents": lambda: all_of(WatchEvents(follow=False)),
             "ListPlugins": lambda: call(ListPlugins()),
             "ReloadPlugins": lambda: call(ReloadPlugins()),

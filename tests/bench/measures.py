@@ -268,7 +268,7 @@ MEASURES = (
         "ping-many", f"Ping, {IN_FLIGHT} in flight on one connection", "/s", 3.0, True, _ping_many, "one at a time"
     ),
     Measure(
-        "create", "CreateVm, durable and journaled, one client", "/s", 0.60, True, _create, "SQLite alone, same rows"
+        "create", "CreateVm, durable and journaled, one client", "/s", 0.55, True, _create, "SQLite alone, same rows"
     ),
     Measure("create-many", f"CreateVm, {IN_FLIGHT} in flight", "/s", 5.0, True, _create_many, "one at a time"),
     Measure("batch", f"a Batch of {_BATCH} CreateVm", "ms", 0.2, False, _batch, "one after another"),
