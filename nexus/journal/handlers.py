@@ -29,7 +29,7 @@ __all__ = ["get_operation", "list_operations", "watch_events"]
 
 _PROGRESS_INTERVAL_S = 15.0
 _PROGRESS_NUMBERS = 5000
-_CHANGES_AT_ONCE = 100
+_CHANGES_AT_ONCE = 40
 _OPERATIONS_AT_ONCE = 50
 
 
