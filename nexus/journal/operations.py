@@ -16,6 +16,8 @@ __all__ = ["WINDOW", "Wanted", "bounds", "caused_by", "changes_of", "find_operat
 WINDOW = 500
 """The numbers of operations searched in one step, which limits its time whatever the filter."""
 _SUBJECTS = 10
+_EVENTS_LOOKED_AT = 100
+"""For the subjects of an operation, which may have any number of events."""
 _CAUSED = 100
 
 _COLUMNS = "id, at, command, uid, pid, actor, args, why, key, cause"
@@ -93,11 +95,10 @@ def changes_of(reader: Reader, id_: int, after: int, count: int) -> list[Change]
 def _operation(reader: Reader, row: Sequence[Any]) -> Operation:
     args = row[6]
     subjects = reader.all(
-        "SELECT subject_name, subject_id, min(seq) AS first FROM journal WHERE operation_id = ? "
-        f"GROUP BY subject_id, subject_name ORDER BY first LIMIT {_SUBJECTS}",
+        f"SELECT subject_name, subject_id FROM journal WHERE operation_id = ? ORDER BY seq LIMIT {_EVENTS_LOOKED_AT}",
         (row[0],),
     )
-    names = list(dict.fromkeys(name or id_ for name, id_, _first in subjects))
+    names = list(dict.fromkeys(name or id_ for name, id_ in subjects))[:_SUBJECTS]
     return Operation(*(*row[:6], _decode_map(args) if args else {}, *row[7:], names))
 
 
