@@ -2,7 +2,8 @@
 
 A migration is ``migrations/NNNN_name.sql`` with an ``up`` and a ``down`` part. Each part runs statement by statement
 in one transaction that also stores the new version in ``schema_meta``, so a crash leaves the schema before or after a
-step, never within one.
+step, never within one. A part ``refuse down`` between them has queries: each row that one gives is a reason not to go
+back, as a clause for the error message.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ __all__ = [
 
 _HISTORY = 8
 """The version from which on the journal has images. What a migration does to the rows has none."""
+_NAMED_REASONS = 20
+"""How many reasons an error message names; it counts the others."""
 _DIRECTORY = Path(__file__).parent / "migrations"
 
 
@@ -39,6 +42,8 @@ class Migration(NamedTuple):
     name: str
     up: tuple[str, ...]
     down: tuple[str, ...]
+    refuse_down: tuple[str, ...] = ()
+    """Queries whose rows are reasons not to go down."""
 
 
 def available_migrations(directory: Path = _DIRECTORY) -> list[Migration]:
@@ -52,9 +57,10 @@ def available_migrations(directory: Path = _DIRECTORY) -> list[Migration]:
         number, _, name = path.stem.partition("_")
         _head, up_mark, rest = path.read_text(encoding="utf-8").partition("-- migrate: up\n")
         up, down_mark, down = rest.partition("-- migrate: down\n")
+        up, _, refuse_down = up.partition("-- migrate: refuse down\n")
         if not up_mark or not down_mark or not split_statements(up):
             raise InitError(f"cannot use migration {path.name}: it needs an up part and a down part")
-        found.append(Migration(int(number), name, split_statements(up), split_statements(down)))
+        found.append(Migration(int(number), name, *(split_statements(part) for part in (up, down, refuse_down))))
     for expected, migration in enumerate(found, start=1):
         if migration.version != expected:
             raise InitError(f"cannot use the migrations: number {expected} is missing or {migration.version} repeats")
@@ -115,7 +121,7 @@ def migrate(connection: sqlite3.Connection, current: int, target: int) -> None:
     ``connection`` must be in autocommit mode with no transaction open.
 
     Raises:
-        InitError: a step failed; the schema is as the previous step left it.
+        InitError: a step failed, or the rows prevent it; the schema is as the previous step left it.
     """
     migrations = available_migrations()
     if not 1 <= target <= len(migrations):
@@ -141,6 +147,8 @@ def _step(
     key = f"migration:{migration.version:04d}"
     try:
         connection.execute("BEGIN IMMEDIATE")
+        if version < migration.version:
+            _refuse_down(connection, migration)
         for statement in statements:
             connection.execute(statement)
         connection.execute("INSERT OR REPLACE INTO schema_meta (key, value) VALUES ('version', ?)", (str(version),))
@@ -165,6 +173,9 @@ def _step(
         if violation is not None:
             raise sqlite3.IntegrityError(f"table {violation[0]} would refer to rows that do not exist")
         connection.execute("COMMIT")
+    except InitError:
+        connection.execute("ROLLBACK")
+        raise
     except sqlite3.Error as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
@@ -172,3 +183,20 @@ def _step(
             f"cannot apply migration {migration.version} ({migration.name}): {error}",
             hint="The database is as it was before this step. The backup made before it is in the backups folder.",
         ) from error
+
+
+def _refuse_down(connection: sqlite3.Connection, migration: Migration) -> None:
+    """Refuse to revert a migration whose rows the older schema cannot hold.
+
+    Raises:
+        InitError: there are such rows; the message names them.
+    """
+    reasons = [reason for query in migration.refuse_down for (reason,) in connection.execute(query)]
+    if not reasons:
+        return
+    named = "; ".join(reasons[:_NAMED_REASONS])
+    more = f"; and {len(reasons) - _NAMED_REASONS} more" if len(reasons) > _NAMED_REASONS else ""
+    raise InitError(
+        f"cannot revert migration {migration.version} ({migration.name}): {named}{more}",
+        hint="The database is as it was before this step. Start the daemon, change these records, and migrate again.",
+    )
