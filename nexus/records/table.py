@@ -144,8 +144,8 @@ class Table(Generic[R]):
 
     ``columns`` are those of fields whose column has another name, or is in the one other table that is ``joined``: its
     name, and the column with the id of its row. ``private`` is a record of columns that only the daemon reads, and
-    ``others`` are columns that neither has. What a write changed is recorded in the journal, without the values of
-    secret and unrecorded fields.
+    ``others`` are columns that neither has: an insert leaves them to the default of the schema. What a write changed is
+    recorded in the journal, without the values of secret and unrecorded fields.
     """
 
     def __init__(
@@ -182,6 +182,7 @@ class Table(Generic[R]):
         self.told = told
         self.columns = columns_of(struct, columns)
         self.private = {} if private is None else columns_of(private)
+        self._has_others = bool(self.private or others)
         self._all = self.private | self.columns
         self._secret = unrecorded_fields(struct) | (frozenset() if private is None else unrecorded_fields(private))
         self._by_name = _takes_only_keywords(struct)
@@ -331,7 +332,7 @@ class Table(Generic[R]):
         made = {"id": str(uuid.uuid4()), "created_at": tx.now, "updated_at": tx.now, "revision": 1, "state_revision": 0}
         fields = made | given
         try:
-            record, row = self._insert_private(tx, fields) if self.private else self._insert_whole(tx, fields)
+            record, row = (self._insert_with_others if self._has_others else self._insert_whole)(tx, fields)
         except StoreConflict:
             # The common case needs one statement; the cause is looked up only when there is a conflict.
             self.refuse_taken_name(tx, given["name"], f'cannot create {self.word} "{given["name"]}"')
@@ -352,7 +353,7 @@ class Table(Generic[R]):
                 values[index] = encode(values[index])
         return record, self.rows.insert_whole(tx, values)
 
-    def _insert_private(self, tx: Transaction, fields: Mapping[str, Any]) -> tuple[R, Image]:
+    def _insert_with_others(self, tx: Transaction, fields: Mapping[str, Any]) -> tuple[R, Image]:
         """Insert a row that has more columns than the record; those without a value have the schema's default."""
         given = {self._all[field].name: self.encode(field, value) for field, value in fields.items()}
         row = self.rows.insert(tx, {**self._defaults, **given})
