@@ -134,7 +134,7 @@ SERVICES = Table(
     columns={field: f"service_config.{column}" for field, column in _CONFIG_COLUMNS.items()} | {"state": "status"},
     joined=("service_config", "config_id"),
     private=_Private,
-    others=("config_id",),
+    others=("config_id", "project_id", "managed_by", "restart_pending_since"),
 )
 
 _FIELDS = len(SERVICES.columns)

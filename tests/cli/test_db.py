@@ -21,10 +21,10 @@ def test_db_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) 
     assert lines[0] == f"Database: {daemon.database}"
     assert re.fullmatch(r"Size:     \d+ bytes", lines[1])
     assert lines[2:6] == [
-        "Schema:   version 8",
+        "Schema:   version 9",
         "Journal:  wal",
-        "Tables:   12 (journal, operation, port_lease, request_key, schema_meta, secret_value, service, service_config,"
-        " service_dependency, settings, tag, vms)",
+        "Tables:   13 (journal, operation, port_lease, projects, request_key, schema_meta, secret_value, service,"
+        " service_config, service_dependency, settings, tag, vms)",
         "Migrations:",
     ]
     assert [line.split()[:2] for line in lines[6:]] == [
@@ -36,6 +36,7 @@ def test_db_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) 
         ["0006", "faults"],
         ["0007", "records"],
         ["0008", "history"],
+        ["0009", "projects"],
     ]
 
 
@@ -66,7 +67,7 @@ def test_db_backup_works_while_daemon_runs_and_restore_while_it_does_not(
         f"  Run with --yes to skip confirmation: nexusctl db restore {backup} --yes\n",
     )
     restored = cli.ok("db", "restore", str(backup), "--yes")
-    assert restored.lines[0] == f"Restored {daemon.database} (schema version 8)"
+    assert restored.lines[0] == f"Restored {daemon.database} (schema version 9)"
     aside = Path(restored.lines[1].removeprefix("The replaced database is "))
     assert aside.parent == daemon.database.parent
     assert aside.exists()
@@ -89,29 +90,30 @@ def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProce
     assert cli("db", "migrate", "--to", "2") == (
         1,
         "",
-        f"Error: refusing to migrate without confirmation: {daemon.database} would go from schema version 8 back to 2,"
+        f"Error: refusing to migrate without confirmation: {daemon.database} would go from schema version 9 back to 2,"
         " which drops journal (1 rows), service_dependency (0 rows), service (0 rows), service_config (0 rows),"
-        " port_lease (0 rows), tag (0 rows), request_key (0 rows), secret_value (0 rows), operation (1 rows)\n"
+        " port_lease (0 rows), tag (0 rows), request_key (0 rows), secret_value (0 rows), operation (1 rows),"
+        " projects (1 rows)\n"
         "  Run with --yes to skip confirmation: nexusctl db migrate --to 2 --yes\n",
     )
-    assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 8, ok"
+    assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 9, ok"
     with cli.terminal("db", "migrate", "--to", "2", columns=350) as terminal:
-        terminal.wait_for(" operation (1 rows)? [y/N]: ")
+        terminal.wait_for(" projects (1 rows)? [y/N]: ")
         terminal.type("n\n")
         assert terminal.finish()[0] == 1
     back = cli.ok("db", "migrate", "--to", "2", "--yes")
     (backup,) = (daemon.state / "backups").iterdir()
     assert back.lines == [
-        f"Migrated {daemon.database} from schema version 8 to 2",
+        f"Migrated {daemon.database} from schema version 9 to 2",
         f"Backup of the old database: {backup}",
     ]
     assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 2, ok"
     assert cli.ok("db", "migrate", "--to", "2").out == "The database is already at schema version 2\n"
-    forward = cli.ok("db", "migrate", "--to", "8", "-o", "json").json
+    forward = cli.ok("db", "migrate", "--to", "9", "-o", "json").json
     (second,) = set((daemon.state / "backups").iterdir()) - {backup}
-    assert forward == {"path": str(daemon.database), "from": 2, "to": 8, "backup": str(second)}
+    assert forward == {"path": str(daemon.database), "from": 2, "to": 9, "backup": str(second)}
     unknown = cli("db", "migrate", "--to", "99")
-    assert unknown == (1, "", "Error: cannot migrate to version 99: the versions are 1 to 8\n")
+    assert unknown == (1, "", "Error: cannot migrate to version 99: the versions are 1 to 9\n")
     assert cli("db", "migrate", "--to", "0").code == 2
     assert cli("db", "migrate").code == 2
 
@@ -131,7 +133,7 @@ def test_db_restore_reports_errors_before_asking(daemon: DaemonProcess, cli: Cli
 def test_db_commands_default_to_the_running_daemons_database(root: Path, lonely: Cli) -> None:
     lonely.ok("daemon", "start", NEXUS_DATABASE=str(root / "other.db"))
     backup = lonely.ok("db", "backup", "-o", "name").out.strip()
-    assert lonely.ok("db", "check").lines[0] == f"{root}/other.db: schema version 8, ok"
+    assert lonely.ok("db", "check").lines[0] == f"{root}/other.db: schema version 9, ok"
     assert f"{root}/other.db is intact" in lonely.ok("doctor").out
     for words in (["restore", backup, "--yes"], ["migrate", "--to", "2", "--yes"]):
         refused = lonely("db", *words)
@@ -182,12 +184,13 @@ def test_db_check_of_a_directory_or_a_text_file_is_an_error(daemon: DaemonProces
 def test_db_check_works_while_the_daemon_runs(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     assert cli.ok("db", "check").lines == [
-        f"{daemon.database}: schema version 8, ok",
+        f"{daemon.database}: schema version 9, ok",
         "  journal             1 rows",
         "  operation           1 rows",
         "  port_lease          0 rows",
+        "  projects            1 rows",
         "  request_key         0 rows",
-        "  schema_meta         9 rows",
+        "  schema_meta         10 rows",
         "  secret_value        0 rows",
         "  service             0 rows",
         "  service_config      0 rows",

@@ -25,6 +25,7 @@ TABLES = [
     "journal",
     "operation",
     "port_lease",
+    "projects",
     "request_key",
     "schema_meta",
     "secret_value",

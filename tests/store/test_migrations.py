@@ -106,7 +106,11 @@ def test_migration_down_and_up_keeps_the_schema_and_older_rows(root: Path, versi
     assert schema_of(store.path) == fresh_schema(root, version - 1)
     older = contents(store.path)
     kept = {table: narrowed(rows, older[table]) for table, rows in frozen(version).items() if table in older}
-    assert {table: narrowed(rows, rows) for table, rows in older.items()} == kept
+    # Migration 9 moves settings to projects; it has tests of its own.
+    moved = [row for row in older["settings"] if str(row["key"]).startswith("apply.")]
+    assert bool(moved) == (version == 9)
+    there = {**older, "settings": [row for row in older["settings"] if row not in moved]}
+    assert {table: narrowed(rows, rows) for table, rows in there.items()} == kept
     assert f"migration:{version:04d}" not in meta(store.path)
     assert migrate_database(store.path, store.backup_directory, version) == (version - 1, version)
     assert schema_of(store.path) == fresh_schema(root, version)

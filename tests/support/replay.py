@@ -1,4 +1,4 @@
-"""Replays the images of a journal against the rows, from empty and back to it, and checks what belongs to them.
+"""Replays the images of a journal against the rows, from a new database and back, and checks what belongs to them.
 
 It reads the database with statements of its own; from the daemon it takes only the declarations of the journaled tables
 and of the kinds of events. Every function returns sentences, one for each disagreement.
@@ -20,7 +20,7 @@ from nexus.journal.rows import DERIVED, Rows, journaled_tables
 from nexus.services.store import DECLARED, SERVICES
 from nexus.vms.store import VMS
 
-__all__ = ["BARRIER", "Change", "Secret", "State", "changes", "check", "present", "restored_row"]
+__all__ = ["BARRIER", "MADE", "Change", "Secret", "State", "changes", "check", "present", "restored_row"]
 
 BARRIER = "schema.migrated"
 """The kind of the row at which a replay ends: a program changed rows without images there."""
@@ -31,6 +31,22 @@ _EMPTY = (None, "", "{}", "[]")
 Row = dict[str, Any]
 State = dict[tuple[str, str], Row]
 """By table and key: the columns of each row that are not NULL, without the volatile ones."""
+
+
+MADE: State = {
+    ("projects", "00000000-0000-4000-8000-000000000000"): {
+        "id": "00000000-0000-4000-8000-000000000000",
+        "name": "default",
+        "mode": "genesis",
+        "status": "created",
+        "settings": "{}",
+        "created_at": 0,
+        "updated_at": 0,
+        "revision": 1,
+        "state_revision": 0,
+    }
+}
+"""The rows of a new database, which no journal tells."""
 
 
 class Secret(NamedTuple):
@@ -121,7 +137,7 @@ def check(database: sqlite3.Connection, *, complete: bool = True) -> list[str]:
     problems += _of_joined(database)
     problems += _of_images(journal)
     if complete:
-        state: State = {}
+        state = _made()
         problems += _forward(journal, state)
         problems += [f"forward: {text}" for text in _difference(state, rows)]
     state = {key: dict(row) for key, row in rows.items()}
@@ -130,11 +146,15 @@ def check(database: sqlite3.Connection, *, complete: bool = True) -> list[str]:
     if complete:
         if stopped is not None:
             problems.append(f"a journal of this version alone has a barrier: event {stopped}")
-        problems += [f"backward: {text}" for text in _difference(state, {})]
+        problems += [f"backward: {text}" for text in _difference(state, _made())]
     problems += _of_operations(database, journal)
     problems += _of_derived(database)
     problems += _of_details(journal)
     return problems
+
+
+def _made() -> State:
+    return {key: dict(row) for key, row in MADE.items()}
 
 
 def _forward(journal: list[Change], state: State) -> Iterator[str]:

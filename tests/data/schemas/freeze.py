@@ -92,6 +92,16 @@ IMAGES = [
     (5, 2, "settings", "flag", None, b"\x80", b"\x81\xa5value\x81\xa6secret\xc4\x10" + DIGEST),
 ]
 REASON_CODES = [(SERVICE_IDS[1], "exited")]
+PROJECT_IDS = [f"0b9f4c1e-0000-4000-8000-00000000020{n}" for n in range(2)]
+PROJECTS = [
+    (PROJECT_IDS[0], "shop", "sells å", "evolution", "in_progress", "/srv/shop", "https://example.org/shop.git",
+     '{"a":1}', AT, AT + 7, None, 2, 5),
+    (PROJECT_IDS[1], "tools-2", None, "genesis", "completed", None, None, "{}", AT, AT, AT + 8, 1, 1),
+]  # fmt: skip
+# Dependencies do not cross projects: all services are of one.
+PLACES = [(one, PROJECT_IDS[0], "nexus.toml") for one in SERVICE_IDS[:2]] + [(SERVICE_IDS[2], PROJECT_IDS[0], None)]
+VM_PLACES = [(VMS[0][0], PROJECT_IDS[0], "nexus.toml"), (VMS[1][0], PROJECT_IDS[1], "vms/nexus.toml"),
+             (VMS[2][0], PROJECT_IDS[1], None)]  # fmt: skip
 
 
 def plain(row: sqlite3.Row) -> dict[str, object]:
@@ -161,23 +171,38 @@ def freeze(version: int) -> None:
                     "INSERT INTO request_key VALUES ('k-1', ?, 2, 'done', ?, ?)", (DIGEST, b"\x80", AT + 604_800_000)
                 )
                 connection.execute("UPDATE service SET operation_id = 2 WHERE id = ?", (SERVICE_IDS[0],))
-            connection.commit()
-            connection.execute("PRAGMA journal_mode = DELETE")
-            connection.row_factory = sqlite3.Row
-            tables = [
-                name
-                for (name,) in connection.execute(
-                    "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+            if version >= 9:
+                connection.executemany(f"INSERT INTO projects VALUES ({', '.join('?' * 13)})", PROJECTS)
+                connection.executemany("UPDATE service SET project_id = ?2, managed_by = ?3 WHERE id = ?1", PLACES)
+                connection.executemany("UPDATE vms SET project_id = ?2, managed_by = ?3 WHERE id = ?1", VM_PLACES)
+                connection.execute(
+                    "UPDATE service SET restart_pending_since = ? WHERE id = ?", (AT + 6, SERVICE_IDS[0])
                 )
-                if name != "schema_meta"
-            ]
-            rows = {
-                table: [plain(row) for row in connection.execute(f'SELECT * FROM "{table}" ORDER BY 1')]
-                for table in sorted(tables)
-            }
-        text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-        target.with_suffix(".json").write_text(text, encoding="utf-8")
-        target.write_bytes(path.read_bytes())
+                connection.execute("UPDATE operation SET project_id = ? WHERE id = 1", (PROJECT_IDS[0],))
+                connection.execute("UPDATE journal SET project_id = ? WHERE seq = 2", (PROJECT_IDS[0],))
+            connection.commit()
+        save(path, target)
+
+
+def save(path: Path, target: Path) -> None:
+    """Copy a database to ``target``, and write its rows beside it."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.row_factory = sqlite3.Row
+        tables = [
+            name
+            for (name,) in connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+            )
+            if name != "schema_meta"
+        ]
+        rows = {
+            table: [plain(row) for row in connection.execute(f'SELECT * FROM "{table}" ORDER BY 1')]
+            for table in sorted(tables)
+        }
+    text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+    target.with_suffix(".json").write_text(text, encoding="utf-8")
+    target.write_bytes(path.read_bytes())
 
 
 def main() -> None:
