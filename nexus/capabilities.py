@@ -46,5 +46,6 @@ CAPABILITIES: tuple[Capability, ...] = (
     ),
     Capability("plugins", (Noun("plugin", "List, reload and call plugins.", ("plugins",)),)),
     Capability("services", (Noun("service", "Manage services.", ("svc", "services")),), manager=True),
+    Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),)),
 )

@@ -19,8 +19,12 @@ __all__ = ["creates", "deletes", "gets", "lists", "updates"]
 
 R = TypeVar("R", bound=Identified)
 
-Check = Callable[[Any, str], None]
-"""Called with the record and the beginning of a sentence; raises a NexusError to refuse the change."""
+Check = Callable[[Transaction, Any, Any, str], None]
+"""Called with the record, the command and the beginning of a sentence; raises a NexusError to refuse the change."""
+
+
+def _accept(_tx: Transaction, _record: Any, _command: Any, _cannot: str) -> None:
+    """Refuse nothing."""
 
 
 def creates(
@@ -96,7 +100,9 @@ def gets(table: Table[R], get: type[Command[R]]) -> Any:
     return handler
 
 
-def updates(table: Table[R], update: type[Command[R]], check: Check = lambda _record, _cannot: None) -> Any:
+def updates(
+    table: Table[R], update: type[Command[R]], check: Check = _accept
+) -> Any:
     """Make the handler of an Update command, whose first field is the reference."""
     reference, *fields = update.__struct_fields__
     fields = [field for field in fields if not field.startswith("if_")]
@@ -114,7 +120,7 @@ def updates(table: Table[R], update: type[Command[R]], check: Check = lambda _re
         record = table.resolve(tx, getattr(command, reference))
         cannot = f'cannot update {table.word} "{record.name}"'
         table.expect(record, cannot, command.if_revision)
-        check(record, cannot)
+        check(tx, record, command, cannot)
         return table.update(tx, ctx.operation, record, changes)
 
     return handler
@@ -123,7 +129,7 @@ def updates(table: Table[R], update: type[Command[R]], check: Check = lambda _re
 def deletes(
     table: Table[R],
     delete: type[Command[R]],
-    check: Check = lambda _record, _cannot: None,
+    check: Check = _accept,
     told: tuple[str, ...] = (),
 ) -> Any:
     """Make the handler of a Delete command, whose first field is the reference. ``told`` are the event's fields."""
@@ -134,7 +140,7 @@ def deletes(
         record = table.resolve(tx, getattr(command, reference))
         cannot = f'cannot delete {table.word} "{record.name}"'
         table.expect(record, cannot, command.if_revision, command.if_state_revision)
-        check(record, cannot)
+        check(tx, record, command, cannot)
         table.delete(tx, ctx.operation, record, told)
         return record
 

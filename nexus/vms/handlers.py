@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nexus.records.handlers import creates, deletes, gets, lists, updates
+from nexus.store import Transaction
 from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm, Vm, VmRunning
 from nexus.vms.states import VmState
 from nexus.vms.store import VMS, free_cid
@@ -10,7 +11,7 @@ from nexus.vms.store import VMS, free_cid
 __all__ = ["COUNTED", "create_vm", "delete_vm", "get_vm", "list_vms", "update_vm"]
 
 
-def _refuse_running(vm: Vm, cannot: str) -> None:
+def _refuse_running(_tx: Transaction, vm: Vm, _command: object, cannot: str) -> None:
     if vm.state is VmState.RUNNING:
         raise VmRunning(f"{cannot}: VM is running, stop it first", details={"id": vm.id, "name": vm.name})
 

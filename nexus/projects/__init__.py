@@ -1,0 +1,1 @@
+"""Projects: the scope of names, and what a plan is for."""

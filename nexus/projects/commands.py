@@ -1,0 +1,214 @@
+"""The public contract of projects: the record, the commands, the errors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, field
+from nexus_protocol.command import Command, Effect, Record, command
+from nexus_protocol.errors import FailedPrecondition
+
+from nexus.projects.states import ProjectMode, ProjectStatus
+from nexus.records.errors import (
+    RecordAmbiguous,
+    RecordChanged,
+    RecordCursorInvalid,
+    RecordIdTaken,
+    RecordNameTaken,
+    RecordNotFound,
+)
+from nexus.records.events import record_events
+from nexus.records.fields import ClientId, Cursor, Metadata, Name, PageLimit, Reference, Revision, StateRevision
+
+__all__ = [
+    "DEFAULT_ID",
+    "CreateProject",
+    "DeleteProject",
+    "GetProject",
+    "ListProjects",
+    "Project",
+    "ProjectAmbiguous",
+    "ProjectChanged",
+    "ProjectCursorInvalid",
+    "ProjectFixed",
+    "ProjectIdTaken",
+    "ProjectNameTaken",
+    "ProjectNotEmpty",
+    "ProjectNotFound",
+    "ProjectPage",
+    "ProjectRootTaken",
+    "UpdateProject",
+]
+
+DEFAULT_ID = "00000000-0000-4000-8000-000000000000"
+"""The id of the project ``default``, which always exists."""
+
+record_events(
+    "project",
+    "A project",
+    created={"root_path": "its folder", "mode": "genesis or evolution"},
+    deleted={"root_path": "its folder"},
+)
+
+ProjectReference = Annotated[Reference, Meta(extra={"completes": "project"})]
+RootPath = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=4096,
+        pattern=r"^/[^\x00]*$",
+        description="the folder of its nexus.toml, absolute; no other project has it",
+        extra={"option": "--root", "path": True},
+    ),
+]
+Description = Annotated[str, Meta(max_length=16_384, description="what it is about")]
+Mode = Annotated[ProjectMode, Meta(description="genesis: begins from nothing; evolution: continues what is there")]
+RepositoryUrl = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00-\x20\x7f]*$", description="its repository")]
+Settings = Annotated[Metadata, Meta(description="free-form settings of the project, 16 KiB at most")]
+
+
+class ProjectNotFound(RecordNotFound):
+    """No project has this id or name."""
+
+    type = "project.not_found"
+
+
+class ProjectAmbiguous(RecordAmbiguous):
+    """Several ids begin with this reference; ``details.matches`` lists some of them."""
+
+    type = "project.ambiguous"
+
+
+class ProjectNameTaken(RecordNameTaken):
+    """Another project has this name."""
+
+    type = "project.name_taken"
+
+
+class ProjectIdTaken(RecordIdTaken):
+    """A project with this id exists and differs from the request."""
+
+    type = "project.id_taken"
+
+
+class ProjectChanged(RecordChanged):
+    """The project has another revision than ``if_revision``; ``details.revision`` is the present one."""
+
+    type = "project.changed"
+
+
+class ProjectCursorInvalid(RecordCursorInvalid):
+    """The cursor was not returned by ListProjects for these filters."""
+
+    type = "project.cursor_invalid"
+
+
+class ProjectRootTaken(RecordNameTaken):
+    """Another project has this folder; ``details`` has its ``name`` and ``id``."""
+
+    type = "project.root_taken"
+
+
+class ProjectFixed(FailedPrecondition):
+    """The project ``default`` has no folder, keeps its name and is never deleted."""
+
+    type = "project.fixed"
+
+
+class ProjectNotEmpty(FailedPrecondition):
+    """The project has records; ``details`` has the number of each kind."""
+
+    type = "project.not_empty"
+
+
+class Project(Record):
+    """A project. Optional fields are present only if they are set."""
+
+    id: str
+    name: str
+    mode: ProjectMode
+    status: ProjectStatus
+    created_at: int
+    updated_at: int
+    revision: int
+    """Counts the changes of its configuration, from 1."""
+    state_revision: int
+    """Counts the changes of its status, from 0."""
+    description: str | None = None
+    root_path: str | None = None
+    """The folder of its ``nexus.toml``, with all links resolved."""
+    repository_url: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    completed_at: int | None = None
+
+
+class ProjectPage(Record):
+    """One page of projects, sorted by name, and the cursor of the next page."""
+
+    projects: list[Project]
+    next_cursor: str | None = None
+
+
+@command(0x0500, Effect.CHANGE, errors=(ProjectNameTaken, ProjectIdTaken, ProjectRootTaken))
+class CreateProject(Command[Project]):
+    """Create a project in status created.
+
+    With an ``id`` chosen by the client, a request can be repeated after a lost reply: if a project with this id and
+    the same fields exists, it is returned.
+    """
+
+    name: Annotated[Name, Meta(extra={"metavar": "NAME"})]
+    description: Description | None = None
+    mode: Mode = ProjectMode.GENESIS
+    root_path: RootPath | None = None
+    repository_url: RepositoryUrl | None = None
+    settings: Settings | None = None
+    id: ClientId | None = None
+
+
+@command(0x0501, Effect.READ, errors=(ProjectCursorInvalid,), large_reply=True)
+class ListProjects(Command[ProjectPage]):
+    """List projects, sorted by name.
+
+    A page ends at ``limit`` records or 1 MiB, whichever comes first; ``next_cursor`` is present when more follow.
+    """
+
+    status: Annotated[ProjectStatus, Meta(description="only projects in this status")] | None = None
+    limit: PageLimit = 1000
+    cursor: Cursor | None = None
+
+
+@command(0x0502, Effect.READ, errors=(ProjectNotFound, ProjectAmbiguous))
+class GetProject(Command[Project]):
+    """Get one project."""
+
+    project: ProjectReference
+
+
+@command(
+    0x0503, Effect.CHANGE, errors=(ProjectNotFound, ProjectAmbiguous, ProjectChanged, ProjectFixed, ProjectNotEmpty)
+)
+class DeleteProject(Command[Project]):
+    """Delete a project without records, and return it."""
+
+    project: ProjectReference
+    if_revision: Revision | None = None
+    if_state_revision: StateRevision | None = None
+
+
+@command(
+    0x0504,
+    Effect.CHANGE,
+    errors=(ProjectNotFound, ProjectAmbiguous, ProjectChanged, ProjectFixed, ProjectNameTaken, ProjectRootTaken),
+)
+class UpdateProject(Command[Project]):
+    """Change a project. Its records keep it when it is renamed, or when its folder is another one."""
+
+    project: ProjectReference
+    name: Name | None = None
+    description: Description | None = None
+    mode: Mode | None = None
+    root_path: RootPath | None = None
+    repository_url: RepositoryUrl | None = None
+    settings: Settings | None = None
+    if_revision: Revision | None = None
