@@ -113,7 +113,9 @@ def _column(name: str, hint: Any) -> Column:
         kind = origins[0]
         if issubclass(kind, Enum):
             members = {member.value: member for member in kind}
-            return Column(name, True, lambda value: members[value].value, members.__getitem__)
+            # By members too: one of a WireEnum equals its text.
+            texts = {value: member.value for value, member in members.items()} | {m: m.value for m in kind}
+            return Column(name, True, texts.__getitem__, members.__getitem__)
         if kind is bool:
             return Column(name, False, int, bool)
         if kind in (int, str, bytes, float):
