@@ -15,7 +15,17 @@ from nexus_protocol.events import WRITTEN, event_kind
 from nexus.journal.operation import Operation
 from nexus.store import Transaction
 
-__all__ = ["DERIVED", "OWN_TABLES", "Event", "Image", "Rows", "Subject", "journaled_tables", "record"]
+__all__ = [
+    "DERIVED",
+    "OWN_TABLES",
+    "Event",
+    "Image",
+    "Rows",
+    "Subject",
+    "journaled_tables",
+    "record",
+    "unheld_operation",
+]
 
 Event = tuple[str, dict[str, Any]]
 """The kind of an event, and its detail: any JSON without secrets."""
@@ -224,6 +234,16 @@ class Rows:
 def journaled_tables() -> dict[str, Rows]:
     """Every journaled table that was declared so far, by name."""
     return dict(_ROWS)
+
+
+def unheld_operation() -> str:
+    """The SQL condition on a row of ``operation`` that no event is of it, and no record has its state by it."""
+    held = (
+        f" AND id NOT IN (SELECT operation_id FROM {rows.name} WHERE operation_id IS NOT NULL)"
+        for rows in _ROWS.values()
+        if "operation_id" in rows.columns
+    )
+    return "NOT EXISTS (SELECT 1 FROM journal WHERE journal.operation_id = operation.id)" + "".join(held)
 
 
 def record(tx: Transaction, operation: Operation, kind: str, subject: Subject, detail: dict[str, Any]) -> None:
