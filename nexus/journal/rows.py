@@ -16,12 +16,13 @@ from nexus.journal.operation import Operation
 from nexus.store import Transaction
 
 __all__ = [
-    "DERIVED",
     "OWN_TABLES",
     "Event",
     "Image",
     "Rows",
     "Subject",
+    "derived",
+    "derived_tables",
     "journaled_tables",
     "record",
     "unheld_operation",
@@ -36,19 +37,13 @@ Image = dict[str, Any]
 OWN_TABLES = frozenset({"schema_meta", "journal", "operation", "request_key", "secret_value"})
 """The tables of the store and of the journal itself, which have no images."""
 
-DERIVED = {
-    "tag": "the tags of the records, from their column tags",
-    "port_lease": "the ports of service.active_port and service_dependency.tunnel_port",
-}
-"""Tables that hold nothing but what columns of journaled tables say, and so have no images: each with its source."""
-
 _encode_detail = msgspec.json.Encoder().encode
 _encode_image = msgspec.msgpack.Encoder().encode
 _EMPTY = (None, "", "{}", "[]")
 """Values of secret columns that are no secrets."""
 
 _ROWS: dict[str, Rows] = {}
-
+_DERIVED: dict[str, str] = {}
 
 _INSERT = (
     "INSERT INTO journal (at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail, operation_id, "
@@ -229,6 +224,16 @@ class Rows:
                 value = {"secret": digest}
             image[column] = value
         return image
+
+
+def derived(table: str, source: str) -> None:
+    """Declare a table that holds nothing but what columns of journaled tables say, the ``source``: it has no images."""
+    _DERIVED[table] = source
+
+
+def derived_tables() -> dict[str, str]:
+    """Every derived table that was declared so far, with its source."""
+    return dict(_DERIVED)
 
 
 def journaled_tables() -> dict[str, Rows]:

@@ -19,7 +19,7 @@ from nexus_protocol.command import unrecorded_fields
 
 from nexus.hints import command_line
 from nexus.journal.operation import Operation
-from nexus.journal.rows import Event, Image, Rows, Subject
+from nexus.journal.rows import Event, Image, Rows, Subject, derived
 from nexus.records.errors import RecordErrors, RecordNotFound
 from nexus.store import Reader, Row, StoreConflict, Transaction, find_row
 
@@ -51,6 +51,8 @@ class Identified(Protocol):
 
 
 R = TypeVar("R", bound=Identified)
+
+derived("tag", "the column tags of the records")
 
 _RARE = 1000
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
