@@ -66,8 +66,8 @@ class World(ServiceWorld):
         return wait_until(look, f"{count} {kind} of {name}")
 
     def led_to(self, name: str, kind: str, count: int = 1) -> Operation:
-        """The operation of the last of so many events of a kind."""
-        return self.operation(self.wait_events(name, kind, count)[-1].operation)
+        """The operation of the first event of a kind, or of the one with this number; others may follow meanwhile."""
+        return self.operation(self.wait_events(name, kind, count)[count - 1].operation)
 
     def assert_client(self, operation: Operation, command: str) -> None:
         """It is a request of the test's client."""
