@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support.daemon import DaemonProcess, short_directory
+from support.daemon import DaemonProcess, made_directories, short_directory
 from support.soak import SOAK
 from support.toy import ToyServer
 
@@ -43,6 +43,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ordered += first + others[: size - len(first)]
         others = others[size - len(first) :]
     items[:] = ordered or items
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_folder_is_left() -> Iterator[None]:
+    """Fails the last test of the process if one of them left its folder behind."""
+    yield
+    left = [directory for directory in made_directories if directory.exists()]
+    assert left == []
 
 
 @pytest.fixture

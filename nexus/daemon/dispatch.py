@@ -63,7 +63,9 @@ class Dispatch:
             fn, decode = handler.fn, command_decoder(info)
             if info.effect is Effect.CHANGE and not inspect.iscoroutinefunction(fn):
                 self.changes[info.code] = Change(info, decode, fn, handler.after, handler.size_bytes)
-                fn = _writing(handler)
+                fn = _writing(handler, self._open_requests)
+            elif info.effect is Effect.CHANGE:
+                fn = _changing(fn, self._open_requests)
             elif info.effect is Effect.ACT and not streams:
                 fn = _acting(handler, self._open_requests)
             waits = inspect.iscoroutinefunction(fn)
@@ -86,7 +88,9 @@ class Dispatch:
         return lambda command: limits.get(command, default)
 
 
-def _writing(handler: Handler) -> Callable[[Context, Command[Any]], Coroutine[Any, Any, Any]]:
+def _writing(
+    handler: Handler, open_requests: OpenRequests
+) -> Callable[[Context, Command[Any]], Coroutine[Any, Any, Any]]:
     """Make the handler of a change open the one write."""
     change, after, size_bytes = handler.fn, handler.after, handler.size_bytes
 
@@ -98,10 +102,21 @@ def _writing(handler: Handler) -> Callable[[Context, Command[Any]], Coroutine[An
 
         operation = ctx.operation
 
-        reply, repeated = await ctx.store.write(write, size_bytes=size_bytes(command))
+        with open_requests.change(operation.key):
+            reply, repeated = await ctx.store.write(write, size_bytes=size_bytes(command))
         if after is not None and not repeated:
             after(ctx, reply)
         return reply
+
+    return carry_out
+
+
+def _changing(fn: Callable[..., Any], open_requests: OpenRequests) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """Make the handler of a change that opens its write itself hold the key of its request."""
+
+    async def carry_out(ctx: Context, command: Command[Any]) -> Any:
+        with open_requests.change(ctx.operation.key):
+            return await fn(ctx, command)
 
     return carry_out
 
@@ -118,7 +133,7 @@ def _acting(handler: Handler, open_requests: OpenRequests) -> Callable[..., Any]
     async def carry_out(ctx: Context, command: Command[Any]) -> Any:
         if ctx.operation.key is None:
             return await act(ctx, command)
-        return await open_requests.carry_out(ctx.store, ctx.operation, repeat, lambda: act(ctx, command))
+        return await open_requests.act(ctx.store, ctx.operation, repeat, lambda: act(ctx, command))
 
     return carry_out
 

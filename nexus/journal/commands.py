@@ -147,7 +147,7 @@ class Operation(Record):
     cause: int | None = None
     """The operation that led to this one."""
     subjects: list[str] = field(default_factory=list)
-    """The names of the records that its first hundred events are about, ten at most."""
+    """The names of the records that its first fifty events are about, ten at most."""
 
 
 class Change(Record):

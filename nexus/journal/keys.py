@@ -1,15 +1,17 @@
 """The keys of requests: a request that is repeated under its key has one effect.
 
 A ``change`` writes its key with its effect, in one transaction, so that a repetition finds the reply. An ``act`` has
-its key ``open`` from its first durable write until it has succeeded: a repetition waits for it while it is at work, and
-after a restart of the daemon is carried out again or refused, as its command declares. Errors are not remembered.
+its key ``open`` until it has succeeded, from its first durable write, or from before it acts where its command is not
+to be carried out twice: a repetition waits for it while it is at work, and after a restart of the daemon is carried out
+again or refused, as its command declares. Errors are not remembered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +20,7 @@ from nexus_protocol.command import CommandInfo, Repeat, unrecorded_fields
 
 from nexus.hints import command_line
 from nexus.journal.operation import KEY_KEPT_MS, Operation, RequestKey
+from nexus.journal.rows import unheld_operation
 from nexus.store import Reader, StateStore, StoreError, Transaction
 
 __all__ = [
@@ -104,7 +107,8 @@ def finish(tx: Transaction, operation: Operation, reply: Any, *, secret: bool) -
     tx.execute(
         "INSERT INTO request_key (key, digest, operation_id, state, reply, expires_at) VALUES (?, ?, ?, 'done', ?, ?) "
         "ON CONFLICT (key) DO UPDATE SET state = excluded.state, reply = excluded.reply, "
-        "operation_id = excluded.operation_id, expires_at = excluded.expires_at",
+        "operation_id = excluded.operation_id, expires_at = excluded.expires_at "
+        "WHERE request_key.digest = excluded.digest",
         (operation.key.text, tx.digest(operation.key.content()), id_, encoded, tx.now + KEY_KEPT_MS),
     )
 
@@ -127,7 +131,7 @@ def _kept(reader: Reader, key: RequestKey, digest: bytes, *, repeat: Repeat | No
         if repeat is Repeat.AGAIN:
             return None
         raise RequestOutcomeUnknown(
-            f'cannot tell how the request with the key "{key.text}" ended: the daemon ended before it did',
+            f'cannot tell how the request with the key "{key.text}" ended: it was cancelled, or the daemon ended first',
             hint=f"{look}\nThen give the request another key, if it is still to be carried out.",
             details=details,
         )
@@ -161,17 +165,39 @@ def prune(tx: Transaction, now_ms: int, limit: int) -> int:
     return len(rows)
 
 
-# Acts
+# Requests at work
 
 
 class OpenRequests:
-    """The requests with keys that a daemon is carrying out, and that are no single transaction."""
+    """The requests with keys that a daemon is carrying out."""
 
     def __init__(self) -> None:
-        self._open: dict[str, tuple[bytes, asyncio.Future[Any]]] = {}
+        self._acts: dict[str, tuple[bytes, asyncio.Future[Any]]] = {}
         """By key: the digest of the request, and its reply; None where it failed."""
+        self._changes: Counter[str] = Counter()
+        """How many changes of each key there are. Equal ones are told apart by their transactions."""
 
-    async def carry_out(
+    @contextlib.contextmanager
+    def change(self, key: RequestKey | None) -> Iterator[None]:
+        """Hold a key for as long as a change under it is carried out, so that no act takes it meanwhile.
+
+        Raises:
+            RequestKeyReused: an act with this key is at work.
+        """
+        if key is None:
+            yield
+            return
+        if key.text in self._acts:
+            raise _at_work(key)
+        self._changes[key.text] += 1
+        try:
+            yield
+        finally:
+            self._changes[key.text] -= 1
+            if not self._changes[key.text]:
+                del self._changes[key.text]
+
+    async def act(
         self, store: StateStore, operation: Operation, repeat: Repeat, act: Callable[[], Awaitable[Any]]
     ) -> Any:
         """Carry out a request under its key, after an equal one that is at work; returns its reply or the kept one.
@@ -182,26 +208,27 @@ class OpenRequests:
         key = operation.key
         assert key is not None
         digest = store.digest(key.content())
-        while (other := self._open.get(key.text)) is not None:
+        while (other := self._acts.get(key.text)) is not None:
             if other[0] != digest:
-                raise RequestKeyReused(
-                    f'cannot carry out the request: another request with the key "{key.text}" is at work',
-                    hint="Give this one a key of its own.",
-                    details={"key": key.text},
-                )
+                raise _at_work(key)
             reply = await asyncio.shield(other[1])
             if reply is not None:
                 return reply
+        if key.text in self._changes:
+            raise _at_work(key)
         ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._open[key.text] = (digest, ended)
+        self._acts[key.text] = (digest, ended)
         reply = None
         try:
-            reply = await store.fetch(lambda reader: _kept(reader, key, digest, repeat=repeat))
+            if repeat is Repeat.REFUSE:
+                reply = await store.write(lambda tx: _begin(tx, operation, digest))
+            else:
+                reply = await store.fetch(lambda reader: _kept(reader, key, digest, repeat=repeat))
             if reply is None:
                 reply = await self._act(store, operation, act)
             return reply
         finally:
-            del self._open[key.text]
+            del self._acts[key.text]
             ended.set_result(reply)
 
     @staticmethod
@@ -213,11 +240,37 @@ class OpenRequests:
         except Exception:
             # A cancelled request keeps its key: what it began goes on, or is not known.
             with contextlib.suppress(StoreError):
-                await store.write(lambda tx: _forget(tx, key))
+                await store.write(lambda tx: _forget(tx, operation, key))
             raise
         await store.write(lambda tx: finish(tx, operation, reply, secret=has_secrets(reply)))
         return reply
 
 
-def _forget(tx: Transaction, key: RequestKey) -> None:
+def _at_work(key: RequestKey) -> RequestKeyReused:
+    return RequestKeyReused(
+        f'cannot carry out the request: another request with the key "{key.text}" is at work',
+        hint="Give this one a key of its own.",
+        details={"key": key.text},
+    )
+
+
+def _begin(tx: Transaction, operation: Operation, digest: bytes) -> msgspec.Raw | None:
+    """Write that a request begins which is not to be carried out twice; returns the reply of an equal one."""
+    assert operation.key is not None
+    kept = _kept(tx, operation.key, digest)
+    if kept is None:
+        operation.enter(tx)
+    return kept
+
+
+def _forget(tx: Transaction, operation: Operation, key: RequestKey) -> None:
+    """Delete the key of a request that failed, and its operation if it had no effect."""
     tx.execute("DELETE FROM request_key WHERE key = ? AND state = 'open'", (key.text,))
+    # What it began may go on and write as this operation: then it gets its row, but its key is not open again. Not only
+    # after the commit, since that may be the next write of this group.
+    operation.written, operation.key = False, None
+    tx.execute(
+        f"DELETE FROM operation WHERE id = ? AND {unheld_operation()} AND NOT EXISTS "
+        "(SELECT 1 FROM operation AS other WHERE other.cause = operation.id)",
+        (operation.id,),
+    )

@@ -15,9 +15,11 @@ __all__ = ["WINDOW", "Wanted", "bounds", "caused_by", "changes_of", "find_operat
 
 WINDOW = 500
 """The numbers of operations searched in one step, which limits its time whatever the filter."""
+_EVENTS = 5000
+"""The events searched in one step for those of a subject, where one operation has no more."""
 _SUBJECTS = 10
-_EVENTS_LOOKED_AT = 100
-"""For the subjects of an operation, which may have any number of events."""
+_SUBJECT_EVENTS = 50
+"""The events in which the subjects of an operation are looked for: one operation may have thousands."""
 _CAUSED = 100
 
 _COLUMNS = "id, at, command, uid, pid, actor, args, why, key, cause"
@@ -69,6 +71,14 @@ def list_operations(reader: Reader, below: int, wanted: Wanted, limit: int) -> t
             "EXISTS (SELECT 1 FROM journal WHERE operation_id = operation.id AND (subject_id = ? OR subject_name = ?))"
         )
         parameters += [wanted.subject, wanted.subject]
+        # Operations with many events make the window narrower, else one step would read the events of all.
+        far = reader.one(
+            "SELECT operation_id FROM journal WHERE operation_id < ? ORDER BY operation_id DESC LIMIT 1 "
+            f"OFFSET {_EVENTS}",
+            (below,),
+        )
+        if far is not None:
+            start = parameters[1] = max(start, far[0])
     rows = reader.all(
         f"SELECT {_COLUMNS} FROM operation WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?",
         (*parameters, limit),
@@ -95,7 +105,7 @@ def changes_of(reader: Reader, id_: int, after: int, count: int) -> list[Change]
 def _operation(reader: Reader, row: Sequence[Any]) -> Operation:
     args = row[6]
     subjects = reader.all(
-        f"SELECT subject_name, subject_id FROM journal WHERE operation_id = ? ORDER BY seq LIMIT {_EVENTS_LOOKED_AT}",
+        f"SELECT subject_name, subject_id FROM journal WHERE operation_id = ? ORDER BY seq LIMIT {_SUBJECT_EVENTS}",
         (row[0],),
     )
     names = list(dict.fromkeys(name or id_ for name, id_ in subjects))[:_SUBJECTS]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from nexus.journal import keys
 from nexus.journal.operation import Operation
-from nexus.journal.rows import journaled_tables
+from nexus.journal.rows import unheld_operation
 from nexus.journal.store import PRUNED_KEY
 from nexus.store import Transaction
 
@@ -61,21 +61,16 @@ def _prune_events(tx: Transaction, before_at: int) -> int:
 
 
 def _prune_operations(tx: Transaction, now_ms: int, before_at: int, after: int) -> tuple[int, int]:
-    # The operation that led to the present state of a record stays as long as the record has that state.
-    held = " ".join(
-        f"AND id NOT IN (SELECT operation_id FROM {rows.name} WHERE operation_id IS NOT NULL)"
-        for rows in journaled_tables().values()
-        if "operation_id" in rows.columns
-    )
     rows = tx.all("SELECT id, at FROM operation WHERE id > ? ORDER BY id LIMIT ?", (after, STEP))
     old = [id_ for id_, at in rows if at < before_at]
     if not old:
         return 0, after
     last = old[-1]
+    # The operation that led to the present state of a record stays as long as the record has that state.
     deleted = tx.execute(
         "DELETE FROM operation WHERE id > ? AND id <= ? AND at < ? AND (key IS NULL OR NOT EXISTS "
         "(SELECT 1 FROM request_key WHERE request_key.key = operation.key AND expires_at >= ?)) "
-        f"AND NOT EXISTS (SELECT 1 FROM journal WHERE journal.operation_id = operation.id) {held}",
+        f"AND {unheld_operation()}",
         (after, last, before_at, now_ms),
     )
     _note(tx, _OPERATIONS_KEY, last)

@@ -15,7 +15,18 @@ from nexus_protocol.events import WRITTEN, event_kind
 from nexus.journal.operation import Operation
 from nexus.store import Transaction
 
-__all__ = ["DERIVED", "OWN_TABLES", "Event", "Image", "Rows", "Subject", "journaled_tables", "record"]
+__all__ = [
+    "OWN_TABLES",
+    "Event",
+    "Image",
+    "Rows",
+    "Subject",
+    "derived",
+    "derived_tables",
+    "journaled_tables",
+    "record",
+    "unheld_operation",
+]
 
 Event = tuple[str, dict[str, Any]]
 """The kind of an event, and its detail: any JSON without secrets."""
@@ -26,19 +37,13 @@ Image = dict[str, Any]
 OWN_TABLES = frozenset({"schema_meta", "journal", "operation", "request_key", "secret_value"})
 """The tables of the store and of the journal itself, which have no images."""
 
-DERIVED = {
-    "tag": "the tags of the records, from their column tags",
-    "port_lease": "the ports of service.active_port and service_dependency.tunnel_port",
-}
-"""Tables that hold nothing but what columns of journaled tables say, and so have no images: each with its source."""
-
 _encode_detail = msgspec.json.Encoder().encode
 _encode_image = msgspec.msgpack.Encoder().encode
 _EMPTY = (None, "", "{}", "[]")
 """Values of secret columns that are no secrets."""
 
 _ROWS: dict[str, Rows] = {}
-
+_DERIVED: dict[str, str] = {}
 
 _INSERT = (
     "INSERT INTO journal (at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail, operation_id, "
@@ -221,9 +226,29 @@ class Rows:
         return image
 
 
+def derived(table: str, source: str) -> None:
+    """Declare a table that holds nothing but what columns of journaled tables say, the ``source``: it has no images."""
+    _DERIVED[table] = source
+
+
+def derived_tables() -> dict[str, str]:
+    """Every derived table that was declared so far, with its source."""
+    return dict(_DERIVED)
+
+
 def journaled_tables() -> dict[str, Rows]:
     """Every journaled table that was declared so far, by name."""
     return dict(_ROWS)
+
+
+def unheld_operation() -> str:
+    """The SQL condition on a row of ``operation`` that no event is of it, and no record has its state by it."""
+    held = (
+        f" AND id NOT IN (SELECT operation_id FROM {rows.name} WHERE operation_id IS NOT NULL)"
+        for rows in _ROWS.values()
+        if "operation_id" in rows.columns
+    )
+    return "NOT EXISTS (SELECT 1 FROM journal WHERE journal.operation_id = operation.id)" + "".join(held)
 
 
 def record(tx: Transaction, operation: Operation, kind: str, subject: Subject, detail: dict[str, Any]) -> None:

@@ -85,6 +85,8 @@ def decode_cursor(
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         given, after = msgspec.msgpack.decode(raw, type=tuple[list[Any], position])
+        if not all(-(2**63) <= part < 2**63 for part in after if isinstance(part, int)):
+            raise ValueError("a number that no column has")
     except (binascii.Error, ValueError):
         raise invalid("cannot continue the list: the cursor is invalid", details={"path": "cursor"}) from None
     if tuple(given) != filters:

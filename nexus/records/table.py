@@ -19,7 +19,7 @@ from nexus_protocol.command import unrecorded_fields
 
 from nexus.hints import command_line
 from nexus.journal.operation import Operation
-from nexus.journal.rows import Event, Image, Rows, Subject
+from nexus.journal.rows import Event, Image, Rows, Subject, derived
 from nexus.records.errors import RecordErrors, RecordNotFound
 from nexus.store import Reader, Row, StoreConflict, Transaction, find_row
 
@@ -51,6 +51,8 @@ class Identified(Protocol):
 
 
 R = TypeVar("R", bound=Identified)
+
+derived("tag", "the column tags of the records")
 
 _RARE = 1000
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -113,7 +115,9 @@ def _column(name: str, hint: Any) -> Column:
         kind = origins[0]
         if issubclass(kind, Enum):
             members = {member.value: member for member in kind}
-            return Column(name, True, lambda value: members[value].value, members.__getitem__)
+            # By members too: one of a WireEnum equals its text.
+            texts = {value: member.value for value, member in members.items()} | {m: m.value for m in kind}
+            return Column(name, True, texts.__getitem__, members.__getitem__)
         if kind is bool:
             return Column(name, False, int, bool)
         if kind in (int, str, bytes, float):

@@ -38,6 +38,7 @@ def digest_key(database: str | os.PathLike[str]) -> bytes:
     key = os.urandom(_BYTES)
     try:
         _write(path, key)
+        _log.info("made %s: keys of requests that were made before fit none", path)
     except OSError as error:
         _log.warning("cannot write %s: %s; keys of requests hold until the next start", path, error.strerror)
     return key

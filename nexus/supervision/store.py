@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from nexus.journal.rows import derived
 from nexus.store import Reader, StoreConflict, Transaction
 
 __all__ = ["LeaseOwner", "lease", "lease_of_port", "leased_ports", "release", "release_all"]
+
+
+derived("port_lease", "the columns of its owners that hold their ports, such as service.active_port")
 
 
 class LeaseOwner(NamedTuple):

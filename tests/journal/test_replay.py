@@ -64,6 +64,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
             source.backup(target)
     finally:
         daemon.close()
+        shutil.rmtree(root)
     return copy
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from nexus_protocol import NexusError
 from support.git import GitWorld
@@ -51,9 +52,9 @@ class World(ServiceWorld):
         self.daemon.start()
 
     def operation(self, id_: int | None) -> Operation:
-        """An operation that has to exist."""
+        """An operation that has to exist, without its subjects: these grow with its events."""
         assert id_ is not None
-        return self.call(GetOperation(id_)).operation
+        return msgspec.structs.replace(self.call(GetOperation(id_)).operation, subjects=[])
 
     def wait_events(self, name: str, kind: str, count: int = 1) -> list[Event]:
         """Wait until a service has so many events of a kind; return them."""
@@ -65,8 +66,8 @@ class World(ServiceWorld):
         return wait_until(look, f"{count} {kind} of {name}")
 
     def led_to(self, name: str, kind: str, count: int = 1) -> Operation:
-        """The operation of the last of so many events of a kind."""
-        return self.operation(self.wait_events(name, kind, count)[-1].operation)
+        """The operation of the first event of a kind, or of the one with this number; others may follow meanwhile."""
+        return self.operation(self.wait_events(name, kind, count)[count - 1].operation)
 
     def assert_client(self, operation: Operation, command: str) -> None:
         """It is a request of the test's client."""

@@ -14,14 +14,19 @@ from pathlib import Path
 
 from nexus.runtime import Process, Runtime
 
-__all__ = ["DaemonProcess", "end_processes", "isolated_environment", "running", "short_directory"]
+__all__ = ["DaemonProcess", "end_processes", "isolated_environment", "made_directories", "running", "short_directory"]
 
 START_TIMEOUT_S = 60.0
 
 
+made_directories: list[Path] = []
+"""What ``short_directory`` made in this process. Whoever called it removes the folder."""
+
+
 def short_directory() -> Path:
     """A new private folder with a path short enough for sockets below it."""
-    return Path(tempfile.mkdtemp(prefix="nx-"))
+    made_directories.append(Path(tempfile.mkdtemp(prefix="nx-")))
+    return made_directories[-1]
 
 
 def isolated_environment(root: Path, **extra: str) -> dict[str, str]:

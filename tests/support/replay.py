@@ -16,7 +16,7 @@ from nexus_protocol.command import Effect
 from nexus_protocol.events import declared_causes, declared_events, event_kind
 
 from nexus.daemon.dispatch import load_capabilities
-from nexus.journal.rows import DERIVED, Rows, journaled_tables
+from nexus.journal.rows import Rows, derived_tables, journaled_tables
 from nexus.services.store import DECLARED, SERVICES
 from nexus.vms.store import VMS
 
@@ -300,7 +300,7 @@ def _of_operations(database: sqlite3.Connection, journal: list[Change]) -> Itera
 
 
 def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
-    assert set(DERIVED) == {"tag", "port_lease"}, "a derived table that is not checked"
+    assert set(derived_tables()) == {"tag", "port_lease"}, "a derived table that is not checked"
     tags = {
         (table.kind, row[0], tag)
         for name, table in journaled_tables().items()
