@@ -100,9 +100,7 @@ def gets(table: Table[R], get: type[Command[R]]) -> Any:
     return handler
 
 
-def updates(
-    table: Table[R], update: type[Command[R]], check: Check = _accept
-) -> Any:
+def updates(table: Table[R], update: type[Command[R]], check: Check = _accept) -> Any:
     """Make the handler of an Update command, whose first field is the reference."""
     reference, *fields = update.__struct_fields__
     fields = [field for field in fields if not field.startswith("if_")]

@@ -48,7 +48,6 @@ __all__ = [
 event("setting.set", "A setting was given a value.", type="of the value: string, int, bool or json")
 event("setting.deleted", "A setting was removed: it has its default again, if it has one.")
 written_event("setting", "A setting")
-written_event("project", "A project")
 
 SettingKey = Annotated[
     str,

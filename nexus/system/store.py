@@ -1,4 +1,4 @@
-"""All SQL of settings, and the columns of projects, which nothing writes yet."""
+"""All SQL of settings."""
 
 from __future__ import annotations
 
@@ -13,25 +13,6 @@ from nexus.system.settings import KNOWN, from_text, to_text
 __all__ = ["delete_setting", "get_setting", "list_settings", "set_setting", "setting_value"]
 
 SETTINGS = Rows("settings", ("key", "value", "type"), kind="setting", key="key", secret=("value",))
-PROJECTS = Rows(
-    "projects",
-    (
-        "id",
-        "name",
-        "description",
-        "mode",
-        "status",
-        "root_path",
-        "repository_url",
-        "settings",
-        "created_at",
-        "updated_at",
-        "completed_at",
-        "revision",
-        "state_revision",
-    ),
-    kind="project",
-)
 
 
 def _setting(key: str, row: tuple[str, str] | None) -> Setting:
