@@ -95,12 +95,10 @@ def _writing(
     change, after, size_bytes = handler.fn, handler.after, handler.size_bytes
 
     async def carry_out(ctx: Context, command: Command[Any]) -> Any:
-        def write(tx: Transaction) -> tuple[Any, bool]:
-            if operation.key is None:
-                return change(tx, ctx, command), False
-            return under_key(tx, operation, lambda: change(tx, ctx, command))
-
         operation = ctx.operation
+
+        def write(tx: Transaction) -> tuple[Any, bool]:
+            return under_key(tx, operation, lambda: change(tx, ctx, command))
 
         with open_requests.change(operation.key):
             reply, repeated = await ctx.store.write(write, size_bytes=size_bytes(command))

@@ -33,6 +33,7 @@ from nexus.daemon.dispatch import load_capabilities, make_managers
 from nexus.daemon.garbage import INTERVAL_S, Collector
 from nexus.daemon.listener import OwnListener, StartError
 from nexus.daemon.server import Server, refuse
+from nexus.daemon.signals import SignalCalls
 from nexus.daemon.systemd import Notifier, passed_socket, watchdog_interval_s
 from nexus.daemon.threads import StoppableExecutor, exit_despite_threads
 from nexus.hints import command_line, joined
@@ -65,7 +66,6 @@ _DAY_MS = 24 * 60 * 60 * 1000
 _SWITCH_INTERVAL_S = 0.001
 """How long a thread that computes, such as one that reads a configuration file, may hold up the loop at a time."""
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_HANDLED_SIGNALS = (*_STOP_SIGNALS, signal.SIGHUP)
 _NEEDS_A_PERSON = (ConfigError, SchemaMismatch, DatabaseDamaged, ForeignProcesses)
 """Starting again does not help: the unit has RestartPreventExitStatus= for their exit code."""
 _EX_CONFIG = 78
@@ -277,8 +277,9 @@ class _Daemon:
         self.stopping = asyncio.Event()
         self._prune_wanted = asyncio.Event()
         self.store = store
+        signals = SignalCalls(loop)
         for number in _STOP_SIGNALS:
-            loop.add_signal_handler(number, self._begin_stop, f"signal {number.name}")
+            signals.call(number, functools.partial(self._begin_stop, f"signal {number.name}"))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
         store.start()
         self.server = Server(store, load_capabilities(), self.config.limits, self._begin_stop, loop)
@@ -288,7 +289,7 @@ class _Daemon:
         self.server.boot = context.boot
         managers = [plugins, *make_managers(context)]
         self.server.managers = {type(manager): manager for manager in managers}
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signals.call(signal.SIGHUP, self._reload)
         tasks = [loop.create_task(self._prune_journal(context.boot))]
         interval = watchdog_interval_s()
         if interval is not None:
@@ -316,8 +317,7 @@ class _Daemon:
             for manager in reversed(managers):
                 await manager.close()
             await store.close()
-            # Closing the loop restores the default action of signals, which would kill the process in its last steps.
-            signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED_SIGNALS)
+            signals.close()
 
     def _manager_context(self, store: SqliteStore, hooks: PluginHost) -> ManagerContext:
         directory = self._processes.path

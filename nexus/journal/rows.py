@@ -185,7 +185,8 @@ class Rows:
     ) -> None:
         """Record a write that ``tx`` has made: its first event carries the images.
 
-        Of two images only the columns of ``after`` that changed are kept; a single one is the whole row.
+        Of two images only the columns of ``after`` that changed are kept, and ``before`` may have others; a single one
+        is the whole row.
         """
         if before is not None and after is not None:
             changed = [column for column in after if after[column] != before[column]]

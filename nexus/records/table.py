@@ -425,7 +425,7 @@ class Table(Generic[R]):
         row = tx.one(f"{self.select} WHERE {self._prefix}id = ?", (id_,))
         assert row is not None
         record = self.decode(row)
-        self._record(tx, operation, record, {column: present[column] for column in values}, values, events)
+        self._record(tx, operation, record, present, values, events)
         return record
 
     def delete(

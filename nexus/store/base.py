@@ -249,7 +249,7 @@ class StateStore(Protocol):
         """Make a verified, consistent backup while the store is in use; see ``nexus.store.backup``."""
 
     def digest(self, data: bytes) -> bytes:
-        """Return 16 bytes that tell ``data`` from other data, and tell nobody who lacks this store's key what it is."""
+        """Return a digest of ``data``, 16 bytes, that nobody can make without the key of this store."""
 
     def on_journal(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call ``listener`` in the event loop after each commit with journal rows; returns an unsubscribe function."""

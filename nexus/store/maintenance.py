@@ -23,6 +23,7 @@ from nexus.store.base import DatabaseDamaged, InitError, SchemaMismatch, StoreEr
 from nexus.store.migrate import available_migrations, stored_version, target_version, version_number
 from nexus.store.processes_folder import ProcessesFolder, noted_event
 from nexus.store.sqlite import SqliteStore, database_file
+from nexus.store.writer import last_operation
 from nexus.trust import Untrusted, make_trusted
 
 __all__ = [
@@ -161,7 +162,7 @@ def _last_numbers_of_file(path: Path) -> _Last:
             if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("quick_check found damage")
             known = stored_version(connection) is not None
-            last = _Last(_last_seq(connection), _last_operation(connection)) if known else _Last(0, 0)
+            last = _Last(_last_seq(connection), last_operation(connection)) if known else _Last(0, 0)
         # Write the log of a killed daemon into the file, so that the steps that follow cannot separate the two.
         with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -184,15 +185,6 @@ def _last_seq(connection: sqlite3.Connection) -> int:
     return highest
 
 
-def _last_operation(connection: sqlite3.Connection) -> int:
-    """Return the highest number that an intact database has given an operation, also if it has none at present."""
-    sql = "SELECT max(CAST(value AS INTEGER)) FROM schema_meta WHERE key = 'operation_pruned_id'"
-    highest = int(connection.execute(sql).fetchone()[0] or 0)
-    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'operation'").fetchone():
-        highest = max(highest, int(connection.execute("SELECT max(id) FROM operation").fetchone()[0] or 0))
-    return highest
-
-
 def _continue_journal(path: Path, last: _Last, source: Path) -> int:
     now = int(time.time() * 1000)
     try:
@@ -201,7 +193,7 @@ def _continue_journal(path: Path, last: _Last, source: Path) -> int:
             connection.execute("BEGIN IMMEDIATE")
             highest = max(last.seq, _last_seq(connection))
             # Also where the backup is older than operations are: the daemon migrates it.
-            if last.operation > _last_operation(connection):
+            if last.operation > last_operation(connection):
                 connection.execute(
                     "INSERT OR REPLACE INTO schema_meta (key, value) VALUES ('operation_pruned_id', ?)",
                     (str(last.operation),),

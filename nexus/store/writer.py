@@ -27,7 +27,7 @@ from nexus.store.base import DiskFull, OutcomeUnknown, Row, StoreError, StoreUna
 from nexus.store.placement import Placement
 from nexus.tasks import deliver_again
 
-__all__ = ["CountChange", "Numbers", "SqliteReader", "SqliteTransaction", "Writer"]
+__all__ = ["CountChange", "Numbers", "SqliteReader", "SqliteTransaction", "Writer", "last_operation"]
 
 T = TypeVar("T")
 
@@ -94,13 +94,22 @@ class SqliteTransaction(SqliteReader):
         self.counts.append(CountChange(kind, {state: by}))
 
     def operation_number(self) -> int:
-        return self._numbers.next_operation(self)
+        return self._numbers.next_operation(self._connection)
 
     def on_commit(self, fn: Callable[[], None]) -> None:
         self.committed.append(fn)
 
     def digest(self, data: bytes) -> bytes:
         return self._numbers.digest(data)
+
+
+def last_operation(connection: sqlite3.Connection) -> int:
+    """The highest number that a database has given an operation, also if it has none at present; 0 without any."""
+    sql = "SELECT max(CAST(value AS INTEGER)) FROM schema_meta WHERE key = 'operation_pruned_id'"
+    highest = int(connection.execute(sql).fetchone()[0] or 0)
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'operation'").fetchone():
+        highest = max(highest, int(connection.execute("SELECT max(id) FROM operation").fetchone()[0] or 0))
+    return highest
 
 
 class Numbers:
@@ -110,15 +119,10 @@ class Numbers:
         self._key = key
         self._last: int | None = None
 
-    def next_operation(self, reader: SqliteReader) -> int:
+    def next_operation(self, connection: sqlite3.Connection) -> int:
         """See ``Transaction.operation_number``. Called in the writer's thread alone."""
         if self._last is None:
-            row = reader.one(
-                "SELECT max(coalesce((SELECT max(id) FROM operation), 0), "
-                "coalesce((SELECT CAST(value AS INTEGER) FROM schema_meta WHERE key = 'operation_pruned_id'), 0))"
-            )
-            assert row is not None
-            self._last = row[0]
+            self._last = last_operation(connection)
         self._last += 1
         return self._last
 

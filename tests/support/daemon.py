@@ -20,7 +20,7 @@ START_TIMEOUT_S = 60.0
 
 
 made_directories: list[Path] = []
-"""What ``short_directory`` made in this process. Whoever called it removes the folder."""
+"""The folders that ``short_directory`` made in this process; its callers remove them."""
 
 
 def short_directory() -> Path:

@@ -235,7 +235,8 @@ def insert(
         "when_lost": when_lost,
         "tunnel_enabled": tunnel_enabled,
     }
-    EDGES.record(tx, operation, _subject(service), row["id"], None, row, [("service.dependency_added", detail)])
+    subject = Subject("service", service.id, service.name)
+    EDGES.record(tx, operation, subject, row["id"], None, row, [("service.dependency_added", detail)])
 
 
 def remove(tx: Transaction, operation: Operation, edge: StoredDependency) -> None:
@@ -243,12 +244,12 @@ def remove(tx: Transaction, operation: Operation, edge: StoredDependency) -> Non
     release(tx, tunnel_lease(edge.id))
     before = EDGES.delete(tx, edge.id)
     detail = {"dependency": edge.dependency, "dependency_id": edge.dependency_id}
-    subject = Subject("service", edge.service_id, edge.service)
-    EDGES.record(tx, operation, subject, edge.id, before, None, [("service.dependency_removed", detail)])
+    EDGES.record(tx, operation, _subject_of(edge), edge.id, before, None, [("service.dependency_removed", detail)])
 
 
-def _subject(service: Service) -> Subject:
-    return Subject("service", service.id, service.name)
+def _subject_of(edge: StoredDependency) -> Subject:
+    """The dependent: what is told of a dependency is about it."""
+    return Subject("service", edge.service_id, edge.service)
 
 
 # Tunnels and their ports
@@ -294,10 +295,7 @@ def _write(tx: Transaction, operation: Operation, dependency: int, values: dict[
     changed = {column: value for column, value in values.items() if value != present[column]}
     if changed:
         EDGES.update(tx, dependency, changed)
-        edge = _from_row(found)
-        subject = Subject("service", edge.service_id, edge.service)
-        before = {column: present[column] for column in changed}
-        EDGES.record(tx, operation, subject, dependency, before, changed)
+        EDGES.record(tx, operation, _subject_of(_from_row(found)), dependency, present, changed)
     return True
 
 
