@@ -26,6 +26,7 @@ from nexus_protocol.events import declared_cause
 
 from nexus.caller import Caller
 from nexus.journal.operation import Operation
+from nexus.records.scope import Scope, scope_of
 from nexus.runtime import Runtime
 from nexus.store import Reader, StateStore, Transaction
 from nexus.supervision.boot import Boot
@@ -210,10 +211,7 @@ class Context:
         self.daemon = daemon
         self.caller = caller
         self.request = request
-        """The context of the request. Its ``why`` is the request's own, else the one that ``Hello`` set.
-
-        A read that answers in the same turn of the event loop has only what ``Hello`` set.
-        """
+        """The context of the request. Its ``why`` and ``project`` are the request's own, else what ``Hello`` set."""
         self._operation = operation
         self.timed_out = False
         """Whether the request was cancelled because its ``timeout_ms`` passed.
@@ -232,6 +230,14 @@ class Context:
         if self._operation is None:
             raise RuntimeError("a request that neither writes nor waits has no operation")
         return self._operation
+
+    def scope(self, reader: Reader) -> Scope:
+        """Where the request looks up names. A change asks in its transaction: a project may be renamed before it.
+
+        Raises:
+            ProjectNotFound: no project has the id or name that the request gives.
+        """
+        return scope_of(reader, self.request.project, changes=self._operation is not None)
 
 
 PAGE_BYTES = 1024 * 1024

@@ -37,7 +37,7 @@ from nexus_protocol import (
     context_decoder,
 )
 from nexus_protocol.connection import ServerEvent
-from nexus_protocol.context import RequestContext
+from nexus_protocol.context import ALL_PROJECTS, RequestContext
 
 from nexus.caller import Caller
 from nexus.capability import Context, DaemonView, PreCommand
@@ -110,7 +110,7 @@ class SessionContext:
         """Decode a payload that begins with a context.
 
         Raises:
-            InvalidArgument: it does not fit the command, or the command takes no key and the context has one.
+            InvalidArgument: it does not fit the command, or the context has what the command does not take.
         """
         info = entry.info
         decode = self._context_decoders.get(info.code)
@@ -121,6 +121,11 @@ class SessionContext:
             why = "a stream cannot be given a second time" if entry.streams else "it changes nothing"
             raise InvalidArgument(
                 f"cannot accept context.key: {info.name} takes no key, because {why}", details={"path": "context.key"}
+            )
+        if context.project == ALL_PROJECTS and not info.all_projects:
+            raise InvalidArgument(
+                f"cannot accept context.project: {info.name} is not for all projects at once",
+                details={"path": "context.project"},
             )
         return context, command
 
@@ -410,15 +415,22 @@ class ClientSession:
             if entry is None:
                 raise UnknownCommand(f"cannot carry out command {code}: there is no such command here")
             if flags:  # CONTEXT: the engine accepts no other
-                own, command = self._shared.decode_with_context(entry, payload)
-                asked = RequestContext(key=own.key, why=asked.why if own.why is None else own.why)
+                given, command = self._shared.decode_with_context(entry, payload)
+                asked = RequestContext(
+                    key=given.key,
+                    why=asked.why if given.why is None else given.why,
+                    project=asked.project if given.project is None else given.project,
+                )
             else:
                 command = entry.decode(payload)
             pre_command = self._shared.pre_command
             if pre_command is not None and not entry.hookable:
                 pre_command = None
             if not entry.waits and pre_command is None:
-                result = encode_result(entry.fn(self.context, command))
+                # Hello sets the context of the connection itself.
+                of_connection = not flags or entry.info.request is Hello
+                context = self.context if of_connection else self._context_for(asked)
+                result = encode_result(entry.fn(context, command))
                 self._out.send(self.engine.send_success(sequence, result))
                 return
             if entry.streams:
@@ -427,16 +439,26 @@ class ClientSession:
             self._take_early_inputs(sequence)
             self._answer_error(sequence, self._as_nexus_error(error, entry))
             return
-        # A context of its own: a later Hello that names another actor must not change the caller of this request.
-        caller = self.context.caller
         operation = None
         if entry.info.effect is not Effect.READ:
-            key = None if asked.key is None else request_key(asked.key, entry.info, command)
-            operation = Operation(caller, entry.info.name, functools.partial(args_of, command), why=asked.why, key=key)
-        context = Context(self.context.store, self.context.daemon, caller, request=asked, operation=operation)
+            key = None if asked.key is None else request_key(asked.key, entry.info, command, asked.project)
+            operation = Operation(
+                self.context.caller,
+                entry.info.name,
+                functools.partial(args_of, command),
+                why=asked.why,
+                key=key,
+                project=asked.project,
+            )
+        # A context of its own: a later Hello that names another actor must not change the caller of this request.
+        context = self._context_for(asked, operation)
         self._tasks[sequence] = self._loop.create_task(self._run(entry, sequence, command, context, pre_command))
         for event in self._take_early_inputs(sequence):
             self._input(event)
+
+    def _context_for(self, asked: RequestContext, operation: Operation | None = None) -> Context:
+        own = self.context
+        return Context(own.store, own.daemon, own.caller, request=asked, operation=operation)
 
     def _open_stream(self, sequence: int) -> None:
         if self._ended:

@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 import msgspec
 from nexus_protocol import Conflict, FailedPrecondition, Unavailable, encode_record
 from nexus_protocol.command import CommandInfo, Repeat, unrecorded_fields
+from nexus_protocol.context import ProjectRoot
 
 from nexus.hints import command_line
 from nexus.journal.operation import KEY_KEPT_MS, Operation, RequestKey
 from nexus.journal.rows import unheld_operation
+from nexus.records.scope import scope_of
 from nexus.store import Reader, StateStore, StoreError, Transaction
 
 __all__ = [
@@ -62,9 +64,9 @@ class RequestOutcomeUnknown(Unavailable):
     type = "request.outcome_unknown"
 
 
-def request_key(text: str, info: CommandInfo, command: Any) -> RequestKey:
+def request_key(text: str, info: CommandInfo, command: Any, project: str | ProjectRoot | None) -> RequestKey:
     """The key of a request; equal commands are equal in every field, however they were encoded."""
-    return RequestKey(text, lambda: canonical([info.code, command]))
+    return RequestKey(text, lambda reader: canonical([info.code, scope_of(reader, project).project_id, command]))
 
 
 # In one transaction
@@ -87,7 +89,7 @@ def under_key(
     key = operation.key
     if key is None:
         return change(), False
-    kept = _kept(tx, key, tx.digest(key.content()))
+    kept = _kept(tx, key, tx.digest(key.content(tx)))
     if kept is not None:
         return kept, True
     reply = change()
@@ -109,7 +111,7 @@ def finish(tx: Transaction, operation: Operation, reply: Any, *, secret: bool) -
         "ON CONFLICT (key) DO UPDATE SET state = excluded.state, reply = excluded.reply, "
         "operation_id = excluded.operation_id, expires_at = excluded.expires_at "
         "WHERE request_key.digest = excluded.digest",
-        (operation.key.text, tx.digest(operation.key.content()), id_, encoded, tx.now + KEY_KEPT_MS),
+        (operation.key.text, tx.digest(operation.key.content(tx)), id_, encoded, tx.now + KEY_KEPT_MS),
     )
 
 
@@ -207,7 +209,10 @@ class OpenRequests:
         """
         key = operation.key
         assert key is not None
-        digest = store.digest(key.content())
+        content = await store.fetch(key.content)
+        # The project that was named is the one of this moment, also when it ends after a project was renamed.
+        operation.key = key = key._replace(content=lambda _reader: content)
+        digest = store.digest(content)
         while (other := self._acts.get(key.text)) is not None:
             if other[0] != digest:
                 raise _at_work(key)

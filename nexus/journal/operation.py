@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -9,8 +10,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 from nexus_protocol.command import unrecorded_fields
+from nexus_protocol.context import ProjectRoot
 
 from nexus.caller import Caller
+from nexus.records.scope import ProjectNotFound, scope_of
 from nexus.store import Reader, Transaction
 
 __all__ = ["ARGS_BYTES", "KEY_KEPT_MS", "Operation", "RequestKey", "args_of", "encode_args", "resumed"]
@@ -27,8 +30,8 @@ class RequestKey(NamedTuple):
     """The key that a client gave its request."""
 
     text: str
-    content: Callable[[], bytes]
-    """The canonical encoding of the request, which an equal request has as well."""
+    content: Callable[[Reader], bytes]
+    """The canonical encoding of the request, which an equal request has as well, with the id of its project."""
 
 
 class Operation:
@@ -36,10 +39,11 @@ class Operation:
 
     It has no row until its first change, so that a request which is refused or changes nothing has none. The number is
     its own from the moment that a transaction needs it, whatever becomes of that transaction. ``command`` is the name
-    of a command or of a declared cause; ``args`` are its fields, or a function that gives them.
+    of a command or of a declared cause; ``args`` are its fields, or a function that gives them. ``project`` is what the
+    request names; without it the operation is of the project of what it changes first.
     """
 
-    __slots__ = ("args", "caller", "cause", "command", "id", "key", "why", "written")
+    __slots__ = ("args", "caller", "cause", "command", "id", "key", "project", "why", "written")
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class Operation:
         *,
         why: str | None = None,
         key: RequestKey | None = None,
+        project: str | ProjectRoot | None = None,
         cause: Operation | None = None,
     ) -> None:
         self.caller = caller
@@ -56,26 +61,34 @@ class Operation:
         self.args = args
         self.why = why
         self.key = key
+        self.project = project
         self.cause = cause
         self.id: int | None = None
         self.written = False
         """Whether its row is durable."""
 
-    def enter(self, tx: Transaction) -> int:
-        """Make sure that its row is in the database once ``tx`` is committed; returns its id."""
+    def enter(self, tx: Transaction, project_id: str | None = None) -> int:
+        """Make sure that its row is in the database once ``tx`` is committed; returns its id.
+
+        ``project_id`` is the project of what the operation changes.
+        """
         if self.id is not None and (self.written or tx.operation == self.id):
             return self.id
         if self.id is None:
             self.id = tx.operation_number()
         args = self.args() if callable(self.args) else self.args
+        if project_id is None and self.project is not None:
+            with contextlib.suppress(ProjectNotFound):  # it was deleted since the request began
+                project_id = scope_of(tx, self.project).project_id
         inserted = tx.execute(
-            "INSERT INTO operation (id, at, command, args, why, key, cause, actor, uid, pid) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO operation (id, at, command, args, project_id, why, key, cause, actor, uid, pid) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
             (
                 self.id,
                 tx.now,
                 self.command,
                 encode_args(args) if args else None,
+                project_id,
                 self.why,
                 None if self.key is None else self.key.text,
                 None if self.cause is None or not self.cause.written else self.cause.id,
@@ -88,7 +101,7 @@ class Operation:
             tx.execute(
                 "INSERT INTO request_key (key, digest, operation_id, state, expires_at) "
                 "VALUES (?, ?, ?, 'open', ?) ON CONFLICT (key) DO NOTHING",
-                (self.key.text, tx.digest(self.key.content()), self.id, tx.now + KEY_KEPT_MS),
+                (self.key.text, tx.digest(self.key.content(tx)), self.id, tx.now + KEY_KEPT_MS),
             )
         # Also where the row is there: an earlier write whose outcome was unknown may have been kept.
         tx.on_commit(self._note_written)

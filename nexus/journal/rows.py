@@ -46,8 +46,9 @@ _ROWS: dict[str, Rows] = {}
 _DERIVED: dict[str, str] = {}
 
 _INSERT = (
-    "INSERT INTO journal (at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail, operation_id, "
-    "row_table, row_key, revision, before, after) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO journal (at, kind, subject_kind, subject_id, subject_name, project_id, actor, uid, pid, detail, "
+    "operation_id, row_table, row_key, revision, before, after) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -56,7 +57,9 @@ class Subject(NamedTuple):
 
     kind: str
     id: str
-    name: str | None = None
+    name: str | None
+    project_id: str | None
+    """None: it is of no project."""
 
 
 class Rows:
@@ -283,7 +286,7 @@ def _insert(
         caller.uid,
         caller.pid,
         _encode_detail(detail).decode(),
-        operation.enter(tx),
+        operation.enter(tx, subject.project_id),
         *written,
     )
     tx.mark_journal()

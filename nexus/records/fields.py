@@ -17,6 +17,7 @@ __all__ = [
     "Cursor",
     "METADATA_BYTES",
     "METADATA_DEPTH",
+    "ManagedBy",
     "Metadata",
     "Name",
     "PageLimit",
@@ -48,14 +49,15 @@ Name = Annotated[
         description="1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit, and not in the form of a UUID",
     ),
 ]
-"""A name that is unique among the records of its kind. It is for people; the identity is the id."""
+"""A name that is unique among the records of its kind in a project. It is for people; the identity is the id."""
 
 Reference = Annotated[
     str,
     Meta(
         min_length=1,
         max_length=255,
-        description="the id, else the name, else a unique prefix of the id of 4 or more characters",
+        description="the id, else the name, else a unique prefix of the id of 4 or more characters; PROJECT/NAME is "
+        "the name in another project",
         extra={"metavar": "NAME"},
     ),
 ]
@@ -68,6 +70,18 @@ ClientId = Annotated[
         description="a UUID chosen by the client, in lower case, which makes the request safe to repeat",
     ),
 ]
+
+ManagedBy = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=4096,
+        pattern=r"^[^\x00]*$",
+        description="the file that apply makes it from, as a path from the root of its project",
+        extra={"option": None},
+    ),
+]
+"""Whose file a record is from: apply removes only records that its own file made."""
 
 PageLimit = Annotated[int, Meta(ge=1, le=10_000, description="records in a page, 1 to 10000")]
 Cursor = Annotated[str, Meta(max_length=512, description="next_cursor of the previous page")]

@@ -36,32 +36,34 @@ def creates(
 
     @handles(create)
     def handler(tx: Transaction, ctx: Context, command: Any) -> R:
-        _check_metadata(command, f'cannot create {table.word} "{command.name}"')
-        return _repeated(tx, table, command) or table.insert(
-            tx, ctx.operation, msgspec.structs.asdict(command) | dict(complete(tx, command))
-        )
+        cannot = f'cannot create {table.word} "{command.name}"'
+        _check_metadata(command, cannot)
+        fields = msgspec.structs.asdict(command)
+        if table.has_project:
+            fields["project_id"] = ctx.scope(tx).home(cannot)
+        return _repeated(tx, table, fields) or table.insert(tx, ctx.operation, fields | dict(complete(tx, command)))
 
     return handler
 
 
-def _repeated(tx: Transaction, table: Table[R], command: Any) -> R | None:
-    """The record that the same request made before.
+def _repeated(tx: Transaction, table: Table[R], fields: Mapping[str, Any]) -> R | None:
+    """The record that the same request, with these fields, made before.
 
     Raises:
-        RecordIdTaken: a record has the id of the command and differs from it.
+        RecordIdTaken: a record has the id of the request and differs from it.
     """
-    record = None if command.id is None else table.find(tx, command.id)
+    record = None if fields["id"] is None else table.by_id(tx, fields["id"])
     if record is None:
         return None
-    wanted = without_repeats(msgspec.structs.asdict(command))
+    wanted = without_repeats(fields)
     if all(_is_wanted(getattr(record, field), value) for field, value in wanted.items() if field != "id"):
         return record
     word = table.word
     raise table.errors.id_taken(
-        f'cannot create {word} "{command.name}": {word} "{record.name}" has the id {command.id} and differs from this '
+        f'cannot create {word} "{fields["name"]}": {word} "{record.name}" has the id {record.id} and differs from this '
         "request",
         hint=f"To repeat a request, give the fields that the {word} has now; for another one choose another id.",
-        details={"id": command.id, "name": record.name},
+        details={"id": record.id, "name": record.name},
     )
 
 
@@ -95,7 +97,7 @@ def gets(table: Table[R], get: type[Command[R]]) -> Any:
 
     @handles(get)
     def handler(ctx: Context, command: Any) -> R:
-        return ctx.store.read(lambda reader: table.resolve(reader, getattr(command, reference)))
+        return ctx.store.read(lambda reader: table.resolve(reader, getattr(command, reference), ctx.scope(reader)))
 
     return handler
 
@@ -115,7 +117,7 @@ def updates(table: Table[R], update: type[Command[R]], check: Check = _accept) -
                 details={"path": ""},
             )
         _check_metadata(command, f'cannot update {table.word} "{getattr(command, reference)}"')
-        record = table.resolve(tx, getattr(command, reference))
+        record = table.resolve(tx, getattr(command, reference), ctx.scope(tx))
         cannot = f'cannot update {table.word} "{record.name}"'
         table.expect(record, cannot, command.if_revision)
         check(tx, record, command, cannot)
@@ -135,7 +137,7 @@ def deletes(
 
     @handles(delete)
     def handler(tx: Transaction, ctx: Context, command: Any) -> R:
-        record = table.resolve(tx, getattr(command, reference))
+        record = table.resolve(tx, getattr(command, reference), ctx.scope(tx))
         cannot = f'cannot delete {table.word} "{record.name}"'
         table.expect(record, cannot, command.if_revision, command.if_state_revision)
         check(tx, record, command, cannot)
@@ -158,7 +160,11 @@ def lists(table: Table[R], list_: type[Command[Any]], field: str) -> Any:
     @handles(list_)
     async def handler(ctx: Context, command: Any) -> Any:
         wanted = {name: getattr(command, name) for name in filters if getattr(command, name) is not None}
-        bound = (table.kind, *(getattr(command, name) for name in filters))
+        scope = await ctx.store.fetch(ctx.scope)
+        if scope.is_nowhere and table.has_project:
+            return page(**{field: []})
+        project_id = scope.project_id if table.has_project else None
+        bound = (table.kind, project_id, *(getattr(command, name) for name in filters))
         after = None
         if command.cursor is not None:
             after = decode_cursor(command.cursor, bound, table.position_type, table.errors.cursor_invalid, hint)
@@ -176,7 +182,9 @@ def lists(table: Table[R], list_: type[Command[Any]], field: str) -> Any:
             )
 
         records, last = await read_page(
-            lambda after, count: ctx.store.fetch(functools.partial(table.page, after=after, count=count, where=where)),
+            lambda after, count: ctx.store.fetch(
+                functools.partial(table.page, after=after, count=count, where=where, project_id=project_id)
+            ),
             table.position,
             fits if wanted or tag is not None else None,
             after,

@@ -21,7 +21,9 @@ from nexus.hints import command_line
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Event, Image, Rows, Subject, derived
 from nexus.records.errors import RecordErrors, RecordNotFound
-from nexus.store import Reader, Row, StoreConflict, Transaction, find_row
+from nexus.records.lookup import find_row
+from nexus.records.scope import Scope, project_name, qualified, reference_of
+from nexus.store import Reader, Row, StoreConflict, Transaction
 
 __all__ = ["Column", "Identified", "Table", "columns_of", "without_repeats"]
 
@@ -35,7 +37,7 @@ class Identified(Protocol):
 
     @property
     def name(self) -> str:
-        """Unique among the records of its kind."""
+        """Unique among the records of its kind, in its project if these have one."""
 
     @property
     def created_at(self) -> int:
@@ -147,9 +149,10 @@ class Table(Generic[R]):
     its rows in the table ``tag``. ``told`` are the fields in the event of a creation.
 
     ``columns`` are those of fields whose column has another name, or is in the one other table that is ``joined``: its
-    name, and the column with the id of its row. ``private`` is a record of columns that only the daemon reads, and
-    ``others`` are columns that neither has: an insert leaves them to the default of the schema. What a write changed is
-    recorded in the journal, without the values of secret and unrecorded fields.
+    name, and the column with the id of its row. A record with a ``project_id`` has the name of that project in
+    ``project``, which is read with it and is no column. ``private`` is a record of columns that only the daemon reads,
+    and ``others`` are columns that neither has: an insert leaves them to the default of the schema. What a write
+    changed is recorded in the journal, without the values of secret and unrecorded fields.
     """
 
     def __init__(
@@ -184,6 +187,8 @@ class Table(Generic[R]):
         self.order = order
         self.indexed = indexed
         self.told = told
+        self.has_project = "project_id" in struct.__struct_fields__
+        """Whether names are unique in a project, and not over all records."""
         self.columns = columns_of(struct, columns)
         self.private = {} if private is None else columns_of(private)
         self._has_others = bool(self.private or others)
@@ -195,16 +200,25 @@ class Table(Generic[R]):
         self._page_decoders = [(i, decode) for i, decode, is_plain in decoders if not is_plain]
         self._encoders = [(i, c.encode) for i, c in enumerate(self.columns.values()) if c.encode is not None]
         self._defaults = _defaults_of(struct, self.columns)
-        names = [column.name for column in self.columns.values()]
         self._prefix = f"{name}."
+        if self.has_project:
+            of_project = f"(SELECT projects.name FROM projects WHERE projects.id = {name}.project_id)"
+            self.columns["project"] = self.columns["project"]._replace(name=of_project)
+            self._project = list(self.columns).index("project")
+        names = [column.name for column in self.columns.values()]
         qualified = [text if "." in text else self._prefix + text for text in names]
         self._qualified, self._source = qualified, name
         if joined is not None:
             self._source += f" JOIN {joined[0]} ON {joined[0]}.id = {name}.{joined[1]}"
         self.select = self.selecting()
+        own = [column.name for field, column in self.columns.items() if not (self.has_project and field == "project")]
         self.rows = Rows(
             name,
-            (*names, *(column.name for column in self.private.values()), *others),
+            (
+                *own,
+                *(column.name for column in self.private.values()),
+                *others,
+            ),
             kind=kind,
             secret=[self._all[field].name for field in self._secret],
             volatile=[self._all[field].name for field in volatile],
@@ -239,43 +253,80 @@ class Table(Generic[R]):
             row = values
         return self.record(**dict(zip(self.columns, row, strict=True))) if self._by_name else self.record(*row)
 
-    def find(self, reader: Reader, reference: str) -> R | None:
+    def find(self, reader: Reader, reference: str, scope: Scope) -> R | None:
         """The record with exactly this id, else this name, else the only one whose id has this prefix (4 characters).
+
+        ``P/NAME`` is the name in the project P, and any other name is that in the scope.
 
         Raises:
             RecordAmbiguous: several ids have this prefix.
         """
-        row = self.find_row(reader, self.select, reference)
+        row = self.find_row(reader, self.select, reference, scope)
         return None if row is None else self.decode(row)
 
-    def resolve(self, reader: Reader, reference: str) -> R:
+    def resolve(self, reader: Reader, reference: str, scope: Scope) -> R:
         """Like ``find``, for a record that must exist.
 
         Raises:
             RecordNotFound: there is none.
             RecordAmbiguous: several ids have this prefix.
         """
-        record = self.find(reader, reference)
+        record = self.find(reader, reference, scope)
         if record is None:
-            raise self.not_found(reference)
+            raise self.not_found(reference, scope)
         return record
 
-    def find_row(self, reader: Reader, select: str, reference: str) -> Row | None:
-        """``find`` with a query of the caller's own, whose first columns are the id and the name."""
-        return find_row(reader, select, reference, word=self.word, ambiguous=self.errors.ambiguous, table=self._prefix)
+    def by_id(self, reader: Reader, id_: str) -> R | None:
+        """The record with this id, in any project."""
+        row = reader.one(f"{self.select} WHERE {self._prefix}id = ?", (id_,))
+        return None if row is None else self.decode(row)
 
-    def not_found(self, reference: str) -> RecordNotFound:
+    def get(self, reader: Reader, id_: str) -> R:
+        """Like ``by_id``, for a record that must exist.
+
+        Raises:
+            RecordNotFound: there is none.
+        """
+        record = self.by_id(reader, id_)
+        if record is None:
+            raise self.not_found(id_)
+        return record
+
+    def find_row(self, reader: Reader, select: str, reference: str, scope: Scope) -> Row | None:
+        """``find`` with a query of the caller's own, whose first columns are the id and the name."""
+        return find_row(
+            reader,
+            select,
+            reference,
+            scope if self.has_project else None,
+            word=self.word,
+            ambiguous=self.errors.ambiguous,
+            table=self._prefix,
+        )
+
+    def not_found(self, reference: str, scope: Scope | None = None) -> RecordNotFound:
         """The error for a reference that names no record."""
-        return self.errors.not_found(f'{self.word} "{reference}" not found', details={self.kind: reference})
+        message = f'{self.word} "{reference}" not found'
+        hint: str | None = None
+        if scope is not None and scope.is_nowhere and self.has_project and "/" not in reference:
+            if scope.changes:
+                return scope.no_project(message)
+            hint = scope.hint()
+        return self.errors.not_found(message, hint=hint, details={self.kind: reference})
 
     def position(self, record: R) -> tuple[Any, ...]:
         """The values by which a list has this record in its place."""
         return tuple(getattr(record, field) for field in self.order)
 
     def page(
-        self, reader: Reader, after: tuple[Any, ...] | None, count: int, where: tuple[str, Any] | None = None
+        self,
+        reader: Reader,
+        after: tuple[Any, ...] | None,
+        count: int,
+        where: tuple[str, Any] | None = None,
+        project_id: str | None = None,
     ) -> list[R]:
-        """At most ``count`` records after a position, in the order of the table.
+        """At most ``count`` records after a position, in the order of the table: of one project, or of all.
 
         ``where`` is one of the ``indexed`` fields, or ``tag``, with its value. Enumerations of these records are plain
         text, which encodes and compares as they do.
@@ -283,11 +334,14 @@ class Table(Generic[R]):
         conditions: list[str] = []
         parameters: list[Any] = []
         select = self.select
-        if where is not None and where[0] == "tag":
+        field, value = where or (None, None)
+        if field == "tag":
             select += f" JOIN tag ON tag.kind = ? AND tag.tag = ? AND tag.record_id = {self._prefix}id"
-            parameters += [self.kind, where[1]]
-        elif where is not None:
-            field, value = where
+            parameters += [self.kind, value]
+        if project_id is not None:
+            conditions.append(f"{self._prefix}project_id = ?")
+            parameters.append(project_id)
+        if field is not None and field != "tag":
             conditions.append(f"{self._prefix}{self.columns[field].name} = ?")
             parameters.append(self.encode(field, value))
         if after is not None:
@@ -334,12 +388,15 @@ class Table(Generic[R]):
         """
         given = {name: value for name, value in without_repeats(values).items() if value is not None}
         made = {"id": str(uuid.uuid4()), "created_at": tx.now, "updated_at": tx.now, "revision": 1, "state_revision": 0}
-        fields = made | given
+        fields: dict[str, Any] = made | given
+        if self.has_project:
+            fields["project"] = project_name(tx, fields["project_id"])
         try:
             record, row = (self._insert_with_others if self._has_others else self._insert_whole)(tx, fields)
         except StoreConflict:
             # The common case needs one statement; the cause is looked up only when there is a conflict.
-            self.refuse_taken_name(tx, given["name"], f'cannot create {self.word} "{given["name"]}"')
+            cannot = f'cannot create {self.word} "{given["name"]}"'
+            self.refuse_taken_name(tx, given["name"], fields.get("project_id"), cannot)
             raise
         self.write_tags(tx, record.id, getattr(record, "tags", ()))
         self._count(tx, getattr(record, "state", None), 1)
@@ -355,13 +412,16 @@ class Table(Generic[R]):
         for index, encode in self._encoders:
             if values[index] is not None:
                 values[index] = encode(values[index])
+        if self.has_project:
+            del values[self._project]
         return record, self.rows.insert_whole(tx, values)
 
     def _insert_with_others(self, tx: Transaction, fields: Mapping[str, Any]) -> tuple[R, Image]:
         """Insert a row that has more columns than the record; those without a value have the schema's default."""
         given = {self._all[field].name: self.encode(field, value) for field, value in fields.items()}
+        project = given.pop(self.columns["project"].name) if self.has_project else None
         row = self.rows.insert(tx, {**self._defaults, **given})
-        return self.decode([row[column.name] for column in self.columns.values()]), row
+        return self.decode([row.get(column.name, project) for column in self.columns.values()]), row
 
     def update(
         self,
@@ -383,7 +443,8 @@ class Table(Generic[R]):
         if not changed:
             return record
         if "name" in changed:
-            self.refuse_taken_name(tx, changed["name"], f'cannot update {self.word} "{record.name}"')
+            project_id = getattr(record, "project_id", None)
+            self.refuse_taken_name(tx, changed["name"], project_id, f'cannot update {self.word} "{record.name}"')
         if detail is None:
             detail = {
                 field: self._told(field, record, new) for field, new in changed.items() if field not in self.volatile
@@ -466,7 +527,7 @@ class Table(Generic[R]):
                 continue
             raise self.errors.changed(
                 f"{cannot}: its {word} is {present} and not {expected}",
-                hint="Look at it, and try again: " + command_line("nexusctl", *self.look, record.name),
+                hint="Look at it, and try again: " + command_line("nexusctl", *self.look, reference_of(record)),
                 details={
                     "id": record.id,
                     "name": record.name,
@@ -495,17 +556,19 @@ class Table(Generic[R]):
     def _told(self, field: str, before: R, new: Any) -> dict[str, Any]:
         return {"changed": True} if field in self._secret else {"from": getattr(before, field), "to": new}
 
-    def refuse_taken_name(self, tx: Transaction, name: str, cannot: str) -> None:
-        """Refuse a name that a record has.
+    def refuse_taken_name(self, tx: Transaction, name: str, project_id: str | None, cannot: str) -> None:
+        """Refuse a name that a record has, in the same project if these records have one.
 
         Raises:
             RecordNameTaken: one has it.
         """
-        row = tx.one(f"SELECT id FROM {self.name} WHERE name = ?", (name,))
+        inside, parameters = (" AND project_id = ?", (name, project_id)) if self.has_project else ("", (name,))
+        row = tx.one(f"SELECT id FROM {self.name} WHERE name = ?{inside}", parameters)
         if row is not None:
+            look = qualified(project_name(tx, project_id), name) if project_id is not None else name
             raise self.errors.name_taken(
                 f'{cannot}: {self.word} name "{name}" already exists',
-                hint="Choose another name, or look at it: " + command_line("nexusctl", *self.look, name),
+                hint="Choose another name, or look at it: " + command_line("nexusctl", *self.look, look),
                 details={"name": name, "id": row[0]},
             )
 
@@ -518,5 +581,7 @@ class Table(Generic[R]):
         after: Image | None,
         events: Sequence[Event],
     ) -> None:
-        subject = Subject(self.kind, record.id, record.name)
+        # A project is of its own scope, as what is told of it.
+        project_id = getattr(record, "project_id", record.id if self.kind == "project" else None)
+        subject = Subject(self.kind, record.id, record.name, project_id)
         self.rows.record(tx, operation, subject, record.id, before, after, events, record.revision)

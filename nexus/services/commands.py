@@ -24,6 +24,7 @@ from nexus.records.fields import (
     NEXT_START,
     ClientId,
     Cursor,
+    ManagedBy,
     Name,
     PageLimit,
     Revision,
@@ -38,6 +39,7 @@ from nexus.services.errors import (
     ServiceConfigFile,
     ServiceCursorInvalid,
     ServiceCycle,
+    ServiceDependencyElsewhere,
     ServiceDependencyExists,
     ServiceDependencyFailed,
     ServiceDependencyNotFound,
@@ -454,6 +456,7 @@ class AddService(Command[Service]):
     git_branch: GitBranchName | None = None
     git_auth_type: GitAuth = GitAuthType.NONE
     git_token_file: TokenFile | None = None
+    managed_by: ManagedBy | None = None
     id: ClientId | None = None
 
 
@@ -470,7 +473,7 @@ class RemoveService(Command[Service]):
     if_state_revision: StateRevision | None = None
 
 
-@command(7, Effect.READ, errors=(ServiceCursorInvalid,), large_reply=True)
+@command(7, Effect.READ, errors=(ServiceCursorInvalid,), large_reply=True, all_projects=True)
 class ListServices(Command[ServicePage]):
     """List services, sorted by name.
 
@@ -598,6 +601,7 @@ class UpdateService(Command[Service]):
     cpu_limit_percent: CpuLimit | None = None
     umask: Umask | None = None
     log_limit_mib: LogLimit | None = None
+    managed_by: ManagedBy | None = None
     clear: (
         Annotated[
             list[Text],
@@ -623,9 +627,19 @@ DependencyReference = Annotated[
 ]
 
 
-@command(20, Effect.CHANGE, errors=(*_LOOKUP_ERRORS, ServiceCycle, ServiceDependencyExists, ServiceTunnelNameTaken))
+@command(
+    20,
+    Effect.CHANGE,
+    errors=(
+        *_LOOKUP_ERRORS,
+        ServiceCycle,
+        ServiceDependencyExists,
+        ServiceDependencyElsewhere,
+        ServiceTunnelNameTaken,
+    ),
+)
 class AddDependency(Command[Dependency]):
-    """Make a service depend on another one.
+    """Make a service depend on another one of its project.
 
     A repeated request changes nothing. With ``tunnel_enabled`` the dependent gets a stable loopback address of the
     dependency in ``NEXUS_<NAME>_HOST`` and ``NEXUS_<NAME>_PORT``: NAME is the name in upper case, with ``_`` for each
@@ -654,7 +668,7 @@ class RemoveDependency(Command[Dependency]):
     dependency: DependencyReference
 
 
-@command(22, Effect.READ, errors=_LOOKUP_ERRORS, large_reply=True)
+@command(22, Effect.READ, errors=_LOOKUP_ERRORS, large_reply=True, all_projects=True)
 class ListDependencies(Command[DependencyList]):
     """List the dependencies of a service, or with ``reverse`` its dependents; without a service, every dependency."""
 

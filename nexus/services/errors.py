@@ -30,6 +30,7 @@ __all__ = [
     "ServiceConfigFile",
     "ServiceCursorInvalid",
     "ServiceCycle",
+    "ServiceDependencyElsewhere",
     "ServiceDependencyExists",
     "ServiceDependencyFailed",
     "ServiceDependencyNotFound",
@@ -89,6 +90,12 @@ class ServiceChanged(RecordChanged):
     """The service has another revision than the request expects; ``details`` has the present ones."""
 
     type = "service.changed"
+
+
+class ServiceDependencyElsewhere(FailedPrecondition):
+    """The two services are in different projects; a dependency is within one."""
+
+    type = "service.dependency_elsewhere"
 
 
 class ServiceDependencyExists(Conflict):

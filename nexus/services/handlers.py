@@ -6,8 +6,6 @@ They change records and notify the manager, which alone acts on processes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +14,7 @@ from nexus_protocol.command import unrecorded_fields
 from nexus.capability import Context, Stream, encode_each, handles
 from nexus.hints import command_line
 from nexus.records.handlers import lists
+from nexus.records.scope import reference_of
 from nexus.services import store, validation
 from nexus.services.commands import (
     AddDependency,
@@ -37,7 +36,7 @@ from nexus.services.configuration import environment
 from nexus.services.configuration.config_file import config_path
 from nexus.services.dependencies import edges as dependencies
 from nexus.services.dependencies import store as dependency_store
-from nexus.services.errors import ServiceAmbiguous, ServiceDependencyNotFound, ServiceNotFound
+from nexus.services.errors import ServiceDependencyNotFound
 from nexus.services.git.handlers import (
     checkout_branch,
     get_repo_status,
@@ -62,7 +61,7 @@ from nexus.services.records import (
 )
 from nexus.services.store import SERVICES as COUNTED
 from nexus.services.store import StoredService
-from nexus.store import Transaction
+from nexus.store import Reader, Transaction
 from nexus.streams import Following, daemon_stopping
 from nexus.tasks import uninterrupted
 
@@ -97,7 +96,7 @@ _EDGES_PER_READ = 200
 
 
 def _resolve(ctx: Context, reference: str) -> Service:
-    return ctx.store.read(lambda reader: store.resolve(reader, reference))
+    return ctx.store.read(lambda reader: store.resolve(reader, reference, ctx.scope(reader)))
 
 
 def _size_bytes(*environments: Mapping[str, str] | None) -> int:
@@ -114,7 +113,7 @@ def _updated(ctx: Context, service: Service) -> None:
 @handles(AddService, after=_updated, size_bytes=lambda command: _size_bytes(command.environment))
 def add_service(tx: Transaction, ctx: Context, command: AddService) -> Service:
     validation.check(f'cannot add service "{command.name}"', {name: getattr(command, name) for name in store.DECLARED})
-    return store.insert(tx, ctx.operation, command)
+    return store.insert(tx, ctx.operation, command, ctx.scope(tx))
 
 
 @handles(
@@ -127,8 +126,7 @@ def update_service(tx: Transaction, ctx: Context, command: UpdateService) -> Ser
 
 
 def _config_updated(ctx: Context, config: ServiceConfig) -> None:
-    with contextlib.suppress(ServiceNotFound, ServiceAmbiguous):  # renamed since, by a change with its own after
-        _updated(ctx, _resolve(ctx, config.service))
+    ctx.daemon.manager(ServiceManager).updated(config.service_id)
 
 
 @handles(UpdateConfig, after=_config_updated, size_bytes=lambda _command: _size_bytes())
@@ -139,7 +137,7 @@ def update_config(tx: Transaction, ctx: Context, command: UpdateConfig) -> Servi
 
 def _update(tx: Transaction, ctx: Context, command: UpdateService | UpdateConfig) -> tuple[Service, Mapping[str, str]]:
     """Change a service; gives it with its environment."""
-    stored = store.stored(tx, command.service)
+    stored = store.stored(tx, command.service, ctx.scope(tx))
     before = store.declared(stored)
     cannot = f'cannot update service "{stored.service.name}"'
     store.SERVICES.expect(stored.service, cannot, command.if_revision)
@@ -182,7 +180,7 @@ list_services = lists(store.SERVICES, ListServices, "services")
 
 @handles(GetConfig)
 async def get_config(ctx: Context, command: GetConfig) -> ServiceConfig:
-    stored = ctx.store.read(lambda reader: store.stored(reader, command.service), snapshot=True)
+    stored = ctx.store.read(lambda reader: store.stored(reader, command.service, ctx.scope(reader)), snapshot=True)
     if command.resolved:
         variables = [_to_config_variable(variable, command.reveal) for variable in await _resolved(stored)]
     else:
@@ -212,6 +210,7 @@ def _to_config_variable(variable: environment.Variable, reveal: bool) -> ConfigV
 def _config(service: Service, variables: list[ConfigVariable]) -> ServiceConfig:
     return ServiceConfig(
         service=service.name,
+        service_id=service.id,
         format=service.config_format,
         filename=service.config_filename,
         path=config_path(service),
@@ -227,9 +226,16 @@ def _dependency_changed(ctx: Context, dependency: Dependency) -> None:
     ctx.daemon.manager(ServiceManager).updated(dependency.service_id)
 
 
+def _both(tx: Transaction, ctx: Context, command: AddDependency | RemoveDependency) -> tuple[Service, Service]:
+    """The dependent and the dependency, whose name is looked up beside the dependent."""
+    scope = ctx.scope(tx)
+    service = store.resolve(tx, command.service, scope)
+    return service, store.resolve(tx, command.dependency, scope._replace(project_id=service.project_id, root=None))
+
+
 @handles(AddDependency, after=_dependency_changed)
 def add_dependency(tx: Transaction, ctx: Context, command: AddDependency) -> Dependency:
-    service, dependency = store.resolve(tx, command.service), store.resolve(tx, command.dependency)
+    service, dependency = _both(tx, ctx, command)
     if dependencies.add(tx, ctx.operation, service, dependency, command):
         store.count_change(tx, ctx.operation, service)
     return dependency_store.listed(tx, service_id=service.id, dependency_id=dependency.id)[0]
@@ -240,13 +246,13 @@ async def remove_dependency(ctx: Context, command: RemoveDependency) -> Dependen
     edges: list[int] = []
 
     def change(tx: Transaction) -> Dependency:
-        service, dependency = store.resolve(tx, command.service), store.resolve(tx, command.dependency)
+        service, dependency = _both(tx, ctx, command)
         edge = dependency_store.edge(tx, service.id, dependency.id)
         if edge is None:
             raise ServiceDependencyNotFound(
                 f'cannot remove the dependency of "{service.name}" on "{dependency.name}": there is none',
                 hint="List its dependencies: "
-                + command_line("nexusctl", "service", "dependency", "list", service.name),
+                + command_line("nexusctl", "service", "dependency", "list", reference_of(service)),
                 details={"service": service.name, "dependency": dependency.name},
             )
         removed = dependency_store.listed(tx, service_id=service.id, dependency_id=dependency.id)[0]
@@ -282,13 +288,20 @@ async def list_dependencies(ctx: Context, command: ListDependencies) -> Dependen
 
 async def _all_dependencies(ctx: Context) -> list[Dependency]:
     found: list[Dependency] = []
-    after = ("", "")
+    after = ("", "", "")
+
+    def read(reader: Reader) -> list[Dependency]:
+        scope = ctx.scope(reader)
+        if scope.is_nowhere:
+            return []
+        return dependency_store.listed(reader, project_id=scope.project_id, after=after, limit=_EDGES_PER_READ)
+
     while True:
-        part = ctx.store.read(functools.partial(dependency_store.listed, after=after, limit=_EDGES_PER_READ))
+        part = ctx.store.read(read, snapshot=True)
         found += part
         if len(part) < _EDGES_PER_READ:
             return found
-        after = (part[-1].service, part[-1].dependency)
+        after = (part[-1].service, part[-1].dependency, part[-1].service_id)
         await asyncio.sleep(0)
 
 

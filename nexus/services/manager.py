@@ -16,6 +16,7 @@ from nexus_protocol import DeadlineExceeded, NexusError
 from nexus import graph
 from nexus.capability import Context, ManagerContext
 from nexus.hints import command_line
+from nexus.records.scope import reference_of
 from nexus.runtime import CursorGone, LogCursor, RuntimeFailure
 from nexus.runtime.tree import parent_of
 from nexus.services import store
@@ -93,7 +94,7 @@ class ServiceManager:
 
     def _known_service(self, service_id: str) -> Known:
         def read(reader: Reader) -> Known:
-            found = store.find(reader, service_id)
+            found = store.by_id(reader, service_id)
             if found is None or found.id != service_id:
                 return Known(False)
             return Known(True, store.stored(reader, service_id).run_id)
@@ -142,14 +143,14 @@ class ServiceManager:
                 handle.look()
 
     def service_of_pid(self, pid: int) -> str | None:
-        """The name of the service that a process belongs to: its shim is an ancestor. Blocks."""
+        """The service that a process belongs to, as hints name it: its shim is an ancestor. Blocks."""
         shims = {
             handle.process.shim_pid: handle for handle in list(self._handles.values()) if handle.process is not None
         }
         while pid > 1:
             handle = shims.get(pid)
             if handle is not None:
-                return handle.name
+                return handle.reference
             pid = parent_of(pid)
         return None
 
@@ -181,13 +182,13 @@ class ServiceManager:
         command: StartService | RestartService,
         bring: Callable[[ServiceHandle], Awaitable[None]],
     ) -> ServiceStarted:
-        service = self._resolve(command.service)
+        service = self._resolve(ctx, command.service)
         verb = "start" if isinstance(command, StartService) else "restart"
         store.SERVICES.expect(service, f'cannot {verb} service "{service.name}"', None, command.if_state_revision)
         refuse_without_command(service)
         before = self._started_at(service.id)
         handle = self.handle(service.id)
-        with self._deadline(ctx, command.timeout_ms, service.name, lambda: not handle.stopping):
+        with self._deadline(ctx, command.timeout_ms, service, lambda: not handle.stopping):
             await bring(handle)
         return self._started(service.id, before)
 
@@ -203,7 +204,7 @@ class ServiceManager:
                     edges[node] = [edge.dependency_id for edge in dependency_store.dependencies_of(reader, node)]
                     pending += edges[node]
             layers = graph.start_layers(edges, [service_id])
-            return {node: store.resolve(reader, node).started_at for layer in layers for node in layer}
+            return {node: store.get(reader, node).started_at for layer in layers for node in layer}
 
         return self._store.read(read, snapshot=True)
 
@@ -212,8 +213,8 @@ class ServiceManager:
         new = [node for node in after if after[node] is not None and after[node] != before.get(node)]
         order = {node: number for number, node in enumerate(after)}
         new.sort(key=lambda node: (after[node] or 0, order[node]))
-        names = [self._resolve(node).name for node in new]
-        return ServiceStarted(service=self._resolve(service_id), started=names)
+        names = [self._get(node).name for node in new]
+        return ServiceStarted(service=self._get(service_id), started=names)
 
     async def stop_service(self, ctx: Context, command: StopService) -> ServicesStopped:
         """Stop a service, with ``cascade`` after all that depend on it.
@@ -222,7 +223,7 @@ class ServiceManager:
             ServiceNeeded: others that are up depend on it.
             StoreError: it has ended, and that cannot be written.
         """
-        service = self._resolve(command.service)
+        service = self._resolve(ctx, command.service)
         store.SERVICES.expect(service, f'cannot stop service "{service.name}"', None, command.if_state_revision)
         needing = self._dependents_up(service.id) if self._is_up(service.id) else {}
         # Dependents that another request is stopping already need no cascade: the stop only waits for them.
@@ -236,7 +237,7 @@ class ServiceManager:
 
         async def stop(node: str, after: list[str]) -> None:
             await asyncio.gather(*(tasks[each] for each in after))
-            name = self._resolve(node).name
+            name = self._get(node).name
             if node not in asked:
                 await self.handle(node).stop(request._replace(on_demand=False))
             elif await self.handle(node).stop(request):
@@ -244,17 +245,19 @@ class ServiceManager:
 
         # Services without dependents come first, so that each task finds those that it waits for.
         nodes = needing or {service.id: []}
-        with self._deadline(ctx, command.timeout_ms, service.name, lambda: True):
+        with self._deadline(ctx, command.timeout_ms, service, lambda: True):
             for layer in graph.start_layers(nodes, nodes):
                 for node in layer:
                     tasks[node] = self._spawn(stop(node, nodes[node]))
             await asyncio.wait(set(tasks.values()))
         for task in tasks.values():
             task.result()
-        return ServicesStopped(service=self._resolve(service.id), stopped=stopped)
+        return ServicesStopped(service=self._get(service.id), stopped=stopped)
 
     @contextlib.contextmanager
-    def _deadline(self, ctx: Context, timeout_ms: int | None, name: str, goes_on: Callable[[], bool]) -> Iterator[None]:
+    def _deadline(
+        self, ctx: Context, timeout_ms: int | None, service: Service, goes_on: Callable[[], bool]
+    ) -> Iterator[None]:
         """Turn the cancellation by the request's deadline into an error that says whether the work goes on."""
         try:
             yield
@@ -263,10 +266,11 @@ class ServiceManager:
                 raise
             going_on = goes_on()
             what = "It continues in the daemon" if going_on else "It is still being stopped, and was not started"
+            look = command_line("nexusctl", "service", "status", reference_of(service))
             raise DeadlineExceeded(
-                f'cannot finish with service "{name}" within {timeout_ms} ms',
-                hint=f"{what}; see how far it is: {command_line('nexusctl', 'service', 'status', name)}",
-                details={"name": name, "goes_on": going_on},
+                f'cannot finish with service "{service.name}" within {timeout_ms} ms',
+                hint=f"{what}; see how far it is: {look}",
+                details={"name": service.name, "goes_on": going_on},
             ) from None
 
     def _dependents_up(self, service_id: str) -> dict[str, list[str]]:
@@ -291,18 +295,18 @@ class ServiceManager:
             return False
         if edge.condition is not DependencyCondition.COMPLETED:
             return True
-        return store.resolve(reader, edge.service_id).state is not ServiceState.RUNNING
+        return store.get(reader, edge.service_id).state is not ServiceState.RUNNING
 
     def _is_up(self, service_id: str) -> bool:
         handle = self._handles.get(service_id)
         return handle is not None and handle.alive and not handle.stop_requested
 
     def _needed(self, service: Service, nodes: list[str]) -> ServiceNeeded:
-        names = sorted(self._resolve(node).name for node in nodes)
+        names = sorted(self._get(node).name for node in nodes)
         quoted = ", ".join(f'"{name}"' for name in names)
         return ServiceNeeded(
             f'cannot stop service "{service.name}": {quoted} need{"s" if len(names) == 1 else ""} it',
-            hint=f"Stop them too: {command_line('nexusctl', 'service', 'stop', service.name, '--cascade')}",
+            hint=f"Stop them too: {command_line('nexusctl', 'service', 'stop', reference_of(service), '--cascade')}",
             details={"id": service.id, "name": service.name, "dependents": names},
         )
 
@@ -315,7 +319,7 @@ class ServiceManager:
             ServiceRunning: it is up, and was not to be stopped.
             ServiceNeeded: others depend on it.
         """
-        service = self._resolve(command.service)
+        service = self._resolve(ctx, command.service)
         cannot = f'cannot remove service "{service.name}"'
         store.SERVICES.expect(service, cannot, command.if_revision, command.if_state_revision)
         if command.stop and not self._store.read(lambda reader: dependency_store.dependents_of(reader, service.id)):
@@ -355,7 +359,7 @@ class ServiceManager:
 
         def read(reader: Reader) -> ServiceStatus:
             return ServiceStatus(
-                service=store.resolve(reader, service_id),
+                service=store.get(reader, service_id),
                 dependencies=dependency_store.listed(reader, service_id=service_id),
                 dependents=dependency_store.listed(reader, dependency_id=service_id),
                 memory_rss_bytes=None if used is None else used.rss_bytes,
@@ -425,8 +429,11 @@ class ServiceManager:
             if not followers:
                 self._followers.pop(service_id, None)
 
-    def _resolve(self, reference: str) -> Service:
-        return self._store.read(lambda reader: store.resolve(reader, reference))
+    def _resolve(self, ctx: Context, reference: str) -> Service:
+        return self._store.read(lambda reader: store.resolve(reader, reference, ctx.scope(reader)))
+
+    def _get(self, service_id: str) -> Service:
+        return self._store.read(lambda reader: store.get(reader, service_id))
 
 
 def make_manager(context: ManagerContext) -> ServiceManager:

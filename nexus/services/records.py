@@ -71,6 +71,9 @@ class Service(Record, kw_only=True):
     """
 
     id: str
+    project_id: str
+    project: str
+    """The name of its project."""
     name: str
     state: ServiceState
     health: ServiceHealth
@@ -133,7 +136,11 @@ class Service(Record, kw_only=True):
     umask: str | None = None
     """Octal digits; if it is not set, that of the session that started the daemon."""
     log_limit_mib: int
+    managed_by: str | None = None
+    """The file that apply made it from, as a path from the root of its project."""
 
+    restart_pending_since: int | None = None
+    """When a change came that takes effect with its next start; absent if its run has all of its configuration."""
     pid: int | None = None
     active_port: int | None = None
     """The port of this run: the declared one, or the leased one."""
@@ -176,6 +183,10 @@ class Dependency(Record):
     """Name of the service that it depends on."""
     service_id: str
     dependency_id: str
+    project_id: str
+    """Of both."""
+    project: str
+    """The name of their project."""
     condition: DependencyCondition
     tunnel_enabled: bool
     when_lost: WhenLost
@@ -251,6 +262,7 @@ class ServiceConfig(Record):
     """The configuration file, run command and variables of a service."""
 
     service: str
+    service_id: str
     format: ConfigFormat
     filename: str | None = None
     path: str | None = None

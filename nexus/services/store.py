@@ -15,6 +15,7 @@ from nexus.hints import command_line
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Event
 from nexus.records.errors import RecordErrors
+from nexus.records.scope import ANYWHERE, Scope, qualified, reference_of
 from nexus.records.table import Table, without_repeats
 from nexus.services.commands import AddService
 from nexus.services.dependencies.store import (
@@ -56,7 +57,8 @@ __all__ = [
     "declared",
     "declared_ports",
     "delete",
-    "find",
+    "by_id",
+    "get",
     "insert",
     "operation_of",
     "port_lease",
@@ -127,14 +129,14 @@ SERVICES = Table(
     ),
     observed=(_SERVICE_FIELDS | set(_Private.__struct_fields__)) - {*DECLARED, "environment_names", "operation_id"},
     volatile=("operation_id",),
-    order=("name",),
+    order=("name", "id"),
     descending=False,
     indexed=("state",),
     told=("type", "port", "restart", "autostart", "directory", "repo_url", "repo_path", "tags"),
     columns={field: f"service_config.{column}" for field, column in _CONFIG_COLUMNS.items()} | {"state": "status"},
     joined=("service_config", "config_id"),
     private=_Private,
-    others=("config_id", "project_id", "managed_by", "restart_pending_since"),
+    others=("config_id",),
 )
 
 _FIELDS = len(SERVICES.columns)
@@ -150,29 +152,32 @@ def _stored(row: tuple[Any, ...], dependencies: list[StoredDependency]) -> Store
 # Reading
 
 
-find = SERVICES.find
+by_id = SERVICES.by_id
+get = SERVICES.get
 resolve = SERVICES.resolve
 
 
-def stored(reader: Reader, reference: str) -> StoredService:
-    """``resolve``, as ``StoredService``. It reads twice: only a snapshot or a transaction makes it consistent.
+def stored(reader: Reader, reference: str, scope: Scope = ANYWHERE) -> StoredService:
+    """``resolve``, as ``StoredService``; an id needs no scope.
+
+    It reads twice: only a snapshot or a transaction makes it consistent.
 
     Raises:
         ServiceNotFound: there is none.
         ServiceAmbiguous: several ids have this prefix.
     """
-    row = SERVICES.find_row(reader, _SELECT_STORED, reference)
+    row = SERVICES.find_row(reader, _SELECT_STORED, reference, scope)
     if row is None:
-        raise SERVICES.not_found(reference)
+        raise SERVICES.not_found(reference, scope)
     return _stored(row, dependencies_of(reader, row[0]))
 
 
 def all_stored(reader: Reader) -> list[StoredService]:
-    """Every service, sorted by name. Reads the whole table: for the start of the daemon."""
+    """Every service of every project, sorted by name. Reads the whole table: for the start of the daemon."""
     dependencies: dict[str, list[StoredDependency]] = {}
     for edge in edges(reader):
         dependencies.setdefault(edge.service_id, []).append(edge)
-    rows = reader.all(f"{_SELECT_STORED} ORDER BY service.name")
+    rows = reader.all(f"{_SELECT_STORED} ORDER BY service.name, service.id")
     return [_stored(row, dependencies.get(row[0], [])) for row in rows]
 
 
@@ -192,28 +197,35 @@ def declared(stored: StoredService) -> dict[str, Any]:
 # The declared configuration
 
 
-def insert(tx: Transaction, operation: Operation, command: AddService) -> Service:
-    """Insert the service; if the same request made it before, return it.
+def insert(tx: Transaction, operation: Operation, command: AddService, scope: Scope) -> Service:
+    """Insert the service in the project of the scope; if the same request made it before, return it.
 
     Raises:
-        ServiceNameTaken: another service has the name.
+        ProjectNotFound: the scope has no project.
+        ServiceNameTaken: another service of the project has the name.
         ServiceIdTaken: a service with this id has other fields.
     """
     fields = dict(without_repeats({name: getattr(command, name) for name in DECLARED}))
     fields["environment"] = fields["environment"] or {}
     fields["tags"] = fields["tags"] or []
     cannot = f'cannot add service "{command.name}"'
-    if command.id is not None and find(tx, command.id) is not None:
+    project_id = scope.home(cannot)
+    if command.id is not None and by_id(tx, command.id) is not None:
         existing = stored(tx, command.id)
-        if declared(existing) == fields:
+        if declared(existing) == fields and existing.service.project_id == project_id:
             return existing.service
         raise ServiceIdTaken(
             f'{cannot}: service "{existing.service.name}" has the id {command.id} and other fields',
             hint="Repeat the request with the present fields of the service, or choose another id for a new service.",
             details={"id": command.id, "name": existing.service.name},
         )
-    SERVICES.refuse_taken_name(tx, command.name, cannot)
-    fields |= {"id": command.id, "state_at": tx.now, "environment_names": sorted(fields["environment"])}
+    SERVICES.refuse_taken_name(tx, command.name, project_id, cannot)
+    fields |= {
+        "id": command.id,
+        "project_id": project_id,
+        "state_at": tx.now,
+        "environment_names": sorted(fields["environment"]),
+    }
     return SERVICES.insert(tx, operation, fields, event="added")
 
 
@@ -226,7 +238,7 @@ def update(
         ServiceNameTaken: another service has the new name.
     """
     if changes.get("name", service.name) != service.name:
-        SERVICES.refuse_taken_name(tx, changes["name"], f'cannot update service "{service.name}"')
+        SERVICES.refuse_taken_name(tx, changes["name"], service.project_id, f'cannot update service "{service.name}"')
     fields = dict(without_repeats(changes))
     if "environment" in changes:
         fields["environment_names"] = sorted(changes["environment"])
@@ -247,19 +259,19 @@ def _written(service_id: str, service: Service | None) -> Service:
 def delete(
     tx: Transaction,
     operation: Operation,
-    reference: str,
+    service_id: str,
     revision: int | None = None,
     state_revision: int | None = None,
 ) -> Service:
     """Delete a service that is not up and has no dependents, with its dependencies and leases, and return it.
 
     Raises:
-        ServiceNotFound, ServiceAmbiguous: there is no such service.
+        ServiceNotFound: there is no such service.
         ServiceChanged: it has another revision than ``revision``, or another one of its state.
         ServiceNeeded: other services depend on it.
         ServiceRunning: it is up.
     """
-    service = resolve(tx, reference)
+    service = get(tx, service_id)
     SERVICES.expect(service, f'cannot remove service "{service.name}"', revision, state_revision)
     dependents = [edge.service for edge in dependents_of(tx, service.id)]
     if dependents:
@@ -267,13 +279,21 @@ def delete(
         raise ServiceNeeded(
             f'cannot remove service "{service.name}": {quoted} depend{"s" if len(dependents) == 1 else ""} on it',
             hint="Remove the dependency first: "
-            + command_line("nexusctl", "service", "dependency", "remove", dependents[0], service.name),
+            + command_line(
+                "nexusctl",
+                "service",
+                "dependency",
+                "remove",
+                qualified(service.project, dependents[0]),
+                reference_of(service),
+            ),
             details={"id": service.id, "name": service.name, "dependents": dependents},
         )
     if service.state in UP:
         raise ServiceRunning(
             f'cannot remove service "{service.name}": it is {service.state}, stop it first',
-            hint=f"Stop it and remove it: {command_line('nexusctl', 'service', 'remove', service.name, '--force')}",
+            hint="Stop it and remove it: "
+            + command_line("nexusctl", "service", "remove", reference_of(service), "--force"),
             details={"id": service.id, "name": service.name, "state": service.state.value},
         )
     release(tx, port_lease(service.id))
@@ -335,7 +355,7 @@ def change_state(
     unknown = columns.keys() - _RUN_COLUMNS
     if unknown:
         raise ValueError(f"change_state sets no {', '.join(sorted(unknown))}")
-    row = tx.one("SELECT status, run_id, active_port FROM service WHERE id = ?", (service_id,))
+    row = tx.one("SELECT status, run_id, active_port, project_id FROM service WHERE id = ?", (service_id,))
     if row is None:
         raise SERVICES.not_found(service_id)
     before = ServiceState(row[0])
@@ -356,13 +376,7 @@ def change_state(
     for name, unset in _UNSET_VALUES.items():
         if changes.get(name, unset) is None:
             changes[name] = unset
-    return _write_state(tx, operation, service_id, changes, events)
-
-
-def _write_state(
-    tx: Transaction, operation: Operation, service_id: str, changes: dict[str, Any], events: Sequence[Event]
-) -> Service:
-    changes["operation_id"] = operation.enter(tx)
+    changes["operation_id"] = operation.enter(tx, row[3])
     return _written(service_id, SERVICES.write(tx, operation, service_id, changes, events))
 
 
@@ -389,11 +403,12 @@ def set_health(
     Raises:
         ServiceNotFound: there is no such service.
     """
-    service = resolve(tx, service_id)
+    service = get(tx, service_id)
     up = service.state in (ServiceState.STARTING, ServiceState.RUNNING)
     if not up or (service.health, service.health_message) == (health, message):
         return service
-    return _write_state(tx, operation, service_id, {"health": health, "health_message": message}, events)
+    changes = {"health": health, "health_message": message, "operation_id": operation.enter(tx, service.project_id)}
+    return _written(service_id, SERVICES.write(tx, operation, service_id, changes, events))
 
 
 # Ports

@@ -17,7 +17,6 @@ from nexus.store.base import (
     StoreUnavailable,
     Transaction,
 )
-from nexus.store.lookup import find_row
 
 __all__ = [
     "DatabaseDamaged",
@@ -35,5 +34,4 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "Transaction",
-    "find_row",
 ]

@@ -19,10 +19,12 @@ from nexus_protocol import (
     UnknownCommand,
     encode_record,
 )
+from nexus_protocol.context import ProjectRoot
 
 from nexus.capability import Change, Context
 from nexus.journal.keys import canonical, has_secrets, under_key
-from nexus.store import Transaction
+from nexus.records.scope import scope_of
+from nexus.store import Reader, Transaction
 from nexus.system.commands import Batch, BatchedCommand, BatchResult
 from nexus.tasks import uninterrupted
 
@@ -59,7 +61,7 @@ async def carry_out(ctx: Context, batch: Batch) -> BatchResult | Raw:
     operation = ctx.operation
     operation.args = {"commands": Counter(change.info.name for change, _command in prepared)}
     if operation.key is not None:
-        operation.key = operation.key._replace(content=functools.cache(functools.partial(_content, prepared)))
+        operation.key = operation.key._replace(content=functools.partial(_content, prepared, ctx.request.project))
     afters: list[tuple[Callable[[Context, Any], None], Any]] = []
     confidential = False
 
@@ -96,9 +98,11 @@ async def carry_out(ctx: Context, batch: Batch) -> BatchResult | Raw:
     return result
 
 
-def _content(prepared: list[tuple[Change, Command[Any]]]) -> bytes:
+def _content(prepared: list[tuple[Change, Command[Any]]], project: str | ProjectRoot | None, reader: Reader) -> bytes:
     """The canonical encoding of a batch, which does not depend on how its commands were encoded."""
-    return canonical([(change.info.code, command) for change, command in prepared])
+    return canonical(
+        [scope_of(reader, project).project_id, [(change.info.code, command) for change, command in prepared]]
+    )
 
 
 async def _follow(ctx: Context, afters: list[tuple[Callable[[Context, Any], None], Any]]) -> None:

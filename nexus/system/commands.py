@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Raw, Struct, field
 from nexus_protocol.codec import encode_command
 from nexus_protocol.command import UNRECORDED, Command, Effect, Empty, FrozenStruct, Record, Repeat, command
-from nexus_protocol.context import Why
+from nexus_protocol.context import ProjectReference, ProjectRoot, Why
 from nexus_protocol.errors import InvalidArgument, NotFound
 from nexus_protocol.events import event
 from nexus_protocol.frame import MAX_PAYLOAD
@@ -215,6 +215,16 @@ class Hello(Command[Welcome]):
             Meta(
                 description="why the requests of the connection are made, where their context says nothing; "
                 "1 to 500 bytes in UTF-8, no control characters"
+            ),
+        ]
+        | None
+    ) = None
+    project: (
+        Annotated[
+            ProjectReference | ProjectRoot,
+            Meta(
+                description="the project of the requests of the connection, where their context says nothing: an id, a "
+                "name, or a map with the root of one"
             ),
         ]
         | None

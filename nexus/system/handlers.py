@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from nexus_protocol import VERSION, CommandInfo, Empty, encode_record
-from nexus_protocol.context import NO_CONTEXT, RequestContext, check_why
+from nexus_protocol import VERSION, CommandInfo, Empty, InvalidArgument, encode_record
+from nexus_protocol.context import ALL_PROJECTS, RequestContext, check_why
 
 from nexus import __version__
 from nexus.capability import PAGE_BYTES, Context, Counted, encoded_list, handles
@@ -73,7 +73,11 @@ def ping(_ctx: Context, command: Ping) -> Pong:
 
 @handles(Hello)
 def hello(ctx: Context, command: Hello) -> Welcome:
-    request = NO_CONTEXT if command.why is None else RequestContext(why=check_why(command.why))
+    if command.project == ALL_PROJECTS:
+        raise InvalidArgument(
+            "cannot accept project: a connection is not for all projects at once", details={"path": "project"}
+        )
+    request = RequestContext(why=None if command.why is None else check_why(command.why), project=command.project)
     ctx.caller, ctx.request = ctx.caller._replace(actor=command.actor), request
     return Welcome(
         server=f"nexusd {__version__}",

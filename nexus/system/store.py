@@ -85,4 +85,4 @@ def delete_setting(tx: Transaction, operation: Operation, key: str) -> Setting:
 
 
 def _subject(key: str) -> Subject:
-    return Subject("setting", key, key)
+    return Subject("setting", key, key, None)

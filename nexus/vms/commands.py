@@ -17,7 +17,7 @@ from nexus.records.errors import (
     RecordNotFound,
 )
 from nexus.records.events import record_events
-from nexus.records.fields import ClientId, Cursor, Name, PageLimit, Reference, Revision, StateRevision
+from nexus.records.fields import ClientId, Cursor, ManagedBy, Name, PageLimit, Reference, Revision, StateRevision
 from nexus.vms.states import VmRole, VmState
 
 __all__ = [
@@ -71,7 +71,7 @@ class VmAmbiguous(RecordAmbiguous):
 
 
 class VmNameTaken(RecordNameTaken):
-    """Another VM has this name."""
+    """Another VM of the project has this name."""
 
     type = "vm.name_taken"
 
@@ -110,6 +110,9 @@ class Vm(Record):
     """A VM record. Optional fields are present only if they are set."""
 
     id: str
+    project_id: str
+    project: str
+    """The name of its project."""
     name: str
     role: VmRole
     state: VmState
@@ -134,6 +137,8 @@ class Vm(Record):
     console_log_path: str | None = None
     config_json: str | None = None
     """The configuration with which the virtual machine monitor was last started."""
+    managed_by: str | None = None
+    """The file that apply made it from, as a path from the root of its project."""
 
 
 class VmPage(Record):
@@ -156,10 +161,11 @@ class CreateVm(Command[Vm]):
     role: Role = VmRole.WORK
     vcpu_count: VcpuCount = 1
     mem_size_mib: MemSizeMib = 128
+    managed_by: ManagedBy | None = None
     id: ClientId | None = None
 
 
-@command(0x0101, Effect.READ, errors=(VmCursorInvalid,), large_reply=True)
+@command(0x0101, Effect.READ, errors=(VmCursorInvalid,), large_reply=True, all_projects=True)
 class ListVms(Command[VmPage]):
     """List VM records, sorted by ``created_at`` and then ``id``, both descending.
 
@@ -198,4 +204,5 @@ class UpdateVm(Command[Vm]):
     role: Role | None = None
     vcpu_count: VcpuCount | None = None
     mem_size_mib: MemSizeMib | None = None
+    managed_by: ManagedBy | None = None
     if_revision: Revision | None = None

@@ -190,6 +190,8 @@ class CommandInfo(NamedTuple):
     """Whether the daemon produces the reply only when the client's send buffer has space for it."""
     repeat: Repeat | None = None
     """Of the effect ``act``: what a repetition does after a restart of the daemon. None for other effects."""
+    all_projects: bool = False
+    """Whether the project of its context may be ``*``."""
 
     @property
     def summary(self) -> str:
@@ -221,11 +223,12 @@ def command(
     takes_input: bool = False,
     large_reply: bool = False,
     repeat: Repeat | None = None,
+    all_projects: bool = False,
 ) -> Callable[[C], C]:
     """Declare a command: register it under its ``code``, which never changes.
 
     ``errors`` are the domain errors that it can return, ``max_payload`` the largest payload of a request in bytes.
-    ``repeat`` is for the effect ``act``, which must have it.
+    ``repeat`` is for the effect ``act``, which must have it. ``all_projects`` is for lists of what projects have.
 
     Raises:
         ValueError: the code is out of range or taken by another command, the limit is out of range, a stream is
@@ -246,7 +249,18 @@ def command(
         if known is not None and known.name != cls.__name__:
             raise ValueError(f"code {code} belongs to {known.name}, {cls.__name__} cannot have it too")
         cls.info = CommandInfo(
-            code, cls.__name__, effect, cls, reply, item, errors, max_payload, takes_input, large_reply, repeat
+            code,
+            cls.__name__,
+            effect,
+            cls,
+            reply,
+            item,
+            errors,
+            max_payload,
+            takes_input,
+            large_reply,
+            repeat,
+            all_projects,
         )
         _COMMANDS[code] = cls.info
         return cls

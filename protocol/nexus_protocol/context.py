@@ -7,7 +7,7 @@ with its command in ``codec``.
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgpack
 import msgspec
@@ -17,14 +17,18 @@ from nexus_protocol.errors import InvalidArgument
 from nexus_protocol.frame import CONTEXT_BYTES
 
 __all__ = [
+    "ALL_PROJECTS",
     "CONTEXT_BYTES",
     "MAX_KEY",
     "MAX_WHY_BYTES",
     "NO_CONTEXT",
     "Key",
+    "ProjectReference",
+    "ProjectRoot",
     "RequestContext",
     "Why",
     "check_key",
+    "check_project",
     "check_why",
     "encode_context",
 ]
@@ -33,6 +37,8 @@ MAX_KEY = 64
 """Characters of a key."""
 MAX_WHY_BYTES = 500
 """Bytes of a why in UTF-8."""
+ALL_PROJECTS = "*"
+"""In the place of a project: all of them. Only lists and WatchEvents take it."""
 
 _PATTERN = r"^[^\x00-\x1f\x7f-\x9f]*$(?!\n)"
 _KEY_RULE = f"1 to {MAX_KEY} characters, no control characters"
@@ -44,6 +50,25 @@ Why = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_WHY_BYTES, patter
 """The declaration counts characters; after decoding, ``check_why`` counts the bytes."""
 
 
+_MAX_PROJECT = 64
+_MAX_ROOT = 4096
+_PROJECT_RULE = "the id or the name of a project, at most 64 characters, or *"
+_ROOT_RULE = "an absolute path, at most 4096 characters"
+
+ProjectReference = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=_MAX_PROJECT, pattern=_PATTERN, description=_PROJECT_RULE)
+]
+
+
+class ProjectRoot(msgspec.Struct, metaclass=FrozenStruct, forbid_unknown_fields=True):
+    """Names a project by the folder of its ``nexus.toml``."""
+
+    root: Annotated[
+        str, msgspec.Meta(min_length=1, max_length=_MAX_ROOT, pattern=r"^/[^\x00]*$(?!\n)", description=_ROOT_RULE)
+    ]
+    """Absolute, with all links resolved."""
+
+
 class RequestContext(
     msgspec.Struct, metaclass=FrozenStruct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
 ):
@@ -53,6 +78,8 @@ class RequestContext(
     """Identifies the request, so that a repetition of it can be recognised."""
     why: Why | None = None
     """Why the request is made, for people."""
+    project: ProjectReference | ProjectRoot | None = None
+    """The project in whose names it speaks; without it, ``default``."""
 
 
 NO_CONTEXT = RequestContext()
@@ -92,15 +119,44 @@ def _size_bytes(text: str) -> int | None:
         return None
 
 
-def encode_context(*, key: str | None = None, why: str | None = None) -> bytes:
+def check_project(project: str, field: str = "project") -> str:
+    """Return the id or name of a project, or ``*``, if it has a valid form; ``field`` names it in the error.
+
+    Raises:
+        InvalidArgument: it is empty, longer than 64 characters, or has control characters.
+    """
+    if not (1 <= len(project) <= _MAX_PROJECT and _matches(project) and _size_bytes(project) is not None):
+        raise InvalidArgument(f"cannot accept {field}: expected {_PROJECT_RULE}", details={"path": field})
+    return project
+
+
+def _check_root(root: str) -> str:
+    if not (1 <= len(root) <= _MAX_ROOT and root[0] == "/" and "\0" not in root and _size_bytes(root) is not None):
+        raise InvalidArgument(f"cannot accept project: expected {_ROOT_RULE}, in UTF-8", details={"path": "project"})
+    return root
+
+
+def encode_context(
+    *, key: str | None = None, why: str | None = None, project: str | ProjectRoot | None = None
+) -> bytes:
     """Encode a context as a client does, with the fields that are not None; no bytes if there are none.
 
     Raises:
-        InvalidArgument: a field is not valid.
+        InvalidArgument: a field is not valid, or together they are larger than a context may be.
     """
-    fields = {}
+    fields: dict[str, Any] = {}
     if key is not None:
         fields["key"] = check_key(key)
     if why is not None:
         fields["why"] = check_why(why)
-    return msgpack.packb(fields) if fields else b""
+    if isinstance(project, str):
+        fields["project"] = check_project(project)
+    elif project is not None:
+        fields["project"] = {"root": _check_root(project.root)}
+    encoded: bytes = msgpack.packb(fields) if fields else b""
+    if len(encoded) > CONTEXT_BYTES:
+        raise InvalidArgument(
+            f"cannot send the context: it has {len(encoded)} bytes, the limit is {CONTEXT_BYTES}",
+            details={"path": "context", "limit": CONTEXT_BYTES},
+        )
+    return encoded

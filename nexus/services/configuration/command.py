@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from nexus.capability import Hooks
 from nexus.hints import command_line
+from nexus.records.scope import reference_of
 from nexus.runtime import ProcessSpec
 from nexus.services.errors import ServiceNoCommand
 from nexus.services.records import Service
@@ -44,7 +45,8 @@ def refuse_without_command(service: Service) -> None:
     if service.run_command is None:
         raise ServiceNoCommand(
             f'cannot start service "{service.name}": it has no run command',
-            hint=f"Give it one: {command_line('nexusctl', 'service', 'update', service.name, '--run', 'COMMAND')}",
+            hint="Give it one: "
+            + command_line("nexusctl", "service", "update", reference_of(service), "--run", "COMMAND"),
             details={"id": service.id, "name": service.name},
         )
 

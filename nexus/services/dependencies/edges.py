@@ -5,11 +5,17 @@ from __future__ import annotations
 from nexus import graph
 from nexus.hints import command_line
 from nexus.journal.operation import Operation
+from nexus.records.scope import qualified, reference_of
 from nexus.services.commands import AddDependency
 from nexus.services.configuration.environment import tunnel_prefix
 from nexus.services.dependencies import store as dependency_store
 from nexus.services.dependencies.store import StoredDependency
-from nexus.services.errors import ServiceCycle, ServiceDependencyExists, ServiceTunnelNameTaken
+from nexus.services.errors import (
+    ServiceCycle,
+    ServiceDependencyElsewhere,
+    ServiceDependencyExists,
+    ServiceTunnelNameTaken,
+)
 from nexus.services.records import Service
 from nexus.store import Reader, Transaction
 
@@ -20,11 +26,19 @@ def add(tx: Transaction, operation: Operation, service: Service, dependency: Ser
     """Make ``service`` depend on ``dependency``; False if the same dependency exists.
 
     Raises:
+        ServiceDependencyElsewhere: they are in different projects.
         ServiceDependencyExists: it exists with another condition, loss policy or tunnel.
         ServiceCycle: it would close a cycle.
         ServiceTunnelNameTaken: two tunnels of ``service`` would set the same variables.
     """
     cannot = f'cannot make service "{service.name}" depend on "{dependency.name}"'
+    if service.project_id != dependency.project_id:
+        raise ServiceDependencyElsewhere(
+            f'{cannot}: "{service.name}" is in the project "{service.project}", and "{dependency.name}" in '
+            f'"{dependency.project}"',
+            hint="Add the dependency to the same project.",
+            details={"project": service.project, "dependency_project": dependency.project},
+        )
     existing = dependency_store.edge(tx, service.id, dependency.id)
     wanted = (command.condition, command.when_lost, command.tunnel_enabled)
     if existing is not None:
@@ -33,7 +47,7 @@ def add(tx: Transaction, operation: Operation, service: Service, dependency: Ser
         raise ServiceDependencyExists(
             f"{cannot}: it already does, with other settings",
             hint="Remove it first: "
-            + command_line("nexusctl", "service", "dependency", "remove", service.name, dependency.name),
+            + command_line("nexusctl", "service", "dependency", "remove", reference_of(service), dependency.name),
             details={
                 "condition": existing.condition.value,
                 "when_lost": existing.when_lost.value,
@@ -72,7 +86,9 @@ def _refuse_cycle(reader: Reader, service: Service, dependency: Service, cannot:
         hint="Give another service as the dependency."
         if len(cycle) == 2
         else "Remove one of these first: "
-        + command_line("nexusctl", "service", "dependency", "remove", spelled[1], spelled[2]),
+        + command_line(
+            "nexusctl", "service", "dependency", "remove", qualified(service.project, spelled[1]), spelled[2]
+        ),
         details={"cycle": spelled},
     )
 

@@ -12,6 +12,7 @@ from nexus_protocol.command import Record
 
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Rows, Subject
+from nexus.records.scope import project_name, qualified
 from nexus.runtime import loopback
 from nexus.services.records import Dependency, Service
 from nexus.services.states import DependencyCondition, ServiceHealth, ServiceState, WhenLost
@@ -53,6 +54,10 @@ class StoredDependency(Record):
     when_lost: WhenLost
     tunnel_enabled: bool
     created_at: int
+    project_id: str
+    """Of both services."""
+    project: str
+    """The name of their project."""
     tunnel_port: int | None = None
     """Kept from run to run of the dependent."""
     tunnel_run_id: str | None = None
@@ -61,7 +66,7 @@ class StoredDependency(Record):
 
 _EDGE_COLUMNS = (
     "d.id, d.service_id, a.name, d.dependent_service_id, b.name, d.condition, d.when_lost, d.tunnel_enabled, "
-    "d.created_at, d.tunnel_port, d.tunnel_run_id"
+    "d.created_at, a.project_id, (SELECT name FROM projects WHERE id = a.project_id), d.tunnel_port, d.tunnel_run_id"
 )
 _FROM = (
     "FROM service_dependency AS d JOIN service AS a ON a.id = d.service_id "
@@ -103,13 +108,15 @@ def _from_row(row: tuple[Any, ...]) -> StoredDependency:
         when_lost=_WHEN_LOST[row[6]],
         tunnel_enabled=bool(row[7]),
         created_at=row[8],
-        tunnel_port=row[9],
-        tunnel_run_id=row[10],
+        project_id=row[9],
+        project=row[10],
+        tunnel_port=row[11],
+        tunnel_run_id=row[12],
     )
 
 
 def _dependency(row: tuple[Any, ...]) -> Dependency:
-    edge = _from_row(row[:11])
+    edge = _from_row(row[:13])
     tunnelled = edge.tunnel_run_id is not None
     return Dependency(
         service=edge.service,
@@ -120,15 +127,17 @@ def _dependency(row: tuple[Any, ...]) -> Dependency:
         tunnel_enabled=edge.tunnel_enabled,
         when_lost=edge.when_lost,
         created_at=edge.created_at,
-        state=_STATES[row[11]],
-        health=_HEALTH[row[12]],
+        project_id=edge.project_id,
+        project=edge.project,
+        state=_STATES[row[13]],
+        health=_HEALTH[row[14]],
         tunnel_host=loopback.HOST if tunnelled else None,
         tunnel_port=edge.tunnel_port if tunnelled else None,
     )
 
 
 def edges(reader: Reader) -> list[StoredDependency]:
-    """Every dependency, sorted by the names of dependent and dependency."""
+    """Every dependency in every project, sorted by the names of dependent and dependency."""
     return [_from_row(row) for row in reader.all(f"{_EDGES} ORDER BY a.name, b.name")]
 
 
@@ -181,22 +190,26 @@ def listed(
     *,
     service_id: str | None = None,
     dependency_id: str | None = None,
-    after: tuple[str, str] = ("", ""),
+    project_id: str | None = None,
+    after: tuple[str, str, str] = ("", "", ""),
     limit: int = -1,
 ) -> list[Dependency]:
     """Dependencies with state and health of the dependency, sorted by the names of dependent and dependency.
 
-    Those of ``service_id``, those on ``dependency_id``, or all; at most ``limit`` (-1: all), from behind the names
-    ``after``.
+    Those of ``service_id``, those on ``dependency_id``, those in ``project_id``, or all; at most ``limit`` (-1: all),
+    from behind ``after``: both names and the id of the dependent.
     """
-    conditions, parameters = ["(a.name, b.name) > (?, ?)"], [*after]
+    conditions, parameters = ["(a.name, b.name, a.id) > (?, ?, ?)"], [*after]
     if service_id is not None:
         conditions.append("d.service_id = ?")
         parameters.append(service_id)
     if dependency_id is not None:
         conditions.append("d.dependent_service_id = ?")
         parameters.append(dependency_id)
-    sql = f"{_LISTED} WHERE {' AND '.join(conditions)} ORDER BY a.name, b.name LIMIT ?"
+    if project_id is not None:
+        conditions.append("a.project_id = ?")
+        parameters.append(project_id)
+    sql = f"{_LISTED} WHERE {' AND '.join(conditions)} ORDER BY a.name, b.name, a.id LIMIT ?"
     return [_dependency(row) for row in reader.all(sql, (*parameters, limit))]
 
 
@@ -235,7 +248,7 @@ def insert(
         "when_lost": when_lost,
         "tunnel_enabled": tunnel_enabled,
     }
-    subject = Subject("service", service.id, service.name)
+    subject = Subject("service", service.id, service.name, service.project_id)
     EDGES.record(tx, operation, subject, row["id"], None, row, [("service.dependency_added", detail)])
 
 
@@ -249,7 +262,7 @@ def remove(tx: Transaction, operation: Operation, edge: StoredDependency) -> Non
 
 def _subject_of(edge: StoredDependency) -> Subject:
     """The dependent: what is told of a dependency is about it."""
-    return Subject("service", edge.service_id, edge.service)
+    return Subject("service", edge.service_id, edge.service, edge.project_id)
 
 
 # Tunnels and their ports
@@ -300,12 +313,12 @@ def _write(tx: Transaction, operation: Operation, dependency: int, values: dict[
 
 
 def name_of_lease(reader: Reader, port: int) -> str | None:
-    """The name of the service that has leased a port, for its run or for a tunnel; None if no service has."""
+    """The service that has leased a port, for its run or for a tunnel, as ``qualified``; None if no service has."""
     owner = lease_of_port(reader, port)
     if owner is None:
         return None
     if owner.kind == "service":
-        row = reader.one("SELECT name FROM service WHERE id = ?", (owner.id,))
+        row = reader.one("SELECT project_id, name FROM service WHERE id = ?", (owner.id,))
     else:
-        row = reader.one(f"SELECT a.name {_FROM} WHERE CAST(d.id AS TEXT) = ?", (owner.id,))
-    return None if row is None else str(row[0])
+        row = reader.one(f"SELECT a.project_id, a.name {_FROM} WHERE CAST(d.id AS TEXT) = ?", (owner.id,))
+    return None if row is None else qualified(project_name(reader, row[0]), row[1])

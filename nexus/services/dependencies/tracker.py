@@ -13,6 +13,7 @@ from nexus_protocol import NexusError
 from nexus.capability import ManagerContext
 from nexus.hints import command_line, joined
 from nexus.journal.operation import Operation, resumed
+from nexus.records.scope import qualified, reference_of
 from nexus.services import store
 from nexus.services.dependencies.conditions import is_lost, is_met
 from nexus.services.dependencies.store import StoredDependency
@@ -135,7 +136,9 @@ class DependencyTracker:
                 continue
             waits.append(edge)
             if edge.condition is DependencyCondition.HEALTHY and not has_health_check(dependency.service):
-                update = command_line("nexusctl", "service", "update", edge.dependency, "--help")
+                update = command_line(
+                    "nexusctl", "service", "update", qualified(edge.project, edge.dependency), "--help"
+                )
                 hint = f"Give it one, or ask for less than healthy: {update}"
                 raise _failed(edge, dependency.service, "it has no health check", hint=hint)
             if self._on_demand:
@@ -236,7 +239,7 @@ def _why_lost(service: Service) -> str:
 def _failed(
     edge: StoredDependency, service: Service, reason: str, *, retried: bool = False, hint: str = ""
 ) -> ServiceDependencyFailed:
-    hint = hint or f"Look at it: {command_line('nexusctl', 'service', 'status', service.name)}"
+    hint = hint or f"Look at it: {command_line('nexusctl', 'service', 'status', reference_of(service))}"
     if retried:
         again = f'The restart policy of "{service.name}" tries again, and "{edge.service}" goes on waiting.'
         hint = joined(again, hint) or ""

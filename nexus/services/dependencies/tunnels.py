@@ -20,6 +20,7 @@ from nexus_protocol import NexusError
 from nexus.capability import ManagerContext
 from nexus.hints import command_line
 from nexus.journal.operation import Operation
+from nexus.records.scope import reference_of
 from nexus.runtime import Process, ProcessSpec, RuntimeFailure, RunUnreadable, loopback, ports
 from nexus.runtime.tunnel import find_tunnel_command
 from nexus.services import store
@@ -91,13 +92,14 @@ class Tunnels:
         for edge in stored.dependencies:
             if not edge.tunnel_enabled:
                 continue
-            dependency = self._store.read(lambda reader, edge=edge: store.resolve(reader, edge.dependency_id))  # type: ignore[misc]
+            dependency = self._store.read(lambda reader, edge=edge: store.get(reader, edge.dependency_id))  # type: ignore[misc]
             if dependency.port is None:
                 raise _start_failed(
                     edge,
                     f'"{edge.dependency}" has no port for its tunnel',
-                    f"Give it a port: {command_line('nexusctl', 'service', 'update', edge.dependency, '--port', '0')}\n"
-                    "In nexus.toml: port = 0",
+                    "Give it a port: "
+                    + command_line("nexusctl", "service", "update", reference_of(dependency), "--port", "0")
+                    + "\nIn nexus.toml: port = 0",
                 )
             tunnel = self._tunnels.get(edge.id)
             if tunnel is None:
@@ -138,7 +140,7 @@ class Tunnels:
         """Point the tunnels to a service at its present port."""
         ids = [id_ for id_, tunnel in self._tunnels.items() if tunnel.edge.dependency_id == service_id]
         if ids:
-            service = self._store.read(lambda reader: store.find(reader, service_id))
+            service = self._store.read(lambda reader: store.by_id(reader, service_id))
             for id_ in ids:
                 if service is not None:
                     self._write_target(id_, service)

@@ -29,6 +29,7 @@ from nexus.git.errors import (
 from nexus.git.repository import Progress, Repository, RepoState, clone
 from nexus.hints import command_line, joined
 from nexus.journal.rows import Subject, record
+from nexus.records.scope import reference_of
 from nexus.services import store
 from nexus.services.commands import (
     CheckoutBranch,
@@ -135,7 +136,7 @@ async def git_clone(ctx: Context, command: GitClone, stream: Stream[GitProgress]
         options = [word for name in missing for word in (f"--{name.replace('_', '-')}", name.split("_")[1].upper())]
         raise ServiceInvalid(
             f'cannot clone for service "{service.name}": it has no {" and no ".join(missing)}',
-            hint=f"Set it: {command_line('nexusctl', 'service', 'update', service.name, *options)}",
+            hint=f"Set it: {command_line('nexusctl', 'service', 'update', reference_of(service), *options)}",
             details={"path": missing[0]},
         )
     token = await _token(ctx, command.service, command.token)
@@ -170,7 +171,7 @@ def _with_hint(service: Service) -> Iterator[None]:
 
 def _hints(error: NexusError, service: Service) -> Iterator[str]:
     """Commands of nexusctl that help; the errors of ``nexus.git`` know no service."""
-    name = service.name
+    name = reference_of(service)
     kind = type(error)
     if kind is GitDetached:
         yield f"Check out a branch: {command_line('nexusctl', 'service', 'git', 'checkout', name, 'BRANCH')}"
@@ -187,7 +188,7 @@ def _hints(error: NexusError, service: Service) -> Iterator[str]:
 
 
 def _service(ctx: Context, reference: str) -> Service:
-    return ctx.store.read(lambda reader: store.resolve(reader, reference))
+    return ctx.store.read(lambda reader: store.resolve(reader, reference, ctx.scope(reader)))
 
 
 def _repository(ctx: Context, reference: str, token: str | None = None) -> tuple[Service, Repository]:
@@ -196,7 +197,8 @@ def _repository(ctx: Context, reference: str, token: str | None = None) -> tuple
     if service.repo_path is None:
         raise ServiceNoRepository(
             f'cannot use the repository of service "{service.name}": it has none',
-            hint=f"Set its path: {command_line('nexusctl', 'service', 'update', service.name, '--repo-path', 'PATH')}",
+            hint="Set its path: "
+            + command_line("nexusctl", "service", "update", reference_of(service), "--repo-path", "PATH"),
         )
     auth: Any = service.git_auth_type.value
     return service, Repository(
@@ -213,7 +215,7 @@ async def _token(ctx: Context, reference: str, given: str | None) -> str | None:
         raise GitAuthentication(
             f'cannot reach the remote of service "{service.name}": it authenticates with a token, and none was given',
             hint="Name a file that holds the token: "
-            f"{command_line('nexusctl', 'service', 'update', service.name, '--git-token-file', 'PATH')}\n"
+            f"{command_line('nexusctl', 'service', 'update', reference_of(service), '--git-token-file', 'PATH')}\n"
             "Or set NEXUS_GIT_TOKEN for nexusctl.",
         )
     return await asyncio.to_thread(_read_token, service.name, service.git_token_file)
@@ -268,5 +270,11 @@ def _status(repository: Repository, state: RepoState) -> RepoStatus:
 
 async def _record(ctx: Context, service: Service, what: str, detail: dict[str, Any]) -> None:
     await ctx.store.write(
-        lambda tx: record(tx, ctx.operation, f"service.{what}", Subject("service", service.id, service.name), detail)
+        lambda tx: record(
+            tx,
+            ctx.operation,
+            f"service.{what}",
+            Subject("service", service.id, service.name, service.project_id),
+            detail,
+        )
     )

@@ -39,7 +39,7 @@ class Services(Protocol):
         """Tell dependents and tunnels that the service's record was changed."""
 
     def service_of_pid(self, pid: int) -> str | None:
-        """The name of the service that a process belongs to. Blocks."""
+        """The service that a process belongs to, as hints name it. Blocks."""
 
     async def environment(
         self, stored: StoredService, run_id: str, port: int | None, tunnels: dict[str, int]

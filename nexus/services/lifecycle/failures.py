@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 from nexus.hints import command_line
+from nexus.records.scope import reference_of
 from nexus.runtime import Exit
 from nexus.services.errors import ServiceStartFailed, ServiceStopped
 from nexus.services.health.declared import has_health_check
@@ -41,7 +42,7 @@ def start_failed(
         details["log"] = [line[:_LOG_LINE_BYTES].decode(errors="replace") for line in lines]
     return ServiceStartFailed(
         f'cannot start service "{name}": {sentence}',
-        hint=hint or f"Look at its output: {command_line('nexusctl', 'service', 'logs', name)}",
+        hint=hint or f"Look at its output: {command_line('nexusctl', 'service', 'logs', context.state.reference)}",
         details=details,
     )
 
@@ -52,8 +53,8 @@ def early_exit_hint(service: Service, exit_: Exit) -> str | None:
         return None
     return (
         "It has to stay in the foreground, without becoming a daemon; one that does its work and ends: "
-        f"{command_line('nexusctl', 'service', 'update', service.name, '--type', 'oneshot')}\n"
-        f"Look at its output: {command_line('nexusctl', 'service', 'logs', service.name)}"
+        f"{command_line('nexusctl', 'service', 'update', reference_of(service), '--type', 'oneshot')}\n"
+        f"Look at its output: {command_line('nexusctl', 'service', 'logs', reference_of(service))}"
     )
 
 
@@ -65,7 +66,7 @@ def unhealthy(context: ServiceContext, service: Service) -> ServiceStartFailed:
         f"it is {words}",
         words,
         None,
-        f"It goes on running; look at it: {command_line('nexusctl', 'service', 'logs', service.name)}",
+        f"It goes on running; look at it: {command_line('nexusctl', 'service', 'logs', reference_of(service))}",
     )
 
 
@@ -74,6 +75,6 @@ def stopped_meanwhile(context: ServiceContext) -> ServiceStopped:
     name = context.state.name
     return ServiceStopped(
         f'cannot start service "{name}": it was stopped meanwhile',
-        hint=f"Start it again: {command_line('nexusctl', 'service', 'start', name)}",
+        hint=f"Start it again: {command_line('nexusctl', 'service', 'start', context.state.reference)}",
         details={"id": context.id, "name": name},
     )

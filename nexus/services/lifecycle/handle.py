@@ -46,6 +46,11 @@ class ServiceHandle:
         return self._context.state.name
 
     @property
+    def reference(self) -> str:
+        """How hints name it."""
+        return self._context.state.reference
+
+    @property
     def alive(self) -> bool:
         """Whether it has a supervision task: it is starting, up or stopping."""
         return self._lifecycle is not None
@@ -165,7 +170,7 @@ class ServiceHandle:
         raise ServiceRunning(
             f'cannot start service "{self.name}" with this environment: it is up with another one',
             hint="Restart it with this one: "
-            + command_line("nexusctl", "service", "restart", self.name, "--env", "NAME=VALUE"),
+            + command_line("nexusctl", "service", "restart", self._context.state.reference, "--env", "NAME=VALUE"),
             details={"id": self.id, "name": self.name},
         )
 

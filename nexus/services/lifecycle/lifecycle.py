@@ -433,7 +433,7 @@ class Lifecycle:
         )
         self._unwritten_exit = {}
         self._forget_run(None)
-        stop = command_line("nexusctl", "service", "stop", self._state.name)
+        stop = command_line("nexusctl", "service", "stop", self._state.reference)
         error.hint = joined(error.hint, f"Its restart policy tries again. To end that: {stop}")
         self._context.waiters.fail(error, among=starters)
 

@@ -10,6 +10,7 @@ from typing import Any
 from nexus.capability import ManagerContext
 from nexus.journal.operation import Operation, resumed
 from nexus.journal.rows import Event
+from nexus.records.scope import reference_of
 from nexus.services import store
 from nexus.services.errors import ServiceNotFound
 from nexus.services.reasons import reason_columns
@@ -49,6 +50,11 @@ class StateWriter:
         self._id = service_id
         self._changed = changed
         self._troubled = troubled
+
+    @property
+    def reference(self) -> str:
+        """How hints name the service; its id once the record is deleted."""
+        return self._id if self.service is None else reference_of(self.service)
 
     @property
     def name(self) -> str:
