@@ -133,7 +133,8 @@ def _command(info: CommandInfo) -> list[str]:
         f"### {info.name}",
         "",
         f"Code {info.code} (0x{info.code:04X}), effect `{info.effect}`"
-        + (f", repeated under a key: `{info.repeat}`." if info.repeat and not info.item else "."),
+        + (f", repeated under a key: `{info.repeat}`" if info.repeat and not info.item else "")
+        + (", also for all projects." if info.all_projects else "."),
         "",
         _prose(info.request.__doc__),
         "",

@@ -75,6 +75,10 @@ class Event(Record):
     """Why the client made the request that led to it, in its words."""
     revision: int | None = None
     """The revision of the record after the change."""
+    project_id: str | None = None
+    """Of what it is about; absent in events from before projects, and of what is in none, such as a setting."""
+    project: str | None = None
+    """The present name of that project; absent once it is deleted."""
 
 
 class WatchEventsResult(Record):
@@ -83,9 +87,11 @@ class WatchEventsResult(Record):
     seq: int
 
 
-@command(51, Effect.READ, errors=(JournalPruned, JournalAhead))
+@command(51, Effect.READ, errors=(JournalPruned, JournalAhead), all_projects=True)
 class WatchEvents(StreamCommand[Event, WatchEventsResult]):
     """Stream past and new events: each committed change once, in commit order.
+
+    Where the request names a project, only the events of that one; otherwise those of all.
 
     The numbers increase, but may have gaps. To resume, pass the last ``seq`` received as ``after``. When the daemon
     stops, the stream ends with ``unavailable``, and ``details.resume_after`` is the number to resume after.
@@ -110,7 +116,14 @@ class WatchEvents(StreamCommand[Event, WatchEventsResult]):
         | None
     ) = None
     subject: (
-        Annotated[str, Meta(min_length=1, max_length=255, description="only events of the record with this id or name")]
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=255,
+                description="only events of the record with this id or name, or PROJECT/NAME",
+            ),
+        ]
         | None
     ) = None
     follow: Annotated[bool, Meta(description="continue with new events")] = True
@@ -148,6 +161,10 @@ class Operation(Record):
     """The operation that led to this one."""
     subjects: list[str] = field(default_factory=list)
     """The names of the records that its first fifty events are about, ten at most."""
+    project_id: str | None = None
+    """Of what it changed first, else the one that the request named."""
+    project: str | None = None
+    """The present name of that project; absent once it is deleted."""
 
 
 class Change(Record):
@@ -201,9 +218,11 @@ class GetOperation(Command[OperationDetail]):
     cursor: Cursor | None = None
 
 
-@command(56, Effect.READ, errors=(OperationCursorInvalid,), large_reply=True)
+@command(56, Effect.READ, errors=(OperationCursorInvalid,), large_reply=True, all_projects=True)
 class ListOperations(Command[OperationPage]):
     """List operations, newest first; the filters are combined with "and".
+
+    Where the request names a project, only the operations of that one; otherwise those of all.
 
     A page looks at no more than 5,000 operations: it may be empty and have a ``next_cursor``.
     """
@@ -218,7 +237,11 @@ class ListOperations(Command[OperationPage]):
     subject: (
         Annotated[
             str,
-            Meta(min_length=1, max_length=255, description="only those about the record with this id or name"),
+            Meta(
+                min_length=1,
+                max_length=255,
+                description="only those about the record with this id or name, or PROJECT/NAME",
+            ),
         ]
         | None
     ) = None

@@ -23,6 +23,8 @@ from nexus.journal.commands import (
 )
 from nexus.journal.store import Slice, Watched, read_slice
 from nexus.records.pages import MAX_PASSED_OVER, decode_cursor, encode_cursor
+from nexus.records.scope import ANYWHERE, Scope
+from nexus.store import Reader
 from nexus.streams import Following, daemon_stopping
 
 __all__ = ["get_operation", "list_operations", "watch_events"]
@@ -36,7 +38,6 @@ _OPERATIONS_AT_ONCE = 50
 @handles(WatchEvents)
 async def watch_events(ctx: Context, command: WatchEvents, stream: Stream[Event]) -> WatchEventsResult:
     """Send events as the table has them: a notification only says that reading it again may be worth it."""
-    watched = Watched(command.kinds, command.subject)
     clock = asyncio.get_running_loop().time
     following = Following(
         stream,
@@ -46,7 +47,13 @@ async def watch_events(ctx: Context, command: WatchEvents, stream: Stream[Event]
     try:
 
         def read(start: int | None) -> Slice:
-            return ctx.store.read(lambda reader: read_slice(reader, start, watched), snapshot=True)
+            # A folder gets its project, and a project its name, at any time.
+            return ctx.store.read(
+                lambda reader: read_slice(
+                    reader, start, Watched(command.kinds, command.subject, _scope_of_history(ctx, reader))
+                ),
+                snapshot=True,
+            )
 
         first = read(command.after)
         after = command.after if command.after is not None else first.start
@@ -72,6 +79,11 @@ async def watch_events(ctx: Context, command: WatchEvents, stream: Stream[Event]
             await following.wait(_PROGRESS_INTERVAL_S if after > sent else None)
     finally:
         unsubscribe()
+
+
+def _scope_of_history(ctx: Context, reader: Reader) -> Scope:
+    """What happened anywhere, where the request names no project: an event may be of none."""
+    return ANYWHERE if ctx.request.project is None else ctx.scope(reader)
 
 
 @handles(GetOperation)
@@ -124,7 +136,10 @@ async def _changes(ctx: Context, id_: int, after: int, limit: int) -> tuple[list
 
 @handles(ListOperations)
 async def list_operations(ctx: Context, command: ListOperations) -> OperationPage:
-    wanted = operations.Wanted(command.actor, command.command, command.subject, command.since_at)
+    scope = await ctx.store.fetch(functools.partial(_scope_of_history, ctx))
+    if scope.is_nowhere:
+        return OperationPage([])
+    wanted = operations.Wanted(command.actor, command.command, command.subject, command.since_at, scope.project_id)
     bound = ("operations", *wanted)
     lowest, highest = await ctx.store.fetch(operations.bounds)
     below = highest + 1

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from nexus.journal.commands import Change, Operation
+from nexus.journal.store import about_subject
 from nexus.store import Reader
 from nexus.store.dialect import like_pattern, matches_pattern
 
@@ -22,7 +23,7 @@ _SUBJECT_EVENTS = 50
 """The events in which the subjects of an operation are looked for: one operation may have thousands."""
 _CAUSED = 100
 
-_COLUMNS = "id, at, command, uid, pid, actor, args, why, key, cause"
+_COLUMNS = "id, at, command, uid, pid, actor, args, why, key, cause, project_id"
 _decode_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
 _decode_detail = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -34,6 +35,7 @@ class Wanted(NamedTuple):
     command: str | None = None
     subject: str | None = None
     since_at: int | None = None
+    project_id: str | None = None
 
 
 def find_operation(reader: Reader, id_: int) -> Operation | None:
@@ -59,7 +61,11 @@ def list_operations(reader: Reader, below: int, wanted: Wanted, limit: int) -> t
     start = row[0] + 1 - WINDOW
     conditions = ["id < ?", "id >= ?"]
     parameters: list[Any] = [below, start]
-    values: list[tuple[str, Any]] = [("actor = ?", wanted.actor), ("at >= ?", wanted.since_at)]
+    values: list[tuple[str, Any]] = [
+        ("actor = ?", wanted.actor),
+        ("at >= ?", wanted.since_at),
+        ("project_id = ?", wanted.project_id),
+    ]
     if wanted.command is not None:
         values.append((matches_pattern("command"), like_pattern(wanted.command)))
     for condition, value in values:
@@ -67,10 +73,9 @@ def list_operations(reader: Reader, below: int, wanted: Wanted, limit: int) -> t
             conditions.append(condition)
             parameters.append(value)
     if wanted.subject is not None:
-        conditions.append(
-            "EXISTS (SELECT 1 FROM journal WHERE operation_id = operation.id AND (subject_id = ? OR subject_name = ?))"
-        )
-        parameters += [wanted.subject, wanted.subject]
+        about, names = about_subject(wanted.subject)
+        conditions.append(f"EXISTS (SELECT 1 FROM journal WHERE operation_id = operation.id AND {about})")
+        parameters += names
         # Operations with many events make the window narrower, else one step would read the events of all.
         far = reader.one(
             "SELECT operation_id FROM journal WHERE operation_id < ? ORDER BY operation_id DESC LIMIT 1 "
@@ -109,7 +114,12 @@ def _operation(reader: Reader, row: Sequence[Any]) -> Operation:
         (row[0],),
     )
     names = list(dict.fromkeys(name or id_ for name, id_ in subjects))[:_SUBJECTS]
-    return Operation(*(*row[:6], _decode_map(args) if args else {}, *row[7:], names))
+    project_id = row[10]
+    project = None
+    if project_id is not None:
+        found = reader.one("SELECT name FROM projects WHERE id = ?", (project_id,))
+        project = None if found is None else found[0]
+    return Operation(*(*row[:6], _decode_map(args) if args else {}, *row[7:10], names, project_id, project))
 
 
 def _change(row: Sequence[Any]) -> Change:

@@ -9,10 +9,11 @@ import msgspec
 from nexus_protocol.events import WRITTEN
 
 from nexus.journal.commands import Event, JournalAhead, JournalPruned
+from nexus.records.scope import ANYWHERE, Scope
 from nexus.store import Reader
 from nexus.store.dialect import highest_number, like_pattern, matches_pattern
 
-__all__ = ["PRUNED_KEY", "Slice", "Watched", "bounds", "read_slice"]
+__all__ = ["PRUNED_KEY", "Slice", "Watched", "about_subject", "bounds", "read_slice"]
 
 PRUNED_KEY = "journal_pruned_seq"
 _WINDOW = 500
@@ -28,6 +29,7 @@ class Watched(NamedTuple):
 
     kinds: Sequence[str] | None = None
     subject: str | None = None
+    scope: Scope = ANYWHERE
 
 
 class Slice(NamedTuple):
@@ -87,17 +89,32 @@ def read_slice(reader: Reader, after: int | None, watched: Watched) -> Slice:
     # A change that is no event of its own is given where its kind is asked for, and not with every kind of a record.
     conditions += f" AND (kind NOT LIKE ?{f' OR {matches}' * len(written)})"
     parameters += [f"%{WRITTEN}", *written]
+    if watched.scope.is_nowhere:
+        conditions += " AND 0 = 1"
+    elif watched.scope.project_id is not None:
+        conditions += " AND project_id = ?"
+        parameters.append(watched.scope.project_id)
     if watched.subject is not None:
-        conditions += " AND (subject_id = ? OR subject_name = ?)"
-        parameters += [watched.subject, watched.subject]
+        about, values = about_subject(watched.subject)
+        conditions += f" AND {about}"
+        parameters += values
     rows = reader.all(
         "SELECT seq, at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail, operation_id, "
-        "(SELECT why FROM operation WHERE id = operation_id), revision "
+        "(SELECT why FROM operation WHERE id = operation_id), revision, project_id, "
+        "(SELECT name FROM projects WHERE id = journal.project_id) "
         f"FROM journal WHERE {conditions} ORDER BY seq LIMIT {_LIMIT}",
         parameters,
     )
     events = [Event(*(*row[:9], _decode(row[9]), *row[10:])) for row in rows]
     return Slice(after, events, events[-1].seq if len(events) == _LIMIT else end, newest)
+
+
+def about_subject(subject: str) -> tuple[str, list[str]]:
+    """The condition on an event that it is about a record with this id or name, or P/NAME, with its parameters."""
+    project, slash, name = subject.partition("/")
+    if slash:
+        return "(subject_name = ? AND project_id = (SELECT id FROM projects WHERE name = ?))", [name, project]
+    return "(subject_id = ? OR subject_name = ?)", [subject, subject]
 
 
 def _oldest(reader: Reader, newest: int) -> int:

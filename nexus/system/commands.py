@@ -166,6 +166,8 @@ class CommandDescription(Record):
     """JSON Schema of a stream's items."""
     repeat: Repeat | None = None
     """Of the effect ``act``: what a request does that repeats the key of one whose outcome is not known."""
+    all_projects: bool = False
+    """Whether the project in the context of a request may be ``*``."""
 
 
 class Description(Record):

@@ -176,6 +176,7 @@ def _description(info: CommandInfo) -> CommandDescription:
         max_payload=info.max_payload,
         item=_schema(info.item) if info.item is not None else None,
         repeat=info.repeat,
+        all_projects=info.all_projects,
     )
 
 
