@@ -6,13 +6,16 @@
         vm = await nexus.call(CreateVm(name="web"))
 
 Commands and records are in the module ``commands`` of each capability: ``nexus.vms``, ``nexus.services``,
-``nexus.system``, ``nexus.journal``. Errors are those of ``nexus_protocol``, ``ConnectError``, ``ConnectionLost`` and
-``DaemonTooOld``.
+``nexus.projects``, ``nexus.system``, ``nexus.journal``. Errors are those of ``nexus_protocol``, ``ConnectError``,
+``ConnectionLost`` and ``DaemonTooOld``.
 
 A request may say beside its fields why it is made, for people, and have a key, so that its repetition is recognised::
 
     with BlockingClient(why="nightly tests") as nexus:
         vm = nexus.call(CreateVm(name="web"), key="tests-2026-03-01")
+
+Names are looked up in one project: that of ``NEXUS_PROJECT``, else ``default``, or ``Client(project="shop")``. A client
+never looks for a folder. ``ProjectRoot`` names a project by its folder.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from nexus_protocol import (
     error_from_payload,
 )
 from nexus_protocol.codec import as_reply
+from nexus_protocol.context import ProjectRoot
 
 from nexus import __version__
 from nexus.client.base import BaseClient
@@ -48,9 +49,11 @@ class Client(BaseClient):
     ``socket_path`` is the daemon's address; by default the one ``nexusctl`` uses: ``NEXUS_SOCKET``, the configuration
     file, the runtime directory, else where the daemon of the default database listens. ``actor`` is on whose behalf the
     requests are made; the journal records it. ``why`` is why they are made, for people, where a request gives no other.
+    ``project`` is in whose names they speak: an id, a name, or the root of one; by default that of ``NEXUS_PROJECT``,
+    else ``default``.
 
-    A daemon that is older than this client may not know the why and the key of a request. Nothing is sent then, and the
-    request fails with ``DaemonTooOld``.
+    A daemon that is older than this client may not know the why, the key and the project of a request. Nothing is sent
+    then, and the request fails with ``DaemonTooOld``.
 
     A lost connection fails every open request. The client does not reconnect on its own, since only the caller knows
     which requests may be repeated: call ``await client.connect()``.
@@ -62,8 +65,9 @@ class Client(BaseClient):
         *,
         actor: str | None = None,
         why: str | None = None,
+        project: str | ProjectRoot | None = None,
     ) -> None:
-        super().__init__(socket_path, actor, why)
+        super().__init__(socket_path, actor, why, project)
         self.welcome: Welcome | None = None
         """The daemon's reply to ``Hello``: its version, limits and features. Set by ``connect``."""
         self._link: _Link | None = None
@@ -109,48 +113,68 @@ class Client(BaseClient):
     ) -> None:
         await self.close()
 
-    async def call(self, command: Command[R], *, why: str | None = None, key: str | None = None) -> R:
+    async def call(
+        self,
+        command: Command[R],
+        *,
+        why: str | None = None,
+        key: str | None = None,
+        project: str | ProjectRoot | None = None,
+    ) -> R:
         """Send a command and wait for its reply. Cancelling the wait cancels the request in the daemon.
 
         ``why`` is for people, by default that of the client: 1 to 500 bytes. ``key`` identifies the request, so that
-        its repetition is recognised: 1 to 64 characters. Only a command that changes something takes one.
+        its repetition is recognised: 1 to 64 characters. Only a command that changes something takes one. ``project``
+        is by default that of the client; lists take ``*`` for all of them.
 
         Raises:
             NexusError: the daemon refused the command; the class says why.
-            InvalidArgument: the command, ``why`` or ``key`` is not valid.
-            DaemonTooOld: the daemon knows neither ``why`` nor ``key``.
+            InvalidArgument: the command, ``why``, ``key`` or ``project`` is not valid.
+            DaemonTooOld: the daemon knows none of the three.
             ConnectionLost: the connection ended before the reply.
         """
         info = command.info
         if info.item is not None:
             raise TypeError(f"{info.name} is a stream: use stream()")
         reply: type[R] = info.reply
-        return decode_reply(reply, await self.request(info.code, encode_command(command), why=why, key=key))
+        payload = encode_command(command)
+        return decode_reply(reply, await self.request(info.code, payload, why=why, key=key, project=project))
 
     async def batch(
-        self, commands: Sequence[Command[Any]], *, why: str | None = None, key: str | None = None
+        self,
+        commands: Sequence[Command[Any]],
+        *,
+        why: str | None = None,
+        key: str | None = None,
+        project: str | ProjectRoot | None = None,
     ) -> list[Any]:
         """Carry out several changes in one transaction, all or none; returns the reply of each, in their order.
 
-        At most 1000 commands, whose effect is ``change``, with 16 MiB together. ``why`` and ``key`` are those of the
-        batch, as in ``call``.
+        At most 1000 commands, whose effect is ``change``, with 16 MiB together. ``why``, ``key`` and ``project`` are
+        those of the batch, as in ``call``.
 
         Raises:
             NexusError: a command was refused; ``details["index"]`` is its place, from 0. Nothing is changed.
             ConnectionLost: the connection ended before the reply.
         """
-        results = (await self.call(Batch.of(commands), why=why, key=key)).results
+        results = (await self.call(Batch.of(commands), why=why, key=key, project=project)).results
         return [as_reply(command.info.reply, result) for command, result in zip(commands, results, strict=True)]
 
     async def request(
-        self, code: int, payload: bytes = b"", *, why: str | None = None, key: str | None = None
+        self,
+        code: int,
+        payload: bytes = b"",
+        *,
+        why: str | None = None,
+        key: str | None = None,
+        project: str | ProjectRoot | None = None,
     ) -> bytes:
-        """Send an encoded request by its code; returns the encoded reply. ``why``, ``key``, errors as for ``call``."""
-        return await self._exchange(code, payload, self._known_context(why, key))
+        """Send an encoded request by its code; returns the encoded reply. Options and errors as for ``call``."""
+        return await self._exchange(code, payload, self._known_context(why, key, project))
 
-    def _known_context(self, why: str | None, key: str | None) -> bytes:
+    def _known_context(self, why: str | None, key: str | None, project: str | ProjectRoot | None) -> bytes:
         """Encode the context of a request, if the daemon knows contexts."""
-        context = self._context(why, key)
+        context = self._context(why, key, project)
         if context and (self.welcome is None or "context" not in self.welcome.features):
             self._connected()  # a client that is not connected has that error instead
             raise context_unknown()
@@ -169,17 +193,19 @@ class Client(BaseClient):
             if link.replies.pop(sequence, None) is not None:
                 link.cancel(sequence)
 
-    def stream(self, command: StreamCommand[ItemT, R], *, why: str | None = None) -> Stream[ItemT, R]:
+    def stream(
+        self, command: StreamCommand[ItemT, R], *, why: str | None = None, project: str | ProjectRoot | None = None
+    ) -> Stream[ItemT, R]:
         """Open a stream: ``async with client.stream(…) as items: async for item in items: …``.
 
-        ``why`` is as in ``call``; a stream takes no key.
+        ``why`` and ``project`` are as in ``call``; a stream takes no key.
 
         A stream that is not read blocks the client's other requests after about a thousand items; use a separate client
         for a slow reader.
         """
         if command.info.item is None:
             raise TypeError(f"{command.info.name} is not a stream: use call()")
-        return Stream(self._connected(), command, self._known_context(why, None))
+        return Stream(self._connected(), command, self._known_context(why, None, project))
 
     def _connected(self) -> _Link:
         if self._link is None:

@@ -8,22 +8,31 @@ from typing import TYPE_CHECKING
 from nexus.client.errors import ConnectError, check_actor
 
 if TYPE_CHECKING:
+    from nexus_protocol.context import ProjectRoot
+
     from nexus.config import Config
 
 __all__ = ["BaseClient"]
 
 
 class BaseClient:
-    """The daemon's address, the actor and the why; without ``socket_path``, the daemon that ``nexusctl`` would use.
+    """The daemon's address, the actor, the why and the project; without ``socket_path``, the daemon of ``nexusctl``.
 
-    That is one at the default path, else the running daemon of the default database, wherever it listens.
+    That is one at the default path, else the running daemon of the default database, wherever it listens. Without a
+    ``project``, that of the variable ``NEXUS_PROJECT``.
 
     Raises:
-        InvalidArgument: the daemon would not accept the actor or the why.
+        InvalidArgument: the daemon would not accept the actor, the why or the project.
         PathError, ConfigError: no ``socket_path`` is given, and the environment or the configuration is wrong.
     """
 
-    def __init__(self, socket_path: str | os.PathLike[str] | None, actor: str | None, why: str | None) -> None:
+    def __init__(
+        self,
+        socket_path: str | os.PathLike[str] | None,
+        actor: str | None,
+        why: str | None,
+        project: str | ProjectRoot | None,
+    ) -> None:
         self._config: Config | None = None
         """Set if no ``socket_path`` was given."""
         if socket_path is None:
@@ -39,19 +48,26 @@ class BaseClient:
             from nexus_protocol.context import check_why
 
             check_why(why)
+        self.project = project or os.environ.get("NEXUS_PROJECT") or None
+        """In whose names requests speak that say nothing else; None is ``default``."""
+        if isinstance(self.project, str):
+            from nexus_protocol.context import check_project
 
-    def _context(self, why: str | None, key: str | None) -> bytes:
+            check_project(self.project, "project" if project else "NEXUS_PROJECT")
+
+    def _context(self, why: str | None, key: str | None, project: str | ProjectRoot | None) -> bytes:
         """Encode the context of a request; no bytes if it has none.
 
         Raises:
-            InvalidArgument: the daemon would not accept the why or the key.
+            InvalidArgument: the daemon would not accept the why, the key or the project.
         """
         why = self.why if why is None else why
-        if why is None and key is None:
+        project = self.project if project is None else project
+        if why is None and key is None and project is None:
             return b""
         from nexus_protocol.context import encode_context
 
-        return encode_context(key=key, why=why)
+        return encode_context(key=key, why=why, project=project)
 
     def _look_elsewhere(self, error: ConnectError) -> None:
         """Set ``socket_path`` to where the daemon listens, after a failed connect to the default path.

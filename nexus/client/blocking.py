@@ -33,6 +33,8 @@ from nexus.client.transport import CONNECT_TIMEOUT_S, connect
 if TYPE_CHECKING:
     import socket
 
+    from nexus_protocol.context import ProjectRoot
+
 __all__ = ["BlockingClient", "BlockingStream"]
 
 R = TypeVar("R")
@@ -52,10 +54,11 @@ class BlockingClient(BaseClient):
     ``socket_path`` is the daemon's address; by default the one ``nexusctl`` uses: ``NEXUS_SOCKET``, the configuration
     file, the runtime directory, else where the daemon of the default database listens. ``actor`` is on whose behalf the
     requests are made; the journal records it. ``why`` is why they are made, for people, where a request gives no other.
-    ``name`` is the name of the calling program.
+    ``project`` is in whose names they speak: an id, a name, or the root of one; by default that of ``NEXUS_PROJECT``,
+    else ``default``. ``name`` is the name of the calling program.
 
-    A daemon that is older than this client may not know the why and the key of a request. Nothing is sent then, and the
-    request fails with ``DaemonTooOld``.
+    A daemon that is older than this client may not know the why, the key and the project of a request. Nothing is sent
+    then, and the request fails with ``DaemonTooOld``.
 
     ::
 
@@ -69,9 +72,10 @@ class BlockingClient(BaseClient):
         *,
         actor: str | None = None,
         why: str | None = None,
+        project: str | ProjectRoot | None = None,
         name: str = f"nexus-python {__version__}",
     ) -> None:
-        super().__init__(socket_path, actor, why)
+        super().__init__(socket_path, actor, why, project)
         self.name = name
         self._socket: socket.socket | None = None
         self._engine = ClientConnection()
@@ -136,17 +140,19 @@ class BlockingClient(BaseClient):
         timeout_s: float | None = None,
         why: str | None = None,
         key: str | None = None,
+        project: str | ProjectRoot | None = None,
     ) -> R:
         """Send a command and wait for its reply.
 
         With ``timeout_s`` the request is cancelled after that many seconds. ``why`` is for people, by default that of
         the client: 1 to 500 bytes. ``key`` identifies the request, so that its repetition is recognised: 1 to 64
-        characters. Only a command that changes something takes one.
+        characters. Only a command that changes something takes one. ``project`` is by default that of the client; lists
+        take ``*`` for all of them.
 
         Raises:
             NexusError: the daemon refused the command; the class says why.
-            InvalidArgument: the command, ``why`` or ``key`` is not valid.
-            DaemonTooOld: the daemon knows neither ``why`` nor ``key``.
+            InvalidArgument: the command, ``why``, ``key`` or ``project`` is not valid.
+            DaemonTooOld: the daemon knows none of the three.
             DeadlineExceeded: ``timeout_s`` has passed.
             ConnectionLost: the connection ended before the reply.
             Interrupted: Ctrl-C; the request was cancelled.
@@ -155,11 +161,19 @@ class BlockingClient(BaseClient):
         if info.item is not None:
             raise TypeError(f"{info.name} is a stream: use stream()")
         reply: type[R] = info.reply
-        return decode_reply(reply, self._call(command, timeout_s, why, key))
+        return decode_reply(reply, self._call(command, timeout_s, why, key, project))
 
-    def _call(self, command: Command[Any], timeout_s: float | None, why: str | None, key: str | None) -> bytes:
+    def _call(
+        self,
+        command: Command[Any],
+        timeout_s: float | None,
+        why: str | None,
+        key: str | None,
+        project: str | ProjectRoot | None,
+    ) -> bytes:
         why, key = self._context_fields(command, why, key)
-        return self.request(command.info.code, encode_command(command), timeout_s=timeout_s, why=why, key=key)
+        payload = encode_command(command)
+        return self.request(command.info.code, payload, timeout_s=timeout_s, why=why, key=key, project=project)
 
     def _context_fields(self, command: Command[Any], why: str | None, key: str | None) -> tuple[str | None, str | None]:
         """The why and the key of a command, which ``context_of`` may give."""
@@ -174,18 +188,19 @@ class BlockingClient(BaseClient):
         timeout_s: float | None = None,
         why: str | None = None,
         key: str | None = None,
+        project: str | ProjectRoot | None = None,
     ) -> list[Any]:
         """Carry out several changes in one transaction, all or none; returns the reply of each, in their order.
 
         At most 1000 commands, whose effect is ``change``, with 16 MiB together. ``timeout_s`` is as in ``call``, and so
-        are ``why`` and ``key``, which are those of the batch.
+        are ``why``, ``key`` and ``project``, which are those of the batch.
 
         Raises:
             NexusError: a command was refused; ``details["index"]`` is its place, from 0. Nothing is changed.
         """
         from nexus.system.commands import Batch
 
-        results = self.call(Batch.of(commands), timeout_s=timeout_s, why=why, key=key).results
+        results = self.call(Batch.of(commands), timeout_s=timeout_s, why=why, key=key, project=project).results
         return [as_reply(command.info.reply, result) for command, result in zip(commands, results, strict=True)]
 
     def call_raw(
@@ -195,9 +210,10 @@ class BlockingClient(BaseClient):
         timeout_s: float | None = None,
         why: str | None = None,
         key: str | None = None,
+        project: str | ProjectRoot | None = None,
     ) -> dict[str, Any]:
         """Like ``call``; returns the reply as the map of plain values that was received."""
-        return decode_map(self._call(command, timeout_s, why, key))
+        return decode_map(self._call(command, timeout_s, why, key, project))
 
     def request(
         self,
@@ -207,10 +223,11 @@ class BlockingClient(BaseClient):
         timeout_s: float | None = None,
         why: str | None = None,
         key: str | None = None,
+        project: str | ProjectRoot | None = None,
     ) -> bytes:
         """Send an encoded request by its code; returns the encoded reply. Options and errors as for ``call``."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        context = self._context(why, key)
+        context = self._context(why, key, project)
         if context:
             self._await_context(deadline, timeout_s)
         sequence, data = self._engine.send_request(code, payload, context=context)
@@ -250,13 +267,14 @@ class BlockingClient(BaseClient):
         timeout_s: float | None = None,
         why: str | None = None,
         keys: Sequence[str] | None = None,
+        project: str | ProjectRoot | None = None,
     ) -> Iterator[tuple[int, dict[str, Any] | NexusError]]:
         """Send several commands concurrently; yields the outcome of each in the order of completion.
 
         An outcome is the command's index in ``commands``, and its reply as of ``call_raw`` or the error that refused
         it.
-        At most 32 are open at a time; ``timeout_s`` is for all of them together. ``why`` is that of each, and ``keys``
-        has a key for each.
+        At most 32 are open at a time; ``timeout_s`` is for all of them together. ``why`` and ``project`` are those of
+        each, and ``keys`` has a key for each.
 
         Raises:
             DeadlineExceeded: ``timeout_s`` has passed; the open requests were cancelled.
@@ -266,7 +284,8 @@ class BlockingClient(BaseClient):
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         each: Sequence[str | None] = keys if keys is not None else [None] * len(commands)
         contexts = [
-            self._context(*self._context_fields(command, why, key)) for command, key in zip(commands, each, strict=True)
+            self._context(*self._context_fields(command, why, key), project)
+            for command, key in zip(commands, each, strict=True)
         ]
         if any(contexts):
             self._await_context(deadline, timeout_s)
@@ -317,15 +336,17 @@ class BlockingClient(BaseClient):
             return DeadlineExceeded("the daemon did not confirm that the requests were cancelled")
         return outcome
 
-    def stream(self, command: StreamCommand[ItemT, R], *, why: str | None = None) -> BlockingStream[ItemT, R]:
+    def stream(
+        self, command: StreamCommand[ItemT, R], *, why: str | None = None, project: str | ProjectRoot | None = None
+    ) -> BlockingStream[ItemT, R]:
         """Open a stream: iterate over its items in a ``with`` block, which closes it. Iterating raises its errors.
 
-        ``why`` is as in ``call``; a stream takes no key.
+        ``why`` and ``project`` are as in ``call``; a stream takes no key.
         """
         info = command.info
         if info.item is None:
             raise TypeError(f"{info.name} is not a stream: use call()")
-        context = self._context(*self._context_fields(command, why, None))
+        context = self._context(*self._context_fields(command, why, None), project)
         if context:
             self._await_context(None, None)
         sequence, data = self._engine.send_request(

@@ -61,7 +61,7 @@ class DaemonTooOld(ReportedError):
 
 def context_unknown() -> DaemonTooOld:
     """The error for a request with a context where the daemon does not list ``context``."""
-    return DaemonTooOld("context", "a request with why or key")
+    return DaemonTooOld("context", "a request with why, key or project")
 
 
 class Interrupted(KeyboardInterrupt):
