@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nexus_protocol.command import Command, CommandInfo
+    from nexus_protocol.context import ProjectRoot
 
     from nexus.client.blocking import BlockingClient
     from nexus.config import Config
@@ -37,6 +38,9 @@ class App:
         *,
         why: str | None = None,
         key: str | None = None,
+        project: str | None = None,
+        all_projects: bool = False,
+        in_project: bool = True,
     ) -> None:
         self.socket_option = socket
         self.config_option = config
@@ -48,8 +52,13 @@ class App:
         """The deadline of each call; None for no deadline."""
         self.why = why
         self.key = key
-        if why is not None or key is not None:
-            self._check_context()
+        self.project_option = project
+        """The project that the option or ``NEXUS_PROJECT`` names."""
+        self.all_projects = all_projects
+        self._in_project = in_project
+        self._root: str | None = None
+        self._looked_for_root = False
+        self._check_context()
         self._place = 0
         """The place among the requests of the command line that the next request with a key has."""
         self._client: BlockingClient | None = None
@@ -145,8 +154,8 @@ class App:
         from nexus.client.errors import ConnectError
 
         client = BlockingClient(self._socket(), actor=self.actor, name=f"nexusctl {__version__}")
-        if self.why is not None or self.key is not None:
-            client.context_of = self._context_of
+        client.context_of = self._context_of
+        client.project = None
         try:
             client.connect()
         except ConnectError as error:
@@ -157,30 +166,84 @@ class App:
         return client
 
     def _check_context(self) -> None:
-        """Check ``--why`` and ``--key`` before anything is done.
+        """Check ``--why``, ``--key`` and ``--project`` before anything is done.
 
         Raises:
             InvalidArgument: one of them is not valid.
         """
-        from nexus_protocol.context import check_key, check_why
+        if self.why is None and self.key is None and self.project_option is None:
+            return
+        from nexus_protocol.context import check_key, check_project, check_why
         from nexus_protocol.errors import InvalidArgument
+
+        if self.project_option is not None:
+            check_project(self.project_option)
 
         if self.why is not None:
             check_why(self.why)
         if self.key is not None and len(check_key(self.key)) > MAX_KEY:
             raise InvalidArgument(f"cannot accept key: expected at most {MAX_KEY} characters", details={"path": "key"})
 
-    def _context_of(self, info: CommandInfo) -> tuple[str | None, str | None]:
-        """The why and the key of a request: both only for a request that changes something and is no stream.
+    def project(self) -> str | ProjectRoot | None:
+        """The project that requests name: an option or the variable, else a folder; None for ``default``.
+
+        Raises:
+            UsageError: the path of the folder is not UTF-8.
+        """
+        if self.project_option is not None or not self._in_project:
+            return self.project_option
+        root = self.root()
+        if root is None:
+            return None
+        from nexus_protocol.context import ProjectRoot
+
+        return ProjectRoot(root)
+
+    def root(self) -> str | None:
+        """The folder of the ``nexus.toml`` that this run is in, also where an option names a project."""
+        if not self._looked_for_root:
+            self._looked_for_root = True
+            from nexus.cli.place import find_root
+
+            self._root = find_root()
+            if self._root is not None and not self._root.isprintable():
+                import click
+
+                try:
+                    self._root.encode()
+                except UnicodeEncodeError:
+                    raise click.UsageError(
+                        f"cannot use the project of {self._root!r}: its path is not UTF-8; name a project with -p"
+                    ) from None
+        return self._root
+
+    def _context_of(self, info: CommandInfo) -> tuple[str | None, str | None, str | ProjectRoot | None]:
+        """The why, the key and the project of a request; the first two only if it changes something and is no stream.
 
         The first such request has the key itself, the second ``KEY.2``, the third ``KEY.3``.
         """
+        project = "*" if self.all_projects and info.all_projects else self.project()
         if info.effect == "read" or info.item is not None:
-            return None, None
+            return None, None, project
         self._place += 1
         if self.key is None or self._place == 1:
-            return self.why, self.key
-        return self.why, f"{self.key}.{self._place}"
+            return self.why, self.key, project
+        return self.why, f"{self.key}.{self._place}", project
+
+    def hint_missing_project(self) -> None:
+        """After a list came out empty: say so if that is because the folder has no project yet."""
+        from nexus_protocol.context import ProjectRoot
+        from nexus_protocol.errors import NotFound
+
+        from nexus.cli.output import hint
+        from nexus.projects.commands import GetProject
+
+        if self.all_projects or not isinstance(self.project(), ProjectRoot):
+            return
+        try:
+            self.call_raw(GetProject())
+        except NotFound as error:
+            hint(f"No project has the folder {self.root()}.\n{error.hint}")
 
     def next_place(self, place: int) -> None:
         """Give the next request the key of ``place``, from 0, on the command line.
@@ -222,6 +285,6 @@ class App:
         """Send a command; returns its reply as a record."""
         return self.connect().call(command, timeout_s=self.timeout_s)
 
-    def call_raw(self, command: Command[Any]) -> dict[str, Any]:
-        """Send a command; returns its reply as the plain map that was received."""
-        return self.connect().call_raw(command, timeout_s=self.timeout_s)
+    def call_raw(self, command: Command[Any], *, project: str | None = None) -> dict[str, Any]:
+        """Send a command, by default in the project of this run; returns its reply as the map that was received."""
+        return self.connect().call_raw(command, timeout_s=self.timeout_s, project=project)

@@ -13,10 +13,12 @@ __all__ = ["Verb", "WordGroup"]
 
 
 class Verb(click.Command):
-    """A verb that says whether the global option ``--key`` may be given with it."""
+    """A verb that says whether the global options ``--key`` and ``--all-projects`` may be given with it."""
 
     key_refusal: str | None = None
     """Why it takes no key, in a sentence after a colon; None if it takes one."""
+    takes_all_projects = False
+    """Whether it takes ``--all-projects``, because it lists what projects have."""
 
 
 class WordGroup(click.Group):
@@ -52,6 +54,7 @@ class WordGroup(click.Group):
         found = super().resolve_command(ctx, args)
         if found[1] is not None:
             _check_key(ctx, found[1], word)
+            _check_all_projects(ctx, found[1], word)
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -73,3 +76,11 @@ def _check_key(ctx: click.Context, command: click.Command, word: str) -> None:
     refusal = command.key_refusal if isinstance(command, Verb) else "it sends no request that changes something"
     if refusal is not None:
         raise click.UsageError(f"cannot accept --key with {ctx.command_path} {word}: {refusal}")
+
+
+def _check_all_projects(ctx: click.Context, command: click.Command, word: str) -> None:
+    """Refuse ``--all-projects`` where it would have no effect, before anything is done."""
+    if isinstance(command, click.Group) or ctx.resilient_parsing or not ctx.find_root().params.get("all_projects"):
+        return
+    if not (isinstance(command, Verb) and command.takes_all_projects):
+        raise click.UsageError(f"cannot accept -A with {ctx.command_path} {word}: it is for lists and events")

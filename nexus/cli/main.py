@@ -115,6 +115,15 @@ class _TopLevel(WordGroup):
     "--why", metavar="TEXT", envvar="NEXUS_WHY", help="Why the call is made, recorded with its changes (NEXUS_WHY)."
 )
 @click.option("--key", metavar="KEY", help="Make repeating the command line harmless: it takes effect once.")
+@click.option(
+    "-p",
+    "--project",
+    metavar="PROJECT",
+    envvar="NEXUS_PROJECT",
+    shell_complete=lambda ctx, parameter, incomplete: _complete_project(ctx, parameter, incomplete),
+    help="The project whose names are meant (NEXUS_PROJECT; default: that of the nearest nexus.toml, else default).",
+)
+@click.option("-A", "--all-projects", is_flag=True, help="List what all projects have.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(__version__, prog_name="nexusctl", message="%(prog)s %(version)s")
 @click.pass_context
@@ -126,6 +135,8 @@ def cli(
     timeout: float | None,
     why: str | None,
     key: str | None,
+    project: str | None,
+    all_projects: bool,
     debug: bool,
 ) -> None:
     """Drive Nexus: a recoverable world for every task.
@@ -135,10 +146,25 @@ def cli(
     from nexus.cli.app import App
     from nexus.cli.output import set_address
 
-    set_address(socket, config)
-    if _ALIASES.get(ctx.invoked_subcommand or "", ctx.invoked_subcommand) in _WITHOUT_CONTEXT:
-        why = None
-    ctx.obj = App(socket, config, actor, debug, timeout, why=why, key=key)
+    given = ctx.get_parameter_source("project") is click.core.ParameterSource.COMMANDLINE
+    if given and all_projects:
+        raise click.UsageError("give either -p or -A, not both", ctx)
+    set_address(socket, config, project if given else None)
+    in_project = _ALIASES.get(ctx.invoked_subcommand or "", ctx.invoked_subcommand) not in _WITHOUT_CONTEXT
+    if not in_project:
+        why = project = None
+    ctx.obj = App(
+        socket,
+        config,
+        actor,
+        debug,
+        timeout,
+        why=why,
+        key=key,
+        project=project or None,
+        all_projects=all_projects,
+        in_project=in_project,
+    )
     if ctx.get_parameter_source("actor") is click.core.ParameterSource.COMMANDLINE:
         ctx.obj.actor_option = actor
     ctx.call_on_close(ctx.obj.close)
@@ -175,7 +201,19 @@ def _drop_output(code: int) -> int:
     return code
 
 
-_GLOBAL_WITH_VALUE = ("--socket", "--config", "--actor", "--timeout", "--why", "--key")
+def _complete_project(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from nexus.cli.verbs import shell_complete
+
+    names: list[str] = shell_complete("project")(ctx, parameter, incomplete)
+    return names
+
+
+_GLOBAL_WITH_VALUE = ("--socket", "--config", "--actor", "--timeout", "--why", "--key", "--project", "-p")
+_GLOBAL_FLAGS = ("--debug", "--all-projects", "-A")
+
+
+_GLOBAL_ATTACHED = ("-p", *(f"{name}=" for name in _GLOBAL_WITH_VALUE if name.startswith("--")))
+"""How arguments begin that have the value of a global option with its name."""
 
 
 def _hoist_global_options(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -194,7 +232,7 @@ def _hoist_global_options(arguments: list[str]) -> tuple[list[str], list[str]]:
                 raise click.UsageError(f"option {argument!r} requires an argument")
             front += [argument, arguments[index]]
             index += 1
-        elif argument == "--debug" or argument.startswith(tuple(f"{name}=" for name in _GLOBAL_WITH_VALUE)):
+        elif argument in _GLOBAL_FLAGS or argument.startswith(_GLOBAL_ATTACHED):
             front.append(argument)
         else:
             rest.append(argument)

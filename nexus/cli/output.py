@@ -40,7 +40,9 @@ __all__ = [
     "painted",
     "print_fields",
     "printable",
+    "of_project",
     "printer",
+    "reference",
     "set_address",
     "write_exact",
 ]
@@ -59,6 +61,9 @@ class Column(NamedTuple):
     wide: bool = False
     colour: Callable[[dict[str, Any]], str | None] | None = None
     """The colour of a record's cell on a terminal, as click names it."""
+
+
+_PROJECT = Column("PROJECT", lambda record: record.get("project"), 12)
 
 
 def output_options(fn: F) -> F:
@@ -81,15 +86,28 @@ class Printer:
         """Whether a person reads it, rather than a program."""
         return self.output in ("table", "wide")
 
-    def many(self, records: Sequence[dict[str, Any]], columns: Sequence[Column], *, key: str, nothing: str) -> None:
-        """Print a list. ``key`` is the field for ``-o name``; ``nothing`` is printed if the list is empty."""
+    def many(
+        self,
+        records: Sequence[dict[str, Any]],
+        columns: Sequence[Column],
+        *,
+        key: str,
+        nothing: str,
+        projects: bool = False,
+    ) -> None:
+        """Print a list. ``key`` is the field for ``-o name``; ``nothing`` is printed if the list is empty.
+
+        ``projects`` is for a list of several: it has a column with the project, and names as ``P/NAME``.
+        """
+        if projects:
+            columns = (_PROJECT, *columns)
         if self.output == "json":
             _write(_json(list(records)) + "\n")
         elif self.output == "jsonl":
             _write("".join(_json_line(record) + "\n" for record in records))
         elif self.output == "name":
             for record in records:
-                _write_name(record[key])
+                _write_name(f"{record['project']}/{record[key]}" if projects and "project" in record else record[key])
         elif records:
             self._table(records, columns)
         if not records:
@@ -199,13 +217,17 @@ def format_duration(ms: int) -> str:
 
 _address: list[str] = []
 """The options of this run that say which daemon it means; hints repeat them, or they would lead to another one."""
+_project: list[str] = []
+"""The option that says which project it means; hints repeat it where the verb speaks in a project."""
+_WITHOUT_PROJECT = "apply|completion|daemon|db|doctor|op|project|settings|status|version"
 
 
-def set_address(socket: str | None, config: str | None) -> None:
-    """Note ``--socket`` and ``--config`` as they were given, for ``hint_lines``."""
+def set_address(socket: str | None, config: str | None, project: str | None = None) -> None:
+    """Note ``--socket``, ``--config`` and ``-p`` as they were given, for ``hint_lines``."""
     _address[:] = [
         word for option in (("--socket", socket), ("--config", config)) if option[1] for word in option if word
     ]
+    _project[:] = [] if project is None else ["-p", project]
 
 
 def address_given() -> bool:
@@ -214,13 +236,32 @@ def address_given() -> bool:
 
 
 def hint_lines(text: str) -> list[str]:
-    """The lines of a hint as they are printed. Its commands of nexusctl go to the daemon of this run."""
+    """The lines of a hint as they are printed. Its commands of nexusctl go to the daemon and project of this run."""
+    if _project:
+        text = _with_options(text, _project, f"(?!(?:{_WITHOUT_PROJECT})\\b)")
     if _address:
-        from nexus.hints import command_line
-
-        again = command_line("nexusctl", *_address)
-        text = re.sub(r"(?m)(^|: |; )nexusctl (?!--socket )", lambda match: f"{match[1]}{again} ", text)
+        text = _with_options(text, _address, "(?!--socket )")
     return [printable(line) for line in text.splitlines()]
+
+
+def _with_options(text: str, options: Sequence[str], where: str) -> str:
+    from nexus.hints import command_line
+
+    again = command_line("nexusctl", *options)
+    return re.sub(rf"(?m)(^|: |; )nexusctl {where}", lambda match: f"{match[1]}{again} ", text)
+
+
+def reference(record: dict[str, Any], key: str = "name") -> str:
+    """How a hint names a record: so that it works from any folder, ``P/NAME`` outside the project default."""
+    name: str = record[key]
+    project = record.get("project", "default")
+    repeated = bool(_project) and _project[1] == project  # the hint's line has the option again
+    return name if repeated or project == "default" else f"{project}/{name}"
+
+
+def of_project(record: dict[str, Any]) -> str:
+    """The words that a sentence adds where a record is not in the project default."""
+    return "" if record.get("project", "default") == "default" else f' of project "{record["project"]}"'
 
 
 def hint(text: str) -> None:

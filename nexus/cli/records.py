@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from nexus.cli.output import Column, Printer, can_ask, confirm, hint, print_fields
+from nexus.cli.output import Column, Printer, can_ask, confirm, hint, of_project, print_fields, reference
 from nexus.cli.verbs import NounGroup, Number, build_command, command_parameters, completers, for_each, verb
 from nexus.hints import command_line
 
@@ -20,6 +20,8 @@ __all__ = [
     "Noun",
     "Removal",
     "all_records",
+    "names_starting",
+    "print_list",
     "make_create",
     "make_delete",
     "make_inspect",
@@ -27,6 +29,7 @@ __all__ = [
     "make_update",
     "record_group",
     "remove_each",
+    "where_found",
 ]
 
 Record = dict[str, Any]
@@ -80,7 +83,8 @@ def make_list(
     """``list``: the fields of the command are filters. ``parameters`` replace those of ``exclude``."""
 
     def run(app: App, values: dict[str, Any], out: Printer) -> None:
-        out.many(all_records(app, list_, noun, values), columns, key="name", nothing=noun.nothing())
+        records = all_records(app, list_, noun, values)
+        print_list(app, records, columns, out, key="name", nothing=noun.nothing())
 
     limit = click.Option(["--limit"], type=Number(1), help=f"Maximum number of {noun.plural} (default: all).")
     return verb(list_, run, parameters=[*parameters, limit], exclude=("cursor", "limit", *exclude))
@@ -121,7 +125,7 @@ def make_create(
 
         def sentence() -> None:
             click.echo(f'Created {noun.word} "{record["name"]}"' + (f" ({text})" if (text := told(record)) else ""))
-            hint(f"Inspect it: {command_line('nexusctl', *noun.verbs.split(), 'inspect', record['name'])}")
+            hint(f"Inspect it: {command_line('nexusctl', *noun.verbs.split(), 'inspect', reference(record))}")
 
         out.one(record, key="name", sentence=sentence)
 
@@ -142,6 +146,31 @@ def make_update(update: type[Command[Any]], noun: Noun) -> click.Command:
     return verb(update, run)
 
 
+def print_list(
+    app: App, records: Sequence[Record], columns: Sequence[Column], out: Printer, *, key: str, nothing: str
+) -> None:
+    """Print a list of the project of this run, or of all, and say so where it is empty for want of a project."""
+    out.many(records, columns, key=key, nothing=nothing, projects=app.all_projects)
+    if not records:
+        app.hint_missing_project()
+
+
+def names_starting(app: App, list_: type[Command[Any]], noun: Noun, incomplete: str) -> list[str]:
+    """The names in the project of this run that begin with a word, for completion; ``P/`` asks in another project."""
+    project, slash, start = incomplete.partition("/") if "/" in incomplete else ("", "", incomplete)
+    page = app.call_raw(list_(limit=_PAGE), project=project or None)
+    return [f"{project}{slash}{one['name']}" for one in page[noun.field] if one["name"].startswith(start)]
+
+
+def _removed(app: App, noun: Noun, removal: Removal, record: Record) -> str:
+    return f'{removal.done} {noun.word} "{record["name"]}"{where_found(app, record)}'
+
+
+def where_found(app: App, record: Record) -> str:
+    """What a destructive verb adds to its question and its result: the project that the line itself does not name."""
+    return "" if app.project_option is not None else of_project(record)
+
+
 class Removal(NamedTuple):
     """How the records of a type are removed, and what is said of it."""
 
@@ -153,7 +182,7 @@ class Removal(NamedTuple):
     """Gets the record that a name stands for."""
     remove: Callable[[App, str], Record]
     """Removes the record with this name or id, and returns it."""
-    question: Callable[[list[Record]], str]
+    question: Callable[[App, list[Record]], str]
     options: Sequence[str] = ()
     """Options of this line that are a part of the command line which skips the question."""
 
@@ -178,7 +207,7 @@ def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun, removal: 
                 return code
             # Exactly the records of the question, even if their names are taken by others meanwhile.
             typed = {record["id"]: name for record, name in zip(found, names, strict=True)}
-            question = removal.question(list({record["id"]: record for record in found}.values()))
+            question = removal.question(app, list({record["id"]: record for record in found}.values()))
             names = tuple(typed)
         line = command_line("nexusctl", *noun.verbs.split(), removal.verb, *words)
         if not confirm(question, f"refusing to {removal.verb} {noun.word} without confirmation", line):
@@ -197,7 +226,7 @@ def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun, removal: 
             raise
         removed.append(record)
         if not one_document:
-            out.one(record, key="name", sentence=lambda: click.echo(f'{removal.done} {noun.word} "{record["name"]}"'))
+            out.one(record, key="name", sentence=lambda: click.echo(_removed(app, noun, removal, record)))
 
     needed: list[str] = []
 
@@ -225,8 +254,8 @@ def make_delete(get: type[Command[Any]], delete: type[Command[Any]], noun: Noun)
     """``delete``, after a question with the full names and ids, since a prefix of an id may have been typed."""
     (reference, *_) = get.__struct_fields__
 
-    def question(records: list[Record]) -> str:
-        shown = [f'"{record["name"]}" ({record["id"]})' for record in records]
+    def question(app: App, records: list[Record]) -> str:
+        shown = [f'"{record["name"]}"{where_found(app, record)} ({record["id"]})' for record in records]
         if len(shown) == 1:
             return f"Delete {noun.word} {shown[0]}?"
         return f"Delete {len(shown)} {noun.plural}: {', '.join(shown)}?"
@@ -268,8 +297,7 @@ def record_group(
     """
 
     def complete(app: App, incomplete: str) -> list[str]:
-        page = app.call_raw(list_(limit=_PAGE))
-        return [one["name"] for one in page[noun.field] if one["name"].startswith(incomplete)]
+        return names_starting(app, list_, noun, incomplete)
 
     completers[noun.verbs] = complete
     made: dict[str, Callable[[], click.Command]] = {

@@ -203,10 +203,14 @@ class FilePath(click.types.StringParamType):
 
     name = "path"
 
+    def __init__(self, *, real: bool = False) -> None:
+        self.real = real
+        """Whether links are resolved too."""
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not value:
             self.fail("a path cannot be empty", param, ctx)
-        absolute: str = os.path.abspath(value)  # noqa: PTH100 - symbolic links are not resolved
+        absolute: str = (os.path.realpath if self.real else os.path.abspath)(value)
         return absolute
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
@@ -294,7 +298,7 @@ def _click_type(field: _Field) -> Any:
     if type_ is int:
         kind = Duration if field.name.endswith("_ms") else Size if field.name.endswith("_mib") else Number
         return kind(field.lowest, field.highest)
-    return FilePath() if field.extra.get("path") else str
+    return FilePath(real=path == "real") if (path := field.extra.get("path")) else str
 
 
 def command_parameters(
@@ -302,12 +306,17 @@ def command_parameters(
 ) -> list[click.Parameter]:
     """The parameters for a command's fields: required fields are arguments, the others are options.
 
-    ``exclude`` names fields that the verb sets itself. With ``variadic`` an argument may be repeated; what the command
-    expects of one record (``if_revision``) is left out then.
+    ``exclude`` names fields that the verb sets itself; a field that is declared without an option has none.
+    With ``variadic`` an argument may be repeated; what the command expects of one record (``if_revision``) is left out
+    then.
     """
     parameters: list[click.Parameter] = []
     for field in _fields(command):
-        if field.name in exclude or (variadic and field.name.startswith("if_")):
+        if (
+            field.name in exclude
+            or field.extra.get("option", "") is None
+            or (variadic and field.name.startswith("if_"))
+        ):
             continue
         complete = shell_complete(field.extra.get("completes"))
         if field.required:
@@ -367,7 +376,7 @@ def shell_complete(completer: str | None) -> Any:
         root = ctx.find_root()
         from nexus.cli.app import App
 
-        app = App(root.params.get("socket"), root.params.get("config"), None, False)
+        app = App(root.params.get("socket"), root.params.get("config"), None, False, project=root.params.get("project"))
         try:
             return completers[completer](app, incomplete)
         except Exception:
@@ -453,6 +462,7 @@ def verb(
     )
     if isinstance(built, _WithWords):
         built.words = words or ""
+    built.takes_all_projects = command.info.all_projects
     if command.info.effect is Effect.READ:
         built.key_refusal = "it changes nothing"
     elif command.info.item is not None:

@@ -88,9 +88,9 @@ class BlockingClient(BaseClient):
         self.before_wait: Callable[[socket.socket], None] | None = None
         """Called, if set, before each wait without a deadline. It may wait for the connection and for something else,
         and abort the wait by raising."""
-        self.context_of: Callable[[CommandInfo], tuple[str | None, str | None]] | None = None
-        """Called, if set, for each command that is sent without ``why`` and ``key``, in the order of sending; it
-        returns both."""
+        self.context_of: Callable[[CommandInfo], tuple[str | None, str | None, str | ProjectRoot | None]] | None = None
+        """Called, if set, for each command, in the order of sending: it returns the ``why``, the ``key`` and the
+        ``project`` of one that is sent without them."""
 
     def connect(self) -> None:
         """Connect and send ``Hello``. An existing connection is closed first.
@@ -171,15 +171,20 @@ class BlockingClient(BaseClient):
         key: str | None,
         project: str | ProjectRoot | None,
     ) -> bytes:
-        why, key = self._context_fields(command, why, key)
+        why, key, project = self._context_fields(command, why, key, project)
         payload = encode_command(command)
         return self.request(command.info.code, payload, timeout_s=timeout_s, why=why, key=key, project=project)
 
-    def _context_fields(self, command: Command[Any], why: str | None, key: str | None) -> tuple[str | None, str | None]:
-        """The why and the key of a command, which ``context_of`` may give."""
-        if self.context_of is None or why is not None or key is not None:
-            return why, key
-        return self.context_of(command.info)
+    def _context_fields(
+        self, command: Command[Any], why: str | None, key: str | None, project: str | ProjectRoot | None
+    ) -> tuple[str | None, str | None, str | ProjectRoot | None]:
+        """The why, the key and the project of a command, which ``context_of`` may give."""
+        if self.context_of is None:
+            return why, key, project
+        given = self.context_of(command.info)
+        if why is None and key is None:
+            why, key = given[:2]
+        return why, key, given[2] if project is None else project
 
     def batch(
         self,
@@ -284,7 +289,7 @@ class BlockingClient(BaseClient):
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         each: Sequence[str | None] = keys if keys is not None else [None] * len(commands)
         contexts = [
-            self._context(*self._context_fields(command, why, key), project)
+            self._context(*self._context_fields(command, why, key, project))
             for command, key in zip(commands, each, strict=True)
         ]
         if any(contexts):
@@ -346,7 +351,7 @@ class BlockingClient(BaseClient):
         info = command.info
         if info.item is None:
             raise TypeError(f"{info.name} is not a stream: use call()")
-        context = self._context(*self._context_fields(command, why, None), project)
+        context = self._context(*self._context_fields(command, why, None, project))
         if context:
             self._await_context(None, None)
         sequence, data = self._engine.send_request(

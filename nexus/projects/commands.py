@@ -15,16 +15,16 @@ from nexus.records.errors import (
     RecordCursorInvalid,
     RecordIdTaken,
     RecordNameTaken,
-    RecordNotFound,
 )
 from nexus.records.events import record_events
 from nexus.records.fields import ClientId, Cursor, Metadata, Name, PageLimit, Reference, Revision, StateRevision
+from nexus.records.scope import ProjectNotFound
 
 __all__ = [
-    "DEFAULT_ID",
     "CreateProject",
     "DeleteProject",
     "GetProject",
+    "GetProjectHoldings",
     "ListProjects",
     "Project",
     "ProjectAmbiguous",
@@ -36,12 +36,13 @@ __all__ = [
     "ProjectNotEmpty",
     "ProjectNotFound",
     "ProjectPage",
+    "ProjectDeleted",
+    "ProjectHoldings",
+    "ProjectRecord",
     "ProjectRootTaken",
+    "ProjectRunning",
     "UpdateProject",
 ]
-
-DEFAULT_ID = "00000000-0000-4000-8000-000000000000"
-"""The id of the project ``default``, which always exists."""
 
 record_events(
     "project",
@@ -58,19 +59,13 @@ RootPath = Annotated[
         max_length=4096,
         pattern=r"^/[^\x00]*$",
         description="the folder of its nexus.toml, absolute; no other project has it",
-        extra={"option": "--root", "path": True},
+        extra={"option": "--root", "path": "real"},
     ),
 ]
 Description = Annotated[str, Meta(max_length=16_384, description="what it is about")]
 Mode = Annotated[ProjectMode, Meta(description="genesis: begins from nothing; evolution: continues what is there")]
 RepositoryUrl = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00-\x20\x7f]*$", description="its repository")]
 Settings = Annotated[Metadata, Meta(description="free-form settings of the project, 16 KiB at most")]
-
-
-class ProjectNotFound(RecordNotFound):
-    """No project has this id or name."""
-
-    type = "project.not_found"
 
 
 class ProjectAmbiguous(RecordAmbiguous):
@@ -116,9 +111,15 @@ class ProjectFixed(FailedPrecondition):
 
 
 class ProjectNotEmpty(FailedPrecondition):
-    """The project has records; ``details`` has the number of each kind."""
+    """The project has records; ``details.records`` is the number of each kind."""
 
     type = "project.not_empty"
+
+
+class ProjectRunning(FailedPrecondition):
+    """Something of the project runs; ``details.running`` lists some of it."""
+
+    type = "project.running"
 
 
 class Project(Record):
@@ -149,6 +150,33 @@ class ProjectPage(Record):
     next_cursor: str | None = None
 
 
+class ProjectRecord(Record):
+    """A record that a project has."""
+
+    kind: str
+    """``service`` or ``vm``."""
+    id: str
+    name: str
+    state: str
+
+
+class ProjectHoldings(Record):
+    """What a project has."""
+
+    project: Project
+    counts: dict[str, dict[str, int]]
+    """By kind, the number of records in each state."""
+    records: list[ProjectRecord]
+    """By kind, then by name; the first thousand."""
+
+
+class ProjectDeleted(Record):
+    """The deleted project, and the records that were deleted with it."""
+
+    project: Project
+    records: list[ProjectRecord]
+
+
 @command(0x0500, Effect.CHANGE, errors=(ProjectNameTaken, ProjectIdTaken, ProjectRootTaken))
 class CreateProject(Command[Project]):
     """Create a project in status created.
@@ -166,7 +194,7 @@ class CreateProject(Command[Project]):
     id: ClientId | None = None
 
 
-@command(0x0501, Effect.READ, errors=(ProjectCursorInvalid,), large_reply=True)
+@command(0x0501, Effect.READ, errors=(ProjectCursorInvalid,), large_reply=True, all_projects=True)
 class ListProjects(Command[ProjectPage]):
     """List projects, sorted by name.
 
@@ -180,18 +208,21 @@ class ListProjects(Command[ProjectPage]):
 
 @command(0x0502, Effect.READ, errors=(ProjectNotFound, ProjectAmbiguous))
 class GetProject(Command[Project]):
-    """Get one project."""
+    """Get one project: without a reference, the one that the request speaks in."""
 
-    project: ProjectReference
+    project: ProjectReference | None = None
 
 
 @command(
-    0x0503, Effect.CHANGE, errors=(ProjectNotFound, ProjectAmbiguous, ProjectChanged, ProjectFixed, ProjectNotEmpty)
+    0x0503,
+    Effect.CHANGE,
+    errors=(ProjectNotFound, ProjectAmbiguous, ProjectChanged, ProjectFixed, ProjectNotEmpty, ProjectRunning),
 )
-class DeleteProject(Command[Project]):
-    """Delete a project without records, and return it."""
+class DeleteProject(Command[ProjectDeleted]):
+    """Delete a project of which nothing runs; with ``cascade`` its records too, each with an event of its own."""
 
     project: ProjectReference
+    cascade: Annotated[bool, Meta(description="delete its records too")] = False
     if_revision: Revision | None = None
     if_state_revision: StateRevision | None = None
 
@@ -212,3 +243,10 @@ class UpdateProject(Command[Project]):
     repository_url: RepositoryUrl | None = None
     settings: Settings | None = None
     if_revision: Revision | None = None
+
+
+@command(0x0505, Effect.READ, errors=(ProjectNotFound, ProjectAmbiguous), large_reply=True)
+class GetProjectHoldings(Command[ProjectHoldings]):
+    """Get what a project has: without a reference, the one that the request speaks in."""
+
+    project: ProjectReference | None = None

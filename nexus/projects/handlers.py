@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from nexus.capability import Context, handles
 from nexus.hints import command_line
 from nexus.projects.commands import (
-    DEFAULT_ID,
     CreateProject,
     DeleteProject,
     GetProject,
+    GetProjectHoldings,
     ListProjects,
     Project,
+    ProjectDeleted,
     ProjectFixed,
+    ProjectHoldings,
     ProjectNotEmpty,
+    ProjectRecord,
+    ProjectRunning,
     UpdateProject,
 )
 from nexus.projects.states import ProjectStatus
-from nexus.projects.store import PROJECTS, records_of, refuse_taken_root
-from nexus.records.handlers import creates, deletes, gets, lists, updates
-from nexus.store import Transaction
+from nexus.projects.store import PROJECTS, refuse_taken_root
+from nexus.records.contents import Contents, Held, contents_of, held_by
+from nexus.records.handlers import creates, lists, updates
+from nexus.records.scope import DEFAULT_ID
+from nexus.store import Reader, Transaction
 
-__all__ = ["create_project", "delete_project", "get_project", "list_projects", "update_project"]
+__all__ = [
+    "create_project",
+    "delete_project",
+    "get_project",
+    "get_project_holdings",
+    "list_projects",
+    "update_project",
+]
+
+_SHOWN = 1000
+_RUNNING_SHOWN = 20
 
 
 def _complete(tx: Transaction, command: CreateProject) -> Mapping[str, Any]:
@@ -42,21 +60,88 @@ def _check_update(tx: Transaction, project: Project, command: UpdateProject, can
         refuse_taken_root(tx, command.root_path, project.id, cannot)
 
 
-def _check_delete(tx: Transaction, project: Project, _command: DeleteProject, cannot: str) -> None:
+def _named(reader: Reader, ctx: Context, reference: str | None) -> Project:
+    """The project with this reference, else the one that the request speaks in."""
+    scope = ctx.scope(reader)
+    if reference is not None:
+        return PROJECTS.resolve(reader, reference, scope)
+    return PROJECTS.get(reader, scope.home("cannot find the project"))
+
+
+@handles(GetProject)
+def get_project(ctx: Context, command: GetProject) -> Project:
+    return ctx.store.read(lambda reader: _named(reader, ctx, command.project), snapshot=True)
+
+
+@handles(GetProjectHoldings)
+async def get_project_holdings(ctx: Context, command: GetProjectHoldings) -> ProjectHoldings:
+    def read(reader: Reader) -> tuple[Project, list[tuple[Contents, list[Held]]]]:
+        project = _named(reader, ctx, command.project)
+        return project, held_by(reader, project.id)
+
+    project, holdings = await ctx.store.fetch(read)
+    return ProjectHoldings(
+        project=project,
+        counts={of.kind: dict(Counter(each.state for each in held)) for of, held in holdings},
+        records=_records(holdings)[:_SHOWN],
+    )
+
+
+def _records(holdings: list[tuple[Contents, list[Held]]]) -> list[ProjectRecord]:
+    return [ProjectRecord(each.kind, each.id, each.name, each.state) for _of, held in holdings for each in held]
+
+
+def _deleted(ctx: Context, reply: ProjectDeleted) -> None:
+    by_kind: dict[str, list[Held]] = {}
+    for each in reply.records:
+        by_kind.setdefault(each.kind, []).append(Held(each.kind, each.id, each.name, each.state, False))
+    for kind, held in by_kind.items():
+        contents_of(kind).after(ctx, held)
+
+
+@handles(DeleteProject, after=_deleted)
+def delete_project(tx: Transaction, ctx: Context, command: DeleteProject) -> ProjectDeleted:
+    project = PROJECTS.resolve(tx, command.project, ctx.scope(tx))
+    cannot = f'cannot delete project "{project.name}"'
+    PROJECTS.expect(project, cannot, command.if_revision, command.if_state_revision)
     if project.id == DEFAULT_ID:
         raise ProjectFixed(f"{cannot}: it always exists", details={"id": project.id, "name": project.name})
-    counts = records_of(tx, project.id)
-    if counts:
-        words = " and ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts.items())
+    holdings = held_by(tx, project.id)
+    _refuse_running(project, holdings, cannot)
+    if holdings and not command.cascade:
+        counts = {of.kind: len(held) for of, held in holdings}
+        words = " and ".join(f"{len(held)} {of.word}{'s' * (len(held) > 1)}" for of, held in holdings)
         raise ProjectNotEmpty(
             f"{cannot}: it has {words}",
-            hint="Remove these first.",
+            hint=f"Delete them too: {command_line('nexusctl', 'project', 'delete', project.name, '--cascade')}",
             details={"id": project.id, "name": project.name, "records": counts},
         )
+    for of, held in holdings:
+        of.delete(tx, ctx.operation, project.id, held)
+    PROJECTS.delete(tx, ctx.operation, project, ("root_path",))
+    return ProjectDeleted(project, _records(holdings))
+
+
+def _refuse_running(project: Project, holdings: list[tuple[Contents, list[Held]]], cannot: str) -> None:
+    running = [(of, each) for of, held in holdings for each in held if each.runs]
+    if not running:
+        return
+    (of, first), *others = running
+    more = f", and {len(others)} more run" if others else ""
+    raise ProjectRunning(
+        f'{cannot}: {of.word} "{first.name}" is {first.state}{more}; stop what runs first',
+        hint=f"See what it has: {command_line('nexusctl', 'project', 'inspect', project.name)}",
+        details={
+            "id": project.id,
+            "name": project.name,
+            "running": [
+                {"kind": each.kind, "id": each.id, "name": each.name, "state": each.state}
+                for _of, each in running[:_RUNNING_SHOWN]
+            ],
+        },
+    )
 
 
 create_project = creates(PROJECTS, CreateProject, _complete)
-get_project = gets(PROJECTS, GetProject)
 list_projects = lists(PROJECTS, ListProjects, "projects")
 update_project = updates(PROJECTS, UpdateProject, _check_update)
-delete_project = deletes(PROJECTS, DeleteProject, _check_delete, told=("root_path",))

@@ -17,7 +17,7 @@ from nexus.records.errors import RecordErrors
 from nexus.records.table import Table
 from nexus.store import Reader
 
-__all__ = ["PROJECTS", "records_of", "refuse_taken_root"]
+__all__ = ["PROJECTS", "refuse_taken_root"]
 
 PROJECTS = Table(
     Project,
@@ -48,16 +48,3 @@ def refuse_taken_root(reader: Reader, root_path: str, project_id: str | None, ca
             hint=f"Look at it: {command_line('nexusctl', 'project', 'inspect', row[1])}",
             details={"id": row[0], "name": row[1], "root_path": root_path},
         )
-
-
-def records_of(reader: Reader, project_id: str) -> dict[str, int]:
-    """The number of services and VMs of a project; kinds without any are left out."""
-    counts: dict[str, int] = {}
-    for kind, sql in (
-        ("service", "SELECT count(*) FROM service WHERE project_id = ?"),
-        ("vm", "SELECT count(*) FROM vms WHERE project_id = ?"),
-    ):
-        row = reader.one(sql, (project_id,))
-        if row is not None and row[0]:
-            counts[kind] = row[0]
-    return counts

@@ -190,6 +190,10 @@ class Table(Generic[R]):
         self.has_project = "project_id" in struct.__struct_fields__
         """Whether names are unique in a project, and not over all records."""
         self.columns = columns_of(struct, columns)
+        if self.has_project:
+            of_project = f"(SELECT projects.name FROM projects WHERE projects.id = {name}.project_id)"
+            self.columns["project"] = self.columns["project"]._replace(name=of_project)
+            self._project = list(self.columns).index("project")
         self.private = {} if private is None else columns_of(private)
         self._has_others = bool(self.private or others)
         self._all = self.private | self.columns
@@ -201,10 +205,6 @@ class Table(Generic[R]):
         self._encoders = [(i, c.encode) for i, c in enumerate(self.columns.values()) if c.encode is not None]
         self._defaults = _defaults_of(struct, self.columns)
         self._prefix = f"{name}."
-        if self.has_project:
-            of_project = f"(SELECT projects.name FROM projects WHERE projects.id = {name}.project_id)"
-            self.columns["project"] = self.columns["project"]._replace(name=of_project)
-            self._project = list(self.columns).index("project")
         names = [column.name for column in self.columns.values()]
         qualified = [text if "." in text else self._prefix + text for text in names]
         self._qualified, self._source = qualified, name

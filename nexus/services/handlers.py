@@ -13,6 +13,8 @@ from nexus_protocol.command import unrecorded_fields
 
 from nexus.capability import Context, Stream, encode_each, handles
 from nexus.hints import command_line
+from nexus.journal.operation import Operation
+from nexus.records.contents import Contents, Held, contents
 from nexus.records.handlers import lists
 from nexus.records.scope import reference_of
 from nexus.services import store, validation
@@ -165,6 +167,21 @@ def _change_detail(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
         else:
             detail[name] = {"from": before[name], "to": value}
     return detail
+
+
+def _held(reader: Reader, project_id: str) -> list[Held]:
+    return [Held("service", *row, runs=row[2] in store.UP) for row in store.names_and_states(reader, project_id)]
+
+
+def _delete_all(tx: Transaction, operation: Operation, project_id: str, _held: list[Held]) -> None:
+    store.delete_all(tx, operation, project_id)
+
+
+def _all_deleted(ctx: Context, held: list[Held]) -> None:
+    ctx.daemon.manager(ServiceManager).deleted([each.id for each in held])
+
+
+contents(Contents("service", "service", _held, _delete_all, _all_deleted))
 
 
 @handles(RemoveService)

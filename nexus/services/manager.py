@@ -338,15 +338,28 @@ class ServiceManager:
             return store.delete(tx, ctx.operation, service.id, revision, state_revision)
 
         removed = await self._store.write(change)
-        self._handles.pop(service.id, None)
-        for ended in self._followers.pop(service.id, ()):
-            ended.set()
-        await self.tunnels.remove([edge.id for edge in edges])
-        try:
-            await self._context.runtime.remove(owner_of_service(service.id))
-        except (RuntimeFailure, OSError) as error:
-            _log.warning("the output of service %s was not deleted: %s", service.name, error)
+        await self._forget(service.id, [edge.id for edge in edges])
         return removed
+
+    async def _forget(self, service_id: str, edges: list[int]) -> None:
+        """Drop what belonged to a deleted service and its dependencies, its kept output too."""
+        self._handles.pop(service_id, None)
+        for ended in self._followers.pop(service_id, ()):
+            ended.set()
+        await self.tunnels.remove(edges)
+        try:
+            await self._context.runtime.remove(owner_of_service(service_id))
+        except (RuntimeFailure, OSError) as error:
+            _log.warning("the output of service %s was not deleted: %s", service_id, error)
+
+    def deleted(self, ids: list[str]) -> None:
+        """Drop what belonged to services that were deleted with their project."""
+
+        async def forget() -> None:
+            for service_id in ids:
+                await self._forget(service_id, self.tunnels.gone(service_id))
+
+        self._spawn(forget())
 
     async def status(self, service_id: str) -> ServiceStatus:
         """A service with its dependencies and dependents, and the resources that its processes use."""

@@ -15,6 +15,7 @@ from nexus.hints import command_line
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Event
 from nexus.records.errors import RecordErrors
+from nexus.records.fields import fields_of_next_start
 from nexus.records.scope import ANYWHERE, Scope, qualified, reference_of
 from nexus.records.table import Table, without_repeats
 from nexus.services.commands import AddService
@@ -57,9 +58,11 @@ __all__ = [
     "declared",
     "declared_ports",
     "delete",
+    "delete_all",
     "by_id",
     "get",
     "insert",
+    "names_and_states",
     "operation_of",
     "port_lease",
     "resolve",
@@ -71,6 +74,7 @@ __all__ = [
 UP = frozenset({ServiceState.STARTING, ServiceState.RUNNING, ServiceState.STOPPING})
 """The states in which a service has processes, or may get one."""
 
+_NEXT_START = fields_of_next_start(AddService)
 DECLARED = tuple(name for name in AddService.__struct_fields__ if name != "id")
 """The declared configuration of a service: the fields of AddService."""
 
@@ -194,6 +198,11 @@ def declared(stored: StoredService) -> dict[str, Any]:
     }
 
 
+def names_and_states(reader: Reader, project_id: str) -> list[tuple[str, str, str]]:
+    """The id, name and state of every service of a project, by name."""
+    return reader.all("SELECT id, name, status FROM service WHERE project_id = ? ORDER BY name", (project_id,))
+
+
 # The declared configuration
 
 
@@ -242,12 +251,23 @@ def update(
     fields = dict(without_repeats(changes))
     if "environment" in changes:
         fields["environment_names"] = sorted(changes["environment"])
+    if not _NEXT_START.isdisjoint(changes):
+        fields |= _restart_due(tx, service)
     return _written(service.id, SERVICES.write(tx, operation, service.id, fields, [("service.updated", detail)]))
 
 
 def count_change(tx: Transaction, operation: Operation, service: Service) -> None:
-    """Raise the revision of a service whose dependencies were changed: they are a part of its configuration."""
-    SERVICES.write(tx, operation, service.id, {}, configured=True)
+    """Raise the revision of a service whose dependencies were changed: they are a part of its configuration.
+
+    One that is up has them with its next start.
+    """
+    SERVICES.write(tx, operation, service.id, _restart_due(tx, service), configured=True)
+
+
+def _restart_due(tx: Transaction, service: Service) -> dict[str, Any]:
+    """The field by which a service that is up has a change of what takes effect with its next start."""
+    due = service.state in UP and service.restart_pending_since is None
+    return {"restart_pending_since": tx.now} if due else {}
 
 
 def _written(service_id: str, service: Service | None) -> Service:
@@ -296,11 +316,23 @@ def delete(
             + command_line("nexusctl", "service", "remove", reference_of(service), "--force"),
             details={"id": service.id, "name": service.name, "state": service.state.value},
         )
+    _delete(tx, operation, service)
+    return service
+
+
+def delete_all(tx: Transaction, operation: Operation, project_id: str) -> None:
+    """Delete every service of a project, none of which is up, and all dependencies between them."""
+    for edge in edges(reader=tx, project_id=project_id):
+        remove(tx, operation, edge)
+    for id_, _name, _state in names_and_states(tx, project_id):
+        _delete(tx, operation, get(tx, id_))
+
+
+def _delete(tx: Transaction, operation: Operation, service: Service) -> None:
     release(tx, port_lease(service.id))
     for edge in dependencies_of(tx, service.id):
         remove(tx, operation, edge)
     SERVICES.delete(tx, operation, service, event="removed")
-    return service
 
 
 # The present state
@@ -338,6 +370,8 @@ def change_state(
     service_id: str,
     state: ServiceState,
     events: Sequence[Event] = (),
+    *,
+    made_from: int | None = None,
     **columns: Any,
 ) -> Service:
     """Set the state of a service, which may be the present one, with columns of its run, and return the service.
@@ -345,7 +379,8 @@ def change_state(
     ``columns`` are of ``_RUN_COLUMNS``; None unsets one. A change of state unsets ``reason``, ``reason_code`` and
     ``next_restart_at`` unless they are given; stopped and failed also unset pid, port and lost dependencies. Health
     becomes unknown when a run ends and when one begins. Every write of a state unsets ``unknown_since`` unless it is
-    given: the caller knows the run.
+    given: the caller knows the run. A new run with the configuration of the present revision, ``made_from``, leaves no
+    restart due.
 
     Raises:
         ServiceNotFound: there is no such service.
@@ -355,7 +390,7 @@ def change_state(
     unknown = columns.keys() - _RUN_COLUMNS
     if unknown:
         raise ValueError(f"change_state sets no {', '.join(sorted(unknown))}")
-    row = tx.one("SELECT status, run_id, active_port, project_id FROM service WHERE id = ?", (service_id,))
+    row = tx.one("SELECT status, run_id, active_port, project_id, revision FROM service WHERE id = ?", (service_id,))
     if row is None:
         raise SERVICES.not_found(service_id)
     before = ServiceState(row[0])
@@ -368,6 +403,8 @@ def change_state(
         changes |= dict.fromkeys(_LIVE_COLUMNS)
     changes |= columns
     new_run = columns.get("run_id") is not None and columns["run_id"] != row[1]
+    if (new_run and made_from == row[4]) or state not in UP:
+        changes["restart_pending_since"] = None
     same_run = state is before or (before, state) == (ServiceState.STARTING, ServiceState.RUNNING)
     if new_run or not same_run or state not in (ServiceState.STARTING, ServiceState.RUNNING):
         changes |= {"health": ServiceHealth.UNKNOWN, "health_message": None}

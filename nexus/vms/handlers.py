@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from nexus.journal.operation import Operation
+from nexus.records.contents import Contents, Held, contents
 from nexus.records.handlers import creates, deletes, gets, lists, updates
-from nexus.store import Transaction
+from nexus.store import Reader, Transaction
 from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm, Vm, VmRunning
 from nexus.vms.states import VmState
-from nexus.vms.store import VMS, free_cid
+from nexus.vms.store import VMS, free_cid, names_and_states
 
 __all__ = ["COUNTED", "create_vm", "delete_vm", "get_vm", "list_vms", "update_vm"]
 
@@ -22,3 +24,15 @@ list_vms = lists(VMS, ListVms, "vms")
 update_vm = updates(VMS, UpdateVm, _refuse_running)
 delete_vm = deletes(VMS, DeleteVm, _refuse_running, told=("cid",))
 COUNTED = VMS
+
+
+def _held(reader: Reader, project_id: str) -> list[Held]:
+    return [Held("vm", *row, runs=row[2] == VmState.RUNNING) for row in names_and_states(reader, project_id)]
+
+
+def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: list[Held]) -> None:
+    for each in held:
+        VMS.delete(tx, operation, VMS.get(tx, each.id), told=("cid",))
+
+
+contents(Contents("vm", "VM", _held, _delete_all))

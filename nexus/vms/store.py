@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nexus.records.errors import RecordErrors
 from nexus.records.table import Table
-from nexus.store import Transaction
+from nexus.store import Reader, Transaction
 from nexus.vms.commands import (
     Vm,
     VmAmbiguous,
@@ -16,7 +16,7 @@ from nexus.vms.commands import (
     VmNotFound,
 )
 
-__all__ = ["VMS", "free_cid"]
+__all__ = ["VMS", "free_cid", "names_and_states"]
 
 FIRST_CID = 3
 """0 is the hypervisor, 1 the loopback, 2 the host (vsock(7))."""
@@ -34,6 +34,11 @@ VMS = Table(
     indexed=("role", "state"),
     told=("role", "cid", "vcpu_count", "mem_size_mib"),
 )
+
+
+def names_and_states(reader: Reader, project_id: str) -> list[tuple[str, str, str]]:
+    """The id, name and state of every VM of a project, by name."""
+    return reader.all("SELECT id, name, state FROM vms WHERE project_id = ? ORDER BY name", (project_id,))
 
 
 def free_cid(tx: Transaction) -> int:

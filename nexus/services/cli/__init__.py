@@ -120,10 +120,11 @@ service = _Service(
 
 
 def _complete_service(app: App, incomplete: str) -> list[str]:
+    from nexus.cli.records import names_starting
+    from nexus.services.cli.status import SERVICE
     from nexus.services.commands import ListServices
 
-    page = app.call_raw(ListServices(limit=10_000))
-    return [found["name"] for found in page["services"] if found["name"].startswith(incomplete)]
+    return names_starting(app, ListServices, SERVICE, incomplete)
 
 
 def _complete_tag(app: App, incomplete: str) -> list[str]:

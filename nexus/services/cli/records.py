@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from nexus_protocol.errors import NexusError
 
-from nexus.cli.output import Printer, hint
-from nexus.cli.records import Removal, remove_each
+from nexus.cli.output import Printer, hint, reference
+from nexus.cli.records import Removal, remove_each, where_found
 from nexus.cli.verbs import FilePath, build_command, shell_complete, verb
 from nexus.hints import command_line
 from nexus.services.cli.lifecycle import start_and_print
@@ -153,7 +153,7 @@ def _add(app: App, values: dict[str, Any], out: Printer) -> int:
     def sentence() -> None:
         click.echo(f'Added service "{service["name"]}" (state: {service["state"]})')
         if not start and service.get("run_command") is not None:
-            hint(f"Start it: {command_line('nexusctl', 'service', 'start', service['name'])}")
+            hint(f"Start it: {command_line('nexusctl', 'service', 'start', reference(service))}")
 
     if not start:
         out.one(service, key="name", sentence=sentence)
@@ -179,7 +179,7 @@ def _update(app: App, values: dict[str, Any], out: Printer) -> None:
         fields = {*fields_at_start(), "name", "environment_names"}
         stale = bool(values["set_environment"]) or any(before.get(field) != service.get(field) for field in fields)
         if stale and service["state"] in ("running", "starting"):
-            restart = command_line("nexusctl", "service", "restart", service["name"])
+            restart = command_line("nexusctl", "service", "restart", reference(service))
             hint(f"It keeps running with the old values; to restart it: {restart}")
 
     out.one(service, key="name", sentence=sentence)
@@ -198,8 +198,10 @@ def _remove(app: App, values: dict[str, Any], out: Printer) -> int:
     return remove_each(app, values["service"], values["yes"], SERVICE, removal, out)
 
 
-def _question(services: list[dict[str, Any]]) -> str:
-    shown = [f'"{service["name"]}" ({service["state"]}, {service["id"]})' for service in services]
+def _question(app: App, services: list[dict[str, Any]]) -> str:
+    shown = [
+        f'"{service["name"]}"{where_found(app, service)} ({service["state"]}, {service["id"]})' for service in services
+    ]
     if len(shown) == 1:
         return f"Remove service {shown[0]} with its kept output?"
     return f"Remove {len(shown)} services with their kept output: {', '.join(shown)}?"

@@ -69,7 +69,7 @@ async def resolve(
             prefix = tunnel_prefix(edge.dependency)
             tunnel = {f"{prefix}HOST": loopback.HOST, f"{prefix}PORT": _text(tunnel_ports.get(edge.dependency))}
             layers.append(("tunnel", tunnel))
-    layers.append(("nexus", {"NEXUS_SERVICE": service.name, "NEXUS_RUN_ID": run_id}))
+    layers.append(("nexus", {"NEXUS_PROJECT": service.project, "NEXUS_SERVICE": service.name, "NEXUS_RUN_ID": run_id}))
     variables = {name: Variable(name, value, source) for source, values in layers for name, value in values.items()}
     return [variables[name] for name in sorted(variables)]
 

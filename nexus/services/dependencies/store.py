@@ -136,9 +136,10 @@ def _dependency(row: tuple[Any, ...]) -> Dependency:
     )
 
 
-def edges(reader: Reader) -> list[StoredDependency]:
-    """Every dependency in every project, sorted by the names of dependent and dependency."""
-    return [_from_row(row) for row in reader.all(f"{_EDGES} ORDER BY a.name, b.name")]
+def edges(reader: Reader, project_id: str | None = None) -> list[StoredDependency]:
+    """Every dependency in a project, by default in all, sorted by the names of dependent and dependency."""
+    condition, parameters = ("", ()) if project_id is None else (" WHERE a.project_id = ?", (project_id,))
+    return [_from_row(row) for row in reader.all(f"{_EDGES}{condition} ORDER BY a.name, b.name", parameters)]
 
 
 def graph_of_ids(reader: Reader) -> dict[str, list[str]]:

@@ -22,7 +22,7 @@ from nexus.store.processes_folder import note_event
 
 __all__ = ["check_start", "start_process"]
 
-WriteRun = Callable[[str, int | None], Awaitable[None]]
+WriteRun = Callable[[str, int | None, int], Awaitable[None]]
 
 
 async def check_start(context: ServiceContext, environment: dict[str, str]) -> None:
@@ -54,7 +54,8 @@ async def start_process(
 ) -> Process:
     """Start a run of the service, which ``operation`` led to; ``environment`` is that of the start.
 
-    ``write_run`` is called with the new run's id and port. It writes the row before the process exists.
+    ``write_run`` is called with the new run's id, its port, and the revision of its configuration. It writes the row
+    before the process exists.
 
     Raises:
         NexusError: it cannot be started; nothing of it is left.
@@ -100,7 +101,7 @@ async def _prepare(
         spec = await requests.interruptible(make_spec(service, variables, context.manager.hooks))
         context.manager.runtime.check(spec)
         try:
-            await write_run(run_id, choice.port)
+            await write_run(run_id, choice.port, service.revision)
         except StoreConflict:
             assert choice.port is not None
             if not choice.leased:

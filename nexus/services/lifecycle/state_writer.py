@@ -83,11 +83,13 @@ class StateWriter:
         operation: Operation | None = None,
         insist: bool = True,
         requests: Requests | None = None,
+        made_from: int | None = None,
         **columns: Any,
     ) -> Service:
         """Write the state, columns and events; with ``insist`` repeat it until the store can be written.
 
-        ``operation`` is what led to it, by default what led to the present state.
+        ``operation`` is what led to it, by default what led to the present state, and ``made_from`` the revision whose
+        configuration a new run has.
 
         With ``requests`` a request ends the repetition: while a process runs, a full disk must not delay its stop.
 
@@ -99,7 +101,7 @@ class StateWriter:
         led = operation or self.operation
 
         def change(tx: Transaction) -> Service:
-            return store.change_state(tx, led, self._id, state, events, **columns)
+            return store.change_state(tx, led, self._id, state, events, made_from=made_from, **columns)
 
         while True:
             try:
