@@ -11,14 +11,15 @@ from support.daemon import DaemonProcess
 __all__ = ["OlderDaemon", "RecordingDaemon"]
 
 _RECORDING = """
-import json, sys
+import json, msgspec, sys
 from nexus.daemon.client_session import SessionContext
 
 file, plain = open(sys.argv.pop(1), "a"), SessionContext.decode_with_context
 
 def recorded(self, entry, payload):
     context, command = plain(self, entry, payload)
-    print(json.dumps([entry.info.name, context.key, context.why]), file=file, flush=True)
+    recorded = [entry.info.name, context.key, context.why, msgspec.to_builtins(context.project)]
+    print(json.dumps(recorded), file=file, flush=True)
     return context, command
 
 SessionContext.decode_with_context = recorded
@@ -57,8 +58,8 @@ class RecordingDaemon(DaemonProcess):
     def _contexts(self) -> Any:
         return self.root / "contexts"
 
-    def take(self) -> list[tuple[str, str | None, str | None]]:
-        """The command, the key and the why of the requests with a context since the last call."""
+    def take(self) -> list[tuple[str, str | None, str | None, Any]]:
+        """The command, the key, the why and the project of the requests with a context since the last call."""
         lines = self._contexts.read_text().splitlines()
         self._contexts.write_text("")
         return [tuple(json.loads(line)) for line in lines]
