@@ -211,5 +211,5 @@ def _refuse_down(connection: sqlite3.Connection, migration: Migration, effect: s
     more = f"; and {len(reasons) - _NAMED_REASONS} more" if len(reasons) > _NAMED_REASONS else ""
     raise InitError(
         f"cannot revert migration {migration.version} ({migration.name}): {named}{more}",
-        hint=f"{effect} Start the daemon, change these records, and migrate again.",
+        hint=f"{effect} Start the daemon, change or delete these records, and migrate again.",
     )
