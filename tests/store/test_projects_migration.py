@@ -7,13 +7,21 @@ import json
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from support.projects_schema import (
+    FROZEN,
+    Contents,
+    Statement,
+    dependency,
+    frozen,
+    lists,
+    services_with,
+    setting,
+    without,
+)
 from support.stores import contents, files_of, look_at, make_store, schema_of
 
 from nexus.store import InitError
@@ -21,13 +29,10 @@ from nexus.store import migrate as migrations
 from nexus.store.maintenance import check_database, migrate_database, plan_migration
 from nexus.store.sqlite import SqliteStore
 
-FROZEN = Path(__file__).parents[1] / "data" / "schemas"
 AT = 1_767_225_600_000
 DEFAULT = "00000000-0000-4000-8000-000000000000"
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-ADDED = {"project_id", "managed_by", "restart_pending_since"}
 
-Contents = dict[str, list[dict[str, Any]]]
 Placed = dict[str, tuple[str, str | None]]
 
 
@@ -39,12 +44,6 @@ def thaw(root: Path, name: str) -> SqliteStore:
     return store
 
 
-def frozen(name: str) -> Contents:
-    """The rows of a frozen database."""
-    rows: Contents = json.loads((FROZEN / f"{name}.json").read_text("utf-8"))
-    return rows
-
-
 def go(store: SqliteStore, version: int) -> Contents:
     """Migrate, check the database, and return its rows."""
     migrate_database(store.path, store.backup_directory, version)
@@ -52,7 +51,7 @@ def go(store: SqliteStore, version: int) -> Contents:
     return contents(store.path)
 
 
-def execute(store: SqliteStore, *statements: tuple[str, Iterable[Any]]) -> None:
+def execute(store: SqliteStore, *statements: Statement) -> None:
     """Run statements with foreign keys enforced."""
     with contextlib.closing(sqlite3.connect(store.path)) as connection, connection:
         connection.execute("PRAGMA foreign_keys = ON")
@@ -70,31 +69,6 @@ def due(rows: Contents) -> dict[str, int]:
     """The services with a restart that is due, with the time."""
     since = {row["name"]: row["restart_pending_since"] for row in rows["service"]}
     return {name: at for name, at in since.items() if at is not None}
-
-
-def without(rows: Contents, *, settings: bool = True) -> Contents:
-    """The rows as schema 8 has them, without the barrier, and without settings of apply."""
-    kept = {
-        table: [{column: value for column, value in row.items() if column not in ADDED} for row in found]
-        for table, found in rows.items()
-        if table != "projects"
-    }
-    kept["journal"] = [row for row in kept["journal"] if row["kind"] != "schema.migrated"]
-    if settings:
-        kept["settings"] = [row for row in kept["settings"] if not row["key"].startswith("apply.")]
-    return kept
-
-
-def lists(rows: Contents) -> dict[str, list[str]]:
-    """The entries of each setting of apply, with names for ids."""
-    names = {row["id"]: row["name"] for table in ("service", "vms") for row in rows[table]}
-    found = {}
-    for row in rows["settings"]:
-        if row["key"].startswith("apply."):
-            assert row["type"] == "json"
-            parts = [entry.split(":") for entry in json.loads(row["value"])]
-            found[row["key"]] = [":".join([part[0], names.get(part[1], part[1]), *part[2:]]) for part in parts]
-    return found
 
 
 def dependency_sequence(path: Path) -> list[int]:
@@ -211,10 +185,6 @@ def test_new_project_has_the_time_of_the_migration_and_defaults(root: Path) -> N
         }  # fmt: skip
     ids = [row["id"] for row in rows["projects"]]
     assert len(set(ids)) == 3
-
-
-def setting(key: str, value: str | bytes, type_: str = "json") -> tuple[str, Iterable[Any]]:
-    return "INSERT INTO settings VALUES (?, ?, ?)", (key, value, type_)
 
 
 def records(rows: Contents) -> dict[str, str]:
@@ -413,26 +383,6 @@ def test_restart_that_alone_is_listed_belongs_to_no_file_and_is_listed_again(roo
     assert lists(go(store, 8))["apply.third"] == [f"r:adhoc:{AT}"]
 
 
-def services_with(ids: Sequence[str]) -> list[tuple[str, Iterable[Any]]]:
-    """Statements that insert services s0000, s0001 and so on into a database of schema 8 without any."""
-    template = frozen("projects-two-files")["service"][0]
-    statements: list[tuple[str, Iterable[Any]]] = []
-    for number, id_ in enumerate(ids):
-        row = template | {"id": id_, "name": f"s{number:04}", "config_id": number + 1}
-        statements.append(("INSERT INTO service_config (id) VALUES (?)", (number + 1,)))
-        statements.append(
-            (f"INSERT INTO service ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", row.values())
-        )
-    return statements
-
-
-def dependency(dependent: str, on: str) -> tuple[str, Iterable[Any]]:
-    return "INSERT INTO service_dependency (service_id, dependent_service_id, created_at) VALUES (?, ?, 1)", (
-        dependent,
-        on,
-    )
-
-
 def test_long_chain_of_dependencies_stays_in_default_when_its_end_crosses(root: Path) -> None:
     store = thaw(root, "projects-empty")
     count = 2000
@@ -455,107 +405,7 @@ def test_long_chain_of_dependencies_stays_in_default_when_its_end_crosses(root: 
     assert max(len(row["value"]) for row in old["settings"]) < 16 * 1024 - 200
 
 
-class Applied(NamedTuple):
-    """What the file of one project made, as numbers of services and VMs."""
-
-    services: frozenset[int]
-    vms: frozenset[int]
-    restarts: dict[int, int]
-
-
-APPLIED = st.dictionaries(
-    st.sampled_from(["default", "a", "b", "b-2", "B"]),
-    st.builds(
-        Applied,
-        st.frozensets(st.integers(0, 5)),
-        st.frozensets(st.integers(0, 2)),
-        st.dictionaries(st.integers(0, 5), st.integers(1, 3), max_size=4),
-    ),
-)
-EDGES = st.frozensets(
-    st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(lambda edge: edge[0] < edge[1]), max_size=4
-)
-
-
-@given(applied=APPLIED, edges=EDGES)
-def test_settings_are_the_same_after_the_way_forward_and_back(
-    applied: dict[str, Applied], edges: frozenset[tuple[int, int]]
-) -> None:
-    services = [f"0b9f4c1e-0000-4000-8000-{number:012d}" for number in range(6)]
-    vms = [f"0b9f4c1e-0000-4000-8000-{number:012d}" for number in range(100, 103)]
-    listed = {
-        name: [
-            *(f"s:{services[number]}" for number in sorted(one.services)),
-            *(f"v:{vms[number]}" for number in sorted(one.vms)),
-            *(f"r:{services[number]}:{at}" for number, at in sorted(one.restarts.items())),
-        ]
-        for name, one in applied.items()
-    }
-    listed = {name: entries for name, entries in listed.items() if entries}
-    statements = [
-        *services_with(services),
-        *(
-            ("INSERT INTO vms (id, name, role, state, cid) VALUES (?, ?, 'work', 'created', ?)", (id_, f"v{cid}", cid))
-            for cid, id_ in enumerate(vms, 3)
-        ),
-        *(dependency(services[dependent], services[on]) for dependent, on in edges),
-        *(setting(f"apply.{name}", json.dumps(entries, separators=(",", ":"))) for name, entries in listed.items()),
-    ]
-    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        with contextlib.closing(sqlite3.connect(FROZEN / "projects-empty.db")) as empty:
-            empty.backup(connection)
-        connection.execute("PRAGMA foreign_keys = ON")
-        for text, values in statements:
-            connection.execute(text, (*values,))
-        before = all_rows(connection)
-        for _ in range(2):
-            migrations.migrate(connection, 8, 9)
-            check_projects(all_rows(connection), listed)
-            migrations.migrate(connection, 9, 8)
-            assert without(all_rows(connection), settings=False) == before
-
-
-def all_rows(connection: sqlite3.Connection) -> Contents:
-    """The rows of every table but schema_meta."""
-    found: Contents = {}
-    for (table,) in connection.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('schema_meta', 'sqlite_sequence')"
-    ).fetchall():
-        cursor = connection.execute(f'SELECT * FROM "{table}" ORDER BY 1')
-        columns = [column for column, *_ in cursor.description]
-        found[table] = [dict(zip(columns, row, strict=True)) for row in cursor]
-    return found
-
-
-def check_projects(rows: Contents, listed: dict[str, list[str]]) -> None:
-    """Check that each record is in one project, and that each entry of a project's settings is somewhere."""
-    names = {row["id"]: row["name"] for row in rows["projects"]}
-    assert set(names.values()) == {"default", *listed}
-    assert lists(rows) == {}
-    owners = {f"s:{row['id']}": names[row["project_id"]] for row in rows["service"]}
-    owners |= {f"v:{row['id']}": names[row["project_id"]] for row in rows["vms"]}
-    managed = {f"{prefix}:{row['id']}" for prefix, table in (("s", "service"), ("v", "vms")) for row in rows[table]
-               if row["managed_by"]}  # fmt: skip
-    assert {entry for entry, owner in owners.items() if owner != "default"} <= managed
-    for row in rows["service_dependency"]:
-        assert owners[f"s:{row['service_id']}"] == owners[f"s:{row['dependent_service_id']}"]
-    for row in rows["projects"]:
-        entries = {entry for entry in listed.get(row["name"], ()) if entry[0] != "r"}
-        kept = json.loads(row["settings"])
-        own = {entry for entry in managed if owners[entry] == row["name"]}
-        assert own <= entries
-        assert kept.get("shared") == (sorted(entries - own) or None)
-        assert all(owners[entry] == "default" for entry in entries - own)
-        for id_, at in kept.get("shared_restarts", {}).items():
-            assert f"r:{id_}:{at}" in listed[row["name"]]
-    for row in rows["service"]:
-        times = [
-            int(one.split(":")[2]) for entries in listed.values() for one in entries if one[:-2] == f"r:{row['id']}"
-        ]
-        assert row["restart_pending_since"] == max(times, default=None)
-
-
-def project(name: str, id_: str) -> tuple[str, Iterable[Any]]:
+def project(name: str, id_: str) -> Statement:
     return "INSERT INTO projects (id, name, created_at, updated_at) VALUES (?, ?, 1, 1)", (id_, name)
 
 
