@@ -313,13 +313,13 @@ def test_records_that_are_shared_no_more_are_not_listed_on_the_way_back(root: Pa
     execute(
         store,
         ("UPDATE service SET project_id = ?, managed_by = 'nexus.toml' WHERE name = 'log'", (left,)),
-        ("DELETE FROM vms WHERE name = 'box'", ()),
+        ("UPDATE vms SET project_id = ?, managed_by = 'nexus.toml' WHERE name = 'box'", (left,)),
         ("DELETE FROM service_dependency WHERE service_id = ?", (ids["cron"],)),
         ("DELETE FROM service WHERE name = 'cron'", ()),
         ("UPDATE service SET restart_pending_since = NULL WHERE name = 'api'", ()),
     )
     assert lists(go(store, 8)) == {
-        "apply.left": ["s:api", "s:log", "s:page", "s:solo", "v:gate"],
+        "apply.left": ["s:api", "s:log", "s:page", "s:solo", "v:box", "v:gate"],
         "apply.right": ["s:db", "s:lone", f"r:lone:{AT + 5}"],
     }
 
@@ -368,7 +368,11 @@ def test_other_values_of_a_projects_settings_list_nothing(root: Path, text: str)
     store = thaw(root, "projects-two-files")
     ids = records(contents(store.path))
     go(store, 9)
-    execute(store, ("UPDATE projects SET settings = ? WHERE name = 'shop'", (text.replace("ID", ids["adhoc"]),)))
+    execute(
+        store,
+        ("UPDATE projects SET settings = ? WHERE name = 'shop'", (text.replace("ID", ids["adhoc"]),)),
+        ("UPDATE service SET restart_pending_since = 1 WHERE name = 'adhoc'", ()),
+    )
     assert lists(go(store, 8)) == lists(frozen("projects-two-files"))
 
 
