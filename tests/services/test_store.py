@@ -185,9 +185,9 @@ def test_service_whose_state_was_changed_meanwhile_is_not_deleted(root: Path) ->
         await change(opened, service, FAILED, reason="x")
         with pytest.raises(ServiceChanged, match="state_revision is 1 and not 0"):
             await opened.write(
-                lambda tx: store.delete(tx, an_operation(), "web", service.revision, service.state_revision)
+                lambda tx: store.delete(tx, an_operation(), service.id, service.revision, service.state_revision)
             )
-        await opened.write(lambda tx: store.delete(tx, an_operation(), "web", service.revision, 1))
+        await opened.write(lambda tx: store.delete(tx, an_operation(), service.id, service.revision, 1))
 
     with_store(root, scenario)
 
