@@ -30,7 +30,8 @@ SECRET = "hunter2-very-secret"
 def make_service(directory: Path, filename: str | None = ".env", **fields: Any) -> Service:
     """A record as the store returns it."""
     required = {
-        "id": "0b9f4c1e-0000-4000-8000-000000000001", "project_id": "p", "project": "default", "name": "web", "state": "stopped", "health": "unknown",
+        "id": "0b9f4c1e-0000-4000-8000-000000000001", "project_id": "p", "project": "default",
+        "name": "web", "state": "stopped", "health": "unknown",
         "created_at": 1, "updated_at": 1, "revision": 1, "state_revision": 0, "state_at": 1, "type": "simple",
         "config_format": "env",
         "git_auth_type": "none", "restart": "no", "restart_backoff_ms": 10, "restart_backoff_max_ms": 10,
