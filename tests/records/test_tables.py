@@ -94,7 +94,7 @@ def test_every_field_of_an_update_is_one_of_the_create(create: type[Any], update
 
 
 def test_columns_hold_what_fields_have() -> None:
-    vm = Vm("x", "p", "shop", "a", VmRole.WORK, VmState.STOPPED, 3, 1, 128, 5, 6, 7, 8, stopped_at=9)
+    vm = Vm("x", "a", "p", "shop", VmRole.WORK, VmState.STOPPED, 3, 1, 128, 5, 6, 7, 8, stopped_at=9)
     row = [VMS.encode(field, getattr(vm, field)) for field in VMS.columns]
     assert all(value is None or type(value) in (int, str, bytes, float) for value in row)
     assert VMS.decode(row) == vm

@@ -9,6 +9,8 @@ import os
 import signal
 from collections.abc import Mapping
 
+from typing import Any
+
 from nexus.capability import Hooks
 from nexus.hints import command_line
 from nexus.records.scope import reference_of
@@ -62,7 +64,7 @@ async def make_spec(service: Service, environment: Mapping[str, str], hooks: Hoo
     directory = directory_of(service)
     variables = dict(environment)
     if hooks is not None:
-        fields = {"id": service.id, "project": service.project, "name": service.name}
+        fields: dict[str, Any] = {"id": service.id, "project": service.project, "name": service.name}
         fields |= {"run_command": service.run_command, "directory": directory}
         variables = await hooks.pre_start(service.name, fields, variables)
     return ProcessSpec(
