@@ -115,10 +115,9 @@ def _apply_once(app: App, project: ProjectFile, options: _Options, *, again: boo
     """
     from nexus.cli.project.converge import rename_commands
     from nexus.cli.project.plan import make_plan, not_ready
-    from nexus.cli.project.target import enter_target, find_target
+    from nexus.cli.project.target import DEFAULT, OUTRUN, enter_target, find_target
     from nexus.cli.project.text import plan_lines, plan_summary, step_record
     from nexus.cli.project.world import Observed, observe
-    from nexus.projects.commands import ProjectChanged, ProjectNameTaken, ProjectRootTaken
 
     out = options.out
     target = find_target(app, project)
@@ -127,7 +126,7 @@ def _apply_once(app: App, project: ProjectFile, options: _Options, *, again: boo
     observed = observe(app, list(project.services)) if target.id else Observed()
     plan = make_plan(project, target, observed, prune=options.prune, start=not options.no_start)
     unready = [] if options.no_start else not_ready(project, observed, plan)
-    if out.for_person and target.id and target.name != "default":
+    if out.for_person and target.id and target.name != DEFAULT:
         click.echo(printable(f"Project: {target.name}"))
     if not plan.steps:
         if out.for_person:
@@ -155,7 +154,7 @@ def _apply_once(app: App, project: ProjectFile, options: _Options, *, again: boo
     if not target.id or plan.steps[0].kind == "project":
         try:
             target = enter_target(app, target, rename_commands(plan))
-        except (ProjectNameTaken, ProjectRootTaken, ProjectChanged):
+        except OUTRUN:
             if not again:
                 raise
             hint("Another client changed the project at the same time.")
@@ -165,21 +164,23 @@ def _apply_once(app: App, project: ProjectFile, options: _Options, *, again: boo
 
 def _question(app: App, target: Target, plan: Plan) -> str:
     """The question, which names the project if something of it is removed and the line does not name it."""
+    from nexus.cli.project.target import DEFAULT
+
     removes = any(step.action == "remove" for step in plan.steps)
-    named = app.project_option is not None or target.name == "default"
+    named = app.project_option is not None or target.name == DEFAULT
     return f'Apply this to the project "{target.name}"?' if removes and not named else "Apply this?"
 
 
 def _print_notes(app: App, project: ProjectFile, target: Target, observed: Observed) -> None:
     """Say what a person should know of the project, and which records of the file's names stayed in ``default``."""
+    from nexus.cli.project.target import DEFAULT
     from nexus.cli.project.world import shared_records
-    from nexus.records.scope import DEFAULT_ID
 
     if target.note is not None:
         hint(target.note)
-    if not target.shared or target.id == DEFAULT_ID:
+    if not target.shared or target.name == DEFAULT:
         return
-    for kind, record in shared_records(app, target.shared, DEFAULT_ID):
+    for kind, record in shared_records(app, target.shared, DEFAULT):
         name = record["name"]
         named, there = (project.services, observed.services) if kind == "service" else (project.vms, observed.vms)
         if name not in named:
@@ -257,13 +258,12 @@ def export(app: App, file: str, force: bool) -> None:
     read it (mode 0600).
     """
     from nexus.cli.project.manifest import write_project
+    from nexus.cli.project.target import DEFAULT, present_project
     from nexus.cli.project.world import observe
-    from nexus.projects.commands import GetProject
-    from nexus.records.scope import DEFAULT_ID
 
-    project = app.call_raw(GetProject())
+    project = present_project(app)
     app.enter(project["id"])
-    name = None if project["id"] == DEFAULT_ID else project["name"]
+    name = None if project["name"] == DEFAULT else project["name"]
     text = write_project(name, *_tables(observe(app)))
     if file == "-":
         write_exact(text)

@@ -53,8 +53,8 @@ def converge(
 ) -> list[Outcome]:
     """Carry out all steps but the one about the project, which exists; calls ``report`` with the outcome of each step.
 
-    It returns all outcomes.     With ``wait`` a start is done once the service is healthy or completed. ``waits`` are wait steps for services that
-    run already.
+    It returns all outcomes. With ``wait`` a start is done once the service is healthy or completed. ``waits`` are wait
+    steps for services that run already.
 
     Raises:
         ConnectionLost: the daemon stopped; the next run continues from there.

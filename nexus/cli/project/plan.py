@@ -144,7 +144,7 @@ def _wanted_edges(project: ProjectFile, observed: Observed) -> dict[str, dict[st
                 near = get_close_matches(other, names, 1)
                 raise ProjectFileInvalid(
                     f'cannot use {project.path}: service "{name}" depends on "{other}", which is neither in the file'
-                    " nor known to the daemon",
+                    " nor in the project",
                     hint=f'Did you mean "{near[0]}"?' if near else f"Add it: [services.{other}]",
                 )
     edges = {name: dict(needs) for name, needs in observed.edges.items() if name not in project.services}

@@ -17,14 +17,26 @@ from nexus_protocol.context import ProjectRoot
 from nexus.cli.place import PROJECT_FILE, find_root
 from nexus.cli.project.manifest import ProjectFile, ProjectFileInvalid, is_name, project_name
 from nexus.hints import command_line
-from nexus.projects.commands import CreateProject, GetProject, ListProjects, ProjectNotFound, UpdateProject
-from nexus.records.scope import DEFAULT_ID, DEFAULT_NAME
+from nexus.projects.commands import (
+    CreateProject,
+    GetProject,
+    ListProjects,
+    ProjectChanged,
+    ProjectNameTaken,
+    ProjectNotFound,
+    ProjectRootTaken,
+    UpdateProject,
+)
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["Target", "enter_target", "find_target", "named_project"]
+__all__ = ["DEFAULT", "OUTRUN", "Target", "enter_target", "find_target", "present_project"]
 
+DEFAULT = "default"
+"""The project that always exists, and has neither a folder nor another name."""
+OUTRUN = (ProjectNameTaken, ProjectRootTaken, ProjectChanged)
+"""The errors of ``enter_target`` after another client was faster: the choice is to be made again."""
 _BATCH = 1000
 _NAME_LENGTH = 64
 
@@ -101,7 +113,7 @@ def find_target(app: App, file: ProjectFile) -> Target:
         raise ProjectFileInvalid(f"cannot use {file.path!r}: its path is not UTF-8") from None
     known_as = file.key if file.key is not None else project_name(file.path)
     option = app.project_option
-    found = named_project(app, known_as if option is None else option)
+    found = _named_project(app, known_as if option is None else option)
     if found is None and option is not None:
         if not is_name(option):
             raise ProjectNotFound(f'project "{option}" not found', details={"project": option})
@@ -109,7 +121,7 @@ def find_target(app: App, file: ProjectFile) -> Target:
         free = option == known_as and _of_root(app, root) is None
         return Target(at, option, root=root if free else None, note=_option_note(file, option))
     if found is not None and found.get("root_path") is None and found["name"] == known_as:
-        binds = found["id"] != DEFAULT_ID and _of_root(app, root) is None
+        binds = found["name"] != DEFAULT and _of_root(app, root) is None
         return _existing(at, found, root=root if binds else None, adopts=True, binds=binds)
     if found is not None and option is not None:
         return _existing(at, found, note=_option_note(file, found["name"]))
@@ -119,7 +131,16 @@ def find_target(app: App, file: ProjectFile) -> Target:
     return _new(app, file, at, root)
 
 
-def named_project(app: App, name: str) -> dict[str, Any] | None:
+def present_project(app: App) -> dict[str, Any]:
+    """The project of this run.
+
+    Raises:
+        ProjectNotFound: the option, or the folder, has none.
+    """
+    return app.call_raw(GetProject())
+
+
+def _named_project(app: App, name: str) -> dict[str, Any] | None:
     """The project with exactly this id or name; None if there is none."""
     try:
         return app.call_raw(GetProject(), project=name)
@@ -174,10 +195,10 @@ def _new(app: App, file: ProjectFile, at: str, root: str) -> Target:
 
 
 def _all_projects(app: App) -> list[dict[str, Any]]:
-    page = app.call_raw(ListProjects(limit=10_000), project=DEFAULT_NAME)
+    page = app.call_raw(ListProjects(limit=10_000), project=DEFAULT)
     projects: list[dict[str, Any]] = page["projects"]
     while cursor := page.get("next_cursor"):
-        page = app.call_raw(ListProjects(limit=10_000, cursor=cursor), project=DEFAULT_NAME)
+        page = app.call_raw(ListProjects(limit=10_000, cursor=cursor), project=DEFAULT)
         projects += page["projects"]
     return projects
 
@@ -224,10 +245,10 @@ def enter_target(app: App, target: Target, renames: Iterable[Command[Any]] = ())
     ``renames`` are updates of records, which are carried out before: the next apply repeats what was interrupted.
 
     Raises:
-        ProjectNameTaken, ProjectRootTaken, ProjectChanged: another client was faster; choose again.
+        NexusError: one of ``OUTRUN``, if another client was faster, or another one.
     """
     if not target.id:
-        made = app.call_raw(CreateProject(target.name, root_path=target.root), project=DEFAULT_NAME)
+        made = app.call_raw(CreateProject(target.name, root_path=target.root), project=DEFAULT)
         app.enter(made["id"])
         return target._replace(id=made["id"])
     bind = UpdateProject(target.id, root_path=target.root, if_revision=target.revision)

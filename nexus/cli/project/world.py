@@ -74,8 +74,8 @@ def vm_fields(vm: Mapping[str, Any]) -> dict[str, Any]:
     return {name: vm.get(name, default) for name, default in vm_defaults().items()}
 
 
-def shared_records(app: App, shared: Sequence[str], project_id: str) -> list[tuple[str, dict[str, Any]]]:
-    """Those of the records ``s:ID`` and ``v:ID`` that are in a project, each with its kind."""
+def shared_records(app: App, shared: Sequence[str], project: str) -> list[tuple[str, dict[str, Any]]]:
+    """Those of the records ``s:ID`` and ``v:ID`` that are in the project of this name, each with its kind."""
     known = [one.partition(":")[::2] for one in shared if one.startswith(("s:", "v:")) and len(one) > 2]
     commands: list[Command[Any]] = [GetServiceStatus(id) if kind == "s" else GetVm(id) for kind, id in known]
     found: dict[int, tuple[str, dict[str, Any]]] = {}
@@ -85,6 +85,6 @@ def shared_records(app: App, shared: Sequence[str], project_id: str) -> list[tup
         if isinstance(reply, NexusError):
             raise reply
         kind, record = ("service", reply["service"]) if known[index][0] == "s" else ("vm", reply)
-        if record["project_id"] == project_id:
+        if record["project"] == project:
             found[index] = kind, record
     return [found[index] for index in sorted(found)]
