@@ -273,7 +273,7 @@ def test_apply_starts_the_stack_in_dependency_order_and_is_idempotent(stack: Sta
     assert [stack.visit(), stack.visit()] == [counted(1), counted(2)]
 
     pids = stack.running("pid")
-    assert stack.apply().out.startswith("Nothing to change")
+    assert stack.apply().lines[1].startswith("Nothing to change")
     assert stack.journal() == events
     assert stack.running("pid") == pids
 

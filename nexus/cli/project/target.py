@@ -37,6 +37,8 @@ DEFAULT = "default"
 """The project that always exists, and has neither a folder nor another name."""
 OUTRUN = (ProjectNameTaken, ProjectRootTaken, ProjectChanged)
 """The errors of ``enter_target`` after another client was faster: the choice is to be made again."""
+_STREAMS = ("/dev", "/proc/")
+"""Where the shell has the names of streams, such as <(COMMAND): they have no folder, and other names in each run."""
 _BATCH = 1000
 _NAME_LENGTH = 64
 
@@ -105,6 +107,8 @@ def find_target(app: App, file: ProjectFile) -> Target:
         ProjectNotFound: an option names a project that does not exist and cannot be made.
     """
     folder, name = os.path.split(file.path)
+    if os.path.realpath(folder).startswith(_STREAMS):
+        folder, name = os.getcwd(), "-"  # noqa: PTH109 - as place.py does
     at = os.path.join(os.path.realpath(folder), name)  # noqa: PTH118
     root = find_root(folder) or os.path.dirname(at)  # noqa: PTH120
     try:
@@ -235,8 +239,7 @@ def _name_note(file: ProjectFile, name: str, other: Mapping[str, Any] | None, ro
     if other is None:
         rename = command_line("nexusctl", "project", "update", name, "--name", file.key or "")
         return f'The project of {root} is "{name}", and the file says "{file.key}". To rename it: {rename}'
-    where = f" with the folder {other['root_path']}" if other.get("root_path") else ""
-    return f'The project "{file.key}" is another one{where}. That of {root} is "{name}".'
+    return f'The file says "{file.key}", which is the project of {other["root_path"]}. That of {root} is "{name}".'
 
 
 def enter_target(app: App, target: Target, renames: Iterable[Command[Any]] = ()) -> Target:
