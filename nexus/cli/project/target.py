@@ -37,8 +37,6 @@ DEFAULT = "default"
 """The project that always exists, and has neither a folder nor another name."""
 OUTRUN = (ProjectNameTaken, ProjectRootTaken, ProjectChanged)
 """The errors of ``enter_target`` after another client was faster: the choice is to be made again."""
-_STREAMS = ("/dev", "/proc/")
-"""Where the shell has the names of streams, such as <(COMMAND): they have no folder, and other names in each run."""
 _BATCH = 1000
 _NAME_LENGTH = 64
 
@@ -107,8 +105,9 @@ def find_target(app: App, file: ProjectFile) -> Target:
         ProjectNotFound: an option names a project that does not exist and cannot be made.
     """
     folder, name = os.path.split(file.path)
-    if os.path.realpath(folder).startswith(_STREAMS):
-        folder, name = os.getcwd(), "-"  # noqa: PTH109 - as place.py does
+    if folder.startswith("/dev") or not os.path.isfile(file.path):  # noqa: PTH113 - as place.py does
+        # A stream, such as the shell's <(COMMAND): it has no folder, and another name in each run.
+        folder, name = os.getcwd(), "-"  # noqa: PTH109
     at = os.path.join(os.path.realpath(folder), name)  # noqa: PTH118
     root = find_root(folder) or os.path.dirname(at)  # noqa: PTH120
     try:
