@@ -156,8 +156,9 @@ class App:
         from nexus.client.errors import ConnectError
 
         client = BlockingClient(self._socket(), actor=self.actor, name=f"nexusctl {__version__}")
-        client.context_of = self._context_of
-        client.project = None
+        if self.why is not None or self.key is not None:
+            client.context_of = self._context_of
+        client.project, client.project_of = None, self._project_of
         try:
             client.connect()
         except ConnectError as error:
@@ -225,18 +226,20 @@ class App:
                     ) from None
         return self._root
 
-    def _context_of(self, info: CommandInfo) -> tuple[str | None, str | None, str | ProjectRoot | None]:
-        """The why, the key and the project of a request; the first two only if it changes something and is no stream.
+    def _project_of(self, info: CommandInfo) -> str | ProjectRoot | None:
+        return "*" if self.all_projects and info.all_projects else self.project()
+
+    def _context_of(self, info: CommandInfo) -> tuple[str | None, str | None]:
+        """The why and the key of a request: both only for a request that changes something and is no stream.
 
         The first such request has the key itself, the second ``KEY.2``, the third ``KEY.3``.
         """
-        project = "*" if self.all_projects and info.all_projects else self.project()
         if info.effect == "read" or info.item is not None:
-            return None, None, project
+            return None, None
         self._place += 1
         if self.key is None or self._place == 1:
-            return self.why, self.key, project
-        return self.why, f"{self.key}.{self._place}", project
+            return self.why, self.key
+        return self.why, f"{self.key}.{self._place}"
 
     def hint_missing_project(self) -> None:
         """After a list came out empty: say so if that is because the folder has no project yet."""

@@ -256,16 +256,15 @@ def stop(app: App) -> None:
         which = "1 service keeps" if left == 1 else f"{left} services keep"
         hint(
             f"{which} running without it. To stop services too, run this before stopping the daemon:\n"
-            "nexusctl service stop --all"
+            "nexusctl service stop --all -A"
         )
 
 
 def _services_up(app: App) -> int:
     """How many services have processes; 0 if the daemon does not reply."""
-    from nexus.services.cli.status import all_services
-
     try:
-        return sum(service["state"] in ("starting", "running", "stopping") for service in all_services(app))
+        counts: dict[str, int] = app.call_raw(GetSystemStatus())["counts"].get("services", {})
+        return sum(counts.get(state, 0) for state in ("starting", "running", "stopping"))
     except (NexusError, ConnectionFailure):
         return 0  # only for the hint: the stop itself reports what is wrong with the daemon
 

@@ -202,9 +202,9 @@ def _drop_output(code: int) -> int:
 
 
 def _complete_project(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    from nexus.cli.verbs import shell_complete
+    from importlib import import_module
 
-    names: list[str] = shell_complete("project")(ctx, parameter, incomplete)
+    names: list[str] = import_module("nexus.projects.cli").shell_complete_project(ctx, parameter, incomplete)
     return names
 
 

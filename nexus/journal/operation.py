@@ -13,7 +13,8 @@ from nexus_protocol.command import unrecorded_fields
 from nexus_protocol.context import ProjectRoot
 
 from nexus.caller import Caller
-from nexus.records.scope import ProjectNotFound, scope_of
+from nexus.records.errors import ProjectNotFound
+from nexus.records.scope import scope_of
 from nexus.store import Reader, Transaction
 
 __all__ = ["ARGS_BYTES", "KEY_KEPT_MS", "Operation", "RequestKey", "args_of", "encode_args", "resumed"]

@@ -21,7 +21,7 @@ from nexus.projects.commands import (
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["project"]
+__all__ = ["project", "shell_complete_project"]
 
 Record = dict[str, Any]
 
@@ -79,7 +79,9 @@ def _make_inspect() -> click.Command:
             out.one(projects[0], key="name", sentence=lambda: None)
         return code
 
-    names = click.Argument(["projects"], metavar="[NAME]...", nargs=-1, required=False, shell_complete=_shell_complete)
+    names = click.Argument(
+        ["projects"], metavar="[NAME]...", nargs=-1, required=False, shell_complete=shell_complete_project
+    )
     return verb(GetProjectHoldings, run, parameters=[names], exclude=("project",), help=_INSPECT_HELP)
 
 
@@ -150,7 +152,8 @@ def _complete(app: App, incomplete: str) -> list[str]:
     return names_starting(app, ListProjects, _PROJECT, incomplete)
 
 
-def _shell_complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+def shell_complete_project(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the name of a project, for an option or an argument."""
     from nexus.cli.verbs import shell_complete
 
     names: list[str] = shell_complete("project")(ctx, parameter, incomplete)

@@ -10,6 +10,7 @@ from nexus_protocol.errors import FailedPrecondition
 
 from nexus.projects.states import ProjectMode, ProjectStatus
 from nexus.records.errors import (
+    ProjectNotFound,
     RecordAmbiguous,
     RecordChanged,
     RecordCursorInvalid,
@@ -18,7 +19,6 @@ from nexus.records.errors import (
 )
 from nexus.records.events import record_events
 from nexus.records.fields import ClientId, Cursor, Metadata, Name, PageLimit, Reference, Revision, StateRevision
-from nexus.records.scope import ProjectNotFound
 
 __all__ = [
     "CreateProject",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from nexus_protocol.errors import Conflict, InvalidArgument, NotFound
 
 __all__ = [
+    "ProjectNotFound",
     "RecordAmbiguous",
     "RecordChanged",
     "RecordCursorInvalid",
@@ -19,6 +20,12 @@ __all__ = [
 
 class RecordNotFound(NotFound):
     """No record of the kind has this id or name."""
+
+
+class ProjectNotFound(RecordNotFound):
+    """No project has this id or name, or this folder."""
+
+    type = "project.not_found"
 
 
 class RecordAmbiguous(Conflict):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from nexus_protocol.context import ALL_PROJECTS, ProjectRoot
 
 from nexus.hints import command_line
-from nexus.records.errors import RecordNotFound
+from nexus.records.errors import ProjectNotFound
 from nexus.store import Reader
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "DEFAULT",
     "DEFAULT_ID",
     "DEFAULT_NAME",
-    "ProjectNotFound",
     "Scope",
     "project_name",
     "qualified",
@@ -26,12 +25,6 @@ __all__ = [
 DEFAULT_ID = "00000000-0000-4000-8000-000000000000"
 """The id of the project ``default``, which always exists."""
 DEFAULT_NAME = "default"
-
-
-class ProjectNotFound(RecordNotFound):
-    """No project has this id or name, or this folder."""
-
-    type = "project.not_found"
 
 
 class Scope(NamedTuple):

@@ -20,7 +20,13 @@ from nexus.locks import FileLock, LockHeld, holder
 from nexus.store.aside import set_aside
 from nexus.store.backup import backup_database, remove_partials, sqlite_failure, verify_database
 from nexus.store.base import DatabaseDamaged, InitError, SchemaMismatch, StoreError
-from nexus.store.migrate import available_migrations, stored_version, target_version, version_number
+from nexus.store.migrate import (
+    available_migrations,
+    refuse_to_revert,
+    stored_version,
+    target_version,
+    version_number,
+)
 from nexus.store.processes_folder import ProcessesFolder, noted_event
 from nexus.store.sqlite import SqliteStore, database_file
 from nexus.store.writer import last_operation
@@ -229,7 +235,7 @@ def plan_migration(path: Path, target: int) -> MigrationPlan:
 
     Raises:
         DaemonRuns: a daemon uses the database.
-        InitError: the database cannot be opened.
+        InitError: the database cannot be opened, or the older schema cannot hold its rows.
     """
     path = database_file(path)
     if not path.is_file():
@@ -237,8 +243,9 @@ def plan_migration(path: Path, target: int) -> MigrationPlan:
     refuse_if_used(path, "migrate the database")
     drops: dict[str, int] = {}
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+        with contextlib.closing(SqliteStore(path, path.parent).open_unchanged()) as connection:
             current = version_number(stored_version(connection))
+            refuse_to_revert(connection, current, target)
             there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             for migration in available_migrations()[target:current]:
                 for statement in migration.down:
@@ -282,11 +289,11 @@ def set_processes_aside(path: Path, backup_directory: Path) -> Path | None:
 def migrate_database(path: Path, backup_directory: Path, target: int) -> tuple[int, int]:
     """Migrate the database to schema version ``target``, up or down; returns (from, to).
 
-    A verified backup is made first.
+    A verified backup is made first, unless the older schema cannot hold the rows: then nothing is written at all.
 
     Raises:
         DaemonRuns: a daemon uses the database.
-        InitError: the database cannot be opened, or a step failed.
+        InitError: the database cannot be opened, the older schema cannot hold its rows, or a step failed.
     """
     path = database_file(path)
     if not path.exists():

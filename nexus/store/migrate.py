@@ -3,7 +3,8 @@
 A migration is ``migrations/NNNN_name.sql`` with an ``up`` and a ``down`` part. Each part runs statement by statement
 in one transaction that also stores the new version in ``schema_meta``, so a crash leaves the schema before or after a
 step, never within one. A part ``refuse down`` between them has queries: each row that one gives is a reason not to go
-back, as a clause for the error message.
+back, as a clause for the error message. These queries run before the first step, on the schema that is there, and again
+within their own step: they must be valid on every later schema too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = [
     "applied_migrations",
     "available_migrations",
     "migrate",
+    "refuse_to_revert",
     "split_statements",
     "stored_version",
     "target_version",
@@ -118,7 +120,8 @@ def applied_migrations(rows: list[tuple[str, str]]) -> list[AppliedMigration]:
 def migrate(connection: sqlite3.Connection, current: int, target: int) -> None:
     """Migrate the schema from version ``current`` to ``target``, up or down, in one transaction for each step.
 
-    ``connection`` must be in autocommit mode with no transaction open.
+    ``connection`` must be in autocommit mode with no transaction open. ``refuse_to_revert`` finds most reasons against
+    going down before anything is changed.
 
     Raises:
         InitError: a step failed, or the rows prevent it; the schema is as the previous step left it.
@@ -148,7 +151,7 @@ def _step(
     try:
         connection.execute("BEGIN IMMEDIATE")
         if version < migration.version:
-            _refuse_down(connection, migration)
+            _refuse_down(connection, migration, "The database is as it was before this step.")
         for statement in statements:
             connection.execute(statement)
         connection.execute("INSERT OR REPLACE INTO schema_meta (key, value) VALUES ('version', ?)", (str(version),))
@@ -185,11 +188,21 @@ def _step(
         ) from error
 
 
-def _refuse_down(connection: sqlite3.Connection, migration: Migration) -> None:
-    """Refuse to revert a migration whose rows the older schema cannot hold.
+def refuse_to_revert(connection: sqlite3.Connection, current: int, target: int) -> None:
+    """Refuse a migration down to ``target`` where the older schema cannot hold the rows. It only reads.
 
     Raises:
-        InitError: there are such rows; the message names them.
+        InitError: there are such rows; the message names the records.
+    """
+    for migration in reversed(available_migrations()[max(target, 0) : current]):
+        _refuse_down(connection, migration, "The database is unchanged.")
+
+
+def _refuse_down(connection: sqlite3.Connection, migration: Migration, effect: str) -> None:
+    """Refuse to revert one migration; ``effect`` is a sentence of the hint, about the state of the database.
+
+    Raises:
+        InitError: its queries give reasons.
     """
     reasons = [reason for query in migration.refuse_down for (reason,) in connection.execute(query)]
     if not reasons:
@@ -198,5 +211,5 @@ def _refuse_down(connection: sqlite3.Connection, migration: Migration) -> None:
     more = f"; and {len(reasons) - _NAMED_REASONS} more" if len(reasons) > _NAMED_REASONS else ""
     raise InitError(
         f"cannot revert migration {migration.version} ({migration.name}): {named}{more}",
-        hint="The database is as it was before this step. Start the daemon, change these records, and migrate again.",
+        hint=f"{effect} Start the daemon, change or delete these records, and migrate again.",
     )

@@ -41,7 +41,14 @@ from nexus.store.base import (
     StoreUnavailable,
     Transaction,
 )
-from nexus.store.migrate import applied_migrations, migrate, stored_version, target_version, version_number
+from nexus.store.migrate import (
+    applied_migrations,
+    migrate,
+    refuse_to_revert,
+    stored_version,
+    target_version,
+    version_number,
+)
 from nexus.store.placement import Placement
 from nexus.store.writer import CountChange, Numbers, SqliteReader, SqliteTransaction, Writer
 from nexus.tasks import uninterrupted
@@ -96,6 +103,8 @@ class SqliteStore:
             self._make_parent()
             current = self._preflight(before_new)
             if current is not None and current != target:
+                with contextlib.closing(self.open_unchanged()) as reader:
+                    refuse_to_revert(reader, current, target)  # before a backup is made for nothing
                 self._backup_before_migration(target)
             connection = self._open_write_connection()
             try:
@@ -196,7 +205,7 @@ class SqliteStore:
             before_new()
             self._keep_orphaned_log()
             return None
-        with contextlib.closing(self._open_unchanged()) as connection:
+        with contextlib.closing(self.open_unchanged()) as connection:
             raw = stored_version(connection)
             tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
             self._refuse_unknown(raw, tables)
@@ -219,8 +228,14 @@ class SqliteStore:
             return None
         return version
 
-    def _open_unchanged(self) -> sqlite3.Connection:
-        """Open a connection that changes nothing, and creates no files beside a database that is not in use."""
+    def open_unchanged(self) -> sqlite3.Connection:
+        """Open a connection that changes nothing, and creates no files beside a database that is not in use.
+
+        Where a daemon begins to use the database meanwhile, the reads may be inconsistent, or fail.
+
+        Raises:
+            sqlite3.Error: the file cannot be opened.
+        """
         unused = not any(os.path.lexists(f"{self.path}{end}") for end in ("-wal", "-journal"))
         mode = "mode=ro&immutable=1" if unused else "mode=ro"
         connection = sqlite3.connect(f"{self.path.as_uri()}?{mode}", uri=True, timeout=5)

@@ -91,13 +91,15 @@ def context_decoder(info: CommandInfo) -> Callable[[bytes, int], tuple[RequestCo
     ``context.``, and ``context`` is the context itself.
     """
     # Imported here: most runs of nexusctl need no context, and each import costs start-up.
-    from nexus_protocol.context import MAX_WHY_BYTES, RequestContext, check_why
+    from nexus_protocol.context import MAX_WHY_BYTES, ProjectRoot, RequestContext, check_why
 
     # One pass over both maps, as the elements of an array: two separate decodings would cost time and memory.
     decode = msgspec.msgpack.Decoder(tuple[RequestContext, info.request]).decode  # type: ignore[name-defined]
     hints, free = _hints(info)
     of_context = get_type_hints(RequestContext, include_extras=True)
     all_hints = hints | {f"context.{name}": hint for name, hint in of_context.items()}
+    of_root = get_type_hints(ProjectRoot, include_extras=True)
+    all_hints |= {f"context.project.{name}": hint for name, hint in of_root.items()}
 
     def decode_both(payload: bytes, limit: int) -> tuple[RequestContext, Command[Any]]:
         try:

@@ -63,9 +63,7 @@ ProjectReference = Annotated[
 class ProjectRoot(msgspec.Struct, metaclass=FrozenStruct, forbid_unknown_fields=True):
     """Names a project by the folder of its ``nexus.toml``."""
 
-    root: Annotated[
-        str, msgspec.Meta(min_length=1, max_length=_MAX_ROOT, pattern=r"^/[^\x00]*$(?!\n)", description=_ROOT_RULE)
-    ]
+    root: Annotated[str, msgspec.Meta(max_length=_MAX_ROOT, pattern=r"^/[^\x00]*$(?!\n)", description=_ROOT_RULE)]
     """Absolute, with all links resolved."""
 
 

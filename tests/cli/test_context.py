@@ -164,7 +164,10 @@ def test_older_daemon_serves_what_needs_no_context(older: OlderDaemon) -> None:
     for line in ("vm create a", "settings set a 1", "service start none", "db backup", "vm delete none --yes"):
         code, out, err = cli(*line.split())
         assert (code, out) == (1, ""), line
-        assert "Error: cannot send a request with why or key: the running daemon is older than this program" in err
+        assert (
+            "Error: cannot send a request with why, key or project: the running daemon is older than this program"
+            in err
+        )
         assert "nexusctl daemon restart" in err
     assert "the running daemon is older" in cli("vm", "create", "a", "--key", "k", NEXUS_WHY="").err
     for line in ("op list", "op show 1"):

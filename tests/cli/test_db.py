@@ -11,6 +11,7 @@ import pytest
 from support.cli import Cli
 from support.daemon import DaemonProcess
 from support.faults import as_ordinary_user
+from support.stores import files_of
 
 from nexus.cli.db import examine
 from nexus.store.base import InitError
@@ -116,6 +117,36 @@ def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProce
     assert unknown == (1, "", "Error: cannot migrate to version 99: the versions are 1 to 9\n")
     assert cli("db", "migrate", "--to", "0").code == 2
     assert cli("db", "migrate").code == 2
+
+
+def test_db_migrate_tells_what_prevents_going_back_before_asking(daemon: DaemonProcess, cli: Cli) -> None:
+    cli.ok("project", "create", "other")
+    for words in (("vm", "create", "box"), ("vm", "create", "web"), ("service", "add", "db", "--", "sleep", "9")):
+        cli.ok(*words)
+        cli.ok("-p", "other", *words)
+    cli.ok("vm", "delete", "web", "--yes")
+    daemon.stop()
+    backups = daemon.state / "backups"
+    files = files_of(daemon.database.parent), sorted(backups.glob("**/*"))
+    refused = (
+        1,
+        "",
+        'Error: cannot revert migration 9 (projects): the VM "box" is in the projects default, other; '
+        'the service "db" is in the projects default, other\n'
+        "  The database is unchanged. Start the daemon, change or delete these records, and migrate again.\n",
+    )
+    for words in ((), ("--yes",), ("-o", "json")):
+        assert cli("db", "migrate", "--to", "4", *words) == refused
+        assert (files_of(daemon.database.parent), sorted(backups.glob("**/*"))) == files
+    with cli.terminal("db", "migrate", "--to", "8", columns=350) as terminal:
+        code, text = terminal.finish()
+    assert code == 1
+    assert "[y/N]" not in text
+    daemon.start()
+    cli.ok("-p", "other", "vm", "delete", "box", "--yes")
+    cli.ok("-p", "other", "service", "update", "db", "--name", "db2")
+    daemon.stop()
+    assert cli.ok("db", "migrate", "--to", "4", "--yes").lines[0].endswith("from schema version 9 to 4")
 
 
 def test_db_restore_reports_errors_before_asking(daemon: DaemonProcess, cli: Cli, root: Path) -> None:

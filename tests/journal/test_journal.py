@@ -55,7 +55,7 @@ def _write(*at: int, kind: str = "thing.done") -> Callable[[Transaction], None]:
         operation = an_operation()
         for moment in at:
             tx.now = moment
-            record(tx, operation, kind, Subject("thing", "id", "name"), {"n": moment})
+            record(tx, operation, kind, Subject("thing", "id", "name", None), {"n": moment})
 
     return change
 

@@ -25,7 +25,7 @@ ACT, CHANGE = b"an act", b"a change"
 
 def keyed(content: bytes) -> Operation:
     """An operation of a request under the key of all requests here."""
-    return Operation(TESTER, "Test", key=RequestKey("k", lambda: content))
+    return Operation(TESTER, "Test", key=RequestKey("k", lambda _reader: content))
 
 
 async def change(store: SqliteStore, requests: OpenRequests) -> Any:
@@ -108,7 +108,7 @@ def test_act_that_failed_leaves_an_operation_only_if_it_had_an_effect(root: Path
             operation = keyed(ACT)
 
             def effect(tx: Transaction) -> None:
-                record(tx, operation, "database.restored", Subject("database", "test"), {})
+                record(tx, operation, "database.restored", Subject("database", "test", None, None), {})
 
             async def refused() -> None:
                 raise ValueError("refused")

@@ -17,6 +17,7 @@ from support.stores import look_at, make_store, running, write_together
 from nexus.journal import keys
 from nexus.journal.operation import KEY_KEPT_MS, Operation, RequestKey
 from nexus.journal.retention import STEP, Pruned, prune
+from nexus.records.scope import DEFAULT
 from nexus.services.commands import AddService
 from nexus.services.records import Service
 from nexus.services.states import ServiceState
@@ -89,7 +90,7 @@ def problems(path: Path) -> list[str]:
 def test_events_with_their_operations_secrets_and_keys_go_in_steps(root: Path) -> None:
     async def body(store: SqliteStore) -> None:
         for number in range(3 * STEP):
-            led = Operation(TESTER, "SetSetting", key=RequestKey(f"k{number}", lambda: b"x"))
+            led = Operation(TESTER, "SetSetting", key=RequestKey(f"k{number}", lambda _reader: b"x"))
             await at(store, 100 + number // STEP, setting("key", f"secret-{number}"), led)
         counts = [rows(store.path, f"SELECT count(*) FROM {name}")[0][0] for name in ("journal", "secret_value")]
         assert counts == [3 * STEP, 3 * STEP]
@@ -133,11 +134,15 @@ def test_kept_event_keeps_its_old_operation(root: Path) -> None:
 def test_operation_of_a_present_state_and_of_a_remembered_key_stay(root: Path) -> None:
     async def body(store: SqliteStore) -> None:
         ids: list[str] = []
-        await at(store, 1, lambda tx, led: ids.append(add_service(tx, led, AddService("web", run_command="true")).id))
+        await at(
+            store,
+            1,
+            lambda tx, led: ids.append(add_service(tx, led, AddService("web", run_command="true"), DEFAULT).id),
+        )
         (id_,) = ids
         up = await at(store, 2, lambda tx, led: change_state(tx, led, id_, ServiceState.STARTING, wanted=True))
         await at(store, 3, setting("a", "1"))
-        keyed = Operation(TESTER, "SetSetting", key=RequestKey("fresh", lambda: b"x"))
+        keyed = Operation(TESTER, "SetSetting", key=RequestKey("fresh", lambda _reader: b"x"))
         await at(store, 4, setting("a", "2"), keyed)
         await at(store, 5, setting("a", "3"))
         left = "SELECT id FROM operation WHERE command <> 'retention' ORDER BY id"
@@ -162,7 +167,7 @@ def test_operation_of_a_present_state_and_of_a_remembered_key_stay(root: Path) -
 
 def test_operation_of_a_long_act_stays_as_long_as_its_key(root: Path) -> None:
     async def body(store: SqliteStore) -> None:
-        led = Operation(TESTER, "StartService", key=RequestKey("long", lambda: b"x"))
+        led = Operation(TESTER, "StartService", key=RequestKey("long", lambda _reader: b"x"))
         await at(store, 10, setting("a", "1"), led)
         await at(store, 13, lambda tx, operation: keys.finish(tx, operation, None, secret=False), led)
         ended = 13 * DAY_MS + KEY_KEPT_MS
@@ -196,7 +201,7 @@ def test_secret_is_kept_as_long_as_an_event_refers_to_it(root: Path) -> None:
         services: list[Service] = []
 
         def add(tx: Transaction, led: Operation) -> None:
-            services.append(add_service(tx, led, AddService("web", run_command="x")))
+            services.append(add_service(tx, led, AddService("web", run_command="x"), DEFAULT))
 
         def environment(value: str) -> Change:
             changes = {"environment": {"A": value}}
@@ -389,7 +394,7 @@ def test_operation_whose_write_may_be_lost_is_known_once_it_is_found(root: Path)
 
 def test_key_of_a_change_is_with_its_operation(root: Path) -> None:
     async def body(store: SqliteStore) -> None:
-        led = Operation(TESTER, "DeleteSetting", key=RequestKey("k", lambda: b"x"))
+        led = Operation(TESTER, "DeleteSetting", key=RequestKey("k", lambda _reader: b"x"))
         await at(store, 1, setting("a", "1"))
 
         def change(tx: Transaction) -> object:

@@ -188,8 +188,24 @@ def test_file_name_that_is_not_utf8_is_encoded_with_question_marks() -> None:
 
 
 def test_reply_may_hold_an_unknown_enumerated_value() -> None:
-    vm = {"id": "x", "name": "web", "role": "work", "state": "hibernating", "cid": 3}
-    vm |= {"vcpu_count": 1, "mem_size_mib": 128, "created_at": 1, "updated_at": 1, "revision": 1, "state_revision": 0}
+    vm = {
+        "id": "x",
+        "project_id": "y",
+        "project": "default",
+        "name": "web",
+        "role": "work",
+        "state": "hibernating",
+        "cid": 3,
+    }
+    vm |= {
+        "cid": 3,
+        "vcpu_count": 1,
+        "mem_size_mib": 128,
+        "created_at": 1,
+        "updated_at": 1,
+        "revision": 1,
+        "state_revision": 0,
+    }
     decoded = decode_reply(Vm, msgpack.packb(vm))
     assert decoded.state == "hibernating"
     assert isinstance(decoded.state, VmState)

@@ -83,6 +83,12 @@ STABLE_CODES = {
     "GetVm": 0x0102,
     "DeleteVm": 0x0103,
     "UpdateVm": 0x0107,
+    "CreateProject": 0x0500,
+    "ListProjects": 0x0501,
+    "GetProject": 0x0502,
+    "DeleteProject": 0x0503,
+    "UpdateProject": 0x0504,
+    "GetProjectHoldings": 0x0505,
     "Extra": 0xFF00,
 }
 """Codes never change: lines may be added here, but not changed."""
@@ -190,7 +196,7 @@ def test_repr_hides_secrets() -> None:
 
 def test_repr_shows_fields_that_are_not_secret() -> None:
     assert repr(CreateVm(name="web")) == (
-        "CreateVm(name='web', role=<VmRole.WORK: 'work'>, vcpu_count=1, mem_size_mib=128, id=None)"
+        "CreateVm(name='web', role=<VmRole.WORK: 'work'>, vcpu_count=1, mem_size_mib=128, managed_by=None, id=None)"
     )
     assert secret_fields(CreateVm) == frozenset()
 

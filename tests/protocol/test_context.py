@@ -52,7 +52,7 @@ def test_context_and_command_survive_client_encoding_and_daemon_decoding(
     info: CommandInfo, data: st.DataObject
 ) -> None:
     command, context = data.draw(values_of(info.request)), data.draw(values_of(RequestContext))
-    first = encode_context(key=context.key, why=context.why) or b"\x80"
+    first = encode_context(key=context.key, why=context.why, project=context.project) or b"\x80"
     payload = first + (encode_command(command) or b"\x80")
     assert context_decoder(info)(payload, info.max_payload) == (context, command)
 
@@ -96,7 +96,14 @@ def test_no_command_has_a_field_that_the_paths_of_a_context_could_mean() -> None
     ("context", "path", "words"),
     [
         ({"space": "a"}, "context.space", "cannot accept context.space: unknown field"),
-        ({"project": "a"}, "context.project", "unknown field"),
+        ({"project": ""}, "context.project", "cannot accept context.project: expected the id or the name of a project"),
+        ({"project": "a" * 65}, "context.project", "at most 64 characters"),
+        ({"project": "a\n"}, "context.project", "the id or the name"),
+        ({"project": 1}, "context.project", "cannot accept context.project"),
+        ({"project": {}}, "context.project.root", "required"),
+        ({"project": {"root": "relative"}}, "context.project.root", "expected an absolute path"),
+        ({"project": {"root": ""}}, "context.project.root", "expected an absolute path"),
+        ({"project": {"root": "/a", "name": "b"}}, "context.project.name", "unknown field"),
         ({"lease": {"id": 1, "epoch": 1}}, "context.lease", "unknown field"),
         ({"at": 1}, "context.at", "unknown field"),
         ({"key": ""}, "context.key", "cannot accept context.key: expected 1 to 64 characters, no control characters"),

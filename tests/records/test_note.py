@@ -32,6 +32,7 @@ from nexus.daemon.dispatch import Dispatch
 from nexus.daemon.server import Server
 from nexus.journal.commands import WatchEvents
 from nexus.records.pages import encode_cursor
+from nexus.records.scope import DEFAULT
 from nexus.system.commands import GetSystemStatus
 
 
@@ -213,7 +214,7 @@ def test_change_of_a_volatile_or_observed_field_leaves_the_revision(server: Note
 
     def change(**changes: Any) -> Any:
         return server.run(
-            server.store.write(lambda tx: NOTES.update(tx, an_operation(), NOTES.resolve(tx, "a"), changes))
+            server.store.write(lambda tx: NOTES.update(tx, an_operation(), NOTES.resolve(tx, "a", DEFAULT), changes))
         )
 
     read = change(read_at=5)

@@ -16,6 +16,7 @@ from support.stores import look_at
 from nexus.client import BlockingClient
 from nexus.daemon.dispatch import load_capabilities
 from nexus.journal.rows import OWN_TABLES, derived_tables, journaled_tables
+from nexus.projects.store import PROJECTS
 from nexus.records.errors import RecordCursorInvalid
 from nexus.records.pages import MAX_PASSED_OVER
 from nexus.records.table import Table
@@ -27,7 +28,7 @@ from nexus.vms.commands import CreateVm, ListVms, UpdateVm, Vm
 from nexus.vms.states import VmRole, VmState
 from nexus.vms.store import VMS
 
-TABLES: dict[str, Table[Any]] = {"vm": VMS, "service": SERVICES}
+TABLES: dict[str, Table[Any]] = {"vm": VMS, "service": SERVICES, "project": PROJECTS}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,8 @@ def test_every_field_has_its_column(schema: sqlite3.Connection, kind: str) -> No
         for name in (table.name, "service_config")
     }
     for field, column in table.columns.items():
+        if field == "project":  # the name of the project, which is read with the record
+            continue
         name, _, text = column.name.rpartition(".")
         assert text in tables[name or table.name], field
     assert set(table.columns) == set(table.record.__struct_fields__)
@@ -66,11 +69,14 @@ def test_every_field_has_its_column(schema: sqlite3.Connection, kind: str) -> No
 @pytest.mark.parametrize("kind", TABLES)
 def test_each_filter_has_an_index_in_the_order_of_the_list(schema: sqlite3.Connection, kind: str) -> None:
     table = TABLES[kind]
+    indexes = [row[1] for row in schema.execute(f"PRAGMA index_list({table.name})")]
+    columns = [[row[2] for row in schema.execute(f"PRAGMA index_info({index})")] for index in indexes]
     order = [table.columns[field].name for field in table.order]
-    for field in table.indexed:
-        indexes = [row[1] for row in schema.execute(f"PRAGMA index_list({table.name})")]
-        columns = [[row[2] for row in schema.execute(f"PRAGMA index_info({index})")] for index in indexes]
-        assert [table.columns[field].name, *order] in columns
+    for beginning in ([], ["project_id"]) if table.has_project else ([],):
+        for field in (None, *table.indexed):
+            wanted = [*beginning, *([table.columns[field].name] if field else []), *order]
+            # A name is unique in a project, and needs no id behind it.
+            assert wanted in columns or wanted == ["project_id", "name", "id"], wanted
 
 
 @pytest.mark.parametrize(
@@ -88,7 +94,7 @@ def test_every_field_of_an_update_is_one_of_the_create(create: type[Any], update
 
 
 def test_columns_hold_what_fields_have() -> None:
-    vm = Vm("x", "a", VmRole.WORK, VmState.STOPPED, 3, 1, 128, 5, 6, 7, 8, stopped_at=9)
+    vm = Vm("x", "p", "shop", "a", VmRole.WORK, VmState.STOPPED, 3, 1, 128, 5, 6, 7, 8, stopped_at=9)
     row = [VMS.encode(field, getattr(vm, field)) for field in VMS.columns]
     assert all(value is None or type(value) in (int, str, bytes, float) for value in row)
     assert VMS.decode(row) == vm

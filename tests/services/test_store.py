@@ -14,6 +14,7 @@ from support.operations import an_operation
 from support.soak import SOAK
 from support.stores import make_store, running
 
+from nexus.records.scope import DEFAULT
 from nexus.services import store
 from nexus.services.commands import AddService
 from nexus.services.dependencies import store as dependency_store
@@ -36,7 +37,7 @@ def with_store(root: Path, scenario: Callable[[StateStore], Awaitable[None]]) ->
 
 
 async def add(opened: StateStore, name: str) -> Service:
-    return await opened.write(lambda tx: store.insert(tx, an_operation(), AddService(name=name)))
+    return await opened.write(lambda tx: store.insert(tx, an_operation(), AddService(name=name), DEFAULT))
 
 
 async def change(opened: StateStore, service: Service, state: ServiceState, **columns: Any) -> Service:
@@ -60,7 +61,7 @@ def test_change_state_allows_only_transitions_of_the_table(root: Path) -> None:
                 else:
                     with pytest.raises(ValueError, match=f"from {before} to {after}"):
                         await change(opened, service, after)
-                    assert opened.read(lambda r, id=service.id: store.resolve(r, id)).state is before  # type: ignore[misc]
+                    assert opened.read(lambda r, id=service.id: store.get(r, id)).state is before  # type: ignore[misc]
 
     with_store(root, scenario)
 
@@ -145,7 +146,7 @@ def test_stored_service_has_the_private_columns(root: Path) -> None:
             opened, a, STARTING, wanted=True, run_id="r", start_environment={"A": "secret"}, restart_times=[1, 2],
             stopped_in_boot="b", restarts=2, next_restart_at=9, lost_dependencies=["b"],
         )  # fmt: skip
-        stored = opened.read(lambda reader: store.stored(reader, "a"))
+        stored = opened.read(lambda reader: store.stored(reader, "a", DEFAULT))
         assert (stored.wanted, stored.run_id, stored.restart_times, stored.stopped_in_boot) == (True, "r", [1, 2], "b")
         assert stored.start_environment == {"A": "secret"}
         assert "'secret'" not in repr(stored)
@@ -184,9 +185,9 @@ def test_service_whose_state_was_changed_meanwhile_is_not_deleted(root: Path) ->
         await change(opened, service, FAILED, reason="x")
         with pytest.raises(ServiceChanged, match="state_revision is 1 and not 0"):
             await opened.write(
-                lambda tx: store.delete(tx, an_operation(), "web", service.revision, service.state_revision)
+                lambda tx: store.delete(tx, an_operation(), service.id, service.revision, service.state_revision)
             )
-        await opened.write(lambda tx: store.delete(tx, an_operation(), "web", service.revision, 1))
+        await opened.write(lambda tx: store.delete(tx, an_operation(), service.id, service.revision, 1))
 
     with_store(root, scenario)
 

@@ -20,7 +20,7 @@ from support.stores import contents, files_of, look_at, make_store, schema_of
 from nexus.store import DiskFull, InitError
 from nexus.store import migrate as migrations
 from nexus.store import sqlite as sqlite_store
-from nexus.store.maintenance import check_database, database_lock, migrate_database
+from nexus.store.maintenance import check_database, database_lock, migrate_database, plan_migration
 from nexus.store.migrate import Migration, available_migrations, split_statements, target_version
 from nexus.store.sqlite import SqliteStore
 
@@ -379,6 +379,29 @@ def test_migration_file_without_both_parts_is_refused(root: Path, text: str) -> 
     (root / "0001_a.sql").write_text(text)
     with pytest.raises(InitError, match="an up part and a down part"):
         available_migrations(root)
+
+
+def test_queries_that_refuse_to_revert_are_valid_on_every_later_schema() -> None:
+    for migration in available_migrations():
+        for version in range(migration.version, target_version() + 1):
+            with look_at(FROZEN / f"schema-v{version}.db") as connection:
+                for query in migration.refuse_down:
+                    assert connection.execute(query).fetchall() == []
+
+
+def test_refusal_of_any_step_is_found_before_the_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = available_migrations()
+    refusing = steps[1]._replace(refuse_down=("SELECT 'VM ' || name || ' is there' FROM vms ORDER BY name LIMIT 2",))
+    monkeypatch.setattr(migrations, "available_migrations", lambda: [steps[0], refusing, *steps[2:]])
+    store = thaw(root, 3)
+    before = store.path.read_bytes()
+    for attempt in (plan_migration, lambda path, target: migrate_database(path, store.backup_directory, target)):
+        with pytest.raises(InitError, match=r"revert migration 2 \(vms\): VM db.old is there; VM gate is there$"):
+            attempt(store.path, 1)
+        assert files_of(store.path.parent).keys() <= {"nexus.db", "nexus.db.lock"}
+        assert store.path.read_bytes() == before
+        assert not store.backup_directory.exists()
+    migrate_database(store.path, store.backup_directory, 2)
 
 
 def test_migration_is_recorded_with_name_and_time(root: Path) -> None:

@@ -7,25 +7,32 @@ import json
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.stores import contents, look_at, make_store, schema_of
+from support.projects_schema import (
+    FROZEN,
+    Contents,
+    Statement,
+    dependency,
+    frozen,
+    lists,
+    services_with,
+    setting,
+    without,
+)
+from support.stores import contents, files_of, look_at, make_store, schema_of
 
 from nexus.store import InitError
 from nexus.store import migrate as migrations
 from nexus.store.maintenance import check_database, migrate_database, plan_migration
 from nexus.store.sqlite import SqliteStore
 
-FROZEN = Path(__file__).parents[1] / "data" / "schemas"
 AT = 1_767_225_600_000
 DEFAULT = "00000000-0000-4000-8000-000000000000"
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-ADDED = {"project_id", "managed_by", "restart_pending_since"}
 
-Contents = dict[str, list[dict[str, Any]]]
 Placed = dict[str, tuple[str, str | None]]
 
 
@@ -37,12 +44,6 @@ def thaw(root: Path, name: str) -> SqliteStore:
     return store
 
 
-def frozen(name: str) -> Contents:
-    """The rows of a frozen database."""
-    rows: Contents = json.loads((FROZEN / f"{name}.json").read_text("utf-8"))
-    return rows
-
-
 def go(store: SqliteStore, version: int) -> Contents:
     """Migrate, check the database, and return its rows."""
     migrate_database(store.path, store.backup_directory, version)
@@ -50,7 +51,7 @@ def go(store: SqliteStore, version: int) -> Contents:
     return contents(store.path)
 
 
-def execute(store: SqliteStore, *statements: tuple[str, Iterable[Any]]) -> None:
+def execute(store: SqliteStore, *statements: Statement) -> None:
     """Run statements with foreign keys enforced."""
     with contextlib.closing(sqlite3.connect(store.path)) as connection, connection:
         connection.execute("PRAGMA foreign_keys = ON")
@@ -68,31 +69,6 @@ def due(rows: Contents) -> dict[str, int]:
     """The services with a restart that is due, with the time."""
     since = {row["name"]: row["restart_pending_since"] for row in rows["service"]}
     return {name: at for name, at in since.items() if at is not None}
-
-
-def without(rows: Contents, *, settings: bool = True) -> Contents:
-    """The rows as schema 8 has them, without the barrier, and without settings of apply."""
-    kept = {
-        table: [{column: value for column, value in row.items() if column not in ADDED} for row in found]
-        for table, found in rows.items()
-        if table != "projects"
-    }
-    kept["journal"] = [row for row in kept["journal"] if row["kind"] != "schema.migrated"]
-    if settings:
-        kept["settings"] = [row for row in kept["settings"] if not row["key"].startswith("apply.")]
-    return kept
-
-
-def lists(rows: Contents) -> dict[str, list[str]]:
-    """The entries of each setting of apply, with names for ids."""
-    names = {row["id"]: row["name"] for table in ("service", "vms") for row in rows[table]}
-    found = {}
-    for row in rows["settings"]:
-        if row["key"].startswith("apply."):
-            assert row["type"] == "json"
-            parts = [entry.split(":") for entry in json.loads(row["value"])]
-            found[row["key"]] = [":".join([part[0], names.get(part[1], part[1]), *part[2:]]) for part in parts]
-    return found
 
 
 def dependency_sequence(path: Path) -> list[int]:
@@ -129,14 +105,30 @@ DUE: dict[str, dict[str, int]] = {
     "projects-two-files": {"api": AT + 5, "db": AT + 5, "worker": AT + 5},
     "projects-shared": {"api": AT + 5, "lone": AT + 5},
 }
-DUE_AGAIN = DUE | {"projects-shared": {"lone": AT + 5}}
-"""Without the restart of a service that no setting names after the way back."""
-# What migrating back writes: of a record that stayed in default, nothing.
-LISTS: dict[str, dict[str, list[str]]] = {
-    "projects-empty": {},
-    "projects-two-files": lists(frozen("projects-two-files")),
-    "projects-shared": {"apply.left": ["s:solo", "v:gate"], "apply.right": ["s:lone", f"r:lone:{AT + 5}"]},
+# What each project keeps of the records that its file listed and that stay in default.
+SHARED: dict[str, dict[str, dict[str, Any]]] = {
+    "projects-empty": {"default": {}},
+    "projects-two-files": {"default": {}, "shop": {}, "shop-2": {}},
+    "projects-shared": {
+        "default": {},
+        "left": {"shared": ["s:api", "s:log", "s:page", "v:box"], "shared_restarts": {"api": AT + 5}},
+        "right": {"shared": ["s:cron", "s:db", "s:log", "v:box"]},
+    },
 }
+
+
+def shared(rows: Contents) -> dict[str, dict[str, Any]]:
+    """The settings of each project, with names for ids."""
+    names = {row["id"]: row["name"] for table in ("service", "vms") for row in rows[table]}
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows["projects"]:
+        kept = found[row["name"]] = json.loads(row["settings"])
+        assert kept.get("shared", [""]) == sorted(set(kept.get("shared", [""])))
+        if "shared" in kept:
+            kept["shared"] = [entry[:2] + names[entry[2:]] for entry in kept["shared"]]
+        if "shared_restarts" in kept:
+            kept["shared_restarts"] = {names[id_]: at for id_, at in kept["shared_restarts"].items()}
+    return found
 
 
 @pytest.mark.parametrize("name", list(SERVICES))
@@ -146,11 +138,12 @@ def test_frozen_database_migrates_to_projects_and_back(root: Path, name: str) ->
     assert before == frozen(name)
     sequence = dependency_sequence(store.path)
     old_schema = schema_of(store.path)
-    for due_now in (DUE[name], DUE_AGAIN[name]):  # the second time from the rows that the first one brought back
+    for _ in range(2):  # the second time from the rows that the first one brought back
         new = go(store, 9)
         assert placed(new) == SERVICES[name]
         assert placed(new, "vms") == VMS[name]
-        assert due(new) == due_now
+        assert due(new) == DUE[name]
+        assert shared(new) == SHARED[name]
         assert lists(new) == {}
         assert without(new) == without(before)
         assert dependency_sequence(store.path) == sequence
@@ -160,11 +153,8 @@ def test_frozen_database_migrates_to_projects_and_back(root: Path, name: str) ->
         assert all(UUID4.fullmatch(row["id"]) and row["root_path"] is None for row in projects.values())
         old = go(store, 8)
         assert schema_of(store.path) == old_schema
-        assert lists(old) == LISTS[name]
-        assert without(old) == without(before)
-        assert dependency_sequence(store.path) == sequence
-    if name != "projects-shared":
         assert without(old, settings=False) == before
+        assert dependency_sequence(store.path) == sequence
 
 
 @pytest.mark.parametrize("name", list(SERVICES))
@@ -172,10 +162,11 @@ def test_frozen_database_goes_back_to_schema_4_and_up_again(root: Path, name: st
     store = thaw(root, name)
     go(store, 9)
     old = go(store, 4)
-    assert lists(old) == LISTS[name]
+    assert old["settings"] == frozen(name)["settings"]
     new = go(store, 9)
     assert placed(new) == SERVICES[name]
     assert placed(new, "vms") == VMS[name]
+    assert shared(new) == SHARED[name]
 
 
 def test_new_project_has_the_time_of_the_migration_and_defaults(root: Path) -> None:
@@ -194,10 +185,6 @@ def test_new_project_has_the_time_of_the_migration_and_defaults(root: Path) -> N
         }  # fmt: skip
     ids = [row["id"] for row in rows["projects"]]
     assert len(set(ids)) == 3
-
-
-def setting(key: str, value: str | bytes, type_: str = "json") -> tuple[str, Iterable[Any]]:
-    return "INSERT INTO settings VALUES (?, ?, ?)", (key, value, type_)
 
 
 def records(rows: Contents) -> dict[str, str]:
@@ -275,7 +262,121 @@ def test_settings_of_one_project_are_read_together(root: Path) -> None:
     assert f"r:db:{AT + 99}" in old["apply.shop"]
 
 
-def test_service_whose_restart_alone_is_kept_belongs_to_no_file(root: Path) -> None:
+def test_shared_records_of_default_are_kept_by_default(root: Path) -> None:
+    store = thaw(root, "projects-two-files")
+    ids = records(contents(store.path))
+    entries = [f"s:{ids['adhoc']}", f"s:{ids['api']}", f"v:{ids['web']}", f"r:{ids['adhoc']}:{AT + 1}"]
+    execute(store, setting("apply.default", json.dumps(entries, separators=(",", ":"))))
+    before = contents(store.path)
+    new = go(store, 9)
+    assert placed(new)["adhoc"] == ("default", MANAGED)
+    assert placed(new)["api"] == placed(new, "vms")["web"] == IN_DEFAULT
+    assert shared(new) == {
+        "default": {"shared": ["s:api", "v:web"]},
+        # db depends on nothing, but api, which stays in default, depends on it.
+        "shop": {"shared": ["s:api", "s:db", "v:web"], "shared_restarts": {"api": AT + 5, "db": AT + 5}},
+        "shop-2": {},
+    }
+    assert without(go(store, 8), settings=False) == before
+
+
+def test_shared_records_may_need_more_than_a_setting_holds(root: Path) -> None:
+    store = thaw(root, "projects-empty")
+    ids = [f"0b9f4c1e-0000-4000-8000-{number:012d}" for number in range(1000)]
+    vms = [
+        (
+            "INSERT INTO vms (id, name, role, state, cid) VALUES (?, ?, 'work', 'created', ?)",
+            (id_, f"v{number}", number),
+        )
+        for number, id_ in enumerate(ids, 3)
+    ]
+    parts = {"" if not part else f".{part}": ids[part * 200 :][:200] for part in range(5)}
+    listed = [
+        setting(f"apply.{project}{part}", json.dumps([f"v:{id_}" for id_ in entries], separators=(",", ":")))
+        for part, entries in parts.items()
+        for project in ("a", "b")
+    ]
+    execute(store, *vms, *listed)
+    before = contents(store.path)
+    new = go(store, 9)
+    kept = {row["name"]: row["settings"] for row in new["projects"]}
+    assert json.loads(kept["a"]) == json.loads(kept["b"]) == {"shared": [f"v:{id_}" for id_ in ids]}
+    assert len(kept["a"]) > 16 * 1024
+    assert without(go(store, 8), settings=False) == before
+
+
+def test_records_that_are_shared_no_more_are_not_listed_on_the_way_back(root: Path) -> None:
+    store = thaw(root, "projects-shared")
+    new = go(store, 9)
+    ids = records(new)
+    (left,) = [row["id"] for row in new["projects"] if row["name"] == "left"]
+    execute(
+        store,
+        ("UPDATE service SET project_id = ?, managed_by = 'nexus.toml' WHERE name = 'log'", (left,)),
+        ("UPDATE vms SET project_id = ?, managed_by = 'nexus.toml' WHERE name = 'box'", (left,)),
+        ("DELETE FROM service_dependency WHERE service_id = ?", (ids["cron"],)),
+        ("DELETE FROM service WHERE name = 'cron'", ()),
+        ("UPDATE service SET restart_pending_since = NULL WHERE name = 'api'", ()),
+    )
+    assert lists(go(store, 8)) == {
+        "apply.left": ["s:api", "s:log", "s:page", "s:solo", "v:box", "v:gate"],
+        "apply.right": ["s:db", "s:lone", f"r:lone:{AT + 5}"],
+    }
+
+
+def test_record_that_the_file_of_default_took_over_is_listed_once_by_each(root: Path) -> None:
+    store = thaw(root, "projects-shared")
+    box = records(contents(store.path))["box"]
+    execute(store, setting("apply.default", json.dumps([f"v:{box}"])))
+    go(store, 9)
+    execute(store, ("UPDATE vms SET managed_by = 'nexus.toml' WHERE name = 'box'", ()))
+    old = lists(go(store, 8))
+    assert {key: entries.count("v:box") for key, entries in old.items()} == dict.fromkeys(old, 1)
+    assert set(old) == {"apply.default", "apply.left", "apply.right"}
+
+
+def test_restart_of_a_shared_service_is_listed_as_it_was_until_another_change(root: Path) -> None:
+    store = thaw(root, "projects-shared")
+    ids = records(contents(store.path))
+    left, right = (row["value"] for row in contents(store.path)["settings"])
+    execute(
+        store,
+        ("UPDATE settings SET value = ? WHERE key = 'apply.left'", (f'{left[:-1]},"r:{ids["log"]}:{AT + 7}"]',)),
+        (
+            "UPDATE settings SET value = ? WHERE key = 'apply.right'",
+            (right.replace('"r:', f'"r:{ids["log"]}:{AT}","r:'),),
+        ),
+    )
+    before = contents(store.path)
+    new = go(store, 9)
+    assert due(new)["log"] == AT + 7, "the latest"
+    assert shared(new)["right"]["shared_restarts"] == {"log": AT}
+    assert without(go(store, 8), settings=False) == before
+    go(store, 9)
+    execute(store, ("UPDATE service SET restart_pending_since = ? WHERE name = 'log'", (AT + 9,)))
+    old = lists(go(store, 8))
+    assert all(f"r:log:{AT + 9}" in entries for entries in old.values())
+
+
+@pytest.mark.parametrize("text", [
+    "{", "[]", "null", '{"shared":null}', '{"shared":7,"shared_restarts":7}', '{"shared":"s:"}',
+    '{"shared":[1,null,["s:ID"],{"s:ID":"s:ID"},"ID","r:ID:1","x:ID","v:ID","s:","","s:ID "],"shared_restarts":["ID"]}',
+    '{"shared_restarts":{"ID":"1"}}', '{"shared_restarts":{"ID":-1}}', '{"shared_restarts":{"ID":1.5}}',
+    '{"shared_restarts":{"ID":[1]}}', '{"shared_restarts":{"ID":1000000000000000000}}',
+])  # fmt: skip
+def test_other_values_of_a_projects_settings_list_nothing(root: Path, text: str) -> None:
+    store = thaw(root, "projects-two-files")
+    ids = records(contents(store.path))
+    go(store, 9)
+    execute(
+        store,
+        ("UPDATE projects SET settings = ? WHERE name = 'shop'", (text.replace("ID", ids["adhoc"]),)),
+        ("UPDATE service SET restart_pending_since = 1 WHERE name = 'adhoc'", ()),
+    )
+    assert lists(go(store, 8)) == lists(frozen("projects-two-files"))
+
+
+def test_restart_that_alone_is_listed_belongs_to_no_file_and_is_listed_again(root: Path) -> None:
     store = thaw(root, "projects-two-files")
     id_ = records(contents(store.path))["adhoc"]
     execute(store, setting("apply.third", json.dumps([f"r:{id_}:{AT}"])))
@@ -283,29 +384,17 @@ def test_service_whose_restart_alone_is_kept_belongs_to_no_file(root: Path) -> N
     assert placed(new)["adhoc"] == IN_DEFAULT
     assert due(new)["adhoc"] == AT
     assert "third" in {row["name"] for row in new["projects"]}
-    assert "apply.third" not in lists(go(store, 8))
+    assert lists(go(store, 8))["apply.third"] == [f"r:adhoc:{AT}"]
 
 
 def test_long_chain_of_dependencies_stays_in_default_when_its_end_crosses(root: Path) -> None:
     store = thaw(root, "projects-empty")
     count = 2000
-    with contextlib.closing(sqlite3.connect(FROZEN / "projects-two-files.db")) as connection:
-        connection.row_factory = sqlite3.Row
-        template = dict(connection.execute("SELECT * FROM service LIMIT 1").fetchone())
-    inserts: list[tuple[str, Iterable[Any]]] = []
     ids = [f"0b9f4c1e-0000-4000-8000-{number:012d}" for number in range(count)]
-    for number, id_ in enumerate(ids):
-        row = template | {"id": id_, "name": f"s{number:04}", "config_id": number + 1}
-        inserts.append(("INSERT INTO service_config (id) VALUES (?)", (number + 1,)))
-        inserts.append((f"INSERT INTO service ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", row.values()))
+    inserts = services_with(ids)
     # Services 0 to 999 are a chain of project a, whose last one needs 1000 of project b; 1001 to 1999 are one of b.
     for number in [*range(1000), *range(1001, count - 1)]:
-        inserts.append(
-            (
-                "INSERT INTO service_dependency (service_id, dependent_service_id, created_at) VALUES (?, ?, 1)",
-                (ids[number], ids[number + 1]),
-            )
-        )
+        inserts.append(dependency(ids[number], ids[number + 1]))
     parts = {"apply.a": ids[:200], **{f"apply.a.{part}": ids[part * 200 :][:200] for part in range(1, 5)}}
     parts |= {f"apply.b.{part}": ids[1000 + part * 200 :][:200] for part in range(1, 5)} | {"apply.b": ids[1000:1200]}
     inserts += [setting(key, json.dumps([f"s:{id_}" for id_ in entries])) for key, entries in parts.items()]
@@ -314,16 +403,20 @@ def test_long_chain_of_dependencies_stays_in_default_when_its_end_crosses(root: 
     assert {name for name, place in where.items() if place == IN_DEFAULT} == {f"s{number:04}" for number in range(1001)}
     assert set(where.values()) == {IN_DEFAULT, ("b", MANAGED)}
     old = go(store, 8)
-    assert {key: len(entries) for key, entries in lists(old).items()} == {
-        "apply.b": 200, "apply.b.1": 200, "apply.b.2": 200, "apply.b.3": 200, "apply.b.4": 199,
-    }  # fmt: skip
+    assert {key: len(entries) for key, entries in lists(old).items()} == dict.fromkeys(parts, 200)
     entries = [entry for key, found in sorted(lists(old).items()) for entry in found]
-    assert entries == [f"s:s{number:04}" for number in range(1001, count)]
+    assert entries == [f"s:s{number:04}" for number in range(count)]
     assert max(len(row["value"]) for row in old["settings"]) < 16 * 1024 - 200
 
 
-def project(name: str, id_: str) -> tuple[str, Iterable[Any]]:
+def project(name: str, id_: str) -> Statement:
     return "INSERT INTO projects (id, name, created_at, updated_at) VALUES (?, ?, 1, 1)", (id_, name)
+
+
+REFUSAL = (
+    'cannot revert migration 9 (projects): the VM "web" is in the projects default, shop; '
+    'the service "db" is in the projects shop, third'
+)
 
 
 def test_going_back_is_refused_where_projects_share_a_name(root: Path) -> None:
@@ -335,16 +428,22 @@ def test_going_back_is_refused_where_projects_share_a_name(root: Path) -> None:
         ("UPDATE service SET name = 'db', project_id = 'p3' WHERE name = 'adhoc'", ()),
         ("UPDATE vms SET name = 'web' WHERE name = 'box'", ()),
     )
-    before = contents(store.path)
+    before, files, backups = contents(store.path), files_of(store.path.parent), files_of(store.backup_directory)
     with pytest.raises(InitError) as caught:
         migrate_database(store.path, store.backup_directory, 4)
-    assert str(caught.value) == (
-        'cannot revert migration 9 (projects): the VM "web" is in the projects default, shop; '
-        'the service "db" is in the projects shop, third'
-    )
-    assert caught.value.hint == (
-        "The database is as it was before this step. Start the daemon, change these records, and migrate again."
-    )
+    assert str(caught.value) == REFUSAL
+    hint = "Start the daemon, change or delete these records, and migrate again."
+    assert caught.value.hint == f"The database is unchanged. {hint}"
+    with pytest.raises(InitError) as caught:
+        plan_migration(store.path, 4)
+    assert (str(caught.value), caught.value.hint) == (REFUSAL, f"The database is unchanged. {hint}")
+    assert files_of(store.path.parent) == files
+    assert files_of(store.backup_directory) == backups
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as connection:
+        with pytest.raises(InitError) as caught:
+            migrations.migrate(connection, 9, 4)
+        assert not connection.in_transaction
+    assert (str(caught.value), caught.value.hint) == (REFUSAL, f"The database is as it was before this step. {hint}")
     assert contents(store.path) == before
     execute(
         store,

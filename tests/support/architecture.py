@@ -130,7 +130,9 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.config": {"nexus.address", "nexus.paths", "nexus.trust", "nexus_protocol.errors"},
     "nexus.capabilities": set(),
     "nexus.caller": set(),
-    "nexus.capability": _BASE | _CHANGES | {"nexus.caller", "nexus.store", "nexus.runtime", "nexus.supervision"},
+    "nexus.capability": _BASE
+    | _CHANGES
+    | {"nexus.caller", "nexus.records.scope", "nexus.store", "nexus.runtime", "nexus.supervision"},
     "nexus.records": _BASE | {"nexus.caller", "nexus.capability", "nexus.journal", "nexus.store"},
     "nexus.streams": _BASE | {"nexus.capability"},
     "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks", "nexus.trust"},
@@ -145,7 +147,7 @@ _LAYERS: dict[str, set[str]] = {
         *("click", "tomli_w"),
         *("nexus", "nexus.capabilities", "nexus.client", "nexus.config", "nexus.locks", "nexus.paths"),
         *("nexus.runtime.procfs", "nexus.store", "nexus.system.commands", "nexus.terminal", "nexus.trust"),
-        "nexus.records.fields",
+        *("nexus.projects.commands", "nexus.records.fields"),
     },
     "nexus.daemon": {
         *_BASE,
@@ -282,7 +284,7 @@ def _texts(module: Source) -> set[Violation]:
     parts = name.split(".")
     may_hold_sql = (
         _below(name, "nexus.store")
-        or name == "nexus.records.table"
+        or name in ("nexus.records.table", "nexus.records.lookup", "nexus.records.scope")
         or (_below(name, "nexus.journal") and kind_of(name) == "part")
         or parts[-1] == "store"
         or parts[-1].endswith("_store")

@@ -11,14 +11,15 @@ from support.daemon import DaemonProcess
 __all__ = ["OlderDaemon", "RecordingDaemon"]
 
 _RECORDING = """
-import json, sys
+import json, msgspec, sys
 from nexus.daemon.client_session import SessionContext
 
 file, plain = open(sys.argv.pop(1), "a"), SessionContext.decode_with_context
 
 def recorded(self, entry, payload):
     context, command = plain(self, entry, payload)
-    print(json.dumps([entry.info.name, context.key, context.why]), file=file, flush=True)
+    recorded = [entry.info.name, context.key, context.why, msgspec.to_builtins(context.project)]
+    print(json.dumps(recorded), file=file, flush=True)
     return context, command
 
 SessionContext.decode_with_context = recorded
@@ -59,6 +60,10 @@ class RecordingDaemon(DaemonProcess):
 
     def take(self) -> list[tuple[str, str | None, str | None]]:
         """The command, the key and the why of the requests with a context since the last call."""
+        return [(command, key, why) for command, key, why, _project in self.take_with_projects()]
+
+    def take_with_projects(self) -> list[tuple[str, str | None, str | None, Any]]:
+        """``take``, with the project as plain values."""
         lines = self._contexts.read_text().splitlines()
         self._contexts.write_text("")
         return [tuple(json.loads(line)) for line in lines]

@@ -17,6 +17,7 @@ from nexus_protocol.events import declared_causes, declared_events, event_kind
 
 from nexus.daemon.dispatch import load_capabilities
 from nexus.journal.rows import Rows, derived_tables, journaled_tables
+from nexus.projects.store import PROJECTS
 from nexus.services.store import DECLARED, SERVICES
 from nexus.vms.store import VMS
 
@@ -341,4 +342,4 @@ def _of_details(journal: list[Change]) -> Iterator[str]:
 
 
 def _fields_of_records() -> dict[str, set[str]]:
-    return {"service": {*SERVICES.columns, *DECLARED}, "vm": set(VMS.columns)}
+    return {"service": {*SERVICES.columns, *DECLARED}, "vm": set(VMS.columns), "project": set(PROJECTS.columns)}

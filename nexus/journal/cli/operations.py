@@ -40,6 +40,7 @@ _COLUMNS = (
     Column("COMMAND", lambda operation: operation["command"], 16),
     Column("SUBJECT", _subjects, 20),
     Column("BY", _by, 12),
+    Column("PROJECT", lambda operation: operation.get("project"), 12, wide=True),
     Column("CAUSE", lambda operation: operation.get("cause"), 6),
     Column("WHY", lambda operation: operation.get("why")),
     Column("KEY", lambda operation: operation.get("key"), wide=True),
@@ -61,6 +62,8 @@ def _make_list() -> click.Command:
             if cursor is None or len(found) >= limit:
                 break
         out.many(found, _COLUMNS, key="id", nothing="No operations found.")
+        if not found:
+            app.hint_missing_project()
         if cursor is not None:
             hint(f"Older operations are not shown: give a --limit above {limit}.")
 
@@ -120,6 +123,7 @@ def _print(detail: Record) -> None:
             *[(f"  {name}", _value(value)) for name, value in operation.get("args", {}).items()],
             ("Time", format_time(operation["at"])),
             ("By", f"{_by(operation)} (uid {operation['uid']}, pid {operation['pid']})"),
+            ("Project", operation.get("project")),
             ("Why", operation.get("why")),
             ("Key", operation.get("key")),
             ("Cause", _one_line(cause) if cause else f"{led_from}, which is no longer kept" if led_from else None),

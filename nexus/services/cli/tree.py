@@ -79,10 +79,16 @@ def _node_text(service: dict[str, Any], note: str, colour: bool) -> str:
 
 
 def _tree(app: App, values: dict[str, Any], out: Printer) -> None:
-    services = {service["name"]: service for service in all_services(app)}
-    edges = [edge for edge in all_dependencies(app) if edge["service"] in services and edge["dependency"] in services]
-    if values["service"] is not None:
-        roots = [app.call_raw(GetServiceStatus(values["service"]))["service"]["name"]]
+    root = None if values["service"] is None else app.call_raw(GetServiceStatus(values["service"]))["service"]
+    project = None if root is None else root["project_id"]
+    found, edges = all_services(app, project=project), all_dependencies(app, project=project)
+    if app.all_projects and root is None:
+        _qualify(found, "name")
+        _qualify(edges, "service", "dependency")
+    services = {service["name"]: service for service in found}
+    edges = [edge for edge in edges if edge["service"] in services and edge["dependency"] in services]
+    if root is not None:
+        roots = [root["name"]]
         edges = list(_below(roots[0], edges))
     else:
         needed = {edge["dependency"] for edge in edges}
@@ -92,10 +98,18 @@ def _tree(app: App, values: dict[str, Any], out: Printer) -> None:
         return
     if not services:
         click.echo("No services found.", err=True)
+        app.hint_missing_project()
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     colour = colour_wanted()
     for line in draw(services, edges, roots, unicode=unicode, colour=colour):
         click.echo(line if colour else printable(line))
+
+
+def _qualify(records: Sequence[dict[str, Any]], *fields: str) -> None:
+    """Give the names in these fields with their projects, in which alone they are unique."""
+    for record in records:
+        for field in fields:
+            record[field] = f"{record['project']}/{record[field]}"
 
 
 def _below(root: str, edges: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

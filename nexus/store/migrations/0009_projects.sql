@@ -52,7 +52,13 @@ DELETE FROM old_apply WHERE key IN (SELECT key FROM old_apply WHERE kind IS NULL
 
 -- A project is made where its settings name a record that is there. Its settings are replaced, also what they say of
 -- records that were deleted; all other settings stay.
-CREATE TABLE old_owned (kind TEXT NOT NULL, id TEXT NOT NULL, project TEXT NOT NULL, at INTEGER);
+CREATE TABLE old_owned (
+    kind TEXT NOT NULL,
+    id TEXT NOT NULL,
+    project TEXT NOT NULL,
+    at INTEGER,
+    PRIMARY KEY (kind, id, project)
+) WITHOUT ROWID;
 INSERT INTO old_owned (kind, id, project, at)
     SELECT kind, id, project, max(at) FROM old_apply
     WHERE (kind = 'vm' AND id IN (SELECT id FROM vms))
@@ -96,6 +102,42 @@ WITH RECURSIVE placed (id, project_id) AS (
 )
 DELETE FROM old_project
     WHERE kind = 'service' AND project_id <> '00000000-0000-4000-8000-000000000000' AND id IN (SELECT id FROM staying);
+
+-- The entries s:ID and v:ID of records that therefore stay in default are kept by each project that listed them, as the
+-- sorted list "shared" in its column settings. The project default keeps so what apply.default listed beside another
+-- project; what apply.default listed alone is managed by the file of default.
+-- Where a project listed r:ID:MS of a service that it does not manage, each project that listed an r:ID:MS of this
+-- service keeps its time in the map "shared_restarts", by id: restart_pending_since holds only the latest.
+CREATE TABLE old_shared (
+    project TEXT NOT NULL,
+    entry TEXT NOT NULL,  -- s:ID, v:ID, or r:ID with its time
+    id TEXT NOT NULL,
+    at INTEGER,
+    PRIMARY KEY (project, entry)
+) WITHOUT ROWID;
+INSERT INTO old_shared (project, entry, id)
+    SELECT project, substr(kind, 1, 1) || ':' || id, id FROM old_owned
+    WHERE kind IN ('service', 'vm') AND (kind, id) NOT IN (SELECT kind, id FROM old_project);
+INSERT INTO old_shared (project, entry, id, at)
+    SELECT project, 'r:' || id, id, at FROM old_owned WHERE kind = 'restart' AND id IN (
+        SELECT due.id FROM old_owned AS due
+        LEFT JOIN old_project ON old_project.kind = 'service' AND old_project.id = due.id
+        LEFT JOIN projects ON projects.id = old_project.project_id
+        WHERE due.kind = 'restart' AND due.project IS NOT projects.name
+    );
+UPDATE projects
+    SET settings = json_set(settings, '$.shared', json((
+        SELECT json_group_array(entry)
+        FROM (SELECT entry FROM old_shared WHERE project = projects.name AND at IS NULL ORDER BY entry)
+    )))
+    WHERE name IN (SELECT project FROM old_shared WHERE at IS NULL);
+UPDATE projects
+    SET settings = json_set(settings, '$.shared_restarts', json((
+        SELECT json_group_object(id, at)
+        FROM (SELECT id, at FROM old_shared WHERE project = projects.name AND at IS NOT NULL ORDER BY id)
+    )))
+    WHERE name IN (SELECT project FROM old_shared WHERE at IS NOT NULL);
+DROP TABLE old_shared;
 
 ALTER TABLE vms RENAME TO old_vms;
 CREATE TABLE vms (
@@ -266,8 +308,8 @@ DROP TABLE old_dependency;
 DROP TABLE old_service;
 CREATE INDEX idx_service_dependency_dependent ON service_dependency (dependent_service_id);
 CREATE INDEX idx_service_name ON service (name, id);
-CREATE INDEX idx_service_status ON service (status, name);
-CREATE INDEX idx_service_project_status ON service (project_id, status, name);
+CREATE INDEX idx_service_status ON service (status, name, id);
+CREATE INDEX idx_service_project_status ON service (project_id, status, name, id);
 DROP TABLE old_project;
 DROP TABLE old_owned;
 
@@ -283,6 +325,32 @@ SELECT printf('the %s "%s" is in the projects %s', kind, name, group_concat(proj
 ) GROUP BY kind, name HAVING count(*) > 1;
 
 -- migrate: down
+-- What projects keep as "shared" and "shared_restarts", see above. Users may write these keys too: values that are not
+-- of this form have no effect. A record that was deleted, or that left default, is not shared any more.
+CREATE TABLE old_shared (
+    id TEXT NOT NULL,
+    entry TEXT NOT NULL,
+    project_id TEXT NOT NULL,
+    at INTEGER,
+    PRIMARY KEY (id, entry, project_id)
+) WITHOUT ROWID;
+INSERT OR IGNORE INTO old_shared (id, entry, project_id)
+    SELECT substr(each.value, 3), each.value, projects.id
+    FROM projects, json_each(iif(json_valid(settings), settings, '{}'), '$.shared') AS each
+    WHERE each.type = 'text' AND CASE substr(each.value, 1, 2)
+        WHEN 's:' THEN substr(each.value, 3) IN (
+            SELECT id FROM service WHERE project_id = '00000000-0000-4000-8000-000000000000'
+        )
+        WHEN 'v:' THEN substr(each.value, 3) IN (
+            SELECT id FROM vms WHERE project_id = '00000000-0000-4000-8000-000000000000'
+        )
+    END;
+INSERT OR IGNORE INTO old_shared (id, entry, project_id, at)
+    SELECT service.id, 'r:' || service.id, projects.id, each.value
+    FROM projects, json_each(iif(json_valid(settings), settings, '{}'), '$.shared_restarts') AS each
+    JOIN service ON service.id = each.key
+    WHERE each.type = 'integer' AND each.value BETWEEN 0 AND 999999999999999999;
+
 -- The settings apply.PROJECT, apply.PROJECT.1 and so on are written again. 200 entries are less than the 16 KiB that a
 -- setting may have. Numbers in use are passed over. A project whose name no project file can have gets no setting.
 CREATE TABLE old_apply (
@@ -291,17 +359,29 @@ CREATE TABLE old_apply (
     entry TEXT NOT NULL,
     PRIMARY KEY (project, number)
 ) WITHOUT ROWID;
-WITH owned (project_id, rank, id, entry) AS (
+WITH listed (project_id, rank, id, entry) AS (
     SELECT project_id, 1, id, 's:' || id FROM service WHERE managed_by IS NOT NULL
-    UNION ALL
+    UNION
     SELECT project_id, 2, id, 'v:' || id FROM vms WHERE managed_by IS NOT NULL
-    UNION ALL
-    SELECT project_id, 3, id, 'r:' || id || ':' || restart_pending_since FROM service
-    WHERE managed_by IS NOT NULL AND restart_pending_since IS NOT NULL
+    UNION
+    SELECT project_id, instr('svr', substr(entry, 1, 1)), id, entry FROM old_shared
+), latest (id, at) AS (
+    SELECT id, max(at) FROM old_shared WHERE at IS NOT NULL GROUP BY id
+), restart (project_id, rank, id, entry) AS (
+    -- While the latest change is that of the way up, a project lists what it kept. A later change is listed by each.
+    SELECT DISTINCT listed.project_id, 3, service.id, 'r:' || service.id || ':'
+        || iif(latest.at IS restart_pending_since, old_shared.at, restart_pending_since)
+    FROM listed JOIN service ON service.id = listed.id
+    LEFT JOIN latest ON latest.id = service.id
+    LEFT JOIN old_shared ON old_shared.id = service.id AND old_shared.entry = 'r:' || service.id
+        AND old_shared.project_id = listed.project_id
+    WHERE listed.rank IN (1, 3)
+), written (project_id, rank, id, entry) AS (
+    SELECT * FROM listed WHERE rank < 3 UNION ALL SELECT * FROM restart WHERE entry IS NOT NULL
 )
 INSERT INTO old_apply (project, number, entry)
-    SELECT projects.name, row_number() OVER (PARTITION BY projects.id ORDER BY rank, owned.id) - 1, entry
-    FROM owned JOIN projects ON projects.id = owned.project_id
+    SELECT projects.name, row_number() OVER (PARTITION BY projects.id ORDER BY rank, written.id) - 1, entry
+    FROM written JOIN projects ON projects.id = written.project_id
     WHERE length(projects.name) <= 64 AND projects.name GLOB '[A-Za-z0-9]*'
     AND NOT projects.name GLOB '*[^A-Za-z0-9_-]*';
 WITH taken (project, number) AS (
@@ -326,6 +406,7 @@ INSERT INTO settings (key, value, type)
         'json'
     FROM part;
 DROP TABLE old_apply;
+DROP TABLE old_shared;
 
 ALTER TABLE journal DROP COLUMN project_id;
 ALTER TABLE operation DROP COLUMN project_id;
