@@ -39,7 +39,6 @@ EXCEPTIONS: set[Violation] = {
     Violation("import", "nexus.cli.project.manifest", "nexus.services.commands"),
     Violation("import", "nexus.cli.project.manifest", "nexus.vms.commands"),
     Violation("import", "nexus.cli.project.plan", "nexus.services.cli.status"),
-    Violation("import", "nexus.cli.project.target", "nexus.projects.commands"),
     Violation("import", "nexus.cli.project.text", "nexus.services.cli.lifecycle"),
     Violation("import", "nexus.cli.project.text", "nexus.services.cli.status"),
     Violation("import", "nexus.cli.project.world", "nexus.services.cli.dependencies"),

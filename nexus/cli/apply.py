@@ -189,7 +189,7 @@ def _print_notes(app: App, project: ProjectFile, target: Target, observed: Obser
         verb = ("service", "remove") if kind == "service" else ("vm", "delete")
         force = ["--force"] if kind == "service" else []
         hint(
-            f'{word} "{name}" stays in the project default: several files had made it. '
+            f'{word} "{name}" stays in the project default: several files had made it, or what it is connected to. '
             f'This file\'s own one is {"" if name in there else "created "}in the project "{target.name}".\n'
             f"Remove the old one: {command_line('nexusctl', *verb, f'default/{name}', *force)}"
         )
@@ -231,7 +231,7 @@ def _carry_out(
     try:
         outcomes += converge(app, project, target, plan, report, wait=options.wait, waits=waits)
     except KeyboardInterrupt as error:
-        inside = () if app.project_option is not None or app.root() == target.root else ("-p", target.name)
+        inside = () if app.project_option is not None or _is_inside(app, target) else ("-p", target.name)
         look = command_line("nexusctl", *inside, "service", "list")
         error.add_note(f"Operations in progress continue in the daemon; to see their state: {look}")
         raise
@@ -245,6 +245,13 @@ def _carry_out(
             err=True,
         )
     return int(bool(undone))
+
+
+def _is_inside(app: App, target: Target) -> bool:
+    """Whether the working directory speaks in the project."""
+    with contextlib.suppress(OSError, click.UsageError):
+        return app.root() == target.root
+    return False
 
 
 @click.command

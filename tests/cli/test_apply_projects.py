@@ -399,11 +399,11 @@ def test_records_that_stayed_in_default_are_named(folder: Folder, client: Blocki
     cli = folder("app", 'project = "shop"\n[services.db]\n[services.gone]\n[vms.box]\n')
     cli.ok("service", "remove", "gone", "-p", "default", "--yes")
     told = [
-        'Service "db" stays in the project default: several files had made it. This file\'s own one is created in the '
-        'project "shop".',
+        'Service "db" stays in the project default: several files had made it, or what it is connected to. '
+        'This file\'s own one is created in the project "shop".',
         "Remove the old one: nexusctl service remove default/db --force",
-        'VM "box" stays in the project default: several files had made it. This file\'s own one is created in the '
-        'project "shop".',
+        'VM "box" stays in the project default: several files had made it, or what it is connected to. '
+        'This file\'s own one is created in the project "shop".',
         "Remove the old one: nexusctl vm delete default/box",
     ]
     with cli.terminal("apply", columns=300) as terminal:
