@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nexus_protocol.command import Command
 from nexus_protocol.context import ProjectRoot
 
+from nexus.cli.output import printable
 from nexus.cli.place import PROJECT_FILE, find_root
 from nexus.cli.project.manifest import ProjectFile, ProjectFileInvalid, is_name, project_name
 from nexus.hints import command_line
@@ -37,7 +38,8 @@ DEFAULT = "default"
 """The project that always exists, and has neither a folder nor another name."""
 OUTRUN = (ProjectNameTaken, ProjectRootTaken, ProjectChanged)
 """The errors of ``enter_target`` after another client was faster: the choice is to be made again."""
-_BATCH = 1000
+_BATCH = 200
+"""Updates in one transaction; the records that it answers with have to fit into a frame."""
 _NAME_LENGTH = 64
 
 
@@ -190,7 +192,7 @@ def _new(app: App, file: ProjectFile, at: str, root: str) -> Target:
     if other is not None and not _is_there(other):
         moved = command_line("nexusctl", "project", "update", first, "--root", root)
         note: str | None = (
-            f'The folder of project "{first}" is gone: {other["root_path"]}\nIf it is here now, first: {moved}'
+            f'The folder of project "{first}" is gone: {printable(other["root_path"])}\nIf it is here now, first: {moved}'
         )
     else:
         note = _name_note(file, name, other, root)
@@ -235,10 +237,12 @@ def _name_note(file: ProjectFile, name: str, other: Mapping[str, Any] | None, ro
     """What to say where the project of a file has another name than its key; ``other`` is the project of that name."""
     if file.key in (None, name):
         return None
+    here = printable(root)  # a line end in it would end the line of the hint
     if other is None:
         rename = command_line("nexusctl", "project", "update", name, "--name", file.key or "")
-        return f'The project of {root} is "{name}", and the file says "{file.key}". To rename it: {rename}'
-    return f'The file says "{file.key}", which is the project of {other["root_path"]}. That of {root} is "{name}".'
+        return f'The project of {here} is "{name}", and the file says "{file.key}". To rename it: {rename}'
+    there = printable(str(other["root_path"]))
+    return f'The file says "{file.key}", which is the project of {there}. That of {here} is "{name}".'
 
 
 def enter_target(app: App, target: Target, renames: Iterable[Command[Any]] = ()) -> Target:
