@@ -107,7 +107,7 @@ def find_target(app: App, file: ProjectFile) -> Target:
         ProjectNotFound: an option names a project that does not exist and cannot be made.
     """
     folder, name = os.path.split(file.path)
-    if folder.startswith("/dev") or not os.path.isfile(file.path):  # noqa: PTH113 - as place.py does
+    if f"{folder}/".startswith("/dev/") or not os.path.isfile(file.path):  # noqa: PTH113 - as place.py does
         # A stream, such as the shell's <(COMMAND): it has no folder, and another name in each run.
         folder, name = os.getcwd(), "-"  # noqa: PTH109
     at = os.path.join(os.path.realpath(folder), name)  # noqa: PTH118
@@ -191,9 +191,8 @@ def _new(app: App, file: ProjectFile, at: str, root: str) -> Target:
     other = there.get(first)
     if other is not None and not _is_there(other):
         moved = command_line("nexusctl", "project", "update", first, "--root", root)
-        note: str | None = (
-            f'The folder of project "{first}" is gone: {printable(other["root_path"])}\nIf it is here now, first: {moved}'
-        )
+        gone = printable(other["root_path"])
+        note: str | None = f'The folder of project "{first}" is gone: {gone}\nIf it is here now, first: {moved}'
     else:
         note = _name_note(file, name, other, root)
     return Target(at, name, root=root, note=note)
