@@ -538,10 +538,9 @@ def test_applies_at_once_in_one_new_folder_make_one_project(folder: Folder) -> N
     cli = folder("app", "[services.a]\n[services.b]\n[vms.box]\n")
     running = [cli.start("apply", "--yes") for _ in range(4)]
     outputs = [process.communicate(timeout=60) for process in running]
-    codes = [process.returncode for process in running]
-    # One that finds the project half made may meet records that the other makes at the same time.
-    assert set(codes) <= {0, 1}, outputs
-    assert 0 in codes, outputs
+    for process, (_, err) in zip(running, outputs, strict=True):
+        # Those that find the project half made meet records that another one makes at the same time, all of them maybe.
+        assert process.returncode == 0 or (process.returncode == 1 and b"steps not done" in err), outputs
     assert projects(cli) == {"default": None, "app": str(at(cli))}
     assert has(cli, "app") == ["a", "b", "box"]
     assert settled(cli, "--prune")
