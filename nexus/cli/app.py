@@ -56,6 +56,8 @@ class App:
         """The project that the option or ``NEXUS_PROJECT`` names."""
         self.all_projects = all_projects
         self._in_project = in_project
+        self._entered: str | None = None
+        """The id of the project that ``enter`` was called with."""
         self._root: str | None = None
         self._looked_for_root = False
         self._check_context()
@@ -191,6 +193,8 @@ class App:
         Raises:
             UsageError: the path of the folder is not UTF-8.
         """
+        if self._entered is not None:
+            return self._entered
         if self.project_option is not None or not self._in_project:
             return self.project_option
         root = self.root()
@@ -199,6 +203,10 @@ class App:
         from nexus_protocol.context import ProjectRoot
 
         return ProjectRoot(root)
+
+    def enter(self, project_id: str) -> None:
+        """Make all further requests of this run name this project, whatever its option and its folder are."""
+        self._entered = project_id
 
     def root(self) -> str | None:
         """The folder of the ``nexus.toml`` that this run is in, also where an option names a project."""
@@ -288,6 +296,6 @@ class App:
         """Send a command; returns its reply as a record."""
         return self.connect().call(command, timeout_s=self.timeout_s)
 
-    def call_raw(self, command: Command[Any], *, project: str | None = None) -> dict[str, Any]:
+    def call_raw(self, command: Command[Any], *, project: str | ProjectRoot | None = None) -> dict[str, Any]:
         """Send a command, by default in the project of this run; returns its reply as the map that was received."""
         return self.connect().call_raw(command, timeout_s=self.timeout_s, project=project)
