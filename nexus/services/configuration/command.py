@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
-
 from typing import Any
 
 from nexus.capability import Hooks
