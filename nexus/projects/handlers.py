@@ -27,7 +27,7 @@ from nexus.projects.states import ProjectStatus
 from nexus.projects.store import PROJECTS, refuse_taken_root
 from nexus.records.contents import Contents, Held, contents_of, held_by
 from nexus.records.handlers import creates, lists, updates
-from nexus.records.scope import DEFAULT_ID
+from nexus.records.scope import ANYWHERE, DEFAULT_ID
 from nexus.store import Reader, Transaction
 
 __all__ = [
@@ -62,10 +62,9 @@ def _check_update(tx: Transaction, project: Project, command: UpdateProject, can
 
 def _named(reader: Reader, ctx: Context, reference: str | None) -> Project:
     """The project with this reference, else the one that the request speaks in."""
-    scope = ctx.scope(reader)
     if reference is not None:
-        return PROJECTS.resolve(reader, reference, scope)
-    return PROJECTS.get(reader, scope.home("cannot find the project"))
+        return PROJECTS.resolve(reader, reference, ANYWHERE)
+    return PROJECTS.get(reader, ctx.scope(reader).home("cannot find the project"))
 
 
 @handles(GetProject)
@@ -101,7 +100,7 @@ def _deleted(ctx: Context, reply: ProjectDeleted) -> None:
 
 @handles(DeleteProject, after=_deleted)
 def delete_project(tx: Transaction, ctx: Context, command: DeleteProject) -> ProjectDeleted:
-    project = PROJECTS.resolve(tx, command.project, ctx.scope(tx))
+    project = PROJECTS.resolve(tx, command.project, ANYWHERE)
     cannot = f'cannot delete project "{project.name}"'
     PROJECTS.expect(project, cannot, command.if_revision, command.if_state_revision)
     if project.id == DEFAULT_ID:
