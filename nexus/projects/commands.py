@@ -58,7 +58,7 @@ RootPath = Annotated[
         min_length=1,
         max_length=4096,
         pattern=r"^/[^\x00]*$",
-        description="the folder of its nexus.toml, absolute; no other project has it",
+        description="the folder of its nexus.toml, absolute and resolved; no other project has it",
         extra={"option": "--root", "path": "real"},
     ),
 ]

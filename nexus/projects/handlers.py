@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from nexus_protocol import InvalidArgument
+
 from nexus.capability import Context, handles
 from nexus.hints import command_line
 from nexus.projects.commands import (
@@ -45,7 +47,7 @@ _RUNNING_SHOWN = 20
 
 def _complete(tx: Transaction, command: CreateProject) -> Mapping[str, Any]:
     if command.root_path is not None:
-        refuse_taken_root(tx, command.root_path, command.id, f'cannot create project "{command.name}"')
+        _check_root(tx, command.root_path, command.id, f'cannot create project "{command.name}"')
     return {"status": ProjectStatus.CREATED}
 
 
@@ -57,7 +59,18 @@ def _check_update(tx: Transaction, project: Project, command: UpdateProject, can
             details={"id": project.id, "name": project.name},
         )
     if command.root_path is not None:
-        refuse_taken_root(tx, command.root_path, project.id, cannot)
+        _check_root(tx, command.root_path, project.id, cannot)
+
+
+def _check_root(tx: Transaction, root: str, project_id: str | None, cannot: str) -> None:
+    # A client looks for a folder by its resolved path, character for character: another spelling is never found.
+    if root != "/" and any(part in ("", ".", "..") for part in root[1:].split("/")):
+        raise InvalidArgument(
+            f"{cannot}: root_path is not resolved: {root}",
+            hint="Give the path without links, .., . and empty parts.",
+            details={"path": "root_path"},
+        )
+    refuse_taken_root(tx, root, project_id, cannot)
 
 
 def _named(reader: Reader, ctx: Context, reference: str | None) -> Project:

@@ -170,7 +170,17 @@ def test_odd_references_name_nothing(nexus: Speaker, use: Use) -> None:
     world.add(world.one, "web")
     odd = ["/", "//", "/web", f"{world.first}/", f"{world.first}//web", f"{world.first}/web/", f"/{world.first}/web"]
     odd += [f"{world.first}/{world.first}/web", "*/web", f"{world.one.named}/web", " /web", f"{world.first} /web"]
-    odd += [f"{world.first.upper()}/web", f"{world.first}/WEB", "%/web", f"{world.first}/w%b", "*", "%", "w*", "..", "'"]
+    odd += [
+        f"{world.first.upper()}/web",
+        f"{world.first}/WEB",
+        "%/web",
+        f"{world.first}/w%b",
+        "*",
+        "%",
+        "w*",
+        "..",
+        "'",
+    ]
     for reference in odd:
         for speaker in (world.one, world.two):
             assert outcome(world, speaker, use, reference, []) == "not_found", reference
