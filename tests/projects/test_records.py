@@ -135,9 +135,7 @@ def test_folders_that_no_client_resolves_to_are_refused(nexus: Speaker, path: st
         assert error.details["path"] == "root_path"
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/srv/ä b", "/srv/*", "/srv/%", "/a\nb", "/..a/b..", "/" + "x" * 4095]
-)
+@pytest.mark.parametrize("path", ["/", "/srv/ä b", "/srv/*", "/srv/%", "/a\nb", "/..a/b..", "/" + "x" * 4095])
 def test_any_folder_can_have_a_project(nexus: Speaker, path: str) -> None:
     made = nexus.call(CreateProject("one", root_path=path))
     assert made.root_path == path
