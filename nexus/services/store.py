@@ -198,9 +198,12 @@ def declared(stored: StoredService) -> dict[str, Any]:
     }
 
 
-def names_and_states(reader: Reader, project_id: str) -> list[tuple[str, str, str]]:
-    """The id, name and state of every service of a project, by name."""
-    return reader.all("SELECT id, name, status FROM service WHERE project_id = ? ORDER BY name", (project_id,))
+def names_and_states(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[tuple[str, str, str]]:
+    """The id, name and state of services of a project, by name: at most ``limit`` (-1: all) after a name."""
+    return reader.all(
+        "SELECT id, name, status FROM service WHERE project_id = ? AND name > ? ORDER BY name LIMIT ?",
+        (project_id, after, limit),
+    )
 
 
 # The declared configuration
