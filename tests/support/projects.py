@@ -27,7 +27,7 @@ from nexus.vms.commands import DeleteVm, ListVms
 from support.daemon import DaemonProcess
 from support.raw import wait_until
 
-__all__ = ["Speaker", "clear", "events_of", "project"]
+__all__ = ["Speaker", "clear", "events_of", "kept_by", "project"]
 
 Named = str | ProjectRoot | None
 
@@ -108,6 +108,12 @@ def events_of(speaker: Speaker, **fields: Any) -> list[Event]:
     """The events of the project that is spoken in."""
     with speaker.client.stream(WatchEvents(follow=False, **fields), project=speaker.named) as stream:
         return [event for event in stream if event.kind is not None]
+
+
+def kept_by(daemon: DaemonProcess) -> list[str]:
+    """The folders and files that the daemon keeps of services and tunnels."""
+    folders = [path for path in (daemon.state / "processes").glob("*") if path.is_dir()]
+    return sorted(path.name for path in [*folders, *(daemon.state / "tunnels").glob("*")])
 
 
 def _everything(speaker: Speaker, list_: Any, field: str) -> Iterator[Any]:
