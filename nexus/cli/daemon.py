@@ -245,11 +245,11 @@ def stop(app: App) -> None:
     app.limit(ANSWER_WITHIN_S)
     if _managed(app) and _unit_active():
         # While only the socket unit is active, a connection would start the daemon.
-        left = _services_up(app) if _unit_state("nexus.service") == "active" else 0
+        left, all_default = _services_up(app) if _unit_state("nexus.service") == "active" else (0, True)
         _systemctl("stop", *_UNITS)
         click.echo("Stopped the daemon (nexus.socket, nexus.service)")
     else:
-        left = _services_up(app)
+        left, all_default = _services_up(app)
         pid = _stop(app)
         click.echo("The daemon is not running" if pid is None else f"Stopped the daemon (pid {pid})")
     if left:
@@ -258,16 +258,24 @@ def stop(app: App) -> None:
             f"{which} running without it. To stop services too, run this before stopping the daemon:\n"
             "nexusctl service stop --all"
         )
+        if not all_default:
+            hint("That is for one project. For another one, give -p PROJECT too, as nexusctl project list names it.")
 
 
-def _services_up(app: App) -> int:
-    """How many services have processes; 0 if the daemon does not reply."""
+def _services_up(app: App) -> tuple[int, bool]:
+    """How many services have processes, and whether all are in the project default; 0 if the daemon does not reply.
+
+    It sends no context: an older daemon is to be stopped as well.
+    """
     from nexus.services.cli.status import all_services
 
+    up = ("starting", "running", "stopping")
     try:
-        return sum(service["state"] in ("starting", "running", "stopping") for service in all_services(app))
+        counts = app.call_raw(GetSystemStatus())["counts"].get("services", {})
+        total = sum(counts.get(state, 0) for state in up)
+        return total, total == sum(service["state"] in up for service in all_services(app))
     except (NexusError, ConnectionFailure):
-        return 0  # only for the hint: the stop itself reports what is wrong with the daemon
+        return 0, True  # only for the hint: the stop itself reports what is wrong with the daemon
 
 
 def _stop(app: App) -> int | None:

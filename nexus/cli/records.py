@@ -57,14 +57,19 @@ class Noun(NamedTuple):
         return f"No {self.plural} {what}."
 
 
-def all_records(app: App, list_: type[Command[Any]], noun: Noun, values: dict[str, Any]) -> list[Record]:
-    """All records that fit the filters in ``values``, at most ``values["limit"]`` where that is set."""
+def all_records(
+    app: App, list_: type[Command[Any]], noun: Noun, values: dict[str, Any], *, project: str | None = None
+) -> list[Record]:
+    """All records that fit the filters in ``values``, at most ``values["limit"]`` where that is set.
+
+    They are those of a project, by default of the one of this run.
+    """
     limit: int | None = values.pop("limit", None)
     records: list[Record] = []
     cursor: str | None = None
     while limit is None or len(records) < limit:
         count = _PAGE if limit is None else min(_PAGE, limit - len(records))
-        page = app.call_raw(build_command(list_, {**values, "limit": count, "cursor": cursor}))
+        page = app.call_raw(build_command(list_, {**values, "limit": count, "cursor": cursor}), project=project)
         records += page[noun.field]
         cursor = page.get("next_cursor")
         if cursor is None:

@@ -57,6 +57,8 @@ def _events(app: App, values: dict[str, Any], out: Printer) -> None:
         out.many(collected, (), key="seq", nothing="No events found.")
     elif heading and last is None and out.for_person:
         click.echo("No events found.", err=True)
+    if heading and last is None and not collected:
+        app.hint_missing_project()
 
 
 def _command_line(values: dict[str, Any], out: Printer, last: int) -> str:

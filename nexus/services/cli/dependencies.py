@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nexus.cli.output import Column, Printer
+from nexus.cli.records import print_list
 from nexus.cli.verbs import build_command, shell_complete, verb
 from nexus.services.cli.status import edge_text
 from nexus.services.commands import AddDependency, ListDependencies, RemoveDependency
@@ -34,9 +35,9 @@ def _tunnel(edge: dict[str, Any]) -> str:
     return f"{edge.get('tunnel_host', '127.0.0.1')}:{port}" if port else "yes"
 
 
-def all_dependencies(app: App) -> list[dict[str, Any]]:
-    """All dependencies of all services."""
-    found: list[dict[str, Any]] = app.call_raw(ListDependencies()).get("dependencies", [])
+def all_dependencies(app: App, project: str | None = None) -> list[dict[str, Any]]:
+    """All dependencies of all services of a project, by default of the one of this run."""
+    found: list[dict[str, Any]] = app.call_raw(ListDependencies(), project=project).get("dependencies", [])
     return found
 
 
@@ -66,7 +67,7 @@ def _list(app: App, values: dict[str, Any], out: Printer) -> None:
         raise click.UsageError("--reverse needs the name of a service")
     found = app.call_raw(build_command(ListDependencies, values)).get("dependencies", [])
     key = "service" if values["reverse"] else "dependency"
-    out.many(found, _COLUMNS, key=key, nothing="No dependencies found.")
+    print_list(app, found, _COLUMNS, out, key=key, nothing="No dependencies found.")
 
 
 _ADD_HELP = """Make service NAME depend on service DEPENDENCY.

@@ -112,9 +112,9 @@ _COLUMNS = (
 )
 
 
-def all_services(app: App, **filters: Any) -> list[dict[str, Any]]:
-    """Read all services that match the filters, by name."""
-    return all_records(app, ListServices, SERVICE, filters)
+def all_services(app: App, project: str | None = None, **filters: Any) -> list[dict[str, Any]]:
+    """Read all services that match the filters, by name: of a project, by default of the one of this run."""
+    return all_records(app, ListServices, SERVICE, filters, project=project)
 
 
 def _status(app: App, values: dict[str, Any], out: Printer) -> int:

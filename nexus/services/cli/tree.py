@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from nexus.cli.output import Printer, colour_wanted, painted, printable
+from nexus.cli.records import print_list
 from nexus.cli.verbs import shell_complete, verb
 from nexus.services.cli.dependencies import all_dependencies
 from nexus.services.cli.status import all_services, edge_text, shown_health, state_colour
@@ -55,7 +56,7 @@ def draw(
     while pending:
         name, before, below, note = pending.pop()
         again = name in drawn and name in dependencies
-        text = _node_text(services[name], note, colour)
+        text = _node_text(name, services[name], note, colour)
         yield f"{before}{text}" + (" (see above)" if again else "")
         if again:
             continue
@@ -68,34 +69,51 @@ def draw(
             pending.append((edge["dependency"], below + branch, below + further, edge_text(edge)))
 
 
-def _node_text(service: dict[str, Any], note: str, colour: bool) -> str:
+def _node_text(name: str, service: dict[str, Any], note: str, colour: bool) -> str:
     health = shown_health(service)
     state = service["state"] + (f", {'health unknown' if health == 'unknown' else health}" if health else "")
     if colour:
         state = painted(state, state_colour(service))
     lost = service.get("lost_dependencies")
-    words = f"{service['name']} [{state}]" + (f" ({note})" if note else "")
+    words = f"{name} [{state}]" + (f" ({note})" if note else "")
     return words + (f" lost: {', '.join(lost)}" if lost else "")
 
 
 def _tree(app: App, values: dict[str, Any], out: Printer) -> None:
-    services = {service["name"]: service for service in all_services(app)}
-    edges = [edge for edge in all_dependencies(app) if edge["service"] in services and edge["dependency"] in services]
+    root: dict[str, Any] | None = None
     if values["service"] is not None:
-        roots = [app.call_raw(GetServiceStatus(values["service"]))["service"]["name"]]
+        root = app.call_raw(GetServiceStatus(values["service"]))["service"]
+    # What a service needs is in its project, whichever this run speaks in.
+    project = None if root is None else root["project_id"]
+    services = {_label(app, each, "name"): each for each in all_services(app, project)}
+    edges = [
+        {**edge, "service": _label(app, edge, "service"), "dependency": _label(app, edge, "dependency")}
+        for edge in all_dependencies(app, project)
+    ]
+    edges = [edge for edge in edges if edge["service"] in services and edge["dependency"] in services]
+    if root is not None:
+        roots = [_label(app, root, "name")]
         edges = list(_below(roots[0], edges))
     else:
         needed = {edge["dependency"] for edge in edges}
         roots = [name for name in services if name not in needed]
     if not out.for_person:
-        out.many(edges, (), key="dependency", nothing="No dependencies found.")
+        plain = [{**edge, **{end: edge[end].rpartition("/")[2] for end in ("service", "dependency")}} for edge in edges]
+        print_list(app, plain, (), out, key="dependency", nothing="No dependencies found.")
         return
     if not services:
         click.echo("No services found.", err=True)
+        app.hint_missing_project()
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     colour = colour_wanted()
     for line in draw(services, edges, roots, unicode=unicode, colour=colour):
         click.echo(line if colour else printable(line))
+
+
+def _label(app: App, record: dict[str, Any], field: str) -> str:
+    """The name of a service in the tree, which tells its project where the tree is of all."""
+    name: str = record[field]
+    return f"{record['project']}/{name}" if app.all_projects else name
 
 
 def _below(root: str, edges: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
