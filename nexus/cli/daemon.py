@@ -259,7 +259,9 @@ def stop(app: App) -> None:
             "nexusctl service stop --all"
         )
         if not all_default:
-            hint("That is for one project. For another one, give -p PROJECT too, as nexusctl project list names it.")
+            hint(
+                "That is for one project. For another, give -p PROJECT too. See which there are: nexusctl project list"
+            )
 
 
 def _services_up(app: App) -> tuple[int, bool]:

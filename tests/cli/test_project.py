@@ -214,8 +214,8 @@ def test_a_deleted_working_directory(cli: Cli, work: Path) -> None:
         assert result.code == code, result
     result = cli.shell(f"{script} vm list")
     assert "Traceback" not in result.err
-    assert result.code in (0, 1)
-    assert result.out.count("v ") == (result.code == 0)
+    assert (result.code, result.out) == (2, "")
+    assert "name a project with -p" in result.err
 
 
 def test_a_path_that_is_not_utf_8(cli: Cli, work: Path) -> None:
