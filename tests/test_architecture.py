@@ -29,7 +29,6 @@ JOURNALED = {
 
 EXCEPTIONS: set[Violation] = {
     Violation("import", "nexus.cli.apply", "nexus.services.cli.status"),
-    Violation("import", "nexus.cli.daemon", "nexus.services.cli.status"),
     Violation("import", "nexus.cli.project.converge", "nexus.services.commands"),
     Violation("import", "nexus.cli.project.converge", "nexus.vms.commands"),
     Violation("import", "nexus.cli.project.keys", "nexus.services.commands"),

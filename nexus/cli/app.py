@@ -56,6 +56,8 @@ class App:
         """The project that the option or ``NEXUS_PROJECT`` names."""
         self.all_projects = all_projects
         self._in_project = in_project
+        self._entered: str | None = None
+        """The id of the project that ``enter`` was called with."""
         self._root: str | None = None
         self._looked_for_root = False
         self._check_context()
@@ -154,8 +156,9 @@ class App:
         from nexus.client.errors import ConnectError
 
         client = BlockingClient(self._socket(), actor=self.actor, name=f"nexusctl {__version__}")
-        client.context_of = self._context_of
-        client.project = None
+        if self.why is not None or self.key is not None:
+            client.context_of = self._context_of
+        client.project, client.project_of = None, self._project_of
         try:
             client.connect()
         except ConnectError as error:
@@ -190,6 +193,8 @@ class App:
         Raises:
             UsageError: the path of the folder is not UTF-8, or the working directory was deleted.
         """
+        if self._entered is not None:
+            return self._entered
         if self.project_option is not None or not self._in_project:
             return self.project_option
         root = self.root()
@@ -198,6 +203,10 @@ class App:
         from nexus_protocol.context import ProjectRoot
 
         return ProjectRoot(root)
+
+    def enter(self, project_id: str) -> None:
+        """Make all further requests of this run name this project, whatever its option and its folder are."""
+        self._entered = project_id
 
     def root(self) -> str | None:
         """The folder of the ``nexus.toml`` that this run is in, also where an option names a project."""
@@ -224,18 +233,20 @@ class App:
                     ) from None
         return self._root
 
-    def _context_of(self, info: CommandInfo) -> tuple[str | None, str | None, str | ProjectRoot | None]:
-        """The why, the key and the project of a request; the first two only if it changes something and is no stream.
+    def _project_of(self, info: CommandInfo) -> str | ProjectRoot | None:
+        return "*" if self.all_projects and info.all_projects else self.project()
+
+    def _context_of(self, info: CommandInfo) -> tuple[str | None, str | None]:
+        """The why and the key of a request: both only for a request that changes something and is no stream.
 
         The first such request has the key itself, the second ``KEY.2``, the third ``KEY.3``.
         """
-        project = "*" if self.all_projects and info.all_projects else self.project()
         if info.effect == "read" or info.item is not None:
-            return None, None, project
+            return None, None
         self._place += 1
         if self.key is None or self._place == 1:
-            return self.why, self.key, project
-        return self.why, f"{self.key}.{self._place}", project
+            return self.why, self.key
+        return self.why, f"{self.key}.{self._place}"
 
     def hint_missing_project(self) -> None:
         """After a list came out empty: say so if that is because the folder has no project yet."""
@@ -292,6 +303,6 @@ class App:
         """Send a command; returns its reply as a record."""
         return self.connect().call(command, timeout_s=self.timeout_s)
 
-    def call_raw(self, command: Command[Any], *, project: str | None = None) -> dict[str, Any]:
+    def call_raw(self, command: Command[Any], *, project: str | ProjectRoot | None = None) -> dict[str, Any]:
         """Send a command, by default in the project of this run; returns its reply as the map that was received."""
         return self.connect().call_raw(command, timeout_s=self.timeout_s, project=project)

@@ -245,39 +245,28 @@ def stop(app: App) -> None:
     app.limit(ANSWER_WITHIN_S)
     if _managed(app) and _unit_active():
         # While only the socket unit is active, a connection would start the daemon.
-        left, all_default = _services_up(app) if _unit_state("nexus.service") == "active" else (0, True)
+        left = _services_up(app) if _unit_state("nexus.service") == "active" else 0
         _systemctl("stop", *_UNITS)
         click.echo("Stopped the daemon (nexus.socket, nexus.service)")
     else:
-        left, all_default = _services_up(app)
+        left = _services_up(app)
         pid = _stop(app)
         click.echo("The daemon is not running" if pid is None else f"Stopped the daemon (pid {pid})")
     if left:
         which = "1 service keeps" if left == 1 else f"{left} services keep"
         hint(
             f"{which} running without it. To stop services too, run this before stopping the daemon:\n"
-            "nexusctl service stop --all"
+            "nexusctl service stop --all -A"
         )
-        if not all_default:
-            hint(
-                "That is for one project. For another, give -p PROJECT too. See which there are: nexusctl project list"
-            )
 
 
-def _services_up(app: App) -> tuple[int, bool]:
-    """How many services have processes, and whether all are in the project default; 0 if the daemon does not reply.
-
-    It sends no context: an older daemon is to be stopped as well.
-    """
-    from nexus.services.cli.status import all_services
-
-    up = ("starting", "running", "stopping")
+def _services_up(app: App) -> int:
+    """How many services have processes; 0 if the daemon does not reply."""
     try:
-        counts = app.call_raw(GetSystemStatus())["counts"].get("services", {})
-        total = sum(counts.get(state, 0) for state in up)
-        return total, total == sum(service["state"] in up for service in all_services(app))
+        counts: dict[str, int] = app.call_raw(GetSystemStatus())["counts"].get("services", {})
+        return sum(counts.get(state, 0) for state in ("starting", "running", "stopping"))
     except (NexusError, ConnectionFailure):
-        return 0, True  # only for the hint: the stop itself reports what is wrong with the daemon
+        return 0  # only for the hint: the stop itself reports what is wrong with the daemon
 
 
 def _stop(app: App) -> int | None:

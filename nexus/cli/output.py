@@ -219,7 +219,7 @@ _address: list[str] = []
 """The options of this run that say which daemon it means; hints repeat them, or they would lead to another one."""
 _project: list[str] = []
 """The option that says which project it means; hints repeat it where the verb speaks in a project."""
-_WITHOUT_PROJECT = "apply|completion|daemon|db|doctor|op|project|settings|status|version"
+_WITHOUT_PROJECT = "completion|daemon|db|doctor|op|project|settings|status|version"
 
 
 def set_address(socket: str | None, config: str | None, project: str | None = None) -> None:

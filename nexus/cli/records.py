@@ -62,14 +62,15 @@ def all_records(
 ) -> list[Record]:
     """All records that fit the filters in ``values``, at most ``values["limit"]`` where that is set.
 
-    They are those of a project, by default of the one of this run.
+    They are those of a project, by default of that of this run.
     """
     limit: int | None = values.pop("limit", None)
     records: list[Record] = []
     cursor: str | None = None
     while limit is None or len(records) < limit:
         count = _PAGE if limit is None else min(_PAGE, limit - len(records))
-        page = app.call_raw(build_command(list_, {**values, "limit": count, "cursor": cursor}), project=project)
+        command = build_command(list_, {**values, "limit": count, "cursor": cursor})
+        page = app.call_raw(command, project=project)
         records += page[noun.field]
         cursor = page.get("next_cursor")
         if cursor is None:
@@ -139,11 +140,12 @@ def make_create(
 
 def make_update(update: type[Command[Any]], noun: Noun) -> click.Command:
     """``update``: the fields of the command beside the reference and what it expects; one must be given."""
-    fields = [field for field in update.__struct_fields__[1:] if not field.startswith("if_")]
+    (reference, *_) = update.__struct_fields__
 
     def run(app: App, values: dict[str, Any], out: Printer) -> None:
-        if all(values[field] in (None, ()) for field in fields):
-            *options, last = [option.opts[0] for option in command_parameters(update) if option.name in fields]
+        if all(value in (None, ()) for field, value in values.items() if field != reference and field[:3] != "if_"):
+            changing = [option for option in command_parameters(update)[1:] if (option.name or "")[:3] != "if_"]
+            *options, last = [option.opts[0] for option in changing]
             raise click.UsageError(f"nothing to change: give {', '.join(options)} or {last}")
         record = app.call_raw(build_command(update, values))
         out.one(record, key="name", sentence=lambda: click.echo(f'Updated {noun.word} "{record["name"]}"'))

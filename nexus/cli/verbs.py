@@ -435,7 +435,7 @@ def verb(
     variadic: bool = False,
     help: str | None = None,
     words: str | None = None,
-) -> click.Command:
+) -> Verb:
     """Build a verb for a command: its fields, then ``parameters``, then ``-o`` and ``--no-header``.
 
     ``run`` gets all values of the command line. ``help`` defaults to the text in the noun's table. With ``words``, the

@@ -88,9 +88,11 @@ class BlockingClient(BaseClient):
         self.before_wait: Callable[[socket.socket], None] | None = None
         """Called, if set, before each wait without a deadline. It may wait for the connection and for something else,
         and abort the wait by raising."""
-        self.context_of: Callable[[CommandInfo], tuple[str | None, str | None, str | ProjectRoot | None]] | None = None
-        """Called, if set, for each command, in the order of sending: it returns the ``why``, the ``key`` and the
-        ``project`` of one that is sent without them."""
+        self.context_of: Callable[[CommandInfo], tuple[str | None, str | None]] | None = None
+        """Called, if set, for each command that is sent without ``why`` and ``key``, in the order of sending; it
+        returns both."""
+        self.project_of: Callable[[CommandInfo], str | ProjectRoot | None] | None = None
+        """Called, if set, for each command that is sent without ``project``, which it returns."""
 
     def connect(self) -> None:
         """Connect and send ``Hello``. An existing connection is closed first.
@@ -178,13 +180,12 @@ class BlockingClient(BaseClient):
     def _context_fields(
         self, command: Command[Any], why: str | None, key: str | None, project: str | ProjectRoot | None
     ) -> tuple[str | None, str | None, str | ProjectRoot | None]:
-        """The why, the key and the project of a command, which ``context_of`` may give."""
-        if self.context_of is None:
-            return why, key, project
-        given = self.context_of(command.info)
-        if why is None and key is None:
-            why, key = given[:2]
-        return why, key, given[2] if project is None else project
+        """The why, the key and the project of a command, which ``context_of`` and ``project_of`` may give."""
+        if self.context_of is not None and why is None and key is None:
+            why, key = self.context_of(command.info)
+        if self.project_of is not None and project is None:
+            project = self.project_of(command.info)
+        return why, key, project
 
     def batch(
         self,

@@ -71,10 +71,10 @@ class Service(Record, kw_only=True):
     """
 
     id: str
+    name: str
     project_id: str
     project: str
     """The name of its project."""
-    name: str
     state: ServiceState
     health: ServiceHealth
     created_at: int

@@ -27,6 +27,7 @@ def _lines(vm: dict[str, Any]) -> list[tuple[str, Any]]:
     return [
         ("Name", vm["name"]),
         ("ID", vm["id"]),
+        ("Project", None if vm["project"] == "default" else vm["project"]),
         ("Role", vm["role"]),
         ("State", vm["state"]),
         ("CID", vm["cid"]),

@@ -110,10 +110,10 @@ class Vm(Record):
     """A VM record. Optional fields are present only if they are set."""
 
     id: str
+    name: str
     project_id: str
     project: str
     """The name of its project."""
-    name: str
     role: VmRole
     state: VmState
     cid: int

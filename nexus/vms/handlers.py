@@ -18,10 +18,16 @@ def _refuse_running(_tx: Transaction, vm: Vm, _command: object, cannot: str) -> 
         raise VmRunning(f"{cannot}: VM is running, stop it first", details={"id": vm.id, "name": vm.name})
 
 
+def _refuse_change(tx: Transaction, vm: Vm, command: UpdateVm, cannot: str) -> None:
+    given = {field for field in UpdateVm.__struct_fields__[1:] if getattr(command, field) is not None}
+    if given - {"if_revision", "managed_by"}:  # what manages the record is no matter of the VM that runs
+        _refuse_running(tx, vm, command, cannot)
+
+
 create_vm = creates(VMS, CreateVm, lambda tx, _command: {"state": VmState.CREATED, "cid": free_cid(tx)})
 get_vm = gets(VMS, GetVm)
 list_vms = lists(VMS, ListVms, "vms")
-update_vm = updates(VMS, UpdateVm, _refuse_running)
+update_vm = updates(VMS, UpdateVm, _refuse_change)
 delete_vm = deletes(VMS, DeleteVm, _refuse_running, told=("cid",))
 COUNTED = VMS
 

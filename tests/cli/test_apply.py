@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,12 @@ mem = "1G"
 
 
 class ProjectDirectory:
-    """A directory with a nexus.toml, and nexusctl to apply it."""
+    """A directory with a nexus.toml, and nexusctl in it: it speaks in the project of the directory."""
 
-    def __init__(self, cli: Cli, path: Path) -> None:
-        self.cli = cli
+    def __init__(self, environment: Mapping[str, str], path: Path) -> None:
         self.path = path / "shop"
         self.path.mkdir()
+        self.cli = Cli(environment, self.path)
         self.file = self.path / "nexus.toml"
 
     def write(self, text: str) -> None:
@@ -61,12 +62,17 @@ class ProjectDirectory:
 
     def settled(self) -> None:
         """Check that another run has nothing to do."""
-        assert self.apply() == [f"Nothing to change: everything matches {self.file}"]
+        assert self.apply() == self.nothing
+
+    @property
+    def nothing(self) -> list[str]:
+        """The lines of a run that has nothing to do."""
+        return ["Project: shop", f"Nothing to change: everything matches {self.file}"]
 
 
 @pytest.fixture
-def shop(cli: Cli, root: Path) -> ProjectDirectory:
-    return ProjectDirectory(cli, root)
+def shop(daemon: DaemonProcess, root: Path) -> ProjectDirectory:
+    return ProjectDirectory(daemon.environment, root)
 
 
 def port_of(cli: Cli, name: str) -> int:
@@ -82,6 +88,7 @@ def test_apply_prints_plan_carries_it_out_and_second_run_changes_nothing(shop: P
     shop.write(STACK)
     dry = shop.cli.ok("apply", "-f", str(shop.file), "--dry-run")
     assert dry.out == (
+        f'+ project "shop" ({shop.path})\n'
         '+ VM "box"\n'
         '    mem: "1G"\n'
         '+ service "db"\n'
@@ -101,12 +108,13 @@ def test_apply_prints_plan_carries_it_out_and_second_run_changes_nothing(shop: P
         '> start service "db"\n'
         '> start service "migrate"\n'
         '> start service "api"\n'
-        "Plan: 4 to create, 3 to start\n"
+        "Plan: 5 to create, 3 to start\n"
     )
     assert shop.cli("apply", "-f", str(shop.file), "--dry-run", "--exit-code").code == 1
     assert shop.cli.ok("service", "list").out == ""
     lines = shop.apply()
-    assert lines[lines.index("Plan: 4 to create, 3 to start") + 1 :][:6] == [
+    assert lines[lines.index("Plan: 5 to create, 3 to start") + 1 :][:7] == [
+        'Created project "shop"',
         'Created VM "box"',
         'Created service "db"',
         'Created service "migrate"',
@@ -131,7 +139,8 @@ def test_apply_updates_and_restarts_only_changed_objects(shop: ProjectDirectory)
     shop.change('env = { TOKEN = "s3cret" }', 'env = { TOKEN = "0ther" }\nrestart = "always"')
     shop.change("1G", "512M")
     lines = shop.apply()
-    assert lines[:6] == [
+    assert lines[:7] == [
+        "Project: shop",
         '~ VM "box"',
         '    mem: "1G" -> "512M"',
         '~ service "db"',
@@ -173,7 +182,7 @@ def test_apply_asks_on_a_terminal_and_needs_yes_without_one(shop: ProjectDirecto
     shop.write("[vms.box]")
     code, out, err = shop.cli("apply", "-f", str(shop.file), "--prune")
     assert code == 1
-    assert out.endswith("Plan: 1 to create\n")
+    assert out.endswith("Plan: 2 to create\n")
     assert err == (
         "Error: refusing to apply without confirmation\n"
         f"  Run with --yes to skip confirmation: nexusctl apply -f {shop.file} --prune --yes\n"
@@ -193,71 +202,61 @@ def test_apply_asks_on_a_terminal_and_needs_yes_without_one(shop: ProjectDirecto
 
 
 def test_apply_prune_removes_only_objects_created_from_the_file(shop: ProjectDirectory) -> None:
-    shop.cli.ok("service", "add", "mine", "--run", SLEEP)
-    shop.cli.ok("vm", "create", "mine")
+    shop.cli.ok("project", "create", "shop", "--root", str(shop.path))
+    shop.cli.ok("service", "add", "mine", "--run", SLEEP, "-p", "shop")
+    shop.cli.ok("vm", "create", "mine", "-p", "shop")
     shop.write(STACK + f'[services.mine]\nrun = "{SLEEP}"\ndir = ""\n[vms.mine]')
     shop.apply()
     shop.write('project = "shop"')
     shop.settled()
     assert shop.apply("--prune")[-4:] == [
-        'Removed service "api"',
-        'Removed service "migrate"',
-        'Removed service "db"',
-        'Removed VM "box"',
+        'Removed service "api" of project "shop"',
+        'Removed service "migrate" of project "shop"',
+        'Removed service "db" of project "shop"',
+        'Removed VM "box" of project "shop"',
     ]
     assert shop.cli.ok("service", "list", "-o", "name").lines == ["mine"]
     assert shop.cli.ok("vm", "list", "-o", "name").lines == ["mine"]
-    assert "apply.shop" not in shop.cli.ok("settings", "list").out
-    assert shop.apply("--prune") == [f"Nothing to change: everything matches {shop.file}"]
+    assert "apply" not in shop.cli.ok("settings", "list").out
+    assert shop.apply("--prune") == shop.nothing
 
 
-def test_apply_refuses_services_of_another_project(shop: ProjectDirectory, root: Path) -> None:
-    shop.write('project = "shop"\n[services.db]\nport = 2\n[services.api]\n')
+def test_apply_refuses_services_of_another_file_of_the_project(shop: ProjectDirectory) -> None:
+    shop.write("[services.db]\nport = 2\n[services.api]\n")
     shop.apply()
-    other = root / "other.toml"
-    other.write_text('project = "other"\n[services.db]\nport = 1\n')
+    other = shop.path / "other.toml"
+    other.write_text("[services.db]\nport = 1\n")
     code, _out, err = shop.cli("apply", "-f", str(other), "--yes")
     assert code == 2
     assert err == (
-        'Error: cannot update service "db": it was created from the file of project "shop"\n'
+        f'Error: cannot update service "db": it was created from {shop.file}\n'
         f"  Give the service another name in {other}.\n"
-        '  Or take "db" out of the file of project "shop", and apply that file, which removes it: '
-        "nexusctl apply -f FILE --prune\n"
-        "  See what that project owns: nexusctl export --project shop\n"
+        f'  Or take "db" out of {shop.file}, and apply that file, which removes it: '
+        f"nexusctl apply -f {shop.file} --prune\n"
     )
     assert port_of(shop.cli, "db") == 2
-    # The command of the hint shows it, and changes nothing.
-    assert "[services.db]" in shop.cli.ok("export", "--project", "shop").out
+    # Two files may name the same, if they agree.
+    other.write_text("[services.db]\nport = 2\n")
+    assert shop.cli.ok("apply", "-f", str(other), "--yes", "--prune").lines[1].startswith("Nothing to change")
     # The first way: another name.
-    other.write_text('project = "other"\n[services.db2]\nport = 1\n')
+    other.write_text("[services.db2]\nport = 1\n")
     shop.cli.ok("apply", "-f", str(other), "--yes")
     assert shop.cli.ok("service", "list", "-o", "name").lines == ["api", "db", "db2"]
     # The second: the owner gives the name up, and keeps everything else.
-    shop.write('project = "shop"\n[services.api]\n')
+    shop.write("[services.api]\n")
     shop.apply("--prune")
-    other.write_text('project = "other"\n[services.db]\nport = 1\n')
+    other.write_text("[services.db]\nport = 1\n")
     shop.cli.ok("apply", "-f", str(other), "--prune", "--yes")
     assert shop.cli.ok("service", "list", "-o", "name").lines == ["api", "db"]
-    assert shop.apply("--prune") == [f"Nothing to change: everything matches {shop.file}"]
+    assert shop.apply("--prune") == shop.nothing
     assert port_of(shop.cli, "db") == 1
-    api_of_other = root / "greedy.toml"
-    api_of_other.write_text('project = "other"\n[services.db]\nport = 1\n[services.api]\nport = 3\n')
-    assert 'project "shop"' in shop.cli("apply", "-f", str(api_of_other), "--yes").err
-
-
-def test_moved_file_without_a_project_is_told_how_to_say_who_it_is(shop: ProjectDirectory, root: Path) -> None:
-    shop.write("[services.db]\n")
-    shop.apply()
-    moved = root / "moved here" / "nexus.toml"
-    moved.parent.mkdir()
-    moved.write_text("[services.db]\nport = 1\n")
-    refused = shop.cli("apply", "-f", str(moved), "--yes")
-    assert refused.code == 2
-    last = refused.err.splitlines()[-1]
-    assert last.startswith('  If this is the file of that project at another path, say so at its top: project = "shop-')
-    moved.write_text(last.partition("at its top: ")[2] + "\n" + moved.read_text())
-    shop.cli.ok("apply", "-f", str(moved), "--yes")
-    assert port_of(shop.cli, "db") == 1
+    greedy = shop.path / "greedy.toml"
+    greedy.write_text("[services.db]\nport = 1\n[services.api]\nport = 3\n")
+    assert f"it was created from {shop.file}" in shop.cli("apply", "-f", str(greedy), "--yes").err
+    # A file that was renamed is told so.
+    shop.file.rename(shop.path / "renamed.toml")
+    refused = shop.cli("apply", "-f", str(greedy), "--yes").err
+    assert f"if {greedy} is that file under a new name, give it the old one again: {shop.file}" in refused
 
 
 def test_apply_failed_step_skips_only_its_dependents_and_next_run_continues(shop: ProjectDirectory) -> None:
@@ -337,7 +336,7 @@ def test_apply_prints_steps_as_records_for_programs(shop: ProjectDirectory) -> N
     assert shop.cli("apply", "-f", str(shop.file), "-o", "json") == (0, "[]\n", "Nothing to change.\n")
 
 
-def test_export_then_apply_changes_nothing_and_recreates_on_an_empty_daemon(shop: ProjectDirectory, root: Path) -> None:
+def test_export_then_apply_changes_nothing_and_recreates_on_an_empty_daemon(shop: ProjectDirectory) -> None:
     shop.write(STACK)
     shop.apply()
     shop.cli.ok("service", "add", "own", "--run", SLEEP, "--port", "0", "--health-tcp", "0", "--stop-grace", "1500ms")
@@ -345,7 +344,7 @@ def test_export_then_apply_changes_nothing_and_recreates_on_an_empty_daemon(shop
     assert shop.cli("service", "start", "bad").code == 5
     shop.cli.ok("service", "update", "api", "--port", "0")
     shop.cli.ok("service", "dep", "add", "own", "api", "--tunnel", "--when-lost", "stop")
-    written = root / "written.toml"
+    written = shop.path / "written.toml"
     assert shop.cli("export", "-f", str(written)) == (0, f"Wrote {written}\n", "")
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
     text = written.read_text()
@@ -356,20 +355,20 @@ def test_export_then_apply_changes_nothing_and_recreates_on_an_empty_daemon(shop
     assert shop.cli("service", "remove", "bad", "--yes").code == 0
     shop.cli.ok("export", "-f", str(written), "--force")
     text = written.read_text()
-    assert shop.cli.ok("apply", "-f", str(written)).out == f"Nothing to change: everything matches {written}\n"
+    assert 'project = "shop"' in text
+    assert shop.cli.ok("apply", "-f", str(written)).lines[1] == f"Nothing to change: everything matches {written}"
     code, out, err = shop.cli("export", "-f", str(written))
     assert (code, out) == (2, "")
     assert "it already exists (--force replaces it)" in err
-    shop.cli.ok("export", "-f", str(written), "--force", "--project", "shop")
-    assert "[services.own]" not in written.read_text()
-    assert 'project = "shop"' in written.read_text()
     # On an empty daemon the same file creates the same objects.
     shop.cli.ok("service", "stop", "--all")
     shop.cli.ok("service", "remove", "own", "api", "migrate", "db", "--yes")
     shop.cli.ok("vm", "delete", "box", "--yes")
     shop.cli.ok("apply", "-f", str(written), "--yes")
     assert up(shop.cli) == ["api", "db"]
-    assert shop.cli("export", "--project", "gone").code == 4
+    code, out, err = shop.cli("export", "-p", "gone")
+    assert (code, out) == (4, "")
+    assert err.startswith('Error: project "gone" not found\n')
 
 
 def test_export_that_cannot_write_names_the_file(shop: ProjectDirectory, root: Path) -> None:
@@ -421,13 +420,13 @@ def test_apply_without_changes_lists_unready_services_and_waits_with_wait(shop: 
         wait_until(lambda: "starting" in shop.cli.ok("service", "list").out and up(shop.cli) == ["db"], "both")
         terminal.interrupt()
         assert terminal.finish()[0] == 130
-    nothing = f"Nothing to change: everything matches {shop.file}"
-    first, *others = shop.apply()
-    assert first == nothing
+    _project, nothing = shop.nothing
+    first, second, *others = shop.apply()
+    assert [first, second] == shop.nothing
     assert others[0].startswith('Not ready yet: service "db" (running, health unknown, pid ')
     assert others[1].startswith('Not ready yet: service "job" (starting): ')
     assert others[2:] == ["", f"  Wait for it: nexusctl apply -f {shop.file} --wait"]
-    assert shop.apply("--no-start") == [nothing]
+    assert shop.apply("--no-start") == shop.nothing
     with shop.cli.terminal("apply", "-f", str(shop.file), "--wait", columns=200) as terminal:
         terminal.wait_for(nothing)
         fifo.write_text("ready\n")
@@ -435,7 +434,7 @@ def test_apply_without_changes_lists_unready_services_and_waits_with_wait(shop: 
     assert code == 0
     assert 'Already started: service "db" (running, healthy, pid ' in text
     assert 'service "job"' in text
-    assert shop.apply("--wait") == [nothing]
+    assert shop.apply("--wait") == shop.nothing
 
 
 def test_apply_wait_names_services_that_stay_unhealthy(shop: ProjectDirectory) -> None:
@@ -451,7 +450,7 @@ def test_apply_wait_names_services_that_stay_unhealthy(shop: ProjectDirectory) -
     shop.apply()
     wait_until(lambda: "unhealthy" in shop.cli.ok("service", "list").out, "the check")
     said = shop.apply("--wait", code=1)
-    assert said[0].startswith("Nothing to change")
+    assert said[:2] == shop.nothing
     assert any(line.startswith('Error: cannot start service "sick": it is unhealthy') for line in said)
     assert "1 of 1 steps not done" in said
     result = shop.cli("apply", "-f", str(shop.file), "--wait", "-o", "json")

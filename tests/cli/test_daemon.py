@@ -45,7 +45,7 @@ def test_daemon_stop_lists_running_services_and_how_to_stop_them(lonely: Cli) ->
     assert (code, out.startswith("Stopped the daemon (pid ")) == (0, True)
     assert err == (
         "\n  1 service keeps running without it. To stop services too, run this before stopping the daemon:\n"
-        "  nexusctl service stop --all\n"
+        "  nexusctl service stop --all -A\n"
     )
     lonely.ok("daemon", "start")
     assert lonely.ok("service", "list", "--state", "running", "-o", "name").lines == ["one"]

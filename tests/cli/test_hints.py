@@ -54,7 +54,7 @@ def test_hints_lead_to_the_daemon_of_the_command_line(far: Cli, address: str) ->
     updated = far.ok("--socket", address, "service", "update", "web", "--env", "A=1")
     run_hint(far, updated, "It keeps running with the old values; to restart it:")
     stop = far("--socket", address, "daemon", "stop")
-    assert stop.err.splitlines()[-1] == f"  nexusctl --socket {shlex.quote(address)} service stop --all"
+    assert stop.err.splitlines()[-1] == f"  nexusctl --socket {shlex.quote(address)} service stop --all -A"
     stopped = far("--socket", address, "daemon", "status")
     assert stopped.err == f"\n  Start it: nexusctl --socket {shlex.quote(address)} daemon start\n"
     assert far("--socket", address, "status").err.endswith(stopped.err)

@@ -329,7 +329,7 @@ def test_verbs_on_several_services_are_of_the_project_of_each(cli: Cli, work: Pa
     assert {each["name"]: each["state"] for each in shop.ok("service", "list", "-o", "json").json}["db"] == "running"
     said = cli.ok("daemon", "stop")
     assert "1 service keeps running" in said.err
-    assert "-p PROJECT" in said.err
+    assert "nexusctl service stop --all -A" in said.err
     cli.ok("daemon", "start")
     shop.ok("service", "stop", "--all")
     assert "running" not in cli.ok("daemon", "stop").err

@@ -182,8 +182,8 @@ def test_no_sentence_and_no_error_holds_a_command(world: World, arguments: list[
 def test_export_to_a_pipe_is_a_file_that_apply_reads(world: World, root: Path) -> None:
     path = root / "exported.toml"
     path.write_text(world.cli.ok("export").out)
-    plan = world.cli.ok("apply", "--dry-run", "-f", str(path)).out
-    assert plan == '> start service "fails"\nPlan: 1 to start\n', "every text is as it was"
+    plan = world.cli.ok("apply", "--dry-run", "--no-start", "-f", str(path), "-p", "default").out
+    assert plan == f"Nothing to change: everything matches {path}\n", "every text is as it was"
 
 
 def test_question_on_a_terminal_is_safe(world: World) -> None:

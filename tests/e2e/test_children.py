@@ -285,8 +285,8 @@ def test_every_child_gets_umask_limit_and_environment_of_the_session(world: Serv
         client.call(Extra("look"))
 
     for name, own in (
-        ("run", {"NEXUS_RUN_ID", "NEXUS_SERVICE"}),
-        ("check", {"NEXUS_RUN_ID", "NEXUS_SERVICE"}),
+        ("run", {"NEXUS_PROJECT", "NEXUS_RUN_ID", "NEXUS_SERVICE"}),
+        ("check", {"NEXUS_PROJECT", "NEXUS_RUN_ID", "NEXUS_SERVICE"}),
         ("hook", {"NEXUS_RUN_ID"}),
         ("plugin", {"NEXUS_RUN_ID"}),
     ):

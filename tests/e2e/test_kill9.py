@@ -143,7 +143,7 @@ def test_store_twenty_kills_among_eight_writers_lose_nothing_acknowledged(
             for name in rows.keys() - acknowledged.present.keys():
                 assert name in in_doubt, f"{name} was not requested"
                 id_, cid = rows[name]
-                acknowledged.present[name] = Vm(id_, name, "work", "created", cid, 1, 128, 0, 0, 1, 0)  # type: ignore[arg-type]
+                acknowledged.present[name] = Vm(id_, name, "", "", "work", "created", cid, 1, 128, 0, 0, 1, 0)  # type: ignore[arg-type]
             check_journal(database, rows)
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert len(acknowledged.present) > 100

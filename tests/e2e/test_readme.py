@@ -112,7 +112,7 @@ def test_readme_project_file_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "nexus.toml"
     path.write_text(example)
     project = read_project(str(path))
-    assert project.name == "shop"
+    assert project.key == "shop"
     assert set(project.services) == {"db", "migrate", "api"}
     assert set(project.vms) == {"box"}
 

@@ -89,7 +89,7 @@ class Stack:
         path = f"{postgresql}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.daemon = UserDaemon(root, environment={"PATH": path})
         self.daemon.user = user
-        self.cli = Cli(self.daemon.environment)
+        self.cli = Cli(self.daemon.environment, self.folder)
 
     def apply(self, *options: str) -> Result:
         """Apply the file and wait until the stack is healthy."""
@@ -273,7 +273,7 @@ def test_apply_starts_the_stack_in_dependency_order_and_is_idempotent(stack: Sta
     assert [stack.visit(), stack.visit()] == [counted(1), counted(2)]
 
     pids = stack.running("pid")
-    assert stack.apply().out.startswith("Nothing to change")
+    assert stack.apply().lines[1].startswith("Nothing to change")
     assert stack.journal() == events
     assert stack.running("pid") == pids
 
@@ -357,7 +357,7 @@ def test_stack_stops_in_reverse_order_and_leaves_no_process_or_socket(up: Stack)
     assert up.cli("service", "stop", "db") == (
         5,
         "",
-        'Error: cannot stop service "db": "api" needs it\n  Stop them too: nexusctl service stop db --cascade\n',
+        'Error: cannot stop service "db": "api" needs it\n  Stop them too: nexusctl service stop stack/db --cascade\n',
     )
     assert up.running("pid") == pids
 

@@ -150,6 +150,7 @@ def test_create_vm_returns_defaults_and_the_first_cid(nexus: SpecClient) -> None
     assert before <= created == updated <= int(time.time() * 1000)
     # Unset fields, such as started_at and pid, are left out.
     assert (vm.pop("revision"), vm.pop("state_revision")) == (1, 0)
+    assert (vm.pop("project_id"), vm.pop("project")) == ("00000000-0000-4000-8000-000000000000", "default")
     assert vm == {"name": "test", "role": "work", "state": "created", "cid": 3, "vcpu_count": 1, "mem_size_mib": 128}
 
 

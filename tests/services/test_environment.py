@@ -30,7 +30,8 @@ SECRET = "hunter2-very-secret"
 def make_service(directory: Path, filename: str | None = ".env", **fields: Any) -> Service:
     """A record as the store returns it."""
     required = {
-        "id": "0b9f4c1e-0000-4000-8000-000000000001", "name": "web", "state": "stopped", "health": "unknown",
+        "id": "0b9f4c1e-0000-4000-8000-000000000001", "project_id": "p", "project": "default",
+        "name": "web", "state": "stopped", "health": "unknown",
         "created_at": 1, "updated_at": 1, "revision": 1, "state_revision": 0, "state_at": 1, "type": "simple",
         "config_format": "env",
         "git_auth_type": "none", "restart": "no", "restart_backoff_ms": 10, "restart_backoff_max_ms": 10,
@@ -249,6 +250,7 @@ def make_stored(service: Service, **fields: Any) -> StoredService:
     edge = {
         "id": 1, "service_id": service.id, "service": "web", "dependency_id": "x", "dependency": "db-1",
         "condition": "started", "when_lost": "ignore", "tunnel_enabled": True, "created_at": 1,
+        "project_id": "p", "project": "default",
     }  # fmt: skip
     return StoredService(
         service=service,
@@ -277,6 +279,7 @@ def test_each_source_overrides_those_before_it(root: Path) -> None:
         "INHERITED": ("inherited", "inherited"), "FILE": ("file", "file"), "SERVICE": ("service", "service"),
         "START": ("start", "start"), "PORT": ("1234", "port"), "NEXUS_DB_1_HOST": ("127.0.0.1", "tunnel"),
         "NEXUS_DB_1_PORT": ("5678", "tunnel"), "NEXUS_SERVICE": ("web", "nexus"), "NEXUS_RUN_ID": ("r", "nexus"),
+        "NEXUS_PROJECT": ("default", "nexus"),
     }  # fmt: skip
     assert as_environment(variables)["PORT"] == "1234"
     assert "hidden" not in repr(stored.service)
@@ -289,7 +292,7 @@ def test_variables_not_known_before_the_start_have_no_value(root: Path) -> None:
     found = {v.name: v.value for v in asyncio.run(resolve(stored, inherited={}))}
     assert found == {
         "PORT": None, "NEXUS_DB_1_HOST": "127.0.0.1", "NEXUS_DB_1_PORT": None, "NEXUS_SERVICE": "web",
-        "NEXUS_RUN_ID": None,
+        "NEXUS_RUN_ID": None, "NEXUS_PROJECT": "default",
     }  # fmt: skip
     declared = make_stored(make_service(root, None, port=81))
     assert as_environment(asyncio.run(resolve(declared, inherited={})))["PORT"] == "81"
@@ -300,7 +303,7 @@ def test_variables_about_the_daemon_itself_are_not_inherited() -> None:
     gone = [
         "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID",
         "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID", "MANAGERPID", "NEXUS_DATABASE", "NEXUS_GIT_TOKEN",
-        "NEXUS_DB_HOST", "NEXUS_SERVICE", "NEXUS_RUN_ID", "PWD", "SHLVL", "_",
+        "NEXUS_DB_HOST", "NEXUS_PROJECT", "NEXUS_SERVICE", "NEXUS_RUN_ID", "PWD", "SHLVL", "_",
     ]  # fmt: skip
     assert inherited_environment(kept | dict.fromkeys(gone, "x")) == kept
 
@@ -329,7 +332,7 @@ def test_config_shows_the_source_of_each_variable_and_masks_its_value(client: Ra
     assert own == {
         "FROM_FILE": ("file", None), "REF": ("file", None), "OVER": ("service", None), "PORT": ("port", "81"),
         "NEXUS_DB_HOST": ("tunnel", "127.0.0.1"), "NEXUS_DB_PORT": ("tunnel", None),
-        "NEXUS_SERVICE": ("nexus", "web"), "NEXUS_RUN_ID": ("nexus", None),
+        "NEXUS_PROJECT": ("nexus", "default"), "NEXUS_SERVICE": ("nexus", "web"), "NEXUS_RUN_ID": ("nexus", None),
     }  # fmt: skip
     inherited = {v.name for v in masked if v.source == "inherited"}
     assert "PATH" in inherited

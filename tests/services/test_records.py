@@ -12,6 +12,7 @@ from support.daemon import DaemonProcess
 from support.raw import RawClient, pack
 
 from nexus.journal.commands import WatchEvents
+from nexus.records.scope import DEFAULT_ID
 from nexus.services.commands import (
     AddDependency,
     AddService,
@@ -52,7 +53,8 @@ def test_new_service_is_stopped_and_has_all_declared_fields(client: RawClient) -
     assert str(uuid.UUID(service["id"])) == service["id"]
     assert service["created_at"] == service["updated_at"] == service["state_at"]
     assert {k: v for k, v in service.items() if not k.endswith("_at") and k != "id"} == {
-        "name": "web", "state": "stopped", "health": "unknown", "run_command": ["python3", "-m", "x"],
+        "project": "default", "project_id": DEFAULT_ID, "name": "web", "state": "stopped", "health": "unknown",
+        "run_command": ["python3", "-m", "x"],
         "type": "simple", "environment_names": ["A", "B"], "config_format": "env", "git_auth_type": "none",
         "restart": "no", "restart_backoff_ms": 1000, "restart_backoff_max_ms": 30_000, "restart_limit": 5,
         "restart_window_ms": 60_000, "restart_unhealthy": False, "start_window_ms": 1000, "health_interval_ms": 2000,

@@ -43,9 +43,10 @@ class Result(NamedTuple):
 
 
 class Cli:
-    """Runs ``nexusctl`` with its own environment variables."""
+    """Runs ``nexusctl`` with its own environment variables, in ``folder`` (default: that of the tests)."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], folder: Path | None = None) -> None:
+        self.folder = folder
         programs = f"{Path(sys.executable).parent}:{environment.get('PATH', '/usr/bin:/bin')}"
         self.environment = {**environment, "PATH": programs, "LC_ALL": "C.UTF-8"}
         # With this variable Python ignores partial writes to standard output.
@@ -55,6 +56,7 @@ class Cli:
         """Run it on pipes until it ends."""
         done = subprocess.run(
             [*_MODULE, *arguments],
+            cwd=self.folder,
             env=self.environment | environment,
             input=input.encode(),
             capture_output=True,
@@ -73,6 +75,7 @@ class Cli:
         """Run a shell script in which ``nexusctl`` is in the PATH."""
         done = subprocess.run(
             [program, "-c", script],
+            cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -85,6 +88,7 @@ class Cli:
         """Start it on pipes, in its own session; the caller waits for it."""
         return subprocess.Popen(
             [*_MODULE, *arguments],
+            cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -94,19 +98,22 @@ class Cli:
 
     def terminal(self, *arguments: str, columns: int = 80, **environment: str) -> Terminal:
         """Start it on a terminal."""
-        return Terminal([*_MODULE, *arguments], self.environment | environment, columns)
+        return Terminal([*_MODULE, *arguments], self.environment | environment, columns, self.folder)
 
 
 class Terminal:
     """A process with a pseudoterminal as its controlling terminal."""
 
-    def __init__(self, command: list[str], environment: Mapping[str, str], columns: int) -> None:
+    def __init__(
+        self, command: list[str], environment: Mapping[str, str], columns: int, folder: Path | None = None
+    ) -> None:
         self._fd, inner = pty.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self._seen = b""
         try:
             self._process = subprocess.Popen(
                 command,
+                cwd=folder,
                 env={**environment, "TERM": environment.get("TERM", "xterm")},
                 stdin=inner,
                 stdout=inner,

@@ -58,8 +58,12 @@ class RecordingDaemon(DaemonProcess):
     def _contexts(self) -> Any:
         return self.root / "contexts"
 
-    def take(self) -> list[tuple[str, str | None, str | None, Any]]:
-        """The command, the key, the why and the project of the requests with a context since the last call."""
+    def take(self) -> list[tuple[str, str | None, str | None]]:
+        """The command, the key and the why of the requests with a context since the last call."""
+        return [(command, key, why) for command, key, why, _project in self.take_with_projects()]
+
+    def take_with_projects(self) -> list[tuple[str, str | None, str | None, Any]]:
+        """``take``, with the project as plain values."""
         lines = self._contexts.read_text().splitlines()
         self._contexts.write_text("")
         return [tuple(json.loads(line)) for line in lines]

@@ -13,6 +13,7 @@ from support.daemon import DaemonProcess
 from support.raw import RawClient, pack
 
 from nexus.journal.commands import WatchEvents
+from nexus.records.scope import DEFAULT_ID
 from nexus.store.migrate import available_migrations
 from nexus.store.writer import Numbers, SqliteTransaction
 from nexus.vms import store
@@ -107,6 +108,7 @@ def test_new_vm_has_defaults_and_no_unset_fields(client: RawClient) -> None:
     assert str(uuid.UUID(vm["id"])) == vm["id"]
     assert vm["created_at"] == vm["updated_at"]
     assert {key: value for key, value in vm.items() if key not in ("id", "created_at", "updated_at")} == {
+        "project": "default", "project_id": DEFAULT_ID,
         "name": "plain", "role": "work", "state": "created", "cid": 3, "vcpu_count": 1, "mem_size_mib": 128,
         "revision": 1, "state_revision": 0,
     }  # fmt: skip

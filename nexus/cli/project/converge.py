@@ -9,9 +9,9 @@ from nexus_protocol.command import Command
 from nexus_protocol.errors import NexusError
 
 from nexus.cli.project.keys import Edge
-from nexus.cli.project.manifest import Project
+from nexus.cli.project.manifest import ProjectFile
 from nexus.cli.project.plan import Plan, Step
-from nexus.cli.project.world import Observed, Ownership, write_ownership
+from nexus.cli.project.target import Target
 from nexus.services.commands import (
     AddDependency,
     AddService,
@@ -26,7 +26,7 @@ from nexus.vms.commands import CreateVm, DeleteVm, UpdateVm
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["Outcome", "converge"]
+__all__ = ["Outcome", "converge", "rename_commands"]
 
 
 class Outcome(NamedTuple):
@@ -43,25 +43,22 @@ class Outcome(NamedTuple):
 
 def converge(
     app: App,
-    project: Project,
-    observed: Observed,
+    project: ProjectFile,
+    target: Target,
     plan: Plan,
     report: Callable[[Outcome], None],
     *,
     wait: bool = False,
     waits: Sequence[Step] = (),
 ) -> list[Outcome]:
-    """Carry out a plan; calls ``report`` with the outcome of each step and returns all outcomes.
+    """Carry out all steps but the one about the project, which exists; calls ``report`` with the outcome of each step.
 
-    With ``wait`` a start is done once the service is healthy or completed. ``waits`` are wait steps for services that
-    run already.
+    It returns all outcomes. With ``wait`` a start is done once the service is healthy or completed. ``waits`` are wait
+    steps for services that run already.
 
     Raises:
         ConnectionLost: the daemon stopped; the next run continues from there.
     """
-    known = observed.ownership.get(project.name, Ownership())
-    if plan.before != known:
-        write_ownership(app, project.name, plan.before)
     outcomes: list[Outcome] = []
 
     def note(outcome: Outcome) -> None:
@@ -69,9 +66,9 @@ def converge(
         report(outcome)
 
     failed: dict[tuple[str, str], str] = {}
-    records = [step for step in plan.steps if step.action not in ("restart", "start")]
+    records = [step for step in plan.steps if step.kind != "project" and step.action not in ("restart", "start")]
     for step in records:
-        outcome = _run_record_step(app, project, step, failed)
+        outcome = _run_record_step(app, project, target, step, failed)
         if outcome.result != "done":
             failed.setdefault((step.kind, step.name), outcome.because or step.name)
         note(outcome)
@@ -83,22 +80,23 @@ def converge(
     for batch in _batches([step for step in runs if step.name not in broken]):
         _run(app, batch, wait, note)
     _run(app, waits, True, note)
-    _write_final_ownership(app, project, plan, outcomes)
     return outcomes
 
 
-def _run_record_step(app: App, project: Project, step: Step, failed: Mapping[tuple[str, str], str]) -> Outcome:
+def _run_record_step(
+    app: App, project: ProjectFile, target: Target, step: Step, failed: Mapping[tuple[str, str], str]
+) -> Outcome:
     """Carry out a step about a record; skip it if its object or its dependency has failed."""
     for name in (step.name, step.other):
         if name and (step.kind, name) in failed:
             return Outcome(step, "skipped", because=failed[step.kind, name])
     try:
-        return Outcome(step, "done", app.call_raw(_command(project, step)))
+        return Outcome(step, "done", app.call_raw(_command(project, target, step)))
     except NexusError as error:
         return Outcome(step, "failed", error=error)
 
 
-def _with_dependents(project: Project, failed: Mapping[str, str]) -> dict[str, str]:
+def _with_dependents(project: ProjectFile, failed: Mapping[str, str]) -> dict[str, str]:
     """The failed services and their transitive dependents, each with the failed service it needs."""
     broken = dict(failed)
     before = -1
@@ -134,22 +132,17 @@ def _run(app: App, batch: Sequence[Step], wait: bool, note: Callable[[Outcome], 
             note(Outcome(batch[index], "done", reply))
 
 
-def _write_final_ownership(app: App, project: Project, plan: Plan, outcomes: Sequence[Outcome]) -> None:
-    """Write the ownership after the run: what was really created and removed, and which restarts are still due."""
-    undone = [outcome.step for outcome in outcomes if outcome.result != "done"]
-    unmade = {step.id for step in undone if step.action == "create"}
-    unremoved = {step.id for step in undone if step.action == "remove"}
-    unstarted = {step.id for step in undone if step.action == "restart"}
-    after = Ownership(
-        (plan.after.services - unmade) | (plan.before.services & unremoved),
-        (plan.after.vms - unmade) | (plan.before.vms & unremoved),
-        tuple(one for one in plan.before.restarts if one in plan.after.restarts or one[0] in unstarted),
-    )
-    if after != plan.before:
-        write_ownership(app, project.name, after)
+def rename_commands(plan: Plan) -> list[Command[Any]]:
+    """The commands that write the new ``managed_by`` of records."""
+    return [
+        UpdateService(step.id, managed_by=step.changes[0].after)
+        if step.kind == "service"
+        else UpdateVm(step.id, managed_by=step.changes[0].after)
+        for step in plan.renames
+    ]
 
 
-def _command(project: Project, step: Step) -> Command[Any]:
+def _command(project: ProjectFile, target: Target, step: Step) -> Command[Any]:
     """The command for a step about a record."""
     if step.action == "connect":
         return _convert(AddDependency, {"service": step.name, "dependency": step.other, **_edge(step.edge)})
@@ -160,11 +153,11 @@ def _command(project: Project, step: Step) -> Command[Any]:
     if step.kind == "vm":
         fields = project.vms[step.name]
         if step.action == "create":
-            return _convert(CreateVm, {"name": step.name, "id": step.id, **fields})
+            return _convert(CreateVm, {"name": step.name, "id": step.id, "managed_by": target.managed_by, **fields})
         return _convert(UpdateVm, {"vm": step.id, **{change.field: change.after for change in step.changes}})
     fields = project.services[step.name].fields
     if step.action == "create":
-        return _convert(AddService, {"name": step.name, "id": step.id, **fields})
+        return _convert(AddService, {"name": step.name, "id": step.id, "managed_by": target.managed_by, **fields})
     return _update(step, fields)
 
 

@@ -236,7 +236,7 @@ def _defaults(command: type[Command[Any]]) -> dict[str, Any]:
     return {
         field.name: field.default.value if isinstance(field.default, Enum) else field.default
         for field in msgspec.structs.fields(command)
-        if not field.required and field.name != "id"
+        if not field.required and field.name not in ("id", "managed_by")
     }
 
 

@@ -25,20 +25,25 @@ from nexus.cli.project.keys import (
     service_defaults,
     vm_defaults,
 )
+from nexus.records.fields import NAME_PATTERN
 from nexus.services.commands import AddService
 from nexus.vms.commands import CreateVm
 
 __all__ = [
-    "Project",
+    "ProjectFile",
     "ProjectFileInvalid",
     "WantedService",
     "find_line",
+    "is_name",
     "project_name",
     "read_project",
     "service_table",
     "vm_table",
     "write_project",
 ]
+
+
+_MAX_BYTES = 16 << 20
 
 
 class ProjectFileInvalid(InvalidArgument):
@@ -57,12 +62,12 @@ class WantedService(NamedTuple):
     """Whether it should run."""
 
 
-class Project(NamedTuple):
+class ProjectFile(NamedTuple):
     """The content of a project file."""
 
     path: str
-    name: str
-    """Identifies the owner of the objects that are created from the file."""
+    key: str | None
+    """The value of its key ``project``: the name that its project is to have."""
     services: dict[str, WantedService]
     vms: dict[str, dict[str, Any]]
     text: str = ""
@@ -75,8 +80,8 @@ class Project(NamedTuple):
         return ProjectFileInvalid(f"cannot use {where}: {_dotted(at)}: {problem}", hint=hint)
 
 
-def read_project(path: str) -> Project:
-    """Read a project file; relative paths in it are relative to its directory.
+def read_project(path: str) -> ProjectFile:
+    """Read a project file of 16 MiB at most; relative paths in it are relative to its directory.
 
     Raises:
         ProjectFileInvalid: it cannot be read, or has an unknown key or an invalid value.
@@ -85,7 +90,7 @@ def read_project(path: str) -> Project:
 
     path = str(Path(path).absolute())
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = _read_text(path)
     except FileNotFoundError:
         raise ProjectFileInvalid(
             f"cannot read {path}: there is no such file",
@@ -104,12 +109,28 @@ def read_project(path: str) -> Project:
     return _Reader(path, text).project(document)
 
 
+def _read_text(path: str) -> str:
+    with Path(path).open("rb") as file:
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise ProjectFileInvalid(f"cannot read {path}: it is larger than {_MAX_BYTES >> 20} MiB")
+    return data.decode()
+
+
 def project_name(path: str) -> str:
-    """The default name of a project: the name of its directory and a hash of the file's path."""
+    """The name by which versions before projects knew a file without the key ``project``: FOLDER-HASH8.
+
+    A database from before has a project of this name for the records of such a file.
+    """
     import hashlib
 
     folder = re.sub(r"[^A-Za-z0-9_-]", "-", Path(path).parent.name)[:40].lstrip("_-") or "root"
     return f"{folder}-{hashlib.sha256(os.fsencode(Path(path).resolve())).hexdigest()[:8]}"
+
+
+def is_name(text: str) -> bool:
+    """Whether a project can have this name."""
+    return len(text) <= 64 and re.match(NAME_PATTERN, text) is not None
 
 
 class _Reader:
@@ -121,13 +142,15 @@ class _Reader:
         self._text = text
         self._problems: list[str] = []
 
-    def project(self, document: dict[str, Any]) -> Project:
+    def project(self, document: dict[str, Any]) -> ProjectFile:
         for key in document:
             if key not in ("project", "services", "vms"):
                 self._unknown((key,), ("project", "services", "vms"))
-        name = document.get("project", project_name(self._path))
-        if type(name) is not str or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-            self._wrong(("project",), "expected 1 to 64 letters, digits, _ and -, the first a letter or digit")
+        wanted = document.get("project")
+        if wanted is not None and (type(wanted) is not str or not is_name(wanted)):
+            self._wrong(
+                ("project",), "expected a name of 1 to 64 letters, digits and . _ -, the first a letter or digit"
+            )
         services = {
             name: self._service(("services", name), table)
             for name, table in self._table(("services",), document.get("services", {})).items()
@@ -139,7 +162,7 @@ class _Reader:
         if self._problems:
             first, *others = self._problems
             raise ProjectFileInvalid(first, hint="\n".join(f"Also: {one}" for one in others[:20]) or None)
-        return Project(self._path, name, services, vms, self._text)
+        return ProjectFile(self._path, wanted, services, vms, self._text)
 
     def _service(self, at: tuple[str, ...], value: Any) -> WantedService:
         table = self._table(at, value)
@@ -341,7 +364,7 @@ _HEAD = """\
 
 
 def write_project(name: str | None, services: Mapping[str, Any], vms: Mapping[str, Any]) -> str:
-    """Format a project file from the tables of its services and VM records."""
+    """Format a project file from the tables of its services and VM records; ``name`` is its key ``project``."""
     import tomli_w
 
     document: dict[str, Any] = {"project": name} if name is not None else {}

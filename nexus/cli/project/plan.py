@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from nexus.cli.project.keys import Edge, service_defaults, vm_defaults
-from nexus.cli.project.manifest import Project, ProjectFileInvalid, project_name
-from nexus.cli.project.world import Observed, Ownership, service_fields, vm_fields
+from nexus.cli.project.manifest import ProjectFile, ProjectFileInvalid
+from nexus.cli.project.target import Target
+from nexus.cli.project.world import Observed, service_fields, vm_fields
 from nexus.hints import command_line
 from nexus.services.cli.status import fields_at_start, is_checked
 
@@ -33,7 +34,7 @@ class Step(NamedTuple):
     action: str
     """create, update, remove, connect, disconnect, restart or start; also wait, which is not part of a plan."""
     kind: str
-    """service or vm."""
+    """project, service or vm."""
     name: str
     id: str = ""
     changes: tuple[Change, ...] = ()
@@ -43,20 +44,18 @@ class Step(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The steps, in an order that satisfies dependencies, and the ownership to write before and after them."""
+    """The steps, in an order that satisfies dependencies."""
 
     steps: tuple[Step, ...]
-    before: Ownership
-    """Includes everything that the steps will create."""
-    after: Ownership
-    """Once all steps have succeeded."""
+    renames: tuple[Step, ...] = ()
+    """A part of the step about the project: the records whose ``managed_by`` changes with it."""
 
 
 def make_plan(
-    project: Project,
+    project: ProjectFile,
+    target: Target,
     observed: Observed,
     *,
-    now_ms: int,
     prune: bool = False,
     start: bool = True,
     new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
@@ -67,60 +66,72 @@ def make_plan(
 
     Raises:
         ProjectFileInvalid: a dependency names an unknown service or has a tunnel to a service without a port, the
-            dependencies form a cycle, or an object belongs to another project.
+            dependencies form a cycle, or a record was created from another file.
     """
-    known = observed.ownership.get(project.name, Ownership())
     edges = _wanted_edges(project, observed)
     _check_tunnels(project, observed)
-    gone = _prune_steps(project, observed, known) if prune else []
+    gone = _prune_steps(project, target, observed) if prune else []
     lost = {step.name for step in gone if step.kind == "service"}
     connects, disconnects = _edge_steps(edges, observed, lost)
     records = [*_vm_steps(project, observed, new_id), *_service_steps(project, observed, new_id)]
     changed = _changed(records, connects + disconnects)
-    stale = {name for name in changed if name in observed.services and _runs(observed.services[name])}
-    pending = {**dict(known.restarts), **{observed.services[name]["id"]: now_ms for name in stale}}
-    by_id = {service["id"]: service for service in observed.services.values()}
-    # A service that was started after its change needs no restart.
-    pending = {
-        one: at
-        for one, at in pending.items()
-        if one in by_id and _runs(by_id[one]) and (at == now_ms or by_id[one].get("started_at", 0) <= at)
+    stale = {
+        name
+        for name, service in observed.services.items()
+        if _runs(service) and (name in changed or _is_restart_due(target, service))
     }
-    stale = {by_id[one]["name"] for one in pending}
-    runs = _run_steps(project, observed, edges, stale, changed) if start else []
+    again = _changed(records, [step for step in connects + disconnects if step.edge.tunnel])
+    runs = _run_steps(project, observed, edges, stale, again) if start else []
     steps = [*disconnects, *gone, *records, *connects, *runs]
-    _check_owners(project, observed, steps)
-    return Plan(tuple(steps), *_ownership_before_and_after(known, observed, steps, pending))
+    _check_managers(project, target, observed, steps)
+    renames = _renames(target, observed)
+    return Plan((*_project_steps(target, renames), *steps), renames)
 
 
-def _check_owners(project: Project, observed: Observed, steps: Iterable[Step]) -> None:
-    """Refuse to change an object of another project; two files may both name an object if they agree on it."""
-    owners = {one: name for name, owned in observed.ownership.items() for one in (*owned.services, *owned.vms)}
+def _project_steps(target: Target, renames: Iterable[Step]) -> list[Step]:
+    root = (Change("root_path", None, target.root),) if target.root is not None else ()
+    if not target.id:
+        return [Step("create", "project", target.name, changes=root)]
+    changes = [*(root if target.binds else ()), *dict.fromkeys(change for step in renames for change in step.changes)]
+    return [Step("update", "project", target.name, target.id, tuple(changes))] if changes else []
+
+
+def _renames(target: Target, observed: Observed) -> tuple[Step, ...]:
+    steps = []
+    for kind, records in (("service", observed.services), ("vm", observed.vms)):
+        renamed = target.renamed(records.values())
+        for name, record in records.items():
+            if record["id"] in renamed:
+                change = Change("managed_by", record["managed_by"], renamed[record["id"]])
+                steps.append(Step("update", kind, name, record["id"], (change,)))
+    return tuple(steps)
+
+
+def _check_managers(project: ProjectFile, target: Target, observed: Observed, steps: Iterable[Step]) -> None:
+    """Refuse to change a record of another file; two files may both name a record if they agree on it."""
     for step in steps:
         there = (observed.services if step.kind == "service" else observed.vms).get(step.name)
-        owner = owners.get(there["id"]) if there is not None else None
-        if owner not in (None, project.name):
+        owner = target.manager(there) if there is not None else None
+        if owner not in (None, target.file):
             kind = "service" if step.kind == "service" else "VM"
             raise ProjectFileInvalid(
-                f'cannot {step.action} {kind} "{step.name}": it was created from the file of project "{owner}"',
+                f'cannot {step.action} {kind} "{step.name}": it was created from {owner}',
                 hint=_ways_out(project, kind, step.name, owner),
             )
 
 
-def _ways_out(project: Project, kind: str, name: str, owner: str) -> str:
-    """What to do about an object of another project. Neither way hands what that project owns to this one."""
-    hint = (
-        f"Give the {kind} another name in {project.path}.\n"
-        f'Or take "{name}" out of the file of project "{owner}", and apply that file, which removes it: '
-        "nexusctl apply -f FILE --prune\n"
-        f"See what that project owns: {command_line('nexusctl', 'export', '--project', owner)}"
+def _ways_out(project: ProjectFile, kind: str, name: str, owner: str) -> str:
+    """What to do about a record of another file. Neither way hands what that file has made to this one."""
+    hint = f"Give the {kind} another name in {project.path}.\n"
+    if owner[0] == "/" and not os.path.lexists(owner):
+        return f"{hint}Or, if {project.path} is that file under a new name, give it the old one again: {owner}"
+    return (
+        f'{hint}Or take "{name}" out of {owner}, and apply that file, which removes it: '
+        f"{command_line('nexusctl', 'apply', '-f', owner, '--prune')}"
     )
-    by_path = project.name == project_name(project.path) and re.fullmatch(r".+-[0-9a-f]{8}", owner)
-    moved = f'If this is the file of that project at another path, say so at its top: project = "{owner}"'
-    return f"{hint}\n{moved}" if by_path else hint
 
 
-def _wanted_edges(project: Project, observed: Observed) -> dict[str, dict[str, Edge]]:
+def _wanted_edges(project: ProjectFile, observed: Observed) -> dict[str, dict[str, Edge]]:
     """The desired dependencies: from the file for its services, unchanged for all others.
 
     Raises:
@@ -133,7 +144,7 @@ def _wanted_edges(project: Project, observed: Observed) -> dict[str, dict[str, E
                 near = get_close_matches(other, names, 1)
                 raise ProjectFileInvalid(
                     f'cannot use {project.path}: service "{name}" depends on "{other}", which is neither in the file'
-                    " nor known to the daemon",
+                    " nor in the project",
                     hint=f'Did you mean "{near[0]}"?' if near else f"Add it: [services.{other}]",
                 )
     edges = {name: dict(needs) for name, needs in observed.edges.items() if name not in project.services}
@@ -147,7 +158,7 @@ def _wanted_edges(project: Project, observed: Observed) -> dict[str, dict[str, E
     return edges
 
 
-def _check_tunnels(project: Project, observed: Observed) -> None:
+def _check_tunnels(project: ProjectFile, observed: Observed) -> None:
     """Refuse a tunnel to a service without a port, unless the daemon already has this dependency."""
     for name, service in project.services.items():
         for other, edge in service.needs.items():
@@ -219,7 +230,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Ch
     return tuple(changes)
 
 
-def _vm_steps(project: Project, observed: Observed, new_id: Callable[[], str]) -> list[Step]:
+def _vm_steps(project: ProjectFile, observed: Observed, new_id: Callable[[], str]) -> list[Step]:
     steps = []
     for name, fields in project.vms.items():
         vm = observed.vms.get(name)
@@ -230,7 +241,7 @@ def _vm_steps(project: Project, observed: Observed, new_id: Callable[[], str]) -
     return steps
 
 
-def _service_steps(project: Project, observed: Observed, new_id: Callable[[], str]) -> list[Step]:
+def _service_steps(project: ProjectFile, observed: Observed, new_id: Callable[[], str]) -> list[Step]:
     steps = []
     for name, wanted in project.services.items():
         service = observed.services.get(name)
@@ -259,14 +270,12 @@ def _edge_steps(
     return connects, disconnects
 
 
-def _prune_steps(project: Project, observed: Observed, known: Ownership) -> list[Step]:
-    """Remove what the project owns and its file no longer names, dependents before their dependencies."""
+def _prune_steps(project: ProjectFile, target: Target, observed: Observed) -> list[Step]:
+    """Remove what the file has made and no longer names, dependents before their dependencies."""
     services = [
-        name
-        for name, service in observed.services.items()
-        if service["id"] in known.services and name not in project.services
+        name for name, service in observed.services.items() if target.manages(service) and name not in project.services
     ]
-    vms = [name for name, vm in observed.vms.items() if vm["id"] in known.vms and name not in project.vms]
+    vms = [name for name, vm in observed.vms.items() if target.manages(vm) and name not in project.vms]
     return [
         *(
             Step("remove", "service", name, observed.services[name]["id"])
@@ -280,6 +289,11 @@ def _runs(service: Mapping[str, Any]) -> bool:
     return service["state"] in ("starting", "running")
 
 
+def _is_restart_due(target: Target, service: Mapping[str, Any]) -> bool:
+    """Whether the service waits for a restart that is this file's matter."""
+    return service.get("restart_pending_since") is not None and target.manager(service) in (None, target.file)
+
+
 def _changed(records: Iterable[Step], edges: Iterable[Step]) -> set[str]:
     """The services whose changes take effect only at a restart."""
     changed = {
@@ -289,12 +303,11 @@ def _changed(records: Iterable[Step], edges: Iterable[Step]) -> set[str]:
         and step.kind == "service"
         and any(change.field.partition(".")[0] in fields_at_start() for change in step.changes)
     }
-    # A tunnel's address is in the environment.
-    return changed | {step.name for step in edges if step.edge.tunnel}
+    return changed | {step.name for step in edges}
 
 
 def _run_steps(
-    project: Project, observed: Observed, edges: Mapping[str, Iterable[str]], stale: set[str], changed: set[str]
+    project: ProjectFile, observed: Observed, edges: Mapping[str, Iterable[str]], stale: set[str], changed: set[str]
 ) -> list[Step]:
     """Restarts and starts, in the order of the dependencies."""
     steps = []
@@ -311,7 +324,7 @@ def _run_steps(
     return steps
 
 
-def not_ready(project: Project, observed: Observed, plan: Plan) -> list[Step]:
+def not_ready(project: ProjectFile, observed: Observed, plan: Plan) -> list[Step]:
     """Steps to wait for the services that run already but are not healthy or completed yet."""
     begun = {step.name for step in plan.steps if step.action in ("restart", "start", "remove")}
     steps = []
@@ -326,17 +339,3 @@ def not_ready(project: Project, observed: Observed, plan: Plan) -> list[Step]:
 
 def _is_completed_oneshot(service: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
     return fields["type"] == "oneshot" and service["state"] == "stopped" and service.get("exit_code") == 0
-
-
-def _ownership_before_and_after(
-    known: Ownership, observed: Observed, steps: Iterable[Step], pending: Mapping[str, int]
-) -> tuple[Ownership, Ownership]:
-    made = {kind: {s.id for s in steps if s.action == "create" and s.kind == kind} for kind in ("service", "vm")}
-    removed = {step.id for step in steps if step.action == "remove"}
-    restarted = {step.id for step in steps if step.action == "restart"}
-    there = {service["id"] for service in observed.services.values()}, {vm["id"] for vm in observed.vms.values()}
-    services = frozenset((known.services & there[0]) | made["service"])
-    vms = frozenset((known.vms & there[1]) | made["vm"])
-    before = Ownership(services, vms, tuple(pending.items()))
-    left = tuple((one, at) for one, at in pending.items() if one not in restarted | removed)
-    return before, Ownership(services - removed, vms - removed, left)

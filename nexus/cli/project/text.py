@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from nexus.cli.output import painted, printable
@@ -15,12 +15,12 @@ from nexus.services.cli.status import summary
 __all__ = ["outcome_record", "outcome_text", "plan_lines", "plan_summary", "step_record"]
 
 _MARKS = {"create": ("+", "green"), "update": ("~", "yellow"), "remove": ("-", "red")}
-_KINDS = {"service": "service", "vm": "VM"}
+_KINDS = {"project": "project", "service": "service", "vm": "VM"}
 _DONE = {"create": "Created", "update": "Updated", "remove": "Removed"}
 
 
 def plan_lines(plan: Plan, *, colour: bool) -> Iterator[str]:
-    """The lines of a plan for a person: the changes by service and VM record, then restarts and starts."""
+    """The lines of a plan for a person: its project, the changes by service and VM record, then restarts and starts."""
 
     def coloured(text: str, paint: str) -> str:
         return painted(printable(text), paint) if colour else printable(text)
@@ -32,6 +32,9 @@ def plan_lines(plan: Plan, *, colour: bool) -> Iterator[str]:
     for (kind, name), steps in subjects.items():
         record = next((step for step in steps if step.action in _MARKS), None)
         mark, paint = _MARKS[record.action if record else "update"]
+        if kind == "project":
+            yield from _project_lines(steps[0], mark, coloured, paint)
+            continue
         yield coloured(f'{mark} {_KINDS[kind]} "{name}"', paint)
         created = record is not None and record.action == "create"
         for change in record.changes if record else ():
@@ -45,6 +48,14 @@ def plan_lines(plan: Plan, *, colour: bool) -> Iterator[str]:
     for step in plan.steps:
         if step.action in ("restart", "start"):
             yield printable(f'> {step.action} service "{step.name}"')
+
+
+def _project_lines(step: Step, mark: str, coloured: Callable[[str, str], str], paint: str) -> Iterator[str]:
+    root = next((change.after for change in step.changes if change.field == "root_path"), None)
+    yield coloured(f'{mark} project "{step.name}"' + (f" ({root})" if root is not None else ""), paint)
+    for change in step.changes:
+        if change.field == "managed_by":
+            yield printable(f"    records of {change.before} become those of {change.after}")
 
 
 def _edge_text(edge: Edge) -> str:
@@ -78,8 +89,11 @@ def plan_summary(plan: Plan) -> str:
     return ", ".join(f"{count} to {verb}" for verb, count in counts.items() if count)
 
 
-def outcome_text(outcome: Outcome) -> str | None:
-    """The outcome in a sentence; None for a failure, which is printed as an error."""
+def outcome_text(outcome: Outcome, where: Callable[[dict[str, Any]], str] = lambda _record: "") -> str | None:
+    """The outcome in a sentence; None for a failure, which is printed as an error.
+
+    ``where`` is what the sentence about a removed record adds.
+    """
     step = outcome.step
     if outcome.result == "skipped":
         other = f' and "{step.other}"' if step.other else ""
@@ -96,7 +110,8 @@ def outcome_text(outcome: Outcome) -> str | None:
         return started_text(outcome.reply)[
             -1
         ]  # the lines before it are about other services, which have steps of their own
-    return f'{_DONE[step.action]} {_KINDS[step.kind]} "{step.name}"'
+    place = where(outcome.reply) if step.action == "remove" else ""
+    return f'{_DONE[step.action]} {_KINDS[step.kind]} "{step.name}"{place}'
 
 
 def step_record(step: Step) -> dict[str, Any]:

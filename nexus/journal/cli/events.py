@@ -49,7 +49,7 @@ def _events(app: App, values: dict[str, Any], out: Printer) -> None:
                 out.line(record, _line(event, wide), key="seq")
     except (KeyboardInterrupt, Unavailable, ConnectionLost) as error:
         if last is not None:
-            hint(f"Continue from here: {_command_line(values, out, last)}")
+            hint(f"Continue from here: {_command_line(app, values, out, last)}")
         if isinstance(error, Unavailable):
             raise ConnectionLost(error.message) from None  # without the daemon's hint: the one above replaces it
         raise
@@ -57,13 +57,12 @@ def _events(app: App, values: dict[str, Any], out: Printer) -> None:
         out.many(collected, (), key="seq", nothing="No events found.")
     elif heading and last is None and out.for_person:
         click.echo("No events found.", err=True)
-    if heading and last is None and not collected:
         app.hint_missing_project()
 
 
-def _command_line(values: dict[str, Any], out: Printer, last: int) -> str:
+def _command_line(app: App, values: dict[str, Any], out: Printer, last: int) -> str:
     """The command line that selects the same events, after the last one that was shown."""
-    words: list[str | int] = []
+    words: list[str | int] = ["-A"] if app.all_projects else []
     for kind in values.get("kinds") or ():
         words += ["--kind", kind]
     if values.get("subject"):
@@ -86,6 +85,8 @@ def _record(event: Event) -> dict[str, Any]:
 
 def _line(event: Event, wide: bool) -> str:
     subject = event.subject_name or event.subject_id or ""
+    if event.project not in (None, "default") and event.subject_kind != "project":
+        subject = f"{event.project}/{subject}"
     by = event.actor or f"uid {event.uid}"
     detail = ""
     if wide and event.detail:

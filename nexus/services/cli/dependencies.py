@@ -35,8 +35,8 @@ def _tunnel(edge: dict[str, Any]) -> str:
     return f"{edge.get('tunnel_host', '127.0.0.1')}:{port}" if port else "yes"
 
 
-def all_dependencies(app: App, project: str | None = None) -> list[dict[str, Any]]:
-    """All dependencies of all services of a project, by default of the one of this run."""
+def all_dependencies(app: App, *, project: str | None = None) -> list[dict[str, Any]]:
+    """All dependencies of the services of a project, by default of that of this run."""
     found: list[dict[str, Any]] = app.call_raw(ListDependencies(), project=project).get("dependencies", [])
     return found
 

@@ -10,6 +10,7 @@ from nexus_protocol.command import Command
 from nexus_protocol.errors import DeadlineExceeded, NexusError
 
 from nexus.cli.app import ANSWER_WITHIN_S
+from nexus.cli.groups import Verb
 from nexus.cli.output import Printer
 from nexus.cli.verbs import Run, build_command, shell_complete, verb
 from nexus.client.errors import ConnectionFailure
@@ -27,21 +28,23 @@ _MAX_REPORTED = 10
 
 
 def _chosen(app: App, values: dict[str, Any]) -> list[str]:
-    """The names of the selected services: by name, all, or by tag.
+    """References to the selected services: by name, all, or by tag; with ``-A`` all of every project.
 
     Raises:
-        UsageError: not exactly one of the three is given.
+        UsageError: not exactly one of the three is given, or names with ``-A``.
     """
     names, every, tag = list(values.pop("service")), values.pop("all"), values.pop("tag")
     if (bool(names) + bool(every) + (tag is not None)) != 1:
         raise click.UsageError("select services: by name, with --all, or with --tag TAG")
+    if names and app.all_projects:
+        raise click.UsageError("-A goes with --all or --tag TAG; name a service of another project as PROJECT/NAME")
     if names:
         return names
     found = all_services(app, tag=tag)
     if not found:
         click.echo("No services found.", err=True)
         app.hint_missing_project()
-    return [service["name"] for service in found]
+    return [service["id"] if app.all_projects else service["name"] for service in found]
 
 
 def _for_all(
@@ -190,14 +193,16 @@ With --env they get another environment. Their dependents are not stopped.
 def _selection_parameters() -> list[click.Parameter]:
     return [
         click.Argument(["service"], metavar="[NAME]...", nargs=-1, shell_complete=shell_complete("service")),
-        click.Option(["--all"], is_flag=True, help="All services."),
+        click.Option(["--all"], is_flag=True, help="All services of the project; with -A those of every project."),
         click.Option(["--tag"], help="All services with this tag.", shell_complete=shell_complete("service tag")),
     ]
 
 
-def _build(command: type[Command[Any]], run: Run, help: str) -> click.Command:
+def _build(command: type[Command[Any]], run: Run, help: str) -> Verb:
     exclude = ("service", "timeout_ms", "if_state_revision")
-    return verb(command, run, parameters=_selection_parameters(), exclude=exclude, help=help)
+    built = verb(command, run, parameters=_selection_parameters(), exclude=exclude, help=help)
+    built.takes_all_projects = True
+    return built
 
 
 def make_start() -> click.Command:

@@ -112,8 +112,8 @@ _COLUMNS = (
 )
 
 
-def all_services(app: App, project: str | None = None, **filters: Any) -> list[dict[str, Any]]:
-    """Read all services that match the filters, by name: of a project, by default of the one of this run."""
+def all_services(app: App, *, project: str | None = None, **filters: Any) -> list[dict[str, Any]]:
+    """Read all services that match the filters, by name: of a project, by default of that of this run."""
     return all_records(app, ListServices, SERVICE, filters, project=project)
 
 
@@ -140,6 +140,7 @@ def _print_status(status: dict[str, Any], wide: bool) -> None:
         [
             ("Name", service["name"]),
             ("ID", service["id"]),
+            ("Project", None if service["project"] == "default" else service["project"]),
             ("State", f"{service['state']} for {_time_in_state(service)}, since {format_time(service['state_at'])}"),
             ("Unknown", _unknown(service)),
             ("Reason", service.get("reason")),
@@ -152,6 +153,7 @@ def _print_status(status: dict[str, Any], wide: bool) -> None:
             ("Memory", _memory(status, service)),
             ("CPU time", _cpu(status)),
             ("Restarts", _restarts(service)),
+            ("Restart due", _restart_due(service)),
             ("Next try", format_time(service.get("next_restart_at"))),
             ("Last exit", _exit(service)),
             ("Started", format_time(service.get("started_at"))),
@@ -163,6 +165,11 @@ def _print_status(status: dict[str, Any], wide: bool) -> None:
             *(_wide_fields(service) if wide else ()),
         ]
     )
+
+
+def _restart_due(service: dict[str, Any]) -> str | None:
+    since = service.get("restart_pending_since")
+    return None if since is None else f"since {format_time(since)}, for a change that its run does not have"
 
 
 def _wide_fields(service: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from nexus.cli.output import Printer, colour_wanted, painted, printable
-from nexus.cli.records import print_list
 from nexus.cli.verbs import shell_complete, verb
 from nexus.services.cli.dependencies import all_dependencies
 from nexus.services.cli.status import all_services, edge_text, shown_health, state_colour
@@ -56,7 +55,7 @@ def draw(
     while pending:
         name, before, below, note = pending.pop()
         again = name in drawn and name in dependencies
-        text = _node_text(name, services[name], note, colour)
+        text = _node_text(services[name], note, colour)
         yield f"{before}{text}" + (" (see above)" if again else "")
         if again:
             continue
@@ -69,37 +68,33 @@ def draw(
             pending.append((edge["dependency"], below + branch, below + further, edge_text(edge)))
 
 
-def _node_text(name: str, service: dict[str, Any], note: str, colour: bool) -> str:
+def _node_text(service: dict[str, Any], note: str, colour: bool) -> str:
     health = shown_health(service)
     state = service["state"] + (f", {'health unknown' if health == 'unknown' else health}" if health else "")
     if colour:
         state = painted(state, state_colour(service))
     lost = service.get("lost_dependencies")
-    words = f"{name} [{state}]" + (f" ({note})" if note else "")
+    words = f"{service['name']} [{state}]" + (f" ({note})" if note else "")
     return words + (f" lost: {', '.join(lost)}" if lost else "")
 
 
 def _tree(app: App, values: dict[str, Any], out: Printer) -> None:
-    root: dict[str, Any] | None = None
-    if values["service"] is not None:
-        root = app.call_raw(GetServiceStatus(values["service"]))["service"]
-    # What a service needs is in its project, whichever this run speaks in.
+    root = None if values["service"] is None else app.call_raw(GetServiceStatus(values["service"]))["service"]
     project = None if root is None else root["project_id"]
-    services = {_label(app, each, "name"): each for each in all_services(app, project)}
-    edges = [
-        {**edge, "service": _label(app, edge, "service"), "dependency": _label(app, edge, "dependency")}
-        for edge in all_dependencies(app, project)
-    ]
+    found, edges = all_services(app, project=project), all_dependencies(app, project=project)
+    if app.all_projects and root is None:
+        _qualify(found, "name")
+        _qualify(edges, "service", "dependency")
+    services = {service["name"]: service for service in found}
     edges = [edge for edge in edges if edge["service"] in services and edge["dependency"] in services]
     if root is not None:
-        roots = [_label(app, root, "name")]
+        roots = [root["name"]]
         edges = list(_below(roots[0], edges))
     else:
         needed = {edge["dependency"] for edge in edges}
         roots = [name for name in services if name not in needed]
     if not out.for_person:
-        plain = [{**edge, **{end: edge[end].rpartition("/")[2] for end in ("service", "dependency")}} for edge in edges]
-        print_list(app, plain, (), out, key="dependency", nothing="No dependencies found.")
+        out.many(edges, (), key="dependency", nothing="No dependencies found.")
         return
     if not services:
         click.echo("No services found.", err=True)
@@ -110,10 +105,11 @@ def _tree(app: App, values: dict[str, Any], out: Printer) -> None:
         click.echo(line if colour else printable(line))
 
 
-def _label(app: App, record: dict[str, Any], field: str) -> str:
-    """The name of a service in the tree, which tells its project where the tree is of all."""
-    name: str = record[field]
-    return f"{record['project']}/{name}" if app.all_projects else name
+def _qualify(records: Sequence[dict[str, Any]], *fields: str) -> None:
+    """Give the names in these fields with their projects, in which alone they are unique."""
+    for record in records:
+        for field in fields:
+            record[field] = f"{record['project']}/{record[field]}"
 
 
 def _below(root: str, edges: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

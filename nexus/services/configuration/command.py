@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
+from typing import Any
 
 from nexus.capability import Hooks
 from nexus.hints import command_line
@@ -62,7 +63,8 @@ async def make_spec(service: Service, environment: Mapping[str, str], hooks: Hoo
     directory = directory_of(service)
     variables = dict(environment)
     if hooks is not None:
-        fields = {"id": service.id, "name": service.name, "run_command": service.run_command, "directory": directory}
+        fields: dict[str, Any] = {"id": service.id, "project": service.project, "name": service.name}
+        fields |= {"run_command": service.run_command, "directory": directory}
         variables = await hooks.pre_start(service.name, fields, variables)
     return ProcessSpec(
         argv=argv,

@@ -309,7 +309,7 @@ DROP TABLE old_service;
 CREATE INDEX idx_service_dependency_dependent ON service_dependency (dependent_service_id);
 CREATE INDEX idx_service_name ON service (name, id);
 CREATE INDEX idx_service_status ON service (status, name, id);
-CREATE INDEX idx_service_project_status ON service (project_id, status, name);
+CREATE INDEX idx_service_project_status ON service (project_id, status, name, id);
 DROP TABLE old_project;
 DROP TABLE old_owned;
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from nexus.cli.project.keys import Edge, service_defaults, vm_defaults
 from nexus.cli.project.manifest import (
-    Project,
+    ProjectFile,
     ProjectFileInvalid,
     find_line,
+    project_name,
     read_project,
     service_table,
     vm_table,
@@ -22,7 +23,7 @@ from nexus.cli.project.manifest import (
 )
 
 
-def read(folder: Path, text: str) -> Project:
+def read(folder: Path, text: str) -> ProjectFile:
     path = folder / "nexus.toml"
     path.write_text(text)
     return read_project(str(path))
@@ -159,15 +160,29 @@ def test_dependencies_are_names_or_tables(root: Path) -> None:
     assert project.services["b"].needs == {"c": Edge("healthy", True, "restart"), "d": Edge()}
 
 
-def test_default_project_names_differ_for_directories_of_the_same_name(root: Path) -> None:
+def test_names_of_before_differ_for_directories_of_the_same_name(root: Path) -> None:
     for folder in ("a", "b"):
         (root / folder / "app").mkdir(parents=True)
-    first, second = (read(root / folder / "app", "").name for folder in ("a", "b"))
+    first, second = (project_name(str(root / folder / "app" / "nexus.toml")) for folder in ("a", "b"))
     assert first.startswith("app-")
     assert second.startswith("app-")
     assert first != second
-    assert read(root / "a" / "app", "").name == first
-    assert read(root, 'project = "shop"').name == "shop"
+    (root / "link").symlink_to(root / "a")
+    assert project_name(str(root / "link" / "app" / "nexus.toml")) == first
+
+
+def test_project_is_named_by_its_key(root: Path) -> None:
+    assert read(root, "").key is None
+    assert read(root, 'project = "my.shop_2"').key == "my.shop_2"
+
+
+def test_file_larger_than_the_limit_is_refused(root: Path) -> None:
+    path = root / "nexus.toml"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # a sparse file: reading all of it would fail otherwise
+    with pytest.raises(ProjectFileInvalid) as caught:
+        read_project(str(path))
+    assert caught.value.message == f"cannot read {path}: it is larger than 16 MiB"
 
 
 @pytest.mark.parametrize(
@@ -221,9 +236,12 @@ def test_default_project_names_differ_for_directories_of_the_same_name(root: Pat
             ', line 1: services."a b": expected a name of 1 to 64 letters, digits and . _ -, '
             "the first a letter or digit",
         ),
-        (
-            "project = 'a.b'",
-            ", line 1: project: expected 1 to 64 letters, digits, _ and -, the first a letter or digit",
+        *(
+            (
+                f"project = {name!r}",
+                ", line 1: project: expected a name of 1 to 64 letters, digits and . _ -, the first a letter or digit",
+            )
+            for name in (".b", "a/b", "", "x" * 65, "0b9f4c1e-0000-4000-8000-000000000001", 5)
         ),
     ],
 )
@@ -339,4 +357,4 @@ def test_written_file_reads_back_equal(
     project = read_project(str(path))
     assert {name: tuple(service) for name, service in project.services.items()} == wanted
     assert project.vms == {"box": vm}
-    assert project.name == "p"
+    assert project.key == "p"

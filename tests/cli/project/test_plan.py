@@ -1,4 +1,4 @@
-"""The plan: its steps, their order, and the ownership that it writes."""
+"""The plan: its steps, their order, and which file made a record."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus.cli.project.keys import Edge, service_defaults
-from nexus.cli.project.manifest import Project, ProjectFileInvalid, WantedService, read_project
+from nexus.cli.project.manifest import ProjectFile, ProjectFileInvalid, WantedService, read_project
 from nexus.cli.project.plan import Plan, find_cycle, in_order, make_plan
+from nexus.cli.project.target import Target
 from nexus.cli.project.text import plan_lines, plan_summary
-from nexus.cli.project.world import Observed, Ownership
-
-NOW = 1000
+from nexus.cli.project.world import Observed
 
 
-def project(folder: Path, text: str) -> Project:
+def project(folder: Path, text: str) -> ProjectFile:
     (folder / "nexus.toml").write_text('project = "p"\n' + text)
     return read_project(str(folder / "nexus.toml"))
 
 
-def plan(wanted: Project, observed: Observed, **options: Any) -> Plan:
+def target(wanted: ProjectFile, **fields: Any) -> Target:
+    return Target(**{"file": wanted.path, "name": "p", "id": "id-p", "root": str(Path(wanted.path).parent)} | fields)
+
+
+def plan(wanted: ProjectFile, observed: Observed, at: Target | None = None, **options: Any) -> Plan:
     numbers = count(1)
-    return make_plan(wanted, observed, now_ms=NOW, new_id=lambda: f"new-{next(numbers)}", **options)
+    return make_plan(wanted, at or target(wanted), observed, new_id=lambda: f"new-{next(numbers)}", **options)
 
 
 def words(made: Plan) -> list[str]:
@@ -63,14 +66,12 @@ def test_missing_objects_are_created_connected_and_started_in_order(root: Path) 
         "start service db",
         "start service api",
     ]
-    assert made.before == made.after == Ownership(frozenset({"new-2", "new-3"}), frozenset({"new-1"}))
 
 
 def test_equal_state_gives_an_empty_plan(root: Path) -> None:
     there = observed(service("api", run_command="api"), service("db", run_command="db"), edges={"api": {"db": Edge()}})
     made = plan(project(root, TWO), there, prune=True)
-    assert made.steps == ()
-    assert made.before == made.after == Ownership()
+    assert made == Plan(())
 
 
 def test_only_changes_that_need_it_restart_a_running_service(root: Path) -> None:
@@ -78,11 +79,9 @@ def test_only_changes_that_need_it_restart_a_running_service(root: Path) -> None
     assert words(plan(project(root, TWO), there))[:2] == ["update service api", "update service db"]
     made = plan(project(root, TWO), there)
     assert words(made)[2:] == ["connect service api db", "restart service api"]
-    assert made.before.restarts == (("id-api", NOW),)
-    assert made.after.restarts == ()
 
 
-def test_changed_tunnel_restarts_its_dependent(root: Path) -> None:
+def test_changed_dependency_restarts_its_dependent(root: Path) -> None:
     wanted = project(root, TWO.replace('["db"]', "{ db = { tunnel = true } }") + "port = 1\n")
     db = service("db", run_command="db", port=1)
     there = observed(service("api", run_command="api"), db, edges={"api": {"db": Edge()}})
@@ -93,15 +92,18 @@ def test_changed_tunnel_restarts_its_dependent(root: Path) -> None:
     ]
 
 
-def test_pending_restart_is_planned_until_the_service_was_started_again(root: Path) -> None:
-    edges = {"api": {"db": Edge()}}
-    ownership = {"p": Ownership(frozenset({"id-api"}), frozenset(), (("id-api", 500),))}
-    db = service("db", run_command="db")
-    stale = observed(service("api", run_command="api", started_at=400), db, edges=edges, ownership=ownership)
-    assert words(plan(project(root, TWO), stale)) == ["restart service api"]
-    assert words(plan(project(root, TWO), stale, start=False)) == []
-    fresh = observed(service("api", run_command="api", started_at=600), db, edges=edges, ownership=ownership)
-    assert words(plan(project(root, TWO), fresh)) == []
+def test_pending_restart_is_planned_while_the_service_is_up_and_this_file_or_none_made_it(root: Path) -> None:
+    def made(**fields: Any) -> list[str]:
+        db = service("db", run_command="db")
+        api = service("api", run_command="api", restart_pending_since=500) | fields
+        return words(plan(project(root, TWO), observed(api, db, edges={"api": {"db": Edge()}}), **options))
+
+    options: dict[str, Any] = {}
+    assert made() == made(managed_by="nexus.toml") == made(state="starting") == ["restart service api"]
+    assert made(managed_by="other.toml") == made(restart_pending_since=None) == []
+    assert made(state="stopped") == ["start service api"]
+    options["start"] = False
+    assert made() == []
 
 
 def test_stopped_service_is_started_unless_start_is_false(root: Path) -> None:
@@ -122,16 +124,23 @@ def test_completed_oneshot_is_started_again_only_when_changed(root: Path) -> Non
     assert words(plan(project(root, text.format("work")), failed)) == ["start service once"]
 
 
-def test_prune_removes_only_owned_objects_dependents_first(root: Path) -> None:
+def test_prune_removes_only_what_the_file_made_dependents_first(root: Path) -> None:
     there = observed(
-        service("a"),
-        service("b"),
+        service("a", managed_by="nexus.toml"),
+        service("b", managed_by="nexus.toml"),
+        service("c", managed_by="other.toml"),
         service("mine"),
         edges={"b": {"a": Edge()}},
-        vms={"box": {"id": "id-box", "name": "box", "role": "work", "vcpu_count": 1, "mem_size_mib": 128}},
-        ownership={
-            "p": Ownership(frozenset({"id-a", "id-b"}), frozenset({"id-box"})),
-            "q": Ownership(frozenset({"id-c"})),
+        vms={
+            name: {
+                "id": f"id-{name}",
+                "name": name,
+                "role": "work",
+                "vcpu_count": 1,
+                "mem_size_mib": 128,
+                "managed_by": file,
+            }
+            for name, file in (("box", "nexus.toml"), ("other", "deploy/nexus.toml"))
         },
     )
     made = plan(project(root, ""), there, prune=True)
@@ -141,30 +150,54 @@ def test_prune_removes_only_owned_objects_dependents_first(root: Path) -> None:
         "remove service a",
         "remove vm box",
     ]
-    assert made.after == Ownership()
     assert words(plan(project(root, ""), there)) == []
 
 
 def test_reversed_edge_is_disconnected_before_it_is_connected(root: Path) -> None:
     there = observed(service("api", run_command="api"), service("db", run_command="db"), edges={"db": {"api": Edge()}})
-    assert words(plan(project(root, TWO), there)) == ["disconnect service db api", "connect service api db"]
+    assert words(plan(project(root, TWO), there)) == [
+        "disconnect service db api",
+        "connect service api db",
+        "restart service db",
+        "restart service api",
+    ]
 
 
-def test_objects_of_another_project_are_refused_unless_equal(root: Path) -> None:
-    ownership = {"q": Ownership(frozenset({"id-api"}))}
-    there = observed(service("api", run_command="old"), service("db", run_command="db"), ownership=ownership)
+def test_records_of_another_file_are_refused_unless_equal(root: Path) -> None:
+    (root / "other.toml").touch()
+    there = observed(service("api", run_command="old", managed_by="other.toml"), service("db", run_command="db"))
     with pytest.raises(ProjectFileInvalid) as caught:
         plan(project(root, TWO), there)
-    assert caught.value.message == 'cannot update service "api": it was created from the file of project "q"'
-    assert "settings unset" not in str(caught.value.hint), "that would hand everything of q to the next file"
-    assert "nexusctl export --project q" in str(caught.value.hint).splitlines()[-1]
+    assert caught.value.message == f'cannot update service "api": it was created from {root}/other.toml'
+    assert str(caught.value.hint).endswith(f"nexusctl apply -f {root}/other.toml --prune")
     same = observed(
-        service("api", run_command="api"),
+        service("api", run_command="api", managed_by="other.toml"),
         service("db", run_command="db"),
         edges={"api": {"db": Edge()}},
-        ownership=ownership,
     )
     assert words(plan(project(root, TWO), same)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "fields", "after"),
+    [
+        ("nexus.toml", {}, "nexus.toml"),  # of a project that has its folder, as it is
+        ("nexus.toml", {"adopts": True, "binds": True}, "nexus.toml"),
+        ("{root}/nexus.toml", {"adopts": True, "binds": True}, "nexus.toml"),
+        ("{root}/a/b.toml", {"adopts": True, "binds": True}, "a/b.toml"),
+        ("nexus.toml", {"adopts": True, "root": None}, "{root}/nexus.toml"),
+        ("{root}/nexus.toml", {"adopts": True, "root": None}, "{root}/nexus.toml"),
+        (None, {"adopts": True, "binds": True}, None),
+    ],
+)
+def test_adoption_gives_records_the_name_of_their_file(
+    root: Path, before: str | None, fields: dict[str, Any], after: str | None
+) -> None:
+    before, after = (name and name.format(root=root) for name in (before, after))
+    wanted = project(root, "")
+    made = plan(wanted, observed(service("api", managed_by=before)), target(wanted, **fields), prune=not fields)
+    assert [step.changes[0].after for step in made.renames] == ([after] if after != before else [])
+    assert ("update project p" in words(made)) == (fields.get("binds", False) or after != before)
 
 
 @pytest.mark.parametrize(
