@@ -169,16 +169,17 @@ def _change_detail(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
     return detail
 
 
-def _held(reader: Reader, project_id: str) -> list[Held]:
-    return [Held("service", *row, runs=row[2] in store.UP) for row in store.names_and_states(reader, project_id)]
+def _held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[Held]:
+    rows = store.names_and_states(reader, project_id, after, limit)
+    return [Held("service", *row, runs=row[2] in store.UP) for row in rows]
 
 
 def _delete_all(tx: Transaction, operation: Operation, project_id: str, _held: list[Held]) -> None:
     store.delete_all(tx, operation, project_id)
 
 
-def _all_deleted(ctx: Context, held: list[Held]) -> None:
-    ctx.daemon.manager(ServiceManager).deleted([each.id for each in held])
+def _all_deleted(ctx: Context, ids: list[str]) -> None:
+    ctx.daemon.manager(ServiceManager).deleted(ids)
 
 
 contents(Contents("service", "service", _held, _delete_all, _all_deleted))

@@ -272,8 +272,8 @@ class Lifecycle:
             )
             self._forget_run(None)
 
-    async def _write_run(self, run_id: str, port: int | None, revision: int) -> None:
-        """Write the durable row that precedes the process, which has the configuration of a revision."""
+    async def _write_run(self, run_id: str, port: int | None, made_from: StoredService) -> None:
+        """Write the durable row that precedes the process, whose configuration is from an earlier reading of it."""
         detail: dict[str, Any] = {} if port is None else {"port": port}
         if self._series.count:
             detail["restarts"] = self._series.count
@@ -282,7 +282,7 @@ class Lifecycle:
             ("service.starting", detail),
             operation=self._operation,
             insist=False,
-            made_from=revision,
+            made_from=made_from,
             run_id=run_id,
             active_port=port,
             pid=None,
