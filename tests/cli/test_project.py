@@ -493,16 +493,16 @@ def test_what_is_sent(recording: RecordingDaemon) -> None:
     there = Inside(Cli(recording.environment), folder)
     (recording.root / "contexts").touch()
     there.ok("vm", "list", "-o", "json")
-    told = recording.take()
+    told = recording.take_with_projects()
     assert {each[0] for each in told} <= {"ListVms", "GetProject"}
     assert [each[3] for each in told] == [{"root": str(folder)}] * len(told)
     there.ok("-A", "vm", "list")
-    assert recording.take() == [("ListVms", None, None, "*")]
+    assert recording.take_with_projects() == [("ListVms", None, None, "*")]
     for line in LOOKING:
         for variable in ("", "default", "gone"):
             there(*line.split(), NEXUS_PROJECT=variable, NEXUS_WHY="w")
             there("-p", "gone", *line.split())
-            assert recording.take() == [], line
+            assert recording.take_with_projects() == [], line
 
 
 def test_beside_an_older_daemon(older: OlderDaemon) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import threading
@@ -75,8 +76,14 @@ def replays(daemon: DaemonProcess) -> None:
 
 
 def answers(port: int | None) -> int:
-    with socket.create_connection(("127.0.0.1", port or 0), 60) as sock:
-        return int(sock.recv(100))
+    """The pid that answers on a port, once something does."""
+
+    def ask() -> int:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port or 0), 60) as sock:
+            return int(sock.recv(100) or 0)
+        return 0
+
+    return wait_until(ask, f"an answer on port {port}")
 
 
 class Pair:

@@ -154,7 +154,7 @@ def test_what_was_deleted_is_forgotten(own: Speaker, daemon: DaemonProcess, agai
         shop.call(AddDependency("web", "db", tunnel_enabled=True))
         shop.call(StartService("web"))
         pid = shop.get().pid
-        with shop.client.stream(GetServiceStdout(web.id)) as stream:
+        with shop.client.stream(GetServiceStdout(web.id, follow=True)) as stream:
             assert bytes(next(iter(stream)).data) == f"round {round_}\n".encode()
         if again == "renamed":
             own.call(UpdateProject("shop", name=f"old-{round_}"))
