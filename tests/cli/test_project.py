@@ -376,7 +376,26 @@ def test_a_hint_about_a_record_of_default_names_it_where_another_project_is_spok
     for line in hinted(said):
         ran = shop.line(line)
         assert "shop" not in ran.out, line
-    cli.ok("service", "stop", "web")
+    cli.ok("service", "add", "needing", "--run", "exec sleep 1000", "--depends-on", "web")
+    cli.ok("service", "start", "needing")
+    for refused, from_default, elsewhere in (
+        # Told by a read, by a write in the writer's thread, and by a change.
+        (("service", "stop", "default/web"), "service stop web --cascade", "service stop default/web --cascade"),
+        (
+            ("service", "remove", "default/needing", "--yes"),
+            "service remove needing --force",
+            "service remove default/needing --force",
+        ),
+        (
+            ("service", "update", "default/web", "--tag", "x", "--if-revision", "9"),
+            "service status web",
+            "service status default/web",
+        ),
+    ):
+        assert f"nexusctl {elsewhere}" in shop(*refused).err
+        assert f"nexusctl {elsewhere}" in shop(*refused, NEXUS_PROJECT="shop").err
+        assert f"nexusctl {from_default}" in cli(*refused).err
+    cli.ok("service", "stop", "--all")
 
 
 def test_destructive_verbs_name_the_project_unless_the_line_does(cli: Cli, work: Path) -> None:
