@@ -28,9 +28,10 @@ from nexus.services.dependencies import store as dependency_store
 from nexus.services.dependencies.conditions import completed
 from nexus.services.dependencies.store import StoredDependency
 from nexus.services.dependencies.tunnels import TUNNEL_OWNER, Tunnels
-from nexus.services.errors import ServiceCursorInvalid, ServiceNeeded
+from nexus.services.errors import ServiceCursorInvalid, ServiceNeeded, ServiceNotFound
 from nexus.services.lifecycle.context import SERVICE_OWNER, owner_of_service
 from nexus.services.lifecycle.handle import ServiceHandle
+from nexus.services.lifecycle.progress import describe_progress
 from nexus.services.records import LogPiece, Service, ServicesStopped, ServiceStarted, ServiceStatus
 from nexus.services.states import DependencyCondition, LogStream, ServiceReason, ServiceState, ServiceType
 from nexus.services.store import StoredService
@@ -268,10 +269,18 @@ class ServiceManager:
             what = "It continues in the daemon" if going_on else "It is still being stopped, and was not started"
             look = command_line("nexusctl", "service", "status", reference_of(service))
             raise DeadlineExceeded(
-                f'cannot finish with service "{service.name}" within {timeout_ms} ms',
+                f'cannot finish with service "{service.name}" within {timeout_ms} ms{self._progress(service.id)}',
                 hint=f"{what}; see how far it is: {look}",
                 details={"name": service.name, "goes_on": going_on},
             ) from None
+
+    def _progress(self, service_id: str) -> str:
+        def read(reader: Reader) -> str:
+            return f": {describe_progress(reader, service_id, self._context.boot)}"
+
+        with contextlib.suppress(ServiceNotFound):  # it was removed meanwhile
+            return self._store.read(read, snapshot=True)
+        return ""
 
     def _dependents_up(self, service_id: str) -> dict[str, list[str]]:
         """The service and all dependents that are not stopped, each with its direct dependents."""

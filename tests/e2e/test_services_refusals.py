@@ -141,7 +141,7 @@ STARTS = (
     Refusal("start web --env A=1", 5, "it is up with another one", "service restart web --env"),
     Refusal("start forbidden", 5, "not on a Friday", "plugin"),
     Refusal("start unarmed", 5, "it has no licence", "plugin"),
-    Refusal("start sick --wait", 5, "it is unhealthy: I am ill", "service logs sick"),
+    Refusal("start sick --wait --timeout 1", 124, "it is unhealthy: I am ill", "service status sick"),
 )
 
 GIT = (

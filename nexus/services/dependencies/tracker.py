@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from nexus_protocol import NexusError
 
 from nexus.capability import ManagerContext
-from nexus.hints import command_line, joined
+from nexus.hints import command_line
 from nexus.journal.operation import Operation, resumed
 from nexus.records.scope import qualified, reference_of
 from nexus.services import store
@@ -21,7 +21,7 @@ from nexus.services.errors import ServiceDependencyFailed
 from nexus.services.health.declared import has_health_check
 from nexus.services.reasons import stored_reason
 from nexus.services.records import Service
-from nexus.services.states import DependencyCondition, ServiceHealth, ServiceReason, ServiceState, WhenLost
+from nexus.services.states import DependencyCondition, ServiceReason, ServiceState, WhenLost
 from nexus.services.store import StoredService
 from nexus.store import Reader
 from nexus.supervision.requests import Reason
@@ -39,8 +39,8 @@ class Peer(Protocol):
     """The handle of another service."""
 
     @property
-    def failures(self) -> int:
-        """How many of its starts and runs failed."""
+    def blocked(self) -> str | None:
+        """Why it waits for a dependency that nothing brings up; None while it does not."""
 
     @property
     def alive(self) -> bool:
@@ -91,8 +91,10 @@ class DependencyTracker:
     def reset(self, *, on_demand: bool) -> None:
         """Begin a start: with ``on_demand`` missing dependencies are started, else they are waited for."""
         self._on_demand = on_demand
-        self._started: dict[str, int] = {}
-        """Dependencies that this start has started, with the number of their failures before."""
+        self.blocked: str | None = None
+        """Why the start waits for a dependency that nothing brings up: one that is not up, or is blocked itself."""
+        self._claimed: set[str] = set()
+        """Dependencies that this start has started or found up: it starts none of them a second time."""
         self._lost: dict[str, None] = {}
         """In the order in which they were lost."""
         self._met: set[str] = set()
@@ -123,16 +125,20 @@ class DependencyTracker:
     def missing(self, operation: Operation, fail: Callable[[NexusError], None]) -> Missing | None:
         """What the start still waits for; None when every condition is met.
 
-        ``fail`` gets the error of a dependency that failed and is retried by its policy: the start is only delayed.
+        A dependency that is up, even unhealthy, or is retried by its policy is waited for. One that nothing brings up
+        ends a start on demand. A start that only waits for its dependencies goes on; ``fail`` gets the error, which
+        ends the waits of clients.
 
         Raises:
             ServiceDependencyFailed: a dependency will not come up.
         """
         waits: list[StoredDependency] = []
+        self.blocked = None
         for edge, dependency in self._rows():
             peer = self._peer(edge.dependency_id)
             if is_met(edge.condition, dependency, self._manager.boot) and not peer.stopping:
                 self._met.add(edge.dependency_id)
+                self._claimed.add(edge.dependency_id)
                 continue
             waits.append(edge)
             if edge.condition is DependencyCondition.HEALTHY and not has_health_check(dependency.service):
@@ -140,35 +146,30 @@ class DependencyTracker:
                     "nexusctl", "service", "update", qualified(edge.project, edge.dependency), "--help"
                 )
                 hint = f"Give it one, or ask for less than healthy: {update}"
-                raise _failed(edge, dependency.service, "it has no health check", hint=hint)
-            if self._on_demand:
-                self._start(peer, edge, dependency.service, operation, fail)
+                raise _failed(edge, dependency.service, "failed: it has no health check", hint=hint)
+            why = self._why_blocked(peer, dependency.service, operation)
+            if why is None:
+                continue
+            if self._on_demand and not peer.alive:
+                raise _failed(edge, dependency.service, why)
+            self.blocked = self.blocked or f'dependency "{edge.dependency}" {why}'
+            fail(_failed(edge, dependency.service, why, waits=True))
         if not waits:
             return None
         words = ", ".join(f'"{edge.dependency}" {_WAITED_FOR[edge.condition]}' for edge in waits)
         lost = [] if self._on_demand else [edge.dependency for edge in waits]
         return Missing(Reason(ServiceReason.WAITING, f"waits for {words}"), lost)
 
-    def _start(
-        self,
-        peer: Peer,
-        edge: StoredDependency,
-        service: Service,
-        operation: Operation,
-        fail: Callable[[NexusError], None],
-    ) -> None:
-        failures = self._started.get(edge.dependency_id)
-        if failures is None:
-            before = peer.failures
+    def _why_blocked(self, peer: Peer, service: Service, operation: Operation) -> str | None:
+        """Why nothing brings a missing dependency up; None where something does. A start on demand starts it once."""
+        if self._on_demand and service.id not in self._claimed:
             if peer.ensure(operation):
-                self._started[edge.dependency_id] = before
-        elif not peer.alive:
-            raise _failed(edge, service, service.reason or f"it is {service.state}")
-        elif peer.failures > failures:
-            self._started[edge.dependency_id] = peer.failures
-            fail(_failed(edge, service, service.reason or "it failed", retried=True))
-        elif _is_unhealthy_for_good(edge, service):
-            raise _failed(edge, service, f"unhealthy: {service.health_message or 'its check fails'}")
+                self._claimed.add(service.id)
+            return None
+        if peer.alive:
+            return None if peer.blocked is None else f"waits in vain: {peer.blocked}"
+        verb = "has stopped" if service.state is ServiceState.STOPPED else "failed"
+        return f"{verb}: {service.reason or f'it is {service.state}'}"
 
     # While it is up
 
@@ -220,16 +221,6 @@ class DependencyTracker:
         return manager.store.read(lambda reader: resumed(reader, manager.caller, id_, "adopted"))
 
 
-def _is_unhealthy_for_good(edge: StoredDependency, service: Service) -> bool:
-    """Whether the dependency is unhealthy where health is the condition, and its policy does not restart it."""
-    return (
-        edge.condition is DependencyCondition.HEALTHY
-        and service.state is ServiceState.RUNNING
-        and service.health is ServiceHealth.UNHEALTHY
-        and not service.restart_unhealthy
-    )
-
-
 def _why_lost(service: Service) -> str:
     if service.state is ServiceState.RUNNING:
         return f"unhealthy: {service.health_message}" if service.health_message else "unhealthy"
@@ -237,19 +228,18 @@ def _why_lost(service: Service) -> str:
 
 
 def _failed(
-    edge: StoredDependency, service: Service, reason: str, *, retried: bool = False, hint: str = ""
+    edge: StoredDependency, service: Service, why: str, *, waits: bool = False, hint: str = ""
 ) -> ServiceDependencyFailed:
     hint = hint or f"Look at it: {command_line('nexusctl', 'service', 'status', reference_of(service))}"
-    if retried:
-        again = f'The restart policy of "{service.name}" tries again, and "{edge.service}" goes on waiting.'
-        hint = joined(again, hint) or ""
+    if waits:
+        hint = f'"{edge.service}" starts once "{service.name}" is back.\n{hint}'
     return ServiceDependencyFailed(
-        f'cannot start service "{edge.service}": its dependency "{service.name}" failed: {reason}',
+        f'cannot start service "{edge.service}": its dependency "{service.name}" {why}',
         hint=hint,
         details={
             "name": edge.service,
             "dependency": service.name,
             "condition": edge.condition.value,
-            "reason": f'dependency "{service.name}" failed: {reason}',
+            "reason": f'dependency "{service.name}" {why}',
         },
     )

@@ -10,7 +10,7 @@ from nexus.runtime import Exit, Process
 from nexus.runtime.status import boot_clock_ms
 from nexus.services.health.check import HealthCheck
 from nexus.services.lifecycle.context import ServiceContext
-from nexus.services.lifecycle.failures import is_ready, unhealthy
+from nexus.services.lifecycle.failures import is_ready
 from nexus.services.reasons import reason_columns
 from nexus.services.records import Service
 from nexus.services.states import ServiceHealth, ServiceReason, ServiceState, ServiceType
@@ -169,13 +169,11 @@ class Run:
             return
         if health is ServiceHealth.HEALTHY:
             context.waiters.succeed(ready=True)
-        elif health is ServiceHealth.UNHEALTHY:
-            context.waiters.fail(unhealthy(context, service), only_ready=True)
-            if service.restart_unhealthy:
-                text = f"unhealthy: {message}" if message else "unhealthy"
-                reason = Reason(ServiceReason.UNHEALTHY, text)
-                requests.restart = RestartRequest(context.state.operation, reason, counts=True)
-                requests.wake()
+        elif health is ServiceHealth.UNHEALTHY and service.restart_unhealthy:
+            text = f"unhealthy: {message}" if message else "unhealthy"
+            reason = Reason(ServiceReason.UNHEALTHY, text)
+            requests.restart = RestartRequest(context.state.operation, reason, counts=True)
+            requests.wake()
 
     def reconfigure(self) -> None:
         """Take over a changed record: a changed health check replaces the present one."""
