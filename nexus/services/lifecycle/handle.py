@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from nexus.capability import ManagerContext
 from nexus.hints import command_line
 from nexus.journal.operation import Operation
 from nexus.runtime import Process
+from nexus.services.dependencies.announcer import Change
 from nexus.services.errors import ServiceRunning, ServiceUnknown
 from nexus.services.lifecycle.context import ServiceContext, Services
 from nexus.services.lifecycle.failures import is_ready, stopped_meanwhile
@@ -147,14 +149,17 @@ class ServiceHandle:
             await self._context.waiters.changed()
         return True
 
-    def look(self) -> None:
-        """Have it look at its dependencies again."""
-        if self._lifecycle is not None:
-            self._context.requests.wake()
+    def notice(self, changes: Sequence[Change]) -> bool:
+        """Take note of changes of a dependency; whether it was woken to act on them."""
+        if self._lifecycle is None or not self._context.tracker.notice(changes):
+            return False
+        self._context.requests.wake()
+        return True
 
     def reconfigure(self) -> None:
         """Take over a changed record: the health check and the dependencies hold at once."""
         self._context.state.refresh()
+        self._context.tracker.refresh()
         if self._lifecycle is not None:
             if self._lifecycle.run is not None:
                 self._lifecycle.run.reconfigure()

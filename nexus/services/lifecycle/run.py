@@ -132,16 +132,17 @@ class Run:
             self._start_health()
         while True:
             self.check()
-            await self._look_at_dependencies()
-            self.check()
+            if self._context.tracker.due:
+                await self._look_at_dependencies()
+                self.check()
             await self._context.requests.wait()
 
     async def _look_at_dependencies(self) -> None:
         """Write what was lost and what is back, and request what the dependency declares for its loss."""
         context, requests = self._context, self._context.requests
-        stored = context.state.read()
-        observed = context.tracker.look(stored)
-        if not observed.events and observed.lost == stored.service.lost_dependencies:
+        service = context.state.service or context.state.read().service
+        observed = context.tracker.look(service)
+        if not observed.events and observed.lost == service.lost_dependencies:
             return
         led = None if observed.cause is None else context.manager.cause(observed.cause, observed.led_by)
         await context.state.write(
