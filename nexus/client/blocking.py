@@ -6,6 +6,7 @@ It owns a socket and the sans-IO engine, and starts no thread. Use it from one t
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections import deque
@@ -43,6 +44,10 @@ ItemT = TypeVar("ItemT")
 _READ_BYTES = 64 * 1024
 _INTERRUPT_WAIT_S = 5.0
 _CALLS_AT_ONCE = 32
+_LONGEST_MS = 86_400_000
+"""The longest time limit that a command takes."""
+_ANSWER_S = 2.0
+"""How long after its time limit a daemon may answer a request that has one."""
 """Concurrent requests of ``calls``; below the daemon's default limit for one connection."""
 _HELLO = 45
 """The code of ``Hello``; importing its declaration would cost each start of nexusctl."""
@@ -280,10 +285,11 @@ class BlockingClient(BaseClient):
         An outcome is the command's index in ``commands``, and its reply as of ``call_raw`` or the error that refused
         it.
         At most 32 are open at a time; ``timeout_s`` is for all of them together. ``why`` and ``project`` are those of
-        each, and ``keys`` has a key for each.
+        each, and ``keys`` has a key for each. A command with a time limit of its own, ``timeout_ms``, is sent with what
+        is left, so that the daemon answers for each what it still waits for.
 
         Raises:
-            DeadlineExceeded: ``timeout_s`` has passed; the open requests were cancelled.
+            DeadlineExceeded: ``timeout_s`` has passed, without an answer; the open requests were cancelled.
             ConnectionLost: the connection ended before all replies.
             Interrupted: Ctrl-C; the open requests were cancelled.
         """
@@ -297,16 +303,20 @@ class BlockingClient(BaseClient):
             self._await_context(deadline, timeout_s)
         waiting = deque(enumerate(commands))
         indexes: dict[int, int] = {}  # of the open requests, by sequence
+        grace_s = 0.0
         try:
             while waiting or indexes:
                 while waiting and len(indexes) < _CALLS_AT_ONCE:
                     index, command = waiting.popleft()
+                    if deadline is not None and _is_unlimited(command):
+                        command = _limited(command, deadline - time.monotonic())
+                        grace_s = _ANSWER_S
                     sequence, data = self._engine.send_request(
                         command.info.code, encode_command(command), context=contexts[index]
                     )
                     indexes[sequence] = index
                     self._send(data)
-                for event in self._receive(deadline):
+                for event in self._receive(None if deadline is None else deadline + grace_s):
                     if type(event) not in (SuccessReceived, ErrorReceived) or event.sequence not in indexes:
                         self._handle(event)
                         continue
@@ -569,3 +579,17 @@ class BlockingStream(Generic[ItemT, R]):
     def _fail(self, error: NexusError | ConnectionFailure) -> None:
         self._error = error
         self._client._streams.pop(self._sequence, None)
+
+
+def _is_unlimited(command: Command[Any]) -> bool:
+    """Whether a command can have a time limit, and has none."""
+    return "timeout_ms" in command.__struct_fields__ and getattr(command, "timeout_ms", None) is None
+
+
+def _limited(command: Command[Any], left_s: float) -> Command[Any]:
+    """A command with a time limit, in steps of 10 ms."""
+    fields = {name: getattr(command, name) for name in command.__struct_fields__}
+    made: Command[Any] = type(command)(
+        **fields | {"timeout_ms": min(max(math.ceil(left_s * 100), 1) * 10, _LONGEST_MS)}
+    )
+    return made

@@ -374,6 +374,12 @@ class StartService(Command[ServiceStarted]):
 
     Replies when it is up: it has outlived its start window, or with ``wait`` it is healthy (a oneshot service: it has
     exited with 0). A service that is already up is not changed. The environment is kept for its restarts.
+
+    The reply is the outcome of the restart policy, not of the first attempt: the request waits while the service, or a
+    dependency, is up and not healthy yet, or is retried by its policy; an unhealthy service may still become healthy.
+    It fails with the reason once nothing tries again: without a policy or at the restart limit, after a stop, or when a
+    dependency has failed or stopped. ``timeout_ms`` bounds the wait; without it, a policy without a limit is waited for
+    as long as it tries. The error of a passed time limit says what is missing, and the start goes on.
     """
 
     service: ServiceReference
@@ -398,7 +404,10 @@ class StopService(Command[ServicesStopped]):
 
 @command(3, Effect.ACT, errors=_START_ERRORS, max_payload=_MAX_PAYLOAD, repeat=Repeat.REFUSE)
 class RestartService(Command[ServiceStarted]):
-    """Stop a service if it is up, and start it with the environment of its last start, or with a new one."""
+    """Stop a service if it is up, and start it with the environment of its last start, or with a new one.
+
+    Waits and replies as StartService.
+    """
 
     service: ServiceReference
     environment: Annotated[Variables, Meta(description="variables that replace those of its last start")] | None = None

@@ -25,12 +25,14 @@ from nexus.services.commands import GetServiceStdout, RemoveService, RestartServ
 from nexus.services.configuration.command import refuse_without_command
 from nexus.services.configuration.environment import as_environment, resolve
 from nexus.services.dependencies import store as dependency_store
+from nexus.services.dependencies.announcer import Announcer
 from nexus.services.dependencies.conditions import completed
 from nexus.services.dependencies.store import StoredDependency
 from nexus.services.dependencies.tunnels import TUNNEL_OWNER, Tunnels
-from nexus.services.errors import ServiceCursorInvalid, ServiceNeeded
+from nexus.services.errors import ServiceCursorInvalid, ServiceNeeded, ServiceNotFound
 from nexus.services.lifecycle.context import SERVICE_OWNER, owner_of_service
 from nexus.services.lifecycle.handle import ServiceHandle
+from nexus.services.lifecycle.progress import describe_progress
 from nexus.services.records import LogPiece, Service, ServicesStopped, ServiceStarted, ServiceStatus
 from nexus.services.states import DependencyCondition, LogStream, ServiceReason, ServiceState, ServiceType
 from nexus.services.store import StoredService
@@ -60,6 +62,7 @@ class ServiceManager:
         self._store = context.store
         self._handles: dict[str, ServiceHandle] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._announcer = Announcer(context, self._handles.get, self._spawn)
         self._followers: dict[str, set[asyncio.Event]] = {}
         """The open streams of each service's output; the event ends one."""
         context.sweeper.register(SERVICE_OWNER, self._known_service)
@@ -109,6 +112,7 @@ class ServiceManager:
         """Stop watching every process; they keep running."""
         await cancel_and_wait(*self._tasks)
         await asyncio.gather(*(handle.close() for handle in self._handles.values()))
+        await cancel_and_wait(*self._tasks)  # what a last result of a health check began
         await self.tunnels.shut()
 
     def children(self) -> int:
@@ -136,12 +140,9 @@ class ServiceManager:
         return handle
 
     def changed(self, service_id: str) -> None:
-        """A service's record was changed: dependents look again, and its tunnels follow it."""
+        """A service's record was changed: its dependents are told, and its tunnels follow it."""
         self.tunnels.update(service_id)
-        for edge in self._store.read(lambda reader: dependency_store.dependents_of(reader, service_id)):
-            handle = self._handles.get(edge.service_id)
-            if handle is not None:
-                handle.look()
+        self._announcer.changed(service_id)
 
     def service_of_pid(self, pid: int) -> str | None:
         """The service that a process belongs to, as hints name it: its shim is an ancestor. Blocks."""
@@ -269,10 +270,18 @@ class ServiceManager:
             what = "It continues in the daemon" if going_on else "It is still being stopped, and was not started"
             look = command_line("nexusctl", "service", "status", reference_of(service))
             raise DeadlineExceeded(
-                f'cannot finish with service "{service.name}" within {timeout_ms} ms',
+                f'cannot finish with service "{service.name}" within {timeout_ms} ms{self._progress(service.id)}',
                 hint=f"{what}; see how far it is: {look}",
                 details={"name": service.name, "goes_on": going_on},
             ) from None
+
+    def _progress(self, service_id: str) -> str:
+        def read(reader: Reader) -> str:
+            return f": {describe_progress(reader, service_id, self._context.boot)}"
+
+        with contextlib.suppress(ServiceNotFound):  # it was removed meanwhile
+            return self._store.read(read, snapshot=True)
+        return ""
 
     def _dependents_up(self, service_id: str) -> dict[str, list[str]]:
         """The service and all dependents that are not stopped, each with its direct dependents."""

@@ -6,17 +6,15 @@ import asyncio
 
 from nexus_protocol import NexusError
 
-__all__ = ["Starters", "Waiters"]
-
-Starters = list[tuple[bool, asyncio.Future[NexusError | None]]]
-"""Per waiting start: whether it waits for readiness, and the future of its outcome."""
+__all__ = ["Waiters"]
 
 
 class Waiters:
     """The waits for one object."""
 
     def __init__(self) -> None:
-        self._starters: Starters = []
+        self._starters: list[tuple[bool, asyncio.Future[NexusError | None]]] = []
+        """Per waiting start: whether it waits for readiness, and the future of its outcome."""
         self._listeners: list[asyncio.Future[None]] = []
 
     async def outcome(self, *, ready: bool) -> None:
@@ -40,14 +38,10 @@ class Waiters:
             if not future.done() and (ready or not wants_ready):
                 future.set_result(None)
 
-    def present(self) -> Starters:
-        """The waits of this moment, for ``fail``: a later wait belongs to another start."""
-        return list(self._starters)
-
-    def fail(self, error: NexusError, *, only_ready: bool = False, among: Starters | None = None) -> None:
-        """End the waits with an error: all, those ``among`` an earlier ``present``, or only those for readiness."""
-        for wants_ready, future in self._starters if among is None else among:
-            if not future.done() and (wants_ready or not only_ready):
+    def fail(self, error: NexusError) -> None:
+        """End the waits for a start with an error."""
+        for _, future in self._starters:
+            if not future.done():
                 future.set_result(error)
 
     async def changed(self) -> None:

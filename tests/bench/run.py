@@ -18,12 +18,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.beside import BESIDE_MEASURES
 from bench.filters import FILTER_MEASURES
 from bench.history import HISTORY_MEASURES
+from bench.hub import HUB_MEASURES
 from bench.measures import MEASURES, Measure, Sample
 from bench.projects import PROJECT_MEASURES
 from bench.services import SERVICE_MEASURES
 from bench.world import World
 
-ALL = (*MEASURES, *FILTER_MEASURES, *PROJECT_MEASURES, *HISTORY_MEASURES, *BESIDE_MEASURES, *SERVICE_MEASURES)
+ALL = (
+    *MEASURES,
+    *FILTER_MEASURES,
+    *PROJECT_MEASURES,
+    *HISTORY_MEASURES,
+    *BESIDE_MEASURES,
+    *SERVICE_MEASURES,
+    *HUB_MEASURES,
+)
 
 _TIMES, _TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 _HEADINGS = ("measure", "ours", "baseline", "ratio", "target", "reached")

@@ -35,9 +35,17 @@ def test_concurrent_calls_each_have_their_own_outcome(client: BlockingClient) ->
 def test_timed_out_calls_are_cancelled_and_the_connection_survives(toy: ToyServer) -> None:
     with BlockingClient(toy.path) as client:
         with pytest.raises(DeadlineExceeded):
-            list(client.calls([Hold(), Hold(), Produce(1)], timeout_s=0.1))
+            list(client.calls([Hold(timeout_ms=60_000), Hold(timeout_ms=60_000), Produce(1)], timeout_s=0.1))
         assert toy.cancelled == 2
         assert client.call(Produce(1)).data == bytes(1)
+
+
+def test_command_with_a_time_limit_of_its_own_gets_that_of_the_calls_and_each_has_its_answer(toy: ToyServer) -> None:
+    with BlockingClient(toy.path) as client:
+        outcomes = dict(client.calls([Hold(), Hold(), Produce(1)], timeout_s=0.1))
+        assert isinstance(outcomes[0], DeadlineExceeded)
+        assert isinstance(outcomes[1], DeadlineExceeded)
+        assert isinstance(outcomes[2], dict)
 
 
 def test_merge_yields_until_all_streams_have_ended(client: BlockingClient) -> None:

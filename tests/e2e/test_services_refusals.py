@@ -141,7 +141,7 @@ STARTS = (
     Refusal("start web --env A=1", 5, "it is up with another one", "service restart web --env"),
     Refusal("start forbidden", 5, "not on a Friday", "plugin"),
     Refusal("start unarmed", 5, "it has no licence", "plugin"),
-    Refusal("start sick --wait", 5, "it is unhealthy: I am ill", "service logs sick"),
+    Refusal("start sick --wait --timeout 4", 124, "it is unhealthy: I am ill", "service status sick"),
 )
 
 GIT = (
@@ -372,9 +372,20 @@ def test_start_beyond_its_timeout_continues_in_the_daemon(world: ServiceWorld) -
     result = world.cli("--timeout", "0.5", "service", "start", "late", "--wait")
     assert (result.code, result.out) == (124, "")
     first, *more = result.err.splitlines()
-    assert first.startswith("Error: cannot finish within 0.5 seconds")
-    assert [line for line in more if line.endswith("to see their state: nexusctl service status late")]
+    assert first.startswith('Error: cannot finish with service "late" within 500 ms: it is ')
+    assert [line for line in more if line.endswith("see how far it is: nexusctl service status late")]
     wait_until(lambda: world.service("late").state is ServiceState.RUNNING, "the end of the start window")
+
+
+def test_start_within_its_timeout_reports_the_outcome_of_the_policy(world: ServiceWorld) -> None:
+    count = (
+        f'echo x >> "{world.root}/attempts"; [ $(wc -l < "{world.root}/attempts") -gt 2 ] || exit 3; exec sleep 1000'
+    )
+    world.add("third-time", count, start_window_ms=300, restart="on-failure", restart_backoff_ms=10)
+    result = world.cli("--timeout", "30", "service", "start", "third-time", "--wait")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith('Started service "third-time" (running')
+    world.cli.ok("service", "stop", "third-time")
 
 
 def test_refused_commands_change_nothing(world: ServiceWorld) -> None:

@@ -124,7 +124,8 @@ def test_waits_for_a_dependency_and_for_backoff_are_resumed(services: Services, 
     services.add("web", f"test -e {gate} || exit 3; exec sleep 1000", restart="always", restart_backoff_ms=300,
                  restart_backoff_max_ms=300, restart_limit=0, start_window_ms=60_000, health_exec=f"test -e {gate}",
                  health_interval_ms=100)  # fmt: skip
-    services.start_error("web")
+    services.begin_start("web")
+    services.wait("web", state=ServiceState.STARTING, reason="exited with 3")
     services.kill_daemon()
     assert services.get("api").state is ServiceState.STARTING
     assert services.get("web").state is ServiceState.STARTING
@@ -178,7 +179,8 @@ def test_machine_restart_stops_services_and_starts_only_policy_always(services: 
         "late", "exit 3", restart="on-failure", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000,
         start_window_ms=5000,
     )  # fmt: skip
-    services.start_error("late")
+    services.begin_start("late")
+    services.wait("late", state=ServiceState.STARTING, reason="exited with 3")
     services.stop("down")
     services.daemon.kill()
     services.daemon.close()

@@ -9,10 +9,10 @@ import socket
 from pathlib import Path
 
 import pytest
+from nexus_protocol import DeadlineExceeded
 from support.live_services import Services, exists, listen, python
 from support.raw import wait_until
 
-from nexus.services.errors import ServiceStartFailed
 from nexus.services.health.check import run_check
 from nexus.services.states import ServiceHealth, ServiceState
 
@@ -49,17 +49,19 @@ def test_consecutive_failures_make_a_service_unhealthy_and_one_success_healthy(
     sick.touch()
     service = services.wait("web", health=ServiceHealth.UNHEALTHY)
     assert (service.state, service.health_message) == (ServiceState.RUNNING, "it is sick")
-    assert isinstance(services.start_error("web", wait=True), ServiceStartFailed)
+    waiting = services.begin_start("web", wait=True)
     sick.unlink()
-    services.wait("web", health=ServiceHealth.HEALTHY)
+    assert services.client.result(waiting)["service"]["health"] == "healthy"
     assert [kind for kind in services.kinds("web") if "health" in kind] == ["healthy", "unhealthy", "healthy"]
 
 
-def test_waiting_start_fails_when_the_service_becomes_unhealthy(services: Services) -> None:
+def test_waiting_start_of_an_unhealthy_service_ends_with_its_time_limit_and_the_reason(services: Services) -> None:
     services.add("web", health_exec="echo no luck; exit 1", **QUICK)
-    error = services.start_error("web", wait=True)
-    assert isinstance(error, ServiceStartFailed)
-    assert "unhealthy: no luck" in error.message
+    services.start("web")
+    services.wait("web", health=ServiceHealth.UNHEALTHY)
+    error = services.start_error("web", wait=True, timeout_ms=300)
+    assert isinstance(error, DeadlineExceeded)
+    assert error.message == 'cannot finish with service "web" within 300 ms: it is unhealthy: no luck'
     assert services.get("web").state is ServiceState.RUNNING
 
 

@@ -13,7 +13,7 @@ from support.live_services import Services, exists, lines_of
 from support.raw import RawClient, wait_until
 from support.soak import SOAK
 
-from nexus.services.commands import RestartService, StartService, StopService
+from nexus.services.commands import RestartService, StartService, StopService, UpdateService
 from nexus.services.errors import ServiceStartFailed, ServiceStopped
 from nexus.services.states import ServiceState
 
@@ -98,17 +98,19 @@ def test_stop_concurrent_with_an_exit_leaves_the_service_stopped(services: Servi
 
 def test_removed_restart_policy_ends_a_crash_loop(services: Services) -> None:
     services.add("web", "exit 3", restart="always", **CRASH_LOOP)
-    services.start_error("web")
-    services.wait("web", state=ServiceState.STARTING)
-    services.update("web", restart="no")
+    waiting = services.begin_start("web")
+    services.wait("web", state=ServiceState.STARTING, reason="exited with 3")
+    with RawClient(services.daemon.socket_path) as other:
+        other.call(UpdateService(service="web", restart="no"))
+    assert "exited with 3; its restart policy was removed" in services.client.error(waiting).message
     service = services.wait_rest("web")
     assert (service.state, service.reason) == (ServiceState.FAILED, "exited with 3")
 
 
 def test_supervisor_crash_marks_service_failed_and_allows_restart(services: Services) -> None:
     services.add("web", "exit 3", restart="on-failure", **CRASH_LOOP)
-    services.start_error("web")
-    services.wait("web", state=ServiceState.STARTING)
+    services.begin_start("web")
+    services.wait("web", state=ServiceState.STARTING, reason="exited with 3")
     # A column that only the daemon writes is corrupted, so that reading it raises an unexpected error.
     with contextlib.closing(sqlite3.connect(services.daemon.database)) as database, database:
         database.execute("UPDATE service SET start_environment = '{'")

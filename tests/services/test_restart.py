@@ -75,8 +75,8 @@ def test_crash_loop_backs_off_and_fails_at_the_restart_limit(services: Services,
         start_window_ms=1000,
     )  # fmt: skip
     error = services.start_error("web")
-    assert error.details["reason"] == "exited with 3"
-    assert "stop web" in str(error.hint)
+    assert error.details["reason"] == "exited with 3; 3 restarts within 60 s"
+    assert error.message == 'cannot start service "web": it exited with 3; 3 restarts within 60 s'
     service = services.wait_rest("web")
     assert (service.state, service.restarts) == (ServiceState.FAILED, 3)
     assert service.reason == "exited with 3; 3 restarts within 60 s"
@@ -91,17 +91,19 @@ def test_service_in_backoff_is_starting_with_reason_and_time_of_the_next_restart
         "web", "exit 3", restart="always", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000,
         start_window_ms=60_000,
     )  # fmt: skip
-    services.start_error("web")
-    service = services.get("web")
-    assert (service.state, service.pid, service.reason) == (ServiceState.STARTING, None, "exited with 3")
+    starting = services.begin_start("web")
+    service = services.wait("web", reason="exited with 3")
+    assert (service.state, service.pid) == (ServiceState.STARTING, None)
     assert service.exit_code == 3
     assert service.next_restart_at is not None
     assert service.next_restart_at >= service.state_at + 600_000 - 1000
     services.update("web", run_command="exec sleep 1000", start_window_ms=20)
     service = services.start("web").service
     assert (service.state, service.restarts, service.next_restart_at) == (ServiceState.RUNNING, 0, None)
+    services.client.result(starting)
     services.update("web", run_command="exit 4", start_window_ms=60_000)
-    services.client.call_error(RestartService(service="web"))
+    services.client.begin(RestartService(service="web"))
+    services.wait("web", reason="exited with 4")
     assert services.stop("web").stopped == ["web"]
     service = services.get("web")
     assert (service.state, service.next_restart_at, service.reason) == (ServiceState.STOPPED, None, "stopped on demand")
@@ -110,7 +112,9 @@ def test_service_in_backoff_is_starting_with_reason_and_time_of_the_next_restart
 def test_missing_program_is_retried_until_it_exists(services: Services, tmp_path: Path) -> None:
     program = tmp_path / "program"
     services.add("web", [str(program)], restart="on-failure", restart_limit=0, **FAST_RESTART)
-    assert str(program) in services.start_error("web").message
+    services.begin_start("web")
+    services.wait_event("web", "restarting")
+    assert str(program) in str(services.get("web").reason)
     new = tmp_path / "new"
     new.write_text("#!/bin/sh\nexec sleep 1000\n")
     new.chmod(0o755)

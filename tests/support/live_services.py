@@ -104,6 +104,10 @@ class Services:
         """Start a service; return the error, which is expected."""
         return self.client.call_error(StartService(service=name, **fields))
 
+    def begin_start(self, name: str, **fields: Any) -> int:
+        """Send the start of a service, and return its sequence without waiting for the outcome."""
+        return self.client.begin(StartService(service=name, **fields))
+
     def stop(self, name: str, **fields: Any) -> ServicesStopped:
         """Stop a service."""
         return self.client.call(StopService(service=name, **fields))

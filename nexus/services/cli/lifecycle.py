@@ -170,11 +170,15 @@ def _stop(app: App, values: dict[str, Any], out: Printer) -> int:
 _START_HELP = """Start services, and their dependencies first.
 
 The command returns when the services are running: once their start window has passed, or with --wait once they are
-healthy. A dependency waits for its own first, so a chain takes the sum of their start windows. If a service fails, the
-last lines of its output are printed.
+healthy. A dependency waits for its own first, so a chain takes the sum of their start windows.
+
+A service that fails is waited for while its restart policy tries again, and an unhealthy one while it is up. Once
+nothing tries again, the reason and the last lines of its output are printed. To wait for a limited time, give a time
+limit: the start then goes on in the daemon.
 
 \b
     nexusctl service start api --wait
+    nexusctl --timeout 60 service start api --wait
     nexusctl service start --tag backend
 """
 

@@ -23,6 +23,7 @@ __all__ = [
     "EDGES",
     "StoredDependency",
     "dependencies_of",
+    "dependent_ids",
     "dependents_of",
     "edge",
     "edges",
@@ -178,6 +179,14 @@ def dependents_of(reader: Reader, service_id: str) -> list[StoredDependency]:
         _from_row(row)
         for row in reader.all(f"{_EDGES} WHERE d.dependent_service_id = ? ORDER BY a.name", (service_id,))
     ]
+
+
+def dependent_ids(reader: Reader, service_id: str, *, after: int = 0, limit: int) -> list[tuple[int, str]]:
+    """At most ``limit`` dependencies on a service, with ids above ``after``: each with the id of its dependent."""
+    return reader.all(
+        "SELECT id, service_id FROM service_dependency WHERE dependent_service_id = ? AND id > ? ORDER BY id LIMIT ?",
+        (service_id, after, limit),
+    )
 
 
 def edge(reader: Reader, service_id: str, dependency_id: str) -> StoredDependency | None:

@@ -69,5 +69,3 @@ class ServiceContext:
         """Of the present lifecycle; each begins with new ones."""
         self.run_id: str | None = None
         """The run that the record knows."""
-        self.failures = 0
-        """How many starts and runs failed."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from nexus_protocol import NexusError
+
 from nexus.hints import command_line
 from nexus.records.scope import reference_of
 from nexus.runtime import Exit
@@ -12,10 +14,10 @@ from nexus.services.errors import ServiceStartFailed, ServiceStopped
 from nexus.services.health.declared import has_health_check
 from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.records import Service
-from nexus.services.states import ServiceHealth, ServiceType
+from nexus.services.states import ServiceHealth, ServiceReason, ServiceState, ServiceType
 from nexus.supervision.exits import accepts_exit, exit_detail
 
-__all__ = ["early_exit_hint", "is_ready", "start_failed", "stopped_meanwhile", "unhealthy"]
+__all__ = ["early_exit_hint", "is_ready", "policy_ended", "start_failed", "stopped_meanwhile"]
 
 _LOG_LINES = 20
 _LOG_LINE_BYTES = 500
@@ -58,23 +60,20 @@ def early_exit_hint(service: Service, exit_: Exit) -> str | None:
     )
 
 
-def unhealthy(context: ServiceContext, service: Service) -> ServiceStartFailed:
-    """The error of a start that came up and is unhealthy."""
-    words = f"unhealthy: {service.health_message}" if service.health_message else "unhealthy"
-    return start_failed(
-        context,
-        f"it is {words}",
-        words,
-        None,
-        f"It goes on running; look at it: {command_line('nexusctl', 'service', 'logs', reference_of(service))}",
-    )
+def policy_ended(error: NexusError, why: str) -> NexusError:
+    """An error of an attempt as the error of the whole start: nothing tries again, and why."""
+    reason = f"{error.details.get('reason') or error.message}; {why}"
+    return type(error)(f"{error.message}; {why}", hint=error.hint, details=error.details | {"reason": reason})
 
 
 def stopped_meanwhile(context: ServiceContext) -> ServiceStopped:
-    """The error of a start whose service another client stopped."""
-    name = context.state.name
+    """The error of a start whose service another client, or the loss of a dependency, has stopped."""
+    name, service = context.state.name, context.state.service
+    why = ""
+    if service is not None and service.state is ServiceState.STOPPED and service.reason is not None:
+        why = "" if service.reason_code is ServiceReason.REQUESTED else f": {service.reason}"
     return ServiceStopped(
-        f'cannot start service "{name}": it was stopped meanwhile',
+        f'cannot start service "{name}": it was stopped meanwhile{why}',
         hint=f"Start it again: {command_line('nexusctl', 'service', 'start', context.state.reference)}",
         details={"id": context.id, "name": name},
     )

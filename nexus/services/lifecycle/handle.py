@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from nexus.capability import ManagerContext
 from nexus.hints import command_line
 from nexus.journal.operation import Operation
 from nexus.runtime import Process
+from nexus.services.dependencies.announcer import Change
 from nexus.services.errors import ServiceRunning, ServiceUnknown
 from nexus.services.lifecycle.context import ServiceContext, Services
-from nexus.services.lifecycle.failures import is_ready, stopped_meanwhile, unhealthy
+from nexus.services.lifecycle.failures import is_ready, stopped_meanwhile
 from nexus.services.lifecycle.lifecycle import Lifecycle
 from nexus.services.lifecycle.resume import Found
-from nexus.services.states import ServiceHealth, ServiceReason, ServiceState
+from nexus.services.states import ServiceReason, ServiceState
 from nexus.services.store import StoredService
 from nexus.store import StoreError
 from nexus.supervision.requests import Reason, RestartRequest, StartOptions, StopRequest
@@ -66,9 +68,9 @@ class ServiceHandle:
         return self._lifecycle is not None and self._context.requests.stop is not None
 
     @property
-    def failures(self) -> int:
-        """How many of its starts and runs failed."""
-        return self._context.failures
+    def blocked(self) -> str | None:
+        """Why it waits for a dependency that nothing brings up; None while it does not."""
+        return None if self._lifecycle is None else self._context.tracker.blocked
 
     @property
     def process(self) -> Process | None:
@@ -81,12 +83,13 @@ class ServiceHandle:
     async def start(self, options: StartOptions, *, wait: bool) -> None:
         """Start it, or join a start under way; returns when it is up, or with ``wait`` healthy or completed.
 
+        Attempts that its restart policy retries, and failing health checks, end no wait.
         The start belongs to the service: a client that stops waiting does not end it.
 
         Raises:
-            ServiceStopped: another client stopped it.
+            ServiceStopped: another client stopped it, or the loss of a dependency.
             ServiceRunning: it is up with another environment.
-            NexusError: it did not come up.
+            NexusError: it did not come up, and nothing tries again.
         """
         await self._wait_for_stop()
         self._refuse_unknown()
@@ -146,14 +149,17 @@ class ServiceHandle:
             await self._context.waiters.changed()
         return True
 
-    def look(self) -> None:
-        """Have it look at its dependencies again."""
-        if self._lifecycle is not None:
-            self._context.requests.wake()
+    def notice(self, changes: Sequence[Change]) -> bool:
+        """Take note of changes of a dependency; whether it was woken to act on them."""
+        if self._lifecycle is None or not self._context.tracker.notice(changes):
+            return False
+        self._context.requests.wake()
+        return True
 
     def reconfigure(self) -> None:
         """Take over a changed record: the health check and the dependencies hold at once."""
         self._context.state.refresh()
+        self._context.tracker.refresh()
         if self._lifecycle is not None:
             if self._lifecycle.run is not None:
                 self._lifecycle.run.reconfigure()
@@ -203,11 +209,9 @@ class ServiceHandle:
         """Wait until it is up, or with ``wait`` ready."""
         context, service = self._context, self._context.state.service
         no_request = self._lifecycle is not None and not context.requests.pending
-        if no_request and service is not None and service.state is ServiceState.RUNNING:
-            if not wait or is_ready(service):
-                return
-            if service.health is ServiceHealth.UNHEALTHY:
-                raise unhealthy(context, service)
+        is_up = no_request and service is not None and service.state is ServiceState.RUNNING
+        if is_up and service is not None and (not wait or is_ready(service)):
+            return
         await context.waiters.outcome(ready=wait)
 
     # Its lifecycle

@@ -14,7 +14,6 @@ from typing import Any
 
 from nexus_protocol import Internal, NexusError
 
-from nexus.hints import command_line, joined
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Event
 from nexus.runtime import Exit, Orphans, Process, RuntimeFailure
@@ -23,7 +22,7 @@ from nexus.services import store
 from nexus.services.errors import ServiceDependencyFailed, ServiceNoCommand
 from nexus.services.lifecycle.admission import admit
 from nexus.services.lifecycle.context import ServiceContext
-from nexus.services.lifecycle.failures import early_exit_hint, start_failed
+from nexus.services.lifecycle.failures import early_exit_hint, policy_ended, start_failed
 from nexus.services.lifecycle.leftovers import end_orphans, write_leftovers
 from nexus.services.lifecycle.ports import describe_held
 from nexus.services.lifecycle.resume import Found, find_run, plan_resumption
@@ -246,10 +245,15 @@ class Lifecycle:
 
     async def _wait_for_dependencies(self) -> None:
         """Start missing dependencies, or wait for them; the record says which."""
+        tracker = self._context.tracker
         written: Reason | None = None
         while True:
             self._requests.check()
-            missing = self._context.tracker.missing(self._operation, self._context.waiters.fail)
+            was_blocked = tracker.blocked
+            missing = tracker.missing(self._operation, self._context.waiters.fail)
+            if tracker.blocked != was_blocked:
+                # No write follows that would tell the dependents.
+                self._context.services.changed(self._context.id)
             if missing is None:
                 return
             if missing.reason == written:
@@ -381,24 +385,21 @@ class Lifecycle:
         ended_ms_ago: int = 0,
         on_demand: bool = False,
     ) -> bool:
-        """End, or wait for another run; False when it has ended. Clients that wait for a start get ``error``."""
+        """End, or wait for another run; False when it has ended: only then do clients that wait get ``error``."""
         if retry:
             service = self._state.read().service
             plan = self._series.plan(service, ended_ms_ago, up_ms)
             if plan.at is not None:
                 self._context.tracker.reset(on_demand=on_demand)
-                await self._retry(error, reason, plan.at, events, columns, operation)
-                self._context.failures += not accepted
+                await self._retry(reason, plan.at, events, columns, operation)
                 return True
-            window_s = service.restart_window_ms / 1000
-            text = f"{reason.text}; {plan.recent} restarts within {window_s:g} s"
-            reason, accepted = Reason(ServiceReason.RESTART_LIMIT, text), False
+            limit = f"{plan.recent} restarts within {service.restart_window_ms / 1000:g} s"
+            error = policy_ended(error, limit)
+            reason, accepted = Reason(ServiceReason.RESTART_LIMIT, f"{reason.text}; {limit}"), False
         state = ServiceState.STOPPED if accepted else ServiceState.FAILED
         events = (*events, (f"service.{state}", {"reason": reason.text}))
         service = await self._end(state, reason, events, columns, operation)
-        if not accepted:
-            self._context.failures += 1
-        elif service.type is ServiceType.ONESHOT:
+        if accepted and service.type is ServiceType.ONESHOT:
             self._context.waiters.succeed(ready=True)
         self._context.waiters.fail(error)
         return False
@@ -406,12 +407,13 @@ class Lifecycle:
     async def _end_without_policy(self) -> bool:
         reason = stored_reason(self._state.read().service)
         reason = reason or Reason(ServiceReason.START_FAILED, "its restart policy was removed")
+        error = start_failed(self._context, reason.text, reason.text, None)
         await self._end(ServiceState.FAILED, reason, (("service.failed", {"reason": reason.text}),), {})
+        self._context.waiters.fail(policy_ended(error, "its restart policy was removed"))
         return False
 
     async def _retry(
         self,
-        error: NexusError,
         reason: Reason,
         at: int,
         events: tuple[Event, ...],
@@ -419,7 +421,6 @@ class Lifecycle:
         operation: Operation,
     ) -> None:
         """Write when the next run begins, and why."""
-        starters = self._context.waiters.present()
         wait_ms = self._series.wait_until(at, reason)
         await self._state.write(
             ServiceState.STARTING,
@@ -434,9 +435,6 @@ class Lifecycle:
         )
         self._unwritten_exit = {}
         self._forget_run(None)
-        stop = command_line("nexusctl", "service", "stop", self._state.reference)
-        error.hint = joined(error.hint, f"Its restart policy tries again. To end that: {stop}")
-        self._context.waiters.fail(error, among=starters)
 
     async def _end(
         self,

@@ -10,7 +10,7 @@ from nexus.runtime import Exit, Process
 from nexus.runtime.status import boot_clock_ms
 from nexus.services.health.check import HealthCheck
 from nexus.services.lifecycle.context import ServiceContext
-from nexus.services.lifecycle.failures import is_ready, unhealthy
+from nexus.services.lifecycle.failures import is_ready
 from nexus.services.reasons import reason_columns
 from nexus.services.records import Service
 from nexus.services.states import ServiceHealth, ServiceReason, ServiceState, ServiceType
@@ -132,16 +132,17 @@ class Run:
             self._start_health()
         while True:
             self.check()
-            await self._look_at_dependencies()
-            self.check()
+            if self._context.tracker.due:
+                await self._look_at_dependencies()
+                self.check()
             await self._context.requests.wait()
 
     async def _look_at_dependencies(self) -> None:
         """Write what was lost and what is back, and request what the dependency declares for its loss."""
         context, requests = self._context, self._context.requests
-        stored = context.state.read()
-        observed = context.tracker.look(stored)
-        if not observed.events and observed.lost == stored.service.lost_dependencies:
+        service = context.state.service or context.state.read().service
+        observed = context.tracker.look(service)
+        if not observed.events and observed.lost == service.lost_dependencies:
             return
         led = None if observed.cause is None else context.manager.cause(observed.cause, observed.led_by)
         await context.state.write(
@@ -169,13 +170,11 @@ class Run:
             return
         if health is ServiceHealth.HEALTHY:
             context.waiters.succeed(ready=True)
-        elif health is ServiceHealth.UNHEALTHY:
-            context.waiters.fail(unhealthy(context, service), only_ready=True)
-            if service.restart_unhealthy:
-                text = f"unhealthy: {message}" if message else "unhealthy"
-                reason = Reason(ServiceReason.UNHEALTHY, text)
-                requests.restart = RestartRequest(context.state.operation, reason, counts=True)
-                requests.wake()
+        elif health is ServiceHealth.UNHEALTHY and service.restart_unhealthy:
+            text = f"unhealthy: {message}" if message else "unhealthy"
+            reason = Reason(ServiceReason.UNHEALTHY, text)
+            requests.restart = RestartRequest(context.state.operation, reason, counts=True)
+            requests.wake()
 
     def reconfigure(self) -> None:
         """Take over a changed record: a changed health check replaces the present one."""
