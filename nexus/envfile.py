@@ -226,11 +226,14 @@ class _Brace(NamedTuple):
     """An opened brace: that of a reference with an operator, or one that is text inside of it."""
 
     active: bool
-    """Whether what is around it is a part of the result."""
+    """Whether what is around it is a part of the result; of a brace that is text it does not count."""
     is_text: bool = False
     required: str | None = None
     """The variable that is missing, where the rest up to the closing brace is the message."""
     start: int = 0
+
+
+_TEXT_BRACE = _Brace(active=True, is_text=True)
 
 
 def interpolate(
@@ -281,7 +284,7 @@ def interpolate(
         if value[at] == "{":
             add("{")
             if braces:
-                braces.append(_Brace(active, is_text=True))
+                braces.append(_TEXT_BRACE)
         elif value[at] == "}":
             brace = braces.pop() if braces else None
             if brace is None or brace.is_text:

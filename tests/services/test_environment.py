@@ -17,7 +17,7 @@ from support.raw import RawClient
 
 from nexus.runtime.inheritance import inherited_environment
 from nexus.services.commands import AddDependency, AddService, GetConfig, ListServices, UpdateConfig, UpdateService
-from nexus.services.configuration.config_file import LIMITS, MAX_FILE_BYTES, config_files, read_config_files
+from nexus.services.configuration.config_file import LIMITS, MAX_FILES_BYTES, config_files, read_config_files
 from nexus.services.configuration.environment import as_environment, resolve, tunnel_prefix
 from nexus.services.dependencies.store import StoredDependency
 from nexus.services.errors import ServiceConfigFile
@@ -182,7 +182,7 @@ def make_fifo(path: Path) -> None:
 
 
 def make_large_file(path: Path) -> None:
-    path.write_bytes(b"# " + b"x" * MAX_FILE_BYTES)
+    path.write_bytes(b"# " + b"x" * MAX_FILES_BYTES)
 
 
 def make_sparse_file(path: Path) -> None:
@@ -343,6 +343,11 @@ def test_bounds_are_those_of_all_files_together(root: Path) -> None:
     assert len(read_config_files(make_service(root, ["a", "b"]), {})) == 2 * half
     error = refused_path(make_service(root, ["a", "b", "c"]))
     assert f"{root}/c, line 1: there are more than 1,000 variables" in error.message
+    (root / "b").write_bytes(b"#" * (MAX_FILES_BYTES // 2))
+    (root / "c").write_bytes(b"#" * (MAX_FILES_BYTES // 2))
+    assert read_config_files(make_service(root, ["b", "?c"]), {}) == {}
+    error = refused_path(make_service(root, ["a", "b", "c"]))
+    assert f"{root}/c: with the files before it, it is larger than 1 MiB" in error.message
 
 
 def test_properties_and_lists_go_together(root: Path) -> None:

@@ -19,11 +19,11 @@ from nexus.services.errors import ServiceConfigFile
 from nexus.services.records import Service
 from nexus.services.states import ConfigFormat
 
-__all__ = ["LIMITS", "MAX_FILE_BYTES", "ConfigFile", "config_files", "read_config_files"]
+__all__ = ["LIMITS", "MAX_FILES_BYTES", "ConfigFile", "config_files", "read_config_files"]
 
-MAX_FILE_BYTES = 1024 * 1024
+MAX_FILES_BYTES = 1024 * 1024
+"""Of all files of a service together, as are ``LIMITS``."""
 LIMITS = envfile.Limits()
-"""Of all files of a service together."""
 _MAX_LINKS = 40
 """How many links a path may lead through, as in the kernel."""
 
@@ -76,13 +76,15 @@ def read_config_files(service: Service, inherited: Mapping[str, str]) -> dict[st
         ServiceConfigFile: a file cannot be read; the message has the file, and the line if one causes it.
     """
     reading = envfile.Reading(inherited, LIMITS)
+    left_bytes = MAX_FILES_BYTES
     for path, optional in config_files(service):
         try:
-            text = _read(path, service.repo_path)
-            if text is None and not optional:
+            data = _read(path, service.repo_path, left_bytes)
+            if data is None and not optional:
                 raise _Unreadable("there is no such file", hint=_MISSING)
-            if text is not None:
-                reading.add(_assignments(text, service.config_format))
+            if data is not None:
+                left_bytes -= len(data)
+                reading.add(_assignments(_decode(data), service.config_format))
         except envfile.BadLine as error:
             raise _refusal(service, path, error.problem, error.line, error.hint) from None
         except _Unreadable as error:
@@ -100,30 +102,34 @@ def _refusal(service: Service, path: str, problem: str, line: int | None, hint: 
     )
 
 
-def _read(path: str, repository: str | None) -> str | None:
-    """The text of a file; None if there is no such file."""
+def _read(path: str, repository: str | None, limit_bytes: int) -> bytearray | None:
+    """The content of a file; None if there is no such file."""
     try:
         real = _resolve(path, None if repository is None else os.path.realpath(repository))
         # Looked at before it is opened: to open a device may have an effect, and a FIFO would wait for a writer.
         # O_NOFOLLOW: every link was resolved above.
-        _refuse_unsuitable(os.lstat(real))
+        _refuse_unsuitable(os.lstat(real), limit_bytes)
         descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _Unreadable((error.strerror or "it cannot be opened").lower()) from None
     try:
-        _refuse_unsuitable(os.fstat(descriptor))
+        _refuse_unsuitable(os.fstat(descriptor), limit_bytes)
         data = bytearray()
         # It may grow meanwhile, and the size of some files is unknown.
-        while len(data) <= MAX_FILE_BYTES and (some := os.read(descriptor, 256 * 1024)):
+        while len(data) <= limit_bytes and (some := os.read(descriptor, 256 * 1024)):
             data += some
     except OSError as error:
         raise _Unreadable((error.strerror or "it cannot be read").lower()) from None
     finally:
         os.close(descriptor)
-    if len(data) > MAX_FILE_BYTES:
-        raise _too_large()
+    if len(data) > limit_bytes:
+        raise _too_large(limit_bytes)
+    return data
+
+
+def _decode(data: bytearray) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -184,17 +190,18 @@ def _is_inside(path: str, folder: str | None) -> bool:
     return folder is not None and (path == folder or path.startswith(os.path.join(folder, "")))  # noqa: PTH118
 
 
-def _refuse_unsuitable(status: os.stat_result) -> None:
+def _refuse_unsuitable(status: os.stat_result, limit_bytes: int) -> None:
     if stat.S_ISLNK(status.st_mode):
         raise _Unreadable("it has too many levels of symbolic links")
     if not stat.S_ISREG(status.st_mode):
         raise _Unreadable("it is not a regular file")
-    if status.st_size > MAX_FILE_BYTES:
-        raise _too_large()
+    if status.st_size > limit_bytes:
+        raise _too_large(limit_bytes)
 
 
-def _too_large() -> _Unreadable:
-    return _Unreadable("it is larger than 1 MiB")
+def _too_large(limit_bytes: int) -> _Unreadable:
+    alone = limit_bytes == MAX_FILES_BYTES
+    return _Unreadable("it is larger than 1 MiB" if alone else "with the files before it, it is larger than 1 MiB")
 
 
 def _assignments(text: str, format: ConfigFormat) -> Iterator[envfile.Assignment]:
