@@ -247,7 +247,7 @@ def interpolate(
     """The value with its references replaced; a name that is not known, without a default, is empty.
 
     A reference is ``$NAME``, ``${NAME}``, ``${NAME:-default}``, ``${NAME:+alternative}`` or ``${NAME:?message}``, the
-    last three also without ``:``: then an empty value counts as one. Defaults may hold references; only those that are
+    last three also without ``:``, where an empty value counts as set. Defaults may hold references; only those that are
     used are replaced. ``$$`` is a dollar, and so is a ``$`` before anything else.
 
     ``strict``: a name that is not known needs a default. ``also``: further names that braces may have, in ``known``
