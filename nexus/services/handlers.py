@@ -35,7 +35,7 @@ from nexus.services.commands import (
     UpdateService,
 )
 from nexus.services.configuration import environment
-from nexus.services.configuration.config_file import config_path
+from nexus.services.configuration.config_file import config_files
 from nexus.services.dependencies import edges as dependencies
 from nexus.services.dependencies import store as dependency_store
 from nexus.services.errors import ServiceDependencyNotFound
@@ -226,14 +226,16 @@ def _to_config_variable(variable: environment.Variable, reveal: bool) -> ConfigV
 
 
 def _config(service: Service, variables: list[ConfigVariable]) -> ServiceConfig:
+    paths = [file.path for file in config_files(service)]
     return ServiceConfig(
         service=service.name,
         service_id=service.id,
         format=service.config_format,
         filename=service.config_filename,
-        path=config_path(service),
+        path=paths[0] if len(paths) == 1 else None,
         run_command=service.run_command,
         variables=variables,
+        paths=paths,
     )
 
 

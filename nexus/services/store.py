@@ -139,6 +139,7 @@ SERVICES = Table(
     told=("type", "port", "restart", "autostart", "directory", "repo_url", "repo_path", "tags"),
     columns={field: f"service_config.{column}" for field, column in _CONFIG_COLUMNS.items()} | {"state": "status"},
     joined=("service_config", "config_id"),
+    text_or_list=("config_filename",),
     private=_Private,
     others=("config_id",),
 )

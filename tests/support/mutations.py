@@ -182,6 +182,7 @@ def _update_service(pool: Pool) -> UpdateService:
             {"restart": chance.choice(list(RestartPolicy)), "autostart": chance.random() < 0.5},
             {"log_limit_mib": 2, "umask": "027"},
             {"config_filename": "app.env", "start_window_ms": 5},
+            {"config_filename": ["?app.env", "/etc/app.env"]},
         ]
     )
     return UpdateService(pool.service(), **fields)

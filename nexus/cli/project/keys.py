@@ -118,6 +118,12 @@ def _read_words(value: Any, _directory: str) -> Any:
     raise InvalidValue("expected a list of words")
 
 
+def _read_files(value: Any, _directory: str) -> Any:
+    if (type(value) is str and value) or (isinstance(value, list) and all(type(name) is str for name in value)):
+        return value or None
+    raise InvalidValue("expected the name of a file, or a list of names")
+
+
 def _read_path(value: Any, directory: str) -> str | None:
     if type(value) is not str:
         raise InvalidValue("expected a path")
@@ -180,6 +186,7 @@ _OWN_KINDS = {
     "umask": Kind(_read_umask),
     "tags": Kind(_read_words),
     "environment": Kind(_read_variables),
+    "config_filename": Kind(_read_files),
     "health_tcp": Kind(_read_tcp, lambda value: value or True),
 }
 """The kinds of the fields whose values are written in a form of their own."""

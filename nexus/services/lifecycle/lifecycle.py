@@ -19,7 +19,7 @@ from nexus.journal.rows import Event
 from nexus.runtime import Exit, Orphans, Process, RuntimeFailure
 from nexus.runtime.status import now_ms
 from nexus.services import store
-from nexus.services.errors import ServiceDependencyFailed, ServiceNoCommand
+from nexus.services.errors import ServiceConfigFile, ServiceDependencyFailed, ServiceNoCommand
 from nexus.services.lifecycle.admission import admit
 from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.lifecycle.failures import early_exit_hint, policy_ended, start_failed
@@ -357,7 +357,8 @@ class Lifecycle:
         if isinstance(error, StoreError) and stored.service.state not in store.UP:
             self._context.waiters.fail(error)  # nothing was written, so nothing has changed
             return False
-        lasting = isinstance(error, (ServiceDependencyFailed, ServiceNoCommand))
+        # Another attempt would meet the same dependency, the same record and the same files.
+        lasting = isinstance(error, (ServiceDependencyFailed, ServiceNoCommand, ServiceConfigFile))
         retry = not lasting and wants_restart(stored.service.restart, failed=True)
         failed_dependency = isinstance(error, ServiceDependencyFailed)
         code = ServiceReason.DEPENDENCY_FAILED if failed_dependency else ServiceReason.START_FAILED

@@ -124,6 +124,16 @@ def test_short_forms_set_the_main_key_of_their_table(root: Path) -> None:
     assert fields["repo_url"] == "https://example.org/a.git"
 
 
+@pytest.mark.parametrize(
+    ("value", "files"),
+    [('".env"', ".env"), ('["../.env", "?.env.local"]', ["../.env", "?.env.local"]), ("[]", None)],
+)
+@pytest.mark.parametrize("form", ["config = {}", "config.file = {}", "config = {{ file = {} }}"])
+def test_configuration_is_a_file_or_a_list(root: Path, form: str, value: str, files: Any) -> None:
+    project = read(root, f'[services.a]\nrun = "x"\n{form.format(value)}\n')
+    assert project.services["a"].fields["config_filename"] == files
+
+
 def test_service_directory_defaults_to_the_files_directory_without_repository(root: Path) -> None:
     project = read(
         root,
@@ -311,7 +321,7 @@ FIELDS = st.fixed_dictionaries(
         "directory": st.none() | st.from_regex("/[a-z]{1,8}", fullmatch=True),
         "port": st.integers(0, 65_535),
         "environment": st.dictionaries(st.from_regex("[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True), TEXT, min_size=1),
-        "config_filename": TEXT,
+        "config_filename": TEXT | st.lists(TEXT, min_size=1, max_size=3),
         "config_format": st.sampled_from(["env", "properties"]),
         "repo_url": TEXT,
         "repo_path": st.from_regex("/[a-z]{1,8}", fullmatch=True),
