@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nexus import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from nexus_protocol.command import Command, CommandInfo
@@ -299,3 +300,7 @@ class App:
     def call_raw(self, command: Command[Any], *, project: str | ProjectRoot | None = None) -> dict[str, Any]:
         """Send a command, by default in the project of this run; returns its reply as the map that was received."""
         return self.connect().call_raw(command, timeout_s=self.timeout_s, project=project)
+
+    def batch_raw(self, commands: Sequence[Command[Any]]) -> list[dict[str, Any]]:
+        """Carry out several changes in one transaction, all or none; returns the reply of each as it was received."""
+        return self.connect().batch_raw(commands, timeout_s=self.timeout_s)

@@ -209,6 +209,22 @@ class BlockingClient(BaseClient):
         results = self.call(Batch.of(commands), timeout_s=timeout_s, why=why, key=key, project=project).results
         return [as_reply(command.info.reply, result) for command, result in zip(commands, results, strict=True)]
 
+    def batch_raw(
+        self,
+        commands: Sequence[Command[Any]],
+        *,
+        timeout_s: float | None = None,
+        why: str | None = None,
+        key: str | None = None,
+        project: str | ProjectRoot | None = None,
+    ) -> list[dict[str, Any]]:
+        """Like ``batch``; returns each reply as the map of plain values that was received."""
+        from nexus.system.commands import Batch
+
+        reply = self.call_raw(Batch.of(commands), timeout_s=timeout_s, why=why, key=key, project=project)
+        results: list[dict[str, Any]] = reply["results"]
+        return results
+
     def call_raw(
         self,
         command: Command[Any],

@@ -17,10 +17,10 @@ from support.raw import RawClient
 from nexus.runtime.inheritance import inherited_environment
 from nexus.services.commands import AddDependency, AddService, GetConfig, UpdateService
 from nexus.services.configuration.config_file import MAX_FILE_BYTES, MAX_VARIABLES, read_config_file
-from nexus.services.configuration.environment import as_environment, resolve, tunnel_prefix
+from nexus.services.configuration.environment import as_environment, resolve
 from nexus.services.dependencies.store import StoredDependency
 from nexus.services.errors import ServiceConfigFile
-from nexus.services.records import Service
+from nexus.services.records import Service, tunnel_prefix
 from nexus.services.states import ConfigFormat
 from nexus.services.store import StoredService
 

@@ -230,7 +230,7 @@ def test_apply_refuses_services_of_another_file_of_the_project(shop: ProjectDire
     assert code == 2
     assert err == (
         f'Error: cannot update service "db": it was created from {shop.file}\n'
-        f"  Give the service another name in {other}.\n"
+        f"  Give the service another name in {other}, line 1.\n"
         f'  Or take "db" out of {shop.file}, and apply that file, which removes it: '
         f"nexusctl apply -f {shop.file} --prune\n"
     )
@@ -263,8 +263,7 @@ def test_apply_failed_step_skips_only_its_dependents_and_next_run_continues(shop
     shop.write(
         f"""
         [services.bad]
-        run = "true"
-        health = {{ log = "(" }}
+        run = "{SLEEP}"
         [services.on_bad]
         run = "{SLEEP}"
         depends_on = ["bad"]
@@ -272,20 +271,28 @@ def test_apply_failed_step_skips_only_its_dependents_and_next_run_continues(shop
         run = "echo last words; exit 3"
         [services.good]
         run = "{SLEEP}"
+        [vms.box]
         """
     )
-    result = shop.cli("apply", "-f", str(shop.file), "--yes")
-    assert result.code == 1
-    assert 'Error: cannot add service "bad": health_log is not a regular expression' in result.err
-    assert 'Skipped: start service "on_bad", because of "bad"\n' in result.err
-    assert 'Error: cannot start service "crash": it exited with 3\n    last words\n' in result.err
-    assert result.err.endswith("steps not done\n  Fix the problem and run it again: it continues from there.\n")
-    assert 'Started service "good"' in result.out
-    shop.change('"("', '"ok"')
-    shop.change('run = "true"', f'run = "echo ok; {SLEEP}"')
+    shop.cli.ok("project", "create", "shop", "--root", str(shop.path))
+    with shop.cli.terminal("apply", "-f", str(shop.file), columns=200) as terminal:
+        terminal.wait_for("Apply this? [y/N]: ")
+        shop.cli.ok("service", "add", "bad", "--run", SLEEP, "--dir", "/")  # meanwhile, by hand
+        terminal.type("y\n")
+        code, text = terminal.finish()
+    said = text.replace("\r", "")
+    assert code == 1
+    assert 'Error: cannot add service "bad": service name "bad" already exists\n' in said
+    assert "in the batch" not in said
+    assert 'Skipped: connect service "on_bad" and "bad", because of "bad"\n' in said
+    assert 'Skipped: start service "on_bad", because of "bad"\n' in said
+    assert 'Error: cannot start service "crash": it exited with 3\n    last words\n' in said
+    assert said.endswith("5 of 10 steps not done\n  Fix the problem and run it again: it continues from there.\n"), said
+    for done in ('Created VM "box"', 'Created service "on_bad"', 'Created service "good"', 'Started service "good"'):
+        assert done in said
     shop.change("echo last words; exit 3", SLEEP)
     lines = shop.apply()
-    assert 'Created service "bad"' in lines
+    assert 'Updated service "bad"' in lines
     assert 'Service "on_bad" depends on "bad"' in lines
     assert up(shop.cli) == ["bad", "crash", "good", "on_bad"]
     shop.settled()
@@ -311,8 +318,14 @@ def test_apply_does_not_change_a_running_vm(shop: ProjectDirectory, daemon: Daem
     database.close()
     daemon.start()
     shop.write("[vms.box]\nvcpu = 2")
-    lines = shop.apply(code=1)
-    assert any(line.startswith("Error: cannot update VM") and "running" in line for line in lines)
+    assert shop.apply(code=2) == [
+        f'Error: cannot use {shop.file}, line 2: vms.box.vcpu: cannot update VM "box": it is running',
+        "  Stop it first, or leave it as it is.",
+    ]
+    shop.write("")
+    assert shop.apply("--prune", code=2)[0] == (
+        f'Error: cannot use {shop.file}: vms: cannot remove VM "box", which is no longer in the file: it is running'
+    )
 
 
 def test_apply_prints_steps_as_records_for_programs(shop: ProjectDirectory) -> None:
