@@ -62,6 +62,8 @@ class App:
         self._root: str | None = None
         self._looked_for_root = False
         self._check_context()
+        self.cause: int | None = None
+        """The operation that the requests of this run which change something are a part of."""
         self._place = 0
         """The place among the requests of the command line that the next request with a key has."""
         self._client: BlockingClient | None = None
@@ -159,7 +161,7 @@ class App:
         client = BlockingClient(self._socket(), actor=self.actor, name=f"nexusctl {__version__}")
         if self.why is not None or self.key is not None:
             client.context_of = self._context_of
-        client.project, client.project_of = None, self._project_of
+        client.project, client.project_of, client.cause_of = None, self._project_of, self._cause_of
         try:
             client.connect()
         except ConnectError as error:
@@ -229,6 +231,9 @@ class App:
 
     def _project_of(self, info: CommandInfo) -> str | ProjectRoot | None:
         return "*" if self.all_projects and info.all_projects else self.project()
+
+    def _cause_of(self, info: CommandInfo) -> int | None:
+        return None if info.effect == "read" or info.item is not None else self.cause
 
     def _context_of(self, info: CommandInfo) -> tuple[str | None, str | None]:
         """The why and the key of a request: both only for a request that changes something and is no stream.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from nexus.journal.commands import Change, Operation
+from nexus.journal.rows import is_part
 from nexus.journal.store import about_subject
 from nexus.store import Reader
 from nexus.store.dialect import like_pattern, matches_pattern
@@ -36,6 +37,8 @@ class Wanted(NamedTuple):
     subject: str | None = None
     since_at: int | None = None
     project_id: str | None = None
+    parts: bool = True
+    """Whether parts of larger operations satisfy it."""
 
 
 def find_operation(reader: Reader, id_: int) -> Operation | None:
@@ -72,6 +75,10 @@ def list_operations(reader: Reader, below: int, wanted: Wanted, limit: int) -> t
         if value is not None:
             conditions.append(condition)
             parameters.append(value)
+    if not wanted.parts:
+        part, causes = is_part()
+        conditions.append(f"NOT ({part})")
+        parameters += causes
     if wanted.subject is not None:
         about, names = about_subject(wanted.subject)
         conditions.append(f"EXISTS (SELECT 1 FROM journal WHERE operation_id = operation.id AND {about})")
@@ -113,6 +120,13 @@ def _operation(reader: Reader, row: Sequence[Any]) -> Operation:
         f"SELECT subject_name, subject_id FROM journal WHERE operation_id = ? ORDER BY seq LIMIT {_SUBJECT_EVENTS}",
         (row[0],),
     )
+    if not subjects:
+        subjects = reader.all(
+            "SELECT subject_name, subject_id FROM journal WHERE operation_id IN "
+            f"(SELECT id FROM operation WHERE cause = ? ORDER BY id LIMIT {_SUBJECTS}) "
+            f"ORDER BY seq LIMIT {_SUBJECT_EVENTS}",
+            (row[0],),
+        )
     names = list(dict.fromkeys(name or id_ for name, id_ in subjects))[:_SUBJECTS]
     project_id = row[10]
     project = None

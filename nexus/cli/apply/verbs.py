@@ -145,6 +145,7 @@ class _Apply:
                 click.echo(printable(f"Nothing to change: everything matches {options.file}"))
             self._print_notes(planning)
             if options.wait and unready and not options.dry_run:
+                self._begin_operation()
                 return self._carry_out(planning, plan, unready)
             if not out.for_person:
                 out.many([], (), key="name", nothing="Nothing to change.")
@@ -163,6 +164,7 @@ class _Apply:
             self._question(target, plan), "refusing to apply without confirmation", options.line("--yes")
         ):
             return 1
+        self._begin_operation()
         if not target.id or plan.steps[0].kind == "project":
             try:
                 target = enter_target(app, target, [step.command for step in plan.renames if step.command is not None])
@@ -172,6 +174,22 @@ class _Apply:
                 hint("Another client changed the project at the same time.")
                 return None
         return self._carry_out(planning._replace(target=target), plan, unready if options.wait else [])
+
+    def _begin_operation(self) -> None:
+        """Begin the operation of the whole, which the further requests are parts of; once in a run."""
+        from nexus_protocol.errors import UnknownCommand
+
+        from nexus.journal.commands import BeginOperation
+
+        if self.app.cause is not None:
+            return
+        options = self.options
+        args: dict[str, str | int | bool] = {"file": self.file.path[-1024:]}
+        args |= {name: True for name in ("prune", "no_start", "wait") if getattr(options, name)}
+        try:
+            self.app.cause = self.app.call_raw(BeginOperation("apply", args))["operation"]
+        except UnknownCommand:
+            return  # an older daemon: each request is an operation of its own
 
     def _observed(self, target: Target) -> Planning:
         """What the plan is made from; further requests go to the project, if there is one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -494,3 +495,41 @@ def test_apply_refuses_tunnel_to_service_without_port_before_any_change(shop: Pr
     # An edge that the daemon already has is left as it is.
     shop.cli.ok("service", "dep", "add", "api", "far", "--tunnel")
     shop.apply("--no-start")
+
+
+def test_apply_is_one_operation_with_its_requests_as_parts(shop: ProjectDirectory) -> None:
+    shop.write(STACK)
+    assert shop.cli("--why", "the first", "apply", "-f", str(shop.file), "--yes").code == 0
+    (one,) = shop.cli.ok("op", "list", "-o", "json").json
+    assert (one["command"], one["why"], one["project"]) == ("apply", "the first", "shop")
+    assert one["args"] == {"file": str(shop.file)}
+    parts = shop.cli.ok("op", "show", str(one["id"]), "-o", "json").json["caused"]
+    assert [part["command"] for part in parts] == ["CreateProject", "Batch", *["StartService"] * 3]
+    shown = shop.cli.ok("op", "show", str(one["id"])).lines
+    assert [line.split()[3] for line in shown if line.startswith("Led to:")] == [part["command"] for part in parts]
+    everything = shop.cli.ok("op", "list", "--parts", "-o", "json").json
+    assert {part["id"] for part in parts} < {each["id"] for each in everything}
+    shop.settled()
+    assert len(shop.cli.ok("op", "list", "-o", "json").json) == 1, "what changes nothing is no operation"
+
+
+def test_apply_that_is_killed_is_completed_by_the_next(shop: ProjectDirectory, daemon: DaemonProcess) -> None:
+    text = "".join(f'[services.s{n}]\nrun = "{SLEEP}"\nstart_window = 0\n[vms.v{n}]\n' for n in range(12))
+    for end in ("nexusctl", "daemon"):
+        for delay_s in (0.25, 0.4, 0.55):
+            text = text.replace("start_window = 0", f"start_window = 0\nenv = {{ N = '{end}{delay_s}' }}", 1)
+            shop.write(text)
+            text = text.replace(f"\nenv = {{ N = '{end}{delay_s}' }}", "")
+            running = shop.cli.start("apply", "--yes")
+            try:
+                running.wait(timeout=delay_s)
+            except subprocess.TimeoutExpired:
+                if end == "daemon":
+                    daemon.kill()
+            running.kill()
+            running.communicate()
+            if end == "daemon":
+                daemon.start()
+            shop.apply()
+            shop.settled()
+            assert len(up(shop.cli)) == 12
