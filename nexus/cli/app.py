@@ -194,7 +194,7 @@ class App:
         """The project that requests name: an option or the variable, else a folder; None for ``default``.
 
         Raises:
-            UsageError: the path of the folder is not UTF-8.
+            UsageError: the path of the folder is not UTF-8, or the working directory was deleted.
         """
         if self._entered is not None:
             return self._entered
@@ -217,7 +217,14 @@ class App:
             self._looked_for_root = True
             from nexus.cli.place import find_root
 
-            self._root = find_root()
+            try:
+                self._root = find_root()
+            except OSError as error:
+                import click
+
+                raise click.UsageError(
+                    f"cannot tell the project of the working directory: {error.strerror}; name a project with -p"
+                ) from None
             if self._root is not None and not self._root.isprintable():
                 import click
 

@@ -252,11 +252,21 @@ def _with_options(text: str, options: Sequence[str], where: str) -> str:
 
 
 def reference(record: dict[str, Any], key: str = "name") -> str:
-    """How a hint names a record: so that it works from any folder, ``P/NAME`` outside the project default."""
+    """How a hint names a record: so that it works from any folder, ``P/NAME`` outside the project default.
+
+    One of default is ``default/NAME`` where the run speaks in another project.
+    """
     name: str = record[key]
     project = record.get("project", "default")
-    repeated = bool(_project) and _project[1] == project  # the hint's line has the option again
-    return name if repeated or project == "default" else f"{project}/{name}"
+    if _project and _project[1] == project:
+        return name  # the hint's line has the option again
+    return name if project == "default" and _speaks_in_default() else f"{project}/{name}"
+
+
+def _speaks_in_default() -> bool:
+    context = click.get_current_context(silent=True)
+    app = None if context is None else context.find_root().obj
+    return app is None or app.project() in (None, "default")
 
 
 def of_project(record: dict[str, Any]) -> str:

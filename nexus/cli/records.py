@@ -165,6 +165,8 @@ def print_list(
 def names_starting(app: App, list_: type[Command[Any]], noun: Noun, incomplete: str) -> list[str]:
     """The names in the project of this run that begin with a word, for completion; ``P/`` asks in another project."""
     project, slash, start = incomplete.partition("/") if "/" in incomplete else ("", "", incomplete)
+    if slash and not project[:1].isalnum():
+        return []  # no project has such a name, and * is for all of them
     page = app.call_raw(list_(limit=_PAGE), project=project or None)
     return [f"{project}{slash}{one['name']}" for one in page[noun.field] if one["name"].startswith(start)]
 

@@ -345,14 +345,21 @@ def _option(field: _Field, complete: Any) -> click.Option:
     if default is not None:
         help += f" (default: {default})"
     repeated = get_origin(field.type) in (list, dict)
+    repeatable = bool(field.extra.get("repeatable"))
     return click.Option(
         [name, field.name],
         type=str if get_origin(field.type) is list else _click_type(field),
-        multiple=repeated,
+        multiple=repeated or repeatable,
+        callback=_one_or_list if repeatable else None,
         metavar=field.extra.get("metavar"),
         help=f"{help}.",
         shell_complete=complete,
     )
+
+
+def _one_or_list(_ctx: click.Context, _parameter: click.Parameter, given: tuple[str, ...]) -> str | list[str] | None:
+    """The value of a field that is text or a list: text where the option is given once."""
+    return (given[0] if len(given) == 1 else list(given)) if given else None
 
 
 def _default_text(field: _Field) -> Any:

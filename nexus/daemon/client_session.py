@@ -48,6 +48,7 @@ from nexus.daemon.send_buffer import SendBuffer
 from nexus.daemon.streams import MAX_QUEUED_INPUTS, SessionStream, decode_input, encode_result
 from nexus.journal.keys import request_key
 from nexus.journal.operation import Operation, args_of, require_operation
+from nexus.records.scope import speaks_elsewhere
 from nexus.runtime.status import is_exhaustion
 from nexus.store import StateStore
 from nexus.system.commands import Hello
@@ -436,7 +437,11 @@ class ClientSession:
                 # Hello sets the context of the connection itself.
                 of_connection = not flags or entry.info.request is Hello
                 context = self.context if of_connection else self._context_for(asked)
-                result = encode_result(entry.fn(context, command))
+                speaks_elsewhere(asked.project)
+                try:
+                    result = encode_result(entry.fn(context, command))
+                finally:
+                    speaks_elsewhere(None)
                 self._out.send(self.engine.send_success(sequence, result))
                 return
             if entry.streams:
@@ -482,6 +487,7 @@ class ClientSession:
     async def _run(
         self, entry: Entry, sequence: int, command: Any, context: Context, pre_command: PreCommand | None
     ) -> None:
+        speaks_elsewhere(context.request.project)
         timeout_ms: int | None = getattr(command, "timeout_ms", None)
         deadline = (
             None if timeout_ms is None else self._loop.call_later(timeout_ms / 1000, self._time_out, sequence, context)

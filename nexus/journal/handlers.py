@@ -24,7 +24,7 @@ from nexus.journal.commands import (
     WatchEvents,
     WatchEventsResult,
 )
-from nexus.journal.store import Slice, Watched, read_slice
+from nexus.journal.store import Slice, Watched, last_of_deleted, read_slice
 from nexus.records.pages import MAX_PASSED_OVER, decode_cursor, encode_cursor
 from nexus.records.scope import ANYWHERE, Scope
 from nexus.store import Reader, Transaction
@@ -48,16 +48,15 @@ async def watch_events(ctx: Context, command: WatchEvents, stream: Stream[Event]
         lambda: daemon_stopping(f"Once it runs again, go on after event {after}.", {"resume_after": after}),
     )
     unsubscribe = ctx.store.on_journal(following.notify)
+    project = _WatchedProject(ctx)
     try:
 
+        def read_next(reader: Reader, start: int | None) -> Slice:
+            scope, until = project.of_next(reader, start)
+            return read_slice(reader, start, Watched(command.kinds, command.subject, scope, until))
+
         def read(start: int | None) -> Slice:
-            # A folder gets its project, and a project its name, at any time.
-            return ctx.store.read(
-                lambda reader: read_slice(
-                    reader, start, Watched(command.kinds, command.subject, _scope_of_history(ctx, reader))
-                ),
-                snapshot=True,
-            )
+            return ctx.store.read(lambda reader: read_next(reader, start), snapshot=True)
 
         first = read(command.after)
         after = command.after if command.after is not None else first.start
@@ -77,12 +76,41 @@ async def watch_events(ctx: Context, command: WatchEvents, stream: Stream[Event]
             if after - sent >= _PROGRESS_NUMBERS or (after > sent and clock() - sent_at >= _PROGRESS_INTERVAL_S):
                 await stream.send(Event(after))
                 sent, sent_at = after, clock()
-            if after < part.newest:
+            if after < part.newest or project.has_ended(after):
                 await asyncio.sleep(0)
                 continue
             await following.wait(_PROGRESS_INTERVAL_S if after > sent else None)
     finally:
         unsubscribe()
+
+
+class _WatchedProject:
+    """The project that a stream watches: the one that the request named first, whatever its name is since.
+
+    A folder gets its project at any time, and another one once that is deleted.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._scope: Scope | None = None
+        self._until: int | None = None
+
+    def has_ended(self, after: int) -> bool:
+        """Whether the project was deleted, and all its events precede the number."""
+        return self._until is not None and after >= self._until
+
+    def of_next(self, reader: Reader, after: int | None) -> tuple[Scope, int | None]:
+        """Where the next events after a number are of, and up to which number.
+
+        Raises:
+            ProjectNotFound: no project has the id or name that the request gives, or it was deleted, and all its events
+                precede the number.
+        """
+        if self._scope is not None and self._scope.project_id is not None:
+            self._until = last_of_deleted(reader, self._scope.project_id)
+        if self._scope is None or self._scope.is_nowhere or self.has_ended(after or 0):
+            self._scope, self._until = _scope_of_history(self._ctx, reader), None
+        return self._scope, self._until
 
 
 def _scope_of_history(ctx: Context, reader: Reader) -> Scope:
@@ -141,11 +169,11 @@ async def _changes(ctx: Context, id_: int, after: int, limit: int) -> tuple[list
 @handles(ListOperations)
 async def list_operations(ctx: Context, command: ListOperations) -> OperationPage:
     scope = await ctx.store.fetch(functools.partial(_scope_of_history, ctx))
-    if scope.is_nowhere:
+    if scope.is_nowhere and command.subject is None:
         return OperationPage([])
     parts = command.parts or command.command is not None or command.subject is not None
     wanted = operations.Wanted(
-        command.actor, command.command, command.subject, command.since_at, scope.project_id, parts
+        command.actor, command.command, command.subject, command.since_at, scope.project_id, scope.root, parts
     )
     bound = ("operations", *wanted)
     lowest, highest = await ctx.store.fetch(operations.bounds)

@@ -66,7 +66,11 @@ class RequestOutcomeUnknown(Unavailable):
 
 def request_key(text: str, info: CommandInfo, command: Any, project: str | ProjectRoot | None) -> RequestKey:
     """The key of a request; equal commands are equal in every field, however they were encoded."""
-    return RequestKey(text, lambda reader: canonical([info.code, scope_of(reader, project).project_id, command]))
+
+    def content(reader: Reader) -> bytes:
+        return canonical([info.code, scope_of(reader, project).project_id if info.in_project else None, command])
+
+    return RequestKey(text, content)
 
 
 # In one transaction
@@ -89,7 +93,10 @@ def under_key(
     key = operation.key
     if key is None:
         return change(), False
-    kept = _kept(tx, key, tx.digest(key.content(tx)))
+    # Of this transaction alone: where it is made once more, a project may have been renamed before it.
+    content = key.content(tx)
+    operation.key = key._replace(found=content)
+    kept = _kept(tx, key, tx.digest(content))
     if kept is not None:
         return kept, True
     reply = change()
@@ -111,7 +118,7 @@ def finish(tx: Transaction, operation: Operation, reply: Any, *, secret: bool) -
         "ON CONFLICT (key) DO UPDATE SET state = excluded.state, reply = excluded.reply, "
         "operation_id = excluded.operation_id, expires_at = excluded.expires_at "
         "WHERE request_key.digest = excluded.digest",
-        (operation.key.text, tx.digest(operation.key.content(tx)), id_, encoded, tx.now + KEY_KEPT_MS),
+        (operation.key.text, tx.digest(operation.key.encoded(tx)), id_, encoded, tx.now + KEY_KEPT_MS),
     )
 
 
@@ -211,7 +218,7 @@ class OpenRequests:
         assert key is not None
         content = await store.fetch(key.content)
         # The project that was named is the one of this moment, also when it ends after a project was renamed.
-        operation.key = key = key._replace(content=lambda _reader: content)
+        operation.key = key = key._replace(found=content)
         digest = store.digest(content)
         while (other := self._acts.get(key.text)) is not None:
             if other[0] != digest:

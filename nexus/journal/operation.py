@@ -43,6 +43,12 @@ class RequestKey(NamedTuple):
     text: str
     content: Callable[[Reader], bytes]
     """The canonical encoding of the request, which an equal request has as well, with the id of its project."""
+    found: bytes | None = None
+    """The content as it was before the request changed anything: it may rename or delete the project that it names."""
+
+    def encoded(self, reader: Reader) -> bytes:
+        """The content that the request began with."""
+        return self.content(reader) if self.found is None else self.found
 
 
 class Operation:
@@ -119,7 +125,7 @@ class Operation:
             tx.execute(
                 "INSERT INTO request_key (key, digest, operation_id, state, expires_at) "
                 "VALUES (?, ?, ?, 'open', ?) ON CONFLICT (key) DO NOTHING",
-                (self.key.text, tx.digest(self.key.content(tx)), self.id, tx.now + KEY_KEPT_MS),
+                (self.key.text, tx.digest(self.key.encoded(tx)), self.id, tx.now + KEY_KEPT_MS),
             )
         # Also where the row is there: an earlier write whose outcome was unknown may have been kept.
         tx.on_commit(self._note_written)

@@ -9,7 +9,8 @@ import msgspec
 
 from nexus.journal.commands import Change, Operation
 from nexus.journal.rows import is_part
-from nexus.journal.store import about_subject
+from nexus.journal.store import about_subject, in_scope
+from nexus.records.scope import Scope
 from nexus.store import Reader
 from nexus.store.dialect import like_pattern, matches_pattern
 
@@ -37,6 +38,8 @@ class Wanted(NamedTuple):
     subject: str | None = None
     since_at: int | None = None
     project_id: str | None = None
+    root: str | None = None
+    """The folder without a project that the request speaks in."""
     parts: bool = True
     """Whether parts of larger operations satisfy it."""
 
@@ -67,7 +70,6 @@ def list_operations(reader: Reader, below: int, wanted: Wanted, limit: int) -> t
     values: list[tuple[str, Any]] = [
         ("actor = ?", wanted.actor),
         ("at >= ?", wanted.since_at),
-        ("project_id = ?", wanted.project_id),
     ]
     if wanted.command is not None:
         values.append((matches_pattern("command"), like_pattern(wanted.command)))
@@ -79,8 +81,13 @@ def list_operations(reader: Reader, below: int, wanted: Wanted, limit: int) -> t
         part, causes = is_part()
         conditions.append(f"NOT ({part})")
         parameters += causes
-    if wanted.subject is not None:
-        about, names = about_subject(wanted.subject)
+    scope = Scope(wanted.project_id, wanted.root)
+    if wanted.subject is None:
+        inside, values_inside = in_scope(scope)
+        conditions.append(inside)
+        parameters += values_inside
+    else:
+        about, names = about_subject(wanted.subject, scope)
         conditions.append(f"EXISTS (SELECT 1 FROM journal WHERE operation_id = operation.id AND {about})")
         parameters += names
         # Operations with many events make the window narrower, else one step would read the events of all.

@@ -13,7 +13,7 @@ from nexus.records.scope import ANYWHERE, Scope
 from nexus.store import Reader
 from nexus.store.dialect import highest_number, like_pattern, matches_pattern
 
-__all__ = ["PRUNED_KEY", "Slice", "Watched", "about_subject", "bounds", "read_slice"]
+__all__ = ["PRUNED_KEY", "Slice", "Watched", "about_subject", "bounds", "in_scope", "last_of_deleted", "read_slice"]
 
 PRUNED_KEY = "journal_pruned_seq"
 _WINDOW = 500
@@ -30,6 +30,8 @@ class Watched(NamedTuple):
     kinds: Sequence[str] | None = None
     subject: str | None = None
     scope: Scope = ANYWHERE
+    until: int | None = None
+    """The number of the last event to look at; it exists, unless it was pruned."""
 
 
 class Slice(NamedTuple):
@@ -78,6 +80,8 @@ def read_slice(reader: Reader, after: int | None, watched: Watched) -> Slice:
     following = reader.one("SELECT min(seq) FROM journal WHERE seq > ?", (after,))
     first = newest if following is None or following[0] is None else following[0]
     end = min(first + _WINDOW - 1, newest)
+    if watched.until is not None:
+        end = min(end, max(watched.until, after))
     conditions = "seq > ? AND seq <= ?"
     parameters: list[Any] = [after, end]
     kinds = [like_pattern(kind) for kind in watched.kinds or ()]
@@ -89,15 +93,11 @@ def read_slice(reader: Reader, after: int | None, watched: Watched) -> Slice:
     # A change that is no event of its own is given where its kind is asked for, and not with every kind of a record.
     conditions += f" AND (kind NOT LIKE ?{f' OR {matches}' * len(written)})"
     parameters += [f"%{WRITTEN}", *written]
-    if watched.scope.is_nowhere:
-        conditions += " AND 0 = 1"
-    elif watched.scope.project_id is not None:
-        conditions += " AND project_id = ?"
-        parameters.append(watched.scope.project_id)
-    if watched.subject is not None:
-        about, values = about_subject(watched.subject)
-        conditions += f" AND {about}"
-        parameters += values
+    inside, values = (
+        in_scope(watched.scope) if watched.subject is None else about_subject(watched.subject, watched.scope)
+    )
+    conditions += f" AND {inside}"
+    parameters += values
     rows = reader.all(
         "SELECT seq, at, kind, subject_kind, subject_id, subject_name, actor, uid, pid, detail, operation_id, "
         "(SELECT why FROM operation WHERE id = operation_id), revision, project_id, "
@@ -109,12 +109,31 @@ def read_slice(reader: Reader, after: int | None, watched: Watched) -> Slice:
     return Slice(after, events, events[-1].seq if len(events) == _LIMIT else end, newest)
 
 
-def about_subject(subject: str) -> tuple[str, list[str]]:
-    """The condition on an event that it is about a record with this id or name, or P/NAME, with its parameters."""
+def in_scope(scope: Scope) -> tuple[str, list[str]]:
+    """The condition on an event or an operation that it is of the scope, with its parameters."""
+    if scope.is_nowhere:
+        return "0 = 1", []
+    return ("1 = 1", []) if scope.project_id is None else ("project_id = ?", [scope.project_id])
+
+
+def about_subject(subject: str, scope: Scope) -> tuple[str, list[str]]:
+    """The condition on an event that it is about the record with this reference, with its parameters.
+
+    As for any reference, an id and P/NAME are found in any project, and a name in the scope.
+    """
     project, slash, name = subject.partition("/")
     if slash:
         return "(subject_name = ? AND project_id = (SELECT id FROM projects WHERE name = ?))", [name, project]
-    return "(subject_id = ? OR subject_name = ?)", [subject, subject]
+    inside, values = in_scope(scope)
+    return f"(subject_id = ? OR (subject_name = ? AND {inside}))", [subject, subject, *values]
+
+
+def last_of_deleted(reader: Reader, project_id: str) -> int | None:
+    """The number of the last event of a project that was deleted, 0 if none is kept; None for one that exists."""
+    if reader.one("SELECT 1 FROM projects WHERE id = ?", (project_id,)) is not None:
+        return None
+    row = reader.one("SELECT seq FROM journal WHERE project_id = ? ORDER BY seq DESC LIMIT 1", (project_id,))
+    return 0 if row is None else int(row[0])
 
 
 def _oldest(reader: Reader, newest: int) -> int:

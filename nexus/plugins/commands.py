@@ -103,7 +103,7 @@ class ListPlugins(Command[PluginList]):
     """List the plugins, with those that could not be loaded and why."""
 
 
-@command(53, Effect.ACT, errors=(PluginsDisabled,), repeat=Repeat.AGAIN)
+@command(53, Effect.ACT, errors=(PluginsDisabled,), repeat=Repeat.AGAIN, in_project=False)
 class ReloadPlugins(Command[PluginList]):
     """Load the plugins again in a new process, which replaces the old one when it has loaded them."""
 

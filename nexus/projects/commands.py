@@ -58,7 +58,7 @@ RootPath = Annotated[
         min_length=1,
         max_length=4096,
         pattern=r"^/[^\x00]*$",
-        description="the folder of its nexus.toml, absolute; no other project has it",
+        description="the folder of its nexus.toml, absolute and resolved; no other project has it",
         extra={"option": "--root", "path": "real"},
     ),
 ]
@@ -177,7 +177,7 @@ class ProjectDeleted(Record):
     records: list[ProjectRecord]
 
 
-@command(0x0500, Effect.CHANGE, errors=(ProjectNameTaken, ProjectIdTaken, ProjectRootTaken))
+@command(0x0500, Effect.CHANGE, errors=(ProjectNameTaken, ProjectIdTaken, ProjectRootTaken), in_project=False)
 class CreateProject(Command[Project]):
     """Create a project in status created.
 
@@ -217,6 +217,7 @@ class GetProject(Command[Project]):
     0x0503,
     Effect.CHANGE,
     errors=(ProjectNotFound, ProjectAmbiguous, ProjectChanged, ProjectFixed, ProjectNotEmpty, ProjectRunning),
+    in_project=False,
 )
 class DeleteProject(Command[ProjectDeleted]):
     """Delete a project of which nothing runs; with ``cascade`` its records too, each with an event of its own."""
@@ -231,6 +232,7 @@ class DeleteProject(Command[ProjectDeleted]):
     0x0504,
     Effect.CHANGE,
     errors=(ProjectNotFound, ProjectAmbiguous, ProjectChanged, ProjectFixed, ProjectNameTaken, ProjectRootTaken),
+    in_project=False,
 )
 class UpdateProject(Command[Project]):
     """Change a project. Its records keep it when it is renamed, or when its folder is another one."""

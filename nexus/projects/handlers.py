@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
+
+from nexus_protocol import InvalidArgument
 
 from nexus.capability import Context, handles
 from nexus.hints import command_line
@@ -25,9 +29,9 @@ from nexus.projects.commands import (
 )
 from nexus.projects.states import ProjectStatus
 from nexus.projects.store import PROJECTS, refuse_taken_root
-from nexus.records.contents import Contents, Held, contents_of, held_by
+from nexus.records.contents import Contents, Held, all_contents, held_by
 from nexus.records.handlers import creates, lists, updates
-from nexus.records.scope import DEFAULT_ID
+from nexus.records.scope import ANYWHERE, DEFAULT_ID
 from nexus.store import Reader, Transaction
 
 __all__ = [
@@ -40,12 +44,13 @@ __all__ = [
 ]
 
 _SHOWN = 1000
+_HELD_AT_ONCE = 200
 _RUNNING_SHOWN = 20
 
 
 def _complete(tx: Transaction, command: CreateProject) -> Mapping[str, Any]:
     if command.root_path is not None:
-        refuse_taken_root(tx, command.root_path, command.id, f'cannot create project "{command.name}"')
+        _check_root(tx, command.root_path, command.id, f'cannot create project "{command.name}"')
     return {"status": ProjectStatus.CREATED}
 
 
@@ -57,15 +62,25 @@ def _check_update(tx: Transaction, project: Project, command: UpdateProject, can
             details={"id": project.id, "name": project.name},
         )
     if command.root_path is not None:
-        refuse_taken_root(tx, command.root_path, project.id, cannot)
+        _check_root(tx, command.root_path, project.id, cannot)
+
+
+def _check_root(tx: Transaction, root: str, project_id: str | None, cannot: str) -> None:
+    # A client looks for a folder by its resolved path, character for character: another spelling is never found.
+    if root != "/" and any(part in ("", ".", "..") for part in root[1:].split("/")):
+        raise InvalidArgument(
+            f"{cannot}: root_path is not resolved: {root}",
+            hint="Give the path without links, .., . and empty parts.",
+            details={"path": "root_path"},
+        )
+    refuse_taken_root(tx, root, project_id, cannot)
 
 
 def _named(reader: Reader, ctx: Context, reference: str | None) -> Project:
     """The project with this reference, else the one that the request speaks in."""
-    scope = ctx.scope(reader)
     if reference is not None:
-        return PROJECTS.resolve(reader, reference, scope)
-    return PROJECTS.get(reader, scope.home("cannot find the project"))
+        return PROJECTS.resolve(reader, reference, ANYWHERE)
+    return PROJECTS.get(reader, ctx.scope(reader).home("cannot find the project"))
 
 
 @handles(GetProject)
@@ -75,33 +90,40 @@ def get_project(ctx: Context, command: GetProject) -> Project:
 
 @handles(GetProjectHoldings)
 async def get_project_holdings(ctx: Context, command: GetProjectHoldings) -> ProjectHoldings:
-    def read(reader: Reader) -> tuple[Project, list[tuple[Contents, list[Held]]]]:
-        project = _named(reader, ctx, command.project)
-        return project, held_by(reader, project.id)
+    """Read it in steps: a project may have tens of thousands of records, and other clients are answered meanwhile."""
+    project = await ctx.store.fetch(lambda reader: _named(reader, ctx, command.project))
+    counts: dict[str, dict[str, int]] = {}
+    records: list[ProjectRecord] = []
+    for of in all_contents():
+        after, states = "", Counter[str]()
+        while True:
+            held = await ctx.store.fetch(
+                functools.partial(of.held, project_id=project.id, after=after, limit=_HELD_AT_ONCE)
+            )
+            states.update(each.state for each in held)
+            records += map(_record, held[: _SHOWN - len(records)])
+            if len(held) < _HELD_AT_ONCE:
+                break
+            after = held[-1].name
+            await asyncio.sleep(0)
+        if states:
+            counts[of.kind] = dict(states)
+    return ProjectHoldings(project=project, counts=counts, records=records)
 
-    project, holdings = await ctx.store.fetch(read)
-    return ProjectHoldings(
-        project=project,
-        counts={of.kind: dict(Counter(each.state for each in held)) for of, held in holdings},
-        records=_records(holdings)[:_SHOWN],
-    )
 
-
-def _records(holdings: list[tuple[Contents, list[Held]]]) -> list[ProjectRecord]:
-    return [ProjectRecord(each.kind, each.id, each.name, each.state) for _of, held in holdings for each in held]
+def _record(held: Held) -> ProjectRecord:
+    return ProjectRecord(held.kind, held.id, held.name, held.state)
 
 
 def _deleted(ctx: Context, reply: ProjectDeleted) -> None:
-    by_kind: dict[str, list[Held]] = {}
-    for each in reply.records:
-        by_kind.setdefault(each.kind, []).append(Held(each.kind, each.id, each.name, each.state, False))
-    for kind, held in by_kind.items():
-        contents_of(kind).after(ctx, held)
+    for of in all_contents():
+        if of.after is not None and (ids := [each.id for each in reply.records if each.kind == of.kind]):
+            of.after(ctx, ids)
 
 
 @handles(DeleteProject, after=_deleted)
 def delete_project(tx: Transaction, ctx: Context, command: DeleteProject) -> ProjectDeleted:
-    project = PROJECTS.resolve(tx, command.project, ctx.scope(tx))
+    project = PROJECTS.resolve(tx, command.project, ANYWHERE)
     cannot = f'cannot delete project "{project.name}"'
     PROJECTS.expect(project, cannot, command.if_revision, command.if_state_revision)
     if project.id == DEFAULT_ID:
@@ -119,7 +141,7 @@ def delete_project(tx: Transaction, ctx: Context, command: DeleteProject) -> Pro
     for of, held in holdings:
         of.delete(tx, ctx.operation, project.id, held)
     PROJECTS.delete(tx, ctx.operation, project, ("root_path",))
-    return ProjectDeleted(project, _records(holdings))
+    return ProjectDeleted(project, [_record(each) for _of, held in holdings for each in held])
 
 
 def _refuse_running(project: Project, holdings: list[tuple[Contents, list[Held]]], cannot: str) -> None:

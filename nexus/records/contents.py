@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from nexus.capability import Context
 from nexus.journal.operation import Operation
 from nexus.store import Reader, Transaction
 
-__all__ = ["Contents", "Held", "contents", "contents_of", "held_by"]
+__all__ = ["Contents", "Held", "HeldRecords", "all_contents", "contents", "held_by"]
 
 
 class Held(NamedTuple):
@@ -23,18 +23,24 @@ class Held(NamedTuple):
     """Whether it has processes, or may get one."""
 
 
+class HeldRecords(Protocol):
+    """The records of one kind in a project, by name."""
+
+    def __call__(self, reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[Held]:
+        """At most ``limit`` (-1: all) after a name."""
+
+
 class Contents(NamedTuple):
     """The records of one kind in projects."""
 
     kind: str
     word: str
     """What sentences call one record, whose plural ends with an s."""
-    held: Callable[[Reader, str], Iterable[Held]]
-    """All records of a project, by name."""
+    held: HeldRecords
     delete: Callable[[Transaction, Operation, str, list[Held]], None]
     """Delete these records of a project, none of which runs, with an event for each; what they need goes last."""
-    after: Callable[[Context, list[Held]], None] = lambda _ctx, _held: None
-    """Called in the event loop once they are deleted."""
+    after: Callable[[Context, list[str]], None] | None = None
+    """Called in the event loop with their ids once they are deleted."""
 
 
 _CONTENTS: dict[str, Contents] = {}
@@ -45,12 +51,12 @@ def contents(of: Contents) -> None:
     _CONTENTS[of.kind] = of
 
 
-def contents_of(kind: str) -> Contents:
-    """What was declared of a kind."""
-    return _CONTENTS[kind]
+def all_contents() -> list[Contents]:
+    """What was declared of every kind."""
+    return list(_CONTENTS.values())
 
 
 def held_by(reader: Reader, project_id: str) -> list[tuple[Contents, list[Held]]]:
     """What a project holds, by kind; kinds of which it has none are left out."""
-    found = ((each, list(each.held(reader, project_id))) for each in _CONTENTS.values())
+    found = ((each, each.held(reader, project_id)) for each in _CONTENTS.values())
     return [(each, records) for each, records in found if records]

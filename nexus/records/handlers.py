@@ -12,8 +12,9 @@ from nexus_protocol import Command, InvalidArgument, encode_record
 from nexus.capability import Context, handles
 from nexus.records.fields import METADATA_BYTES, METADATA_DEPTH, metadata_fields
 from nexus.records.pages import decode_cursor, encode_cursor, read_page
+from nexus.records.scope import ANYWHERE, Scope
 from nexus.records.table import Identified, Table, without_repeats
-from nexus.store import Transaction
+from nexus.store import Reader, Transaction
 
 __all__ = ["creates", "deletes", "gets", "lists", "updates"]
 
@@ -25,6 +26,11 @@ Check = Callable[[Transaction, Any, Any, str], None]
 
 def _accept(_tx: Transaction, _record: Any, _command: Any, _cannot: str) -> None:
     """Refuse nothing."""
+
+
+def _scope(ctx: Context, reader: Reader, table: Table[Any]) -> Scope:
+    """Where the request looks up names of these records: kinds without a project are found whatever it names."""
+    return ctx.scope(reader) if table.has_project else ANYWHERE
 
 
 def creates(
@@ -97,7 +103,9 @@ def gets(table: Table[R], get: type[Command[R]]) -> Any:
 
     @handles(get)
     def handler(ctx: Context, command: Any) -> R:
-        return ctx.store.read(lambda reader: table.resolve(reader, getattr(command, reference), ctx.scope(reader)))
+        return ctx.store.read(
+            lambda reader: table.resolve(reader, getattr(command, reference), _scope(ctx, reader, table))
+        )
 
     return handler
 
@@ -117,7 +125,7 @@ def updates(table: Table[R], update: type[Command[R]], check: Check = _accept) -
                 details={"path": ""},
             )
         _check_metadata(command, f'cannot update {table.word} "{getattr(command, reference)}"')
-        record = table.resolve(tx, getattr(command, reference), ctx.scope(tx))
+        record = table.resolve(tx, getattr(command, reference), _scope(ctx, tx, table))
         cannot = f'cannot update {table.word} "{record.name}"'
         table.expect(record, cannot, command.if_revision)
         check(tx, record, command, cannot)
@@ -137,7 +145,7 @@ def deletes(
 
     @handles(delete)
     def handler(tx: Transaction, ctx: Context, command: Any) -> R:
-        record = table.resolve(tx, getattr(command, reference), ctx.scope(tx))
+        record = table.resolve(tx, getattr(command, reference), _scope(ctx, tx, table))
         cannot = f'cannot delete {table.word} "{record.name}"'
         table.expect(record, cannot, command.if_revision, command.if_state_revision)
         check(tx, record, command, cannot)
@@ -160,10 +168,10 @@ def lists(table: Table[R], list_: type[Command[Any]], field: str) -> Any:
     @handles(list_)
     async def handler(ctx: Context, command: Any) -> Any:
         wanted = {name: getattr(command, name) for name in filters if getattr(command, name) is not None}
-        scope = await ctx.store.fetch(ctx.scope)
-        if scope.is_nowhere and table.has_project:
+        scope = await ctx.store.fetch(lambda reader: _scope(ctx, reader, table))
+        if scope.is_nowhere:
             return page(**{field: []})
-        project_id = scope.project_id if table.has_project else None
+        project_id = scope.project_id
         bound = (table.kind, project_id, *(getattr(command, name) for name in filters))
         after = None
         if command.cursor is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 from nexus_protocol.context import ALL_PROJECTS, ProjectRoot
@@ -11,6 +12,7 @@ from nexus.records.errors import ProjectNotFound
 from nexus.store import Reader
 
 __all__ = [
+    "speaks_elsewhere",
     "ANYWHERE",
     "DEFAULT",
     "DEFAULT_ID",
@@ -66,6 +68,9 @@ class Scope(NamedTuple):
         )
 
 
+_elsewhere: ContextVar[bool] = ContextVar("elsewhere", default=False)
+"""Whether the request of this context speaks in another project than ``default``."""
+
 ANYWHERE = Scope(None)
 DEFAULT = Scope(DEFAULT_ID)
 
@@ -114,9 +119,17 @@ def project_name(reader: Reader, project_id: str) -> str:
     return name
 
 
+def speaks_elsewhere(project: str | ProjectRoot | None) -> None:
+    """Note for this context (contextvars) which project its request names, for ``qualified``."""
+    _elsewhere.set(project not in (None, DEFAULT_ID, DEFAULT_NAME))
+
+
 def qualified(project: str, name: str) -> str:
-    """The reference to a record that works from any folder, for hints: ``P/NAME``, or ``NAME`` in ``default``."""
-    return name if project == DEFAULT_NAME else f"{project}/{name}"
+    """The reference to a record that works where the request was made, for hints.
+
+    It is ``P/NAME``, but for ``NAME`` in ``default`` where the request speaks there.
+    """
+    return name if project == DEFAULT_NAME and not _elsewhere.get() else f"{project}/{name}"
 
 
 def reference_of(record: Any) -> str:

@@ -6,6 +6,7 @@ the ``store.py`` of the capability.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import types
 import uuid
@@ -58,6 +59,7 @@ derived("tag", "the column tags of the records")
 
 _RARE = 1000
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_JSON_STARTS = ("[", '"')
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
 
@@ -81,15 +83,36 @@ class Column(NamedTuple):
         return value if value is None or self.decode is None else self.decode(value)
 
 
-def columns_of(record: type[Record], names: Mapping[str, str] | None = None) -> dict[str, Column]:
+def columns_of(
+    record: type[Record], names: Mapping[str, str] | None = None, text_or_list: Collection[str] = ()
+) -> dict[str, Column]:
     """Derive the columns of a record from the types of its fields.
 
     An enumeration is kept by its value, a bool as 0 or 1, lists, maps and unions with them as JSON. ``names`` are the
-    columns of fields that have another name there.
+    columns of fields that have another name there. ``text_or_list`` are fields that were text and are text or a list
+    now: their columns keep a text as it is, as rows of older versions have it, and only a list as JSON.
     """
     hints = get_type_hints(record)
     named = names or {}
-    return {field: _column(named.get(field, field), hints[field]) for field in record.__struct_fields__}
+    return {
+        field: Column(named.get(field, field), False, _encode_text_or_list, _decode_text_or_list)
+        if field in text_or_list
+        else _column(named.get(field, field), hints[field])
+        for field in record.__struct_fields__
+    }
+
+
+def _encode_text_or_list(value: str | list[str]) -> str:
+    if isinstance(value, str) and not value.startswith(_JSON_STARTS):
+        return value
+    return _encode_json(value).decode()  # also a text that would be read as JSON
+
+
+def _decode_text_or_list(text: str) -> Any:
+    if text.startswith(_JSON_STARTS):
+        with contextlib.suppress(msgspec.DecodeError):  # of an older version
+            return _decode_json(text)
+    return text
 
 
 def _defaults_of(record: type[Record], columns: Mapping[str, Column]) -> Image:
@@ -149,10 +172,11 @@ class Table(Generic[R]):
     its rows in the table ``tag``. ``told`` are the fields in the event of a creation.
 
     ``columns`` are those of fields whose column has another name, or is in the one other table that is ``joined``: its
-    name, and the column with the id of its row. A record with a ``project_id`` has the name of that project in
-    ``project``, which is read with it and is no column. ``private`` is a record of columns that only the daemon reads,
-    and ``others`` are columns that neither has: an insert leaves them to the default of the schema. What a write
-    changed is recorded in the journal, without the values of secret and unrecorded fields.
+    name, and the column with the id of its row. ``text_or_list`` are the fields that ``columns_of`` keeps so. A record
+    with a ``project_id`` has the name of that project in ``project``, which is read with it and is no column.
+    ``private`` is a record of columns that only the daemon reads, and ``others`` are columns that neither has: an
+    insert leaves them to the default of the schema. What a write changed is recorded in the journal, without the values
+    of secret and unrecorded fields.
     """
 
     def __init__(
@@ -174,6 +198,7 @@ class Table(Generic[R]):
         joined: tuple[str, str] | None = None,
         private: type[Record] | None = None,
         others: tuple[str, ...] = (),
+        text_or_list: tuple[str, ...] = (),
     ) -> None:
         struct: Any = record
         self.record = record
@@ -189,7 +214,7 @@ class Table(Generic[R]):
         self.told = told
         self.has_project = "project_id" in struct.__struct_fields__
         """Whether names are unique in a project, and not over all records."""
-        self.columns = columns_of(struct, columns)
+        self.columns = columns_of(struct, columns, text_or_list)
         if self.has_project:
             of_project = f"(SELECT projects.name FROM projects WHERE projects.id = {name}.project_id)"
             self.columns["project"] = self.columns["project"]._replace(name=of_project)

@@ -26,6 +26,7 @@ from nexus.runtime.segments import (
     bytes_before,
     first_offsets,
     list_segments,
+    open_oldest,
     open_part,
     read_entries,
     stream_of,
@@ -59,15 +60,17 @@ def find_end(folder: Path) -> Generator[None, None, End | None]:
 
 def oldest_offsets(folder: Path) -> dict[int, int]:
     """How many bytes of each stream were before the oldest output that exists; empty where there is none."""
-    for number in list_segments(folder):
-        with contextlib.suppress(FileNotFoundError):
-            index = open_part(folder, number, "idx")
-            try:
-                first = first_offsets(index, number)
-            finally:
-                os.close(index)
-            if first is not None:
-                return first
+    number = 0
+    while (found := open_oldest(folder, number)) is not None:
+        number, data, index = found
+        try:
+            first = first_offsets(index, number)
+        finally:
+            os.close(data)
+            os.close(index)
+        if first is not None:
+            return first
+        number += 1
     return {}
 
 
@@ -91,24 +94,32 @@ def _is_known(folder: Path, number: int) -> bool:
 
 
 def find_since(folder: Path, since: int, end: Position) -> Generator[None, None, Position]:
-    """Find the first bytes that were written at ``since`` (ms) or later, else the end."""
-    numbers = list_segments(folder)
+    """Find the first bytes before ``end`` that were written at ``since`` (ms) or later, else the end.
+
+    Where the writer has deleted all that was to be searched, returns the oldest position at which they may have been.
+    """
+    numbers = [number for number in list_segments(folder) if number <= end.segment]
+    found = end if numbers else Position(end.segment, 0, 0)
     times: list[int | None] = [_first_time(folder, number) for number in numbers]
     for at, number in enumerate(numbers):
         following = times[at + 1] if at + 1 < len(numbers) else None
         if following is not None and following < since:
             continue
-        with contextlib.suppress(FileNotFoundError):
+        try:
             index = open_part(folder, number, "idx")
-            try:
-                for entry_number, entry in enumerate(read_entries(index, 0, os.fstat(index).st_size)):
-                    if entry.at >= since and not entry.stream & MARK:
-                        return Position(number, entry_number, 0)
-                    if entry_number % BLOCK_ENTRIES == 0:
-                        yield
-            finally:
-                os.close(index)
-    return end
+        except FileNotFoundError:
+            found = min(found, Position(number, 0, 0))
+            continue
+        found = end
+        try:
+            for entry_number, entry in enumerate(read_entries(index, 0, os.fstat(index).st_size)):
+                if entry.at >= since and not entry.stream & MARK:
+                    return min(Position(number, entry_number, 0), end)
+                if entry_number % BLOCK_ENTRIES == 0:
+                    yield
+        finally:
+            os.close(index)
+    return found
 
 
 def _first_time(folder: Path, number: int) -> int | None:

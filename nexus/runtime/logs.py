@@ -6,7 +6,7 @@ It never writes. ``segments`` reads the files, ``log_search`` finds where to beg
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
 
@@ -101,6 +101,8 @@ class Log:
         with Reader(self.folder, streams) as reader:
             if after is not None and after.log not in (0, reader.log_id()):
                 raise CursorGone
+            if after is None and not reader.log_id():
+                after = NO_OUTPUT  # so that what is deleted before it is read is missing
             oldest = oldest_offsets(self.folder)
             end = await _in_steps(find_end(self.folder)) or End(_BEGINNING, dict.fromkeys(STREAMS, 0))
             if after is not None and any(after.offsets[each - 1] > end.offsets[each] for each in streams):
@@ -111,15 +113,7 @@ class Log:
                 await _in_steps(reader.skip_to({each: offset or 0 for each, offset in begin.offsets.items()}))
             else:
                 await _in_steps(reader.seek(begin.position))
-                known = reader.known_offsets()
-                for each, offset in known.items():
-                    if offset > end.offsets[each]:
-                        # All that was asked for was deleted meanwhile; a gap says how much.
-                        known[each] = oldest.get(each, offset)
-                offsets = {
-                    each: known.get(each) if offset is None else offset for each, offset in begin.offsets.items()
-                }
-                begin = begin._replace(offsets=offsets)
+                _complete(begin, reader, oldest, end)
             splitter = LineSplitter(begin.offsets, begin.within, reader.log_id, after or NO_OUTPUT)
             if mark_start:
                 yield LogPiece(now_ms(), streams[0], b"", cursor=splitter.cursor())
@@ -129,6 +123,8 @@ class Log:
                 if until is not None and until.is_set() and not last:
                     # Everything that was written before is read, and not what a fast writer adds meanwhile.
                     limit, last = await _in_steps(find_end(self.folder)), True
+                    if limit is None and not reader.is_gone():
+                        break
                 if limit is not None and _is_passed(reader, splitter, limit):
                     break
                 chunk = reader.next()
@@ -181,7 +177,11 @@ class Log:
             starts = yield from find_lines(self.folder, lines, streams, first, end.position)
         start = _Start(min(starts.values()), {}, {})
         for stream, position in starts.items():
-            offset = yield from find_offset(self.folder, position, stream)
+            offset: int | None
+            if position == end.position != _BEGINNING:
+                offset = end.offsets[stream]  # known even if the segment is deleted by now
+            else:
+                offset = yield from find_offset(self.folder, position, stream)
             if position == first and first != run and (whole_line or since is not None):
                 line = yield from find_next_line(self.folder, first, stream, end.offsets[stream])
                 offset = offset if line is None else line
@@ -190,6 +190,19 @@ class Log:
             if is_at_end and (yield from is_within_line(self.folder, end.position, stream)):
                 start.within[stream] = "~"
         return start
+
+
+def _complete(start: _Start, reader: Reader, oldest: Mapping[int, int], end: End) -> None:
+    """Set the offsets that are not known from where the reader has come to, which is behind what was deleted."""
+    known = reader.known_offsets()
+    for stream, offset in start.offsets.items():
+        if offset is not None:
+            continue
+        found = known.get(stream)
+        if reader.segment > end.position.segment or (found or 0) > end.offsets[stream]:
+            # All that was asked for was deleted meanwhile; a gap says how much.
+            found = oldest.get(stream, found)
+        start.offsets[stream] = found
 
 
 def _later(start: _Start, after: LogCursor) -> _Start:

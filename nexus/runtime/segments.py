@@ -6,6 +6,7 @@ lines. The format is described at the top of ``native/nexus-shim.c``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import sys
@@ -31,6 +32,7 @@ __all__ = [
     "bytes_before",
     "first_offsets",
     "list_segments",
+    "open_oldest",
     "open_part",
     "read_entries",
     "stream_of",
@@ -52,6 +54,8 @@ _STREAM_BYTE = 12 if sys.byteorder == "little" else 15
 """Offset in an entry of the byte that holds the stream."""
 _IS_SECOND = bytes(number == 2 for number in range(256))
 _TICKS_BETWEEN_CHECKS = 8
+_MAX_LISTINGS = 16
+"""How often the segments are listed until one of those listed can be opened."""
 _IDLE_TICKS = 100
 """After this many ticks without new data, a reader checks only on every fourth tick."""
 
@@ -116,6 +120,28 @@ def open_part(folder: Path | int, number: int, kind: str) -> int:
     if isinstance(folder, int):
         return os.open(f"{number}.{kind}", flags, dir_fd=folder)
     return os.open(folder / f"{number}.{kind}", flags)
+
+
+def open_oldest(folder: Path | int, first: int = 0) -> tuple[int, int, int] | None:
+    """Open the oldest existing segment from number ``first`` on: its number, and its ``log`` and ``idx`` files.
+
+    None where there is none. Between the list and the opening, a fast writer may delete all that was listed: it does so
+    only after it has begun a newer segment, so the list is made again as long as it changes.
+    """
+    before: list[int] = []
+    for _ in range(_MAX_LISTINGS):
+        numbers = [number for number in list_segments(folder) if number >= first]
+        if numbers == before:
+            break
+        for number in numbers:
+            with contextlib.ExitStack() as files, contextlib.suppress(FileNotFoundError):
+                data = open_part(folder, number, "log")
+                files.callback(os.close, data)
+                index = open_part(folder, number, "idx")
+                files.pop_all()
+                return number, data, index
+        before = numbers
+    return None
 
 
 def _read_raw(index: int, first: int, count: int) -> bytes:
@@ -217,15 +243,19 @@ class Reader:
         """Move to a position; if its segment was deleted, to the beginning of the next one."""
         if not self._open_from(position.segment) or self.segment != position.segment:
             return
-        while self._entry < position.entry:
-            raw = _read_raw(self._index, self._entry, min(position.entry - self._entry, BLOCK_ENTRIES))
+        yield from self._pass_to(position.entry)
+        found = self._peek_entry() if position.offset and self._entry == position.entry else None
+        if found is not None:
+            self._advance(stream_of(found[0]), min(position.offset, self._data_size - self._data_offset))
+
+    def _pass_to(self, entry: int) -> Generator[None]:
+        """Move to an entry of the open segment, which another entry follows or will follow."""
+        while self._entry < entry:
+            raw = _read_raw(self._index, self._entry, min(entry - self._entry, BLOCK_ENTRIES))
             if not raw:
                 return
             self._pass_entries(raw)
             yield
-        found = self._peek_entry() if position.offset else None
-        if found is not None:
-            self._advance(stream_of(found[0]), min(position.offset, self._data_size - self._data_offset))
 
     def skip_to(self, offsets: Mapping[int, int]) -> Generator[None]:
         """Move towards these offsets, and not beyond any of them; to the oldest segment if they are deleted."""
@@ -268,7 +298,11 @@ class Reader:
             yield
 
     def to_end(self) -> Generator[None, None, Position | None]:
-        """Move to the present end of the log, and return that; None where there is no output."""
+        """Move to the present end of the log, and return that; None where there is no output.
+
+        What a fast writer adds meanwhile may count, too. The segment is opened once: the place is one of what was
+        opened, even if the writer deletes it meanwhile.
+        """
         for number in reversed(list_segments(self._folder) if self._open_folder() else []):
             if not self._open_from(number):
                 continue
@@ -277,7 +311,7 @@ class Reader:
             if not count:
                 self._close()
                 continue
-            yield from self.seek(Position(number, count - 1, 0))
+            yield from self._pass_to(count - 1)
             last = next(read_entries(self._index, count - 1, count), None)
             if last is None:
                 return Position(number, self._entry, 0)
@@ -382,26 +416,18 @@ class Reader:
         if not self._open_folder():
             return False
         self._close()
-        for number in list_segments(self._folder):
-            if number < first:
-                continue
-            try:
-                self._data = open_part(self._folder, number, "log")
-                self._index = open_part(self._folder, number, "idx")
-            except FileNotFoundError:
-                # The writer has deleted the segment in the meantime.
-                self._close()
-                continue
-            if number == 0:
-                if any(self.offsets):
-                    self._pending.extend(Chunk(stream, 0, anew=True) for stream in STREAMS)
-                self.offsets = [0, 0, 0]
-            self.segment = number
-            self._entry = self._entry_offset = self._data_offset = self._data_size = 0
-            self._block, self._block_start = [], 0
-            self._next_name = f"{number + 1}.idx"
-            return True
-        return False
+        found = open_oldest(self._folder, first)
+        if found is None:
+            return False
+        self.segment, self._data, self._index = found
+        if self.segment == 0:
+            if any(self.offsets):
+                self._pending.extend(Chunk(stream, 0, anew=True) for stream in STREAMS)
+            self.offsets = [0, 0, 0]
+        self._entry = self._entry_offset = self._data_offset = self._data_size = 0
+        self._block, self._block_start = [], 0
+        self._next_name = f"{self.segment + 1}.idx"
+        return True
 
     def _next_exists(self) -> bool:
         return os.access(self._next_name, os.F_OK, dir_fd=self._folder)

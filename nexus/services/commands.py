@@ -242,18 +242,19 @@ Variables = Annotated[
     NEXT_START,
     key("env"),
 ]
+_ConfigFile = Annotated[Text, Meta(min_length=1)]
 ConfigName = Annotated[
-    Text,
+    _ConfigFile | Annotated[list[_ConfigFile], Meta(min_length=1, max_length=16)],
     Meta(
-        min_length=1,
-        description="configuration file, read at each start; relative to the repository or directory",
-        extra={"option": "--config-file", "metavar": "FILE"},
+        description="configuration file, read at each start; relative to the repository or directory. Of a list, later "
+        "files override earlier ones; one with a ? before its path may be missing",
+        extra={"option": "--config-file", "metavar": "FILE", "repeatable": True},
     ),
     NEXT_START,
     key("config.file"),
 ]
 ConfigFormatName = Annotated[
-    ConfigFormat, Meta(description="format of the configuration file"), NEXT_START, key("config.format")
+    ConfigFormat, Meta(description="format of the configuration files"), NEXT_START, key("config.format")
 ]
 RunCommandText = Annotated[
     RunCommand,
@@ -512,7 +513,7 @@ class GetServiceStdout(StreamCommand[LogPiece, LogEnd]):
 
 @command(10, Effect.CHANGE, errors=(*_CHANGE_ERRORS, ServiceInvalid))
 class UpdateConfig(Command[ServiceConfig]):
-    """Change a service's configuration file, its format or the run command, from the service's next start on.
+    """Change a service's configuration files, their format or the run command, from the service's next start on.
 
     ``clear`` takes ``filename`` and ``run_command``.
     """
@@ -531,7 +532,7 @@ class UpdateConfig(Command[ServiceConfig]):
 class GetConfig(Command[ServiceConfig]):
     """Get a service's configuration: the variables that its record declares, or the whole environment of a start.
 
-    Each source overrides those before it: the daemon's own environment (inherited), the configuration file (file), the
+    Each source overrides those before it: the daemon's own environment (inherited), the configuration files (file), the
     record (service), the start (start), the port (port), the tunnels (tunnel), and Nexus itself (nexus).
     """
 

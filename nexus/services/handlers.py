@@ -35,7 +35,7 @@ from nexus.services.commands import (
     UpdateService,
 )
 from nexus.services.configuration import environment
-from nexus.services.configuration.config_file import config_path
+from nexus.services.configuration.config_file import config_files
 from nexus.services.dependencies import edges as dependencies
 from nexus.services.dependencies import store as dependency_store
 from nexus.services.errors import ServiceDependencyNotFound
@@ -169,16 +169,17 @@ def _change_detail(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
     return detail
 
 
-def _held(reader: Reader, project_id: str) -> list[Held]:
-    return [Held("service", *row, runs=row[2] in store.UP) for row in store.names_and_states(reader, project_id)]
+def _held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[Held]:
+    rows = store.names_and_states(reader, project_id, after, limit)
+    return [Held("service", *row, runs=row[2] in store.UP) for row in rows]
 
 
 def _delete_all(tx: Transaction, operation: Operation, project_id: str, _held: list[Held]) -> None:
     store.delete_all(tx, operation, project_id)
 
 
-def _all_deleted(ctx: Context, held: list[Held]) -> None:
-    ctx.daemon.manager(ServiceManager).deleted([each.id for each in held])
+def _all_deleted(ctx: Context, ids: list[str]) -> None:
+    ctx.daemon.manager(ServiceManager).deleted(ids)
 
 
 contents(Contents("service", "service", _held, _delete_all, _all_deleted))
@@ -225,14 +226,16 @@ def _to_config_variable(variable: environment.Variable, reveal: bool) -> ConfigV
 
 
 def _config(service: Service, variables: list[ConfigVariable]) -> ServiceConfig:
+    paths = [file.path for file in config_files(service)]
     return ServiceConfig(
         service=service.name,
         service_id=service.id,
         format=service.config_format,
         filename=service.config_filename,
-        path=config_path(service),
+        path=paths[0] if len(paths) == 1 else None,
         run_command=service.run_command,
         variables=variables,
+        paths=paths,
     )
 
 

@@ -74,6 +74,7 @@ class ServiceManager:
         """Adopt what runs, write the ends of what does not, and start what autostart declares once all is adopted."""
         rows = self._store.read(store.all_stored, snapshot=True)
         await adopt_services(self._context, self.tunnels, rows, self.handle)
+        self._spawn(self.tunnels.remove_deleted())
         for stored in rows:
             if stored.service.autostart and self._is_due(stored):
                 self._spawn(self._autostart(stored.service))
@@ -357,7 +358,8 @@ class ServiceManager:
 
         async def forget() -> None:
             for service_id in ids:
-                await self._forget(service_id, self.tunnels.gone(service_id))
+                await self._forget(service_id, [])
+            await self.tunnels.remove_deleted()
 
         self._spawn(forget())
 

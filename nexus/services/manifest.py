@@ -73,6 +73,12 @@ def _read_umask(value: Any, _directory: str) -> str:
     raise InvalidValue('expected three octal digits in quotes, such as "022"')
 
 
+def _read_files(value: Any, _directory: str) -> Any:
+    if (type(value) is str and value) or (isinstance(value, list) and all(type(name) is str for name in value)):
+        return value or None
+    raise InvalidValue("expected the name of a file, or a list of names")
+
+
 def _read_tcp(value: Any, _directory: str) -> int:
     if value is True:
         return 0
@@ -91,6 +97,7 @@ KEYS = Keys(
     kinds={
         "type": _ONESHOT,
         "umask": Kind(_read_umask),
+        "config_filename": Kind(_read_files),
         "health_tcp": Kind(_read_tcp, lambda value: value or True),
     },
     short={"restart": "policy", "stop": "signal", "config": "file", "repo": "url"},

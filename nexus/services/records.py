@@ -96,8 +96,9 @@ class Service(Record, kw_only=True):
     port: int | None = None
     """The TCP port that it listens on; 0: a free one is leased at each start and passed as PORT."""
     environment_names: list[str] = field(default_factory=list)
-    config_filename: str | None = None
-    """Read at each start; relative to the repository, else to the directory."""
+    config_filename: str | list[str] | None = None
+    """Read at each start, later files over earlier ones; relative to the repository, else to the directory. One with
+    a leading ``?`` may be missing."""
     config_format: ConfigFormat
     repo_url: str | None = None
     repo_path: str | None = None
@@ -261,17 +262,20 @@ class LogEnd(Record):
 
 
 class ServiceConfig(Record):
-    """The configuration file, run command and variables of a service."""
+    """The configuration files, run command and variables of a service."""
 
     service: str
     service_id: str
     format: ConfigFormat
-    filename: str | None = None
+    filename: str | list[str] | None = None
+    """As it is declared: one file, or a list."""
     path: str | None = None
-    """Absolute path of the file, if there is one."""
+    """Absolute path of the file, if one is declared; of several, ``paths`` has them."""
     run_command: Annotated[str | list[str], UNRECORDED] | None = None
     variables: list[ConfigVariable] = field(default_factory=list)
     """Sorted by name: those of the record, or with ``resolved`` the whole environment of a start."""
+    paths: list[str] = field(default_factory=list)
+    """Absolute paths of the declared files, in the order in which they are read."""
 
 
 class ConfigVariable(Record):

@@ -139,6 +139,7 @@ SERVICES = Table(
     told=("type", "port", "restart", "autostart", "directory", "repo_url", "repo_path", "tags"),
     columns={field: f"service_config.{column}" for field, column in _CONFIG_COLUMNS.items()} | {"state": "status"},
     joined=("service_config", "config_id"),
+    text_or_list=("config_filename",),
     private=_Private,
     others=("config_id",),
 )
@@ -198,9 +199,12 @@ def declared(stored: StoredService) -> dict[str, Any]:
     }
 
 
-def names_and_states(reader: Reader, project_id: str) -> list[tuple[str, str, str]]:
-    """The id, name and state of every service of a project, by name."""
-    return reader.all("SELECT id, name, status FROM service WHERE project_id = ? ORDER BY name", (project_id,))
+def names_and_states(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[tuple[str, str, str]]:
+    """The id, name and state of services of a project, by name: at most ``limit`` (-1: all) after a name."""
+    return reader.all(
+        "SELECT id, name, status FROM service WHERE project_id = ? AND name > ? ORDER BY name LIMIT ?",
+        (project_id, after, limit),
+    )
 
 
 # The declared configuration
@@ -268,6 +272,13 @@ def _restart_due(tx: Transaction, service: Service) -> dict[str, Any]:
     """The field by which a service that is up has a change of what takes effect with its next start."""
     due = service.state in UP and service.restart_pending_since is None
     return {"restart_pending_since": tx.now} if due else {}
+
+
+def _starts_as(stored: StoredService) -> tuple[dict[str, Any], set[tuple[Any, ...]]]:
+    """What a run has of a record from its start on: fields and dependencies."""
+    fields = {name: value for name, value in declared(stored).items() if name in _NEXT_START}
+    edges = {(each.dependency_id, each.condition, each.when_lost, each.tunnel_enabled) for each in stored.dependencies}
+    return fields, edges
 
 
 def _written(service_id: str, service: Service | None) -> Service:
@@ -371,7 +382,7 @@ def change_state(
     state: ServiceState,
     events: Sequence[Event] = (),
     *,
-    made_from: int | None = None,
+    made_from: StoredService | None = None,
     **columns: Any,
 ) -> Service:
     """Set the state of a service, which may be the present one, with columns of its run, and return the service.
@@ -379,8 +390,8 @@ def change_state(
     ``columns`` are of ``_RUN_COLUMNS``; None unsets one. A change of state unsets ``reason``, ``reason_code`` and
     ``next_restart_at`` unless they are given; stopped and failed also unset pid, port and lost dependencies. Health
     becomes unknown when a run ends and when one begins. Every write of a state unsets ``unknown_since`` unless it is
-    given: the caller knows the run. A new run with the configuration of the present revision, ``made_from``, leaves no
-    restart due.
+    given: the caller knows the run. A new run leaves a restart due if its configuration, which is from
+    ``made_from``, is not the present one.
 
     Raises:
         ServiceNotFound: there is no such service.
@@ -390,7 +401,10 @@ def change_state(
     unknown = columns.keys() - _RUN_COLUMNS
     if unknown:
         raise ValueError(f"change_state sets no {', '.join(sorted(unknown))}")
-    row = tx.one("SELECT status, run_id, active_port, project_id, revision FROM service WHERE id = ?", (service_id,))
+    row = tx.one(
+        "SELECT status, run_id, active_port, project_id, revision, restart_pending_since FROM service WHERE id = ?",
+        (service_id,),
+    )
     if row is None:
         raise SERVICES.not_found(service_id)
     before = ServiceState(row[0])
@@ -403,8 +417,12 @@ def change_state(
         changes |= dict.fromkeys(_LIVE_COLUMNS)
     changes |= columns
     new_run = columns.get("run_id") is not None and columns["run_id"] != row[1]
-    if (new_run and made_from == row[4]) or state not in UP:
+    if state not in UP:
         changes["restart_pending_since"] = None
+    elif new_run and made_from is not None:
+        # It may be read before a change that is committed by now, also while the service was not up.
+        is_present = made_from.service.revision == row[4] or _starts_as(made_from) == _starts_as(stored(tx, service_id))
+        changes["restart_pending_since"] = None if is_present else row[5] or tx.now
     same_run = state is before or (before, state) == (ServiceState.STARTING, ServiceState.RUNNING)
     if new_run or not same_run or state not in (ServiceState.STARTING, ServiceState.RUNNING):
         changes |= {"health": ServiceHealth.UNKNOWN, "health_message": None}

@@ -94,26 +94,12 @@ def _command_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
 
 
 def _file_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:
-    filename = fields["config_filename"]
-    if filename is None:
-        return
-    parts = filename.split("/")
-    if filename.startswith("/"):
-        yield _Fault(
-            "config_filename",
-            "the path of the configuration file is absolute",
-            "Write it relative to the repository or directory of the service.",
-        )
-    if ".." in parts:
-        yield _Fault(
-            "config_filename",
-            "the path of the configuration file contains ..",
-            "Move the file into the directory of the service, or change that directory.",
-        )
-    if parts[-1] in ("", "."):
-        yield _Fault(
-            "config_filename", "the path of the configuration file is a directory", "Add the name of the file."
-        )
+    declared = fields["config_filename"]
+    for name in [declared] if isinstance(declared, str) else declared or ():
+        if name.removeprefix("?").rsplit("/", 1)[-1] in ("", ".", ".."):
+            yield _Fault(
+                "config_filename", "the path of the configuration file is a directory", "Add the name of the file."
+            )
 
 
 def _git_rules(fields: Mapping[str, Any]) -> Iterator[_Fault]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import sqlite3
@@ -409,7 +410,9 @@ class SqliteStore:
         """See ``StateStore.write``."""
         if self._writer is None:
             raise StoreUnavailable("cannot write: the store is closed")
-        return await self._writer.write(fn, size_bytes)
+        # What is said of the request, such as where it speaks, holds for the writer's thread as well.
+        context = contextvars.copy_context()
+        return await self._writer.write(lambda tx: context.run(fn, tx), size_bytes)
 
     async def counted(self, kind: str, count: Callable[[Reader], dict[str, int]]) -> dict[str, int]:
         """See ``StateStore.counted``."""

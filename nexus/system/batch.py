@@ -100,9 +100,9 @@ async def carry_out(ctx: Context, batch: Batch) -> BatchResult | Raw:
 
 def _content(prepared: list[tuple[Change, Command[Any]]], project: str | ProjectRoot | None, reader: Reader) -> bytes:
     """The canonical encoding of a batch, which does not depend on how its commands were encoded."""
-    return canonical(
-        [scope_of(reader, project).project_id, [(change.info.code, command) for change, command in prepared]]
-    )
+    in_project = any(change.info.in_project for change, _command in prepared)
+    project_id = scope_of(reader, project).project_id if in_project else None
+    return canonical([project_id, [(change.info.code, command) for change, command in prepared]])
 
 
 async def _follow(ctx: Context, afters: list[tuple[Callable[[Context, Any], None], Any]]) -> None:

@@ -142,7 +142,7 @@ class GetSystemStatus(Command[SystemStatus]):
     """Report the daemon's process, its load and the number of its records."""
 
 
-@command(40, Effect.ACT, repeat=Repeat.AGAIN)
+@command(40, Effect.ACT, repeat=Repeat.AGAIN, in_project=False)
 class Shutdown(Command[Empty]):
     """Stop the daemon: it accepts no new requests, lets running requests finish, and exits with code 0."""
 
@@ -261,7 +261,7 @@ class GetSetting(Command[Setting]):
     key: SettingKey
 
 
-@command(47, Effect.CHANGE, errors=(SettingInvalid,), max_payload=16 * 1024)
+@command(47, Effect.CHANGE, errors=(SettingInvalid,), max_payload=16 * 1024, in_project=False)
 class SetSetting(Command[Setting]):
     """Set a setting. Text, integers and booleans keep their type; other values are stored as JSON."""
 
@@ -276,7 +276,7 @@ class ListSettings(Command[Settings]):
     cursor: Annotated[str, Meta(max_length=128, description="next_cursor of the previous page")] | None = None
 
 
-@command(49, Effect.CHANGE, errors=(SettingNotFound,))
+@command(49, Effect.CHANGE, errors=(SettingNotFound,), in_project=False)
 class DeleteSetting(Command[Setting]):
     """Remove a setting and return it; a known setting has its default again."""
 
@@ -293,7 +293,7 @@ class Backup(Record):
     """The number of older backups that were deleted."""
 
 
-@command(50, Effect.ACT, repeat=Repeat.REFUSE)
+@command(50, Effect.ACT, repeat=Repeat.REFUSE, in_project=False)
 class BackupDatabase(Command[Backup]):
     """Back up the database while it is in use, and verify the backup.
 

@@ -32,8 +32,9 @@ delete_vm = deletes(VMS, DeleteVm, _refuse_running, told=("cid",))
 COUNTED = VMS
 
 
-def _held(reader: Reader, project_id: str) -> list[Held]:
-    return [Held("vm", *row, runs=row[2] == VmState.RUNNING) for row in names_and_states(reader, project_id)]
+def _held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[Held]:
+    rows = names_and_states(reader, project_id, after, limit)
+    return [Held("vm", *row, runs=row[2] == VmState.RUNNING) for row in rows]
 
 
 def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: list[Held]) -> None:

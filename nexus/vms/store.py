@@ -36,9 +36,12 @@ VMS = Table(
 )
 
 
-def names_and_states(reader: Reader, project_id: str) -> list[tuple[str, str, str]]:
-    """The id, name and state of every VM of a project, by name."""
-    return reader.all("SELECT id, name, state FROM vms WHERE project_id = ? ORDER BY name", (project_id,))
+def names_and_states(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[tuple[str, str, str]]:
+    """The id, name and state of VMs of a project, by name: at most ``limit`` (-1: all) after a name."""
+    return reader.all(
+        "SELECT id, name, state FROM vms WHERE project_id = ? AND name > ? ORDER BY name LIMIT ?",
+        (project_id, after, limit),
+    )
 
 
 def free_cid(tx: Transaction) -> int:

@@ -192,6 +192,8 @@ class CommandInfo(NamedTuple):
     """Of the effect ``act``: what a repetition does after a restart of the daemon. None for other effects."""
     all_projects: bool = False
     """Whether the project of its context may be ``*``."""
+    in_project: bool = True
+    """Whether what it does depends on the project of its context."""
 
     @property
     def summary(self) -> str:
@@ -224,11 +226,13 @@ def command(
     large_reply: bool = False,
     repeat: Repeat | None = None,
     all_projects: bool = False,
+    in_project: bool = True,
 ) -> Callable[[C], C]:
     """Declare a command: register it under its ``code``, which never changes.
 
     ``errors`` are the domain errors that it can return, ``max_payload`` the largest payload of a request in bytes.
-    ``repeat`` is for the effect ``act``, which must have it. ``all_projects`` is for lists of what projects have.
+    ``repeat`` is for the effect ``act``, which must have it. ``all_projects`` is for lists of what projects have; what
+    is not ``in_project`` is the same in every project.
 
     Raises:
         ValueError: the code is out of range or taken by another command, the limit is out of range, a stream is
@@ -261,6 +265,7 @@ def command(
             large_reply,
             repeat,
             all_projects,
+            in_project,
         )
         _COMMANDS[code] = cls.info
         return cls

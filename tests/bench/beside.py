@@ -28,6 +28,14 @@ from support.raw import wait_until
 from nexus.client import BlockingClient
 from nexus.journal.commands import BeginOperation, GetOperation, ListOperations, WatchEvents
 from nexus.plugins.commands import Extra, ListPlugins, ReloadPlugins
+from nexus.projects.commands import (
+    CreateProject,
+    DeleteProject,
+    GetProject,
+    GetProjectHoldings,
+    ListProjects,
+    UpdateProject,
+)
 from nexus.services.commands import (
     AddDependency,
     AddService,
@@ -230,6 +238,11 @@ class Crowd:
             client.batch([CreateVm(name=name) for name in names])
             client.batch([DeleteVm(vm=name) for name in names])
 
+        def fill_and_delete() -> None:
+            made = call(CreateProject(name=new_name()))
+            client.batch([CreateVm(name=f"vm-{each}") for each in range(1000)], project=made.id)
+            call(DeleteProject(project=made.id, cascade=True))
+
         def set_and_delete() -> None:
             call(SetSetting(key="bench", value="x" * 16_000))
             call(DeleteSetting(key="bench"))
@@ -295,6 +308,12 @@ class Crowd:
             "GetVm": lambda: call(GetVm(vm="vm-77")),
             "DeleteVm": create_and_delete,
             "UpdateVm": lambda: call(UpdateVm(vm="vm-78", mem_size_mib=256 + number())),
+            "CreateProject": fill_and_delete,
+            "ListProjects": lambda: call(ListProjects()),
+            "GetProject": lambda: call(GetProject()),
+            "DeleteProject": fill_and_delete,
+            "UpdateProject": lambda: call(UpdateProject(project="default", description=f"number {number()}")),
+            "GetProjectHoldings": lambda: call(GetProjectHoldings()),
             "Extra": lambda: call(Extra(name="echo", body="x" * 60_000)),
         }
 

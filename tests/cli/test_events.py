@@ -72,7 +72,7 @@ def test_events_follow_prints_each_event_when_it_happens(cli: Cli, output: str) 
         assert seq == number
     following.send_signal(signal.SIGINT)
     _out, err = following.communicate(timeout=30)
-    assert following.returncode == 130
+    assert following.returncode == 130, err.decode()
     option = "" if output == "table" else f" -o {output}"
     assert err.decode() == f"\n  Continue from here: nexusctl events{option} --after 2\nInterrupted.\n"
 

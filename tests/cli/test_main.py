@@ -357,7 +357,7 @@ def test_interrupted_request_is_cancelled_and_reports_its_outcome(daemon: Daemon
     finally:
         daemon.signal(signal.SIGCONT)
     _out, err = waiting.communicate(timeout=30)
-    assert waiting.returncode == 130
+    assert waiting.returncode == 130, err.decode()
     assert err.decode().startswith("Interrupted.\n")
 
 

@@ -98,9 +98,10 @@ class Reader(threading.Thread):
 
 def interrupted(process: subprocess.Popen[bytes], *readers: Reader) -> None:
     process.send_signal(signal.SIGINT)
-    assert process.wait(WAIT_S) == 130
+    code = process.wait(WAIT_S)
     for reader in readers:
         reader.join(WAIT_S)
+    assert code == 130, [reader.data[-1000:] for reader in readers]
 
 
 def numbers_of(data: bytes, name: bytes, size: int) -> list[int]:
@@ -152,7 +153,7 @@ def test_read_without_follow_ends_behind_a_fast_writer(world: ServiceWorld) -> N
     for options in ((), ("--lines", "1000"), ("--since", "1h"), ("--stderr",)):
         process = world.cli.start("service", "logs", "fast", *options)
         out, err = process.communicate(timeout=WAIT_S)
-        assert process.returncode == 0
+        assert process.returncode == 0, (options, err.decode())
         # The log may have ended within the last line of each stream.
         whole = b"".join(line for line in out.splitlines(keepends=True) if LINE.fullmatch(line))
         assert len(out.splitlines()) - len(whole.splitlines()) <= 2
@@ -244,8 +245,8 @@ def test_follower_ends_when_the_service_is_removed_while_it_waits_for_the_daemon
         with connect(world.daemon) as client:
             client.call(RemoveService(service="gone"))
         process.send_signal(signal.SIGCONT)
-        assert process.wait(WAIT_S) == 0
-        assert process.stdout.read() == b""
+        out, err = process.communicate(timeout=WAIT_S)
+        assert (process.returncode, out) == (0, b""), err.decode()
 
 
 def test_follower_ends_on_ctrl_c_and_with_its_reader_while_it_waits_for_the_daemon(world: ServiceWorld) -> None:

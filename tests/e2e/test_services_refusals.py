@@ -75,13 +75,10 @@ RECORDS = (
         f"add x --run true --repo-url https://me:{SECRET}@example.org/x.git", 2, "holds a password", "git_token_file"
     ),
     Refusal("add x --run true --repo-url ext::sh", 2, 'cannot add service "x": its repo_url cannot be used', ""),
+    Refusal("add x --run true --dir / --config-file ..", 2, "configuration file is a directory", "name of the file"),
     Refusal(
-        "add x --run true --dir / --config-file /etc/passwd",
-        2,
-        "configuration file is absolute",
-        "relative to the repository",
+        "add x --run true --config-file a --config-file ?", 2, "configuration file is a directory", "name of the file"
     ),
-    Refusal("add x --run true --dir / --config-file ../up.env", 2, "contains ..", "Move the file"),
     Refusal(
         "add x --run true --dir / --config-file folder/", 2, "configuration file is a directory", "name of the file"
     ),
@@ -133,11 +130,19 @@ STARTS = (
     Refusal("start at-once", 5, "it exited with 0 within its start window of 1000 ms", "service logs at-once"),
     Refusal("start limited-memory", 5, 'cannot start service "limited-memory"', "systemd --user"),
     Refusal("start limited-cpu", 5, 'cannot start service "limited-cpu"', "systemd --user"),
-    Refusal("start no-file", 5, "{root}/no.env: there is no such file", "service config --help"),
+    Refusal("start no-file", 5, "{root}/no.env: there is no such file", "with a ? before it"),
     Refusal("start bad-file", 5, "{root}/bad.env, line 2", "Correct the file"),
     Refusal("start bad-properties", 5, "{root}/bad.properties, line 1", "Correct the file"),
-    Refusal("start outside-file", 5, "it leads out of {root}/inside", "not a link"),
-    Refusal("config show no-file --resolved", 5, "{root}/no.env: there is no such file", "service config --help"),
+    Refusal(
+        "start outside-file",
+        5,
+        "{root}/inside/out.env is a link of the repository {root}/inside, and leads out of it",
+        "declare that: /etc/passwd",
+    ),
+    Refusal(
+        "start needy-file", 5, "{root}/needy.env, line 2: KEY is required and has no value: see the wiki", "Set it"
+    ),
+    Refusal("config show no-file --resolved", 5, "{root}/no.env: there is no such file", "with a ? before it"),
     Refusal("start web --env A=1", 5, "it is up with another one", "service restart web --env"),
     Refusal("start forbidden", 5, "not on a Friday", "plugin"),
     Refusal("start unarmed", 5, "it has no licence", "plugin"),
@@ -261,7 +266,9 @@ def make_failing_starts(world: RefusingWorld) -> None:
     world.add(
         "bad-properties", STAYS_UP, directory=str(root), config_filename="bad.properties", config_format="properties"
     )
-    world.add("outside-file", STAYS_UP, directory=str(root / "inside"), config_filename="out.env")
+    world.add("outside-file", STAYS_UP, repo_path=str(root / "inside"), config_filename="out.env")
+    (root / "needy.env").write_text(f"TOKEN={SECRET}\nA=$TOKEN${{KEY:?see the wiki}}\n")
+    world.add("needy-file", STAYS_UP, directory=str(root), config_filename=["?no.env", "needy.env"])
     world.add("sick", STAYS_UP, health_exec="echo I am ill; exit 1", health_interval_ms=100, health_retries=1)
     world.add("on-failing", STAYS_UP)
     world.call(AddDependency(service="on-failing", dependency="early"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,7 +21,15 @@ from nexus.projects.store import PROJECTS
 from nexus.records.errors import RecordCursorInvalid
 from nexus.records.pages import MAX_PASSED_OVER
 from nexus.records.table import Table
-from nexus.services.commands import AddService, ListServices, RemoveService, StartService, UpdateConfig, UpdateService
+from nexus.services.commands import (
+    AddService,
+    GetConfig,
+    ListServices,
+    RemoveService,
+    StartService,
+    UpdateConfig,
+    UpdateService,
+)
 from nexus.services.states import ServiceState
 from nexus.services.store import SERVICES
 from nexus.store.migrate import migrate, target_version
@@ -99,6 +108,37 @@ def test_columns_hold_what_fields_have() -> None:
     assert all(value is None or type(value) in (int, str, bytes, float) for value in row)
     assert VMS.decode(row) == vm
     assert msgspec.msgpack.encode(VMS.decode(row)) == msgspec.msgpack.encode(vm)
+
+
+@pytest.mark.parametrize(
+    ("value", "column"),
+    [
+        (".env", ".env"), ("/a b/?.env", "/a b/?.env"), ("{}", "{}"), ("null", "null"), ('["x"]', '"[\\"x\\"]"'),
+        ('"x"', '"\\"x\\""'), ([".env"], '[".env"]'), (["a", "?b"], '["a","?b"]'), (["é"], '["é"]'), (None, None),
+    ],
+)  # fmt: skip
+def test_column_of_configuration_files_keeps_one_name_as_text(value: Any, column: str | None) -> None:
+    assert SERVICES.encode("config_filename", value) == column
+    assert SERVICES.columns["config_filename"].to_field(column) == value
+
+
+@pytest.mark.parametrize("name", [".env", "conf/app.env", "[draft.env", '"half.env', "[1", "1"])
+def test_configuration_file_of_an_older_version_is_read(
+    make_daemon: Callable[..., DaemonProcess], root: Path, name: str
+) -> None:
+    daemon = make_daemon().start()
+    with BlockingClient(daemon.socket_path) as client:
+        client.call(AddService("web", directory=str(root), config_filename="x"))
+    assert daemon.stop() == 0
+    with contextlib.closing(sqlite3.connect(daemon.database)) as database, database:
+        database.execute("UPDATE service_config SET filename = ?", (name,))
+    daemon.start()
+    with BlockingClient(daemon.socket_path) as client:
+        assert client.call(GetConfig("web")).filename == name
+        assert client.call(ListServices()).services[0].config_filename == name
+        both = client.call(UpdateService("web", config_filename=[name, "?more.env"]))
+        assert both.config_filename == [name, "?more.env"]
+        assert client.call(GetConfig("web")).paths == [f"{root}/{name}", f"{root}/more.env"]
 
 
 def test_schema_deletes_and_changes_nothing_by_itself(schema: sqlite3.Connection) -> None:

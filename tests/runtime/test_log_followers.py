@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.runtimes import collect, joined
-from support.written_logs import CLOCK, SMALL, Written
+from support.written_logs import CLOCK, SMALL, Truth, Written, assert_true
 
 from nexus.runtime import CursorGone, Log, LogCursor, LogPiece, logs
 from nexus.runtime.log_lines import MAX_PIECE_BYTES, NO_OUTPUT
@@ -29,45 +29,6 @@ pytestmark = pytest.mark.usefixtures("clock")
 
 def read(written: Written, **options: object) -> list[LogPiece]:
     return asyncio.run(collect(written.log, **options))
-
-
-class Truth:
-    """What a stream was written, and where its runs began."""
-
-    def __init__(self, written: Written, stream: int) -> None:
-        self.data = written.everything(stream)
-        self.runs = set()
-        size = 0
-        for number, (_at, which, data) in enumerate(written.pieces):
-            if number in written.runs:
-                self.runs.add(size)
-            size += len(data) if which == stream else 0
-
-    def begins_line(self, at: int) -> bool:
-        return at == 0 or at in self.runs or self.data[at - 1 : at] == b"\n"
-
-
-def assert_true(pieces: list[LogPiece], written: Written, starts: dict[int, int], ends: dict[int, int]) -> None:
-    """Assert that data and gaps together are the output between these offsets, and join no halves of lines."""
-    for stream, start in starts.items():
-        truth = Truth(written, stream)
-        at, unfinished = start, False
-        for piece in pieces:
-            if piece.stream != stream:
-                continue
-            if piece.lost:
-                assert not piece.data
-                at, unfinished = at + piece.lost, False
-            elif piece.data:
-                assert len(piece.data) <= MAX_PIECE_BYTES
-                assert truth.data[at : at + len(piece.data)] == piece.data
-                assert not any(at < run < at + len(piece.data) for run in truth.runs)
-                assert piece.continues == (unfinished and at not in truth.runs)
-                assert piece.continues or truth.begins_line(at)
-                at += len(piece.data)
-                unfinished = not piece.data.endswith(b"\n")
-            assert piece.cursor.offsets[stream - 1] == at
-        assert at == ends[stream]
 
 
 class Follower:

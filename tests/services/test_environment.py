@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,8 @@ import pytest
 from support.raw import RawClient
 
 from nexus.runtime.inheritance import inherited_environment
-from nexus.services.commands import AddDependency, AddService, GetConfig, UpdateService
-from nexus.services.configuration.config_file import MAX_FILE_BYTES, MAX_VARIABLES, read_config_file
+from nexus.services.commands import AddDependency, AddService, GetConfig, ListServices, UpdateConfig, UpdateService
+from nexus.services.configuration.config_file import LIMITS, MAX_FILES_BYTES, config_files, read_config_files
 from nexus.services.configuration.environment import as_environment, resolve
 from nexus.services.dependencies.store import StoredDependency
 from nexus.services.errors import ServiceConfigFile
@@ -27,7 +28,7 @@ from nexus.services.store import StoredService
 SECRET = "hunter2-very-secret"
 
 
-def make_service(directory: Path, filename: str | None = ".env", **fields: Any) -> Service:
+def make_service(directory: Path, filename: str | list[str] | None = ".env", **fields: Any) -> Service:
     """A record as the store returns it."""
     required = {
         "id": "0b9f4c1e-0000-4000-8000-000000000001", "project_id": "p", "project": "default",
@@ -46,7 +47,7 @@ def read(
     root: Path, text: str | bytes, format: ConfigFormat = ConfigFormat.ENV, inherited: dict[str, str] | None = None
 ) -> dict[str, str]:
     (root / "conf").write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_config_file(make_service(root, "conf", config_format=format.value), inherited or {})
+    return read_config_files(make_service(root, "conf", config_format=format.value), inherited or {})
 
 
 def refusal(root: Path, text: str | bytes, format: ConfigFormat = ConfigFormat.ENV) -> ServiceConfigFile:
@@ -62,7 +63,7 @@ def refusal(root: Path, text: str | bytes, format: ConfigFormat = ConfigFormat.E
 # Env
 
 
-def test_env_file_syntax_is_read_as_python_dotenv_does(root: Path) -> None:
+def test_env_file_syntax_is_that_of_compose(root: Path) -> None:
     text = (
         '\ufeff# a comment\n\nPLAIN=value # not part of it\nexport EXPORTED = spaced \nEMPTY=\nQUOTED="two words\\n"\n'
         "SINGLE='a \\n # b'\nLINES=\"one\ntwo\"\nURL=postgres://u:p@h/d?x=1#frag\r\nTWICE=1\nTWICE=2\nÄ=x\n"
@@ -78,7 +79,7 @@ def test_env_file_syntax_is_read_as_python_dotenv_does(root: Path) -> None:
 def test_reference_resolves_to_an_earlier_line_else_to_the_inherited_environment(root: Path) -> None:
     text = "A=${B}\nB=file\nC=${B}-${HOME}-${NONE:-default}-${NONE}\nB=${B}2\nD='${B}' \nE=$B\n"
     assert read(root, text, inherited={"B": "outer", "HOME": "/home/me"}) == {
-        "A": "outer", "B": "file2", "C": "file-/home/me-default-", "D": "file2", "E": "$B",
+        "A": "outer", "B": "file2", "C": "file-/home/me-default-", "D": "${B}", "E": "file2",
     }  # fmt: skip
 
 
@@ -116,8 +117,8 @@ def test_every_part_and_the_sum_of_a_file_are_bounded(root: Path) -> None:
     assert "1 MiB" in (error.hint or "")
     repeated = ["X=" + "x" * 16_000, *["A=${X}${X}"] * 40]
     assert "come to more than 1 MiB" in refusal(root, "\n".join(repeated)).message, "work counts, not what is left"
-    many = "".join(f"A{n}=\n" for n in range(MAX_VARIABLES))
-    assert len(read(root, many)) == MAX_VARIABLES
+    many = "".join(f"A{n}=\n" for n in range(LIMITS.variables))
+    assert len(read(root, many)) == LIMITS.variables
     assert "more than 1,000 variables" in refusal(root, many + "B=\n").message
     assert "more than 1,000 variables" in refusal(root, many + "b=\n", ConfigFormat.PROPERTIES).message
     assert "longer than 256" in refusal(root, "A" * 257 + "=x").message
@@ -181,7 +182,7 @@ def make_fifo(path: Path) -> None:
 
 
 def make_large_file(path: Path) -> None:
-    path.write_bytes(b"# " + b"x" * MAX_FILE_BYTES)
+    path.write_bytes(b"# " + b"x" * MAX_FILES_BYTES)
 
 
 def make_sparse_file(path: Path) -> None:
@@ -198,10 +199,6 @@ def make_link_to_device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-def make_link_out(path: Path) -> None:
-    path.symlink_to("/etc/hostname")
-
-
 def make_link_loop(path: Path) -> None:
     path.symlink_to(path.name)
 
@@ -215,32 +212,149 @@ def make_link_loop(path: Path) -> None:
         (make_large_file, "larger than 1 MiB"),
         (make_sparse_file, "larger than 1 MiB"),
         (make_socket, "not a regular file"),
-        (make_link_to_device, "leads out of"),
-        (make_link_out, "leads out of"),
+        (make_link_to_device, "not a regular file"),
         (make_link_loop, "symbolic links"),
     ],
 )
 def test_unreadable_file_is_refused_without_blocking(root: Path, make: Callable[[Path], None], word: str) -> None:
     make(root / "conf")
     with pytest.raises(ServiceConfigFile) as caught:
-        read_config_file(make_service(root, "conf"), {})
+        read_config_files(make_service(root, "conf"), {})
     assert word in caught.value.message
     assert caught.value.hint
 
 
-def test_link_out_of_the_directory_is_refused_and_link_inside_is_followed(root: Path) -> None:
-    for name in ("base", "outside", "base/real"):
-        (root / name).mkdir()
-    (root / "outside" / ".env").write_text("A=1\n")
-    (root / "base" / "real" / ".env").write_text("A=2\n")
-    (root / "base" / "out").symlink_to(root / "outside")
-    (root / "base" / "in").symlink_to("real")
-    (root / "link").symlink_to("base")
-    with pytest.raises(ServiceConfigFile, match="leads out of"):
-        read_config_file(make_service(root / "base", "out/.env"), {})
-    assert read_config_file(make_service(root / "base", "in/.env"), {}) == {"A": "2"}
-    assert read_config_file(make_service(root / "link", "real/.env"), {}) == {"A": "2"}
-    assert read_config_file(make_service(root, ".env", repo_path=str(root / "base" / "real")), {}) == {"A": "2"}
+def refused_path(service: Service) -> ServiceConfigFile:
+    with pytest.raises(ServiceConfigFile) as caught:
+        read_config_files(service, {})
+    return caught.value
+
+
+@pytest.mark.parametrize("declared", ["../.env", "link.env", "out/.env", "{root}/.env", "./../.env", "in/../../.env"])
+def test_owner_may_declare_any_file(root: Path, declared: str) -> None:
+    (root / ".env").write_text("A=1\n")
+    (root / "api" / "in").mkdir(parents=True)
+    (root / "api" / "link.env").symlink_to("../.env")
+    (root / "api" / "out").symlink_to(root)
+    service = make_service(root / "api", declared.format(root=root))
+    assert read_config_files(service, {}) == {"A": "1"}
+    assert config_files(service)[0].path == os.path.join(root, "api", declared.format(root=root))  # noqa: PTH118
+
+
+def test_paths_begin_at_the_repository_else_at_the_directory_else_at_the_home(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+
+    def paths(*names: str, **fields: Any) -> list[str]:
+        service = make_service(root, list(names), **fields)
+        return [file.path for file in config_files(service)]
+
+    assert paths("a", "?b", repo_path="/repo") == ["/repo/a", "/repo/b"]
+    assert paths("a", "~/b", "?~/c", "/d", "~e", "./?f") == [
+        f"{root}/a", "/home/me/b", "/home/me/c", "/d", f"{root}/~e", f"{root}/./?f",
+    ]  # fmt: skip
+    assert config_files(msgspec.structs.replace(make_service(root, "?a"), directory=None)) == [("/home/me/a", True)]
+    assert config_files(make_service(root, None)) == []
+
+
+@pytest.fixture
+def repository(root: Path) -> Path:
+    """A clone, with files of the owner beside it, and links that the repository brought."""
+    clone = root / "clone"
+    for folder in (clone / "conf" / "deep", root / "own"):
+        folder.mkdir(parents=True)
+    (clone / "conf" / ".env").write_text("A=clone\n")
+    (root / "own" / ".env").write_text("A=own\n")
+    for link, target in {
+        "up.env": "../own/.env", "absolute.env": f"{root}/own/.env", "folder": "../own", "first.env": "up.env",
+        "conf/deep/far": "../../..", "in.env": "conf/.env", "round.env": "../clone/conf/.env", "dangling.env": "../no",
+        "again.env": f"{root}/back/conf/.env", "loop": "loop", "null": "/dev/null",
+    }.items():  # fmt: skip
+        (clone / link).symlink_to(target)
+    (root / "back").symlink_to("clone")
+    (root / "mine").symlink_to("clone/folder")
+    return clone
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        "up.env", "absolute.env", "folder/.env", "first.env", "conf/deep/far/own/.env", "dangling.env", "?dangling.env",
+        "null", "{root}/clone/up.env", "{root}/back/up.env", "../back/up.env", "{root}/mine/.env", "folder/../own/.env",
+        "folder/no", "?folder/no",
+    ],
+)  # fmt: skip
+def test_link_of_the_repository_that_leads_out_of_it_is_refused(root: Path, repository: Path, declared: str) -> None:
+    for path in (repository, root / "back"):
+        error = refused_path(make_service(root / "own", declared.format(root=root), repo_path=str(path)))
+        assert re.search(r"clone/\S+ is a link of the repository \S+, and leads out of it$", error.message), (
+            error.message
+        )
+        assert (error.hint or "").startswith("If the service is to read the file behind it, declare that: /")
+    if declared == "up.env":
+        path = (error.hint or "").rpartition(" ")[2]
+        assert read_config_files(make_service(root, path, repo_path=str(repository)), {}) == {"A": "own"}
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"),
+    [
+        ("in.env", "clone"), ("round.env", "clone"), ("again.env", "clone"), ("conf/../conf/.env", "clone"),
+        ("{root}/back/conf/.env", "clone"), ("../own/.env", "own"), ("{root}/own/.env", "own"),
+    ],
+)  # fmt: skip
+def test_other_paths_of_a_service_with_a_repository_are_read(
+    root: Path, repository: Path, declared: str, value: str
+) -> None:
+    for path in (repository, root / "back"):
+        service = make_service(root, declared.format(root=root), repo_path=str(path))
+        assert read_config_files(service, {}) == {"A": value}
+
+
+def test_link_of_the_owner_may_lead_out_of_the_repository_from_outside(root: Path, repository: Path) -> None:
+    (root / "mine.env").symlink_to("clone/../own/.env")
+    assert read_config_files(make_service(root, "../mine.env", repo_path=str(repository)), {}) == {"A": "own"}
+    assert "symbolic links" in refused_path(make_service(root, "loop", repo_path=str(repository))).message
+
+
+def test_later_files_override_earlier_ones_and_optional_ones_may_be_missing(root: Path) -> None:
+    (root / "a").write_text("A=1\nB=1\nC=${SET}\n")
+    (root / "b").write_text("B=2\nD=$A$B$SET\n")
+    names = ["a", "?no", "b", "?no/such/folder"]
+    assert read_config_files(make_service(root, names), {"SET": "x"}) == {"A": "1", "B": "2", "C": "x", "D": "12x"}
+    assert read_config_files(make_service(root, ["?no"]), {}) == {}
+    error = refused_path(make_service(root, [*names, "missing"]))
+    assert f"{root}/missing: there is no such file" in error.message
+    assert "? before it" in (error.hint or "")
+    assert error.details["file"] == f"{root}/missing"
+    (root / "no").mkdir()
+    assert "not a regular file" in refused_path(make_service(root, names)).message
+    (root / "b").write_text("B=2\nno line\n")
+    error = refused_path(make_service(root, ["a", "b"]))
+    assert f"{root}/b, line 2: " in error.message
+    assert error.details["line"] == 2
+
+
+def test_bounds_are_those_of_all_files_together(root: Path) -> None:
+    half = LIMITS.variables // 2
+    for name in ("a", "b", "c"):
+        (root / name).write_text("".join(f"{name}{n}=\n" for n in range(half)))
+    assert len(read_config_files(make_service(root, ["a", "b"]), {})) == 2 * half
+    error = refused_path(make_service(root, ["a", "b", "c"]))
+    assert f"{root}/c, line 1: there are more than 1,000 variables" in error.message
+    (root / "b").write_bytes(b"#" * (MAX_FILES_BYTES // 2))
+    (root / "c").write_bytes(b"#" * (MAX_FILES_BYTES // 2))
+    assert read_config_files(make_service(root, ["b", "?c"]), {}) == {}
+    error = refused_path(make_service(root, ["a", "b", "c"]))
+    assert f"{root}/c: with the files before it, it is larger than 1 MiB" in error.message
+
+
+def test_properties_and_lists_go_together(root: Path) -> None:
+    (root / "a").write_text("db.url=1\nx=$X\n")
+    (root / "b").write_text("db-url=2\n")
+    service = make_service(root, ["a", "b"], config_format="properties")
+    assert read_config_files(service, {"X": "no"}) == {"DB_URL": "2", "X": "$X"}
 
 
 # Sources
@@ -325,7 +439,7 @@ def test_config_shows_the_source_of_each_variable_and_masks_its_value(client: Ra
     client.call(AddDependency("web", "db", tunnel_enabled=True))
     declared = client.call(GetConfig("web"))
     assert [(v.name, v.source, v.value) for v in declared.variables] == [("OVER", "service", None)]
-    assert declared.path == str(root / ".env")
+    assert (declared.filename, declared.path, declared.paths) == (".env", f"{root}/.env", [f"{root}/.env"])
     masked = client.call(GetConfig("web", resolved=True)).variables
     assert SECRET not in str([(v.name, v.value) for v in masked])
     own = {v.name: (v.source, v.value) for v in masked if v.source != "inherited"}
@@ -344,6 +458,23 @@ def test_config_shows_the_source_of_each_variable_and_masks_its_value(client: Ra
     assert {v.name: v.value for v in again}["FROM_FILE"] == "new", "it is read each time"
 
 
+def test_config_of_several_files_has_their_paths(client: RawClient, root: Path) -> None:
+    (root / "a.env").write_text("A=1\nB=1\n")
+    (root / "b.env").write_text("B=$A$A\n")
+    names = ["a.env", "?no.env", f"{root}/b.env"]
+    service = client.call(AddService(name="web", directory=str(root), config_filename=names))
+    assert service.config_filename == names
+    shown = client.call(GetConfig("web", resolved=True, reveal=True))
+    assert (shown.filename, shown.path) == (names, None)
+    assert shown.paths == [f"{root}/{name}" for name in ("a.env", "no.env", "b.env")]
+    found = {v.name: (v.source, v.value) for v in shown.variables if v.name in ("A", "B")}
+    assert found == {"A": ("file", "1"), "B": ("file", "11")}
+    assert client.call(UpdateConfig("web", filename=["b.env"])).path == f"{root}/b.env"
+    assert client.call(UpdateService("web", config_filename="a.env")).config_filename == "a.env"
+    (other,) = client.call(ListServices()).services
+    assert other.config_filename == "a.env"
+
+
 def test_get_config_of_a_fifo_fails_without_blocking_the_daemon(client: RawClient, root: Path) -> None:
     os.mkfifo(root / ".env")
     client.call(AddService(name="web", directory=str(root), config_filename=".env"))
@@ -357,25 +488,30 @@ def test_get_config_of_a_fifo_fails_without_blocking_the_daemon(client: RawClien
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("A=" + "${" * 12_000, None),
-        ("A=" + "${" * 16_000 + "}" * 100, None),
-        ("A=" + "${x:" * 8_000, None),
+        ("A=" + "${" * 12_000, "begins no reference"),
+        ("A=" + "${" * 16_000 + "}" * 100, "begins no reference"),
+        ("A=" + "${x:" * 8_000, "begins no reference"),
+        ("A=" + "${x:-" * 100_000, "not closed"),
+        ("A=" + "${x:-" * 5_000 + "y" + "}" * 5_000, None),
+        ("A=" + "${x:+" * 100_000 + "y" + "}" * 100_000, None),
         ("A=x" + " " * 500_000 + "y", "longer"),
         ("A='" + "\\'" * 500_000, "form"),
-        ("A=" + "${" * 500_000, "longer"),
+        ('A="' + "\\0" * 300_000 + '"', "octal"),
+        ("A='" + "${" * 500_000 + "'", "longer"),
         ("\n" * 1_000_000 + "x y", "form"),
+        ("\r\n" * 500_000 + "x y", "form"),
         ("A=\n" * 200_000, "variables"),
     ],
-    ids=range(8),
+    ids=range(13),
 )
 def test_daemon_answers_others_while_it_reads_a_hostile_file(
     client: RawClient, root: Path, text: str, word: str | None
 ) -> None:
-    (root / ".env").write_text(text)
+    (root / ".env").write_text(text, newline="")
     client.call(AddService(name="web", directory=str(root), config_filename=".env"))
     if word is None:
         shown = {v.name: v.value for v in client.call(GetConfig("web", resolved=True, reveal=True)).variables}
-        assert shown["A"] == (text[2:] if "}" not in text else "}" * 99)
+        assert shown["A"] == ("y" if ":-" in text else "")
     else:
         error = client.call_error(GetConfig("web", resolved=True))
         assert isinstance(error, ServiceConfigFile)

@@ -56,8 +56,9 @@ def test_restart_that_a_plugin_vetoes_leaves_the_service_running(
         ({"run_command": ["no-such-program-at-all"]}, "program not found"),
         ({"run_command": ["/etc/passwd"]}, "not executable"),
         ({"config_filename": "nowhere.env"}, "nowhere.env"),
+        ({"config_filename": ["?nowhere.env", "/no/such.env"]}, "/no/such.env: there is no such file"),
     ],
-    ids=["directory", "program", "permission", "configuration file"],
+    ids=["directory", "program", "permission", "configuration file", "configuration files"],
 )
 def test_restart_that_could_not_start_leaves_the_service_running(
     services: Services, fields: dict[str, object], words: str

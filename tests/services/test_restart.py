@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from support.live_services import Services, exists, lines_of
 from support.raw import wait_until
 
 from nexus.services.commands import RestartService
+from nexus.services.errors import ServiceConfigFile
 from nexus.services.lifecycle.series import wants_restart
 from nexus.services.states import RestartPolicy, ServiceState
 
@@ -113,6 +115,50 @@ def test_missing_program_is_retried_until_it_exists(services: Services, tmp_path
     new.chmod(0o755)
     new.rename(program)
     assert services.wait("web", state=ServiceState.RUNNING).restarts > 0
+
+
+@pytest.mark.parametrize("policy", ["on-failure", "always"])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [(lambda path: None, "there is no such file"), (lambda path: path.write_text("A=1\nno line\n"), "line 2")],
+    ids=["missing", "bad line"],
+)
+def test_configuration_file_that_cannot_be_read_is_no_reason_to_retry(
+    services: Services, tmp_path: Path, make: Callable[[Path], object], words: str, policy: str
+) -> None:
+    path = tmp_path / ".env"
+    services.add("web", directory=str(tmp_path), config_filename=["?no.env", ".env"], restart=policy, **FAST_RESTART)
+    make(path)
+    error = services.start_error("web")
+    assert isinstance(error, ServiceConfigFile)
+    assert f"{path}" in error.message
+    assert words in error.message
+    assert "tries again" not in (error.hint or "")
+    service = services.wait_rest("web")
+    assert (service.state, service.restarts, service.next_restart_at) == (ServiceState.FAILED, 0, None)
+    assert service.reason == error.message
+    assert "restarting" not in services.kinds("web")
+    path.write_text("A=1\n")
+    assert services.start("web").service.state is ServiceState.RUNNING
+
+
+def test_service_whose_file_vanishes_goes_on_and_fails_when_it_has_ended(services: Services, tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("A=1\n")
+    services.add(
+        "web", directory=str(tmp_path), config_filename=[".env", "?more.env"], restart="always", **FAST_RESTART
+    )
+    pid = services.start("web").service.pid
+    path.rename(tmp_path / "kept")
+    error = services.client.call_error(RestartService("web"))
+    assert isinstance(error, ServiceConfigFile)
+    assert services.get("web").pid == pid
+    kill(pid)
+    service = services.wait("web", state=ServiceState.FAILED)
+    assert f"{path}: there is no such file" in str(service.reason)
+    assert (service.restarts, service.next_restart_at) == (1, None)
+    (tmp_path / "kept").rename(path)
+    assert services.start("web").service.state is ServiceState.RUNNING
 
 
 def test_restart_limit_holds_across_a_kill_of_the_daemon(services: Services, tmp_path: Path) -> None:

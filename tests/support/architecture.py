@@ -168,6 +168,7 @@ _LAYERS: dict[str, set[str]] = {
             "nexus.trust",
         ),
         *("nexus.journal", "nexus.runtime", "nexus.supervision", "nexus.store", "nexus.streams"),
+        "nexus.records.scope",
         *("nexus.plugins.host", "nexus.system.commands", "nexus.system.settings", "nexus.system.store"),
     },
     "nexus.docs": _BASE | {"nexus.daemon.dispatch"},

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from nexus_protocol import Command, NexusError
+from nexus_protocol.context import ProjectRoot
 from nexus_protocol.errors import DeadlineExceeded, Internal
 
 from nexus.client import BlockingClient
 from nexus.client.errors import ConnectionFailure
 from nexus.journal.commands import BeginOperation
 from nexus.plugins.commands import Extra, ReloadPlugins
+from nexus.projects.commands import CreateProject, DeleteProject, UpdateProject
+from nexus.projects.states import ProjectMode
 from nexus.services.commands import (
     AddDependency,
     AddService,
@@ -61,10 +64,14 @@ _PROGRAMS: list[str | list[str]] = [
 ]
 
 
+Sent = tuple[Command[Any], str, str | ProjectRoot | None]
+"""A command, its key, and the project of its context."""
+
+
 class Pool:
     """The names that commands are made of; ``repository`` is the remote of the services with a repository.
 
-    ``sent`` are commands that were sent with a key, and may come again; pools may share them.
+    ``sent`` are commands that were sent with a key in a project, and may come again; pools may share them.
     """
 
     def __init__(
@@ -72,20 +79,44 @@ class Pool:
         chance: random.Random,
         root: Path,
         repository: Path | None = None,
-        sent: list[tuple[Command[Any], str]] | None = None,
+        sent: list[Sent] | None = None,
     ) -> None:
         self.chance = chance
         self.root = root
-        self.sent: list[tuple[Command[Any], str]] = [] if sent is None else sent
+        self.sent: list[Sent] = [] if sent is None else sent
         self.repository = repository
 
     def service(self) -> str:
+        """A reference to a service that may exist."""
+        return self._elsewhere(self.service_name())
+
+    def service_name(self) -> str:
         """The name of a service that may exist."""
         return f"s{self.chance.randrange(6)}"
 
     def vm(self) -> str:
+        """A reference to a VM that may exist."""
+        return self._elsewhere(self.vm_name())
+
+    def vm_name(self) -> str:
         """The name of a VM that may exist."""
         return f"v{self.chance.randrange(6)}"
+
+    def _elsewhere(self, name: str) -> str:
+        return f"{self.project()}/{name}" if self.chance.random() < 0.05 else name
+
+    def project(self) -> str:
+        """The name of a project that may exist."""
+        return f"p{self.chance.randrange(4)}"
+
+    def folder(self) -> str:
+        """A folder that a project may have."""
+        return f"/srv/{self.chance.randrange(4)}"
+
+    def context(self) -> str | ProjectRoot | None:
+        """The project that a request names; most name none, so that much meets in one."""
+        drawn = self.chance.random()
+        return None if drawn < 0.85 else self.project() if drawn < 0.95 else ProjectRoot(self.folder())
 
     def setting(self) -> str:
         """The key of a setting that may exist."""
@@ -104,7 +135,7 @@ Maker = Callable[[Pool], Command[Any]]
 
 
 def _add_service(pool: Pool) -> AddService:
-    chance, name = pool.chance, pool.service()
+    chance, name = pool.chance, pool.service_name()
     fields: dict[str, Any] = {}
     if pool.repository is not None and chance.random() < 0.3:
         fields |= {
@@ -139,7 +170,7 @@ def _update_service(pool: Pool) -> UpdateService:
     chance = pool.chance
     fields: dict[str, Any] = chance.choice(
         [
-            {"name": pool.service()},
+            {"name": pool.service_name()},
             {"tags": pool.tags()},
             {"environment": pool.secret()},
             {"set_environment": pool.secret()},
@@ -152,6 +183,7 @@ def _update_service(pool: Pool) -> UpdateService:
             {"restart": chance.choice(list(RestartPolicy)), "autostart": chance.random() < 0.5},
             {"log_limit_mib": 2, "umask": "027"},
             {"config_filename": "app.env", "start_window_ms": 5},
+            {"config_filename": ["?app.env", "/etc/app.env"]},
         ]
     )
     return UpdateService(pool.service(), **fields)
@@ -186,9 +218,28 @@ def _add_dependency(pool: Pool) -> AddDependency:
 def _update_vm(pool: Pool) -> UpdateVm:
     chance = pool.chance
     fields: dict[str, Any] = chance.choice(
-        [{"name": pool.vm()}, {"vcpu_count": chance.randint(1, 8)}, {"mem_size_mib": chance.choice([128, 256])}]
+        [{"name": pool.vm_name()}, {"vcpu_count": chance.randint(1, 8)}, {"mem_size_mib": chance.choice([128, 256])}]
     )
     return UpdateVm(pool.vm(), **fields)
+
+
+def _create_project(pool: Pool) -> CreateProject:
+    chance = pool.chance
+    return CreateProject(
+        pool.project(),
+        root_path=chance.choice([None, pool.folder(), pool.folder()]),
+        mode=chance.choice(list(ProjectMode)),
+        settings=chance.choice([None, {"a": [1, {"b": None}]}]),
+    )
+
+
+def _update_project(pool: Pool) -> UpdateProject:
+    chance = pool.chance
+    texts: list[dict[str, Any]] = [{"description": f"{chance.randrange(9)}"}, {"settings": {"a": chance.randrange(9)}}]
+    if chance.random() < 0.5:
+        return UpdateProject("default", **chance.choice(texts))
+    names: list[dict[str, Any]] = [{"name": pool.project()}, {"root_path": pool.folder()}]
+    return UpdateProject(pool.project(), **chance.choice(texts + names))
 
 
 MAKERS: dict[str, tuple[int, Maker]] = {
@@ -214,15 +265,19 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "BackupDatabase": (1, lambda pool: BackupDatabase(keep_days=1)),
     "ReloadPlugins": (1, lambda pool: ReloadPlugins()),
     "Extra": (1, lambda pool: Extra("nothing", body=1)),
-    "CreateVm": (8, lambda pool: CreateVm(pool.vm(), role=pool.chance.choice([VmRole.WORK, VmRole.PORTAL]))),
+    "CreateVm": (8, lambda pool: CreateVm(pool.vm_name(), role=pool.chance.choice([VmRole.WORK, VmRole.PORTAL]))),
     "DeleteVm": (4, lambda pool: DeleteVm(pool.vm())),
     "UpdateVm": (5, _update_vm),
+    "CreateProject": (5, _create_project),
+    "UpdateProject": (6, _update_project),
+    "DeleteProject": (3, lambda pool: DeleteProject(pool.project(), cascade=pool.chance.random() < 0.8)),
 }
 """For each command how often it is made, and how."""
 
 _IN_BATCHES = (
     *("CreateVm", "DeleteVm", "UpdateVm", "SetSetting", "DeleteSetting"),
     *("AddService", "UpdateService", "UpdateConfig", "AddDependency"),
+    *("CreateProject", "UpdateProject", "DeleteProject"),
 )
 BATCH = "Batch"
 """The command that is made of others, by ``Mutator``."""
@@ -265,27 +320,28 @@ class Mutator(threading.Thread):
         chance = self.pool.chance
         if self._sent and chance.random() < 0.1:
             # A request that may have been carried out, by this client or an earlier daemon, comes again with its key.
-            command, key = chance.choice(self._sent)
+            command, key, project = chance.choice(self._sent)
         elif chance.random() < 0.06:
             commands = [MAKERS[chance.choice(_IN_BATCHES)][1](self.pool) for _ in range(chance.randint(1, 4))]
-            command, key = Batch.of(commands), self._new_key()
+            command, key, project = Batch.of(commands), self._new_key(), self.pool.context()
         else:
             command = random_command(self.pool)
             key = None if command.info.item is not None else self._new_key()
+            project = self.pool.context()
         if key is not None:
-            self._sent.append((command, key))
+            self._sent.append((command, key, project))
         if command.info.item is None:
-            call = functools.partial(client.call, command, timeout_s=CALL_S, key=key, why="because")
+            call = functools.partial(client.call, command, timeout_s=CALL_S, key=key, why="because", project=project)
         else:
-            call = functools.partial(self._stream, client, command)
+            call = functools.partial(self._stream, client, command, project)
         self._note(type(command).__name__, call)
 
     def _new_key(self) -> str | None:
         chance = self.pool.chance
         return f"{chance.randrange(2**40):x}" if chance.random() < 0.4 else None
 
-    def _stream(self, client: BlockingClient, command: Any) -> None:
-        with client.stream(command) as stream:
+    def _stream(self, client: BlockingClient, command: Any, project: str | ProjectRoot | None) -> None:
+        with client.stream(command, project=project) as stream:
             for _ in stream:
                 pass
 

@@ -151,6 +151,7 @@ def check(database: sqlite3.Connection, *, complete: bool = True) -> list[str]:
     problems += _of_operations(database, journal)
     problems += _of_derived(database)
     problems += _of_details(journal)
+    problems += _of_projects(database, journal, complete=complete)
     return problems
 
 
@@ -324,6 +325,40 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
 def _sets(table: str, found: set[Any], expected: set[Any]) -> Iterator[str]:
     yield from (f"{table} has {row}, which no row says" for row in sorted(found - expected))
     yield from (f"{table} lacks {row}" for row in sorted(expected - found))
+
+
+def _of_projects(database: sqlite3.Connection, journal: list[Change], *, complete: bool) -> Iterator[str]:
+    """Each event is of the project of its row, which existed then, and both ends of a dependency are in one."""
+    barrier = max((change.seq for change in journal if change.kind == BARRIER), default=0)
+    journal = [change for change in journal if change.seq > barrier]
+    projects = dict(database.execute("SELECT seq, project_id FROM journal"))
+    places = {(name, key): row["project_id"] for (name, key), row in present(database).items() if "project_id" in row}
+    for change in journal:
+        if change.before is not None and change.after is None and "project_id" in change.before:
+            places[str(change.table), str(change.key)] = change.before["project_id"]
+    exists = {key for _, key in _made()}
+    for change in journal:
+        project, where = projects[change.seq], f"event {change.seq} ({change.kind})"
+        if change.table == "projects":
+            exists.add(str(change.key))
+            if project != change.key:
+                yield f"{where} is of the project {project}, and about {change.key}"
+        if None not in (change.before, change.after) and "project_id" in (change.after or {}):
+            yield f"{where} moves a record from one project to another"
+        of_row = places.get((str(change.table), str(change.key)), project)
+        if of_row != project:
+            yield f"{where} is of the project {project}, and its row of {of_row}"
+        if complete and project is not None and project not in exists:
+            yield f"{where} is of the project {project}, which did not exist"
+        if change.table == "projects" and change.after is None:
+            exists.discard(str(change.key))
+    yield from (
+        f"the dependency {id_} is from one project to another"
+        for (id_,) in database.execute(
+            "SELECT d.id FROM service_dependency AS d JOIN service AS a ON a.id = d.service_id "
+            "JOIN service AS b ON b.id = d.dependent_service_id WHERE a.project_id != b.project_id"
+        )
+    )
 
 
 def _of_details(journal: list[Change]) -> Iterator[str]:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from nexus.runtime import Log
+from nexus.runtime import Log, LogPiece
+from nexus.runtime.log_lines import MAX_PIECE_BYTES
 from nexus.runtime.shim import _LogWriter as Writer
 
-__all__ = ["CLOCK", "SMALL", "Written", "writer_clock"]
+__all__ = ["CLOCK", "SMALL", "Truth", "Written", "assert_true", "writer_clock"]
 
 SMALL = 64 * 1024
 """The bound of a log in most tests: segments of 8 KiB."""
@@ -58,6 +59,45 @@ class Written:
 
     def everything(self, stream: int) -> bytes:
         return b"".join(data for _at, which, data in self.pieces if which == stream)
+
+
+class Truth:
+    """What a stream was written, and where its runs began."""
+
+    def __init__(self, written: Written, stream: int) -> None:
+        self.data = written.everything(stream)
+        self.runs = set()
+        size = 0
+        for number, (_at, which, data) in enumerate(written.pieces):
+            if number in written.runs:
+                self.runs.add(size)
+            size += len(data) if which == stream else 0
+
+    def begins_line(self, at: int) -> bool:
+        return at == 0 or at in self.runs or self.data[at - 1 : at] == b"\n"
+
+
+def assert_true(pieces: list[LogPiece], written: Written, starts: dict[int, int], ends: dict[int, int]) -> None:
+    """Assert that data and gaps together are the output between these offsets, and join no halves of lines."""
+    for stream, start in starts.items():
+        truth = Truth(written, stream)
+        at, unfinished = start, False
+        for piece in pieces:
+            if piece.stream != stream:
+                continue
+            if piece.lost:
+                assert not piece.data
+                at, unfinished = at + piece.lost, False
+            elif piece.data:
+                assert len(piece.data) <= MAX_PIECE_BYTES
+                assert truth.data[at : at + len(piece.data)] == piece.data
+                assert not any(at < run < at + len(piece.data) for run in truth.runs)
+                assert piece.continues == (unfinished and at not in truth.runs)
+                assert piece.continues or truth.begins_line(at)
+                at += len(piece.data)
+                unfinished = not piece.data.endswith(b"\n")
+            assert piece.cursor.offsets[stream - 1] == at
+        assert at == ends[stream]
 
 
 CLOCK: dict[str, Written] = {}

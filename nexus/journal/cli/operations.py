@@ -46,6 +46,7 @@ _COLUMNS = (
     Column("KEY", lambda operation: operation.get("key"), wide=True),
     Column("PID", lambda operation: operation["pid"], wide=True),
 )
+_PROJECT = Column("PROJECT", lambda operation: operation.get("project"), 12)
 
 
 def _make_list() -> click.Command:
@@ -61,7 +62,8 @@ def _make_list() -> click.Command:
             cursor = page.get("next_cursor")
             if cursor is None or len(found) >= limit:
                 break
-        out.many(found, _COLUMNS, key="id", nothing="No operations found.")
+        columns = (_COLUMNS[0], _PROJECT, *_COLUMNS[1:]) if app.all_projects else _COLUMNS
+        out.many(found, columns, key="id", nothing="No operations found.")
         if not found:
             app.hint_missing_project()
         if cursor is not None:

@@ -1,4 +1,4 @@
-"""``service config show`` and ``service config set``: a service's variables, configuration file and run command."""
+"""``service config show`` and ``service config set``: a service's variables, configuration files and run command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nexus.cli.output import Column, Printer, hint, print_fields
 from nexus.cli.verbs import build_command, verb
 from nexus.hints import command_line
 from nexus.services.cli.records import use_words_as_command
-from nexus.services.cli.status import command_text
+from nexus.services.cli.status import command_text, files_text
 from nexus.services.commands import GetConfig, UpdateConfig
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def _print_config(config: dict[str, Any]) -> None:
         [
             ("Service", config["service"]),
             ("Command", command_text(config.get("run_command"))),
-            ("File", config.get("filename")),
-            ("Path", config.get("path")),
+            ("File", files_text(config.get("filename"))),
+            ("Path", ", ".join(config.get("paths", ())) or None),
             ("Format", config["format"] if config.get("filename") else None),
         ]
     )
@@ -65,7 +65,7 @@ def _set(app: App, values: dict[str, Any], out: Printer) -> None:
 _SHOW_HELP = """Show the variables that a service's record declares, or with --resolved all that a start would pass.
 
 Values are masked unless --reveal is given. SOURCE is where the value comes from: inherited from the daemon, the
-configuration file, the service's record, the start command, its port, a tunnel, or Nexus itself.
+configuration files, the service's record, the start command, its port, a tunnel, or Nexus itself.
 """
 
 

@@ -151,15 +151,17 @@ def _stop(app: App, values: dict[str, Any], out: Printer) -> int:
     # With --all the dependents are stopped too, so the order of the commands does not matter.
     cascade = True if every else values["cascade"]
     commands = [build_command(StopService, {**values, "service": name, "cascade": cascade}) for name in names]
-    printed: set[str] = set()
+    printed: set[tuple[str, str]] = set()
+    """The project and the name of each service that was stopped."""
 
     def print_stopped(reply: dict[str, Any]) -> None:
         service = reply["service"]
+        project = service["project_id"]
         for name in reply.get("stopped", []):
-            if name not in printed:
+            if (project, name) not in printed:
                 click.echo(f'Stopped service "{name}"')
-                printed.add(name)
-        if service["name"] not in printed and not every:
+                printed.add((project, name))
+        if (project, service["name"]) not in printed and not every:
             click.echo(f'Service "{service["name"]}" was not running')
 
     return _for_all(app, commands, out, print_stopped)

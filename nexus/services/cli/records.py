@@ -9,7 +9,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from nexus_protocol.errors import NexusError
+from nexus_protocol.errors import InvalidArgument, NexusError
 
 from nexus.cli.output import Printer, hint, reference
 from nexus.cli.records import Removal, remove_each, where_found
@@ -28,9 +28,7 @@ __all__ = ["make_add", "make_remove", "make_update", "use_words_as_command"]
 
 _MAX_FILE_BYTES = 1024 * 1024
 _MAX_VARIABLES = 500
-_MAX_NAME_CHARACTERS = 256
-_MAX_VALUE_CHARACTERS = 32_768
-"""The bounds of a record's environment (``records.Environment``), and of a file of variables."""
+"""The bound of a record's environment (``records.Environment``)."""
 
 
 class _Dependency(NamedTuple):
@@ -58,34 +56,23 @@ def _dependency(text: str) -> _Dependency:
 
 
 def read_env_file(path: str) -> dict[str, str]:
-    """Read variables from a file with lines ``NAME=VALUE``; errors never quote its content.
+    """Read variables from a file with lines ``NAME=VALUE``, as the daemon reads a configuration file.
 
-    It may be a pipe, such as ``<(COMMAND)`` of a shell. The bounds are those of the daemon for a record.
+    References are replaced by what an earlier line set, else by nexusctl's own environment, which also has the value
+    of a name without ``=``. It may be a pipe, such as ``<(COMMAND)`` of a shell. The bounds are those of the daemon
+    for a record. Errors never quote its content.
 
     Raises:
-        UsageError: the file cannot be read, is too large, or a line is neither a variable nor a comment.
+        UsageError: the file cannot be read, or is too large.
+        InvalidArgument: a line is refused.
     """
     from nexus import envfile
 
-    found: dict[str, str] = {}
     text = _read_bounded(path)
     try:
-        for line, name, value in envfile.assignments(text):
-            if value is None:
-                raise envfile.BadLine(line)
-            if len(name) > _MAX_NAME_CHARACTERS or len(value) > _MAX_VALUE_CHARACTERS:
-                raise click.UsageError(
-                    f"cannot use {path}, line {line}: a name may have {_MAX_NAME_CHARACTERS} characters, and a value "
-                    f"{_MAX_VALUE_CHARACTERS:,}"
-                )
-            found[name] = value
-            if len(found) > _MAX_VARIABLES:
-                raise click.UsageError(f"cannot use {path}: it has more than {_MAX_VARIABLES} variables")
+        return envfile.read(text, os.environ, envfile.Limits(variables=_MAX_VARIABLES))
     except envfile.BadLine as error:
-        raise click.UsageError(
-            f"cannot use {path}, line {error.line}: expected NAME=VALUE, or a comment after #"
-        ) from None
-    return found
+        raise InvalidArgument(f"cannot use {path}, line {error.line}: {error.problem}", hint=error.hint) from None
 
 
 def _read_bounded(path: str) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "command_text",
     "edge_text",
     "fields_at_start",
+    "files_text",
     "is_checked",
     "is_up",
     "make_list",
@@ -80,6 +81,11 @@ def command_text(command: str | list[str] | None) -> str | None:
     if isinstance(command, list):
         return shlex.join(command)
     return command if command is None else " ".join(command.split("\n"))
+
+
+def files_text(declared: str | list[str] | None) -> str | None:
+    """The declared configuration files on one line."""
+    return ", ".join(declared) if isinstance(declared, list) else declared
 
 
 def _unknown(service: dict[str, Any]) -> str | None:
@@ -174,9 +180,10 @@ def _restart_due(service: dict[str, Any]) -> str | None:
 
 def _wide_fields(service: dict[str, Any]) -> list[tuple[str, Any]]:
     """The fields that only ``-o wide`` shows."""
+    files = files_text(service.get("config_filename"))
     return [
         ("Variables", ", ".join(service.get("environment_names", ())) or None),
-        ("Config", service.get("config_filename") and f"{service['config_filename']} ({service['config_format']})"),
+        ("Config", files and f"{files} ({service['config_format']})"),
         ("Repository", service.get("repo_path")),
         ("Cloned from", service.get("repo_url")),
         ("Umask", service.get("umask")),

@@ -1,6 +1,6 @@
 """Builds the environment of a service's run from its sources, and records the source of each variable.
 
-Each source overrides those before it: the daemon's own environment (inherited), the configuration file (file), the
+Each source overrides those before it: the daemon's own environment (inherited), the configuration files (file), the
 service's record (service), the start (start), the port (port), the tunnels (tunnel), and Nexus itself (nexus).
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from nexus.runtime import loopback
 from nexus.runtime.inheritance import inherited_environment
-from nexus.services.configuration.config_file import read_config_file
+from nexus.services.configuration.config_file import read_config_files
 from nexus.services.records import tunnel_prefix
 from nexus.services.store import StoredService
 
@@ -46,7 +46,7 @@ async def resolve(
     id is not given has the value None.
 
     Raises:
-        ServiceConfigFile: its configuration file cannot be read.
+        ServiceConfigFile: a configuration file cannot be read.
     """
     service = stored.service
     layers: list[tuple[str, Mapping[str, str | None]]] = []
@@ -54,7 +54,7 @@ async def resolve(
     layers.append(("inherited", base))
     if service.config_filename is not None:
         # In a thread: a slow file system must not block the event loop.
-        layers.append(("file", await asyncio.to_thread(read_config_file, service, base)))
+        layers.append(("file", await asyncio.to_thread(read_config_files, service, base)))
     layers += [("service", stored.environment), ("start", stored.start_environment)]
     if service.port is not None:
         layers.append(("port", {"PORT": _text(port if port is not None else service.port or None)}))

@@ -126,6 +126,24 @@ class Tunnels:
             with contextlib.suppress(OSError, RuntimeFailure):
                 await self._runtime.remove(f"{TUNNEL_OWNER}{id_}")
 
+    async def remove_deleted(self) -> None:
+        """End the tunnels of all dependencies that no longer exist, and delete their files."""
+
+        def of_files() -> set[int]:
+            with contextlib.suppress(OSError):
+                return {int(path.stem) for path in self._directory.iterdir() if path.stem.isdecimal()}
+            return set()
+
+        def of_processes() -> set[int]:
+            numbers = (owner.removeprefix(TUNNEL_OWNER) for owner in self._runtime.owners())
+            return {int(number) for number in numbers if number.isdecimal()}
+
+        found = await asyncio.to_thread(lambda: of_files() | of_processes())
+        for id_ in sorted(found | self._tunnels.keys()):
+            exists, _run = self._store.read(lambda reader, id_=id_: dependency_store.tunnel_run(reader, str(id_)))  # type: ignore[misc]
+            if not exists:  # ids are not given twice, so it never will
+                await self.remove([id_])
+
     def gone(self, service_id: str) -> list[int]:
         """The ids of a service's tunnels whose dependency was deleted, or is no longer tunnelled."""
         edges = self._store.read(lambda reader: dependency_store.dependencies_of(reader, service_id))

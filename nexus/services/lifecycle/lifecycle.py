@@ -20,7 +20,7 @@ from nexus.journal.rows import Event
 from nexus.runtime import Exit, Orphans, Process, RuntimeFailure
 from nexus.runtime.status import now_ms
 from nexus.services import store
-from nexus.services.errors import ServiceDependencyFailed, ServiceNoCommand
+from nexus.services.errors import ServiceConfigFile, ServiceDependencyFailed, ServiceNoCommand
 from nexus.services.lifecycle.admission import admit
 from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.lifecycle.failures import early_exit_hint, start_failed
@@ -272,8 +272,8 @@ class Lifecycle:
             )
             self._forget_run(None)
 
-    async def _write_run(self, run_id: str, port: int | None, revision: int) -> None:
-        """Write the durable row that precedes the process, which has the configuration of a revision."""
+    async def _write_run(self, run_id: str, port: int | None, made_from: StoredService) -> None:
+        """Write the durable row that precedes the process, whose configuration is from an earlier reading of it."""
         detail: dict[str, Any] = {} if port is None else {"port": port}
         if self._series.count:
             detail["restarts"] = self._series.count
@@ -282,7 +282,7 @@ class Lifecycle:
             ("service.starting", detail),
             operation=self._operation,
             insist=False,
-            made_from=revision,
+            made_from=made_from,
             run_id=run_id,
             active_port=port,
             pid=None,
@@ -353,7 +353,8 @@ class Lifecycle:
         if isinstance(error, StoreError) and stored.service.state not in store.UP:
             self._context.waiters.fail(error)  # nothing was written, so nothing has changed
             return False
-        lasting = isinstance(error, (ServiceDependencyFailed, ServiceNoCommand))
+        # Another attempt would meet the same dependency, the same record and the same files.
+        lasting = isinstance(error, (ServiceDependencyFailed, ServiceNoCommand, ServiceConfigFile))
         retry = not lasting and wants_restart(stored.service.restart, failed=True)
         failed_dependency = isinstance(error, ServiceDependencyFailed)
         code = ServiceReason.DEPENDENCY_FAILED if failed_dependency else ServiceReason.START_FAILED

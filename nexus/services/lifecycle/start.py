@@ -17,12 +17,13 @@ from nexus.services.configuration.command import make_spec, refuse_without_comma
 from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.lifecycle.failures import start_failed
 from nexus.services.lifecycle.ports import choose_port, leased_by_another
+from nexus.services.store import StoredService
 from nexus.store import StoreConflict
 from nexus.store.processes_folder import note_event
 
 __all__ = ["check_start", "start_process"]
 
-WriteRun = Callable[[str, int | None, int], Awaitable[None]]
+WriteRun = Callable[[str, int | None, StoredService], Awaitable[None]]
 
 
 async def check_start(context: ServiceContext, environment: dict[str, str]) -> None:
@@ -54,8 +55,8 @@ async def start_process(
 ) -> Process:
     """Start a run of the service, which ``operation`` led to; ``environment`` is that of the start.
 
-    ``write_run`` is called with the new run's id, its port, and the revision of its configuration. It writes the row
-    before the process exists.
+    ``write_run`` is called with the new run's id, its port, and the record that its configuration is from. It writes
+    the row before the process exists.
 
     Raises:
         NexusError: it cannot be started; nothing of it is left.
@@ -101,7 +102,7 @@ async def _prepare(
         spec = await requests.interruptible(make_spec(service, variables, context.manager.hooks))
         context.manager.runtime.check(spec)
         try:
-            await write_run(run_id, choice.port, service.revision)
+            await write_run(run_id, choice.port, stored)
         except StoreConflict:
             assert choice.port is not None
             if not choice.leased:

@@ -83,12 +83,12 @@ class StateWriter:
         operation: Operation | None = None,
         insist: bool = True,
         requests: Requests | None = None,
-        made_from: int | None = None,
+        made_from: StoredService | None = None,
         **columns: Any,
     ) -> Service:
         """Write the state, columns and events; with ``insist`` repeat it until the store can be written.
 
-        ``operation`` is what led to it, by default what led to the present state, and ``made_from`` the revision whose
+        ``operation`` is what led to it, by default what led to the present state, and ``made_from`` the record whose
         configuration a new run has.
 
         With ``requests`` a request ends the repetition: while a process runs, a full disk must not delay its stop.

@@ -125,6 +125,16 @@ def test_short_forms_set_the_main_key_of_their_table(root: Path) -> None:
     assert fields["repo_url"] == "https://example.org/a.git"
 
 
+@pytest.mark.parametrize(
+    ("value", "files"),
+    [('".env"', ".env"), ('["../.env", "?.env.local"]', ["../.env", "?.env.local"]), ("[]", None)],
+)
+@pytest.mark.parametrize("form", ["config = {}", "config.file = {}", "config = {{ file = {} }}"])
+def test_configuration_is_a_file_or_a_list(root: Path, form: str, value: str, files: Any) -> None:
+    project = read(root, f'[services.a]\nrun = "x"\n{form.format(value)}\n')
+    assert services(project)["a"].fields["config_filename"] == files
+
+
 def test_service_directory_defaults_to_the_files_directory_without_repository(root: Path) -> None:
     project = read(
         root,
@@ -304,6 +314,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_s
 NAMES = st.from_regex("[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)
 COMMANDS = TEXT.filter(str.strip) | st.lists(TEXT, min_size=1, max_size=3)
 TIMES = st.integers(100, 3_600_000)
+FILES = st.from_regex("[?]?[a-z$]{1,8}(/[a-z]{1,3})?", fullmatch=True)
 FIELDS = st.fixed_dictionaries(
     {},
     optional={
@@ -312,7 +323,7 @@ FIELDS = st.fixed_dictionaries(
         "directory": st.none() | st.from_regex("/[a-z]{1,8}", fullmatch=True),
         "port": st.integers(0, 65_535),
         "environment": st.dictionaries(st.from_regex("[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True), TEXT, min_size=1),
-        "config_filename": st.from_regex("[a-z$]{1,8}(/[a-z]{1,3})?", fullmatch=True),
+        "config_filename": FILES | st.lists(FILES, min_size=1, max_size=3),
         "config_format": st.sampled_from(["env", "properties"]),
         "repo_url": st.from_regex("https://example[.]org/[a-z]{1,5}", fullmatch=True),
         "repo_path": st.from_regex("/[a-z]{1,8}", fullmatch=True),
