@@ -6,7 +6,7 @@ Their dependencies are in ``manifest_edges``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nexus_protocol.errors import NexusError
@@ -31,6 +31,7 @@ from nexus.services.commands import (
 )
 from nexus.services.errors import ServiceInvalid
 from nexus.services.manifest_edges import Edge, Edges, edge_steps, needs_table, read_needs, wanted_edges
+from nexus.services.records import tunnel_prefix
 from nexus.services.states import ServiceType
 from nexus.services.validation import check
 
@@ -119,6 +120,34 @@ class _Services(RecordSection):
         if type(start) is not bool:
             reader.wrong((*at, "start"), "expected true or false")
         return Wanted(fields, read_needs(reader, at, table.get("depends_on", [])), start)
+
+    def refer(self, tables: Any, key: str, at: tuple[str, ...], replaced: Callable[[str], str]) -> str:
+        """The fixed port of another service: ``${services.db.port}``."""
+        name, _, last = key.rpartition(".")
+        if last != "port" or not name:
+            raise InvalidValue(f"${{services.{key}}} is no reference: expected ${{services.NAME.port}}")
+        table = tables.get(name) if isinstance(tables, dict) else None
+        if not isinstance(table, dict):
+            raise InvalidValue(f'${{services.{key}}}: there is no service "{name}" in the file')
+        tunnel = f"{tunnel_prefix(name)}PORT"
+        if at[0] == self.table and _has_tunnel(tables, at[1], name):
+            raise InvalidValue(
+                f'${{services.{key}}}: "{at[1]}" has a tunnel to "{name}", whose port is chosen at each start '
+                f"(its program finds it in {tunnel})"
+            )
+        port = table.get("port")
+        if isinstance(port, str) and "$" in port:
+            if "${services." in port:
+                raise InvalidValue(f'${{services.{key}}}: the port of "{name}" is a reference to another one itself')
+            port = replaced(port)
+        if port is None:
+            raise InvalidValue(f'${{services.{key}}}: "{name}" has no port')
+        if str(port) == "0":
+            raise InvalidValue(
+                f'${{services.{key}}}: the port of "{name}" is chosen at each start '
+                f"(give it a fixed one; or depend on it with a tunnel, whose port is in {tunnel})"
+            )
+        return str(port)
 
     def _check(self, reader: Reader, at: tuple[str, ...], fields: Mapping[str, Any]) -> None:
         """Check what the daemon would refuse: single values, and those that contradict each other."""
@@ -281,6 +310,12 @@ class _Services(RecordSection):
         if step.action == "restart":
             return f'Restarted service "{step.name}" ({summary(reply["service"])})'
         return started_text(dict(reply))[-1]  # the lines before it are about other services, with steps of their own
+
+
+def _has_tunnel(tables: Mapping[str, Any], dependent: str, name: str) -> bool:
+    needs = tables[dependent].get("depends_on") if isinstance(tables.get(dependent), dict) else None
+    edge = needs.get(name) if isinstance(needs, dict) else None
+    return isinstance(edge, dict) and edge.get("tunnel") is True
 
 
 def _runs(service: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus.cli.apply.reader import ProjectFile, ProjectFileInvalid, Reader
+from nexus.cli.apply.references import References
 from nexus.cli.apply.sections import Section
 from nexus.cli.apply.target import is_name
 
@@ -39,7 +40,7 @@ def read_project(path: str, sections: Sequence[Section]) -> ProjectFile:
         raise ProjectFileInvalid(f"cannot read {path}: {error}") from None
     except RecursionError:
         raise ProjectFileInvalid(f"cannot read {path}: it is nested too deeply") from None
-    return _read_document(Reader(path, text), document, sections, text)
+    return _read_document(path, document, sections, text)
 
 
 def _read_text(path: str) -> str:
@@ -54,7 +55,14 @@ def _read_text(path: str) -> str:
         raise ProjectFileInvalid(f"cannot read {path}, line {line}: it is not UTF-8") from None
 
 
-def _read_document(reader: Reader, document: Mapping[str, Any], sections: Sequence[Section], text: str) -> ProjectFile:
+def _read_document(path: str, document: Mapping[str, Any], sections: Sequence[Section], text: str) -> ProjectFile:
+    by_table = {section.table: section for section in sections}
+
+    def refer(table: str, key: str, at: tuple[str, ...]) -> str:
+        return by_table[table].refer(document.get(table, {}), key, at, lambda value: references.replaced(value, at))
+
+    references = References(str(Path(path).parent), by_table, refer)
+    reader = Reader(path, text, references)
     known = ("project", *(section.table for section in sections))
     for key in document:
         if key not in known:

@@ -214,11 +214,21 @@ class Keys:
             inner = table
             for name in key.path[:-1]:
                 inner = inner.setdefault(name, {})
-            inner[key.path[-1]] = key.kind.write(value)
+            written = key.kind.write(value)
+            inner[key.path[-1]] = _escaped(written) if key.kind.references else written
         for name, short in self.short.items():
             if list(table.get(name, ())) == [short]:
                 table[name] = table[name][short]
         return table
+
+
+def _escaped(value: Any) -> Any:
+    """The value with each dollar doubled, so that none begins a reference."""
+    if isinstance(value, str):
+        return value.replace("$", "$$")
+    if isinstance(value, list):
+        return [_escaped(one) for one in value]
+    return {name: _escaped(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 def _kind(field: str, hint: Any) -> Kind:

@@ -15,6 +15,7 @@ from nexus_protocol.command import Command
 from nexus_protocol.errors import InvalidArgument
 
 from nexus.cli.apply.keys import InvalidValue, Keys, Kind
+from nexus.cli.apply.references import EnvFileInvalid, References
 
 __all__ = ["ProjectFile", "ProjectFileInvalid", "Reader", "find_line"]
 
@@ -52,8 +53,9 @@ class ProjectFile(NamedTuple):
 class Reader:
     """Reads one document."""
 
-    def __init__(self, path: str, text: str) -> None:
+    def __init__(self, path: str, text: str, references: References | None = None) -> None:
         self.path = path
+        self._references = references
         self.folder = str(Path(path).parent)
         """What relative paths in the file are relative to."""
         self._text = text
@@ -83,11 +85,34 @@ class Reader:
 
     def value(self, at: Sequence[str], kind: Kind, value: Any) -> Any:
         """The value of a field; None after a problem."""
+        before = self.problems
         try:
+            if kind.references and self._references is not None:
+                value = self._replaced(tuple(at), kind, value)
+                if self.problems > before:
+                    return None
             return kind.read(value, self.folder)
         except InvalidValue as error:
             self.wrong(at, str(error))
             return None
+
+    def _replaced(self, at: tuple[str, ...], kind: Kind, value: Any) -> Any:
+        """The value with its references replaced; None, or without an entry, after a problem."""
+        assert self._references is not None
+        if isinstance(value, dict):
+            return {name: self._replaced((*at, name), kind, one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [self._replaced(at, kind, one) for one in value]
+        if type(value) is not str or "$" not in value:
+            return value
+        try:
+            return kind.from_text(self._references.replaced(value, at))
+        except InvalidValue as error:
+            self.wrong(at, str(error))
+        except EnvFileInvalid as error:
+            if str(error) not in self._problems:
+                self._problems.append(str(error))
+        return None
 
     def fields(
         self, at: Sequence[str], keys: Keys, table: Mapping[str, Any], others: Sequence[str] = ()

@@ -14,7 +14,7 @@ from nexus_protocol.command import Command
 
 from nexus import graph
 from nexus.capabilities import CAPABILITIES
-from nexus.cli.apply.keys import Keys
+from nexus.cli.apply.keys import InvalidValue, Keys
 from nexus.cli.apply.reader import ProjectFile, Reader
 from nexus.cli.apply.steps import Phase, Record, Step, differences
 from nexus.cli.apply.target import Target
@@ -62,6 +62,16 @@ class Section:
     def read(self, reader: Reader, at: tuple[str, ...], value: Any) -> Any:
         """Read one inner table, whose path is ``at``; problems go to the reader."""
         raise NotImplementedError
+
+    def refer(self, tables: Any, key: str, at: tuple[str, ...], replaced: Callable[[str], str]) -> str:
+        """The value that ``${TABLE.KEY}`` has at the key whose path is ``at``; ``KEY`` is ``NAME.`` and a key.
+
+        ``tables`` is the section's table as the file has it, and ``replaced`` replaces the references in a value of it.
+
+        Raises:
+            InvalidValue: there is none.
+        """
+        raise InvalidValue(f"${{{self.table}.{key}}} is no reference: no key of {self.table} can be referred to")
 
     def observe(self, app: App, wanted: Iterable[str] | None) -> Any:
         """Read what is there in the project of this run, with all that is compared of the records in ``wanted``, by
