@@ -16,6 +16,7 @@ from nexus.cli.apply.keys import FLAG, InvalidValue, Keys, Kind
 from nexus.cli.apply.reader import Reader
 from nexus.cli.apply.sections import Planning, RecordSection
 from nexus.cli.apply.steps import Phase, Record, Step
+from nexus.hints import command_line
 from nexus.services.cli.dependencies import all_dependencies
 from nexus.services.cli.lifecycle import started_text
 from nexus.services.cli.status import SERVICE, fields_at_start, is_checked, is_up, summary
@@ -233,26 +234,40 @@ class _Services(RecordSection):
         gone = set(self.pruned(planning)) if planning.prune else set()
         wanted = planning.wanted(self.table)
         edges = wanted_edges(planning.file, wanted, observed.services, observed.edges, gone, start=planning.start)
-        self._check_ports(planning)
+        self._check_ports(planning, gone)
         connections = list(edge_steps(edges, observed.edges))
         records = list(self.record_steps(planning))
         yield from (*connections, *self.prune_steps(planning), *records)
         if planning.start:
             yield from self._run_steps(planning, edges, records, connections)
 
-    def _check_ports(self, planning: Planning) -> None:
-        """Refuse that two services run with one port."""
+    def _check_ports(self, planning: Planning, gone: set[str]) -> None:
+        """Refuse that two services run with one port, of the file or of what runs in the project already."""
+        observed: Observed = planning.observed[self.table]
+        held = {
+            service["active_port"]: name
+            for name, service in observed.services.items()
+            if is_up(service) and service.get("active_port") and name not in gone
+        }
         taken: dict[int, str] = {}
         for name, wanted in planning.wanted(self.table).items():
             port = wanted.fields["port"]
-            if port and wanted.runs and wanted.fields["type"] != ServiceType.ONESHOT:
-                if port in taken:
-                    raise planning.file.wrong(
-                        (self.table, name, "port"),
-                        f'"{taken[port]}" has the port {port} too',
-                        "Give one of them another: port = 0 leases a free one at each start.",
-                    )
-                taken[port] = name
+            if not port or not wanted.runs:
+                continue
+            at = (self.table, name, "port")
+            holder = held.get(port, name)
+            if planning.start and holder != name:
+                raise planning.file.wrong(
+                    at,
+                    f'"{holder}" runs with the port {port}',
+                    f"Stop that first: {command_line('nexusctl', 'service', 'stop', holder)}",
+                )
+            if wanted.fields["type"] != ServiceType.ONESHOT and taken.setdefault(port, name) != name:
+                raise planning.file.wrong(
+                    at,
+                    f'"{taken[port]}" has the port {port} too',
+                    "Give one of them another: port = 0 leases a free one at each start.",
+                )
 
     def _run_steps(
         self, planning: Planning, edges: Edges, records: Iterable[Step], connections: Iterable[Step]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nexus.cli.apply.steps import Outcome, Step
     from nexus.cli.apply.target import Target
 
-__all__ = ["apply", "export"]
+__all__ = ["Apply", "Options", "apply", "export"]
 
 _ATTEMPTS = 5
 """How often apply chooses the project again, after another client made or changed it meanwhile."""
@@ -84,9 +84,9 @@ def apply(
 
     if exit_code and not dry_run:
         raise click.UsageError("--exit-code goes with --dry-run")
-    options = _Options(file, dry_run, exit_code, prune, no_start, wait, yes, printer(output, no_header))
+    options = Options(file, dry_run, exit_code, prune, no_start, wait, yes, printer(output, no_header))
     sections = load_sections()
-    run = _Apply(app, sections, read_project(file, sections), options)
+    run = Apply(app, sections, read_project(file, sections), options)
     for _ in range(_ATTEMPTS - 1):
         code = run.once(again=True)
         if code is not None:
@@ -96,7 +96,7 @@ def apply(
     return code
 
 
-class _Options(NamedTuple):
+class Options(NamedTuple):
     """The options of ``apply``."""
 
     file: str
@@ -114,10 +114,10 @@ class _Options(NamedTuple):
         return command_line("nexusctl", "apply", "-f", self.file, *(word for word, on in given if on), *more)
 
 
-class _Apply:
+class Apply:
     """One run of ``apply``."""
 
-    def __init__(self, app: App, sections: Sequence[Section], file: ProjectFile, options: _Options) -> None:
+    def __init__(self, app: App, sections: Sequence[Section], file: ProjectFile, options: Options) -> None:
         from nexus.cli.apply.text import ApplyText
 
         self.app, self.sections, self.file, self.options = app, sections, file, options
