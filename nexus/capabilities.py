@@ -2,7 +2,7 @@
 
 It is static: ``nexusctl`` prints help and completes nouns from it without importing any capability. A capability is the
 package ``nexus.<name>`` with the modules ``commands``, ``handlers``, ``cli`` (one click command for each of its
-``nouns``) and, if ``manager`` is set, ``manager``.
+``nouns``) and, if they are set, ``manager`` and ``manifest``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Capability(NamedTuple):
     nouns: tuple[Noun, ...]
     manager: bool = False
     """Whether it has a ``manager`` module, which makes what runs match the records."""
+    manifest: bool = False
+    """Whether it has a ``manifest`` module, with its section of ``nexus.toml``."""
 
 
 CAPABILITIES: tuple[Capability, ...] = (
@@ -45,7 +47,7 @@ CAPABILITIES: tuple[Capability, ...] = (
         ),
     ),
     Capability("plugins", (Noun("plugin", "List, reload and call plugins.", ("plugins",)),)),
-    Capability("services", (Noun("service", "Manage services.", ("svc", "services")),), manager=True),
+    Capability("services", (Noun("service", "Manage services.", ("svc", "services")),), manager=True, manifest=True),
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
-    Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),)),
+    Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )

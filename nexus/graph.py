@@ -8,7 +8,7 @@ from __future__ import annotations
 import graphlib
 from collections.abc import Iterable, Mapping
 
-__all__ = ["Graph", "closure", "find_cycle", "reverse", "start_layers"]
+__all__ = ["Graph", "any_cycle", "closure", "find_cycle", "in_order", "reverse", "start_layers"]
 
 Graph = Mapping[str, Iterable[str]]
 
@@ -74,3 +74,45 @@ def start_layers(graph: Graph, roots: Iterable[str]) -> list[list[str]]:
         layers.append(sorted(sorter.get_ready()))
         sorter.done(*layers[-1])
     return layers
+
+
+def any_cycle(graph: Graph) -> list[str] | None:
+    """A cycle somewhere in the graph: a path from a node back to itself; None if there is none."""
+    done: set[str] = set()
+    for root in graph:
+        # Depth-first search without recursion: the nodes of the current path, each with its unvisited neighbours.
+        path = {root: iter(graph[root])} if root not in done else {}
+        while path:
+            here = next(reversed(path))
+            other = next(path[here], None)
+            if other is None:
+                path.popitem()
+                done.add(here)
+            elif other in path:
+                names = list(path)
+                return [*names[names.index(other) :], other]
+            elif other not in done:
+                path[other] = iter(graph.get(other, ()))
+    return None
+
+
+def in_order(nodes: Iterable[str], graph: Graph) -> list[str]:
+    """Sort nodes topologically: each after its direct and transitive dependencies, else in their order.
+
+    Nodes of a cycle come in some order.
+    """
+    wanted, done, found = list(nodes), set(), []
+    for root in wanted:
+        pending = [(root, iter(sorted(graph.get(root, ()))))] if root not in done else []
+        done.add(root)
+        while pending:
+            name, others = pending[-1]
+            other = next(others, None)
+            if other is None:
+                pending.pop()
+                found.append(name)
+            elif other not in done:
+                done.add(other)
+                pending.append((other, iter(sorted(graph.get(other, ())))))
+    chosen = set(wanted)
+    return [name for name in found if name in chosen]

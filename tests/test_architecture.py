@@ -28,22 +28,6 @@ JOURNALED = {
 """The tables whose rows have images in the journal."""
 
 EXCEPTIONS: set[Violation] = {
-    Violation("import", "nexus.cli.apply", "nexus.services.cli.status"),
-    Violation("import", "nexus.cli.project.converge", "nexus.services.commands"),
-    Violation("import", "nexus.cli.project.converge", "nexus.vms.commands"),
-    Violation("import", "nexus.cli.project.keys", "nexus.services.commands"),
-    Violation("import", "nexus.cli.project.keys", "nexus.services.states"),
-    Violation("import", "nexus.cli.project.keys", "nexus.vms.commands"),
-    Violation("import", "nexus.cli.project.keys", "nexus.vms.states"),
-    Violation("import", "nexus.cli.project.manifest", "nexus.services.commands"),
-    Violation("import", "nexus.cli.project.manifest", "nexus.vms.commands"),
-    Violation("import", "nexus.cli.project.plan", "nexus.services.cli.status"),
-    Violation("import", "nexus.cli.project.text", "nexus.services.cli.lifecycle"),
-    Violation("import", "nexus.cli.project.text", "nexus.services.cli.status"),
-    Violation("import", "nexus.cli.project.world", "nexus.services.cli.dependencies"),
-    Violation("import", "nexus.cli.project.world", "nexus.services.cli.status"),
-    Violation("import", "nexus.cli.project.world", "nexus.services.commands"),
-    Violation("import", "nexus.cli.project.world", "nexus.vms.commands"),
     Violation("import", "nexus.plugins.host", "nexus.config"),
     Violation("import", "nexus.services.git.handlers", "nexus.git.errors"),
     Violation("import", "nexus.services.git.handlers", "nexus.git.repository"),

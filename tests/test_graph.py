@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus.graph import closure, find_cycle, reverse, start_layers
+from nexus.graph import any_cycle, closure, find_cycle, in_order, reverse, start_layers
 
 nodes = st.sampled_from("abcdefgh")
 graphs = st.dictionaries(nodes, st.lists(nodes, max_size=4, unique=True))
@@ -87,3 +88,29 @@ def test_layers_of_a_cycle_are_refused(graph: dict[str, list[str]], root: str) -
             start_layers(graph, [root])
     else:
         assert start_layers(graph, [root])[-1] == [root]
+
+
+GRAPHS = st.dictionaries(st.sampled_from("abcdef"), st.sets(st.sampled_from("abcdef"), max_size=4))
+
+
+@given(GRAPHS)
+def test_any_cycle_finds_a_cycle_or_in_order_sorts(graph: dict[str, set[str]]) -> None:
+    cycle = any_cycle(graph)
+    if cycle is not None:
+        assert cycle[0] == cycle[-1]
+        assert all(after in graph[before] for before, after in pairwise(cycle))
+        return
+    order = in_order(graph, graph)
+    assert sorted(order) == sorted(graph)
+    for place, name in enumerate(order):
+        assert not graph[name] & set(order[place + 1 :])
+
+
+def test_long_chains_do_not_recurse() -> None:
+    chain = {str(number): [str(number + 1)] for number in range(5000)}
+    assert any_cycle(chain) is None
+    assert in_order(chain, chain)[0] == "4999"
+    chain["4999"] = ["0"]
+    found = any_cycle(chain)
+    assert found is not None
+    assert len(found) == 5001

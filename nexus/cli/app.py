@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nexus import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from nexus_protocol.command import Command, CommandInfo
@@ -61,6 +62,8 @@ class App:
         self._root: str | None = None
         self._looked_for_root = False
         self._check_context()
+        self.cause: int | None = None
+        """The operation that the requests of this run which change something are a part of."""
         self._place = 0
         """The place among the requests of the command line that the next request with a key has."""
         self._client: BlockingClient | None = None
@@ -158,7 +161,7 @@ class App:
         client = BlockingClient(self._socket(), actor=self.actor, name=f"nexusctl {__version__}")
         if self.why is not None or self.key is not None:
             client.context_of = self._context_of
-        client.project, client.project_of = None, self._project_of
+        client.project, client.project_of, client.cause_of = None, self._project_of, self._cause_of
         try:
             client.connect()
         except ConnectError as error:
@@ -236,6 +239,9 @@ class App:
     def _project_of(self, info: CommandInfo) -> str | ProjectRoot | None:
         return "*" if self.all_projects and info.all_projects else self.project()
 
+    def _cause_of(self, info: CommandInfo) -> int | None:
+        return None if info.effect == "read" or info.item is not None else self.cause
+
     def _context_of(self, info: CommandInfo) -> tuple[str | None, str | None]:
         """The why and the key of a request: both only for a request that changes something and is no stream.
 
@@ -306,3 +312,7 @@ class App:
     def call_raw(self, command: Command[Any], *, project: str | ProjectRoot | None = None) -> dict[str, Any]:
         """Send a command, by default in the project of this run; returns its reply as the map that was received."""
         return self.connect().call_raw(command, timeout_s=self.timeout_s, project=project)
+
+    def batch_raw(self, commands: Sequence[Command[Any]]) -> list[dict[str, Any]]:
+        """Carry out several changes in one transaction, all or none; returns the reply of each as it was received."""
+        return self.connect().batch_raw(commands, timeout_s=self.timeout_s)

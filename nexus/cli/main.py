@@ -24,8 +24,8 @@ from nexus.terminal import guard
 __all__ = ["cli", "exit_code", "main", "print_error"]
 
 _OWN_NOUNS: dict[str, tuple[str, Noun]] = {
-    "apply": ("nexus.cli.apply", Noun("apply", "Create and change services and VM records to match a file.")),
-    "export": ("nexus.cli.apply", Noun("export", "Write services and VM records to a file for apply.")),
+    "apply": ("nexus.cli.apply.verbs", Noun("apply", "Create and change services and VM records to match a file.")),
+    "export": ("nexus.cli.apply.verbs", Noun("export", "Write services and VM records to a file for apply.")),
     "version": ("nexus.cli.version", Noun("version", "Print the version of nexusctl.")),
     "doctor": ("nexus.cli.doctor", Noun("doctor", "Find problems, and say how to fix them.")),
     "db": ("nexus.cli.db", Noun("db", "Maintain the database.")),

@@ -120,17 +120,19 @@ class Client(BaseClient):
         why: str | None = None,
         key: str | None = None,
         project: str | ProjectRoot | None = None,
+        cause: int | None = None,
     ) -> R:
         """Send a command and wait for its reply. Cancelling the wait cancels the request in the daemon.
 
         ``why`` is for people, by default that of the client: 1 to 500 bytes. ``key`` identifies the request, so that
-        its repetition is recognised: 1 to 64 characters. Only a command that changes something takes one. ``project``
-        is by default that of the client; lists take ``*`` for all of them.
+        its repetition is recognised: 1 to 64 characters. ``cause`` is the operation that the request is a part of, as
+        ``BeginOperation`` gives it. Only a command that changes something takes a key or a cause. ``project`` is by
+        default that of the client; lists take ``*`` for all of them.
 
         Raises:
             NexusError: the daemon refused the command; the class says why.
-            InvalidArgument: the command, ``why``, ``key`` or ``project`` is not valid.
-            DaemonTooOld: the daemon knows none of the three.
+            InvalidArgument: the command, ``why``, ``key``, ``project`` or ``cause`` is not valid.
+            DaemonTooOld: the daemon knows none of the four.
             ConnectionLost: the connection ended before the reply.
         """
         info = command.info
@@ -138,7 +140,9 @@ class Client(BaseClient):
             raise TypeError(f"{info.name} is a stream: use stream()")
         reply: type[R] = info.reply
         payload = encode_command(command)
-        return decode_reply(reply, await self.request(info.code, payload, why=why, key=key, project=project))
+        return decode_reply(
+            reply, await self.request(info.code, payload, why=why, key=key, project=project, cause=cause)
+        )
 
     async def batch(
         self,
@@ -147,17 +151,18 @@ class Client(BaseClient):
         why: str | None = None,
         key: str | None = None,
         project: str | ProjectRoot | None = None,
+        cause: int | None = None,
     ) -> list[Any]:
         """Carry out several changes in one transaction, all or none; returns the reply of each, in their order.
 
-        At most 1000 commands, whose effect is ``change``, with 16 MiB together. ``why``, ``key`` and ``project`` are
-        those of the batch, as in ``call``.
+        At most 1000 commands, whose effect is ``change``, with 16 MiB together. ``why``, ``key``, ``project`` and
+        ``cause`` are those of the batch, as in ``call``.
 
         Raises:
             NexusError: a command was refused; ``details["index"]`` is its place, from 0. Nothing is changed.
             ConnectionLost: the connection ended before the reply.
         """
-        results = (await self.call(Batch.of(commands), why=why, key=key, project=project)).results
+        results = (await self.call(Batch.of(commands), why=why, key=key, project=project, cause=cause)).results
         return [as_reply(command.info.reply, result) for command, result in zip(commands, results, strict=True)]
 
     async def request(
@@ -168,13 +173,16 @@ class Client(BaseClient):
         why: str | None = None,
         key: str | None = None,
         project: str | ProjectRoot | None = None,
+        cause: int | None = None,
     ) -> bytes:
         """Send an encoded request by its code; returns the encoded reply. Options and errors as for ``call``."""
-        return await self._exchange(code, payload, self._known_context(why, key, project))
+        return await self._exchange(code, payload, self._known_context(why, key, project, cause))
 
-    def _known_context(self, why: str | None, key: str | None, project: str | ProjectRoot | None) -> bytes:
+    def _known_context(
+        self, why: str | None, key: str | None, project: str | ProjectRoot | None, cause: int | None = None
+    ) -> bytes:
         """Encode the context of a request, if the daemon knows contexts."""
-        context = self._context(why, key, project)
+        context = self._context(why, key, project, cause)
         if context and (self.welcome is None or "context" not in self.welcome.features):
             self._connected()  # a client that is not connected has that error instead
             raise context_unknown()

@@ -55,19 +55,21 @@ class BaseClient:
 
             check_project(self.project, "project" if project else "NEXUS_PROJECT")
 
-    def _context(self, why: str | None, key: str | None, project: str | ProjectRoot | None) -> bytes:
+    def _context(
+        self, why: str | None, key: str | None, project: str | ProjectRoot | None, cause: int | None = None
+    ) -> bytes:
         """Encode the context of a request; no bytes if it has none.
 
         Raises:
-            InvalidArgument: the daemon would not accept the why, the key or the project.
+            InvalidArgument: the daemon would not accept the why, the key, the project or the cause.
         """
         why = self.why if why is None else why
         project = self.project if project is None else project
-        if why is None and key is None and project is None:
+        if why is None and key is None and project is None and cause is None:
             return b""
         from nexus_protocol.context import encode_context
 
-        return encode_context(key=key, why=why, project=project)
+        return encode_context(key=key, why=why, project=project, cause=cause)
 
     def _look_elsewhere(self, error: ConnectError) -> None:
         """Set ``socket_path`` to where the daemon listens, after a failed connect to the default path.

@@ -98,6 +98,8 @@ class BlockingClient(BaseClient):
         returns both."""
         self.project_of: Callable[[CommandInfo], str | ProjectRoot | None] | None = None
         """Called, if set, for each command that is sent without ``project``, which it returns."""
+        self.cause_of: Callable[[CommandInfo], int | None] | None = None
+        """Called, if set, for each command that is sent without ``cause``, which it returns."""
 
     def connect(self) -> None:
         """Connect and send ``Hello``. An existing connection is closed first.
@@ -148,18 +150,20 @@ class BlockingClient(BaseClient):
         why: str | None = None,
         key: str | None = None,
         project: str | ProjectRoot | None = None,
+        cause: int | None = None,
     ) -> R:
         """Send a command and wait for its reply.
 
         With ``timeout_s`` the request is cancelled after that many seconds. ``why`` is for people, by default that of
         the client: 1 to 500 bytes. ``key`` identifies the request, so that its repetition is recognised: 1 to 64
-        characters. Only a command that changes something takes one. ``project`` is by default that of the client; lists
-        take ``*`` for all of them.
+        characters. ``cause`` is the operation that the request is a part of, as ``BeginOperation`` gives it. Only a
+        command that changes something takes a key or a cause. ``project`` is by default that of the client; lists take
+        ``*`` for all of them.
 
         Raises:
             NexusError: the daemon refused the command; the class says why.
-            InvalidArgument: the command, ``why``, ``key`` or ``project`` is not valid.
-            DaemonTooOld: the daemon knows none of the three.
+            InvalidArgument: the command, ``why``, ``key``, ``project`` or ``cause`` is not valid.
+            DaemonTooOld: the daemon knows none of the four.
             DeadlineExceeded: ``timeout_s`` has passed.
             ConnectionLost: the connection ended before the reply.
             Interrupted: Ctrl-C; the request was cancelled.
@@ -168,7 +172,7 @@ class BlockingClient(BaseClient):
         if info.item is not None:
             raise TypeError(f"{info.name} is a stream: use stream()")
         reply: type[R] = info.reply
-        return decode_reply(reply, self._call(command, timeout_s, why, key, project))
+        return decode_reply(reply, self._call(command, timeout_s, why, key, project, cause))
 
     def _call(
         self,
@@ -177,20 +181,30 @@ class BlockingClient(BaseClient):
         why: str | None,
         key: str | None,
         project: str | ProjectRoot | None,
+        cause: int | None,
     ) -> bytes:
-        why, key, project = self._context_fields(command, why, key, project)
+        why, key, project, cause = self._context_fields(command, why, key, project, cause)
         payload = encode_command(command)
-        return self.request(command.info.code, payload, timeout_s=timeout_s, why=why, key=key, project=project)
+        return self.request(
+            command.info.code, payload, timeout_s=timeout_s, why=why, key=key, project=project, cause=cause
+        )
 
     def _context_fields(
-        self, command: Command[Any], why: str | None, key: str | None, project: str | ProjectRoot | None
-    ) -> tuple[str | None, str | None, str | ProjectRoot | None]:
-        """The why, the key and the project of a command, which ``context_of`` and ``project_of`` may give."""
+        self,
+        command: Command[Any],
+        why: str | None,
+        key: str | None,
+        project: str | ProjectRoot | None,
+        cause: int | None = None,
+    ) -> tuple[str | None, str | None, str | ProjectRoot | None, int | None]:
+        """The why, the key, the project and the cause of a command, which the functions of this client may give."""
         if self.context_of is not None and why is None and key is None:
             why, key = self.context_of(command.info)
         if self.project_of is not None and project is None:
             project = self.project_of(command.info)
-        return why, key, project
+        if self.cause_of is not None and cause is None:
+            cause = self.cause_of(command.info)
+        return why, key, project, cause
 
     def batch(
         self,
@@ -200,19 +214,39 @@ class BlockingClient(BaseClient):
         why: str | None = None,
         key: str | None = None,
         project: str | ProjectRoot | None = None,
+        cause: int | None = None,
     ) -> list[Any]:
         """Carry out several changes in one transaction, all or none; returns the reply of each, in their order.
 
         At most 1000 commands, whose effect is ``change``, with 16 MiB together. ``timeout_s`` is as in ``call``, and so
-        are ``why``, ``key`` and ``project``, which are those of the batch.
+        are ``why``, ``key``, ``project`` and ``cause``, which are those of the batch.
 
         Raises:
             NexusError: a command was refused; ``details["index"]`` is its place, from 0. Nothing is changed.
         """
         from nexus.system.commands import Batch
 
-        results = self.call(Batch.of(commands), timeout_s=timeout_s, why=why, key=key, project=project).results
+        results = self.call(
+            Batch.of(commands), timeout_s=timeout_s, why=why, key=key, project=project, cause=cause
+        ).results
         return [as_reply(command.info.reply, result) for command, result in zip(commands, results, strict=True)]
+
+    def batch_raw(
+        self,
+        commands: Sequence[Command[Any]],
+        *,
+        timeout_s: float | None = None,
+        why: str | None = None,
+        key: str | None = None,
+        project: str | ProjectRoot | None = None,
+        cause: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Like ``batch``; returns each reply as the map of plain values that was received."""
+        from nexus.system.commands import Batch
+
+        reply = self.call_raw(Batch.of(commands), timeout_s=timeout_s, why=why, key=key, project=project, cause=cause)
+        results: list[dict[str, Any]] = reply["results"]
+        return results
 
     def call_raw(
         self,
@@ -222,9 +256,10 @@ class BlockingClient(BaseClient):
         why: str | None = None,
         key: str | None = None,
         project: str | ProjectRoot | None = None,
+        cause: int | None = None,
     ) -> dict[str, Any]:
         """Like ``call``; returns the reply as the map of plain values that was received."""
-        return decode_map(self._call(command, timeout_s, why, key, project))
+        return decode_map(self._call(command, timeout_s, why, key, project, cause))
 
     def request(
         self,
@@ -235,10 +270,11 @@ class BlockingClient(BaseClient):
         why: str | None = None,
         key: str | None = None,
         project: str | ProjectRoot | None = None,
+        cause: int | None = None,
     ) -> bytes:
         """Send an encoded request by its code; returns the encoded reply. Options and errors as for ``call``."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        context = self._context(why, key, project)
+        context = self._context(why, key, project, cause)
         if context:
             self._await_context(deadline, timeout_s)
         sequence, data = self._engine.send_request(code, payload, context=context)
@@ -279,14 +315,15 @@ class BlockingClient(BaseClient):
         why: str | None = None,
         keys: Sequence[str] | None = None,
         project: str | ProjectRoot | None = None,
+        cause: int | None = None,
     ) -> Iterator[tuple[int, dict[str, Any] | NexusError]]:
         """Send several commands concurrently; yields the outcome of each in the order of completion.
 
         An outcome is the command's index in ``commands``, and its reply as of ``call_raw`` or the error that refused
         it.
-        At most 32 are open at a time; ``timeout_s`` is for all of them together. ``why`` and ``project`` are those of
-        each, and ``keys`` has a key for each. A command with a time limit of its own, ``timeout_ms``, is sent with what
-        is left, so that the daemon answers for each what it still waits for.
+        At most 32 are open at a time; ``timeout_s`` is for all of them together. ``why``, ``project`` and ``cause`` are
+        those of each, and ``keys`` has a key for each. A command with a time limit of its own, ``timeout_ms``, is sent
+        with what is left, so that the daemon answers for each what it still waits for.
 
         Raises:
             DeadlineExceeded: ``timeout_s`` has passed, without an answer; the open requests were cancelled.
@@ -296,7 +333,7 @@ class BlockingClient(BaseClient):
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         each: Sequence[str | None] = keys if keys is not None else [None] * len(commands)
         contexts = [
-            self._context(*self._context_fields(command, why, key, project))
+            self._context(*self._context_fields(command, why, key, project, cause))
             for command, key in zip(commands, each, strict=True)
         ]
         if any(contexts):

@@ -47,7 +47,7 @@ from nexus.daemon.dispatch import Dispatch, Entry
 from nexus.daemon.send_buffer import SendBuffer
 from nexus.daemon.streams import MAX_QUEUED_INPUTS, SessionStream, decode_input, encode_result
 from nexus.journal.keys import request_key
-from nexus.journal.operation import Operation, args_of
+from nexus.journal.operation import Operation, args_of, require_operation
 from nexus.records.scope import speaks_elsewhere
 from nexus.runtime.status import is_exhaustion
 from nexus.store import StateStore
@@ -122,6 +122,11 @@ class SessionContext:
             why = "a stream cannot be given a second time" if entry.streams else "it changes nothing"
             raise InvalidArgument(
                 f"cannot accept context.key: {info.name} takes no key, because {why}", details={"path": "context.key"}
+            )
+        if context.cause is not None and info.effect is Effect.READ:
+            raise InvalidArgument(
+                f"cannot accept context.cause: {info.name} is a part of no operation, because it changes nothing",
+                details={"path": "context.cause"},
             )
         if context.project == ALL_PROJECTS and not info.all_projects:
             raise InvalidArgument(
@@ -421,6 +426,7 @@ class ClientSession:
                     key=given.key,
                     why=asked.why if given.why is None else given.why,
                     project=asked.project if given.project is None else given.project,
+                    cause=given.cause,
                 )
             else:
                 command = entry.decode(payload)
@@ -454,6 +460,7 @@ class ClientSession:
                 why=asked.why,
                 key=key,
                 project=asked.project,
+                cause=asked.cause,
             )
         # A context of its own: a later Hello that names another actor must not change the caller of this request.
         context = self._context_for(asked, operation)
@@ -486,6 +493,8 @@ class ClientSession:
             None if timeout_ms is None else self._loop.call_later(timeout_ms / 1000, self._time_out, sequence, context)
         )
         try:
+            if context.request.cause is not None:
+                await context.store.fetch(functools.partial(require_operation, id_=context.request.cause))
             if pre_command is not None:
                 await pre_command(entry.info, command, context.caller)
             if entry.info.large_reply:

@@ -12,6 +12,7 @@ from nexus_protocol.events import cause, event
 from nexus.records.fields import Cursor, PageLimit
 
 __all__ = [
+    "BeginOperation",
     "Change",
     "Event",
     "GetOperation",
@@ -19,6 +20,7 @@ __all__ = [
     "JournalPruned",
     "ListOperations",
     "Operation",
+    "OperationBegun",
     "OperationCursorInvalid",
     "OperationDetail",
     "OperationNotFound",
@@ -160,7 +162,7 @@ class Operation(Record):
     cause: int | None = None
     """The operation that led to this one."""
     subjects: list[str] = field(default_factory=list)
-    """The names of the records that its first fifty events are about, ten at most."""
+    """Names of the records that its first fifty events are about, ten at most; without events, those of its parts."""
     project_id: str | None = None
     """Of what it changed first, else the one that the request named."""
     project: str | None = None
@@ -224,7 +226,9 @@ class ListOperations(Command[OperationPage]):
 
     Where the request names a project, only the operations of that one; otherwise those of all.
 
-    A page looks at no more than 5,000 operations: it may be empty and have a ``next_cursor``.
+    An operation that is a part of another, which BeginOperation began, is given only with ``parts``, or where
+    ``command`` or ``subject`` select it. A page looks at no more than 5,000 operations: it may be empty and have a
+    ``next_cursor``.
     """
 
     actor: Annotated[str, Meta(min_length=1, max_length=128, description="only those of this actor")] | None = None
@@ -252,5 +256,36 @@ class ListOperations(Command[OperationPage]):
         ]
         | None
     ) = None
+    parts: Annotated[bool, Meta(description="also those that are a part of another")] = False
     limit: PageLimit = 100
     cursor: Cursor | None = None
+
+
+class OperationBegun(Record):
+    """The number of the operation that was begun."""
+
+    operation: int
+
+
+@command(57, Effect.CHANGE)
+class BeginOperation(Command[OperationBegun]):
+    """Begin an operation that is made of several requests: those whose context has its number as ``cause``.
+
+    It has no change of its own, and need not be ended. It is of the project that its context names, else of that of its
+    first part that is of one. GetOperation gives its parts, the first hundred.
+    """
+
+    command: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=64,
+            pattern=r"^[A-Za-z][A-Za-z0-9._-]*$(?!\n)",
+            description="what is done, such as apply: 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter; not the name "
+            "of a command or of a cause",
+        ),
+    ]
+    args: Annotated[
+        dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=1024)] | int | bool],
+        Meta(max_length=32, description="with what: text of 1024 characters at most, whole numbers and booleans"),
+    ] = field(default_factory=dict)

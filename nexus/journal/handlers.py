@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import functools
 
-from nexus_protocol import encode_record
+from nexus_protocol import InvalidArgument, declared_commands, encode_record
+from nexus_protocol.events import declared_causes
 
 from nexus.capability import PAGE_BYTES, Context, Stream, encoded_list, handles
 from nexus.hints import command_line
 from nexus.journal import operations
 from nexus.journal.commands import (
+    BeginOperation,
     Event,
     GetOperation,
     ListOperations,
+    OperationBegun,
     OperationCursorInvalid,
     OperationDetail,
     OperationNotFound,
@@ -24,11 +27,12 @@ from nexus.journal.commands import (
 from nexus.journal.store import Slice, Watched, last_of_deleted, read_slice
 from nexus.records.pages import MAX_PASSED_OVER, decode_cursor, encode_cursor
 from nexus.records.scope import ANYWHERE, Scope
-from nexus.store import Reader
+from nexus.store import Reader, Transaction
 from nexus.streams import Following, daemon_stopping
 
-__all__ = ["get_operation", "list_operations", "watch_events"]
+__all__ = ["begin_operation", "get_operation", "list_operations", "watch_events"]
 
+_BATCH = "Batch"
 _PROGRESS_INTERVAL_S = 15.0
 _PROGRESS_NUMBERS = 5000
 _CHANGES_AT_ONCE = 40
@@ -167,8 +171,9 @@ async def list_operations(ctx: Context, command: ListOperations) -> OperationPag
     scope = await ctx.store.fetch(functools.partial(_scope_of_history, ctx))
     if scope.is_nowhere and command.subject is None:
         return OperationPage([])
+    parts = command.parts or command.command is not None or command.subject is not None
     wanted = operations.Wanted(
-        command.actor, command.command, command.subject, command.since_at, scope.project_id, scope.root
+        command.actor, command.command, command.subject, command.since_at, scope.project_id, scope.root, parts
     )
     bound = ("operations", *wanted)
     lowest, highest = await ctx.store.fetch(operations.bounds)
@@ -194,3 +199,20 @@ async def list_operations(ctx: Context, command: ListOperations) -> OperationPag
             below = window_start
         await asyncio.sleep(0)
     return OperationPage(encoded_list(found), encode_cursor(bound, (below,)) if below > lowest else None)
+
+
+@handles(BeginOperation)
+def begin_operation(tx: Transaction, ctx: Context, command: BeginOperation) -> OperationBegun:
+    operation = ctx.operation
+    if operation.command == _BATCH:
+        raise InvalidArgument(
+            "cannot carry out BeginOperation in a batch: the batch is an operation itself", details={"path": "code"}
+        )
+    if command.command in {info.name for info in declared_commands()} | {cause.name for cause in declared_causes()}:
+        raise InvalidArgument(
+            f"cannot begin an operation {command.command}: that is the name of a command or a cause",
+            hint="Give it a name of its own.",
+            details={"path": "command"},
+        )
+    operation.command, operation.args = command.command, command.args
+    return OperationBegun(operation.enter(tx))

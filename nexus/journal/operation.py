@@ -11,13 +11,23 @@ from typing import Any, NamedTuple
 import msgspec
 from nexus_protocol.command import unrecorded_fields
 from nexus_protocol.context import ProjectRoot
+from nexus_protocol.errors import InvalidArgument
 
 from nexus.caller import Caller
 from nexus.records.errors import ProjectNotFound
 from nexus.records.scope import scope_of
 from nexus.store import Reader, Transaction
 
-__all__ = ["ARGS_BYTES", "KEY_KEPT_MS", "Operation", "RequestKey", "args_of", "encode_args", "resumed"]
+__all__ = [
+    "ARGS_BYTES",
+    "KEY_KEPT_MS",
+    "Operation",
+    "RequestKey",
+    "args_of",
+    "encode_args",
+    "require_operation",
+    "resumed",
+]
 
 ARGS_BYTES = 4096
 """Of the arguments of one operation; above it the largest are replaced by their size."""
@@ -47,7 +57,8 @@ class Operation:
     It has no row until its first change, so that a request which is refused or changes nothing has none. The number is
     its own from the moment that a transaction needs it, whatever becomes of that transaction. ``command`` is the name
     of a command or of a declared cause; ``args`` are its fields, or a function that gives them. ``project`` is what the
-    request names; without it the operation is of the project of what it changes first.
+    request names; without it the operation is of the project of what it changes first. ``cause`` is another operation,
+    or the number of one that is written.
     """
 
     __slots__ = ("args", "caller", "cause", "command", "id", "key", "project", "why", "written")
@@ -61,7 +72,7 @@ class Operation:
         why: str | None = None,
         key: RequestKey | None = None,
         project: str | ProjectRoot | None = None,
-        cause: Operation | None = None,
+        cause: Operation | int | None = None,
     ) -> None:
         self.caller = caller
         self.command = command
@@ -87,6 +98,12 @@ class Operation:
         if project_id is None and self.project is not None:
             with contextlib.suppress(ProjectNotFound):  # it was deleted since the request began
                 project_id = scope_of(tx, self.project).project_id
+        cause = self.cause
+        if isinstance(cause, Operation):
+            cause = cause.id if cause.written else None
+        elif cause is not None and project_id is not None:
+            # What is made of parts is of the project of the first of them that is of one.
+            tx.execute("UPDATE operation SET project_id = ? WHERE id = ? AND project_id IS NULL", (project_id, cause))
         inserted = tx.execute(
             "INSERT INTO operation (id, at, command, args, project_id, why, key, cause, actor, uid, pid) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
@@ -98,7 +115,7 @@ class Operation:
                 project_id,
                 self.why,
                 None if self.key is None else self.key.text,
-                None if self.cause is None or not self.cause.written else self.cause.id,
+                cause,
                 self.caller.actor,
                 self.caller.uid,
                 self.caller.pid,
@@ -117,6 +134,18 @@ class Operation:
 
     def _note_written(self) -> None:
         self.written = True
+
+
+def require_operation(reader: Reader, id_: int) -> None:
+    """Refuse the number of an operation in the context of a request if there is none.
+
+    Raises:
+        InvalidArgument: there is no such operation, or it was pruned.
+    """
+    if reader.one("SELECT 1 FROM operation WHERE id = ?", (id_,)) is None:
+        raise InvalidArgument(
+            f"cannot accept context.cause: operation {id_} not found", details={"path": "context.cause"}
+        )
 
 
 def resumed(reader: Reader, caller: Caller, id_: int | None, cause: str) -> Operation:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from nexus.journal.commands import Change, Operation
+from nexus.journal.rows import is_part
 from nexus.journal.store import about_subject, in_scope
 from nexus.records.scope import Scope
 from nexus.store import Reader
@@ -39,6 +40,8 @@ class Wanted(NamedTuple):
     project_id: str | None = None
     root: str | None = None
     """The folder without a project that the request speaks in."""
+    parts: bool = True
+    """Whether parts of larger operations satisfy it."""
 
 
 def find_operation(reader: Reader, id_: int) -> Operation | None:
@@ -74,6 +77,10 @@ def list_operations(reader: Reader, below: int, wanted: Wanted, limit: int) -> t
         if value is not None:
             conditions.append(condition)
             parameters.append(value)
+    if not wanted.parts:
+        part, causes = is_part()
+        conditions.append(f"NOT ({part})")
+        parameters += causes
     scope = Scope(wanted.project_id, wanted.root)
     if wanted.subject is None:
         inside, values_inside = in_scope(scope)
@@ -120,6 +127,13 @@ def _operation(reader: Reader, row: Sequence[Any]) -> Operation:
         f"SELECT subject_name, subject_id FROM journal WHERE operation_id = ? ORDER BY seq LIMIT {_SUBJECT_EVENTS}",
         (row[0],),
     )
+    if not subjects:
+        subjects = reader.all(
+            "SELECT subject_name, subject_id FROM journal WHERE operation_id IN "
+            f"(SELECT id FROM operation WHERE cause = ? ORDER BY id LIMIT {_SUBJECTS}) "
+            f"ORDER BY seq LIMIT {_SUBJECT_EVENTS}",
+            (row[0],),
+        )
     names = list(dict.fromkeys(name or id_ for name, id_ in subjects))[:_SUBJECTS]
     project_id = row[10]
     project = None

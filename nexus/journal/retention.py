@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from nexus.journal import keys
 from nexus.journal.operation import Operation
-from nexus.journal.rows import unheld_operation
+from nexus.journal.rows import is_part, unheld_operation
 from nexus.journal.store import PRUNED_KEY
 from nexus.store import Transaction
 
@@ -35,7 +35,8 @@ def prune(tx: Transaction, operation: Operation, now_ms: int, before_at: int, af
     """Carry out one step: delete events and the secret values of their images, then operations, then keys of requests.
 
     Only what is older than ``before_at`` goes, and of the events only from the old end, even if the clock was set back:
-    the kept events have no gaps. An operation stays as long as one of its events does, or its key is remembered.
+    the kept events have no gaps. An operation stays as long as one of its events or of its parts does, or its key is
+    remembered.
     ``operation`` is that of the whole deletion, which ends with a step that ``did_nothing``.
     """
     events = _prune_events(tx, before_at)
@@ -67,11 +68,14 @@ def _prune_operations(tx: Transaction, now_ms: int, before_at: int, after: int) 
         return 0, after
     last = old[-1]
     # The operation that led to the present state of a record stays as long as the record has that state.
+    # So does one that is made of parts, as long as one of them does.
+    part, causes = is_part("part")
     deleted = tx.execute(
         "DELETE FROM operation WHERE id > ? AND id <= ? AND at < ? AND (key IS NULL OR NOT EXISTS "
         "(SELECT 1 FROM request_key WHERE request_key.key = operation.key AND expires_at >= ?)) "
-        f"AND {unheld_operation()}",
-        (after, last, before_at, now_ms),
+        f"AND {unheld_operation()} "
+        f"AND NOT EXISTS (SELECT 1 FROM operation AS part WHERE part.cause = operation.id AND {part})",
+        (after, last, before_at, now_ms, *causes),
     )
     _note(tx, _OPERATIONS_KEY, last)
     return deleted, last

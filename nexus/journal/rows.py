@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from nexus_protocol.events import WRITTEN, event_kind
+from nexus_protocol.events import WRITTEN, declared_causes, event_kind
 
 from nexus.journal.operation import Operation
 from nexus.store import Transaction
@@ -21,6 +21,7 @@ __all__ = [
     "Image",
     "Rows",
     "Subject",
+    "is_part",
     "derived",
     "derived_tables",
     "journaled_tables",
@@ -253,6 +254,15 @@ def unheld_operation() -> str:
         if "operation_id" in rows.columns
     )
     return "NOT EXISTS (SELECT 1 FROM journal WHERE journal.operation_id = operation.id)" + "".join(held)
+
+
+def is_part(table: str = "operation") -> tuple[str, list[str]]:
+    """The SQL condition on a row of ``operation`` that a client made it as a part of another, with its parameters.
+
+    What the daemon itself began has a cause as well, and the name of one.
+    """
+    causes = [cause.name for cause in declared_causes()]
+    return f"{table}.cause IS NOT NULL AND {table}.command NOT IN ({', '.join('?' * len(causes))})", causes
 
 
 def record(tx: Transaction, operation: Operation, kind: str, subject: Subject, detail: dict[str, Any]) -> None:

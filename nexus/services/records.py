@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from msgspec import Meta, field
@@ -40,6 +41,7 @@ __all__ = [
     "ServiceStarted",
     "ServiceStatus",
     "ServicesStopped",
+    "tunnel_prefix",
 ]
 
 _NO_NUL = r"^[^\x00]*$"
@@ -355,3 +357,8 @@ class GitBranchList(Record):
     """Branches, sorted by name."""
 
     branches: list[GitBranch]
+
+
+def tunnel_prefix(name: str) -> str:
+    """The prefix of a tunnelled dependency's variables: ``NEXUS_DB_1_`` for ``db-1`` and for ``db.1``."""
+    return f"NEXUS_{re.sub('[^A-Z0-9]', '_', name.upper())}_"

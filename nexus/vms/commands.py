@@ -17,7 +17,7 @@ from nexus.records.errors import (
     RecordNotFound,
 )
 from nexus.records.events import record_events
-from nexus.records.fields import ClientId, Cursor, ManagedBy, Name, PageLimit, Reference, Revision, StateRevision
+from nexus.records.fields import ClientId, Cursor, ManagedBy, Name, PageLimit, Reference, Revision, StateRevision, key
 from nexus.vms.states import VmRole, VmState
 
 __all__ = [
@@ -51,11 +51,13 @@ record_events(
 )
 
 VmReference = Annotated[Reference, Meta(extra={"completes": "vm"})]
-VcpuCount = Annotated[int, Meta(ge=1, le=32, description="virtual CPUs, 1 to 32", extra={"option": "--vcpu"})]
-MemSizeMib = Annotated[
-    int, Meta(ge=16, le=1_048_576, description="memory in MiB, 16 to 1048576", extra={"option": "--mem"})
+VcpuCount = Annotated[
+    int, Meta(ge=1, le=32, description="virtual CPUs, 1 to 32", extra={"option": "--vcpu"}), key("vcpu")
 ]
-Role = Annotated[VmRole, Meta(description="the purpose of the VM: portal, work or service")]
+MemSizeMib = Annotated[
+    int, Meta(ge=16, le=1_048_576, description="memory in MiB, 16 to 1048576", extra={"option": "--mem"}), key("mem")
+]
+Role = Annotated[VmRole, Meta(description="the purpose of the VM: portal, work or service"), key("role")]
 
 
 class VmNotFound(RecordNotFound):

@@ -19,6 +19,7 @@ from nexus_protocol.frame import CONTEXT_BYTES
 __all__ = [
     "ALL_PROJECTS",
     "CONTEXT_BYTES",
+    "Cause",
     "MAX_KEY",
     "MAX_WHY_BYTES",
     "NO_CONTEXT",
@@ -27,6 +28,7 @@ __all__ = [
     "ProjectRoot",
     "RequestContext",
     "Why",
+    "check_cause",
     "check_key",
     "check_project",
     "check_why",
@@ -49,6 +51,11 @@ Key = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY, pattern=_PAT
 Why = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_WHY_BYTES, pattern=_PATTERN, description=_WHY_RULE)]
 """The declaration counts characters; after decoding, ``check_why`` counts the bytes."""
 
+
+_MAX_CAUSE = 2**63 - 1
+_CAUSE_RULE = "the number of an operation, 1 or more"
+
+Cause = Annotated[int, msgspec.Meta(ge=1, le=_MAX_CAUSE, description=_CAUSE_RULE)]
 
 _MAX_PROJECT = 64
 _MAX_ROOT = 4096
@@ -78,6 +85,8 @@ class RequestContext(
     """Why the request is made, for people."""
     project: ProjectReference | ProjectRoot | None = None
     """The project in whose names it speaks; without it, ``default``."""
+    cause: Cause | None = None
+    """The operation that the request is a part of, as BeginOperation gives it."""
 
 
 NO_CONTEXT = RequestContext()
@@ -117,6 +126,17 @@ def _size_bytes(text: str) -> int | None:
         return None
 
 
+def check_cause(cause: int, field: str = "cause") -> int:
+    """Return the number of an operation if it is valid; ``field`` names it in the error.
+
+    Raises:
+        InvalidArgument: it is no whole number, or none that an operation has.
+    """
+    if type(cause) is not int or not 1 <= cause <= _MAX_CAUSE:
+        raise InvalidArgument(f"cannot accept {field}: expected {_CAUSE_RULE}", details={"path": field})
+    return cause
+
+
 def check_project(project: str, field: str = "project") -> str:
     """Return the id or name of a project, or ``*``, if it has a valid form; ``field`` names it in the error.
 
@@ -135,7 +155,11 @@ def _check_root(root: str) -> str:
 
 
 def encode_context(
-    *, key: str | None = None, why: str | None = None, project: str | ProjectRoot | None = None
+    *,
+    key: str | None = None,
+    why: str | None = None,
+    project: str | ProjectRoot | None = None,
+    cause: int | None = None,
 ) -> bytes:
     """Encode a context as a client does, with the fields that are not None; no bytes if there are none.
 
@@ -151,6 +175,8 @@ def encode_context(
         fields["project"] = check_project(project)
     elif project is not None:
         fields["project"] = {"root": _check_root(project.root)}
+    if cause is not None:
+        fields["cause"] = check_cause(cause)
     encoded: bytes = msgpack.packb(fields) if fields else b""
     if len(encoded) > CONTEXT_BYTES:
         raise InvalidArgument(

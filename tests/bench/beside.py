@@ -26,7 +26,7 @@ from support.plugins import PluginFolder
 from support.raw import wait_until
 
 from nexus.client import BlockingClient
-from nexus.journal.commands import GetOperation, ListOperations, WatchEvents
+from nexus.journal.commands import BeginOperation, GetOperation, ListOperations, WatchEvents
 from nexus.plugins.commands import Extra, ListPlugins, ReloadPlugins
 from nexus.projects.commands import (
     CreateProject,
@@ -299,6 +299,7 @@ class Crowd:
             "BackupDatabase": lambda: call(BackupDatabase()),
             "GetOperation": lambda: call(GetOperation(id=largest(), limit=10_000)),
             "ListOperations": lambda: call(ListOperations(subject="nothing")),
+            "BeginOperation": lambda: call(BeginOperation("bench", {"n": number()})),
             "WatchEvents": lambda: all_of(WatchEvents(follow=False)),
             "ListPlugins": lambda: call(ListPlugins()),
             "ReloadPlugins": lambda: call(ReloadPlugins()),

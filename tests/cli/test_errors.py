@@ -6,9 +6,9 @@ import pytest
 from nexus_protocol import NotFound
 from nexus_protocol.errors import ReportedError
 
+from nexus.cli.apply.reader import ProjectFileInvalid
 from nexus.cli.daemon import DaemonFailed
 from nexus.cli.main import exit_code, print_error
-from nexus.cli.project.manifest import ProjectFileInvalid
 from nexus.client import ConnectionLost
 from nexus.config import ConfigError
 from nexus.daemon.listener import StartError

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import pytest
 from support.daemon import DaemonProcess, isolated_environment
 
-from nexus.cli.project.manifest import read_project
+from nexus.cli.apply.document import read_project
+from nexus.cli.apply.sections import load_sections
 from nexus.config import Config, Limits, load_config
 
 REPOSITORY = Path(__file__).parents[2]
@@ -111,10 +112,12 @@ def test_readme_project_file_is_valid(tmp_path: Path) -> None:
     (example,) = [block for block in blocks("toml") if block.startswith("# nexus.toml")]
     path = tmp_path / "nexus.toml"
     path.write_text(example)
-    project = read_project(str(path))
+    project = read_project(str(path), load_sections())
     assert project.key == "shop"
-    assert set(project.services) == {"db", "migrate", "api"}
-    assert set(project.vms) == {"box"}
+    assert {table: set(wanted) for table, wanted in project.wanted.items()} == {
+        "services": {"db", "migrate", "api"},
+        "vms": {"box"},
+    }
 
 
 @pytest.mark.parametrize("command", ["make start", "make test"])

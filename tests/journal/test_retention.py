@@ -405,3 +405,35 @@ def test_key_of_a_change_is_with_its_operation(root: Path) -> None:
         assert problems(store.path) == []
 
     on_store(root, body)
+
+
+def test_operation_made_of_parts_stays_as_long_as_one_of_them(root: Path) -> None:
+    async def body(store: SqliteStore) -> None:
+        whole = await at(store, 1, lambda tx, led: led.enter(tx), an_operation("apply"))
+        daemon_cause = await at(store, 1, lambda tx, led: led.enter(tx), an_operation("process.exited"))
+        for day in (1, 500):
+            part = Operation(TESTER, "SetSetting", cause=whole.id)
+            await at(store, day, lambda tx, led, day=day: set_setting(tx, led, f"k{day}", 1), part)  # type: ignore[misc]
+        led_to = Operation(TESTER, "process.exited", cause=daemon_cause)
+        await at(store, 500, lambda tx, led: set_setting(tx, led, "x", 1), led_to)
+
+        async def pruned(before_day: int) -> list[int]:
+            for _ in range(3):
+                after = 0
+                while True:
+                    done = await store.write(
+                        lambda tx: prune(tx, an_operation("retention"), NOW, before_day * DAY_MS, after)  # noqa: B023
+                    )
+                    if done.did_nothing(after):
+                        break
+                    after = done.after
+            kept = await store.fetch(lambda reader: reader.all("SELECT id FROM operation ORDER BY id"))
+            return [row[0] for row in kept]
+
+        assert whole.id is not None
+        kept = await pruned(400)
+        assert whole.id in kept
+        assert daemon_cause.id not in kept, "what the daemon led to does not keep a chain of causes for ever"
+        assert led_to.id in kept
+
+    on_store(root, body)

@@ -78,6 +78,7 @@ STABLE_CODES = {
     "Batch": 54,
     "GetOperation": 55,
     "ListOperations": 56,
+    "BeginOperation": 57,
     "CreateVm": 0x0100,
     "ListVms": 0x0101,
     "GetVm": 0x0102,

@@ -18,10 +18,10 @@ from support.raw import RawClient
 from nexus.runtime.inheritance import inherited_environment
 from nexus.services.commands import AddDependency, AddService, GetConfig, ListServices, UpdateConfig, UpdateService
 from nexus.services.configuration.config_file import LIMITS, MAX_FILES_BYTES, config_files, read_config_files
-from nexus.services.configuration.environment import as_environment, resolve, tunnel_prefix
+from nexus.services.configuration.environment import as_environment, resolve
 from nexus.services.dependencies.store import StoredDependency
 from nexus.services.errors import ServiceConfigFile
-from nexus.services.records import Service
+from nexus.services.records import Service, tunnel_prefix
 from nexus.services.states import ConfigFormat
 from nexus.services.store import StoredService
 

@@ -108,6 +108,10 @@ _KINDS: dict[str, set[str]] = {
     | _CHANGES,
     "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs"},
     "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
+    "manifest": _BASE
+    | _CONTRACT_PARTS
+    | _OWN_CONTRACT
+    | {"nexus.cli.app", "nexus.cli.apply", "nexus.cli.records", "nexus.graph", "{own}.cli", "{own}.validation"},
     "part": _BASE | _SHARED | _WORLD | {"{own}", "nexus.envfile"},
     "cli": _BASE
     | _CONTRACT_PARTS
@@ -147,7 +151,7 @@ _LAYERS: dict[str, set[str]] = {
         *("click", "tomli_w"),
         *("nexus", "nexus.capabilities", "nexus.client", "nexus.config", "nexus.locks", "nexus.paths"),
         *("nexus.runtime.procfs", "nexus.store", "nexus.system.commands", "nexus.terminal", "nexus.trust"),
-        *("nexus.projects.commands", "nexus.records.fields"),
+        *("nexus.envfile", "nexus.journal.commands", "nexus.projects.commands", "nexus.records.fields", "nexus.graph"),
     },
     "nexus.daemon": {
         *_BASE,

@@ -20,6 +20,7 @@ from nexus_protocol.errors import DeadlineExceeded, Internal
 
 from nexus.client import BlockingClient
 from nexus.client.errors import ConnectionFailure
+from nexus.journal.commands import BeginOperation
 from nexus.plugins.commands import Extra, ReloadPlugins
 from nexus.projects.commands import CreateProject, DeleteProject, UpdateProject
 from nexus.projects.states import ProjectMode
@@ -260,6 +261,7 @@ MAKERS: dict[str, tuple[int, Maker]] = {
         lambda pool: SetSetting(f"k.{pool.chance.randrange(4)}", pool.chance.choice([1, "x", [2], True])),
     ),
     "DeleteSetting": (3, lambda pool: DeleteSetting(f"k.{pool.chance.randrange(4)}")),
+    "BeginOperation": (2, lambda pool: BeginOperation("work", {"n": pool.chance.randrange(4)})),
     "BackupDatabase": (1, lambda pool: BackupDatabase(keep_days=1)),
     "ReloadPlugins": (1, lambda pool: ReloadPlugins()),
     "Extra": (1, lambda pool: Extra("nothing", body=1)),

@@ -132,7 +132,7 @@ def _print(detail: Record) -> None:
             *[("Led to", _one_line(caused)) for caused in detail.get("caused", [])],
         ]
     )
-    if not detail["changes"]:
+    if not detail["changes"] and not detail.get("caused"):
         click.echo("It changed no record.")
     for change in detail["changes"]:
         subject = change.get("subject_name") or change["subject_id"]

@@ -7,16 +7,16 @@ service's record (service), the start (start), the port (port), the tunnels (tun
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from nexus.runtime import loopback
 from nexus.runtime.inheritance import inherited_environment
 from nexus.services.configuration.config_file import read_config_files
+from nexus.services.records import tunnel_prefix
 from nexus.services.store import StoredService
 
-__all__ = ["Variable", "as_environment", "resolve", "tunnel_prefix"]
+__all__ = ["Variable", "as_environment", "resolve"]
 
 
 class Variable(NamedTuple):
@@ -29,11 +29,6 @@ class Variable(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Variable({self.name}, {self.source})"
-
-
-def tunnel_prefix(name: str) -> str:
-    """The prefix of a tunnelled dependency's variables: ``NEXUS_DB_1_`` for ``db-1`` and for ``db.1``."""
-    return f"NEXUS_{re.sub('[^A-Z0-9]', '_', name.upper())}_"
 
 
 async def resolve(

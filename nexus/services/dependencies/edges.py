@@ -7,7 +7,6 @@ from nexus.hints import command_line
 from nexus.journal.operation import Operation
 from nexus.records.scope import qualified, reference_of
 from nexus.services.commands import AddDependency
-from nexus.services.configuration.environment import tunnel_prefix
 from nexus.services.dependencies import store as dependency_store
 from nexus.services.dependencies.store import StoredDependency
 from nexus.services.errors import (
@@ -16,7 +15,7 @@ from nexus.services.errors import (
     ServiceDependencyExists,
     ServiceTunnelNameTaken,
 )
-from nexus.services.records import Service
+from nexus.services.records import Service, tunnel_prefix
 from nexus.store import Reader, Transaction
 
 __all__ = ["add", "refuse_tunnel_names_of"]

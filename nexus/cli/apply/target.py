@@ -1,6 +1,6 @@
 """The project that a file is applied to: which one it is, and how it is made or gets its folder.
 
-It knows nothing of services and VM records beside the field ``managed_by``: the file that made a record, as a path from
+It knows nothing of records beside the field ``managed_by``: the file that made a record, as a path from
 the folder of its project; in a project without a folder, the absolute path.
 """
 
@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nexus_protocol.command import Command
 from nexus_protocol.context import ProjectRoot
 
+from nexus.cli.apply.reader import ProjectFile, ProjectFileInvalid
 from nexus.cli.output import printable
 from nexus.cli.place import PROJECT_FILE, find_root
-from nexus.cli.project.manifest import ProjectFile, ProjectFileInvalid, is_name, project_name
 from nexus.hints import command_line
 from nexus.projects.commands import (
     CreateProject,
@@ -28,11 +29,12 @@ from nexus.projects.commands import (
     ProjectRootTaken,
     UpdateProject,
 )
+from nexus.records.fields import NAME_PATTERN
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["DEFAULT", "OUTRUN", "Target", "enter_target", "find_target", "present_project"]
+__all__ = ["DEFAULT", "OUTRUN", "Target", "enter_target", "find_target", "is_name", "present_project", "project_name"]
 
 DEFAULT = "default"
 """The project that always exists, and has neither a folder nor another name."""
@@ -41,6 +43,22 @@ OUTRUN = (ProjectNameTaken, ProjectRootTaken, ProjectChanged)
 _BATCH = 200
 """Updates in one transaction; the records that it answers with have to fit into a frame."""
 _NAME_LENGTH = 64
+
+
+def is_name(text: str) -> bool:
+    """Whether a project can have this name."""
+    return len(text) <= _NAME_LENGTH and re.match(NAME_PATTERN, text) is not None
+
+
+def project_name(path: str) -> str:
+    """The name by which versions before projects knew a file without the key ``project``: FOLDER-HASH8.
+
+    A database from before has a project of this name for the records of such a file.
+    """
+    import hashlib
+
+    folder = re.sub(r"[^A-Za-z0-9_-]", "-", Path(path).parent.name)[:40].lstrip("_-") or "root"
+    return f"{folder}-{hashlib.sha256(os.fsencode(Path(path).resolve())).hexdigest()[:8]}"
 
 
 class Target(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -230,7 +231,7 @@ def test_apply_refuses_services_of_another_file_of_the_project(shop: ProjectDire
     assert code == 2
     assert err == (
         f'Error: cannot update service "db": it was created from {shop.file}\n'
-        f"  Give the service another name in {other}.\n"
+        f"  Give the service another name in {other}, line 1.\n"
         f'  Or take "db" out of {shop.file}, and apply that file, which removes it: '
         f"nexusctl apply -f {shop.file} --prune\n"
     )
@@ -263,8 +264,7 @@ def test_apply_failed_step_skips_only_its_dependents_and_next_run_continues(shop
     shop.write(
         f"""
         [services.bad]
-        run = "true"
-        health = {{ log = "(" }}
+        run = "{SLEEP}"
         [services.on_bad]
         run = "{SLEEP}"
         depends_on = ["bad"]
@@ -272,20 +272,28 @@ def test_apply_failed_step_skips_only_its_dependents_and_next_run_continues(shop
         run = "echo last words; exit 3"
         [services.good]
         run = "{SLEEP}"
+        [vms.box]
         """
     )
-    result = shop.cli("apply", "-f", str(shop.file), "--yes")
-    assert result.code == 1
-    assert 'Error: cannot add service "bad": health_log is not a regular expression' in result.err
-    assert 'Skipped: start service "on_bad", because of "bad"\n' in result.err
-    assert 'Error: cannot start service "crash": it exited with 3\n    last words\n' in result.err
-    assert result.err.endswith("steps not done\n  Fix the problem and run it again: it continues from there.\n")
-    assert 'Started service "good"' in result.out
-    shop.change('"("', '"ok"')
-    shop.change('run = "true"', f'run = "echo ok; {SLEEP}"')
+    shop.cli.ok("project", "create", "shop", "--root", str(shop.path))
+    with shop.cli.terminal("apply", "-f", str(shop.file), columns=200) as terminal:
+        terminal.wait_for("Apply this? [y/N]: ")
+        shop.cli.ok("service", "add", "bad", "--run", SLEEP, "--dir", "/")  # meanwhile, by hand
+        terminal.type("y\n")
+        code, text = terminal.finish()
+    said = text.replace("\r", "")
+    assert code == 1
+    assert 'Error: cannot add service "bad": service name "bad" already exists\n' in said
+    assert "in the batch" not in said
+    assert 'Skipped: connect service "on_bad" and "bad", because of "bad"\n' in said
+    assert 'Skipped: start service "on_bad", because of "bad"\n' in said
+    assert 'Error: cannot start service "crash": it exited with 3\n    last words\n' in said
+    assert said.endswith("5 of 10 steps not done\n  Fix the problem and run it again: it continues from there.\n"), said
+    for done in ('Created VM "box"', 'Created service "on_bad"', 'Created service "good"', 'Started service "good"'):
+        assert done in said
     shop.change("echo last words; exit 3", SLEEP)
     lines = shop.apply()
-    assert 'Created service "bad"' in lines
+    assert 'Updated service "bad"' in lines
     assert 'Service "on_bad" depends on "bad"' in lines
     assert up(shop.cli) == ["bad", "crash", "good", "on_bad"]
     shop.settled()
@@ -311,8 +319,14 @@ def test_apply_does_not_change_a_running_vm(shop: ProjectDirectory, daemon: Daem
     database.close()
     daemon.start()
     shop.write("[vms.box]\nvcpu = 2")
-    lines = shop.apply(code=1)
-    assert any(line.startswith("Error: cannot update VM") and "running" in line for line in lines)
+    assert shop.apply(code=2) == [
+        f'Error: cannot use {shop.file}, line 2: vms.box.vcpu: cannot update VM "box": it is running',
+        "  Stop it first, or leave it as it is.",
+    ]
+    shop.write("")
+    assert shop.apply("--prune", code=2)[0] == (
+        f'Error: cannot use {shop.file}: vms: cannot remove VM "box", which is no longer in the file: it is running'
+    )
 
 
 def test_apply_prints_steps_as_records_for_programs(shop: ProjectDirectory) -> None:
@@ -481,3 +495,41 @@ def test_apply_refuses_tunnel_to_service_without_port_before_any_change(shop: Pr
     # An edge that the daemon already has is left as it is.
     shop.cli.ok("service", "dep", "add", "api", "far", "--tunnel")
     shop.apply("--no-start")
+
+
+def test_apply_is_one_operation_with_its_requests_as_parts(shop: ProjectDirectory) -> None:
+    shop.write(STACK)
+    assert shop.cli("--why", "the first", "apply", "-f", str(shop.file), "--yes").code == 0
+    (one,) = shop.cli.ok("op", "list", "-o", "json").json
+    assert (one["command"], one["why"], one["project"]) == ("apply", "the first", "shop")
+    assert one["args"] == {"file": str(shop.file)}
+    parts = shop.cli.ok("op", "show", str(one["id"]), "-o", "json").json["caused"]
+    assert [part["command"] for part in parts] == ["CreateProject", "Batch", *["StartService"] * 3]
+    shown = shop.cli.ok("op", "show", str(one["id"])).lines
+    assert [line.split()[3] for line in shown if line.startswith("Led to:")] == [part["command"] for part in parts]
+    everything = shop.cli.ok("op", "list", "--parts", "-o", "json").json
+    assert {part["id"] for part in parts} < {each["id"] for each in everything}
+    shop.settled()
+    assert len(shop.cli.ok("op", "list", "-o", "json").json) == 1, "what changes nothing is no operation"
+
+
+def test_apply_that_is_killed_is_completed_by_the_next(shop: ProjectDirectory, daemon: DaemonProcess) -> None:
+    text = "".join(f'[services.s{n}]\nrun = "{SLEEP}"\nstart_window = 0\n[vms.v{n}]\n' for n in range(12))
+    for end in ("nexusctl", "daemon"):
+        for delay_s in (0.25, 0.4, 0.55):
+            text = text.replace("start_window = 0", f"start_window = 0\nenv = {{ N = '{end}{delay_s}' }}", 1)
+            shop.write(text)
+            text = text.replace(f"\nenv = {{ N = '{end}{delay_s}' }}", "")
+            running = shop.cli.start("apply", "--yes")
+            try:
+                running.wait(timeout=delay_s)
+            except subprocess.TimeoutExpired:
+                if end == "daemon":
+                    daemon.kill()
+            running.kill()
+            running.communicate()
+            if end == "daemon":
+                daemon.start()
+            shop.apply()
+            shop.settled()
+            assert len(up(shop.cli)) == 12

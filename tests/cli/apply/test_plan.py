@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from itertools import count, pairwise
+from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from nexus.cli.project.keys import Edge, service_defaults
-from nexus.cli.project.manifest import ProjectFile, ProjectFileInvalid, WantedService, read_project
-from nexus.cli.project.plan import Plan, find_cycle, in_order, make_plan
-from nexus.cli.project.target import Target
-from nexus.cli.project.text import plan_lines, plan_summary
-from nexus.cli.project.world import Observed
+from nexus.cli.apply.document import read_project
+from nexus.cli.apply.plan import Plan, make_plan
+from nexus.cli.apply.reader import ProjectFile, ProjectFileInvalid
+from nexus.cli.apply.sections import Planning, load_sections
+from nexus.cli.apply.target import Target
+from nexus.cli.apply.text import ApplyText, plan_summary
+from nexus.services.manifest import KEYS, Observed, Wanted
+from nexus.services.manifest_edges import Edge
+
+SECTIONS = load_sections()
+There = Mapping[str, Any]
+"""What each section has observed."""
 
 
 def project(folder: Path, text: str) -> ProjectFile:
     (folder / "nexus.toml").write_text('project = "p"\n' + text)
-    return read_project(str(folder / "nexus.toml"))
+    return read_project(str(folder / "nexus.toml"), SECTIONS)
 
 
 def target(wanted: ProjectFile, **fields: Any) -> Target:
     return Target(**{"file": wanted.path, "name": "p", "id": "id-p", "root": str(Path(wanted.path).parent)} | fields)
 
 
-def plan(wanted: ProjectFile, observed: Observed, at: Target | None = None, **options: Any) -> Plan:
+def plan(wanted: ProjectFile, there: There, at: Target | None = None, **options: Any) -> Plan:
     numbers = count(1)
-    return make_plan(wanted, at or target(wanted), observed, new_id=lambda: f"new-{next(numbers)}", **options)
+    planning = Planning(
+        wanted, at or target(wanted), there, lambda: f"{next(numbers):08}-0000-4000-8000-000000000000", **options
+    )
+    return make_plan(SECTIONS, planning)
 
 
 def words(made: Plan) -> list[str]:
@@ -38,11 +46,17 @@ def words(made: Plan) -> list[str]:
 
 def service(name: str, **fields: Any) -> dict[str, Any]:
     """A service record as the daemon returns it."""
-    return {"id": f"id-{name}", "name": name, "state": "running", "health": "unknown", **service_defaults()} | fields
+    return {"id": f"id-{name}", "name": name, "state": "running", "health": "unknown", **KEYS.defaults()} | fields
 
 
-def observed(*services: dict[str, Any], edges: dict[str, dict[str, Edge]] | None = None, **rest: Any) -> Observed:
-    return Observed({one["name"]: one for one in services}, {}, edges or {}, **rest)
+def observed(
+    *services: dict[str, Any],
+    edges: dict[str, dict[str, Edge]] | None = None,
+    vms: Mapping[str, Any] | None = None,
+    environments: Mapping[str, dict[str, str]] | None = None,
+) -> There:
+    there = Observed({one["name"]: one for one in services}, environments or {}, edges or {})
+    return {"services": there, "vms": vms or {}}
 
 
 TWO = """
@@ -57,7 +71,7 @@ dir = ""
 
 
 def test_missing_objects_are_created_connected_and_started_in_order(root: Path) -> None:
-    made = plan(project(root, TWO + "[vms.box]"), Observed())
+    made = plan(project(root, TWO + "[vms.box]"), observed())
     assert words(made) == [
         "create vm box",
         "create service api",
@@ -214,7 +228,7 @@ def test_adoption_gives_records_the_name_of_their_file(
 )
 def test_invalid_dependencies_are_refused(root: Path, text: str, message: str, hint: str) -> None:
     with pytest.raises(ProjectFileInvalid) as caught:
-        plan(project(root, text), Observed())
+        plan(project(root, text), observed())
     assert message in caught.value.message
     assert hint in str(caught.value.hint)
 
@@ -226,9 +240,9 @@ def test_cycle_through_a_service_outside_the_file_is_refused(root: Path) -> None
 
 
 def test_plan_is_printed_by_field_without_values_of_variables(root: Path) -> None:
-    there = Observed(
-        {"api": service("api", run_command="api", port=1, stop_grace_ms=500)},
-        {"api": {"OLD": "s3cret", "SAME": "s3cret", "TOKEN": "s3cret"}},
+    there = observed(
+        service("api", run_command="api", port=1, stop_grace_ms=500),
+        environments={"api": {"OLD": "s3cret", "SAME": "s3cret", "TOKEN": "s3cret"}},
     )
     wanted = project(
         root,
@@ -241,6 +255,7 @@ def test_plan_is_printed_by_field_without_values_of_variables(root: Path) -> Non
         env = { SAME = "s3cret", TOKEN = "t0ken", NEW = "n3w" }
         depends_on = { db = { condition = "healthy", tunnel = true } }
         [services.db]
+        run = "db"
         dir = ""
         port = 3
         [vms.box]
@@ -248,7 +263,7 @@ def test_plan_is_printed_by_field_without_values_of_variables(root: Path) -> Non
         """,
     )
     made = plan(wanted, there)
-    assert list(plan_lines(made, colour=False)) == [
+    assert list(ApplyText(SECTIONS).plan_lines(made, colour=False)) == [
         '+ VM "box"',
         '    mem: "1G"',
         '~ service "api"',
@@ -260,40 +275,16 @@ def test_plan_is_printed_by_field_without_values_of_variables(root: Path) -> Non
         '    stop.grace: "500ms" -> "10s"',
         '  + depends on "db" (healthy, tunnel)',
         '+ service "db"',
+        '    run: "db"',
         "    port: 3",
+        '> start service "db"',
         '> restart service "api"',
     ]
-    assert plan_summary(made) == "2 to create, 1 to change, 1 to restart"
+    assert plan_summary(made) == "2 to create, 1 to change, 1 to restart, 1 to start"
     assert not {"s3cret", "t0ken", "n3w"} & set(repr(made).split("'"))
 
 
-GRAPHS = st.dictionaries(st.sampled_from("abcdef"), st.sets(st.sampled_from("abcdef"), max_size=4))
-
-
-@given(GRAPHS)
-def test_find_cycle_finds_a_cycle_or_in_order_sorts(graph: dict[str, set[str]]) -> None:
-    cycle = find_cycle(graph)
-    if cycle is not None:
-        assert cycle[0] == cycle[-1]
-        assert all(after in graph[before] for before, after in pairwise(cycle))
-        return
-    order = in_order(graph, graph)
-    assert sorted(order) == sorted(graph)
-    for place, name in enumerate(order):
-        assert not graph[name] & set(order[place + 1 :])
-
-
-def test_long_chains_do_not_recurse() -> None:
-    chain = {str(number): [str(number + 1)] for number in range(5000)}
-    assert find_cycle(chain) is None
-    assert in_order(chain, chain)[0] == "4999"
-    chain["4999"] = ["0"]
-    found = find_cycle(chain)
-    assert found is not None
-    assert len(found) == 5001
-
-
 def test_desired_service_has_every_field(root: Path) -> None:
-    wanted = project(root, TWO).services["api"]
-    assert isinstance(wanted, WantedService)
-    assert wanted.fields.keys() == service_defaults().keys()
+    wanted = project(root, TWO).wanted["services"]["api"]
+    assert isinstance(wanted, Wanted)
+    assert wanted.fields.keys() == KEYS.defaults().keys()

@@ -13,7 +13,7 @@ from support.cli import Cli, Result
 from support.daemon import DaemonProcess
 from support.raw import wait_until
 
-from nexus.cli.project.manifest import project_name
+from nexus.cli.apply.target import project_name
 from nexus.client import BlockingClient
 from nexus.projects.commands import CreateProject, UpdateProject
 from nexus.services.commands import AddService, GetServiceStatus, UpdateService

@@ -10,23 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus.cli.project.keys import Edge, service_defaults, vm_defaults
-from nexus.cli.project.manifest import (
-    ProjectFile,
-    ProjectFileInvalid,
-    find_line,
-    project_name,
-    read_project,
-    service_table,
-    vm_table,
-    write_project,
-)
+from nexus.cli.apply.document import read_project, write_project
+from nexus.cli.apply.reader import ProjectFile, ProjectFileInvalid, find_line
+from nexus.cli.apply.sections import load_sections
+from nexus.cli.apply.target import project_name
+from nexus.services.manifest import KEYS, Observed, Wanted
+from nexus.services.manifest import SECTION as SERVICES
+from nexus.services.manifest_edges import Edge
+from nexus.vms.manifest import SECTION as VMS
+
+SECTIONS = load_sections()
 
 
 def read(folder: Path, text: str) -> ProjectFile:
     path = folder / "nexus.toml"
     path.write_text(text)
-    return read_project(str(path))
+    return read_project(str(path), SECTIONS)
+
+
+def services(project: ProjectFile) -> Any:
+    return project.wanted["services"]
 
 
 def problems(folder: Path, text: str) -> list[str]:
@@ -59,7 +62,7 @@ def test_file_sets_every_field_of_a_service(root: Path) -> None:
         start = false
         """,
     )
-    service = project.services["api"]
+    service = services(project)["api"]
     assert not service.start
     assert service.fields == {
         "run_command": ["./api", "--verbose"],
@@ -97,26 +100,24 @@ def test_file_sets_every_field_of_a_service(root: Path) -> None:
         "git_auth_type": "token",
         "git_token_file": f"{root}/t",
     }
-    assert service.fields.keys() == service_defaults().keys()
+    assert service.fields.keys() == KEYS.defaults().keys()
 
 
 def test_short_forms_set_the_main_key_of_their_table(root: Path) -> None:
-    fields = (
-        read(
-            root,
-            """
-            [services.a]
-            run = "x"
-            restart = "on-failure"
-            stop = "SIGINT"
-            config = ".env"
-            health = { tcp = true }
-            repo = "https://example.org/a.git"
-            """,
-        )
-        .services["a"]
-        .fields
+    project = read(
+        root,
+        """
+        [services.a]
+        run = "x"
+        restart = "on-failure"
+        stop = "SIGINT"
+        config = ".env"
+        port = 1
+        health = { tcp = true }
+        repo = "https://example.org/a.git"
+        """,
     )
+    fields = services(project)["a"].fields
     assert fields["restart"] == "on-failure"
     assert fields["stop_signal"] == "SIGINT"
     assert fields["config_filename"] == ".env"
@@ -131,7 +132,7 @@ def test_short_forms_set_the_main_key_of_their_table(root: Path) -> None:
 @pytest.mark.parametrize("form", ["config = {}", "config.file = {}", "config = {{ file = {} }}"])
 def test_configuration_is_a_file_or_a_list(root: Path, form: str, value: str, files: Any) -> None:
     project = read(root, f'[services.a]\nrun = "x"\n{form.format(value)}\n')
-    assert project.services["a"].fields["config_filename"] == files
+    assert services(project)["a"].fields["config_filename"] == files
 
 
 def test_service_directory_defaults_to_the_files_directory_without_repository(root: Path) -> None:
@@ -145,7 +146,7 @@ def test_service_directory_defaults_to_the_files_directory_without_repository(ro
         services.up.dir = "../y"
         """,
     )
-    found = {name: service.fields["directory"] for name, service in project.services.items()}
+    found = {name: service.fields["directory"] for name, service in services(project).items()}
     assert found == {
         "here": str(root),
         "home": None,
@@ -166,8 +167,8 @@ def test_dependencies_are_names_or_tables(root: Path) -> None:
         d = {}
         """,
     )
-    assert project.services["a"].needs == {"b": Edge(), "c": Edge()}
-    assert project.services["b"].needs == {"c": Edge("healthy", True, "restart"), "d": Edge()}
+    assert services(project)["a"].needs == {"b": Edge(), "c": Edge()}
+    assert services(project)["b"].needs == {"c": Edge("healthy", True, "restart"), "d": Edge()}
 
 
 def test_names_of_before_differ_for_directories_of_the_same_name(root: Path) -> None:
@@ -191,7 +192,7 @@ def test_file_larger_than_the_limit_is_refused(root: Path) -> None:
     with path.open("wb") as file:
         file.truncate(1 << 40)  # a sparse file: reading all of it would fail otherwise
     with pytest.raises(ProjectFileInvalid) as caught:
-        read_project(str(path))
+        read_project(str(path), SECTIONS)
     assert caught.value.message == f"cannot read {path}: it is larger than 16 MiB"
 
 
@@ -278,14 +279,14 @@ def test_unreadable_file_is_reported(root: Path) -> None:
 
     def sentence() -> str:
         with pytest.raises(ProjectFileInvalid) as caught:
-            read_project(str(path))
+            read_project(str(path), SECTIONS)
         return caught.value.message
 
     assert sentence() == f"cannot read {path}: there is no such file"
     path.write_text("a = = 1")
     assert sentence() == f"cannot read {path}: Invalid value (at line 1, column 5)"
     path.write_bytes(b"a = '\xff'")
-    assert sentence() == f"cannot read {path}: it is not UTF-8"
+    assert sentence() == f"cannot read {path}, line 1: it is not UTF-8"
     path.unlink()
     path.mkdir()
     assert sentence() == f"cannot read {path}: Is a directory"
@@ -311,8 +312,9 @@ services.c.port = 3
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 NAMES = st.from_regex("[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)
-COMMANDS = TEXT | st.lists(TEXT, min_size=1, max_size=3)
+COMMANDS = TEXT.filter(str.strip) | st.lists(TEXT, min_size=1, max_size=3)
 TIMES = st.integers(100, 3_600_000)
+FILES = st.from_regex("[?]?[a-z$]{1,8}(/[a-z]{1,3})?", fullmatch=True)
 FIELDS = st.fixed_dictionaries(
     {},
     optional={
@@ -321,12 +323,12 @@ FIELDS = st.fixed_dictionaries(
         "directory": st.none() | st.from_regex("/[a-z]{1,8}", fullmatch=True),
         "port": st.integers(0, 65_535),
         "environment": st.dictionaries(st.from_regex("[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True), TEXT, min_size=1),
-        "config_filename": TEXT | st.lists(TEXT, min_size=1, max_size=3),
+        "config_filename": FILES | st.lists(FILES, min_size=1, max_size=3),
         "config_format": st.sampled_from(["env", "properties"]),
-        "repo_url": TEXT,
+        "repo_url": st.from_regex("https://example[.]org/[a-z]{1,5}", fullmatch=True),
         "repo_path": st.from_regex("/[a-z]{1,8}", fullmatch=True),
         "restart": st.sampled_from(["no", "on-failure", "always"]),
-        "restart_backoff_ms": TIMES,
+        "restart_backoff_ms": st.integers(100, 30_000),
         "restart_unhealthy": st.booleans(),
         "health_exec": COMMANDS,
         "health_tcp": st.integers(0, 65_535),
@@ -347,9 +349,23 @@ EDGES = st.builds(
 )
 
 
+def consistent(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a service without those that contradict others."""
+    fields = dict(fields)
+    if fields.get("type") == "oneshot" or "health_tcp" in fields:
+        fields.pop("health_exec", None)
+    if fields.get("type") == "oneshot" or "port" not in fields:
+        fields.pop("health_tcp", None)
+    if fields.get("type") == "oneshot":
+        fields.pop("restart", None)
+    return KEYS.defaults() | fields
+
+
 @given(
     services=st.dictionaries(
-        NAMES, st.tuples(FIELDS, st.dictionaries(NAMES, EDGES, max_size=3), st.booleans()), max_size=3
+        NAMES,
+        st.tuples(FIELDS.map(consistent), st.dictionaries(NAMES, EDGES, max_size=3), st.booleans()),
+        max_size=3,
     ),
     mem=st.integers(16, 1_048_576),
 )
@@ -358,13 +374,26 @@ def test_written_file_reads_back_equal(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "written.toml"
     wanted = {
-        name: (service_defaults() | fields, {other: edge for other, edge in needs.items() if other != name}, start)
+        name: (fields, {other: edge for other, edge in needs.items() if other != name}, start)
         for name, (fields, needs, start) in services.items()
     }
-    vm = vm_defaults() | {"mem_size_mib": mem}
-    tables = {name: service_table(*service) for name, service in wanted.items()}
-    path.write_text(write_project("p", tables, {"box": vm_table(vm)}), encoding="utf-8")
-    project = read_project(str(path))
-    assert {name: tuple(service) for name, service in project.services.items()} == wanted
-    assert project.vms == {"box": vm}
+    there = Observed(
+        {
+            name: {**fields, "name": name, "state": "running" if start else "stopped"}
+            for name, (fields, _needs, start) in wanted.items()
+        },
+        {name: fields["environment"] or {} for name, (fields, _needs, _start) in wanted.items()},
+        {name: needs for name, (_fields, needs, _start) in wanted.items()},
+    )
+    vm = VMS.keys.defaults() | {"mem_size_mib": mem}
+    tables = {"services": SERVICES.export(there), "vms": VMS.export({"box": {"name": "box", **vm}})}
+    path.write_text(write_project("p", SECTIONS, tables), encoding="utf-8")
+    project = read_project(str(path), SECTIONS)
+    assert project.wanted == {
+        "services": {
+            name: Wanted(fields, needs, start or fields["run_command"] is None)
+            for name, (fields, needs, start) in wanted.items()
+        },
+        "vms": {"box": vm},
+    }
     assert project.key == "p"
