@@ -71,8 +71,8 @@ def test_restart_that_could_not_start_leaves_the_service_running(
 
 
 def test_restart_to_a_port_in_use_leaves_the_service_running(services: Services) -> None:
-    services.add("other", listen(), port=0)
-    taken = services.start("other").service.active_port
+    services.add("other", listen(), port=0, health_tcp=0)
+    taken = services.start("other", wait=True).service.active_port
     services.add("web", listen(), port=0)
     services.start("web")
     services.client.call(UpdateService(service="web", port=taken))

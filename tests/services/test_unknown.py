@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from support.broken_runs import BREAKAGES
 from support.daemon import DaemonProcess
 from support.live_services import Services, exists, lines_of
-from support.raw import wait_until
+from support.raw import WAIT_S, wait_until
 from support.runtimes import shim_of
 
+from nexus.runtime import Exit
 from nexus.runtime.tree import descendants, parent_of
 from nexus.services.commands import GetServiceStdout, RemoveService, RestartService, StartService, StopService
 from nexus.services.errors import ServiceUnknown
+from nexus.services.lifecycle.resume import find_run
 from nexus.services.states import ServiceHealth, ServiceState
+from nexus.supervision.requests import Reason, Requests, StopRequest
 from nexus.system.commands import Ping
 
 
@@ -256,6 +262,45 @@ def test_suspended_shim_with_an_unreadable_status_can_be_stopped(services: Servi
     wait_until(lambda: services.get("web").unknown_since, "the unknown run")
     services.stop("web")
     wait_until(lambda: not exists(pid) and not exists(shim), "the end of the run")
+
+
+def test_stop_reaches_an_unknown_run_while_a_look_at_it_waits() -> None:
+    """The runtime is a fake: its look at the run ends when the shim is told to stop, as with a lock that it holds."""
+    ended = Exit("signal", 15, False, 1)
+
+    class FakeRuntime:
+        def __init__(self) -> None:
+            self.looks, self.told = asyncio.Event(), asyncio.Event()
+
+        async def adopt(self, owner: str, run_id: str) -> Exit:
+            self.looks.set()
+            await self.told.wait()
+            return ended
+
+        async def stop_unreadable(self, owner: str, run_id: str) -> None:
+            assert (owner, run_id) == ("service-a", "r")
+            self.told.set()
+
+    async def write(*arguments: object, **columns: object) -> None:
+        assert columns["unknown_since"]
+
+    async def scenario() -> None:
+        runtime, requests = FakeRuntime(), Requests()
+        service = SimpleNamespace(state=ServiceState.RUNNING, unknown_since=None)
+        state = SimpleNamespace(
+            name="web", read=lambda: SimpleNamespace(service=service), cause=lambda word: word, write=write
+        )
+        manager = SimpleNamespace(runtime=runtime)
+        context: Any = SimpleNamespace(owner="service-a", run_id="r", state=state, requests=requests, manager=manager)
+        finding = asyncio.create_task(find_run(context, OSError("unreadable")))
+        await runtime.looks.wait()
+        await asyncio.sleep(0)
+        assert not finding.done()
+        requests.stop = StopRequest(cast("Any", None), Reason("requested", "stopped on demand"), on_demand=True)
+        requests.wake()
+        assert await asyncio.wait_for(finding, WAIT_S) is ended
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
