@@ -250,9 +250,7 @@ class App:
         if info.effect == "read" or info.item is not None:
             return None, None
         self._place += 1
-        if self.key is None or self._place == 1:
-            return self.why, self.key
-        return self.why, f"{self.key}.{self._place}"
+        return self.why, None if self.key is None else self.key_at(self._place - 1)
 
     def hint_missing_project(self) -> None:
         """After a list came out empty: say so if that is because the folder has no project yet."""
@@ -268,6 +266,11 @@ class App:
             self.call_raw(GetProject())
         except NotFound as error:
             hint(f"No project has the folder {self.root()}.\n{error.hint}")
+
+    def key_at(self, place: int) -> str:
+        """The key of the request at ``place``, from 0, on the command line, which has one."""
+        assert self.key is not None
+        return self.key if place == 0 else f"{self.key}.{place + 1}"
 
     def next_place(self, place: int) -> None:
         """Give the next request the key of ``place``, from 0, on the command line.
