@@ -5,7 +5,6 @@ What is named in one line is ordered by needs, so that no record is refused beca
 
 from __future__ import annotations
 
-import graphlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -110,6 +109,10 @@ def needs_of_line(app: App, names: Sequence[str], selection: Selection) -> dict[
 
 def layers(needs: Mapping[int, Iterable[int]], *, dependents_first: bool = False) -> list[list[int]]:
     """The places in groups: each is only in need of what is in groups before, or with ``dependents_first`` after it."""
+    if not any(needs.values()):
+        return [sorted(needs)]
+    import graphlib  # not for the frequent case
+
     sorter = graphlib.TopologicalSorter(needs)
     sorter.prepare()
     found: list[list[int]] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nexus.cli.selection import Selection
-from nexus.services.cli.dependencies import all_dependencies
 from nexus.services.cli.status import SERVICE, all_services
 from nexus.services.commands import GetServiceStatus
 
@@ -16,6 +15,8 @@ __all__ = ["SERVICES"]
 
 
 def _needs(app: App, project: str) -> dict[str, list[str]]:
+    from nexus.services.cli.dependencies import all_dependencies  # only where several are named
+
     needs: dict[str, list[str]] = {}
     for edge in all_dependencies(app, project=project):
         needs.setdefault(edge["service_id"], []).append(edge["dependency_id"])
