@@ -316,6 +316,12 @@ class App:
         """Send a command, by default in the project of this run; returns its reply as the map that was received."""
         return self.connect().call_raw(command, timeout_s=self.timeout_s, project=project)
 
+    def frame_bytes(self) -> int:
+        """The largest payload of a request that the daemon takes, whatever limit its command has."""
+        from nexus_protocol.frame import MAX_PAYLOAD
+
+        return min(MAX_PAYLOAD, self.connect().limit("max_frame_payload_bytes", MAX_PAYLOAD))
+
     def batch_raw(self, commands: Sequence[Command[Any]]) -> list[dict[str, Any]]:
         """Carry out several changes in one transaction, all or none; returns the reply of each as it was received."""
         return self.connect().batch_raw(commands, timeout_s=self.timeout_s)
