@@ -211,7 +211,6 @@ def test_act_whose_end_no_daemon_saw_is_repeated_or_refused_as_it_declares(servi
     services.wait_event("web", "starting")
     services.kill_daemon()
     (first,) = operations_of(services.client, "start")
-    services.update("web", start_window_ms=20)
     again = services.client.begin(StartService("web"), encode_context(key="start"))
     wait_until(lambda: services.status("web").service.pid is not None, "the process")
     pid = services.status("web").service.pid
@@ -219,6 +218,7 @@ def test_act_whose_end_no_daemon_saw_is_repeated_or_refused_as_it_declares(servi
     with pytest.raises(NexusError, match="stopped meanwhile"):
         services.client.payload(again)
     assert pid is not None
+    services.update("web", start_window_ms=20)
     services.start("web")
 
     services.update("web", start_window_ms=60_000)
@@ -236,10 +236,11 @@ def test_act_whose_end_no_daemon_saw_is_repeated_or_refused_as_it_declares(servi
 
 
 def test_act_that_failed_is_carried_out_again(services: Services, root: Path) -> None:
-    services.add("web", f"test -e {root}/ok && exec sleep 1000", start_window_ms=200)
+    services.add("web", f"test -e {root}/ok && exec sleep 1000", start_window_ms=60_000)
     for _ in range(2):
         assert keyed(services.client, "k", StartService("web")).type == "service.start_failed"
     (root / "ok").touch()
+    services.update("web", start_window_ms=20)
     assert keyed(services.client, "k", StartService("web"))["started"] == ["web"]
     assert keyed(services.client, "k", StartService("web")).type == "request.reply_gone"
     assert keyed(services.client, "r", RemoveService("web")).type == "service.running"

@@ -56,11 +56,11 @@ FAILURES = {
     "out of memory": ("x = [bytes(1 << 20) for _ in range(1000000)]", "it ran out of memory"),
     "out of memory, kept": ("kept.extend(bytes(1 << 20) for _ in iter(int, 1))", "it ran out of memory"),
     "closes the socket": (
-        "os.closerange(3, 100); time.sleep(600)",
+        "os.closerange(3, 4096); time.sleep(600)",
         "the process closed the daemon's socket|it took longer",
     ),
     "writes to the socket": (
-        "[os.write(fd, bytes(64)) for fd in range(3, 64) if is_socket(fd)]; time.sleep(600)",
+        "[os.write(fd, bytes(64)) for fd in range(3, 4096) if is_socket(fd)]; time.sleep(600)",
         "the process wrote invalid data to the daemon's socket",
     ),
 }

@@ -48,8 +48,8 @@ def test_counts_follow_every_change(daemon: DaemonProcess, nexus: BlockingClient
     with pytest.raises(NexusError):
         nexus.batch([CreateVm("more"), CreateVm("vm-3")])
     nexus.call(DeleteVm("vm-7"))
-    for name, program in (("web", "exec sleep 100"), ("bad", "exit 3"), ("idle", "true")):
-        nexus.call(AddService(name, run_command=program, start_window_ms=100))
+    for name, program, window_ms in (("web", "exec sleep 100", 100), ("bad", "exit 3", 60_000), ("idle", "true", 100)):
+        nexus.call(AddService(name, run_command=program, start_window_ms=window_ms))
     nexus.call(StartService("web"))
     with pytest.raises(NexusError):
         nexus.call(StartService("bad"))

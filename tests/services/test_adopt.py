@@ -122,7 +122,8 @@ def test_waits_for_a_dependency_and_for_backoff_are_resumed(services: Services, 
     services.client.begin(StartService(service="api"))
     services.wait("api", state=ServiceState.STARTING)
     services.add("web", f"test -e {gate} || exit 3; exec sleep 1000", restart="always", restart_backoff_ms=300,
-                 restart_backoff_max_ms=300, restart_limit=0, start_window_ms=100)  # fmt: skip
+                 restart_backoff_max_ms=300, restart_limit=0, start_window_ms=60_000, health_exec=f"test -e {gate}",
+                 health_interval_ms=100)  # fmt: skip
     services.start_error("web")
     services.kill_daemon()
     assert services.get("api").state is ServiceState.STARTING

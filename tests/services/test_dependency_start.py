@@ -109,8 +109,9 @@ def test_failed_dependency_fails_the_start_with_its_reason(
 def test_dependency_that_its_policy_restarts_only_delays_the_start(services: Services, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     services.add(
-        "db", f"test -e {gate} || exit 3; exec sleep 1000", start_window_ms=200, restart="on-failure",
-        restart_backoff_ms=10, restart_backoff_max_ms=10, restart_limit=0,
+        "db", f"test -e {gate} || exit 3; exec sleep 1000", start_window_ms=60_000, restart="on-failure",
+        restart_backoff_ms=10, restart_backoff_max_ms=10, restart_limit=0, health_exec=f"test -e {gate}",
+        health_interval_ms=100,
     )  # fmt: skip
     services.add("api")
     services.depend("api", "db")

@@ -173,8 +173,9 @@ def test_start_continues_after_its_client_cancels_or_times_out(services: Service
 
 
 def test_start_that_times_out_behind_a_stop_reports_that_it_does_not_continue(services: Services) -> None:
-    services.add("web", "trap '' TERM; while :; do sleep 0.01; done", stop_grace_ms=600_000)
-    pid = services.start("web").service.pid
+    run = "trap '' TERM; echo up; while :; do sleep 0.01; done"
+    services.add("web", run, health_log="up", health_retries=1000, stop_grace_ms=600_000)
+    pid = services.start("web", wait=True).service.pid
     stop = services.client.begin(StopService(service="web"))
     services.wait("web", state=ServiceState.STOPPING)
     for command in (StartService(service="web", timeout_ms=50), RestartService(service="web", timeout_ms=50)):
@@ -220,7 +221,7 @@ def test_descendants_are_ended_after_the_main_process_before_the_service_is_fail
     services: Services, tmp_path: Path
 ) -> None:
     services.add("web", f"(trap '' TERM; echo $$; exec sleep 1000) & echo $! > {tmp_path}/pid; sleep 0.1; exit 5")
-    services.update("web", stop_grace_ms=300)
+    services.update("web", stop_grace_ms=300, start_window_ms=0)
     services.start("web")
     leftover = int(wait_until(lambda: lines_of(tmp_path / "pid"), "what it leaves behind")[0])
     service = services.wait_rest("web")

@@ -17,6 +17,9 @@ from nexus.services.commands import RestartService, StartService, StopService
 from nexus.services.errors import ServiceStartFailed, ServiceStopped
 from nexus.services.states import ServiceState
 
+CRASH_LOOP = {"start_window_ms": 60_000, "restart_backoff_ms": 600_000, "restart_backoff_max_ms": 600_000}
+"""However late a program exits, its start fails; the next one is far away."""
+
 RUN = "echo $$ >> {pids}; trap 'exit 0' TERM; i=0; while [ $i -lt {turns} ]; do sleep 0.01; i=$((i+1)); done; exit 3"
 
 
@@ -94,7 +97,7 @@ def test_stop_concurrent_with_an_exit_leaves_the_service_stopped(services: Servi
 
 
 def test_removed_restart_policy_ends_a_crash_loop(services: Services) -> None:
-    services.add("web", "exit 3", restart="always", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000)
+    services.add("web", "exit 3", restart="always", **CRASH_LOOP)
     services.start_error("web")
     services.wait("web", state=ServiceState.STARTING)
     services.update("web", restart="no")
@@ -103,7 +106,7 @@ def test_removed_restart_policy_ends_a_crash_loop(services: Services) -> None:
 
 
 def test_supervisor_crash_marks_service_failed_and_allows_restart(services: Services) -> None:
-    services.add("web", "exit 3", restart="on-failure", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000)
+    services.add("web", "exit 3", restart="on-failure", **CRASH_LOOP)
     services.start_error("web")
     services.wait("web", state=ServiceState.STARTING)
     # A column that only the daemon writes is corrupted, so that reading it raises an unexpected error.
@@ -114,5 +117,5 @@ def test_supervisor_crash_marks_service_failed_and_allows_restart(services: Serv
     assert (service.state, service.pid, service.next_restart_at) == (ServiceState.FAILED, None, None)
     with contextlib.closing(sqlite3.connect(services.daemon.database)) as database, database:
         database.execute("UPDATE service SET start_environment = '{}'")
-    services.update("web", run_command="exec sleep 1000")
+    services.update("web", run_command="exec sleep 1000", start_window_ms=20)
     assert exists(services.start("web").service.pid)

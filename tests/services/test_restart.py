@@ -36,7 +36,7 @@ def kill(pid: int | None) -> None:
 def test_exit_without_restart_sets_state_and_reason(
     services: Services, policy: str, run: str, state: ServiceState, reason: str
 ) -> None:
-    services.add("web", f"ulimit -c 0; sleep 0.1; {run}", restart=policy)
+    services.add("web", f"ulimit -c 0; sleep 0.1; {run}", restart=policy, start_window_ms=0)
     services.start("web")
     service = services.wait_rest("web")
     assert (service.state, service.restarts, service.pid) == (state, 0, None)
@@ -89,17 +89,20 @@ def test_crash_loop_backs_off_and_fails_at_the_restart_limit(services: Services,
 
 
 def test_service_in_backoff_is_starting_with_reason_and_time_of_the_next_restart(services: Services) -> None:
-    services.add("web", "exit 3", restart="always", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000)
+    services.add(
+        "web", "exit 3", restart="always", restart_backoff_ms=600_000, restart_backoff_max_ms=600_000,
+        start_window_ms=60_000,
+    )  # fmt: skip
     services.start_error("web")
     service = services.get("web")
     assert (service.state, service.pid, service.reason) == (ServiceState.STARTING, None, "exited with 3")
     assert service.exit_code == 3
     assert service.next_restart_at is not None
     assert service.next_restart_at >= service.state_at + 600_000 - 1000
-    services.update("web", run_command="exec sleep 1000")
+    services.update("web", run_command="exec sleep 1000", start_window_ms=20)
     service = services.start("web").service
     assert (service.state, service.restarts, service.next_restart_at) == (ServiceState.RUNNING, 0, None)
-    services.update("web", run_command="exit 4")
+    services.update("web", run_command="exit 4", start_window_ms=60_000)
     services.client.call_error(RestartService(service="web"))
     assert services.stop("web").stopped == ["web"]
     service = services.get("web")
@@ -162,14 +165,16 @@ def test_service_whose_file_vanishes_goes_on_and_fails_when_it_has_ended(service
 
 
 def test_restart_limit_holds_across_a_kill_of_the_daemon(services: Services, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
+    runs, gate = tmp_path / "runs", tmp_path / "gate"
+    second_waits = f"[ $(grep -c x {runs}) != 2 ] || while [ ! -e {gate} ]; do sleep 0.01; done"
     services.add(
-        "web", f"echo x >> {runs}; sleep 0.05; exit 3", restart="always", restart_backoff_ms=200, restart_limit=3,
+        "web", f"echo x >> {runs}; {second_waits}; exit 3", restart="always", restart_backoff_ms=200, restart_limit=3,
         restart_backoff_max_ms=200, start_window_ms=0,
     )  # fmt: skip
     services.start("web")
     services.wait("web", restarts=1)
     services.kill_daemon()
+    gate.touch()
     service = services.wait_rest("web")
     assert (service.state, service.restarts) == (ServiceState.FAILED, 3)
     assert runs.read_text().count("x") == 4
