@@ -72,6 +72,13 @@ MUTANTS = {
         "import",
     ),
     "a file in a subfolder opens the daemon": ("nexus.services.lifecycle.mutant", "import nexus.daemon.main", "import"),
+    "a section imports handlers": ("nexus.vms.manifest_mutant", "from nexus.vms import handlers", "import"),
+    "a section imports another capability": (
+        "nexus.vms.manifest_mutant",
+        "from nexus.services.commands import AddService",
+        "import",
+    ),
+    "apply imports a capability": ("nexus.cli.apply.mutant", "import nexus.services.commands", "import"),
     "a record imports the store": ("nexus.services.git.records", "from nexus.store import Reader", "import"),
     "SQL outside of stores": ("nexus.services.health.check.mutant", 'QUERY = "SELECT name FROM service"', "sql"),
     "SQL in a handler": ("nexus.vms.handlers_mutant", 'QUERY = f"DELETE FROM tag {1}"', "sql"),

@@ -250,9 +250,7 @@ class App:
         if info.effect == "read" or info.item is not None:
             return None, None
         self._place += 1
-        if self.key is None or self._place == 1:
-            return self.why, self.key
-        return self.why, f"{self.key}.{self._place}"
+        return self.why, None if self.key is None else self.key_at(self._place - 1)
 
     def hint_missing_project(self) -> None:
         """After a list came out empty: say so if that is because the folder has no project yet."""
@@ -268,6 +266,11 @@ class App:
             self.call_raw(GetProject())
         except NotFound as error:
             hint(f"No project has the folder {self.root()}.\n{error.hint}")
+
+    def key_at(self, place: int) -> str:
+        """The key of the request at ``place``, from 0, on the command line, which has one."""
+        assert self.key is not None
+        return self.key if place == 0 else f"{self.key}.{place + 1}"
 
     def next_place(self, place: int) -> None:
         """Give the next request the key of ``place``, from 0, on the command line.
@@ -312,6 +315,12 @@ class App:
     def call_raw(self, command: Command[Any], *, project: str | ProjectRoot | None = None) -> dict[str, Any]:
         """Send a command, by default in the project of this run; returns its reply as the map that was received."""
         return self.connect().call_raw(command, timeout_s=self.timeout_s, project=project)
+
+    def frame_bytes(self) -> int:
+        """The largest payload of a request that the daemon takes, whatever limit its command has."""
+        from nexus_protocol.frame import MAX_PAYLOAD
+
+        return min(MAX_PAYLOAD, self.connect().limit("max_frame_payload_bytes", MAX_PAYLOAD))
 
     def batch_raw(self, commands: Sequence[Command[Any]]) -> list[dict[str, Any]]:
         """Carry out several changes in one transaction, all or none; returns the reply of each as it was received."""

@@ -194,6 +194,10 @@ class Removal(NamedTuple):
     question: Callable[[App, list[Record]], str]
     options: Sequence[str] = ()
     """Options of this line that are a part of the command line which skips the question."""
+    in_order: Callable[[App, Sequence[str]], Sequence[int]] | None = None
+    """Gives the places of the names in the order of their removal; by default that of the line."""
+    words: Sequence[str] | None = None
+    """How the line selects the records, where it is not by the names."""
 
 
 def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun, removal: Removal, out: Printer) -> int:
@@ -207,7 +211,9 @@ def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun, removal: 
     if not yes:
         # A name that begins with a dash must come after --.
         options = [*removal.options, "--yes"]
-        words = [*options, "--", *names] if any(name.startswith("-") for name in names) else [*names, *options]
+        given = names if removal.words is None else removal.words
+        is_dashed = removal.words is None and any(name.startswith("-") for name in names)
+        words = [*options, "--", *given] if is_dashed else [*given, *options]
         question = ""
         if can_ask():
             found: list[Record] = []
@@ -222,6 +228,7 @@ def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun, removal: 
         if not confirm(question, f"refusing to {removal.verb} {noun.word} without confirmation", line):
             return 1
 
+    order = range(len(names)) if removal.in_order is None else removal.in_order(app, names)
     places = {name: place for place, name in reversed([*enumerate(names)])}
     removed: list[Record] = []
     one_document = out.output == "json" and len(names) > 1
@@ -237,6 +244,7 @@ def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun, removal: 
         if not one_document:
             out.one(record, key="name", sentence=lambda: click.echo(_removed(app, noun, removal, record)))
 
+    names = tuple(names[place] for place in order)
     needed: list[str] = []
 
     def remove_or_wait(name: str) -> None:

@@ -307,6 +307,12 @@ class BlockingClient(BaseClient):
         if "context" not in decode_map(self._welcome).get("features", ()):
             raise context_unknown()
 
+    def limit(self, name: str, default: int) -> int:
+        """A limit of the daemon, as the reply to ``Hello`` tells it; the default before that reply."""
+        limits = {} if self._welcome is None else decode_map(self._welcome).get("limits", {})
+        found = limits.get(name, default)
+        return found if isinstance(found, int) else default
+
     def calls(
         self,
         commands: Sequence[Command[Any]],

@@ -150,7 +150,7 @@ class Operation(Record):
     """Grows, with gaps."""
     at: int
     command: str
-    """The name of a command, or a cause such as ``process.exited``."""
+    """The name of a command, a cause such as ``process.exited``, or what BeginOperation was given."""
     uid: int
     pid: int
     actor: str | None = None

@@ -133,11 +133,10 @@ def _check_names(
     *,
     start: bool,
 ) -> None:
-    names = {*wanted, *there}
     for other in service.needs:
         at = (_TABLE, name, "depends_on", other)
-        if other not in names:
-            near = get_close_matches(other, names, 1)
+        if other not in wanted and other not in there:
+            near = get_close_matches(other, {*wanted, *there}, 1)
             raise file.wrong(
                 at,
                 f'service "{name}" depends on "{other}", which is neither in the file nor in the project',

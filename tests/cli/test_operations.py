@@ -8,6 +8,10 @@ from support.cli import Cli
 from support.daemon import DaemonProcess
 from support.raw import wait_until
 
+from nexus.client import BlockingClient
+from nexus.journal.commands import BeginOperation
+from nexus.vms.commands import CreateVm
+
 
 def test_list_shows_what_was_done_newest_first(cli: Cli) -> None:
     assert cli("op", "list") == (0, "", "No operations found.\n")
@@ -105,3 +109,21 @@ def test_repeated_line_with_a_key_does_nothing_again(cli: Cli, daemon: DaemonPro
         assert added.code == 4
     cli.ok("service", "add", "db")
     assert daemon.log().count("Traceback") == 0
+
+
+def test_operation_made_of_parts_is_one_line_and_shows_its_parts(cli: Cli, daemon: DaemonProcess) -> None:
+    with BlockingClient(daemon.socket_path) as client:
+        begun = client.call(BeginOperation("build", {"target": "all"}), why="a release").operation
+        for name in ("one", "two"):
+            client.call(CreateVm(name), cause=begun)
+    (row,) = cli.ok("op", "list", "--no-header").lines
+    assert row.split()[4:] == ["build", "one,", "two", "uid", row.split()[8], "-", "a", "release"]
+    assert len(cli.ok("op", "list", "--parts", "--no-header").lines) == 3
+    shown = cli.ok("op", "show", str(begun)).lines
+    assert "  target:  all" in shown
+    assert [line.split()[2:5] for line in shown if line.startswith("Led to:")] == [
+        [str(begun + 1), "CreateVm", "one"],
+        [str(begun + 2), "CreateVm", "two"],
+    ]
+    assert "It changed no record." not in shown
+    cli.ok("op", "show", str(begun + 1))

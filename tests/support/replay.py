@@ -283,8 +283,9 @@ def _of_operations(database: sqlite3.Connection, journal: list[Change]) -> Itera
             yield f"event {change.seq} ({change.kind}) is of operation {change.operation}, which does not exist"
     known = {info.name for info in load_capabilities().commands()} | {cause.name for cause in declared_causes()}
     for id_, (command, cause) in operations.items():
-        if command not in known:
-            yield f"operation {id_} is a {command}, which is neither a command nor a cause"
+        if command not in known and any(change.operation == id_ for change in journal):
+            # Only one that BeginOperation began has another name, and it changes nothing itself.
+            yield f"operation {id_} is a {command}, which is neither a command nor a cause, and has events"
         if cause is not None and (cause >= id_ or not (cause in operations or cause <= pruned)):
             yield f"operation {id_} was caused by {cause}, which does not exist"
     for key, id_ in database.execute("SELECT key, operation_id FROM request_key"):

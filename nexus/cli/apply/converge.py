@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from nexus_protocol.codec import encode_command
 from nexus_protocol.command import Command, Effect
 from nexus_protocol.errors import NexusError, ResourceExhausted
-from nexus_protocol.frame import MAX_PAYLOAD
 
 from nexus.cli.apply.steps import Outcome, Phase, Record, Step
 
@@ -23,10 +22,9 @@ __all__ = ["converge"]
 
 _BATCH = 1000
 """The most commands that a batch may have."""
-_BATCH_BYTES = MAX_PAYLOAD - 64 * 1024
-"""Of all commands of a batch, without what is around them."""
-_COMMAND_BYTES = 16
-"""Around each command of a batch, at most."""
+_AROUND_BATCH_BYTES = 1024
+_AROUND_COMMAND_BYTES = 24
+"""What a batch has beside the payloads of its commands, at most: once, and for each."""
 
 
 def converge(
@@ -96,7 +94,7 @@ class _Run:
     def records(self, steps: Sequence[Step]) -> None:
         """Carry out the steps about records, in their order."""
         self._places = {id(step): place for place, step in enumerate(steps)}
-        for chunk in _chunks(steps):
+        for chunk in _chunks(steps, self._app.frame_bytes() - _AROUND_BATCH_BYTES if steps else 0):
             self._changes(chunk)
 
     def _changes(self, steps: Sequence[Step]) -> None:
@@ -149,15 +147,15 @@ def _command(step: Step) -> Command[Any]:
     return step.command
 
 
-def _chunks(steps: Sequence[Step]) -> Iterator[list[Step]]:
-    """Divide steps: consecutive changes that fit into one batch, and each act alone."""
+def _chunks(steps: Sequence[Step], most_bytes: int) -> Iterator[list[Step]]:
+    """Divide steps: consecutive changes that fit into one batch of this size, and each act alone."""
     chunk: list[Step] = []
     size = 0
     for step in steps:
         command = _command(step)
         is_change = command.info.effect is Effect.CHANGE
-        more = _COMMAND_BYTES + len(encode_command(command)) if is_change else 0
-        if chunk and (not is_change or len(chunk) == _BATCH or size + more > _BATCH_BYTES):
+        more = _AROUND_COMMAND_BYTES + len(encode_command(command)) if is_change else 0
+        if chunk and (not is_change or len(chunk) == _BATCH or size + more > most_bytes):
             yield chunk
             chunk, size = [], 0
         chunk.append(step)

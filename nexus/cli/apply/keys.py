@@ -6,6 +6,7 @@ share them. This module knows no key of any capability.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -174,6 +175,10 @@ class Keys:
 
     def defaults(self) -> dict[str, Any]:
         """The default of each field, as a plain value."""
+        return dict(self._defaults)
+
+    @functools.cached_property
+    def _defaults(self) -> dict[str, Any]:
         import msgspec
 
         return {

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nexus_protocol.codec import encode_command
 from nexus_protocol.command import Command
 
 from nexus import graph
@@ -225,11 +226,26 @@ class RecordSection(Section):
                 id_ = planning.new_id()
                 changes = differences(self.keys.defaults(), fields, self.keys.secret_maps)
                 given = {"name": name, "id": id_, "managed_by": planning.target.managed_by, **fields}
-                yield Step("create", self.kind, name, id_, changes, command=converted(self.keys.create, given))
+                command = self._checked(planning, name, converted(self.keys.create, given))
+                yield Step("create", self.kind, name, id_, changes, command=command)
             elif changes := differences(self.fields_there(observed, name), fields, self.keys.secret_maps):
                 self.check_update(planning, record, changes)
                 command = self._update_command(record["id"], {change.field for change in changes}, fields)
+                command = self._checked(planning, name, command)
                 yield Step("update", self.kind, name, record["id"], changes, command=command)
+
+    def _checked(self, planning: Planning, name: str, command: Command[Any]) -> Command[Any]:
+        """The command, if the daemon takes one of its size.
+
+        Raises:
+            ProjectFileInvalid: it does not.
+        """
+        size, most = len(encode_command(command)), command.info.max_payload
+        if size > most:
+            raise planning.file.wrong(
+                (self.table, name), f"its values come to {size:,} bytes, and the limit is {most:,}"
+            )
+        return command
 
     def check_update(self, planning: Planning, record: Mapping[str, Any], changes: Sequence[Any]) -> None:
         """Refuse an update that the daemon would refuse for the state of the record.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
-from nexus_protocol.command import Command, StreamCommand
+from nexus_protocol.command import Command
 
-from nexus.cli.output import Column, Printer, format_time, overwrite_line, print_fields, printable
+from nexus.cli.output import Column, Printer, format_time, print_fields, printable
+from nexus.cli.progress import run_with_progress
 from nexus.cli.verbs import FilePath, Run, build_command, verb
 from nexus.services.commands import (
     CheckoutBranch,
@@ -130,54 +130,21 @@ def _token(values: dict[str, Any]) -> str | None:
     return token
 
 
-class _Progress:
-    """Shows git's progress on one line of a terminal."""
-
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._width = 0
-
-    def show(self, progress: GitProgress) -> None:
-        if not self._shown:
-            return
-        text = progress.phase + (f": {progress.percent} %" if progress.percent is not None else "")
-        if progress.total:
-            text += f" ({progress.done or 0}/{progress.total})"
-        text = text[:79]
-        overwrite_line(text, self._width)
-        self._width = len(text)
-
-    def end(self) -> None:
-        """Erase the line."""
-        if self._width:
-            overwrite_line("", self._width)
-
-
-def _transfer(app: App, command: StreamCommand[GitProgress, Any]) -> dict[str, Any]:
-    """Carry out a clone or a pull and show its progress; returns the resulting state of the repository."""
-    import msgspec
-
-    progress = _Progress()
-    try:
-        with app.connect().stream(command) as stream:
-            for step in stream:
-                progress.show(step)
-            repository: dict[str, Any] = msgspec.to_builtins(stream.result)
-    finally:
-        progress.end()
-    return repository
+def _progress(step: GitProgress) -> str:
+    text = step.phase + (f": {step.percent} %" if step.percent is not None else "")
+    return text + (f" ({step.done or 0}/{step.total})" if step.total else "")
 
 
 def _clone(app: App, values: dict[str, Any], out: Printer) -> None:
     token = _token(values)
-    repository = _transfer(app, build_command(GitClone, {**values, "token": token}))
+    repository = run_with_progress(app, build_command(GitClone, {**values, "token": token}), _progress)
     branch = f' (branch "{repository["branch"]}")' if repository.get("branch") else ""
     out.one(repository, key="path", sentence=lambda: click.echo(printable(f"Cloned to {repository['path']}{branch}")))
 
 
 def _pull(app: App, values: dict[str, Any], out: Printer) -> None:
     token = _token(values)
-    repository = _transfer(app, build_command(GitPull, {**values, "token": token}))
+    repository = run_with_progress(app, build_command(GitPull, {**values, "token": token}), _progress)
     count, before = repository.get("pulled_commits"), repository.get("pulled_from")
 
     def sentence() -> None:

@@ -12,10 +12,12 @@ from nexus_protocol.errors import DeadlineExceeded, NexusError
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.groups import Verb
 from nexus.cli.output import Printer
-from nexus.cli.verbs import Run, build_command, shell_complete, verb
+from nexus.cli.selection import layers, needs_of_line, selected, selection_parameters
+from nexus.cli.verbs import Run, build_command, verb
 from nexus.client.errors import ConnectionFailure
 from nexus.hints import command_line
-from nexus.services.cli.status import all_services, summary
+from nexus.services.cli.selection import SERVICES
+from nexus.services.cli.status import summary
 from nexus.services.commands import GetServiceStatus, RestartService, StartService, StopService
 
 if TYPE_CHECKING:
@@ -27,35 +29,17 @@ _MAX_REPORTED = 10
 """Services of an interrupted command whose state is looked up and printed."""
 
 
-def _chosen(app: App, values: dict[str, Any]) -> list[str]:
-    """References to the selected services: by name, all, or by tag; with ``-A`` all of every project.
-
-    Raises:
-        UsageError: not exactly one of the three is given, or names with ``-A``.
-    """
-    names, every, tag = list(values.pop("service")), values.pop("all"), values.pop("tag")
-    if (bool(names) + bool(every) + (tag is not None)) != 1:
-        raise click.UsageError("select services: by name, with --all, or with --tag TAG")
-    if names and app.all_projects:
-        raise click.UsageError("-A goes with --all or --tag TAG; name a service of another project as PROJECT/NAME")
-    if names:
-        return names
-    found = all_services(app, tag=tag)
-    if not found:
-        click.echo("No services found.", err=True)
-        app.hint_missing_project()
-    return [service["id"] if app.all_projects else service["name"] for service in found]
-
-
 def _for_all(
     app: App,
     commands: Sequence[StartService | StopService | RestartService],
     out: Printer,
     sentence: Callable[[dict[str, Any]], None],
+    groups: Sequence[Sequence[int]] | None = None,
 ) -> int:
-    """Send all commands concurrently and print each outcome; returns the exit code of the first error, else 0.
+    """Send commands concurrently and print each outcome; returns the exit code of the first error, else 0.
 
-    For a person each outcome is printed as it arrives; for a program, in the order of the command line.
+    ``groups`` are the places of those that go at the same time, one group after the other; by default all. For a person
+    each outcome is printed as it arrives; for a program, in the order of the command line.
     """
     from nexus.cli.main import exit_code, print_error
 
@@ -63,15 +47,23 @@ def _for_all(
     replies: dict[int, dict[str, Any]] = {}
     waiting = {index: command.service for index, command in enumerate(commands)}
     try:
-        for index, reply in app.connect().calls(commands, timeout_s=app.timeout_s):
-            del waiting[index]
-            if isinstance(reply, NexusError):
-                print_error(reply)
-                code = code or exit_code(reply)
-                continue
-            replies[index] = reply["service"]
-            if out.for_person:
-                sentence(reply)
+        for group in groups if groups is not None else [range(len(commands))]:
+            # Each keeps the key of its place on the line, whatever its group is.
+            keys = None if app.key is None else [app.key_at(index) for index in group]
+            why = None if keys is None else app.why
+            calls = app.connect().calls(
+                [commands[index] for index in group], timeout_s=app.timeout_s, why=why, keys=keys
+            )
+            for place, reply in calls:
+                index = group[place]
+                del waiting[index]
+                if isinstance(reply, NexusError):
+                    print_error(reply)
+                    code = code or exit_code(reply)
+                    continue
+                replies[index] = reply["service"]
+                if out.for_person:
+                    sentence(reply)
     except KeyboardInterrupt as error:
         for line in _states_after_interrupt(app, list(waiting.values())):
             error.add_note(line)
@@ -130,25 +122,25 @@ def start_and_print(app: App, name: str, out: Printer) -> int:
 
 
 def _start(app: App, values: dict[str, Any], out: Printer) -> int:
-    names = _chosen(app, values)
+    names = selected(app, values, SERVICES)
     commands = [build_command(StartService, {**values, "service": name}) for name in names]
     return _for_all(app, commands, out, _print_started)
 
 
 def _restart(app: App, values: dict[str, Any], out: Printer) -> int:
-    names = _chosen(app, values)
+    names = selected(app, values, SERVICES)
     commands = [build_command(RestartService, {**values, "service": name}) for name in names]
 
     def print_restarted(reply: dict[str, Any]) -> None:
         click.echo(f'Restarted service "{reply["service"]["name"]}" ({summary(reply["service"])})')
 
-    return _for_all(app, commands, out, print_restarted)
+    return _for_all(app, commands, out, print_restarted, layers(needs_of_line(app, names, SERVICES)))
 
 
 def _stop(app: App, values: dict[str, Any], out: Printer) -> int:
     every = values["all"]
-    names = _chosen(app, values)
-    # With --all the dependents are stopped too, so the order of the commands does not matter.
+    names = selected(app, values, SERVICES)
+    # With --all or --cascade the dependents are stopped too, so the order of the commands does not matter.
     cascade = True if every else values["cascade"]
     commands = [build_command(StopService, {**values, "service": name, "cascade": cascade}) for name in names]
     printed: set[tuple[str, str]] = set()
@@ -164,7 +156,8 @@ def _stop(app: App, values: dict[str, Any], out: Printer) -> int:
         if (project, service["name"]) not in printed and not every:
             click.echo(f'Service "{service["name"]}" was not running')
 
-    return _for_all(app, commands, out, print_stopped)
+    groups = None if cascade else layers(needs_of_line(app, names, SERVICES), dependents_first=True)
+    return _for_all(app, commands, out, print_stopped, groups)
 
 
 _START_HELP = """Start services, and their dependencies first.
@@ -194,17 +187,9 @@ With --env they get another environment. Their dependents are not stopped.
 """
 
 
-def _selection_parameters() -> list[click.Parameter]:
-    return [
-        click.Argument(["service"], metavar="[NAME]...", nargs=-1, shell_complete=shell_complete("service")),
-        click.Option(["--all"], is_flag=True, help="All services of the project; with -A those of every project."),
-        click.Option(["--tag"], help="All services with this tag.", shell_complete=shell_complete("service tag")),
-    ]
-
-
 def _build(command: type[Command[Any]], run: Run, help: str) -> Verb:
     exclude = ("service", "timeout_ms", "if_state_revision")
-    built = verb(command, run, parameters=_selection_parameters(), exclude=exclude, help=help)
+    built = verb(command, run, parameters=selection_parameters(SERVICES), exclude=exclude, help=help)
     built.takes_all_projects = True
     return built
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -13,9 +14,11 @@ from nexus_protocol.errors import InvalidArgument, NexusError
 
 from nexus.cli.output import Printer, hint, reference
 from nexus.cli.records import Removal, remove_each, where_found
+from nexus.cli.selection import layers, needs_of_line, selected, selection_parameters, words_of
 from nexus.cli.verbs import FilePath, build_command, shell_complete, verb
 from nexus.hints import command_line
 from nexus.services.cli.lifecycle import start_and_print
+from nexus.services.cli.selection import SERVICES
 from nexus.services.cli.status import SERVICE, fields_at_start
 from nexus.services.commands import AddDependency, AddService, GetServiceStatus, RemoveService, UpdateService
 from nexus.services.states import DependencyCondition
@@ -173,7 +176,11 @@ def _update(app: App, values: dict[str, Any], out: Printer) -> None:
 
 
 def _remove(app: App, values: dict[str, Any], out: Printer) -> int:
-    stop = bool(values["stop"])
+    stop, words = bool(values["stop"]), words_of(app, values, SERVICES)
+    by_name = not values["all"] and values["tag"] is None
+    names = selected(app, values, SERVICES)
+    if not names:
+        return 0
     removal = Removal(
         "remove",
         "Removed",
@@ -181,8 +188,15 @@ def _remove(app: App, values: dict[str, Any], out: Printer) -> int:
         remove=lambda app, name: app.call_raw(RemoveService(name, stop=stop)),
         question=_question,
         options=["--force"] if stop else [],
+        in_order=_dependents_first,
+        words=None if by_name else words,
     )
-    return remove_each(app, values["service"], values["yes"], SERVICE, removal, out)
+    return remove_each(app, names, values["yes"], SERVICE, removal, out)
+
+
+def _dependents_first(app: App, names: Sequence[str]) -> list[int]:
+    groups = layers(needs_of_line(app, names, SERVICES), dependents_first=True)
+    return [place for group in groups for place in group]
 
 
 def _question(app: App, services: list[dict[str, Any]]) -> str:
@@ -245,4 +259,7 @@ def make_remove() -> click.Command:
     """``service remove``."""
     force = click.Option(["--force", "--stop", "stop"], is_flag=True, help="Stop it first if it is running.")
     yes = click.Option(["-y", "--yes"], is_flag=True, help="Skip confirmation.")
-    return verb(RemoveService, _remove, parameters=[force, yes], exclude=("stop",), variadic=True)
+    exclude = ("service", "stop", "if_revision", "if_state_revision")
+    built = verb(RemoveService, _remove, parameters=[*selection_parameters(SERVICES), force, yes], exclude=exclude)
+    built.takes_all_projects = True
+    return built

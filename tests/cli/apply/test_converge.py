@@ -29,6 +29,9 @@ class FakeApp:
         self.done: list[Any] = []
         self.steps: dict[int, int] = {}
 
+    def frame_bytes(self) -> int:
+        return ROOM
+
     def call_raw(self, command: Any) -> dict[str, Any]:
         self.sent.append(1)
         if self.steps[id(command)] in self.refused:
@@ -132,6 +135,10 @@ def test_transaction_is_not_larger_than_a_frame() -> None:
     app = FakeApp(set())
     run(app, creates(1100, size=30_000))
     assert len(app.sent) == 2
+    small = FakeApp(set())
+    small.frame_bytes = lambda: 100_000  # type: ignore[method-assign]
+    run(small, creates(10, size=30_000))
+    assert small.sent == [3, 3, 3, 1]
     assert sum(app.sent) == 1100
 
 

@@ -288,3 +288,45 @@ def test_desired_service_has_every_field(root: Path) -> None:
     wanted = project(root, TWO).wanted["services"]["api"]
     assert isinstance(wanted, Wanted)
     assert wanted.fields.keys() == KEYS.defaults().keys()
+
+
+def test_command_that_the_daemon_would_not_take_is_refused(root: Path) -> None:
+    values = ", ".join(f'V{n} = "{"x" * 32_000}"' for n in range(33))
+    with pytest.raises(ProjectFileInvalid, match=r"line 2: services[.]a: its values come to [0-9,]+ bytes") as caught:
+        plan(project(root, f"[services.a]\nenv = {{ {values} }}\n"), observed())
+    assert "xxx" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        (
+            "[services.a]\ndepends_on = { 'b-1' = { tunnel = true }, 'b.1' = { tunnel = true } }\n"
+            "[services.'b-1']\nport = 1\n[services.'b.1']\nport = 2\n",
+            3,
+            '"a" would get NEXUS_B_1_HOST and NEXUS_B_1_PORT of both "b-1" and "b.1"',
+        ),
+        ("[services.a]\nrun = 'x'\nport = 5\n[services.b]\nrun = 'x'\nport = 5\n", 7, '"a" has the port 5 too'),
+        ("[services.a]\nrun = 'x'\nport = 7\n", 4, '"held" runs with the port 7'),
+        ("[services.a]\nrun = 'x'\ndepends_on = ['b']\n[services.b]\n", 4, '"b", which has no command to run'),
+        ("[services.a]\ndepends_on = ['held']\n", 3, '"held", which is no longer in the file: --prune would'),
+        ("[services.hand]\n[services.x]\nhealth.tcp = true\n", 4, "health_tcp 0 is the service's own port"),
+        ("[services.x]\noneshot = true\nrestart = 'always'\n", 4, "a oneshot service cannot have restart policy"),
+        ("[services.x]\nrun = ' '\n", 3, "run_command is blank"),
+        ("[services.x]\nrepo.branch = 'b'\n", 3, "git_branch is set without a repo_url"),
+        ("[services.x]\nrestart = { backoff = '1m', backoff_max = '1s' }\n", 3, "restart_backoff_max_ms 1000 is less"),
+    ],
+)
+def test_what_the_daemon_would_refuse_is_refused_with_its_line(root: Path, text: str, line: int, problem: str) -> None:
+    held = service("held", run_command="x", active_port=7, port=0, managed_by="nexus.toml")
+    with pytest.raises(ProjectFileInvalid) as caught:
+        plan(project(root, text), observed(held), prune="no longer" in problem)
+    assert f"line {line}: " in caught.value.message
+    assert problem in caught.value.message
+
+
+def test_prune_is_refused_while_a_service_that_stays_needs_what_goes(root: Path) -> None:
+    there = observed(service("db", managed_by="nexus.toml"), service("hand"), edges={"hand": {"db": Edge()}})
+    with pytest.raises(ProjectFileInvalid, match='--prune cannot remove it: "hand" depends on it'):
+        plan(project(root, "[services]\n"), there, prune=True)
+    assert plan(project(root, ""), there).steps == ()
