@@ -219,4 +219,4 @@ def test_no_module_writes_around_the_guard() -> None:
 
 def test_bytes_unguarded_are_used_for_the_output_of_services_alone() -> None:
     users = [path for path in NEXUS.rglob("*.py") if "exact_bytes()" in path.read_text() and path.name != "terminal.py"]
-    assert [str(path.relative_to(NEXUS)) for path in users] == ["services/cli/logs.py"]
+    assert [str(path.relative_to(NEXUS)) for path in users] == ["cli/logs.py"]

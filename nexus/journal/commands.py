@@ -267,12 +267,12 @@ class OperationBegun(Record):
     operation: int
 
 
-@command(57, Effect.CHANGE)
+@command(57, Effect.CHANGE, in_project=False)
 class BeginOperation(Command[OperationBegun]):
     """Begin an operation that is made of several requests: those whose context has its number as ``cause``.
 
-    It has no change of its own, and need not be ended. It is of the project that its context names, else of that of its
-    first part that is of one. GetOperation gives its parts, the first hundred.
+    It has no change of its own, and need not be ended. It is of the project of its first part that is of one.
+    GetOperation gives its parts, the first hundred.
     """
 
     command: Annotated[

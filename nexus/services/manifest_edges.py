@@ -155,7 +155,7 @@ def _check_names(
                 f'service "{name}" depends on "{other}", which has no command to run',
                 f"Give it one: run in [services.{other}]"
                 if other in wanted
-                else f"Give it one: {command_line('nexusctl', 'service', 'update', other, '--run')} COMMAND",
+                else f"Give it one: {command_line('nexusctl', 'service', 'update', other, '--run', 'COMMAND')}",
             )
 
 

@@ -182,7 +182,8 @@ def plant_in_runs(world: World) -> None:
     for name, fields in failing.items():
         world.call(AddService(name, environment=world.env(name), **fields))
         with contextlib.suppress(NexusError):
-            world.call(StartService(name, environment=world.env(f"start-{name}"), wait=True))
+            # What stays unhealthy would be waited for as long as it is up.
+            world.call(StartService(name, environment=world.env(f"start-{name}"), wait=True, timeout_ms=3000))
     for name in failing:
         world.call(RemoveService(name, stop=True))
 
