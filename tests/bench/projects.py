@@ -16,7 +16,7 @@ from nexus_protocol import Command
 from support.daemon import DaemonProcess
 
 from nexus.client import BlockingClient
-from nexus.projects.commands import CreateProject, ListProjects
+from nexus.projects.commands import CreateProject
 from nexus.services.commands import AddService, GetServiceStatus, ListDependencies, ListServices
 from nexus.services.states import ServiceState
 
@@ -85,7 +85,6 @@ _COMMANDS: dict[str, tuple[str, Command[Any], str | None]] = {
         ListServices(state=ServiceState.FAILED),
         "*",
     ),
-    "projects": ("ListProjects, 100 records", ListProjects(limit=100), None),
 }
 
 PROJECT_MEASURES = (
