@@ -118,7 +118,7 @@ def test_stop_ends_every_process_of_a_resisting_service_after_its_grace(root: Pa
         wait_until(filled, "an output of many times its limit")
         pid = world.service("tenacious").pid
         assert pid is not None
-        sessions = {stat_fields(each)[3] for each in processes_of(counter) if stat_fields(each)}
+        sessions = {fields[3] for each in processes_of(counter) if (fields := stat_fields(each))}
         assert len(sessions) >= 3  # the processes have left the session
 
         stopped = world.call(StopService(service="tenacious")).service
