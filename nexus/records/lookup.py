@@ -1,11 +1,12 @@
-"""Finds a row by a reference of a user: its id, else its name, else a prefix of its id.
+"""Finds a row by a reference of a user: its id, else its name or number, else a prefix of its id.
 
 It works on tables with an ``id`` (a UUID in lower case) and a ``name`` (never in the form of a UUID, and without a
-slash), and knows no particular table.
+slash) or a ``number``, and knows no particular table.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from nexus_protocol.errors import Conflict
@@ -17,6 +18,7 @@ __all__ = ["find_row"]
 
 _SHOWN = 5
 """How many matches of an ambiguous reference an error lists."""
+_NUMBER = re.compile(r"#?([0-9]{1,18})")
 
 
 def find_row(
@@ -28,8 +30,11 @@ def find_row(
     word: str,
     ambiguous: type[Conflict],
     table: str = "",
+    numbered: bool = False,
 ) -> Row | None:
     """Return the row with exactly this id, else this name, else the only one whose id has this prefix.
+
+    The name of a kind that is ``numbered`` is the number of the record in its project: ``12``, or ``#12``.
 
     An id is found in any project, a name in the scope, and a prefix in the scope, else in any project; ``P/NAME`` is
     the name in the project with exactly the name P. A scope of None is for a kind of records that has no projects. A
@@ -47,37 +52,52 @@ def find_row(
         row = reader.one(f"{select} WHERE {table}id = ?", (prefix,))
         if row is not None:
             return row
+    by_name = f"{table}{'number' if numbered else 'name'} = ?"
+    wanted = _number(reference) if numbered else reference
     is_prefix = 4 <= len(prefix) <= 36 and set(prefix) <= set("0123456789abcdef-")
     of_prefix, bounds = f"{table}id >= ? AND {table}id < ? ORDER BY {table}id", (prefix, prefix + "g")
     if scope is None:
-        return reader.one(f"{select} WHERE {table}name = ?", (reference,)) or (
+        return reader.one(f"{select} WHERE {by_name}", (wanted,)) or (
             _single(reader, f"{select} WHERE {of_prefix}", bounds, reference, word, ambiguous) if is_prefix else None
         )
     project, slash, name = reference.partition("/")
     if slash:
         of_project = f"{table}project_id = (SELECT id FROM projects WHERE name = ?)"
-        return reader.one(f"{select} WHERE {of_project} AND {table}name = ?", (project, name))
+        wanted = _number(name) if numbered else name
+        return reader.one(f"{select} WHERE {of_project} AND {by_name}", (project, wanted))
     if scope.project_id is not None:
         inside, here = f"{table}project_id = ? AND ", (scope.project_id,)
-        row = reader.one(f"{select} WHERE {inside}{table}name = ?", (*here, reference))
+        row = reader.one(f"{select} WHERE {inside}{by_name}", (*here, wanted))
         if row is None and is_prefix:
             sql = f"{select} WHERE {inside}{of_prefix}"
             row = _single(reader, sql, (*here, *bounds), reference, word, ambiguous)
     elif scope.is_nowhere:
         row = None
     else:
-        row = _single(reader, f"{select} WHERE {table}name = ?", (reference,), reference, word, ambiguous)
+        row = _single(reader, f"{select} WHERE {by_name}", (wanted,), reference, word, ambiguous, by_name=True)
     if row is None and is_prefix:
         row = _single(reader, f"{select} WHERE {of_prefix}", bounds, reference, word, ambiguous)
     return row
 
 
+def _number(reference: str) -> int | None:
+    """The number that a reference is; None, which no record has, where it is none."""
+    found = _NUMBER.fullmatch(reference)
+    return None if found is None else int(found[1])
+
+
 def _single(
-    reader: Reader, sql: str, parameters: tuple[Any, ...], reference: str, word: str, ambiguous: type[Conflict]
+    reader: Reader,
+    sql: str,
+    parameters: tuple[Any, ...],
+    reference: str,
+    word: str,
+    ambiguous: type[Conflict],
+    *,
+    by_name: bool = False,
 ) -> Row | None:
     rows = reader.all(f"{sql} LIMIT {_SHOWN + 1}", parameters)
     if len(rows) > 1:
-        by_name = rows[0][1] == reference
         raise ambiguous(
             f'cannot tell which {word} "{reference}" means: '
             + ("several projects have one of this name" if by_name else "several ids begin with it"),

@@ -26,7 +26,7 @@ from nexus.records.lookup import find_row
 from nexus.records.scope import Scope, project_name, qualified, reference_of
 from nexus.store import Reader, Row, StoreConflict, Transaction
 
-__all__ = ["Column", "Identified", "Table", "columns_of", "without_repeats"]
+__all__ = ["Column", "Identified", "Table", "columns_of", "next_number", "without_repeats"]
 
 
 class Identified(Protocol):
@@ -38,7 +38,7 @@ class Identified(Protocol):
 
     @property
     def name(self) -> str:
-        """Unique among the records of its kind, in its project if these have one."""
+        """Unique among the records of its kind, in its project if these have one; of a numbered kind, its number."""
 
     @property
     def created_at(self) -> int:
@@ -56,6 +56,7 @@ class Identified(Protocol):
 R = TypeVar("R", bound=Identified)
 
 derived("tag", "the column tags of the records")
+derived("record_number", "the column number of the records: the highest that was given")
 
 _RARE = 1000
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -126,6 +127,18 @@ def _defaults_of(record: type[Record], columns: Mapping[str, Column]) -> Image:
     return found
 
 
+def next_number(tx: Transaction, project_id: str, kind: str) -> int:
+    """The next number of a kind of records in a project, from 1; none is given twice."""
+    row = tx.one(
+        "INSERT INTO record_number (project_id, kind, last) VALUES (?, ?, 1) "
+        "ON CONFLICT (project_id, kind) DO UPDATE SET last = record_number.last + 1 RETURNING last",
+        (project_id, kind),
+    )
+    assert row is not None
+    number: int = row[0]
+    return number
+
+
 def without_repeats(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The values of fields as a record has them: no tag twice."""
     return {**values, "tags": list(dict.fromkeys(values["tags"]))} if values.get("tags") else values
@@ -171,6 +184,10 @@ class Table(Generic[R]):
     continues with these, so that a list finds the records with one value of it. A record with ``tags`` is also found by
     its rows in the table ``tag``. ``told`` are the fields in the event of a creation.
 
+    Records that have a ``number`` instead of a name are counted in their project from 1; no number is given twice.
+    ``state`` is the field with the state, by which the status of the daemon counts. ``unlisted`` fields may be large:
+    lists leave them out.
+
     ``columns`` are those of fields whose column has another name, or is in the one other table that is ``joined``: its
     name, and the column with the id of its row. ``text_or_list`` are the fields that ``columns_of`` keeps so. A record
     with a ``project_id`` has the name of that project in ``project``, which is read with it and is no column.
@@ -199,6 +216,8 @@ class Table(Generic[R]):
         private: type[Record] | None = None,
         others: tuple[str, ...] = (),
         text_or_list: tuple[str, ...] = (),
+        state: str = "state",
+        unlisted: tuple[str, ...] = (),
     ) -> None:
         struct: Any = record
         self.record = record
@@ -214,6 +233,8 @@ class Table(Generic[R]):
         self.told = told
         self.has_project = "project_id" in struct.__struct_fields__
         """Whether names are unique in a project, and not over all records."""
+        self.is_numbered = "number" in struct.__struct_fields__
+        self.state = state
         self.columns = columns_of(struct, columns, text_or_list)
         if self.has_project:
             of_project = f"(SELECT projects.name FROM projects WHERE projects.id = {name}.project_id)"
@@ -236,6 +257,8 @@ class Table(Generic[R]):
         if joined is not None:
             self._source += f" JOIN {joined[0]} ON {joined[0]}.id = {name}.{joined[1]}"
         self.select = self.selecting()
+        listed = ["NULL" if field in unlisted else q for field, q in zip(self.columns, qualified, strict=True)]
+        self._select_page = f"SELECT {', '.join(listed)} FROM {self._source}"
         own = [column.name for field, column in self.columns.items() if not (self.has_project and field == "project")]
         self.rows = Rows(
             name,
@@ -327,6 +350,7 @@ class Table(Generic[R]):
             word=self.word,
             ambiguous=self.errors.ambiguous,
             table=self._prefix,
+            numbered=self.is_numbered,
         )
 
     def not_found(self, reference: str, scope: Scope | None = None) -> RecordNotFound:
@@ -358,7 +382,7 @@ class Table(Generic[R]):
         """
         conditions: list[str] = []
         parameters: list[Any] = []
-        select = self.select
+        select = self._select_page
         field, value = where or (None, None)
         if field == "tag":
             select += f" JOIN tag ON tag.kind = ? AND tag.tag = ? AND tag.record_id = {self._prefix}id"
@@ -388,7 +412,7 @@ class Table(Generic[R]):
 
     def count_by_state(self, reader: Reader) -> dict[str, int]:
         """The number of records in each state; states without records are left out."""
-        column = self.columns["state"].name
+        column = self.columns[self.state].name
         return dict(reader.all(f"SELECT {column}, count(*) FROM {self.name} GROUP BY {column}"))
 
     # Writing
@@ -416,15 +440,19 @@ class Table(Generic[R]):
         fields: dict[str, Any] = made | given
         if self.has_project:
             fields["project"] = project_name(tx, fields["project_id"])
+        if self.is_numbered:
+            fields["number"] = next_number(tx, fields["project_id"], self.kind)
         try:
             record, row = (self._insert_with_others if self._has_others else self._insert_whole)(tx, fields)
         except StoreConflict:
+            if self.is_numbered:
+                raise
             # The common case needs one statement; the cause is looked up only when there is a conflict.
             cannot = f'cannot create {self.word} "{given["name"]}"'
             self.refuse_taken_name(tx, given["name"], fields.get("project_id"), cannot)
             raise
         self.write_tags(tx, record.id, getattr(record, "tags", ()))
-        self._count(tx, getattr(record, "state", None), 1)
+        self._count(tx, getattr(record, self.state, None), 1)
         if detail is None:
             detail = {field: getattr(record, field) for field in self.told}
         self._record(tx, operation, record, None, row, [(f"{self.kind}.{event}", detail)])
@@ -504,8 +532,8 @@ class Table(Generic[R]):
             self.rows.update(tx, id_, values)
         if "tags" in changed:
             self.write_tags(tx, id_, changes["tags"])
-        if "state" in changed:
-            column = self.columns["state"].name
+        if self.state in changed:
+            column = self.columns[self.state].name
             self._count(tx, present[column], -1)
             self._count(tx, values[column], 1)
         row = tx.one(f"{self.select} WHERE {self._prefix}id = ?", (id_,))
@@ -525,7 +553,7 @@ class Table(Generic[R]):
     ) -> None:
         """Delete a record, with its event, which tells the fields ``told``."""
         self.write_tags(tx, record.id, ())
-        self._count(tx, getattr(record, "state", None), -1)
+        self._count(tx, getattr(record, self.state, None), -1)
         before = self.rows.delete(tx, record.id)
         detail = {field: getattr(record, field) for field in told}
         self._record(tx, operation, record, before, None, [(f"{self.kind}.{event}", detail)])

@@ -33,6 +33,7 @@ from nexus.records.fields import (
     clearable_fields,
     key,
 )
+from nexus.records.processes import Environment, LogEnd, LogPiece, LogStream, Path, RunCommand, StopSignal, Text
 from nexus.services.errors import (
     ServiceAmbiguous,
     ServiceChanged,
@@ -61,16 +62,11 @@ from nexus.services.records import (
     Branch,
     Dependency,
     DependencyList,
-    Environment,
     GitBranchList,
     GitCommitList,
     GitProgress,
-    LogEnd,
-    LogPiece,
-    Path,
     Port,
     RepoStatus,
-    RunCommand,
     Service,
     ServiceConfig,
     ServicePage,
@@ -78,18 +74,15 @@ from nexus.services.records import (
     ServicesStopped,
     ServiceStarted,
     ServiceStatus,
-    Text,
     Token,
 )
 from nexus.services.states import (
     ConfigFormat,
     DependencyCondition,
     GitAuthType,
-    LogStream,
     RestartPolicy,
     ServiceState,
     ServiceType,
-    StopSignal,
     WhenLost,
 )
 

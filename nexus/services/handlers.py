@@ -16,6 +16,7 @@ from nexus.hints import command_line
 from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.handlers import lists
+from nexus.records.processes import LogEnd, LogPiece
 from nexus.records.scope import reference_of
 from nexus.services import store, validation
 from nexus.services.commands import (
@@ -53,8 +54,6 @@ from nexus.services.records import (
     ConfigVariable,
     Dependency,
     DependencyList,
-    LogEnd,
-    LogPiece,
     Service,
     ServiceConfig,
     ServicesStopped,

@@ -16,8 +16,9 @@ from nexus_protocol import DeadlineExceeded, NexusError
 from nexus import graph
 from nexus.capability import Context, ManagerContext
 from nexus.hints import command_line
+from nexus.records.processes import LogPiece
 from nexus.records.scope import reference_of
-from nexus.runtime import CursorGone, LogCursor, RuntimeFailure
+from nexus.runtime import CursorGone, RuntimeFailure
 from nexus.runtime.tree import parent_of
 from nexus.services import store
 from nexus.services.adoption import adopt_services
@@ -33,10 +34,11 @@ from nexus.services.errors import ServiceCursorInvalid, ServiceNeeded, ServiceNo
 from nexus.services.lifecycle.context import SERVICE_OWNER, owner_of_service
 from nexus.services.lifecycle.handle import ServiceHandle
 from nexus.services.lifecycle.progress import describe_progress
-from nexus.services.records import LogPiece, Service, ServicesStopped, ServiceStarted, ServiceStatus
-from nexus.services.states import DependencyCondition, LogStream, ServiceReason, ServiceState, ServiceType
+from nexus.services.records import Service, ServicesStopped, ServiceStarted, ServiceStatus
+from nexus.services.states import DependencyCondition, ServiceReason, ServiceState, ServiceType
 from nexus.services.store import StoredService
 from nexus.store import Reader, Transaction
+from nexus.supervision.output import Followers, read_output
 from nexus.supervision.requests import Reason, StartOptions, StopRequest
 from nexus.supervision.sweeper import Known
 from nexus.tasks import cancel_and_wait, uninterrupted
@@ -46,8 +48,6 @@ __all__ = ["ServiceManager", "make_manager"]
 _log = logging.getLogger("nexus.services")
 
 _STARTS_AT_ONCE = 8
-_STREAMS = {LogStream.STDOUT: 1, LogStream.STDERR: 2}
-_STREAM_NAMES = {number: stream for stream, number in _STREAMS.items()}
 _STOP = Reason(ServiceReason.REQUESTED, "stopped on demand")
 _REMOVAL = Reason(ServiceReason.REQUESTED, "stopped to be removed")
 
@@ -63,8 +63,7 @@ class ServiceManager:
         self._handles: dict[str, ServiceHandle] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._announcer = Announcer(context, self._handles.get, self._spawn)
-        self._followers: dict[str, set[asyncio.Event]] = {}
-        """The open streams of each service's output; the event ends one."""
+        self._followers = Followers()
         context.sweeper.register(SERVICE_OWNER, self._known_service)
         context.sweeper.register(TUNNEL_OWNER, self._known_tunnel)
         context.ports.avoid_declared(
@@ -354,8 +353,7 @@ class ServiceManager:
     async def _forget(self, service_id: str, edges: list[int]) -> None:
         """Drop what belonged to a deleted service and its dependencies, its kept output too."""
         self._handles.pop(service_id, None)
-        for ended in self._followers.pop(service_id, ()):
-            ended.set()
+        self._followers.end(service_id)
         await self.tunnels.remove(edges)
         try:
             await self._context.runtime.remove(owner_of_service(service_id))
@@ -416,42 +414,20 @@ class ServiceManager:
         Raises:
             ServiceCursorInvalid: the cursor is no place of the output that is kept.
         """
-        ended = until or asyncio.Event()
-        self._followers.setdefault(service_id, set()).add(ended)
         log = self._context.runtime.log(owner_of_service(service_id))
-        stream = None if command.stream is None else _STREAMS[command.stream]
-        try:
-            pieces = log.pieces(
-                lines=command.lines,
-                since=command.since_at,
-                stream=stream,
-                follow=command.follow,
-                after=None if command.cursor is None else LogCursor.parse(command.cursor),
-                mark_start=command.mark_start,
-                until=ended,
-            )
-            async with contextlib.aclosing(cast("AsyncGenerator[Any]", pieces)):
-                async for piece in pieces:
-                    yield LogPiece(
-                        at=piece.at,
-                        stream=_STREAM_NAMES[piece.stream],
-                        data=piece.data,
-                        cursor=str(piece.cursor),
-                        continues=piece.continues,
-                        dropped_bytes=piece.lost,
-                    )
-        except CursorGone:
-            raise ServiceCursorInvalid(
-                f'cannot continue the output of service "{command.service}": the output that the cursor belongs to was '
-                "deleted",
-                hint="Ask for the output without a cursor.",
-                details={"service": command.service},
-            ) from None
-        finally:
-            followers = self._followers.get(service_id, set())
-            followers.discard(ended)
-            if not followers:
-                self._followers.pop(service_id, None)
+        with self._followers.follow(service_id, until) as ended:
+            try:
+                pieces = read_output(log, command, ended)
+                async with contextlib.aclosing(cast("AsyncGenerator[LogPiece]", pieces)):
+                    async for piece in pieces:
+                        yield piece
+            except CursorGone:
+                raise ServiceCursorInvalid(
+                    f'cannot continue the output of service "{command.service}": the output that the cursor belongs to '
+                    "was deleted",
+                    hint="Ask for the output without a cursor.",
+                    details={"service": command.service},
+                ) from None
 
     def _resolve(self, ctx: Context, reference: str) -> Service:
         return self._store.read(lambda reader: store.resolve(reader, reference, ctx.scope(reader)))

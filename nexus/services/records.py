@@ -9,17 +9,16 @@ from msgspec import Meta, field
 from nexus_protocol.command import SECRET, UNRECORDED, Record
 
 from nexus.records.fields import Reference
+from nexus.records.processes import StopSignal
 from nexus.services.states import (
     ConfigFormat,
     DependencyCondition,
     GitAuthType,
-    LogStream,
     RestartPolicy,
     ServiceHealth,
     ServiceReason,
     ServiceState,
     ServiceType,
-    StopSignal,
     WhenLost,
 )
 
@@ -32,8 +31,6 @@ __all__ = [
     "GitCommit",
     "GitCommitList",
     "GitProgress",
-    "LogEnd",
-    "LogPiece",
     "RepoStatus",
     "Service",
     "ServiceConfig",
@@ -44,22 +41,7 @@ __all__ = [
     "tunnel_prefix",
 ]
 
-_NO_NUL = r"^[^\x00]*$"
-_ABSOLUTE = r"^/[^\x00]*$"
-
 ServiceReference = Annotated[Reference, Meta(extra={"completes": "service"})]
-Text = Annotated[str, Meta(max_length=4096, pattern=_NO_NUL)]
-Path = Annotated[str, Meta(min_length=1, max_length=4096, pattern=_ABSOLUTE)]
-Shell = Annotated[str, Meta(min_length=1, max_length=16_384, pattern=_NO_NUL)]
-Argv = Annotated[list[Annotated[str, Meta(max_length=16_384, pattern=_NO_NUL)]], Meta(min_length=1, max_length=256)]
-RunCommand = Annotated[Shell | Argv, UNRECORDED]
-"""A string for ``/bin/sh -c``, or the words of a command that is run without a shell."""
-VariableName = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$(?!\n)")]
-Environment = Annotated[
-    dict[VariableName, Annotated[str, Meta(max_length=32_768, pattern=_NO_NUL)]],
-    Meta(max_length=500),
-    SECRET,
-]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Token = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$(?!\n)"), SECRET]
 Branch = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^-\x00-\x20\x7f][^\x00-\x20\x7f]*$(?!\n)")]
@@ -234,31 +216,6 @@ class ServicesStopped(Record):
 
     service: Service
     stopped: list[str] = field(default_factory=list)
-
-
-class LogPiece(Record):
-    """A piece of one stream's output: whole lines, or a part of a line, or a gap.
-
-    A line is given in parts if it is longer than 64 KiB, if it was unfinished for 100 ms while it was followed, or at
-    the end of the output that was asked for. A part is the last of its line if the next piece of the stream has no
-    ``continues``: the run ended, or a gap follows.
-    """
-
-    at: int
-    """When its first byte was received."""
-    stream: LogStream
-    data: bytes
-    cursor: str
-    """The place after this piece."""
-    continues: bool = False
-    """Whether it continues the line that the stream's piece before left unfinished."""
-    dropped_bytes: int = 0
-    """In a gap, which has no data: how many bytes of the stream are missing here. They were deleted before they were
-    read, the disk had no space for them, or they are the rest of lines that this cut."""
-
-
-class LogEnd(Record):
-    """The end of the requested output."""
 
 
 class ServiceConfig(Record):

@@ -9,13 +9,11 @@ __all__ = [
     "ConfigFormat",
     "DependencyCondition",
     "GitAuthType",
-    "LogStream",
     "RestartPolicy",
     "ServiceHealth",
     "ServiceReason",
     "ServiceState",
     "ServiceType",
-    "StopSignal",
     "WhenLost",
 ]
 
@@ -140,23 +138,3 @@ class WhenLost(WireEnum):
     RESTART = "restart"
     """It is stopped, and started again once the dependency is back."""
     STOP = "stop"
-
-
-class LogStream(WireEnum):
-    """The stream that a piece of output was written to."""
-
-    STDOUT = "stdout"
-    STDERR = "stderr"
-
-
-class StopSignal(WireEnum):
-    """The signals that can stop a service."""
-
-    SIGTERM = "SIGTERM"
-    SIGINT = "SIGINT"
-    SIGQUIT = "SIGQUIT"
-    SIGHUP = "SIGHUP"
-    SIGUSR1 = "SIGUSR1"
-    SIGUSR2 = "SIGUSR2"
-    SIGWINCH = "SIGWINCH"
-    SIGKILL = "SIGKILL"

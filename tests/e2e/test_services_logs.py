@@ -14,8 +14,9 @@ import pytest
 from support.raw import WAIT_S, wait_until
 from support.services import ServiceWorld
 
+from nexus.records.processes import LogStream
 from nexus.services.commands import GetServiceStdout, RestartService, StartService
-from nexus.services.states import LogStream, ServiceState, ServiceType
+from nexus.services.states import ServiceState, ServiceType
 
 MIB = 1024 * 1024
 

@@ -16,11 +16,12 @@ import pytest
 from support.raw import WAIT_S, connect, wait_until
 from support.services import ServiceWorld
 
+from nexus.records.processes import LogStream
 from nexus.runtime import LogCursor
 from nexus.runtime.segments import list_segments
 from nexus.services.commands import GetServiceStdout, RemoveService, StartService
 from nexus.services.errors import ServiceCursorInvalid
-from nexus.services.states import LogStream, ServiceType
+from nexus.services.states import ServiceType
 
 LINE = re.compile(rb"(out|err) (\d{9}) (x*)\n")
 GAP = re.compile(r"… (\d+) bytes? (?:was|were) dropped here …")

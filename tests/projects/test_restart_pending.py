@@ -18,6 +18,7 @@ from support.replay import check
 from support.stores import look_at
 
 from nexus.records.fields import clearable_fields, fields_of_next_start
+from nexus.records.processes import StopSignal
 from nexus.services.commands import (
     AddDependency,
     AddService,
@@ -28,13 +29,7 @@ from nexus.services.commands import (
     UpdateConfig,
     UpdateService,
 )
-from nexus.services.states import (
-    ConfigFormat,
-    RestartPolicy,
-    ServiceState,
-    ServiceType,
-    StopSignal,
-)
+from nexus.services.states import ConfigFormat, RestartPolicy, ServiceState, ServiceType
 from nexus.system.commands import Batch
 
 NEXT_START: dict[str, Any] = {

@@ -18,8 +18,9 @@ from nexus_protocol import Command
 
 from nexus.client import BlockingClient
 from nexus.journal.commands import Event, WatchEvents
+from nexus.records.processes import LogPiece
 from nexus.services.commands import AddService, GetServiceStatus, GetServiceStdout, ListServices
-from nexus.services.records import LogPiece, Service
+from nexus.services.records import Service
 from support.cli import Cli
 from support.daemon import DaemonProcess
 from support.raw import wait_until
