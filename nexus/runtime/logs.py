@@ -29,6 +29,8 @@ __all__ = ["MAX_PIECE_BYTES", "LogCursor", "CursorGone", "Log", "LogPiece"]
 FoundT = TypeVar("FoundT")
 
 _TAIL_BYTES = 64 * 1024
+_MAX_END_READS = 4
+"""How often the end of a stream is read until the writer has deleted none of it meanwhile."""
 _PARTIAL_LINE_S = 0.1
 _TICK_S = 0.05
 _STEPS_PER_TURN = 8
@@ -70,6 +72,44 @@ class Log:
             for piece in splitter.flush():
                 found += piece.data.splitlines()
         return found[-lines:]
+
+    def end_of(self, stream: int, max_bytes: int, *, from_run: str | None = None) -> bytes:
+        """The last ``max_bytes`` of one stream (1 or 2), or what the log still has of them.
+
+        Reads those bytes, and the indexes of the segments that hold them; blocks. The first and the last character may
+        be cut. Bytes that were lost on a full disk count, and are left out. ``from_run`` leaves out the output of runs
+        before that one. While the log is written, it is an end that the stream had during the call.
+        """
+        found = b""
+        for _ in range(_MAX_END_READS):
+            found, is_whole = self._read_end(stream, max_bytes, from_run)
+            if is_whole:
+                break
+        return found
+
+    def _read_end(self, stream: int, max_bytes: int, from_run: str | None) -> tuple[bytes, bool]:
+        """Read the end of a stream once; False where the writer deleted some of it before it was read."""
+        oldest = oldest_offsets(self.folder).get(stream, 0)
+        end = _at_once(find_end(self.folder))
+        if end is None or max_bytes <= 0:
+            return b"", True
+        limit = end.offsets[stream]
+        run = self._run_start(from_run)
+        begin = 0 if run is None else _at_once(find_offset(self.folder, run, stream)) or 0
+        begin = max(begin, limit - max_bytes, oldest)
+        data, is_whole = bytearray(), True
+        with Reader(self.folder, (stream,)) as reader:
+            _at_once(reader.skip_to({stream: begin}))
+            at = begin
+            while at < limit and (chunk := reader.next()) is not None:
+                if chunk.stream != stream:
+                    continue
+                if chunk.offset > at or chunk.anew:
+                    is_whole = False
+                    data.clear()  # what is before a hole is not the end
+                data += chunk.data[max(0, begin - chunk.offset) : max(0, limit - chunk.offset)]
+                at = max(at, chunk.offset + len(chunk.data) + chunk.lost)
+        return bytes(data), is_whole and at >= limit
 
     async def pieces(
         self,

@@ -61,6 +61,7 @@ class Process:
         self._cgroup = cgroup
         self._loop = asyncio.get_running_loop()
         self._exited = asyncio.Event()
+        self._on_exit: Callable[[], None] | None = None
         self._finished = asyncio.Event()
         self._cleanup: asyncio.Task[None] | None = None
         self._status_timer: asyncio.TimerHandle | None = None
@@ -84,6 +85,13 @@ class Process:
     def finished(self) -> bool:
         """Whether all processes of the run have ended and the log is complete."""
         return self._finished.is_set()
+
+    def on_exit(self, call: Callable[[], None]) -> None:
+        """Call ``call`` once the main process has exited, at once if it has. A later call replaces ``call``."""
+        if self.exit is None:
+            self._on_exit = call
+        else:
+            call()
 
     async def wait_exit(self) -> Exit:
         """Wait until the main process has exited; processes that it started may still be running."""
@@ -147,6 +155,7 @@ class Process:
         if self._cleanup is not None:
             self._cleanup.cancel()
         self._close_main()
+        self._on_exit = None
         if self._shim is not None:
             self._loop.remove_reader(self._shim)
             os.close(self._shim)
@@ -199,6 +208,8 @@ class Process:
         if self.exit is None:
             over_limit = (end.kind, end.code) == ("signal", signal.SIGKILL) and ran_out_of_memory(self._cgroup)
             self.exit = end._replace(reason="over its memory limit") if over_limit else end
+            if self._on_exit is not None:
+                self._on_exit()
         self._exited.set()
 
     def _read_status(self) -> Status | None:

@@ -61,6 +61,7 @@ class _Start:
     run_id: str
     folder: Path
     spec: ProcessSpec
+    stdin: int | None
     descriptors: list[int] = field(default_factory=list)
     report_fd: int = -1
 
@@ -101,8 +102,11 @@ class Runtime:
         """The log of an owner over all its runs; it may not exist yet."""
         return Log(self._owner_folder(owner) / "log")
 
-    async def start(self, owner: str, run_id: str, spec: ProcessSpec) -> Process:
+    async def start(self, owner: str, run_id: str, spec: ProcessSpec, *, stdin: int | None = None) -> Process:
         """Start a program; returns once the program has been executed.
+
+        ``stdin`` is a descriptor, of a file, a memfd or the read end of a pipe, which becomes the program's standard
+        input with the offset that it has; the caller closes its own copy afterwards. None is /dev/null.
 
         Raises:
             StartFailed: it could not be executed; no process or file of the run is left.
@@ -110,7 +114,7 @@ class Runtime:
         """
         self.check(spec)
         folder = self._run_folder(owner, run_id)
-        start = _Start(owner, run_id, folder, spec)
+        start = _Start(owner, run_id, folder, spec, stdin)
         try:
             if self._scopes.available():
                 process = await self._start_in_scope(start)
@@ -295,6 +299,9 @@ class Runtime:
             fcntl.flock(start.descriptors[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
             start.descriptors.append(os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             fcntl.flock(start.descriptors[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if start.stdin is not None:
+                # A copy: a descriptor below 3 would be taken for the shim's own standard input, output or error.
+                start.descriptors.append(fcntl.fcntl(start.stdin, fcntl.F_DUPFD_CLOEXEC, 3))
             os.mkfifo(folder / "control", 0o600)
             # The status file is created last, since adopt() takes it as the sign that the run was started. Its space is
             # allocated now, so that a disk that fills up later loses no exit code.

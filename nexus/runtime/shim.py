@@ -32,6 +32,7 @@ _MAX_KILL_PAUSE_MS = 250
 _DRAIN_S = 1.0
 _LOST, _MARK, _WITHIN_LINE = 0x80, 0x40, 0x20
 _UINT32_MAX = 2**32 - 1
+_INPUT_GIVEN = 0
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -63,11 +64,14 @@ class _Spec:
     def __init__(self, text: bytes) -> None:
         fields = iter(text.split(b"\0"))
         version = next(fields)
-        if version not in (b"1", b"2"):
+        if version not in (b"1", b"2", b"3"):
             raise OSError(errno.EINVAL, "spec of an unknown format")
         self.directory = next(fields)
         self.log_bytes, self.stop_signal, self.grace_ms, self.descriptor_limit = (int(next(fields)) for _ in range(4))
         self.umask = 0o022 if version == b"1" else int(next(fields))
+        self.input = int(next(fields)) if version == b"3" else _INPUT_GIVEN
+        if self.input != _INPUT_GIVEN:
+            raise OSError(errno.EINVAL, "standard input of an unknown kind")
         self.arguments = [next(fields) for _ in range(int(next(fields)))]
         variables = [next(fields) for _ in range(int(next(fields)))]
         self.variables = dict(variable.split(b"=", 1) for variable in variables)
@@ -338,8 +342,11 @@ def _execute(arguments: list[bytes], variables: dict[bytes, bytes]) -> int:
     return result
 
 
-def _exec_child(spec: _Spec, shim: int, out: int, err: int, go: int, failed: int) -> None:
-    """In the forked child, wait for the shim's go-ahead (``go`` -1: do not), and execute the program; never returns."""
+def _exec_child(spec: _Spec, shim: int, standard: tuple[int, int, int], go: int, failed: int) -> None:
+    """In the forked child, wait for the shim's go-ahead (``go`` -1: do not), and execute the program; never returns.
+
+    ``standard`` are the descriptors that become its standard input, output and error.
+    """
     try:
         os.setsid()
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -354,8 +361,8 @@ def _exec_child(spec: _Spec, shim: int, out: int, err: int, go: int, failed: int
                 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
                 soft = spec.descriptor_limit if hard == resource.RLIM_INFINITY else min(spec.descriptor_limit, hard)
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        os.dup2(out, 1)
-        os.dup2(err, 2)
+        for fd, source in enumerate(standard):
+            os.dup2(source, fd)
         try:
             os.chdir(spec.directory)
         except OSError as error:
@@ -486,8 +493,11 @@ class _Shim(_Tree):
         with contextlib.suppress(OSError):
             os.pwrite(self.status, text.encode()[: size - 1].ljust(size - 1) + b"\n", at)
 
-    def start_child(self, spec: _Spec) -> tuple[str, int] | None:
-        """Fork the child and let it execute the program; returns the failed step and its errno, or None."""
+    def start_child(self, spec: _Spec, given: int | None) -> tuple[str, int] | None:
+        """Fork the child and let it execute the program; returns the failed step and its errno, or None.
+
+        ``given`` becomes its standard input.
+        """
         self.spec = spec
         out, out_end = os.pipe2(os.O_CLOEXEC)
         err, err_end = os.pipe2(os.O_CLOEXEC)
@@ -502,10 +512,10 @@ class _Shim(_Tree):
         self.child = os.fork()
         if self.child == 0:
             os.close(go_end)
-            _exec_child(spec, shim, out_end, err_end, go, failed_end)
+            _exec_child(spec, shim, (0 if given is None else given, out_end, err_end), go, failed_end)
         # Recorded before the child executes the program, so that no program ever runs unrecorded.
         self._write_run(started, out, err)
-        for fd in (out_end, err_end, failed_end, go):
+        for fd in (out_end, err_end, failed_end, go, *(() if given is None else (given,))):
             os.close(fd)
         os.write(go_end, b"\0")
         os.close(go_end)
@@ -636,7 +646,7 @@ class _Command(_Tree):
         shim = os.getpid()
         self.child = os.fork()
         if self.child == 0:
-            _exec_child(spec, shim, 1, 2, -1, failed_end)
+            _exec_child(spec, shim, (0, 1, 2), -1, failed_end)
         for fd in (failed_end, *descriptors):
             os.close(fd)
         for fd in range(3):
@@ -750,12 +760,13 @@ def main(argv: list[str]) -> int:
     """Run the shim; the arguments are those of ``nexus-shim``."""
     if argv[1] == "--command":
         return _run_command([int(argument) for argument in argv[3:]])
-    spec_fd, report_fd, run_fd, log_fd, _lock_fd = keep = [int(argument) for argument in argv[2:7]]
+    spec_fd, report_fd, run_fd, log_fd, _lock_fd, *given = keep = [int(argument) for argument in argv[2:8]]
     _become_supervisor(keep)
     failure: tuple[str, int] | None
     try:
         shim = _Shim(run_fd, log_fd)
-        failure = shim.start_child(_read_spec(spec_fd))  # it stays open, so that the daemon can read it
+        # The spec stays open, so that the daemon can read it.
+        failure = shim.start_child(_read_spec(spec_fd), given[0] if given else None)
     except OSError as error:
         failure = ("shim", error.errno or 0)
     if failure is not None:

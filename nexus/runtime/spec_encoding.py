@@ -18,9 +18,10 @@ __all__ = ["encode_spec", "environment_of", "shim_command"]
 
 # Part of the contract with running shims: a shim that an older daemon started still has its spec under this name.
 _MEMFD_NAME = "orders"
-_FORMAT = "2"
-_ARGUMENT_COUNT_AT = {b"1": 6, b"2": 7}
-"""By format, the fields before it: the format, the directory and four numbers, in format 2 the umask as well."""
+_FORMAT = "3"
+_ARGUMENT_COUNT_AT = {b"1": 6, b"2": 7, b"3": 8}
+"""By format, the fields before it: the format, the directory and four numbers; then the umask; then standard input."""
+_INPUT_GIVEN = 0
 
 
 def shim_command() -> list[str]:
@@ -42,7 +43,7 @@ def encode_spec(spec: ProcessSpec, descriptor_limit: int) -> int:
     """
     variables = [f"{name}={value}" for name, value in spec.environment.items() if name not in NEVER_PASSED]
     umask = UMASK if spec.umask is None else spec.umask
-    numbers = (spec.log_bytes, int(spec.stop_signal), spec.stop_grace_ms, descriptor_limit, umask)
+    numbers = (spec.log_bytes, int(spec.stop_signal), spec.stop_grace_ms, descriptor_limit, umask, _INPUT_GIVEN)
     fields = [
         _FORMAT,
         spec.directory,

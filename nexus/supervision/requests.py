@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from nexus.journal.operation import Operation
 from nexus.tasks import cancel_and_wait
 
-__all__ = ["Reason", "RequestPending", "Requests", "RestartRequest", "StartOptions", "StopRequest"]
+__all__ = ["Reason", "Request", "RequestPending", "Requests", "RestartRequest", "StartOptions", "StopRequest"]
 
 T = TypeVar("T")
 
@@ -43,6 +43,8 @@ class StopRequest(NamedTuple):
     """Whether a person or program asked for it, so that autostart leaves the object alone until the next boot."""
     strict: bool = False
     """Whether it is refused, and nothing is ended, if it cannot be written."""
+    grace_ms: int | None = None
+    """From the stop signal to SIGKILL; 0 kills at once. None: what the run was started with."""
 
 
 class RestartRequest(NamedTuple):
@@ -54,6 +56,9 @@ class RestartRequest(NamedTuple):
     """Whether it is one of the restarts that the policy limits."""
     options: StartOptions | None = None
     """Given for a restart on demand, which starts dependencies; else the next run waits for them."""
+
+
+Request = StopRequest | RestartRequest
 
 
 class RequestPending(Exception):
@@ -75,7 +80,12 @@ class Requests:
         """Whether there is a request."""
         return self.stop is not None or self.restart is not None
 
-    def withdraw(self, request: StopRequest | RestartRequest) -> None:
+    @property
+    def current(self) -> Request | None:
+        """The request that is carried out next."""
+        return self.stop or self.restart
+
+    def withdraw(self, request: Request) -> None:
         """Take a request back that was refused, unless another one has replaced it."""
         if self.stop is request:
             self.stop = None

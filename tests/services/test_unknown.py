@@ -22,8 +22,8 @@ from nexus.runtime import Exit
 from nexus.runtime.tree import descendants, parent_of
 from nexus.services.commands import GetServiceStdout, RemoveService, RestartService, StartService, StopService
 from nexus.services.errors import ServiceUnknown
-from nexus.services.lifecycle.resume import find_run
 from nexus.services.states import ServiceHealth, ServiceState
+from nexus.supervision.adoption import find_run
 from nexus.supervision.requests import Reason, Requests, StopRequest
 from nexus.system.commands import Ping
 

@@ -1,4 +1,4 @@
-/* nexus-shim LABEL SPEC_FD REPORT_FD RUN_FD LOG_FD LOCK_FD
+/* nexus-shim LABEL SPEC_FD REPORT_FD RUN_FD LOG_FD LOCK_FD [INPUT_FD]
    nexus-shim --command LABEL SPEC_FD CONTROL_FD [FD...]
 
    The shim is the parent of one child and outlives the daemon. It starts the child in a session of its own, keeps the
@@ -6,16 +6,19 @@
    requested, and records how the child exited. It knows no protocol; LABEL is for ps(1). ../shim.py does the same where
    no compiler was available: every change must be made in both.
 
-   SPEC_FD     a memfd named "orders" with what to start, as strings that each end with a NUL byte: format "2",
+   SPEC_FD     a memfd named "orders" with what to start, as strings that each end with a NUL byte: format "3",
                directory, bound of the log in bytes, stop signal, grace time in ms, soft limit of descriptors (-1: not
-               changed), umask (decimal), number of arguments, the arguments, number of variables, the variables. So
-               neither ps nor /proc shows them as the shim's own. The descriptor stays open, so that the daemon can read
-               back what the child was started with. Format "1", of an older daemon, has no umask: it is 022.
+               changed), umask (decimal), standard input (0: INPUT_FD or /dev/null), number of arguments, the
+               arguments, number of variables, the variables. So neither ps nor /proc shows them as the shim's own. The
+               descriptor stays open, so that the daemon can read back what the child was started with. Formats of older
+               daemons: "2" has no standard input, which is 0; "1" has no umask either, which is 022.
    REPORT_FD   a pipe that gets one line: "ok", or "fail STEP ERRNO", where STEP is chdir, exec or shim.
    RUN_FD      the run's folder. status: a file that is allocated by the daemon and written in place, so that a full
                disk loses no exit code. control: a FIFO that takes the commands "stop SIGNAL GRACE_MS" (-1: the spec's
                value), "signal SIGNAL" and "kill".
    LOG_FD      the folder of the log, and LOCK_FD a file; both have an flock that is held until the shim exits.
+   INPUT_FD    a file, memfd or pipe that becomes the child's standard input, with the offset that it has. The shim does
+               not keep it.
 
    The status file: at 0 "run 1 BOOT_ID PID PID_START STARTED_MS SHIM SHIM_START SEGMENT INDEX_BYTES DATA_BYTES PIPE
    PIPE", where the START of a process is the one in /proc/PID/stat, SEGMENT to DATA_BYTES is the end of the log at the
@@ -84,11 +87,12 @@ enum {
     MAX_COMMAND_FDS = 64,    /* of a short-lived child */
     DRAIN_MS = 1000,     /* the most that is spent on a pipe that a process outside still writes to */
     LOST = 0x80, MARK = 0x40, WITHIN_LINE = 0x20,
+    INPUT_GIVEN = 0, /* what the child's standard input is: INPUT_FD, or /dev/null */
 };
 
 struct spec {
     char *directory, **arguments, **variables;
-    long log_bytes, stop_signal, grace_ms, descriptor_limit, umask;
+    long log_bytes, stop_signal, grace_ms, descriptor_limit, umask, input;
 };
 
 struct entry {
@@ -629,14 +633,17 @@ static char **parse_list(char **at, char *end)
 static bool parse_spec(char *at, char *end, struct spec *spec)
 {
     long format;
-    if (at == end || end[-1] || !parse_long(&at, end, &format) || (format != 1 && format != 2) || at >= end)
+    if (at == end || end[-1] || !parse_long(&at, end, &format) || format < 1 || format > 3 || at >= end)
         return false;
     spec->directory = at;
     spec->umask = 022;
+    spec->input = INPUT_GIVEN;
     at += strlen(at) + 1;
     return parse_long(&at, end, &spec->log_bytes) && parse_long(&at, end, &spec->stop_signal) &&
            parse_long(&at, end, &spec->grace_ms) && parse_long(&at, end, &spec->descriptor_limit) &&
-           (format == 1 || parse_long(&at, end, &spec->umask)) && (spec->arguments = parse_list(&at, end)) && spec->arguments[0] && (spec->variables = parse_list(&at, end));
+           (format < 2 || parse_long(&at, end, &spec->umask)) && (format < 3 || parse_long(&at, end, &spec->input)) &&
+           spec->input == INPUT_GIVEN && (spec->arguments = parse_list(&at, end)) && spec->arguments[0] &&
+           (spec->variables = parse_list(&at, end));
 }
 
 /* Calls execve(2), with the program looked up in the child's own PATH. Returns the most informative errno: that of a
@@ -669,8 +676,9 @@ static int execute(char **arguments, char **variables)
     return error;
 }
 
-/* Runs in the forked child: waits for the shim's go-ahead, if go is not -1, and executes the program. Never returns. */
-static void exec_child(const struct spec *spec, pid_t shim, const int out[2], const int err[2], int go, int failed)
+/* Runs in the forked child: waits for the shim's go-ahead, if go is not -1, and executes the program, with these
+   descriptors as its standard input, output and error. Never returns. */
+static void exec_child(const struct spec *spec, pid_t shim, const int standard[3], int go, int failed)
 {
     struct failure failure = {0, "exec"};
     struct sigaction by_default = {.sa_handler = SIG_DFL};
@@ -688,8 +696,8 @@ static void exec_child(const struct spec *spec, pid_t shim, const int out[2], co
         limit.rlim_cur = (rlim_t)spec->descriptor_limit < limit.rlim_max ? (rlim_t)spec->descriptor_limit : limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
-    dup2(out[1], 1);
-    dup2(err[1], 2);
+    for (int fd = 0; fd < 3; fd++)
+        dup2(standard[fd], fd);
     if (chdir(spec->directory)) {
         failure.error = errno;
         strcpy(failure.step, "chdir");
@@ -880,9 +888,9 @@ static void drain(void)
 
 /* ---- starting the child ---- */
 
-/* Forks the child and lets it execute the program. Returns an errno if the shim itself failed; if the child could not
-   execute the program, reports that and exits. */
-static int start_child(int spec_fd, int report_fd)
+/* Forks the child and lets it execute the program; input_fd may be -1. Returns an errno if the shim itself failed; if
+   the child could not execute the program, reports that and exits. */
+static int start_child(int spec_fd, int report_fd, int input_fd)
 {
     int out[2], err[2], go[2], failed[2], null = open("/dev/null", O_RDWR | O_CLOEXEC);
     struct failure failure;
@@ -906,7 +914,7 @@ static int start_child(int spec_fd, int report_fd)
         return errno;
     if (child == 0) {
         close(go[1]); /* otherwise the read of the go-ahead would not return when the shim ends */
-        exec_child(&spec, shim, out, err, go[0], failed[1]);
+        exec_child(&spec, shim, (int[]){input_fd < 0 ? 0 : input_fd, out[1], err[1]}, go[0], failed[1]);
     }
     /* Recorded before the child executes the program, so that no program ever runs unrecorded. */
     write_run(started_ms, out, err);
@@ -914,6 +922,8 @@ static int start_child(int spec_fd, int report_fd)
     close(err[1]);
     close(failed[1]);
     close(go[0]);
+    if (input_fd >= 0)
+        close(input_fd);
     if (write(go[1], "", 1) != 1)
         return errno;
     close(go[1]);
@@ -970,7 +980,6 @@ static void reap_all(void)
    ends see when they are closed. Returns an errno. */
 static int start_command(const int *keep, size_t count)
 {
-    const int out[2] = {-1, 1}, err[2] = {-1, 2};
     int failed[2], null = open("/dev/null", O_RDWR | O_CLOEXEC);
     struct stat file;
     pid_t shim = getpid();
@@ -987,7 +996,7 @@ static int start_command(const int *keep, size_t count)
     if (child < 0)
         return errno;
     if (child == 0)
-        exec_child(&spec, shim, out, err, -1, failed[1]);
+        exec_child(&spec, shim, (int[]){0, 1, 2}, -1, failed[1]);
     close(failed[1]);
     close(keep[0]);
     for (size_t i = 2; i < count; i++)
@@ -1065,22 +1074,22 @@ int main(int argc, char **argv)
 {
     if (argc > 2 && !strcmp(argv[1], "--command"))
         return run_command(argc, argv);
-    if (argc != 7)
+    if (argc != 7 && argc != 8)
         return 2;
-    int keep[5];
-    for (int i = 0; i < 5; i++)
+    int keep[6] = {[5] = -1}, given = argc - 2;
+    for (int i = 0; i < given; i++)
         keep[i] = atoi(argv[2 + i]);
     int report_fd = keep[1], error;
     run_fd = keep[2];
     log_fd = keep[3];
-    become_supervisor(keep, 5);
+    become_supervisor(keep, given);
     status_fd = openat(run_fd, "status", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
     int signals = open_signals();
     int control = openat(run_fd, "control", O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
     if (status_fd < 0 || signals < 0 || control < 0)
         error = errno;
     else
-        error = start_child(keep[0], report_fd);
+        error = start_child(keep[0], report_fd, keep[5]);
     if (error) {
         report_failure(report_fd, "shim", error);
         return 2;

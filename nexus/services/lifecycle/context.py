@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
 from nexus.capability import ManagerContext
 from nexus.services.dependencies.tracker import DependencyTracker, Peer
 from nexus.services.dependencies.tunnels import Tunnels
-from nexus.services.lifecycle.state_writer import StateWriter
+from nexus.services.lifecycle.state_writer import ServiceWriter
 from nexus.services.store import StoredService
-from nexus.store import StoreError
-from nexus.supervision.requests import Requests
-from nexus.supervision.waiters import Waiters
+from nexus.supervision.supervised import Supervised
 
 __all__ = ["SERVICE_OWNER", "ServiceContext", "Services", "owner_of_service"]
 
@@ -47,25 +44,16 @@ class Services(Protocol):
         """The whole environment of a run."""
 
 
-class ServiceContext:
+class ServiceContext(Supervised):
     """The shared parts of one service, for as long as the daemon knows it."""
 
-    def __init__(
-        self,
-        manager: ManagerContext,
-        services: Services,
-        service_id: str,
-        changed: Callable[[], None],
-        troubled: Callable[[StoreError], None],
-    ) -> None:
+    manager: ManagerContext
+    state: ServiceWriter
+
+    def __init__(self, manager: ManagerContext, services: Services, service_id: str) -> None:
         self.id = service_id
-        self.owner = owner_of_service(service_id)
-        self.manager = manager
         self.services = services
-        self.state = StateWriter(manager, service_id, changed, troubled)
         self.tracker = DependencyTracker(manager, service_id, services.handle)
-        self.waiters = Waiters()
-        self.requests = Requests()
-        """Of the present lifecycle; each begins with new ones."""
-        self.run_id: str | None = None
-        """The run that the record knows."""
+        owner = owner_of_service(service_id)
+        writer = ServiceWriter(manager, service_id, owner)
+        super().__init__(manager, "service", owner, writer, lambda: services.changed(service_id))

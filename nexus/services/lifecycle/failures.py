@@ -68,7 +68,7 @@ def policy_ended(error: NexusError, why: str) -> NexusError:
 
 def stopped_meanwhile(context: ServiceContext) -> ServiceStopped:
     """The error of a start whose service another client, or the loss of a dependency, has stopped."""
-    name, service = context.state.name, context.state.service
+    name, service = context.state.name, context.state.record
     why = ""
     if service is not None and service.state is ServiceState.STOPPED and service.reason is not None:
         why = "" if service.reason_code is ServiceReason.REQUESTED else f": {service.reason}"

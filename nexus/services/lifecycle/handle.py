@@ -1,10 +1,10 @@
-"""One service as the manager and its dependents see it: start, restart, stop, and the lifecycle while there is one."""
+"""One service as the manager and its dependents see it: start, restart, stop, and its present supervision."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from nexus.capability import ManagerContext
 from nexus.hints import command_line
@@ -13,20 +13,29 @@ from nexus.runtime import Process
 from nexus.services.dependencies.announcer import Change
 from nexus.services.errors import ServiceRunning, ServiceUnknown
 from nexus.services.lifecycle.context import ServiceContext, Services
+from nexus.services.lifecycle.driver import ServiceDriver
 from nexus.services.lifecycle.failures import is_ready, stopped_meanwhile
-from nexus.services.lifecycle.lifecycle import Lifecycle
-from nexus.services.lifecycle.resume import Found
 from nexus.services.states import ServiceReason, ServiceState
 from nexus.services.store import StoredService
-from nexus.store import StoreError
+from nexus.supervision.adoption import Found
 from nexus.supervision.requests import Reason, RestartRequest, StartOptions, StopRequest
-from nexus.tasks import cancel_and_wait
+from nexus.supervision.supervisor import Supervisor
 
 __all__ = ["ServiceHandle"]
 
-_log = logging.getLogger("nexus.services")
-
 _RESTART = Reason(ServiceReason.REQUESTED, "restarted on demand")
+
+
+class _Supervision(NamedTuple):
+    """A supervision of the service: the shared part, and its own."""
+
+    supervisor: Supervisor
+    driver: ServiceDriver
+
+    @property
+    def has_run(self) -> bool:
+        """Whether there is a process, or is about to be."""
+        return self.driver.launching or self.supervisor.has_run
 
 
 class ServiceHandle:
@@ -34,11 +43,9 @@ class ServiceHandle:
 
     def __init__(self, manager: ManagerContext, services: Services, service_id: str) -> None:
         self.id = service_id
-        self._context = ServiceContext(manager, services, service_id, self._changed, self._troubled)
-        self._services = services
-        self._lifecycle: Lifecycle | None = None
+        self._context = ServiceContext(manager, services, service_id)
+        self._supervision: _Supervision | None = None
         """While the service is starting, up or stopping."""
-        self._task: asyncio.Task[None] | None = None
         self._stops = 0
         """How many stops were requested."""
 
@@ -55,28 +62,28 @@ class ServiceHandle:
     @property
     def alive(self) -> bool:
         """Whether it has a supervision task: it is starting, up or stopping."""
-        return self._lifecycle is not None
+        return self._supervision is not None
 
     @property
     def stopping(self) -> bool:
         """Whether it is on its way to stopped or failed."""
-        return self._lifecycle is not None and self._lifecycle.stopping
+        return self._supervision is not None and self._supervision.driver.stopping
 
     @property
     def stop_requested(self) -> bool:
         """Whether a client, or the loss of a dependency, is stopping it."""
-        return self._lifecycle is not None and self._context.requests.stop is not None
+        return self._supervision is not None and self._context.requests.stop is not None
 
     @property
     def blocked(self) -> str | None:
         """Why it waits for a dependency that nothing brings up; None while it does not."""
-        return None if self._lifecycle is None else self._context.tracker.blocked
+        return None if self._supervision is None else self._context.tracker.blocked
 
     @property
     def process(self) -> Process | None:
         """Its process, if it has one."""
-        lifecycle = self._lifecycle
-        return None if lifecycle is None or lifecycle.run is None else lifecycle.run.process
+        run = None if self._supervision is None else self._supervision.supervisor.run
+        return None if run is None else run.process
 
     # Requests
 
@@ -93,8 +100,8 @@ class ServiceHandle:
         """
         await self._wait_for_stop()
         self._refuse_unknown()
-        if self._lifecycle is not None and self._lifecycle.has_run:
-            self._refuse_other_environment(self._lifecycle, options.environment)
+        if self._supervision is not None and self._supervision.has_run:
+            self._refuse_other_environment(self._supervision.driver, options.environment)
         else:
             self._bring_up(options)
         await self._outcome(wait)
@@ -106,12 +113,12 @@ class ServiceHandle:
         """
         await self._wait_for_stop()
         self._refuse_unknown()
-        lifecycle = self._lifecycle
-        if lifecycle is None:
+        supervision = self._supervision
+        if supervision is None:
             if options.environment is None:
                 options = StartOptions(options.operation, self._context.state.read().start_environment)
             self._bring_up(options)
-        elif lifecycle.has_run:
+        elif supervision.has_run:
             self._context.requests.restart = RestartRequest(options.operation, _RESTART, options=options)
             self._context.requests.wake()
         else:
@@ -122,7 +129,7 @@ class ServiceHandle:
         """Start it for a dependent, without waiting; False while it is stopping: call again once it has stopped."""
         if self.stopping:
             return False
-        if self._lifecycle is None or not self._lifecycle.has_run:
+        if self._supervision is None or not self._supervision.has_run:
             self._bring_up(StartOptions(operation))
         return True
 
@@ -133,25 +140,16 @@ class ServiceHandle:
             StoreError: it has ended, and that cannot be written at present; or the request is strict, and was refused.
         """
         self._stops += 1
-        lifecycle, requests, state = self._lifecycle, self._context.requests, self._context.state
-        if lifecycle is None:
-            await state.write_stop(request)
+        if self._supervision is None:
+            await self._context.state.write_stop(request)
             return False
-        if requests.stop is None or request.on_demand:
-            requests.stop = request
         self._context.waiters.fail(stopped_meanwhile(self._context))
-        requests.wake()
-        while self._lifecycle is lifecycle:
-            if lifecycle.refused is not None and not requests.pending:
-                raise lifecycle.refused
-            if state.trouble is not None and not lifecycle.may_live:
-                raise _ended_unwritten(self.name, state.trouble)
-            await self._context.waiters.changed()
+        await self._supervision.supervisor.stop(request)
         return True
 
     def notice(self, changes: Sequence[Change]) -> bool:
         """Take note of changes of a dependency; whether it was woken to act on them."""
-        if self._lifecycle is None or not self._context.tracker.notice(changes):
+        if self._supervision is None or not self._context.tracker.notice(changes):
             return False
         self._context.requests.wake()
         return True
@@ -160,18 +158,20 @@ class ServiceHandle:
         """Take over a changed record: the health check and the dependencies hold at once."""
         self._context.state.refresh()
         self._context.tracker.refresh()
-        if self._lifecycle is not None:
-            if self._lifecycle.run is not None:
-                self._lifecycle.run.reconfigure()
+        if self._supervision is not None:
+            self._supervision.driver.reconfigure()
             self._context.requests.wake()
 
     def _bring_up(self, options: StartOptions) -> None:
-        """Begin a lifecycle, or let one that waits for its next run begin it now."""
-        lifecycle = self._lifecycle or self._begin(options.operation)
-        lifecycle.begin(options)
+        """Begin a supervision, or let one that waits for its next run begin it now."""
+        supervision = self._supervision
+        if supervision is None:
+            supervision = self._supervise(ServiceDriver(self._context, options.operation))
+            supervision.supervisor.begin()
+        supervision.driver.begin(options)
 
-    def _refuse_other_environment(self, lifecycle: Lifecycle, environment: dict[str, str] | None) -> None:
-        if environment is None or environment == lifecycle.wanted_environment:
+    def _refuse_other_environment(self, driver: ServiceDriver, environment: dict[str, str] | None) -> None:
+        if environment is None or environment == driver.wanted_environment:
             return
         raise ServiceRunning(
             f'cannot start service "{self.name}" with this environment: it is up with another one',
@@ -182,10 +182,10 @@ class ServiceHandle:
 
     def _refuse_unknown(self) -> None:
         """Refuse a start while the run cannot be looked at: it may be alive."""
-        lifecycle = self._lifecycle
-        if lifecycle is not None and lifecycle.unknown is not None:
+        unknown = None if self._supervision is None else self._supervision.supervisor.unknown
+        if unknown is not None:
             raise ServiceUnknown(
-                f'cannot start service "{self.name}": its present run cannot be looked at: {lifecycle.unknown}',
+                f'cannot start service "{self.name}": its present run cannot be looked at: {unknown}',
                 hint="The daemon looks again every second; its log has the cause.",
                 details={"id": self.id, "name": self.name},
             )
@@ -207,59 +207,33 @@ class ServiceHandle:
 
     async def _outcome(self, wait: bool) -> None:
         """Wait until it is up, or with ``wait`` ready."""
-        context, service = self._context, self._context.state.service
-        no_request = self._lifecycle is not None and not context.requests.pending
+        context, service = self._context, self._context.state.record
+        no_request = self._supervision is not None and not context.requests.pending
         is_up = no_request and service is not None and service.state is ServiceState.RUNNING
         if is_up and service is not None and (not wait or is_ready(service)):
             return
         await context.waiters.outcome(ready=wait)
 
-    # Its lifecycle
+    # Its supervision
 
     def resume(self, stored: StoredService, found: Found, *, rebooted: bool) -> asyncio.Event:
         """Go on with what an earlier daemon began; the event is set once that has been handled."""
-        self._context.state.service = stored.service
-        lifecycle = self._begin(self._context.state.operation)
-        lifecycle.resume(stored, found, rebooted=rebooted)
-        return self._context.requests.waited
+        state, was_unknown = self._context.state, stored.service.unknown_since is not None
+        state.record = stored.service
+        supervision = self._supervise(ServiceDriver(self._context, state.operation, stored, rebooted=rebooted))
+        return supervision.supervisor.resume(found, run_id=stored.run_id, was_unknown=was_unknown)
 
-    def _begin(self, operation: Operation) -> Lifecycle:
-        lifecycle = self._lifecycle = Lifecycle(self._context, operation)
-        self._task = asyncio.create_task(self._supervise(lifecycle))
-        return lifecycle
+    def _supervise(self, driver: ServiceDriver) -> _Supervision:
+        self._supervision = _Supervision(Supervisor(self._context, driver, self._ended), driver)
+        return self._supervision
 
-    async def _supervise(self, lifecycle: Lifecycle) -> None:
-        try:
-            await lifecycle.supervise()
-        except Exception:  # a bug, which must leave no client waiting
-            _log.exception("service %s: supervision task failed", self.id)
-        self._lifecycle = self._task = None
-        self._context.state.trouble = None
-        self._context.requests.waited.set()
+    def _ended(self) -> None:
+        self._supervision = None
         self._context.waiters.fail(stopped_meanwhile(self._context))
-        self._changed()
+        self._context.changed()
 
     async def close(self) -> None:
         """Release it as the daemon ends: nothing is written or ended any more."""
-        await cancel_and_wait(self._task)
-        if self._lifecycle is not None and self._lifecycle.run is not None:
-            await self._lifecycle.run.close()
-
-    def _changed(self) -> None:
-        if self._lifecycle is not None:
-            self._context.requests.waited.set()
-        self._context.waiters.notify()
-        self._services.changed(self.id)
-
-    def _troubled(self, error: StoreError) -> None:
-        self._context.waiters.fail(error)
-        self._context.waiters.notify()
-
-
-def _ended_unwritten(name: str, trouble: StoreError) -> StoreError:
-    """The error of a stop that was carried out, and whose end cannot be written at present."""
-    return type(trouble)(
-        f'cannot write that service "{name}" has stopped: {trouble.message}',
-        hint="The service has ended. Its record is corrected once the database can be written again.",
-        details={"name": name, "stopped": True},
-    )
+        if self._supervision is not None:
+            await self._supervision.supervisor.close()
+            await self._supervision.driver.close()

@@ -1,35 +1,20 @@
-"""How a daemon resumes the service of an earlier one: what is found of its run, and what follows from the record."""
+"""What follows from the record of a service that an earlier daemon supervised, and from what is found of its run."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
 from typing import NamedTuple
 
 from nexus.journal.operation import Operation
 from nexus.runtime import Exit, Orphans, Process
 from nexus.runtime.status import now_ms
-from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.reasons import HOST_RESTARTED, stored_reason
 from nexus.services.states import RestartPolicy, ServiceReason, ServiceState, ServiceType
 from nexus.services.store import StoredService
-from nexus.store import StoreError
 from nexus.supervision.exits import lost
-from nexus.supervision.requests import Reason, RequestPending, RestartRequest, StartOptions, StopRequest
-from nexus.tasks import cancel_and_wait
+from nexus.supervision.requests import Reason, RestartRequest, StartOptions, StopRequest
+from nexus.supervision.supervisor import ORPHANS_ENDED
 
-__all__ = ["ORPHANS_ENDED", "Found", "Resumption", "find_run", "plan_resumption"]
-
-_log = logging.getLogger("nexus.services")
-
-_LOOK_AGAIN_S = 1.0
-
-ORPHANS_ENDED = "its files were deleted: what was left of it was ended"
-
-
-Found = Process | Exit | Orphans | Exception | None
-"""What the process runtime has of a run; an exception is why it cannot be looked at."""
+__all__ = ["Resumption", "plan_resumption"]
 
 
 class Resumption(NamedTuple):
@@ -43,65 +28,6 @@ class Resumption(NamedTuple):
     """Whether the record has the exit already, as a part of the operation that led to its present state."""
     stop: StopRequest | None = None
     restart: RestartRequest | None = None
-
-
-async def find_run(context: ServiceContext, error: Exception) -> Process | Exit | Orphans | None:
-    """Look for the run that the record knows until that is possible; ``error`` is why it was not.
-
-    Meanwhile the record says since when the run is unknown; the caller unsets that. It is not taken for ended, and none
-    is started. A stop that is requested reaches its shim at once, also while a look waits for a lock.
-    """
-    run_id = context.run_id
-    assert run_id is not None
-    _log.error("service %s: cannot look at its run, trying again: %s", context.state.name, error)
-    await _write_unknown(context, context.state.read().service.unknown_since or now_ms())
-    told = asyncio.Event()
-    telling = asyncio.create_task(_stop_when_requested(context, run_id, told))
-    try:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_AGAIN_S):
-                    await told.wait()
-            told.clear()
-            try:
-                found = await context.manager.runtime.adopt(context.owner, run_id)
-                orphans = (
-                    {} if found is not None else await context.manager.runtime.find_orphans({run_id: context.owner})
-                )
-            except Exception as again:
-                if str(again) != str(error):
-                    _log.error("service %s: cannot look at its run: %s", context.state.name, again)
-                error = again
-                continue
-            _log.warning("service %s: its run can be looked at again", context.state.name)
-            return orphans.get(run_id) if found is None else found
-    finally:
-        await cancel_and_wait(telling)
-
-
-async def _stop_when_requested(context: ServiceContext, run_id: str, told: asyncio.Event) -> None:
-    """Tell the shim of a run to stop it while that is requested, every second; sets ``told`` each time."""
-    requests = context.requests
-    while True:
-        if requests.stop is not None:
-            with contextlib.suppress(OSError):
-                await context.manager.runtime.stop_unreadable(context.owner, run_id)
-            told.set()
-        elif requests.restart is None:
-            with contextlib.suppress(RequestPending):
-                await requests.wait()
-            continue
-        await asyncio.sleep(_LOOK_AGAIN_S)
-
-
-async def _write_unknown(context: ServiceContext, since: int) -> None:
-    service = context.state.read().service
-    try:
-        await context.state.write(
-            service.state, operation=context.state.cause("adopted"), insist=False, unknown_since=since
-        )
-    except StoreError as error:
-        _log.warning("service %s: %s", context.state.name, error.message)
 
 
 def plan_resumption(

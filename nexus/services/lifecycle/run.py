@@ -1,86 +1,45 @@
-"""One run of a service that has a process, of this daemon or an earlier one: its start window, then its watch."""
+"""What is watched of a run of a service: its start window, then its process, its health and its dependencies."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from typing import Any
+from typing import Any, NoReturn
 
-from nexus.runtime import Exit, Process
-from nexus.runtime.status import boot_clock_ms
 from nexus.services.health.check import HealthCheck
 from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.lifecycle.failures import is_ready
 from nexus.services.reasons import reason_columns
-from nexus.services.records import Service
 from nexus.services.states import ServiceHealth, ServiceReason, ServiceState, ServiceType
 from nexus.supervision.requests import Reason, RestartRequest, StopRequest
-from nexus.tasks import cancel_and_wait
+from nexus.supervision.run import Run
 
-__all__ = ["Exited", "Run", "time_up"]
-
-_LEFTOVERS_S = 0.1
-"""Descendants that end within this time after the main process need no state of their own."""
+__all__ = ["ServiceRun"]
 
 
-class Exited(Exception):
-    """The main process has ended, so the present step is given up."""
+class ServiceRun:
+    """A run with a process. It waits, watches and writes; the driver decides what follows its end."""
 
-
-def time_up(service: Service, exit_: Exit, observed_ms: int | None) -> int:
-    """How long a run was up, in ms; of one whose exit no daemon observed, only the wall clock tells."""
-    return observed_ms if observed_ms is not None else exit_.at - (service.started_at or exit_.at)
-
-
-class Run:
-    """A run with a process. It waits, watches and writes; the lifecycle decides what follows its end."""
-
-    def __init__(self, context: ServiceContext, process: Process, *, came_up: bool = False) -> None:
-        self.process = process
+    def __init__(self, context: ServiceContext, run: Run, *, came_up: bool) -> None:
         self.came_up = came_up
         """Whether it has outlived its start window."""
         self._context = context
+        self._run = run
         self._health: HealthCheck | None = None
         self._early: tuple[ServiceHealth, str | None] | None = None
         """What the health check found within the start window; it is written once the service is running."""
-        self._started_ms = process.started_clock_ms or boot_clock_ms()
-        """By the boot clock, which never jumps."""
-        self._exited_ms = self._started_ms
         self._window: asyncio.TimerHandle | None = None
         """Ends the waits for the start of a oneshot."""
-        self._watcher = asyncio.create_task(self._wake_at_exit())
-
-    async def _wake_at_exit(self) -> None:
-        await self.process.wait_exit()
-        self._exited_ms = boot_clock_ms()
-        self._context.requests.wake()
-
-    @property
-    def up_ms(self) -> int:
-        """How long the process ran, or runs."""
-        return (boot_clock_ms() if self.process.exit is None else self._exited_ms) - self._started_ms
-
-    def check(self) -> None:
-        """Return while the run goes on undisturbed.
-
-        Raises:
-            RequestPending: there is a request.
-            Exited: the main process has ended.
-        """
-        self._context.requests.check()
-        if self.process.exit is not None:
-            raise Exited
 
     async def settle(self, restarted: Reason | None) -> None:
-        """Wait until the start window has passed or a health check succeeds, then write running; raises as ``check``.
+        """Wait until the start window has passed or a health check succeeds, then write running.
 
         A oneshot is running at once, but its start has succeeded only when the window has passed. ``restarted`` is the
-        reason to write: why the policy began this run.
+        reason to write: why the policy began this run. Raises as ``Run.check``.
         """
         if self.came_up:
             return
-        state, requests, process = self._context.state, self._context.requests, self.process
-        service = state.service
+        state, requests, process = self._context.state, self._context.requests, self._run.process
+        service = state.record
         assert service is not None
         columns: dict[str, Any] = {"pid": process.pid, "started_at": process.started_at}
         oneshot = service.type is ServiceType.ONESHOT
@@ -88,17 +47,17 @@ class Run:
             if service.pid != process.pid:
                 await state.write(ServiceState.STARTING, requests=requests, **columns)
             self._start_health()
-            while (left_s := (service.start_window_ms - self.up_ms) / 1000) > 0 and not self._is_healthy_early():
-                self.check()
+            while (left_s := (service.start_window_ms - self._run.up_ms) / 1000) > 0 and not self._is_healthy_early():
+                self._run.check()
                 await requests.wait(left_s)
-            self.check()
+            self._run.check()
         detail = {"pid": process.pid} | ({} if service.active_port is None else {"port": service.active_port})
         columns |= reason_columns(restarted)
         service = await state.write(ServiceState.RUNNING, ("service.started", detail), requests=requests, **columns)
         self.came_up = True
         if self._early is not None:
             await self._on_health(*self._early)
-        left_s = (service.start_window_ms - self.up_ms) / 1000
+        left_s = (service.start_window_ms - self._run.up_ms) / 1000
         if oneshot and left_s > 0:
             self._window = asyncio.get_running_loop().call_later(left_s, self._succeed_if_running)
         else:
@@ -109,38 +68,40 @@ class Run:
 
     def _succeed(self) -> None:
         """End the waits for the start, and those for readiness if the service is ready."""
-        service = self._context.state.service
+        service = self._context.state.record
         if service is not None and not self._context.requests.pending:
             self._context.waiters.succeed(ready=is_ready(service))
 
     def _succeed_if_running(self) -> None:
         """The window of a oneshot has passed; the end of one that has exited decides about its start."""
-        if self.process.exit is None:
+        if self._run.process.exit is None:
             self._succeed()
 
     def _start_health(self) -> None:
+        if self._health is not None:
+            return  # a request that was refused, or an error, has ended the wait for the start window
         service = self._context.state.read().service
-        self._health = HealthCheck(self._context.manager.runtime, service, self.process, self._on_health)
+        self._health = HealthCheck(self._context.manager.runtime, service, self._run.process, self._on_health)
         self._health.start()
 
-    async def watch(self) -> None:
-        """Watch the process, its health and its dependencies; ends only by raising as ``check``."""
+    async def watch(self) -> NoReturn:
+        """Watch the process, its health and its dependencies; ends only by raising as ``Run.check``."""
         if self._health is None:
             if self._context.state.read().service.health is not ServiceHealth.UNKNOWN:
                 # An earlier daemon checked it; this one has not yet.
                 await self._context.state.write_health(ServiceHealth.UNKNOWN, None)
             self._start_health()
         while True:
-            self.check()
+            self._run.check()
             if self._context.tracker.due:
                 await self._look_at_dependencies()
-                self.check()
+                self._run.check()
             await self._context.requests.wait()
 
     async def _look_at_dependencies(self) -> None:
         """Write what was lost and what is back, and request what the dependency declares for its loss."""
         context, requests = self._context, self._context.requests
-        service = context.state.service or context.state.read().service
+        service = context.state.record or context.state.read().service
         observed = context.tracker.look(service)
         if not observed.events and observed.lost == service.lost_dependencies:
             return
@@ -182,29 +143,10 @@ class Run:
         if self._health is not None and self._health.differs(service):
             self._health.replace(service)
 
-    async def is_gone(self) -> bool:
-        """Whether every process of the run ends within a tenth of a second."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LEFTOVERS_S):
-                await self.process.wait()
-                return True
-        return False
-
-    async def end_health(self) -> None:
-        """End the health check."""
+    async def end(self) -> None:
+        """End the health check and the wait for the start window; the process is not touched."""
+        if self._window is not None:
+            self._window.cancel()
         if self._health is not None:
             health, self._health = self._health, None
             await health.end()
-
-    def release(self) -> None:
-        """Stop watching; the process is not touched."""
-        if self._window is not None:
-            self._window.cancel()
-        self._watcher.cancel()
-        self.process.close()
-
-    async def close(self) -> None:
-        """Release the run as the daemon ends."""
-        await self.end_health()
-        self.release()
-        await cancel_and_wait(self._watcher)

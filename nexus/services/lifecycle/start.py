@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import msgspec
 
 from nexus.journal.operation import Operation
-from nexus.journal.store import bounds
-from nexus.runtime import Process, ProcessSpec, RuntimeFailure, StartFailed
+from nexus.runtime import ProcessSpec, RuntimeFailure, StartFailed
 from nexus.runtime.start_errors import find_obstacle
 from nexus.services.configuration.command import make_spec, refuse_without_command
 from nexus.services.lifecycle.context import ServiceContext
@@ -19,9 +17,8 @@ from nexus.services.lifecycle.failures import start_failed
 from nexus.services.lifecycle.ports import choose_port, leased_by_another
 from nexus.services.store import StoredService
 from nexus.store import StoreConflict
-from nexus.store.processes_folder import note_event
 
-__all__ = ["check_start", "start_process"]
+__all__ = ["check_start", "prepare_run"]
 
 WriteRun = Callable[[str, int | None, StoredService], Awaitable[None]]
 
@@ -50,13 +47,14 @@ async def check_start(context: ServiceContext, environment: dict[str, str]) -> N
             raise obstacle
 
 
-async def start_process(
-    context: ServiceContext, operation: Operation, environment: dict[str, str], write_run: WriteRun
-) -> Process:
-    """Start a run of the service, which ``operation`` led to; ``environment`` is that of the start.
+@contextlib.asynccontextmanager
+async def prepare_run(
+    context: ServiceContext, run_id: str, operation: Operation, environment: dict[str, str], write_run: WriteRun
+) -> AsyncIterator[ProcessSpec]:
+    """Make the spec of a run of the service, which ``operation`` led to; ``environment`` is that of the start.
 
-    ``write_run`` is called with the new run's id, its port, and the record that its configuration is from. It writes
-    the row before the process exists.
+    ``write_run`` is called with the run's id, its port, and the record that its configuration is from. It writes the
+    row before the process exists. The process is started within the context.
 
     Raises:
         NexusError: it cannot be started; nothing of it is left.
@@ -64,10 +62,7 @@ async def start_process(
     """
     async with context.services.launches:
         with _as_nexus_errors(context):
-            spec, run_id = await _prepare(context, operation, environment, write_run)
-            manager = context.manager
-            note_event(manager.directory, manager.store.read(bounds)[1])
-            return await context.manager.runtime.start(context.owner, run_id, spec)
+            yield await _prepare(context, run_id, operation, environment, write_run)
 
 
 @contextlib.contextmanager
@@ -85,8 +80,8 @@ def _as_nexus_errors(context: ServiceContext) -> Iterator[None]:
 
 
 async def _prepare(
-    context: ServiceContext, operation: Operation, environment: dict[str, str], write_run: WriteRun
-) -> tuple[ProcessSpec, str]:
+    context: ServiceContext, run_id: str, operation: Operation, environment: dict[str, str], write_run: WriteRun
+) -> ProcessSpec:
     """Everything that the process needs, with the row that precedes it."""
     requests, services = context.requests, context.services
     avoid: set[int] = set()
@@ -97,7 +92,6 @@ async def _prepare(
         refuse_without_command(service)
         choice = await requests.interruptible(choose_port(context, stored, avoid))
         tunnels = await requests.interruptible(services.tunnels.open(stored, operation))
-        run_id = uuid.uuid4().hex
         variables = await requests.interruptible(services.environment(stored, run_id, choice.port, tunnels))
         spec = await requests.interruptible(make_spec(service, variables, context.manager.hooks))
         context.manager.runtime.check(spec)
@@ -109,4 +103,4 @@ async def _prepare(
                 raise leased_by_another(context, service, choice.port) from None
             avoid.add(choice.port)
             continue
-        return spec, run_id
+        return spec

@@ -1,0 +1,71 @@
+"""What the parts of one object's supervision share, and what they need of the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from nexus.journal.operation import Operation
+from nexus.runtime import Runtime
+from nexus.store import StateStore, StoreError
+from nexus.supervision.requests import Requests
+from nexus.supervision.state_writer import StateWriter
+from nexus.supervision.waiters import Waiters
+
+__all__ = ["Host", "Supervised"]
+
+
+class Host(Protocol):
+    """What a supervision needs of the daemon; ``ManagerContext`` has it."""
+
+    @property
+    def store(self) -> StateStore:
+        """The store of the records."""
+
+    @property
+    def directory(self) -> Path:
+        """The folder for the files of processes."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """The process runtime."""
+
+    def cause(self, name: str, of: Operation | None = None) -> Operation:
+        """Begin an operation of the daemon's own, which ``of`` led to."""
+
+
+class Supervised:
+    """The shared parts of one object, for as long as the daemon knows it.
+
+    ``kind`` is its word in sentences: service, job. ``owner`` has its runs and its log in the process runtime.
+    ``told`` is called after each change of its record, and when a supervision of it ends.
+    """
+
+    def __init__(
+        self, manager: Host, kind: str, owner: str, state: StateWriter[Any, Any], told: Callable[[], None]
+    ) -> None:
+        self.manager = manager
+        self.kind = kind
+        self.owner = owner
+        self.state = state
+        self.waiters = Waiters()
+        self.requests = Requests()
+        """Of the present supervision; each begins with new ones."""
+        self._told = told
+        state.on_change, state.on_trouble = self.changed, self._troubled
+
+    @property
+    def run_id(self) -> str | None:
+        """The run that the record knows."""
+        return self.state.run_id
+
+    def changed(self) -> None:
+        """Tell all who wait that the record was changed, or that a supervision has ended."""
+        self.requests.waited.set()
+        self.waiters.notify()
+        self._told()
+
+    def _troubled(self, error: StoreError) -> None:
+        self.waiters.fail(error)
+        self.waiters.notify()
