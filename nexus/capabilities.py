@@ -48,6 +48,14 @@ CAPABILITIES: tuple[Capability, ...] = (
     ),
     Capability("plugins", (Noun("plugin", "List, reload and call plugins.", ("plugins",)),)),
     Capability("services", (Noun("service", "Manage services.", ("svc", "services")),), manager=True, manifest=True),
+    Capability(
+        "jobs",
+        (
+            Noun("job", "Run commands from a queue.", ("jobs",)),
+            Noun("group", "Manage the groups of jobs.", ("groups",)),
+        ),
+        manager=True,
+    ),
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )

@@ -30,6 +30,7 @@ from nexus.records.scope import Scope, scope_of
 from nexus.runtime import Runtime
 from nexus.store import Reader, StateStore, Transaction
 from nexus.supervision.boot import Boot
+from nexus.supervision.environments import Environments
 from nexus.supervision.port_leases import PortLeases
 from nexus.supervision.sweeper import Sweeper
 
@@ -106,6 +107,9 @@ class ManagerContext(NamedTuple):
     boot: Boot
     sweeper: Sweeper
     ports: PortLeases
+    environments: Environments
+    setting: Callable[[str], Any]
+    """Gives the effective value of a known setting."""
     caller: Caller
     """The daemon itself, which the journal names as the actor of changes that no client requested."""
 

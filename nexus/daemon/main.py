@@ -50,6 +50,7 @@ from nexus.store.maintenance import database_lock
 from nexus.store.processes_folder import ForeignProcesses, ProcessesFolder
 from nexus.store.sqlite import SqliteStore
 from nexus.supervision.boot import Boot
+from nexus.supervision.environments import Environments
 from nexus.supervision.port_leases import PortLeases
 from nexus.supervision.sweeper import Sweeper
 from nexus.system.settings import KNOWN, validate
@@ -330,6 +331,8 @@ class _Daemon:
             boot=Boot(directory),
             sweeper=Sweeper(runtime),
             ports=PortLeases(store),
+            environments=Environments(),
+            setting=lambda key: store.read(lambda reader: setting_value(reader, key)),
             caller=self.caller,
         )
 

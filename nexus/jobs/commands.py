@@ -116,6 +116,7 @@ event("job_group.resumed", "Jobs of a group begin again.")
 written_event("job_after", "What a job waits for")
 
 cause("job.due", "The queue began a job.")
+cause("job.timeout", "A job ran longer than its time limit.")
 cause("job.after", "A job ended that others waited for.")
 cause("jobs.retention", "Old jobs and their output were deleted.")
 
@@ -490,7 +491,7 @@ class ListJobGroups(Command[JobGroupPage]):
 
 @command(0x0312, Effect.READ, errors=_GROUP_LOOKUP_ERRORS, in_project=False)
 class GetJobGroup(Command[JobGroup]):
-    """Get a group of jobs, with how many of them are queued and executing."""
+    """Get a group of jobs."""
 
     group: GroupReference
 

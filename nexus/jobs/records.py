@@ -163,6 +163,7 @@ class JobsPruned(Record):
     count: int
     more: bool = False
     """Whether the request has to be repeated for the rest."""
+    ids: list[str] = field(default_factory=list)
 
 
 class JobGroup(Record, kw_only=True):
@@ -179,9 +180,6 @@ class JobGroup(Record, kw_only=True):
     updated_at: int
     revision: int
     state_revision: int
-    queued: int | None = None
-    """How many of its jobs are queued; lists and inspections tell it."""
-    executing: int | None = None
 
 
 class JobGroupPage(Record):
@@ -189,6 +187,8 @@ class JobGroupPage(Record):
 
     groups: list[JobGroup]
     next_cursor: str | None = None
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By the name of a group and a status, queued or executing, how many jobs there are."""
 
 
 class Schedule(Record, kw_only=True):

@@ -22,7 +22,7 @@ from nexus.jobs.errors import (
     JobNotFound,
     JobStatusWrong,
 )
-from nexus.jobs.records import After, Job, JobEnvironment, JobGroup
+from nexus.jobs.records import After, Job, JobGroup
 from nexus.jobs.states import ENDED, TRANSITIONS, AfterCondition, JobReason, JobStatus
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Event, derived
@@ -39,6 +39,8 @@ __all__ = [
     "StoredJob",
     "Waiting",
     "alive",
+    "backoff_ms",
+    "borrowed_services",
     "change_status",
     "counts",
     "dependents",
@@ -143,7 +145,6 @@ GROUPS = Table(
     order=("name",),
     descending=False,
     told=("slots",),
-    computed=("queued", "executing"),
 )
 
 _FIELDS = len(JOBS.columns)
@@ -155,8 +156,7 @@ _UNSET_AT_END = ("environment", "stdin_data", "operation_id", "not_before")
 
 def _stored(row: Sequence[Any]) -> StoredJob:
     private = {
-        name: column.to_field(value)
-        for (name, column), value in zip(JOBS.private.items(), row[_FIELDS:], strict=True)
+        name: column.to_field(value) for (name, column), value in zip(JOBS.private.items(), row[_FIELDS:], strict=True)
     }
     return StoredJob(JOBS.decode(row[:_FIELDS]), **private)
 
@@ -172,7 +172,7 @@ def alive(reader: Reader) -> list[StoredJob]:
     return [
         _stored(row)
         for status in sorted(ALIVE)
-        for row in reader.all(f"{_SELECT_STORED} WHERE jobs.status = ? ORDER BY jobs.created_at, jobs.id", (status.value,))
+        for row in reader.all(f"{_SELECT_STORED} WHERE status = ? ORDER BY created_at, jobs.id", (status.value,))
     ]
 
 
@@ -239,6 +239,14 @@ def change_status(
     job = JOBS.write(tx, operation, job_id, changes | columns, events)
     assert job is not None
     return job
+
+
+def borrowed_services(reader: Reader) -> set[str]:
+    """The ids of the services whose environments running one-offs have."""
+    rows = reader.all(
+        "SELECT DISTINCT service_id FROM jobs WHERE service_id IS NOT NULL AND status IN ('executing', 'unknown')"
+    )
+    return {row[0] for row in rows}
 
 
 # What waits
@@ -447,7 +455,7 @@ def backoff_ms(job: Job) -> int:
 def ended_before(reader: Reader, before: int, project_id: str | None, successful: bool, limit: int) -> list[Job]:
     """Jobs that ended before a time (ms), oldest first."""
     conditions, parameters = ["completed_at IS NOT NULL", "completed_at < ?"], [before]
-    conditions.append(f"status {"= 'completed'" if successful else "IN ('completed', 'failed', 'cancelled')"}")
+    conditions.append("status = 'completed'" if successful else "status IN ('completed', 'failed', 'cancelled')")
     if project_id is not None:
         conditions.append("project_id = ?")
         parameters.append(project_id)  # type: ignore[arg-type]

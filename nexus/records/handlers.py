@@ -16,7 +16,7 @@ from nexus.records.scope import ANYWHERE, Scope
 from nexus.records.table import Identified, Table, without_repeats
 from nexus.store import Reader, Transaction
 
-__all__ = ["creates", "deletes", "gets", "lists", "updates"]
+__all__ = ["check_metadata", "creates", "deletes", "gets", "lists", "updates"]
 
 R = TypeVar("R", bound=Identified)
 
@@ -43,7 +43,7 @@ def creates(
     @handles(create)
     def handler(tx: Transaction, ctx: Context, command: Any) -> R:
         cannot = f'cannot create {table.word} "{command.name}"'
-        _check_metadata(command, cannot)
+        check_metadata(command, cannot)
         fields = msgspec.structs.asdict(command)
         if table.has_project:
             fields["project_id"] = ctx.scope(tx).home(cannot)
@@ -73,7 +73,12 @@ def _repeated(tx: Transaction, table: Table[R], fields: Mapping[str, Any]) -> R 
     )
 
 
-def _check_metadata(command: Any, cannot: str) -> None:
+def check_metadata(command: Any, cannot: str) -> None:
+    """Check the bounds of free-form values; ``cannot`` begins the sentence.
+
+    Raises:
+        InvalidArgument: one is too large, or nested too deep.
+    """
     kind: Any = type(command)
     for field in metadata_fields(kind):
         value = getattr(command, field)
@@ -124,7 +129,7 @@ def updates(table: Table[R], update: type[Command[R]], check: Check = _accept) -
                 hint=f"Give at least one of {', '.join(fields[:-1])} and {fields[-1]}.",
                 details={"path": ""},
             )
-        _check_metadata(command, f'cannot update {table.word} "{getattr(command, reference)}"')
+        check_metadata(command, f'cannot update {table.word} "{getattr(command, reference)}"')
         record = table.resolve(tx, getattr(command, reference), _scope(ctx, tx, table))
         cannot = f'cannot update {table.word} "{record.name}"'
         table.expect(record, cannot, command.if_revision)

@@ -40,8 +40,9 @@ async def _adopt_tunnels(manager: ManagerContext, tunnels: Tunnels, rows: list[S
     def led(stored: StoredService) -> Operation:
         return manager.store.read(lambda reader: resumed(reader, manager.caller, stored.operation_id, "adopted"))
 
+    borrowed = manager.store.read(lambda reader: manager.environments.borrowed(reader, "service"))
     adoptions = [
-        tunnels.adopt(edge, stored.service.state in store.UP, led(stored))
+        tunnels.adopt(edge, stored.service.state in store.UP or stored.service.id in borrowed, led(stored))
         for stored in rows
         for edge in stored.dependencies
         if edge.tunnel_run_id is not None

@@ -34,6 +34,7 @@ from nexus.services.errors import ServiceCursorInvalid, ServiceNeeded, ServiceNo
 from nexus.services.lifecycle.context import SERVICE_OWNER, owner_of_service
 from nexus.services.lifecycle.handle import ServiceHandle
 from nexus.services.lifecycle.progress import describe_progress
+from nexus.services.one_off import OneOffs
 from nexus.services.records import Service, ServicesStopped, ServiceStarted, ServiceStatus
 from nexus.services.states import DependencyCondition, ServiceReason, ServiceState, ServiceType
 from nexus.services.store import StoredService
@@ -64,6 +65,7 @@ class ServiceManager:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._announcer = Announcer(context, self._handles.get, self._spawn)
         self._followers = Followers()
+        context.environments.register("service", OneOffs(context, self.tunnels, self._is_alive))
         context.sweeper.register(SERVICE_OWNER, self._known_service)
         context.sweeper.register(TUNNEL_OWNER, self._known_tunnel)
         context.ports.avoid_declared(
@@ -305,6 +307,10 @@ class ServiceManager:
         if edge.condition is not DependencyCondition.COMPLETED:
             return True
         return store.get(reader, edge.service_id).state is not ServiceState.RUNNING
+
+    def _is_alive(self, service_id: str) -> bool:
+        handle = self._handles.get(service_id)
+        return handle is not None and handle.alive
 
     def _is_up(self, service_id: str) -> bool:
         handle = self._handles.get(service_id)

@@ -15,7 +15,7 @@ from nexus.runtime import Exit, Orphans, Process, ProcessSpec, RuntimeFailure
 from nexus.supervision.requests import Request, StopRequest
 from nexus.supervision.run import Run
 
-__all__ = ["Driver", "End", "NotStarted", "RunEnded", "RunStopped", "StopLadder"]
+__all__ = ["Driver", "End", "Launch", "NotStarted", "RunEnded", "RunStopped", "StopLadder"]
 
 
 class RunEnded(NamedTuple):
@@ -56,6 +56,14 @@ class StopLadder(NamedTuple):
     """From the signal to SIGKILL."""
 
 
+class Launch(NamedTuple):
+    """What is to be started."""
+
+    spec: ProcessSpec
+    stdin: int | None = None
+    """The descriptor that becomes its standard input; the driver closes its own afterwards."""
+
+
 class Driver(Protocol):
     """One supervision of one object, as its capability sees it. No method is called while another one is at work."""
 
@@ -67,8 +75,8 @@ class Driver(Protocol):
         Called in one turn of the event loop for all objects.
         """
 
-    def prepare(self, run_id: str) -> AbstractAsyncContextManager[ProcessSpec]:
-        """Wait until the next run may begin, make its spec, and write its durable row: then the process is started.
+    def prepare(self, run_id: str) -> AbstractAsyncContextManager[Launch]:
+        """Wait until the next run may begin, make what is to be started, and write its durable row.
 
         The start is made within the context, which may bound how many are made at the same time and translate errors.
 

@@ -262,10 +262,10 @@ class Supervisor:
         subject, manager = self._subject, self._subject.manager
         run_id = uuid.uuid4().hex
         try:
-            async with self._driver.prepare(run_id) as spec:
+            async with self._driver.prepare(run_id) as (spec, stdin):
                 self._launching = True
                 note_event(manager.directory, manager.store.read(bounds)[1])
-                process = await manager.runtime.start(subject.owner, run_id, spec)
+                process = await manager.runtime.start(subject.owner, run_id, spec, stdin=stdin)
                 self.run = Run(self._requests, process)
         finally:
             self._launching = False

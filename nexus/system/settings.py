@@ -25,6 +25,10 @@ class KnownSetting(NamedTuple):
 
 KNOWN: dict[str, KnownSetting] = {
     "journal.keep_days": KnownSetting(30, 1, 36_500, "how many days events are kept"),
+    "jobs.keep_days": KnownSetting(30, 1, 36_500, "how many days jobs are kept after their end"),
+    "jobs.max_output": KnownSetting(
+        10 * 1024**3, 1024**2, 2**53, "how many bytes of output of ended jobs are kept; the oldest goes first"
+    ),
 }
 """Every setting that changes what the daemon does, with its default."""
 

@@ -109,7 +109,12 @@ class Tunnels:
         return found
 
     async def close(self, service_id: str, operation: Operation) -> None:
-        """End all tunnels of a service that is no longer up. Their ports stay leased for its next run."""
+        """End all tunnels of a service that is no longer up, unless one-offs use them.
+
+        Their ports stay leased for its next run.
+        """
+        if service_id in self._store.read(lambda reader: self._manager.environments.borrowed(reader, "service")):
+            return
         edges = self._store.read(lambda reader: dependency_store.dependencies_of(reader, service_id))
         ids = {edge.id for edge in edges if edge.tunnel_run_id is not None}
         ids |= {id_ for id_, tunnel in self._tunnels.items() if tunnel.edge.service_id == service_id}

@@ -15,7 +15,7 @@ from nexus_protocol import NexusError
 
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Event
-from nexus.runtime import Exit, Orphans, Process, ProcessSpec
+from nexus.runtime import Exit, Orphans, Process
 from nexus.runtime.status import now_ms
 from nexus.services import store
 from nexus.services.errors import ServiceConfigFile, ServiceDependencyFailed, ServiceNoCommand
@@ -32,7 +32,7 @@ from nexus.services.records import Service
 from nexus.services.states import RestartPolicy, ServiceReason, ServiceState, ServiceType
 from nexus.services.store import StoredService
 from nexus.store import StoreError
-from nexus.supervision.driver import End, NotStarted, RunEnded, RunStopped, StopLadder
+from nexus.supervision.driver import End, Launch, NotStarted, RunEnded, RunStopped, StopLadder
 from nexus.supervision.exits import accepts_exit, exit_columns, exit_detail, may_end_with_machine
 from nexus.supervision.requests import Reason, Request, StartOptions, StopRequest
 from nexus.supervision.run import Run, RunExited
@@ -131,7 +131,7 @@ class ServiceDriver:
     # Up
 
     @contextlib.asynccontextmanager
-    async def prepare(self, run_id: str) -> AsyncIterator[ProcessSpec]:
+    async def prepare(self, run_id: str) -> AsyncIterator[Launch]:
         """As ``Driver``: wait for the backoff and the dependencies, then make the run."""
         await self._wait_for_backoff()
         await self._wait_for_dependencies()
@@ -139,7 +139,7 @@ class ServiceDriver:
         try:
             made = prepare_run(self._context, run_id, self._operation, self.environment, self._write_run)
             async with made as spec:
-                yield spec
+                yield Launch(spec)
         finally:
             self.launching = False
 

@@ -109,6 +109,8 @@ CREATE INDEX idx_jobs_next ON jobs (group_name, priority DESC, place)
 CREATE INDEX idx_jobs_due ON jobs (not_before) WHERE status = 'queued' AND not_before IS NOT NULL;
 CREATE INDEX idx_jobs_output ON jobs (completed_at) WHERE output_bytes > 0;
 CREATE INDEX idx_jobs_ended ON jobs (completed_at) WHERE completed_at IS NOT NULL;
+CREATE INDEX idx_jobs_operation ON jobs (operation_id) WHERE operation_id IS NOT NULL;
+CREATE INDEX idx_jobs_service ON jobs (service_id) WHERE service_id IS NOT NULL;
 CREATE INDEX idx_jobs_schedule ON jobs (schedule_id, created_at) WHERE schedule_id IS NOT NULL;
 
 -- What queued and stashed jobs still wait for: the unsettled part of the column after.

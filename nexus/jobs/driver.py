@@ -1,0 +1,464 @@
+"""What a supervision of a job does beside the shared part: its command, its time limit, and what follows an attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import signal
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NoReturn
+
+from nexus_protocol import NexusError
+
+from nexus.capability import ManagerContext
+from nexus.jobs import store
+from nexus.jobs.errors import JobChanged
+from nexus.jobs.records import Job
+from nexus.jobs.states import ENDED, JobReason, JobStatus
+from nexus.jobs.store import JOBS, StoredJob
+from nexus.journal.operation import Operation, resumed
+from nexus.journal.rows import Event
+from nexus.runtime import Exit, Orphans, Process, ProcessSpec, RuntimeFailure, StartFailed
+from nexus.runtime.inheritance import inherited_environment
+from nexus.runtime.status import now_ms
+from nexus.store import StoreError, Transaction
+from nexus.supervision.driver import End, Launch, NotStarted, RunEnded, RunStopped, StopLadder
+from nexus.supervision.exits import accepts_exit, describe_exit, exit_detail, lost, may_end_with_machine
+from nexus.supervision.requests import Reason, Request, StopRequest
+from nexus.supervision.run import Run
+from nexus.supervision.state_writer import StateWriter
+from nexus.supervision.supervised import Supervised
+
+__all__ = ["JOB_OWNER", "JobDriver", "JobState", "argv_of", "owner_of_job"]
+
+_log = logging.getLogger("nexus.jobs")
+
+JOB_OWNER = "job-"
+_MIB = 1024 * 1024
+_END_BYTES = 64 * 1024
+_BASH = "/bin/bash"
+_SH = "/bin/sh"
+_OF_EXIT = {"exit": JobReason.EXITED, "signal": JobReason.KILLED, "lost": JobReason.LOST}
+
+
+def owner_of_job(job_id: str) -> str:
+    """The owner of a job's runs and log in the process runtime."""
+    return f"{JOB_OWNER}{job_id}"
+
+
+def argv_of(job: Job) -> tuple[str, ...]:
+    """The words that a job runs: those given, else its line run by bash (``sh`` where there is none), else split.
+
+    Raises:
+        ValueError: the line of a tool other than bash has an unfinished quotation.
+    """
+    if job.argv is not None:
+        return tuple(job.argv)
+    if job.tool in ("bash", "sh"):
+        shell = _BASH if job.tool == "bash" and os.access(_BASH, os.X_OK) else _SH
+        return (shell, "-c", job.command)
+    return tuple(shlex.split(job.command))
+
+
+class JobState(StateWriter[JobStatus, Job]):
+    """Writes the record of one job."""
+
+    def __init__(self, manager: ManagerContext, job_id: str) -> None:
+        operation = manager.store.read(
+            lambda reader: resumed(reader, manager.caller, store.operation_of(reader, job_id), "adopted")
+        )
+        super().__init__(manager, owner_of_job(job_id), operation)
+        self.id = job_id
+        self._store = manager.store
+
+    @property
+    def name(self) -> str:
+        """The number of the job; its id once the record is deleted."""
+        return self.id if self.record is None else self.record.name
+
+    def read(self) -> StoredJob:
+        """The job as it is committed.
+
+        Raises:
+            JobNotFound: it was deleted.
+        """
+        stored = self._store.read(lambda reader: store.stored(reader, self.id))
+        if stored is None:
+            raise JOBS.not_found(self.id)
+        self.record = stored.job
+        return stored
+
+    def change(
+        self,
+        tx: Transaction,
+        operation: Operation,
+        state: JobStatus | None,
+        events: Sequence[Event],
+        columns: dict[str, Any],
+    ) -> Job:
+        """As ``StateWriter``: a run that cannot be looked at makes the job unknown, until it can."""
+        present = JOBS.get(tx, self.id)
+        columns = dict(columns)
+        expected = columns.pop("expected", None)
+        if expected not in (None, (present.revision, present.state_revision)):
+            raise JobChanged(f"cannot begin job {present.number}: it was changed meanwhile")
+        if state is None:
+            state = JobStatus.EXECUTING if columns.get("unknown_since") is None else JobStatus.UNKNOWN
+            if present.status in ENDED:
+                return present
+            if present.unknown_since is not None and columns.get("unknown_since") is not None:
+                columns = columns | {"unknown_since": present.unknown_since}
+            columns = {"reason": present.reason, "reason_code": present.reason_code} | columns
+        return store.change_status(tx, operation, self.id, state, events, **columns)
+
+    async def cancel_waiting(self, operation: Operation, reason: Reason) -> Job:
+        """Cancel the job if it waits; one that has ended, or runs, is not changed.
+
+        Raises:
+            StoreError: that cannot be written.
+        """
+
+        def change(tx: Transaction) -> Job:
+            job = JOBS.get(tx, self.id)
+            if job.status not in (JobStatus.QUEUED, JobStatus.STASHED):
+                return job
+            return store.change_status(
+                tx,
+                operation,
+                self.id,
+                JobStatus.CANCELLED,
+                [("job.cancelled", {"reason": reason.text})],
+                reason=reason.text,
+                reason_code=reason.code,
+                waits_for=0,
+            )
+
+        self.record = await self._store.write(change)
+        self.on_change()
+        return self.record
+
+
+class JobDriver:
+    """One supervision of a job: one attempt. ``launches`` bounds how many are started at the same time."""
+
+    def __init__(
+        self,
+        manager: ManagerContext,
+        subject: Supervised,
+        state: JobState,
+        operation: Operation,
+        launches: asyncio.Semaphore,
+    ) -> None:
+        self._manager = manager
+        self._subject = subject
+        self._state = state
+        self._operation = operation
+        """What led to this attempt."""
+        self._launches = launches
+        self._rebooted = False
+
+    # How it begins
+
+    def resume(self, found: Process | Exit | Orphans | None) -> RunEnded | NotStarted | None:
+        """As ``Driver``: a job whose process was never started is queued again, and no other one."""
+        job = self._state.read().job
+        self._operation = self._state.operation
+        if job.reason_code is JobReason.CANCELLING and self._subject.requests.stop is None:
+            reason = Reason(JobReason.CANCELLED, job.reason or "cancelled")
+            self._subject.requests.stop = StopRequest(self._operation, reason, on_demand=True)
+        if isinstance(found, (Process, Orphans)):
+            return None
+        if isinstance(found, Exit):
+            return RunEnded(found, self._state.cause("process.exited"))
+        if job.started_at is None and not self._manager.boot.is_new:
+            return NotStarted(None)
+        self._rebooted = self._manager.boot.is_new
+        what = "the machine was restarted" if self._rebooted else "its process was not found"
+        return RunEnded(lost(what), self._state.cause("process.exited"))
+
+    @contextlib.asynccontextmanager
+    async def prepare(self, run_id: str) -> AsyncIterator[Launch]:
+        """As ``Driver``: the row says executing before the process exists."""
+        requests = self._subject.requests
+        async with contextlib.AsyncExitStack() as stack:
+            await requests.interruptible(stack.enter_async_context(self._launches))
+            stored = self._state.read()
+            job = stored.job
+            environment, memory, cpu, umask = stored.environment, job.memory_limit_mib, job.cpu_limit_percent, None
+            directory = job.directory
+            memory_bytes = None if memory is None else memory * _MIB
+            if job.service_id is not None:
+                lender = self._manager.environments.of("service")
+                borrowed = await requests.interruptible(
+                    stack.enter_async_context(lender.lend(job.service_id, run_id, self._operation))
+                )
+                environment = borrowed.environment | (environment or {})
+                directory, umask = job.directory or borrowed.directory, borrowed.umask
+                memory_bytes = memory_bytes or borrowed.memory_bytes
+                cpu = cpu or borrowed.cpu_percent
+            variables = dict(inherited_environment() if environment is None else environment)
+            variables |= {"NEXUS_PROJECT": job.project, "NEXUS_JOB": job.name, "NEXUS_JOB_ID": job.id}
+            variables["NEXUS_RUN_ID"] = run_id
+            spec = self._make_spec(job, directory, variables, memory_bytes, cpu, umask)
+            stdin = await self._open_stdin(stored)
+            if stdin is not None:
+                stack.callback(os.close, stdin)
+            self._manager.runtime.check(spec)
+            requests.check()
+            await self._state.write(
+                JobStatus.EXECUTING,
+                ("job.started", {"attempt": job.attempt, "group": job.group}),
+                operation=self._operation,
+                insist=False,
+                run_id=run_id,
+                started_at=None,
+                expected=(job.revision, job.state_revision),
+            )
+            yield Launch(spec, stdin)
+
+    @staticmethod
+    def _make_spec(
+        job: Job,
+        directory: str,
+        variables: dict[str, str],
+        memory_bytes: int | None,
+        cpu_percent: int | None,
+        umask: int | None,
+    ) -> ProcessSpec:
+        try:
+            return ProcessSpec(
+                argv=argv_of(job),
+                directory=directory,
+                environment=variables,
+                stop_signal=signal.Signals[job.stop_signal.value].value,
+                stop_grace_ms=job.stop_grace_ms,
+                log_bytes=job.log_limit_mib * _MIB,
+                memory_bytes=memory_bytes,
+                cpu_percent=cpu_percent,
+                umask=umask,
+            )
+        except ValueError as error:
+            raise StartFailed(job.tool, str(error)) from error
+
+    @staticmethod
+    async def _open_stdin(stored: StoredJob) -> int | None:
+        """The descriptor of its standard input: the file that it names, or what the request carried."""
+        path = stored.job.stdin_path
+        if path is not None:
+            try:
+                # A FIFO without a writer would block, and is opened without waiting for one.
+                return await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            except OSError as error:
+                raise StartFailed(
+                    stored.job.tool, f"its standard input {path}: {error.strerror}", error.errno or 0
+                ) from error
+        if stored.stdin_data is None:
+            return None
+        memfd = os.memfd_create("stdin", os.MFD_CLOEXEC)
+        view = memoryview(stored.stdin_data)
+        while view:
+            view = view[os.write(memfd, view) :]
+        os.lseek(memfd, 0, os.SEEK_SET)
+        return memfd
+
+    # Up
+
+    async def watch(self, run: Run) -> NoReturn:
+        """As ``Driver``: the job runs until its process ends or its time is over."""
+        requests, job = self._subject.requests, self._state.record
+        if job is None or job.started_at is None:
+            run.check()  # one that has ended already needs no further write
+            job = await self._state.write(
+                JobStatus.EXECUTING, requests=requests, pid=run.process.pid, started_at=run.process.started_at
+            )
+        while True:
+            run.check()
+            left_s: float | None = None
+            if job.timeout_ms is not None:
+                left_s = (job.timeout_ms - run.up_ms) / 1000
+                if left_s <= 0:
+                    reason = Reason(JobReason.TIMEOUT, f"it ran longer than its time limit of {_time(job.timeout_ms)}")
+                    requests.stop = requests.stop or StopRequest(
+                        self._state.cause("job.timeout"), reason, on_demand=False
+                    )
+                    continue
+            await requests.wait(left_s)
+
+    async def ending(self, cause: Request | RunEnded | Orphans) -> None:
+        """As ``Driver``: a cancel is durable before anything is ended, where the store can be written."""
+        if not isinstance(cause, StopRequest):
+            return  # what is left of a run is ended without a status of its own
+        code = JobReason.CANCELLING if cause.on_demand else cause.reason.code
+        try:
+            await self._state.write(
+                JobStatus.EXECUTING,
+                ("job.cancelling", {"reason": cause.reason.text}),
+                operation=cause.operation,
+                insist=False,
+                reason=cause.reason.text,
+                reason_code=code,
+            )
+        except NexusError as error:
+            # It is ended all the same: the next write corrects the record.
+            _log.warning("job %s: %s", self._state.name, error.message)
+
+    # What follows
+
+    async def verdict(self, end: End) -> bool:
+        """As ``Driver``: an attempt is one supervision, and a further one is queued."""
+        if isinstance(end, NotStarted):
+            await self._not_started(end.error)
+        elif isinstance(end, RunStopped):
+            await self._stopped(end)
+        else:
+            await self._ended(end)
+        return False
+
+    async def _not_started(self, error: NexusError | RuntimeFailure | None) -> None:
+        if error is None:
+            reason = "the daemon ended before its process was started"
+            await self._write_end(JobStatus.QUEUED, [("job.requeued", {"reason": reason})], self._operation, None)
+            return
+        if isinstance(error, (StoreError, JobChanged)):
+            # It was not begun, and the queue begins it again; unless the store has begun it without telling.
+            if self._state.read().job.status is JobStatus.EXECUTING:
+                reason = "it could not be written that it began"
+                await self._write_end(JobStatus.QUEUED, [("job.requeued", {"reason": reason})], self._operation, None)
+            return
+        sentence = error.reason if isinstance(error, StartFailed) else error.message
+        if isinstance(error, StartFailed) and error.step != "chdir":
+            sentence = f"{error.program}: {error.reason}"
+        await self._failed(Reason(JobReason.START_FAILED, sentence), None, None, self._operation)
+
+    async def _ended(self, end: RunEnded) -> None:
+        exit_ = end.exit
+        if accepts_exit(exit_):
+            detail = exit_detail(exit_) | {"duration": self._duration(exit_, end.up_ms)}
+            await self._write_end(
+                JobStatus.COMPLETED, [("job.completed", detail)], end.operation, exit_, up_ms=end.up_ms
+            )
+            return
+        reason = Reason(_OF_EXIT[exit_.kind], describe_exit(exit_))
+        if self._manager.boot.is_new and may_end_with_machine(exit_):
+            reason = Reason(JobReason.HOST_RESTARTED, "the machine was restarted")
+        await self._failed(reason, exit_, end.up_ms, end.operation)
+
+    async def _stopped(self, end: RunStopped) -> None:
+        request = end.request
+        assert isinstance(request, StopRequest)
+        if not request.on_demand:  # its time limit
+            await self._failed(request.reason, end.exit, end.up_ms, request.operation)
+            return
+        detail = {"reason": request.reason.text} | ({} if end.exit is None else exit_detail(end.exit))
+        await self._write_end(
+            JobStatus.CANCELLED,
+            [("job.cancelled", detail)],
+            request.operation,
+            end.exit,
+            reason=request.reason,
+            up_ms=end.up_ms,
+        )
+
+    async def _failed(self, reason: Reason, exit_: Exit | None, up_ms: int | None, operation: Operation) -> None:
+        """The attempt failed: queue a further one, or write that the job failed."""
+        job = self._state.read().job
+        detail: dict[str, Any] = {"reason": reason.text} | ({} if exit_ is None else exit_detail(exit_))
+        if job.attempt <= job.retries:
+            again = {"attempt": job.attempt + 1, "not_before": now_ms() + store.backoff_ms(job)}
+            text = f"attempt {job.attempt} failed: {reason.text}"
+            await self._write_end(
+                JobStatus.QUEUED,
+                [("job.retrying", detail | again)],
+                operation,
+                exit_,
+                reason=Reason(JobReason.RETRYING, text),
+                up_ms=up_ms,
+                **again,
+            )
+            return
+        detail["duration"] = 0 if exit_ is None else self._duration(exit_, up_ms)
+        await self._write_end(JobStatus.FAILED, [("job.failed", detail)], operation, exit_, reason=reason, up_ms=up_ms)
+
+    def _duration(self, exit_: Exit, up_ms: int | None) -> int:
+        """How long the attempt took; of one whose end no daemon observed, only the wall clock tells."""
+        if up_ms is not None:
+            return up_ms
+        job = self._state.record
+        return 0 if job is None or job.started_at is None else max(exit_.at - job.started_at, 0)
+
+    async def _write_end(
+        self,
+        status: JobStatus,
+        events: Sequence[Event],
+        operation: Operation,
+        exit_: Exit | None,
+        *,
+        reason: Reason | None = None,
+        up_ms: int | None = None,
+        **columns: Any,
+    ) -> None:
+        """Write the end of an attempt, with the end of its output."""
+        columns["run_id"] = None
+        if reason is not None:
+            columns |= {"reason": reason.text, "reason_code": reason.code}
+        if exit_ is not None:
+            columns |= {
+                "exit_code": exit_.code if exit_.kind == "exit" else None,
+                "exit_signal": exit_.code if exit_.kind == "signal" else None,
+                "duration": self._duration(exit_, up_ms),
+            }
+            if self._state.record is not None and self._state.record.started_at is None:
+                columns["started_at"] = exit_.at - columns["duration"]
+        if status in ENDED:
+            columns |= await self._output()
+        borrowed = None if self._state.record is None else self._state.record.service_id
+        await self._state.write(status, *events, operation=operation, **columns)
+        if borrowed is not None:
+            try:
+                await self._manager.environments.of("service").returned(borrowed, operation)
+            except NexusError as error:
+                _log.warning("job %s: %s", self._state.name, error.message)
+
+    async def _output(self) -> dict[str, Any]:
+        """The columns with the end of the output."""
+        log = self._manager.runtime.log(self._subject.owner)
+
+        def read() -> dict[str, Any]:
+            ends = [log.end_of(stream, _END_BYTES) for stream in (1, 2)]
+            size = sum(path.stat().st_size for path in log.folder.glob("*.log"))
+            return {"stdout": _text(ends[0]), "stderr": _text(ends[1]), "output_bytes": size}
+
+        try:
+            return await asyncio.to_thread(read)
+        except OSError as error:
+            _log.warning("job %s: the end of its output cannot be read: %s", self._state.name, error.strerror)
+            return {}
+
+    async def stop_at_rest(self, request: StopRequest) -> None:
+        """As ``Driver``: a cancel that arrived while the end was written holds for a further attempt."""
+        await self._state.cancel_waiting(request.operation, request.reason)
+
+    async def give_up(self, failure: NexusError) -> None:
+        """As ``Driver``."""
+        if self._state.read().job.status in store.ALIVE:
+            reason = Reason(JobReason.SUPERVISOR_FAILED, failure.message)
+            await self._write_end(
+                JobStatus.FAILED, [("job.failed", {"reason": reason.text})], self._operation, None, reason=reason
+            )
+
+    def stop_ladder(self) -> StopLadder:
+        """As ``Driver``."""
+        job = self._state.read().job
+        return StopLadder(signal.Signals[job.stop_signal.value], job.stop_grace_ms)
+
+
+def _text(data: bytes) -> str | None:
+    """Output as text: NUL, which no text column is to hold, and what is no UTF-8 are shown as U+FFFD."""
+    return data.decode(errors="replace").replace("\0", "\ufffd") or None
+
+
+def _time(ms: int) -> str:
+    return f"{ms / 1000:g} s"

@@ -1,0 +1,478 @@
+"""The handlers of the commands on jobs; those of groups are in ``groups``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from nexus_protocol import DeadlineExceeded
+
+from nexus.capability import Context, Stream, handles
+from nexus.hints import command_line
+from nexus.jobs import store
+from nexus.jobs.commands import (
+    CancelJob,
+    CreateJob,
+    DeleteJob,
+    EnqueueJob,
+    GetJob,
+    GetJobOutput,
+    ListJobs,
+    MoveJob,
+    PruneJobs,
+    RetryJob,
+    StartJob,
+    StashJob,
+    UpdateJob,
+    WaitJobs,
+)
+from nexus.jobs.errors import JobIdTaken, JobInvalid, JobNeeded, JobStatusWrong
+from nexus.jobs.groups import (
+    create_job_group,
+    delete_job_group,
+    get_job_group,
+    list_job_groups,
+    pause_job_group,
+    resume_job_group,
+    update_job_group,
+)
+from nexus.jobs.manager import JobManager
+from nexus.jobs.records import After, Job, JobsPruned, JobsWaited
+from nexus.jobs.states import ENDED, AfterCondition, JobStatus
+from nexus.jobs.store import ALIVE, GROUPS, JOBS, expect_status
+from nexus.journal.operation import Operation
+from nexus.records.contents import Contents, Held, contents
+from nexus.records.handlers import check_metadata, gets, lists
+from nexus.records.processes import LogEnd, LogPiece
+from nexus.records.scope import Scope, reference_of
+from nexus.store import Reader, Transaction
+from nexus.streams import Following, daemon_stopping
+
+__all__ = [
+    "COUNTED",
+    "cancel_job",
+    "create_job",
+    "create_job_group",
+    "delete_job",
+    "delete_job_group",
+    "enqueue_job",
+    "get_job",
+    "get_job_group",
+    "get_job_output",
+    "list_job_groups",
+    "list_jobs",
+    "move_job",
+    "pause_job_group",
+    "prune_jobs",
+    "resume_job_group",
+    "retry_job",
+    "start_job",
+    "stash_job",
+    "update_job",
+    "update_job_group",
+    "wait_jobs",
+]
+
+COUNTED = JOBS
+
+_WAITING = (JobStatus.QUEUED, JobStatus.STASHED)
+_PRUNED_AT_ONCE = 1000
+_SHOWN = 1000
+_MAX_WAITED = 50_000
+_CONFIGURED = ("command", "tool", "directory", "group", "priority", "timeout_ms", "retries", "retry_backoff_ms")
+"""The fields of an update that only a job which waits takes."""
+_SAME = (
+    "tool",
+    "command",
+    "argv",
+    "directory",
+    "group",
+    "priority",
+    "label",
+    "tags",
+    "metadata",
+    "timeout_ms",
+    "retries",
+    "retry_backoff_ms",
+    "tty",
+    "stdin_open",
+    "stdin_path",
+    "stop_signal",
+    "stop_grace_ms",
+    "memory_limit_mib",
+    "cpu_limit_percent",
+    "log_limit_mib",
+    "service_id",
+    "conversation_id",
+    "message_id",
+)
+"""What a new attempt has of the job that it repeats."""
+
+
+def _manager(ctx: Context) -> JobManager:
+    return ctx.daemon.manager(JobManager)
+
+
+def _wake(ctx: Context, _reply: Any) -> None:
+    _manager(ctx).wake()
+
+
+def _held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[Held]:
+    rows = reader.all(
+        "SELECT id, number, status FROM jobs WHERE project_id = ? AND number > ? ORDER BY number LIMIT ?",
+        (project_id, int(after or 0), limit),
+    )
+    return [Held("job", id_, str(number), status, runs=JobStatus(status) not in ENDED) for id_, number, status in rows]
+
+
+def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: list[Held]) -> None:
+    for each in held:
+        JOBS.delete(tx, operation, JOBS.get(tx, each.id), ("status",))
+
+
+contents(Contents("job", "job", _held, _delete_all, after=lambda ctx, ids: _manager(ctx).deleted(ids)))
+
+
+# Submitting
+
+
+def command_fields(command: str | list[str], tool: str | None) -> dict[str, Any]:
+    """The fields of a job for a line or a list of words.
+
+    Raises:
+        JobInvalid: the line of a tool that is run without a shell has an unfinished quotation.
+    """
+    if not isinstance(command, str):
+        return {"command": shlex.join(command), "argv": command, "tool": tool or _tool_of(command[0])}
+    if tool not in (None, "bash", "sh"):
+        try:
+            if not shlex.split(command):
+                raise ValueError("No words")
+        except ValueError as error:
+            raise JobInvalid(
+                f"cannot split the command of {tool} into words: {str(error).lower()}",
+                hint="Give a list of words, or the tool bash to run the line by the shell.",
+                details={"path": "command"},
+            ) from None
+    return {"command": command, "argv": None, "tool": tool or "bash"}
+
+
+def _tool_of(program: str) -> str:
+    """The name of a program as a word for its tool."""
+    name = os.path.basename(program)  # noqa: PTH119
+    word = "".join(letter for letter in name if letter.isascii() and (letter.isalnum() or letter in "._+-"))[:64]
+    return word if word[:1].isalnum() else "command"
+
+
+def _after(tx: Transaction, scope: Scope, references: Sequence[str], cannot: str) -> list[After]:
+    """The jobs that a job is to follow.
+
+    Raises:
+        JobStatusWrong: one has ended, and not as it was to.
+    """
+    found: dict[str, After] = {}
+    for reference in references:
+        name, colon, condition = reference.rpartition(":")
+        if not colon:
+            name, condition = reference, AfterCondition.COMPLETED.value
+        if condition not in list(AfterCondition):
+            raise JobInvalid(
+                f"{cannot}: {reference} has neither :completed nor :any at its end", details={"path": "after"}
+            )
+        job = JOBS.resolve(tx, name, scope)
+        after = After(job.id, job.number, AfterCondition(condition))
+        if after.condition is AfterCondition.COMPLETED and job.status in ENDED - {JobStatus.COMPLETED}:
+            raise JobStatusWrong(
+                f"{cannot}: job {job.number}, which it is to follow, is {job.status}",
+                hint=f"To begin it however that one ended: --after {job.number}:any",
+                details={"id": job.id, "number": job.number, "status": job.status.value},
+            )
+        found[job.id] = after
+    return list(found.values())
+
+
+@handles(CreateJob, after=_wake, size_bytes=lambda command: 4096 + len(command.stdin_data or b""))
+def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
+    cannot = "cannot submit the job"
+    check_metadata(command, cannot)
+    scope = ctx.scope(tx)
+    project_id = scope.home(cannot)
+    if command.stdin_data is not None and command.stdin_path is not None:
+        raise JobInvalid(f"{cannot}: it has a standard input, and a file for it", details={"path": "stdin_path"})
+    if (command.tty or command.stdin_open) and (command.stdin_data is not None or command.stdin_path is not None):
+        raise JobInvalid(
+            f"{cannot}: what has a terminal or an open standard input has no other one", details={"path": "stdin_path"}
+        )
+    fields: dict[str, Any] = {
+        name: getattr(command, name)
+        for name in command.__struct_fields__
+        if name in JOBS.columns or name in JOBS.private
+    } | command_fields(command.command, command.tool)
+    fields["group"] = store.group_of(tx, command.group, cannot)
+    fields["tags"] = list(dict.fromkeys(command.tags or []))
+    fields["metadata"] = command.metadata or {}
+    if command.service is not None:
+        fields["service_id"] = _manager(ctx).environments.of("service").find(tx, command.service, scope)
+    fields["directory"] = command.directory or ("" if command.service else os.path.expanduser("~"))  # noqa: PTH111
+    after = _after(tx, scope, command.after or (), cannot)
+    fields |= {"after": after, "project_id": project_id, "node_id": "local"}
+    if command.id is not None and (existing := JOBS.by_id(tx, command.id)) is not None:
+        return _repeated(existing, fields)
+    fields |= {
+        "waits_for": sum(
+            (job := JOBS.by_id(tx, each.job_id)) is not None and job.status not in ENDED for each in after
+        ),
+        "status": JobStatus.STASHED if command.stashed else JobStatus.QUEUED,
+        "place": store.last_place(tx),
+        "attempt": 1,
+        "not_before": None if command.delay_ms is None else tx.now + command.delay_ms,
+    }
+    job = JOBS.insert(tx, ctx.operation, fields)
+    store.insert_after(tx, job.id, after)
+    return job
+
+
+def _repeated(existing: Job, fields: dict[str, Any]) -> Job:
+    """The job that the same request made before.
+
+    Raises:
+        JobIdTaken: it differs from the request.
+    """
+    same = (*_SAME, "project_id", "after")
+    if all((getattr(existing, name) or None) == (fields.get(name) or None) for name in same if name in fields):
+        return existing
+    raise JobIdTaken(
+        f"cannot submit the job: job {existing.number} has the id {existing.id} and differs from this request",
+        hint="To repeat a request, give the fields that the job has; for another one choose another id.",
+        details={"id": existing.id, "number": existing.number},
+    )
+
+
+get_job = gets(JOBS, GetJob)
+list_jobs = lists(JOBS, ListJobs, "jobs")
+
+
+def _resolve(tx: Reader, ctx: Context, reference: str) -> Job:
+    return JOBS.resolve(tx, reference, ctx.scope(tx))
+
+
+# Changing what waits
+
+
+@handles(UpdateJob, after=_wake)
+def update_job(tx: Transaction, ctx: Context, command: UpdateJob) -> Job:
+    job = _resolve(tx, ctx, command.job)
+    cannot = f"cannot update job {job.number}"
+    check_metadata(command, cannot)
+    JOBS.expect(job, cannot, command.if_revision)
+    changes: dict[str, Any] = {
+        name: value
+        for name in command.__struct_fields__
+        if name not in ("job", "if_revision") and (value := getattr(command, name)) is not None
+    }
+    if not changes:
+        raise JobInvalid(f"{cannot}: no field to change was given", details={"path": ""})
+    if any(name in changes for name in _CONFIGURED):
+        expect_status(job, cannot, *_WAITING)
+    if "group" in changes:
+        store.group_of(tx, changes["group"], cannot)
+    if "command" in changes or "tool" in changes:
+        given = changes.get("command", job.command if job.argv is None else job.argv)
+        tool = changes.get("tool")
+        changes |= command_fields(given, tool or (None if "command" in changes else job.tool))
+    return JOBS.update(tx, ctx.operation, job, changes)
+
+
+def _deleted(ctx: Context, job: Job) -> None:
+    _manager(ctx).deleted([job.id])
+
+
+@handles(DeleteJob, after=_deleted)
+def delete_job(tx: Transaction, ctx: Context, command: DeleteJob) -> Job:
+    job = _resolve(tx, ctx, command.job)
+    cannot = f"cannot delete job {job.number}"
+    JOBS.expect(job, cannot, command.if_revision, command.if_state_revision)
+    if job.status in ALIVE:
+        raise JobStatusWrong(
+            f"{cannot}: it is {job.status}, cancel it first",
+            hint=f"Cancel it: {command_line('nexusctl', 'job', 'cancel', reference_of(job))}",
+            details={"id": job.id, "number": job.number, "status": job.status.value},
+        )
+    waiting = [] if job.status in ENDED else store.dependents(tx, job.id, 10)
+    if waiting:
+        numbers = ", ".join(map(str, waiting))
+        raise JobNeeded(
+            f"{cannot}: {'jobs' if len(waiting) > 1 else 'job'} {numbers} wait{'s' * (len(waiting) == 1)} for it",
+            hint="Cancel or delete what waits for it first.",
+            details={"id": job.id, "number": job.number, "dependents": waiting},
+        )
+    store.insert_after(tx, job.id, (), replace=True)
+    JOBS.delete(tx, ctx.operation, job, ("status",))
+    return job
+
+
+@handles(MoveJob, after=_wake)
+def move_job(tx: Transaction, ctx: Context, command: MoveJob) -> Job:
+    job = _resolve(tx, ctx, command.job)
+    cannot = f"cannot move job {job.number}"
+    expect_status(job, cannot, *_WAITING)
+    if command.before is not None:
+        if command.last:
+            raise JobInvalid(f"{cannot}: it cannot be both last and before another", details={"path": "last"})
+        other = _resolve(tx, ctx, command.before)
+        expect_status(other, f"{cannot} before job {other.number}", *_WAITING)
+        if (other.group, other.priority) != (job.group, job.priority):
+            raise JobInvalid(
+                f"{cannot} before job {other.number}: that one has another group or another priority",
+                hint=f"Change it first: nexusctl job update {reference_of(job)} --group {other.group} "
+                f"--priority {other.priority}",
+                details={"path": "before"},
+            )
+        if other.id == job.id:
+            return job
+        place = store.place_before(tx, ctx.operation, other)
+    else:
+        place = store.last_place(tx) if command.last else store.first_place(tx, job.group, job.priority)
+    moved = JOBS.write(tx, ctx.operation, job.id, {"place": place}, [("job.moved", {})])
+    assert moved is not None
+    return moved
+
+
+@handles(StashJob)
+def stash_job(tx: Transaction, ctx: Context, command: StashJob) -> Job:
+    job = _resolve(tx, ctx, command.job)
+    if job.status is JobStatus.STASHED:
+        return job
+    expect_status(job, f"cannot stash job {job.number}", JobStatus.QUEUED)
+    return store.change_status(tx, ctx.operation, job.id, JobStatus.STASHED, [("job.stashed", {})])
+
+
+@handles(EnqueueJob, after=_wake)
+def enqueue_job(tx: Transaction, ctx: Context, command: EnqueueJob) -> Job:
+    job = _resolve(tx, ctx, command.job)
+    expect_status(job, f"cannot enqueue job {job.number}", *_WAITING)
+    not_before = None if command.delay_ms is None else tx.now + command.delay_ms
+    if job.status is JobStatus.QUEUED and job.not_before == not_before:
+        return job
+    return store.change_status(
+        tx, ctx.operation, job.id, JobStatus.QUEUED, [("job.enqueued", {})], not_before=not_before
+    )
+
+
+@handles(RetryJob, after=_wake)
+def retry_job(tx: Transaction, ctx: Context, command: RetryJob) -> Job:
+    job = _resolve(tx, ctx, command.job)
+    cannot = f"cannot retry job {job.number}"
+    JOBS.expect(job, cannot, None, command.if_state_revision)
+    expect_status(job, cannot, *sorted(ENDED))
+    store.group_of(tx, job.group, cannot)
+    place = store.last_place(tx)
+    if command.in_place:
+        return store.change_status(
+            tx,
+            ctx.operation,
+            job.id,
+            JobStatus.QUEUED,
+            [("job.requeued", {"reason": "retried on demand"})],
+            attempt=job.attempt + 1,
+            environment=command.environment,
+            place=place,
+            waits_for=0,
+            completed_at=None,
+        )
+    fields = {name: getattr(job, name) for name in _SAME}
+    fields |= {
+        "project_id": job.project_id,
+        "node_id": job.node_id,
+        "status": JobStatus.QUEUED,
+        "attempt": job.attempt + 1,
+        "retry_of": job.id,
+        "environment": command.environment,
+        "place": place,
+    }
+    return JOBS.insert(tx, ctx.operation, fields)
+
+
+def _pruned(ctx: Context, reply: JobsPruned) -> None:
+    _manager(ctx).deleted(reply.ids)
+
+
+@handles(PruneJobs, after=_pruned, size_bytes=lambda _command: 512 * _PRUNED_AT_ONCE)
+def prune_jobs(tx: Transaction, ctx: Context, command: PruneJobs) -> JobsPruned:
+    project_id = ctx.scope(tx).home("cannot prune jobs")
+    before = tx.now + 1 if command.before_at is None else command.before_at
+    jobs = store.ended_before(tx, before, project_id, command.successful, _PRUNED_AT_ONCE + 1)
+    for job in jobs[:_PRUNED_AT_ONCE]:
+        JOBS.delete(tx, ctx.operation, job, ("status",))
+    ids = [job.id for job in jobs[:_PRUNED_AT_ONCE]]
+    return JobsPruned(len(ids), len(jobs) > _PRUNED_AT_ONCE, ids)
+
+
+# Processes
+
+
+@handles(CancelJob)
+async def cancel_job(ctx: Context, command: CancelJob) -> Job:
+    job = ctx.store.read(lambda reader: _resolve(reader, ctx, command.job))
+    JOBS.expect(job, f"cannot cancel job {job.number}", None, command.if_state_revision)
+    if job.status in ENDED:
+        return job
+    return await _manager(ctx).cancel(job, ctx.operation, now=command.now)
+
+
+@handles(StartJob)
+async def start_job(ctx: Context, command: StartJob) -> Job:
+    job = ctx.store.read(lambda reader: _resolve(reader, ctx, command.job))
+    if job.status not in ALIVE:
+        expect_status(job, f"cannot start job {job.number}", *_WAITING)
+        await _manager(ctx).begin_now(job, ctx.operation)
+    return ctx.store.read(lambda reader: JOBS.get(reader, job.id))
+
+
+@handles(GetJobOutput)
+async def get_job_output(ctx: Context, command: GetJobOutput, stream: Stream[LogPiece]) -> LogEnd:
+    job = ctx.store.read(lambda reader: _resolve(reader, ctx, command.job))
+    following = Following(
+        stream,
+        lambda: daemon_stopping(
+            "The job goes on; once the daemon runs again, continue with the cursor of the last item."
+        ),
+    )
+    await following.send_all(_manager(ctx).output(job, command))
+    return LogEnd()
+
+
+@handles(WaitJobs)
+async def wait_jobs(ctx: Context, command: WaitJobs) -> JobsWaited:
+    def find(reader: Reader) -> list[str]:
+        scope = ctx.scope(reader)
+        if command.jobs is not None:
+            return [JOBS.resolve(reader, reference, scope).id for reference in command.jobs]
+        group = None
+        if command.group is not None:
+            group = GROUPS.resolve(reader, command.group, scope).name
+        return store.open_jobs(reader, group, None if group is not None else scope.project_id, _MAX_WAITED)
+
+    ids = await ctx.store.fetch(find, snapshot=True)
+    try:
+        await _manager(ctx).wait(ids)
+    except asyncio.CancelledError:
+        if not ctx.timed_out:
+            raise
+        raise DeadlineExceeded(
+            f"cannot wait any longer: jobs have not ended within {command.timeout_ms} ms",
+            hint="They go on; see them: nexusctl job list",
+        ) from None
+    found: list[Job] = []
+    for job_id in ids:
+        job = ctx.store.read(lambda reader, id_=job_id: JOBS.by_id(reader, id_))  # type: ignore[misc]
+        if job is not None and (command.jobs is not None or job.status is not JobStatus.COMPLETED):
+            found.append(msgspec.structs.replace(job, stdout=None, stderr=None))
+            if len(found) == _SHOWN:
+                break
+        await asyncio.sleep(0)
+    return JobsWaited(found)

@@ -1,0 +1,307 @@
+"""Keeps the records of jobs and their processes in agreement: begins, cancels, adopts, and deletes what is old.
+
+What is queued is a row, and nothing in memory; what has ended is not held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from typing import Any, NamedTuple, cast
+
+from nexus.capability import ManagerContext
+from nexus.jobs import store
+from nexus.jobs.commands import GetJobOutput
+from nexus.jobs.driver import JOB_OWNER, JobDriver, JobState, owner_of_job
+from nexus.jobs.errors import JobCursorInvalid
+from nexus.jobs.queue import JobQueue
+from nexus.jobs.records import Job
+from nexus.jobs.retention import Retention
+from nexus.jobs.states import ENDED, JobReason, JobStatus
+from nexus.jobs.store import JOBS
+from nexus.journal.operation import Operation
+from nexus.records.processes import LogPiece
+from nexus.runtime import CursorGone, RuntimeFailure
+from nexus.store import Reader, StoreError
+from nexus.supervision.adoption import RecordedRun, find_runs, wait_until_handled
+from nexus.supervision.output import Followers, read_output
+from nexus.supervision.requests import Reason, StopRequest
+from nexus.supervision.supervised import Supervised
+from nexus.supervision.supervisor import Supervisor
+from nexus.supervision.sweeper import Known
+from nexus.tasks import cancel_and_wait
+
+__all__ = ["JobManager", "make_manager"]
+
+_log = logging.getLogger("nexus.jobs")
+
+_STARTS_AT_ONCE = 8
+_SETTLED_AT_ONCE = 100
+_RETRY_S = 1.0
+_CANCELLED = Reason(JobReason.CANCELLED, "cancelled on demand")
+_WAITING = (JobStatus.QUEUED, JobStatus.STASHED)
+
+
+class _Supervision(NamedTuple):
+    """A job that has a process, or is about to get one."""
+
+    supervisor: Supervisor
+    subject: Supervised
+    state: JobState
+    slot: tuple[str, str]
+    """The group and the node whose slot it has."""
+
+
+class JobManager:
+    """The jobs of one daemon that run, and the queue of all others."""
+
+    def __init__(self, context: ManagerContext) -> None:
+        self.environments = context.environments
+        self._context = context
+        self._store = context.store
+        self._jobs: dict[str, _Supervision] = {}
+        self._running: Counter[tuple[str, str]] = Counter()
+        self._launches = asyncio.Semaphore(_STARTS_AT_ONCE)
+        self._queue = JobQueue(context, self._running, self._jobs.keys(), self._begin)
+        self._retention = Retention(context, self.forget)
+        self._followers = Followers()
+        self._waits: dict[str, set[Callable[[str], None]]] = {}
+        """By the id of a job, what is called once it has ended."""
+        self._unsettled: deque[str] = deque()
+        self._settling: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        context.sweeper.register(JOB_OWNER, self._known)
+        context.environments.register_borrower(
+            lambda reader, kind: store.borrowed_services(reader) if kind == "service" else set()
+        )
+
+    # The daemon's start and end
+
+    async def start(self) -> None:
+        """Adopt what runs, write the ends of what does not, and then begin what is queued."""
+        rows = self._store.read(store.alive, snapshot=True)
+        runs = [RecordedRun(owner_of_job(stored.job.id), stored.run_id) for stored in rows]
+        found = await find_runs(self._context.runtime, runs)
+        handled = []
+        for stored, each in zip(rows, found, strict=True):
+            supervision = self._supervise(stored.job, None)
+            supervision.state.record = stored.job
+            was_unknown = stored.job.unknown_since is not None
+            handled.append(supervision.supervisor.resume(each, run_id=stored.run_id, was_unknown=was_unknown))
+        await wait_until_handled(handled)
+        self._settle(self._store.read(store.ended_with_waiters, snapshot=True))
+        self._queue.start()
+        self._retention.start()
+
+    async def close(self) -> None:
+        """Stop watching every process; they keep running."""
+        await self._queue.close()
+        await self._retention.close()
+        await cancel_and_wait(self._settling, *self._tasks)
+        await asyncio.gather(*(each.supervisor.close() for each in self._jobs.values()))
+
+    def children(self) -> int:
+        """How many jobs have processes, or are about to get one."""
+        return len(self._jobs)
+
+    def _known(self, job_id: str) -> Known:
+        stored = self._store.read(lambda reader: store.stored(reader, job_id))
+        return Known(False) if stored is None else Known(True, stored.run_id)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("a task of the jobs failed", exc_info=task.exception())
+
+    # One supervision
+
+    def _begin(self, job: Job, operation: Operation) -> None:
+        self._supervise(job, operation).supervisor.begin()
+
+    def _supervise(self, job: Job, operation: Operation | None) -> _Supervision:
+        state = JobState(self._context, job.id)
+        subject = Supervised(self._context, "job", owner_of_job(job.id), state, _nothing)
+        driver = JobDriver(self._context, subject, state, operation or state.operation, self._launches)
+        supervisor = Supervisor(subject, driver, lambda: self._ended(job.id))
+        supervision = self._jobs[job.id] = _Supervision(supervisor, subject, state, (job.group, job.node_id))
+        self._running[supervision.slot] += 1
+        return supervision
+
+    def _ended(self, job_id: str) -> None:
+        """A supervision is over: the job has ended, or waits for its next attempt, or could not be begun."""
+        supervision = self._jobs.pop(job_id)
+        self._running[supervision.slot] -= 1
+        job = self._store.read(lambda reader: JOBS.by_id(reader, job_id))
+        if job is None or job.status in ENDED:
+            self.ended([job_id])
+        elif job.status is JobStatus.QUEUED and supervision.state.trouble is None and job.not_before is None:
+            self._queue.wake_later()  # it could not be begun
+            return
+        self._queue.wake()
+
+    def ended(self, job_ids: Iterable[str]) -> None:
+        """Jobs have ended: those that wait for one of them go on."""
+        for job_id in job_ids:
+            for call in list(self._waits.pop(job_id, ())):
+                call(job_id)
+            if self._store.read(lambda reader, id_=job_id: store.dependents(reader, id_, 1)):  # type: ignore[misc]
+                self._settle([job_id])
+
+    def _settle(self, job_ids: list[str]) -> None:
+        self._unsettled += job_ids
+        if self._unsettled and self._settling is None:
+            self._settling = asyncio.create_task(self._settle_all())
+
+    async def _settle_all(self) -> None:
+        """Let jobs go on that waited for others, in steps that hold up no other writes."""
+        try:
+            while self._unsettled:
+                ended_id = self._unsettled[0]
+                operation = self._context.cause("job.after")
+                try:
+                    waiting = await self._store.write(
+                        lambda tx, id_=ended_id, led=operation: store.settle(tx, led, id_, _SETTLED_AT_ONCE)  # type: ignore[misc]
+                    )
+                except StoreError as error:
+                    _log.warning("what waits for a job cannot be written, trying again: %s", error.message)
+                    await asyncio.sleep(_RETRY_S)
+                    continue
+                if not waiting.more:
+                    self._unsettled.popleft()
+                if waiting.released:
+                    self._queue.wake()
+                self.ended(waiting.cancelled)
+        finally:
+            self._settling = None
+
+    # Commands
+
+    def wake(self) -> None:
+        """Records were changed: begin what may begin now."""
+        self._queue.wake()
+
+    async def cancel(self, job: Job, operation: Operation, *, now: bool) -> Job:
+        """Cancel a job; returns it once every process of it has ended.
+
+        Raises:
+            StoreError: it has ended, and that cannot be written.
+        """
+        supervision = self._jobs.get(job.id)
+        if supervision is None:
+            state = JobState(self._context, job.id)
+            cancelled = await state.cancel_waiting(operation, _CANCELLED)
+            if cancelled.status in ENDED:
+                self.ended([job.id])
+                return cancelled
+            supervision = self._jobs.get(job.id)  # the queue has begun it meanwhile
+        if supervision is not None:
+            stop = supervision.subject.requests.stop
+            at_once = now or (stop is not None and stop.on_demand)
+            await supervision.supervisor.stop(
+                StopRequest(operation, _CANCELLED, on_demand=True, grace_ms=0 if at_once else None)
+            )
+        return self._store.read(lambda reader: JOBS.get(reader, job.id))
+
+    async def begin_now(self, job: Job, operation: Operation) -> None:
+        """Begin a job that waits, past its slots; returns once it has a process, has ended, or waits again."""
+        supervision = self._jobs.get(job.id)
+        if supervision is None:
+            self._begin(job, operation)
+            supervision = self._jobs[job.id]
+        while self._jobs.get(job.id) is supervision and supervision.supervisor.run is None:
+            await supervision.subject.waiters.changed()
+
+    @contextlib.contextmanager
+    def _waiting_for(self, job_ids: Iterable[str], call: Callable[[str], None]) -> Iterator[None]:
+        ids = list(job_ids)
+        for job_id in ids:
+            self._waits.setdefault(job_id, set()).add(call)
+        try:
+            yield
+        finally:
+            for job_id in ids:
+                calls = self._waits.get(job_id)
+                if calls is not None:
+                    calls.discard(call)
+                    if not calls:
+                        del self._waits[job_id]
+
+    async def wait(self, job_ids: list[str]) -> None:
+        """Wait until all of these jobs have ended, or were deleted."""
+        left = set(job_ids)
+        done = asyncio.Event()
+
+        def ended(job_id: str) -> None:
+            left.discard(job_id)
+            if not left:
+                done.set()
+
+        def still_open(reader: Reader) -> set[str]:
+            return {id_ for id_ in left if (job := JOBS.by_id(reader, id_)) is not None and job.status not in ENDED}
+
+        with self._waiting_for(job_ids, ended):
+            left &= self._store.read(still_open, snapshot=True)
+            if left:
+                await done.wait()
+
+    async def output(
+        self, job: Job, command: GetJobOutput, until: asyncio.Event | None = None
+    ) -> AsyncIterator[LogPiece]:
+        """The output of a job; with ``follow`` until it has ended.
+
+        Raises:
+            JobCursorInvalid: the cursor is no place of the output that is kept.
+        """
+        log = self._context.runtime.log(owner_of_job(job.id))
+        with self._followers.follow(job.id, until) as ended, self._waiting_for([job.id], lambda _id: ended.set()):
+            present = self._store.read(lambda reader: JOBS.by_id(reader, job.id))
+            if present is None or present.status in ENDED:
+                ended.set()
+            try:
+                pieces = read_output(log, command, ended)
+                async with contextlib.aclosing(cast("AsyncGenerator[LogPiece]", pieces)):
+                    async for piece in pieces:
+                        yield piece
+            except CursorGone:
+                raise JobCursorInvalid(
+                    f'cannot continue the output of job "{command.job}": the output that the cursor belongs to was '
+                    "deleted",
+                    hint="Ask for the output without a cursor.",
+                    details={"job": command.job},
+                ) from None
+
+    def deleted(self, job_ids: list[str]) -> None:
+        """Delete the output of jobs whose records were deleted."""
+
+        async def forget() -> None:
+            for job_id in job_ids:
+                await self.forget(job_id)
+
+        for job_id in job_ids:
+            self._followers.end(job_id)
+        self.ended(job_ids)
+        self._spawn(forget())
+
+    async def forget(self, job_id: str) -> None:
+        """Delete the output of a job that has no process."""
+        try:
+            await self._context.runtime.remove(owner_of_job(job_id))
+        except (RuntimeFailure, OSError) as error:
+            _log.warning("the output of job %s was not deleted: %s", job_id, error)
+
+
+def _nothing() -> None:
+    """No other record follows a job's changes."""
+
+
+def make_manager(context: ManagerContext) -> JobManager:
+    """The manager of this capability."""
+    return JobManager(context)
