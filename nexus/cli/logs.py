@@ -19,6 +19,7 @@ from nexus_protocol.command import StreamCommand
 from nexus_protocol.errors import DeadlineExceeded, NexusError, ResourceExhausted, Unavailable
 
 from nexus.cli.output import Printer, end_with_reader, exact_bytes, output_filter, printable
+from nexus.cli.result import Result, made
 from nexus.cli.verbs import since
 from nexus.client.errors import ConnectionFailure, ConnectionLost
 
@@ -166,6 +167,13 @@ def _lines(data: bytes) -> Iterator[bytes]:
         start = end
 
 
+class _Line(NamedTuple):
+    """What ``-o name`` prints of a piece."""
+
+    name: str
+    stream: str
+
+
 def show_logs(
     app: App,
     names: Sequence[str],
@@ -185,7 +193,7 @@ def show_logs(
     if raw and not out.for_person:
         raise click.UsageError("--raw goes with the output as it is, not with -o")
     writer = _Writer(tuple(names), timestamps, follow or sys.stdout.isatty(), raw)
-    records: list[dict[str, Any]] = []
+    results: list[Result[_Line]] = []
     sys.stdout.flush()
     try:
         pieces = _followed(app, commands, source, writer.note) if follow else _kept(app, commands)
@@ -193,7 +201,7 @@ def show_logs(
             if out.for_person:
                 writer.write(names[index], piece)
                 continue
-            record = {
+            plain = {
                 source.word: names[index],
                 "at": piece.at,
                 "stream": piece.stream.value,
@@ -202,17 +210,18 @@ def show_logs(
                 "dropped_bytes": piece.dropped_bytes,
                 "cursor": piece.cursor,
             }
+            result = made(_Line(names[index], piece.stream.value), plain)
             if out.output == "json":
-                records.append(record)
+                results.append(result)
             else:
-                out.line(record, "", key="stream")
+                out.line(result, "", name=lambda line: line.stream)
     except KeyboardInterrupt:
         writer.end()
         return 130  # the usual end of following: no message
     except Unavailable as error:
         raise ConnectionLost(error.message) from None  # without the daemon's hint, which is for programs
     if out.output == "json":
-        out.many(records, (), key=source.word, nothing="No output found.")
+        out.many(results, (), name=lambda line: line.name, nothing="No output found.")
     writer.end()
     return 0
 

@@ -11,7 +11,7 @@ import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
 from nexus_protocol.command import Command, Effect
@@ -30,8 +30,8 @@ __all__ = [
     "Number",
     "Run",
     "Size",
+    "Values",
     "assignment",
-    "build_command",
     "command_parameters",
     "completers",
     "for_each",
@@ -41,7 +41,11 @@ __all__ = [
     "shell_complete",
     "since",
     "verb",
+    "verb_of",
 ]
+
+C = TypeVar("C", bound=Command[Any])
+T = TypeVar("T")
 
 Completer = Callable[["App", str], list[str]]
 """Returns the completions of a word of which only the beginning has been typed."""
@@ -49,7 +53,78 @@ Completer = Callable[["App", str], list[str]]
 completers: dict[str, Completer] = {}
 """By the name in the ``completes`` of a field's declaration."""
 
-Run = Callable[["App", dict[str, Any], "Printer"], int | None]
+
+class Values:
+    """The values of a command line, by the names of its parameters: what was not given is None or empty.
+
+    A verb reads them by type, or builds its command from them.
+    """
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self._given = given
+
+    def text(self, name: str) -> str | None:
+        """A text; None if it was not given."""
+        value: object = self._given[name]
+        assert value is None or isinstance(value, str), name
+        return value
+
+    def word(self, name: str) -> str:
+        """A text that is required."""
+        value: object = self._given[name]
+        assert isinstance(value, str), name
+        return value
+
+    def every(self, name: str, kind: type[T]) -> list[T]:
+        """The values of a parameter that may be repeated."""
+        values: list[T] = list(self._given[name] or ())
+        assert all(isinstance(value, kind) for value in values), name
+        return values
+
+    def flag(self, name: str) -> bool:
+        """Whether a flag was given, and was not ``--no-…``."""
+        return bool(self._given[name])
+
+    def number(self, name: str) -> int | None:
+        """A whole number; None if it was not given."""
+        value: object = self._given[name]
+        assert value is None or isinstance(value, int), name
+        return value
+
+    def given(self, name: str) -> bool:
+        """Whether a parameter was given."""
+        return self._given.get(name) not in (None, ())
+
+    def any_given(self, counts: Callable[[str], bool]) -> bool:
+        """Whether any of the parameters was given whose names count."""
+        return any(self.given(name) for name in self._given if counts(name))
+
+    def put(self, name: str, value: object) -> None:
+        """Set a value, as if it had been given."""
+        self._given[name] = value
+
+    def drop(self, name: str) -> None:
+        """Forget a value, which the verb has taken care of."""
+        self._given.pop(name, None)
+
+    def build(self, command: type[C], **others: object) -> C:
+        """Build a command from the values that have the names of its fields, and from ``others``.
+
+        Fields that are None or empty are left out: they get their defaults in the daemon.
+        """
+        import msgspec
+
+        given = {
+            name: _plain(value)
+            for name, value in (self._given | others).items()
+            if value is not None and value != () and name in command.__struct_fields__
+        }
+        # Convert through the declaration, so that "work" becomes VmRole.WORK. The daemon checks ranges and patterns.
+        hints = get_type_hints(command)
+        return command(**{name: msgspec.convert(value, hints[name]) for name, value in given.items()})
+
+
+Run = Callable[["App", Values, "Printer"], int | None]
 """Carries out a verb with the values of the command line; returns the exit code, None for 0."""
 
 
@@ -394,22 +469,6 @@ def shell_complete(completer: str | None) -> Any:
     return complete
 
 
-def build_command(command: type[Command[Any]], values: dict[str, Any]) -> Any:
-    """Build the command from the values of the command line; absent values get their defaults in the daemon."""
-    import msgspec
-
-    given = {
-        name: _plain(value)
-        for name, value in values.items()
-        if value is not None and value != () and name in command.__struct_fields__
-    }
-    # Convert through the declaration, so that "work" becomes VmRole.WORK. The daemon checks ranges and patterns.
-    hints = get_type_hints(command)
-    for name, value in given.items():
-        given[name] = msgspec.convert(value, hints[name])
-    return command(**given)
-
-
 def _plain(value: Any) -> Any:
     """The value that click collected as a tuple: assignments become a map, anything else a list."""
     if not isinstance(value, tuple):
@@ -446,7 +505,7 @@ def verb(
     """Build a verb for a command: its fields, then ``parameters``, then ``-o`` and ``--no-header``.
 
     ``run`` gets all values of the command line. ``help`` defaults to the text in the noun's table. With ``words``, the
-    arguments after ``--`` are not parsed but passed as the list ``values[words]``.
+    arguments after ``--`` are not parsed but are the value of that name, a list.
     """
     from nexus.cli.output import FORMATS, printer
 
@@ -459,7 +518,8 @@ def verb(
 
     @click.pass_context
     def callback(ctx: click.Context, /, **values: Any) -> int | None:
-        return run(ctx.obj, values, printer(values.pop("output"), values.pop("no_header")))
+        out = printer(values.pop("output"), values.pop("no_header"))
+        return run(ctx.obj, Values(values), out)
 
     built = (Verb if words is None else _WithWords)(
         name=None,
@@ -475,6 +535,24 @@ def verb(
     elif command.info.item is not None:
         built.key_refusal = "its request is a stream, which cannot be given a second time"
     return built
+
+
+def verb_of(
+    command: type[C],
+    run: Callable[[App, C, Printer], int | None],
+    *,
+    parameters: Sequence[click.Parameter] = (),
+    exclude: Sequence[str] = (),
+    help: str | None = None,
+) -> Verb:
+    """Like ``verb``, for one that needs nothing of the command line but its command: ``run`` gets that."""
+    return verb(
+        command,
+        lambda app, values, out: run(app, values.build(command), out),
+        parameters=parameters,
+        exclude=exclude,
+        help=help,
+    )
 
 
 class _WithWords(Verb):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from nexus.cli.selection import Selection
 from nexus.services.cli.status import SERVICE, all_services
 from nexus.services.commands import GetServiceStatus
+from nexus.services.records import Service, ServiceStatus
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -19,15 +20,15 @@ def _needs(app: App, project: str) -> dict[str, list[str]]:
 
     needs: dict[str, list[str]] = {}
     for edge in all_dependencies(app, project=project):
-        needs.setdefault(edge["service_id"], []).append(edge["dependency_id"])
+        needs.setdefault(edge.record.service_id, []).append(edge.record.dependency_id)
     return needs
 
 
-SERVICES = Selection(
+SERVICES: Selection[Service, ServiceStatus] = Selection(
     SERVICE,
     "service",
-    list_all=lambda app, tag: all_services(app, tag=tag),
+    list_all=lambda app, tag: [service.record for service in all_services(app, tag=tag)],
     get=GetServiceStatus,
-    record=lambda reply: reply["service"],
+    record=lambda status: status.service,
     needs=_needs,
 )
