@@ -15,7 +15,7 @@ from nexus_protocol.errors import ReportedError
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.find_daemon import SocketGone
 from nexus.cli.output import colour_wanted, hint_lines, output_options, painted, printer
-from nexus.cli.result import made
+from nexus.cli.result import Results, made
 from nexus.cli.systemd import start_hint, unit_installed, user_manager_runs
 from nexus.client.errors import ConnectError
 from nexus.hints import command_line
@@ -53,7 +53,7 @@ def doctor(app: App, output: str, no_header: bool) -> int:
             _print(finding)
     else:
         out.many(
-            [made(f, f._asdict()) for f in findings],
+            Results.of([made(f, f._asdict()) for f in findings]),
             (),
             name=lambda finding: finding.check,
             nothing="Nothing was checked.",

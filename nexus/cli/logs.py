@@ -19,7 +19,7 @@ from nexus_protocol.command import StreamCommand
 from nexus_protocol.errors import DeadlineExceeded, NexusError, ResourceExhausted, Unavailable
 
 from nexus.cli.output import Printer, end_with_reader, exact_bytes, output_filter, printable
-from nexus.cli.result import Result, made
+from nexus.cli.result import Result, Results, made
 from nexus.cli.verbs import since
 from nexus.client.errors import ConnectionFailure, ConnectionLost
 
@@ -221,7 +221,7 @@ def show_logs(
     except Unavailable as error:
         raise ConnectionLost(error.message) from None  # without the daemon's hint, which is for programs
     if out.output == "json":
-        out.many(results, (), name=lambda line: line.name, nothing="No output found.")
+        out.many(Results.of(results), (), name=lambda line: line.name, nothing="No output found.")
     writer.end()
     return 0
 

@@ -19,7 +19,7 @@ from nexus.terminal import exact_bytes, output_filter, overwrite_line, painted, 
 if TYPE_CHECKING:
     import socket
 
-    from nexus.cli.result import Result
+    from nexus.cli.result import Result, Results
     from nexus.client.blocking import BlockingClient
 
 __all__ = [
@@ -107,7 +107,7 @@ class Printer:
 
     def many(
         self,
-        results: Sequence[Result[R]],
+        results: Results[R],
         columns: Sequence[Column[R]],
         *,
         name: Callable[[R], object],
@@ -119,16 +119,14 @@ class Printer:
         ``projects`` is for a list of several: it has a column with the project, and names as ``P/NAME``.
         """
         if self.output == "json":
-            _write(_json([result.plain for result in results]) + "\n")
+            _write(_json(results.plain) + "\n")
         elif self.output == "jsonl":
-            _write("".join(_json_line(result.plain) + "\n" for result in results))
+            _write("".join(_json_line(plain) + "\n" for plain in results.plain))
         elif self.output == "name":
-            for record in [result.record for result in results]:
-                project = _project_name(record) if projects else None
-                _write_name(name(record) if project is None else f"{project}/{name(record)}")
+            _write_names(map(_in_project(name) if projects else name, results.records))
         elif results:
             project_column: Column[R] = Column("PROJECT", _project_name, 12)
-            self._table([result.record for result in results], [project_column] * projects + [*columns])
+            self._table(results.records, [project_column] * projects + [*columns])
         if not results:
             click.echo(nothing, err=True)
 
@@ -139,7 +137,7 @@ class Printer:
         elif self.output == "jsonl":
             _write(_json_line(result.plain) + "\n")
         elif self.output == "name":
-            _write_name(name(result.record))
+            _write_names([name(result.record)])
         else:
             sentence(result.record)
 
@@ -148,26 +146,24 @@ class Printer:
         if self.output in ("json", "jsonl"):
             _write(_json_line(result.plain) + "\n")
         elif self.output == "name":
-            _write_name(name(result.record))
+            _write_names([name(result.record)])
         else:
             _write(text + "\n")
         sys.stdout.flush()
 
     def _table(self, records: Sequence[R], columns: Sequence[Column[R]]) -> None:
         shown = [column for column in columns if self.output == "wide" or not column.wide]
-        cells = [[_cell(column.value(record)) for column in shown] for record in records]
-        widths = [
-            max(column.width, len(column.heading), *(len(row[index]) for row in cells))
-            for index, column in enumerate(shown)
-        ]
-        rows: Iterable[list[str]] = cells if self.no_header else [[column.heading for column in shown], *cells]
-        padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-        if colour_wanted():
-            for record, row in zip(records, padded[-len(cells) :], strict=True):
-                for index, column in enumerate(shown):
-                    if column.colour is not None:
-                        row[index] = painted(row[index], column.colour(record))
-        _write("".join(" ".join(row).rstrip() + "\n" for row in padded))
+        colour = colour_wanted()
+        padded: list[list[str]] = []
+        """The lines of each column."""
+        for column in shown:
+            cells = [_cell(column.value(record)) for record in records]
+            width = max(column.width, len(column.heading), max(map(len, cells)))
+            lines = [cell.ljust(width) for cell in cells]
+            if colour and column.colour is not None:
+                lines = [painted(line, column.colour(record)) for line, record in zip(lines, records, strict=True)]
+            padded.append(lines if self.no_header else [column.heading.ljust(width), *lines])
+        _write("".join([" ".join(row).rstrip() + "\n" for row in zip(*padded, strict=True)]))
 
 
 def printer(output: str, no_header: bool = False) -> Printer:
@@ -183,9 +179,20 @@ def _write(text: str) -> None:
     sys.stdout.write(text)
 
 
-def _write_name(value: object) -> None:
-    """Write a value for ``-o name``: one line on a terminal, the exact text to a program."""
-    write_exact((printable(str(value)) if sys.stdout.isatty() else str(value)) + "\n")
+def _write_names(values: Iterable[object]) -> None:
+    """Write values for ``-o name``: each one line on a terminal, the exact text to a program."""
+    shown: Callable[[str], str] = printable if sys.stdout.isatty() else str
+    write_exact("".join([f"{shown(str(value))}\n" for value in values]))
+
+
+def _in_project(name: Callable[[R], object]) -> Callable[[R], object]:
+    """The name with the record's project, as ``P/NAME``."""
+
+    def qualified(record: R) -> object:
+        project = _project_name(record)
+        return name(record) if project is None else f"{project}/{name(record)}"
+
+    return qualified
 
 
 def _json(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import click
 
 from nexus.cli.output import Column, Named, Printer, can_ask, confirm, hint, of_project, print_fields, reference
+from nexus.cli.result import Result, Results
 from nexus.cli.verbs import NounGroup, Number, Values, command_parameters, completers, for_each, verb
 from nexus.hints import command_line
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from nexus_protocol.command import Command
 
     from nexus.cli.app import App
-    from nexus.cli.result import Result
 
 __all__ = [
     "Noun",
@@ -71,21 +71,23 @@ def all_records(
     *,
     limit: int | None = None,
     project: str | None = None,
-) -> list[Result[R]]:
+) -> Results[R]:
     """All records of a project, by default of that of this run; at most ``limit``.
 
     ``page_of`` is the command that lists the records of one page, of a number of them and after a cursor.
     """
-    records: list[Result[R]] = []
+    pages: list[Results[R]] = []
+    left = limit
     cursor: str | None = None
-    while limit is None or len(records) < limit:
-        count = _PAGE if limit is None else min(_PAGE, limit - len(records))
+    while left is None or left > 0:
+        count = _PAGE if left is None else min(_PAGE, left)
         page = app.fetch(page_of(count, cursor), project=project)
-        records += page.rows(noun.rows)
+        pages.append(page.rows(noun.rows))
+        left = None if left is None else left - len(pages[-1])
         cursor = page.plain.get("next_cursor")
         if cursor is None:
             break
-    return records
+    return Results.joined(pages)
 
 
 def make_list(
@@ -122,7 +124,7 @@ def make_inspect(get: type[Command[R]], noun: Noun[R], lines: Lines[R]) -> click
                 click.echo("\n" * (index > 0), nl=False)
                 print_fields(lines(result.record))
         elif len(names) > 1:
-            out.many(found, (), name=name_of, nothing=noun.nothing())
+            out.many(Results.of(found), (), name=name_of, nothing=noun.nothing())
         elif found:
             out.one(found[0], name=name_of, sentence=lambda _record: None)
         return code
@@ -167,7 +169,7 @@ def make_update(update: type[Command[R]], noun: Noun[R]) -> click.Command:
 
 def print_list(
     app: App,
-    records: Sequence[Result[T]],
+    records: Results[T],
     columns: Sequence[Column[T]],
     out: Printer,
     *,
@@ -186,8 +188,8 @@ def names_starting(app: App, page: Command[Any], noun: Noun[R], incomplete: str)
     project, slash, start = incomplete.partition("/") if "/" in incomplete else ("", "", incomplete)
     if slash and not project[:1].isalnum():
         return []  # no project has such a name, and * is for all of them
-    records = app.fetch(page, project=project or None).rows(noun.rows)
-    return [f"{project}{slash}{one.record.name}" for one in records if one.record.name.startswith(start)]
+    records = app.fetch(page, project=project or None).rows(noun.rows).records
+    return [f"{project}{slash}{record.name}" for record in records if record.name.startswith(start)]
 
 
 def _removed(app: App, noun: Noun[R], removal: Removal[R], record: R) -> str:
@@ -282,7 +284,7 @@ def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun[R], remova
             break
         names, needed = tuple(needed), []
     if one_document:
-        out.many(removed, (), name=name_of, nothing=noun.nothing(removal.done.lower()))
+        out.many(Results.of(removed), (), name=name_of, nothing=noun.nothing(removal.done.lower()))
     return code
 
 

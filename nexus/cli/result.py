@@ -1,15 +1,15 @@
-"""``Result``: what a verb prints. People get the record, whose fields are typed; programs the map that was received."""
+"""What a verb prints: people get records, whose fields are typed; programs get the maps that were received."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from nexus_protocol.command import Command
 
-__all__ = ["Result", "made", "received"]
+__all__ = ["Result", "Results", "made", "received"]
 
 R = TypeVar("R")
 P = TypeVar("P")
@@ -52,15 +52,64 @@ class Result(Generic[R]):
 
         return Result(self.plain[name], read)
 
-    def rows(self, field: list[P]) -> list[Result[P]]:
+    def rows(self, field: list[P]) -> Results[P]:
         """The elements of a list; ``field`` is a field of the record's class, such as ``VmPage.vms``."""
         name = _name(field)
 
-        def read(index: int) -> P:
+        def read() -> list[P]:
             rows: list[P] = getattr(self.record, name)
-            return rows[index]
+            return rows
 
-        return [Result(plain, partial(read, index)) for index, plain in enumerate(self.plain.get(name, ()))]
+        return Results(self.plain.get(name, []), read)
+
+
+class Results(Generic[R]):
+    """A list of results. The records are decoded when the first of them is read."""
+
+    __slots__ = ("_read", "_records", "plain")
+
+    def __init__(self, plain: list[Any], read: Callable[[], list[R]]) -> None:
+        self.plain = plain
+        """Plain values, for programs."""
+        self._read = read
+        self._records: list[R] | None = None
+
+    @classmethod
+    def of(cls, results: Sequence[Result[R]]) -> Results[R]:
+        """Results that were gathered one by one."""
+        return cls([result.plain for result in results], lambda: [result.record for result in results])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Results[R]]) -> Results[R]:
+        """The results of several lists, one list after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            [plain for part in parts for plain in part.plain],
+            lambda: [record for part in parts for record in part.records],
+        )
+
+    @property
+    def records(self) -> list[R]:
+        """The records.
+
+        Raises:
+            BadFrame: the daemon sent no such records.
+        """
+        records = self._records
+        if records is None:
+            records = self._records = self._read()
+        return records
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    def __iter__(self) -> Iterator[Result[R]]:
+        def read(index: int) -> R:
+            return self.records[index]
+
+        for index, plain in enumerate(self.plain):
+            yield Result(plain, partial(read, index))
 
 
 def _name(field: Any) -> str:

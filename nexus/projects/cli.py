@@ -8,7 +8,7 @@ import click
 
 from nexus.cli.output import Column, Printer, can_ask, confirm, format_time, print_fields
 from nexus.cli.records import Noun, make_create, make_list, make_update, name_of, names_starting
-from nexus.cli.result import Result
+from nexus.cli.result import Result, Results
 from nexus.cli.verbs import NounGroup, Values, completers, for_each, verb
 from nexus.hints import command_line
 from nexus.projects.commands import (
@@ -77,7 +77,7 @@ def _make_inspect() -> click.Command:
             return code
         projects = [_with_counts(holdings) for holdings in found]
         if len(references) > 1:
-            out.many(projects, (), name=name_of, nothing=_PROJECT.nothing())
+            out.many(Results.of(projects), (), name=name_of, nothing=_PROJECT.nothing())
         elif projects:
             out.one(projects[0], name=name_of, sentence=lambda _project: None)
         return code
@@ -126,7 +126,7 @@ def _make_delete() -> click.Command:
 
         code = for_each(names, delete)
         if many:
-            out.many(deleted, (), name=_deleted_name, nothing=_PROJECT.nothing("deleted"))
+            out.many(Results.of(deleted), (), name=_deleted_name, nothing=_PROJECT.nothing("deleted"))
         return code
 
     yes = click.Option(["-y", "--yes"], is_flag=True, help="Skip confirmation.")

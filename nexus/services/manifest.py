@@ -174,8 +174,7 @@ class _Services(RecordSection[Service, Wanted, Observed]):
     def observe(self, app: App, wanted: Iterable[str] | None) -> Observed:
         services = self.read_records(app)
         edges: dict[str, dict[str, Edge]] = {}
-        for one in all_dependencies(app):
-            edge = one.record
+        for edge in all_dependencies(app).records:
             edges.setdefault(edge.service, {})[edge.dependency] = Edge(
                 edge.condition.value, edge.tunnel_enabled, edge.when_lost.value
             )

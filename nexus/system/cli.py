@@ -9,7 +9,7 @@ from nexus_protocol.errors import InvalidArgument
 
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.output import Column, Printer, format_duration, hint, print_fields, printable, write_exact
-from nexus.cli.result import Result
+from nexus.cli.result import Result, Results
 from nexus.cli.verbs import NounGroup, Values, completers, verb, verb_of
 from nexus.system.commands import (
     DeleteSetting,
@@ -124,7 +124,7 @@ def _warn_unknown(app: App, key: str) -> None:
     """Print that nothing reads the key: it may be misspelled."""
     from difflib import get_close_matches
 
-    known = [one.record.key for one in _all_settings(app) if one.record.doc]
+    known = [setting.key for setting in _all_settings(app).records if setting.doc]
     near = get_close_matches(key, known, 1)
     hint(f"Nothing in this version reads {key}" + (f" (did you mean {near[0]}?)" if near else ""))
 
@@ -153,13 +153,13 @@ def _list(app: App, _command: ListSettings, out: Printer) -> None:
     out.many(_all_settings(app), _COLUMNS, name=_key, nothing="No settings found.")
 
 
-def _all_settings(app: App) -> list[Result[Setting]]:
+def _all_settings(app: App) -> Results[Setting]:
     page = app.fetch(ListSettings())
-    settings = page.rows(Settings.settings)
+    pages = [page.rows(Settings.settings)]
     while cursor := page.plain.get("next_cursor"):
         page = app.fetch(ListSettings(cursor))
-        settings += page.rows(Settings.settings)
-    return settings
+        pages.append(page.rows(Settings.settings))
+    return Results.joined(pages)
 
 
 def _unset(app: App, command: DeleteSetting, out: Printer) -> None:
@@ -203,7 +203,7 @@ settings = NounGroup(
 
 
 def _complete_setting(app: App, incomplete: str) -> list[str]:
-    return [one.record.key for one in _all_settings(app) if one.record.key.startswith(incomplete)]
+    return [setting.key for setting in _all_settings(app).records if setting.key.startswith(incomplete)]
 
 
 completers["setting"] = _complete_setting

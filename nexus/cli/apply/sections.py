@@ -209,7 +209,7 @@ class RecordSection(Section[W, Seen], Generic[R, W, Seen]):
         def page_of(count: int, cursor: str | None) -> Command[Any]:
             return self._list(limit=count, cursor=cursor)
 
-        return {result.record.name: result.record for result in all_records(app, self.noun, page_of)}
+        return {record.name: record for record in all_records(app, self.noun, page_of).records}
 
     def fields_there(self, observed: Seen, name: str) -> Fields:
         """The fields that would create the same record as one that was observed."""

@@ -179,7 +179,9 @@ class Apply:
 
     def _print_steps(self, steps: Sequence[Result[Step]]) -> None:
         """Print steps for a program."""
-        self.options.out.many(steps, (), name=lambda step: step.name, nothing="Nothing to change.")
+        from nexus.cli.result import Results
+
+        self.options.out.many(Results.of(steps), (), name=lambda step: step.name, nothing="Nothing to change.")
 
     def _begin_operation(self) -> None:
         """Begin the operation of the whole, which the further requests are parts of; once in a run."""

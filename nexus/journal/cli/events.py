@@ -9,7 +9,7 @@ import click
 from nexus_protocol.errors import Unavailable
 
 from nexus.cli.output import Printer, end_with_reader, format_time, hint, printable
-from nexus.cli.result import Result, made
+from nexus.cli.result import Result, Results, made
 from nexus.cli.verbs import verb_of
 from nexus.client.errors import ConnectionLost
 from nexus.hints import command_line
@@ -54,7 +54,7 @@ def _events(app: App, command: WatchEvents, out: Printer) -> None:
             raise ConnectionLost(error.message) from None  # without the daemon's hint: the one above replaces it
         raise
     if out.output == "json":
-        out.many(collected, (), name=_number, nothing="No events found.")
+        out.many(Results.of(collected), (), name=_number, nothing="No events found.")
     elif heading and last is None and out.for_person:
         click.echo("No events found.", err=True)
         app.hint_missing_project()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nexus.cli.output import Column, Printer, format_time, hint, print_fields, printable
-from nexus.cli.result import Result
+from nexus.cli.result import Result, Results
 from nexus.cli.verbs import NounGroup, Number, Values, since, verb
 from nexus.hints import command_line
 from nexus.journal.commands import Change, GetOperation, ListOperations, Operation, OperationDetail, OperationPage
@@ -52,17 +52,20 @@ _PROJECT: Column[Operation] = Column("PROJECT", lambda operation: operation.proj
 def _make_list() -> click.Command:
     def run(app: App, values: Values, out: Printer) -> None:
         limit = values.number("limit") or _SHOWN
-        found: list[Result[Operation]] = []
+        pages: list[Results[Operation]] = []
+        left = limit
         cursor: str | None = None
         while True:
-            count = min(limit - len(found), _PAGE)
+            count = min(left, _PAGE)
             # --actor is a global option, which has no other use for a list.
             command = values.build(ListOperations, actor=app.actor_option, limit=count, cursor=cursor)
             page = app.fetch(command)
-            found += page.rows(OperationPage.operations)
+            pages.append(page.rows(OperationPage.operations))
+            left -= len(pages[-1])
             cursor = page.plain.get("next_cursor")
-            if cursor is None or len(found) >= limit:
+            if cursor is None or left <= 0:
                 break
+        found = Results.joined(pages)
         columns = (_COLUMNS[0], _PROJECT, *_COLUMNS[1:]) if app.all_projects else _COLUMNS
         out.many(found, columns, name=lambda operation: operation.id, nothing="No operations found.")
         if not found:
@@ -98,17 +101,18 @@ def _make_show() -> click.Command:
         id_ = values.number("id")
         assert id_ is not None
         detail = app.fetch(GetOperation(id_, limit=_PAGE))
-        changes = detail.rows(OperationDetail.changes)
-        cursor = detail.plain.pop("next_cursor", None)
+        parts = [detail.rows(OperationDetail.changes)]
+        cursor = detail.plain.get("next_cursor")
         while cursor is not None:
             more = app.fetch(GetOperation(id_, limit=_PAGE, cursor=cursor))
-            changes += more.rows(OperationDetail.changes)
+            parts.append(more.rows(OperationDetail.changes))
             cursor = more.plain.get("next_cursor")
-        detail.plain["changes"] = [change.plain for change in changes]
+        changes = Results.joined(parts)
+        plain = {name: value for name, value in detail.plain.items() if name != "next_cursor"}
         out.one(
-            detail,
+            Result(plain | {"changes": changes.plain}, lambda: detail.record),
             name=lambda detail: detail.operation.id,
-            sentence=lambda detail: _print(detail, [change.record for change in changes]),
+            sentence=lambda detail: _print(detail, changes.records),
         )
 
     return verb(GetOperation, run, exclude=("limit", "cursor"), help=_SHOW_HELP)

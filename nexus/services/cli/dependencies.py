@@ -8,7 +8,7 @@ import click
 
 from nexus.cli.output import Column, Printer
 from nexus.cli.records import print_list
-from nexus.cli.result import Result
+from nexus.cli.result import Results
 from nexus.cli.verbs import shell_complete, verb_of
 from nexus.services.cli.status import edge_text
 from nexus.services.commands import AddDependency, ListDependencies, RemoveDependency
@@ -37,7 +37,7 @@ def _tunnel(edge: Dependency) -> str:
     return f"{edge.tunnel_host or '127.0.0.1'}:{port}" if port else "yes"
 
 
-def all_dependencies(app: App, *, project: str | None = None) -> list[Result[Dependency]]:
+def all_dependencies(app: App, *, project: str | None = None) -> Results[Dependency]:
     """All dependencies of the services of a project, by default of that of this run."""
     return app.fetch(ListDependencies(), project=project).rows(DependencyList.dependencies)
 

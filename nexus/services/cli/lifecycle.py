@@ -13,7 +13,7 @@ from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.groups import Verb
 from nexus.cli.output import Printer
 from nexus.cli.records import name_of
-from nexus.cli.result import Result
+from nexus.cli.result import Result, Results
 from nexus.cli.selection import layers, needs_of_line, selected, selection_parameters
 from nexus.cli.verbs import Run, Values, verb
 from nexus.client.errors import ConnectionFailure
@@ -48,7 +48,7 @@ def _for_all(
     sentence: Callable[[R], None],
     groups: Sequence[Sequence[int]] | None = None,
 ) -> int:
-    """Send a command for each name concurrently and print its outcome; returns the exit code of the first error, else 0.
+    """Send a command for each name concurrently and print its outcome; returns the exit code of the first error, or 0.
 
     ``groups`` are the places of those that go at the same time, one group after the other; by default all. For a person
     each outcome is printed as it arrives; for a program, in the order of the command line.
@@ -86,7 +86,7 @@ def _for_all(
     if out.output == "json" and len(commands) == 1 and found:
         out.one(found[0], name=name_of, sentence=lambda _service: None)
     elif not out.for_person:
-        out.many(found, (), name=name_of, nothing="No services found.") if found else None
+        out.many(Results.of(found), (), name=name_of, nothing="No services found.") if found else None
     return code
 
 

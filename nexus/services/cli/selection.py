@@ -19,15 +19,15 @@ def _needs(app: App, project: str) -> dict[str, list[str]]:
     from nexus.services.cli.dependencies import all_dependencies  # only where several are named
 
     needs: dict[str, list[str]] = {}
-    for edge in all_dependencies(app, project=project):
-        needs.setdefault(edge.record.service_id, []).append(edge.record.dependency_id)
+    for edge in all_dependencies(app, project=project).records:
+        needs.setdefault(edge.service_id, []).append(edge.dependency_id)
     return needs
 
 
 SERVICES: Selection[Service, ServiceStatus] = Selection(
     SERVICE,
     "service",
-    list_all=lambda app, tag: [service.record for service in all_services(app, tag=tag)],
+    list_all=lambda app, tag: all_services(app, tag=tag).records,
     get=GetServiceStatus,
     record=lambda status: status.service,
     needs=_needs,

@@ -12,7 +12,7 @@ import click
 from nexus.cli import records
 from nexus.cli.output import Column, Printer, format_duration, format_time, print_fields
 from nexus.cli.records import Noun, all_records
-from nexus.cli.result import Result
+from nexus.cli.result import Result, Results
 from nexus.cli.verbs import Values, for_each, shell_complete, verb
 from nexus.records.fields import fields_of_next_start
 from nexus.services.commands import AddService, GetServiceStatus, ListServices
@@ -120,7 +120,7 @@ _COLUMNS: tuple[Column[Service], ...] = (
 )
 
 
-def all_services(app: App, *, project: str | None = None, tag: str | None = None) -> list[Result[Service]]:
+def all_services(app: App, *, project: str | None = None, tag: str | None = None) -> Results[Service]:
     """Read all services, or those with a tag, by name: of a project, by default of that of this run."""
 
     def page_of(count: int, cursor: str | None) -> ListServices:
@@ -138,7 +138,7 @@ def _status(app: App, values: Values, out: Printer) -> int:
             click.echo("\n" * (index > 0), nl=False)
             _print_status(status.record, wide=out.output == "wide")
     elif len(names) > 1:
-        out.many(found, (), name=_name_in, nothing="No services found.")
+        out.many(Results.of(found), (), name=_name_in, nothing="No services found.")
     elif found:
         out.one(found[0], name=_name_in, sentence=lambda _status: None)
     return code

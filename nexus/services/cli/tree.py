@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from nexus.cli.output import Printer, colour_wanted, painted, printable
-from nexus.cli.result import Result, made
+from nexus.cli.result import Result, Results, made
 from nexus.cli.verbs import Values, shell_complete, verb
 from nexus.services.cli.dependencies import all_dependencies
 from nexus.services.cli.status import all_services, edge_text, shown_health, state_colour
@@ -85,9 +85,9 @@ def _tree(app: App, values: Values, out: Printer) -> None:
     named = values.text("service")
     root = None if named is None else app.call(GetServiceStatus(named)).service
     project = None if root is None else root.project_id
-    found, edges = all_services(app, project=project), all_dependencies(app, project=project)
+    found, edges = all_services(app, project=project).records, list(all_dependencies(app, project=project))
     qualify = app.all_projects and root is None
-    services = {_qualified(one.record.project, one.record.name, qualify): one.record for one in found}
+    services = {_qualified(one.project, one.name, qualify): one for one in found}
     if qualify:
         edges = [_qualified_edge(edge) for edge in edges]
     edges = [edge for edge in edges if edge.record.service in services and edge.record.dependency in services]
@@ -98,7 +98,7 @@ def _tree(app: App, values: Values, out: Printer) -> None:
         needed = {edge.record.dependency for edge in edges}
         roots = [name for name in services if name not in needed]
     if not out.for_person:
-        out.many(edges, (), name=lambda edge: edge.dependency, nothing="No dependencies found.")
+        out.many(Results.of(edges), (), name=lambda edge: edge.dependency, nothing="No dependencies found.")
         return
     if not services:
         click.echo("No services found.", err=True)
