@@ -12,7 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import click
 from nexus_protocol.command import StreamCommand
@@ -51,8 +52,8 @@ class Piece(Protocol):
         """When its first byte was received (ms)."""
 
     @property
-    def stream(self) -> Any:
-        """stdout or stderr, an enumeration."""
+    def stream(self) -> Enum:
+        """stdout or stderr."""
 
     @property
     def data(self) -> bytes:
@@ -71,11 +72,11 @@ class Piece(Protocol):
         """In a gap: how many bytes are missing."""
 
 
-LogCommand = StreamCommand[Any, Any]
+LogCommand = TypeVar("LogCommand", bound=StreamCommand[Any, Any])
 """A command whose items are pieces."""
 
 
-class LogSource(NamedTuple):
+class LogSource(NamedTuple, Generic[LogCommand]):
     """A record type that has output."""
 
     word: str
@@ -104,7 +105,7 @@ class _Writer:
         self._width = max(map(len, names)) if len(names) > 1 else 0
         self._timestamps = timestamps
         self._flush = flush
-        self._open: tuple[str, Any] | None = None
+        self._open: tuple[str, Enum] | None = None
         """The record and the stream whose last line has no line feed yet."""
 
     def write(self, name: str, piece: Piece) -> None:
@@ -178,7 +179,7 @@ def show_logs(
     app: App,
     names: Sequence[str],
     commands: Sequence[LogCommand],
-    source: LogSource,
+    source: LogSource[LogCommand],
     out: Printer,
     *,
     follow: bool,
@@ -263,7 +264,7 @@ def _kept(app: App, commands: Sequence[LogCommand]) -> Iterator[tuple[int, Piece
 
 
 def _followed(
-    app: App, commands: Sequence[LogCommand], source: LogSource, note: Callable[[str], None]
+    app: App, commands: Sequence[LogCommand], source: LogSource[LogCommand], note: Callable[[str], None]
 ) -> Iterator[tuple[int, Piece]]:
     """Yield the pieces of all commands as they arrive, each with the index of its command, until all records are gone.
 

@@ -19,6 +19,8 @@ from nexus_protocol.command import Command, Effect
 from nexus.cli.groups import Verb, WordGroup
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from nexus.cli.app import App
     from nexus.cli.output import Printer
 
@@ -49,6 +51,9 @@ T = TypeVar("T")
 
 Completer = Callable[["App", str], list[str]]
 """Returns the completions of a word of which only the beginning has been typed."""
+
+ShellComplete = Callable[[click.Context, click.Parameter, str], list[str]]
+"""What click calls to complete a parameter."""
 
 completers: dict[str, Completer] = {}
 """By the name in the ``completes`` of a field's declaration."""
@@ -288,7 +293,7 @@ class FilePath(click.types.StringParamType):
         absolute: str = (os.path.realpath if self.real else os.path.abspath)(value)
         return absolute
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return click.Path().shell_complete(ctx, param, incomplete)
 
 
@@ -362,7 +367,7 @@ def _parts(hint: Any) -> Iterator[tuple[Any, Sequence[Any]]]:
             yield plain, metas
 
 
-def _click_type(field: _Field) -> Any:
+def _click_type(field: _Field) -> click.ParamType[Any] | type | Callable[[str], object]:
     type_ = field.type
     if isinstance(type_, type) and issubclass(type_, Enum):
         return click.Choice([member.value for member in type_])
@@ -393,7 +398,8 @@ def command_parameters(
             or (variadic and field.name.startswith("if_"))
         ):
             continue
-        complete = shell_complete(field.extra.get("completes"))
+        completes = field.extra.get("completes")
+        complete = None if completes is None else shell_complete(completes)
         if field.required:
             metavar = field.extra.get("metavar", field.name.upper())
             parameters.append(
@@ -411,7 +417,7 @@ def command_parameters(
     return parameters
 
 
-def _option(field: _Field, complete: Any) -> click.Option:
+def _option(field: _Field, complete: ShellComplete | None) -> click.Option:
     name = field.extra.get("option", "--" + re.sub("_(ms|mib)$", "", field.name).replace("_", "-"))
     help = field.description[:1].upper() + field.description[1:]
     if field.type is bool:
@@ -437,7 +443,7 @@ def _one_or_list(_ctx: click.Context, _parameter: click.Parameter, given: tuple[
     return (given[0] if len(given) == 1 else list(given)) if given else None
 
 
-def _default_text(field: _Field) -> Any:
+def _default_text(field: _Field) -> object:
     """The default as it would be typed."""
     default = field.default.value if isinstance(field.default, Enum) else field.default
     if type(default) is not int or field.type is not int:
@@ -449,10 +455,8 @@ def _default_text(field: _Field) -> Any:
     return default
 
 
-def shell_complete(completer: str | None) -> Any:
-    """click's ``shell_complete`` function for the named completer; None for None."""
-    if completer is None:
-        return None
+def shell_complete(completer: str) -> ShellComplete:
+    """click's ``shell_complete`` function for the named completer."""
 
     def complete(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
         root = ctx.find_root()

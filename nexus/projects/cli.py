@@ -170,8 +170,7 @@ def shell_complete_project(ctx: click.Context, parameter: click.Parameter, incom
     """Complete the name of a project, for an option or an argument."""
     from nexus.cli.verbs import shell_complete
 
-    names: list[str] = shell_complete("project")(ctx, parameter, incomplete)
-    return names
+    return shell_complete("project")(ctx, parameter, incomplete)
 
 
 def _make_create() -> click.Command:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["make_logs"]
 
-_SOURCE = LogSource(
+_SOURCE: LogSource[GetServiceStdout] = LogSource(
     "service",
-    name=lambda command: command.service,  # type: ignore[attr-defined]
+    name=lambda command: command.service,
     after=lambda command, cursor: replace(command, cursor=cursor, lines=None, since_at=None, mark_start=False),
     from_now=lambda command: replace(command, cursor=None, lines=None, since_at=None, mark_start=True),
     gone=ServiceNotFound,
