@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from nexus import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from nexus_protocol.command import Command, CommandInfo
     from nexus_protocol.context import ProjectRoot
+    from nexus_protocol.errors import NexusError
 
+    from nexus.cli.result import Result
     from nexus.client.blocking import BlockingClient
     from nexus.config import Config
 
@@ -136,10 +138,10 @@ class App:
             return None  # connecting would be no test: with systemd it starts the daemon
         self.limit(ANSWER_WITHIN_S)
         try:
-            database = self.call_raw(Health()).get("database")
+            database = self.call(Health()).database
         except (ConnectionFailure, NexusError):
             return None
-        return Path(database["path"]) if database else None
+        return Path(database.path) if database else None
 
     def connect(self) -> BlockingClient:
         """Return the run's only client, connected.
@@ -263,7 +265,7 @@ class App:
         if self.all_projects or not isinstance(self.project(), ProjectRoot):
             return
         try:
-            self.call_raw(GetProject())
+            self.call(GetProject())
         except NotFound as error:
             hint(f"No project has the folder {self.root()}.\n{error.hint}")
 
@@ -308,13 +310,29 @@ class App:
             self._client.close()
             self._client = None
 
-    def call(self, command: Command[R]) -> R:
-        """Send a command; returns its reply as a record."""
-        return self.connect().call(command, timeout_s=self.timeout_s)
+    def call(self, command: Command[R], *, project: str | ProjectRoot | None = None) -> R:
+        """Send a command, by default in the project of this run; returns its reply."""
+        return self.connect().call(command, timeout_s=self.timeout_s, project=project)
 
-    def call_raw(self, command: Command[Any], *, project: str | ProjectRoot | None = None) -> dict[str, Any]:
-        """Send a command, by default in the project of this run; returns its reply as the map that was received."""
-        return self.connect().call_raw(command, timeout_s=self.timeout_s, project=project)
+    def fetch(self, command: Command[R], *, project: str | ProjectRoot | None = None) -> Result[R]:
+        """Like ``call``; returns the reply to print it."""
+        from nexus.cli.result import received
+
+        return received(command, self.connect().call_raw(command, timeout_s=self.timeout_s, project=project))
+
+    def fetch_all(
+        self, commands: Sequence[Command[R]], *, why: str | None = None, keys: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, Result[R] | NexusError]]:
+        """Send several commands concurrently; yields the place and the outcome of each, in the order of completion.
+
+        ``keys`` has the key of each.
+        """
+        from nexus_protocol.errors import NexusError
+
+        from nexus.cli.result import received
+
+        for place, reply in self.connect().calls(commands, timeout_s=self.timeout_s, why=why, keys=keys):
+            yield place, reply if isinstance(reply, NexusError) else received(commands[place], reply)
 
     def frame_bytes(self) -> int:
         """The largest payload of a request that the daemon takes, whatever limit its command has."""
@@ -322,6 +340,9 @@ class App:
 
         return min(MAX_PAYLOAD, self.connect().limit("max_frame_payload_bytes", MAX_PAYLOAD))
 
-    def batch_raw(self, commands: Sequence[Command[Any]]) -> list[dict[str, Any]]:
-        """Carry out several changes in one transaction, all or none; returns the reply of each as it was received."""
-        return self.connect().batch_raw(commands, timeout_s=self.timeout_s)
+    def fetch_batch(self, commands: Sequence[Command[R]]) -> list[Result[R]]:
+        """Carry out several changes in one transaction, all or none; returns the reply of each."""
+        from nexus.cli.result import received
+
+        replies = self.connect().batch_raw(commands, timeout_s=self.timeout_s)
+        return [received(command, reply) for command, reply in zip(commands, replies, strict=True)]

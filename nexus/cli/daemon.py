@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from nexus_protocol.errors import FailedPrecondition, NexusError, Unavailable
@@ -36,6 +36,7 @@ from nexus.cli.output import (
     printable,
     printer,
 )
+from nexus.cli.result import Result, made
 from nexus.cli.systemd import (
     manager_directory,
     manager_environment,
@@ -46,7 +47,7 @@ from nexus.cli.systemd import (
 )
 from nexus.client.errors import ConnectError, ConnectionFailure
 from nexus.hints import command_line, joined
-from nexus.system.commands import GetSystemStatus, Health, Shutdown
+from nexus.system.commands import GetSystemStatus, Health, Shutdown, SystemStatus
 from nexus.trust import make_trusted
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def start(app: App, log_level: str | None, fresh: bool) -> None:
     else:
         running = _running(app)
     if running is not None:
-        click.echo(f"The daemon is already running (pid {running['pid']}, {app.socket_path()})")
+        click.echo(f"The daemon is already running (pid {running.pid}, {app.socket_path()})")
         return
     if managed:
         if log_level is not None:
@@ -123,7 +124,7 @@ def _started_by_another(app: App) -> int | None:
     while (pid := app.daemon_pid()) is not None:
         running = _running(app)
         if running is not None:
-            return int(running["pid"])
+            return running.pid
         if time.monotonic() > deadline or (has_socket(pid, path) and not path.exists()):
             raise SocketGone(pid)
         time.sleep(0.05)
@@ -137,13 +138,12 @@ def _managed(app: App) -> bool:
     return str(app.socket_path()) == f"{manager_directory()}/nexus/nexus.sock"  # ListenStream= of nexus.socket
 
 
-def _running(app: App) -> dict[str, Any] | None:
+def _running(app: App) -> SystemStatus | None:
     """The status that the running daemon reports; None when no client can connect."""
     try:
-        status: dict[str, Any] = app.call_raw(GetSystemStatus())
+        return app.call(GetSystemStatus())
     except ConnectionFailure:
         return None
-    return status
 
 
 def _log_path() -> Path:
@@ -263,7 +263,7 @@ def stop(app: App) -> None:
 def _services_up(app: App) -> int:
     """How many services have processes; 0 if the daemon does not reply."""
     try:
-        counts: dict[str, int] = app.call_raw(GetSystemStatus())["counts"].get("services", {})
+        counts = app.call(GetSystemStatus()).counts.get("services", {})
         return sum(counts.get(state, 0) for state in ("starting", "running", "stopping"))
     except (NexusError, ConnectionFailure):
         return 0  # only for the hint: the stop itself reports what is wrong with the daemon
@@ -277,7 +277,7 @@ def _stop(app: App) -> int | None:
         NoAnswer: it runs, but does not reply.
     """
     status = _running(app)
-    pid = int(status["pid"]) if status else app.daemon_pid()
+    pid = status.pid if status else app.daemon_pid()
     if pid is None:
         return None
     try:
@@ -286,7 +286,7 @@ def _stop(app: App) -> int | None:
         return pid  # it exited in the meantime
     try:
         if status:
-            app.call_raw(Shutdown())
+            app.call(Shutdown())
         else:  # no client can connect: send the signal that a service manager would
             signal.pidfd_send_signal(waiting, signal.SIGTERM)
         poller = select.poll()
@@ -345,7 +345,7 @@ def _start_units(app: App) -> int:
     """
     _systemctl("start", "nexus.socket")
     try:
-        return int(app.call_raw(GetSystemStatus())["pid"])
+        return app.call(GetSystemStatus()).pid
     except ConnectionFailure as error:
         _systemctl("stop", *_UNITS)
         raise DaemonFailed(error.message, hint=error.hint or "See: journalctl --user -u nexus.service -n 20") from None
@@ -359,15 +359,15 @@ def status_(app: App, output: str, no_header: bool) -> int:
     path = app.socket_path()
     app.limit(ANSWER_WITHIN_S)
     try:
-        system = app.call_raw(GetSystemStatus())
-        health = app.call_raw(Health())
+        system = app.fetch(GetSystemStatus())
+        health = app.fetch(Health())
     except ConnectError as error:
         pid = app.daemon_pid() if error.not_running else None
         if pid is not None:
             return _print_socket_gone(path, pid, printer(output, no_header))
-        record = {"state": "stopped", "socket": str(path)}
         out = printer(output, no_header)
-        out.one(record, key="state", sentence=lambda: click.echo(f"Daemon: stopped ({path})"))
+        stopped = made("stopped", {"state": "stopped", "socket": str(path)})
+        out.one(stopped, name=str, sentence=lambda state: click.echo(f"Daemon: {state} ({path})"))
         if error.not_running:
             hint(f"Start it: {start_hint()}")
         else:
@@ -375,20 +375,20 @@ def status_(app: App, output: str, no_header: bool) -> int:
                 click.echo(f"  {line}", err=True)
         return 3
     managed = "systemd (nexus.service)" if _managed(app) and _unit_active() else "none (a detached process)"
-    record = {"state": "running", "socket": str(path), "health": health["status"], "manager": managed, **system}
+    head = {"state": "running", "socket": str(path), "health": health.plain["status"], "manager": managed}
     printer(output, no_header).one(
-        record,
-        key="state",
-        sentence=lambda: print_fields(
+        Result(head | system.plain, lambda: system.record),
+        name=lambda _system: "running",
+        sentence=lambda system: print_fields(
             [
-                ("Daemon", f"running (pid {system['pid']})"),
-                ("Health", health["status"]),
+                ("Daemon", f"running (pid {system.pid})"),
+                ("Health", health.record.status),
                 ("Socket", path),
-                ("Version", system["version"]),
+                ("Version", system.version),
                 ("Manager", managed),
-                ("Up", format_duration(system["uptime_ms"])),
-                ("Memory", f"{system['memory_rss_bytes'] // (1024 * 1024)} MiB"),
-                ("Clients", system["connections"]),
+                ("Up", format_duration(system.uptime_ms)),
+                ("Memory", f"{system.memory_rss_bytes // (1024 * 1024)} MiB"),
+                ("Clients", system.connections),
             ]
         ),
     )
@@ -397,8 +397,8 @@ def status_(app: App, output: str, no_header: bool) -> int:
 
 def _print_socket_gone(path: Path, pid: int, out: Printer) -> int:
     problem = SocketGone(pid)
-    record = {"state": "unreachable", "socket": str(path), "pid": pid}
-    out.one(record, key="state", sentence=lambda: click.echo(f"Daemon: {printable(problem.message)} ({path})"))
+    unreachable = made("unreachable", {"state": "unreachable", "socket": str(path), "pid": pid})
+    out.one(unreachable, name=str, sentence=lambda _state: click.echo(f"Daemon: {printable(problem.message)} ({path})"))
     hint(str(problem.hint))
     return 3
 
@@ -411,7 +411,7 @@ def install(app: App) -> None:
     running = _running(app) if not _unit_active() else None
     if running is not None:
         raise FailedPrecondition(
-            f"cannot install the units: a daemon that systemd did not start is running (pid {running['pid']})",
+            f"cannot install the units: a daemon that systemd did not start is running (pid {running.pid})",
             hint="Stop it first: nexusctl daemon stop",
         )
     from importlib.resources import files

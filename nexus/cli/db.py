@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from nexus_protocol.errors import FailedPrecondition, Internal
 
 from nexus.cli.output import Printer, confirm, format_time, hint, output_options, print_fields, printer
-from nexus.cli.verbs import NounGroup, Number, verb
+from nexus.cli.result import made
+from nexus.cli.verbs import NounGroup, Number, Values, verb, verb_of
 from nexus.hints import command_line
-from nexus.system.commands import BackupDatabase, Health
+from nexus.system.commands import Backup, BackupDatabase, Database, Health, HealthReport
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
-    from nexus.store.maintenance import CheckReport
+    from nexus.store.maintenance import CheckReport, Restored
 
 __all__ = ["db", "examine"]
 
@@ -28,44 +29,39 @@ _database_option = click.option(
 )
 
 
-def _status(app: App, _values: dict[str, Any], out: Printer) -> None:
-    health = app.call_raw(Health())
-    database = health.get("database")
-    if database is None:
+def _status(app: App, command: Health, out: Printer) -> None:
+    health = app.fetch(command)
+    if health.record.database is None:
         raise Internal("cannot read the database", hint="See: nexusctl doctor")
 
-    def sentence() -> None:
+    def sentence(database: Database) -> None:
         print_fields(
             [
-                ("Database", database["path"]),
-                ("Size", f"{database['size_bytes']} bytes"),
-                ("Schema", f"version {database['schema_version']}"),
-                ("Journal", database["journal_mode"]),
-                ("Tables", f"{database['table_count']} ({', '.join(database['tables'])})"),
+                ("Database", database.path),
+                ("Size", f"{database.size_bytes} bytes"),
+                ("Schema", f"version {database.schema_version}"),
+                ("Journal", database.journal_mode),
+                ("Tables", f"{database.table_count} ({', '.join(database.tables)})"),
             ]
         )
         click.echo("Migrations:")
-        for migration in database["migrations"]:
+        for migration in database.migrations:
             applied = format_time(migration.get("applied_at")) or "at an unknown time"
             click.echo(f"  {migration['version']:04d} {migration['name']:<16} {applied}")
 
-    out.one(database, key="path", sentence=sentence)
+    out.one(health.part(HealthReport.database), name=lambda database: database.path, sentence=sentence)
 
 
-def _backup(app: App, values: dict[str, Any], out: Printer) -> None:
-    path = values["path"]
-    command = BackupDatabase(
-        path=str(Path(path).absolute()) if path else None,
-        **({"keep_days": values["keep_days"]} if values["keep_days"] is not None else {}),
-    )
-    backup = app.call_raw(command)
+def _backup(app: App, values: Values, out: Printer) -> None:
+    path = values.text("path")
+    command = values.build(BackupDatabase, path=str(Path(path).absolute()) if path else None)
 
-    def sentence() -> None:
-        click.echo(f"Backed up to {backup['path']} ({backup['size_bytes']} bytes)")
-        if backup["pruned"]:
-            click.echo(f"Deleted {backup['pruned']} older backup{'s' if backup['pruned'] > 1 else ''}")
+    def sentence(backup: Backup) -> None:
+        click.echo(f"Backed up to {backup.path} ({backup.size_bytes} bytes)")
+        if backup.pruned:
+            click.echo(f"Deleted {backup.pruned} older backup{'s' if backup.pruned > 1 else ''}")
 
-    out.one(backup, key="path", sentence=sentence)
+    out.one(app.fetch(command), name=lambda backup: backup.path, sentence=sentence)
 
 
 def _database_option_words(database: str | None) -> list[str]:
@@ -119,13 +115,15 @@ def _restore(app: App, backup: Path, database: str | None, yes: bool, output: st
         return 1
     restored = restore_database(path, backup)
 
-    def sentence() -> None:
+    def sentence(restored: Restored) -> None:
         click.echo(f"Restored {restored.path} (schema version {restored.schema_version})")
         if restored.set_aside:
             click.echo(f"The replaced database is {restored.set_aside}")
         hint("Start the daemon: nexusctl daemon start")
 
-    printer(output, no_header).one(restored._asdict(), key="path", sentence=sentence)
+    printer(output, no_header).one(
+        made(restored, restored._asdict()), name=lambda restored: restored.path, sentence=sentence
+    )
     return 0
 
 
@@ -161,15 +159,15 @@ def _migrate(app: App, target: int, database: str | None, yes: bool, output: str
     before, after = migrate_database(path, backups, target)
     backup = max(set(backups.glob(f"{path.resolve().stem}-before-v{target}-*.db")) - older, default=None)
 
-    def sentence() -> None:
+    def sentence(path: Path) -> None:
         if before == after:
             click.echo(f"The database is already at schema version {after}")
         else:
             click.echo(f"Migrated {path} from schema version {before} to {after}")
             click.echo(f"Backup of the old database: {backup}")
 
-    record = {"path": str(path), "from": before, "to": after} | ({"backup": str(backup)} if backup else {})
-    printer(output, no_header).one(record, key="path", sentence=sentence)
+    plain = {"path": str(path), "from": before, "to": after} | ({"backup": str(backup)} if backup else {})
+    printer(output, no_header).one(made(path, plain), name=str, sentence=sentence)
     return 0
 
 
@@ -187,7 +185,7 @@ def _check(app: App, database: str | None, output: str, no_header: bool) -> int:
         path = app.daemon_database() or path
     report, state, remedy = examine(path, database)
 
-    def sentence() -> None:
+    def sentence(report: CheckReport) -> None:
         click.echo(f"{report.path}: schema version {report.schema_version}, {state}")
         width = max(map(len, report.tables), default=0)
         for table, rows in report.tables.items():
@@ -197,7 +195,7 @@ def _check(app: App, database: str | None, output: str, no_header: bool) -> int:
         if remedy:
             hint(remedy)
 
-    printer(output, no_header).one(report._asdict(), key="path", sentence=sentence)
+    printer(output, no_header).one(made(report, report._asdict()), name=lambda report: report.path, sentence=sentence)
     return 1 if report.problems else 0
 
 
@@ -248,7 +246,7 @@ db = NounGroup(
     "db",
     "Maintain the database. status and backup ask the running daemon; restore and migrate need a stopped one.",
     {
-        "status": ("Show the database's tables and migrations.", lambda: verb(Health, _status)),
+        "status": ("Show the database's tables and migrations.", lambda: verb_of(Health, _status)),
         "backup": ("Copy the database while it is in use.", _make_backup),
         "restore": ("Replace the database with a backup.", lambda: _restore),
         "migrate": ("Migrate the database to another schema version.", lambda: _migrate),

@@ -15,6 +15,7 @@ from nexus_protocol.errors import ReportedError
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.find_daemon import SocketGone
 from nexus.cli.output import colour_wanted, hint_lines, output_options, painted, printer
+from nexus.cli.result import Results, made
 from nexus.cli.systemd import start_hint, unit_installed, user_manager_runs
 from nexus.client.errors import ConnectError
 from nexus.hints import command_line
@@ -51,7 +52,12 @@ def doctor(app: App, output: str, no_header: bool) -> int:
         for finding in findings:
             _print(finding)
     else:
-        out.many([f._asdict() for f in findings], (), key="check", nothing="Nothing was checked.")
+        out.many(
+            Results.of([made(f, f._asdict()) for f in findings]),
+            (),
+            name=lambda finding: finding.check,
+            nothing="Nothing was checked.",
+        )
     return 1 if any(finding.status == "failing" for finding in findings) else 0
 
 
@@ -127,7 +133,7 @@ def _socket(app: App) -> Iterator[Finding]:
 
 def _reply(app: App, path: Path) -> Iterator[Finding]:
     try:
-        health = app.call_raw(Health())
+        health = app.call(Health())
     except ConnectError as error:
         if error.not_running:
             yield Finding("socket", "failing", f"no daemon listens at {path}", f"Start it: {start_hint()}")
@@ -137,10 +143,10 @@ def _reply(app: App, path: Path) -> Iterator[Finding]:
     except ReportedError as error:
         yield Finding("socket", "failing", error.message, error.hint)
         return
-    yield Finding("socket", "ok", f"the daemon replies (nexusd {health['version']})")
-    for check in health["checks"]:
-        status = "warning" if check["status"] == "degraded" else check["status"]
-        yield Finding(check["name"], status, check["message"])
+    yield Finding("socket", "ok", f"the daemon replies (nexusd {health.version})")
+    for check in health.checks:
+        status = "warning" if check.status == "degraded" else check.status
+        yield Finding(check.name, status, check.message)
 
 
 def _database(app: App) -> Iterator[Finding]:

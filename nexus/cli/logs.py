@@ -12,13 +12,15 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import click
 from nexus_protocol.command import StreamCommand
 from nexus_protocol.errors import DeadlineExceeded, NexusError, ResourceExhausted, Unavailable
 
 from nexus.cli.output import Printer, end_with_reader, exact_bytes, output_filter, printable
+from nexus.cli.result import Result, Results, made
 from nexus.cli.verbs import since
 from nexus.client.errors import ConnectionFailure, ConnectionLost
 
@@ -50,8 +52,8 @@ class Piece(Protocol):
         """When its first byte was received (ms)."""
 
     @property
-    def stream(self) -> Any:
-        """stdout or stderr, an enumeration."""
+    def stream(self) -> Enum:
+        """stdout or stderr."""
 
     @property
     def data(self) -> bytes:
@@ -70,11 +72,11 @@ class Piece(Protocol):
         """In a gap: how many bytes are missing."""
 
 
-LogCommand = StreamCommand[Any, Any]
+LogCommand = TypeVar("LogCommand", bound=StreamCommand[Any, Any])
 """A command whose items are pieces."""
 
 
-class LogSource(NamedTuple):
+class LogSource(NamedTuple, Generic[LogCommand]):
     """A record type that has output."""
 
     word: str
@@ -103,7 +105,7 @@ class _Writer:
         self._width = max(map(len, names)) if len(names) > 1 else 0
         self._timestamps = timestamps
         self._flush = flush
-        self._open: tuple[str, Any] | None = None
+        self._open: tuple[str, Enum] | None = None
         """The record and the stream whose last line has no line feed yet."""
 
     def write(self, name: str, piece: Piece) -> None:
@@ -166,11 +168,18 @@ def _lines(data: bytes) -> Iterator[bytes]:
         start = end
 
 
+class _Line(NamedTuple):
+    """What ``-o name`` prints of a piece."""
+
+    name: str
+    stream: str
+
+
 def show_logs(
     app: App,
     names: Sequence[str],
     commands: Sequence[LogCommand],
-    source: LogSource,
+    source: LogSource[LogCommand],
     out: Printer,
     *,
     follow: bool,
@@ -185,7 +194,7 @@ def show_logs(
     if raw and not out.for_person:
         raise click.UsageError("--raw goes with the output as it is, not with -o")
     writer = _Writer(tuple(names), timestamps, follow or sys.stdout.isatty(), raw)
-    records: list[dict[str, Any]] = []
+    results: list[Result[_Line]] = []
     sys.stdout.flush()
     try:
         pieces = _followed(app, commands, source, writer.note) if follow else _kept(app, commands)
@@ -193,7 +202,7 @@ def show_logs(
             if out.for_person:
                 writer.write(names[index], piece)
                 continue
-            record = {
+            plain = {
                 source.word: names[index],
                 "at": piece.at,
                 "stream": piece.stream.value,
@@ -202,17 +211,18 @@ def show_logs(
                 "dropped_bytes": piece.dropped_bytes,
                 "cursor": piece.cursor,
             }
+            result = made(_Line(names[index], piece.stream.value), plain)
             if out.output == "json":
-                records.append(record)
+                results.append(result)
             else:
-                out.line(record, "", key="stream")
+                out.line(result, "", name=lambda line: line.stream)
     except KeyboardInterrupt:
         writer.end()
         return 130  # the usual end of following: no message
     except Unavailable as error:
         raise ConnectionLost(error.message) from None  # without the daemon's hint, which is for programs
     if out.output == "json":
-        out.many(records, (), key=source.word, nothing="No output found.")
+        out.many(Results.of(results), (), name=lambda line: line.name, nothing="No output found.")
     writer.end()
     return 0
 
@@ -254,7 +264,7 @@ def _kept(app: App, commands: Sequence[LogCommand]) -> Iterator[tuple[int, Piece
 
 
 def _followed(
-    app: App, commands: Sequence[LogCommand], source: LogSource, note: Callable[[str], None]
+    app: App, commands: Sequence[LogCommand], source: LogSource[LogCommand], note: Callable[[str], None]
 ) -> Iterator[tuple[int, Piece]]:
     """Yield the pieces of all commands as they arrive, each with the index of its command, until all records are gone.
 

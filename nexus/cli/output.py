@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import click
 
@@ -19,10 +19,12 @@ from nexus.terminal import exact_bytes, output_filter, overwrite_line, painted, 
 if TYPE_CHECKING:
     import socket
 
+    from nexus.cli.result import Result, Results
     from nexus.client.blocking import BlockingClient
 
 __all__ = [
     "Column",
+    "Named",
     "Printer",
     "address_given",
     "can_ask",
@@ -47,23 +49,40 @@ __all__ = [
     "write_exact",
 ]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
+R = TypeVar("R")
 
+_DEFAULT = "default"
 FORMATS = ("table", "wide", "json", "jsonl", "name")
 
 
-class Column(NamedTuple):
+class Named(Protocol):
+    """A record that people know by its name."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+
+class Column(NamedTuple, Generic[R]):
     """One column of a table. ``width`` is the minimum; a ``wide`` column is printed by ``-o wide`` only."""
 
     heading: str
-    value: Callable[[dict[str, Any]], Any]
+    value: Callable[[R], object]
     width: int = 0
     wide: bool = False
-    colour: Callable[[dict[str, Any]], str | None] | None = None
+    colour: Callable[[R], str | None] | None = None
     """The colour of a record's cell on a terminal, as click names it."""
 
 
-_PROJECT = Column("PROJECT", lambda record: record.get("project"), 12)
+def _project_name(record: object) -> str | None:
+    """The name of a record's project; None for a record that is in none."""
+    name: str | None = getattr(record, "project", None)
+    return name
 
 
 def output_options(fn: F) -> F:
@@ -88,67 +107,63 @@ class Printer:
 
     def many(
         self,
-        records: Sequence[dict[str, Any]],
-        columns: Sequence[Column],
+        results: Results[R],
+        columns: Sequence[Column[R]],
         *,
-        key: str,
+        name: Callable[[R], object],
         nothing: str,
         projects: bool = False,
     ) -> None:
-        """Print a list. ``key`` is the field for ``-o name``; ``nothing`` is printed if the list is empty.
+        """Print a list. ``name`` is what ``-o name`` prints of each; ``nothing`` is printed if the list is empty.
 
         ``projects`` is for a list of several: it has a column with the project, and names as ``P/NAME``.
         """
-        if projects:
-            columns = (_PROJECT, *columns)
         if self.output == "json":
-            _write(_json(list(records)) + "\n")
+            _write(_json(results.plain) + "\n")
         elif self.output == "jsonl":
-            _write("".join(_json_line(record) + "\n" for record in records))
+            _write("".join(_json_line(plain) + "\n" for plain in results.plain))
         elif self.output == "name":
-            for record in records:
-                _write_name(f"{record['project']}/{record[key]}" if projects and "project" in record else record[key])
-        elif records:
-            self._table(records, columns)
-        if not records:
+            _write_names(map(_in_project(name) if projects else name, results.records))
+        elif results:
+            project_column: Column[R] = Column("PROJECT", _project_name, 12)
+            self._table(results.records, [project_column] * projects + [*columns])
+        if not results:
             click.echo(nothing, err=True)
 
-    def one(self, record: dict[str, Any], *, key: str, sentence: Callable[[], None]) -> None:
-        """Print one record; ``sentence`` prints it for a person."""
+    def one(self, result: Result[R], *, name: Callable[[R], object], sentence: Callable[[R], object]) -> None:
+        """Print one record; ``name`` is what ``-o name`` prints, and ``sentence`` prints it for a person."""
         if self.output == "json":
-            _write(_json(record) + "\n")
+            _write(_json(result.plain) + "\n")
         elif self.output == "jsonl":
-            _write(_json_line(record) + "\n")
+            _write(_json_line(result.plain) + "\n")
         elif self.output == "name":
-            _write_name(record[key])
+            _write_names([name(result.record)])
         else:
-            sentence()
+            sentence(result.record)
 
-    def line(self, record: dict[str, Any], text: str, *, key: str) -> None:
+    def line(self, result: Result[R], text: str, *, name: Callable[[R], object]) -> None:
         """Print one record of an endless list and flush it."""
         if self.output in ("json", "jsonl"):
-            _write(_json_line(record) + "\n")
+            _write(_json_line(result.plain) + "\n")
         elif self.output == "name":
-            _write_name(record[key])
+            _write_names([name(result.record)])
         else:
             _write(text + "\n")
         sys.stdout.flush()
 
-    def _table(self, records: Sequence[dict[str, Any]], columns: Sequence[Column]) -> None:
+    def _table(self, records: Sequence[R], columns: Sequence[Column[R]]) -> None:
         shown = [column for column in columns if self.output == "wide" or not column.wide]
-        cells = [[_cell(column.value(record)) for column in shown] for record in records]
-        widths = [
-            max(column.width, len(column.heading), *(len(row[index]) for row in cells))
-            for index, column in enumerate(shown)
-        ]
-        rows: Iterable[list[str]] = cells if self.no_header else [[column.heading for column in shown], *cells]
-        padded = [[f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)] for row in rows]
-        if colour_wanted():
-            for record, row in zip(records, padded[-len(cells) :], strict=True):
-                for index, column in enumerate(shown):
-                    if column.colour is not None:
-                        row[index] = painted(row[index], column.colour(record))
-        _write("".join(" ".join(row).rstrip() + "\n" for row in padded))
+        colour = colour_wanted()
+        padded: list[list[str]] = []
+        """The lines of each column."""
+        for column in shown:
+            cells = [_cell(column.value(record)) for record in records]
+            width = max(column.width, len(column.heading), max(map(len, cells)))
+            lines = [cell.ljust(width) for cell in cells]
+            if colour and column.colour is not None:
+                lines = [painted(line, column.colour(record)) for line, record in zip(lines, records, strict=True)]
+            padded.append(lines if self.no_header else [column.heading.ljust(width), *lines])
+        _write("".join([" ".join(row).rstrip() + "\n" for row in zip(*padded, strict=True)]))
 
 
 def printer(output: str, no_header: bool = False) -> Printer:
@@ -156,7 +171,7 @@ def printer(output: str, no_header: bool = False) -> Printer:
     return Printer(output, no_header)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return printable("-" if value is None or value == "" else str(value))
 
 
@@ -164,18 +179,29 @@ def _write(text: str) -> None:
     sys.stdout.write(text)
 
 
-def _write_name(value: Any) -> None:
-    """Write a value for ``-o name``: one line on a terminal, the exact text to a program."""
-    write_exact((printable(str(value)) if sys.stdout.isatty() else str(value)) + "\n")
+def _write_names(values: Iterable[object]) -> None:
+    """Write values for ``-o name``: each one line on a terminal, the exact text to a program."""
+    shown: Callable[[str], str] = printable if sys.stdout.isatty() else str
+    write_exact("".join([f"{shown(str(value))}\n" for value in values]))
 
 
-def _json(value: Any) -> str:
+def _in_project(name: Callable[[R], object]) -> Callable[[R], object]:
+    """The name with the record's project, as ``P/NAME``."""
+
+    def qualified(record: R) -> object:
+        project = _project_name(record)
+        return name(record) if project is None else f"{project}/{name(record)}"
+
+    return qualified
+
+
+def _json(value: object) -> str:
     import msgspec
 
     return _escaped(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def _json_line(value: Any) -> str:
+def _json_line(value: object) -> str:
     import msgspec
 
     return _escaped(msgspec.json.encode(value).decode())
@@ -194,7 +220,7 @@ def _escape(character: str) -> str:
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
-def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
+def print_fields(fields: Sequence[tuple[str, object]]) -> None:
     """Print aligned ``Name: value`` lines; a field whose value is None is left out."""
     shown = [(name, _cell(value)) for name, value in fields if value is not None]
     width = max(len(name) for name, _value in shown) + 2
@@ -251,27 +277,27 @@ def _with_options(text: str, options: Sequence[str], where: str) -> str:
     return re.sub(rf"(?m)(^|: |; )nexusctl {where}", lambda match: f"{match[1]}{again} ", text)
 
 
-def reference(record: dict[str, Any], key: str = "name") -> str:
+def reference(record: Named) -> str:
     """How a hint names a record: so that it works from any folder, ``P/NAME`` outside the project default.
 
     One of default is ``default/NAME`` where the run speaks in another project.
     """
-    name: str = record[key]
-    project = record.get("project", "default")
+    project = _project_name(record) or _DEFAULT
     if _project and _project[1] == project:
-        return name  # the hint's line has the option again
-    return name if project == "default" and _speaks_in_default() else f"{project}/{name}"
+        return record.name  # the hint's line has the option again
+    return record.name if project == _DEFAULT and _speaks_in_default() else f"{project}/{record.name}"
 
 
 def _speaks_in_default() -> bool:
     context = click.get_current_context(silent=True)
     app = None if context is None else context.find_root().obj
-    return app is None or app.project() in (None, "default")
+    return app is None or app.project() in (None, _DEFAULT)
 
 
-def of_project(record: dict[str, Any]) -> str:
+def of_project(record: object) -> str:
     """The words that a sentence adds where a record is not in the project default."""
-    return "" if record.get("project", "default") == "default" else f' of project "{record["project"]}"'
+    project = _project_name(record) or _DEFAULT
+    return "" if project == _DEFAULT else f' of project "{project}"'
 
 
 def hint(text: str) -> None:

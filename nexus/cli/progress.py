@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from nexus_protocol.command import StreamCommand
 
 from nexus.cli.output import overwrite_line
+from nexus.cli.result import Result, received
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["ProgressLine", "run_with_progress"]
 
 ItemT = TypeVar("ItemT")
+R = TypeVar("R")
 
 _COLUMNS = 79
 
@@ -43,16 +45,13 @@ class ProgressLine:
         self._width = 0
 
 
-def run_with_progress(app: App, command: StreamCommand[ItemT, Any], text: Callable[[ItemT], str]) -> dict[str, Any]:
-    """Carry out a command; each item is shown as its ``text``. Returns the reply as plain values."""
-    import msgspec
-
+def run_with_progress(app: App, command: StreamCommand[ItemT, R], text: Callable[[ItemT], str]) -> Result[R]:
+    """Carry out a command; each item is shown as its ``text``. Returns the reply to print it."""
     line = ProgressLine()
     try:
         with app.connect().stream(command) as stream:
             for item in stream:
                 line.show(text(item))
-            reply: dict[str, Any] = msgspec.to_builtins(stream.result)
+            return received(command, stream.result_raw)
     finally:
         line.end()
-    return reply

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import click
 
-from nexus.cli.output import Column, Printer, can_ask, confirm, hint, of_project, print_fields, reference
-from nexus.cli.verbs import NounGroup, Number, build_command, command_parameters, completers, for_each, verb
+from nexus.cli.output import Column, Named, Printer, can_ask, confirm, hint, of_project, print_fields, reference
+from nexus.cli.result import Result, Results
+from nexus.cli.verbs import NounGroup, Number, Values, command_parameters, completers, for_each, verb
 from nexus.hints import command_line
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ __all__ = [
     "Noun",
     "Removal",
     "all_records",
+    "name_of",
     "names_starting",
     "print_list",
     "make_create",
@@ -32,16 +34,16 @@ __all__ = [
     "where_found",
 ]
 
-Record = dict[str, Any]
-"""A record as plain values."""
+R = TypeVar("R", bound=Named)
+T = TypeVar("T")
 
-Lines = Callable[[Record], list[tuple[str, Any]]]
+Lines = Callable[[R], list[tuple[str, object]]]
 """The labels and values by which a record is shown to a person."""
 
 _PAGE = 10_000
 
 
-class Noun(NamedTuple):
+class Noun(NamedTuple, Generic[R]):
     """How the command line speaks of a record type."""
 
     word: str
@@ -49,68 +51,82 @@ class Noun(NamedTuple):
     plural: str
     verbs: str
     """The words before a verb: ``vm``."""
-    field: str
-    """The field of a page that has the records."""
+    rows: list[R]
+    """The field of a page that has the records: ``VmPage.vms``."""
 
     def nothing(self, what: str = "found") -> str:
         """The sentence for no records."""
         return f"No {self.plural} {what}."
 
 
-def all_records(
-    app: App, list_: type[Command[Any]], noun: Noun, values: dict[str, Any], *, project: str | None = None
-) -> list[Record]:
-    """All records that fit the filters in ``values``, at most ``values["limit"]`` where that is set.
+def name_of(record: Named) -> str:
+    """The name of a record."""
+    return record.name
 
-    They are those of a project, by default of that of this run.
+
+def all_records(
+    app: App,
+    noun: Noun[R],
+    page_of: Callable[[int, str | None], Command[Any]],
+    *,
+    limit: int | None = None,
+    project: str | None = None,
+) -> Results[R]:
+    """All records of a project, by default of that of this run; at most ``limit``.
+
+    ``page_of`` is the command that lists the records of one page, of a number of them and after a cursor.
     """
-    limit: int | None = values.pop("limit", None)
-    records: list[Record] = []
+    pages: list[Results[R]] = []
+    left = limit
     cursor: str | None = None
-    while limit is None or len(records) < limit:
-        count = _PAGE if limit is None else min(_PAGE, limit - len(records))
-        command = build_command(list_, {**values, "limit": count, "cursor": cursor})
-        page = app.call_raw(command, project=project)
-        records += page[noun.field]
-        cursor = page.get("next_cursor")
+    while left is None or left > 0:
+        count = _PAGE if left is None else min(_PAGE, left)
+        page = app.fetch(page_of(count, cursor), project=project)
+        pages.append(page.rows(noun.rows))
+        left = None if left is None else left - len(pages[-1])
+        cursor = page.plain.get("next_cursor")
         if cursor is None:
             break
-    return records
+    return Results.joined(pages)
 
 
 def make_list(
     list_: type[Command[Any]],
-    noun: Noun,
-    columns: Sequence[Column],
+    noun: Noun[R],
+    columns: Sequence[Column[R]],
     *,
     parameters: Sequence[click.Parameter] = (),
     exclude: Sequence[str] = (),
 ) -> click.Command:
     """``list``: the fields of the command are filters. ``parameters`` replace those of ``exclude``."""
 
-    def run(app: App, values: dict[str, Any], out: Printer) -> None:
-        records = all_records(app, list_, noun, values)
-        print_list(app, records, columns, out, key="name", nothing=noun.nothing())
+    def run(app: App, values: Values, out: Printer) -> None:
+        def page_of(count: int, cursor: str | None) -> Command[Any]:
+            return values.build(list_, limit=count, cursor=cursor)
+
+        records = all_records(app, noun, page_of, limit=values.number("limit"))
+        print_list(app, records, columns, out, name=name_of, nothing=noun.nothing())
 
     limit = click.Option(["--limit"], type=Number(1), help=f"Maximum number of {noun.plural} (default: all).")
     return verb(list_, run, parameters=[*parameters, limit], exclude=("cursor", "limit", *exclude))
 
 
-def make_inspect(get: type[Command[Any]], noun: Noun, lines: Lines) -> click.Command:
+def make_inspect(get: type[Command[R]], noun: Noun[R], lines: Lines[R]) -> click.Command:
     """``inspect``: the fields of each named record, as ``lines`` names them for a person."""
     (reference, *_) = get.__struct_fields__
 
-    def run(app: App, values: dict[str, Any], out: Printer) -> int:
-        found: list[Record] = []
-        code = for_each(values[reference], lambda name: found.append(app.call_raw(get(name))))
+    def run(app: App, values: Values, out: Printer) -> int:
+        found: list[Result[R]] = []
+        names = values.every(reference, str)
+        code = for_each(names, lambda name: found.append(app.fetch(get(name))))
         if out.for_person:
-            for index, record in enumerate(found):
+            for index, result in enumerate(found):
                 click.echo("\n" * (index > 0), nl=False)
-                print_fields(lines(record))
-        elif len(values[reference]) > 1:
-            out.many(found, (), key="name", nothing=noun.nothing())
+                print_fields(lines(result.record))
+        elif len(names) > 1:
+            out.many(Results.of(found), (), name=name_of, nothing=noun.nothing())
         elif found:
-            out.one(found[0], key="name", sentence=lambda: None)
+            out.one(found[0], name=name_of, sentence=lambda _record: None)
         return code
 
     help = f"Show {noun.word} details.\n\nNAME is a name, an id, or the first characters of an id, at least 4."
@@ -118,80 +134,85 @@ def make_inspect(get: type[Command[Any]], noun: Noun, lines: Lines) -> click.Com
 
 
 def make_create(
-    create: type[Command[Any]],
-    noun: Noun,
+    create: type[Command[R]],
+    noun: Noun[R],
     *,
-    told: Callable[[Record], str] = lambda _record: "",
+    told: Callable[[R], str] = lambda _record: "",
     help: str | None = None,
 ) -> click.Command:
     """``create``: ``told`` is what the sentence says of the new record, in parentheses."""
 
-    def run(app: App, values: dict[str, Any], out: Printer) -> None:
-        record = app.call_raw(build_command(create, values))
+    def sentence(record: R) -> None:
+        click.echo(f'Created {noun.word} "{record.name}"' + (f" ({text})" if (text := told(record)) else ""))
+        hint(f"Inspect it: {command_line('nexusctl', *noun.verbs.split(), 'inspect', reference(record))}")
 
-        def sentence() -> None:
-            click.echo(f'Created {noun.word} "{record["name"]}"' + (f" ({text})" if (text := told(record)) else ""))
-            hint(f"Inspect it: {command_line('nexusctl', *noun.verbs.split(), 'inspect', reference(record))}")
-
-        out.one(record, key="name", sentence=sentence)
+    def run(app: App, values: Values, out: Printer) -> None:
+        out.one(app.fetch(values.build(create)), name=name_of, sentence=sentence)
 
     return verb(create, run, help=help)
 
 
-def make_update(update: type[Command[Any]], noun: Noun) -> click.Command:
+def make_update(update: type[Command[R]], noun: Noun[R]) -> click.Command:
     """``update``: the fields of the command beside the reference and what it expects; one must be given."""
     (reference, *_) = update.__struct_fields__
 
-    def run(app: App, values: dict[str, Any], out: Printer) -> None:
-        if all(value in (None, ()) for field, value in values.items() if field != reference and field[:3] != "if_"):
+    def run(app: App, values: Values, out: Printer) -> None:
+        if not values.any_given(lambda field: field != reference and field[:3] != "if_"):
             changing = [option for option in command_parameters(update)[1:] if (option.name or "")[:3] != "if_"]
             *options, last = [option.opts[0] for option in changing]
             raise click.UsageError(f"nothing to change: give {', '.join(options)} or {last}")
-        record = app.call_raw(build_command(update, values))
-        out.one(record, key="name", sentence=lambda: click.echo(f'Updated {noun.word} "{record["name"]}"'))
+        result = app.fetch(values.build(update))
+        out.one(result, name=name_of, sentence=lambda record: click.echo(f'Updated {noun.word} "{record.name}"'))
 
     return verb(update, run)
 
 
 def print_list(
-    app: App, records: Sequence[Record], columns: Sequence[Column], out: Printer, *, key: str, nothing: str
+    app: App,
+    records: Results[T],
+    columns: Sequence[Column[T]],
+    out: Printer,
+    *,
+    name: Callable[[T], object],
+    nothing: str,
 ) -> None:
     """Print a list of the project of this run, or of all, and say so where it is empty for want of a project."""
-    out.many(records, columns, key=key, nothing=nothing, projects=app.all_projects)
+    out.many(records, columns, name=name, nothing=nothing, projects=app.all_projects)
     if not records:
         app.hint_missing_project()
 
 
-def names_starting(app: App, list_: type[Command[Any]], noun: Noun, incomplete: str) -> list[str]:
-    """The names in the project of this run that begin with a word, for completion; ``P/`` asks in another project."""
+def names_starting(app: App, page: Command[Any], noun: Noun[R], incomplete: str) -> list[str]:
+    """The names on a page that begin with a word, for completion: of the project of this run; ``P/`` asks in another
+    project."""
     project, slash, start = incomplete.partition("/") if "/" in incomplete else ("", "", incomplete)
     if slash and not project[:1].isalnum():
         return []  # no project has such a name, and * is for all of them
-    page = app.call_raw(list_(limit=_PAGE), project=project or None)
-    return [f"{project}{slash}{one['name']}" for one in page[noun.field] if one["name"].startswith(start)]
+    records = app.fetch(page, project=project or None).rows(noun.rows).records
+    return [f"{project}{slash}{record.name}" for record in records if record.name.startswith(start)]
 
 
-def _removed(app: App, noun: Noun, removal: Removal, record: Record) -> str:
-    return f'{removal.done} {noun.word} "{record["name"]}"{where_found(app, record)}'
+def _removed(app: App, noun: Noun[R], removal: Removal[R], record: R) -> str:
+    return f'{removal.done} {noun.word} "{record.name}"{where_found(app, record)}'
 
 
-def where_found(app: App, record: Record) -> str:
+def where_found(app: App, record: object) -> str:
     """What a destructive verb adds to its question and its result: the project that the line itself does not name."""
     return "" if app.project_option is not None else of_project(record)
 
 
-class Removal(NamedTuple):
+class Removal(NamedTuple, Generic[R]):
     """How the records of a type are removed, and what is said of it."""
 
     verb: str
     """``delete`` or ``remove``."""
     done: str
     """``Deleted`` or ``Removed``."""
-    look: Callable[[App, str], Record]
+    look: Callable[[App, str], R]
     """Gets the record that a name stands for."""
-    remove: Callable[[App, str], Record]
+    remove: Callable[[App, str], Result[R]]
     """Removes the record with this name or id, and returns it."""
-    question: Callable[[App, list[Record]], str]
+    question: Callable[[App, list[R]], str]
     options: Sequence[str] = ()
     """Options of this line that are a part of the command line which skips the question."""
     in_order: Callable[[App, Sequence[str]], Sequence[int]] | None = None
@@ -200,7 +221,7 @@ class Removal(NamedTuple):
     """How the line selects the records, where it is not by the names."""
 
 
-def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun, removal: Removal, out: Printer) -> int:
+def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun[R], removal: Removal[R], out: Printer) -> int:
     """Remove the named records, after a question unless ``yes``; returns the exit code.
 
     A record that others need, which are named too, is removed after them.
@@ -216,13 +237,13 @@ def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun, removal: 
         words = [*options, "--", *given] if is_dashed else [*given, *options]
         question = ""
         if can_ask():
-            found: list[Record] = []
+            found: list[R] = []
             code = for_each(names, lambda name: found.append(removal.look(app, name)))
             if code:
                 return code
             # Exactly the records of the question, even if their names are taken by others meanwhile.
-            typed = {record["id"]: name for record, name in zip(found, names, strict=True)}
-            question = removal.question(app, list({record["id"]: record for record in found}.values()))
+            typed = {record.id: name for record, name in zip(found, names, strict=True)}
+            question = removal.question(app, list({record.id: record for record in found}.values()))
             names = tuple(typed)
         line = command_line("nexusctl", *noun.verbs.split(), removal.verb, *words)
         if not confirm(question, f"refusing to {removal.verb} {noun.word} without confirmation", line):
@@ -230,19 +251,19 @@ def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun, removal: 
 
     order = range(len(names)) if removal.in_order is None else removal.in_order(app, names)
     places = {name: place for place, name in reversed([*enumerate(names)])}
-    removed: list[Record] = []
+    removed: list[Result[R]] = []
     one_document = out.output == "json" and len(names) > 1
 
     def remove(name: str) -> None:
         app.next_place(places[name])  # one that waited for others keeps its key
         try:
-            record = removal.remove(app, name)
+            result = removal.remove(app, name)
         except NotFound as error:
             error.message = error.message.replace(name, typed.get(name, name))
             raise
-        removed.append(record)
+        removed.append(result)
         if not one_document:
-            out.one(record, key="name", sentence=lambda: click.echo(_removed(app, noun, removal, record)))
+            out.one(result, name=name_of, sentence=lambda record: click.echo(_removed(app, noun, removal, record)))
 
     names = tuple(names[place] for place in order)
     needed: list[str] = []
@@ -263,47 +284,47 @@ def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun, removal: 
             break
         names, needed = tuple(needed), []
     if one_document:
-        out.many(removed, (), key="name", nothing=noun.nothing(removal.done.lower()))
+        out.many(Results.of(removed), (), name=name_of, nothing=noun.nothing(removal.done.lower()))
     return code
 
 
-def make_delete(get: type[Command[Any]], delete: type[Command[Any]], noun: Noun) -> click.Command:
+def make_delete(get: type[Command[R]], delete: type[Command[R]], noun: Noun[R]) -> click.Command:
     """``delete``, after a question with the full names and ids, since a prefix of an id may have been typed."""
     (reference, *_) = get.__struct_fields__
 
-    def question(app: App, records: list[Record]) -> str:
-        shown = [f'"{record["name"]}"{where_found(app, record)} ({record["id"]})' for record in records]
+    def question(app: App, records: list[R]) -> str:
+        shown = [f'"{record.name}"{where_found(app, record)} ({record.id})' for record in records]
         if len(shown) == 1:
             return f"Delete {noun.word} {shown[0]}?"
         return f"Delete {len(shown)} {noun.plural}: {', '.join(shown)}?"
 
-    def run(app: App, values: dict[str, Any], out: Printer) -> int:
-        removal = Removal(
+    def run(app: App, values: Values, out: Printer) -> int:
+        removal: Removal[R] = Removal(
             "delete",
             "Deleted",
-            look=lambda app, name: app.call_raw(get(name)),
-            remove=lambda app, name: app.call_raw(delete(name)),
+            look=lambda app, name: app.call(get(name)),
+            remove=lambda app, name: app.fetch(delete(name)),
             question=question,
         )
-        return remove_each(app, values[reference], values["yes"], noun, removal, out)
+        return remove_each(app, values.every(reference, str), values.flag("yes"), noun, removal, out)
 
     yes = click.Option(["-y", "--yes"], is_flag=True, help="Skip confirmation.")
     return verb(delete, run, parameters=[yes], variadic=True)
 
 
 def record_group(
-    noun: Noun,
+    noun: Noun[R],
     help: str,
-    create: type[Command[Any]],
+    create: type[Command[R]],
     list_: type[Command[Any]],
-    get: type[Command[Any]],
-    update: type[Command[Any]],
-    delete: type[Command[Any]],
+    get: type[Command[R]],
+    update: type[Command[R]],
+    delete: type[Command[R]],
     *,
-    columns: Sequence[Column],
-    lines: Lines,
+    columns: Sequence[Column[R]],
+    lines: Lines[R],
     helps: Sequence[str],
-    told: Callable[[Record], str] = lambda _record: "",
+    told: Callable[[R], str] = lambda _record: "",
     create_help: str | None = None,
     suggestions: dict[str, str] | None = None,
 ) -> NounGroup:
@@ -314,7 +335,7 @@ def record_group(
     """
 
     def complete(app: App, incomplete: str) -> list[str]:
-        return names_starting(app, list_, noun, incomplete)
+        return names_starting(app, list_(limit=_PAGE), noun, incomplete)
 
     completers[noun.verbs] = complete
     made: dict[str, Callable[[], click.Command]] = {

@@ -6,14 +6,15 @@ What is named in one line is ordered by needs, so that no record is refused beca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import click
 from nexus_protocol.command import Command
 from nexus_protocol.errors import NexusError
 
-from nexus.cli.records import Noun, Record
-from nexus.cli.verbs import shell_complete
+from nexus.cli.output import Named
+from nexus.cli.records import Noun
+from nexus.cli.verbs import Values, shell_complete
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -24,23 +25,35 @@ Needs = Mapping[str, Iterable[str]]
 """By the id of a record, the ids of those that it needs."""
 
 
-class Selection(NamedTuple):
-    """How the records of a type are selected."""
+class Scoped(Named, Protocol):
+    """A record of a project."""
 
-    noun: Noun
+    @property
+    def project_id(self) -> str:
+        """The id of its project."""
+
+
+R = TypeVar("R", bound=Scoped)
+S = TypeVar("S")
+
+
+class Selection(NamedTuple, Generic[R, S]):
+    """How the records of a type, ``R``, are selected."""
+
+    noun: Noun[R]
     field: str
     """The field of the commands that names a record, and of the values of the command line."""
-    list_all: Callable[[App, str | None], list[Record]]
+    list_all: Callable[[App, str | None], list[R]]
     """Reads the records with a tag, by default all."""
-    get: Callable[[str], Command[Any]]
+    get: Callable[[str], Command[S]]
     """The command that gets the record of a reference."""
-    record: Callable[[Record], Record]
+    record: Callable[[S], R]
     """The record in its reply."""
     needs: Callable[[App, str], Needs]
     """Reads what the records of the project with this id need."""
 
 
-def selection_parameters(selection: Selection, *, required: bool = False) -> list[click.Parameter]:
+def selection_parameters(selection: Selection[R, S], *, required: bool = False) -> list[click.Parameter]:
     """The names, ``--all`` and ``--tag``; ``required`` is for a verb whose usage says that names are the usual way."""
     completes, plural = selection.noun.verbs, selection.noun.plural
     metavar = "NAME..." if required else "[NAME]..."
@@ -51,15 +64,15 @@ def selection_parameters(selection: Selection, *, required: bool = False) -> lis
     ]
 
 
-def selected(app: App, values: dict[str, Any], selection: Selection) -> list[str]:
-    """Take the selection out of the values: references to the records. Those of ``-A`` are ids.
+def selected(app: App, values: Values, selection: Selection[R, S]) -> list[str]:
+    """References to the records that are selected; those of ``-A`` are ids.
 
     Raises:
         UsageError: not exactly one of the three ways is given, or names with ``-A``.
     """
-    names, every, tag = list(values.pop(selection.field)), values.pop("all"), values.pop("tag")
+    names, every, tag = values.every(selection.field, str), values.flag("all"), values.text("tag")
     plural = selection.noun.plural
-    if (bool(names) + bool(every) + (tag is not None)) != 1:
+    if (bool(names) + every + (tag is not None)) != 1:
         raise click.UsageError(f"select {plural}: by name, with --all, or with --tag TAG")
     if names and app.all_projects:
         word = selection.noun.word
@@ -70,27 +83,28 @@ def selected(app: App, values: dict[str, Any], selection: Selection) -> list[str
     if not found:
         click.echo(selection.noun.nothing(), err=True)
         app.hint_missing_project()
-    return [record["id"] if app.all_projects else record["name"] for record in found]
+    return [record.id if app.all_projects else record.name for record in found]
 
 
-def words_of(app: App, values: Mapping[str, Any], selection: Selection) -> list[str]:
+def words_of(app: App, values: Values, selection: Selection[R, S]) -> list[str]:
     """The words of the command line that make this selection."""
-    if values["all"] or values["tag"] is not None:
-        return [*(["-A"] if app.all_projects else []), *(["--all"] if values["all"] else ["--tag", values["tag"]])]
-    return list(values[selection.field])
+    tag = values.text("tag")
+    if not values.flag("all") and tag is None:
+        return values.every(selection.field, str)
+    return [*(["-A"] if app.all_projects else []), *(["--all"] if tag is None else ["--tag", tag])]
 
 
-def needs_of_line(app: App, names: Sequence[str], selection: Selection) -> dict[int, set[int]]:
+def needs_of_line(app: App, names: Sequence[str], selection: Selection[R, S]) -> dict[int, set[int]]:
     """Which of the named records need which, directly or not: by their places. One that is not found needs none."""
     if len(names) < 2:
         return {place: set() for place in range(len(names))}
     ids: dict[int, str] = {}
     projects: set[str] = set()
-    for place, reply in app.connect().calls([selection.get(name) for name in names], timeout_s=app.timeout_s):
+    for place, reply in app.fetch_all([selection.get(name) for name in names]):
         if not isinstance(reply, NexusError):  # its own command reports it
-            record = selection.record(reply)
-            ids[place] = record["id"]
-            projects.add(record["project_id"])
+            record = selection.record(reply.record)
+            ids[place] = record.id
+            projects.add(record.project_id)
     edges: dict[str, list[str]] = {}
     for project in sorted(projects):
         for one, others in selection.needs(app, project).items():

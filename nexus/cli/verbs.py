@@ -11,7 +11,7 @@ import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
 from nexus_protocol.command import Command, Effect
@@ -19,6 +19,8 @@ from nexus_protocol.command import Command, Effect
 from nexus.cli.groups import Verb, WordGroup
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from nexus.cli.app import App
     from nexus.cli.output import Printer
 
@@ -30,8 +32,8 @@ __all__ = [
     "Number",
     "Run",
     "Size",
+    "Values",
     "assignment",
-    "build_command",
     "command_parameters",
     "completers",
     "for_each",
@@ -41,15 +43,93 @@ __all__ = [
     "shell_complete",
     "since",
     "verb",
+    "verb_of",
 ]
+
+C = TypeVar("C", bound=Command[Any])
+T = TypeVar("T")
 
 Completer = Callable[["App", str], list[str]]
 """Returns the completions of a word of which only the beginning has been typed."""
 
+ShellComplete = Callable[[click.Context, click.Parameter, str], list[str]]
+"""What click calls to complete a parameter."""
+
 completers: dict[str, Completer] = {}
 """By the name in the ``completes`` of a field's declaration."""
 
-Run = Callable[["App", dict[str, Any], "Printer"], int | None]
+
+class Values:
+    """The values of a command line, by the names of its parameters: what was not given is None or empty.
+
+    A verb reads them by type, or builds its command from them.
+    """
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self._given = given
+
+    def text(self, name: str) -> str | None:
+        """A text; None if it was not given."""
+        value: object = self._given[name]
+        assert value is None or isinstance(value, str), name
+        return value
+
+    def word(self, name: str) -> str:
+        """A text that is required."""
+        value: object = self._given[name]
+        assert isinstance(value, str), name
+        return value
+
+    def every(self, name: str, kind: type[T]) -> list[T]:
+        """The values of a parameter that may be repeated."""
+        values: list[T] = list(self._given[name] or ())
+        assert all(isinstance(value, kind) for value in values), name
+        return values
+
+    def flag(self, name: str) -> bool:
+        """Whether a flag was given, and was not ``--no-…``."""
+        return bool(self._given[name])
+
+    def number(self, name: str) -> int | None:
+        """A whole number; None if it was not given."""
+        value: object = self._given[name]
+        assert value is None or isinstance(value, int), name
+        return value
+
+    def given(self, name: str) -> bool:
+        """Whether a parameter was given."""
+        return self._given.get(name) not in (None, ())
+
+    def any_given(self, counts: Callable[[str], bool]) -> bool:
+        """Whether any of the parameters was given whose names count."""
+        return any(self.given(name) for name in self._given if counts(name))
+
+    def put(self, name: str, value: object) -> None:
+        """Set a value, as if it had been given."""
+        self._given[name] = value
+
+    def drop(self, name: str) -> None:
+        """Forget a value, which the verb has taken care of."""
+        self._given.pop(name, None)
+
+    def build(self, command: type[C], **others: object) -> C:
+        """Build a command from the values that have the names of its fields, and from ``others``.
+
+        Fields that are None or empty are left out: they get their defaults in the daemon.
+        """
+        import msgspec
+
+        given = {
+            name: _plain(value)
+            for name, value in (self._given | others).items()
+            if value is not None and value != () and name in command.__struct_fields__
+        }
+        # Convert through the declaration, so that "work" becomes VmRole.WORK. The daemon checks ranges and patterns.
+        hints = get_type_hints(command)
+        return command(**{name: msgspec.convert(value, hints[name]) for name, value in given.items()})
+
+
+Run = Callable[["App", Values, "Printer"], int | None]
 """Carries out a verb with the values of the command line; returns the exit code, None for 0."""
 
 
@@ -213,7 +293,7 @@ class FilePath(click.types.StringParamType):
         absolute: str = (os.path.realpath if self.real else os.path.abspath)(value)
         return absolute
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return click.Path().shell_complete(ctx, param, incomplete)
 
 
@@ -287,7 +367,7 @@ def _parts(hint: Any) -> Iterator[tuple[Any, Sequence[Any]]]:
             yield plain, metas
 
 
-def _click_type(field: _Field) -> Any:
+def _click_type(field: _Field) -> click.ParamType[Any] | type | Callable[[str], object]:
     type_ = field.type
     if isinstance(type_, type) and issubclass(type_, Enum):
         return click.Choice([member.value for member in type_])
@@ -318,7 +398,8 @@ def command_parameters(
             or (variadic and field.name.startswith("if_"))
         ):
             continue
-        complete = shell_complete(field.extra.get("completes"))
+        completes = field.extra.get("completes")
+        complete = None if completes is None else shell_complete(completes)
         if field.required:
             metavar = field.extra.get("metavar", field.name.upper())
             parameters.append(
@@ -336,7 +417,7 @@ def command_parameters(
     return parameters
 
 
-def _option(field: _Field, complete: Any) -> click.Option:
+def _option(field: _Field, complete: ShellComplete | None) -> click.Option:
     name = field.extra.get("option", "--" + re.sub("_(ms|mib)$", "", field.name).replace("_", "-"))
     help = field.description[:1].upper() + field.description[1:]
     if field.type is bool:
@@ -362,7 +443,7 @@ def _one_or_list(_ctx: click.Context, _parameter: click.Parameter, given: tuple[
     return (given[0] if len(given) == 1 else list(given)) if given else None
 
 
-def _default_text(field: _Field) -> Any:
+def _default_text(field: _Field) -> object:
     """The default as it would be typed."""
     default = field.default.value if isinstance(field.default, Enum) else field.default
     if type(default) is not int or field.type is not int:
@@ -374,10 +455,8 @@ def _default_text(field: _Field) -> Any:
     return default
 
 
-def shell_complete(completer: str | None) -> Any:
-    """click's ``shell_complete`` function for the named completer; None for None."""
-    if completer is None:
-        return None
+def shell_complete(completer: str) -> ShellComplete:
+    """click's ``shell_complete`` function for the named completer."""
 
     def complete(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
         root = ctx.find_root()
@@ -392,22 +471,6 @@ def shell_complete(completer: str | None) -> Any:
             app.close()
 
     return complete
-
-
-def build_command(command: type[Command[Any]], values: dict[str, Any]) -> Any:
-    """Build the command from the values of the command line; absent values get their defaults in the daemon."""
-    import msgspec
-
-    given = {
-        name: _plain(value)
-        for name, value in values.items()
-        if value is not None and value != () and name in command.__struct_fields__
-    }
-    # Convert through the declaration, so that "work" becomes VmRole.WORK. The daemon checks ranges and patterns.
-    hints = get_type_hints(command)
-    for name, value in given.items():
-        given[name] = msgspec.convert(value, hints[name])
-    return command(**given)
 
 
 def _plain(value: Any) -> Any:
@@ -446,7 +509,7 @@ def verb(
     """Build a verb for a command: its fields, then ``parameters``, then ``-o`` and ``--no-header``.
 
     ``run`` gets all values of the command line. ``help`` defaults to the text in the noun's table. With ``words``, the
-    arguments after ``--`` are not parsed but passed as the list ``values[words]``.
+    arguments after ``--`` are not parsed but are the value of that name, a list.
     """
     from nexus.cli.output import FORMATS, printer
 
@@ -459,7 +522,8 @@ def verb(
 
     @click.pass_context
     def callback(ctx: click.Context, /, **values: Any) -> int | None:
-        return run(ctx.obj, values, printer(values.pop("output"), values.pop("no_header")))
+        out = printer(values.pop("output"), values.pop("no_header"))
+        return run(ctx.obj, Values(values), out)
 
     built = (Verb if words is None else _WithWords)(
         name=None,
@@ -475,6 +539,24 @@ def verb(
     elif command.info.item is not None:
         built.key_refusal = "its request is a stream, which cannot be given a second time"
     return built
+
+
+def verb_of(
+    command: type[C],
+    run: Callable[[App, C, Printer], int | None],
+    *,
+    parameters: Sequence[click.Parameter] = (),
+    exclude: Sequence[str] = (),
+    help: str | None = None,
+) -> Verb:
+    """Like ``verb``, for one that needs nothing of the command line but its command: ``run`` gets that."""
+    return verb(
+        command,
+        lambda app, values, out: run(app, values.build(command), out),
+        parameters=parameters,
+        exclude=exclude,
+        help=help,
+    )
 
 
 class _WithWords(Verb):

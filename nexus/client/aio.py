@@ -253,6 +253,13 @@ class Stream(Generic[ItemT, R]):
             raise RuntimeError("the stream has not ended")
         return decode_reply(self._reply_type, self._reply)
 
+    @property
+    def result_raw(self) -> dict[str, Any]:
+        """Like ``result``; the map of plain values that was received."""
+        if self._reply is None:
+            raise RuntimeError("the stream has not ended")
+        return decode_map(self._reply)
+
     async def __aiter__(self) -> AsyncIterator[ItemT]:
         while True:
             while self._items:

@@ -552,6 +552,13 @@ class BlockingStream(Generic[ItemT, R]):
             raise RuntimeError("the stream has not ended")
         return decode_reply(self._reply_type, self._reply)
 
+    @property
+    def result_raw(self) -> dict[str, Any]:
+        """Like ``result``; the map of plain values that was received."""
+        if self._reply is None:
+            raise RuntimeError("the stream has not ended")
+        return decode_map(self._reply)
+
     def __iter__(self) -> Iterator[ItemT]:
         while True:
             yield from self._take_items()

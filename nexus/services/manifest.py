@@ -14,7 +14,7 @@ from nexus_protocol.errors import NexusError
 from nexus import graph
 from nexus.cli.apply.keys import FLAG, InvalidValue, Keys, Kind
 from nexus.cli.apply.reader import Reader
-from nexus.cli.apply.sections import Planning, RecordSection
+from nexus.cli.apply.sections import Fields, Planning, RecordSection
 from nexus.cli.apply.steps import Phase, Record, Step
 from nexus.hints import command_line
 from nexus.services.cli.dependencies import all_dependencies
@@ -32,7 +32,7 @@ from nexus.services.commands import (
 )
 from nexus.services.errors import ServiceInvalid
 from nexus.services.manifest_edges import Edge, Edges, edge_steps, needs_table, read_needs, wanted_edges
-from nexus.services.records import tunnel_prefix
+from nexus.services.records import Service, ServiceStarted, ServiceStatus, tunnel_prefix
 from nexus.services.states import ServiceType
 from nexus.services.validation import check
 
@@ -62,7 +62,7 @@ class Wanted(NamedTuple):
 class Observed(NamedTuple):
     """What is there of a project's services."""
 
-    services: Mapping[str, dict[str, Any]] = {}
+    services: Mapping[str, Service] = {}
     """By name."""
     environments: Mapping[str, dict[str, str]] = {}
     """The variables of services, by service name."""
@@ -107,7 +107,7 @@ KEYS = Keys(
 )
 
 
-class _Services(RecordSection):
+class _Services(RecordSection[Service, Wanted, Observed]):
     # The file
 
     def read(self, reader: Reader, at: tuple[str, ...], value: Any) -> Wanted:
@@ -163,7 +163,7 @@ class _Services(RecordSection):
             hint = f" ({error.hint[:1].lower()}{error.hint[1:].rstrip('.')})" if error.hint else ""
             reader.wrong((*at, *self.keys.path(field)), error.message.removeprefix(": ") + hint)
 
-    def fields(self, wanted: Wanted) -> Mapping[str, Any]:
+    def fields(self, wanted: Wanted) -> Fields:
         return wanted.fields
 
     def needs(self, wanted: Wanted) -> Iterable[Record]:
@@ -172,32 +172,30 @@ class _Services(RecordSection):
     # The records
 
     def observe(self, app: App, wanted: Iterable[str] | None) -> Observed:
-        services = super().observe(app, wanted)
+        services = self.read_records(app)
         edges: dict[str, dict[str, Edge]] = {}
-        for edge in all_dependencies(app):
-            edges.setdefault(edge["service"], {})[edge["dependency"]] = Edge(
-                edge["condition"], bool(edge.get("tunnel_enabled")), edge["when_lost"]
+        for edge in all_dependencies(app).records:
+            edges.setdefault(edge.service, {})[edge.dependency] = Edge(
+                edge.condition.value, edge.tunnel_enabled, edge.when_lost.value
             )
         asked = None if wanted is None else set(wanted)
         names = [
-            name
-            for name, service in services.items()
-            if service.get("environment_names") and (asked is None or name in asked)
+            name for name, service in services.items() if service.environment_names and (asked is None or name in asked)
         ]
         environments: dict[str, dict[str, str]] = {}
-        for index, config in app.connect().calls([GetConfig(services[name]["id"], reveal=True) for name in names]):
+        for index, config in app.fetch_all([GetConfig(services[name].id, reveal=True) for name in names]):
             if isinstance(config, NexusError):
                 raise config
-            environments[names[index]] = {one["name"]: one.get("value", "") for one in config.get("variables", ())}
+            environments[names[index]] = {one.name: one.value or "" for one in config.record.variables}
         return Observed(services, environments, edges)
 
     def nothing(self) -> Observed:
         return Observed()
 
-    def records(self, observed: Observed) -> Mapping[str, Mapping[str, Any]]:
+    def records(self, observed: Observed) -> Mapping[str, Service]:
         return observed.services
 
-    def fields_there(self, observed: Observed, name: str) -> Mapping[str, Any]:
+    def fields_there(self, observed: Observed, name: str) -> Fields:
         fields = super().fields_there(observed, name)
         return {
             **fields,
@@ -205,9 +203,8 @@ class _Services(RecordSection):
             "tags": sorted(set(fields["tags"] or ())) or None,
         }
 
-    def looked_up(self, reply: Mapping[str, Any]) -> Mapping[str, Any]:
-        service: Mapping[str, Any] = reply["service"]
-        return service
+    def looked_up(self, reply: ServiceStatus) -> Service:
+        return reply.service
 
     def export(self, observed: Observed) -> dict[str, Any]:
         tables = {}
@@ -216,7 +213,7 @@ class _Services(RecordSection):
             table = tables[name] = self.keys.table(fields)
             if fields["directory"] is None and "repo" not in table:
                 table["dir"] = ""
-            wanted = is_up(service) or service["state"] == "failed"  # failed: the user has not stopped it
+            wanted = is_up(service) or service.state == "failed"  # failed: the user has not stopped it
             if not (wanted or _is_completed(service, fields) or fields["run_command"] is None):
                 table["start"] = False
             if observed.edges.get(name):
@@ -227,12 +224,12 @@ class _Services(RecordSection):
 
     def pruned(self, planning: Planning) -> list[str]:
         """Dependents before their dependencies."""
-        return graph.in_order(super().pruned(planning), planning.observed[self.table].edges)[::-1]
+        return graph.in_order(super().pruned(planning), self.observed(planning).edges)[::-1]
 
     def steps(self, planning: Planning) -> Iterable[Step]:
-        observed: Observed = planning.observed[self.table]
+        observed = self.observed(planning)
         gone = set(self.pruned(planning)) if planning.prune else set()
-        wanted = planning.wanted(self.table)
+        wanted = self.wanted(planning)
         edges = wanted_edges(planning.file, wanted, observed.services, observed.edges, gone, start=planning.start)
         self._check_ports(planning, gone)
         connections = list(edge_steps(edges, observed.edges))
@@ -243,14 +240,14 @@ class _Services(RecordSection):
 
     def _check_ports(self, planning: Planning, gone: set[str]) -> None:
         """Refuse that two services run with one port, of the file or of what runs in the project already."""
-        observed: Observed = planning.observed[self.table]
+        observed = self.observed(planning)
         held = {
-            service["active_port"]: name
+            service.active_port: name
             for name, service in observed.services.items()
-            if is_up(service) and service.get("active_port") and name not in gone
+            if is_up(service) and service.active_port and name not in gone
         }
         taken: dict[int, str] = {}
-        for name, wanted in planning.wanted(self.table).items():
+        for name, wanted in self.wanted(planning).items():
             port = wanted.fields["port"]
             if not port or not wanted.runs:
                 continue
@@ -273,7 +270,7 @@ class _Services(RecordSection):
         self, planning: Planning, edges: Edges, records: Iterable[Step], connections: Iterable[Step]
     ) -> Iterator[Step]:
         """Restarts and starts, in the order of the dependencies."""
-        observed: Observed = planning.observed[self.table]
+        observed = self.observed(planning)
         updated = {
             step.name
             for step in records
@@ -281,24 +278,24 @@ class _Services(RecordSection):
         }
         stale = updated | {step.name for step in connections}
         again = updated | {step.name for step in connections if step.detail["tunnel"]}
-        wanted = planning.wanted(self.table)
+        wanted = self.wanted(planning)
         for name in graph.in_order(wanted, edges):
             service, one = observed.services.get(name), wanted[name]
             if service is not None and _runs(service) and (name in stale or _is_restart_due(planning, service)):
                 command = RestartService(name, wait=planning.wait)
-                yield Step("restart", self.kind, name, service["id"], phase=Phase.RUN, command=command)
+                yield Step("restart", self.kind, name, service.id, phase=Phase.RUN, command=command)
             elif one.runs:
                 is_done = service is not None and _is_completed(service, one.fields) and name not in again
                 if is_done or (service is not None and _runs(service)):
                     continue
                 yield self._start("start", name, service, planning.wait)
 
-    def _start(self, action: str, name: str, service: Mapping[str, Any] | None, wait: bool, text: str = "") -> Step:
+    def _start(self, action: str, name: str, service: Service | None, wait: bool, text: str = "") -> Step:
         return Step(
             action,
             self.kind,
             name,
-            "" if service is None else service["id"],
+            "" if service is None else service.id,
             text=text,
             phase=Phase.RUN,
             command=StartService(name, wait=wait),
@@ -306,25 +303,26 @@ class _Services(RecordSection):
         )
 
     def waits(self, planning: Planning, begun: set[Record]) -> Iterable[Step]:
-        observed: Observed = planning.observed[self.table]
-        wanted = planning.wanted(self.table)
+        observed = self.observed(planning)
+        wanted = self.wanted(planning)
         for name in graph.in_order(wanted, {name: one.needs for name, one in wanted.items()}):
             service = observed.services.get(name)
             if not wanted[name].start or service is None or (self.kind, name) in begun or not _runs(service):
                 continue
-            well = service["health"] == "healthy" or not is_checked(service)
-            if service["state"] == "starting" or service["type"] == "oneshot" or not well:
-                reason = f": {service['reason']}" if service["state"] == "starting" and service.get("reason") else ""
+            well = service.health == "healthy" or not is_checked(service)
+            if service.state == "starting" or service.type == "oneshot" or not well:
+                reason = f": {service.reason}" if service.state == "starting" and service.reason else ""
                 yield self._start("wait", name, service, True, f"({summary(service)}){reason}")
 
-    def done(self, step: Step, reply: Mapping[str, Any]) -> str:
+    def done(self, step: Step, reply: object) -> str:
         if step.action == "connect":
             return f'Service "{step.name}" {step.text}'
         if step.action == "disconnect":
             return f'Service "{step.name}" no longer depends on "{step.other}"'
+        assert isinstance(reply, ServiceStarted), step
         if step.action == "restart":
-            return f'Restarted service "{step.name}" ({summary(reply["service"])})'
-        return started_text(dict(reply))[-1]  # the lines before it are about other services, with steps of their own
+            return f'Restarted service "{step.name}" ({summary(reply.service)})'
+        return started_text(reply)[-1]  # the lines before it are about other services, with steps of their own
 
 
 def _has_tunnel(tables: Mapping[str, Any], dependent: str, name: str) -> bool:
@@ -333,19 +331,19 @@ def _has_tunnel(tables: Mapping[str, Any], dependent: str, name: str) -> bool:
     return isinstance(edge, dict) and edge.get("tunnel") is True
 
 
-def _runs(service: Mapping[str, Any]) -> bool:
-    return service["state"] in ("starting", "running")
+def _runs(service: Service) -> bool:
+    return service.state in ("starting", "running")
 
 
-def _is_restart_due(planning: Planning, service: Mapping[str, Any]) -> bool:
+def _is_restart_due(planning: Planning, service: Service) -> bool:
     """Whether the service waits for a restart that is this file's matter."""
     target = planning.target
-    return service.get("restart_pending_since") is not None and target.manager(service) in (None, target.file)
+    return service.restart_pending_since is not None and target.manager(service) in (None, target.file)
 
 
-def _is_completed(service: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+def _is_completed(service: Service, fields: Fields) -> bool:
     """Whether it is a oneshot service that has done its work."""
-    return fields["type"] == "oneshot" and service["state"] == "stopped" and service.get("exit_code") == 0
+    return fields["type"] == "oneshot" and service.state == "stopped" and service.exit_code == 0
 
 
 SECTION = _Services(

@@ -13,7 +13,7 @@ from nexus.cli.apply.reader import ProjectFile, Reader
 from nexus.cli.apply.steps import Phase, Step
 from nexus.hints import command_line
 from nexus.services.commands import AddDependency, RemoveDependency
-from nexus.services.records import tunnel_prefix
+from nexus.services.records import Service, tunnel_prefix
 from nexus.services.states import DependencyCondition, WhenLost
 
 __all__ = ["Edge", "Edges", "WantedEdges", "edge_steps", "needs_table", "read_needs", "wanted_edges"]
@@ -93,7 +93,7 @@ def needs_table(needs: Mapping[str, Edge]) -> list[str] | dict[str, dict[str, An
 def wanted_edges(
     file: ProjectFile,
     wanted: Mapping[str, WantedEdges],
-    there: Mapping[str, Mapping[str, Any]],
+    there: Mapping[str, Service],
     edges_there: Edges,
     gone: Set[str],
     *,
@@ -128,7 +128,7 @@ def _check_names(
     name: str,
     service: WantedEdges,
     wanted: Mapping[str, WantedEdges],
-    there: Mapping[str, Any],
+    there: Mapping[str, Service],
     gone: Set[str],
     *,
     start: bool,
@@ -148,7 +148,7 @@ def _check_names(
                 f'service "{name}" depends on "{other}", which is no longer in the file: --prune would remove it',
                 f"Add it: [services.{other}]; or take it out of depends_on.",
             )
-        command = wanted[other].fields["run_command"] if other in wanted else there[other].get("run_command")
+        command = wanted[other].fields["run_command"] if other in wanted else there[other].run_command
         if start and service.runs and command is None:
             raise file.wrong(
                 at,
@@ -172,7 +172,7 @@ def _check_tunnels(
     name: str,
     service: WantedEdges,
     wanted: Mapping[str, WantedEdges],
-    there: Mapping[str, Mapping[str, Any]],
+    there: Mapping[str, Service],
     edges_there: Edges,
 ) -> None:
     """Refuse a tunnel to a service without a port, unless the daemon already has this dependency; and two tunnels that
@@ -190,8 +190,8 @@ def _check_tunnels(
                 f'"{name}" would get {prefix}HOST and {prefix}PORT of both "{first}" and "{other}"',
                 "Rename one of them, or give only one of them a tunnel.",
             )
-        port = wanted[other].fields["port"] if other in wanted else there[other].get("port")
-        as_before = other in there and there[other].get("port") is None
+        port = wanted[other].fields["port"] if other in wanted else there[other].port
+        as_before = other in there and there[other].port is None
         if port is not None or (as_before and edges_there.get(name, {}).get(other) == edge):
             continue
         raise file.wrong(

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from nexus.cli.apply.keys import Keys
-from nexus.cli.apply.sections import Planning, RecordSection
+from nexus.cli.apply.sections import PlainSection, Planning
 from nexus.cli.apply.steps import Change
 from nexus.cli.records import Noun
-from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm
+from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm, Vm, VmPage
 from nexus.vms.states import VmState
 
 __all__ = ["SECTION"]
 
 
-class _Vms(RecordSection):
+class _Vms(PlainSection[Vm]):
     def pruned(self, planning: Planning) -> list[str]:
         names = super().pruned(planning)
         for name in names if planning.prune else ():
-            if planning.observed[self.table][name].get("state") == VmState.RUNNING:
+            if self.observed(planning)[name].state == VmState.RUNNING:
                 raise planning.file.wrong(
                     (self.table,),
                     f'cannot remove VM "{name}", which is no longer in the file: it is running',
@@ -27,9 +26,9 @@ class _Vms(RecordSection):
                 )
         return names
 
-    def check_update(self, planning: Planning, record: Mapping[str, Any], changes: Sequence[Change]) -> None:
-        if record.get("state") == VmState.RUNNING:
-            name = record["name"]
+    def check_update(self, planning: Planning, record: Vm, changes: Sequence[Change]) -> None:
+        if record.state == VmState.RUNNING:
+            name = record.name
             raise planning.file.wrong(
                 (self.table, name, *self.keys.path(changes[0].field)),
                 f'cannot update VM "{name}": it is running',
@@ -40,7 +39,7 @@ class _Vms(RecordSection):
 SECTION = _Vms(
     "vms",
     "vm",
-    Noun("VM", "VMs", "vm", "vms"),
+    Noun("VM", "VMs", "vm", VmPage.vms),
     "VM records",
     Keys(CreateVm),
     list_=ListVms,

@@ -17,6 +17,7 @@ from nexus.cli.apply.steps import Outcome, Phase, Record, Step
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
+    from nexus.cli.result import Result
 
 __all__ = ["converge"]
 
@@ -127,15 +128,15 @@ class _Run:
                 grown = min(most, 2 * grown)
             left = self._unblocked(left[len(part) :])
 
-    def _send(self, commands: Sequence[Command[Any]]) -> list[dict[str, Any]]:
+    def _send(self, commands: Sequence[Command[Any]]) -> list[Result[Any]]:
         if len(commands) == 1:
-            return [self._app.call_raw(commands[0])]
-        return self._app.batch_raw(commands)
+            return [self._app.fetch(commands[0])]
+        return self._app.fetch_batch(commands)
 
     def together(self, steps: Sequence[Step]) -> None:
         """Carry out steps at the same time."""
         commands = [_command(step) for step in steps]
-        for index, reply in self._app.connect().calls(commands, timeout_s=self._app.timeout_s) if commands else ():
+        for index, reply in self._app.fetch_all(commands) if commands else ():
             if isinstance(reply, NexusError):
                 self._note(Outcome(steps[index], "failed", error=reply))
             else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from nexus.cli.apply.reader import ProjectFile, ProjectFileInvalid, Reader
 from nexus.cli.apply.references import References
-from nexus.cli.apply.sections import Section
+from nexus.cli.apply.sections import AnySection
 from nexus.cli.apply.target import is_name
 
 __all__ = ["read_project", "write_project"]
@@ -16,7 +16,7 @@ __all__ = ["read_project", "write_project"]
 _MAX_BYTES = 16 << 20
 
 
-def read_project(path: str, sections: Sequence[Section]) -> ProjectFile:
+def read_project(path: str, sections: Sequence[AnySection]) -> ProjectFile:
     """Read a project file of 16 MiB at most; relative paths in it are relative to its directory.
 
     Raises:
@@ -55,7 +55,7 @@ def _read_text(path: str) -> str:
         raise ProjectFileInvalid(f"cannot read {path}, line {line}: it is not UTF-8") from None
 
 
-def _read_document(path: str, document: Mapping[str, Any], sections: Sequence[Section], text: str) -> ProjectFile:
+def _read_document(path: str, document: Mapping[str, Any], sections: Sequence[AnySection], text: str) -> ProjectFile:
     by_table = {section.table: section for section in sections}
 
     def refer(table: str, key: str, at: tuple[str, ...]) -> str:
@@ -87,7 +87,7 @@ _HEAD = """\
 """
 
 
-def write_project(name: str | None, sections: Sequence[Section], tables: Mapping[str, Mapping[str, Any]]) -> str:
+def write_project(name: str | None, sections: Sequence[AnySection], tables: Mapping[str, Mapping[str, Any]]) -> str:
     """Format a project file from the tables of each section; ``name`` is its key ``project``."""
     import tomli_w
 

@@ -187,9 +187,12 @@ class Keys:
             if not field.required and field.name not in ("id", "managed_by")
         }
 
-    def fields_of(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    def fields_of(self, record: object) -> dict[str, Any]:
         """The fields of the command that would create the same record."""
-        return {name: record.get(name, default) for name, default in self.defaults().items()}
+        import msgspec
+
+        plain: dict[str, Any] = msgspec.to_builtins(record)
+        return {name: plain.get(name, default) for name, default in self.defaults().items()}
 
     def path(self, field: str) -> tuple[str, ...]:
         """The path of a field's key; of an unknown field none."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from nexus.cli.apply.reader import ProjectFileInvalid
-from nexus.cli.apply.sections import Planning, Section, ordered
+from nexus.cli.apply.sections import AnySection, Planning, ordered
 from nexus.cli.apply.steps import Change, Phase, Record, Step
 from nexus.cli.apply.target import Target
 from nexus.hints import command_line
@@ -23,7 +23,7 @@ class Plan(NamedTuple):
     """A part of the step about the project: the records whose ``managed_by`` changes with it."""
 
 
-def make_plan(sections: Sequence[Section], planning: Planning) -> Plan:
+def make_plan(sections: Sequence[AnySection], planning: Planning) -> Plan:
     """Compute the plan: the steps of all sections, by phase, and in each phase in the order of the sections.
 
     Raises:
@@ -55,21 +55,21 @@ def _project_steps(target: Target, renames: Iterable[Step]) -> list[Step]:
     return [Step("update", "project", target.name, target.id, tuple(changes))] if changes else []
 
 
-def _renames(sections: Sequence[Section], planning: Planning) -> tuple[Step, ...]:
+def _renames(sections: Sequence[AnySection], planning: Planning) -> tuple[Step, ...]:
     steps = []
     for section in sections:
         records = section.records(planning.observed[section.table])
         renamed = planning.target.renamed(records.values())
         for name, record in records.items():
-            new = renamed.get(record["id"])
+            new = renamed.get(record.id)
             if new is not None:
-                change = Change("managed_by", record["managed_by"], new)
-                command = section.renamed(record["id"], new)
-                steps.append(Step("update", section.kind, name, record["id"], (change,), command=command))
+                change = Change("managed_by", record.managed_by, new)
+                command = section.renamed(record.id, new)
+                steps.append(Step("update", section.kind, name, record.id, (change,), command=command))
     return tuple(steps)
 
 
-def _check_managers(section: Section, planning: Planning, steps: Iterable[Step]) -> None:
+def _check_managers(section: AnySection, planning: Planning, steps: Iterable[Step]) -> None:
     """Refuse to change a record of another file; two files may both name a record if they agree on it."""
     there = section.records(planning.observed[section.table])
     for step in steps:
@@ -81,7 +81,7 @@ def _check_managers(section: Section, planning: Planning, steps: Iterable[Step])
             )
 
 
-def _ways_out(section: Section, planning: Planning, name: str, owner: str) -> str:
+def _ways_out(section: AnySection, planning: Planning, name: str, owner: str) -> str:
     """What to do about a record of another file. Neither way hands what that file has made to this one."""
     file = planning.file
     hint = f"Give the {section.noun.word} another name in {file.where((section.table, name))}.\n"
@@ -93,13 +93,13 @@ def _ways_out(section: Section, planning: Planning, name: str, owner: str) -> st
     )
 
 
-def not_ready(sections: Sequence[Section], planning: Planning, plan: Plan) -> list[Step]:
+def not_ready(sections: Sequence[AnySection], planning: Planning, plan: Plan) -> list[Step]:
     """Steps to wait for what runs already, but is not ready yet."""
     begun = {step.record for step in plan.steps if step.phase in (Phase.REMOVE, Phase.RUN)}
     return [step for section in ordered(sections) for step in section.waits(planning, begun)]
 
 
-def needs_of(sections: Sequence[Section], planning: Planning) -> Mapping[Record, Sequence[Record]]:
+def needs_of(sections: Sequence[AnySection], planning: Planning) -> Mapping[Record, Sequence[Record]]:
     """Which records each record of the file must not run without."""
     return {
         (section.kind, name): tuple(section.needs(wanted))

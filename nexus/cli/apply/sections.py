@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from nexus_protocol.codec import encode_command
 from nexus_protocol.command import Command
@@ -17,15 +17,23 @@ from nexus import graph
 from nexus.capabilities import CAPABILITIES
 from nexus.cli.apply.keys import InvalidValue, Keys
 from nexus.cli.apply.reader import ProjectFile, Reader
-from nexus.cli.apply.steps import Phase, Record, Step, differences
-from nexus.cli.apply.target import Target
+from nexus.cli.apply.steps import Change, Phase, Record, Step, differences
+from nexus.cli.apply.target import Managed, Target
 from nexus.cli.records import Noun, all_records
 from nexus.hints import command_line
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["Planning", "RecordSection", "Section", "load_sections", "ordered"]
+__all__ = ["AnySection", "Fields", "Planning", "PlainSection", "RecordSection", "Section", "load_sections", "ordered"]
+
+
+Fields = Mapping[str, Any]
+"""The fields of a command, as plain values."""
+
+W = TypeVar("W")
+Seen = TypeVar("Seen")
+R = TypeVar("R", bound=Managed)
 
 
 class Planning(NamedTuple):
@@ -46,21 +54,24 @@ class Planning(NamedTuple):
         return self.file.wanted.get(table, {})
 
 
-class Section:
-    """The section of one capability: ``SECTION`` of its ``manifest``."""
+class Section(Generic[W, Seen]):
+    """The section of one capability: ``SECTION`` of its ``manifest``.
+
+    ``W`` is what an inner table of the file asks for, ``Seen`` what is observed in the project.
+    """
 
     table: str
     """The name of its table in the file; its inner tables have the names of records."""
     kind: str
     """The kind of its records, such as ``vm``."""
-    noun: Noun
+    noun: Noun[Any]
     """How the command line speaks of a record."""
     called: str
     """What its records are called in a sentence, such as ``VM records``."""
     after: tuple[str, ...] = ()
     """The tables of sections whose steps are carried out before: its own records may need theirs."""
 
-    def read(self, reader: Reader, at: tuple[str, ...], value: Any) -> Any:
+    def read(self, reader: Reader, at: tuple[str, ...], value: Any) -> W:
         """Read one inner table, whose path is ``at``; problems go to the reader."""
         raise NotImplementedError
 
@@ -74,18 +85,27 @@ class Section:
         """
         raise InvalidValue(f"${{{self.table}.{key}}} is no reference: no key of {self.table} can be referred to")
 
-    def observe(self, app: App, wanted: Iterable[str] | None) -> Any:
+    def observe(self, app: App, wanted: Iterable[str] | None) -> Seen:
         """Read what is there in the project of this run, with all that is compared of the records in ``wanted``, by
         default of all."""
         raise NotImplementedError
 
-    def nothing(self) -> Any:
+    def nothing(self) -> Seen:
         """What is observed in a project without records."""
         raise NotImplementedError
 
-    def records(self, observed: Any) -> Mapping[str, Mapping[str, Any]]:
-        """The records that were observed, by name; each has ``id`` and may have ``managed_by``."""
+    def records(self, observed: Seen) -> Mapping[str, Managed]:
+        """The records that were observed, by name."""
         raise NotImplementedError
+
+    def wanted(self, planning: Planning) -> Mapping[str, W]:
+        """What the tables ask for, by name."""
+        return planning.wanted(self.table)
+
+    def observed(self, planning: Planning) -> Seen:
+        """What was observed."""
+        observed: Seen = planning.observed[self.table]
+        return observed
 
     def steps(self, planning: Planning) -> Iterable[Step]:
         """The steps from what was observed to what is wanted, those of one phase in their order.
@@ -99,7 +119,7 @@ class Section:
         """Steps that wait for what runs already, is wanted and is not ready yet, and is not in ``begun``."""
         return ()
 
-    def needs(self, wanted: Any) -> Iterable[Record]:
+    def needs(self, wanted: W) -> Iterable[Record]:
         """The records that one must not run without, as far as the file says so."""
         return ()
 
@@ -111,15 +131,16 @@ class Section:
         """The command that gets a record that a migration left in ``default`` under a mark, such as ``v:ID``."""
         return None
 
-    def looked_up(self, reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    def looked_up(self, reply: Any) -> Managed:
         """The record in the reply to ``lookup``."""
-        return reply
+        record: Managed = reply
+        return record
 
     def removal(self, reference: str) -> str:
         """The command line that removes a record."""
         raise NotImplementedError
 
-    def done(self, step: Step, reply: Mapping[str, Any]) -> str:
+    def done(self, step: Step, reply: object) -> str:
         """What an action of its own has done, in a sentence."""
         raise NotImplementedError
 
@@ -131,23 +152,22 @@ class Section:
         """A field's value as it would be written in the file."""
         raise NotImplementedError
 
-    def export(self, observed: Any) -> dict[str, Any]:
+    def export(self, observed: Seen) -> dict[str, Any]:
         """The inner tables for a file that changes nothing of what was observed, by name."""
         raise NotImplementedError
 
 
-class RecordSection(Section):
-    """A section of records that are created, updated and removed by one command each.
+AnySection = Section[Any, Any]
 
-    What it wants of a record are the fields of the command that creates it, as plain values, but for name and id. What
-    it observes are the records by name.
-    """
+
+class RecordSection(Section[W, Seen], Generic[R, W, Seen]):
+    """A section of records, ``R``, that are created, updated and removed by one command each."""
 
     def __init__(
         self,
         table: str,
         kind: str,
-        noun: Noun,
+        noun: Noun[R],
         called: str,
         keys: Keys,
         *,
@@ -168,15 +188,9 @@ class RecordSection(Section):
 
     # The file
 
-    def read(self, reader: Reader, at: tuple[str, ...], value: Any) -> Any:
-        fields = self.keys.defaults() | reader.fields(at, self.keys, reader.table(at, value))
-        reader.check(at, self.keys, fields)
-        return fields
-
-    def fields(self, wanted: Any) -> Mapping[str, Any]:
-        """The fields of a record that is wanted."""
-        found: Mapping[str, Any] = wanted
-        return found
+    def fields(self, wanted: W) -> Fields:
+        """The fields of a record that is wanted, but for name and id."""
+        raise NotImplementedError
 
     def key_of(self, field: str) -> str:
         return self.keys.shown_key(field)
@@ -186,17 +200,18 @@ class RecordSection(Section):
 
     # The records
 
-    def observe(self, app: App, wanted: Iterable[str] | None) -> Any:
-        return {record["name"]: record for record in all_records(app, self._list, self.noun, {})}
+    def records(self, observed: Seen) -> Mapping[str, R]:
+        raise NotImplementedError
 
-    def nothing(self) -> Any:
-        return {}
+    def read_records(self, app: App) -> dict[str, R]:
+        """Read all records of the project of this run, by name."""
 
-    def records(self, observed: Any) -> Mapping[str, Mapping[str, Any]]:
-        found: Mapping[str, Mapping[str, Any]] = observed
-        return found
+        def page_of(count: int, cursor: str | None) -> Command[Any]:
+            return self._list(limit=count, cursor=cursor)
 
-    def fields_there(self, observed: Any, name: str) -> Mapping[str, Any]:
+        return {record.name: record for record in all_records(app, self.noun, page_of).records}
+
+    def fields_there(self, observed: Seen, name: str) -> Fields:
         """The fields that would create the same record as one that was observed."""
         return self.keys.fields_of(self.records(observed)[name])
 
@@ -207,7 +222,7 @@ class RecordSection(Section):
         verb, *options = self._removal
         return command_line("nexusctl", *self.noun.verbs.split(), verb, reference, *options)
 
-    def export(self, observed: Any) -> dict[str, Any]:
+    def export(self, observed: Seen) -> dict[str, Any]:
         return {name: self.keys.table(self.fields_there(observed, name)) for name in self.records(observed)}
 
     # The steps
@@ -218,9 +233,9 @@ class RecordSection(Section):
 
     def record_steps(self, planning: Planning) -> Iterator[Step]:
         """The steps that create and update records."""
-        observed = planning.observed[self.table]
+        observed = self.observed(planning)
         there = self.records(observed)
-        for name, wanted in planning.wanted(self.table).items():
+        for name, wanted in self.wanted(planning).items():
             fields, record = self.fields(wanted), there.get(name)
             if record is None:
                 id_ = planning.new_id()
@@ -230,9 +245,9 @@ class RecordSection(Section):
                 yield Step("create", self.kind, name, id_, changes, command=command)
             elif changes := differences(self.fields_there(observed, name), fields, self.keys.secret_maps):
                 self.check_update(planning, record, changes)
-                command = self._update_command(record["id"], {change.field for change in changes}, fields)
+                command = self._update_command(record.id, {change.field for change in changes}, fields)
                 command = self._checked(planning, name, command)
-                yield Step("update", self.kind, name, record["id"], changes, command=command)
+                yield Step("update", self.kind, name, record.id, changes, command=command)
 
     def _checked(self, planning: Planning, name: str, command: Command[Any]) -> Command[Any]:
         """The command, if the daemon takes one of its size.
@@ -247,14 +262,14 @@ class RecordSection(Section):
             )
         return command
 
-    def check_update(self, planning: Planning, record: Mapping[str, Any], changes: Sequence[Any]) -> None:
+    def check_update(self, planning: Planning, record: R, changes: Sequence[Change]) -> None:
         """Refuse an update that the daemon would refuse for the state of the record.
 
         Raises:
             ProjectFileInvalid: as it says.
         """
 
-    def _update_command(self, record_id: str, changed: set[str], fields: Mapping[str, Any]) -> Command[Any]:
+    def _update_command(self, record_id: str, changed: set[str], fields: Fields) -> Command[Any]:
         """The update: the fields to set, and those to clear."""
         values = {field: fields[field] for field in {field.partition(".")[0] for field in changed}}
         clear = sorted(field for field, value in values.items() if value is None)
@@ -266,22 +281,43 @@ class RecordSection(Section):
 
     def pruned(self, planning: Planning) -> list[str]:
         """The names of the records that the file has made and no longer names, in the order of their removal."""
-        wanted = planning.wanted(self.table)
+        wanted = self.wanted(planning)
         return [
             name
-            for name, record in self.records(planning.observed[self.table]).items()
+            for name, record in self.records(self.observed(planning)).items()
             if planning.target.manages(record) and name not in wanted
         ]
 
     def prune_steps(self, planning: Planning) -> Iterator[Step]:
         """The steps that remove what the file no longer names, if that is asked for."""
-        there = self.records(planning.observed[self.table])
+        there = self.records(self.observed(planning))
         for name in self.pruned(planning) if planning.prune else ():
-            id_ = there[name]["id"]
+            id_ = there[name].id
             yield Step("remove", self.kind, name, id_, phase=Phase.REMOVE, command=self._remove(id_))
 
 
-def converted(command: type[Command[Any]], fields: Mapping[str, Any]) -> Command[Any]:
+class PlainSection(RecordSection[R, Fields, Mapping[str, R]]):
+    """A section whose tables have nothing but the fields of records, and which observes nothing but the records."""
+
+    def read(self, reader: Reader, at: tuple[str, ...], value: Any) -> Fields:
+        fields = self.keys.defaults() | reader.fields(at, self.keys, reader.table(at, value))
+        reader.check(at, self.keys, fields)
+        return fields
+
+    def fields(self, wanted: Fields) -> Fields:
+        return wanted
+
+    def observe(self, app: App, wanted: Iterable[str] | None) -> Mapping[str, R]:
+        return self.read_records(app)
+
+    def nothing(self) -> Mapping[str, R]:
+        return {}
+
+    def records(self, observed: Mapping[str, R]) -> Mapping[str, R]:
+        return observed
+
+
+def converted(command: type[Command[Any]], fields: Fields) -> Command[Any]:
     """The command with these plain values; those that are None are left out."""
     import msgspec
 
@@ -289,7 +325,7 @@ def converted(command: type[Command[Any]], fields: Mapping[str, Any]) -> Command
     return made
 
 
-def load_sections() -> list[Section]:
+def load_sections() -> list[AnySection]:
     """The sections of all capabilities that have one, in the order of the capabilities."""
     return [
         importlib.import_module(f"nexus.{capability.name}.manifest").SECTION
@@ -298,7 +334,7 @@ def load_sections() -> list[Section]:
     ]
 
 
-def ordered(sections: Sequence[Section]) -> list[Section]:
+def ordered(sections: Sequence[AnySection]) -> list[AnySection]:
     """The sections, each after those that it declares to be after; else in their order."""
     by_table = {section.table: section for section in sections}
     edges = {section.table: [table for table in section.after if table in by_table] for section in sections}

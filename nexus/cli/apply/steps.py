@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nexus_protocol.command import Command
 from nexus_protocol.errors import NexusError
+
+if TYPE_CHECKING:
+    from nexus.cli.result import Result
 
 __all__ = ["Change", "Outcome", "Phase", "Record", "Step", "differences"]
 
@@ -83,7 +86,8 @@ class Outcome(NamedTuple):
     step: Step
     result: str
     """done, failed or skipped."""
-    reply: dict[str, Any] | None = None
+    reply: Result[Any] | None = None
+    """Of a step that is done."""
     error: NexusError | None = None
     because: str = ""
     """For a skipped step: the name of the record that failed."""

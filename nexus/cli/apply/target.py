@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from nexus_protocol.command import Command
 from nexus_protocol.context import ProjectRoot
 
 from nexus.cli.apply.reader import ProjectFile, ProjectFileInvalid
-from nexus.cli.output import printable
+from nexus.cli.output import Named, printable
 from nexus.cli.place import PROJECT_FILE, find_root
 from nexus.hints import command_line
 from nexus.projects.commands import (
     CreateProject,
     GetProject,
     ListProjects,
+    Project,
     ProjectChanged,
     ProjectNameTaken,
     ProjectNotFound,
@@ -34,7 +35,17 @@ from nexus.records.fields import NAME_PATTERN
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["DEFAULT", "OUTRUN", "Target", "enter_target", "find_target", "is_name", "present_project", "project_name"]
+__all__ = [
+    "DEFAULT",
+    "OUTRUN",
+    "Managed",
+    "Target",
+    "enter_target",
+    "find_target",
+    "is_name",
+    "present_project",
+    "project_name",
+]
 
 DEFAULT = "default"
 """The project that always exists, and has neither a folder nor another name."""
@@ -59,6 +70,18 @@ def project_name(path: str) -> str:
 
     folder = re.sub(r"[^A-Za-z0-9_-]", "-", Path(path).parent.name)[:40].lstrip("_-") or "root"
     return f"{folder}-{hashlib.sha256(os.fsencode(Path(path).resolve())).hexdigest()[:8]}"
+
+
+class Managed(Named, Protocol):
+    """A record of a project that a file may have made."""
+
+    @property
+    def project(self) -> str:
+        """The name of its project."""
+
+    @property
+    def managed_by(self) -> str | None:
+        """The file, as ``Target.managed_by`` is; None for a record made by hand."""
 
 
 class Target(NamedTuple):
@@ -86,20 +109,20 @@ class Target(NamedTuple):
         """The field ``managed_by`` of the records that the file makes."""
         return self.file if self.root is None else os.path.relpath(self.file, self.root)
 
-    def manager(self, record: Mapping[str, Any]) -> str | None:
+    def manager(self, record: Managed) -> str | None:
         """The path of the file that made a record of the project; None for a record made by hand."""
-        path: str | None = record.get("managed_by")
+        path = record.managed_by
         if path is None:
             return None
         if self.adopts and path == PROJECT_FILE:
             return self.file
         return path if self.root is None else os.path.normpath(f"{self.root}/{path}" if path[0] != "/" else path)
 
-    def manages(self, record: Mapping[str, Any]) -> bool:
+    def manages(self, record: Managed) -> bool:
         """Whether the file made the record."""
         return self.manager(record) == self.file
 
-    def renamed(self, records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    def renamed(self, records: Iterable[Managed]) -> dict[str, str]:
         """The records whose ``managed_by`` changes when the file takes over the project, by id, with the new value.
 
         A migrated record names no particular file; one that was made before the project had a folder has an absolute
@@ -112,8 +135,8 @@ class Target(NamedTuple):
             path = self.manager(record)
             if path is not None:
                 new = path if self.root is None or path[0] != "/" else os.path.relpath(path, self.root)
-                if new != record["managed_by"]:
-                    changed[record["id"]] = new
+                if new != record.managed_by:
+                    changed[record.id] = new
         return changed
 
 
@@ -143,59 +166,59 @@ def find_target(app: App, file: ProjectFile) -> Target:
         # Without the folder the next apply would take it for a project to adopt, and give it the folder then.
         free = option == known_as and _of_root(app, root) is None
         return Target(at, option, root=root if free else None, note=_option_note(file, option))
-    if found is not None and found.get("root_path") is None and found["name"] == known_as:
-        binds = found["name"] != DEFAULT and _of_root(app, root) is None
+    if found is not None and found.root_path is None and found.name == known_as:
+        binds = found.name != DEFAULT and _of_root(app, root) is None
         return _existing(at, found, root=root if binds else None, adopts=True, binds=binds)
     if found is not None and option is not None:
-        return _existing(at, found, note=_option_note(file, found["name"]))
+        return _existing(at, found, note=_option_note(file, found.name))
     here = _of_root(app, root)
     if here is not None:
-        return _existing(at, here, note=_name_note(file, here["name"], found, root))
+        return _existing(at, here, note=_name_note(file, here.name, found, root))
     return _new(app, file, at, root)
 
 
-def present_project(app: App) -> dict[str, Any]:
+def present_project(app: App) -> Project:
     """The project of this run.
 
     Raises:
         ProjectNotFound: the option, or the folder, has none.
     """
-    return app.call_raw(GetProject())
+    return app.call(GetProject())
 
 
-def _named_project(app: App, name: str) -> dict[str, Any] | None:
+def _named_project(app: App, name: str) -> Project | None:
     """The project with exactly this id or name; None if there is none."""
     try:
-        return app.call_raw(GetProject(), project=name)
+        return app.call(GetProject(), project=name)
     except ProjectNotFound:
         return None
 
 
-def _of_root(app: App, root: str) -> dict[str, Any] | None:
+def _of_root(app: App, root: str) -> Project | None:
     try:
-        return app.call_raw(GetProject(), project=ProjectRoot(root))
+        return app.call(GetProject(), project=ProjectRoot(root))
     except ProjectNotFound:
         return None
 
 
 def _existing(
     at: str,
-    project: dict[str, Any],
+    project: Project,
     *,
     root: str | None = None,
     adopts: bool = False,
     binds: bool = False,
     note: str | None = None,
 ) -> Target:
-    shared = project.get("settings", {}).get("shared")
+    shared = project.settings.get("shared")
     return Target(
         at,
-        project["name"],
-        project["id"],
-        root if binds else project.get("root_path"),
+        project.name,
+        project.id,
+        root if binds else project.root_path,
         adopts,
         binds,
-        project["revision"],
+        project.revision,
         tuple(one for one in shared if isinstance(one, str)) if isinstance(shared, list) else (),
         note,
     )
@@ -203,31 +226,31 @@ def _existing(
 
 def _new(app: App, file: ProjectFile, at: str, root: str) -> Target:
     """The project to make: with the name of the file's key, else of the folder, else of the folder with a number."""
-    there = {project["name"]: project for project in _all_projects(app)}
+    there = {project.name: project for project in _all_projects(app)}
     first = file.key if file.key is not None else _folder_name(root)
     name = next(name for name in (first, *_numbered(_folder_name(root), len(there) + 2)) if name not in there)
     other = there.get(first)
     if other is not None and not _is_there(other):
         moved = command_line("nexusctl", "project", "update", first, "--root", root)
-        gone = printable(other["root_path"])
+        gone = printable(other.root_path or "")
         note: str | None = f'The folder of project "{first}" is gone: {gone}\nIf it is here now, first: {moved}'
     else:
         note = _name_note(file, name, other, root)
     return Target(at, name, root=root, note=note)
 
 
-def _all_projects(app: App) -> list[dict[str, Any]]:
-    page = app.call_raw(ListProjects(limit=10_000), project=DEFAULT)
-    projects: list[dict[str, Any]] = page["projects"]
-    while cursor := page.get("next_cursor"):
-        page = app.call_raw(ListProjects(limit=10_000, cursor=cursor), project=DEFAULT)
-        projects += page["projects"]
+def _all_projects(app: App) -> list[Project]:
+    page = app.call(ListProjects(limit=10_000), project=DEFAULT)
+    projects = page.projects
+    while cursor := page.next_cursor:
+        page = app.call(ListProjects(limit=10_000, cursor=cursor), project=DEFAULT)
+        projects += page.projects
     return projects
 
 
-def _is_there(project: Mapping[str, Any]) -> bool:
+def _is_there(project: Project) -> bool:
     """Whether the folder of a project is there, as far as this user can see; so is one that it does not have."""
-    root = project.get("root_path")
+    root = project.root_path
     return root is None or os.path.lexists(root)
 
 
@@ -250,7 +273,7 @@ def _option_note(file: ProjectFile, name: str) -> str | None:
     return f'The file is for the project "{file.key}", and is applied to "{name}", which -p or NEXUS_PROJECT names.'
 
 
-def _name_note(file: ProjectFile, name: str, other: Mapping[str, Any] | None, root: str) -> str | None:
+def _name_note(file: ProjectFile, name: str, other: Project | None, root: str) -> str | None:
     """What to say where the project of a file has another name than its key; ``other`` is the project of that name."""
     if file.key in (None, name):
         return None
@@ -258,7 +281,7 @@ def _name_note(file: ProjectFile, name: str, other: Mapping[str, Any] | None, ro
     if other is None:
         rename = command_line("nexusctl", "project", "update", name, "--name", file.key or "")
         return f'The project of {here} is "{name}", and the file says "{file.key}". To rename it: {rename}'
-    there = printable(str(other["root_path"]))
+    there = printable(str(other.root_path))
     return f'The file says "{file.key}", which is the project of {there}. That of {here} is "{name}".'
 
 
@@ -271,9 +294,9 @@ def enter_target(app: App, target: Target, renames: Iterable[Command[Any]] = ())
         NexusError: one of ``OUTRUN``, if another client was faster, or another one.
     """
     if not target.id:
-        made = app.call_raw(CreateProject(target.name, root_path=target.root), project=DEFAULT)
-        app.enter(made["id"])
-        return target._replace(id=made["id"])
+        made = app.call(CreateProject(target.name, root_path=target.root), project=DEFAULT)
+        app.enter(made.id)
+        return target._replace(id=made.id)
     bind = UpdateProject(target.id, root_path=target.root, if_revision=target.revision)
     commands = [*renames, *([bind] if target.binds else [])]
     for first in range(0, len(commands), _BATCH):

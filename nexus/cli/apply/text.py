@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from nexus.cli.apply.plan import Plan
-from nexus.cli.apply.sections import Section
+from nexus.cli.apply.sections import AnySection
 from nexus.cli.apply.steps import Change, Outcome, Phase, Step
 from nexus.cli.output import painted, printable
 
@@ -19,7 +19,7 @@ _DONE = {"create": "Created", "update": "Updated", "remove": "Removed"}
 class ApplyText:
     """The text for a person, in the words of the sections."""
 
-    def __init__(self, sections: Sequence[Section]) -> None:
+    def __init__(self, sections: Sequence[AnySection]) -> None:
         self._sections = {section.kind: section for section in sections}
 
     def plan_lines(self, plan: Plan, *, colour: bool) -> Iterator[str]:
@@ -56,7 +56,7 @@ class ApplyText:
         return self._sections[kind].noun.word if kind in self._sections else kind
 
     @staticmethod
-    def _change(section: Section, change: Change, created: bool) -> str:
+    def _change(section: AnySection, change: Change, created: bool) -> str:
         if change.secret is not None:
             field, _, name = change.field.partition(".")
             return f"{section.key_of(field)}.{name}: {change.secret}"
@@ -65,7 +65,7 @@ class ApplyText:
             after if created else f"{section.shown(change.field, change.before)} -> {after}"
         )
 
-    def outcome(self, outcome: Outcome, where: Callable[[dict[str, Any]], str] = lambda _record: "") -> str | None:
+    def outcome(self, outcome: Outcome, where: Callable[[object], str] = lambda _record: "") -> str | None:
         """The outcome in a sentence; None for a failure, which is printed as an error.
 
         ``where`` is what the sentence about a removed record adds.
@@ -79,8 +79,8 @@ class ApplyText:
         if outcome.result == "failed" or outcome.reply is None:
             return None
         if step.action not in _DONE:
-            return self._sections[step.kind].done(step, outcome.reply)
-        place = where(outcome.reply) if step.action == "remove" else ""
+            return self._sections[step.kind].done(step, outcome.reply.record)
+        place = where(outcome.reply.record) if step.action == "remove" else ""
         return f'{_DONE[step.action]} {self._word(step.kind)} "{step.name}"{place}'
 
     def not_ready(self, step: Step) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from nexus.cli.app import App
     from nexus.cli.apply.plan import Plan
     from nexus.cli.apply.reader import ProjectFile
-    from nexus.cli.apply.sections import Planning, Section
+    from nexus.cli.apply.sections import AnySection, Planning
     from nexus.cli.apply.steps import Outcome, Step
-    from nexus.cli.apply.target import Target
+    from nexus.cli.apply.target import Managed, Target
+    from nexus.cli.result import Result
 
 __all__ = ["Apply", "Options", "apply", "export"]
 
@@ -117,7 +118,7 @@ class Options(NamedTuple):
 class Apply:
     """One run of ``apply``."""
 
-    def __init__(self, app: App, sections: Sequence[Section], file: ProjectFile, options: Options) -> None:
+    def __init__(self, app: App, sections: Sequence[AnySection], file: ProjectFile, options: Options) -> None:
         from nexus.cli.apply.text import ApplyText
 
         self.app, self.sections, self.file, self.options = app, sections, file, options
@@ -132,6 +133,7 @@ class Apply:
         from nexus.cli.apply.plan import make_plan, not_ready
         from nexus.cli.apply.target import DEFAULT, OUTRUN, enter_target, find_target
         from nexus.cli.apply.text import plan_summary, step_record
+        from nexus.cli.result import made
 
         app, options, out = self.app, self.options, self.options.out
         target = find_target(app, self.file)
@@ -148,7 +150,7 @@ class Apply:
                 self._begin_operation()
                 return self._carry_out(planning, plan, unready)
             if not out.for_person:
-                out.many([], (), key="name", nothing="Nothing to change.")
+                self._print_steps([])
             self._print_not_ready(unready)
             return 0
         if out.for_person:
@@ -158,7 +160,7 @@ class Apply:
         self._print_notes(planning)
         if options.dry_run:
             if not out.for_person:
-                out.many([step_record(step) for step in plan.steps], (), key="name", nothing="Nothing to change.")
+                self._print_steps([made(step, step_record(step)) for step in plan.steps])
             return int(options.exit_code)
         if not options.yes and not confirm(
             self._question(target, plan), "refusing to apply without confirmation", options.line("--yes")
@@ -175,6 +177,12 @@ class Apply:
                 return None
         return self._carry_out(planning._replace(target=target), plan, unready if options.wait else [])
 
+    def _print_steps(self, steps: Sequence[Result[Step]]) -> None:
+        """Print steps for a program."""
+        from nexus.cli.result import Results
+
+        self.options.out.many(Results.of(steps), (), name=lambda step: step.name, nothing="Nothing to change.")
+
     def _begin_operation(self) -> None:
         """Begin the operation of the whole, which the further requests are parts of; once in a run."""
         from nexus_protocol.errors import UnknownCommand
@@ -187,7 +195,7 @@ class Apply:
         args: dict[str, str | int | bool] = {"file": self.file.path[-1024:]}
         args |= {name: True for name in ("prune", "no_start", "wait") if getattr(options, name)}
         try:
-            self.app.cause = self.app.call_raw(BeginOperation("apply", args))["operation"]
+            self.app.cause = self.app.call(BeginOperation("apply", args)).operation
         except UnknownCommand:
             return  # an older daemon: each request is an operation of its own
 
@@ -234,8 +242,8 @@ class Apply:
         if not target.shared or target.name == DEFAULT:
             return
         for section, record in self._shared_records(target):
-            name = record["name"]
-            if record["project"] != DEFAULT or name not in planning.wanted(section.table):
+            name = record.name
+            if record.project != DEFAULT or name not in planning.wanted(section.table):
                 continue
             word = section.noun.word
             there = name in section.records(planning.observed[section.table])
@@ -246,26 +254,26 @@ class Apply:
                 f"Remove the old one: {section.removal(f'{DEFAULT}/{name}')}"
             )
 
-    def _shared_records(self, target: Target) -> list[tuple[Section, Mapping[str, Any]]]:
+    def _shared_records(self, target: Target) -> list[tuple[AnySection, Managed]]:
         """The records that several files had made, each with its section."""
         from nexus_protocol.errors import NexusError, NotFound
 
-        asked: list[tuple[Section, Command[Any]]] = []
+        asked: list[tuple[AnySection, Command[Any]]] = []
         for one in target.shared:
             mark, _, id_ = one.partition(":")
             for section in self.sections if id_ else ():
                 command = section.lookup(mark, id_)
                 if command is not None:
                     asked.append((section, command))
-        found: dict[int, tuple[Section, Mapping[str, Any]]] = {}
+        found: dict[int, tuple[AnySection, Managed]] = {}
         commands = [command for _section, command in asked]
-        for index, reply in self.app.connect().calls(commands, timeout_s=self.app.timeout_s):
+        for index, reply in self.app.fetch_all(commands):
             if isinstance(reply, NotFound):
                 continue
             if isinstance(reply, NexusError):
                 raise reply
             section = asked[index][0]
-            found[index] = section, section.looked_up(reply)
+            found[index] = section, section.looked_up(reply.record)
         return [found[index] for index in sorted(found)]
 
     def _print_not_ready(self, unready: Sequence[Step]) -> None:
@@ -281,6 +289,7 @@ class Apply:
         from nexus.cli.apply.text import outcome_record
         from nexus.cli.main import print_error
         from nexus.cli.records import where_found
+        from nexus.cli.result import made
 
         app, out, target = self.app, self.options.out, planning.target
         printed: NexusError | None = None
@@ -297,7 +306,7 @@ class Apply:
                 click.echo(printable(text), err=outcome.result == "skipped")
 
         # The project was made before: without it there is nothing to report.
-        outcomes = [Outcome(step, "done", {}) for step in plan.steps if step.kind == "project"]
+        outcomes = [Outcome(step, "done", made(step, {})) for step in plan.steps if step.kind == "project"]
         for outcome in outcomes:
             report(outcome)
         steps = [step for step in plan.steps if step.kind != "project"]
@@ -311,7 +320,7 @@ class Apply:
             error.add_note(f"Operations in progress continue in the daemon; to see their state: {look}")
             raise
         if not out.for_person:
-            out.many([outcome_record(outcome) for outcome in outcomes], (), key="name", nothing="Nothing to change.")
+            self._print_steps([made(outcome.step, outcome_record(outcome)) for outcome in outcomes])
         undone = sum(outcome.result != "done" for outcome in outcomes)
         if undone:
             total = len(outcomes)
@@ -344,8 +353,8 @@ def export(app: App, file: str, force: bool) -> None:
     from nexus.cli.apply.target import DEFAULT, present_project
 
     project = present_project(app)
-    app.enter(project["id"])
-    name = None if project["name"] == DEFAULT else project["name"]
+    app.enter(project.id)
+    name = None if project.name == DEFAULT else project.name
     sections = load_sections()
     text = write_project(
         name, sections, {section.table: section.export(section.observe(app, None)) for section in sections}

@@ -9,7 +9,8 @@ import click
 from nexus_protocol.errors import Unavailable
 
 from nexus.cli.output import Printer, end_with_reader, format_time, hint, printable
-from nexus.cli.verbs import build_command, verb
+from nexus.cli.result import Result, Results, made
+from nexus.cli.verbs import verb_of
 from nexus.client.errors import ConnectionLost
 from nexus.hints import command_line
 from nexus.journal.commands import Event, WatchEvents
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["events"]
 
 
-def _events(app: App, values: dict[str, Any], out: Printer) -> None:
-    following = values.get("follow") is not False
+def _events(app: App, command: WatchEvents, out: Printer) -> None:
+    following = command.follow
     if out.output == "json" and following:
         raise click.UsageError(
             "-o json prints one document, and followed events have no end: use -o jsonl, or --no-follow"
         )
-    command = build_command(WatchEvents, values)
-    collected: list[dict[str, Any]] = []
+    collected: list[Result[Event]] = []
     last = command.after
     heading, wide = not out.no_header, out.output == "wide"
     gc.enable()  # main() disables it, but this verb may run for days
@@ -39,34 +39,38 @@ def _events(app: App, values: dict[str, Any], out: Printer) -> None:
                 last = event.seq
                 if event.kind is None:
                     continue
-                record = _record(event)
+                result = made(event, _plain(event))
                 if out.output == "json":
-                    collected.append(record)
+                    collected.append(result)
                     continue
                 if heading and out.for_person:
                     click.echo(_layout(wide, "SEQ", "TIME", "KIND", "SUBJECT", "BY", "OP", "PID", "DETAIL"))
                     heading = False
-                out.line(record, _line(event, wide), key="seq")
+                out.line(result, _line(event, wide), name=_number)
     except (KeyboardInterrupt, Unavailable, ConnectionLost) as error:
         if last is not None:
-            hint(f"Continue from here: {_command_line(app, values, out, last)}")
+            hint(f"Continue from here: {_command_line(app, command, out, last)}")
         if isinstance(error, Unavailable):
             raise ConnectionLost(error.message) from None  # without the daemon's hint: the one above replaces it
         raise
     if out.output == "json":
-        out.many(collected, (), key="seq", nothing="No events found.")
+        out.many(Results.of(collected), (), name=_number, nothing="No events found.")
     elif heading and last is None and out.for_person:
         click.echo("No events found.", err=True)
         app.hint_missing_project()
 
 
-def _command_line(app: App, values: dict[str, Any], out: Printer, last: int) -> str:
+def _number(event: Event) -> int:
+    return event.seq
+
+
+def _command_line(app: App, command: WatchEvents, out: Printer, last: int) -> str:
     """The command line that selects the same events, after the last one that was shown."""
     words: list[str | int] = ["-A"] if app.all_projects else []
-    for kind in values.get("kinds") or ():
+    for kind in command.kinds or ():
         words += ["--kind", kind]
-    if values.get("subject"):
-        words += ["--subject", values["subject"]]
+    if command.subject:
+        words += ["--subject", command.subject]
     if out.output != "table":
         words += ["-o", out.output]
     return command_line("nexusctl", "events", *words, "--after", last)
@@ -79,7 +83,7 @@ def _layout(wide: bool, *columns: object) -> str:
     return "{:<8} {:<23} {:<26} {:<24} {:<16} {:<8} {:<8} {}".format(*columns).rstrip()
 
 
-def _record(event: Event) -> dict[str, Any]:
+def _plain(event: Event) -> dict[str, Any]:
     return {name: value for name in event.__struct_fields__ if (value := getattr(event, name)) is not None}
 
 
@@ -111,4 +115,4 @@ With -o wide each event has the number of its operation. To see that one:
     nexusctl op show 42
 """
 
-events = verb(WatchEvents, _events, help=_HELP)
+events = verb_of(WatchEvents, _events, help=_HELP)

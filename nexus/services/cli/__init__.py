@@ -124,14 +124,14 @@ def _complete_service(app: App, incomplete: str) -> list[str]:
     from nexus.services.cli.status import SERVICE
     from nexus.services.commands import ListServices
 
-    return names_starting(app, ListServices, SERVICE, incomplete)
+    return names_starting(app, ListServices(limit=10_000), SERVICE, incomplete)
 
 
 def _complete_tag(app: App, incomplete: str) -> list[str]:
     from nexus.services.commands import ListServices
 
-    page = app.call_raw(ListServices(limit=10_000))
-    return sorted({tag for found in page["services"] for tag in found.get("tags", ()) if tag.startswith(incomplete)})
+    page = app.call(ListServices(limit=10_000))
+    return sorted({tag for service in page.services for tag in service.tags if tag.startswith(incomplete)})
 
 
 completers["service"] = _complete_service

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from nexus.cli.output import Column, Printer, hint, print_fields
-from nexus.cli.verbs import build_command, verb
+from nexus.cli.verbs import Values, verb
 from nexus.hints import command_line
 from nexus.services.cli.records import use_words_as_command
 from nexus.services.cli.status import command_text, files_text
 from nexus.services.commands import GetConfig, UpdateConfig
+from nexus.services.records import ConfigVariable, ServiceConfig
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -20,46 +21,53 @@ __all__ = ["make_config_set", "make_config_show"]
 
 _MASK = "****"
 
-_COLUMNS = (
-    Column("VARIABLE", lambda v: v["name"], 24),
-    Column("SOURCE", lambda v: v["source"], 10),
-    Column("VALUE", lambda v: v.get("value", _MASK)),
+_COLUMNS: tuple[Column[ConfigVariable], ...] = (
+    Column("VARIABLE", lambda v: v.name, 24),
+    Column("SOURCE", lambda v: v.source, 10),
+    Column("VALUE", lambda v: _MASK if v.value is None else v.value),
 )
 
 
-def _show(app: App, values: dict[str, Any], out: Printer) -> None:
-    config = app.call_raw(build_command(GetConfig, values))
+def _show(app: App, values: Values, out: Printer) -> None:
+    found = app.fetch(values.build(GetConfig))
 
-    def sentence() -> None:
-        variables = config.get("variables", [])
+    def sentence(config: ServiceConfig) -> None:
+        variables = found.rows(ServiceConfig.variables)
         _print_config(config)
         click.echo()
-        out.many(variables, _COLUMNS, key="name", nothing="No variables found.")
-        if variables and not values["reveal"]:
-            show = command_line("nexusctl", "service", "config", "show", config["service"], "--reveal")
+        out.many(variables, _COLUMNS, name=lambda variable: variable.name, nothing="No variables found.")
+        if variables and not values.flag("reveal"):
+            show = command_line("nexusctl", "service", "config", "show", config.service, "--reveal")
             hint(f"Show the values: {show}")
 
-    out.one(config, key="service", sentence=sentence)
+    out.one(found, name=_service, sentence=sentence)
 
 
-def _print_config(config: dict[str, Any]) -> None:
+def _print_config(config: ServiceConfig) -> None:
     print_fields(
         [
-            ("Service", config["service"]),
-            ("Command", command_text(config.get("run_command"))),
-            ("File", files_text(config.get("filename"))),
-            ("Path", ", ".join(config.get("paths", ())) or None),
-            ("Format", config["format"] if config.get("filename") else None),
+            ("Service", config.service),
+            ("Command", command_text(config.run_command)),
+            ("File", files_text(config.filename)),
+            ("Path", ", ".join(config.paths) or None),
+            ("Format", config.format if config.filename else None),
         ]
     )
 
 
-def _set(app: App, values: dict[str, Any], out: Printer) -> None:
+def _set(app: App, values: Values, out: Printer) -> None:
     use_words_as_command(values)
-    if all(value in (None, ()) for name, value in values.items() if name != "service"):
+    if not values.any_given(lambda name: name != "service"):
         raise click.UsageError("nothing to change: give --file, --format, --run or --clear")
-    config = app.call_raw(build_command(UpdateConfig, values))
-    out.one(config, key="service", sentence=lambda: click.echo(f'Updated the configuration of "{config["service"]}"'))
+    out.one(
+        app.fetch(values.build(UpdateConfig)),
+        name=_service,
+        sentence=lambda config: click.echo(f'Updated the configuration of "{config.service}"'),
+    )
+
+
+def _service(config: ServiceConfig) -> str:
+    return config.service
 
 
 _SHOW_HELP = """Show the variables that a service's record declares, or with --resolved all that a start would pass.

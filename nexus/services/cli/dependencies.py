@@ -2,72 +2,75 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from nexus.cli.output import Column, Printer
 from nexus.cli.records import print_list
-from nexus.cli.verbs import build_command, shell_complete, verb
+from nexus.cli.result import Results
+from nexus.cli.verbs import shell_complete, verb_of
 from nexus.services.cli.status import edge_text
 from nexus.services.commands import AddDependency, ListDependencies, RemoveDependency
+from nexus.services.records import Dependency, DependencyList
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
 __all__ = ["all_dependencies", "make_add", "make_list", "make_remove"]
 
-_COLUMNS = (
-    Column("SERVICE", lambda d: d["service"], 20),
-    Column("NEEDS", lambda d: d["dependency"], 20),
-    Column("CONDITION", lambda d: d["condition"]),
-    Column("STATE", lambda d: d["state"], 8),
-    Column("HEALTH", lambda d: d["health"]),
+_COLUMNS: tuple[Column[Dependency], ...] = (
+    Column("SERVICE", lambda d: d.service, 20),
+    Column("NEEDS", lambda d: d.dependency, 20),
+    Column("CONDITION", lambda d: d.condition),
+    Column("STATE", lambda d: d.state, 8),
+    Column("HEALTH", lambda d: d.health),
     Column("TUNNEL", lambda d: _tunnel(d)),
-    Column("WHEN LOST", lambda d: d["when_lost"]),
+    Column("WHEN LOST", lambda d: d.when_lost),
 )
 
 
-def _tunnel(edge: dict[str, Any]) -> str:
-    if not edge.get("tunnel_enabled"):
+def _tunnel(edge: Dependency) -> str:
+    if not edge.tunnel_enabled:
         return "no"
-    port = edge.get("tunnel_port")
-    return f"{edge.get('tunnel_host', '127.0.0.1')}:{port}" if port else "yes"
+    port = edge.tunnel_port
+    return f"{edge.tunnel_host or '127.0.0.1'}:{port}" if port else "yes"
 
 
-def all_dependencies(app: App, *, project: str | None = None) -> list[dict[str, Any]]:
+def all_dependencies(app: App, *, project: str | None = None) -> Results[Dependency]:
     """All dependencies of the services of a project, by default of that of this run."""
-    found: list[dict[str, Any]] = app.call_raw(ListDependencies(), project=project).get("dependencies", [])
-    return found
+    return app.fetch(ListDependencies(), project=project).rows(DependencyList.dependencies)
 
 
-def _add(app: App, values: dict[str, Any], out: Printer) -> None:
-    edge = app.call_raw(build_command(AddDependency, values))
-    text = edge_text(edge)
-    out.one(
-        edge,
-        key="dependency",
-        sentence=lambda: click.echo(
-            f'Service "{edge["service"]}" depends on "{edge["dependency"]}"' + (f" ({text})" if text else "")
-        ),
-    )
+def _add(app: App, command: AddDependency, out: Printer) -> None:
+    def sentence(edge: Dependency) -> None:
+        text = edge_text(edge)
+        click.echo(f'Service "{edge.service}" depends on "{edge.dependency}"' + (f" ({text})" if text else ""))
+
+    out.one(app.fetch(command), name=_needed, sentence=sentence)
 
 
-def _remove(app: App, values: dict[str, Any], out: Printer) -> None:
-    edge = app.call_raw(build_command(RemoveDependency, values))
-    out.one(
-        edge,
-        key="dependency",
-        sentence=lambda: click.echo(f'Service "{edge["service"]}" no longer depends on "{edge["dependency"]}"'),
-    )
+def _remove(app: App, command: RemoveDependency, out: Printer) -> None:
+    def sentence(edge: Dependency) -> None:
+        click.echo(f'Service "{edge.service}" no longer depends on "{edge.dependency}"')
+
+    out.one(app.fetch(command), name=_needed, sentence=sentence)
 
 
-def _list(app: App, values: dict[str, Any], out: Printer) -> None:
-    if values["service"] is None and values["reverse"]:
+def _needed(edge: Dependency) -> str:
+    return edge.dependency
+
+
+def _dependent(edge: Dependency) -> str:
+    return edge.service
+
+
+def _list(app: App, command: ListDependencies, out: Printer) -> None:
+    if command.service is None and command.reverse:
         raise click.UsageError("--reverse needs the name of a service")
-    found = app.call_raw(build_command(ListDependencies, values)).get("dependencies", [])
-    key = "service" if values["reverse"] else "dependency"
-    print_list(app, found, _COLUMNS, out, key=key, nothing="No dependencies found.")
+    found = app.fetch(command).rows(DependencyList.dependencies)
+    name = _dependent if command.reverse else _needed
+    print_list(app, found, _COLUMNS, out, name=name, nothing="No dependencies found.")
 
 
 _ADD_HELP = """Make service NAME depend on service DEPENDENCY.
@@ -79,15 +82,15 @@ _ADD_HELP = """Make service NAME depend on service DEPENDENCY.
 
 def make_add() -> click.Command:
     """``service dependency add``."""
-    return verb(AddDependency, _add, help=_ADD_HELP)
+    return verb_of(AddDependency, _add, help=_ADD_HELP)
 
 
 def make_remove() -> click.Command:
     """``service dependency remove``."""
-    return verb(RemoveDependency, _remove)
+    return verb_of(RemoveDependency, _remove)
 
 
 def make_list() -> click.Command:
     """``service dependency list``."""
     name = click.Argument(["service"], metavar="[NAME]", required=False, shell_complete=shell_complete("service"))
-    return verb(ListDependencies, _list, parameters=[name], exclude=("service",))
+    return verb_of(ListDependencies, _list, parameters=[name], exclude=("service",))

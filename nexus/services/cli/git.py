@@ -10,7 +10,7 @@ from nexus_protocol.command import Command
 
 from nexus.cli.output import Column, Printer, format_time, print_fields, printable
 from nexus.cli.progress import run_with_progress
-from nexus.cli.verbs import FilePath, Run, build_command, verb
+from nexus.cli.verbs import FilePath, Run, Values, verb, verb_of
 from nexus.services.commands import (
     CheckoutBranch,
     GetRepoStatus,
@@ -20,7 +20,7 @@ from nexus.services.commands import (
     GitLog,
     GitPull,
 )
-from nexus.services.records import GitProgress
+from nexus.services.records import GitBranch, GitBranchList, GitCommit, GitCommitList, GitProgress, RepoStatus
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -29,44 +29,47 @@ __all__ = ["make_branches", "make_checkout", "make_clone", "make_log", "make_pul
 
 _TOKEN_VARIABLE = "NEXUS_GIT_TOKEN"
 
-_COMMITS = (
-    Column("COMMIT", lambda c: c["id"][:12], 12),
-    Column("TIME", lambda c: format_time(c["at"])),
-    Column("AUTHOR", lambda c: c["author_name"], 16),
-    Column("SUBJECT", lambda c: c["subject"]),
-    Column("REFS", lambda c: ", ".join(c.get("refs", ())), wide=True),
-    Column("EMAIL", lambda c: c["author_email"], wide=True),
+_COMMITS: tuple[Column[GitCommit], ...] = (
+    Column("COMMIT", lambda c: c.id[:12], 12),
+    Column("TIME", lambda c: format_time(c.at)),
+    Column("AUTHOR", lambda c: c.author_name, 16),
+    Column("SUBJECT", lambda c: c.subject),
+    Column("REFS", lambda c: ", ".join(c.refs), wide=True),
+    Column("EMAIL", lambda c: c.author_email, wide=True),
 )
 
-_BRANCHES = (
-    Column("BRANCH", lambda b: b["name"], 24),
-    Column("CURRENT", lambda b: "yes" if b.get("current") else None),
-    Column("COMMIT", lambda b: b["commit"][:12], 12),
-    Column("UPSTREAM", lambda b: b.get("upstream")),
-    Column("AHEAD", lambda b: b.get("ahead")),
-    Column("BEHIND", lambda b: b.get("behind")),
-    Column("TIME", lambda b: format_time(b.get("at")), wide=True),
+_BRANCHES: tuple[Column[GitBranch], ...] = (
+    Column("BRANCH", lambda b: b.name, 24),
+    Column("CURRENT", lambda b: "yes" if b.current else None),
+    Column("COMMIT", lambda b: b.commit[:12], 12),
+    Column("UPSTREAM", lambda b: b.upstream),
+    Column("AHEAD", lambda b: b.ahead),
+    Column("BEHIND", lambda b: b.behind),
+    Column("TIME", lambda b: format_time(b.at), wide=True),
 )
 
 
-def _print_status(repository: dict[str, Any]) -> None:
-    counts = ", ".join(
-        f"{repository[kind]} {kind}"
-        for kind in ("staged", "changed", "untracked", "conflicted")
-        if repository.get(kind)
+def _print_status(repository: RepoStatus) -> None:
+    changes = (
+        ("staged", repository.staged),
+        ("changed", repository.changed),
+        ("untracked", repository.untracked),
+        ("conflicted", repository.conflicted),
     )
-    distance = [f"{repository[way]} {way}" for way in ("ahead", "behind") if repository.get(way)]
-    upstream = repository.get("upstream")
+    counts = ", ".join(f"{count} {kind}" for kind, count in changes if count)
+    ways = (("ahead", repository.ahead), ("behind", repository.behind))
+    distance = [f"{count} {way}" for way, count in ways if count]
+    upstream = repository.upstream
     print_fields(
         [
-            ("Repository", repository["path"]),
-            ("Branch", repository.get("branch") or "none (detached)"),
-            ("Commit", repository.get("commit") or "none yet"),
+            ("Repository", repository.path),
+            ("Branch", repository.branch or "none (detached)"),
+            ("Commit", repository.commit or "none yet"),
             ("Upstream", upstream and f"{upstream} ({', '.join(distance) or 'up to date'})"),
-            ("Remote", repository.get("remote_url")),
-            ("Changes", counts or ("yes" if repository["dirty"] else "none")),
-            ("Unfinished", repository.get("in_progress")),
-            ("Submodules", _uninitialized(repository.get("uninitialized_submodules"))),
+            ("Remote", repository.remote_url),
+            ("Changes", counts or ("yes" if repository.dirty else "none")),
+            ("Unfinished", repository.in_progress),
+            ("Submodules", _uninitialized(repository.uninitialized_submodules)),
         ]
     )
 
@@ -77,45 +80,47 @@ def _uninitialized(paths: list[str] | None) -> str | None:
     return f"not initialised: {', '.join(paths[:10])}{' …' if len(paths) > 10 else ''}"
 
 
-def _status(app: App, values: dict[str, Any], out: Printer) -> None:
-    repository = app.call_raw(build_command(GetRepoStatus, values))
-    out.one(repository, key="path", sentence=lambda: _print_status(repository))
+def _path(repository: RepoStatus) -> str:
+    return repository.path
 
 
-def _checkout(app: App, values: dict[str, Any], out: Printer) -> None:
-    branch, commit = values.pop("branch"), values.pop("commit")
+def _status(app: App, command: GetRepoStatus, out: Printer) -> None:
+    out.one(app.fetch(command), name=_path, sentence=_print_status)
+
+
+def _checkout(app: App, values: Values, out: Printer) -> None:
+    branch, commit = values.text("branch"), values.text("commit")
     if (branch is None) == (commit is None):
         raise click.UsageError("name what to check out: a BRANCH, or --commit COMMIT")
-    if commit is not None and values["create"]:
+    if commit is not None and values.flag("create"):
         raise click.UsageError("--create makes a branch: name it instead of --commit")
-    request: Command[Any]
-    if commit is not None:
-        request = build_command(GitCheckoutCommit, {"service": values["service"], "commit": commit})
-    else:
-        request = build_command(CheckoutBranch, {**values, "branch": branch})
-    repository = app.call_raw(request)
-    at = (repository.get("commit") or "no commit yet")[:12]
-    where = f'branch "{repository["branch"]}" ({at})' if repository.get("branch") else f"commit {at}, detached"
-    out.one(repository, key="path", sentence=lambda: click.echo(printable(f"Checked out {where}")))
+
+    def sentence(repository: RepoStatus) -> None:
+        at = (repository.commit or "no commit yet")[:12]
+        where = f'branch "{repository.branch}" ({at})' if repository.branch else f"commit {at}, detached"
+        click.echo(printable(f"Checked out {where}"))
+
+    request = values.build(CheckoutBranch) if commit is None else values.build(GitCheckoutCommit)
+    out.one(app.fetch(request), name=_path, sentence=sentence)
 
 
-def _log(app: App, values: dict[str, Any], out: Printer) -> None:
-    commits = app.call_raw(build_command(GitLog, values)).get("commits", [])
-    out.many(commits, _COMMITS, key="id", nothing="No commits found.")
+def _log(app: App, command: GitLog, out: Printer) -> None:
+    commits = app.fetch(command).rows(GitCommitList.commits)
+    out.many(commits, _COMMITS, name=lambda commit: commit.id, nothing="No commits found.")
 
 
-def _branches(app: App, values: dict[str, Any], out: Printer) -> None:
-    branches = app.call_raw(build_command(GitListBranches, values)).get("branches", [])
-    out.many(branches, _BRANCHES, key="name", nothing="No branches found.")
+def _branches(app: App, command: GitListBranches, out: Printer) -> None:
+    branches = app.fetch(command).rows(GitBranchList.branches)
+    out.many(branches, _BRANCHES, name=lambda branch: branch.name, nothing="No branches found.")
 
 
-def _token(values: dict[str, Any]) -> str | None:
+def _token(values: Values) -> str | None:
     """Read the token from a file or the environment, where other users cannot read it, unlike a command line.
 
     Raises:
         UsageError: the file cannot be read, or does not hold a token.
     """
-    path = values.pop("token_file")
+    path = values.text("token_file")
     if path is None:
         return os.environ.get(_TOKEN_VARIABLE) or None
     try:
@@ -135,26 +140,26 @@ def _progress(step: GitProgress) -> str:
     return text + (f" ({step.done or 0}/{step.total})" if step.total else "")
 
 
-def _clone(app: App, values: dict[str, Any], out: Printer) -> None:
-    token = _token(values)
-    repository = run_with_progress(app, build_command(GitClone, {**values, "token": token}), _progress)
-    branch = f' (branch "{repository["branch"]}")' if repository.get("branch") else ""
-    out.one(repository, key="path", sentence=lambda: click.echo(printable(f"Cloned to {repository['path']}{branch}")))
+def _clone(app: App, values: Values, out: Printer) -> None:
+    def sentence(repository: RepoStatus) -> None:
+        branch = f' (branch "{repository.branch}")' if repository.branch else ""
+        click.echo(printable(f"Cloned to {repository.path}{branch}"))
+
+    command = values.build(GitClone, token=_token(values))
+    out.one(run_with_progress(app, command, _progress), name=_path, sentence=sentence)
 
 
-def _pull(app: App, values: dict[str, Any], out: Printer) -> None:
-    token = _token(values)
-    repository = run_with_progress(app, build_command(GitPull, {**values, "token": token}), _progress)
-    count, before = repository.get("pulled_commits"), repository.get("pulled_from")
-
-    def sentence() -> None:
-        at = (repository.get("commit") or "")[:12]
+def _pull(app: App, values: Values, out: Printer) -> None:
+    def sentence(repository: RepoStatus) -> None:
+        count, before = repository.pulled_commits, repository.pulled_from
+        at = (repository.commit or "")[:12]
         if before is None:
             click.echo(f"Already up to date ({at})")
         else:
             click.echo(f"Pulled {count} commit{'' if count == 1 else 's'} ({before[:12]}..{at})")
 
-    out.one(repository, key="path", sentence=sentence)
+    command = values.build(GitPull, token=_token(values))
+    out.one(run_with_progress(app, command, _progress), name=_path, sentence=sentence)
 
 
 _TOKEN_HELP = f"""A token is read from --token-file or the variable {_TOKEN_VARIABLE}, never from the command line, and
@@ -170,7 +175,7 @@ def _transfer_verb(command: type[Command[Any]], run: Run, help: str) -> click.Co
 
 def make_status() -> click.Command:
     """``service git status``."""
-    return verb(GetRepoStatus, _status)
+    return verb_of(GetRepoStatus, _status)
 
 
 def make_clone() -> click.Command:
@@ -185,12 +190,12 @@ def make_pull() -> click.Command:
 
 def make_log() -> click.Command:
     """``service git log``."""
-    return verb(GitLog, _log)
+    return verb_of(GitLog, _log)
 
 
 def make_branches() -> click.Command:
     """``service git branches``."""
-    return verb(GitListBranches, _branches)
+    return verb_of(GitListBranches, _branches)
 
 
 def make_checkout() -> click.Command:

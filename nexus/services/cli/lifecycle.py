@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 from nexus_protocol.command import Command
@@ -12,13 +12,16 @@ from nexus_protocol.errors import DeadlineExceeded, NexusError
 from nexus.cli.app import ANSWER_WITHIN_S
 from nexus.cli.groups import Verb
 from nexus.cli.output import Printer
+from nexus.cli.records import name_of
+from nexus.cli.result import Result, Results
 from nexus.cli.selection import layers, needs_of_line, selected, selection_parameters
-from nexus.cli.verbs import Run, build_command, verb
+from nexus.cli.verbs import Run, Values, verb
 from nexus.client.errors import ConnectionFailure
 from nexus.hints import command_line
 from nexus.services.cli.selection import SERVICES
 from nexus.services.cli.status import summary
 from nexus.services.commands import GetServiceStatus, RestartService, StartService, StopService
+from nexus.services.records import Service, ServicesStopped, ServiceStarted
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -29,14 +32,23 @@ _MAX_REPORTED = 10
 """Services of an interrupted command whose state is looked up and printed."""
 
 
+class _Reply(Protocol):
+    @property
+    def service(self) -> Service: ...
+
+
+R = TypeVar("R", bound=_Reply)
+
+
 def _for_all(
     app: App,
-    commands: Sequence[StartService | StopService | RestartService],
+    names: Sequence[str],
+    command: Callable[[str], Command[R]],
     out: Printer,
-    sentence: Callable[[dict[str, Any]], None],
+    sentence: Callable[[R], None],
     groups: Sequence[Sequence[int]] | None = None,
 ) -> int:
-    """Send commands concurrently and print each outcome; returns the exit code of the first error, else 0.
+    """Send a command for each name concurrently and print its outcome; returns the exit code of the first error, or 0.
 
     ``groups`` are the places of those that go at the same time, one group after the other; by default all. For a person
     each outcome is printed as it arrives; for a program, in the order of the command line.
@@ -44,26 +56,24 @@ def _for_all(
     from nexus.cli.main import exit_code, print_error
 
     code = 0
-    replies: dict[int, dict[str, Any]] = {}
-    waiting = {index: command.service for index, command in enumerate(commands)}
+    commands = [command(name) for name in names]
+    replies: dict[int, Result[Service]] = {}
+    waiting = dict(enumerate(names))
     try:
         for group in groups if groups is not None else [range(len(commands))]:
             # Each keeps the key of its place on the line, whatever its group is.
             keys = None if app.key is None else [app.key_at(index) for index in group]
             why = None if keys is None else app.why
-            calls = app.connect().calls(
-                [commands[index] for index in group], timeout_s=app.timeout_s, why=why, keys=keys
-            )
-            for place, reply in calls:
+            for place, reply in app.fetch_all([commands[index] for index in group], why=why, keys=keys):
                 index = group[place]
                 del waiting[index]
                 if isinstance(reply, NexusError):
                     print_error(reply)
                     code = code or exit_code(reply)
                     continue
-                replies[index] = reply["service"]
+                replies[index] = reply.part(ServiceStarted.service)  # a field of each of these replies
                 if out.for_person:
-                    sentence(reply)
+                    sentence(reply.record)
     except KeyboardInterrupt as error:
         for line in _states_after_interrupt(app, list(waiting.values())):
             error.add_note(line)
@@ -74,9 +84,9 @@ def _for_all(
         raise DeadlineExceeded(error.message, hint=hint, details=error.details) from None
     found = [replies[index] for index in sorted(replies)]
     if out.output == "json" and len(commands) == 1 and found:
-        out.one(found[0], key="name", sentence=lambda: None)
+        out.one(found[0], name=name_of, sentence=lambda _service: None)
     elif not out.for_person:
-        out.many(found, (), key="name", nothing="No services found.") if found else None
+        out.many(Results.of(found), (), name=name_of, nothing="No services found.") if found else None
     return code
 
 
@@ -86,78 +96,82 @@ def _states_after_interrupt(app: App, names: Sequence[str]) -> list[str]:
     lines = []
     for name in names[:_MAX_REPORTED]:
         try:
-            service = app.call_raw(GetServiceStatus(name))["service"]
+            service = app.call(GetServiceStatus(name)).service
         except (NexusError, ConnectionFailure):
             continue  # this is only additional information
-        if service["state"] in ("starting", "running"):
+        if service.state in ("starting", "running"):
             stop = command_line("nexusctl", "service", "stop", name)
             lines.append(f'Service "{name}" keeps running ({summary(service)}); to stop it: {stop}')
-        elif service["state"] == "stopping":
+        elif service.state == "stopping":
             look = command_line("nexusctl", "service", "status", name)
             lines.append(f'Service "{name}" is still stopping; to see its state: {look}')
         else:
-            lines.append(f'Service "{name}" is {service["state"]}')
+            lines.append(f'Service "{name}" is {service.state}')
     if len(names) > _MAX_REPORTED:
         lines.append("To see the others: nexusctl service list")
     return lines
 
 
-def started_text(reply: dict[str, Any]) -> list[str]:
+def started_text(reply: ServiceStarted) -> list[str]:
     """The result of a start in sentences; the last one is about the service that was named."""
-    service, started = reply["service"], reply.get("started", [])
-    lines = [f'Started service "{name}"' for name in started if name != service["name"]]
-    verb = "Started" if service["name"] in started else "Already started:"
-    if service["state"] == "stopped" and service["name"] in started:
-        return [*lines, f'Ran service "{service["name"]}" ({service.get("reason") or "it has exited"})']
-    return [*lines, f'{verb} service "{service["name"]}" ({summary(service)})']
+    service, started = reply.service, reply.started
+    lines = [f'Started service "{name}"' for name in started if name != service.name]
+    verb = "Started" if service.name in started else "Already started:"
+    if service.state == "stopped" and service.name in started:
+        return [*lines, f'Ran service "{service.name}" ({service.reason or "it has exited"})']
+    return [*lines, f'{verb} service "{service.name}" ({summary(service)})']
 
 
-def _print_started(reply: dict[str, Any]) -> None:
+def _print_started(reply: ServiceStarted) -> None:
     click.echo("\n".join(started_text(reply)))
 
 
 def start_and_print(app: App, name: str, out: Printer) -> int:
     """Start one service and print the result; returns the exit code."""
-    return _for_all(app, [StartService(name)], out, _print_started)
+    return _for_all(app, [name], StartService, out, _print_started)
 
 
-def _start(app: App, values: dict[str, Any], out: Printer) -> int:
+def _start(app: App, values: Values, out: Printer) -> int:
     names = selected(app, values, SERVICES)
-    commands = [build_command(StartService, {**values, "service": name}) for name in names]
-    return _for_all(app, commands, out, _print_started)
+    return _for_all(app, names, lambda name: values.build(StartService, service=name), out, _print_started)
 
 
-def _restart(app: App, values: dict[str, Any], out: Printer) -> int:
+def _restart(app: App, values: Values, out: Printer) -> int:
     names = selected(app, values, SERVICES)
-    commands = [build_command(RestartService, {**values, "service": name}) for name in names]
 
-    def print_restarted(reply: dict[str, Any]) -> None:
-        click.echo(f'Restarted service "{reply["service"]["name"]}" ({summary(reply["service"])})')
+    def command(name: str) -> RestartService:
+        return values.build(RestartService, service=name)
 
-    return _for_all(app, commands, out, print_restarted, layers(needs_of_line(app, names, SERVICES)))
+    def print_restarted(reply: ServiceStarted) -> None:
+        click.echo(f'Restarted service "{reply.service.name}" ({summary(reply.service)})')
+
+    return _for_all(app, names, command, out, print_restarted, layers(needs_of_line(app, names, SERVICES)))
 
 
-def _stop(app: App, values: dict[str, Any], out: Printer) -> int:
-    every = values["all"]
+def _stop(app: App, values: Values, out: Printer) -> int:
+    every = values.flag("all")
     names = selected(app, values, SERVICES)
     # With --all or --cascade the dependents are stopped too, so the order of the commands does not matter.
-    cascade = True if every else values["cascade"]
-    commands = [build_command(StopService, {**values, "service": name, "cascade": cascade}) for name in names]
+    cascade = every or values.flag("cascade")
+
+    def command(name: str) -> StopService:
+        return values.build(StopService, service=name, cascade=cascade)
+
     printed: set[tuple[str, str]] = set()
     """The project and the name of each service that was stopped."""
 
-    def print_stopped(reply: dict[str, Any]) -> None:
-        service = reply["service"]
-        project = service["project_id"]
-        for name in reply.get("stopped", []):
+    def print_stopped(reply: ServicesStopped) -> None:
+        service = reply.service
+        project = service.project_id
+        for name in reply.stopped:
             if (project, name) not in printed:
                 click.echo(f'Stopped service "{name}"')
                 printed.add((project, name))
-        if (project, service["name"]) not in printed and not every:
-            click.echo(f'Service "{service["name"]}" was not running')
+        if (project, service.name) not in printed and not every:
+            click.echo(f'Service "{service.name}" was not running')
 
     groups = None if cascade else layers(needs_of_line(app, names, SERVICES), dependents_first=True)
-    return _for_all(app, commands, out, print_stopped, groups)
+    return _for_all(app, names, command, out, print_stopped, groups)
 
 
 _START_HELP = """Start services, and their dependencies first.

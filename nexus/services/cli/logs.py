@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from msgspec.structs import replace
@@ -10,19 +10,20 @@ from msgspec.structs import replace
 from nexus.cli.logs import LogSource, lines_wanted, log_parameters, show_logs
 from nexus.cli.output import Printer
 from nexus.cli.selection import selected, selection_parameters
-from nexus.cli.verbs import build_command, verb
+from nexus.cli.verbs import Values, verb
 from nexus.services.cli.selection import SERVICES
 from nexus.services.commands import GetServiceStdout
 from nexus.services.errors import ServiceCursorInvalid, ServiceNotFound
+from nexus.services.states import LogStream
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
 __all__ = ["make_logs"]
 
-_SOURCE = LogSource(
+_SOURCE: LogSource[GetServiceStdout] = LogSource(
     "service",
-    name=lambda command: command.service,  # type: ignore[attr-defined]
+    name=lambda command: command.service,
     after=lambda command, cursor: replace(command, cursor=cursor, lines=None, since_at=None, mark_start=False),
     from_now=lambda command: replace(command, cursor=None, lines=None, since_at=None, mark_start=True),
     gone=ServiceNotFound,
@@ -30,24 +31,22 @@ _SOURCE = LogSource(
 )
 
 
-def _logs(app: App, values: dict[str, Any], out: Printer) -> int:
+def _logs(app: App, values: Values, out: Printer) -> int:
     names = selected(app, values, SERVICES)
     if not names:
         return 0
-    if values["only_stdout"] and values["only_stderr"]:
+    only_stdout, only_stderr = values.flag("only_stdout"), values.flag("only_stderr")
+    if only_stdout and only_stderr:
         raise click.UsageError("--stdout and --stderr exclude each other: without them, both streams are shown")
-    follow = bool(values["follow"])
-    request = {
-        "lines": lines_wanted(values["lines"], values["since_at"]),
-        "since_at": values["since_at"],
-        "stream": "stdout" if values["only_stdout"] else "stderr" if values["only_stderr"] else None,
-        "follow": True if follow else None,
-        "mark_start": True if follow else None,
-    }
-    commands = [build_command(GetServiceStdout, {**request, "service": name}) for name in names]
-    return show_logs(
-        app, names, commands, _SOURCE, out, follow=follow, timestamps=values["timestamps"], raw=values["raw"]
-    )
+    follow, since_at = values.flag("follow"), values.number("since_at")
+    stream = LogStream.STDOUT if only_stdout else LogStream.STDERR if only_stderr else None
+    lines = lines_wanted(values.number("lines"), since_at)
+    commands = [
+        GetServiceStdout(name, lines=lines, since_at=since_at, stream=stream, follow=follow, mark_start=follow)
+        for name in names
+    ]
+    timestamps, raw = values.flag("timestamps"), values.flag("raw")
+    return show_logs(app, names, commands, _SOURCE, out, follow=follow, timestamps=timestamps, raw=raw)
 
 
 _LOGS_HELP = """Show the output of services, standard output and standard error together.

@@ -7,20 +7,21 @@ import os
 import stat
 import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 from nexus_protocol.errors import InvalidArgument, NexusError
 
 from nexus.cli.output import Printer, hint, reference
-from nexus.cli.records import Removal, remove_each, where_found
+from nexus.cli.records import Removal, name_of, remove_each, where_found
 from nexus.cli.selection import layers, needs_of_line, selected, selection_parameters, words_of
-from nexus.cli.verbs import FilePath, build_command, shell_complete, verb
+from nexus.cli.verbs import FilePath, Values, shell_complete, verb
 from nexus.hints import command_line
 from nexus.services.cli.lifecycle import start_and_print
 from nexus.services.cli.selection import SERVICES
 from nexus.services.cli.status import SERVICE, fields_at_start
 from nexus.services.commands import AddDependency, AddService, GetServiceStatus, RemoveService, UpdateService
+from nexus.services.records import Service
 from nexus.services.states import DependencyCondition
 
 if TYPE_CHECKING:
@@ -103,95 +104,97 @@ def _read_bounded(path: str) -> str:
         raise click.UsageError(f"cannot read {path}: it is not UTF-8") from None
 
 
-def use_words_as_command(values: dict[str, Any]) -> None:
+def use_words_as_command(values: Values) -> None:
     """Set the run command to the words after ``--``, if there are any.
 
     Raises:
         UsageError: ``--run`` is given too.
     """
-    words = values.pop("words", None)
+    words = values.every("words", str)
+    values.drop("words")
     if not words:
         return
-    if values.get("run_command") is not None:
+    if values.given("run_command"):
         raise click.UsageError("give the command either with --run or after --, not both")
-    values["run_command"] = words
+    values.put("run_command", words)
 
 
-def _variables(values: dict[str, Any], field: str) -> None:
+def _variables(values: Values, field: str) -> None:
     """Add the variables of ``--env-file`` to ``field``; those of ``--env`` override them."""
-    path = values.pop("env_file")
+    path = values.text("env_file")
+    values.drop("env_file")
     if path is not None:
-        values[field] = (*read_env_file(path).items(), *values[field])
+        values.put(field, (*read_env_file(path).items(), *values.every(field, tuple)))
 
 
-def _add(app: App, values: dict[str, Any], out: Printer) -> int:
+def _add(app: App, values: Values, out: Printer) -> int:
     use_words_as_command(values)
     _variables(values, "environment")
-    dependencies: tuple[_Dependency, ...] = values.pop("depends_on")
-    start = values.pop("start")
-    if app.key is None:  # under a key the line is repeated with the same request
-        values["id"] = values.get("id") or str(uuid.uuid4())
-    service = app.call_raw(build_command(AddService, values))
+    start = values.flag("start")
+    # Under a key the line is repeated with the same request.
+    added = app.fetch(values.build(AddService, id=str(uuid.uuid4()) if app.key is None else None))
+    service = added.record
     try:
-        for one in dependencies:
-            app.call_raw(AddDependency(service["id"], one.name, condition=one.condition, tunnel_enabled=one.tunnel))
+        for one in values.every("depends_on", _Dependency):
+            app.call(AddDependency(service.id, one.name, condition=one.condition, tunnel_enabled=one.tunnel))
     except NexusError:
         with contextlib.suppress(NexusError):  # all or nothing, so that the corrected line can be run again
-            app.call_raw(RemoveService(service["id"]))
+            app.call(RemoveService(service.id))
         raise
 
-    def sentence() -> None:
-        click.echo(f'Added service "{service["name"]}" (state: {service["state"]})')
-        if not start and service.get("run_command") is not None:
+    def sentence(service: Service) -> None:
+        click.echo(f'Added service "{service.name}" (state: {service.state})')
+        if not start and service.run_command is not None:
             hint(f"Start it: {command_line('nexusctl', 'service', 'start', reference(service))}")
 
     if not start:
-        out.one(service, key="name", sentence=sentence)
+        out.one(added, name=name_of, sentence=sentence)
         return 0
     if out.for_person:
-        sentence()
-    return start_and_print(app, service["id"], out)
+        sentence(service)
+    return start_and_print(app, service.id, out)
 
 
-def _update(app: App, values: dict[str, Any], out: Printer) -> None:
+def _update(app: App, values: Values, out: Printer) -> None:
     use_words_as_command(values)
     _variables(values, "set_environment")
-    if all(value in (None, ()) for name, value in values.items() if name != "service"):
+    if not values.any_given(lambda name: name != "service"):
         raise click.UsageError("nothing to change: give at least one option")
-    before = app.call_raw(GetServiceStatus(values["service"]))["service"]
-    service = app.call_raw(build_command(UpdateService, values))
+    before = app.call(GetServiceStatus(values.word("service"))).service
 
-    def sentence() -> None:
-        if service["updated_at"] == before["updated_at"]:
-            click.echo(f'Service "{service["name"]}" is already up to date')
+    def sentence(service: Service) -> None:
+        if service.updated_at == before.updated_at:
+            click.echo(f'Service "{service.name}" is already up to date')
             return
-        click.echo(f'Updated service "{service["name"]}"')
+        click.echo(f'Updated service "{service.name}"')
         fields = {*fields_at_start(), "name", "environment_names"}
-        stale = bool(values["set_environment"]) or any(before.get(field) != service.get(field) for field in fields)
-        if stale and service["state"] in ("running", "starting"):
+        stale = values.given("set_environment") or any(
+            getattr(before, field, None) != getattr(service, field, None) for field in fields
+        )
+        if stale and service.state in ("running", "starting"):
             restart = command_line("nexusctl", "service", "restart", reference(service))
             hint(f"It keeps running with the old values; to restart it: {restart}")
 
-    out.one(service, key="name", sentence=sentence)
+    out.one(app.fetch(values.build(UpdateService)), name=name_of, sentence=sentence)
 
 
-def _remove(app: App, values: dict[str, Any], out: Printer) -> int:
-    stop, words = bool(values["stop"]), words_of(app, values, SERVICES)
-    by_name = not values["all"] and values["tag"] is None
+def _remove(app: App, values: Values, out: Printer) -> int:
+    stop, words = values.flag("stop"), words_of(app, values, SERVICES)
+    by_name = not values.flag("all") and values.text("tag") is None
     names = selected(app, values, SERVICES)
     if not names:
         return 0
     removal = Removal(
         "remove",
         "Removed",
-        look=lambda app, name: app.call_raw(GetServiceStatus(name))["service"],
-        remove=lambda app, name: app.call_raw(RemoveService(name, stop=stop)),
+        look=lambda app, name: app.call(GetServiceStatus(name)).service,
+        remove=lambda app, name: app.fetch(RemoveService(name, stop=stop)),
         question=_question,
         options=["--force"] if stop else [],
         in_order=_dependents_first,
         words=None if by_name else words,
     )
-    return remove_each(app, names, values["yes"], SERVICE, removal, out)
+    return remove_each(app, names, values.flag("yes"), SERVICE, removal, out)
 
 
 def _dependents_first(app: App, names: Sequence[str]) -> list[int]:
@@ -199,10 +202,8 @@ def _dependents_first(app: App, names: Sequence[str]) -> list[int]:
     return [place for group in groups for place in group]
 
 
-def _question(app: App, services: list[dict[str, Any]]) -> str:
-    shown = [
-        f'"{service["name"]}"{where_found(app, service)} ({service["state"]}, {service["id"]})' for service in services
-    ]
+def _question(app: App, services: list[Service]) -> str:
+    shown = [f'"{service.name}"{where_found(app, service)} ({service.state}, {service.id})' for service in services]
     if len(shown) == 1:
         return f"Remove service {shown[0]} with its kept output?"
     return f"Remove {len(shown)} services with their kept output: {', '.join(shown)}?"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from nexus.cli import records
 from nexus.cli.output import Column, Printer, format_duration, format_time, print_fields
 from nexus.cli.records import Noun, all_records
-from nexus.cli.verbs import for_each, shell_complete, verb
+from nexus.cli.result import Result, Results
+from nexus.cli.verbs import Values, for_each, shell_complete, verb
 from nexus.records.fields import fields_of_next_start
 from nexus.services.commands import AddService, GetServiceStatus, ListServices
+from nexus.services.records import Dependency, Service, ServicePage, ServiceStatus
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -41,38 +43,38 @@ def fields_at_start() -> frozenset[str]:
     return fields_of_next_start(AddService)
 
 
-def is_up(service: dict[str, Any]) -> bool:
+def is_up(service: Service) -> bool:
     """Whether the service is running, starting or stopping."""
-    return service["state"] not in ("stopped", "failed")
+    return service.state not in ("stopped", "failed")
 
 
-def is_checked(service: dict[str, Any]) -> bool:
+def is_checked(service: Service) -> bool:
     """Whether the service has a health check."""
-    return any(service.get(field) is not None for field in ("health_exec", "health_tcp", "health_log"))
+    return not (service.health_exec is None and service.health_tcp is None and service.health_log is None)
 
 
-def shown_health(service: dict[str, Any]) -> str | None:
+def shown_health(service: Service) -> str | None:
     """The health to print; None for a service that has no check or does not run."""
-    return service["health"] if is_checked(service) and is_up(service) else None
+    return service.health if is_checked(service) and is_up(service) else None
 
 
-def state_colour(service: dict[str, Any]) -> str | None:
+def state_colour(service: Service) -> str | None:
     """The colour of the state. Green needs a check that found the service healthy; without a check there is none."""
-    if service["state"] == "failed" or (is_up(service) and service["health"] == "unhealthy"):
+    if service.state == "failed" or (is_up(service) and service.health == "unhealthy"):
         return "red"
-    if service["state"] in ("starting", "stopping"):
+    if service.state in ("starting", "stopping"):
         return "yellow"
-    if service["state"] == "running":
-        return {"healthy": "green"}.get(service["health"], "yellow" if is_checked(service) else None)
+    if service.state == "running":
+        return {"healthy": "green"}.get(service.health, "yellow" if is_checked(service) else None)
     return None
 
 
-def summary(service: dict[str, Any]) -> str:
+def summary(service: Service) -> str:
     """The state in a few words: ``running, healthy, pid 12, port 8080``."""
-    words = [service["state"]]
+    words: list[str] = [service.state]
     if health := shown_health(service):
         words.append(health if health != "unknown" else "health unknown")
-    words += [f"{field} {service[key]}" for field, key in (("pid", "pid"), ("port", "active_port")) if service.get(key)]
+    words += [f"{word} {value}" for word, value in (("pid", service.pid), ("port", service.active_port)) if value]
     return ", ".join(words)
 
 
@@ -88,109 +90,115 @@ def files_text(declared: str | list[str] | None) -> str | None:
     return ", ".join(declared) if isinstance(declared, list) else declared
 
 
-def _unknown(service: dict[str, Any]) -> str | None:
+def _unknown(service: Service) -> str | None:
     """The warning about a run that the daemon cannot look at."""
-    since = service.get("unknown_since")
+    since = service.unknown_since
     return None if since is None else f"since {format_time(since)}, because its run cannot be looked at"
 
 
-def _port(service: dict[str, Any]) -> Any:
-    declared = service.get("port")
-    return service.get("active_port") or ("free" if declared == 0 else declared)
+def _port(service: Service) -> int | str | None:
+    declared = service.port
+    return service.active_port or ("free" if declared == 0 else declared)
 
 
-def _time_in_state(service: dict[str, Any]) -> str:
-    return format_duration(max(0, int(time.time() * 1000) - service["state_at"]))
+def _time_in_state(service: Service) -> str:
+    return format_duration(max(0, int(time.time() * 1000) - service.state_at))
 
 
-SERVICE = Noun("service", "services", "service", "services")
-_COLUMNS = (
-    Column("NAME", lambda s: s["name"], 20),
-    Column("STATE", lambda s: s["state"] + ("?" if s.get("unknown_since") else ""), 8, colour=state_colour),
+SERVICE = Noun("service", "services", "service", ServicePage.services)
+_COLUMNS: tuple[Column[Service], ...] = (
+    Column("NAME", lambda s: s.name, 20),
+    Column("STATE", lambda s: s.state + ("?" if s.unknown_since else ""), 8, colour=state_colour),
     Column("HEALTH", shown_health, 9, colour=state_colour),
     Column("PORT", _port, 5),
-    Column("PID", lambda s: s.get("pid"), 7),
-    Column("RESTARTS", lambda s: s.get("restarts", 0)),
+    Column("PID", lambda s: s.pid, 7),
+    Column("RESTARTS", lambda s: s.restarts),
     Column("FOR", _time_in_state),
-    Column("COMMAND", lambda s: command_text(s.get("run_command")), wide=True),
-    Column("TAGS", lambda s: ",".join(s.get("tags", ())), wide=True),
-    Column("REASON", lambda s: s.get("reason"), wide=True),
+    Column("COMMAND", lambda s: command_text(s.run_command), wide=True),
+    Column("TAGS", lambda s: ",".join(s.tags), wide=True),
+    Column("REASON", lambda s: s.reason, wide=True),
 )
 
 
-def all_services(app: App, *, project: str | None = None, **filters: Any) -> list[dict[str, Any]]:
-    """Read all services that match the filters, by name: of a project, by default of that of this run."""
-    return all_records(app, ListServices, SERVICE, filters, project=project)
+def all_services(app: App, *, project: str | None = None, tag: str | None = None) -> Results[Service]:
+    """Read all services, or those with a tag, by name: of a project, by default of that of this run."""
+
+    def page_of(count: int, cursor: str | None) -> ListServices:
+        return ListServices(tag=tag, limit=count, cursor=cursor)
+
+    return all_records(app, SERVICE, page_of, project=project)
 
 
-def _status(app: App, values: dict[str, Any], out: Printer) -> int:
-    found: list[dict[str, Any]] = []
-    code = for_each(values["service"], lambda name: found.append(app.call_raw(GetServiceStatus(name))))
+def _status(app: App, values: Values, out: Printer) -> int:
+    found: list[Result[ServiceStatus]] = []
+    names = values.every("service", str)
+    code = for_each(names, lambda name: found.append(app.fetch(GetServiceStatus(name))))
     if out.for_person:
         for index, status in enumerate(found):
             click.echo("\n" * (index > 0), nl=False)
-            _print_status(status, wide=out.output == "wide")
-        return code
-    if out.output == "name":
-        found = [status["service"] for status in found]
-    if len(values["service"]) > 1:
-        out.many(found, (), key="name", nothing="No services found.")
+            _print_status(status.record, wide=out.output == "wide")
+    elif len(names) > 1:
+        out.many(Results.of(found), (), name=_name_in, nothing="No services found.")
     elif found:
-        out.one(found[0], key="name", sentence=lambda: None)
+        out.one(found[0], name=_name_in, sentence=lambda _status: None)
     return code
 
 
-def _print_status(status: dict[str, Any], wide: bool) -> None:
-    service = status["service"]
+def _name_in(status: ServiceStatus) -> str:
+    return status.service.name
+
+
+def _print_status(status: ServiceStatus, wide: bool) -> None:
+    service = status.service
     print_fields(
         [
-            ("Name", service["name"]),
-            ("ID", service["id"]),
-            ("Project", None if service["project"] == "default" else service["project"]),
-            ("State", f"{service['state']} for {_time_in_state(service)}, since {format_time(service['state_at'])}"),
+            ("Name", service.name),
+            ("ID", service.id),
+            ("Project", None if service.project == "default" else service.project),
+            ("State", f"{service.state} for {_time_in_state(service)}, since {format_time(service.state_at)}"),
             ("Unknown", _unknown(service)),
-            ("Reason", service.get("reason")),
+            ("Reason", service.reason),
             ("Health", _health(service)),
-            ("Command", command_text(service.get("run_command"))),
-            ("Directory", service.get("directory")),
-            ("PID", service.get("pid")),
+            ("Command", command_text(service.run_command)),
+            ("Directory", service.directory),
+            ("PID", service.pid),
             ("Port", _port(service)),
-            ("Processes", status.get("process_count")),
+            ("Processes", status.process_count),
             ("Memory", _memory(status, service)),
             ("CPU time", _cpu(status)),
             ("Restarts", _restarts(service)),
             ("Restart due", _restart_due(service)),
-            ("Next try", format_time(service.get("next_restart_at"))),
+            ("Next try", format_time(service.next_restart_at)),
             ("Last exit", _exit(service)),
-            ("Started", format_time(service.get("started_at"))),
-            ("Stopped", format_time(service.get("stopped_at"))),
-            ("Tags", ", ".join(service.get("tags", ())) or None),
-            ("Depends on", _edges(status.get("dependencies", ()), "dependency")),
-            ("Needed by", _edges(status.get("dependents", ()), "service")),
-            ("Lost", ", ".join(service.get("lost_dependencies", ())) or None),
+            ("Started", format_time(service.started_at)),
+            ("Stopped", format_time(service.stopped_at)),
+            ("Tags", ", ".join(service.tags) or None),
+            ("Depends on", _edges(status.dependencies, needed=True)),
+            ("Needed by", _edges(status.dependents, needed=False)),
+            ("Lost", ", ".join(service.lost_dependencies) or None),
             *(_wide_fields(service) if wide else ()),
         ]
     )
 
 
-def _restart_due(service: dict[str, Any]) -> str | None:
-    since = service.get("restart_pending_since")
+def _restart_due(service: Service) -> str | None:
+    since = service.restart_pending_since
     return None if since is None else f"since {format_time(since)}, for a change that its run does not have"
 
 
-def _wide_fields(service: dict[str, Any]) -> list[tuple[str, Any]]:
+def _wide_fields(service: Service) -> list[tuple[str, object]]:
     """The fields that only ``-o wide`` shows."""
-    files = files_text(service.get("config_filename"))
+    files = files_text(service.config_filename)
     return [
-        ("Variables", ", ".join(service.get("environment_names", ())) or None),
-        ("Config", files and f"{files} ({service['config_format']})"),
-        ("Repository", service.get("repo_path")),
-        ("Cloned from", service.get("repo_url")),
-        ("Umask", service.get("umask")),
-        ("Autostart", "yes" if service.get("autostart") else "no"),
-        ("Stop", f"{service['stop_signal']}, SIGKILL after {_time(service['stop_grace_ms'])}"),
-        ("Created", format_time(service["created_at"])),
-        ("Updated", format_time(service["updated_at"])),
+        ("Variables", ", ".join(service.environment_names) or None),
+        ("Config", files and f"{files} ({service.config_format})"),
+        ("Repository", service.repo_path),
+        ("Cloned from", service.repo_url),
+        ("Umask", service.umask),
+        ("Autostart", "yes" if service.autostart else "no"),
+        ("Stop", f"{service.stop_signal}, SIGKILL after {_time(service.stop_grace_ms)}"),
+        ("Created", format_time(service.created_at)),
+        ("Updated", format_time(service.updated_at)),
     ]
 
 
@@ -198,62 +206,63 @@ def _time(ms: int) -> str:
     return f"{ms} ms" if ms % 1000 else f"{ms // 1000} s"
 
 
-def _health(service: dict[str, Any]) -> str | None:
+def _health(service: Service) -> str | None:
     health = shown_health(service)
     if health is None:
         return None if is_checked(service) else "not checked"
-    message = service.get("health_message")
+    message = service.health_message
     if health == "unknown":
         message = message or "no check has finished yet"
     return f"{health} ({message})" if message else health
 
 
-def _memory(status: dict[str, Any], service: dict[str, Any]) -> str | None:
-    used, limit = status.get("memory_rss_bytes"), service.get("memory_limit_mib")
+def _memory(status: ServiceStatus, service: Service) -> str | None:
+    used, limit = status.memory_rss_bytes, service.memory_limit_mib
     if used is None:
         return None if limit is None else f"{limit} MiB at most"
     return f"{used / (1024 * 1024):.1f} MiB" + (f" of {limit} MiB" if limit else "")
 
 
-def _cpu(status: dict[str, Any]) -> str | None:
-    used = status.get("cpu_time_ms")
+def _cpu(status: ServiceStatus) -> str | None:
+    used = status.cpu_time_ms
     return None if used is None else f"{used / 1000:.2f} s"
 
 
-def _restarts(service: dict[str, Any]) -> str:
-    count, policy = service.get("restarts", 0), service["restart"]
+def _restarts(service: Service) -> str:
+    count, policy = service.restarts, service.restart
     return f"{count} (policy: {policy})"
 
 
-def _exit(service: dict[str, Any]) -> str | None:
-    if service.get("exit_signal") is not None:
+def _exit(service: Service) -> str | None:
+    if service.exit_signal is not None:
         import signal
 
-        number = service["exit_signal"]
+        number = service.exit_signal
         known = number in {int(one) for one in signal.Signals}
         return f"signal {number}" + (f" ({signal.Signals(number).name})" if known else "")
-    code = service.get("exit_code")
+    code = service.exit_code
     return None if code is None else f"code {code}"
 
 
-def edge_text(edge: dict[str, Any]) -> str:
+def edge_text(edge: Dependency) -> str:
     """The attributes of a dependency in a few words; empty if all have their defaults."""
-    words = [] if edge["condition"] == "started" else [edge["condition"]]
-    if edge.get("tunnel_enabled"):
-        port = edge.get("tunnel_port")
-        words.append(f"tunnel {edge.get('tunnel_host', '127.0.0.1')}:{port}" if port else "tunnel")
-    if edge["when_lost"] != "ignore":
-        words.append(f"{edge['when_lost']} when lost")
+    words: list[str] = [] if edge.condition == "started" else [edge.condition]
+    if edge.tunnel_enabled:
+        port = edge.tunnel_port
+        words.append(f"tunnel {edge.tunnel_host or '127.0.0.1'}:{port}" if port else "tunnel")
+    if edge.when_lost != "ignore":
+        words.append(f"{edge.when_lost} when lost")
     return ", ".join(words)
 
 
-def _edges(edges: Sequence[dict[str, Any]], side: str) -> str | None:
+def _edges(edges: Sequence[Dependency], *, needed: bool) -> str | None:
+    """The dependencies of a service, or with ``needed`` unset its dependents."""
     shown = []
     for edge in edges:
         text = edge_text(edge)
         # An edge has the state of its dependency, not of its dependent.
-        now = f" is {edge['state']}" if side == "dependency" else ""
-        shown.append(f"{edge[side]}{now}" + (f" ({text})" if text else ""))
+        named = f"{edge.dependency} is {edge.state}" if needed else edge.service
+        shown.append(named + (f" ({text})" if text else ""))
     return "; ".join(shown) or None
 
 

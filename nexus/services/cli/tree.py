@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from nexus.cli.output import Printer, colour_wanted, painted, printable
-from nexus.cli.verbs import shell_complete, verb
+from nexus.cli.result import Result, Results, made
+from nexus.cli.verbs import Values, shell_complete, verb
 from nexus.services.cli.dependencies import all_dependencies
 from nexus.services.cli.status import all_services, edge_text, shown_health, state_colour
 from nexus.services.commands import GetServiceStatus, ListDependencies
+from nexus.services.records import Dependency, Service
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -34,8 +36,8 @@ _ASCII = _Lines("|-- ", "`-- ", "|   ", "    ")
 
 
 def draw(
-    services: Mapping[str, dict[str, Any]],
-    edges: Sequence[dict[str, Any]],
+    services: Mapping[str, Service],
+    edges: Sequence[Dependency],
     roots: Sequence[str],
     *,
     unicode: bool,
@@ -43,11 +45,12 @@ def draw(
 ) -> Iterator[str]:
     """Yield the lines of the trees below ``roots``, each service with its dependencies.
 
-    ``services`` is by name. The dependencies of a service are drawn once; later occurrences refer to them.
+    ``services`` is by name, as the edges have it. The dependencies of a service are drawn once; later occurrences refer
+    to them.
     """
-    dependencies: dict[str, list[dict[str, Any]]] = {}
+    dependencies: dict[str, list[Dependency]] = {}
     for edge in edges:
-        dependencies.setdefault(edge["service"], []).append(edge)
+        dependencies.setdefault(edge.service, []).append(edge)
     lines = _UNICODE if unicode else _ASCII
     drawn: set[str] = set()
     # Iterative, since a chain may be longer than Python's recursion limit.
@@ -55,7 +58,7 @@ def draw(
     while pending:
         name, before, below, note = pending.pop()
         again = name in drawn and name in dependencies
-        text = _node_text(services[name], note, colour)
+        text = _node_text(name, services[name], note, colour)
         yield f"{before}{text}" + (" (see above)" if again else "")
         if again:
             continue
@@ -65,60 +68,68 @@ def draw(
             edge = children[index]
             end = index == len(children) - 1
             branch, further = (lines.last, lines.blank) if end else (lines.branch, lines.through)
-            pending.append((edge["dependency"], below + branch, below + further, edge_text(edge)))
+            pending.append((edge.dependency, below + branch, below + further, edge_text(edge)))
 
 
-def _node_text(service: dict[str, Any], note: str, colour: bool) -> str:
+def _node_text(name: str, service: Service, note: str, colour: bool) -> str:
     health = shown_health(service)
-    state = service["state"] + (f", {'health unknown' if health == 'unknown' else health}" if health else "")
+    state = service.state + (f", {'health unknown' if health == 'unknown' else health}" if health else "")
     if colour:
         state = painted(state, state_colour(service))
-    lost = service.get("lost_dependencies")
-    words = f"{service['name']} [{state}]" + (f" ({note})" if note else "")
+    lost = service.lost_dependencies
+    words = f"{name} [{state}]" + (f" ({note})" if note else "")
     return words + (f" lost: {', '.join(lost)}" if lost else "")
 
 
-def _tree(app: App, values: dict[str, Any], out: Printer) -> None:
-    root = None if values["service"] is None else app.call_raw(GetServiceStatus(values["service"]))["service"]
-    project = None if root is None else root["project_id"]
-    found, edges = all_services(app, project=project), all_dependencies(app, project=project)
-    if app.all_projects and root is None:
-        _qualify(found, "name")
-        _qualify(edges, "service", "dependency")
-    services = {service["name"]: service for service in found}
-    edges = [edge for edge in edges if edge["service"] in services and edge["dependency"] in services]
+def _tree(app: App, values: Values, out: Printer) -> None:
+    named = values.text("service")
+    root = None if named is None else app.call(GetServiceStatus(named)).service
+    project = None if root is None else root.project_id
+    found, edges = all_services(app, project=project).records, list(all_dependencies(app, project=project))
+    qualify = app.all_projects and root is None
+    services = {_qualified(one.project, one.name, qualify): one for one in found}
+    if qualify:
+        edges = [_qualified_edge(edge) for edge in edges]
+    edges = [edge for edge in edges if edge.record.service in services and edge.record.dependency in services]
     if root is not None:
-        roots = [root["name"]]
+        roots = [root.name]
         edges = list(_below(roots[0], edges))
     else:
-        needed = {edge["dependency"] for edge in edges}
+        needed = {edge.record.dependency for edge in edges}
         roots = [name for name in services if name not in needed]
     if not out.for_person:
-        out.many(edges, (), key="dependency", nothing="No dependencies found.")
+        out.many(Results.of(edges), (), name=lambda edge: edge.dependency, nothing="No dependencies found.")
         return
     if not services:
         click.echo("No services found.", err=True)
         app.hint_missing_project()
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     colour = colour_wanted()
-    for line in draw(services, edges, roots, unicode=unicode, colour=colour):
+    for line in draw(services, [edge.record for edge in edges], roots, unicode=unicode, colour=colour):
         click.echo(line if colour else printable(line))
 
 
-def _qualify(records: Sequence[dict[str, Any]], *fields: str) -> None:
-    """Give the names in these fields with their projects, in which alone they are unique."""
-    for record in records:
-        for field in fields:
-            record[field] = f"{record['project']}/{record[field]}"
+def _qualified(project: str, name: str, qualify: bool = True) -> str:
+    """A name with its project, in which alone it is unique."""
+    return f"{project}/{name}" if qualify else name
 
 
-def _below(root: str, edges: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _qualified_edge(edge: Result[Dependency]) -> Result[Dependency]:
+    from msgspec.structs import replace
+
+    project = edge.record.project
+    service, dependency = _qualified(project, edge.record.service), _qualified(project, edge.record.dependency)
+    record = replace(edge.record, service=service, dependency=dependency)
+    return made(record, edge.plain | {"service": service, "dependency": dependency})
+
+
+def _below(root: str, edges: Sequence[Result[Dependency]]) -> Iterator[Result[Dependency]]:
     """The direct and transitive dependencies of a service, as edges."""
     reached, before = {root}, 0
     while len(reached) != before:
         before = len(reached)
-        reached |= {edge["dependency"] for edge in edges if edge["service"] in reached}
-    return (edge for edge in edges if edge["service"] in reached)
+        reached |= {edge.record.dependency for edge in edges if edge.record.service in reached}
+    return (edge for edge in edges if edge.record.service in reached)
 
 
 def make_tree() -> click.Command:

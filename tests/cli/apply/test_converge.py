@@ -11,6 +11,7 @@ from nexus_protocol.errors import Conflict, NexusError, ResourceExhausted
 
 from nexus.cli.apply.converge import converge
 from nexus.cli.apply.steps import Outcome, Phase, Step
+from nexus.cli.result import Result, received
 from nexus.services.commands import AddDependency, AddService, RemoveService
 
 ROOM = 16 * 1024 * 1024
@@ -32,14 +33,14 @@ class FakeApp:
     def frame_bytes(self) -> int:
         return ROOM
 
-    def call_raw(self, command: Any) -> dict[str, Any]:
+    def fetch(self, command: Any) -> Result[Any]:
         self.sent.append(1)
         if self.steps[id(command)] in self.refused:
             raise Conflict(f"cannot: {self.steps[id(command)]}")
         self.done.append(self.steps[id(command)])
-        return {}
+        return received(command, {})
 
-    def batch_raw(self, commands: list[Any]) -> list[dict[str, Any]]:
+    def fetch_batch(self, commands: list[Any]) -> list[Result[Any]]:
         assert 1 < len(commands) <= 1000
         assert sum(16 + len(encode_command(command)) for command in commands) <= ROOM
         self.sent.append(len(commands))
@@ -50,7 +51,7 @@ class FakeApp:
         if len(commands) > self.replies_at_once:
             raise ResourceExhausted("cannot: its replies are too large", details={"limit": 1})
         self.done += places
-        return [{} for _ in places]
+        return [received(command, {}) for command in commands]
 
 
 def run(app: FakeApp, steps: list[Step]) -> list[Outcome]:
@@ -144,7 +145,7 @@ def test_transaction_is_not_larger_than_a_frame() -> None:
 
 def test_error_without_a_place_is_that_of_all_steps_in_the_transaction() -> None:
     class Stopping(FakeApp):
-        def batch_raw(self, commands: list[Any]) -> list[dict[str, Any]]:
+        def fetch_batch(self, commands: list[Any]) -> list[Result[Any]]:
             raise NexusError("cannot: the disk is full")
 
     outcomes = run(Stopping(set()), creates(3))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.reply_records import record_of
 
 from nexus.cli.apply.document import read_project, write_project
 from nexus.cli.apply.reader import ProjectFile, ProjectFileInvalid, find_line
@@ -17,6 +18,8 @@ from nexus.cli.apply.target import project_name
 from nexus.services.manifest import KEYS, Observed, Wanted
 from nexus.services.manifest import SECTION as SERVICES
 from nexus.services.manifest_edges import Edge
+from nexus.services.records import Service
+from nexus.vms.commands import Vm
 from nexus.vms.manifest import SECTION as VMS
 
 SECTIONS = load_sections()
@@ -379,14 +382,14 @@ def test_written_file_reads_back_equal(
     }
     there = Observed(
         {
-            name: {**fields, "name": name, "state": "running" if start else "stopped"}
+            name: record_of(Service, {**fields, "name": name, "state": "running" if start else "stopped"})
             for name, (fields, _needs, start) in wanted.items()
         },
         {name: fields["environment"] or {} for name, (fields, _needs, _start) in wanted.items()},
         {name: needs for name, (_fields, needs, _start) in wanted.items()},
     )
     vm = VMS.keys.defaults() | {"mem_size_mib": mem}
-    tables = {"services": SERVICES.export(there), "vms": VMS.export({"box": {"name": "box", **vm}})}
+    tables = {"services": SERVICES.export(there), "vms": VMS.export({"box": record_of(Vm, {"name": "box", **vm})})}
     path.write_text(write_project("p", SECTIONS, tables), encoding="utf-8")
     project = read_project(str(path), SECTIONS)
     assert project.wanted == {

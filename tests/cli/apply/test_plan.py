@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.reply_records import record_of
 
 from nexus.cli.apply.document import read_project
 from nexus.cli.apply.plan import Plan, make_plan
@@ -17,6 +18,8 @@ from nexus.cli.apply.target import Target
 from nexus.cli.apply.text import ApplyText, plan_summary
 from nexus.services.manifest import KEYS, Observed, Wanted
 from nexus.services.manifest_edges import Edge
+from nexus.services.records import Service
+from nexus.vms.commands import Vm
 
 SECTIONS = load_sections()
 There = Mapping[str, Any]
@@ -55,8 +58,8 @@ def observed(
     vms: Mapping[str, Any] | None = None,
     environments: Mapping[str, dict[str, str]] | None = None,
 ) -> There:
-    there = Observed({one["name"]: one for one in services}, environments or {}, edges or {})
-    return {"services": there, "vms": vms or {}}
+    there = Observed({one["name"]: record_of(Service, one) for one in services}, environments or {}, edges or {})
+    return {"services": there, "vms": {name: record_of(Vm, fields) for name, fields in (vms or {}).items()}}
 
 
 TWO = """

@@ -93,8 +93,8 @@ class Folder:
             assert Apply(app, SECTIONS, file, options._replace(dry_run=False)).once(again=False) == 0
             assert Apply(app, SECTIONS, file, options._replace(dry_run=True, exit_code=True)).once(again=False) == 0
             if chance.random() < 0.3:  # a stopped one is started again
-                for service in app.call_raw(ListServices())["services"][:2]:
-                    app.call_raw(StopService(service["id"], cascade=True))
+                for service in app.call(ListServices()).services[:2]:
+                    app.call(StopService(service.id, cascade=True))
         finally:
             app.close()
         return ""

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.cli import Cli
 from support.daemon import DaemonProcess
+from support.reply_records import record_of
 
 from nexus.cli.apply.document import read_project, write_project
 from nexus.cli.apply.reader import ProjectFileInvalid
 from nexus.cli.apply.sections import load_sections
 from nexus.services.manifest import KEYS, Observed
 from nexus.services.manifest import SECTION as SERVICES
+from nexus.services.records import Service
 
 SECTIONS = load_sections()
 
@@ -158,12 +160,8 @@ def test_broken_env_file_is_refused_once_where_it_is_needed(root: Path, content:
 )
 def test_exported_dollars_are_dollars_again(tmp_path_factory: pytest.TempPathFactory, values: dict[str, str]) -> None:
     path = tmp_path_factory.getbasetemp() / "dollars.toml"
-    there = KEYS.defaults() | {
-        "name": "a",
-        "state": "running",
-        "directory": "/$x/${y}",
-        "config_filename": ["$a", "?$$"],
-    }
+    fields = {"name": "a", "state": "running", "directory": "/$x/${y}", "config_filename": ["$a", "?$$"]}
+    there = record_of(Service, KEYS.defaults() | fields)
     exported = SERVICES.export(Observed({"a": there}, {"a": values}))
     path.write_text(write_project(None, SECTIONS, {"services": exported}), encoding="utf-8")
     found = read_project(str(path), SECTIONS).wanted["services"]["a"].fields

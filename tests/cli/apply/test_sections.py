@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from support.daemon import DaemonProcess
@@ -18,19 +18,26 @@ from nexus.cli.apply.plan import Plan, make_plan, needs_of
 from nexus.cli.apply.reader import ProjectFileInvalid, Reader
 from nexus.cli.apply.sections import Planning, Section, load_sections, ordered
 from nexus.cli.apply.steps import Change, Outcome, Phase, Record, Step
-from nexus.cli.apply.target import Target
+from nexus.cli.apply.target import Managed, Target
 from nexus.cli.apply.text import ApplyText, plan_summary, step_record
 from nexus.cli.records import Noun
-from nexus.system.commands import DeleteSetting, ListSettings, Ping, SetSetting
+from nexus.system.commands import DeleteSetting, ListSettings, Ping, SetSetting, Settings
 
 TEXT = Kind(lambda value, _folder: str(value))
 
 
-class Toy(Section):
+class ToyRecord(NamedTuple):
+    id: str
+    name: str
+    project: str = "default"
+    managed_by: str | None = None
+
+
+class Toy(Section[Any, Any]):
     """``[toys.NAME]`` with ``value`` and ``needs``: the setting ``toy.NAME``, which is pinged when it changes."""
 
     table, kind, called = "toys", "toy", "toys"
-    noun = Noun("toy", "toys", "settings", "settings")
+    noun = Noun[Any]("toy", "toys", "settings", Settings.settings)
     after = ("vms",)
 
     def read(self, reader: Reader, at: tuple[str, ...], value: Any) -> Any:
@@ -43,14 +50,14 @@ class Toy(Section):
         return [(self.kind, name) for name in wanted[1]]
 
     def observe(self, app: App, wanted: Iterable[str] | None) -> Any:
-        settings = app.call_raw(ListSettings())["settings"]
-        return {one["key"].removeprefix("toy."): one["value"] for one in settings if one["key"].startswith("toy.")}
+        settings = app.call(ListSettings()).settings
+        return {one.key.removeprefix("toy."): one.value for one in settings if one.key.startswith("toy.")}
 
     def nothing(self) -> Any:
         return {}
 
-    def records(self, observed: Any) -> Mapping[str, Mapping[str, Any]]:
-        return {name: {"id": name} for name in observed}
+    def records(self, observed: Any) -> Mapping[str, Managed]:
+        return {name: ToyRecord(name, name) for name in observed}
 
     def steps(self, planning: Planning) -> Iterator[Step]:
         there = planning.observed[self.table]
@@ -67,7 +74,7 @@ class Toy(Section):
     def shown(self, field: str, value: Any) -> str:
         return repr(value)
 
-    def done(self, step: Step, reply: Mapping[str, Any]) -> str:
+    def done(self, step: Step, reply: object) -> str:
         return f'Played with toy "{step.name}"'
 
     def export(self, observed: Any) -> dict[str, Any]:
