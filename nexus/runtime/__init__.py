@@ -9,54 +9,75 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nexus.runtime.attachment import Attachment
     from nexus.runtime.logs import CursorGone, Log, LogCursor, LogPiece
     from nexus.runtime.orphans import Orphans
     from nexus.runtime.process import Process
     from nexus.runtime.runtime import Runtime
     from nexus.runtime.spec import (
+        AttachFailed,
+        AttachmentLost,
         Exit,
+        InputClosed,
         LimitUnavailable,
+        NotAttachable,
         ProcessSpec,
+        RunEnded,
         RunHeld,
         RuntimeFailure,
         RunUnreadable,
         StartFailed,
+        TooManyAttached,
     )
     from nexus.runtime.tree import Usage
 
 __all__ = [
+    "AttachFailed",
+    "Attachment",
+    "AttachmentLost",
     "CursorGone",
     "Exit",
+    "InputClosed",
     "LimitUnavailable",
     "Log",
     "LogCursor",
     "LogPiece",
+    "NotAttachable",
     "Orphans",
     "Process",
     "ProcessSpec",
+    "RunEnded",
     "RunHeld",
     "RunUnreadable",
     "Runtime",
     "RuntimeFailure",
     "StartFailed",
+    "TooManyAttached",
     "Usage",
 ]
 
 _MODULES = {
+    "AttachFailed": "spec",
+    "Attachment": "attachment",
+    "AttachmentLost": "spec",
     "CursorGone": "logs",
     "Exit": "spec",
+    "InputClosed": "spec",
     "LimitUnavailable": "spec",
     "Log": "logs",
     "LogCursor": "logs",
     "LogPiece": "logs",
+    "NotAttachable": "spec",
     "Orphans": "orphans",
     "Process": "process",
     "ProcessSpec": "spec",
+    "RunEnded": "spec",
     "RunHeld": "spec",
     "RunUnreadable": "spec",
     "Runtime": "runtime",
     "RuntimeFailure": "spec",
     "StartFailed": "spec",
+    "TooManyAttached": "spec",
     "Usage": "tree",
 }
 

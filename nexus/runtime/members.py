@@ -44,6 +44,7 @@ _PAUSE_S = 0.005
 _AGAIN_S = 0.2
 _EMPTY_SCANS = 2
 """One scan may miss a process that forks and ends meanwhile."""
+_TERMINALS = "/dev/pts/"
 _LEFT_BEHIND = re.compile(rb"NEXUS_RUN_ID=(?:.*\.)?child-(\d+)-(\d+)-(\d+)-\d+")
 
 
@@ -100,11 +101,10 @@ def end_run(record: RunRecord, run_id: str, *, watched: bool) -> bool:
     """
     if record.boot != boot_id():
         return True
-    pipes = {f"pipe:[{inode}]" for inode in record.pipes}
     has_id = has_run_id(run_id)
 
     def belongs(pid: int, fields: list[bytes]) -> bool:
-        return (watched and int(fields[3]) == record.pid) or has_id(pid, fields) or _has_pipe(pid, pipes)
+        return (watched and int(fields[3]) == record.pid) or has_id(pid, fields) or _has_output(pid, record)
 
     if watched:
         # A chain of forks may be faster than every scan, but not faster than a signal to its whole group.
@@ -219,10 +219,17 @@ def _kill_group(group: int, protected: set[int]) -> None:
             os.killpg(group, signal.SIGKILL)
 
 
-def _has_pipe(pid: int, names: set[str]) -> bool:
+def _has_output(pid: int, record: RunRecord) -> bool:
+    """Whether a process has one of the run's pipes or its terminal open."""
     with Reachable():
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
             with Reachable():
-                if os.readlink(f"/proc/{pid}/fd/{descriptor}") in names:
+                path = f"/proc/{pid}/fd/{descriptor}"
+                name = os.readlink(path)
+                if any(name == f"pipe:[{inode}]" for inode in record.pipes):
                     return True
+                if record.terminal is not None and name.startswith(_TERMINALS):
+                    file = os.stat(path)  # the kernel gives a terminal's number again; the ctime tells them apart
+                    if (file.st_rdev, file.st_ctime_ns) == record.terminal:
+                        return True
     return False

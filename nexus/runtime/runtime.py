@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nexus.runtime.attachment import Attachment, attach
 from nexus.runtime.inheritance import DESCRIPTORS
 from nexus.runtime.logs import Log
 from nexus.runtime.members import end_left_behind, end_run, end_when_possible, strings_of
@@ -112,6 +113,8 @@ class Runtime:
             StartFailed: it could not be executed; no process or file of the run is left.
             LimitUnavailable: its limits cannot be enforced here; no process or file is left either.
         """
+        if stdin is not None and spec.attachable:
+            raise ValueError("a program with a terminal or an open standard input takes no descriptor for it")
         self.check(spec)
         folder = self._run_folder(owner, run_id)
         start = _Start(owner, run_id, folder, spec, stdin)
@@ -177,6 +180,29 @@ class Runtime:
             f"cannot look at run {run_id} of {owner}: its lock is held, and its status file names no process of it",
             f"Look at the files in {folder}.",
         )
+
+    async def attach(
+        self,
+        owner: str,
+        run_id: str,
+        *,
+        size: tuple[int, int] | None = None,
+        output: bool = True,
+        replay: bool = True,
+    ) -> Attachment:
+        """Attach a client to the terminal or the open standard input of a run, whichever daemon started it.
+
+        ``size`` is the rows and columns of the client's terminal, where it has one. With ``output`` it receives what
+        the program writes from now on; with ``replay`` the last 64 KiB first, or as much as there is.
+
+        Raises:
+            NotAttachable: the run has no terminal and no open standard input.
+            RunEnded: it has ended, or never started.
+            TooManyAttached: 16 clients are attached to it.
+            OSError: this process lacks descriptors or memory.
+        """
+        folder = self._run_folder(owner, run_id)
+        return await attach(folder, run_id, size=size, output=output, replay=replay)
 
     async def stop_unreadable(self, owner: str, run_id: str) -> None:
         """Tell the shim of a run that cannot be adopted to stop it; does not wait. Needs no file of the run.

@@ -6,6 +6,8 @@ lines. Every change must be made in both.
 
 from __future__ import annotations
 
+import _socket as socket  # the module socket takes longer to import than all others together
+import collections
 import contextlib
 import ctypes
 import errno
@@ -17,6 +19,7 @@ import select
 import signal
 import struct
 import sys
+import termios
 import time
 
 __all__ = ["main"]
@@ -32,7 +35,19 @@ _MAX_KILL_PAUSE_MS = 250
 _DRAIN_S = 1.0
 _LOST, _MARK, _WITHIN_LINE = 0x80, 0x40, 0x20
 _UINT32_MAX = 2**32 - 1
-_INPUT_GIVEN = 0
+
+_INPUT_GIVEN, _INPUT_OPEN, _INPUT_TERMINAL = 0, 1, 2
+_MAX_CLIENTS, _MAX_PLACES = 16, 32
+_MESSAGE_BYTES = 16 * 1024
+_HELLO_BYTES = 7
+_MAX_BACKLOG_BYTES = 1024 * 1024
+_RING_BYTES, _RING_PARTS = 64 * 1024, 1024
+_LISTEN_BACKLOG = 64
+_ACCEPT_PAUSE_S = 1.0
+_SIZE = struct.Struct(">HH")
+_WINDOW = struct.Struct("=HHHH")
+_IUTF8 = 0o40000
+_BUSY = (errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM)
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -70,7 +85,7 @@ class _Spec:
         self.log_bytes, self.stop_signal, self.grace_ms, self.descriptor_limit = (int(next(fields)) for _ in range(4))
         self.umask = 0o022 if version == b"1" else int(next(fields))
         self.input = int(next(fields)) if version == b"3" else _INPUT_GIVEN
-        if self.input != _INPUT_GIVEN:
+        if self.input not in (_INPUT_GIVEN, _INPUT_OPEN, _INPUT_TERMINAL):
             raise OSError(errno.EINVAL, "standard input of an unknown kind")
         self.arguments = [next(fields) for _ in range(int(next(fields)))]
         variables = [next(fields) for _ in range(int(next(fields)))]
@@ -363,15 +378,355 @@ def _exec_child(spec: _Spec, shim: int, standard: tuple[int, int, int], go: int,
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for fd, source in enumerate(standard):
             os.dup2(source, fd)
+        step = b"shim"
         try:
+            if spec.input == _INPUT_TERMINAL:
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            step = b"chdir"
             os.chdir(spec.directory)
         except OSError as error:
-            os.write(failed, _FAILURE.pack(error.errno or 0, b"chdir"))
+            os.write(failed, _FAILURE.pack(error.errno or 0, step))
         else:
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             os.write(failed, _FAILURE.pack(_execute(spec.arguments, spec.variables), b"exec"))
     finally:
         os._exit(127)
+
+
+class _Client:
+    """One connection of an attached client."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.greeted = self.wants_output = self.closed = False
+        self.gone = False
+        """It takes no more messages, and what it has sent still goes to the program."""
+        self.size: tuple[int, int] | None = None
+        self.input = memoryview(b"")
+        self.input_begun = False
+        """A part of ``input`` was written."""
+        self.backlog: collections.deque[bytes] = collections.deque()
+        self.backlog_bytes = 0
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+
+class _Clients:
+    """The clients that are attached to a terminal or an open standard input; ``native/nexus-shim.c`` describes them.
+
+    ``input_fd`` is where input goes: the master of the terminal, or the child's pipe.
+    """
+
+    def __init__(self, run: int, input_fd: int, terminal: int) -> None:
+        self.input_fd = input_fd
+        self.terminal = terminal
+        self._run = run
+        self._clients: list[_Client] = []
+        self._input_ends = False
+        self._accept_again_s = 0.0
+        self._ring: collections.deque[tuple[int, bytearray]] = collections.deque()
+        self._ring_bytes = 0
+        self._ring_cut = False
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.setblocking(False)
+        os.umask(0o177)
+        self._listener.bind(f"/proc/self/fd/{run}/attach")
+        os.umask(0o077)
+        self._listener.listen(_LISTEN_BACKLOG)
+
+    # Output
+
+    def put(self, stream: int, data: bytes) -> None:
+        """Send output to the clients, and keep it for replays."""
+        if self._ring and self._ring[-1][0] == stream:
+            self._ring[-1][1].extend(data)
+        else:
+            self._ring.append((stream, bytearray(data)))
+        self._ring_bytes += len(data)
+        while self._ring_bytes > _RING_BYTES or len(self._ring) > _RING_PARTS:
+            oldest = self._ring[0][1]
+            count = len(oldest) if len(self._ring) > _RING_PARTS else min(len(oldest), self._ring_bytes - _RING_BYTES)
+            del oldest[:count]
+            self._ring_bytes -= count
+            self._ring_cut = True
+            if not oldest:
+                self._ring.popleft()
+        for at in range(0, len(data), _MESSAGE_BYTES):
+            message = b"O%c" % stream + data[at : at + _MESSAGE_BYTES]
+            for client in list(self._clients):
+                if client.wants_output:
+                    self._send(client, message)
+
+    def _send_replay(self, client: _Client) -> None:
+        for stream, data in self._ring:
+            for at in range(0, len(data), _MESSAGE_BYTES):
+                self._send(client, b"R%c%c" % (stream, self._ring_cut) + data[at : at + _MESSAGE_BYTES])
+
+    def _send(self, client: _Client, message: bytes) -> None:
+        """Send a message, or keep it until the socket has space for it; a client with too many of these is left."""
+        if client.closed or client.gone:
+            return
+        client.backlog.append(message)
+        client.backlog_bytes += len(message) + 4
+        if len(client.backlog) == 1:
+            self._flush(client)
+        if client.backlog_bytes > _MAX_BACKLOG_BYTES:
+            self._leave(client)
+
+    def _flush(self, client: _Client) -> None:
+        while client.backlog:
+            try:
+                client.socket.send(client.backlog[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except OSError as error:
+                if error.errno not in _BUSY:
+                    self._leave(client)
+                return
+            client.backlog_bytes -= len(client.backlog.popleft()) + 4
+
+    # The end of a connection
+
+    def _leave(self, client: _Client) -> None:
+        """End the connection of a client that has closed it or is too slow."""
+        with contextlib.suppress(OSError):
+            client.socket.shutdown(socket.SHUT_RDWR)
+        client.backlog.clear()
+        client.backlog_bytes = 0
+        client.gone, client.wants_output = True, False
+        self._drop_size(client)
+
+    def _close(self, client: _Client) -> None:
+        if not client.closed:
+            client.closed = True
+            client.wants_output = False
+            client.input = memoryview(b"")
+            client.socket.close()
+            self._clients.remove(client)
+            self._drop_size(client)
+
+    def _drop_size(self, client: _Client) -> None:
+        if client.size is not None:
+            client.size = None
+            self._set_size(redraw=False)
+
+    # The size of the terminal
+
+    def _set_size(self, *, redraw: bool) -> None:
+        """Give the terminal the smallest rows and columns of all clients, and keep its size where none has any.
+
+        The program gets SIGWINCH if the size changes, or else if it shall redraw.
+        """
+        sizes = [client.size for client in self._clients if client.size is not None]
+        if self.terminal < 0 or not sizes:
+            return
+        wanted = (min(rows for rows, _ in sizes), min(columns for _, columns in sizes))
+        with contextlib.suppress(OSError):
+            now = _WINDOW.unpack(fcntl.ioctl(self.terminal, termios.TIOCGWINSZ, bytes(_WINDOW.size)))[:2]
+            if now != wanted:
+                fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, _WINDOW.pack(*wanted, 0, 0))
+            elif redraw and (group := os.tcgetpgrp(self.terminal)) > 1:
+                os.killpg(group, signal.SIGWINCH)
+
+    def _take_size(self, client: _Client, data: bytes) -> None:
+        rows, columns = _SIZE.unpack(data[: _SIZE.size])
+        first = client.size is None
+        client.size = (rows, columns) if rows and columns else None
+        self._set_size(redraw=first and client.size is not None)
+
+    # Input
+
+    def close_input(self) -> None:
+        """Take no more input: the clients' sockets are shut down for what they send, so that they learn of it."""
+        if self.input_fd >= 0 and self.input_fd != self.terminal:
+            os.close(self.input_fd)
+        self.input_fd = -1
+        for client in list(self._clients):
+            client.input = memoryview(b"")
+            if client.gone:
+                self._close(client)
+            elif client.greeted:
+                with contextlib.suppress(OSError):
+                    client.socket.shutdown(socket.SHUT_RD)
+
+    def write_input(self) -> None:
+        """Give the program what clients have sent, as far as it takes it now."""
+        while self.input_fd >= 0:
+            waiting = [client for client in self._clients if client.input]
+            if not waiting:
+                break
+            # No other message may come between the halves of one.
+            client = next((each for each in waiting if each.input_begun), waiting[0])
+            try:
+                written = os.write(self.input_fd, client.input)
+            except OSError as error:
+                if error.errno not in _BUSY:
+                    self.close_input()
+                return
+            client.input = client.input[written:]
+            client.input_begun = bool(client.input)
+            if not client.input:
+                # The last one in turn from now on.
+                self._clients.remove(client)
+                self._clients.append(client)
+        if self._input_ends and self.input_fd >= 0:
+            self.close_input()
+
+    def _add_input(self, client: _Client, data: bytes) -> None:
+        if self.input_fd >= 0 and data:
+            client.input = memoryview(data)
+            self.write_input()
+
+    def _end_input(self, client: _Client) -> None:
+        if self.terminal < 0:
+            self._input_ends = True
+            self.write_input()
+            return
+        with contextlib.suppress(termios.error):
+            end = termios.tcgetattr(self.terminal)[6][termios.VEOF]
+            if end != b"\0":
+                self._add_input(client, end)
+
+    # Messages
+
+    def _greet(self, client: _Client, hello: bytes) -> None:
+        client.greeted = True
+        self._send(client, b"W1%c" % (self.terminal >= 0))
+        if hello[2] & 2:
+            self._send_replay(client)
+        self._send(client, b"L")
+        client.wants_output = bool(hello[2] & 1) and not client.gone
+        if self.input_fd < 0:
+            with contextlib.suppress(OSError):
+                client.socket.shutdown(socket.SHUT_RD)
+        if not client.gone:
+            self._take_size(client, hello[3:])
+
+    def _read(self, client: _Client) -> None:
+        """Read one message of a client."""
+        try:
+            message = client.socket.recv(_MESSAGE_BYTES + 2, socket.MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno == errno.ECONNRESET:
+                # Told once where it has closed before it read all; then come its messages.
+                self._leave(client)
+            elif error.errno not in _BUSY:
+                self._close(client)
+            return
+        kind = message[:1]
+        if not message or len(message) > 1 + _MESSAGE_BYTES:
+            self._close(client)
+        elif not client.greeted and not client.gone and message[:2] == b"H1" and len(message) >= _HELLO_BYTES:
+            self._greet(client, message)
+        elif client.greeted and kind == b"I":
+            self._add_input(client, message[1:])
+        elif client.greeted and kind == b"S" and len(message) > _SIZE.size:
+            if not client.gone:
+                self._take_size(client, message[1:])
+        elif client.greeted and kind == b"E":
+            self._end_input(client)
+        else:
+            self._close(client)
+
+    def _make_room(self) -> bool:
+        """Whether there is a place for another client.
+
+        Those that have not greeted make room, and so does the input of one that is gone, but for these only where all
+        places are taken.
+        """
+        for client in [each for each in self._clients if not each.gone and not each.greeted]:
+            if sum(not each.gone for each in self._clients) < _MAX_CLIENTS:
+                break
+            self._read(client)  # its hello may be waiting
+            if not client.greeted:
+                self._close(client)
+        if sum(not each.gone for each in self._clients) >= _MAX_CLIENTS:
+            return False
+        if len(self._clients) >= _MAX_PLACES:
+            self._close(next(each for each in self._clients if each.gone))
+        return True
+
+    def _accept(self) -> None:
+        for _ in range(_MAX_CLIENTS):
+            try:
+                connection = socket.socket(fileno=self._listener._accept()[0])  # type: ignore[attr-defined]
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EINTR, errno.ECONNABORTED):
+                    self._accept_again_s = time.monotonic() + _ACCEPT_PAUSE_S  # no descriptor is left
+                return
+            if self._make_room():
+                self._clients.append(_Client(connection))
+                continue
+            with contextlib.suppress(OSError):
+                connection.send(b"X", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            connection.close()
+
+    # The main loop
+
+    def watch(self, events: dict[int, int], timeout_ms: float | None) -> float | None:
+        """Fill in what to wait for; returns for how long, given for how long at most."""
+        for client in self._clients:
+            is_held = client.input or (client.greeted and (self.input_fd < 0 or self._input_ends))
+            if is_held and client.gone:
+                continue  # its hangup would be told again and again
+            events[client.fileno()] = (0 if is_held else select.POLLIN) | (select.POLLOUT if client.backlog else 0)
+        pending = any(client.input for client in self._clients)
+        if self.input_fd >= 0 and (pending or self.input_fd != self.terminal):
+            events[self.input_fd] = events.get(self.input_fd, 0) | (select.POLLOUT if pending else 0)
+        pause_s = self._accept_again_s - time.monotonic()
+        if pause_s <= 0:
+            events[self._listener.fileno()] = select.POLLIN
+            return timeout_ms
+        return pause_s * 1000 if timeout_ms is None else min(timeout_ms, pause_s * 1000)
+
+    def serve(self, ready: dict[int, int]) -> None:
+        """Take and send the messages for which the poll has ended."""
+        if ready.get(self.input_fd, 0) & select.POLLOUT:
+            self.write_input()
+        elif self.input_fd in ready and self.input_fd != self.terminal:
+            self.close_input()  # the program has closed its standard input
+        for client in list(self._clients):
+            events = 0 if client.closed else ready.get(client.fileno(), 0)
+            if events & select.POLLOUT:
+                self._flush(client)
+            if events & (select.POLLHUP | select.POLLERR) and not client.gone:
+                self._leave(client)
+            elif events & select.POLLIN:
+                self._read(client)
+            if client.gone and self.input_fd < 0:
+                self._close(client)  # what it has sent goes nowhere
+        if self._listener.fileno() in ready:
+            self._accept()
+
+    def finish(self) -> None:
+        """Give the clients the rest of their messages, for a limited time, and close their connections."""
+        with contextlib.suppress(OSError):
+            os.unlink("attach", dir_fd=self._run)
+        self._listener.close()
+        for client in list(self._clients):
+            if client.greeted:
+                self._send(client, b"E")
+        until_s = time.monotonic() + _DRAIN_S
+        while (left_s := until_s - time.monotonic()) > 0:
+            waiting = {client.fileno(): client for client in self._clients if client.backlog}
+            if not waiting:
+                break
+            poll = select.poll()
+            for fd in waiting:
+                poll.register(fd, select.POLLOUT)
+            for fd, _events in poll.poll(left_s * 1000):
+                self._flush(waiting[fd])
+        for client in list(self._clients):
+            self._close(client)
+
+
+def _open_terminal() -> tuple[int, int]:
+    """Open a pseudo-terminal of 80 columns and 24 rows, which does not become the shim's own: master and slave."""
+    terminal, slave = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, _WINDOW.pack(24, 80, 0, 0))
+    settings = termios.tcgetattr(slave)
+    settings[0] |= _IUTF8  # erasing a character erases all of its bytes
+    termios.tcsetattr(slave, termios.TCSANOW, settings)
+    return terminal, slave
 
 
 class _Tree:
@@ -486,6 +841,8 @@ class _Shim(_Tree):
         self.control = os.open("control", os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run)
         self.commands = b""
         self.pipes: dict[int, int] = {}
+        self.terminal = -1
+        self.clients: _Clients | None = None
         super().__init__()
 
     def write_status(self, at: int, size: int, text: str) -> None:
@@ -499,8 +856,9 @@ class _Shim(_Tree):
         ``given`` becomes its standard input.
         """
         self.spec = spec
-        out, out_end = os.pipe2(os.O_CLOEXEC)
-        err, err_end = os.pipe2(os.O_CLOEXEC)
+        standard, own_input = self._open_standard(given)
+        if spec.input != _INPUT_GIVEN:
+            self.clients = _Clients(self.run, own_input, self.terminal)
         go, go_end = os.pipe2(os.O_CLOEXEC)
         failed, failed_end = os.pipe2(os.O_CLOEXEC)
         self.log = _LogWriter(self.log_folder, spec.log_bytes)
@@ -512,10 +870,12 @@ class _Shim(_Tree):
         self.child = os.fork()
         if self.child == 0:
             os.close(go_end)
-            _exec_child(spec, shim, (0 if given is None else given, out_end, err_end), go, failed_end)
+            _exec_child(spec, shim, standard, go, failed_end)
         # Recorded before the child executes the program, so that no program ever runs unrecorded.
-        self._write_run(started, out, err)
-        for fd in (out_end, err_end, failed_end, go, *(() if given is None else (given,))):
+        self._write_run(started, standard)
+        # The slave stays open: otherwise the terminal would end while no process has it open; one may open it again.
+        ends = [fd for fd in standard if fd > 2] if self.terminal < 0 else []
+        for fd in (*ends, failed_end, go):
             os.close(fd)
         os.write(go_end, b"\0")
         os.close(go_end)
@@ -525,18 +885,40 @@ class _Shim(_Tree):
             os.waitpid(self.child, 0)
             number, step = _FAILURE.unpack(failure)
             return step.rstrip(b"\0").decode(), number
-        self.pipes = {out: 1, err: 2}
-        for fd in self.pipes:
-            os.set_blocking(fd, False)
+        for fd in (*self.pipes, own_input):
+            if fd >= 0:
+                os.set_blocking(fd, False)
         return None
 
-    def _write_run(self, started: int, out: int, err: int) -> None:
+    def _open_standard(self, given: int | None) -> tuple[tuple[int, int, int], int]:
+        """Open the child's standard input, output and error; returns these, and the end of the input that is written.
+
+        What the shim reads is in ``pipes``.
+        """
+        if self.spec.input == _INPUT_TERMINAL:
+            self.terminal, slave = _open_terminal()
+            self.pipes = {self.terminal: 1}
+            return (slave, slave, slave), self.terminal
+        own_input = -1
+        if self.spec.input == _INPUT_OPEN:
+            given, own_input = os.pipe2(os.O_CLOEXEC)
+        out, out_end = os.pipe2(os.O_CLOEXEC)
+        err, err_end = os.pipe2(os.O_CLOEXEC)
+        self.pipes = {out: 1, err: 2}
+        return (0 if given is None else given, out_end, err_end), own_input
+
+    def _write_run(self, started: int, standard: tuple[int, int, int]) -> None:
         boot = "-"
         with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
             boot = file.read().strip()
         start, own = (stat[1] if (stat := _read_stat(pid)) else 0 for pid in (self.child, os.getpid()))
         log_end = f"{self.log.segment} {self.log.index_bytes} {self.log.data_bytes}"
-        pipes = f"{os.fstat(out).st_ino} {os.fstat(err).st_ino}"
+        files = [os.fstat(fd) for fd in standard]
+        if self.terminal >= 0:
+            pipes = f"0 0 0 {files[0].st_rdev} {files[0].st_ctime_ns}"
+        else:
+            pipes = f"{files[1].st_ino} {files[2].st_ino}"
+            pipes += f" {files[0].st_ino}" if self.clients is not None else ""
         text = f"run 1 {boot} {self.child} {start} {started} {os.getpid()} {own} {log_end} {pipes}"
         self.write_status(0, _RUN_BYTES, text)
 
@@ -583,12 +965,23 @@ class _Shim(_Tree):
             data = os.read(fd, _CHUNK_BYTES)
         except BlockingIOError:
             return False
-        if data:
-            self.log.append(self.pipes[fd], data)
-            return True
-        os.close(fd)
-        del self.pipes[fd]
-        return False
+        except OSError:
+            data = b""  # the terminal was hung up
+        if not data:
+            del self.pipes[fd]
+            if fd != self.terminal:  # which still has a size
+                os.close(fd)
+            elif self.clients is not None:
+                self.clients.close_input()
+            return False
+        with contextlib.suppress(OSError):
+            # A terminal gives a page at most.
+            while fd == self.terminal and (more := os.read(fd, _CHUNK_BYTES - len(data))):
+                data += more
+        self.log.append(self.pipes[fd], data)
+        if self.clients is not None:
+            self.clients.put(self.pipes[fd], data)
+        return True
 
     def supervise(self) -> None:
         """Run until the child and everything that it left behind have ended."""
@@ -601,16 +994,22 @@ class _Shim(_Tree):
                     self._stop(self.spec.stop_signal, self.spec.grace_ms)
                 elif self.stage == "stopping":
                     self._signal_escaped(self.stop_signal)
+            events = dict.fromkeys((*self.pipes, self.signals, self.control), select.POLLIN)
+            timeout_ms = self._advance_stop()
+            if self.clients is not None:
+                timeout_ms = self.clients.watch(events, timeout_ms)
             poll = select.poll()
-            for fd in (*self.pipes, self.signals, self.control):
-                poll.register(fd, select.POLLIN)
-            ready = {fd for fd, _events in poll.poll(self._advance_stop())}
+            for fd, wanted in events.items():
+                poll.register(fd, wanted)
+            ready = dict(poll.poll(timeout_ms))
             for fd in [fd for fd in self.pipes if fd in ready]:
                 self._pump(fd)
             if self.signals in ready:
                 self._read_signals()
             if self.control in ready:
                 self._read_commands()
+            if self.clients is not None:
+                self.clients.serve(ready)
 
     def finish(self) -> None:
         """Read the rest of the output, reap everything, and record that the run is done."""
@@ -620,6 +1019,8 @@ class _Shim(_Tree):
                 pass
         with contextlib.suppress(OSError):
             self.log.write_last_marks()
+        if self.clients is not None:
+            self.clients.finish()
         self._reap_all()
         self.write_status(_DONE_AT, _LINE_BYTES, f"done {_now_ms()}")
 

@@ -9,7 +9,21 @@ from typing import Literal, NamedTuple
 
 from nexus_protocol.errors import ReportedError
 
-__all__ = ["Exit", "LimitUnavailable", "ProcessSpec", "RunHeld", "RunUnreadable", "RuntimeFailure", "StartFailed"]
+__all__ = [
+    "AttachFailed",
+    "AttachmentLost",
+    "Exit",
+    "InputClosed",
+    "LimitUnavailable",
+    "NotAttachable",
+    "ProcessSpec",
+    "RunEnded",
+    "RunHeld",
+    "RunUnreadable",
+    "RuntimeFailure",
+    "StartFailed",
+    "TooManyAttached",
+]
 
 MIN_LOG_BYTES = 64 * 1024
 
@@ -39,7 +53,10 @@ class ProcessSpec:
     ``environment`` is the whole environment, from which the variables in ``NEVER_PASSED`` are removed. Neither it nor
     the arguments are in ``repr``: both may hold secrets. ``argv[0]`` without a slash is looked up in the environment's
     own ``PATH``. ``log_bytes`` bounds the owner's log over all its runs. ``cpu_percent`` 100 is one core.
-    ``umask`` None is that of the session which started the daemon.
+    ``umask`` None is that of the session which started the daemon. With ``stdin`` "open", ``Runtime.attach`` writes to
+    the program's standard input; "null" is /dev/null, or the descriptor that ``Runtime.start`` is given. With
+    ``terminal`` a pseudo-terminal is its standard input, output and error, and ``stdin`` says nothing; the variable
+    ``TERM`` is the caller's matter.
 
     Raises:
         ValueError: a value is out of range or malformed.
@@ -54,6 +71,8 @@ class ProcessSpec:
     memory_bytes: int | None = None
     cpu_percent: int | None = None
     umask: int | None = None
+    terminal: bool = False
+    stdin: Literal["null", "open"] = "null"
 
     def __post_init__(self) -> None:
         if not self.argv or not self.argv[0]:
@@ -72,11 +91,18 @@ class ProcessSpec:
             raise ValueError("a limit must be positive")
         if self.umask is not None and not 0 <= self.umask <= 0o777:
             raise ValueError("the umask must be from 0 to 0o777")
+        if self.stdin not in ("null", "open"):
+            raise ValueError('stdin must be "null" or "open"')
 
     @property
     def program(self) -> str:
         """The program's name, the only argument that messages and logs may show."""
         return self.argv[0]
+
+    @property
+    def attachable(self) -> bool:
+        """Whether the program has a terminal or an open standard input, to which clients can be attached."""
+        return self.terminal or self.stdin == "open"
 
     @property
     def limited(self) -> bool:
@@ -108,7 +134,13 @@ class RuntimeFailure(ReportedError):
         ├── StartFailed         the program could not be started; errno says why
         ├── LimitUnavailable    a limit cannot be enforced here
         ├── RunHeld             the run whose files are to be deleted is still running
-        └── RunUnreadable       a shim runs, and what it wrote cannot be understood
+        ├── RunUnreadable       a shim runs, and what it wrote cannot be understood
+        └── AttachFailed        a client cannot be attached to a run, or is no longer
+            ├── NotAttachable   the run has no terminal and no open standard input
+            ├── RunEnded        the run has ended
+            ├── TooManyAttached as many clients as there may be are attached to it
+            ├── InputClosed     its standard input is closed
+            └── AttachmentLost  the client did not read its output, or the shim was killed
     """
 
 
@@ -130,6 +162,30 @@ class StartFailed(RuntimeFailure):
 
 class LimitUnavailable(RuntimeFailure):
     """A memory or CPU limit cannot be enforced here."""
+
+
+class AttachFailed(RuntimeFailure):
+    """A client cannot be attached to a run, or is no longer."""
+
+
+class NotAttachable(AttachFailed):
+    """The run has no terminal and no open standard input."""
+
+
+class RunEnded(AttachFailed):
+    """The run has ended, or never started."""
+
+
+class TooManyAttached(AttachFailed):
+    """As many clients as there may be are attached to the run."""
+
+
+class InputClosed(AttachFailed):
+    """The program has closed its standard input, or a client has."""
+
+
+class AttachmentLost(AttachFailed):
+    """The client did not read its output in time, or the shim was killed."""
 
 
 class RunHeld(RuntimeFailure):

@@ -21,7 +21,8 @@ _MEMFD_NAME = "orders"
 _FORMAT = "3"
 _ARGUMENT_COUNT_AT = {b"1": 6, b"2": 7, b"3": 8}
 """By format, the fields before it: the format, the directory and four numbers; then the umask; then standard input."""
-_INPUT_GIVEN = 0
+_INPUT = {"null": 0, "open": 1}
+_INPUT_TERMINAL = 2
 
 
 def shim_command() -> list[str]:
@@ -43,7 +44,8 @@ def encode_spec(spec: ProcessSpec, descriptor_limit: int) -> int:
     """
     variables = [f"{name}={value}" for name, value in spec.environment.items() if name not in NEVER_PASSED]
     umask = UMASK if spec.umask is None else spec.umask
-    numbers = (spec.log_bytes, int(spec.stop_signal), spec.stop_grace_ms, descriptor_limit, umask, _INPUT_GIVEN)
+    standard_input = _INPUT_TERMINAL if spec.terminal else _INPUT[spec.stdin]
+    numbers = (spec.log_bytes, int(spec.stop_signal), spec.stop_grace_ms, descriptor_limit, umask, standard_input)
     fields = [
         _FORMAT,
         spec.directory,

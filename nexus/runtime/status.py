@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 STATUS_BYTES = 512
+_OUTPUT_PIPES = 2
+_WITH_TERMINAL = 5
+"""How many numbers say what the child's standard input and output are."""
 _EXIT_AT = 256
 _DONE_AT = 384
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -60,7 +63,9 @@ class Reachable:
 class RunRecord(NamedTuple):
     """What the shim recorded before the child executed the program.
 
-    ``pid_start`` and ``shim_start`` are the start times from ``/proc/PID/stat``; ``started_at`` is in ms.
+    ``pid_start`` and ``shim_start`` are the start times from ``/proc/PID/stat``; ``started_at`` is in ms. ``pipes`` are
+    the inodes of the child's pipes: output, error, and input where that is open. ``terminal`` is its terminal, where it
+    has one: the device number, and the ctime in ns.
     """
 
     boot: str
@@ -72,7 +77,13 @@ class RunRecord(NamedTuple):
     segment: int
     index_bytes: int
     data_bytes: int
-    pipes: tuple[int, int]
+    pipes: tuple[int, ...]
+    terminal: tuple[int, int] | None = None
+
+    @property
+    def attachable(self) -> bool:
+        """Whether the child was started with a terminal or an open standard input."""
+        return self.terminal is not None or len(self.pipes) > _OUTPUT_PIPES
 
 
 class Status(NamedTuple):
@@ -104,8 +115,11 @@ def read_status(path: Path) -> Status | None:
     ended = None
     with contextlib.suppress(ValueError, IndexError):
         if run[:2] == ["run", "1"]:
-            pid, start, started, shim, shim_start, segment, index, data, out, err = map(int, run[3:13])
-            record = RunRecord(run[2], pid, start, started, shim, shim_start, segment, index, data, (out, err))
+            pid, start, started, shim, shim_start, segment, index, data, *rest = map(int, run[3:16])
+            pipes = tuple(rest[:3]) if len(rest) < _WITH_TERMINAL else ()
+            terminal = (rest[3], rest[4]) if len(rest) == _WITH_TERMINAL else None
+            if len(rest) >= _OUTPUT_PIPES:
+                record = RunRecord(run[2], pid, start, started, shim, shim_start, segment, index, data, pipes, terminal)
     with contextlib.suppress(ValueError, IndexError):
         if end[:1] == ["exit"]:
             ended = Exit("exit", int(end[1]), False, int(end[3]))

@@ -8,10 +8,10 @@
 
    SPEC_FD     a memfd named "orders" with what to start, as strings that each end with a NUL byte: format "3",
                directory, bound of the log in bytes, stop signal, grace time in ms, soft limit of descriptors (-1: not
-               changed), umask (decimal), standard input (0: INPUT_FD or /dev/null), number of arguments, the
-               arguments, number of variables, the variables. So neither ps nor /proc shows them as the shim's own. The
-               descriptor stays open, so that the daemon can read back what the child was started with. Formats of older
-               daemons: "2" has no standard input, which is 0; "1" has no umask either, which is 022.
+               changed), umask (decimal), standard input (0: INPUT_FD or /dev/null; 1: open; 2: a terminal), number of
+               arguments, the arguments, number of variables, the variables. So neither ps nor /proc shows them as the
+               shim's own. The descriptor stays open, so that the daemon can read back what the child was started with.
+               Formats of older daemons: "2" has no standard input, which is 0; "1" has no umask either, which is 022.
    REPORT_FD   a pipe that gets one line: "ok", or "fail STEP ERRNO", where STEP is chdir, exec or shim.
    RUN_FD      the run's folder. status: a file that is allocated by the daemon and written in place, so that a full
                disk loses no exit code. control: a FIFO that takes the commands "stop SIGNAL GRACE_MS" (-1: the spec's
@@ -22,8 +22,10 @@
 
    The status file: at 0 "run 1 BOOT_ID PID PID_START STARTED_MS SHIM SHIM_START SEGMENT INDEX_BYTES DATA_BYTES PIPE
    PIPE", where the START of a process is the one in /proc/PID/stat, SEGMENT to DATA_BYTES is the end of the log at the
-   start, and PIPE are the inodes of the child's two pipes; at 256 "exit CODE 0 MS", "signal NUMBER CORE MS" or
-   "fail STEP ERRNO"; at 384 "done MS".
+   start, and PIPE are the inodes of the child's two pipes for output; at 256 "exit CODE 0 MS", "signal NUMBER CORE MS"
+   or "fail STEP ERRNO"; at 384 "done MS". Behind the two pipes comes that of an open standard input. With a terminal
+   all three are 0, and behind them is the terminal: the device number of the slave, and the time of its making (its
+   ctime in ns), since the number is used again. Readers ignore words behind those that they know.
 
    The log: N.log holds bytes, N.idx holds entries of 16 bytes, {u64 ms, u32 length, u32 stream}. An entry is written
    before its bytes, and may grow while it is the last one: a reader may use what is in both files. Stream 0x80 | s
@@ -31,6 +33,28 @@
    0x40 | 2 is written before the first output of each segment but segment 0, and of each run: instead of a time it has
    how many bytes the stream had before, those that were lost included, and its length is 1 if a run begins here. Either
    mark has 0x20 set, too, if the stream's next byte is within a line. So a reader knows the size of what was deleted.
+
+   Attached clients: the shim of a child with a terminal or an open standard input listens on "attach" in the run's
+   folder, a SOCK_SEQPACKET socket, until all processes of the run have ended. Each message begins with a letter;
+   numbers in it are big-endian. Whoever reads a message ignores bytes behind those that it knows. From a client:
+     H 1 FLAGS ROWS COLUMNS  the first message: "1" is the version. FLAGS is a byte: 1 for output, 2 for a replay. ROWS
+                             and COLUMNS, of two bytes each, are the size of its terminal, or 0.
+     I BYTES                 input, 16 KiB at most.
+     S ROWS COLUMNS          the new size of its terminal.
+     E                       end of file: closes the pipe behind all input before it; types the character of the
+                             terminal that means it (stty eof).
+   From the shim:
+     X                       refused: 16 clients are attached. The connection is closed.
+     W 1 TERMINAL            the answer to H: the version, and a byte that is 1 where there is a terminal.
+     R STREAM CUT BYTES      replay: of the last 64 KiB of output, in their order. CUT is 1 where there was more before.
+     L                       the replay is complete. Output that follows has no gap to it.
+     O STREAM BYTES          output.
+     E                       the program and all that it left behind have ended, and all output was sent.
+   The terminal has the smallest rows and columns of the attached clients; the last client leaves its size behind. A
+   client that comes with the size that the terminal has causes a SIGWINCH all the same. While the program takes no
+   input, a client's further messages stay in its socket. Where the program has closed its standard input, or a client
+   has, the clients' sockets are shut down for writing. A client that does not read its output is closed without E once
+   1 MiB is kept for it, and a client is closed that sends anything else.
 
    With --command the child is a short-lived one, which ends with the daemon. It gets the shim's own standard output and
    error and the descriptors FD; there is no run folder and no log. When the child has ended, or CONTROL_FD is closed by
@@ -42,8 +66,8 @@
 
    This file is longer than the project's usual 500 lines because it is the whole program: the package's build compiles
    it alone, without a library or a makefile. Its parts, each of which uses only those before it: times and small files;
-   the log writer; finding, signalling and reaping processes; the spec and executing the program; the stop sequence; the
-   main loop; starting the child; short-lived children; main. */
+   the log writer; finding, signalling and reaping processes; the spec and executing the program; the stop sequence;
+   attached clients; the main loop; starting the child; short-lived children; main. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -55,13 +79,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -87,7 +116,16 @@ enum {
     MAX_COMMAND_FDS = 64,    /* of a short-lived child */
     DRAIN_MS = 1000,     /* the most that is spent on a pipe that a process outside still writes to */
     LOST = 0x80, MARK = 0x40, WITHIN_LINE = 0x20,
-    INPUT_GIVEN = 0, /* what the child's standard input is: INPUT_FD, or /dev/null */
+    INPUT_GIVEN = 0, INPUT_OPEN = 1, INPUT_TERMINAL = 2, /* what the child's standard input is */
+    MAX_CLIENTS = 16,
+    MAX_PLACES = 2 * MAX_CLIENTS,    /* clients that are gone have some, while the program takes their input */
+    MESSAGE_BYTES = 16 * 1024,       /* of output or input in one message */
+    HELLO_BYTES = 7, SIZE_BYTES = 5,
+    MAX_BACKLOG_BYTES = 1024 * 1024, /* of a client that does not read */
+    RING_BYTES = CHUNK_BYTES,
+    RING_PARTS = 1024,
+    LISTEN_BACKLOG = 64,
+    ACCEPT_PAUSE_MS = 1000, /* where no descriptor is left for another client */
 };
 
 struct spec {
@@ -642,7 +680,7 @@ static bool parse_spec(char *at, char *end, struct spec *spec)
     return parse_long(&at, end, &spec->log_bytes) && parse_long(&at, end, &spec->stop_signal) &&
            parse_long(&at, end, &spec->grace_ms) && parse_long(&at, end, &spec->descriptor_limit) &&
            (format < 2 || parse_long(&at, end, &spec->umask)) && (format < 3 || parse_long(&at, end, &spec->input)) &&
-           spec->input == INPUT_GIVEN && (spec->arguments = parse_list(&at, end)) && spec->arguments[0] &&
+           spec->input >= INPUT_GIVEN && spec->input <= INPUT_TERMINAL && (spec->arguments = parse_list(&at, end)) && spec->arguments[0] &&
            (spec->variables = parse_list(&at, end));
 }
 
@@ -698,7 +736,10 @@ static void exec_child(const struct spec *spec, pid_t shim, const int standard[3
     }
     for (int fd = 0; fd < 3; fd++)
         dup2(standard[fd], fd);
-    if (chdir(spec->directory)) {
+    if (spec->input == INPUT_TERMINAL && ioctl(0, TIOCSCTTY, 0)) {
+        failure.error = errno;
+        strcpy(failure.step, "shim");
+    } else if (chdir(spec->directory)) {
         failure.error = errno;
         strcpy(failure.step, "chdir");
     } else {
@@ -742,20 +783,28 @@ static void close_others(const int *keep, size_t count)
         fcntl(keep[i], F_SETFD, FD_CLOEXEC);
 }
 
-static void write_run(int64_t started_ms, const int out[2], const int err[2])
+static void write_run(int64_t started_ms, long input, const int child_fds[3])
 {
-    char text[RUN_BYTES], boot[64] = "-";
+    char text[RUN_BYTES], boot[64] = "-", attached[80] = "";
     long parent, at_segment = segment, at_index = index_bytes, at_data = data_bytes;
     unsigned long long start = 0, own = 0;
-    struct stat first = {0}, second = {0};
+    struct stat files[3] = {0};
     if (read_small("/proc/sys/kernel/random/boot_id", boot, sizeof boot) > 0)
         boot[strcspn(boot, "\n")] = 0;
     read_stat(child, &parent, &start);
     read_stat(getpid(), &parent, &own);
-    fstat(out[0], &first);
-    fstat(err[0], &second);
-    snprintf(text, sizeof text, "run 1 %s %d %llu %lld %d %llu %ld %ld %ld %lu %lu", boot, child, start, (long long)started_ms,
-             getpid(), own, at_segment, at_index, at_data, (unsigned long)first.st_ino, (unsigned long)second.st_ino);
+    for (int i = 0; i < 3; i++)
+        fstat(child_fds[i], &files[i]);
+    if (input == INPUT_OPEN)
+        snprintf(attached, sizeof attached, " %lu", (unsigned long)files[0].st_ino);
+    if (input == INPUT_TERMINAL) {
+        snprintf(attached, sizeof attached, " 0 %lu %lld", (unsigned long)files[0].st_rdev,
+                 files[0].st_ctim.tv_sec * 1000000000LL + files[0].st_ctim.tv_nsec);
+        files[1].st_ino = files[2].st_ino = 0;
+    }
+    snprintf(text, sizeof text, "run 1 %s %d %llu %lld %d %llu %ld %ld %ld %lu %lu%s", boot, child, start,
+             (long long)started_ms, getpid(), own, at_segment, at_index, at_data, (unsigned long)files[1].st_ino,
+             (unsigned long)files[2].st_ino, attached);
     write_status(RUN_AT, RUN_BYTES, text);
 }
 
@@ -826,20 +875,507 @@ static int advance_stop(void)
     return pause_ms / 2;
 }
 
+/* ---- attached clients ---- */
+
+struct client {
+    int fd;             /* -1: the place is free */
+    bool greeted, wants_output;
+    bool gone;          /* it takes no more messages, and what it has sent still goes to the program */
+    unsigned short rows, columns; /* 0: it has no size */
+    char *input;        /* a message of input that the program has not taken yet, from input_at to input_end */
+    size_t input_at, input_end;
+    char *backlog;      /* messages that its socket has no space for, each behind its size */
+    size_t backlog_at, backlog_end, backlog_capacity;
+};
+
+struct part {
+    uint32_t size;
+    char stream;
+};
+
+static struct client clients[MAX_PLACES];
+static int listen_fd = -1, terminal_fd = -1; /* terminal_fd: the master */
+static int input_fd = -1;                    /* where input goes: the master, or the child's pipe; -1: closed */
+static bool attachable, input_ends;
+static int writer = -1; /* the place whose message of input was written in part, or was the last one to be written */
+static int64_t accept_again_ms;
+static char ring[RING_BYTES]; /* the last output, for replays */
+static size_t ring_at, ring_size, part_at, part_count;
+static struct part parts[RING_PARTS]; /* which stream it is of */
+static bool ring_cut;                 /* output was forgotten */
+
+static void forget(size_t count)
+{
+    ring_cut = ring_cut || count;
+    ring_at = (ring_at + count) % RING_BYTES;
+    ring_size -= count;
+    while (count) {
+        struct part *part = &parts[part_at];
+        size_t size = count < part->size ? count : part->size;
+        part->size -= size;
+        count -= size;
+        if (!part->size) {
+            part_at = (part_at + 1) % RING_PARTS;
+            part_count--;
+        }
+    }
+}
+
+/* Keeps output for replays: at most a chunk, which fits into the ring. */
+static void remember(char stream, const char *bytes, size_t count)
+{
+    if (ring_size + count > RING_BYTES)
+        forget(ring_size + count - RING_BYTES);
+    struct part *newest = part_count ? &parts[(part_at + part_count - 1) % RING_PARTS] : NULL;
+    if (!newest || newest->stream != stream) {
+        if (part_count == RING_PARTS)
+            forget(parts[part_at].size);
+        newest = &parts[(part_at + part_count++) % RING_PARTS];
+        *newest = (struct part){0, stream};
+    }
+    newest->size += count;
+    size_t end = (ring_at + ring_size) % RING_BYTES, first = count < RING_BYTES - end ? count : RING_BYTES - end;
+    memcpy(ring + end, bytes, first);
+    memcpy(ring, bytes + first, count - first);
+    ring_size += count;
+}
+
+/* Gives the terminal the smallest rows and columns of all clients, and keeps its size where none has any. The program
+   gets SIGWINCH if the size changes, or else if it shall redraw. */
+static void set_size(bool redraw)
+{
+    struct winsize now, size = {0};
+    if (terminal_fd < 0 || ioctl(terminal_fd, TIOCGWINSZ, &now))
+        return;
+    for (int i = 0; i < MAX_PLACES; i++) {
+        if (clients[i].fd < 0 || !clients[i].rows || !clients[i].columns)
+            continue;
+        if (!size.ws_row || clients[i].rows < size.ws_row)
+            size.ws_row = clients[i].rows;
+        if (!size.ws_col || clients[i].columns < size.ws_col)
+            size.ws_col = clients[i].columns;
+    }
+    if (!size.ws_row)
+        return;
+    if (size.ws_row != now.ws_row || size.ws_col != now.ws_col) {
+        ioctl(terminal_fd, TIOCSWINSZ, &size);
+    } else if (redraw) {
+        pid_t group = tcgetpgrp(terminal_fd);
+        if (group > 1)
+            kill(-group, SIGWINCH);
+    }
+}
+
+static void close_client(struct client *client)
+{
+    bool sized = client->rows;
+    close(client->fd);
+    free(client->input);
+    free(client->backlog);
+    *client = (struct client){.fd = -1};
+    if (sized)
+        set_size(false);
+}
+
+/* Ends the connection of a client that has closed it or is too slow. */
+static void leave(struct client *client)
+{
+    bool sized = client->rows;
+    shutdown(client->fd, SHUT_RDWR);
+    free(client->backlog);
+    client->backlog = NULL;
+    client->backlog_at = client->backlog_end = client->backlog_capacity = 0;
+    client->gone = true;
+    client->wants_output = false;
+    client->rows = client->columns = 0;
+    if (sized)
+        set_size(false);
+}
+
+static bool is_busy(int error) { return error == EAGAIN || error == EINTR || error == ENOBUFS || error == ENOMEM; }
+
+/* Sends a message, or keeps it until the socket has space for it; a client with too many of these is left. */
+static void send_message(struct client *client, const char *head, size_t head_size, const char *bytes, size_t count)
+{
+    struct iovec vectors[2] = {{(void *)head, head_size}, {(void *)bytes, count}};
+    struct msghdr message = {.msg_iov = vectors, .msg_iovlen = 2};
+    uint32_t size = head_size + count;
+    size_t kept = client->backlog_end - client->backlog_at, needed = kept + sizeof size + size;
+    if (client->fd < 0 || client->gone)
+        return;
+    if (!kept) {
+        if (sendmsg(client->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+            return;
+        if (!is_busy(errno)) {
+            leave(client);
+            return;
+        }
+    }
+    if (client->backlog_capacity - client->backlog_end < needed - kept) {
+        size_t capacity = needed * 2 < MAX_BACKLOG_BYTES ? needed * 2 : MAX_BACKLOG_BYTES;
+        char *fresh = needed > MAX_BACKLOG_BYTES ? NULL : malloc(capacity);
+        if (!fresh) {
+            leave(client);
+            return;
+        }
+        if (kept)
+            memcpy(fresh, client->backlog + client->backlog_at, kept);
+        free(client->backlog);
+        client->backlog = fresh;
+        client->backlog_at = 0;
+        client->backlog_end = kept;
+        client->backlog_capacity = capacity;
+    }
+    char *end = client->backlog + client->backlog_end;
+    memcpy(end, &size, sizeof size);
+    memcpy(end + sizeof size, head, head_size);
+    if (count)
+        memcpy(end + sizeof size + head_size, bytes, count);
+    client->backlog_end += sizeof size + size;
+}
+
+static void flush_backlog(struct client *client)
+{
+    while (client->backlog_at < client->backlog_end) {
+        uint32_t size;
+        memcpy(&size, client->backlog + client->backlog_at, sizeof size);
+        if (send(client->fd, client->backlog + client->backlog_at + sizeof size, size, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+            if (!is_busy(errno))
+                leave(client);
+            return;
+        }
+        client->backlog_at += sizeof size + size;
+    }
+    free(client->backlog);
+    client->backlog = NULL;
+    client->backlog_at = client->backlog_end = client->backlog_capacity = 0;
+}
+
+static void send_output(char stream, const char *bytes, size_t count)
+{
+    const char head[] = {'O', stream};
+    for (size_t at = 0, size; at < count; at += size) {
+        size = count - at < MESSAGE_BYTES ? count - at : MESSAGE_BYTES;
+        for (int i = 0; i < MAX_PLACES; i++)
+            if (clients[i].fd >= 0 && clients[i].wants_output)
+                send_message(&clients[i], head, sizeof head, bytes + at, size);
+    }
+}
+
+static void send_replay(struct client *client)
+{
+    size_t at = ring_at;
+    for (size_t i = 0; i < part_count; i++) {
+        const struct part *part = &parts[(part_at + i) % RING_PARTS];
+        const char head[] = {'R', part->stream, ring_cut};
+        for (size_t left = part->size, size; left; left -= size, at = (at + size) % RING_BYTES) {
+            size = left < MESSAGE_BYTES ? left : MESSAGE_BYTES;
+            size = size < RING_BYTES - at ? size : RING_BYTES - at;
+            send_message(client, head, sizeof head, ring + at, size);
+        }
+    }
+}
+
+/* Takes no more input: the clients' sockets are shut down for what they send, so that they learn of it. */
+static void close_input(void)
+{
+    if (input_fd >= 0 && input_fd != terminal_fd)
+        close(input_fd);
+    input_fd = -1;
+    for (int i = 0; i < MAX_PLACES; i++) {
+        struct client *client = &clients[i];
+        free(client->input);
+        client->input = NULL;
+        if (client->fd >= 0 && client->gone)
+            close_client(client);
+        else if (client->fd >= 0 && client->greeted)
+            shutdown(client->fd, SHUT_RD);
+    }
+}
+
+static int next_writer(void)
+{
+    if (writer >= 0 && clients[writer].input && clients[writer].input_at)
+        return writer; /* no other message may come between the halves of one */
+    for (int i = 1; i <= MAX_PLACES; i++) {
+        int place = (writer + i) % MAX_PLACES;
+        if (clients[place].input)
+            return place;
+    }
+    return -1;
+}
+
+/* Gives the program what clients have sent, as far as it takes it now. */
+static void write_input(void)
+{
+    for (int place; input_fd >= 0 && (place = next_writer()) >= 0;) {
+        struct client *client = &clients[place];
+        writer = place;
+        ssize_t written = write(input_fd, client->input + client->input_at, client->input_end - client->input_at);
+        if (written < 0 && is_busy(errno))
+            return;
+        if (written < 0) {
+            close_input();
+            return;
+        }
+        client->input_at += written;
+        if (client->input_at == client->input_end) {
+            free(client->input);
+            client->input = NULL;
+        }
+    }
+    if (input_ends && input_fd >= 0)
+        close_input();
+}
+
+static void add_input(struct client *client, const char *bytes, size_t count)
+{
+    if (input_fd < 0 || !count)
+        return;
+    client->input = malloc(count);
+    if (!client->input) {
+        close_client(client); /* it learns from that that its input is lost */
+        return;
+    }
+    memcpy(client->input, bytes, count);
+    client->input_at = 0;
+    client->input_end = count;
+    write_input();
+}
+
+static void end_input(struct client *client)
+{
+    struct termios settings;
+    if (terminal_fd < 0) {
+        input_ends = true;
+        write_input();
+    } else if (!tcgetattr(terminal_fd, &settings) && settings.c_cc[VEOF] != _POSIX_VDISABLE) {
+        char end = settings.c_cc[VEOF];
+        add_input(client, &end, 1);
+    }
+}
+
+static bool take_size(struct client *client, const unsigned char *bytes)
+{
+    bool first = !client->rows;
+    client->rows = bytes[0] << 8 | bytes[1];
+    client->columns = bytes[2] << 8 | bytes[3];
+    if (!client->rows || !client->columns)
+        client->rows = client->columns = 0;
+    return first && client->rows;
+}
+
+static void greet(struct client *client, const unsigned char *hello)
+{
+    const char welcome[] = {'W', '1', terminal_fd >= 0};
+    client->greeted = true;
+    send_message(client, welcome, sizeof welcome, NULL, 0);
+    if (hello[2] & 2)
+        send_replay(client);
+    send_message(client, "L", 1, NULL, 0);
+    client->wants_output = (hello[2] & 1) && !client->gone;
+    if (input_fd < 0)
+        shutdown(client->fd, SHUT_RD);
+    if (!client->gone && take_size(client, hello + 3))
+        set_size(true);
+}
+
+/* Reads one message of a client. */
+static void read_client(struct client *client)
+{
+    static char message[1 + MESSAGE_BYTES + 1];
+    const unsigned char *bytes = (const unsigned char *)message;
+    ssize_t got = recv(client->fd, message, sizeof message, MSG_DONTWAIT);
+    if (got < 0 && is_busy(errno))
+        return;
+    if (got < 0 && errno == ECONNRESET) { /* told once where it has closed before it read all; then come its messages */
+        leave(client);
+        return;
+    }
+    if (got <= 0 || got > 1 + MESSAGE_BYTES)
+        close_client(client);
+    else if (!client->greeted && message[0] == 'H' && got >= HELLO_BYTES && message[1] == '1' && !client->gone)
+        greet(client, bytes);
+    else if (client->greeted && message[0] == 'I')
+        add_input(client, message + 1, got - 1);
+    else if (client->greeted && message[0] == 'S' && got >= SIZE_BYTES) {
+        if (!client->gone)
+            set_size(take_size(client, bytes + 1));
+    } else if (client->greeted && message[0] == 'E')
+        end_input(client);
+    else
+        close_client(client);
+}
+
+/* A place for another client, or NULL. Those that have not greeted make room, and so does the input of one that is
+   gone, but for these only where all places are taken. */
+static struct client *free_place(void)
+{
+    struct client *free = NULL, *gone = NULL;
+    int attached = 0;
+    for (int i = 0; i < MAX_PLACES; i++) {
+        attached += clients[i].fd >= 0 && !clients[i].gone;
+        if (clients[i].fd < 0)
+            free = &clients[i];
+        else if (clients[i].gone)
+            gone = &clients[i];
+    }
+    for (int i = 0; i < MAX_PLACES && attached >= MAX_CLIENTS; i++) {
+        if (clients[i].fd < 0 || clients[i].gone || clients[i].greeted)
+            continue;
+        read_client(&clients[i]); /* its hello may be waiting */
+        if (clients[i].greeted)
+            continue;
+        if (clients[i].fd >= 0)
+            close_client(&clients[i]);
+        return &clients[i];
+    }
+    if (attached >= MAX_CLIENTS)
+        return NULL;
+    if (!free && gone) {
+        close_client(gone);
+        return gone;
+    }
+    return free;
+}
+
+static void accept_clients(void)
+{
+    for (int i = 0; i < MAX_CLIENTS; i++) {
+        int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
+        if (fd < 0) {
+            if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+                accept_again_ms = clock_ms(CLOCK_MONOTONIC) + ACCEPT_PAUSE_MS; /* no descriptor is left */
+            return;
+        }
+        struct client *client = free_place();
+        if (client) {
+            client->fd = fd;
+            continue;
+        }
+        send(fd, "X", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+        close(fd);
+    }
+}
+
+/* Fills in what poll(2) waits for; returns for how long it may wait, given for how long it may at most. */
+static int watch_clients(struct pollfd *fds, int timeout_ms)
+{
+    bool pending = false;
+    int64_t pause = accept_again_ms ? accept_again_ms - clock_ms(CLOCK_MONOTONIC) : 0;
+    for (int i = 0; i < MAX_PLACES; i++) {
+        struct client *client = &clients[i];
+        bool is_held = client->input || (client->greeted && (input_fd < 0 || input_ends));
+        pending = pending || client->input;
+        fds[2 + i] = (struct pollfd){client->fd, 0, 0};
+        if (!is_held)
+            fds[2 + i].events |= POLLIN;
+        else if (client->gone)
+            fds[2 + i].fd = -1; /* its hangup would be told again and again */
+        if (client->backlog_at < client->backlog_end)
+            fds[2 + i].events |= POLLOUT;
+    }
+    fds[0] = (struct pollfd){pause > 0 ? -1 : listen_fd, POLLIN, 0};
+    fds[1] = (struct pollfd){input_fd, pending ? POLLOUT : 0, 0};
+    if (pause <= 0)
+        accept_again_ms = 0;
+    return pause > 0 && (timeout_ms < 0 || pause < timeout_ms) ? (int)pause : timeout_ms;
+}
+
+static void serve_clients(const struct pollfd *fds)
+{
+    if (fds[1].revents & POLLOUT)
+        write_input();
+    else if (fds[1].revents && input_fd >= 0)
+        close_input(); /* the program has closed its standard input, or its terminal was hung up */
+    for (int i = 0; i < MAX_PLACES; i++) {
+        struct client *client = &clients[i];
+        if (client->fd < 0 || client->fd != fds[2 + i].fd)
+            continue;
+        if (fds[2 + i].revents & POLLOUT)
+            flush_backlog(client);
+        if ((fds[2 + i].revents & (POLLHUP | POLLERR)) && !client->gone)
+            leave(client);
+        else if (fds[2 + i].revents & POLLIN)
+            read_client(client);
+        if (client->fd >= 0 && client->gone && input_fd < 0)
+            close_client(client); /* what it has sent goes nowhere */
+    }
+    if (fds[0].revents)
+        accept_clients();
+}
+
+/* Opens the socket in the run's folder, whose path may be too long for an address. Returns an errno. */
+static int listen_for_clients(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    for (int i = 0; i < MAX_PLACES; i++)
+        clients[i].fd = -1;
+    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/attach", run_fd);
+    listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (listen_fd < 0)
+        return errno;
+    umask(0177);
+    int error = bind(listen_fd, (struct sockaddr *)&address, sizeof address) || listen(listen_fd, LISTEN_BACKLOG) ? errno : 0;
+    umask(077);
+    attachable = !error;
+    return error;
+}
+
+/* Gives the clients the rest of their messages, for a limited time, and closes their connections. */
+static void end_clients(void)
+{
+    int64_t left, until = clock_ms(CLOCK_MONOTONIC) + DRAIN_MS;
+    struct pollfd fds[MAX_PLACES];
+    if (!attachable)
+        return;
+    unlinkat(run_fd, "attach", 0);
+    close(listen_fd);
+    for (int i = 0; i < MAX_PLACES; i++)
+        if (clients[i].fd >= 0 && clients[i].greeted)
+            send_message(&clients[i], "E", 1, NULL, 0);
+    while ((left = until - clock_ms(CLOCK_MONOTONIC)) > 0) {
+        bool waits = false;
+        for (int i = 0; i < MAX_PLACES; i++) {
+            bool has_backlog = clients[i].fd >= 0 && clients[i].backlog_at < clients[i].backlog_end;
+            fds[i] = (struct pollfd){has_backlog ? clients[i].fd : -1, POLLOUT, 0};
+            waits = waits || has_backlog;
+        }
+        if (!waits)
+            break;
+        poll(fds, MAX_PLACES, (int)left);
+        for (int i = 0; i < MAX_PLACES; i++)
+            if (fds[i].fd >= 0 && fds[i].revents)
+                flush_backlog(&clients[i]);
+    }
+    for (int i = 0; i < MAX_PLACES; i++)
+        if (clients[i].fd >= 0)
+            close_client(&clients[i]);
+}
+
 /* ---- the main loop ---- */
 
-static struct pollfd poll_fds[4]; /* standard output, standard error, signals, control */
+static struct pollfd poll_fds[6 + MAX_PLACES]; /* standard output and error, signals, control; listener, input, clients */
 
 /* Reads at most a chunk of output; false when none is available now. */
 static bool pump(int which)
 {
-    ssize_t got = read(poll_fds[which].fd, chunk, sizeof chunk);
+    ssize_t got = read(poll_fds[which].fd, chunk, sizeof chunk), more = got;
     if (got > 0) {
+        /* A terminal gives a page at most. */
+        while (terminal_fd >= 0 && more > 0 && got < CHUNK_BYTES)
+            if ((more = read(terminal_fd, chunk + got, sizeof chunk - got)) > 0)
+                got += more;
         append(which + 1, chunk, got);
+        if (attachable) {
+            remember(which + 1, chunk, got);
+            send_output(which + 1, chunk, got);
+        }
         return true;
     }
     if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
-        close(poll_fds[which].fd);
+        if (poll_fds[which].fd != terminal_fd) /* which was hung up, and still has a size */
+            close(poll_fds[which].fd);
         poll_fds[which].fd = -1;
     }
     return false;
@@ -858,7 +1394,10 @@ static void supervise(void)
             else if (stage == STOPPING)
                 signal_escaped(stop_signal);
         }
-        if (poll(poll_fds, 4, advance_stop()) < 0)
+        int timeout_ms = advance_stop();
+        if (attachable)
+            timeout_ms = watch_clients(poll_fds + 4, timeout_ms);
+        if (poll(poll_fds, attachable ? 6 + MAX_PLACES : 4, timeout_ms) < 0)
             continue;
         for (int i = 0; i < 2; i++)
             if (poll_fds[i].fd >= 0 && poll_fds[i].revents)
@@ -870,6 +1409,8 @@ static void supervise(void)
         }
         if (poll_fds[3].revents)
             read_commands(poll_fds[3].fd);
+        if (attachable)
+            serve_clients(poll_fds + 4);
     }
 }
 
@@ -888,11 +1429,59 @@ static void drain(void)
 
 /* ---- starting the child ---- */
 
-/* Forks the child and lets it execute the program; input_fd may be -1. Returns an errno if the shim itself failed; if
-   the child could not execute the program, reports that and exits. */
-static int start_child(int spec_fd, int report_fd, int input_fd)
+/* Opens a pseudo-terminal of 80 columns and 24 rows: terminal_fd, and the slave. Neither becomes the shim's own. Returns
+   an errno. */
+static int open_terminal(int *slave)
 {
-    int out[2], err[2], go[2], failed[2], null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    struct winsize size = {.ws_row = 24, .ws_col = 80};
+    struct termios settings;
+    terminal_fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (terminal_fd < 0 || unlockpt(terminal_fd))
+        return errno;
+    *slave = -1;
+#ifdef TIOCGPTPEER
+    *slave = ioctl(terminal_fd, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC); /* also where /dev/pts is not mounted */
+#endif
+    if (*slave < 0) {
+        char name[64];
+        int error = ptsname_r(terminal_fd, name, sizeof name);
+        if (error)
+            return error;
+        *slave = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    }
+    if (*slave < 0 || ioctl(terminal_fd, TIOCSWINSZ, &size) || tcgetattr(*slave, &settings))
+        return errno;
+    settings.c_iflag |= IUTF8; /* erasing a character erases all of its bytes */
+    return tcsetattr(*slave, TCSANOW, &settings) ? errno : 0;
+}
+
+/* Opens the child's standard input, output and error (child_fds), and the shim's ends of these (own_fds, of the first
+   input and output). Returns an errno. */
+static int open_standard(int given_fd, int child_fds[3], int own_fds[3])
+{
+    int pipes[3][2] = {{given_fd < 0 ? 0 : given_fd, -1}, {-1, -1}, {-1, -1}};
+    if (spec.input == INPUT_TERMINAL) {
+        int error = open_terminal(&child_fds[0]);
+        child_fds[1] = child_fds[2] = child_fds[0];
+        own_fds[0] = own_fds[1] = terminal_fd;
+        own_fds[2] = -1;
+        return error;
+    }
+    for (int i = spec.input == INPUT_OPEN ? 0 : 1; i < 3; i++)
+        if (pipe2(pipes[i], O_CLOEXEC))
+            return errno;
+    for (int i = 0; i < 3; i++) {
+        child_fds[i] = pipes[i][i > 0];
+        own_fds[i] = pipes[i][i == 0];
+    }
+    return 0;
+}
+
+/* Forks the child and lets it execute the program; given_fd (INPUT_FD) may be -1. Returns an errno if the shim itself
+   failed; if the child could not execute the program, reports that and exits. */
+static int start_child(int spec_fd, int report_fd, int given_fd)
+{
+    int child_fds[3], own_fds[3], go[2], failed[2], null = open("/dev/null", O_RDWR | O_CLOEXEC);
     struct failure failure;
     struct stat file;
     pid_t shim = getpid();
@@ -901,8 +1490,13 @@ static int start_child(int spec_fd, int report_fd, int input_fd)
     char *text = mmap(NULL, file.st_size, PROT_READ, MAP_PRIVATE, spec_fd, 0);
     if (text == MAP_FAILED || !parse_spec(text, text + file.st_size, &spec))
         return EINVAL;
-    if (null < 0 || pipe2(out, O_CLOEXEC) || pipe2(err, O_CLOEXEC) || pipe2(go, O_CLOEXEC) || pipe2(failed, O_CLOEXEC))
+    if (null < 0 || pipe2(go, O_CLOEXEC) || pipe2(failed, O_CLOEXEC))
         return errno;
+    int error = open_standard(given_fd, child_fds, own_fds);
+    if (!error && spec.input != INPUT_GIVEN)
+        error = listen_for_clients();
+    if (error)
+        return error;
     open_log(spec.log_bytes);
     for (int fd = 0; fd < 3; fd++)
         dup2(null, fd);
@@ -914,16 +1508,16 @@ static int start_child(int spec_fd, int report_fd, int input_fd)
         return errno;
     if (child == 0) {
         close(go[1]); /* otherwise the read of the go-ahead would not return when the shim ends */
-        exec_child(&spec, shim, (int[]){input_fd < 0 ? 0 : input_fd, out[1], err[1]}, go[0], failed[1]);
+        exec_child(&spec, shim, child_fds, go[0], failed[1]);
     }
     /* Recorded before the child executes the program, so that no program ever runs unrecorded. */
-    write_run(started_ms, out, err);
-    close(out[1]);
-    close(err[1]);
+    write_run(started_ms, spec.input, child_fds);
+    /* The slave stays open: otherwise the terminal would end while no process has it open; one may open it again. */
+    for (int i = 0; i < 3 && spec.input != INPUT_TERMINAL; i++)
+        if (child_fds[i] > 2)
+            close(child_fds[i]);
     close(failed[1]);
     close(go[0]);
-    if (input_fd >= 0)
-        close(input_fd);
     if (write(go[1], "", 1) != 1)
         return errno;
     close(go[1]);
@@ -934,10 +1528,12 @@ static int start_child(int spec_fd, int report_fd, int input_fd)
     }
     close(failed[0]);
     munmap(text, file.st_size);
-    fcntl(out[0], F_SETFL, O_NONBLOCK);
-    fcntl(err[0], F_SETFL, O_NONBLOCK);
-    poll_fds[0] = (struct pollfd){out[0], POLLIN, 0};
-    poll_fds[1] = (struct pollfd){err[0], POLLIN, 0};
+    for (int i = 0; i < 3; i++)
+        if (own_fds[i] >= 0)
+            fcntl(own_fds[i], F_SETFL, O_NONBLOCK);
+    input_fd = own_fds[0];
+    poll_fds[0] = (struct pollfd){own_fds[1], POLLIN, 0};
+    poll_fds[1] = (struct pollfd){own_fds[2], POLLIN, 0};
     return 0;
 }
 
@@ -1102,6 +1698,7 @@ int main(int argc, char **argv)
     close(report_fd);
     supervise();
     drain();
+    end_clients();
     reap_all();
     char text[LINE_BYTES];
     snprintf(text, sizeof text, "done %lld", (long long)clock_ms(CLOCK_REALTIME));
