@@ -11,10 +11,10 @@ from nexus.cli.logs import LogSource, lines_wanted, log_parameters, show_logs
 from nexus.cli.output import Printer
 from nexus.cli.selection import selected, selection_parameters
 from nexus.cli.verbs import Values, verb
+from nexus.records.processes import LogStream
 from nexus.services.cli.selection import SERVICES
 from nexus.services.commands import GetServiceStdout
 from nexus.services.errors import ServiceCursorInvalid, ServiceNotFound
-from nexus.services.states import LogStream
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
