@@ -239,6 +239,8 @@ class JobDriver:
                 memory_bytes=memory_bytes,
                 cpu_percent=cpu_percent,
                 umask=umask,
+                terminal=job.tty,
+                stdin="open" if job.stdin_open else "null",
             )
         except ValueError as error:
             raise StartFailed(job.tool, str(error)) from error

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from nexus_protocol import DeadlineExceeded
+from nexus_protocol import DeadlineExceeded, Empty
 
+from nexus.attaching import attach, send_input
 from nexus.capability import Context, Stream, handles
 from nexus.hints import command_line
 from nexus.jobs import store
 from nexus.jobs.commands import (
+    AttachJob,
     CancelJob,
     CreateJob,
     DeleteJob,
@@ -25,6 +27,7 @@ from nexus.jobs.commands import (
     MoveJob,
     PruneJobs,
     RetryJob,
+    SendJobInput,
     StartJob,
     StashJob,
     UpdateJob,
@@ -47,13 +50,14 @@ from nexus.jobs.store import ALIVE, GROUPS, JOBS, expect_status
 from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.handlers import check_metadata, gets, lists
-from nexus.records.processes import LogEnd, LogPiece
+from nexus.records.processes import LogEnd, LogPiece, TerminalEnd, TerminalOutput
 from nexus.records.scope import Scope, reference_of
 from nexus.store import Reader, Transaction
 from nexus.streams import Following, daemon_stopping
 
 __all__ = [
     "COUNTED",
+    "attach_job",
     "cancel_job",
     "create_job",
     "create_job_group",
@@ -70,6 +74,7 @@ __all__ = [
     "prune_jobs",
     "resume_job_group",
     "retry_job",
+    "send_job_input",
     "start_job",
     "stash_job",
     "update_job",
@@ -444,6 +449,21 @@ async def get_job_output(ctx: Context, command: GetJobOutput, stream: Stream[Log
     )
     await following.send_all(_manager(ctx).output(job, command))
     return LogEnd()
+
+
+@handles(AttachJob)
+async def attach_job(ctx: Context, command: AttachJob, stream: Stream[TerminalOutput]) -> TerminalEnd:
+    job = ctx.store.read(lambda reader: _resolve(reader, ctx, command.job))
+    run = await _manager(ctx).run_of(job, wait=True)
+    return await attach(run, command, stream, f"job {job.number}")
+
+
+@handles(SendJobInput)
+async def send_job_input(ctx: Context, command: SendJobInput) -> Empty:
+    job = ctx.store.read(lambda reader: _resolve(reader, ctx, command.job))
+    run = await _manager(ctx).run_of(job, wait=False)
+    await send_input(run, command.data, command.eof, f"job {job.number}")
+    return Empty()
 
 
 @handles(WaitJobs)

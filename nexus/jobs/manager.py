@@ -12,7 +12,9 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
+from nexus.attaching import Run
 from nexus.capability import ManagerContext
+from nexus.hints import command_line
 from nexus.jobs import store
 from nexus.jobs.commands import GetJobOutput
 from nexus.jobs.driver import JOB_OWNER, JobDriver, JobState, owner_of_job
@@ -23,7 +25,8 @@ from nexus.jobs.retention import Retention
 from nexus.jobs.states import ENDED, JobReason, JobStatus
 from nexus.jobs.store import JOBS
 from nexus.journal.operation import Operation
-from nexus.records.processes import LogPiece
+from nexus.records.processes import InputUnavailable, LogPiece
+from nexus.records.scope import reference_of
 from nexus.runtime import CursorGone, RuntimeFailure
 from nexus.store import Reader, StoreError
 from nexus.supervision.adoption import RecordedRun, find_runs, wait_until_handled
@@ -70,6 +73,8 @@ class JobManager:
         self._followers = Followers()
         self._waits: dict[str, set[Callable[[str], None]]] = {}
         """By the id of a job, what is called once it has ended."""
+        self._begins: dict[str, set[asyncio.Event]] = {}
+        """By the id of a job, what is set when it may have got a process."""
         self._unsettled: deque[str] = deque()
         self._settling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -128,12 +133,16 @@ class JobManager:
 
     def _supervise(self, job: Job, operation: Operation | None) -> _Supervision:
         state = JobState(self._context, job.id)
-        subject = Supervised(self._context, "job", owner_of_job(job.id), state, _nothing)
+        subject = Supervised(self._context, "job", owner_of_job(job.id), state, lambda: self._changed(job.id))
         driver = JobDriver(self._context, subject, state, operation or state.operation, self._launches)
         supervisor = Supervisor(subject, driver, lambda: self._ended(job.id))
         supervision = self._jobs[job.id] = _Supervision(supervisor, subject, state, (job.group, job.node_id))
         self._running[supervision.slot] += 1
         return supervision
+
+    def _changed(self, job_id: str) -> None:
+        for begun in self._begins.get(job_id, ()):
+            begun.set()
 
     def _ended(self, job_id: str) -> None:
         """A supervision is over: the job has ended, or waits for its next attempt, or could not be begun."""
@@ -219,6 +228,42 @@ class JobManager:
         while self._jobs.get(job.id) is supervision and supervision.supervisor.run is None:
             await supervision.subject.waiters.changed()
 
+    async def run_of(self, job: Job, *, wait: bool) -> Run:
+        """The present run of a job; with ``wait`` of one that waits, once it has begun.
+
+        Raises:
+            InputUnavailable: it has none, and none is waited for.
+        """
+        if not (job.tty or job.stdin_open):
+            raise InputUnavailable(
+                f"cannot attach to job {job.number}: it was submitted without a terminal and without an open input",
+                hint=f"Look at its output: {command_line('nexusctl', 'job', 'logs', reference_of(job))}",
+                details={"id": job.id, "number": job.number},
+            )
+        begun = asyncio.Event()
+        self._begins.setdefault(job.id, set()).add(begun)
+        try:
+            with self._waiting_for([job.id], lambda _id: begun.set()):
+                while True:
+                    supervision = self._jobs.get(job.id)
+                    run = None if supervision is None else supervision.supervisor.run
+                    if run is not None:
+                        return Run(self._context.runtime, run.process.owner, run.process.run_id)
+                    present = self._store.read(lambda reader: JOBS.get(reader, job.id))
+                    if not wait or present.status in ENDED:
+                        raise InputUnavailable(
+                            f"cannot attach to job {job.number}: it is {present.status}",
+                            hint=f"Look at it: {command_line('nexusctl', 'job', 'inspect', reference_of(job))}",
+                            details={"id": job.id, "number": job.number, "status": present.status.value},
+                        )
+                    begun.clear()
+                    await begun.wait()
+        finally:
+            begins = self._begins.get(job.id, set())
+            begins.discard(begun)
+            if not begins:
+                self._begins.pop(job.id, None)
+
     @contextlib.contextmanager
     def _waiting_for(self, job_ids: Iterable[str], call: Callable[[str], None]) -> Iterator[None]:
         ids = list(job_ids)
@@ -296,10 +341,6 @@ class JobManager:
             await self._context.runtime.remove(owner_of_job(job_id))
         except (RuntimeFailure, OSError) as error:
             _log.warning("the output of job %s was not deleted: %s", job_id, error)
-
-
-def _nothing() -> None:
-    """No other record follows a job's changes."""
 
 
 def make_manager(context: ManagerContext) -> JobManager:

@@ -14,6 +14,7 @@ from typing import Any, cast
 from nexus_protocol import DeadlineExceeded, NexusError
 
 from nexus import graph
+from nexus.attaching import Run
 from nexus.capability import Context, ManagerContext
 from nexus.hints import command_line
 from nexus.records.processes import LogPiece
@@ -144,6 +145,12 @@ class ServiceManager:
         """A service's record was changed: its dependents are told, and its tunnels follow it."""
         self.tunnels.update(service_id)
         self._announcer.changed(service_id)
+
+    def run_of(self, service_id: str) -> Run | None:
+        """The present run of a service; None while it has no process."""
+        handle = self._handles.get(service_id)
+        process = None if handle is None else handle.process
+        return None if process is None else Run(self._context.runtime, process.owner, process.run_id)
 
     def service_of_pid(self, pid: int) -> str | None:
         """The service that a process belongs to, as hints name it: its shim is an ancestor. Blocks."""
