@@ -236,7 +236,7 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
         "attempt": 1,
         "not_before": None if command.delay_ms is None else tx.now + command.delay_ms,
     }
-    job = JOBS.insert(tx, ctx.operation, fields)
+    job = JOBS.insert(tx, ctx.operation, fields | {"operation_id": ctx.operation.enter(tx, project_id)})
     store.insert_after(tx, job.id, after)
     return job
 
@@ -398,6 +398,7 @@ def retry_job(tx: Transaction, ctx: Context, command: RetryJob) -> Job:
         "retry_of": job.id,
         "environment": command.environment,
         "place": place,
+        "operation_id": ctx.operation.enter(tx, job.project_id),
     }
     return JOBS.insert(tx, ctx.operation, fields)
 

@@ -128,13 +128,15 @@ class JobManager:
 
     # One supervision
 
-    def _begin(self, job: Job, operation: Operation) -> None:
+    def _begin(self, job: Job, operation: Operation | None = None) -> None:
+        """Begin an attempt; without an operation of its own because the queue says so."""
         self._supervise(job, operation).supervisor.begin()
 
     def _supervise(self, job: Job, operation: Operation | None) -> _Supervision:
         state = JobState(self._context, job.id)
         subject = Supervised(self._context, "job", owner_of_job(job.id), state, lambda: self._changed(job.id))
-        driver = JobDriver(self._context, subject, state, operation or state.operation, self._launches)
+        led = operation or self._context.cause("job.due", state.operation)
+        driver = JobDriver(self._context, subject, state, led, self._launches)
         supervisor = Supervisor(subject, driver, lambda: self._ended(job.id))
         supervision = self._jobs[job.id] = _Supervision(supervisor, subject, state, (job.group, job.node_id))
         self._running[supervision.slot] += 1

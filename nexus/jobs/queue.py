@@ -14,7 +14,6 @@ from nexus.capability import ManagerContext
 from nexus.jobs import store
 from nexus.jobs.records import Job
 from nexus.jobs.store import JOBS
-from nexus.journal.operation import Operation
 from nexus.runtime.status import now_ms
 from nexus.store import StoreError
 from nexus.tasks import cancel_and_wait
@@ -42,7 +41,7 @@ class JobQueue:
         context: ManagerContext,
         running: Mapping[tuple[str, str], int],
         begun: Collection[str],
-        begin: Callable[[Job, Operation], None],
+        begin: Callable[[Job], None],
     ) -> None:
         self._context = context
         self._store = context.store
@@ -114,4 +113,4 @@ class JobQueue:
                 if job is None:
                     continue
                 of_group[node] = of_group.get(node, 0) + 1
-                self._begin(job, self._context.cause("job.due"))
+                self._begin(job)

@@ -47,7 +47,18 @@ from nexus.records.processes import LogStream
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["caller_environment", "exit_code_of", "job", "run_and_follow", "submit_parameters", "submitted"]
+__all__ = [
+    "OWN_FIELDS",
+    "caller_environment",
+    "exit_code_of",
+    "input_of",
+    "job",
+    "run_and_follow",
+    "send_parameters",
+    "submit_parameters",
+    "submitted",
+    "words_of",
+]
 
 _OWN_FAILURE = 125
 """The exit code of a command that runs another one, where it failed itself."""
@@ -130,7 +141,7 @@ def submitted(values: Values, words: str | list[str], *, directory: str | None) 
     }
 
 
-def _words(values: Values) -> str | list[str]:
+def words_of(values: Values) -> str | list[str]:
     """The command: a line before ``--``, or the words after it."""
     line, words = values.text("line"), values.every("words", str)
     if line is not None and words:
@@ -145,7 +156,7 @@ def _run(app: App, values: Values, out: Printer) -> int:
     wait = values.flag("wait") or attached
     if wait and not out.for_person:
         raise click.UsageError("-o goes with a job that is submitted, not with one whose output is followed")
-    fields = submitted(values, _words(values), directory=str(Path.cwd()))
+    fields = submitted(values, words_of(values), directory=str(Path.cwd()))
     # Under a key the line is repeated with the same request.
     fields["id"] = str(uuid.uuid4()) if app.key is None else None
     result = app.fetch(values.build(CreateJob, **fields))
