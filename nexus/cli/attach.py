@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import sys
@@ -18,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from nexus_protocol.command import StreamCommand
-from nexus_protocol.errors import DeadlineExceeded, NexusError, ResourceExhausted, Unavailable
+from nexus_protocol.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 
 from nexus.client.aio import Client, Stream
 from nexus.client.errors import ConnectionFailure
-from nexus.records.processes import AttachmentLost, InputUnavailable, TerminalEnd, TerminalOutput
+from nexus.records.processes import AttachmentLost, LogStream, TerminalEnd, TerminalOutput
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -39,6 +40,20 @@ _DETACH = b"\x1d"
 _READ_BYTES = 64 * 1024
 _RETRIES_S = 30.0
 _PAUSE_S = 0.2
+
+
+_AS_BEFORE = b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?2004l\x1b[?25h\x1b[0m"
+"""Ends reports of the mouse and of pasting, and colours, and shows the cursor: a program that goes on does not."""
+_ALTERNATE = re.compile(rb"\x1b\[\?(?:1049|1047|47)([hl])")
+"""Switches to the alternate screen, and back."""
+_LONGEST_SWITCH = 8
+
+
+def _write(fd: int, data: bytes) -> None:
+    """Write bytes as they are: the program has this terminal."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 class _Detached(Exception):
@@ -62,6 +77,10 @@ class _Session:
         self._has_begun = False
         """Whether the present connection is attached."""
         self._was_attached = False
+        self._is_alternate = False
+        """Whether the program has switched to the alternate screen."""
+        self._shown = b""
+        """The last bytes that were shown, which may begin such a switch."""
         self.is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
 
     def _size(self) -> tuple[int | None, int | None]:
@@ -129,9 +148,11 @@ class _Session:
                 if item.terminal and self.is_terminal:
                     self.make_raw()
                 continue
-            target = sys.stderr.buffer if item.stream == "stderr" else sys.stdout.buffer
-            target.write(item.data)
-            target.flush()
+            _write(2 if item.stream is LogStream.STDERR else 1, item.data)
+            if self._raw is not None:
+                switches = _ALTERNATE.findall(self._shown + item.data)
+                self._is_alternate = switches[-1] == b"h" if switches else self._is_alternate
+                self._shown = (self._shown + item.data)[1 - _LONGEST_SWITCH :]
 
     async def _type(self, stream: Stream[TerminalOutput, TerminalEnd]) -> None:
         resizing = asyncio.create_task(self._resize(stream))
@@ -192,9 +213,7 @@ class _Session:
         """Give the terminal back as it was."""
         if self._raw is not None:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._raw)
-            # Leave the alternate screen, show the cursor, and end colours: the program may not have had the time.
-            sys.stdout.write("\x1b[?1049l\x1b[?25h\x1b[0m")
-            sys.stdout.flush()
+            _write(1, _AS_BEFORE + (b"\x1b[?1049l" if self._is_alternate else b""))
             self._raw = None
 
 
@@ -225,8 +244,3 @@ def attach_terminal(app: App, make: Attach, what: str, *, read_input: bool = Tru
             click.echo(f"\nDetached from {what}, which goes on.", err=True)
             return DETACHED
     return 0
-
-
-def is_lost(error: NexusError) -> bool:
-    """Whether an attachment has ended because its program has."""
-    return isinstance(error, InputUnavailable)

@@ -43,6 +43,7 @@ from nexus.jobs.errors import JobCursorInvalid, JobNotFound
 from nexus.jobs.records import Job
 from nexus.jobs.states import JobStatus
 from nexus.records.processes import LogStream
+from nexus.terminal import OutputFilter
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -221,21 +222,29 @@ def _stream(app: App, job: Job) -> None:
     def note(text: str) -> None:
         click.echo(text, err=True)
 
+    streams = _Streams()
+    sys.stdout.flush()
     for _index, piece in follow_pieces(app, [GetJobOutput(job.id, follow=True, mark_start=True)], _SOURCE, note):
-        _write(piece)
+        streams.write(piece)
 
 
-def _write(piece: Piece) -> None:
-    from nexus.terminal import output_filter
+class _Streams:
+    """Writes each piece of output to the same stream of nexusctl; a terminal gets no command but colours."""
 
-    target = sys.stderr if piece.stream is LogStream.STDERR else sys.stdout
-    if piece.dropped_bytes:
-        click.echo(f"… {piece.dropped_bytes} bytes were dropped here …", err=True)
-    data = piece.data
-    if target.isatty() and (safe := output_filter(raw=False)) is not None:
-        data = safe.feed(data) + safe.end()
-    target.buffer.write(data)
-    target.buffer.flush()
+    def __init__(self) -> None:
+        self._filters = {
+            stream: OutputFilter(file.encoding or "utf-8") if file.isatty() else None
+            for stream, file in ((LogStream.STDOUT, sys.stdout), (LogStream.STDERR, sys.stderr))
+        }
+
+    def write(self, piece: Piece) -> None:
+        stream = LogStream(piece.stream.value)
+        if piece.dropped_bytes:
+            click.echo(f"… {piece.dropped_bytes} bytes were dropped here …", err=True)
+        safe = self._filters[stream]
+        data = memoryview(piece.data if safe is None else safe.feed(piece.data))
+        while data:
+            data = data[os.write(2 if stream is LogStream.STDERR else 1, data) :]
 
 
 _RUN_HELP = """Submit a job: a command that runs once, as soon as its group has a slot for it.
