@@ -127,10 +127,7 @@ def _wake(ctx: Context, _reply: Any) -> None:
 
 
 def _held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[Held]:
-    rows = reader.all(
-        "SELECT id, number, status FROM jobs WHERE project_id = ? AND number > ? ORDER BY number LIMIT ?",
-        (project_id, int(after or 0), limit),
-    )
+    rows = store.numbers_and_statuses(reader, project_id, int(after or 0), limit)
     return [Held("job", id_, str(number), status, runs=JobStatus(status) not in ENDED) for id_, number, status in rows]
 
 
@@ -476,6 +473,8 @@ async def wait_jobs(ctx: Context, command: WaitJobs) -> JobsWaited:
         group = None
         if command.group is not None:
             group = GROUPS.resolve(reader, command.group, scope).name
+        elif scope.is_nowhere:
+            return []
         return store.open_jobs(reader, group, None if group is not None else scope.project_id, _MAX_WAITED)
 
     ids = await ctx.store.fetch(find, snapshot=True)

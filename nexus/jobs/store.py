@@ -53,6 +53,7 @@ __all__ = [
     "last_place",
     "next_due",
     "next_jobs",
+    "numbers_and_statuses",
     "operation_of",
     "output_total",
     "oldest_outputs",
@@ -61,6 +62,7 @@ __all__ = [
     "release_due",
     "settle",
     "stored",
+    "uses_of_group",
     "waiting_groups",
 ]
 
@@ -352,6 +354,25 @@ def open_jobs(reader: Reader, group: str | None, project_id: str | None, limit: 
             parameters.append(value)
     rows = reader.all(f"SELECT id FROM jobs WHERE {' AND '.join(conditions)} LIMIT ?", (*parameters, limit))
     return [row[0] for row in rows]
+
+
+def numbers_and_statuses(reader: Reader, project_id: str, after: int, limit: int) -> list[tuple[str, int, str]]:
+    """The id, number and status of jobs of a project, by number: at most ``limit`` (-1: all) after a number."""
+    return reader.all(
+        "SELECT id, number, status FROM jobs WHERE project_id = ? AND number > ? ORDER BY number LIMIT ?",
+        (project_id, after, limit),
+    )
+
+
+def uses_of_group(reader: Reader, group: str) -> tuple[int, int]:
+    """How many jobs of a group have not ended, and how many schedules submit jobs to it."""
+    row = reader.one(
+        "SELECT (SELECT count(*) FROM jobs WHERE group_name = ? "
+        "AND status IN ('queued', 'stashed', 'executing', 'unknown')), "
+        "(SELECT count(*) FROM schedules WHERE group_name = ?)",
+        (group, group),
+    )
+    return (0, 0) if row is None else (row[0], row[1])
 
 
 # Jobs that wait for others

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from nexus_protocol.command import Command
 
 from nexus.cli.logs import LogSource, Piece, follow_pieces, lines_wanted, log_parameters, show_logs
-from nexus.cli.output import Printer, hint, of_project, reference
+from nexus.cli.output import OutputFilter, Printer, hint, of_project, reference
 from nexus.cli.records import make_delete, make_inspect, make_list, make_update, name_of
 from nexus.cli.result import Result, Results
 from nexus.cli.verbs import FilePath, NounGroup, Values, assignment, completers, for_each, since, verb
@@ -43,7 +43,6 @@ from nexus.jobs.errors import JobCursorInvalid, JobNotFound
 from nexus.jobs.records import Job
 from nexus.jobs.states import JobStatus
 from nexus.records.processes import LogStream
-from nexus.terminal import OutputFilter
 
 if TYPE_CHECKING:
     from nexus.cli.app import App

@@ -163,9 +163,11 @@ ALTER TABLE service ADD COLUMN tty INTEGER NOT NULL DEFAULT 0 CHECK (tty IN (0, 
 ALTER TABLE service ADD COLUMN stdin TEXT NOT NULL DEFAULT 'none' CHECK (stdin IN ('none', 'open'));
 
 -- migrate: refuse down
-SELECT printf('the job %s has not ended', number) FROM jobs WHERE status IN ('queued', 'stashed', 'executing', 'unknown');
+SELECT printf('the job %s of project %s runs', number, projects.name) FROM jobs JOIN projects ON projects.id = project_id
+    WHERE jobs.status IN ('executing', 'unknown') ORDER BY projects.name, number;
 
 -- migrate: down
+DELETE FROM tag WHERE kind IN ('job', 'schedule');
 ALTER TABLE service DROP COLUMN stdin;
 ALTER TABLE service DROP COLUMN tty;
 DROP TABLE schedules;
