@@ -67,20 +67,28 @@ class Supervisor:
         """How the run ended, while that is not handled yet."""
         self._ending = False
         """Whether what is left of the run is being ended."""
-        self._kill: asyncio.Task[Exit] | None = None
+        self._kill: asyncio.Task[None] | None = None
         """Shortens the grace time of a stop that is under way."""
         self._refused: NexusError | None = None
         """Why the last request that was refused could not be carried out."""
         self._concluded: Request | None = None
         """The last request that the driver has given its verdict on."""
-        self._bug: Exception | None = None
+        self._bug: BaseException | None = None
         """An unexpected error of the driver's ``resume``, which the task handles."""
+        self._closing = False
         self._disturbed = False
         """Whether an unexpected error has disturbed the watch of the run."""
 
     @property
+    def _name(self) -> str:
+        try:
+            return self._state.name
+        except Exception:  # a bug, of which is told
+            return self._subject.owner
+
+    @property
     def _label(self) -> str:
-        return f"{self._subject.kind} {self._state.name}"
+        return f"{self._subject.kind} {self._name}"
 
     @property
     def has_run(self) -> bool:
@@ -121,7 +129,7 @@ class Supervisor:
             self._orphans = found
         try:
             self._end = self._driver.resume(found)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self._bug = error
 
     # Requests
@@ -137,8 +145,14 @@ class Supervisor:
             if self._ending and request.grace_ms is not None and self.run is not None:
                 if self._kill is not None:
                     self._kill.cancel()
-                self._kill = asyncio.create_task(self.run.process.stop(grace_ms=request.grace_ms))
+                self._kill = asyncio.create_task(self._shorten_stop(self.run.process, request.grace_ms))
         requests.wake()
+
+    async def _shorten_stop(self, process: Process, grace_ms: int) -> None:
+        try:
+            await process.stop(grace_ms=grace_ms)
+        except OSError as error:
+            _log.warning("%s: cannot shorten its stop: %s", self._label, error)
 
     async def stop(self, request: StopRequest) -> None:
         """Request a stop, and wait until the supervision is over.
@@ -157,7 +171,7 @@ class Supervisor:
 
     def _ended_unwritten(self, trouble: StoreError) -> StoreError:
         """The error of a stop that was carried out, and whose end cannot be written at present."""
-        kind, name = self._subject.kind, self._state.name
+        kind, name = self._subject.kind, self._name
         return type(trouble)(
             f'cannot write that {kind} "{name}" has stopped: {trouble.message}',
             hint=f"The {kind} has ended. Its record is corrected once the database can be written again.",
@@ -166,6 +180,7 @@ class Supervisor:
 
     async def close(self) -> None:
         """Release the run as the daemon ends: nothing is written or ended any more."""
+        self._closing = True
         await cancel_and_wait(self._task, self._kill)
         if self.run is not None:
             self.run.release()
@@ -175,7 +190,9 @@ class Supervisor:
     async def _supervise(self) -> None:
         try:
             await self._take_steps()
-        except Exception:  # a bug, which must leave no client waiting
+        except (Exception, asyncio.CancelledError):  # a bug, which must leave no client waiting
+            if self._closing:
+                raise
             _log.exception("%s: supervision task failed", self._label)
         self.over = True
         self._state.trouble = None
@@ -197,7 +214,10 @@ class Supervisor:
                     self._concluded = late
                     await self._driver.stop_at_rest(late)
                 return
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if self._closing:
+                    raise
+                # A cancellation is of work that the driver waited for.
                 failure = error if isinstance(error, NexusError) else self._bug_in(error)
                 self._disturbed = True
                 self._subject.waiters.fail(failure)
@@ -206,10 +226,10 @@ class Supervisor:
                     return
             await asyncio.sleep(_RETRY_S)
 
-    def _bug_in(self, error: Exception) -> NexusError:
+    def _bug_in(self, error: BaseException) -> NexusError:
         _log.error("%s: supervision task failed, retrying", self._label, exc_info=error)
         return Internal(
-            f'cannot go on with {self._subject.kind} "{self._state.name}": {type(error).__name__}',
+            f'cannot go on with {self._subject.kind} "{self._name}": {type(error).__name__}',
             hint="This is a bug in nexusd; its log has the details.",
         )
 
@@ -217,7 +237,9 @@ class Supervisor:
         """Write the failure, since no process runs and no task goes on."""
         try:
             await self._driver.give_up(failure)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
+            if self._closing:
+                raise
             _log.exception("%s: its end was not written", self._label)
 
     async def _step(self) -> bool:
@@ -263,6 +285,7 @@ class Supervisor:
         run_id = uuid.uuid4().hex
         try:
             async with self._driver.prepare(run_id) as spec:
+                self._requests.check()
                 self._launching = True
                 note_event(manager.directory, manager.store.read(bounds)[1])
                 process = await manager.runtime.start(subject.owner, run_id, spec)
