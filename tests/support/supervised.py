@@ -16,7 +16,7 @@ from nexus.journal.operation import Operation
 from nexus.journal.rows import Event
 from nexus.runtime import Exit, Orphans, Process, ProcessSpec, Runtime
 from nexus.store import DiskFull, Reader, StateStore, Transaction
-from nexus.supervision.adoption import Found, RecordedRun, find_runs
+from nexus.supervision.adoption import Found, RecordedRun, find_runs, wait_until_handled
 from nexus.supervision.driver import End, NotStarted, RunEnded, RunStopped, StopLadder
 from nexus.supervision.exits import describe_exit, lost
 from nexus.supervision.requests import Reason, Request, StopRequest
@@ -178,8 +178,10 @@ class Refused(NexusError):
 class ToyDriver:
     """A driver as a job's: a queued row is executed; it completes, fails, or is queued again and executed again."""
 
-    def __init__(self, subject: Supervised, writer: ToyWriter, *, script: str = NAP, again: int = 0) -> None:
-        self.spec = shell(script)
+    def __init__(
+        self, subject: Supervised, writer: ToyWriter, *, script: str = NAP, again: int = 0, grace_ms: int = 60_000
+    ) -> None:
+        self.spec = shell(script, stop_grace_ms=grace_ms)
         self.again = again
         """How many runs follow the first one in the same supervision."""
         self.faults: dict[str, BaseException] = {}
@@ -395,7 +397,7 @@ class Toys:
         )
 
     async def adopt(self, *toy_ids: str, **options: Any) -> list[Toy]:
-        """Adopt these toys; returns when what was found of each is handled."""
+        """Adopt these toys; returns when what was found of each is handled, or after a while."""
         found = await self.found(*toy_ids)
         toys = [self.enter(toy_id, **options) for toy_id in toy_ids]
         handled = []
@@ -403,8 +405,7 @@ class Toys:
             row = toy.row
             unknown = row.unknown_since is not None
             handled.append(toy.supervisor.resume(each, run_id=row.run_id, was_unknown=unknown))
-        for event in handled:
-            await asyncio.wait_for(event.wait(), WAIT_S)
+        await wait_until_handled(handled)
         return toys
 
     async def next_daemon(self, *toy_ids: str, **options: Any) -> list[Toy]:
