@@ -67,8 +67,8 @@ class StateWriter(ABC, Generic[StateT, RecordT]):
         """Write a state (None: the present one), columns and events, and return the record.
 
         It may be called twice, in the writer's thread. Where it is given ``run_id``, the record begins that run, or
-        (None) knows none any more. ``unknown_since`` is since when the run cannot be looked at: the first one stays
-        until it is unset.
+        (None) knows none any more. ``unknown_since`` is since when the run cannot be looked at: the first time
+        stays. Every write unsets it that does not give it, since the run is known then.
         """
 
     def cause(self, name: str) -> Operation:

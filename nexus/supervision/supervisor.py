@@ -37,11 +37,17 @@ ORPHANS_ENDED = "its files were deleted: what was left of it was ended"
 """Why the end of such a run was not observed."""
 
 
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether the present task was cancelled, and not only something that a driver waits for: that is a bug."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
 class Supervisor:
     """One supervision of an object: one run, or several where its driver says that another one follows.
 
-    Call ``begin``, or ``resume`` for what an earlier daemon began. ``ended`` is called once, when the supervision is
-    over, however it ends; not if ``close`` ends it.
+    Call ``begin`` first, or ``resume`` for what an earlier daemon began. ``ended`` is called once, when the supervision
+    is over, however it ends; not where ``close`` comes first.
     """
 
     def __init__(self, subject: Supervised, driver: Driver, ended: Callable[[], None]) -> None:
@@ -75,7 +81,6 @@ class Supervisor:
         """The last request that the driver has given its verdict on."""
         self._bug: BaseException | None = None
         """An unexpected error of the driver's ``resume``, which the task handles."""
-        self._closing = False
         self._disturbed = False
         """Whether an unexpected error has disturbed the watch of the run."""
 
@@ -180,7 +185,6 @@ class Supervisor:
 
     async def close(self) -> None:
         """Release the run as the daemon ends: nothing is written or ended any more."""
-        self._closing = True
         await cancel_and_wait(self._task, self._kill)
         if self.run is not None:
             self.run.release()
@@ -190,8 +194,8 @@ class Supervisor:
     async def _supervise(self) -> None:
         try:
             await self._take_steps()
-        except (Exception, asyncio.CancelledError):  # a bug, which must leave no client waiting
-            if self._closing:
+        except (Exception, asyncio.CancelledError) as error:  # a bug, which must leave no client waiting
+            if _is_cancelled(error):
                 raise
             _log.exception("%s: supervision task failed", self._label)
         self.over = True
@@ -215,9 +219,8 @@ class Supervisor:
                     await self._driver.stop_at_rest(late)
                 return
             except (Exception, asyncio.CancelledError) as error:
-                if self._closing:
+                if _is_cancelled(error):
                     raise
-                # A cancellation is of work that the driver waited for.
                 failure = error if isinstance(error, NexusError) else self._bug_in(error)
                 self._disturbed = True
                 self._subject.waiters.fail(failure)
@@ -237,8 +240,8 @@ class Supervisor:
         """Write the failure, since no process runs and no task goes on."""
         try:
             await self._driver.give_up(failure)
-        except (Exception, asyncio.CancelledError):
-            if self._closing:
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_cancelled(error):
                 raise
             _log.exception("%s: its end was not written", self._label)
 
@@ -250,7 +253,7 @@ class Supervisor:
                 self.unknown, self._was_unknown = None, True
                 self._take(found)
             if self._was_unknown:
-                with contextlib.suppress(RequestPending):  # which is written without it
+                with contextlib.suppress(RequestPending):  # the write that concludes the request unsets it as well
                     await self._state.write(None, requests=self._requests, unknown_since=None)
                 self._was_unknown = False
             if self._bug is not None:

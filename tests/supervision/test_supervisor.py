@@ -278,6 +278,19 @@ def test_daemon_that_ends_leaves_the_process_and_tells_no_end(root: Path) -> Non
     scenario(root, play)
 
 
+def test_end_of_the_loop_ends_the_task_and_tells_no_end(root: Path) -> None:
+    async def play(toys: Toys) -> None:
+        toy = await (await toys.add()).begin()
+        (task,) = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        task.cancel()
+        await asyncio.wait_for(asyncio.wait([task]), WAIT_S)
+        assert task.cancelled()
+        assert toy.ended == 0
+        await toys.next_daemon("1")
+
+    scenario(root, play)
+
+
 # A store that cannot be written
 
 
