@@ -132,7 +132,7 @@ class ServiceManager:
         if not task.cancelled() and task.exception() is not None and not isinstance(task.exception(), NexusError):
             _log.error("a task of the services failed", exc_info=task.exception())
 
-    # For the lifecycles (lifecycle.context.Services)
+    # For the supervisions (lifecycle.context.Services)
 
     def handle(self, service_id: str) -> ServiceHandle:
         """The handle of a service."""
