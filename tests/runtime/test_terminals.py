@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import random
 import shutil
 import signal
 import stat
@@ -19,7 +20,7 @@ from support.attachments import client_process, read_all, read_until, wait_for_l
 from support.raw import wait_until
 from support.runtimes import PATH, alive, collect, joined, python, shell
 
-from nexus.runtime import Exit, Process, ProcessSpec, Runtime
+from nexus.runtime import AttachmentLost, Exit, Process, ProcessSpec, RunEnded, Runtime, StartFailed
 from nexus.runtime.members import end_run
 from nexus.runtime.status import read_status
 
@@ -51,6 +52,11 @@ def terminal(source: str, *arguments: object, **options: object) -> ProcessSpec:
     return python(source, *arguments, terminal=True, **options)
 
 
+def terminal_of(pid: int) -> int:
+    """The device number of a process's controlling terminal; 0 where it has none."""
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[4])
+
+
 def test_program_sees_a_terminal_of_its_own_with_the_default_size(runtime: Runtime) -> None:
     spec = ProcessSpec(
         (sys.executable, "-I", "-S", "-c", FACTS), "/", {"PATH": PATH, "TERM": "xterm-256color"}, terminal=True
@@ -78,12 +84,8 @@ def test_program_sees_a_terminal_of_its_own_with_the_default_size(runtime: Runti
 def test_terminal_is_neither_the_shims_nor_the_daemons(runtime: Runtime) -> None:
     async def scenario() -> None:
         process = await runtime.start("service-1", "run-1", shell("exec sleep 1000", terminal=True))
-        own, its = (
-            int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[4])
-            for pid in (process.shim_pid, process.pid)
-        )
-        assert own == 0
-        assert its != 0
+        assert terminal_of(process.shim_pid) == 0
+        assert terminal_of(process.pid) != 0
         await process.stop()
 
     asyncio.run(scenario())
@@ -103,8 +105,6 @@ while view:
         process = await runtime.start("service-1", "run-1", terminal(source))
         assert (await process.wait()).code == 0
         pieces = await collect(runtime.log("service-1"))
-        import random
-
         expected = b"raw;" + random.Random(1).randbytes(size)
         assert hashlib.sha256(joined(pieces)).digest() == hashlib.sha256(expected).digest()
 
@@ -322,8 +322,6 @@ def test_what_is_left_behind_on_the_terminal_ends_with_its_program(runtime: Runt
 
 def test_exec_of_a_missing_program_fails_with_a_terminal_too(runtime: Runtime) -> None:
     async def scenario() -> None:
-        from nexus.runtime import StartFailed
-
         with pytest.raises(StartFailed, match="not found"):
             await runtime.start("service-1", "run-1", ProcessSpec(("/no/such",), "/", {}, terminal=True))
         with pytest.raises(StartFailed, match="its directory /no/such does not exist"):
@@ -349,8 +347,6 @@ def test_killed_shim_hangs_the_terminal_up_and_nothing_is_left(runtime: Runtime,
         ended = await process.wait()
         assert ended.kind == "lost"
         assert not any(alive(pid) for pid in pids)
-        from nexus.runtime import AttachmentLost, RunEnded
-
         with pytest.raises(AttachmentLost):
             await attachment.receive()
         with pytest.raises(RunEnded):
@@ -390,25 +386,35 @@ def test_process_that_holds_the_terminal_of_a_killed_shim_is_found_by_the_next_d
         process = await runtime.start("service-1", "run-1", terminal(HOLDER, marker))
         await asyncio.to_thread(wait_until, holders, "the process")
         process.close()  # as if the daemon had ended
-        os.kill(process.shim_pid, signal.SIGKILL)
-        os.waitpid(process.shim_pid, 0)
+        kill_and_reap(process.shim_pid)
         (holder,) = holders()
         # The kernel gives the number of the terminal again, and a terminal of another program is none of the run.
-        master, slave = os.openpty()
-        other = subprocess.Popen(["sleep", "1001"], stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
-        try:
+        with program_on_another_terminal() as other:
             ended = await Runtime(runtime.directory, scopes=False).adopt("service-1", "run-1")
             assert isinstance(ended, Exit)
             assert ended.kind == "lost"
             assert not alive(holder)
             assert other.poll() is None
-        finally:
-            other.kill()
-            other.wait()
-            os.close(master)
-            os.close(slave)
 
     asyncio.run(scenario())
+
+
+def kill_and_reap(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+@contextlib.contextmanager
+def program_on_another_terminal() -> Iterator[subprocess.Popen[bytes]]:
+    master, slave = os.openpty()
+    other = subprocess.Popen(["sleep", "1001"], stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    try:
+        yield other
+    finally:
+        other.kill()
+        other.wait()
+        os.close(master)
+        os.close(slave)
 
 
 def test_status_of_a_terminal_is_understood_by_older_readers(runtime: Runtime) -> None:
@@ -436,11 +442,11 @@ def test_status_of_a_terminal_is_understood_by_older_readers(runtime: Runtime) -
 
 
 @pytest.fixture
-def text_file(root: Path) -> Iterator[Path]:
+def text_file(root: Path) -> Path:
     """A file of numbered lines."""
     path = root / "text"
     path.write_text("".join(f"line {number}\n" for number in range(1, 201)))
-    yield path
+    return path
 
 
 @pytest.mark.parametrize("program", ["less", "vi", "vim"])

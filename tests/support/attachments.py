@@ -11,9 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from support.raw import WAIT_S
-
 from nexus.runtime import Attachment, Log
+from support.raw import WAIT_S
 
 __all__ = ["CLIENT", "client_process", "open_socket", "read_all", "read_until", "wait_for_log"]
 
@@ -93,9 +92,9 @@ def open_socket(folder: Path) -> socket.socket:
     """A connection to the socket in a run's folder, without a hello; it blocks, for a minute at most."""
     place = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.settimeout(60)
     try:
         connection.connect(f"/proc/self/fd/{place}/attach")
+        connection.settimeout(60)
     except BaseException:
         connection.close()
         raise
