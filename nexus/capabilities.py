@@ -53,6 +53,7 @@ CAPABILITIES: tuple[Capability, ...] = (
         (
             Noun("job", "Run commands from a queue.", ("jobs",)),
             Noun("group", "Manage the groups of jobs.", ("groups",)),
+            Noun("schedule", "Run jobs by the clock.", ("schedules",)),
         ),
         manager=True,
     ),

@@ -40,7 +40,7 @@ from nexus.jobs.groups import (
     update_job_group,
 )
 from nexus.jobs.manager import JobManager
-from nexus.jobs.programs import command_fields
+from nexus.jobs.validation import command_fields
 from nexus.jobs.records import After, Job, JobsPruned, JobsWaited
 from nexus.jobs.schedules.handlers import (
     create_schedule,

@@ -230,6 +230,7 @@ class Schedule(Record, kw_only=True):
     last_at: int | None = None
     """The time that it acted on last."""
     last_job_id: str | None = None
+    last_job_number: int | None = None
     reason: str | None = None
     """Why the last time brought no job."""
     created_at: int

@@ -52,7 +52,8 @@ def fire(tx: Transaction, operation: Operation, schedule_id: str, reading: Readi
         return None
     job = submit(tx, operation, found, others if schedule.overlap is Overlap.REPLACE else ())
     detail = {"at": times.at, "job_id": job.id, "number": job.number, "missed": times.missed}
-    _write(tx, operation, schedule, times, None, [("schedule.fired", detail)], last_job_id=job.id)
+    last = {"last_job_id": job.id, "last_job_number": job.number}
+    _write(tx, operation, schedule, times, None, [("schedule.fired", detail)], **last)
     return job
 
 

@@ -12,7 +12,7 @@ from nexus.capability import Context, handles
 from nexus.jobs import store as jobs_store
 from nexus.jobs.errors import ScheduleIdTaken, ScheduleInvalid
 from nexus.jobs.manager import JobManager
-from nexus.jobs.programs import command_fields
+from nexus.jobs.validation import command_fields
 from nexus.jobs.records import Job, Schedule
 from nexus.jobs.schedules.commands import (
     CreateSchedule,
@@ -293,5 +293,6 @@ def trigger_schedule(tx: Transaction, ctx: Context, command: TriggerSchedule) ->
     found = _resolve(tx, ctx, command.schedule)
     job = submit(tx, ctx.operation, found)
     event = ("schedule.triggered", {"job_id": job.id, "number": job.number})
-    SCHEDULES.write(tx, ctx.operation, found.schedule.id, {"last_job_id": job.id}, [event])
+    columns = {"last_job_id": job.id, "last_job_number": job.number}
+    SCHEDULES.write(tx, ctx.operation, found.schedule.id, columns, [event])
     return job

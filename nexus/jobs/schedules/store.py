@@ -70,7 +70,7 @@ SCHEDULES = Table(
     errors=RecordErrors(
         ScheduleNotFound, ScheduleAmbiguous, ScheduleNameTaken, ScheduleIdTaken, ScheduleChanged, ScheduleCursorInvalid
     ),
-    observed=("paused", "next_at", "last_at", "last_job_id", "reason"),
+    observed=("paused", "next_at", "last_at", "last_job_id", "last_job_number", "reason"),
     volatile=("due_boot", "due_clock"),
     order=("name", "id"),
     descending=False,

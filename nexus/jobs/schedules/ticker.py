@@ -1,7 +1,7 @@
 """The ticker: acts on the times of schedules as they come.
 
 It is level-triggered: whatever wakes it, it reads both clocks and the schedules that are due by them. One timer waits
-for the next time, for half a minute at most: the wall clock may be set, and timers stand still while the machine sleeps.
+for the next time, for half a minute at most: the wall clock may be set, and timers stop while the machine sleeps.
 """
 
 from __future__ import annotations

@@ -152,6 +152,7 @@ CREATE TABLE schedules (
     due_clock INTEGER,  -- and its time since that boot
     last_at INTEGER,  -- the time that was last acted on
     last_job_id TEXT,
+    last_job_number INTEGER,
     reason TEXT,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,

@@ -1,0 +1,5 @@
+"""The verbs of jobs, groups and schedules."""
+
+from nexus.jobs.cli.schedule import schedule
+
+__all__ = ["schedule"]
