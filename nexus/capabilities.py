@@ -56,6 +56,7 @@ CAPABILITIES: tuple[Capability, ...] = (
             Noun("schedule", "Run jobs by the clock.", ("schedules",)),
         ),
         manager=True,
+        manifest=True,
     ),
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),

@@ -40,7 +40,6 @@ from nexus.jobs.groups import (
     update_job_group,
 )
 from nexus.jobs.manager import JobManager
-from nexus.jobs.validation import command_fields
 from nexus.jobs.records import After, Job, JobsPruned, JobsWaited
 from nexus.jobs.schedules.handlers import (
     create_schedule,
@@ -54,6 +53,7 @@ from nexus.jobs.schedules.handlers import (
 )
 from nexus.jobs.states import ENDED, AfterCondition, JobStatus
 from nexus.jobs.store import ALIVE, GROUPS, JOBS, expect_status
+from nexus.jobs.validation import command_fields
 from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.handlers import check_metadata, gets, lists

@@ -1,4 +1,4 @@
-"""The program of a job, from what a client gives: a line or a list of words, and the tool that it stands for."""
+"""What the fields of jobs and schedules mean together, and whether they can be used. The files of apply ask it, too."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 from nexus_protocol import InvalidArgument
 
-from nexus.jobs.errors import JobInvalid
+from nexus.jobs.errors import JobInvalid, ScheduleInvalid
+from nexus.jobs.schedules.times import calendar
 
-__all__ = ["command_fields", "default_tool"]
+__all__ = ["check_times", "command_fields", "default_tool"]
 
 _SHELLS = ("bash", "sh")
 
@@ -46,3 +47,21 @@ def default_tool(command: str | list[str]) -> str:
     name = os.path.basename(command[0])  # noqa: PTH119
     word = "".join(letter for letter in name if letter.isascii() and (letter.isalnum() or letter in "._+-"))[:64]
     return word if word[:1].isalnum() else "command"
+
+
+def check_times(cron: str | None, every_ms: int | None, timezone: str | None, cannot: str) -> None:
+    """Check when a schedule is to submit jobs; ``cannot`` begins the sentence.
+
+    Raises:
+        ScheduleInvalid: it has a time and an interval, or neither; or the time means nothing, or never comes.
+    """
+    if (cron is None) == (every_ms is None):
+        raise ScheduleInvalid(
+            f"{cannot}: it has {'neither a time nor an interval' if cron is None else 'both a time and an interval'}",
+            hint='Give one: cron, such as "30 2 * * *", or every, such as 10m.',
+            details={"path": "cron"},
+        )
+    if cron is not None:
+        calendar(cron, timezone, cannot)
+    elif timezone is not None:
+        raise ScheduleInvalid(f"{cannot}: only a schedule with cron has a time zone", details={"path": "timezone"})

@@ -12,7 +12,6 @@ from nexus.capability import Context, handles
 from nexus.jobs import store as jobs_store
 from nexus.jobs.errors import ScheduleIdTaken, ScheduleInvalid
 from nexus.jobs.manager import JobManager
-from nexus.jobs.validation import command_fields
 from nexus.jobs.records import Job, Schedule
 from nexus.jobs.schedules.commands import (
     CreateSchedule,
@@ -28,6 +27,7 @@ from nexus.jobs.schedules.firing import submit
 from nexus.jobs.schedules.planning import Due, first
 from nexus.jobs.schedules.store import SCHEDULES, StoredSchedule, names_and_pauses, stored
 from nexus.jobs.schedules.times import calendar
+from nexus.jobs.validation import check_times, command_fields
 from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.handlers import deletes, lists
@@ -98,24 +98,9 @@ def _due(ctx: Context, fields: Mapping[str, Any], last_at: int | None, cannot: s
     Raises:
         ScheduleInvalid: it has none.
     """
-    if fields["timezone"] is not None and fields["cron"] is None:
-        raise ScheduleInvalid(f"{cannot}: only a schedule with cron has a time zone", details={"path": "timezone"})
-    reading = _manager(ctx).schedules.clock.read()
-    return first(fields["cron"], fields["every_ms"], fields["timezone"], reading, last_at=last_at, cannot=cannot)
-
-
-def _check_when(cron: str | None, every_ms: int | None, cannot: str) -> None:
-    """Refuse both, and neither.
-
-    Raises:
-        ScheduleInvalid: as it says.
-    """
-    if (cron is None) == (every_ms is None):
-        raise ScheduleInvalid(
-            f"{cannot}: it has {'neither a time nor an interval' if cron is None else 'both a time and an interval'}",
-            hint='Give one: cron, such as "30 2 * * *", or every_ms.',
-            details={"path": "cron"},
-        )
+    when = fields["cron"], fields["every_ms"], fields["timezone"]
+    check_times(*when, cannot)
+    return first(*when, _manager(ctx).schedules.clock.read(), last_at=last_at, cannot=cannot)
 
 
 def _home() -> str:
@@ -128,7 +113,6 @@ def create_schedule(tx: Transaction, ctx: Context, command: CreateSchedule) -> S
     project_id = ctx.scope(tx).home(cannot)
     if command.command is None:
         raise ScheduleInvalid(f"{cannot}: it has no command", details={"path": "command"})
-    _check_when(command.cron, command.every_ms, cannot)
     fields = msgspec.structs.asdict(command) | command_fields(command.command, command.tool, ScheduleInvalid)
     fields |= {
         "project_id": project_id,
@@ -249,11 +233,10 @@ def update_schedule(tx: Transaction, ctx: Context, command: UpdateSchedule) -> S
     if not changed:
         return schedule
     when = {name: changed.get(name, getattr(schedule, name)) for name in ("cron", "every_ms", "timezone")}
-    _check_when(when["cron"], when["every_ms"], cannot)
-    columns = changed
+    columns = dict(changed)
     if not when.keys().isdisjoint(changed):
         due = _due(ctx, when, schedule.last_at, cannot)
-        columns = changed if schedule.paused else changed | due._asdict()
+        columns |= {} if schedule.paused else due._asdict()
     detail = {
         name: {"changed": True}
         if name in ("command", "argv", *_SECRET)
