@@ -53,8 +53,10 @@ CAPABILITIES: tuple[Capability, ...] = (
         (
             Noun("job", "Run commands from a queue.", ("jobs",)),
             Noun("group", "Manage the groups of jobs.", ("groups",)),
+            Noun("schedule", "Run jobs by the clock.", ("schedules",)),
         ),
         manager=True,
+        manifest=True,
     ),
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),

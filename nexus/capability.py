@@ -132,7 +132,7 @@ class Manager(Protocol):
         """Stop watching, because the daemon ends; processes keep running."""
 
     def children(self) -> int:
-        """How many processes it supervises; while there are any the daemon is not idle."""
+        """How many processes it supervises, or will start by itself; while there are any the daemon is not idle."""
 
 
 class Counted(Protocol):

@@ -118,7 +118,7 @@ def make_inspect(get: type[Command[R]], noun: Noun[R], lines: Lines[R]) -> click
     def run(app: App, values: Values, out: Printer) -> int:
         found: list[Result[R]] = []
         names = values.every(reference, str)
-        code = for_each(names, lambda name: found.append(app.fetch(get(name))))
+        code = for_each(names, lambda name: found.append(app.fetch(values.build(get, **{reference: name}))))
         if out.for_person:
             for index, result in enumerate(found):
                 click.echo("\n" * (index > 0), nl=False)

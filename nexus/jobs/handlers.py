@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,8 +44,19 @@ from nexus.jobs.groups import (
 )
 from nexus.jobs.manager import JobManager
 from nexus.jobs.records import After, Job, JobsPruned, JobsWaited
+from nexus.jobs.schedules.handlers import (
+    create_schedule,
+    delete_schedule,
+    get_schedule,
+    list_schedules,
+    pause_schedule,
+    resume_schedule,
+    trigger_schedule,
+    update_schedule,
+)
 from nexus.jobs.states import ENDED, AfterCondition, JobStatus
 from nexus.jobs.store import ALIVE, GROUPS, JOBS, expect_status
+from nexus.jobs.validation import command_fields
 from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.handlers import check_metadata, gets, lists
@@ -61,24 +71,32 @@ __all__ = [
     "cancel_job",
     "create_job",
     "create_job_group",
+    "create_schedule",
     "delete_job",
     "delete_job_group",
+    "delete_schedule",
     "enqueue_job",
     "get_job",
     "get_job_group",
     "get_job_output",
+    "get_schedule",
     "list_job_groups",
     "list_jobs",
+    "list_schedules",
     "move_job",
     "pause_job_group",
+    "pause_schedule",
     "prune_jobs",
     "resume_job_group",
+    "resume_schedule",
     "retry_job",
     "send_job_input",
     "start_job",
     "stash_job",
+    "trigger_schedule",
     "update_job",
     "update_job_group",
+    "update_schedule",
     "wait_jobs",
 ]
 
@@ -140,34 +158,6 @@ contents(Contents("job", "job", _held, _delete_all, after=lambda ctx, ids: _mana
 
 
 # Submitting
-
-
-def command_fields(command: str | list[str], tool: str | None) -> dict[str, Any]:
-    """The fields of a job for a line or a list of words.
-
-    Raises:
-        JobInvalid: the line of a tool that is run without a shell has an unfinished quotation.
-    """
-    if not isinstance(command, str):
-        return {"command": shlex.join(command), "argv": command, "tool": tool or _tool_of(command[0])}
-    if tool not in (None, "bash", "sh"):
-        try:
-            if not shlex.split(command):
-                raise ValueError("No words")
-        except ValueError as error:
-            raise JobInvalid(
-                f"cannot split the command of {tool} into words: {str(error).lower()}",
-                hint="Give a list of words, or the tool bash to run the line by the shell.",
-                details={"path": "command"},
-            ) from None
-    return {"command": command, "argv": None, "tool": tool or "bash"}
-
-
-def _tool_of(program: str) -> str:
-    """The name of a program as a word for its tool."""
-    name = os.path.basename(program)  # noqa: PTH119
-    word = "".join(letter for letter in name if letter.isascii() and (letter.isalnum() or letter in "._+-"))[:64]
-    return word if word[:1].isalnum() else "command"
 
 
 def _after(tx: Transaction, scope: Scope, references: Sequence[str], cannot: str) -> list[After]:

@@ -22,6 +22,7 @@ from nexus.jobs.errors import JobCursorInvalid
 from nexus.jobs.queue import JobQueue
 from nexus.jobs.records import Job
 from nexus.jobs.retention import Retention
+from nexus.jobs.schedules.ticker import Ticker
 from nexus.jobs.states import ENDED, JobReason, JobStatus
 from nexus.jobs.store import JOBS
 from nexus.journal.operation import Operation
@@ -70,6 +71,7 @@ class JobManager:
         self._launches = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._queue = JobQueue(context, self._running, self._jobs.keys(), self._begin)
         self._retention = Retention(context, self.forget)
+        self.schedules = Ticker(context, self.wake, lambda job, operation: self.cancel(job, operation, now=False))
         self._followers = Followers()
         self._waits: dict[str, set[Callable[[str], None]]] = {}
         """By the id of a job, what is called once it has ended."""
@@ -100,17 +102,19 @@ class JobManager:
         self._settle(self._store.read(store.ended_with_waiters, snapshot=True))
         self._queue.start()
         self._retention.start()
+        self.schedules.start()
 
     async def close(self) -> None:
         """Stop watching every process; they keep running."""
+        await self.schedules.close()
         await self._queue.close()
         await self._retention.close()
         await cancel_and_wait(self._settling, *self._tasks)
         await asyncio.gather(*(each.supervisor.close() for each in self._jobs.values()))
 
     def children(self) -> int:
-        """How many jobs have processes, or are about to get one."""
-        return len(self._jobs)
+        """How many jobs have processes, or are about to get one; schedules count as one more, while any has a time."""
+        return len(self._jobs) + self.schedules.is_waiting
 
     def _known(self, job_id: str) -> Known:
         stored = self._store.read(lambda reader: store.stored(reader, job_id))

@@ -216,12 +216,19 @@ class Schedule(Record, kw_only=True):
     timeout_ms: int | None = None
     retries: int
     retry_backoff_ms: int
+    variable_names: list[str] = field(default_factory=list)
+    """Of the variables that its jobs have beside their environment."""
+    variables: Annotated[dict[str, str], SECRET] | None = None
+    """Their values, only where GetSchedule is asked to reveal them."""
     managed_by: str | None = None
     next_at: int | None = None
     """When it submits the next job; absent while it is paused."""
+    next_times: list[int] = field(default_factory=list)
+    """When it submits the next five, only in the reply of GetSchedule."""
     last_at: int | None = None
     """The time that it acted on last."""
     last_job_id: str | None = None
+    last_job_number: int | None = None
     reason: str | None = None
     """Why the last time brought no job."""
     created_at: int

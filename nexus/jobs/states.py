@@ -90,13 +90,14 @@ class AfterCondition(WireEnum):
 
 
 class Overlap(WireEnum):
-    """What a schedule does when its time comes and its last job has not ended."""
+    """What a schedule does when its time comes and a job of it has not ended."""
 
     SKIP = "skip"
+    """It submits none."""
     QUEUE = "queue"
     """It submits another job all the same."""
     REPLACE = "replace"
-    """It cancels the last job, and submits another one."""
+    """It cancels that one, and submits another one, which begins once that has ended."""
 
 
 class Missed(WireEnum):
@@ -105,3 +106,4 @@ class Missed(WireEnum):
     ONCE = "once"
     """However many there were, it submits one job."""
     SKIP = "skip"
+    """It submits none."""

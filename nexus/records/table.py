@@ -120,6 +120,8 @@ def _defaults_of(record: type[Record], columns: Mapping[str, Column]) -> Image:
     """The columns of the fields that have a default, with it."""
     found: Image = {}
     for info in msgspec.structs.fields(record):
+        if info.name not in columns:
+            continue
         if info.default is not msgspec.NODEFAULT:
             found[columns[info.name].name] = columns[info.name].to_column(info.default)
         elif info.default_factory is not msgspec.NODEFAULT:
@@ -192,7 +194,8 @@ class Table(Generic[R]):
     name, and the column with the id of its row. ``text_or_list`` are the fields that ``columns_of`` keeps so. A record
     with a ``project_id`` has the name of that project in ``project``, which is read with it and is no column.
     ``private`` is a record of columns that only the daemon reads, and ``others`` are columns that neither has: an
-    insert leaves them to the default of the schema. What a write changed is recorded in the journal, without the values
+    insert leaves them to the default of the schema. ``computed`` fields have no column of the record: what is read has
+    their defaults, and a handler sets them. What a write changed is recorded in the journal, without the values
     of secret and unrecorded fields.
     """
 
@@ -218,6 +221,7 @@ class Table(Generic[R]):
         text_or_list: tuple[str, ...] = (),
         state: str = "state",
         unlisted: tuple[str, ...] = (),
+        computed: Collection[str] = (),
     ) -> None:
         struct: Any = record
         self.record = record
@@ -236,6 +240,8 @@ class Table(Generic[R]):
         self.is_numbered = "number" in struct.__struct_fields__
         self.state = state
         self.columns = columns_of(struct, columns, text_or_list)
+        for field in computed:
+            del self.columns[field]
         if self.has_project:
             of_project = f"(SELECT projects.name FROM projects WHERE projects.id = {name}.project_id)"
             self.columns["project"] = self.columns["project"]._replace(name=of_project)
@@ -268,7 +274,7 @@ class Table(Generic[R]):
                 *others,
             ),
             kind=kind,
-            secret=[self._all[field].name for field in self._secret],
+            secret=[self._all[field].name for field in self._secret & self._all.keys()],
             volatile=[self._all[field].name for field in volatile],
             joined=joined,
         )

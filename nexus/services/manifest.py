@@ -39,7 +39,7 @@ from nexus.services.validation import check
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["KEYS", "SECTION", "Observed", "Wanted"]
+__all__ = ["KEYS", "SECTIONS", "SERVICES", "Observed", "Wanted"]
 
 _OTHER_KEYS = ("depends_on", "start")
 
@@ -346,7 +346,7 @@ def _is_completed(service: Service, fields: Fields) -> bool:
     return fields["type"] == "oneshot" and service.state == "stopped" and service.exit_code == 0
 
 
-SECTION = _Services(
+SERVICES = _Services(
     "services",
     "service",
     SERVICE,
@@ -360,3 +360,4 @@ SECTION = _Services(
     after=("vms",),
     mark="s",
 )
+SECTIONS = (SERVICES,)

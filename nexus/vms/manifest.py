@@ -11,7 +11,7 @@ from nexus.cli.records import Noun
 from nexus.vms.commands import CreateVm, DeleteVm, GetVm, ListVms, UpdateVm, Vm, VmPage
 from nexus.vms.states import VmState
 
-__all__ = ["SECTION"]
+__all__ = ["SECTIONS", "VMS"]
 
 
 class _Vms(PlainSection[Vm]):
@@ -36,7 +36,7 @@ class _Vms(PlainSection[Vm]):
             )
 
 
-SECTION = _Vms(
+VMS = _Vms(
     "vms",
     "vm",
     Noun("VM", "VMs", "vm", VmPage.vms),
@@ -48,3 +48,4 @@ SECTION = _Vms(
     remove=DeleteVm,
     mark="v",
 )
+SECTIONS = (VMS,)

@@ -189,6 +189,7 @@ _LAYERS: dict[str, set[str]] = {
 
 _LIBRARIES = {
     "nexus.services.health": {"re2"},
+    "nexus.jobs.schedules": {"cronsim"},
     "nexus.plugins": {"pluggy", "lupa"},
 }
 """Libraries that one folder or file alone uses."""

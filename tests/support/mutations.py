@@ -20,6 +20,15 @@ from nexus_protocol.errors import DeadlineExceeded, Internal
 
 from nexus.client import BlockingClient
 from nexus.client.errors import ConnectionFailure
+from nexus.jobs.schedules.commands import (
+    CreateSchedule,
+    DeleteSchedule,
+    PauseSchedule,
+    ResumeSchedule,
+    TriggerSchedule,
+    UpdateSchedule,
+)
+from nexus.jobs.states import Missed, Overlap
 from nexus.journal.commands import BeginOperation
 from nexus.plugins.commands import Extra, ReloadPlugins
 from nexus.projects.commands import CreateProject, DeleteProject, UpdateProject
@@ -101,6 +110,14 @@ class Pool:
     def vm_name(self) -> str:
         """The name of a VM that may exist."""
         return f"v{self.chance.randrange(6)}"
+
+    def schedule(self) -> str:
+        """A reference to a schedule that may exist."""
+        return self._elsewhere(self.schedule_name())
+
+    def schedule_name(self) -> str:
+        """The name of a schedule that may exist."""
+        return f"t{self.chance.randrange(4)}"
 
     def _elsewhere(self, name: str) -> str:
         return f"{self.project()}/{name}" if self.chance.random() < 0.05 else name
@@ -223,6 +240,37 @@ def _update_vm(pool: Pool) -> UpdateVm:
     return UpdateVm(pool.vm(), **fields)
 
 
+def _create_schedule(pool: Pool) -> CreateSchedule:
+    chance = pool.chance
+    when: dict[str, Any] = chance.choice([{"cron": "@daily"}, {"cron": "* * * * *"}, {"every_ms": 300}])
+    return CreateSchedule(
+        pool.schedule_name(),
+        command=chance.choice(["exit 0", "sleep 0.5", ["/bin/sh", "-c", "exit 1"]]),
+        overlap=chance.choice(list(Overlap)),
+        missed=chance.choice(list(Missed)),
+        environment=chance.choice([None, pool.secret()]),
+        variables=pool.secret(),
+        tags=pool.tags(),
+        directory="/",
+        **when,
+    )
+
+
+def _update_schedule(pool: Pool) -> UpdateSchedule:
+    fields: dict[str, Any] = pool.chance.choice(
+        [
+            {"name": pool.schedule_name()},
+            {"cron": "30 2 * * *", "timezone": "UTC"},
+            {"every_ms": 500},
+            {"command": "exit 0", "tags": pool.tags()},
+            {"variables": pool.secret(), "environment": pool.secret()},
+            {"clear": ["variables", "environment", "tags"]},
+            {"overlap": pool.chance.choice(list(Overlap)), "priority": pool.chance.randrange(9)},
+        ]
+    )
+    return UpdateSchedule(pool.schedule(), **fields)
+
+
 def _create_project(pool: Pool) -> CreateProject:
     chance = pool.chance
     return CreateProject(
@@ -268,6 +316,12 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "CreateVm": (8, lambda pool: CreateVm(pool.vm_name(), role=pool.chance.choice([VmRole.WORK, VmRole.PORTAL]))),
     "DeleteVm": (4, lambda pool: DeleteVm(pool.vm())),
     "UpdateVm": (5, _update_vm),
+    "CreateSchedule": (5, _create_schedule),
+    "UpdateSchedule": (4, _update_schedule),
+    "DeleteSchedule": (3, lambda pool: DeleteSchedule(pool.schedule())),
+    "PauseSchedule": (1, lambda pool: PauseSchedule(pool.schedule())),
+    "ResumeSchedule": (1, lambda pool: ResumeSchedule(pool.schedule())),
+    "TriggerSchedule": (2, lambda pool: TriggerSchedule(pool.schedule())),
     "CreateProject": (5, _create_project),
     "UpdateProject": (6, _update_project),
     "DeleteProject": (3, lambda pool: DeleteProject(pool.project(), cascade=pool.chance.random() < 0.8)),

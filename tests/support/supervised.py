@@ -14,10 +14,10 @@ from nexus_protocol import NexusError
 
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Event
-from nexus.runtime import Exit, Orphans, Process, ProcessSpec, Runtime
+from nexus.runtime import Exit, Orphans, Process, Runtime
 from nexus.store import DiskFull, Reader, StateStore, Transaction
 from nexus.supervision.adoption import Found, RecordedRun, find_runs, wait_until_handled
-from nexus.supervision.driver import End, NotStarted, RunEnded, RunStopped, StopLadder
+from nexus.supervision.driver import End, Launch, NotStarted, RunEnded, RunStopped, StopLadder
 from nexus.supervision.exits import describe_exit, lost
 from nexus.supervision.requests import Reason, Request, StopRequest
 from nexus.supervision.run import Run
@@ -212,7 +212,7 @@ class ToyDriver:
         return NotStarted(None) if row.pid is None else RunEnded(lost("it was not found"), self._writer.operation)
 
     @contextlib.asynccontextmanager
-    async def prepare(self, run_id: str) -> AsyncIterator[ProcessSpec]:
+    async def prepare(self, run_id: str) -> AsyncIterator[Launch]:
         """As ``Driver``."""
         self._called("prepare")
         if self.gate is not None:
@@ -221,7 +221,7 @@ class ToyDriver:
         if row.state != "queued":
             raise Refused(f"the toy is {row.state}")
         await self._writer.write("executing", insist=False, run_id=run_id, pid=None, reason=None, runs=row.runs + 1)
-        yield self.spec
+        yield Launch(self.spec)
 
     async def watch(self, run: Run) -> NoReturn:
         """As ``Driver``."""

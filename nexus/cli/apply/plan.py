@@ -58,6 +58,8 @@ def _project_steps(target: Target, renames: Iterable[Step]) -> list[Step]:
 def _renames(sections: Sequence[AnySection], planning: Planning) -> tuple[Step, ...]:
     steps = []
     for section in sections:
+        if section.of_daemon:
+            continue
         records = section.records(planning.observed[section.table])
         renamed = planning.target.renamed(records.values())
         for name, record in records.items():
@@ -71,6 +73,8 @@ def _renames(sections: Sequence[AnySection], planning: Planning) -> tuple[Step, 
 
 def _check_managers(section: AnySection, planning: Planning, steps: Iterable[Step]) -> None:
     """Refuse to change a record of another file; two files may both name a record if they agree on it."""
+    if section.of_daemon:
+        return
     there = section.records(planning.observed[section.table])
     for step in steps:
         owner = planning.target.manager(there[step.name]) if step.name in there else None

@@ -18,7 +18,7 @@ from nexus.capabilities import CAPABILITIES
 from nexus.cli.apply.keys import InvalidValue, Keys
 from nexus.cli.apply.reader import ProjectFile, Reader
 from nexus.cli.apply.steps import Change, Phase, Record, Step, differences
-from nexus.cli.apply.target import Managed, Target
+from nexus.cli.apply.target import InProject, Managed, Target
 from nexus.cli.records import Noun, all_records
 from nexus.hints import command_line
 
@@ -55,7 +55,7 @@ class Planning(NamedTuple):
 
 
 class Section(Generic[W, Seen]):
-    """The section of one capability: ``SECTION`` of its ``manifest``.
+    """A section of a capability: one of ``SECTIONS`` of its ``manifest``.
 
     ``W`` is what an inner table of the file asks for, ``Seen`` what is observed in the project.
     """
@@ -70,6 +70,8 @@ class Section(Generic[W, Seen]):
     """What its records are called in a sentence, such as ``VM records``."""
     after: tuple[str, ...] = ()
     """The tables of sections whose steps are carried out before: its own records may need theirs."""
+    of_daemon: bool = False
+    """Whether its records are the same in every project: no file owns them, so that none removes them."""
 
     def read(self, reader: Reader, at: tuple[str, ...], value: Any) -> W:
         """Read one inner table, whose path is ``at``; problems go to the reader."""
@@ -131,9 +133,9 @@ class Section(Generic[W, Seen]):
         """The command that gets a record that a migration left in ``default`` under a mark, such as ``v:ID``."""
         return None
 
-    def looked_up(self, reply: Any) -> Managed:
+    def looked_up(self, reply: Any) -> InProject:
         """The record in the reply to ``lookup``."""
-        record: Managed = reply
+        record: InProject = reply
         return record
 
     def removal(self, reference: str) -> str:
@@ -240,7 +242,8 @@ class RecordSection(Section[W, Seen], Generic[R, W, Seen]):
             if record is None:
                 id_ = planning.new_id()
                 changes = differences(self.keys.defaults(), fields, self.keys.secret_maps)
-                given = {"name": name, "id": id_, "managed_by": planning.target.managed_by, **fields}
+                managed_by = None if self.of_daemon else planning.target.managed_by
+                given = {"name": name, "id": id_, "managed_by": managed_by, **fields}
                 command = self._checked(planning, name, converted(self.keys.create, given))
                 yield Step("create", self.kind, name, id_, changes, command=command)
             elif changes := differences(self.fields_there(observed, name), fields, self.keys.secret_maps):
@@ -281,6 +284,8 @@ class RecordSection(Section[W, Seen], Generic[R, W, Seen]):
 
     def pruned(self, planning: Planning) -> list[str]:
         """The names of the records that the file has made and no longer names, in the order of their removal."""
+        if self.of_daemon:
+            return []
         wanted = self.wanted(planning)
         return [
             name
@@ -328,9 +333,10 @@ def converted(command: type[Command[Any]], fields: Fields) -> Command[Any]:
 def load_sections() -> list[AnySection]:
     """The sections of all capabilities that have one, in the order of the capabilities."""
     return [
-        importlib.import_module(f"nexus.{capability.name}.manifest").SECTION
+        section
         for capability in CAPABILITIES
         if capability.manifest
+        for section in importlib.import_module(f"nexus.{capability.name}.manifest").SECTIONS
     ]
 
 

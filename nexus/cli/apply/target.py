@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT",
     "OUTRUN",
+    "InProject",
     "Managed",
     "Target",
     "enter_target",
@@ -73,15 +74,19 @@ def project_name(path: str) -> str:
 
 
 class Managed(Named, Protocol):
-    """A record of a project that a file may have made."""
-
-    @property
-    def project(self) -> str:
-        """The name of its project."""
+    """A record that a file may have made."""
 
     @property
     def managed_by(self) -> str | None:
         """The file, as ``Target.managed_by`` is; None for a record made by hand."""
+
+
+class InProject(Managed, Protocol):
+    """One that is in a project."""
+
+    @property
+    def project(self) -> str:
+        """The name of its project."""
 
 
 class Target(NamedTuple):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nexus.cli.apply.reader import ProjectFile
     from nexus.cli.apply.sections import AnySection, Planning
     from nexus.cli.apply.steps import Outcome, Step
-    from nexus.cli.apply.target import Managed, Target
+    from nexus.cli.apply.target import InProject, Target
     from nexus.cli.result import Result
 
 __all__ = ["Apply", "Options", "apply", "export"]
@@ -58,7 +58,7 @@ def apply(
     output: str,
     no_header: bool,
 ) -> int:
-    """Create and change services, dependencies and VM records to match a file.
+    """Create and change services, dependencies, VM records, schedules and job groups to match a file.
 
     It prints the difference and asks, then creates and updates what the file names, restarts running services that
     changed, and starts the others in the order of their dependencies. If nothing differs it does nothing. Objects that
@@ -209,7 +209,7 @@ class Apply:
             self.app.enter(target.id)
         observed = {
             section.table: section.observe(self.app, self.file.wanted[section.table])
-            if target.id
+            if target.id or section.of_daemon
             else section.nothing()
             for section in self.sections
         }
@@ -254,7 +254,7 @@ class Apply:
                 f"Remove the old one: {section.removal(f'{DEFAULT}/{name}')}"
             )
 
-    def _shared_records(self, target: Target) -> list[tuple[AnySection, Managed]]:
+    def _shared_records(self, target: Target) -> list[tuple[AnySection, InProject]]:
         """The records that several files had made, each with its section."""
         from nexus_protocol.errors import NexusError, NotFound
 
@@ -265,7 +265,7 @@ class Apply:
                 command = section.lookup(mark, id_)
                 if command is not None:
                     asked.append((section, command))
-        found: dict[int, tuple[AnySection, Managed]] = {}
+        found: dict[int, tuple[AnySection, InProject]] = {}
         commands = [command for _section, command in asked]
         for index, reply in self.app.fetch_all(commands):
             if isinstance(reply, NotFound):
@@ -343,7 +343,7 @@ def _is_inside(app: App, target: Target) -> bool:
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.pass_obj
 def export(app: App, file: str, force: bool) -> None:
-    """Write the services, dependencies and VM records of a project to a file for apply.
+    """Write the services, dependencies, VM records and schedules of a project to a file for apply.
 
     Applying the file to the project changes nothing. It contains the values of services' variables, so only you can
     read it (mode 0600).

@@ -111,7 +111,7 @@ CREATE INDEX idx_jobs_output ON jobs (completed_at) WHERE output_bytes > 0;
 CREATE INDEX idx_jobs_ended ON jobs (completed_at) WHERE completed_at IS NOT NULL;
 CREATE INDEX idx_jobs_operation ON jobs (operation_id) WHERE operation_id IS NOT NULL;
 CREATE INDEX idx_jobs_service ON jobs (service_id) WHERE service_id IS NOT NULL;
-CREATE INDEX idx_jobs_schedule ON jobs (schedule_id, created_at) WHERE schedule_id IS NOT NULL;
+CREATE INDEX idx_jobs_schedule ON jobs (schedule_id, number) WHERE schedule_id IS NOT NULL AND completed_at IS NULL;
 
 -- What queued and stashed jobs still wait for: the unsettled part of the column after.
 CREATE TABLE job_after (
@@ -137,7 +137,9 @@ CREATE TABLE schedules (
     command TEXT NOT NULL,
     argv TEXT,
     directory TEXT NOT NULL,
-    environment TEXT,
+    environment TEXT,  -- JSON, an object; NULL: that of the daemon
+    variables TEXT,  -- JSON, an object: what its jobs have beside that
+    variable_names TEXT NOT NULL DEFAULT '[]',  -- JSON: its names, so that a list never reads a value
     group_name TEXT NOT NULL DEFAULT 'default',
     priority INTEGER NOT NULL DEFAULT 0,
     label TEXT,
@@ -145,9 +147,12 @@ CREATE TABLE schedules (
     timeout_ms INTEGER,
     retries INTEGER NOT NULL DEFAULT 0,
     retry_backoff_ms INTEGER NOT NULL DEFAULT 1000,
-    next_at INTEGER,  -- NULL: paused
+    next_at INTEGER,  -- by the wall clock; NULL: paused
+    due_boot TEXT,  -- of every_ms: the boot in which the next time is due
+    due_clock INTEGER,  -- and its time since that boot
     last_at INTEGER,  -- the time that was last acted on
     last_job_id TEXT,
+    last_job_number INTEGER,
     reason TEXT,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
@@ -157,7 +162,9 @@ CREATE TABLE schedules (
     CHECK ((cron IS NULL) <> (every_ms IS NULL))
 );
 CREATE INDEX idx_schedules_name ON schedules (name, id);
-CREATE INDEX idx_schedules_next ON schedules (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX idx_schedules_next ON schedules (next_at, id) WHERE next_at IS NOT NULL AND every_ms IS NULL;
+CREATE INDEX idx_schedules_due ON schedules (due_clock, id) WHERE due_clock IS NOT NULL;
+CREATE INDEX idx_schedules_group ON schedules (group_name);
 
 ALTER TABLE service ADD COLUMN tty INTEGER NOT NULL DEFAULT 0 CHECK (tty IN (0, 1));
 ALTER TABLE service ADD COLUMN stdin TEXT NOT NULL DEFAULT 'none' CHECK (stdin IN ('none', 'open'));

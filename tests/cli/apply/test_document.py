@@ -15,12 +15,11 @@ from nexus.cli.apply.document import read_project, write_project
 from nexus.cli.apply.reader import ProjectFile, ProjectFileInvalid, find_line
 from nexus.cli.apply.sections import load_sections
 from nexus.cli.apply.target import project_name
-from nexus.services.manifest import KEYS, Observed, Wanted
-from nexus.services.manifest import SECTION as SERVICES
+from nexus.services.manifest import KEYS, SERVICES, Observed, Wanted
 from nexus.services.manifest_edges import Edge
 from nexus.services.records import Service
 from nexus.vms.commands import Vm
-from nexus.vms.manifest import SECTION as VMS
+from nexus.vms.manifest import VMS
 
 SECTIONS = load_sections()
 

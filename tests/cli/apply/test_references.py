@@ -17,8 +17,7 @@ from support.reply_records import record_of
 from nexus.cli.apply.document import read_project, write_project
 from nexus.cli.apply.reader import ProjectFileInvalid
 from nexus.cli.apply.sections import load_sections
-from nexus.services.manifest import KEYS, Observed
-from nexus.services.manifest import SECTION as SERVICES
+from nexus.services.manifest import KEYS, SERVICES, Observed
 from nexus.services.records import Service
 
 SECTIONS = load_sections()

@@ -1,0 +1,1 @@
+"""Schedules: when the daemon submits jobs by itself, by the wall clock or at an interval."""
