@@ -50,6 +50,7 @@ __all__ = [
     "first_place",
     "group_of",
     "insert_after",
+    "is_paused",
     "last_place",
     "next_due",
     "next_jobs",
@@ -298,6 +299,11 @@ def next_jobs(reader: Reader, group: str, limit: int) -> list[tuple[str, str]]:
 def waiting_groups(reader: Reader) -> list[tuple[str, int | None]]:
     """The groups that are not paused, with their slots."""
     return reader.all("SELECT name, slots FROM job_group WHERE paused = 0 ORDER BY name")
+
+
+def is_paused(reader: Reader, group: str) -> bool:
+    """Whether no job of a group begins."""
+    return reader.one("SELECT 1 FROM job_group WHERE name = ? AND paused = 1", (group,)) is not None
 
 
 def next_due(reader: Reader) -> int | None:
