@@ -160,7 +160,6 @@ class JobState(StateWriter[JobStatus, Job]):
                 [("job.cancelled", {"reason": reason.text})],
                 reason=reason.text,
                 reason_code=reason.code,
-                waits_for=0,
             )
 
         self.record = await self._store.write(change)

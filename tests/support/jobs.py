@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import uuid
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,6 @@ class Jobs:
         self.root = daemon.root
         self.cli = Cli(daemon.environment, daemon.root)
         self.client: RawClient = connect(daemon)
-        self._fifos = 0
 
     def close(self) -> None:
         """Close the connection."""
@@ -113,8 +113,7 @@ class Jobs:
 
     def hold(self, **fields: Any) -> Job:
         """Submit a job that runs until ``let_go``."""
-        self._fifos += 1
-        fifo = self.root / f"held-{self._fifos}.fifo"
+        fifo = self.root / f"{uuid.uuid4().hex}.fifo"
         os.mkfifo(fifo)
         return self.submit(f"read -r code <'{fifo}'; exit $code", label=fifo.name, **fields)
 
