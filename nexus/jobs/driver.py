@@ -41,6 +41,8 @@ _log = logging.getLogger("nexus.jobs")
 JOB_OWNER = "job-"
 _MIB = 1024 * 1024
 _END_BYTES = 64 * 1024
+_CONTINUATIONS = bytes(range(0x80, 0xC0))
+"""The bytes of a UTF-8 character after its first one."""
 _BASH = "/bin/bash"
 _SH = "/bin/sh"
 _SHORTAGES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
@@ -541,8 +543,14 @@ def _file_of(data: bytes) -> int:
 
 
 def _text(data: bytes) -> str | None:
-    """Output as text: NUL, which no text column is to hold, and what is no UTF-8 are shown as U+FFFD."""
-    return data.decode(errors="replace").replace("\0", "\ufffd") or None
+    """The end of an output as text of at most 64 KiB.
+
+    NUL, which no text column is to hold, and what is no UTF-8 are shown as U+FFFD, which is longer than one byte.
+    """
+    if len(data) == _END_BYTES:  # it may begin within a character
+        data = data[:4].lstrip(_CONTINUATIONS) + data[4:]
+    text = data.decode(errors="replace").replace("\0", "\ufffd")
+    return text.encode()[-_END_BYTES:].decode(errors="ignore") or None
 
 
 def _time(ms: int) -> str:

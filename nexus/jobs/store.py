@@ -122,10 +122,9 @@ JOBS = Table(
         "unknown_since",
         "waits_for",
         "place",
-        "environment",
-        "stdin_data",
     ),
-    volatile=("stdout", "stderr", "output_bytes", "operation_id", "not_before"),
+    # No image has the environment and the standard input: they are to be gone once the job has ended.
+    volatile=("stdout", "stderr", "output_bytes", "operation_id", "not_before", "environment", "stdin_data"),
     indexed=("status", "group"),
     told=("tool", "group", "status"),
     columns={"group": "group_name"},

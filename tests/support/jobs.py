@@ -86,7 +86,7 @@ class Jobs:
 
     def clear(self) -> None:
         """Cancel and delete every job of the default project, and delete every group but the default one."""
-        for job in self.list():
+        for job in self.all():
             if job.status not in ENDED:
                 self.client.call(CancelJob(job.id, now=True))
         self.client.call(ResumeJobGroup("default"))
@@ -126,7 +126,7 @@ class Jobs:
         """The present record of a job."""
         return self.client.call(GetJob(_reference(job)))
 
-    def list(self, **filters: Any) -> list[Job]:
+    def all(self, **filters: Any) -> list[Job]:
         """The jobs of the default project, newest first."""
         jobs: list[Job] = []
         cursor = None
