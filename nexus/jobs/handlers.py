@@ -151,7 +151,7 @@ def _held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> 
 
 def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: list[Held]) -> None:
     for each in held:
-        JOBS.delete(tx, operation, JOBS.get(tx, each.id), ("status",))
+        store.delete(tx, operation, JOBS.get(tx, each.id))
 
 
 contents(Contents("job", "job", _held, _delete_all, after=lambda ctx, ids: _manager(ctx).deleted(ids)))
@@ -302,8 +302,7 @@ def delete_job(tx: Transaction, ctx: Context, command: DeleteJob) -> Job:
             hint="Cancel or delete what waits for it first.",
             details={"id": job.id, "number": job.number, "dependents": waiting},
         )
-    store.insert_after(tx, job.id, (), replace=True)
-    JOBS.delete(tx, ctx.operation, job, ("status",))
+    store.delete(tx, ctx.operation, job)
     return job
 
 
@@ -373,7 +372,6 @@ def retry_job(tx: Transaction, ctx: Context, command: RetryJob) -> Job:
             attempt=job.attempt + 1,
             environment=command.environment,
             place=place,
-            waits_for=0,
             completed_at=None,
         )
     fields = {name: getattr(job, name) for name in _SAME}
@@ -400,7 +398,7 @@ def prune_jobs(tx: Transaction, ctx: Context, command: PruneJobs) -> JobsPruned:
     before = tx.now + 1 if command.before_at is None else command.before_at
     jobs = store.ended_before(tx, before, project_id, command.successful, _PRUNED_AT_ONCE + 1)
     for job in jobs[:_PRUNED_AT_ONCE]:
-        JOBS.delete(tx, ctx.operation, job, ("status",))
+        store.delete(tx, ctx.operation, job)
     ids = [job.id for job in jobs[:_PRUNED_AT_ONCE]]
     return JobsPruned(len(ids), len(jobs) > _PRUNED_AT_ONCE, ids)
 

@@ -12,13 +12,15 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
+from nexus_protocol import NexusError
+
 from nexus.attaching import Run
 from nexus.capability import ManagerContext
 from nexus.hints import command_line
 from nexus.jobs import store
 from nexus.jobs.commands import GetJobOutput
-from nexus.jobs.driver import JOB_OWNER, JobDriver, JobState, owner_of_job
-from nexus.jobs.errors import JobCursorInvalid
+from nexus.jobs.driver import JOB_OWNER, Begun, JobDriver, JobState, owner_of_job
+from nexus.jobs.errors import JobChanged, JobCursorInvalid
 from nexus.jobs.queue import JobQueue
 from nexus.jobs.records import Job
 from nexus.jobs.retention import Retention
@@ -44,6 +46,8 @@ _log = logging.getLogger("nexus.jobs")
 
 _STARTS_AT_ONCE = 8
 _SETTLED_AT_ONCE = 100
+_BEGUN_AT_MOST = 10
+"""How often a job is begun on demand that is changed each time."""
 _RETRY_S = 1.0
 _CANCELLED = Reason(JobReason.CANCELLED, "cancelled on demand")
 _WAITING = (JobStatus.QUEUED, JobStatus.STASHED)
@@ -94,7 +98,7 @@ class JobManager:
         found = await find_runs(self._context.runtime, runs)
         handled = []
         for stored, each in zip(rows, found, strict=True):
-            supervision = self._supervise(stored.job, None)
+            supervision = self._supervise(stored.job, None, None)
             supervision.state.record = stored.job
             was_unknown = stored.job.unknown_since is not None
             handled.append(supervision.supervisor.resume(each, run_id=stored.run_id, was_unknown=was_unknown))
@@ -134,13 +138,14 @@ class JobManager:
 
     def _begin(self, job: Job, operation: Operation | None = None) -> None:
         """Begin an attempt; without an operation of its own because the queue says so."""
-        self._supervise(job, operation).supervisor.begin()
+        begun = Begun(job, on_demand=operation is not None)
+        self._supervise(job, operation, begun).supervisor.begin()
 
-    def _supervise(self, job: Job, operation: Operation | None) -> _Supervision:
+    def _supervise(self, job: Job, operation: Operation | None, begun: Begun | None) -> _Supervision:
         state = JobState(self._context, job.id)
         subject = Supervised(self._context, "job", owner_of_job(job.id), state, lambda: self._changed(job.id))
         led = operation or self._context.cause("job.due", state.operation)
-        driver = JobDriver(self._context, subject, state, led, self._launches)
+        driver = JobDriver(self._context, subject, state, led, self._launches, begun)
         supervisor = Supervisor(subject, driver, lambda: self._ended(job.id))
         supervision = self._jobs[job.id] = _Supervision(supervisor, subject, state, (job.group, job.node_id))
         self._running[supervision.slot] += 1
@@ -154,12 +159,14 @@ class JobManager:
         """A supervision is over: the job has ended, or waits for its next attempt, or could not be begun."""
         supervision = self._jobs.pop(job_id)
         self._running[supervision.slot] -= 1
+        not_begun = supervision.state.not_begun
+        if not_begun is None:
+            self._queue.go_on()
+        elif not isinstance(not_begun, JobChanged):
+            self._queue.hold()
         job = self._store.read(lambda reader: JOBS.by_id(reader, job_id))
         if job is None or job.status in ENDED:
             self.ended([job_id])
-        elif job.status is JobStatus.QUEUED and supervision.state.trouble is None and job.not_before is None:
-            self._queue.wake_later()  # it could not be begun
-            return
         self._queue.wake()
 
     def ended(self, job_ids: Iterable[str]) -> None:
@@ -226,13 +233,32 @@ class JobManager:
         return self._store.read(lambda reader: JOBS.get(reader, job.id))
 
     async def begin_now(self, job: Job, operation: Operation) -> None:
-        """Begin a job that waits, past its slots; returns once it has a process, has ended, or waits again."""
-        supervision = self._jobs.get(job.id)
-        if supervision is None:
-            self._begin(job, operation)
-            supervision = self._jobs[job.id]
-        while self._jobs.get(job.id) is supervision and supervision.supervisor.run is None:
-            await supervision.subject.waiters.changed()
+        """Begin a job that waits, past its slots; returns once it has a process, has ended, or waits again.
+
+        Raises:
+            JobNotFound: it was deleted meanwhile.
+            JobChanged: it was changed each time that it was to begin.
+            StoreError: that it begins cannot be written.
+            ResourceExhausted: the machine has no room for it at present.
+        """
+        error: NexusError | None = None
+        for _ in range(_BEGUN_AT_MOST):
+            supervision = self._jobs.get(job.id)
+            if supervision is None:
+                self._begin(job, operation)
+                supervision = self._jobs[job.id]
+            while self._jobs.get(job.id) is supervision and supervision.supervisor.run is None:
+                await supervision.subject.waiters.changed()
+            error = supervision.state.not_begun
+            if error is None:
+                return
+            if not isinstance(error, JobChanged):
+                raise error
+            job = self._store.read(lambda reader, id_=job.id: JOBS.get(reader, id_))  # type: ignore[misc]
+            if job.status not in _WAITING:
+                return
+        assert error is not None
+        raise error
 
     async def run_of(self, job: Job, *, wait: bool) -> Run:
         """The present run of a job; with ``wait`` of one that waits, once it has begun.

@@ -62,7 +62,7 @@ class Retention:
                 job for job in store.ended_before(tx, before, None, False, _STEP) if not store.dependents(tx, job.id, 1)
             ]
             for job in jobs:
-                JOBS.delete(tx, operation, job, ("status",))
+                store.delete(tx, operation, job)
             return [job.id for job in jobs]
 
         while deleted := await self._store.write(delete, size_bytes=_STEP * 512):

@@ -43,6 +43,7 @@ __all__ = [
     "borrowed_services",
     "change_status",
     "counts",
+    "delete",
     "dependents",
     "ended_before",
     "ended_with_waiters",
@@ -50,6 +51,7 @@ __all__ = [
     "first_place",
     "group_of",
     "insert_after",
+    "is_paused",
     "last_place",
     "next_due",
     "next_jobs",
@@ -122,10 +124,9 @@ JOBS = Table(
         "unknown_since",
         "waits_for",
         "place",
-        "environment",
-        "stdin_data",
     ),
-    volatile=("stdout", "stderr", "output_bytes", "operation_id", "not_before"),
+    # No image has the environment and the standard input: they are to be gone once the job has ended.
+    volatile=("stdout", "stderr", "output_bytes", "operation_id", "not_before", "environment", "stdin_data"),
     indexed=("status", "group"),
     told=("tool", "group", "status"),
     columns={"group": "group_name"},
@@ -213,7 +214,7 @@ def change_status(
     """Set the status of a job, which may be the present one, with columns of its run, and return the job.
 
     A change of status unsets the reason unless it is given. Queued unsets what the last attempt left, and an end the
-    environment, the standard input, the pid and the operation.
+    environment, the standard input, the pid and the operation. A job that begins, or has ended, waits for no other.
 
     Raises:
         JobNotFound: there is no such job.
@@ -238,9 +239,21 @@ def change_status(
         changes["started_at"] = None
     if status is JobStatus.EXECUTING and before is not status:
         changes |= dict.fromkeys(_OF_ATTEMPT)
+    if status in ENDED or status is JobStatus.EXECUTING:
+        # What it waited for concerns it no more, also when it is queued again.
+        tx.execute("DELETE FROM job_after WHERE job_id = ?", (job_id,))
+        changes["waits_for"] = 0
     job = JOBS.write(tx, operation, job_id, changes | columns, events)
     assert job is not None
     return job
+
+
+def delete(tx: Transaction, operation: Operation, job: Job) -> None:
+    """Delete a job that has no process. What waits for it goes on or is cancelled, as if it were still there."""
+    tx.execute("DELETE FROM job_after WHERE job_id = ?", (job.id,))
+    if job.status is JobStatus.COMPLETED:
+        tx.execute("UPDATE job_after SET condition = ? WHERE after_id = ?", (AfterCondition.ANY.value, job.id))
+    JOBS.delete(tx, operation, job, ("status",))
 
 
 def borrowed_services(reader: Reader) -> set[str]:
@@ -300,6 +313,11 @@ def next_jobs(reader: Reader, group: str, limit: int) -> list[tuple[str, str]]:
 def waiting_groups(reader: Reader) -> list[tuple[str, int | None]]:
     """The groups that are not paused, with their slots."""
     return reader.all("SELECT name, slots FROM job_group WHERE paused = 0 ORDER BY name")
+
+
+def is_paused(reader: Reader, group: str) -> bool:
+    """Whether no job of a group begins."""
+    return reader.one("SELECT 1 FROM job_group WHERE name = ? AND paused = 1", (group,)) is not None
 
 
 def next_due(reader: Reader) -> int | None:
@@ -389,11 +407,8 @@ class Waiting(NamedTuple):
     """Whether more jobs wait for this one."""
 
 
-def insert_after(tx: Transaction, job_id: str, after: Iterable[After], *, replace: bool = False) -> int:
-    """Keep what a job waits for, as far as it is not settled; returns the number of those jobs."""
-    if replace:
-        tx.execute("DELETE FROM job_after WHERE job_id = ?", (job_id,))
-    count = 0
+def insert_after(tx: Transaction, job_id: str, after: Iterable[After]) -> None:
+    """Keep what a new job waits for, as far as it is not settled."""
     for each in after:
         row = tx.one("SELECT status FROM jobs WHERE id = ?", (each.job_id,))
         if row is None or JobStatus(row[0]) in ENDED:
@@ -402,8 +417,6 @@ def insert_after(tx: Transaction, job_id: str, after: Iterable[After], *, replac
             "INSERT INTO job_after (job_id, after_id, condition) VALUES (?, ?, ?)",
             (job_id, each.job_id, each.condition.value),
         )
-        count += 1
-    return count
 
 
 def dependents(reader: Reader, job_id: str, limit: int) -> list[int]:
@@ -417,10 +430,13 @@ def dependents(reader: Reader, job_id: str, limit: int) -> list[int]:
 
 
 def ended_with_waiters(reader: Reader) -> list[str]:
-    """The jobs that have ended and that others still wait for: a daemon ended before it settled them."""
+    """The jobs that have ended, or were deleted then, and that others still wait for.
+
+    A daemon ended before it settled them.
+    """
     rows = reader.all(
-        "SELECT DISTINCT after_id FROM job_after JOIN jobs ON jobs.id = after_id "
-        "WHERE jobs.status IN ('completed', 'failed', 'cancelled')"
+        "SELECT DISTINCT after_id FROM job_after LEFT JOIN jobs ON jobs.id = after_id "
+        "WHERE jobs.id IS NULL OR jobs.status IN ('completed', 'failed', 'cancelled')"
     )
     return [row[0] for row in rows]
 
@@ -446,7 +462,6 @@ def settle(tx: Transaction, operation: Operation, ended_id: str, limit: int) -> 
             continue
         number = "a job that was deleted" if ended is None else f"job {ended.number}, which {_ended(ended)}"
         reason = f"it was to follow {number}"
-        tx.execute("DELETE FROM job_after WHERE job_id = ?", (job_id,))
         change_status(
             tx,
             operation,
@@ -455,7 +470,6 @@ def settle(tx: Transaction, operation: Operation, ended_id: str, limit: int) -> 
             [("job.cancelled", {"reason": reason})],
             reason=reason,
             reason_code=JobReason.AFTER_FAILED,
-            waits_for=0,
         )
         cancelled.append(job_id)
     return Waiting(cancelled, released, len(rows) > limit)
