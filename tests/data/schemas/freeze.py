@@ -115,7 +115,8 @@ JOBS: list[dict[str, object]] = [
      "status": "failed", "exit_signal": 9, "reason": "killed by SIGKILL", "reason_code": "killed", "attempt": 3,
      "retries": 2, "retry_of": JOB_IDS[0], "started_at": AT + 2, "completed_at": AT + 9, "stderr": "x"},
     {"number": 3, "command": "sleep 9", "place": 3 << 20, "status": "queued", "attempt": 2, "retries": 4,
-     "reason": "attempt 1 failed: exited with 1", "reason_code": "retrying", "exit_code": 1, "environment": '{"TOKEN":"x"}', "operation_id": 2, "service_id": SERVICE_IDS[0],
+     "reason": "attempt 1 failed: exited with 1", "reason_code": "retrying", "exit_code": 1,
+     "environment": '{"TOKEN":"x"}', "operation_id": 2, "service_id": SERVICE_IDS[0],
      "tty": 1, "memory_limit_mib": 64},
     {"number": 4, "command": "true", "place": 4 << 20, "status": "queued", "waits_for": 1, "group_name": "builds",
      "after": '[{"job_id":"' + JOB_IDS[2] + '","number":3,"condition":"any"}]', "priority": -5, "label": "later",
@@ -143,9 +144,7 @@ def plain(row: sqlite3.Row) -> dict[str, object]:
 
 def insert(connection: sqlite3.Connection, table: str, row: dict[str, object]) -> None:
     """Insert a row; the other columns have their defaults."""
-    connection.execute(
-        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", (*row.values(),)
-    )
+    connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", (*row.values(),))
 
 
 def freeze(version: int) -> None:
