@@ -14,6 +14,7 @@ from nexus.cli.verbs import Values, shell_complete, verb
 from nexus.hints import command_line
 from nexus.jobs.cli.jobs import (
     OWN_FIELDS,
+    given_variables,
     input_of,
     run_and_follow,
     send_parameters,
@@ -48,9 +49,8 @@ def _run(app: App, values: Values, out: Printer) -> int:
         raise click.UsageError("-o goes with -d: the output of what is followed is that of the command")
     fields = submitted(values, words_of(values), directory=None)
     # The environment of the service counts, and not that of this shell.
-    given: dict[str, str] = dict(values.every("environment", tuple))
     fields |= {
-        "environment": given or None,
+        "environment": given_variables(values) or None,
         "service": values.text("service_name"),
         "id": str(uuid.uuid4()) if app.key is None else None,
     }

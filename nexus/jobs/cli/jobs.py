@@ -51,6 +51,7 @@ __all__ = [
     "OWN_FIELDS",
     "caller_environment",
     "exit_code_of",
+    "given_variables",
     "input_of",
     "job",
     "run_and_follow",
@@ -88,6 +89,11 @@ def caller_environment(given: Mapping[str, str], *, clean: bool) -> dict[str, st
     return found | dict(given)
 
 
+def given_variables(values: Values) -> dict[str, str]:
+    """The variables of ``--env``."""
+    return dict(values.every("environment", tuple))
+
+
 def _is_undecodable(text: str) -> bool:
     return any("\udc80" <= character <= "\udcff" for character in text)
 
@@ -119,7 +125,6 @@ def submitted(values: Values, words: str | list[str], *, directory: str | None) 
     Raises:
         UsageError: the standard input is larger than a request takes.
     """
-    given: dict[str, str] = dict(values.every("environment", tuple))
     stdin, data, path = values.text("stdin"), None, None
     if stdin == "-":
         data = sys.stdin.buffer.read(MAX_STDIN + 1)
@@ -133,7 +138,6 @@ def submitted(values: Values, words: str | list[str], *, directory: str | None) 
     return {
         "command": words,
         "directory": values.text("directory") or directory,
-        "environment": caller_environment(given, clean=values.flag("clean_env")),
         "stdin_data": data,
         "stdin_path": path,
         "tty": tty or None,
@@ -157,6 +161,7 @@ def _run(app: App, values: Values, out: Printer) -> int:
     if wait and not out.for_person:
         raise click.UsageError("-o goes with a job that is submitted, not with one whose output is followed")
     fields = submitted(values, words_of(values), directory=str(Path.cwd()))
+    fields["environment"] = caller_environment(given_variables(values), clean=values.flag("clean_env"))
     # Under a key the line is repeated with the same request.
     fields["id"] = str(uuid.uuid4()) if app.key is None else None
     result = app.fetch(values.build(CreateJob, **fields))
