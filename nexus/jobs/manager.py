@@ -113,8 +113,8 @@ class JobManager:
         await asyncio.gather(*(each.supervisor.close() for each in self._jobs.values()))
 
     def children(self) -> int:
-        """How many jobs have processes, or are about to get one."""
-        return len(self._jobs)
+        """How many jobs have processes, or are about to get one; of those that begin later, whether there are any."""
+        return len(self._jobs) or int(self._store.read(store.begins_later))
 
     def _known(self, job_id: str) -> Known:
         stored = self._store.read(lambda reader: store.stored(reader, job_id))
