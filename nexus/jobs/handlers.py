@@ -59,6 +59,7 @@ from nexus.jobs.store import ALIVE, GROUPS, JOBS, expect_status
 from nexus.jobs.validation import command_fields
 from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
+from nexus.records.errors import RecordNotFound
 from nexus.records.handlers import check_metadata, gets, lists
 from nexus.records.processes import LogEnd, LogPiece, TerminalEnd, TerminalOutput
 from nexus.records.scope import Scope, reference_of
@@ -160,8 +161,10 @@ contents(Contents("job", "job", _held, _delete_all, after=lambda ctx, ids: _mana
 # Submitting
 
 
-def _after(tx: Transaction, scope: Scope, references: Sequence[str], cannot: str) -> list[After]:
-    """The jobs that a job is to follow.
+def _after(
+    tx: Transaction, scope: Scope, references: Sequence[str], cannot: str, repeated: Job | None = None
+) -> list[After]:
+    """The jobs that a job is to follow; ``repeated`` is the one that the same request may have made before.
 
     Raises:
         JobStatusWrong: one has ended, and not as it was to.
@@ -175,9 +178,19 @@ def _after(tx: Transaction, scope: Scope, references: Sequence[str], cannot: str
             raise JobInvalid(
                 f"{cannot}: {reference} has neither :completed nor :any at its end", details={"path": "after"}
             )
-        job = JOBS.resolve(tx, name, scope)
+        job = JOBS.find(tx, name, scope)
+        if job is None and repeated is not None:
+            # It may have been deleted since then.
+            known = [each for each in repeated.after if name in (each.job_id, str(each.number), f"#{each.number}")]
+            found |= {each.job_id: After(each.job_id, each.number, AfterCondition(condition)) for each in known}
+            continue
+        job = job or JOBS.resolve(tx, name, scope)
         after = After(job.id, job.number, AfterCondition(condition))
-        if after.condition is AfterCondition.COMPLETED and job.status in ENDED - {JobStatus.COMPLETED}:
+        if (
+            after.condition is AfterCondition.COMPLETED
+            and job.status in ENDED - {JobStatus.COMPLETED}
+            and repeated is None
+        ):
             raise JobStatusWrong(
                 f"{cannot}: job {job.number}, which it is to follow, is {job.status}",
                 hint=f"To begin it however that one ended: --after {job.number}:any",
@@ -204,15 +217,17 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
         for name in command.__struct_fields__
         if name in JOBS.columns or name in JOBS.private
     } | command_fields(command.command, command.tool)
-    fields["group"] = store.group_of(tx, command.group, cannot)
+    existing = None if command.id is None else JOBS.by_id(tx, command.id)
+    if existing is None:
+        fields["group"] = store.group_of(tx, command.group, cannot)
     fields["tags"] = list(dict.fromkeys(command.tags or []))
     fields["metadata"] = command.metadata or {}
     if command.service is not None:
-        fields["service_id"] = _manager(ctx).environments.of("service").find(tx, command.service, scope)
+        fields["service_id"] = _service_of(tx, ctx, command.service, scope, existing)
     fields["directory"] = command.directory or ("" if command.service else os.path.expanduser("~"))  # noqa: PTH111
-    after = _after(tx, scope, command.after or (), cannot)
+    after = _after(tx, scope, command.after or (), cannot, existing)
     fields |= {"after": after, "project_id": project_id, "node_id": "local"}
-    if command.id is not None and (existing := JOBS.by_id(tx, command.id)) is not None:
+    if existing is not None:
         return _repeated(existing, fields)
     fields |= {
         "waits_for": sum(
@@ -226,6 +241,16 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
     job = JOBS.insert(tx, ctx.operation, fields | {"operation_id": ctx.operation.enter(tx, project_id)})
     store.insert_after(tx, job.id, after)
     return job
+
+
+def _service_of(tx: Transaction, ctx: Context, reference: str, scope: Scope, repeated: Job | None) -> str | None:
+    """The service that a job is a one-off of; it may be gone where the request is repeated."""
+    try:
+        return _manager(ctx).environments.of("service").find(tx, reference, scope)
+    except RecordNotFound:
+        if repeated is None:
+            raise
+        return repeated.service_id
 
 
 def _repeated(existing: Job, fields: dict[str, Any]) -> Job:

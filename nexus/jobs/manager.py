@@ -117,8 +117,8 @@ class JobManager:
         await asyncio.gather(*(each.supervisor.close() for each in self._jobs.values()))
 
     def children(self) -> int:
-        """How many jobs have processes, or are about to get one; schedules count as one more, while any has a time."""
-        return len(self._jobs) + self.schedules.is_waiting
+        """How many jobs have processes, or are about to get one; what begins later counts as one more."""
+        return len(self._jobs) + (self.schedules.is_waiting or self._store.read(store.begins_later))
 
     def _known(self, job_id: str) -> Known:
         stored = self._store.read(lambda reader: store.stored(reader, job_id))

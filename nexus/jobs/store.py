@@ -40,6 +40,7 @@ __all__ = [
     "Waiting",
     "alive",
     "backoff_ms",
+    "begins_later",
     "borrowed_services",
     "change_status",
     "counts",
@@ -324,6 +325,12 @@ def next_due(reader: Reader) -> int | None:
     """When the next delayed job may begin (ms); None without one."""
     row = reader.one("SELECT min(not_before) FROM jobs WHERE status = 'queued' AND not_before IS NOT NULL")
     return None if row is None else row[0]
+
+
+def begins_later(reader: Reader) -> bool:
+    """Whether a job waits that begins by itself: for its time, or for a slot."""
+    groups = waiting_groups(reader)
+    return bool(groups and next_due(reader) is not None) or any(next_jobs(reader, group, 1) for group, _ in groups)
 
 
 def release_due(tx: Transaction, operation: Operation, limit: int) -> int:

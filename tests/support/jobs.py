@@ -258,6 +258,14 @@ class Jobs:
         """The pids of all processes that have a job's environment."""
         return processes_of_jobs().get(job.id, set())
 
+    def kill_all(self, job: Job) -> set[int]:
+        """Send SIGKILL to every process that has a job's environment; return their pids."""
+        pids = self.pids(job)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return pids
+
     def rows(self, sql: str, *parameters: Any) -> list[Any]:
         """What a query finds in the database, which the daemon may have open."""
         with look_at(self.daemon.database) as database:
