@@ -599,13 +599,13 @@ class _Clients:
 
     def _greet(self, client: _Client, hello: bytes) -> None:
         client.greeted = True
+        if self.input_fd < 0:  # before the client may send any
+            self._refuse_input(client)
         self._send(client, b"W1%c" % (self.terminal >= 0))
         if hello[2] & 2:
             self._send_replay(client)
         self._send(client, b"L")
         client.wants_output = bool(hello[2] & 1) and not client.gone
-        if self.input_fd < 0:
-            self._refuse_input(client)
         if not client.gone:
             self._take_size(client, hello[3:])
 

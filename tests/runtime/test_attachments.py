@@ -594,8 +594,9 @@ def test_random_messages_harm_nothing(runtime: Runtime) -> None:
 
     async def scenario() -> None:
         process = await runtime.start(
-            "service-1", "run-1", shell("stty raw -echo; exec cat > /dev/null", terminal=True)
+            "service-1", "run-1", shell("stty raw -echo; echo up; exec cat > /dev/null", terminal=True)
         )
+        await wait_for_log(runtime.log("service-1"), b"up")
         for _ in range(300):
             with open_socket(run_folder(runtime)) as connection, contextlib.suppress(OSError):
                 connection.setblocking(False)
@@ -724,5 +725,40 @@ def test_end_of_a_run_with_clients_leaves_no_file_and_no_process(runtime: Runtim
         assert sorted(path.name for path in run_folder(runtime).iterdir()) == ["control", "lock", "status"]
         runtime.forget("service-1", "run-1")
         assert not run_folder(runtime).exists()
+
+    asyncio.run(scenario())
+
+
+def test_flood_of_output_and_a_huge_paste_leave_the_loop_its_turns(runtime: Runtime) -> None:
+    async def scenario() -> None:
+        process = await runtime.start("service-1", "run-1", shell("exec cat > /dev/null", stdin="open"))
+        attachment = await runtime.attach("service-1", "run-1")
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.ensure_future(count())
+        await attachment.send(bytes(3_000_000))
+        assert turns > 100
+        await process.stop()
+        attachment.close()
+        script = "read go; head -c 500000 /dev/zero; printf end; read go"
+        process = await runtime.start("service-1", "run-2", shell(script, stdin="open"))
+        attachment = await runtime.attach("service-1", "run-2")
+        await attachment.send(b"go\n")
+        await wait_for_log(runtime.log("service-1"), b"end")
+        turns, received = 0, 0
+        while received < 500_000:
+            piece = await attachment.receive()
+            assert piece is not None
+            received += len(piece[1])
+        assert turns > 0
+        counting.cancel()
+        await process.stop()
+        attachment.close()
 
     asyncio.run(scenario())

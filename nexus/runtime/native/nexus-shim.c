@@ -1179,13 +1179,13 @@ static void greet(struct client *client, const unsigned char *hello)
 {
     const char welcome[] = {'W', '1', terminal_fd >= 0};
     client->greeted = true;
+    if (input_fd < 0) /* before the client may send any */
+        refuse_input(client);
     send_message(client, welcome, sizeof welcome, NULL, 0);
     if (hello[2] & 2)
         send_replay(client);
     send_message(client, "L", 1, NULL, 0);
     client->wants_output = (hello[2] & 1) && !client->gone;
-    if (input_fd < 0)
-        refuse_input(client);
     if (!client->gone && take_size(client, hello + 3))
         set_size(true);
 }
