@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import stat
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from nexus_protocol import NexusError, ResourceExhausted
@@ -39,6 +39,8 @@ __all__ = ["JOB_OWNER", "Begun", "JobDriver", "JobState", "argv_of", "owner_of_j
 _log = logging.getLogger("nexus.jobs")
 
 JOB_OWNER = "job-"
+_SHORT_S = 0.05
+"""Of a job that runs longer, the pid and the start are written."""
 _MIB = 1024 * 1024
 _END_BYTES = 64 * 1024
 _CONTINUATIONS = bytes(range(0x80, 0xC0))
@@ -97,6 +99,8 @@ class JobState(StateWriter[JobStatus, Job]):
         )
         super().__init__(manager, owner_of_job(job_id), operation)
         self.id = job_id
+        self.on_process_ended: Callable[[], None] = lambda: None
+        """Called once every process of the attempt has ended, before that is written."""
         self.not_begun: NexusError | None = None
         """Why the attempt was not begun, so that the job waits as before."""
         self._store = manager.store
@@ -304,7 +308,10 @@ class JobDriver:
         """As ``Driver``: the job runs until its process ends or its time is over."""
         requests, job = self._subject.requests, self._state.record
         if job is None or job.started_at is None:
-            run.check()  # one that has ended already needs no further write
+            # One that ends at once needs no further write.
+            run.check()
+            await requests.wait(_SHORT_S)
+            run.check()
             job = await self._state.write(
                 JobStatus.EXECUTING, requests=requests, pid=run.process.pid, started_at=run.process.started_at
             )
@@ -345,7 +352,10 @@ class JobDriver:
         """As ``Driver``: an attempt is one supervision, and a further one is queued."""
         if isinstance(end, NotStarted):
             await self._not_started(end.error)
-        elif isinstance(end, RunStopped):
+            return False
+        # Its slot is free, also while the store cannot be written.
+        self._state.on_process_ended()
+        if isinstance(end, RunStopped):
             await self._stopped(end)
         else:
             await self._ended(end)

@@ -59,8 +59,6 @@ class _Supervision(NamedTuple):
     supervisor: Supervisor
     subject: Supervised
     state: JobState
-    slot: tuple[str, str]
-    """The group and the node whose slot it has."""
 
 
 class JobManager:
@@ -71,6 +69,8 @@ class JobManager:
         self._context = context
         self._store = context.store
         self._jobs: dict[str, _Supervision] = {}
+        self._slots: dict[str, tuple[str, str]] = {}
+        """By the id of a job, the group and the node whose slot it has."""
         self._running: Counter[tuple[str, str]] = Counter()
         self._launches = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._queue = JobQueue(context, self._running, self._jobs.keys(), self._begin)
@@ -147,9 +147,21 @@ class JobManager:
         led = operation or self._context.cause("job.due", state.operation)
         driver = JobDriver(self._context, subject, state, led, self._launches, begun)
         supervisor = Supervisor(subject, driver, lambda: self._ended(job.id))
-        supervision = self._jobs[job.id] = _Supervision(supervisor, subject, state, (job.group, job.node_id))
-        self._running[supervision.slot] += 1
+        supervision = self._jobs[job.id] = _Supervision(supervisor, subject, state)
+        slot = (job.group, job.node_id)
+        self._running[slot] += 1
+        self._slots[job.id] = slot
+        state.on_process_ended = lambda: self._free_slot(job.id)
         return supervision
+
+    def _free_slot(self, job_id: str) -> None:
+        """No process of the job has its slot any more."""
+        slot = self._slots.pop(job_id, None)
+        if slot is not None:
+            self._running[slot] -= 1
+            if not self._running[slot]:
+                del self._running[slot]
+            self._queue.wake()
 
     def _changed(self, job_id: str) -> None:
         for begun in self._begins.get(job_id, ()):
@@ -158,7 +170,7 @@ class JobManager:
     def _ended(self, job_id: str) -> None:
         """A supervision is over: the job has ended, or waits for its next attempt, or could not be begun."""
         supervision = self._jobs.pop(job_id)
-        self._running[supervision.slot] -= 1
+        self._free_slot(job_id)
         not_begun = supervision.state.not_begun
         if not_begun is None:
             self._queue.go_on()
