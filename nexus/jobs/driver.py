@@ -215,7 +215,6 @@ class JobDriver:
         """As ``Driver``: the row says executing before the process exists."""
         requests = self._subject.requests
         async with contextlib.AsyncExitStack() as stack:
-            await requests.interruptible(stack.enter_async_context(self._launches))
             stored = self._state.read()
             job = stored.job
             assert self._begun is not None
@@ -239,6 +238,8 @@ class JobDriver:
             stdin = await self._open_stdin(stored)
             if stdin is not None:
                 stack.callback(os.close, stdin)
+            # What the start of a one-off waits for holds up no other job.
+            await requests.interruptible(stack.enter_async_context(self._launches))
             self._manager.runtime.check(spec)
             requests.check()
             await self._state.write(
