@@ -195,6 +195,7 @@ class JobDriver:
         """What led to this attempt."""
         self._launches = launches
         self._begun = begun
+        self._files_deleted = False
 
     # How it begins
 
@@ -205,6 +206,7 @@ class JobDriver:
         if job.reason_code is JobReason.CANCELLING and self._subject.requests.stop is None:
             reason = Reason(JobReason.CANCELLED, job.reason or "cancelled")
             self._subject.requests.stop = StopRequest(self._operation, reason, on_demand=True)
+        self._files_deleted = isinstance(found, Orphans)
         if isinstance(found, (Process, Orphans)):
             return None
         if isinstance(found, Exit):
@@ -219,7 +221,6 @@ class JobDriver:
         """As ``Driver``: the row says executing before the process exists."""
         requests = self._subject.requests
         async with contextlib.AsyncExitStack() as stack:
-            await requests.interruptible(stack.enter_async_context(self._launches))
             stored = self._state.read()
             job = stored.job
             assert self._begun is not None
@@ -243,6 +244,8 @@ class JobDriver:
             stdin = await self._open_stdin(stored)
             if stdin is not None:
                 stack.callback(os.close, stdin)
+            # What the start of a one-off waits for holds up no other job.
+            await requests.interruptible(stack.enter_async_context(self._launches))
             self._manager.runtime.check(spec)
             requests.check()
             await self._state.write(
@@ -383,11 +386,15 @@ class JobDriver:
                 return
         if isinstance(error, StartFailed) and error.step in _OWN_STEPS and error.errno in _SHORTAGES:
             # It is not the job that is at fault: it begins once there is room for it.
-            self._state.not_begun = ResourceExhausted(
-                f"cannot begin job {job.number}: {error.reason}", hint=error.hint, details={"id": job.id}
-            )
             if job.status is JobStatus.EXECUTING:
                 await self._requeue(error.reason)
+            self._state.not_begun = ResourceExhausted(
+                f"cannot begin job {job.number} at present: {error.reason}",
+                hint="It begins by itself once there is room for it."
+                if job.status is not JobStatus.STASHED
+                else error.hint,
+                details={"id": job.id, "number": job.number},
+            )
             return
         sentence = error.reason if isinstance(error, StartFailed) else error.message
         if isinstance(error, StartFailed) and error.step not in ("chdir", "stdin"):
@@ -408,6 +415,8 @@ class JobDriver:
         reason = Reason(_OF_EXIT[exit_.kind], describe_exit(exit_))
         if self._manager.boot.is_new and may_end_with_machine(exit_):
             reason = Reason(JobReason.HOST_RESTARTED, "the machine was restarted")
+        elif self._files_deleted and exit_.kind == "lost":
+            reason = Reason(JobReason.FILES_DELETED, reason.text)
         await self._failed(reason, exit_, end.up_ms, end.operation)
 
     async def _stopped(self, end: RunStopped) -> None:
