@@ -16,7 +16,7 @@ from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar, Union
 
 import msgspec
 from nexus_protocol import Record
-from nexus_protocol.command import unrecorded_fields
+from nexus_protocol.command import hint_parts, unrecorded_fields
 
 from nexus.hints import command_line
 from nexus.journal.operation import Operation
@@ -150,7 +150,9 @@ def _column(name: str, hint: Any) -> Column:
     kinds = [kind for kind in _alternatives(hint) if kind is not types.NoneType]
     origins = [get_origin(kind) or kind for kind in kinds]
     if any(origin in (list, dict) for origin in origins):
-        return Column(name, False, lambda value: _encode_json(value).decode(), _decode_json)
+        has_records = any(isinstance(part, type) and issubclass(part, Record) for part in hint_parts(hint))
+        decode = msgspec.json.Decoder(hint).decode if has_records else _decode_json
+        return Column(name, False, lambda value: _encode_json(value).decode(), decode)
     if len(origins) == 1 and isinstance(origins[0], type):
         kind = origins[0]
         if issubclass(kind, Enum):
