@@ -82,8 +82,9 @@ def _read_document(path: str, document: Mapping[str, Any], sections: Sequence[An
 
 
 _HEAD = """\
-# {records} for `nexusctl apply`. It may hold secrets: the values of services' variables are stored in
-# plain text. Keep this file private, and out of version control.
+# {records} for `nexusctl apply`.
+# It may hold secrets: the values of variables are stored in plain text. Keep this file private, and out of version
+# control.
 """
 
 

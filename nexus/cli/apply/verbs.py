@@ -345,7 +345,7 @@ def _is_inside(app: App, target: Target) -> bool:
 def export(app: App, file: str, force: bool) -> None:
     """Write the services, dependencies, VM records and schedules of a project to a file for apply.
 
-    Applying the file to the project changes nothing. It contains the values of services' variables, so only you can
+    Applying the file to the project changes nothing. It contains the values of variables, so only you can
     read it (mode 0600).
     """
     from nexus.cli.apply.document import write_project

@@ -364,7 +364,9 @@ def test_export_then_apply_changes_nothing_and_recreates_on_an_empty_daemon(shop
     assert shop.cli("export", "-f", str(written)) == (0, f"Wrote {written}\n", "")
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
     text = written.read_text()
-    assert text.startswith("# Services and VM records for `nexusctl apply`. It may hold secrets")
+    assert text.startswith(
+        "# Services, job groups, schedules and VM records for `nexusctl apply`.\n# It may hold secrets"
+    )
     assert "s3cret" in text
     assert shop.cli.ok("export").out == text
     assert text.count("start = false") == 1  # for the stopped service, not for the failed one

@@ -397,5 +397,7 @@ def test_written_file_reads_back_equal(
             for name, (fields, needs, start) in wanted.items()
         },
         "vms": {"box": vm},
+        "groups": {},
+        "schedules": {},
     }
     assert project.key == "p"

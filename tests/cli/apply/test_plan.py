@@ -59,7 +59,8 @@ def observed(
     environments: Mapping[str, dict[str, str]] | None = None,
 ) -> There:
     there = Observed({one["name"]: record_of(Service, one) for one in services}, environments or {}, edges or {})
-    return {"services": there, "vms": {name: record_of(Vm, fields) for name, fields in (vms or {}).items()}}
+    boxes = {name: record_of(Vm, fields) for name, fields in (vms or {}).items()}
+    return {"services": there, "vms": boxes, "groups": {}, "schedules": {}}
 
 
 TWO = """
