@@ -130,7 +130,7 @@ event("job_group.paused", "No job of a group begins any more.")
 event("job_group.resumed", "Jobs of a group begin again.")
 written_event("job_after", "What a job waits for")
 
-cause("job.due", "The queue began a job.")
+cause("job.due", "Delayed jobs may begin.")
 cause("job.timeout", "A job ran longer than its time limit.")
 cause("job.after", "A job ended that others waited for.")
 cause("jobs.retention", "Old jobs and their output were deleted.")

@@ -234,7 +234,7 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
             (job := JOBS.by_id(tx, each.job_id)) is not None and job.status not in ENDED for each in after
         ),
         "status": JobStatus.STASHED if command.stashed else JobStatus.QUEUED,
-        "place": store.last_place(tx),
+        **store.new_places(tx),
         "attempt": 1,
         "not_before": None if command.delay_ms is None else tx.now + command.delay_ms,
     }
@@ -386,7 +386,6 @@ def retry_job(tx: Transaction, ctx: Context, command: RetryJob) -> Job:
     JOBS.expect(job, cannot, None, command.if_state_revision)
     expect_status(job, cannot, *sorted(ENDED))
     store.group_of(tx, job.group, cannot)
-    place = store.last_place(tx)
     if command.in_place:
         return store.change_status(
             tx,
@@ -396,7 +395,7 @@ def retry_job(tx: Transaction, ctx: Context, command: RetryJob) -> Job:
             [("job.requeued", {"reason": "retried on demand"})],
             attempt=job.attempt + 1,
             environment=command.environment,
-            place=place,
+            place=store.last_place(tx),
             completed_at=None,
         )
     fields = {name: getattr(job, name) for name in _SAME}
@@ -407,7 +406,7 @@ def retry_job(tx: Transaction, ctx: Context, command: RetryJob) -> Job:
         "attempt": job.attempt + 1,
         "retry_of": job.id,
         "environment": command.environment,
-        "place": place,
+        **store.new_places(tx),
         "operation_id": ctx.operation.enter(tx, job.project_id),
     }
     return JOBS.insert(tx, ctx.operation, fields)

@@ -144,7 +144,7 @@ class JobManager:
     def _supervise(self, job: Job, operation: Operation | None, begun: Begun | None) -> _Supervision:
         state = JobState(self._context, job.id)
         subject = Supervised(self._context, "job", owner_of_job(job.id), state, lambda: self._changed(job.id))
-        led = operation or self._context.cause("job.due", state.operation)
+        led = operation or state.operation
         driver = JobDriver(self._context, subject, state, led, self._launches, begun)
         supervisor = Supervisor(subject, driver, lambda: self._ended(job.id))
         supervision = self._jobs[job.id] = _Supervision(supervisor, subject, state)

@@ -52,6 +52,8 @@ class Job(Record, kw_only=True):
     id: str
     number: int
     """It identifies the job in its project, and is given once."""
+    seq: int
+    """The order of submission over all projects."""
     project_id: str
     project: str
     """The name of its project."""

@@ -73,7 +73,7 @@ class Retention:
 
     async def _bound_output(self) -> None:
         most = self._context.setting("jobs.max_output")
-        excess = self._store.read(store.output_total) - most
+        excess = await self._store.write(store.output_total) - most  # in the writer's thread: it reads an index whole
         operation = self._context.cause("jobs.retention")
         while excess > 0:
             oldest = self._store.read(lambda reader: store.oldest_outputs(reader, _STEP))

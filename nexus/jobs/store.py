@@ -54,6 +54,7 @@ __all__ = [
     "insert_after",
     "is_paused",
     "last_place",
+    "new_places",
     "next_due",
     "next_jobs",
     "numbers_and_statuses",
@@ -115,7 +116,6 @@ JOBS = Table(
         "reason",
         "reason_code",
         "attempt",
-        "run_id",
         "pid",
         "exit_code",
         "exit_signal",
@@ -127,7 +127,8 @@ JOBS = Table(
         "place",
     ),
     # No image has the environment and the standard input: they are to be gone once the job has ended.
-    volatile=("stdout", "stderr", "output_bytes", "operation_id", "not_before", "environment", "stdin_data"),
+    volatile=("stdout", "stderr", "output_bytes", "operation_id", "run_id", "not_before", "environment", "stdin_data"),
+    order=("seq",),
     indexed=("status", "group"),
     told=("tool", "group", "status"),
     columns={"group": "group_name"},
@@ -266,6 +267,12 @@ def borrowed_services(reader: Reader) -> set[str]:
 
 
 # What waits
+
+
+def new_places(tx: Transaction) -> dict[str, int]:
+    """The fields with the places of a job that is submitted now: in the order of all jobs, and in its queue."""
+    seq = next_number(tx, "", "job.place")
+    return {"seq": seq, "place": seq * _STEP}
 
 
 def last_place(tx: Transaction) -> int:

@@ -149,11 +149,11 @@ def _first_page(world: World, status: JobStatus | None) -> Sample:
 
 
 def _size(world: World) -> Sample:
-    """The database with 5,000 ended jobs of the size that seed documents give, about 1 KB each, from a thousand."""
+    """The database with 5,000 ended jobs of about 1 KB each, with their history, from a thousand."""
     yard = Yard(world)
     before = yard.daemon.database.stat().st_size
     yard.client.call(UpdateJobGroup("short", slots=8))
-    line = "printf '%0600d\\n' 1; printf '%0300d\\n' 2 >&2"
+    line = "printf '%0500d\\n' 1; printf '%0250d\\n' 2 >&2"
     jobs = (CreateJob(line, environment=_ENVIRONMENT, group="short") for _ in range(1000))
     with world.all_cores(yard.daemon):
         yard.each(jobs, 1000)

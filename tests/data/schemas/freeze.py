@@ -219,7 +219,7 @@ def freeze(version: int) -> None:
                 connection.execute("UPDATE service SET tty = 1, stdin = 'open' WHERE id = ?", (SERVICE_IDS[1],))
                 connection.execute(f"INSERT INTO job_group VALUES ({', '.join('?' * len(GROUP))})", GROUP)
                 for id_, job in zip(JOB_IDS, JOBS, strict=True):
-                    insert(connection, "jobs", JOB_DEFAULTS | {"id": id_} | job)
+                    insert(connection, "jobs", JOB_DEFAULTS | {"id": id_, "seq": int(str(job["place"])) >> 20} | job)
                 insert(connection, "schedules", SCHEDULE)
                 connection.execute("INSERT INTO job_after VALUES (?, ?, 'any')", (JOB_IDS[3], JOB_IDS[2]))
                 connection.execute("INSERT INTO tag (kind, record_id, tag) VALUES ('job', ?, 'ci')", (JOB_IDS[3],))
