@@ -247,6 +247,7 @@ class Table(Generic[R]):
         self.is_numbered = "number" in struct.__struct_fields__
         self.state = state
         self.columns = columns_of(struct, columns, text_or_list)
+        self.computed = frozenset(computed)
         for field in computed:
             del self.columns[field]
         if self.has_project:

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of jobs."""
+"""Fixtures of the tests of jobs and schedules."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from support.daemon import DaemonProcess
 from support.jobs import Jobs
+from support.projects import Speaker
 
 
 @pytest.fixture
@@ -24,3 +25,11 @@ def jobs(shared: DaemonProcess) -> Iterator[Jobs]:
     yield jobs
     jobs.clear()
     jobs.close()
+
+
+@pytest.fixture
+def nexus(shared: DaemonProcess) -> Iterator[Speaker]:
+    """Speaks in the project default of the module's daemon."""
+    speaker = Speaker(shared)
+    yield speaker
+    speaker.close()

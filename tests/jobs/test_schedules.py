@@ -28,7 +28,7 @@ from nexus.jobs.schedules.commands import (
     UpdateSchedule,
 )
 from nexus.jobs.schedules.planning import LATE_MS, LONGEST_HOLD_MS
-from nexus.jobs.states import JobStatus, Missed, Overlap
+from nexus.jobs.states import JobReason, JobStatus, Missed, Overlap
 from nexus.store import DiskFull
 from nexus.store.sqlite import SqliteStore
 
@@ -429,6 +429,24 @@ def test_a_daemon_that_was_killed_before_it_replaced_does_so_after_its_start(roo
         await settled(made)
         assert made.cancelled == [1]
         assert [(job.status, job.waits_for) for job in made.jobs()] == [(JobStatus.CANCELLED, 0), (JobStatus.QUEUED, 0)]
+
+    play(root, scenario)
+
+
+def test_a_job_that_is_being_cancelled_already_keeps_its_grace_time(root: Path) -> None:
+    async def scenario(made: World) -> None:
+        await made.create(every_ms=MINUTE, overlap=Overlap.REPLACE)
+        made.clock.go(MINUTE)
+        await made.ticker.look()
+        await made.execute(1, reason_code=JobReason.CANCELLING)
+        made.clock.go(MINUTE)
+        await made.ticker.look()
+        await settled(made)
+        assert made.cancelled == []
+        await made.execute(1, reason_code=None)
+        await made.ticker.look()
+        await settled(made)
+        assert made.cancelled == [1]
 
     play(root, scenario)
 

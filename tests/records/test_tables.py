@@ -16,6 +16,7 @@ from support.stores import look_at
 
 from nexus.client import BlockingClient
 from nexus.daemon.dispatch import load_capabilities
+from nexus.jobs.schedules.store import SCHEDULES
 from nexus.journal.rows import OWN_TABLES, derived_tables, journaled_tables
 from nexus.projects.store import PROJECTS
 from nexus.records.errors import RecordCursorInvalid
@@ -37,7 +38,7 @@ from nexus.vms.commands import CreateVm, ListVms, UpdateVm, Vm
 from nexus.vms.states import VmRole, VmState
 from nexus.vms.store import VMS
 
-TABLES: dict[str, Table[Any]] = {"vm": VMS, "service": SERVICES, "project": PROJECTS}
+TABLES: dict[str, Table[Any]] = {"vm": VMS, "service": SERVICES, "project": PROJECTS, "schedule": SCHEDULES}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_every_field_has_its_column(schema: sqlite3.Connection, kind: str) -> No
             continue
         name, _, text = column.name.rpartition(".")
         assert text in tables[name or table.name], field
-    assert set(table.columns) == set(table.record.__struct_fields__)
+    assert set(table.columns) == set(table.record.__struct_fields__) - table.computed
     assert set(table.rows.columns) == tables[table.name] | {
         f"service_config.{column}" for column in tables["service_config"] - {"id"} if table.rows.joined is not None
     }

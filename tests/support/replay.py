@@ -16,6 +16,7 @@ from nexus_protocol.command import Effect
 from nexus_protocol.events import declared_causes, declared_events, event_kind
 
 from nexus.daemon.dispatch import load_capabilities
+from nexus.jobs.schedules.store import SCHEDULES
 from nexus.journal.rows import Rows, derived_tables, journaled_tables
 from nexus.projects.store import PROJECTS
 from nexus.services.store import DECLARED, SERVICES
@@ -418,4 +419,9 @@ def _of_details(journal: list[Change]) -> Iterator[str]:
 
 
 def _fields_of_records() -> dict[str, set[str]]:
-    return {"service": {*SERVICES.columns, *DECLARED}, "vm": set(VMS.columns), "project": set(PROJECTS.columns)}
+    return {
+        "service": {*SERVICES.columns, *DECLARED},
+        "vm": set(VMS.columns),
+        "project": set(PROJECTS.columns),
+        "schedule": {*SCHEDULES.columns, *SCHEDULES.private},
+    }

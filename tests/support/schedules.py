@@ -176,6 +176,14 @@ class World:
 
         return await self.store.write(change)
 
+    async def execute(self, number: int, **columns: Any) -> None:
+        """Let a job be executing."""
+        (job,) = (job for job in self.jobs() if job.number == number)
+        operation = Operation(Caller(0, 1, "test"), "adopted")
+        await self.store.write(
+            lambda tx: jobs_store.change_status(tx, operation, job.id, JobStatus.EXECUTING, **columns)
+        )
+
     async def end_all(self) -> None:
         """End every job that has not ended."""
         for job in self.jobs():

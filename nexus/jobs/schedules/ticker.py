@@ -17,7 +17,7 @@ from nexus.jobs.records import Job
 from nexus.jobs.schedules import store
 from nexus.jobs.schedules.clock import Clock, Reading
 from nexus.jobs.schedules.firing import fire, plan_again
-from nexus.jobs.states import ENDED
+from nexus.jobs.states import ENDED, JobReason
 from nexus.jobs.store import JOBS
 from nexus.journal.operation import Operation
 from nexus.store import Reader, StoreError, Transaction
@@ -196,7 +196,9 @@ class Ticker:
         self._replacing = bool(replaced)
         for job_id in replaced:
             job = self._store.read(lambda reader, id_=job_id: JOBS.by_id(reader, id_))  # type: ignore[misc]
-            if job is not None and job_id not in self._cancelling:
+            if job is None or job.reason_code is JobReason.CANCELLING:
+                continue  # a second request would not leave it its grace time
+            if job_id not in self._cancelling:
                 self._cancelling[job_id] = asyncio.create_task(self._cancel_one(job))
 
     async def _cancel_one(self, job: Job) -> None:
