@@ -27,7 +27,7 @@ from nexus.client.errors import ConnectionFailure, ConnectionLost
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["LogCommand", "LogSource", "Piece", "lines_wanted", "log_parameters", "show_logs"]
+__all__ = ["LogCommand", "LogSource", "Piece", "follow_pieces", "lines_wanted", "log_parameters", "show_logs"]
 
 _LINES_ON_TERMINAL = 100
 """The default of ``--lines`` on a terminal."""
@@ -197,7 +197,7 @@ def show_logs(
     results: list[Result[_Line]] = []
     sys.stdout.flush()
     try:
-        pieces = _followed(app, commands, source, writer.note) if follow else _kept(app, commands)
+        pieces = follow_pieces(app, commands, source, writer.note) if follow else _kept(app, commands)
         for index, piece in pieces:
             if out.for_person:
                 writer.write(names[index], piece)
@@ -263,7 +263,7 @@ def _kept(app: App, commands: Sequence[LogCommand]) -> Iterator[tuple[int, Piece
         yield from heapq.merge(*indexed_streams, key=lambda entry: -1 if entry[1].continues else entry[1].at)
 
 
-def _followed(
+def follow_pieces(
     app: App, commands: Sequence[LogCommand], source: LogSource[LogCommand], note: Callable[[str], None]
 ) -> Iterator[tuple[int, Piece]]:
     """Yield the pieces of all commands as they arrive, each with the index of its command, until all records are gone.

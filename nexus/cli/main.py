@@ -26,6 +26,9 @@ __all__ = ["cli", "exit_code", "main", "print_error"]
 _OWN_NOUNS: dict[str, tuple[str, Noun]] = {
     "apply": ("nexus.cli.apply.verbs", Noun("apply", "Create and change services and VM records to match a file.")),
     "export": ("nexus.cli.apply.verbs", Noun("export", "Write services and VM records to a file for apply.")),
+    "run": ("nexus.cli.running", Noun("run", "Run a command as a one-off of a service.")),
+    "attach": ("nexus.cli.running", Noun("attach", "Attach this terminal to a job or a service.")),
+    "send": ("nexus.cli.running", Noun("send", "Type into a job or a service.")),
     "version": ("nexus.cli.version", Noun("version", "Print the version of nexusctl.")),
     "doctor": ("nexus.cli.doctor", Noun("doctor", "Find problems, and say how to fix them.")),
     "db": ("nexus.cli.db", Noun("db", "Maintain the database.")),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import click
 
-from nexus.terminal import exact_bytes, output_filter, overwrite_line, painted, printable, write_exact
+from nexus.terminal import OutputFilter, exact_bytes, output_filter, overwrite_line, painted, printable, write_exact
 
 if TYPE_CHECKING:
     import socket
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Column",
     "Named",
+    "OutputFilter",
     "Printer",
     "address_given",
     "can_ask",

@@ -112,7 +112,7 @@ class Values:
         """Forget a value, which the verb has taken care of."""
         self._given.pop(name, None)
 
-    def build(self, command: type[C], **others: object) -> C:
+    def build(self, command: type[C], /, **others: object) -> C:
         """Build a command from the values that have the names of its fields, and from ``others``.
 
         Fields that are None or empty are left out: they get their defaults in the daemon.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Meta
-from nexus_protocol.command import SECRET, UNRECORDED, Command, Effect, Repeat, StreamCommand, command
+from nexus_protocol.command import SECRET, UNRECORDED, Command, Effect, Empty, Repeat, StreamCommand, command
 from nexus_protocol.events import cause, event
 
 from nexus.jobs.errors import (
@@ -53,9 +53,23 @@ from nexus.records.fields import (
     Tags,
     key,
 )
-from nexus.records.processes import LogEnd, LogPiece, LogStream, Path, StopSignal
+from nexus.records.processes import (
+    AttachmentLost,
+    Columns,
+    InputData,
+    InputUnavailable,
+    LogEnd,
+    LogPiece,
+    LogStream,
+    Path,
+    Rows,
+    StopSignal,
+    TerminalEnd,
+    TerminalOutput,
+)
 
 __all__ = [
+    "AttachJob",
     "CancelJob",
     "CreateJob",
     "CreateJobGroup",
@@ -72,6 +86,7 @@ __all__ = [
     "PruneJobs",
     "ResumeJobGroup",
     "RetryJob",
+    "SendJobInput",
     "StartJob",
     "StashJob",
     "UpdateJob",
@@ -115,7 +130,7 @@ event("job_group.paused", "No job of a group begins any more.")
 event("job_group.resumed", "Jobs of a group begin again.")
 written_event("job_after", "What a job waits for")
 
-cause("job.due", "The queue began a job.")
+cause("job.due", "Delayed jobs may begin.")
 cause("job.timeout", "A job ran longer than its time limit.")
 cause("job.after", "A job ended that others waited for.")
 cause("jobs.retention", "Old jobs and their output were deleted.")
@@ -460,6 +475,34 @@ class WaitJobs(Command[JobsWaited]):
     ) = None
     group: Annotated[GroupReference, Meta(description="wait for the jobs of this group")] | None = None
     timeout_ms: Annotated[int, Meta(ge=1, le=2_592_000_000, description="time limit of the request")] | None = None
+
+
+_ATTACH_ERRORS = (*_LOOKUP_ERRORS, InputUnavailable, AttachmentLost)
+
+
+@command(0x030E, Effect.ACT, errors=_ATTACH_ERRORS, takes_input=True, repeat=Repeat.REFUSE)
+class AttachJob(StreamCommand[TerminalOutput, TerminalEnd]):
+    """Attach to the terminal, or the open standard input and output, of a job; ends when its process does.
+
+    It waits for a job that has not begun. Input ``data`` is typed, ``eof`` ends the input, and the ``control``
+    ``{"rows": …, "columns": …}`` tells the present size of the client's terminal: the program gets the smallest one of
+    all clients. With ``replay`` the last output comes first. A client that does not read is dropped, and the program
+    goes on.
+    """
+
+    job: JobReference
+    rows: Rows | None = None
+    columns: Columns | None = None
+    replay: Annotated[bool, Meta(description="begin with the last output")] = True
+
+
+@command(0x030F, Effect.ACT, errors=_ATTACH_ERRORS, max_payload=_MAX_PAYLOAD, repeat=Repeat.REFUSE)
+class SendJobInput(Command[Empty]):
+    """Type input into the terminal, or the open standard input, of a job; replies when the program has room for it."""
+
+    job: JobReference
+    data: Annotated[InputData, Meta(extra={"option": None})] = b""
+    eof: Annotated[bool, Meta(description="end the input")] = False
 
 
 _GROUP_LOOKUP_ERRORS = (JobGroupNotFound, JobGroupAmbiguous)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import shlex
 import signal
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, NoReturn
+import stat
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
 
-from nexus_protocol import NexusError
+from nexus_protocol import NexusError, ResourceExhausted
 
 from nexus.capability import ManagerContext
 from nexus.jobs import store
-from nexus.jobs.errors import JobChanged
+from nexus.jobs.errors import JobChanged, JobNotFound
 from nexus.jobs.records import Job
 from nexus.jobs.states import ENDED, JobReason, JobStatus
 from nexus.jobs.store import JOBS, StoredJob
@@ -32,15 +34,23 @@ from nexus.supervision.run import Run
 from nexus.supervision.state_writer import StateWriter
 from nexus.supervision.supervised import Supervised
 
-__all__ = ["JOB_OWNER", "JobDriver", "JobState", "argv_of", "owner_of_job"]
+__all__ = ["JOB_OWNER", "Begun", "JobDriver", "JobState", "argv_of", "owner_of_job"]
 
 _log = logging.getLogger("nexus.jobs")
 
 JOB_OWNER = "job-"
+_SHORT_S = 0.05
+"""Of a job that runs longer, the pid and the start are written."""
 _MIB = 1024 * 1024
 _END_BYTES = 64 * 1024
+_CONTINUATIONS = bytes(range(0x80, 0xC0))
+"""The bytes of a UTF-8 character after its first one."""
 _BASH = "/bin/bash"
 _SH = "/bin/sh"
+_SHORTAGES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+_OWN_STEPS = ("files", "shim", "stdin")
+"""The steps of a start in which a shortage is that of the daemon or the machine."""
+_AS_BEGUN = ("status", "revision", "state_revision", "not_before")
 _OF_EXIT = {"exit": JobReason.EXITED, "signal": JobReason.KILLED, "lost": JobReason.LOST}
 
 
@@ -63,6 +73,23 @@ def argv_of(job: Job) -> tuple[str, ...]:
     return tuple(shlex.split(job.command))
 
 
+class Begun(NamedTuple):
+    """The job as it was when an attempt was begun: what was changed since then is not begun as something else."""
+
+    job: Job
+    on_demand: bool
+    """Whether a client begins it, past the slots and the pause of its group."""
+
+    def check(self, present: Job) -> None:
+        """Refuse a job that was changed.
+
+        Raises:
+            JobChanged: it was.
+        """
+        if any(getattr(present, name) != getattr(self.job, name) for name in _AS_BEGUN):
+            raise JobChanged(f"cannot begin job {present.number}: it was changed meanwhile")
+
+
 class JobState(StateWriter[JobStatus, Job]):
     """Writes the record of one job."""
 
@@ -72,6 +99,10 @@ class JobState(StateWriter[JobStatus, Job]):
         )
         super().__init__(manager, owner_of_job(job_id), operation)
         self.id = job_id
+        self.on_process_ended: Callable[[], None] = lambda: None
+        """Called once every process of the attempt has ended, before that is written."""
+        self.not_begun: NexusError | None = None
+        """Why the attempt was not begun, so that the job waits as before."""
         self._store = manager.store
 
     @property
@@ -102,9 +133,11 @@ class JobState(StateWriter[JobStatus, Job]):
         """As ``StateWriter``: a run that cannot be looked at makes the job unknown, until it can."""
         present = JOBS.get(tx, self.id)
         columns = dict(columns)
-        expected = columns.pop("expected", None)
-        if expected not in (None, (present.revision, present.state_revision)):
-            raise JobChanged(f"cannot begin job {present.number}: it was changed meanwhile")
+        begun: Begun | None = columns.pop("begun", None)
+        if begun is not None:
+            begun.check(present)
+            if not begun.on_demand and store.is_paused(tx, present.group):
+                raise JobChanged(f"cannot begin job {present.number}: its group was paused meanwhile")
         if state is None:
             state = JobStatus.EXECUTING if columns.get("unknown_since") is None else JobStatus.UNKNOWN
             if present.status in ENDED:
@@ -133,7 +166,6 @@ class JobState(StateWriter[JobStatus, Job]):
                 [("job.cancelled", {"reason": reason.text})],
                 reason=reason.text,
                 reason_code=reason.code,
-                waits_for=0,
             )
 
         self.record = await self._store.write(change)
@@ -142,7 +174,10 @@ class JobState(StateWriter[JobStatus, Job]):
 
 
 class JobDriver:
-    """One supervision of a job: one attempt. ``launches`` bounds how many are started at the same time."""
+    """One supervision of a job: one attempt. ``launches`` bounds how many are started at the same time.
+
+    ``begun`` is None for what an earlier daemon began.
+    """
 
     def __init__(
         self,
@@ -151,6 +186,7 @@ class JobDriver:
         state: JobState,
         operation: Operation,
         launches: asyncio.Semaphore,
+        begun: Begun | None,
     ) -> None:
         self._manager = manager
         self._subject = subject
@@ -158,7 +194,8 @@ class JobDriver:
         self._operation = operation
         """What led to this attempt."""
         self._launches = launches
-        self._rebooted = False
+        self._begun = begun
+        self._files_deleted = False
 
     # How it begins
 
@@ -169,14 +206,14 @@ class JobDriver:
         if job.reason_code is JobReason.CANCELLING and self._subject.requests.stop is None:
             reason = Reason(JobReason.CANCELLED, job.reason or "cancelled")
             self._subject.requests.stop = StopRequest(self._operation, reason, on_demand=True)
+        self._files_deleted = isinstance(found, Orphans)
         if isinstance(found, (Process, Orphans)):
             return None
         if isinstance(found, Exit):
             return RunEnded(found, self._state.cause("process.exited"))
         if job.started_at is None and not self._manager.boot.is_new:
             return NotStarted(None)
-        self._rebooted = self._manager.boot.is_new
-        what = "the machine was restarted" if self._rebooted else "its process was not found"
+        what = "the machine was restarted" if self._manager.boot.is_new else "its process was not found"
         return RunEnded(lost(what), self._state.cause("process.exited"))
 
     @contextlib.asynccontextmanager
@@ -184,9 +221,10 @@ class JobDriver:
         """As ``Driver``: the row says executing before the process exists."""
         requests = self._subject.requests
         async with contextlib.AsyncExitStack() as stack:
-            await requests.interruptible(stack.enter_async_context(self._launches))
             stored = self._state.read()
             job = stored.job
+            assert self._begun is not None
+            self._begun.check(job)
             environment, memory, cpu, umask = stored.environment, job.memory_limit_mib, job.cpu_limit_percent, None
             directory = job.directory
             memory_bytes = None if memory is None else memory * _MIB
@@ -206,6 +244,8 @@ class JobDriver:
             stdin = await self._open_stdin(stored)
             if stdin is not None:
                 stack.callback(os.close, stdin)
+            # What the start of a one-off waits for holds up no other job.
+            await requests.interruptible(stack.enter_async_context(self._launches))
             self._manager.runtime.check(spec)
             requests.check()
             await self._state.write(
@@ -215,7 +255,7 @@ class JobDriver:
                 insist=False,
                 run_id=run_id,
                 started_at=None,
-                expected=(job.revision, job.state_revision),
+                begun=self._begun,
             )
             yield Launch(spec, stdin)
 
@@ -239,6 +279,8 @@ class JobDriver:
                 memory_bytes=memory_bytes,
                 cpu_percent=cpu_percent,
                 umask=umask,
+                terminal=job.tty,
+                stdin="open" if job.stdin_open else "null",
             )
         except ValueError as error:
             raise StartFailed(job.tool, str(error)) from error
@@ -249,20 +291,19 @@ class JobDriver:
         path = stored.job.stdin_path
         if path is not None:
             try:
-                # A FIFO without a writer would block, and is opened without waiting for one.
-                return await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                return await asyncio.to_thread(_open_file, path)
             except OSError as error:
                 raise StartFailed(
-                    stored.job.tool, f"its standard input {path}: {error.strerror}", error.errno or 0
+                    stored.job.tool, f"its standard input {path}: {error.strerror}", error.errno or 0, step="stdin"
                 ) from error
         if stored.stdin_data is None:
             return None
-        memfd = os.memfd_create("stdin", os.MFD_CLOEXEC)
-        view = memoryview(stored.stdin_data)
-        while view:
-            view = view[os.write(memfd, view) :]
-        os.lseek(memfd, 0, os.SEEK_SET)
-        return memfd
+        try:
+            return _file_of(stored.stdin_data)
+        except OSError as error:
+            raise StartFailed(
+                stored.job.tool, f"its standard input: {error.strerror}", error.errno or 0, step="stdin"
+            ) from error
 
     # Up
 
@@ -270,7 +311,10 @@ class JobDriver:
         """As ``Driver``: the job runs until its process ends or its time is over."""
         requests, job = self._subject.requests, self._state.record
         if job is None or job.started_at is None:
-            run.check()  # one that has ended already needs no further write
+            # One that ends at once needs no further write.
+            run.check()
+            await requests.wait(_SHORT_S)
+            run.check()
             job = await self._state.write(
                 JobStatus.EXECUTING, requests=requests, pid=run.process.pid, started_at=run.process.started_at
             )
@@ -311,7 +355,10 @@ class JobDriver:
         """As ``Driver``: an attempt is one supervision, and a further one is queued."""
         if isinstance(end, NotStarted):
             await self._not_started(end.error)
-        elif isinstance(end, RunStopped):
+            return False
+        # Its slot is free, also while the store cannot be written.
+        self._state.on_process_ended()
+        if isinstance(end, RunStopped):
             await self._stopped(end)
         else:
             await self._ended(end)
@@ -319,19 +366,43 @@ class JobDriver:
 
     async def _not_started(self, error: NexusError | RuntimeFailure | None) -> None:
         if error is None:
-            reason = "the daemon ended before its process was started"
-            await self._write_end(JobStatus.QUEUED, [("job.requeued", {"reason": reason})], self._operation, None)
+            await self._requeue("the daemon ended before its process was started")
             return
+        try:
+            job = self._state.read().job
+        except JobNotFound:
+            return  # it was deleted while it waited
         if isinstance(error, (StoreError, JobChanged)):
-            # It was not begun, and the queue begins it again; unless the store has begun it without telling.
-            if self._state.read().job.status is JobStatus.EXECUTING:
-                reason = "it could not be written that it began"
-                await self._write_end(JobStatus.QUEUED, [("job.requeued", {"reason": reason})], self._operation, None)
+            self._state.not_begun = error
+            # Unless the store has begun it without telling, it waits as before.
+            if job.status is JobStatus.EXECUTING:
+                await self._requeue("it could not be written that it began")
+            return
+        if job.status is not JobStatus.EXECUTING and self._begun is not None:
+            try:
+                self._begun.check(job)
+            except JobChanged as changed:
+                self._state.not_begun = changed  # what could not be started is no longer what it is
+                return
+        if isinstance(error, StartFailed) and error.step in _OWN_STEPS and error.errno in _SHORTAGES:
+            # It is not the job that is at fault: it begins once there is room for it.
+            if job.status is JobStatus.EXECUTING:
+                await self._requeue(error.reason)
+            self._state.not_begun = ResourceExhausted(
+                f"cannot begin job {job.number} at present: {error.reason}",
+                hint="It begins by itself once there is room for it."
+                if job.status is not JobStatus.STASHED
+                else error.hint,
+                details={"id": job.id, "number": job.number},
+            )
             return
         sentence = error.reason if isinstance(error, StartFailed) else error.message
-        if isinstance(error, StartFailed) and error.step != "chdir":
+        if isinstance(error, StartFailed) and error.step not in ("chdir", "stdin"):
             sentence = f"{error.program}: {error.reason}"
         await self._failed(Reason(JobReason.START_FAILED, sentence), None, None, self._operation)
+
+    async def _requeue(self, reason: str) -> None:
+        await self._write_end(JobStatus.QUEUED, [("job.requeued", {"reason": reason})], self._operation, None)
 
     async def _ended(self, end: RunEnded) -> None:
         exit_ = end.exit
@@ -344,6 +415,8 @@ class JobDriver:
         reason = Reason(_OF_EXIT[exit_.kind], describe_exit(exit_))
         if self._manager.boot.is_new and may_end_with_machine(exit_):
             reason = Reason(JobReason.HOST_RESTARTED, "the machine was restarted")
+        elif self._files_deleted and exit_.kind == "lost":
+            reason = Reason(JobReason.FILES_DELETED, reason.text)
         await self._failed(reason, exit_, end.up_ms, end.operation)
 
     async def _stopped(self, end: RunStopped) -> None:
@@ -443,7 +516,7 @@ class JobDriver:
 
     async def give_up(self, failure: NexusError) -> None:
         """As ``Driver``."""
-        if self._state.read().job.status in store.ALIVE:
+        if self._state.read().job.status in (*store.ALIVE, JobStatus.QUEUED):
             reason = Reason(JobReason.SUPERVISOR_FAILED, failure.message)
             await self._write_end(
                 JobStatus.FAILED, [("job.failed", {"reason": reason.text})], self._operation, None, reason=reason
@@ -455,9 +528,48 @@ class JobDriver:
         return StopLadder(signal.Signals[job.stop_signal.value], job.stop_grace_ms)
 
 
+def _open_file(path: str) -> int:
+    """Open what a job is to read.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder.
+    """
+    # The open of a FIFO that no process writes to would block: the job sees its end instead.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _file_of(data: bytes) -> int:
+    """A file in memory with this content, to be read from its beginning.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def _text(data: bytes) -> str | None:
-    """Output as text: NUL, which no text column is to hold, and what is no UTF-8 are shown as U+FFFD."""
-    return data.decode(errors="replace").replace("\0", "\ufffd") or None
+    """The end of an output as text of at most 64 KiB.
+
+    NUL, which no text column is to hold, and what is no UTF-8 are shown as U+FFFD, which is longer than one byte.
+    """
+    if len(data) == _END_BYTES:  # it may begin within a character
+        data = data[:4].lstrip(_CONTINUATIONS) + data[4:]
+    text = data.decode(errors="replace").replace("\0", "\ufffd")
+    return text.encode()[-_END_BYTES:].decode(errors="ignore") or None
 
 
 def _time(ms: int) -> str:

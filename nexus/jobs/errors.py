@@ -3,9 +3,9 @@
 ::
 
     NotFound            JobNotFound, JobGroupNotFound, ScheduleNotFound
-    Conflict            JobAmbiguous, JobChanged, JobIdTaken, and the same of groups and schedules, with ...NameTaken
+    Conflict            JobNeeded, JobAmbiguous, JobChanged, JobIdTaken; and of groups and schedules, with NameTaken
     InvalidArgument     JobInvalid, JobCursorInvalid, JobGroupCursorInvalid, ScheduleCursorInvalid, ScheduleInvalid
-    FailedPrecondition  JobStatusWrong, JobNeeded, JobNoInput, JobGroupInUse, JobGroupFixed
+    FailedPrecondition  JobStatusWrong, JobGroupInUse, JobGroupFixed
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ __all__ = [
     "JobIdTaken",
     "JobInvalid",
     "JobNeeded",
-    "JobNoInput",
     "JobNotFound",
     "JobStatusWrong",
     "ScheduleAmbiguous",
@@ -95,12 +94,6 @@ class JobNeeded(Conflict):
     """Other jobs wait for the job; ``details.dependents`` has some of their numbers."""
 
     type = "job.needed"
-
-
-class JobNoInput(FailedPrecondition):
-    """The job has neither a terminal nor an open standard input, or does not run."""
-
-    type = "job.no_input"
 
 
 class JobGroupNotFound(RecordNotFound):

@@ -82,13 +82,7 @@ def _refuse_use(tx: Transaction, group: JobGroup, cannot: str) -> None:
     details = {"id": group.id, "name": group.name}
     if group.name == DEFAULT_GROUP:
         raise JobGroupFixed(f"{cannot}: it always exists under this name", details=details)
-    row = tx.one(
-        "SELECT (SELECT count(*) FROM jobs WHERE group_name = ? "
-        "AND status IN ('queued', 'stashed', 'executing', 'unknown')), "
-        "(SELECT count(*) FROM schedules WHERE group_name = ?)",
-        (group.name, group.name),
-    )
-    jobs, schedules = row or (0, 0)
+    jobs, schedules = store.uses_of_group(tx, group.name)
     if jobs or schedules:
         words = [
             f"{count} {word}{'s' * (count > 1)}" for count, word in ((jobs, "job"), (schedules, "schedule")) if count

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from nexus_protocol import DeadlineExceeded
+from nexus_protocol import DeadlineExceeded, Empty
 
+from nexus.attaching import attach, send_input
 from nexus.capability import Context, Stream, handles
 from nexus.hints import command_line
 from nexus.jobs import store
 from nexus.jobs.commands import (
+    AttachJob,
     CancelJob,
     CreateJob,
     DeleteJob,
@@ -24,6 +26,7 @@ from nexus.jobs.commands import (
     MoveJob,
     PruneJobs,
     RetryJob,
+    SendJobInput,
     StartJob,
     StashJob,
     UpdateJob,
@@ -56,14 +59,16 @@ from nexus.jobs.store import ALIVE, GROUPS, JOBS, expect_status
 from nexus.jobs.validation import command_fields
 from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
+from nexus.records.errors import RecordNotFound
 from nexus.records.handlers import check_metadata, gets, lists
-from nexus.records.processes import LogEnd, LogPiece
+from nexus.records.processes import LogEnd, LogPiece, TerminalEnd, TerminalOutput
 from nexus.records.scope import Scope, reference_of
 from nexus.store import Reader, Transaction
 from nexus.streams import Following, daemon_stopping
 
 __all__ = [
     "COUNTED",
+    "attach_job",
     "cancel_job",
     "create_job",
     "create_job_group",
@@ -86,6 +91,7 @@ __all__ = [
     "resume_job_group",
     "resume_schedule",
     "retry_job",
+    "send_job_input",
     "start_job",
     "stash_job",
     "trigger_schedule",
@@ -140,16 +146,13 @@ def _wake(ctx: Context, _reply: Any) -> None:
 
 
 def _held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[Held]:
-    rows = reader.all(
-        "SELECT id, number, status FROM jobs WHERE project_id = ? AND number > ? ORDER BY number LIMIT ?",
-        (project_id, int(after or 0), limit),
-    )
+    rows = store.numbers_and_statuses(reader, project_id, int(after or 0), limit)
     return [Held("job", id_, str(number), status, runs=JobStatus(status) not in ENDED) for id_, number, status in rows]
 
 
 def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: list[Held]) -> None:
     for each in held:
-        JOBS.delete(tx, operation, JOBS.get(tx, each.id), ("status",))
+        store.delete(tx, operation, JOBS.get(tx, each.id))
 
 
 contents(Contents("job", "job", _held, _delete_all, after=lambda ctx, ids: _manager(ctx).deleted(ids)))
@@ -158,8 +161,10 @@ contents(Contents("job", "job", _held, _delete_all, after=lambda ctx, ids: _mana
 # Submitting
 
 
-def _after(tx: Transaction, scope: Scope, references: Sequence[str], cannot: str) -> list[After]:
-    """The jobs that a job is to follow.
+def _after(
+    tx: Transaction, scope: Scope, references: Sequence[str], cannot: str, repeated: Job | None = None
+) -> list[After]:
+    """The jobs that a job is to follow; ``repeated`` is the one that the same request may have made before.
 
     Raises:
         JobStatusWrong: one has ended, and not as it was to.
@@ -173,9 +178,19 @@ def _after(tx: Transaction, scope: Scope, references: Sequence[str], cannot: str
             raise JobInvalid(
                 f"{cannot}: {reference} has neither :completed nor :any at its end", details={"path": "after"}
             )
-        job = JOBS.resolve(tx, name, scope)
+        job = JOBS.find(tx, name, scope)
+        if job is None and repeated is not None:
+            # It may have been deleted since then.
+            known = [each for each in repeated.after if name in (each.job_id, str(each.number), f"#{each.number}")]
+            found |= {each.job_id: After(each.job_id, each.number, AfterCondition(condition)) for each in known}
+            continue
+        job = job or JOBS.resolve(tx, name, scope)
         after = After(job.id, job.number, AfterCondition(condition))
-        if after.condition is AfterCondition.COMPLETED and job.status in ENDED - {JobStatus.COMPLETED}:
+        if (
+            after.condition is AfterCondition.COMPLETED
+            and job.status in ENDED - {JobStatus.COMPLETED}
+            and repeated is None
+        ):
             raise JobStatusWrong(
                 f"{cannot}: job {job.number}, which it is to follow, is {job.status}",
                 hint=f"To begin it however that one ended: --after {job.number}:any",
@@ -202,28 +217,40 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
         for name in command.__struct_fields__
         if name in JOBS.columns or name in JOBS.private
     } | command_fields(command.command, command.tool)
-    fields["group"] = store.group_of(tx, command.group, cannot)
+    existing = None if command.id is None else JOBS.by_id(tx, command.id)
+    if existing is None:
+        fields["group"] = store.group_of(tx, command.group, cannot)
     fields["tags"] = list(dict.fromkeys(command.tags or []))
     fields["metadata"] = command.metadata or {}
     if command.service is not None:
-        fields["service_id"] = _manager(ctx).environments.of("service").find(tx, command.service, scope)
+        fields["service_id"] = _service_of(tx, ctx, command.service, scope, existing)
     fields["directory"] = command.directory or ("" if command.service else os.path.expanduser("~"))  # noqa: PTH111
-    after = _after(tx, scope, command.after or (), cannot)
+    after = _after(tx, scope, command.after or (), cannot, existing)
     fields |= {"after": after, "project_id": project_id, "node_id": "local"}
-    if command.id is not None and (existing := JOBS.by_id(tx, command.id)) is not None:
+    if existing is not None:
         return _repeated(existing, fields)
     fields |= {
         "waits_for": sum(
             (job := JOBS.by_id(tx, each.job_id)) is not None and job.status not in ENDED for each in after
         ),
         "status": JobStatus.STASHED if command.stashed else JobStatus.QUEUED,
-        "place": store.last_place(tx),
+        **store.new_places(tx),
         "attempt": 1,
         "not_before": None if command.delay_ms is None else tx.now + command.delay_ms,
     }
-    job = JOBS.insert(tx, ctx.operation, fields)
+    job = JOBS.insert(tx, ctx.operation, fields | {"operation_id": ctx.operation.enter(tx, project_id)})
     store.insert_after(tx, job.id, after)
     return job
+
+
+def _service_of(tx: Transaction, ctx: Context, reference: str, scope: Scope, repeated: Job | None) -> str | None:
+    """The service that a job is a one-off of; it may be gone where the request is repeated."""
+    try:
+        return _manager(ctx).environments.of("service").find(tx, reference, scope)
+    except RecordNotFound:
+        if repeated is None:
+            raise
+        return repeated.service_id
 
 
 def _repeated(existing: Job, fields: dict[str, Any]) -> Job:
@@ -300,8 +327,7 @@ def delete_job(tx: Transaction, ctx: Context, command: DeleteJob) -> Job:
             hint="Cancel or delete what waits for it first.",
             details={"id": job.id, "number": job.number, "dependents": waiting},
         )
-    store.insert_after(tx, job.id, (), replace=True)
-    JOBS.delete(tx, ctx.operation, job, ("status",))
+    store.delete(tx, ctx.operation, job)
     return job
 
 
@@ -360,7 +386,6 @@ def retry_job(tx: Transaction, ctx: Context, command: RetryJob) -> Job:
     JOBS.expect(job, cannot, None, command.if_state_revision)
     expect_status(job, cannot, *sorted(ENDED))
     store.group_of(tx, job.group, cannot)
-    place = store.last_place(tx)
     if command.in_place:
         return store.change_status(
             tx,
@@ -370,8 +395,7 @@ def retry_job(tx: Transaction, ctx: Context, command: RetryJob) -> Job:
             [("job.requeued", {"reason": "retried on demand"})],
             attempt=job.attempt + 1,
             environment=command.environment,
-            place=place,
-            waits_for=0,
+            place=store.last_place(tx),
             completed_at=None,
         )
     fields = {name: getattr(job, name) for name in _SAME}
@@ -382,7 +406,8 @@ def retry_job(tx: Transaction, ctx: Context, command: RetryJob) -> Job:
         "attempt": job.attempt + 1,
         "retry_of": job.id,
         "environment": command.environment,
-        "place": place,
+        **store.new_places(tx),
+        "operation_id": ctx.operation.enter(tx, job.project_id),
     }
     return JOBS.insert(tx, ctx.operation, fields)
 
@@ -397,7 +422,7 @@ def prune_jobs(tx: Transaction, ctx: Context, command: PruneJobs) -> JobsPruned:
     before = tx.now + 1 if command.before_at is None else command.before_at
     jobs = store.ended_before(tx, before, project_id, command.successful, _PRUNED_AT_ONCE + 1)
     for job in jobs[:_PRUNED_AT_ONCE]:
-        JOBS.delete(tx, ctx.operation, job, ("status",))
+        store.delete(tx, ctx.operation, job)
     ids = [job.id for job in jobs[:_PRUNED_AT_ONCE]]
     return JobsPruned(len(ids), len(jobs) > _PRUNED_AT_ONCE, ids)
 
@@ -436,6 +461,21 @@ async def get_job_output(ctx: Context, command: GetJobOutput, stream: Stream[Log
     return LogEnd()
 
 
+@handles(AttachJob)
+async def attach_job(ctx: Context, command: AttachJob, stream: Stream[TerminalOutput]) -> TerminalEnd:
+    job = ctx.store.read(lambda reader: _resolve(reader, ctx, command.job))
+    run = await _manager(ctx).run_of(job, wait=True)
+    return await attach(run, command, stream, f"job {job.number}")
+
+
+@handles(SendJobInput)
+async def send_job_input(ctx: Context, command: SendJobInput) -> Empty:
+    job = ctx.store.read(lambda reader: _resolve(reader, ctx, command.job))
+    run = await _manager(ctx).run_of(job, wait=False)
+    await send_input(run, command.data, command.eof, f"job {job.number}")
+    return Empty()
+
+
 @handles(WaitJobs)
 async def wait_jobs(ctx: Context, command: WaitJobs) -> JobsWaited:
     def find(reader: Reader) -> list[str]:
@@ -445,6 +485,8 @@ async def wait_jobs(ctx: Context, command: WaitJobs) -> JobsWaited:
         group = None
         if command.group is not None:
             group = GROUPS.resolve(reader, command.group, scope).name
+        elif scope.is_nowhere:
+            return []
         return store.open_jobs(reader, group, None if group is not None else scope.project_id, _MAX_WAITED)
 
     ids = await ctx.store.fetch(find, snapshot=True)

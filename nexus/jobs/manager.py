@@ -12,11 +12,15 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
+from nexus_protocol import NexusError
+
+from nexus.attaching import Run
 from nexus.capability import ManagerContext
+from nexus.hints import command_line
 from nexus.jobs import store
 from nexus.jobs.commands import GetJobOutput
-from nexus.jobs.driver import JOB_OWNER, JobDriver, JobState, owner_of_job
-from nexus.jobs.errors import JobCursorInvalid
+from nexus.jobs.driver import JOB_OWNER, Begun, JobDriver, JobState, owner_of_job
+from nexus.jobs.errors import JobChanged, JobCursorInvalid
 from nexus.jobs.queue import JobQueue
 from nexus.jobs.records import Job
 from nexus.jobs.retention import Retention
@@ -24,7 +28,8 @@ from nexus.jobs.schedules.ticker import Ticker
 from nexus.jobs.states import ENDED, JobReason, JobStatus
 from nexus.jobs.store import JOBS
 from nexus.journal.operation import Operation
-from nexus.records.processes import LogPiece
+from nexus.records.processes import InputUnavailable, LogPiece
+from nexus.records.scope import reference_of
 from nexus.runtime import CursorGone, RuntimeFailure
 from nexus.store import Reader, StoreError
 from nexus.supervision.adoption import RecordedRun, find_runs, wait_until_handled
@@ -41,6 +46,8 @@ _log = logging.getLogger("nexus.jobs")
 
 _STARTS_AT_ONCE = 8
 _SETTLED_AT_ONCE = 100
+_BEGUN_AT_MOST = 10
+"""How often a job is begun on demand that is changed each time."""
 _RETRY_S = 1.0
 _CANCELLED = Reason(JobReason.CANCELLED, "cancelled on demand")
 _WAITING = (JobStatus.QUEUED, JobStatus.STASHED)
@@ -52,8 +59,6 @@ class _Supervision(NamedTuple):
     supervisor: Supervisor
     subject: Supervised
     state: JobState
-    slot: tuple[str, str]
-    """The group and the node whose slot it has."""
 
 
 class JobManager:
@@ -64,6 +69,8 @@ class JobManager:
         self._context = context
         self._store = context.store
         self._jobs: dict[str, _Supervision] = {}
+        self._slots: dict[str, tuple[str, str]] = {}
+        """By the id of a job, the group and the node whose slot it has."""
         self._running: Counter[tuple[str, str]] = Counter()
         self._launches = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._queue = JobQueue(context, self._running, self._jobs.keys(), self._begin)
@@ -72,6 +79,8 @@ class JobManager:
         self._followers = Followers()
         self._waits: dict[str, set[Callable[[str], None]]] = {}
         """By the id of a job, what is called once it has ended."""
+        self._begins: dict[str, set[asyncio.Event]] = {}
+        """By the id of a job, what is set when it may have got a process."""
         self._unsettled: deque[str] = deque()
         self._settling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -89,7 +98,7 @@ class JobManager:
         found = await find_runs(self._context.runtime, runs)
         handled = []
         for stored, each in zip(rows, found, strict=True):
-            supervision = self._supervise(stored.job, None)
+            supervision = self._supervise(stored.job, None, None)
             supervision.state.record = stored.job
             was_unknown = stored.job.unknown_since is not None
             handled.append(supervision.supervisor.resume(each, run_id=stored.run_id, was_unknown=was_unknown))
@@ -108,8 +117,8 @@ class JobManager:
         await asyncio.gather(*(each.supervisor.close() for each in self._jobs.values()))
 
     def children(self) -> int:
-        """How many jobs have processes, or are about to get one; schedules count as one more, while any has a time."""
-        return len(self._jobs) + self.schedules.is_waiting
+        """How many jobs have processes, or are about to get one; what begins later counts as one more."""
+        return len(self._jobs) + (self.schedules.is_waiting or self._store.read(store.begins_later))
 
     def _known(self, job_id: str) -> Known:
         stored = self._store.read(lambda reader: store.stored(reader, job_id))
@@ -127,28 +136,49 @@ class JobManager:
 
     # One supervision
 
-    def _begin(self, job: Job, operation: Operation) -> None:
-        self._supervise(job, operation).supervisor.begin()
+    def _begin(self, job: Job, operation: Operation | None = None) -> None:
+        """Begin an attempt; without an operation of its own because the queue says so."""
+        begun = Begun(job, on_demand=operation is not None)
+        self._supervise(job, operation, begun).supervisor.begin()
 
-    def _supervise(self, job: Job, operation: Operation | None) -> _Supervision:
+    def _supervise(self, job: Job, operation: Operation | None, begun: Begun | None) -> _Supervision:
         state = JobState(self._context, job.id)
-        subject = Supervised(self._context, "job", owner_of_job(job.id), state, _nothing)
-        driver = JobDriver(self._context, subject, state, operation or state.operation, self._launches)
+        subject = Supervised(self._context, "job", owner_of_job(job.id), state, lambda: self._changed(job.id))
+        led = operation or state.operation
+        driver = JobDriver(self._context, subject, state, led, self._launches, begun)
         supervisor = Supervisor(subject, driver, lambda: self._ended(job.id))
-        supervision = self._jobs[job.id] = _Supervision(supervisor, subject, state, (job.group, job.node_id))
-        self._running[supervision.slot] += 1
+        supervision = self._jobs[job.id] = _Supervision(supervisor, subject, state)
+        slot = (job.group, job.node_id)
+        self._running[slot] += 1
+        self._slots[job.id] = slot
+        state.on_process_ended = lambda: self._free_slot(job.id)
         return supervision
+
+    def _free_slot(self, job_id: str) -> None:
+        """No process of the job has its slot any more."""
+        slot = self._slots.pop(job_id, None)
+        if slot is not None:
+            self._running[slot] -= 1
+            if not self._running[slot]:
+                del self._running[slot]
+            self._queue.wake()
+
+    def _changed(self, job_id: str) -> None:
+        for begun in self._begins.get(job_id, ()):
+            begun.set()
 
     def _ended(self, job_id: str) -> None:
         """A supervision is over: the job has ended, or waits for its next attempt, or could not be begun."""
         supervision = self._jobs.pop(job_id)
-        self._running[supervision.slot] -= 1
+        self._free_slot(job_id)
+        not_begun = supervision.state.not_begun
+        if not_begun is None:
+            self._queue.go_on()
+        elif not isinstance(not_begun, JobChanged):
+            self._queue.hold()
         job = self._store.read(lambda reader: JOBS.by_id(reader, job_id))
         if job is None or job.status in ENDED:
             self.ended([job_id])
-        elif job.status is JobStatus.QUEUED and supervision.state.trouble is None and job.not_before is None:
-            self._queue.wake_later()  # it could not be begun
-            return
         self._queue.wake()
 
     def ended(self, job_ids: Iterable[str]) -> None:
@@ -215,13 +245,68 @@ class JobManager:
         return self._store.read(lambda reader: JOBS.get(reader, job.id))
 
     async def begin_now(self, job: Job, operation: Operation) -> None:
-        """Begin a job that waits, past its slots; returns once it has a process, has ended, or waits again."""
-        supervision = self._jobs.get(job.id)
-        if supervision is None:
-            self._begin(job, operation)
-            supervision = self._jobs[job.id]
-        while self._jobs.get(job.id) is supervision and supervision.supervisor.run is None:
-            await supervision.subject.waiters.changed()
+        """Begin a job that waits, past its slots; returns once it has a process, has ended, or waits again.
+
+        Raises:
+            JobNotFound: it was deleted meanwhile.
+            JobChanged: it was changed each time that it was to begin.
+            StoreError: that it begins cannot be written.
+            ResourceExhausted: the machine has no room for it at present.
+        """
+        error: NexusError | None = None
+        for _ in range(_BEGUN_AT_MOST):
+            supervision = self._jobs.get(job.id)
+            if supervision is None:
+                self._begin(job, operation)
+                supervision = self._jobs[job.id]
+            while self._jobs.get(job.id) is supervision and supervision.supervisor.run is None:
+                await supervision.subject.waiters.changed()
+            error = supervision.state.not_begun
+            if error is None:
+                return
+            if not isinstance(error, JobChanged):
+                raise error
+            job = self._store.read(lambda reader, id_=job.id: JOBS.get(reader, id_))  # type: ignore[misc]
+            if job.status not in _WAITING:
+                return
+        assert error is not None
+        raise error
+
+    async def run_of(self, job: Job, *, wait: bool) -> Run:
+        """The present run of a job; with ``wait`` of one that waits, once it has begun.
+
+        Raises:
+            InputUnavailable: it has none, and none is waited for.
+        """
+        if not (job.tty or job.stdin_open):
+            raise InputUnavailable(
+                f"cannot attach to job {job.number}: it was submitted without a terminal and without an open input",
+                hint=f"Look at its output: {command_line('nexusctl', 'job', 'logs', reference_of(job))}",
+                details={"id": job.id, "number": job.number},
+            )
+        begun = asyncio.Event()
+        self._begins.setdefault(job.id, set()).add(begun)
+        try:
+            with self._waiting_for([job.id], lambda _id: begun.set()):
+                while True:
+                    supervision = self._jobs.get(job.id)
+                    run = None if supervision is None else supervision.supervisor.run
+                    if run is not None:
+                        return Run(self._context.runtime, run.process.owner, run.process.run_id)
+                    present = self._store.read(lambda reader: JOBS.get(reader, job.id))
+                    if not wait or present.status in ENDED:
+                        raise InputUnavailable(
+                            f"cannot attach to job {job.number}: it is {present.status}",
+                            hint=f"Look at it: {command_line('nexusctl', 'job', 'inspect', reference_of(job))}",
+                            details={"id": job.id, "number": job.number, "status": present.status.value},
+                        )
+                    begun.clear()
+                    await begun.wait()
+        finally:
+            begins = self._begins.get(job.id, set())
+            begins.discard(begun)
+            if not begins:
+                self._begins.pop(job.id, None)
 
     @contextlib.contextmanager
     def _waiting_for(self, job_ids: Iterable[str], call: Callable[[str], None]) -> Iterator[None]:
@@ -300,10 +385,6 @@ class JobManager:
             await self._context.runtime.remove(owner_of_job(job_id))
         except (RuntimeFailure, OSError) as error:
             _log.warning("the output of job %s was not deleted: %s", job_id, error)
-
-
-def _nothing() -> None:
-    """No other record follows a job's changes."""
 
 
 def make_manager(context: ManagerContext) -> JobManager:

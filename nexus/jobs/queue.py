@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Mapping
 from nexus.capability import ManagerContext
 from nexus.jobs import store
 from nexus.jobs.records import Job
+from nexus.jobs.states import JobStatus
 from nexus.jobs.store import JOBS
-from nexus.journal.operation import Operation
 from nexus.runtime.status import now_ms
 from nexus.store import StoreError
 from nexus.tasks import cancel_and_wait
@@ -25,6 +25,7 @@ _log = logging.getLogger("nexus.jobs")
 
 _RELEASED_AT_ONCE = 500
 _RETRY_S = 1.0
+_LONGEST_HOLD_S = 8.0
 _LONGEST_WAIT_S = 30.0
 """Delays are by the wall clock, which may be set: the queue looks at it at least this often."""
 
@@ -32,6 +33,10 @@ _LONGEST_WAIT_S = 30.0
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) or 1
+
+
+def _may_begin(job: Job) -> bool:
+    return job.status is JobStatus.QUEUED and job.waits_for == 0 and job.not_before is None
 
 
 class JobQueue:
@@ -42,7 +47,7 @@ class JobQueue:
         context: ManagerContext,
         running: Mapping[tuple[str, str], int],
         begun: Collection[str],
-        begin: Callable[[Job, Operation], None],
+        begin: Callable[[Job], None],
     ) -> None:
         self._context = context
         self._store = context.store
@@ -51,6 +56,8 @@ class JobQueue:
         self._begin = begin
         self._awake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._hold_s = 0.0
+        self._held_until = 0.0
 
     def start(self) -> None:
         """Begin to work."""
@@ -65,21 +72,32 @@ class JobQueue:
         """Look again."""
         self._awake.set()
 
-    def wake_later(self) -> None:
-        """Look again in a second, after a job could not be begun."""
-        asyncio.get_running_loop().call_later(_RETRY_S, self._awake.set)
+    def hold(self) -> None:
+        """Begin nothing for a second, because one could not be begun; twice as long each further time."""
+        self._hold_s = min(self._hold_s * 2 or _RETRY_S, _LONGEST_HOLD_S)
+        self._held_until = asyncio.get_running_loop().time() + self._hold_s
+
+    def go_on(self) -> None:
+        """One was begun: what was in the way of others is not there any more."""
+        self._hold_s = self._held_until = 0.0
 
     async def _work(self) -> None:
         await self._context.boot.reconciled()
         while True:
             self._awake.clear()
-            left_s: float | None = _RETRY_S
+            left_s: float | None
             try:
                 left_s = await self._release()
-                self._fill()
+                held_s = self._held_until - asyncio.get_running_loop().time()
+                if held_s > 0:
+                    left_s = held_s if left_s is None else min(left_s, held_s)
+                else:
+                    self._fill()
             except StoreError as error:
+                left_s = _RETRY_S
                 _log.warning("the queue of jobs cannot go on, trying again: %s", error.message)
             except Exception:  # the queue must go on
+                left_s = _RETRY_S
                 _log.exception("the queue of jobs failed, trying again")
             timer = None
             if left_s is not None:
@@ -111,7 +129,7 @@ class JobQueue:
                 if job_id in self._begun or of_group.get(node, 0) >= most:
                     continue
                 job = self._store.read(lambda reader, id_=job_id: JOBS.by_id(reader, id_))  # type: ignore[misc]
-                if job is None:
-                    continue
+                if job is None or job.group != group or not _may_begin(job):
+                    continue  # it was changed since the list was read
                 of_group[node] = of_group.get(node, 0) + 1
-                self._begin(job, self._context.cause("job.due"))
+                self._begin(job)

@@ -21,8 +21,6 @@ __all__ = [
     "JobsWaited",
     "Schedule",
     "SchedulePage",
-    "Terminal",
-    "TerminalEnd",
 ]
 
 JobReference = Annotated[
@@ -54,6 +52,8 @@ class Job(Record, kw_only=True):
     id: str
     number: int
     """It identifies the job in its project, and is given once."""
+    seq: int
+    """The order of submission over all projects."""
     project_id: str
     project: str
     """The name of its project."""
@@ -244,21 +244,6 @@ class SchedulePage(Record):
 
     schedules: list[Schedule]
     next_cursor: str | None = None
-
-
-class Terminal(Record):
-    """Output of what a client is attached to."""
-
-    data: bytes
-    stream: str = "stdout"
-    """``stderr`` only where there is no terminal."""
-
-
-class TerminalEnd(Record):
-    """The end of what a client was attached to."""
-
-    ended: bool = True
-    """Whether the program has ended; otherwise the client was dropped, because it did not read."""
 
 
 JobEnvironment = Annotated[

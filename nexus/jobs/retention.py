@@ -62,7 +62,7 @@ class Retention:
                 job for job in store.ended_before(tx, before, None, False, _STEP) if not store.dependents(tx, job.id, 1)
             ]
             for job in jobs:
-                JOBS.delete(tx, operation, job, ("status",))
+                store.delete(tx, operation, job)
             return [job.id for job in jobs]
 
         while deleted := await self._store.write(delete, size_bytes=_STEP * 512):
@@ -73,7 +73,7 @@ class Retention:
 
     async def _bound_output(self) -> None:
         most = self._context.setting("jobs.max_output")
-        excess = self._store.read(store.output_total) - most
+        excess = await self._store.write(store.output_total) - most  # in the writer's thread: it reads an index whole
         operation = self._context.cause("jobs.retention")
         while excess > 0:
             oldest = self._store.read(lambda reader: store.oldest_outputs(reader, _STEP))

@@ -40,8 +40,9 @@ ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 _RUN_ENDS = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.QUEUED})
 
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.QUEUED: frozenset({JobStatus.EXECUTING, JobStatus.STASHED, JobStatus.CANCELLED}),
-    JobStatus.STASHED: frozenset({JobStatus.QUEUED, JobStatus.EXECUTING, JobStatus.CANCELLED}),
+    # What cannot be started may fail before it is executing: its standard input is missing, say.
+    JobStatus.QUEUED: frozenset({JobStatus.EXECUTING, JobStatus.STASHED, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.STASHED: frozenset({JobStatus.QUEUED, JobStatus.EXECUTING, JobStatus.FAILED, JobStatus.CANCELLED}),
     JobStatus.EXECUTING: _RUN_ENDS | {JobStatus.UNKNOWN},
     JobStatus.UNKNOWN: _RUN_ENDS | {JobStatus.EXECUTING},
     JobStatus.COMPLETED: frozenset({JobStatus.QUEUED}),

@@ -40,9 +40,11 @@ __all__ = [
     "Waiting",
     "alive",
     "backoff_ms",
+    "begins_later",
     "borrowed_services",
     "change_status",
     "counts",
+    "delete",
     "dependents",
     "ended_before",
     "ended_with_waiters",
@@ -50,9 +52,12 @@ __all__ = [
     "first_place",
     "group_of",
     "insert_after",
+    "is_paused",
     "last_place",
+    "new_places",
     "next_due",
     "next_jobs",
+    "numbers_and_statuses",
     "operation_of",
     "output_total",
     "oldest_outputs",
@@ -61,6 +66,7 @@ __all__ = [
     "release_due",
     "settle",
     "stored",
+    "uses_of_group",
     "waiting_groups",
 ]
 
@@ -110,7 +116,6 @@ JOBS = Table(
         "reason",
         "reason_code",
         "attempt",
-        "run_id",
         "pid",
         "exit_code",
         "exit_signal",
@@ -120,10 +125,10 @@ JOBS = Table(
         "unknown_since",
         "waits_for",
         "place",
-        "environment",
-        "stdin_data",
     ),
-    volatile=("stdout", "stderr", "output_bytes", "operation_id", "not_before"),
+    # No image has the environment and the standard input: they are to be gone once the job has ended.
+    volatile=("stdout", "stderr", "output_bytes", "operation_id", "run_id", "not_before", "environment", "stdin_data"),
+    order=("seq",),
     indexed=("status", "group"),
     told=("tool", "group", "status"),
     columns={"group": "group_name"},
@@ -211,7 +216,7 @@ def change_status(
     """Set the status of a job, which may be the present one, with columns of its run, and return the job.
 
     A change of status unsets the reason unless it is given. Queued unsets what the last attempt left, and an end the
-    environment, the standard input, the pid and the operation.
+    environment, the standard input, the pid and the operation. A job that begins, or has ended, waits for no other.
 
     Raises:
         JobNotFound: there is no such job.
@@ -236,9 +241,21 @@ def change_status(
         changes["started_at"] = None
     if status is JobStatus.EXECUTING and before is not status:
         changes |= dict.fromkeys(_OF_ATTEMPT)
+    if status in ENDED or status is JobStatus.EXECUTING:
+        # What it waited for concerns it no more, also when it is queued again.
+        tx.execute("DELETE FROM job_after WHERE job_id = ?", (job_id,))
+        changes["waits_for"] = 0
     job = JOBS.write(tx, operation, job_id, changes | columns, events)
     assert job is not None
     return job
+
+
+def delete(tx: Transaction, operation: Operation, job: Job) -> None:
+    """Delete a job that has no process. What waits for it goes on or is cancelled, as if it were still there."""
+    tx.execute("DELETE FROM job_after WHERE job_id = ?", (job.id,))
+    if job.status is JobStatus.COMPLETED:
+        tx.execute("UPDATE job_after SET condition = ? WHERE after_id = ?", (AfterCondition.ANY.value, job.id))
+    JOBS.delete(tx, operation, job, ("status",))
 
 
 def borrowed_services(reader: Reader) -> set[str]:
@@ -250,6 +267,12 @@ def borrowed_services(reader: Reader) -> set[str]:
 
 
 # What waits
+
+
+def new_places(tx: Transaction) -> dict[str, int]:
+    """The fields with the places of a job that is submitted now: in the order of all jobs, and in its queue."""
+    seq = next_number(tx, "", "job.place")
+    return {"seq": seq, "place": seq * _STEP}
 
 
 def last_place(tx: Transaction) -> int:
@@ -300,10 +323,21 @@ def waiting_groups(reader: Reader) -> list[tuple[str, int | None]]:
     return reader.all("SELECT name, slots FROM job_group WHERE paused = 0 ORDER BY name")
 
 
+def is_paused(reader: Reader, group: str) -> bool:
+    """Whether no job of a group begins."""
+    return reader.one("SELECT 1 FROM job_group WHERE name = ? AND paused = 1", (group,)) is not None
+
+
 def next_due(reader: Reader) -> int | None:
     """When the next delayed job may begin (ms); None without one."""
     row = reader.one("SELECT min(not_before) FROM jobs WHERE status = 'queued' AND not_before IS NOT NULL")
     return None if row is None else row[0]
+
+
+def begins_later(reader: Reader) -> bool:
+    """Whether a job waits that begins by itself: for its time, or for a slot."""
+    groups = waiting_groups(reader)
+    return bool(groups and next_due(reader) is not None) or any(next_jobs(reader, group, 1) for group, _ in groups)
 
 
 def release_due(tx: Transaction, operation: Operation, limit: int) -> int:
@@ -354,6 +388,25 @@ def open_jobs(reader: Reader, group: str | None, project_id: str | None, limit: 
     return [row[0] for row in rows]
 
 
+def numbers_and_statuses(reader: Reader, project_id: str, after: int, limit: int) -> list[tuple[str, int, str]]:
+    """The id, number and status of jobs of a project, by number: at most ``limit`` (-1: all) after a number."""
+    return reader.all(
+        "SELECT id, number, status FROM jobs WHERE project_id = ? AND number > ? ORDER BY number LIMIT ?",
+        (project_id, after, limit),
+    )
+
+
+def uses_of_group(reader: Reader, group: str) -> tuple[int, int]:
+    """How many jobs of a group have not ended, and how many schedules submit jobs to it."""
+    row = reader.one(
+        "SELECT (SELECT count(*) FROM jobs WHERE group_name = ? "
+        "AND status IN ('queued', 'stashed', 'executing', 'unknown')), "
+        "(SELECT count(*) FROM schedules WHERE group_name = ?)",
+        (group, group),
+    )
+    return (0, 0) if row is None else (row[0], row[1])
+
+
 # Jobs that wait for others
 
 
@@ -368,11 +421,8 @@ class Waiting(NamedTuple):
     """Whether more jobs wait for this one."""
 
 
-def insert_after(tx: Transaction, job_id: str, after: Iterable[After], *, replace: bool = False) -> int:
-    """Keep what a job waits for, as far as it is not settled; returns the number of those jobs."""
-    if replace:
-        tx.execute("DELETE FROM job_after WHERE job_id = ?", (job_id,))
-    count = 0
+def insert_after(tx: Transaction, job_id: str, after: Iterable[After]) -> None:
+    """Keep what a new job waits for, as far as it is not settled."""
     for each in after:
         row = tx.one("SELECT status FROM jobs WHERE id = ?", (each.job_id,))
         if row is None or JobStatus(row[0]) in ENDED:
@@ -381,8 +431,6 @@ def insert_after(tx: Transaction, job_id: str, after: Iterable[After], *, replac
             "INSERT INTO job_after (job_id, after_id, condition) VALUES (?, ?, ?)",
             (job_id, each.job_id, each.condition.value),
         )
-        count += 1
-    return count
 
 
 def dependents(reader: Reader, job_id: str, limit: int) -> list[int]:
@@ -396,10 +444,13 @@ def dependents(reader: Reader, job_id: str, limit: int) -> list[int]:
 
 
 def ended_with_waiters(reader: Reader) -> list[str]:
-    """The jobs that have ended and that others still wait for: a daemon ended before it settled them."""
+    """The jobs that have ended, or were deleted then, and that others still wait for.
+
+    A daemon ended before it settled them.
+    """
     rows = reader.all(
-        "SELECT DISTINCT after_id FROM job_after JOIN jobs ON jobs.id = after_id "
-        "WHERE jobs.status IN ('completed', 'failed', 'cancelled')"
+        "SELECT DISTINCT after_id FROM job_after LEFT JOIN jobs ON jobs.id = after_id "
+        "WHERE jobs.id IS NULL OR jobs.status IN ('completed', 'failed', 'cancelled')"
     )
     return [row[0] for row in rows]
 
@@ -425,7 +476,6 @@ def settle(tx: Transaction, operation: Operation, ended_id: str, limit: int) -> 
             continue
         number = "a job that was deleted" if ended is None else f"job {ended.number}, which {_ended(ended)}"
         reason = f"it was to follow {number}"
-        tx.execute("DELETE FROM job_after WHERE job_id = ?", (job_id,))
         change_status(
             tx,
             operation,
@@ -434,7 +484,6 @@ def settle(tx: Transaction, operation: Operation, ended_id: str, limit: int) -> 
             [("job.cancelled", {"reason": reason})],
             reason=reason,
             reason_code=JobReason.AFTER_FAILED,
-            waits_for=0,
         )
         cancelled.append(job_id)
     return Waiting(cancelled, released, len(rows) > limit)

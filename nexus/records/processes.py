@@ -6,17 +6,25 @@ from typing import Annotated
 
 from msgspec import Meta
 from nexus_protocol.command import SECRET, UNRECORDED, Record, WireEnum
+from nexus_protocol.errors import FailedPrecondition, Unavailable
 
 __all__ = [
     "Argv",
+    "AttachmentLost",
+    "Columns",
     "Environment",
+    "InputData",
+    "InputUnavailable",
     "LogEnd",
     "LogPiece",
     "LogStream",
     "Path",
+    "Rows",
     "RunCommand",
     "Shell",
     "StopSignal",
+    "TerminalEnd",
+    "TerminalOutput",
     "Text",
     "VariableName",
 ]
@@ -81,3 +89,38 @@ class LogPiece(Record):
 
 class LogEnd(Record):
     """The end of the requested output."""
+
+
+# Terminals and standard input
+
+
+Rows = Annotated[int, Meta(ge=1, le=10_000, description="the height of the client's terminal", extra={"option": None})]
+Columns = Annotated[
+    int, Meta(ge=1, le=10_000, description="the width of the client's terminal", extra={"option": None})
+]
+InputData = Annotated[bytes, Meta(max_length=256 * 1024), SECRET]
+
+
+class TerminalOutput(Record):
+    """Output of what a client is attached to. The first item has no data, and tells whether there is a terminal."""
+
+    data: bytes = b""
+    stream: LogStream = LogStream.STDOUT
+    """Standard error only where there is no terminal."""
+    terminal: bool | None = None
+
+
+class TerminalEnd(Record):
+    """The program that a client was attached to has ended."""
+
+
+class InputUnavailable(FailedPrecondition):
+    """The program has neither a terminal nor an open standard input, has closed it, or does not run."""
+
+    type = "input.unavailable"
+
+
+class AttachmentLost(Unavailable):
+    """The client was dropped because it did not read, too many are attached, or the program's supervisor was killed."""
+
+    type = "input.attachment_lost"

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar, Union
 
 import msgspec
 from nexus_protocol import Record
-from nexus_protocol.command import hint_parts, unrecorded_fields
+from nexus_protocol.command import unrecorded_fields
 
 from nexus.hints import command_line
 from nexus.journal.operation import Operation
@@ -150,8 +150,8 @@ def _column(name: str, hint: Any) -> Column:
     kinds = [kind for kind in _alternatives(hint) if kind is not types.NoneType]
     origins = [get_origin(kind) or kind for kind in kinds]
     if any(origin in (list, dict) for origin in origins):
-        has_records = any(isinstance(part, type) and issubclass(part, Record) for part in hint_parts(hint))
-        decode = msgspec.json.Decoder(hint).decode if has_records else _decode_json
+        # What holds records is decoded as such, so that it equals what was written.
+        decode = msgspec.json.Decoder(kinds[0]).decode if _holds_records(kinds) else _decode_json
         return Column(name, False, lambda value: _encode_json(value).decode(), decode)
     if len(origins) == 1 and isinstance(origins[0], type):
         kind = origins[0]
@@ -165,6 +165,11 @@ def _column(name: str, hint: Any) -> Column:
         if kind in (int, str, bytes, float):
             return Column(name, True, None, None)
     raise TypeError(f"{name}: no column can hold {hint}")
+
+
+def _holds_records(kinds: Sequence[Any]) -> bool:
+    inner = [inner for kind in kinds for inner in get_args(kind)]
+    return len(kinds) == 1 and any(isinstance(kind, type) and issubclass(kind, msgspec.Struct) for kind in inner)
 
 
 def _takes_only_keywords(record: type[Record]) -> bool:

@@ -34,6 +34,7 @@ _SIZE = struct.Struct(">cHH")
 _OUTPUT, _REPLAY = 1, 2
 _INPUT_BYTES = 16 * 1024
 _MESSAGE_BYTES = 64 * 1024
+_MESSAGES_PER_TURN = 8
 _MAX_ROWS = 2**16 - 1
 _POLL_S = 0.01
 _MAX_POLLS = 300
@@ -57,6 +58,7 @@ class Attachment:
         self._replay_cut = False
         self._output: deque[tuple[int, bytes]] = deque()
         self._ended = self._closed = self._eof_sent = False
+        self._turns = 0
         self._size = b""
         self._queue: deque[tuple[bytes, asyncio.Future[None]]] = deque()
         self._reading: asyncio.Event | None = None
@@ -69,6 +71,9 @@ class Attachment:
         Raises:
             AttachmentLost: the output was not read in time, or the shim was killed.
         """
+        self._turns += 1
+        if self._turns % _MESSAGES_PER_TURN == 0:
+            await asyncio.sleep(0)  # a program that floods must not hold up the loop
         while not self._output and not self._ended and not self._closed:
             message = await self._next_message()
             kind = message[:1]
@@ -97,6 +102,8 @@ class Attachment:
             AttachmentLost: the output was not read in time, or the shim was killed.
         """
         for at in range(0, len(data), _INPUT_BYTES):
+            if at:
+                await asyncio.sleep(0)
             if self._eof_sent or self._closed:
                 raise self._input_closed()
             sent: asyncio.Future[None] = self._loop.create_future()

@@ -26,7 +26,7 @@ _UNWANTED = re.compile(
     rb"|\x1bZ"  # DECID
     rb"|\x1bP[$+]q"
     + _STRING_END  # DECRQSS, XTGETTCAP
-    + rb"|\x1b\](?:[0-9]+;)+\?"
+    + rb"|\x1b\][0-9]+;(?:[0-9a-z]*;)*\?"
     + _STRING_END  # OSC: what is this colour, or the clipboard?
     + rb"|\x1b_G[^\x07\x1b;]*\ba=q[^\x07\x1b]*\x1b\\"  # which graphics?
     rb"|\x05"  # ENQ

@@ -535,8 +535,18 @@ class _Clients:
 
     # Input
 
+    def _refuse_input(self, client: _Client) -> None:
+        """Take no more messages of a client, which learns of it when it sends one.
+
+        What it has sent already goes nowhere; a client whose socket stays full would wait for ever.
+        """
+        with contextlib.suppress(OSError):
+            client.socket.shutdown(socket.SHUT_RD)
+            while client.socket.recv(1, socket.MSG_DONTWAIT):
+                pass
+
     def close_input(self) -> None:
-        """Take no more input: the clients' sockets are shut down for what they send, so that they learn of it."""
+        """Take no more input of any client."""
         if self.input_fd >= 0 and self.input_fd != self.terminal:
             os.close(self.input_fd)
         self.input_fd = -1
@@ -545,8 +555,7 @@ class _Clients:
             if client.gone:
                 self._close(client)
             elif client.greeted:
-                with contextlib.suppress(OSError):
-                    client.socket.shutdown(socket.SHUT_RD)
+                self._refuse_input(client)
 
     def write_input(self) -> None:
         """Give the program what clients have sent, as far as it takes it now."""
@@ -590,14 +599,13 @@ class _Clients:
 
     def _greet(self, client: _Client, hello: bytes) -> None:
         client.greeted = True
+        if self.input_fd < 0:  # before the client may send any
+            self._refuse_input(client)
         self._send(client, b"W1%c" % (self.terminal >= 0))
         if hello[2] & 2:
             self._send_replay(client)
         self._send(client, b"L")
         client.wants_output = bool(hello[2] & 1) and not client.gone
-        if self.input_fd < 0:
-            with contextlib.suppress(OSError):
-                client.socket.shutdown(socket.SHUT_RD)
         if not client.gone:
             self._take_size(client, hello[3:])
 
@@ -690,7 +698,7 @@ class _Clients:
                 self._flush(client)
             if events & (select.POLLHUP | select.POLLERR) and not client.gone:
                 self._leave(client)
-            elif events & select.POLLIN:
+            elif events & select.POLLIN and (not client.greeted or (self.input_fd >= 0 and not client.input)):
                 self._read(client)
             if client.gone and self.input_fd < 0:
                 self._close(client)  # what it has sent goes nowhere

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Meta
-from nexus_protocol.command import Command, Effect, Repeat, StreamCommand, command
+from nexus_protocol.command import Command, Effect, Empty, Repeat, StreamCommand, command
 from nexus_protocol.events import cause, event
 
 from nexus.git.errors import (
@@ -33,7 +33,23 @@ from nexus.records.fields import (
     clearable_fields,
     key,
 )
-from nexus.records.processes import Environment, LogEnd, LogPiece, LogStream, Path, RunCommand, StopSignal, Text
+from nexus.records.processes import (
+    AttachmentLost,
+    Columns,
+    Environment,
+    InputData,
+    InputUnavailable,
+    LogEnd,
+    LogPiece,
+    LogStream,
+    Path,
+    Rows,
+    RunCommand,
+    StopSignal,
+    TerminalEnd,
+    TerminalOutput,
+    Text,
+)
 from nexus.services.errors import (
     ServiceAmbiguous,
     ServiceChanged,
@@ -83,12 +99,14 @@ from nexus.services.states import (
     RestartPolicy,
     ServiceState,
     ServiceType,
+    StdinMode,
     WhenLost,
 )
 
 __all__ = [
     "AddDependency",
     "AddService",
+    "AttachService",
     "CheckoutBranch",
     "GetConfig",
     "GetRepoStatus",
@@ -104,6 +122,7 @@ __all__ = [
     "RemoveDependency",
     "RemoveService",
     "RestartService",
+    "SendServiceInput",
     "StartService",
     "StopService",
     "UpdateConfig",
@@ -357,6 +376,15 @@ Umask = Annotated[
 LogLimit = Annotated[
     int, Meta(ge=1, le=65_536, description="largest size of its kept output, in MiB"), NEXT_START, key("limits.log")
 ]
+HasTerminal = Annotated[
+    bool, Meta(description="give it a terminal, to which clients can be attached"), NEXT_START, key("tty")
+]
+Stdin = Annotated[
+    StdinMode,
+    Meta(description="open: clients may write to its standard input; none: it is empty"),
+    NEXT_START,
+    key("stdin"),
+]
 ServiceTags = Annotated[Tags, key("tags")]
 Timeout = Annotated[int, Meta(ge=1, le=86_400_000, description="time limit of the request")]
 GitToken = Annotated[Token, Meta(description="git token, used for this request and never stored")]
@@ -454,6 +482,8 @@ class AddService(Command[Service]):
     memory_limit_mib: MemoryLimit | None = None
     cpu_limit_percent: CpuLimit | None = None
     log_limit_mib: LogLimit = 16
+    tty: HasTerminal = False
+    stdin: Stdin = StdinMode.NONE
     repo_url: RepoUrl | None = None
     repo_path: RepoPath | None = None
     git_branch: GitBranchName | None = None
@@ -604,6 +634,8 @@ class UpdateService(Command[Service]):
     cpu_limit_percent: CpuLimit | None = None
     umask: Umask | None = None
     log_limit_mib: LogLimit | None = None
+    tty: HasTerminal | None = None
+    stdin: Stdin | None = None
     managed_by: ManagedBy | None = None
     clear: (
         Annotated[
@@ -617,6 +649,33 @@ class UpdateService(Command[Service]):
         | None
     ) = None
     if_revision: Revision | None = None
+
+
+_ATTACH_ERRORS = (*_LOOKUP_ERRORS, InputUnavailable, AttachmentLost)
+
+
+@command(13, Effect.ACT, errors=_ATTACH_ERRORS, takes_input=True, repeat=Repeat.REFUSE)
+class AttachService(StreamCommand[TerminalOutput, TerminalEnd]):
+    """Attach to the terminal, or the open standard input and output, of a service that is up; ends with its process.
+
+    Input ``data`` is typed, ``eof`` ends the input, and the ``control`` ``{"rows": …, "columns": …}`` tells the present
+    size of the client's terminal: the program gets the smallest one of all clients. With ``replay`` the last output
+    comes first. A client that does not read is dropped, and the program goes on.
+    """
+
+    service: ServiceReference
+    rows: Rows | None = None
+    columns: Columns | None = None
+    replay: Annotated[bool, Meta(description="begin with the last output")] = True
+
+
+@command(14, Effect.ACT, errors=_ATTACH_ERRORS, max_payload=_MAX_PAYLOAD, repeat=Repeat.REFUSE)
+class SendServiceInput(Command[Empty]):
+    """Type input into the terminal, or the open standard input, of a service; replies when the program has room."""
+
+    service: ServiceReference
+    data: Annotated[InputData, Meta(extra={"option": None})] = b""
+    eof: Annotated[bool, Meta(description="end the input")] = False
 
 
 DependencyReference = Annotated[

@@ -9,19 +9,22 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from nexus_protocol import Empty
 from nexus_protocol.command import unrecorded_fields
 
+from nexus.attaching import Run, attach, send_input
 from nexus.capability import Context, Stream, encode_each, handles
 from nexus.hints import command_line
 from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.handlers import lists
-from nexus.records.processes import LogEnd, LogPiece
+from nexus.records.processes import InputUnavailable, LogEnd, LogPiece, TerminalEnd, TerminalOutput
 from nexus.records.scope import reference_of
 from nexus.services import store, validation
 from nexus.services.commands import (
     AddDependency,
     AddService,
+    AttachService,
     GetConfig,
     GetServiceStatus,
     GetServiceStdout,
@@ -30,6 +33,7 @@ from nexus.services.commands import (
     RemoveDependency,
     RemoveService,
     RestartService,
+    SendServiceInput,
     StartService,
     StopService,
     UpdateConfig,
@@ -75,7 +79,9 @@ __all__ = [
     "get_repo_status",
     "get_service_status",
     "get_service_stdout",
+    "attach_service",
     "git_checkout_commit",
+    "send_service_input",
     "git_clone",
     "git_list_branches",
     "git_log",
@@ -345,6 +351,34 @@ async def restart_service(ctx: Context, command: RestartService) -> ServiceStart
 @handles(GetServiceStatus)
 async def get_service_status(ctx: Context, command: GetServiceStatus) -> ServiceStatus:
     return await ctx.daemon.manager(ServiceManager).status(_resolve(ctx, command.service).id)
+
+
+def _attachable(ctx: Context, reference: str) -> Run:
+    """The present run of a service.
+
+    Raises:
+        InputUnavailable: it is not up.
+    """
+    service = _resolve(ctx, reference)
+    run = ctx.daemon.manager(ServiceManager).run_of(service.id)
+    if run is None:
+        raise InputUnavailable(
+            f'cannot attach to service "{service.name}": it is {service.state}',
+            hint=f"Start it: {command_line('nexusctl', 'service', 'start', reference_of(service))}",
+            details={"id": service.id, "name": service.name},
+        )
+    return run
+
+
+@handles(AttachService)
+async def attach_service(ctx: Context, command: AttachService, stream: Stream[TerminalOutput]) -> TerminalEnd:
+    return await attach(_attachable(ctx, command.service), command, stream, f'service "{command.service}"')
+
+
+@handles(SendServiceInput)
+async def send_service_input(ctx: Context, command: SendServiceInput) -> Empty:
+    await send_input(_attachable(ctx, command.service), command.data, command.eof, f'service "{command.service}"')
+    return Empty()
 
 
 @handles(GetServiceStdout)

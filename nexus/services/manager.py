@@ -14,6 +14,7 @@ from typing import Any, cast
 from nexus_protocol import DeadlineExceeded, NexusError
 
 from nexus import graph
+from nexus.attaching import Run
 from nexus.capability import Context, ManagerContext
 from nexus.hints import command_line
 from nexus.records.processes import LogPiece
@@ -131,7 +132,7 @@ class ServiceManager:
         if not task.cancelled() and task.exception() is not None and not isinstance(task.exception(), NexusError):
             _log.error("a task of the services failed", exc_info=task.exception())
 
-    # For the lifecycles (lifecycle.context.Services)
+    # For the supervisions (lifecycle.context.Services)
 
     def handle(self, service_id: str) -> ServiceHandle:
         """The handle of a service."""
@@ -144,6 +145,12 @@ class ServiceManager:
         """A service's record was changed: its dependents are told, and its tunnels follow it."""
         self.tunnels.update(service_id)
         self._announcer.changed(service_id)
+
+    def run_of(self, service_id: str) -> Run | None:
+        """The present run of a service; None while it has no process."""
+        handle = self._handles.get(service_id)
+        process = None if handle is None else handle.process
+        return None if process is None else Run(self._context.runtime, process.owner, process.run_id)
 
     def service_of_pid(self, pid: int) -> str | None:
         """The service that a process belongs to, as hints name it: its shim is an ancestor. Blocks."""

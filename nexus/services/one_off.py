@@ -38,15 +38,16 @@ class OneOffs:
         stored = self._store.read(lambda reader: store.stored(reader, id_), snapshot=True)
         service = stored.service
         try:
-            tunnels = await self._tunnels.open(stored, operation)
-            variables = await resolve(stored, port=service.active_port, tunnels=tunnels, run_id=run_id)
-            yield BorrowedEnvironment(
-                directory_of(service),
-                as_environment(variables),
-                None if service.memory_limit_mib is None else service.memory_limit_mib * _MIB,
-                service.cpu_limit_percent,
-                umask_of(service),
-            )
+            with self._tunnels.held(id_):
+                tunnels = await self._tunnels.open(stored, operation)
+                variables = await resolve(stored, port=service.active_port, tunnels=tunnels, run_id=run_id)
+                yield BorrowedEnvironment(
+                    directory_of(service),
+                    as_environment(variables),
+                    None if service.memory_limit_mib is None else service.memory_limit_mib * _MIB,
+                    service.cpu_limit_percent,
+                    umask_of(service),
+                )
         except BaseException:
             await self.returned(id_, operation)
             raise

@@ -19,6 +19,7 @@ from nexus.services.states import (
     ServiceReason,
     ServiceState,
     ServiceType,
+    StdinMode,
     WhenLost,
 )
 
@@ -118,6 +119,9 @@ class Service(Record, kw_only=True):
     memory_limit_mib: int | None = None
     cpu_limit_percent: int | None = None
     """100 is one core."""
+    tty: bool = False
+    """Whether it has a terminal."""
+    stdin: StdinMode = StdinMode.NONE
     umask: str | None = None
     """Octal digits; if it is not set, that of the session that started the daemon."""
     log_limit_mib: int

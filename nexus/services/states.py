@@ -14,6 +14,7 @@ __all__ = [
     "ServiceReason",
     "ServiceState",
     "ServiceType",
+    "StdinMode",
     "WhenLost",
 ]
 
@@ -109,6 +110,15 @@ class ConfigFormat(WireEnum):
 
     ENV = "env"
     PROPERTIES = "properties"
+
+
+class StdinMode(WireEnum):
+    """The standard input of a service without a terminal."""
+
+    NONE = "none"
+    """It is empty."""
+    OPEN = "open"
+    """Clients may write to it."""
 
 
 class GitAuthType(WireEnum):

@@ -79,6 +79,7 @@ class Driver(Protocol):
         """Wait until the next run may begin, make what is to be started, and write its durable row.
 
         The start is made within the context, which may bound how many are made at the same time and translate errors.
+        Where a request has arrived when the row is written, none is made.
 
         Raises:
             RequestPending: a request arrived before the row was written.
@@ -88,6 +89,9 @@ class Driver(Protocol):
 
     async def watch(self, run: Run) -> NoReturn:
         """Write that the run has a process, and watch it; called again after a refused request or an error.
+
+        It waits with ``requests.wait`` and looks with ``run.check``: requests and the end of the process wake it. What
+        ends the run for another reason, as a time limit, puts a StopRequest into ``requests``.
 
         Raises:
             RequestPending: there is a request.

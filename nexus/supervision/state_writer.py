@@ -6,36 +6,22 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Event
-from nexus.runtime import Runtime, RuntimeFailure
-from nexus.store import DiskFull, OutcomeUnknown, StateStore, StoreError, StoreUnavailable, Transaction
+from nexus.runtime import RuntimeFailure
+from nexus.store import DiskFull, OutcomeUnknown, StoreError, StoreUnavailable, Transaction
+from nexus.supervision.host import Host
 from nexus.supervision.requests import Requests
 
-__all__ = ["StateWriter", "WriterHost"]
+__all__ = ["StateWriter"]
 
 StateT = TypeVar("StateT")
 RecordT = TypeVar("RecordT")
 
 _RETRY_S = 1.0
 _SIZE_BYTES = 1024
-
-
-class WriterHost(Protocol):
-    """What a writer needs of the daemon."""
-
-    @property
-    def store(self) -> StateStore:
-        """The store of the records."""
-
-    @property
-    def runtime(self) -> Runtime:
-        """The process runtime."""
-
-    def cause(self, name: str, of: Operation | None = None) -> Operation:
-        """Begin an operation of the daemon's own, which ``of`` led to."""
 
 
 def _nothing(*_arguments: object) -> None:
@@ -48,7 +34,7 @@ class StateWriter(ABC, Generic[StateT, RecordT]):
     ``operation`` is what led to the present state, perhaps in an earlier daemon.
     """
 
-    def __init__(self, host: WriterHost, owner: str, operation: Operation) -> None:
+    def __init__(self, host: Host, owner: str, operation: Operation) -> None:
         self.record: RecordT | None = None
         """As it was last written or refreshed."""
         self.trouble: StoreError | None = None
@@ -81,8 +67,8 @@ class StateWriter(ABC, Generic[StateT, RecordT]):
         """Write a state (None: the present one), columns and events, and return the record.
 
         It may be called twice, in the writer's thread. Where it is given ``run_id``, the record begins that run, or
-        (None) knows none any more. ``unknown_since`` is since when the run cannot be looked at: the first one stays
-        until it is unset.
+        (None) knows none any more. ``unknown_since`` is since when the run cannot be looked at: the first time
+        stays. Every write unsets it that does not give it, since the run is known then.
         """
 
     def cause(self, name: str) -> Operation:

@@ -1,38 +1,17 @@
-"""What the parts of one object's supervision share, and what they need of the daemon."""
+"""What the parts of one object's supervision share: they are given this, and not each other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from nexus.journal.operation import Operation
-from nexus.runtime import Runtime
-from nexus.store import StateStore, StoreError
+from nexus.store import StoreError
+from nexus.supervision.host import Host
 from nexus.supervision.requests import Requests
 from nexus.supervision.state_writer import StateWriter
 from nexus.supervision.waiters import Waiters
 
-__all__ = ["Host", "Supervised"]
-
-
-class Host(Protocol):
-    """What a supervision needs of the daemon; ``ManagerContext`` has it."""
-
-    @property
-    def store(self) -> StateStore:
-        """The store of the records."""
-
-    @property
-    def directory(self) -> Path:
-        """The folder for the files of processes."""
-
-    @property
-    def runtime(self) -> Runtime:
-        """The process runtime."""
-
-    def cause(self, name: str, of: Operation | None = None) -> Operation:
-        """Begin an operation of the daemon's own, which ``of`` led to."""
+__all__ = ["Supervised"]
 
 
 class Supervised:

@@ -37,11 +37,17 @@ ORPHANS_ENDED = "its files were deleted: what was left of it was ended"
 """Why the end of such a run was not observed."""
 
 
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether the present task was cancelled, and not only something that a driver waits for: that is a bug."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
 class Supervisor:
     """One supervision of an object: one run, or several where its driver says that another one follows.
 
-    Call ``begin``, or ``resume`` for what an earlier daemon began. ``ended`` is called once, when the supervision is
-    over, however it ends; not if ``close`` ends it.
+    Call ``begin`` first, or ``resume`` for what an earlier daemon began. ``ended`` is called once, when the supervision
+    is over, however it ends; not where ``close`` comes first.
     """
 
     def __init__(self, subject: Supervised, driver: Driver, ended: Callable[[], None]) -> None:
@@ -67,20 +73,27 @@ class Supervisor:
         """How the run ended, while that is not handled yet."""
         self._ending = False
         """Whether what is left of the run is being ended."""
-        self._kill: asyncio.Task[Exit] | None = None
+        self._kill: asyncio.Task[None] | None = None
         """Shortens the grace time of a stop that is under way."""
         self._refused: NexusError | None = None
         """Why the last request that was refused could not be carried out."""
         self._concluded: Request | None = None
         """The last request that the driver has given its verdict on."""
-        self._bug: Exception | None = None
+        self._bug: BaseException | None = None
         """An unexpected error of the driver's ``resume``, which the task handles."""
         self._disturbed = False
         """Whether an unexpected error has disturbed the watch of the run."""
 
     @property
+    def _name(self) -> str:
+        try:
+            return self._state.name
+        except Exception:  # a bug, of which is told
+            return self._subject.owner
+
+    @property
     def _label(self) -> str:
-        return f"{self._subject.kind} {self._state.name}"
+        return f"{self._subject.kind} {self._name}"
 
     @property
     def has_run(self) -> bool:
@@ -121,7 +134,7 @@ class Supervisor:
             self._orphans = found
         try:
             self._end = self._driver.resume(found)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             self._bug = error
 
     # Requests
@@ -137,8 +150,14 @@ class Supervisor:
             if self._ending and request.grace_ms is not None and self.run is not None:
                 if self._kill is not None:
                     self._kill.cancel()
-                self._kill = asyncio.create_task(self.run.process.stop(grace_ms=request.grace_ms))
+                self._kill = asyncio.create_task(self._shorten_stop(self.run.process, request.grace_ms))
         requests.wake()
+
+    async def _shorten_stop(self, process: Process, grace_ms: int) -> None:
+        try:
+            await process.stop(grace_ms=grace_ms)
+        except OSError as error:
+            _log.warning("%s: cannot shorten its stop: %s", self._label, error)
 
     async def stop(self, request: StopRequest) -> None:
         """Request a stop, and wait until the supervision is over.
@@ -157,7 +176,7 @@ class Supervisor:
 
     def _ended_unwritten(self, trouble: StoreError) -> StoreError:
         """The error of a stop that was carried out, and whose end cannot be written at present."""
-        kind, name = self._subject.kind, self._state.name
+        kind, name = self._subject.kind, self._name
         return type(trouble)(
             f'cannot write that {kind} "{name}" has stopped: {trouble.message}',
             hint=f"The {kind} has ended. Its record is corrected once the database can be written again.",
@@ -175,7 +194,9 @@ class Supervisor:
     async def _supervise(self) -> None:
         try:
             await self._take_steps()
-        except Exception:  # a bug, which must leave no client waiting
+        except (Exception, asyncio.CancelledError) as error:  # a bug, which must leave no client waiting
+            if _is_cancelled(error):
+                raise
             _log.exception("%s: supervision task failed", self._label)
         self.over = True
         self._state.trouble = None
@@ -197,7 +218,9 @@ class Supervisor:
                     self._concluded = late
                     await self._driver.stop_at_rest(late)
                 return
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if _is_cancelled(error):
+                    raise
                 failure = error if isinstance(error, NexusError) else self._bug_in(error)
                 self._disturbed = True
                 self._subject.waiters.fail(failure)
@@ -206,10 +229,10 @@ class Supervisor:
                     return
             await asyncio.sleep(_RETRY_S)
 
-    def _bug_in(self, error: Exception) -> NexusError:
+    def _bug_in(self, error: BaseException) -> NexusError:
         _log.error("%s: supervision task failed, retrying", self._label, exc_info=error)
         return Internal(
-            f'cannot go on with {self._subject.kind} "{self._state.name}": {type(error).__name__}',
+            f'cannot go on with {self._subject.kind} "{self._name}": {type(error).__name__}',
             hint="This is a bug in nexusd; its log has the details.",
         )
 
@@ -217,7 +240,9 @@ class Supervisor:
         """Write the failure, since no process runs and no task goes on."""
         try:
             await self._driver.give_up(failure)
-        except Exception:
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_cancelled(error):
+                raise
             _log.exception("%s: its end was not written", self._label)
 
     async def _step(self) -> bool:
@@ -228,7 +253,7 @@ class Supervisor:
                 self.unknown, self._was_unknown = None, True
                 self._take(found)
             if self._was_unknown:
-                with contextlib.suppress(RequestPending):  # which is written without it
+                with contextlib.suppress(RequestPending):  # the write that concludes the request unsets it as well
                     await self._state.write(None, requests=self._requests, unknown_since=None)
                 self._was_unknown = False
             if self._bug is not None:
@@ -263,6 +288,7 @@ class Supervisor:
         run_id = uuid.uuid4().hex
         try:
             async with self._driver.prepare(run_id) as (spec, stdin):
+                self._requests.check()
                 self._launching = True
                 note_event(manager.directory, manager.store.read(bounds)[1])
                 process = await manager.runtime.start(subject.owner, run_id, spec, stdin=stdin)

@@ -26,6 +26,42 @@ from support.plugins import PluginFolder
 from support.raw import wait_until
 
 from nexus.client import BlockingClient
+from nexus.jobs.commands import (
+    AttachJob,
+    CancelJob,
+    CreateJob,
+    CreateJobGroup,
+    DeleteJob,
+    DeleteJobGroup,
+    EnqueueJob,
+    GetJob,
+    GetJobGroup,
+    GetJobOutput,
+    ListJobGroups,
+    ListJobs,
+    MoveJob,
+    PauseJobGroup,
+    PruneJobs,
+    ResumeJobGroup,
+    RetryJob,
+    SendJobInput,
+    StartJob,
+    StashJob,
+    UpdateJob,
+    UpdateJobGroup,
+    WaitJobs,
+)
+from nexus.jobs.records import Job
+from nexus.jobs.schedules.commands import (
+    CreateSchedule,
+    DeleteSchedule,
+    GetSchedule,
+    ListSchedules,
+    PauseSchedule,
+    ResumeSchedule,
+    TriggerSchedule,
+    UpdateSchedule,
+)
 from nexus.journal.commands import BeginOperation, GetOperation, ListOperations, WatchEvents
 from nexus.plugins.commands import Extra, ListPlugins, ReloadPlugins
 from nexus.projects.commands import (
@@ -39,6 +75,7 @@ from nexus.projects.commands import (
 from nexus.services.commands import (
     AddDependency,
     AddService,
+    AttachService,
     CheckoutBranch,
     GetConfig,
     GetRepoStatus,
@@ -54,12 +91,13 @@ from nexus.services.commands import (
     RemoveDependency,
     RemoveService,
     RestartService,
+    SendServiceInput,
     StartService,
     StopService,
     UpdateConfig,
     UpdateService,
 )
-from nexus.services.states import ConfigFormat, ServiceState
+from nexus.services.states import ConfigFormat, ServiceState, StdinMode
 from nexus.system.commands import (
     BackupDatabase,
     DeleteSetting,
@@ -78,6 +116,7 @@ __all__ = ["BESIDE_MEASURES"]
 
 SERVICES = 500
 VMS = 10_000
+JOBS = 20_000
 BRANCHES = COMMITS = UNTRACKED = 2000
 LOG_BYTES = 12 * 1024 * 1024
 
@@ -179,6 +218,22 @@ class Crowd:
             for name, path in (("work", self.repository), ("hostile", self.hostile), ("clone", self.root / "clone")):
                 client.call(AddService(name=name, run_command=program, repo_url=str(self.origin), repo_path=str(path)))
             client.call(AddService(name="one", run_command=program, start_window_ms=0))
+            client.call(AddService(name="typed", run_command=["cat"], stdin=StdinMode.OPEN, start_window_ms=0))
+            client.call(StartService(service="typed"))
+            self._make_jobs(client, write)
+
+    def _make_jobs(self, client: BlockingClient, write: str) -> None:
+        client.call(CreateJobGroup("held"))
+        client.call(PauseJobGroup("held"))
+        client.call(CreateJobGroup("spare"))
+        client.call(CreateSchedule("yearly", command="true", cron="0 0 1 1 *", group="held"))
+        self.loud = client.call(CreateJob([sys.executable, "-c", write])).id
+        self.cat = client.call(CreateJob(["cat"], stdin_open=True)).id
+        client.call(WaitJobs(jobs=[self.loud]))
+        jobs = iter([CreateJob(["/bin/true"], group="held") for _ in range(JOBS)])
+        with contextlib.closing(Pipeline(self.daemon.socket_path)) as pipeline:
+            pipeline.run(functools.partial(next, jobs), lambda sent: sent < JOBS)
+        self.job = client.call(ListJobs(group="held", limit=1)).jobs[0].id
 
     # Workers
 
@@ -254,6 +309,51 @@ class Crowd:
                 self.operations = [call(ListOperations(command="Batch", limit=1)).operations[0].id]
             return self.operations[0]
 
+        def new_job() -> Job:
+            return call(CreateJob(["/bin/true"], group="held"))
+
+        def cancel_and_retry() -> None:
+            job = new_job()
+            call(CancelJob(job.id))
+            call(RetryJob(job.id, in_place=True))
+            call(CancelJob(job.id))
+            call(DeleteJob(job.id))
+
+        def stash_and_enqueue() -> None:
+            call(StashJob(self.job))
+            call(EnqueueJob(self.job))
+
+        def run_job() -> None:
+            job = new_job()
+            call(StartJob(job.id))
+            call(WaitJobs(jobs=[job.id]))
+
+        def attach_job() -> None:
+            with client.stream(AttachJob(self.cat)) as items:
+                next(iter(items))
+                items.send(b"x" * 1000 + b"\n")
+                next(iter(items))
+
+        def attach_service() -> None:
+            with client.stream(AttachService("typed")) as items:
+                next(iter(items))
+
+        def group_and_delete() -> None:
+            made = call(CreateJobGroup(new_name()))
+            call(DeleteJobGroup(made.id))
+
+        def pause_and_resume() -> None:
+            call(PauseJobGroup("spare"))
+            call(ResumeJobGroup("spare"))
+
+        def schedule_and_delete() -> None:
+            made = call(CreateSchedule(new_name(), command="true", cron="0 0 1 1 *"))
+            call(DeleteSchedule(made.id))
+
+        def pause_schedule() -> None:
+            call(PauseSchedule("yearly"))
+            call(ResumeSchedule("yearly"))
+
         def read_pages() -> None:
             cursor = None
             while True:
@@ -314,6 +414,39 @@ class Crowd:
             "DeleteProject": fill_and_delete,
             "UpdateProject": lambda: call(UpdateProject(project="default", description=f"number {number()}")),
             "GetProjectHoldings": lambda: call(GetProjectHoldings()),
+            "CreateJob": lambda: call(DeleteJob(new_job().id)),
+            "ListJobs": lambda: call(ListJobs(limit=10_000)),
+            "GetJob": lambda: call(GetJob(self.job)),
+            "UpdateJob": lambda: call(UpdateJob(self.job, label=f"number {number()}")),
+            "DeleteJob": lambda: call(DeleteJob(new_job().id)),
+            "CancelJob": cancel_and_retry,
+            "RetryJob": cancel_and_retry,
+            "MoveJob": lambda: call(MoveJob(self.job)),
+            "StashJob": stash_and_enqueue,
+            "EnqueueJob": stash_and_enqueue,
+            "StartJob": run_job,
+            "PruneJobs": lambda: (run_job(), call(PruneJobs(successful=True))),
+            "GetJobOutput": lambda: all_of(GetJobOutput(self.loud)),
+            "WaitJobs": lambda: call(WaitJobs(jobs=[self.loud])),
+            "AttachJob": attach_job,
+            "SendJobInput": lambda: call(SendJobInput(self.cat, b"x" * 60_000 + b"\n")),
+            "CreateJobGroup": group_and_delete,
+            "ListJobGroups": lambda: call(ListJobGroups()),
+            "GetJobGroup": lambda: call(GetJobGroup("held")),
+            "UpdateJobGroup": lambda: call(UpdateJobGroup("spare", slots=1 + number() % 100)),
+            "DeleteJobGroup": group_and_delete,
+            "PauseJobGroup": pause_and_resume,
+            "ResumeJobGroup": pause_and_resume,
+            "CreateSchedule": schedule_and_delete,
+            "ListSchedules": lambda: call(ListSchedules()),
+            "GetSchedule": lambda: call(GetSchedule("yearly")),
+            "UpdateSchedule": lambda: call(UpdateSchedule("yearly", label=f"number {number()}")),
+            "DeleteSchedule": schedule_and_delete,
+            "PauseSchedule": pause_schedule,
+            "ResumeSchedule": pause_schedule,
+            "TriggerSchedule": lambda: call(CancelJob(call(TriggerSchedule("yearly")).id)),
+            "AttachService": attach_service,
+            "SendServiceInput": lambda: call(SendServiceInput("typed", b"x" * 1000 + b"\n")),
             "Extra": lambda: call(Extra(name="echo", body="x" * 60_000)),
         }
 

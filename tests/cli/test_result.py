@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,8 @@ from nexus.cli.result import Result, Results, received
 from nexus.cli.verbs import Values
 from nexus.vms.commands import GetVm, ListVms, UpdateVm, Vm, VmPage
 from nexus.vms.states import VmRole
+
+REPOSITORY = Path(__file__).parents[2]
 
 PLAIN: dict[str, Any] = {
     "id": "1",
@@ -79,3 +84,11 @@ def test_values_are_read_by_type_and_build_a_command() -> None:
     assert not values.any_given(lambda name: name == "name")
     values.put("name", "new")
     assert values.any_given(lambda name: name == "name")
+
+
+@pytest.mark.slow
+def test_type_checker_finds_a_misspelt_field_of_a_record() -> None:
+    typed = Path(__file__).with_name("typed.py")
+    command = [sys.executable, "-m", "mypy", "--config-file", str(REPOSITORY / "pyproject.toml"), str(typed)]
+    checked = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    assert checked.returncode == 0, checked.stdout

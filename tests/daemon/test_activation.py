@@ -17,7 +17,9 @@ import pytest
 from nexus_protocol import Unavailable
 from support.daemon import DaemonProcess
 from support.raw import RawClient, wait_until
+from support.stores import look_at
 
+from nexus.jobs.commands import CreateJob, CreateJobGroup, PauseJobGroup
 from nexus.journal.commands import WatchEvents
 from nexus.system.commands import GetSystemStatus, Ping
 from nexus.vms.commands import CreateVm
@@ -218,6 +220,22 @@ def test_idle_time_shorter_than_the_start_still_serves_the_client_that_waits(
         process = manager.start_one()
         assert client.result(sequence) == {"payload": b"waits"}
     assert process.wait(30) == 0
+
+
+def test_idle_exit_waits_for_jobs_that_are_to_begin_and_for_no_others(make_manager: Callable[..., Manager]) -> None:
+    manager = make_manager("--idle-exit", "0.2")
+    with RawClient(manager.daemon.socket_path) as client:
+        process = manager.start_one()
+        client.call(PauseJobGroup("default"))
+        client.call(CreateJobGroup(name="one", slots=1))
+        job = client.call(CreateJob("exit 1", group="one", delay_ms=1500, retries=1, retry_backoff_ms=1500))
+        client.call(CreateJob("true", group="one", after=[job.id]))
+        client.call(CreateJob("true", stashed=True))
+        client.call(CreateJob("true"))
+    assert process.wait(60) == 0
+    with look_at(manager.daemon.database) as database:
+        found = database.execute("SELECT status, attempt FROM jobs ORDER BY number").fetchall()
+    assert found == [("failed", 2), ("cancelled", 1), ("stashed", 1), ("queued", 1)]
 
 
 def test_idle_exit_waits_for_open_streams(make_manager: Callable[..., Manager]) -> None:

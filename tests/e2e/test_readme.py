@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from support.console import matches, steps_of
 from support.daemon import DaemonProcess, isolated_environment
 
 from nexus.cli.apply.document import read_project
@@ -20,29 +19,9 @@ REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
-class Step(NamedTuple):
-    """One command of the tour and its documented output."""
-
-    command: str
-    expected: list[str]
-
-
 def blocks(language: str) -> list[str]:
     """The fenced blocks of a language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-
-
-def tour() -> Iterator[Step]:
-    """The commands of the console blocks, with the lines after each."""
-    for block in blocks("console"):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, *expected = part.replace("\\\n", "").rstrip("\n").split("\n")
-            yield Step(command, [line for line in expected if line])
-
-
-def matches(expected: str, line: str) -> bool:
-    """Whether a printed line matches the shown one, in which … stands for any text."""
-    return re.fullmatch(".+?".join(re.escape(piece) for piece in expected.split("…")), line) is not None
 
 
 @pytest.mark.slow
@@ -50,7 +29,7 @@ def test_readme_tour_prints_what_it_shows(root: Path) -> None:
     programs = Path(sys.executable).parent
     environment = isolated_environment(root)
     environment["PATH"] = f"{programs}:{environment['PATH']}"
-    steps = list(tour())
+    steps = list(steps_of(README))
     assert len(steps) > 12
     try:
         for words in (["daemon", "start"], ["vm", "create", "demo"]):  # as "make start" leaves it

@@ -89,6 +89,28 @@ def test_exit_code_and_signal_are_distinguished(runtime: Runtime, script: str, k
     asyncio.run(scenario())
 
 
+def test_exit_is_told_once_and_at_once_where_it_is_known(runtime: Runtime) -> None:
+    async def scenario() -> None:
+        process = await runtime.start("service-1", "run-1", shell("exit 3"))
+        told: list[tuple[str, Exit | None]] = []
+        process.on_exit(lambda: told.append(("replaced", process.exit)))
+        process.on_exit(lambda: told.append(("first", process.exit)))
+        ended = await process.wait()
+        assert told == [("first", ended)]
+        process.on_exit(lambda: told.append(("late", process.exit)))
+        assert told[1:] == [("late", ended)]
+
+        closed = await runtime.start("service-1", "run-2", shell("exec sleep 1000"))
+        closed.on_exit(lambda: told.append(("closed", None)))
+        closed.close()
+        os.kill(closed.pid, signal.SIGKILL)
+        wait_until(lambda: not alive(closed.shim_pid), "the end of the shim")
+        await asyncio.sleep(0)
+        assert len(told) == 2
+
+    asyncio.run(scenario())
+
+
 def test_children_outlive_a_killed_daemon_and_the_next_one_adopts_them_or_gets_their_exits(
     runtime: Runtime, root: Path
 ) -> None:

@@ -22,11 +22,17 @@ from nexus.store.migrate import target_version
 from nexus.store.sqlite import SqliteStore
 
 TABLES = [
+    "job_after",
+    "job_group",
+    "jobs",
     "journal",
+    "nodes",
     "operation",
     "port_lease",
     "projects",
+    "record_number",
     "request_key",
+    "schedules",
     "schema_meta",
     "secret_value",
     "service",

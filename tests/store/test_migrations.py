@@ -106,6 +106,8 @@ def test_migration_down_and_up_keeps_the_schema_and_older_rows(root: Path, versi
     assert schema_of(store.path) == fresh_schema(root, version - 1)
     older = contents(store.path)
     kept = {table: narrowed(rows, older[table]) for table, rows in frozen(version).items() if table in older}
+    if version == 10:  # its tags go with its records
+        kept["tag"] = [row for row in kept["tag"] if row["kind"] not in ("job", "schedule")]
     # Migration 9 moves settings to projects; it has tests of its own.
     moved = [row for row in older["settings"] if str(row["key"]).startswith("apply.")]
     assert bool(moved) == (version == 9)

@@ -86,13 +86,15 @@ CONTRACT_KINDS = ("commands", "records", "errors", "states")
 _BASE = {"msgspec", "nexus_protocol", "nexus.hints"}
 _SHARED = {
     *("nexus.caller", "nexus.capability", "nexus.records", "nexus.graph", "nexus.streams", "nexus.tasks"),
-    "nexus.trust",
+    *("nexus.trust", "nexus.attaching"),
     *("nexus.store", "nexus.journal"),
 }
 _WORLD = {"nexus.runtime", "nexus.git", "nexus.supervision"}
 _OWN_CONTRACT = {f"{{own}}.{kind}" for kind in CONTRACT_KINDS}
 
-_CONTRACT_PARTS = {"nexus.records.fields", "nexus.records.errors", "nexus.records.events"}
+_CONTRACT_PARTS = {
+    *("nexus.records.fields", "nexus.records.errors", "nexus.records.events", "nexus.records.processes"),
+}
 _CHANGES = {"nexus.journal.operation", "nexus.journal.rows"}
 """By which every change is written."""
 
@@ -139,12 +141,21 @@ _LAYERS: dict[str, set[str]] = {
     | {"nexus.caller", "nexus.records.scope", "nexus.store", "nexus.runtime", "nexus.supervision"},
     "nexus.records": _BASE | {"nexus.caller", "nexus.capability", "nexus.journal", "nexus.store"},
     "nexus.streams": _BASE | {"nexus.capability"},
+    "nexus.attaching": _BASE
+    | {"nexus.capability", "nexus.records.processes", "nexus.runtime", "nexus.streams", "nexus.tasks"},
     "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks", "nexus.trust"},
     "nexus.runtime": _BASE,
     "nexus.git": _BASE | {"nexus.runtime"},
-    "nexus.supervision": _BASE | {"nexus.caller", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"},
+    "nexus.supervision": _BASE
+    | {"nexus.caller", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"}
+    | {"nexus.records.processes", "nexus.records.scope"},
     "nexus.client": {
         *("msgpack", "nexus_protocol", "nexus", "nexus.config", "nexus.hints", "nexus.paths", "{contracts}"),
+    },
+    # The words at the top that are about what runs, whatever it is.
+    "nexus.cli.running": {
+        *("nexus.cli", "nexus.jobs.cli", "nexus.jobs.commands", "nexus.jobs.records", "nexus.services.commands"),
+        *(*_BASE, "click"),
     },
     "nexus.cli": {
         *_BASE,
@@ -152,6 +163,7 @@ _LAYERS: dict[str, set[str]] = {
         *("nexus", "nexus.capabilities", "nexus.client", "nexus.config", "nexus.locks", "nexus.paths"),
         *("nexus.runtime.procfs", "nexus.store", "nexus.system.commands", "nexus.terminal", "nexus.trust"),
         *("nexus.envfile", "nexus.journal.commands", "nexus.projects.commands", "nexus.records.fields", "nexus.graph"),
+        "nexus.records.processes",
     },
     "nexus.daemon": {
         *_BASE,

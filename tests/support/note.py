@@ -114,9 +114,11 @@ get_note, list_notes = gets(NOTES, GetNote), lists(NOTES, ListNotes, "notes")
 update_note, delete_note = updates(NOTES, UpdateNote), deletes(NOTES, DeleteNote)
 
 VERBS = record_group(
-    Noun("note", "notes", "note", "notes"), "Manage notes.", CreateNote, ListNotes, GetNote, UpdateNote, DeleteNote,
-    columns=(Column("NAME", lambda note: note["name"], 20), Column("STATE", lambda note: note["state"], 10)),
-    lines=lambda note: [*note.items()], helps=("Create a note.", "List notes.", "Show it.", "Change it.", "Delete it."),
+    Noun("note", "notes", "note", NotePage.notes), "Manage notes.",
+    CreateNote, ListNotes, GetNote, UpdateNote, DeleteNote,
+    columns=(Column("NAME", lambda note: note.name, 20), Column("STATE", lambda note: note.state, 10)),
+    lines=lambda note: [("Name", note.name), ("Text", note.text)],
+    helps=("Create a note.", "List notes.", "Show it.", "Change it.", "Delete it."),
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from nexus_protocol.events import declared_causes, declared_events, event_kind
 
 from nexus.daemon.dispatch import load_capabilities
 from nexus.jobs.schedules.store import SCHEDULES
+from nexus.jobs.store import GROUPS, JOBS
 from nexus.journal.rows import Rows, derived_tables, journaled_tables
 from nexus.projects.store import PROJECTS
 from nexus.services.store import DECLARED, SERVICES
@@ -46,7 +47,16 @@ MADE: State = {
         "updated_at": 0,
         "revision": 1,
         "state_revision": 0,
-    }
+    },
+    ("job_group", "00000000-0000-4000-8000-000000000300"): {
+        "id": "00000000-0000-4000-8000-000000000300",
+        "name": "default",
+        "paused": 0,
+        "created_at": 0,
+        "updated_at": 0,
+        "revision": 1,
+        "state_revision": 0,
+    },
 }
 """The rows of a new database, which no journal tells."""
 
@@ -301,10 +311,14 @@ def _of_operations(database: sqlite3.Connection, journal: list[Change]) -> Itera
     for name, id_ in database.execute("SELECT name, operation_id FROM service WHERE operation_id IS NOT NULL"):
         if id_ not in operations:
             yield f"the state of {name} is of operation {id_}, which does not exist"
+    for number, id_ in database.execute("SELECT number, operation_id FROM jobs WHERE operation_id IS NOT NULL"):
+        if id_ not in operations:
+            yield f"the state of job {number} is of operation {id_}, which does not exist"
 
 
 def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
-    assert set(derived_tables()) == {"tag", "port_lease"}, "a derived table that is not checked"
+    known = {"tag", "port_lease", "record_number", "job_after", "nodes"}
+    assert set(derived_tables()) == known, "a derived table that is not checked"
     tags = {
         (table.kind, row[0], tag)
         for name, table in journaled_tables().items()
@@ -322,6 +336,33 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
     )
     leases = set(database.execute("SELECT port, owner_kind, owner, purpose FROM port_lease"))
     yield from _sets("port_lease", leases, ports)
+    yield from _of_numbers(database)
+    yield from _of_waiting_jobs(database)
+    if database.execute("SELECT id FROM nodes").fetchall() != [("local",)]:
+        yield "nodes has other rows than local"
+
+
+def _of_numbers(database: sqlite3.Connection) -> Iterator[str]:
+    """No number is given twice: the counter is never below a number that a record has."""
+    counters = {(project, kind): last for project, kind, last in database.execute("SELECT * FROM record_number")}
+    for project, highest in database.execute("SELECT project_id, max(number) FROM jobs GROUP BY project_id"):
+        if counters.get((project, "job"), 0) < highest:
+            yield f"record_number has another number than the job {highest} of {project}"
+
+
+def _of_waiting_jobs(database: sqlite3.Connection) -> Iterator[str]:
+    """What a job waits for is what its column names, and is counted."""
+    waiting: dict[str, set[str]] = {}
+    for job, after in database.execute("SELECT job_id, after_id FROM job_after"):
+        waiting.setdefault(job, set()).add(after)
+    for job, after, count, status in database.execute("SELECT id, after, waits_for, status FROM jobs"):
+        named = {each["job_id"] for each in json.loads(after)}
+        found = waiting.pop(job, set())
+        if not found <= named:
+            yield f"job_after has what job {job} does not name: {sorted(found - named)}"
+        if status in ("queued", "stashed") and len(found) != count:
+            yield f"job {job} waits for {count} jobs, and job_after has {len(found)}"
+    yield from (f"job_after has the job {job}, which does not exist" for job in waiting)
 
 
 def _sets(table: str, found: set[Any], expected: set[Any]) -> Iterator[str]:
@@ -383,5 +424,7 @@ def _fields_of_records() -> dict[str, set[str]]:
         "service": {*SERVICES.columns, *DECLARED},
         "vm": set(VMS.columns),
         "project": set(PROJECTS.columns),
+        "job": set(JOBS.columns),
+        "job_group": set(GROUPS.columns),
         "schedule": {*SCHEDULES.columns, *SCHEDULES.private},
     }

@@ -15,7 +15,7 @@ from nexus.jobs.schedules.clock import Reading
 from nexus.jobs.schedules.planning import Due, Passed, passed, replanned
 from nexus.jobs.schedules.store import SCHEDULES, StoredSchedule, open_jobs_of, stored
 from nexus.jobs.states import AfterCondition, JobStatus, Missed, Overlap
-from nexus.jobs.store import JOBS, insert_after, last_place
+from nexus.jobs.store import JOBS, insert_after, new_places
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Event
 from nexus.runtime.inheritance import inherited_environment
@@ -109,7 +109,7 @@ def submit(
             "environment": environment,
             "group": schedule.group,
             "priority": schedule.priority,
-            "place": last_place(tx),
+            **new_places(tx),
             "label": schedule.label,
             "tags": schedule.tags,
             "after": after,

@@ -1076,7 +1076,17 @@ static void send_replay(struct client *client)
     }
 }
 
-/* Takes no more input: the clients' sockets are shut down for what they send, so that they learn of it. */
+/* Takes no more messages of a client, which learns of it when it sends one. What it has sent already goes nowhere; a
+   client whose socket stays full would wait for ever. */
+static void refuse_input(struct client *client)
+{
+    char byte;
+    shutdown(client->fd, SHUT_RD);
+    while (recv(client->fd, &byte, 1, MSG_DONTWAIT) > 0)
+        continue;
+}
+
+/* Takes no more input of any client. */
 static void close_input(void)
 {
     if (input_fd >= 0 && input_fd != terminal_fd)
@@ -1089,7 +1099,7 @@ static void close_input(void)
         if (client->fd >= 0 && client->gone)
             close_client(client);
         else if (client->fd >= 0 && client->greeted)
-            shutdown(client->fd, SHUT_RD);
+            refuse_input(client);
     }
 }
 
@@ -1169,13 +1179,13 @@ static void greet(struct client *client, const unsigned char *hello)
 {
     const char welcome[] = {'W', '1', terminal_fd >= 0};
     client->greeted = true;
+    if (input_fd < 0) /* before the client may send any */
+        refuse_input(client);
     send_message(client, welcome, sizeof welcome, NULL, 0);
     if (hello[2] & 2)
         send_replay(client);
     send_message(client, "L", 1, NULL, 0);
     client->wants_output = (hello[2] & 1) && !client->gone;
-    if (input_fd < 0)
-        shutdown(client->fd, SHUT_RD);
     if (!client->gone && take_size(client, hello + 3))
         set_size(true);
 }
@@ -1296,7 +1306,7 @@ static void serve_clients(const struct pollfd *fds)
             flush_backlog(client);
         if ((fds[2 + i].revents & (POLLHUP | POLLERR)) && !client->gone)
             leave(client);
-        else if (fds[2 + i].revents & POLLIN)
+        else if ((fds[2 + i].revents & POLLIN) && (!client->greeted || (input_fd >= 0 && !client->input)))
             read_client(client);
         if (client->fd >= 0 && client->gone && input_fd < 0)
             close_client(client); /* what it has sent goes nowhere */

@@ -16,6 +16,7 @@ from nexus.records.scope import reference_of
 from nexus.runtime import ProcessSpec
 from nexus.services.errors import ServiceNoCommand
 from nexus.services.records import Service
+from nexus.services.states import StdinMode
 
 __all__ = ["argv_of", "directory_of", "make_spec", "refuse_without_command", "umask_of"]
 
@@ -76,4 +77,6 @@ async def make_spec(service: Service, environment: Mapping[str, str], hooks: Hoo
         memory_bytes=None if service.memory_limit_mib is None else service.memory_limit_mib * _MIB,
         cpu_percent=service.cpu_limit_percent,
         umask=umask_of(service),
+        terminal=service.tty,
+        stdin="open" if service.stdin is StdinMode.OPEN else "null",
     )

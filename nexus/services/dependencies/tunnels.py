@@ -12,8 +12,11 @@ import logging
 import os
 import signal
 import uuid
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from nexus_protocol import NexusError
 
@@ -74,6 +77,10 @@ class Tunnels:
         self._ports = manager.ports
         self._directory = manager.directory.parent / "tunnels"
         self._tunnels: dict[int, _Tunnel] = {}
+        self._held: Counter[str] = Counter()
+        """By the id of a service, how many one-offs of it are about to run: no record says so yet."""
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By the id of a service: it and its one-offs open and close the same tunnels."""
 
     def __len__(self) -> int:
         return len(self._tunnels)
@@ -88,6 +95,27 @@ class Tunnels:
         Raises:
             ServiceStartFailed: a dependency has no port, or its tunnel cannot be started.
         """
+        async with self._lock(stored.service.id):
+            return await self._open(stored, operation)
+
+    def _lock(self, service_id: str) -> asyncio.Lock:
+        lock = self._locks.get(service_id)
+        if lock is None:
+            lock = self._locks[service_id] = asyncio.Lock()
+        return lock
+
+    @contextlib.contextmanager
+    def held(self, service_id: str) -> Iterator[None]:
+        """Keep the tunnels of a service open while a one-off of it is prepared, until its record says that it runs."""
+        self._held[service_id] += 1
+        try:
+            yield
+        finally:
+            self._held[service_id] -= 1
+            if not self._held[service_id]:
+                del self._held[service_id]
+
+    async def _open(self, stored: StoredService, operation: Operation) -> dict[str, int]:
         found: dict[str, int] = {}
         for edge in stored.dependencies:
             if not edge.tunnel_enabled:
@@ -113,7 +141,13 @@ class Tunnels:
 
         Their ports stay leased for its next run.
         """
-        if service_id in self._store.read(lambda reader: self._manager.environments.borrowed(reader, "service")):
+        async with self._lock(service_id):
+            await self._close(service_id, operation)
+
+    async def _close(self, service_id: str, operation: Operation) -> None:
+        if service_id in self._held or service_id in self._store.read(
+            lambda reader: self._manager.environments.borrowed(reader, "service")
+        ):
             return
         edges = self._store.read(lambda reader: dependency_store.dependencies_of(reader, service_id))
         ids = {edge.id for edge in edges if edge.tunnel_run_id is not None}

@@ -18,7 +18,7 @@ __all__ = ["Resumption", "plan_resumption"]
 
 
 class Resumption(NamedTuple):
-    """How a lifecycle goes on."""
+    """How a supervision goes on."""
 
     exit: Exit | None = None
     """How the run ended; None while it runs, or where there was none."""

@@ -37,6 +37,7 @@ INSERT INTO job_group (id, name, created_at, updated_at)
 CREATE TABLE jobs (
     id TEXT PRIMARY KEY,
     number INTEGER NOT NULL,
+    seq INTEGER NOT NULL UNIQUE,  -- the order of submission over all projects
     project_id TEXT NOT NULL REFERENCES projects (id),
     conversation_id TEXT,
     message_id TEXT,
@@ -97,17 +98,17 @@ CREATE TABLE jobs (
     UNIQUE (project_id, number)
 );
 CREATE INDEX idx_jobs_conversation_id ON jobs (conversation_id) WHERE conversation_id IS NOT NULL;
-CREATE INDEX idx_jobs_status ON jobs (status, created_at, id);
-CREATE INDEX idx_jobs_created_at ON jobs (created_at, id);
-CREATE INDEX idx_jobs_project_status ON jobs (project_id, status, created_at, id);
-CREATE INDEX idx_jobs_project_created ON jobs (project_id, created_at, id);
-CREATE INDEX idx_jobs_group_created ON jobs (group_name, created_at, id);
-CREATE INDEX idx_jobs_project_group ON jobs (project_id, group_name, created_at, id);
+CREATE INDEX idx_jobs_status ON jobs (status, seq);
+CREATE INDEX idx_jobs_created_at ON jobs (created_at);
+CREATE INDEX idx_jobs_project_status ON jobs (project_id, status, seq);
+CREATE INDEX idx_jobs_project ON jobs (project_id, seq);
+CREATE INDEX idx_jobs_group ON jobs (group_name, seq);
+CREATE INDEX idx_jobs_project_group ON jobs (project_id, group_name, seq);
 -- The next jobs of a group, and those whose time comes; what waits is in neither of a group's way.
 CREATE INDEX idx_jobs_next ON jobs (group_name, priority DESC, place)
     WHERE status = 'queued' AND waits_for = 0 AND not_before IS NULL;
 CREATE INDEX idx_jobs_due ON jobs (not_before) WHERE status = 'queued' AND not_before IS NOT NULL;
-CREATE INDEX idx_jobs_output ON jobs (completed_at) WHERE output_bytes > 0;
+CREATE INDEX idx_jobs_output ON jobs (completed_at, output_bytes) WHERE output_bytes > 0;
 CREATE INDEX idx_jobs_ended ON jobs (completed_at) WHERE completed_at IS NOT NULL;
 CREATE INDEX idx_jobs_operation ON jobs (operation_id) WHERE operation_id IS NOT NULL;
 CREATE INDEX idx_jobs_service ON jobs (service_id) WHERE service_id IS NOT NULL;
@@ -170,9 +171,11 @@ ALTER TABLE service ADD COLUMN tty INTEGER NOT NULL DEFAULT 0 CHECK (tty IN (0, 
 ALTER TABLE service ADD COLUMN stdin TEXT NOT NULL DEFAULT 'none' CHECK (stdin IN ('none', 'open'));
 
 -- migrate: refuse down
-SELECT printf('the job %s has not ended', number) FROM jobs WHERE status IN ('queued', 'stashed', 'executing', 'unknown');
+SELECT printf('the job %s of project %s runs', number, projects.name) FROM jobs JOIN projects ON projects.id = project_id
+    WHERE jobs.status IN ('executing', 'unknown') ORDER BY projects.name, number;
 
 -- migrate: down
+DELETE FROM tag WHERE kind IN ('job', 'schedule');
 ALTER TABLE service DROP COLUMN stdin;
 ALTER TABLE service DROP COLUMN tty;
 DROP TABLE schedules;

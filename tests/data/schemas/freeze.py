@@ -103,6 +103,36 @@ PLACES = [(one, PROJECT_IDS[0], "nexus.toml") for one in SERVICE_IDS[:2]] + [(SE
 VM_PLACES = [(VMS[0][0], PROJECT_IDS[0], "nexus.toml"), (VMS[1][0], PROJECT_IDS[1], "vms/nexus.toml"),
              (VMS[2][0], PROJECT_IDS[1], None)]  # fmt: skip
 
+JOB_IDS = [f"0b9f4c1e-0000-4000-8000-00000000030{n}" for n in range(6)]
+GROUP = ("0b9f4c1e-0000-4000-8000-000000000310", "builds", "nexus.toml", 2, 1, AT, AT + 1, 2, 1)
+SCHEDULE_ID = "0b9f4c1e-0000-4000-8000-000000000320"
+JOB_DEFAULTS = {"directory": "/srv/shop", "created_at": AT, "updated_at": AT + 1, "project_id": PROJECT_IDS[0]}
+JOBS: list[dict[str, object]] = [
+    {"number": 1, "command": "make å", "place": 1 << 20, "status": "completed", "exit_code": 0, "duration": 41,
+     "stdout": "done å\n", "output_bytes": 8, "started_at": AT + 2, "completed_at": AT + 43,
+     "conversation_id": "c1", "message_id": "m1", "schedule_id": SCHEDULE_ID},
+    {"number": 2, "command": "git push", "argv": '["git","push"]', "tool": "git", "place": 2 << 20,
+     "status": "failed", "exit_signal": 9, "reason": "killed by SIGKILL", "reason_code": "killed", "attempt": 3,
+     "retries": 2, "retry_of": JOB_IDS[0], "started_at": AT + 2, "completed_at": AT + 9, "stderr": "x"},
+    {"number": 3, "command": "sleep 9", "place": 3 << 20, "status": "queued", "attempt": 2, "retries": 4,
+     "reason": "attempt 1 failed: exited with 1", "reason_code": "retrying", "exit_code": 1,
+     "environment": '{"TOKEN":"x"}', "operation_id": 2, "service_id": SERVICE_IDS[0],
+     "tty": 1, "memory_limit_mib": 64},
+    {"number": 4, "command": "true", "place": 4 << 20, "status": "queued", "waits_for": 1, "group_name": "builds",
+     "after": '[{"job_id":"' + JOB_IDS[2] + '","number":3,"condition":"any"}]', "priority": -5, "label": "later",
+     "tags": '["ci"]', "metadata": '{"a":[1,null]}', "stdin_data": b"in\x00put"},
+    {"number": 5, "command": "true", "place": 5 << 20, "status": "stashed", "not_before": AT + 60_000,
+     "timeout_ms": 1000, "stdin_path": "/srv/in"},
+    {"number": 1, "command": "uptime", "place": 6 << 20, "status": "cancelled", "completed_at": AT + 3,
+     "reason": "cancelled on demand", "reason_code": "cancelled", "project_id": PROJECT_IDS[1]},
+]  # fmt: skip
+SCHEDULE = {
+    "id": SCHEDULE_ID, "project_id": PROJECT_IDS[0], "managed_by": "nexus.toml", "name": "nightly",
+    "cron": "30 2 * * *", "timezone": "Europe/Berlin", "overlap": "replace", "missed": "skip", "command": "make å",
+    "directory": "/srv/shop", "environment": '{"A":"1"}', "group_name": "builds", "next_at": AT + 86_400_000,
+    "last_at": AT, "last_job_id": JOB_IDS[0], "created_at": AT, "updated_at": AT,
+}  # fmt: skip
+
 
 def plain(row: sqlite3.Row) -> dict[str, object]:
     """A row as JSON can represent it: bytes in hexadecimal, after ``0x``."""
@@ -110,6 +140,11 @@ def plain(row: sqlite3.Row) -> dict[str, object]:
         name: f"0x{value.hex()}" if isinstance(value, bytes) else value
         for name, value in zip(row.keys(), row, strict=True)
     }
+
+
+def insert(connection: sqlite3.Connection, table: str, row: dict[str, object]) -> None:
+    """Insert a row; the other columns have their defaults."""
+    connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", (*row.values(),))
 
 
 def freeze(version: int) -> None:
@@ -180,6 +215,18 @@ def freeze(version: int) -> None:
                 )
                 connection.execute("UPDATE operation SET project_id = ? WHERE id = 1", (PROJECT_IDS[0],))
                 connection.execute("UPDATE journal SET project_id = ? WHERE seq = 2", (PROJECT_IDS[0],))
+            if version >= 10:
+                connection.execute("UPDATE service SET tty = 1, stdin = 'open' WHERE id = ?", (SERVICE_IDS[1],))
+                connection.execute(f"INSERT INTO job_group VALUES ({', '.join('?' * len(GROUP))})", GROUP)
+                for id_, job in zip(JOB_IDS, JOBS, strict=True):
+                    insert(connection, "jobs", JOB_DEFAULTS | {"id": id_, "seq": int(str(job["place"])) >> 20} | job)
+                insert(connection, "schedules", SCHEDULE)
+                connection.execute("INSERT INTO job_after VALUES (?, ?, 'any')", (JOB_IDS[3], JOB_IDS[2]))
+                connection.execute("INSERT INTO tag (kind, record_id, tag) VALUES ('job', ?, 'ci')", (JOB_IDS[3],))
+                connection.executemany(
+                    "INSERT INTO record_number VALUES (?, ?, ?)",
+                    [("", "job.place", 6), (PROJECT_IDS[0], "job", 7), (PROJECT_IDS[1], "job", 1)],
+                )
             connection.commit()
         save(path, target)
 

@@ -1,0 +1,168 @@
+"""``run``, ``attach`` and ``send``: a command beside a service, and what runs on this terminal."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import click
+from nexus_protocol.errors import NotFound
+
+from nexus.cli.output import Printer, hint
+from nexus.cli.records import name_of
+from nexus.cli.verbs import Values, shell_complete, verb
+from nexus.hints import command_line
+from nexus.jobs.cli.jobs import (
+    OWN_FIELDS,
+    given_variables,
+    input_of,
+    run_and_follow,
+    send_parameters,
+    submit_parameters,
+    submitted,
+    words_of,
+)
+from nexus.jobs.commands import AttachJob, CreateJob, GetJob, SendJobInput
+from nexus.jobs.records import Job
+from nexus.services.commands import AttachService, GetServiceStatus, SendServiceInput
+
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+
+__all__ = ["attach", "run", "send"]
+
+_RUN_HELP = """Run a command as a one-off of a service: with its directory, environment, tunnels and limits.
+
+Its output is shown, and nexusctl exits with its code; Ctrl-C cancels it. It is a job, and stays in the list of jobs.
+With -it this terminal is attached to it, which Ctrl-] detaches again.
+
+\b
+    nexusctl run api -- ./manage.py migrate
+    nexusctl run -it db -- psql
+    nexusctl run -d api 'make report > report.txt'
+"""
+
+
+def _run(app: App, values: Values, out: Printer) -> int:
+    detach = values.flag("detach")
+    if not detach and not out.for_person:
+        raise click.UsageError("-o goes with -d: the output of what is followed is that of the command")
+    fields = submitted(values, words_of(values), directory=None)
+    # The environment of the service counts, and not that of this shell.
+    fields |= {
+        "environment": given_variables(values) or None,
+        "service": values.text("service_name"),
+        "id": str(uuid.uuid4()) if app.key is None else None,
+    }
+    result = app.fetch(values.build(CreateJob, **fields))
+    if detach:
+        out.one(result, name=name_of, sentence=_submitted)
+        return 0
+    attach = values.flag("tty") and values.flag("interactive")
+    return run_and_follow(app, result.record, attach=attach, cancel=True)
+
+
+def _submitted(job: Job) -> None:
+    click.echo(f"Submitted job {job.number} ({job.status})")
+    hint(f"Follow its output: {command_line('nexusctl', 'job', 'logs', '-f', str(job.number))}")
+
+
+def _make_run() -> click.Command:
+    service = click.Argument(["service_name"], metavar="SERVICE", shell_complete=shell_complete("service"))
+    line = click.Argument(["line"], required=False, metavar="[COMMAND]")
+    detach = click.Option(["-d", "--detach"], is_flag=True, help="Do not wait for it.")
+    own = [option for option in submit_parameters() if option.name != "clean_env"]
+    return verb(
+        CreateJob,
+        _run,
+        parameters=[service, line, *own, detach],
+        exclude=(*OWN_FIELDS, "id", "metadata", "conversation_id", "message_id", "after", "delay_ms", "stashed"),
+        help=_RUN_HELP,
+        words="words",
+    )
+
+
+def _is_job(app: App, name: str) -> bool:
+    """Whether a name is that of a job: a number, or an id that no service has."""
+    if name.partition("/")[2].lstrip("#").isdecimal() or name.lstrip("#").isdecimal():
+        return True
+    try:
+        app.call(GetServiceStatus(name))
+    except NotFound:
+        try:
+            app.call(GetJob(name))
+        except NotFound:
+            return False
+        return True
+    return False
+
+
+_NAME = "[JOB|SERVICE]"
+
+
+def _make_attach() -> click.Command:
+    def attach_to(app: App, values: Values, _out: Printer) -> int:
+        name = values.text("name") or ""
+        if _is_job(app, name):
+            return run_and_follow(app, app.call(GetJob(name)), attach=True, cancel=False)
+        return attach_service(app, name)
+
+    argument = click.Argument(["name"], metavar=_NAME, shell_complete=shell_complete("service"))
+    return verb(
+        AttachJob,
+        attach_to,
+        parameters=[argument],
+        exclude=("job", "rows", "columns", "replay"),
+        help="""Attach this terminal to a job, by its number, or to a service that has a terminal or an open input.
+
+Every key goes to the program, Ctrl-C too. Ctrl-] detaches, and the program goes on.
+""",
+    )
+
+
+def attach_service(app: App, name: str) -> int:
+    """Attach to a service until its process ends, or the user detaches."""
+    import sys
+
+    from nexus.cli.attach import DETACH_HINT, DETACHED, attach_terminal
+
+    if sys.stdin.isatty():
+        click.echo(f'Service "{name}". {DETACH_HINT}.', err=True)
+    done = attach_terminal(
+        app,
+        lambda rows, columns, replay: AttachService(name, rows=rows, columns=columns, replay=replay),
+        f'service "{name}"',
+    )
+    if done == DETACHED:
+        hint(f"Attach again: {command_line('nexusctl', 'attach', name)}")
+        return 0
+    return 0
+
+
+def _make_send() -> click.Command:
+    def send_to(app: App, values: Values, _out: Printer) -> None:
+        name, data, eof = values.text("name") or "", input_of(values), values.flag("eof")
+        if _is_job(app, name):
+            app.call(SendJobInput(name, data=data, eof=eof))
+        else:
+            app.call(SendServiceInput(name, data=data, eof=eof))
+
+    argument = click.Argument(["name"], metavar=_NAME, shell_complete=shell_complete("service"))
+    return verb(
+        SendJobInput,
+        send_to,
+        parameters=[argument, *send_parameters()],
+        exclude=("job", "data", "eof"),
+        help="""Type a text into the terminal or open input of a job, by its number, or a service, and a line feed.
+
+\b
+    nexusctl send 12 'yes'
+    nexusctl send console 'stop' --no-newline
+    generate | nexusctl send 12 - --eof
+""",
+    )
+
+
+run = _make_run()
+attach = _make_attach()
+send = _make_send()
