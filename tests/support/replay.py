@@ -17,6 +17,7 @@ from nexus_protocol.events import declared_causes, declared_events, event_kind
 
 from nexus.daemon.dispatch import load_capabilities
 from nexus.jobs.schedules.store import SCHEDULES
+from nexus.jobs.store import GROUPS, JOBS
 from nexus.journal.rows import Rows, derived_tables, journaled_tables
 from nexus.projects.store import PROJECTS
 from nexus.services.store import DECLARED, SERVICES
@@ -423,5 +424,7 @@ def _fields_of_records() -> dict[str, set[str]]:
         "service": {*SERVICES.columns, *DECLARED},
         "vm": set(VMS.columns),
         "project": set(PROJECTS.columns),
+        "job": set(JOBS.columns),
+        "job_group": set(GROUPS.columns),
         "schedule": {*SCHEDULES.columns, *SCHEDULES.private},
     }
