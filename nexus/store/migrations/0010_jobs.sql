@@ -107,7 +107,7 @@ CREATE INDEX idx_jobs_project_group ON jobs (project_id, group_name, created_at,
 CREATE INDEX idx_jobs_next ON jobs (group_name, priority DESC, place)
     WHERE status = 'queued' AND waits_for = 0 AND not_before IS NULL;
 CREATE INDEX idx_jobs_due ON jobs (not_before) WHERE status = 'queued' AND not_before IS NOT NULL;
-CREATE INDEX idx_jobs_output ON jobs (completed_at) WHERE output_bytes > 0;
+CREATE INDEX idx_jobs_output ON jobs (completed_at, output_bytes) WHERE output_bytes > 0;
 CREATE INDEX idx_jobs_ended ON jobs (completed_at) WHERE completed_at IS NOT NULL;
 CREATE INDEX idx_jobs_operation ON jobs (operation_id) WHERE operation_id IS NOT NULL;
 CREATE INDEX idx_jobs_service ON jobs (service_id) WHERE service_id IS NOT NULL;
