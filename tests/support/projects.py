@@ -10,6 +10,8 @@ from nexus_protocol import Command, NexusError
 from nexus_protocol.context import ProjectRoot
 
 from nexus.client import BlockingClient
+from nexus.jobs.commands import CancelJob, DeleteJob, ListJobs
+from nexus.jobs.schedules.commands import DeleteSchedule, ListSchedules
 from nexus.journal.commands import Event, WatchEvents
 from nexus.projects.commands import CreateProject, DeleteProject, ListProjects
 from nexus.records.scope import DEFAULT_ID
@@ -130,6 +132,11 @@ def clear(speaker: Speaker) -> None:
         speaker.call(RemoveService(service.id))
     for vm in _everything(everywhere, ListVms, "vms"):
         speaker.call(DeleteVm(vm.id))
+    for schedule in _everything(everywhere, ListSchedules, "schedules"):
+        speaker.call(DeleteSchedule(schedule.id))
+    for job in _everything(everywhere, ListJobs, "jobs"):
+        speaker.call(CancelJob(job.id, now=True))
+        speaker.call(DeleteJob(job.id))
     for each in _everything(speaker, ListProjects, "projects"):
         if each.id != DEFAULT_ID:
             speaker.call(DeleteProject(each.id))
