@@ -1,0 +1,338 @@
+-- Conversations with their messages, and the numbers by which a search index knows conversations, messages, jobs,
+-- services and VMs.
+
+-- migrate: up
+CREATE TABLE conversations (
+    id TEXT PRIMARY KEY,
+    number INTEGER NOT NULL,
+    project_id TEXT REFERENCES projects (id),  -- NULL: hidden
+    title TEXT NOT NULL DEFAULT 'New Conversation',
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,  -- also of its last message
+    metadata TEXT NOT NULL DEFAULT '{}',  -- JSON, an object; the next three columns tell parts of it
+    tags TEXT NOT NULL DEFAULT '[]',
+    archived INTEGER NOT NULL DEFAULT 0 CHECK (archived IN (0, 1)),
+    pinned INTEGER NOT NULL DEFAULT 0 CHECK (pinned IN (0, 1)),
+    folder TEXT,  -- where it was held
+    tool TEXT,  -- the program that it was held with
+    source TEXT,  -- what it was imported from, and its id there
+    source_id TEXT,
+    forked_from TEXT,  -- the conversation that it begins like, which may be gone
+    forked_at INTEGER,  -- up to the message with this number
+    messages INTEGER NOT NULL DEFAULT 0,  -- how many it has
+    last_number INTEGER NOT NULL DEFAULT 0,  -- the highest that a message was given
+    tokens INTEGER NOT NULL DEFAULT 0,  -- of all its messages
+    hidden TEXT CHECK (hidden IN ('deleted', 'copying')),  -- deleted: it goes in steps; copying: a fork that is not complete
+    space_id TEXT,
+    lease_id TEXT,
+    epoch INTEGER,
+    operation_id INTEGER,  -- of hidden: whose work it is
+    revision INTEGER NOT NULL DEFAULT 1,
+    state_revision INTEGER NOT NULL DEFAULT 0,
+    doc INTEGER NOT NULL UNIQUE,
+    UNIQUE (project_id, number),
+    CHECK ((project_id IS NULL) = (hidden IS NOT NULL))
+);
+CREATE INDEX idx_conversations_updated_at ON conversations (updated_at DESC, id DESC);
+CREATE INDEX idx_conversations_project ON conversations (project_id, updated_at, id);
+CREATE INDEX idx_conversations_archived ON conversations (archived, updated_at, id);
+CREATE INDEX idx_conversations_project_archived ON conversations (project_id, archived, updated_at, id);
+CREATE INDEX idx_conversations_pinned ON conversations (pinned, updated_at, id);
+CREATE INDEX idx_conversations_project_pinned ON conversations (project_id, pinned, updated_at, id);
+CREATE UNIQUE INDEX idx_conversations_source ON conversations (source, source_id) WHERE source_id IS NOT NULL;
+CREATE INDEX idx_conversations_hidden ON conversations (hidden) WHERE hidden IS NOT NULL;
+CREATE INDEX idx_conversations_operation ON conversations (operation_id) WHERE operation_id IS NOT NULL;
+
+CREATE TABLE messages (
+    id TEXT PRIMARY KEY,
+    conversation_id TEXT NOT NULL REFERENCES conversations (id),
+    number INTEGER NOT NULL,  -- in the conversation; given once
+    parent_id TEXT,  -- the message that it answers, which may be gone
+    role TEXT NOT NULL CHECK (role IN ('user', 'assistant', 'system', 'tool')),
+    status TEXT NOT NULL DEFAULT 'complete' CHECK (status IN ('open', 'complete', 'incomplete')),
+    content TEXT NOT NULL,  -- what a person reads; empty while it is open: its parts have it then
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    metadata TEXT,  -- JSON, an object
+    source TEXT,
+    source_id TEXT,
+    model TEXT,
+    tokens INTEGER CHECK (tokens >= 0),
+    size_bytes INTEGER NOT NULL,  -- of its content and the bodies of its parts
+    space_id TEXT,
+    lease_id TEXT,
+    epoch INTEGER,
+    operation_id INTEGER,  -- of the request that made it
+    revision INTEGER NOT NULL DEFAULT 1,
+    doc INTEGER NOT NULL UNIQUE
+);
+CREATE UNIQUE INDEX idx_messages_conversation_id ON messages (conversation_id, number);
+CREATE INDEX idx_messages_created_at ON messages (created_at);
+CREATE UNIQUE INDEX idx_messages_source ON messages (source, source_id) WHERE source_id IS NOT NULL;
+CREATE INDEX idx_messages_open ON messages (status) WHERE status = 'open';
+
+CREATE TABLE blobs (
+    hash TEXT PRIMARY KEY,  -- SHA-256 in hexadecimal: the name of the file
+    size_bytes INTEGER NOT NULL,
+    created_at INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- What a message was made of. One that is text alone has no parts.
+CREATE TABLE message_parts (
+    message_id TEXT NOT NULL REFERENCES messages (id),
+    number INTEGER NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('text', 'thinking', 'tool_use', 'tool_result', 'image', 'file', 'raw')),
+    tool TEXT,
+    call_id TEXT,
+    name TEXT,
+    media_type TEXT,
+    body TEXT,  -- NULL: from start on, length characters of the content
+    start INTEGER,
+    length INTEGER,
+    blob TEXT REFERENCES blobs (hash),
+    continues INTEGER NOT NULL DEFAULT 0 CHECK (continues IN (0, 1)),  -- more of the part before, of an open message
+    PRIMARY KEY (message_id, number)
+);
+CREATE INDEX idx_message_parts_blob ON message_parts (blob) WHERE blob IS NOT NULL;
+
+-- What messages were before they were edited or deleted. They go with their conversation.
+CREATE TABLE message_revision (
+    message_id TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    conversation_id TEXT NOT NULL REFERENCES conversations (id),
+    number INTEGER NOT NULL,
+    role TEXT NOT NULL,
+    content TEXT NOT NULL,
+    parts TEXT,  -- JSON, a list; NULL: it was text alone
+    change TEXT NOT NULL CHECK (change IN ('edited', 'deleted')),
+    changed_at INTEGER NOT NULL,
+    operation_id INTEGER,
+    PRIMARY KEY (message_id, revision)
+);
+CREATE INDEX idx_message_revision_conversation ON message_revision (conversation_id, number);
+
+-- From now on jobs name conversations and messages that exist. There are none yet: what jobs name stays in metadata.
+-- The numbers doc are given once over all tables that the search covers.
+ALTER TABLE jobs RENAME TO old_jobs;
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY,
+    number INTEGER NOT NULL,
+    seq INTEGER NOT NULL UNIQUE,  -- the order of submission over all projects
+    project_id TEXT NOT NULL REFERENCES projects (id),
+    conversation_id TEXT REFERENCES conversations (id),
+    message_id TEXT REFERENCES messages (id),
+    node_id TEXT NOT NULL DEFAULT 'local',  -- stays when the node is removed
+    tool TEXT NOT NULL DEFAULT 'bash',
+    command TEXT NOT NULL,
+    argv TEXT,  -- JSON, a list; NULL: the command is a line for the shell
+    directory TEXT NOT NULL,
+    environment TEXT,  -- JSON, an object; NULL: that of the daemon. Unset at the end
+    stdin_data BLOB,  -- unset at the end
+    stdin_path TEXT,
+    stdin_open INTEGER NOT NULL DEFAULT 0 CHECK (stdin_open IN (0, 1)),
+    tty INTEGER NOT NULL DEFAULT 0 CHECK (tty IN (0, 1)),
+    service_id TEXT,  -- of which it is a one-off
+    schedule_id TEXT,  -- that submitted it
+    group_name TEXT NOT NULL DEFAULT 'default',
+    priority INTEGER NOT NULL DEFAULT 0,
+    place INTEGER NOT NULL,  -- the order among jobs of one priority
+    label TEXT,
+    tags TEXT NOT NULL DEFAULT '[]',
+    metadata TEXT NOT NULL DEFAULT '{}',
+    after TEXT NOT NULL DEFAULT '[]',  -- JSON: the jobs that must end first
+    waits_for INTEGER NOT NULL DEFAULT 0,  -- how many of them have not ended
+    not_before INTEGER,
+    timeout_ms INTEGER,
+    retries INTEGER NOT NULL DEFAULT 0,
+    retry_backoff_ms INTEGER NOT NULL DEFAULT 1000,
+    stop_signal TEXT NOT NULL DEFAULT 'SIGTERM',
+    stop_grace_ms INTEGER NOT NULL DEFAULT 10000,
+    memory_limit_mib INTEGER,
+    cpu_limit_percent INTEGER,
+    log_limit_mib INTEGER NOT NULL DEFAULT 16,
+    status TEXT NOT NULL
+        CHECK (status IN ('queued', 'stashed', 'executing', 'completed', 'failed', 'cancelled', 'unknown')),
+    reason TEXT,
+    reason_code TEXT,
+    attempt INTEGER NOT NULL DEFAULT 1,
+    retry_of TEXT,  -- the job that this one is a new attempt of
+    run_id TEXT,  -- of the present run, written before its process exists
+    pid INTEGER,
+    exit_code INTEGER,
+    exit_signal INTEGER,
+    stdout TEXT,  -- the end of what it wrote
+    stderr TEXT,
+    output_bytes INTEGER,  -- of its log, once it has ended
+    duration INTEGER,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    started_at INTEGER,
+    completed_at INTEGER,
+    unknown_since INTEGER,
+    space_id TEXT,
+    lease_id TEXT,
+    epoch INTEGER,
+    operation_id INTEGER,  -- of the last change of its state
+    revision INTEGER NOT NULL DEFAULT 1,
+    state_revision INTEGER NOT NULL DEFAULT 0,
+    doc INTEGER NOT NULL UNIQUE,
+    UNIQUE (project_id, number)
+);
+INSERT INTO jobs (
+    id, number, seq, project_id, node_id, tool, command, argv, directory, environment, stdin_data, stdin_path,
+    stdin_open, tty, service_id, schedule_id, group_name, priority, place, label, tags, after, waits_for, not_before,
+    timeout_ms, retries, retry_backoff_ms, stop_signal, stop_grace_ms, memory_limit_mib, cpu_limit_percent,
+    log_limit_mib, status, reason, reason_code, attempt, retry_of, run_id, pid, exit_code, exit_signal, stdout,
+    stderr, output_bytes, duration, created_at, updated_at, started_at, completed_at, unknown_since, space_id,
+    lease_id, epoch, operation_id, revision, state_revision, metadata, doc
+)
+SELECT
+    id, number, seq, project_id, node_id, tool, command, argv, directory, environment, stdin_data, stdin_path,
+    stdin_open, tty, service_id, schedule_id, group_name, priority, place, label, tags, after, waits_for, not_before,
+    timeout_ms, retries, retry_backoff_ms, stop_signal, stop_grace_ms, memory_limit_mib, cpu_limit_percent,
+    log_limit_mib, status, reason, reason_code, attempt, retry_of, run_id, pid, exit_code, exit_signal, stdout,
+    stderr, output_bytes, duration, created_at, updated_at, started_at, completed_at, unknown_since, space_id,
+    lease_id, epoch, operation_id, revision, state_revision,
+    iif(conversation_id IS NULL AND message_id IS NULL, metadata,
+        json_patch(metadata, json_object('conversation_id', conversation_id, 'message_id', message_id))),
+    row_number() OVER (ORDER BY seq)
+FROM old_jobs;
+DROP TABLE old_jobs;
+CREATE INDEX idx_jobs_conversation_id ON jobs (conversation_id, seq) WHERE conversation_id IS NOT NULL;
+CREATE INDEX idx_jobs_project_conversation ON jobs (project_id, conversation_id, seq) WHERE conversation_id IS NOT NULL;
+CREATE INDEX idx_jobs_message_id ON jobs (message_id) WHERE message_id IS NOT NULL;
+CREATE INDEX idx_jobs_status ON jobs (status, seq);
+CREATE INDEX idx_jobs_created_at ON jobs (created_at);
+CREATE INDEX idx_jobs_project_status ON jobs (project_id, status, seq);
+CREATE INDEX idx_jobs_project ON jobs (project_id, seq);
+CREATE INDEX idx_jobs_group ON jobs (group_name, seq);
+CREATE INDEX idx_jobs_project_group ON jobs (project_id, group_name, seq);
+-- The next jobs of a group, and those whose time comes; what waits is in neither of a group's way.
+CREATE INDEX idx_jobs_next ON jobs (group_name, priority DESC, place)
+    WHERE status = 'queued' AND waits_for = 0 AND not_before IS NULL;
+CREATE INDEX idx_jobs_due ON jobs (not_before) WHERE status = 'queued' AND not_before IS NOT NULL;
+CREATE INDEX idx_jobs_output ON jobs (completed_at, output_bytes) WHERE output_bytes > 0;
+CREATE INDEX idx_jobs_ended ON jobs (completed_at) WHERE completed_at IS NOT NULL;
+CREATE INDEX idx_jobs_operation ON jobs (operation_id) WHERE operation_id IS NOT NULL;
+CREATE INDEX idx_jobs_service ON jobs (service_id) WHERE service_id IS NOT NULL;
+CREATE INDEX idx_jobs_schedule ON jobs (schedule_id, number) WHERE schedule_id IS NOT NULL AND completed_at IS NULL;
+
+ALTER TABLE service ADD COLUMN doc INTEGER;
+UPDATE service SET doc = (SELECT count(*) FROM jobs) + rowid;
+CREATE UNIQUE INDEX idx_service_doc ON service (doc);
+ALTER TABLE vms ADD COLUMN doc INTEGER;
+UPDATE vms SET doc = (SELECT coalesce(max(doc), (SELECT count(*) FROM jobs)) FROM service) + rowid;
+CREATE UNIQUE INDEX idx_vms_doc ON vms (doc);
+INSERT INTO record_number (project_id, kind, last)
+    SELECT '', 'doc', max(doc) FROM (SELECT doc FROM jobs UNION ALL SELECT doc FROM service UNION ALL SELECT doc FROM vms)
+    HAVING max(doc) IS NOT NULL;
+
+-- migrate: down
+DELETE FROM tag WHERE kind = 'conversation';
+DELETE FROM record_number WHERE kind IN ('conversation', 'doc');
+DROP INDEX idx_vms_doc;
+ALTER TABLE vms DROP COLUMN doc;
+DROP INDEX idx_service_doc;
+ALTER TABLE service DROP COLUMN doc;
+ALTER TABLE jobs RENAME TO new_jobs;
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY,
+    number INTEGER NOT NULL,
+    seq INTEGER NOT NULL UNIQUE,  -- the order of submission over all projects
+    project_id TEXT NOT NULL REFERENCES projects (id),
+    conversation_id TEXT,
+    message_id TEXT,
+    node_id TEXT NOT NULL DEFAULT 'local',  -- stays when the node is removed
+    tool TEXT NOT NULL DEFAULT 'bash',
+    command TEXT NOT NULL,
+    argv TEXT,  -- JSON, a list; NULL: the command is a line for the shell
+    directory TEXT NOT NULL,
+    environment TEXT,  -- JSON, an object; NULL: that of the daemon. Unset at the end
+    stdin_data BLOB,  -- unset at the end
+    stdin_path TEXT,
+    stdin_open INTEGER NOT NULL DEFAULT 0 CHECK (stdin_open IN (0, 1)),
+    tty INTEGER NOT NULL DEFAULT 0 CHECK (tty IN (0, 1)),
+    service_id TEXT,  -- of which it is a one-off
+    schedule_id TEXT,  -- that submitted it
+    group_name TEXT NOT NULL DEFAULT 'default',
+    priority INTEGER NOT NULL DEFAULT 0,
+    place INTEGER NOT NULL,  -- the order among jobs of one priority
+    label TEXT,
+    tags TEXT NOT NULL DEFAULT '[]',
+    metadata TEXT NOT NULL DEFAULT '{}',
+    after TEXT NOT NULL DEFAULT '[]',  -- JSON: the jobs that must end first
+    waits_for INTEGER NOT NULL DEFAULT 0,  -- how many of them have not ended
+    not_before INTEGER,
+    timeout_ms INTEGER,
+    retries INTEGER NOT NULL DEFAULT 0,
+    retry_backoff_ms INTEGER NOT NULL DEFAULT 1000,
+    stop_signal TEXT NOT NULL DEFAULT 'SIGTERM',
+    stop_grace_ms INTEGER NOT NULL DEFAULT 10000,
+    memory_limit_mib INTEGER,
+    cpu_limit_percent INTEGER,
+    log_limit_mib INTEGER NOT NULL DEFAULT 16,
+    status TEXT NOT NULL
+        CHECK (status IN ('queued', 'stashed', 'executing', 'completed', 'failed', 'cancelled', 'unknown')),
+    reason TEXT,
+    reason_code TEXT,
+    attempt INTEGER NOT NULL DEFAULT 1,
+    retry_of TEXT,  -- the job that this one is a new attempt of
+    run_id TEXT,  -- of the present run, written before its process exists
+    pid INTEGER,
+    exit_code INTEGER,
+    exit_signal INTEGER,
+    stdout TEXT,  -- the end of what it wrote
+    stderr TEXT,
+    output_bytes INTEGER,  -- of its log, once it has ended
+    duration INTEGER,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    started_at INTEGER,
+    completed_at INTEGER,
+    unknown_since INTEGER,
+    space_id TEXT,
+    lease_id TEXT,
+    epoch INTEGER,
+    operation_id INTEGER,  -- of the last change of its state
+    revision INTEGER NOT NULL DEFAULT 1,
+    state_revision INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (project_id, number)
+);
+INSERT INTO jobs (
+    id, number, seq, project_id, conversation_id, message_id, node_id, tool, command, argv, directory, environment,
+    stdin_data, stdin_path, stdin_open, tty, service_id, schedule_id, group_name, priority, place, label, tags,
+    metadata, after, waits_for, not_before, timeout_ms, retries, retry_backoff_ms, stop_signal, stop_grace_ms,
+    memory_limit_mib, cpu_limit_percent, log_limit_mib, status, reason, reason_code, attempt, retry_of, run_id, pid,
+    exit_code, exit_signal, stdout, stderr, output_bytes, duration, created_at, updated_at, started_at, completed_at,
+    unknown_since, space_id, lease_id, epoch, operation_id, revision, state_revision
+)
+SELECT
+    id, number, seq, project_id, conversation_id, message_id, node_id, tool, command, argv, directory, environment,
+    stdin_data, stdin_path, stdin_open, tty, service_id, schedule_id, group_name, priority, place, label, tags,
+    metadata, after, waits_for, not_before, timeout_ms, retries, retry_backoff_ms, stop_signal, stop_grace_ms,
+    memory_limit_mib, cpu_limit_percent, log_limit_mib, status, reason, reason_code, attempt, retry_of, run_id, pid,
+    exit_code, exit_signal, stdout, stderr, output_bytes, duration, created_at, updated_at, started_at, completed_at,
+    unknown_since, space_id, lease_id, epoch, operation_id, revision, state_revision
+FROM new_jobs;
+DROP TABLE new_jobs;
+CREATE INDEX idx_jobs_conversation_id ON jobs (conversation_id) WHERE conversation_id IS NOT NULL;
+CREATE INDEX idx_jobs_status ON jobs (status, seq);
+CREATE INDEX idx_jobs_created_at ON jobs (created_at);
+CREATE INDEX idx_jobs_project_status ON jobs (project_id, status, seq);
+CREATE INDEX idx_jobs_project ON jobs (project_id, seq);
+CREATE INDEX idx_jobs_group ON jobs (group_name, seq);
+CREATE INDEX idx_jobs_project_group ON jobs (project_id, group_name, seq);
+-- The next jobs of a group, and those whose time comes; what waits is in neither of a group's way.
+CREATE INDEX idx_jobs_next ON jobs (group_name, priority DESC, place)
+    WHERE status = 'queued' AND waits_for = 0 AND not_before IS NULL;
+CREATE INDEX idx_jobs_due ON jobs (not_before) WHERE status = 'queued' AND not_before IS NOT NULL;
+CREATE INDEX idx_jobs_output ON jobs (completed_at, output_bytes) WHERE output_bytes > 0;
+CREATE INDEX idx_jobs_ended ON jobs (completed_at) WHERE completed_at IS NOT NULL;
+CREATE INDEX idx_jobs_operation ON jobs (operation_id) WHERE operation_id IS NOT NULL;
+CREATE INDEX idx_jobs_service ON jobs (service_id) WHERE service_id IS NOT NULL;
+CREATE INDEX idx_jobs_schedule ON jobs (schedule_id, number) WHERE schedule_id IS NOT NULL AND completed_at IS NULL;
+DROP TABLE message_revision;
+DROP TABLE message_parts;
+DROP TABLE blobs;
+DROP TABLE messages;
+DROP TABLE conversations;
