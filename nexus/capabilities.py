@@ -58,6 +58,14 @@ CAPABILITIES: tuple[Capability, ...] = (
         manager=True,
         manifest=True,
     ),
+    Capability(
+        "conversations",
+        (
+            Noun("conversation", "Manage conversations.", ("conv", "conversations")),
+            Noun("message", "Add, show and edit messages.", ("messages",)),
+        ),
+        manager=True,
+    ),
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )

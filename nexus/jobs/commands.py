@@ -123,6 +123,7 @@ event("job.requeued", "A job is queued again: it was retried, or its process had
 event("job.stashed", "A job waits until it is enqueued.")
 event("job.enqueued", "A stashed or delayed job is queued.")
 event("job.moved", "The place of a job in its queue was changed.")
+event("job.unlinked", "The conversation or the message that a job belonged to was deleted.")
 record_events(
     "job_group", "A job group", created={"slots": "jobs at once"}, deleted={"slots": "the number that it had"}
 )

@@ -61,6 +61,7 @@ from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.errors import RecordNotFound
 from nexus.records.handlers import check_metadata, gets, lists
+from nexus.records.links import Link, link
 from nexus.records.processes import LogEnd, LogPiece, StopSignal, TerminalEnd, TerminalOutput
 from nexus.records.scope import Scope, reference_of
 from nexus.store import Reader, Transaction
@@ -155,6 +156,8 @@ def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: l
         store.delete(tx, operation, JOBS.get(tx, each.id))
 
 
+link(Link("conversation", lambda tx, operation, id_, limit: store.unlink(tx, operation, "conversation_id", id_, limit)))
+link(Link("message", lambda tx, operation, id_, limit: store.unlink(tx, operation, "message_id", id_, limit)))
 contents(Contents("job", "job", _held, _delete_all, after=lambda ctx, ids: _manager(ctx).deleted(ids)))
 
 
@@ -222,6 +225,13 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
     fields["stop_signal"] = command.stop_signal or (StopSignal.SIGHUP if command.tty else StopSignal.SIGTERM)
     if existing is None:
         fields["group"] = store.group_of(tx, command.group, cannot)
+        unknown = store.unknown_link(tx, command.conversation_id, command.message_id)
+        if unknown is not None:
+            there = " in the conversation" if unknown == "message_id" else ""
+            raise JobInvalid(
+                f"{cannot}: {unknown.removesuffix('_id')} {getattr(command, unknown)} not found{there}",
+                details={"path": unknown},
+            )
     fields["tags"] = list(dict.fromkeys(command.tags or []))
     fields["metadata"] = command.metadata or {}
     if command.service is not None:

@@ -66,6 +66,8 @@ __all__ = [
     "release_due",
     "settle",
     "stored",
+    "unlink",
+    "unknown_link",
     "uses_of_group",
     "waiting_groups",
 ]
@@ -129,12 +131,13 @@ JOBS = Table(
     # No image has the environment and the standard input: they are to be gone once the job has ended.
     volatile=("stdout", "stderr", "output_bytes", "operation_id", "run_id", "not_before", "environment", "stdin_data"),
     order=("seq",),
-    indexed=("status", "group"),
+    indexed=("status", "group", "conversation_id"),
     told=("tool", "group", "status"),
     columns={"group": "group_name"},
     private=_Private,
     state="status",
     unlisted=("stdout", "stderr"),
+    searchable=True,
 )
 
 GROUPS = Table(
@@ -264,6 +267,31 @@ def borrowed_services(reader: Reader) -> set[str]:
         "SELECT DISTINCT service_id FROM jobs WHERE service_id IS NOT NULL AND status IN ('executing', 'unknown')"
     )
     return {row[0] for row in rows}
+
+
+def unknown_link(reader: Reader, conversation_id: str | None, message_id: str | None) -> str | None:
+    """The field of a job that names a conversation, or a message of it, which does not exist; None where both do."""
+    if conversation_id is not None:
+        found = reader.one("SELECT 1 FROM conversations WHERE id = ? AND hidden IS NULL", (conversation_id,))
+        if found is None:
+            return "conversation_id"
+    if message_id is not None:
+        found = reader.one("SELECT conversation_id FROM messages WHERE id = ?", (message_id,))
+        if found is None or found[0] != conversation_id:
+            return "message_id"
+    return None
+
+
+def unlink(tx: Transaction, operation: Operation, field: str, id_: str, limit: int) -> int:
+    """Unset the message of at most ``limit`` jobs that name it, or their conversation with its message.
+
+    ``field`` is ``conversation_id`` or ``message_id``. Returns how many there were.
+    """
+    unset = {"message_id": None} if field == "message_id" else {"conversation_id": None, "message_id": None}
+    rows = tx.all(f"SELECT id FROM jobs WHERE {field} = ? LIMIT ?", (id_, limit))
+    for (job_id,) in rows:
+        JOBS.write(tx, operation, job_id, unset, [("job.unlinked", {})])
+    return len(rows)
 
 
 # What waits

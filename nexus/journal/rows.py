@@ -21,6 +21,8 @@ __all__ = [
     "Image",
     "Rows",
     "Subject",
+    "append_only",
+    "append_only_tables",
     "is_part",
     "derived",
     "derived_tables",
@@ -45,6 +47,7 @@ _EMPTY = (None, "", "{}", "[]")
 
 _ROWS: dict[str, Rows] = {}
 _DERIVED: dict[str, str] = {}
+_APPEND_ONLY: dict[str, str] = {}
 
 _INSERT = (
     "INSERT INTO journal (at, kind, subject_kind, subject_id, subject_name, project_id, actor, uid, pid, detail, "
@@ -239,6 +242,16 @@ def derived(table: str, source: str) -> None:
 def derived_tables() -> dict[str, str]:
     """Every derived table that was declared so far, with its source."""
     return dict(_DERIVED)
+
+
+def append_only(table: str, history: str) -> None:
+    """Declare a table without images whose rows are added, or changed once ``history`` has what they were."""
+    _APPEND_ONLY[table] = history
+
+
+def append_only_tables() -> dict[str, str]:
+    """Every append-only table that was declared so far, with what keeps the earlier states of its rows."""
+    return dict(_APPEND_ONLY)
 
 
 def journaled_tables() -> dict[str, Rows]:

@@ -26,7 +26,7 @@ from nexus.records.lookup import find_row
 from nexus.records.scope import Scope, project_name, qualified, reference_of
 from nexus.store import Reader, Row, StoreConflict, Transaction
 
-__all__ = ["Column", "Identified", "Table", "columns_of", "next_number", "without_repeats"]
+__all__ = ["DOC", "Column", "Identified", "Table", "columns_of", "next_number", "without_repeats"]
 
 
 class Identified(Protocol):
@@ -58,6 +58,8 @@ R = TypeVar("R", bound=Identified)
 derived("tag", "the column tags of the records")
 derived("record_number", "the column number of the records: the highest that was given")
 
+DOC = "doc"
+"""The kind under which the numbers of all searchable records are counted, whatever their project is."""
 _RARE = 1000
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _JSON_STARTS = ("[", '"')
@@ -202,8 +204,10 @@ class Table(Generic[R]):
     with a ``project_id`` has the name of that project in ``project``, which is read with it and is no column.
     ``private`` is a record of columns that only the daemon reads, and ``others`` are columns that neither has: an
     insert leaves them to the default of the schema. ``computed`` fields have no column of the record: what is read has
-    their defaults, and a handler sets them. What a write changed is recorded in the journal, without the values
-    of secret and unrecorded fields.
+    their defaults, and a handler sets them. A ``searchable`` record has a number in the column ``doc``, which no other
+    record of any table has, by which a search index knows it. ``visible`` is a condition in SQL: rows that do not meet
+    it are read as if they were not there. What a write changed is recorded in the journal, without the values of secret
+    and unrecorded fields.
     """
 
     def __init__(
@@ -229,6 +233,8 @@ class Table(Generic[R]):
         state: str = "state",
         unlisted: tuple[str, ...] = (),
         computed: Collection[str] = (),
+        searchable: bool = False,
+        visible: str | None = None,
     ) -> None:
         struct: Any = record
         self.record = record
@@ -267,7 +273,9 @@ class Table(Generic[R]):
         self._prefix = f"{name}."
         names = [column.name for column in self.columns.values()]
         qualified = [text if "." in text else self._prefix + text for text in names]
-        self._qualified, self._source = qualified, name
+        self._searchable = searchable
+        self._qualified = qualified
+        self._source = name if visible is None else f"(SELECT * FROM {name} WHERE {visible}) AS {name}"
         if joined is not None:
             self._source += f" JOIN {joined[0]} ON {joined[0]}.id = {name}.{joined[1]}"
         self.select = self.selecting()
@@ -280,10 +288,11 @@ class Table(Generic[R]):
                 *own,
                 *(column.name for column in self.private.values()),
                 *others,
+                *(["doc"] if searchable else []),
             ),
             kind=kind,
             secret=[self._all[field].name for field in self._secret & self._all.keys()],
-            volatile=[self._all[field].name for field in volatile],
+            volatile=[*(self._all[field].name for field in volatile), *(["doc"] if searchable else [])],
             joined=joined,
         )
         direction, self._beyond = (" DESC", "<") if descending else ("", ">")
@@ -481,12 +490,16 @@ class Table(Generic[R]):
                 values[index] = encode(values[index])
         if self.has_project:
             del values[self._project]
+        if self._searchable:
+            values.append(next_number(tx, "", DOC))
         return record, self.rows.insert_whole(tx, values)
 
     def _insert_with_others(self, tx: Transaction, fields: Mapping[str, Any]) -> tuple[R, Image]:
         """Insert a row that has more columns than the record; those without a value have the schema's default."""
         given = {self._all[field].name: self.encode(field, value) for field, value in fields.items()}
         project = given.pop(self.columns["project"].name) if self.has_project else None
+        if self._searchable:
+            given["doc"] = next_number(tx, "", DOC)
         row = self.rows.insert(tx, {**self._defaults, **given})
         return self.decode([row.get(column.name, project) for column in self.columns.values()]), row
 

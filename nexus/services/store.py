@@ -142,6 +142,7 @@ SERVICES = Table(
     text_or_list=("config_filename",),
     private=_Private,
     others=("config_id",),
+    searchable=True,
 )
 
 _FIELDS = len(SERVICES.columns)

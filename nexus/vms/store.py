@@ -33,6 +33,7 @@ VMS = Table(
     observed=("state", "started_at", "stopped_at", "pid", "socket_path", "uds_path", "console_log_path", "config_json"),
     indexed=("role", "state"),
     told=("role", "cid", "vcpu_count", "mem_size_mib"),
+    searchable=True,
 )
 
 

@@ -50,7 +50,6 @@ CREATE TABLE messages (
     parent_id TEXT,  -- the message that it answers, which may be gone
     role TEXT NOT NULL CHECK (role IN ('user', 'assistant', 'system', 'tool')),
     status TEXT NOT NULL DEFAULT 'complete' CHECK (status IN ('open', 'complete', 'incomplete')),
-    content TEXT NOT NULL,  -- what a person reads; empty while it is open: its parts have it then
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     metadata TEXT,  -- JSON, an object
@@ -64,7 +63,9 @@ CREATE TABLE messages (
     epoch INTEGER,
     operation_id INTEGER,  -- of the request that made it
     revision INTEGER NOT NULL DEFAULT 1,
-    doc INTEGER NOT NULL UNIQUE
+    doc INTEGER NOT NULL UNIQUE,
+    -- What a person reads; empty while it is open: its parts have it then. Last, so that no other column is behind it.
+    content TEXT NOT NULL
 );
 CREATE UNIQUE INDEX idx_messages_conversation_id ON messages (conversation_id, number);
 CREATE INDEX idx_messages_created_at ON messages (created_at);
@@ -105,6 +106,7 @@ CREATE TABLE message_revision (
     content TEXT NOT NULL,
     parts TEXT,  -- JSON, a list; NULL: it was text alone
     change TEXT NOT NULL CHECK (change IN ('edited', 'deleted')),
+    size_bytes INTEGER NOT NULL,
     changed_at INTEGER NOT NULL,
     operation_id INTEGER,
     PRIMARY KEY (message_id, revision)

@@ -1,0 +1,64 @@
+"""The folder of blobs beside the database: each file is named by the SHA-256 of its content.
+
+It knows no table. A file is durable before a row names it; a file that no row names is garbage, which may be deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from nexus.store.backup import fsync_directory
+
+__all__ = ["BlobFolder"]
+
+
+class BlobFolder:
+    """The blobs of one database, in folders by the first two digits of their hashes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @staticmethod
+    def hash_of(data: bytes) -> str:
+        """The name of a blob with this content."""
+        return hashlib.sha256(data).hexdigest()
+
+    def path(self, hash_: str) -> Path:
+        """Where a blob is, if it is there."""
+        return self._folder / hash_[:2] / hash_
+
+    def put(self, data: bytes) -> str:
+        """Write a blob durably, if it is not there; returns its hash. It blocks.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        hash_ = self.hash_of(data)
+        path = self.path(hash_)
+        if path.exists():
+            return hash_
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = path.with_name(f".{hash_}.{secrets.token_hex(4)}")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        for folder in (path.parent, self._folder, self._folder.parent):
+            fsync_directory(folder)
+        return hash_
+
+    def get(self, hash_: str) -> bytes:
+        """The content of a blob. It blocks.
+
+        Raises:
+            OSError: it is not there, or cannot be read.
+        """
+        return self.path(hash_).read_bytes()

@@ -1,0 +1,117 @@
+"""The domain errors of conversations and messages.
+
+::
+
+    NotFound            ConversationNotFound, MessageNotFound, BlobNotFound
+    Conflict            ConversationAmbiguous, ConversationChanged, ConversationIdTaken, ConversationSourceTaken,
+                        MessageAmbiguous, MessageChanged, MessageIdTaken, MessageSourceTaken
+    InvalidArgument     ConversationCursorInvalid, MessageInvalid
+    FailedPrecondition  MessageOpen
+"""
+
+from __future__ import annotations
+
+from nexus_protocol.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
+
+from nexus.records.errors import RecordAmbiguous, RecordChanged, RecordCursorInvalid, RecordIdTaken, RecordNotFound
+
+__all__ = [
+    "BlobNotFound",
+    "ConversationAmbiguous",
+    "ConversationChanged",
+    "ConversationCursorInvalid",
+    "ConversationIdTaken",
+    "ConversationNotFound",
+    "ConversationSourceTaken",
+    "MessageAmbiguous",
+    "MessageChanged",
+    "MessageIdTaken",
+    "MessageInvalid",
+    "MessageNotFound",
+    "MessageOpen",
+    "MessageSourceTaken",
+]
+
+
+class ConversationNotFound(RecordNotFound):
+    """No conversation has this number or id."""
+
+    type = "conversation.not_found"
+
+
+class ConversationAmbiguous(RecordAmbiguous):
+    """Several conversations have an id that begins so, or this number in their projects."""
+
+    type = "conversation.ambiguous"
+
+
+class ConversationIdTaken(RecordIdTaken):
+    """A conversation with the id exists and differs from the request, or is being deleted."""
+
+    type = "conversation.id_taken"
+
+
+class ConversationSourceTaken(Conflict):
+    """Another conversation has this source_id of the source; ``details.id`` is its id."""
+
+    type = "conversation.source_taken"
+
+
+class ConversationChanged(RecordChanged):
+    """The conversation has another revision than the request expects."""
+
+    type = "conversation.changed"
+
+
+class ConversationCursorInvalid(RecordCursorInvalid):
+    """The cursor was not returned by this list for these filters."""
+
+    type = "conversation.cursor_invalid"
+
+
+class MessageNotFound(RecordNotFound):
+    """No message has this id, or this number in its conversation."""
+
+    type = "message.not_found"
+
+
+class MessageAmbiguous(RecordAmbiguous):
+    """Several messages have an id that begins so."""
+
+    type = "message.ambiguous"
+
+
+class MessageIdTaken(RecordIdTaken):
+    """A message with the id exists and differs from the request."""
+
+    type = "message.id_taken"
+
+
+class MessageSourceTaken(Conflict):
+    """Another message has this source_id of the source; ``details.id`` is its id."""
+
+    type = "message.source_taken"
+
+
+class MessageChanged(RecordChanged):
+    """The message has another revision than the request expects."""
+
+    type = "message.changed"
+
+
+class MessageInvalid(InvalidArgument):
+    """The message is larger than 4 MiB, has no text and no parts, or its parts contradict each other."""
+
+    type = "message.invalid"
+
+
+class MessageOpen(FailedPrecondition):
+    """A client is appending to the message."""
+
+    type = "message.open"
+
+
+class BlobNotFound(NotFound):
+    """No blob has this hash."""
+
+    type = "blob.not_found"
