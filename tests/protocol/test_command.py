@@ -124,6 +124,21 @@ STABLE_CODES = {
     "DeleteJobGroup": 0x0314,
     "PauseJobGroup": 0x0315,
     "ResumeJobGroup": 0x0316,
+    "CreateConversation": 0x0400,
+    "ListConversations": 0x0401,
+    "GetConversation": 0x0402,
+    "UpdateConversation": 0x0403,
+    "DeleteConversation": 0x0404,
+    "ForkConversation": 0x0405,
+    "CreateMessage": 0x0408,
+    "AppendMessage": 0x0409,
+    "GetMessage": 0x040A,
+    "ListMessages": 0x040B,
+    "EditMessage": 0x040C,
+    "DeleteMessage": 0x040D,
+    "GetMessageRevisions": 0x040E,
+    "PutBlob": 0x0410,
+    "GetBlob": 0x0411,
 }
 """Codes never change: lines may be added here, but not changed."""
 

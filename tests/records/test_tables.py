@@ -15,9 +15,10 @@ from support.daemon import DaemonProcess
 from support.stores import look_at
 
 from nexus.client import BlockingClient
+from nexus.conversations.store import CONVERSATIONS
 from nexus.daemon.dispatch import load_capabilities
 from nexus.jobs.schedules.store import SCHEDULES
-from nexus.journal.rows import OWN_TABLES, derived_tables, journaled_tables
+from nexus.journal.rows import OWN_TABLES, append_only_tables, derived_tables, journaled_tables
 from nexus.projects.store import PROJECTS
 from nexus.records.errors import RecordCursorInvalid
 from nexus.records.pages import MAX_PASSED_OVER
@@ -38,7 +39,13 @@ from nexus.vms.commands import CreateVm, ListVms, UpdateVm, Vm
 from nexus.vms.states import VmRole, VmState
 from nexus.vms.store import VMS
 
-TABLES: dict[str, Table[Any]] = {"vm": VMS, "service": SERVICES, "project": PROJECTS, "schedule": SCHEDULES}
+TABLES: dict[str, Table[Any]] = {
+    "vm": VMS,
+    "service": SERVICES,
+    "project": PROJECTS,
+    "schedule": SCHEDULES,
+    "conversation": CONVERSATIONS,
+}
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +161,7 @@ def test_every_table_is_journaled_derived_or_the_own_of_the_store(schema: sqlite
     load_capabilities()
     journaled = journaled_tables()
     joined = {rows.joined[0]: name for name, rows in journaled.items() if rows.joined is not None}
-    kinds = [set(journaled), set(joined), set(derived_tables()), set(OWN_TABLES)]
+    kinds = [set(journaled), set(joined), set(derived_tables()), set(append_only_tables()), set(OWN_TABLES)]
     tables = [row[0] for row in schema.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     # Each table is of one kind, and each name of a kind is a table.
     assert sorted(name for kind in kinds for name in kind) == sorted(set(tables) - {"sqlite_sequence"})

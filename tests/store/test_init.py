@@ -22,10 +22,15 @@ from nexus.store.migrate import target_version
 from nexus.store.sqlite import SqliteStore
 
 TABLES = [
+    "blobs",
+    "conversations",
     "job_after",
     "job_group",
     "jobs",
     "journal",
+    "message_parts",
+    "message_revision",
+    "messages",
     "nodes",
     "operation",
     "port_lease",

@@ -57,6 +57,19 @@ REWRITTEN = {"start_window_ms"}
 """Columns whose values migration 6 changes; it has a test of its own."""
 
 
+LINKS = {"conversation_id", "message_id", "metadata"}
+"""Columns of jobs whose values migration 11 changes; it has a test of its own."""
+
+
+def without_links(version: int, table: str, rows: Rows, *, down: bool = False) -> Rows:
+    """Rows that migration 11 leaves as they are: without the links of jobs, and the numbers that it gives or takes."""
+    if table == "jobs" and version == 10 + down:
+        return [{name: value for name, value in row.items() if name not in LINKS} for row in rows]
+    if table == "record_number" and version == 10 + down:
+        return [row for row in rows if row["kind"] not in ("doc", "conversation")]
+    return rows
+
+
 def narrowed(rows: Rows, like: Rows) -> Rows:
     """Rows with the columns of others alone, since a later schema may have more, and without rewritten columns."""
     return [{name: row[name] for name in like[0].keys() - REWRITTEN} for row in rows] if like else rows
@@ -90,7 +103,9 @@ def test_frozen_database_migrates_with_every_row(root: Path, version: int) -> No
     )
     rows["journal"] = [row for row in rows["journal"] if row not in barriers]
     for table, expected in frozen(version).items():
-        assert narrowed(rows[table], expected) == narrowed(expected, expected)
+        like = without_links(version, table, expected)
+        there = rows[table] if version > 10 else [row for row in rows[table] if row.get("kind") != "doc"]
+        assert narrowed(there, like) == narrowed(like, like)
     assert check_database(store.path).problems == []
     copies = list(store.backup_directory.glob(f"nexus-before-v{target_version()}-*.db"))
     if version == target_version():
@@ -108,6 +123,9 @@ def test_migration_down_and_up_keeps_the_schema_and_older_rows(root: Path, versi
     kept = {table: narrowed(rows, older[table]) for table, rows in frozen(version).items() if table in older}
     if version == 10:  # its tags go with its records
         kept["tag"] = [row for row in kept["tag"] if row["kind"] not in ("job", "schedule")]
+    if version == 11:
+        kept["tag"] = [row for row in kept["tag"] if row["kind"] != "conversation"]
+        kept["record_number"] = without_links(version, "record_number", kept["record_number"], down=True)
     # Migration 9 moves settings to projects; it has tests of its own.
     moved = [row for row in older["settings"] if str(row["key"]).startswith("apply.")]
     assert bool(moved) == (version == 9)
@@ -119,6 +137,10 @@ def test_migration_down_and_up_keeps_the_schema_and_older_rows(root: Path, versi
     again = contents(store.path)
     if version >= 8:
         assert again["journal"].pop()["kind"] == "schema.migrated"
+    if version == 11:  # what jobs name moves to their metadata, and the numbers of the search are given again
+        kept, again = (
+            {table: without_links(10, table, rows) for table, rows in each.items()} for each in (kept, again)
+        )
     assert {table: narrowed(again[table], rows) for table, rows in kept.items()} == kept
     assert meta(store.path)["version"] == str(version)
     back, forward = (next(store.backup_directory.glob(f"nexus-before-v{v}-*.db")) for v in (version - 1, version))
@@ -446,3 +468,20 @@ def test_services_of_schema_4_survive_the_way_to_the_newest_and_back(root: Path)
     assert after == before
     assert schema_of(store.path) == fresh_schema(root, 4)
     assert dependency_sequence(store.path) == 9
+
+
+def test_migration_11_keeps_what_jobs_name_in_their_metadata(root: Path) -> None:
+    store = thaw(root, 10)
+    store.init()
+    store.close_now()
+    rows = contents(store.path)
+    before = {job["id"]: job for job in frozen(10)["jobs"]}
+    for job in rows["jobs"]:
+        old = before[job["id"]]
+        names = {name: old[name] for name in ("conversation_id", "message_id") if old[name] is not None}
+        assert (job["conversation_id"], job["message_id"]) == (None, None)
+        assert json.loads(str(job["metadata"])) == {**json.loads(str(old["metadata"])), **names}
+    assert any("conversation_id" in str(job["metadata"]) for job in rows["jobs"])
+    docs = [row["doc"] for table in ("jobs", "service", "vms") for row in rows[table]]
+    assert sorted(docs) == list(range(1, len(docs) + 1)), "each number is given once over all tables"
+    assert {"project_id": "", "kind": "doc", "last": len(docs)} in rows["record_number"]

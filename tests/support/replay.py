@@ -15,6 +15,7 @@ import msgspec
 from nexus_protocol.command import Effect
 from nexus_protocol.events import declared_causes, declared_events, event_kind
 
+from nexus.conversations.store import CONVERSATIONS
 from nexus.daemon.dispatch import load_capabilities
 from nexus.jobs.schedules.store import SCHEDULES
 from nexus.jobs.store import GROUPS, JOBS
@@ -338,6 +339,7 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
     yield from _sets("port_lease", leases, ports)
     yield from _of_numbers(database)
     yield from _of_waiting_jobs(database)
+    yield from _of_messages(database)
     if database.execute("SELECT id FROM nodes").fetchall() != [("local",)]:
         yield "nodes has other rows than local"
 
@@ -348,6 +350,31 @@ def _of_numbers(database: sqlite3.Connection) -> Iterator[str]:
     for project, highest in database.execute("SELECT project_id, max(number) FROM jobs GROUP BY project_id"):
         if counters.get((project, "job"), 0) < highest:
             yield f"record_number has another number than the job {highest} of {project}"
+    for project, highest in database.execute(
+        "SELECT project_id, max(number) FROM conversations WHERE project_id IS NOT NULL GROUP BY project_id"
+    ):
+        if counters.get((project, "conversation"), 0) < highest:
+            yield f"record_number has another number than the conversation {highest} of {project}"
+    docs = [
+        (doc, table)
+        for table in ("conversations", "messages", "jobs", "service", "vms")
+        for (doc,) in database.execute(f"SELECT doc FROM {table}")
+    ]
+    yield from (f"{table} has a row without a doc" for doc, table in docs if doc is None)
+    numbers = [doc for doc, _table in docs if doc is not None]
+    if len(numbers) != len(set(numbers)) or max(numbers, default=0) > counters.get(("", "doc"), 0):
+        yield "a doc was given twice, or not by its counter"
+
+
+def _of_messages(database: sqlite3.Connection) -> Iterator[str]:
+    """Conversations count their messages, and no number of a message is above the last one that was given."""
+    for id_, messages, last, tokens, count, highest, sum_ in database.execute(
+        "SELECT c.id, c.messages, c.last_number, c.tokens, count(m.id), coalesce(max(m.number), 0), "
+        "coalesce(sum(m.tokens), 0) FROM conversations AS c LEFT JOIN messages AS m ON m.conversation_id = c.id "
+        "WHERE c.hidden IS NULL GROUP BY c.id"
+    ):
+        if (messages, tokens) != (count, sum_) or highest > last:
+            yield f"the conversation {id_} counts {messages} messages with {tokens} tokens and has {count} with {sum_}"
 
 
 def _of_waiting_jobs(database: sqlite3.Connection) -> Iterator[str]:
@@ -386,7 +413,8 @@ def _of_projects(database: sqlite3.Connection, journal: list[Change], *, complet
             exists.add(str(change.key))
             if project != change.key:
                 yield f"{where} is of the project {project}, and about {change.key}"
-        if None not in (change.before, change.after) and "project_id" in (change.after or {}):
+        moved = ((change.before or {}).get("project_id"), (change.after or {}).get("project_id"))
+        if None not in moved:  # what is hidden is of no project
             yield f"{where} moves a record from one project to another"
         of_row = places.get((str(change.table), str(change.key)), project)
         if of_row != project:
@@ -427,4 +455,5 @@ def _fields_of_records() -> dict[str, set[str]]:
         "job": set(JOBS.columns),
         "job_group": set(GROUPS.columns),
         "schedule": {*SCHEDULES.columns, *SCHEDULES.private},
+        "conversation": set(CONVERSATIONS.columns),
     }

@@ -133,6 +133,36 @@ SCHEDULE = {
     "last_at": AT, "last_job_id": JOB_IDS[0], "created_at": AT, "updated_at": AT,
 }  # fmt: skip
 
+CONVERSATION_IDS = [f"0b9f4c1e-0000-4000-8000-00000000040{n}" for n in range(2)]
+MESSAGE_IDS = [f"0b9f4c1e-0000-4000-8000-00000000041{n}" for n in range(3)]
+BLOB = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+CONVERSATIONS: list[dict[str, object]] = [
+    {"id": CONVERSATION_IDS[0], "number": 1, "project_id": PROJECT_IDS[0], "title": "Deploy å", "created_at": AT,
+     "updated_at": AT + 9, "metadata": '{"tags":["prod"],"archived":false,"n":null}', "tags": '["prod"]', "pinned": 0,
+     "folder": "/srv/shop", "tool": "claude-code", "source": "claude-code", "source_id": "s1", "messages": 2,
+     "last_number": 3, "tokens": 45, "state_revision": 4, "doc": 15},
+    {"id": CONVERSATION_IDS[1], "number": 2, "project_id": None, "title": "gone", "created_at": AT, "updated_at": AT,
+     "hidden": "deleted", "messages": 1, "last_number": 1, "doc": 16},
+]  # fmt: skip
+MESSAGES: list[dict[str, object]] = [
+    {"id": MESSAGE_IDS[0], "conversation_id": CONVERSATION_IDS[0], "number": 1, "role": "user",
+     "content": "Deploy to all å", "created_at": AT, "updated_at": AT, "size_bytes": 16, "doc": 17},
+    {"id": MESSAGE_IDS[1], "conversation_id": CONVERSATION_IDS[0], "number": 3, "role": "assistant", "status": "open",
+     "content": "", "created_at": AT + 9, "updated_at": AT + 9, "metadata": '{"duration":1234}', "model": "m-1",
+     "parent_id": MESSAGE_IDS[0], "tokens": 45, "size_bytes": 10, "operation_id": 1, "doc": 18, "revision": 2},
+    {"id": MESSAGE_IDS[2], "conversation_id": CONVERSATION_IDS[1], "number": 1, "role": "tool", "content": "x",
+     "created_at": AT, "updated_at": AT, "source": "codex", "source_id": "u9", "size_bytes": 1, "doc": 19},
+]  # fmt: skip
+PARTS: list[dict[str, object]] = [
+    {"message_id": MESSAGE_IDS[0], "number": 1, "kind": "text", "start": 0, "length": 15},
+    {"message_id": MESSAGE_IDS[0], "number": 2, "kind": "image", "name": "a.png", "media_type": "image/png",
+     "blob": BLOB},
+    {"message_id": MESSAGE_IDS[1], "number": 1, "kind": "tool_use", "tool": "bash", "call_id": "c1", "body": '{"a":'},
+    {"message_id": MESSAGE_IDS[1], "number": 2, "kind": "tool_use", "body": '"b"}', "continues": 1},
+]  # fmt: skip
+MESSAGE_REVISION = (MESSAGE_IDS[1], 1, CONVERSATION_IDS[0], 3, "assistant", "før", '[{"kind":"raw","body":"{"}]',
+                    "edited", 4, AT + 8, 1)  # fmt: skip
+
 
 def plain(row: sqlite3.Row) -> dict[str, object]:
     """A row as JSON can represent it: bytes in hexadecimal, after ``0x``."""
@@ -219,13 +249,45 @@ def freeze(version: int) -> None:
                 connection.execute("UPDATE service SET tty = 1, stdin = 'open' WHERE id = ?", (SERVICE_IDS[1],))
                 connection.execute(f"INSERT INTO job_group VALUES ({', '.join('?' * len(GROUP))})", GROUP)
                 for id_, job in zip(JOB_IDS, JOBS, strict=True):
-                    insert(connection, "jobs", JOB_DEFAULTS | {"id": id_, "seq": int(str(job["place"])) >> 20} | job)
+                    seq = int(str(job["place"])) >> 20
+                    row = JOB_DEFAULTS | {"id": id_, "seq": seq} | job
+                    if version >= 11:
+                        row |= {"doc": seq, "conversation_id": None, "message_id": None}
+                    insert(connection, "jobs", row)
                 insert(connection, "schedules", SCHEDULE)
                 connection.execute("INSERT INTO job_after VALUES (?, ?, 'any')", (JOB_IDS[3], JOB_IDS[2]))
                 connection.execute("INSERT INTO tag (kind, record_id, tag) VALUES ('job', ?, 'ci')", (JOB_IDS[3],))
                 connection.executemany(
                     "INSERT INTO record_number VALUES (?, ?, ?)",
                     [("", "job.place", 6), (PROJECT_IDS[0], "job", 7), (PROJECT_IDS[1], "job", 1)],
+                )
+            if version >= 11:
+                for conversation in CONVERSATIONS:
+                    insert(connection, "conversations", conversation)
+                for message in MESSAGES:
+                    insert(connection, "messages", message)
+                connection.execute("INSERT INTO blobs VALUES (?, 4, ?)", (BLOB, AT))
+                for part in PARTS:
+                    insert(connection, "message_parts", part)
+                columns = (
+                    "message_id, revision, conversation_id, number, role, content, parts, change, size_bytes, "
+                    "changed_at, operation_id"
+                )
+                connection.execute(
+                    f"INSERT INTO message_revision ({columns}) VALUES ({', '.join('?' * 11)})", MESSAGE_REVISION
+                )
+                connection.execute(
+                    "UPDATE jobs SET conversation_id = ?, message_id = ? WHERE id = ?",
+                    (CONVERSATION_IDS[0], MESSAGE_IDS[0], JOB_IDS[0]),
+                )
+                connection.execute("UPDATE service SET doc = 6 + rowid")
+                connection.execute("UPDATE vms SET doc = 9 + rowid")
+                connection.execute(
+                    "INSERT INTO tag (kind, record_id, tag) VALUES ('conversation', ?, 'prod')", (CONVERSATION_IDS[0],)
+                )
+                connection.executemany(
+                    "INSERT INTO record_number VALUES (?, ?, ?)",
+                    [("", "doc", 19), (PROJECT_IDS[0], "conversation", 2)],
                 )
             connection.commit()
         save(path, target)
