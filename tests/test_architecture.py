@@ -36,6 +36,9 @@ EXCEPTIONS: set[Violation] = {
 """What breaks a rule today. The list only shrinks: an entry that no longer applies fails the test."""
 
 NO_VERB = {
+    "AppendMessage": "for programs, whose text comes in pieces; people have message add",
+    "GetBlob": "for programs, until messages are exported with their images",
+    "PutBlob": "for programs, until messages are imported with their images",
     "Batch": "for programs; the clients have batch()",
     "Describe": "for programs; people read COMMANDS.md",
     "Hello": "the clients send it when they connect",

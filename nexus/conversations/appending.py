@@ -14,7 +14,7 @@ from nexus_protocol import InvalidArgument
 
 from nexus.conversations import store
 from nexus.conversations.errors import MessageInvalid, MessageNotFound
-from nexus.conversations.parts import PartRow
+from nexus.conversations.parts_store import PartRow
 from nexus.conversations.records import MESSAGE_BYTES, Message
 from nexus.conversations.states import MessageStatus, PartKind
 from nexus.journal.operation import Operation

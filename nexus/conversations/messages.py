@@ -33,7 +33,7 @@ from nexus.conversations.errors import (
     MessageSourceTaken,
 )
 from nexus.conversations.manager import ConversationManager
-from nexus.conversations.parts import PartRow, Stored, stored, with_new_text
+from nexus.conversations.parts_store import PartRow, Stored, stored, with_new_text
 from nexus.conversations.records import (
     Appended,
     Blob,

@@ -21,7 +21,7 @@ from nexus.conversations.errors import (
     MessageAmbiguous,
     MessageNotFound,
 )
-from nexus.conversations.parts import PartRow, Stored, assemble, stored
+from nexus.conversations.parts_store import PartRow, Stored, assemble, stored
 from nexus.conversations.records import Blob, Conversation, Message, MessagePart, MessageRevision
 from nexus.conversations.states import TRANSITIONS, MessageChange, MessageStatus, Role
 from nexus.journal.operation import Operation

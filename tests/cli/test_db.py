@@ -98,12 +98,13 @@ def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProce
         " which drops journal (1 rows), service_dependency (0 rows), service (0 rows), service_config (0 rows),"
         " port_lease (0 rows), tag (0 rows), request_key (0 rows), secret_value (0 rows), operation (1 rows),"
         " projects (1 rows), schedules (0 rows), job_after (0 rows), jobs (0 rows), job_group (1 rows), nodes (1 rows),"
-        " record_number (1 rows)\n"
+        " record_number (1 rows), message_revision (0 rows), message_parts (0 rows), blobs (0 rows), messages (0 rows),"
+        " conversations (0 rows)\n"
         "  Run with --yes to skip confirmation: nexusctl db migrate --to 2 --yes\n",
     )
     assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 11, ok"
     with cli.terminal("db", "migrate", "--to", "2", columns=500) as terminal:
-        terminal.wait_for(" record_number (1 rows)? [y/N]: ")
+        terminal.wait_for(" conversations (0 rows)? [y/N]: ")
         terminal.type("n\n")
         assert terminal.finish()[0] == 1
     back = cli.ok("db", "migrate", "--to", "2", "--yes")
