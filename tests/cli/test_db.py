@@ -24,9 +24,9 @@ def test_db_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) 
     assert lines[2:6] == [
         "Schema:   version 11",
         "Journal:  wal",
-        "Tables:   24 (blobs, conversations, job_after, job_group, jobs, journal, message_parts, message_revision, messages,"
-        " nodes, operation, port_lease, projects, record_number, request_key, schedules, schema_meta, secret_value,"
-        " service, service_config, service_dependency, settings, tag, vms)",
+        "Tables:   24 (blobs, conversations, job_after, job_group, jobs, journal, message_parts, message_revision,"
+        " messages, nodes, operation, port_lease, projects, record_number, request_key, schedules, schema_meta,"
+        " secret_value, service, service_config, service_dependency, settings, tag, vms)",
         "Migrations:",
     ]
     assert [line.split()[:2] for line in lines[6:]] == [
@@ -119,7 +119,7 @@ def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProce
     (second,) = set((daemon.state / "backups").iterdir()) - {backup}
     assert forward == {"path": str(daemon.database), "from": 2, "to": 9, "backup": str(second)}
     unknown = cli("db", "migrate", "--to", "99")
-    assert unknown == (1, "", "Error: cannot migrate to version 99: the versions are 1 to 10\n")
+    assert unknown == (1, "", "Error: cannot migrate to version 99: the versions are 1 to 11\n")
     assert cli("db", "migrate", "--to", "0").code == 2
     assert cli("db", "migrate").code == 2
 
