@@ -73,6 +73,9 @@ class Stream(Protocol[ItemT]):
     async def receive(self) -> dict[str, Any]:
         """Wait for the next Input of the client: a map with exactly one of ``data``, ``eof`` and ``control``."""
 
+    def receive_now(self) -> dict[str, Any] | None:
+        """The next Input that has come already, for a handler that ends; None without one."""
+
     async def acknowledge(self, size: int) -> None:
         """Give the client ``size`` bytes of Input credit back, once they have been processed."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 from typing import Annotated, Any
 
 import msgspec
-from nexus_protocol import InvalidArgument, Unavailable, encode_record
+from nexus_protocol import InvalidArgument, NexusError, Unavailable, encode_record
 from nexus_protocol.command import Record
 
 from nexus.capability import PAGE_BYTES, Context, Stream, encoded_list, handles
@@ -235,21 +236,39 @@ async def _receive(appending: Appending, stream: Stream[Appended], stopping: asy
                 body, receiving = receiving.result(), None
                 if "eof" in body:
                     return
-                if "control" in body:
-                    _control(appending, body["control"])
-                else:
-                    appending.feed(body["data"])
-                    unacknowledged += len(body["data"])
+                unacknowledged += _take(appending, body)
             elif stop.done() or stream.draining:
                 await flush()
                 raise daemon_stopping("What was received is kept, and the message is incomplete.")
             now = asyncio.get_running_loop().time()
             if appending.is_full or (appending.flush_at is not None and now >= appending.flush_at):
                 await flush()
+    except asyncio.CancelledError:
+        # What has come before the client's Cancel, or the end of its connection, belongs to the message.
+        body = receiving.result() if receiving is not None and receiving.done() else stream.receive_now()
+        with contextlib.suppress(NexusError):
+            while body is not None:
+                _take(appending, body)
+                body = stream.receive_now()
+        raise
     finally:
         for task in (stop, receiving):
             if task is not None:
                 task.cancel()
+
+
+def _take(appending: Appending, body: dict[str, Any]) -> int:
+    """Take data or a control; returns how many bytes of credit it took.
+
+    Raises:
+        InvalidArgument: it is malformed.
+    """
+    if "data" in body:
+        appending.feed(body["data"])
+        return len(body["data"])
+    if "control" in body:
+        _control(appending, body["control"])
+    return 0
 
 
 def _control(appending: Appending, control: dict[str, Any]) -> None:

@@ -125,7 +125,7 @@ def begin_fork(
         },
     )
     CONVERSATIONS.write_tags(tx, fork_id, of.tags)
-    subject = Subject("conversation", fork_id, str(row["number"]), None)
+    subject = Subject("conversation", fork_id, str(row["number"]), of.project_id)
     CONVERSATIONS.rows.record(tx, operation, subject, fork_id, None, row, (), 1)
 
 

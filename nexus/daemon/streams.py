@@ -82,6 +82,13 @@ class SessionStream:
         self._hold(-size)
         return body
 
+    def receive_now(self) -> dict[str, Any] | None:
+        if self._inputs.empty():
+            return None
+        body, size = self._inputs.get_nowait()
+        self._hold(-size)
+        return body
+
     async def acknowledge(self, size: int) -> None:
         await self._out.send_when_room(lambda: self._engine.send_ack(self._sequence, size))
 
