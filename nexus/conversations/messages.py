@@ -245,11 +245,11 @@ async def _receive(appending: Appending, stream: Stream[Appended], stopping: asy
                 await flush()
     except asyncio.CancelledError:
         # What has come before the client's Cancel, or the end of its connection, belongs to the message.
-        body = receiving.result() if receiving is not None and receiving.done() else stream.receive_now()
+        rest = receiving.result() if receiving is not None and receiving.done() else stream.receive_now()
         with contextlib.suppress(NexusError):
-            while body is not None:
-                _take(appending, body)
-                body = stream.receive_now()
+            while rest is not None:
+                _take(appending, rest)
+                rest = stream.receive_now()
         raise
     finally:
         for task in (stop, receiving):

@@ -11,6 +11,7 @@ from support.raw import connect, wait_until
 
 from nexus.conversations.appending import FLUSH_BYTES
 from nexus.conversations.commands import (
+    AppendMessage,
     CreateMessage,
     DeleteConversation,
     DeleteMessage,
@@ -84,7 +85,7 @@ def test_open_message_can_be_read_and_not_changed(nexus: Conversations) -> None:
 def test_what_was_received_stays_when_the_client_ends(nexus: Conversations, how: str) -> None:
     made = nexus.create()
     client = connect(nexus.daemon)
-    appender = Appender(client, made.id)
+    appender = Appender(client, AppendMessage(made.id, Role.ASSISTANT))
     id_ = appender.began()["id"]
     appender.data(b"half a sen")
     if how == "cancel":

@@ -30,9 +30,9 @@ __all__ = ["Appender", "Conversations"]
 class Appender:
     """A message that a client appends to."""
 
-    def __init__(self, client: RawClient, conversation: str, role: Role = Role.ASSISTANT, **fields: Any) -> None:
+    def __init__(self, client: RawClient, command: AppendMessage) -> None:
         self.client = client
-        self.sequence = client.begin(AppendMessage(conversation, role, **fields))
+        self.sequence = client.begin(command)
         self.items = client.items(self.sequence)
         self.sent = 0
 
@@ -125,7 +125,7 @@ class Conversations:
 
     def append(self, conversation: Conversation, **fields: Any) -> Appender:
         """Begin to append a message."""
-        return Appender(self.client, conversation.id, **fields)
+        return Appender(self.client, AppendMessage(conversation.id, Role.ASSISTANT, **fields))
 
     def get(self, message: Message | str) -> Message:
         """Get a message."""

@@ -1,0 +1,145 @@
+"""nexusctl conversation and message, against a real daemon."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from support.cli import Cli
+from support.conversations import Appender
+from support.daemon import DaemonProcess
+from support.raw import connect
+
+from nexus.client import BlockingClient
+from nexus.conversations.commands import (
+    AppendMessage,
+    CreateConversation,
+    CreateMessage,
+    DeleteConversation,
+    DeleteMessage,
+    EditMessage,
+    ForkConversation,
+    GetBlob,
+    GetConversation,
+    GetMessage,
+    GetMessageRevisions,
+    ListConversations,
+    ListMessages,
+    PutBlob,
+    UpdateConversation,
+)
+from nexus.conversations.records import MessagePart
+from nexus.conversations.states import PartKind, Role
+
+
+@pytest.fixture
+def said(daemon: DaemonProcess, cli: Cli) -> Cli:
+    """A conversation of three messages; the second one calls a tool."""
+    with BlockingClient(daemon.socket_path) as nexus:
+        nexus.call(CreateConversation("Deploy", tags=["prod"]))
+        nexus.call(CreateMessage("1", Role.USER, "Deploy to **all**"))
+        parts = [
+            MessagePart(PartKind.TEXT, "I look."),
+            MessagePart(PartKind.TOOL_USE, '{"command":\n"ls"}', "bash", "c1"),
+            MessagePart(PartKind.TEXT, "Done."),
+        ]
+        nexus.call(CreateMessage("1", Role.ASSISTANT, parts=parts, model="m-1"))
+        nexus.call(CreateMessage("1", Role.USER, "Thanks"))
+    return cli
+
+
+def test_conversation_is_created_listed_and_shown(cli: Cli, daemon: DaemonProcess) -> None:
+    made = cli.ok("conv", "create", "Deploy to Production", "--tag", "prod", "--pinned")
+    assert made.out == 'Created conversation 1 "Deploy to Production"\n'
+    assert "Add a message: nexusctl message add 1 TEXT" in made.err
+    assert cli.ok("conversation", "create").out.startswith('Created conversation 2 "New Conversation"\n')
+    assert cli.ok("message", "add", "1", "Deploy").out == "Added message 1\n"
+    assert cli("message", "add", "1", "-", "--role", "assistant", input="Done\nå\n").out == "Added message 2\n"
+    lines = cli.ok("conv", "list").lines
+    assert re.fullmatch(r"NUMBER +UPDATED +MESSAGES +TITLE +TAGS", lines[0])
+    assert re.fullmatch(r"1 +.+ UTC +2 +Deploy to Production +pinned prod", lines[1])
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2"]
+    assert cli.ok("conv", "list", "--tag", "prod", "-o", "name").out == "1\n"
+    assert cli.ok("conv", "list", "--no-pinned", "-o", "name").out == "2\n"
+    shown = cli.ok("conv", "show", "1").lines
+    assert [line for line in shown if not line.startswith("──")] == ["Deploy", "", "Done", "å"]
+    assert re.fullmatch(r"── 2 · assistant · .+ UTC", shown[3])
+    assert [line.split()[0] for line in cli.ok("message", "list", "1").lines[1:]] == ["1", "2"]
+    assert cli.ok("message", "list", "1", "-o", "json").json[1]["content"] == "Done\nå\n"
+
+
+def test_tool_calls_are_folded(said: Cli) -> None:
+    shown = said.ok("conv", "show", "1").lines
+    assert '▸ call bash: {"command": "ls"}' in shown
+    unfolded = said.ok("conv", "show", "1", "--unfold").lines
+    at = unfolded.index("▾ call bash")
+    assert unfolded[at - 1 : at + 4] == ["I look.", "▾ call bash", '  {"command":', '  "ls"}', "Done."]
+    assert "▾ call bash" in said.ok("message", "show", "1:2").lines
+
+
+def test_show_begins_at_the_end(said: Cli) -> None:
+    shown = said.ok("conv", "show", "1", "--limit", "1")
+    assert shown.lines[1:] == ["Thanks"]
+    assert "nexusctl conversation show --all 1" in shown.err
+    assert [line[3] for line in said.ok("conv", "show", "1", "--all").lines if line.startswith("──")] == ["1", "2", "3"]
+    assert said.ok("conv", "show", "1", "-o", "json", "--limit", "2").json[0]["number"] == 2
+
+
+def test_update_fork_and_delete(said: Cli) -> None:
+    assert said.ok("conv", "update", "1", "--title", "Other", "--archived").out == 'Updated conversation "1"\n'
+    inspected = said.ok("conv", "inspect", "1").out
+    assert re.search(r"Title: +Other\n", inspected)
+    assert re.search(r"Archived: +yes\n", inspected)
+    forked = said.ok("conv", "fork", "1", "--at", "2", "--title", "Branch")
+    assert forked.out == 'Created conversation 2 "Branch", a fork up to message 2\n'
+    refused = said("conv", "delete", "1")
+    assert (refused.code, refused.out) == (1, "")
+    assert "nexusctl conversation delete 1 --yes" in refused.err
+    assert said.ok("conv", "delete", "1", "--yes").out == 'Deleted conversation "1"\n'
+    gone = said("conv", "show", "1")
+    assert (gone.code, gone.err) == (4, 'Error: conversation "1" not found\n')
+    assert said.ok("conv", "list", "-o", "name").out == "2\n"
+
+
+def test_edited_and_deleted_messages_keep_their_text(said: Cli) -> None:
+    assert said.ok("message", "edit", "1:3", "Thank you").out == "Changed message 3\n"
+    assert said.ok("message", "show", "1:3").lines[1:] == ["Thank you"]
+    refused = said("message", "delete", "1:3")
+    assert (refused.code, "refusing to delete message" in refused.err) == (1, True)
+    assert said.ok("message", "delete", "1:3", "--yes").out == "Deleted message 3\n"
+    assert said("message", "show", "1:3").code == 4
+    revisions = said.ok("message", "show", "--revisions", "1:3").lines
+    assert [line for line in revisions if not line.startswith("──")] == ["Thank you", "Thanks"]
+    assert [one["change"] for one in said.ok("message", "show", "--revisions", "1:3", "-o", "json").json] == [
+        "deleted",
+        "edited",
+    ]
+
+
+def test_control_characters_of_a_message_do_not_reach_the_terminal(said: Cli) -> None:
+    said.ok("message", "add", "1", "a\x1b[31mred\x07")
+    assert "\x1b" not in said.ok("conv", "show", "1").out
+
+
+def test_every_command_from_a_client(daemon: DaemonProcess) -> None:
+    with BlockingClient(daemon.socket_path) as nexus:
+        made = nexus.call(CreateConversation())
+        assert nexus.call(UpdateConversation(made.id, title="t")).title == "t"
+        first = nexus.call(CreateMessage(made.id, Role.USER, "a"))
+        client = connect(daemon)
+        appender = Appender(client, AppendMessage(made.id, Role.ASSISTANT))
+        appender.began()
+        appender.data(b"b")
+        appender.end()
+        client.close()
+        assert [one.content for one in nexus.call(ListMessages(made.id)).messages] == ["a", "b"]
+        nexus.call(EditMessage(first.id, "c"))
+        assert nexus.call(GetMessage(first.id)).content == "c"
+        fork = nexus.call(ForkConversation(made.id))
+        assert nexus.call(GetConversation(fork.id)).messages == 2
+        nexus.call(DeleteMessage(first.id))
+        assert len(nexus.call(GetMessageRevisions(first.id)).revisions) == 2
+        nexus.call(DeleteConversation(made.id))
+        assert [one.id for one in nexus.call(ListConversations()).conversations] == [fork.id]
+        blob = nexus.call(PutBlob(b"x"))
+        assert nexus.call(GetBlob(blob.hash)).data == b"x"
