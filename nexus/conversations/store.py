@@ -26,7 +26,7 @@ from nexus.conversations.records import Blob, Conversation, Message, MessagePart
 from nexus.conversations.states import TRANSITIONS, MessageChange, MessageStatus, Role
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject, append_only, record
-from nexus.records.errors import RecordErrors, RecordNameTaken
+from nexus.records.errors import RecordErrors, RecordNameTaken, RecordNotFound
 from nexus.records.scope import Scope
 from nexus.records.table import DOC, Table, next_number
 from nexus.store import Reader, Row, Transaction
@@ -251,8 +251,16 @@ def resolve_message(reader: Reader, reference: str, scope: Scope) -> Found:
     """
     found = find_message(reader, reference, scope)
     if found is None:
-        raise MessageNotFound(f'message "{reference}" not found', details={"message": reference})
+        raise _not_found(reference, scope)
     return found
+
+
+def _not_found(reference: str, scope: Scope) -> RecordNotFound:
+    """The error for a reference that names no message."""
+    sentence = f'message "{reference}" not found'
+    if scope.is_nowhere and scope.changes:
+        return scope.no_project(sentence)
+    return MessageNotFound(sentence, hint=scope.hint() if scope.is_nowhere else None, details={"message": reference})
 
 
 def message_by_id(reader: Reader, message_id: str) -> Found | None:
@@ -541,7 +549,7 @@ def revisions_of(reader: Reader, reference: str, scope: Scope) -> str:
         parameters = (reference.lower(),)
     row = reader.one(f"SELECT message_id FROM message_revision WHERE {condition} LIMIT 1", parameters)
     if row is None:
-        raise MessageNotFound(f'message "{reference}" not found', details={"message": reference})
+        raise _not_found(reference, scope)
     return str(row[0])
 
 

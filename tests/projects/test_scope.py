@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from enum import Enum
 from typing import Any, get_type_hints
 
 import msgspec
@@ -64,6 +65,13 @@ def minimal(info: CommandInfo) -> Any:
             values[field.name] = 1 if is_number and field.name != "name" else "gone"
             if any("completes" in extra for extra in extras):
                 values[field.name] = "gone"
+            for part in hint_parts(hints[field.name]):
+                if isinstance(part, type) and issubclass(part, Enum):
+                    values[field.name] = next(iter(part))
+                elif part is bytes:
+                    values[field.name] = b"gone"
+            if field.name == "hash":
+                values[field.name] = "0" * 64
     if info.name == "Batch":
         return Batch.of([SetSetting("a", 1)])
     if info.name == "WatchEvents":
@@ -127,7 +135,7 @@ def test_a_folder_without_a_project(nexus: Speaker, info: CommandInfo) -> None:
         assert type_ == "project.not_found", told
         assert "/nowhere/at/all" in told
         assert "nexusctl apply" in told
-    elif info.name.startswith("List") or info.name in ("WatchEvents", "WaitJobs"):
+    elif (info.name.startswith("List") and info.name != "ListMessages") or info.name in ("WatchEvents", "WaitJobs"):
         assert type_ == "ok"
         assert "gone-too" not in told
     else:
