@@ -46,6 +46,7 @@ from nexus.conversations.records import (
 )
 from nexus.conversations.states import MessageStatus, PartKind
 from nexus.conversations.store import CONVERSATIONS, Found
+from nexus.hints import command_line
 from nexus.records.fields import Metadata
 from nexus.records.handlers import check_metadata
 from nexus.records.links import unlink
@@ -184,7 +185,7 @@ async def append_message(ctx: Context, command: AppendMessage, stream: Stream[Ap
         if (existing := _existing(tx, conversation, command, None, cannot)) is not None:
             raise MessageIdTaken(
                 f"{cannot}: message {existing.id} exists, and is {existing.status}",
-                hint=f"Look at it: nexusctl message show {conversation.name}:{existing.number}",
+                hint="Look at it: " + command_line("nexusctl", "message", "show", existing.id),
                 details={"id": existing.id, "number": existing.number, "status": existing.status.value},
             )
         columns = _columns(command) | {"status": MessageStatus.OPEN.value}

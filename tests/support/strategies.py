@@ -116,9 +116,11 @@ def _text(type_: StrType) -> st.SearchStrategy[str]:
         ("/web", words.map("/".__add__)),
         ("0b7c1d5e-3f2a-4c6b-9d8e-7a6f5b4c3d2e", st.uuids().map(str)),
         ("0027", st.from_regex("0?[0-7]{3}", fullmatch=True)),
+        ("0" * 64, st.binary(min_size=32, max_size=32).map(bytes.hex)),
     ):
         if matches(example):
-            return shape.filter(lambda text: low <= len(text) <= high and matches(text) is not None)
+            most = high if type_.max_length is not None else max(high, len(example))
+            return shape.filter(lambda text: low <= len(text) <= most and matches(text) is not None)
     raise AssertionError(f"no strategy for text that matches {type_.pattern}: add one")
 
 
