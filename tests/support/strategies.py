@@ -120,7 +120,7 @@ def _text(type_: StrType) -> st.SearchStrategy[str]:
     ):
         if matches(example):
             most = high if type_.max_length is not None else max(high, len(example))
-            return shape.filter(lambda text: low <= len(text) <= most and matches(text) is not None)
+            return shape.filter(lambda text, most=most: low <= len(text) <= most and matches(text) is not None)
     raise AssertionError(f"no strategy for text that matches {type_.pattern}: add one")
 
 
