@@ -97,18 +97,17 @@ class ConversationManager:
     async def _sweep(self) -> None:
         while True:
             self._wake.clear()
-            try:
-                for id_ in list(self._hidden):
+            for id_ in list(self._hidden):
+                try:
                     await self._sweep_one(id_)
-            except StoreError as error:
-                _log.warning("deleted conversations cannot be swept at present: %s", error.message)
+                except StoreError as error:
+                    _log.warning("a deleted conversation cannot be swept at present: %s", error.message)
+                except Exception:  # the others are swept all the same
+                    _log.exception("a deleted conversation was not swept")
+            if self._hidden:
                 await asyncio.sleep(_RETRY_S)
-                continue
-            except Exception:  # the others are swept all the same
-                _log.exception("a deleted conversation was not swept")
-                await asyncio.sleep(_RETRY_S)
-                continue
-            await self._wake.wait()
+            else:
+                await self._wake.wait()
 
     async def _sweep_one(self, id_: str) -> None:
         operation = self._hidden[id_] or self._context.cause("conversations.swept")
