@@ -14,7 +14,7 @@ from nexus.capability import Stream
 from nexus.records.processes import AttachmentLost, InputUnavailable, LogStream, TerminalEnd, TerminalOutput
 from nexus.runtime import Runtime
 from nexus.runtime.attachment import Attachment
-from nexus.runtime.spec import AttachFailed, TooManyAttached
+from nexus.runtime.spec import AttachFailed, RunEnded, TooManyAttached
 from nexus.runtime.spec import AttachmentLost as RunAttachmentLost
 from nexus.streams import Following, daemon_stopping
 from nexus.tasks import cancel_and_wait
@@ -54,25 +54,82 @@ class _Size(msgspec.Struct, forbid_unknown_fields=True):
     columns: int
 
 
+class _Link:
+    """The present attachment of a client, which is replaced when the shim has dropped it."""
+
+    def __init__(self, run: Run, attachment: Attachment, size: tuple[int, int] | None) -> None:
+        self.attachment = attachment
+        self._run = run
+        self._size = size
+        self._replaced = asyncio.Event()
+
+    async def output(self) -> AsyncIterator[TerminalOutput]:
+        """The output until the run ends. What was not read in time is left out: the last screenful comes again."""
+        while True:
+            try:
+                received = await self.attachment.receive()
+            except RunAttachmentLost:
+                if not await self._attach_again():
+                    return
+                continue
+            if received is None:
+                return
+            number, data = received
+            yield TerminalOutput(data, _STREAMS[number])
+
+    async def _attach_again(self) -> bool:
+        """Take the place of an attachment that was dropped; False if the run has ended."""
+        self.attachment.close()
+        try:
+            self.attachment = await self._run.runtime.attach(self._run.owner, self._run.run_id, size=self._size)
+        except RunEnded:
+            return False
+        self._replaced.set()
+        return True
+
+    async def type(self, data: bytes) -> None:
+        """Type input, as fast as the program takes it."""
+        for at in range(0, len(data), _PIECE_BYTES):
+            while True:
+                attachment = self.attachment
+                self._replaced.clear()
+                try:
+                    await attachment.send(data[at : at + _PIECE_BYTES])  # wholly, or not at all
+                    break
+                except AttachFailed as error:
+                    if attachment is not self.attachment:
+                        continue
+                    if not isinstance(error, RunAttachmentLost):
+                        raise
+                await self._replaced.wait()
+
+    def resize(self, rows: int, columns: int) -> None:
+        """The client's terminal has another size."""
+        self._size = (rows, columns)
+        self.attachment.resize(rows, columns)
+
+
 async def attach(run: Run, command: AttachRequest, stream: Stream[TerminalOutput], what: str) -> TerminalEnd:
     """Attach the client of a stream to a run until the run ends; ``what`` is its name in sentences.
 
+    A client that does not read holds nothing up: it misses output, and gets the last screenful when it reads again.
+
     Raises:
         InputUnavailable: it has neither a terminal nor an open standard input, or has ended.
-        AttachmentLost: the client did not read, too many are attached, or the shim was killed.
+        AttachmentLost: too many are attached.
         Unavailable: the daemon stops.
     """
     size = None if command.rows is None or command.columns is None else (command.rows, command.columns)
     with _as_nexus_errors(f"cannot attach to {what}"):
-        attachment = await run.runtime.attach(run.owner, run.run_id, size=size, replay=command.replay)
+        link = _Link(run, await run.runtime.attach(run.owner, run.run_id, size=size, replay=command.replay), size)
         try:
-            await stream.send(TerminalOutput(terminal=attachment.terminal))
+            await stream.send(TerminalOutput(terminal=link.attachment.terminal))
             following = Following(
                 stream,
                 lambda: daemon_stopping("The program goes on; attach again once the daemon runs."),
             )
-            typing = asyncio.create_task(_type(attachment, stream))
-            output = asyncio.create_task(following.send_all(_output(attachment)))
+            typing = asyncio.create_task(_type(link, stream))
+            output = asyncio.create_task(following.send_all(link.output()))
             try:
                 await asyncio.wait({typing, output}, return_when=asyncio.FIRST_COMPLETED)
                 if typing.done() and (error := typing.exception()) is not None and not isinstance(error, AttachFailed):
@@ -81,26 +138,19 @@ async def attach(run: Run, command: AttachRequest, stream: Stream[TerminalOutput
             finally:
                 await cancel_and_wait(typing, output)
         finally:
-            attachment.close()
+            link.attachment.close()
     return TerminalEnd()
 
 
-async def _output(attachment: Attachment) -> AsyncIterator[TerminalOutput]:
-    while (received := await attachment.receive()) is not None:
-        number, data = received
-        yield TerminalOutput(data, _STREAMS[number])
-
-
-async def _type(attachment: Attachment, stream: Stream[TerminalOutput]) -> None:
-    """Pass the client's input on, as fast as the program takes it."""
+async def _type(link: _Link, stream: Stream[TerminalOutput]) -> None:
+    """Pass the client's input on."""
     while True:
         body = await stream.receive()
         if "data" in body:
-            data = body["data"]
-            await attachment.send(data)
-            await stream.acknowledge(len(data))
+            await link.type(body["data"])
+            await stream.acknowledge(len(body["data"]))
         elif "eof" in body:
-            attachment.send_eof()
+            link.attachment.send_eof()
         else:
             try:
                 size = msgspec.convert(body["control"], _Size)
@@ -110,7 +160,7 @@ async def _type(attachment: Attachment, stream: Stream[TerminalOutput]) -> None:
                 ) from None
             if not (1 <= size.rows <= 10_000 and 1 <= size.columns <= 10_000):
                 raise InvalidArgument("cannot take a terminal of this size", details={"path": "control"})
-            attachment.resize(size.rows, size.columns)
+            link.resize(size.rows, size.columns)
 
 
 async def send_input(run: Run, data: bytes, eof: bool, what: str) -> None:

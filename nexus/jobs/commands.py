@@ -251,7 +251,12 @@ class CreateJob(Command[Job]):
         ]
         | None
     ) = None
-    stop_signal: Annotated[StopSignal, Meta(description="signal that is sent to cancel it")] = StopSignal.SIGTERM
+    stop_signal: (
+        Annotated[
+            StopSignal, Meta(description="signal that is sent to cancel it (default: SIGTERM, with a terminal SIGHUP)")
+        ]
+        | None
+    ) = None
     stop_grace_ms: Annotated[
         int, Meta(ge=0, le=3_600_000, description="time from the stop signal to SIGKILL", extra={"option": "--grace"})
     ] = 10_000
@@ -486,8 +491,8 @@ class AttachJob(StreamCommand[TerminalOutput, TerminalEnd]):
 
     It waits for a job that has not begun. Input ``data`` is typed, ``eof`` ends the input, and the ``control``
     ``{"rows": …, "columns": …}`` tells the present size of the client's terminal: the program gets the smallest one of
-    all clients. With ``replay`` the last output comes first. A client that does not read is dropped, and the program
-    goes on.
+    all clients. With ``replay`` the last output comes first. A client that does not read
+    misses output and gets the last screenful when it reads again; the program goes on.
     """
 
     job: JobReference

@@ -61,7 +61,7 @@ from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.errors import RecordNotFound
 from nexus.records.handlers import check_metadata, gets, lists
-from nexus.records.processes import LogEnd, LogPiece, TerminalEnd, TerminalOutput
+from nexus.records.processes import LogEnd, LogPiece, StopSignal, TerminalEnd, TerminalOutput
 from nexus.records.scope import Scope, reference_of
 from nexus.store import Reader, Transaction
 from nexus.streams import Following, daemon_stopping
@@ -218,6 +218,8 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
         if name in JOBS.columns or name in JOBS.private
     } | command_fields(command.command, command.tool)
     existing = None if command.id is None else JOBS.by_id(tx, command.id)
+    # An interactive shell ignores SIGTERM, and ends with its terminal.
+    fields["stop_signal"] = command.stop_signal or (StopSignal.SIGHUP if command.tty else StopSignal.SIGTERM)
     if existing is None:
         fields["group"] = store.group_of(tx, command.group, cannot)
     fields["tags"] = list(dict.fromkeys(command.tags or []))

@@ -179,6 +179,8 @@ class JobManager:
         job = self._store.read(lambda reader: JOBS.by_id(reader, job_id))
         if job is None or job.status in ENDED:
             self.ended([job_id])
+        if job is not None and job.status in ENDED:
+            self._retention.add(job.output_bytes or 0)
         self._queue.wake()
 
     def ended(self, job_ids: Iterable[str]) -> None:

@@ -41,6 +41,9 @@ async def _adopt_tunnels(manager: ManagerContext, tunnels: Tunnels, rows: list[S
         return manager.store.read(lambda reader: resumed(reader, manager.caller, stored.operation_id, "adopted"))
 
     borrowed = manager.store.read(lambda reader: manager.environments.borrowed(reader, "service"))
+    for stored in rows:
+        if stored.service.state in store.UP:
+            tunnels.use(stored.service.id)
     adoptions = [
         tunnels.adopt(edge, stored.service.state in store.UP or stored.service.id in borrowed, led(stored))
         for stored in rows

@@ -660,7 +660,7 @@ class AttachService(StreamCommand[TerminalOutput, TerminalEnd]):
 
     Input ``data`` is typed, ``eof`` ends the input, and the ``control`` ``{"rows": …, "columns": …}`` tells the present
     size of the client's terminal: the program gets the smallest one of all clients. With ``replay`` the last output
-    comes first. A client that does not read is dropped, and the program goes on.
+    comes first. A client that does not read misses output and gets the last screenful when it reads again.
     """
 
     service: ServiceReference

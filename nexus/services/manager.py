@@ -66,7 +66,7 @@ class ServiceManager:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._announcer = Announcer(context, self._handles.get, self._spawn)
         self._followers = Followers()
-        context.environments.register("service", OneOffs(context, self.tunnels, self._is_alive))
+        context.environments.register("service", OneOffs(context, self.tunnels))
         context.sweeper.register(SERVICE_OWNER, self._known_service)
         context.sweeper.register(TUNNEL_OWNER, self._known_tunnel)
         context.ports.avoid_declared(
@@ -314,10 +314,6 @@ class ServiceManager:
         if edge.condition is not DependencyCondition.COMPLETED:
             return True
         return store.get(reader, edge.service_id).state is not ServiceState.RUNNING
-
-    def _is_alive(self, service_id: str) -> bool:
-        handle = self._handles.get(service_id)
-        return handle is not None and handle.alive
 
     def _is_up(self, service_id: str) -> bool:
         handle = self._handles.get(service_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from nexus.capability import ManagerContext
 from nexus.journal.operation import Operation
@@ -21,12 +21,11 @@ _MIB = 1024 * 1024
 
 
 class OneOffs:
-    """The lender of services. ``is_up`` tells whether a service has its tunnels for itself."""
+    """The lender of services."""
 
-    def __init__(self, manager: ManagerContext, tunnels: Tunnels, is_up: Callable[[str], bool]) -> None:
+    def __init__(self, manager: ManagerContext, tunnels: Tunnels) -> None:
         self._store = manager.store
         self._tunnels = tunnels
-        self._is_up = is_up
 
     def find(self, reader: Reader, reference: str, scope: Scope) -> str:
         """As ``Lender``."""
@@ -39,7 +38,7 @@ class OneOffs:
         service = stored.service
         try:
             with self._tunnels.held(id_):
-                tunnels = await self._tunnels.open(stored, operation)
+                tunnels = await self._tunnels.open(stored, operation, one_off=True)
                 variables = await resolve(stored, port=service.active_port, tunnels=tunnels, run_id=run_id)
                 yield BorrowedEnvironment(
                     directory_of(service),
@@ -54,5 +53,4 @@ class OneOffs:
 
     async def returned(self, id_: str, operation: Operation) -> None:
         """As ``Lender``: end the tunnels, unless the service or another one-off uses them."""
-        if not self._is_up(id_):
-            await self._tunnels.close(id_, operation)
+        await self._tunnels.close(id_, operation, one_off=True)

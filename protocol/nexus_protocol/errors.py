@@ -23,7 +23,7 @@
     ├── DaemonTooOld               nexus.client.errors: the daemon lacks a feature that a request needs
     ├── PathError                  nexus.paths: a directory or a socket path cannot be used
     ├── ConfigError                nexus.config: the configuration file cannot be used
-    ├── RuntimeFailure             nexus.runtime.spec: a process cannot be started, limited or removed
+    ├── RuntimeFailure             nexus.runtime.spec: a process cannot be started, limited, attached to or removed
     └── StartError                 nexus.daemon.listener: the daemon cannot start
 
 Capabilities, the store and nexusctl derive their own errors from the children of ``NexusError`` and give each a stable,

@@ -1,7 +1,8 @@
-"""Services under a real user manager run in their own scopes, which stops and restarts of the daemon do not affect."""
+"""Services and jobs under a real user manager run in their own scopes, which no restart of the daemon affects."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from support.services import ServiceWorld
 from support.systemd import UserManager, user_manager
 
 from nexus.client import BlockingClient
+from nexus.jobs.commands import CreateJob, CreateJobGroup, GetJob, WaitJobs
+from nexus.jobs.states import JobStatus
 from nexus.services.commands import StartService
 from nexus.services.errors import ServiceStartFailed
 from nexus.services.records import Service
@@ -132,6 +135,38 @@ def test_services_outlive_restart_stop_and_kill_of_the_daemon_unit(world: UnitWo
     wait_until(lambda: world.manager.show(SERVICE, "ActiveState") == "active", "the new daemon to be ready")
     assert [world.service(name).pid for name in names] == [before[name].pid for name in names]
     assert world.ran_twice() == []
+
+
+@pytest.mark.slow
+def test_jobs_outlive_restarts_of_the_daemon_unit_and_none_runs_twice(world: UnitWorld) -> None:
+    ran = world.root / "ran"
+    fifo = world.root / "go.fifo"
+    os.mkfifo(fifo)
+    line = f"echo begun $NEXUS_JOB >> {ran}; cat {fifo} > {world.root}/eaten-$NEXUS_JOB; echo ended; exit $NEXUS_JOB"
+    with world.client() as client:
+        client.call(CreateJobGroup("wide", slots=3))
+        held = [client.call(CreateJob(line, group="wide")) for _ in range(3)]
+        queued = [client.call(CreateJob(f"echo ran $NEXUS_JOB >> {ran}", group="wide")) for _ in range(20)]
+        wait_until(lambda: ran.exists() and ran.read_text().count("begun") == 3, "three jobs to begin")
+        wait_until(lambda: len(world.scopes()) == 3, "their scopes")
+    for _ in range(2):
+        pid = world.main_pid()
+        world.manager.systemctl("restart", SERVICE)
+        assert world.main_pid() not in (0, pid)
+    assert world.nexusctl("daemon", "stop").startswith("Stopped the daemon")
+    with fifo.open("wb"):  # the jobs end while no daemon runs
+        pass
+    wait_until(lambda: not world.scopes(), "the scopes to end")
+    world.nexusctl("daemon", "start")
+    with world.client() as client:
+        client.call(WaitJobs(jobs=[job.id for job in (*held, *queued)]))
+        ended = [client.call(GetJob(job.id)) for job in held]
+        assert [(job.status, job.exit_code, job.stdout) for job in ended] == [
+            (JobStatus.FAILED, job.number, "ended\n") for job in held
+        ]
+        assert {client.call(GetJob(job.id)).status for job in queued} == {JobStatus.COMPLETED}
+    lines = sorted(ran.read_text().splitlines())
+    assert lines == sorted([f"begun {job.number}" for job in held] + [f"ran {job.number}" for job in queued])
 
 
 def test_daemon_with_running_services_does_not_exit_idle(world: UnitWorld) -> None:

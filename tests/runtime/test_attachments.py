@@ -102,7 +102,7 @@ def test_end_of_file_comes_behind_all_input_before_it(runtime: Runtime, root: Pa
     data = random.Random(2).randbytes(3_000_000)
 
     async def scenario() -> None:
-        await runtime.start("service-1", "run-1", open_input(HASH, root / "go", len(data)))
+        process = await runtime.start("service-1", "run-1", open_input(HASH, root / "go", len(data)))
         attachment = await runtime.attach("service-1", "run-1")
         await read_until(attachment, b"up;")
         (root / "go").touch()
@@ -112,6 +112,7 @@ def test_end_of_file_comes_behind_all_input_before_it(runtime: Runtime, root: Pa
         with pytest.raises(InputClosed):
             await attachment.send(b"more")
         assert await read_all(attachment) == hashlib.sha256(data).hexdigest().encode() + b";"
+        assert (await process.wait()).code == 0
         attachment.close()
 
     asyncio.run(scenario())
@@ -211,7 +212,7 @@ def test_input_of_clients_that_left_is_not_lost(
     data = b"".join(parts)
 
     async def scenario() -> None:
-        await runtime.start("service-1", "run-1", python(HASH, root / "go", len(data), **options))
+        process = await runtime.start("service-1", "run-1", python(HASH, root / "go", len(data), **options))
         watcher = await runtime.attach("service-1", "run-1")
         await read_until(watcher, b"up;")
         sender = await runtime.attach("service-1", "run-1", output=output, replay=output)
@@ -220,6 +221,7 @@ def test_input_of_clients_that_left_is_not_lost(
         sender.close()
         (root / "go").touch()
         assert await read_all(watcher) == hashlib.sha256(data).hexdigest().encode() + b";"
+        assert (await process.wait()).code == 0
         watcher.close()
 
     asyncio.run(scenario())
@@ -262,7 +264,7 @@ os.write(1, b"mixed" if any(len(set(block)) != 1 for block in blocks) else b"%d 
 """
 
     async def scenario() -> None:
-        await runtime.start("service-1", "run-1", open_input(source, root / "go"))
+        process = await runtime.start("service-1", "run-1", open_input(source, root / "go"))
         clients = [await runtime.attach("service-1", "run-1") for _ in range(4)]
 
         async def send(number: int) -> None:
@@ -277,6 +279,7 @@ os.write(1, b"mixed" if any(len(set(block)) != 1 for block in blocks) else b"%d 
         text = await read_all(clients[0])
         assert text.endswith(b" blocks")
         assert int(text.split()[0]) >= 50
+        assert (await process.wait()).code == 0
         for client in clients:
             client.close()
 

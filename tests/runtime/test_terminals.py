@@ -463,7 +463,9 @@ def test_full_screen_program_is_used_through_two_clients_and_over_a_replaced_dae
 
     async def scenario() -> None:
         process = await runtime.start("service-1", "run-1", spec)
+        await wait_for_log(runtime.log("service-1"), b"line 22")
         large = await runtime.attach("service-1", "run-1", size=(40, 100))
+        await large.send(redraw)
         await read_until(large, b"line 1\r", b"line 38")
         small = await runtime.attach("service-1", "run-1", size=(11, 50), replay=False)
         await small.send(redraw)

@@ -118,6 +118,7 @@ def submit(
             "retries": schedule.retries,
             "retry_backoff_ms": schedule.retry_backoff_ms,
             "attempt": 1,
+            "operation_id": operation.enter(tx, schedule.project_id),
         },
     )
     insert_after(tx, job.id, after)

@@ -79,6 +79,8 @@ class Tunnels:
         self._tunnels: dict[int, _Tunnel] = {}
         self._held: Counter[str] = Counter()
         """By the id of a service, how many one-offs of it are about to run: no record says so yet."""
+        self._used: set[str] = set()
+        """The ids of the services that are up, or are being started."""
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By the id of a service: it and its one-offs open and close the same tunnels."""
 
@@ -87,16 +89,22 @@ class Tunnels:
 
     # Of a dependent
 
-    async def open(self, stored: StoredService, operation: Operation) -> dict[str, int]:
+    async def open(self, stored: StoredService, operation: Operation, *, one_off: bool = False) -> dict[str, int]:
         """Start the tunnels of a service that is about to run; gives the port of each tunnelled dependency by name.
 
-        ``operation`` led to the run.
+        ``operation`` led to the run. With ``one_off`` it is not the service itself that runs: see ``held``.
 
         Raises:
             ServiceStartFailed: a dependency has no port, or its tunnel cannot be started.
         """
+        if not one_off:
+            self.use(stored.service.id)
         async with self._lock(stored.service.id):
             return await self._open(stored, operation)
+
+    def use(self, service_id: str) -> None:
+        """A service is up, or is being started: its tunnels stay until it calls ``close``."""
+        self._used.add(service_id)
 
     def _lock(self, service_id: str) -> asyncio.Lock:
         lock = self._locks.get(service_id)
@@ -136,18 +144,20 @@ class Tunnels:
             found[edge.dependency] = tunnel.port
         return found
 
-    async def close(self, service_id: str, operation: Operation) -> None:
-        """End all tunnels of a service that is no longer up, unless one-offs use them.
+    async def close(self, service_id: str, operation: Operation, *, one_off: bool = False) -> None:
+        """End all tunnels of a service that is no longer up, or of which a ``one_off`` has ended, unless they are used.
 
         Their ports stay leased for its next run.
         """
+        if not one_off:
+            self._used.discard(service_id)
         async with self._lock(service_id):
             await self._close(service_id, operation)
 
     async def _close(self, service_id: str, operation: Operation) -> None:
-        if service_id in self._held or service_id in self._store.read(
-            lambda reader: self._manager.environments.borrowed(reader, "service")
-        ):
+        if service_id in self._used or service_id in self._held:
+            return
+        if service_id in self._store.read(lambda reader: self._manager.environments.borrowed(reader, "service")):
             return
         edges = self._store.read(lambda reader: dependency_store.dependencies_of(reader, service_id))
         ids = {edge.id for edge in edges if edge.tunnel_run_id is not None}
