@@ -17,6 +17,7 @@ from nexus.cli.verbs import Values, for_each, shell_complete, verb
 from nexus.records.fields import fields_of_next_start
 from nexus.services.commands import AddService, GetServiceStatus, ListServices
 from nexus.services.records import Dependency, Service, ServicePage, ServiceStatus
+from nexus.services.states import StdinMode
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
