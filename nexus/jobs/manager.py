@@ -280,9 +280,10 @@ class JobManager:
         Raises:
             InputUnavailable: it has none, and none is waited for.
         """
+        cannot = f"cannot {'attach' if wait else 'send input'} to job {job.number}"
         if not (job.tty or job.stdin_open):
             raise InputUnavailable(
-                f"cannot attach to job {job.number}: it was submitted without a terminal and without an open input",
+                f"{cannot}: it was submitted without a terminal and without an open input",
                 hint=f"Look at its output: {command_line('nexusctl', 'job', 'logs', reference_of(job))}",
                 details={"id": job.id, "number": job.number},
             )
@@ -298,8 +299,8 @@ class JobManager:
                     present = self._store.read(lambda reader: JOBS.get(reader, job.id))
                     if not wait or present.status in ENDED:
                         raise InputUnavailable(
-                            f"cannot attach to job {job.number}: it is {present.status}",
-                            hint=f"Look at it: {command_line('nexusctl', 'job', 'inspect', reference_of(job))}",
+                            f"{cannot}: it {_has_ended_or_is(present.status)}",
+                            hint=_look_at(present),
                             details={"id": job.id, "number": job.number, "status": present.status.value},
                         )
                     begun.clear()
@@ -387,6 +388,16 @@ class JobManager:
             await self._context.runtime.remove(owner_of_job(job_id))
         except (RuntimeFailure, OSError) as error:
             _log.warning("the output of job %s was not deleted: %s", job_id, error)
+
+
+def _has_ended_or_is(status: JobStatus) -> str:
+    return f"has ended ({status})" if status in ENDED else f"is {status}"
+
+
+def _look_at(job: Job) -> str:
+    if job.status in ENDED:
+        return f"Look at its output: {command_line('nexusctl', 'job', 'logs', reference_of(job))}"
+    return f"Look at it: {command_line('nexusctl', 'job', 'inspect', reference_of(job))}"
 
 
 def make_manager(context: ManagerContext) -> JobManager:

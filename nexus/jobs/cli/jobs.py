@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 import click
 from msgspec.structs import replace
 from nexus_protocol.command import Command
+from nexus_protocol.errors import NexusError
 
 from nexus.cli.logs import LogSource, Piece, follow_pieces, lines_wanted, log_parameters, show_logs
 from nexus.cli.output import OutputFilter, Printer, hint, of_project, reference
 from nexus.cli.records import make_delete, make_inspect, make_list, make_update, name_of
 from nexus.cli.result import Result, Results
 from nexus.cli.verbs import FilePath, NounGroup, Values, assignment, completers, for_each, since, verb
+from nexus.client.errors import ConnectionFailure, Interrupted
 from nexus.hints import command_line
 from nexus.jobs.cli.shown import COLUMNS, JOB, lines, outcome
 from nexus.jobs.commands import (
@@ -41,8 +44,8 @@ from nexus.jobs.commands import (
 )
 from nexus.jobs.errors import JobCursorInvalid, JobNotFound
 from nexus.jobs.records import Job
-from nexus.jobs.states import JobStatus
-from nexus.records.processes import LogStream
+from nexus.jobs.states import ENDED, JobStatus
+from nexus.records.processes import InputUnavailable, LogStream
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -51,10 +54,12 @@ __all__ = [
     "OWN_FIELDS",
     "caller_environment",
     "exit_code_of",
+    "exiting_as_the_job",
+    "follow",
     "given_variables",
     "input_of",
     "job",
-    "run_and_follow",
+    "submit",
     "send_parameters",
     "submit_parameters",
     "submitted",
@@ -155,49 +160,93 @@ def words_of(values: Values) -> str | list[str]:
     return line if line is not None else words
 
 
+def submit(
+    app: App, values: Values, out: Printer, fields: Mapping[str, object], *, wait: bool, attach: bool, cancel: bool
+) -> int:
+    """Submit a job, and follow it with ``wait``; returns the exit code. See ``follow``."""
+    if values.flag("interactive") and wait and not attach:
+        raise click.UsageError(
+            "-i goes with -t, or with a job that is not waited for; to pass standard input on, give --stdin -"
+        )
+    # Under a key the line is repeated with the same request.
+    command = values.build(CreateJob, **fields, id=str(uuid.uuid4()) if app.key is None else None)
+    try:
+        result = app.fetch(command)
+    except Interrupted as error:
+        if error.outcome is None and cancel and command.id is not None:
+            app.call(CancelJob(command.id))
+            error.add_note("The job was cancelled.")
+        raise
+    if wait:
+        return follow(app, result.record, attach=attach, cancel=cancel)
+    out.one(result, name=name_of, sentence=_submitted)
+    return 0
+
+
 def _run(app: App, values: Values, out: Printer) -> int:
-    attached = values.flag("tty") and values.flag("interactive")
-    wait = values.flag("wait") or attached
+    attach = values.flag("tty") and values.flag("interactive")
+    wait = values.flag("wait") or attach
     if wait and not out.for_person:
         raise click.UsageError("-o goes with a job that is submitted, not with one whose output is followed")
-    fields = submitted(values, words_of(values), directory=str(Path.cwd()))
+    fields = submitted(values, words_of(values), directory=_working_directory())
     fields["environment"] = caller_environment(given_variables(values), clean=values.flag("clean_env"))
-    # Under a key the line is repeated with the same request.
-    fields["id"] = str(uuid.uuid4()) if app.key is None else None
-    result = app.fetch(values.build(CreateJob, **fields))
-    if not wait:
-        out.one(result, name=name_of, sentence=_submitted)
-        return 0
-    return run_and_follow(app, result.record, attach=attached, cancel=False)
+    run = exiting_as_the_job(submit) if wait else submit
+    return run(app, values, out, fields, wait=wait, attach=attach, cancel=False)
+
+
+def _working_directory() -> str:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        raise click.UsageError("cannot tell the working directory: it was deleted; give one with --dir") from None
 
 
 def _submitted(job: Job) -> None:
     click.echo(f"Submitted job {job.number} ({job.status}){of_project(job)}")
-    hint(f"Follow its output: {command_line('nexusctl', 'job', 'logs', '-f', reference(job))}")
+    name = reference(job)
+    if job.status is JobStatus.STASHED:
+        hint(f"Put it into the queue: {command_line('nexusctl', 'job', 'enqueue', name)}")
+    elif job.stdin_open or job.tty:
+        hint(f"Attach to it: {command_line('nexusctl', 'job', 'attach', name)}")
+    else:
+        hint(f"Follow its output: {command_line('nexusctl', 'job', 'logs', '-f', name)}")
 
 
-def run_and_follow(app: App, job: Job, *, attach: bool, cancel: bool) -> int:
+P = ParamSpec("P")
+
+
+def exiting_as_the_job(run: Callable[P, int]) -> Callable[P, int]:
+    """Exit with 125 where nexusctl itself fails, since other codes are those of the job. Wrong usage stays 2."""
+
+    @functools.wraps(run)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return run(*args, **kwargs)
+        except (NexusError, ConnectionFailure) as error:
+            from nexus.cli.main import print_error
+
+            print_error(error)
+            return _OWN_FAILURE
+
+    return wrapped
+
+
+def follow(app: App, job: Job, *, attach: bool, cancel: bool) -> int:
     """Show the output of a job until it has ended, or attach to it; returns its exit code.
 
-    With ``cancel`` Ctrl-C cancels it; otherwise it goes on, which is said.
+    With ``cancel`` Ctrl-C, and a reader that has gone, cancel it; otherwise it goes on, which is said.
     """
     try:
-        if attach:
-            from nexus.cli.attach import DETACH_HINT, DETACHED, attach_terminal
-
-            if sys.stdin.isatty():
-                click.echo(f"Job {job.number}. {DETACH_HINT}.", err=True)
-            done = attach_terminal(
-                app,
-                lambda rows, columns, replay: AttachJob(job.id, rows=rows, columns=columns, replay=replay),
-                f"job {job.number}",
-            )
-            if done == DETACHED:
-                hint(f"Attach again: {command_line('nexusctl', 'job', 'attach', reference(job))}")
-                return 0
-        else:
+        if not attach:
             _stream(app, job)
+        elif not _attach(app, job):
+            return 0
         app.call(WaitJobs(jobs=[job.id]))
+    except BrokenPipeError:
+        if cancel:
+            app.close()
+            app.call(CancelJob(job.id))
+        raise
     except KeyboardInterrupt as error:
         if cancel:
             app.close()
@@ -211,6 +260,29 @@ def run_and_follow(app: App, job: Job, *, attach: bool, cancel: bool) -> int:
     if ended.status is not JobStatus.COMPLETED and ended.exit_code is None:
         click.echo(f"Error: job {ended.number} {outcome(ended)}", err=True)
     return exit_code_of(ended)
+
+
+def _attach(app: App, job: Job) -> bool:
+    """Attach to a job; returns whether it has ended, and not gone on without the user.
+
+    Raises:
+        InputUnavailable: it cannot be attached to; but one that has ended meanwhile has its output shown.
+    """
+    from nexus.cli.attach import DETACHED, attach_terminal
+
+    def make(rows: int | None, columns: int | None, replay: bool) -> AttachJob:
+        return AttachJob(job.id, rows=rows, columns=columns, replay=replay)
+
+    try:
+        done = attach_terminal(app, make, f"job {job.number}")
+    except InputUnavailable:
+        if job.status in ENDED or app.call(GetJob(job.id)).status not in ENDED:
+            raise
+        _stream(app, job)
+        return True
+    if done == DETACHED:
+        hint(f"Attach again: {command_line('nexusctl', 'job', 'attach', reference(job))}")
+    return done != DETACHED
 
 
 def exit_code_of(job: Job) -> int:
@@ -330,8 +402,10 @@ def make_logs() -> click.Command:
 
 def _wait(app: App, values: Values, out: Printer) -> int:
     names = values.every("jobs", str)
-    command = WaitJobs(jobs=names or None, group=values.text("group"), timeout_ms=values.number("timeout_ms"))
-    results = app.fetch(command)
+    group = values.text("group")
+    if names and group is not None:
+        raise click.UsageError("give the jobs to wait for, or --group, not both")
+    results = app.fetch(WaitJobs(jobs=names or None, group=group))
     waited = results.rows(WaitJobs.info.reply.jobs)
     failed = [job for job in waited.records if job.status is not JobStatus.COMPLETED]
     if out.for_person:
@@ -349,7 +423,7 @@ def make_wait() -> click.Command:
         WaitJobs,
         _wait,
         parameters=[jobs],
-        exclude=("jobs",),
+        exclude=("jobs", "timeout_ms"),
         help="""Wait until jobs have ended: those that are named, else all of the project, or of a group.
 
 It exits with 1 if one of them did not complete.
@@ -398,8 +472,10 @@ def make_cancel() -> click.Command:
     """``job cancel``."""
 
     def sentence(job: Job) -> None:
-        ended = "Cancelled job" if job.status is JobStatus.CANCELLED else "Nothing to cancel: job"
-        click.echo(f"{ended} {job.number}" + ("" if job.status is JobStatus.CANCELLED else f" {outcome(job)}"))
+        if job.status is JobStatus.CANCELLED:
+            click.echo(f"Cancelled job {job.number}")
+        else:
+            click.echo(f"Nothing to cancel: job {job.number} has ended ({outcome(job)})")
 
     def run(app: App, values: Values, out: Printer) -> int:
         now = values.flag("now")
@@ -530,8 +606,7 @@ def make_attach() -> click.Command:
     """``job attach``."""
 
     def run(app: App, values: Values, _out: Printer) -> int:
-        (name,) = values.every("job", str)
-        return run_and_follow(app, app.call(GetJob(name)), attach=True, cancel=False)
+        return follow(app, app.call(GetJob(values.word("job"))), attach=True, cancel=False)
 
     return verb(
         AttachJob,
@@ -548,8 +623,7 @@ def make_send() -> click.Command:
     """``job send``."""
 
     def run(app: App, values: Values, _out: Printer) -> None:
-        (name,) = values.every("job", str)
-        app.call(SendJobInput(name, data=input_of(values), eof=values.flag("eof")))
+        app.call(SendJobInput(values.word("job"), data=input_of(values), eof=values.flag("eof")))
 
     return verb(SendJobInput, run, exclude=("eof",), parameters=send_parameters(), help=SEND_HELP.format("job"))
 
@@ -628,8 +702,8 @@ job = NounGroup(
         **dict.fromkeys(("kill", "stop"), " (did you mean 'cancel'?)"),
         **dict.fromkeys(("log", "follow", "output"), " (did you mean 'logs'?)"),
         **dict.fromkeys(("restart", "rerun"), " (did you mean 'retry'?)"),
-        "edit": " (did you mean 'update'?)",
         "clean": " (did you mean 'prune'?)",
         "switch": " (did you mean 'move'?)",
     },
+    {"edit": "update"},
 )
