@@ -164,10 +164,8 @@ class _Session:
             except (Unavailable, ConnectionFailure, DeadlineExceeded, ResourceExhausted) as error:
                 if self._has_begun:
                     until = loop.time() + _RETRIES_S
-                # The next daemon has the program too. A terminal that was too slow for the output, or stood still, goes
-                # on with what is on the screen then; a file or a pipe would not have all of it.
-                is_lost = isinstance(error, AttachmentLost) and not (self._has_begun and self._is_terminal)
-                if not self._was_attached or is_lost or loop.time() > until:
+                # The next daemon has the program too.
+                if not self._was_attached or isinstance(error, AttachmentLost) or loop.time() > until:
                     raise
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._leaving.wait(), _PAUSE_S)
@@ -231,6 +229,8 @@ class _Session:
                 await stream.send(eof=True)
                 self._is_end_sent = True
             await asyncio.Event().wait()
+        except RuntimeError:
+            pass  # the program has ended, which its output tells
         finally:
             resizing.cancel()
             await asyncio.gather(resizing, return_exceptions=True)

@@ -161,6 +161,8 @@ def _print_status(status: ServiceStatus, wide: bool) -> None:
             ("Health", _health(service)),
             ("Command", command_text(service.run_command)),
             ("Directory", service.directory),
+            ("Terminal", "yes" if service.tty else None),
+            ("Input", "open" if service.stdin is StdinMode.OPEN and not service.tty else None),
             ("PID", service.pid),
             ("Port", _port(service)),
             ("Processes", status.process_count),
