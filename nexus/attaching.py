@@ -66,11 +66,17 @@ class _Link:
         self._replaced = asyncio.Event()
 
     async def output(self) -> AsyncIterator[TerminalOutput]:
-        """The output until the run ends. What was not read in time is left out: the last screenful comes again."""
+        """The output until the run ends. A terminal that did not read in time gets the last screenful again.
+
+        Raises:
+            RunAttachmentLost: without a terminal, output was not read in time.
+        """
         while True:
             try:
                 received = await self.attachment.receive()
             except RunAttachmentLost:
+                if not self.attachment.terminal:
+                    raise  # a file or a pipe would not have all of it
                 if not await self._attach_again():
                     return
                 continue
@@ -114,11 +120,12 @@ class _Link:
 async def attach(run: Run, command: AttachRequest, stream: Stream[TerminalOutput], what: str) -> TerminalEnd:
     """Attach the client of a stream to a run until the run ends; ``what`` is its name in sentences.
 
-    A client that does not read holds nothing up: it misses output, and gets the last screenful when it reads again.
+    A client that does not read holds nothing up: it misses output, and of a terminal it gets the last screenful when it
+    reads again.
 
     Raises:
         InputUnavailable: it has neither a terminal nor an open standard input, or has ended.
-        AttachmentLost: too many are attached.
+        AttachmentLost: too many are attached, or the client of a program without a terminal did not read.
         Unavailable: the daemon stops.
     """
     size = None if command.rows is None or command.columns is None else (command.rows, command.columns)
