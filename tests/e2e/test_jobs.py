@@ -14,7 +14,26 @@ from support.live_services import exists
 from support.raw import wait_until
 from support.services import end_runs, write_fifo
 
-from nexus.jobs.commands import GetJobGroup, ListJobGroups
+from nexus.client import BlockingClient
+from nexus.jobs.commands import (
+    CreateJob,
+    CreateJobGroup,
+    DeleteJob,
+    DeleteJobGroup,
+    EnqueueJob,
+    GetJob,
+    GetJobGroup,
+    GetJobOutput,
+    ListJobGroups,
+    MoveJob,
+    PauseJobGroup,
+    PruneJobs,
+    ResumeJobGroup,
+    StashJob,
+    UpdateJob,
+    UpdateJobGroup,
+    WaitJobs,
+)
 from nexus.jobs.states import JobStatus
 
 
@@ -171,6 +190,29 @@ def test_input_is_sent_to_a_job_that_waits_for_it(jobs: Jobs) -> None:
     cli.ok("job", "send", "1", "more", "--eof")
     assert cli.ok("job", "wait", "1").code == 0
     assert cli.ok("job", "logs", "1").out == "got hello\nmore\n"
+
+
+def test_python_client_arranges_a_queue_and_reads_what_it_wrote(jobs: Jobs) -> None:
+    with BlockingClient(jobs.daemon.socket_path) as client:
+        client.call(CreateJobGroup(name="builds", slots=2))
+        assert client.call(UpdateJobGroup("builds", slots=1)).slots == 1
+        assert client.call(PauseJobGroup("builds")).paused
+        first, second, third = (client.call(CreateJob(f"echo {n}", group="builds")) for n in range(3))
+        assert client.call(MoveJob(third.id)).place < first.place
+        assert client.call(UpdateJob(second.id, command="echo two", retries=1)).revision == 2
+        assert client.call(StashJob(first.id)).status is JobStatus.STASHED
+        assert not client.call(ResumeJobGroup("builds")).paused
+        client.call(WaitJobs(jobs=[second.id, third.id]))
+        client.call(EnqueueJob(first.id, delay_ms=1))
+        with client.stream(GetJobOutput(first.id, follow=True)) as stream:
+            assert b"".join(piece.data for piece in stream) == b"0\n"
+        assert client.call(GetJob(second.id)).stdout == "two\n"
+        starts = [event["subject_id"] for event in jobs.events() if event["kind"] == "job.started"]
+        assert starts == [third.id, second.id, first.id]
+        assert client.call(DeleteJob(first.id)).id == first.id
+        assert set(client.call(PruneJobs()).ids) == {second.id, third.id}
+        assert client.call(DeleteJobGroup("builds")).name == "builds"
+        assert [group.name for group in client.call(ListJobGroups()).groups] == ["default"]
 
 
 def test_waiting_client_is_told_of_the_daemon_that_stops_at_once(jobs: Jobs) -> None:
