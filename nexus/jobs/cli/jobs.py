@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ParamSpec
 import click
 from msgspec.structs import replace
 from nexus_protocol.command import Command
-from nexus_protocol.errors import NexusError
+from nexus_protocol.errors import FailedPrecondition, NexusError
 
 from nexus.cli.logs import LogSource, Piece, follow_pieces, lines_wanted, log_parameters, show_logs
 from nexus.cli.output import OutputFilter, Printer, hint, of_project, reference
@@ -68,6 +68,8 @@ __all__ = [
 
 _OWN_FAILURE = 125
 """The exit code of a command that runs another one, where it failed itself."""
+_OF_KEYS = uuid.UUID("6f1b2a54-9d0c-4c7e-8a37-51f0c9e2d8b4")
+"""With the key of a line it makes the id of the job, so that a repeated line finds it."""
 _CLEAN = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "TZ", "USER", "XDG_RUNTIME_DIR")
 _PAGE = 1000
 
@@ -169,9 +171,15 @@ def submit(
             "-i goes with -t, or with a job that is not waited for; to pass standard input on, give --stdin -"
         )
     # Under a key the line is repeated with the same request.
-    command = values.build(CreateJob, **fields, id=str(uuid.uuid4()) if app.key is None else None)
+    job_id = str(uuid.uuid4() if app.key is None else uuid.uuid5(_OF_KEYS, app.key))
+    command = values.build(CreateJob, **fields, id=job_id)
     try:
         result = app.fetch(command)
+    except FailedPrecondition as error:
+        if error.type != "request.reply_gone":
+            raise
+        # The line is repeated: replies with a command are not kept, since it may hold a secret.
+        result = app.fetch(GetJob(job_id))
     except Interrupted as error:
         if error.outcome is None and cancel and command.id is not None:
             app.call(CancelJob(command.id))
