@@ -35,8 +35,7 @@ Attach = Callable[[int | None, int | None, bool], StreamCommand[TerminalOutput, 
 DETACHED = -1
 """What ``attach_terminal`` returns when the user has detached; the program goes on."""
 _DETACH = b"\x1d"
-_READ_BYTES = 4096
-"""Input is sent in pieces of this size: one that a daemon was sent in part, when it ended, is repeated."""
+_READ_BYTES = 64 * 1024
 _READ_AHEAD_BYTES = 1024 * 1024
 _RETRIES_S = 30.0
 _PAUSE_S = 0.2
@@ -111,9 +110,12 @@ class _Session:
         self._what = what
         self._typed: asyncio.Queue[bytes | None] = asyncio.Queue()
         """Input; None is its end."""
-        self._unsent: bytes | None = None
         self._typed_bytes = 0
         """How much input was read and not sent."""
+        self._in_flight = bytearray()
+        """Input that was sent, and that no daemon has acknowledged: the next one gets it."""
+        self._forgotten_bytes = 0
+        """How much of the input of the present connection is not in flight any more."""
         self._is_read = self._is_ended = self._is_end_sent = False
         """Of the input: all of it was read, all was sent, and so was its end."""
         self._resized = asyncio.Event()
@@ -180,7 +182,7 @@ class _Session:
         stream = client.stream(self._make(rows, columns, replay))
         note = asyncio.get_running_loop().call_later(_NOTE_AFTER_S, self._note_waiting)
         async with contextlib.aclosing(stream):
-            parts = (self._show(stream), self._type(stream), self._leave())
+            parts = (self._show(stream), self._type(stream), self._leave(stream))
             tasks = [asyncio.create_task(part) for part in parts]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -211,17 +213,16 @@ class _Session:
 
     async def _type(self, stream: Stream[TerminalOutput, TerminalEnd]) -> None:
         resizing = asyncio.create_task(self._resize(stream))
+        self._forgotten_bytes = 0
         try:
+            await stream.send(bytes(self._in_flight))
             while not self._is_ended:
-                if self._unsent is None:
-                    self._unsent = await self._typed.get()
-                data = self._unsent
-                if data is None:
-                    self._is_ended = True
-                    break
+                data = await self._typed.get()
+                self._is_ended = data is None
+                self._in_flight += data or b""
                 await stream.send(data)
-                self._unsent = None
-                self._typed_bytes -= len(data)
+                self._forget_acknowledged(stream)
+                self._typed_bytes -= len(data or b"")
                 if not self._typed_bytes:
                     self._all_sent.set()
                 self._read_on()
@@ -232,14 +233,21 @@ class _Session:
         except RuntimeError:
             pass  # the program has ended, which its output tells
         finally:
+            self._forget_acknowledged(stream)
             resizing.cancel()
             await asyncio.gather(resizing, return_exceptions=True)
 
-    async def _leave(self) -> None:
+    def _forget_acknowledged(self, stream: Stream[TerminalOutput, TerminalEnd]) -> None:
+        del self._in_flight[: stream.acknowledged_bytes - self._forgotten_bytes]
+        self._forgotten_bytes = stream.acknowledged_bytes
+
+    async def _leave(self, stream: Stream[TerminalOutput, TerminalEnd]) -> None:
         """Detach once the user wants to, also from a program that takes no input."""
         await self._leaving.wait()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._all_sent.wait(), _LAST_INPUT_S)
+            async with asyncio.timeout(_LAST_INPUT_S):
+                await self._all_sent.wait()
+                await stream.drain()
         raise _Detached
 
     async def _resize(self, stream: Stream[TerminalOutput, TerminalEnd]) -> None:

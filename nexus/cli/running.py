@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from nexus_protocol.errors import NotFound
 
-from nexus.cli.output import Printer, hint
+from nexus.cli.output import Printer, hint, reference
 from nexus.cli.verbs import Values, shell_complete, verb
 from nexus.hints import command_line
 from nexus.jobs.cli.jobs import (
@@ -23,7 +23,9 @@ from nexus.jobs.cli.jobs import (
     words_of,
 )
 from nexus.jobs.commands import AttachJob, CreateJob, GetJob, SendJobInput
+from nexus.jobs.records import Job
 from nexus.services.commands import AttachService, GetServiceStatus, SendServiceInput
+from nexus.services.records import Service
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -69,23 +71,21 @@ def _make_run() -> click.Command:
     )
 
 
-def _is_job(app: App, name: str) -> bool:
-    """Whether a name is that of a job: a number, or an id that no service has.
+def _found(app: App, name: str) -> Job | Service:
+    """What a name stands for: a job by its number, a service, or a job by its id.
 
     Raises:
-        NotFound: it is neither that of a job nor that of a service.
+        NotFound: neither a job nor a service.
     """
     if name.rpartition("/")[2].lstrip("#").isdecimal():
-        return True
+        return app.call(GetJob(name))
     try:
-        app.call(GetServiceStatus(name))
+        return app.call(GetServiceStatus(name)).service
     except NotFound:
         try:
-            app.call(GetJob(name))
+            return app.call(GetJob(name))
         except NotFound as error:
-            raise NotFound(f'no job and no service is "{name}"', hint=error.hint) from None
-        return True
-    return False
+            raise NotFound(f'job or service "{name}" not found', hint=error.hint) from None
 
 
 _NAME = "JOB|SERVICE"
@@ -93,10 +93,8 @@ _NAME = "JOB|SERVICE"
 
 def _make_attach() -> click.Command:
     def attach_to(app: App, values: Values, _out: Printer) -> int:
-        name = values.word("name")
-        if _is_job(app, name):
-            return follow(app, app.call(GetJob(name)), attach=True, cancel=False)
-        return attach_service(app, name)
+        found = _found(app, values.word("name"))
+        return follow(app, found, attach=True, cancel=False) if isinstance(found, Job) else attach_service(app, found)
 
     argument = click.Argument(["name"], metavar=_NAME, shell_complete=shell_complete("service"))
     return verb(
@@ -111,30 +109,31 @@ Every key goes to the program, Ctrl-C too. Ctrl-] detaches, and the program goes
     )
 
 
-def attach_service(app: App, name: str) -> int:
+def attach_service(app: App, service: Service) -> int:
     """Attach to a service until its process ends, or the user detaches."""
     from nexus.cli.attach import DETACHED, attach_terminal
 
     def make(rows: int | None, columns: int | None, replay: bool) -> AttachService:
-        return AttachService(name, rows=rows, columns=columns, replay=replay)
+        return AttachService(service.id, rows=rows, columns=columns, replay=replay)
 
     try:
-        done = attach_terminal(app, make, f'service "{name}"')
+        done = attach_terminal(app, make, f'service "{service.name}"')
     except KeyboardInterrupt as error:
-        error.add_note(f'Service "{name}" goes on.')
+        error.add_note(f'Service "{service.name}" goes on.')
         raise
     if done == DETACHED:
-        hint(f"Attach again: {command_line('nexusctl', 'attach', name)}")
+        hint(f"Attach again: {command_line('nexusctl', 'attach', reference(service))}")
     return 0
 
 
 def _make_send() -> click.Command:
     def send_to(app: App, values: Values, _out: Printer) -> None:
-        name, data, eof = values.word("name"), input_of(values), values.flag("eof")
-        if _is_job(app, name):
-            app.call(SendJobInput(name, data=data, eof=eof))
+        data, eof = input_of(values), values.flag("eof")
+        found = _found(app, values.word("name"))
+        if isinstance(found, Job):
+            app.call(SendJobInput(found.id, data=data, eof=eof))
         else:
-            app.call(SendServiceInput(name, data=data, eof=eof))
+            app.call(SendServiceInput(found.id, data=data, eof=eof))
 
     argument = click.Argument(["name"], metavar=_NAME, shell_complete=shell_complete("service"))
     return verb(

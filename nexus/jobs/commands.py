@@ -491,8 +491,8 @@ class AttachJob(StreamCommand[TerminalOutput, TerminalEnd]):
 
     It waits for a job that has not begun. Input ``data`` is typed, ``eof`` ends the input, and the ``control``
     ``{"rows": …, "columns": …}`` tells the present size of the client's terminal: the program gets the smallest one of
-    all clients. With ``replay`` the last output comes first. A client that does not read
-    misses output and gets the last screenful when it reads again; the program goes on.
+    all clients. With ``replay`` the last output comes first. The program never waits for a client: one that does not
+    read misses output of a terminal and gets the last screenful when it reads again, and of pipes it is dropped.
     """
 
     job: JobReference

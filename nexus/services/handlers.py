@@ -354,8 +354,8 @@ async def get_service_status(ctx: Context, command: GetServiceStatus) -> Service
     return await ctx.daemon.manager(ServiceManager).status(_resolve(ctx, command.service).id)
 
 
-def _attachable(ctx: Context, reference: str, cannot: str) -> Run:
-    """The present run of a service; ``cannot`` begins the sentence of an error.
+def _attachable(ctx: Context, reference: str, cannot: str) -> tuple[Run, str]:
+    """The present run of a service, and how sentences name that; ``cannot`` begins the sentence of an error.
 
     Raises:
         InputUnavailable: it is not up.
@@ -373,20 +373,20 @@ def _attachable(ctx: Context, reference: str, cannot: str) -> Run:
     change = (
         "" if has_input else f"Give it a terminal: {command_line('nexusctl', 'service', 'update', name, '--tty')}\n"
     )
-    return run._replace(hint=f"{change}Restart it: {command_line('nexusctl', 'service', 'restart', name)}")
+    hint = f"{change}Restart it: {command_line('nexusctl', 'service', 'restart', name)}"
+    return run._replace(hint=hint), f'service "{service.name}"'
 
 
 @handles(AttachService)
 async def attach_service(ctx: Context, command: AttachService, stream: Stream[TerminalOutput]) -> TerminalEnd:
-    return await attach(
-        _attachable(ctx, command.service, "cannot attach to"), command, stream, f'service "{command.service}"'
-    )
+    run, what = _attachable(ctx, command.service, "cannot attach to")
+    return await attach(run, command, stream, what)
 
 
 @handles(SendServiceInput)
 async def send_service_input(ctx: Context, command: SendServiceInput) -> Empty:
-    run = _attachable(ctx, command.service, "cannot send input to")
-    await send_input(run, command.data, command.eof, f'service "{command.service}"')
+    run, what = _attachable(ctx, command.service, "cannot send input to")
+    await send_input(run, command.data, command.eof, what)
     return Empty()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -72,6 +73,8 @@ _OF_KEYS = uuid.UUID("6f1b2a54-9d0c-4c7e-8a37-51f0c9e2d8b4")
 """With the key of a line it makes the id of the job, so that a repeated line finds it."""
 _CLEAN = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "TZ", "USER", "XDG_RUNTIME_DIR")
 _PAGE = 1000
+_ATTEMPTS = 100
+_PAUSE_S = 0.1
 
 _SOURCE: LogSource[GetJobOutput] = LogSource(
     "job",
@@ -281,13 +284,19 @@ def _attach(app: App, job: Job) -> bool:
     def make(rows: int | None, columns: int | None, replay: bool) -> AttachJob:
         return AttachJob(job.id, rows=rows, columns=columns, replay=replay)
 
-    try:
-        done = attach_terminal(app, make, f"job {job.number}")
-    except InputUnavailable:
-        if job.status in ENDED or app.call(GetJob(job.id)).status not in ENDED:
-            raise
-        _stream(app, job)
-        return True
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            done = attach_terminal(app, make, f"job {job.number}")
+            break
+        except InputUnavailable:
+            if job.status in ENDED or not (job.tty or job.stdin_open):
+                raise
+            if app.call(GetJob(job.id)).status in ENDED:
+                _stream(app, job)
+                return True
+            if not left:
+                raise
+            time.sleep(_PAUSE_S)  # its process has ended, and its record does not have that yet
     if done == DETACHED:
         hint(f"Attach again: {command_line('nexusctl', 'job', 'attach', reference(job))}")
     return done != DETACHED
