@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from nexus_protocol.errors import NotFound
 
-from nexus.cli.output import Printer, hint, reference
+from nexus.cli.output import Named, Printer, hint, reference
 from nexus.cli.verbs import Values, shell_complete, verb
 from nexus.hints import command_line
 from nexus.jobs.cli.jobs import (
@@ -25,7 +25,6 @@ from nexus.jobs.cli.jobs import (
 from nexus.jobs.commands import AttachJob, CreateJob, GetJob, SendJobInput
 from nexus.jobs.records import Job
 from nexus.services.commands import AttachService, GetServiceStatus, SendServiceInput
-from nexus.services.records import Service
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -71,7 +70,7 @@ def _make_run() -> click.Command:
     )
 
 
-def _found(app: App, name: str) -> Job | Service:
+def _found(app: App, name: str) -> Job | Named:
     """What a name stands for: a job by its number, a service, or a job by its id.
 
     Raises:
@@ -109,7 +108,7 @@ Every key goes to the program, Ctrl-C too. Ctrl-] detaches, and the program goes
     )
 
 
-def attach_service(app: App, service: Service) -> int:
+def attach_service(app: App, service: Named) -> int:
     """Attach to a service until its process ends, or the user detaches."""
     from nexus.cli.attach import DETACHED, attach_terminal
 
