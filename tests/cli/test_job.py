@@ -63,7 +63,7 @@ def test_queue_is_changed_by_its_verbs(daemon: DaemonProcess, cli: Cli) -> None:
     assert cli.ok("group", "pause", "held").out == 'Paused job group "held"\n'
     for _ in range(3):
         cli.ok("job", "run", "--group", "held", "--", "true")
-    assert cli.ok("job", "stash", "1").out == "Stashed job 1 (stashed)\n"
+    assert cli.ok("job", "stash", "1").out == "Stashed job 1\n"
     assert cli("job", "stash", "9").code == 4
     assert cli.ok("job", "move", "3").out == "Moved job 3\n"
     assert cli.ok("job", "update", "2", "--priority", "4").out == 'Updated job "2"\n'

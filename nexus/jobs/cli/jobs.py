@@ -32,6 +32,7 @@ from nexus.jobs.commands import (
     DeleteJob,
     EnqueueJob,
     GetJob,
+    GetJobGroup,
     GetJobOutput,
     ListJobs,
     MoveJob,
@@ -189,9 +190,19 @@ def submit(
             error.add_note("The job was cancelled.")
         raise
     if wait:
+        if note := _note_paused(app, result.record):
+            click.echo(f"{note}\n", err=True)
         return follow(app, result.record, attach=attach, cancel=cancel)
-    out.one(result, name=name_of, sentence=_submitted)
+    out.one(result, name=name_of, sentence=lambda job: _submitted(app, job))
     return 0
+
+
+def _note_paused(app: App, job: Job) -> str | None:
+    """What to do about a job that does not begin because its group is paused."""
+    if job.status is not JobStatus.QUEUED or not app.call(GetJobGroup(job.group)).paused:
+        return None
+    resume = command_line("nexusctl", "group", "resume", job.group)
+    return f'It waits, because the job group "{job.group}" is paused. To resume it: {resume}'
 
 
 def _run(app: App, values: Values, out: Printer) -> int:
@@ -199,7 +210,8 @@ def _run(app: App, values: Values, out: Printer) -> int:
     wait = values.flag("wait") or attach
     if wait and not out.for_person:
         raise click.UsageError("-o goes with a job that is submitted, not with one whose output is followed")
-    fields = submitted(values, words_of(values), directory=_working_directory())
+    directory = values.text("directory") or _working_directory()
+    fields = submitted(values, words_of(values), directory=directory)
     fields["environment"] = caller_environment(given_variables(values), clean=values.flag("clean_env"))
     run = exiting_as_the_job(submit) if wait else submit
     return run(app, values, out, fields, wait=wait, attach=attach, cancel=False)
@@ -207,15 +219,21 @@ def _run(app: App, values: Values, out: Printer) -> int:
 
 def _working_directory() -> str:
     try:
-        return str(Path.cwd())
+        directory = str(Path.cwd())
+        directory.encode()
     except FileNotFoundError:
         raise click.UsageError("cannot tell the working directory: it was deleted; give one with --dir") from None
+    except UnicodeEncodeError:
+        raise click.UsageError("cannot use the working directory: its path is not UTF-8; give one with --dir") from None
+    return directory
 
 
-def _submitted(job: Job) -> None:
+def _submitted(app: App, job: Job) -> None:
     click.echo(f"Submitted job {job.number} ({job.status}){of_project(job)}")
     name = reference(job)
-    if job.status is JobStatus.STASHED:
+    if note := _note_paused(app, job):
+        hint(note)
+    elif job.status is JobStatus.STASHED:
         hint(f"Put it into the queue: {command_line('nexusctl', 'job', 'enqueue', name)}")
     elif job.stdin_open or job.tty:
         hint(f"Attach to it: {command_line('nexusctl', 'job', 'attach', name)}")
@@ -248,8 +266,9 @@ def follow(app: App, job: Job, *, attach: bool, cancel: bool) -> int:
     With ``cancel`` Ctrl-C, and a reader that has gone, cancel it; otherwise it goes on, which is said.
     """
     try:
+        dropped_bytes = 0
         if not attach:
-            _stream(app, job)
+            dropped_bytes = _stream(app, job)
         elif not _attach(app, job):
             return 0
         app.call(WaitJobs(jobs=[job.id]))
@@ -270,7 +289,12 @@ def follow(app: App, job: Job, *, attach: bool, cancel: bool) -> int:
     ended = app.call(GetJob(job.id))
     if ended.status is not JobStatus.COMPLETED and ended.exit_code is None:
         click.echo(f"Error: job {ended.number} {outcome(ended)}", err=True)
-    return exit_code_of(ended)
+    code = exit_code_of(ended)
+    if dropped_bytes and not code and not sys.stdout.isatty():
+        click.echo(f"Error: the output is not whole: {dropped_bytes} bytes were dropped", err=True)
+        click.echo("  It came faster than it could be read; give it more room than 16M with --log.", err=True)
+        return _OWN_FAILURE
+    return code
 
 
 def _attach(app: App, job: Job) -> bool:
@@ -309,8 +333,8 @@ def exit_code_of(job: Job) -> int:
     return _OWN_FAILURE if job.exit_signal is None else 128 + job.exit_signal
 
 
-def _stream(app: App, job: Job) -> None:
-    """Write the output of a job to the same streams, until it has ended."""
+def _stream(app: App, job: Job) -> int:
+    """Write the output of a job to the same streams, until it has ended; returns how many bytes of it are missing."""
 
     def note(text: str) -> None:
         click.echo(text, err=True)
@@ -319,6 +343,7 @@ def _stream(app: App, job: Job) -> None:
     sys.stdout.flush()
     for _index, piece in follow_pieces(app, [GetJobOutput(job.id, follow=True, mark_start=True)], _SOURCE, note):
         streams.write(piece)
+    return streams.dropped_bytes
 
 
 class _Streams:
@@ -329,10 +354,12 @@ class _Streams:
             stream: OutputFilter(file.encoding or "utf-8") if file.isatty() else None
             for stream, file in ((LogStream.STDOUT, sys.stdout), (LogStream.STDERR, sys.stderr))
         }
+        self.dropped_bytes = 0
 
     def write(self, piece: Piece) -> None:
         stream = LogStream(piece.stream.value)
         if piece.dropped_bytes:
+            self.dropped_bytes += piece.dropped_bytes
             click.echo(f"… {piece.dropped_bytes} bytes were dropped here …", err=True)
         safe = self._filters[stream]
         data = memoryview(piece.data if safe is None else safe.feed(piece.data))
@@ -422,7 +449,11 @@ def _wait(app: App, values: Values, out: Printer) -> int:
     group = values.text("group")
     if names and group is not None:
         raise click.UsageError("give the jobs to wait for, or --group, not both")
-    results = app.fetch(WaitJobs(jobs=names or None, group=group))
+    try:
+        results = app.fetch(WaitJobs(jobs=names or None, group=group))
+    except KeyboardInterrupt as error:
+        error.add_note("The jobs go on.")
+        raise
     waited = results.rows(WaitJobs.info.reply.jobs)
     failed = [job for job in waited.records if job.status is not JobStatus.COMPLETED]
     if out.for_person:
@@ -559,14 +590,28 @@ def make_move() -> click.Command:
     )
 
 
-def _make_simple(command: type[StashJob | StartJob], done: str) -> click.Command:
+def make_stash() -> click.Command:
+    """``job stash``."""
+
     def run(app: App, values: Values, out: Printer) -> int:
         def sentence(job: Job) -> None:
-            click.echo(f"{done} job {job.number} ({outcome(job)})")
+            click.echo(f"Stashed job {job.number}")
 
-        return _each(app, values.every("job", str), out, command, sentence)
+        return _each(app, values.every("job", str), out, StashJob, sentence)
 
-    return verb(command, run, variadic=True)
+    return verb(StashJob, run, variadic=True)
+
+
+def make_start() -> click.Command:
+    """``job start``."""
+
+    def run(app: App, values: Values, out: Printer) -> int:
+        def sentence(job: Job) -> None:
+            click.echo(f"Started job {job.number} ({outcome(job)})")
+
+        return _each(app, values.every("job", str), out, StartJob, sentence)
+
+    return verb(StartJob, run, variadic=True)
 
 
 def make_enqueue() -> click.Command:
@@ -703,9 +748,9 @@ job = NounGroup(
         "retry": ("Submit jobs that have ended again.", make_retry),
         "update": ("Change a job that waits.", lambda: make_update(UpdateJob, JOB)),
         "move": ("Change the place of a job in its queue.", make_move),
-        "stash": ("Take jobs out of their queue.", lambda: _make_simple(StashJob, "Stashed")),
+        "stash": ("Take jobs out of their queue.", make_stash),
         "enqueue": ("Queue stashed or delayed jobs.", make_enqueue),
-        "start": ("Begin jobs now, past their slots.", lambda: _make_simple(StartJob, "Started")),
+        "start": ("Begin jobs now, past their slots.", make_start),
         "attach": ("Attach this terminal to a job.", make_attach),
         "send": ("Type into a job.", make_send),
         "delete": ("Delete jobs that do not run.", lambda: make_delete(GetJob, DeleteJob, JOB)),
