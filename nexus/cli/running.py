@@ -142,10 +142,12 @@ def _make_send() -> click.Command:
         exclude=("job", "data", "eof"),
         help="""Type a text into the terminal or open input of a job, by its number, or a service, and a line feed.
 
+With - the text is what nexusctl reads from its standard input.
+
 \b
-    nexusctl send 12 'yes'
-    nexusctl send console 'stop' --no-newline
-    generate | nexusctl send 12 - --eof
+    nexusctl send 12 yes
+    nexusctl send console stop --no-newline
+    nexusctl send 12 - --eof
 """,
     )
 

@@ -345,10 +345,11 @@ def move_job(tx: Transaction, ctx: Context, command: MoveJob) -> Job:
         other = _resolve(tx, ctx, command.before)
         expect_status(other, f"{cannot} before job {other.number}", *_WAITING)
         if (other.group, other.priority) != (job.group, job.priority):
+            wanted = ("--group", other.group, "--priority", str(other.priority))
+            change = command_line("nexusctl", "job", "update", reference_of(job), *wanted)
             raise JobInvalid(
                 f"{cannot} before job {other.number}: that one has another group or another priority",
-                hint=f"Change it first: nexusctl job update {reference_of(job)} --group {other.group} "
-                f"--priority {other.priority}",
+                hint=f"Change it first: {change}",
                 details={"path": "before"},
             )
         if other.id == job.id:

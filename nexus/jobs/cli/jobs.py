@@ -425,7 +425,7 @@ With -f it follows new output until the job ends, also across restarts of the da
 
 \b
     nexusctl job logs 12 -f
-    nexusctl job logs 12 --stderr > errors
+    nexusctl job logs 12 --stderr
 """
 
 
@@ -687,15 +687,17 @@ def make_send() -> click.Command:
     def run(app: App, values: Values, _out: Printer) -> None:
         app.call(SendJobInput(values.word("job"), data=input_of(values), eof=values.flag("eof")))
 
-    return verb(SendJobInput, run, exclude=("eof",), parameters=send_parameters(), help=SEND_HELP.format("job"))
+    return verb(SendJobInput, run, exclude=("eof",), parameters=send_parameters(), help=_SEND_HELP)
 
 
-SEND_HELP = """Type a text into a {0}'s terminal or open standard input, with a line feed at its end.
+_SEND_HELP = """Type a text into a job's terminal or open standard input, with a line feed at its end.
+
+With - the text is what nexusctl reads from its standard input.
 
 \b
-    nexusctl {0} send NAME 'continue'
-    nexusctl {0} send NAME --no-newline y
-    generate | nexusctl {0} send NAME - --eof
+    nexusctl job send 12 continue
+    nexusctl job send 12 --no-newline y
+    nexusctl job send 12 - --eof
 """
 
 

@@ -107,6 +107,7 @@ service = NounGroup(
         "apply": " (did you mean 'nexusctl apply'?)",
         "export": " (did you mean 'nexusctl export'?)",
     },
+    {"dep": "dependency"},
 )
 
 
