@@ -95,7 +95,7 @@ def _make_attach() -> click.Command:
         found = _found(app, values.word("name"))
         return follow(app, found, attach=True, cancel=False) if isinstance(found, Job) else attach_service(app, found)
 
-    argument = click.Argument(["name"], metavar=_NAME, shell_complete=shell_complete("service"))
+    argument = click.Argument(["name"], metavar=_NAME, shell_complete=shell_complete("job or service"))
     return verb(
         AttachJob,
         attach_to,
@@ -134,7 +134,7 @@ def _make_send() -> click.Command:
         else:
             app.call(SendServiceInput(found.id, data=data, eof=eof))
 
-    argument = click.Argument(["name"], metavar=_NAME, shell_complete=shell_complete("service"))
+    argument = click.Argument(["name"], metavar=_NAME, shell_complete=shell_complete("job or service"))
     return verb(
         SendJobInput,
         send_to,

@@ -36,6 +36,7 @@ __all__ = [
     "Values",
     "assignment",
     "command_parameters",
+    "completer_of",
     "completers",
     "for_each",
     "shell_complete",
@@ -415,13 +416,26 @@ def shell_complete(completer: str) -> ShellComplete:
 
         app = App(root.params.get("socket"), root.params.get("config"), None, False, project=root.params.get("project"))
         try:
-            return completers[completer](app, incomplete)
+            return completer_of(completer)(app, incomplete)
         except Exception:
             return []  # an error would be printed into the line that is being edited
         finally:
             app.close()
 
     return complete
+
+
+def completer_of(name: str) -> Completer:
+    """The completer with a name; that of another noun than the one of this line is in a module of its own."""
+    if name not in completers:
+        from importlib import import_module
+
+        from nexus.capabilities import CAPABILITIES
+
+        for capability in CAPABILITIES:
+            if any(noun.name == name for noun in capability.nouns):
+                import_module(f"nexus.{capability.name}.cli")
+    return completers[name]
 
 
 def _plain(value: Any) -> Any:

@@ -459,7 +459,11 @@ class GetJobOutput(StreamCommand[LogPiece, LogEnd]):
         None
     )
     mark_start: Annotated[
-        bool, Meta(description="begin with an item without data, whose cursor is where the output begins")
+        bool,
+        Meta(
+            description="begin with an item without data, whose cursor is where the output begins; of the whole "
+            "output, its dropped_bytes are those that were deleted before"
+        ),
     ] = False
 
 

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
+from msgspec.structs import replace
 from nexus_protocol import NexusError
 
 from nexus.attaching import Run
@@ -30,7 +31,7 @@ from nexus.jobs.store import JOBS
 from nexus.journal.operation import Operation
 from nexus.records.processes import InputUnavailable, LogPiece
 from nexus.records.scope import reference_of
-from nexus.runtime import CursorGone, RuntimeFailure
+from nexus.runtime import CursorGone, LogCursor, RuntimeFailure
 from nexus.store import Reader, StoreError
 from nexus.supervision.adoption import RecordedRun, find_runs, wait_until_handled
 from nexus.supervision.output import Followers, read_output
@@ -353,6 +354,8 @@ class JobManager:
             JobCursorInvalid: the cursor is no place of the output that is kept.
         """
         log = self._context.runtime.log(owner_of_job(job.id))
+        limits = (command.lines, command.since_at, command.stream, command.cursor)
+        is_whole = command.mark_start and limits == (None,) * len(limits)
         with self._followers.follow(job.id, until) as ended, self._waiting_for([job.id], lambda _id: ended.set()):
             present = self._store.read(lambda reader: JOBS.by_id(reader, job.id))
             if present is None or present.status in ENDED:
@@ -361,6 +364,10 @@ class JobManager:
                 pieces = read_output(log, command, ended)
                 async with contextlib.aclosing(cast("AsyncGenerator[LogPiece]", pieces)):
                     async for piece in pieces:
+                        if is_whole:  # its first item, which has no data
+                            lost = sum(LogCursor.parse(piece.cursor).offsets)
+                            piece = replace(piece, dropped_bytes=lost)
+                            is_whole = False
                         yield piece
             except CursorGone:
                 raise JobCursorInvalid(

@@ -20,7 +20,7 @@ from nexus.cli.logs import LogSource, Piece, follow_pieces, lines_wanted, log_pa
 from nexus.cli.output import OutputFilter, Printer, hint, of_project, reference
 from nexus.cli.records import make_delete, make_inspect, make_list, make_update, name_of
 from nexus.cli.result import Result, Results
-from nexus.cli.verbs import FilePath, NounGroup, Values, assignment, completers, for_each, since, verb
+from nexus.cli.verbs import FilePath, NounGroup, Values, assignment, completer_of, completers, for_each, since, verb
 from nexus.client.errors import ConnectionFailure, Interrupted
 from nexus.hints import command_line
 from nexus.jobs.cli.shown import COLUMNS, JOB, lines, outcome
@@ -734,7 +734,15 @@ def _complete(app: App, incomplete: str) -> list[str]:
     return [str(one.number) for one in page.jobs if str(one.number).startswith(incomplete.lstrip("#"))]
 
 
+def _complete_attachable(app: App, incomplete: str) -> list[str]:
+    """Jobs that clients can be attached to, and services."""
+    page = app.call(ListJobs(status=JobStatus.EXECUTING, limit=_PAGE))
+    numbers = [str(one.number) for one in page.jobs if one.tty or one.stdin_open]
+    return [number for number in numbers if number.startswith(incomplete)] + completer_of("service")(app, incomplete)
+
+
 completers["job"] = _complete
+completers["job or service"] = _complete_attachable
 
 
 job = NounGroup(
