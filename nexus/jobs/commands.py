@@ -153,6 +153,9 @@ Tool = Annotated[
         min_length=1,
         max_length=64,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$(?!\n)",
+        description="1 to 64 of A-Z a-z 0-9 . _ + -, the first a letter or digit",
+    ),
+    Meta(
         description="what it is for, any word; the line of bash (the default for a line) is run by the shell, that of "
         "another tool is split into words",
     ),
@@ -177,7 +180,16 @@ Group = Annotated[Name, Meta(description="its group", extra={"completes": "group
 Priority = Annotated[
     int, Meta(ge=-1_000_000, le=1_000_000, description="jobs with a higher one begin first"), key("priority")
 ]
-Label = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)"), key("label")]
+Label = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)",
+        description="1 to 255 characters, of which none is a control character",
+    ),
+    key("label"),
+]
 TimeLimit = Annotated[
     int,
     Meta(ge=1, le=2_592_000_000, description="time limit of an attempt", extra={"option": "--time-limit"}),
