@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.cli import Cli, Result
-from support.daemon import DaemonProcess
+from support.daemon import DaemonProcess, running
+from support.faults import fill, on_small_disk
 from support.raw import wait_until
 
 PROGRAM = [sys.executable, "-m", "nexus.cli.main"]
@@ -221,6 +223,28 @@ def test_working_directory_that_cannot_be_named(cli: Cli, root: Path) -> None:
         2,
         b"Error: cannot use the working directory: its path is not UTF-8; giv",
     )
+
+
+def test_full_disk_refuses_a_job_in_a_sentence(make_daemon: Callable[..., DaemonProcess]) -> None:
+    daemon = make_daemon()
+
+    def use(disk: Path) -> None:
+        cli = Cli(daemon.environment)
+        cli.ok("job", "run", "--wait", "true")
+        filler = fill(disk)
+        line = ("job", "run", "--label", "x" * 200, "x" * 30_000)
+        refusal = wait_until(lambda: (done := cli(*line)).code and done, "a refusal")
+        assert (refusal.code, refusal.out) == (1, "")
+        assert refusal.err.startswith("Error: cannot ")
+        assert "the disk is full" in refusal.err
+        assert "Traceback" not in refusal.err
+        followed = cli(*line, "--wait")
+        assert (followed.code, followed.out, followed.err) == (125, "", refusal.err)
+        assert cli("job", "list", "--status", "completed", "-o", "name") == (0, "1\n", "")
+        filler.unlink()
+        wait_until(lambda: cli("job", "run", "--wait", "echo out").out == "out\n", "a job that runs")
+
+    on_small_disk(daemon.root / "state", 2 * 1024, running(daemon, use))
 
 
 # Attach and send
