@@ -186,6 +186,7 @@ async def send_input(run: Run, data: bytes, eof: bool, what: str) -> None:
                 await attachment.send(data[at : at + _PIECE_BYTES])
             if eof:
                 attachment.send_eof()
+            await attachment.drain()
         finally:
             attachment.close()
 

@@ -587,6 +587,17 @@ def test_async_client_types_into_a_service_until_its_end(cli: Cli, daemon: Daemo
     asyncio.run(use())
 
 
+@pytest.mark.parametrize("fields", [{"stdin_open": True}, {"tty": True}])
+def test_input_that_is_sent_one_after_the_other_keeps_its_order(jobs: Jobs, fields: dict[str, bool]) -> None:
+    job = jobs.running(jobs.submit("stty -echo 2>/dev/null; echo ready; cat", **fields))
+    wait_until(lambda: b"ready" in jobs.output(job), "the program")
+    for number in range(200):
+        jobs.client.call(SendJobInput(job.id, data=b"%d\n" % number))
+    jobs.client.call(SendJobInput(job.id, eof=True))
+    assert jobs.ended(job).status is JobStatus.COMPLETED
+    assert jobs.output(job).split() == [b"ready", *(b"%d" % number for number in range(200))]
+
+
 def test_client_that_does_not_read_is_told_that_it_was_dropped(jobs: Jobs, daemon: DaemonProcess) -> None:
     job = jobs.running(jobs.submit("read x; head -c 30000000 /dev/zero; read x", stdin_open=True))
     with BlockingClient(str(daemon.socket_path)) as client, client.stream(AttachJob(job.id)) as stream:
