@@ -33,7 +33,7 @@ __all__ = ["attach", "run", "send"]
 
 _RUN_HELP = """Run a command as a one-off of a service: with its directory, environment, tunnels and limits.
 
-Its output is shown, and nexusctl exits with its code; Ctrl-C cancels it. It is a job, and stays in the list of jobs.
+Its output is shown, and nexusctl exits with its code. Ctrl-C cancels it. It is a job, and stays in the list of jobs.
 With -it this terminal is attached to it, which Ctrl-] detaches again.
 
 \b
