@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from nexus_protocol.command import Command
 from nexus_protocol.errors import FailedPrecondition, NexusError
 
-from nexus.cli.logs import LogSource, Piece, follow_pieces, lines_wanted, log_parameters, show_logs
+from nexus.cli.logs import LogSource, Piece, follow_pieces, log_parameters, log_query, show_logs
 from nexus.cli.output import OutputFilter, Printer, hint, of_project, reference
 from nexus.cli.records import make_delete, make_inspect, make_list, make_update, name_of
 from nexus.cli.result import Result, Results
@@ -404,12 +404,7 @@ def make_run() -> click.Command:
 
 
 def _logs(app: App, values: Values, out: Printer) -> int:
-    only_stdout, only_stderr = values.flag("only_stdout"), values.flag("only_stderr")
-    if only_stdout and only_stderr:
-        raise click.UsageError("--stdout and --stderr exclude each other: without them, both streams are shown")
-    follow, since_at = values.flag("follow"), values.number("since_at")
-    stream = LogStream.STDOUT if only_stdout else LogStream.STDERR if only_stderr else None
-    wanted = lines_wanted(values.number("lines"), since_at)
+    wanted, since_at, stream, follow = log_query(values)
     names = values.every("job", str)
     commands = [
         GetJobOutput(name, lines=wanted, since_at=since_at, stream=stream, follow=follow, mark_start=follow)
@@ -431,17 +426,8 @@ With -f it follows new output until the job ends, also across restarts of the da
 
 def make_logs() -> click.Command:
     """``job logs``."""
-    follow, count, since_at, *others = log_parameters()
-    parameters: list[click.Parameter] = [
-        follow,
-        count,
-        since_at,
-        click.Option(["--stdout", "only_stdout"], is_flag=True, help="Only standard output."),
-        click.Option(["--stderr", "only_stderr"], is_flag=True, help="Only standard error."),
-        *others,
-    ]
     exclude = ("lines", "since_at", "stream", "follow", "cursor", "mark_start")
-    return verb(GetJobOutput, _logs, parameters=parameters, exclude=exclude, variadic=True, help=_LOGS_HELP)
+    return verb(GetJobOutput, _logs, parameters=log_parameters(), exclude=exclude, variadic=True, help=_LOGS_HELP)
 
 
 def _wait(app: App, values: Values, out: Printer) -> int:
