@@ -14,7 +14,7 @@ from nexus.capability import Stream
 from nexus.records.processes import AttachmentLost, InputUnavailable, LogStream, TerminalEnd, TerminalOutput
 from nexus.runtime import Runtime
 from nexus.runtime.attachment import Attachment
-from nexus.runtime.spec import AttachFailed, RunEnded, TooManyAttached
+from nexus.runtime.spec import AttachFailed, NotAttachable, RunEnded, TooManyAttached
 from nexus.runtime.spec import AttachmentLost as RunAttachmentLost
 from nexus.streams import Following, daemon_stopping
 from nexus.tasks import cancel_and_wait
@@ -31,6 +31,8 @@ class Run(NamedTuple):
     runtime: Runtime
     owner: str
     run_id: str
+    hint: str | None = None
+    """What to do where it has neither a terminal nor an open standard input."""
 
 
 class AttachRequest(Protocol):
@@ -64,11 +66,17 @@ class _Link:
         self._replaced = asyncio.Event()
 
     async def output(self) -> AsyncIterator[TerminalOutput]:
-        """The output until the run ends. What was not read in time is left out: the last screenful comes again."""
+        """The output until the run ends. A terminal that did not read in time gets the last screenful again.
+
+        Raises:
+            RunAttachmentLost: without a terminal, output was not read in time.
+        """
         while True:
             try:
                 received = await self.attachment.receive()
             except RunAttachmentLost:
+                if not self.attachment.terminal:
+                    raise  # a file or a pipe would not have all of it
                 if not await self._attach_again():
                     return
                 continue
@@ -112,15 +120,16 @@ class _Link:
 async def attach(run: Run, command: AttachRequest, stream: Stream[TerminalOutput], what: str) -> TerminalEnd:
     """Attach the client of a stream to a run until the run ends; ``what`` is its name in sentences.
 
-    A client that does not read holds nothing up: it misses output, and gets the last screenful when it reads again.
+    A client that does not read holds nothing up: it misses output, and of a terminal it gets the last screenful when it
+    reads again.
 
     Raises:
         InputUnavailable: it has neither a terminal nor an open standard input, or has ended.
-        AttachmentLost: too many are attached.
+        AttachmentLost: too many are attached, or the client of a program without a terminal did not read.
         Unavailable: the daemon stops.
     """
     size = None if command.rows is None or command.columns is None else (command.rows, command.columns)
-    with _as_nexus_errors(f"cannot attach to {what}"):
+    with _as_nexus_errors(f"cannot attach to {what}", run):
         link = _Link(run, await run.runtime.attach(run.owner, run.run_id, size=size, replay=command.replay), size)
         try:
             await stream.send(TerminalOutput(terminal=link.attachment.terminal))
@@ -170,23 +179,25 @@ async def send_input(run: Run, data: bytes, eof: bool, what: str) -> None:
         InputUnavailable: it has neither a terminal nor an open standard input, has closed it, or has ended.
         AttachmentLost: too many are attached, or the shim was killed.
     """
-    with _as_nexus_errors(f"cannot send input to {what}"):
+    with _as_nexus_errors(f"cannot send input to {what}", run):
         attachment = await run.runtime.attach(run.owner, run.run_id, output=False, replay=False)
         try:
             for at in range(0, len(data), _PIECE_BYTES):
                 await attachment.send(data[at : at + _PIECE_BYTES])
             if eof:
                 attachment.send_eof()
+            await attachment.drain()
         finally:
             attachment.close()
 
 
 @contextlib.contextmanager
-def _as_nexus_errors(cannot: str) -> Iterator[None]:
+def _as_nexus_errors(cannot: str, run: Run) -> Iterator[None]:
     try:
         yield
     except AttachFailed as error:
         # The sentence of the runtime names the run, which people do not know.
         message = f"{cannot}: {error.message.partition(': ')[2] or error.message}"
         kind = AttachmentLost if isinstance(error, (RunAttachmentLost, TooManyAttached)) else InputUnavailable
-        raise kind(message, hint=error.hint) from error
+        hint = run.hint if isinstance(error, NotAttachable) and run.hint is not None else error.hint
+        raise kind(message, hint=hint) from error

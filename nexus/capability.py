@@ -152,6 +152,8 @@ class DaemonView(Protocol):
 
     started_at: int
     """When it started (ms)."""
+    stopping: asyncio.Event
+    """Set once it begins to stop: a request that waits for something else than its own work ends then."""
 
     def uptime_ms(self) -> int:
         """Milliseconds since the start, by the monotonic clock."""

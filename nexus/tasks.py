@@ -1,4 +1,4 @@
-"""Cancellation of asyncio tasks, where some work must be completed all the same."""
+"""How asyncio tasks wait, and are cancelled where some work must be completed all the same."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["cancel_and_wait", "deliver_again", "uninterrupted"]
+__all__ = ["cancel_and_wait", "deliver_again", "uninterrupted", "wait_until_set"]
 
 T = TypeVar("T")
 
@@ -38,6 +38,18 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
         return task.result()
     finally:
         del task  # an error's traceback has this frame: no cycle may keep what the work held until a collection
+
+
+async def wait_until_set(event: asyncio.Event, timeout_s: float | None) -> None:
+    """Wait until an event is set. It is set after ``timeout_s`` seconds at the latest; None is no limit."""
+    timer = None
+    if timeout_s is not None:
+        timer = asyncio.get_running_loop().call_later(max(timeout_s, 0), event.set)
+    try:
+        await event.wait()
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 def deliver_again() -> None:

@@ -13,12 +13,14 @@ from typing import Any, TextIO
 __all__ = [
     "OutputFilter",
     "SafeOutput",
+    "columns_of",
     "exact_bytes",
     "guard",
     "output_filter",
     "overwrite_line",
     "painted",
     "printable",
+    "shortened",
     "visible",
     "write_exact",
 ]
@@ -56,6 +58,28 @@ def painted(text: str, colour: str | None) -> str:
     start = click.style("", fg=colour, reset=False)
     mark = _MARK if isinstance(sys.stdout, SafeOutput) else "\x1b["
     return start.replace("\x1b[", mark) + visible(text) + f"{mark}0m"
+
+
+def columns_of(text: str) -> int:
+    """How many columns of a terminal a printable text takes: two for each wide character, none for a mark above one."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import category, east_asian_width
+
+    return sum(
+        0 if category(character) in ("Mn", "Me") else 2 if east_asian_width(character) in "WF" else 1
+        for character in text
+    )
+
+
+def shortened(text: str, columns: int) -> str:
+    """A printable text, with … at its end where it takes more columns than these."""
+    if columns_of(text) <= columns:
+        return text
+    kept = text[: columns - 1]
+    while columns_of(kept) >= columns:
+        kept = kept[:-1]
+    return kept + "…"
 
 
 class SafeOutput:

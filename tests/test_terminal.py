@@ -210,7 +210,7 @@ def test_no_module_writes_around_the_guard() -> None:
         itertools.chain((NEXUS / "cli").rglob("*.py"), NEXUS.glob("*/cli.py"), NEXUS.glob("*/cli/*.py"))
     ):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and node.attr in WAYS_AROUND:
+            if isinstance(node, ast.Attribute) and node.attr in WAYS_AROUND and ast.unparse(node) != "sys.stdin.buffer":
                 found.append(f"{path.name}:{node.lineno}: {node.attr}")
             if isinstance(node, ast.Attribute) and node.attr in ("style", "secho"):
                 found.append(f"{path.name}:{node.lineno}: click.{node.attr} instead of painted")

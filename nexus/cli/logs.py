@@ -21,13 +21,14 @@ from nexus_protocol.errors import DeadlineExceeded, NexusError, ResourceExhauste
 
 from nexus.cli.output import Printer, end_with_reader, exact_bytes, output_filter, printable
 from nexus.cli.result import Result, Results, made
-from nexus.cli.verbs import since
+from nexus.cli.verbs import Values, since
 from nexus.client.errors import ConnectionFailure, ConnectionLost
+from nexus.records.processes import LogStream
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["LogCommand", "LogSource", "Piece", "follow_pieces", "lines_wanted", "log_parameters", "show_logs"]
+__all__ = ["LogCommand", "LogSource", "Piece", "follow_pieces", "log_parameters", "log_query", "show_logs"]
 
 _LINES_ON_TERMINAL = 100
 """The default of ``--lines`` on a terminal."""
@@ -227,15 +228,36 @@ def show_logs(
     return 0
 
 
-def lines_wanted(lines: int | None, since_at: int | None) -> int | None:
-    """How many lines to ask for; None for all that is kept."""
+class LogQuery(NamedTuple):
+    """Which output a line of nexusctl asks for, as the fields of the commands that read output.
+
+    Without ``lines`` it is all that is kept, and without ``stream`` that of both streams.
+    """
+
+    lines: int | None
+    since_at: int | None
+    stream: LogStream | None
+    follow: bool
+
+
+def log_query(values: Values) -> LogQuery:
+    """What the options of ``log_parameters`` ask for: on a terminal the last 100 lines, by default.
+
+    Raises:
+        UsageError: both streams are said to be the only one.
+    """
+    only_stdout, only_stderr = values.flag("only_stdout"), values.flag("only_stderr")
+    if only_stdout and only_stderr:
+        raise click.UsageError("--stdout and --stderr exclude each other: without them, both streams are shown")
+    lines, since_at = values.number("lines"), values.number("since_at")
     if lines is None and since_at is None and sys.stdout.isatty():
         lines = _LINES_ON_TERMINAL
-    return None if lines in (None, -1) else lines
+    stream = LogStream.STDOUT if only_stdout else LogStream.STDERR if only_stderr else None
+    return LogQuery(None if lines == -1 else lines, since_at, stream, values.flag("follow"))
 
 
 def log_parameters() -> list[click.Parameter]:
-    """The options of a verb that shows output: ``follow``, ``lines``, ``since_at``, ``timestamps`` and ``raw``."""
+    """The options of a verb that shows output: those of ``log_query``, ``timestamps`` and ``raw``."""
     return [
         click.Option(["-f", "--follow"], is_flag=True, help="Follow new output."),
         click.Option(["-n", "--lines"], type=_line_count, metavar="N", help="Only the last N lines, or 'all'."),
@@ -245,6 +267,8 @@ def log_parameters() -> list[click.Parameter]:
             metavar="TIME",
             help="Only output since then: a time ago such as 5m, or a time in UTC.",
         ),
+        click.Option(["--stdout", "only_stdout"], is_flag=True, help="Only standard output."),
+        click.Option(["--stderr", "only_stderr"], is_flag=True, help="Only standard error."),
         click.Option(["-t", "--timestamps"], is_flag=True, help="Print each line's time before it."),
         click.Option(["--raw"], is_flag=True, help="Give a terminal the bytes as they are, control sequences too."),
     ]

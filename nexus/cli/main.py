@@ -63,7 +63,7 @@ PROGRAMS = ("nexusctl", "nxc")
 
 
 class Seconds(click.types.FloatParamType):
-    """A positive number of seconds."""
+    """A positive number of seconds, or a time such as ``10m``."""
 
     name = "seconds"
 
@@ -71,10 +71,18 @@ class Seconds(click.types.FloatParamType):
         try:
             seconds = float(value)
         except ValueError:
-            seconds = 0.0
+            seconds = self._time(value)
         if not 0 < seconds <= 1_000_000:
-            self.fail(f"{value!r} is not a number of seconds above 0", param, ctx)
+            self.fail(f"{value!r} is not a number of seconds above 0, nor a time such as 10m", param, ctx)
         return seconds
+
+    def _time(self, value: str) -> float:
+        from nexus.cli.units import parse_duration
+
+        try:
+            return parse_duration(value) / 1000
+        except ValueError:
+            return 0.0
 
 
 class _TopLevel(WordGroup):

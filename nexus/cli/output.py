@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import click
 
-from nexus.terminal import OutputFilter, exact_bytes, output_filter, overwrite_line, painted, printable, write_exact
+from nexus.terminal import (
+    OutputFilter,
+    columns_of,
+    exact_bytes,
+    output_filter,
+    overwrite_line,
+    painted,
+    printable,
+    shortened,
+    write_exact,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -47,6 +57,7 @@ __all__ = [
     "printer",
     "reference",
     "set_address",
+    "shortened",
     "write_exact",
 ]
 
@@ -159,8 +170,8 @@ class Printer:
         """The lines of each column."""
         for column in shown:
             cells = [_cell(column.value(record)) for record in records]
-            width = max(column.width, len(column.heading), max(map(len, cells)))
-            lines = [cell.ljust(width) for cell in cells]
+            width = max(column.width, len(column.heading), max(map(columns_of, cells)))
+            lines = [cell + " " * (width - columns_of(cell)) for cell in cells]
             if colour and column.colour is not None:
                 lines = [painted(line, column.colour(record)) for line, record in zip(lines, records, strict=True)]
             padded.append(lines if self.no_header else [column.heading.ljust(width), *lines])

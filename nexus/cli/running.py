@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING
 
 import click
 from nexus_protocol.errors import NotFound
 
-from nexus.cli.output import Printer, hint
-from nexus.cli.records import name_of
+from nexus.cli.output import Named, Printer, hint, reference
 from nexus.cli.verbs import Values, shell_complete, verb
 from nexus.hints import command_line
 from nexus.jobs.cli.jobs import (
     OWN_FIELDS,
+    exiting_as_the_job,
+    follow,
     given_variables,
     input_of,
-    run_and_follow,
     send_parameters,
+    submit,
     submit_parameters,
     submitted,
     words_of,
@@ -33,7 +33,7 @@ __all__ = ["attach", "run", "send"]
 
 _RUN_HELP = """Run a command as a one-off of a service: with its directory, environment, tunnels and limits.
 
-Its output is shown, and nexusctl exits with its code; Ctrl-C cancels it. It is a job, and stays in the list of jobs.
+Its output is shown, and nexusctl exits with its code. Ctrl-C cancels it. It is a job, and stays in the list of jobs.
 With -it this terminal is attached to it, which Ctrl-] detaches again.
 
 \b
@@ -49,22 +49,10 @@ def _run(app: App, values: Values, out: Printer) -> int:
         raise click.UsageError("-o goes with -d: the output of what is followed is that of the command")
     fields = submitted(values, words_of(values), directory=None)
     # The environment of the service counts, and not that of this shell.
-    fields |= {
-        "environment": given_variables(values) or None,
-        "service": values.text("service_name"),
-        "id": str(uuid.uuid4()) if app.key is None else None,
-    }
-    result = app.fetch(values.build(CreateJob, **fields))
-    if detach:
-        out.one(result, name=name_of, sentence=_submitted)
-        return 0
+    fields |= {"environment": given_variables(values) or None, "service": values.word("service_name")}
     attach = values.flag("tty") and values.flag("interactive")
-    return run_and_follow(app, result.record, attach=attach, cancel=True)
-
-
-def _submitted(job: Job) -> None:
-    click.echo(f"Submitted job {job.number} ({job.status})")
-    hint(f"Follow its output: {command_line('nexusctl', 'job', 'logs', '-f', str(job.number))}")
+    run = submit if detach else exiting_as_the_job(submit)
+    return run(app, values, out, fields, wait=not detach, attach=attach and not detach, cancel=True)
 
 
 def _make_run() -> click.Command:
@@ -82,32 +70,32 @@ def _make_run() -> click.Command:
     )
 
 
-def _is_job(app: App, name: str) -> bool:
-    """Whether a name is that of a job: a number, or an id that no service has."""
-    if name.partition("/")[2].lstrip("#").isdecimal() or name.lstrip("#").isdecimal():
-        return True
+def _found(app: App, name: str) -> Job | Named:
+    """What a name stands for: a job by its number, a service, or a job by its id.
+
+    Raises:
+        NotFound: neither a job nor a service.
+    """
+    if name.rpartition("/")[2].lstrip("#").isdecimal():
+        return app.call(GetJob(name))
     try:
-        app.call(GetServiceStatus(name))
+        return app.call(GetServiceStatus(name)).service
     except NotFound:
         try:
-            app.call(GetJob(name))
-        except NotFound:
-            return False
-        return True
-    return False
+            return app.call(GetJob(name))
+        except NotFound as error:
+            raise NotFound(f'job or service "{name}" not found', hint=error.hint) from None
 
 
-_NAME = "[JOB|SERVICE]"
+_NAME = "JOB|SERVICE"
 
 
 def _make_attach() -> click.Command:
     def attach_to(app: App, values: Values, _out: Printer) -> int:
-        name = values.text("name") or ""
-        if _is_job(app, name):
-            return run_and_follow(app, app.call(GetJob(name)), attach=True, cancel=False)
-        return attach_service(app, name)
+        found = _found(app, values.word("name"))
+        return follow(app, found, attach=True, cancel=False) if isinstance(found, Job) else attach_service(app, found)
 
-    argument = click.Argument(["name"], metavar=_NAME, shell_complete=shell_complete("service"))
+    argument = click.Argument(["name"], metavar=_NAME, shell_complete=shell_complete("job or service"))
     return verb(
         AttachJob,
         attach_to,
@@ -120,34 +108,33 @@ Every key goes to the program, Ctrl-C too. Ctrl-] detaches, and the program goes
     )
 
 
-def attach_service(app: App, name: str) -> int:
+def attach_service(app: App, service: Named) -> int:
     """Attach to a service until its process ends, or the user detaches."""
-    import sys
+    from nexus.cli.attach import DETACHED, attach_terminal
 
-    from nexus.cli.attach import DETACH_HINT, DETACHED, attach_terminal
+    def make(rows: int | None, columns: int | None, replay: bool) -> AttachService:
+        return AttachService(service.id, rows=rows, columns=columns, replay=replay)
 
-    if sys.stdin.isatty():
-        click.echo(f'Service "{name}". {DETACH_HINT}.', err=True)
-    done = attach_terminal(
-        app,
-        lambda rows, columns, replay: AttachService(name, rows=rows, columns=columns, replay=replay),
-        f'service "{name}"',
-    )
+    try:
+        done = attach_terminal(app, make, f'service "{service.name}"')
+    except KeyboardInterrupt as error:
+        error.add_note(f'Service "{service.name}" goes on.')
+        raise
     if done == DETACHED:
-        hint(f"Attach again: {command_line('nexusctl', 'attach', name)}")
-        return 0
+        hint(f"Attach again: {command_line('nexusctl', 'attach', reference(service))}")
     return 0
 
 
 def _make_send() -> click.Command:
     def send_to(app: App, values: Values, _out: Printer) -> None:
-        name, data, eof = values.text("name") or "", input_of(values), values.flag("eof")
-        if _is_job(app, name):
-            app.call(SendJobInput(name, data=data, eof=eof))
+        data, eof = input_of(values), values.flag("eof")
+        found = _found(app, values.word("name"))
+        if isinstance(found, Job):
+            app.call(SendJobInput(found.id, data=data, eof=eof))
         else:
-            app.call(SendServiceInput(name, data=data, eof=eof))
+            app.call(SendServiceInput(found.id, data=data, eof=eof))
 
-    argument = click.Argument(["name"], metavar=_NAME, shell_complete=shell_complete("service"))
+    argument = click.Argument(["name"], metavar=_NAME, shell_complete=shell_complete("job or service"))
     return verb(
         SendJobInput,
         send_to,
@@ -155,10 +142,12 @@ def _make_send() -> click.Command:
         exclude=("job", "data", "eof"),
         help="""Type a text into the terminal or open input of a job, by its number, or a service, and a line feed.
 
+With - the text is what nexusctl reads from its standard input.
+
 \b
-    nexusctl send 12 'yes'
-    nexusctl send console 'stop' --no-newline
-    generate | nexusctl send 12 - --eof
+    nexusctl send 12 yes
+    nexusctl send console stop --no-newline
+    nexusctl send 12 - --eof
 """,
     )
 

@@ -17,6 +17,7 @@ import click
 from nexus_protocol.command import Command, Effect
 
 from nexus.cli.groups import Verb, WordGroup
+from nexus.cli.units import parse_duration, parse_since, parse_size
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -35,11 +36,9 @@ __all__ = [
     "Values",
     "assignment",
     "command_parameters",
+    "completer_of",
     "completers",
     "for_each",
-    "parse_duration",
-    "parse_since",
-    "parse_size",
     "shell_complete",
     "since",
     "verb",
@@ -82,7 +81,9 @@ class Values:
 
     def every(self, name: str, kind: type[T]) -> list[T]:
         """The values of a parameter that may be repeated."""
-        values: list[T] = list(self._given[name] or ())
+        given: object = self._given[name] or ()
+        assert isinstance(given, (tuple, list)), name  # the characters of a text would be texts, too
+        values: list[T] = list(given)
         assert all(isinstance(value, kind) for value in values), name
         return values
 
@@ -136,7 +137,7 @@ Run = Callable[["App", Values, "Printer"], int | None]
 class NounGroup(WordGroup):
     """A noun whose verbs are built only when they are used.
 
-    ``verbs`` maps each verb to its help and to the function that builds it.
+    ``verbs`` maps each verb to its help and to the function that builds it, ``aliases`` further words to verbs.
     """
 
     def __init__(
@@ -145,16 +146,18 @@ class NounGroup(WordGroup):
         help: str,
         verbs: dict[str, tuple[str, Callable[[], click.Command]]],
         suggestions: dict[str, str] | None = None,
+        aliases: dict[str, str] | None = None,
     ) -> None:
         super().__init__(name, help=help, no_args_is_help=True)
         self._verbs = verbs
         self.suggestions = suggestions or {}
+        self.aliases = aliases or {}
 
     def words(self) -> dict[str, str]:
         return {name: help for name, (help, _build) in self._verbs.items()}
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = self._verbs.get(cmd_name)
+        entry = self._verbs.get(self.aliases.get(cmd_name, cmd_name))
         if entry is None:
             return None
         help, build = entry
@@ -184,63 +187,12 @@ class Number(click.types.IntParamType):
         return number
 
 
-_DURATION_MS = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
-_SIZE_MIB = {"": 1, "M": 1, "G": 1024, "T": 1024 * 1024}
-
-
-def parse_duration(text: str) -> int:
-    """Parse a time such as ``500ms``, ``1.5s``, ``2m`` or ``1h30m`` to milliseconds; a plain number is seconds.
-
-    Raises:
-        ValueError: the text is not a time; the message is for a person.
-    """
-    number, unit = r"(?:\d+(?:\.\d+)?)", r"(?:ms|s|min|m|h|d)"
-    parts = re.findall(f"({number})({unit})", text)
-    if re.fullmatch(number, text):
-        parts = [(text, "s")]
-    elif not re.fullmatch(f"(?:{number}{unit})+", text):
-        raise ValueError(f"{text!r} is not a time such as 500ms, 5s, 2m or 1h")
-    return round(sum(float(amount) * _DURATION_MS[unit] for amount, unit in parts))
-
-
 def since(text: str) -> int:
     """The type of an option that takes a time: see ``parse_since``."""
     try:
         return parse_since(text, int(time.time() * 1000))
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
-
-
-def parse_since(text: str, now_ms: int) -> int:
-    """Parse a time to ms since 1970: ``5m`` ago, or a time as nexusctl prints it (UTC unless it names a zone).
-
-    Raises:
-        ValueError: the text is neither; the message is for a person.
-    """
-    try:
-        return max(0, now_ms - parse_duration(text))
-    except ValueError:
-        pass
-    from datetime import UTC, datetime
-
-    try:
-        at = datetime.fromisoformat(text.removesuffix(" UTC"))
-    except ValueError:
-        raise ValueError(f"{text!r} is neither a time ago such as 5m nor a time such as 2026-01-31T09:30:00") from None
-    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-    return max(0, int(at.timestamp() * 1000))
-
-
-def parse_size(text: str) -> int:
-    """Parse a size such as ``256M`` or ``1G`` to MiB; a plain number is MiB.
-
-    Raises:
-        ValueError: the text is not a size; the message is for a person.
-    """
-    match = re.fullmatch(r"(\d+)([MGT]?)(?:i?B)?", text, re.IGNORECASE)
-    if match is None:
-        raise ValueError(f"{text!r} is not a size such as 256M or 1G")
-    return int(match[1]) * _SIZE_MIB[match[2].upper()]
 
 
 class Duration(Number):
@@ -464,13 +416,26 @@ def shell_complete(completer: str) -> ShellComplete:
 
         app = App(root.params.get("socket"), root.params.get("config"), None, False, project=root.params.get("project"))
         try:
-            return completers[completer](app, incomplete)
+            return completer_of(completer)(app, incomplete)
         except Exception:
             return []  # an error would be printed into the line that is being edited
         finally:
             app.close()
 
     return complete
+
+
+def completer_of(name: str) -> Completer:
+    """The completer with a name; that of another noun than the one of this line is in a module of its own."""
+    if name not in completers:
+        from importlib import import_module
+
+        from nexus.capabilities import CAPABILITIES
+
+        for capability in CAPABILITIES:
+            if any(noun.name == name for noun in capability.nouns):
+                import_module(f"nexus.{capability.name}.cli")
+    return completers[name]
 
 
 def _plain(value: Any) -> Any:

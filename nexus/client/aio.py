@@ -236,6 +236,9 @@ class Stream(Generic[ItemT, R]):
         self._changed = asyncio.Event()
         self._reply: bytes | None = None
         self._error: NexusError | ConnectionFailure | None = None
+        self._sent_bytes = 0
+        self.acknowledged_bytes = 0
+        """How many bytes of the input the daemon has taken, as far as it has told."""
         self._sequence, data = link.engine.send_request(
             info.code, encode_command(command), takes_input=info.takes_input, context=context
         )
@@ -296,6 +299,7 @@ class Stream(Generic[ItemT, R]):
                 continue
             await self._link.writable()
             self._link.transport.write(engine.send_input(self._sequence, bytes(view[:credit])))
+            self._sent_bytes += min(credit, len(view))
             view = view[credit:]
         if self._reply is not None:
             raise RuntimeError("the stream has ended and takes no more input")
@@ -303,6 +307,12 @@ class Stream(Generic[ItemT, R]):
             self._link.transport.write(engine.send_input(self._sequence, eof=True))
         if control is not None:
             self._link.transport.write(engine.send_input(self._sequence, control=control))
+
+    async def drain(self) -> None:
+        """Wait until the daemon has taken all input that was sent, or the stream has ended."""
+        while self.acknowledged_bytes < self._sent_bytes and self._error is None and self._reply is None:
+            self._changed.clear()
+            await self._changed.wait()
 
     async def aclose(self) -> None:
         """Close the stream; an unfinished one is cancelled in the daemon."""
@@ -401,7 +411,9 @@ class _Link(asyncio.Protocol):
         elif isinstance(event, ErrorReceived):
             stream._error = error_from_payload(decode_map(event.payload))
             del self.streams[event.sequence]
-        elif not isinstance(event, AckReceived):
+        elif isinstance(event, AckReceived):
+            stream.acknowledged_bytes += event.size
+        else:
             return
         stream._wake()
 

@@ -87,6 +87,8 @@ class Server:
         self._ticking: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._on_setting: dict[str, Callable[[], None]] = {}
+        self.stopping = asyncio.Event()
+        """See ``DaemonView``."""
         self.managers: dict[type[Any], Any] = {}
         """The managers of the capabilities, by class."""
         self.boot: Boot | None = None
@@ -205,6 +207,7 @@ class Server:
 
         Requests that do not finish within ``timeout_s`` are cancelled and answered with ``unavailable``.
         """
+        self.stopping.set()
         self.pause_listening()
         self._listener = None  # so that a later resume_listening has no effect
         self._idle.clear()

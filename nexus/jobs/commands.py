@@ -154,6 +154,9 @@ Tool = Annotated[
         min_length=1,
         max_length=64,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$(?!\n)",
+        description="1 to 64 of A-Z a-z 0-9 . _ + -, the first a letter or digit",
+    ),
+    Meta(
         description="what it is for, any word; the line of bash (the default for a line) is run by the shell, that of "
         "another tool is split into words",
     ),
@@ -178,7 +181,16 @@ Group = Annotated[Name, Meta(description="its group", extra={"completes": "group
 Priority = Annotated[
     int, Meta(ge=-1_000_000, le=1_000_000, description="jobs with a higher one begin first"), key("priority")
 ]
-Label = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)"), key("label")]
+Label = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)",
+        description="1 to 255 characters, of which none is a control character",
+    ),
+    key("label"),
+]
 TimeLimit = Annotated[
     int,
     Meta(ge=1, le=2_592_000_000, description="time limit of an attempt", extra={"option": "--time-limit"}),
@@ -460,7 +472,11 @@ class GetJobOutput(StreamCommand[LogPiece, LogEnd]):
         None
     )
     mark_start: Annotated[
-        bool, Meta(description="begin with an item without data, whose cursor is where the output begins")
+        bool,
+        Meta(
+            description="begin with an item without data, whose cursor is where the output begins; of the whole "
+            "output, its dropped_bytes are those that were deleted before"
+        ),
     ] = False
 
 
@@ -492,8 +508,8 @@ class AttachJob(StreamCommand[TerminalOutput, TerminalEnd]):
 
     It waits for a job that has not begun. Input ``data`` is typed, ``eof`` ends the input, and the ``control``
     ``{"rows": …, "columns": …}`` tells the present size of the client's terminal: the program gets the smallest one of
-    all clients. With ``replay`` the last output comes first. A client that does not read
-    misses output and gets the last screenful when it reads again; the program goes on.
+    all clients. With ``replay`` the last output comes first. The program never waits for a client: one that does not
+    read misses output of a terminal and gets the last screenful when it reads again, and of pipes it is dropped.
     """
 
     job: JobReference

@@ -195,6 +195,8 @@ class JobDriver:
         """What led to this attempt."""
         self._launches = launches
         self._begun = begun
+        self._started_at: int | None = None
+        """When the process of this attempt began, as its shim says; None where none was seen."""
         self._files_deleted = False
 
     # How it begins
@@ -310,6 +312,7 @@ class JobDriver:
     async def watch(self, run: Run) -> NoReturn:
         """As ``Driver``: the job runs until its process ends or its time is over."""
         requests, job = self._subject.requests, self._state.record
+        self._started_at = run.process.started_at
         if job is None or job.started_at is None:
             # One that ends at once needs no further write.
             run.check()
@@ -484,7 +487,8 @@ class JobDriver:
                 "duration": self._duration(exit_, up_ms),
             }
             if self._state.record is not None and self._state.record.started_at is None:
-                columns["started_at"] = exit_.at - columns["duration"]
+                began_at = exit_.at - columns["duration"]
+                columns["started_at"] = began_at if self._started_at is None else self._started_at
         if status in ENDED:
             columns |= await self._output()
         borrowed = None if self._state.record is None else self._state.record.service_id

@@ -66,6 +66,7 @@ from nexus.records.processes import LogEnd, LogPiece, StopSignal, TerminalEnd, T
 from nexus.records.scope import Scope, reference_of
 from nexus.store import Reader, Transaction
 from nexus.streams import Following, daemon_stopping
+from nexus.tasks import cancel_and_wait
 
 __all__ = [
     "COUNTED",
@@ -354,10 +355,11 @@ def move_job(tx: Transaction, ctx: Context, command: MoveJob) -> Job:
         other = _resolve(tx, ctx, command.before)
         expect_status(other, f"{cannot} before job {other.number}", *_WAITING)
         if (other.group, other.priority) != (job.group, job.priority):
+            wanted = ("--group", other.group, "--priority", str(other.priority))
+            change = command_line("nexusctl", "job", "update", reference_of(job), *wanted)
             raise JobInvalid(
                 f"{cannot} before job {other.number}: that one has another group or another priority",
-                hint=f"Change it first: nexusctl job update {reference_of(job)} --group {other.group} "
-                f"--priority {other.priority}",
+                hint=f"Change it first: {change}",
                 details={"path": "before"},
             )
         if other.id == job.id:
@@ -502,8 +504,13 @@ async def wait_jobs(ctx: Context, command: WaitJobs) -> JobsWaited:
         return store.open_jobs(reader, group, None if group is not None else scope.project_id, _MAX_WAITED)
 
     ids = await ctx.store.fetch(find, snapshot=True)
+    waiting = asyncio.create_task(_manager(ctx).wait(ids))
+    stopping = asyncio.create_task(ctx.daemon.stopping.wait())
     try:
-        await _manager(ctx).wait(ids)
+        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            raise daemon_stopping("The jobs go on; once the daemon runs again, wait for them again.")
+        waiting.result()
     except asyncio.CancelledError:
         if not ctx.timed_out:
             raise
@@ -511,6 +518,8 @@ async def wait_jobs(ctx: Context, command: WaitJobs) -> JobsWaited:
             f"cannot wait any longer: jobs have not ended within {command.timeout_ms} ms",
             hint="They go on; see them: nexusctl job list",
         ) from None
+    finally:
+        await cancel_and_wait(waiting, stopping)
     found: list[Job] = []
     for job_id in ids:
         job = ctx.store.read(lambda reader, id_=job_id: JOBS.by_id(reader, id_))  # type: ignore[misc]

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
+from msgspec.structs import replace
 from nexus_protocol import NexusError
 
 from nexus.attaching import Run
@@ -30,7 +31,7 @@ from nexus.jobs.store import JOBS
 from nexus.journal.operation import Operation
 from nexus.records.processes import InputUnavailable, LogPiece
 from nexus.records.scope import reference_of
-from nexus.runtime import CursorGone, RuntimeFailure
+from nexus.runtime import CursorGone, LogCursor, RuntimeFailure
 from nexus.store import Reader, StoreError
 from nexus.supervision.adoption import RecordedRun, find_runs, wait_until_handled
 from nexus.supervision.output import Followers, read_output
@@ -280,9 +281,10 @@ class JobManager:
         Raises:
             InputUnavailable: it has none, and none is waited for.
         """
+        cannot = f"cannot {'attach' if wait else 'send input'} to job {job.number}"
         if not (job.tty or job.stdin_open):
             raise InputUnavailable(
-                f"cannot attach to job {job.number}: it was submitted without a terminal and without an open input",
+                f"{cannot}: it was submitted without a terminal and without an open input",
                 hint=f"Look at its output: {command_line('nexusctl', 'job', 'logs', reference_of(job))}",
                 details={"id": job.id, "number": job.number},
             )
@@ -298,8 +300,8 @@ class JobManager:
                     present = self._store.read(lambda reader: JOBS.get(reader, job.id))
                     if not wait or present.status in ENDED:
                         raise InputUnavailable(
-                            f"cannot attach to job {job.number}: it is {present.status}",
-                            hint=f"Look at it: {command_line('nexusctl', 'job', 'inspect', reference_of(job))}",
+                            f"{cannot}: it {_has_ended_or_is(present.status)}",
+                            hint=_look_at(present),
                             details={"id": job.id, "number": job.number, "status": present.status.value},
                         )
                     begun.clear()
@@ -352,6 +354,8 @@ class JobManager:
             JobCursorInvalid: the cursor is no place of the output that is kept.
         """
         log = self._context.runtime.log(owner_of_job(job.id))
+        limits = (command.lines, command.since_at, command.stream, command.cursor)
+        is_whole = command.mark_start and limits == (None,) * len(limits)
         with self._followers.follow(job.id, until) as ended, self._waiting_for([job.id], lambda _id: ended.set()):
             present = self._store.read(lambda reader: JOBS.by_id(reader, job.id))
             if present is None or present.status in ENDED:
@@ -360,6 +364,10 @@ class JobManager:
                 pieces = read_output(log, command, ended)
                 async with contextlib.aclosing(cast("AsyncGenerator[LogPiece]", pieces)):
                     async for piece in pieces:
+                        if is_whole:  # its first item, which has no data
+                            lost = sum(LogCursor.parse(piece.cursor).offsets)
+                            piece = replace(piece, dropped_bytes=lost)
+                            is_whole = False
                         yield piece
             except CursorGone:
                 raise JobCursorInvalid(
@@ -387,6 +395,16 @@ class JobManager:
             await self._context.runtime.remove(owner_of_job(job_id))
         except (RuntimeFailure, OSError) as error:
             _log.warning("the output of job %s was not deleted: %s", job_id, error)
+
+
+def _has_ended_or_is(status: JobStatus) -> str:
+    return f"has ended ({status})" if status in ENDED else f"is {status}"
+
+
+def _look_at(job: Job) -> str:
+    if job.status in ENDED:
+        return f"Look at its output: {command_line('nexusctl', 'job', 'logs', reference_of(job))}"
+    return f"Look at it: {command_line('nexusctl', 'job', 'inspect', reference_of(job))}"
 
 
 def make_manager(context: ManagerContext) -> JobManager:

@@ -17,7 +17,7 @@ from nexus.jobs.states import JobStatus
 from nexus.jobs.store import JOBS
 from nexus.runtime.status import now_ms
 from nexus.store import StoreError
-from nexus.tasks import cancel_and_wait
+from nexus.tasks import cancel_and_wait, wait_until_set
 
 __all__ = ["JobQueue", "cores"]
 
@@ -99,14 +99,7 @@ class JobQueue:
             except Exception:  # the queue must go on
                 left_s = _RETRY_S
                 _log.exception("the queue of jobs failed, trying again")
-            timer = None
-            if left_s is not None:
-                timer = asyncio.get_running_loop().call_later(min(left_s, _LONGEST_WAIT_S), self._awake.set)
-            try:
-                await self._awake.wait()
-            finally:
-                if timer is not None:
-                    timer.cancel()
+            await wait_until_set(self._awake, None if left_s is None else min(left_s, _LONGEST_WAIT_S))
 
     async def _release(self) -> float | None:
         """Let delayed jobs begin whose time has come; returns the seconds until the next one."""

@@ -101,7 +101,15 @@ Metadata = Annotated[
 ]
 """A map that comes back as it went in. ``records.handlers`` holds its bounds."""
 
-Tag = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$(?!\n)")]
+Tag = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$(?!\n)",
+        description="1 to 64 of A-Z a-z 0-9 . _ : / -, the first a letter or digit",
+    ),
+]
 Tags = Annotated[
     list[Tag], Meta(max_length=64, description="tags to find it by", extra={"option": "--tag", "metavar": "TAG"})
 ]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import select
 import signal
 import socket
 import struct
+import termios
 from collections import deque
 from pathlib import Path
 
@@ -37,6 +39,8 @@ _MESSAGE_BYTES = 64 * 1024
 _MESSAGES_PER_TURN = 8
 _MAX_ROWS = 2**16 - 1
 _POLL_S = 0.01
+_FIRST_PAUSE_S = 0.001
+_LAST_PAUSE_S = 0.05
 _MAX_POLLS = 300
 
 
@@ -125,6 +129,18 @@ class Attachment:
             self._eof_sent = not self.terminal
             self._queue.append((b"E", self._loop.create_future()))
             self._flush()
+
+    async def drain(self) -> None:
+        """Wait until the shim has taken all input that was sent: what another client sends then comes behind it."""
+        pause_s = _FIRST_PAUSE_S
+        while not self._closed and (self._queue or self._unread_bytes()):
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+
+    def _unread_bytes(self) -> int:
+        """How much of what was sent the shim has not received, as Linux counts it."""
+        (size,) = struct.unpack("i", fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)))
+        return int(size)
 
     def resize(self, rows: int, columns: int) -> None:
         """Give the size of the client's terminal; the program's gets the smallest rows and columns of all clients."""

@@ -660,7 +660,8 @@ class AttachService(StreamCommand[TerminalOutput, TerminalEnd]):
 
     Input ``data`` is typed, ``eof`` ends the input, and the ``control`` ``{"rows": …, "columns": …}`` tells the present
     size of the client's terminal: the program gets the smallest one of all clients. With ``replay`` the last output
-    comes first. A client that does not read misses output and gets the last screenful when it reads again.
+    comes first. A client that does not read misses output of a terminal and gets the last screenful when it reads
+    again; of pipes it is dropped.
     """
 
     service: ServiceReference

@@ -64,6 +64,7 @@ from nexus.services.records import (
     ServiceStarted,
     ServiceStatus,
 )
+from nexus.services.states import StdinMode
 from nexus.services.store import SERVICES as COUNTED
 from nexus.services.store import StoredService
 from nexus.store import Reader, Transaction
@@ -353,31 +354,39 @@ async def get_service_status(ctx: Context, command: GetServiceStatus) -> Service
     return await ctx.daemon.manager(ServiceManager).status(_resolve(ctx, command.service).id)
 
 
-def _attachable(ctx: Context, reference: str) -> Run:
-    """The present run of a service.
+def _attachable(ctx: Context, reference: str, cannot: str) -> tuple[Run, str]:
+    """The present run of a service, and how sentences name that; ``cannot`` begins the sentence of an error.
 
     Raises:
         InputUnavailable: it is not up.
     """
     service = _resolve(ctx, reference)
+    name = reference_of(service)
     run = ctx.daemon.manager(ServiceManager).run_of(service.id)
     if run is None:
         raise InputUnavailable(
-            f'cannot attach to service "{service.name}": it is {service.state}',
-            hint=f"Start it: {command_line('nexusctl', 'service', 'start', reference_of(service))}",
+            f'{cannot} service "{service.name}": it is {service.state}',
+            hint=f"Start it: {command_line('nexusctl', 'service', 'start', name)}",
             details={"id": service.id, "name": service.name},
         )
-    return run
+    has_input = service.tty or service.stdin is StdinMode.OPEN
+    change = (
+        "" if has_input else f"Give it a terminal: {command_line('nexusctl', 'service', 'update', name, '--tty')}\n"
+    )
+    hint = f"{change}Restart it: {command_line('nexusctl', 'service', 'restart', name)}"
+    return run._replace(hint=hint), f'service "{service.name}"'
 
 
 @handles(AttachService)
 async def attach_service(ctx: Context, command: AttachService, stream: Stream[TerminalOutput]) -> TerminalEnd:
-    return await attach(_attachable(ctx, command.service), command, stream, f'service "{command.service}"')
+    run, what = _attachable(ctx, command.service, "cannot attach to")
+    return await attach(run, command, stream, what)
 
 
 @handles(SendServiceInput)
 async def send_service_input(ctx: Context, command: SendServiceInput) -> Empty:
-    await send_input(_attachable(ctx, command.service), command.data, command.eof, f'service "{command.service}"')
+    run, what = _attachable(ctx, command.service, "cannot send input to")
+    await send_input(run, command.data, command.eof, what)
     return Empty()
 
 

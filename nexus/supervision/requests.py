@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from nexus.journal.operation import Operation
-from nexus.tasks import cancel_and_wait
+from nexus.tasks import cancel_and_wait, wait_until_set
 
 __all__ = ["Reason", "Request", "RequestPending", "Requests", "RestartRequest", "StartOptions", "StopRequest"]
 
@@ -114,14 +114,7 @@ class Requests:
         self.check()
         self.waited.set()
         if not self._awake.is_set():
-            timer = None
-            if timeout_s is not None:
-                timer = asyncio.get_running_loop().call_later(max(timeout_s, 0), self._awake.set)
-            try:
-                await self._awake.wait()
-            finally:
-                if timer is not None:
-                    timer.cancel()
+            await wait_until_set(self._awake, timeout_s)
         self._awake.clear()
         self.check()
 

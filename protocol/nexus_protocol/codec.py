@@ -184,7 +184,7 @@ def _invalid(name: str, error: Exception, hints: dict[str, Any], *, offset: int 
     if of_field:
         text = f"{kind} field" if path else text
         path = f"{path}.{field.rstrip('`')}" if path else field.rstrip("`")
-    text = _REWORDED.get(text) or _expected_value(text, hints.get(path)) or text
+    text = _REWORDED.get(text) or _expected_value(text, hints.get(path.partition("[")[0])) or text
     if text.startswith("MessagePack"):
         what, of_byte, at = text.rstrip(")").partition(" (byte ")
         text = f"the {what} (byte {int(at) - offset})" if of_byte else f"the {text}"
@@ -198,6 +198,7 @@ def _expected_value(text: str, hint: Any) -> str | None:
     """Describe the expected value of a field, instead of msgspec's regular expression or the wrong value alone."""
     if text.startswith(("Expected `str` matching regex", "Expected `str` of length ")):
         metas = [meta for meta in hint_parts(hint) if isinstance(meta, msgspec.Meta) and meta.pattern]
+        metas = [meta for meta in metas if repr(meta.pattern)[1:-1] in text] or metas
         if metas and metas[0].description:
             return f"expected {metas[0].description}"
         relation, _, length = text.removeprefix("Expected `str` of length ").partition(" ")

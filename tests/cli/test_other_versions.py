@@ -16,6 +16,8 @@ Other = Callable[[Change], tuple[Cli, OtherVersion]]
 
 UNKNOWN = {
     **dict.fromkeys(("created", "stopped", "idle"), "hibernating"),
+    **dict.fromkeys(("queued", "stashed", "completed", "failed"), "teleported"),
+    "requested": "of_the_future",
     "work": "desktop",
     "on-failure": "on-weekdays",
     "unknown": "dizzy",
@@ -49,6 +51,9 @@ def other(daemon: DaemonProcess, cli: Cli, root: Path) -> Iterator[Other]:
     cli.ok("vm", "create", "box")
     cli.ok("service", "add", "db", "--run", "exec sleep 1000", "--restart", "on-failure", "--env", "A=1", "--tag", "t")
     cli.ok("service", "add", "api", "--run", "exec sleep 1000", "--depends-on", "db", "--health-log", "up")
+    cli.ok("job", "run", "--stash", "true")
+    cli.ok("job", "run", "exit 3")
+    assert cli("job", "wait", "2").code == 1
     made: list[OtherVersion] = []
 
     def make(change: Change) -> tuple[Cli, OtherVersion]:
@@ -83,6 +88,20 @@ LINES = [
     ("service", "start", "api"),
     ("service", "stop", "--all"),
     ("service", "remove", "api", "db", "--yes"),
+    ("job", "list", "-o", "wide"),
+    ("job", "inspect", "1", "2"),
+    ("job", "run", "true"),
+    ("job", "update", "1", "--label", "new"),
+    ("job", "move", "1"),
+    ("job", "start", "1"),
+    ("job", "retry", "2"),
+    ("job", "cancel", "2"),
+    ("job", "logs", "2"),
+    ("job", "delete", "2", "--yes"),
+    ("job", "prune"),
+    ("group", "list", "-o", "wide"),
+    ("group", "inspect", "default"),
+    ("group", "pause", "default"),
     ("project", "list", "-o", "wide"),
     ("project", "inspect", "default"),
     ("settings", "list"),
@@ -126,6 +145,9 @@ def test_json_is_the_map_that_was_received_with_the_fields_of_a_newer_daemon(oth
         (("service", "dep", "list"), "dependencies"),
         (("op", "list"), "operations"),
         (("project", "list"), "projects"),
+        (("job", "list"), "jobs"),
+        (("job", "inspect", "2"), None),
+        (("group", "list"), "groups"),
     ]:
         printed = cli.ok(*line, "-o", "json").json
         reply = daemon.sent[-1]
@@ -137,7 +159,16 @@ def test_json_is_the_map_that_was_received_with_the_fields_of_a_newer_daemon(oth
 
 def test_missing_field_of_an_older_daemon_is_an_error_that_says_so(other: Other) -> None:
     cli, _other = other(older)
-    for line in (("vm", "list"), ("vm", "inspect", "box"), ("service", "list"), ("service", "status", "db")):
+    lines = [
+        "vm list",
+        "vm inspect box",
+        "service list",
+        "service status db",
+        "job list",
+        "job inspect 1",
+        "group list",
+    ]
+    for line in map(str.split, lines):
         result = cli(*line)
         assert (result.code, result.out) == (1, ""), line
         assert result.err.startswith("Error: cannot understand the daemon's reply: "), line

@@ -12,7 +12,7 @@ import pytest
 from support.cli import Cli
 from support.raw import wait_until
 
-from nexus.cli.verbs import parse_since
+from nexus.cli.units import parse_since
 
 BYTES = b"a\xff\x1b[31mb\nerr\nno newline"
 

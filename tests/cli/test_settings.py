@@ -50,9 +50,9 @@ def test_setting_value_of_wrong_type_is_refused(shared: Cli, typed: str, type_: 
 def test_known_setting_has_a_default_and_bounds(cli: Cli) -> None:
     assert cli("settings", "get", "journal.keep_days") == (0, "30\n", "")
     assert cli("settings", "set", "journal.keep_days", "12") == (0, "Set journal.keep_days to 12 (int)\n", "")
-    assert cli("settings", "list").lines[1].split() == ["journal.keep_days", "12", "int", "yes"]
+    assert ["journal.keep_days", "12", "int", "yes"] in [line.split() for line in cli("settings", "list").lines]
     assert cli("settings", "unset", "journal.keep_days") == (0, "Removed journal.keep_days; it is 30 again\n", "")
-    assert cli("settings", "list").lines[1].split() == ["journal.keep_days", "30", "int", "default"]
+    assert ["journal.keep_days", "30", "int", "default"] in [line.split() for line in cli("settings", "list").lines]
     refused = cli("settings", "set", "journal.keep_days", "0")
     assert (refused.code, refused.out) == (2, "")
     assert refused.err == "Error: cannot set journal.keep_days to 0: it takes a whole number from 1 to 36500\n"
@@ -91,5 +91,5 @@ def test_settings_list_reads_all_pages(cli: Cli) -> None:
         for number in range(90):
             client.call(SetSetting(f"free.{number:02}", "x" * 15_000))
     keys = cli.ok("settings", "list", "-o", "name").out.split()
-    assert len(keys) == 91
+    assert [key for key in keys if key.startswith("free.")] == [f"free.{number:02}" for number in range(90)]
     assert "cursor" not in cli.ok("settings", "list", "--help").out

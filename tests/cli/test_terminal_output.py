@@ -53,6 +53,9 @@ class World:
         ok("service", "add", "fails", "--run", f"printf '%s' '{HOSTILE}' >&2; exit 3", "--restart", "no")
         ok("service", "start", "web")
         assert self.cli("service", "start", "fails").code != 0
+        ok("job", "run", "--label", "a\u202eb\x9b31m", "--tag", "a", f"printf '%s' '{HOSTILE}'")
+        ok("job", "run", "--", "printf", "%s", HOSTILE)
+        ok("job", "wait", "1", "2")
         git = GitWorld(self.outer)  # a repository with such an address is refused
         source = git.repository("source", commits=1)
         git.git(source, "commit", "-q", "--allow-empty", "-m", f"subject {HOSTILE}")
@@ -90,7 +93,8 @@ RECORDS = [
     "settings get text", "settings get json", "events --no-follow", "plugin list", "service list", "service status web",
     "service status fails", "service tree", "service dependency list", "service config show web --reveal",
     "service git status app", "service git log app", "service git branches app", "db backup",
-    "service update web --env OTHER=1", "service logs web --lines all",
+    "service update web --env OTHER=1", "service logs web --lines all", "job list", "job inspect 1 2", "job logs 1",
+    "job wait 1 2", "job cancel 1", "group list", "group inspect default",
 ]  # fmt: skip
 
 
@@ -158,6 +162,19 @@ SENTENCES = [
     ["--socket", "{root}/none.sock", "status"],
     ["--socket", "{root}/none.sock", "--debug", "vm", "list"],
     ["completion", HOSTILE],
+    ["job", "inspect", HOSTILE],
+    ["job", HOSTILE],
+    ["job", "run", "--group", HOSTILE, "true"],
+    ["job", "run", "--label", HOSTILE, "true"],
+    ["job", "run", "--wait", "--dir", f"/{HOSTILE}", "true"],
+    ["job", "run", "--wait", f"printf '%s' '{HOSTILE}'"],
+    ["job", "run", "--stdin", HOSTILE, "true"],
+    ["job", "attach", "1"],
+    ["group", "pause", HOSTILE],
+    ["run", HOSTILE, "true"],
+    ["attach", HOSTILE],
+    ["attach", "web"],
+    ["send", HOSTILE, "x"],
     ["--actor", HOSTILE, "vm", "list"],
 ]
 
@@ -174,6 +191,7 @@ def test_no_sentence_and_no_error_holds_a_command(world: World, arguments: list[
     else:
         done: Result = world.cli(*words)
         exact = (words[0] == "export" and "-f" not in words) or words[:2] == ["plugin", "call"]
+        exact = exact or (words[:3] == ["job", "run", "--wait"] and words[3].startswith("printf"))
         shown = done.err if exact else done.out + done.err
     assert not set(shown) & BAD, repr(shown)
     assert shown or how == "pipe"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from support.console import matches, steps_of
 from support.daemon import DaemonProcess, isolated_environment
+from support.services import end_runs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "work.md").read_text(encoding="utf-8")
 
@@ -18,9 +19,14 @@ def test_console_blocks_print_what_they_show(root: Path) -> None:
     environment = isolated_environment(root)
     environment["PATH"] = f"{programs}:{environment['PATH']}"
 
+    folder = root / "work"  # what the page runs must find nothing to build
+    folder.mkdir()
+
     def run(command: str) -> subprocess.CompletedProcess[str]:
         words = ["/bin/sh", "-c", command]
-        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            words, env=environment, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        )
 
     assert run("nexusctl daemon start").returncode == 0
     try:
@@ -35,6 +41,7 @@ def test_console_blocks_print_what_they_show(root: Path) -> None:
                 assert matches(expected, line), (step.command, expected, line)
     finally:
         run("nexusctl daemon stop")
+        end_runs(root)
 
 
 def test_python_examples_run(daemon: DaemonProcess) -> None:

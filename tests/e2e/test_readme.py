@@ -96,6 +96,8 @@ def test_readme_project_file_is_valid(tmp_path: Path) -> None:
     assert {table: set(wanted) for table, wanted in project.wanted.items()} == {
         "services": {"db", "migrate", "api"},
         "vms": {"box"},
+        "groups": set(),
+        "schedules": {"backup"},
     }
 
 

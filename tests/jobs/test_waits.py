@@ -112,14 +112,15 @@ def test_64_clients_wait_and_some_of_them_leave(jobs: Jobs) -> None:
     wait_until(lambda: jobs.get(submitted[-1]).completed_at, "the last one")
 
 
-def test_wait_ends_with_the_daemon_and_can_be_repeated(own: Jobs) -> None:
+def test_wait_ends_as_soon_as_the_daemon_stops_and_can_be_repeated(own: Jobs) -> None:
     job = own.hold()
     own.running(job)
     sequence = own.begin(WaitJobs(jobs=[job.id]))
     own.client.call(Ping())
     assert own.daemon.stop() == 0
     error = own.client.error(sequence)
-    assert error.code == "unavailable"
+    assert (error.code, error.message) == ("unavailable", "the daemon is stopping")
+    assert "did not finish in time" not in own.daemon.log()
     own.begin_anew()
     sequence = own.begin(WaitJobs(jobs=[job.id]))
     own.let_go(job, 5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,19 @@ def test_supervisor_crash_marks_service_failed_and_allows_restart(services: Serv
         database.execute("UPDATE service SET start_environment = '{}'")
     services.update("web", run_command="exec sleep 1000", start_window_ms=20)
     assert exists(services.start("web").service.pid)
+
+
+def test_starts_that_fail_as_the_daemon_ends_do_not_disturb_its_end(services: Services, tmp_path: Path) -> None:
+    for number in range(6):
+        services.add(f"a{number}", autostart=True, config_filename=str(tmp_path / "none.env"))
+        services.add(f"b{number}", autostart=True)
+        services.depend(f"b{number}", f"a{number}")
+    daemon = services.daemon
+    for pause in (0, 0, 0, 0.02, 0.04, 0.06, 0.08, 0.1):
+        services.client.close()
+        assert daemon.stop() == 0
+        daemon.start()
+        time.sleep(pause)
+    assert daemon.stop() == 0
+    assert "Traceback" not in daemon.log()
+    daemon.start()

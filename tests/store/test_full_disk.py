@@ -113,7 +113,7 @@ def test_opening_on_a_full_disk_raises_disk_full_and_works_once_space_is_free(ro
         store.init()
         store.close_now()
 
-    on_small_disk(root / "disk", 1024, scenario)
+    on_small_disk(root / "disk", 2 * 1024, scenario)
 
 
 def test_max_page_count_is_reported_as_disk_full(root: Path) -> None:

@@ -343,7 +343,7 @@ def test_read_only_file_system_is_refused(root: Path, mode: str) -> None:
         make_read_only(disk)
         assert "is not writable" in refusal(store, InitError).message
 
-    on_small_disk(root / "disk", 1024, scenario)
+    on_small_disk(root / "disk", 2 * 1024, scenario)
 
 
 def test_parent_directory_that_cannot_be_created_is_refused(root: Path) -> None:

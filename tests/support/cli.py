@@ -96,19 +96,25 @@ class Cli:
             start_new_session=True,
         )
 
-    def terminal(self, *arguments: str, columns: int = 80, **environment: str) -> Terminal:
+    def terminal(self, *arguments: str, columns: int = 80, rows: int = 24, **environment: str) -> Terminal:
         """Start it on a terminal."""
-        return Terminal([*_MODULE, *arguments], self.environment | environment, columns, self.folder)
+        return Terminal([*_MODULE, *arguments], self.environment | environment, columns, self.folder, rows)
 
 
 class Terminal:
     """A process with a pseudoterminal as its controlling terminal."""
 
     def __init__(
-        self, command: list[str], environment: Mapping[str, str], columns: int, folder: Path | None = None
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        columns: int,
+        folder: Path | None = None,
+        rows: int = 24,
     ) -> None:
         self._fd, inner = pty.openpty()
-        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.resize(rows, columns)
+        self._before = termios.tcgetattr(inner)
         self._seen = b""
         try:
             self._process = subprocess.Popen(
@@ -127,7 +133,17 @@ class Terminal:
     @property
     def text(self) -> str:
         """Everything that the terminal has shown so far."""
-        return self._seen.decode().replace("\r\n", "\n")
+        return self._seen.decode(errors="replace").replace("\r\n", "\n")
+
+    @property
+    def seen(self) -> bytes:
+        """The bytes of it."""
+        return self._seen
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
 
     def wait_for(self, text: str) -> None:
         """Read until ``text`` has been shown."""
@@ -135,9 +151,32 @@ class Terminal:
         while text not in self.text:
             assert self._read(deadline), f"ended without {text!r}: {self.text!r}"
 
-    def type(self, text: str) -> None:
+    def forget(self) -> None:
+        """Forget what was shown so far, so that it is waited for again."""
+        self._seen = b""
+
+    def type(self, text: str | bytes) -> None:
         """Send text to the process as if typed."""
-        os.write(self._fd, text.encode())
+        data = text.encode() if isinstance(text, str) else text
+        while data:
+            readable, writable, _ = select.select([self._fd], [self._fd], [], TIMEOUT_S)
+            assert readable or writable, f"nothing more was taken in time: {self.text!r}"
+            if readable:
+                self._read(time.monotonic() + TIMEOUT_S)
+            if writable:
+                data = data[os.write(self._fd, data[:1024]) :]
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the terminal another size; the process gets SIGWINCH."""
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def is_as_before(self) -> bool:
+        """Whether the settings of the terminal are those that it had when the process was started."""
+        return termios.tcgetattr(self._fd) == self._before
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process."""
+        self._process.send_signal(number)
 
     def interrupt(self) -> None:
         """Press Ctrl-C until the process exits.

@@ -20,6 +20,25 @@ from nexus_protocol.errors import DeadlineExceeded, Internal
 
 from nexus.client import BlockingClient
 from nexus.client.errors import ConnectionFailure
+from nexus.jobs.commands import (
+    AttachJob,
+    CancelJob,
+    CreateJob,
+    CreateJobGroup,
+    DeleteJob,
+    DeleteJobGroup,
+    EnqueueJob,
+    MoveJob,
+    PauseJobGroup,
+    PruneJobs,
+    ResumeJobGroup,
+    RetryJob,
+    SendJobInput,
+    StartJob,
+    StashJob,
+    UpdateJob,
+    UpdateJobGroup,
+)
 from nexus.jobs.schedules.commands import (
     CreateSchedule,
     DeleteSchedule,
@@ -36,6 +55,7 @@ from nexus.projects.states import ProjectMode
 from nexus.services.commands import (
     AddDependency,
     AddService,
+    AttachService,
     CheckoutBranch,
     GitCheckoutCommit,
     GitClone,
@@ -43,6 +63,7 @@ from nexus.services.commands import (
     RemoveDependency,
     RemoveService,
     RestartService,
+    SendServiceInput,
     StartService,
     StopService,
     UpdateConfig,
@@ -118,6 +139,14 @@ class Pool:
     def schedule_name(self) -> str:
         """The name of a schedule that may exist."""
         return f"t{self.chance.randrange(4)}"
+
+    def job(self) -> str:
+        """A reference to a job that may exist; as jobs come, the later ones are named."""
+        return self._elsewhere(str(self.chance.randint(1, 12)))
+
+    def group(self) -> str:
+        """The name of a group of jobs that may exist."""
+        return self.chance.choice(["default", "default", "g0", "g1"])
 
     def _elsewhere(self, name: str) -> str:
         return f"{self.project()}/{name}" if self.chance.random() < 0.05 else name
@@ -240,6 +269,49 @@ def _update_vm(pool: Pool) -> UpdateVm:
     return UpdateVm(pool.vm(), **fields)
 
 
+def _create_job(pool: Pool) -> CreateJob:
+    chance = pool.chance
+    fields: dict[str, Any] = chance.choice(
+        [
+            {},
+            {"after": [pool.job()]},
+            {"after": [f"{pool.job()}:any"]},
+            {"delay_ms": chance.choice([10, 100_000])},
+            {"retries": 2, "retry_backoff_ms": 10},
+            {"stdin_data": b"typed", "timeout_ms": 300},
+            {"stashed": True},
+            {"service": pool.service()},
+            {"stdin_open": True},
+        ]
+    )
+    return CreateJob(
+        chance.choice(["exit 0", "echo out; echo err >&2; exit 1", "exec sleep 600", ["/nowhere/program"], ["true"]]),
+        environment=chance.choice([None, pool.secret()]),
+        group=pool.group(),
+        priority=chance.randrange(3),
+        tags=pool.tags(),
+        directory="/",
+        stop_grace_ms=100,
+        log_limit_mib=1,
+        **fields,
+    )
+
+
+def _update_job(pool: Pool) -> UpdateJob:
+    fields: dict[str, Any] = pool.chance.choice(
+        [{"label": "x"}, {"tags": pool.tags()}, {"command": "exit 0"}, {"priority": 3}, {"group": pool.group()}]
+    )
+    return UpdateJob(pool.job(), **fields)
+
+
+def _retry_job(pool: Pool) -> RetryJob:
+    return RetryJob(pool.job(), in_place=pool.chance.random() < 0.5, environment=pool.secret())
+
+
+def _move_job(pool: Pool) -> MoveJob:
+    return MoveJob(pool.job(), before=pool.chance.choice([None, pool.job()]))
+
+
 def _create_schedule(pool: Pool) -> CreateSchedule:
     chance = pool.chance
     when: dict[str, Any] = chance.choice([{"cron": "@daily"}, {"cron": "* * * * *"}, {"every_ms": 300}])
@@ -316,6 +388,25 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "CreateVm": (8, lambda pool: CreateVm(pool.vm_name(), role=pool.chance.choice([VmRole.WORK, VmRole.PORTAL]))),
     "DeleteVm": (4, lambda pool: DeleteVm(pool.vm())),
     "UpdateVm": (5, _update_vm),
+    "CreateJob": (14, _create_job),
+    "UpdateJob": (4, _update_job),
+    "DeleteJob": (3, lambda pool: DeleteJob(pool.job())),
+    "CancelJob": (6, lambda pool: CancelJob(pool.job(), now=pool.chance.random() < 0.3)),
+    "RetryJob": (4, _retry_job),
+    "MoveJob": (2, _move_job),
+    "StashJob": (2, lambda pool: StashJob(pool.job())),
+    "EnqueueJob": (3, lambda pool: EnqueueJob(pool.job())),
+    "StartJob": (3, lambda pool: StartJob(pool.job())),
+    "PruneJobs": (1, lambda pool: PruneJobs(successful=True)),
+    "AttachJob": (1, lambda _pool: AttachJob("none")),
+    "SendJobInput": (1, lambda pool: SendJobInput(pool.job(), b"x\n")),
+    "CreateJobGroup": (2, lambda pool: CreateJobGroup(f"g{pool.chance.randrange(2)}", slots=2)),
+    "UpdateJobGroup": (2, lambda pool: UpdateJobGroup(pool.group(), slots=pool.chance.randint(1, 4))),
+    "DeleteJobGroup": (1, lambda pool: DeleteJobGroup(pool.group())),
+    "PauseJobGroup": (1, lambda pool: PauseJobGroup(pool.group())),
+    "ResumeJobGroup": (3, lambda pool: ResumeJobGroup(pool.group())),
+    "AttachService": (1, lambda _pool: AttachService("none")),
+    "SendServiceInput": (1, lambda pool: SendServiceInput(pool.service(), b"x\n")),
     "CreateSchedule": (5, _create_schedule),
     "UpdateSchedule": (4, _update_schedule),
     "DeleteSchedule": (3, lambda pool: DeleteSchedule(pool.schedule())),
@@ -332,6 +423,7 @@ _IN_BATCHES = (
     *("CreateVm", "DeleteVm", "UpdateVm", "SetSetting", "DeleteSetting"),
     *("AddService", "UpdateService", "UpdateConfig", "AddDependency"),
     *("CreateProject", "UpdateProject", "DeleteProject"),
+    *("CreateJob", "UpdateJob", "DeleteJob", "RetryJob", "MoveJob", "StashJob", "EnqueueJob", "CreateJobGroup"),
 )
 BATCH = "Batch"
 """The command that is made of others, by ``Mutator``."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, get_origin, get_type_hints
 from msgspec import Meta
 from nexus_protocol.command import Command, hint_parts
 
-from nexus.cli.verbs import parse_duration, parse_size
+from nexus.cli.units import parse_duration, parse_size
 from nexus.records.fields import keys_of
 
 __all__ = ["FLAG", "InvalidValue", "Key", "Keys", "Kind", "choice"]

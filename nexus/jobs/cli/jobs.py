@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 import click
 from msgspec.structs import replace
 from nexus_protocol.command import Command
+from nexus_protocol.errors import FailedPrecondition, NexusError
 
-from nexus.cli.logs import LogSource, Piece, follow_pieces, lines_wanted, log_parameters, show_logs
+from nexus.cli.logs import LogSource, Piece, follow_pieces, log_parameters, log_query, show_logs
 from nexus.cli.output import OutputFilter, Printer, hint, of_project, reference
 from nexus.cli.records import make_delete, make_inspect, make_list, make_update, name_of
 from nexus.cli.result import Result, Results
-from nexus.cli.verbs import FilePath, NounGroup, Values, assignment, completers, for_each, since, verb
+from nexus.cli.verbs import FilePath, NounGroup, Values, assignment, completer_of, completers, for_each, since, verb
+from nexus.client.errors import ConnectionFailure, Interrupted
 from nexus.hints import command_line
 from nexus.jobs.cli.shown import COLUMNS, JOB, lines, outcome
 from nexus.jobs.commands import (
@@ -28,6 +32,7 @@ from nexus.jobs.commands import (
     DeleteJob,
     EnqueueJob,
     GetJob,
+    GetJobGroup,
     GetJobOutput,
     ListJobs,
     MoveJob,
@@ -41,8 +46,8 @@ from nexus.jobs.commands import (
 )
 from nexus.jobs.errors import JobCursorInvalid, JobNotFound
 from nexus.jobs.records import Job
-from nexus.jobs.states import JobStatus
-from nexus.records.processes import LogStream
+from nexus.jobs.states import ENDED, JobStatus
+from nexus.records.processes import InputUnavailable, LogStream
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -51,10 +56,12 @@ __all__ = [
     "OWN_FIELDS",
     "caller_environment",
     "exit_code_of",
+    "exiting_as_the_job",
+    "follow",
     "given_variables",
     "input_of",
     "job",
-    "run_and_follow",
+    "submit",
     "send_parameters",
     "submit_parameters",
     "submitted",
@@ -63,8 +70,12 @@ __all__ = [
 
 _OWN_FAILURE = 125
 """The exit code of a command that runs another one, where it failed itself."""
+_OF_KEYS = uuid.UUID("6f1b2a54-9d0c-4c7e-8a37-51f0c9e2d8b4")
+"""With the key of a line it makes the id of the job, so that a repeated line finds it."""
 _CLEAN = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "TZ", "USER", "XDG_RUNTIME_DIR")
 _PAGE = 1000
+_ATTEMPTS = 100
+_PAUSE_S = 0.1
 
 _SOURCE: LogSource[GetJobOutput] = LogSource(
     "job",
@@ -155,49 +166,117 @@ def words_of(values: Values) -> str | list[str]:
     return line if line is not None else words
 
 
+def submit(
+    app: App, values: Values, out: Printer, fields: Mapping[str, object], *, wait: bool, attach: bool, cancel: bool
+) -> int:
+    """Submit a job, and follow it with ``wait``; returns the exit code. See ``follow``."""
+    if values.flag("interactive") and wait and not attach:
+        raise click.UsageError(
+            "-i goes with -t, or with a job that is not waited for; to pass standard input on, give --stdin -"
+        )
+    # Under a key the line is repeated with the same request.
+    job_id = str(uuid.uuid4() if app.key is None else uuid.uuid5(_OF_KEYS, app.key))
+    command = values.build(CreateJob, **fields, id=job_id)
+    try:
+        result = app.fetch(command)
+    except FailedPrecondition as error:
+        if error.type != "request.reply_gone":
+            raise
+        # The line is repeated: replies with a command are not kept, since it may hold a secret.
+        result = app.fetch(GetJob(job_id))
+    except Interrupted as error:
+        if error.outcome is None and cancel and command.id is not None:
+            app.call(CancelJob(command.id))
+            error.add_note("The job was cancelled.")
+        raise
+    if wait:
+        if note := _note_paused(app, result.record):
+            click.echo(f"{note}\n", err=True)
+        return follow(app, result.record, attach=attach, cancel=cancel)
+    out.one(result, name=name_of, sentence=lambda job: _submitted(app, job))
+    return 0
+
+
+def _note_paused(app: App, job: Job) -> str | None:
+    """What to do about a job that does not begin because its group is paused."""
+    if job.status is not JobStatus.QUEUED or not app.call(GetJobGroup(job.group)).paused:
+        return None
+    resume = command_line("nexusctl", "group", "resume", job.group)
+    return f'It waits, because the job group "{job.group}" is paused. To resume it: {resume}'
+
+
 def _run(app: App, values: Values, out: Printer) -> int:
-    attached = values.flag("tty") and values.flag("interactive")
-    wait = values.flag("wait") or attached
+    attach = values.flag("tty") and values.flag("interactive")
+    wait = values.flag("wait") or attach
     if wait and not out.for_person:
         raise click.UsageError("-o goes with a job that is submitted, not with one whose output is followed")
-    fields = submitted(values, words_of(values), directory=str(Path.cwd()))
+    directory = values.text("directory") or _working_directory()
+    fields = submitted(values, words_of(values), directory=directory)
     fields["environment"] = caller_environment(given_variables(values), clean=values.flag("clean_env"))
-    # Under a key the line is repeated with the same request.
-    fields["id"] = str(uuid.uuid4()) if app.key is None else None
-    result = app.fetch(values.build(CreateJob, **fields))
-    if not wait:
-        out.one(result, name=name_of, sentence=_submitted)
-        return 0
-    return run_and_follow(app, result.record, attach=attached, cancel=False)
+    run = exiting_as_the_job(submit) if wait else submit
+    return run(app, values, out, fields, wait=wait, attach=attach, cancel=False)
 
 
-def _submitted(job: Job) -> None:
+def _working_directory() -> str:
+    try:
+        directory = str(Path.cwd())
+        directory.encode()
+    except FileNotFoundError:
+        raise click.UsageError("cannot tell the working directory: it was deleted; give one with --dir") from None
+    except UnicodeEncodeError:
+        raise click.UsageError("cannot use the working directory: its path is not UTF-8; give one with --dir") from None
+    return directory
+
+
+def _submitted(app: App, job: Job) -> None:
     click.echo(f"Submitted job {job.number} ({job.status}){of_project(job)}")
-    hint(f"Follow its output: {command_line('nexusctl', 'job', 'logs', '-f', reference(job))}")
+    name = reference(job)
+    if note := _note_paused(app, job):
+        hint(note)
+    elif job.status is JobStatus.STASHED:
+        hint(f"Put it into the queue: {command_line('nexusctl', 'job', 'enqueue', name)}")
+    elif job.stdin_open or job.tty:
+        hint(f"Attach to it: {command_line('nexusctl', 'job', 'attach', name)}")
+    else:
+        hint(f"Follow its output: {command_line('nexusctl', 'job', 'logs', '-f', name)}")
 
 
-def run_and_follow(app: App, job: Job, *, attach: bool, cancel: bool) -> int:
+P = ParamSpec("P")
+
+
+def exiting_as_the_job(run: Callable[P, int]) -> Callable[P, int]:
+    """Exit with 125 where nexusctl itself fails, since other codes are those of the job. Wrong usage stays 2."""
+
+    @functools.wraps(run)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return run(*args, **kwargs)
+        except (NexusError, ConnectionFailure) as error:
+            from nexus.cli.main import print_error
+
+            print_error(error)
+            return _OWN_FAILURE
+
+    return wrapped
+
+
+def follow(app: App, job: Job, *, attach: bool, cancel: bool) -> int:
     """Show the output of a job until it has ended, or attach to it; returns its exit code.
 
-    With ``cancel`` Ctrl-C cancels it; otherwise it goes on, which is said.
+    With ``cancel`` Ctrl-C, and a reader that has gone, cancel it; otherwise it goes on, which is said.
     """
     try:
-        if attach:
-            from nexus.cli.attach import DETACH_HINT, DETACHED, attach_terminal
-
-            if sys.stdin.isatty():
-                click.echo(f"Job {job.number}. {DETACH_HINT}.", err=True)
-            done = attach_terminal(
-                app,
-                lambda rows, columns, replay: AttachJob(job.id, rows=rows, columns=columns, replay=replay),
-                f"job {job.number}",
-            )
-            if done == DETACHED:
-                hint(f"Attach again: {command_line('nexusctl', 'job', 'attach', reference(job))}")
-                return 0
-        else:
-            _stream(app, job)
+        dropped_bytes = 0
+        if not attach:
+            dropped_bytes = _stream(app, job)
+        elif not _attach(app, job):
+            return 0
         app.call(WaitJobs(jobs=[job.id]))
+    except BrokenPipeError:
+        if cancel:
+            app.close()
+            app.call(CancelJob(job.id))
+        raise
     except KeyboardInterrupt as error:
         if cancel:
             app.close()
@@ -210,7 +289,41 @@ def run_and_follow(app: App, job: Job, *, attach: bool, cancel: bool) -> int:
     ended = app.call(GetJob(job.id))
     if ended.status is not JobStatus.COMPLETED and ended.exit_code is None:
         click.echo(f"Error: job {ended.number} {outcome(ended)}", err=True)
-    return exit_code_of(ended)
+    code = exit_code_of(ended)
+    if dropped_bytes and not code and not sys.stdout.isatty():
+        click.echo(f"Error: the output is not whole: {dropped_bytes} bytes were dropped", err=True)
+        click.echo("  It came faster than it could be read; give it more room than 16M with --log.", err=True)
+        return _OWN_FAILURE
+    return code
+
+
+def _attach(app: App, job: Job) -> bool:
+    """Attach to a job; returns whether it has ended, and not gone on without the user.
+
+    Raises:
+        InputUnavailable: it cannot be attached to; but one that has ended meanwhile has its output shown.
+    """
+    from nexus.cli.attach import DETACHED, attach_terminal
+
+    def make(rows: int | None, columns: int | None, replay: bool) -> AttachJob:
+        return AttachJob(job.id, rows=rows, columns=columns, replay=replay)
+
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            done = attach_terminal(app, make, f"job {job.number}")
+            break
+        except InputUnavailable:
+            if job.status in ENDED or not (job.tty or job.stdin_open):
+                raise
+            if app.call(GetJob(job.id)).status in ENDED:
+                _stream(app, job)
+                return True
+            if not left:
+                raise
+            time.sleep(_PAUSE_S)  # its process has ended, and its record does not have that yet
+    if done == DETACHED:
+        hint(f"Attach again: {command_line('nexusctl', 'job', 'attach', reference(job))}")
+    return done != DETACHED
 
 
 def exit_code_of(job: Job) -> int:
@@ -220,8 +333,8 @@ def exit_code_of(job: Job) -> int:
     return _OWN_FAILURE if job.exit_signal is None else 128 + job.exit_signal
 
 
-def _stream(app: App, job: Job) -> None:
-    """Write the output of a job to the same streams, until it has ended."""
+def _stream(app: App, job: Job) -> int:
+    """Write the output of a job to the same streams, until it has ended; returns how many bytes of it are missing."""
 
     def note(text: str) -> None:
         click.echo(text, err=True)
@@ -230,6 +343,7 @@ def _stream(app: App, job: Job) -> None:
     sys.stdout.flush()
     for _index, piece in follow_pieces(app, [GetJobOutput(job.id, follow=True, mark_start=True)], _SOURCE, note):
         streams.write(piece)
+    return streams.dropped_bytes
 
 
 class _Streams:
@@ -240,10 +354,12 @@ class _Streams:
             stream: OutputFilter(file.encoding or "utf-8") if file.isatty() else None
             for stream, file in ((LogStream.STDOUT, sys.stdout), (LogStream.STDERR, sys.stderr))
         }
+        self.dropped_bytes = 0
 
     def write(self, piece: Piece) -> None:
         stream = LogStream(piece.stream.value)
         if piece.dropped_bytes:
+            self.dropped_bytes += piece.dropped_bytes
             click.echo(f"… {piece.dropped_bytes} bytes were dropped here …", err=True)
         safe = self._filters[stream]
         data = memoryview(piece.data if safe is None else safe.feed(piece.data))
@@ -288,12 +404,7 @@ def make_run() -> click.Command:
 
 
 def _logs(app: App, values: Values, out: Printer) -> int:
-    only_stdout, only_stderr = values.flag("only_stdout"), values.flag("only_stderr")
-    if only_stdout and only_stderr:
-        raise click.UsageError("--stdout and --stderr exclude each other: without them, both streams are shown")
-    follow, since_at = values.flag("follow"), values.number("since_at")
-    stream = LogStream.STDOUT if only_stdout else LogStream.STDERR if only_stderr else None
-    wanted = lines_wanted(values.number("lines"), since_at)
+    wanted, since_at, stream, follow = log_query(values)
     names = values.every("job", str)
     commands = [
         GetJobOutput(name, lines=wanted, since_at=since_at, stream=stream, follow=follow, mark_start=follow)
@@ -309,29 +420,26 @@ With -f it follows new output until the job ends, also across restarts of the da
 
 \b
     nexusctl job logs 12 -f
-    nexusctl job logs 12 --stderr > errors
+    nexusctl job logs 12 --stderr
 """
 
 
 def make_logs() -> click.Command:
     """``job logs``."""
-    follow, count, since_at, *others = log_parameters()
-    parameters: list[click.Parameter] = [
-        follow,
-        count,
-        since_at,
-        click.Option(["--stdout", "only_stdout"], is_flag=True, help="Only standard output."),
-        click.Option(["--stderr", "only_stderr"], is_flag=True, help="Only standard error."),
-        *others,
-    ]
     exclude = ("lines", "since_at", "stream", "follow", "cursor", "mark_start")
-    return verb(GetJobOutput, _logs, parameters=parameters, exclude=exclude, variadic=True, help=_LOGS_HELP)
+    return verb(GetJobOutput, _logs, parameters=log_parameters(), exclude=exclude, variadic=True, help=_LOGS_HELP)
 
 
 def _wait(app: App, values: Values, out: Printer) -> int:
     names = values.every("jobs", str)
-    command = WaitJobs(jobs=names or None, group=values.text("group"), timeout_ms=values.number("timeout_ms"))
-    results = app.fetch(command)
+    group = values.text("group")
+    if names and group is not None:
+        raise click.UsageError("give the jobs to wait for, or --group, not both")
+    try:
+        results = app.fetch(WaitJobs(jobs=names or None, group=group))
+    except KeyboardInterrupt as error:
+        error.add_note("The jobs go on.")
+        raise
     waited = results.rows(WaitJobs.info.reply.jobs)
     failed = [job for job in waited.records if job.status is not JobStatus.COMPLETED]
     if out.for_person:
@@ -349,7 +457,7 @@ def make_wait() -> click.Command:
         WaitJobs,
         _wait,
         parameters=[jobs],
-        exclude=("jobs",),
+        exclude=("jobs", "timeout_ms"),
         help="""Wait until jobs have ended: those that are named, else all of the project, or of a group.
 
 It exits with 1 if one of them did not complete.
@@ -398,8 +506,10 @@ def make_cancel() -> click.Command:
     """``job cancel``."""
 
     def sentence(job: Job) -> None:
-        ended = "Cancelled job" if job.status is JobStatus.CANCELLED else "Nothing to cancel: job"
-        click.echo(f"{ended} {job.number}" + ("" if job.status is JobStatus.CANCELLED else f" {outcome(job)}"))
+        if job.status is JobStatus.CANCELLED:
+            click.echo(f"Cancelled job {job.number}")
+        else:
+            click.echo(f"Nothing to cancel: job {job.number} has ended ({outcome(job)})")
 
     def run(app: App, values: Values, out: Printer) -> int:
         now = values.flag("now")
@@ -466,14 +576,28 @@ def make_move() -> click.Command:
     )
 
 
-def _make_simple(command: type[StashJob | StartJob], done: str) -> click.Command:
+def make_stash() -> click.Command:
+    """``job stash``."""
+
     def run(app: App, values: Values, out: Printer) -> int:
         def sentence(job: Job) -> None:
-            click.echo(f"{done} job {job.number} ({outcome(job)})")
+            click.echo(f"Stashed job {job.number}")
 
-        return _each(app, values.every("job", str), out, command, sentence)
+        return _each(app, values.every("job", str), out, StashJob, sentence)
 
-    return verb(command, run, variadic=True)
+    return verb(StashJob, run, variadic=True)
+
+
+def make_start() -> click.Command:
+    """``job start``."""
+
+    def run(app: App, values: Values, out: Printer) -> int:
+        def sentence(job: Job) -> None:
+            click.echo(f"Started job {job.number} ({outcome(job)})")
+
+        return _each(app, values.every("job", str), out, StartJob, sentence)
+
+    return verb(StartJob, run, variadic=True)
 
 
 def make_enqueue() -> click.Command:
@@ -530,8 +654,7 @@ def make_attach() -> click.Command:
     """``job attach``."""
 
     def run(app: App, values: Values, _out: Printer) -> int:
-        (name,) = values.every("job", str)
-        return run_and_follow(app, app.call(GetJob(name)), attach=True, cancel=False)
+        return follow(app, app.call(GetJob(values.word("job"))), attach=True, cancel=False)
 
     return verb(
         AttachJob,
@@ -548,18 +671,19 @@ def make_send() -> click.Command:
     """``job send``."""
 
     def run(app: App, values: Values, _out: Printer) -> None:
-        (name,) = values.every("job", str)
-        app.call(SendJobInput(name, data=input_of(values), eof=values.flag("eof")))
+        app.call(SendJobInput(values.word("job"), data=input_of(values), eof=values.flag("eof")))
 
-    return verb(SendJobInput, run, exclude=("eof",), parameters=send_parameters(), help=SEND_HELP.format("job"))
+    return verb(SendJobInput, run, exclude=("eof",), parameters=send_parameters(), help=_SEND_HELP)
 
 
-SEND_HELP = """Type a text into a {0}'s terminal or open standard input, with a line feed at its end.
+_SEND_HELP = """Type a text into a job's terminal or open standard input, with a line feed at its end.
+
+With - the text is what nexusctl reads from its standard input.
 
 \b
-    nexusctl {0} send NAME 'continue'
-    nexusctl {0} send NAME --no-newline y
-    generate | nexusctl {0} send NAME - --eof
+    nexusctl job send 12 continue
+    nexusctl job send 12 --no-newline y
+    nexusctl job send 12 - --eof
 """
 
 
@@ -596,7 +720,15 @@ def _complete(app: App, incomplete: str) -> list[str]:
     return [str(one.number) for one in page.jobs if str(one.number).startswith(incomplete.lstrip("#"))]
 
 
+def _complete_attachable(app: App, incomplete: str) -> list[str]:
+    """Jobs that clients can be attached to, and services."""
+    page = app.call(ListJobs(status=JobStatus.EXECUTING, limit=_PAGE))
+    numbers = [str(one.number) for one in page.jobs if one.tty or one.stdin_open]
+    return [number for number in numbers if number.startswith(incomplete)] + completer_of("service")(app, incomplete)
+
+
 completers["job"] = _complete
+completers["job or service"] = _complete_attachable
 
 
 job = NounGroup(
@@ -612,9 +744,9 @@ job = NounGroup(
         "retry": ("Submit jobs that have ended again.", make_retry),
         "update": ("Change a job that waits.", lambda: make_update(UpdateJob, JOB)),
         "move": ("Change the place of a job in its queue.", make_move),
-        "stash": ("Take jobs out of their queue.", lambda: _make_simple(StashJob, "Stashed")),
+        "stash": ("Take jobs out of their queue.", make_stash),
         "enqueue": ("Queue stashed or delayed jobs.", make_enqueue),
-        "start": ("Begin jobs now, past their slots.", lambda: _make_simple(StartJob, "Started")),
+        "start": ("Begin jobs now, past their slots.", make_start),
         "attach": ("Attach this terminal to a job.", make_attach),
         "send": ("Type into a job.", make_send),
         "delete": ("Delete jobs that do not run.", lambda: make_delete(GetJob, DeleteJob, JOB)),
@@ -628,8 +760,8 @@ job = NounGroup(
         **dict.fromkeys(("kill", "stop"), " (did you mean 'cancel'?)"),
         **dict.fromkeys(("log", "follow", "output"), " (did you mean 'logs'?)"),
         **dict.fromkeys(("restart", "rerun"), " (did you mean 'retry'?)"),
-        "edit": " (did you mean 'update'?)",
         "clean": " (did you mean 'prune'?)",
         "switch": " (did you mean 'move'?)",
     },
+    {"edit": "update"},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from nexus.cli.output import Column, format_duration, format_time
+from nexus.cli.output import Column, format_duration, format_time, shortened
 from nexus.cli.records import Noun
 from nexus.jobs.records import Job, JobPage
 from nexus.jobs.states import JobStatus
@@ -45,8 +45,7 @@ def _code(job: Job) -> str | None:
 
 
 def _command(job: Job) -> str:
-    text = job.label or " ".join(job.command.split())
-    return text if len(text) <= _COMMAND_WIDTH else text[: _COMMAND_WIDTH - 1] + "…"
+    return shortened(job.label or " ".join(job.command.split()), _COMMAND_WIDTH)
 
 
 COLUMNS: tuple[Column[Job], ...] = (

@@ -21,7 +21,7 @@ from nexus.jobs.states import ENDED, JobReason
 from nexus.jobs.store import JOBS
 from nexus.journal.operation import Operation
 from nexus.store import Reader, StoreError, Transaction
-from nexus.tasks import cancel_and_wait
+from nexus.tasks import cancel_and_wait, wait_until_set
 
 __all__ = ["Ticker"]
 
@@ -96,14 +96,7 @@ class Ticker:
                 self._troubled = True
             except Exception:  # the other schedules must go on
                 _log.exception("the ticker of schedules failed, trying again")
-            timer = None
-            if left_s is not None:
-                timer = asyncio.get_running_loop().call_later(min(left_s, _LONGEST_WAIT_S), self._awake.set)
-            try:
-                await self._awake.wait()
-            finally:
-                if timer is not None:
-                    timer.cancel()
+            await wait_until_set(self._awake, None if left_s is None else min(left_s, _LONGEST_WAIT_S))
 
     async def look(self) -> float | None:
         """Act on every time that has come; returns the seconds until the next one, None without one.

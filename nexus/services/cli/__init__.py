@@ -76,16 +76,7 @@ def _git() -> click.Command:
     )
 
 
-class _Service(NounGroup):
-    """The noun, with an alias for one of its nested nouns."""
-
-    aliases = {"dep": "dependency"}  # noqa: RUF012 - as in WordGroup
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, self.aliases.get(cmd_name, cmd_name))
-
-
-service = _Service(
+service = NounGroup(
     "service",
     "Manage services.",
     {
@@ -116,6 +107,7 @@ service = _Service(
         "apply": " (did you mean 'nexusctl apply'?)",
         "export": " (did you mean 'nexusctl export'?)",
     },
+    {"dep": "dependency"},
 )
 
 

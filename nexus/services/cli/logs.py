@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import click
 from msgspec.structs import replace
 
-from nexus.cli.logs import LogSource, lines_wanted, log_parameters, show_logs
+from nexus.cli.logs import LogSource, log_parameters, log_query, show_logs
 from nexus.cli.output import Printer
 from nexus.cli.selection import selected, selection_parameters
 from nexus.cli.verbs import Values, verb
-from nexus.records.processes import LogStream
 from nexus.services.cli.selection import SERVICES
 from nexus.services.commands import GetServiceStdout
 from nexus.services.errors import ServiceCursorInvalid, ServiceNotFound
@@ -35,12 +34,7 @@ def _logs(app: App, values: Values, out: Printer) -> int:
     names = selected(app, values, SERVICES)
     if not names:
         return 0
-    only_stdout, only_stderr = values.flag("only_stdout"), values.flag("only_stderr")
-    if only_stdout and only_stderr:
-        raise click.UsageError("--stdout and --stderr exclude each other: without them, both streams are shown")
-    follow, since_at = values.flag("follow"), values.number("since_at")
-    stream = LogStream.STDOUT if only_stdout else LogStream.STDERR if only_stderr else None
-    lines = lines_wanted(values.number("lines"), since_at)
+    lines, since_at, stream, follow = log_query(values)
     commands = [
         GetServiceStdout(name, lines=lines, since_at=since_at, stream=stream, follow=follow, mark_start=follow)
         for name in names
@@ -67,16 +61,7 @@ service and of the daemon. Output that was deleted before it could be shown is m
 
 def make_logs() -> click.Command:
     """``service logs``."""
-    follow, lines, since, *others = log_parameters()
-    parameters: list[click.Parameter] = [
-        *selection_parameters(SERVICES),
-        follow,
-        lines,
-        since,
-        click.Option(["--stdout", "only_stdout"], is_flag=True, help="Only standard output."),
-        click.Option(["--stderr", "only_stderr"], is_flag=True, help="Only standard error."),
-        *others,
-    ]
+    parameters = [*selection_parameters(SERVICES), *log_parameters()]
     exclude = ("service", "lines", "since_at", "stream", "follow", "cursor", "mark_start")
     built = verb(GetServiceStdout, _logs, parameters=parameters, exclude=exclude, help=_LOGS_HELP)
     built.takes_all_projects = True

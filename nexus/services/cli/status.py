@@ -17,6 +17,7 @@ from nexus.cli.verbs import Values, for_each, shell_complete, verb
 from nexus.records.fields import fields_of_next_start
 from nexus.services.commands import AddService, GetServiceStatus, ListServices
 from nexus.services.records import Dependency, Service, ServicePage, ServiceStatus
+from nexus.services.states import StdinMode
 
 if TYPE_CHECKING:
     from nexus.cli.app import App
@@ -161,6 +162,8 @@ def _print_status(status: ServiceStatus, wide: bool) -> None:
             ("Health", _health(service)),
             ("Command", command_text(service.run_command)),
             ("Directory", service.directory),
+            ("Terminal", "yes" if service.tty else None),
+            ("Input", "open" if service.stdin is StdinMode.OPEN and not service.tty else None),
             ("PID", service.pid),
             ("Port", _port(service)),
             ("Processes", status.process_count),

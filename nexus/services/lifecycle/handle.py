@@ -234,6 +234,7 @@ class ServiceHandle:
 
     async def close(self) -> None:
         """Release it as the daemon ends: nothing is written or ended any more."""
-        if self._supervision is not None:
-            await self._supervision.supervisor.close()
-            await self._supervision.driver.close()
+        supervision = self._supervision  # which may end while it is closed
+        if supervision is not None:
+            await supervision.supervisor.close()
+            await supervision.driver.close()

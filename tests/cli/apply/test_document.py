@@ -55,6 +55,8 @@ def test_file_sets_every_field_of_a_service(root: Path) -> None:
         tags = ["b", "a"]
         autostart = true
         start_window = "1s"
+        tty = true
+        stdin = "open"
         config = { file = "app.properties", format = "properties" }
         restart = { policy = "always", backoff = 0.5, backoff_max = "1m", limit = 3, window = 120, unhealthy = true }
         health = { exec = "true", interval = 5, timeout = "1.5s", retries = 2, start_period = "1m30s" }
@@ -76,6 +78,8 @@ def test_file_sets_every_field_of_a_service(root: Path) -> None:
         "tags": ["a", "b"],
         "autostart": True,
         "start_window_ms": 1000,
+        "tty": True,
+        "stdin": "open",
         "config_filename": "app.properties",
         "config_format": "properties",
         "restart": "always",
