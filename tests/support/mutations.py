@@ -20,6 +20,19 @@ from nexus_protocol.errors import DeadlineExceeded, Internal
 
 from nexus.client import BlockingClient
 from nexus.client.errors import ConnectionFailure
+from nexus.conversations.commands import (
+    AppendMessage,
+    CreateConversation,
+    CreateMessage,
+    DeleteConversation,
+    DeleteMessage,
+    EditMessage,
+    ForkConversation,
+    PutBlob,
+    UpdateConversation,
+)
+from nexus.conversations.records import MessagePart
+from nexus.conversations.states import PartKind, Role
 from nexus.jobs.commands import (
     AttachJob,
     CancelJob,
@@ -143,6 +156,22 @@ class Pool:
     def job(self) -> str:
         """A reference to a job that may exist; as jobs come, the later ones are named."""
         return self._elsewhere(str(self.chance.randint(1, 12)))
+
+    def conversation(self) -> str:
+        """A reference to a conversation that may exist."""
+        return self._elsewhere(str(self.chance.randint(1, 4)))
+
+    def message(self) -> str:
+        """A reference to a message that may exist."""
+        return f"{self.conversation()}:{self.chance.randint(1, 3)}"
+
+    def known_id(self) -> str:
+        """An id that a client chose for a conversation or a message."""
+        return f"00000000-0000-4000-8000-{self.chance.randrange(6):012x}"
+
+    def words(self) -> str:
+        """Some text, which may be long."""
+        return "word " * self.chance.choice([1, 20, 5000])
 
     def group(self) -> str:
         """The name of a group of jobs that may exist."""
@@ -282,6 +311,8 @@ def _create_job(pool: Pool) -> CreateJob:
             {"stashed": True},
             {"service": pool.service()},
             {"stdin_open": True},
+            {"conversation_id": pool.known_id()},
+            {"conversation_id": pool.known_id(), "message_id": pool.known_id()},
         ]
     )
     return CreateJob(
@@ -362,6 +393,33 @@ def _update_project(pool: Pool) -> UpdateProject:
     return UpdateProject(pool.project(), **chance.choice(texts + names))
 
 
+def _create_conversation(pool: Pool) -> CreateConversation:
+    chance = pool.chance
+    fields: dict[str, Any] = chance.choice([{}, {"title": "t", "pinned": True}, {"folder": "/srv", "tool": "x"}])
+    return CreateConversation(tags=pool.tags() or None, id=chance.choice([None, pool.known_id()]), **fields)
+
+
+def _update_conversation(pool: Pool) -> UpdateConversation:
+    fields: dict[str, Any] = pool.chance.choice(
+        [{"title": "u"}, {"tags": pool.tags()}, {"archived": True}, {"metadata": {"n": pool.chance.randrange(3)}}]
+    )
+    return UpdateConversation(pool.conversation(), **fields)
+
+
+def _create_message(pool: Pool) -> CreateMessage:
+    chance = pool.chance
+    parts = [MessagePart(PartKind.TOOL_USE, pool.words(), tool="bash", call_id="1"), MessagePart(PartKind.TEXT, "x")]
+    fields: dict[str, Any] = chance.choice([{"content": pool.words()}, {"parts": parts}])
+    return CreateMessage(
+        pool.conversation(), chance.choice(list(Role)), id=chance.choice([None, pool.known_id()]), **fields
+    )
+
+
+def _edit_message(pool: Pool) -> EditMessage:
+    fields: dict[str, Any] = pool.chance.choice([{"content": pool.words()}, {"tokens": 5}, {"metadata": {"a": 1}}])
+    return EditMessage(pool.message(), **fields)
+
+
 MAKERS: dict[str, tuple[int, Maker]] = {
     "AddService": (14, _add_service),
     "UpdateService": (10, _update_service),
@@ -413,6 +471,15 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "PauseSchedule": (1, lambda pool: PauseSchedule(pool.schedule())),
     "ResumeSchedule": (1, lambda pool: ResumeSchedule(pool.schedule())),
     "TriggerSchedule": (2, lambda pool: TriggerSchedule(pool.schedule())),
+    "CreateConversation": (12, _create_conversation),
+    "UpdateConversation": (4, _update_conversation),
+    "DeleteConversation": (1, lambda pool: DeleteConversation(pool.conversation())),
+    "ForkConversation": (2, lambda pool: ForkConversation(pool.conversation())),
+    "CreateMessage": (16, _create_message),
+    "EditMessage": (4, _edit_message),
+    "DeleteMessage": (2, lambda pool: DeleteMessage(pool.message())),
+    "AppendMessage": (1, lambda _pool: AppendMessage("none", Role.USER)),
+    "PutBlob": (1, lambda pool: PutBlob(pool.words().encode())),
     "CreateProject": (5, _create_project),
     "UpdateProject": (6, _update_project),
     "DeleteProject": (3, lambda pool: DeleteProject(pool.project(), cascade=pool.chance.random() < 0.8)),
@@ -423,6 +490,8 @@ _IN_BATCHES = (
     *("CreateVm", "DeleteVm", "UpdateVm", "SetSetting", "DeleteSetting"),
     *("AddService", "UpdateService", "UpdateConfig", "AddDependency"),
     *("CreateProject", "UpdateProject", "DeleteProject"),
+    *("CreateConversation", "UpdateConversation", "DeleteConversation"),
+    *("CreateMessage", "EditMessage", "DeleteMessage"),
     *("CreateJob", "UpdateJob", "DeleteJob", "RetryJob", "MoveJob", "StashJob", "EnqueueJob", "CreateJobGroup"),
 )
 BATCH = "Batch"

@@ -397,15 +397,27 @@ def _sets(table: str, found: set[Any], expected: set[Any]) -> Iterator[str]:
     yield from (f"{table} lacks {row}" for row in sorted(expected - found))
 
 
+def _places(database: sqlite3.Connection, journal: list[Change]) -> dict[int, str | None]:
+    """By the number of each event, the project of its row. Ids may be used again; a hidden row is of no project."""
+    rows = {(name, key): row["project_id"] for (name, key), row in present(database).items() if "project_id" in row}
+    found: dict[int, str | None] = {}
+    for change in reversed(journal):
+        row = (str(change.table), str(change.key))
+        after = rows.get(row)
+        if change.before is None and change.after is not None:
+            rows.pop(row, None)
+        elif change.before is not None and (change.after is None or "project_id" in change.before):
+            rows[row] = change.before.get("project_id")
+        found[change.seq] = after or rows.get(row)
+    return found
+
+
 def _of_projects(database: sqlite3.Connection, journal: list[Change], *, complete: bool) -> Iterator[str]:
     """Each event is of the project of its row, which existed then, and both ends of a dependency are in one."""
     barrier = max((change.seq for change in journal if change.kind == BARRIER), default=0)
     journal = [change for change in journal if change.seq > barrier]
     projects = dict(database.execute("SELECT seq, project_id FROM journal"))
-    places = {(name, key): row["project_id"] for (name, key), row in present(database).items() if "project_id" in row}
-    for change in journal:
-        if change.before is not None and change.after is None and "project_id" in change.before:
-            places[str(change.table), str(change.key)] = change.before["project_id"]
+    places = _places(database, journal)
     exists = {key for _, key in _made()}
     for change in journal:
         project, where = projects[change.seq], f"event {change.seq} ({change.kind})"
@@ -416,8 +428,8 @@ def _of_projects(database: sqlite3.Connection, journal: list[Change], *, complet
         moved = ((change.before or {}).get("project_id"), (change.after or {}).get("project_id"))
         if None not in moved:  # what is hidden is of no project
             yield f"{where} moves a record from one project to another"
-        of_row = places.get((str(change.table), str(change.key)), project)
-        if of_row != project:
+        of_row = places.get(change.seq)
+        if of_row is not None and of_row != project:
             yield f"{where} is of the project {project}, and its row of {of_row}"
         if complete and project is not None and project not in exists:
             yield f"{where} is of the project {project}, which did not exist"
