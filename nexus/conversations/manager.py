@@ -11,15 +11,14 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from nexus_protocol import NexusError
-
 from nexus.capability import ManagerContext
 from nexus.conversations import steps_store, store
 from nexus.conversations.appending import Appending
 from nexus.conversations.blobs import BlobFolder
+from nexus.conversations.errors import MessageNotFound
 from nexus.conversations.states import MessageStatus
 from nexus.journal.operation import Operation, resumed
-from nexus.store import StoreError
+from nexus.store import DiskFull, StoreError, StoreUnavailable
 from nexus.tasks import cancel_and_wait
 
 __all__ = ["ConversationManager", "make_manager"]
@@ -41,6 +40,7 @@ class ConversationManager:
         self._hidden: dict[str, Operation | None] = {}
         """The conversations that are to be swept, with the operations that deleted them."""
         self._wake = asyncio.Event()
+        self._closing = asyncio.Event()
         self._sweeping: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -49,15 +49,7 @@ class ConversationManager:
     async def start(self) -> None:
         """Mark messages incomplete that an earlier daemon left open, and go on with what it was deleting."""
         while rows := self._store.read(lambda reader: steps_store.interrupted(reader, _AT_ONCE), snapshot=True):
-            for message_id, operation_id in rows:
-                operation = self._context.cause("messages.interrupted")
-                operation.cause = self._written(operation_id)
-                await self._store.write(
-                    lambda tx, id_=message_id, op=operation: store.end_message(  # type: ignore[misc]
-                        tx, op, id_, MessageStatus.INCOMPLETE
-                    ),
-                    size_bytes=4096,
-                )
+            await asyncio.gather(*(self._mark(*row) for row in rows))  # these writes share commits
         caller = self._context.caller
 
         def read(reader: Any) -> dict[str, Operation | None]:
@@ -69,6 +61,13 @@ class ConversationManager:
         self._hidden |= self._store.read(read, snapshot=True)
         self._sweeping = asyncio.create_task(self._sweep())
 
+    async def _mark(self, message_id: str, operation_id: int | None) -> None:
+        operation = self._context.cause("messages.interrupted")
+        operation.cause = self._written(operation_id)
+        await self._store.write(
+            lambda tx: store.end_message(tx, operation, message_id, MessageStatus.INCOMPLETE), size_bytes=4096
+        )
+
     def _written(self, operation_id: int | None) -> int | None:
         """The number of an operation that is still kept."""
         if operation_id is None:
@@ -77,7 +76,11 @@ class ConversationManager:
         return operation_id if row else None
 
     async def close(self) -> None:
-        """Stop sweeping; end the messages whose clients have ended."""
+        """Stop sweeping; end the messages whose clients have ended.
+
+        One that cannot be written now is marked by the next daemon.
+        """
+        self._closing.set()
         await cancel_and_wait(self._sweeping)
         if self._ending:
             await asyncio.wait(self._ending)
@@ -126,8 +129,19 @@ class ConversationManager:
 
     async def _interrupt(self, appending: Appending) -> None:
         try:
-            with contextlib.suppress(NexusError):  # a message that was deleted; the next start looks at all others
-                await appending.end(MessageStatus.INCOMPLETE)
+            while True:
+                try:
+                    await appending.end(MessageStatus.INCOMPLETE)
+                except (DiskFull, StoreUnavailable) as error:  # it is shown as open until it can be written
+                    _log.warning("message %s cannot be marked incomplete yet: %s", appending.message.id, error.message)
+                    if self._closing.is_set():
+                        return
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._closing.wait(), _RETRY_S)
+                else:
+                    return
+        except MessageNotFound:
+            pass  # it was deleted
         except Exception:
             _log.exception("message %s was not marked incomplete", appending.message.id)
 

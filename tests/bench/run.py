@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.beside import BESIDE_MEASURES
+from bench.conversations import CONVERSATION_MEASURES
 from bench.filters import FILTER_MEASURES
 from bench.history import HISTORY_MEASURES
 from bench.hub import HUB_MEASURES
@@ -34,6 +35,7 @@ ALL = (
     *SERVICE_MEASURES,
     *HUB_MEASURES,
     *JOB_MEASURES,
+    *CONVERSATION_MEASURES,
 )
 
 _TIMES, _TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
