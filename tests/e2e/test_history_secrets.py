@@ -335,8 +335,8 @@ def test_removed_service_comes_back_from_its_images_with_its_environment(world: 
 
     world.daemon.start()
     with look_at(world.daemon.database) as database:
-        # A column that no image has is NULL again: the operation of the present state.
-        assert dict_of(database, "service", before.id) == stored | {"operation_id": None}
+        # What no image has is NULL again: the operation of the present state, and the number for the search index.
+        assert dict_of(database, "service", before.id) == stored | {"operation_id": None, "doc": None}
         assert database.execute("SELECT * FROM service_dependency").fetchall() == edges
     assert world.service("web") == before
     assert world.call(GetConfig("web", reveal=True)) == config
