@@ -37,6 +37,8 @@ from nexus.conversations.store import CONVERSATIONS
 from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.handlers import check_metadata, gets, lists
+from nexus.records.links import Target, target
+from nexus.records.scope import Scope
 from nexus.store import Reader, Transaction
 
 __all__ = [
@@ -75,6 +77,19 @@ def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: l
 
 
 contents(Contents("conversation", "conversation", _held, _delete_all, after=lambda ctx, ids: _manager(ctx).sweep(ids)))
+
+
+def _conversation_ids(reader: Reader, reference: str, scope: Scope) -> dict[str, str]:
+    return {"conversation": CONVERSATIONS.resolve(reader, reference, scope).id}
+
+
+def _message_ids(reader: Reader, reference: str, scope: Scope) -> dict[str, str]:
+    found = store.resolve_message(reader, reference, scope)
+    return {"message": found.message.id, "conversation": found.conversation.id}
+
+
+target(Target("conversation", _conversation_ids))
+target(Target("message", _message_ids))
 
 get_conversation = gets(CONVERSATIONS, GetConversation)
 list_conversations = lists(CONVERSATIONS, ListConversations, "conversations")

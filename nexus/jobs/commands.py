@@ -306,11 +306,10 @@ class CreateJob(Command[Job]):
         | None
     ) = None
     conversation_id: (
-        Annotated[str, Meta(min_length=1, max_length=64, description="the conversation that it belongs to")] | None
+        Annotated[Reference, Meta(description="the conversation that it belongs to (default: that of the message)")]
+        | None
     ) = None
-    message_id: Annotated[str, Meta(min_length=1, max_length=64, description="the message that led to it")] | None = (
-        None
-    )
+    message_id: Annotated[Reference, Meta(description="the message that led to it")] | None = None
     id: ClientId | None = None
 
 
@@ -331,7 +330,11 @@ class ListJobs(Command[JobPage]):
     label: Annotated[str, Meta(max_length=255, description="only jobs with this label")] | None = None
     conversation_id: (
         Annotated[
-            str, Meta(max_length=64, description="only jobs of this conversation", extra={"option": "--conversation"})
+            Reference,
+            Meta(
+                description="only jobs of this conversation",
+                extra={"option": "--conversation", "completes": "conversation"},
+            ),
         ]
         | None
     ) = None

@@ -59,9 +59,9 @@ from nexus.jobs.store import ALIVE, GROUPS, JOBS, expect_status
 from nexus.jobs.validation import command_fields
 from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
-from nexus.records.errors import RecordNotFound
+from nexus.records.errors import RecordAmbiguous, RecordNotFound
 from nexus.records.handlers import check_metadata, gets, lists
-from nexus.records.links import Link, link
+from nexus.records.links import Link, link, linked
 from nexus.records.processes import LogEnd, LogPiece, StopSignal, TerminalEnd, TerminalOutput
 from nexus.records.scope import Scope, reference_of
 from nexus.store import Reader, Transaction
@@ -226,13 +226,7 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
     fields["stop_signal"] = command.stop_signal or (StopSignal.SIGHUP if command.tty else StopSignal.SIGTERM)
     if existing is None:
         fields["group"] = store.group_of(tx, command.group, cannot)
-        unknown = store.unknown_link(tx, command.conversation_id, command.message_id)
-        if unknown is not None:
-            there = " in the conversation" if unknown == "message_id" else ""
-            raise JobInvalid(
-                f"{cannot}: {unknown.removesuffix('_id')} {getattr(command, unknown)} not found{there}",
-                details={"path": unknown},
-            )
+    fields |= _links(tx, scope, command, cannot, existing)
     fields["tags"] = list(dict.fromkeys(command.tags or []))
     fields["metadata"] = command.metadata or {}
     if command.service is not None:
@@ -254,6 +248,29 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
     job = JOBS.insert(tx, ctx.operation, fields | {"operation_id": ctx.operation.enter(tx, project_id)})
     store.insert_after(tx, job.id, after)
     return job
+
+
+def _links(
+    tx: Transaction, scope: Scope, command: CreateJob, cannot: str, repeated: Job | None
+) -> dict[str, str | None]:
+    """The ids of the conversation and the message of a job; they may be gone where the request is repeated."""
+    found: dict[str, str | None] = {"conversation_id": None, "message_id": None}
+    for kind, reference in (("message", command.message_id), ("conversation", command.conversation_id)):
+        if reference is None:
+            continue
+        try:
+            ids = linked(tx, kind, reference, scope)
+        except (RecordNotFound, RecordAmbiguous) as error:
+            if repeated is not None:
+                return {name: getattr(repeated, name) for name in found}
+            raise JobInvalid(f"{cannot}: {error.message}", hint=error.hint, details={"path": f"{kind}_id"}) from None
+        if found["conversation_id"] not in (None, ids["conversation"]):
+            raise JobInvalid(
+                f"{cannot}: message {command.message_id} is not of conversation {command.conversation_id}",
+                details={"path": "message_id"},
+            )
+        found |= {f"{name}_id": id_ for name, id_ in ids.items()}
+    return found
 
 
 def _service_of(tx: Transaction, ctx: Context, reference: str, scope: Scope, repeated: Job | None) -> str | None:
@@ -283,7 +300,7 @@ def _repeated(existing: Job, fields: dict[str, Any]) -> Job:
 
 
 get_job = gets(JOBS, GetJob)
-list_jobs = lists(JOBS, ListJobs, "jobs")
+list_jobs = lists(JOBS, ListJobs, "jobs", links={"conversation_id": "conversation"})
 
 
 def _resolve(tx: Reader, ctx: Context, reference: str) -> Job:

@@ -67,7 +67,6 @@ __all__ = [
     "settle",
     "stored",
     "unlink",
-    "unknown_link",
     "uses_of_group",
     "waiting_groups",
 ]
@@ -267,19 +266,6 @@ def borrowed_services(reader: Reader) -> set[str]:
         "SELECT DISTINCT service_id FROM jobs WHERE service_id IS NOT NULL AND status IN ('executing', 'unknown')"
     )
     return {row[0] for row in rows}
-
-
-def unknown_link(reader: Reader, conversation_id: str | None, message_id: str | None) -> str | None:
-    """The field of a job that names a conversation, or a message of it, which does not exist; None where both do."""
-    if conversation_id is not None:
-        found = reader.one("SELECT 1 FROM conversations WHERE id = ? AND hidden IS NULL", (conversation_id,))
-        if found is None:
-            return "conversation_id"
-    if message_id is not None:
-        found = reader.one("SELECT conversation_id FROM messages WHERE id = ?", (message_id,))
-        if found is None or found[0] != conversation_id:
-            return "message_id"
-    return None
 
 
 def unlink(tx: Transaction, operation: Operation, field: str, id_: str, limit: int) -> int:

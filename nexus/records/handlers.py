@@ -10,7 +10,9 @@ import msgspec
 from nexus_protocol import Command, InvalidArgument, encode_record
 
 from nexus.capability import Context, handles
+from nexus.records.errors import RecordNotFound
 from nexus.records.fields import METADATA_BYTES, METADATA_DEPTH, metadata_fields
+from nexus.records.links import linked
 from nexus.records.pages import decode_cursor, encode_cursor, read_page
 from nexus.records.scope import ANYWHERE, Scope
 from nexus.records.table import Identified, Table, without_repeats
@@ -160,10 +162,19 @@ def deletes(
     return handler
 
 
-def lists(table: Table[R], list_: type[Command[Any]], field: str) -> Any:
+def _linked_id(reader: Reader, kind: str, reference: str, scope: Scope) -> str:
+    """The id of the record that a filter names; of one that is not there no record is."""
+    try:
+        return linked(reader, kind, reference, scope)[kind]
+    except RecordNotFound:
+        return reference
+
+
+def lists(table: Table[R], list_: type[Command[Any]], field: str, links: Mapping[str, str] | None = None) -> Any:
     """Make the handler of a List command, whose page has its records in ``field``.
 
     The fields of the command beside ``limit`` and ``cursor`` are filters: ``tag`` for a tag, any other for equality.
+    ``links`` are filters that refer to records of another kind, with that kind.
     """
     filters = [name for name in list_.__struct_fields__ if name not in ("limit", "cursor")]
     page = list_.info.reply
@@ -177,6 +188,10 @@ def lists(table: Table[R], list_: type[Command[Any]], field: str) -> Any:
         if scope.is_nowhere:
             return page(**{field: []})
         project_id = scope.project_id
+        for name in [name for name in links or () if name in wanted]:
+            wanted[name] = await ctx.store.fetch(
+                lambda reader, name=name: _linked_id(reader, links[name], wanted[name], scope)  # type: ignore[misc, index]
+            )
         bound = (table.kind, project_id, *(getattr(command, name) for name in filters))
         after = None
         if command.cursor is not None:

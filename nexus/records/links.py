@@ -1,4 +1,4 @@
-"""Which records refer to records of another kind: each capability says how its own are unlinked when those go.
+"""Which records refer to records of another kind: what a reference means, and how they are unlinked when those go.
 
 Neither capability knows the other. Rows refer by foreign keys without an action, so whatever deletes a record unlinks
 it first.
@@ -10,9 +10,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from nexus.journal.operation import Operation
-from nexus.store import Transaction
+from nexus.records.errors import RecordNotFound
+from nexus.records.scope import Scope
+from nexus.store import Reader, Transaction
 
-__all__ = ["Link", "link", "unlink"]
+__all__ = ["Link", "Target", "link", "linked", "target", "unlink"]
+
+
+class Target(NamedTuple):
+    """Records of the kind ``kind``, to which others refer."""
+
+    kind: str
+    resolve: Callable[[Reader, str, Scope], dict[str, str]]
+    """By kind, the id of the record with a reference, and of those that it belongs to. A record that is not there, or
+    several that are meant, are errors of its capability."""
 
 
 class Link(NamedTuple):
@@ -24,6 +35,23 @@ class Link(NamedTuple):
 
 
 _LINKS: list[Link] = []
+_TARGETS: dict[str, Target] = {}
+
+
+def target(of: Target) -> None:
+    """Declare that records of a kind can be referred to."""
+    _TARGETS[of.kind] = of
+
+
+def linked(reader: Reader, kind: str, reference: str, scope: Scope) -> dict[str, str]:
+    """By kind, the id of the record of this kind with a reference, and of those that it belongs to.
+
+    Raises:
+        RecordNotFound, RecordAmbiguous: the reference names no single record.
+    """
+    if kind not in _TARGETS:
+        raise RecordNotFound(f'{kind} "{reference}" not found')
+    return _TARGETS[kind].resolve(reader, reference, scope)
 
 
 def link(of: Link) -> None:

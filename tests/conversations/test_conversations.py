@@ -150,12 +150,32 @@ def test_deleted_conversation_is_gone_at_once_and_its_jobs_are_unlinked(nexus: C
 def test_job_names_a_conversation_and_a_message_that_exist(nexus: Conversations) -> None:
     made, other = nexus.create(), nexus.create()
     message = nexus.add(made, "hello")[0]
-    for fields in (
-        {"conversation_id": "c1"},
-        {"message_id": message.id},
-        {"conversation_id": other.id, "message_id": message.id},
+    for fields, words in (
+        ({"conversation_id": "c1"}, 'conversation "c1" not found'),
+        ({"message_id": f"{made.number}:9"}, f'message "{made.number}:9" not found'),
+        (
+            {"conversation_id": other.name, "message_id": message.id},
+            f"message {message.id} is not of conversation {other.name}",
+        ),
     ):
-        assert isinstance(nexus.client.call_error(CreateJob("true", **fields)), JobInvalid)
+        error = nexus.client.call_error(CreateJob("true", **fields))
+        assert isinstance(error, JobInvalid)
+        assert error.message == f"cannot submit the job: {words}"
+
+
+def test_job_is_linked_by_numbers_and_a_repeat_finds_it_once_they_are_gone(nexus: Conversations) -> None:
+    made = nexus.create()
+    message = nexus.add(made, "hello")[0]
+    command = CreateJob("true", message_id=f"{made.number}:1", stashed=True, id=str(uuid.uuid4()))
+    job = nexus.client.call(command)
+    assert (job.conversation_id, job.message_id) == (made.id, message.id)
+    assert nexus.client.call(ListJobs(conversation_id=made.name)).jobs == [job]
+    assert nexus.client.call(command) == job
+    nexus.client.call(DeleteConversation(made.id))
+    nexus.swept()
+    again = nexus.client.call(command)
+    assert (again.id, again.conversation_id, again.message_id) == (job.id, None, None)
+    nexus.client.call(DeleteJob(job.id))
 
 
 def test_number_is_found_in_its_project_and_goes_with_it(nexus: Conversations) -> None:

@@ -388,8 +388,13 @@ def make_run() -> click.Command:
     line = click.Argument(["line"], required=False, metavar="[COMMAND]")
     wait = click.Option(["--wait"], is_flag=True, help="Show its output, and exit with its code.")
     exclude = (*OWN_FIELDS, "id", "metadata", "conversation_id", "message_id")
-    conversation = click.Option(["--conversation", "conversation_id"], help="The conversation that it belongs to.")
-    message = click.Option(["--message", "message_id"], help="The message that led to it.")
+    conversation = click.Option(
+        ["--conversation", "conversation_id"],
+        help="The conversation that it belongs to, such as 3 (default: that of the message).",
+    )
+    message = click.Option(
+        ["--message", "message_id"], metavar="NAME", help="The message that led to it, such as 3:12."
+    )
     return verb(
         CreateJob,
         _run,
