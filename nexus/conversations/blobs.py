@@ -21,6 +21,11 @@ class BlobFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return self._folder
+
     @staticmethod
     def hash_of(data: bytes) -> str:
         """The name of a blob with this content."""
