@@ -5,6 +5,7 @@ Restore and migrate hold the database's lock, so that no daemon can start meanwh
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -22,7 +23,7 @@ from nexus.store.archive import is_archive
 from nexus.store.aside import free_name, set_aside
 from nexus.store.backup import remove_partials, sqlite_failure
 from nexus.store.base import DatabaseDamaged, InitError, StoreError
-from nexus.store.files import FileCounts, FileSet, check_files, keep_beside, place_files
+from nexus.store.files import FileCounts, FileSet, Swept, check_files, keep_beside, place_files
 from nexus.store.migrate import (
     available_migrations,
     refuse_to_revert,
@@ -47,6 +48,7 @@ __all__ = [
     "refuse_if_used",
     "restore_database",
     "set_processes_aside",
+    "sweep_files",
 ]
 
 
@@ -320,6 +322,36 @@ def migrate_database(path: Path, backup_directory: Path, target: int) -> tuple[i
         store.init(target=target)
         store.close_now()
         return current, target
+
+
+def sweep_files(path: Path, sets: Sequence[FileSet], grace_ms: int, *, dry_run: bool) -> Swept:
+    """Delete the files that no row of a database refers to, older than ``grace_ms``; see ``FileSet.sweep_store``.
+
+    Raises:
+        DaemonRuns: a daemon uses the database.
+        InitError: the database cannot be opened, or is not of this schema.
+    """
+    path = database_file(path)
+    if not path.is_file():
+        raise InitError(f"cannot sweep the files of {path}: there is no such file", hint="Name the database: --db PATH")
+    with _locked(path, "sweep files"):
+        store = SqliteStore(path, path.parent)
+        if store.current_version() != target_version():
+            raise InitError(
+                f"cannot sweep the files of {path}: it has another schema version than this program",
+                hint="Start the daemon, which migrates it: nexusctl daemon start",
+            )
+        store.init()
+        return asyncio.run(_sweep(store, sets, int(time.time() * 1000) - grace_ms, dry_run))
+
+
+async def _sweep(store: SqliteStore, sets: Sequence[FileSet], before_at: int, dry_run: bool) -> Swept:
+    store.start()
+    try:
+        swept = [await files.sweep_store(store, before_at, dry_run) for files in sets]
+    finally:
+        await store.close()
+    return Swept(*(sum(values) for values in zip(*filter(None, swept), strict=True))) if any(swept) else Swept(0, 0, 0)
 
 
 def check_database(path: Path, sets: Sequence[FileSet] = (), *, deep: bool = False) -> CheckReport:

@@ -23,17 +23,14 @@ SECRET_COLUMNS = frozenset(
     {
         ("jobs", "environment"),
         ("jobs", "stdin_data"),
-        ("request_key", "digest"),
         ("schedules", "environment"),
         ("schedules", "variables"),
         ("secret_value", "value"),
         ("service", "environment"),
-        ("service", "git_token"),
         ("service", "start_environment"),
-        ("settings", "value"),
     }
 )
-"""The columns whose values no request lists."""
+"""The columns whose values no list and no ``inspect`` shows."""
 
 _STEPS = 10_000
 """Instructions of SQLite's machine between two looks at the clock: some 0.1 ms."""

@@ -158,6 +158,11 @@ _LAYERS: dict[str, set[str]] = {
         *("nexus.cli", "nexus.jobs.cli", "nexus.jobs.commands", "nexus.jobs.records", "nexus.services.commands"),
         *(*_BASE, "click"),
     },
+    # The files beside the database, whatever they are.
+    "nexus.cli.db_files": {
+        *("nexus.cli", "nexus.capabilities", "nexus.conversations.commands", "nexus.conversations.records"),
+        *("nexus.paths", "nexus.store", *_BASE, "click"),
+    },
     "nexus.cli": {
         *_BASE,
         *("click", "tomli_w"),
