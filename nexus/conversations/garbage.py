@@ -38,6 +38,11 @@ class _File(NamedTuple):
     path: Path
     size_bytes: int
 
+    @property
+    def hash(self) -> str:
+        """Of a blob, also of one whose write is unfinished."""
+        return self.path.name.lstrip(".")[:64]
+
 
 class BlobSweeper:
     """Stores and sweeps the blobs of one store. There is one for each store."""
@@ -134,7 +139,7 @@ class BlobSweeper:
         found = await asyncio.to_thread(_old_files, self.folder.root, before_at)
         gone: list[_File] = []
         for at in range(0, len(found), _BATCH):
-            batch = [file for file in found[at : at + _BATCH] if file.path.name not in self._putting]
+            batch = [file for file in found[at : at + _BATCH] if file.hash not in self._putting]
 
             async def delete(batch: list[_File] = batch) -> list[_File]:
                 unknown = [
@@ -147,7 +152,7 @@ class BlobSweeper:
                     await asyncio.to_thread(_unlink, [file.path for file in unknown])
                 return unknown
 
-            with self._held(frozenset(file.path.name for file in batch)):
+            with self._held(frozenset(file.hash for file in batch)):
                 gone += await uninterrupted(delete())
             await asyncio.sleep(0)
         return gone

@@ -39,7 +39,7 @@ _PRAGMAS = frozenset(
     {
         *("table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list"),
         *("database_list", "collation_list", "function_list", "compile_options", "schema_version", "user_version"),
-        *("page_count", "page_size", "freelist_count", "journal_mode", "encoding"),
+        *("data_version", "page_count", "page_size", "freelist_count", "journal_mode", "encoding"),
     }
 )
 """Those that only read; none of them may be given a value, but for a name."""
@@ -93,7 +93,8 @@ class _Guard:
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_FUNCTION and str(second).lower() in _FORBIDDEN_FUNCTIONS:
             return self._deny(action)
-        if action in _READS:
+        if action in _READS or (action == sqlite3.SQLITE_UPDATE and first == "sqlite_master"):
+            # SQLite asks this before it makes a table-valued function known; a statement cannot update that table.
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_PRAGMA and first in _PRAGMAS and (second is None or first in _NAMED):
             return sqlite3.SQLITE_OK
