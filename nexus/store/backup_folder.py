@@ -108,8 +108,15 @@ def _archive(source: Path | sqlite3.Connection, database: Path, target: Path, se
 
 
 def newest_backup(directory: Path, stem: str, now_ms: int) -> BackupAt | None:
-    """The newest backup of a database with a generated name whose time is not after ``now_ms``."""
-    found = [(at, path) for path, at in own_backups(directory, stem) if at <= now_ms]
+    """The newest backup of a database with a generated name whose time is not after ``now_ms``.
+
+    Raises:
+        PathUnusable: the folder cannot be read.
+    """
+    try:
+        found = [(at, path) for path, at in own_backups(directory, stem) if at <= now_ms]
+    except OSError as error:
+        raise PathUnusable(f"cannot read the folder of backups {directory}: {error.strerror}") from error
     if not found:
         return None
     at, path = max(found)

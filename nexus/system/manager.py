@@ -17,7 +17,7 @@ from nexus_protocol import NexusError
 from nexus.capability import ManagerContext
 from nexus.journal.store import bounds
 from nexus.runtime.status import boot_clock_ms
-from nexus.store import BackupAt, BackupOptions, DiskFull
+from nexus.store import BackupAt, BackupOptions, DiskFull, StoreError
 from nexus.system.settings import KNOWN, time_of, validate
 from nexus.tasks import cancel_and_wait, wait_until_set
 
@@ -108,7 +108,12 @@ class BackupManager:
     async def _look(self) -> None:
         every_ms = self._every_ms()
         now = self._context.boot.trusted_now_ms()
-        newest = await asyncio.to_thread(self._store.newest_backup, now)
+        try:
+            newest = await asyncio.to_thread(self._store.newest_backup, now)
+        except StoreError:
+            if time.monotonic() < self._retry_at:
+                return
+            raise
         self._newest = newest and _Newest(newest.at, newest.last_event)
         if every_ms is None or not self._is_due(every_ms, now, newest):
             self._failures, self._problem = 0, None  # also where a client has made a backup since
