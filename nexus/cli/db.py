@@ -115,8 +115,8 @@ def _refuse_ambiguous_database(app: App, path: Path, action: str) -> None:
 def _restore(app: App, backup: Path, database: str | None, yes: bool, output: str, no_header: bool) -> int:
     """Replace the database with a backup, while no daemon runs.
 
-    A backup with files brings the blobs of messages and the output of jobs and services back, too. The replaced database
-    is kept beside it under a dated name, with what it refers to. Event numbers continue above its highest.
+    A backup with files brings the blobs of messages and the output of jobs and services back, too. The replaced
+    database is kept beside it under a dated name, with what it refers to. Event numbers continue above its highest.
     """
     from nexus.capabilities import file_sets
     from nexus.store.base import InitError
@@ -281,9 +281,9 @@ def _of_files(name: str) -> Callable[[], click.Command]:
     """What builds a verb of ``db_files``, which is imported when it is used."""
 
     def build() -> click.Command:
-        from nexus.cli import db_files
+        from importlib import import_module
 
-        command: click.Command = getattr(db_files, name)
+        command: click.Command = getattr(import_module("nexus.cli.db_files"), name)
         return command
 
     return build

@@ -31,6 +31,7 @@ __all__ = [
     "own_backups",
     "partial_name",
     "prune_backups",
+    "readable",
     "remove_partial",
     "remove_partials",
     "sqlite_failure",
@@ -87,6 +88,11 @@ def fsync_directory(directory: Path) -> None:
         os.close(fd)
 
 
+def readable(data: bytes) -> str:
+    """Text of a database that may be damaged: SQLite's own sentences quote what is in it."""
+    return data.decode(errors="replace")
+
+
 def verify_database(path: Path) -> int:
     """Run SQLite's full integrity check on a file; returns its schema version (0 if it has none).
 
@@ -95,6 +101,7 @@ def verify_database(path: Path) -> int:
     """
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            connection.text_factory = readable
             problems = connection.execute("PRAGMA integrity_check(1)").fetchall()
             if problems != [("ok",)]:
                 raise DatabaseDamaged(f"cannot use {path}: {problems[0][0]}")

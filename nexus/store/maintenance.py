@@ -21,7 +21,7 @@ from nexus_protocol.errors import FailedPrecondition
 from nexus.locks import FileLock, LockHeld, holder
 from nexus.store.archive import is_archive
 from nexus.store.aside import free_name, set_aside
-from nexus.store.backup import remove_partials, sqlite_failure
+from nexus.store.backup import readable, remove_partials, sqlite_failure
 from nexus.store.base import DatabaseDamaged, InitError, StoreError
 from nexus.store.files import FileCounts, FileSet, Swept, check_files, keep_beside, place_files
 from nexus.store.migrate import (
@@ -372,6 +372,7 @@ def check_database(path: Path, sets: Sequence[FileSet] = (), *, deep: bool = Fal
     file_problems: list[str] = []
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+            connection.text_factory = readable
             raw = stored_version(connection)
             problems += [row[0] for row in connection.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
             problems += [

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from nexus_protocol.errors import Cancelled, DeadlineExceeded, InvalidArgument
 
+from nexus.store.backup import readable
 from nexus.store.base import DatabaseDamaged, InitError, StoreError
 
 __all__ = ["SECRET_COLUMNS", "Answer", "QueryRefused", "query"]
@@ -124,8 +125,7 @@ def query(path: Path, statement: str, *, limit: int, timeout_s: float) -> Answer
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None)
         with contextlib.closing(connection):
             connection.execute("PRAGMA query_only = ON")
-            # A value that is no UTF-8 is shown all the same.
-            connection.text_factory = lambda data: data.decode(errors="replace")
+            connection.text_factory = readable
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             connection.set_authorizer(guard)
             connection.set_progress_handler(lambda: time.monotonic() > ends_at, _STEPS)
