@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gzip
 import hashlib
 import io
@@ -645,3 +646,44 @@ def test_backups_of_one_store_at_once_are_all_whole(state: State, root: Path) ->
 
     asyncio.run(scenario())
     assert (root / "0.copy").stat().st_size == pytest.approx((root / "2.copy").stat().st_size, abs=64)
+
+
+def test_failing_sync_keeps_an_archive_from_its_name_and_a_restore_from_its_last_step(
+    state: State, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.back_up(root / "good.tar.gz")
+    state.lose_files()
+    sync, failing = os.fsync, [0]
+
+    def fail(descriptor: int) -> None:
+        failing[0] -= 1
+        if not failing[0]:
+            raise OSError(errno.EIO, "Input/output error")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for number in range(1, 100):
+        failing[0] = number
+        try:
+            state.back_up(root / "bad.tar.gz")
+        except StoreError:
+            # The sync of the folder is the last one: the archive is whole, and may be lost with the machine.
+            (root / "bad.tar.gz").unlink(missing_ok=True)
+        else:
+            break
+    assert number > 2
+    database, sentences = state.database.read_bytes(), set()
+    for number in range(1, 200):
+        failing[0] = number
+        try:
+            restore_database(state.database, root / "good.tar.gz", SETS)
+        except StoreError as error:
+            sentences.add(error.message[:15])
+            if state.database.read_bytes() != database:
+                break  # the sync of the folder after the last step
+        else:
+            break
+        assert check_database(state.database).problems == []
+    assert number > 10
+    assert sentences == {"cannot restore "}
+    state.assert_whole()
