@@ -6,7 +6,15 @@ import re
 
 from nexus.store import Reader, Transaction
 
-__all__ = ["count_parts", "drop_blob", "find_blob", "named_in_revisions", "referred_blobs", "unnamed_blobs"]
+__all__ = [
+    "count_parts",
+    "drop_blob",
+    "find_blob",
+    "is_in_revision",
+    "named_in_revisions",
+    "referred_blobs",
+    "unnamed_blobs",
+]
 
 _HASH = re.compile(r'"blob":\s*"([0-9a-f]{64})"')
 
@@ -27,6 +35,11 @@ def count_parts(reader: Reader, hash_: str) -> int:
     """How many parts of messages name a blob."""
     row = reader.one("SELECT count(*) FROM message_parts WHERE blob = ?", (hash_,))
     return 0 if row is None else int(row[0])
+
+
+def is_in_revision(reader: Reader, hash_: str) -> bool:
+    """Whether what a message was before names a blob. It reads all revisions."""
+    return reader.one("SELECT 1 FROM message_revision WHERE parts LIKE ? LIMIT 1", (f'%"blob":"{hash_}"%',)) is not None
 
 
 def unnamed_blobs(reader: Reader, before_at: int, after: str, limit: int) -> list[tuple[str, int]]:

@@ -58,11 +58,11 @@ class _Blobs(FileSet):
             return "damaged"
         return None
 
-    def users(self, reader: Reader, name: str) -> str:
+    def users(self, reader: Reader, name: str) -> str | None:
         count = blobs_store.count_parts(reader, name)
-        return (
-            "" if not count else f": {count} part{'s' if count > 1 else ''} of messages refer{'s' * (count == 1)} to it"
-        )
+        if count:
+            return f": {count} part{'s' if count > 1 else ''} of messages refer{'s' * (count == 1)} to it"
+        return ": an earlier state of a message refers to it" if blobs_store.is_in_revision(reader, name) else None
 
     async def sweep_store(self, store: StateStore, before_at: int, dry_run: bool) -> Swept:
         return await BlobSweeper(store, BlobFolder(self.folder(store.path))).sweep(before_at, dry_run=dry_run)

@@ -24,7 +24,7 @@ from typing import IO, Any, NamedTuple
 
 from nexus.store.backup import fsync_directory, verify_database
 from nexus.store.base import DatabaseDamaged, DiskFull, SchemaMismatch
-from nexus.store.files import FileCounts, FileSet, each_referred, find_referred, make_folders
+from nexus.store.files import FileCounts, FileSet, each_referred, find_referred, is_problem, make_folders
 from nexus.store.migrate import target_version
 
 __all__ = ["SUFFIX", "Head", "extract_archive", "is_archive", "read_head", "require_version", "write_archive"]
@@ -140,8 +140,11 @@ def _add_set(writer: _Writer, files: FileSet, database: Path, connection: sqlite
         if size is not None:
             counts = counts._replace(files=counts.files + 1, size_bytes=counts.size_bytes + size)
         elif referred.size_bytes is not None:
-            damaged = files.problem(folder, referred, deep=True) == "damaged"
-            counts = counts._replace(missing=counts.missing + (not damaged), damaged=counts.damaged + damaged)
+            problem = files.problem(folder, referred, deep=True) or "missing"
+            if is_problem(files, connection, referred.name, problem):
+                counts = counts._replace(
+                    missing=counts.missing + (problem == "missing"), damaged=counts.damaged + (problem == "damaged")
+                )
     return counts
 
 

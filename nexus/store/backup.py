@@ -110,6 +110,8 @@ def verify_database(path: Path) -> int:
             return version_number(stored_version(connection))
     except sqlite3.Error as error:
         raise DatabaseDamaged(f"cannot use {path}: {error}") from error
+    except UnicodeDecodeError as error:  # the message of an error of SQLite, which quotes the damage
+        raise DatabaseDamaged(f"cannot use {path}: it is damaged") from error
 
 
 def backup_database(source: Path | sqlite3.Connection, target: Path) -> BackupInfo:

@@ -10,7 +10,7 @@ import os
 import shutil
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -29,10 +29,12 @@ __all__ = [
     "count_files",
     "each_referred",
     "find_referred",
+    "is_problem",
     "keep_beside",
     "link_unit",
     "make_folders",
     "place_files",
+    "sync_folders",
 ]
 
 _PAGE = 500
@@ -116,8 +118,8 @@ class FileSet(ABC):
     def problem(self, folder: Path, referred: Referred, *, deep: bool) -> str | None:
         """``missing`` or ``damaged``; None where it is as the rows say. ``deep`` reads the content."""
 
-    def users(self, reader: Reader, name: str) -> str:
-        """Who refers to it, as the end of a sentence."""
+    def users(self, reader: Reader, name: str) -> str | None:
+        """Who needs it, as the end of a sentence; None where its row alone is left, which a sweep may have met."""
         return ""
 
     async def sweep_store(self, store: StateStore, before_at: int, dry_run: bool) -> Swept | None:
@@ -141,6 +143,13 @@ def find_referred(files: FileSet, connection: sqlite3.Connection, name: str) -> 
     return files.find(SqliteReader(connection), name) if _has_rows(files, connection) else None
 
 
+def is_problem(files: FileSet, connection: sqlite3.Connection, name: str, problem: str) -> bool:
+    """Whether what is not intact is to be told: not what was swept since, or what is missing and nothing needs."""
+    if find_referred(files, connection, name) is None:
+        return False
+    return problem != "missing" or files.users(SqliteReader(connection), name) is not None
+
+
 def _has_rows(files: FileSet, connection: sqlite3.Connection) -> bool:
     return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (files.table,)).fetchone())
 
@@ -155,7 +164,7 @@ def count_files(sets: Sequence[FileSet], database: Path, copy: Path) -> list[Fil
                 size = _size_of(folder / files.unit(referred.name))
                 if size is not None:
                     counts = counts._replace(files=counts.files + 1, size_bytes=counts.size_bytes + size)
-                elif referred.size_bytes is not None:
+                elif referred.size_bytes is not None and is_problem(files, connection, referred.name, "missing"):
                     counts = counts._replace(missing=counts.missing + 1)
             found.append(counts)
     return found
@@ -185,8 +194,8 @@ def check_files(
         folder, counts, told = files.folder(database), FileCounts(files.name), 0
         for referred in each_referred(files, connection):
             problem = files.problem(folder, referred, deep=deep)
-            if problem is not None and find_referred(files, connection, referred.name) is None:
-                continue  # it was swept since its row was read
+            if problem is not None and not is_problem(files, connection, referred.name, problem):
+                continue
             counts = counts._replace(
                 files=counts.files + 1,
                 size_bytes=counts.size_bytes + (referred.size_bytes or 0),
@@ -196,7 +205,8 @@ def check_files(
             if problem is not None:
                 told += 1
                 if told <= _MAX_SENTENCES:
-                    sentences.append(f"{files.one} {referred.name} is {problem}{files.users(reader, referred.name)}")
+                    users = files.users(reader, referred.name) or ""
+                    sentences.append(f"{files.one} {referred.name} is {problem}{users}")
         if told > _MAX_SENTENCES:
             sentences.append(f"{told - _MAX_SENTENCES} more {files.name} are missing or damaged")
         found.append(counts)
@@ -233,8 +243,7 @@ def place_files(sets: Sequence[FileSet], database: Path, staged: Path) -> None:
                 if not there.is_dir():
                     raise
             touched.add(there.parent)
-        for folder in touched:
-            fsync_directory(folder)
+        sync_folders(touched)
 
 
 def _units(files: FileSet, folder: Path) -> Iterator[PurePosixPath]:
@@ -264,11 +273,20 @@ def keep_beside(sets: Sequence[FileSet], database: Path, aside: Path, source: Pa
     with contextlib.closing(connection):
         for files in sets:
             folder, target = files.folder(database), beside(aside, files)
+            touched: set[Path] = set()
             try:
                 for referred in each_referred(files, connection):
-                    link_unit(folder / files.unit(referred.name), target / files.unit(referred.name))
+                    unit = files.unit(referred.name)
+                    touched |= link_unit(folder / unit, target / unit)
             except sqlite3.Error:
-                continue  # a damaged database: what can be read of it is kept
+                pass  # a damaged database: what can be read of it is kept
+            sync_folders(touched)
+
+
+def sync_folders(folders: Iterable[Path]) -> None:
+    """Make the entries of folders durable."""
+    for folder in folders:
+        fsync_directory(folder)
 
 
 def beside(copy: Path, files: FileSet) -> Path:
@@ -276,19 +294,19 @@ def beside(copy: Path, files: FileSet) -> Path:
     return copy.with_name(f"{copy.name}-{files.name}")
 
 
-def link_unit(source: Path, target: Path, *, copies: bool = False) -> None:
+def link_unit(source: Path, target: Path, *, copies: bool = False) -> set[Path]:
     """Give a file, or the files of a folder, second names; what is there already, or cannot be linked, is left out.
 
-    With ``copies`` a file that cannot be linked is copied.
+    With ``copies`` a file that cannot be linked is copied. Returns the folder that is to be made durable, if any.
     """
     try:
         pairs = [(old, target / old.name) for old in source.iterdir()]
     except NotADirectoryError:
         pairs = [(source, target)]
     except OSError:
-        return
+        return set()
     if not pairs:
-        return
+        return set()
     make_folders(pairs[0][1].parent)
     for old, new in pairs:
         try:
@@ -299,4 +317,6 @@ def link_unit(source: Path, target: Path, *, copies: bool = False) -> None:
             if copies and old.is_file():
                 shutil.copyfile(old, new, follow_symlinks=False)
                 new.chmod(0o600)
-    fsync_directory(pairs[0][1].parent)
+                with new.open("rb") as file:
+                    os.fsync(file.fileno())
+    return {pairs[0][1].parent}

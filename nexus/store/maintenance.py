@@ -388,7 +388,7 @@ def check_database(path: Path, sets: Sequence[FileSet] = (), *, deep: bool = Fal
             if "journal" in tables:
                 problems += _check_journal(connection)
             files, file_problems = check_files(sets, path, connection, deep=deep)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise DatabaseDamaged(
             f"cannot check {path}: {error}", hint="Restore a backup: nexusctl db restore BACKUP"
         ) from error

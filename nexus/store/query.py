@@ -138,7 +138,7 @@ def query(path: Path, statement: str, *, limit: int, timeout_s: float) -> Answer
             finally:
                 # While the connection has an authorizer, closing it is refused nothing; it is removed for clarity.
                 connection.set_authorizer(None)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise DatabaseDamaged(f"cannot read {path}: {error}", hint="Check it: nexusctl db check") from error
     if not columns:
         raise QueryRefused("cannot run the statement: it is empty")

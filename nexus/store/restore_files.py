@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nexus.store.archive import extract_archive, is_archive, read_head, require_version
 from nexus.store.backup import backup_database, fsync_directory, os_failure, verify_database
-from nexus.store.files import FileSet, beside, each_referred, link_unit
+from nexus.store.files import FileSet, beside, each_referred, is_problem, link_unit
 
 __all__ = ["count_missing", "stage_backup", "verify_backup"]
 
@@ -75,15 +75,16 @@ def _remove(path: Path) -> None:
 
 
 def count_missing(path: Path, sets: Sequence[FileSet]) -> dict[str, int]:
-    """How many files of each set that is checked are missing beside a database; sets without any are left out."""
+    """How many files of each set that is checked are not intact beside a database; sets without any are left out."""
     found: dict[str, int] = {}
     with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
         for files in sets:
             if files.checked:
                 folder = files.folder(path)
                 missing = sum(
-                    files.problem(folder, referred, deep=False) is not None
+                    problem is not None and is_problem(files, connection, referred.name, problem)
                     for referred in each_referred(files, connection)
+                    for problem in (files.problem(folder, referred, deep=False),)
                 )
                 found |= {files.name: missing} if missing else {}
     return found

@@ -1,18 +1,11 @@
-"""Archives: whole and verified, restored in one step that a kill cannot halve, and refused when anything is wrong."""
+"""Archives: whole and verified when they are made, and restored with everything that the records refer to."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import gzip
-import hashlib
-import io
-import json
 import os
 import shutil
 import signal
-import sqlite3
 import stat
 import struct
 import subprocess
@@ -20,102 +13,21 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.archives import JOB, SETS, WITH_FILES, State
 from support.faults import fill, on_small_disk
-from support.stores import contents, files_of
 
-from nexus.capabilities import file_sets
-from nexus.conversations.blobs import BlobFolder
-from nexus.store import BackupOptions, DatabaseDamaged, DiskFull, SchemaMismatch, StoreError
+from nexus.store import BackupOptions, DiskFull, StoreError
 from nexus.store.backup import prune_backups, timestamp
 from nexus.store.backup_folder import list_backups, newest_backup
-from nexus.store.base import BackupInfo
 from nexus.store.maintenance import check_database, restore_database
 from nexus.store.migrate import target_version
 from nexus.store.sqlite import SqliteStore
 
-JOB = "6d1f7c1e-0000-4000-8000-00000000000a"
 SERVICE = "6d1f7c1e-0000-4000-8000-00000000000b"
-WITH_FILES = BackupOptions(with_files=True)
 DAY_MS = 24 * 60 * 60 * 1000
-SETS = file_sets()
-
-
-class State:
-    """A database with blobs and logs beside it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.database = folder / "nexus.db"
-        self.backups = folder / "backups"
-        self.blobs = BlobFolder(folder / "nexus.db-blobs")
-        self.hashes: list[str] = []
-
-    def make(self) -> State:
-        self.database.parent.mkdir(exist_ok=True, mode=0o700)
-        self.run(lambda _store: None)
-        for number in range(5):
-            self.put(bytes([number]) * 1000 * (number + 1))
-        with self.connected() as connection:
-            connection.execute("PRAGMA foreign_keys = OFF")
-            self.add_job(connection, JOB, output_bytes=6)
-        self.write_log(f"job-{JOB}", b"hello\n")
-        return self
-
-    @contextlib.contextmanager
-    def connected(self) -> Iterator[sqlite3.Connection]:
-        with contextlib.closing(sqlite3.connect(self.database)) as connection, connection:
-            yield connection
-
-    @staticmethod
-    def add_job(connection: sqlite3.Connection, id_: str, output_bytes: int | None) -> None:
-        connection.execute(
-            "INSERT INTO jobs (id, number, seq, project_id, command, directory, place, status, output_bytes, "
-            "created_at, updated_at, doc) SELECT ?, n, n, '00000000-0000-4000-8000-000000000000', 'x', '/', n, "
-            "'completed', ?, 1, 1, n FROM (SELECT count(*) + 1 AS n FROM jobs)",
-            (id_, output_bytes),
-        )
-
-    def put(self, data: bytes) -> str:
-        hash_ = self.blobs.put(data)
-        with self.connected() as connection:
-            connection.execute("INSERT INTO blobs VALUES (?, ?, 1)", (hash_, len(data)))
-        self.hashes.append(hash_)
-        return hash_
-
-    def log_folder(self, owner: str) -> Path:
-        return self.database.parent / "processes" / owner / "log"
-
-    def write_log(self, owner: str, data: bytes, claimed: int | None = None) -> None:
-        folder = self.log_folder(owner)
-        folder.mkdir(parents=True, mode=0o700)
-        (folder / "0.idx").write_bytes(struct.pack("=QII", 1, len(data) if claimed is None else claimed, 1))
-        (folder / "0.log").write_bytes(data)
-
-    def run(self, fn: Callable[[SqliteStore], object]) -> object:
-        store = SqliteStore(self.database, self.backups, files=SETS)
-        store.init()
-        try:
-            return fn(store)
-        finally:
-            store.close_now()
-
-    def back_up(self, path: Path | None = None, options: BackupOptions = WITH_FILES) -> BackupInfo:
-        made = self.run(lambda store: store.backup_now(path, options))
-        assert isinstance(made, BackupInfo)
-        return made
-
-    def lose_files(self) -> None:
-        shutil.rmtree(self.blobs.root)
-        shutil.rmtree(self.database.parent / "processes")
-
-    def assert_whole(self) -> None:
-        report = check_database(self.database, SETS, deep=True)
-        assert (report.problems, report.file_problems) == ([], [])
-        assert report.files["blobs"]["files"] == 5
-        assert (self.log_folder(f"job-{JOB}") / "0.log").read_bytes() == b"hello\n"
 
 
 @pytest.fixture
@@ -161,7 +73,6 @@ def test_what_a_row_refers_to_and_is_not_intact_is_told_and_left_out(state: Stat
     state.blobs.path(state.hashes[0]).unlink()
     state.blobs.path(state.hashes[1]).write_bytes(b"another content")
     with state.connected() as connection:
-        connection.execute("PRAGMA foreign_keys = OFF")
         state.add_job(connection, SERVICE, output_bytes=100)
     info = state.back_up(root / "copy.tar.gz")
     assert [counts[:2] + counts[3:] for counts in info.files if counts[0] != "service-logs"] == [
@@ -341,13 +252,11 @@ def test_restore_keeps_what_the_replaced_database_refers_to(state: State, root: 
 
 def test_restore_of_a_plain_backup_tells_the_blobs_that_are_missing(state: State, root: Path) -> None:
     state.back_up(root / "copy.db", BackupOptions())
-    with state.connected() as connection:
-        connection.execute("PRAGMA foreign_keys = OFF")
     state.blobs.path(state.hashes[2]).unlink()
     assert restore_database(state.database, root / "copy.db", SETS).missing == {"blobs": 1}
     report = check_database(state.database, SETS)
     assert report.problems == []
-    assert report.file_problems == [f"blob {state.hashes[2]} is missing"]
+    assert report.file_problems == [f"blob {state.hashes[2]} is missing: 1 part of messages refers to it"]
     assert report.files["blobs"] == {"files": 5, "size_bytes": 15_000, "missing": 1, "damaged": 0}
 
 
@@ -370,7 +279,27 @@ def test_check_reads_the_content_of_blobs_only_when_deep(state: State) -> None:
     path = state.blobs.path(state.hashes[0])
     path.write_bytes(bytes(reversed(range(250))) * 4)
     assert check_database(state.database, SETS).file_problems == []
-    assert check_database(state.database, SETS, deep=True).file_problems == [f"blob {state.hashes[0]} is damaged"]
+    assert check_database(state.database, SETS, deep=True).file_problems == [
+        f"blob {state.hashes[0]} is damaged: 1 part of messages refers to it"
+    ]
+
+
+def test_missing_blob_that_no_message_names_is_no_problem(state: State, root: Path) -> None:
+    state.blobs.path(state.put(b"unnamed", named=False)).unlink()
+    assert check_database(state.database, SETS, deep=True).file_problems == []
+    revised = state.put(b"in a revision", named=False)
+    with state.connected() as connection:
+        connection.execute(
+            "INSERT INTO message_revision (message_id, revision, conversation_id, number, role, content, parts, "
+            "change, size_bytes, changed_at) VALUES ('m', 1, 'c', 1, 'user', '', ?, 'edited', 1, 1)",
+            (f'[{{"kind":"image","blob":"{revised}"}}]',),
+        )
+    state.blobs.path(revised).unlink()
+    assert check_database(state.database, SETS).file_problems == [
+        f"blob {revised} is missing: an earlier state of a message refers to it"
+    ]
+    info = state.back_up(root / "copy.tar.gz")
+    assert next(missing for name, _there, _size, missing, _damaged in info.files if name == "blobs") == 1
 
 
 def test_check_names_some_of_many_missing_blobs(state: State) -> None:
@@ -390,248 +319,6 @@ def test_database_of_an_older_schema_is_checked_and_restored_without_files(state
     assert restore_database(state.database, old.path, SETS).missing == {}
 
 
-# Hostile archives
-
-
-def parts_of(path: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
-    with tarfile.open(path) as tar:
-        return [(info, tar.extractfile(info).read()) for info in tar.getmembers()]  # type: ignore[union-attr]
-
-
-def write(path: Path, parts: list[tuple[tarfile.TarInfo, bytes]], *, end: bool = True) -> None:
-    """Write an archive with any members, and an end that fits them."""
-    blocks = io.BytesIO()
-    for info, data in parts:
-        if info.name == "end.json":
-            continue
-        blocks.write(info.tobuf(tarfile.GNU_FORMAT))
-        blocks.write(data + bytes(-len(data) % 512))
-    whole = blocks.getvalue()
-    if end:
-        info, data = tarfile.TarInfo("end.json"), json.dumps({"sha256": hashlib.sha256(whole).hexdigest()}).encode()
-        info.size = len(data)
-        whole += info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512) + bytes(1024)
-    path.write_bytes(gzip.compress(whole, 1))
-
-
-def added(name: str, data: bytes = b"x", **fields: object) -> Callable[[list[tuple[tarfile.TarInfo, bytes]]], None]:
-    def add(parts: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-        info = tarfile.TarInfo(name)
-        info.size = len(data)
-        for field, value in fields.items():
-            setattr(info, field, value)
-        parts.insert(-1, (info, data))
-
-    return add
-
-
-def twice(parts: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-    parts.insert(-1, next(part for part in parts if part[0].name.startswith("blobs/")))
-
-
-def other_blob(parts: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-    at = next(number for number, part in enumerate(parts) if part[0].name.startswith("blobs/"))
-    parts[at] = (parts[at][0], b"\xff" * len(parts[at][1]))
-
-
-def longer_blob(parts: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-    at = next(number for number, part in enumerate(parts) if part[0].name.startswith("blobs/"))
-    parts[at][0].size += 1
-    parts[at] = (parts[at][0], parts[at][1] + b"x")
-
-
-def no_database(parts: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-    del parts[1:-1]
-
-
-def other_first(parts: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-    parts[0], parts[1] = parts[1], parts[0]
-
-
-def damaged_database(parts: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-    data = bytearray(parts[1][1])
-    data[8192:12288] = b"\xa5" * 4096
-    parts[1] = (parts[1][0], bytes(data))
-
-
-def newer_format(parts: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-    data = json.dumps({"format": 2}).encode()
-    parts[0][0].size = len(data)
-    parts[0] = (parts[0][0], data)
-
-
-def other_head(parts: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-    data = b"[" * 60_000
-    parts[0][0].size = len(data)
-    parts[0] = (parts[0][0], data)
-
-
-HOSTILE: dict[str, tuple[Callable[[list[tuple[tarfile.TarInfo, bytes]]], None], type[StoreError]]] = {
-    "an absolute path": (added("/etc/cron.d/x"), DatabaseDamaged),
-    "a path that leads up": (added("blobs/../../x"), DatabaseDamaged),
-    "a path that leads up within": (added(f"blobs/aa/../bb/{'b' * 64}"), DatabaseDamaged),
-    "a path with a point": (added(f"blobs/./aa/{'a' * 64}"), DatabaseDamaged),
-    "a blob of no row": (added(f"blobs/aa/{'a' * 64}"), DatabaseDamaged),
-    "a log of no row": (added("job-logs/job-00000000-0000-4000-8000-000000000000/log/0.log"), DatabaseDamaged),
-    "a file of a log that is none": (added(f"job-logs/job-{JOB}/log/lock"), DatabaseDamaged),
-    "a file of a run": (added(f"job-logs/job-{JOB}/run/control"), DatabaseDamaged),
-    "an unknown kind": (added("etc/passwd"), DatabaseDamaged),
-    "a symbolic link": (added("blobs/aa", b"", type=tarfile.SYMTYPE, linkname="/etc"), DatabaseDamaged),
-    "a hard link": (added("blobs/x", b"", type=tarfile.LNKTYPE, linkname="nexus.db"), DatabaseDamaged),
-    "a device": (added("blobs/x", b"", type=tarfile.BLKTYPE, devmajor=8), DatabaseDamaged),
-    "a FIFO": (added("blobs/x", b"", type=tarfile.FIFOTYPE), DatabaseDamaged),
-    "a folder": (added("blobs", b"", type=tarfile.DIRTYPE), DatabaseDamaged),
-    "an extended header": (added("pax", b"30 path=../../x\n", type=tarfile.XHDTYPE), DatabaseDamaged),
-    "a long name": (added("x", b"../../x", type=tarfile.GNUTYPE_LONGNAME), DatabaseDamaged),
-    "a sparse file": (added("x", b"", type=tarfile.GNUTYPE_SPARSE), DatabaseDamaged),
-    "a file twice": (twice, DatabaseDamaged),
-    "a blob with another content": (other_blob, DatabaseDamaged),
-    "a blob of another size": (longer_blob, DatabaseDamaged),
-    "no database": (no_database, DatabaseDamaged),
-    "the database first": (other_first, DatabaseDamaged),
-    "a damaged database": (damaged_database, DatabaseDamaged),
-    "a newer format": (newer_format, SchemaMismatch),
-    "a head that is no map": (other_head, DatabaseDamaged),
-}
-
-
-@pytest.mark.parametrize("hostile", HOSTILE, ids=list(HOSTILE))
-def test_hostile_archive_is_refused_and_nothing_is_changed(state: State, root: Path, hostile: str) -> None:
-    state.back_up(root / "good.tar.gz")
-    state.lose_files()
-    change, kind = HOSTILE[hostile]
-    parts = parts_of(root / "good.tar.gz")
-    change(parts)
-    write(root / "bad.tar.gz", parts)
-    assert_refused(state, root / "bad.tar.gz", kind)
-
-
-def assert_refused(state: State, archive: Path, kind: type[StoreError]) -> None:
-    Path(f"{state.database}.lock").touch()
-    before = files_of(state.database.parent)
-    with pytest.raises(kind, match=r"^cannot ") as refused:
-        restore_database(state.database, archive, SETS)
-    assert "Traceback" not in refused.value.message
-    before.pop("nexus.db.lock")
-    after = files_of(state.database.parent)
-    after.pop("nexus.db.lock")
-    assert after == before
-
-
-def test_archive_that_is_written_again_is_still_good(state: State, root: Path) -> None:
-    state.back_up(root / "good.tar.gz")
-    state.lose_files()
-    write(root / "again.tar.gz", parts_of(root / "good.tar.gz"))
-    restore_database(state.database, root / "again.tar.gz", SETS)
-    state.assert_whole()
-
-
-def test_archive_cut_or_changed_anywhere_is_refused(state: State, root: Path) -> None:
-    state.back_up(root / "good.tar.gz")
-    state.lose_files()
-    data = (root / "good.tar.gz").read_bytes()
-    bad = root / "bad.tar.gz"
-    for size in (2, 10, 100, len(data) // 2, len(data) - 9, len(data) - 4, len(data) - 1):
-        bad.write_bytes(data[:size])
-        assert_refused(state, bad, DatabaseDamaged)
-    for at in range(20, len(data), len(data) // 20):
-        bad.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
-        assert_refused(state, bad, DatabaseDamaged)
-    bad.write_bytes(data + gzip.compress(b"more"))
-    assert_refused(state, bad, DatabaseDamaged)
-    write(bad, parts_of(root / "good.tar.gz"), end=False)
-    assert_refused(state, bad, DatabaseDamaged)
-
-
-def test_archive_that_claims_more_than_the_disk_holds_is_refused_before_it_fills_it(state: State, root: Path) -> None:
-    state.back_up(root / "good.tar.gz")
-    parts = parts_of(root / "good.tar.gz")
-    parts[1][0].size = 2**62
-    bad = root / "bad.tar.gz"
-    write(bad, parts)
-    assert_refused(state, bad, DiskFull)
-    parts[1][0].size = len(parts[1][1])
-    parts[2][0].size = 2**40
-    write(bad, parts)
-    assert_refused(state, bad, StoreError)
-
-
-# Kills
-
-
-_KILLED_RESTORE = """
-import os, signal, sys
-from pathlib import Path
-from nexus.capabilities import file_sets
-from nexus.store.maintenance import restore_database
-
-sets = file_sets()
-fatal, seen = int(sys.argv[3]), 0
-def watch(event, arguments):
-    global seen
-    if event in ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "sqlite3.connect", "open"):
-        seen += 1
-        if seen == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(watch)
-restore_database(Path(sys.argv[1]), Path(sys.argv[2]), sets)
-"""
-
-
-@pytest.mark.slow
-def test_kill_at_any_step_of_a_restore_leaves_the_old_state_or_all_of_the_new_one(state: State, root: Path) -> None:
-    archive = root / "copy.tar.gz"
-    state.back_up(archive)
-    with state.connected() as connection:
-        connection.execute("INSERT INTO settings VALUES ('later', '1', 'int')")
-    original = state.database.read_bytes()
-    seen = []
-    fatal = 1
-    while True:
-        shutil.rmtree(state.database.parent)
-        state.database.parent.mkdir(mode=0o700)
-        state.database.write_bytes(original)
-        command = [sys.executable, "-c", _KILLED_RESTORE, state.database, archive, str(fatal)]
-        code = subprocess.run(command, check=False).returncode
-        assert state.database.exists(), "a database exists under the name at every moment"
-        restored = not contents(state.database)["settings"]
-        seen.append(restored)
-        assert check_database(state.database).problems == []
-        if restored:
-            state.assert_whole()
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL
-        fatal += 1 if fatal < 20 or restored else 3
-    assert seen == sorted(seen)
-    assert seen[-1]
-    assert seen.count(False) > 20
-    restore_database(state.database, archive, SETS)
-    assert not [path for path in state.database.parent.iterdir() if ".part" in path.name]
-
-
-def test_restore_of_an_archive_on_a_full_disk_changes_nothing(state: State, root: Path) -> None:
-    state.back_up(root / "copy.tar.gz")
-
-    def scenario(disk: Path) -> None:
-        path = disk / "nexus.db"
-        shutil.copy(state.database, path)
-        filler = fill(disk, leave_kib=16 * 1024 + 700)
-        before = path.read_bytes()
-        for _ in range(2):
-            with pytest.raises(DiskFull):
-                restore_database(path, root / "copy.tar.gz", SETS)
-        assert path.read_bytes() == before
-        assert {entry.name for entry in disk.iterdir()} <= {"nexus.db", "nexus.db.lock", "filler"}
-        filler.unlink()
-        restore_database(path, root / "copy.tar.gz", SETS)
-
-    state.put(b"\0" * 400_000)
-    state.back_up(root / "larger.tar.gz")
-    shutil.move(root / "larger.tar.gz", root / "copy.tar.gz")
-    on_small_disk(root / "disk", 20 * 1024, scenario)
-
-
 def test_backups_of_one_store_at_once_are_all_whole(state: State, root: Path) -> None:
     async def scenario() -> None:
         store = SqliteStore(state.database, state.backups, files=SETS)
@@ -646,44 +333,3 @@ def test_backups_of_one_store_at_once_are_all_whole(state: State, root: Path) ->
 
     asyncio.run(scenario())
     assert (root / "0.copy").stat().st_size == pytest.approx((root / "2.copy").stat().st_size, abs=64)
-
-
-def test_failing_sync_keeps_an_archive_from_its_name_and_a_restore_from_its_last_step(
-    state: State, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state.back_up(root / "good.tar.gz")
-    state.lose_files()
-    sync, failing = os.fsync, [0]
-
-    def fail(descriptor: int) -> None:
-        failing[0] -= 1
-        if not failing[0]:
-            raise OSError(errno.EIO, "Input/output error")
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fail)
-    for number in range(1, 100):
-        failing[0] = number
-        try:
-            state.back_up(root / "bad.tar.gz")
-        except StoreError:
-            # The sync of the folder is the last one: the archive is whole, and may be lost with the machine.
-            (root / "bad.tar.gz").unlink(missing_ok=True)
-        else:
-            break
-    assert number > 2
-    database, sentences = state.database.read_bytes(), set()
-    for number in range(1, 200):
-        failing[0] = number
-        try:
-            restore_database(state.database, root / "good.tar.gz", SETS)
-        except StoreError as error:
-            sentences.add(error.message[:15])
-            if state.database.read_bytes() != database:
-                break  # the sync of the folder after the last step
-        else:
-            break
-        assert check_database(state.database).problems == []
-    assert number > 10
-    assert sentences == {"cannot restore "}
-    state.assert_whole()
