@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,6 +144,14 @@ def test_archive_that_is_written_again_is_still_good(state: State, root: Path) -
     state.assert_whole()
 
 
+def is_same(archive: Path, other: Path) -> bool:
+    """Whether two archives have the same content once they are decompressed."""
+    try:
+        return gzip.decompress(archive.read_bytes()) == gzip.decompress(other.read_bytes())
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
 def test_archive_cut_or_changed_anywhere_is_refused(state: State, root: Path) -> None:
     state.back_up(root / "good.tar.gz")
     state.lose_files()
@@ -153,6 +162,8 @@ def test_archive_cut_or_changed_anywhere_is_refused(state: State, root: Path) ->
         assert_refused(state, bad, DatabaseDamaged)
     for at in range(20, len(data), len(data) // 20):
         bad.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+        if is_same(bad, root / "good.tar.gz"):  # another way to compress it
+            continue
         assert_refused(state, bad, DatabaseDamaged)
     bad.write_bytes(data + gzip.compress(b"more"))
     assert_refused(state, bad, DatabaseDamaged)
