@@ -2,14 +2,15 @@
 
 It is static: ``nexusctl`` prints help and completes nouns from it without importing any capability. A capability is the
 package ``nexus.<name>`` with the modules ``commands``, ``handlers``, ``cli`` (one click command for each of its
-``nouns``) and, if they are set, ``manager`` and ``manifest``.
+``nouns``) and, if they are set, ``manager``, ``manifest`` and ``files``.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import importlib
+from typing import Any, NamedTuple
 
-__all__ = ["CAPABILITIES", "Capability", "Noun"]
+__all__ = ["CAPABILITIES", "Capability", "Noun", "file_sets"]
 
 
 class Noun(NamedTuple):
@@ -29,6 +30,8 @@ class Capability(NamedTuple):
     """Whether it has a ``manager`` module, which makes what runs match the records."""
     manifest: bool = False
     """Whether it has a ``manifest`` module, with its section of ``nexus.toml``."""
+    files: bool = False
+    """Whether it has a ``files`` module, with the files beside the database that its rows refer to."""
 
 
 CAPABILITIES: tuple[Capability, ...] = (
@@ -38,6 +41,7 @@ CAPABILITIES: tuple[Capability, ...] = (
             Noun("status", "Show the status of the daemon and its database."),
             Noun("settings", "Read and change the daemon's settings.", ("setting",)),
         ),
+        manager=True,
     ),
     Capability(
         "journal",
@@ -47,7 +51,9 @@ CAPABILITIES: tuple[Capability, ...] = (
         ),
     ),
     Capability("plugins", (Noun("plugin", "List, reload and call plugins.", ("plugins",)),)),
-    Capability("services", (Noun("service", "Manage services.", ("svc", "services")),), manager=True, manifest=True),
+    Capability(
+        "services", (Noun("service", "Manage services.", ("svc", "services")),), manager=True, manifest=True, files=True
+    ),
     Capability(
         "jobs",
         (
@@ -57,6 +63,7 @@ CAPABILITIES: tuple[Capability, ...] = (
         ),
         manager=True,
         manifest=True,
+        files=True,
     ),
     Capability(
         "conversations",
@@ -65,7 +72,14 @@ CAPABILITIES: tuple[Capability, ...] = (
             Noun("message", "Add, show and edit messages.", ("messages",)),
         ),
         manager=True,
+        files=True,
     ),
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )
+
+
+def file_sets() -> tuple[Any, ...]:
+    """Every ``FileSet`` of ``nexus.store.files`` that a capability declares. It imports these capabilities."""
+    modules = [importlib.import_module(f"nexus.{each.name}.files") for each in CAPABILITIES if each.files]
+    return tuple(files for module in modules for files in module.FILES)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from nexus_protocol.errors import FailedPrecondition, Internal
 
-from nexus.cli.output import Printer, confirm, format_time, hint, output_options, print_fields, printer
+from nexus.cli.output import Printer, confirm, format_size, format_time, hint, output_options, print_fields, printer
 from nexus.cli.result import made
 from nexus.cli.verbs import NounGroup, Number, Values, verb, verb_of
 from nexus.hints import command_line
@@ -19,12 +20,20 @@ if TYPE_CHECKING:
     from nexus.cli.app import App
     from nexus.store.maintenance import CheckReport, Restored
 
-__all__ = ["db", "examine"]
+__all__ = ["count_words", "database_option", "db", "examine"]
 
 _UNREADABLE = ("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY", "SQLITE_AUTH")
 """Names of SQLite errors for an intact file that this user may not open."""
 
-_database_option = click.option(
+_FILE_WORDS = {"blobs": "blob", "job-logs": "job log", "service-logs": "service log"}
+
+
+def count_words(number: int, name: str) -> str:
+    """How a sentence counts files of a kind, such as ``2 blobs``."""
+    return f"{number} {_FILE_WORDS.get(name, name)}{'' if number == 1 else 's'}"
+
+
+database_option = click.option(
     "--db", "database", metavar="PATH", help="The database (default: as for nexusd; NEXUS_DATABASE)."
 )
 
@@ -58,8 +67,21 @@ def _backup(app: App, values: Values, out: Printer) -> None:
 
     def sentence(backup: Backup) -> None:
         click.echo(f"Backed up to {backup.path} ({backup.size_bytes} bytes)")
+        files = ", ".join(
+            f"{count_words(each.count, each.name)} ({format_size(each.size_bytes)})"
+            for each in backup.files
+            if each.count
+        )
+        if files:
+            click.echo(f"{'It has' if backup.with_files else 'It leaves out'} {files}")
         if backup.pruned:
             click.echo(f"Deleted {backup.pruned} older backup{'s' if backup.pruned > 1 else ''}")
+        for each in backup.files:
+            for number, state in ((each.missing, "missing"), (each.damaged, "damaged")):
+                if number:
+                    click.echo(f"{state.capitalize()}: {count_words(number, each.name)}", err=True)
+        if files and not backup.with_files:
+            hint("To back them up as well: nexusctl db backup --with-files")
 
     out.one(app.fetch(command), name=lambda backup: backup.path, sentence=sentence)
 
@@ -86,18 +108,20 @@ def _refuse_ambiguous_database(app: App, path: Path, action: str) -> None:
 
 @click.command
 @click.argument("backup", type=click.Path(path_type=Path))
-@_database_option
+@database_option
 @click.option("-y", "--yes", is_flag=True, help="Skip confirmation.")
 @output_options
 @click.pass_obj
 def _restore(app: App, backup: Path, database: str | None, yes: bool, output: str, no_header: bool) -> int:
     """Replace the database with a backup, while no daemon runs.
 
-    The replaced database is kept beside it under a dated name. Event numbers continue above its highest.
+    A backup with files brings the blobs of messages and the output of jobs and services back, too. The replaced
+    database is kept beside it under a dated name, with what it refers to. Event numbers continue above its highest.
     """
-    from nexus.store.backup import verify_database
+    from nexus.capabilities import file_sets
     from nexus.store.base import InitError
     from nexus.store.maintenance import refuse_if_used, restore_database
+    from nexus.store.restore_files import verify_backup
 
     path = app.database_path(database)
     if database is None:
@@ -106,19 +130,23 @@ def _restore(app: App, backup: Path, database: str | None, yes: bool, output: st
         raise InitError(f"cannot restore {backup}: there is no such file", hint=f"Backups are in {path.parent}/backups")
     refuse_if_used(path, "restore the database")
     if not yes:
-        verify_database(backup.absolute())
+        verify_backup(backup.absolute())
     if not yes and not confirm(
         f"Replace {path} with {backup}?",
         "refusing to replace the database without confirmation",
         command_line("nexusctl", "db", "restore", _operand(backup), *_database_option_words(database), "--yes"),
     ):
         return 1
-    restored = restore_database(path, backup)
+    restored = restore_database(path, backup, file_sets())
 
     def sentence(restored: Restored) -> None:
         click.echo(f"Restored {restored.path} (schema version {restored.schema_version})")
         if restored.set_aside:
             click.echo(f"The replaced database is {restored.set_aside}")
+        for name, number in (restored.missing or {}).items():
+            click.echo(f"Missing or damaged: {count_words(number, name)} that records refer to", err=True)
+        if restored.missing:
+            hint("See which: nexusctl db check")
         hint("Start the daemon: nexusctl daemon start")
 
     printer(output, no_header).one(
@@ -129,7 +157,7 @@ def _restore(app: App, backup: Path, database: str | None, yes: bool, output: st
 
 @click.command
 @click.option("--to", "target", type=Number(1), required=True, metavar="N", help="The schema version to go to.")
-@_database_option
+@database_option
 @click.option("-y", "--yes", is_flag=True, help="Skip confirmation (needed to go back).")
 @output_options
 @click.pass_obj
@@ -172,41 +200,46 @@ def _migrate(app: App, target: int, database: str | None, yes: bool, output: str
 
 
 @click.command
-@_database_option
+@database_option
+@click.option("--deep", is_flag=True, help="Read the content of every blob, too.")
 @output_options
 @click.pass_obj
-def _check(app: App, database: str | None, output: str, no_header: bool) -> int:
-    """Check the integrity of the whole database. This works while the daemon runs.
+def _check(app: App, database: str | None, deep: bool, output: str, no_header: bool) -> int:
+    """Check the integrity of the whole database, and that the blobs of messages are there.
 
-    Without --db it checks the database of the running daemon.
+    This works while the daemon runs. Without --db it checks the database of the running daemon.
     """
     path = app.database_path(database)
     if database is None:
         path = app.daemon_database() or path
-    report, state, remedy = examine(path, database)
+    report, state, remedy = examine(path, database, deep=deep)
 
     def sentence(report: CheckReport) -> None:
         click.echo(f"{report.path}: schema version {report.schema_version}, {state}")
         width = max(map(len, report.tables), default=0)
         for table, rows in report.tables.items():
             click.echo(f"  {table:<{width}}  {rows} rows")
-        for problem in report.problems:
+        for name, counts in report.files.items():
+            if counts["files"]:
+                click.echo(f"{count_words(counts['files'], name)}, {format_size(counts['size_bytes'])}")
+        for problem in (*report.problems, *report.file_problems):
             click.echo(f"  {problem}", err=True)
         if remedy:
             hint(remedy)
 
     printer(output, no_header).one(made(report, report._asdict()), name=lambda report: report.path, sentence=sentence)
-    return 1 if report.problems else 0
+    return 1 if report.problems or report.file_problems else 0
 
 
-def examine(path: Path, database: str | None = None) -> tuple[CheckReport, str, str | None]:
+def examine(path: Path, database: str | None = None, *, deep: bool = False) -> tuple[CheckReport, str, str | None]:
     """Check a whole database; returns the report, the state in a few words, and a remedy if one is needed.
 
-    ``database`` is the value of ``--db``, for the commands in the remedy.
+    ``database`` is the value of ``--db``, for the commands in the remedy. With ``deep`` the blobs are read.
 
     Raises:
         InitError: the file cannot be read; the hint says what to do.
     """
+    from nexus.capabilities import file_sets
     from nexus.store.base import DatabaseDamaged, InitError
     from nexus.store.maintenance import check_database
     from nexus.store.migrate import target_version
@@ -221,7 +254,7 @@ def examine(path: Path, database: str | None = None) -> tuple[CheckReport, str, 
             raise InitError(f"cannot check {path}: it is a directory", hint="Name the file in it: --db PATH")
         if path.exists() and not os.access(path, os.R_OK):
             raise PermissionError
-        report = check_database(path)
+        report = check_database(path, file_sets(), deep=deep)
     except PermissionError:
         raise InitError(f"cannot check {path}: permission denied", hint=permissions) from None
     except DatabaseDamaged as error:
@@ -234,6 +267,8 @@ def examine(path: Path, database: str | None = None) -> tuple[CheckReport, str, 
         return report, "not a database of Nexus", "Name the database of Nexus: --db PATH, or NEXUS_DATABASE."
     if report.problems:
         return report, "damaged", restore
+    if report.file_problems:
+        return report, "intact, but files are missing or damaged", "Restore a backup that has them, if there is one."
     return report, "ok", None
 
 
@@ -242,14 +277,29 @@ def _make_backup() -> click.Command:
     return verb(BackupDatabase, _backup, parameters=[path], exclude=("path",))
 
 
+def _of_files(name: str) -> Callable[[], click.Command]:
+    """What builds a verb of ``db_files``, which is imported when it is used."""
+
+    def build() -> click.Command:
+        from importlib import import_module
+
+        command: click.Command = getattr(import_module("nexus.cli.db_files"), name)
+        return command
+
+    return build
+
+
 db = NounGroup(
     "db",
     "Maintain the database. status and backup ask the running daemon; restore and migrate need a stopped one.",
     {
         "status": ("Show the database's tables and migrations.", lambda: verb_of(Health, _status)),
         "backup": ("Copy the database while it is in use.", _make_backup),
+        "backups": ("List the backups, newest first.", _of_files("backups")),
         "restore": ("Replace the database with a backup.", lambda: _restore),
         "migrate": ("Migrate the database to another schema version.", lambda: _migrate),
-        "check": ("Check the integrity of the database.", lambda: _check),
+        "check": ("Check the integrity of the database and its files.", lambda: _check),
+        "gc": ("Delete files that no record refers to.", _of_files("gc")),
+        "sql": ("Answer one SQL statement that reads.", _of_files("sql")),
     },
 )

@@ -51,7 +51,7 @@ _SUGGESTIONS = {
         **{word: f"daemon {word}" for word in ("start", "stop", "restart", "install", "uninstall")},
         **dict.fromkeys(("list", "ls", "ps"), "vm list"),
         **{word: f"vm {word}" for word in ("create", "inspect", "delete")},
-        **{word: f"db {word}" for word in ("backup", "restore", "migrate", "check")},
+        **{word: f"db {word}" for word in ("backup", "backups", "restore", "migrate", "check", "gc", "sql")},
         **{word: f"service {word}" for word in ("add", "logs", "tree")},
         "rm": "vm delete",
         "help": "--help",

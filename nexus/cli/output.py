@@ -44,6 +44,7 @@ __all__ = [
     "end_with_reader",
     "exact_bytes",
     "format_duration",
+    "format_size",
     "format_time",
     "hint",
     "hint_lines",
@@ -251,6 +252,17 @@ def format_duration(ms: int) -> str:
     while len(parts) > 1 and not parts[0][0]:
         del parts[0]
     return " ".join(f"{number} {unit}" for number, unit in parts[:2])
+
+
+def format_size(size_bytes: int) -> str:
+    """Format a number of bytes, such as ``1.5 MiB``."""
+    if size_bytes < 1024:
+        return f"{size_bytes} bytes"
+    size, unit = size_bytes / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB"):
+        if size >= 1024:
+            size, unit = size / 1024, larger
+    return f"{size:.1f} {unit}"
 
 
 _address: list[str] = []

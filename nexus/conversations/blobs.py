@@ -5,6 +5,7 @@ It knows no table. A file is durable before a row names it; a file that no row n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -21,6 +22,11 @@ class BlobFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return self._folder
+
     @staticmethod
     def hash_of(data: bytes) -> str:
         """The name of a blob with this content."""
@@ -31,15 +37,16 @@ class BlobFolder:
         return self._folder / hash_[:2] / hash_
 
     def put(self, data: bytes) -> str:
-        """Write a blob durably, if it is not there; returns its hash. It blocks.
+        """Write a blob durably, if it is not there with its size; returns its hash. It blocks.
 
         Raises:
             OSError: it cannot be written.
         """
         hash_ = self.hash_of(data)
         path = self.path(hash_)
-        if path.exists():
-            return hash_
+        with contextlib.suppress(OSError):
+            if path.stat().st_size == len(data):
+                return hash_
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = path.with_name(f".{hash_}.{secrets.token_hex(4)}")
         try:

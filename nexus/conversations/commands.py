@@ -37,6 +37,7 @@ from nexus.conversations.records import (
     MessagePart,
     MessageReference,
     MessageRevisions,
+    SweptBlobs,
 )
 from nexus.conversations.states import Role
 from nexus.records.events import record_events
@@ -58,6 +59,7 @@ __all__ = [
     "ListConversations",
     "ListMessages",
     "PutBlob",
+    "SweepBlobs",
     "UpdateConversation",
 ]
 
@@ -355,3 +357,17 @@ class GetBlob(Command[BlobContent]):
     """Get the content of a blob."""
 
     hash: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", description="its hash")]
+
+
+@command(0x0412, Effect.ACT, repeat=Repeat.AGAIN, in_project=False)
+class SweepBlobs(Command[SweptBlobs]):
+    """Delete the blobs that neither a message nor a revision of one names, and what unfinished writes have left.
+
+    The daemon does so by itself once a day. A blob is stored before the message that names it: one that was stored, or
+    named by a message, within the grace time is kept.
+    """
+
+    dry_run: Annotated[bool, Meta(description="count only, and delete nothing")] = False
+    grace_ms: Annotated[
+        int, Meta(ge=0, le=366 * 86_400_000, description="how long a blob is kept after it was stored or named")
+    ] = 86_400_000

@@ -31,6 +31,7 @@ from nexus.conversations.messages import (
     get_message_revisions,
     list_messages,
     put_blob,
+    sweep_blobs,
 )
 from nexus.conversations.records import Conversation
 from nexus.conversations.store import CONVERSATIONS
@@ -56,6 +57,7 @@ __all__ = [
     "list_conversations",
     "list_messages",
     "put_blob",
+    "sweep_blobs",
     "update_conversation",
 ]
 

@@ -16,6 +16,7 @@ from nexus.conversations import steps_store, store
 from nexus.conversations.appending import Appending
 from nexus.conversations.blobs import BlobFolder
 from nexus.conversations.errors import MessageNotFound
+from nexus.conversations.garbage import BlobSweeper
 from nexus.conversations.states import MessageStatus
 from nexus.journal.operation import Operation, resumed
 from nexus.store import DiskFull, StoreError, StoreUnavailable
@@ -26,6 +27,10 @@ __all__ = ["ConversationManager", "make_manager"]
 _log = logging.getLogger("nexus.conversations")
 
 _RETRY_S = 1.0
+_FIRST_SWEEP_S = 3600.0
+_SWEEP_EVERY_S = 24 * 3600.0
+_GRACE_MS = 24 * 3600 * 1000
+"""How long a blob is kept after it was stored or named."""
 _AT_ONCE = 100
 
 
@@ -36,12 +41,13 @@ class ConversationManager:
         self._context = context
         self._store = context.store
         path = context.store.path
-        self.blobs = BlobFolder(path.with_name(f"{path.name}-blobs"))
+        self.blobs = BlobSweeper(context.store, BlobFolder(path.with_name(f"{path.name}-blobs")))
         self._hidden: dict[str, Operation | None] = {}
         """The conversations that are to be swept, with the operations that deleted them."""
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
         self._sweeping: asyncio.Task[None] | None = None
+        self._sweeping_blobs: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
     # The daemon's start and end
@@ -60,6 +66,7 @@ class ConversationManager:
 
         self._hidden |= self._store.read(read, snapshot=True)
         self._sweeping = asyncio.create_task(self._sweep())
+        self._sweeping_blobs = asyncio.create_task(self._sweep_blobs())
 
     async def _mark(self, message_id: str, operation_id: int | None) -> None:
         operation = self._context.cause("messages.interrupted")
@@ -81,7 +88,7 @@ class ConversationManager:
         One that cannot be written now is marked by the next daemon.
         """
         self._closing.set()
-        await cancel_and_wait(self._sweeping)
+        await cancel_and_wait(self._sweeping, self._sweeping_blobs)
         if self._ending:
             await asyncio.wait(self._ending)
 
@@ -118,6 +125,21 @@ class ConversationManager:
         while not done:
             done = await self._store.write(lambda tx: steps_store.sweep_step(tx, operation, id_), size_bytes=65_536)
         del self._hidden[id_]
+
+    async def _sweep_blobs(self) -> None:
+        """Delete once a day what no message names."""
+        wait_s = _FIRST_SWEEP_S
+        while True:
+            await asyncio.sleep(wait_s)
+            wait_s = _SWEEP_EVERY_S
+            try:
+                swept = await self.blobs.sweep(self._context.boot.trusted_now_ms() - _GRACE_MS)
+                if swept.files:
+                    _log.info("deleted %d blobs and unfinished files (%d bytes)", swept.files, swept.size_bytes)
+            except StoreError as error:
+                _log.warning("blobs cannot be swept at present: %s", error.message)
+            except Exception:  # the next sweep may succeed
+                _log.exception("blobs were not swept")
 
     # Appending
 

@@ -24,6 +24,7 @@ from nexus.conversations.commands import (
     GetMessageRevisions,
     ListMessages,
     PutBlob,
+    SweepBlobs,
 )
 from nexus.conversations.errors import (
     BlobNotFound,
@@ -43,6 +44,7 @@ from nexus.conversations.records import (
     Message,
     MessagePage,
     MessageRevisions,
+    SweptBlobs,
 )
 from nexus.conversations.states import MessageStatus, PartKind
 from nexus.conversations.store import CONVERSATIONS, Found
@@ -63,6 +65,7 @@ __all__ = [
     "get_message_revisions",
     "list_messages",
     "put_blob",
+    "sweep_blobs",
 ]
 
 _MAX_LISTED = 2048
@@ -428,11 +431,10 @@ def delete_message(tx: Transaction, ctx: Context, command: DeleteMessage) -> Mes
 @handles(PutBlob)
 async def put_blob(ctx: Context, command: PutBlob) -> Blob:
     try:
-        hash_ = await asyncio.to_thread(_manager(ctx).blobs.put, command.data)
+        return await _manager(ctx).blobs.put(command.data)
     except OSError as error:
         kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else Unavailable
         raise kind(f"cannot store the blob: {error.strerror}") from error
-    return await ctx.store.write(lambda tx: store.add_blob(tx, hash_, len(command.data)))
 
 
 @handles(GetBlob)
@@ -440,7 +442,13 @@ async def get_blob(ctx: Context, command: GetBlob) -> BlobContent:
     found = await ctx.store.fetch(lambda reader: store.blob(reader, command.hash))
     try:
         if found is not None:
-            return BlobContent(await asyncio.to_thread(_manager(ctx).blobs.get, command.hash))
+            return BlobContent(await asyncio.to_thread(_manager(ctx).blobs.folder.get, command.hash))
     except OSError:
         pass  # said below
     raise BlobNotFound(f"blob {command.hash} not found", details={"blob": command.hash})
+
+
+@handles(SweepBlobs)
+async def sweep_blobs(ctx: Context, command: SweepBlobs) -> SweptBlobs:
+    before_at = ctx.daemon.trusted_now_ms() - command.grace_ms
+    return SweptBlobs(*await _manager(ctx).blobs.sweep(before_at, dry_run=command.dry_run))

@@ -24,6 +24,7 @@ __all__ = [
     "MessageReference",
     "MessageRevision",
     "MessageRevisions",
+    "SweptBlobs",
 ]
 
 MESSAGE_BYTES = 4 * 1024 * 1024
@@ -209,3 +210,13 @@ class BlobContent(Record):
     """The content of a blob."""
 
     data: Annotated[bytes, UNRECORDED]
+
+
+class SweptBlobs(Record):
+    """What a sweep of blobs deleted, or would delete."""
+
+    count: int
+    """The number of files."""
+    size_bytes: int
+    temporary: int
+    """How many of them were unfinished, or of no record."""

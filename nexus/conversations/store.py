@@ -412,7 +412,10 @@ def insert_parts(tx: Transaction, message_id: str, rows: Iterable[PartRow], firs
         BlobNotFound: a part names a blob that was not stored.
     """
     for number, row in enumerate(rows, first):
-        if row.blob is not None and tx.one("SELECT 1 FROM blobs WHERE hash = ?", (row.blob,)) is None:
+        # Named again: a blob is not deleted soon after, also where the message goes at once.
+        if row.blob is not None and not tx.execute(
+            "UPDATE blobs SET created_at = ? WHERE hash = ?", (tx.now, row.blob)
+        ):
             raise BlobNotFound(
                 f"cannot keep the message: blob {row.blob} not found",
                 hint="Store it first: PutBlob",
@@ -595,9 +598,10 @@ def revisions(
 
 
 def add_blob(tx: Transaction, hash_: str, size_bytes: int) -> Blob:
-    """Note a blob whose file is durable."""
+    """Note a blob whose file is durable, and when it was stored last: it is not swept soon after."""
     tx.execute(
-        "INSERT INTO blobs (hash, size_bytes, created_at) VALUES (?, ?, ?) ON CONFLICT (hash) DO NOTHING",
+        "INSERT INTO blobs (hash, size_bytes, created_at) VALUES (?, ?, ?) "
+        "ON CONFLICT (hash) DO UPDATE SET created_at = excluded.created_at",
         (hash_, size_bytes, tx.now),
     )
     return Blob(hash_, size_bytes)

@@ -26,6 +26,7 @@ from nexus_protocol.events import declared_cause
 from nexus import __version__
 from nexus.address import address_file, read_address, remove_address, write_address
 from nexus.caller import Caller
+from nexus.capabilities import file_sets
 from nexus.capability import ManagerContext
 from nexus.config import Config, ConfigError, config_path, daemon_socket, database_path, load_config, plugins_directory
 from nexus.daemon import logs
@@ -258,7 +259,7 @@ class _Daemon:
             ) from error
         if listens_at is not None:
             self._tell_address(database, listens_at)
-        store = SqliteStore(database, backups, digest_key=digest_key(database))
+        store = SqliteStore(database, backups, digest_key=digest_key(database), files=file_sets())
         self._processes = ProcessesFolder(database, fresh=self.options.fresh)
         self._processes.open_store(store)
         _log.info("database %s, schema version %d", database, store.status().schema_version)
@@ -451,7 +452,7 @@ class _Daemon:
         except NexusError as error:
             # Another program, or an older version of this one, wrote the value.
             _log.warning("%s; the default is used", error.message)
-            return KNOWN["journal.keep_days"].default
+            return int(KNOWN["journal.keep_days"].default)
         return int(value)
 
 

@@ -1,6 +1,9 @@
 """The store: durable state behind one small interface. Only this package opens a database."""
 
 from nexus.store.base import (
+    BackupAt,
+    BackupInfo,
+    BackupOptions,
     DatabaseDamaged,
     DatabaseStatus,
     DiskFull,
@@ -19,6 +22,9 @@ from nexus.store.base import (
 )
 
 __all__ = [
+    "BackupAt",
+    "BackupInfo",
+    "BackupOptions",
     "DatabaseDamaged",
     "DatabaseStatus",
     "DiskFull",

@@ -15,17 +15,18 @@ COMPANIONS = ("-wal", "-shm", "-journal")
 """The files beside a database. Without its own, it may lack committed data; with those of another, it is corrupted."""
 
 
-def set_aside(path: Path, *, replacement: Path | None = None) -> Path | None:
+def set_aside(path: Path, *, replacement: Path | None = None, name: Path | None = None) -> Path | None:
     """Rename a database, with its ``-wal`` and ``-shm``, to a dated name beside it; returns the new name.
 
-    ``replacement`` is atomically renamed to ``path``. Returns None when there was no file to set aside.
+    ``name`` is the new one, by default ``free_name``. ``replacement`` is atomically renamed to ``path``. Returns None
+    when there was no file to set aside.
 
     Raises:
         StoreConflict: no name is free.
         OSError: the directory cannot be changed.
     """
     suffixes = [suffix for suffix in (*COMPANIONS, "") if os.path.lexists(f"{path}{suffix}")]
-    aside = free_name(path)
+    aside = name or free_name(path)
     # The log goes first: the next database under this name must never be opened with it.
     for suffix in suffixes:
         old, new = path.with_name(path.name + suffix), aside.with_name(aside.name + suffix)

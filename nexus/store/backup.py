@@ -10,6 +10,7 @@ import errno
 import itertools
 import os
 import re
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -22,8 +23,16 @@ from nexus.store.migrate import stored_version, version_number
 
 __all__ = [
     "backup_database",
+    "copy_database",
     "fsync_directory",
+    "give_name",
+    "moment_of",
+    "os_failure",
+    "own_backups",
+    "partial_name",
     "prune_backups",
+    "readable",
+    "remove_partial",
     "remove_partials",
     "sqlite_failure",
     "timestamp",
@@ -31,11 +40,12 @@ __all__ = [
 ]
 
 KEPT_BACKUPS = 3
-"""The newest backups with generated names, which are never deleted: their age may be an error of the clock."""
+"""The newest backups with generated names of each kind, a database or an archive, which are never deleted: their age
+may be an error of the clock."""
 
 _DAY_MS = 24 * 60 * 60 * 1000
 
-_NAME = re.compile(r"(?P<stem>.+)-(?P<at>\d{8}T\d{6}\.\d{3}Z)\.db")
+_NAME = re.compile(r"(?P<stem>.+)-(?P<at>\d{8}T\d{6}\.\d{3}Z)\.(?P<end>db|tar\.gz)")
 _COMPANIONS = ("", "-journal", "-wal", "-shm")
 _PARTIAL = re.compile(r"\..+\.(?P<pid>\d+)\.part(-journal|-wal|-shm)?")
 _numbers = itertools.count()
@@ -78,6 +88,11 @@ def fsync_directory(directory: Path) -> None:
         os.close(fd)
 
 
+def readable(data: bytes) -> str:
+    """Text of a database that may be damaged: SQLite's own sentences quote what is in it."""
+    return data.decode(errors="replace")
+
+
 def verify_database(path: Path) -> int:
     """Run SQLite's full integrity check on a file; returns its schema version (0 if it has none).
 
@@ -86,6 +101,7 @@ def verify_database(path: Path) -> int:
     """
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            connection.text_factory = readable
             problems = connection.execute("PRAGMA integrity_check(1)").fetchall()
             if problems != [("ok",)]:
                 raise DatabaseDamaged(f"cannot use {path}: {problems[0][0]}")
@@ -94,6 +110,8 @@ def verify_database(path: Path) -> int:
             return version_number(stored_version(connection))
     except sqlite3.Error as error:
         raise DatabaseDamaged(f"cannot use {path}: {error}") from error
+    except UnicodeDecodeError as error:  # the message of an error of SQLite, which quotes the damage
+        raise DatabaseDamaged(f"cannot use {path}: it is damaged") from error
 
 
 def backup_database(source: Path | sqlite3.Connection, target: Path) -> BackupInfo:
@@ -108,20 +126,12 @@ def backup_database(source: Path | sqlite3.Connection, target: Path) -> BackupIn
         PathUnusable: ``target`` cannot be written.
         QueryError: the copy is damaged.
     """
-    # Each copy has its own temporary name: two copies to the same target must not write to one file.
-    partial = target.with_name(f".{target.name}.{next(_numbers)}.{os.getpid()}.part")
+    partial = partial_name(target)
     try:
         if os.path.lexists(target):
             raise StoreConflict(f"cannot back up to {target}: it already exists")
-        _copy(source, partial)
-        version = verify_database(partial)
-        try:
-            os.link(partial, target)
-        except FileExistsError:
-            raise StoreConflict(f"cannot back up to {target}: it already exists") from None
-        except OSError:  # a file system without hard links
-            partial.rename(target)
-        fsync_directory(target.parent)
+        version = copy_database(source, partial)
+        give_name(partial, target)
         return BackupInfo(str(target), target.stat().st_size, version, 0)
     except sqlite3.Error as error:
         raise sqlite_failure(error, f"back up to {target}") from error
@@ -130,9 +140,40 @@ def backup_database(source: Path | sqlite3.Connection, target: Path) -> BackupIn
     except OSError as error:
         raise os_failure(error, f"back up to {target}") from error
     finally:
-        for suffix in _COMPANIONS:
-            with contextlib.suppress(OSError):
-                partial.with_name(partial.name + suffix).unlink(missing_ok=True)
+        remove_partial(partial)
+
+
+def partial_name(target: Path) -> Path:
+    """A temporary name beside ``target``, which no other copy has: two must not write to one file."""
+    return target.with_name(f".{target.name}.{next(_numbers)}.{os.getpid()}.part")
+
+
+def copy_database(source: Path | sqlite3.Connection, partial: Path) -> int:
+    """Copy a database to a temporary name, and verify the copy; returns its schema version."""
+    _copy(source, partial)
+    return verify_database(partial)
+
+
+def give_name(partial: Path, target: Path) -> None:
+    """Give a finished copy its name, durably.
+
+    Raises:
+        StoreConflict: a file has it.
+    """
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise StoreConflict(f"cannot back up to {target}: it already exists") from None
+    except OSError:  # a file system without hard links
+        partial.rename(target)
+    fsync_directory(target.parent)
+
+
+def remove_partial(partial: Path) -> None:
+    """Delete an unfinished copy, with what SQLite may have left beside it."""
+    for suffix in _COMPANIONS:
+        with contextlib.suppress(OSError):
+            partial.with_name(partial.name + suffix).unlink(missing_ok=True)
 
 
 def _copy(source: Path | sqlite3.Connection, partial: Path) -> None:
@@ -169,16 +210,22 @@ def own_backups(directory: Path, stem: str) -> Iterator[tuple[Path, int]]:
     with contextlib.suppress(FileNotFoundError):
         for entry in sorted(directory.iterdir()):
             match = _NAME.fullmatch(entry.name)
-            if match and match["stem"] == stem:
-                try:
-                    moment = datetime.strptime(match["at"], "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
-                except ValueError:
-                    continue  # an impossible date: not a generated name
-                yield entry, int(moment.timestamp() * 1000)
+            at = moment_of(match["at"]) if match and match["stem"] == stem else None
+            if at is not None:
+                yield entry, at
+
+
+def moment_of(text: str) -> int | None:
+    """The time (ms) that ``timestamp`` has formatted; None for an impossible date, which no generated name has."""
+    try:
+        moment = datetime.strptime(text, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return round(moment.timestamp() * 1000)
 
 
 def prune_backups(directory: Path, stem: str, keep_days: int, now_ms: int | None = None) -> int:
-    """Delete backups with generated names that are older than ``keep_days``, except the newest three.
+    """Delete backups with generated names that are older than ``keep_days``, except the newest three of each kind.
 
     The names and the present time, ``now_ms``, are of a wall clock that may be wrong. A backup of the future is kept,
     and is none of the newest three. Returns how many were deleted.
@@ -187,11 +234,12 @@ def prune_backups(directory: Path, stem: str, keep_days: int, now_ms: int | None
     backups = sorted(own_backups(directory, stem), key=lambda item: item[1])
     oldest = now_ms - keep_days * _DAY_MS
     pruned = 0
-    for path, at in [(path, at) for path, at in backups if at <= now_ms][:-KEPT_BACKUPS]:
-        if at < oldest:
-            with contextlib.suppress(OSError):
-                path.unlink()
-                pruned += 1
+    for kind in {path.suffix for path, _at in backups}:
+        for path, at in [(path, at) for path, at in backups if at <= now_ms and path.suffix == kind][:-KEPT_BACKUPS]:
+            if at < oldest:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    pruned += 1
     remove_partials(directory)
     return pruned
 
@@ -202,4 +250,7 @@ def remove_partials(directory: Path, prefix: str = ".") -> None:
         for entry in directory.iterdir():
             match = _PARTIAL.fullmatch(entry.name)
             if match and entry.name.startswith(prefix) and not process_exists(int(match["pid"])):
-                entry.unlink(missing_ok=True)
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink(missing_ok=True)

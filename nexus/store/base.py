@@ -21,8 +21,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from nexus_protocol.errors import Conflict, FailedPrecondition, Internal, NexusError, ResourceExhausted, Unavailable
 
 __all__ = [
+    "PLAIN_BACKUP",
     "AppliedMigration",
+    "BackupAt",
     "BackupInfo",
+    "BackupOptions",
     "DatabaseDamaged",
     "DatabaseStatus",
     "DiskFull",
@@ -184,6 +187,37 @@ class BackupInfo(NamedTuple):
     schema_version: int
     pruned: int
     """The number of older backups that were deleted."""
+    files: tuple[tuple[str, int, int, int, int], ...] = ()
+    """``FileCounts`` for each set of files that the rows refer to."""
+    with_files: bool = False
+    """Whether the files are in the backup."""
+
+
+class BackupAt(NamedTuple):
+    """A backup that is there."""
+
+    path: Path
+    at: int
+    """The time in its name (ms)."""
+    last_event: int | None
+    """The highest number of an event that it has; None where it cannot be read."""
+
+
+class BackupOptions(NamedTuple):
+    """How a backup is made."""
+
+    keep_days: int = 30
+    """Older backups with generated names are deleted; see ``prune_backups``."""
+    now_ms: int | None = None
+    """The present time for that; None is that of the wall clock."""
+    dated_ms: int | None = None
+    """The time in the generated name; None is that of the wall clock."""
+    with_files: bool = False
+    """Whether it is an archive that also holds the files that the rows refer to."""
+
+
+PLAIN_BACKUP = BackupOptions()
+"""A backup of the database alone."""
 
 
 class StateStore(Protocol):
@@ -245,8 +279,14 @@ class StateStore(Protocol):
             StoreError: they were not counted yet, and the store cannot be written.
         """
 
-    async def backup(self, path: Path | None = None, *, keep_days: int = 30, now_ms: int | None = None) -> BackupInfo:
+    async def backup(self, path: Path | None = None, options: BackupOptions = PLAIN_BACKUP) -> BackupInfo:
         """Make a verified, consistent backup while the store is in use; see ``nexus.store.backup``."""
+
+    def backup_now(self, path: Path | None = None, options: BackupOptions = PLAIN_BACKUP) -> BackupInfo:
+        """The blocking form of ``backup``, for a thread."""
+
+    def newest_backup(self, now_ms: int) -> BackupAt | None:
+        """The newest backup with a generated name that is not of the future. Blocks."""
 
     def digest(self, data: bytes) -> bytes:
         """Return a digest of ``data``, 16 bytes, that nobody can make without the key of this store."""

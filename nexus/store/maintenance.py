@@ -5,21 +5,25 @@ Restore and migrate hold the database's lock, so that no daemon can start meanwh
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
+import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from nexus_protocol.errors import FailedPrecondition
 
 from nexus.locks import FileLock, LockHeld, holder
-from nexus.store.aside import set_aside
-from nexus.store.backup import backup_database, remove_partials, sqlite_failure, verify_database
-from nexus.store.base import DatabaseDamaged, InitError, SchemaMismatch, StoreError
+from nexus.store.archive import is_archive
+from nexus.store.aside import free_name, set_aside
+from nexus.store.backup import readable, remove_partials, sqlite_failure
+from nexus.store.base import DatabaseDamaged, InitError, StoreError
+from nexus.store.files import FileCounts, FileSet, Swept, check_files, keep_beside, place_files
 from nexus.store.migrate import (
     available_migrations,
     refuse_to_revert,
@@ -28,6 +32,7 @@ from nexus.store.migrate import (
     version_number,
 )
 from nexus.store.processes_folder import ProcessesFolder, noted_event
+from nexus.store.restore_files import count_missing, stage_backup
 from nexus.store.sqlite import SqliteStore, database_file
 from nexus.store.writer import last_operation
 from nexus.trust import Untrusted, make_trusted
@@ -43,6 +48,7 @@ __all__ = [
     "refuse_if_used",
     "restore_database",
     "set_processes_aside",
+    "sweep_files",
 ]
 
 
@@ -61,6 +67,10 @@ class Restored(NamedTuple):
     """The lowest number that the next event can have."""
     set_aside: str | None
     """The new path of the replaced database; None if there was none."""
+    with_files: bool = False
+    """Whether the backup held the files that its rows refer to."""
+    missing: dict[str, int] | None = None
+    """How many files that its rows refer to are missing, by kind."""
 
 
 class CheckReport(NamedTuple):
@@ -71,6 +81,10 @@ class CheckReport(NamedTuple):
     tables: dict[str, int]
     """The number of rows by table."""
     problems: list[str]
+    files: dict[str, dict[str, int]]
+    """For each kind of files beside the database: how many there are to be, their bytes, how many are not intact."""
+    file_problems: list[str]
+    """What is wrong with these files, while the database itself is intact."""
 
 
 def database_lock(path: Path) -> FileLock:
@@ -103,8 +117,11 @@ def _locked(path: Path, doing: str) -> Iterator[None]:
         lock.release()
 
 
-def restore_database(path: Path, source: Path) -> Restored:
+def restore_database(path: Path, source: Path, sets: Sequence[FileSet] = ()) -> Restored:
     """Replace the database ``path`` by the backup ``source``; the old database is kept under a dated name.
+
+    A backup with files puts those of ``sets`` to their places before. What the old database refers to gets second names
+    beside it. Nothing is deleted, and a log that is there stays as it is.
 
     Event numbers continue above the highest number of the replaced database, so that the cursors of watchers stay
     valid. The first new event is ``database.restored`` (if the backup's schema has events). The old database is
@@ -125,30 +142,29 @@ def restore_database(path: Path, source: Path) -> Restored:
     if path.is_dir():
         raise InitError(f"cannot restore to {path}: it is a directory")
     with _locked(path, "restore the database"):
-        version = verify_database(source)
-        if not 1 <= version <= target_version():
-            raise SchemaMismatch(
-                f"cannot restore {source}: "
-                + (f"its schema version is {version}" if version else "it is not a Nexus database"),
-                expected=target_version(),
-                found=version,
-            )
         for prefix in (f".{path.name}.", f"..{path.name}."):
             remove_partials(path.parent, prefix)
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        staged = path.with_name(f".{path.name}.files.{os.getpid()}.part")
         try:
             partial.unlink(missing_ok=True)
-            backup_database(source, partial)
+            version = stage_backup(source, path, partial, staged, sets)
             # Also above what the processes were started with: the restored database is the one of theirs.
             last = _last_numbers_of_file(path)
             highest = max(last.seq, noted_event(ProcessesFolder(path).path))
             next_seq = _continue_journal(partial, last._replace(seq=highest), source)
-            aside = set_aside(path, replacement=partial)
+            # A restore that is killed here has added files that no row refers to, and changed nothing else.
+            place_files(sets, path, staged)
+            name = free_name(path)
+            keep_beside(sets, path, name)
+            aside = set_aside(path, replacement=partial, name=name)
         except OSError as error:
             raise InitError(f"cannot restore {source} to {path}: {error.strerror}") from error
         finally:
             partial.unlink(missing_ok=True)
-        return Restored(str(path), version, next_seq, str(aside) if aside else None)
+            shutil.rmtree(staged, ignore_errors=True)
+        archive, missing = is_archive(source), count_missing(path, sets)
+        return Restored(str(path), version, next_seq, str(aside) if aside else None, archive, missing)
 
 
 class _Last(NamedTuple):
@@ -308,8 +324,40 @@ def migrate_database(path: Path, backup_directory: Path, target: int) -> tuple[i
         return current, target
 
 
-def check_database(path: Path) -> CheckReport:
-    """Check the whole database without changing it; it may be in use.
+def sweep_files(path: Path, sets: Sequence[FileSet], grace_ms: int, *, dry_run: bool) -> Swept:
+    """Delete the files that no row of a database refers to, older than ``grace_ms``; see ``FileSet.sweep_store``.
+
+    Raises:
+        DaemonRuns: a daemon uses the database.
+        InitError: the database cannot be opened, or is not of this schema.
+    """
+    path = database_file(path)
+    if not path.is_file():
+        raise InitError(f"cannot sweep the files of {path}: there is no such file", hint="Name the database: --db PATH")
+    with _locked(path, "sweep files"):
+        store = SqliteStore(path, path.parent)
+        if store.current_version() != target_version():
+            raise InitError(
+                f"cannot sweep the files of {path}: it has another schema version than this program",
+                hint="Start the daemon, which migrates it: nexusctl daemon start",
+            )
+        store.init()
+        return asyncio.run(_sweep(store, sets, int(time.time() * 1000) - grace_ms, dry_run))
+
+
+async def _sweep(store: SqliteStore, sets: Sequence[FileSet], before_at: int, dry_run: bool) -> Swept:
+    store.start()
+    try:
+        swept = [await files.sweep_store(store, before_at, dry_run) for files in sets]
+    finally:
+        await store.close()
+    return Swept(*(sum(values) for values in zip(*filter(None, swept), strict=True))) if any(swept) else Swept(0, 0, 0)
+
+
+def check_database(path: Path, sets: Sequence[FileSet] = (), *, deep: bool = False) -> CheckReport:
+    """Check the whole database, and the files of ``sets``, without changing anything; it may be in use.
+
+    With ``deep`` the content of the files is read.
 
     Raises:
         InitError: the file does not exist.
@@ -320,8 +368,11 @@ def check_database(path: Path) -> CheckReport:
         raise InitError(f"cannot check {path}: there is no such file")
     problems: list[str] = []
     tables: dict[str, int] = {}
+    files: list[FileCounts] = []
+    file_problems: list[str] = []
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+            connection.text_factory = readable
             raw = stored_version(connection)
             problems += [row[0] for row in connection.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
             problems += [
@@ -336,7 +387,8 @@ def check_database(path: Path) -> CheckReport:
                 tables[name] = connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0]
             if "journal" in tables:
                 problems += _check_journal(connection)
-    except sqlite3.Error as error:
+            files, file_problems = check_files(sets, path, connection, deep=deep)
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise DatabaseDamaged(
             f"cannot check {path}: {error}", hint="Restore a backup: nexusctl db restore BACKUP"
         ) from error
@@ -345,7 +397,8 @@ def check_database(path: Path) -> CheckReport:
         problems.append("this is not a Nexus database: it has no schema version")
     elif version > target_version():
         problems.append(f"its schema version is {version}, this program knows {target_version()} and older")
-    return CheckReport(str(path), version, tables, problems)
+    counts = {each.name: {key: value for key, value in each._asdict().items() if key != "name"} for each in files}
+    return CheckReport(str(path), version, tables, problems, counts, file_problems)
 
 
 def _check_journal(connection: sqlite3.Connection) -> list[str]:

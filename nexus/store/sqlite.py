@@ -14,26 +14,23 @@ import logging
 import os
 import sqlite3
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from nexus.hints import command_line
 from nexus.store.aside import COMPANIONS, free_name, set_aside
-from nexus.store.backup import (
-    backup_database,
-    os_failure,
-    prune_backups,
-    sqlite_failure,
-    timestamp,
-)
+from nexus.store.backup import backup_database, sqlite_failure, timestamp
+from nexus.store.backup_folder import make_backup, newest_backup
 from nexus.store.base import (
+    PLAIN_BACKUP,
+    BackupAt,
     BackupInfo,
+    BackupOptions,
     DatabaseDamaged,
     DatabaseStatus,
     DiskFull,
     InitError,
-    PathUnusable,
     QueryError,
     Reader,
     SchemaMismatch,
@@ -42,6 +39,7 @@ from nexus.store.base import (
     StoreUnavailable,
     Transaction,
 )
+from nexus.store.files import FileSet
 from nexus.store.migrate import (
     applied_migrations,
     migrate,
@@ -72,11 +70,15 @@ def database_file(path: Path) -> Path:
 class SqliteStore:
     """``StateStore`` on the SQLite file ``path``; backups go to ``backup_directory``.
 
-    ``digest_key`` is the key of its digests (16 to 64 bytes); by default one of this process alone.
+    ``digest_key`` is the key of its digests (16 to 64 bytes); by default one of this process alone. ``files`` are what
+    its rows refer to beside the database.
     """
 
-    def __init__(self, path: Path, backup_directory: Path, *, digest_key: bytes | None = None) -> None:
+    def __init__(
+        self, path: Path, backup_directory: Path, *, digest_key: bytes | None = None, files: Sequence[FileSet] = ()
+    ) -> None:
         self._path = database_file(path)
+        self._files = files
         self.backup_directory = backup_directory
         self._read_connection: sqlite3.Connection | None = None
         self._writer: Writer | None = None
@@ -432,36 +434,32 @@ class SqliteStore:
                 return counted  # a write whose outcome is unknown has made the writer forget its counts since
         return {state: number for state, number in counts[kind].items() if number}
 
-    async def backup(self, path: Path | None = None, *, keep_days: int = 30, now_ms: int | None = None) -> BackupInfo:
-        """Make a verified backup in a separate thread.
+    async def backup(self, path: Path | None = None, options: BackupOptions = PLAIN_BACKUP) -> BackupInfo:
+        """Make a verified backup in a separate thread; see ``backup_now``.
 
-        Without ``path`` it goes to the backup directory under a dated name, and dated backups are pruned: see
-        ``prune_backups``, which ``keep_days`` and ``now_ms`` are for. A given path must not exist. One backup is made
-        at a time. Cancelling does not stop a backup that has begun: the file would appear all the same, so its result
-        is returned, and the caller is cancelled at its next wait.
+        One backup is made at a time. Cancelling does not stop a backup that has begun: the file would appear all the
+        same, so its result is returned, and the caller is cancelled at its next wait.
         """
         async with self._backup_lock:
-            return await uninterrupted(asyncio.to_thread(self.backup_now, path, keep_days=keep_days, now_ms=now_ms))
+            return await uninterrupted(asyncio.to_thread(self.backup_now, path, options))
 
-    def backup_now(self, path: Path | None = None, *, keep_days: int = 30, now_ms: int | None = None) -> BackupInfo:
-        """The blocking form of ``backup``."""
+    def backup_now(self, path: Path | None = None, options: BackupOptions = PLAIN_BACKUP) -> BackupInfo:
+        """The blocking form of ``backup``.
+
+        Without ``path`` it goes to the backup directory under a dated name, and dated backups are pruned: see
+        ``prune_backups``. A given path must not exist.
+        """
         if self._read_connection is None:
             raise StoreUnavailable("cannot back up: the store is closed")
         # If the file was deleted or replaced, only the open connection still reaches the data. Other reads on that
         # connection wait meanwhile, so it is used only then.
         problem = self._placement.problem(self._read_connection)
         source = self.path if problem is None else self._read_connection
-        if path is not None:
-            return backup_database(source, path)
-        directory = self.backup_directory
-        try:
-            make_trusted(os.fspath(directory), "the folder of backups")
-        except Untrusted as error:
-            raise PathUnusable(error.message, hint=error.hint) from error
-        except OSError as error:
-            raise os_failure(error, f"create directory {directory}") from error
-        info = backup_database(source, directory / f"{self.path.stem}-{timestamp()}.db")
-        return info._replace(pruned=prune_backups(directory, self.path.stem, keep_days, now_ms))
+        return make_backup(source, self.path, path, self.backup_directory, self._files, options)
+
+    def newest_backup(self, now_ms: int) -> BackupAt | None:
+        """See ``StateStore.newest_backup``."""
+        return newest_backup(self.backup_directory, self.path.stem, now_ms)
 
     def on_journal(self, listener: Callable[[], None]) -> Callable[[], None]:
         """See ``StateStore.on_journal``."""

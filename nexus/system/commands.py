@@ -18,6 +18,7 @@ from nexus.records.events import written_event
 __all__ = [
     "Backup",
     "BackupDatabase",
+    "BackupFiles",
     "Batch",
     "BatchedCommand",
     "BatchResult",
@@ -283,6 +284,20 @@ class DeleteSetting(Command[Setting]):
     key: SettingKey
 
 
+class BackupFiles(Record):
+    """The files of one kind that rows of the database refer to."""
+
+    name: str
+    """blobs, job-logs or service-logs."""
+    count: int
+    """How many blobs or logs are there."""
+    size_bytes: int
+    missing: int
+    """How many are not there."""
+    damaged: int
+    """How many are there with another content, which is told where the backup has files."""
+
+
 class Backup(Record):
     """A finished, verified backup of the database."""
 
@@ -291,6 +306,10 @@ class Backup(Record):
     schema_version: int
     pruned: int
     """The number of older backups that were deleted."""
+    with_files: bool = False
+    """Whether the files are in the backup."""
+    files: list[BackupFiles] = field(default_factory=list)
+    """What is beside the database, in the backup or left out."""
 
 
 @command(50, Effect.ACT, repeat=Repeat.REFUSE, in_project=False)
@@ -298,8 +317,11 @@ class BackupDatabase(Command[Backup]):
     """Back up the database while it is in use, and verify the backup.
 
     Without a path the backup goes to the backups folder of the state directory, and older backups made this way are
-    deleted after ``keep_days``. The newest three, those with a time in the future, and the backups made before a
-    migration are never deleted. A clock that is set forward makes no backup older while the machine runs.
+    deleted after ``keep_days``. The newest three of each kind, those with a time in the future, and the backups made
+    before a migration are never deleted. A clock that is set forward makes no backup older while the machine runs.
+
+    A backup with files is a compressed tar that also holds the blobs of messages and the output of jobs and services
+    that the records refer to; a backup without them is a database, and its reply tells what it leaves out.
     """
 
     path: (
@@ -315,7 +337,16 @@ class BackupDatabase(Command[Backup]):
         ]
         | None
     ) = None
-    keep_days: Annotated[int, Meta(ge=1, le=36_500, description="the number of days that backups are kept")] = 30
+    keep_days: (
+        Annotated[
+            int,
+            Meta(ge=1, le=36_500, description="how many days backups are kept (default: backup.keep_days)"),
+        ]
+        | None
+    ) = None
+    with_files: Annotated[
+        bool, Meta(description="add the blobs of messages and the output of jobs and services, in one archive")
+    ] = False
 
 
 class BatchedCommand(Struct, metaclass=FrozenStruct, forbid_unknown_fields=True):

@@ -15,12 +15,13 @@ from nexus_protocol.context import ALL_PROJECTS, RequestContext, check_why
 from nexus import __version__
 from nexus.capability import PAGE_BYTES, Context, Counted, encoded_list, handles
 from nexus.runtime.procfs import resident_bytes
-from nexus.store import DiskFull, StoreError, Transaction
+from nexus.store import BackupOptions, DiskFull, StoreError, Transaction
 from nexus.system import store
 from nexus.system.batch import carry_out
 from nexus.system.commands import (
     Backup,
     BackupDatabase,
+    BackupFiles,
     Batch,
     BatchResult,
     Check,
@@ -44,6 +45,7 @@ from nexus.system.commands import (
     SystemStatus,
     Welcome,
 )
+from nexus.system.manager import BackupManager
 from nexus.system.settings import validate
 
 __all__ = [
@@ -103,6 +105,7 @@ def health(ctx: Context, _command: Health) -> HealthReport:
         ]
         database = Database(**status._replace(migrations=[])._asdict() | {"migrations": migrations})
     checks += _storage_checks(ctx, ctx.store.path)
+    checks.append(Check("backup", *ctx.daemon.manager(BackupManager).health()))
     worst = max((check.status for check in checks), key=("ok", "degraded", "failing").index)
     return HealthReport(status=worst, version=__version__, checks=checks, database=database)
 
@@ -211,6 +214,8 @@ async def list_settings(ctx: Context, command: ListSettings) -> Settings:
 
 def _setting_changed(ctx: Context, setting: Setting) -> None:
     ctx.daemon.setting_changed(setting.key)
+    if setting.key.startswith("backup."):
+        ctx.daemon.manager(BackupManager).look_now()
 
 
 @handles(SetSetting, after=_setting_changed, size_bytes=lambda _command: _SETTING_BYTES)
@@ -232,5 +237,9 @@ async def batch(ctx: Context, command: Batch) -> BatchResult | msgspec.Raw:
 @handles(BackupDatabase)
 async def backup_database(ctx: Context, command: BackupDatabase) -> Backup:
     path = Path(command.path) if command.path is not None else None
-    info = await ctx.store.backup(path, keep_days=command.keep_days, now_ms=ctx.daemon.trusted_now_ms())
-    return Backup(**info._asdict())
+    keep_days = command.keep_days
+    if keep_days is None:
+        keep_days = ctx.store.read(lambda reader: store.setting_value(reader, "backup.keep_days"))
+    options = BackupOptions(keep_days, now_ms=ctx.daemon.trusted_now_ms(), with_files=command.with_files)
+    info = await ctx.store.backup(path, options)
+    return Backup(**info._asdict() | {"files": [BackupFiles(*counts) for counts in info.files]})

@@ -8,22 +8,38 @@ from typing import Any, NamedTuple
 import msgspec
 from nexus_protocol import InvalidArgument
 
+from nexus.durations import parse_duration
 from nexus.hints import command_line
 from nexus.system.commands import SettingInvalid
 
-__all__ = ["KNOWN", "KnownSetting", "from_text", "to_text", "validate"]
+__all__ = ["KNOWN", "OFF", "KnownSetting", "from_text", "time_of", "to_text", "validate"]
+
+OFF = "off"
+"""The value of a setting that takes a time, for never."""
 
 
 class KnownSetting(NamedTuple):
-    """A setting that the daemon uses: an integer within bounds."""
+    """A setting that the daemon uses: an integer within bounds, or a time."""
 
-    default: int
+    default: int | str
     lowest: int
     highest: int
     doc: str
+    is_time: bool = False
+    """Whether it takes a time such as ``12h``, or ``off``; the bounds are in ms."""
 
+
+_DAY_MS = 24 * 60 * 60 * 1000
 
 KNOWN: dict[str, KnownSetting] = {
+    "backup.every": KnownSetting(
+        "1d",
+        60_000,
+        3650 * _DAY_MS,
+        "how long after its newest backup the daemon makes another, if anything has changed: a time, or off",
+        is_time=True,
+    ),
+    "backup.keep_days": KnownSetting(30, 1, 36_500, "how many days backups are kept"),
     "journal.keep_days": KnownSetting(30, 1, 36_500, "how many days events are kept"),
     "jobs.keep_days": KnownSetting(30, 1, 36_500, "how many days jobs are kept after their end"),
     "jobs.max_output": KnownSetting(
@@ -41,7 +57,13 @@ def validate(key: str, value: Any) -> None:
         InvalidArgument: the value cannot be stored in any setting.
     """
     known = KNOWN.get(key)
-    if known is not None and (
+    if known is not None and known.is_time:
+        if value != OFF and not known.lowest <= (_time_ms(value) or 0) <= known.highest:
+            raise SettingInvalid(
+                f"cannot set {key} to {_short(value)}: it takes a time such as 12h or 1d, from 1m to 3650d, or {OFF}",
+                details={"path": "value", "lowest": known.lowest, "highest": known.highest},
+            )
+    elif known is not None and (
         isinstance(value, bool) or not isinstance(value, int) or not known.lowest <= value <= known.highest
     ):
         raise SettingInvalid(
@@ -58,6 +80,21 @@ def validate(key: str, value: Any) -> None:
         raise InvalidArgument(
             f"cannot set {key}: JSON has no bytes and no infinite numbers or NaN", details={"path": "value"}
         )
+
+
+def time_of(value: Any) -> int | None:
+    """The ms of a valid value of a setting that takes a time; None for ``off``."""
+    return None if value == OFF else _time_ms(value)
+
+
+def _time_ms(value: Any) -> int | None:
+    """The ms of a time: text, or a whole number of seconds; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return None
+    try:
+        return parse_duration(str(value))
+    except ValueError:
+        return None
 
 
 def _short(value: Any) -> str:

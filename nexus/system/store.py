@@ -20,7 +20,7 @@ def _setting(key: str, row: tuple[str, str] | None) -> Setting:
     default = known.default if known else None
     doc = known.doc if known else None
     if row is None:
-        return Setting(key, default, "int", False, default, doc)
+        return Setting(key, default, "string" if isinstance(default, str) else "int", False, default, doc)
     return Setting(key, from_text(*row), row[1], True, default, doc)
 
 

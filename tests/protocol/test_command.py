@@ -139,6 +139,7 @@ STABLE_CODES = {
     "GetMessageRevisions": 0x040E,
     "PutBlob": 0x0410,
     "GetBlob": 0x0411,
+    "SweepBlobs": 0x0412,
 }
 """Codes never change: lines may be added here, but not changed."""
 

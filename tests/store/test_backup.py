@@ -16,7 +16,7 @@ import pytest
 from support.faults import fill, on_small_disk
 from support.stores import contents, look_at, make_store, put, running
 
-from nexus.store import DiskFull, QueryError, StoreConflict, StoreError, StoreUnavailable, Transaction
+from nexus.store import BackupOptions, DiskFull, QueryError, StoreConflict, StoreError, StoreUnavailable, Transaction
 from nexus.store import backup as backups
 from nexus.store.backup import own_backups, prune_backups, timestamp, verify_database
 from nexus.store.migrate import target_version
@@ -181,7 +181,7 @@ def test_prune_deletes_only_old_backups_with_generated_names(root: Path) -> None
     (directory / f"nexus-{timestamp(now - 500 * DAY_MS)}.db").mkdir()  # cannot be unlinked, which is ignored
     store = make_store(root)
     store.init()
-    info = store.backup_now(keep_days=30)
+    info = store.backup_now(options=BackupOptions(keep_days=30))
     store.close_now()
     assert info.pruned == 2
     left = {entry.name for entry in directory.iterdir() if entry.is_file()}

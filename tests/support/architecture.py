@@ -86,7 +86,7 @@ CONTRACT_KINDS = ("commands", "records", "errors", "states")
 _BASE = {"msgspec", "nexus_protocol", "nexus.hints"}
 _SHARED = {
     *("nexus.caller", "nexus.capability", "nexus.records", "nexus.graph", "nexus.streams", "nexus.tasks"),
-    *("nexus.trust", "nexus.attaching"),
+    *("nexus.trust", "nexus.attaching", "nexus.durations"),
     *("nexus.store", "nexus.journal"),
 }
 _WORLD = {"nexus.runtime", "nexus.git", "nexus.supervision"}
@@ -130,6 +130,7 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.address": {"nexus.runtime.procfs"},
     "nexus.hints": set(),
     "nexus.graph": set(),
+    "nexus.durations": set(),
     "nexus.envfile": set(),
     "nexus.tasks": set(),
     "nexus.terminal": {"click"},
@@ -157,13 +158,18 @@ _LAYERS: dict[str, set[str]] = {
         *("nexus.cli", "nexus.jobs.cli", "nexus.jobs.commands", "nexus.jobs.records", "nexus.services.commands"),
         *(*_BASE, "click"),
     },
+    # The files beside the database, whatever they are.
+    "nexus.cli.db_files": {
+        *("nexus.cli", "nexus.capabilities", "nexus.conversations.commands", "nexus.conversations.records"),
+        *("nexus.paths", "nexus.store", *_BASE, "click"),
+    },
     "nexus.cli": {
         *_BASE,
         *("click", "tomli_w"),
         *("nexus", "nexus.capabilities", "nexus.client", "nexus.config", "nexus.locks", "nexus.paths"),
         *("nexus.runtime.procfs", "nexus.store", "nexus.system.commands", "nexus.terminal", "nexus.trust"),
         *("nexus.envfile", "nexus.journal.commands", "nexus.projects.commands", "nexus.records.fields", "nexus.graph"),
-        "nexus.records.processes",
+        *("nexus.records.processes", "nexus.durations"),
     },
     "nexus.daemon": {
         *_BASE,

@@ -29,6 +29,7 @@ from nexus.conversations.commands import (
     EditMessage,
     ForkConversation,
     PutBlob,
+    SweepBlobs,
     UpdateConversation,
 )
 from nexus.conversations.records import MessagePart
@@ -440,7 +441,8 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     ),
     "DeleteSetting": (3, lambda pool: DeleteSetting(f"k.{pool.chance.randrange(4)}")),
     "BeginOperation": (2, lambda pool: BeginOperation("work", {"n": pool.chance.randrange(4)})),
-    "BackupDatabase": (1, lambda pool: BackupDatabase(keep_days=1)),
+    "BackupDatabase": (1, lambda pool: BackupDatabase(keep_days=1, with_files=pool.chance.random() < 0.3)),
+    "SweepBlobs": (1, lambda pool: SweepBlobs(grace_ms=0)),
     "ReloadPlugins": (1, lambda pool: ReloadPlugins()),
     "Extra": (1, lambda pool: Extra("nothing", body=1)),
     "CreateVm": (8, lambda pool: CreateVm(pool.vm_name(), role=pool.chance.choice([VmRole.WORK, VmRole.PORTAL]))),
