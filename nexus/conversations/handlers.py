@@ -20,6 +20,14 @@ from nexus.conversations.commands import (
 )
 from nexus.conversations.derived import CLASSIFIED, derived_fields, merged_metadata
 from nexus.conversations.errors import ConversationIdTaken, ConversationSourceTaken, MessageNotFound
+from nexus.conversations.import_store import forget_progress
+from nexus.conversations.imports import (
+    add_conversation_source,
+    get_conversation_source,
+    import_messages,
+    list_conversation_sources,
+    remove_conversation_source,
+)
 from nexus.conversations.manager import ConversationManager
 from nexus.conversations.messages import (
     append_message,
@@ -40,6 +48,7 @@ from nexus.records.handlers import check_metadata, gets, lists
 from nexus.store import Reader, Transaction
 
 __all__ = [
+    "add_conversation_source",
     "append_message",
     "create_conversation",
     "create_message",
@@ -49,11 +58,15 @@ __all__ = [
     "fork_conversation",
     "get_blob",
     "get_conversation",
+    "get_conversation_source",
     "get_message",
     "get_message_revisions",
+    "import_messages",
+    "list_conversation_sources",
     "list_conversations",
     "list_messages",
     "put_blob",
+    "remove_conversation_source",
     "update_conversation",
 ]
 
@@ -71,7 +84,13 @@ def _held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> 
 
 def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: list[Held]) -> None:
     for each in held:
-        store.hide(tx, operation, CONVERSATIONS.get(tx, each.id))
+        _hide(tx, operation, CONVERSATIONS.get(tx, each.id))
+
+
+def _hide(tx: Transaction, operation: Operation, conversation: Conversation) -> None:
+    store.hide(tx, operation, conversation)
+    if conversation.source is not None:
+        forget_progress(tx, conversation.source)
 
 
 contents(Contents("conversation", "conversation", _held, _delete_all, after=lambda ctx, ids: _manager(ctx).sweep(ids)))
@@ -167,7 +186,7 @@ def delete_conversation(tx: Transaction, ctx: Context, command: DeleteConversati
     conversation = CONVERSATIONS.resolve(tx, command.conversation, ctx.scope(tx))
     cannot = f"cannot delete conversation {conversation.name}"
     CONVERSATIONS.expect(conversation, cannot, command.if_revision, command.if_state_revision)
-    store.hide(tx, ctx.operation, conversation)
+    _hide(tx, ctx.operation, conversation)
     return conversation
 
 

@@ -17,6 +17,7 @@ from nexus.capability import ManagerContext
 from nexus.conversations import steps_store, store
 from nexus.conversations.appending import Appending
 from nexus.conversations.blobs import BlobFolder
+from nexus.conversations.follower import Follower
 from nexus.conversations.states import MessageStatus
 from nexus.journal.operation import Operation, resumed
 from nexus.store import StoreError
@@ -38,6 +39,7 @@ class ConversationManager:
         self._store = context.store
         path = context.store.path
         self.blobs = BlobFolder(path.with_name(f"{path.name}-blobs"))
+        self.follower = Follower(context)
         self._hidden: dict[str, Operation | None] = {}
         """The conversations that are to be swept, with the operations that deleted them."""
         self._wake = asyncio.Event()
@@ -68,6 +70,7 @@ class ConversationManager:
 
         self._hidden |= self._store.read(read, snapshot=True)
         self._sweeping = asyncio.create_task(self._sweep())
+        await self.follower.start()
 
     def _written(self, operation_id: int | None) -> int | None:
         """The number of an operation that is still kept."""
@@ -77,14 +80,15 @@ class ConversationManager:
         return operation_id if row else None
 
     async def close(self) -> None:
-        """Stop sweeping; end the messages whose clients have ended."""
+        """Stop sweeping; end the messages whose clients have ended. The process that follows sources goes on."""
+        await self.follower.close()
         await cancel_and_wait(self._sweeping)
         if self._ending:
             await asyncio.wait(self._ending)
 
     def children(self) -> int:
-        """It supervises no processes. Conversations that are being deleted keep the daemon from being idle."""
-        return len(self._hidden)
+        """Conversations that are being deleted, and sources that are followed, keep the daemon from being idle."""
+        return len(self._hidden) + self.follower.is_needed
 
     # Deleting
 
