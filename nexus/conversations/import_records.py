@@ -9,7 +9,7 @@ from nexus_protocol.command import UNRECORDED, Record
 
 from nexus.conversations.records import MessagePart
 from nexus.conversations.states import MessageStatus, Role, SourceFormat
-from nexus.records.fields import Metadata, Reference
+from nexus.records.fields import Metadata
 
 __all__ = [
     "ConversationSource",
@@ -30,8 +30,9 @@ _Folder = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^/[^\x00]
 _Time = Annotated[int, Meta(ge=0, le=2**53)]
 
 SourceReference = Annotated[
-    Reference,
+    str,
     Meta(
+        min_length=1,
         max_length=4096,
         description="the number of the source in its project, its path, or its id or a unique prefix of it",
         extra={"metavar": "SOURCE"},
