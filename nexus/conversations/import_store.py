@@ -190,10 +190,9 @@ def add_messages(
         number = max([last + 1, message.number or 0])
         last = number
         created_at = newest if message.created_at is None else message.created_at
-        parent_id = None
-        if message.parent is not None:
-            parent = ids.get(message.parent) or _id_of(tx, of, message.parent)
-            parent_id = parent
+        parent_id = None if message.parent is None else ids.get(message.parent)
+        if message.parent is not None and parent_id is None:
+            parent_id = _id_of(tx, (of, source, NATIVE), message.parent)
         id_ = str(uuid.uuid4())
         ids[message.source_id] = id_
         updated_at = created_at if message.updated_at is None else message.updated_at
@@ -222,8 +221,9 @@ def _status(status: MessageStatus) -> str:
     return (MessageStatus.INCOMPLETE if status is MessageStatus.OPEN else status).value
 
 
-def _id_of(reader: Reader, source: str, source_id: str) -> str | None:
-    found = _find(reader, source, source_id)
+def _id_of(reader: Reader, sources: Sequence[str], source_id: str) -> str | None:
+    """The id of a message, which may come from another source than the one that answers it."""
+    found = next((each for source in dict.fromkeys(sources) if (each := _find(reader, source, source_id))), None)
     return None if found is None else found.id
 
 

@@ -129,6 +129,12 @@ def _make_resume() -> click.Command:
     return make_resume()
 
 
+def _make_export() -> click.Command:
+    from nexus.conversations.cli.export import make_export
+
+    return make_export()
+
+
 def _make_source() -> click.Command:
     from nexus.conversations.cli.sources import source
 
@@ -152,6 +158,7 @@ conversation = NounGroup(
         ),
         "fork": ("Copy a conversation up to a message.", _make_fork),
         "import": ("Import conversations of other programs, or of an export.", _make_import),
+        "export": ("Export conversations as Markdown, HTML or JSON Lines.", _make_export),
         "source": ("Manage what conversations are imported from.", _make_source),
         "resume": ("Print the command line that goes on in its program.", _make_resume),
         "delete": (

@@ -53,7 +53,7 @@ class ClaudeCodeParser:
 
     def __init__(self, path: Path, redactor: Redactor, state: State) -> None:
         self._redactor = redactor
-        self._session = as_text(state.get("session")) or path.stem
+        self._session = redactor.identifier(as_text(state.get("session")) or path.stem)
         self._agent = as_text(state.get("agent"))
         self._title_rank = state.get("title_rank", 0)
         self._usage = as_text(state.get("usage"))
@@ -124,7 +124,8 @@ class ClaudeCodeParser:
         """Tell the conversation, if it differs from what was told."""
         session, agent = as_text(entry.get("sessionId")), as_text(entry.get("agentId"))
         if self._told is None and not self._known and self._is_agent_file:
-            self._session, self._agent = session or self._session, agent or self._session.removeprefix("agent-")
+            self._agent = self._redactor.identifier(agent or self._session.removeprefix("agent-"))
+            self._session = self._redactor.identifier(session or self._session)
         self._folder = self._folder or folder_of(entry.get("cwd"))
         values: dict[str, Any] = {"branch": entry.get("gitBranch"), "version": entry.get("version")}
         if self._agent is not None:

@@ -59,7 +59,7 @@ class CodexParser:
     def __init__(self, path: Path, redactor: Redactor, state: State) -> None:
         named = _UUID.search(path.stem)
         self._redactor = redactor
-        self._session = as_text(state.get("session")) or (named[0] if named else path.stem)
+        self._session = redactor.identifier(as_text(state.get("session")) or (named[0] if named else path.stem))
         self._model = as_text(state.get("model"))
         self._pending: dict[str, int] = {
             key: count for key, count in as_dict(state.get("told")).items() if isinstance(count, int)
@@ -115,7 +115,7 @@ class CodexParser:
         if self._header is not None or self._known:
             yield Skipped("no message: a session_meta once more")  # of the session that this one was forked from
             return
-        self._session = as_text(payload.get("id")) or self._session
+        self._session = self._redactor.identifier(as_text(payload.get("id")) or self._session)
         git = as_dict(payload.get("git"))
         values = {
             "version": payload.get("cli_version"),

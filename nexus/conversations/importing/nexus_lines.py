@@ -73,7 +73,8 @@ class NexusParser:
         kind = entry.pop("nexus", None) if isinstance(entry, dict) else None
         if kind == "conversation":
             entry.pop("version", None)
-            self._header = _known_fields(entry, ImportedConversation)
+            header = _known_fields(entry, ImportedConversation)
+            self._header = msgspec.structs.replace(header, source_id=self._redactor.identifier(header.source_id))
             self._told = True
             yield Begun(self._header)
         elif kind == "blob":

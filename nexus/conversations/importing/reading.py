@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -86,7 +86,8 @@ def identity_of(path: Path) -> Identity:
     stamp = f"{found.st_mtime_ns}.{found.st_size}"
     try:
         log = path.with_name(path.name + "-wal").stat()
-        stamp += f".{log.st_mtime_ns}.{log.st_size}"
+        if log.st_size:  # a reader leaves an empty one
+            stamp += f".{log.st_mtime_ns}.{log.st_size}"
     except OSError:
         pass
     return Identity(found.st_ino, found.st_size, stamp)
@@ -263,7 +264,7 @@ class _Gathering:
             self._messages,
             self._blobs,
             offset,
-            state,
+            _clean_state(state, self.redactor),
             dict(self.skipped),
             waits,
         )
@@ -272,6 +273,15 @@ class _Gathering:
 
 
 # What leaves
+
+
+def _clean_state(value: Any, redactor: Redactor) -> Any:
+    """The state of a parser, in which a text is an identifier or a digest."""
+    if not redactor.active:
+        return value
+    if isinstance(value, dict):
+        return {key: _clean_state(inner, redactor) for key, inner in value.items()}
+    return redactor.identifier(value) if isinstance(value, str) else value
 
 
 def _clean_conversation(conversation: ImportedConversation, redactor: Redactor) -> ImportedConversation:

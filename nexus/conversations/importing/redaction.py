@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import re2
 
-__all__ = ["BUILT_IN", "MARK", "PatternError", "Redactor", "parse_patterns"]
+__all__ = ["ASSIGNED", "BUILT_IN", "MARK", "PatternError", "Redactor", "parse_patterns"]
 
 MARK = "[redacted]"
 """What stands in the place of a secret."""
@@ -38,12 +38,22 @@ BUILT_IN: dict[str, str] = {
     "JSON Web Tokens": r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",
     "credentials in an Authorization header": r"(?i)\b(?:bearer|basic)[ \t]+[A-Za-z0-9._~+/=-]{12,}",
     "passwords in addresses": r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@\"'\\]*:[^\s/@\"'\\]+@",
-    "values of names such as PASSWORD, SECRET, TOKEN, API_KEY": (
-        r"(?i)\b[A-Z0-9_.-]*(?:password|passwd|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key)"
-        r"[A-Z0-9_.-]*\\?[\"']?[ \t]*(?:=|:)[ \t]*\\?(?:\"[^\"\\\n]{4,}|'[^'\\\n]{4,}|[^\s\"'\\,;}{\[\]()<>$]{6,})"
-    ),
 }
 """The known forms of secrets, by what people call them."""
+
+ASSIGNED = {
+    "PASSWORD=…, SECRET=…, TOKEN=…, API_KEY=… in capitals": (
+        r"\b[A-Z0-9_]*(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)[A-Z0-9_]*=\\?[\"']?",
+        r"[^\s\"'\\\[$]{4,}",
+    ),
+    "password: …, token = … with a value in quotes, or with a digit": (
+        r"(?i)\b[A-Z0-9_.-]*(?:password|passwd|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key)"
+        r"[A-Z0-9_.-]*\\?[\"']?[ \t]*[=:][ \t]*",
+        r"\\?\"[^\"\\\n\[][^\"\\\n]{3,}|\\?'[^'\\\n\[][^'\\\n]{3,}"
+        r"|[A-Za-z_+/.-]{5,}[0-9][A-Za-z0-9_+/.=-]*|[A-Za-z_+/.-]{0,4}[0-9][A-Za-z0-9_+/.=-]{5,}",
+    ),
+}
+"""The values of telling names: how the name is written, which stays, and the value."""
 
 _NAMES = (
     r"(?i)password|passwd|passphrase|secret|(?:^|[_-])token|api[_-]?key|access[_-]?key|private[_-]?key|authorization"
@@ -91,6 +101,9 @@ class Redactor:
         options.log_errors = False
         options.max_mem = 64 * 1024 * 1024
         self._pattern = re2.compile("|".join(f"(?:{each})" for each in every), options) if every else None
+        self._assigned = [
+            re2.compile(f"({name})(?:{value})", options) for name, value in (ASSIGNED.values() if built_in else ())
+        ]
         self._names = re2.compile(_NAMES, options) if built_in else None
         self.replaced = 0
         """In how many texts something was replaced."""
@@ -100,10 +113,16 @@ class Redactor:
         if self._pattern is None or not text:
             return text
         clean = text if text.isascii() else text.encode("utf-8", "replace").decode()
-        if self._pattern.search(clean) is None:
+        before = clean
+        if self._pattern.search(clean) is not None:
+            clean = str(self._pattern.sub(MARK, clean))
+        for pattern in self._assigned:
+            if pattern.search(clean) is not None:
+                clean = str(pattern.sub(rf"\1{MARK}", clean))
+        if clean == before:
             return text
         self.replaced += 1
-        return str(self._pattern.sub(MARK, clean))
+        return clean
 
     def optional(self, text: str | None) -> str | None:
         """Like ``text``, of what may be absent."""
