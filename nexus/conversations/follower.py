@@ -13,7 +13,6 @@ import sys
 import time
 import uuid
 
-from nexus import __version__
 from nexus.capability import ManagerContext
 from nexus.conversations import import_store
 from nexus.runtime import Process, ProcessSpec, RuntimeFailure
@@ -38,8 +37,10 @@ _LONG_S = 60.0
 class Follower:
     """Starts, adopts and ends the process. It is level-triggered: whatever wakes it, it looks at what is followed."""
 
-    def __init__(self, context: ManagerContext) -> None:
+    def __init__(self, context: ManagerContext, version: str) -> None:
         self._context = context
+        self._prefix = f"v{version}-"
+        """How the ids of runs of this version begin."""
         self._awake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._process: Process | None = None
@@ -75,7 +76,7 @@ class Follower:
             found = await runtime.adopt(_OWNER, run_id)
             if not isinstance(found, Process):
                 runtime.forget(_OWNER, run_id)
-            elif self._process is None and run_id.startswith(_prefix()):
+            elif self._process is None and run_id.startswith(self._prefix):
                 self._take(found)
             else:  # of another version, or one too many
                 await found.stop(grace_ms=_GRACE_MS)
@@ -144,9 +145,4 @@ class Follower:
             environment=inherited_environment(),
             log_bytes=_MIB,
         )
-        self._take(await self._context.runtime.start(_OWNER, f"{_prefix()}{uuid.uuid4()}", spec))
-
-
-def _prefix() -> str:
-    """How the ids of runs of this version begin."""
-    return f"v{__version__}-"
+        self._take(await self._context.runtime.start(_OWNER, f"{self._prefix}{uuid.uuid4()}", spec))

@@ -64,6 +64,8 @@ SOURCES = Table(
     told=("path", "format", "watched"),
 )
 
+_FORGOTTEN = 2000
+"""How many files are read from their beginning after a conversation was deleted."""
 _encode = msgspec.msgpack.Encoder().encode
 _COLUMNS = (
     *("id", "conversation_id", "number", "parent_id", "role", "status", "created_at", "updated_at", "metadata"),
@@ -329,25 +331,33 @@ def numbers_of_sources(reader: Reader, project_id: str, after: int, limit: int) 
 
 def write_progress(tx: Transaction, progress: SourceProgress, added: int) -> bool:
     """Write how far a source was read; returns whether the source is there."""
-    return bool(
-        tx.execute(
-            "UPDATE conversation_sources SET offset_bytes = ?, size_bytes = ?, inode = ?, head = ?, state = ?, "
-            "messages = messages + ?, skipped = ?, last_error = ?, read_at = ? WHERE id = ?",
-            (
-                *(progress.offset_bytes, progress.size_bytes, progress.inode, progress.head),
-                *(encode_json(progress.state) or "{}", added, encode_json(progress.skipped) or "{}"),
-                *(progress.last_error, tx.now, progress.source),
-            ),
-        )
-    )
+    present = SOURCES.rows.read(tx, progress.source, ("messages",))
+    if present is None:
+        return False
+    columns = {
+        "offset_bytes": progress.offset_bytes,
+        "size_bytes": progress.size_bytes,
+        "inode": progress.inode,
+        "head": progress.head,
+        "state": encode_json(progress.state) or "{}",
+        "messages": present["messages"] + added,
+        "skipped": encode_json(progress.skipped) or "{}",
+        "last_error": progress.last_error,
+        "read_at": tx.now,
+    }
+    SOURCES.rows.update(tx, progress.source, columns)
+    return True
 
 
 def forget_progress(tx: Transaction, source: str) -> None:
     """Read the files of a format from their beginning the next time, since a conversation of it was deleted.
 
-    Files that are followed go on: what was deleted does not come back by itself.
+    These are those that were read last. A file that is followed goes on: what was deleted does not come back by itself.
     """
-    tx.execute(
-        "UPDATE conversation_sources SET offset_bytes = 0, state = '{}', head = NULL WHERE watched = 0 AND format = ?",
-        (source,),
+    rows = tx.all(
+        "SELECT id FROM conversation_sources WHERE watched = 0 AND format = ? AND offset_bytes > 0 "
+        "ORDER BY read_at DESC LIMIT ?",
+        (source, _FORGOTTEN),
     )
+    for (id_,) in rows:
+        SOURCES.rows.update(tx, id_, {"offset_bytes": 0, "state": "{}", "head": None})

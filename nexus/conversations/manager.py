@@ -13,6 +13,7 @@ from typing import Any
 
 from nexus_protocol import NexusError
 
+from nexus import __version__
 from nexus.capability import ManagerContext
 from nexus.conversations import steps_store, store
 from nexus.conversations.appending import Appending
@@ -39,7 +40,7 @@ class ConversationManager:
         self._store = context.store
         path = context.store.path
         self.blobs = BlobFolder(path.with_name(f"{path.name}-blobs"))
-        self.follower = Follower(context)
+        self.follower = Follower(context, __version__)
         self._hidden: dict[str, Operation | None] = {}
         """The conversations that are to be swept, with the operations that deleted them."""
         self._wake = asyncio.Event()

@@ -139,6 +139,11 @@ STABLE_CODES = {
     "GetMessageRevisions": 0x040E,
     "PutBlob": 0x0410,
     "GetBlob": 0x0411,
+    "ImportMessages": 0x0420,
+    "AddConversationSource": 0x0421,
+    "ListConversationSources": 0x0422,
+    "GetConversationSource": 0x0423,
+    "RemoveConversationSource": 0x0424,
 }
 """Codes never change: lines may be added here, but not changed."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nexus.conversations.import_records import ImportedConversation, ImportedMessage
-from nexus.conversations.importing.reading import Batch, Start, read_source
+from nexus.conversations.importing.reading import MessageBatch, Start, read_source
 from nexus.conversations.importing.redaction import Redactor
 from nexus.conversations.states import SourceFormat
 
@@ -48,12 +48,12 @@ def copied(root: Path) -> dict[SourceFormat, Path]:
 
 def read_all(
     path: Path, format_: SourceFormat, redactor: Redactor | None = None, start: Start | None = None
-) -> list[Batch]:
+) -> list[MessageBatch]:
     """Every batch of a file."""
     return list(read_source(path, format_, redactor or Redactor(), start or Start()))
 
 
-def parsed(batches: Iterable[Batch]) -> Parsed:
+def parsed(batches: Iterable[MessageBatch]) -> Parsed:
     """What batches say together."""
     found: dict[str, ImportedConversation] = {}
     messages: list[ImportedMessage] = []

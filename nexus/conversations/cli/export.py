@@ -16,8 +16,9 @@ import click
 import msgspec
 from nexus_protocol.errors import NotFound
 
-from nexus.cli.output import Printer
+from nexus.cli.output import Printer, write_exact
 from nexus.cli.verbs import FilePath, Values, verb
+from nexus.conversations.cli.shown import Blobs
 from nexus.conversations.commands import GetBlob, GetConversation, GetMessage, ListMessages
 from nexus.conversations.importing.nexus_lines import SOURCE, VERSION
 from nexus.conversations.records import Conversation, Message, MessagePart
@@ -26,7 +27,7 @@ from nexus.conversations.states import MessageStatus, PartKind
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["Blobs", "json_lines", "make_export", "messages_in_order"]
+__all__ = ["json_lines", "make_export", "messages_in_order"]
 
 FORMATS = ("markdown", "jsonl", "html")
 _PAGE = 200
@@ -35,9 +36,6 @@ _HELP = """Export conversations: as Markdown to read, as HTML in one file, or as
 
 JSON Lines can be imported again, here or elsewhere, and make an equal conversation. The earlier revisions of messages
 are not exported."""
-
-Blobs = Callable[[str], bytes | None]
-"""Gives the content of a blob; None where it is missing."""
 
 
 def make_export() -> click.Command:
@@ -64,8 +62,6 @@ def _export(app: App, names: list[str], format_: str, file: str | None) -> int:
     found = [app.call(GetConversation(name)) for name in names]
     parts = _written(app, found, format_)
     if file is None:
-        from nexus.terminal import write_exact
-
         for text in parts:
             write_exact(text)
         sys.stdout.flush()
@@ -139,6 +135,10 @@ def messages_in_order(app: App, conversation: str) -> Iterator[Message]:
 # JSON Lines
 
 
+Parents = Callable[[Message], str | None]
+"""Gives the ``source_id`` of the message that one answers."""
+
+
 class _Parents:
     """What answered messages are called in an export. The last ones are remembered."""
 
@@ -167,7 +167,7 @@ def json_lines(
     one: Conversation,
     messages: Iterator[Message],
     blob: Blobs,
-    parent_of: Callable[[Message], str | None],
+    parent_of: Parents,
     seen: set[str],
 ) -> Iterator[str]:
     """The lines of a conversation; ``seen`` are the blobs that were written before."""

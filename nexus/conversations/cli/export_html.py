@@ -9,13 +9,11 @@ import base64
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from nexus.cli.output import format_time
-from nexus.conversations.cli.export import Blobs
+from nexus.cli.output import format_time, visible
 from nexus.conversations.cli.markdown import Block, blocks, spans
-from nexus.conversations.cli.shown import part_heading
+from nexus.conversations.cli.shown import Blobs, part_heading
 from nexus.conversations.records import Conversation, Message, MessagePart
 from nexus.conversations.states import MessageStatus, PartKind
-from nexus.terminal import visible
 
 __all__ = ["html"]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nexus.cli.output import format_time
+from nexus.cli.output import format_time, printable, visible
 from nexus.conversations.cli.markdown import fence_for, open_fence
 from nexus.conversations.cli.shown import part_heading
 from nexus.conversations.records import Conversation, Message, MessagePart
 from nexus.conversations.states import MessageStatus, PartKind
-from nexus.terminal import printable, visible
 
 __all__ = ["markdown"]
 

@@ -23,7 +23,7 @@ from nexus.conversations.import_commands import AddConversationSource, GetConver
 from nexus.conversations.import_records import ConversationSource, Imported, ImportedMessage, SourceProgress
 from nexus.conversations.importing.formats import detect
 from nexus.conversations.importing.reading import (
-    Batch,
+    MessageBatch,
     Start,
     Unreadable,
     identity_of,
@@ -191,7 +191,9 @@ class Importer:
             self._operations[key] = begin_operation(self._call, "conversation.import", args)
         return self._operations[key]
 
-    def _send(self, path: Path, format_: SourceFormat, batch: Batch, progress: SourceProgress) -> Iterator[Imported]:
+    def _send(
+        self, path: Path, format_: SourceFormat, batch: MessageBatch, progress: SourceProgress
+    ) -> Iterator[Imported]:
         for blob in batch.blobs:
             self._put(blob)
         if not batch.messages:
@@ -251,7 +253,7 @@ class Importer:
                 self._operations.pop(str(path), None)  # it is older than what the history keeps
 
 
-def _with_end(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _with_end(batches: Iterator[MessageBatch]) -> Iterator[MessageBatch]:
     """The batches, with the generator's file closed whatever happens."""
     with contextlib.closing(batches):  # type: ignore[type-var]
         yield from batches

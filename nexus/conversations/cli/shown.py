@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from nexus.cli.output import Column, colour_wanted, format_time, painted, printable
+from nexus.cli.output import Column, colour_wanted, format_time, painted, printable, shortened
 from nexus.cli.records import Noun
 from nexus.conversations.records import Conversation, ConversationPage, Message, MessagePart
 from nexus.conversations.states import MessageStatus, PartKind, Role
 
-__all__ = ["COLUMNS", "CONVERSATION", "lines", "part_heading", "rendered", "terminal_width"]
+__all__ = ["COLUMNS", "Blobs", "CONVERSATION", "lines", "part_heading", "rendered", "terminal_width"]
 
 CONVERSATION = Noun("conversation", "conversations", "conversation", ConversationPage.conversations)
 _TITLE_WIDTH = 50
@@ -26,6 +26,10 @@ _FOLDED = {
 }
 
 _COLOURS = {Role.USER: "blue", Role.ASSISTANT: "green", Role.TOOL: "yellow"}
+
+
+Blobs = Callable[[str], bytes | None]
+"""Gives the content of a blob; None where it is missing."""
 
 
 def _short(text: str, width: int) -> str:
@@ -83,9 +87,9 @@ def rendered(message: Message, *, unfold: bool = False) -> Iterator[str]:
         details.append(message.model)
     if message.status is not MessageStatus.COMPLETE:
         details.append(message.status.value)
-    heading = printable(f"── {message.number} · {' · '.join(details)}")
-    yield painted(heading, _COLOURS.get(message.role), bold=True) if colour_wanted() else heading
     width = terminal_width()
+    heading = _within(printable(f"── {message.number} · {' · '.join(details)}"), width)
+    yield painted(heading, _COLOURS.get(message.role), bold=True) if colour_wanted() else heading
     if not message.parts:
         yield from _text(message.content or "", width)
     for part in message.parts:
@@ -95,8 +99,9 @@ def rendered(message: Message, *, unfold: bool = False) -> Iterator[str]:
             yield _dimmed(printable(f"▾ {part_heading(part)}"))
             yield from ("  " + line for line in _plain(part.body or ""))
         else:
-            rest = _FOLDED_WIDTH if width is None else max(20, width - len(part_heading(part)) - 5)
-            yield _dimmed(printable(f"▸ {part_heading(part)}: {_short(part.body or part.blob or '', rest)}"))
+            rest = _FOLDED_WIDTH if width is None else width
+            line = printable(f"▸ {part_heading(part)}: {_short(part.body or part.blob or '', rest)}")
+            yield _dimmed(_within(line, width))
 
 
 def terminal_width() -> int | None:
@@ -104,6 +109,10 @@ def terminal_width() -> int | None:
     if not sys.stdout.isatty():
         return None
     return max(20, shutil.get_terminal_size().columns)
+
+
+def _within(line: str, width: int | None) -> str:
+    return line if width is None else shortened(line, width)
 
 
 def _dimmed(line: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nexus.cli.output import columns_of, painted, printable
 from nexus.conversations.cli.markdown import Block, Span, blocks, spans
-from nexus.terminal import columns_of, painted, printable
 
 __all__ = ["terminal_lines"]
 

@@ -26,7 +26,7 @@ from nexus.conversations.importing.redaction import Redactor
 from nexus.conversations.records import MESSAGE_BYTES, MessagePart
 from nexus.conversations.states import PartKind, SourceFormat
 
-__all__ = ["Batch", "Identity", "Start", "Unreadable", "fitted", "identity_of", "read_source", "start_from"]
+__all__ = ["MessageBatch", "Identity", "Start", "Unreadable", "fitted", "identity_of", "read_source", "start_from"]
 
 MAX_MESSAGES = 200
 """Messages of one batch."""
@@ -61,7 +61,7 @@ class Start(NamedTuple):
     head: str | None = None
 
 
-class Batch(NamedTuple):
+class MessageBatch(NamedTuple):
     """Messages of one conversation, and from where to go on once they are imported."""
 
     conversation: ImportedConversation | None
@@ -114,7 +114,7 @@ def start_from(path: Path, inode: int | None, head: str | None, before: Start) -
     return before._replace(head=head if int(length) >= _HEAD_BYTES else _head(path))
 
 
-def read_source(path: Path, format_: SourceFormat, redactor: Redactor, start: Start) -> Iterator[Batch]:
+def read_source(path: Path, format_: SourceFormat, redactor: Redactor, start: Start) -> Iterator[MessageBatch]:
     """Everything from there on, in batches; each says from where to go on after it.
 
     Raises:
@@ -131,7 +131,7 @@ def read_source(path: Path, format_: SourceFormat, redactor: Redactor, start: St
         yield from _read_lines(path, parser, gathering, start.offset)
 
 
-def _read_document(path: Path, gathering: _Gathering) -> Iterator[Batch]:
+def _read_document(path: Path, gathering: _Gathering) -> Iterator[MessageBatch]:
     present = identity_of(path)
     if gathering.state.get("stamp") == present.stamp:
         return
@@ -148,7 +148,7 @@ def _read_document(path: Path, gathering: _Gathering) -> Iterator[Batch]:
     yield gathering.batch(present.size_bytes, {"stamp": present.stamp})
 
 
-def _read_database(path: Path, gathering: _Gathering) -> Iterator[Batch]:
+def _read_database(path: Path, gathering: _Gathering) -> Iterator[MessageBatch]:
     present = identity_of(path)
     if gathering.state.get("stamp") == present.stamp:
         return
@@ -162,7 +162,7 @@ def _read_database(path: Path, gathering: _Gathering) -> Iterator[Batch]:
     yield gathering.batch(present.size_bytes, {"stamp": present.stamp, "since": latest})
 
 
-def _read_lines(path: Path, parser: LineParser, gathering: _Gathering, offset: int) -> Iterator[Batch]:
+def _read_lines(path: Path, parser: LineParser, gathering: _Gathering, offset: int) -> Iterator[MessageBatch]:
     waits = False
     gathering.offset, gathering.state = parser.position(offset)
     with open(path, "rb") as file:
@@ -231,7 +231,7 @@ class _Gathering:
             reason = "other reasons"
         self.skipped[reason] += 1
 
-    def take(self, item: Item) -> Iterator[Batch]:
+    def take(self, item: Item) -> Iterator[MessageBatch]:
         """Take an item; gives the batch before it, once that is full or of another conversation."""
         if isinstance(item, Skipped):
             self.skip(item.reason)
@@ -257,9 +257,9 @@ class _Gathering:
             self._blobs += blobs
             self._size += size
 
-    def batch(self, offset: int, state: State, *, waits: bool = False) -> Batch:
+    def batch(self, offset: int, state: State, *, waits: bool = False) -> MessageBatch:
         """What was gathered."""
-        found = Batch(
+        found = MessageBatch(
             self._conversation if self._messages else None,
             self._messages,
             self._blobs,
