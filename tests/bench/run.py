@@ -19,6 +19,7 @@ from bench.beside import BESIDE_MEASURES
 from bench.filters import FILTER_MEASURES
 from bench.history import HISTORY_MEASURES
 from bench.hub import HUB_MEASURES
+from bench.imports import IMPORT_MEASURES
 from bench.jobs import JOB_MEASURES
 from bench.measures import MEASURES, Measure, Sample
 from bench.projects import PROJECT_MEASURES
@@ -34,6 +35,7 @@ ALL = (
     *SERVICE_MEASURES,
     *HUB_MEASURES,
     *JOB_MEASURES,
+    *IMPORT_MEASURES,
 )
 
 _TIMES, _TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
