@@ -51,11 +51,11 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else _REPLACEMENT for c in text)
 
 
-def painted(text: str, colour: str | None) -> str:
+def painted(text: str, colour: str | None, *, bold: bool = False, dim: bool = False, italic: bool = False) -> str:
     """Text in a colour, as click names it, for a guarded standard output; the text itself is shown as ``visible``."""
     import click
 
-    start = click.style("", fg=colour, reset=False)
+    start = click.style("", fg=colour, bold=bold or None, dim=dim or None, italic=italic or None, reset=False)
     mark = _MARK if isinstance(sys.stdout, SafeOutput) else "\x1b["
     return start.replace("\x1b[", mark) + visible(text) + f"{mark}0m"
 

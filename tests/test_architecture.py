@@ -37,8 +37,6 @@ EXCEPTIONS: set[Violation] = {
 
 NO_VERB = {
     "AppendMessage": "for programs, whose text comes in pieces; people have message add",
-    "GetBlob": "for programs, until messages are exported with their images",
-    "PutBlob": "for programs, until messages are imported with their images",
     "Batch": "for programs; the clients have batch()",
     "Describe": "for programs; people read COMMANDS.md",
     "Hello": "the clients send it when they connect",

@@ -23,6 +23,7 @@ from nexus.terminal import (
     painted,
     printable,
     shortened,
+    visible,
     write_exact,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "address_given",
     "can_ask",
     "colour_wanted",
+    "columns_of",
     "confirm",
     "end_with_reader",
     "exact_bytes",
@@ -59,6 +61,7 @@ __all__ = [
     "reference",
     "set_address",
     "shortened",
+    "visible",
     "write_exact",
 ]
 

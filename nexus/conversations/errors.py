@@ -2,10 +2,11 @@
 
 ::
 
-    NotFound            ConversationNotFound, MessageNotFound, BlobNotFound
+    NotFound            ConversationNotFound, MessageNotFound, BlobNotFound, SourceNotFound
     Conflict            ConversationAmbiguous, ConversationChanged, ConversationIdTaken, ConversationSourceTaken,
                         MessageAmbiguous, MessageChanged, MessageIdTaken, MessageSourceTaken
-    InvalidArgument     ConversationCursorInvalid, MessageInvalid
+                        SourceAmbiguous, SourceBusy, SourceChanged, SourceIdTaken
+    InvalidArgument     ConversationCursorInvalid, MessageInvalid, SourceCursorInvalid
     FailedPrecondition  MessageOpen
 """
 
@@ -30,6 +31,12 @@ __all__ = [
     "MessageNotFound",
     "MessageOpen",
     "MessageSourceTaken",
+    "SourceAmbiguous",
+    "SourceBusy",
+    "SourceChanged",
+    "SourceCursorInvalid",
+    "SourceIdTaken",
+    "SourceNotFound",
 ]
 
 
@@ -115,3 +122,39 @@ class BlobNotFound(NotFound):
     """No blob has this hash."""
 
     type = "blob.not_found"
+
+
+class SourceNotFound(RecordNotFound):
+    """No source of conversations has this id."""
+
+    type = "conversation_source.not_found"
+
+
+class SourceAmbiguous(RecordAmbiguous):
+    """Several sources of conversations have an id that begins so."""
+
+    type = "conversation_source.ambiguous"
+
+
+class SourceIdTaken(RecordIdTaken):
+    """A source of conversations with the id exists and differs from the request."""
+
+    type = "conversation_source.id_taken"
+
+
+class SourceChanged(RecordChanged):
+    """The source of conversations has another revision than the request expects."""
+
+    type = "conversation_source.changed"
+
+
+class SourceCursorInvalid(RecordCursorInvalid):
+    """The cursor was not returned by this list for these filters."""
+
+    type = "conversation_source.cursor_invalid"
+
+
+class SourceBusy(Conflict):
+    """The conversation that these messages were imported into before is being deleted; try again in a moment."""
+
+    type = "conversation_source.busy"

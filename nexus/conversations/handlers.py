@@ -20,6 +20,14 @@ from nexus.conversations.commands import (
 )
 from nexus.conversations.derived import CLASSIFIED, derived_fields, merged_metadata
 from nexus.conversations.errors import ConversationIdTaken, ConversationSourceTaken, MessageNotFound
+from nexus.conversations.import_store import forget_progress
+from nexus.conversations.imports import (
+    add_conversation_source,
+    get_conversation_source,
+    import_messages,
+    list_conversation_sources,
+    remove_conversation_source,
+)
 from nexus.conversations.manager import ConversationManager
 from nexus.conversations.messages import (
     append_message,
@@ -43,6 +51,7 @@ from nexus.records.scope import Scope
 from nexus.store import Reader, Transaction
 
 __all__ = [
+    "add_conversation_source",
     "append_message",
     "create_conversation",
     "create_message",
@@ -52,12 +61,16 @@ __all__ = [
     "fork_conversation",
     "get_blob",
     "get_conversation",
+    "get_conversation_source",
     "get_message",
     "get_message_revisions",
+    "import_messages",
+    "list_conversation_sources",
     "list_conversations",
     "list_messages",
     "put_blob",
     "sweep_blobs",
+    "remove_conversation_source",
     "update_conversation",
 ]
 
@@ -75,7 +88,13 @@ def _held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> 
 
 def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: list[Held]) -> None:
     for each in held:
-        store.hide(tx, operation, CONVERSATIONS.get(tx, each.id))
+        _hide(tx, operation, CONVERSATIONS.get(tx, each.id))
+
+
+def _hide(tx: Transaction, operation: Operation, conversation: Conversation) -> None:
+    store.hide(tx, operation, conversation)
+    if conversation.source is not None:
+        forget_progress(tx, conversation.source)
 
 
 contents(Contents("conversation", "conversation", _held, _delete_all, after=lambda ctx, ids: _manager(ctx).sweep(ids)))
@@ -184,7 +203,7 @@ def delete_conversation(tx: Transaction, ctx: Context, command: DeleteConversati
     conversation = CONVERSATIONS.resolve(tx, command.conversation, ctx.scope(tx))
     cannot = f"cannot delete conversation {conversation.name}"
     CONVERSATIONS.expect(conversation, cannot, command.if_revision, command.if_state_revision)
-    store.hide(tx, ctx.operation, conversation)
+    _hide(tx, ctx.operation, conversation)
     return conversation
 
 

@@ -11,11 +11,13 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from nexus import __version__
 from nexus.capability import ManagerContext
 from nexus.conversations import steps_store, store
 from nexus.conversations.appending import Appending
 from nexus.conversations.blobs import BlobFolder
 from nexus.conversations.errors import MessageNotFound
+from nexus.conversations.follower import Follower
 from nexus.conversations.garbage import BlobSweeper
 from nexus.conversations.states import MessageStatus
 from nexus.journal.operation import Operation, resumed
@@ -42,6 +44,7 @@ class ConversationManager:
         self._store = context.store
         path = context.store.path
         self.blobs = BlobSweeper(context.store, BlobFolder(path.with_name(f"{path.name}-blobs")))
+        self.follower = Follower(context, __version__)
         self._hidden: dict[str, Operation | None] = {}
         """The conversations that are to be swept, with the operations that deleted them."""
         self._wake = asyncio.Event()
@@ -67,6 +70,7 @@ class ConversationManager:
         self._hidden |= self._store.read(read, snapshot=True)
         self._sweeping = asyncio.create_task(self._sweep())
         self._sweeping_blobs = asyncio.create_task(self._sweep_blobs())
+        await self.follower.start()
 
     async def _mark(self, message_id: str, operation_id: int | None) -> None:
         operation = self._context.cause("messages.interrupted")
@@ -85,16 +89,17 @@ class ConversationManager:
     async def close(self) -> None:
         """Stop sweeping; end the messages whose clients have ended.
 
-        One that cannot be written now is marked by the next daemon.
+        One that cannot be written now is marked by the next daemon. The process that follows sources goes on.
         """
         self._closing.set()
+        await self.follower.close()
         await cancel_and_wait(self._sweeping, self._sweeping_blobs)
         if self._ending:
             await asyncio.wait(self._ending)
 
     def children(self) -> int:
-        """It supervises no processes. Conversations that are being deleted keep the daemon from being idle."""
-        return len(self._hidden)
+        """Conversations that are being deleted, and sources that are followed, keep the daemon from being idle."""
+        return len(self._hidden) + self.follower.is_needed
 
     # Deleting
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nexus_protocol.command import WireEnum
 
-__all__ = ["TRANSITIONS", "MessageChange", "MessageStatus", "PartKind", "Role"]
+__all__ = ["TRANSITIONS", "MessageChange", "MessageStatus", "PartKind", "Role", "SourceFormat"]
 
 
 class Role(WireEnum):
@@ -52,3 +52,17 @@ class MessageChange(WireEnum):
 
     EDITED = "edited"
     DELETED = "deleted"
+
+
+class SourceFormat(WireEnum):
+    """What a source of conversations is written in."""
+
+    AUTO = "auto"
+    """Of a folder: what each of its files is written in."""
+    NEXUS = "nexus"
+    """The JSON Lines of an export."""
+    CLAUDE_CODE = "claude-code"
+    CODEX = "codex"
+    GEMINI = "gemini"
+    OPENCODE = "opencode"
+    AIDER = "aider"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from nexus_protocol.command import Record
 
 from nexus.conversations.errors import (
     BlobNotFound,
@@ -69,6 +70,14 @@ append_only("message_parts", "message_revision")
 append_only("message_revision", "itself")
 append_only("blobs", "the files, whose names are their hashes")
 
+
+class _Private(Record):
+    """The columns that only the daemon reads."""
+
+    source_title: str | None = None
+    """The title that an import gave last."""
+
+
 CONVERSATIONS = Table(
     Conversation,
     "conversations",
@@ -88,6 +97,7 @@ CONVERSATIONS = Table(
     order=("updated_at", "id"),
     indexed=("archived", "pinned"),
     told=("title", "forked_from"),
+    private=_Private,
     others=("hidden", "operation_id"),
     searchable=True,
     visible="hidden IS NULL",

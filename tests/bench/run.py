@@ -20,6 +20,7 @@ from bench.conversations import CONVERSATION_MEASURES
 from bench.filters import FILTER_MEASURES
 from bench.history import HISTORY_MEASURES
 from bench.hub import HUB_MEASURES
+from bench.imports import IMPORT_MEASURES
 from bench.jobs import JOB_MEASURES
 from bench.measures import MEASURES, Measure, Sample
 from bench.projects import PROJECT_MEASURES
@@ -36,6 +37,7 @@ ALL = (
     *HUB_MEASURES,
     *JOB_MEASURES,
     *CONVERSATION_MEASURES,
+    *IMPORT_MEASURES,
 )
 
 _TIMES, _TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"

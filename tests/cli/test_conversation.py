@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from support.cli import Cli
@@ -28,8 +30,16 @@ from nexus.conversations.commands import (
     PutBlob,
     UpdateConversation,
 )
+from nexus.conversations.import_commands import (
+    AddConversationSource,
+    GetConversationSource,
+    ImportMessages,
+    ListConversationSources,
+    RemoveConversationSource,
+)
+from nexus.conversations.import_records import ImportedConversation, ImportedMessage
 from nexus.conversations.records import MessagePart
-from nexus.conversations.states import PartKind, Role
+from nexus.conversations.states import PartKind, Role, SourceFormat
 
 
 @pytest.fixture
@@ -143,3 +153,64 @@ def test_every_command_from_a_client(daemon: DaemonProcess) -> None:
         assert [one.id for one in nexus.call(ListConversations()).conversations] == [fork.id]
         blob = nexus.call(PutBlob(b"x"))
         assert nexus.call(GetBlob(blob.hash)).data == b"x"
+        header = ImportedConversation(source="codex", source_id="s1")
+        said = ImportedMessage(source_id="u1", role=Role.USER, content="imported")
+        assert nexus.call(ImportMessages(header, [said])).added == 1
+        source = nexus.call(AddConversationSource("/srv/x.jsonl", SourceFormat.CODEX))
+        assert nexus.call(GetConversationSource("/srv/x.jsonl")) == source
+        assert nexus.call(ListConversationSources()).sources == [source]
+        nexus.call(RemoveConversationSource(source.id))
+        assert nexus.call(ListConversationSources()).sources == []
+
+
+def _session(root: Path) -> Path:
+    path = root / "5b1c7a90-0000-4000-8000-000000000001.jsonl"
+    said = {"role": "user", "content": "Deploy to **all** " + "nodes " * 20}
+    fields = {"type": "user", "uuid": "u1", "sessionId": path.stem, "cwd": str(root), "message": said}
+    path.write_text(json.dumps(fields) + "\n")
+    return path
+
+
+def test_session_is_imported_shown_and_gone_on_with(cli: Cli, root: Path) -> None:
+    path = _session(root)
+    done = cli.ok("conv", "import", str(path))
+    assert done.out == f"Imported 1 message into new conversation 1 from {path}\n"
+    assert cli.ok("conv", "import", str(path)).out == "Nothing new to import.\n"
+    assert cli.ok("conv", "resume", "1").out == f"cd {root} && claude --resume {path.stem}\n"
+    assert cli.ok("conv", "resume", "1", "-o", "name").out == f"claude --resume {path.stem}\n"
+    assert cli.ok("conv", "resume", "1", "-o", "json").json["resume"] == ["claude", "--resume", path.stem]
+    cli.ok("conv", "create", "Mine")
+    refused = cli("conv", "resume", "2")
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith("Error: cannot resume conversation 2: it was held with no program\n")
+    listed = cli.ok("conv", "source", "list").lines
+    assert re.fullmatch(r"NUMBER FORMAT +FOLLOWED MESSAGES PATH", listed[0])
+    assert re.fullmatch(rf"1 +claude-code +no +1 +{path}", listed[1])
+    inspected = cli.ok("conv", "source", "inspect", "1").out
+    assert re.search(r"Read: +\d+ of \d+ bytes\n", inspected)
+    assert cli.ok("conv", "source", "remove", str(path)).out == 'Removed conversation source "1"\n'
+    assert cli("conv", "source", "inspect", "1").code == 4
+    assert "did you mean 'nexusctl conversation import --watch'" in cli("conv", "source", "add").err
+    assert cli("--key", "k", "conv", "import", str(path)).code == 2
+
+
+def test_terminal_shows_markdown_within_its_width(cli: Cli, root: Path) -> None:
+    cli.ok("conv", "import", str(_session(root)))
+    text = "# Title\n\n- an *item*\n```sh\nls\n```\n\x1b[31mred\u202e"
+    cli.ok("message", "add", "1", text, "--role", "assistant")
+    with cli.terminal("conv", "show", "1", columns=40) as terminal:
+        code, shown = terminal.finish()
+    assert code == 0
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert all(len(line) <= 40 for line in plain.splitlines())
+    assert "Deploy to all nodes" in plain
+    assert "\x1b[1mall\x1b[0m" in shown
+    assert "  ls" in plain
+    assert "\x1b[31m" not in shown
+    assert "\u202e" not in shown
+    with cli.terminal("conv", "show", "1", columns=40, NO_COLOR="1") as terminal:
+        code, shown = terminal.finish()
+    assert (code, "**all**" in shown, "\x1b" in shown) == (0, True, False)
+    piped = cli.ok("conv", "show", "1").out
+    assert "Deploy to **all** nodes" in piped
+    assert "\x1b" not in piped

@@ -140,6 +140,11 @@ STABLE_CODES = {
     "PutBlob": 0x0410,
     "GetBlob": 0x0411,
     "SweepBlobs": 0x0412,
+    "ImportMessages": 0x0420,
+    "AddConversationSource": 0x0421,
+    "ListConversationSources": 0x0422,
+    "GetConversationSource": 0x0423,
+    "RemoveConversationSource": 0x0424,
 }
 """Codes never change: lines may be added here, but not changed."""
 

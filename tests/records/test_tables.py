@@ -15,6 +15,7 @@ from support.daemon import DaemonProcess
 from support.stores import look_at
 
 from nexus.client import BlockingClient
+from nexus.conversations.import_store import SOURCES
 from nexus.conversations.store import CONVERSATIONS
 from nexus.daemon.dispatch import load_capabilities
 from nexus.jobs.schedules.store import SCHEDULES
@@ -45,6 +46,7 @@ TABLES: dict[str, Table[Any]] = {
     "project": PROJECTS,
     "schedule": SCHEDULES,
     "conversation": CONVERSATIONS,
+    "conversation_source": SOURCES,
 }
 
 

@@ -66,7 +66,7 @@ def without_links(version: int, table: str, rows: Rows, *, down: bool = False) -
     if table == "jobs" and version == 10 + down:
         return [{name: value for name, value in row.items() if name not in LINKS} for row in rows]
     if table == "record_number" and version == 10 + down:
-        return [row for row in rows if row["kind"] not in ("doc", "conversation")]
+        return [row for row in rows if row["kind"] not in ("doc", "conversation", "conversation_source")]
     return rows
 
 

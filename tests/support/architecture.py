@@ -118,7 +118,9 @@ _KINDS: dict[str, set[str]] = {
     "cli": _BASE
     | _CONTRACT_PARTS
     | _OWN_CONTRACT
-    | {"click", "nexus", "nexus.cli", "nexus.client", "nexus.envfile", "{own}.cli"},
+    | {"click", "nexus", "nexus.address", "nexus.cli", "nexus.client", "nexus.envfile", "{own}.cli", "{own}.importing"},
+    # Readers of other programs' files, which clients use: they know no daemon.
+    "importing": _BASE | _CONTRACT_PARTS | _OWN_CONTRACT,
 }
 """What each kind of file of a capability may import beside the standard library. A file of no kind is a part."""
 
@@ -197,6 +199,7 @@ _LIBRARIES = {
     "nexus.services.health": {"re2"},
     "nexus.jobs.schedules": {"cronsim"},
     "nexus.plugins": {"pluggy", "lupa"},
+    "nexus.conversations.importing": {"re2"},
 }
 """Libraries that one folder or file alone uses."""
 
@@ -204,13 +207,17 @@ _LIBRARIES = {
 def kind_of(module: str) -> str:
     """What a file of a capability is: ``nexus.services.cli.tree`` is of the kind cli, ``port_store`` a store."""
     *folders, stem = module.split(".")[2:] or [""]
-    if "cli" in folders:
-        return "cli"
+    for folder in ("cli", "importing"):
+        if folder in [*folders, stem]:
+            return folder
     kinds = [kind for kind in _KINDS if kind != "part"]
     before = [kind for kind in kinds if f"{stem}_".startswith(f"{kind}_")]
     after = [kind for kind in kinds if f"_{stem}".endswith(f"_{kind}")]
     return next(iter(before + after), "part")
 
+
+_FOREIGN_DATABASES = {"nexus.conversations.importing.opencode_store"}
+"""What reads a database of another program, and opens none of ours."""
 
 # The rules
 
@@ -256,7 +263,7 @@ def _imports(name: str, imported: set[str], sources: Mapping[str, Source], capab
     own_layer = name.split(".")[0]
     if own_layer == "nexus_protocol":
         found |= {Violation("import", name, module) for module in imported & _ENGINE_FORBIDDEN}
-    if not name.startswith("nexus.store.") and "sqlite3" in imported:
+    if not name.startswith("nexus.store.") and name not in _FOREIGN_DATABASES and "sqlite3" in imported:
         found.add(Violation("database", name, "sqlite3"))
     if _in_process_layer(name):
         return found

@@ -116,6 +116,31 @@ def _complete(app: App, incomplete: str) -> list[str]:
 
 completers["conversation"] = _complete
 
+
+def _make_import() -> click.Command:
+    from nexus.conversations.cli.sources import make_import
+
+    return make_import()
+
+
+def _make_resume() -> click.Command:
+    from nexus.conversations.cli.sources import make_resume
+
+    return make_resume()
+
+
+def _make_export() -> click.Command:
+    from nexus.conversations.cli.export import make_export
+
+    return make_export()
+
+
+def _make_source() -> click.Command:
+    from nexus.conversations.cli.sources import source
+
+    return source
+
+
 conversation = NounGroup(
     "conversation",
     "Manage conversations.",
@@ -132,6 +157,10 @@ conversation = NounGroup(
             lambda: make_update(UpdateConversation, CONVERSATION),
         ),
         "fork": ("Copy a conversation up to a message.", _make_fork),
+        "import": ("Import conversations of other programs, or of an export.", _make_import),
+        "export": ("Export conversations as Markdown, HTML or JSON Lines.", _make_export),
+        "source": ("Manage what conversations are imported from.", _make_source),
+        "resume": ("Print the command line that goes on in its program.", _make_resume),
         "delete": (
             "Delete conversations with their messages.",
             lambda: make_delete(GetConversation, DeleteConversation, CONVERSATION),

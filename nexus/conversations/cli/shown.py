@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 
-from nexus.cli.output import Column, format_time, printable
+from nexus.cli.output import Column, colour_wanted, format_time, painted, printable, shortened
 from nexus.cli.records import Noun
 from nexus.conversations.records import Conversation, ConversationPage, Message, MessagePart
-from nexus.conversations.states import MessageStatus, PartKind
+from nexus.conversations.states import MessageStatus, PartKind, Role
 
-__all__ = ["COLUMNS", "CONVERSATION", "lines", "rendered"]
+__all__ = ["COLUMNS", "Blobs", "CONVERSATION", "lines", "part_heading", "rendered", "terminal_width"]
 
 CONVERSATION = Noun("conversation", "conversations", "conversation", ConversationPage.conversations)
 _TITLE_WIDTH = 50
@@ -22,6 +24,12 @@ _FOLDED = {
     PartKind.FILE: "file",
     PartKind.RAW: "raw",
 }
+
+_COLOURS = {Role.USER: "blue", Role.ASSISTANT: "green", Role.TOOL: "yellow"}
+
+
+Blobs = Callable[[str], bytes | None]
+"""Gives the content of a blob; None where it is missing."""
 
 
 def _short(text: str, width: int) -> str:
@@ -70,30 +78,61 @@ def lines(one: Conversation) -> list[tuple[str, object]]:
 
 
 def rendered(message: Message, *, unfold: bool = False) -> Iterator[str]:
-    """The lines of a message: a heading, then its text, in which everything else is folded to a line."""
+    """The lines of a message: a heading, then its text, in which everything else is folded to a line.
+
+    On a terminal the text is wrapped to its width, and its Markdown is shown by colours.
+    """
     details = [message.role.value, format_time(message.created_at) or ""]
     if message.model is not None:
         details.append(message.model)
     if message.status is not MessageStatus.COMPLETE:
         details.append(message.status.value)
-    yield printable(f"── {message.number} · {' · '.join(details)}")
+    width = terminal_width()
+    heading = _within(printable(f"── {message.number} · {' · '.join(details)}"), width)
+    yield painted(heading, _COLOURS.get(message.role), bold=True) if colour_wanted() else heading
     if not message.parts:
-        yield from _text(message.content or "")
+        yield from _text(message.content or "", width)
     for part in message.parts:
         if part.kind is PartKind.TEXT:
-            yield from _text(part.body or "")
+            yield from _text(part.body or "", width)
         elif unfold:
-            yield printable(f"▾ {_heading(part)}")
-            yield from ("  " + line for line in _text(part.body or ""))
+            yield _dimmed(printable(f"▾ {part_heading(part)}"))
+            yield from ("  " + line for line in _plain(part.body or ""))
         else:
-            yield printable(f"▸ {_heading(part)}: {_short(part.body or part.blob or '', _FOLDED_WIDTH)}")
+            rest = _FOLDED_WIDTH if width is None else width
+            line = printable(f"▸ {part_heading(part)}: {_short(part.body or part.blob or '', rest)}")
+            yield _dimmed(_within(line, width))
 
 
-def _heading(part: MessagePart) -> str:
+def terminal_width() -> int | None:
+    """How many columns the terminal has that is the standard output; None where it is none."""
+    if not sys.stdout.isatty():
+        return None
+    return max(20, shutil.get_terminal_size().columns)
+
+
+def _within(line: str, width: int | None) -> str:
+    return line if width is None else shortened(line, width)
+
+
+def _dimmed(line: str) -> str:
+    return painted(line, None, dim=True) if colour_wanted() else line
+
+
+def part_heading(part: MessagePart) -> str:
+    """What a part is, in a few words."""
     name = part.tool or part.name or part.media_type
     word = _FOLDED.get(part.kind, part.kind.value)
     return word if name is None else f"{word} {name}"
 
 
-def _text(text: str) -> Iterator[str]:
+def _plain(text: str) -> Iterator[str]:
     return map(printable, text.splitlines())
+
+
+def _text(text: str, width: int | None) -> Iterator[str]:
+    if width is None:
+        return _plain(text)
+    from nexus.conversations.cli.terminal_markdown import terminal_lines
+
+    return terminal_lines(text, width, colour=colour_wanted())

@@ -17,6 +17,7 @@ CREATE TABLE conversations (
     tool TEXT,  -- the program that it was held with
     source TEXT,  -- what it was imported from, and its id there
     source_id TEXT,
+    source_title TEXT,  -- the title that an import gave it last: another one was given by a client, and stays
     forked_from TEXT,  -- the conversation that it begins like, which may be gone
     forked_at INTEGER,  -- up to the message with this number
     messages INTEGER NOT NULL DEFAULT 0,  -- how many it has
@@ -55,6 +56,7 @@ CREATE TABLE messages (
     metadata TEXT,  -- JSON, an object
     source TEXT,
     source_id TEXT,
+    source_form TEXT,  -- of an import: the revision that it made, and a digest of what it was made of
     model TEXT,
     tokens INTEGER CHECK (tokens >= 0),
     size_bytes INTEGER NOT NULL,  -- of its content and the bodies of its parts
@@ -229,9 +231,40 @@ INSERT INTO record_number (project_id, kind, last)
     SELECT '', 'doc', max(doc) FROM (SELECT doc FROM jobs UNION ALL SELECT doc FROM service UNION ALL SELECT doc FROM vms)
     HAVING max(doc) IS NOT NULL;
 
+-- Files and folders from which conversations are imported, and how far each was read.
+CREATE TABLE conversation_sources (
+    id TEXT PRIMARY KEY,
+    number INTEGER NOT NULL,
+    project_id TEXT NOT NULL REFERENCES projects (id),
+    path TEXT NOT NULL UNIQUE,
+    format TEXT NOT NULL,
+    watched INTEGER NOT NULL DEFAULT 0 CHECK (watched IN (0, 1)),
+    redact TEXT,  -- the file with patterns of what is replaced
+    redact_secrets INTEGER NOT NULL DEFAULT 0 CHECK (redact_secrets IN (0, 1)),
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    offset_bytes INTEGER NOT NULL DEFAULT 0,  -- up to here it was read
+    size_bytes INTEGER NOT NULL DEFAULT 0,
+    inode INTEGER,
+    head TEXT,  -- the length and the hash of its beginning
+    state TEXT NOT NULL DEFAULT '{}',  -- JSON: what the reader must know to go on
+    messages INTEGER NOT NULL DEFAULT 0,
+    skipped TEXT NOT NULL DEFAULT '{}',  -- JSON: how many lines were not imported, by reason
+    last_error TEXT,
+    read_at INTEGER,
+    revision INTEGER NOT NULL DEFAULT 1,
+    state_revision INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (project_id, number)
+);
+CREATE INDEX idx_conversation_sources_order ON conversation_sources (path, id);
+CREATE INDEX idx_conversation_sources_project ON conversation_sources (project_id, path, id);
+CREATE INDEX idx_conversation_sources_watched ON conversation_sources (watched, path, id);
+CREATE INDEX idx_conversation_sources_project_watched ON conversation_sources (project_id, watched, path, id);
+
 -- migrate: down
+DROP TABLE conversation_sources;
 DELETE FROM tag WHERE kind = 'conversation';
-DELETE FROM record_number WHERE kind IN ('conversation', 'doc');
+DELETE FROM record_number WHERE kind IN ('conversation', 'conversation_source', 'doc');
 DROP INDEX idx_vms_doc;
 ALTER TABLE vms DROP COLUMN doc;
 DROP INDEX idx_service_doc;

@@ -139,7 +139,8 @@ BLOB = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 CONVERSATIONS: list[dict[str, object]] = [
     {"id": CONVERSATION_IDS[0], "number": 1, "project_id": PROJECT_IDS[0], "title": "Deploy å", "created_at": AT,
      "updated_at": AT + 9, "metadata": '{"tags":["prod"],"archived":false,"n":null}', "tags": '["prod"]', "pinned": 0,
-     "folder": "/srv/shop", "tool": "claude-code", "source": "claude-code", "source_id": "s1", "messages": 2,
+     "folder": "/srv/shop", "tool": "claude-code", "source": "claude-code", "source_id": "s1",
+     "source_title": "Deploy", "messages": 2,
      "last_number": 3, "tokens": 45, "state_revision": 4, "doc": 15},
     {"id": CONVERSATION_IDS[1], "number": 2, "project_id": None, "title": "gone", "created_at": AT, "updated_at": AT,
      "hidden": "deleted", "messages": 1, "last_number": 1, "doc": 16},
@@ -151,7 +152,8 @@ MESSAGES: list[dict[str, object]] = [
      "content": "", "created_at": AT + 9, "updated_at": AT + 9, "metadata": '{"duration":1234}', "model": "m-1",
      "parent_id": MESSAGE_IDS[0], "tokens": 45, "size_bytes": 10, "operation_id": 1, "doc": 18, "revision": 2},
     {"id": MESSAGE_IDS[2], "conversation_id": CONVERSATION_IDS[1], "number": 1, "role": "tool", "content": "x",
-     "created_at": AT, "updated_at": AT, "source": "codex", "source_id": "u9", "size_bytes": 1, "doc": 19},
+     "created_at": AT, "updated_at": AT, "source": "codex", "source_id": "u9", "source_form": "1:ab",
+     "size_bytes": 1, "doc": 19},
 ]  # fmt: skip
 PARTS: list[dict[str, object]] = [
     {"message_id": MESSAGE_IDS[0], "number": 1, "kind": "text", "start": 0, "length": 15},
@@ -160,6 +162,13 @@ PARTS: list[dict[str, object]] = [
     {"message_id": MESSAGE_IDS[1], "number": 1, "kind": "tool_use", "tool": "bash", "call_id": "c1", "body": '{"a":'},
     {"message_id": MESSAGE_IDS[1], "number": 2, "kind": "tool_use", "body": '"b"}', "continues": 1},
 ]  # fmt: skip
+SOURCE: dict[str, object] = {
+    "id": "0b9f4c1e-0000-4000-8000-000000000420", "number": 1, "project_id": PROJECT_IDS[0],
+    "path": "/home/me/.codex/sessions", "format": "codex", "watched": 1, "redact": "/home/me/patterns",
+    "redact_secrets": 1, "created_at": AT, "updated_at": AT, "offset_bytes": 7, "size_bytes": 9, "inode": 11,
+    "head": "2:ab", "state": '{"session":"s1"}', "messages": 3, "skipped": '{"told twice":2}', "last_error": "full",
+    "read_at": AT,
+}  # fmt: skip
 MESSAGE_REVISION = (MESSAGE_IDS[1], 1, CONVERSATION_IDS[0], 3, "assistant", "før", '[{"kind":"raw","body":"{"}]',
                     "edited", 4, AT + 8, 1)  # fmt: skip
 
@@ -267,6 +276,7 @@ def freeze(version: int) -> None:
                 for message in MESSAGES:
                     insert(connection, "messages", message)
                 connection.execute("INSERT INTO blobs VALUES (?, 4, ?)", (BLOB, AT))
+                insert(connection, "conversation_sources", SOURCE)
                 for part in PARTS:
                     insert(connection, "message_parts", part)
                 columns = (
@@ -287,7 +297,7 @@ def freeze(version: int) -> None:
                 )
                 connection.executemany(
                     "INSERT INTO record_number VALUES (?, ?, ?)",
-                    [("", "doc", 19), (PROJECT_IDS[0], "conversation", 2)],
+                    [("", "doc", 19), (PROJECT_IDS[0], "conversation", 2), (PROJECT_IDS[0], "conversation_source", 1)],
                 )
             connection.commit()
         save(path, target)

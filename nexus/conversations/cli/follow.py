@@ -1,0 +1,185 @@
+"""The process that follows sources: ``python -m nexus.conversations.cli.follow DATABASE``.
+
+Every second it compares the files of the sources that are followed with what they were, and imports those that changed.
+The daemon starts it; it outlives the daemon, finds the next one by the database, and is told by SIGHUP that the sources
+have changed. What it knows is a copy of what the daemon has: it may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from nexus_protocol.errors import InvalidArgument, NexusError, NotFound
+
+from nexus.address import read_address
+from nexus.client.blocking import BlockingClient
+from nexus.client.errors import ConnectionFailure
+from nexus.conversations.cli.importer import Importer
+from nexus.conversations.import_commands import AddConversationSource, ListConversationSources
+from nexus.conversations.import_records import ConversationSource
+from nexus.conversations.importing.formats import detect, files_in
+from nexus.conversations.importing.reading import Identity, identity_of
+from nexus.conversations.states import SourceFormat
+
+__all__ = ["Follow", "main"]
+
+_log = logging.getLogger("nexus.conversations.follow")
+
+_LOOK_S = 1.0
+_SHARE = 50
+"""A look at all files is followed by a pause of so many times its length: 2 % of a core at most."""
+_LONGEST_RETRY_S = 30.0
+_PAGE = 1000
+
+
+class Follow:
+    """What is followed, and what its files were when they were read last."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._client: BlockingClient | None = None
+        self._importer = Importer(self._call)
+        self._project: str | None = None
+        self._roots: list[ConversationSource] = []
+        self._sources: dict[str, ConversationSource] = {}
+        """The files, by path."""
+        self._seen: dict[str, Identity] = {}
+        self._stale = True
+
+    def changed(self) -> None:
+        """Read the sources again before the next look."""
+        self._stale = True
+
+    def _call(self, command: Any, cause: int | None = None) -> Any:
+        if self._client is None:
+            address = read_address(self._database)
+            if address is None:
+                raise NoDaemon
+            client = BlockingClient(address.socket, actor="conversation import", name="nexus-follow")
+            client.connect()
+            self._client = client
+        project = self._project if not isinstance(command, ListConversationSources) else "*"
+        return self._client.call(command, cause=cause, project=project)
+
+    def disconnect(self) -> None:
+        """Close the connection, and read the sources again once there is another."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        self._stale = True
+
+    def _load(self) -> None:
+        found: dict[str, ConversationSource] = {}
+        cursor: str | None = None
+        while True:
+            page = self._call(ListConversationSources(limit=_PAGE, cursor=cursor))
+            found |= {source.path: source for source in page.sources}
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        self._roots = [source for source in found.values() if source.watched]
+        # What was read by another process meanwhile is not taken back: reading it again adds nothing.
+        self._sources = found
+        self._stale = False
+
+    def look(self) -> bool:
+        """Import what has changed; returns whether anything is followed.
+
+        Raises:
+            NexusError, ConnectionFailure, NoDaemon: the daemon cannot be reached, or refuses.
+        """
+        if self._stale:
+            self._load()
+            self._seen.clear()
+        present: set[str] = set()
+        for root in self._roots:
+            for path in files_in(Path(root.path), root.format):
+                present.add(str(path))
+                self._look_at(root, path)
+        for gone in self._seen.keys() - present:  # deleted by its program: what was imported stays
+            del self._seen[gone]
+        return bool(self._roots)
+
+    def _look_at(self, root: ConversationSource, path: Path) -> None:
+        name = str(path)
+        try:
+            identity = identity_of(path)
+        except OSError:
+            return
+        if self._seen.get(name) == identity:
+            return
+        self._project = root.project_id
+        source = self._sources.get(name)
+        if source is None:
+            format_ = root.format
+            if format_ is SourceFormat.AUTO:
+                try:
+                    format_ = detect(path) or SourceFormat.AUTO
+                except OSError:
+                    return
+                if format_ is SourceFormat.AUTO:
+                    # It may be known once more of it is written.
+                    self._seen[name] = identity
+                    return
+            source = self._importer.source(
+                AddConversationSource(name, format_, redact=root.redact, redact_secrets=root.redact_secrets)
+            )
+        try:
+            outcome, source = self._importer.run(source)
+        except NotFound:  # it was removed meanwhile
+            self._sources.pop(name, None)
+            self._stale = True
+            return
+        except InvalidArgument as error:
+            _log.warning("cannot import %s: %s", path, error.message)
+            self._seen[name] = identity
+            return
+        self._sources[name] = source
+        self._seen[name] = identity
+        if outcome.error is not None:
+            _log.warning("cannot import %s: %s", path, outcome.error)
+        elif outcome.added or outcome.changed:
+            _log.info("imported %d messages of %s", outcome.added, path)
+
+
+class NoDaemon(Exception):
+    """No daemon runs with the database."""
+
+
+def main() -> int:
+    """Follow until nothing is followed any more, or the daemon ends this process."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+    os.umask(0o077)
+    follow = Follow(Path(sys.argv[1]))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    retry_s = _LOOK_S
+    while True:
+        begin = time.monotonic()
+        pause_s = _LOOK_S
+        try:
+            if not follow.look():
+                return 0
+            pause_s = max(_LOOK_S, _SHARE * (time.monotonic() - begin)) if not _imported(begin) else _LOOK_S
+            retry_s = _LOOK_S
+        except (NexusError, ConnectionFailure, NoDaemon, OSError) as error:
+            if not isinstance(error, NoDaemon):
+                _log.warning("cannot go on at present: %s", getattr(error, "message", error))
+            follow.disconnect()
+            pause_s, retry_s = retry_s, min(2 * retry_s, _LONGEST_RETRY_S)
+        if signal.sigtimedwait({signal.SIGHUP}, pause_s) is not None:
+            follow.changed()
+            retry_s = _LOOK_S
+
+
+def _imported(begin: float) -> bool:
+    return time.monotonic() - begin > _LOOK_S
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""Imports sources through a connection: reads each from where it was left, and sends its messages in batches.
+
+``nexusctl conversation import`` and the process that follows sources use it. It may be killed at any moment: what was
+sent is known, and what was not is read again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from nexus_protocol.errors import InvalidArgument, NotFound
+
+from nexus.cli.operations import begin_operation
+from nexus.conversations.commands import PutBlob
+from nexus.conversations.errors import BlobNotFound, SourceBusy
+from nexus.conversations.import_commands import AddConversationSource, GetConversationSource, ImportMessages
+from nexus.conversations.import_records import ConversationSource, Imported, ImportedMessage, SourceProgress
+from nexus.conversations.importing.formats import detect
+from nexus.conversations.importing.reading import (
+    MessageBatch,
+    Start,
+    Unreadable,
+    identity_of,
+    read_source,
+    start_from,
+)
+from nexus.conversations.importing.redaction import PatternError, Redactor, parse_patterns
+from nexus.conversations.states import SourceFormat
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["Importer", "Outcome", "cannot_redact", "redactor_for"]
+
+_BUSY_S = 30.0
+_MAX_PATTERNS_BYTES = 1024 * 1024
+_KNOWN_BLOBS = 10_000
+
+
+class Outcome(NamedTuple):
+    """What was imported from one source."""
+
+    path: Path
+    format: SourceFormat
+    conversations: dict[str, Imported]
+    """By their ids, those that messages were imported into, with the sums."""
+    added: int = 0
+    changed: int = 0
+    known: int = 0
+    skipped: dict[str, int] | None = None
+    waits: bool = False
+    """Whether it ends within a line, which is read once it is whole."""
+    error: str | None = None
+
+
+def cannot_redact(path: str, reason: str) -> str:
+    """The sentence for patterns that cannot be used."""
+    return f"cannot use the patterns of {path}: {reason}"
+
+
+def redactor_for(patterns: str | None, *, built_in: bool) -> Redactor:
+    """The redactor with the patterns of a file, and with known forms of secrets where there is a file, or ``built_in``.
+
+    Raises:
+        PatternError, OSError: the file cannot be read, or a pattern is wrong.
+    """
+    if patterns is None:
+        return Redactor(built_in=built_in)
+    with open(patterns, "rb") as file:
+        data = file.read(_MAX_PATTERNS_BYTES + 1)
+    if len(data) > _MAX_PATTERNS_BYTES:
+        raise PatternError("larger than 1 MiB")
+    return Redactor(parse_patterns(data.decode("utf-8", "replace")), built_in=True)
+
+
+class Importer:
+    """Imports through ``call``, which sends a command with its ``cause`` and returns the reply."""
+
+    def __init__(self, call: Callable[..., Any], on_progress: Callable[[str], None] = lambda _text: None) -> None:
+        self._call = call
+        self._on_progress = on_progress
+        self._operations: dict[str, int] = {}
+        """By the path of a source, the operation of this process that imports it."""
+        self._blobs: set[str] = set()
+
+    def source(self, command: AddConversationSource) -> ConversationSource:
+        """Find a source, or add it."""
+        try:
+            found: ConversationSource = self._call(GetConversationSource(command.path))
+        except NotFound:
+            return self._add(command)
+        is_redacted = found.redact_secrets or not command.redact_secrets
+        if is_redacted and command.redact in (None, found.redact) and (found.watched or not command.watched):
+            return found
+        return self._add(command)
+
+    def _add(self, command: AddConversationSource) -> ConversationSource:
+        # That a folder is followed is an operation of its own; a file is added by its import.
+        cause = None if command.watched else self._operation(Path(command.path), command.format)
+        added: ConversationSource = self._call(command, cause=cause)
+        return added
+
+    def run(self, source: ConversationSource) -> tuple[Outcome, ConversationSource]:
+        """Import what a file has beyond what was read; returns the source as it is then, too.
+
+        What its content does is told in the outcome. Errors of the daemon and of the connection are raised.
+        """
+        path = Path(source.path)
+        format_ = source.format
+        found: dict[str, Imported] = {}
+        sums: Counter[str] = Counter()
+        error: str | None = None
+        waits = False
+        try:
+            redactor = redactor_for(source.redact, built_in=source.redact_secrets)
+        except (PatternError, OSError) as failure:
+            reason = failure.strerror if isinstance(failure, OSError) else str(failure)
+            error = cannot_redact(str(source.redact), str(reason))
+            return Outcome(path, format_, {}, error=error), self._note(source, error)
+        try:
+            if format_ is SourceFormat.AUTO:
+                detected = detect(path)
+                if detected is None:
+                    raise Unreadable("it is of no known format; name it with --from")
+                format_ = detected
+            present = identity_of(path)
+            before = Start(source.offset_bytes, source.state, source.skipped)
+            head = source.head
+            start = start_from(path, source.inode, head, before)
+            for batch in _with_end(read_source(path, format_, redactor, start)):
+                progress = SourceProgress(
+                    source=source.id,
+                    offset_bytes=batch.offset,
+                    size_bytes=present.size_bytes,
+                    inode=present.inode,
+                    head=start.head,
+                    state=batch.state,
+                    skipped=batch.skipped,
+                )
+                waits = batch.waits
+                is_clean = source.last_error is None and head == start.head
+                source = _after(source, progress)
+                if not batch.messages and is_clean and _is_same(progress, before):
+                    continue
+                for reply in self._send(path, format_, batch, progress):
+                    _add(found, reply)
+                    sums.update(added=reply.added, changed=reply.changed, known=len(reply.known) - reply.changed)
+                self._on_progress(f"{path.name}: {sums['added']} messages")
+        except Unreadable as failure:
+            error = str(failure)
+        except FileNotFoundError:
+            error = "No such file or directory"  # what was imported stays, and nothing is noted
+            return Outcome(path, format_, found, error=error), source
+        except OSError as failure:
+            error = failure.strerror or str(failure)
+        if error is not None:
+            source = self._note(source, error)
+        sums_of = (sums["added"], sums["changed"], sums["known"])
+        return Outcome(path, format_, found, *sums_of, dict(source.skipped), waits, error), source
+
+    def _note(self, source: ConversationSource, error: str) -> ConversationSource:
+        """Note why a source cannot be read, once."""
+        if source.last_error == error:
+            return source
+        progress = SourceProgress(
+            source=source.id,
+            offset_bytes=source.offset_bytes,
+            size_bytes=source.size_bytes,
+            inode=source.inode,
+            head=source.head,
+            state=source.state,
+            skipped=source.skipped,
+            last_error=error[:1000],
+        )
+        self._call(ImportMessages(progress=progress))
+        return _after(source, progress)
+
+    # Sending
+
+    def _operation(self, path: Path, format_: SourceFormat) -> int:
+        """The operation that the import of a file is in the history."""
+        key = str(path)
+        if key not in self._operations:
+            args = {"path": key[:1024], "format": format_.value}
+            self._operations[key] = begin_operation(self._call, "conversation.import", args)
+        return self._operations[key]
+
+    def _send(
+        self, path: Path, format_: SourceFormat, batch: MessageBatch, progress: SourceProgress
+    ) -> Iterator[Imported]:
+        for blob in batch.blobs:
+            self._put(blob)
+        if not batch.messages:
+            yield self._request(path, format_, ImportMessages(progress=progress))
+            return
+        yield from self._divide(path, format_, ImportMessages(batch.conversation, batch.messages, progress))
+
+    def _put(self, blob: bytes) -> None:
+        import hashlib
+
+        hash_ = hashlib.sha256(blob).hexdigest()
+        if hash_ not in self._blobs:
+            self._call(PutBlob(blob))
+            if len(self._blobs) < _KNOWN_BLOBS:
+                self._blobs.add(hash_)
+
+    def _divide(self, path: Path, format_: SourceFormat, command: ImportMessages) -> Iterator[Imported]:
+        """Send messages; where one is refused, the others are sent without it."""
+        try:
+            yield self._request(path, format_, command)
+        except BlobNotFound as error:
+            missing = error.details.get("blob")
+            changed = [_without_blob(message, missing) for message in command.messages]
+            if changed == command.messages:
+                raise
+            yield from self._divide(path, format_, msgspec.structs.replace(command, messages=changed))
+        except InvalidArgument:
+            if len(command.messages) > 1:
+                half = len(command.messages) // 2
+                first = msgspec.structs.replace(command, messages=command.messages[:half], progress=None)
+                yield from self._divide(path, format_, first)
+                yield from self._divide(
+                    path, format_, msgspec.structs.replace(command, messages=command.messages[half:])
+                )
+                return
+            progress = command.progress
+            if progress is not None:
+                skipped = Counter(progress.skipped)
+                skipped["message that the daemon refused"] += 1
+                progress = msgspec.structs.replace(progress, skipped=dict(skipped))
+                yield self._request(path, format_, ImportMessages(progress=progress))
+
+    def _request(self, path: Path, format_: SourceFormat, command: ImportMessages) -> Imported:
+        deadline = time.monotonic() + _BUSY_S
+        while True:
+            cause = self._operation(path, format_) if command.messages else None
+            try:
+                reply: Imported = self._call(command, cause=cause)
+                return reply
+            except SourceBusy:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            except InvalidArgument as error:
+                if error.details.get("path") != "context.cause":
+                    raise
+                self._operations.pop(str(path), None)  # it is older than what the history keeps
+
+
+def _with_end(batches: Iterator[MessageBatch]) -> Iterator[MessageBatch]:
+    """The batches, with the generator's file closed whatever happens."""
+    with contextlib.closing(batches):  # type: ignore[type-var]
+        yield from batches
+
+
+def _after(source: ConversationSource, progress: SourceProgress) -> ConversationSource:
+    return msgspec.structs.replace(
+        source,
+        offset_bytes=progress.offset_bytes,
+        size_bytes=progress.size_bytes,
+        inode=progress.inode,
+        head=progress.head,
+        state=progress.state,
+        skipped=progress.skipped,
+        last_error=progress.last_error,
+    )
+
+
+def _is_same(progress: SourceProgress, before: Start) -> bool:
+    """Whether a reading leaves the source where it was."""
+    return (progress.offset_bytes, progress.state, progress.skipped) == (before.offset, before.state, before.skipped)
+
+
+def _without_blob(message: ImportedMessage, blob: object) -> ImportedMessage:
+    parts = [
+        msgspec.structs.replace(part, blob=None, body=part.body or "(its content is missing)")
+        if part.blob == blob
+        else part
+        for part in message.parts
+    ]
+    return msgspec.structs.replace(message, parts=parts)
+
+
+def _add(found: dict[str, Imported], reply: Imported) -> None:
+    id_ = reply.conversation_id
+    if id_ is None:
+        return
+    before = found.get(id_)
+    if before is not None:
+        reply = msgspec.structs.replace(
+            reply,
+            created=before.created or reply.created,
+            added=before.added + reply.added,
+            changed=before.changed + reply.changed,
+            known=[],
+        )
+    found[id_] = reply

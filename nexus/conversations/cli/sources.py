@@ -1,0 +1,297 @@
+"""``nexusctl conversation import``, ``resume`` and ``source``: conversations of other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nexus.cli.output import Column, Printer, format_time, hint
+from nexus.cli.records import Noun, Removal, make_inspect, make_list, remove_each, where_found
+from nexus.cli.verbs import FilePath, NounGroup, Values, verb
+from nexus.conversations.commands import GetConversation
+from nexus.conversations.import_commands import (
+    AddConversationSource,
+    GetConversationSource,
+    ListConversationSources,
+    RemoveConversationSource,
+)
+from nexus.conversations.import_records import ConversationSource, ConversationSourcePage
+from nexus.conversations.states import SourceFormat
+from nexus.hints import command_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nexus.cli.app import App
+    from nexus.conversations.cli.importer import Importer, Outcome
+
+__all__ = ["make_import", "make_resume", "source"]
+
+_MAX_REASONS = 8
+_SOURCE = Noun("conversation source", "conversation sources", "conversation source", ConversationSourcePage.sources)
+_IMPORT_HELP = """Import conversations of other programs, or of an export.
+
+PATH is a file or a folder; without one, the places are read where the program keeps its sessions. What was imported
+before is not imported again, and a file that has grown goes on where it ended."""
+
+
+def make_import() -> click.Command:
+    def run(app: App, values: Values, out: Printer) -> int:
+        return _import(app, values, out)
+
+    built = verb(
+        AddConversationSource,
+        run,
+        parameters=[
+            click.Argument(["paths"], metavar="[PATH]...", nargs=-1, type=FilePath(real=True)),
+            click.Option(
+                ["--from", "from_"],
+                type=click.Choice([each.value for each in SourceFormat]),
+                default="auto",
+                help="What it is written in (default: auto, by its content).",
+            ),
+            click.Option(
+                ["--redact"],
+                type=FilePath(),
+                metavar="FILE",
+                help="Replace what matches a pattern of this file, one regular expression a line, and known forms of "
+                "secrets.",
+            ),
+            click.Option(["--redact-secrets"], is_flag=True, help="Replace known forms of secrets: keys, tokens."),
+            click.Option(["--watch"], is_flag=True, help="Follow it from now on: the daemon imports what is added."),
+        ],
+        exclude=("path", "format", "watched", "redact", "redact_secrets"),
+        help=_IMPORT_HELP,
+    )
+    built.key_refusal = "it makes many requests, which are safe to repeat"
+    return built
+
+
+def _import(app: App, values: Values, out: Printer) -> int:
+    from nexus.cli.progress import ProgressLine
+    from nexus.cli.result import Results, made
+    from nexus.conversations.cli.importer import Importer, cannot_redact, redactor_for
+    from nexus.conversations.importing.formats import default_places
+    from nexus.conversations.importing.redaction import PatternError
+
+    format_ = SourceFormat(values.word("from_"))
+    redact, redact_secrets = values.text("redact"), values.flag("redact_secrets")
+    try:
+        redactor_for(redact, built_in=redact_secrets)
+    except (PatternError, OSError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise click.UsageError(cannot_redact(str(redact), reason)) from None
+    paths = values.every("paths", str)
+    roots = [(Path(path), format_) for path in paths] if paths else default_places(format_)
+    if not roots:
+        click.echo("Error: cannot import: no sessions found where their programs keep them", err=True)
+        click.echo("  Name a file or a folder: nexusctl conversation import PATH", err=True)
+        return 1
+    missing = [path for path, _format in roots if not path.exists()]
+    if missing:
+        raise click.UsageError(f"{missing[0]}: no such file or folder")
+    line = ProgressLine()
+
+    def call(command: Any, cause: int | None = None) -> Any:
+        return app.connect().call(command, timeout_s=app.timeout_s, cause=cause)
+
+    importer = Importer(call, line.show)
+    options = {"redact": redact, "redact_secrets": redact_secrets}
+    outcomes: list[Outcome] = []
+    code = 0
+    try:
+        for outcome in _outcomes(importer, roots, options):
+            line.end()
+            outcomes.append(outcome)
+            if outcome.error is not None:
+                code = 1
+                click.echo(f"Error: cannot import {outcome.path}: {outcome.error}", err=True)
+            elif out.for_person:
+                _tell(outcome)
+    finally:
+        line.end()
+    if out.for_person:
+        _tell_sum(outcomes)
+    else:
+        results = Results.of([made(outcome, _plain(outcome)) for outcome in outcomes])
+        out.many(results, (), name=lambda one: one.path, nothing="Nothing to import.")
+    if values.flag("watch"):
+        for path, each in roots:
+            added = importer.source(AddConversationSource(str(path), each, watched=True, **options))  # type: ignore[arg-type]
+            if out.for_person:
+                click.echo(f"Following {path} as conversation source {added.number}")
+    return code
+
+
+def _outcomes(importer: Importer, roots: list[tuple[Path, SourceFormat]], options: Any) -> Iterator[Outcome]:
+    from nexus.conversations.importing.formats import detect, files_in
+
+    seen: set[Path] = set()
+    for root, format_ in roots:
+        for path in files_in(root, format_):
+            if path in seen:
+                continue
+            seen.add(path)
+            each = format_
+            if each is SourceFormat.AUTO:
+                try:
+                    found = detect(path)
+                except OSError:
+                    found = None
+                if found is None and root.is_dir():
+                    continue  # a folder has other files, too
+                each = found or each
+            yield importer.run(importer.source(AddConversationSource(str(path), each, **options)))[0]
+
+
+def _tell(outcome: Outcome) -> None:
+    for reply in outcome.conversations.values():
+        name = str(reply.number) if reply.project == "default" else f"{reply.project}/{reply.number}"
+        if reply.added or reply.changed:
+            changed = f", changed {reply.changed}" if reply.changed else ""
+            new = "new " if reply.created else ""
+            click.echo(f"Imported {_count(reply.added)}{changed} into {new}conversation {name} from {outcome.path}")
+
+
+def _count(number: int) -> str:
+    return "1 message" if number == 1 else f"{number} messages"
+
+
+def _tell_sum(outcomes: list[Outcome]) -> None:
+    if not any(outcome.added or outcome.changed for outcome in outcomes) and all(o.error is None for o in outcomes):
+        click.echo("Nothing new to import.")
+    reasons: dict[str, int] = {}
+    for outcome in outcomes:
+        for reason, count in (outcome.skipped or {}).items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    shown = sorted(reasons.items(), key=lambda each: -each[1])
+    for reason, count in shown[:_MAX_REASONS]:
+        click.echo(f"Not imported: {reason} ({count})", err=True)
+    if len(shown) > _MAX_REASONS:
+        click.echo(f"Not imported: other reasons ({sum(count for _reason, count in shown[_MAX_REASONS:])})", err=True)
+    waiting = sum(outcome.waits for outcome in outcomes)
+    if waiting:
+        files = "1 file ends" if waiting == 1 else f"{waiting} files end"
+        click.echo(f"{files} within a line, which is imported once it is whole.", err=True)
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "path": str(outcome.path),
+        "format": outcome.format.value,
+        "added": outcome.added,
+        "changed": outcome.changed,
+        "known": outcome.known,
+        "skipped": outcome.skipped or {},
+        "conversations": list(outcome.conversations),
+        "error": outcome.error,
+    }
+
+
+# Going on in another program
+
+
+def make_resume() -> click.Command:
+    def run(app: App, values: Values, out: Printer) -> int:
+        from nexus.conversations.importing.formats import resume_command
+
+        result = app.fetch(values.build(GetConversation))
+        one = result.record
+        words = None
+        if one.source is not None and one.source_id is not None:
+            words = resume_command(one.source, one.source_id)
+        if not out.for_person:
+            result.plain["resume"] = words
+            result.plain["folder"] = one.folder
+            out.one(result, name=lambda _one: "" if words is None else command_line(*words), sentence=lambda _one: None)
+            return 0 if words is not None else 1
+        if words is None:
+            tool = one.tool or one.source
+            by = "it was held with no program" if tool is None else f"{tool} has no command that goes on with a session"
+            click.echo(f"Error: cannot resume conversation {one.number}: {by}", err=True)
+            click.echo(f"  Read it: {command_line('nexusctl', 'conversation', 'show', '--all', one.name)}", err=True)
+            return 1
+        line = command_line(*words)
+        if one.folder is not None:
+            line = f"{command_line('cd', one.folder)} && {line}"
+            if not Path(one.folder).is_dir():
+                hint(f"The folder {one.folder} is not there any more.")
+        click.echo(line)
+        return 0
+
+    help = "Print the command line that goes on with a conversation in the program that it was held with."
+    return verb(GetConversation, run, help=help)
+
+
+# Sources
+
+_COLUMNS: tuple[Column[ConversationSource], ...] = (
+    Column("NUMBER", lambda one: one.number, 6),
+    Column("FORMAT", lambda one: one.format, 11),
+    Column("FOLLOWED", lambda one: "yes" if one.watched else "no", 8),
+    Column("MESSAGES", lambda one: one.messages, 8),
+    Column("PATH", lambda one: one.path),
+    Column("READ", lambda one: format_time(one.read_at), wide=True),
+    Column("ERROR", lambda one: one.last_error, wide=True),
+    Column("ID", lambda one: one.id, wide=True),
+)
+
+
+def _lines(one: ConversationSource) -> list[tuple[str, object]]:
+    return [
+        ("Source", one.number),
+        ("ID", one.id),
+        ("Project", None if one.project == "default" else one.project),
+        ("Path", one.path),
+        ("Format", one.format),
+        ("Followed", "yes" if one.watched else "no"),
+        ("Redacted", one.redact or ("known forms of secrets" if one.redact_secrets else None)),
+        ("Read", None if one.read_at is None else f"{one.offset_bytes} of {one.size_bytes} bytes"),
+        ("Messages", one.messages),
+        ("Skipped", ", ".join(f"{reason} ({count})" for reason, count in one.skipped.items()) or None),
+        ("Error", one.last_error),
+        ("Last read", format_time(one.read_at)),
+    ]
+
+
+def _make_remove() -> click.Command:
+    def question(app: App, records: list[ConversationSource]) -> str:
+        shown = ", ".join(f"{record.path}{where_found(app, record)}" for record in records)
+        return f"Remove the conversation source of {shown}? What was imported stays."
+
+    def run(app: App, values: Values, out: Printer) -> int:
+        removal: Removal[ConversationSource] = Removal(
+            "remove",
+            "Removed",
+            look=lambda app, name: app.call(GetConversationSource(name)),
+            remove=lambda app, name: app.fetch(RemoveConversationSource(name)),
+            question=question,
+        )
+        return remove_each(app, values.every("source", str), True, _SOURCE, removal, out)
+
+    return verb(RemoveConversationSource, run, variadic=True)
+
+
+source = NounGroup(
+    "source",
+    "Manage the files and folders that conversations are imported from.",
+    {
+        "list": (
+            "List sources: those that are followed, and all files that were read.",
+            lambda: make_list(ListConversationSources, _SOURCE, _COLUMNS),
+        ),
+        "inspect": (
+            "Show a source: how far it was read.",
+            lambda: make_inspect(GetConversationSource, _SOURCE, _lines),
+        ),
+        "remove": ("Follow sources no more; what was imported from them stays.", _make_remove),
+    },
+    {
+        **dict.fromkeys(("rm", "delete"), " (did you mean 'remove'?)"),
+        **dict.fromkeys(("get", "show"), " (did you mean 'inspect'?)"),
+        **dict.fromkeys(("add", "new"), " (did you mean 'nexusctl conversation import --watch'?)"),
+        "ls": " (did you mean 'list'?)",
+    },
+)

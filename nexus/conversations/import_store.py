@@ -1,0 +1,363 @@
+"""The SQL of imports: messages that are added in batches, each once, and the sources that they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from nexus.conversations.errors import (
+    SourceAmbiguous,
+    SourceBusy,
+    SourceChanged,
+    SourceCursorInvalid,
+    SourceIdTaken,
+    SourceNotFound,
+)
+from nexus.conversations.import_records import ConversationSource, ImportedConversation, ImportedMessage, SourceProgress
+from nexus.conversations.parts_store import Stored, assemble
+from nexus.conversations.records import Conversation
+from nexus.conversations.states import MessageChange, MessageStatus
+from nexus.conversations.store import CONVERSATIONS, by_source, encode_json, insert_parts, part_rows
+from nexus.journal.operation import Operation
+from nexus.journal.rows import Subject, record
+from nexus.records.errors import RecordErrors, RecordNameTaken
+from nexus.records.table import DOC, Table
+from nexus.store import Reader, Transaction
+
+__all__ = [
+    "NATIVE",
+    "SOURCES",
+    "Counts",
+    "add_messages",
+    "found_conversation",
+    "forget_progress",
+    "numbers_of_sources",
+    "source_by_path",
+    "take_title",
+    "watched_exist",
+    "write_progress",
+]
+
+NATIVE = "nexus"
+"""The source of what has no other: its ``source_id`` is the id that it has, or had, in a daemon."""
+
+SOURCES = Table(
+    ConversationSource,
+    "conversation_sources",
+    kind="conversation_source",
+    word="conversation source",
+    look="conversation source inspect",
+    errors=RecordErrors(
+        SourceNotFound, SourceAmbiguous, RecordNameTaken, SourceIdTaken, SourceChanged, SourceCursorInvalid
+    ),
+    # How far it was read: each batch of messages changes it, and their events tell it.
+    volatile=(
+        *("offset_bytes", "size_bytes", "inode", "head", "state", "messages", "skipped", "last_error", "read_at"),
+    ),
+    order=("path", "id"),
+    descending=False,
+    indexed=("watched",),
+    told=("path", "format", "watched"),
+)
+
+_FORGOTTEN = 2000
+"""How many files are read from their beginning after a conversation was deleted."""
+_encode = msgspec.msgpack.Encoder().encode
+_COLUMNS = (
+    *("id", "conversation_id", "number", "parent_id", "role", "status", "created_at", "updated_at", "metadata"),
+    *("source", "source_id", "source_form", "model", "tokens", "size_bytes", "operation_id", "doc", "content"),
+)
+_INSERT = f"INSERT INTO messages ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+
+
+class Counts(NamedTuple):
+    """What a batch did."""
+
+    added: int
+    known: list[int]
+    changed: int
+
+
+# Conversations
+
+
+def found_conversation(reader: Reader, header: ImportedConversation) -> Conversation | None:
+    """The conversation that an import made before, or that the export was made from."""
+    found = by_source(reader, header.source, header.source_id)
+    if found is not None or header.source != NATIVE:
+        return found
+    native = CONVERSATIONS.by_id(reader, header.source_id)
+    return native if native is not None and native.source is None else None
+
+
+def take_title(tx: Transaction, operation: Operation, conversation: Conversation, title: str | None) -> None:
+    """Give a conversation the title that its source has now, unless a client gave it another one."""
+    row = tx.one("SELECT source_title FROM conversations WHERE id = ?", (conversation.id,))
+    if title is None or row is None or row[0] != conversation.title or title == conversation.title:
+        return
+    detail = {"title": {"from": conversation.title, "to": title}}
+    changes = {"title": title, "source_title": title}
+    CONVERSATIONS.write(tx, operation, conversation.id, changes, [("conversation.updated", detail)])
+    # Its place among the last changed ones is that of its last message.
+    CONVERSATIONS.rows.update(tx, conversation.id, {"updated_at": conversation.updated_at})
+
+
+# Messages
+
+
+class _Known(NamedTuple):
+    """A message that is there."""
+
+    id: str
+    conversation_id: str
+    revision: int
+    form: str | None
+    hidden: bool
+
+
+def _find(reader: Reader, source: str, source_id: str) -> _Known | None:
+    row = reader.one(
+        "SELECT messages.id, messages.conversation_id, messages.revision, messages.source_form, conversations.hidden "
+        "FROM messages JOIN conversations ON conversations.id = messages.conversation_id "
+        "WHERE messages.source = ? AND messages.source_id = ?",
+        (source, source_id),
+    )
+    if row is None and source == NATIVE:
+        row = reader.one(
+            "SELECT messages.id, messages.conversation_id, messages.revision, NULL, conversations.hidden "
+            "FROM messages JOIN conversations ON conversations.id = messages.conversation_id "
+            "WHERE messages.id = ? AND messages.source IS NULL",
+            (source_id,),
+        )
+    return None if row is None else _Known(row[0], row[1], row[2], row[3], row[4] is not None)
+
+
+def _digest(kept: Stored, values: Mapping[str, Any]) -> str:
+    """What tells whether a message in its source differs from what was imported."""
+    parts = [[*row] for row in kept.rows]
+    return hashlib.blake2b(_encode([kept.content, parts, list(values.values())]), digest_size=12).hexdigest()
+
+
+def add_messages(
+    tx: Transaction,
+    operation: Operation,
+    conversation: Conversation,
+    source: str,
+    messages: Sequence[tuple[ImportedMessage, Stored]],
+) -> Counts:
+    """Add the messages that are not there, and change those that differ from what was imported before.
+
+    Raises:
+        SourceBusy: one of them is in a conversation that is being deleted.
+        BlobNotFound: a part names a blob that was not stored.
+    """
+    present = CONVERSATIONS.rows.read(tx, conversation.id, ("updated_at", "messages", "last_number", "tokens"))
+    assert present is not None
+    last, tokens, newest = present["last_number"], present["tokens"], present["updated_at"]
+    known: list[int] = []
+    added = changed = 0
+    ids: dict[str, str] = {}
+    doc = _next_docs(tx, len(messages))
+    for place, (message, kept) in enumerate(messages):
+        of = message.source or source
+        values = {
+            "role": message.role.value,
+            "metadata": encode_json(message.metadata),
+            "model": message.model,
+            "tokens": message.tokens,
+            "status": _status(message.status),
+        }
+        digest = _digest(kept, values)
+        found = _find(tx, of, message.source_id)
+        if found is not None:
+            if found.hidden:
+                raise SourceBusy(
+                    f"cannot import message {message.source_id}: the conversation that it was in is being deleted",
+                    hint="Try again in a moment.",
+                    details={"source_id": message.source_id},
+                )
+            known.append(place)
+            ids[message.source_id] = found.id
+            if found.form == f"{found.revision}:{digest}" or found.conversation_id != conversation.id:
+                continue
+            if found.form is None or not found.form.startswith(f"{found.revision}:"):
+                continue  # a client has edited it
+            tokens += _change(tx, operation, conversation, found, kept, values, digest)
+            changed += 1
+            continue
+        number = max([last + 1, message.number or 0])
+        last = number
+        created_at = newest if message.created_at is None else message.created_at
+        parent_id = None if message.parent is None else ids.get(message.parent)
+        if message.parent is not None and parent_id is None:
+            parent_id = _id_of(tx, (of, source, NATIVE), message.parent)
+        id_ = str(uuid.uuid4())
+        ids[message.source_id] = id_
+        updated_at = created_at if message.updated_at is None else message.updated_at
+        tx.execute(
+            _INSERT,
+            (
+                *(id_, conversation.id, number, parent_id, values["role"], values["status"], created_at, updated_at),
+                *(values["metadata"], of, message.source_id, f"1:{digest}", message.model, message.tokens),
+                *(kept.size_bytes, operation.enter(tx, conversation.project_id), doc + added, kept.content),
+            ),
+        )
+        insert_parts(tx, id_, kept.rows)
+        added += 1
+        tokens += message.tokens or 0
+        newest = max([newest, created_at, updated_at])
+    if added or changed:
+        _count(tx, conversation, added, tokens, last, newest)
+        subject = Subject("conversation", conversation.id, conversation.name, conversation.project_id)
+        detail = {"messages": added, "changed": changed, "last_number": last}
+        record(tx, operation, "conversation.imported", subject, detail)
+    return Counts(added, known, changed)
+
+
+def _status(status: MessageStatus) -> str:
+    """An import is not being appended to."""
+    return (MessageStatus.INCOMPLETE if status is MessageStatus.OPEN else status).value
+
+
+def _id_of(reader: Reader, sources: Sequence[str], source_id: str) -> str | None:
+    """The id of a message, which may come from another source than the one that answers it."""
+    found = next((each for source in dict.fromkeys(sources) if (each := _find(reader, source, source_id))), None)
+    return None if found is None else found.id
+
+
+def _next_docs(tx: Transaction, count: int) -> int:
+    """The first of so many numbers by which a search index knows messages; what is not used is not given again."""
+    row = tx.one(
+        "INSERT INTO record_number (project_id, kind, last) VALUES ('', ?, ?) "
+        "ON CONFLICT (project_id, kind) DO UPDATE SET last = record_number.last + excluded.last RETURNING last",
+        (DOC, count),
+    )
+    assert row is not None
+    return int(row[0]) - count + 1
+
+
+def _count(tx: Transaction, conversation: Conversation, added: int, tokens: int, last: int, newest: int) -> None:
+    row = CONVERSATIONS.rows.read(tx, conversation.id, ("state_revision", "messages"))
+    assert row is not None
+    values = {
+        "state_revision": row["state_revision"] + 1,
+        "messages": row["messages"] + added,
+        "last_number": last,
+        "tokens": tokens,
+        "updated_at": newest,
+    }
+    CONVERSATIONS.rows.update(tx, conversation.id, values)
+
+
+def _change(
+    tx: Transaction,
+    operation: Operation,
+    conversation: Conversation,
+    found: _Known,
+    kept: Stored,
+    values: Mapping[str, Any],
+    digest: str,
+) -> int:
+    """Make a message what it is in its source now; returns by how many its tokens grew.
+
+    What it was is kept as a revision, unless its text only grew.
+    """
+    row = tx.one("SELECT number, role, content, size_bytes, tokens FROM messages WHERE id = ?", (found.id,))
+    assert row is not None
+    number, role, content, size_bytes, tokens = row
+    before = part_rows(tx, found.id)
+    revision = found.revision
+    if not kept.content.startswith(content) or not _has_grown(content, before, kept):
+        tx.execute(
+            "INSERT INTO message_revision (message_id, revision, conversation_id, number, role, content, parts, "
+            "change, size_bytes, changed_at, operation_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(found.id, revision, conversation.id, number, role, content),
+                *(encode_json(assemble(content, before)), MessageChange.EDITED.value, size_bytes, tx.now),
+                operation.enter(tx, conversation.project_id),
+            ),
+        )
+        revision += 1
+    tx.execute("DELETE FROM message_parts WHERE message_id = ?", (found.id,))
+    insert_parts(tx, found.id, kept.rows)
+    columns = {
+        **values,
+        "content": kept.content,
+        "size_bytes": kept.size_bytes,
+        "revision": revision,
+        "source_form": f"{revision}:{digest}",
+        "updated_at": tx.now,
+    }
+    assignments = ", ".join(f"{name} = ?" for name in columns)
+    tx.execute(f"UPDATE messages SET {assignments} WHERE id = ?", (*columns.values(), found.id))
+    return (values["tokens"] or 0) - (tokens or 0)
+
+
+def _has_grown(content: str, before: Sequence[Any], kept: Stored) -> bool:
+    """Whether every part that was there is there still, or begins one that is."""
+    old, new = assemble(content, before), assemble(kept.content, kept.rows)
+    return len(new) >= len(old) and all(
+        (one.kind, one.call_id, one.blob) == (two.kind, two.call_id, two.blob)
+        and (two.body or "").startswith(one.body or "")
+        for one, two in zip(old, new, strict=False)
+    )
+
+
+# Sources
+
+
+def source_by_path(reader: Reader, path: str) -> ConversationSource | None:
+    """The source with this path."""
+    row = reader.one(f"{SOURCES.select} WHERE conversation_sources.path = ?", (path,))
+    return None if row is None else SOURCES.decode(row)
+
+
+def watched_exist(reader: Reader) -> bool:
+    """Whether any source is followed."""
+    return reader.one("SELECT 1 FROM conversation_sources WHERE watched = 1 LIMIT 1") is not None
+
+
+def numbers_of_sources(reader: Reader, project_id: str, after: int, limit: int) -> list[tuple[str, int]]:
+    """The id and number of sources of a project, by number: at most ``limit`` (-1: all) after a number."""
+    return reader.all(
+        "SELECT id, number FROM conversation_sources WHERE project_id = ? AND number > ? ORDER BY number LIMIT ?",
+        (project_id, after, limit),
+    )
+
+
+def write_progress(tx: Transaction, progress: SourceProgress, added: int) -> bool:
+    """Write how far a source was read; returns whether the source is there."""
+    present = SOURCES.rows.read(tx, progress.source, ("messages",))
+    if present is None:
+        return False
+    columns = {
+        "offset_bytes": progress.offset_bytes,
+        "size_bytes": progress.size_bytes,
+        "inode": progress.inode,
+        "head": progress.head,
+        "state": encode_json(progress.state) or "{}",
+        "messages": present["messages"] + added,
+        "skipped": encode_json(progress.skipped) or "{}",
+        "last_error": progress.last_error,
+        "read_at": tx.now,
+    }
+    SOURCES.rows.update(tx, progress.source, columns)
+    return True
+
+
+def forget_progress(tx: Transaction, source: str) -> None:
+    """Read the files of a format from their beginning the next time, since a conversation of it was deleted.
+
+    These are those that were read last. A file that is followed goes on: what was deleted does not come back by itself.
+    """
+    rows = tx.all(
+        "SELECT id FROM conversation_sources WHERE watched = 0 AND format = ? AND offset_bytes > 0 "
+        "ORDER BY read_at DESC LIMIT ?",
+        (source, _FORGOTTEN),
+    )
+    for (id_,) in rows:
+        SOURCES.rows.update(tx, id_, {"offset_bytes": 0, "state": "{}", "head": None})

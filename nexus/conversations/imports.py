@@ -1,0 +1,170 @@
+"""The handlers of imports and of their sources."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nexus_protocol import InvalidArgument
+
+from nexus.capability import Context, handles
+from nexus.conversations import import_store
+from nexus.conversations.derived import derived_fields
+from nexus.conversations.errors import SourceNotFound
+from nexus.conversations.import_commands import (
+    AddConversationSource,
+    GetConversationSource,
+    ImportMessages,
+    ListConversationSources,
+    RemoveConversationSource,
+)
+from nexus.conversations.import_records import ConversationSource, Imported, ImportedConversation
+from nexus.conversations.import_store import SOURCES
+from nexus.conversations.manager import ConversationManager
+from nexus.conversations.parts_store import stored
+from nexus.conversations.records import Conversation
+from nexus.conversations.store import CONVERSATIONS
+from nexus.journal.operation import Operation
+from nexus.records.contents import Contents, Held, contents
+from nexus.records.handlers import check_metadata, lists
+from nexus.records.scope import reference_of
+from nexus.store import Reader, Transaction
+
+__all__ = [
+    "add_conversation_source",
+    "get_conversation_source",
+    "import_messages",
+    "list_conversation_sources",
+    "remove_conversation_source",
+]
+
+_TITLE = "New Conversation"
+
+list_conversation_sources = lists(SOURCES, ListConversationSources, "sources")
+
+
+def _held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[Held]:
+    rows = import_store.numbers_of_sources(reader, project_id, int(after or 0), limit)
+    return [Held("conversation_source", id_, str(number), "there", runs=False) for id_, number in rows]
+
+
+def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: list[Held]) -> None:
+    for each in held:
+        SOURCES.delete(tx, operation, SOURCES.get(tx, each.id), ("path",))
+
+
+def _wake(ctx: Context, _ids: Any = None) -> None:
+    ctx.daemon.manager(ConversationManager).follower.wake()
+
+
+def _wake_for(ctx: Context, source: ConversationSource) -> None:
+    if source.watched:
+        _wake(ctx)
+
+
+contents(Contents("conversation_source", "conversation source", _held, _delete_all, after=_wake))
+
+
+def _size(command: ImportMessages) -> int:
+    return 1024 + sum(
+        1024 + len(message.content or "") + sum(len(part.body or "") for part in message.parts)
+        for message in command.messages
+    )
+
+
+def _resolve(reader: Reader, ctx: Context, reference: str) -> ConversationSource:
+    """The source with a path, or a number, or an id."""
+    found = import_store.source_by_path(reader, reference) if reference.startswith("/") else None
+    return found or SOURCES.resolve(reader, reference, ctx.scope(reader))
+
+
+@handles(GetConversationSource)
+def get_conversation_source(ctx: Context, command: GetConversationSource) -> ConversationSource:
+    return ctx.store.read(lambda reader: _resolve(reader, ctx, command.source))
+
+
+@handles(ImportMessages, size_bytes=_size)
+def import_messages(tx: Transaction, ctx: Context, command: ImportMessages) -> Imported:
+    cannot = "cannot import"
+    if command.messages and command.conversation is None:
+        raise InvalidArgument(f"{cannot}: messages need a conversation", details={"path": "conversation"})
+    reply = Imported()
+    if command.conversation is not None and command.messages:
+        header = command.conversation
+        kept = []
+        for message in command.messages:
+            name = f"{cannot} message {message.source_id}"
+            check_metadata(message, name)
+            kept.append((message, stored(message.content, message.parts or None, name)))
+        found = import_store.found_conversation(tx, header)
+        conversation = _create(tx, ctx, header, cannot) if found is None else found
+        if found is not None:
+            import_store.take_title(tx, ctx.operation, found, header.title)
+        counts = import_store.add_messages(tx, ctx.operation, conversation, header.source, kept)
+        reply = Imported(
+            conversation_id=conversation.id,
+            number=conversation.number,
+            project=conversation.project,
+            created=found is None,
+            added=counts.added,
+            known=counts.known,
+            changed=counts.changed,
+        )
+    if command.progress is not None and not import_store.write_progress(tx, command.progress, reply.added):
+        raise SourceNotFound(
+            f'conversation source "{command.progress.source}" not found', details={"source": command.progress.source}
+        )
+    return reply
+
+
+def _create(tx: Transaction, ctx: Context, header: ImportedConversation, cannot: str) -> Conversation:
+    check_metadata(header, cannot)
+    title = header.title or _TITLE
+    created_at = tx.now if header.created_at is None else header.created_at
+    fields: dict[str, Any] = {
+        "project_id": ctx.scope(tx).home(cannot),
+        "title": title,
+        "source_title": title,
+        "metadata": header.metadata,
+        "folder": header.folder,
+        "tool": header.tool,
+        "source": header.source,
+        "source_id": header.source_id,
+        "forked_from": header.forked_from,
+        "forked_at": header.forked_at,
+        "created_at": created_at,
+        "updated_at": created_at if header.updated_at is None else header.updated_at,
+    }
+    return CONVERSATIONS.insert(tx, ctx.operation, fields | derived_fields(header.metadata))
+
+
+@handles(AddConversationSource, after=_wake_for)
+def add_conversation_source(tx: Transaction, ctx: Context, command: AddConversationSource) -> ConversationSource:
+    cannot = f"cannot read conversations from {command.path}"
+    found = import_store.source_by_path(tx, command.path)
+    if found is None:
+        fields = {
+            "project_id": ctx.scope(tx).home(cannot),
+            "path": command.path,
+            "format": command.format,
+            "watched": command.watched,
+            "redact": command.redact,
+            "redact_secrets": command.redact_secrets,
+        }
+        return SOURCES.insert(tx, ctx.operation, fields)
+    changes: dict[str, Any] = {}
+    if command.watched:
+        changes["watched"] = True
+    if command.redact is not None:
+        changes["redact"] = command.redact
+    if command.redact_secrets:
+        changes["redact_secrets"] = True
+    return SOURCES.update(tx, ctx.operation, found, changes)
+
+
+@handles(RemoveConversationSource, after=_wake_for)
+def remove_conversation_source(tx: Transaction, ctx: Context, command: RemoveConversationSource) -> ConversationSource:
+    source = _resolve(tx, ctx, command.source)
+    cannot = f"cannot remove conversation source {reference_of(source)}"
+    SOURCES.expect(source, cannot, command.if_revision, command.if_state_revision)
+    SOURCES.delete(tx, ctx.operation, source, ("path",))
+    return source
