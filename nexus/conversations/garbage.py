@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,23 +173,28 @@ def _old_files(root: Path, before_at: int) -> list[_File]:
     found = []
     for entry in _entries(root):
         if entry.is_dir(follow_symlinks=False) and len(entry.name) == 2:
-            for file in _entries(entry):
-                if (_HASH.fullmatch(file.name) or _TEMPORARY.fullmatch(file.name)) and file.is_file(
-                    follow_symlinks=False
-                ):
-                    status = file.stat(follow_symlinks=False)
-                    if status.st_mtime * 1000 < before_at:
-                        found.append(_File(Path(file.path), status.st_size))
+            files = (file for file in _entries(entry) if _HASH.fullmatch(file.name) or _TEMPORARY.fullmatch(file.name))
+            found += [old for file in files if (old := _if_old(file, before_at)) is not None]
     for entry in _entries(root.parent):
         aside = _ASIDE.fullmatch(entry.name)
         if (
             aside is not None
             and entry.name.startswith(root.name.removesuffix("-blobs"))
             and not root.with_name(aside[1]).exists()
-            and entry.stat(follow_symlinks=False).st_mtime * 1000 < before_at
+            and (kept := _if_old(entry, before_at)) is not None
         ):
-            found.append(_File(Path(entry.path), 0))
+            found.append(kept)
     return found
+
+
+def _if_old(entry: os.DirEntry[str], before_at: int) -> _File | None:
+    """A file, or a folder of links, that is older than a time; None also for one that is gone: it was finished."""
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:
+        return None
+    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return _File(Path(entry.path), size) if status.st_mtime * 1000 < before_at else None
 
 
 def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:

@@ -163,12 +163,16 @@ def list_backups(directory: Path, stem: str) -> list[ListedBackup]:
             at = moment_of(match["at"]) if match else None
             if match is None or at is None or match["stem"] != stem or not path.is_file():
                 continue
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
+                continue  # pruned meanwhile
             with_files, before = path.name.endswith(SUFFIX), match["version"]
             found.append(
                 ListedBackup(
                     str(path),
                     at,
-                    path.stat().st_size,
+                    size,
                     _version(path, with_files),
                     with_files,
                     None if before is None else int(before),

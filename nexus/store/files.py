@@ -173,13 +173,16 @@ def count_files(sets: Sequence[FileSet], database: Path, copy: Path) -> list[Fil
 def _size_of(path: Path) -> int | None:
     """The size of a file, or of the files in a folder; None where there is none."""
     try:
-        with os.scandir(path) as entries:
-            sizes = [entry.stat(follow_symlinks=False).st_size for entry in entries if entry.is_file()]
-            return sum(sizes) if sizes else None
+        entries = list(path.iterdir())
     except NotADirectoryError:
-        return path.stat().st_size
+        entries = [path]
     except OSError:
         return None
+    sizes = []
+    for entry in entries:
+        with contextlib.suppress(OSError):  # a segment that the shim has deleted meanwhile
+            sizes.append(entry.lstat().st_size)
+    return sum(sizes) if sizes else None
 
 
 def check_files(
