@@ -230,8 +230,8 @@ async def _receive(appending: Appending, stream: Stream[Appended], stopping: asy
             if receiving is None:
                 receiving = asyncio.create_task(stream.receive())
             left = None
-            if appending.flush_at is not None:
-                left = max(appending.flush_at - asyncio.get_running_loop().time(), 0)
+            if appending.wakes_at is not None:
+                left = max(appending.wakes_at - asyncio.get_running_loop().time(), 0)
             await asyncio.wait({receiving, stop}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if receiving.done():
                 body, receiving = receiving.result(), None
@@ -244,6 +244,8 @@ async def _receive(appending: Appending, stream: Stream[Appended], stopping: asy
             now = asyncio.get_running_loop().time()
             if appending.is_full or (appending.flush_at is not None and now >= appending.flush_at):
                 await flush()
+            elif appending.idle_at is not None and now >= appending.idle_at:
+                await appending.make_searchable()
     except asyncio.CancelledError:
         # What has come before the client's Cancel, or the end of its connection, belongs to the message.
         rest = receiving.result() if receiving is not None and receiving.done() else stream.receive_now()

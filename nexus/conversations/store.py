@@ -49,6 +49,7 @@ __all__ = [
     "hide",
     "insert_parts",
     "is_taken",
+    "join_flushed",
     "message_by_id",
     "message_by_source",
     "message_status",
@@ -120,6 +121,8 @@ _VISIBLE = (
 )
 _PART_COLUMNS = ", ".join(PartRow._fields)
 _SHOWN = 5
+_SEARCHED_PARTS = frozenset({"text", "thinking", "tool_use", "tool_result"})
+"""The kinds of parts whose own texts the search covers."""
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
@@ -405,8 +408,10 @@ def _written(reader: Reader, message_id: str) -> Message:
     return decode_message((*row, None))
 
 
-def insert_parts(tx: Transaction, message_id: str, rows: Iterable[PartRow], first: int = 1) -> None:
-    """Insert rows of parts, from a number on.
+def insert_parts(
+    tx: Transaction, message_id: str, rows: Iterable[PartRow], first: int = 1, *, searchable: bool = True
+) -> None:
+    """Insert rows of parts, from a number on. ``searchable`` ones with a text of their own get a number for the search.
 
     Raises:
         BlobNotFound: a part names a blob that was not stored.
@@ -418,17 +423,43 @@ def insert_parts(tx: Transaction, message_id: str, rows: Iterable[PartRow], firs
                 hint="Store it first: PutBlob",
                 details={"blob": row.blob},
             )
+        doc = next_number(tx, "", DOC) if searchable and row.body and row.kind in _SEARCHED_PARTS else None
         tx.execute(
-            f"INSERT INTO message_parts (message_id, number, {_PART_COLUMNS}) "
-            f"VALUES (?, ?, {', '.join('?' * len(row))})",
-            (message_id, number, *row),
+            f"INSERT INTO message_parts (message_id, number, doc, {_PART_COLUMNS}) "
+            f"VALUES (?, ?, ?, {', '.join('?' * len(row))})",
+            (message_id, number, doc, *row),
         )
 
 
 def add_flushed(tx: Transaction, message_id: str, rows: Sequence[PartRow], first: int, size_bytes: int) -> None:
     """Add what was received of an open message, which has ``size_bytes`` then."""
-    insert_parts(tx, message_id, rows, first)
+    insert_parts(tx, message_id, rows, first, searchable=False)
     tx.execute("UPDATE messages SET size_bytes = ?, updated_at = ? WHERE id = ?", (size_bytes, tx.now, message_id))
+
+
+def join_flushed(tx: Transaction, message_id: str) -> None:
+    """Make what was received of an open message since the last such call searchable, as one row for each part.
+
+    Its pieces are joined for that, so that no word is cut where they were written.
+    """
+    pieces: list[list[tuple[int, PartRow]]] = []
+    for number, *row in tx.all(
+        f"SELECT number, {_PART_COLUMNS} FROM message_parts WHERE message_id = ? AND doc IS NULL ORDER BY number",
+        (message_id,),
+    ):
+        part = PartRow(*row)
+        if part.body is None or part.kind not in _SEARCHED_PARTS:
+            continue
+        if part.continues and pieces and pieces[-1][-1][1].kind == part.kind:
+            pieces[-1].append((number, part))
+        else:
+            pieces.append([(number, part)])
+    for joined in pieces:
+        for number, _part in joined:
+            tx.execute("DELETE FROM message_parts WHERE message_id = ? AND number = ?", (message_id, number))
+        number, first = joined[0]
+        body = "".join(part.body or "" for _number, part in joined)
+        insert_parts(tx, message_id, [first._replace(body=body)], number)
 
 
 def end_message(

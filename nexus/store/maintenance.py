@@ -20,6 +20,8 @@ from nexus.locks import FileLock, LockHeld, holder
 from nexus.store.aside import set_aside
 from nexus.store.backup import backup_database, remove_partials, sqlite_failure, verify_database
 from nexus.store.base import DatabaseDamaged, InitError, SchemaMismatch, StoreError
+from nexus.store.connection import connect
+from nexus.store.fulltext import IS_OF_INDEX, OF_INDEX, check_index, stale_reason
 from nexus.store.migrate import (
     available_migrations,
     refuse_to_revert,
@@ -71,6 +73,8 @@ class CheckReport(NamedTuple):
     tables: dict[str, int]
     """The number of rows by table."""
     problems: list[str]
+    behind: str | None = None
+    """Why the search index must be rebuilt; None where it need not be."""
 
 
 def database_lock(path: Path) -> FileLock:
@@ -164,13 +168,13 @@ def _last_numbers_of_file(path: Path) -> _Last:
         return _Last(0, 0)
     try:
         # Read-only: a damaged file is not changed.
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+        with contextlib.closing(connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
             if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("quick_check found damage")
             known = stored_version(connection) is not None
             last = _Last(_last_seq(connection), last_operation(connection)) if known else _Last(0, 0)
         # Write the log of a killed daemon into the file, so that the steps that follow cannot separate the two.
-        with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as connection:
+        with contextlib.closing(connect(path, timeout=5, isolation_level=None)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return last
     except sqlite3.Error:
@@ -194,7 +198,7 @@ def _last_seq(connection: sqlite3.Connection) -> int:
 def _continue_journal(path: Path, last: _Last, source: Path) -> int:
     now = int(time.time() * 1000)
     try:
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        with contextlib.closing(connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
             highest = max(last.seq, _last_seq(connection))
@@ -250,7 +254,9 @@ def plan_migration(path: Path, target: int) -> MigrationPlan:
             for migration in available_migrations()[target:current]:
                 for statement in migration.down:
                     found = re.match(r"DROP\s+TABLE\s+(?:IF\s+EXISTS\s+)?(\w+)", statement, re.IGNORECASE)
-                    if found and found[1] in there:  # not one that the step itself makes, to rebuild a table
+                    if (
+                        found and found[1] in there and not found[1].startswith(OF_INDEX)
+                    ):  # not one that the step itself makes, to rebuild a table
                         drops[found[1]] = connection.execute(f'SELECT count(*) FROM "{found[1]}"').fetchone()[0]
     except sqlite3.Error as error:
         raise InitError(f"cannot migrate {path}: {error}", hint="Check it: nexusctl db check") from error
@@ -321,7 +327,7 @@ def check_database(path: Path) -> CheckReport:
     problems: list[str] = []
     tables: dict[str, int] = {}
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+        with contextlib.closing(connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
             raw = stored_version(connection)
             problems += [row[0] for row in connection.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
             problems += [
@@ -330,12 +336,13 @@ def check_database(path: Path) -> CheckReport:
             ]
             names = connection.execute(
                 "SELECT name FROM sqlite_master WHERE type = 'table' "
-                "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+                f"AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND NOT {IS_OF_INDEX} ORDER BY name"
             ).fetchall()
             for (name,) in names:
                 tables[name] = connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0]
             if "journal" in tables:
                 problems += _check_journal(connection)
+            behind = None if problems else _behind(connection)
     except sqlite3.Error as error:
         raise DatabaseDamaged(
             f"cannot check {path}: {error}", hint="Restore a backup: nexusctl db restore BACKUP"
@@ -345,7 +352,20 @@ def check_database(path: Path) -> CheckReport:
         problems.append("this is not a Nexus database: it has no schema version")
     elif version > target_version():
         problems.append(f"its schema version is {version}, this program knows {target_version()} and older")
-    return CheckReport(str(path), version, tables, problems)
+    return CheckReport(str(path), version, tables, problems, behind)
+
+
+def _behind(connection: sqlite3.Connection) -> str | None:
+    """Why the search index is behind; None where it is not.
+
+    SQLite's own check does not look at what the index holds, and the index's check needs a connection that writes, and
+    so would hold up a daemon: a private copy is checked, which SQLite deletes by itself.
+    """
+    if (reason := stale_reason(connection)) is not None:
+        return reason
+    with contextlib.closing(connect("", isolation_level=None)) as copy:
+        connection.backup(copy)
+        return check_index(copy)
 
 
 def _check_journal(connection: sqlite3.Connection) -> list[str]:
