@@ -13,6 +13,7 @@ from nexus.cli.output import Printer, confirm, format_time, hint, output_options
 from nexus.cli.result import made
 from nexus.cli.verbs import NounGroup, Number, Values, verb, verb_of
 from nexus.hints import command_line
+from nexus.search.commands import RebuildSearchIndex
 from nexus.system.commands import Backup, BackupDatabase, Database, Health, HealthReport
 
 if TYPE_CHECKING:
@@ -196,7 +197,31 @@ def _check(app: App, database: str | None, output: str, no_header: bool) -> int:
             hint(remedy)
 
     printer(output, no_header).one(made(report, report._asdict()), name=lambda report: report.path, sentence=sentence)
-    return 1 if report.problems else 0
+    return 1 if report.problems or report.behind else 0
+
+
+@click.command
+@_database_option
+@output_options
+@click.pass_obj
+def _reindex(app: App, database: str | None, output: str, no_header: bool) -> None:
+    """Make the search index again from all texts.
+
+    The running daemon does it in small steps beside its other work; without one the database is changed directly.
+    """
+    path = app.database_path(database)
+    used = app.daemon_database()
+    if used is not None and (database is None or used.resolve() == path.resolve()):
+        path, docs = used, app.call(RebuildSearchIndex()).docs
+    else:
+        from nexus.store.maintenance import reindex_database
+
+        docs = reindex_database(path)
+    printer(output, no_header).one(
+        made(path, {"path": str(path), "docs": docs}),
+        name=str,
+        sentence=lambda path: click.echo(f"Rebuilt the search index of {path} ({docs} texts)"),
+    )
 
 
 def examine(path: Path, database: str | None = None) -> tuple[CheckReport, str, str | None]:
@@ -234,6 +259,9 @@ def examine(path: Path, database: str | None = None) -> tuple[CheckReport, str, 
         return report, "not a database of Nexus", "Name the database of Nexus: --db PATH, or NEXUS_DATABASE."
     if report.problems:
         return report, "damaged", restore
+    if report.behind is not None:
+        remedy = command_line("nexusctl", "db", "reindex", *_database_option_words(database))
+        return report, f"the search index is behind: {report.behind}", f"Rebuild it: {remedy}"
     return report, "ok", None
 
 
@@ -251,5 +279,6 @@ db = NounGroup(
         "restore": ("Replace the database with a backup.", lambda: _restore),
         "migrate": ("Migrate the database to another schema version.", lambda: _migrate),
         "check": ("Check the integrity of the database.", lambda: _check),
+        "reindex": ("Make the search index again.", lambda: _reindex),
     },
 )

@@ -56,6 +56,10 @@ def sqlite_failure(error: sqlite3.Error, doing: str) -> StoreError:
         return DiskFull(
             f"cannot {doing}: the disk is full", hint="Free disk space, then try again. Nothing was changed."
         )
+    if code == sqlite3.SQLITE_CORRUPT_VTAB:
+        return QueryError(
+            f"cannot {doing}: the search index is damaged", hint="Rebuild it: nexusctl db reindex\nNothing else is."
+        )
     if code & 0xFF == sqlite3.SQLITE_CONSTRAINT:
         return StoreConflict(f"cannot {doing}: {error}")
     return QueryError(f"cannot {doing}: {error}")

@@ -24,13 +24,16 @@ __all__ = [
     "Words",
     "begin_rebuild",
     "check_index",
+    "count_docs",
     "from_index",
+    "has_index",
     "index_docs",
     "indexed_to",
     "is_searchable",
     "literal_words",
     "matching_docs",
     "names_expression",
+    "rebuild_at_once",
     "rebuild_step",
     "remove_docs",
     "score",
@@ -248,24 +251,39 @@ def rebuild_step(tx: Transaction) -> bool:
     return done
 
 
-def stale_reason(connection: sqlite3.Connection) -> str | None:
-    """Why the index must be rebuilt, as a clause; None where it need not be, or where there is none."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'search_state'").fetchone():
-        return None
-    splitting, to = connection.execute("SELECT splitting, indexed_to FROM search_state").fetchone()
-    if splitting != SPLITTING:
-        return "another version of this program split its words differently"
-    if to != ALL:
+def rebuild_at_once(connection: sqlite3.Connection) -> None:
+    """Make the index again in the open transaction."""
+    connection.execute("INSERT INTO search_index (search_index) VALUES ('rebuild')")
+    connection.execute("INSERT INTO search_name (search_name) VALUES ('rebuild')")
+    connection.execute("UPDATE search_state SET indexed_to = ?, splitting = ?", (ALL, SPLITTING))
+
+
+def stale_reason(reader: Reader) -> str | None:
+    """Why the index must be rebuilt, as a clause; None where it need not be."""
+    row = reader.one("SELECT splitting, indexed_to FROM search_state")
+    if row is None or row[1] != ALL:
         return "it was not rebuilt to its end"
+    if row[0] != SPLITTING:
+        return "another version of this program split words differently"
     return None
 
 
+def count_docs(reader: Reader) -> int:
+    """The number of texts in the index."""
+    row = reader.one("SELECT count(*) FROM search_index_docsize")
+    return 0 if row is None else int(row[0])
+
+
+def has_index(connection: sqlite3.Connection) -> bool:
+    """Whether the schema of a database has the index."""
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'search_state'").fetchone() is not None
+
+
 def check_index(connection: sqlite3.Connection) -> str | None:
-    """Compare the index with all texts, without changing it: returns why it is behind; None where it is not."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'search_index'").fetchone():
-        return None
-    if (reason := stale_reason(connection)) is not None:
-        return reason
+    """Compare the index with all texts: returns why it is behind, as a clause; None where it is not.
+
+    Nothing is changed, but the connection must be one that can write.
+    """
     for index in ("search_index", "search_name"):
         try:
             # The check is an INSERT that writes nothing. rank 1 compares the index with its content.

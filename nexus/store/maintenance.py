@@ -21,7 +21,15 @@ from nexus.store.aside import set_aside
 from nexus.store.backup import backup_database, remove_partials, sqlite_failure, verify_database
 from nexus.store.base import DatabaseDamaged, InitError, SchemaMismatch, StoreError
 from nexus.store.connection import connect
-from nexus.store.fulltext import IS_OF_INDEX, OF_INDEX, check_index, stale_reason
+from nexus.store.fulltext import (
+    IS_OF_INDEX,
+    OF_INDEX,
+    check_index,
+    count_docs,
+    has_index,
+    rebuild_at_once,
+    stale_reason,
+)
 from nexus.store.migrate import (
     available_migrations,
     refuse_to_revert,
@@ -31,7 +39,7 @@ from nexus.store.migrate import (
 )
 from nexus.store.processes_folder import ProcessesFolder, noted_event
 from nexus.store.sqlite import SqliteStore, database_file
-from nexus.store.writer import last_operation
+from nexus.store.writer import SqliteReader, last_operation
 from nexus.trust import Untrusted, make_trusted
 
 __all__ = [
@@ -43,6 +51,7 @@ __all__ = [
     "migrate_database",
     "plan_migration",
     "refuse_if_used",
+    "reindex_database",
     "restore_database",
     "set_processes_aside",
 ]
@@ -314,6 +323,34 @@ def migrate_database(path: Path, backup_directory: Path, target: int) -> tuple[i
         return current, target
 
 
+def reindex_database(path: Path) -> int:
+    """Make the search index again, in one transaction; returns how many texts it has.
+
+    Raises:
+        DaemonRuns: a daemon uses the database.
+        InitError: the file does not exist, or its schema has no search index.
+        StoreError: the database cannot be read or written.
+    """
+    path = database_file(path)
+    if not path.is_file():
+        raise InitError(f"cannot rebuild the search index of {path}: there is no such file")
+    with _locked(path, "rebuild the search index"):
+        try:
+            with contextlib.closing(connect(path, timeout=5, isolation_level=None)) as connection:
+                connection.execute("PRAGMA synchronous = FULL")
+                if not has_index(connection):
+                    raise InitError(
+                        f"cannot rebuild the search index of {path}: its schema has none",
+                        hint=f"Migrate it: nexusctl db migrate --to {target_version()}",
+                    )
+                connection.execute("BEGIN IMMEDIATE")
+                rebuild_at_once(connection)
+                connection.execute("COMMIT")
+                return count_docs(SqliteReader(connection))
+        except sqlite3.Error as error:
+            raise sqlite_failure(error, f"rebuild the search index of {path}") from error
+
+
 def check_database(path: Path) -> CheckReport:
     """Check the whole database without changing it; it may be in use.
 
@@ -361,7 +398,9 @@ def _behind(connection: sqlite3.Connection) -> str | None:
     SQLite's own check does not look at what the index holds, and the index's check needs a connection that writes, and
     so would hold up a daemon: a private copy is checked, which SQLite deletes by itself.
     """
-    if (reason := stale_reason(connection)) is not None:
+    if not has_index(connection):
+        return None
+    if (reason := stale_reason(SqliteReader(connection))) is not None:
         return reason
     with contextlib.closing(connect("", isolation_level=None)) as copy:
         connection.backup(copy)
