@@ -30,6 +30,7 @@ from nexus.records.errors import RecordErrors, RecordNameTaken, RecordNotFound
 from nexus.records.scope import Scope
 from nexus.records.table import DOC, Table, next_number
 from nexus.store import Reader, Row, Transaction
+from nexus.store.fulltext import Words, matching_docs
 
 __all__ = [
     "CONVERSATIONS",
@@ -55,6 +56,7 @@ __all__ = [
     "message_status",
     "operation_exists",
     "messages_between",
+    "messages_numbered",
     "numbers_and_titles",
     "part_rows",
     "resolve_message",
@@ -317,21 +319,52 @@ def part_rows(reader: Reader, message_id: str) -> list[PartRow]:
 _SIZES = "SELECT number, size_bytes + coalesce(length(metadata), 0) FROM messages WHERE conversation_id = ?"
 
 
-def sizes_after(reader: Reader, conversation_id: str, after: int, limit: int) -> list[tuple[int, int]]:
-    """The numbers and the sizes in bytes of messages after a number, ascending."""
-    return reader.all(f"{_SIZES} AND number > ? ORDER BY number LIMIT ?", (conversation_id, after, limit))
+def _matching(match: Words | None) -> tuple[str, list[Any]]:
+    """The condition that a message, or a part of it, has words, and its parameters."""
+    if match is None:
+        return "", []
+    whole, parameters = matching_docs("messages.doc", match)
+    part, _ = matching_docs("message_parts.doc", match)
+    found = f" AND ({whole} OR messages.id IN (SELECT message_parts.message_id FROM message_parts WHERE {part}))"
+    return found, parameters * 2
 
 
-def sizes_before(reader: Reader, conversation_id: str, before: int, limit: int) -> list[tuple[int, int]]:
-    """The numbers and the sizes in bytes of messages before a number, descending."""
-    return reader.all(f"{_SIZES} AND number < ? ORDER BY number DESC LIMIT ?", (conversation_id, before, limit))
+def sizes_after(
+    reader: Reader, conversation_id: str, after: int, limit: int, match: Words | None = None
+) -> list[tuple[int, int]]:
+    """The numbers and the sizes in bytes of messages after a number, ascending; only those that have the words."""
+    condition, words = _matching(match)
+    return reader.all(
+        f"{_SIZES} AND number > ?{condition} ORDER BY number LIMIT ?", (conversation_id, after, *words, limit)
+    )
+
+
+def sizes_before(
+    reader: Reader, conversation_id: str, before: int, limit: int, match: Words | None = None
+) -> list[tuple[int, int]]:
+    """The numbers and the sizes in bytes of messages before a number, descending; only those that have the words."""
+    condition, words = _matching(match)
+    return reader.all(
+        f"{_SIZES} AND number < ?{condition} ORDER BY number DESC LIMIT ?", (conversation_id, before, *words, limit)
+    )
 
 
 def messages_between(reader: Reader, conversation_id: str, first: int, last: int, *, parts: bool) -> list[Message]:
     """The messages from one number to another, perhaps with their parts."""
+    return _messages(reader, conversation_id, "number >= ? AND number <= ?", (first, last), parts=parts)
+
+
+def messages_numbered(reader: Reader, conversation_id: str, numbers: Sequence[int], *, parts: bool) -> list[Message]:
+    """The messages with these numbers, in their order, perhaps with their parts."""
+    return _messages(reader, conversation_id, f"number IN ({', '.join('?' * len(numbers))})", numbers, parts=parts)
+
+
+def _messages(
+    reader: Reader, conversation_id: str, condition: str, numbers: Sequence[int], *, parts: bool
+) -> list[Message]:
     rows = reader.all(
-        f"{_SELECT} FROM messages WHERE conversation_id = ? AND number >= ? AND number <= ? ORDER BY number",
-        (conversation_id, first, last),
+        f"{_SELECT} FROM messages WHERE conversation_id = ? AND {condition} ORDER BY number",
+        (conversation_id, *numbers),
     )
     found = [decode_message(row) for row in rows]
     wanted = [message.id for message in found if parts or message.status is MessageStatus.OPEN]

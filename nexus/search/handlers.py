@@ -96,7 +96,7 @@ def _hit(found: Found, wanted: Words | str) -> Hit:
         role=found.role,
         created_at=found.created_at,
         snippet=cut.text,
-        highlights=cut.highlights,
+        highlights=[[start, end] for start, end in cut.highlights],
         open=line,
     )
 

@@ -29,7 +29,7 @@ class Hit(Record, kw_only=True):
     created_at: int
     snippet: Annotated[str, UNRECORDED]
     """The text around the first match, on one line."""
-    highlights: list[tuple[int, int]]
+    highlights: list[list[int]]
     """Where matches begin and end in the snippet, in characters."""
     open: str
     """The command line that shows it."""

@@ -55,6 +55,12 @@ _STEP_ROWS = 100
 _STEP_CHARACTERS = 128 * 1024
 """Characters that one step of a rebuild adds at least before it ends: about 20 ms."""
 
+# The check is an INSERT that writes nothing. rank 1 compares the index with its content.
+_CHECKS = (
+    "INSERT INTO search_index (search_index, rank) VALUES ('integrity-check', 1)",
+    "INSERT INTO search_name (search_name, rank) VALUES ('integrity-check', 1)",
+)
+
 _CJK_RUN = re.compile(f"[{CJK}]+")
 _LETTER_KINDS = ("L", "N")
 _TRIGRAM = 3
@@ -284,10 +290,9 @@ def check_index(connection: sqlite3.Connection) -> str | None:
 
     Nothing is changed, but the connection must be one that can write.
     """
-    for index in ("search_index", "search_name"):
+    for check in _CHECKS:
         try:
-            # The check is an INSERT that writes nothing. rank 1 compares the index with its content.
-            connection.execute(f"INSERT INTO {index} ({index}, rank) VALUES ('integrity-check', 1)")
+            connection.execute(check)
         except sqlite3.DatabaseError as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
                 raise

@@ -130,4 +130,6 @@ class _Scan(Generic[T]):
             self._scans.give_back(connection)
 
     def _timed_out(self) -> ReadTimedOut:
-        return ReadTimedOut(f"cannot read all of it within {self._limit_s:g} s")
+        return ReadTimedOut(
+            f"cannot read all of it within {self._limit_s:g} s", hint="Ask for less, or with more words."
+        )
