@@ -507,6 +507,7 @@ class SqliteStore:
     def close_now(self) -> None:
         """Close the connections of a store whose ``start`` was not called."""
         self._scans.close()
+        self._scans = Scans(self._connect_to_scan)
         foreign = self._writer is not None and self._placement.is_foreign(self._write_connection)
         if foreign and self._placement.is_replaced:
             # The file may live on under another name: it gets what is only in the log.
