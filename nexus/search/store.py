@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from nexus.records.errors import RecordAmbiguous
@@ -12,9 +12,14 @@ from nexus.search.errors import SearchFilterNotFound
 from nexus.search.states import SearchKind, SearchOrder
 from nexus.store import Reader
 from nexus.store.dialect import contains_text
-from nexus.store.fulltext import from_index, score, whole_name_score
+from nexus.store.fulltext import from_index, ranked_docs
 
 __all__ = ["Candidate", "Conditions", "Found", "candidates", "conversation_id", "show"]
+
+
+_FIRST_RANKED = 200
+"""How many more of the best rows than are wanted are looked up first."""
+_LOOKED_UP_AT_ONCE = 500
 
 
 class Conditions(NamedTuple):
@@ -172,29 +177,80 @@ def candidates(
     ``expression`` finds rows by the index, and ``names`` more of them by their names; None looks at all rows.
     ``literal`` is a text that they have as it stands.
     """
+    tables = [(table, where) for table in _TABLES if (where := _conditions(table, conditions)) is not None]
+    if order is SearchOrder.RANK and expression is not None and literal is None:
+        return _best(reader, tables, home, limit, expression, names)
     found: dict[tuple[str, int], Candidate] = {}
-    for table in _TABLES:
-        where = _conditions(table, conditions)
-        if where is None:
-            continue
+    for table, where in tables:
         for text, is_name in ((expression, False), (names, True)):
             if (text is None and (is_name or literal is None)) or (is_name and not table.has_names):
                 continue
-            place = f"-{table.created_at}"
-            if order is SearchOrder.RANK and text is not None:
-                place = whole_name_score if is_name else score
-            for candidate in _search(reader, table, where, place, home, limit, text, literal, is_name=is_name):
-                key = (candidate.table, candidate.doc)
-                if key not in found or candidate < found[key]:
-                    found[key] = candidate
-    return sorted(found.values(), key=lambda one: (one.is_elsewhere, one.place, -one.doc))[:limit]
+            for candidate in _newest(reader, table, where, home, limit, text, literal, is_name=is_name):
+                found[candidate.table, candidate.doc] = candidate
+    return sorted(found.values(), key=_by_place)[:limit]
 
 
-def _search(
+def _by_place(one: Candidate) -> tuple[int, float, int]:
+    return one.is_elsewhere, one.place, -one.doc
+
+
+def _best(
+    reader: Reader,
+    tables: Sequence[tuple[_Table, tuple[list[str], list[Any]]]],
+    home: str | None,
+    limit: int,
+    expression: str,
+    names: str | None,
+) -> list[Candidate]:
+    """The best rows: those that the index ranks first are looked up, and all others only where they are needed."""
+    for most in (_FIRST_RANKED + limit, -1):
+        scores: dict[int, float] = dict(reader.all(ranked_docs(), (expression, most)))
+        is_all = len(scores) < most or most < 0
+        if names is not None:
+            for doc, place in reader.all(ranked_docs(names=True), (names, most)):
+                scores[doc] = min([place, scores.get(doc, place)])
+        ranked = sorted(scores, key=lambda doc: (scores[doc], -doc))
+        found: list[Candidate] = []
+        for at in range(0, len(ranked), _LOOKED_UP_AT_ONCE):
+            docs = ranked[at : at + _LOOKED_UP_AT_ONCE]
+            for table, where in tables:
+                found += _looked_up(reader, table, where, home, docs, scores)
+            # What follows is no better, unless it is of the project itself.
+            if sum(not one.is_elsewhere for one in found) >= limit:
+                return sorted(found, key=_by_place)[:limit]
+        if is_all:
+            break
+    return sorted(found, key=_by_place)[:limit]
+
+
+def _looked_up(
     reader: Reader,
     table: _Table,
     where: tuple[list[str], list[Any]],
-    place: str,
+    home: str | None,
+    docs: Sequence[int],
+    scores: dict[int, float],
+) -> list[Candidate]:
+    """Those of some rows that are in a table and meet the conditions."""
+    conditions, parameters = where
+    elsewhere, own = _elsewhere(table, home)
+    rows = reader.all(
+        f"SELECT {table.name}.doc, {elsewhere} FROM {table.name} {table.joins} "
+        f"WHERE {table.name}.doc IN ({', '.join('?' * len(docs))}) AND {' AND '.join(conditions)}",
+        (*own, *docs, *parameters),
+    )
+    return [Candidate(table.name, doc, is_elsewhere, scores[doc]) for doc, is_elsewhere in rows]
+
+
+def _elsewhere(table: _Table, home: str | None) -> tuple[str, list[str]]:
+    """The column that says whether a row is not in the project of the request, with its parameters."""
+    return ("0", []) if home is None else (f"CASE WHEN {table.project_id} = ? THEN 0 ELSE 1 END", [home])
+
+
+def _newest(
+    reader: Reader,
+    table: _Table,
+    where: tuple[list[str], list[Any]],
     home: str | None,
     limit: int,
     expression: str | None,
@@ -207,11 +263,11 @@ def _search(
     if literal is not None:
         conditions.append("(" + " OR ".join(contains_text(column) for column in table.texts) + ")")
         parameters += [literal] * len(table.texts)
-    elsewhere = "0" if home is None else f"CASE WHEN {table.project_id} = ? THEN 0 ELSE 1 END"
+    elsewhere, own = _elsewhere(table, home)
     rows = reader.all(
-        f"SELECT {table.name}.doc, {elsewhere} AS elsewhere, {place} AS place FROM {source} {table.joins} "
+        f"SELECT {table.name}.doc, {elsewhere} AS elsewhere, -{table.created_at} AS place FROM {source} {table.joins} "
         f"WHERE {' AND '.join(conditions)} ORDER BY elsewhere, place, {table.name}.doc DESC LIMIT ?",
-        (*([] if home is None else [home]), *([] if expression is None else [expression]), *parameters, limit),
+        (*own, *([] if expression is None else [expression]), *parameters, limit),
     )
     return [Candidate(table.name, *row) for row in rows]
 

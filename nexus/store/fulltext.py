@@ -33,12 +33,11 @@ __all__ = [
     "literal_words",
     "matching_docs",
     "names_expression",
+    "ranked_docs",
     "rebuild_at_once",
     "rebuild_step",
     "remove_docs",
-    "score",
     "stale_reason",
-    "whole_name_score",
     "words_expression",
 ]
 
@@ -50,6 +49,7 @@ IS_OF_INDEX = "name LIKE 'search\\_%' ESCAPE '\\'"
 ALL = 2**63 - 1
 """``indexed_to`` of an index that is complete."""
 
+_SCORE = "bm25(search_index, 8.0, 1.0, 0.5)"
 _STEP_DOCS = 500
 _STEP_ROWS = 100
 _STEP_CHARACTERS = 128 * 1024
@@ -122,9 +122,10 @@ def _term(term: Term) -> str:
             found.append(f"parts : {_quoted(pairs(piece)[:-2] if len(piece) > 1 else piece)}{'*' * (len(piece) == 1)}")
             continue
         last = star if at == len(pieces) - 1 else ""
-        split = " ".join(words_of(piece)) if " " not in piece else piece
+        # The beginning of an identifier is found as it stands; that of its last word would be many words.
+        split = piece if " " in piece or last else " ".join(words_of(piece))
         alone = f"{_quoted(piece)}{last}"
-        found.append(alone if split == piece else f"({alone} OR {_quoted(split)}{last})")
+        found.append(alone if split == piece else f"({alone} OR {_quoted(split)})")
     return found[0] if len(found) == 1 else f"({' AND '.join(found)})"
 
 
@@ -187,10 +188,14 @@ def from_index(table: str, *, names: bool = False) -> str:
     return f"{index} CROSS JOIN {table} ON {index} MATCH ? AND {table}.doc = {index}.rowid"
 
 
-score = "bm25(search_index, 8.0, 1.0, 0.5)"
-"""How well a row matches, lower is better: a name counts more than a text, and that more than a part of a word."""
-whole_name_score = "bm25(search_name) * 4.0"
-"""The same of the index of names."""
+def ranked_docs(*, names: bool = False) -> str:
+    """The query for the numbers of the best rows, each with its score, of which the lowest is the best.
+
+    Its parameters are an expression and how many rows at most; -1 is all. A name counts more than a text, and that more
+    than a part of a word. With ``names`` they are found by the index of names.
+    """
+    index, score = ("search_name", "bm25(search_name) * 4.0") if names else ("search_index", _SCORE)
+    return f"SELECT rowid, {score} AS score FROM {index} WHERE {index} MATCH ? ORDER BY score, rowid DESC LIMIT ?"
 
 
 # Keeping the index

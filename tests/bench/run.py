@@ -22,6 +22,7 @@ from bench.hub import HUB_MEASURES
 from bench.jobs import JOB_MEASURES
 from bench.measures import MEASURES, Measure, Sample
 from bench.projects import PROJECT_MEASURES
+from bench.search import SEARCH_MEASURES
 from bench.services import SERVICE_MEASURES
 from bench.world import World
 
@@ -34,6 +35,7 @@ ALL = (
     *SERVICE_MEASURES,
     *HUB_MEASURES,
     *JOB_MEASURES,
+    *SEARCH_MEASURES,
 )
 
 _TIMES, _TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
