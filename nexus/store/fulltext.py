@@ -51,9 +51,9 @@ ALL = 2**63 - 1
 
 _SCORE = "bm25(search_index, 8.0, 1.0, 0.5)"
 _STEP_DOCS = 500
-_STEP_ROWS = 100
-_STEP_CHARACTERS = 128 * 1024
-"""Characters that one step of a rebuild adds at least before it ends: about 20 ms."""
+_STEP_ROWS = 50
+_STEP_CHARACTERS = 64 * 1024
+"""Characters after which a step of a rebuild ends: 10 to 20 ms."""
 
 # The check is an INSERT that writes nothing. rank 1 compares the index with its content.
 _CHECKS = (
@@ -235,8 +235,15 @@ def indexed_to(reader: Reader) -> int:
 
 def begin_rebuild(tx: Transaction) -> None:
     """Empty the index; ``rebuild_step`` fills it again. Until then triggers keep what is in it, and nothing else."""
-    tx.execute("INSERT INTO search_index (search_index) VALUES ('delete-all')")
-    tx.execute("INSERT INTO search_name (search_name) VALUES ('delete-all')")
+    (before,) = tx.one("PRAGMA secure_delete") or (0,)
+    # The pages that are free then are not written over with zeros, which would take most of the time: the rebuild
+    # fills them again.
+    tx.execute("PRAGMA secure_delete = FAST")
+    try:
+        tx.execute("INSERT INTO search_index (search_index) VALUES ('delete-all')")
+        tx.execute("INSERT INTO search_name (search_name) VALUES ('delete-all')")
+    finally:
+        tx.execute(f"PRAGMA secure_delete = {int(before)}")
     tx.execute("UPDATE search_state SET indexed_to = 0, splitting = ?", (SPLITTING,))
 
 
