@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from nexus_protocol.errors import FailedPrecondition
 
+from nexus.hints import command_line
 from nexus.locks import FileLock, LockHeld, holder
 from nexus.store.aside import set_aside
 from nexus.store.backup import backup_database, remove_partials, sqlite_failure, verify_database
@@ -341,7 +342,7 @@ def reindex_database(path: Path) -> int:
                 if not has_index(connection):
                     raise InitError(
                         f"cannot rebuild the search index of {path}: its schema has none",
-                        hint=f"Migrate it: nexusctl db migrate --to {target_version()}",
+                        hint="Migrate it: " + command_line("nexusctl", "db", "migrate", "--to", target_version()),
                     )
                 connection.execute("BEGIN IMMEDIATE")
                 rebuild_at_once(connection)
