@@ -13,7 +13,7 @@ from support.stores import make_store, running
 from nexus.search.index import INDEX
 from nexus.search.states import SearchOrder
 from nexus.search.store import Conditions
-from nexus.store import Reader, ReadTimedOut, Transaction, fulltext
+from nexus.store import QueryError, Reader, ReadTimedOut, Transaction, fulltext
 from nexus.store.connection import connect
 from nexus.store.fulltext import ALL, Term, Words, begin_rebuild, check_index, indexed_to, rebuild_step
 from nexus.store.maintenance import check_database, reindex_database
@@ -259,6 +259,10 @@ def test_damaged_index_is_told_with_the_way_out(root: Path) -> None:
 
     async def scenario() -> None:
         async with running(store):
+            with pytest.raises(QueryError, match="the search index is damaged") as caught:
+                await store.write(lambda tx: insert_vm(tx, 301, "vm-301"))
+            assert caught.value.hint is not None
+            assert "nexusctl db reindex" in caught.value.hint
             assert await INDEX.rebuild(store) == 300
             assert len(store.read(lambda reader: found(reader, "vm"))) == 300
 

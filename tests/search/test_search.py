@@ -354,6 +354,20 @@ def test_index_is_rebuilt_beside_other_requests(own: Conversations) -> None:
     assert check_database(own.daemon.database).behind is None
 
 
+def test_index_is_whole_after_kills_while_it_is_rebuilt_and_written(own: Conversations) -> None:
+    made = own.create()
+    own.add_many(made, 300, "needle")
+    for number in range(3):
+        own.client.begin(RebuildSearchIndex())
+        own.client.begin_many([CreateMessage(made.id, Role.USER, f"needle late {number}") for _ in range(20)])
+        own.daemon.kill()
+        own.begin_anew()
+        wait_until(lambda: own.client.call(Search("needle")).behind is None, "the rebuild")
+        assert check_database(own.daemon.database).behind is None
+    rows = own.rows("SELECT count(*) FROM messages")[0][0]
+    assert len(hits(own, "needle", limit=1000)) == rows
+
+
 def test_rebuild_that_was_cut_off_goes_on_at_the_next_start(own: Conversations) -> None:
     made = own.create()
     own.add_many(made, 50, "needle")
