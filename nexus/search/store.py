@@ -205,10 +205,10 @@ def _best(
     """The best rows: those that the index ranks first are looked up, and all others only where they are needed."""
     for most in (_FIRST_RANKED + limit, -1):
         scores: dict[int, float] = dict(reader.all(ranked_docs(), (expression, most)))
-        is_all = len(scores) < most or most < 0
-        if names is not None:
-            for doc, place in reader.all(ranked_docs(names=True), (names, most)):
-                scores[doc] = min([place, scores.get(doc, place)])
+        named: list[tuple[int, float]] = [] if names is None else reader.all(ranked_docs(names=True), (names, most))
+        is_all = most < 0 or max([len(scores), len(named)]) < most
+        for doc, place in named:
+            scores[doc] = min([place, scores.get(doc, place)])
         ranked = sorted(scores, key=lambda doc: (scores[doc], -doc))
         found: list[Candidate] = []
         for at in range(0, len(ranked), _LOOKED_UP_AT_ONCE):

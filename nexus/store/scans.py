@@ -7,7 +7,6 @@ SQLite next looks, which is every few microseconds.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import sqlite3
 import time
@@ -45,11 +44,9 @@ class Scans:
         context = contextvars.copy_context()
         future: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(self._threads, context.run, scan.run)
         try:
-            return await asyncio.shield(future)
+            return await future
         except asyncio.CancelledError:
-            scan.stop()
-            with contextlib.suppress(Exception):
-                await future  # a few microseconds: the thread is not left behind with the request's objects
+            scan.stop()  # its thread ends it, and has the connection back by itself
             raise
 
     def close(self) -> None:

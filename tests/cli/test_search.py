@@ -89,6 +89,9 @@ def test_index_that_is_behind_is_told_and_mended(said: Cli, daemon: DaemonProces
     assert report.lines[0].endswith("the search index is behind: it does not hold what the tables hold")
     assert "Rebuild it: nexusctl db reindex\n" in report.err
     assert "restore" not in report.err
+    doctor = said("doctor")
+    assert "the search index is behind" in doctor.out + doctor.err
+    assert "nexusctl db reindex" in doctor.out + doctor.err
     assert said("db", "check", "-o", "json").json["behind"] == "it does not hold what the tables hold"
     assert said.ok("db", "reindex").out == f"Rebuilt the search index of {daemon.database} (4 texts)\n"
     assert said.ok("db", "check").lines[0].endswith(", ok")
