@@ -74,6 +74,11 @@ CAPABILITIES: tuple[Capability, ...] = (
         manager=True,
         files=True,
     ),
+    Capability(
+        "search",
+        (Noun("search", "Search messages, jobs, services and VMs."),),
+        manager=True,
+    ),
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )

@@ -14,6 +14,7 @@ from nexus.cli.output import Printer, confirm, format_size, format_time, hint, o
 from nexus.cli.result import made
 from nexus.cli.verbs import NounGroup, Number, Values, verb, verb_of
 from nexus.hints import command_line
+from nexus.search.commands import RebuildSearchIndex
 from nexus.system.commands import Backup, BackupDatabase, Database, Health, HealthReport
 
 if TYPE_CHECKING:
@@ -228,7 +229,31 @@ def _check(app: App, database: str | None, deep: bool, output: str, no_header: b
             hint(remedy)
 
     printer(output, no_header).one(made(report, report._asdict()), name=lambda report: report.path, sentence=sentence)
-    return 1 if report.problems or report.file_problems else 0
+    return 1 if report.problems or report.file_problems or report.behind else 0
+
+
+@click.command
+@database_option
+@output_options
+@click.pass_obj
+def _reindex(app: App, database: str | None, output: str, no_header: bool) -> None:
+    """Make the search index again from all texts.
+
+    The running daemon does it in small steps beside its other work; without one the database is changed directly.
+    """
+    path = app.database_path(database)
+    used = app.daemon_database()
+    if used is not None and (database is None or used.resolve() == path.resolve()):
+        path, docs = used, app.call(RebuildSearchIndex()).docs
+    else:
+        from nexus.store.maintenance import reindex_database
+
+        docs = reindex_database(path)
+    printer(output, no_header).one(
+        made(path, {"path": str(path), "docs": docs}),
+        name=str,
+        sentence=lambda path: click.echo(f"Rebuilt the search index of {path} ({docs} texts)"),
+    )
 
 
 def examine(path: Path, database: str | None = None, *, deep: bool = False) -> tuple[CheckReport, str, str | None]:
@@ -267,6 +292,9 @@ def examine(path: Path, database: str | None = None, *, deep: bool = False) -> t
         return report, "not a database of Nexus", "Name the database of Nexus: --db PATH, or NEXUS_DATABASE."
     if report.problems:
         return report, "damaged", restore
+    if report.behind is not None:
+        remedy = command_line("nexusctl", "db", "reindex", *_database_option_words(database))
+        return report, f"the search index is behind: {report.behind}", f"Rebuild it: {remedy}"
     if report.file_problems:
         return report, "intact, but files are missing or damaged", "Restore a backup that has them, if there is one."
     return report, "ok", None
@@ -301,5 +329,6 @@ db = NounGroup(
         "check": ("Check the integrity of the database and its files.", lambda: _check),
         "gc": ("Delete files that no record refers to.", _of_files("gc")),
         "sql": ("Answer one SQL statement that reads.", _of_files("sql")),
+        "reindex": ("Make the search index again.", lambda: _reindex),
     },
 )

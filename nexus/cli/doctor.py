@@ -181,6 +181,8 @@ def _database(app: App) -> Iterator[Finding]:
     if report.problems:
         problem = report.problems[0] if state == "damaged" else f"it is {state}: {report.problems[0]}"
         yield Finding("database", "failing", f"{path}: {problem}", remedy)
+    elif report.behind is not None:
+        yield Finding("database", "warning", f"{path}: {state}", remedy)
     elif report.file_problems:
         yield Finding("database", "warning", f"{path}: {report.file_problems[0]}", "See all: nexusctl db check")
     else:

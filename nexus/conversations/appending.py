@@ -20,10 +20,12 @@ from nexus.conversations.states import MessageStatus, PartKind
 from nexus.journal.operation import Operation
 from nexus.store import StateStore, Transaction
 
-__all__ = ["FLUSH_BYTES", "FLUSH_S", "Appending"]
+__all__ = ["FLUSH_BYTES", "FLUSH_S", "IDLE_S", "Appending"]
 
 FLUSH_S = 0.2
 """How long received text waits at most until it is written."""
+IDLE_S = 2.0
+"""After how long without input what was received can be searched."""
 FLUSH_BYTES = 16 * 1024
 """How much received text waits at most."""
 
@@ -39,6 +41,8 @@ class Appending:
         """Columns that the client has set."""
         self.flush_at: float | None = None
         """When what waits is to be written (loop time); None: nothing waits."""
+        self.idle_at: float | None = None
+        """When what was received is to be made searchable, unless more comes; None: it is."""
         self._store = state
         self._operation = operation
         self._decoder = codecs.getincrementaldecoder("utf-8")()
@@ -112,8 +116,15 @@ class Appending:
             self._begun = True
 
     def _wait(self) -> None:
+        now = asyncio.get_running_loop().time()
         if self.flush_at is None:
-            self.flush_at = asyncio.get_running_loop().time() + FLUSH_S
+            self.flush_at = now + FLUSH_S
+        self.idle_at = now + IDLE_S
+
+    @property
+    def wakes_at(self) -> float | None:
+        """When ``flush`` or ``make_searchable`` is due; None: when more comes."""
+        return self.idle_at if self.flush_at is None else self.flush_at
 
     async def flush(self) -> None:
         """Write what waits.
@@ -138,6 +149,17 @@ class Appending:
             raise self._gone()
         del self._rows[: len(rows)]
         self._next += len(rows)
+
+    async def make_searchable(self) -> None:
+        """Let the search find what was written.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self.idle_at = None
+        await self._store.write(
+            lambda tx: store.join_flushed(tx, self.message.id), size_bytes=512 + min(self.size_bytes, 65_536)
+        )
 
     async def end(self, status: MessageStatus) -> Message:
         """Write what waits and put the message together.

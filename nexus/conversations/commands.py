@@ -40,8 +40,17 @@ from nexus.conversations.records import (
     SweptBlobs,
 )
 from nexus.conversations.states import Role
+from nexus.records.errors import QueryInvalid
 from nexus.records.events import record_events
-from nexus.records.fields import ClientId, Cursor, Metadata, PageLimit, Revision, StateRevision
+from nexus.records.fields import (
+    ClientId,
+    Cursor,
+    Match,
+    Metadata,
+    PageLimit,
+    Revision,
+    StateRevision,
+)
 from nexus.records.processes import Path
 
 __all__ = [
@@ -137,7 +146,7 @@ class CreateConversation(Command[Conversation]):
     id: ClientId | None = None
 
 
-@command(0x0401, Effect.READ, errors=(ConversationCursorInvalid,), large_reply=True, all_projects=True)
+@command(0x0401, Effect.READ, errors=(ConversationCursorInvalid, QueryInvalid), large_reply=True, all_projects=True)
 class ListConversations(Command[ConversationPage]):
     """List conversations, the last changed one first.
 
@@ -150,6 +159,7 @@ class ListConversations(Command[ConversationPage]):
     pinned: Annotated[bool, Meta(description="only pinned ones, or only others")] | None = None
     folder: Annotated[Folder, Meta(description="only those of this folder")] | None = None
     tool: Annotated[Tool, Meta(description="only those of this program")] | None = None
+    match: Match | None = None
     limit: PageLimit = 20
     cursor: Cursor | None = None
 
@@ -292,7 +302,7 @@ class GetMessage(Command[Message]):
     message: MessageReference
 
 
-@command(0x040B, Effect.READ, errors=_LOOKUP_ERRORS, large_reply=True)
+@command(0x040B, Effect.READ, errors=(*_LOOKUP_ERRORS, QueryInvalid), large_reply=True)
 class ListMessages(Command[MessagePage]):
     """List messages of a conversation in the order of their numbers: the first 100, by default.
 
@@ -305,6 +315,7 @@ class ListMessages(Command[MessagePage]):
     after: Annotated[int, Meta(ge=0, le=2**63 - 1, description="only messages after this number")] | None = None
     before: Annotated[int, Meta(ge=0, le=2**63 - 1, description="the last ones before this number")] | None = None
     parts: Annotated[bool, Meta(description="with what they were made of")] = False
+    match: Match | None = None
     limit: PageLimit = 100
 
 

@@ -50,8 +50,9 @@ from nexus.conversations.states import MessageStatus, PartKind
 from nexus.conversations.store import CONVERSATIONS, Found
 from nexus.hints import command_line
 from nexus.records.fields import Metadata
-from nexus.records.handlers import check_metadata
+from nexus.records.handlers import MATCH_S, check_metadata
 from nexus.records.links import unlink
+from nexus.records.matching import parse_words
 from nexus.store import DiskFull, Reader, Transaction
 from nexus.streams import daemon_stopping
 
@@ -233,8 +234,8 @@ async def _receive(appending: Appending, stream: Stream[Appended], stopping: asy
             if receiving is None:
                 receiving = asyncio.create_task(stream.receive())
             left = None
-            if appending.flush_at is not None:
-                left = max(appending.flush_at - asyncio.get_running_loop().time(), 0)
+            if appending.wakes_at is not None:
+                left = max(appending.wakes_at - asyncio.get_running_loop().time(), 0)
             await asyncio.wait({receiving, stop}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if receiving.done():
                 body, receiving = receiving.result(), None
@@ -247,6 +248,8 @@ async def _receive(appending: Appending, stream: Stream[Appended], stopping: asy
             now = asyncio.get_running_loop().time()
             if appending.is_full or (appending.flush_at is not None and now >= appending.flush_at):
                 await flush()
+            elif appending.idle_at is not None and now >= appending.idle_at:
+                await appending.make_searchable()
     except asyncio.CancelledError:
         # What has come before the client's Cancel, or the end of its connection, belongs to the message.
         rest = receiving.result() if receiving is not None and receiving.done() else stream.receive_now()
@@ -318,20 +321,24 @@ async def list_messages(ctx: Context, command: ListMessages) -> MessagePage:
         )
     backwards = command.at_end or command.before is not None
     limit = min([command.limit, _MAX_LISTED])
+    match = None if command.match is None else parse_words(command.match, "match")
 
     def sizes(reader: Reader) -> tuple[str, list[tuple[int, int]], bool]:
         of = CONVERSATIONS.resolve(reader, command.conversation, ctx.scope(reader))
         if backwards:
             before = of.last_number + 1 if command.before is None else command.before
-            found = store.sizes_before(reader, of.id, before, limit + 1)
-            beyond = bool(store.sizes_after(reader, of.id, before - 1, 1))
+            found = store.sizes_before(reader, of.id, before, limit + 1, match)
+            beyond = bool(store.sizes_after(reader, of.id, before - 1, 1, match))
         else:
             after = command.after or 0
-            found = store.sizes_after(reader, of.id, after, limit + 1)
-            beyond = bool(store.sizes_before(reader, of.id, after + 1, 1))
+            found = store.sizes_after(reader, of.id, after, limit + 1, match)
+            beyond = bool(store.sizes_before(reader, of.id, after + 1, 1, match))
         return of.id, found, beyond
 
-    id_, found, beyond = await ctx.store.fetch(sizes, snapshot=True)
+    if match is None:
+        id_, found, beyond = await ctx.store.fetch(sizes, snapshot=True)
+    else:
+        id_, found, beyond = await ctx.store.scan(sizes, limit_s=MATCH_S)
     taken, left = 0, PAGE_BYTES
     for _number, size in found[:limit]:
         left -= size + _ROW_BYTES
@@ -343,8 +350,8 @@ async def list_messages(ctx: Context, command: ListMessages) -> MessagePage:
     for at in range(0, len(numbers), _READ_AT_ONCE):
         chunk = numbers[at : at + _READ_AT_ONCE]
         messages = await ctx.store.fetch(
-            lambda reader, first=chunk[0], last=chunk[-1]: store.messages_between(  # type: ignore[misc]
-                reader, id_, first, last, parts=command.parts
+            lambda reader, numbers=chunk: store.messages_numbered(  # type: ignore[misc]
+                reader, id_, numbers, parts=command.parts
             ),
             snapshot=True,
         )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from nexus.conversations.records import Conversation
 from nexus.conversations.states import MessageStatus
-from nexus.conversations.store import CONVERSATIONS, MESSAGE_COLUMNS
+from nexus.conversations.store import CONVERSATIONS, MESSAGE_COLUMNS, insert_parts, part_rows
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject
 from nexus.records.links import unlink
@@ -16,8 +16,9 @@ from nexus.store import Reader, Transaction
 
 __all__ = ["Copied", "begin_fork", "copy_step", "finish_fork", "hidden", "interrupted", "sweep_step"]
 
-_STEP_ROWS = 200
-_STEP_BYTES = 1024 * 1024
+# A step takes 10 to 20 ms, most of it for the search index; one that merges parts of the index takes 20 ms more.
+_STEP_ROWS = 50
+_STEP_BYTES = 64 * 1024
 _UNLINKED_AT_ONCE = 50
 
 _COPIED = [
@@ -26,7 +27,6 @@ _COPIED = [
     if name
     not in ("id", "conversation_id", "parent_id", "source", "source_id", "space_id", "lease_id", "epoch", "revision")
 ]
-_PARTS = "number, kind, tool, call_id, name, media_type, body, start, length, blob, continues"
 
 
 def hidden(reader: Reader) -> list[tuple[str, int | None]]:
@@ -163,11 +163,7 @@ def copy_step(tx: Transaction, operation: Operation, of: str, fork_id: str, so_f
             f"VALUES (?, ?, ?, ?, ?, {', '.join('?' * len(values))})",
             (new_id, fork_id, parent, next_number(tx, "", DOC), operation.enter(tx), *values),
         )
-        tx.execute(
-            f"INSERT INTO message_parts (message_id, {_PARTS}) "
-            f"SELECT ?, {_PARTS} FROM message_parts WHERE message_id = ?",
-            (new_id, old_id),
-        )
+        insert_parts(tx, new_id, part_rows(tx, old_id))
     counters = CONVERSATIONS.rows.read(tx, fork_id, ("messages", "tokens", "last_number"))
     assert counters is not None
     CONVERSATIONS.rows.update(

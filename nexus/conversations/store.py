@@ -31,6 +31,7 @@ from nexus.records.errors import RecordErrors, RecordNameTaken, RecordNotFound
 from nexus.records.scope import Scope
 from nexus.records.table import DOC, Table, next_number
 from nexus.store import Reader, Row, Transaction
+from nexus.store.fulltext import Words, matching_docs
 
 __all__ = [
     "CONVERSATIONS",
@@ -50,11 +51,13 @@ __all__ = [
     "hide",
     "insert_parts",
     "is_taken",
+    "join_flushed",
     "message_by_id",
     "message_by_source",
     "message_status",
     "operation_exists",
     "messages_between",
+    "messages_numbered",
     "numbers_and_titles",
     "part_rows",
     "resolve_message",
@@ -130,6 +133,8 @@ _VISIBLE = (
 )
 _PART_COLUMNS = ", ".join(PartRow._fields)
 _SHOWN = 5
+_SEARCHED_PARTS = frozenset({"text", "thinking", "tool_use", "tool_result"})
+"""The kinds of parts whose own texts the search covers."""
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
@@ -324,21 +329,52 @@ def part_rows(reader: Reader, message_id: str) -> list[PartRow]:
 _SIZES = "SELECT number, size_bytes + coalesce(length(metadata), 0) FROM messages WHERE conversation_id = ?"
 
 
-def sizes_after(reader: Reader, conversation_id: str, after: int, limit: int) -> list[tuple[int, int]]:
-    """The numbers and the sizes in bytes of messages after a number, ascending."""
-    return reader.all(f"{_SIZES} AND number > ? ORDER BY number LIMIT ?", (conversation_id, after, limit))
+def _matching(match: Words | None) -> tuple[str, list[Any]]:
+    """The condition that a message, or a part of it, has words, and its parameters."""
+    if match is None:
+        return "", []
+    whole, parameters = matching_docs("messages.doc", match)
+    part, _ = matching_docs("message_parts.doc", match)
+    found = f" AND ({whole} OR messages.id IN (SELECT message_parts.message_id FROM message_parts WHERE {part}))"
+    return found, parameters * 2
 
 
-def sizes_before(reader: Reader, conversation_id: str, before: int, limit: int) -> list[tuple[int, int]]:
-    """The numbers and the sizes in bytes of messages before a number, descending."""
-    return reader.all(f"{_SIZES} AND number < ? ORDER BY number DESC LIMIT ?", (conversation_id, before, limit))
+def sizes_after(
+    reader: Reader, conversation_id: str, after: int, limit: int, match: Words | None = None
+) -> list[tuple[int, int]]:
+    """The numbers and the sizes in bytes of messages after a number, ascending; only those that have the words."""
+    condition, words = _matching(match)
+    return reader.all(
+        f"{_SIZES} AND number > ?{condition} ORDER BY number LIMIT ?", (conversation_id, after, *words, limit)
+    )
+
+
+def sizes_before(
+    reader: Reader, conversation_id: str, before: int, limit: int, match: Words | None = None
+) -> list[tuple[int, int]]:
+    """The numbers and the sizes in bytes of messages before a number, descending; only those that have the words."""
+    condition, words = _matching(match)
+    return reader.all(
+        f"{_SIZES} AND number < ?{condition} ORDER BY number DESC LIMIT ?", (conversation_id, before, *words, limit)
+    )
 
 
 def messages_between(reader: Reader, conversation_id: str, first: int, last: int, *, parts: bool) -> list[Message]:
     """The messages from one number to another, perhaps with their parts."""
+    return _messages(reader, conversation_id, "number >= ? AND number <= ?", (first, last), parts=parts)
+
+
+def messages_numbered(reader: Reader, conversation_id: str, numbers: Sequence[int], *, parts: bool) -> list[Message]:
+    """The messages with these numbers, in their order, perhaps with their parts."""
+    return _messages(reader, conversation_id, f"number IN ({', '.join('?' * len(numbers))})", numbers, parts=parts)
+
+
+def _messages(
+    reader: Reader, conversation_id: str, condition: str, numbers: Sequence[int], *, parts: bool
+) -> list[Message]:
     rows = reader.all(
-        f"{_SELECT} FROM messages WHERE conversation_id = ? AND number >= ? AND number <= ? ORDER BY number",
-        (conversation_id, first, last),
+        f"{_SELECT} FROM messages WHERE conversation_id = ? AND {condition} ORDER BY number",
+        (conversation_id, *numbers),
     )
     found = [decode_message(row) for row in rows]
     wanted = [message.id for message in found if parts or message.status is MessageStatus.OPEN]
@@ -415,8 +451,10 @@ def _written(reader: Reader, message_id: str) -> Message:
     return decode_message((*row, None))
 
 
-def insert_parts(tx: Transaction, message_id: str, rows: Iterable[PartRow], first: int = 1) -> None:
-    """Insert rows of parts, from a number on.
+def insert_parts(
+    tx: Transaction, message_id: str, rows: Iterable[PartRow], first: int = 1, *, searchable: bool = True
+) -> None:
+    """Insert rows of parts, from a number on. ``searchable`` ones with a text of their own get a number for the search.
 
     Raises:
         BlobNotFound: a part names a blob that was not stored.
@@ -431,17 +469,43 @@ def insert_parts(tx: Transaction, message_id: str, rows: Iterable[PartRow], firs
                 hint="Store it first: PutBlob",
                 details={"blob": row.blob},
             )
+        doc = next_number(tx, "", DOC) if searchable and row.body and row.kind in _SEARCHED_PARTS else None
         tx.execute(
-            f"INSERT INTO message_parts (message_id, number, {_PART_COLUMNS}) "
-            f"VALUES (?, ?, {', '.join('?' * len(row))})",
-            (message_id, number, *row),
+            f"INSERT INTO message_parts (message_id, number, doc, {_PART_COLUMNS}) "
+            f"VALUES (?, ?, ?, {', '.join('?' * len(row))})",
+            (message_id, number, doc, *row),
         )
 
 
 def add_flushed(tx: Transaction, message_id: str, rows: Sequence[PartRow], first: int, size_bytes: int) -> None:
     """Add what was received of an open message, which has ``size_bytes`` then."""
-    insert_parts(tx, message_id, rows, first)
+    insert_parts(tx, message_id, rows, first, searchable=False)
     tx.execute("UPDATE messages SET size_bytes = ?, updated_at = ? WHERE id = ?", (size_bytes, tx.now, message_id))
+
+
+def join_flushed(tx: Transaction, message_id: str) -> None:
+    """Make what was received of an open message since the last such call searchable, as one row for each part.
+
+    Its pieces are joined for that, so that no word is cut where they were written.
+    """
+    pieces: list[list[tuple[int, PartRow]]] = []
+    for number, *row in tx.all(
+        f"SELECT number, {_PART_COLUMNS} FROM message_parts WHERE message_id = ? AND doc IS NULL ORDER BY number",
+        (message_id,),
+    ):
+        part = PartRow(*row)
+        if part.body is None or part.kind not in _SEARCHED_PARTS:
+            continue
+        if part.continues and pieces and pieces[-1][-1][1].kind == part.kind:
+            pieces[-1].append((number, part))
+        else:
+            pieces.append([(number, part)])
+    for joined in pieces:
+        for number, _part in joined:
+            tx.execute("DELETE FROM message_parts WHERE message_id = ? AND number = ?", (message_id, number))
+        number, first = joined[0]
+        body = "".join(part.body or "" for _number, part in joined)
+        insert_parts(tx, message_id, [first._replace(body=body)], number)
 
 
 def end_message(

@@ -38,11 +38,13 @@ from nexus.jobs.records import (
     JobsWaited,
 )
 from nexus.jobs.states import JobStatus
+from nexus.records.errors import QueryInvalid
 from nexus.records.events import record_events, written_event
 from nexus.records.fields import (
     ClientId,
     Cursor,
     ManagedBy,
+    Match,
     Metadata,
     Name,
     PageLimit,
@@ -313,7 +315,7 @@ class CreateJob(Command[Job]):
     id: ClientId | None = None
 
 
-@command(0x0301, Effect.READ, errors=(JobCursorInvalid,), large_reply=True, all_projects=True)
+@command(0x0301, Effect.READ, errors=(JobCursorInvalid, QueryInvalid), large_reply=True, all_projects=True)
 class ListJobs(Command[JobPage]):
     """List jobs, newest first, without their output.
 
@@ -338,6 +340,7 @@ class ListJobs(Command[JobPage]):
         ]
         | None
     ) = None
+    match: Match | None = None
     limit: PageLimit = 1000
     cursor: Cursor | None = None
 

@@ -8,6 +8,7 @@ from nexus_protocol.errors import Conflict, InvalidArgument, NotFound
 
 __all__ = [
     "ProjectNotFound",
+    "QueryInvalid",
     "RecordAmbiguous",
     "RecordChanged",
     "RecordCursorInvalid",
@@ -46,6 +47,12 @@ class RecordChanged(Conflict):
 
 class RecordCursorInvalid(InvalidArgument):
     """The cursor was not returned by this list for these filters."""
+
+
+class QueryInvalid(InvalidArgument):
+    """The query of a search is malformed; ``details.at`` is the character where, from 1."""
+
+    type = "query.invalid"
 
 
 class RecordErrors(NamedTuple):

@@ -18,9 +18,11 @@ __all__ = [
     "METADATA_BYTES",
     "METADATA_DEPTH",
     "ManagedBy",
+    "Match",
     "Metadata",
     "Name",
     "PageLimit",
+    "QUERY_CHARACTERS",
     "Reference",
     "Revision",
     "StateRevision",
@@ -82,6 +84,18 @@ ManagedBy = Annotated[
     ),
 ]
 """Whose file a record is from: apply removes only records that its own file made."""
+
+QUERY_CHARACTERS = 1000
+"""The longest query."""
+Match = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        description="only those that a search finds: words, phrases in quotes, word*, -not, OR",
+        extra={"metavar": "QUERY"},
+    ),
+]
+"""A query without filters. ``records.matching`` reads it."""
 
 PageLimit = Annotated[int, Meta(ge=1, le=10_000, description="records in a page, 1 to 10000")]
 Cursor = Annotated[str, Meta(max_length=512, description="next_cursor of the previous page")]

@@ -13,14 +13,19 @@ from nexus.capability import Context, handles
 from nexus.records.errors import RecordNotFound
 from nexus.records.fields import METADATA_BYTES, METADATA_DEPTH, metadata_fields
 from nexus.records.links import linked
+from nexus.records.matching import parse_words
 from nexus.records.pages import decode_cursor, encode_cursor, read_page
 from nexus.records.scope import ANYWHERE, Scope
 from nexus.records.table import Identified, Table, without_repeats
 from nexus.store import Reader, Transaction
 
-__all__ = ["check_metadata", "creates", "deletes", "gets", "lists", "updates"]
+__all__ = ["MATCH_S", "check_metadata", "creates", "deletes", "gets", "lists", "updates"]
 
 R = TypeVar("R", bound=Identified)
+T = TypeVar("T")
+
+MATCH_S = 2.0
+"""How long a list may look for words, for each hundred records."""
 
 Check = Callable[[Transaction, Any, Any, str], None]
 """Called with the record, the command and the beginning of a sentence; raises a NexusError to refuse the change."""
@@ -170,10 +175,16 @@ def _linked_id(reader: Reader, kind: str, reference: str, scope: Scope) -> str:
         return reference
 
 
+async def _read(ctx: Context, fn: Callable[[Reader], T], *, may_be_long: bool) -> T:
+    """Read by an index; what words find may be much, and is read beside the event loop."""
+    return await (ctx.store.scan(fn, limit_s=MATCH_S) if may_be_long else ctx.store.fetch(fn))
+
+
 def lists(table: Table[R], list_: type[Command[Any]], field: str, links: Mapping[str, str] | None = None) -> Any:
     """Make the handler of a List command, whose page has its records in ``field``.
 
-    The fields of the command beside ``limit`` and ``cursor`` are filters: ``tag`` for a tag, any other for equality.
+    The fields of the command beside ``limit`` and ``cursor`` are filters: ``tag`` for a tag, ``match`` for words that
+    the search finds, any other for equality.
     ``links`` are filters that refer to records of another kind, with that kind.
     """
     filters = [name for name in list_.__struct_fields__ if name not in ("limit", "cursor")]
@@ -196,6 +207,7 @@ def lists(table: Table[R], list_: type[Command[Any]], field: str, links: Mapping
         after = None
         if command.cursor is not None:
             after = decode_cursor(command.cursor, bound, table.position_type, table.errors.cursor_invalid, hint)
+        match = None if (text := wanted.pop("match", None)) is None else parse_words(text, "match")
         # One filter in SQL, by its index. A page that passes over too many records for the others ends with a cursor.
         where: tuple[str, Any] | None = None
         tag = wanted.pop("tag", None)
@@ -210,8 +222,12 @@ def lists(table: Table[R], list_: type[Command[Any]], field: str, links: Mapping
             )
 
         records, last = await read_page(
-            lambda after, count: ctx.store.fetch(
-                functools.partial(table.page, after=after, count=count, where=where, project_id=project_id)
+            lambda after, count: _read(
+                ctx,
+                functools.partial(
+                    table.page, after=after, count=count, where=where, project_id=project_id, match=match
+                ),
+                may_be_long=match is not None,
             ),
             table.position,
             fits if wanted or tag is not None else None,

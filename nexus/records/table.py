@@ -25,6 +25,7 @@ from nexus.records.errors import RecordErrors, RecordNotFound
 from nexus.records.lookup import find_row
 from nexus.records.scope import Scope, project_name, qualified, reference_of
 from nexus.store import Reader, Row, StoreConflict, Transaction
+from nexus.store.fulltext import Words, matching_docs
 
 __all__ = ["DOC", "Column", "Identified", "Table", "columns_of", "next_number", "without_repeats"]
 
@@ -397,11 +398,13 @@ class Table(Generic[R]):
         count: int,
         where: tuple[str, Any] | None = None,
         project_id: str | None = None,
+        match: Words | None = None,
     ) -> list[R]:
         """At most ``count`` records after a position, in the order of the table: of one project, or of all.
 
-        ``where`` is one of the ``indexed`` fields, or ``tag``, with its value. Enumerations of these records are plain
-        text, which encodes and compares as they do.
+        ``where`` is one of the ``indexed`` fields, or ``tag``, with its value. ``match`` are words that a search finds
+        in a ``searchable`` record: a page with them belongs into ``StateStore.scan``. Enumerations of these records are
+        plain text, which encodes and compares as they do.
         """
         conditions: list[str] = []
         parameters: list[Any] = []
@@ -416,6 +419,10 @@ class Table(Generic[R]):
         if field is not None and field != "tag":
             conditions.append(f"{self._prefix}{self.columns[field].name} = ?")
             parameters.append(self.encode(field, value))
+        if match is not None:
+            condition, words = matching_docs(f"{self._prefix}{DOC}", match)
+            conditions.append(condition)
+            parameters += words
         if after is not None:
             conditions.append(f"({self._order}) {self._beyond} ({', '.join('?' * len(after))})")
             parameters += after

@@ -19,12 +19,14 @@ from nexus.git.errors import (
     GIT_PULL_ERRORS,
     GIT_READ_ERRORS,
 )
+from nexus.records.errors import QueryInvalid
 from nexus.records.events import written_event
 from nexus.records.fields import (
     NEXT_START,
     ClientId,
     Cursor,
     ManagedBy,
+    Match,
     Name,
     PageLimit,
     Revision,
@@ -506,7 +508,7 @@ class RemoveService(Command[Service]):
     if_state_revision: StateRevision | None = None
 
 
-@command(7, Effect.READ, errors=(ServiceCursorInvalid,), large_reply=True, all_projects=True)
+@command(7, Effect.READ, errors=(ServiceCursorInvalid, QueryInvalid), large_reply=True, all_projects=True)
 class ListServices(Command[ServicePage]):
     """List services, sorted by name.
 
@@ -515,6 +517,7 @@ class ListServices(Command[ServicePage]):
 
     state: Annotated[ServiceState, Meta(description="only services in this state")] | None = None
     tag: Annotated[Text, Meta(description="only services with this tag")] | None = None
+    match: Match | None = None
     limit: PageLimit = 1000
     cursor: Cursor | None = None
 

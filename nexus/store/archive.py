@@ -24,6 +24,7 @@ from typing import IO, Any, NamedTuple
 
 from nexus.store.backup import fsync_directory, verify_database
 from nexus.store.base import DatabaseDamaged, DiskFull, SchemaMismatch
+from nexus.store.connection import connect
 from nexus.store.files import FileCounts, FileSet, each_referred, find_referred, is_problem, make_folders
 from nexus.store.migrate import target_version
 
@@ -117,7 +118,7 @@ def write_archive(
         writer.add_json(_HEAD, {"format": _FORMAT, **head._asdict()})
         with copy.open("rb") as source:
             writer.add(_DATABASE, os.fstat(source.fileno()).st_size, iter(lambda: source.read(_CHUNK), b""))
-        with contextlib.closing(sqlite3.connect(f"{copy.as_uri()}?mode=ro", uri=True)) as connection:
+        with contextlib.closing(connect(f"{copy.as_uri()}?mode=ro", uri=True)) as connection:
             for files in sets:
                 counts.append(_add_set(writer, files, database, connection))
         writer.end(counts)
@@ -322,7 +323,7 @@ def extract_archive(path: Path, database: Path, staged: Path, sets: Sequence[Fil
                 _extract(reader, member, database)
                 version = verify_database(database)
                 require_version(version, path)
-                connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
+                connection = connect(f"{database.as_uri()}?mode=ro", uri=True)
                 stack.callback(connection.close)
             else:
                 assert connection is not None

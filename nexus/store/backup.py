@@ -19,6 +19,7 @@ from pathlib import Path
 
 from nexus.runtime.procfs import process_exists
 from nexus.store.base import BackupInfo, DatabaseDamaged, DiskFull, PathUnusable, QueryError, StoreConflict, StoreError
+from nexus.store.connection import connect
 from nexus.store.migrate import stored_version, version_number
 
 __all__ = [
@@ -65,6 +66,10 @@ def sqlite_failure(error: sqlite3.Error, doing: str) -> StoreError:
         return DiskFull(
             f"cannot {doing}: the disk is full", hint="Free disk space, then try again. Nothing was changed."
         )
+    if code == sqlite3.SQLITE_CORRUPT_VTAB:
+        return QueryError(
+            f"cannot {doing}: the search index is damaged", hint="Rebuild it: nexusctl db reindex\nNothing else is."
+        )
     if code & 0xFF == sqlite3.SQLITE_CONSTRAINT:
         return StoreConflict(f"cannot {doing}: {error}")
     return QueryError(f"cannot {doing}: {error}")
@@ -100,7 +105,7 @@ def verify_database(path: Path) -> int:
         DatabaseDamaged: the file is not a database, or is damaged.
     """
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        with contextlib.closing(connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             connection.text_factory = readable
             problems = connection.execute("PRAGMA integrity_check(1)").fetchall()
             if problems != [("ok",)]:
@@ -180,14 +185,14 @@ def _copy(source: Path | sqlite3.Connection, partial: Path) -> None:
     os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     with contextlib.ExitStack() as stack:
         if isinstance(source, Path):
-            reader = sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None)
+            reader = connect(f"{source.as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None)
             stack.callback(reader.close)
             # backup() waits without a limit for a locked database; with the read lock already taken it never waits.
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
         else:
             reader = source
-        writer = sqlite3.connect(partial, isolation_level=None)
+        writer = connect(partial, isolation_level=None)
         stack.callback(writer.close)
         # No journal: a copy that fails is deleted.
         writer.execute("PRAGMA journal_mode = OFF").fetchone()

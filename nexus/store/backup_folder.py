@@ -38,6 +38,7 @@ from nexus.store.base import (
     StoreConflict,
     StoreError,
 )
+from nexus.store.connection import connect
 from nexus.store.files import FileSet, count_files
 from nexus.store.migrate import stored_version, version_number
 from nexus.trust import Untrusted, make_trusted
@@ -137,7 +138,7 @@ def _last_event(path: Path) -> int | None:
 
 def _opened(path: Path) -> contextlib.closing[sqlite3.Connection]:
     # A backup is never written: SQLite makes no files beside it.
-    return contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True))
+    return contextlib.closing(connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True))
 
 
 class ListedBackup(NamedTuple):

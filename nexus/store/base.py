@@ -5,6 +5,7 @@ StoreError
 │   ├── SchemaMismatch     the database is newer than the program, or not a Nexus database
 │   └── DatabaseDamaged    the file is not a readable database
 ├── QueryError             a read or a statement failed
+├── ReadTimedOut           a read took longer than it may
 ├── StoreConflict          a constraint of the schema refused a change
 ├── DiskFull               nothing was changed, because the disk is full
 ├── OutcomeUnknown         the disk failed during a commit
@@ -18,7 +19,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from nexus_protocol.errors import Conflict, FailedPrecondition, Internal, NexusError, ResourceExhausted, Unavailable
+from nexus_protocol.errors import (
+    Conflict,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    NexusError,
+    ResourceExhausted,
+    Unavailable,
+)
 
 __all__ = [
     "PLAIN_BACKUP",
@@ -33,6 +42,7 @@ __all__ = [
     "OutcomeUnknown",
     "PathUnusable",
     "QueryError",
+    "ReadTimedOut",
     "Reader",
     "Row",
     "SchemaMismatch",
@@ -79,6 +89,12 @@ class QueryError(StoreError, Internal):
     """A statement failed."""
 
     type = "store.query"
+
+
+class ReadTimedOut(StoreError, DeadlineExceeded):
+    """A read took longer than it may."""
+
+    type = "store.read_timed_out"
 
 
 class StoreConflict(StoreError, Conflict):
@@ -254,6 +270,16 @@ class StateStore(Protocol):
         """``read`` for a coroutine: a store that must ask another process waits for it here.
 
         Raises:
+            QueryError: a statement failed.
+        """
+
+    async def scan(self, fn: Callable[[Reader], T], *, limit_s: float) -> T:
+        """``read`` for what may take long: ``fn`` runs in a thread of its own, on one state of the data.
+
+        It must not use what belongs to the event loop. Two such reads run at a time, others wait.
+
+        Raises:
+            ReadTimedOut: it took longer than ``limit_s``.
             QueryError: a statement failed.
         """
 

@@ -6,7 +6,7 @@ part of SQL that SQLite and PostgreSQL share; tests/test_architecture.py holds i
 
 from __future__ import annotations
 
-__all__ = ["differs", "highest_number", "like_pattern", "matches_pattern"]
+__all__ = ["contains_text", "differs", "highest_number", "like_pattern", "matches_pattern"]
 
 
 def matches_pattern(column: str) -> str:
@@ -27,3 +27,8 @@ def highest_number(table: str) -> str:
 def differs(column: str) -> str:
     """The condition that a column is not its one parameter, where NULL is a value as any other."""
     return f"{column} IS NOT ?"
+
+
+def contains_text(column: str) -> str:
+    """The condition that a text has its one parameter in it, as it stands; it is not met where there is no text."""
+    return f"instr({column}, ?) > 0"

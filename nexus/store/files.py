@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from nexus.store.backup import fsync_directory
 from nexus.store.base import Reader, StateStore
+from nexus.store.connection import connect
 from nexus.store.writer import SqliteReader
 
 __all__ = [
@@ -157,7 +158,7 @@ def _has_rows(files: FileSet, connection: sqlite3.Connection) -> bool:
 def count_files(sets: Sequence[FileSet], database: Path, copy: Path) -> list[FileCounts]:
     """Count what the rows of ``copy`` refer to beside ``database``."""
     found = []
-    with contextlib.closing(sqlite3.connect(f"{copy.as_uri()}?mode=ro", uri=True)) as connection:
+    with contextlib.closing(connect(f"{copy.as_uri()}?mode=ro", uri=True)) as connection:
         for files in sets:
             folder, counts = files.folder(database), FileCounts(files.name)
             for referred in each_referred(files, connection):
@@ -270,7 +271,7 @@ def keep_beside(sets: Sequence[FileSet], database: Path, aside: Path, source: Pa
     ``source`` is the file that is read for the rows, by default the database.
     """
     try:
-        connection = sqlite3.connect(f"{(source or database).as_uri()}?mode=ro", uri=True, timeout=5)
+        connection = connect(f"{(source or database).as_uri()}?mode=ro", uri=True, timeout=5)
     except sqlite3.Error:
         return
     with contextlib.closing(connection):

@@ -18,12 +18,23 @@ from typing import NamedTuple
 
 from nexus_protocol.errors import FailedPrecondition
 
+from nexus.hints import command_line
 from nexus.locks import FileLock, LockHeld, holder
 from nexus.store.archive import is_archive
 from nexus.store.aside import free_name, set_aside
 from nexus.store.backup import readable, remove_partials, sqlite_failure
 from nexus.store.base import DatabaseDamaged, InitError, StoreError
+from nexus.store.connection import connect
 from nexus.store.files import FileCounts, FileSet, Swept, check_files, keep_beside, place_files
+from nexus.store.fulltext import (
+    IS_OF_INDEX,
+    OF_INDEX,
+    check_index,
+    count_docs,
+    has_index,
+    rebuild_at_once,
+    stale_reason,
+)
 from nexus.store.migrate import (
     available_migrations,
     refuse_to_revert,
@@ -34,7 +45,7 @@ from nexus.store.migrate import (
 from nexus.store.processes_folder import ProcessesFolder, noted_event
 from nexus.store.restore_files import count_missing, stage_backup
 from nexus.store.sqlite import SqliteStore, database_file
-from nexus.store.writer import last_operation
+from nexus.store.writer import SqliteReader, last_operation
 from nexus.trust import Untrusted, make_trusted
 
 __all__ = [
@@ -46,6 +57,7 @@ __all__ = [
     "migrate_database",
     "plan_migration",
     "refuse_if_used",
+    "reindex_database",
     "restore_database",
     "set_processes_aside",
     "sweep_files",
@@ -85,6 +97,8 @@ class CheckReport(NamedTuple):
     """For each kind of files beside the database: how many there are to be, their bytes, how many are not intact."""
     file_problems: list[str]
     """What is wrong with these files, while the database itself is intact."""
+    behind: str | None = None
+    """Why the search index must be rebuilt; None where it need not be."""
 
 
 def database_lock(path: Path) -> FileLock:
@@ -180,13 +194,13 @@ def _last_numbers_of_file(path: Path) -> _Last:
         return _Last(0, 0)
     try:
         # Read-only: a damaged file is not changed.
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+        with contextlib.closing(connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
             if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("quick_check found damage")
             known = stored_version(connection) is not None
             last = _Last(_last_seq(connection), last_operation(connection)) if known else _Last(0, 0)
         # Write the log of a killed daemon into the file, so that the steps that follow cannot separate the two.
-        with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as connection:
+        with contextlib.closing(connect(path, timeout=5, isolation_level=None)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return last
     except sqlite3.Error:
@@ -210,7 +224,7 @@ def _last_seq(connection: sqlite3.Connection) -> int:
 def _continue_journal(path: Path, last: _Last, source: Path) -> int:
     now = int(time.time() * 1000)
     try:
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        with contextlib.closing(connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
             highest = max(last.seq, _last_seq(connection))
@@ -266,7 +280,9 @@ def plan_migration(path: Path, target: int) -> MigrationPlan:
             for migration in available_migrations()[target:current]:
                 for statement in migration.down:
                     found = re.match(r"DROP\s+TABLE\s+(?:IF\s+EXISTS\s+)?(\w+)", statement, re.IGNORECASE)
-                    if found and found[1] in there:  # not one that the step itself makes, to rebuild a table
+                    if (
+                        found and found[1] in there and not found[1].startswith(OF_INDEX)
+                    ):  # not one that the step itself makes, to rebuild a table
                         drops[found[1]] = connection.execute(f'SELECT count(*) FROM "{found[1]}"').fetchone()[0]
     except sqlite3.Error as error:
         raise InitError(f"cannot migrate {path}: {error}", hint="Check it: nexusctl db check") from error
@@ -354,6 +370,34 @@ async def _sweep(store: SqliteStore, sets: Sequence[FileSet], before_at: int, dr
     return Swept(*(sum(values) for values in zip(*filter(None, swept), strict=True))) if any(swept) else Swept(0, 0, 0)
 
 
+def reindex_database(path: Path) -> int:
+    """Make the search index again, in one transaction; returns how many texts it has.
+
+    Raises:
+        DaemonRuns: a daemon uses the database.
+        InitError: the file does not exist, or its schema has no search index.
+        StoreError: the database cannot be read or written.
+    """
+    path = database_file(path)
+    if not path.is_file():
+        raise InitError(f"cannot rebuild the search index of {path}: there is no such file")
+    with _locked(path, "rebuild the search index"):
+        try:
+            with contextlib.closing(connect(path, timeout=5, isolation_level=None)) as connection:
+                connection.execute("PRAGMA synchronous = FULL")
+                if not has_index(connection):
+                    raise InitError(
+                        f"cannot rebuild the search index of {path}: its schema has none",
+                        hint="Migrate it: " + command_line("nexusctl", "db", "migrate", "--to", target_version()),
+                    )
+                connection.execute("BEGIN IMMEDIATE")
+                rebuild_at_once(connection)
+                connection.execute("COMMIT")
+                return count_docs(SqliteReader(connection))
+        except sqlite3.Error as error:
+            raise sqlite_failure(error, f"rebuild the search index of {path}") from error
+
+
 def check_database(path: Path, sets: Sequence[FileSet] = (), *, deep: bool = False) -> CheckReport:
     """Check the whole database, and the files of ``sets``, without changing anything; it may be in use.
 
@@ -371,7 +415,7 @@ def check_database(path: Path, sets: Sequence[FileSet] = (), *, deep: bool = Fal
     files: list[FileCounts] = []
     file_problems: list[str] = []
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+        with contextlib.closing(connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
             connection.text_factory = readable
             raw = stored_version(connection)
             problems += [row[0] for row in connection.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
@@ -381,13 +425,14 @@ def check_database(path: Path, sets: Sequence[FileSet] = (), *, deep: bool = Fal
             ]
             names = connection.execute(
                 "SELECT name FROM sqlite_master WHERE type = 'table' "
-                "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+                f"AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND NOT {IS_OF_INDEX} ORDER BY name"
             ).fetchall()
             for (name,) in names:
                 tables[name] = connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0]
             if "journal" in tables:
                 problems += _check_journal(connection)
             files, file_problems = check_files(sets, path, connection, deep=deep)
+            behind = None if problems else _behind(connection)
     except (sqlite3.Error, UnicodeDecodeError) as error:
         raise DatabaseDamaged(
             f"cannot check {path}: {error}", hint="Restore a backup: nexusctl db restore BACKUP"
@@ -398,7 +443,22 @@ def check_database(path: Path, sets: Sequence[FileSet] = (), *, deep: bool = Fal
     elif version > target_version():
         problems.append(f"its schema version is {version}, this program knows {target_version()} and older")
     counts = {each.name: {key: value for key, value in each._asdict().items() if key != "name"} for each in files}
-    return CheckReport(str(path), version, tables, problems, counts, file_problems)
+    return CheckReport(str(path), version, tables, problems, counts, file_problems, behind)
+
+
+def _behind(connection: sqlite3.Connection) -> str | None:
+    """Why the search index is behind; None where it is not.
+
+    SQLite's own check does not look at what the index holds, and the index's check needs a connection that writes, and
+    so would hold up a daemon: a private copy is checked, which SQLite deletes by itself.
+    """
+    if not has_index(connection):
+        return None
+    if (reason := stale_reason(SqliteReader(connection))) is not None:
+        return reason
+    with contextlib.closing(connect("", isolation_level=None)) as copy:
+        connection.backup(copy)
+        return check_index(copy)
 
 
 def _check_journal(connection: sqlite3.Connection) -> list[str]:

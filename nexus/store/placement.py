@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nexus.store.base import StoreUnavailable
+from nexus.store.connection import connect
 from nexus.store.wal import WriteAheadLog, identity
 
 __all__ = ["Placement"]
@@ -182,7 +183,7 @@ class Placement:
             return False
         uri = f"{self.path.as_uri()}?mode=ro&immutable=1"
         try:
-            with contextlib.closing(sqlite3.connect(uri, uri=True)) as alone:
+            with contextlib.closing(connect(uri, uri=True)) as alone:
                 return alone.serialize() == connection.serialize()
         except (sqlite3.Error, MemoryError, AttributeError):  # an SQLite without serialize has no such method
             return False

@@ -17,6 +17,7 @@ from nexus_protocol.errors import Cancelled, DeadlineExceeded, InvalidArgument
 
 from nexus.store.backup import readable
 from nexus.store.base import DatabaseDamaged, InitError, StoreError
+from nexus.store.connection import connect
 
 __all__ = ["SECRET_COLUMNS", "Answer", "QueryRefused", "query"]
 
@@ -122,7 +123,7 @@ def query(path: Path, statement: str, *, limit: int, timeout_s: float) -> Answer
     ends_at = time.monotonic() + timeout_s
     guard = _Guard()
     try:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None)
+        connection = connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5, isolation_level=None)
         with contextlib.closing(connection):
             connection.execute("PRAGMA query_only = ON")
             connection.text_factory = readable

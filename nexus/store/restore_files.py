@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
 from nexus.store.archive import extract_archive, is_archive, read_head, require_version
 from nexus.store.backup import backup_database, fsync_directory, os_failure, verify_database
+from nexus.store.connection import connect
 from nexus.store.files import FileSet, beside, each_referred, is_problem, link_unit
 
 __all__ = ["count_missing", "stage_backup", "verify_backup"]
@@ -50,7 +50,7 @@ def stage_backup(source: Path, path: Path, partial: Path, staged: Path, sets: Se
     version = verify_database(source)
     require_version(version, source)
     backup_database(source, partial)
-    with contextlib.closing(sqlite3.connect(f"{partial.as_uri()}?mode=ro", uri=True)) as connection:
+    with contextlib.closing(connect(f"{partial.as_uri()}?mode=ro", uri=True)) as connection:
         for files in sets:
             kept, there = beside(source, files), files.folder(path)
             if not kept.is_dir():
@@ -77,7 +77,7 @@ def _remove(path: Path) -> None:
 def count_missing(path: Path, sets: Sequence[FileSet]) -> dict[str, int]:
     """How many files of each set that is checked are not intact beside a database; sets without any are left out."""
     found: dict[str, int] = {}
-    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+    with contextlib.closing(connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
         for files in sets:
             if files.checked:
                 folder = files.folder(path)

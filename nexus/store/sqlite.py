@@ -39,7 +39,9 @@ from nexus.store.base import (
     StoreUnavailable,
     Transaction,
 )
+from nexus.store.connection import connect
 from nexus.store.files import FileSet
+from nexus.store.fulltext import IS_OF_INDEX
 from nexus.store.migrate import (
     applied_migrations,
     migrate,
@@ -49,6 +51,7 @@ from nexus.store.migrate import (
     version_number,
 )
 from nexus.store.placement import Placement
+from nexus.store.scans import Scans
 from nexus.store.writer import CountChange, Numbers, SqliteReader, SqliteTransaction, Writer
 from nexus.tasks import uninterrupted
 from nexus.trust import Untrusted, make_trusted, require_trusted
@@ -83,6 +86,7 @@ class SqliteStore:
         self._read_connection: sqlite3.Connection | None = None
         self._writer: Writer | None = None
         self._placement = Placement(self._path)
+        self._scans = Scans(self._connect_to_scan)
         self._numbers = Numbers(digest_key or os.urandom(32))
         self._backup_lock = asyncio.Lock()
         self._journal_listeners: dict[object, Callable[[], None]] = {}
@@ -241,7 +245,7 @@ class SqliteStore:
         """
         unused = not any(os.path.lexists(f"{self.path}{end}") for end in ("-wal", "-journal"))
         mode = "mode=ro&immutable=1" if unused else "mode=ro"
-        connection = sqlite3.connect(f"{self.path.as_uri()}?{mode}", uri=True, timeout=5)
+        connection = connect(f"{self.path.as_uri()}?{mode}", uri=True, timeout=5)
         try:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.OperationalError as error:
@@ -326,13 +330,11 @@ class SqliteStore:
         return connection
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(
-            self.path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256
-        )
+        return connect(self.path, timeout=5, isolation_level=None, check_same_thread=False, cached_statements=256)
 
-    def _open_read_connection(self) -> None:
+    def _connect_to_read(self) -> sqlite3.Connection:
         # Read-only, so that it writes nothing into the file when it is closed last; see close_now.
-        self._read_connection = sqlite3.connect(
+        connection = connect(
             f"{self.path.as_uri()}?mode=ro",
             uri=True,
             timeout=5,
@@ -340,8 +342,19 @@ class SqliteStore:
             check_same_thread=False,
             cached_statements=256,
         )
-        self._read_connection.execute("PRAGMA query_only = ON")
-        self._read_connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        return connection
+
+    def _connect_to_scan(self) -> sqlite3.Connection:
+        if self._read_connection is None:
+            raise StoreUnavailable("cannot read: the store is closed")
+        if (problem := self._placement.problem(self._read_connection)) is not None:
+            raise problem
+        return self._connect_to_read()
+
+    def _open_read_connection(self) -> None:
+        self._read_connection = self._connect_to_read()
         # After its first read it has every file open, and works even if they are deleted or renamed.
         self._read_connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
@@ -363,8 +376,8 @@ class SqliteStore:
 
         def read_schema(reader: Reader) -> tuple[list[str], str, int, list[tuple[str, str]]]:
             tables = reader.all(
-                "SELECT name FROM pragma_table_list WHERE type IN ('table', 'virtual') AND schema = 'main' "
-                "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+                "SELECT name FROM pragma_table_list WHERE type = 'table' AND schema = 'main' "
+                f"AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND NOT {IS_OF_INDEX} ORDER BY name"
             )
             rows = reader.all("SELECT key, value FROM schema_meta WHERE key = 'version' OR key LIKE 'migration:%'")
             meta = {str(key): str(value) for key, value in rows}
@@ -407,6 +420,12 @@ class SqliteStore:
     async def fetch(self, fn: Callable[[Reader], T], *, snapshot: bool = False) -> T:
         """See ``StateStore.fetch``. It does not wait: a point read takes less time than a change of threads."""
         return self.read(fn, snapshot=snapshot)
+
+    async def scan(self, fn: Callable[[Reader], T], *, limit_s: float) -> T:
+        """See ``StateStore.scan``."""
+        if self._read_connection is None:
+            raise StoreUnavailable("cannot read: the store is closed")
+        return await self._scans.run(fn, limit_s)
 
     async def write(self, fn: Callable[[Transaction], T], *, size_bytes: int = 256) -> T:
         """See ``StateStore.write``."""
@@ -485,6 +504,8 @@ class SqliteStore:
 
     def close_now(self) -> None:
         """Close the connections of a store whose ``start`` was not called."""
+        self._scans.close()
+        self._scans = Scans(self._connect_to_scan)
         foreign = self._writer is not None and self._placement.is_foreign(self._write_connection)
         if foreign and self._placement.is_replaced:
             # The file may live on under another name: it gets what is only in the log.

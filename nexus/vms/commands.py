@@ -9,6 +9,7 @@ from nexus_protocol.command import Command, Effect, Record, command
 from nexus_protocol.errors import FailedPrecondition, ResourceExhausted
 
 from nexus.records.errors import (
+    QueryInvalid,
     RecordAmbiguous,
     RecordChanged,
     RecordCursorInvalid,
@@ -17,7 +18,18 @@ from nexus.records.errors import (
     RecordNotFound,
 )
 from nexus.records.events import record_events
-from nexus.records.fields import ClientId, Cursor, ManagedBy, Name, PageLimit, Reference, Revision, StateRevision, key
+from nexus.records.fields import (
+    ClientId,
+    Cursor,
+    ManagedBy,
+    Match,
+    Name,
+    PageLimit,
+    Reference,
+    Revision,
+    StateRevision,
+    key,
+)
 from nexus.vms.states import VmRole, VmState
 
 __all__ = [
@@ -167,7 +179,7 @@ class CreateVm(Command[Vm]):
     id: ClientId | None = None
 
 
-@command(0x0101, Effect.READ, errors=(VmCursorInvalid,), large_reply=True, all_projects=True)
+@command(0x0101, Effect.READ, errors=(VmCursorInvalid, QueryInvalid), large_reply=True, all_projects=True)
 class ListVms(Command[VmPage]):
     """List VM records, sorted by ``created_at`` and then ``id``, both descending.
 
@@ -177,6 +189,7 @@ class ListVms(Command[VmPage]):
 
     role: Annotated[VmRole, Meta(description="only VMs of this role")] | None = None
     state: Annotated[VmState, Meta(description="only VMs in this state")] | None = None
+    match: Match | None = None
     limit: PageLimit = 1000
     cursor: Cursor | None = None
 

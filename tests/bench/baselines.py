@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from nexus.store.connection import connect
 from nexus.store.migrate import migrate, target_version
 
 __all__ = ["SqliteInserts", "forked", "ping_pong", "select_dicts"]
@@ -73,7 +74,7 @@ class SqliteInserts:
     """
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection = connect(path, isolation_level=None)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA foreign_keys = ON")

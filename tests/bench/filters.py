@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import sqlite3
 import statistics
 import uuid
 from typing import Any
@@ -16,6 +15,7 @@ from nexus_protocol import Command
 from support.daemon import DaemonProcess
 
 from nexus.client import BlockingClient
+from nexus.store.connection import connect
 from nexus.system.commands import GetSystemStatus
 from nexus.vms.commands import ListVms
 from nexus.vms.states import VmRole, VmState
@@ -39,7 +39,7 @@ def _daemon_of(world: World, count: int) -> DaemonProcess:
         for number in range(count)
         for at in (_AT + number // 100,)
     )
-    with contextlib.closing(sqlite3.connect(daemon.database, isolation_level=None)) as connection:
+    with contextlib.closing(connect(daemon.database, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("BEGIN")
         connection.executemany(_INSERT, rows)

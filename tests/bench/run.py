@@ -24,6 +24,7 @@ from bench.imports import IMPORT_MEASURES
 from bench.jobs import JOB_MEASURES
 from bench.measures import MEASURES, Measure, Sample
 from bench.projects import PROJECT_MEASURES
+from bench.search import SEARCH_MEASURES
 from bench.services import SERVICE_MEASURES
 from bench.world import World
 
@@ -38,6 +39,7 @@ ALL = (
     *JOB_MEASURES,
     *CONVERSATION_MEASURES,
     *IMPORT_MEASURES,
+    *SEARCH_MEASURES,
 )
 
 _TIMES, _TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"

@@ -11,6 +11,7 @@ import pytest
 
 from nexus.conversations.commands import CreateConversation, ListConversations, ListMessages
 from nexus.conversations.store import CONVERSATIONS
+from nexus.store.connection import connect
 from nexus.store.migrate import migrate, target_version
 
 COLUMNS = {
@@ -53,7 +54,7 @@ QUERIES = [
 @pytest.fixture(scope="module")
 def schema() -> Iterator[sqlite3.Connection]:
     """An empty database of the newest schema."""
-    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+    with contextlib.closing(connect(":memory:", isolation_level=None)) as connection:
         migrate(connection, 0, target_version())
         yield connection
 

@@ -15,6 +15,7 @@ from support.daemon import DaemonProcess, isolated_environment
 
 from nexus.cli.main import exit_code
 from nexus.client import ConnectError, ConnectionLost
+from nexus.store.connection import connect
 
 HEADING = "NAME                 ROLE       STATE      VCPU   MEM      CID\n"
 
@@ -176,7 +177,7 @@ def test_events_of_a_killed_daemon_end_with_exit_code_3(daemon: DaemonProcess, c
 def test_vm_list_of_ten_thousand_is_complete(daemon: DaemonProcess, cli: Cli) -> None:
     daemon.stop()
     rows = ((f"{n:08x}-0000-4000-8000-000000000000", f"vm-{n:05d}", n + 3, n) for n in range(10_000))
-    with contextlib.closing(sqlite3.connect(daemon.database)) as database, database:
+    with contextlib.closing(connect(daemon.database)) as database, database:
         database.executemany(
             "INSERT INTO vms (id, name, role, state, cid, created_at) VALUES (?, ?, 'work', 'created', ?, ?)", rows
         )

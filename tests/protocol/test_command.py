@@ -98,6 +98,8 @@ STABLE_CODES = {
     "DeleteProject": 0x0503,
     "UpdateProject": 0x0504,
     "GetProjectHoldings": 0x0505,
+    "Search": 0x0600,
+    "RebuildSearchIndex": 0x0601,
     "Extra": 0xFF00,
     "AttachService": 13,
     "SendServiceInput": 14,

@@ -18,6 +18,7 @@ from support.faults import as_ordinary_user, make_read_only, on_small_disk
 from support.stores import contents, files_of, look_at, make_store, schema_of
 
 from nexus.store import DatabaseDamaged, InitError, SchemaMismatch
+from nexus.store.connection import connect
 from nexus.store.migrate import target_version
 from nexus.store.sqlite import SqliteStore
 
@@ -73,7 +74,7 @@ def change(path: Path, *statements: str) -> None:
 def make_hot(path: Path, *statements: str) -> None:
     """Leave the database as a killed process does: with the changes in the log alone."""
     copy = path.with_name("copy")
-    with contextlib.closing(sqlite3.connect(path)) as connection:
+    with contextlib.closing(connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         with connection:

@@ -170,7 +170,14 @@ _LAYERS: dict[str, set[str]] = {
         *("click", "tomli_w"),
         *("nexus", "nexus.capabilities", "nexus.client", "nexus.config", "nexus.locks", "nexus.paths"),
         *("nexus.runtime.procfs", "nexus.store", "nexus.system.commands", "nexus.terminal", "nexus.trust"),
-        *("nexus.envfile", "nexus.journal.commands", "nexus.projects.commands", "nexus.records.fields", "nexus.graph"),
+        *(
+            "nexus.envfile",
+            "nexus.journal.commands",
+            "nexus.projects.commands",
+            "nexus.search.commands",
+            "nexus.records.fields",
+            "nexus.graph",
+        ),
         *("nexus.records.processes", "nexus.durations"),
     },
     "nexus.daemon": {

@@ -66,6 +66,7 @@ from nexus.journal.commands import BeginOperation
 from nexus.plugins.commands import Extra, ReloadPlugins
 from nexus.projects.commands import CreateProject, DeleteProject, UpdateProject
 from nexus.projects.states import ProjectMode
+from nexus.search.commands import RebuildSearchIndex
 from nexus.services.commands import (
     AddDependency,
     AddService,
@@ -484,6 +485,7 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "PutBlob": (1, lambda pool: PutBlob(pool.words().encode())),
     "CreateProject": (5, _create_project),
     "UpdateProject": (6, _update_project),
+    "RebuildSearchIndex": (1, lambda _pool: RebuildSearchIndex()),
     "DeleteProject": (3, lambda pool: DeleteProject(pool.project(), cascade=pool.chance.random() < 0.8)),
 }
 """For each command how often it is made, and how."""

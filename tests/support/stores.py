@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus.store import Transaction
+from nexus.store.fulltext import OF_INDEX
 from nexus.store.sqlite import SqliteStore
 
 __all__ = [
@@ -110,12 +111,15 @@ def schema_of(path: Path) -> list[tuple[str, str, str]]:
 
 
 def contents(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of each table except ``schema_meta``, by table, sorted by key; bytes are text as ``0x00ff``."""
+    """Return the rows of each table, by table, sorted by key; bytes are text as ``0x00ff``.
+
+    ``schema_meta`` and the tables of the search index are left out.
+    """
     found = {}
     with look_at(path) as connection:
         connection.row_factory = sqlite3.Row
         for _type, name, _sql in [entry for entry in schema_of(path) if entry[0] == "table"]:
-            if name != "schema_meta":
+            if name != "schema_meta" and not name.startswith(OF_INDEX):
                 found[name] = [
                     {key: f"0x{value.hex()}" if isinstance(value, bytes) else value for key, value in dict(row).items()}
                     for row in connection.execute(f'SELECT * FROM "{name}" ORDER BY 1')

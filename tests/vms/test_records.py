@@ -14,6 +14,7 @@ from support.raw import RawClient, pack
 
 from nexus.journal.commands import WatchEvents
 from nexus.records.scope import DEFAULT_ID
+from nexus.store.connection import connect
 from nexus.store.migrate import available_migrations
 from nexus.store.writer import Numbers, SqliteTransaction
 from nexus.vms import store
@@ -283,7 +284,7 @@ def test_lowest_free_cid_is_used_once_the_last_one_is_in_use(daemon: DaemonProce
 def test_create_without_a_free_cid_fails_with_cids_exhausted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four billion rows are too many for a test: the same table and statements are used with a range of three CIDs."""
     monkeypatch.setattr(store, "LAST_CID", 5)
-    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+    with contextlib.closing(connect(":memory:", isolation_level=None)) as connection:
         for statement in available_migrations()[1].up:
             connection.execute(statement.replace("4294967294", "5"))
         tx = SqliteTransaction(connection, 0, Numbers(b"k" * 32))

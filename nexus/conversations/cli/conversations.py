@@ -70,7 +70,7 @@ def _make_show() -> click.Command:
         ListMessages,
         run,
         parameters=[limit, every, unfold],
-        exclude=("at_end", "after", "before", "parts", "limit"),
+        exclude=("at_end", "after", "before", "parts", "limit", "match"),
         help=_SHOW_HELP,
     )
 
@@ -78,16 +78,25 @@ def _make_show() -> click.Command:
 _SHOW_HELP = """Show the end of a conversation, with calls of tools folded to a line each."""
 
 
-def messages_of(app: App, conversation: str, limit: int | None, *, from_start: bool) -> Results[Message]:
-    """The last messages of a conversation in their order, 20 by default; or the first ones, all by default."""
+def messages_of(
+    app: App, conversation: str, limit: int | None, *, from_start: bool, match: str | None = None
+) -> Results[Message]:
+    """The last messages of a conversation in their order, 20 by default; or the first ones, all by default.
+
+    With ``match`` only those that the search finds.
+    """
     pages: list[Results[Message]] = []
     left = limit if limit is not None or from_start else _RECENT
     position: int | None = None
     while left is None or left > 0:
         count = _PAGE if left is None else min(_PAGE, left)
-        command = ListMessages(conversation, parts=True, limit=count, after=position if from_start else None)
+        command = ListMessages(
+            conversation, match=match, parts=True, limit=count, after=position if from_start else None
+        )
         if not from_start:
-            command = ListMessages(conversation, parts=True, limit=count, at_end=position is None, before=position)
+            command = ListMessages(
+                conversation, match=match, parts=True, limit=count, at_end=position is None, before=position
+            )
         page = app.fetch(command)
         rows = page.rows(MessagePage.messages)
         pages.append(rows)

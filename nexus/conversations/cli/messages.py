@@ -95,7 +95,9 @@ def _make_add() -> click.Command:
 def _make_list() -> click.Command:
     def run(app: App, values: Values, out: Printer) -> None:
         limit = values.number("limit")
-        found = messages_of(app, values.word("conversation"), limit, from_start=not values.flag("last"))
+        found = messages_of(
+            app, values.word("conversation"), limit, from_start=not values.flag("last"), match=values.text("match")
+        )
         out.many(found, _COLUMNS, name=_id, nothing="No messages found.")
 
     limit = click.Option(["--limit"], type=Number(1), help="Maximum number of messages (default: all).")

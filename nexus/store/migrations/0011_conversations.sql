@@ -1,5 +1,5 @@
--- Conversations with their messages, and the numbers by which a search index knows conversations, messages, jobs,
--- services and VMs.
+-- Conversations with their messages, and the search index over conversations, messages and their parts, jobs, services
+-- and VMs, which knows each of them by its number doc.
 
 -- migrate: up
 CREATE TABLE conversations (
@@ -94,6 +94,7 @@ CREATE TABLE message_parts (
     length INTEGER,
     blob TEXT REFERENCES blobs (hash),
     continues INTEGER NOT NULL DEFAULT 0 CHECK (continues IN (0, 1)),  -- more of the part before, of an open message
+    doc INTEGER UNIQUE,  -- of one with a body that the search covers; of an open message once it was idle
     PRIMARY KEY (message_id, number)
 );
 CREATE INDEX idx_message_parts_blob ON message_parts (blob) WHERE blob IS NOT NULL;
@@ -261,8 +262,259 @@ CREATE INDEX idx_conversation_sources_project ON conversation_sources (project_i
 CREATE INDEX idx_conversation_sources_watched ON conversation_sources (watched, path, id);
 CREATE INDEX idx_conversation_sources_project_watched ON conversation_sources (project_id, watched, path, id);
 
+-- The search index. Its content is the view search_row, in which each row has its number doc unchanged, so that a
+-- look-up by it is one search in each table. The column parts has what the tokenizer does not find by itself: see
+-- nexus/store/splitting.py. Rows of hidden conversations stay in the index until they are deleted, so that hiding one
+-- is a small write: what searches leaves them out by a join.
+CREATE TABLE search_state (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    splitting INTEGER NOT NULL,  -- the version of search_parts that the index was made with
+    indexed_to INTEGER NOT NULL  -- the highest doc that it holds: the greatest of all integers, but during a rebuild
+);
+INSERT INTO search_state (id, splitting, indexed_to) VALUES (1, search_splitting(), 9223372036854775807);
+CREATE VIEW search_row (doc, name, text, parts) AS
+    SELECT doc, title, '',
+        search_parts(title)
+        FROM conversations
+    UNION ALL
+    SELECT doc, '', content,
+        search_parts(content)
+        FROM messages WHERE status <> 'open'
+    UNION ALL
+    SELECT doc, coalesce(tool, ''), body,
+        search_parts(coalesce(tool, '') || char(10) || body)
+        FROM message_parts WHERE doc IS NOT NULL
+    UNION ALL
+    SELECT doc, coalesce(label, ''), command || char(10) || coalesce(reason, '') || char(10)
+        || coalesce(stdout, '') || char(10) || coalesce(stderr, ''),
+        search_parts(
+        coalesce(label, '') || char(10) || command || char(10) || coalesce(reason, '') || char(10)
+        || coalesce(stdout, '') || char(10) || coalesce(stderr, ''))
+        FROM jobs
+    UNION ALL
+    SELECT doc, name, coalesce(reason, ''),
+        search_parts(name || char(10) || coalesce(reason, ''))
+        FROM service
+    UNION ALL
+    SELECT doc, name, '',
+        search_parts(name)
+        FROM vms;
+CREATE VIRTUAL TABLE search_index USING fts5 (
+    name, text, parts, content = 'search_row', content_rowid = 'doc', tokenize = 'unicode61 remove_diacritics 2'
+);
+-- Names and titles also by what stands within a word.
+CREATE VIEW search_named (doc, name) AS
+    SELECT doc, title FROM conversations
+    UNION ALL
+    SELECT doc, coalesce(label, '') FROM jobs
+    UNION ALL
+    SELECT doc, name FROM service
+    UNION ALL
+    SELECT doc, name FROM vms;
+CREATE VIRTUAL TABLE search_name USING fts5 (
+    name, content = 'search_named', content_rowid = 'doc', tokenize = 'trigram'
+);
+CREATE TRIGGER search_conversations_insert AFTER INSERT ON conversations
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_index (rowid, name, text, parts)
+    VALUES (new.doc, new.title, '',
+        search_parts(new.title));
+    INSERT INTO search_name (rowid, name) VALUES (new.doc, new.title);
+END;
+CREATE TRIGGER search_conversations_delete AFTER DELETE ON conversations
+    WHEN old.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_index (search_index, rowid, name, text, parts)
+    VALUES ('delete', old.doc, old.title, '',
+        search_parts(old.title));
+    INSERT INTO search_name (search_name, rowid, name) VALUES ('delete', old.doc, old.title);
+END;
+CREATE TRIGGER search_conversations_update AFTER UPDATE OF title ON conversations
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_index (search_index, rowid, name, text, parts)
+    VALUES ('delete', old.doc, old.title, '',
+        search_parts(old.title));
+    INSERT INTO search_index (rowid, name, text, parts)
+    VALUES (new.doc, new.title, '',
+        search_parts(new.title));
+END;
+CREATE TRIGGER search_conversations_rename AFTER UPDATE OF title ON conversations
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_name (search_name, rowid, name) VALUES ('delete', old.doc, old.title);
+    INSERT INTO search_name (rowid, name) VALUES (new.doc, new.title);
+END;
+CREATE TRIGGER search_messages_insert AFTER INSERT ON messages
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) AND new.status <> 'open' BEGIN
+    INSERT INTO search_index (rowid, name, text, parts)
+    VALUES (new.doc, '', new.content,
+        search_parts(new.content));
+END;
+CREATE TRIGGER search_messages_delete AFTER DELETE ON messages
+    WHEN old.doc <= (SELECT indexed_to FROM search_state) AND old.status <> 'open' BEGIN
+    INSERT INTO search_index (search_index, rowid, name, text, parts)
+    VALUES ('delete', old.doc, '', old.content,
+        search_parts(old.content));
+END;
+CREATE TRIGGER search_messages_update AFTER UPDATE OF content, status ON messages
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_index (search_index, rowid, name, text, parts)
+    SELECT 'delete', old.doc, '', old.content,
+        search_parts(old.content)
+    WHERE old.status <> 'open';
+    INSERT INTO search_index (rowid, name, text, parts)
+    SELECT new.doc, '', new.content,
+        search_parts(new.content)
+    WHERE new.status <> 'open';
+END;
+CREATE TRIGGER search_message_parts_insert AFTER INSERT ON message_parts
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) AND new.doc IS NOT NULL BEGIN
+    INSERT INTO search_index (rowid, name, text, parts)
+    VALUES (new.doc, coalesce(new.tool, ''), new.body,
+        search_parts(coalesce(new.tool, '') || char(10) || new.body));
+END;
+CREATE TRIGGER search_message_parts_delete AFTER DELETE ON message_parts
+    WHEN old.doc <= (SELECT indexed_to FROM search_state) AND old.doc IS NOT NULL BEGIN
+    INSERT INTO search_index (search_index, rowid, name, text, parts)
+    VALUES ('delete', old.doc, coalesce(old.tool, ''), old.body,
+        search_parts(coalesce(old.tool, '') || char(10) || old.body));
+END;
+CREATE TRIGGER search_message_parts_update AFTER UPDATE OF doc, tool, body ON message_parts BEGIN
+    INSERT INTO search_index (search_index, rowid, name, text, parts)
+    SELECT 'delete', old.doc, coalesce(old.tool, ''), old.body,
+        search_parts(coalesce(old.tool, '') || char(10) || old.body)
+    WHERE old.doc <= (SELECT indexed_to FROM search_state);
+    INSERT INTO search_index (rowid, name, text, parts)
+    SELECT new.doc, coalesce(new.tool, ''), new.body,
+        search_parts(coalesce(new.tool, '') || char(10) || new.body)
+    WHERE new.doc <= (SELECT indexed_to FROM search_state);
+END;
+CREATE TRIGGER search_jobs_insert AFTER INSERT ON jobs
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_index (rowid, name, text, parts)
+    VALUES (new.doc, coalesce(new.label, ''), new.command || char(10) || coalesce(new.reason, '') || char(10)
+        || coalesce(new.stdout, '') || char(10) || coalesce(new.stderr, ''),
+        search_parts(
+        coalesce(new.label, '') || char(10) || new.command || char(10) || coalesce(new.reason, '') || char(10)
+        || coalesce(new.stdout, '') || char(10) || coalesce(new.stderr, '')));
+    INSERT INTO search_name (rowid, name) VALUES (new.doc, coalesce(new.label, ''));
+END;
+CREATE TRIGGER search_jobs_delete AFTER DELETE ON jobs
+    WHEN old.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_index (search_index, rowid, name, text, parts)
+    VALUES ('delete', old.doc, coalesce(old.label, ''), old.command || char(10) || coalesce(old.reason, '') || char(10)
+        || coalesce(old.stdout, '') || char(10) || coalesce(old.stderr, ''),
+        search_parts(
+        coalesce(old.label, '') || char(10) || old.command || char(10) || coalesce(old.reason, '') || char(10)
+        || coalesce(old.stdout, '') || char(10) || coalesce(old.stderr, '')));
+    INSERT INTO search_name (search_name, rowid, name) VALUES ('delete', old.doc, coalesce(old.label, ''));
+END;
+CREATE TRIGGER search_jobs_update AFTER UPDATE OF label, command, reason, stdout, stderr ON jobs
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_index (search_index, rowid, name, text, parts)
+    VALUES ('delete', old.doc, coalesce(old.label, ''), old.command || char(10) || coalesce(old.reason, '') || char(10)
+        || coalesce(old.stdout, '') || char(10) || coalesce(old.stderr, ''),
+        search_parts(
+        coalesce(old.label, '') || char(10) || old.command || char(10) || coalesce(old.reason, '') || char(10)
+        || coalesce(old.stdout, '') || char(10) || coalesce(old.stderr, '')));
+    INSERT INTO search_index (rowid, name, text, parts)
+    VALUES (new.doc, coalesce(new.label, ''), new.command || char(10) || coalesce(new.reason, '') || char(10)
+        || coalesce(new.stdout, '') || char(10) || coalesce(new.stderr, ''),
+        search_parts(
+        coalesce(new.label, '') || char(10) || new.command || char(10) || coalesce(new.reason, '') || char(10)
+        || coalesce(new.stdout, '') || char(10) || coalesce(new.stderr, '')));
+END;
+CREATE TRIGGER search_jobs_rename AFTER UPDATE OF label ON jobs
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_name (search_name, rowid, name) VALUES ('delete', old.doc, coalesce(old.label, ''));
+    INSERT INTO search_name (rowid, name) VALUES (new.doc, coalesce(new.label, ''));
+END;
+CREATE TRIGGER search_service_insert AFTER INSERT ON service
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_index (rowid, name, text, parts)
+    VALUES (new.doc, new.name, coalesce(new.reason, ''),
+        search_parts(new.name || char(10) || coalesce(new.reason, '')));
+    INSERT INTO search_name (rowid, name) VALUES (new.doc, new.name);
+END;
+CREATE TRIGGER search_service_delete AFTER DELETE ON service
+    WHEN old.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_index (search_index, rowid, name, text, parts)
+    VALUES ('delete', old.doc, old.name, coalesce(old.reason, ''),
+        search_parts(old.name || char(10) || coalesce(old.reason, '')));
+    INSERT INTO search_name (search_name, rowid, name) VALUES ('delete', old.doc, old.name);
+END;
+CREATE TRIGGER search_service_update AFTER UPDATE OF name, reason ON service
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_index (search_index, rowid, name, text, parts)
+    VALUES ('delete', old.doc, old.name, coalesce(old.reason, ''),
+        search_parts(old.name || char(10) || coalesce(old.reason, '')));
+    INSERT INTO search_index (rowid, name, text, parts)
+    VALUES (new.doc, new.name, coalesce(new.reason, ''),
+        search_parts(new.name || char(10) || coalesce(new.reason, '')));
+END;
+CREATE TRIGGER search_service_rename AFTER UPDATE OF name ON service
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_name (search_name, rowid, name) VALUES ('delete', old.doc, old.name);
+    INSERT INTO search_name (rowid, name) VALUES (new.doc, new.name);
+END;
+CREATE TRIGGER search_vms_insert AFTER INSERT ON vms
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_index (rowid, name, text, parts)
+    VALUES (new.doc, new.name, '',
+        search_parts(new.name));
+    INSERT INTO search_name (rowid, name) VALUES (new.doc, new.name);
+END;
+CREATE TRIGGER search_vms_delete AFTER DELETE ON vms
+    WHEN old.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_index (search_index, rowid, name, text, parts)
+    VALUES ('delete', old.doc, old.name, '',
+        search_parts(old.name));
+    INSERT INTO search_name (search_name, rowid, name) VALUES ('delete', old.doc, old.name);
+END;
+CREATE TRIGGER search_vms_update AFTER UPDATE OF name ON vms
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_index (search_index, rowid, name, text, parts)
+    VALUES ('delete', old.doc, old.name, '',
+        search_parts(old.name));
+    INSERT INTO search_index (rowid, name, text, parts)
+    VALUES (new.doc, new.name, '',
+        search_parts(new.name));
+END;
+CREATE TRIGGER search_vms_rename AFTER UPDATE OF name ON vms
+    WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
+    INSERT INTO search_name (search_name, rowid, name) VALUES ('delete', old.doc, old.name);
+    INSERT INTO search_name (rowid, name) VALUES (new.doc, new.name);
+END;
+INSERT INTO search_index (search_index) VALUES ('rebuild');
+INSERT INTO search_name (search_name) VALUES ('rebuild');
+
 -- migrate: down
 DROP TABLE conversation_sources;
+DROP TRIGGER search_conversations_insert;
+DROP TRIGGER search_conversations_delete;
+DROP TRIGGER search_conversations_update;
+DROP TRIGGER search_conversations_rename;
+DROP TRIGGER search_messages_insert;
+DROP TRIGGER search_messages_delete;
+DROP TRIGGER search_messages_update;
+DROP TRIGGER search_message_parts_insert;
+DROP TRIGGER search_message_parts_delete;
+DROP TRIGGER search_message_parts_update;
+DROP TRIGGER search_jobs_insert;
+DROP TRIGGER search_jobs_delete;
+DROP TRIGGER search_jobs_update;
+DROP TRIGGER search_jobs_rename;
+DROP TRIGGER search_service_insert;
+DROP TRIGGER search_service_delete;
+DROP TRIGGER search_service_update;
+DROP TRIGGER search_service_rename;
+DROP TRIGGER search_vms_insert;
+DROP TRIGGER search_vms_delete;
+DROP TRIGGER search_vms_update;
+DROP TRIGGER search_vms_rename;
+DROP TABLE search_name;
+DROP VIEW search_named;
+DROP TABLE search_index;
+DROP VIEW search_row;
+DROP TABLE search_state;
 DELETE FROM tag WHERE kind = 'conversation';
 DELETE FROM record_number WHERE kind IN ('conversation', 'conversation_source', 'doc');
 DROP INDEX idx_vms_doc;

@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from nexus.store.connection import connect
+from nexus.store.fulltext import OF_INDEX
 from nexus.store.migrate import target_version
 from nexus.store.sqlite import SqliteStore
 
@@ -159,6 +161,8 @@ PARTS: list[dict[str, object]] = [
     {"message_id": MESSAGE_IDS[0], "number": 1, "kind": "text", "start": 0, "length": 15},
     {"message_id": MESSAGE_IDS[0], "number": 2, "kind": "image", "name": "a.png", "media_type": "image/png",
      "blob": BLOB},
+    {"message_id": MESSAGE_IDS[0], "number": 3, "kind": "tool_result", "tool": "bash", "call_id": "c0",
+     "body": "deployWorker is å", "doc": 20},
     {"message_id": MESSAGE_IDS[1], "number": 1, "kind": "tool_use", "tool": "bash", "call_id": "c1", "body": '{"a":'},
     {"message_id": MESSAGE_IDS[1], "number": 2, "kind": "tool_use", "body": '"b"}', "continues": 1},
 ]  # fmt: skip
@@ -194,7 +198,7 @@ def freeze(version: int) -> None:
         store = SqliteStore(path, Path(directory) / "backups")
         store.init(target=version)
         store.close_now()
-        with contextlib.closing(sqlite3.connect(path)) as connection:
+        with contextlib.closing(connect(path)) as connection:
             connection.executemany("INSERT INTO settings VALUES (?, ?, ?)", SETTINGS)
             if version >= 2:
                 connection.executemany(f"INSERT INTO vms ({VM_COLUMNS}) VALUES ({', '.join('?' * 12)})", VMS)
@@ -297,7 +301,7 @@ def freeze(version: int) -> None:
                 )
                 connection.executemany(
                     "INSERT INTO record_number VALUES (?, ?, ?)",
-                    [("", "doc", 19), (PROJECT_IDS[0], "conversation", 2), (PROJECT_IDS[0], "conversation_source", 1)],
+                    [("", "doc", 20), (PROJECT_IDS[0], "conversation", 2), (PROJECT_IDS[0], "conversation_source", 1)],
                 )
             connection.commit()
         save(path, target)
@@ -305,7 +309,7 @@ def freeze(version: int) -> None:
 
 def save(path: Path, target: Path) -> None:
     """Copy a database to ``target``, and write its rows beside it."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
+    with contextlib.closing(connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.row_factory = sqlite3.Row
         tables = [
@@ -313,7 +317,7 @@ def save(path: Path, target: Path) -> None:
             for (name,) in connection.execute(
                 "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
             )
-            if name != "schema_meta"
+            if name != "schema_meta" and not name.startswith(OF_INDEX)
         ]
         rows = {
             table: [plain(row) for row in connection.execute(f'SELECT * FROM "{table}" ORDER BY 1')]

@@ -1,0 +1,1 @@
+"""The search over all that people read: messages, tool calls, jobs, services, VMs and conversations."""

@@ -1,0 +1,34 @@
+"""The kinds of what the search finds, and the orders of what it found."""
+
+from __future__ import annotations
+
+from nexus_protocol.command import WireEnum
+
+__all__ = ["SearchKind", "SearchOrder"]
+
+
+class SearchKind(WireEnum):
+    """What a hit is."""
+
+    CONVERSATION = "conversation"
+    """Its title."""
+    MESSAGE = "message"
+    """The text that a person reads."""
+    TOOL = "tool"
+    """A tool call of a message, or its result."""
+    THINKING = "thinking"
+    JOB = "job"
+    """Its label, its command line, its reason, and the end of its output."""
+    SERVICE = "service"
+    """Its name and the reason of its state."""
+    VM = "vm"
+    """Its name."""
+
+
+class SearchOrder(WireEnum):
+    """How hits are sorted."""
+
+    RANK = "rank"
+    """The best first."""
+    TIME = "time"
+    """The newest first."""
