@@ -84,7 +84,8 @@ def test_every_connection_of_the_program_knows_the_functions() -> None:
         for path in (ROOT / "nexus").rglob("*.py")
         if (text := path.read_text("utf-8")).count("sqlite3.connect(")
     }
-    assert opened == {"connection.py": 1}
+    # opencode_store.py opens the database of another program.
+    assert opened == {"connection.py": 1, "opencode_store.py": 2}
 
 
 def test_triggers_never_replace_rows() -> None:

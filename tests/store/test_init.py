@@ -24,6 +24,7 @@ from nexus.store.sqlite import SqliteStore
 
 TABLES = [
     "blobs",
+    "conversation_sources",
     "conversations",
     "job_after",
     "job_group",

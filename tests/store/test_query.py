@@ -21,6 +21,8 @@ from nexus.store.sqlite import SqliteStore
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
 
 SHOWN = {
+    ("conversation_sources", "skipped"),
+    ("conversation_sources", "state"),
     ("jobs", "argv"),
     ("jobs", "command"),
     ("jobs", "metadata"),

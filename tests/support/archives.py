@@ -18,6 +18,7 @@ from nexus.capabilities import file_sets
 from nexus.conversations.blobs import BlobFolder
 from nexus.store import BackupOptions
 from nexus.store.base import BackupInfo
+from nexus.store.connection import connect
 from nexus.store.maintenance import check_database
 from nexus.store.sqlite import SqliteStore
 
@@ -63,7 +64,7 @@ class State:
     @contextlib.contextmanager
     def connected(self) -> Iterator[sqlite3.Connection]:
         """A connection that commits at the end."""
-        with contextlib.closing(sqlite3.connect(self.database)) as connection, connection:
+        with contextlib.closing(connect(self.database)) as connection, connection:
             yield connection
 
     @staticmethod
