@@ -1,7 +1,8 @@
 """Runs the process that follows sources of conversations, while any source is followed.
 
 The process outlives the daemon, which finds it again by the files of its run: there is one at most. It is told of a
-change of the sources by SIGHUP, and reads them through the socket as any client does.
+change of the sources by SIGURG, which does nothing to a process that is only starting, and reads them through the
+socket as any client does.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class Follower:
             await process.stop(grace_ms=_GRACE_MS)
             self._end(process)
         elif process is not None:
-            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGURG)
         elif self.is_needed:
             left_s = self._not_before - time.monotonic()
             if left_s > 0:
