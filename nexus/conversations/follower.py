@@ -36,7 +36,7 @@ _LONG_S = 60.0
 
 
 class Follower:
-    """Starts, adopts and ends the process. It is level-triggered: whatever wakes it, it looks at what is followed."""
+    """Starts, adopts and ends the process. It is level-triggered: each event only wakes it, and it reads the sources again."""
 
     def __init__(self, context: ManagerContext, version: str) -> None:
         self._context = context
@@ -68,7 +68,7 @@ class Follower:
             self._process.close()
 
     def wake(self) -> None:
-        """What is followed may have changed."""
+        """The sources may have changed: read them again."""
         self._awake.set()
 
     async def _adopt(self) -> None:
@@ -110,7 +110,7 @@ class Follower:
         return left_s
 
     async def _look(self) -> float | None:
-        """Do what is to be done; returns the seconds until it is to be looked at again, None for until it is woken."""
+        """Start, notify or end the process; returns the seconds until the next look, None to wait for an event."""
         self.is_needed = self._context.store.read(import_store.watched_exist)
         process = self._process
         if process is not None and process.exit is not None:

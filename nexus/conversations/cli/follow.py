@@ -39,7 +39,7 @@ _PAGE = 1000
 
 
 class Follow:
-    """What is followed, and what its files were when they were read last."""
+    """The sources that are followed, and the state that each file had when it was read last."""
 
     def __init__(self, database: Path) -> None:
         self.database = database

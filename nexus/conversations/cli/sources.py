@@ -60,7 +60,7 @@ def make_import() -> click.Command:
                 "secrets.",
             ),
             click.Option(["--redact-secrets"], is_flag=True, help="Replace known forms of secrets: keys, tokens."),
-            click.Option(["--watch"], is_flag=True, help="Follow it from now on: the daemon imports what is added."),
+            click.Option(["--watch"], is_flag=True, help="Follow it from now on: the daemon imports new messages."),
         ],
         exclude=("path", "format", "watched", "redact", "redact_secrets"),
         help=_IMPORT_HELP,
