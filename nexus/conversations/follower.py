@@ -36,7 +36,7 @@ _LONG_S = 60.0
 
 
 class Follower:
-    """Starts, adopts and ends the process. It is level-triggered: an event only wakes it, and it reads the sources again."""
+    """Starts, adopts and ends the process. It is level-triggered: an event only wakes it, and it reads the sources."""
 
     def __init__(self, context: ManagerContext, version: str) -> None:
         self._context = context
