@@ -223,7 +223,7 @@ def make_resume() -> click.Command:
             return 1
         line = command_line(*words)
         if one.folder is not None:
-            line = f"{command_line('cd', one.folder)} && {line}"
+            line = " && ".join([command_line("cd", one.folder), line])
             if not Path(one.folder).is_dir():
                 hint(f"The folder {one.folder} is not there any more.")
         click.echo(line)
