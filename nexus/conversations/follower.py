@@ -1,7 +1,8 @@
 """Runs the process that follows sources of conversations, while any source is followed.
 
 The process outlives the daemon, which finds it again by the files of its run: there is one at most. It is told of a
-change of the sources by SIGHUP, and reads them through the socket as any client does.
+change of the sources by SIGURG, which does nothing to a process that is only starting, and reads them through the
+socket as any client does.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _LONG_S = 60.0
 
 
 class Follower:
-    """Starts, adopts and ends the process. It is level-triggered: whatever wakes it, it looks at what is followed."""
+    """Starts, adopts and ends the process. It is level-triggered: an event only wakes it, and it reads the sources."""
 
     def __init__(self, context: ManagerContext, version: str) -> None:
         self._context = context
@@ -67,7 +68,7 @@ class Follower:
             self._process.close()
 
     def wake(self) -> None:
-        """What is followed may have changed."""
+        """The sources may have changed: read them again."""
         self._awake.set()
 
     async def _adopt(self) -> None:
@@ -109,7 +110,7 @@ class Follower:
         return left_s
 
     async def _look(self) -> float | None:
-        """Do what is to be done; returns the seconds until it is to be looked at again, None for until it is woken."""
+        """Start, notify or end the process; returns the seconds until the next look, None to wait for an event."""
         self.is_needed = self._context.store.read(import_store.watched_exist)
         process = self._process
         if process is not None and process.exit is not None:
@@ -124,7 +125,7 @@ class Follower:
             await process.stop(grace_ms=_GRACE_MS)
             self._end(process)
         elif process is not None:
-            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGURG)
         elif self.is_needed:
             left_s = self._not_before - time.monotonic()
             if left_s > 0:

@@ -93,7 +93,7 @@ class AddConversationSource(Command[ConversationSource]):
     format: Annotated[SourceFormat, Meta(description="what it is written in")] = SourceFormat.AUTO
     watched: Annotated[bool, Meta(description="follow it")] = False
     redact: (
-        Annotated[Path, Meta(description="a file with patterns of what is replaced, one a line", extra={"path": True})]
+        Annotated[Path, Meta(description="a file with patterns of text to replace, one a line", extra={"path": True})]
         | None
     ) = None
     redact_secrets: Annotated[bool, Meta(description="replace known forms of secrets")] = False

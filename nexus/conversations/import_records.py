@@ -123,7 +123,7 @@ class ConversationSource(Record, kw_only=True):
     watched: bool = False
     """Whether it is followed; a folder with all files in it."""
     redact: str | None = None
-    """The file with the patterns of what is replaced."""
+    """The file with the patterns of text that is replaced."""
     redact_secrets: bool = False
     """Whether known forms of secrets are replaced."""
     created_at: int

@@ -230,7 +230,7 @@ def _id_of(reader: Reader, sources: Sequence[str], source_id: str) -> str | None
 
 
 def _next_docs(tx: Transaction, count: int) -> int:
-    """The first of so many numbers by which a search index knows messages; what is not used is not given again."""
+    """The first of so many numbers by which a search index knows messages; unused ones are not given again."""
     row = tx.one(
         "INSERT INTO record_number (project_id, kind, last) VALUES ('', ?, ?) "
         "ON CONFLICT (project_id, kind) DO UPDATE SET last = record_number.last + excluded.last RETURNING last",

@@ -85,6 +85,7 @@ def get_conversation_source(ctx: Context, command: GetConversationSource) -> Con
 @handles(ImportMessages, size_bytes=_size)
 def import_messages(tx: Transaction, ctx: Context, command: ImportMessages) -> Imported:
     cannot = "cannot import"
+    project_id = ctx.scope(tx).home(cannot)
     if command.messages and command.conversation is None:
         raise InvalidArgument(f"{cannot}: messages need a conversation", details={"path": "conversation"})
     reply = Imported()
@@ -96,7 +97,7 @@ def import_messages(tx: Transaction, ctx: Context, command: ImportMessages) -> I
             check_metadata(message, name)
             kept.append((message, stored(message.content, message.parts or None, name)))
         found = import_store.found_conversation(tx, header)
-        conversation = _create(tx, ctx, header, cannot) if found is None else found
+        conversation = _create(tx, ctx, header, project_id) if found is None else found
         if found is not None:
             import_store.take_title(tx, ctx.operation, found, header.title)
         counts = import_store.add_messages(tx, ctx.operation, conversation, header.source, kept)
@@ -116,12 +117,12 @@ def import_messages(tx: Transaction, ctx: Context, command: ImportMessages) -> I
     return reply
 
 
-def _create(tx: Transaction, ctx: Context, header: ImportedConversation, cannot: str) -> Conversation:
-    check_metadata(header, cannot)
+def _create(tx: Transaction, ctx: Context, header: ImportedConversation, project_id: str) -> Conversation:
+    check_metadata(header, "cannot import the conversation")
     title = header.title or _TITLE
     created_at = tx.now if header.created_at is None else header.created_at
     fields: dict[str, Any] = {
-        "project_id": ctx.scope(tx).home(cannot),
+        "project_id": project_id,
         "title": title,
         "source_title": title,
         "metadata": header.metadata,
@@ -140,10 +141,11 @@ def _create(tx: Transaction, ctx: Context, header: ImportedConversation, cannot:
 @handles(AddConversationSource, after=_wake_for)
 def add_conversation_source(tx: Transaction, ctx: Context, command: AddConversationSource) -> ConversationSource:
     cannot = f"cannot read conversations from {command.path}"
+    project_id = ctx.scope(tx).home(cannot)
     found = import_store.source_by_path(tx, command.path)
     if found is None:
         fields = {
-            "project_id": ctx.scope(tx).home(cannot),
+            "project_id": project_id,
             "path": command.path,
             "format": command.format,
             "watched": command.watched,

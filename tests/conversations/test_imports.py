@@ -128,6 +128,18 @@ def test_file_that_grows_goes_on_where_it_ended(own: Conversations, cli: Cli, ro
     assert _texts(own) == ["one", "two", "three", "four"], "what was imported stays"
 
 
+def test_file_whose_name_is_no_text_keeps_no_other_from_being_imported(
+    own: Conversations, cli: Cli, root: Path
+) -> None:
+    folder = root / "files"
+    folder.mkdir()
+    (folder / "s.jsonl").write_text(_line("a", "one"))
+    Path(os.fsdecode(os.fsencode(folder) + b"/a\xff.jsonl")).write_text(_line("b", "two"))
+    done = cli("conv", "import", str(folder))
+    assert (done.code, "its path is not UTF-8" in done.err) == (1, True)
+    assert _texts(own) == ["one"]
+
+
 def test_deleted_conversation_is_imported_again_on_demand(own: Conversations, cli: Cli, root: Path) -> None:
     path = root / "s.jsonl"
     path.write_text(_line("a", "one") + _line("b", "two"))

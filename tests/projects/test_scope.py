@@ -72,6 +72,8 @@ def minimal(info: CommandInfo) -> Any:
                     values[field.name] = b"gone"
             if field.name == "hash":
                 values[field.name] = "0" * 64
+            if any("path" in extra for extra in extras):
+                values[field.name] = "/gone"
     if info.name == "Batch":
         return Batch.of([SetSetting("a", 1)])
     if info.name == "WatchEvents":

@@ -1,7 +1,7 @@
 """The process that follows sources: ``python -m nexus.conversations.cli.follow DATABASE``.
 
 Every second it compares the files of the sources that are followed with what they were, and imports those that changed.
-The daemon starts it; it outlives the daemon, finds the next one by the database, and is told by SIGHUP that the sources
+The daemon starts it; it outlives the daemon, finds the next one by the database, and is told by SIGURG that the sources
 have changed. What it knows is a copy of what the daemon has: it may be killed at any moment.
 """
 
@@ -20,7 +20,7 @@ from nexus_protocol.errors import InvalidArgument, NexusError, NotFound
 from nexus.address import read_address
 from nexus.client.blocking import BlockingClient
 from nexus.client.errors import ConnectionFailure
-from nexus.conversations.cli.importer import Importer
+from nexus.conversations.cli.importer import Importer, is_text
 from nexus.conversations.import_commands import AddConversationSource, ListConversationSources
 from nexus.conversations.import_records import ConversationSource
 from nexus.conversations.importing.formats import detect, files_in
@@ -39,10 +39,10 @@ _PAGE = 1000
 
 
 class Follow:
-    """What is followed, and what its files were when they were read last."""
+    """The sources that are followed, and the state that each file had when it was read last."""
 
     def __init__(self, database: Path) -> None:
-        self._database = database
+        self.database = database
         self._client: BlockingClient | None = None
         self._importer = Importer(self._call)
         self._project: str | None = None
@@ -58,7 +58,7 @@ class Follow:
 
     def _call(self, command: Any, cause: int | None = None) -> Any:
         if self._client is None:
-            address = read_address(self._database)
+            address = read_address(self.database)
             if address is None:
                 raise NoDaemon
             client = BlockingClient(address.socket, actor="conversation import", name="nexus-follow")
@@ -108,6 +108,8 @@ class Follow:
 
     def _look_at(self, root: ConversationSource, path: Path) -> None:
         name = str(path)
+        if not is_text(name):
+            return
         try:
             identity = identity_of(path)
         except OSError:
@@ -157,7 +159,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     os.umask(0o077)
     follow = Follow(Path(sys.argv[1]))
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG})
     retry_s = _LOOK_S
     while True:
         begin = time.monotonic()
@@ -171,8 +173,10 @@ def main() -> int:
             if not isinstance(error, NoDaemon):
                 _log.warning("cannot go on at present: %s", getattr(error, "message", error))
             follow.disconnect()
+            if not follow.database.exists():
+                return 0
             pause_s, retry_s = retry_s, min(2 * retry_s, _LONGEST_RETRY_S)
-        if signal.sigtimedwait({signal.SIGHUP}, pause_s) is not None:
+        if signal.sigtimedwait({signal.SIGURG}, pause_s) is not None:
             follow.changed()
             retry_s = _LOOK_S
 

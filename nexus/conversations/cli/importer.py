@@ -36,7 +36,7 @@ from nexus.conversations.states import SourceFormat
 if TYPE_CHECKING:
     pass
 
-__all__ = ["Importer", "Outcome", "cannot_redact", "redactor_for"]
+__all__ = ["Importer", "Outcome", "cannot_redact", "is_text", "redactor_for"]
 
 _BUSY_S = 30.0
 _MAX_PATTERNS_BYTES = 1024 * 1024
@@ -57,6 +57,15 @@ class Outcome(NamedTuple):
     waits: bool = False
     """Whether it ends within a line, which is read once it is whole."""
     error: str | None = None
+
+
+def is_text(path: str) -> bool:
+    """Whether a path is UTF-8, so that a request can name it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def cannot_redact(path: str, reason: str) -> str:

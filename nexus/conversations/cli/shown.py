@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 
@@ -108,6 +107,8 @@ def terminal_width() -> int | None:
     """How many columns the terminal has that is the standard output; None where it is none."""
     if not sys.stdout.isatty():
         return None
+    import shutil
+
     return max(20, shutil.get_terminal_size().columns)
 
 

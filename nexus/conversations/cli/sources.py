@@ -60,7 +60,7 @@ def make_import() -> click.Command:
                 "secrets.",
             ),
             click.Option(["--redact-secrets"], is_flag=True, help="Replace known forms of secrets: keys, tokens."),
-            click.Option(["--watch"], is_flag=True, help="Follow it from now on: the daemon imports what is added."),
+            click.Option(["--watch"], is_flag=True, help="Follow it from now on: the daemon imports new messages."),
         ],
         exclude=("path", "format", "watched", "redact", "redact_secrets"),
         help=_IMPORT_HELP,
@@ -84,7 +84,11 @@ def _import(app: App, values: Values, out: Printer) -> int:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise click.UsageError(cannot_redact(str(redact), reason)) from None
     paths = values.every("paths", str)
-    roots = [(Path(path), format_) for path in paths] if paths else default_places(format_)
+    roots = (
+        [(Path(path), format_) for path in paths]
+        if paths
+        else [(path.resolve(), each) for path, each in default_places(format_)]
+    )
     if not roots:
         click.echo("Error: cannot import: no sessions found where their programs keep them", err=True)
         click.echo("  Name a file or a folder: nexusctl conversation import PATH", err=True)
@@ -126,6 +130,7 @@ def _import(app: App, values: Values, out: Printer) -> int:
 
 
 def _outcomes(importer: Importer, roots: list[tuple[Path, SourceFormat]], options: Any) -> Iterator[Outcome]:
+    from nexus.conversations.cli.importer import Outcome, is_text
     from nexus.conversations.importing.formats import detect, files_in
 
     seen: set[Path] = set()
@@ -135,6 +140,9 @@ def _outcomes(importer: Importer, roots: list[tuple[Path, SourceFormat]], option
                 continue
             seen.add(path)
             each = format_
+            if not is_text(str(path)):
+                yield Outcome(path, each, {}, error="its path is not UTF-8")
+                continue
             if each is SourceFormat.AUTO:
                 try:
                     found = detect(path)
@@ -215,7 +223,7 @@ def make_resume() -> click.Command:
             return 1
         line = command_line(*words)
         if one.folder is not None:
-            line = f"{command_line('cd', one.folder)} && {line}"
+            line = " && ".join([command_line("cd", one.folder), line])
             if not Path(one.folder).is_dir():
                 hint(f"The folder {one.folder} is not there any more.")
         click.echo(line)

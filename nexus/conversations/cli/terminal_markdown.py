@@ -1,4 +1,4 @@
-"""Markdown as lines of a terminal, which are wrapped to its width. What is no printable character is replaced."""
+"""Markdown as lines of a terminal, which are wrapped to its width. Characters that cannot be printed are replaced."""
 
 from __future__ import annotations
 

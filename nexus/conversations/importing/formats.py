@@ -18,7 +18,7 @@ _MAX_DEPTH = 8
 
 
 class Format(NamedTuple):
-    """What is known of one format."""
+    """The files and the program of one format."""
 
     patterns: tuple[str, ...]
     """How its files are called."""
@@ -67,7 +67,7 @@ FORMATS: dict[SourceFormat, Format] = {
 def default_places(
     format_: SourceFormat, environment: Mapping[str, str] = os.environ
 ) -> list[tuple[Path, SourceFormat]]:
-    """Where the programs of a format, by default of all formats, keep their files; only what is there."""
+    """Where the programs of a format, by default of all formats, keep their files; only places that exist."""
     wanted = [format_] if format_ is not SourceFormat.AUTO else list(FORMATS)
     return [(path, each) for each in wanted for path in FORMATS[each].places(environment) if path.exists()]
 

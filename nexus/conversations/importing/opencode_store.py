@@ -1,4 +1,4 @@
-"""opencode: one SQLite database with all sessions, opened read-only. What is written there later is read anew.
+"""opencode: one SQLite database with all sessions, opened read-only. Later changes are read again.
 
 Tables ``session``, ``message`` and ``part``; what a message or a part says is JSON in its column ``data``.
 """

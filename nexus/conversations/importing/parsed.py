@@ -91,7 +91,7 @@ class LineParser(Protocol):
         """Give what was held back, because the file ends here at present."""
 
     def position(self, offset: int) -> tuple[int, State]:
-        """From where to go on once ``offset`` is reached: before what is held back, which is then read again."""
+        """From where to go on once ``offset`` is reached: before a message that is held back."""
 
 
 def as_dict(value: object) -> dict[str, Any]:

@@ -225,7 +225,7 @@ class _Gathering:
         self._size = 0
 
     def skip(self, reason: str) -> None:
-        """Count what is not imported, or not as it is."""
+        """Count a line that is not imported, or not as it was."""
         reason = one_line(self.redactor.text(reason), 80) or "?"
         if reason not in self.skipped and len(self.skipped) >= _MAX_REASONS:
             reason = "other reasons"
