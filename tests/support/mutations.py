@@ -32,6 +32,8 @@ from nexus.conversations.commands import (
     SweepBlobs,
     UpdateConversation,
 )
+from nexus.conversations.import_commands import AddConversationSource, ImportMessages, RemoveConversationSource
+from nexus.conversations.import_records import ImportedConversation, ImportedMessage
 from nexus.conversations.records import MessagePart
 from nexus.conversations.states import PartKind, Role
 from nexus.jobs.commands import (
@@ -422,6 +424,18 @@ def _edit_message(pool: Pool) -> EditMessage:
     return EditMessage(pool.message(), **fields)
 
 
+def _import_messages(pool: Pool) -> ImportMessages:
+    chance = pool.chance
+    conversation = ImportedConversation(
+        source="x", source_id=f"c{chance.randrange(3)}", title=f"t{chance.randrange(3)}"
+    )
+    messages = [
+        ImportedMessage(source_id=f"m{chance.randrange(9)}", role=Role.USER, content=pool.words(), tokens=2)
+        for _ in range(chance.randrange(4))
+    ]
+    return ImportMessages(conversation, messages)
+
+
 MAKERS: dict[str, tuple[int, Maker]] = {
     "AddService": (14, _add_service),
     "UpdateService": (10, _update_service),
@@ -482,10 +496,13 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "EditMessage": (4, _edit_message),
     "DeleteMessage": (2, lambda pool: DeleteMessage(pool.message())),
     "AppendMessage": (1, lambda _pool: AppendMessage("none", Role.USER)),
+    "ImportMessages": (5, _import_messages),
+    "AddConversationSource": (2, lambda pool: AddConversationSource(f"/srv/{pool.chance.randrange(3)}")),
+    "RemoveConversationSource": (2, lambda pool: RemoveConversationSource(f"/srv/{pool.chance.randrange(3)}")),
+    "RebuildSearchIndex": (1, lambda _pool: RebuildSearchIndex()),
     "PutBlob": (1, lambda pool: PutBlob(pool.words().encode())),
     "CreateProject": (5, _create_project),
     "UpdateProject": (6, _update_project),
-    "RebuildSearchIndex": (1, lambda _pool: RebuildSearchIndex()),
     "DeleteProject": (3, lambda pool: DeleteProject(pool.project(), cascade=pool.chance.random() < 0.8)),
 }
 """For each command how often it is made, and how."""
