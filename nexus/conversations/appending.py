@@ -19,6 +19,7 @@ from nexus.conversations.records import MESSAGE_BYTES, Message
 from nexus.conversations.states import MessageStatus, PartKind
 from nexus.journal.operation import Operation
 from nexus.store import StateStore, Transaction
+from nexus.store.splitting import INDEXED_CHARACTERS
 
 __all__ = ["FLUSH_BYTES", "FLUSH_S", "IDLE_S", "Appending"]
 
@@ -158,7 +159,8 @@ class Appending:
         """
         self.idle_at = None
         await self._store.write(
-            lambda tx: store.join_flushed(tx, self.message.id), size_bytes=512 + min(self.size_bytes, 65_536)
+            lambda tx: store.join_flushed(tx, self.message.id),
+            size_bytes=512 + 4 * min([self.size_bytes, INDEXED_CHARACTERS]),
         )
 
     async def end(self, status: MessageStatus) -> Message:
@@ -179,7 +181,7 @@ class Appending:
         values: Mapping[str, Any] = dict(self.values)
         message = await self._store.write(
             lambda tx: store.end_message(tx, self._operation, self.message.id, status, values),
-            size_bytes=1024 + self.size_bytes,
+            size_bytes=1024 + self.size_bytes + 3 * min([self.size_bytes, INDEXED_CHARACTERS]),
         )
         if message is None:
             raise self._gone()

@@ -20,7 +20,7 @@ from nexus.conversations.import_commands import (
 from nexus.conversations.import_records import ConversationSource, Imported, ImportedConversation
 from nexus.conversations.import_store import SOURCES
 from nexus.conversations.manager import ConversationManager
-from nexus.conversations.parts_store import stored
+from nexus.conversations.parts_store import stored, write_bytes
 from nexus.conversations.records import Conversation
 from nexus.conversations.store import CONVERSATIONS
 from nexus.journal.operation import Operation
@@ -65,10 +65,8 @@ contents(Contents("conversation_source", "conversation source", _held, _delete_a
 
 
 def _size(command: ImportMessages) -> int:
-    return 1024 + sum(
-        1024 + len(message.content or "") + sum(len(part.body or "") for part in message.parts)
-        for message in command.messages
-    )
+    texts = [text for each in command.messages for text in (each.content, *(part.body for part in each.parts))]
+    return write_bytes(texts, 1024 * (1 + len(command.messages)))
 
 
 def _resolve(reader: Reader, ctx: Context, reference: str) -> ConversationSource:

@@ -128,7 +128,7 @@ class ConversationManager:
         operation = self._hidden[id_] or self._context.cause("conversations.swept")
         done = False
         while not done:
-            done = await self._store.write(lambda tx: steps_store.sweep_step(tx, operation, id_), size_bytes=65_536)
+            done = await self._store.write(lambda tx: steps_store.sweep_step(tx, operation, id_), size_bytes=256 * 1024)
         del self._hidden[id_]
 
     async def _sweep_blobs(self) -> None:

@@ -35,7 +35,7 @@ from nexus.conversations.errors import (
     MessageSourceTaken,
 )
 from nexus.conversations.manager import ConversationManager
-from nexus.conversations.parts_store import PartRow, Stored, stored, with_new_text
+from nexus.conversations.parts_store import PartRow, Stored, stored, with_new_text, write_bytes
 from nexus.conversations.records import (
     Appended,
     Blob,
@@ -144,7 +144,7 @@ def _existing(
 
 
 def _size(command: Any) -> int:
-    return 2048 + len(command.content or "") + sum(len(part.body or "") for part in command.parts or ())
+    return write_bytes([command.content, *(part.body for part in command.parts or ())])
 
 
 @handles(CreateMessage, size_bytes=_size)
@@ -425,7 +425,7 @@ def edit_message(tx: Transaction, ctx: Context, command: EditMessage) -> Message
     return store.change_message(tx, ctx.operation, found, kept, values)
 
 
-@handles(DeleteMessage, size_bytes=lambda _command: 65_536)
+@handles(DeleteMessage, size_bytes=lambda _command: 256 * 1024)
 def delete_message(tx: Transaction, ctx: Context, command: DeleteMessage) -> Message:
     found, _cannot = _changeable(tx, ctx, command.message, command.if_revision, "delete")
     unlink(tx, ctx.operation, "message", found.message.id, _MAX_UNLINKED)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from nexus.conversations.errors import MessageInvalid
 from nexus.conversations.records import MESSAGE_BYTES, MessagePart
 from nexus.conversations.states import PartKind
+from nexus.store.splitting import INDEXED_CHARACTERS
 
-__all__ = ["PartRow", "Stored", "assemble", "joined_text", "stored", "with_new_text"]
+__all__ = ["PartRow", "Stored", "assemble", "joined_text", "stored", "with_new_text", "write_bytes"]
 
 _BETWEEN = "\n\n"
 """Between two text parts, in the content."""
@@ -42,6 +43,11 @@ class Stored(NamedTuple):
     rows: list[PartRow]
     """Empty for a message that is text alone."""
     size_bytes: int
+
+
+def write_bytes(texts: Iterable[str | None], others: int = 2048) -> int:
+    """What a write of texts counts among the writes that share a commit: the index takes longer than the row."""
+    return others + sum(len(text) + 3 * min(len(text), INDEXED_CHARACTERS) for text in texts if text)
 
 
 def joined_text(parts: Iterable[MessagePart]) -> str:

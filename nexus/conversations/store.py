@@ -32,6 +32,7 @@ from nexus.records.scope import Scope
 from nexus.records.table import DOC, Table, next_number
 from nexus.store import Reader, Row, Transaction
 from nexus.store.fulltext import Words, matching_docs
+from nexus.store.splitting import INDEXED_CHARACTERS
 
 __all__ = [
     "CONVERSATIONS",
@@ -135,6 +136,7 @@ _PART_COLUMNS = ", ".join(PartRow._fields)
 _SHOWN = 5
 _SEARCHED_PARTS = frozenset({"text", "thinking", "tool_use", "tool_result"})
 """The kinds of parts whose own texts the search covers."""
+_INDEXED_OF_PARTS = 128 * 1024
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
@@ -456,9 +458,12 @@ def insert_parts(
 ) -> None:
     """Insert rows of parts, from a number on. ``searchable`` ones with a text of their own get a number for the search.
 
+    Of a message with many long parts only the first ones do, so that indexing them takes no more than about 30 ms.
+
     Raises:
         BlobNotFound: a part names a blob that was not stored.
     """
+    left = _INDEXED_OF_PARTS
     for number, row in enumerate(rows, first):
         # Named again: a blob is not deleted soon after, also where the message goes at once.
         if row.blob is not None and not tx.execute(
@@ -469,7 +474,10 @@ def insert_parts(
                 hint="Store it first: PutBlob",
                 details={"blob": row.blob},
             )
-        doc = next_number(tx, "", DOC) if searchable and row.body and row.kind in _SEARCHED_PARTS else None
+        doc = None
+        if searchable and left > 0 and row.body and row.kind in _SEARCHED_PARTS:
+            doc = next_number(tx, "", DOC)
+            left -= min([len(row.body), INDEXED_CHARACTERS])
         tx.execute(
             f"INSERT INTO message_parts (message_id, number, doc, {_PART_COLUMNS}) "
             f"VALUES (?, ?, ?, {', '.join('?' * len(row))})",

@@ -13,6 +13,7 @@ from nexus.search.states import SearchKind, SearchOrder
 from nexus.store import Reader
 from nexus.store.dialect import contains_text
 from nexus.store.fulltext import from_index, ranked_docs
+from nexus.store.splitting import INDEXED_CHARACTERS
 
 __all__ = ["Candidate", "Conditions", "Found", "candidates", "conversation_id", "show"]
 
@@ -77,6 +78,8 @@ class _Table(NamedTuple):
     node: str | None = None
     texts: tuple[str, ...] = ()
     """The columns that ``--literal`` looks at."""
+    long: str | None = None
+    """The condition, which has an index, of rows whose text the search index has in part only."""
 
 
 # Rows of a conversation that is hidden, because it is being deleted or copied, are in the index and are not found.
@@ -107,6 +110,7 @@ _TABLES = (
         role="messages.role",
         conversation_id="messages.conversation_id",
         texts=("messages.content",),
+        long=f"length(messages.content) > {INDEXED_CHARACTERS}",
     ),
     _Table(
         "message_parts",
@@ -186,6 +190,10 @@ def candidates(
             if (text is None and (is_name or literal is None)) or (is_name and not table.has_names):
                 continue
             for candidate in _newest(reader, table, where, home, limit, text, literal, is_name=is_name):
+                found[candidate.table, candidate.doc] = candidate
+        if literal is not None and expression is not None and table.long is not None:
+            long = ([*where[0], table.long], where[1])
+            for candidate in _newest(reader, table, long, home, limit, None, literal, is_name=False):
                 found[candidate.table, candidate.doc] = candidate
     return sorted(found.values(), key=_by_place)[:limit]
 

@@ -9,7 +9,7 @@ import os
 import sqlite3
 from typing import Any
 
-from nexus.store.splitting import SPLITTING, parts
+from nexus.store.splitting import SPLITTING, indexed, parts
 
 __all__ = ["connect", "prepare"]
 
@@ -21,6 +21,7 @@ def connect(database: str | os.PathLike[str], **options: Any) -> sqlite3.Connect
 
 def prepare(connection: sqlite3.Connection) -> sqlite3.Connection:
     """Make a connection know the functions of the search index; returns it."""
+    connection.create_function("search_text", 1, indexed, deterministic=True)
     connection.create_function("search_parts", 1, parts, deterministic=True)
     connection.create_function("search_splitting", 0, lambda: SPLITTING, deterministic=True)
     return connection

@@ -10,13 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-__all__ = ["BARRIER", "CJK", "SPLITTING", "pairs", "parts", "words_of"]
+__all__ = ["BARRIER", "CJK", "INDEXED_CHARACTERS", "SPLITTING", "indexed", "pairs", "parts", "words_of"]
 
 SPLITTING = 1
 """The version of ``parts``. Another one splits differently, and an index of this one has to be rebuilt."""
 
 BARRIER = "\ue000"
 """A token between what does not belong together, so that no phrase goes across. No text of a person has it."""
+
+INDEXED_CHARACTERS = 64 * 1024
+"""The index has a longer text up to this length: adding a character takes it about 0.2 µs, in the writer's time."""
+_INDEXED_END = 16 * 1024
 
 CJK = (
     "\u3005\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -42,6 +46,13 @@ _OVERLAP = 1
 """What a joint has after its first character."""
 
 
+def indexed(text: str | None) -> str | None:
+    """What the index has of a text: all of it, or the beginning and the end of a long one."""
+    if text is None or len(text) <= INDEXED_CHARACTERS:
+        return text
+    return f"{text[: INDEXED_CHARACTERS - _INDEXED_END]} {BARRIER} {text[-_INDEXED_END:]}"
+
+
 def words_of(identifier: str) -> list[str]:
     """The words of an identifier in camel case; the identifier alone where it has no joint."""
     return _CUT.sub(" ", identifier).split() if _JOINT.search(identifier) else [identifier]
@@ -53,6 +64,7 @@ def parts(text: str | None) -> str:
     A run of CJK characters gives each pair and then its last character, so that each of its characters begins a token.
     What touches such a run is given too: the tokenizer takes both for one word.
     """
+    text = indexed(text)
     if not text:
         return ""
     found: dict[str, None] = {}

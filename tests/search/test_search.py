@@ -35,6 +35,7 @@ from nexus.search.states import SearchKind, SearchOrder
 from nexus.services.commands import AddService, ListServices, RemoveService
 from nexus.store.connection import connect
 from nexus.store.maintenance import check_database
+from nexus.store.splitting import INDEXED_CHARACTERS
 from nexus.vms.commands import CreateVm, DeleteVm, ListVms, UpdateVm
 
 
@@ -206,6 +207,31 @@ def test_edited_and_deleted_messages_are_not_found_by_their_old_text(nexus: Conv
     nexus.client.call(UpdateConversation(made.id, title="second title"))
     assert names(nexus, "alpha OR beta OR first") == []
     assert names(nexus, "gamma OR second") == [f"conversation {made.name}", f"message {made.name}:1"]
+
+
+def test_long_text_is_found_by_its_beginning_and_its_end_and_literally_by_all_of_it(nexus: Conversations) -> None:
+    made = nexus.create()
+    filler = "lorem ipsum dolor " * 4000
+    text = f"headword {filler} middleword of it {filler} tailword"
+    assert len(text) > 2 * INDEXED_CHARACTERS
+    (message,) = nexus.add(made, text)
+    found = [f"message {made.name}:1"]
+    assert names(nexus, "headword") == names(nexus, "tailword") == names(nexus, "headword tailword") == found
+    assert names(nexus, "middleword") == []
+    assert names(nexus, "middleword of", literal=True) == found
+    (hit,) = hits(nexus, "middleword of", literal=True)
+    assert hit.snippet[slice(*hit.highlights[0])] == "middleword of"
+    nexus.client.call(EditMessage(message.id, "short"))
+    assert names(nexus, "headword OR tailword") == []
+    assert names(nexus, "short") == found
+
+
+def test_of_many_long_parts_the_first_are_found(nexus: Conversations) -> None:
+    made = nexus.create()
+    bodies = [f"number{number} {'x ' * (INDEXED_CHARACTERS // 2)}" for number in range(4)]
+    parts = [MessagePart(PartKind.TOOL_RESULT, body, tool="cat") for body in bodies]
+    nexus.client.call(CreateMessage(made.id, Role.TOOL, parts=parts))
+    assert [bool(names(nexus, f"number{number}")) for number in range(4)] == [True, True, False, False]
 
 
 def test_hidden_conversations_are_never_found(nexus: Conversations) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus.store.splitting import BARRIER, parts, words_of
+from nexus.conversations.importing import reading
+from nexus.store.splitting import BARRIER, INDEXED_CHARACTERS, indexed, parts, words_of
 
 B = f" {BARRIER} "
 
@@ -53,3 +54,21 @@ def test_text_is_split_alike_at_every_place(before: int) -> None:
 def test_parts_of_any_text_have_its_characters_alone(text: str) -> None:
     assert set(parts(text)) <= set(text) | set(B)
     assert parts(text) == parts(text)
+
+
+def test_indexed_text_is_whole_or_a_beginning_and_an_end() -> None:
+    assert indexed(None) is None
+    for length in (0, 1, INDEXED_CHARACTERS):
+        assert indexed("a" * length) == "a" * length
+    text = "a" * 100_000 + "b" * 100_000
+    cut = indexed(text)
+    assert cut is not None
+    beginning, barrier, end = cut.split(" ")
+    assert (set(beginning), barrier, set(end)) == ({"a"}, BARRIER, {"b"})
+    assert len(beginning) + len(end) == INDEXED_CHARACTERS
+    assert parts(f"getUserName {text} getOtherName") == f"get User Name{B}get Other Name"
+    assert parts(f"{text} midName {text}") == ""
+
+
+def test_importers_know_how_much_of_a_text_is_indexed() -> None:
+    assert reading.INDEXED_CHARACTERS == INDEXED_CHARACTERS

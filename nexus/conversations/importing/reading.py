@@ -26,11 +26,25 @@ from nexus.conversations.importing.redaction import Redactor
 from nexus.conversations.records import MESSAGE_BYTES, MessagePart
 from nexus.conversations.states import PartKind, SourceFormat
 
-__all__ = ["MessageBatch", "Identity", "Start", "Unreadable", "fitted", "identity_of", "read_source", "start_from"]
+__all__ = [
+    "INDEXED_CHARACTERS",
+    "Identity",
+    "MessageBatch",
+    "Start",
+    "Unreadable",
+    "fitted",
+    "identity_of",
+    "read_source",
+    "start_from",
+]
 
+INDEXED_CHARACTERS = 64 * 1024
+"""What the search index has of one text: ``nexus.store.splitting`` says so too, which no client loads."""
 MAX_MESSAGES = 200
 """Messages of one batch."""
 _BATCH_BYTES = 512 * 1024
+_BATCH_INDEXED = 160 * 1024
+"""Characters of one batch that the search index takes, or little more: a batch is one write, of about 30 ms."""
 _HEAD_BYTES = 1024
 _DOCUMENT_BYTES = 128 * 1024 * 1024
 _MAX_PARTS = 9_999
@@ -222,7 +236,7 @@ class _Gathering:
         self._conversation: ImportedConversation | None = None
         self._messages: list[ImportedMessage] = []
         self._blobs: list[bytes] = []
-        self._size = 0
+        self._size = self._indexed = 0
 
     def skip(self, reason: str) -> None:
         """Count a line that is not imported, or not as it was."""
@@ -251,11 +265,16 @@ class _Gathering:
             if cut:
                 self.skip("message of more than 4 MiB, cut")
             size = _size(message) + sum(map(len, blobs))
-            if self._messages and (len(self._messages) >= MAX_MESSAGES or self._size + size > _BATCH_BYTES):
+            taken = sum(min([len(text), INDEXED_CHARACTERS]) for text in _texts(message))
+            if self._messages and (len(self._messages) >= MAX_MESSAGES or self._is_beyond(size, taken)):
                 yield self.batch(self.offset, self.state)
             self._messages.append(message)
             self._blobs += blobs
             self._size += size
+            self._indexed += taken
+
+    def _is_beyond(self, size: int, indexed: int) -> bool:
+        return self._size + size > _BATCH_BYTES or self._indexed + indexed > _BATCH_INDEXED
 
     def batch(self, offset: int, state: State, *, waits: bool = False) -> MessageBatch:
         """What was gathered."""
@@ -268,7 +287,7 @@ class _Gathering:
             dict(self.skipped),
             waits,
         )
-        self._messages, self._blobs, self._size = [], [], 0
+        self._messages, self._blobs, self._size, self._indexed = [], [], 0, 0
         return found
 
 
@@ -335,7 +354,11 @@ def _clean_part(part: MessagePart, redactor: Redactor, renamed: Mapping[str, str
 
 
 def _size(message: ImportedMessage) -> int:
-    return len(message.content or "") + sum(len(part.body or "") for part in message.parts) + 200
+    return sum(map(len, _texts(message))) + 200
+
+
+def _texts(message: ImportedMessage) -> list[str]:
+    return [text for text in (message.content, *(part.body for part in message.parts)) if text]
 
 
 def _bytes(texts: Iterable[str | None]) -> int:

@@ -72,6 +72,8 @@ CREATE TABLE messages (
 CREATE UNIQUE INDEX idx_messages_conversation_id ON messages (conversation_id, number);
 CREATE INDEX idx_messages_created_at ON messages (created_at);
 CREATE UNIQUE INDEX idx_messages_source ON messages (source, source_id) WHERE source_id IS NOT NULL;
+-- Those of which the index has a part only: see search_text below.
+CREATE INDEX idx_messages_long ON messages (doc) WHERE length(content) > 65536;
 CREATE INDEX idx_messages_open ON messages (status) WHERE status = 'open';
 
 CREATE TABLE blobs (
@@ -264,7 +266,7 @@ CREATE INDEX idx_conversation_sources_project_watched ON conversation_sources (p
 
 -- The search index. Its content is the view search_row, in which each row has its number doc unchanged, so that a
 -- look-up by it is one search in each table. The column parts has what the tokenizer does not find by itself: see
--- nexus/store/splitting.py. Rows of hidden conversations stay in the index until they are deleted, so that hiding one
+-- nexus/store/splitting.py, as search_text, which leaves out the middle of a text that would hold up others. Rows of hidden conversations stay in the index until they are deleted, so that hiding one
 -- is a small write: what searches leaves them out by a join.
 CREATE TABLE search_state (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -277,11 +279,11 @@ CREATE VIEW search_row (doc, name, text, parts) AS
         search_parts(title)
         FROM conversations
     UNION ALL
-    SELECT doc, '', content,
+    SELECT doc, '', search_text(content),
         search_parts(content)
         FROM messages WHERE status <> 'open'
     UNION ALL
-    SELECT doc, coalesce(tool, ''), body,
+    SELECT doc, coalesce(tool, ''), search_text(body),
         search_parts(coalesce(tool, '') || char(10) || body)
         FROM message_parts WHERE doc IS NOT NULL
     UNION ALL
@@ -345,45 +347,45 @@ END;
 CREATE TRIGGER search_messages_insert AFTER INSERT ON messages
     WHEN new.doc <= (SELECT indexed_to FROM search_state) AND new.status <> 'open' BEGIN
     INSERT INTO search_index (rowid, name, text, parts)
-    VALUES (new.doc, '', new.content,
+    VALUES (new.doc, '', search_text(new.content),
         search_parts(new.content));
 END;
 CREATE TRIGGER search_messages_delete AFTER DELETE ON messages
     WHEN old.doc <= (SELECT indexed_to FROM search_state) AND old.status <> 'open' BEGIN
     INSERT INTO search_index (search_index, rowid, name, text, parts)
-    VALUES ('delete', old.doc, '', old.content,
+    VALUES ('delete', old.doc, '', search_text(old.content),
         search_parts(old.content));
 END;
 CREATE TRIGGER search_messages_update AFTER UPDATE OF content, status ON messages
     WHEN new.doc <= (SELECT indexed_to FROM search_state) BEGIN
     INSERT INTO search_index (search_index, rowid, name, text, parts)
-    SELECT 'delete', old.doc, '', old.content,
+    SELECT 'delete', old.doc, '', search_text(old.content),
         search_parts(old.content)
     WHERE old.status <> 'open';
     INSERT INTO search_index (rowid, name, text, parts)
-    SELECT new.doc, '', new.content,
+    SELECT new.doc, '', search_text(new.content),
         search_parts(new.content)
     WHERE new.status <> 'open';
 END;
 CREATE TRIGGER search_message_parts_insert AFTER INSERT ON message_parts
     WHEN new.doc <= (SELECT indexed_to FROM search_state) AND new.doc IS NOT NULL BEGIN
     INSERT INTO search_index (rowid, name, text, parts)
-    VALUES (new.doc, coalesce(new.tool, ''), new.body,
+    VALUES (new.doc, coalesce(new.tool, ''), search_text(new.body),
         search_parts(coalesce(new.tool, '') || char(10) || new.body));
 END;
 CREATE TRIGGER search_message_parts_delete AFTER DELETE ON message_parts
     WHEN old.doc <= (SELECT indexed_to FROM search_state) AND old.doc IS NOT NULL BEGIN
     INSERT INTO search_index (search_index, rowid, name, text, parts)
-    VALUES ('delete', old.doc, coalesce(old.tool, ''), old.body,
+    VALUES ('delete', old.doc, coalesce(old.tool, ''), search_text(old.body),
         search_parts(coalesce(old.tool, '') || char(10) || old.body));
 END;
 CREATE TRIGGER search_message_parts_update AFTER UPDATE OF doc, tool, body ON message_parts BEGIN
     INSERT INTO search_index (search_index, rowid, name, text, parts)
-    SELECT 'delete', old.doc, coalesce(old.tool, ''), old.body,
+    SELECT 'delete', old.doc, coalesce(old.tool, ''), search_text(old.body),
         search_parts(coalesce(old.tool, '') || char(10) || old.body)
     WHERE old.doc <= (SELECT indexed_to FROM search_state);
     INSERT INTO search_index (rowid, name, text, parts)
-    SELECT new.doc, coalesce(new.tool, ''), new.body,
+    SELECT new.doc, coalesce(new.tool, ''), search_text(new.body),
         search_parts(coalesce(new.tool, '') || char(10) || new.body)
     WHERE new.doc <= (SELECT indexed_to FROM search_state);
 END;
