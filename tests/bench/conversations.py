@@ -128,6 +128,7 @@ def _deltas(world: World) -> Sample:
     library = _library_of(world)
     conversations = Conversations(library.daemon)
     with contextlib.closing(conversations):
+        conversations.swept()  # what other measures deleted
         before = _ran_ms(library.daemon)
         appender = conversations.append(library.other)
         appender.began()
