@@ -164,7 +164,8 @@ class ConversationManager:
                     if self._closing.is_set():
                         return
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._closing.wait(), _RETRY_S)
+                        async with asyncio.timeout(_RETRY_S):
+                            await self._closing.wait()
                 else:
                     return
         except MessageNotFound:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from support.cli import Cli, Result
 from support.daemon import DaemonProcess, isolated_environment, short_directory
 from support.git import GitWorld
 from support.services import end_runs
+
+from nexus.store.connection import connect
 
 HOSTILE = "\x1b]0;x\x07\x1b[6n\x9b31m\x7f\u202e"
 BAD = set(HOSTILE) - {c for c in HOSTILE if c.isprintable()} | {"\r"}
@@ -218,7 +219,7 @@ def test_question_on_a_terminal_is_safe(world: World) -> None:
 
 def test_hostile_rows_that_no_command_accepts_are_shown_safely(world: World) -> None:
     """Names are checked when they come in; those of a file that another program wrote are not."""
-    with contextlib.closing(sqlite3.connect(world.daemon.database)) as database, database:
+    with contextlib.closing(connect(world.daemon.database)) as database, database:
         database.execute("UPDATE vms SET name = ?", (f"box{HOSTILE}",))
     try:
         for output in ("table", "wide", "name", "json", "jsonl"):
@@ -227,7 +228,7 @@ def test_hostile_rows_that_no_command_accepts_are_shown_safely(world: World) -> 
             assert not set(shown) & BAD
         assert world.cli.ok("vm", "list", "-o", "name").out == f"box{HOSTILE}\n"
     finally:
-        with contextlib.closing(sqlite3.connect(world.daemon.database)) as database, database:
+        with contextlib.closing(connect(world.daemon.database)) as database, database:
             database.execute("UPDATE vms SET name = 'box'")
 
 

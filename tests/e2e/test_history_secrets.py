@@ -36,6 +36,7 @@ from nexus.services.commands import (
     UpdateService,
 )
 from nexus.services.states import RestartPolicy, ServiceHealth, ServiceState, WhenLost
+from nexus.store.connection import connect
 from nexus.system.commands import DeleteSetting, SetSetting
 from nexus.vms.commands import CreateVm
 
@@ -321,7 +322,7 @@ def test_removed_service_comes_back_from_its_images_with_its_environment(world: 
         deletions = [change for change in changes(database) if change.operation == removal and change.table]
     # The dependents of a row were deleted before it: it comes back first.
     assert [change.table for change in deletions] == ["service_dependency", "service"]
-    with contextlib.closing(sqlite3.connect(world.daemon.database)) as database, database:
+    with contextlib.closing(connect(world.daemon.database)) as database, database:
         database.execute("PRAGMA foreign_keys = ON")
         for change in reversed(deletions):
             assert change.table is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import closing
 
 import pytest
@@ -12,6 +11,7 @@ from support.raw import wait_until
 from nexus.jobs.commands import CreateJob, DeleteJob, WaitJobs
 from nexus.jobs.errors import JobInvalid, JobNeeded, JobNotFound, JobStatusWrong
 from nexus.jobs.states import AfterCondition, JobReason, JobStatus
+from nexus.store.connection import connect
 
 CHAIN = 500
 
@@ -145,7 +145,7 @@ def test_daemon_that_was_killed_before_it_let_jobs_go_on_does_so_at_its_next_sta
     after_good, after_bad = own.submit(after=[good.id]), own.submit(after=[bad.id])
     anyway = own.submit(after=[f"{bad.id}:any"])
     own.daemon.kill()
-    with closing(sqlite3.connect(own.daemon.database)) as database, database:
+    with closing(connect(own.daemon.database)) as database, database:
         for job, status in ((good, "completed"), (bad, "failed")):
             database.execute("UPDATE jobs SET status = ?, completed_at = 1 WHERE id = ?", (status, job.id))
         if deleted:  # as DeleteJob does it

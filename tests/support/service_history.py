@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import sqlite3
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 from nexus.services.commands import AddService
 from nexus.services.states import TRANSITIONS, RestartPolicy, ServiceState
+from nexus.store.connection import connect
 from nexus.store.migrate import migrate, target_version
 from support.stores import look_at
 
@@ -146,7 +146,7 @@ def scripted(base: Path, default_order: str) -> list[str]:
 def create_audited_database(path: Path) -> None:
     """Create a database with the audit table, for a daemon that has not started yet."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+    with contextlib.closing(connect(path, isolation_level=None)) as database:
         migrate(database, 0, target_version())
         database.executescript(AUDIT)
 

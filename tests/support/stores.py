@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nexus.store import Transaction
+from nexus.store.connection import connect
 from nexus.store.fulltext import OF_INDEX
 from nexus.store.sqlite import SqliteStore
 
@@ -98,7 +99,7 @@ async def write_together(store: SqliteStore, writes: Iterable[Any], *, size_byte
 @contextlib.contextmanager
 def look_at(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a separate read-only connection."""
-    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+    with contextlib.closing(connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         yield connection
 
 
