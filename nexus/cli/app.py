@@ -136,11 +136,14 @@ class App:
 
         if self.daemon_pid() is None:
             return None  # connecting would be no test: with systemd it starts the daemon
+        given = self.timeout_s
         self.limit(ANSWER_WITHIN_S)
         try:
             database = self.call(Health()).database
         except (ConnectionFailure, NexusError):
             return None
+        finally:
+            self.timeout_s = given
         return Path(database.path) if database else None
 
     def connect(self) -> BlockingClient:

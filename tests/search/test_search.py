@@ -10,7 +10,7 @@ import pytest
 from nexus_protocol import InvalidArgument, NexusError
 from support.conversations import Conversations
 from support.daemon import DaemonProcess
-from support.raw import wait_until
+from support.raw import RawClient, wait_until
 
 from nexus.client import BlockingClient
 from nexus.conversations.commands import (
@@ -377,6 +377,19 @@ def test_index_is_rebuilt_beside_other_requests(own: Conversations) -> None:
         other.call(CreateMessage(made.id, Role.USER, "needle late"))
     own.client.payload(sequence)
     assert len(hits(own, "needle", limit=1000)) == 602
+    assert check_database(own.daemon.database).behind is None
+
+
+def test_rebuild_goes_on_when_its_client_ends(own: Conversations) -> None:
+    made = own.create()
+    own.add_many(made, 2000, "needle")
+    with RawClient(own.daemon.socket_path) as other:
+        other.begin(RebuildSearchIndex())
+        wait_until(
+            lambda: own.client.call(Search("needle")).behind is not None or "was rebuilt" in own.daemon.log(),
+            "the beginning of the rebuild",
+        )
+    wait_until(lambda: "was rebuilt" in own.daemon.log(), "its end")
     assert check_database(own.daemon.database).behind is None
 
 
