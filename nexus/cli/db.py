@@ -120,6 +120,7 @@ def _restore(app: App, backup: Path, database: str | None, yes: bool, output: st
     database is kept beside it under a dated name, with what it refers to. Event numbers continue above its highest.
     """
     from nexus.capabilities import file_sets
+    from nexus.store.backup import no_file
     from nexus.store.base import InitError
     from nexus.store.maintenance import refuse_if_used, restore_database
     from nexus.store.restore_files import verify_backup
@@ -128,7 +129,7 @@ def _restore(app: App, backup: Path, database: str | None, yes: bool, output: st
     if database is None:
         _refuse_ambiguous_database(app, path, "restore the database")
     if not backup.is_file():
-        raise InitError(f"cannot restore {backup}: there is no such file", hint=f"Backups are in {path.parent}/backups")
+        raise InitError(f"cannot restore {backup}: {no_file(backup)}", hint=f"Backups are in {path.parent}/backups")
     refuse_if_used(path, "restore the database")
     if not yes:
         verify_backup(backup.absolute())

@@ -305,6 +305,10 @@ def _print_usage_error(error: click.ClickException) -> None:
         message = " ".join(message.replace("\n\t", " ").split())  # click prints one choice a line
     click.echo(f"Error: {printable(message[:1].lower() + message[1:])}".rstrip("."), err=True)
     if ctx is not None:
+        if isinstance(error, click.NoSuchOption) and not error.option_name.startswith("--"):
+            words = [each.human_readable_name for each in ctx.command.params if isinstance(each, click.Argument)]
+            if words:
+                click.echo(f"  {words[-1]} that begins with - comes after --: {ctx.command_path} -- -…", err=True)
         click.echo(f"  See: {ctx.command_path} --help", err=True)
 
 

@@ -25,6 +25,7 @@ from nexus.conversations.errors import (
 from nexus.conversations.parts_store import PartRow, Stored, assemble, stored
 from nexus.conversations.records import Blob, Conversation, Message, MessagePart, MessageRevision
 from nexus.conversations.states import TRANSITIONS, MessageChange, MessageStatus, Role
+from nexus.hints import command_line
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject, append_only, record
 from nexus.records.errors import RecordErrors, RecordNameTaken, RecordNotFound
@@ -268,16 +269,28 @@ def resolve_message(reader: Reader, reference: str, scope: Scope) -> Found:
     """
     found = find_message(reader, reference, scope)
     if found is None:
-        raise _not_found(reference, scope)
+        raise _not_found(reference, scope, _not_found_hint(reader, reference, scope))
     return found
 
 
-def _not_found(reference: str, scope: Scope) -> RecordNotFound:
+def _not_found_hint(reader: Reader, reference: str, scope: Scope) -> str | None:
+    """The way to what a reference to no message may mean."""
+    if reference.isascii() and reference.isdigit():
+        return "A message has two numbers. List them: " + command_line("nexusctl", "message", "list", reference)
+    try:
+        revisions_of(reader, reference, scope)
+    except RecordNotFound:
+        return None
+    line = command_line("nexusctl", "message", "show", "--revisions", reference)
+    return f"It was deleted. What it was: {line}"
+
+
+def _not_found(reference: str, scope: Scope, hint: str | None = None) -> RecordNotFound:
     """The error for a reference that names no message."""
     sentence = f'message "{reference}" not found'
     if scope.is_nowhere and scope.changes:
         return scope.no_project(sentence)
-    return MessageNotFound(sentence, hint=scope.hint() if scope.is_nowhere else None, details={"message": reference})
+    return MessageNotFound(sentence, hint=scope.hint() if scope.is_nowhere else hint, details={"message": reference})
 
 
 def message_by_id(reader: Reader, message_id: str) -> Found | None:

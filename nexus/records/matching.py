@@ -6,7 +6,7 @@ It knows no table and no index. A query is bounded before it is read, so that a 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from nexus.hints import command_line
@@ -43,11 +43,13 @@ def parse_words(text: str, field: str) -> Words:
     Raises:
         QueryInvalid: it is malformed.
     """
-    return _Parser(text, (), field).parse().words
+    return _Parser(text, {}, field).parse().words
 
 
-def parse(text: str, filters: Collection[str], field: str = "query") -> Query:
-    """Read a query that may have these filters. What has the form of another one is words.
+def parse(text: str, filters: Mapping[str, Sequence[str]], field: str = "query") -> Query:
+    """Read a query that may have these filters, each with the values that it takes; an empty list is any.
+
+    What has the form of another filter is words.
 
     Raises:
         QueryInvalid: it is malformed.
@@ -58,7 +60,7 @@ def parse(text: str, filters: Collection[str], field: str = "query") -> Query:
 class _Parser:
     """Reads one query, from left to right."""
 
-    def __init__(self, text: str, filters: Collection[str], field: str) -> None:
+    def __init__(self, text: str, filters: Mapping[str, Sequence[str]], field: str) -> None:
         self._text = text
         self._known = filters
         self._field = field
@@ -136,6 +138,10 @@ class _Parser:
         value = self._quoted() if self._text[self._at : self._at + 1] == '"' else self._until(r"\s")
         if not value:
             self._refuse(f"the filter {key[1]}: has no value", start)
+        known = self._known[key[1]]
+        if known and value not in known:
+            *some, last = known
+            self._refuse(f'{key[1]}: is {", ".join(some)} or {last}, and not "{value}"', start)
         self._filters.append(Filter(key[1], value, start + 1))
         self._joins = False
 
@@ -147,6 +153,8 @@ class _Parser:
         if is_phrase and self._text[self._at : self._at + 1] == "*":
             self._at += 1
             is_prefix = True
+        if not text:
+            self._refuse("the phrase is empty", start)
         if not is_searchable(text):
             shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
             self._refuse(

@@ -21,6 +21,7 @@ __all__ = ["RebuildSearchIndex", "Search"]
     errors=(QueryInvalid, SearchFilterNotFound, SearchTimedOut),
     large_reply=True,
     all_projects=True,
+    max_payload=2 * 1024 * 1024,  # so that a query which is far too long is refused with its length
 )
 class Search(Command[SearchResult]):
     """Search messages, tool calls, jobs, services, VMs and titles of conversations, in all projects.

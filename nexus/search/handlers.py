@@ -28,9 +28,11 @@ __all__ = ["rebuild_search_index", "search"]
 LIMIT_S = 2.0
 """How long a search may take. It is in a thread of its own, and holds up no other request than searches."""
 
-_FILTERS = ("kind", "role", "after", "before", "project", "conversation", "node")
-_KINDS = [kind.value for kind in SearchKind]
-_ROLES = ("user", "assistant", "system", "tool")
+_FILTERS: dict[str, Sequence[str]] = {
+    "kind": [kind.value for kind in SearchKind],
+    "role": ("user", "assistant", "system", "tool"),
+    **dict.fromkeys(("after", "before", "project", "conversation", "node"), ()),
+}
 _OPEN = {
     SearchKind.CONVERSATION: ("conversation", "show"),
     SearchKind.MESSAGE: ("message", "show"),
@@ -118,8 +120,8 @@ def _conditions(reader: Reader, ctx: Context, filters: list[Filter]) -> Conditio
         QueryInvalid: one is malformed, or is given twice.
         ProjectNotFound, SearchFilterNotFound: one names what does not exist.
     """
-    kinds = frozenset(SearchKind(_one_of(each, _KINDS)) for each in filters if each.key == "kind")
-    roles = frozenset(_one_of(each, _ROLES) for each in filters if each.key == "role")
+    kinds = frozenset(SearchKind(each.value) for each in filters if each.key == "kind")
+    roles = frozenset(each.value for each in filters if each.key == "role")
     single: dict[str, _Given] = {}
     for each in filters:
         if each.key in ("kind", "role"):
@@ -141,13 +143,6 @@ def _conditions(reader: Reader, ctx: Context, filters: list[Filter]) -> Conditio
         None if conversation is None else conversation_id(reader, conversation.value, scope),
         None if node is None else node.value,
     )
-
-
-def _one_of(each: Filter, words: Sequence[str]) -> str:
-    if each.value not in words:
-        *some, last = words
-        _refuse(each, f'{each.key}: is {", ".join(some)} or {last}, and not "{each.value}"')
-    return each.value
 
 
 def _time(each: Filter) -> int:

@@ -321,7 +321,7 @@ def extract_archive(path: Path, database: Path, staged: Path, sets: Sequence[Fil
                 if member.name != _DATABASE:
                     raise reader.damaged("it is not a backup of Nexus")
                 _extract(reader, member, database)
-                version = verify_database(database)
+                version = verify_database(database, path)
                 require_version(version, path)
                 connection = connect(f"{database.as_uri()}?mode=ro", uri=True)
                 stack.callback(connection.close)

@@ -28,6 +28,7 @@ __all__ = [
     "fsync_directory",
     "give_name",
     "moment_of",
+    "no_file",
     "os_failure",
     "own_backups",
     "partial_name",
@@ -93,30 +94,38 @@ def fsync_directory(directory: Path) -> None:
         os.close(fd)
 
 
+def no_file(path: Path) -> str:
+    """Why a path is none of a plain file, as a clause."""
+    return "it is no plain file" if os.path.lexists(path) else "there is no such file"
+
+
 def readable(data: bytes) -> str:
     """Text of a database that may be damaged: SQLite's own sentences quote what is in it."""
     return data.decode(errors="replace")
 
 
-def verify_database(path: Path) -> int:
+def verify_database(path: Path, label: Path | None = None) -> int:
     """Run SQLite's full integrity check on a file; returns its schema version (0 if it has none).
+
+    ``label`` is what errors call the file, such as the archive that it comes from.
 
     Raises:
         DatabaseDamaged: the file is not a database, or is damaged.
     """
+    cannot = f"cannot use {label or path}"
     try:
         with contextlib.closing(connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             connection.text_factory = readable
             problems = connection.execute("PRAGMA integrity_check(1)").fetchall()
             if problems != [("ok",)]:
-                raise DatabaseDamaged(f"cannot use {path}: {problems[0][0]}")
+                raise DatabaseDamaged(f"{cannot}: {' '.join(problems[0][0].split())}")
             if connection.execute("PRAGMA foreign_key_check").fetchone():
-                raise DatabaseDamaged(f"cannot use {path}: rows refer to rows that do not exist")
+                raise DatabaseDamaged(f"{cannot}: rows refer to rows that do not exist")
             return version_number(stored_version(connection))
     except sqlite3.Error as error:
-        raise DatabaseDamaged(f"cannot use {path}: {error}") from error
+        raise DatabaseDamaged(f"{cannot}: {error}") from error
     except UnicodeDecodeError as error:  # the message of an error of SQLite, which quotes the damage
-        raise DatabaseDamaged(f"cannot use {path}: it is damaged") from error
+        raise DatabaseDamaged(f"{cannot}: it is damaged") from error
 
 
 def backup_database(source: Path | sqlite3.Connection, target: Path) -> BackupInfo:

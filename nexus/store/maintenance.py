@@ -22,7 +22,7 @@ from nexus.hints import command_line
 from nexus.locks import FileLock, LockHeld, holder
 from nexus.store.archive import is_archive
 from nexus.store.aside import free_name, set_aside
-from nexus.store.backup import readable, remove_partials, sqlite_failure
+from nexus.store.backup import no_file, readable, remove_partials, sqlite_failure
 from nexus.store.base import DatabaseDamaged, InitError, StoreError
 from nexus.store.connection import connect
 from nexus.store.files import FileCounts, FileSet, Swept, check_files, keep_beside, place_files
@@ -150,7 +150,7 @@ def restore_database(path: Path, source: Path, sets: Sequence[FileSet] = ()) -> 
     """
     path, source = database_file(path), source.absolute()
     if not source.is_file():
-        raise InitError(f"cannot restore {source}: there is no such file", hint=f"Backups are in {path.parent}/backups")
+        raise InitError(f"cannot restore {source}: {no_file(source)}", hint=f"Backups are in {path.parent}/backups")
     if path.exists() and os.path.samestat(path.stat(), source.stat()):
         raise InitError(f"cannot restore {source}: it is the database itself")
     if path.is_dir():
@@ -269,7 +269,7 @@ def plan_migration(path: Path, target: int) -> MigrationPlan:
     """
     path = database_file(path)
     if not path.is_file():
-        raise InitError(f"cannot migrate {path}: there is no such file")
+        raise InitError(f"cannot migrate {path}: {no_file(path)}")
     refuse_if_used(path, "migrate the database")
     drops: dict[str, int] = {}
     try:
@@ -329,7 +329,7 @@ def migrate_database(path: Path, backup_directory: Path, target: int) -> tuple[i
     """
     path = database_file(path)
     if not path.exists():
-        raise InitError(f"cannot migrate {path}: there is no such file")
+        raise InitError(f"cannot migrate {path}: {no_file(path)}")
     if not 1 <= target <= target_version():
         raise InitError(f"cannot migrate to version {target}: the versions are 1 to {target_version()}")
     with _locked(path, "migrate the database"):
@@ -349,7 +349,7 @@ def sweep_files(path: Path, sets: Sequence[FileSet], grace_ms: int, *, dry_run: 
     """
     path = database_file(path)
     if not path.is_file():
-        raise InitError(f"cannot sweep the files of {path}: there is no such file", hint="Name the database: --db PATH")
+        raise InitError(f"cannot sweep the files of {path}: {no_file(path)}", hint="Name the database: --db PATH")
     with _locked(path, "sweep files"):
         store = SqliteStore(path, path.parent)
         if store.current_version() != target_version():
@@ -380,7 +380,7 @@ def reindex_database(path: Path) -> int:
     """
     path = database_file(path)
     if not path.is_file():
-        raise InitError(f"cannot rebuild the search index of {path}: there is no such file")
+        raise InitError(f"cannot rebuild the search index of {path}: {no_file(path)}")
     with _locked(path, "rebuild the search index"):
         try:
             with contextlib.closing(connect(path, timeout=5, isolation_level=None)) as connection:
@@ -409,7 +409,7 @@ def check_database(path: Path, sets: Sequence[FileSet] = (), *, deep: bool = Fal
     """
     path = path.absolute()
     if not path.is_file():
-        raise InitError(f"cannot check {path}: there is no such file")
+        raise InitError(f"cannot check {path}: {no_file(path)}")
     problems: list[str] = []
     tables: dict[str, int] = {}
     files: list[FileCounts] = []

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from nexus_protocol.errors import Cancelled, DeadlineExceeded, InvalidArgument
 
-from nexus.store.backup import readable
+from nexus.store.backup import no_file, readable
 from nexus.store.base import DatabaseDamaged, InitError, StoreError
 from nexus.store.connection import connect
 
@@ -119,7 +119,7 @@ def query(path: Path, statement: str, *, limit: int, timeout_s: float) -> Answer
     """
     path = path.absolute()
     if not path.is_file():
-        raise InitError(f"cannot read {path}: there is no such file", hint="Name the database: --db PATH")
+        raise InitError(f"cannot read {path}: {no_file(path)}", hint="Name the database: --db PATH")
     ends_at = time.monotonic() + timeout_s
     guard = _Guard()
     try:

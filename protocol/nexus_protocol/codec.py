@@ -199,7 +199,10 @@ def _expected_value(text: str, hint: Any) -> str | None:
     if text.startswith(("Expected `str` matching regex", "Expected `str` of length ")):
         metas = [meta for meta in hint_parts(hint) if isinstance(meta, msgspec.Meta) and meta.pattern]
         metas = [meta for meta in metas if repr(meta.pattern)[1:-1] in text] or metas
-        if metas and metas[0].description:
+        if metas and metas[0].pattern == _ONE_LINE:  # its description says what it is for, and not how it looks
+            if "matching regex" in text:
+                return "expected one line of text, without control characters"
+        elif metas and metas[0].description:
             return f"expected {metas[0].description}"
         relation, _, length = text.removeprefix("Expected `str` of length ").partition(" ")
         bound = {"<=": "at most", ">=": "at least"}.get(relation)
@@ -212,6 +215,7 @@ def _expected_value(text: str, hint: Any) -> str | None:
     return None
 
 
+_ONE_LINE = r"^[^\x00-\x1f\x7f]*$(?!\n)"
 _REWORDED = {
     "Object contains unknown field": "unknown field",
     "Object missing required field": "missing required field",

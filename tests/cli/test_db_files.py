@@ -196,3 +196,10 @@ def test_setting_of_backups_is_set_and_told(daemon: DaemonProcess, cli: Cli, val
     refused = cli("settings", "set", "backup.every", "often")
     assert refused.code == 2
     assert "it takes a time such as 12h or 1d, from 1m to 3650d, or off" in refused.err
+
+
+def test_restore_of_what_is_no_plain_file_says_so(lonely: Cli, root: Path) -> None:
+    pipe = root / "pipe"
+    os.mkfifo(pipe)
+    for path in (root, pipe):
+        assert f"cannot restore {path}: it is no plain file" in lonely("db", "restore", str(path), "--yes").err

@@ -104,3 +104,14 @@ def test_index_that_is_behind_is_told_and_mended(said: Cli, daemon: DaemonProces
     assert said.ok("db", "check").lines[0].endswith(", ok")
     missing = said("db", "reindex", "--db", f"{daemon.database}.gone")
     assert (missing.code, "there is no such file" in missing.err) == (1, True)
+
+
+def test_query_that_begins_with_a_dash_has_the_way_to_give_it(daemon: DaemonProcess, cli: Cli) -> None:
+    refused = cli("search", "-staging deploy")
+    assert refused.code == 2
+    assert refused.err == (
+        "Error: no such option '-s'\n"
+        "  QUERY that begins with - comes after --: nexusctl search -- -…\n"
+        "  See: nexusctl search --help\n"
+    )
+    assert cli.ok("search", "--", "-staging deploy", "-o", "json").code == 0

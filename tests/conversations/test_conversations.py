@@ -76,6 +76,20 @@ def test_tags_archived_and_pinned_live_in_metadata(nexus: Conversations) -> None
     assert isinstance(error, ConversationChanged)
 
 
+@pytest.mark.parametrize(
+    ("title", "words"),
+    [
+        ("", "expected at least 1 character"),
+        ("x" * 1001, "expected at most 1000 characters"),
+        ("a\nb", "expected one line of text, without control characters"),
+    ],
+    ids=["empty", "long", "lines"],
+)
+def test_title_is_refused_with_what_is_wrong_with_it(nexus: Conversations, title: str, words: str) -> None:
+    error = nexus.client.call_error(CreateConversation(title))
+    assert error.message == f"cannot accept title: {words}"
+
+
 def test_metadata_has_its_bounds(nexus: Conversations) -> None:
     made = nexus.create()
     for command in (

@@ -15,6 +15,7 @@ from nexus.conversations.commands import (
     EditMessage,
     GetBlob,
     GetConversation,
+    GetMessage,
     GetMessageRevisions,
     ListMessages,
     PutBlob,
@@ -147,6 +148,21 @@ def test_edit_keeps_what_was_there(nexus: Conversations) -> None:
     assert [one.revision for one in nexus.client.call(GetMessageRevisions(first.id, before=2)).revisions] == [1]
     assert isinstance(nexus.client.call_error(EditMessage(first.id, "x", if_revision=2)), MessageChanged)
     assert isinstance(nexus.client.call_error(EditMessage(first.id)), MessageInvalid)
+
+
+def test_message_that_is_not_found_has_the_way_to_what_may_be_meant(nexus: Conversations) -> None:
+    made = nexus.create()
+    (message,) = nexus.add(made, "gone")
+    nexus.client.call(DeleteMessage(message.id))
+    for reference, hint in (
+        (made.name, f"A message has two numbers. List them: nexusctl message list {made.name}"),
+        (f"{made.name}:1", f"It was deleted. What it was: nexusctl message show --revisions {made.name}:1"),
+        (message.id, f"It was deleted. What it was: nexusctl message show --revisions {message.id}"),
+        (f"{made.name}:2", None),
+    ):
+        error = nexus.client.call_error(GetMessage(reference))
+        assert isinstance(error, MessageNotFound)
+        assert error.hint == hint
 
 
 def test_deleted_message_leaves_its_text_and_its_number(nexus: Conversations) -> None:

@@ -14,7 +14,7 @@ from nexus.records.matching import MAX_TERMS, Filter, Query, parse, parse_words
 from nexus.store.connection import connect
 from nexus.store.fulltext import Term, Words, literal_words, names_expression, words_expression
 
-FILTERS = ("kind", "after", "project")
+FILTERS = {"kind": ["message", "job"], "after": [], "project": []}
 
 
 def word(text: str) -> Term:
@@ -72,7 +72,8 @@ def test_filters_have_values_and_places() -> None:
         ("a -", '"-" has no word after it', 3),
         ("a - b", '"-" has no word after it', 3),
         ("a ***", '"***" has no letter and no digit', 3),
-        ('a ""', '"" has no letter and no digit', 3),
+        ('a ""', "the phrase is empty", 3),
+        ("kind:mail", 'kind: is message or job, and not "mail"', 1),
         ("a kind:", "the filter kind: has no value", 3),
         ("a -kind:message", "the filter kind: cannot be excluded", 3),
         ("-a", "the query only excludes words", None),

@@ -363,9 +363,8 @@ def test_hostile_query_is_refused_with_a_sentence(daemon: DaemonProcess, query: 
     with BlockingClient(daemon.socket_path) as client:
         with pytest.raises(NexusError) as caught:
             client.call(Search(query))
-        assert re.match(r"cannot \w+", caught.value.message), caught.value.message
-    with BlockingClient(daemon.socket_path) as client:
-        assert client.call(Search("quick")).hits == []
+        assert re.match(r"cannot search: ", caught.value.message), caught.value.message
+        assert client.call(Search("quick")).hits == [], "the connection is good for other requests"
 
 
 def test_index_is_rebuilt_beside_other_requests(own: Conversations) -> None:
