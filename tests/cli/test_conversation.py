@@ -214,3 +214,24 @@ def test_terminal_shows_markdown_within_its_width(cli: Cli, root: Path) -> None:
     piped = cli.ok("conv", "show", "1").out
     assert "Deploy to **all** nodes" in piped
     assert "\x1b" not in piped
+
+
+def test_text_keeps_the_characters_that_it_is_spelt_with(cli: Cli, root: Path) -> None:
+    family, persian = (
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    )
+    text = f"{family} {persian}\xa0a\u2028b"
+    cli.ok("conv", "create", family)
+    cli.ok("message", "add", "1", f"{text}\x1b[2J")
+    for format_ in ("markdown", "html"):
+        path = root / f"x.{format_}"
+        cli.ok("conv", "export", "1", "--format", format_, "-f", str(path))
+        written = path.read_text()
+        assert (text in written, family in written.splitlines()[0] or format_ == "html") == (True, True)
+        assert "\x1b" not in written
+        assert cli.ok("conv", "export", "1", "--format", format_).out == written
+    for words in (("message", "show", "1:1"), ("conv", "show", "1"), ("message", "list", "1")):
+        assert f"{family} {persian}" in cli.ok(*words).out
+    assert family in cli.ok("conv", "list").out
+    assert f"{family} {persian}" in cli.ok("search", "b", "kind:message").out
