@@ -235,7 +235,10 @@ Tokens = Annotated[
 ParentId = Annotated[
     str,
     Meta(
-        min_length=1, max_length=64, description="the id of the message that it answers", extra={"option": "--parent"}
+        min_length=1,
+        max_length=255,
+        description="the message that it answers: its id or a unique prefix of it, or CONVERSATION:NUMBER",
+        extra={"option": "--parent", "metavar": "MESSAGE"},
     ),
 ]
 MessageMetadata = Annotated[Metadata, UNRECORDED]
