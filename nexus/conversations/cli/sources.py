@@ -18,6 +18,7 @@ from nexus.conversations.import_commands import (
     RemoveConversationSource,
 )
 from nexus.conversations.import_records import ConversationSource, ConversationSourcePage
+from nexus.conversations.records import Conversation
 from nexus.conversations.states import SourceFormat
 from nexus.hints import command_line
 
@@ -216,9 +217,7 @@ def make_resume() -> click.Command:
             out.one(result, name=lambda _one: "" if words is None else command_line(*words), sentence=lambda _one: None)
             return 0 if words is not None else 1
         if words is None:
-            tool = one.tool or one.source
-            by = "it was held with no program" if tool is None else f"{tool} has no command that goes on with a session"
-            click.echo(f"Error: cannot resume conversation {one.number}: {by}", err=True)
+            click.echo(f"Error: cannot resume conversation {one.number}: {_why_not(one)}", err=True)
             click.echo(f"  Read it: {command_line('nexusctl', 'conversation', 'show', '--all', one.name)}", err=True)
             return 1
         line = command_line(*words)
@@ -231,6 +230,16 @@ def make_resume() -> click.Command:
 
     help = "Print the command line that goes on with a conversation in the program that it was held with."
     return verb(GetConversation, run, help=help)
+
+
+def _why_not(one: Conversation) -> str:
+    """Why a conversation has no command line that goes on with it."""
+    if one.source not in (None, SourceFormat.NEXUS.value):
+        return f"no command is known that goes on with a session of {one.source}"
+    of = "" if one.tool is None else f" of {one.tool}"
+    if one.source is not None:
+        return f"it was imported from an export, which has no session{of}"
+    return f"it was held here, and has no session{of}" if of else "it was held with no program"
 
 
 # Sources
