@@ -9,6 +9,7 @@ from nexus_protocol.command import UNRECORDED, Command, Effect, Repeat, StreamCo
 from nexus_protocol.events import cause, event
 
 from nexus.conversations.errors import (
+    BlobDamaged,
     BlobNotFound,
     ConversationAmbiguous,
     ConversationChanged,
@@ -366,7 +367,7 @@ class PutBlob(Command[Blob]):
     data: Annotated[bytes, UNRECORDED, Meta(max_length=_MAX_BLOB, extra={"option": None})]
 
 
-@command(0x0411, Effect.READ, errors=(BlobNotFound,), large_reply=True, in_project=False)
+@command(0x0411, Effect.READ, errors=(BlobNotFound, BlobDamaged), large_reply=True, in_project=False)
 class GetBlob(Command[BlobContent]):
     """Get the content of a blob."""
 

@@ -473,12 +473,9 @@ async def put_blob(ctx: Context, command: PutBlob) -> Blob:
 @handles(GetBlob)
 async def get_blob(ctx: Context, command: GetBlob) -> BlobContent:
     found = await ctx.store.fetch(lambda reader: store.blob(reader, command.hash))
-    try:
-        if found is not None:
-            return BlobContent(await asyncio.to_thread(_manager(ctx).blobs.folder.get, command.hash))
-    except OSError:
-        pass  # said below
-    raise BlobNotFound(f"blob {command.hash} not found", details={"blob": command.hash})
+    if found is None:
+        raise BlobNotFound(f"blob {command.hash} not found", details={"blob": command.hash})
+    return BlobContent(await asyncio.to_thread(_manager(ctx).blobs.folder.get, command.hash))
 
 
 @handles(SweepBlobs)
