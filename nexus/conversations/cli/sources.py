@@ -158,10 +158,15 @@ def _outcomes(importer: Importer, roots: list[tuple[Path, SourceFormat]], option
 def _tell(outcome: Outcome) -> None:
     for reply in outcome.conversations.values():
         name = str(reply.number) if reply.project == "default" else f"{reply.project}/{reply.number}"
-        if reply.added or reply.changed:
+        if reply.added or reply.changed or reply.created:
             changed = f", changed {reply.changed}" if reply.changed else ""
             new = "new " if reply.created else ""
             click.echo(f"Imported {_count(reply.added)}{changed} into {new}conversation {name} from {outcome.path}")
+
+
+def _has_changed(outcome: Outcome) -> bool:
+    created = any(reply.created for reply in outcome.conversations.values())
+    return created or outcome.added > 0 or outcome.changed > 0
 
 
 def _count(number: int) -> str:
@@ -169,7 +174,7 @@ def _count(number: int) -> str:
 
 
 def _tell_sum(outcomes: list[Outcome]) -> None:
-    if not any(outcome.added or outcome.changed for outcome in outcomes) and all(o.error is None for o in outcomes):
+    if not any(map(_has_changed, outcomes)) and all(outcome.error is None for outcome in outcomes):
         click.echo("Nothing new to import.")
     reasons: dict[str, int] = {}
     for outcome in outcomes:
