@@ -22,6 +22,7 @@ __all__ = [
     "printable",
     "shortened",
     "visible",
+    "without_controls",
     "write_exact",
 ]
 
@@ -29,26 +30,37 @@ _REPLACEMENT = "\ufffd"
 _MARK = f"\x1b[{os.urandom(8).hex()};"
 """Before a colour of our own, where other programs write the start of a colour: only this process knows it."""
 
-_UNSAFE_IN_OUTPUT = (
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but \t and \n, DEL, C1
-    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f"  # change the direction of text, and other ends of lines
-    "\u00ad\u180e\u200b\u2060-\u2065\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"  # not shown
-)
+_CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff"
+"""C0 but \\t and \\n, DEL, C1, and halves of characters."""
+_UNSAFE = f"[{_CONTROLS}\u2028-\u202e\u2066-\u206f]"
+"""And what divides or reorders the line that it stands in. Joiners, marks and selectors are part of the text."""
+_UNSAFE_IN_LINE = f"[\t\n{_UNSAFE[1:]}"
 _COLOUR = "\x1b\\[[0-9;:]{0,64}m"
 """Select Graphic Rendition of ECMA-48."""
 _PART_OF_COLOUR = "\x1b(?:\\[[0-9;:]{0,64})?\\Z"
 
 
-def printable(text: str) -> str:
-    """One line for a person: what is no printable character is replaced, line feeds as well."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _REPLACEMENT for c in text)
+def printable(text: str, replacement: str = _REPLACEMENT) -> str:
+    """One line for a person: what a terminal acts on, or reorders the line by, is replaced, line feeds as well."""
+    return text if text.isprintable() else _replaced(_UNSAFE_IN_LINE, text, replacement)
 
 
 def visible(text: str) -> str:
-    """Lines for a person: what is no printable character is replaced, but line feeds and tabs stay."""
-    if text.replace("\n", "").replace("\t", "").isprintable():
+    """Lines for a person: what a terminal acts on, or reorders lines by, is replaced, but line feeds and tabs stay."""
+    return text if text.replace("\n", "").replace("\t", "").isprintable() else _replaced(_UNSAFE, text)
+
+
+def without_controls(text: str) -> str:
+    """Text of a file: control characters are replaced, but line feeds and tabs stay, and so does all that is text."""
+    if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in "\n\t" else _REPLACEMENT for c in text)
+    return _replaced(f"[{_CONTROLS}]", text.replace("\r\n", "\n"))
+
+
+def _replaced(unsafe: str, text: str, replacement: str = _REPLACEMENT) -> str:
+    import re
+
+    return re.sub(unsafe, replacement, text)
 
 
 def painted(text: str, colour: str | None, *, bold: bool = False, dim: bool = False, italic: bool = False) -> str:
@@ -61,13 +73,13 @@ def painted(text: str, colour: str | None, *, bold: bool = False, dim: bool = Fa
 
 
 def columns_of(text: str) -> int:
-    """How many columns of a terminal a printable text takes: two for each wide character, none for a mark above one."""
+    """How many columns of a terminal a printable text takes: two for each wide character, none for a mark in one."""
     if text.isascii():
         return len(text)
     from unicodedata import category, east_asian_width
 
     return sum(
-        0 if category(character) in ("Mn", "Me") else 2 if east_asian_width(character) in "WF" else 1
+        0 if category(character) in ("Mn", "Me", "Cf") else 2 if east_asian_width(character) in "WF" else 1
         for character in text
     )
 
@@ -178,7 +190,7 @@ class OutputFilter:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._pending = ""
         self._coloured = False
-        self._unsafe = re.compile(f"({_COLOUR})|(\r(?=\n))|{_UNSAFE_IN_OUTPUT}")
+        self._unsafe = re.compile(f"({_COLOUR})|(\r(?=\n))|{_UNSAFE}")
         self._part = re.compile(f"(?:{_PART_OF_COLOUR}|\r\\Z)")
 
     def feed(self, data: bytes) -> bytes:

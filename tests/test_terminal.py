@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus import terminal
-from nexus.terminal import OutputFilter, SafeOutput, painted, printable, visible
+from nexus.terminal import OutputFilter, SafeOutput, painted, printable, visible, without_controls
 
 NEXUS = Path(terminal.__file__).parent
 
@@ -42,11 +42,21 @@ HOSTILE = {
     "vertical tab": "\x0b\x0c",
     "bidi override": "\u202egpj.exe",
     "bidi isolate": "\u2066a\u2069",
-    "mark": "\u200f\u061c",
     "line separator": "\u2028\u2029",
     "surrogate": "\udc9b31m",
 }
 BAD = {c for text in HOSTILE.values() for c in text if not c.isprintable()}
+SPELT = {
+    "joined emoji": "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "flag of tags": "\U0001f3f4\U000e0067\U000e0062\U000e007f",
+    "variation selector": "\u2764\ufe0f",
+    "Persian": "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    "Hebrew with a mark": "\u05d0\u200f!",
+    "spaces": "10\u202fkm\xa0/\u3000h",
+    "soft hyphen": "Do\xadnau",
+    "private use": "\ue0b0",
+}
+"""Text with characters that are not printable for Python, and harm no terminal."""
 
 every_hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
 
@@ -86,6 +96,21 @@ def test_text_keeps_no_character_that_a_terminal_acts_on(text: str) -> None:
     assert not set(visible(f"a{text}b")) & BAD
     assert not set(printable(f"a{text}b")) & BAD
     assert visible(text).count("\ufffd") == sum(c in BAD for c in text)
+
+
+@pytest.mark.parametrize("text", SPELT.values(), ids=list(SPELT))
+def test_text_keeps_the_characters_that_it_is_spelt_with(text: str, tty: Screen) -> None:
+    assert (printable(text), visible(text), without_controls(text)) == (text, text, text)
+    assert filtered(text.encode()) == text.encode()
+    with contextlib.redirect_stdout(tty.guarded):
+        print(text)
+    assert tty.shown() == f"{text}\n"
+
+
+def test_text_of_a_file_loses_control_characters_alone() -> None:
+    assert (
+        without_controls("a\r\n\tb\x1b[2J\x9b\x00\u2028\u202e\u2066") == "a\n\tb\ufffd[2J\ufffd\ufffd\u2028\u202e\u2066"
+    )
 
 
 def test_lines_keep_line_feeds_and_tabs_and_one_line_does_not() -> None:

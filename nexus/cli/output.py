@@ -24,6 +24,7 @@ from nexus.terminal import (
     printable,
     shortened,
     visible,
+    without_controls,
     write_exact,
 )
 
@@ -62,6 +63,7 @@ __all__ = [
     "set_address",
     "shortened",
     "visible",
+    "without_controls",
     "write_exact",
 ]
 

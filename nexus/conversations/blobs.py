@@ -11,9 +11,12 @@ import os
 import secrets
 from pathlib import Path
 
+from nexus.conversations.errors import BlobDamaged, BlobNotFound
 from nexus.store.backup import fsync_directory
 
 __all__ = ["BlobFolder"]
+
+_IN_BACKUP = "A backup with files may have it: nexusctl db backups"
 
 
 class BlobFolder:
@@ -37,7 +40,7 @@ class BlobFolder:
         return self._folder / hash_[:2] / hash_
 
     def put(self, data: bytes) -> str:
-        """Write a blob durably, if it is not there with its size; returns its hash. It blocks.
+        """Write a blob durably, if it is not there with its content; returns its hash. It blocks.
 
         Raises:
             OSError: it cannot be written.
@@ -45,7 +48,7 @@ class BlobFolder:
         hash_ = self.hash_of(data)
         path = self.path(hash_)
         with contextlib.suppress(OSError):
-            if path.stat().st_size == len(data):
+            if path.stat().st_size == len(data) and path.read_bytes() == data:
                 return hash_
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = path.with_name(f".{hash_}.{secrets.token_hex(4)}")
@@ -66,6 +69,14 @@ class BlobFolder:
         """The content of a blob. It blocks.
 
         Raises:
-            OSError: it is not there, or cannot be read.
+            BlobNotFound: its file is not there, or cannot be read.
+            BlobDamaged: its file has another content.
         """
-        return self.path(hash_).read_bytes()
+        cannot, details = f"cannot read blob {hash_}", {"blob": hash_}
+        try:
+            data = self.path(hash_).read_bytes()
+        except OSError as error:
+            raise BlobNotFound(f"{cannot}: {error.strerror}", hint=_IN_BACKUP, details=details) from None
+        if self.hash_of(data) != hash_:
+            raise BlobDamaged(f"{cannot}: its file has another content", hint=_IN_BACKUP, details=details)
+        return data

@@ -9,6 +9,7 @@ from nexus_protocol.command import UNRECORDED, Command, Effect, Repeat, StreamCo
 from nexus_protocol.events import cause, event
 
 from nexus.conversations.errors import (
+    BlobDamaged,
     BlobNotFound,
     ConversationAmbiguous,
     ConversationChanged,
@@ -235,7 +236,10 @@ Tokens = Annotated[
 ParentId = Annotated[
     str,
     Meta(
-        min_length=1, max_length=64, description="the id of the message that it answers", extra={"option": "--parent"}
+        min_length=1,
+        max_length=255,
+        description="the message that it answers: its id or a unique prefix of it, or CONVERSATION:NUMBER",
+        extra={"option": "--parent", "metavar": "MESSAGE"},
     ),
 ]
 MessageMetadata = Annotated[Metadata, UNRECORDED]
@@ -363,7 +367,7 @@ class PutBlob(Command[Blob]):
     data: Annotated[bytes, UNRECORDED, Meta(max_length=_MAX_BLOB, extra={"option": None})]
 
 
-@command(0x0411, Effect.READ, errors=(BlobNotFound,), large_reply=True, in_project=False)
+@command(0x0411, Effect.READ, errors=(BlobNotFound, BlobDamaged), large_reply=True, in_project=False)
 class GetBlob(Command[BlobContent]):
     """Get the content of a blob."""
 

@@ -2,7 +2,7 @@
 
 ::
 
-    NotFound            ConversationNotFound, MessageNotFound, BlobNotFound, SourceNotFound
+    NotFound            ConversationNotFound, MessageNotFound, BlobNotFound, BlobDamaged, SourceNotFound
     Conflict            ConversationAmbiguous, ConversationChanged, ConversationIdTaken, ConversationSourceTaken,
                         MessageAmbiguous, MessageChanged, MessageIdTaken, MessageSourceTaken
                         SourceAmbiguous, SourceBusy, SourceChanged, SourceIdTaken
@@ -17,6 +17,7 @@ from nexus_protocol.errors import Conflict, FailedPrecondition, InvalidArgument,
 from nexus.records.errors import RecordAmbiguous, RecordChanged, RecordCursorInvalid, RecordIdTaken, RecordNotFound
 
 __all__ = [
+    "BlobDamaged",
     "BlobNotFound",
     "ConversationAmbiguous",
     "ConversationChanged",
@@ -122,6 +123,12 @@ class BlobNotFound(NotFound):
     """No blob has this hash."""
 
     type = "blob.not_found"
+
+
+class BlobDamaged(NotFound):
+    """The file of the blob has another content than that of its hash."""
+
+    type = "blob.damaged"
 
 
 class SourceNotFound(RecordNotFound):

@@ -72,9 +72,10 @@ _Watched = Annotated[bool, Meta(description="whether it is followed")]
 class ImportMessages(Command[Imported]):
     """Add messages of a source to the conversation with its ``source_id``, which is created if it is not there.
 
-    A message whose ``source_id`` is there is not added again. It is changed if it differs from what was imported
-    before, unless it was edited since then. A conversation without a source is found by its id as the ``source_id`` of
-    the source ``nexus``, and so are messages. ``progress`` is written in the same transaction.
+    It is created without messages, too. A message whose ``source_id`` is there is not added again. It is changed if it
+    differs from what was imported before, unless it was edited since then. A conversation without a source is found by
+    its id as the ``source_id`` of the source ``nexus``, and so are messages. ``progress`` is written in the same
+    transaction.
     """
 
     conversation: Annotated[ImportedConversation, UNRECORDED] | None = None

@@ -41,7 +41,10 @@ SourceReference = Annotated[
 
 
 class ImportedConversation(Record, kw_only=True):
-    """The conversation that imported messages are of. Its fields count when it is created; later only its title."""
+    """The conversation that imported messages are of.
+
+    Its fields count when it is created; later only its title, and an ``updated_at`` that is higher.
+    """
 
     source: _Word
     """What it comes from, such as ``codex``."""
@@ -52,6 +55,7 @@ class ImportedConversation(Record, kw_only=True):
     tool: _Word | None = None
     created_at: _Time | None = None
     updated_at: _Time | None = None
+    """When it was changed last, with all of its messages (default: when its newest message was)."""
     metadata: Annotated[Metadata, UNRECORDED] = field(default_factory=dict)
     forked_from: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     forked_at: Annotated[int, Meta(ge=0, le=2**53)] | None = None
@@ -97,7 +101,7 @@ class Imported(Record, kw_only=True):
     """What an import did."""
 
     conversation_id: str | None = None
-    """Absent where there was no message to import."""
+    """Absent where no conversation was given."""
     number: int | None = None
     project: str | None = None
     created: bool = False

@@ -146,7 +146,7 @@ def add_messages(
     tx: Transaction,
     operation: Operation,
     conversation: Conversation,
-    source: str,
+    header: ImportedConversation,
     messages: Sequence[tuple[ImportedMessage, Stored]],
 ) -> Counts:
     """Add the messages that are not there, and change those that differ from what was imported before.
@@ -155,6 +155,9 @@ def add_messages(
         SourceBusy: one of them is in a conversation that is being deleted.
         BlobNotFound: a part names a blob that was not stored.
     """
+    if not messages:
+        return Counts(0, [], 0)
+    source = header.source
     present = CONVERSATIONS.rows.read(tx, conversation.id, ("updated_at", "messages", "last_number", "tokens"))
     assert present is not None
     last, tokens, newest = present["last_number"], present["tokens"], present["updated_at"]
@@ -186,8 +189,10 @@ def add_messages(
                 continue
             if found.form is None or not found.form.startswith(f"{found.revision}:"):
                 continue  # a client has edited it
-            tokens += _change(tx, operation, conversation, found, kept, values, digest)
+            changed_at = tx.now if message.updated_at is None else message.updated_at
+            tokens += _change(tx, operation, conversation, found, kept, values | {"updated_at": changed_at}, digest)
             changed += 1
+            newest = max([newest, changed_at])
             continue
         number = max([last + 1, message.number or 0])
         last = number
@@ -211,6 +216,8 @@ def add_messages(
         tokens += message.tokens or 0
         newest = max([newest, created_at, updated_at])
     if added or changed:
+        if header.updated_at is not None:  # it tells when all of it was changed last
+            newest = max([present["updated_at"], header.updated_at])
         _count(tx, conversation, added, tokens, last, newest)
         subject = Subject("conversation", conversation.id, conversation.name, conversation.project_id)
         detail = {"messages": added, "changed": changed, "last_number": last}
@@ -290,7 +297,6 @@ def _change(
         "size_bytes": kept.size_bytes,
         "revision": revision,
         "source_form": f"{revision}:{digest}",
-        "updated_at": tx.now,
     }
     assignments = ", ".join(f"{name} = ?" for name in columns)
     tx.execute(f"UPDATE messages SET {assignments} WHERE id = ?", (*columns.values(), found.id))

@@ -87,7 +87,7 @@ def import_messages(tx: Transaction, ctx: Context, command: ImportMessages) -> I
     if command.messages and command.conversation is None:
         raise InvalidArgument(f"{cannot}: messages need a conversation", details={"path": "conversation"})
     reply = Imported()
-    if command.conversation is not None and command.messages:
+    if command.conversation is not None:
         header = command.conversation
         kept = []
         for message in command.messages:
@@ -98,7 +98,7 @@ def import_messages(tx: Transaction, ctx: Context, command: ImportMessages) -> I
         conversation = _create(tx, ctx, header, project_id) if found is None else found
         if found is not None:
             import_store.take_title(tx, ctx.operation, found, header.title)
-        counts = import_store.add_messages(tx, ctx.operation, conversation, header.source, kept)
+        counts = import_store.add_messages(tx, ctx.operation, conversation, header, kept)
         reply = Imported(
             conversation_id=conversation.id,
             number=conversation.number,

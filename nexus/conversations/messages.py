@@ -49,10 +49,12 @@ from nexus.conversations.records import (
 from nexus.conversations.states import MessageStatus, PartKind
 from nexus.conversations.store import CONVERSATIONS, Found
 from nexus.hints import command_line
+from nexus.records.errors import RecordAmbiguous, RecordNotFound
 from nexus.records.fields import Metadata
 from nexus.records.handlers import MATCH_S, check_metadata
 from nexus.records.links import unlink
 from nexus.records.matching import parse_words
+from nexus.records.scope import reference_of
 from nexus.store import DiskFull, Reader, Transaction
 from nexus.streams import daemon_stopping
 
@@ -93,12 +95,32 @@ def _columns(command: CreateMessage | AppendMessage) -> dict[str, Any]:
         "id": command.id,
         "role": command.role.value,
         "metadata": store.encode_json(command.metadata),
-        "parent_id": command.parent_id,
         "model": command.model,
         "tokens": _tokens(getattr(command, "tokens", None), command.metadata),
         "source": command.source,
         "source_id": command.source_id,
     }
+
+
+def _parent(
+    tx: Transaction, ctx: Context, conversation: Conversation, command: CreateMessage | AppendMessage, cannot: str
+) -> dict[str, str]:
+    """The id of the message that one answers.
+
+    Raises:
+        MessageInvalid: none, or more than one, has this reference.
+    """
+    if command.parent_id is None:
+        return {}
+    try:
+        return {"parent_id": store.resolve_message(tx, command.parent_id, ctx.scope(tx)).message.id}
+    except (RecordNotFound, RecordAmbiguous) as error:
+        look = command_line("nexusctl", "message", "list", reference_of(conversation))
+        raise MessageInvalid(
+            f"{cannot}: {error.message}",
+            hint=error.hint or f"It answers a message by its id, or as CONVERSATION:NUMBER: {look}",
+            details={"path": "parent_id"},
+        ) from None
 
 
 def _check(command: CreateMessage | AppendMessage, cannot: str) -> None:
@@ -154,7 +176,10 @@ def create_message(tx: Transaction, ctx: Context, command: CreateMessage) -> Mes
     conversation = CONVERSATIONS.resolve(tx, command.conversation, ctx.scope(tx))
     kept = stored(command.content, command.parts, cannot)
     existing = _existing(tx, conversation, command, kept.content, cannot)
-    return existing or store.add_message(tx, ctx.operation, conversation, kept, _columns(command))
+    if existing is not None:
+        return existing  # the message that it answers may be gone
+    columns = _columns(command) | _parent(tx, ctx, conversation, command, cannot)
+    return store.add_message(tx, ctx.operation, conversation, kept, columns)
 
 
 # Appending
@@ -192,7 +217,8 @@ async def append_message(ctx: Context, command: AppendMessage, stream: Stream[Ap
                 hint="Look at it: " + command_line("nexusctl", "message", "show", existing.id),
                 details={"id": existing.id, "number": existing.number, "status": existing.status.value},
             )
-        columns = _columns(command) | {"status": MessageStatus.OPEN.value}
+        columns = _columns(command) | _parent(tx, ctx, conversation, command, cannot)
+        columns["status"] = MessageStatus.OPEN.value
         return store.add_message(tx, ctx.operation, conversation, Stored("", [], 0), columns)
 
     message = await ctx.store.write(begin, size_bytes=2048)
@@ -447,12 +473,9 @@ async def put_blob(ctx: Context, command: PutBlob) -> Blob:
 @handles(GetBlob)
 async def get_blob(ctx: Context, command: GetBlob) -> BlobContent:
     found = await ctx.store.fetch(lambda reader: store.blob(reader, command.hash))
-    try:
-        if found is not None:
-            return BlobContent(await asyncio.to_thread(_manager(ctx).blobs.folder.get, command.hash))
-    except OSError:
-        pass  # said below
-    raise BlobNotFound(f"blob {command.hash} not found", details={"blob": command.hash})
+    if found is None:
+        raise BlobNotFound(f"blob {command.hash} not found", details={"blob": command.hash})
+    return BlobContent(await asyncio.to_thread(_manager(ctx).blobs.folder.get, command.hash))
 
 
 @handles(SweepBlobs)

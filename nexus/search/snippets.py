@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from nexus.store.fulltext import Term
+from nexus.terminal import printable
 
 __all__ = ["Snippet", "literal_snippet", "snippet"]
 
@@ -83,7 +84,7 @@ def _cut(text: str, at: int) -> tuple[int, str]:
     """Where the snippet around a place begins, and the snippet."""
     begin = max(at - _BEFORE, 0)
     shown = text[begin : begin + _LENGTH]
-    return begin, "".join([character if character.isprintable() else " " for character in shown])
+    return begin, printable(shown, " ")
 
 
 def _around(text: str, at: int | None, pattern: re.Pattern[str] | None) -> Snippet:

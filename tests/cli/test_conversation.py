@@ -214,3 +214,76 @@ def test_terminal_shows_markdown_within_its_width(cli: Cli, root: Path) -> None:
     piped = cli.ok("conv", "show", "1").out
     assert "Deploy to **all** nodes" in piped
     assert "\x1b" not in piped
+
+
+def test_text_keeps_the_characters_that_it_is_spelt_with(cli: Cli, root: Path) -> None:
+    family, persian = (
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    )
+    text = f"{family} {persian}\xa0a\u2028b"
+    cli.ok("conv", "create", family)
+    cli.ok("message", "add", "1", f"{text}\x1b[2J")
+    for format_ in ("markdown", "html"):
+        path = root / f"x.{format_}"
+        cli.ok("conv", "export", "1", "--format", format_, "-f", str(path))
+        written = path.read_text()
+        assert (text in written, family in written.splitlines()[0] or format_ == "html") == (True, True)
+        assert "\x1b" not in written
+        assert cli.ok("conv", "export", "1", "--format", format_).out == written
+    for words in (("message", "show", "1:1"), ("conv", "show", "1"), ("message", "list", "1")):
+        assert f"{family} {persian}" in cli.ok(*words).out
+    assert family in cli.ok("conv", "list").out
+    assert f"{family} {persian}" in cli.ok("search", "b", "kind:message").out
+
+
+def test_names_of_messages_are_those_that_verbs_take(cli: Cli) -> None:
+    cli.ok("conv", "create", "T")
+    assert cli.ok("message", "add", "1", "a", "-o", "name").out == "1:1\n"
+    cli.ok("message", "add", "1", "needle", "--parent", "1:1")
+    for words in (("message", "list", "1"), ("conv", "show", "1"), ("message", "show", "1:1", "1:2")):
+        assert cli.ok(*words, "-o", "name").lines == ["1:1", "1:2"]
+    assert cli.ok("message", "show", "1:1", "-o", "name").out == "1:1\n"
+    assert cli.ok("message", "edit", "1:1", "b", "-o", "name").out == "1:1\n"
+    (found,) = cli.ok("search", "needle", "kind:message", "-o", "name").lines
+    assert cli.ok("message", "show", found, "-o", "name").out == "1:2\n"
+    assert cli.ok("message", "delete", "1:2", "--yes", "-o", "name").out == "1:2\n"
+    # Outside the project default it works from anywhere.
+    cli.ok("project", "create", "shop")
+    cli.ok("-p", "shop", "conv", "create", "S")
+    cli.ok("message", "add", "shop/1", "a")
+    (name,) = cli.ok("message", "list", "shop/1", "-o", "name").lines
+    assert name == "shop/1:1"
+    assert cli.ok("message", "show", name, "-o", "name").lines == [name]
+    assert cli.ok("-p", "shop", "message", "list", "1", "-o", "name").lines == ["1:1"]
+
+
+def test_message_answers_one_that_exists(cli: Cli) -> None:
+    cli.ok("conv", "create", "T")
+    first = cli.ok("message", "add", "1", "a", "-o", "json").json["id"]
+    for reference in ("1:1", first, first[:8], "default/1:1"):
+        added = cli.ok("message", "add", "1", "b", "--parent", reference, "-o", "json").json
+        assert added["parent_id"] == first
+    for reference, sentence in (
+        ("nonsense", 'message "nonsense" not found'),
+        ("1:99", 'message "1:99" not found'),
+        ("7:1", 'conversation "7" not found'),
+    ):
+        refused = cli("message", "add", "1", "b", "--parent", reference)
+        assert refused.code != 0
+        assert f"Error: cannot add the message: {sentence}\n" in refused.err
+        assert "nexusctl message list 1" in refused.err or "nexusctl conversation list" in refused.err
+    assert len(cli.ok("message", "list", "1", "-o", "json").json) == 5
+
+
+def test_resume_says_why_there_is_no_session(cli: Cli, root: Path) -> None:
+    cli.ok("conv", "create", "T", "--tool", "claude-code")
+    path = root / "x.jsonl"
+    cli.ok("message", "add", "1", "a")
+    cli.ok("conv", "export", "1", "--format", "jsonl", "-f", str(path))
+    here = cli("conv", "resume", "1")
+    assert (here.code, "it was held here, and has no session of claude-code" in here.err) == (1, True)
+    path.write_text(path.read_text().replace('"source_id":"', '"source_id":"x'))
+    cli.ok("conv", "import", str(path))
+    imported = cli("conv", "resume", "2")
+    assert "it was imported from an export, which has no session of claude-code" in imported.err

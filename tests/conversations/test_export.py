@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import cycle, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.cli import Cli
 from support.conversations import Conversations
@@ -34,11 +36,15 @@ from nexus.conversations.commands import (
     DeleteMessage,
     EditMessage,
     ForkConversation,
+    GetBlob,
     GetConversation,
     ListConversations,
+    ListMessages,
     PutBlob,
 )
+from nexus.conversations.errors import BlobDamaged, BlobNotFound
 from nexus.conversations.import_commands import AddConversationSource, ImportMessages
+from nexus.conversations.import_records import ImportedConversation, ImportedMessage
 from nexus.conversations.records import Conversation, Message, MessagePart
 from nexus.conversations.states import MessageStatus, PartKind, Role, SourceFormat
 from nexus.terminal import columns_of
@@ -121,6 +127,69 @@ def test_every_import_is_exported_and_imported_equal(nexus: Conversations, secon
     assert _export(second, *(by_source[id_] for id_ in order)) == path.read_text()
 
 
+def test_conversation_without_messages_is_imported(nexus: Conversations, second: DaemonProcess, root: Path) -> None:
+    one, two = nexus.create("One", tags=["a"]), nexus.create("Two")
+    path = root / "empty.jsonl"
+    path.write_text(exported := _export(nexus.daemon, one.id, two.id))
+    there = Cli(second.environment)
+    done = there.ok("conv", "import", str(path)).lines
+    assert [re.sub(r"\d+ from", "N from", line) for line in done] == [
+        f"Imported 0 messages into new conversation N from {path}"
+    ] * 2
+    ids = {each["source_id"]: each["id"] for each in there.ok("conv", "list", "-o", "json").json}
+    assert _export(second, ids[one.id], ids[two.id]) == exported
+    path.write_text(exported + "\n")
+    assert there.ok("conv", "import", str(path)).out == "Nothing new to import.\n"
+    # A session of another program in which no message was said is none.
+    other = root / "other.jsonl"
+    other.write_text('{"type":"session_meta","timestamp":"2026-01-02T03:04:05Z","payload":{"id":"s9","cwd":"/srv"}}\n')
+    assert there.ok("conv", "import", "--from", "codex", str(other)).out == "Nothing new to import.\n"
+
+
+def test_lost_blobs_are_told_and_never_written(own: Conversations, second: DaemonProcess, root: Path) -> None:
+    call = own.client.call
+    made = own.create("T")
+    blobs = [call(PutBlob(b"\x89PNG\r\n\x1a\n" + bytes([each]))).hash for each in range(3)]
+    for blob in blobs:
+        call(CreateMessage(made.id, Role.USER, parts=[MessagePart(PartKind.IMAGE, media_type="image/png", blob=blob)]))
+    whole, damaged, missing = blobs
+    folder = own.daemon.database.with_name(f"{own.daemon.database.name}-blobs")
+    (folder / damaged[:2] / damaged).write_bytes(b"\x89PNG\r\n\x1a\n!")
+    (folder / missing[:2] / missing).unlink()
+    assert isinstance(own.client.call_error(GetBlob(damaged)), BlobDamaged)
+    assert "its file has another content" in own.client.call_error(GetBlob(damaged)).message
+    assert isinstance(own.client.call_error(GetBlob(missing)), BlobNotFound)
+    cli = Cli(own.daemon.environment)
+    for format_ in ("jsonl", "html"):
+        path = root / f"x.{format_}"
+        done = cli("conv", "export", "1", "--format", format_, "-f", str(path))
+        assert (done.code, done.out) == (1, f"Exported 1 conversation to {path}\n")
+        assert done.err.splitlines()[:2] == [
+            f"Error: cannot export blob {damaged} of message 1:2: it is damaged",
+            f"Error: cannot export blob {missing} of message 1:3: it is missing",
+        ]
+        piped = cli("conv", "export", "1", "--format", format_)
+        assert (piped.code, piped.out, piped.err) == (1, path.read_text(), done.err)
+    lines = [json.loads(line) for line in (root / "x.jsonl").read_text().splitlines()]
+    assert [line["hash"] for line in lines if line["nexus"] == "blob"] == [whole]
+    # What the file does not hold is told where it is imported.
+    there = Cli(second.environment)
+    imported = there.ok("conv", "import", str(root / "x.jsonl"))
+    assert "Imported 3 messages" in imported.out
+    assert imported.err == "Not imported: content of an image or a file, which is not there (2)\n"
+    # Storing the content again mends it.
+    call(PutBlob(b"\x89PNG\r\n\x1a\n" + bytes([1])))
+    call(PutBlob(b"\x89PNG\r\n\x1a\n" + bytes([2])))
+    assert cli.ok("conv", "export", "1", "--format", "jsonl").err == ""
+    # Of a content that is not that of its hash, too.
+    path = root / "forged.jsonl"
+    path.write_text((root / "x.jsonl").read_text().replace(whole, "0" * 64))
+    assert (
+        "Not imported: blob with another content than that of its hash (1)\n"
+        in there.ok("conv", "import", str(path)).err
+    )
+
+
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 _part = st.builds(
     MessagePart,
@@ -142,29 +211,98 @@ _message = st.builds(
 )
 
 
-@settings(max_examples=15 * SOAK)
-@given(st.lists(_message, min_size=1, max_size=5), _metadata)
+_TIMES = st.none() | st.sampled_from([0, 1_767_348_000_000, 2**50])
+
+
+class _Story(NamedTuple):
+    """A conversation, and what was done to it."""
+
+    messages: list[dict[str, Any]]
+    metadata: dict[str, Any]
+    tags: list[str]
+    times: list[int | None]
+    """When it, and its messages, were made in their source, in turn."""
+    changes: list[str]
+    """What is done to each message afterwards, in turn."""
+    is_imported: bool
+    is_forked: bool
+
+
+_story = st.builds(
+    _Story,
+    st.lists(_message, max_size=5),
+    _metadata,
+    st.lists(st.text(st.characters(categories=["L"]), min_size=1, max_size=5), max_size=2, unique=True),
+    st.lists(_TIMES, min_size=1, max_size=4),
+    st.lists(st.sampled_from(["", "edit", "import", "delete"]), min_size=1, max_size=4),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@settings(max_examples=20 * SOAK)
+@given(_story)
+@example(_Story([], {}, ["a"], [None], [""], False, True))
+@example(_Story([{"role": Role.USER, "content": "a"}] * 2, {}, [], [1_767_348_000_000], ["import"], True, True))
 def test_any_conversation_is_the_same_in_another_daemon(
-    shared: DaemonProcess, second: DaemonProcess, messages: list[dict[str, Any]], metadata: dict[str, Any]
+    shared: DaemonProcess, second: DaemonProcess, story: _Story
 ) -> None:
     folder = short_directory()
     try:
         with BlockingClient(shared.socket_path) as here, BlockingClient(second.socket_path) as there:
-            made = here.call(CreateConversation("T", metadata=metadata))
-            last: Message | None = None
-            for fields in messages:
-                given_ = {name: value for name, value in fields.items() if value not in (None, [])}
-                last = here.call(CreateMessage(made.id, **given_, parent_id=None if last is None else last.id))
+            made = (_imported if story.is_imported else _created)(here, story)
+            ids = [made, here.call(ForkConversation(made)).id] if story.is_forked else [made]
+            exported = [_lines(here, id_) for id_ in ids]
             path = folder / "x.jsonl"
-            path.write_text(exported := _lines(here, made.id))
+            path.write_text("".join(exported))
             importer = Importer(there.call)
             outcome, _source = importer.run(importer.source(AddConversationSource(str(path))))
-            assert (outcome.error, outcome.added, outcome.skipped) == (None, len(messages), {})
-            (id_,) = outcome.conversations
-            assert _lines(there, id_) == exported
-            here.call(DeleteConversation(made.id))
+            lines = sum(map(str.count, exported, repeat("\n")))
+            assert (outcome.error, outcome.added, outcome.skipped) == (None, lines - len(ids), {})
+            assert [_lines(there, id_) for id_ in outcome.conversations] == exported
+            for id_ in ids:
+                here.call(DeleteConversation(id_))
     finally:
         shutil.rmtree(folder)
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value not in (None, [])}
+
+
+def _created(client: BlockingClient, story: _Story) -> str:
+    made = client.call(CreateConversation("T", metadata=story.metadata, tags=story.tags or None))
+    ids: list[str] = []
+    for fields in story.messages:
+        ids.append(client.call(CreateMessage(made.id, **_given(fields), parent_id=ids[-1] if ids else None)).id)
+    _changed(client, story, ids)
+    return made.id
+
+
+def _imported(client: BlockingClient, story: _Story) -> str:
+    times = cycle(story.times)
+    header = ImportedConversation(
+        source="irc", source_id=str(uuid.uuid4()), title="T", created_at=next(times), metadata=story.metadata
+    )
+    said = [
+        ImportedMessage(source_id=f"{header.source_id}{at}", created_at=next(times), **_given(fields))
+        for at, fields in enumerate(story.messages)
+    ]
+    id_ = client.call(ImportMessages(header, said)).conversation_id
+    assert id_ is not None
+    changes = zip(said, cycle(story.changes), strict=False)
+    others = [msgspec.structs.replace(each, model="other") for each, change in changes if change == "import"]
+    assert client.call(ImportMessages(header, others)).changed == len(others)
+    _changed(client, story, [one.id for one in client.call(ListMessages(id_)).messages])
+    return id_
+
+
+def _changed(client: BlockingClient, story: _Story, ids: list[str]) -> None:
+    for id_, change in zip(ids, cycle(story.changes), strict=False):
+        if change == "edit":
+            client.call(EditMessage(id_, content="edited"))
+        elif change == "delete":
+            client.call(DeleteMessage(id_))
 
 
 def _lines(client: BlockingClient, id_: str) -> str:
@@ -188,8 +326,6 @@ def test_any_conversation_is_parsed_to_what_was_exported(
         found = parsed(read_all(path, SourceFormat.NEXUS))
     finally:
         shutil.rmtree(folder)
-    if not made:
-        return
     (header,) = found.conversations
     assert (header.title, header.metadata, header.source_id) == (one.title, metadata, one.id)
     for before, after in zip(made, found.messages, strict=True):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import uuid
 
+import pytest
 from nexus_protocol import InvalidArgument
 from support.conversations import Conversations
 from support.projects import Speaker
 from support.raw import connect
 
 from nexus.conversations.commands import (
+    AppendMessage,
     CreateMessage,
     DeleteMessage,
     EditMessage,
@@ -239,3 +241,20 @@ def test_64_clients_give_every_message_once_with_dense_numbers(nexus: Conversati
     assert sorted(texts) == sorted(f"{index}.{number}" for index in range(64) for number in range(10))
     for index in range(64):
         assert [text for text in texts if text.startswith(f"{index}.")] == [f"{index}.{number}" for number in range(10)]
+
+
+def test_repeated_request_succeeds_once_the_message_that_it_answers_is_gone(nexus: Conversations) -> None:
+    call = nexus.client.call
+    made = nexus.create("T")
+    parent = call(CreateMessage(made.id, Role.USER, "a"))
+    id_ = str(uuid.uuid4())
+    request = CreateMessage(made.id, Role.ASSISTANT, "b", parent_id=f"{made.number}:1", id=id_)
+    first = call(request)
+    assert first.parent_id == parent.id
+    call(DeleteMessage(parent.id))
+    assert call(request).id == id_
+    with pytest.raises(MessageInvalid) as refused:
+        call(CreateMessage(made.id, Role.ASSISTANT, "c", parent_id=parent.id))
+    assert refused.value.details == {"path": "parent_id"}
+    with pytest.raises(MessageInvalid):
+        call(AppendMessage(made.id, Role.ASSISTANT, parent_id="nonsense"))

@@ -10,7 +10,7 @@ from nexus.cli.output import Printer, hint, of_project, reference
 from nexus.cli.records import make_delete, make_inspect, make_list, make_update, name_of
 from nexus.cli.result import Results
 from nexus.cli.verbs import NounGroup, Number, Values, completers, verb
-from nexus.conversations.cli.shown import COLUMNS, CONVERSATION, lines, rendered
+from nexus.conversations.cli.shown import COLUMNS, CONVERSATION, lines, message_names, rendered
 from nexus.conversations.commands import (
     CreateConversation,
     DeleteConversation,
@@ -51,7 +51,7 @@ def _make_show() -> click.Command:
     def run(app: App, values: Values, out: Printer) -> None:
         found = messages_of(app, values.word("conversation"), values.number("limit"), from_start=values.flag("all"))
         if not out.for_person:
-            out.many(found, (), name=lambda message: message.id, nothing="No messages found.")
+            out.many(found, (), name=message_names(app), nothing="No messages found.")
             return
         if not found:
             click.echo("No messages found.", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import os
 import secrets
 import sys
@@ -16,10 +17,11 @@ import click
 import msgspec
 from nexus_protocol.errors import NotFound
 
-from nexus.cli.output import Printer, write_exact
+from nexus.cli.output import Printer, reference, write_exact
 from nexus.cli.verbs import FilePath, Values, verb
 from nexus.conversations.cli.shown import Blobs
 from nexus.conversations.commands import GetBlob, GetConversation, GetMessage, ListMessages
+from nexus.conversations.errors import BlobDamaged
 from nexus.conversations.importing.nexus_lines import SOURCE, VERSION
 from nexus.conversations.records import Conversation, Message, MessagePart
 from nexus.conversations.states import MessageStatus, PartKind
@@ -35,7 +37,7 @@ _REMEMBERED = 4096
 _HELP = """Export conversations: as Markdown to read, as HTML in one file, or as JSON Lines without any loss.
 
 JSON Lines can be imported again, here or elsewhere, and make an equal conversation. The earlier revisions of messages
-are not exported."""
+are not exported. Where the content of an image is missing or damaged, the rest is exported, and the exit code is 1."""
 
 
 def make_export() -> click.Command:
@@ -60,12 +62,13 @@ def make_export() -> click.Command:
 def _export(app: App, names: list[str], format_: str, file: str | None) -> int:
     # All are found before anything is written.
     found = [app.call(GetConversation(name)) for name in names]
-    parts = _written(app, found, format_)
+    blobs = _Blobs(app)
+    parts = _written(app, found, format_, blobs)
     if file is None:
         for text in parts:
             write_exact(text)
         sys.stdout.flush()
-        return 0
+        return blobs.tell()
     try:
         _write_file(Path(file), parts)
     except OSError as error:
@@ -73,7 +76,7 @@ def _export(app: App, names: list[str], format_: str, file: str | None) -> int:
         return 1
     count = "1 conversation" if len(found) == 1 else f"{len(found)} conversations"
     click.echo(f"Exported {count} to {file}")
-    return 0
+    return blobs.tell()
 
 
 def _write_file(path: Path, parts: Iterator[str]) -> None:
@@ -97,18 +100,50 @@ def _write_file(path: Path, parts: Iterator[str]) -> None:
             temporary.unlink()
 
 
-def _written(app: App, conversations: list[Conversation], format_: str) -> Iterator[str]:
-    def blob(hash_: str) -> bytes | None:
-        try:
-            return app.call(GetBlob(hash_)).data
-        except NotFound:
-            return None
+class _Blobs:
+    """The contents of blobs, and which of them are lost."""
 
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._message = ""
+        self._lost: dict[str, str] = {}
+
+    def within(self, one: Conversation, messages: Iterator[Message]) -> Iterator[Message]:
+        """The messages, and notes which one names a blob."""
+        for message in messages:
+            self._message = f"{reference(one)}:{message.number}"
+            yield message
+
+    def content(self, hash_: str) -> bytes | None:
+        """The content with this hash; None where it is missing or damaged."""
+        try:
+            data = self._app.call(GetBlob(hash_)).data
+        except NotFound as error:
+            reason = "it is damaged" if isinstance(error, BlobDamaged) else "it is missing"
+        else:
+            if hashlib.sha256(data).hexdigest() == hash_:
+                return data
+            reason = "it is damaged"
+        self._lost.setdefault(hash_, f"cannot export blob {hash_} of message {self._message}: {reason}")
+        return None
+
+    def tell(self) -> int:
+        """Tell which blobs are lost; returns the exit code."""
+        for sentence in self._lost.values():
+            click.echo(f"Error: {sentence}", err=True)
+        if self._lost:
+            click.echo("  All else was exported. A backup with files may have it: nexusctl db backups", err=True)
+        return 1 if self._lost else 0
+
+
+def _written(app: App, conversations: list[Conversation], format_: str, blobs: _Blobs) -> Iterator[str]:
     if format_ == "jsonl":
         parents = _Parents(app)
         seen: set[str] = set()
         for one in conversations:
-            yield from json_lines(one, messages_in_order(app, one.id), blob, parents.source_id, seen)
+            yield from json_lines(
+                one, blobs.within(one, messages_in_order(app, one.id)), blobs.content, parents.source_id, seen
+            )
     elif format_ == "markdown":
         from nexus.conversations.cli.export_markdown import markdown
 
@@ -118,7 +153,9 @@ def _written(app: App, conversations: list[Conversation], format_: str) -> Itera
     else:
         from nexus.conversations.cli.export_html import html
 
-        yield from html([(one, messages_in_order(app, one.id)) for one in conversations], blob)
+        yield from html(
+            [(one, blobs.within(one, messages_in_order(app, one.id))) for one in conversations], blobs.content
+        )
 
 
 def messages_in_order(app: App, conversation: str) -> Iterator[Message]:

@@ -9,7 +9,7 @@ import base64
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from nexus.cli.output import format_time, visible
+from nexus.cli.output import format_time, without_controls
 from nexus.conversations.cli.markdown import Block, blocks, spans
 from nexus.conversations.cli.shown import Blobs, part_heading
 from nexus.conversations.records import Conversation, Message, MessagePart
@@ -49,7 +49,7 @@ def html(conversations: Sequence[tuple[Conversation, Iterator[Message]]], blob: 
 
 
 def _text(text: str) -> str:
-    return escape(visible(text), quote=True)
+    return escape(without_controls(text), quote=True)
 
 
 def _conversation(one: Conversation, messages: Iterator[Message], blob: Blobs) -> Iterator[str]:

@@ -97,6 +97,8 @@ class Importer:
         self._operations: dict[str, int] = {}
         """By the path of a source, the operation of this process that imports it."""
         self._blobs: set[str] = set()
+        self._unheld: Counter[str] = Counter()
+        """What the daemon did not take of the present file as it was, by reason."""
 
     def source(self, command: AddConversationSource) -> ConversationSource:
         """Find a source, or add it."""
@@ -122,10 +124,12 @@ class Importer:
         """
         path = Path(source.path)
         format_ = source.format
+        self._unheld.clear()
         found: dict[str, Imported] = {}
         sums: Counter[str] = Counter()
         error: str | None = None
         waits = False
+        progress: SourceProgress | None = None
         try:
             redactor = redactor_for(source.redact, built_in=source.redact_secrets)
         except (PatternError, OSError) as failure:
@@ -155,7 +159,7 @@ class Importer:
                 waits = batch.waits
                 is_clean = source.last_error is None and head == start.head
                 source = _after(source, progress)
-                if not batch.messages and is_clean and _is_same(progress, before):
+                if batch.conversation is None and is_clean and _is_same(progress, before):
                     continue
                 for reply in self._send(path, format_, batch, progress):
                     _add(found, reply)
@@ -168,6 +172,8 @@ class Importer:
             return Outcome(path, format_, found, error=error), source
         except OSError as failure:
             error = failure.strerror or str(failure)
+        if progress is not None:
+            source = _after(source, self._with_unheld(progress))
         if error is not None:
             source = self._note(source, error)
         sums_of = (sums["added"], sums["changed"], sums["known"])
@@ -205,7 +211,7 @@ class Importer:
     ) -> Iterator[Imported]:
         for blob in batch.blobs:
             self._put(blob)
-        if not batch.messages:
+        if batch.conversation is None:
             yield self._request(path, format_, ImportMessages(progress=progress))
             return
         yield from self._divide(path, format_, ImportMessages(batch.conversation, batch.messages, progress))
@@ -228,6 +234,7 @@ class Importer:
             changed = [_without_blob(message, missing) for message in command.messages]
             if changed == command.messages:
                 raise
+            self._unheld["content of an image or a file, which is not there"] += 1
             yield from self._divide(path, format_, msgspec.structs.replace(command, messages=changed))
         except InvalidArgument:
             if len(command.messages) > 1:
@@ -238,17 +245,20 @@ class Importer:
                     path, format_, msgspec.structs.replace(command, messages=command.messages[half:])
                 )
                 return
-            progress = command.progress
-            if progress is not None:
-                skipped = Counter(progress.skipped)
-                skipped["message that the daemon refused"] += 1
-                progress = msgspec.structs.replace(progress, skipped=dict(skipped))
-                yield self._request(path, format_, ImportMessages(progress=progress))
+            what = "message" if command.messages else "conversation"
+            self._unheld[f"{what} that the daemon refused"] += 1
+            if command.progress is not None:
+                yield self._request(path, format_, ImportMessages(progress=command.progress))
+
+    def _with_unheld(self, progress: SourceProgress) -> SourceProgress:
+        return msgspec.structs.replace(progress, skipped=dict(Counter(progress.skipped) + self._unheld))
 
     def _request(self, path: Path, format_: SourceFormat, command: ImportMessages) -> Imported:
         deadline = time.monotonic() + _BUSY_S
+        if command.progress is not None:
+            command = msgspec.structs.replace(command, progress=self._with_unheld(command.progress))
         while True:
-            cause = self._operation(path, format_) if command.messages else None
+            cause = None if command.conversation is None else self._operation(path, format_)
             try:
                 reply: Imported = self._call(command, cause=cause)
                 return reply

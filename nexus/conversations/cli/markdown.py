@@ -23,6 +23,7 @@ _INLINE = re.compile(
     r"|(?<!\w)_(?P<under>[^_\s][^_\n]*)_(?!\w)"
     r"|\[(?P<label>[^\[\]\n]+)\]\((?P<target>[^()\s<>\"']+)\)"
 )
+_LINE_END = re.compile(r"\r\n?|\n")
 _RUN = re.compile(r"`+")
 _MAX_LINE = 20_000
 """A longer line has no emphasis."""
@@ -60,7 +61,7 @@ def blocks(text: str) -> Iterator[Block]:
             yield Block("paragraph", "\n".join(paragraph))
             paragraph.clear()
 
-    for line in text.splitlines():
+    for line in _lines(text):
         if fence:
             closing = _FENCE.match(line)
             if closing and closing[1].startswith(fence) and not closing[2].strip():
@@ -84,6 +85,12 @@ def blocks(text: str) -> Iterator[Block]:
     yield from ended()
     if fence:
         yield Block("code", "\n".join(code), word=language)
+
+
+def _lines(text: str) -> list[str]:
+    """The lines by the line ends of CommonMark, of which U+2028 is none."""
+    lines = _LINE_END.split(text)
+    return lines if lines[-1] else lines[:-1]
 
 
 def _plain(line: str) -> Block | None:
@@ -131,7 +138,7 @@ def fence_for(text: str) -> str:
 def open_fence(text: str) -> str:
     """The fence that a text leaves open, which would take what follows for code; empty where there is none."""
     fence = ""
-    for line in text.splitlines():
+    for line in _lines(text):
         found = _FENCE.match(line)
         if found is None:
             continue

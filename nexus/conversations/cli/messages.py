@@ -11,7 +11,7 @@ from nexus.cli.output import Column, Printer, can_ask, confirm, format_time
 from nexus.cli.result import Result, Results
 from nexus.cli.verbs import NounGroup, Number, Values, for_each, verb
 from nexus.conversations.cli.conversations import messages_of
-from nexus.conversations.cli.shown import rendered
+from nexus.conversations.cli.shown import message_names, rendered
 from nexus.conversations.commands import (
     CreateMessage,
     DeleteMessage,
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["message"]
 
 _WIDTH = 60
-
-
-def _id(message: Message) -> str:
-    return message.id
 
 
 def _begin(message: Message) -> str:
@@ -74,7 +70,7 @@ def _text(values: Values) -> str | None:
 def _make_add() -> click.Command:
     def run(app: App, values: Values, out: Printer) -> None:
         result = app.fetch(values.build(CreateMessage, role=Role(values.word("role")), content=_text(values)))
-        out.one(result, name=_id, sentence=lambda one: click.echo(f"Added message {one.number}"))
+        out.one(result, name=message_names(app), sentence=lambda one: click.echo(f"Added message {one.number}"))
 
     text = click.Argument(["text"], metavar="TEXT")
     role = click.Option(
@@ -98,7 +94,7 @@ def _make_list() -> click.Command:
         found = messages_of(
             app, values.word("conversation"), limit, from_start=not values.flag("last"), match=values.text("match")
         )
-        out.many(found, _COLUMNS, name=_id, nothing="No messages found.")
+        out.many(found, _COLUMNS, name=message_names(app), nothing="No messages found.")
 
     limit = click.Option(["--limit"], type=Number(1), help="Maximum number of messages (default: all).")
     last = click.Option(["--last"], is_flag=True, help="The last ones, 20 by default.")
@@ -120,9 +116,9 @@ def _make_show() -> click.Command:
                 for line in rendered(result.record, unfold=True):
                     click.echo(line)
         elif len(names) > 1:
-            out.many(Results.of(found), (), name=_id, nothing="No messages found.")
+            out.many(Results.of(found), (), name=message_names(app), nothing="No messages found.")
         elif found:
-            out.one(found[0], name=_id, sentence=lambda _message: None)
+            out.one(found[0], name=message_names(app), sentence=lambda _message: None)
         return code
 
     revisions = click.Option(["--revisions"], is_flag=True, help="What it was before it was edited or deleted.")
@@ -152,7 +148,7 @@ def _show_revisions(app: App, name: str, out: Printer) -> None:
 def _make_edit() -> click.Command:
     def run(app: App, values: Values, out: Printer) -> None:
         result = app.fetch(values.build(EditMessage, content=_text(values)))
-        out.one(result, name=_id, sentence=lambda one: click.echo(f"Changed message {one.number}"))
+        out.one(result, name=message_names(app), sentence=lambda one: click.echo(f"Changed message {one.number}"))
 
     text = click.Argument(["text"], metavar="[TEXT]", required=False)
     return verb(
@@ -187,11 +183,13 @@ def _make_delete() -> click.Command:
             result = app.fetch(DeleteMessage(name))
             deleted.append(result)
             if not many:
-                out.one(result, name=_id, sentence=lambda one: click.echo(f"Deleted message {one.number}"))
+                out.one(
+                    result, name=message_names(app), sentence=lambda one: click.echo(f"Deleted message {one.number}")
+                )
 
         code = for_each(names, delete)
         if many:
-            out.many(Results.of(deleted), (), name=_id, nothing="No messages deleted.")
+            out.many(Results.of(deleted), (), name=message_names(app), nothing="No messages deleted.")
         return code
 
     yes = click.Option(["-y", "--yes"], is_flag=True, help="Skip confirmation.")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from nexus.cli.output import Column, colour_wanted, format_time, painted, printable, shortened
+from nexus.cli.output import Column, colour_wanted, format_time, painted, printable, reference, shortened
 from nexus.cli.records import Noun
+from nexus.conversations.commands import GetConversation
 from nexus.conversations.records import Conversation, ConversationPage, Message, MessagePart
 from nexus.conversations.states import MessageStatus, PartKind, Role
 
-__all__ = ["COLUMNS", "Blobs", "CONVERSATION", "lines", "part_heading", "rendered", "terminal_width"]
+if TYPE_CHECKING:
+    from nexus.cli.app import App
+
+__all__ = ["COLUMNS", "Blobs", "CONVERSATION", "lines", "message_names", "part_heading", "rendered", "terminal_width"]
 
 CONVERSATION = Noun("conversation", "conversations", "conversation", ConversationPage.conversations)
 _TITLE_WIDTH = 50
@@ -74,6 +79,19 @@ def lines(one: Conversation) -> list[tuple[str, object]]:
         ("Created", format_time(one.created_at)),
         ("Updated", format_time(one.updated_at)),
     ]
+
+
+def message_names(app: App) -> Callable[[Message], str]:
+    """What ``-o name`` prints of a message: ``CONVERSATION:NUMBER``, which every verb takes."""
+    conversations: dict[str, str] = {}
+
+    def name(message: Message) -> str:
+        id_ = message.conversation_id
+        if id_ not in conversations:
+            conversations[id_] = reference(app.call(GetConversation(id_)))
+        return f"{conversations[id_]}:{message.number}"
+
+    return name
 
 
 def rendered(message: Message, *, unfold: bool = False) -> Iterator[str]:

@@ -18,6 +18,7 @@ from nexus.conversations.import_commands import (
     RemoveConversationSource,
 )
 from nexus.conversations.import_records import ConversationSource, ConversationSourcePage
+from nexus.conversations.records import Conversation
 from nexus.conversations.states import SourceFormat
 from nexus.hints import command_line
 
@@ -157,10 +158,15 @@ def _outcomes(importer: Importer, roots: list[tuple[Path, SourceFormat]], option
 def _tell(outcome: Outcome) -> None:
     for reply in outcome.conversations.values():
         name = str(reply.number) if reply.project == "default" else f"{reply.project}/{reply.number}"
-        if reply.added or reply.changed:
+        if reply.added or reply.changed or reply.created:
             changed = f", changed {reply.changed}" if reply.changed else ""
             new = "new " if reply.created else ""
             click.echo(f"Imported {_count(reply.added)}{changed} into {new}conversation {name} from {outcome.path}")
+
+
+def _has_changed(outcome: Outcome) -> bool:
+    created = any(reply.created for reply in outcome.conversations.values())
+    return created or outcome.added > 0 or outcome.changed > 0
 
 
 def _count(number: int) -> str:
@@ -168,7 +174,7 @@ def _count(number: int) -> str:
 
 
 def _tell_sum(outcomes: list[Outcome]) -> None:
-    if not any(outcome.added or outcome.changed for outcome in outcomes) and all(o.error is None for o in outcomes):
+    if not any(map(_has_changed, outcomes)) and all(outcome.error is None for outcome in outcomes):
         click.echo("Nothing new to import.")
     reasons: dict[str, int] = {}
     for outcome in outcomes:
@@ -216,9 +222,7 @@ def make_resume() -> click.Command:
             out.one(result, name=lambda _one: "" if words is None else command_line(*words), sentence=lambda _one: None)
             return 0 if words is not None else 1
         if words is None:
-            tool = one.tool or one.source
-            by = "it was held with no program" if tool is None else f"{tool} has no command that goes on with a session"
-            click.echo(f"Error: cannot resume conversation {one.number}: {by}", err=True)
+            click.echo(f"Error: cannot resume conversation {one.number}: {_why_not(one)}", err=True)
             click.echo(f"  Read it: {command_line('nexusctl', 'conversation', 'show', '--all', one.name)}", err=True)
             return 1
         line = command_line(*words)
@@ -231,6 +235,16 @@ def make_resume() -> click.Command:
 
     help = "Print the command line that goes on with a conversation in the program that it was held with."
     return verb(GetConversation, run, help=help)
+
+
+def _why_not(one: Conversation) -> str:
+    """Why a conversation has no command line that goes on with it."""
+    if one.source not in (None, SourceFormat.NEXUS.value):
+        return f"no command is known that goes on with a session of {one.source}"
+    of = "" if one.tool is None else f" of {one.tool}"
+    if one.source is not None:
+        return f"it was imported from an export, which has no session{of}"
+    return f"it was held here, and has no session{of}" if of else "it was held with no program"
 
 
 # Sources

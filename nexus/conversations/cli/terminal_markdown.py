@@ -14,7 +14,7 @@ _TAB = "    "
 
 def terminal_lines(text: str, width: int, *, colour: bool) -> Iterator[str]:
     """The lines of a text. Without ``colour``, which shows what they mean, the marks of Markdown stay."""
-    for block in blocks(text.expandtabs(len(_TAB))):
+    for block in blocks("\n".join(text.expandtabs(len(_TAB)).splitlines())):
         yield from _block(block, width, colour)
 
 

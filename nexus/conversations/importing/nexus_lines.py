@@ -76,11 +76,13 @@ class NexusParser:
             header = _known_fields(entry, ImportedConversation)
             self._header = msgspec.structs.replace(header, source_id=self._redactor.identifier(header.source_id))
             self._told = True
-            yield Begun(self._header)
+            yield Begun(self._header, is_whole=True)
         elif kind == "blob":
             content = base64.b64decode(str(entry.get("data", "")))
             if not content or len(content) > MAX_BLOB_BYTES:
                 yield Skipped("blob of more than 8 MiB, or empty")
+            elif entry.get("hash") not in (None, hashlib.sha256(content).hexdigest()):
+                yield Skipped("blob with another content than that of its hash")
             else:
                 yield Attached(content)
         elif kind == "message":

@@ -54,6 +54,8 @@ class Begun(NamedTuple):
     """The messages that follow are of this conversation; told again, it has another title."""
 
     conversation: ImportedConversation
+    is_whole: bool = False
+    """Whether it is a conversation also where no message follows."""
 
 
 class Said(NamedTuple):

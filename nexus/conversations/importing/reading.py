@@ -234,6 +234,8 @@ class _Gathering:
         self.state = dict(start.state or {})
         self.skipped: Counter[str] = Counter(start.skipped or {})
         self._conversation: ImportedConversation | None = None
+        self._is_whole = False
+        """Whether the conversation is to be sent also without messages."""
         self._messages: list[ImportedMessage] = []
         self._blobs: list[bytes] = []
         self._size = self._indexed = 0
@@ -255,9 +257,10 @@ class _Gathering:
         elif isinstance(item, Begun):
             conversation = _clean_conversation(item.conversation, self.redactor)
             present = self._conversation
-            if present is not None and present.source_id != conversation.source_id and self._messages:
+            if present is not None and present.source_id != conversation.source_id and self._has_any:
                 yield self.batch(self.offset, self.state)
             self._conversation = conversation
+            self._is_whole = self._is_whole or item.is_whole
         else:
             if item.message.content is None and not item.message.parts:
                 item = item._replace(message=msgspec.structs.replace(item.message, content=""))
@@ -273,13 +276,17 @@ class _Gathering:
             self._size += size
             self._indexed += taken
 
+    @property
+    def _has_any(self) -> bool:
+        return bool(self._messages) or self._is_whole
+
     def _is_beyond(self, size: int, indexed: int) -> bool:
         return self._size + size > _BATCH_BYTES or self._indexed + indexed > _BATCH_INDEXED
 
     def batch(self, offset: int, state: State, *, waits: bool = False) -> MessageBatch:
         """What was gathered."""
         found = MessageBatch(
-            self._conversation if self._messages else None,
+            self._conversation if self._has_any else None,
             self._messages,
             self._blobs,
             offset,
@@ -287,7 +294,7 @@ class _Gathering:
             dict(self.skipped),
             waits,
         )
-        self._messages, self._blobs, self._size, self._indexed = [], [], 0, 0
+        self._messages, self._blobs, self._size, self._indexed, self._is_whole = [], [], 0, 0, False
         return found
 
 
