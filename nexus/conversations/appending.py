@@ -12,7 +12,7 @@ from typing import Any
 
 from nexus_protocol import InvalidArgument
 
-from nexus.conversations import store
+from nexus.conversations import messages_store, writing_store
 from nexus.conversations.errors import MessageInvalid, MessageNotFound
 from nexus.conversations.parts_store import PartRow
 from nexus.conversations.records import MESSAGE_BYTES, Message
@@ -141,9 +141,9 @@ class Appending:
         rows, first = list(self._rows), self._next
 
         def write(tx: Transaction) -> bool:
-            if store.message_status(tx, self.message.id) is not MessageStatus.OPEN:
+            if messages_store.message_status(tx, self.message.id) is not MessageStatus.OPEN:
                 return False
-            store.add_flushed(tx, self.message.id, rows, first, self.size_bytes)
+            writing_store.add_flushed(tx, self.message.id, rows, first, self.size_bytes)
             return True
 
         if not await self._store.write(write, size_bytes=512 + sum(len(row.body or "") for row in rows)):
@@ -159,7 +159,7 @@ class Appending:
         """
         self.idle_at = None
         await self._store.write(
-            lambda tx: store.join_flushed(tx, self.message.id),
+            lambda tx: writing_store.join_flushed(tx, self.message.id),
             size_bytes=512 + 4 * min([self.size_bytes, INDEXED_CHARACTERS]),
         )
 
@@ -180,7 +180,7 @@ class Appending:
         await self.flush()
         values: Mapping[str, Any] = dict(self.values)
         message = await self._store.write(
-            lambda tx: store.end_message(tx, self._operation, self.message.id, status, values),
+            lambda tx: writing_store.end_message(tx, self._operation, self.message.id, status, values),
             size_bytes=1024 + self.size_bytes + 3 * min([self.size_bytes, INDEXED_CHARACTERS]),
         )
         if message is None:

@@ -9,7 +9,7 @@ import msgspec
 from nexus_protocol import InvalidArgument
 
 from nexus.capability import Context, handles
-from nexus.conversations import steps_store, store
+from nexus.conversations import messages_store, steps_store, store
 from nexus.conversations.commands import (
     CreateConversation,
     DeleteConversation,
@@ -105,7 +105,7 @@ def _conversation_ids(reader: Reader, reference: str, scope: Scope) -> dict[str,
 
 
 def _message_ids(reader: Reader, reference: str, scope: Scope) -> dict[str, str]:
-    found = store.resolve_message(reader, reference, scope)
+    found = messages_store.resolve_message(reader, reference, scope)
     return {"message": found.message.id, "conversation": found.conversation.id}
 
 
@@ -214,7 +214,9 @@ async def fork_conversation(ctx: Context, command: ForkConversation) -> Conversa
     def begin(tx: Transaction) -> tuple[Conversation, int, Conversation | None]:
         of = CONVERSATIONS.resolve(tx, command.conversation, ctx.scope(tx))
         cannot = f"cannot fork conversation {of.name}"
-        if command.at is not None and not store.messages_between(tx, of.id, command.at, command.at, parts=False):
+        if command.at is not None and not messages_store.messages_between(
+            tx, of.id, command.at, command.at, parts=False
+        ):
             raise MessageNotFound(
                 f"{cannot}: it has no message {command.at}", details={"message": f"{of.name}:{command.at}"}
             )

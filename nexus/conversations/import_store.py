@@ -18,10 +18,12 @@ from nexus.conversations.errors import (
     SourceNotFound,
 )
 from nexus.conversations.import_records import ConversationSource, ImportedConversation, ImportedMessage, SourceProgress
+from nexus.conversations.messages_store import part_rows
 from nexus.conversations.parts_store import Stored, assemble
 from nexus.conversations.records import Conversation
 from nexus.conversations.states import MessageChange, MessageStatus
-from nexus.conversations.store import CONVERSATIONS, by_source, encode_json, insert_parts, part_rows
+from nexus.conversations.store import CONVERSATIONS, by_source, encode_json
+from nexus.conversations.writing_store import insert_parts
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject, record
 from nexus.records.errors import RecordErrors, RecordNameTaken

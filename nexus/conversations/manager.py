@@ -13,7 +13,7 @@ from typing import Any
 
 from nexus import __version__
 from nexus.capability import ManagerContext
-from nexus.conversations import steps_store, store
+from nexus.conversations import steps_store, store, writing_store
 from nexus.conversations.appending import Appending
 from nexus.conversations.blobs import BlobFolder
 from nexus.conversations.errors import MessageNotFound
@@ -76,7 +76,7 @@ class ConversationManager:
         operation = self._context.cause("messages.interrupted")
         operation.cause = self._written(operation_id)
         await self._store.write(
-            lambda tx: store.end_message(tx, operation, message_id, MessageStatus.INCOMPLETE), size_bytes=4096
+            lambda tx: writing_store.end_message(tx, operation, message_id, MessageStatus.INCOMPLETE), size_bytes=4096
         )
 
     def _written(self, operation_id: int | None) -> int | None:

@@ -12,7 +12,7 @@ from nexus_protocol import InvalidArgument, NexusError, Unavailable, encode_reco
 from nexus_protocol.command import Record
 
 from nexus.capability import PAGE_BYTES, Context, Stream, encoded_list, handles
-from nexus.conversations import store
+from nexus.conversations import messages_store, store, writing_store
 from nexus.conversations.appending import Appending
 from nexus.conversations.commands import (
     AppendMessage,
@@ -35,6 +35,7 @@ from nexus.conversations.errors import (
     MessageSourceTaken,
 )
 from nexus.conversations.manager import ConversationManager
+from nexus.conversations.messages_store import Found
 from nexus.conversations.parts_store import PartRow, Stored, stored, with_new_text, write_bytes
 from nexus.conversations.records import (
     Appended,
@@ -47,7 +48,7 @@ from nexus.conversations.records import (
     SweptBlobs,
 )
 from nexus.conversations.states import MessageStatus, PartKind
-from nexus.conversations.store import CONVERSATIONS, Found
+from nexus.conversations.store import CONVERSATIONS
 from nexus.hints import command_line
 from nexus.records.errors import RecordAmbiguous, RecordNotFound
 from nexus.records.fields import Metadata
@@ -113,7 +114,7 @@ def _parent(
     if command.parent_id is None:
         return {}
     try:
-        return {"parent_id": store.resolve_message(tx, command.parent_id, ctx.scope(tx)).message.id}
+        return {"parent_id": messages_store.resolve_message(tx, command.parent_id, ctx.scope(tx)).message.id}
     except (RecordNotFound, RecordAmbiguous) as error:
         look = command_line("nexusctl", "message", "list", reference_of(conversation))
         raise MessageInvalid(
@@ -141,7 +142,7 @@ def _existing(
     Raises:
         MessageIdTaken, MessageSourceTaken: another message has its id, or its id of the source.
     """
-    found = None if command.id is None else store.message_by_id(tx, command.id)
+    found = None if command.id is None else messages_store.message_by_id(tx, command.id)
     if found is not None:
         message = found.message
         same = (message.conversation_id, message.role) == (conversation.id, command.role)
@@ -154,7 +155,7 @@ def _existing(
             hint="To repeat a request, give what the message has; for another one choose another id.",
             details={"id": message.id, "number": message.number},
         )
-    of_source = store.message_by_source(tx, command.source, command.source_id)
+    of_source = messages_store.message_by_source(tx, command.source, command.source_id)
     if of_source is None:
         return None
     if command.id is None and of_source.conversation_id == conversation.id:
@@ -179,7 +180,7 @@ def create_message(tx: Transaction, ctx: Context, command: CreateMessage) -> Mes
     if existing is not None:
         return existing  # the message that it answers may be gone
     columns = _columns(command) | _parent(tx, ctx, conversation, command, cannot)
-    return store.add_message(tx, ctx.operation, conversation, kept, columns)
+    return writing_store.add_message(tx, ctx.operation, conversation, kept, columns)
 
 
 # Appending
@@ -219,7 +220,7 @@ async def append_message(ctx: Context, command: AppendMessage, stream: Stream[Ap
             )
         columns = _columns(command) | _parent(tx, ctx, conversation, command, cannot)
         columns["status"] = MessageStatus.OPEN.value
-        return store.add_message(tx, ctx.operation, conversation, Stored("", [], 0), columns)
+        return writing_store.add_message(tx, ctx.operation, conversation, Stored("", [], 0), columns)
 
     message = await ctx.store.write(begin, size_bytes=2048)
     appending = Appending(ctx.store, ctx.operation, message)
@@ -335,7 +336,7 @@ def _control(appending: Appending, control: dict[str, Any]) -> None:
 @handles(GetMessage)
 def get_message(ctx: Context, command: GetMessage) -> Message:
     return ctx.store.read(
-        lambda reader: store.resolve_message(reader, command.message, ctx.scope(reader)).message, snapshot=True
+        lambda reader: messages_store.resolve_message(reader, command.message, ctx.scope(reader)).message, snapshot=True
     )
 
 
@@ -353,12 +354,12 @@ async def list_messages(ctx: Context, command: ListMessages) -> MessagePage:
         of = CONVERSATIONS.resolve(reader, command.conversation, ctx.scope(reader))
         if backwards:
             before = of.last_number + 1 if command.before is None else command.before
-            found = store.sizes_before(reader, of.id, before, limit + 1, match)
-            beyond = bool(store.sizes_after(reader, of.id, before - 1, 1, match))
+            found = messages_store.sizes_before(reader, of.id, before, limit + 1, match)
+            beyond = bool(messages_store.sizes_after(reader, of.id, before - 1, 1, match))
         else:
             after = command.after or 0
-            found = store.sizes_after(reader, of.id, after, limit + 1, match)
-            beyond = bool(store.sizes_before(reader, of.id, after + 1, 1, match))
+            found = messages_store.sizes_after(reader, of.id, after, limit + 1, match)
+            beyond = bool(messages_store.sizes_before(reader, of.id, after + 1, 1, match))
         return of.id, found, beyond
 
     if match is None:
@@ -376,7 +377,7 @@ async def list_messages(ctx: Context, command: ListMessages) -> MessagePage:
     for at in range(0, len(numbers), _READ_AT_ONCE):
         chunk = numbers[at : at + _READ_AT_ONCE]
         messages = await ctx.store.fetch(
-            lambda reader, numbers=chunk: store.messages_numbered(  # type: ignore[misc]
+            lambda reader, numbers=chunk: messages_store.messages_numbered(  # type: ignore[misc]
                 reader, id_, numbers, parts=command.parts
             ),
             snapshot=True,
@@ -395,8 +396,8 @@ async def list_messages(ctx: Context, command: ListMessages) -> MessagePage:
 @handles(GetMessageRevisions)
 def get_message_revisions(ctx: Context, command: GetMessageRevisions) -> MessageRevisions:
     def read(reader: Reader) -> MessageRevisions:
-        id_ = store.revisions_of(reader, command.message, ctx.scope(reader))
-        found, follows = store.revisions(reader, id_, command.before, PAGE_BYTES)
+        id_ = messages_store.revisions_of(reader, command.message, ctx.scope(reader))
+        found, follows = messages_store.revisions(reader, id_, command.before, PAGE_BYTES)
         return MessageRevisions(found, found[-1].revision if follows and found else None)
 
     return ctx.store.read(read, snapshot=True)
@@ -412,7 +413,7 @@ def _changeable(tx: Transaction, ctx: Context, reference: str, revision: int | N
         MessageOpen: a client is appending to it.
         MessageChanged: it has another revision.
     """
-    found = store.resolve_message(tx, reference, ctx.scope(tx))
+    found = messages_store.resolve_message(tx, reference, ctx.scope(tx))
     message = found.message
     cannot = f"cannot {verb} message {found.conversation.name}:{message.number}"
     details = {"id": message.id, "number": message.number, "revision": message.revision}
@@ -448,14 +449,14 @@ def edit_message(tx: Transaction, ctx: Context, command: EditMessage) -> Message
         kept = None
     if kept is None and not values:
         return msgspec.structs.replace(message, content=None, parts=[])
-    return store.change_message(tx, ctx.operation, found, kept, values)
+    return writing_store.change_message(tx, ctx.operation, found, kept, values)
 
 
 @handles(DeleteMessage, size_bytes=lambda _command: 256 * 1024)
 def delete_message(tx: Transaction, ctx: Context, command: DeleteMessage) -> Message:
     found, _cannot = _changeable(tx, ctx, command.message, command.if_revision, "delete")
     unlink(tx, ctx.operation, "message", found.message.id, _MAX_UNLINKED)
-    return store.delete_message(tx, ctx.operation, found)
+    return writing_store.delete_message(tx, ctx.operation, found)
 
 
 # Blobs
@@ -472,7 +473,7 @@ async def put_blob(ctx: Context, command: PutBlob) -> Blob:
 
 @handles(GetBlob)
 async def get_blob(ctx: Context, command: GetBlob) -> BlobContent:
-    found = await ctx.store.fetch(lambda reader: store.blob(reader, command.hash))
+    found = await ctx.store.fetch(lambda reader: writing_store.blob(reader, command.hash))
     if found is None:
         raise BlobNotFound(f"blob {command.hash} not found", details={"blob": command.hash})
     return BlobContent(await asyncio.to_thread(_manager(ctx).blobs.folder.get, command.hash))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import uuid
 from typing import Any, NamedTuple
 
+from nexus.conversations.messages_store import MESSAGE_COLUMNS, part_rows
 from nexus.conversations.records import Conversation
 from nexus.conversations.states import MessageStatus
-from nexus.conversations.store import CONVERSATIONS, MESSAGE_COLUMNS, insert_parts, part_rows
+from nexus.conversations.store import CONVERSATIONS
+from nexus.conversations.writing_store import insert_parts
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject
 from nexus.records.links import unlink

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from nexus.store.fulltext import Term
-from nexus.terminal import printable
 
 __all__ = ["Snippet", "literal_snippet", "snippet"]
 
@@ -18,6 +17,8 @@ _WINDOW = 32 * 1024
 """Characters that are looked at in one step: Python's lock is held for about a millisecond."""
 _OVERLAP = 256
 _MAX_HIGHLIGHTS = 20
+_NOT_IN_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Control characters and ends of lines. What else is not for a terminal is replaced by the client that has one."""
 
 
 class Snippet(NamedTuple):
@@ -84,7 +85,7 @@ def _cut(text: str, at: int) -> tuple[int, str]:
     """Where the snippet around a place begins, and the snippet."""
     begin = max(at - _BEFORE, 0)
     shown = text[begin : begin + _LENGTH]
-    return begin, printable(shown, " ")
+    return begin, _NOT_IN_LINE.sub(" ", shown)
 
 
 def _around(text: str, at: int | None, pattern: re.Pattern[str] | None) -> Snippet:

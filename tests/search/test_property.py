@@ -17,7 +17,7 @@ from support.operations import an_operation
 from support.soak import SOAK
 from support.stores import make_store, running
 
-from nexus.conversations import steps_store, store
+from nexus.conversations import messages_store, steps_store, store, writing_store
 from nexus.conversations.parts_store import PartRow, stored
 from nexus.conversations.records import MessagePart
 from nexus.conversations.states import MessageStatus, PartKind
@@ -162,16 +162,16 @@ class Changes:
     def add_message(self, tx: Transaction, operation: Operation) -> None:
         if (id_ := self.one(tx, "SELECT id FROM conversations WHERE hidden IS NULL")) is not None:
             kept = stored(self.text(), self._parts() if self.chance.random() < 0.5 else None, "")
-            store.add_message(tx, operation, CONVERSATIONS.get(tx, id_), kept, {"role": "user"})
+            writing_store.add_message(tx, operation, CONVERSATIONS.get(tx, id_), kept, {"role": "user"})
 
     def edit_message(self, tx: Transaction, operation: Operation) -> None:
         found = self._message(tx, "complete")
         if found is not None:
-            store.change_message(tx, operation, found, stored(None, self._parts(), ""), {})
+            writing_store.change_message(tx, operation, found, stored(None, self._parts(), ""), {})
 
     def delete_message(self, tx: Transaction, operation: Operation) -> None:
         if (found := self._message(tx, "complete")) is not None:
-            store.delete_message(tx, operation, found)
+            writing_store.delete_message(tx, operation, found)
 
     def _message(self, tx: Transaction, status: str) -> Any:
         sql = (
@@ -179,12 +179,12 @@ class Changes:
             f"WHERE hidden IS NULL AND status = '{status}'"
         )
         id_ = self.one(tx, sql)
-        return None if id_ is None else store.message_by_id(tx, id_)
+        return None if id_ is None else messages_store.message_by_id(tx, id_)
 
     def begin_message(self, tx: Transaction, operation: Operation) -> None:
         if (id_ := self.one(tx, "SELECT id FROM conversations WHERE hidden IS NULL")) is not None:
             values = {"role": "assistant", "status": MessageStatus.OPEN.value, "id": str(uuid.uuid4())}
-            store.add_message(tx, operation, CONVERSATIONS.get(tx, id_), stored("", None, ""), values)
+            writing_store.add_message(tx, operation, CONVERSATIONS.get(tx, id_), stored("", None, ""), values)
 
     def append(self, tx: Transaction, _operation: Operation) -> None:
         if (found := self._message(tx, "open")) is None:
@@ -195,16 +195,16 @@ class Changes:
         kind = self.chance.choice(["text", "tool_use"])
         rows = [PartRow(kind, body=self.text() + " "), PartRow(kind, body=self.text(), continues=1)]
         # Numbers of pieces that were joined are not given again.
-        store.add_flushed(tx, found.message.id, rows, max(numbers, default=0) + 1000, 10)
+        writing_store.add_flushed(tx, found.message.id, rows, max(numbers, default=0) + 1000, 10)
 
     def make_searchable(self, tx: Transaction, _operation: Operation) -> None:
         if (found := self._message(tx, "open")) is not None:
-            store.join_flushed(tx, found.message.id)
+            writing_store.join_flushed(tx, found.message.id)
 
     def end_message(self, tx: Transaction, operation: Operation) -> None:
         if (found := self._message(tx, "open")) is not None:
             status = self.chance.choice([MessageStatus.COMPLETE, MessageStatus.INCOMPLETE])
-            store.end_message(tx, operation, found.message.id, status)
+            writing_store.end_message(tx, operation, found.message.id, status)
 
     def fork(self, tx: Transaction, operation: Operation) -> None:
         id_ = self.one(tx, "SELECT id FROM conversations WHERE hidden IS NULL")
