@@ -92,6 +92,7 @@ def test_a_database_has_no_time_that_no_job_has(daemon: DaemonProcess) -> None:
         for number in range(20):
             client.call(CreateSchedule(f"s{number}", command="exit 0", every_ms=100, overlap=Overlap.QUEUE))
         wait_until(lambda: len(client.call(ListJobs()).jobs) > 100, "100 jobs")
+        wait_until(lambda: all(each.last_job_id for each in client.call(ListSchedules()).schedules), "a job of each")
     daemon.kill()
     with look_at(daemon.database) as database:
         rows = database.execute(
