@@ -111,7 +111,7 @@ def test_help_is_short_and_without_internals(root: Path) -> None:
     every: list[list[str]] = [[]]
     for group in ([], ["vm"], ["db"], ["settings"], ["daemon"]):
         table = cli.ok(*group, "--help").out.split("Commands:\n")[1].split("\n\n")[0]
-        every += [[*group, word] for word in re.findall(r"^  (\w+)", table, re.MULTILINE)]
+        every += [[*group, word] for word in re.findall(r"^  ([\w-]+)", table, re.MULTILINE)]
     assert len(every) > 25
     assert cli.ok("-h").out == cli.ok("--help").out
     for words in every:
