@@ -57,6 +57,8 @@ _OF_THIS_MACHINE = {
     "dial-stdio": "it is the other end of --host",
 }
 """Nouns that work on no other host, and why."""
+_LINE = "nexus.line"
+"""In ``Context.meta``: the words of the command line from the noun on."""
 
 _SUGGESTIONS = {
     word: f" (did you mean '{command_line('nexusctl', *meant.split())}'?)"
@@ -106,6 +108,12 @@ class _TopLevel(WordGroup):
 
     def words(self) -> dict[str, str]:
         return {name: noun.help for name, (_module, noun) in _NOUNS.items()}
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        ctx.meta[_LINE] = tuple(args)
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         name = _ALIASES.get(cmd_name, cmd_name)
@@ -219,11 +227,12 @@ def _meant_host(ctx: click.Context, noun: str, socket: str | None, host: str | N
     if noun in _OF_THIS_MACHINE:
         from nexus_protocol.errors import InvalidArgument
 
-        there = command_line("ssh", *meant.ssh_words(), "nexusctl")
+        line = command_line("nexusctl", *ctx.meta[_LINE])
+        there = command_line("ssh", *meant.ssh_words(), *([line] if "'" in line else line.split(" ")))
         elsewhere = "" if is_option else "\nFor this machine, first: unset NEXUS_HOST"
         raise InvalidArgument(
             f"cannot run nexusctl {noun} with --host: {_OF_THIS_MACHINE[noun]}",
-            hint=f"Run it there: {there} {noun} …{elsewhere}",
+            hint=f"Run it there: {there}{elsewhere}",
         )
     return meant.url
 

@@ -95,7 +95,7 @@ def parse_host(url: str) -> Host:
         raise _invalid(shown, "expected ssh://[USER@]HOST[:PORT][/SOCKET]")
     user, place, path = found["user"], found["place"], found["path"] or "/"
     if user is not None and ":" in user:
-        raise _invalid(shown, "it has a password, which other users could see; ssh asks for one, or uses a key")
+        raise _invalid(shown, "leave the password out, since other users could see it")
     if user is not None and not _USER.fullmatch(user):
         raise _invalid(shown, "the user may have only letters, digits and . _ + -, and no - at its beginning")
     parts = _PLACE.fullmatch(place)
@@ -145,7 +145,7 @@ class HostSocket(socket.socket):
         self.limit_s = timeout_s if timeout_s is not None else None if asks else SSH_TIMEOUT_S
         program = shutil.which("ssh")
         if program is None:
-            raise self._error("ssh is not installed here", "Install the client of OpenSSH.")
+            raise self._error("there is no ssh here", "Install the client of OpenSSH.")
         options = {
             "BatchMode": "no" if asks else "yes",
             # One second more, so that of two limits it is always this side's that ends the wait.
@@ -173,7 +173,7 @@ class HostSocket(socket.socket):
             os.close(self._alive)
             os.close(self._errors)
             super().close()
-            raise self._error(f"ssh cannot be started: {error.strerror}") from None
+            raise self._error(f"cannot start ssh: {error.strerror}") from None
         finally:
             theirs.close()
             os.close(watched)
@@ -235,7 +235,7 @@ class HostSocket(socket.socket):
         except subprocess.TimeoutExpired:
             code = None
         said = self._said()
-        last = said[-1].rstrip(".") if said else f"ssh ended with code {code}"
+        last = said[-1].rstrip(".") if said else f"the exit code of ssh is {code}"
         more = said[-_SHOWN_LINES:-1]
         if code == _NOT_RUNNING:
             return self._error(None, "The daemon there does not appear to be running.", not_running=True)
@@ -244,7 +244,7 @@ class HostSocket(socket.socket):
             if own:
                 return self._error("NEXUS_REMOTE_COMMAND was not found there", f"It is set to {own!r}.")
             return self._error(
-                "nexusctl was not found there",
+                "no nexusctl was found there",
                 "Looked for it in the PATH of a command of ssh, then at ~/.local/bin/nexusctl.\n"
                 "Where it is at another place, set NEXUS_REMOTE_COMMAND here to its path there.",
             )

@@ -121,7 +121,7 @@ def test_host_of_the_environment_counts_unless_a_socket_is_given(monkeypatch: py
 
 def test_missing_ssh_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(ConnectError, match="ssh is not installed here"):
+    with pytest.raises(ConnectError, match="there is no ssh here"):
         BlockingClient(host="ssh://web1").connect()
 
 
