@@ -150,10 +150,6 @@ class _Session:
             NexusError: it cannot be attached to.
         """
         loop = asyncio.get_running_loop()
-        if self._is_terminal:
-            loop.add_signal_handler(signal.SIGWINCH, self._resized.set)
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                loop.add_signal_handler(number, self._end, number)
         until = loop.time()
         while True:
             self._has_begun = False
@@ -162,6 +158,7 @@ class _Session:
                 # Before the first connection ssh may ask on the terminal; afterwards the program has it.
                 client.may_ask = not self._was_attached
                 async with client:
+                    self._handle_signals()
                     self._read_on()
                     await self._attach(client, replay=not self._was_attached or self._is_terminal)
                     return
@@ -174,6 +171,15 @@ class _Session:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._leaving.wait(), _PAUSE_S)
                 raise _Detached
+
+    def _handle_signals(self) -> None:
+        """From the first connection on there is something to end: on a terminal, detach where a signal ends this."""
+        if not self._is_terminal:
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGWINCH, self._resized.set)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._end, number)
 
     def _end(self, number: signal.Signals) -> None:
         self.ended_by = number

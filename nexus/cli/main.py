@@ -187,7 +187,8 @@ def cli(
         raise click.UsageError("give either -p or -A, not both", ctx)
     noun = _ALIASES.get(ctx.invoked_subcommand or "", ctx.invoked_subcommand) or ""
     host = _meant_host(ctx, noun, socket, host)
-    set_address(socket, config, project if given else None, host)
+    in_environment = ctx.get_parameter_source("host") is not click.core.ParameterSource.COMMANDLINE
+    set_address(socket, config, project if given else None, host, repeats_host=not in_environment)
     in_project = noun not in _WITHOUT_CONTEXT
     if not in_project:
         why = project = None
@@ -219,7 +220,7 @@ def _meant_host(ctx: click.Context, noun: str, socket: str | None, host: str | N
     is_option = ctx.get_parameter_source("host") is click.core.ParameterSource.COMMANDLINE
     if is_option and socket:
         raise click.UsageError("give either --host or --socket, not both", ctx)
-    if not host or socket or (noun == "dial-stdio" and not is_option):
+    if host is None or not (host or is_option) or socket or (noun == "dial-stdio" and not is_option):
         return None
     from nexus.client.ssh import parse_host
 

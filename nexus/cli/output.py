@@ -266,9 +266,19 @@ _THERE = "daemon|db|doctor|apply"
 """Nouns that work on one machine alone: their commands in hints are to be run on the host."""
 
 
-def set_address(socket: str | None, config: str | None, project: str | None = None, host: str | None = None) -> None:
-    """Note ``--socket``, ``--config``, ``-p`` and the host as they were given, for ``hint_lines``."""
-    options = (("--socket", socket), ("--host", host), ("--config", config))
+def set_address(
+    socket: str | None,
+    config: str | None,
+    project: str | None = None,
+    host: str | None = None,
+    *,
+    repeats_host: bool = True,
+) -> None:
+    """Note ``--socket``, ``--host``, ``--config`` and ``-p`` as they were given, for ``hint_lines``.
+
+    Without ``repeats_host`` the host is that of the environment, and counts for the next command line, too.
+    """
+    options = (("--socket", socket), ("--host", host if repeats_host else None), ("--config", config))
     _address[:] = [word for option in options if option[1] for word in option if word]
     _host[:] = []
     if host is not None:
@@ -280,7 +290,7 @@ def set_address(socket: str | None, config: str | None, project: str | None = No
 
 def address_given() -> bool:
     """Whether this run has an option that says which daemon it means."""
-    return bool(_address)
+    return bool(_address or _host)
 
 
 def hint_lines(text: str) -> list[str]:

@@ -30,6 +30,7 @@ SSH_TIMEOUT_S = 30.0
 """How long a host may take until the daemon there has replied."""
 _END_S = 2.0
 """How long ssh may take to end, once its output or this side of it has ended."""
+_LOOK_S = 0.01
 _ALIVE_S, _ALIVE_COUNT = 15, 4
 """A host that has not replied to so many questions of ssh, one each interval, is taken for lost."""
 _SHOWN_LINES = 5
@@ -202,6 +203,13 @@ class HostSocket(socket.socket):
 
     # The beginning
 
+    def is_decided(self) -> bool:
+        """After the first bytes, or their end, were received: whether ``check`` need not wait."""
+        try:
+            return bool(self.recv(1, socket.MSG_PEEK)) or self._process.poll() is not None
+        except ConnectionResetError:
+            return self._process.poll() is not None
+
     def check(self) -> None:
         """After the first bytes were received: see whether the protocol begins there.
 
@@ -345,7 +353,11 @@ async def connect_host_async(url: str, timeout_s: float | None, greeting: bytes,
             raise sock.silent() from None
         finally:
             loop.remove_reader(sock)
-        await asyncio.to_thread(sock.check)
+        for _ in range(int(_END_S / _LOOK_S)):
+            if sock.is_decided():
+                break
+            await asyncio.sleep(_LOOK_S)
+        sock.check()
     except BaseException:
         sock.close()
         raise

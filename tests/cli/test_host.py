@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from support.daemon import DaemonProcess
 from support.git import SshAgent, make_key
 from support.hosts import RemoteHost, missing_for_ssh
 from support.other_version import OtherVersion
+from support.raw import wait_until
 
 pytestmark = pytest.mark.skipif(missing_for_ssh() is not None, reason=f"no sshd: {missing_for_ssh()}")
 
@@ -46,14 +48,15 @@ def test_commands_reach_the_daemon_of_the_host(host: RemoteHost) -> None:
     made = cli.ok("--host", host.url, "vm", "create", "web")
     assert made.out.startswith('Created VM "web"')
     assert made.err == f"\n  Inspect it: nexusctl --host {host.url} vm inspect web\n"
-    assert cli.ok("vm", "list", "-o", "name", NEXUS_HOST=host.url).out == "web\n"
-    assert Cli(host.daemon.environment).ok("vm", "list", "-o", "name").out == "web\n"
+    made = cli.ok("vm", "create", "db", NEXUS_HOST=host.url)
+    assert made.err == "\n  Inspect it: nexusctl vm inspect db\n"
+    assert cli.ok("vm", "list", "-o", "name", NEXUS_HOST=host.url).lines == ["db", "web"]
+    assert Cli(host.daemon.environment).ok("vm", "list", "-o", "name").lines == ["db", "web"]
     assert cli.ok("status", "--host", host.url).lines[0] == f"Daemon: ok ({host.url})"
     assert cli.ok("status", "--host", host.url, "-o", "json").json["socket"] == host.url
     assert cli("--host", host.url, "vm", "inspect", "gone").code == 4
-    assert [row["kind"] for row in cli.ok("--host", host.url, "events", "--no-follow", "-o", "json").json] == [
-        "vm.created"
-    ]
+    events = cli.ok("--host", host.url, "events", "--no-follow", "-o", "json").json
+    assert [event["kind"] for event in events] == ["vm.created"] * 2
     host.wait_until_nothing_is_left()
 
 
@@ -63,6 +66,7 @@ def test_option_counts_before_the_variable_and_a_socket_before_the_variable(host
     assert host.cli.ok("--host", host.url, "status", NEXUS_HOST="ssh://web.invalid", NEXUS_SOCKET="/none.sock")
     both = host.cli("--socket", "/none.sock", "--host", host.url, "status")
     assert (both.code, both.err.splitlines()[0]) == (2, "Error: give either --host or --socket, not both")
+    assert host.cli("--host", "", "status").code == 2
     refused = host.cli("--host", "ssh://-oProxyCommand=touch%20x", "status")
     assert refused.code == 2
     assert refused.err.startswith("Error: cannot use host 'ssh://-oProxyCommand=touch%20x': the host may have only")
@@ -152,6 +156,37 @@ def test_daemon_of_another_version_is_named_with_what_to_run_there(far: Cli, hos
     assert older.err.splitlines()[-1].endswith(f": {there}")
 
 
+@pytest.mark.parametrize("shell", ["sh", "bash", "zsh", "fish"])
+def test_every_login_shell_runs_the_command(shell: str, far: Cli, host: RemoteHost) -> None:
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"{shell} is not installed")
+    other = host.daemon.socket_path.with_name('a $HOME `id` "!c*.sock')
+    other.symlink_to(host.daemon.socket_path)
+    with (host.root / "sshd_config").open("a") as settings:
+        settings.write(f'ForceCommand {program} -c "$SSH_ORIGINAL_COMMAND"\n')
+    assert far.ok("status")
+    assert far.ok("status", NEXUS_HOST=f"{host.url}{str(other).replace(' ', '%20')}")
+    (host.programs / "nexusctl").unlink()
+    assert "no nexusctl was found there" in far("status").err
+
+
+def test_running_master_connection_is_used_and_none_is_begun(far: Cli, host: RemoteHost) -> None:
+    path = host.root / "master"
+    host.know(Path(f"{host.server.host_key}.pub"), ControlPath=str(path), ControlMaster="auto", ControlPersist="yes")
+    far.ok("status")
+    assert not path.exists()
+    before = len(host.server.sessions())
+    ssh = [str(host.ssh), "-p", str(host.server.port), f"{host.server.user}@127.0.0.1"]
+    with subprocess.Popen([*ssh, "-o", "ControlPersist=no", "-M", "-N"]) as master:
+        wait_until(path.exists, "the master connection")
+        far.ok("vm", "create", "web")
+        assert far("vm", "inspect", "gone").code == 4
+        assert len(host.server.sessions()) == before + 1
+        master.terminate()
+    host.wait_until_nothing_is_left()
+
+
 def test_shell_that_prints_is_named(far: Cli, host: RemoteHost) -> None:
     host.program(host.programs / "nexusctl", "#!/bin/sh\necho 'Welcome to the host'\nexec cat\n")
     noisy = far("status")
@@ -217,8 +252,7 @@ def test_host_that_never_speaks_has_a_limit(far: Cli, silent: str, host: RemoteH
 
 def test_ctrl_c_while_a_host_does_not_speak_ends_ssh(far: Cli, silent: str, host: RemoteHost) -> None:
     with far.terminal("--host", silent, "vm", "list") as terminal:
-        while not host.pids(str(silent.rpartition(":")[2])):
-            pass
+        wait_until(lambda: host.pids(silent.rpartition(":")[2]), "ssh")
         terminal.interrupt()
         code, text = terminal.finish()
     assert code == 130
