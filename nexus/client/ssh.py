@@ -51,9 +51,9 @@ _FIND = (
 )
 """Run by sh on the host. It has no single quote, so that every login shell passes it on unchanged."""
 
-# Ctrl-C and the end of the terminal are for this process, which then has something left to say over the connection: ssh
-# ignores both. The subshell ends ssh once this process is gone, however it ended; a line on the pipe (fd 3) means that
-# it ends ssh itself. ssh stays in the process group, since one in the background may not ask on the terminal.
+# ssh ignores Ctrl-C and the end of the terminal, because this process still sends its Cancel through it. The subshell
+# ends ssh when the pipe (fd 3) ends with this process, also a killed one; a line on the pipe means that this process
+# ends ssh itself. ssh stays in the process group, since one in the background may not ask on the terminal.
 _RUN = 'trap "" INT HUP; exec 3<&0; (read -r _ <&3 || kill "$$") >/dev/null 2>&1 & exec "$@" <&1 3<&-'
 
 
@@ -90,7 +90,7 @@ def parse_host(url: str) -> Host:
     Raises:
         InvalidArgument: it has another form, or a part that ssh or a shell could take for something else.
     """
-    shown = re.sub(r":[^:@/]*@", ":…@", url)  # a password is not repeated
+    shown = re.sub(r"(?<!ssh):.*@", ":…@", url, flags=re.DOTALL)  # a password is not repeated
     found = _URL.fullmatch(url)
     if found is None:
         raise _invalid(shown, "expected ssh://[USER@]HOST[:PORT][/SOCKET]")
@@ -108,7 +108,7 @@ def parse_host(url: str) -> Host:
             "the host may have only letters, digits and . _ -, and no - at its beginning; an IPv6 address is in [ ]",
         )
     port = parts["port"] if parts else None
-    if port is not None and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+    if port is not None and not (port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
         raise _invalid(shown, "the port must be 1 to 65535")
     return Host(url.removesuffix("/"), name, user, int(port) if port else None, _socket_path(path, shown))
 
