@@ -44,8 +44,14 @@ class App:
         project: str | None = None,
         all_projects: bool = False,
         in_project: bool = True,
+        host: str | None = None,
     ) -> None:
         self.socket_option = socket
+        self.host = host
+        """The URL of the host whose daemon is meant; None is this machine. The folder here is then no project there."""
+        self.may_ask = True
+        """Whether ssh may ask on the terminal."""
+        self._connect_timeout_s = timeout_s if host is not None else None
         self.config_option = config
         self.actor = actor
         self.actor_option: str | None = None
@@ -58,7 +64,7 @@ class App:
         self.project_option = project
         """The project that the option or ``NEXUS_PROJECT`` names."""
         self.all_projects = all_projects
-        self._in_project = in_project
+        self._in_project = in_project and host is None
         self._entered: str | None = None
         """The id of the project that ``enter`` was called with."""
         self._root: str | None = None
@@ -92,6 +98,10 @@ class App:
 
         return Path(self._socket())
 
+    def address(self) -> str:
+        """Where the daemon is: the URL of the host, else the path of the socket."""
+        return self.host or self._socket()
+
     def _socket(self) -> str:
         if self._elsewhere is not None:
             return self._elsewhere
@@ -99,7 +109,7 @@ class App:
 
         return client_socket(self.config, self.socket_option)
 
-    def _look_elsewhere(self) -> bool:
+    def look_elsewhere(self) -> bool:
         """After no daemon was found: whether the daemon of the database listens at another place, which is used now."""
         from nexus.config import other_socket
 
@@ -121,7 +131,7 @@ class App:
         from nexus.cli.find_daemon import find_daemon_pid
 
         pid = find_daemon_pid(self.socket_path(), self.database_path())
-        if pid is None and self._look_elsewhere():
+        if pid is None and self.look_elsewhere():
             pid = find_daemon_pid(self.socket_path(), self.database_path())
         return pid
 
@@ -163,14 +173,15 @@ class App:
         from nexus.client.blocking import BlockingClient
         from nexus.client.errors import ConnectError
 
-        client = BlockingClient(self._socket(), actor=self.actor, name=f"nexusctl {__version__}")
+        client = BlockingClient(self.address(), actor=self.actor, name=f"nexusctl {__version__}")
+        client.connect_timeout_s, client.may_ask = self._connect_timeout_s, self.may_ask
         if self.why is not None or self.key is not None:
             client.context_of = self._context_of
         client.project, client.project_of, client.cause_of = None, self._project_of, self._cause_of
         try:
             client.connect()
         except ConnectError as error:
-            if not error.not_running or not self._look_elsewhere():
+            if not error.not_running or self.host is not None or not self.look_elsewhere():
                 raise
             client.socket_path = self._socket()
             client.connect()

@@ -150,17 +150,16 @@ class _Session:
             NexusError: it cannot be attached to.
         """
         loop = asyncio.get_running_loop()
-        if self._is_terminal:
-            loop.add_signal_handler(signal.SIGWINCH, self._resized.set)
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                loop.add_signal_handler(number, self._end, number)
-        self._read_on()
         until = loop.time()
         while True:
             self._has_begun = False
             try:
-                client = Client(str(self._app.socket_path()), actor=self._app.actor, project=self._app.project())
+                client = Client(self._app.address(), actor=self._app.actor, project=self._app.project())
+                # Before the first connection ssh may ask on the terminal; afterwards the program has it.
+                client.may_ask = not self._was_attached
                 async with client:
+                    self._handle_signals()
+                    self._read_on()
                     await self._attach(client, replay=not self._was_attached or self._is_terminal)
                     return
             except (Unavailable, ConnectionFailure, DeadlineExceeded, ResourceExhausted) as error:
@@ -172,6 +171,15 @@ class _Session:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._leaving.wait(), _PAUSE_S)
                 raise _Detached
+
+    def _handle_signals(self) -> None:
+        """From the first connection on there is something to end: on a terminal, detach where a signal ends this."""
+        if not self._is_terminal:
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGWINCH, self._resized.set)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._end, number)
 
     def _end(self, number: signal.Signals) -> None:
         self.ended_by = number
@@ -329,8 +337,9 @@ def attach_terminal(app: App, make: Attach, what: str) -> int:
         NexusError: it cannot be attached to.
         ConnectionFailure: the daemon is gone, and no other one has come.
     """
-    app.connect()  # a daemon that does not run is started, or explained, as for every other verb
-    app.close()
+    if app.host is None:
+        app.connect()  # a daemon that does not run is started, or explained, as for every other verb
+    app.close()  # each connection to a host is a run of ssh
     session = _Session(app, make, what)
     sys.stdout.flush()
     with _given_back(session):

@@ -138,6 +138,18 @@ def _managed(app: App) -> bool:
     return str(app.socket_path()) == f"{manager_directory()}/nexus/nexus.sock"  # ListenStream= of nexus.socket
 
 
+def start_socket_unit(app: App) -> bool:
+    """Start nexus.socket, which starts the daemon at the first connection; False where the manager has no unit for it.
+
+    Raises:
+        DaemonFailed: systemd refuses.
+    """
+    managed = _managed(app)
+    if managed:
+        _systemctl("start", "nexus.socket")
+    return managed
+
+
 def _running(app: App) -> SystemStatus | None:
     """The status that the running daemon reports; None when no client can connect."""
     try:

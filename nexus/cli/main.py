@@ -33,6 +33,10 @@ _OWN_NOUNS: dict[str, tuple[str, Noun]] = {
     "doctor": ("nexus.cli.doctor", Noun("doctor", "Find problems, and say how to fix them.")),
     "db": ("nexus.cli.db", Noun("db", "Maintain the database.")),
     "daemon": ("nexus.cli.daemon", Noun("daemon", "Start, stop and install the daemon.")),
+    "dial-stdio": (
+        "nexus.cli.dial",
+        Noun("dial-stdio", "Carry the protocol on the standard streams, for --host."),
+    ),
     "completion": ("nexus.cli.completion", Noun("completion", "Print or install the shell's completion.")),
 }
 
@@ -44,6 +48,17 @@ _ALIASES = {alias: noun.name for _module, noun in _NOUNS.values() for alias in n
 
 _WITHOUT_CONTEXT = ("daemon", "status", "doctor", "version")
 """Nouns that work with a daemon of any version, so that it can always be examined, stopped and replaced."""
+
+_OF_THIS_MACHINE = {
+    "daemon": "it starts and stops the daemon of this machine",
+    "doctor": "it examines this machine",
+    "db": "it works on the files of this machine",
+    "apply": "the folder of the file, and the paths in it, are of this machine",
+    "dial-stdio": "it is the other end of --host",
+}
+"""Nouns that work on no other host, and why."""
+_LINE = "nexus.line"
+"""In ``Context.meta``: the words of the command line from the noun on."""
 
 _SUGGESTIONS = {
     word: f" (did you mean '{command_line('nexusctl', *meant.split())}'?)"
@@ -94,6 +109,12 @@ class _TopLevel(WordGroup):
     def words(self) -> dict[str, str]:
         return {name: noun.help for name, (_module, noun) in _NOUNS.items()}
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        ctx.meta[_LINE] = tuple(args)
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         name = _ALIASES.get(cmd_name, cmd_name)
         entry = _NOUNS.get(name)
@@ -101,7 +122,7 @@ class _TopLevel(WordGroup):
             return None
         from importlib import import_module
 
-        command = getattr(import_module(entry[0]), name)
+        command = getattr(import_module(entry[0]), name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 
@@ -112,6 +133,9 @@ class _TopLevel(WordGroup):
     epilog="Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon, 4 not found, 5 conflict, 124 timed out.",
 )
 @click.option("--socket", metavar="PATH", help="The daemon's socket (NEXUS_SOCKET).")
+@click.option(
+    "--host", metavar="URL", envvar="NEXUS_HOST", help="Reach the daemon of ssh://[USER@]HOST[:PORT] (NEXUS_HOST)."
+)
 @click.option("--config", metavar="PATH", help="The configuration file (NEXUS_CONFIG_DIR/config.toml).")
 @click.option(
     "--actor", metavar="NAME", envvar="NEXUS_ACTOR", help="Name recorded in the journal for this call (NEXUS_ACTOR)."
@@ -141,6 +165,7 @@ class _TopLevel(WordGroup):
 def cli(
     ctx: click.Context,
     socket: str | None,
+    host: str | None,
     config: str | None,
     actor: str | None,
     timeout: float | None,
@@ -160,8 +185,11 @@ def cli(
     given = ctx.get_parameter_source("project") is click.core.ParameterSource.COMMANDLINE
     if given and all_projects:
         raise click.UsageError("give either -p or -A, not both", ctx)
-    set_address(socket, config, project if given else None)
-    in_project = _ALIASES.get(ctx.invoked_subcommand or "", ctx.invoked_subcommand) not in _WITHOUT_CONTEXT
+    noun = _ALIASES.get(ctx.invoked_subcommand or "", ctx.invoked_subcommand) or ""
+    host = _meant_host(ctx, noun, socket, host)
+    in_environment = ctx.get_parameter_source("host") is not click.core.ParameterSource.COMMANDLINE
+    set_address(socket, config, project if given else None, host, repeats_host=not in_environment)
+    in_project = noun not in _WITHOUT_CONTEXT
     if not in_project:
         why = project = None
     ctx.obj = App(
@@ -175,10 +203,39 @@ def cli(
         project=project or None,
         all_projects=all_projects,
         in_project=in_project,
+        host=host,
     )
     if ctx.get_parameter_source("actor") is click.core.ParameterSource.COMMANDLINE:
         ctx.obj.actor_option = actor
     ctx.call_on_close(ctx.obj.close)
+
+
+def _meant_host(ctx: click.Context, noun: str, socket: str | None, host: str | None) -> str | None:
+    """The URL of the host that this run means; an option counts before a variable.
+
+    Raises:
+        UsageError: both options are given, or the noun works on no other host.
+        InvalidArgument: the URL is not valid.
+    """
+    is_option = ctx.get_parameter_source("host") is click.core.ParameterSource.COMMANDLINE
+    if is_option and socket:
+        raise click.UsageError("give either --host or --socket, not both", ctx)
+    if host is None or not (host or is_option) or socket or (noun == "dial-stdio" and not is_option):
+        return None
+    from nexus.client.ssh import parse_host
+
+    meant = parse_host(host)
+    if noun in _OF_THIS_MACHINE:
+        from nexus_protocol.errors import InvalidArgument
+
+        line = command_line("nexusctl", *ctx.meta[_LINE])
+        there = command_line("ssh", *meant.ssh_words(), *([line] if "'" in line else line.split(" ")))
+        elsewhere = "" if is_option else "\nFor this machine, first: unset NEXUS_HOST"
+        raise InvalidArgument(
+            f"cannot run nexusctl {noun} with --host: {_OF_THIS_MACHINE[noun]}",
+            hint=f"Run it there: {there}{elsewhere}",
+        )
+    return meant.url
 
 
 def main() -> None:
@@ -219,7 +276,7 @@ def _complete_project(ctx: click.Context, parameter: click.Parameter, incomplete
     return names
 
 
-_GLOBAL_WITH_VALUE = ("--socket", "--config", "--actor", "--timeout", "--why", "--key", "--project", "-p")
+_GLOBAL_WITH_VALUE = ("--socket", "--host", "--config", "--actor", "--timeout", "--why", "--key", "--project", "-p")
 _GLOBAL_FLAGS = ("--debug", "--all-projects", "-A")
 
 

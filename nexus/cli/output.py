@@ -277,32 +277,55 @@ _project: list[str] = []
 _WITHOUT_PROJECT = "completion|daemon|db|doctor|op|project|settings|status|version"
 
 
-def set_address(socket: str | None, config: str | None, project: str | None = None) -> None:
-    """Note ``--socket``, ``--config`` and ``-p`` as they were given, for ``hint_lines``."""
-    _address[:] = [
-        word for option in (("--socket", socket), ("--config", config)) if option[1] for word in option if word
-    ]
+_host: list[str] = []
+"""The words that begin a command line which runs on the host that this run means, if it is another one."""
+_THERE = "daemon|db|doctor|apply"
+"""Nouns that work on one machine alone: their commands in hints are to be run on the host."""
+
+
+def set_address(
+    socket: str | None,
+    config: str | None,
+    project: str | None = None,
+    host: str | None = None,
+    *,
+    repeats_host: bool = True,
+) -> None:
+    """Note ``--socket``, ``--host``, ``--config`` and ``-p`` as they were given, for ``hint_lines``.
+
+    Without ``repeats_host`` the host is that of the environment, and counts for the next command line, too.
+    """
+    options = (("--socket", socket), ("--host", host if repeats_host else None), ("--config", config))
+    _address[:] = [word for option in options if option[1] for word in option if word]
+    _host[:] = []
+    if host is not None:
+        from nexus.client.ssh import parse_host
+
+        _host[:] = ["ssh", *parse_host(host).ssh_words(), "nexusctl"]
     _project[:] = [] if project is None else ["-p", project]
 
 
 def address_given() -> bool:
     """Whether this run has an option that says which daemon it means."""
-    return bool(_address)
+    return bool(_address or _host)
 
 
 def hint_lines(text: str) -> list[str]:
     """The lines of a hint as they are printed. Its commands of nexusctl go to the daemon and project of this run."""
     if _project:
-        text = _with_options(text, _project, f"(?!(?:{_WITHOUT_PROJECT})\\b)")
+        text = _with_options(text, ["nexusctl", *_project], f"(?!(?:{_WITHOUT_PROJECT})\\b)")
+    if _host:
+        text = _with_options(text, _host, f"(?=(?:{_THERE})\\b)")
     if _address:
-        text = _with_options(text, _address, "(?!--socket )")
+        text = _with_options(text, ["nexusctl", *_address], "(?!--(?:socket|host) )")
     return [printable(line) for line in text.splitlines()]
 
 
-def _with_options(text: str, options: Sequence[str], where: str) -> str:
+def _with_options(text: str, words: Sequence[str], where: str) -> str:
+    """Begin the command lines of nexusctl that go on as ``where`` says with other words."""
     from nexus.hints import command_line
 
-    again = command_line("nexusctl", *options)
+    again = command_line(*words)
     return re.sub(rf"(?m)(^|: |; )nexusctl {where}", lambda match: f"{match[1]}{again} ", text)
 
 

@@ -47,7 +47,7 @@ def _run(app: App, values: Values, out: Printer) -> int:
     detach = values.flag("detach")
     if not detach and not out.for_person:
         raise click.UsageError("-o goes with -d: the output of what is followed is that of the command")
-    fields = submitted(values, words_of(values), directory=None)
+    fields = submitted(app, values, words_of(values), directory=None)
     # The environment of the service counts, and not that of this shell.
     fields |= {"environment": given_variables(values) or None, "service": values.word("service_name")}
     attach = values.flag("tty") and values.flag("interactive")

@@ -166,6 +166,10 @@ class NounGroup(WordGroup):
         return command
 
 
+_HOST_COMPLETES_S = 2.0
+"""How long a completion waits for another host."""
+
+
 class Number(click.types.IntParamType):
     """A whole number, with optional bounds."""
 
@@ -242,6 +246,12 @@ class FilePath(click.types.StringParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not value:
             self.fail("a path cannot be empty", param, ctx)
+        app = None if ctx is None else ctx.find_root().obj
+        if app is not None and app.host is not None:
+            if not value.startswith("/"):
+                self.fail(f"{value!r} is not an absolute path, as one on another host must be", param, ctx)
+            there: str = os.path.normpath(value)
+            return there
         absolute: str = (os.path.realpath if self.real else os.path.abspath)(value)
         return absolute
 
@@ -414,7 +424,14 @@ def shell_complete(completer: str) -> ShellComplete:
         root = ctx.find_root()
         from nexus.cli.app import App
 
-        app = App(root.params.get("socket"), root.params.get("config"), None, False, project=root.params.get("project"))
+        given = root.params
+        host = None if given.get("socket") else given.get("host")
+        # A completion ends soon, and ssh asks nothing on the line that is being edited.
+        limit_s = None if host is None else _HOST_COMPLETES_S
+        app = App(
+            given.get("socket"), given.get("config"), None, False, limit_s, project=given.get("project"), host=host
+        )
+        app.may_ask = False
         try:
             return completer_of(completer)(app, incomplete)
         except Exception:

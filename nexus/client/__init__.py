@@ -16,13 +16,22 @@ A request may say beside its fields why it is made, for people, and have a key, 
 
 Names are looked up in one project: that of ``NEXUS_PROJECT``, else ``default``, or ``Client(project="shop")``. A client
 never looks for a folder. ``ProjectRoot`` names a project by its folder.
+
+The daemon of another host is reached by the system's ssh: ``Client(host="ssh://me@build1")``, or ``NEXUS_HOST``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nexus.client.errors import ConnectError, ConnectionFailure, ConnectionLost, DaemonTooOld, Interrupted
+from nexus.client.errors import (
+    ConnectError,
+    ConnectionFailure,
+    ConnectionLost,
+    ConnectTimeout,
+    DaemonTooOld,
+    Interrupted,
+)
 
 if TYPE_CHECKING:
     from nexus.client.aio import Client, Stream
@@ -33,6 +42,7 @@ __all__ = [
     "BlockingStream",
     "Client",
     "ConnectError",
+    "ConnectTimeout",
     "ConnectionFailure",
     "ConnectionLost",
     "DaemonTooOld",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
@@ -30,8 +31,8 @@ from nexus_protocol.context import ProjectRoot
 
 from nexus import __version__
 from nexus.client.base import BaseClient
-from nexus.client.errors import ConnectError, ConnectionFailure, context_unknown, lost_error
-from nexus.client.transport import CONNECT_TIMEOUT_S, connect_async
+from nexus.client.errors import ConnectError, ConnectionFailure, context_unknown
+from nexus.client.transport import connect_async, why_lost
 from nexus.system.commands import Batch, Hello, Welcome
 
 __all__ = ["Client", "Stream"]
@@ -50,7 +51,8 @@ class Client(BaseClient):
     file, the runtime directory, else where the daemon of the default database listens. ``actor`` is on whose behalf the
     requests are made; the journal records it. ``why`` is why they are made, for people, where a request gives no other.
     ``project`` is in whose names they speak: an id, a name, or the root of one; by default that of ``NEXUS_PROJECT``,
-    else ``default``.
+    else ``default``. ``host`` is the URL of another host, ``ssh://[USER@]HOST[:PORT][/SOCKET]``, whose daemon is
+    reached by ssh; by default that of ``NEXUS_HOST``. A project is then named by its name or id.
 
     A daemon that is older than this client may not know the why, the key and the project of a request. Nothing is sent
     then, and the request fails with ``DaemonTooOld``.
@@ -66,8 +68,9 @@ class Client(BaseClient):
         actor: str | None = None,
         why: str | None = None,
         project: str | ProjectRoot | None = None,
+        host: str | None = None,
     ) -> None:
-        super().__init__(socket_path, actor, why, project)
+        super().__init__(socket_path, actor, why, project, host)
         self.welcome: Welcome | None = None
         """The daemon's reply to ``Hello``: its version, limits and features. Set by ``connect``."""
         self._link: _Link | None = None
@@ -76,25 +79,32 @@ class Client(BaseClient):
         """Connect and send ``Hello``; returns the daemon's reply. An existing connection is closed first.
 
         Raises:
-            ConnectError: no daemon listens at the socket.
+            ConnectError: no daemon listens at the socket, or the host cannot be reached.
             NexusError: the daemon refuses the connection.
         """
         await self.close()
         loop = asyncio.get_running_loop()
+        link = _Link(loop)
+        # Without a context, and without a why: a daemon that is older would refuse them.
+        hello = encode_command(Hello(client=f"nexus-python {__version__}", actor=self.actor))
+        sequence, data = link.engine.send_request(Hello.info.code, hello)
+        reply = link.replies[sequence] = loop.create_future()
         try:
-            sock = await connect_async(self.socket_path, CONNECT_TIMEOUT_S)
+            link.sock = await self._opened(data)
         except ConnectError as error:
             self._look_elsewhere(error)
-            sock = await connect_async(self.socket_path, CONNECT_TIMEOUT_S)
-        _transport, self._link = await loop.create_connection(lambda: _Link(loop), sock=sock)
+            link.sock = await self._opened(data)
+        await loop.create_connection(lambda: link, sock=link.sock)
+        self._link = link
         try:
-            # Without a context, and without a why: a daemon that is older would refuse them.
-            hello = encode_command(Hello(client=f"nexus-python {__version__}", actor=self.actor))
-            self.welcome = decode_reply(Welcome, await self._exchange(Hello.info.code, hello, b""))
+            self.welcome = decode_reply(Welcome, await reply)
         except BaseException:
             await self.close()
             raise
         return self.welcome
+
+    async def _opened(self, greeting: bytes) -> socket.socket:
+        return await connect_async(self.socket_path, self.connect_timeout_s, greeting, may_ask=self.may_ask)
 
     async def close(self) -> None:
         """Close the connection; open requests fail with ``ConnectionLost``."""
@@ -337,6 +347,7 @@ class _Link(asyncio.Protocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.sock: socket.socket | None = None
         self.engine = ClientConnection()
         self.replies: dict[int, asyncio.Future[bytes]] = {}
         self.streams: dict[int, Stream[Any, Any]] = {}
@@ -429,7 +440,7 @@ class _Link(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if error is not None and self.failure is None:
             self._read_final_error()
-        failure = self.failure = self.failure or lost_error()
+        failure = self.failure = self.failure or why_lost(self.sock)
         self._writable.set()
         for future in self.replies.values():
             if not future.done():

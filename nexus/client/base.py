@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from nexus_protocol.errors import InvalidArgument
+
 from nexus.client.errors import ConnectError, check_actor
 
 if TYPE_CHECKING:
@@ -18,11 +20,12 @@ __all__ = ["BaseClient"]
 class BaseClient:
     """The daemon's address, the actor, the why and the project; without ``socket_path``, the daemon of ``nexusctl``.
 
-    That is one at the default path, else the running daemon of the default database, wherever it listens. Without a
-    ``project``, that of the variable ``NEXUS_PROJECT``.
+    That is the one of the host that ``NEXUS_HOST`` names, else one at the default path, else the running daemon of the
+    default database, wherever it listens. Without a ``project``, that of the variable ``NEXUS_PROJECT``.
 
     Raises:
-        InvalidArgument: the daemon would not accept the actor, the why or the project.
+        InvalidArgument: the daemon would not accept the actor, the why or the project; the host is not valid, or
+            ``socket_path`` is given as well.
         PathError, ConfigError: no ``socket_path`` is given, and the environment or the configuration is wrong.
     """
 
@@ -32,15 +35,25 @@ class BaseClient:
         actor: str | None,
         why: str | None,
         project: str | ProjectRoot | None,
+        host: str | None = None,
     ) -> None:
         self._config: Config | None = None
-        """Set if no ``socket_path`` was given."""
+        """Set if neither ``socket_path`` nor a host was given."""
+        self.connect_timeout_s: float | None = None
+        """How long a connect may take; None for the limit of the kind of address."""
+        self.may_ask = True
+        """Whether ssh may ask on the terminal, for a passphrase for example."""
+        if socket_path is None:
+            socket_path = _checked(host or os.environ.get("NEXUS_HOST"))
+        elif host is not None:
+            raise InvalidArgument("cannot use host: a socket path is given as well", details={"path": "host"})
         if socket_path is None:
             from nexus.config import client_socket, config_path, load_config
 
             self._config = load_config(config_path())
             socket_path = client_socket(self._config)
         self.socket_path = os.fspath(socket_path)
+        """The daemon's address: the path of its socket, or the URL of its host."""
         self.actor = check_actor(actor)
         self.why = why
         """Why requests are made that say nothing else."""
@@ -85,3 +98,11 @@ class BaseClient:
         if there is None:
             raise error
         self.socket_path = there
+
+
+def _checked(host: str | None) -> str | None:
+    if not host:
+        return None
+    from nexus.client.ssh import parse_host
+
+    return parse_host(host).url

@@ -29,7 +29,7 @@ from nexus_protocol.errors import DeadlineExceeded, NexusError, Unavailable, err
 from nexus import __version__
 from nexus.client.base import BaseClient
 from nexus.client.errors import ConnectError, ConnectionFailure, Interrupted, context_unknown, lost_error
-from nexus.client.transport import CONNECT_TIMEOUT_S, connect
+from nexus.client.transport import connect, why_lost
 
 if TYPE_CHECKING:
     import socket
@@ -60,7 +60,9 @@ class BlockingClient(BaseClient):
     file, the runtime directory, else where the daemon of the default database listens. ``actor`` is on whose behalf the
     requests are made; the journal records it. ``why`` is why they are made, for people, where a request gives no other.
     ``project`` is in whose names they speak: an id, a name, or the root of one; by default that of ``NEXUS_PROJECT``,
-    else ``default``. ``name`` is the name of the calling program.
+    else ``default``. ``host`` is the URL of another host, ``ssh://[USER@]HOST[:PORT][/SOCKET]``, whose daemon is
+    reached by ssh; by default that of ``NEXUS_HOST``. A project is then named by its name or id. ``name`` is the name
+    of the calling program.
 
     A daemon that is older than this client may not know the why, the key and the project of a request. Nothing is sent
     then, and the request fails with ``DaemonTooOld``.
@@ -78,9 +80,10 @@ class BlockingClient(BaseClient):
         actor: str | None = None,
         why: str | None = None,
         project: str | ProjectRoot | None = None,
+        host: str | None = None,
         name: str = f"nexus-python {__version__}",
     ) -> None:
-        super().__init__(socket_path, actor, why, project)
+        super().__init__(socket_path, actor, why, project, host)
         self.name = name
         self._socket: socket.socket | None = None
         self._engine = ClientConnection()
@@ -105,14 +108,9 @@ class BlockingClient(BaseClient):
         """Connect and send ``Hello``. An existing connection is closed first.
 
         Raises:
-            ConnectError: no daemon listens at the socket.
+            ConnectError: no daemon listens at the socket, or the host cannot be reached.
         """
         self.close()
-        try:
-            self._socket = connect(self.socket_path, CONNECT_TIMEOUT_S)
-        except ConnectError as error:
-            self._look_elsewhere(error)
-            self._socket = connect(self.socket_path, CONNECT_TIMEOUT_S)
         self._engine = ClientConnection()
         self._failure = self._welcome = None
         import msgpack
@@ -121,7 +119,14 @@ class BlockingClient(BaseClient):
         # The reply is not awaited: the first request follows at once, and the daemon handles them in order. Only a
         # request with a context waits for it, since a daemon that is older would close the connection.
         self._hello, data = self._engine.send_request(_HELLO, msgpack.packb(hello))
-        self._send(data)
+        try:
+            self._socket = self._opened(data)
+        except ConnectError as error:
+            self._look_elsewhere(error)
+            self._socket = self._opened(data)
+
+    def _opened(self, greeting: bytes) -> socket.socket:
+        return connect(self.socket_path, self.connect_timeout_s, greeting, may_ask=self.may_ask)
 
     def close(self) -> None:
         """Close the connection; open streams fail with ``ConnectionLost``."""
@@ -470,7 +475,7 @@ class BlockingClient(BaseClient):
         except ConnectionResetError:
             data = b""
         if not data:
-            self._end(self._failure or lost_error())
+            self._end(self._failure or why_lost(self._socket))
         return data
 
     def _end(self, failure: NexusError | ConnectionFailure) -> None:

@@ -3,6 +3,7 @@
 ReportedError
 ├── ConnectionFailure (also ConnectionError)
 │   ├── ConnectError       there is no daemon at the socket, or it refuses the connection
+│   │   └── ConnectTimeout a host did not reply in time
 │   └── ConnectionLost     the connection ended before the reply
 └── DaemonTooOld           the daemon lacks a feature that the request needs; nothing was sent
 KeyboardInterrupt
@@ -16,6 +17,7 @@ from nexus_protocol.errors import ReportedError
 
 __all__ = [
     "ConnectError",
+    "ConnectTimeout",
     "ConnectionFailure",
     "ConnectionLost",
     "DaemonTooOld",
@@ -41,6 +43,12 @@ class ConnectError(ConnectionFailure):
     def __init__(self, message: str, hint: str | None = None, *, not_running: bool = False) -> None:
         super().__init__(message, hint)
         self.not_running = not_running
+
+
+class ConnectTimeout(ConnectError):
+    """The daemon of a host did not reply in time."""
+
+    exit_code = 124
 
 
 class ConnectionLost(ConnectionFailure):

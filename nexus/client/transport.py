@@ -1,7 +1,8 @@
 """Connected streams to the daemon's address. The only module of the clients that knows which kinds of address exist.
 
-An address is the path of a Unix socket. Both functions return a connected stream socket, so that neither client depends
-on the kind of address: a program that carries the protocol on its standard streams fits in as one end of a socket pair.
+An address is the path of a Unix socket, or the URL of a host (``ssh://…``), which is reached by ssh. Both functions
+return a connected stream socket, so that neither client depends on the kind of address: ssh, which carries the protocol
+on its standard streams, has the other end of a socket pair.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import struct
 import time
 from collections.abc import Iterator
 
-from nexus.client.errors import ConnectError
+from nexus.client.errors import ConnectError, ConnectionLost, lost_error
 
-__all__ = ["CONNECT_TIMEOUT_S", "connect", "connect_async"]
+__all__ = ["CONNECT_TIMEOUT_S", "connect", "connect_async", "is_host", "why_lost"]
 
 CONNECT_TIMEOUT_S = 10.0
 """How long a client waits while the daemon's queue of pending connections is full."""
@@ -23,43 +24,82 @@ _CONNECT_RETRY_S = 0.02
 _TIMEVAL = struct.Struct("ll")
 
 
-def connect(address: str, timeout_s: float) -> socket.socket:
-    """Connect to an address; returns a blocking socket without a timeout.
+_HOST = "ssh://"
+
+
+def is_host(address: str) -> bool:
+    """Whether an address is the URL of a host."""
+    return address.startswith(_HOST)
+
+
+def connect(
+    address: str, timeout_s: float | None = None, greeting: bytes = b"", *, may_ask: bool = True
+) -> socket.socket:
+    """Connect to an address and send ``greeting``, the first bytes; returns a blocking socket without a timeout.
+
+    With the URL of a host it returns once the reply to the greeting begins; ``may_ask`` says whether ssh may ask on a
+    terminal. Without ``timeout_s`` each kind of address has its own limit.
 
     Raises:
-        ConnectError: no daemon listens there, or its queue stayed full for ``timeout_s``.
+        ConnectError: no daemon listens there, its queue stayed full for ``timeout_s``, or the host cannot be reached.
+        InvalidArgument: the URL of the host is not valid.
     """
+    if is_host(address):
+        from nexus.client.ssh import connect_host
+
+        return connect_host(address, timeout_s, greeting, may_ask=may_ask)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     with _closed_on_failure(sock, address):
         # connect(2) blocks while the queue is full; SO_SNDTIMEO bounds that, and EAGAIN reports it.
-        seconds, rest = divmod(timeout_s, 1)
+        seconds, rest = divmod(CONNECT_TIMEOUT_S if timeout_s is None else timeout_s, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(seconds), int(rest * 1_000_000)))
         sock.connect(address)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(0, 0))
+    _send_first(sock, greeting)
     return sock
 
 
-async def connect_async(address: str, timeout_s: float) -> socket.socket:
-    """Connect to an address; returns a non-blocking socket for an asyncio transport.
+async def connect_async(
+    address: str, timeout_s: float | None = None, greeting: bytes = b"", *, may_ask: bool = True
+) -> socket.socket:
+    """Like ``connect``; returns a non-blocking socket for an asyncio transport.
 
     Not by ``loop.sock_connect``: asyncio takes the EAGAIN of a full queue for a connection in progress.
 
     Raises:
-        ConnectError: no daemon listens there, or its queue stayed full for ``timeout_s``.
+        ConnectError, InvalidArgument: as ``connect``.
     """
+    if is_host(address):
+        from nexus.client.ssh import connect_host_async
+
+        return await connect_host_async(address, timeout_s, greeting, may_ask=may_ask)
     import asyncio  # here, so that the blocking client does not pay for it
 
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + (CONNECT_TIMEOUT_S if timeout_s is None else timeout_s)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     with _closed_on_failure(sock, address):
         while True:
             try:
                 sock.connect(address)
-                return sock
+                break
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(_CONNECT_RETRY_S)
+    _send_first(sock, greeting)
+    return sock
+
+
+def _send_first(sock: socket.socket, greeting: bytes) -> None:
+    """Send the first bytes, which fit into the empty buffer of the socket."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the daemon may have sent why it closed
+        sock.sendall(greeting)
+
+
+def why_lost(sock: socket.socket | None) -> ConnectionLost:
+    """The error for a connection that ended without an Error frame."""
+    explain = getattr(sock, "why_lost", None)
+    return lost_error() if explain is None else explain()
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def _status(app: App, command: Health, out: Printer) -> None:
         _print_status(app, health.record)
         return
     system = app.fetch(GetSystemStatus())
-    plain = {"socket": str(app.socket_path()), **health.plain, "system": system.plain}
+    plain = {"socket": app.address(), **health.plain, "system": system.plain}
     out.one(
         Result(plain, lambda: health.record),
         name=lambda health: health.status,
@@ -46,7 +46,7 @@ def _status(app: App, command: Health, out: Printer) -> None:
 
 
 def _print_status(app: App, health: HealthReport) -> None:
-    click.echo(f"Daemon: {health.status} ({app.socket_path()})")
+    click.echo(f"Daemon: {health.status} ({app.address()})")
     database = health.database
     if database is not None:
         click.echo(f"Database: {database.path}")

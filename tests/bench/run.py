@@ -19,6 +19,7 @@ from bench.beside import BESIDE_MEASURES
 from bench.conversations import CONVERSATION_MEASURES
 from bench.filters import FILTER_MEASURES
 from bench.history import HISTORY_MEASURES
+from bench.hosts import HOST_MEASURES
 from bench.hub import HUB_MEASURES
 from bench.imports import IMPORT_MEASURES
 from bench.jobs import JOB_MEASURES
@@ -40,6 +41,7 @@ ALL = (
     *CONVERSATION_MEASURES,
     *IMPORT_MEASURES,
     *SEARCH_MEASURES,
+    *HOST_MEASURES,
 )
 
 _TIMES, _TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"

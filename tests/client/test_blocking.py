@@ -320,14 +320,14 @@ def test_server_of_another_protocol_is_detected(root: Path) -> None:
         listener.close()
 
 
-def test_full_accept_queue_is_waited_for_and_then_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nexus.client.blocking.CONNECT_TIMEOUT_S", 1.0)
-    monkeypatch.setattr("nexus.client.aio.CONNECT_TIMEOUT_S", 0.1)
+def test_full_accept_queue_is_waited_for_and_then_reported(root: Path) -> None:
+    blocking, other = BlockingClient(root / "full.sock"), Client(root / "full.sock")
+    blocking.connect_timeout_s, other.connect_timeout_s = 1.0, 0.1
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
         listener.bind(str(root / "full.sock"))
         listener.listen(0)
         first.connect(str(root / "full.sock"))
         with pytest.raises(ConnectError, match="too many clients"):
-            BlockingClient(root / "full.sock").connect()
+            blocking.connect()
         with pytest.raises(ConnectError, match="too many clients"):
-            asyncio.run(Client(root / "full.sock").connect())
+            asyncio.run(other.connect())

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.raw import wait_until
+from support.raw import frame, wait_until
 from support.systemd import UserManager, user_manager
 
 from nexus.client import BlockingClient
@@ -336,3 +337,19 @@ def test_user_manager_leaves_no_mounts_and_no_cgroup(session: UserManager, root:
     another.close()
     assert not another.cgroup.exists()  # so it was empty
     assert Path("/proc/self/mounts").read_text() == mounts
+
+
+def test_dial_stdio_starts_the_daemon_by_its_socket_unit(installed: UserManager) -> None:
+    installed.run("nexusctl", "daemon", "stop")
+    assert installed.run("nexusctl", "status", check=False).returncode == 3
+    done = subprocess.run(
+        installed.command("nexusctl", "dial-stdio"),
+        env=installed.environment,
+        input=frame(Ping(), 1),
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"NEX\0")
+    assert main_pid(installed)

@@ -235,6 +235,8 @@ _DIALECT = re.compile(
 )
 """What is SQLite's alone, and not in the SQL that other databases know."""
 _PROC = re.compile(r"^/proc\b")
+_RUNS_SSH = "nexus.client.ssh"
+"""Of the clients, which have no runtime: ssh ends with the connection that it carries."""
 _STARTS_PROCESSES = ("subprocess", "multiprocessing", "pty")
 _ENGINE_FORBIDDEN = {"socket", "asyncio", "threading", "selectors", "os"}
 
@@ -272,7 +274,7 @@ def _imports(name: str, imported: set[str], sources: Mapping[str, Source], capab
         found |= {Violation("import", name, module) for module in imported & _ENGINE_FORBIDDEN}
     if not name.startswith("nexus.store.") and name not in _FOREIGN_DATABASES and "sqlite3" in imported:
         found.add(Violation("database", name, "sqlite3"))
-    if _in_process_layer(name):
+    if _in_process_layer(name) or name == _RUNS_SSH:
         return found
     return found | {Violation("process", name, module) for module in imported & set(_STARTS_PROCESSES)}
 

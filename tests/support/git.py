@@ -196,6 +196,10 @@ class SshServer:
                     subprocess.Popen(self._command, stdin=connection, stdout=connection, stderr=log, close_fds=True)
                 )
 
+    def sessions(self) -> list[subprocess.Popen[bytes]]:
+        """The process of each connection so far."""
+        return list(self._processes)
+
     def url(self, path: Path) -> str:
         """The URL of a repository on this machine."""
         return f"ssh://{self.user}@127.0.0.1:{self.port}{path}"

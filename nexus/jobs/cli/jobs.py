@@ -73,6 +73,8 @@ _OWN_FAILURE = 125
 _OF_KEYS = uuid.UUID("6f1b2a54-9d0c-4c7e-8a37-51f0c9e2d8b4")
 """With the key of a line it makes the id of the job, so that a repeated line finds it."""
 _CLEAN = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "TZ", "USER", "XDG_RUNTIME_DIR")
+_OF_THIS_MACHINE = ("HOME", "LOGNAME", "PATH", "SHELL", "USER", "XDG_RUNTIME_DIR")
+"""Of ``_CLEAN``: what may be otherwise on another host."""
 _PAGE = 1000
 _ATTEMPTS = 100
 _PAUSE_S = 0.1
@@ -98,6 +100,17 @@ def caller_environment(given: Mapping[str, str], *, clean: bool) -> dict[str, st
         if (not clean or name in _CLEAN or name.startswith("LC_")) and not _is_undecodable(name + value)
     }
     return found | dict(given)
+
+
+def environment_there(given: Mapping[str, str]) -> dict[str, str] | None:
+    """The environment of a job on another host, where that of nexusctl means nothing: by default that of the daemon.
+
+    With variables that are given it is them, the language and terminal of nexusctl, and the usual ``PATH``.
+    """
+    if not given:
+        return None
+    own = {name: value for name, value in caller_environment({}, clean=True).items() if name not in _OF_THIS_MACHINE}
+    return own | {"PATH": "/usr/local/bin:/usr/bin:/bin"} | dict(given)
 
 
 def given_variables(values: Values) -> dict[str, str]:
@@ -130,7 +143,7 @@ def submit_parameters() -> list[click.Parameter]:
 OWN_FIELDS = ("command", "directory", "environment", "stdin_data", "stdin_path", "stdin_open", "tty", "service")
 
 
-def submitted(values: Values, words: str | list[str], *, directory: str | None) -> dict[str, object]:
+def submitted(app: App, values: Values, words: str | list[str], *, directory: str | None) -> dict[str, object]:
     """The fields of ``CreateJob`` that ``submit_parameters`` give.
 
     Raises:
@@ -141,6 +154,12 @@ def submitted(values: Values, words: str | list[str], *, directory: str | None) 
         data = sys.stdin.buffer.read(MAX_STDIN + 1)
         if len(data) > MAX_STDIN:
             raise click.UsageError("the standard input is larger than 1 MiB: give a file, with --stdin FILE")
+    elif stdin is not None and app.host is not None:
+        path = stdin
+        if not stdin.startswith("/"):
+            raise click.UsageError(
+                "the file of --stdin is one of that host, and needs an absolute path; '--stdin -' sends one of here"
+            )
     elif stdin is not None:
         path = str(Path(stdin).absolute())
         if not Path(path).exists():
@@ -210,9 +229,12 @@ def _run(app: App, values: Values, out: Printer) -> int:
     wait = values.flag("wait") or attach
     if wait and not out.for_person:
         raise click.UsageError("-o goes with a job that is submitted, not with one whose output is followed")
-    directory = values.text("directory") or _working_directory()
-    fields = submitted(values, words_of(values), directory=directory)
-    fields["environment"] = caller_environment(given_variables(values), clean=values.flag("clean_env"))
+    is_here = app.host is None
+    directory = values.text("directory") or (_working_directory() if is_here else None)
+    fields = submitted(app, values, words_of(values), directory=directory)
+    given = given_variables(values)
+    clean = values.flag("clean_env")
+    fields["environment"] = caller_environment(given, clean=clean) if is_here else environment_there(given)
     run = exiting_as_the_job(submit) if wait else submit
     return run(app, values, out, fields, wait=wait, attach=attach, cancel=False)
 
@@ -538,7 +560,7 @@ def make_retry() -> click.Command:
 
     def run(app: App, values: Values, out: Printer) -> int:
         in_place = values.flag("in_place")
-        environment = caller_environment({}, clean=values.flag("clean_env"))
+        environment = caller_environment({}, clean=values.flag("clean_env")) if app.host is None else None
 
         def sentence(job: Job) -> None:
             click.echo(f"Queued job {job.number} (attempt {job.attempt})")

@@ -152,7 +152,7 @@ def _create(app: App, values: Values, out: Printer) -> None:
         raise click.UsageError("give the command: --run LINE, or words after --")
     if values.given("cron") == values.given("every_ms"):
         raise click.UsageError("give either --cron TIME or --every TIME")
-    if not values.given("directory"):
+    if not values.given("directory") and app.host is None:
         values.put("directory", os.getcwd())  # noqa: PTH109
 
     def sentence(one: Schedule) -> None:
@@ -160,13 +160,16 @@ def _create(app: App, values: Values, out: Printer) -> None:
         click.echo(f'Created schedule "{one.name}"{next_at}')
         hint(f"Run it now: {command_line('nexusctl', 'schedule', 'trigger', reference(one))}")
 
-    out.one(app.fetch(values.build(CreateSchedule, environment=_environment())), name=name_of, sentence=sentence)
+    environment = _environment() if app.host is None else None  # there it is that of the daemon
+    out.one(app.fetch(values.build(CreateSchedule, environment=environment)), name=name_of, sentence=sentence)
 
 
 def _update(app: App, values: Values, out: Printer) -> None:
     _use_words(values)
     take = values.flag("take_env")
     values.drop("take_env")
+    if take and app.host is not None:
+        raise click.UsageError("--take-env takes the environment of this machine, which means nothing on another host")
     if take:
         values.put("environment", _environment())
     if not values.any_given(lambda name: name != "schedule" and name[:3] != "if_"):
