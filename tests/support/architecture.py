@@ -89,7 +89,7 @@ _SHARED = {
     *("nexus.trust", "nexus.attaching"),
     *("nexus.store", "nexus.journal"),
 }
-_WORLD = {"nexus.runtime", "nexus.git", "nexus.supervision"}
+_WORLD = {"nexus.runtime", "nexus.remote", "nexus.git", "nexus.supervision"}
 _OWN_CONTRACT = {f"{{own}}.{kind}" for kind in CONTRACT_KINDS}
 
 _CONTRACT_PARTS = {
@@ -146,6 +146,7 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks", "nexus.trust"},
     "nexus.runtime": _BASE,
     "nexus.git": _BASE | {"nexus.runtime"},
+    "nexus.remote": _BASE | {"nexus.runtime", "nexus.tasks"},
     "nexus.supervision": _BASE
     | {"nexus.caller", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"}
     | {"nexus.records.processes", "nexus.records.scope"},
