@@ -58,6 +58,7 @@ CAPABILITIES: tuple[Capability, ...] = (
         manager=True,
         manifest=True,
     ),
+    Capability("nodes", (Noun("node", "Manage the hosts that jobs run on.", ("nodes",)),), manager=True, manifest=True),
     Capability(
         "conversations",
         (

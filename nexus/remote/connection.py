@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import platform
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -43,6 +43,9 @@ class Events(Protocol):
     def connected(self, greeting: Greeting) -> None:
         """A session was opened."""
 
+    def ready(self, session: Session) -> None:
+        """The session can be used: what was left there is swept."""
+
     def answered(self) -> None:
         """The host has answered."""
 
@@ -59,10 +62,10 @@ class Events(Protocol):
 class Connection:
     """The connection to one host. ``start`` nothing: it connects when it is wanted, and ends when it is not.
 
-    ``owner`` names the daemon there.
+    ``owner`` gives the daemon's name there; it may read files, and raise OSError.
     """
 
-    def __init__(self, name: str, destination: Destination, owner: str, events: Events) -> None:
+    def __init__(self, name: str, destination: Destination, owner: Callable[[], str], events: Events) -> None:
         self.name = name
         self.failure: HostUnreachable | None = None
         """Why the host could not be reached the last time; None while it can, and before the first time."""
@@ -244,7 +247,13 @@ class Connection:
                 self._task = None
                 return
             self._wanted = False
-            session = self._opening = Session(self.name, self._destination, self._owner)
+            try:
+                owner = await asyncio.to_thread(self._owner)
+            except OSError as error:
+                self._lost(HostUnreachable(f'cannot reach node "{self.name}": {error.strerror} here', None))
+                await self._back_off()
+                continue
+            session = self._opening = Session(self.name, self._destination, owner)
             try:
                 greeting = await session.open()
                 self._backoff_s = 0.0
@@ -254,7 +263,7 @@ class Connection:
                 self.session = session
                 self._ready.set()
                 self._settled.set()
-                self._events.answered()
+                self._events.ready(session)
                 await self._serve(session)
             except HostUnreachable as failure:
                 self._lost(failure)

@@ -1,4 +1,4 @@
-"""A run on another host, as a supervision sees it: ``Connection`` says what is known of it, and carries out its stop."""
+"""A run on another host, as a supervision sees it. ``Connection`` says what is known of it, and stops it."""
 
 from __future__ import annotations
 

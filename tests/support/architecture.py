@@ -108,7 +108,7 @@ _KINDS: dict[str, set[str]] = {
     | {"nexus.caller", "nexus.runtime.loopback", "{own}.settings"}
     | {"nexus.store", "nexus.supervision.store", "nexus.records"}
     | _CHANGES,
-    "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs"},
+    "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs", "nexus.supervision.nodes"},
     "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
     "manifest": _BASE
     | _CONTRACT_PARTS

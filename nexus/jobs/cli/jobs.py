@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 from msgspec.structs import replace
@@ -68,6 +68,8 @@ __all__ = [
     "words_of",
 ]
 
+LOCAL = "local"
+"""The node that is the daemon's own machine."""
 _OWN_FAILURE = 125
 """The exit code of a command that runs another one, where it failed itself."""
 _OF_KEYS = uuid.UUID("6f1b2a54-9d0c-4c7e-8a37-51f0c9e2d8b4")
@@ -109,10 +111,23 @@ def _is_undecodable(text: str) -> bool:
     return any("\udc80" <= character <= "\udcff" for character in text)
 
 
+class _Directory(FilePath):
+    """A directory as it is given: of a job on another node it is one there."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        super().convert(value, param, ctx)
+        return str(value)
+
+
+def is_elsewhere(values: Values) -> bool:
+    """Whether the job is to run on another node."""
+    return values.text("node") not in (None, LOCAL)
+
+
 def submit_parameters() -> list[click.Parameter]:
     """The options of what submits a job beside the fields of ``CreateJob``."""
     return [
-        click.Option(["--dir", "directory"], type=FilePath(), help="Working directory (default: the present one)."),
+        click.Option(["--dir", "directory"], type=_Directory(), help="Working directory (default: the present one)."),
         click.Option(
             ["-e", "--env", "environment"],
             type=assignment,
@@ -130,8 +145,10 @@ def submit_parameters() -> list[click.Parameter]:
 OWN_FIELDS = ("command", "directory", "environment", "stdin_data", "stdin_path", "stdin_open", "tty", "service")
 
 
-def submitted(values: Values, words: str | list[str], *, directory: str | None) -> dict[str, object]:
-    """The fields of ``CreateJob`` that ``submit_parameters`` give.
+def submitted(
+    values: Values, words: str | list[str], *, directory: str | None, elsewhere: bool = False
+) -> dict[str, object]:
+    """The fields of ``CreateJob`` that ``submit_parameters`` give; ``directory`` is the default.
 
     Raises:
         UsageError: the standard input is larger than a request takes.
@@ -145,10 +162,12 @@ def submitted(values: Values, words: str | list[str], *, directory: str | None) 
         path = str(Path(stdin).absolute())
         if not Path(path).exists():
             raise click.UsageError(f"cannot read {stdin}: no such file")
-    tty = values.flag("tty")
+    tty, given = values.flag("tty"), values.text("directory")
+    if given is not None:
+        directory = given if elsewhere else os.path.abspath(given)  # noqa: PTH100 - resolves no link
     return {
         "command": words,
-        "directory": values.text("directory") or directory,
+        "directory": directory,
         "stdin_data": data,
         "stdin_path": path,
         "tty": tty or None,
@@ -210,9 +229,11 @@ def _run(app: App, values: Values, out: Printer) -> int:
     wait = values.flag("wait") or attach
     if wait and not out.for_person:
         raise click.UsageError("-o goes with a job that is submitted, not with one whose output is followed")
-    directory = values.text("directory") or _working_directory()
-    fields = submitted(values, words_of(values), directory=directory)
-    fields["environment"] = caller_environment(given_variables(values), clean=values.flag("clean_env"))
+    elsewhere, given = is_elsewhere(values), given_variables(values)
+    directory = None if elsewhere or values.text("directory") else _working_directory()
+    fields = submitted(values, words_of(values), directory=directory, elsewhere=elsewhere)
+    # The present environment is that of another machine.
+    fields["environment"] = given if elsewhere else caller_environment(given, clean=values.flag("clean_env"))
     run = exiting_as_the_job(submit) if wait else submit
     return run(app, values, out, fields, wait=wait, attach=attach, cancel=False)
 
