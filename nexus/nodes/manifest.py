@@ -32,6 +32,11 @@ class _Nodes(PlainSection[Node]):
         fields["hostname"] = fields.get("hostname") or name
         return fields
 
+    def identity(self, name: str, id_: str) -> dict[str, str]:
+        """The id of a node is its name."""
+        del id_
+        return {"name": name}
+
     def observe(self, app: App, wanted: Iterable[str] | None) -> Mapping[str, Node]:
         """The nodes of the daemon; an export has those that schedules of the project name."""
         try:

@@ -318,7 +318,7 @@ def _of_operations(database: sqlite3.Connection, journal: list[Change]) -> Itera
 
 
 def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
-    known = {"tag", "port_lease", "record_number", "job_after", "nodes"}
+    known = {"tag", "port_lease", "record_number", "job_after"}
     assert set(derived_tables()) == known, "a derived table that is not checked"
     tags = {
         (table.kind, row[0], tag)
@@ -340,8 +340,6 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
     yield from _of_numbers(database)
     yield from _of_waiting_jobs(database)
     yield from _of_messages(database)
-    if database.execute("SELECT id FROM nodes").fetchall() != [("local",)]:
-        yield "nodes has other rows than local"
 
 
 def _of_numbers(database: sqlite3.Connection) -> Iterator[str]:

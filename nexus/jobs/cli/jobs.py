@@ -23,7 +23,7 @@ from nexus.cli.result import Result, Results
 from nexus.cli.verbs import FilePath, NounGroup, Values, assignment, completer_of, completers, for_each, since, verb
 from nexus.client.errors import ConnectionFailure, Interrupted
 from nexus.hints import command_line
-from nexus.jobs.cli.shown import COLUMNS, JOB, lines, outcome
+from nexus.jobs.cli.shown import COLUMNS, JOB, is_elsewhere, lines, outcome
 from nexus.jobs.commands import (
     MAX_STDIN,
     AttachJob,
@@ -68,8 +68,6 @@ __all__ = [
     "words_of",
 ]
 
-LOCAL = "local"
-"""The node that is the daemon's own machine."""
 _OWN_FAILURE = 125
 """The exit code of a command that runs another one, where it failed itself."""
 _OF_KEYS = uuid.UUID("6f1b2a54-9d0c-4c7e-8a37-51f0c9e2d8b4")
@@ -117,11 +115,6 @@ class _Directory(FilePath):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         super().convert(value, param, ctx)
         return str(value)
-
-
-def is_elsewhere(values: Values) -> bool:
-    """Whether the job is to run on another node."""
-    return values.text("node") not in (None, LOCAL)
 
 
 def submit_parameters() -> list[click.Parameter]:
