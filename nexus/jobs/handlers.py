@@ -212,6 +212,8 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
     check_metadata(command, cannot)
     scope = ctx.scope(tx)
     project_id = scope.home(cannot)
+    if command.node != LOCAL:
+        _refuse_elsewhere(command, cannot)
     if command.stdin_data is not None and command.stdin_path is not None:
         raise JobInvalid(f"{cannot}: it has a standard input, and a file for it", details={"path": "stdin_path"})
     if (command.tty or command.stdin_open) and (command.stdin_data is not None or command.stdin_path is not None):
@@ -239,8 +241,6 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
     fields["metadata"] = command.metadata or {}
     if command.service is not None:
         fields["service_id"] = _service_of(tx, ctx, command.service, scope, existing)
-    if command.node != LOCAL:
-        _refuse_elsewhere(command, cannot)
     fields["directory"] = command.directory or (
         "" if command.service or command.node != LOCAL else os.path.expanduser("~")  # noqa: PTH111
     )

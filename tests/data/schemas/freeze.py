@@ -298,7 +298,6 @@ def freeze(version: int) -> None:
             if version >= 12:
                 insert(connection, "nodes", NODE)
                 connection.execute("UPDATE jobs SET node_id = 'build1' WHERE id = ?", (JOB_IDS[0],))
-                connection.execute("UPDATE schedules SET node_id = 'build1'")
             connection.commit()
         save(path, target)
 
