@@ -70,7 +70,7 @@ run() { # RUN shim|sh SPEC_BYTES STDIN_BYTES; STDIN_BYTES is - where its standar
     # The space of the status file is allocated now: a disk that fills up later loses no exit code.
     problem=$({
         mkdir -p "$base" && mkdir "$dir" "$dir/log" && mkfifo "$dir/control" &&
-            printf '%512s' '' >"$dir/status" && printf '%s\n' "$boot" >"$dir/boot"
+            printf '%512s' '' | cat >"$dir/status" && printf '%s\n' "$boot" | cat >"$dir/boot" # cat says why not
     } 2>&1)
     take "$dir/spec" "$3"
     given=
@@ -231,7 +231,7 @@ arch $(uname -m)
         text="${text}tool $tool $version
 "
     done
-    problem=$({ mkdir -p "$base" && printf '%4096s' '' >"$base/probe.new" && rm -f "$base/probe.new"; } 2>&1) ||
+    problem=$({ mkdir -p "$base" && printf '%4096s' '' | cat >"$base/probe.new" && rm -f "$base/probe.new"; } 2>&1) ||
         rm -f "$base/probe.new"
     [ -n "$problem" ] && text="${text}problem $(printf '%s' "$problem" | head -n 1)
 "

@@ -215,11 +215,12 @@ class SshServer:
 
     def stop(self) -> None:
         """End the sshd that listens by itself, with every connection to it."""
-        listener = self._processes.pop()
+        listener = self._processes[-1]
+        listener.send_signal(signal.SIGSTOP)  # it accepts no further one
         self.cut()
-        listener.terminate()
+        listener.kill()
         listener.wait(WAIT_S)
-        self.cut()
+        self._processes.pop()
 
     def connections(self) -> list[int]:
         """The processes of its connections."""

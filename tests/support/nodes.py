@@ -74,7 +74,9 @@ class NodeHost:
 
     def runners(self) -> list[int]:
         """The pids of the shims, or scripts, that run jobs there."""
-        return [pid for pid, words in _processes() if _is_runner(words)]
+        labels = {f"node/{run_id}".encode() for run_id in self.runs()}
+        scripts = {f"{path}/runner".encode() for path in self.state.glob("nexus/node-*")}
+        return [pid for pid, words in _processes() if words[1:2] and words[1] in labels | scripts]
 
     def members(self) -> list[int]:
         """The pids of what has the environment of a job of this host."""
@@ -103,12 +105,6 @@ def _processes() -> list[tuple[int, list[bytes]]]:
             with contextlib.suppress(OSError):
                 found.append((int(entry.name), Path(entry.path, "cmdline").read_bytes().split(b"\0")))
     return found
-
-
-def _is_runner(words: list[bytes]) -> bool:
-    return any(word.startswith(b"node/") for word in words[1:2]) or any(
-        word.endswith(b"/runner") for word in words[1:2]
-    )
 
 
 def environment_with_ssh(host: NodeHost) -> dict[str, str]:
