@@ -164,7 +164,7 @@ cancel() { # RUN SIGNAL GRACE_MS: where the shim runs it, it sees to the grace t
     if [ -f "$dir/out" ]; then
         read_status
         set -- "$2" $began
-        [ -n "${5-}" ] && is_alive "$5" "$6" && kill "-$1" -- "-$5" 2>/dev/null
+        [ -n "${5-}" ] && is_alive "$5" "$6" && kill -s "$1" -- "-$5" 2>/dev/null
     elif [ -p "$dir/control" ]; then
         printf 'stop %s %s\n' "$2" "$3" 2>/dev/null 1<>"$dir/control"
     fi

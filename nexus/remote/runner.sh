@@ -37,7 +37,7 @@ while :; do
     code=$?
     kill -0 "$child" 2>/dev/null || break # else a signal has ended the wait
 done
-kill -KILL -- "-$child" 2>/dev/null
+kill -s KILL -- "-$child" 2>/dev/null
 ended="exit $code 0 $(date +%s)000"
 finished="done $(date +%s)000"
 write_status
