@@ -35,6 +35,8 @@ _LONGEST_BACKOFF_S = 30.0
 _SHIM = Path(__file__).parent.parent / "runtime" / "native" / "nexus-shim"
 _RUNNER = Path(__file__).with_name("runner.sh")
 _SIGKILL = 9
+_STARTING_MS = 300
+"""What a session that was cut has begun shows within this time."""
 
 
 class Events(Protocol):
@@ -353,8 +355,10 @@ class Connection:
         run_id = process.run_id
         if state is None or (state.pid is None and not state.is_alive):
             return await self._not_there(session, process, state)
+        if state.pid is None:
+            return True  # it is just starting
         process.order = None
-        process.pid, process.started_there = state.pid or 0, state.started_at
+        process.pid, process.started_there = state.pid, state.started_at
         end = state.exit
         if end is not None and state.boot != boot:
             end = end._replace(rebooted=True)
@@ -394,6 +398,11 @@ class Connection:
         if process.order is None:
             text = f'its folder on node "{self.name}" was deleted'
             return await self._vanished(session, process, text)
+        if process.missing_since_ms is None:
+            process.missing_since_ms = boot_clock_ms()
+        if boot_clock_ms() - process.missing_since_ms < _STARTING_MS:
+            return True
+        process.missing_since_ms = None
         if state is not None:
             await session.request("remove", process.run_id)
         if process.wish is not None:

@@ -21,7 +21,26 @@ read_boot() {
     { IFS= read -r boot <"${NEXUS_BOOT_ID_FILE:-/proc/sys/kernel/random/boot_id}"; } 2>/dev/null
 }
 
+find_start() { # PID: sets start, 0 where /proc does not tell it
+    start=0
+    { IFS= read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
+    set -- ${stat##*) }
+    start=${20}
+}
+
+claim() { # notes in $base which dispatcher serves this daemon; a daemon has one session at a time
+    find_start $$
+    printf '%s %s\n' "$$" "$start" 2>/dev/null >"$base/dispatcher"
+}
+
+replace() { # ends the dispatcher of a session that was cut, which may still be at work
+    { read -r pid start; } 2>/dev/null <"$base/dispatcher" || return 0
+    [ "$pid" != $$ ] && [ "${start:-0}" -gt 0 ] && is_alive "$pid" "$start" && kill -9 "$pid"
+    claim
+}
+
 hello() {
+    replace
     read_boot
     text="system $(uname -s) $(uname -m)
 boot $boot
@@ -52,6 +71,7 @@ take() { # FILE LENGTH: reads all of the bytes, also where they cannot be writte
 
 put() { # NAME LENGTH
     problem=$(mkdir -p "$base" 2>&1)
+    claim
     take "$base/$1.new" "$2"
     if [ -z "$problem" ]; then
         problem=$({ chmod 700 "$base/$1.new" && mv "$base/$1.new" "$base/$1"; } 2>&1)
@@ -97,7 +117,11 @@ run() { # RUN shim|sh SPEC_BYTES STDIN_BYTES; STDIN_BYTES is - where its standar
     fi
     rm -f "$dir/spec" "$dir/stdin"
     case $report in
-    ok*) ;;
+    ok*)
+        read_status
+        set -- $began
+        report="ok ${4-}"
+        ;;
     *) rm -rf "$dir" ;;
     esac
     say ok "$report"
@@ -206,7 +230,7 @@ tidy() { # removes what is there for all runs, once there is none
     for dir in "$base"/*/; do
         [ -d "$dir" ] && return
     done
-    rm -f "$base/shim" "$base/runner" "$base"/*.new
+    rm -f "$base/shim" "$base/runner" "$base/dispatcher" "$base"/*.new
     rmdir "$base" "${base%/*}" 2>/dev/null
 }
 

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import struct
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -64,6 +65,8 @@ class OutputCopy:
         """By stream, how much of the run's output the log here has had, what was lost included."""
         self._seen = [0, 0, 0]
         """By stream, how far the output there was followed."""
+        self._writing = threading.Lock()
+        """Held while a thread writes: descriptors that are closed meanwhile may be those of other files."""
         self._segment = -1
         self._index_at = self._data_at = self._partial = 0
 
@@ -89,21 +92,26 @@ class OutputCopy:
         await asyncio.to_thread(self._finish)
 
     def close(self) -> None:
-        """Release the log."""
+        """Release the log. What a thread writes at this moment is completed first."""
+        with self._writing:
+            self._close()
+
+    def _close(self) -> None:
         if self._folder >= 0:
             self._writer.close()
             os.close(self._folder)
             self._folder = -1
 
     def _finish(self) -> None:
-        if self._folder < 0:
-            return
-        with contextlib.suppress(OSError):
-            self._writer.write_last_marks()
-            for descriptor in (self._writer.data, self._writer.index):
-                if descriptor >= 0:
-                    os.fsync(descriptor)
-        self.close()
+        with self._writing:
+            if self._folder < 0:
+                return
+            with contextlib.suppress(OSError):
+                self._writer.write_last_marks()
+                for descriptor in (self._writer.data, self._writer.index):
+                    if descriptor >= 0:
+                        os.fsync(descriptor)
+            self._close()
 
     async def _copy_plain(self, session: Session, run_id: str, state: RunState, pieces: list[_Piece]) -> bool:
         more = False
@@ -179,8 +187,9 @@ class OutputCopy:
             pieces.append(_Piece(stream, data[known:], max(lost - known, 0)))
 
     def _append(self, pieces: list[_Piece]) -> None:
-        for stream, data, lost in pieces:
-            if lost:
-                self._writer.lost[stream] += lost
-            else:
-                self._writer.append(stream, data)
+        with self._writing:
+            for stream, data, lost in pieces if self._folder >= 0 else ():
+                if lost:
+                    self._writer.lost[stream] += lost
+                else:
+                    self._writer.append(stream, data)

@@ -57,6 +57,8 @@ class RemoteProcess(Watched):
         """The wish that its host was told of in the present session."""
         self.kill_at_ms: int | None = None
         """When what a wish has not ended is killed (ms of the boot clock), where no shim sees to that."""
+        self.missing_since_ms: int | None = None
+        """Since when it was not found there (ms of the boot clock), while it may still be begun."""
         self.is_closed = False
         self._started_clock_ms = boot_clock_ms() - max(now_ms() - self.started_at, 0)
         self.started_there = 0

@@ -34,7 +34,7 @@ _UMASK = 0o022
 _SETTLE_S = 2.0
 """How long the start of a daemon waits for hosts on which it has runs."""
 _VARIABLE = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
-_SHELL = "/bin/sh"
+_MAX_STDIN = 16 * 1024 * 1024
 
 
 class Notes:
@@ -84,6 +84,10 @@ class Notes:
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
+
+    def has(self, node: str, run_id: str) -> bool:
+        """Whether there is a note of a run."""
+        return (self.folder / node / run_id).exists()
 
     def delete(self, node: str, run_id: str) -> None:
         """Delete the note of a run. Blocks."""
@@ -143,7 +147,7 @@ class RemoteRuntime:
         order = Order(
             runner,
             spec_bytes(spec, -1, _UMASK) if runner == "shim" else _script(spec),
-            None if stdin is None else await asyncio.to_thread(_read_all, stdin),
+            None if stdin is None else await asyncio.to_thread(_read_all, spec, stdin),
         )
         ladder = StopWish(int(spec.stop_signal), spec.stop_grace_ms)
         note = {"owner": owner, "log_bytes": spec.log_bytes, "signal": ladder.signal, "grace_ms": ladder.grace_ms}
@@ -163,6 +167,7 @@ class RemoteRuntime:
                     spec.program, f'its runner on node "{self.node}" ended before the program was executed', step="node"
                 )
             await asyncio.to_thread(self._notes.write, self.node, run_id, note | {"started_at": process.started_at})
+            process.pid = int(report[1]) if report[1:] and report[1].isdigit() else 0
         except BaseException as error:
             self.connection.give_up(run_id)
             if output is not None:
@@ -232,12 +237,16 @@ class RemoteRuntime:
     def forget(self, owner: str, run_id: str) -> None:
         """As ``Runtime``: the run's folder there is removed once the host can be reached."""
         self._local.forget(owner, run_id)
-        self.connection.forget(run_id)
+        if self._notes.has(self.node, run_id):  # else it was never sent
+            self.connection.forget(run_id)
 
 
-def _read_all(descriptor: int) -> bytes:
+def _read_all(spec: ProcessSpec, descriptor: int) -> bytes:
     with os.fdopen(os.dup(descriptor), "rb") as file:
-        return file.read()
+        data = file.read(_MAX_STDIN + 1)
+    if len(data) > _MAX_STDIN:
+        raise StartFailed(spec.program, "its standard input is larger than 16 MiB, for another node", step="stdin")
+    return data
 
 
 def _script(spec: ProcessSpec) -> bytes:

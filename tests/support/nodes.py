@@ -66,16 +66,22 @@ class NodeHost:
 
     def runs(self) -> list[str]:
         """The runs that have a folder there."""
-        return sorted(path.name for path in self.state.glob("nexus/node-*/*/") if path.is_dir())
+        return sorted(folder.name for folder in self._folders() if folder.parent.name.startswith("node-"))
+
+    def _folders(self) -> list[Path]:
+        """All folders there; one may go meanwhile."""
+        return [Path(folder) for folder, _, _ in os.walk(self.state)]
 
     def left(self) -> list[str]:
         """All that is kept there."""
-        return sorted(str(path) for path in self.state.glob("**/*"))
+        return sorted(
+            str(Path(folder, name)) for folder, folders, files in os.walk(self.state) for name in (*folders, *files)
+        )
 
     def runners(self) -> list[int]:
         """The pids of the shims, or scripts, that run jobs there."""
         labels = {f"node/{run_id}".encode() for run_id in self.runs()}
-        scripts = {f"{path}/runner".encode() for path in self.state.glob("nexus/node-*")}
+        scripts = {f"{path}/runner".encode() for path in self._folders() if path.name.startswith("node-")}
         return [pid for pid, words in _processes() if words[1:2] and words[1] in labels | scripts]
 
     def members(self) -> list[int]:
