@@ -344,6 +344,15 @@ class ListJobs(Command[JobPage]):
     ) = None
     tag: Annotated[Tag, Meta(description="only jobs with this tag")] | None = None
     tool: Annotated[str, Meta(max_length=64, description="only jobs of this tool")] | None = None
+    node_id: (
+        Annotated[
+            Name,
+            Meta(
+                description="only jobs of this node", extra={"option": "--node", "completes": "node", "metavar": "NODE"}
+            ),
+        ]
+        | None
+    ) = None
     label: Annotated[str, Meta(max_length=255, description="only jobs with this label")] | None = None
     conversation_id: (
         Annotated[

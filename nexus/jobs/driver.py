@@ -251,7 +251,7 @@ class JobDriver:
             directory, bash = job.directory, None
             if self._elsewhere is not None:
                 # Nothing of the daemon's environment travels.
-                there = self._elsewhere.session()
+                there = await requests.interruptible(self._elsewhere.session())
                 environment = there.environment | (environment or {})
                 directory, bash = posixpath.join(there.home, directory), there.shell
             memory_bytes = None if memory is None else memory * _MIB
@@ -271,8 +271,9 @@ class JobDriver:
             stdin = await self._open_stdin(stored)
             if stdin is not None:
                 stack.callback(os.close, stdin)
-            # What the start of a one-off waits for holds up no other job.
-            await requests.interruptible(stack.enter_async_context(self._launches))
+            # What the start of a one-off waits for holds up no other job; nor does another node.
+            if self._elsewhere is None:
+                await requests.interruptible(stack.enter_async_context(self._launches))
             self._subject.runs.check(spec)
             requests.check()
             await self._state.write(

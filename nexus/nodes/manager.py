@@ -38,8 +38,9 @@ _DRAINED = "node_drained"
 class _Runs(RemoteRuntime):
     """The runs on one node, as jobs see them."""
 
-    def session(self) -> NodeSession:
+    async def session(self) -> NodeSession:
         """As ``Elsewhere``."""
+        await self.connection.use(_CHECK_S)
         environment = dict(self.greeting().environment)
         home = environment.get("HOME") or "/"
         return NodeSession(environment, home, "/bin/bash" if self.has_bash else "/bin/sh")

@@ -30,6 +30,8 @@ _LONGEST_PAUSE_S = 0.5
 _PAUSE_GROWS = 1.5
 _LINGER_S = 2.0
 """How long a session without runs is kept for the next one."""
+_SETTLE_S = 2.0
+"""How long the start of a daemon waits for hosts on which it has runs."""
 _BACKOFF_S = 1.0
 _LONGEST_BACKOFF_S = 30.0
 _SHIM = Path(__file__).parent.parent / "runtime" / "native" / "nexus-shim"
@@ -88,6 +90,7 @@ class Connection:
         self._task: asyncio.Task[None] | None = None
         self._opening: Session | None = None
         self._is_closed = False
+        self._made_at = asyncio.get_running_loop().time()
 
     # What is wanted of it
 
@@ -101,11 +104,12 @@ class Connection:
         self._backoff_s = 0.0
         self.want()
 
-    async def settled(self, timeout_s: float) -> None:
-        """Wait until the first attempt to connect is over, for a time at most."""
+    async def settled(self) -> None:
+        """Wait until the first attempt to connect is over, until two seconds after this was made at the latest."""
         self.want()
+        loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(self._made_at + _SETTLE_S - loop.time()):
                 await self._settled.wait()
 
     async def use(self, timeout_s: float) -> Session:

@@ -31,8 +31,6 @@ __all__ = ["Notes", "RemoteRuntime"]
 _log = logging.getLogger("nexus.remote")
 
 _UMASK = 0o022
-_SETTLE_S = 2.0
-"""How long the start of a daemon waits for hosts on which it has runs."""
 _VARIABLE = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
 _MAX_STDIN = 16 * 1024 * 1024
 
@@ -166,7 +164,6 @@ class RemoteRuntime:
                 raise StartFailed(
                     spec.program, f'its runner on node "{self.node}" ended before the program was executed', step="node"
                 )
-            await asyncio.to_thread(self._notes.write, self.node, run_id, note | {"started_at": process.started_at})
             process.pid = int(report[1]) if report[1:] and report[1].isdigit() else 0
         except BaseException as error:
             self.connection.give_up(run_id)
@@ -183,6 +180,10 @@ class RemoteRuntime:
                     spec.program, f"its log here: {error.strerror}", error.errno or 0, step="files"
                 ) from None
             raise
+        try:
+            await asyncio.to_thread(self._notes.write, self.node, run_id, note | {"started_at": process.started_at})
+        except OSError as error:  # it runs: only how long it has run is told less well after a restart
+            _log.warning("the note of run %s was not completed: %s", run_id, error.strerror)
         return process
 
     def _runner(self, spec: ProcessSpec) -> str:
@@ -206,7 +207,7 @@ class RemoteRuntime:
         if note is None:
             return None
         if self.connection.session is None:
-            await self.connection.settled(_SETTLE_S)
+            await self.connection.settled()
         state = await self.connection.look(run_id)
         if (state is None or (state.pid is None and not state.is_alive)) and not note.get("started_at"):
             return None

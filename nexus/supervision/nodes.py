@@ -55,8 +55,8 @@ class NodeSession(NamedTuple):
 class Elsewhere(Runs, Protocol):
     """The runs on another node."""
 
-    def session(self) -> NodeSession:
-        """What a job finds there.
+    async def session(self) -> NodeSession:
+        """What a job finds there; connects if need be.
 
         Raises:
             RuntimeFailure: the node cannot be reached at present.
