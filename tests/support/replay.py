@@ -58,6 +58,18 @@ MADE: State = {
         "revision": 1,
         "state_revision": 0,
     },
+    ("nodes", "local"): {
+        "id": "local",
+        "name": "local",
+        "hostname": "localhost",
+        "status": "online",
+        "drained": 0,
+        "capabilities": "{}",
+        "created_at": 0,
+        "updated_at": 0,
+        "revision": 1,
+        "state_revision": 0,
+    },
 }
 """The rows of a new database, which no journal tells."""
 
