@@ -118,7 +118,9 @@ class Session:
         except OSError as error:
             os.close(reader)
             raise self._fail(
-                HostUnreachable(f'cannot reach node "{self.name}": ssh cannot be started ({error.strerror})', None)
+                HostUnreachable(
+                    f'cannot reach node "{self.name}": the program ssh cannot be started ({error.strerror})', None
+                )
             ) from None
         os.close(reader)
         try:

@@ -20,6 +20,7 @@ from nexus.daemon.dispatch import load_capabilities
 from nexus.jobs.schedules.store import SCHEDULES
 from nexus.jobs.store import GROUPS, JOBS
 from nexus.journal.rows import Rows, derived_tables, journaled_tables
+from nexus.nodes.store import NODES
 from nexus.projects.store import PROJECTS
 from nexus.services.store import DECLARED, SERVICES
 from nexus.vms.store import VMS
@@ -478,4 +479,5 @@ def _fields_of_records() -> dict[str, set[str]]:
         "job_group": set(GROUPS.columns),
         "schedule": {*SCHEDULES.columns, *SCHEDULES.private},
         "conversation": set(CONVERSATIONS.columns),
+        "node": set(NODES.columns),
     }

@@ -173,4 +173,11 @@ def test_sections_are_those_of_the_capabilities_that_say_so_each_after_what_it_n
     of_capability = [type(section).__module__.split(".")[1] for section in load_sections()]
     assert list(dict.fromkeys(of_capability)) == with_manifest
     assert [section.table for section in load_sections()] == ["services", "groups", "schedules", "nodes", "vms"]
-    assert [section.table for section in ordered(SECTIONS)] == ["vms", "toys", "services", "groups", "nodes", "schedules"]
+    assert [section.table for section in ordered(SECTIONS)] == [
+        "vms",
+        "toys",
+        "services",
+        "groups",
+        "nodes",
+        "schedules",
+    ]
