@@ -84,6 +84,13 @@ put() { # NAME LENGTH
     fi
 }
 
+discard() { # removes $dir, in which a script that ends at this moment may still write
+    rm -rf "$dir" 2>/dev/null
+    [ -d "$dir" ] || return 0
+    sleep 1
+    rm -rf "$dir" 2>/dev/null
+}
+
 run() { # RUN shim|sh SPEC_BYTES STDIN_BYTES; STDIN_BYTES is - where its standard input is /dev/null
     dir=$base/$1
     read_boot
@@ -101,7 +108,7 @@ run() { # RUN shim|sh SPEC_BYTES STDIN_BYTES; STDIN_BYTES is - where its standar
         input=$dir/stdin
     fi
     if [ -n "$problem" ]; then
-        rm -rf "$dir"
+        discard
         say error "$problem"
         return
     fi
@@ -122,7 +129,7 @@ run() { # RUN shim|sh SPEC_BYTES STDIN_BYTES; STDIN_BYTES is - where its standar
         set -- $began
         report="ok ${4-}"
         ;;
-    *) rm -rf "$dir" ;;
+    *) discard ;;
     esac
     say ok "$report"
 }
@@ -235,7 +242,8 @@ tidy() { # removes what is there for all runs, once there is none
 }
 
 remove() { # RUN
-    rm -rf "$base/$1"
+    dir=$base/$1
+    discard
     say ok ''
 }
 
