@@ -65,6 +65,7 @@ CAPABILITIES: tuple[Capability, ...] = (
         manifest=True,
         files=True,
     ),
+    Capability("nodes", (Noun("node", "Manage the hosts that jobs run on.", ("nodes",)),), manager=True, manifest=True),
     Capability(
         "conversations",
         (

@@ -31,6 +31,7 @@ from nexus.runtime import Runtime
 from nexus.store import Reader, StateStore, Transaction
 from nexus.supervision.boot import Boot
 from nexus.supervision.environments import Environments
+from nexus.supervision.nodes import Nodes
 from nexus.supervision.port_leases import PortLeases
 from nexus.supervision.sweeper import Sweeper
 
@@ -111,6 +112,7 @@ class ManagerContext(NamedTuple):
     sweeper: Sweeper
     ports: PortLeases
     environments: Environments
+    nodes: Nodes
     setting: Callable[[str], Any]
     """Gives the effective value of a known setting."""
     caller: Caller

@@ -52,6 +52,7 @@ from nexus.store.processes_folder import ForeignProcesses, ProcessesFolder
 from nexus.store.sqlite import SqliteStore
 from nexus.supervision.boot import Boot
 from nexus.supervision.environments import Environments
+from nexus.supervision.nodes import Nodes
 from nexus.supervision.port_leases import PortLeases
 from nexus.supervision.sweeper import Sweeper
 from nexus.system.settings import KNOWN, validate
@@ -333,6 +334,7 @@ class _Daemon:
             sweeper=Sweeper(runtime),
             ports=PortLeases(store),
             environments=Environments(),
+            nodes=Nodes(),
             setting=lambda key: store.read(lambda reader: setting_value(reader, key)),
             caller=self.caller,
         )

@@ -23,6 +23,8 @@ from nexus.jobs.errors import (
     JobIdTaken,
     JobInvalid,
     JobNeeded,
+    JobNodeNotFound,
+    JobNodeUnavailable,
     JobNotFound,
     JobStatusWrong,
 )
@@ -121,6 +123,7 @@ event("job.cancelled", "A job was cancelled.", **_EXIT)
 event(
     "job.retrying", "An attempt failed, and another one follows.", **_EXIT, attempt="of the next one", not_before="ms"
 )
+event("job.unknown", "The run of a job cannot be looked at, or what ran it is gone.", **_REASON)
 event("job.requeued", "A job is queued again: it was retried, or its process had not been started.", **_REASON)
 event("job.stashed", "A job waits until it is enqueued.")
 event("job.enqueued", "A stashed or delayed job is queued.")
@@ -135,6 +138,8 @@ written_event("job_after", "What a job waits for")
 
 cause("job.due", "Delayed jobs may begin.")
 cause("job.timeout", "A job ran longer than its time limit.")
+cause("node.lost", "The node of a job could not be reached any more, or what ran the job there is gone.")
+cause("job.blocked", "Jobs cannot begin on their node at present.")
 cause("job.after", "A job ended that others waited for.")
 cause("jobs.retention", "Old jobs and their output were deleted.")
 
@@ -179,6 +184,14 @@ FullEnvironment = Annotated[
         extra={"option": "--env", "metavar": "NAME=VALUE"},
     ),
 ]
+NodeName = Annotated[
+    Name,
+    Meta(
+        description="the node that it runs on; local is the daemon's own machine",
+        extra={"completes": "node", "metavar": "NODE"},
+    ),
+    key("node"),
+]
 Group = Annotated[Name, Meta(description="its group", extra={"completes": "group", "metavar": "GROUP"}), key("group")]
 Priority = Annotated[
     int, Meta(ge=-1_000_000, le=1_000_000, description="jobs with a higher one begin first"), key("priority")
@@ -221,13 +234,15 @@ JobTags = Annotated[Tags, key("tags")]
 @command(
     0x0300,
     Effect.CHANGE,
-    errors=(*_LOOKUP_ERRORS, JobInvalid, JobIdTaken, JobGroupNotFound, JobStatusWrong),
+    errors=(*_LOOKUP_ERRORS, JobInvalid, JobIdTaken, JobGroupNotFound, JobNodeNotFound, JobStatusWrong),
     max_payload=_MAX_PAYLOAD,
 )
 class CreateJob(Command[Job]):
     """Submit a job: it begins as soon as its group has a slot for it.
 
-    Its ``environment`` is all that it gets, beside NEXUS_PROJECT, NEXUS_JOB and NEXUS_JOB_ID. With an ``id`` chosen by
+    Its ``environment`` is all that it gets, beside NEXUS_PROJECT, NEXUS_JOB and NEXUS_JOB_ID. On another ``node`` it
+    also gets what a login there has, and nothing of the daemon's; its directory is one there, by default the home
+    directory. With an ``id`` chosen by
     the client, a request that is repeated after a lost reply returns the same job.
     """
 
@@ -235,6 +250,7 @@ class CreateJob(Command[Job]):
     tool: Tool | None = None
     directory: WorkingDirectory | None = None
     environment: FullEnvironment | None = None
+    node: NodeName = "local"
     group: Group = "default"
     priority: Priority = 0
     label: Annotated[Label, Meta(description="a text for people")] | None = None
@@ -329,6 +345,15 @@ class ListJobs(Command[JobPage]):
     ) = None
     tag: Annotated[Tag, Meta(description="only jobs with this tag")] | None = None
     tool: Annotated[str, Meta(max_length=64, description="only jobs of this tool")] | None = None
+    node_id: (
+        Annotated[
+            Name,
+            Meta(
+                description="only jobs of this node", extra={"option": "--node", "completes": "node", "metavar": "NODE"}
+            ),
+        ]
+        | None
+    ) = None
     label: Annotated[str, Meta(max_length=255, description="only jobs with this label")] | None = None
     conversation_id: (
         Annotated[
@@ -435,7 +460,7 @@ class EnqueueJob(Command[Job]):
     delay_ms: Delay | None = None
 
 
-@command(0x030A, Effect.ACT, errors=_CHANGE_ERRORS, repeat=Repeat.AGAIN)
+@command(0x030A, Effect.ACT, errors=(*_CHANGE_ERRORS, JobNodeUnavailable), repeat=Repeat.AGAIN)
 class StartJob(Command[Job]):
     """Begin a job that waits now: whatever its slots, its time and the jobs before it are. Replies once it has begun.
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import posixpath
 import shlex
 import signal
 import stat
@@ -17,18 +18,20 @@ from nexus_protocol import NexusError, ResourceExhausted
 
 from nexus.capability import ManagerContext
 from nexus.jobs import store
-from nexus.jobs.errors import JobChanged, JobNotFound
+from nexus.jobs.errors import JobChanged, JobNodeUnavailable, JobNotFound
 from nexus.jobs.records import Job
 from nexus.jobs.states import ENDED, JobReason, JobStatus
 from nexus.jobs.store import JOBS, StoredJob
 from nexus.journal.operation import Operation, resumed
 from nexus.journal.rows import Event
-from nexus.runtime import Exit, Orphans, Process, ProcessSpec, RuntimeFailure, StartFailed
+from nexus.remote.errors import HostUnreachable
+from nexus.runtime import Exit, Orphans, ProcessSpec, RuntimeFailure, StartFailed, Trouble, Watched
 from nexus.runtime.inheritance import inherited_environment
 from nexus.runtime.status import now_ms
 from nexus.store import StoreError, Transaction
 from nexus.supervision.driver import End, Launch, NotStarted, RunEnded, RunStopped, StopLadder
 from nexus.supervision.exits import accepts_exit, describe_exit, exit_detail, lost, may_end_with_machine
+from nexus.supervision.nodes import Elsewhere
 from nexus.supervision.requests import Reason, Request, StopRequest
 from nexus.supervision.run import Run
 from nexus.supervision.state_writer import StateWriter
@@ -51,6 +54,7 @@ _SHORTAGES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, 
 _OWN_STEPS = ("files", "shim", "stdin")
 """The steps of a start in which a shortage is that of the daemon or the machine."""
 _AS_BEGUN = ("status", "revision", "state_revision", "not_before")
+_OF_TROUBLE = (JobReason.NODE_UNREACHABLE, JobReason.RUNNER_LOST)
 _OF_EXIT = {"exit": JobReason.EXITED, "signal": JobReason.KILLED, "lost": JobReason.LOST}
 
 
@@ -59,8 +63,10 @@ def owner_of_job(job_id: str) -> str:
     return f"{JOB_OWNER}{job_id}"
 
 
-def argv_of(job: Job) -> tuple[str, ...]:
+def argv_of(job: Job, bash: str | None = None) -> tuple[str, ...]:
     """The words that a job runs: those given, else its line run by bash (``sh`` where there is none), else split.
+
+    ``bash`` is what runs the line of bash on another node.
 
     Raises:
         ValueError: the line of a tool other than bash has an unfinished quotation.
@@ -68,7 +74,8 @@ def argv_of(job: Job) -> tuple[str, ...]:
     if job.argv is not None:
         return tuple(job.argv)
     if job.tool in ("bash", "sh"):
-        shell = _BASH if job.tool == "bash" and os.access(_BASH, os.X_OK) else _SH
+        here = _BASH if os.access(_BASH, os.X_OK) else _SH
+        shell = (bash or here) if job.tool == "bash" else _SH
         return (shell, "-c", job.command)
     return tuple(shlex.split(job.command))
 
@@ -144,8 +151,17 @@ class JobState(StateWriter[JobStatus, Job]):
                 return present
             if present.unknown_since is not None and columns.get("unknown_since") is not None:
                 columns = columns | {"unknown_since": present.unknown_since}
-            columns = {"reason": present.reason, "reason_code": present.reason_code} | columns
+            if present.reason_code not in _OF_TROUBLE:
+                columns = {"reason": present.reason, "reason_code": present.reason_code} | columns
+            elif state is JobStatus.EXECUTING:
+                columns = {"reason": None, "reason_code": None} | columns
         return store.change_status(tx, operation, self.id, state, events, **columns)
+
+    def unknown_columns(self, error: Exception) -> dict[str, Any]:
+        """As ``StateWriter``."""
+        if not isinstance(error, HostUnreachable):
+            return {}
+        return {"reason": error.message, "reason_code": JobReason.NODE_UNREACHABLE}
 
     async def cancel_waiting(self, operation: Operation, reason: Reason) -> Job:
         """Cancel the job if it waits; one that has ended, or runs, is not changed.
@@ -187,6 +203,7 @@ class JobDriver:
         operation: Operation,
         launches: asyncio.Semaphore,
         begun: Begun | None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._manager = manager
         self._subject = subject
@@ -198,10 +215,12 @@ class JobDriver:
         self._started_at: int | None = None
         """When the process of this attempt began, as its shim says; None where none was seen."""
         self._files_deleted = False
+        self._elsewhere = elsewhere
+        """The node that it runs on; None for this machine."""
 
     # How it begins
 
-    def resume(self, found: Process | Exit | Orphans | None) -> RunEnded | NotStarted | None:
+    def resume(self, found: Watched | Exit | Orphans | None) -> RunEnded | NotStarted | None:
         """As ``Driver``: a job whose process was never started is queued again, and no other one."""
         job = self._state.read().job
         self._operation = self._state.operation
@@ -209,13 +228,14 @@ class JobDriver:
             reason = Reason(JobReason.CANCELLED, job.reason or "cancelled")
             self._subject.requests.stop = StopRequest(self._operation, reason, on_demand=True)
         self._files_deleted = isinstance(found, Orphans)
-        if isinstance(found, (Process, Orphans)):
+        if isinstance(found, (Watched, Orphans)):
             return None
         if isinstance(found, Exit):
             return RunEnded(found, self._state.cause("process.exited"))
-        if job.started_at is None and not self._manager.boot.is_new:
+        if job.started_at is None and (self._elsewhere is not None or not self._manager.boot.is_new):
             return NotStarted(None)
-        what = "the machine was restarted" if self._manager.boot.is_new else "its process was not found"
+        is_new = self._manager.boot.is_new and self._elsewhere is None
+        what = "the machine was restarted" if is_new else "its process was not found"
         return RunEnded(lost(what), self._state.cause("process.exited"))
 
     @contextlib.asynccontextmanager
@@ -228,7 +248,12 @@ class JobDriver:
             assert self._begun is not None
             self._begun.check(job)
             environment, memory, cpu, umask = stored.environment, job.memory_limit_mib, job.cpu_limit_percent, None
-            directory = job.directory
+            directory, bash = job.directory, None
+            if self._elsewhere is not None:
+                # Nothing of the daemon's environment travels.
+                there = await requests.interruptible(self._elsewhere.session())
+                environment = there.environment | (environment or {})
+                directory, bash = posixpath.join(there.home, directory), there.shell
             memory_bytes = None if memory is None else memory * _MIB
             if job.service_id is not None:
                 lender = self._manager.environments.of("service")
@@ -242,13 +267,14 @@ class JobDriver:
             variables = dict(inherited_environment() if environment is None else environment)
             variables |= {"NEXUS_PROJECT": job.project, "NEXUS_JOB": job.name, "NEXUS_JOB_ID": job.id}
             variables["NEXUS_RUN_ID"] = run_id
-            spec = self._make_spec(job, directory, variables, memory_bytes, cpu, umask)
+            spec = self._make_spec(job, argv_of(job, bash), directory, variables, memory_bytes, cpu, umask)
             stdin = await self._open_stdin(stored)
             if stdin is not None:
                 stack.callback(os.close, stdin)
-            # What the start of a one-off waits for holds up no other job.
-            await requests.interruptible(stack.enter_async_context(self._launches))
-            self._manager.runtime.check(spec)
+            # What the start of a one-off waits for holds up no other job; nor does another node.
+            if self._elsewhere is None:
+                await requests.interruptible(stack.enter_async_context(self._launches))
+            self._subject.runs.check(spec)
             requests.check()
             await self._state.write(
                 JobStatus.EXECUTING,
@@ -264,6 +290,7 @@ class JobDriver:
     @staticmethod
     def _make_spec(
         job: Job,
+        argv: tuple[str, ...],
         directory: str,
         variables: dict[str, str],
         memory_bytes: int | None,
@@ -272,7 +299,7 @@ class JobDriver:
     ) -> ProcessSpec:
         try:
             return ProcessSpec(
-                argv=argv_of(job),
+                argv=argv,
                 directory=directory,
                 environment=variables,
                 stop_signal=signal.Signals[job.stop_signal.value].value,
@@ -317,13 +344,19 @@ class JobDriver:
             # One that ends at once needs no further write.
             run.check()
             await requests.wait(_SHORT_S)
-            run.check()
-            job = await self._state.write(
-                JobStatus.EXECUTING, requests=requests, pid=run.process.pid, started_at=run.process.started_at
-            )
+            job = self._state.read().job
         while True:
             run.check()
             left_s: float | None = None
+            if run.process.trouble is not None or job.unknown_since is not None:
+                job = await self._note_trouble(run.process.trouble, job)
+                # Whether its time is over is told by its node, once that can be asked.
+                if run.process.trouble is not None:
+                    await requests.wait()
+                    continue
+            if job.started_at is None:
+                pid, started_at = run.process.pid or None, run.process.started_at
+                job = await self._state.write(JobStatus.EXECUTING, requests=requests, pid=pid, started_at=started_at)
             if job.timeout_ms is not None:
                 left_s = (job.timeout_ms - run.up_ms) / 1000
                 if left_s <= 0:
@@ -333,6 +366,25 @@ class JobDriver:
                     )
                     continue
             await requests.wait(left_s)
+
+    async def _note_trouble(self, trouble: Trouble | None, job: Job) -> Job:
+        """Write that the run cannot be looked at, or can be again."""
+        requests = self._subject.requests
+        if trouble is None:
+            return await self._state.write(None, requests=requests, unknown_since=None)
+        if job.unknown_since is not None and job.reason_code == trouble.code:
+            return job
+        if trouble.code == JobReason.RUNNER_LOST:
+            self._state.on_process_ended()  # its slot is free: nothing tells when it ends
+        return await self._state.write(
+            None,
+            ("job.unknown", {"reason": trouble.text}),
+            operation=self._state.cause("node.lost"),
+            requests=requests,
+            unknown_since=trouble.since,
+            reason=trouble.text,
+            reason_code=trouble.code,
+        )
 
     async def ending(self, cause: Request | RunEnded | Orphans) -> None:
         """As ``Driver``: a cancel is durable before anything is ended, where the store can be written."""
@@ -375,11 +427,19 @@ class JobDriver:
             job = self._state.read().job
         except JobNotFound:
             return  # it was deleted while it waited
-        if isinstance(error, (StoreError, JobChanged)):
+        if isinstance(error, HostUnreachable):
+            error = JobNodeUnavailable(
+                f"cannot begin job {job.number} at present: {error.message}",
+                hint=error.hint,
+                details={"id": job.id, "number": job.number, "node": job.node_id},
+            )
+        if isinstance(error, (StoreError, JobChanged, JobNodeUnavailable)):
             self._state.not_begun = error
             # Unless the store has begun it without telling, it waits as before.
             if job.status is JobStatus.EXECUTING:
-                await self._requeue("it could not be written that it began")
+                await self._requeue(
+                    error.message if isinstance(error, JobNodeUnavailable) else "it could not be written that it began"
+                )
             return
         if job.status is not JobStatus.EXECUTING and self._begun is not None:
             try:
@@ -416,7 +476,9 @@ class JobDriver:
             )
             return
         reason = Reason(_OF_EXIT[exit_.kind], describe_exit(exit_))
-        if self._manager.boot.is_new and may_end_with_machine(exit_):
+        if exit_.rebooted and may_end_with_machine(exit_):
+            reason = Reason(JobReason.NODE_REBOOTED, f'node "{self._state.read().job.node_id}" was restarted')
+        elif self._elsewhere is None and self._manager.boot.is_new and may_end_with_machine(exit_):
             reason = Reason(JobReason.HOST_RESTARTED, "the machine was restarted")
         elif self._files_deleted and exit_.kind == "lost":
             reason = Reason(JobReason.FILES_DELETED, reason.text)

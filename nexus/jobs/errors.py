@@ -2,15 +2,15 @@
 
 ::
 
-    NotFound            JobNotFound, JobGroupNotFound, ScheduleNotFound
+    NotFound            JobNotFound, JobGroupNotFound, JobNodeNotFound, ScheduleNotFound
     Conflict            JobNeeded, JobAmbiguous, JobChanged, JobIdTaken; and of groups and schedules, with NameTaken
     InvalidArgument     JobInvalid, JobCursorInvalid, JobGroupCursorInvalid, ScheduleCursorInvalid, ScheduleInvalid
-    FailedPrecondition  JobStatusWrong, JobGroupInUse, JobGroupFixed
+    FailedPrecondition  JobStatusWrong, JobNodeUnavailable, JobGroupInUse, JobGroupFixed
 """
 
 from __future__ import annotations
 
-from nexus_protocol.errors import Conflict, FailedPrecondition, InvalidArgument
+from nexus_protocol.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 
 from nexus.records.errors import (
     RecordAmbiguous,
@@ -36,6 +36,8 @@ __all__ = [
     "JobIdTaken",
     "JobInvalid",
     "JobNeeded",
+    "JobNodeNotFound",
+    "JobNodeUnavailable",
     "JobNotFound",
     "JobStatusWrong",
     "ScheduleAmbiguous",
@@ -94,6 +96,18 @@ class JobNeeded(Conflict):
     """Other jobs wait for the job; ``details.dependents`` has some of their numbers."""
 
     type = "job.needed"
+
+
+class JobNodeNotFound(NotFound):
+    """No node has this name."""
+
+    type = "job.node_not_found"
+
+
+class JobNodeUnavailable(FailedPrecondition):
+    """The node of the job cannot be reached at present."""
+
+    type = "job.node_unavailable"
 
 
 class JobGroupNotFound(RecordNotFound):

@@ -66,6 +66,7 @@ from nexus.records.processes import LogEnd, LogPiece, StopSignal, TerminalEnd, T
 from nexus.records.scope import Scope, reference_of
 from nexus.store import Reader, Transaction
 from nexus.streams import Following, daemon_stopping
+from nexus.supervision.nodes import LOCAL
 from nexus.tasks import cancel_and_wait
 
 __all__ = [
@@ -116,6 +117,7 @@ _SAME = (
     "command",
     "argv",
     "directory",
+    "node_id",
     "group",
     "priority",
     "label",
@@ -210,6 +212,8 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
     check_metadata(command, cannot)
     scope = ctx.scope(tx)
     project_id = scope.home(cannot)
+    if command.node != LOCAL:
+        _refuse_elsewhere(command, cannot)
     if command.stdin_data is not None and command.stdin_path is not None:
         raise JobInvalid(f"{cannot}: it has a standard input, and a file for it", details={"path": "stdin_path"})
     if (command.tty or command.stdin_open) and (command.stdin_data is not None or command.stdin_path is not None):
@@ -231,9 +235,12 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
     fields["metadata"] = command.metadata or {}
     if command.service is not None:
         fields["service_id"] = _service_of(tx, ctx, command.service, scope, existing)
-    fields["directory"] = command.directory or ("" if command.service else os.path.expanduser("~"))  # noqa: PTH111
+    fields["directory"] = command.directory or (
+        "" if command.service or command.node != LOCAL else os.path.expanduser("~")  # noqa: PTH111
+    )
+    node_id = command.node if existing is not None else store.node_of(tx, command.node, cannot)
     after = _after(tx, scope, command.after or (), cannot, existing)
-    fields |= {"after": after, "project_id": project_id, "node_id": "local"}
+    fields |= {"after": after, "project_id": project_id, "node_id": node_id}
     if existing is not None:
         return _repeated(existing, fields)
     fields |= {
@@ -271,6 +278,27 @@ def _links(
             )
         found |= {f"{name}_id": id_ for name, id_ in ids.items()}
     return found
+
+
+def _refuse_elsewhere(command: CreateJob, cannot: str) -> None:
+    """Refuse what a job on another node cannot have.
+
+    Raises:
+        JobInvalid: the request has some of it.
+    """
+    for field, what in (
+        ("tty", "has no terminal"),
+        ("stdin_open", "has no open standard input"),
+        ("service", "is no one-off of a service"),
+        ("memory_limit_mib", "has no memory limit"),
+        ("cpu_limit_percent", "has no CPU limit"),
+    ):
+        if getattr(command, field):
+            raise JobInvalid(
+                f"{cannot}: a job on another node {what}",
+                hint="Leave it out, or run the job on the node local.",
+                details={"path": field},
+            )
 
 
 def _service_of(tx: Transaction, ctx: Context, reference: str, scope: Scope, repeated: Job | None) -> str | None:
@@ -417,6 +445,7 @@ def retry_job(tx: Transaction, ctx: Context, command: RetryJob) -> Job:
     JOBS.expect(job, cannot, None, command.if_state_revision)
     expect_status(job, cannot, *sorted(ENDED))
     store.group_of(tx, job.group, cannot)
+    store.node_of(tx, job.node_id, cannot)
     if command.in_place:
         return store.change_status(
             tx,
@@ -432,7 +461,6 @@ def retry_job(tx: Transaction, ctx: Context, command: RetryJob) -> Job:
     fields = {name: getattr(job, name) for name in _SAME}
     fields |= {
         "project_id": job.project_id,
-        "node_id": job.node_id,
         "status": JobStatus.QUEUED,
         "attempt": job.attempt + 1,
         "retry_of": job.id,

@@ -21,7 +21,7 @@ from nexus.hints import command_line
 from nexus.jobs import store
 from nexus.jobs.commands import GetJobOutput
 from nexus.jobs.driver import JOB_OWNER, Begun, JobDriver, JobState, owner_of_job
-from nexus.jobs.errors import JobChanged, JobCursorInvalid
+from nexus.jobs.errors import JobChanged, JobCursorInvalid, JobNodeUnavailable
 from nexus.jobs.queue import JobQueue
 from nexus.jobs.records import Job
 from nexus.jobs.retention import Retention
@@ -86,6 +86,7 @@ class JobManager:
         self._settling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         context.sweeper.register(JOB_OWNER, self._known)
+        context.nodes.register_user(store.runs_on, self.wake)
         context.environments.register_borrower(
             lambda reader, kind: store.borrowed_services(reader) if kind == "service" else set()
         )
@@ -95,7 +96,10 @@ class JobManager:
     async def start(self) -> None:
         """Adopt what runs, write the ends of what does not, and then begin what is queued."""
         rows = self._store.read(store.alive, snapshot=True)
-        runs = [RecordedRun(owner_of_job(stored.job.id), stored.run_id) for stored in rows]
+        runs = [
+            RecordedRun(owner_of_job(stored.job.id), stored.run_id, self._context.nodes.elsewhere(stored.job.node_id))
+            for stored in rows
+        ]
         found = await find_runs(self._context.runtime, runs)
         handled = []
         for stored, each in zip(rows, found, strict=True):
@@ -144,9 +148,11 @@ class JobManager:
 
     def _supervise(self, job: Job, operation: Operation | None, begun: Begun | None) -> _Supervision:
         state = JobState(self._context, job.id)
-        subject = Supervised(self._context, "job", owner_of_job(job.id), state, lambda: self._changed(job.id))
+        elsewhere = self._context.nodes.elsewhere(job.node_id)
+        owner = owner_of_job(job.id)
+        subject = Supervised(self._context, "job", owner, state, lambda: self._changed(job.id), elsewhere)
         led = operation or state.operation
-        driver = JobDriver(self._context, subject, state, led, self._launches, begun)
+        driver = JobDriver(self._context, subject, state, led, self._launches, begun, elsewhere)
         supervisor = Supervisor(subject, driver, lambda: self._ended(job.id))
         supervision = self._jobs[job.id] = _Supervision(supervisor, subject, state)
         slot = (job.group, job.node_id)
@@ -175,7 +181,7 @@ class JobManager:
         not_begun = supervision.state.not_begun
         if not_begun is None:
             self._queue.go_on()
-        elif not isinstance(not_begun, JobChanged):
+        elif not isinstance(not_begun, (JobChanged, JobNodeUnavailable)):
             self._queue.hold()
         job = self._store.read(lambda reader: JOBS.by_id(reader, job_id))
         if job is None or job.status in ENDED:

@@ -64,6 +64,8 @@ class _Schedules(PlainSection[Schedule]):
         table = reader.table(at, value)
         before = reader.problems
         fields = self.keys.defaults() | {"directory": reader.folder} | reader.fields(at, self.keys, table)
+        if fields.get("node", "local") != "local" and "dir" not in table:
+            fields["directory"] = None  # the home directory there
         command = reader.check(at, self.keys, fields)
         if not isinstance(command, CreateSchedule) or reader.problems > before:
             return fields
@@ -100,6 +102,7 @@ class _Schedules(PlainSection[Schedule]):
         return {
             **super().fields_there(observed, name),
             "command": schedule.command if schedule.argv is None else schedule.argv,
+            "directory": schedule.directory or None,
             "variables": dict(schedule.variables or {}) or None,
             "tags": sorted(schedule.tags) or None,
         }
@@ -135,6 +138,6 @@ SCHEDULES = _Schedules(
     get=GetSchedule,
     update=UpdateSchedule,
     remove=DeleteSchedule,
-    after=("groups",),
+    after=("groups", "nodes"),
 )
 SECTIONS = (GROUPS, SCHEDULES)

@@ -17,6 +17,7 @@ from nexus.jobs.states import JobStatus
 from nexus.jobs.store import JOBS
 from nexus.runtime.status import now_ms
 from nexus.store import StoreError
+from nexus.supervision.nodes import LOCAL, Blocked
 from nexus.tasks import cancel_and_wait, wait_until_set
 
 __all__ = ["JobQueue", "cores"]
@@ -24,6 +25,8 @@ __all__ = ["JobQueue", "cores"]
 _log = logging.getLogger("nexus.jobs")
 
 _RELEASED_AT_ONCE = 500
+_NOTED = 5
+"""Of the jobs that wait for a node, so many say why."""
 _RETRY_S = 1.0
 _LONGEST_HOLD_S = 8.0
 _LONGEST_WAIT_S = 30.0
@@ -92,7 +95,7 @@ class JobQueue:
                 if held_s > 0:
                     left_s = held_s if left_s is None else min(left_s, held_s)
                 else:
-                    self._fill()
+                    await self._note(self._fill())
             except StoreError as error:
                 left_s = _RETRY_S
                 _log.warning("the queue of jobs cannot go on, trying again: %s", error.message)
@@ -112,17 +115,49 @@ class JobQueue:
             operation = self._context.cause("job.due")
             await self._store.write(lambda tx, led=operation: store.release_due(tx, led, _RELEASED_AT_ONCE))  # type: ignore[misc]
 
-    def _fill(self) -> None:
+    def _fill(self) -> dict[str, Blocked]:
+        """Begin what may begin; gives the next jobs of nodes on which none may, with the reason."""
+        notes: dict[str, Blocked] = {}
+        nodes = self._store.read(store.node_ids)
         for group, slots in self._store.read(store.waiting_groups):
-            of_group = {node: count for (name, node), count in self._running.items() if name == group and count > 0}
-            most = cores() if slots is None else slots
-            # Those that were begun are queued until their rows say otherwise.
-            limit = most + sum(of_group.values())
-            for job_id, node in self._store.read(lambda reader, g=group, n=limit: store.next_jobs(reader, g, n)):  # type: ignore[misc]
-                if job_id in self._begun or of_group.get(node, 0) >= most:
+            for node in nodes:
+                running = self._running.get((group, node), 0)
+                free = (self._cores(node) if slots is None else slots) - running
+                # Those that were begun are queued until their rows say otherwise.
+                ids = self._next(group, node, free + running) if free > 0 else []
+                why = self._blocked(node) if ids else None
+                if why is not None:
+                    notes |= dict.fromkeys(ids[:_NOTED] if why.text else [], why)
                     continue
-                job = self._store.read(lambda reader, id_=job_id: JOBS.by_id(reader, id_))  # type: ignore[misc]
-                if job is None or job.group != group or not _may_begin(job):
-                    continue  # it was changed since the list was read
-                of_group[node] = of_group.get(node, 0) + 1
-                self._begin(job)
+                for job_id in ids:
+                    if free <= 0 or job_id in self._begun:
+                        continue
+                    job = self._store.read(lambda reader, id_=job_id: JOBS.by_id(reader, id_))  # type: ignore[misc]
+                    if job is None or (job.group, job.node_id) != (group, node) or not _may_begin(job):
+                        continue  # it was changed since the list was read
+                    free -= 1
+                    self._begin(job)
+        return notes
+
+    def _next(self, group: str, node: str, limit: int) -> list[str]:
+        return self._store.read(lambda reader: store.next_jobs_on(reader, group, node, limit))
+
+    def _cores(self, node: str) -> int:
+        provider = self._context.nodes.provider
+        there = None if node == LOCAL or provider is None else provider.cores(node)
+        return cores() if there is None else there
+
+    def _blocked(self, node: str) -> Blocked | None:
+        provider = self._context.nodes.provider
+        return None if node == LOCAL or provider is None else provider.blocked(node)
+
+    async def _note(self, notes: dict[str, Blocked]) -> None:
+        """Write why jobs do not begin that would be next on their nodes."""
+        news: dict[str, tuple[str, str]] = {}
+        for job_id, why in notes.items():
+            job = self._store.read(lambda reader, id_=job_id: JOBS.by_id(reader, id_))  # type: ignore[misc]
+            if job is not None and job.reason != why.text:
+                news[job_id] = why
+        if news:
+            operation = self._context.cause("job.blocked")
+            await self._store.write(lambda tx: store.note_blocked(tx, operation, news))

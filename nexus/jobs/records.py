@@ -211,6 +211,8 @@ class Schedule(Record, kw_only=True):
     command: Annotated[str, UNRECORDED]
     argv: Annotated[list[str], UNRECORDED] | None = None
     directory: str
+    node: str
+    """Where its jobs run."""
     group: str
     priority: int
     label: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from nexus_protocol.command import SECRET, Record
@@ -19,6 +19,7 @@ from nexus.jobs.errors import (
     JobGroupNameTaken,
     JobGroupNotFound,
     JobIdTaken,
+    JobNodeNotFound,
     JobNotFound,
     JobStatusWrong,
 )
@@ -56,7 +57,10 @@ __all__ = [
     "last_place",
     "new_places",
     "next_due",
-    "next_jobs",
+    "next_jobs_on",
+    "node_ids",
+    "node_of",
+    "note_blocked",
     "numbers_and_statuses",
     "operation_of",
     "output_total",
@@ -64,6 +68,7 @@ __all__ = [
     "open_jobs",
     "place_before",
     "release_due",
+    "runs_on",
     "settle",
     "stored",
     "unlink",
@@ -79,7 +84,6 @@ _STEP = 1 << 20
 _MAX_BACKOFF_MS = 3_600_000
 
 derived("job_after", "the column after of jobs: what is not settled of it")
-derived("nodes", "the schema, which has the one row local")
 
 
 class _Private(Record):
@@ -323,13 +327,52 @@ def place_before(tx: Transaction, operation: Operation, job: Job) -> int:
     return job.place - 1
 
 
-def next_jobs(reader: Reader, group: str, limit: int) -> list[tuple[str, str]]:
-    """The ids and nodes of the next jobs of a group."""
-    return reader.all(
-        "SELECT id, node_id FROM jobs WHERE status = 'queued' AND group_name = ? AND waits_for = 0 "
+def next_jobs_on(reader: Reader, group: str, node_id: str, limit: int) -> list[str]:
+    """The ids of the next jobs of a group on a node."""
+    rows = reader.all(
+        "SELECT id FROM jobs WHERE status = 'queued' AND group_name = ? AND node_id = ? AND waits_for = 0 "
         "AND not_before IS NULL ORDER BY priority DESC, place LIMIT ?",
-        (group, limit),
+        (group, node_id, limit),
     )
+    return [row[0] for row in rows]
+
+
+def node_ids(reader: Reader) -> list[str]:
+    """The nodes, this machine among them."""
+    return [row[0] for row in reader.all("SELECT id FROM nodes ORDER BY id")]
+
+
+def node_of(reader: Reader, name: str, cannot: str) -> str:
+    """The id of the node with this name.
+
+    Raises:
+        JobNodeNotFound: there is none.
+    """
+    row = reader.one("SELECT id FROM nodes WHERE name = ?", (name,))
+    if row is None:
+        raise JobNodeNotFound(
+            f'{cannot}: node "{name}" not found',
+            hint=f"Add it: {command_line('nexusctl', 'node', 'add', name)}",
+            details={"node": name},
+        )
+    return str(row[0])
+
+
+def runs_on(reader: Reader, node_id: str) -> set[str]:
+    """The ids of the runs that jobs have on a node, or may have."""
+    rows = reader.all(
+        "SELECT run_id FROM jobs WHERE status IN ('executing', 'unknown') AND node_id = ? AND run_id IS NOT NULL",
+        (node_id,),
+    )
+    return {row[0] for row in rows}
+
+
+def note_blocked(tx: Transaction, operation: Operation, blocked: Mapping[str, tuple[str, str]]) -> None:
+    """Write why queued jobs do not begin: by id, the code and the sentence."""
+    for job_id, (code, text) in blocked.items():
+        job = JOBS.by_id(tx, job_id)
+        if job is not None and job.status is JobStatus.QUEUED:
+            JOBS.write(tx, operation, job_id, {"reason_code": JobReason(code), "reason": text})
 
 
 def waiting_groups(reader: Reader) -> list[tuple[str, int | None]]:
@@ -351,7 +394,10 @@ def next_due(reader: Reader) -> int | None:
 def begins_later(reader: Reader) -> bool:
     """Whether a job waits that begins by itself: for its time, or for a slot."""
     groups = waiting_groups(reader)
-    return bool(groups and next_due(reader) is not None) or any(next_jobs(reader, group, 1) for group, _ in groups)
+    ready = "status = 'queued' AND group_name = ? AND waits_for = 0 AND not_before IS NULL"
+    return bool(groups and next_due(reader) is not None) or any(
+        reader.one(f"SELECT 1 FROM jobs WHERE {ready} LIMIT 1", (group,)) for group, _ in groups
+    )
 
 
 def release_due(tx: Transaction, operation: Operation, limit: int) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         TooManyAttached,
     )
     from nexus.runtime.tree import Usage
+    from nexus.runtime.watched import Trouble, Watched
 
 __all__ = [
     "AttachFailed",
@@ -53,7 +54,9 @@ __all__ = [
     "RuntimeFailure",
     "StartFailed",
     "TooManyAttached",
+    "Trouble",
     "Usage",
+    "Watched",
 ]
 
 _MODULES = {
@@ -78,7 +81,9 @@ _MODULES = {
     "RuntimeFailure": "spec",
     "StartFailed": "spec",
     "TooManyAttached": "spec",
+    "Trouble": "watched",
     "Usage": "tree",
+    "Watched": "watched",
 }
 
 

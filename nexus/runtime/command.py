@@ -122,7 +122,6 @@ class OutputPipe:
 class ChildProcess:
     """A program that leads a session and a process group of its own, and ends with this process.
 
-    Its standard input is /dev/null.
     A shim (``nexus-shim --command``) is its parent, and that of all that it leaves behind. When the program has ended,
     at ``kill`` and ``close``, and when this process has ended, the shim kills everything that is left. If the shim is
     killed, this process does that, or the next daemon (``Runtime.end_left_behind``), by the run id in the environment:
@@ -140,11 +139,13 @@ class ChildProcess:
         stderr: OutputPipe,
         descriptors: Collection[int] = (),
         umask: int | None = None,
+        stdin: int | None = None,
         on_exit: Callable[[], None] | None = None,
     ) -> None:
         """Start the shim; ``started`` waits for the program. ``descriptors`` are inherited under the same numbers.
 
-        ``umask`` None is that of the session which started the daemon.
+        ``umask`` None is that of the session which started the daemon. ``stdin`` becomes its standard input, and the
+        caller closes its own copy afterwards; None is /dev/null.
 
         Raises:
             OSError: there are no resources for it; the pipes are closed.
@@ -182,7 +183,8 @@ class ChildProcess:
                 if pipe not in write_ends:
                     write_ends[pipe] = pipe.open()
             inherited.append(encode_spec(spec, DESCRIPTORS))
-            self._spawn(mark, write_ends[stdout], write_ends[stderr], (*inherited, theirs.fileno(), *descriptors))
+            standard = (stdin, write_ends[stdout], write_ends[stderr])
+            self._spawn(mark, standard, (*inherited, theirs.fileno(), *descriptors))
         except BaseException:
             stdout.close()
             stderr.close()
@@ -193,14 +195,17 @@ class ChildProcess:
             for fd in (*inherited, *write_ends.values()):
                 os.close(fd)
 
-    def _spawn(self, mark: str, stdout: int, stderr: int, descriptors: Sequence[int]) -> None:
+    def _spawn(self, mark: str, standard: tuple[int | None, int, int], descriptors: Sequence[int]) -> None:
+        stdin, stdout, stderr = standard
         command = [*shim_command(), "--command", mark, *map(str, descriptors)]
         pid = os.posix_spawn(
             command[0],
             command,
             {},
             file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)
+                if stdin is None
+                else (os.POSIX_SPAWN_DUP2, stdin, 0),
                 (os.POSIX_SPAWN_DUP2, stdout, 1),
                 (os.POSIX_SPAWN_DUP2, stderr, 2),
                 *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in descriptors),

@@ -20,6 +20,7 @@ from nexus.runtime.spec import Exit
 from nexus.runtime.spec_encoding import environment_of
 from nexus.runtime.status import Reachable, RunRecord, Status, is_exhaustion, now_ms, open_process, read_status
 from nexus.runtime.tree import Usage, descendants, end_cgroup, ran_out_of_memory, usage
+from nexus.runtime.watched import Watched
 
 __all__ = ["Process", "lost", "reap"]
 
@@ -41,7 +42,7 @@ def reap(pidfd: int) -> None:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
 
 
-class Process:
+class Process(Watched):
     """A run whose shim was alive when this object was created, by ``Runtime.start`` or ``Runtime.adopt``.
 
     ``started_at`` is in ms. ``exit`` is how the main process ended, None while it runs.

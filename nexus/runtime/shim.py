@@ -22,7 +22,7 @@ import sys
 import termios
 import time
 
-__all__ = ["main"]
+__all__ = ["LogWriter", "main"]
 
 _CHUNK_BYTES = 64 * 1024
 _ENTRY = struct.Struct("=QII")
@@ -92,8 +92,8 @@ class _Spec:
         self.variables = dict(variable.split(b"=", 1) for variable in variables)
 
 
-class _LogWriter:
-    """Writes segments and their indexes within a bound."""
+class LogWriter:
+    """Writes segments and their indexes within a bound; the daemon writes so what it copies from other hosts."""
 
     def __init__(self, folder: int, bound: int) -> None:
         self.folder = folder
@@ -138,14 +138,15 @@ class _LogWriter:
         while self._scan_segments()[0] + size > self.bound and self._drop_oldest():
             pass
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the files."""
         for fd in (self.data, self.index):
             if fd >= 0:
                 os.close(fd)
         self.data = self.index = -1
 
     def _open(self, number: int) -> None:
-        self._close()
+        self.close()
         self.last = None
         self.marks_due = number > 0
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -164,7 +165,7 @@ class _LogWriter:
                 self._open(number)
             except OSError as error:
                 if error.errno not in _DISK_FULL or not self._drop_oldest():
-                    self._close()
+                    self.close()
                     self.segment = number - 1
                     return False
             else:
@@ -869,7 +870,7 @@ class _Shim(_Tree):
             self.clients = _Clients(self.run, own_input, self.terminal)
         go, go_end = os.pipe2(os.O_CLOEXEC)
         failed, failed_end = os.pipe2(os.O_CLOEXEC)
-        self.log = _LogWriter(self.log_folder, spec.log_bytes)
+        self.log = LogWriter(self.log_folder, spec.log_bytes)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         for fd in range(3):
             os.dup2(null, fd)

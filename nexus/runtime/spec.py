@@ -123,6 +123,8 @@ class Exit(NamedTuple):
     core: bool
     at: int
     reason: str = ""
+    rebooted: bool = False
+    """Whether its host was restarted since it began; told of other hosts than the daemon's alone."""
 
 
 class RuntimeFailure(ReportedError):

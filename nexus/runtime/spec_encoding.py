@@ -14,7 +14,7 @@ from pathlib import Path
 from nexus.runtime.inheritance import UMASK
 from nexus.runtime.spec import NEVER_PASSED, ProcessSpec
 
-__all__ = ["encode_spec", "environment_of", "shim_command"]
+__all__ = ["encode_spec", "environment_of", "shim_command", "spec_bytes"]
 
 # Part of the contract with running shims: a shim that an older daemon started still has its spec under this name.
 _MEMFD_NAME = "orders"
@@ -37,13 +37,13 @@ def shim_command() -> list[str]:
     return [sys.executable, "-I", "-S", str(Path(__file__).parent / "shim.py")]
 
 
-def encode_spec(spec: ProcessSpec, descriptor_limit: int) -> int:
-    """Write a spec into a new memfd and return its descriptor; ``descriptor_limit`` is the soft limit of open files.
+def spec_bytes(spec: ProcessSpec, descriptor_limit: int, umask: int = UMASK) -> bytes:
+    """A spec as the shim reads it; ``descriptor_limit`` is the soft limit of open files, -1 leaves it as it is.
 
-    The format is described at the top of ``native/nexus-shim.c`` (SPEC_FD).
+    ``umask`` is for a spec without one. The format is described at the top of ``native/nexus-shim.c`` (SPEC_FD).
     """
     variables = [f"{name}={value}" for name, value in spec.environment.items() if name not in NEVER_PASSED]
-    umask = UMASK if spec.umask is None else spec.umask
+    umask = umask if spec.umask is None else spec.umask
     standard_input = _INPUT_TERMINAL if spec.terminal else _INPUT[spec.stdin]
     numbers = (spec.log_bytes, int(spec.stop_signal), spec.stop_grace_ms, descriptor_limit, umask, standard_input)
     fields = [
@@ -55,7 +55,12 @@ def encode_spec(spec: ProcessSpec, descriptor_limit: int) -> int:
         str(len(variables)),
         *variables,
     ]
-    data = memoryview(b"".join(os.fsencode(field) + b"\0" for field in fields))
+    return b"".join(os.fsencode(field) + b"\0" for field in fields)
+
+
+def encode_spec(spec: ProcessSpec, descriptor_limit: int) -> int:
+    """Write a spec into a new memfd and return its descriptor; as ``spec_bytes``."""
+    data = memoryview(spec_bytes(spec, descriptor_limit))
     memfd = os.memfd_create(_MEMFD_NAME, os.MFD_CLOEXEC)
     try:
         while data:

@@ -13,7 +13,7 @@ import stat
 from nexus.hints import command_line
 from nexus.runtime.spec import ProcessSpec, StartFailed
 
-__all__ = ["explain", "find_obstacle"]
+__all__ = ["explain", "explain_elsewhere", "find_obstacle"]
 
 
 _DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -27,6 +27,19 @@ def explain(spec: ProcessSpec, step: str, number: int, path: str = "") -> StartF
     """
     reason, hint = _reason(spec, step, number, path)
     return StartFailed(spec.program, reason, number, hint, step=step)
+
+
+def explain_elsewhere(spec: ProcessSpec, step: str, number: int, node: str) -> StartFailed:
+    """As ``explain``, on another host, whose files are not looked at."""
+    if step == "chdir":
+        reason, hint = _chdir_reason(spec.directory, number)
+    elif step == "exec" and number == errno.ENOENT:
+        reason, hint = "program not found", "Install it there, or give its full path."
+    elif step == "exec":
+        reason, hint = f"it cannot be executed ({os.strerror(number)})", None
+    else:
+        reason, hint = f"its runner could not be started ({os.strerror(number)})", None
+    return StartFailed(spec.program, f'{reason} on node "{node}"', number, hint, step=step)
 
 
 def find_obstacle(spec: ProcessSpec) -> StartFailed | None:

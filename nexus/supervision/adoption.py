@@ -8,9 +8,10 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from nexus.runtime import Exit, Orphans, Process, Runtime
+from nexus.runtime import Exit, Orphans, Runtime, Watched
 from nexus.runtime.status import now_ms
 from nexus.store import StoreError
+from nexus.supervision.nodes import Runs
 from nexus.supervision.requests import RequestPending
 from nexus.supervision.supervised import Supervised
 from nexus.tasks import cancel_and_wait
@@ -24,7 +25,7 @@ _SETTLE_S = 5.0
 """How long the daemon's start waits until the ends of runs are written."""
 _LOOK_AGAIN_S = 1.0
 
-Found = Process | Exit | Orphans | Exception | None
+Found = Watched | Exit | Orphans | Exception | None
 """What the process runtime has of a run; an exception is why it cannot be looked at."""
 
 
@@ -33,24 +34,28 @@ class RecordedRun(NamedTuple):
 
     owner: str
     run_id: str | None
+    runs: Runs | None = None
+    """What has it, where that is not the process runtime."""
 
 
 async def find_runs(runtime: Runtime, runs: Sequence[RecordedRun]) -> list[Found]:
     """What the process runtime has of each run, then the orphans of runs that it has no trace of."""
     gate = asyncio.Semaphore(_ADOPTED_AT_ONCE)
 
-    async def adopt(run: RecordedRun) -> Process | Exit | Exception | None:
+    async def adopt(run: RecordedRun) -> Watched | Exit | Exception | None:
         if run.run_id is None:
             return None
         async with gate:
             try:
-                return await runtime.adopt(run.owner, run.run_id)
+                return await (run.runs or runtime).adopt(run.owner, run.run_id)
             except Exception as error:  # it must not keep the others from being adopted
                 return error
 
     found = await asyncio.gather(*(adopt(run) for run in runs))
     lost = {
-        run.run_id: run.owner for run, each in zip(runs, found, strict=True) if each is None and run.run_id is not None
+        run.run_id: run.owner
+        for run, each in zip(runs, found, strict=True)
+        if each is None and run.run_id is not None and run.runs is None
     }
     try:
         orphans = await runtime.find_orphans(lost)
@@ -67,7 +72,7 @@ async def wait_until_handled(handled: Iterable[asyncio.Event]) -> None:
                 await event.wait()
 
 
-async def find_run(context: Supervised, error: Exception) -> Process | Exit | Orphans | None:
+async def find_run(context: Supervised, error: Exception) -> Watched | Exit | Orphans | None:
     """Look for the run that the record knows until that is possible; ``error`` is why it was not.
 
     Meanwhile the record says since when the run is unknown; the caller unsets that. It is not taken for ended, and none
@@ -75,11 +80,13 @@ async def find_run(context: Supervised, error: Exception) -> Process | Exit | Or
     """
     run_id = context.run_id
     assert run_id is not None
-    owner, name, runtime = context.owner, context.state.name, context.manager.runtime
+    owner, name, runtime = context.owner, context.state.name, context.runs
     _log.error("%s (%s): cannot look at its run, trying again: %s", owner, name, error)
     try:
         operation = context.state.cause("adopted")
-        await context.state.write(None, operation=operation, insist=False, unknown_since=now_ms())
+        await context.state.write(
+            None, operation=operation, insist=False, unknown_since=now_ms(), **context.state.unknown_columns(error)
+        )
     except StoreError as unwritten:
         _log.warning("%s (%s): %s", owner, name, unwritten.message)
     told = asyncio.Event()
@@ -110,7 +117,7 @@ async def _stop_when_requested(context: Supervised, run_id: str, told: asyncio.E
     while True:
         if requests.stop is not None:
             with contextlib.suppress(OSError):
-                await context.manager.runtime.stop_unreadable(context.owner, run_id)
+                await context.runs.stop_unreadable(context.owner, run_id)
             told.set()
         elif not requests.pending:
             with contextlib.suppress(RequestPending):

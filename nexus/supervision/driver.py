@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn, Protocol
 from nexus_protocol import NexusError
 
 from nexus.journal.operation import Operation
-from nexus.runtime import Exit, Orphans, Process, ProcessSpec, RuntimeFailure
+from nexus.runtime import Exit, Orphans, ProcessSpec, RuntimeFailure, Watched
 from nexus.supervision.requests import Request, StopRequest
 from nexus.supervision.run import Run
 
@@ -67,7 +67,7 @@ class Launch(NamedTuple):
 class Driver(Protocol):
     """One supervision of one object, as its capability sees it. No method is called while another one is at work."""
 
-    def resume(self, found: Process | Exit | Orphans | None) -> RunEnded | NotStarted | None:
+    def resume(self, found: Watched | Exit | Orphans | None) -> RunEnded | NotStarted | None:
         """Go on where an earlier daemon was; ``found`` is what the process runtime has of the run in the record.
 
         Returns the end of the run, or None: a process is watched, orphans are ended, and without either a run is

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from nexus.runtime import Process
+from nexus.runtime import Watched
 from nexus.runtime.status import boot_clock_ms
 from nexus.supervision.requests import Requests
 
@@ -22,13 +22,14 @@ class RunExited(Exception):
 class Run:
     """A run with a process. Its end wakes the task that supervises it."""
 
-    def __init__(self, requests: Requests, process: Process) -> None:
+    def __init__(self, requests: Requests, process: Watched) -> None:
         self.process = process
         self._requests = requests
         self._started_ms = process.started_clock_ms or boot_clock_ms()
         """By the boot clock, which never jumps."""
         self._exited_ms = self._started_ms
         process.on_exit(self._note_exit)
+        process.on_trouble(requests.wake)
 
     def _note_exit(self) -> None:
         self._exited_ms = boot_clock_ms()
@@ -37,6 +38,8 @@ class Run:
     @property
     def up_ms(self) -> int:
         """How long the process ran, or runs."""
+        if self.process.took_ms is not None:
+            return self.process.took_ms
         return (boot_clock_ms() if self.process.exit is None else self._exited_ms) - self._started_ms
 
     def check(self) -> None:

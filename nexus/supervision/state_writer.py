@@ -13,6 +13,7 @@ from nexus.journal.rows import Event
 from nexus.runtime import RuntimeFailure
 from nexus.store import DiskFull, OutcomeUnknown, StoreError, StoreUnavailable, Transaction
 from nexus.supervision.host import Host
+from nexus.supervision.nodes import Runs
 from nexus.supervision.requests import Requests
 
 __all__ = ["StateWriter"]
@@ -47,6 +48,8 @@ class StateWriter(ABC, Generic[StateT, RecordT]):
         """Called after each write."""
         self.on_trouble: Callable[[StoreError], None] = _nothing
         """Called with the error when a write has to be repeated."""
+        self.runs: Runs = host.runtime
+        """What has the processes of the object."""
         self._host = host
         self._owner = owner
 
@@ -70,6 +73,11 @@ class StateWriter(ABC, Generic[StateT, RecordT]):
         (None) knows none any more. ``unknown_since`` is since when the run cannot be looked at: the first time
         stays. Every write unsets it that does not give it, since the run is known then.
         """
+
+    def unknown_columns(self, error: Exception) -> dict[str, Any]:
+        """The columns that say why its run cannot be looked at."""
+        del error
+        return {}
 
     def cause(self, name: str) -> Operation:
         """Begin an operation of the daemon's own, which the present one led to."""
@@ -126,4 +134,4 @@ class StateWriter(ABC, Generic[StateT, RecordT]):
         old, self.run_id = self.run_id, run_id
         if old is not None and old != run_id:
             with contextlib.suppress(OSError, RuntimeFailure):
-                self._host.runtime.forget(self._owner, old)
+                self.runs.forget(self._owner, old)

@@ -7,6 +7,7 @@ from typing import Any
 
 from nexus.store import StoreError
 from nexus.supervision.host import Host
+from nexus.supervision.nodes import Runs
 from nexus.supervision.requests import Requests
 from nexus.supervision.state_writer import StateWriter
 from nexus.supervision.waiters import Waiters
@@ -18,16 +19,25 @@ class Supervised:
     """The shared parts of one object, for as long as the daemon knows it.
 
     ``kind`` is its word in sentences: service, job. ``owner`` has its runs and its log in the process runtime.
-    ``told`` is called after each change of its record, and when a supervision of it ends.
+    ``told`` is called after each change of its record, and when a supervision of it ends. ``runs`` has its processes:
+    by default those of this machine.
     """
 
     def __init__(
-        self, manager: Host, kind: str, owner: str, state: StateWriter[Any, Any], told: Callable[[], None]
+        self,
+        manager: Host,
+        kind: str,
+        owner: str,
+        state: StateWriter[Any, Any],
+        told: Callable[[], None],
+        runs: Runs | None = None,
     ) -> None:
         self.manager = manager
         self.kind = kind
         self.owner = owner
         self.state = state
+        self.runs: Runs = manager.runtime if runs is None else runs
+        state.runs = self.runs
         self.waiters = Waiters()
         self.requests = Requests()
         """Of the present supervision; each begins with new ones."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from nexus_protocol import Internal, NexusError
 
 from nexus.journal.store import bounds
-from nexus.runtime import Exit, Orphans, Process, RuntimeFailure
+from nexus.runtime import Exit, Orphans, RuntimeFailure, Watched
 from nexus.store import StoreError
 from nexus.store.processes_folder import note_event
 from nexus.supervision.adoption import Found, find_run
@@ -127,8 +127,8 @@ class Supervisor:
         self.begin()
         return self._requests.waited
 
-    def _take(self, found: Process | Exit | Orphans | None) -> None:
-        if isinstance(found, Process):
+    def _take(self, found: Watched | Exit | Orphans | None) -> None:
+        if isinstance(found, Watched):
             self.run = Run(self._requests, found)
         elif isinstance(found, Orphans):
             self._orphans = found
@@ -153,7 +153,7 @@ class Supervisor:
                 self._kill = asyncio.create_task(self._shorten_stop(self.run.process, request.grace_ms))
         requests.wake()
 
-    async def _shorten_stop(self, process: Process, grace_ms: int) -> None:
+    async def _shorten_stop(self, process: Watched, grace_ms: int) -> None:
         try:
             await process.stop(grace_ms=grace_ms)
         except OSError as error:
@@ -291,7 +291,7 @@ class Supervisor:
                 self._requests.check()
                 self._launching = True
                 note_event(manager.directory, manager.store.read(bounds)[1])
-                process = await manager.runtime.start(subject.owner, run_id, spec, stdin=stdin)
+                process = await subject.runs.start(subject.owner, run_id, spec, stdin=stdin)
                 self.run = Run(self._requests, process)
         finally:
             self._launching = False
@@ -301,7 +301,7 @@ class Supervisor:
         _log.warning("%s: its files were deleted: what is left of it is being ended", self._label)
         await self._note_ending(orphans)
         ladder = self._driver.stop_ladder()
-        await self._subject.manager.runtime.end_orphans(orphans, ladder.signal, ladder.grace_ms)
+        await self._subject.runs.end_orphans(orphans, ladder.signal, ladder.grace_ms)
         return RunEnded(lost(ORPHANS_ENDED), self._state.cause("process.exited"))
 
     async def _note_ending(self, cause: RunEnded | Orphans) -> None:

@@ -98,6 +98,7 @@ def test_readme_project_file_is_valid(tmp_path: Path) -> None:
         "vms": {"box"},
         "groups": set(),
         "schedules": {"backup"},
+        "nodes": set(),
     }
 
 

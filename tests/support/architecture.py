@@ -89,7 +89,7 @@ _SHARED = {
     *("nexus.trust", "nexus.attaching", "nexus.durations"),
     *("nexus.store", "nexus.journal"),
 }
-_WORLD = {"nexus.runtime", "nexus.git", "nexus.supervision"}
+_WORLD = {"nexus.runtime", "nexus.remote", "nexus.git", "nexus.supervision"}
 _OWN_CONTRACT = {f"{{own}}.{kind}" for kind in CONTRACT_KINDS}
 
 _CONTRACT_PARTS = {
@@ -108,7 +108,7 @@ _KINDS: dict[str, set[str]] = {
     | {"nexus.caller", "nexus.runtime.loopback", "{own}.settings"}
     | {"nexus.store", "nexus.supervision.store", "nexus.records"}
     | _CHANGES,
-    "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs"},
+    "handlers": _BASE | _SHARED | {"{own}", "nexus", "nexus.runtime.procfs", "nexus.supervision.nodes"},
     "manager": _BASE | _SHARED | _WORLD | {"{own}", "nexus"},
     "manifest": _BASE
     | _CONTRACT_PARTS
@@ -149,6 +149,7 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks", "nexus.trust"},
     "nexus.runtime": _BASE,
     "nexus.git": _BASE | {"nexus.runtime"},
+    "nexus.remote": _BASE | {"nexus.runtime", "nexus.tasks"},
     "nexus.supervision": _BASE
     | {"nexus.caller", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"}
     | {"nexus.records.processes", "nexus.records.scope"},

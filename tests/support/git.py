@@ -7,6 +7,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -160,9 +161,12 @@ def make_key(path: Path) -> Path:
 
 
 class SshServer:
-    """An sshd with a host key of its own on a free loopback port; one process for each connection."""
+    """An sshd with a host key of its own on a free loopback port; one process for each connection.
 
-    def __init__(self, root: Path) -> None:
+    With ``listens`` it is one that listens by itself, as it does on a host, and ``more`` are further settings.
+    """
+
+    def __init__(self, root: Path, *, listens: bool = False, more: str = "") -> None:
         self.root = root
         self.user = pwd.getpwuid(os.geteuid()).pw_name
         self.host_key = make_key(root / "host_key")
@@ -171,7 +175,7 @@ class SshServer:
         settings = root / "sshd_config"
         settings.write_text(
             f"HostKey {self.host_key}\nAuthorizedKeysFile {self.user_key}.pub\nStrictModes no\nUsePAM no\n"
-            "PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPidFile none\n"
+            "PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPidFile none\n" + more
         )
         # As root sshd requires this folder, which the system's own sshd makes when it starts.
         separation = Path("/run/sshd")
@@ -182,8 +186,58 @@ class SshServer:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
+        if listens:
+            self._listener.close()
+            self._command = [
+                self._command[0],
+                "-D",
+                *self._command[2:],
+                "-p",
+                str(self.port),
+                "-o",
+                "AddressFamily=inet",
+            ]
+            self._thread = threading.Thread(target=str)
+            self.start()
+            return
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
+
+    def start(self) -> None:
+        """Listen, where that was ended; returns once it does."""
+        with self.log.open("ab") as log:
+            self._processes.append(subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stderr=log))
+        wait_until(self._accepts, "the sshd")
+
+    def _accepts(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        """End the sshd that listens by itself, with every connection to it."""
+        listener = self._processes[-1]
+        listener.send_signal(signal.SIGSTOP)  # it accepts no further one
+        self.cut()
+        listener.kill()
+        listener.wait(WAIT_S)
+        self._processes.pop()
+
+    def connections(self) -> list[int]:
+        """The processes of its connections."""
+        found = []
+        for listener in self._processes:
+            for task in Path(f"/proc/{listener.pid}/task").glob("*/children"):
+                found += [int(pid) for pid in task.read_text().split()]
+        return found
+
+    def cut(self) -> None:
+        """Cut every connection, as a broken network does: neither end gets a word."""
+        for pid in self.connections():
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(child), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _serve(self) -> None:
         while True:
@@ -217,9 +271,11 @@ class SshServer:
 
     def close(self) -> None:
         """Stop listening, and end the processes."""
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(WAIT_S)
+        if self._listener.fileno() >= 0:
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._thread.join(WAIT_S)
+        self.cut()
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()

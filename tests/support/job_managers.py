@@ -18,6 +18,7 @@ from nexus.runtime import Runtime
 from nexus.store import Reader
 from nexus.supervision.boot import Boot
 from nexus.supervision.environments import Environments
+from nexus.supervision.nodes import Nodes
 from nexus.supervision.port_leases import PortLeases
 from nexus.supervision.sweeper import Sweeper
 from nexus.system.settings import KNOWN
@@ -59,6 +60,7 @@ class JobDaemon:
             sweeper=self.sweeper,
             ports=PortLeases(store),  # type: ignore[arg-type]
             environments=Environments(),
+            nodes=Nodes(),
             setting=lambda key: KNOWN[key].default,
             caller=TESTER,
         )

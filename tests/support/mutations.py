@@ -65,6 +65,7 @@ from nexus.jobs.schedules.commands import (
 )
 from nexus.jobs.states import Missed, Overlap
 from nexus.journal.commands import BeginOperation
+from nexus.nodes.commands import AddNode, CheckNode, DrainNode, RemoveNode, UndrainNode, UpdateNode
 from nexus.plugins.commands import Extra, ReloadPlugins
 from nexus.projects.commands import CreateProject, DeleteProject, UpdateProject
 from nexus.projects.states import ProjectMode
@@ -180,6 +181,10 @@ class Pool:
     def group(self) -> str:
         """The name of a group of jobs that may exist."""
         return self.chance.choice(["default", "default", "g0", "g1"])
+
+    def node(self) -> str:
+        """The name of a node that may exist, and that refuses connections."""
+        return f"n{self.chance.randrange(3)}"
 
     def _elsewhere(self, name: str) -> str:
         return f"{self.project()}/{name}" if self.chance.random() < 0.05 else name
@@ -488,6 +493,12 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "PauseSchedule": (1, lambda pool: PauseSchedule(pool.schedule())),
     "ResumeSchedule": (1, lambda pool: ResumeSchedule(pool.schedule())),
     "TriggerSchedule": (2, lambda pool: TriggerSchedule(pool.schedule())),
+    "AddNode": (2, lambda pool: AddNode(pool.node(), hostname="127.0.0.1", port=1)),
+    "UpdateNode": (1, lambda pool: UpdateNode(pool.node(), port=pool.chance.choice([1, 2]))),
+    "RemoveNode": (1, lambda pool: RemoveNode(pool.node())),
+    "DrainNode": (1, lambda pool: DrainNode(pool.node())),
+    "UndrainNode": (1, lambda pool: UndrainNode(pool.node())),
+    "CheckNode": (1, lambda pool: CheckNode(pool.node())),
     "CreateConversation": (12, _create_conversation),
     "UpdateConversation": (4, _update_conversation),
     "DeleteConversation": (1, lambda pool: DeleteConversation(pool.conversation())),
@@ -513,6 +524,7 @@ _IN_BATCHES = (
     *("CreateProject", "UpdateProject", "DeleteProject"),
     *("CreateConversation", "UpdateConversation", "DeleteConversation"),
     *("CreateMessage", "EditMessage", "DeleteMessage"),
+    *("AddNode", "UpdateNode", "RemoveNode", "DrainNode", "UndrainNode"),
     *("CreateJob", "UpdateJob", "DeleteJob", "RetryJob", "MoveJob", "StashJob", "EnqueueJob", "CreateJobGroup"),
 )
 BATCH = "Batch"

@@ -123,6 +123,7 @@ class World:
             sweeper=none,
             ports=none,
             environments=none,
+            nodes=none,
             setting=none,
             caller=Caller(0, 1, "nexusd"),
         )

@@ -11,7 +11,7 @@ import pytest
 
 from nexus.runtime import Log, LogPiece
 from nexus.runtime.log_lines import MAX_PIECE_BYTES
-from nexus.runtime.shim import _LogWriter as Writer
+from nexus.runtime.shim import LogWriter as Writer
 
 __all__ = ["CLOCK", "SMALL", "Truth", "Written", "assert_true", "writer_clock"]
 
@@ -38,7 +38,7 @@ class Written:
         """Open the log with a new writer, as the next run does."""
         if hasattr(self, "writer"):
             self.writer.write_last_marks()
-            self.writer._close()
+            self.writer.close()
         self.runs.add(len(self.pieces))
         self.writer = Writer(self._fd, self.bound)
 
@@ -54,7 +54,7 @@ class Written:
         self.writer._lose(stream, memoryview(data))
 
     def close(self) -> None:
-        self.writer._close()
+        self.writer.close()
         os.close(self._fd)
 
     def everything(self, stream: int) -> bytes:

@@ -243,7 +243,7 @@ class RecordSection(Section[W, Seen], Generic[R, W, Seen]):
                 id_ = planning.new_id()
                 changes = differences(self.keys.defaults(), fields, self.keys.secret_maps)
                 managed_by = None if self.of_daemon else planning.target.managed_by
-                given = {"name": name, "id": id_, "managed_by": managed_by, **fields}
+                given = {**self.identity(name, id_), "managed_by": managed_by, **fields}
                 command = self._checked(planning, name, converted(self.keys.create, given))
                 yield Step("create", self.kind, name, id_, changes, command=command)
             elif changes := differences(self.fields_there(observed, name), fields, self.keys.secret_maps):
@@ -251,6 +251,10 @@ class RecordSection(Section[W, Seen], Generic[R, W, Seen]):
                 command = self._update_command(record.id, {change.field for change in changes}, fields)
                 command = self._checked(planning, name, command)
                 yield Step("update", self.kind, name, record.id, changes, command=command)
+
+    def identity(self, name: str, id_: str) -> dict[str, str]:
+        """The fields of a new record that say which one it is."""
+        return {"name": name, "id": id_}
 
     def _checked(self, planning: Planning, name: str, command: Command[Any]) -> Command[Any]:
         """The command, if the daemon takes one of its size.

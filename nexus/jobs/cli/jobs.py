@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 from msgspec.structs import replace
@@ -23,7 +23,7 @@ from nexus.cli.result import Result, Results
 from nexus.cli.verbs import FilePath, NounGroup, Values, assignment, completer_of, completers, for_each, since, verb
 from nexus.client.errors import ConnectionFailure, Interrupted
 from nexus.hints import command_line
-from nexus.jobs.cli.shown import COLUMNS, JOB, lines, outcome
+from nexus.jobs.cli.shown import COLUMNS, JOB, is_elsewhere, lines, outcome
 from nexus.jobs.commands import (
     MAX_STDIN,
     AttachJob,
@@ -122,10 +122,18 @@ def _is_undecodable(text: str) -> bool:
     return any("\udc80" <= character <= "\udcff" for character in text)
 
 
+class _Directory(FilePath):
+    """A directory as it is given: of a job on another node it is one there."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        super().convert(value, param, ctx)
+        return str(value)
+
+
 def submit_parameters() -> list[click.Parameter]:
     """The options of what submits a job beside the fields of ``CreateJob``."""
     return [
-        click.Option(["--dir", "directory"], type=FilePath(), help="Working directory (default: the present one)."),
+        click.Option(["--dir", "directory"], type=_Directory(), help="Working directory (default: the present one)."),
         click.Option(
             ["-e", "--env", "environment"],
             type=assignment,
@@ -143,8 +151,10 @@ def submit_parameters() -> list[click.Parameter]:
 OWN_FIELDS = ("command", "directory", "environment", "stdin_data", "stdin_path", "stdin_open", "tty", "service")
 
 
-def submitted(app: App, values: Values, words: str | list[str], *, directory: str | None) -> dict[str, object]:
-    """The fields of ``CreateJob`` that ``submit_parameters`` give.
+def submitted(
+    app: App, values: Values, words: str | list[str], *, directory: str | None, elsewhere: bool = False
+) -> dict[str, object]:
+    """The fields of ``CreateJob`` that ``submit_parameters`` give; ``directory`` is the default.
 
     Raises:
         UsageError: the standard input is larger than a request takes.
@@ -164,10 +174,12 @@ def submitted(app: App, values: Values, words: str | list[str], *, directory: st
         path = str(Path(stdin).absolute())
         if not Path(path).exists():
             raise click.UsageError(f"cannot read {stdin}: no such file")
-    tty = values.flag("tty")
+    tty, given = values.flag("tty"), values.text("directory")
+    if given is not None:
+        directory = given if elsewhere or app.host is not None else os.path.abspath(given)  # noqa: PTH100 - resolves no link
     return {
         "command": words,
-        "directory": values.text("directory") or directory,
+        "directory": directory,
         "stdin_data": data,
         "stdin_path": path,
         "tty": tty or None,
@@ -229,12 +241,15 @@ def _run(app: App, values: Values, out: Printer) -> int:
     wait = values.flag("wait") or attach
     if wait and not out.for_person:
         raise click.UsageError("-o goes with a job that is submitted, not with one whose output is followed")
-    is_here = app.host is None
-    directory = values.text("directory") or (_working_directory() if is_here else None)
-    fields = submitted(app, values, words_of(values), directory=directory)
-    given = given_variables(values)
-    clean = values.flag("clean_env")
-    fields["environment"] = caller_environment(given, clean=clean) if is_here else environment_there(given)
+    elsewhere, given = is_elsewhere(values), given_variables(values)
+    is_here = app.host is None and not elsewhere
+    directory = _working_directory() if is_here and not values.text("directory") else None
+    fields = submitted(app, values, words_of(values), directory=directory, elsewhere=elsewhere)
+    # The present environment is that of another machine.
+    if is_here:
+        fields["environment"] = caller_environment(given, clean=values.flag("clean_env"))
+    else:
+        fields["environment"] = given if elsewhere else environment_there(given)
     run = exiting_as_the_job(submit) if wait else submit
     return run(app, values, out, fields, wait=wait, attach=attach, cancel=False)
 

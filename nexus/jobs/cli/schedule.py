@@ -14,6 +14,7 @@ from nexus.cli.records import Noun, make_delete, make_inspect, make_list, name_o
 from nexus.cli.result import Result, Results
 from nexus.cli.verbs import NounGroup, Values, completers, for_each, verb
 from nexus.hints import command_line
+from nexus.jobs.cli.shown import LOCAL, is_elsewhere
 from nexus.jobs.records import Job, Schedule, SchedulePage
 from nexus.jobs.schedules.commands import (
     CreateSchedule,
@@ -108,7 +109,8 @@ def _lines(one: Schedule) -> list[tuple[str, object]]:
         ("Missed", one.missed),
         ("Command", one.command),
         ("Tool", one.tool),
-        ("Directory", one.directory),
+        ("Directory", one.directory or None),
+        ("Node", None if one.node == LOCAL else one.node),
         ("Variables", ", ".join(_variables(one)) or None),
         ("Group", one.group),
         ("Priority", one.priority or None),
@@ -152,7 +154,8 @@ def _create(app: App, values: Values, out: Printer) -> None:
         raise click.UsageError("give the command: --run LINE, or words after --")
     if values.given("cron") == values.given("every_ms"):
         raise click.UsageError("give either --cron TIME or --every TIME")
-    if not values.given("directory") and app.host is None:
+    elsewhere = is_elsewhere(values)
+    if not (elsewhere or values.given("directory") or app.host is not None):
         values.put("directory", os.getcwd())  # noqa: PTH109
 
     def sentence(one: Schedule) -> None:
@@ -160,7 +163,9 @@ def _create(app: App, values: Values, out: Printer) -> None:
         click.echo(f'Created schedule "{one.name}"{next_at}')
         hint(f"Run it now: {command_line('nexusctl', 'schedule', 'trigger', reference(one))}")
 
-    environment = _environment() if app.host is None else None  # there it is that of the daemon
+    environment: dict[str, str] | None = {} if elsewhere else None
+    if not elsewhere and app.host is None:  # elsewhere this one is that of another machine
+        environment = _environment()
     out.one(app.fetch(values.build(CreateSchedule, environment=environment)), name=name_of, sentence=sentence)
 
 

@@ -6,10 +6,11 @@ import time
 
 from nexus.cli.output import Column, format_duration, format_time, shortened
 from nexus.cli.records import Noun
+from nexus.cli.verbs import Values
 from nexus.jobs.records import Job, JobPage
 from nexus.jobs.states import JobStatus
 
-__all__ = ["COLUMNS", "JOB", "outcome", "lines"]
+__all__ = ["COLUMNS", "JOB", "LOCAL", "is_elsewhere", "outcome", "lines"]
 
 JOB = Noun("job", "jobs", "job", JobPage.jobs)
 
@@ -19,6 +20,8 @@ _COLOURS = {
     JobStatus.UNKNOWN: "red",
     JobStatus.CANCELLED: "yellow",
 }
+LOCAL = "local"
+"""The node that is the daemon's own machine."""
 _COMMAND_WIDTH = 50
 
 
@@ -55,12 +58,18 @@ COLUMNS: tuple[Column[Job], ...] = (
     Column("EXIT", _code, 5),
     Column("TIME", _took, 10),
     Column("COMMAND", _command),
+    Column("NODE", lambda job: job.node_id, wide=True),
     Column("PRIORITY", lambda job: job.priority, wide=True),
     Column("ATTEMPT", lambda job: f"{job.attempt} of {job.retries + 1}" if job.retries else job.attempt, wide=True),
     Column("CREATED", lambda job: format_time(job.created_at), wide=True),
     Column("REASON", lambda job: job.reason, wide=True),
     Column("ID", lambda job: job.id, wide=True),
 )
+
+
+def is_elsewhere(values: Values) -> bool:
+    """Whether a job is to run on another node."""
+    return values.text("node") not in (None, LOCAL)
 
 
 def outcome(job: Job) -> str:
@@ -83,7 +92,7 @@ def lines(job: Job) -> list[tuple[str, object]]:
         ("Directory", job.directory or None),
         ("Group", job.group),
         ("Priority", job.priority or None),
-        ("Node", None if job.node_id == "local" else job.node_id),
+        ("Node", None if job.node_id == LOCAL else job.node_id),
         ("After", after or None),
         ("Not before", format_time(job.not_before)),
         ("Time limit", None if job.timeout_ms is None else format_duration(job.timeout_ms)),

@@ -15,6 +15,7 @@ from nexus.jobs.commands import (
     Group,
     JobTags,
     Label,
+    NodeName,
     Priority,
     Retries,
     TimeLimit,
@@ -23,6 +24,7 @@ from nexus.jobs.commands import (
 )
 from nexus.jobs.errors import (
     JobGroupNotFound,
+    JobNodeNotFound,
     ScheduleAmbiguous,
     ScheduleChanged,
     ScheduleCursorInvalid,
@@ -145,13 +147,14 @@ RunLine = Annotated[CommandLine, Meta(extra={"option": "--run"})]
 @command(
     0x0318,
     Effect.CHANGE,
-    errors=(ScheduleInvalid, ScheduleNameTaken, ScheduleIdTaken, JobGroupNotFound),
+    errors=(ScheduleInvalid, ScheduleNameTaken, ScheduleIdTaken, JobGroupNotFound, JobNodeNotFound),
     max_payload=_MAX_PAYLOAD,
 )
 class CreateSchedule(Command[Schedule]):
     """Create a schedule, with ``cron`` or ``every_ms``: it submits a job whenever its time comes.
 
-    The ``environment`` is all that its jobs get beside ``variables``, as with CreateJob.
+    The ``environment`` is all that its jobs get beside ``variables``, as with CreateJob, also where their ``node`` is
+    another one.
     """
 
     name: Annotated[Name, Meta(extra={"metavar": "NAME"})]
@@ -165,6 +168,7 @@ class CreateSchedule(Command[Schedule]):
     directory: WorkingDirectory | None = None
     environment: FullEnvironment | None = None
     variables: Variables | None = None
+    node: NodeName = "local"
     group: Group = "default"
     priority: Priority = 0
     label: JobLabel | None = None
@@ -199,7 +203,7 @@ class GetSchedule(Command[Schedule]):
 @command(
     0x031B,
     Effect.CHANGE,
-    errors=(*_CHANGE_ERRORS, ScheduleInvalid, ScheduleNameTaken, JobGroupNotFound),
+    errors=(*_CHANGE_ERRORS, ScheduleInvalid, ScheduleNameTaken, JobGroupNotFound, JobNodeNotFound),
     max_payload=_MAX_PAYLOAD,
 )
 class UpdateSchedule(Command[Schedule]):
@@ -222,6 +226,7 @@ class UpdateSchedule(Command[Schedule]):
     directory: WorkingDirectory | None = None
     environment: FullEnvironment | None = None
     variables: Variables | None = None
+    node: NodeName | None = None
     group: Group | None = None
     priority: Priority | None = None
     label: JobLabel | None = None

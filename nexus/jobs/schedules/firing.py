@@ -20,6 +20,7 @@ from nexus.journal.operation import Operation
 from nexus.journal.rows import Event
 from nexus.runtime.inheritance import inherited_environment
 from nexus.store import Transaction
+from nexus.supervision.nodes import LOCAL
 
 __all__ = ["fire", "plan_again", "submit"]
 
@@ -92,14 +93,16 @@ def submit(
     schedule = found.schedule
     after = [After(job_id, number, AfterCondition.ANY) for job_id, number in replaces]
     environment = found.environment
-    if found.variables:
+    if schedule.node != LOCAL:
+        environment = (environment or {}) | (found.variables or {})
+    elif found.variables:
         environment = (inherited_environment() if environment is None else environment) | found.variables
     job = JOBS.insert(
         tx,
         operation,
         {
             "project_id": schedule.project_id,
-            "node_id": "local",
+            "node_id": schedule.node,
             "schedule_id": schedule.id,
             "status": JobStatus.QUEUED,
             "tool": schedule.tool,

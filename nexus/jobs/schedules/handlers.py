@@ -32,6 +32,7 @@ from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.handlers import deletes, lists
 from nexus.store import Reader, Transaction
+from nexus.supervision.nodes import LOCAL
 
 __all__ = [
     "create_schedule",
@@ -103,8 +104,9 @@ def _due(ctx: Context, fields: Mapping[str, Any], last_at: int | None, cannot: s
     return first(*when, _manager(ctx).schedules.clock.read(), last_at=last_at, cannot=cannot)
 
 
-def _home() -> str:
-    return os.path.expanduser("~")  # noqa: PTH111
+def _home(node: str) -> str:
+    """The home directory; on another node it is known there."""
+    return "" if node != LOCAL else os.path.expanduser("~")  # noqa: PTH111
 
 
 @handles(CreateSchedule, after=_look, size_bytes=_size)
@@ -117,7 +119,8 @@ def create_schedule(tx: Transaction, ctx: Context, command: CreateSchedule) -> S
     fields |= {
         "project_id": project_id,
         "group": jobs_store.group_of(tx, command.group, cannot),
-        "directory": command.directory or _home(),
+        "directory": command.directory or _home(command.node),
+        "node": jobs_store.node_of(tx, command.node, cannot),
         "tags": list(dict.fromkeys(command.tags or [])),
         "variable_names": sorted(command.variables or ()),
         "paused": False,
@@ -215,12 +218,14 @@ def update_schedule(tx: Transaction, ctx: Context, command: UpdateSchedule) -> S
     changes = _changes(command, cannot)
     if "group" in changes:
         jobs_store.group_of(tx, changes["group"], cannot)
+    if "node" in changes:
+        jobs_store.node_of(tx, changes["node"], cannot)
     if "command" in changes or "tool" in changes:
         given = changes.get("command", schedule.command if schedule.argv is None else schedule.argv)
         tool = changes.get("tool") or (None if "tool" in changes or "command" in changes else schedule.tool)
         changes |= command_fields(given, tool, ScheduleInvalid)
     if changes.get("directory", "") is None:
-        changes["directory"] = _home()
+        changes["directory"] = _home(changes.get("node", schedule.node))
     if "tags" in changes:
         changes["tags"] = list(dict.fromkeys(changes["tags"]))
     if "variables" in changes:

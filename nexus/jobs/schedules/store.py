@@ -75,7 +75,7 @@ SCHEDULES = Table(
     order=("name", "id"),
     descending=False,
     told=("cron", "every_ms"),
-    columns={"group": "group_name"},
+    columns={"group": "group_name", "node": "node_id"},
     private=_Private,
     computed=("variables", "next_times"),
 )

@@ -15,7 +15,7 @@ from nexus_protocol import NexusError
 
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Event
-from nexus.runtime import Exit, Orphans, Process
+from nexus.runtime import Exit, Orphans, Process, Watched
 from nexus.runtime.status import now_ms
 from nexus.services import store
 from nexus.services.errors import ServiceConfigFile, ServiceDependencyFailed, ServiceNoCommand
@@ -107,8 +107,9 @@ class ServiceDriver:
         self._context.tracker.reset(on_demand=True)
         self._context.requests.wake()
 
-    def resume(self, found: Process | Exit | Orphans | None) -> RunEnded | None:
+    def resume(self, found: Watched | Exit | Orphans | None) -> RunEnded | None:
         """As ``Driver``."""
+        assert found is None or isinstance(found, (Process, Exit, Orphans)), "services run on this machine"
         stored = self._adopted or self._state.read()
         self._adopted = None  # a later look reads it again
         service, requests = stored.service, self._context.requests

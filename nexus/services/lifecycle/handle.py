@@ -83,7 +83,7 @@ class ServiceHandle:
     def process(self) -> Process | None:
         """Its process, if it has one."""
         run = None if self._supervision is None else self._supervision.supervisor.run
-        return None if run is None else run.process
+        return run.process if run is not None and isinstance(run.process, Process) else None
 
     # Requests
 

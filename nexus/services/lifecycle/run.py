@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, NoReturn
 
+from nexus.runtime import Process
 from nexus.services.health.check import HealthCheck
 from nexus.services.lifecycle.context import ServiceContext
 from nexus.services.lifecycle.failures import is_ready
@@ -81,7 +82,9 @@ class ServiceRun:
         if self._health is not None:
             return  # a request that was refused, or an error, has ended the wait for the start window
         service = self._context.state.read().service
-        self._health = HealthCheck(self._context.manager.runtime, service, self._run.process, self._on_health)
+        process = self._run.process
+        assert isinstance(process, Process), "services run on this machine"
+        self._health = HealthCheck(self._context.manager.runtime, service, process, self._on_health)
         self._health.start()
 
     async def watch(self) -> NoReturn:

@@ -403,5 +403,6 @@ def test_written_file_reads_back_equal(
         "vms": {"box": vm},
         "groups": {},
         "schedules": {},
+        "nodes": {},
     }
     assert project.key == "p"

@@ -175,6 +175,12 @@ SOURCE: dict[str, object] = {
 }  # fmt: skip
 MESSAGE_REVISION = (MESSAGE_IDS[1], 1, CONVERSATION_IDS[0], 3, "assistant", "før", '[{"kind":"raw","body":"{"}]',
                     "edited", 4, AT + 8, 1)  # fmt: skip
+NODE: dict[str, object] = {
+    "id": "build1", "name": "build1", "managed_by": "nexus.toml", "hostname": "10.0.0.7", "user": "ci", "port": 2222,
+    "ip_address": "10.0.0.7", "status": "online", "reason": "å", "drained": 1,
+    "capabilities": '{"tools":["sh","git"],"versions":{"git":"2.39.5"},"cores":4}', "last_heartbeat": AT + 5,
+    "created_at": AT, "updated_at": AT + 1, "revision": 2, "state_revision": 3,
+}  # fmt: skip
 
 
 def plain(row: sqlite3.Row) -> dict[str, object]:
@@ -303,6 +309,9 @@ def freeze(version: int) -> None:
                     "INSERT INTO record_number VALUES (?, ?, ?)",
                     [("", "doc", 20), (PROJECT_IDS[0], "conversation", 2), (PROJECT_IDS[0], "conversation_source", 1)],
                 )
+            if version >= 12:
+                insert(connection, "nodes", NODE)
+                connection.execute("UPDATE jobs SET node_id = 'build1' WHERE id = ?", (JOB_IDS[0],))
             connection.commit()
         save(path, target)
 

@@ -1,0 +1,151 @@
+"""The handlers of the commands on nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nexus.capability import Context, handles
+from nexus.hints import command_line
+from nexus.nodes.commands import (
+    AddNode,
+    CheckNode,
+    DrainNode,
+    GetNode,
+    ListNodes,
+    Node,
+    NodeChecked,
+    NodeFixed,
+    NodeInUse,
+    NodeInvalid,
+    RemoveNode,
+    UndrainNode,
+    UpdateNode,
+)
+from nexus.nodes.manager import NodeManager
+from nexus.nodes.states import NodeStatus
+from nexus.nodes.store import NODES, uses
+from nexus.records.handlers import gets, lists
+from nexus.records.scope import ANYWHERE
+from nexus.store import Transaction
+from nexus.supervision.nodes import LOCAL
+
+__all__ = [
+    "add_node",
+    "check_node",
+    "drain_node",
+    "get_node",
+    "list_nodes",
+    "remove_node",
+    "undrain_node",
+    "update_node",
+]
+
+_CLEARABLE = ("user", "port", "managed_by")
+
+get_node = gets(NODES, GetNode)
+list_nodes = lists(NODES, ListNodes, "nodes")
+
+
+def _manager(ctx: Context) -> NodeManager:
+    return ctx.daemon.manager(NodeManager)
+
+
+def _changed(ctx: Context, node: Node) -> None:
+    _manager(ctx).changed(node)
+
+
+def _refuse_local(node: Node, cannot: str) -> None:
+    if node.id == LOCAL:
+        raise NodeFixed(f"{cannot}: it is the daemon's own machine", details={"id": node.id, "name": node.name})
+
+
+@handles(AddNode)
+def add_node(tx: Transaction, ctx: Context, command: AddNode) -> Node:
+    fields: dict[str, Any] = {
+        "hostname": command.hostname or command.name,
+        "user": command.user,
+        "port": command.port,
+        "managed_by": command.managed_by,
+    }
+    present = NODES.by_id(tx, command.name)
+    if present is not None:
+        if present.id != LOCAL and all(getattr(present, name) == value for name, value in fields.items()):
+            return present
+        NODES.refuse_taken_name(tx, command.name, None, f'cannot create node "{command.name}"')
+    made = {"id": command.name, "name": command.name, "status": NodeStatus.OFFLINE, "drained": False}
+    return NODES.insert(tx, ctx.operation, fields | made)
+
+
+@handles(UpdateNode, after=_changed)
+def update_node(tx: Transaction, ctx: Context, command: UpdateNode) -> Node:
+    node = NODES.resolve(tx, command.node, ANYWHERE)
+    cannot = f'cannot update node "{node.name}"'
+    _refuse_local(node, cannot)
+    NODES.expect(node, cannot, command.if_revision)
+    changes: dict[str, Any] = {
+        name: value
+        for name in ("hostname", "user", "port", "managed_by")
+        if (value := getattr(command, name)) is not None
+    }
+    for name in command.clear or ():
+        if name not in _CLEARABLE or name in changes:
+            raise NodeInvalid(
+                f"{cannot}: it has no optional field {name} that is not set by this request", details={"path": "clear"}
+            )
+        changes[name] = None
+    if not changes:
+        raise NodeInvalid(f"{cannot}: no field to change was given", details={"path": ""})
+    return NODES.update(tx, ctx.operation, node, changes)
+
+
+def _removed(ctx: Context, node: Node) -> None:
+    _manager(ctx).removed(node)
+
+
+@handles(RemoveNode, after=_removed)
+def remove_node(tx: Transaction, ctx: Context, command: RemoveNode) -> Node:
+    node = NODES.resolve(tx, command.node, ANYWHERE)
+    cannot = f'cannot remove node "{node.name}"'
+    _refuse_local(node, cannot)
+    NODES.expect(node, cannot, command.if_revision, command.if_state_revision)
+    jobs, schedules = uses(tx, node.id)
+    if jobs or schedules:
+        words = [
+            f"{count} {word}{'s' * (count > 1)}" for count, word in ((jobs, "job"), (schedules, "schedule")) if count
+        ]
+        listing = ("-A", "job", "list") if jobs else ("-A", "schedule", "list")
+        raise NodeInUse(
+            f"{cannot}: {' and '.join(words)} of it {'have' if jobs + schedules > 1 else 'has'} not ended",
+            hint=f"See them: {command_line('nexusctl', *listing)}",
+            details={"id": node.id, "name": node.name, "jobs": jobs, "schedules": schedules},
+        )
+    NODES.delete(tx, ctx.operation, node, ("hostname",))
+    return node
+
+
+def _drain(tx: Transaction, ctx: Context, reference: str, drained: bool) -> Node:
+    node = NODES.resolve(tx, reference, ANYWHERE)
+    _refuse_local(node, f'cannot {"drain" if drained else "undrain"} node "{node.name}"')
+    if node.drained is drained:
+        return node
+    event = "drained" if drained else "undrained"
+    changed = NODES.write(tx, ctx.operation, node.id, {"drained": drained}, [(f"node.{event}", {})])
+    assert changed is not None
+    return changed
+
+
+@handles(DrainNode, after=_changed)
+def drain_node(tx: Transaction, ctx: Context, command: DrainNode) -> Node:
+    return _drain(tx, ctx, command.node, True)
+
+
+@handles(UndrainNode, after=_changed)
+def undrain_node(tx: Transaction, ctx: Context, command: UndrainNode) -> Node:
+    return _drain(tx, ctx, command.node, False)
+
+
+@handles(CheckNode)
+async def check_node(ctx: Context, command: CheckNode) -> NodeChecked:
+    node = await ctx.store.fetch(lambda reader: NODES.resolve(reader, command.node, ANYWHERE))
+    _refuse_local(node, f'cannot check node "{node.name}"')
+    return await _manager(ctx).check(node, ctx.operation)

@@ -1,0 +1,43 @@
+# Runs one program on a node where the shim cannot: it is sent there as "runner", and started with setsid.
+#
+# It is no subreaper: what leaves the program's session outlives a cancel. Output is not bounded, and "exit 143" and
+# SIGTERM are the same to it. $1 is the run's folder; descriptor 4 takes the report, 8 is the program's standard input.
+LC_ALL=C
+export LC_ALL
+umask 077
+trap : HUP INT TERM
+dir=$1
+
+find_start() { # PID: sets start, 0 where /proc does not tell it
+    start=0
+    { IFS= read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
+    set -- ${stat##*) }
+    start=${20}
+}
+
+write_status() {
+    printf '%s\n%s\n%s\n' "$began" "$ended" "$finished" >"$dir/status.new" && mv "$dir/status.new" "$dir/status"
+}
+
+began= ended= finished=
+read -r boot <"$dir/boot"
+find_start $$
+own=$start
+exec 5<>"$dir/control"
+# The program waits for the line "go", so that none ever runs unrecorded.
+setsid env -i sh "$dir/spec" <&8 >"$dir/out" 2>"$dir/err" 3<&- 5<&- 8<&- &
+child=$!
+find_start "$child"
+began="run 1 $boot $child $start $(date +%s)000 $$ $own 0 0 0"
+write_status
+printf 'go\n' >&5
+exec 3<&- 4>&- 8<&-
+while :; do
+    wait "$child"
+    code=$?
+    kill -0 "$child" 2>/dev/null || break # else a signal has ended the wait
+done
+kill -s KILL -- "-$child" 2>/dev/null
+ended="exit $code 0 $(date +%s)000"
+finished="done $(date +%s)000"
+write_status

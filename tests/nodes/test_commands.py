@@ -1,0 +1,134 @@
+"""The commands on nodes, their verbs, and the section ``nodes`` of nexus.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.cli import Cli
+from support.nodes import NodeHost, Remote
+
+from nexus.jobs.commands import CancelJob
+from nexus.jobs.schedules.commands import CreateSchedule, DeleteSchedule, GetSchedule, TriggerSchedule, UpdateSchedule
+from nexus.jobs.states import JobReason, JobStatus
+from nexus.nodes.commands import (
+    DrainNode,
+    GetNode,
+    NodeInUse,
+    RemoveNode,
+    UndrainNode,
+    UpdateNode,
+)
+
+
+def test_check_finds_what_the_host_has(remote: Remote) -> None:
+    checked = remote.check()
+    found = checked.node.capabilities
+    assert (found["os"], found["runner"]) == ("Linux", "shim")
+    assert found["cores"] >= 1
+    assert {"sh", "setsid", "python3"} <= set(found["tools"])
+    assert found["versions"]["python3"].startswith("3.")
+    assert checked.node.ip_address == "127.0.0.1"
+    assert checked.node.last_heartbeat is not None
+    assert checked.limits == ["Limits of memory and CPU, terminals and open standard inputs are refused there."]
+    remote.wait_gone()
+
+
+def test_drained_node_begins_no_job_and_ends_none(remote: Remote) -> None:
+    first = remote.held()
+    remote.running(first)
+    assert remote.client.call(DrainNode("there")).drained
+    second = remote.there("true")
+    waiting = remote.wait(second, reason_code=JobReason.NODE_DRAINED)
+    assert (waiting.status, waiting.reason) == (JobStatus.QUEUED, 'node "there" is drained')
+    remote.let_go(first)
+    assert remote.ended(first).status is JobStatus.COMPLETED
+    assert remote.get(second).status is JobStatus.QUEUED
+    assert not remote.client.call(UndrainNode("there")).drained
+    assert remote.ended(second).status is JobStatus.COMPLETED
+
+
+def test_node_with_jobs_is_not_removed(remote: Remote) -> None:
+    job = remote.held()
+    remote.running(job)
+    error = remote.call_error(RemoveNode("there"))
+    assert isinstance(error, NodeInUse)
+    assert error.message == 'cannot remove node "there": 1 job of it has not ended'
+    remote.client.call(CancelJob(job.id))
+    remote.client.call(RemoveNode("there"))
+    assert remote.get(job).node_id == "there"
+
+
+def test_changed_host_is_used_from_the_next_connection_on(remote: Remote, host: NodeHost) -> None:
+    remote.client.call(UpdateNode("there", port=1))
+    job = remote.there("true")
+    assert remote.wait(job, reason_code=JobReason.NODE_UNREACHABLE).status is JobStatus.QUEUED
+    remote.client.call(UpdateNode("there", port=host.server.port))
+    assert remote.ended(job).status is JobStatus.COMPLETED
+
+
+def test_schedule_submits_jobs_for_a_node(remote: Remote, root: Path) -> None:
+    created = remote.client.call(
+        CreateSchedule("s", "pwd; echo $MINE", every_ms=86_400_000, node="there", variables={"MINE": "a"})
+    )
+    assert (created.node, created.directory) == ("there", "")
+    job = remote.ended(remote.client.call(TriggerSchedule("s")))
+    assert (job.status, job.node_id) == (JobStatus.COMPLETED, "there")
+    assert job.stdout is not None
+    assert job.stdout.endswith("\na\n")
+    assert isinstance(remote.call_error(RemoveNode("there")), NodeInUse)
+    remote.client.call(UpdateSchedule("s", node="local", directory=str(root)))
+    assert remote.client.call(GetSchedule("s")).node == "local"
+    assert remote.ended(remote.client.call(TriggerSchedule("s"))).stdout == f"{root}\na\n"
+    remote.client.call(DeleteSchedule("s"))
+    remote.client.call(RemoveNode("there"))
+
+
+def test_verbs(remote: Remote, host: NodeHost) -> None:
+    cli = remote.cli
+    port = str(host.server.port)
+    added = cli.ok("node", "add", "n2", "--hostname", "127.0.0.1", "--port", port, "--check")
+    assert added.lines[0] == f'Added node "n2" (127.0.0.1:{port})'
+    assert added.lines[1].startswith('Checked node "n2" (online, Linux ')
+    assert cli.ok("node", "list", "-o", "name").lines == ["local", "n2", "there"]
+    assert cli.ok("node", "inspect", "n2").lines[:3] == [
+        "Name:       n2",
+        f"Host:       127.0.0.1:{port}",
+        "Address:    127.0.0.1",
+    ]
+    assert cli.ok("node", "drain", "n2").lines == ['Drained node "n2"']
+    assert cli.ok("node", "undrain", "n2").lines == ['Undrained node "n2"']
+    assert cli.ok("node", "update", "n2", "--user", "me").lines == ['Updated node "n2"']
+    assert cli.ok("node", "remove", "n2", "--yes").lines == ['Removed node "n2"']
+    gone = cli("node", "check", "nowhere")
+    assert (gone.code, gone.err.splitlines()[0]) == (4, 'Error: node "nowhere" not found')
+    result = cli("job", "run", "--wait", "--node", "there", "--env", "A=1", "--", "sh", "-c", "echo $A; exit 6")
+    assert (result.code, result.out) == (6, "1\n")
+    cli.ok("job", "run", "--node", "there", "--dir", "/", "--", "pwd")
+    remote.ended(2)
+    assert cli.ok("job", "logs", "2").out == "/\n"
+    assert "Node:      there" in cli.ok("job", "inspect", "2").lines
+
+
+def test_file_adds_and_changes_nodes(remote: Remote, root: Path) -> None:
+    folder = root / "project"
+    folder.mkdir()
+    file = folder / "nexus.toml"
+    file.write_text(
+        "[nodes.build]\nhostname = '10.0.0.1'\nuser = 'ci'\n[nodes.plain]\n"
+        "[schedules.s]\nevery = '1h'\nrun = 'true'\nnode = 'build'\n"
+    )
+    cli = Cli(remote.daemon.environment, folder)
+    cli.ok("apply", "--yes")
+    assert remote.client.call(GetNode("build")).hostname == "10.0.0.1"
+    assert remote.client.call(GetNode("plain")).hostname == "plain"
+    again = cli.ok("apply", "--yes")
+    assert "up to date" in again.out or "Nothing" in again.out
+    file.write_text("[nodes.build]\nhostname = '10.0.0.2'\n")
+    cli.ok("apply", "--yes", "--prune")
+    changed = remote.client.call(GetNode("build"))
+    assert (changed.hostname, changed.user) == ("10.0.0.2", None)
+    assert remote.client.call(GetNode("plain")).name == "plain"
+    file.write_text("[nodes.local]\n")
+    refused = cli("apply", "--yes")
+    assert refused.code == 2 or refused.code == 1
+    assert "the daemon's own machine" in refused.err

@@ -1,0 +1,91 @@
+"""Jobs on a host where the shim cannot run: a shell script runs them, and a check names what it lacks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import DaemonProcess
+from support.nodes import NodeHost, Remote, environment_with_ssh
+from support.raw import wait_until
+
+from nexus.jobs.states import JobReason, JobStatus
+
+
+@pytest.fixture
+def host(root: Path) -> Iterator[NodeHost]:
+    """A host with another kernel."""
+    host = NodeHost(root / "host", kernel="Plan9")
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def remote(make_daemon: Callable[..., DaemonProcess], host: NodeHost) -> Iterator[Remote]:
+    """A daemon to which the host was added as the node ``there``."""
+    remote = Remote(make_daemon(environment=environment_with_ssh(host)).start(), host)
+    remote.add()
+    yield remote
+    remote.close()
+
+
+def test_check_names_what_jobs_lack(remote: Remote) -> None:
+    checked = remote.check()
+    assert checked.node.capabilities["runner"] == "sh"
+    assert "It is no subreaper: what leaves its session by calling setsid twice outlives a cancel." in checked.limits
+
+
+def test_job_runs_with_its_code_output_and_input(remote: Remote) -> None:
+    job = remote.ended(
+        remote.there("echo $MINE; cat >&2; exit 4", environment={"MINE": "a 'b' \"c\""}, stdin_data=b"in\n")
+    )
+    assert (job.status, job.exit_code, job.reason_code) == (JobStatus.FAILED, 4, JobReason.EXITED)
+    assert (job.stdout, job.stderr) == ("a 'b' \"c\"\n", "in\n")
+    remote.wait_gone()
+
+
+def test_missing_directory_is_a_sentence(remote: Remote) -> None:
+    job = remote.ended(remote.there("true", directory="/no/such/folder"))
+    assert job.reason == 'its directory /no/such/folder does not exist on node "there"'
+    remote.wait_gone()
+
+
+def test_large_output_is_whole(remote: Remote) -> None:
+    job = remote.ended(remote.there("seq 1 200000; seq 1 1000 >&2"))
+    assert remote.output(job, stream="stdout") == "".join(f"{n}\n" for n in range(1, 200_001)).encode()
+    assert remote.output(job, stream="stderr") == "".join(f"{n}\n" for n in range(1, 1001)).encode()
+
+
+def test_cancel_sends_the_signal_and_kills_after_the_grace_time(remote: Remote, host: NodeHost) -> None:
+    polite = remote.there("trap 'echo stopped; exit 5' TERM; echo up; sleep 600 & wait")
+    wait_until(lambda: remote.output(polite) == b"up\n", "a job that runs")
+    assert remote.cancel(polite).status is JobStatus.CANCELLED
+    assert remote.output(polite) == b"up\nstopped\n"
+    stubborn = remote.there("trap '' TERM; echo up; sleep 600; sleep 600", stop_grace_ms=300)
+    wait_until(lambda: remote.output(stubborn) == b"up\n", "another job that runs")
+    assert remote.cancel(stubborn).status is JobStatus.CANCELLED
+    wait_until(lambda: host.members() == [], "the end of all processes")
+    remote.wait_gone()
+
+
+def test_killed_runner_and_killed_daemon(remote: Remote, host: NodeHost) -> None:
+    going, lost = remote.held(), remote.held()
+    wait_until(lambda: len(host.members()) == 2, "two processes")
+    wait_until(lambda: remote.get(lost).started_at is not None, "a start that is known")
+    remote.kill_daemon()
+    folder = next(path for path in host.state.glob("nexus/node-*/*/") if path.name == _run_of(remote, lost.id))
+    runner = int((folder / "status").read_text().split()[6])
+    os.kill(runner, signal.SIGKILL)
+    assert remote.wait(lost, status=JobStatus.UNKNOWN, reason_code=JobReason.RUNNER_LOST)
+    assert remote.cancel(lost).status is JobStatus.CANCELLED
+    remote.let_go(going, 3)
+    assert remote.ended(going).exit_code == 3
+    remote.wait_gone()
+
+
+def _run_of(remote: Remote, job_id: str) -> str:
+    ((run_id,),) = remote.rows("SELECT run_id FROM jobs WHERE id = ?", job_id)
+    return str(run_id)

@@ -1,0 +1,153 @@
+"""A host that jobs run on: an sshd of the tests' own on loopback with stock settings, and folders of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+from nexus.jobs.records import Job
+from nexus.nodes.commands import AddNode, CheckNode, GetNode, Node, NodeChecked
+from support.daemon import DaemonProcess
+from support.git import SshServer
+from support.jobs import Jobs
+from support.raw import wait_until
+
+__all__ = ["NodeHost", "Remote", "environment_with_ssh"]
+
+NAME = "there"
+
+
+class NodeHost:
+    """The host: ``server`` is its sshd, ``state`` what is kept there."""
+
+    def __init__(self, root: Path, *, kernel: str | None = None) -> None:
+        """``kernel`` is what ``uname -s`` says there, where it is not the truth."""
+        self.root = root
+        root.mkdir()
+        self.state = root / "there"
+        self.boot = root / "boot_id"
+        self.reboot(kill=False)
+        programs = root / "programs"
+        programs.mkdir()
+        self.path = f"{programs}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+        if kernel is not None:
+            uname = programs / "uname"
+            uname.write_text(f'#!/bin/sh\n[ "$1" = -s ] && echo {kernel} || exec /usr/bin/uname "$@"\n')
+            uname.chmod(0o755)
+        more = (
+            "LogLevel VERBOSE\n"
+            f'SetEnv "XDG_STATE_HOME={self.state}" "NEXUS_BOOT_ID_FILE={self.boot}" "PATH={self.path}"\n'
+        )
+        self.server = SshServer(root, listens=True, more=more)
+        self.server.client(known=self.server.host_key.with_suffix(".pub"))
+        self.settings = root / "ssh_config"
+        self.use_key(self.server.user_key)
+        self.ssh = root / "bin" / "ssh"
+        self.ssh.parent.mkdir()
+        self.ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {self.settings} "$@"\n')
+        self.ssh.chmod(0o755)
+
+    def use_key(self, key: Path) -> None:
+        """Have the client offer this key alone."""
+        kept = [line for line in self.settings.read_text().splitlines() if "Identit" not in line]
+        self.settings.write_text("\n".join([*kept, f"IdentityFile {key}", "IdentitiesOnly yes", ""]))
+
+    def reboot(self, *, kill: bool = True) -> None:
+        """Have another boot: all that runs there is killed, and the kernel has another id."""
+        if kill:
+            for pid in self.runners() + self.members():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self.boot.write_text(os.urandom(16).hex() + "\n")
+
+    def runs(self) -> list[str]:
+        """The runs that have a folder there."""
+        return sorted(folder.name for folder in self._folders() if folder.parent.name.startswith("node-"))
+
+    def _folders(self) -> list[Path]:
+        """All folders there; one may go meanwhile."""
+        return [Path(folder) for folder, _, _ in os.walk(self.state)]
+
+    def left(self) -> list[str]:
+        """All that is kept there."""
+        return sorted(
+            str(Path(folder, name)) for folder, folders, files in os.walk(self.state) for name in (*folders, *files)
+        )
+
+    def runners(self) -> list[int]:
+        """The pids of the shims, or scripts, that run jobs there."""
+        labels = {f"node/{run_id}".encode() for run_id in self.runs()}
+        scripts = {f"{path}/runner".encode() for path in self._folders() if path.name.startswith("node-")}
+        return [pid for pid, words in _processes() if words[1:2] and words[1] in labels | scripts]
+
+    def members(self) -> list[int]:
+        """The pids of what has the environment of a job of this host."""
+        found = []
+        for pid, _ in _processes():
+            with contextlib.suppress(OSError):
+                variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                if f"ON={self.root}".encode() in variables:
+                    found.append(pid)
+        return found
+
+    def sessions(self) -> int:
+        """How many sessions the sshd has begun."""
+        return self.server.log.read_text().count("Starting session:")
+
+    def close(self) -> None:
+        """End the sshd, and what runs there."""
+        self.server.close()
+        self.reboot()
+
+
+def _processes() -> list[tuple[int, list[bytes]]]:
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                found.append((int(entry.name), Path(entry.path, "cmdline").read_bytes().split(b"\0")))
+    return found
+
+
+def environment_with_ssh(host: NodeHost) -> dict[str, str]:
+    """The environment of a daemon whose ssh has the host's configuration."""
+    return {"PATH": f"{host.ssh.parent}:{os.environ['PATH']}", "SECRET_OF_THE_DAEMON": "never-there"}
+
+
+class Remote(Jobs):
+    """The jobs of a daemon, with one host added as a node."""
+
+    def __init__(self, daemon: DaemonProcess, host: NodeHost) -> None:
+        super().__init__(daemon)
+        self.host = host
+
+    def add(self, name: str = NAME, **fields: Any) -> Node:
+        """Add the host as a node."""
+        return self.client.call(AddNode(name, **{"hostname": "127.0.0.1", "port": self.host.server.port, **fields}))
+
+    def node(self, name: str = NAME) -> Node:
+        """The node's record."""
+        return self.client.call(GetNode(name))
+
+    def check(self, name: str = NAME) -> NodeChecked:
+        """Check the node."""
+        return self.client.call(CheckNode(name))
+
+    def there(self, command: str | list[str] = "true", **fields: Any) -> Job:
+        """Submit a job for the node."""
+        environment = {"ON": str(self.host.root), **fields.pop("environment", {})}
+        return self.submit(command, node=NAME, environment=environment, **fields)
+
+    def held(self, **fields: Any) -> Job:
+        """Submit a job for the node that runs until ``let_go``."""
+        environment = {"ON": str(self.host.root), **fields.pop("environment", {})}
+        return self.hold(node=NAME, environment=environment, **fields)
+
+    def wait_gone(self) -> None:
+        """Wait until no run, process or file is left there."""
+        wait_until(lambda: not self.host.left(), "an empty folder there")
+        assert self.host.members() == []
