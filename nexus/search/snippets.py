@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from nexus.store.fulltext import Term
-from nexus.terminal import printable
 
 __all__ = ["Snippet", "literal_snippet", "snippet"]
 
@@ -18,6 +17,7 @@ _WINDOW = 32 * 1024
 """Characters that are looked at in one step: Python's lock is held for about a millisecond."""
 _OVERLAP = 256
 _MAX_HIGHLIGHTS = 20
+_NOT_ON_A_LINE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 class Snippet(NamedTuple):
@@ -84,7 +84,7 @@ def _cut(text: str, at: int) -> tuple[int, str]:
     """Where the snippet around a place begins, and the snippet."""
     begin = max(at - _BEFORE, 0)
     shown = text[begin : begin + _LENGTH]
-    return begin, printable(shown, " ")
+    return begin, "".join([" " if unicodedata.category(each) in _NOT_ON_A_LINE else each for each in shown])
 
 
 def _around(text: str, at: int | None, pattern: re.Pattern[str] | None) -> Snippet:
