@@ -35,6 +35,7 @@ __all__ = [
     "SOURCES",
     "Counts",
     "add_messages",
+    "count_watched",
     "found_conversation",
     "forget_progress",
     "numbers_of_sources",
@@ -327,6 +328,12 @@ def source_by_path(reader: Reader, path: str) -> ConversationSource | None:
 def watched_exist(reader: Reader) -> bool:
     """Whether any source is followed."""
     return reader.one("SELECT 1 FROM conversation_sources WHERE watched = 1 LIMIT 1") is not None
+
+
+def count_watched(reader: Reader) -> int:
+    """How many sources are followed."""
+    row = reader.one("SELECT count(*) FROM conversation_sources WHERE watched = 1")
+    return 0 if row is None else int(row[0])
 
 
 def numbers_of_sources(reader: Reader, project_id: str, after: int, limit: int) -> list[tuple[str, int]]:

@@ -2,7 +2,9 @@
 
 Every second it compares the files of the sources that are followed with what they were, and imports those that changed.
 The daemon starts it; it outlives the daemon, finds the next one by the database, and is told by SIGURG that the sources
-have changed. What it knows is a copy of what the daemon has: it may be killed at any moment.
+have changed. It ends when nothing is followed, within seconds when the database is gone or is another file, and after
+two minutes without a daemon. What it knows is a copy of what the daemon has: it may be killed at any moment, and the
+next daemon starts another one.
 """
 
 from __future__ import annotations
@@ -35,6 +37,10 @@ _LOOK_S = 1.0
 _SHARE = 50
 """A look at all files is followed by a pause of so many times its length: 2 % of a core at most."""
 _LONGEST_RETRY_S = 30.0
+ALONE_S = 120.0
+"""How long it waits for the next daemon: longer than a restart, or an upgrade, takes."""
+_GLANCE_S = 2.0
+"""How often it looks whether the database is there."""
 _PAGE = 1000
 
 
@@ -43,6 +49,7 @@ class Follow:
 
     def __init__(self, database: Path) -> None:
         self.database = database
+        self._file = _file_id(database)
         self._client: BlockingClient | None = None
         self._importer = Importer(self._call)
         self._project: str | None = None
@@ -51,6 +58,10 @@ class Follow:
         """The files, by path."""
         self._seen: dict[str, Identity] = {}
         self._stale = True
+
+    def is_over(self) -> bool:
+        """Whether the database is gone, or another file is in its place."""
+        return self._file is None or _file_id(self.database) != self._file
 
     def changed(self) -> None:
         """Read the sources again before the next look."""
@@ -150,18 +161,28 @@ class Follow:
             _log.info("imported %d messages of %s", outcome.added, path)
 
 
+def _file_id(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 class NoDaemon(Exception):
     """No daemon runs with the database."""
 
 
-def main() -> int:
-    """Follow until nothing is followed any more, or the daemon ends this process."""
+def main(alone_s: float = ALONE_S) -> int:
+    """Follow until nothing is followed any more, the database is gone, or no daemon comes back."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     os.umask(0o077)
     follow = Follow(Path(sys.argv[1]))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG})
     retry_s = _LOOK_S
-    while True:
+    reached = time.monotonic()
+    while not follow.is_over():
         begin = time.monotonic()
         pause_s = _LOOK_S
         try:
@@ -169,16 +190,30 @@ def main() -> int:
                 return 0
             pause_s = max(_LOOK_S, _SHARE * (time.monotonic() - begin)) if not _imported(begin) else _LOOK_S
             retry_s = _LOOK_S
+            reached = time.monotonic()
         except (NexusError, ConnectionFailure, NoDaemon, OSError) as error:
+            if isinstance(error, NexusError):
+                reached = time.monotonic()
             if not isinstance(error, NoDaemon):
                 _log.warning("cannot go on at present: %s", getattr(error, "message", error))
             follow.disconnect()
-            if not follow.database.exists():
+            if time.monotonic() - reached >= alone_s:
+                _log.info("no daemon since %.0f s: the next one starts another process", alone_s)
                 return 0
             pause_s, retry_s = retry_s, min(2 * retry_s, _LONGEST_RETRY_S)
-        if signal.sigtimedwait({signal.SIGURG}, pause_s) is not None:
+        if _told_within(pause_s, follow):
             follow.changed()
             retry_s = _LOOK_S
+    return 0
+
+
+def _told_within(pause_s: float, follow: Follow) -> bool:
+    """Wait; returns whether the daemon told of a change. It ends early where there is nothing to follow any more."""
+    end = time.monotonic() + pause_s
+    while (left_s := end - time.monotonic()) > 0 and not follow.is_over():
+        if signal.sigtimedwait({signal.SIGURG}, min(left_s, _GLANCE_S)) is not None:
+            return True
+    return False
 
 
 def _imported(begin: float) -> bool:
