@@ -20,7 +20,7 @@ from nexus.conversations.commands import (
 )
 from nexus.conversations.derived import CLASSIFIED, derived_fields, merged_metadata
 from nexus.conversations.errors import ConversationIdTaken, ConversationSourceTaken, MessageNotFound
-from nexus.conversations.import_store import forget_progress
+from nexus.conversations.import_store import forget_conversation
 from nexus.conversations.imports import (
     add_conversation_source,
     get_conversation_source,
@@ -93,8 +93,7 @@ def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: l
 
 def _hide(tx: Transaction, operation: Operation, conversation: Conversation) -> None:
     store.hide(tx, operation, conversation)
-    if conversation.source is not None:
-        forget_progress(tx, conversation.source)
+    forget_conversation(tx, conversation)
 
 
 contents(Contents("conversation", "conversation", _held, _delete_all, after=lambda ctx, ids: _manager(ctx).sweep(ids)))

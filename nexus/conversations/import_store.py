@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import msgspec
 
 from nexus.conversations.errors import (
+    ConversationRedacted,
     SourceAmbiguous,
     SourceBusy,
     SourceChanged,
     SourceCursorInvalid,
     SourceIdTaken,
+    SourceMoved,
     SourceNotFound,
 )
 from nexus.conversations.import_records import ConversationSource, ImportedConversation, ImportedMessage, SourceProgress
 from nexus.conversations.messages_store import part_rows
+from nexus.conversations.origins_store import mark_deleted, number_deleted
 from nexus.conversations.parts_store import Stored, assemble
 from nexus.conversations.records import Conversation
 from nexus.conversations.states import MessageChange, MessageStatus
@@ -27,6 +31,7 @@ from nexus.conversations.writing_store import insert_parts
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject, record
 from nexus.records.errors import RecordErrors, RecordNameTaken
+from nexus.records.scope import reference_of
 from nexus.records.table import DOC, Table
 from nexus.store import Reader, Transaction
 
@@ -35,10 +40,14 @@ __all__ = [
     "SOURCES",
     "Counts",
     "add_messages",
+    "check_progress",
+    "completed",
     "count_watched",
+    "forget_conversation",
     "found_conversation",
-    "forget_progress",
     "numbers_of_sources",
+    "read_anew",
+    "roots",
     "source_by_path",
     "take_title",
     "watched_exist",
@@ -59,16 +68,16 @@ SOURCES = Table(
     ),
     # How far it was read: each batch of messages changes it, and their events tell it.
     volatile=(
-        *("offset_bytes", "size_bytes", "inode", "head", "state", "messages", "skipped", "last_error", "read_at"),
+        *("offset_bytes", "size_bytes", "inode", "head", "state", "messages", "deleted", "skipped"),
+        *("last_error", "read_at"),
     ),
     order=("path", "id"),
     descending=False,
     indexed=("watched",),
     told=("path", "format", "watched"),
+    computed=("followed",),
 )
 
-_FORGOTTEN = 2000
-"""How many files are read from their beginning after a conversation was deleted."""
 _encode = msgspec.msgpack.Encoder().encode
 _COLUMNS = (
     *("id", "conversation_id", "number", "parent_id", "role", "status", "created_at", "updated_at", "metadata"),
@@ -151,18 +160,22 @@ def add_messages(
     conversation: Conversation,
     header: ImportedConversation,
     messages: Sequence[tuple[ImportedMessage, Stored]],
+    *,
+    redacted: bool = False,
 ) -> Counts:
     """Add the messages that are not there, and change those that differ from what was imported before.
 
     Raises:
         SourceBusy: one of them is in a conversation that is being deleted.
         BlobNotFound: a part names a blob that was not stored.
+        ConversationRedacted: secrets were replaced in the conversation, and not in a message that is to be written.
     """
     if not messages:
         return Counts(0, [], 0)
     source = header.source
-    present = CONVERSATIONS.rows.read(tx, conversation.id, ("updated_at", "messages", "last_number", "tokens"))
+    present = CONVERSATIONS.rows.read(tx, conversation.id, ("updated_at", "last_number", "tokens", "redacted"))
     assert present is not None
+    keeps_out = present["redacted"] and not redacted
     last, tokens, newest = present["last_number"], present["tokens"], present["updated_at"]
     known: list[int] = []
     added = changed = 0
@@ -192,11 +205,15 @@ def add_messages(
                 continue
             if found.form is None or not found.form.startswith(f"{found.revision}:"):
                 continue  # a client has edited it
+            if keeps_out:
+                raise _not_redacted(conversation)
             changed_at = tx.now if message.updated_at is None else message.updated_at
             tokens += _change(tx, operation, conversation, found, kept, values | {"updated_at": changed_at}, digest)
             changed += 1
             newest = max([newest, changed_at])
             continue
+        if keeps_out:
+            raise _not_redacted(conversation)
         number = max([last + 1, message.number or 0])
         last = number
         created_at = newest if message.created_at is None else message.created_at
@@ -222,10 +239,20 @@ def add_messages(
         if header.updated_at is not None:  # it tells when all of it was changed last
             newest = max([present["updated_at"], header.updated_at])
         _count(tx, conversation, added, tokens, last, newest)
+        if redacted and not present["redacted"]:
+            CONVERSATIONS.rows.update(tx, conversation.id, {"redacted": 1})
         subject = Subject("conversation", conversation.id, conversation.name, conversation.project_id)
         detail = {"messages": added, "changed": changed, "last_number": last}
         record(tx, operation, "conversation.imported", subject, detail)
     return Counts(added, known, changed)
+
+
+def _not_redacted(conversation: Conversation) -> ConversationRedacted:
+    return ConversationRedacted(
+        f"cannot import into conversation {reference_of(conversation)}: secrets were replaced in it",
+        hint="Import with --redact FILE or --redact-secrets again, or delete the conversation first.",
+        details={"id": conversation.id, "conversation": reference_of(conversation)},
+    )
 
 
 def _status(status: MessageStatus) -> str:
@@ -344,6 +371,23 @@ def numbers_of_sources(reader: Reader, project_id: str, after: int, limit: int) 
     )
 
 
+def check_progress(reader: Reader, progress: SourceProgress) -> None:
+    """Check that no other importer has read the source meanwhile: their messages would be in another order.
+
+    Raises:
+        SourceMoved: it has.
+    """
+    if progress.after_bytes is None:
+        return
+    row = reader.one("SELECT offset_bytes FROM conversation_sources WHERE id = ?", (progress.source,))
+    if row is not None and row[0] != progress.after_bytes:
+        raise SourceMoved(
+            f"cannot import: the source was read up to {row[0]} bytes, and not up to {progress.after_bytes}",
+            hint="Another importer reads it: get the source, and go on from there.",
+            details={"source": progress.source, "offset_bytes": row[0]},
+        )
+
+
 def write_progress(tx: Transaction, progress: SourceProgress, added: int) -> bool:
     """Write how far a source was read; returns whether the source is there."""
     present = SOURCES.rows.read(tx, progress.source, ("messages",))
@@ -356,6 +400,7 @@ def write_progress(tx: Transaction, progress: SourceProgress, added: int) -> boo
         "head": progress.head,
         "state": encode_json(progress.state) or "{}",
         "messages": present["messages"] + added,
+        "deleted": number_deleted(tx, progress.source),
         "skipped": encode_json(progress.skipped) or "{}",
         "last_error": progress.last_error,
         "read_at": tx.now,
@@ -364,15 +409,40 @@ def write_progress(tx: Transaction, progress: SourceProgress, added: int) -> boo
     return True
 
 
-def forget_progress(tx: Transaction, source: str) -> None:
-    """Read the files of a format from their beginning the next time, since a conversation of it was deleted.
+def read_anew(tx: Transaction, source: ConversationSource) -> None:
+    """Read a source from its beginning the next time."""
+    columns = {"offset_bytes": 0, "head": None, "state": "{}", "skipped": "{}", "last_error": None}
+    SOURCES.rows.update(tx, source.id, columns)
 
-    These are those that were read last. A file that is followed goes on: what was deleted does not come back by itself.
-    """
-    rows = tx.all(
-        "SELECT id FROM conversation_sources WHERE watched = 0 AND format = ? AND offset_bytes > 0 "
-        "ORDER BY read_at DESC LIMIT ?",
-        (source, _FORGOTTEN),
-    )
-    for (id_,) in rows:
-        SOURCES.rows.update(tx, id_, {"offset_bytes": 0, "state": "{}", "head": None})
+
+def forget_conversation(tx: Transaction, conversation: Conversation) -> None:
+    """Tell its sources that a conversation was deleted: an import on demand makes it again, and a follower does not."""
+    of = (conversation.source or NATIVE, conversation.source_id or conversation.id)
+    for id_, messages in mark_deleted(tx, *of).items():
+        present = SOURCES.rows.read(tx, id_, ("messages",))
+        if present is not None:
+            left = max([0, present["messages"] - messages])
+            SOURCES.rows.update(tx, id_, {"messages": left, "deleted": number_deleted(tx, id_)})
+
+
+# What is followed
+
+
+def roots(reader: Reader) -> set[str]:
+    """The paths of the files and folders that are followed."""
+    return {path for (path,) in reader.all("SELECT path FROM conversation_sources WHERE watched = 1")}
+
+
+def completed(reader: Reader, source: ConversationSource, of: Collection[str]) -> ConversationSource:
+    """A source with what no column of it has, by the paths of what is followed. A folder has its files' messages."""
+    path = source.path
+    is_followed = path in of or any(str(each) in of for each in PurePath(path).parents)
+    messages = source.messages
+    if source.watched:
+        below = path.rstrip("/")
+        row = reader.one(
+            "SELECT coalesce(sum(messages), 0) FROM conversation_sources WHERE path > ? AND path < ?",
+            (f"{below}/", f"{below}0"),  # the character after the slash
+        )
+        messages += 0 if row is None else row[0]
+    return msgspec.structs.replace(source, followed=is_followed, messages=messages)

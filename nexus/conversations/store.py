@@ -38,6 +38,8 @@ class _Private(Record):
 
     source_title: str | None = None
     """The title that an import gave last."""
+    redacted: bool = False
+    """Whether an import replaced secrets in it."""
 
 
 CONVERSATIONS = Table(
@@ -55,7 +57,7 @@ CONVERSATIONS = Table(
         ConversationCursorInvalid,
     ),
     # Each message changes these; the events of messages tell it.
-    volatile=("updated_at", "state_revision", "messages", "last_number", "tokens"),
+    volatile=("updated_at", "state_revision", "messages", "last_number", "tokens", "redacted"),
     order=("updated_at", "id"),
     indexed=("archived", "pinned"),
     told=("title", "forked_from"),

@@ -492,6 +492,8 @@ class Table(Generic[R]):
         """Insert a row whose columns are all of the record."""
         record: Any = self.record(**fields)
         values = list(msgspec.structs.astuple(record))
+        if self.computed:
+            values = [getattr(record, field) for field in self.columns]
         for index, encode in self._encoders:
             if values[index] is not None:
                 values[index] = encode(values[index])

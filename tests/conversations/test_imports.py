@@ -70,10 +70,10 @@ def test_importing_twice_adds_nothing(own: Conversations, cli: Cli, root: Path, 
     assert again.lines[0] == "Nothing new to import."
     # Also from its beginning, and under another name.
     moved = path.with_name("moved" + path.name if format_ is not SourceFormat.AIDER else "old.md")
-    if format_ is not SourceFormat.CLAUDE_CODE:  # whose file names the session
-        path.rename(moved)
-        assert cli.ok("conv", "import", "--from", format_, str(moved), "-o", "json").json[0]["added"] == 0
-        moved.rename(path)
+    path.rename(moved)
+    again = cli.ok("conv", "import", "--from", format_, str(moved), "-o", "json")
+    assert again.json[0]["added"] == 0
+    moved.rename(path)
     assert own.rows("SELECT * FROM messages ORDER BY id") == rows
     assert own.rows("SELECT count(*) FROM message_parts") == counts[0]
     assert own.problems() == []
@@ -242,7 +242,7 @@ def test_import_that_is_killed_is_gone_on_with(own: Conversations, cli: Cli, roo
             own.begin_anew()
     cli.ok("conv", "import", str(path))
     numbers = own.rows("SELECT number, source_id FROM messages ORDER BY number")
-    assert numbers == [(number + 1, f"s:u{number}") for number in range(count)]
+    assert numbers == [(number + 1, f"S:u{number}") for number in range(count)]
     assert own.problems() == []
 
 
@@ -336,16 +336,23 @@ def test_followed_folder_is_imported_as_it_grows(
     with path.open("a") as file:
         file.write(_line("b", "two")[30:])
     followed(["one", "two"])
-    path.rename(root / "watched" / "t.jsonl")  # the file names the session of Claude Code
-    path.write_text(_line("a", "one") + _line("c", "three"))
-    wait_until(lambda: own.rows("SELECT count(*) FROM messages") == [(5,)], "both files")
+    path.rename(root / "watched" / "t.jsonl")  # its lines name the session, which is the same
+    path.write_text(_line("a", "one") + _line("c", "three") + _line("x", "other", session="T"))
+    followed(["one", "two", "three", "other"])
+
+    def shown() -> dict[str, tuple[bool, bool, int]]:
+        sources = own.client.call(ListConversationSources()).sources
+        return {Path(each.path).name: (each.watched, each.followed, each.messages) for each in sources}
+
+    counts = {"watched": (True, True, 4), "s.jsonl": (False, True, 4), "t.jsonl": (False, True, 0)}
+    wait_until(lambda: shown() == counts, "both files")
     (root / "watched" / "t.jsonl").unlink()
     path.unlink()
     assert cli.ok("conv", "source", "list", "--watched", "-o", "name").out == "1\n"
     removed = cli.ok("conv", "source", "remove", "1")
     assert removed.out == 'Removed conversation source "1"\n'
     wait_until(lambda: not _follower(own.daemon), "the end of the process")
-    assert own.rows("SELECT count(*) FROM messages") == [(5,)]
+    assert own.rows("SELECT count(*) FROM messages") == [(4,)]
 
 
 def test_follower_survives_the_daemon_and_is_adopted(

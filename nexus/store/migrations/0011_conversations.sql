@@ -18,6 +18,7 @@ CREATE TABLE conversations (
     source TEXT,  -- what it was imported from, and its id there
     source_id TEXT,
     source_title TEXT,  -- the title that an import gave it last: another one was given by a client, and stays
+    redacted INTEGER NOT NULL DEFAULT 0 CHECK (redacted IN (0, 1)),  -- an import replaced secrets
     forked_from TEXT,  -- the conversation that it begins like, which may be gone
     forked_at INTEGER,  -- up to the message with this number
     messages INTEGER NOT NULL DEFAULT 0,  -- how many it has
@@ -251,7 +252,8 @@ CREATE TABLE conversation_sources (
     inode INTEGER,
     head TEXT,  -- the length and the hash of its beginning
     state TEXT NOT NULL DEFAULT '{}',  -- JSON: what the reader must know to go on
-    messages INTEGER NOT NULL DEFAULT 0,
+    messages INTEGER NOT NULL DEFAULT 0,  -- imported from it, without those of conversations that were deleted
+    deleted INTEGER NOT NULL DEFAULT 0,  -- how many of its conversations were deleted here, and not imported again
     skipped TEXT NOT NULL DEFAULT '{}',  -- JSON: how many lines were not imported, by reason
     last_error TEXT,
     read_at INTEGER,
@@ -263,6 +265,16 @@ CREATE INDEX idx_conversation_sources_order ON conversation_sources (path, id);
 CREATE INDEX idx_conversation_sources_project ON conversation_sources (project_id, path, id);
 CREATE INDEX idx_conversation_sources_watched ON conversation_sources (watched, path, id);
 CREATE INDEX idx_conversation_sources_project_watched ON conversation_sources (project_id, watched, path, id);
+-- Which conversations a source has. What was deleted here stays, so that no follower makes it again.
+CREATE TABLE conversation_origins (
+    source TEXT NOT NULL,  -- of the conversation, and its id there
+    source_id TEXT NOT NULL,
+    file_id TEXT NOT NULL,  -- the row of conversation_sources, which may be gone
+    messages INTEGER NOT NULL DEFAULT 0,  -- that were imported from there
+    deleted INTEGER NOT NULL DEFAULT 0 CHECK (deleted IN (0, 1)),
+    PRIMARY KEY (source, source_id, file_id)
+);
+CREATE INDEX idx_conversation_origins_file ON conversation_origins (file_id, deleted);
 
 -- The search index. Its content is the view search_row, in which each row has its number doc unchanged, so that a
 -- look-up by it is one search in each table. The column parts has what the tokenizer does not find by itself: see
@@ -489,6 +501,7 @@ INSERT INTO search_index (search_index) VALUES ('rebuild');
 INSERT INTO search_name (search_name) VALUES ('rebuild');
 
 -- migrate: down
+DROP TABLE conversation_origins;
 DROP TABLE conversation_sources;
 DROP TRIGGER search_conversations_insert;
 DROP TRIGGER search_conversations_delete;
