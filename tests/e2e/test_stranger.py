@@ -60,7 +60,7 @@ def test_health_reports_the_database_with_path_tables_and_size(reader: SpecClien
     assert health["status"] == "ok"
     database = health["database"]
     assert database["path"] == str(shared.database)
-    assert database["table_count"] == len(database["tables"]) == 25
+    assert database["table_count"] == len(database["tables"]) == 26
     assert {"journal", "schema_meta", "settings", "vms"} < set(database["tables"])
     assert isinstance(database["size_bytes"], int)
     assert database["size_bytes"] > 0
