@@ -19,7 +19,7 @@ from nexus.conversations.messages_store import (
     part_rows,
 )
 from nexus.conversations.parts_store import PartRow, Stored, assemble, stored
-from nexus.conversations.records import Blob, Conversation, Message
+from nexus.conversations.records import Conversation, Message
 from nexus.conversations.states import TRANSITIONS, MessageChange, MessageStatus
 from nexus.conversations.store import encode_json, touch
 from nexus.journal.operation import Operation
@@ -29,10 +29,8 @@ from nexus.store import Reader, Transaction
 from nexus.store.splitting import INDEXED_CHARACTERS
 
 __all__ = [
-    "add_blob",
     "add_flushed",
     "add_message",
-    "blob",
     "change_message",
     "delete_message",
     "end_message",
@@ -43,7 +41,6 @@ __all__ = [
 append_only("messages", "message_revision")
 append_only("message_parts", "message_revision")
 append_only("message_revision", "itself")
-append_only("blobs", "the files, whose names are their hashes")
 
 _SEARCHED_PARTS = frozenset({"text", "thinking", "tool_use", "tool_result"})
 """The kinds of parts whose own texts the search covers."""
@@ -269,22 +266,3 @@ def delete_message(tx: Transaction, operation: Operation, found: Found) -> Messa
     touch(tx, message.conversation_id, messages=-1, tokens=-(message.tokens or 0))
     _tell(tx, operation, "message.deleted", message, found.conversation, {})
     return written
-
-
-# Blobs
-
-
-def add_blob(tx: Transaction, hash_: str, size_bytes: int) -> Blob:
-    """Note a blob whose file is durable, and when it was stored last: it is not swept soon after."""
-    tx.execute(
-        "INSERT INTO blobs (hash, size_bytes, created_at) VALUES (?, ?, ?) "
-        "ON CONFLICT (hash) DO UPDATE SET created_at = excluded.created_at",
-        (hash_, size_bytes, tx.now),
-    )
-    return Blob(hash_, size_bytes)
-
-
-def blob(reader: Reader, hash_: str) -> Blob | None:
-    """The blob with this hash."""
-    row = reader.one("SELECT hash, size_bytes FROM blobs WHERE hash = ?", (hash_,))
-    return None if row is None else Blob(*row)
