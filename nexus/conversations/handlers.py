@@ -44,7 +44,7 @@ from nexus.conversations.messages import (
 from nexus.conversations.records import Conversation
 from nexus.conversations.store import CONVERSATIONS
 from nexus.journal.operation import Operation
-from nexus.records.contents import Contents, Held, contents
+from nexus.records.contents import Contents, Held, contents, numbered
 from nexus.records.handlers import check_metadata, gets, lists
 from nexus.records.links import Target, target
 from nexus.records.scope import Scope
@@ -81,11 +81,6 @@ def _manager(ctx: Context) -> ConversationManager:
     return ctx.daemon.manager(ConversationManager)
 
 
-def _held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[Held]:
-    rows = store.numbers_and_titles(reader, project_id, int(after or 0), limit)
-    return [Held("conversation", id_, str(number), "there", runs=False) for id_, number in rows]
-
-
 def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: list[Held]) -> None:
     for each in held:
         _hide(tx, operation, CONVERSATIONS.get(tx, each.id))
@@ -96,7 +91,15 @@ def _hide(tx: Transaction, operation: Operation, conversation: Conversation) -> 
     forget_conversation(tx, conversation)
 
 
-contents(Contents("conversation", "conversation", _held, _delete_all, after=lambda ctx, ids: _manager(ctx).sweep(ids)))
+contents(
+    Contents(
+        "conversation",
+        "conversation",
+        numbered(CONVERSATIONS),
+        _delete_all,
+        after=lambda ctx, ids: _manager(ctx).sweep(ids),
+    )
+)
 
 
 def _conversation_ids(reader: Reader, reference: str, scope: Scope) -> dict[str, str]:

@@ -45,7 +45,6 @@ __all__ = [
     "count_watched",
     "forget_conversation",
     "found_conversation",
-    "numbers_of_sources",
     "read_anew",
     "roots",
     "source_by_path",
@@ -361,14 +360,6 @@ def count_watched(reader: Reader) -> int:
     """How many sources are followed."""
     row = reader.one("SELECT count(*) FROM conversation_sources WHERE watched = 1")
     return 0 if row is None else int(row[0])
-
-
-def numbers_of_sources(reader: Reader, project_id: str, after: int, limit: int) -> list[tuple[str, int]]:
-    """The id and number of sources of a project, by number: at most ``limit`` (-1: all) after a number."""
-    return reader.all(
-        "SELECT id, number FROM conversation_sources WHERE project_id = ? AND number > ? ORDER BY number LIMIT ?",
-        (project_id, after, limit),
-    )
 
 
 def check_progress(reader: Reader, progress: SourceProgress) -> None:

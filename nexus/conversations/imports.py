@@ -29,7 +29,7 @@ from nexus.conversations.records import Conversation
 from nexus.conversations.states import SourceFormat
 from nexus.conversations.store import CONVERSATIONS
 from nexus.journal.operation import Operation
-from nexus.records.contents import Contents, Held, contents
+from nexus.records.contents import Contents, Held, contents, numbered
 from nexus.records.handlers import check_metadata, lists
 from nexus.records.scope import reference_of
 from nexus.store import Reader, Transaction
@@ -53,11 +53,6 @@ def _all_completed(reader: Reader, sources: list[ConversationSource]) -> list[Co
 list_conversation_sources = lists(SOURCES, ListConversationSources, "sources", complete=_all_completed)
 
 
-def _held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[Held]:
-    rows = import_store.numbers_of_sources(reader, project_id, int(after or 0), limit)
-    return [Held("conversation_source", id_, str(number), "there", runs=False) for id_, number in rows]
-
-
 def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: list[Held]) -> None:
     for each in held:
         _delete(tx, operation, SOURCES.get(tx, each.id))
@@ -77,7 +72,7 @@ def _wake_for(ctx: Context, source: ConversationSource) -> None:
         _wake(ctx)
 
 
-contents(Contents("conversation_source", "conversation source", _held, _delete_all, after=_wake))
+contents(Contents("conversation_source", "conversation source", numbered(SOURCES), _delete_all, after=_wake))
 
 
 def _size(command: ImportMessages) -> int:

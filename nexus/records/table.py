@@ -348,6 +348,13 @@ class Table(Generic[R]):
             raise self.not_found(reference, scope)
         return record
 
+    def numbers(self, reader: Reader, project_id: str, after: int, limit: int) -> list[tuple[str, int]]:
+        """The ids and numbers of a project's records, by number: at most ``limit`` (-1: all) after a number."""
+        return reader.all(
+            f"SELECT id, number FROM {self.name} WHERE project_id = ? AND number > ? ORDER BY number LIMIT ?",
+            (project_id, after, limit),
+        )
+
     def by_id(self, reader: Reader, id_: str) -> R | None:
         """The record with this id, in any project."""
         row = reader.one(f"{self.select} WHERE {self._prefix}id = ?", (id_,))
