@@ -27,12 +27,12 @@ from nexus.conversations.parts_store import Stored, assemble
 from nexus.conversations.records import Conversation
 from nexus.conversations.states import MessageChange, MessageStatus
 from nexus.conversations.store import CONVERSATIONS, by_source, encode_json
-from nexus.conversations.writing_store import insert_parts
+from nexus.conversations.writing_store import insert_message, insert_parts
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject, record
 from nexus.records.errors import RecordErrors, RecordNameTaken
 from nexus.records.scope import reference_of
-from nexus.records.table import DOC, Table
+from nexus.records.table import DOC, Table, next_number
 from nexus.store import Reader, Transaction
 
 __all__ = [
@@ -78,11 +78,6 @@ SOURCES = Table(
 )
 
 _encode = msgspec.msgpack.Encoder().encode
-_COLUMNS = (
-    *("id", "conversation_id", "number", "parent_id", "role", "status", "created_at", "updated_at", "metadata"),
-    *("source", "source_id", "source_form", "model", "tokens", "size_bytes", "operation_id", "doc", "content"),
-)
-_INSERT = f"INSERT INTO messages ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 
 class Counts(NamedTuple):
@@ -179,7 +174,7 @@ def add_messages(
     known: list[int] = []
     added = changed = 0
     ids: dict[str, str] = {}
-    doc = _next_docs(tx, len(messages))
+    doc = next_number(tx, "", DOC, len(messages))
     for place, (message, kept) in enumerate(messages):
         of = message.source or source
         values = {
@@ -222,13 +217,24 @@ def add_messages(
         id_ = str(uuid.uuid4())
         ids[message.source_id] = id_
         updated_at = created_at if message.updated_at is None else message.updated_at
-        tx.execute(
-            _INSERT,
-            (
-                *(id_, conversation.id, number, parent_id, values["role"], values["status"], created_at, updated_at),
-                *(values["metadata"], of, message.source_id, f"1:{digest}", message.model, message.tokens),
-                *(kept.size_bytes, operation.enter(tx, conversation.project_id), doc + added, kept.content),
-            ),
+        insert_message(
+            tx,
+            values
+            | {
+                "id": id_,
+                "conversation_id": conversation.id,
+                "number": number,
+                "parent_id": parent_id,
+                "created_at": created_at,
+                "updated_at": updated_at,
+                "source": of,
+                "source_id": message.source_id,
+                "source_form": f"1:{digest}",
+                "size_bytes": kept.size_bytes,
+                "operation_id": operation.enter(tx, conversation.project_id),
+                "doc": doc + added,
+                "content": kept.content,
+            },
         )
         insert_parts(tx, id_, kept.rows)
         added += 1
@@ -263,17 +269,6 @@ def _id_of(reader: Reader, sources: Sequence[str], source_id: str) -> str | None
     """The id of a message, which may come from another source than the one that answers it."""
     found = next((each for source in dict.fromkeys(sources) if (each := _find(reader, source, source_id))), None)
     return None if found is None else found.id
-
-
-def _next_docs(tx: Transaction, count: int) -> int:
-    """The first of so many numbers by which a search index knows messages; unused ones are not given again."""
-    row = tx.one(
-        "INSERT INTO record_number (project_id, kind, last) VALUES ('', ?, ?) "
-        "ON CONFLICT (project_id, kind) DO UPDATE SET last = record_number.last + excluded.last RETURNING last",
-        (DOC, count),
-    )
-    assert row is not None
-    return int(row[0]) - count + 1
 
 
 def _count(tx: Transaction, conversation: Conversation, added: int, tokens: int, last: int, newest: int) -> None:

@@ -26,6 +26,7 @@ from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject, append_only, record
 from nexus.records.table import DOC, next_number
 from nexus.store import Reader, Transaction
+from nexus.store.fulltext import index_text
 from nexus.store.splitting import INDEXED_CHARACTERS
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "change_message",
     "delete_message",
     "end_message",
+    "insert_message",
     "insert_parts",
     "join_flushed",
 ]
@@ -92,13 +94,20 @@ def add_message(
         "size_bytes": kept.size_bytes,
         "content": kept.content,
     }
-    tx.execute(
-        f"INSERT INTO messages ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", (*columns.values(),)
-    )
+    insert_message(tx, columns)
     insert_parts(tx, columns["id"], kept.rows)
     message = _written(tx, columns["id"])
     _tell(tx, operation, "message.created", message, conversation, {"status": message.status.value})
     return message
+
+
+def insert_message(tx: Transaction, columns: Mapping[str, Any]) -> None:
+    """Insert the row of a message, and let the search find its text unless it is open."""
+    tx.execute(
+        f"INSERT INTO messages ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", (*columns.values(),)
+    )
+    if columns["status"] != MessageStatus.OPEN.value:
+        index_text(tx, columns["doc"], "", columns["content"])
 
 
 def _written(reader: Reader, message_id: str) -> Message:
@@ -139,6 +148,8 @@ def insert_parts(
             f"VALUES (?, ?, ?, {', '.join('?' * len(row))})",
             (message_id, number, doc, *row),
         )
+        if doc is not None:
+            index_text(tx, doc, row.tool or "", row.body or "")
 
 
 def add_flushed(tx: Transaction, message_id: str, rows: Sequence[PartRow], first: int, size_bytes: int) -> None:

@@ -132,16 +132,15 @@ def _defaults_of(record: type[Record], columns: Mapping[str, Column]) -> Image:
     return found
 
 
-def next_number(tx: Transaction, project_id: str, kind: str) -> int:
-    """The next number of a kind of records in a project, from 1; none is given twice."""
-    row = tx.one(
-        "INSERT INTO record_number (project_id, kind, last) VALUES (?, ?, 1) "
-        "ON CONFLICT (project_id, kind) DO UPDATE SET last = record_number.last + 1 RETURNING last",
-        (project_id, kind),
-    )
+def next_number(tx: Transaction, project_id: str, kind: str, count: int = 1) -> int:
+    """The first of the next ``count`` numbers of a kind of records in a project, from 1; none is given twice."""
+    # Without RETURNING: before a statement that has it, FTS5 writes what it has gathered of the transaction.
+    named = "WHERE project_id = ? AND kind = ?"
+    if not tx.execute(f"UPDATE record_number SET last = last + ? {named}", (count, project_id, kind)):
+        tx.execute("INSERT INTO record_number (project_id, kind, last) VALUES (?, ?, ?)", (project_id, kind, count))
+    row = tx.one(f"SELECT last FROM record_number {named}", (project_id, kind))
     assert row is not None
-    number: int = row[0]
-    return number
+    return int(row[0]) - count + 1
 
 
 def without_repeats(values: Mapping[str, Any]) -> Mapping[str, Any]:
