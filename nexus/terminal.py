@@ -40,9 +40,9 @@ _COLOUR = "\x1b\\[[0-9;:]{0,64}m"
 _PART_OF_COLOUR = "\x1b(?:\\[[0-9;:]{0,64})?\\Z"
 
 
-def printable(text: str, replacement: str = _REPLACEMENT) -> str:
+def printable(text: str) -> str:
     """One line for a person: what a terminal acts on, or reorders the line by, is replaced, line feeds as well."""
-    return text if text.isprintable() else _replaced(_UNSAFE_IN_LINE, text, replacement)
+    return text if text.isprintable() else _replaced(_UNSAFE_IN_LINE, text)
 
 
 def visible(text: str) -> str:
@@ -57,10 +57,10 @@ def without_controls(text: str) -> str:
     return _replaced(f"[{_CONTROLS}]", text.replace("\r\n", "\n"))
 
 
-def _replaced(unsafe: str, text: str, replacement: str = _REPLACEMENT) -> str:
+def _replaced(unsafe: str, text: str) -> str:
     import re
 
-    return re.sub(unsafe, replacement, text)
+    return re.sub(unsafe, _REPLACEMENT, text)
 
 
 def painted(text: str, colour: str | None, *, bold: bool = False, dim: bool = False, italic: bool = False) -> str:

@@ -149,11 +149,12 @@ def _restore(app: App, backup: Path, database: str | None, yes: bool, output: st
             click.echo(f"Missing or damaged: {count_words(number, name)} that records refer to", err=True)
         if restored.missing:
             hint("See which: nexusctl db check")
-        hint("Start the daemon: nexusctl daemon start")
+        for note in restored.notes:
+            click.echo(note.sentence)
+        hint("\n".join(["Start the daemon: nexusctl daemon start", *(note.hint for note in restored.notes)]))
 
-    printer(output, no_header).one(
-        made(restored, restored._asdict()), name=lambda restored: restored.path, sentence=sentence
-    )
+    plain = restored._asdict() | {"notes": [note.sentence for note in restored.notes]}
+    printer(output, no_header).one(made(restored, plain), name=lambda restored: restored.path, sentence=sentence)
     return 0
 
 

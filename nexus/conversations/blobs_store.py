@@ -1,12 +1,15 @@
-"""The SQL of blobs as files: which of them rows refer to, and which of them no message names."""
+"""The SQL of blobs: their rows, which of them rows refer to, and which of them no message names."""
 
 from __future__ import annotations
 
 import re
 
+from nexus.conversations.records import Blob
+from nexus.journal.rows import append_only
 from nexus.store import Reader, Transaction
 
 __all__ = [
+    "add_blob",
     "count_parts",
     "drop_blob",
     "find_blob",
@@ -16,7 +19,19 @@ __all__ = [
     "unnamed_blobs",
 ]
 
+append_only("blobs", "the files, whose names are their hashes")
+
 _HASH = re.compile(r'"blob":\s*"([0-9a-f]{64})"')
+
+
+def add_blob(tx: Transaction, hash_: str, size_bytes: int) -> Blob:
+    """Note a blob whose file is durable, and when it was stored last: it is not swept soon after."""
+    tx.execute(
+        "INSERT INTO blobs (hash, size_bytes, created_at) VALUES (?, ?, ?) "
+        "ON CONFLICT (hash) DO UPDATE SET created_at = excluded.created_at",
+        (hash_, size_bytes, tx.now),
+    )
+    return Blob(hash_, size_bytes)
 
 
 def referred_blobs(reader: Reader, after: str, limit: int) -> list[tuple[str, int]]:

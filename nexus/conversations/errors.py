@@ -5,9 +5,9 @@
     NotFound            ConversationNotFound, MessageNotFound, BlobNotFound, BlobDamaged, SourceNotFound
     Conflict            ConversationAmbiguous, ConversationChanged, ConversationIdTaken, ConversationSourceTaken,
                         MessageAmbiguous, MessageChanged, MessageIdTaken, MessageSourceTaken
-                        SourceAmbiguous, SourceBusy, SourceChanged, SourceIdTaken
+                        SourceAmbiguous, SourceBusy, SourceChanged, SourceIdTaken, SourceMoved
     InvalidArgument     ConversationCursorInvalid, MessageInvalid, SourceCursorInvalid
-    FailedPrecondition  MessageOpen
+    FailedPrecondition  ConversationRedacted, MessageOpen
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ __all__ = [
     "ConversationCursorInvalid",
     "ConversationIdTaken",
     "ConversationNotFound",
+    "ConversationRedacted",
     "ConversationSourceTaken",
     "MessageAmbiguous",
     "MessageChanged",
@@ -37,6 +38,7 @@ __all__ = [
     "SourceChanged",
     "SourceCursorInvalid",
     "SourceIdTaken",
+    "SourceMoved",
     "SourceNotFound",
 ]
 
@@ -75,6 +77,12 @@ class ConversationCursorInvalid(RecordCursorInvalid):
     """The cursor was not returned by this list for these filters."""
 
     type = "conversation.cursor_invalid"
+
+
+class ConversationRedacted(FailedPrecondition):
+    """An import replaced secrets in the conversation, and the request would add text in which none were replaced."""
+
+    type = "conversation.redacted"
 
 
 class MessageNotFound(RecordNotFound):
@@ -165,3 +173,9 @@ class SourceBusy(Conflict):
     """The conversation that these messages were imported into before is being deleted; try again in a moment."""
 
     type = "conversation_source.busy"
+
+
+class SourceMoved(Conflict):
+    """The source was read by another importer meanwhile: get it, and go on from where it is."""
+
+    type = "conversation_source.moved"

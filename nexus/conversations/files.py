@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from nexus.conversations import blobs_store
+from nexus.conversations import blobs_store, import_store
 from nexus.conversations.blobs import BlobFolder
+from nexus.conversations.errors import BlobDamaged, BlobNotFound
 from nexus.conversations.garbage import BlobSweeper
 from nexus.store import Reader, StateStore
-from nexus.store.files import FilePart, FileSet, Referred, Swept
+from nexus.store.files import FilePart, FileSet, Note, Referred, Swept
 
 __all__ = ["FILES"]
 
@@ -40,10 +41,9 @@ class _Blobs(FileSet):
     def parts(self, folder: Path, name: str) -> Iterator[FilePart]:
         try:
             data = BlobFolder(folder).get(name)
-        except OSError:
+        except (BlobNotFound, BlobDamaged):
             return
-        if BlobFolder.hash_of(data) == name:
-            yield FilePart(str(self.unit(name)), len(data), iter((data,)))
+        yield FilePart(str(self.unit(name)), len(data), iter((data,)))
 
     def problem(self, folder: Path, referred: Referred, *, deep: bool) -> str | None:
         path = BlobFolder(folder).path(referred.name)
@@ -63,6 +63,16 @@ class _Blobs(FileSet):
         if count:
             return f": {count} part{'s' if count > 1 else ''} of messages refer{'s' * (count == 1)} to it"
         return ": an earlier state of a message refers to it" if blobs_store.is_in_revision(reader, name) else None
+
+    def note(self, reader: Reader) -> Note | None:
+        count = import_store.count_watched(reader)
+        if not count:
+            return None
+        sources = "1 source" if count == 1 else f"{count} sources"
+        return Note(
+            f"The daemon follows {sources} of conversations as soon as it runs",
+            "See which, once it runs: nexusctl conversation source list --watched",
+        )
 
     async def sweep_store(self, store: StateStore, before_at: int, dry_run: bool) -> Swept:
         return await BlobSweeper(store, BlobFolder(self.folder(store.path))).sweep(before_at, dry_run=dry_run)

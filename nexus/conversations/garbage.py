@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from nexus.conversations import blobs_store, writing_store
+from nexus.conversations import blobs_store
 from nexus.conversations.blobs import BlobFolder
 from nexus.conversations.records import Blob
 from nexus.store import StateStore, Transaction
@@ -68,7 +68,7 @@ class BlobSweeper:
         self._putting[hash_] += 1
         try:
             await asyncio.to_thread(self.folder.put, data)
-            return await self._store.write(lambda tx: writing_store.add_blob(tx, hash_, len(data)))
+            return await self._store.write(lambda tx: blobs_store.add_blob(tx, hash_, len(data)))
         finally:
             self._putting[hash_] -= 1
             if not self._putting[hash_]:

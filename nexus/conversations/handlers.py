@@ -20,7 +20,7 @@ from nexus.conversations.commands import (
 )
 from nexus.conversations.derived import CLASSIFIED, derived_fields, merged_metadata
 from nexus.conversations.errors import ConversationIdTaken, ConversationSourceTaken, MessageNotFound
-from nexus.conversations.import_store import forget_progress
+from nexus.conversations.import_store import forget_conversation
 from nexus.conversations.imports import (
     add_conversation_source,
     get_conversation_source,
@@ -44,7 +44,7 @@ from nexus.conversations.messages import (
 from nexus.conversations.records import Conversation
 from nexus.conversations.store import CONVERSATIONS
 from nexus.journal.operation import Operation
-from nexus.records.contents import Contents, Held, contents
+from nexus.records.contents import Contents, Held, contents, numbered
 from nexus.records.handlers import check_metadata, gets, lists
 from nexus.records.links import Target, target
 from nexus.records.scope import Scope
@@ -81,11 +81,6 @@ def _manager(ctx: Context) -> ConversationManager:
     return ctx.daemon.manager(ConversationManager)
 
 
-def _held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[Held]:
-    rows = store.numbers_and_titles(reader, project_id, int(after or 0), limit)
-    return [Held("conversation", id_, str(number), "there", runs=False) for id_, number in rows]
-
-
 def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: list[Held]) -> None:
     for each in held:
         _hide(tx, operation, CONVERSATIONS.get(tx, each.id))
@@ -93,11 +88,18 @@ def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: l
 
 def _hide(tx: Transaction, operation: Operation, conversation: Conversation) -> None:
     store.hide(tx, operation, conversation)
-    if conversation.source is not None:
-        forget_progress(tx, conversation.source)
+    forget_conversation(tx, conversation)
 
 
-contents(Contents("conversation", "conversation", _held, _delete_all, after=lambda ctx, ids: _manager(ctx).sweep(ids)))
+contents(
+    Contents(
+        "conversation",
+        "conversation",
+        numbered(CONVERSATIONS),
+        _delete_all,
+        after=lambda ctx, ids: _manager(ctx).sweep(ids),
+    )
+)
 
 
 def _conversation_ids(reader: Reader, reference: str, scope: Scope) -> dict[str, str]:

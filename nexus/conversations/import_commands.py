@@ -10,11 +10,13 @@ from nexus_protocol.events import cause, event
 
 from nexus.conversations.errors import (
     BlobNotFound,
+    ConversationRedacted,
     MessageInvalid,
     SourceAmbiguous,
     SourceBusy,
     SourceChanged,
     SourceCursorInvalid,
+    SourceMoved,
     SourceNotFound,
 )
 from nexus.conversations.import_records import (
@@ -66,7 +68,7 @@ _Watched = Annotated[bool, Meta(description="whether it is followed")]
 @command(
     0x0420,
     Effect.CHANGE,
-    errors=(MessageInvalid, BlobNotFound, SourceBusy, SourceNotFound),
+    errors=(MessageInvalid, BlobNotFound, SourceBusy, SourceNotFound, SourceMoved, ConversationRedacted),
     max_payload=_MAX_PAYLOAD,
 )
 class ImportMessages(Command[Imported]):
@@ -76,17 +78,23 @@ class ImportMessages(Command[Imported]):
     differs from what was imported before, unless it was edited since then. A conversation without a source is found by
     its id as the ``source_id`` of the source ``nexus``, and so are messages. ``progress`` is written in the same
     transaction.
+
+    ``followed`` makes nothing of a conversation that was deleted here. ``redacted`` says that secrets were replaced;
+    without it, a conversation in which an import replaced them gets no message, and none of its messages is changed.
     """
 
     conversation: Annotated[ImportedConversation, UNRECORDED] | None = None
     messages: Annotated[list[ImportedMessage], UNRECORDED, Meta(max_length=MAX_IMPORTED)] = field(default_factory=list)
     progress: Annotated[SourceProgress, UNRECORDED] | None = None
+    followed: bool = False
+    redacted: bool = False
 
 
 @command(0x0421, Effect.CHANGE)
 class AddConversationSource(Command[ConversationSource]):
     """Add a file or folder from which conversations are imported. One that is there is returned.
 
+    Another ``format`` than ``auto`` replaces the one that it has; it is then read from its beginning.
     ``watched`` makes the daemon follow it, from now on and after each of its starts.
     """
 

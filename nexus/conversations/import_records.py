@@ -88,6 +88,8 @@ class SourceProgress(Record, kw_only=True):
 
     source: Annotated[str, Meta(min_length=1, max_length=64)]
     """The id of the source."""
+    after_bytes: _Time | None = None
+    """How far it was read before, as the importer knows it; if it is elsewhere now, the request is refused."""
     offset_bytes: _Time
     size_bytes: _Time
     inode: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
@@ -111,6 +113,8 @@ class Imported(Record, kw_only=True):
     """The places in the request, from 0, of the messages that were there before."""
     changed: int = 0
     """How many of these were changed, because they are longer, or otherwise differ, in their source."""
+    deleted: bool = False
+    """Whether nothing was imported because the conversation was deleted here: an import on demand makes it again."""
 
 
 class ConversationSource(Record, kw_only=True):
@@ -126,6 +130,8 @@ class ConversationSource(Record, kw_only=True):
     format: SourceFormat
     watched: bool = False
     """Whether it is followed; a folder with all files in it."""
+    followed: bool = False
+    """Whether it is followed, by itself or in a folder that is."""
     redact: str | None = None
     """The file with the patterns of text that is replaced."""
     redact_secrets: bool = False
@@ -142,11 +148,13 @@ class ConversationSource(Record, kw_only=True):
     state: Annotated[dict[str, Any], UNRECORDED] = field(default_factory=dict)
     """What the reader must know to go on."""
     messages: int = 0
-    """How many messages were imported from it."""
+    """How many messages were imported from it, or from the files in it, without those of deleted conversations."""
+    deleted: int = 0
+    """How many of its conversations were deleted here; an import on demand makes them again."""
     skipped: Annotated[dict[str, int], UNRECORDED] = field(default_factory=dict)
     """How many lines were not imported, by the reason."""
     last_error: str | None = None
-    """Why it could not be read the last time."""
+    """Why it, or a file in it, could not be read the last time."""
     read_at: int | None = None
     """When it was read last."""
     revision: int

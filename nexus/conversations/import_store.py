@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import msgspec
 
 from nexus.conversations.errors import (
+    ConversationRedacted,
     SourceAmbiguous,
     SourceBusy,
     SourceChanged,
     SourceCursorInvalid,
     SourceIdTaken,
+    SourceMoved,
     SourceNotFound,
 )
 from nexus.conversations.import_records import ConversationSource, ImportedConversation, ImportedMessage, SourceProgress
 from nexus.conversations.messages_store import part_rows
+from nexus.conversations.origins_store import mark_deleted, number_deleted
 from nexus.conversations.parts_store import Stored, assemble
 from nexus.conversations.records import Conversation
 from nexus.conversations.states import MessageChange, MessageStatus
 from nexus.conversations.store import CONVERSATIONS, by_source, encode_json
-from nexus.conversations.writing_store import insert_parts
+from nexus.conversations.writing_store import insert_message, insert_parts
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject, record
 from nexus.records.errors import RecordErrors, RecordNameTaken
-from nexus.records.table import DOC, Table
+from nexus.records.scope import reference_of
+from nexus.records.table import DOC, Table, next_number
 from nexus.store import Reader, Transaction
 
 __all__ = [
@@ -35,9 +40,13 @@ __all__ = [
     "SOURCES",
     "Counts",
     "add_messages",
+    "check_progress",
+    "completed",
+    "count_watched",
+    "forget_conversation",
     "found_conversation",
-    "forget_progress",
-    "numbers_of_sources",
+    "read_anew",
+    "roots",
     "source_by_path",
     "take_title",
     "watched_exist",
@@ -58,22 +67,17 @@ SOURCES = Table(
     ),
     # How far it was read: each batch of messages changes it, and their events tell it.
     volatile=(
-        *("offset_bytes", "size_bytes", "inode", "head", "state", "messages", "skipped", "last_error", "read_at"),
+        *("offset_bytes", "size_bytes", "inode", "head", "state", "messages", "deleted", "skipped"),
+        *("last_error", "read_at"),
     ),
     order=("path", "id"),
     descending=False,
     indexed=("watched",),
     told=("path", "format", "watched"),
+    computed=("followed",),
 )
 
-_FORGOTTEN = 2000
-"""How many files are read from their beginning after a conversation was deleted."""
 _encode = msgspec.msgpack.Encoder().encode
-_COLUMNS = (
-    *("id", "conversation_id", "number", "parent_id", "role", "status", "created_at", "updated_at", "metadata"),
-    *("source", "source_id", "source_form", "model", "tokens", "size_bytes", "operation_id", "doc", "content"),
-)
-_INSERT = f"INSERT INTO messages ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 
 class Counts(NamedTuple):
@@ -150,23 +154,27 @@ def add_messages(
     conversation: Conversation,
     header: ImportedConversation,
     messages: Sequence[tuple[ImportedMessage, Stored]],
+    *,
+    redacted: bool = False,
 ) -> Counts:
     """Add the messages that are not there, and change those that differ from what was imported before.
 
     Raises:
         SourceBusy: one of them is in a conversation that is being deleted.
         BlobNotFound: a part names a blob that was not stored.
+        ConversationRedacted: secrets were replaced in the conversation, and not in a message that is to be written.
     """
     if not messages:
         return Counts(0, [], 0)
     source = header.source
-    present = CONVERSATIONS.rows.read(tx, conversation.id, ("updated_at", "messages", "last_number", "tokens"))
+    present = CONVERSATIONS.rows.read(tx, conversation.id, ("updated_at", "last_number", "tokens", "redacted"))
     assert present is not None
+    keeps_out = present["redacted"] and not redacted
     last, tokens, newest = present["last_number"], present["tokens"], present["updated_at"]
     known: list[int] = []
     added = changed = 0
     ids: dict[str, str] = {}
-    doc = _next_docs(tx, len(messages))
+    doc = next_number(tx, "", DOC, len(messages))
     for place, (message, kept) in enumerate(messages):
         of = message.source or source
         values = {
@@ -191,11 +199,15 @@ def add_messages(
                 continue
             if found.form is None or not found.form.startswith(f"{found.revision}:"):
                 continue  # a client has edited it
+            if keeps_out:
+                raise _not_redacted(conversation)
             changed_at = tx.now if message.updated_at is None else message.updated_at
             tokens += _change(tx, operation, conversation, found, kept, values | {"updated_at": changed_at}, digest)
             changed += 1
             newest = max([newest, changed_at])
             continue
+        if keeps_out:
+            raise _not_redacted(conversation)
         number = max([last + 1, message.number or 0])
         last = number
         created_at = newest if message.created_at is None else message.created_at
@@ -205,13 +217,24 @@ def add_messages(
         id_ = str(uuid.uuid4())
         ids[message.source_id] = id_
         updated_at = created_at if message.updated_at is None else message.updated_at
-        tx.execute(
-            _INSERT,
-            (
-                *(id_, conversation.id, number, parent_id, values["role"], values["status"], created_at, updated_at),
-                *(values["metadata"], of, message.source_id, f"1:{digest}", message.model, message.tokens),
-                *(kept.size_bytes, operation.enter(tx, conversation.project_id), doc + added, kept.content),
-            ),
+        insert_message(
+            tx,
+            values
+            | {
+                "id": id_,
+                "conversation_id": conversation.id,
+                "number": number,
+                "parent_id": parent_id,
+                "created_at": created_at,
+                "updated_at": updated_at,
+                "source": of,
+                "source_id": message.source_id,
+                "source_form": f"1:{digest}",
+                "size_bytes": kept.size_bytes,
+                "operation_id": operation.enter(tx, conversation.project_id),
+                "doc": doc + added,
+                "content": kept.content,
+            },
         )
         insert_parts(tx, id_, kept.rows)
         added += 1
@@ -221,10 +244,20 @@ def add_messages(
         if header.updated_at is not None:  # it tells when all of it was changed last
             newest = max([present["updated_at"], header.updated_at])
         _count(tx, conversation, added, tokens, last, newest)
+        if redacted and not present["redacted"]:
+            CONVERSATIONS.rows.update(tx, conversation.id, {"redacted": 1})
         subject = Subject("conversation", conversation.id, conversation.name, conversation.project_id)
         detail = {"messages": added, "changed": changed, "last_number": last}
         record(tx, operation, "conversation.imported", subject, detail)
     return Counts(added, known, changed)
+
+
+def _not_redacted(conversation: Conversation) -> ConversationRedacted:
+    return ConversationRedacted(
+        f"cannot import into conversation {reference_of(conversation)}: secrets were replaced in it",
+        hint="Import with --redact FILE or --redact-secrets again, or delete the conversation first.",
+        details={"id": conversation.id, "conversation": reference_of(conversation)},
+    )
 
 
 def _status(status: MessageStatus) -> str:
@@ -236,17 +269,6 @@ def _id_of(reader: Reader, sources: Sequence[str], source_id: str) -> str | None
     """The id of a message, which may come from another source than the one that answers it."""
     found = next((each for source in dict.fromkeys(sources) if (each := _find(reader, source, source_id))), None)
     return None if found is None else found.id
-
-
-def _next_docs(tx: Transaction, count: int) -> int:
-    """The first of so many numbers by which a search index knows messages; unused ones are not given again."""
-    row = tx.one(
-        "INSERT INTO record_number (project_id, kind, last) VALUES ('', ?, ?) "
-        "ON CONFLICT (project_id, kind) DO UPDATE SET last = record_number.last + excluded.last RETURNING last",
-        (DOC, count),
-    )
-    assert row is not None
-    return int(row[0]) - count + 1
 
 
 def _count(tx: Transaction, conversation: Conversation, added: int, tokens: int, last: int, newest: int) -> None:
@@ -329,12 +351,27 @@ def watched_exist(reader: Reader) -> bool:
     return reader.one("SELECT 1 FROM conversation_sources WHERE watched = 1 LIMIT 1") is not None
 
 
-def numbers_of_sources(reader: Reader, project_id: str, after: int, limit: int) -> list[tuple[str, int]]:
-    """The id and number of sources of a project, by number: at most ``limit`` (-1: all) after a number."""
-    return reader.all(
-        "SELECT id, number FROM conversation_sources WHERE project_id = ? AND number > ? ORDER BY number LIMIT ?",
-        (project_id, after, limit),
-    )
+def count_watched(reader: Reader) -> int:
+    """How many sources are followed."""
+    row = reader.one("SELECT count(*) FROM conversation_sources WHERE watched = 1")
+    return 0 if row is None else int(row[0])
+
+
+def check_progress(reader: Reader, progress: SourceProgress) -> None:
+    """Check that no other importer has read the source meanwhile: their messages would be in another order.
+
+    Raises:
+        SourceMoved: it has.
+    """
+    if progress.after_bytes is None:
+        return
+    row = reader.one("SELECT offset_bytes FROM conversation_sources WHERE id = ?", (progress.source,))
+    if row is not None and row[0] != progress.after_bytes:
+        raise SourceMoved(
+            f"cannot import: the source was read up to {row[0]} bytes, and not up to {progress.after_bytes}",
+            hint="Another importer reads it: get the source, and go on from there.",
+            details={"source": progress.source, "offset_bytes": row[0]},
+        )
 
 
 def write_progress(tx: Transaction, progress: SourceProgress, added: int) -> bool:
@@ -349,6 +386,7 @@ def write_progress(tx: Transaction, progress: SourceProgress, added: int) -> boo
         "head": progress.head,
         "state": encode_json(progress.state) or "{}",
         "messages": present["messages"] + added,
+        "deleted": number_deleted(tx, progress.source),
         "skipped": encode_json(progress.skipped) or "{}",
         "last_error": progress.last_error,
         "read_at": tx.now,
@@ -357,15 +395,40 @@ def write_progress(tx: Transaction, progress: SourceProgress, added: int) -> boo
     return True
 
 
-def forget_progress(tx: Transaction, source: str) -> None:
-    """Read the files of a format from their beginning the next time, since a conversation of it was deleted.
+def read_anew(tx: Transaction, source: ConversationSource) -> None:
+    """Read a source from its beginning the next time."""
+    columns = {"offset_bytes": 0, "head": None, "state": "{}", "skipped": "{}", "last_error": None}
+    SOURCES.rows.update(tx, source.id, columns)
 
-    These are those that were read last. A file that is followed goes on: what was deleted does not come back by itself.
-    """
-    rows = tx.all(
-        "SELECT id FROM conversation_sources WHERE watched = 0 AND format = ? AND offset_bytes > 0 "
-        "ORDER BY read_at DESC LIMIT ?",
-        (source, _FORGOTTEN),
-    )
-    for (id_,) in rows:
-        SOURCES.rows.update(tx, id_, {"offset_bytes": 0, "state": "{}", "head": None})
+
+def forget_conversation(tx: Transaction, conversation: Conversation) -> None:
+    """Tell its sources that a conversation was deleted: an import on demand makes it again, and a follower does not."""
+    of = (conversation.source or NATIVE, conversation.source_id or conversation.id)
+    for id_, messages in mark_deleted(tx, *of).items():
+        present = SOURCES.rows.read(tx, id_, ("messages",))
+        if present is not None:
+            left = max([0, present["messages"] - messages])
+            SOURCES.rows.update(tx, id_, {"messages": left, "deleted": number_deleted(tx, id_)})
+
+
+# What is followed
+
+
+def roots(reader: Reader) -> set[str]:
+    """The paths of the files and folders that are followed."""
+    return {path for (path,) in reader.all("SELECT path FROM conversation_sources WHERE watched = 1")}
+
+
+def completed(reader: Reader, source: ConversationSource, of: Collection[str]) -> ConversationSource:
+    """A source with what no column of it has, by the paths of what is followed. A folder has its files' messages."""
+    path = source.path
+    is_followed = path in of or any(str(each) in of for each in PurePath(path).parents)
+    messages = source.messages
+    if source.watched:
+        below = path.rstrip("/")
+        row = reader.one(
+            "SELECT coalesce(sum(messages), 0) FROM conversation_sources WHERE path > ? AND path < ?",
+            (f"{below}/", f"{below}0"),  # the character after the slash
+        )
+        messages += 0 if row is None else row[0]
+    return msgspec.structs.replace(source, followed=is_followed, messages=messages)

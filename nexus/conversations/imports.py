@@ -7,7 +7,7 @@ from typing import Any
 from nexus_protocol import InvalidArgument
 
 from nexus.capability import Context, handles
-from nexus.conversations import import_store
+from nexus.conversations import import_store, origins_store
 from nexus.conversations.derived import derived_fields
 from nexus.conversations.errors import SourceNotFound
 from nexus.conversations.import_commands import (
@@ -17,14 +17,19 @@ from nexus.conversations.import_commands import (
     ListConversationSources,
     RemoveConversationSource,
 )
-from nexus.conversations.import_records import ConversationSource, Imported, ImportedConversation
+from nexus.conversations.import_records import (
+    ConversationSource,
+    Imported,
+    ImportedConversation,
+)
 from nexus.conversations.import_store import SOURCES
 from nexus.conversations.manager import ConversationManager
 from nexus.conversations.parts_store import stored, write_bytes
 from nexus.conversations.records import Conversation
+from nexus.conversations.states import SourceFormat
 from nexus.conversations.store import CONVERSATIONS
 from nexus.journal.operation import Operation
-from nexus.records.contents import Contents, Held, contents
+from nexus.records.contents import Contents, Held, contents, numbered
 from nexus.records.handlers import check_metadata, lists
 from nexus.records.scope import reference_of
 from nexus.store import Reader, Transaction
@@ -39,17 +44,23 @@ __all__ = [
 
 _TITLE = "New Conversation"
 
-list_conversation_sources = lists(SOURCES, ListConversationSources, "sources")
+
+def _all_completed(reader: Reader, sources: list[ConversationSource]) -> list[ConversationSource]:
+    of = import_store.roots(reader)
+    return [import_store.completed(reader, each, of) for each in sources]
 
 
-def _held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[Held]:
-    rows = import_store.numbers_of_sources(reader, project_id, int(after or 0), limit)
-    return [Held("conversation_source", id_, str(number), "there", runs=False) for id_, number in rows]
+list_conversation_sources = lists(SOURCES, ListConversationSources, "sources", complete=_all_completed)
 
 
 def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: list[Held]) -> None:
     for each in held:
-        SOURCES.delete(tx, operation, SOURCES.get(tx, each.id), ("path",))
+        _delete(tx, operation, SOURCES.get(tx, each.id))
+
+
+def _delete(tx: Transaction, operation: Operation, source: ConversationSource) -> None:
+    origins_store.forget_origins(tx, source.id)
+    SOURCES.delete(tx, operation, source, ("path",))
 
 
 def _wake(ctx: Context, _ids: Any = None) -> None:
@@ -61,7 +72,7 @@ def _wake_for(ctx: Context, source: ConversationSource) -> None:
         _wake(ctx)
 
 
-contents(Contents("conversation_source", "conversation source", _held, _delete_all, after=_wake))
+contents(Contents("conversation_source", "conversation source", numbered(SOURCES), _delete_all, after=_wake))
 
 
 def _size(command: ImportMessages) -> int:
@@ -77,7 +88,10 @@ def _resolve(reader: Reader, ctx: Context, reference: str) -> ConversationSource
 
 @handles(GetConversationSource)
 def get_conversation_source(ctx: Context, command: GetConversationSource) -> ConversationSource:
-    return ctx.store.read(lambda reader: _resolve(reader, ctx, command.source))
+    def get(reader: Reader) -> ConversationSource:
+        return _completed(reader, _resolve(reader, ctx, command.source))
+
+    return ctx.store.read(get)
 
 
 @handles(ImportMessages, size_bytes=_size)
@@ -87,32 +101,46 @@ def import_messages(tx: Transaction, ctx: Context, command: ImportMessages) -> I
     if command.messages and command.conversation is None:
         raise InvalidArgument(f"{cannot}: messages need a conversation", details={"path": "conversation"})
     reply = Imported()
+    progress = command.progress
+    if progress is not None:
+        import_store.check_progress(tx, progress)
     if command.conversation is not None:
-        header = command.conversation
-        kept = []
-        for message in command.messages:
-            name = f"{cannot} message {message.source_id}"
-            check_metadata(message, name)
-            kept.append((message, stored(message.content, message.parts or None, name)))
-        found = import_store.found_conversation(tx, header)
-        conversation = _create(tx, ctx, header, project_id) if found is None else found
-        if found is not None:
-            import_store.take_title(tx, ctx.operation, found, header.title)
-        counts = import_store.add_messages(tx, ctx.operation, conversation, header, kept)
-        reply = Imported(
-            conversation_id=conversation.id,
-            number=conversation.number,
-            project=conversation.project,
-            created=found is None,
-            added=counts.added,
-            known=counts.known,
-            changed=counts.changed,
-        )
-    if command.progress is not None and not import_store.write_progress(tx, command.progress, reply.added):
-        raise SourceNotFound(
-            f'conversation source "{command.progress.source}" not found', details={"source": command.progress.source}
-        )
+        reply = _add(tx, ctx, command, command.conversation, project_id)
+    if progress is not None and not import_store.write_progress(tx, progress, reply.added):
+        raise SourceNotFound(f'conversation source "{progress.source}" not found', details={"source": progress.source})
     return reply
+
+
+def _add(
+    tx: Transaction, ctx: Context, command: ImportMessages, header: ImportedConversation, project_id: str
+) -> Imported:
+    cannot = "cannot import"
+    file_id = None if command.progress is None else command.progress.source
+    found = import_store.found_conversation(tx, header)
+    if command.followed and origins_store.is_left_alone(tx, header, file_id, is_there=found is not None):
+        if file_id is not None:
+            origins_store.leave_alone(tx, header, file_id)
+        return Imported(deleted=True)
+    kept = []
+    for message in command.messages:
+        name = f"{cannot} message {message.source_id}"
+        check_metadata(message, name)
+        kept.append((message, stored(message.content, message.parts or None, name)))
+    conversation = _create(tx, ctx, header, project_id) if found is None else found
+    if found is not None:
+        import_store.take_title(tx, ctx.operation, found, header.title)
+    counts = import_store.add_messages(tx, ctx.operation, conversation, header, kept, redacted=command.redacted)
+    if file_id is not None:
+        origins_store.take_origin(tx, header, file_id, counts.added)
+    return Imported(
+        conversation_id=conversation.id,
+        number=conversation.number,
+        project=conversation.project,
+        created=found is None,
+        added=counts.added,
+        known=counts.known,
+        changed=counts.changed,
+    )
 
 
 def _create(tx: Transaction, ctx: Context, header: ImportedConversation, project_id: str) -> Conversation:
@@ -150,15 +178,22 @@ def add_conversation_source(tx: Transaction, ctx: Context, command: AddConversat
             "redact": command.redact,
             "redact_secrets": command.redact_secrets,
         }
-        return SOURCES.insert(tx, ctx.operation, fields)
+        return _completed(tx, SOURCES.insert(tx, ctx.operation, fields))
     changes: dict[str, Any] = {}
+    if command.format not in (SourceFormat.AUTO, found.format):
+        changes["format"] = command.format
+        import_store.read_anew(tx, found)
     if command.watched:
         changes["watched"] = True
     if command.redact is not None:
         changes["redact"] = command.redact
     if command.redact_secrets:
         changes["redact_secrets"] = True
-    return SOURCES.update(tx, ctx.operation, found, changes)
+    return _completed(tx, SOURCES.update(tx, ctx.operation, found, changes))
+
+
+def _completed(reader: Reader, source: ConversationSource) -> ConversationSource:
+    return import_store.completed(reader, source, import_store.roots(reader))
 
 
 @handles(RemoveConversationSource, after=_wake_for)
@@ -166,5 +201,6 @@ def remove_conversation_source(tx: Transaction, ctx: Context, command: RemoveCon
     source = _resolve(tx, ctx, command.source)
     cannot = f"cannot remove conversation source {reference_of(source)}"
     SOURCES.expect(source, cannot, command.if_revision, command.if_state_revision)
-    SOURCES.delete(tx, ctx.operation, source, ("path",))
+    source = _completed(tx, source)
+    _delete(tx, ctx.operation, source)
     return source

@@ -12,7 +12,7 @@ from nexus_protocol import InvalidArgument, NexusError, Unavailable, encode_reco
 from nexus_protocol.command import Record
 
 from nexus.capability import PAGE_BYTES, Context, Stream, encoded_list, handles
-from nexus.conversations import messages_store, store, writing_store
+from nexus.conversations import blobs_store, messages_store, store, writing_store
 from nexus.conversations.appending import Appending
 from nexus.conversations.commands import (
     AppendMessage,
@@ -473,7 +473,7 @@ async def put_blob(ctx: Context, command: PutBlob) -> Blob:
 
 @handles(GetBlob)
 async def get_blob(ctx: Context, command: GetBlob) -> BlobContent:
-    found = await ctx.store.fetch(lambda reader: writing_store.blob(reader, command.hash))
+    found = await ctx.store.fetch(lambda reader: blobs_store.find_blob(reader, command.hash))
     if found is None:
         raise BlobNotFound(f"blob {command.hash} not found", details={"blob": command.hash})
     return BlobContent(await asyncio.to_thread(_manager(ctx).blobs.folder.get, command.hash))

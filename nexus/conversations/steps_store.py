@@ -9,7 +9,7 @@ from nexus.conversations.messages_store import MESSAGE_COLUMNS, part_rows
 from nexus.conversations.records import Conversation
 from nexus.conversations.states import MessageStatus
 from nexus.conversations.store import CONVERSATIONS
-from nexus.conversations.writing_store import insert_parts
+from nexus.conversations.writing_store import insert_message, insert_parts
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject
 from nexus.records.links import unlink
@@ -159,11 +159,18 @@ def copy_step(tx: Transaction, operation: Operation, of: str, fork_id: str, so_f
     ):
         made[old_id] = new_id = str(uuid.uuid4())
         parent = None if parent_id is None else made.get(parent_id) or ids.get(parent_id)
-        tokens += dict(zip(_COPIED, values, strict=True))["tokens"] or 0
-        tx.execute(
-            f"INSERT INTO messages (id, conversation_id, parent_id, doc, operation_id, {names}) "
-            f"VALUES (?, ?, ?, ?, ?, {', '.join('?' * len(values))})",
-            (new_id, fork_id, parent, next_number(tx, "", DOC), operation.enter(tx), *values),
+        copied = dict(zip(_COPIED, values, strict=True))
+        tokens += copied["tokens"] or 0
+        insert_message(
+            tx,
+            copied
+            | {
+                "id": new_id,
+                "conversation_id": fork_id,
+                "parent_id": parent,
+                "doc": next_number(tx, "", DOC),
+                "operation_id": operation.enter(tx),
+            },
         )
         insert_parts(tx, new_id, part_rows(tx, old_id))
     counters = CONVERSATIONS.rows.read(tx, fork_id, ("messages", "tokens", "last_number"))

@@ -27,7 +27,6 @@ __all__ = [
     "encode_json",
     "hide",
     "is_taken",
-    "numbers_and_titles",
     "operation_exists",
     "touch",
 ]
@@ -38,6 +37,8 @@ class _Private(Record):
 
     source_title: str | None = None
     """The title that an import gave last."""
+    redacted: bool = False
+    """Whether an import replaced secrets in it."""
 
 
 CONVERSATIONS = Table(
@@ -55,7 +56,7 @@ CONVERSATIONS = Table(
         ConversationCursorInvalid,
     ),
     # Each message changes these; the events of messages tell it.
-    volatile=("updated_at", "state_revision", "messages", "last_number", "tokens"),
+    volatile=("updated_at", "state_revision", "messages", "last_number", "tokens", "redacted"),
     order=("updated_at", "id"),
     indexed=("archived", "pinned"),
     told=("title", "forked_from"),
@@ -84,14 +85,6 @@ def by_source(reader: Reader, source: str | None, source_id: str | None) -> Conv
 def is_taken(reader: Reader, conversation_id: str) -> bool:
     """Whether a conversation has this id, also one that is hidden."""
     return reader.one("SELECT 1 FROM conversations WHERE id = ?", (conversation_id,)) is not None
-
-
-def numbers_and_titles(reader: Reader, project_id: str, after: int, limit: int) -> list[tuple[str, int]]:
-    """The id and number of conversations of a project, by number: at most ``limit`` (-1: all) after a number."""
-    return reader.all(
-        "SELECT id, number FROM conversations WHERE project_id = ? AND number > ? ORDER BY number LIMIT ?",
-        (project_id, after, limit),
-    )
 
 
 def hide(tx: Transaction, operation: Operation, conversation: Conversation) -> None:

@@ -19,23 +19,23 @@ from nexus.conversations.messages_store import (
     part_rows,
 )
 from nexus.conversations.parts_store import PartRow, Stored, assemble, stored
-from nexus.conversations.records import Blob, Conversation, Message
+from nexus.conversations.records import Conversation, Message
 from nexus.conversations.states import TRANSITIONS, MessageChange, MessageStatus
 from nexus.conversations.store import encode_json, touch
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject, append_only, record
 from nexus.records.table import DOC, next_number
 from nexus.store import Reader, Transaction
+from nexus.store.fulltext import index_text
 from nexus.store.splitting import INDEXED_CHARACTERS
 
 __all__ = [
-    "add_blob",
     "add_flushed",
     "add_message",
-    "blob",
     "change_message",
     "delete_message",
     "end_message",
+    "insert_message",
     "insert_parts",
     "join_flushed",
 ]
@@ -43,7 +43,6 @@ __all__ = [
 append_only("messages", "message_revision")
 append_only("message_parts", "message_revision")
 append_only("message_revision", "itself")
-append_only("blobs", "the files, whose names are their hashes")
 
 _SEARCHED_PARTS = frozenset({"text", "thinking", "tool_use", "tool_result"})
 """The kinds of parts whose own texts the search covers."""
@@ -95,13 +94,20 @@ def add_message(
         "size_bytes": kept.size_bytes,
         "content": kept.content,
     }
-    tx.execute(
-        f"INSERT INTO messages ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", (*columns.values(),)
-    )
+    insert_message(tx, columns)
     insert_parts(tx, columns["id"], kept.rows)
     message = _written(tx, columns["id"])
     _tell(tx, operation, "message.created", message, conversation, {"status": message.status.value})
     return message
+
+
+def insert_message(tx: Transaction, columns: Mapping[str, Any]) -> None:
+    """Insert the row of a message, and let the search find its text unless it is open."""
+    tx.execute(
+        f"INSERT INTO messages ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", (*columns.values(),)
+    )
+    if columns["status"] != MessageStatus.OPEN.value:
+        index_text(tx, columns["doc"], "", columns["content"])
 
 
 def _written(reader: Reader, message_id: str) -> Message:
@@ -142,6 +148,8 @@ def insert_parts(
             f"VALUES (?, ?, ?, {', '.join('?' * len(row))})",
             (message_id, number, doc, *row),
         )
+        if doc is not None:
+            index_text(tx, doc, row.tool or "", row.body or "")
 
 
 def add_flushed(tx: Transaction, message_id: str, rows: Sequence[PartRow], first: int, size_bytes: int) -> None:
@@ -269,22 +277,3 @@ def delete_message(tx: Transaction, operation: Operation, found: Found) -> Messa
     touch(tx, message.conversation_id, messages=-1, tokens=-(message.tokens or 0))
     _tell(tx, operation, "message.deleted", message, found.conversation, {})
     return written
-
-
-# Blobs
-
-
-def add_blob(tx: Transaction, hash_: str, size_bytes: int) -> Blob:
-    """Note a blob whose file is durable, and when it was stored last: it is not swept soon after."""
-    tx.execute(
-        "INSERT INTO blobs (hash, size_bytes, created_at) VALUES (?, ?, ?) "
-        "ON CONFLICT (hash) DO UPDATE SET created_at = excluded.created_at",
-        (hash_, size_bytes, tx.now),
-    )
-    return Blob(hash_, size_bytes)
-
-
-def blob(reader: Reader, hash_: str) -> Blob | None:
-    """The blob with this hash."""
-    row = reader.one("SELECT hash, size_bytes FROM blobs WHERE hash = ?", (hash_,))
-    return None if row is None else Blob(*row)

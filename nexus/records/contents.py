@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from nexus.capability import Context
 from nexus.journal.operation import Operation
+from nexus.records.table import Table
 from nexus.store import Reader, Transaction
 
-__all__ = ["Contents", "Held", "HeldRecords", "all_contents", "contents", "held_by"]
+__all__ = ["Contents", "Held", "HeldRecords", "all_contents", "contents", "held_by", "numbered"]
 
 
 class Held(NamedTuple):
@@ -49,6 +50,16 @@ _CONTENTS: dict[str, Contents] = {}
 def contents(of: Contents) -> None:
     """Declare what projects hold of a kind."""
     _CONTENTS[of.kind] = of
+
+
+def numbered(table: Table[Any]) -> HeldRecords:
+    """The records of a kind that have numbers and no processes."""
+
+    def held(reader: Reader, project_id: str, after: str = "", limit: int = -1) -> list[Held]:
+        rows = table.numbers(reader, project_id, int(after or 0), limit)
+        return [Held(table.kind, id_, str(number), "there", runs=False) for id_, number in rows]
+
+    return held
 
 
 def all_contents() -> list[Contents]:

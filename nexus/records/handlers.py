@@ -180,12 +180,19 @@ async def _read(ctx: Context, fn: Callable[[Reader], T], *, may_be_long: bool) -
     return await (ctx.store.scan(fn, limit_s=MATCH_S) if may_be_long else ctx.store.fetch(fn))
 
 
-def lists(table: Table[R], list_: type[Command[Any]], field: str, links: Mapping[str, str] | None = None) -> Any:
+def lists(
+    table: Table[R],
+    list_: type[Command[Any]],
+    field: str,
+    links: Mapping[str, str] | None = None,
+    *,
+    complete: Callable[[Reader, list[R]], list[R]] | None = None,
+) -> Any:
     """Make the handler of a List command, whose page has its records in ``field``.
 
     The fields of the command beside ``limit`` and ``cursor`` are filters: ``tag`` for a tag, ``match`` for words that
     the search finds, any other for equality.
-    ``links`` are filters that refer to records of another kind, with that kind.
+    ``links`` are filters that refer to records of another kind, with that kind. ``complete`` sets what is computed.
     """
     filters = [name for name in list_.__struct_fields__ if name not in ("limit", "cursor")]
     page = list_.info.reply
@@ -221,12 +228,14 @@ def lists(table: Table[R], list_: type[Command[Any]], field: str, links: Mapping
                 tag is None or tag in record.tags
             )
 
+        def page_of(reader: Reader, after: Any, count: int) -> list[R]:
+            found = table.page(reader, after=after, count=count, where=where, project_id=project_id, match=match)
+            return found if complete is None else complete(reader, found)
+
         records, last = await read_page(
             lambda after, count: _read(
                 ctx,
-                functools.partial(
-                    table.page, after=after, count=count, where=where, project_id=project_id, match=match
-                ),
+                functools.partial(page_of, after=after, count=count),
                 may_be_long=match is not None,
             ),
             table.position,

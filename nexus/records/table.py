@@ -132,16 +132,15 @@ def _defaults_of(record: type[Record], columns: Mapping[str, Column]) -> Image:
     return found
 
 
-def next_number(tx: Transaction, project_id: str, kind: str) -> int:
-    """The next number of a kind of records in a project, from 1; none is given twice."""
-    row = tx.one(
-        "INSERT INTO record_number (project_id, kind, last) VALUES (?, ?, 1) "
-        "ON CONFLICT (project_id, kind) DO UPDATE SET last = record_number.last + 1 RETURNING last",
-        (project_id, kind),
-    )
+def next_number(tx: Transaction, project_id: str, kind: str, count: int = 1) -> int:
+    """The first of the next ``count`` numbers of a kind of records in a project, from 1; none is given twice."""
+    # Without RETURNING: before a statement that has it, FTS5 writes what it has gathered of the transaction.
+    named = "WHERE project_id = ? AND kind = ?"
+    if not tx.execute(f"UPDATE record_number SET last = last + ? {named}", (count, project_id, kind)):
+        tx.execute("INSERT INTO record_number (project_id, kind, last) VALUES (?, ?, ?)", (project_id, kind, count))
+    row = tx.one(f"SELECT last FROM record_number {named}", (project_id, kind))
     assert row is not None
-    number: int = row[0]
-    return number
+    return int(row[0]) - count + 1
 
 
 def without_repeats(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -348,6 +347,13 @@ class Table(Generic[R]):
             raise self.not_found(reference, scope)
         return record
 
+    def numbers(self, reader: Reader, project_id: str, after: int, limit: int) -> list[tuple[str, int]]:
+        """The ids and numbers of a project's records, by number: at most ``limit`` (-1: all) after a number."""
+        return reader.all(
+            f"SELECT id, number FROM {self.name} WHERE project_id = ? AND number > ? ORDER BY number LIMIT ?",
+            (project_id, after, limit),
+        )
+
     def by_id(self, reader: Reader, id_: str) -> R | None:
         """The record with this id, in any project."""
         row = reader.one(f"{self.select} WHERE {self._prefix}id = ?", (id_,))
@@ -492,6 +498,8 @@ class Table(Generic[R]):
         """Insert a row whose columns are all of the record."""
         record: Any = self.record(**fields)
         values = list(msgspec.structs.astuple(record))
+        if self.computed:
+            values = [getattr(record, field) for field in self.columns]
         for index, encode in self._encoders:
             if values[index] is not None:
                 values[index] = encode(values[index])

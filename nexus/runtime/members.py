@@ -145,14 +145,19 @@ def end_members(belongs: Belongs, *, since: int = 0) -> bool:
     """
     until = time.monotonic() + _LONGEST_S
     empty = 0
+    killed: set[tuple[int, int]] = set()
     while empty < _EMPTY_SCANS and time.monotonic() < until:
-        empty = 0 if _kill_found(belongs, since) else empty + 1
+        empty = 0 if _kill_found(belongs, since, killed) else empty + 1
         time.sleep(_PAUSE_S)
     return empty == _EMPTY_SCANS
 
 
-def _kill_found(belongs: Belongs, since: int) -> bool:
-    """Look at every process once; returns whether any was killed."""
+def _kill_found(belongs: Belongs, since: int, killed: set[tuple[int, int]]) -> bool:
+    """Look at every process once; returns whether any was killed, or is dying.
+
+    ``killed`` has the pids and start times of those that were: one that is dying has neither its environment nor its
+    pipes any more, and is there until its parent can be told.
+    """
     own = own_ancestry()
     seen = {
         pid: fields
@@ -164,7 +169,7 @@ def _kill_found(belongs: Belongs, since: int) -> bool:
         children.setdefault(int(fields[1]), []).append(pid)
     protected = {_group(pid) for pid in own}
     done: set[int] = set()
-    killed = False
+    found_any = any((pid, int(fields[19])) in killed for pid, fields in seen.items())
     # The newest first: a process that forks and ends has the next pid by the time that the scan comes to it.
     for pid in sorted(seen, reverse=True):
         if pid in done or not belongs(pid, seen[pid]):
@@ -174,9 +179,12 @@ def _kill_found(belongs: Belongs, since: int) -> bool:
             member = found.pop()
             if member not in done:
                 done.add(member)
-                killed = _kill(member, int(seen[member][19]), protected) or killed
+                start = int(seen[member][19])
+                if _kill(member, start, protected):
+                    found_any = True
+                    killed.add((member, start))
                 found += children.get(member, ())
-    return killed
+    return found_any
 
 
 def _group(pid: int) -> int:

@@ -17,8 +17,7 @@ _WINDOW = 32 * 1024
 """Characters that are looked at in one step: Python's lock is held for about a millisecond."""
 _OVERLAP = 256
 _MAX_HIGHLIGHTS = 20
-_NOT_IN_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""Control characters and ends of lines. What else is not for a terminal is replaced by the client that has one."""
+_NOT_ON_A_LINE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 class Snippet(NamedTuple):
@@ -85,7 +84,7 @@ def _cut(text: str, at: int) -> tuple[int, str]:
     """Where the snippet around a place begins, and the snippet."""
     begin = max(at - _BEFORE, 0)
     shown = text[begin : begin + _LENGTH]
-    return begin, _NOT_IN_LINE.sub(" ", shown)
+    return begin, "".join([" " if unicodedata.category(each) in _NOT_ON_A_LINE else each for each in shown])
 
 
 def _around(text: str, at: int | None, pattern: re.Pattern[str] | None) -> Snippet:

@@ -23,6 +23,7 @@ __all__ = [
     "FileCounts",
     "FilePart",
     "FileSet",
+    "Note",
     "Referred",
     "Swept",
     "check_files",
@@ -34,6 +35,7 @@ __all__ = [
     "keep_beside",
     "link_unit",
     "make_folders",
+    "notes_of",
     "place_files",
     "sync_folders",
 ]
@@ -77,6 +79,13 @@ class Swept(NamedTuple):
     size_bytes: int
     temporary: int
     """Unfinished and unknown files among them."""
+
+
+class Note(NamedTuple):
+    """What a person should know of a database that was restored."""
+
+    sentence: str
+    hint: str
 
 
 class FileSet(ABC):
@@ -123,6 +132,10 @@ class FileSet(ABC):
         """Who needs it, as the end of a sentence; None where its row alone is left, which a sweep may have met."""
         return ""
 
+    def note(self, reader: Reader) -> Note | None:
+        """What a daemon does with the rows of a restored database that a person may not expect; None for nothing."""
+        return None
+
     async def sweep_store(self, store: StateStore, before_at: int, dry_run: bool) -> Swept | None:
         """Delete what no row of a store refers to and is older than a time, while no daemon runs; or only count it.
 
@@ -149,6 +162,12 @@ def is_problem(files: FileSet, connection: sqlite3.Connection, name: str, proble
     if find_referred(files, connection, name) is None:
         return False
     return problem != "missing" or files.users(SqliteReader(connection), name) is not None
+
+
+def notes_of(sets: Sequence[FileSet], connection: sqlite3.Connection) -> list[Note]:
+    """What a person should know of a database that was restored."""
+    reader = SqliteReader(connection)
+    return [note for files in sets if _has_rows(files, connection) and (note := files.note(reader)) is not None]
 
 
 def _has_rows(files: FileSet, connection: sqlite3.Connection) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from nexus.store.base import Reader, Transaction
-from nexus.store.splitting import BARRIER, CJK, SPLITTING, pairs, words_of
+from nexus.store.splitting import BARRIER, CJK, SPLITTING, indexed, pairs, parts, words_of
 
 __all__ = [
     "ALL",
@@ -28,6 +28,7 @@ __all__ = [
     "from_index",
     "has_index",
     "index_docs",
+    "index_text",
     "indexed_to",
     "is_searchable",
     "literal_words",
@@ -199,6 +200,16 @@ def ranked_docs(*, names: bool = False) -> str:
 
 
 # Keeping the index
+
+
+def index_text(tx: Transaction, doc: int, name: str, text: str) -> None:
+    """Add a row to the index that was just inserted in a table without a trigger for it."""
+    if doc <= indexed_to(tx):
+        # A plain INSERT: before each one that selects, or that a trigger makes, FTS5 writes what it has gathered.
+        tx.execute(
+            "INSERT INTO search_index (rowid, name, text, parts) VALUES (?, ?, ?, ?)",
+            (doc, name, indexed(text), parts(f"{name}\n{text}" if name else text)),
+        )
 
 
 def index_docs(tx: Transaction, docs: Iterable[int]) -> None:

@@ -25,7 +25,7 @@ from nexus.store.aside import free_name, set_aside
 from nexus.store.backup import no_file, readable, remove_partials, sqlite_failure
 from nexus.store.base import DatabaseDamaged, InitError, StoreError
 from nexus.store.connection import connect
-from nexus.store.files import FileCounts, FileSet, Swept, check_files, keep_beside, place_files
+from nexus.store.files import FileCounts, FileSet, Note, Swept, check_files, keep_beside, place_files
 from nexus.store.fulltext import (
     IS_OF_INDEX,
     OF_INDEX,
@@ -43,7 +43,7 @@ from nexus.store.migrate import (
     version_number,
 )
 from nexus.store.processes_folder import ProcessesFolder, noted_event
-from nexus.store.restore_files import count_missing, stage_backup
+from nexus.store.restore_files import count_missing, read_notes, stage_backup
 from nexus.store.sqlite import SqliteStore, database_file
 from nexus.store.writer import SqliteReader, last_operation
 from nexus.trust import Untrusted, make_trusted
@@ -83,6 +83,8 @@ class Restored(NamedTuple):
     """Whether the backup held the files that its rows refer to."""
     missing: dict[str, int] | None = None
     """How many files that its rows refer to are missing, by kind."""
+    notes: tuple[Note, ...] = ()
+    """What a daemon does with it that a person may not expect."""
 
 
 class CheckReport(NamedTuple):
@@ -178,7 +180,8 @@ def restore_database(path: Path, source: Path, sets: Sequence[FileSet] = ()) -> 
             partial.unlink(missing_ok=True)
             shutil.rmtree(staged, ignore_errors=True)
         archive, missing = is_archive(source), count_missing(path, sets)
-        return Restored(str(path), version, next_seq, str(aside) if aside else None, archive, missing)
+        notes = tuple(read_notes(path, sets))
+        return Restored(str(path), version, next_seq, str(aside) if aside else None, archive, missing, notes)
 
 
 class _Last(NamedTuple):

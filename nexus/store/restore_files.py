@@ -11,9 +11,9 @@ from pathlib import Path
 from nexus.store.archive import extract_archive, is_archive, read_head, require_version
 from nexus.store.backup import backup_database, fsync_directory, os_failure, verify_database
 from nexus.store.connection import connect
-from nexus.store.files import FileSet, beside, each_referred, is_problem, link_unit
+from nexus.store.files import FileSet, Note, beside, each_referred, is_problem, link_unit, notes_of
 
-__all__ = ["count_missing", "stage_backup", "verify_backup"]
+__all__ = ["count_missing", "read_notes", "stage_backup", "verify_backup"]
 
 
 def verify_backup(source: Path) -> int:
@@ -88,3 +88,9 @@ def count_missing(path: Path, sets: Sequence[FileSet]) -> dict[str, int]:
                 )
                 found |= {files.name: missing} if missing else {}
     return found
+
+
+def read_notes(path: Path, sets: Sequence[FileSet]) -> list[Note]:
+    """What a person should know of a restored database."""
+    with contextlib.closing(connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+        return notes_of(sets, connection)

@@ -199,11 +199,12 @@ def _expected_value(text: str, hint: Any) -> str | None:
     if text.startswith(("Expected `str` matching regex", "Expected `str` of length ")):
         metas = [meta for meta in hint_parts(hint) if isinstance(meta, msgspec.Meta) and meta.pattern]
         metas = [meta for meta in metas if repr(meta.pattern)[1:-1] in text] or metas
-        if metas and metas[0].pattern == _ONE_LINE:  # its description says what it is for, and not how it looks
-            if "matching regex" in text:
-                return "expected one line of text, without control characters"
-        elif metas and metas[0].description:
-            return f"expected {metas[0].description}"
+        described = metas[0].description if metas else None
+        # Of most lines of text the description says what they are for, and not what they look like.
+        if described and (metas[0].pattern != _ONE_LINE or described[0].isdigit()):
+            return f"expected {described}"
+        if metas and metas[0].pattern == _ONE_LINE and "matching regex" in text:
+            return "expected one line of text, without control characters"
         relation, _, length = text.removeprefix("Expected `str` of length ").partition(" ")
         bound = {"<=": "at most", ">=": "at least"}.get(relation)
         return f"expected {bound} {length} character{'s' * (length != '1')}" if bound else None

@@ -100,6 +100,7 @@ def _alone(world: World, path: Path) -> float:
             "INSERT INTO messages (id, conversation_id, number, role, created_at, updated_at, source, source_id, "
             "size_bytes, doc, content) VALUES (?, 'c', ?, ?, 1, 1, 'claude-code', ?, 1, ?, ?)"
         )
+        index = "INSERT INTO search_index (rowid, name, text, parts) VALUES (?, '', ?, search_parts(?))"
         start = time.perf_counter()
         with path.open("rb") as file:
             connection.execute("BEGIN")
@@ -108,6 +109,7 @@ def _alone(world: World, path: Path) -> float:
                 text = entry["message"]["content"][0]["text"]
                 values = (str(uuid.uuid4()), number, entry["type"], entry["uuid"], number, text)
                 connection.execute(insert, values)
+                connection.execute(index, (number, text, text))
                 if number % 200 == 0:
                     connection.execute("COMMIT")
                     connection.execute("BEGIN")

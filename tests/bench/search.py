@@ -57,6 +57,8 @@ def _fill(daemon: DaemonProcess, count: int, *, indexed: bool) -> None:
         if not indexed:
             for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
                 database.execute(f"DROP TRIGGER {name}")
+            database.execute("DROP TABLE search_index")
+            database.execute("CREATE TABLE search_index (name TEXT, text TEXT, parts TEXT)")
         ((conversation, first),) = database.execute(
             "SELECT conversations.id, (SELECT last FROM record_number WHERE kind = 'doc') FROM conversations"
         ).fetchall()
@@ -69,6 +71,8 @@ def _fill(daemon: DaemonProcess, count: int, *, indexed: bool) -> None:
             "content) VALUES (?, ?, ?, 'user', ?, ?, ?, ?, ?)",
             rows,
         )
+        if indexed:
+            database.execute("INSERT INTO search_index (search_index) VALUES ('rebuild')")
         database.execute("UPDATE record_number SET last = last + ? WHERE kind = 'doc'", (count,))
         database.execute("UPDATE conversations SET messages = ?, last_number = ?", (count, count))
         database.execute("COMMIT")

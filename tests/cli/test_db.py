@@ -24,9 +24,10 @@ def test_db_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) 
     assert lines[2:6] == [
         "Schema:   version 12",
         "Journal:  wal",
-        "Tables:   25 (blobs, conversation_sources, conversations, job_after, job_group, jobs, journal, message_parts,"
-        " message_revision, messages, nodes, operation, port_lease, projects, record_number, request_key, schedules,"
-        " schema_meta, secret_value, service, service_config, service_dependency, settings, tag, vms)",
+        "Tables:   26 (blobs, conversation_origins, conversation_sources, conversations, job_after, job_group, jobs,"
+        " journal, message_parts, message_revision, messages, nodes, operation, port_lease, projects,"
+        " record_number, request_key, schedules, schema_meta, secret_value, service,"
+        " service_config, service_dependency, settings, tag, vms)",
         "Migrations:",
     ]
     assert [line.split()[:2] for line in lines[6:]] == [
@@ -99,7 +100,8 @@ def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProce
         " which drops journal (1 rows), service_dependency (0 rows), service (0 rows), service_config (0 rows),"
         " port_lease (0 rows), tag (0 rows), request_key (0 rows), secret_value (0 rows), operation (1 rows),"
         " projects (1 rows), schedules (0 rows), job_after (0 rows), jobs (0 rows), job_group (1 rows), nodes (1 rows),"
-        " record_number (1 rows), conversation_sources (0 rows), message_revision (0 rows), message_parts (0 rows),"
+        " record_number (1 rows), conversation_origins (0 rows), conversation_sources (0 rows),"
+        " message_revision (0 rows), message_parts (0 rows),"
         " blobs (0 rows), messages (0 rows), conversations (0 rows)\n"
         "  Run with --yes to skip confirmation: nexusctl db migrate --to 2 --yes\n",
     )
@@ -223,6 +225,7 @@ def test_db_check_works_while_the_daemon_runs(daemon: DaemonProcess, cli: Cli) -
     assert cli.ok("db", "check").lines == [
         f"{daemon.database}: schema version 12, ok",
         "  blobs                 0 rows",
+        "  conversation_origins  0 rows",
         "  conversation_sources  0 rows",
         "  conversations         0 rows",
         "  job_after             0 rows",

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nexus_protocol.errors import BadFrame
+from support.typing_check import mypy
 
 from nexus.cli.result import Result, Results, received
 from nexus.cli.verbs import Values
 from nexus.vms.commands import GetVm, ListVms, UpdateVm, Vm, VmPage
 from nexus.vms.states import VmRole
-
-REPOSITORY = Path(__file__).parents[2]
 
 PLAIN: dict[str, Any] = {
     "id": "1",
@@ -88,7 +85,5 @@ def test_values_are_read_by_type_and_build_a_command() -> None:
 
 @pytest.mark.slow
 def test_type_checker_finds_a_misspelt_field_of_a_record() -> None:
-    typed = Path(__file__).with_name("typed.py")
-    command = [sys.executable, "-m", "mypy", "--config-file", str(REPOSITORY / "pyproject.toml"), str(typed)]
-    checked = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    checked = mypy(Path(__file__).with_name("typed.py"))
     assert checked.returncode == 0, checked.stdout

@@ -13,18 +13,12 @@ from pathlib import Path
 import pytest
 from nexus_protocol import ReportedError
 from support.daemon import DaemonProcess, isolated_environment
+from support.typing_check import mypy
 
 import nexus.client
 from nexus.client import BlockingClient, ConnectError, ConnectionFailure, ConnectionLost, DaemonTooOld, Interrupted
 
-REPOSITORY = Path(__file__).parents[2]
 TYPED = Path(__file__).with_name("typed.py")
-
-
-def mypy(path: Path) -> subprocess.CompletedProcess[str]:
-    """Run the type checker on one file with the project's configuration."""
-    command = [sys.executable, "-m", "mypy", "--config-file", str(REPOSITORY / "pyproject.toml"), str(path)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,10 +70,10 @@ def test_importing_twice_adds_nothing(own: Conversations, cli: Cli, root: Path, 
     assert again.lines[0] == "Nothing new to import."
     # Also from its beginning, and under another name.
     moved = path.with_name("moved" + path.name if format_ is not SourceFormat.AIDER else "old.md")
-    if format_ is not SourceFormat.CLAUDE_CODE:  # whose file names the session
-        path.rename(moved)
-        assert cli.ok("conv", "import", "--from", format_, str(moved), "-o", "json").json[0]["added"] == 0
-        moved.rename(path)
+    path.rename(moved)
+    again = cli.ok("conv", "import", "--from", format_, str(moved), "-o", "json")
+    assert again.json[0]["added"] == 0
+    moved.rename(path)
     assert own.rows("SELECT * FROM messages ORDER BY id") == rows
     assert own.rows("SELECT count(*) FROM message_parts") == counts[0]
     assert own.problems() == []
@@ -240,7 +242,7 @@ def test_import_that_is_killed_is_gone_on_with(own: Conversations, cli: Cli, roo
             own.begin_anew()
     cli.ok("conv", "import", str(path))
     numbers = own.rows("SELECT number, source_id FROM messages ORDER BY number")
-    assert numbers == [(number + 1, f"s:u{number}") for number in range(count)]
+    assert numbers == [(number + 1, f"S:u{number}") for number in range(count)]
     assert own.problems() == []
 
 
@@ -307,6 +309,12 @@ def _follower(daemon: DaemonProcess) -> list[int]:
     return found
 
 
+def _parents(pid: int) -> list[int]:
+    """The process that started one: its shim."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return [int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:")]
+
+
 @pytest.fixture
 def followed(own: Conversations, cli: Cli, root: Path) -> Callable[[list[str]], None]:
     """Follows the folder ``watched``; waits until exactly these texts were imported."""
@@ -328,16 +336,23 @@ def test_followed_folder_is_imported_as_it_grows(
     with path.open("a") as file:
         file.write(_line("b", "two")[30:])
     followed(["one", "two"])
-    path.rename(root / "watched" / "t.jsonl")  # the file names the session of Claude Code
-    path.write_text(_line("a", "one") + _line("c", "three"))
-    wait_until(lambda: own.rows("SELECT count(*) FROM messages") == [(5,)], "both files")
+    path.rename(root / "watched" / "t.jsonl")  # its lines name the session, which is the same
+    path.write_text(_line("a", "one") + _line("c", "three") + _line("x", "other", session="T"))
+    followed(["one", "two", "three", "other"])
+
+    def shown() -> dict[str, tuple[bool, bool, int]]:
+        sources = own.client.call(ListConversationSources()).sources
+        return {Path(each.path).name: (each.watched, each.followed, each.messages) for each in sources}
+
+    counts = {"watched": (True, True, 4), "s.jsonl": (False, True, 4), "t.jsonl": (False, True, 0)}
+    wait_until(lambda: shown() == counts, "both files")
     (root / "watched" / "t.jsonl").unlink()
     path.unlink()
     assert cli.ok("conv", "source", "list", "--watched", "-o", "name").out == "1\n"
     removed = cli.ok("conv", "source", "remove", "1")
     assert removed.out == 'Removed conversation source "1"\n'
     wait_until(lambda: not _follower(own.daemon), "the end of the process")
-    assert own.rows("SELECT count(*) FROM messages") == [(5,)]
+    assert own.rows("SELECT count(*) FROM messages") == [(4,)]
 
 
 def test_follower_survives_the_daemon_and_is_adopted(
@@ -358,6 +373,55 @@ def test_follower_survives_the_daemon_and_is_adopted(
     with path.open("a") as file:
         file.write(_line("c", "three"))
     followed(["one", "two", "three"])
+
+
+def test_follower_ends_soon_after_its_database_is_gone(
+    own: Conversations, root: Path, followed: Callable[[list[str]], None]
+) -> None:
+    (root / "watched" / "s.jsonl").write_text(_line("a", "one"))
+    followed(["one"])
+    (pid,) = _follower(own.daemon)
+    Cli(own.daemon.environment).ok("daemon", "stop")
+    shims = _parents(pid)
+    for folder in ("state", "run", "config"):
+        shutil.rmtree(own.daemon.database.parent if folder == "state" else root / folder, ignore_errors=True)
+    wait_until(lambda: not _follower(own.daemon), "the end of the process", 15)
+    wait_until(lambda: not any(Path(f"/proc/{shim}").exists() for shim in shims), "the end of its shim", 15)
+
+
+def test_follower_ends_when_another_database_is_in_the_place_of_its_own(
+    own: Conversations, cli: Cli, root: Path, followed: Callable[[list[str]], None]
+) -> None:
+    (root / "watched" / "s.jsonl").write_text(_line("a", "one"))
+    followed(["one"])
+    (pid,) = _follower(own.daemon)
+    backup = root / "backup.nexus"
+    cli.ok("db", "backup", str(backup))
+    cli.ok("daemon", "stop")
+    restored = cli.ok("db", "restore", str(backup), "--yes")
+    assert "The daemon follows 1 source of conversations as soon as it runs\n" in restored.out
+    assert "nexusctl conversation source list --watched" in restored.err
+    wait_until(lambda: pid not in _follower(own.daemon), "the end of the process", 15)
+
+
+def test_follower_that_is_alone_ends_and_the_next_daemon_starts_another(
+    own: Conversations, root: Path, followed: Callable[[list[str]], None]
+) -> None:
+    path = root / "watched" / "s.jsonl"
+    path.write_text(_line("a", "one"))
+    followed(["one"])
+    _kill(own.daemon)
+    (pid,) = _follower(own.daemon)
+    os.kill(pid, signal.SIGKILL)
+    code = "import sys\nfrom nexus.conversations.cli.follow import main\nsys.exit(main(alone_s=1.0))"
+    alone = subprocess.run(
+        [sys.executable, "-c", code, str(own.daemon.database)], timeout=30, capture_output=True, text=True, check=True
+    )
+    assert "no daemon since 1 s" in alone.stderr
+    with path.open("a") as file:
+        file.write(_line("b", "two"))
+    own.begin_anew()
+    followed(["one", "two"])
 
 
 @pytest.mark.slow

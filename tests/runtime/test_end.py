@@ -539,3 +539,19 @@ def test_process_that_cannot_be_looked_at_does_not_count_as_ended(root: Path, sp
     assert members.end_members(members.has_run_id(root.name))
     process.wait()
     assert not (ended and still_alive)
+
+
+def test_process_that_is_dying_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was killed has no environment any more before it is a zombie."""
+    pid, start = 4_000_000, 77
+    states = iter([b"S", b"R", b"R", b"R", b"R", b"Z"])
+    looked: list[bytes] = []
+
+    def processes() -> list[tuple[int, list[bytes]]]:
+        looked.append(next(states, b"Z"))
+        return [(pid, [looked[-1], b"1", b"%d" % pid, *[b"0"] * 16, b"%d" % start])]
+
+    monkeypatch.setattr(members, "all_processes", processes)
+    monkeypatch.setattr(members, "_kill", lambda *_args: True)
+    assert members.end_members(lambda _pid, fields: fields[0] == b"S")
+    assert looked == [b"S", b"R", b"R", b"R", b"R", b"Z", b"Z"]

@@ -24,6 +24,7 @@ from nexus.store.sqlite import SqliteStore
 
 TABLES = [
     "blobs",
+    "conversation_origins",
     "conversation_sources",
     "conversations",
     "job_after",

@@ -54,6 +54,7 @@ class State:
                 "INSERT INTO messages (id, conversation_id, number, role, created_at, updated_at, size_bytes, doc, "
                 "content) VALUES ('m', 'c', 1, 'user', 1, 1, 1, 1001, 'x')"
             )
+            connection.execute("INSERT INTO search_index (rowid, name, text, parts) VALUES (1001, '', 'x', '')")
         for number in range(5):
             self.put(bytes([number]) * 1000 * (number + 1))
         with self.connected() as connection:

@@ -15,7 +15,7 @@ from nexus.conversations.importing.reading import MessageBatch, Start, read_sour
 from nexus.conversations.importing.redaction import Redactor
 from nexus.conversations.states import SourceFormat
 
-__all__ = ["DATA", "FILES", "Parsed", "copied", "make_opencode", "parsed", "read_all"]
+__all__ = ["DATA", "FILES", "Parsed", "claude_line", "copied", "make_opencode", "parsed", "read_all"]
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "conversations"
 _SESSION = "5b1c7a90-0000-4000-8000-000000000001.jsonl"
@@ -117,3 +117,10 @@ def add_opencode(
     for number, part in enumerate(parts):
         values = (f"prt_{message}_{number}", message, session, at, at, json.dumps(part))
         database.execute("INSERT INTO part VALUES (?, ?, ?, ?, ?, ?)", values)
+
+
+def claude_line(uuid: str, text: str, session: str = "S") -> str:
+    """A line of a session of Claude Code."""
+    message = {"role": "user", "content": text}
+    at = "2026-01-02T03:04:05Z"
+    return json.dumps({"type": "user", "uuid": uuid, "sessionId": session, "timestamp": at, "message": message}) + "\n"

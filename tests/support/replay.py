@@ -15,6 +15,7 @@ import msgspec
 from nexus_protocol.command import Effect
 from nexus_protocol.events import declared_causes, declared_events, event_kind
 
+from nexus.conversations.import_store import SOURCES
 from nexus.conversations.store import CONVERSATIONS
 from nexus.daemon.dispatch import load_capabilities
 from nexus.jobs.schedules.store import SCHEDULES
@@ -331,7 +332,7 @@ def _of_operations(database: sqlite3.Connection, journal: list[Change]) -> Itera
 
 
 def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
-    known = {"tag", "port_lease", "record_number", "job_after"}
+    known = {"tag", "port_lease", "record_number", "job_after", "conversation_origins"}
     assert set(derived_tables()) == known, "a derived table that is not checked"
     tags = {
         (table.kind, row[0], tag)
@@ -340,6 +341,11 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
         for row in database.execute(f"SELECT {table.key}, tags FROM {name}")
         for tag in json.loads(row[1])
     }
+    for number, deleted in database.execute(
+        "SELECT number, deleted FROM conversation_sources WHERE deleted <> (SELECT count(*) FROM conversation_origins "
+        "WHERE file_id = conversation_sources.id AND conversation_origins.deleted = 1)"
+    ):
+        yield f"conversation source {number} has not {deleted} conversations that were deleted"
     yield from _sets("tag", set(database.execute("SELECT kind, record_id, tag FROM tag")), tags)
     ports = set(database.execute("SELECT active_port, 'service', id, 'run' FROM service WHERE active_port > 0"))
     ports |= set(
@@ -474,6 +480,7 @@ def _fields_of_records() -> dict[str, set[str]]:
     return {
         "service": {*SERVICES.columns, *DECLARED},
         "vm": set(VMS.columns),
+        "conversation_source": set(SOURCES.columns),
         "project": set(PROJECTS.columns),
         "job": set(JOBS.columns),
         "job_group": set(GROUPS.columns),

@@ -11,18 +11,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from nexus_protocol.errors import InvalidArgument, NotFound
 
 from nexus.cli.operations import begin_operation
 from nexus.conversations.commands import PutBlob
-from nexus.conversations.errors import BlobNotFound, SourceBusy
+from nexus.conversations.errors import BlobNotFound, ConversationRedacted, SourceBusy, SourceMoved
 from nexus.conversations.import_commands import AddConversationSource, GetConversationSource, ImportMessages
 from nexus.conversations.import_records import ConversationSource, Imported, ImportedMessage, SourceProgress
 from nexus.conversations.importing.formats import detect
 from nexus.conversations.importing.reading import (
+    NO_FILE,
     MessageBatch,
     Start,
     Unreadable,
@@ -32,9 +33,6 @@ from nexus.conversations.importing.reading import (
 )
 from nexus.conversations.importing.redaction import PatternError, Redactor, parse_patterns
 from nexus.conversations.states import SourceFormat
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Importer", "Outcome", "cannot_redact", "is_text", "redactor_for"]
 
@@ -54,9 +52,12 @@ class Outcome(NamedTuple):
     changed: int = 0
     known: int = 0
     skipped: dict[str, int] | None = None
+    """How many lines were not imported, or not as they are, by reason: of those that were read now."""
     waits: bool = False
     """Whether it ends within a line, which is read once it is whole."""
     error: str | None = None
+    is_known: bool = True
+    """Whether it is among the sources: a file of which nothing was ever read is not."""
 
 
 def is_text(path: str) -> bool:
@@ -81,6 +82,8 @@ def redactor_for(patterns: str | None, *, built_in: bool) -> Redactor:
     """
     if patterns is None:
         return Redactor(built_in=built_in)
+    if Path(patterns).exists() and not Path(patterns).is_file():
+        raise PatternError(NO_FILE)
     with open(patterns, "rb") as file:
         data = file.read(_MAX_PATTERNS_BYTES + 1)
     if len(data) > _MAX_PATTERNS_BYTES:
@@ -101,54 +104,68 @@ class Importer:
         """What the daemon did not take of the present file as it was, by reason."""
 
     def source(self, command: AddConversationSource) -> ConversationSource:
-        """Find a source, or add it."""
+        """Find the source of a file; one that is new is added by ``run``, once something of it was read."""
         try:
             found: ConversationSource = self._call(GetConversationSource(command.path))
         except NotFound:
-            return self._add(command)
+            return _unknown(command)
         is_redacted = found.redact_secrets or not command.redact_secrets
-        if is_redacted and command.redact in (None, found.redact) and (found.watched or not command.watched):
+        is_same = command.format in (SourceFormat.AUTO, found.format)
+        if is_same and is_redacted and command.redact in (None, found.redact):
             return found
         return self._add(command)
 
-    def _add(self, command: AddConversationSource) -> ConversationSource:
-        # That a folder is followed is an operation of its own; a file is added by its import.
-        cause = None if command.watched else self._operation(Path(command.path), command.format)
-        added: ConversationSource = self._call(command, cause=cause)
+    def follow(self, command: AddConversationSource) -> ConversationSource:
+        """Add a file or folder that is followed from now on, which is an operation of its own."""
+        added: ConversationSource = self._call(command)
         return added
 
-    def run(self, source: ConversationSource) -> tuple[Outcome, ConversationSource]:
+    def _add(self, command: AddConversationSource) -> ConversationSource:
+        """Add a file as a part of its import."""
+        added: ConversationSource = self._call(command, cause=self._operation(Path(command.path), command.format))
+        return added
+
+    def run(self, source: ConversationSource, *, on_demand: bool = True) -> tuple[Outcome, ConversationSource]:
         """Import what a file has beyond what was read; returns the source as it is then, too.
 
+        ``on_demand`` makes conversations again that were deleted: a file that has one is read from its beginning.
         What its content does is told in the outcome. Errors of the daemon and of the connection are raised.
         """
-        path = Path(source.path)
-        format_ = source.format
-        self._unheld.clear()
-        found: dict[str, Imported] = {}
-        sums: Counter[str] = Counter()
+        reading = _Reading(Path(source.path), on_demand)
+        while True:
+            try:
+                return self._run(source, reading)
+            except SourceMoved:  # another importer has read it meanwhile, which can be so again
+                source = self._call(GetConversationSource(source.id))
+
+    def _run(self, source: ConversationSource, reading: _Reading) -> tuple[Outcome, ConversationSource]:
+        path = reading.path
         error: str | None = None
-        waits = False
-        progress: SourceProgress | None = None
+        sent: SourceProgress | None = None
+        self._unheld.clear()
         try:
             redactor = redactor_for(source.redact, built_in=source.redact_secrets)
         except (PatternError, OSError) as failure:
             reason = failure.strerror if isinstance(failure, OSError) else str(failure)
             error = cannot_redact(str(source.redact), str(reason))
-            return Outcome(path, format_, {}, error=error), self._note(source, error)
+            source = self.note(source, error)
+            return reading.outcome(source, error), source
         try:
-            if format_ is SourceFormat.AUTO:
+            present = identity_of(path)
+            if source.format is SourceFormat.AUTO:
                 detected = detect(path)
                 if detected is None:
                     raise Unreadable("it is of no known format; name it with --from")
-                format_ = detected
-            present = identity_of(path)
-            before = Start(source.offset_bytes, source.state, source.skipped)
-            head = source.head
+                source = msgspec.structs.replace(source, format=detected)
+            is_anew = reading.on_demand and source.deleted > 0
+            before = Start() if is_anew else Start(source.offset_bytes, source.state, source.skipped)
+            head = None if is_anew else source.head
             start = start_from(path, source.inode, head, before)
-            for batch in _with_end(read_source(path, format_, redactor, start)):
+            reading.begin(start)
+            for batch in _with_end(read_source(path, source.format, redactor, start)):
                 progress = SourceProgress(
                     source=source.id,
+                    after_bytes=source.offset_bytes,
                     offset_bytes=batch.offset,
                     size_bytes=present.size_bytes,
                     inode=present.inode,
@@ -156,44 +173,61 @@ class Importer:
                     state=batch.state,
                     skipped=batch.skipped,
                 )
-                waits = batch.waits
-                is_clean = source.last_error is None and head == start.head
-                source = _after(source, progress)
+                reading.waits = batch.waits
+                is_clean = not source.id or (source.last_error is None and head == start.head)
                 if batch.conversation is None and is_clean and _is_same(progress, before):
+                    source = _after(source, progress)
                     continue
-                for reply in self._send(path, format_, batch, progress):
-                    _add(found, reply)
-                    sums.update(added=reply.added, changed=reply.changed, known=len(reply.known) - reply.changed)
-                self._on_progress(f"{path.name}: {sums['added']} messages")
+                if not source.id:
+                    source = self._add(_adding(source))
+                    progress = msgspec.structs.replace(progress, source=source.id, after_bytes=source.offset_bytes)
+                sending = ImportMessages(
+                    batch.conversation,
+                    batch.messages,
+                    progress,
+                    followed=not reading.on_demand,
+                    redacted=redactor.active,
+                )
+                for reply in self._send(path, source.format, batch, sending):
+                    reading.take(reply)
+                source, sent = _after(source, progress), progress
+                self._on_progress(f"{path.name}: {reading.sums['added']} messages")
         except Unreadable as failure:
             error = str(failure)
         except FileNotFoundError:
             error = "No such file or directory"  # what was imported stays, and nothing is noted
-            return Outcome(path, format_, found, error=error), source
+            return reading.outcome(source, error), source
         except OSError as failure:
             error = failure.strerror or str(failure)
-        if progress is not None:
-            source = _after(source, self._with_unheld(progress))
+        except ConversationRedacted as failure:
+            error = (
+                f"secrets were replaced in conversation {failure.details.get('conversation')}; "
+                "import it with --redact FILE or --redact-secrets again"
+            )
+        if sent is not None:
+            source = _after(source, self._with_unheld(sent))
         if error is not None:
-            source = self._note(source, error)
-        sums_of = (sums["added"], sums["changed"], sums["known"])
-        return Outcome(path, format_, found, *sums_of, dict(source.skipped), waits, error), source
+            source = self.note(source, error)
+        return reading.outcome(source, error), source
 
-    def _note(self, source: ConversationSource, error: str) -> ConversationSource:
-        """Note why a source cannot be read, once."""
-        if source.last_error == error:
+    def note(self, source: ConversationSource, error: str | None) -> ConversationSource:
+        """Note why a source cannot be read, once; of one that is not there nothing is noted."""
+        error = None if error is None else error[:1000]
+        if not source.id or source.last_error == error:
             return source
         progress = SourceProgress(
             source=source.id,
+            after_bytes=source.offset_bytes,
             offset_bytes=source.offset_bytes,
             size_bytes=source.size_bytes,
             inode=source.inode,
             head=source.head,
             state=source.state,
             skipped=source.skipped,
-            last_error=error[:1000],
+            last_error=error,
         )
-        self._call(ImportMessages(progress=progress))
+        with contextlib.suppress(SourceMoved):  # it was read by another importer, which knows better
+            self._call(ImportMessages(progress=progress))
         return _after(source, progress)
 
     # Sending
@@ -207,14 +241,14 @@ class Importer:
         return self._operations[key]
 
     def _send(
-        self, path: Path, format_: SourceFormat, batch: MessageBatch, progress: SourceProgress
+        self, path: Path, format_: SourceFormat, batch: MessageBatch, command: ImportMessages
     ) -> Iterator[Imported]:
         for blob in batch.blobs:
             self._put(blob)
         if batch.conversation is None:
-            yield self._request(path, format_, ImportMessages(progress=progress))
+            yield self._request(path, format_, command)
             return
-        yield from self._divide(path, format_, ImportMessages(batch.conversation, batch.messages, progress))
+        yield from self._divide(path, format_, command)
 
     def _put(self, blob: bytes) -> None:
         import hashlib
@@ -270,6 +304,56 @@ class Importer:
                 if error.details.get("path") != "context.cause":
                     raise
                 self._operations.pop(str(path), None)  # it is older than what the history keeps
+
+
+class _Reading:
+    """What the import of one file has done, over all its attempts."""
+
+    def __init__(self, path: Path, on_demand: bool) -> None:
+        self.path = path
+        self.on_demand = on_demand
+        self.waits = False
+        self.found: dict[str, Imported] = {}
+        self.sums: Counter[str] = Counter()
+        self._skipped: Counter[str] | None = None
+
+    def begin(self, start: Start) -> None:
+        """Take what was counted before, in earlier imports."""
+        if self._skipped is None:
+            self._skipped = Counter(start.skipped or {})
+
+    def take(self, reply: Imported) -> None:
+        """Count what a request did."""
+        _add(self.found, reply)
+        self.sums.update(added=reply.added, changed=reply.changed, known=len(reply.known) - reply.changed)
+
+    def outcome(self, source: ConversationSource, error: str | None) -> Outcome:
+        """What was imported."""
+        sums = (self.sums["added"], self.sums["changed"], self.sums["known"])
+        skipped = {} if self._skipped is None else dict(Counter(source.skipped) - self._skipped)
+        return Outcome(self.path, source.format, self.found, *sums, skipped, self.waits, error, bool(source.id))
+
+
+def _unknown(command: AddConversationSource) -> ConversationSource:
+    """A source that is not there yet: it has no id."""
+    return ConversationSource(
+        id="",
+        number=0,
+        project_id="",
+        project="",
+        path=command.path,
+        format=command.format,
+        redact=command.redact,
+        redact_secrets=command.redact_secrets,
+        created_at=0,
+        updated_at=0,
+        revision=0,
+        state_revision=0,
+    )
+
+
+def _adding(source: ConversationSource) -> AddConversationSource:
+    return AddConversationSource(source.path, source.format, redact=source.redact, redact_secrets=source.redact_secrets)
 
 
 def _with_end(batches: Iterator[MessageBatch]) -> Iterator[MessageBatch]:

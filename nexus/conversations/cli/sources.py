@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nexus.cli.app import App
+    from nexus.cli.result import Result
     from nexus.conversations.cli.importer import Importer, Outcome
 
 __all__ = ["make_import", "make_resume", "source"]
@@ -46,7 +47,7 @@ def make_import() -> click.Command:
         AddConversationSource,
         run,
         parameters=[
-            click.Argument(["paths"], metavar="[PATH]...", nargs=-1, type=FilePath(real=True)),
+            click.Argument(["paths"], metavar="[PATH]...", nargs=-1, type=FilePath()),
             click.Option(
                 ["--from", "from_"],
                 type=click.Choice([each.value for each in SourceFormat]),
@@ -85,18 +86,10 @@ def _import(app: App, values: Values, out: Printer) -> int:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise click.UsageError(cannot_redact(str(redact), reason)) from None
     paths = values.every("paths", str)
-    roots = (
-        [(Path(path), format_) for path in paths]
-        if paths
-        else [(path.resolve(), each) for path, each in default_places(format_)]
-    )
-    if not roots:
-        click.echo("Error: cannot import: no sessions found where their programs keep them", err=True)
-        click.echo("  Name a file or a folder: nexusctl conversation import PATH", err=True)
-        return 1
-    missing = [path for path, _format in roots if not path.exists()]
-    if missing:
-        raise click.UsageError(f"{missing[0]}: no such file or folder")
+    for given in paths:
+        _check_path(Path(given))
+    places = [(Path(path), format_) for path in paths] or default_places(format_)
+    roots = [(path.resolve(), each) for path, each in places]
     line = ProgressLine()
 
     def call(command: Any, cause: int | None = None) -> Any:
@@ -105,54 +98,90 @@ def _import(app: App, values: Values, out: Printer) -> int:
     importer = Importer(call, line.show)
     options = {"redact": redact, "redact_secrets": redact_secrets}
     outcomes: list[Outcome] = []
+    empty: list[tuple[Path, SourceFormat]] = []
     code = 0
     try:
-        for outcome in _outcomes(importer, roots, options):
-            line.end()
-            outcomes.append(outcome)
-            if outcome.error is not None:
-                code = 1
-                click.echo(f"Error: cannot import {outcome.path}: {outcome.error}", err=True)
-            elif out.for_person:
-                _tell(outcome)
+        seen: set[Path] = set()
+        for root, each in roots:
+            count = len(outcomes)
+            for outcome in _outcomes(importer, root, each, options, seen):
+                line.end()
+                outcomes.append(outcome)
+                if outcome.error is not None:
+                    code = 1
+                    click.echo(f"Error: cannot import {outcome.path}: {outcome.error}", err=True)
+                elif out.for_person:
+                    _tell(outcome)
+            if len(outcomes) == count:
+                empty.append((root, each))
     finally:
         line.end()
+    watches = values.flag("watch")
+    if paths and not watches:
+        for root, each in empty:
+            code = 1
+            _tell_empty(root, each)
+    elif not outcomes and not watches:
+        click.echo("Error: cannot import: no sessions found where their programs keep them", err=True)
+        click.echo("  Name a file or a folder: nexusctl conversation import PATH", err=True)
+        return 1
     if out.for_person:
-        _tell_sum(outcomes)
+        _tell_sum(outcomes, is_told=code != 0)
     else:
         results = Results.of([made(outcome, _plain(outcome)) for outcome in outcomes])
         out.many(results, (), name=lambda one: one.path, nothing="Nothing to import.")
-    if values.flag("watch"):
+    refused = {outcome.path for outcome in outcomes if outcome.error is not None and not outcome.is_known}
+    if watches:
         for path, each in roots:
-            added = importer.source(AddConversationSource(str(path), each, watched=True, **options))  # type: ignore[arg-type]
+            if path in refused:
+                continue
+            added = importer.follow(AddConversationSource(str(path), each, watched=True, **options))  # type: ignore[arg-type]
             if out.for_person:
                 click.echo(f"Following {path} as conversation source {added.number}")
     return code
 
 
-def _outcomes(importer: Importer, roots: list[tuple[Path, SourceFormat]], options: Any) -> Iterator[Outcome]:
-    from nexus.conversations.cli.importer import Outcome, is_text
-    from nexus.conversations.importing.formats import detect, files_in
+def _check_path(path: Path) -> None:
+    if not path.exists():
+        raise click.UsageError(f"{path}: no such file or folder")
+    if not (path.is_file() or path.is_dir()):
+        raise click.UsageError(f"{path}: neither a plain file nor a folder; save what it gives in a file first")
 
-    seen: set[Path] = set()
-    for root, format_ in roots:
-        for path in files_in(root, format_):
-            if path in seen:
-                continue
-            seen.add(path)
-            each = format_
-            if not is_text(str(path)):
-                yield Outcome(path, each, {}, error="its path is not UTF-8")
-                continue
-            if each is SourceFormat.AUTO:
-                try:
-                    found = detect(path)
-                except OSError:
-                    found = None
-                if found is None and root.is_dir():
-                    continue  # a folder has other files, too
-                each = found or each
-            yield importer.run(importer.source(AddConversationSource(str(path), each, **options)))[0]
+
+def _tell_empty(root: Path, format_: SourceFormat) -> None:
+    kind = "conversation files" if format_ is SourceFormat.AUTO else f"files of the format {format_.value}"
+    click.echo(f"Error: cannot import: no {kind} found in {root}", err=True)
+
+
+def _outcomes(
+    importer: Importer, root: Path, format_: SourceFormat, options: Any, seen: set[Path]
+) -> Iterator[Outcome]:
+    from nexus.conversations.cli.importer import Outcome, is_text
+    from nexus.conversations.importing.formats import detect, files_in, format_of
+
+    for path in files_in(root, format_):
+        if path in seen:
+            continue
+        seen.add(path)
+        if not is_text(str(path)):
+            yield Outcome(path, format_, {}, error="its path is not UTF-8", is_known=False)
+            continue
+        try:
+            found = format_of(path, format_)
+        except OSError:
+            found = format_  # its import says why it cannot be read
+        if found is None and path != root:
+            continue  # a folder has other files, too
+        if found is None and format_ is not SourceFormat.AUTO:
+            is_of = detect(path)
+            error = f"it is of the format {is_of.value if is_of else '?'}, and not of {format_.value}"
+            yield Outcome(path, format_, {}, error=error, is_known=False)
+            continue
+        source = importer.source(AddConversationSource(str(path), found or format_, **options))
+        outcome = importer.run(source)[0]
+        if path == root and outcome.error is None and not (outcome.is_known or outcome.waits):
+            outcome = outcome._replace(error="it has no messages")
+        yield outcome
 
 
 def _tell(outcome: Outcome) -> None:
@@ -173,14 +202,20 @@ def _count(number: int) -> str:
     return "1 message" if number == 1 else f"{number} messages"
 
 
-def _tell_sum(outcomes: list[Outcome]) -> None:
-    if not any(map(_has_changed, outcomes)) and all(outcome.error is None for outcome in outcomes):
+def _tell_sum(outcomes: list[Outcome], *, is_told: bool) -> None:
+    from nexus.conversations.importing.reading import KEPT
+
+    if not is_told and not any(map(_has_changed, outcomes)):
         click.echo("Nothing new to import.")
     reasons: dict[str, int] = {}
     for outcome in outcomes:
         for reason, count in (outcome.skipped or {}).items():
             reasons[reason] = reasons.get(reason, 0) + count
     shown = sorted(reasons.items(), key=lambda each: -each[1])
+    for reason, count in shown:
+        if reason in KEPT:
+            click.echo(f"Imported, but not as it was: {reason} ({count})", err=True)
+    shown = [each for each in shown if each[0] not in KEPT]
     for reason, count in shown[:_MAX_REASONS]:
         click.echo(f"Not imported: {reason} ({count})", err=True)
     if len(shown) > _MAX_REASONS:
@@ -249,14 +284,22 @@ def _why_not(one: Conversation) -> str:
 
 # Sources
 
+
+def _path_and_error(one: ConversationSource) -> str:
+    return one.path if one.last_error is None else f"{one.path} ({one.last_error})"
+
+
+def _followed(one: ConversationSource) -> str:
+    return "yes" if one.watched else "with its folder" if one.followed else "no"
+
+
 _COLUMNS: tuple[Column[ConversationSource], ...] = (
     Column("NUMBER", lambda one: one.number, 6),
     Column("FORMAT", lambda one: one.format, 11),
-    Column("FOLLOWED", lambda one: "yes" if one.watched else "no", 8),
+    Column("FOLLOWED", lambda one: "yes" if one.followed else "no", 8),
     Column("MESSAGES", lambda one: one.messages, 8),
-    Column("PATH", lambda one: one.path),
+    Column("PATH", _path_and_error),
     Column("READ", lambda one: format_time(one.read_at), wide=True),
-    Column("ERROR", lambda one: one.last_error, wide=True),
     Column("ID", lambda one: one.id, wide=True),
 )
 
@@ -268,10 +311,11 @@ def _lines(one: ConversationSource) -> list[tuple[str, object]]:
         ("Project", None if one.project == "default" else one.project),
         ("Path", one.path),
         ("Format", one.format),
-        ("Followed", "yes" if one.watched else "no"),
+        ("Followed", _followed(one)),
         ("Redacted", one.redact or ("known forms of secrets" if one.redact_secrets else None)),
         ("Read", None if one.read_at is None else f"{one.offset_bytes} of {one.size_bytes} bytes"),
         ("Messages", one.messages),
+        ("Deleted", f"{one.deleted}, imported again on demand" if one.deleted else None),
         ("Skipped", ", ".join(f"{reason} ({count})" for reason, count in one.skipped.items()) or None),
         ("Error", one.last_error),
         ("Last read", format_time(one.read_at)),
@@ -283,12 +327,19 @@ def _make_remove() -> click.Command:
         shown = ", ".join(f"{record.path}{where_found(app, record)}" for record in records)
         return f"Remove the conversation source of {shown}? What was imported stays."
 
+    def remove(app: App, name: str) -> Result[ConversationSource]:
+        result = app.fetch(RemoveConversationSource(name))
+        if result.record.redact is not None or result.record.redact_secrets:
+            path = result.record.path
+            hint(f"Secrets were replaced: {path} is imported again with --redact FILE or --redact-secrets alone.")
+        return result
+
     def run(app: App, values: Values, out: Printer) -> int:
         removal: Removal[ConversationSource] = Removal(
             "remove",
             "Removed",
             look=lambda app, name: app.call(GetConversationSource(name)),
-            remove=lambda app, name: app.fetch(RemoveConversationSource(name)),
+            remove=remove,
             question=question,
         )
         return remove_each(app, values.every("source", str), True, _SOURCE, removal, out)

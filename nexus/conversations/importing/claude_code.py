@@ -1,12 +1,14 @@
 """Claude Code: a file of JSON Lines for each session, and for each of its sub-agents.
 
 A sub-agent is a conversation of its own, tagged ``sub-agent``; ``parent_source_id`` in its metadata is the session
-that began it. Lines of a sub-agent within the file of its session stay there, as a branch. The file names the session.
+that began it. Lines of a sub-agent within the file of its session stay there, as a branch. The file names the session;
+one that was given another name than Claude Code gives, a UUID, is of the session that its first lines name.
 The id of a message is that of the session and the ``uuid`` of its line: a session that was forked repeats lines.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,19 +50,43 @@ _TITLES = {"summary": ("summary", 1), "ai-title": ("aiTitle", 2), "custom-title"
 """Lines with a title: its field, and how much it counts."""
 
 
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_AGENT = "agent-"
+_HEAD_BYTES = 64 * 1024
+
+
+def _session_of(path: Path) -> str:
+    """The session of a file: its name, where Claude Code has given it; else what its first lines say."""
+    if _UUID.fullmatch(path.stem) or path.stem.startswith(_AGENT):
+        return path.stem
+    try:
+        with open(path, "rb") as file:
+            lines = file.read(_HEAD_BYTES).split(b"\n")
+    except OSError:
+        return path.stem
+    return next((session for line in lines if (session := _session_in(line)) is not None), path.stem)
+
+
+def _session_in(line: bytes) -> str | None:
+    try:
+        return as_text(as_dict(msgspec.json.decode(line)).get("sessionId"))
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+
+
 class ClaudeCodeParser:
     """Reads one file of Claude Code."""
 
     def __init__(self, path: Path, redactor: Redactor, state: State) -> None:
         self._redactor = redactor
-        self._session = redactor.identifier(as_text(state.get("session")) or path.stem)
+        self._session = redactor.identifier(as_text(state.get("session")) or _session_of(path))
         self._agent = as_text(state.get("agent"))
         self._title_rank = state.get("title_rank", 0)
         self._usage = as_text(state.get("usage"))
         """The id of the last message of the model, whose usage its lines repeat."""
         self._usage_tokens = tokens_of(state.get("usage_tokens")) or 0
         self._known = bool(state)
-        self._is_agent_file = path.stem.startswith("agent-")
+        self._is_agent_file = path.stem.startswith(_AGENT)
         self._header: ImportedConversation | None = None
         self._folder: str | None = None
         self._title: str | None = None
@@ -124,7 +150,7 @@ class ClaudeCodeParser:
         """Tell the conversation, if it differs from what was told."""
         session, agent = as_text(entry.get("sessionId")), as_text(entry.get("agentId"))
         if self._told is None and not self._known and self._is_agent_file:
-            self._agent = self._redactor.identifier(agent or self._session.removeprefix("agent-"))
+            self._agent = self._redactor.identifier(agent or self._session.removeprefix(_AGENT))
             self._session = self._redactor.identifier(session or self._session)
         self._folder = self._folder or folder_of(entry.get("cwd"))
         values: dict[str, Any] = {"branch": entry.get("gitBranch"), "version": entry.get("version")}

@@ -11,7 +11,7 @@ import msgspec
 
 from nexus.conversations.states import SourceFormat
 
-__all__ = ["FORMATS", "Format", "default_places", "detect", "files_in", "resume_command"]
+__all__ = ["FORMATS", "Format", "default_places", "detect", "files_in", "format_of", "resume_command"]
 
 _HEAD_BYTES = 64 * 1024
 _MAX_DEPTH = 8
@@ -102,8 +102,19 @@ def _walk(folder: Path, patterns: tuple[str, ...], depth: int) -> Iterator[Path]
             continue
 
 
-def detect(path: Path) -> SourceFormat | None:
-    """The format of a file by its name and its beginning; None where it is of none.
+def format_of(path: Path, wanted: SourceFormat) -> SourceFormat | None:
+    """The format of a file: the wanted one, unless its content is of another; None where it is of none, or of another.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if wanted is SourceFormat.AUTO:
+        return detect(path)
+    return wanted if detect(path, by_name=False) in (None, wanted) else None
+
+
+def detect(path: Path, *, by_name: bool = True) -> SourceFormat | None:
+    """The format of a file by its name and its beginning, or by that alone; None where it is of none.
 
     Raises:
         OSError: it cannot be read.
@@ -112,14 +123,14 @@ def detect(path: Path) -> SourceFormat | None:
         head = file.read(_HEAD_BYTES)
     if head.startswith(b"SQLite format 3\0"):
         return SourceFormat.OPENCODE
-    if path.name == ".aider.chat.history.md" or b"# aider chat started at " in head[:4096]:
+    if (by_name and path.name == ".aider.chat.history.md") or b"# aider chat started at " in head[:4096]:
         return SourceFormat.AIDER
-    if path.name.startswith("session-") and path.suffix == ".json":
+    if by_name and path.name.startswith("session-") and path.suffix == ".json":
         return SourceFormat.GEMINI
     found = next((each for line in head.split(b"\n")[:50] if (each := _of_line(line)) is not None), None)
     if found is None and path.suffix == ".json" and b'"sessionId"' in head and b'"messages"' in head:
         return SourceFormat.GEMINI
-    if found is None and path.name.startswith("rollout-"):
+    if found is None and by_name and path.name.startswith("rollout-"):
         return SourceFormat.CODEX
     return found
 
@@ -135,6 +146,8 @@ def _of_line(line: bytes) -> SourceFormat | None:
         return SourceFormat.NEXUS
     if entry.get("type") in ("session_meta", "response_item", "event_msg", "turn_context"):
         return SourceFormat.CODEX
+    if "sessionId" in entry and isinstance(entry.get("messages"), list):
+        return SourceFormat.GEMINI
     if "sessionId" in entry or "leafUuid" in entry or ("uuid" in entry and "parentUuid" in entry):
         return SourceFormat.CLAUDE_CODE
     return None

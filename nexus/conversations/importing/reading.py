@@ -5,7 +5,9 @@ Everything is redacted here before it leaves. A line that is not understood neve
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -28,6 +30,8 @@ from nexus.conversations.states import PartKind, SourceFormat
 
 __all__ = [
     "INDEXED_CHARACTERS",
+    "KEPT",
+    "NO_FILE",
     "Identity",
     "MessageBatch",
     "Start",
@@ -38,6 +42,12 @@ __all__ = [
     "start_from",
 ]
 
+NO_FILE = "it is no plain file"
+_RAW = "line that is not understood, kept as raw"
+_NO_UTF8 = "bytes that are no UTF-8, replaced"
+_CUT = "message of more than 4 MiB, cut"
+KEPT = frozenset({_RAW, _NO_UTF8, _CUT})
+"""The reasons of lines that are imported, and not as they are."""
 INDEXED_CHARACTERS = 64 * 1024
 """What the search index has of one text: ``nexus.store.splitting`` says so too, which no client loads."""
 MAX_MESSAGES = 200
@@ -94,9 +104,11 @@ def identity_of(path: Path) -> Identity:
     """What the file is at present; of a database, with the log beside it.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: it cannot be looked at, or is no plain file: to open a pipe or a device might never end.
     """
     found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, NO_FILE)
     stamp = f"{found.st_mtime_ns}.{found.st_size}"
     try:
         log = path.with_name(path.name + "-wal").stat()
@@ -216,12 +228,12 @@ def _items(parser: LineParser, data: bytes, offset: int, gathering: _Gathering) 
         pass
     text = data.decode("utf-8", "replace").encode()
     if text != data:
-        gathering.skip("bytes that are no UTF-8, replaced")
+        gathering.skip(_NO_UTF8)
         try:
             return list(parser.line(text, offset))
         except Exception:
             pass
-    gathering.skip("line that is not understood, kept as raw")
+    gathering.skip(_RAW)
     return list(parser.raw(data, offset))
 
 
@@ -266,7 +278,7 @@ class _Gathering:
                 item = item._replace(message=msgspec.structs.replace(item.message, content=""))
             message, blobs, cut = _clean_message(item, self.redactor)
             if cut:
-                self.skip("message of more than 4 MiB, cut")
+                self.skip(_CUT)
             size = _size(message) + sum(map(len, blobs))
             taken = sum(min([len(text), INDEXED_CHARACTERS]) for text in _texts(message))
             if self._messages and (len(self._messages) >= MAX_MESSAGES or self._is_beyond(size, taken)):

@@ -207,7 +207,9 @@ class ServiceHandle:
 
     async def _outcome(self, wait: bool) -> None:
         """Wait until it is up, or with ``wait`` ready."""
-        context, service = self._context, self._context.state.record
+        context = self._context
+        context.state.refresh()  # a write that other requests see already may not have been handed to this task yet
+        service = context.state.record
         no_request = self._supervision is not None and not context.requests.pending
         is_up = no_request and service is not None and service.state is ServiceState.RUNNING
         if is_up and service is not None and (not wait or is_ready(service)):

@@ -18,6 +18,7 @@ CREATE TABLE conversations (
     source TEXT,  -- what it was imported from, and its id there
     source_id TEXT,
     source_title TEXT,  -- the title that an import gave it last: another one was given by a client, and stays
+    redacted INTEGER NOT NULL DEFAULT 0 CHECK (redacted IN (0, 1)),  -- an import replaced secrets
     forked_from TEXT,  -- the conversation that it begins like, which may be gone
     forked_at INTEGER,  -- up to the message with this number
     messages INTEGER NOT NULL DEFAULT 0,  -- how many it has
@@ -251,7 +252,8 @@ CREATE TABLE conversation_sources (
     inode INTEGER,
     head TEXT,  -- the length and the hash of its beginning
     state TEXT NOT NULL DEFAULT '{}',  -- JSON: what the reader must know to go on
-    messages INTEGER NOT NULL DEFAULT 0,
+    messages INTEGER NOT NULL DEFAULT 0,  -- imported from it, without those of conversations that were deleted
+    deleted INTEGER NOT NULL DEFAULT 0,  -- how many of its conversations were deleted here, and not imported again
     skipped TEXT NOT NULL DEFAULT '{}',  -- JSON: how many lines were not imported, by reason
     last_error TEXT,
     read_at INTEGER,
@@ -263,6 +265,16 @@ CREATE INDEX idx_conversation_sources_order ON conversation_sources (path, id);
 CREATE INDEX idx_conversation_sources_project ON conversation_sources (project_id, path, id);
 CREATE INDEX idx_conversation_sources_watched ON conversation_sources (watched, path, id);
 CREATE INDEX idx_conversation_sources_project_watched ON conversation_sources (project_id, watched, path, id);
+-- Which conversations a source has. What was deleted here stays, so that no follower makes it again.
+CREATE TABLE conversation_origins (
+    source TEXT NOT NULL,  -- of the conversation, and its id there
+    source_id TEXT NOT NULL,
+    file_id TEXT NOT NULL,  -- the row of conversation_sources, which may be gone
+    messages INTEGER NOT NULL DEFAULT 0,  -- that were imported from there
+    deleted INTEGER NOT NULL DEFAULT 0 CHECK (deleted IN (0, 1)),
+    PRIMARY KEY (source, source_id, file_id)
+);
+CREATE INDEX idx_conversation_origins_file ON conversation_origins (file_id, deleted);
 
 -- The search index. Its content is the view search_row, in which each row has its number doc unchanged, so that a
 -- look-up by it is one search in each table. The column parts has what the tokenizer does not find by itself: see
@@ -344,12 +356,8 @@ CREATE TRIGGER search_conversations_rename AFTER UPDATE OF title ON conversation
     INSERT INTO search_name (search_name, rowid, name) VALUES ('delete', old.doc, old.title);
     INSERT INTO search_name (rowid, name) VALUES (new.doc, new.title);
 END;
-CREATE TRIGGER search_messages_insert AFTER INSERT ON messages
-    WHEN new.doc <= (SELECT indexed_to FROM search_state) AND new.status <> 'open' BEGIN
-    INSERT INTO search_index (rowid, name, text, parts)
-    VALUES (new.doc, '', search_text(new.content),
-        search_parts(new.content));
-END;
+-- New messages and parts have no trigger: the program adds them to the index itself. FTS5 writes what it has gathered
+-- whenever a statement with a trigger begins, which takes as long as adding the row.
 CREATE TRIGGER search_messages_delete AFTER DELETE ON messages
     WHEN old.doc <= (SELECT indexed_to FROM search_state) AND old.status <> 'open' BEGIN
     INSERT INTO search_index (search_index, rowid, name, text, parts)
@@ -366,12 +374,6 @@ CREATE TRIGGER search_messages_update AFTER UPDATE OF content, status ON message
     SELECT new.doc, '', search_text(new.content),
         search_parts(new.content)
     WHERE new.status <> 'open';
-END;
-CREATE TRIGGER search_message_parts_insert AFTER INSERT ON message_parts
-    WHEN new.doc <= (SELECT indexed_to FROM search_state) AND new.doc IS NOT NULL BEGIN
-    INSERT INTO search_index (rowid, name, text, parts)
-    VALUES (new.doc, coalesce(new.tool, ''), search_text(new.body),
-        search_parts(coalesce(new.tool, '') || char(10) || new.body));
 END;
 CREATE TRIGGER search_message_parts_delete AFTER DELETE ON message_parts
     WHEN old.doc <= (SELECT indexed_to FROM search_state) AND old.doc IS NOT NULL BEGIN
@@ -489,15 +491,14 @@ INSERT INTO search_index (search_index) VALUES ('rebuild');
 INSERT INTO search_name (search_name) VALUES ('rebuild');
 
 -- migrate: down
+DROP TABLE conversation_origins;
 DROP TABLE conversation_sources;
 DROP TRIGGER search_conversations_insert;
 DROP TRIGGER search_conversations_delete;
 DROP TRIGGER search_conversations_update;
 DROP TRIGGER search_conversations_rename;
-DROP TRIGGER search_messages_insert;
 DROP TRIGGER search_messages_delete;
 DROP TRIGGER search_messages_update;
-DROP TRIGGER search_message_parts_insert;
 DROP TRIGGER search_message_parts_delete;
 DROP TRIGGER search_message_parts_update;
 DROP TRIGGER search_jobs_insert;
