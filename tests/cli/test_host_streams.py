@@ -115,7 +115,7 @@ def test_events_are_followed_until_ctrl_c(far: Cli, near: Cli, host: RemoteHost)
 def test_followed_output_goes_on_over_a_restart_of_the_daemon_there(far: Cli, near: Cli, host: RemoteHost) -> None:
     fifo = host.root / "fifo"
     os.mkfifo(fifo)
-    near.ok("service", "add", "api", "--run", f"while read -r line <{fifo}; do echo $line; done")
+    near.ok("service", "add", "api", "--run", f"while read -r line; do echo $line; done <>{fifo}")
     near.ok("service", "start", "api")
     with far.start("service", "logs", "-f", "api") as process:
         assert process.stdout is not None

@@ -20,6 +20,7 @@ from nexus.jobs.records import Job
 from nexus.jobs.states import JobReason, JobStatus
 from nexus.nodes.commands import CheckNode, NodeUnreachable, NodeUnusable
 from nexus.nodes.states import NodeStatus
+from nexus.store.connection import connect
 
 
 def running_there(remote: Remote, **fields: object) -> Job:
@@ -156,7 +157,7 @@ def test_leftovers_of_a_killed_daemon_are_swept(remote: Remote, host: NodeHost) 
     job = running_there(remote)
     wait_for_process(remote, host)
     remote.daemon.kill()
-    with contextlib.closing(__import__("sqlite3").connect(remote.daemon.database)) as database, database:
+    with contextlib.closing(connect(remote.daemon.database)) as database, database:
         database.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
     remote.begin_anew()
     remote.wait_gone()
