@@ -107,21 +107,13 @@ def hide(tx: Transaction, operation: Operation, conversation: Conversation) -> N
     CONVERSATIONS.rows.record(tx, operation, subject, conversation.id, before, after, events, conversation.revision)
 
 
-def touch(tx: Transaction, conversation_id: str, *, messages: int = 0, tokens: int = 0, number: bool = False) -> int:
-    """Count a change of a conversation's messages; returns the last number, which ``number`` raises by one."""
-    row = CONVERSATIONS.rows.read(
-        tx, conversation_id, ("updated_at", "state_revision", "messages", "last_number", "tokens")
+def touch(tx: Transaction, conversation_id: str, *, messages: int = 0, tokens: int = 0, numbers: int = 0) -> None:
+    """Count a change of a conversation's messages, of which ``numbers`` are new."""
+    tx.execute(
+        "UPDATE conversations SET updated_at = max(?, updated_at), state_revision = state_revision + 1, "
+        "messages = messages + ?, last_number = last_number + ?, tokens = tokens + ? WHERE id = ?",
+        (tx.now, messages, numbers, tokens, conversation_id),
     )
-    assert row is not None
-    changes = {
-        "updated_at": max([tx.now, row["updated_at"]]),
-        "state_revision": row["state_revision"] + 1,
-        "messages": row["messages"] + messages,
-        "last_number": row["last_number"] + number,
-        "tokens": row["tokens"] + tokens,
-    }
-    CONVERSATIONS.rows.update(tx, conversation_id, changes)
-    return int(changes["last_number"])
 
 
 def operation_exists(reader: Reader, operation_id: int) -> bool:

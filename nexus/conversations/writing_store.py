@@ -80,23 +80,25 @@ def add_message(
 ) -> Message:
     """Add a message to the end of a conversation, with its event; returns it without its text.
 
+    ``conversation`` is as this transaction has read it.
     ``values`` are columns of the table; ``id``, ``status``, ``created_at`` and the counters have defaults.
     """
     columns: dict[str, Any] = {"id": str(uuid.uuid4()), "status": MessageStatus.COMPLETE.value, "created_at": tx.now}
     columns |= {name: value for name, value in values.items() if value is not None}
-    tokens = columns.get("tokens") or 0
+    touch(tx, conversation.id, messages=1, tokens=columns.get("tokens") or 0, numbers=1)
     columns |= {
         "conversation_id": conversation.id,
-        "number": touch(tx, conversation.id, messages=1, tokens=tokens, number=True),
+        "number": conversation.last_number + 1,
         "updated_at": columns["created_at"],
         "operation_id": operation.enter(tx, conversation.project_id),
         "doc": next_number(tx, "", DOC),
+        "revision": 1,
         "size_bytes": kept.size_bytes,
         "content": kept.content,
     }
     insert_message(tx, columns)
     insert_parts(tx, columns["id"], kept.rows)
-    message = _written(tx, columns["id"])
+    message = decode_message((*map(columns.get, MESSAGE_COLUMNS[:-1]), None))
     _tell(tx, operation, "message.created", message, conversation, {"status": message.status.value})
     return message
 

@@ -246,7 +246,6 @@ def indexed_to(reader: Reader) -> int:
 
 def begin_rebuild(tx: Transaction) -> None:
     """Empty the index; ``rebuild_step`` fills it again. Until then triggers keep what is in it, and nothing else."""
-    (before,) = tx.one("PRAGMA secure_delete") or (0,)
     # The pages that are free then are not written over with zeros, which would take most of the time: the rebuild
     # fills them again.
     tx.execute("PRAGMA secure_delete = FAST")
@@ -254,7 +253,7 @@ def begin_rebuild(tx: Transaction) -> None:
         tx.execute("INSERT INTO search_index (search_index) VALUES ('delete-all')")
         tx.execute("INSERT INTO search_name (search_name) VALUES ('delete-all')")
     finally:
-        tx.execute(f"PRAGMA secure_delete = {int(before)}")
+        tx.execute("PRAGMA secure_delete = ON")
     tx.execute("UPDATE search_state SET indexed_to = 0, splitting = ?", (SPLITTING,))
 
 

@@ -316,6 +316,7 @@ class SqliteStore:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA temp_store = MEMORY")
+            connection.execute("PRAGMA secure_delete = ON")  # what is deleted is not left in the file
             if connection.execute("PRAGMA foreign_keys").fetchone()[0] != 1:
                 raise InitError(f"cannot open database {self.path}: this SQLite does not enforce foreign keys")
             # Detects a file or folder that is not writable now, not at the first change. BEGIN IMMEDIATE alone is not

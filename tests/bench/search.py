@@ -148,7 +148,7 @@ def _insert_many(world: World) -> Sample:
     texts = Texts()
     ready = [_message(texts) for _ in range(2000)]
     commands = itertools.cycle(ready)
-    with contextlib.closing(world.pipeline(_full(world))) as pipeline:
+    with contextlib.closing(world.pipeline(_full(world))) as pipeline, world.all_cores(_full(world)):
         seconds = 0.3 if world.quick else 1.5
         start = time.perf_counter()
         done = pipeline.run(lambda: next(commands), lambda _sent: time.perf_counter() < start + seconds)
