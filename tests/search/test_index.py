@@ -265,12 +265,7 @@ def test_damaged_index_is_told_with_the_way_out(root: Path) -> None:
     async def scenario() -> None:
         async with running(store):
             with pytest.raises(QueryError, match="the search index is damaged") as caught:
-<<<<<<< HEAD
-                for number in range(301, 401):  # which merges what is damaged at some point
-                    await store.write(lambda tx, n=number: insert_vm(tx, n, f"vm-{n}"))  # type: ignore[misc]
-=======
                 await insert_until_it_is_read()
->>>>>>> main
             assert caught.value.hint is not None
             assert "nexusctl db reindex" in caught.value.hint
             kept = store.read(lambda reader: reader.one("SELECT count(*) FROM vms"))
