@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.accounts import Account, another_account
 from support.daemon import DaemonProcess
 from support.git import missing_for_ssh
 from support.nodes import NodeHost, Remote, environment_with_ssh
@@ -19,10 +20,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"no sshd: {missing}"))
 
 
+@pytest.fixture(scope="session")
+def account() -> Iterator[Account | None]:
+    """Another user, where the tests run as root: jobs run as that one on the host."""
+    with another_account() as made:
+        yield made
+
+
 @pytest.fixture
-def host(root: Path) -> Iterator[NodeHost]:
+def host(root: Path, account: Account | None) -> Iterator[NodeHost]:
     """A host that jobs run on."""
-    host = NodeHost(root / "host")
+    host = NodeHost(root / "host", account)
     yield host
     host.close()
 

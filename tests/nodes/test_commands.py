@@ -85,14 +85,14 @@ def test_schedule_submits_jobs_for_a_node(remote: Remote, root: Path) -> None:
 
 def test_verbs(remote: Remote, host: NodeHost) -> None:
     cli = remote.cli
-    port = str(host.server.port)
-    added = cli.ok("node", "add", "n2", "--hostname", "127.0.0.1", "--port", port, "--check")
-    assert added.lines[0] == f'Added node "n2" (127.0.0.1:{port})'
+    port, user = str(host.server.port), host.server.user
+    added = cli.ok("node", "add", "n2", "--hostname", "127.0.0.1", "--port", port, "--user", user, "--check")
+    assert added.lines[0] == f'Added node "n2" ({user}@127.0.0.1:{port})'
     assert added.lines[1].startswith('Checked node "n2" (online, Linux ')
     assert cli.ok("node", "list", "-o", "name").lines == ["local", "n2", "there"]
     assert cli.ok("node", "inspect", "n2").lines[:3] == [
         "Name:       n2",
-        f"Host:       127.0.0.1:{port}",
+        f"Host:       {user}@127.0.0.1:{port}",
         "Address:    127.0.0.1",
     ]
     assert cli.ok("node", "drain", "n2").lines == ['Drained node "n2"']

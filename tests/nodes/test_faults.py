@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.accounts import Account
 from support.daemon import DaemonProcess
 from support.faults import fill, on_small_disk
 from support.git import make_key
@@ -252,9 +253,11 @@ def test_hanging_host_does_not_delay_the_start_of_the_daemon(remote: Remote, hos
     assert remote.ended(job).status is JobStatus.COMPLETED
 
 
-def test_full_disk_there_is_a_sentence(root: Path) -> None:
+def test_full_disk_there_is_a_sentence(root: Path, account: Account | None) -> None:
     def scenario(disk: Path) -> None:
-        host = NodeHost(root / "host")
+        if account is not None:
+            os.chown(disk, account.pw_uid, account.pw_gid)
+        host = NodeHost(root / "host", account)
         daemon = DaemonProcess(root, environment=environment_with_ssh(host)).start()
         remote = Remote(daemon, host)
         try:
@@ -310,7 +313,7 @@ _Make = Callable[..., DaemonProcess]
 
 @pytest.mark.parametrize("stdin", [None, b"x" * 100_000], ids=["without", "with"])
 def test_start_that_is_cut_is_begun_once(remote: Remote, host: NodeHost, stdin: bytes | None) -> None:
-    count = host.root / "count"
+    count = host.home / "count"
     jobs = [remote.there(f"echo x >>{count}; sleep 0.2", stdin_data=stdin) for _ in range(4)]
     for _ in range(3):
         wait_until(lambda: host.server.connections(), "a connection")

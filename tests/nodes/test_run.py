@@ -130,8 +130,8 @@ def test_time_limit_fails_the_job(remote: Remote, host: NodeHost) -> None:
     assert host.members() == []
 
 
-def test_retries_and_followers(remote: Remote, root: Path) -> None:
-    count = root / "count"
+def test_retries_and_followers(remote: Remote, host: NodeHost) -> None:
+    count = host.home / "count"
     first = remote.there(
         f"echo x >>{count}; echo attempt; test $(wc -l <{count}) -ge 3", retries=3, retry_backoff_ms=10
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.accounts import Account
 from support.daemon import DaemonProcess
 from support.nodes import NodeHost, Remote, environment_with_ssh
 from support.raw import wait_until
@@ -16,9 +17,9 @@ from nexus.jobs.states import JobReason, JobStatus
 
 
 @pytest.fixture
-def host(root: Path) -> Iterator[NodeHost]:
+def host(root: Path, account: Account | None) -> Iterator[NodeHost]:
     """A host with another kernel."""
-    host = NodeHost(root / "host", kernel="Plan9")
+    host = NodeHost(root / "host", account, kernel="Plan9")
     yield host
     host.close()
 

@@ -19,8 +19,8 @@ context_decoder declared_commands decode_map decode_reply encode_command encode_
 """
 
 CLIENT = """
-BlockingClient BlockingStream Client ConnectError ConnectTimeout ConnectionFailure ConnectionLost DaemonTooOld Interrupted
-Stream
+BlockingClient BlockingStream Client ConnectError ConnectTimeout ConnectionFailure ConnectionLost DaemonTooOld
+Interrupted Stream
 """
 
 

@@ -164,11 +164,12 @@ class SshServer:
     """An sshd with a host key of its own on a free loopback port; one process for each connection.
 
     With ``listens`` it is one that listens by itself, as it does on a host, and ``more`` are further settings.
+    The key is that of ``user``, by default of this process.
     """
 
-    def __init__(self, root: Path, *, listens: bool = False, more: str = "") -> None:
+    def __init__(self, root: Path, *, listens: bool = False, more: str = "", user: str | None = None) -> None:
         self.root = root
-        self.user = pwd.getpwuid(os.geteuid()).pw_name
+        self.user = user or pwd.getpwuid(os.geteuid()).pw_name
         self.host_key = make_key(root / "host_key")
         self.user_key = make_key(root / "user_key")
         self.log = root / "sshd.log"
@@ -227,13 +228,13 @@ class SshServer:
         found = []
         for listener in self._processes:
             for task in Path(f"/proc/{listener.pid}/task").glob("*/children"):
-                found += [int(pid) for pid in task.read_text().split()]
+                found += [int(pid) for pid in _text_of(task).split()]
         return found
 
     def cut(self) -> None:
         """Cut every connection, as a broken network does: neither end gets a word."""
         for pid in self.connections():
-            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            for child in _text_of(Path(f"/proc/{pid}/task/{pid}/children")).split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(child), signal.SIGKILL)
             with contextlib.suppress(ProcessLookupError):
@@ -282,6 +283,14 @@ class SshServer:
             process.wait(WAIT_S)
         if self._made is not None:
             self._made.rmdir()
+
+
+def _text_of(file: Path) -> str:
+    """The text of a file of /proc; empty once the process is gone."""
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 # HTTP

@@ -11,6 +11,7 @@ from typing import Any
 
 from nexus.jobs.records import Job
 from nexus.nodes.commands import AddNode, CheckNode, GetNode, Node, NodeChecked
+from support.accounts import Account
 from support.daemon import DaemonProcess
 from support.git import SshServer
 from support.jobs import Jobs
@@ -24,11 +25,20 @@ NAME = "there"
 class NodeHost:
     """The host: ``server`` is its sshd, ``state`` what is kept there."""
 
-    def __init__(self, root: Path, *, kernel: str | None = None) -> None:
-        """``kernel`` is what ``uname -s`` says there, where it is not the truth."""
+    def __init__(self, root: Path, account: Account | None, *, kernel: str | None = None) -> None:
+        """``kernel`` is what ``uname -s`` says there, where it is not the truth.
+
+        Jobs run there as ``account``, or as the user of this process.
+        """
         self.root = root
         root.mkdir()
-        self.state = root / "there"
+        self.home = root / "home"
+        """A folder in which jobs may write."""
+        self.home.mkdir()
+        if account is not None:
+            root.parent.chmod(0o711)
+            os.chown(self.home, account.pw_uid, account.pw_gid)
+        self.state = self.home / "there"
         self.boot = root / "boot_id"
         self.reboot(kill=False)
         programs = root / "programs"
@@ -42,7 +52,7 @@ class NodeHost:
             "LogLevel VERBOSE\n"
             f'SetEnv "XDG_STATE_HOME={self.state}" "NEXUS_BOOT_ID_FILE={self.boot}" "PATH={self.path}"\n'
         )
-        self.server = SshServer(root, listens=True, more=more)
+        self.server = SshServer(root, listens=True, more=more, user=None if account is None else account.pw_name)
         self.server.client(known=self.server.host_key.with_suffix(".pub"))
         self.settings = root / "ssh_config"
         self.use_key(self.server.user_key)
@@ -86,11 +96,13 @@ class NodeHost:
 
     def members(self) -> list[int]:
         """The pids of what has the environment of a job of this host."""
+        return self._having(f"ON={self.root}")
+
+    def _having(self, variable: str) -> list[int]:
         found = []
         for pid, _ in _processes():
             with contextlib.suppress(OSError):
-                variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-                if f"ON={self.root}".encode() in variables:
+                if variable.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                     found.append(pid)
         return found
 
@@ -99,9 +111,10 @@ class NodeHost:
         return self.server.log.read_text().count("Starting session:")
 
     def close(self) -> None:
-        """End the sshd, and what runs there."""
+        """End the sshd, and what runs there; returns once nothing there changes a file."""
         self.server.close()
         self.reboot()
+        wait_until(lambda: not self._having(f"XDG_STATE_HOME={self.state}"), "the end of all that ran there")
 
 
 def _processes() -> list[tuple[int, list[bytes]]]:
@@ -127,7 +140,12 @@ class Remote(Jobs):
 
     def add(self, name: str = NAME, **fields: Any) -> Node:
         """Add the host as a node."""
-        return self.client.call(AddNode(name, **{"hostname": "127.0.0.1", "port": self.host.server.port, **fields}))
+        return self.client.call(
+            AddNode(
+                name,
+                **{"hostname": "127.0.0.1", "port": self.host.server.port, "user": self.host.server.user, **fields},
+            )
+        )
 
     def node(self, name: str = NAME) -> Node:
         """The node's record."""
