@@ -107,13 +107,19 @@ def hide(tx: Transaction, operation: Operation, conversation: Conversation) -> N
     CONVERSATIONS.rows.record(tx, operation, subject, conversation.id, before, after, events, conversation.revision)
 
 
-def touch(tx: Transaction, conversation_id: str, *, messages: int = 0, tokens: int = 0, numbers: int = 0) -> None:
-    """Count a change of a conversation's messages, of which ``numbers`` are new."""
-    tx.execute(
-        "UPDATE conversations SET updated_at = max(?, updated_at), state_revision = state_revision + 1, "
-        "messages = messages + ?, last_number = last_number + ?, tokens = tokens + ? WHERE id = ?",
-        (tx.now, messages, numbers, tokens, conversation_id),
-    )
+def touch(tx: Transaction, conversation: Conversation, *, messages: int = 0, tokens: int = 0, numbers: int = 0) -> None:
+    """Count a change of a conversation's messages, of which ``numbers`` are new.
+
+    ``conversation`` is as this transaction has read it.
+    """
+    changes = {
+        "updated_at": max([tx.now, conversation.updated_at]),
+        "state_revision": conversation.state_revision + 1,
+        "messages": conversation.messages + messages,
+        "last_number": conversation.last_number + numbers,
+        "tokens": conversation.tokens + tokens,
+    }
+    CONVERSATIONS.rows.update(tx, conversation.id, changes)
 
 
 def operation_exists(reader: Reader, operation_id: int) -> bool:

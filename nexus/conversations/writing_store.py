@@ -85,7 +85,7 @@ def add_message(
     """
     columns: dict[str, Any] = {"id": str(uuid.uuid4()), "status": MessageStatus.COMPLETE.value, "created_at": tx.now}
     columns |= {name: value for name, value in values.items() if value is not None}
-    touch(tx, conversation.id, messages=1, tokens=columns.get("tokens") or 0, numbers=1)
+    touch(tx, conversation, messages=1, tokens=columns.get("tokens") or 0, numbers=1)
     columns |= {
         "conversation_id": conversation.id,
         "number": conversation.last_number + 1,
@@ -217,7 +217,7 @@ def end_message(
     tx.execute("DELETE FROM message_parts WHERE message_id = ?", (message_id,))
     insert_parts(tx, message_id, kept.rows)
     _update(tx, message_id, columns)
-    touch(tx, found.conversation.id, tokens=tokens)
+    touch(tx, found.conversation, tokens=tokens)
     message = _written(tx, message_id)
     kind = "message.completed" if status is MessageStatus.COMPLETE else "message.interrupted"
     _tell(tx, operation, kind, message, found.conversation, {"size_bytes": kept.size_bytes})
@@ -264,7 +264,7 @@ def change_message(
     columns |= {"revision": message.revision + 1, "updated_at": max([tx.now, message.updated_at])}
     _update(tx, message.id, columns)
     tokens = (columns["tokens"] or 0) - (message.tokens or 0) if "tokens" in columns else 0
-    touch(tx, message.conversation_id, tokens=tokens)
+    touch(tx, found.conversation, tokens=tokens)
     _tell(tx, operation, "message.edited", message, found.conversation, {"revision": message.revision + 1})
     return _written(tx, message.id)
 
@@ -276,6 +276,6 @@ def delete_message(tx: Transaction, operation: Operation, found: Found) -> Messa
     _keep_revision(tx, operation, found, MessageChange.DELETED)
     tx.execute("DELETE FROM message_parts WHERE message_id = ?", (message.id,))
     tx.execute("DELETE FROM messages WHERE id = ?", (message.id,))
-    touch(tx, message.conversation_id, messages=-1, tokens=-(message.tokens or 0))
+    touch(tx, found.conversation, messages=-1, tokens=-(message.tokens or 0))
     _tell(tx, operation, "message.deleted", message, found.conversation, {})
     return written

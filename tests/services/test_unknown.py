@@ -288,12 +288,16 @@ def test_stop_reaches_an_unknown_run_while_a_look_at_it_waits() -> None:
         runtime, requests = FakeRuntime(), Requests()
         service = SimpleNamespace(state=ServiceState.RUNNING, unknown_since=None)
         state = SimpleNamespace(
-            name="web", read=lambda: SimpleNamespace(service=service), cause=lambda word: word, write=write
+            name="web",
+            read=lambda: SimpleNamespace(service=service),
+            cause=lambda word: word,
+            unknown_columns=lambda _error: {},
+            write=write,
         )
-        manager = SimpleNamespace(runtime=runtime)
-        context: Any = SimpleNamespace(owner="service-a", run_id="r", state=state, requests=requests, manager=manager)
+        context: Any = SimpleNamespace(owner="service-a", run_id="r", state=state, requests=requests, runs=runtime)
         finding = asyncio.create_task(find_run(context, OSError("unreadable")))
-        await runtime.looks.wait()
+        looked = asyncio.create_task(runtime.looks.wait())
+        await asyncio.wait({looked, finding}, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.sleep(0)
         assert not finding.done()
         requests.stop = StopRequest(cast("Any", None), Reason("requested", "stopped on demand"), on_demand=True)
