@@ -56,6 +56,24 @@ def test_cut_connection_makes_a_job_unknown_and_then_its_truth_is_read(remote: R
     remote.wait_gone()
 
 
+@pytest.mark.slow
+def test_host_that_hangs_in_the_middle_makes_a_job_unknown(remote: Remote, host: NodeHost) -> None:
+    job = running_there(remote)
+    wait_for_process(remote, host)
+    with host.server.frozen():
+        unknown = wait_until(
+            lambda: next((each for each in [remote.get(job)] if each.status is JobStatus.UNKNOWN), None),
+            "the end of the connection",
+            timeout_s=120,
+        )
+        assert unknown.reason_code is JobReason.NODE_UNREACHABLE
+        assert remote.ended(remote.submit("true")).status is JobStatus.COMPLETED, "no other job waits for it"
+    remote.wait(job, status=JobStatus.EXECUTING)
+    remote.let_go(job, 3)
+    assert remote.ended(job).exit_code == 3
+    remote.wait_gone()
+
+
 def test_job_that_runs_on_over_a_cut_is_executing_again(remote: Remote, host: NodeHost) -> None:
     job = running_there(remote)
     wait_for_process(remote, host)

@@ -240,6 +240,21 @@ class SshServer:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Have sshd hang, with every connection: it is reached and says nothing."""
+        pids = [process.pid for process in self._processes]
+        for pid in self.connections():
+            pids += [pid, *map(int, _text_of(Path(f"/proc/{pid}/task/{pid}/children")).split())]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
     def _serve(self) -> None:
         while True:
             try:
