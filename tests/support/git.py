@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import os
 import pwd
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -160,6 +162,40 @@ def make_key(path: Path) -> Path:
     return path
 
 
+class _SeparationFolder:
+    """The folder that sshd requires as root, and that the system's own sshd makes when it starts.
+
+    Where it is not there, the first of all test processes makes it, and the last one removes it: each holds a lock.
+    """
+
+    _PATH = Path("/run/sshd")
+    _MODE = 0o711
+    """That of one that was made here."""
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+        while self._fd is None and os.geteuid() == 0:
+            with contextlib.suppress(FileExistsError):
+                self._PATH.mkdir(self._MODE)
+            with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                fd = os.open(self._PATH, os.O_RDONLY | os.O_DIRECTORY)
+                fcntl.flock(fd, fcntl.LOCK_SH)
+                if self._PATH.exists() and os.path.samestat(os.fstat(fd), self._PATH.stat()):
+                    self._fd = fd
+                else:
+                    os.close(fd)
+
+    def close(self) -> None:
+        """Remove it, if it was made here and no other process has it."""
+        if self._fd is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            if stat.S_IMODE(os.fstat(self._fd).st_mode) == self._MODE:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._PATH.rmdir()
+        os.close(self._fd)
+
+
 class SshServer:
     """An sshd with a host key of its own on a free loopback port; one process for each connection.
 
@@ -178,11 +214,7 @@ class SshServer:
             f"HostKey {self.host_key}\nAuthorizedKeysFile {self.user_key}.pub\nStrictModes no\nUsePAM no\n"
             "PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPidFile none\n" + more
         )
-        # As root sshd requires this folder, which the system's own sshd makes when it starts.
-        separation = Path("/run/sshd")
-        self._made = separation if os.geteuid() == 0 and not separation.exists() else None
-        if self._made is not None:
-            self._made.mkdir(mode=0o755)
+        self._separation = _SeparationFolder()
         self._command = [str(_sshd()), "-i", "-e", "-f", str(settings)]
         self._processes: list[subprocess.Popen[bytes]] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -296,8 +328,7 @@ class SshServer:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             process.wait(WAIT_S)
-        if self._made is not None:
-            self._made.rmdir()
+        self._separation.close()
 
 
 def _text_of(file: Path) -> str:
