@@ -184,8 +184,8 @@ class Log:
                 changed = await _Ticker.wait_for_change(reader, until, timeout_s)
                 if changed and reader.is_gone():
                     break
-        for piece in splitter.finish(None if limit is None else limit.offsets):
-            yield piece
+            for piece in splitter.finish(None if limit is None else limit.offsets):
+                yield piece
 
     def _run_start(self, run_id: str | None) -> Position | None:
         """Where a run's output begins; None where the run is unknown."""

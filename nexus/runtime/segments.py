@@ -208,6 +208,7 @@ class Reader:
         self._path = folder
         self._streams = streams
         self._folder = self._data = self._index = -1
+        self._ended = False
         self._entry = self._entry_offset = 0
         self._data_offset = self._data_size = 0
         self._next_name = ""
@@ -226,6 +227,7 @@ class Reader:
         if self._folder >= 0:
             os.close(self._folder)
             self._folder = -1
+        self._ended = True
 
     def _close(self) -> None:
         for fd in (self._data, self._index):
@@ -405,6 +407,7 @@ class Reader:
 
     def _open_folder(self) -> bool:
         if self._folder < 0:
+            assert not self._ended, "nothing would close it"
             try:
                 self._folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except (FileNotFoundError, NotADirectoryError):

@@ -204,6 +204,17 @@ def test_tail_never_fails_whenever_the_writer_deletes_the_log(root: Path) -> Non
     pytest.fail("the reader takes no more steps than that")
 
 
+@pytest.mark.parametrize("options", [{}, {"follow": True}], ids=str)
+def test_reading_leaves_no_descriptor(root: Path, options: dict[str, Any]) -> None:
+    """The rest of a line is yielded at the end, with a cursor, which names the log."""
+    rounds = Rounds(root / "log")
+    rounds.written.put(1, b"begun")
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    assert [piece.data for piece in read(rounds, options)] == [b"", b"begun"]
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
+    rounds.close()
+
+
 def test_follower_of_a_log_without_output_ends_behind_a_fast_writer(root: Path) -> None:
     for moment in range(1, MAX_STEPS):
         rounds = Rounds(root / str(moment))
