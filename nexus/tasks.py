@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import logging
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["cancel_and_wait", "deliver_again", "uninterrupted", "wait_until_set"]
+__all__ = ["BackgroundTasks", "cancel_and_wait", "deliver_again", "uninterrupted", "wait_until_set"]
 
 T = TypeVar("T")
 
@@ -21,6 +22,35 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
         task.cancel()
     if running:
         await asyncio.wait(running)
+
+
+class BackgroundTasks:
+    """The tasks of a manager that no request waits for; each is kept until it ends.
+
+    An error that ends one is logged as one of ``owner``, unless it is ``expected``: whoever waits for it tells it.
+    """
+
+    def __init__(self, owner: str, log: logging.Logger, expected: tuple[type[Exception], ...] = ()) -> None:
+        self._owner = owner
+        self._log = log
+        self._expected = expected
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __iter__(self) -> Iterator[asyncio.Task[Any]]:
+        return iter(list(self._tasks))
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Carry work out in a task of its own."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, self._expected):
+            self._log.error("a task of the %s failed", self._owner, exc_info=error)
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:

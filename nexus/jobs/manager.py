@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from typing import Any, NamedTuple, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from typing import NamedTuple, cast
 
 from msgspec.structs import replace
 from nexus_protocol import NexusError
@@ -39,7 +39,7 @@ from nexus.supervision.requests import Reason, StopRequest
 from nexus.supervision.supervised import Supervised
 from nexus.supervision.supervisor import Supervisor
 from nexus.supervision.sweeper import Known
-from nexus.tasks import cancel_and_wait
+from nexus.tasks import BackgroundTasks, cancel_and_wait
 
 __all__ = ["JobManager", "make_manager"]
 
@@ -84,7 +84,7 @@ class JobManager:
         """By the id of a job, what is set when it may have got a process."""
         self._unsettled: deque[str] = deque()
         self._settling: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = BackgroundTasks("jobs", _log)
         context.sweeper.register(JOB_OWNER, self._known)
         context.nodes.register_user(store.runs_on, self.wake)
         context.environments.register_borrower(
@@ -128,16 +128,6 @@ class JobManager:
     def _known(self, job_id: str) -> Known:
         stored = self._store.read(lambda reader: store.stored(reader, job_id))
         return Known(False) if stored is None else Known(True, stored.run_id)
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("a task of the jobs failed", exc_info=task.exception())
 
     # One supervision
 
@@ -393,7 +383,7 @@ class JobManager:
         for job_id in job_ids:
             self._followers.end(job_id)
         self.ended(job_ids)
-        self._spawn(forget())
+        self._tasks.spawn(forget())
 
     async def forget(self, job_id: str) -> None:
         """Delete the output of a job that has no process."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection
 from typing import Any
 
 from nexus.capability import ManagerContext
@@ -21,7 +21,7 @@ from nexus.remote.session import Greeting, Session
 from nexus.runtime.status import now_ms
 from nexus.store import StoreError, Transaction
 from nexus.supervision.nodes import Blocked, NodeSession
-from nexus.tasks import cancel_and_wait
+from nexus.tasks import BackgroundTasks, cancel_and_wait
 
 __all__ = ["NodeManager", "make_manager"]
 
@@ -86,7 +86,7 @@ class _Link:
     def ready(self, session: Session) -> None:
         """As ``Events``."""
         if self.node is not None and "os" not in self.node.capabilities:
-            self._manager.spawn(self._probe_quietly(session))
+            self._manager.tasks.spawn(self._probe_quietly(session))
         self._manager.context.nodes.ready()
 
     def answered(self) -> None:
@@ -121,7 +121,7 @@ class _Link:
     def write(self, events: list[Event], **changes: Any) -> None:
         """Write observed fields into the record, after those that were given before."""
         if self.node is not None:
-            self._manager.spawn(self._write(events, changes))
+            self._manager.tasks.spawn(self._write(events, changes))
 
     async def _write(self, events: list[Event], changes: dict[str, Any]) -> None:
         async with self._writing:
@@ -178,7 +178,7 @@ class NodeManager:
         self.context = context
         self.notes = Notes(context.directory / "nodes")
         self._links: dict[str, _Link] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.tasks = BackgroundTasks("nodes", _log)
         context.nodes.register(self)
 
     async def start(self) -> None:
@@ -196,22 +196,11 @@ class NodeManager:
     async def close(self) -> None:
         """End every connection; what runs elsewhere goes on."""
         await asyncio.gather(*(link.connection.close() for link in self._links.values()))
-        await cancel_and_wait(*self._tasks)
+        await cancel_and_wait(*self.tasks)
 
     def children(self) -> int:
         """None: jobs are counted as such, and what is left of others on a node is swept by the next daemon as well."""
         return 0
-
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Carry work out in a task of its own."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("a task of the nodes failed", exc_info=task.exception())
 
     def _link(self, node_id: str) -> _Link:
         link = self._links.get(node_id)
@@ -260,7 +249,7 @@ class NodeManager:
         link = self._links.pop(node.id, None)
         if link is not None:
             link.node = None
-            self.spawn(link.connection.close())
+            self.tasks.spawn(link.connection.close())
 
     async def check(self, node: Node, operation: Operation) -> NodeChecked:
         """Connect to a node and write what is found there.

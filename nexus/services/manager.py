@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from typing import Any, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from typing import cast
 
 from nexus_protocol import DeadlineExceeded, NexusError
 
@@ -43,7 +43,7 @@ from nexus.store import Reader, Transaction
 from nexus.supervision.output import Followers, read_output
 from nexus.supervision.requests import Reason, StartOptions, StopRequest
 from nexus.supervision.sweeper import Known
-from nexus.tasks import cancel_and_wait, uninterrupted
+from nexus.tasks import BackgroundTasks, cancel_and_wait, uninterrupted
 
 __all__ = ["ServiceManager", "make_manager"]
 
@@ -63,8 +63,8 @@ class ServiceManager:
         self._context = context
         self._store = context.store
         self._handles: dict[str, ServiceHandle] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._announcer = Announcer(context, self._handles.get, self._spawn)
+        self._tasks = BackgroundTasks("services", _log, (NexusError,))
+        self._announcer = Announcer(context, self._handles.get, self._tasks.spawn)
         self._followers = Followers()
         context.environments.register("service", OneOffs(context, self.tunnels))
         context.sweeper.register(SERVICE_OWNER, self._known_service)
@@ -79,10 +79,10 @@ class ServiceManager:
         """Adopt what runs, write the ends of what does not, and start what autostart declares once all is adopted."""
         rows = self._store.read(store.all_stored, snapshot=True)
         await adopt_services(self._context, self.tunnels, rows, self.handle)
-        self._spawn(self.tunnels.remove_deleted())
+        self._tasks.spawn(self.tunnels.remove_deleted())
         for stored in rows:
             if stored.service.autostart and self._is_due(stored):
-                self._spawn(self._autostart(stored.service))
+                self._tasks.spawn(self._autostart(stored.service))
 
     def _is_due(self, stored: StoredService) -> bool:
         """Whether autostart starts it: unless it is up, stopped on demand in this boot, or a completed oneshot."""
@@ -120,17 +120,6 @@ class ServiceManager:
     def children(self) -> int:
         """How many services are starting, up or stopping, and tunnels; with any the daemon is not idle."""
         return sum(handle.alive for handle in self._handles.values()) + len(self.tunnels)
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None and not isinstance(task.exception(), NexusError):
-            _log.error("a task of the services failed", exc_info=task.exception())
 
     # For the supervisions (lifecycle.context.Services)
 
@@ -258,7 +247,7 @@ class ServiceManager:
         with self._deadline(ctx, command.timeout_ms, service, lambda: True):
             for layer in graph.start_layers(nodes, nodes):
                 for node in layer:
-                    tasks[node] = self._spawn(stop(node, nodes[node]))
+                    tasks[node] = self._tasks.spawn(stop(node, nodes[node]))
             await asyncio.wait(set(tasks.values()))
         for task in tasks.values():
             task.result()
@@ -377,7 +366,7 @@ class ServiceManager:
                 await self._forget(service_id, [])
             await self.tunnels.remove_deleted()
 
-        self._spawn(forget())
+        self._tasks.spawn(forget())
 
     async def status(self, service_id: str) -> ServiceStatus:
         """A service with its dependencies and dependents, and the resources that its processes use."""
@@ -407,7 +396,7 @@ class ServiceManager:
             handle.reconfigure()
         gone = self.tunnels.gone(service_id)
         if gone:
-            self._spawn(self.tunnels.remove(gone))
+            self._tasks.spawn(self.tunnels.remove(gone))
         self.changed(service_id)
 
     async def dependency_removed(self, service_id: str, dependency: int) -> None:
