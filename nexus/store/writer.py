@@ -12,6 +12,7 @@ by the checkpoints that it makes after a commit, and so it knows when another pr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import queue
@@ -484,7 +485,8 @@ class Writer:
         except sqlite3.Error as error:
             raise _GroupLost(at_commit=True) from error
         finally:
-            execute("PRAGMA secure_delete = ON")
+            with contextlib.suppress(sqlite3.Error):  # the error of the commit is what is told
+                execute("PRAGMA secure_delete = ON")
 
     def _fence(self) -> bool:
         """Commit a small write, which settles what is on the disk; return whether it succeeded."""
