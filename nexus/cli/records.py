@@ -28,6 +28,7 @@ __all__ = [
     "make_delete",
     "make_inspect",
     "make_list",
+    "make_switch",
     "make_update",
     "record_group",
     "remove_each",
@@ -310,6 +311,20 @@ def make_delete(get: type[Command[R]], delete: type[Command[R]], noun: Noun[R]) 
 
     yes = click.Option(["-y", "--yes"], is_flag=True, help="Skip confirmation.")
     return verb(delete, run, parameters=[yes], variadic=True)
+
+
+def make_switch(command: type[Command[R]], noun: Noun[R], done: str) -> click.Command:
+    """A verb that sends a command for each named record; ``done`` begins the sentence that tells it: ``Paused``."""
+    (reference, *_) = command.__struct_fields__
+
+    def run(app: App, values: Values, out: Printer) -> int:
+        found: list[Result[R]] = []
+        code = for_each(values.every(reference, str), lambda name: found.append(app.fetch(command(name))))
+        for result in found:
+            out.one(result, name=name_of, sentence=lambda record: click.echo(f'{done} {noun.word} "{name_of(record)}"'))
+        return code
+
+    return verb(command, run, variadic=True)
 
 
 def record_group(

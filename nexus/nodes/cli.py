@@ -12,12 +12,12 @@ from nexus.cli.records import (
     Removal,
     make_inspect,
     make_list,
+    make_switch,
     make_update,
     name_of,
     names_starting,
     remove_each,
 )
-from nexus.cli.result import Result
 from nexus.cli.verbs import NounGroup, Values, completers, for_each, verb
 from nexus.hints import command_line
 from nexus.nodes.commands import (
@@ -163,17 +163,6 @@ def _make_remove() -> click.Command:
     return verb(RemoveNode, run, parameters=[yes], variadic=True)
 
 
-def _make_switch(command: type[DrainNode | UndrainNode], done: str) -> click.Command:
-    def run(app: App, values: Values, out: Printer) -> int:
-        found: list[Result[Node]] = []
-        code = for_each(values.every("node", str), lambda name: found.append(app.fetch(command(name))))
-        for result in found:
-            out.one(result, name=name_of, sentence=lambda node: click.echo(f'{done} node "{node.name}"'))
-        return code
-
-    return verb(command, run, variadic=True)
-
-
 def _complete(app: App, incomplete: str) -> list[str]:
     return names_starting(app, ListNodes(limit=_PAGE), _NODE, incomplete)
 
@@ -189,8 +178,8 @@ node = NounGroup(
         "inspect": ("Show node details.", lambda: make_inspect(GetNode, _NODE, _lines)),
         "update": ("Change how a node is reached.", lambda: make_update(UpdateNode, _NODE)),
         "check": ("Connect to nodes, and tell what they have and lack.", _make_check),
-        "drain": ("Let no further job begin on nodes.", lambda: _make_switch(DrainNode, "Drained")),
-        "undrain": ("Let jobs begin on drained nodes again.", lambda: _make_switch(UndrainNode, "Undrained")),
+        "drain": ("Let no further job begin on nodes.", lambda: make_switch(DrainNode, _NODE, "Drained")),
+        "undrain": ("Let jobs begin on drained nodes again.", lambda: make_switch(UndrainNode, _NODE, "Undrained")),
         "remove": ("Remove nodes for which no job waits or runs.", _make_remove),
     },
     {

@@ -12,13 +12,14 @@ from nexus.cli.records import (
     make_create,
     make_delete,
     make_inspect,
+    make_switch,
     make_update,
     name_of,
     names_starting,
     print_list,
 )
-from nexus.cli.result import Result, Results
-from nexus.cli.verbs import NounGroup, Number, Values, completers, for_each, verb
+from nexus.cli.result import Results
+from nexus.cli.verbs import NounGroup, Number, Values, completers, verb
 from nexus.jobs.commands import (
     CreateJobGroup,
     DeleteJobGroup,
@@ -86,18 +87,6 @@ def _make_list() -> click.Command:
     return verb(ListJobGroups, run, parameters=[limit], exclude=("cursor", "limit"))
 
 
-def _make_switch(command: type[PauseJobGroup | ResumeJobGroup], done: str) -> click.Command:
-    def run(app: App, values: Values, out: Printer) -> int:
-        found: list[Result[JobGroup]] = []
-        names = values.every("group", str)
-        code = for_each(names, lambda name: found.append(app.fetch(command(name))))
-        for result in found:
-            out.one(result, name=name_of, sentence=lambda group: click.echo(f'{done} job group "{group.name}"'))
-        return code
-
-    return verb(command, run, variadic=True)
-
-
 def _complete(app: App, incomplete: str) -> list[str]:
     return names_starting(app, ListJobGroups(limit=_PAGE), _GROUP, incomplete)
 
@@ -113,8 +102,8 @@ group = NounGroup(
         "inspect": ("Show group details.", lambda: make_inspect(GetJobGroup, _GROUP, _lines)),
         "update": ("Change a group.", lambda: make_update(UpdateJobGroup, _GROUP)),
         "delete": ("Delete groups.", lambda: make_delete(GetJobGroup, DeleteJobGroup, _GROUP)),
-        "pause": ("Let no further job of groups begin.", lambda: _make_switch(PauseJobGroup, "Paused")),
-        "resume": ("Let jobs of paused groups begin again.", lambda: _make_switch(ResumeJobGroup, "Resumed")),
+        "pause": ("Let no further job of groups begin.", lambda: make_switch(PauseJobGroup, _GROUP, "Paused")),
+        "resume": ("Let jobs of paused groups begin again.", lambda: make_switch(ResumeJobGroup, _GROUP, "Resumed")),
     },
     {
         **dict.fromkeys(("rm", "remove"), " (did you mean 'delete'?)"),
