@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from nexus_protocol.errors import InvalidArgument, NexusError, UnknownCommand
+from nexus_protocol.errors import InvalidArgument, NexusError
 
 from nexus.cli.apply.keys import Keys
 from nexus.cli.apply.reader import Reader
@@ -42,16 +42,11 @@ class _Groups(PlainSection[JobGroup]):
 
     def observe(self, app: App, wanted: Iterable[str] | None) -> Mapping[str, JobGroup]:
         """The groups of the daemon; for an export, those that schedules of the project name."""
-        try:
-            groups = self.read_records(app)
-            if wanted is None:
-                used = {one.group for one in SCHEDULES.read_records(app).values()}
-                groups = {name: group for name, group in groups.items() if name in used}
-        except UnknownCommand:  # an older daemon
-            if wanted:
-                raise
-            return {}
-        return groups
+        groups = super().observe(app, wanted)
+        if wanted is not None or not groups:
+            return groups
+        used = {one.group for one in SCHEDULES.read_records(app).values()}
+        return {name: group for name, group in groups.items() if name in used}
 
     def export(self, observed: Mapping[str, JobGroup]) -> dict[str, Any]:
         """The group default is left out while it is as it was made."""
@@ -83,12 +78,7 @@ class _Schedules(PlainSection[Schedule]):
 
     def observe(self, app: App, wanted: Iterable[str] | None) -> Mapping[str, Schedule]:
         """The schedules of the project, those that are compared with the values of their variables."""
-        try:
-            schedules = self.read_records(app)
-        except UnknownCommand:  # an older daemon
-            if wanted:
-                raise
-            return {}
+        schedules = dict(super().observe(app, wanted))
         asked = set(schedules if wanted is None else wanted)
         secret = [one.id for name, one in schedules.items() if one.variable_names and name in asked]
         for _place, reply in app.fetch_all([GetSchedule(id_, reveal=True) for id_ in secret]):

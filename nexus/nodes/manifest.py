@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from nexus_protocol.errors import UnknownCommand
-
 from nexus.cli.apply.keys import Keys
 from nexus.cli.apply.reader import Reader
 from nexus.cli.apply.sections import Fields, PlainSection
@@ -39,12 +37,7 @@ class _Nodes(PlainSection[Node]):
 
     def observe(self, app: App, wanted: Iterable[str] | None) -> Mapping[str, Node]:
         """The nodes of the daemon; an export has those that schedules of the project name."""
-        try:
-            nodes = self.read_records(app)
-        except UnknownCommand:  # an older daemon
-            if wanted:
-                raise
-            return {}
+        nodes = super().observe(app, wanted)
         return {name: node for name, node in nodes.items() if name != _LOCAL and wanted is not None}
 
     def export(self, observed: Mapping[str, Node]) -> dict[str, Any]:

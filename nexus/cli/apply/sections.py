@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from nexus_protocol.codec import encode_command
 from nexus_protocol.command import Command
+from nexus_protocol.errors import UnknownCommand
 
 from nexus import graph
 from nexus.capabilities import CAPABILITIES
@@ -317,7 +318,12 @@ class PlainSection(RecordSection[R, Fields, Mapping[str, R]]):
         return wanted
 
     def observe(self, app: App, wanted: Iterable[str] | None) -> Mapping[str, R]:
-        return self.read_records(app)
+        try:
+            return self.read_records(app)
+        except UnknownCommand:  # an older daemon, which has none of them
+            if wanted:
+                raise
+            return {}
 
     def nothing(self) -> Mapping[str, R]:
         return {}
