@@ -1,4 +1,4 @@
-"""An account of another user, for what root's tests do as somebody else on a host of their own."""
+"""An account of another user: root's tests log in as it on a host of their own."""
 
 from __future__ import annotations
 
