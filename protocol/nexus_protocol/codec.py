@@ -7,6 +7,7 @@ implementations of the format against each other.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
@@ -262,6 +263,12 @@ def decode_map(payload: bytes) -> dict[str, Any]:
     return body
 
 
+_converted: set[type[Any]] = set()
+_first_conversion = threading.Lock()
+"""Held while a type is converted to for the first time: msgspec 0.22 looks at its fields then, and two threads that do
+so at once end the process."""
+
+
 def decode_reply(type_: type[T], payload: bytes) -> T:
     """Decode the record of a reply. Unknown fields are ignored, unknown enumerated values are kept.
 
@@ -280,7 +287,13 @@ def as_reply(type_: type[T], body: dict[str, Any]) -> T:
     if type_ is Empty:
         return Empty()  # type: ignore[return-value]
     try:
-        return msgspec.convert(body, type_)
+        if type_ in _converted:
+            return msgspec.convert(body, type_)
+        with _first_conversion:
+            try:
+                return msgspec.convert(body, type_)
+            finally:
+                _converted.add(type_)
     except msgspec.ValidationError:
         return _decode_newer_reply(type_, body)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import Any
 
 import msgpack
@@ -217,3 +219,42 @@ def test_request_may_not_hold_an_unknown_enumerated_value() -> None:
     with pytest.raises(InvalidArgument) as caught:
         decode(msgpack.packb({"name": "web", "role": "hibernating"}))
     assert caught.value.details == {"path": "role"}
+
+
+def test_threads_may_decode_the_first_reply_of_a_type_at_once() -> None:
+    """msgspec itself ends the process: each round has types that were never decoded before."""
+    program = """
+import sys, threading
+from nexus_protocol.codec import as_reply
+from nexus_protocol.command import Record, WireEnum
+
+sys.setswitchinterval(1e-6)
+for _ in range(200):
+    class Kind(WireEnum):
+        A = "a"
+
+    class Inner(Record):
+        number: int
+        text: str | None = None
+
+    class Outer(Record):
+        id: str
+        kind: Kind
+        inner: list[Inner]
+
+    together = threading.Barrier(6)
+    found = []
+
+    def decode():
+        together.wait()
+        found.append(as_reply(Outer, {"id": "x", "kind": "a", "inner": [{"number": 1}]}))
+
+    threads = [threading.Thread(target=decode) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [Outer(id="x", kind=Kind.A, inner=[Inner(number=1)])] * 6
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
