@@ -80,6 +80,8 @@ class Connection:
         self._events = events
         self._processes: dict[str, RemoteProcess] = {}
         self._forgotten: set[str] = set()
+        self._beginning = 0
+        """How many orders are being sent."""
         self._wanted = False
         self._news = asyncio.Event()
         self._settled = asyncio.Event()
@@ -155,11 +157,14 @@ class Connection:
         session = self.session
         if session is None:
             raise self.failure or HostUnreachable(f'cannot reach node "{self.name}" at present', None)
+        self._beginning += 1
         try:
             report = await self._send(session, process)
         except HostUnreachable as failure:
             process.set_trouble(Trouble(now_ms(), "node_unreachable", failure.message))
             report = []
+        finally:
+            self._beginning -= 1
         if report[:1] == ["ok"] or process.trouble is not None:
             self._processes[process.run_id] = process
         self.wake()
@@ -177,8 +182,10 @@ class Connection:
                     self._shim_sent = session
             stdin = order.stdin
             length = "-" if stdin is None else len(stdin)
+            if stdin is not None:
+                await session.request("give", process.run_id, 0, len(stdin), payload=stdin)
             words = ("run", process.run_id, order.runner, len(order.spec), length)
-            body = await session.request(*words, payload=order.spec + (stdin or b""))
+            body = await session.request(*words, payload=order.spec)
             report = body.decode(errors="replace").split()
             if report or not left:
                 return report
@@ -341,7 +348,7 @@ class Connection:
                         self._processes.pop(run_id, None)
                     elif await self._attend(session, process, poll.runs.get(run_id), poll.boot):
                         has_changed = True
-            if self._processes or self._wanted:
+            if self._processes or self._wanted or self._beginning:
                 self._wanted = False
                 idle_since = loop.time()
             elif loop.time() - idle_since >= _LINGER_S:

@@ -1,8 +1,8 @@
 # The dispatcher on a node: POSIX sh, which session.py sends over the ssh session that it then serves.
 #
 # It is preceded by two assignments: token, which begins each reply, and owner, which names the daemon's folder. A request
-# is a line of words; bytes that it announces follow. Each reply is "TOKEN ok|gone|error LENGTH" and so many bytes. One
-# request is open at a time: nothing is read ahead, and nothing is lost to a program that reads more than it was told.
+# is a line of words; bytes that it announces follow, in one piece, and nothing follows them before the reply: "head -c"
+# of busybox and of BSD reads ahead. Each reply is "TOKEN ok|gone|error LENGTH" and so many bytes.
 #
 # Below $base each run has a folder: status, control and log, as nexus-shim.c describes them; boot, the boot in which it
 # was started; and where the shim cannot run, out, err and what runner.sh writes. spec and stdin exist for a moment only.
@@ -61,17 +61,19 @@ address ${SSH_CONNECTION-}
     say ok "$text"
 }
 
-take() { # FILE LENGTH: reads all of the bytes, also where they cannot be written; sets problem
-    said=$(head -c "$2" | { cat >"$1" || cat >/dev/null; } 2>&1)
+take() { # FILE LENGTH: appends the bytes; reads all of them, also where they cannot be written; sets problem
+    before=$(wc -c 2>/dev/null <"$1") || before=0
+    said=$({ [ "$2" -eq 0 ] || head -c "$2"; } | { cat >>"$1" || cat >/dev/null; } 2>&1)
     size=$(wc -c 2>/dev/null <"$1") || size=0
-    if [ "$size" -ne "$2" ]; then
-        problem=${problem:-${said:-$1 has $size bytes of $2}}
+    if [ "$size" -ne $((before + $2)) ]; then
+        problem=${problem:-${said:-$1 has $size bytes of $((before + $2))}}
     fi
 }
 
 put() { # NAME LENGTH
     problem=$(mkdir -p "$base" 2>&1)
     claim
+    rm -f "$base/$1.new"
     take "$base/$1.new" "$2"
     if [ -z "$problem" ]; then
         problem=$({ chmod 700 "$base/$1.new" && mv "$base/$1.new" "$base/$1"; } 2>&1)
@@ -91,7 +93,7 @@ discard() { # removes $dir, in which a script that ends at this moment may still
     rm -rf "$dir" 2>/dev/null
 }
 
-run() { # RUN shim|sh SPEC_BYTES STDIN_BYTES; STDIN_BYTES is - where its standard input is /dev/null
+make_run() { # RUN: makes its folder, dir; sets problem
     dir=$base/$1
     read_boot
     # The space of the status file is allocated now: a disk that fills up later loses no exit code.
@@ -99,14 +101,35 @@ run() { # RUN shim|sh SPEC_BYTES STDIN_BYTES; STDIN_BYTES is - where its standar
         mkdir -p "$base" && mkdir "$dir" "$dir/log" && mkfifo "$dir/control" &&
             printf '%512s' '' | cat >"$dir/status" && printf '%s\n' "$boot" | cat >"$dir/boot" # cat says why not
     } 2>&1)
-    take "$dir/spec" "$3"
+}
+
+give() { # RUN OFFSET LENGTH: the next piece of the standard input of a run that is to begin
+    dir=$base/$1
+    problem=
+    [ "$2" -eq 0 ] && make_run "$1"
+    take "$dir/stdin" "$3"
+    if [ -n "$problem" ]; then
+        discard
+        say error "$problem"
+    else
+        say ok ''
+    fi
+}
+
+run() { # RUN shim|sh SPEC_BYTES STDIN_BYTES; STDIN_BYTES is - where its standard input is /dev/null, else it was given
+    dir=$base/$1
+    problem=
     given=
     input=/dev/null
-    if [ "$4" != - ]; then
-        take "$dir/stdin" "$4"
+    if [ "$4" = - ]; then
+        make_run "$1"
+    else
         given=8
         input=$dir/stdin
+        size=$(wc -c 2>/dev/null <"$input") || size=0
+        [ "$size" -eq "$4" ] || problem="$input has $size bytes of $4"
     fi
+    take "$dir/spec" "$3"
     if [ -n "$problem" ]; then
         discard
         say error "$problem"
@@ -274,6 +297,7 @@ hello
 while IFS=' ' read -r word one two three four; do
     case $word in
     put) put "$one" "$two" ;;
+    give) give "$one" "$two" "$three" ;;
     run) run "$one" "$two" "$three" "$four" ;;
     poll) poll ;;
     tail) tail_of "$one" "$two" "$three" "$four" ;;

@@ -139,6 +139,8 @@ class Session:
     async def request(self, *words: object, payload: bytes = b"", timeout_s: float = _ANSWER_S) -> bytes:
         """Send one request, and return the body of its reply.
 
+        Nothing is sent after ``payload`` before the reply: what reads it there may read ahead.
+
         Raises:
             HostUnreachable: the session is over, or its host has not answered in time, which ends it.
             HostRefused: the host cannot do it.
@@ -162,8 +164,11 @@ class Session:
                 raise
 
     async def bye(self) -> None:
-        """End the session in good order: the dispatcher removes what it needs no more."""
-        if self.failure is None:
+        """End the session in good order: the dispatcher removes what it needs no more.
+
+        While a request is open it is ended at once: the line would become a part of that request's payload.
+        """
+        if self.failure is None and not self._turn.locked():
             with contextlib.suppress(OSError):
                 os.write(self._input, b"bye\n")
             with contextlib.suppress(TimeoutError):

@@ -57,6 +57,14 @@ def test_standard_input_travels(remote: Remote, root: Path) -> None:
     assert remote.ended(remote.there("cat")).stdout is None
 
 
+def test_input_that_takes_longer_than_a_session_without_jobs_is_kept(remote: Remote, host: NodeHost) -> None:
+    head = host.programs / "head"
+    head.write_text('#!/bin/sh\n[ "$2" = 70000 ] && sleep 4\nexec /usr/bin/head "$@"\n')
+    head.chmod(0o755)
+    assert remote.ended(remote.there("wc -c", stdin_data=b"x" * 70_000)).stdout == "70000\n"
+    assert host.sessions() == 1
+
+
 def test_secrets_are_in_no_command_line_and_in_no_file_there(remote: Remote, host: NodeHost) -> None:
     job = remote.held(environment={"TOKEN": "hush-hush"})
     remote.running(job)
