@@ -35,7 +35,11 @@ _SETTLE_S = 2.0
 _BACKOFF_S = 1.0
 _LONGEST_BACKOFF_S = 30.0
 _SHIM = Path(__file__).parent.parent / "runtime" / "native" / "nexus-shim"
-_RUNNER = Path(__file__).with_name("runner.sh")
+_FILES = {
+    "shim": (_SHIM,),
+    "runner": tuple(Path(__file__).with_name(name) for name in ("processes.sh", "runner.sh")),
+}
+"""What runs programs there, by its name there: the content of these files, one after the other."""
 _SIGKILL = 9
 _STARTING_MS = 300
 """What a session that was cut has begun shows within this time."""
@@ -176,8 +180,8 @@ class Connection:
         for left in (1, 0):
             async with self._sending:
                 if self._shim_sent is not session:
-                    name, path = ("shim", _SHIM) if order.runner == "shim" else ("runner", _RUNNER)
-                    data = await asyncio.to_thread(path.read_bytes)
+                    name = "shim" if order.runner == "shim" else "runner"
+                    data = await asyncio.to_thread(_content, name)
                     await session.request("put", name, len(data), payload=data, timeout_s=300)
                     self._shim_sent = session
             stdin = order.stdin
@@ -443,3 +447,7 @@ class Connection:
         process.finish(Exit("lost", 0, False, now_ms(), text))
         self._processes.pop(process.run_id, None)
         return True
+
+
+def _content(name: str) -> bytes:
+    return b"".join(path.read_bytes() for path in _FILES[name])

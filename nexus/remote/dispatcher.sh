@@ -1,8 +1,9 @@
 # The dispatcher on a node: POSIX sh, which session.py sends over the ssh session that it then serves.
 #
-# It is preceded by two assignments: token, which begins each reply, and owner, which names the daemon's folder. A request
-# is a line of words; bytes that it announces follow, in one piece, and nothing follows them before the reply: "head -c"
-# of busybox and of BSD reads ahead. Each reply is "TOKEN ok|gone|error LENGTH" and so many bytes.
+# It is preceded by two assignments, token, which begins each reply, and owner, which names the daemon's folder, and by
+# processes.sh. A request is a line of words; bytes that it announces follow, in one piece, and nothing follows them
+# before the reply: "head -c" of busybox and of BSD reads ahead. Each reply is "TOKEN ok|gone|error LENGTH" and so many
+# bytes.
 #
 # Below $base each run has a folder: status, control and log, as nexus-shim.c describes them; boot, the boot in which it
 # was started; and where the shim cannot run, out, err and what runner.sh writes. spec and stdin exist for a moment only.
@@ -19,13 +20,6 @@ say() { # STATUS TEXT
 read_boot() {
     boot=-
     { IFS= read -r boot <"${NEXUS_BOOT_ID_FILE:-/proc/sys/kernel/random/boot_id}"; } 2>/dev/null
-}
-
-find_start() { # PID: sets start, 0 where /proc does not tell it
-    start=0
-    { IFS= read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
-    set -- ${stat##*) }
-    start=${20}
 }
 
 claim() { # notes in $base which dispatcher serves this daemon; a daemon has one session at a time
@@ -157,15 +151,6 @@ run() { # RUN shim|sh SPEC_BYTES STDIN_BYTES; STDIN_BYTES is - where its standar
     say ok "$report"
 }
 
-is_alive() { # PID START
-    [ -n "$1" ] && kill -0 "$1" 2>/dev/null || return 1
-    [ -r "/proc/$1/stat" ] || return 0
-    IFS= read -r stat <"/proc/$1/stat" || return 1
-    set -- "$2" ${stat##*) }
-    # The state is the third field of the file, and the start the 22nd. A zombie is none that runs.
-    [ "$2" != Z ] && { [ "$1" -eq 0 ] || [ "$1" = "${21}" ]; }
-} 2>/dev/null
-
 read_status() {
     began= ended= finished=
     { read -r began; read -r ended; read -r finished; } 2>/dev/null <"$dir/status"
@@ -219,40 +204,18 @@ cancel() { # RUN SIGNAL GRACE_MS: where the shim runs it, it sees to the grace t
         read_status
         set -- "$2" $began
         [ -n "${5-}" ] && is_alive "$5" "$6" && kill -s "$1" -- "-$5" 2>/dev/null
+        # The runner ends what is in other groups, once the main process has ended.
     elif [ -p "$dir/control" ]; then
         printf 'stop %s %s\n' "$2" "$3" 2>/dev/null 1<>"$dir/control"
     fi
     say ok ''
 }
 
-sweep() { # RUN: kills what its runner has left: by the session, and by the run's id in the environment
+sweep() { # RUN: kills what its runner has left
     dir=$base/$1
     read_status
     set -- "$1" $began
-    session=${5:-0}
-    # A leader of another start is that of a session that is none of the run's.
-    [ -d "/proc/$session" ] && ! is_alive "$session" "${6-0}" && session=0
-    round=0
-    while [ "$round" -lt 50 ]; do
-        round=$((round + 1))
-        found=
-        for process in /proc/[0-9]*; do
-            pid=${process##*/}
-            { IFS= read -r stat <"$process/stat"; } 2>/dev/null || continue
-            rest=${stat##*) }
-            case $rest in Z*) continue ;; esac
-            rest=${rest#* * * }
-            if [ "$session" -gt 0 ] && [ "${rest%% *}" = "$session" ]; then
-                found="$found $pid"
-            fi
-        done
-        for process in $(grep -l "NEXUS_RUN_ID=$1" /proc/[0-9]*/environ 2>/dev/null); do
-            process=${process#/proc/}
-            found="$found ${process%/environ}"
-        done
-        [ -n "$found" ] || break
-        kill -9 $found 2>/dev/null
-    done
+    end_all "$1" "${5:-0}" "${6-0}"
     say ok "$found"
 }
 

@@ -1,19 +1,13 @@
-# Runs one program on a node where the shim cannot: it is sent there as "runner", and started with setsid.
+# Runs one program on a node where the shim cannot: it is sent there as "runner", after processes.sh, and started with
+# setsid.
 #
-# It is no subreaper: what leaves the program's session outlives a cancel. Output is not bounded, and "exit 143" and
-# SIGTERM are the same to it. $1 is the run's folder; descriptor 4 takes the report, 8 is the program's standard input.
+# It is no subreaper: what leaves the program's session and has not the run's id in its environment outlives it; where
+# there is no /proc, what leaves its group does. Output is not bounded, and "exit 143" and SIGTERM are the same to it. $1 is the run's folder; descriptor 4 takes the report, 8 is the program's standard input.
 LC_ALL=C
 export LC_ALL
 umask 077
 trap : HUP INT TERM
 dir=$1
-
-find_start() { # PID: sets start, 0 where /proc does not tell it
-    start=0
-    { IFS= read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
-    set -- ${stat##*) }
-    start=${20}
-}
 
 write_status() {
     printf '%s\n%s\n%s\n' "$began" "$ended" "$finished" >"$dir/status.new" && mv "$dir/status.new" "$dir/status"
@@ -37,7 +31,9 @@ while :; do
     code=$?
     kill -0 "$child" 2>/dev/null || break # else a signal has ended the wait
 done
-kill -s KILL -- "-$child" 2>/dev/null
 ended="exit $code 0 $(date +%s)000"
+write_status
+kill -s KILL -- "-$child" 2>/dev/null
+end_all "${dir##*/}" "$child" "$start"
 finished="done $(date +%s)000"
 write_status

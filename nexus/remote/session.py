@@ -22,7 +22,7 @@ __all__ = ["Greeting", "Gone", "Session"]
 
 _log = logging.getLogger("nexus.remote")
 
-_DISPATCHER = Path(__file__).with_name("dispatcher.sh")
+_PARTS = tuple(Path(__file__).with_name(name) for name in ("processes.sh", "dispatcher.sh"))
 _CONNECT_S = 10
 _GREETING_S = 20.0
 """From the start of ssh until the dispatcher has answered: a host that accepts connections may hang all the same."""
@@ -93,9 +93,8 @@ class Session:
         Raises:
             HostUnreachable: it cannot be had.
         """
-        script = (
-            f"token={self._token.decode()}\nowner={self._owner}\n{await asyncio.to_thread(_DISPATCHER.read_text)}"
-        ).encode()
+        parts = await asyncio.to_thread(lambda: [path.read_bytes() for path in _PARTS])
+        script = b"token=%s\nowner=%s\n" % (self._token, self._owner.encode()) + b"".join(parts)
         ssh = shutil.which("ssh")
         if ssh is None:
             raise self._fail(HostUnreachable(f'cannot reach node "{self.name}": ssh is not installed here', None))

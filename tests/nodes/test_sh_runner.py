@@ -72,6 +72,21 @@ def test_cancel_sends_the_signal_and_kills_after_the_grace_time(remote: Remote, 
     remote.wait_gone()
 
 
+def test_cancel_ends_what_has_a_group_or_a_session_of_its_own(remote: Remote, host: NodeHost) -> None:
+    job = remote.there("timeout 600 sleep 600 & setsid sleep 600 & (setsid setsid sleep 600 &); echo up; wait")
+    wait_until(lambda: remote.output(job) == b"up\n" and len(host.members()) >= 5, "the whole tree")
+    assert remote.cancel(job).status is JobStatus.CANCELLED
+    assert host.members() == []
+    remote.wait_gone()
+
+
+def test_leftovers_of_an_ended_job_are_ended(remote: Remote, host: NodeHost) -> None:
+    job = remote.ended(remote.there("timeout 600 sleep 600 & setsid sleep 600 & exit 0"))
+    assert job.status is JobStatus.COMPLETED
+    assert host.members() == []
+    remote.wait_gone()
+
+
 def test_killed_runner_and_killed_daemon(remote: Remote, host: NodeHost) -> None:
     going, lost = remote.held(), remote.held()
     wait_until(lambda: len(host.members()) == 2, "two processes")
