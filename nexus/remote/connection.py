@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Protocol
 
 from nexus.remote.errors import Destination, HostRefused, HostUnreachable
-from nexus.remote.process import RemoteProcess
+from nexus.remote.process import Input, RemoteProcess
 from nexus.remote.session import Greeting, Session
 from nexus.remote.state import RunState, parse_poll
-from nexus.runtime import Exit, Trouble
+from nexus.runtime import Exit, StartFailed, Trouble
 from nexus.runtime.status import boot_clock_ms, now_ms
 from nexus.tasks import cancel_and_wait, wait_until_set
 
@@ -41,6 +41,7 @@ _FILES = {
 }
 """What runs programs there, by its name there: the content of these files, one after the other."""
 _SIGKILL = 9
+_PIECE_BYTES = 256 * 1024
 _STARTING_MS = 300
 """What a session that was cut has begun shows within this time."""
 
@@ -92,6 +93,7 @@ class Connection:
         self._ready = asyncio.Event()
         self._shim_sent: Session | None = None
         self._sending = asyncio.Lock()
+        self._piece = asyncio.Lock()
         self._backoff_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self._opening: Session | None = None
@@ -157,6 +159,7 @@ class Connection:
         Raises:
             HostUnreachable: there is no session; nothing was begun.
             HostRefused: the host cannot begin it; nothing is left there.
+            StartFailed: its standard input is too large, or cannot be read; nothing is left there.
         """
         session = self.session
         if session is None:
@@ -184,10 +187,7 @@ class Connection:
                     data = await asyncio.to_thread(_content, name)
                     await session.request("put", name, len(data), payload=data, timeout_s=300)
                     self._shim_sent = session
-            stdin = order.stdin
-            length = "-" if stdin is None else len(stdin)
-            if stdin is not None:
-                await session.request("give", process.run_id, 0, len(stdin), payload=stdin)
+            length = "-" if order.stdin is None else await self._give(session, process.run_id, order.stdin)
             words = ("run", process.run_id, order.runner, len(order.spec), length)
             body = await session.request(*words, payload=order.spec)
             report = body.decode(errors="replace").split()
@@ -195,6 +195,24 @@ class Connection:
                 return report
             self._shim_sent = None  # a session that was ending has removed it
         return []
+
+    async def _give(self, session: Session, run_id: str, stdin: Input) -> int:
+        """Send the standard input of a run; returns its size. One piece is in memory at a time, for all runs."""
+        size = 0
+        try:
+            while True:
+                async with self._piece:
+                    data = await asyncio.to_thread(stdin.read, size, _PIECE_BYTES)
+                    if not data and size:
+                        return size
+                    await session.request("give", run_id, size, len(data), payload=data)
+                if not data:
+                    return size
+                size += len(data)
+        except StartFailed:
+            if size:
+                await session.request("remove", run_id)
+            raise
 
     async def look(self, run_id: str) -> RunState | None:
         """The state of a run there.
@@ -427,6 +445,8 @@ class Connection:
                 report = await self._send(session, process)
             except HostRefused as refusal:
                 report = ["fail", refusal.message]
+            except StartFailed as error:
+                report = ["fail", str(error)]  # its input can be read no more
         if report[:1] != ["ok"]:
             end = Exit("lost", 0, False, now_ms(), f'it could not be begun on node "{self.name}"')
             await process.output.finish()

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import shlex
 import uuid
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Any
 from nexus.remote.connection import Connection
 from nexus.remote.errors import HostRefused, HostUnreachable
 from nexus.remote.output import OutputCopy
-from nexus.remote.process import Order, RemoteProcess, StopWish
+from nexus.remote.process import Input, Order, RemoteProcess, StopWish
 from nexus.remote.session import Greeting
 from nexus.runtime import Exit, LimitUnavailable, Orphans, ProcessSpec, Runtime, StartFailed, Watched
 from nexus.runtime.spec_encoding import spec_bytes
@@ -32,7 +31,6 @@ _log = logging.getLogger("nexus.remote")
 
 _UMASK = 0o022
 _VARIABLE = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
-_MAX_STDIN = 16 * 1024 * 1024
 
 
 class Notes:
@@ -142,20 +140,18 @@ class RemoteRuntime:
             HostUnreachable: the host cannot be reached; nothing was begun.
         """
         runner = self._runner(spec)
-        order = Order(
-            runner,
-            spec_bytes(spec, -1, _UMASK) if runner == "shim" else _script(spec),
-            None if stdin is None else await asyncio.to_thread(_read_all, spec, stdin),
-        )
         ladder = StopWish(int(spec.stop_signal), spec.stop_grace_ms)
         note = {"owner": owner, "log_bytes": spec.log_bytes, "signal": ladder.signal, "grace_ms": ladder.grace_ms}
         output: OutputCopy | None = None
+        given: Input | None = None
         try:
+            if stdin is not None:
+                given = await asyncio.to_thread(Input, spec.program, stdin, self._notes.folder)
             output = await self._open_output(owner, spec.log_bytes, None)
             note["base"] = output.base
             await asyncio.to_thread(self._notes.write, self.node, run_id, note)
             process = RemoteProcess(owner, run_id, output, ladder, started_at=None, wake=self.connection.wake)
-            process.order = order
+            process.order = Order(runner, spec_bytes(spec, -1, _UMASK) if runner == "shim" else _script(spec), given)
             report = await self.connection.begin(process)
             if report[:1] == ["fail"]:
                 step, number = (report[1], int(report[2])) if len(report) == 3 else ("shim", 0)
@@ -240,14 +236,6 @@ class RemoteRuntime:
         self._local.forget(owner, run_id)
         if self._notes.has(self.node, run_id):  # else it was never sent
             self.connection.forget(run_id)
-
-
-def _read_all(spec: ProcessSpec, descriptor: int) -> bytes:
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        data = file.read(_MAX_STDIN + 1)
-    if len(data) > _MAX_STDIN:
-        raise StartFailed(spec.program, "its standard input is larger than 16 MiB, for another node", step="stdin")
-    return data
 
 
 def _script(spec: ProcessSpec) -> bytes:

@@ -149,7 +149,7 @@ class Session:
         async with self._turn:
             try:
                 async with asyncio.timeout(timeout_s):
-                    return await self._exchange(line + payload)
+                    return await self._exchange(line, payload)
             except TimeoutError:
                 failure = HostUnreachable(
                     f'lost the connection to node "{self.name}": it did not answer within {timeout_s:g} s',
@@ -198,13 +198,14 @@ class Session:
         self.lost.set()
         return self.failure
 
-    async def _exchange(self, data: bytes) -> bytes:
+    async def _exchange(self, *pieces: bytes) -> bytes:
         if self.failure is not None:
             raise self.failure
         wanted: asyncio.Future[_Reply] = asyncio.get_running_loop().create_future()
         self._wanted = wanted
         try:
-            await self._write(data)
+            for piece in pieces:
+                await self._write(piece)
             reply = await wanted
         finally:
             self._wanted = None

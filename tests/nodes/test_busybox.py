@@ -1,4 +1,4 @@
-"""Jobs on a host whose only program is busybox, by the shim and by the script: its tools read ahead, and lack options."""
+"""Jobs on a host whose only program is busybox, run by the shim and by the script: its tools read ahead."""
 
 from __future__ import annotations
 
