@@ -30,6 +30,38 @@ __all__ = ["Notes", "RemoteRuntime"]
 _log = logging.getLogger("nexus.remote")
 
 _UMASK = 0o022
+_FIND_PROGRAM = """\
+(
+    look() {{ # FILE: ends this with 0 where it can be executed; else sets number
+        [ -e "$1" ] || return
+        number=13
+        [ -f "$1" ] && [ -x "$1" ] || return
+        [ "$(head -c 2 "$1" 2>/dev/null)" != '#!' ] && exit 0
+        read -r line <"$1"
+        line=${{line#'#!'}}
+        set -f
+        set -- $line
+        [ -x "${{1-}}" ] && exit 0
+        number=2
+    }}
+    number=2
+    program={program}
+    case $program in
+    */*) look "$program" ;;
+    *)
+        [ "${{PATH+set}}" ] || exit 0
+        rest=$PATH:
+        while [ -n "$rest" ]; do
+            folder=${{rest%%:*}}
+            rest=${{rest#*:}}
+            look "${{folder:-.}}/$program"
+        done
+        ;;
+    esac
+    echo "fail exec $number" >&4
+    exit 1
+) 2>/dev/null || exit 127"""
+"""Ends a script that could not execute its program: a shell does not tell whether ``exec`` failed, or the program."""
 _VARIABLE = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
 
 
@@ -247,6 +279,7 @@ def _script(spec: ProcessSpec) -> bytes:
     lines += [
         f"umask {_UMASK if spec.umask is None else spec.umask:04o}",
         f"cd {shlex.quote(spec.directory)} || {{ echo 'fail chdir 2' >&4; exit 126; }}",
+        _FIND_PROGRAM.format(program=shlex.quote(spec.program)),
         "echo ok >&4",
         f"exec {shlex.join(spec.argv)} 4>&-",
     ]
