@@ -6,16 +6,17 @@ It is one task, level-triggered: each round asks for the state of all runs there
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import platform
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from nexus.remote.errors import Destination, HostRefused, HostUnreachable
 from nexus.remote.process import Input, RemoteProcess
-from nexus.remote.session import Greeting, Session
+from nexus.remote.session import Gone, Greeting, Session
 from nexus.remote.state import RunState, parse_poll
 from nexus.runtime import Exit, StartFailed, Trouble
 from nexus.runtime.status import boot_clock_ms, now_ms
@@ -37,9 +38,9 @@ _LONGEST_BACKOFF_S = 30.0
 _SHIM = Path(__file__).parent.parent / "runtime" / "native" / "nexus-shim"
 _FILES = {
     "shim": (_SHIM,),
-    "runner": tuple(Path(__file__).with_name(name) for name in ("processes.sh", "runner.sh")),
+    "sh": tuple(Path(__file__).with_name(name) for name in ("processes.sh", "runner.sh")),
 }
-"""What runs programs there, by its name there: the content of these files, one after the other."""
+"""What runs programs there: the content of these files, one after the other."""
 _SIGKILL = 9
 _PIECE_BYTES = 256 * 1024
 _STARTING_MS = 300
@@ -91,7 +92,9 @@ class Connection:
         self._news = asyncio.Event()
         self._settled = asyncio.Event()
         self._ready = asyncio.Event()
-        self._shim_sent: Session | None = None
+        self._put_in: Session | None = None
+        """The session that has found or put there what runs programs."""
+        self._put_as = ""
         self._sending = asyncio.Lock()
         self._piece = asyncio.Lock()
         self._backoff_s = 0.0
@@ -182,18 +185,18 @@ class Connection:
         assert order is not None
         for left in (1, 0):
             async with self._sending:
-                if self._shim_sent is not session:
-                    name = "shim" if order.runner == "shim" else "runner"
-                    data = await asyncio.to_thread(_content, name)
-                    await session.request("put", name, len(data), payload=data, timeout_s=300)
-                    self._shim_sent = session
+                if self._put_in is not session:
+                    content = await asyncio.to_thread(_content, order.runner)
+                    await session.request("put", content.name, len(content.data), payload=content.data, timeout_s=300)
+                    self._put_in, self._put_as = session, content.name
+                    del content
             length = "-" if order.stdin is None else await self._give(session, process.run_id, order.stdin)
-            words = ("run", process.run_id, order.runner, len(order.spec), length)
+            words = ("run", process.run_id, self._put_as, len(order.spec), length)
             body = await session.request(*words, payload=order.spec)
             report = body.decode(errors="replace").split()
             if report or not left:
                 return report
-            self._shim_sent = None  # a session that was ending has removed it
+            self._put_in = None  # a session that was ending has removed it
         return []
 
     async def _give(self, session: Session, run_id: str, stdin: Input) -> int:
@@ -294,6 +297,7 @@ class Connection:
                 self._backoff_s = 0.0
                 self._events.connected(greeting)
                 await self._sweep(session)
+                await self._expect(session, greeting)
                 self.failure = None
                 self.session = session
                 self._ready.set()
@@ -340,6 +344,13 @@ class Connection:
         for run_id in self._forgotten - set(poll.runs):
             self._events.removed(run_id)
         self._forgotten &= set(poll.runs) & known
+
+    async def _expect(self, session: Session, greeting: Greeting) -> None:
+        """Look for what runs programs there, left by an earlier session: a disk may have no room for it twice."""
+        with suppress(HostRefused, Gone):
+            content = await asyncio.to_thread(_content, self.runner_of(greeting))
+            await session.request("expect", content.name, len(content.data))
+            self._put_in, self._put_as = session, content.name
 
     async def _end(self, session: Session, run_id: str, state: RunState, boot: str) -> None:
         """End what is left of a run that no record knows, and remove its folder."""
@@ -469,5 +480,13 @@ class Connection:
         return True
 
 
-def _content(name: str) -> bytes:
-    return b"".join(path.read_bytes() for path in _FILES[name])
+class _Content(NamedTuple):
+    name: str
+    data: bytes
+
+
+def _content(runner: str) -> _Content:
+    """What runs programs there, and its name there, which is another for another content. Blocks."""
+    data = b"".join(path.read_bytes() for path in _FILES[runner])
+    kind = "shim" if runner == "shim" else "runner"
+    return _Content(f"{kind}-{hashlib.sha256(data).hexdigest()[:16]}", data)

@@ -64,10 +64,23 @@ take() { # FILE LENGTH: appends the bytes; reads all of them, also where they ca
     fi
 }
 
+needed= # the size of what runs programs, unless it is here
+
+expect() { # NAME LENGTH: says whether this file is here as a whole; its name tells its content
+    size=$(wc -c 2>/dev/null <"$base/$1") || size=-1
+    if [ "$size" -eq "$2" ]; then
+        needed=
+        say ok ''
+    else
+        needed=$2
+        say gone ''
+    fi
+}
+
 put() { # NAME LENGTH
     problem=$(mkdir -p "$base" 2>&1)
     claim
-    rm -f "$base/$1.new"
+    rm -f "$base/${1%%-*}"-* # of another version; what runs has it open
     take "$base/$1.new" "$2"
     if [ -z "$problem" ]; then
         problem=$({ chmod 700 "$base/$1.new" && mv "$base/$1.new" "$base/$1"; } 2>&1)
@@ -76,6 +89,7 @@ put() { # NAME LENGTH
         rm -f "$base/$1.new"
         say error "$problem"
     else
+        needed=
         say ok ''
     fi
 }
@@ -110,7 +124,8 @@ give() { # RUN OFFSET LENGTH: the next piece of the standard input of a run that
     fi
 }
 
-run() { # RUN shim|sh SPEC_BYTES STDIN_BYTES; STDIN_BYTES is - where its standard input is /dev/null, else it was given
+run() { # RUN RUNNER SPEC_BYTES STDIN_BYTES; RUNNER is the name of a file that was put;
+    # STDIN_BYTES is - where its standard input is /dev/null, else it was given.
     dir=$base/$1
     problem=
     given=
@@ -129,16 +144,19 @@ run() { # RUN shim|sh SPEC_BYTES STDIN_BYTES; STDIN_BYTES is - where its standar
         say error "$problem"
         return
     fi
-    if [ "$2" = shim ]; then
+    case $2 in
+    shim-*)
         report=$({
-            "$base/shim" "node/$1" 3 4 5 6 7 $given 3<"$dir/spec" 4>&1 5<"$dir" 6<"$dir/log" 7<"$dir/boot" \
+            "$base/$2" "node/$1" 3 4 5 6 7 $given 3<"$dir/spec" 4>&1 5<"$dir" 6<"$dir/log" 7<"$dir/boot" \
                 8<"$input" </dev/null >/dev/null 2>&1 &
         } 2>&1)
-    else
+        ;;
+    *)
         report=$({
-            setsid sh "$base/runner" "$dir" 3<"$dir/spec" 4>&1 8<"$input" </dev/null >/dev/null 2>&1 &
+            setsid sh "$base/$2" "$dir" 3<"$dir/spec" 4>&1 8<"$input" </dev/null >/dev/null 2>&1 &
         } 2>&1)
-    fi
+        ;;
+    esac
     rm -f "$dir/spec" "$dir/stdin"
     case $report in
     ok*)
@@ -223,7 +241,7 @@ tidy() { # removes what is there for all runs, once there is none
     for dir in "$base"/*/; do
         [ -d "$dir" ] && return
     done
-    rm -f "$base/shim" "$base/runner" "$base/dispatcher" "$base"/*.new
+    rm -f "$base"/shim-* "$base"/runner-* "$base/dispatcher" "$base"/*.new
     rmdir "$base" "${base%/*}" 2>/dev/null
 }
 
@@ -249,8 +267,10 @@ arch $(uname -m)
         text="${text}tool $tool $version
 "
     done
-    problem=$({ mkdir -p "$base" && printf '%4096s' '' | cat >"$base/probe.new" && rm -f "$base/probe.new"; } 2>&1) ||
-        rm -f "$base/probe.new"
+    # As much as a job needs to begin. It is written by cat, which says why it cannot be.
+    space=$((${needed:-0} + 16384))
+    problem=$({ mkdir -p "$base" && head -c "$space" /dev/zero | cat >"$base/probe.new"; } 2>&1)
+    rm -f "$base/probe.new"
     [ -n "$problem" ] && text="${text}problem $(printf '%s' "$problem" | head -n 1)
 "
     say ok "$text"
@@ -259,6 +279,7 @@ arch $(uname -m)
 hello
 while IFS=' ' read -r word one two three four; do
     case $word in
+    expect) expect "$one" "$two" ;;
     put) put "$one" "$two" ;;
     give) give "$one" "$two" "$three" ;;
     run) run "$one" "$two" "$three" "$four" ;;

@@ -102,7 +102,7 @@ class NodeHost:
     def runners(self) -> list[int]:
         """The pids of the shims, or scripts, that run jobs there."""
         labels = {f"node/{run_id}".encode() for run_id in self.runs()}
-        scripts = {f"{path}/runner".encode() for path in self._folders() if path.name.startswith("node-")}
+        scripts = {str(path).encode() for path in self.state.glob("nexus/node-*/runner-*")}
         return [pid for pid, words in _processes() if words[1:2] and words[1] in labels | scripts]
 
     def members(self) -> list[int]:
