@@ -32,6 +32,7 @@ _MAX_HEAD = 128
 """The first line of a reply, in bytes."""
 _MAX_REPLY = 16 * 1024 * 1024
 _MAX_ERRORS = 16 * 1024
+_MAX_PRINTED = 1024
 _WRITE_BYTES = 64 * 1024
 _OPTIONS = (
     *("-T", "-a", "-x", "-e", "none"),
@@ -141,6 +142,8 @@ class Session:
         self._child: ChildProcess | None = None
         self._input = -1
         self._errors = bytearray()
+        self._printed = bytearray()
+        """The last of what came before the greeting."""
         self._parser = Parser(self._token)
         self._wanted: asyncio.Future[Reply] | None = None
         self._writable = asyncio.Event()
@@ -295,6 +298,9 @@ class Session:
                 await self.lost.wait()
 
     def _receive(self, data: bytes) -> None:
+        if self.greeting is None:
+            self._printed += data
+            del self._printed[:-_MAX_PRINTED]
         try:
             replies = self._parser.feed(data)
         except ValueError:
@@ -315,8 +321,8 @@ class Session:
 
     def _explain(self) -> None:
         if self.failure is None:
-            said = self._errors.decode(errors="replace")
-            self.close(explain_end(self.name, self._destination, said, greeted=self.greeting is not None))
+            said, printed = (kept.decode(errors="replace") for kept in (self._errors, self._printed))
+            self.close(explain_end(self.name, self._destination, said, printed, greeted=self.greeting is not None))
 
 
 def _greeting(text: str) -> Greeting:

@@ -242,6 +242,16 @@ def test_unknown_and_changed_host_keys_are_sentences(remote: Remote, host: NodeH
     assert remote.check().node.status is NodeStatus.ONLINE
 
 
+def test_login_shell_that_refuses_is_quoted(remote: Remote, host: NodeHost) -> None:
+    host.server.stop()
+    with (host.root / "sshd_config").open("a") as settings:
+        settings.write("ForceCommand echo; echo 'This account is currently not available.'; exit 1\n")
+    host.server.start()
+    assert _sentence(remote) == (
+        'cannot reach node "there": its login shell ended and printed "This account is currently not available."'
+    )
+
+
 def test_unknown_host_name_is_a_sentence(remote: Remote) -> None:
     remote.add("lost", hostname="no-such-host.invalid", port=None)
     error = remote.call_error(CheckNode("lost"))
