@@ -13,6 +13,23 @@ write_status() {
     printf '%s\n%s\n%s\n' "$began" "$ended" "$finished" >"$dir/status.new" && mv "$dir/status.new" "$dir/status"
 }
 
+now() { # sets now, in ms since 1970; where date tells no fraction of a second, /proc/uptime tells what has passed
+    now=$(date +%s%N)
+    case $now in
+    *[!0-9]* | ??????????) ;;
+    *)
+        now=${now%??????}
+        return
+        ;;
+    esac
+    first=${first-$(date +%s)}
+    now=$(date +%s)000
+    { read -r uptime idle; } 2>/dev/null </proc/uptime || return 0
+    uptime=$((${uptime%.*} * 100 + 1${uptime#*.} - 100))
+    begin=${begin-$uptime}
+    now=$(printf '%d%02d0' $((first + (uptime - begin) / 100)) $(((uptime - begin) % 100)))
+}
+
 began= ended= finished=
 read -r boot <"$dir/boot"
 find_start $$
@@ -22,7 +39,8 @@ exec 5<>"$dir/control"
 setsid env -i sh "$dir/spec" <&8 >"$dir/out" 2>"$dir/err" 3<&- 5<&- 8<&- &
 child=$!
 find_start "$child"
-began="run 1 $boot $child $start $(date +%s)000 $$ $own 0 0 0"
+now
+began="run 1 $boot $child $start $now $$ $own 0 0 0"
 write_status
 printf 'go\n' >&5
 exec 3<&- 4>&- 8<&-
@@ -31,9 +49,11 @@ while :; do
     code=$?
     kill -0 "$child" 2>/dev/null || break # else a signal has ended the wait
 done
-ended="exit $code 0 $(date +%s)000"
+now
+ended="exit $code 0 $now"
 write_status
 kill -s KILL -- "-$child" 2>/dev/null
 end_all "${dir##*/}" "$child" "$start"
-finished="done $(date +%s)000"
+now
+finished="done $now"
 write_status

@@ -44,6 +44,11 @@ def test_standard_input_is_whole_and_holds_up_no_other_job(remote: Remote, size:
     remote.wait_gone()
 
 
+def test_time_is_told_in_milliseconds(remote: Remote) -> None:
+    jobs = [remote.ended(remote.there("sleep 0.3")) for _ in range(3)]
+    assert any(job.duration and job.duration % 1000 for job in jobs)
+
+
 def test_cancel_ends_a_job(remote: Remote, host: NodeHost) -> None:
     job = remote.held()
     remote.running(job)

@@ -97,6 +97,11 @@ def test_programs_are_found_as_a_shell_finds_them(remote: Remote, host: NodeHost
         assert job.stdout.endswith("it's *\n")
 
 
+def test_time_is_told_in_milliseconds(remote: Remote) -> None:
+    jobs = [remote.ended(remote.there("sleep 0.3")) for _ in range(3)]
+    assert any(job.duration and job.duration % 1000 for job in jobs)
+
+
 def test_large_output_is_whole(remote: Remote) -> None:
     job = remote.ended(remote.there("seq 1 200000; seq 1 1000 >&2"))
     assert remote.output(job, stream="stdout") == "".join(f"{n}\n" for n in range(1, 200_001)).encode()
