@@ -6,18 +6,19 @@ It is one task, level-triggered: each round asks for the state of all runs there
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import platform
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from nexus.remote.errors import Destination, HostRefused, HostUnreachable
-from nexus.remote.process import RemoteProcess
-from nexus.remote.session import Greeting, Session
+from nexus.remote.process import Input, RemoteProcess
+from nexus.remote.session import Gone, Greeting, Session
 from nexus.remote.state import RunState, parse_poll
-from nexus.runtime import Exit, Trouble
+from nexus.runtime import Exit, StartFailed, Trouble
 from nexus.runtime.status import boot_clock_ms, now_ms
 from nexus.tasks import cancel_and_wait, wait_until_set
 
@@ -35,8 +36,13 @@ _SETTLE_S = 2.0
 _BACKOFF_S = 1.0
 _LONGEST_BACKOFF_S = 30.0
 _SHIM = Path(__file__).parent.parent / "runtime" / "native" / "nexus-shim"
-_RUNNER = Path(__file__).with_name("runner.sh")
+_FILES = {
+    "shim": (_SHIM,),
+    "sh": tuple(Path(__file__).with_name(name) for name in ("processes.sh", "runner.sh")),
+}
+"""What runs programs there: the content of these files, one after the other."""
 _SIGKILL = 9
+_PIECE_BYTES = 256 * 1024
 _STARTING_MS = 300
 """What a session that was cut has begun shows within this time."""
 
@@ -80,12 +86,17 @@ class Connection:
         self._events = events
         self._processes: dict[str, RemoteProcess] = {}
         self._forgotten: set[str] = set()
+        self._beginning = 0
+        """How many orders are being sent."""
         self._wanted = False
         self._news = asyncio.Event()
         self._settled = asyncio.Event()
         self._ready = asyncio.Event()
-        self._shim_sent: Session | None = None
+        self._put_in: Session | None = None
+        """The session that has found or put there what runs programs."""
+        self._put_as = ""
         self._sending = asyncio.Lock()
+        self._piece = asyncio.Lock()
         self._backoff_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self._opening: Session | None = None
@@ -151,15 +162,19 @@ class Connection:
         Raises:
             HostUnreachable: there is no session; nothing was begun.
             HostRefused: the host cannot begin it; nothing is left there.
+            StartFailed: its standard input is too large, or cannot be read; nothing is left there.
         """
         session = self.session
         if session is None:
             raise self.failure or HostUnreachable(f'cannot reach node "{self.name}" at present', None)
+        self._beginning += 1
         try:
             report = await self._send(session, process)
         except HostUnreachable as failure:
             process.set_trouble(Trouble(now_ms(), "node_unreachable", failure.message))
             report = []
+        finally:
+            self._beginning -= 1
         if report[:1] == ["ok"] or process.trouble is not None:
             self._processes[process.run_id] = process
         self.wake()
@@ -170,20 +185,37 @@ class Connection:
         assert order is not None
         for left in (1, 0):
             async with self._sending:
-                if self._shim_sent is not session:
-                    name, path = ("shim", _SHIM) if order.runner == "shim" else ("runner", _RUNNER)
-                    data = await asyncio.to_thread(path.read_bytes)
-                    await session.request("put", name, len(data), payload=data, timeout_s=300)
-                    self._shim_sent = session
-            stdin = order.stdin
-            length = "-" if stdin is None else len(stdin)
-            words = ("run", process.run_id, order.runner, len(order.spec), length)
-            body = await session.request(*words, payload=order.spec + (stdin or b""))
+                if self._put_in is not session:
+                    content = await asyncio.to_thread(_content, order.runner)
+                    await session.request("put", content.name, len(content.data), payload=content.data, timeout_s=300)
+                    self._put_in, self._put_as = session, content.name
+                    del content
+            length = "-" if order.stdin is None else await self._give(session, process.run_id, order.stdin)
+            words = ("run", process.run_id, self._put_as, len(order.spec), length)
+            body = await session.request(*words, payload=order.spec)
             report = body.decode(errors="replace").split()
             if report or not left:
                 return report
-            self._shim_sent = None  # a session that was ending has removed it
+            self._put_in = None  # a session that was ending has removed it
         return []
+
+    async def _give(self, session: Session, run_id: str, stdin: Input) -> int:
+        """Send the standard input of a run; returns its size. One piece is in memory at a time, for all runs."""
+        size = 0
+        try:
+            while True:
+                async with self._piece:
+                    data = await asyncio.to_thread(stdin.read, size, _PIECE_BYTES)
+                    if not data and size:
+                        return size
+                    await session.request("give", run_id, size, len(data), payload=data)
+                if not data:
+                    return size
+                size += len(data)
+        except StartFailed:
+            if size:
+                await session.request("remove", run_id)
+            raise
 
     async def look(self, run_id: str) -> RunState | None:
         """The state of a run there.
@@ -265,6 +297,7 @@ class Connection:
                 self._backoff_s = 0.0
                 self._events.connected(greeting)
                 await self._sweep(session)
+                await self._expect(session, greeting)
                 self.failure = None
                 self.session = session
                 self._ready.set()
@@ -312,6 +345,13 @@ class Connection:
             self._events.removed(run_id)
         self._forgotten &= set(poll.runs) & known
 
+    async def _expect(self, session: Session, greeting: Greeting) -> None:
+        """Look for what runs programs there, left by an earlier session: a disk may have no room for it twice."""
+        with suppress(HostRefused, Gone):
+            content = await asyncio.to_thread(_content, self.runner_of(greeting))
+            await session.request("expect", content.name, len(content.data))
+            self._put_in, self._put_as = session, content.name
+
     async def _end(self, session: Session, run_id: str, state: RunState, boot: str) -> None:
         """End what is left of a run that no record knows, and remove its folder."""
         if state.boot == boot and not state.is_done:
@@ -341,7 +381,7 @@ class Connection:
                         self._processes.pop(run_id, None)
                     elif await self._attend(session, process, poll.runs.get(run_id), poll.boot):
                         has_changed = True
-            if self._processes or self._wanted:
+            if self._processes or self._wanted or self._beginning:
                 self._wanted = False
                 idle_since = loop.time()
             elif loop.time() - idle_since >= _LINGER_S:
@@ -416,6 +456,8 @@ class Connection:
                 report = await self._send(session, process)
             except HostRefused as refusal:
                 report = ["fail", refusal.message]
+            except StartFailed as error:
+                report = ["fail", str(error)]  # its input can be read no more
         if report[:1] != ["ok"]:
             end = Exit("lost", 0, False, now_ms(), f'it could not be begun on node "{self.name}"')
             await process.output.finish()
@@ -436,3 +478,15 @@ class Connection:
         process.finish(Exit("lost", 0, False, now_ms(), text))
         self._processes.pop(process.run_id, None)
         return True
+
+
+class _Content(NamedTuple):
+    name: str
+    data: bytes
+
+
+def _content(runner: str) -> _Content:
+    """What runs programs there, and its name there, which is another for another content. Blocks."""
+    data = b"".join(path.read_bytes() for path in _FILES[runner])
+    kind = "shim" if runner == "shim" else "runner"
+    return _Content(f"{kind}-{hashlib.sha256(data).hexdigest()[:16]}", data)

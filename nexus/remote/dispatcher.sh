@@ -1,8 +1,9 @@
 # The dispatcher on a node: POSIX sh, which session.py sends over the ssh session that it then serves.
 #
-# It is preceded by two assignments: token, which begins each reply, and owner, which names the daemon's folder. A request
-# is a line of words; bytes that it announces follow. Each reply is "TOKEN ok|gone|error LENGTH" and so many bytes. One
-# request is open at a time: nothing is read ahead, and nothing is lost to a program that reads more than it was told.
+# It is preceded by two assignments, token, which begins each reply, and owner, which names the daemon's folder, and by
+# processes.sh. A request is a line of words; bytes that it announces follow, in one piece, and nothing follows them
+# before the reply: "head -c" of busybox and of BSD reads ahead. Each reply is "TOKEN ok|gone|error LENGTH" and so many
+# bytes.
 #
 # Below $base each run has a folder: status, control and log, as nexus-shim.c describes them; boot, the boot in which it
 # was started; and where the shim cannot run, out, err and what runner.sh writes. spec and stdin exist for a moment only.
@@ -19,13 +20,6 @@ say() { # STATUS TEXT
 read_boot() {
     boot=-
     { IFS= read -r boot <"${NEXUS_BOOT_ID_FILE:-/proc/sys/kernel/random/boot_id}"; } 2>/dev/null
-}
-
-find_start() { # PID: sets start, 0 where /proc does not tell it
-    start=0
-    { IFS= read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
-    set -- ${stat##*) }
-    start=${20}
 }
 
 claim() { # notes in $base which dispatcher serves this daemon; a daemon has one session at a time
@@ -61,17 +55,32 @@ address ${SSH_CONNECTION-}
     say ok "$text"
 }
 
-take() { # FILE LENGTH: reads all of the bytes, also where they cannot be written; sets problem
-    said=$(head -c "$2" | { cat >"$1" || cat >/dev/null; } 2>&1)
+take() { # FILE LENGTH: appends the bytes; reads all of them, also where they cannot be written; sets problem
+    before=$(wc -c 2>/dev/null <"$1") || before=0
+    said=$({ [ "$2" -eq 0 ] || head -c "$2"; } | { cat >>"$1" || cat >/dev/null; } 2>&1)
     size=$(wc -c 2>/dev/null <"$1") || size=0
-    if [ "$size" -ne "$2" ]; then
-        problem=${problem:-${said:-$1 has $size bytes of $2}}
+    if [ "$size" -ne $((before + $2)) ]; then
+        problem=${problem:-${said:-$1 has $size bytes of $((before + $2))}}
+    fi
+}
+
+needed= # the size of what runs programs, unless it is here
+
+expect() { # NAME LENGTH: says whether this file is here as a whole; its name tells its content
+    size=$(wc -c 2>/dev/null <"$base/$1") || size=-1
+    if [ "$size" -eq "$2" ]; then
+        needed=
+        say ok ''
+    else
+        needed=$2
+        say gone ''
     fi
 }
 
 put() { # NAME LENGTH
     problem=$(mkdir -p "$base" 2>&1)
     claim
+    rm -f "$base/${1%%-*}"-* # of another version; what runs has it open
     take "$base/$1.new" "$2"
     if [ -z "$problem" ]; then
         problem=$({ chmod 700 "$base/$1.new" && mv "$base/$1.new" "$base/$1"; } 2>&1)
@@ -80,6 +89,7 @@ put() { # NAME LENGTH
         rm -f "$base/$1.new"
         say error "$problem"
     else
+        needed=
         say ok ''
     fi
 }
@@ -91,7 +101,7 @@ discard() { # removes $dir, in which a script that ends at this moment may still
     rm -rf "$dir" 2>/dev/null
 }
 
-run() { # RUN shim|sh SPEC_BYTES STDIN_BYTES; STDIN_BYTES is - where its standard input is /dev/null
+make_run() { # RUN: makes its folder, dir; sets problem
     dir=$base/$1
     read_boot
     # The space of the status file is allocated now: a disk that fills up later loses no exit code.
@@ -99,29 +109,54 @@ run() { # RUN shim|sh SPEC_BYTES STDIN_BYTES; STDIN_BYTES is - where its standar
         mkdir -p "$base" && mkdir "$dir" "$dir/log" && mkfifo "$dir/control" &&
             printf '%512s' '' | cat >"$dir/status" && printf '%s\n' "$boot" | cat >"$dir/boot" # cat says why not
     } 2>&1)
-    take "$dir/spec" "$3"
+}
+
+give() { # RUN OFFSET LENGTH: the next piece of the standard input of a run that is to begin
+    dir=$base/$1
+    problem=
+    [ "$2" -eq 0 ] && make_run "$1"
+    take "$dir/stdin" "$3"
+    if [ -n "$problem" ]; then
+        discard
+        say error "$problem"
+    else
+        say ok ''
+    fi
+}
+
+run() { # RUN RUNNER SPEC_BYTES STDIN_BYTES; RUNNER is the name of a file that was put;
+    # STDIN_BYTES is - where its standard input is /dev/null, else it was given.
+    dir=$base/$1
+    problem=
     given=
     input=/dev/null
-    if [ "$4" != - ]; then
-        take "$dir/stdin" "$4"
+    if [ "$4" = - ]; then
+        make_run "$1"
+    else
         given=8
         input=$dir/stdin
+        size=$(wc -c 2>/dev/null <"$input") || size=0
+        [ "$size" -eq "$4" ] || problem="$input has $size bytes of $4"
     fi
+    take "$dir/spec" "$3"
     if [ -n "$problem" ]; then
         discard
         say error "$problem"
         return
     fi
-    if [ "$2" = shim ]; then
+    case $2 in
+    shim-*)
         report=$({
-            "$base/shim" "node/$1" 3 4 5 6 7 $given 3<"$dir/spec" 4>&1 5<"$dir" 6<"$dir/log" 7<"$dir/boot" \
+            "$base/$2" "node/$1" 3 4 5 6 7 $given 3<"$dir/spec" 4>&1 5<"$dir" 6<"$dir/log" 7<"$dir/boot" \
                 8<"$input" </dev/null >/dev/null 2>&1 &
         } 2>&1)
-    else
+        ;;
+    *)
         report=$({
-            setsid sh "$base/runner" "$dir" 3<"$dir/spec" 4>&1 8<"$input" </dev/null >/dev/null 2>&1 &
+            setsid sh "$base/$2" "$dir" 3<"$dir/spec" 4>&1 8<"$input" </dev/null >/dev/null 2>&1 &
         } 2>&1)
-    fi
+        ;;
+    esac
     rm -f "$dir/spec" "$dir/stdin"
     case $report in
     ok*)
@@ -133,15 +168,6 @@ run() { # RUN shim|sh SPEC_BYTES STDIN_BYTES; STDIN_BYTES is - where its standar
     esac
     say ok "$report"
 }
-
-is_alive() { # PID START
-    [ -n "$1" ] && kill -0 "$1" 2>/dev/null || return 1
-    [ -r "/proc/$1/stat" ] || return 0
-    IFS= read -r stat <"/proc/$1/stat" || return 1
-    set -- "$2" ${stat##*) }
-    # The state is the third field of the file, and the start the 22nd. A zombie is none that runs.
-    [ "$2" != Z ] && { [ "$1" -eq 0 ] || [ "$1" = "${21}" ]; }
-} 2>/dev/null
 
 read_status() {
     began= ended= finished=
@@ -196,40 +222,18 @@ cancel() { # RUN SIGNAL GRACE_MS: where the shim runs it, it sees to the grace t
         read_status
         set -- "$2" $began
         [ -n "${5-}" ] && is_alive "$5" "$6" && kill -s "$1" -- "-$5" 2>/dev/null
+        # The runner ends what is in other groups, once the main process has ended.
     elif [ -p "$dir/control" ]; then
         printf 'stop %s %s\n' "$2" "$3" 2>/dev/null 1<>"$dir/control"
     fi
     say ok ''
 }
 
-sweep() { # RUN: kills what its runner has left: by the session, and by the run's id in the environment
+sweep() { # RUN: kills what its runner has left
     dir=$base/$1
     read_status
     set -- "$1" $began
-    session=${5:-0}
-    # A leader of another start is that of a session that is none of the run's.
-    [ -d "/proc/$session" ] && ! is_alive "$session" "${6-0}" && session=0
-    round=0
-    while [ "$round" -lt 50 ]; do
-        round=$((round + 1))
-        found=
-        for process in /proc/[0-9]*; do
-            pid=${process##*/}
-            { IFS= read -r stat <"$process/stat"; } 2>/dev/null || continue
-            rest=${stat##*) }
-            case $rest in Z*) continue ;; esac
-            rest=${rest#* * * }
-            if [ "$session" -gt 0 ] && [ "${rest%% *}" = "$session" ]; then
-                found="$found $pid"
-            fi
-        done
-        for process in $(grep -l "NEXUS_RUN_ID=$1" /proc/[0-9]*/environ 2>/dev/null); do
-            process=${process#/proc/}
-            found="$found ${process%/environ}"
-        done
-        [ -n "$found" ] || break
-        kill -9 $found 2>/dev/null
-    done
+    end_all "$1" "${5:-0}" "${6-0}"
     say ok "$found"
 }
 
@@ -237,7 +241,7 @@ tidy() { # removes what is there for all runs, once there is none
     for dir in "$base"/*/; do
         [ -d "$dir" ] && return
     done
-    rm -f "$base/shim" "$base/runner" "$base/dispatcher" "$base"/*.new
+    rm -f "$base"/shim-* "$base"/runner-* "$base/dispatcher" "$base"/*.new
     rmdir "$base" "${base%/*}" 2>/dev/null
 }
 
@@ -263,8 +267,10 @@ arch $(uname -m)
         text="${text}tool $tool $version
 "
     done
-    problem=$({ mkdir -p "$base" && printf '%4096s' '' | cat >"$base/probe.new" && rm -f "$base/probe.new"; } 2>&1) ||
-        rm -f "$base/probe.new"
+    # As much as a job needs to begin. It is written by cat, which says why it cannot be.
+    space=$((${needed:-0} + 16384))
+    problem=$({ mkdir -p "$base" && head -c "$space" /dev/zero | cat >"$base/probe.new"; } 2>&1)
+    rm -f "$base/probe.new"
     [ -n "$problem" ] && text="${text}problem $(printf '%s' "$problem" | head -n 1)
 "
     say ok "$text"
@@ -273,7 +279,9 @@ arch $(uname -m)
 hello
 while IFS=' ' read -r word one two three four; do
     case $word in
+    expect) expect "$one" "$two" ;;
     put) put "$one" "$two" ;;
+    give) give "$one" "$two" "$three" ;;
     run) run "$one" "$two" "$three" "$four" ;;
     poll) poll ;;
     tail) tail_of "$one" "$two" "$three" "$four" ;;

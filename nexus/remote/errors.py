@@ -70,9 +70,12 @@ _RULES: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def explain_end(name: str, destination: Destination, said: str, *, greeted: bool) -> HostUnreachable:
-    """Why the session to a node ended, from the standard error of ssh; ``greeted`` says whether it had begun."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def explain_end(name: str, destination: Destination, said: str, printed: str, *, greeted: bool) -> HostUnreachable:
+    """Why the session to a node ended, from the standard error of ssh; ``greeted`` says whether it had begun.
+
+    ``printed`` is what the host printed before it began: a login shell that refuses may say why on its output alone.
+    """
+    lines = _lines(said)
     text = "\n".join(lines).lower()
     forget = command_line("ssh-keygen", "-R", _known_host(destination))
     cannot = f'lost the connection to node "{name}"' if greeted else f'cannot reach node "{name}"'
@@ -80,13 +83,19 @@ def explain_end(name: str, destination: Destination, said: str, *, greeted: bool
         if sign in text:
             filled = hint.format(by_hand=destination.by_hand(), forget=forget)
             return HostUnreachable(f"{cannot}: {reason}", filled)
-    last = lines[-1][:300].removeprefix("ssh: ").rstrip(".") if lines else "ssh ended without a word"
+    said_there = _lines("".join(each if each.isprintable() else "\n" for each in printed))
+    if lines:
+        last = lines[-1][:300].removeprefix("ssh: ").rstrip(".")
+    elif said_there and not greeted:
+        last = f'its login shell ended and printed "{said_there[-1][:300]}"'
+    else:
+        last = "ssh ended without a word"
     return HostUnreachable(f"{cannot}: {last}", _BY_HAND.format(by_hand=destination.by_hand()))
 
 
 def explain_problem(said: str) -> str:
     """What a program on a node reported, as the end of a sentence."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = _lines(said)
     text = said.lower()
     if "no space left" in text:
         return "its disk is full"
@@ -97,6 +106,10 @@ def explain_problem(said: str) -> str:
     if "permission denied" in text:
         return "the folder for runs cannot be written: permission denied"
     return lines[-1][:300].rstrip(".") if lines else "it gave no reason"
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _known_host(destination: Destination) -> str:

@@ -3,15 +3,83 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from nexus.remote.output import OutputCopy
-from nexus.runtime import Exit, Trouble, Watched
+from nexus.runtime import Exit, StartFailed, Trouble, Watched
 from nexus.runtime.status import boot_clock_ms, now_ms
 
-__all__ = ["Order", "RemoteProcess", "StopWish"]
+__all__ = ["Input", "Order", "RemoteProcess", "StopWish"]
+
+
+_MAX_STDIN = 16 * 1024 * 1024
+
+
+class Input:
+    """The standard input of a run: a file of this machine, read in pieces each time that it is sent.
+
+    It is closed once nothing refers to it: while a thread reads it, its descriptor is that of no other file.
+    """
+
+    def __init__(self, program: str, descriptor: int, folder: Path) -> None:
+        """Open it again as ``descriptor``. Blocks.
+
+        What cannot be read twice, such as a FIFO, is copied into a file without a name in ``folder``.
+
+        Raises:
+            StartFailed: it is too large, or cannot be read.
+        """
+        self._program = program
+        self._descriptor = -1
+        try:
+            self._descriptor = os.dup(descriptor)
+            information = os.fstat(descriptor)
+            if not stat.S_ISREG(information.st_mode):
+                self._copy(folder)
+            elif information.st_size > _MAX_STDIN:
+                raise self._too_large()
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """A piece; empty at the end. Blocks.
+
+        Raises:
+            StartFailed: it has become too large, or cannot be read.
+        """
+        try:
+            data = os.pread(self._descriptor, length, offset)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if offset + len(data) > _MAX_STDIN:
+            raise self._too_large()
+        return data
+
+    def _copy(self, folder: Path) -> None:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            size = 0
+            while data := os.read(self._descriptor, 64 * 1024):
+                size += file.write(data)
+                if size > _MAX_STDIN:
+                    raise self._too_large()
+            file.flush()
+            os.dup2(file.fileno(), self._descriptor, inheritable=False)
+
+    def _too_large(self) -> StartFailed:
+        return StartFailed(self._program, "its standard input is larger than 16 MiB, for another node", step="stdin")
+
+    def _unreadable(self, error: OSError) -> StartFailed:
+        return StartFailed(self._program, f"its standard input: {error.strerror}", error.errno or 0, step="stdin")
 
 
 @dataclass(frozen=True, repr=False)
@@ -20,7 +88,7 @@ class Order:
 
     runner: str
     spec: bytes
-    stdin: bytes | None
+    stdin: Input | None
 
 
 class StopWish(NamedTuple):
@@ -111,6 +179,7 @@ class RemoteProcess(Watched):
     def close(self) -> None:
         """As ``Watched``."""
         self.is_closed = True
+        self.order = None
         self._on_exit = self._on_trouble = None
         self.output.close()
         self._wake()
@@ -141,5 +210,6 @@ class RemoteProcess(Watched):
 
     def finish(self, end: Exit) -> None:
         """All of its processes have ended, and the output is here."""
+        self.order = None
         self.set_exit(end)
         self._finished.set()

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import shlex
 import uuid
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Any
 from nexus.remote.connection import Connection
 from nexus.remote.errors import HostRefused, HostUnreachable
 from nexus.remote.output import OutputCopy
-from nexus.remote.process import Order, RemoteProcess, StopWish
+from nexus.remote.process import Input, Order, RemoteProcess, StopWish
 from nexus.remote.session import Greeting
 from nexus.runtime import Exit, LimitUnavailable, Orphans, ProcessSpec, Runtime, StartFailed, Watched
 from nexus.runtime.spec_encoding import spec_bytes
@@ -31,8 +30,39 @@ __all__ = ["Notes", "RemoteRuntime"]
 _log = logging.getLogger("nexus.remote")
 
 _UMASK = 0o022
+_FIND_PROGRAM = """\
+(
+    look() {{ # FILE: ends this with 0 where it can be executed; else sets number
+        [ -e "$1" ] || return
+        number=13
+        [ -f "$1" ] && [ -x "$1" ] || return
+        [ "$(head -c 2 "$1" 2>/dev/null)" != '#!' ] && exit 0
+        read -r line <"$1"
+        line=${{line#'#!'}}
+        set -f
+        set -- $line
+        [ -x "${{1-}}" ] && exit 0
+        number=2
+    }}
+    number=2
+    program={program}
+    case $program in
+    */*) look "$program" ;;
+    *)
+        [ "${{PATH+set}}" ] || exit 0
+        rest=$PATH:
+        while [ -n "$rest" ]; do
+            folder=${{rest%%:*}}
+            rest=${{rest#*:}}
+            look "${{folder:-.}}/$program"
+        done
+        ;;
+    esac
+    echo "fail exec $number" >&4
+    exit 1
+) 2>/dev/null || exit 127"""
+"""Ends a script that could not execute its program: a shell does not tell whether ``exec`` failed, or the program."""
 _VARIABLE = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
-_MAX_STDIN = 16 * 1024 * 1024
 
 
 class Notes:
@@ -142,20 +172,18 @@ class RemoteRuntime:
             HostUnreachable: the host cannot be reached; nothing was begun.
         """
         runner = self._runner(spec)
-        order = Order(
-            runner,
-            spec_bytes(spec, -1, _UMASK) if runner == "shim" else _script(spec),
-            None if stdin is None else await asyncio.to_thread(_read_all, spec, stdin),
-        )
         ladder = StopWish(int(spec.stop_signal), spec.stop_grace_ms)
         note = {"owner": owner, "log_bytes": spec.log_bytes, "signal": ladder.signal, "grace_ms": ladder.grace_ms}
         output: OutputCopy | None = None
+        given: Input | None = None
         try:
+            if stdin is not None:
+                given = await asyncio.to_thread(Input, spec.program, stdin, self._notes.folder)
             output = await self._open_output(owner, spec.log_bytes, None)
             note["base"] = output.base
             await asyncio.to_thread(self._notes.write, self.node, run_id, note)
             process = RemoteProcess(owner, run_id, output, ladder, started_at=None, wake=self.connection.wake)
-            process.order = order
+            process.order = Order(runner, spec_bytes(spec, -1, _UMASK) if runner == "shim" else _script(spec), given)
             report = await self.connection.begin(process)
             if report[:1] == ["fail"]:
                 step, number = (report[1], int(report[2])) if len(report) == 3 else ("shim", 0)
@@ -242,14 +270,6 @@ class RemoteRuntime:
             self.connection.forget(run_id)
 
 
-def _read_all(spec: ProcessSpec, descriptor: int) -> bytes:
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        data = file.read(_MAX_STDIN + 1)
-    if len(data) > _MAX_STDIN:
-        raise StartFailed(spec.program, "its standard input is larger than 16 MiB, for another node", step="stdin")
-    return data
-
-
 def _script(spec: ProcessSpec) -> bytes:
     """What runner.sh has a shell carry out: variables that a shell cannot name are left out."""
     lines = ['read -r _ <"${0%/spec}/control"', "unset PWD OLDPWD"]
@@ -259,6 +279,7 @@ def _script(spec: ProcessSpec) -> bytes:
     lines += [
         f"umask {_UMASK if spec.umask is None else spec.umask:04o}",
         f"cd {shlex.quote(spec.directory)} || {{ echo 'fail chdir 2' >&4; exit 126; }}",
+        _FIND_PROGRAM.format(program=shlex.quote(spec.program)),
         "echo ok >&4",
         f"exec {shlex.join(spec.argv)} 4>&-",
     ]

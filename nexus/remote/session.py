@@ -18,20 +18,21 @@ from nexus.remote.errors import Destination, HostRefused, HostUnreachable, expla
 from nexus.runtime.command import ChildProcess, OutputPipe
 from nexus.runtime.inheritance import inherited_environment
 
-__all__ = ["Greeting", "Gone", "Session"]
+__all__ = ["Gone", "Greeting", "Parser", "Reply", "Session"]
 
 _log = logging.getLogger("nexus.remote")
 
-_DISPATCHER = Path(__file__).with_name("dispatcher.sh")
+_PARTS = tuple(Path(__file__).with_name(name) for name in ("processes.sh", "dispatcher.sh"))
 _CONNECT_S = 10
 _GREETING_S = 20.0
 """From the start of ssh until the dispatcher has answered: a host that accepts connections may hang all the same."""
 _ANSWER_S = 60.0
 _ENDING_S = 2.0
-_MAX_NOISE = 1024 * 1024
-"""What login scripts may write before the greeting."""
+_MAX_HEAD = 128
+"""The first line of a reply, in bytes."""
 _MAX_REPLY = 16 * 1024 * 1024
 _MAX_ERRORS = 16 * 1024
+_MAX_PRINTED = 1024
 _WRITE_BYTES = 64 * 1024
 _OPTIONS = (
     *("-T", "-a", "-x", "-e", "none"),
@@ -59,9 +60,67 @@ class Greeting(NamedTuple):
     """The variables of the session that a job has where it does not set them."""
 
 
-class _Reply(NamedTuple):
+class Reply(NamedTuple):
+    """What the dispatcher says to a request."""
+
     status: str
     body: bytes
+
+
+class Parser:
+    """Finds the replies in what a host writes, of which it keeps one reply at most.
+
+    It looks at each byte once, and leaves out what login scripts write before a reply.
+    """
+
+    def __init__(self, token: bytes) -> None:
+        self._begin = token + b" "
+        self._received = bytearray()
+        self._head: list[bytes] | None = None
+        """The words of the reply whose body is coming."""
+        self._missing = 0
+
+    def feed(self, data: bytes) -> list[Reply]:
+        """Take what was received; returns the replies that are complete with it.
+
+        Raises:
+            ValueError: it is no reply, or a larger one than any request can have.
+        """
+        replies = []
+        self._received += data
+        while self._head is not None or self._find_head():
+            assert self._head is not None
+            if len(self._received) < self._missing:
+                break
+            with memoryview(self._received) as view:
+                body = bytes(view[: self._missing])
+            del self._received[: self._missing]
+            replies.append(Reply(self._head[1].decode(errors="replace"), body))
+            self._head = None
+        return replies
+
+    @property
+    def held_bytes(self) -> int:
+        """How much is kept of what has come."""
+        return len(self._received)
+
+    def _find_head(self) -> bool:
+        at = self._received.find(self._begin)
+        if at < 0:
+            del self._received[: 1 - len(self._begin)]
+            return False
+        del self._received[:at]
+        end = self._received.find(b"\n", 0, _MAX_HEAD)
+        if end < 0:
+            if len(self._received) >= _MAX_HEAD:
+                raise ValueError("no reply")
+            return False
+        words = bytes(self._received[:end]).split()
+        if len(words) != 3 or not words[2].isdigit() or int(words[2]) > _MAX_REPLY:
+            raise ValueError("no reply")
+        del self._received[: end + 1]
+        self._head, self._missing = words, int(words[2])
+        return True
 
 
 class Session:
@@ -83,8 +142,10 @@ class Session:
         self._child: ChildProcess | None = None
         self._input = -1
         self._errors = bytearray()
-        self._received = bytearray()
-        self._wanted: asyncio.Future[_Reply] | None = None
+        self._printed = bytearray()
+        """The last of what came before the greeting."""
+        self._parser = Parser(self._token)
+        self._wanted: asyncio.Future[Reply] | None = None
         self._writable = asyncio.Event()
 
     async def open(self) -> Greeting:
@@ -93,9 +154,8 @@ class Session:
         Raises:
             HostUnreachable: it cannot be had.
         """
-        script = (
-            f"token={self._token.decode()}\nowner={self._owner}\n{await asyncio.to_thread(_DISPATCHER.read_text)}"
-        ).encode()
+        parts = await asyncio.to_thread(lambda: [path.read_bytes() for path in _PARTS])
+        script = b"token=%s\nowner=%s\n" % (self._token, self._owner.encode()) + b"".join(parts)
         ssh = shutil.which("ssh")
         if ssh is None:
             raise self._fail(HostUnreachable(f'cannot reach node "{self.name}": ssh is not installed here', None))
@@ -139,6 +199,8 @@ class Session:
     async def request(self, *words: object, payload: bytes = b"", timeout_s: float = _ANSWER_S) -> bytes:
         """Send one request, and return the body of its reply.
 
+        Nothing is sent after ``payload`` before the reply: what reads it there may read ahead.
+
         Raises:
             HostUnreachable: the session is over, or its host has not answered in time, which ends it.
             HostRefused: the host cannot do it.
@@ -148,7 +210,7 @@ class Session:
         async with self._turn:
             try:
                 async with asyncio.timeout(timeout_s):
-                    return await self._exchange(line + payload)
+                    return await self._exchange(line, payload)
             except TimeoutError:
                 failure = HostUnreachable(
                     f'lost the connection to node "{self.name}": it did not answer within {timeout_s:g} s',
@@ -162,8 +224,11 @@ class Session:
                 raise
 
     async def bye(self) -> None:
-        """End the session in good order: the dispatcher removes what it needs no more."""
-        if self.failure is None:
+        """End the session in good order: the dispatcher removes what it needs no more.
+
+        While a request is open it is ended at once: the line would become a part of that request's payload.
+        """
+        if self.failure is None and not self._turn.locked():
             with contextlib.suppress(OSError):
                 os.write(self._input, b"bye\n")
             with contextlib.suppress(TimeoutError):
@@ -194,13 +259,14 @@ class Session:
         self.lost.set()
         return self.failure
 
-    async def _exchange(self, data: bytes) -> bytes:
+    async def _exchange(self, *pieces: bytes) -> bytes:
         if self.failure is not None:
             raise self.failure
-        wanted: asyncio.Future[_Reply] = asyncio.get_running_loop().create_future()
+        wanted: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._wanted = wanted
         try:
-            await self._write(data)
+            for piece in pieces:
+                await self._write(piece)
             reply = await wanted
         finally:
             self._wanted = None
@@ -232,25 +298,15 @@ class Session:
                 await self.lost.wait()
 
     def _receive(self, data: bytes) -> None:
-        self._received += data
-        while True:
-            at = self._received.find(self._token + b" ")
-            if at < 0:
-                if len(self._received) > _MAX_NOISE:
-                    del self._received[: -len(self._token)]
-                return
-            end = self._received.find(b"\n", at)
-            if end < 0:
-                return
-            words = bytes(self._received[at:end]).split()
-            length = int(words[2]) if len(words) == 3 and words[2].isdigit() else _MAX_REPLY + 1
-            if length > _MAX_REPLY:
-                self.close(HostUnreachable(f'lost the connection to node "{self.name}": its reply is none', None))
-                return
-            if len(self._received) < end + 1 + length:
-                return
-            reply = _Reply(words[1].decode(errors="replace"), bytes(self._received[end + 1 : end + 1 + length]))
-            del self._received[: end + 1 + length]
+        if self.greeting is None:
+            self._printed += data
+            del self._printed[:-_MAX_PRINTED]
+        try:
+            replies = self._parser.feed(data)
+        except ValueError:
+            self.close(HostUnreachable(f'lost the connection to node "{self.name}": its reply is none', None))
+            return
+        for reply in replies:
             if self._wanted is not None and not self._wanted.done():
                 self._wanted.set_result(reply)
 
@@ -265,8 +321,8 @@ class Session:
 
     def _explain(self) -> None:
         if self.failure is None:
-            said = self._errors.decode(errors="replace")
-            self.close(explain_end(self.name, self._destination, said, greeted=self.greeting is not None))
+            said, printed = (kept.decode(errors="replace") for kept in (self._errors, self._printed))
+            self.close(explain_end(self.name, self._destination, said, printed, greeted=self.greeting is not None))
 
 
 def _greeting(text: str) -> Greeting:

@@ -242,6 +242,16 @@ def test_unknown_and_changed_host_keys_are_sentences(remote: Remote, host: NodeH
     assert remote.check().node.status is NodeStatus.ONLINE
 
 
+def test_login_shell_that_refuses_is_quoted(remote: Remote, host: NodeHost) -> None:
+    host.server.stop()
+    with (host.root / "sshd_config").open("a") as settings:
+        settings.write("ForceCommand echo; echo 'This account is currently not available.'; exit 1\n")
+    host.server.start()
+    assert _sentence(remote) == (
+        'cannot reach node "there": its login shell ended and printed "This account is currently not available."'
+    )
+
+
 def test_unknown_host_name_is_a_sentence(remote: Remote) -> None:
     remote.add("lost", hostname="no-such-host.invalid", port=None)
     error = remote.call_error(CheckNode("lost"))
@@ -271,8 +281,10 @@ def test_hanging_host_does_not_delay_the_start_of_the_daemon(remote: Remote, hos
     assert remote.ended(job).status is JobStatus.COMPLETED
 
 
-def test_full_disk_there_is_a_sentence(root: Path, account: Account | None) -> None:
-    def scenario(disk: Path) -> None:
+def _on_small_disk(root: Path, account: Account | None, scenario: Callable[[Remote, Path], None]) -> None:
+    """Carry out a scenario with a node whose folder is on a disk of 2 MiB."""
+
+    def with_node(disk: Path) -> None:
         if account is not None:
             os.chown(disk, account.pw_uid, account.pw_gid)
         host = NodeHost(root / "host", account)
@@ -281,17 +293,7 @@ def test_full_disk_there_is_a_sentence(root: Path, account: Account | None) -> N
         try:
             remote.add()
             host.state.symlink_to(disk)
-            remote.check()
-            filler = fill(disk)
-            error = remote.call_error(CheckNode("there"))
-            assert isinstance(error, NodeUnusable)
-            assert error.message == 'cannot run jobs on node "there": its disk is full'
-            job = remote.ended(remote.there("true"))
-            assert (job.status, job.reason_code) == (JobStatus.FAILED, JobReason.START_FAILED)
-            assert job.reason is not None
-            assert job.reason.endswith('node "there" cannot begin it: its disk is full')
-            filler.unlink()
-            assert remote.ended(remote.there("true")).status is JobStatus.COMPLETED
+            scenario(remote, disk)
         finally:
             remote.close()
             daemon.close()
@@ -299,7 +301,42 @@ def test_full_disk_there_is_a_sentence(root: Path, account: Account | None) -> N
 
     disk = root / "disk"
     disk.mkdir()
-    on_small_disk(disk, 2048, scenario)
+    on_small_disk(disk, 2048, with_node)
+
+
+@pytest.mark.parametrize("left_kib", [0, 256])
+def test_full_disk_there_is_a_sentence(root: Path, account: Account | None, left_kib: int) -> None:
+    def scenario(remote: Remote, disk: Path) -> None:
+        remote.check()
+        filler = fill(disk, leave_kib=left_kib)
+        error = remote.call_error(CheckNode("there"))
+        assert isinstance(error, NodeUnusable)
+        assert error.message == 'cannot run jobs on node "there": its disk is full'
+        job = remote.ended(remote.there("true"))
+        assert (job.status, job.reason_code) == (JobStatus.FAILED, JobReason.START_FAILED)
+        assert job.reason is not None
+        assert job.reason.endswith('node "there" cannot begin it: its disk is full')
+        filler.unlink()
+        assert remote.ended(remote.there("true")).status is JobStatus.COMPLETED
+
+    _on_small_disk(root, account, scenario)
+
+
+def test_later_session_needs_no_room_for_the_shim(root: Path, account: Account | None) -> None:
+    def scenario(remote: Remote, disk: Path) -> None:
+        job = running_there(remote)
+        wait_for_process(remote, remote.host)
+        fill(disk, leave_kib=256)
+        remote.host.server.cut()
+        wait_until(lambda: "unknown" in remote.kinds(job), "a lost connection")
+        remote.wait(job, status=JobStatus.EXECUTING)
+        remote.check()
+        other = remote.ended(remote.there("echo there"))
+        assert (other.status, other.stdout) == (JobStatus.COMPLETED, "there\n")
+        remote.let_go(job)
+        assert remote.ended(job).status is JobStatus.COMPLETED
+
+    _on_small_disk(root, account, scenario)
 
 
 def test_stopped_daemon_leaves_no_process_here(remote: Remote, host: NodeHost) -> None:

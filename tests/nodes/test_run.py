@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from nexus.jobs.states import JobReason, JobStatus
 from nexus.nodes.states import NodeStatus
 
 FOREIGN = 9
+MIB = 1024 * 1024
 
 
 def test_job_runs_there_with_its_code_and_both_streams(remote: Remote) -> None:
@@ -55,6 +57,49 @@ def test_standard_input_travels(remote: Remote, root: Path) -> None:
     (root / "input").write_bytes(data)
     assert remote.ended(remote.there("cksum", stdin_path=str(root / "input"))).stdout == wanted
     assert remote.ended(remote.there("cat")).stdout is None
+
+
+def test_standard_input_may_be_a_fifo(remote: Remote, root: Path) -> None:
+    fifo = root / "input"
+    os.mkfifo(fifo)
+    with fifo.open("r+b", buffering=0) as file:  # a writer before the job reads
+        job = remote.there("wc -c", stdin_path=str(fifo))
+        file.write(b"x" * 300_000)
+    assert remote.ended(job).stdout == "300000\n"
+
+
+def test_standard_input_of_many_jobs_does_not_fill_the_memory_of_the_daemon(remote: Remote, root: Path) -> None:
+    size = 16 * MIB
+    (root / "input").write_bytes(b"x" * size)
+    remote.group("many", slots=12)
+    remote.ended(remote.there("true", group="many"))
+    before = remote.daemon.rss_bytes()
+    jobs = [remote.there("wc -c; echo; sleep 600", group="many", stdin_path=str(root / "input")) for _ in range(12)]
+    for job in jobs:
+        wait_until(lambda job=job: remote.output(job), "the size of its input", timeout_s=100)  # type: ignore[misc]
+    assert remote.daemon.rss_bytes() - before < 48 * MIB
+    for job in jobs:
+        assert remote.output(job).split() == [str(size).encode()]
+        remote.cancel(job)
+
+
+def test_standard_input_that_is_too_large_is_a_sentence(remote: Remote, root: Path) -> None:
+    with (root / "input").open("wb") as file:
+        file.truncate(16 * MIB + 1)
+    job = remote.there("wc -c", stdin_path=str(root / "input"))
+    ended = remote.ended(job)
+    assert (ended.status, ended.reason_code) == (JobStatus.FAILED, JobReason.START_FAILED)
+    assert ended.reason is not None
+    assert "its standard input is larger than 16 MiB, for another node" in ended.reason
+    remote.wait_gone()
+
+
+def test_input_that_takes_longer_than_a_session_without_jobs_is_kept(remote: Remote, host: NodeHost) -> None:
+    head = host.programs / "head"
+    head.write_text('#!/bin/sh\n[ "$2" = 70000 ] && sleep 4\nexec /usr/bin/head "$@"\n')
+    head.chmod(0o755)
+    assert remote.ended(remote.there("wc -c", stdin_data=b"x" * 70_000)).stdout == "70000\n"
+    assert host.sessions() == 1
 
 
 def test_secrets_are_in_no_command_line_and_in_no_file_there(remote: Remote, host: NodeHost) -> None:

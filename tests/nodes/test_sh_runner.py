@@ -54,6 +54,54 @@ def test_missing_directory_is_a_sentence(remote: Remote) -> None:
     remote.wait_gone()
 
 
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [
+        ("no-such-program", 'program not found on node "there"'),
+        ("{home}/none", 'program not found on node "there"'),
+        ("{home}/orphan", 'program not found on node "there"'),
+        ("{home}/plain", 'it cannot be executed (Permission denied) on node "there"'),
+        ("{home}", 'it cannot be executed (Permission denied) on node "there"'),
+    ],
+)
+def test_program_that_cannot_be_executed_is_a_sentence(
+    remote: Remote, host: NodeHost, program: str, sentence: str
+) -> None:
+    (host.home / "plain").write_text("#!/bin/sh\n")
+    orphan = host.home / "orphan"
+    orphan.write_text("#!/no/such/shell -e\n")
+    orphan.chmod(0o755)
+    name = program.format(home=host.home)
+    job = remote.ended(remote.there([name, "argument"]))
+    assert (job.status, job.reason_code, job.exit_code) == (JobStatus.FAILED, JobReason.START_FAILED, None)
+    assert job.reason == f"{name}: {sentence}"
+    remote.wait_gone()
+
+
+def test_programs_are_found_as_a_shell_finds_them(remote: Remote, host: NodeHost) -> None:
+    folder = host.home / "with space"
+    folder.mkdir()
+    folder.chmod(0o755)
+    script = folder / "it's"
+    script.write_text('#! /bin/sh -e\necho "$0" "$@"; exit 127\n')
+    script.chmod(0o755)
+    for words, directory, path in (
+        ([str(script), "*"], "/", "/bin"),
+        (["./it's", "*"], str(folder), "/bin"),
+        (["it's", "*"], "/", f"/bin:{folder}"),
+        (["it's", "*"], str(folder), ":/bin"),
+    ):
+        job = remote.ended(remote.there(words, directory=directory, environment={"PATH": path, "line": "1"}))
+        assert (job.exit_code, job.reason_code) == (127, JobReason.EXITED)
+        assert job.stdout is not None
+        assert job.stdout.endswith("it's *\n")
+
+
+def test_time_is_told_in_milliseconds(remote: Remote) -> None:
+    jobs = [remote.ended(remote.there("sleep 0.3")) for _ in range(3)]
+    assert any(job.duration and job.duration % 1000 for job in jobs)
+
+
 def test_large_output_is_whole(remote: Remote) -> None:
     job = remote.ended(remote.there("seq 1 200000; seq 1 1000 >&2"))
     assert remote.output(job, stream="stdout") == "".join(f"{n}\n" for n in range(1, 200_001)).encode()
@@ -69,6 +117,21 @@ def test_cancel_sends_the_signal_and_kills_after_the_grace_time(remote: Remote, 
     wait_until(lambda: remote.output(stubborn) == b"up\n", "another job that runs")
     assert remote.cancel(stubborn).status is JobStatus.CANCELLED
     wait_until(lambda: host.members() == [], "the end of all processes")
+    remote.wait_gone()
+
+
+def test_cancel_ends_what_has_a_group_or_a_session_of_its_own(remote: Remote, host: NodeHost) -> None:
+    job = remote.there("timeout 600 sleep 600 & setsid sleep 600 & (setsid setsid sleep 600 &); echo up; wait")
+    wait_until(lambda: remote.output(job) == b"up\n" and len(host.members()) >= 5, "the whole tree")
+    assert remote.cancel(job).status is JobStatus.CANCELLED
+    assert host.members() == []
+    remote.wait_gone()
+
+
+def test_leftovers_of_an_ended_job_are_ended(remote: Remote, host: NodeHost) -> None:
+    job = remote.ended(remote.there("timeout 600 sleep 600 & setsid sleep 600 & exit 0"))
+    assert job.status is JobStatus.COMPLETED
+    assert host.members() == []
     remote.wait_gone()
 
 

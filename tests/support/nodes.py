@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,12 @@ NAME = "there"
 class NodeHost:
     """The host: ``server`` is its sshd, ``state`` what is kept there."""
 
-    def __init__(self, root: Path, account: Account | None, *, kernel: str | None = None) -> None:
+    def __init__(
+        self, root: Path, account: Account | None, *, kernel: str | None = None, busybox: Path | None = None
+    ) -> None:
         """``kernel`` is what ``uname -s`` says there, where it is not the truth.
+
+        With ``busybox`` that is the only program there, under its many names.
 
         Jobs run there as ``account``, or as the user of this process.
         """
@@ -41,11 +46,17 @@ class NodeHost:
         self.state = self.home / "there"
         self.boot = root / "boot_id"
         self.reboot(kill=False)
-        programs = root / "programs"
+        programs = self.programs = root / "programs"
+        """Programs that come before all others there."""
         programs.mkdir()
         self.path = f"{programs}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+        if busybox is not None:
+            self.path = str(programs)
+            for name in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split():
+                (programs / name).symlink_to(busybox)
         if kernel is not None:
             uname = programs / "uname"
+            uname.unlink(missing_ok=True)
             uname.write_text(f'#!/bin/sh\n[ "$1" = -s ] && echo {kernel} || exec /usr/bin/uname "$@"\n')
             uname.chmod(0o755)
         more = (
@@ -91,7 +102,7 @@ class NodeHost:
     def runners(self) -> list[int]:
         """The pids of the shims, or scripts, that run jobs there."""
         labels = {f"node/{run_id}".encode() for run_id in self.runs()}
-        scripts = {f"{path}/runner".encode() for path in self._folders() if path.name.startswith("node-")}
+        scripts = {str(path).encode() for path in self.state.glob("nexus/node-*/runner-*")}
         return [pid for pid, words in _processes() if words[1:2] and words[1] in labels | scripts]
 
     def members(self) -> list[int]:
