@@ -129,7 +129,7 @@ class NodeFixed(FailedPrecondition):
 
 
 class NodeInUse(FailedPrecondition):
-    """Jobs that have not ended, or schedules, are for the node."""
+    """Jobs for the node have not ended, or schedules name it; or, of a change of how it is reached, jobs run there."""
 
     type = "node.in_use"
 
@@ -224,10 +224,16 @@ class GetNode(Command[Node]):
 
 
 @command(
-    0x0323, Effect.CHANGE, errors=(NodeNotFound, NodeAmbiguous, NodeChanged, NodeFixed, NodeInvalid), in_project=False
+    0x0323,
+    Effect.CHANGE,
+    errors=(NodeNotFound, NodeAmbiguous, NodeChanged, NodeFixed, NodeInUse, NodeInvalid),
+    in_project=False,
 )
 class UpdateNode(Command[Node]):
-    """Change how a node is reached, from the next connection on. ``clear`` takes ``user``, ``port``, ``managed_by``."""
+    """Change how a node is reached; refused while jobs run there, which would be looked for on another host.
+
+    ``clear`` takes ``user``, ``port`` and ``managed_by``.
+    """
 
     node: NodeReference
     hostname: Hostname | None = None

@@ -23,7 +23,7 @@ from nexus.nodes.commands import (
 )
 from nexus.nodes.manager import NodeManager
 from nexus.nodes.states import NodeStatus
-from nexus.nodes.store import NODES, uses
+from nexus.nodes.store import NODES, running_on, uses
 from nexus.records.handlers import gets, lists
 from nexus.records.scope import ANYWHERE
 from nexus.store import Transaction
@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 _CLEARABLE = ("user", "port", "managed_by")
+_ROUTE = ("hostname", "user", "port")
+"""The fields that say how a node is reached."""
 
 get_node = gets(NODES, GetNode)
 list_nodes = lists(NODES, ListNodes, "nodes")
@@ -95,7 +97,25 @@ def update_node(tx: Transaction, ctx: Context, command: UpdateNode) -> Node:
         changes[name] = None
     if not changes:
         raise NodeInvalid(f"{cannot}: no field to change was given", details={"path": ""})
+    if any(name in changes and changes[name] != getattr(node, name) for name in _ROUTE):
+        _refuse_with_runs(tx, node, cannot)
     return NODES.update(tx, ctx.operation, node, changes)
+
+
+def _refuse_with_runs(tx: Transaction, node: Node, cannot: str) -> None:
+    """Refuse to have a node lead elsewhere while jobs run on the host that it leads to.
+
+    Raises:
+        NodeInUse: some do.
+    """
+    jobs = running_on(tx, node.id)
+    if jobs:
+        raise NodeInUse(
+            f"{cannot}: {jobs} job{'s run' if jobs > 1 else ' runs'} there, and would be looked for on another host",
+            hint=f"See them: {command_line('nexusctl', '-A', 'job', 'list', '--node', node.name)}\n"
+            f"Let no further job begin there: {command_line('nexusctl', 'node', 'drain', node.name)}",
+            details={"id": node.id, "name": node.name, "jobs": jobs},
+        )
 
 
 def _removed(ctx: Context, node: Node) -> None:

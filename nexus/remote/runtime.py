@@ -21,6 +21,7 @@ from nexus.remote.errors import HostRefused, HostUnreachable
 from nexus.remote.output import OutputCopy
 from nexus.remote.process import Order, RemoteProcess, StopWish
 from nexus.remote.session import Greeting
+from nexus.remote.state import HostIdentity
 from nexus.runtime import Exit, LimitUnavailable, Orphans, ProcessSpec, Runtime, StartFailed, Watched
 from nexus.runtime.spec_encoding import spec_bytes
 from nexus.runtime.start_errors import explain_elsewhere
@@ -149,13 +150,15 @@ class RemoteRuntime:
         )
         ladder = StopWish(int(spec.stop_signal), spec.stop_grace_ms)
         note = {"owner": owner, "log_bytes": spec.log_bytes, "signal": ladder.signal, "grace_ms": ladder.grace_ms}
+        host = self.greeting().identity
+        note["host"] = list(host)
         output: OutputCopy | None = None
         try:
             output = await self._open_output(owner, spec.log_bytes, None)
             note["base"] = output.base
             await asyncio.to_thread(self._notes.write, self.node, run_id, note)
             process = RemoteProcess(owner, run_id, output, ladder, started_at=None, wake=self.connection.wake)
-            process.order = order
+            process.order, process.host = order, host
             report = await self.connection.begin(process)
             if report[:1] == ["fail"]:
                 step, number = (report[1], int(report[2])) if len(report) == 3 else ("shim", 0)
@@ -209,7 +212,9 @@ class RemoteRuntime:
         if self.connection.session is None:
             await self.connection.settled()
         state = await self.connection.look(run_id)
-        if (state is None or (state.pid is None and not state.is_alive)) and not note.get("started_at"):
+        host = _host_of(note)
+        is_there = host is None or host.may_be(self.greeting().identity)
+        if (state is None or (state.pid is None and not state.is_alive)) and not note.get("started_at") and is_there:
             return None
         output = await self._open_output(owner, note.get("log_bytes", 16 * 1024 * 1024), note.get("base", [0, 0]))
         process = RemoteProcess(
@@ -220,6 +225,7 @@ class RemoteRuntime:
             started_at=note.get("started_at") or now_ms(),
             wake=self.connection.wake,
         )
+        process.host = host
         if state is not None:
             process.pid = state.pid or 0
         self.connection.watch(process)
@@ -248,6 +254,14 @@ def _read_all(spec: ProcessSpec, descriptor: int) -> bytes:
     if len(data) > _MAX_STDIN:
         raise StartFailed(spec.program, "its standard input is larger than 16 MiB, for another node", step="stdin")
     return data
+
+
+def _host_of(note: Mapping[str, Any]) -> HostIdentity | None:
+    """The host on which a noted run was begun; None in the note of an earlier version."""
+    match note.get("host"):
+        case [str(boot), str() | None as address]:
+            return HostIdentity(boot, address)
+    return None
 
 
 def _script(spec: ProcessSpec) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from support.cli import Cli
 from support.nodes import NodeHost, Remote
@@ -64,6 +65,24 @@ def test_changed_host_is_used_from_the_next_connection_on(remote: Remote, host: 
     assert remote.wait(job, reason_code=JobReason.NODE_UNREACHABLE).status is JobStatus.QUEUED
     remote.client.call(UpdateNode("there", port=host.server.port))
     assert remote.ended(job).status is JobStatus.COMPLETED
+
+
+def test_way_to_a_node_is_not_changed_while_jobs_run_there(remote: Remote, host: NodeHost) -> None:
+    job = remote.held()
+    remote.running(job)
+    changes: list[dict[str, Any]] = [{"port": 1}, {"hostname": "127.0.0.2"}, {"clear": ["user"]}]
+    for change in changes:
+        error = remote.call_error(UpdateNode("there", **change))
+        assert isinstance(error, NodeInUse)
+        assert error.message == (
+            'cannot update node "there": 1 job runs there, and would be looked for on another host'
+        )
+        assert error.details["jobs"] == 1
+    remote.client.call(UpdateNode("there", port=host.server.port, managed_by="nexus.toml"))
+    remote.let_go(job)
+    assert remote.ended(job).status is JobStatus.COMPLETED
+    remote.wait_gone()
+    assert remote.client.call(UpdateNode("there", port=1)).port == 1
 
 
 def test_schedule_submits_jobs_for_a_node(remote: Remote, root: Path) -> None:
