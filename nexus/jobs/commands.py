@@ -170,10 +170,12 @@ Tool = Annotated[
     key("tool"),
 ]
 WorkingDirectory = Annotated[
-    Path,
+    str,
+    Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*$"),
     Meta(
-        description="working directory, absolute (default: the home directory)",
-        extra={"option": "--dir", "path": True},
+        description="working directory, absolute; on another node also relative to the home directory there (default: "
+        "the home directory)",
+        extra={"option": "--dir", "path": "given"},
     ),
     key("dir"),
 ]

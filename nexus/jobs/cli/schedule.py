@@ -14,6 +14,7 @@ from nexus.cli.records import Noun, make_delete, make_inspect, make_list, name_o
 from nexus.cli.result import Result, Results
 from nexus.cli.verbs import NounGroup, Values, completers, for_each, verb
 from nexus.hints import command_line
+from nexus.jobs.cli.directory import directory_of
 from nexus.jobs.cli.shown import LOCAL, is_elsewhere
 from nexus.jobs.records import Job, Schedule, SchedulePage
 from nexus.jobs.schedules.commands import (
@@ -154,8 +155,10 @@ def _create(app: App, values: Values, out: Printer) -> None:
         raise click.UsageError("give the command: --run LINE, or words after --")
     if values.given("cron") == values.given("every_ms"):
         raise click.UsageError("give either --cron TIME or --every TIME")
-    elsewhere = is_elsewhere(values)
-    if not (elsewhere or values.given("directory") or app.host is not None):
+    elsewhere, given = is_elsewhere(values), values.text("directory")
+    if given is not None:
+        values.put("directory", directory_of(app, given, elsewhere=False))
+    elif not elsewhere and app.host is None:
         values.put("directory", os.getcwd())  # noqa: PTH109
 
     def sentence(one: Schedule) -> None:
@@ -179,6 +182,9 @@ def _update(app: App, values: Values, out: Printer) -> None:
         values.put("environment", _environment())
     if not values.any_given(lambda name: name != "schedule" and name[:3] != "if_"):
         raise click.UsageError("nothing to change: give at least one option")
+    given = values.text("directory")
+    if given is not None:
+        values.put("directory", directory_of(app, given, elsewhere=False))
     result = app.fetch(values.build(UpdateSchedule))
     out.one(result, name=name_of, sentence=lambda one: click.echo(f'Updated schedule "{one.name}"'))
 
