@@ -102,6 +102,43 @@ def test_schedule_submits_jobs_for_a_node(remote: Remote, root: Path) -> None:
     remote.client.call(RemoveNode("there"))
 
 
+def test_directory_of_a_schedule_for_a_node_is_one_there(remote: Remote, host: NodeHost, root: Path) -> None:
+    for name in ("src", "lib"):
+        (host.home / name).mkdir()
+    cli = Cli(remote.daemon.environment, root)
+
+    def directory() -> str:
+        found: str = cli.ok("schedule", "inspect", "s", "-o", "json").json["directory"]
+        return found
+
+    def runs_in() -> str | None:
+        return remote.ended(remote.client.call(TriggerSchedule("s"))).stdout
+
+    cli.ok("schedule", "create", "s", "--every", "1h", "--node", "there", "--dir", "src", "--run", "pwd")
+    assert (directory(), runs_in()) == ("src", f"{host.home}/src\n")
+    cli.ok("schedule", "update", "s", "--dir", "~/lib")
+    assert (directory(), runs_in()) == ("~/lib", f"{host.home}/lib\n")
+    refused = cli("schedule", "update", "s", "--node", "local")
+    assert refused.code == 2
+    assert refused.err.startswith('Error: cannot update schedule "s": its directory ~/lib is not absolute\n')
+    cli.ok("schedule", "update", "s", "--node", "local", "--dir", "host/home")
+    assert (directory(), runs_in()) == (str(host.home), f"{host.home}\n")
+
+
+def test_file_keeps_the_directory_of_a_schedule_for_a_node(remote: Remote, root: Path) -> None:
+    folder = root / "project"
+    folder.mkdir()
+    text = "[schedules.{}]\nevery = '1h'\nrun = 'true'\ndir = '{}'\n"
+    there = text.format("there", "~/src/${NAME}") + "node = 'there'\n"
+    (folder / "nexus.toml").write_text(there + text.format("here", "src"))
+    cli = Cli(remote.daemon.environment | {"NAME": "app"}, folder)
+    cli.ok("apply", "--yes")
+    shown = {name: cli.ok("schedule", "inspect", name, "-o", "json").json for name in ("there", "here")}
+    assert shown["there"]["directory"] == "~/src/app"
+    assert shown["here"]["directory"] == f"{folder}/src"
+    assert "Nothing to change" in cli.ok("apply", "--yes").out
+
+
 def test_verbs(remote: Remote, host: NodeHost) -> None:
     cli = remote.cli
     port, user = str(host.server.port), host.server.user

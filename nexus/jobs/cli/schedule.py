@@ -157,7 +157,7 @@ def _create(app: App, values: Values, out: Printer) -> None:
         raise click.UsageError("give either --cron TIME or --every TIME")
     elsewhere, given = is_elsewhere(values), values.text("directory")
     if given is not None:
-        values.put("directory", directory_of(app, given, elsewhere=False))
+        values.put("directory", directory_of(app, given, elsewhere=elsewhere))
     elif not elsewhere and app.host is None:
         values.put("directory", os.getcwd())  # noqa: PTH109
 
@@ -184,7 +184,10 @@ def _update(app: App, values: Values, out: Printer) -> None:
         raise click.UsageError("nothing to change: give at least one option")
     given = values.text("directory")
     if given is not None:
-        values.put("directory", directory_of(app, given, elsewhere=False))
+        elsewhere = is_elsewhere(values)
+        if not (elsewhere or values.given("node") or given.startswith("/")):
+            elsewhere = app.call(GetSchedule(values.word("schedule"))).node != LOCAL
+        values.put("directory", directory_of(app, given, elsewhere=elsewhere))
     result = app.fetch(values.build(UpdateSchedule))
     out.one(result, name=name_of, sentence=lambda one: click.echo(f'Updated schedule "{one.name}"'))
 
@@ -193,7 +196,8 @@ _CREATE_HELP = """Create a schedule: it submits a job whenever its time comes.
 
 --cron has five fields, or is @hourly, @daily, @weekly, @monthly or @yearly; --every is the time between two jobs. The
 command is words after --, which are run without a shell, or a line for the shell (--run). Its jobs have the environment
-and the directory of this command line; --env NAME=VALUE adds to it.
+and the directory of this command line; --env NAME=VALUE adds to it. With --node they have the environment of a login
+there, and --dir is a directory there, by default the home directory.
 
 \b
     nexusctl schedule create backup --cron '30 2 * * *' --timezone Europe/Berlin -- ./backup --all
