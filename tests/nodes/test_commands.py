@@ -139,6 +139,26 @@ def test_file_keeps_the_directory_of_a_schedule_for_a_node(remote: Remote, root:
     assert "Nothing to change" in cli.ok("apply", "--yes").out
 
 
+def test_export_has_the_nodes_that_schedules_name(remote: Remote, host: NodeHost, root: Path) -> None:
+    remote.add("unused")
+    folder = root / "project"
+    folder.mkdir()
+    cli = Cli(remote.daemon.environment, folder)
+    cli.ok("schedule", "create", "s", "--every", "1h", "--node", "there", "--dir", "src", "--run", "true")
+    file = folder / "nexus.toml"
+    cli.ok("export", "-f", str(file))
+    assert f'[nodes.there]\nhostname = "127.0.0.1"\nuser = "{host.server.user}"\nport = {host.server.port}\n' in (
+        file.read_text()
+    )
+    assert "unused" not in file.read_text()
+    assert "local" not in file.read_text()
+    remote.client.call(DeleteSchedule("s"))
+    remote.client.call(RemoveNode("there"))
+    cli.ok("apply", "--yes")
+    assert remote.client.call(GetNode("there")).port == host.server.port
+    assert cli.ok("schedule", "inspect", "s", "-o", "json").json["directory"] == "src"
+
+
 def test_verbs(remote: Remote, host: NodeHost) -> None:
     cli = remote.cli
     port, user = str(host.server.port), host.server.user
