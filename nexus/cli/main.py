@@ -406,7 +406,8 @@ def print_error(error: Exception) -> None:
             _print_program_output(error.details)
         told = error.hint or (_OLDER_DAEMON if _shows_an_older_daemon(error) else None)
         if told:
-            click.echo("\n".join(f"  {line}" for line in hint_lines(told)), err=True)
+            lines = hint_lines(told, of_daemon=isinstance(error, NexusError))
+            click.echo("\n".join(f"  {line}" for line in lines), err=True)
         if isinstance(error, ConnectError) and error.not_running:
             click.echo("\n" + "\n".join(f"  {line}" for line in hint_lines(f"Start it: {start_hint()}")), err=True)
         _print_notes(error)
