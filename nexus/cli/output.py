@@ -303,9 +303,9 @@ def set_address(
     _address[:] = [word for option in options if option[1] for word in option if word]
     _host[:] = []
     if host is not None:
-        from nexus.client.ssh import parse_host
+        from nexus.client.ssh import parse_host, program_there
 
-        _host[:] = ["ssh", *parse_host(host).ssh_words(), "nexusctl"]
+        _host[:] = ["ssh", *parse_host(host).ssh_words(), program_there()]
     _project[:] = [] if project is None else ["-p", project]
 
 

@@ -24,7 +24,7 @@ from nexus.hints import command_line, joined
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["SSH_TIMEOUT_S", "Host", "HostSocket", "connect_host", "connect_host_async", "parse_host"]
+__all__ = ["SSH_TIMEOUT_S", "Host", "HostSocket", "connect_host", "connect_host_async", "parse_host", "program_there"]
 
 SSH_TIMEOUT_S = 30.0
 """How long a host may take until the daemon there has replied."""
@@ -84,6 +84,11 @@ class Host(NamedTuple):
         return f"{own} {arguments}" if own else f"exec sh -c '{_FIND}' nexusctl {arguments}"
 
 
+def program_there() -> str:
+    """What a command line for a host begins with: ``NEXUS_REMOTE_COMMAND``, else ``nexusctl``."""
+    return os.environ.get("NEXUS_REMOTE_COMMAND") or "nexusctl"
+
+
 def parse_host(url: str) -> Host:
     """Parse the URL of a host.
 
@@ -93,7 +98,7 @@ def parse_host(url: str) -> Host:
     shown = re.sub(r"(?<!ssh):.*@", ":…@", url, flags=re.DOTALL)  # a password is not repeated
     found = _URL.fullmatch(url)
     if found is None:
-        raise _invalid(shown, "expected ssh://[USER@]HOST[:PORT][/SOCKET]")
+        raise _invalid(shown, f"expected ssh://[USER@]HOST[:PORT][/SOCKET]{_did_you_mean(url)}")
     user, place, path = found["user"], found["place"], found["path"] or "/"
     if user is not None and ":" in user:
         raise _invalid(shown, "leave the password out, since other users could see it")
@@ -111,6 +116,17 @@ def parse_host(url: str) -> Host:
     if port is not None and not (port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
         raise _invalid(shown, "the port must be 1 to 65535")
     return Host(url.removesuffix("/"), name, user, int(port) if port else None, _socket_path(path, shown))
+
+
+def _did_you_mean(url: str) -> str:
+    """The same text as a URL, if it is one but for its beginning, as ssh itself takes it."""
+    if "://" in url:
+        return ""
+    try:
+        parse_host(f"ssh://{url}")
+    except InvalidArgument:
+        return ""
+    return f" (did you mean ssh://{url}?)"
 
 
 def _socket_path(path: str, shown: str) -> str | None:

@@ -100,6 +100,8 @@ __all__ = [
 
 MAX_STDIN = 1024 * 1024
 """The largest standard input that a request can carry."""
+MAX_STDIN_ELSEWHERE = 16 * 1024 * 1024
+"""The largest file that is the standard input of a job on another node."""
 _MAX_PAYLOAD = 6 * 1024 * 1024
 """Of the commands that carry an environment, in bytes."""
 

@@ -60,6 +60,9 @@ Hostname = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[A-Za-z0-9_:\[][A-Za-z0-9._:%\[\]-]*$(?!\n)",
+        description="a name or an address alone, of A-Z a-z 0-9 . _ - : % [ ]; user and port are fields of their own",
+    ),
+    Meta(
         description="what ssh is told: a name of its configuration, a host name or an address (default: the name)",
         extra={"option": "--hostname", "metavar": "HOST"},
     ),
@@ -71,6 +74,9 @@ User = Annotated[
         min_length=1,
         max_length=64,
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9._@\\-]*$(?!\n)",
+        description="1 to 64 of A-Z a-z 0-9 . _ @ \\ -, the first a letter, digit or _",
+    ),
+    Meta(
         description="the user there (default: that of the ssh configuration)",
     ),
     key("user"),

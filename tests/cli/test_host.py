@@ -84,6 +84,20 @@ def test_nouns_of_one_machine_are_refused(noun: str, lonely: Cli) -> None:
     assert lonely("--host", "ssh://web1", "version").code == 0
 
 
+def test_program_of_the_host_is_named_where_a_noun_is_refused(lonely: Cli) -> None:
+    own = "docker exec box nexusctl"
+    refused = lonely("--host", "ssh://web1", "daemon", "status", NEXUS_REMOTE_COMMAND=own)
+    assert refused.err.splitlines()[1] == f"  Run it there: ssh web1 '{own}' daemon status"
+
+
+@pytest.mark.parametrize("text", ["me@web1", "web1:22", "web1"])
+def test_host_without_its_scheme_is_refused_with_the_url(text: str, lonely: Cli) -> None:
+    refused = lonely("--host", text, "vm", "list")
+    assert refused.code == 2
+    assert f"expected ssh://[USER@]HOST[:PORT][/SOCKET] (did you mean ssh://{text}?)" in refused.err
+    assert "did you mean" not in lonely("--host", "http://web1", "vm", "list").err
+
+
 def test_variable_of_a_host_is_named_where_a_noun_is_refused(lonely: Cli) -> None:
     refused = lonely("daemon", "stop", NEXUS_HOST="ssh://web1")
     assert refused.code == 2

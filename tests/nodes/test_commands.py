@@ -12,6 +12,7 @@ from nexus.jobs.commands import CancelJob
 from nexus.jobs.schedules.commands import CreateSchedule, DeleteSchedule, GetSchedule, TriggerSchedule, UpdateSchedule
 from nexus.jobs.states import JobReason, JobStatus
 from nexus.nodes.commands import (
+    AddNode,
     DrainNode,
     GetNode,
     NodeInUse,
@@ -57,6 +58,45 @@ def test_node_with_jobs_is_not_removed(remote: Remote) -> None:
     remote.client.call(CancelJob(job.id))
     remote.client.call(RemoveNode("there"))
     assert remote.get(job).node_id == "there"
+
+
+def test_refusals_say_what_to_do(remote: Remote, host: NodeHost, root: Path) -> None:
+    cli = remote.cli
+    written = cli("node", "add", "n", "--hostname", "root@127.0.0.1")
+    assert written.code == 2
+    assert "give the name or the address alone; the user is --user, the port is --port" in written.err
+    assert cli("node", "update", "there", "--hostname", "ssh://far").code == 2
+    sent = remote.call_error(AddNode("n", hostname="root@127.0.0.1"))
+    assert sent.message.endswith("; user and port are fields of their own")
+    folder = root / "project"
+    folder.mkdir()
+    (folder / "nexus.toml").write_text("[nodes.n]\nhostname = 'root@far'\n")
+    file = Cli(remote.daemon.environment, folder)("apply", "--yes")
+    assert "nodes.n.hostname: expected a name or an address alone, of A-Z" in file.err
+    taken = cli("node", "add", "there", "--hostname", "far")
+    assert taken.code == 5
+    assert taken.err.splitlines()[-1] == ("  To change how it is reached: nexusctl node update there --hostname far")
+    cli.ok("schedule", "create", "s", "--every", "1h", "--node", "there", "--run", "true")
+    job = remote.there("true", stashed=True)
+    used = cli("node", "remove", "--yes", "there")
+    assert used.err.splitlines() == [
+        'Error: cannot remove node "there": 1 job of it has not ended and 1 schedule names it',
+        "  See its jobs: nexusctl -A job list --node there",
+        "  See the node of each schedule: nexusctl -A schedule list -o wide",
+    ]
+    assert " there " in cli.ok("-A", "schedule", "list", "-o", "wide").lines[1]
+    remote.cancel(job)
+    assert 'there": 1 schedule names it\n' in cli("node", "remove", "--yes", "there").err
+
+
+def test_standard_input_that_is_too_large_is_refused_before_a_job_is_made(remote: Remote, root: Path) -> None:
+    large = root / "large"
+    with large.open("wb") as file:
+        file.truncate(16 * 1024 * 1024 + 1)
+    refused = remote.cli("job", "run", "--node", "there", "--stdin", str(large), "--", "cat")
+    assert refused.code == 2
+    assert "is larger than 16 MiB, which is the most for a job on another node" in refused.err
+    assert remote.all() == []
 
 
 def test_changed_host_is_used_from_the_next_connection_on(remote: Remote, host: NodeHost) -> None:

@@ -27,6 +27,7 @@ from nexus.jobs.cli.directory import directory_of
 from nexus.jobs.cli.shown import COLUMNS, JOB, LOCAL, is_elsewhere, lines, outcome
 from nexus.jobs.commands import (
     MAX_STDIN,
+    MAX_STDIN_ELSEWHERE,
     AttachJob,
     CancelJob,
     CreateJob,
@@ -167,6 +168,8 @@ def submitted(
         path = str(Path(stdin).absolute())
         if not Path(path).exists():
             raise click.UsageError(f"cannot read {stdin}: no such file")
+        if elsewhere and Path(path).stat().st_size > MAX_STDIN_ELSEWHERE:
+            raise click.UsageError(f"{stdin} is larger than 16 MiB, which is the most for a job on another node")
     tty, given = values.flag("tty"), values.text("directory")
     if given is not None:
         directory = directory_of(app, given, elsewhere=elsewhere)

@@ -68,6 +68,7 @@ _COLUMNS: tuple[Column[Schedule], ...] = (
     Column("STATE", _state, 8),
     Column("ZONE", lambda one: one.timezone, wide=True),
     Column("GROUP", lambda one: one.group, wide=True),
+    Column("NODE", lambda one: one.node, wide=True),
     Column("COMMAND", lambda one: one.command, wide=True),
     Column("REASON", lambda one: one.reason, wide=True),
     Column("ID", lambda one: one.id, wide=True),
