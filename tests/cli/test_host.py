@@ -209,6 +209,28 @@ def test_shell_that_prints_is_named(far: Cli, host: RemoteHost) -> None:
     host.wait_until_nothing_is_left()
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_shell_that_refuses_is_told_with_its_words(code: int, far: Cli, host: RemoteHost) -> None:
+    host.program(host.root / "nologin", f"#!/bin/sh\necho 'This account is currently not available.'\nexit {code}\n")
+    with (host.root / "sshd_config").open("a") as settings:
+        settings.write(f"ForceCommand {host.root}/nologin\n")
+    refused = far("status")
+    line = f"ssh -l {host.server.user} -p {host.server.port} 127.0.0.1 true"
+    assert refused == (
+        3,
+        "",
+        f"Error: cannot connect to Nexus daemon at {host.url}: the shell there has ended, and has written "
+        "'This account is currently not available.'\n"
+        f"  To see whether it runs commands: {line}\n",
+    )
+    host.wait_until_nothing_is_left()
+
+
+def test_words_before_the_end_of_the_command_hide_no_reason(far: Cli, host: RemoteHost) -> None:
+    host.program(host.programs / "nexusctl", "#!/bin/sh\necho 'Welcome to the host'\nexit 127\n")
+    assert "no nexusctl was found there" in far("status").err
+
+
 # Connections that fail
 
 
