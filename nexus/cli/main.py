@@ -222,14 +222,16 @@ def _meant_host(ctx: click.Context, noun: str, socket: str | None, host: str | N
         raise click.UsageError("give either --host or --socket, not both", ctx)
     if host is None or not (host or is_option) or socket or (noun == "dial-stdio" and not is_option):
         return None
-    from nexus.client.ssh import parse_host
+    from nexus.client.ssh import parse_host, program_there
 
     meant = parse_host(host)
     if noun in _OF_THIS_MACHINE:
         from nexus_protocol.errors import InvalidArgument
 
-        line = command_line("nexusctl", *ctx.meta[_LINE])
-        there = command_line("ssh", *meant.ssh_words(), *([line] if "'" in line else line.split(" ")))
+        line = command_line(*ctx.meta[_LINE])
+        program = program_there()
+        words = [f"{program} {line}"] if "'" in line else [program, *line.split(" ")]
+        there = command_line("ssh", *meant.ssh_words(), *words)
         elsewhere = "" if is_option else "\nFor this machine, first: unset NEXUS_HOST"
         raise InvalidArgument(
             f"cannot run nexusctl {noun} with --host: {_OF_THIS_MACHINE[noun]}",
@@ -406,7 +408,8 @@ def print_error(error: Exception) -> None:
             _print_program_output(error.details)
         told = error.hint or (_OLDER_DAEMON if _shows_an_older_daemon(error) else None)
         if told:
-            click.echo("\n".join(f"  {line}" for line in hint_lines(told)), err=True)
+            lines = hint_lines(told, of_daemon=isinstance(error, NexusError))
+            click.echo("\n".join(f"  {line}" for line in lines), err=True)
         if isinstance(error, ConnectError) and error.not_running:
             click.echo("\n" + "\n".join(f"  {line}" for line in hint_lines(f"Start it: {start_hint()}")), err=True)
         _print_notes(error)

@@ -283,6 +283,10 @@ _THERE = "daemon|db|doctor|apply"
 """Nouns that work on one machine alone: their commands in hints are to be run on the host."""
 
 
+_PROGRAMS = "ssh|ssh-keygen|git|chmod|apt|systemctl|loginctl"
+"""Programs, beside nexusctl, that command lines in a daemon's hints run."""
+
+
 def set_address(
     socket: str | None,
     config: str | None,
@@ -299,9 +303,9 @@ def set_address(
     _address[:] = [word for option in options if option[1] for word in option if word]
     _host[:] = []
     if host is not None:
-        from nexus.client.ssh import parse_host
+        from nexus.client.ssh import parse_host, program_there
 
-        _host[:] = ["ssh", *parse_host(host).ssh_words(), "nexusctl"]
+        _host[:] = ["ssh", *parse_host(host).ssh_words(), program_there()]
     _project[:] = [] if project is None else ["-p", project]
 
 
@@ -310,8 +314,13 @@ def address_given() -> bool:
     return bool(_address or _host)
 
 
-def hint_lines(text: str) -> list[str]:
-    """The lines of a hint as they are printed. Its commands of nexusctl go to the daemon and project of this run."""
+def hint_lines(text: str, *, of_daemon: bool = False) -> list[str]:
+    """The lines of a hint as they are printed. Its commands of nexusctl go to the daemon and project of this run.
+
+    What is ``of_daemon`` has other commands for the daemon's machine: where that is another host, they run there.
+    """
+    if of_daemon and _host:
+        text = re.sub(rf"(?m)(^|: )((?:{_PROGRAMS}) .*(?<![a-z]\.))$", lambda match: match[1] + _there(match[2]), text)
     if _project:
         text = _with_options(text, ["nexusctl", *_project], f"(?!(?:{_WITHOUT_PROJECT})\\b)")
     if _host:
@@ -319,6 +328,14 @@ def hint_lines(text: str) -> list[str]:
     if _address:
         text = _with_options(text, ["nexusctl", *_address], "(?!--(?:socket|host) )")
     return [printable(line) for line in text.splitlines()]
+
+
+def _there(line: str) -> str:
+    """The command line that runs another one on the host that this run means; it may ask on the terminal."""
+    from nexus.hints import command_line
+
+    words = line.split(" ") if re.fullmatch(r"[\w@%+=:,./ -]+", line, re.ASCII) else [line]
+    return command_line("ssh", "-t", *_host[1:-1], *words)
 
 
 def _with_options(text: str, words: Sequence[str], where: str) -> str:

@@ -153,8 +153,13 @@ def make_create(
     return verb(create, run, help=help)
 
 
-def make_update(update: type[Command[R]], noun: Noun[R]) -> click.Command:
-    """``update``: the fields of the command beside the reference and what it expects; one must be given."""
+def make_update(
+    update: type[Command[R]], noun: Noun[R], prepare: Callable[[App, Values], None] | None = None
+) -> click.Command:
+    """``update``: the fields of the command beside the reference and what it expects; one must be given.
+
+    ``prepare`` changes values before the command is built.
+    """
     (reference, *_) = update.__struct_fields__
 
     def run(app: App, values: Values, out: Printer) -> None:
@@ -162,6 +167,8 @@ def make_update(update: type[Command[R]], noun: Noun[R]) -> click.Command:
             changing = [option for option in command_parameters(update)[1:] if (option.name or "")[:3] != "if_"]
             *options, last = [option.opts[0] for option in changing]
             raise click.UsageError(f"nothing to change: give {', '.join(options)} or {last}")
+        if prepare is not None:
+            prepare(app, values)
         result = app.fetch(values.build(update))
         out.one(result, name=name_of, sentence=lambda record: click.echo(f'Updated {noun.word} "{record.name}"'))
 

@@ -259,6 +259,15 @@ class FilePath(click.types.StringParamType):
         return click.Path().shell_complete(ctx, param, incomplete)
 
 
+class GivenPath(FilePath):
+    """A path as it is given: only the verb knows on which machine it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("a path cannot be empty", param, ctx)
+        return str(value)
+
+
 def assignment(text: str) -> tuple[str, str]:
     """Split ``NAME=VALUE``; ``NAME`` alone takes the value from nexusctl's environment, which keeps it out of ``ps``.
 
@@ -340,7 +349,10 @@ def _click_type(field: _Field) -> click.ParamType[Any] | type | Callable[[str], 
     if type_ is int:
         kind = Duration if field.name.endswith("_ms") else Size if field.name.endswith("_mib") else Number
         return kind(field.lowest, field.highest)
-    return FilePath(real=path == "real") if (path := field.extra.get("path")) else str
+    path = field.extra.get("path")
+    if path == "given":
+        return GivenPath()
+    return FilePath(real=path == "real") if path else str
 
 
 def command_parameters(

@@ -24,12 +24,14 @@ from nexus.hints import command_line, joined
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["SSH_TIMEOUT_S", "Host", "HostSocket", "connect_host", "connect_host_async", "parse_host"]
+__all__ = ["SSH_TIMEOUT_S", "Host", "HostSocket", "connect_host", "connect_host_async", "parse_host", "program_there"]
 
 SSH_TIMEOUT_S = 30.0
 """How long a host may take until the daemon there has replied."""
 _END_S = 2.0
 """How long ssh may take to end, once its output or this side of it has ended."""
+_REFUSAL_S = 0.5
+"""How long after words that are no protocol a shell that refuses may take to end."""
 _LOOK_S = 0.01
 _ALIVE_S, _ALIVE_COUNT = 15, 4
 """A host that has not replied to so many questions of ssh, one each interval, is taken for lost."""
@@ -84,6 +86,11 @@ class Host(NamedTuple):
         return f"{own} {arguments}" if own else f"exec sh -c '{_FIND}' nexusctl {arguments}"
 
 
+def program_there() -> str:
+    """What a command line for a host begins with: ``NEXUS_REMOTE_COMMAND``, else ``nexusctl``."""
+    return os.environ.get("NEXUS_REMOTE_COMMAND") or "nexusctl"
+
+
 def parse_host(url: str) -> Host:
     """Parse the URL of a host.
 
@@ -93,7 +100,7 @@ def parse_host(url: str) -> Host:
     shown = re.sub(r"(?<!ssh):.*@", ":…@", url, flags=re.DOTALL)  # a password is not repeated
     found = _URL.fullmatch(url)
     if found is None:
-        raise _invalid(shown, "expected ssh://[USER@]HOST[:PORT][/SOCKET]")
+        raise _invalid(shown, f"expected ssh://[USER@]HOST[:PORT][/SOCKET]{_did_you_mean(url)}")
     user, place, path = found["user"], found["place"], found["path"] or "/"
     if user is not None and ":" in user:
         raise _invalid(shown, "leave the password out, since other users could see it")
@@ -111,6 +118,17 @@ def parse_host(url: str) -> Host:
     if port is not None and not (port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
         raise _invalid(shown, "the port must be 1 to 65535")
     return Host(url.removesuffix("/"), name, user, int(port) if port else None, _socket_path(path, shown))
+
+
+def _did_you_mean(url: str) -> str:
+    """The same text as a URL, if it is one but for its beginning, as ssh itself takes it."""
+    if "://" in url:
+        return ""
+    try:
+        parse_host(f"ssh://{url}")
+    except InvalidArgument:
+        return ""
+    return f" (did you mean ssh://{url}?)"
 
 
 def _socket_path(path: str, shown: str) -> str | None:
@@ -206,9 +224,10 @@ class HostSocket(socket.socket):
     def is_decided(self) -> bool:
         """After the first bytes, or their end, were received: whether ``check`` need not wait."""
         try:
-            return bool(self.recv(1, socket.MSG_PEEK)) or self._process.poll() is not None
+            first = self.recv(len(MAGIC), socket.MSG_PEEK)
         except ConnectionResetError:
-            return self._process.poll() is not None
+            first = b""
+        return (bool(first) and MAGIC.startswith(first)) or self._process.poll() is not None
 
     def check(self) -> None:
         """After the first bytes were received: see whether the protocol begins there.
@@ -224,6 +243,14 @@ class HostSocket(socket.socket):
             raise self._failure()
         if not first.startswith(MAGIC[: len(first)]):
             line = first.decode(errors="replace").splitlines()[0]
+            code = self._exit_code(_REFUSAL_S)
+            if code in (_NOT_RUNNING, _USAGE, _NOT_FOUND, _SSH_FAILED):
+                raise self._failure()
+            if code is not None:  # nologin(8), say, or a start-up file that exits
+                raise self._error(
+                    f"the shell there has ended, and has written {line[:80]!r}",
+                    f"To see whether it runs commands: {self._try_line()}",
+                )
             raise self._error(
                 f"the protocol does not begin there, but {line[:80]!r} was received",
                 "The start-up files of the shell there must print nothing where no terminal is.",
@@ -238,10 +265,7 @@ class HostSocket(socket.socket):
 
     def _failure(self) -> ConnectError:
         """Why ssh has ended, by its exit code."""
-        try:
-            code: int | None = self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            code = None
+        code = self._exit_code(_END_S)
         said = self._said()
         last = said[-1].rstrip(".") if said else f"the exit code of ssh is {code}"
         more = said[-_SHOWN_LINES:-1]
@@ -263,6 +287,13 @@ class HostSocket(socket.socket):
         if not said and code in (0, None):
             last = "the connection was closed before the daemon replied"
         return self._error(last, joined(*more))
+
+    def _exit_code(self, timeout_s: float) -> int | None:
+        """The exit code of ssh; None if it has not ended within the time."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
 
     def _try_line(self) -> str:
         return command_line("ssh", *self.host.ssh_words(), "true")
@@ -353,7 +384,7 @@ async def connect_host_async(url: str, timeout_s: float | None, greeting: bytes,
             raise sock.silent() from None
         finally:
             loop.remove_reader(sock)
-        for _ in range(int(_END_S / _LOOK_S)):
+        for _ in range(int(_END_S / _LOOK_S)):  # else the wait of ``check`` would hold up the event loop
             if sock.is_decided():
                 break
             await asyncio.sleep(_LOOK_S)

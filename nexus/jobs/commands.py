@@ -100,6 +100,8 @@ __all__ = [
 
 MAX_STDIN = 1024 * 1024
 """The largest standard input that a request can carry."""
+MAX_STDIN_ELSEWHERE = 16 * 1024 * 1024
+"""The largest file that is the standard input of a job on another node."""
 _MAX_PAYLOAD = 6 * 1024 * 1024
 """Of the commands that carry an environment, in bytes."""
 
@@ -170,10 +172,12 @@ Tool = Annotated[
     key("tool"),
 ]
 WorkingDirectory = Annotated[
-    Path,
+    str,
+    Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*$"),
     Meta(
-        description="working directory, absolute (default: the home directory)",
-        extra={"option": "--dir", "path": True},
+        description="working directory, absolute; on another node also relative to the home directory there (default: "
+        "the home directory)",
+        extra={"option": "--dir", "path": "given"},
     ),
     key("dir"),
 ]

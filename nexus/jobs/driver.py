@@ -253,7 +253,7 @@ class JobDriver:
                 # Nothing of the daemon's environment travels.
                 there = await requests.interruptible(self._elsewhere.session())
                 environment = there.environment | (environment or {})
-                directory, bash = posixpath.join(there.home, directory), there.shell
+                directory, bash = _directory_there(there.home, directory), there.shell
             memory_bytes = None if memory is None else memory * _MIB
             if job.service_id is not None:
                 lender = self._manager.environments.of("service")
@@ -592,6 +592,12 @@ class JobDriver:
         """As ``Driver``."""
         job = self._state.read().job
         return StopLadder(signal.Signals[job.stop_signal.value], job.stop_grace_ms)
+
+
+def _directory_there(home: str, directory: str) -> str:
+    """The path of a directory on another node: relative ones, and ``~``, begin at the home directory there."""
+    is_home = directory == "~" or directory.startswith("~/")
+    return posixpath.join(home, directory[2:].lstrip("/") if is_home else directory)
 
 
 def _open_file(path: str) -> int:

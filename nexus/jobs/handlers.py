@@ -56,7 +56,7 @@ from nexus.jobs.schedules.handlers import (
 )
 from nexus.jobs.states import ENDED, AfterCondition, JobStatus
 from nexus.jobs.store import ALIVE, GROUPS, JOBS, expect_status
-from nexus.jobs.validation import command_fields
+from nexus.jobs.validation import check_directory, command_fields
 from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.errors import RecordAmbiguous, RecordNotFound
@@ -214,6 +214,7 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
     project_id = scope.home(cannot)
     if command.node != LOCAL:
         _refuse_elsewhere(command, cannot)
+    check_directory(command.directory or "", cannot, elsewhere=command.node != LOCAL)
     if command.stdin_data is not None and command.stdin_path is not None:
         raise JobInvalid(f"{cannot}: it has a standard input, and a file for it", details={"path": "stdin_path"})
     if (command.tty or command.stdin_open) and (command.stdin_data is not None or command.stdin_path is not None):
@@ -353,6 +354,7 @@ def update_job(tx: Transaction, ctx: Context, command: UpdateJob) -> Job:
         raise JobInvalid(f"{cannot}: no field to change was given", details={"path": ""})
     if any(name in changes for name in _CONFIGURED):
         expect_status(job, cannot, *_WAITING)
+    check_directory(changes.get("directory", ""), cannot, elsewhere=job.node_id != LOCAL)
     if "group" in changes:
         store.group_of(tx, changes["group"], cannot)
     if "command" in changes or "tool" in changes:

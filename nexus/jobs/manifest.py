@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nexus_protocol.errors import InvalidArgument, NexusError
 
-from nexus.cli.apply.keys import Keys
+from nexus.cli.apply.keys import GIVEN_PATH, Keys
 from nexus.cli.apply.reader import Reader
 from nexus.cli.apply.sections import Fields, PlainSection
 from nexus.cli.records import Noun
@@ -54,13 +54,18 @@ class _Groups(PlainSection[JobGroup]):
         return {name: table for name, table in tables.items() if table or name != "default"}
 
 
+_KEYS_ELSEWHERE = Keys(CreateSchedule, kinds={"directory": GIVEN_PATH})
+"""Of a schedule whose jobs run on another node: its directory is one there."""
+
+
 class _Schedules(PlainSection[Schedule]):
     def read(self, reader: Reader, at: tuple[str, ...], value: Any) -> Fields:
         table = reader.table(at, value)
         before = reader.problems
-        fields = self.keys.defaults() | {"directory": reader.folder} | reader.fields(at, self.keys, table)
-        if fields.get("node", "local") != "local" and "dir" not in table:
-            fields["directory"] = None  # the home directory there
+        elsewhere = table.get("node", "local") != "local"
+        keys = _KEYS_ELSEWHERE if elsewhere else self.keys
+        directory = None if elsewhere else reader.folder  # elsewhere the home directory there
+        fields = self.keys.defaults() | {"directory": directory} | reader.fields(at, keys, table)
         command = reader.check(at, self.keys, fields)
         if not isinstance(command, CreateSchedule) or reader.problems > before:
             return fields

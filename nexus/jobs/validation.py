@@ -11,7 +11,7 @@ from nexus_protocol import InvalidArgument
 from nexus.jobs.errors import JobInvalid, ScheduleInvalid
 from nexus.jobs.schedules.times import calendar
 
-__all__ = ["check_times", "command_fields", "default_tool"]
+__all__ = ["check_directory", "check_times", "command_fields", "default_tool"]
 
 _SHELLS = ("bash", "sh")
 
@@ -47,6 +47,20 @@ def default_tool(command: str | list[str]) -> str:
     name = os.path.basename(command[0])  # noqa: PTH119
     word = "".join(letter for letter in name if letter.isascii() and (letter.isalnum() or letter in "._+-"))[:64]
     return word if word[:1].isalnum() else "command"
+
+
+def check_directory(directory: str, cannot: str, *, elsewhere: bool, error: type[InvalidArgument] = JobInvalid) -> None:
+    """Refuse a relative directory on this machine; ``elsewhere``, on another node, it begins at the home directory.
+
+    Raises:
+        InvalidArgument: the ``error``: it is relative.
+    """
+    if directory and not elsewhere and not directory.startswith("/"):
+        raise error(
+            f"{cannot}: its directory {directory} is not absolute",
+            hint="Only on another node a directory may be relative: to the home directory there.",
+            details={"path": "directory"},
+        )
 
 
 def check_times(cron: str | None, every_ms: int | None, timezone: str | None, cannot: str) -> None:

@@ -103,8 +103,22 @@ def _print_check(checked: NodeChecked) -> None:
         click.echo(f"  {limit}")
 
 
+def _check_host(values: Values) -> None:
+    """Refuse a host that is written with its user, or as a URL, as other programs take it.
+
+    Raises:
+        BadParameter: it is.
+    """
+    given = values.text("hostname") or ""
+    if "@" in given or "://" in given:
+        raise click.BadParameter(
+            "give the name or the address alone; the user is --user, the port is --port", param_hint="'--hostname'"
+        )
+
+
 def _make_add() -> click.Command:
     def run(app: App, values: Values, out: Printer) -> int:
+        _check_host(values)
         result = app.fetch(values.build(AddNode))
         node = result.record
         out.one(result, name=name_of, sentence=lambda node: click.echo(f'Added node "{node.name}" ({_host(node)})'))
@@ -176,7 +190,10 @@ node = NounGroup(
         "add": ("Add a host on which jobs are to run.", _make_add),
         "list": ("List the nodes.", lambda: make_list(ListNodes, _NODE, _COLUMNS)),
         "inspect": ("Show node details.", lambda: make_inspect(GetNode, _NODE, _lines)),
-        "update": ("Change how a node is reached.", lambda: make_update(UpdateNode, _NODE)),
+        "update": (
+            "Change how a node is reached.",
+            lambda: make_update(UpdateNode, _NODE, lambda _app, values: _check_host(values)),
+        ),
         "check": ("Connect to nodes, and tell what they have and lack.", _make_check),
         "drain": ("Let no further job begin on nodes.", lambda: make_switch(DrainNode, _NODE, "Drained")),
         "undrain": ("Let jobs begin on drained nodes again.", lambda: make_switch(UndrainNode, _NODE, "Undrained")),

@@ -60,6 +60,9 @@ Hostname = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[A-Za-z0-9_:\[][A-Za-z0-9._:%\[\]-]*$(?!\n)",
+        description="a name or an address alone, of A-Z a-z 0-9 . _ - : % [ ]; user and port are fields of their own",
+    ),
+    Meta(
         description="what ssh is told: a name of its configuration, a host name or an address (default: the name)",
         extra={"option": "--hostname", "metavar": "HOST"},
     ),
@@ -71,6 +74,9 @@ User = Annotated[
         min_length=1,
         max_length=64,
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9._@\\-]*$(?!\n)",
+        description="1 to 64 of A-Z a-z 0-9 . _ @ \\ -, the first a letter, digit or _",
+    ),
+    Meta(
         description="the user there (default: that of the ssh configuration)",
     ),
     key("user"),
@@ -129,7 +135,7 @@ class NodeFixed(FailedPrecondition):
 
 
 class NodeInUse(FailedPrecondition):
-    """Jobs that have not ended, or schedules, are for the node."""
+    """Jobs for the node have not ended, or schedules name it; or, of a change of how it is reached, jobs run there."""
 
     type = "node.in_use"
 
@@ -224,10 +230,16 @@ class GetNode(Command[Node]):
 
 
 @command(
-    0x0323, Effect.CHANGE, errors=(NodeNotFound, NodeAmbiguous, NodeChanged, NodeFixed, NodeInvalid), in_project=False
+    0x0323,
+    Effect.CHANGE,
+    errors=(NodeNotFound, NodeAmbiguous, NodeChanged, NodeFixed, NodeInUse, NodeInvalid),
+    in_project=False,
 )
 class UpdateNode(Command[Node]):
-    """Change how a node is reached, from the next connection on. ``clear`` takes ``user``, ``port``, ``managed_by``."""
+    """Change how a node is reached; refused while jobs run there, which would be looked for on another host.
+
+    ``clear`` takes ``user``, ``port`` and ``managed_by``.
+    """
 
     node: NodeReference
     hostname: Hostname | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nexus.capability import Context, handles
-from nexus.hints import command_line
+from nexus.hints import command_line, joined
 from nexus.nodes.commands import (
     AddNode,
     CheckNode,
@@ -17,13 +17,14 @@ from nexus.nodes.commands import (
     NodeFixed,
     NodeInUse,
     NodeInvalid,
+    NodeNameTaken,
     RemoveNode,
     UndrainNode,
     UpdateNode,
 )
 from nexus.nodes.manager import NodeManager
 from nexus.nodes.states import NodeStatus
-from nexus.nodes.store import NODES, uses
+from nexus.nodes.store import NODES, running_on, uses
 from nexus.records.handlers import gets, lists
 from nexus.records.scope import ANYWHERE
 from nexus.store import Transaction
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 _CLEARABLE = ("user", "port", "managed_by")
+_ROUTE = ("hostname", "user", "port")
+"""The fields that say how a node is reached."""
 
 get_node = gets(NODES, GetNode)
 list_nodes = lists(NODES, ListNodes, "nodes")
@@ -71,7 +74,13 @@ def add_node(tx: Transaction, ctx: Context, command: AddNode) -> Node:
     if present is not None:
         if present.id != LOCAL and all(getattr(present, name) == value for name, value in fields.items()):
             return present
-        NODES.refuse_taken_name(tx, command.name, None, f'cannot create node "{command.name}"')
+        try:
+            NODES.refuse_taken_name(tx, command.name, None, f'cannot create node "{command.name}"')
+        except NodeNameTaken as taken:
+            if present.id != LOCAL:
+                change = command_line("nexusctl", "node", "update", present.name, "--hostname", fields["hostname"])
+                taken.hint = joined(taken.hint, f"To change how it is reached: {change}")
+            raise
     made = {"id": command.name, "name": command.name, "status": NodeStatus.OFFLINE, "drained": False}
     return NODES.insert(tx, ctx.operation, fields | made)
 
@@ -95,7 +104,25 @@ def update_node(tx: Transaction, ctx: Context, command: UpdateNode) -> Node:
         changes[name] = None
     if not changes:
         raise NodeInvalid(f"{cannot}: no field to change was given", details={"path": ""})
+    if any(name in changes and changes[name] != getattr(node, name) for name in _ROUTE):
+        _refuse_with_runs(tx, node, cannot)
     return NODES.update(tx, ctx.operation, node, changes)
+
+
+def _refuse_with_runs(tx: Transaction, node: Node, cannot: str) -> None:
+    """Refuse to have a node lead elsewhere while jobs run on the host that it leads to.
+
+    Raises:
+        NodeInUse: some do.
+    """
+    jobs = running_on(tx, node.id)
+    if jobs:
+        raise NodeInUse(
+            f"{cannot}: {jobs} job{'s run' if jobs > 1 else ' runs'} there, and would be looked for on another host",
+            hint=f"See them: {command_line('nexusctl', '-A', 'job', 'list', '--node', node.name)}\n"
+            f"Let no further job begin there: {command_line('nexusctl', 'node', 'drain', node.name)}",
+            details={"id": node.id, "name": node.name, "jobs": jobs},
+        )
 
 
 def _removed(ctx: Context, node: Node) -> None:
@@ -110,13 +137,19 @@ def remove_node(tx: Transaction, ctx: Context, command: RemoveNode) -> Node:
     NODES.expect(node, cannot, command.if_revision, command.if_state_revision)
     jobs, schedules = uses(tx, node.id)
     if jobs or schedules:
-        words = [
-            f"{count} {word}{'s' * (count > 1)}" for count, word in ((jobs, "job"), (schedules, "schedule")) if count
-        ]
-        listing = ("-A", "job", "list") if jobs else ("-A", "schedule", "list")
+        words, hints = [], []
+        if jobs:
+            words.append(f"{jobs} job{'s of it have' if jobs > 1 else ' of it has'} not ended")
+            listing = command_line("nexusctl", "-A", "job", "list", "--node", node.name)
+            hints.append(f"See its jobs: {listing}")
+        if schedules:
+            words.append(f"{schedules} schedule{'s name' if schedules > 1 else ' names'} it")
+            hints.append(
+                f"See the node of each schedule: {command_line('nexusctl', '-A', 'schedule', 'list', '-o', 'wide')}"
+            )
         raise NodeInUse(
-            f"{cannot}: {' and '.join(words)} of it {'have' if jobs + schedules > 1 else 'has'} not ended",
-            hint=f"See them: {command_line('nexusctl', *listing)}",
+            f"{cannot}: {' and '.join(words)}",
+            hint=joined(*hints),
             details={"id": node.id, "name": node.name, "jobs": jobs, "schedules": schedules},
         )
     NODES.delete(tx, ctx.operation, node, ("hostname",))

@@ -21,6 +21,7 @@ _LOCAL = "local"
 
 class _Nodes(PlainSection[Node]):
     of_daemon = True
+    named_by = (("schedules", "node"),)
 
     def read(self, reader: Reader, at: tuple[str, ...], value: Any) -> Fields:
         name = at[-1]
@@ -36,9 +37,9 @@ class _Nodes(PlainSection[Node]):
         return {"name": name}
 
     def observe(self, app: App, wanted: Iterable[str] | None) -> Mapping[str, Node]:
-        """The nodes of the daemon; an export has those that schedules of the project name."""
+        """The nodes of the daemon but its own machine."""
         nodes = super().observe(app, wanted)
-        return {name: node for name, node in nodes.items() if name != _LOCAL and wanted is not None}
+        return {name: node for name, node in nodes.items() if name != _LOCAL}
 
     def export(self, observed: Mapping[str, Node]) -> dict[str, Any]:
         """A node whose host is its name needs no other word for it."""

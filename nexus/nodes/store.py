@@ -15,7 +15,7 @@ from nexus.records.errors import RecordErrors
 from nexus.records.table import Table
 from nexus.store import Reader
 
-__all__ = ["NODES", "uses"]
+__all__ = ["NODES", "running_on", "uses"]
 
 NODES = Table(
     Node,
@@ -43,3 +43,14 @@ def uses(reader: Reader, node_id: str) -> tuple[int, int]:
     assert jobs is not None
     assert schedules is not None
     return jobs[0], schedules[0]
+
+
+def running_on(reader: Reader, node_id: str) -> int:
+    """How many jobs have a run on a node, or may have one."""
+    row = reader.one(
+        "SELECT count(*) FROM jobs WHERE status IN ('executing', 'unknown') AND node_id = ? AND run_id IS NOT NULL",
+        (node_id,),
+    )
+    assert row is not None
+    count: int = row[0]
+    return count

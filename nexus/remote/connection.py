@@ -438,7 +438,15 @@ class Connection:
             await session.request("cancel", process.run_id, _SIGKILL, 0)
 
     async def _not_there(self, session: Session, process: RemoteProcess, state: RunState | None) -> bool:
-        """A run that was never begun there, or whose folder was deleted."""
+        """A run that was never begun there, or whose folder was deleted.
+
+        Where the name of the node leads to another host, neither is known: nothing is begun, and no cancel is done.
+        """
+        assert session.greeting is not None
+        if process.host is not None and not process.host.may_be(session.greeting.identity):
+            text = f'node "{self.name}" leads to another host than the one on which it was begun'
+            process.set_trouble(Trouble(now_ms(), "runner_lost", text))
+            return False
         if process.order is None:
             text = f'its folder on node "{self.name}" was deleted'
             return await self._vanished(session, process, text)

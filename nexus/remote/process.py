@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nexus.remote.output import OutputCopy
+from nexus.remote.state import HostIdentity
 from nexus.runtime import Exit, StartFailed, Trouble, Watched
 from nexus.runtime.status import boot_clock_ms, now_ms
 
@@ -127,6 +128,8 @@ class RemoteProcess(Watched):
         """When what a wish has not ended is killed (ms of the boot clock), where no shim sees to that."""
         self.missing_since_ms: int | None = None
         """Since when it was not found there (ms of the boot clock), while it may still be begun."""
+        self.host: HostIdentity | None = None
+        """The host on which it was begun; None where that is not known."""
         self.is_closed = False
         self._started_clock_ms = boot_clock_ms() - max(now_ms() - self.started_at, 0)
         self.started_there = 0

@@ -20,6 +20,7 @@ from nexus.remote.errors import HostRefused, HostUnreachable
 from nexus.remote.output import OutputCopy
 from nexus.remote.process import Input, Order, RemoteProcess, StopWish
 from nexus.remote.session import Greeting
+from nexus.remote.state import HostIdentity
 from nexus.runtime import Exit, LimitUnavailable, Orphans, ProcessSpec, Runtime, StartFailed, Watched
 from nexus.runtime.spec_encoding import spec_bytes
 from nexus.runtime.start_errors import explain_elsewhere
@@ -174,6 +175,8 @@ class RemoteRuntime:
         runner = self._runner(spec)
         ladder = StopWish(int(spec.stop_signal), spec.stop_grace_ms)
         note = {"owner": owner, "log_bytes": spec.log_bytes, "signal": ladder.signal, "grace_ms": ladder.grace_ms}
+        host = self.greeting().identity
+        note["host"] = list(host)
         output: OutputCopy | None = None
         given: Input | None = None
         try:
@@ -184,6 +187,7 @@ class RemoteRuntime:
             await asyncio.to_thread(self._notes.write, self.node, run_id, note)
             process = RemoteProcess(owner, run_id, output, ladder, started_at=None, wake=self.connection.wake)
             process.order = Order(runner, spec_bytes(spec, -1, _UMASK) if runner == "shim" else _script(spec), given)
+            process.host = host
             report = await self.connection.begin(process)
             if report[:1] == ["fail"]:
                 step, number = (report[1], int(report[2])) if len(report) == 3 else ("shim", 0)
@@ -237,7 +241,9 @@ class RemoteRuntime:
         if self.connection.session is None:
             await self.connection.settled()
         state = await self.connection.look(run_id)
-        if (state is None or (state.pid is None and not state.is_alive)) and not note.get("started_at"):
+        host = _host_of(note)
+        is_there = host is None or host.may_be(self.greeting().identity)
+        if (state is None or (state.pid is None and not state.is_alive)) and not note.get("started_at") and is_there:
             return None
         output = await self._open_output(owner, note.get("log_bytes", 16 * 1024 * 1024), note.get("base", [0, 0]))
         process = RemoteProcess(
@@ -248,6 +254,7 @@ class RemoteRuntime:
             started_at=note.get("started_at") or now_ms(),
             wake=self.connection.wake,
         )
+        process.host = host
         if state is not None:
             process.pid = state.pid or 0
         self.connection.watch(process)
@@ -268,6 +275,14 @@ class RemoteRuntime:
         self._local.forget(owner, run_id)
         if self._notes.has(self.node, run_id):  # else it was never sent
             self.connection.forget(run_id)
+
+
+def _host_of(note: Mapping[str, Any]) -> HostIdentity | None:
+    """The host on which a noted run was begun; None in the note of an earlier version."""
+    match note.get("host"):
+        case [str(boot), str() | None as address]:
+            return HostIdentity(boot, address)
+    return None
 
 
 def _script(spec: ProcessSpec) -> bytes:

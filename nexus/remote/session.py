@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nexus.remote.errors import Destination, HostRefused, HostUnreachable, explain_end, explain_problem
+from nexus.remote.state import HostIdentity
 from nexus.runtime.command import ChildProcess, OutputPipe
 from nexus.runtime.inheritance import inherited_environment
 
@@ -58,6 +59,11 @@ class Greeting(NamedTuple):
     has_setsid: bool
     environment: dict[str, str]
     """The variables of the session that a job has where it does not set them."""
+
+    @property
+    def identity(self) -> HostIdentity:
+        """By what the host is known again."""
+        return HostIdentity(self.boot, self.address)
 
 
 class Reply(NamedTuple):

@@ -9,9 +9,23 @@ from typing import NamedTuple
 
 from nexus.runtime import Exit
 
-__all__ = ["Poll", "RunState", "parse_poll"]
+__all__ = ["HostIdentity", "Poll", "RunState", "parse_poll"]
 
 _RUN_LINES = 4
+
+
+class HostIdentity(NamedTuple):
+    """By what a host is known again: a name of ssh may lead to another one later."""
+
+    boot: str
+    """The id of its boot, ``-`` where it tells none."""
+    address: str | None
+    """Its own address, as its sshd was reached."""
+
+    def may_be(self, other: HostIdentity) -> bool:
+        """Whether the other one may be the same host: it has the same boot, or was restarted at the same address."""
+        has_same_boot = self.boot == other.boot and self.boot != "-"
+        return has_same_boot or self.address == other.address or None in (self.address, other.address)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class LogPiece(NamedTuple):
     followed, or was never ended. ``continues``: it continues the line that the stream's piece before left unfinished.
     ``at`` (ms) is when its first byte was written. A piece with ``lost`` has no data: so many bytes of the stream are
     missing here, because they were deleted before they were read or the disk was full, with the rest of the lines that
-    this cut. ``cursor`` is the place behind the piece.
+    this cut, or the first 64 KiB of it. ``cursor`` is the place behind the piece.
     """
 
     at: int
@@ -97,6 +97,8 @@ class _Stream:
         """Whether bytes are left out up to the end of a line."""
         self.counts = within == "-"
         """Whether those are part of a gap; otherwise they are the rest of a line from before the beginning."""
+        self.skipped = 0
+        """How much of such a line was left out since its gap."""
 
 
 class LineSplitter:
@@ -195,6 +197,10 @@ class LineSplitter:
             cut = data.find(b"\n") + 1
             size = cut or len(data)
             stream.skips = not cut
+            if stream.counts and stream.skipped + size > MAX_PIECE_BYTES:
+                # A line that long is given in parts anyway: its end is more than a gap.
+                size, stream.skips = MAX_PIECE_BYTES - stream.skipped, False
+            stream.skipped += size
             if stream.counts:
                 stream.gap += size
             else:
@@ -232,7 +238,7 @@ class LineSplitter:
         stream.read = (stream.read or 0) + size
         stream.gap += size + len(stream.line)
         stream.line = bytearray()
-        stream.skips, stream.counts = within_line, True
+        stream.skips, stream.counts, stream.skipped = within_line, True, 0
 
     def _begin_run(self, number: int, stream: _Stream) -> Iterator[LogPiece]:
         """End the line of the run before."""

@@ -32,6 +32,7 @@ __all__ = [
     "decode_reply",
     "encode_command",
     "encode_record",
+    "expected_value",
 ]
 
 MAX_DEPTH = 32
@@ -185,7 +186,7 @@ def _invalid(name: str, error: Exception, hints: dict[str, Any], *, offset: int 
     if of_field:
         text = f"{kind} field" if path else text
         path = f"{path}.{field.rstrip('`')}" if path else field.rstrip("`")
-    text = _REWORDED.get(text) or _expected_value(text, hints.get(path.partition("[")[0])) or text
+    text = _REWORDED.get(text) or expected_value(text, hints.get(path.partition("[")[0])) or text
     if text.startswith("MessagePack"):
         what, of_byte, at = text.rstrip(")").partition(" (byte ")
         text = f"the {what} (byte {int(at) - offset})" if of_byte else f"the {text}"
@@ -195,8 +196,11 @@ def _invalid(name: str, error: Exception, hints: dict[str, Any], *, offset: int 
     return InvalidArgument(f"cannot read the payload of {name}: {text.replace('`', '')}", details={"path": path})
 
 
-def _expected_value(text: str, hint: Any) -> str | None:
-    """Describe the expected value of a field, instead of msgspec's regular expression or the wrong value alone."""
+def expected_value(text: str, hint: Any) -> str | None:
+    """Describe the expected value of a field, instead of msgspec's regular expression or the wrong value alone.
+
+    ``text`` is msgspec's, without the path; None where it says enough itself.
+    """
     if text.startswith(("Expected `str` matching regex", "Expected `str` of length ")):
         metas = [meta for meta in hint_parts(hint) if isinstance(meta, msgspec.Meta) and meta.pattern]
         metas = [meta for meta in metas if repr(meta.pattern)[1:-1] in text] or metas

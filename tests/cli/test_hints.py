@@ -14,6 +14,7 @@ from support.git import GitWorld
 
 from nexus.cli.main import print_error
 from nexus.cli.output import hint, set_address
+from nexus.client.errors import ConnectError
 from nexus.hints import joined
 
 Make = Callable[..., DaemonProcess]
@@ -38,6 +39,29 @@ def run_hint(cli: Cli, said: Result, begin: str) -> Result:
     done = cli.shell(line[len(begin) :].lstrip())
     assert done.code == 0, (line, done)
     return done
+
+
+def test_commands_of_a_daemon_on_another_host_run_there(capsys: pytest.CaptureFixture[str]) -> None:
+    told = (
+        "Connect once by hand: ssh -p 42922 me@127.0.0.1\nAsk; if so, remove the old one: ssh-keygen -R '[::1]:22'\n"
+        "ssh asks there."
+    )
+    set_address(None, None, None, "ssh://you@far:2222")
+    try:
+        print_error(FailedPrecondition("it failed", hint=told))
+        print_error(ConnectError("it failed", "To see how ssh gets there: ssh far true"))
+    finally:
+        set_address(None, None)
+    assert capsys.readouterr().err.splitlines() == [
+        "Error: it failed",
+        "  Connect once by hand: ssh -t -l you -p 2222 far ssh -p 42922 me@127.0.0.1",
+        "  Ask; if so, remove the old one: ssh -t -l you -p 2222 far " + shlex.quote("ssh-keygen -R '[::1]:22'"),
+        "  ssh asks there.",
+        "Error: it failed",
+        "  To see how ssh gets there: ssh far true",
+    ]
+    print_error(FailedPrecondition("it failed", hint="Connect once by hand: ssh me@there"))
+    assert capsys.readouterr().err.splitlines()[-1] == "  Connect once by hand: ssh me@there"
 
 
 def test_hints_lead_to_the_daemon_of_the_command_line(far: Cli, address: str) -> None:

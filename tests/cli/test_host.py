@@ -84,6 +84,20 @@ def test_nouns_of_one_machine_are_refused(noun: str, lonely: Cli) -> None:
     assert lonely("--host", "ssh://web1", "version").code == 0
 
 
+def test_program_of_the_host_is_named_where_a_noun_is_refused(lonely: Cli) -> None:
+    own = "docker exec box nexusctl"
+    refused = lonely("--host", "ssh://web1", "daemon", "status", NEXUS_REMOTE_COMMAND=own)
+    assert refused.err.splitlines()[1] == f"  Run it there: ssh web1 '{own}' daemon status"
+
+
+@pytest.mark.parametrize("text", ["me@web1", "web1:22", "web1"])
+def test_host_without_its_scheme_is_refused_with_the_url(text: str, lonely: Cli) -> None:
+    refused = lonely("--host", text, "vm", "list")
+    assert refused.code == 2
+    assert f"expected ssh://[USER@]HOST[:PORT][/SOCKET] (did you mean ssh://{text}?)" in refused.err
+    assert "did you mean" not in lonely("--host", "http://web1", "vm", "list").err
+
+
 def test_variable_of_a_host_is_named_where_a_noun_is_refused(lonely: Cli) -> None:
     refused = lonely("daemon", "stop", NEXUS_HOST="ssh://web1")
     assert refused.code == 2
@@ -193,6 +207,28 @@ def test_shell_that_prints_is_named(far: Cli, host: RemoteHost) -> None:
     assert noisy.code == 3
     assert "the protocol does not begin there, but 'Welcome to the host' was received" in noisy.err
     host.wait_until_nothing_is_left()
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_shell_that_refuses_is_told_with_its_words(code: int, far: Cli, host: RemoteHost) -> None:
+    host.program(host.root / "nologin", f"#!/bin/sh\necho 'This account is currently not available.'\nexit {code}\n")
+    with (host.root / "sshd_config").open("a") as settings:
+        settings.write(f"ForceCommand {host.root}/nologin\n")
+    refused = far("status")
+    line = f"ssh -l {host.server.user} -p {host.server.port} 127.0.0.1 true"
+    assert refused == (
+        3,
+        "",
+        f"Error: cannot connect to Nexus daemon at {host.url}: the shell there has ended, and has written "
+        "'This account is currently not available.'\n"
+        f"  To see whether it runs commands: {line}\n",
+    )
+    host.wait_until_nothing_is_left()
+
+
+def test_words_before_the_end_of_the_command_hide_no_reason(far: Cli, host: RemoteHost) -> None:
+    host.program(host.programs / "nexusctl", "#!/bin/sh\necho 'Welcome to the host'\nexit 127\n")
+    assert "no nexusctl was found there" in far("status").err
 
 
 # Connections that fail

@@ -168,6 +168,14 @@ def test_output_that_is_not_whole_is_a_failure(api: Cli) -> None:
     assert code == 0 or err.splitlines()[-2].startswith("Error: the output is not whole: ")
 
 
+def test_end_of_output_without_line_ends_is_shown(cli: Cli) -> None:
+    # One line, of which the reader has missed the beginning.
+    code, out, _err = cli("job", "run", "--wait", "--log", "1M", "head -c 40000000 /dev/zero; echo end; sleep 0.2")
+    assert out.endswith("\0end\n")
+    assert len(out) >= 500_000
+    assert code == 125 or len(out) == 40_000_004
+
+
 def test_output_that_was_deleted_before_it_was_followed_is_told(cli: Cli) -> None:
     cli.ok("job", "run", "--log", "1M", "yes | head -c 8000000; read line", "-i")
     wait_until(lambda: len(cli.ok("job", "logs", "1", "--lines", "10").out) == 20, "output")

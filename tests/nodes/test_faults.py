@@ -17,6 +17,7 @@ from support.git import make_key
 from support.nodes import NodeHost, Remote, environment_with_ssh
 from support.raw import wait_until
 
+from nexus.jobs.commands import CancelJob
 from nexus.jobs.records import Job
 from nexus.jobs.states import JobReason, JobStatus
 from nexus.nodes.commands import CheckNode, NodeUnreachable, NodeUnusable
@@ -91,8 +92,6 @@ def test_cancel_while_the_node_is_gone_is_carried_out_once_it_is_back(remote: Re
     wait_for_process(remote, host)
     host.server.stop()
     remote.wait(job, status=JobStatus.UNKNOWN)
-    from nexus.jobs.commands import CancelJob
-
     sequence = remote.begin(CancelJob(job.id))
     remote_view = Remote(remote.daemon, host)
     remote_view.wait(job, reason_code=JobReason.CANCELLING)
@@ -103,6 +102,42 @@ def test_cancel_while_the_node_is_gone_is_carried_out_once_it_is_back(remote: Re
     assert host.members() == []
     remote_view.close()
     remote.wait_gone()
+
+
+def test_name_that_leads_to_another_host_ends_no_job(remote: Remote, host: NodeHost, account: Account | None) -> None:
+    other = NodeHost(host.root.with_name("other"), account)
+    settings = host.settings.read_text()
+
+    def lead(there: NodeHost, address: str) -> None:
+        host.settings.write_text(
+            f"Host moves\nHostName {address}\nPort {there.server.port}\nIdentityFile {there.server.user_key}\n"
+            f"StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nHost *\n{settings}"
+        )
+
+    try:
+        lead(host, "127.0.0.1")
+        remote.add("moves", hostname="moves", port=None)
+        job = remote.hold(node="moves", environment={"ON": str(host.root)})
+        remote.running(job)
+        wait_for_process(remote, host)
+        lead(other, "127.0.0.2")
+        host.server.cut()
+        unknown = remote.wait(job, reason_code=JobReason.RUNNER_LOST)
+        assert unknown.status is JobStatus.UNKNOWN
+        assert unknown.reason == 'node "moves" leads to another host than the one on which it was begun'
+        sequence = remote.begin(CancelJob(job.id))
+        view = Remote(remote.daemon, host)
+        view.wait(job, reason_code=JobReason.CANCELLING)
+        wait_until(other.sessions, "a session to the other host")
+        assert host.members()
+        lead(host, "127.0.0.1")
+        other.server.cut()
+        remote.client.result(sequence)
+        assert remote.get(job).status is JobStatus.CANCELLED
+        assert host.members() == []
+        view.close()
+    finally:
+        other.close()
 
 
 def test_reboot_of_the_node_fails_the_job(remote: Remote, host: NodeHost) -> None:

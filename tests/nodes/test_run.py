@@ -11,7 +11,7 @@ import pytest
 from support.nodes import NodeHost, Remote
 from support.raw import wait_until
 
-from nexus.jobs.commands import CreateJob
+from nexus.jobs.commands import CreateJob, UpdateJob
 from nexus.jobs.errors import JobInvalid, JobNodeNotFound
 from nexus.jobs.states import JobReason, JobStatus
 from nexus.nodes.states import NodeStatus
@@ -47,6 +47,29 @@ def test_environment_and_directory_are_those_there(remote: Remote, root: Path) -
     assert {"PATH", "HOME", "USER", "NEXUS_JOB", "NEXUS_JOB_ID", "NEXUS_PROJECT", "NEXUS_RUN_ID"} <= names
     assert "never-there" not in home.stdout
     assert names.isdisjoint({"SECRET_OF_THE_DAEMON", "NEXUS_SOCKET", "XDG_RUNTIME_DIR", "SSH_CONNECTION"})
+
+
+@pytest.mark.parametrize("directory", ["src/deep", "~/src/deep"])
+def test_relative_directory_begins_at_the_home_directory_there(remote: Remote, host: NodeHost, directory: str) -> None:
+    folder = host.home / "src" / "deep"
+    folder.mkdir(parents=True)
+    assert remote.ended(remote.there("pwd", directory=directory)).stdout == f"{folder}\n"
+    cli = remote.cli
+    line = ("job", "run", "--wait", "--node", "there", "--dir", directory, "--", "pwd")
+    assert cli.ok(*line).out == f"{folder}\n"
+    job = remote.there("pwd", stashed=True)
+    cli.ok("job", "update", str(job.number), "--dir", directory)
+    cli.ok("job", "enqueue", str(job.number))
+    assert remote.ended(job).stdout == f"{folder}\n"
+
+
+def test_relative_directory_on_this_machine_is_refused_in_a_sentence(remote: Remote) -> None:
+    error = remote.call_error(CreateJob("true", directory="src"))
+    assert isinstance(error, JobInvalid)
+    assert error.message == "cannot submit the job: its directory src is not absolute"
+    assert error.details == {"path": "directory"}
+    job = remote.submit("true", stashed=True)
+    assert isinstance(remote.call_error(UpdateJob(job.id, directory="src")), JobInvalid)
 
 
 def test_standard_input_travels(remote: Remote, root: Path) -> None:

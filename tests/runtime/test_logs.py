@@ -260,6 +260,29 @@ def test_overtaken_follower_continues_with_the_oldest_retained_output(written: W
     asyncio.run(scenario())
 
 
+def test_overtaken_follower_gets_the_end_of_a_line_that_is_longer_than_the_log(written: Written) -> None:
+    written.bound = 16 * SMALL
+    written.reopen()
+
+    async def scenario() -> None:
+        until = asyncio.Event()
+        follower = written.log.pieces(follow=True, until=until)
+        written.put(1, b"first\n")
+        assert (await anext(follower)).data == b"first\n"
+        for number in range(1000):
+            written.put(1, f"{number:4096}".encode())
+        until.set()
+        rest = [piece async for piece in follower]
+        assert rest[0].lost
+        data = b"".join(piece.data for piece in rest)
+        assert written.everything(1).endswith(data)
+        assert len(data) >= 8 * SMALL
+        again = [piece async for piece in written.log.pieces(after=rest[0].cursor)]
+        assert b"".join(piece.data for piece in again) == data
+
+    asyncio.run(scenario())
+
+
 def test_follower_gets_an_unterminated_line_and_its_rest_later(written: Written) -> None:
     async def scenario() -> None:
         follower = written.log.pieces(follow=True, lines=0)

@@ -61,7 +61,8 @@ class NodeHost:
             uname.chmod(0o755)
         more = (
             "LogLevel VERBOSE\n"
-            f'SetEnv "XDG_STATE_HOME={self.state}" "NEXUS_BOOT_ID_FILE={self.boot}" "PATH={self.path}"\n'
+            f'SetEnv "HOME={self.home}" "XDG_STATE_HOME={self.state}" "NEXUS_BOOT_ID_FILE={self.boot}" '
+            f'"PATH={self.path}"\n'
         )
         self.server = SshServer(root, listens=True, more=more, user=None if account is None else account.pw_name)
         self.server.client(known=self.server.host_key.with_suffix(".pub"))

@@ -21,7 +21,7 @@ from nexus_protocol.command import Command, hint_parts
 from nexus.cli.units import parse_duration, parse_size
 from nexus.records.fields import keys_of
 
-__all__ = ["FLAG", "InvalidValue", "Key", "Keys", "Kind", "choice"]
+__all__ = ["FLAG", "GIVEN_PATH", "InvalidValue", "Key", "Keys", "Kind", "choice"]
 
 
 class InvalidValue(Exception):
@@ -103,6 +103,12 @@ def _read_path(value: Any, directory: str) -> str | None:
         raise InvalidValue("expected a path; there is no such home directory") from None
 
 
+def _read_given_path(value: Any, _directory: str) -> str | None:
+    if type(value) is not str:
+        raise InvalidValue("expected a path")
+    return value or None
+
+
 def _read_variables(value: Any, _directory: str) -> dict[str, str] | None:
     if not isinstance(value, dict):
         raise InvalidValue("expected a table of variables")
@@ -129,6 +135,8 @@ _TIME = Kind(_parsed(parse_duration, "a time such as 500ms, 5s, 2m or 1h"), _wri
 _SIZE = Kind(_parsed(parse_size, "a size such as 256M or 1G"), _written_size)
 _COMMAND = Kind(_read_command)
 _PATH = Kind(_read_path, references=True)
+GIVEN_PATH = Kind(_read_given_path, references=True)
+"""A path as it is given: one of another machine."""
 _VARIABLES = Kind(_read_variables, references=True)
 _WORDS = Kind(_read_words)
 

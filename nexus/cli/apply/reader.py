@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
+from nexus_protocol.codec import expected_value
 from nexus_protocol.command import Command
 from nexus_protocol.errors import InvalidArgument
 
@@ -151,6 +152,7 @@ class Reader:
             message, _, where = str(error).partition(" - at `")
             match = re.match(r"\w*", where.removeprefix("key in `").removeprefix("$."))
             field = match[0] if match else ""
+            message = expected_value(message, get_type_hints(keys.create, include_extras=True).get(field)) or message
             if field == "name":
                 message = _NAME_RULE
             if field in keys.secret_maps:

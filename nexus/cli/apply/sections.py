@@ -26,7 +26,17 @@ from nexus.hints import command_line
 if TYPE_CHECKING:
     from nexus.cli.app import App
 
-__all__ = ["AnySection", "Fields", "Planning", "PlainSection", "RecordSection", "Section", "load_sections", "ordered"]
+__all__ = [
+    "AnySection",
+    "Fields",
+    "Planning",
+    "PlainSection",
+    "RecordSection",
+    "Section",
+    "exported",
+    "load_sections",
+    "ordered",
+]
 
 
 Fields = Mapping[str, Any]
@@ -73,6 +83,8 @@ class Section(Generic[W, Seen]):
     """The tables of sections whose steps are carried out before: its own records may need theirs."""
     of_daemon: bool = False
     """Whether its records are the same in every project: no file owns them, so that none removes them."""
+    named_by: tuple[tuple[str, str], ...] = ()
+    """Tables of other sections, each with the key that names a record of this one: an export has only those."""
 
     def read(self, reader: Reader, at: tuple[str, ...], value: Any) -> W:
         """Read one inner table, whose path is ``at``; problems go to the reader."""
@@ -330,6 +342,17 @@ class PlainSection(RecordSection[R, Fields, Mapping[str, R]]):
 
     def records(self, observed: Mapping[str, R]) -> Mapping[str, R]:
         return observed
+
+
+def exported(app: App, sections: Iterable[AnySection]) -> dict[str, dict[str, Any]]:
+    """The tables for a file that changes nothing of the project of this run, by the names of the sections' tables."""
+    listed = list(sections)
+    tables = {section.table: section.export(section.observe(app, None)) for section in listed}
+    for section in listed:
+        if section.named_by:
+            named = {inner.get(key) for table, key in section.named_by for inner in tables.get(table, {}).values()}
+            tables[section.table] = {name: inner for name, inner in tables[section.table].items() if name in named}
+    return tables
 
 
 def converted(command: type[Command[Any]], fields: Fields) -> Command[Any]:

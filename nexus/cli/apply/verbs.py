@@ -345,20 +345,20 @@ def _is_inside(app: App, target: Target) -> bool:
 def export(app: App, file: str, force: bool) -> None:
     """Write the services, dependencies, VM records and schedules of a project to a file for apply.
 
+    The job groups and nodes that its schedules name are in it, too.
+
     Applying the file to the project changes nothing. It contains the values of variables, so only you can
     read it (mode 0600).
     """
     from nexus.cli.apply.document import write_project
-    from nexus.cli.apply.sections import load_sections
+    from nexus.cli.apply.sections import exported, load_sections
     from nexus.cli.apply.target import DEFAULT, present_project
 
     project = present_project(app)
     app.enter(project.id)
     name = None if project.name == DEFAULT else project.name
     sections = load_sections()
-    text = write_project(
-        name, sections, {section.table: section.export(section.observe(app, None)) for section in sections}
-    )
+    text = write_project(name, sections, exported(app, sections))
     if file == "-":
         write_exact(text)
         return

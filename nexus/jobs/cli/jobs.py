@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 import click
 from msgspec.structs import replace
@@ -20,12 +20,14 @@ from nexus.cli.logs import LogSource, Piece, follow_pieces, log_parameters, log_
 from nexus.cli.output import OutputFilter, Printer, hint, of_project, reference
 from nexus.cli.records import make_delete, make_inspect, make_list, make_update, name_of
 from nexus.cli.result import Result, Results
-from nexus.cli.verbs import FilePath, NounGroup, Values, assignment, completer_of, completers, for_each, since, verb
+from nexus.cli.verbs import GivenPath, NounGroup, Values, assignment, completer_of, completers, for_each, since, verb
 from nexus.client.errors import ConnectionFailure, Interrupted
 from nexus.hints import command_line
-from nexus.jobs.cli.shown import COLUMNS, JOB, is_elsewhere, lines, outcome
+from nexus.jobs.cli.directory import directory_of
+from nexus.jobs.cli.shown import COLUMNS, JOB, LOCAL, is_elsewhere, lines, outcome
 from nexus.jobs.commands import (
     MAX_STDIN,
+    MAX_STDIN_ELSEWHERE,
     AttachJob,
     CancelJob,
     CreateJob,
@@ -122,18 +124,10 @@ def _is_undecodable(text: str) -> bool:
     return any("\udc80" <= character <= "\udcff" for character in text)
 
 
-class _Directory(FilePath):
-    """A directory as it is given: of a job on another node it is one there."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        super().convert(value, param, ctx)
-        return str(value)
-
-
 def submit_parameters() -> list[click.Parameter]:
     """The options of what submits a job beside the fields of ``CreateJob``."""
     return [
-        click.Option(["--dir", "directory"], type=_Directory(), help="Working directory (default: the present one)."),
+        click.Option(["--dir", "directory"], type=GivenPath(), help="Working directory (default: the present one)."),
         click.Option(
             ["-e", "--env", "environment"],
             type=assignment,
@@ -174,9 +168,11 @@ def submitted(
         path = str(Path(stdin).absolute())
         if not Path(path).exists():
             raise click.UsageError(f"cannot read {stdin}: no such file")
+        if elsewhere and Path(path).stat().st_size > MAX_STDIN_ELSEWHERE:
+            raise click.UsageError(f"{stdin} is larger than 16 MiB, which is the most for a job on another node")
     tty, given = values.flag("tty"), values.text("directory")
     if given is not None:
-        directory = given if elsewhere or app.host is not None else os.path.abspath(given)  # noqa: PTH100 - resolves no link
+        directory = directory_of(app, given, elsewhere=elsewhere)
     return {
         "command": words,
         "directory": directory,
@@ -757,6 +753,14 @@ def input_of(values: Values) -> bytes:
     return os.fsencode(text) + (b"" if values.flag("no_newline") else b"\n")
 
 
+def _prepare_update(app: App, values: Values) -> None:
+    """A directory of a job on another node is one there."""
+    given = values.text("directory")
+    if given is not None:
+        elsewhere = not given.startswith("/") and app.call(GetJob(values.word("job"))).node_id != LOCAL
+        values.put("directory", directory_of(app, given, elsewhere=elsewhere))
+
+
 def _complete(app: App, incomplete: str) -> list[str]:
     page = app.call(ListJobs(limit=_PAGE))
     return [str(one.number) for one in page.jobs if str(one.number).startswith(incomplete.lstrip("#"))]
@@ -784,7 +788,7 @@ job = NounGroup(
         "wait": ("Wait until jobs have ended.", make_wait),
         "cancel": ("Cancel jobs.", make_cancel),
         "retry": ("Submit jobs that have ended again.", make_retry),
-        "update": ("Change a job that waits.", lambda: make_update(UpdateJob, JOB)),
+        "update": ("Change a job that waits.", lambda: make_update(UpdateJob, JOB, _prepare_update)),
         "move": ("Change the place of a job in its queue.", make_move),
         "stash": ("Take jobs out of their queue.", make_stash),
         "enqueue": ("Queue stashed or delayed jobs.", make_enqueue),

@@ -14,6 +14,7 @@ from nexus.cli.records import Noun, make_delete, make_inspect, make_list, name_o
 from nexus.cli.result import Result, Results
 from nexus.cli.verbs import NounGroup, Values, completers, for_each, verb
 from nexus.hints import command_line
+from nexus.jobs.cli.directory import directory_of
 from nexus.jobs.cli.shown import LOCAL, is_elsewhere
 from nexus.jobs.records import Job, Schedule, SchedulePage
 from nexus.jobs.schedules.commands import (
@@ -67,6 +68,7 @@ _COLUMNS: tuple[Column[Schedule], ...] = (
     Column("STATE", _state, 8),
     Column("ZONE", lambda one: one.timezone, wide=True),
     Column("GROUP", lambda one: one.group, wide=True),
+    Column("NODE", lambda one: one.node, wide=True),
     Column("COMMAND", lambda one: one.command, wide=True),
     Column("REASON", lambda one: one.reason, wide=True),
     Column("ID", lambda one: one.id, wide=True),
@@ -154,8 +156,10 @@ def _create(app: App, values: Values, out: Printer) -> None:
         raise click.UsageError("give the command: --run LINE, or words after --")
     if values.given("cron") == values.given("every_ms"):
         raise click.UsageError("give either --cron TIME or --every TIME")
-    elsewhere = is_elsewhere(values)
-    if not (elsewhere or values.given("directory") or app.host is not None):
+    elsewhere, given = is_elsewhere(values), values.text("directory")
+    if given is not None:
+        values.put("directory", directory_of(app, given, elsewhere=elsewhere))
+    elif not elsewhere and app.host is None:
         values.put("directory", os.getcwd())  # noqa: PTH109
 
     def sentence(one: Schedule) -> None:
@@ -179,6 +183,12 @@ def _update(app: App, values: Values, out: Printer) -> None:
         values.put("environment", _environment())
     if not values.any_given(lambda name: name != "schedule" and name[:3] != "if_"):
         raise click.UsageError("nothing to change: give at least one option")
+    given = values.text("directory")
+    if given is not None:
+        elsewhere = is_elsewhere(values)
+        if not (elsewhere or values.given("node") or given.startswith("/")):
+            elsewhere = app.call(GetSchedule(values.word("schedule"))).node != LOCAL
+        values.put("directory", directory_of(app, given, elsewhere=elsewhere))
     result = app.fetch(values.build(UpdateSchedule))
     out.one(result, name=name_of, sentence=lambda one: click.echo(f'Updated schedule "{one.name}"'))
 
@@ -187,7 +197,8 @@ _CREATE_HELP = """Create a schedule: it submits a job whenever its time comes.
 
 --cron has five fields, or is @hourly, @daily, @weekly, @monthly or @yearly; --every is the time between two jobs. The
 command is words after --, which are run without a shell, or a line for the shell (--run). Its jobs have the environment
-and the directory of this command line; --env NAME=VALUE adds to it.
+and the directory of this command line; --env NAME=VALUE adds to it. With --node they have the environment of a login
+there, and --dir is a directory there, by default the home directory.
 
 \b
     nexusctl schedule create backup --cron '30 2 * * *' --timezone Europe/Berlin -- ./backup --all

@@ -27,7 +27,7 @@ from nexus.jobs.schedules.firing import submit
 from nexus.jobs.schedules.planning import Due, first
 from nexus.jobs.schedules.store import SCHEDULES, StoredSchedule, names_and_pauses, stored
 from nexus.jobs.schedules.times import calendar
-from nexus.jobs.validation import check_times, command_fields
+from nexus.jobs.validation import check_directory, check_times, command_fields
 from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.handlers import deletes, lists
@@ -115,6 +115,7 @@ def create_schedule(tx: Transaction, ctx: Context, command: CreateSchedule) -> S
     project_id = ctx.scope(tx).home(cannot)
     if command.command is None:
         raise ScheduleInvalid(f"{cannot}: it has no command", details={"path": "command"})
+    check_directory(command.directory or "", cannot, elsewhere=command.node != LOCAL, error=ScheduleInvalid)
     fields = msgspec.structs.asdict(command) | command_fields(command.command, command.tool, ScheduleInvalid)
     fields |= {
         "project_id": project_id,
@@ -224,8 +225,11 @@ def update_schedule(tx: Transaction, ctx: Context, command: UpdateSchedule) -> S
         given = changes.get("command", schedule.command if schedule.argv is None else schedule.argv)
         tool = changes.get("tool") or (None if "tool" in changes or "command" in changes else schedule.tool)
         changes |= command_fields(given, tool, ScheduleInvalid)
-    if changes.get("directory", "") is None:
-        changes["directory"] = _home(changes.get("node", schedule.node))
+    node = changes.get("node", schedule.node)
+    if ("directory" in changes or "node" in changes) and not changes.get("directory", schedule.directory):
+        changes["directory"] = _home(node)
+    directory = changes.get("directory", schedule.directory)
+    check_directory(directory, cannot, elsewhere=node != LOCAL, error=ScheduleInvalid)
     if "tags" in changes:
         changes["tags"] = list(dict.fromkeys(changes["tags"]))
     if "variables" in changes:
