@@ -50,7 +50,8 @@ def limits_of(runner: str) -> list[str]:
         return common
     return [
         "The shim does not run there: a shell script runs its jobs.",
-        "It is no subreaper: what leaves its session by calling setsid twice outlives a cancel.",
+        "A process that leaves its session and clears its environment outlives a cancel; "
+        "without /proc, so does each that leaves its process group.",
         "Output is not bounded there; it is bounded here.",
         "A program that a signal ended is reported with the exit code 128+n, and a full disk there loses the code.",
         *common,
