@@ -19,13 +19,12 @@ from typing import Any
 
 import pytest
 from support.raw import wait_until
-from support.runtimes import alive
+from support.runtimes import alive, children
 
 from nexus.runtime.command import ChildProcess, CommandResult, OutputPipe, run_command
 from nexus.runtime.inheritance import DESCRIPTORS, UMASK
 from nexus.runtime.members import end_left_behind, pid_namespace
 from nexus.runtime.procfs import process_exists
-from nexus.runtime.tree import parent_of
 
 
 @pytest.fixture(autouse=True)
@@ -38,11 +37,6 @@ def no_leaks(shim: str) -> Iterator[None]:
 
 def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def children() -> set[int]:
-    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
-    return {pid for pid in pids if parent_of(pid) == os.getpid()}
 
 
 def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:

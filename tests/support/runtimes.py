@@ -11,10 +11,17 @@ from pathlib import Path
 from nexus.runtime import Log, LogPiece, ProcessSpec
 from nexus.runtime.members import end_run
 from nexus.runtime.status import is_locked, open_process, read_status
+from nexus.runtime.tree import parent_of
 
-__all__ = ["PATH", "alive", "collect", "end_all", "joined", "python", "shell", "shim_of"]
+__all__ = ["PATH", "alive", "children", "collect", "end_all", "joined", "python", "shell", "shim_of"]
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+def children() -> set[int]:
+    """The children of this process, with those that have ended and are not reaped."""
+    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+    return {pid for pid in pids if parent_of(pid) == os.getpid()}
 
 
 def shell(script: str, directory: Path | str = "/", **options: object) -> ProcessSpec:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nexus.runtime import Log, LogPiece
-from nexus.runtime.log_lines import MAX_PIECE_BYTES
+from nexus.runtime.log_lines import MAX_CUT_BYTES, MAX_PIECE_BYTES
 from nexus.runtime.shim import LogWriter as Writer
 
 __all__ = ["CLOCK", "SMALL", "Truth", "Written", "assert_true", "writer_clock"]
@@ -78,7 +78,7 @@ class Truth:
 
     def is_far_in_line(self, at: int) -> bool:
         """Whether so much of a line is before a place that its rest after a gap is given."""
-        return at >= MAX_PIECE_BYTES and b"\n" not in self.data[at - MAX_PIECE_BYTES : at]
+        return at >= MAX_CUT_BYTES and b"\n" not in self.data[at - MAX_CUT_BYTES : at]
 
 
 def assert_true(pieces: list[LogPiece], written: Written, starts: dict[int, int], ends: dict[int, int]) -> None:
