@@ -86,7 +86,7 @@ class _Schedules(PlainSection[Schedule]):
         schedules = dict(super().observe(app, wanted))
         asked = set(schedules if wanted is None else wanted)
         secret = [one.id for name, one in schedules.items() if one.variable_names and name in asked]
-        for _place, reply in app.fetch_all([GetSchedule(id_, reveal=True) for id_ in secret]):
+        for _place, reply in app.fetch_all([GetSchedule(id_, reveal=True) for id_ in secret]) if secret else ():
             if isinstance(reply, NexusError):
                 raise reply
             schedules[reply.record.name] = reply.record

@@ -71,7 +71,7 @@ class LogPiece(Record):
 
     A line is given in parts if it is longer than 64 KiB, if it was unfinished for 100 ms while it was followed, or at
     the end of the output that was asked for. A part is the last of its line if the next piece of the stream has no
-    ``continues``: the run ended, or a gap follows. After a gap the end of a line may follow that is longer than 64 KiB.
+    ``continues``: the run ended, or a gap follows. After a gap the end of a line over 256 KiB may follow.
     """
 
     at: int
@@ -84,7 +84,7 @@ class LogPiece(Record):
     """Whether it continues the line that the stream's piece before left unfinished."""
     dropped_bytes: int = 0
     """In a gap, which has no data: how many bytes of the stream are missing here. They were deleted before they were
-    read, the disk had no space for them, or they are the rest of lines that this cut, at most 64 KiB of each."""
+    read, the disk had no space for them, or they are the rest of lines that this cut, at most 256 KiB of each."""
 
 
 class LogEnd(Record):

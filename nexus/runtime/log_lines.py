@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from nexus.runtime.segments import STREAMS, Chunk
 
-__all__ = ["MAX_PIECE_BYTES", "NO_OUTPUT", "CursorGone", "LogCursor", "LineSplitter", "LogPiece"]
+__all__ = ["MAX_CUT_BYTES", "MAX_PIECE_BYTES", "NO_OUTPUT", "CursorGone", "LogCursor", "LineSplitter", "LogPiece"]
 
 MAX_PIECE_BYTES = 64 * 1024
+MAX_CUT_BYTES = 256 * 1024
+"""At most so much is left out of a line that a gap cuts: of output without line ends, the rest is worth more."""
 _MAX_LINE_BYTES = 1024 * 1024
 """A longer line is given before its end has come."""
 _MAX_HELD_BYTES = 256 * 1024
@@ -68,7 +70,7 @@ class LogPiece(NamedTuple):
     followed, or was never ended. ``continues``: it continues the line that the stream's piece before left unfinished.
     ``at`` (ms) is when its first byte was written. A piece with ``lost`` has no data: so many bytes of the stream are
     missing here, because they were deleted before they were read or the disk was full, with the rest of the lines that
-    this cut, or the first 64 KiB of it. ``cursor`` is the place behind the piece.
+    this cut, or the first 256 KiB of it. ``cursor`` is the place behind the piece.
     """
 
     at: int
@@ -197,9 +199,8 @@ class LineSplitter:
             cut = data.find(b"\n") + 1
             size = cut or len(data)
             stream.skips = not cut
-            if stream.counts and stream.skipped + size > MAX_PIECE_BYTES:
-                # A line that long is given in parts anyway: its end is more than a gap.
-                size, stream.skips = MAX_PIECE_BYTES - stream.skipped, False
+            if stream.counts and stream.skipped + size > MAX_CUT_BYTES:
+                size, stream.skips = MAX_CUT_BYTES - stream.skipped, False
             stream.skipped += size
             if stream.counts:
                 stream.gap += size
