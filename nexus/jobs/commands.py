@@ -419,12 +419,14 @@ class CancelJob(Command[Job]):
     """Cancel a job: one that waits never begins, and of one that runs the whole process tree is ended.
 
     Replies when all of its processes have ended. A second request, and ``now``, kill them at once, without a grace
-    time. A job that has ended is not changed.
+    time. A job that has ended is not changed. Of a job whose node cannot be reached, this waits for the node; with
+    ``abandon`` it does not: the job is cancelled, and what still runs there is ended once the node can be reached.
     """
 
     job: JobReference
     now: Annotated[bool, Meta(description="kill it at once")] = False
     if_state_revision: StateRevision | None = None
+    abandon: Annotated[bool, Meta(description="do not wait for a node that cannot be reached")] = False
 
 
 @command(0x0306, Effect.CHANGE, errors=_CHANGE_ERRORS, max_payload=_MAX_PAYLOAD)

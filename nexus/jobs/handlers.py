@@ -497,7 +497,7 @@ async def cancel_job(ctx: Context, command: CancelJob) -> Job:
     JOBS.expect(job, f"cannot cancel job {job.number}", None, command.if_state_revision)
     if job.status in ENDED:
         return job
-    return await _manager(ctx).cancel(job, ctx.operation, now=command.now)
+    return await _manager(ctx).cancel(job, ctx.operation, now=command.now, abandon=command.abandon)
 
 
 @handles(StartJob)

@@ -34,6 +34,7 @@ from nexus.records.scope import reference_of
 from nexus.runtime import CursorGone, LogCursor, RuntimeFailure
 from nexus.store import Reader, StoreError
 from nexus.supervision.adoption import RecordedRun, find_runs, wait_until_handled
+from nexus.supervision.nodes import LOCAL
 from nexus.supervision.output import Followers, read_output
 from nexus.supervision.requests import Reason, StopRequest
 from nexus.supervision.supervised import Supervised
@@ -221,8 +222,10 @@ class JobManager:
         """Records were changed: begin what may begin now."""
         self._queue.wake()
 
-    async def cancel(self, job: Job, operation: Operation, *, now: bool) -> Job:
+    async def cancel(self, job: Job, operation: Operation, *, now: bool, abandon: bool = False) -> Job:
         """Cancel a job; returns it once every process of it has ended.
+
+        With ``abandon`` those on a node that cannot be reached are not waited for.
 
         Raises:
             StoreError: it has ended, and that cannot be written.
@@ -238,9 +241,12 @@ class JobManager:
         if supervision is not None:
             stop = supervision.subject.requests.stop
             at_once = now or (stop is not None and stop.on_demand)
-            await supervision.supervisor.stop(
-                StopRequest(operation, _CANCELLED, on_demand=True, grace_ms=0 if at_once else None)
-            )
+            grace_ms = 0 if at_once else None
+            request = StopRequest(operation, _CANCELLED, on_demand=True, grace_ms=grace_ms)
+            if abandon and job.node_id != LOCAL:
+                reason = Reason(JobReason.ABANDONED, f'cancelled without waiting for node "{job.node_id}"')
+                request = request._replace(reason=reason, abandon=True)
+            await supervision.supervisor.stop(request)
         return self._store.read(lambda reader: JOBS.get(reader, job.id))
 
     async def begin_now(self, job: Job, operation: Operation) -> None:

@@ -70,6 +70,8 @@ class JobReason(WireEnum):
     """A client cancelled it, and its processes are being ended."""
     CANCELLED = "cancelled"
     """A client cancelled it."""
+    ABANDONED = "abandoned"
+    """A client cancelled it without waiting for its node, which could not be reached."""
     AFTER_FAILED = "after_failed"
     """A job that it waited for did not complete."""
     RETRYING = "retrying"

@@ -352,9 +352,9 @@ class Connection:
             await session.request("expect", content.name, len(content.data))
             self._put_in, self._put_as = session, content.name
 
-    async def _end(self, session: Session, run_id: str, state: RunState, boot: str) -> None:
+    async def _end(self, session: Session, run_id: str, state: RunState | None, boot: str) -> None:
         """End what is left of a run that no record knows, and remove its folder."""
-        if state.boot == boot and not state.is_done:
+        if state is not None and state.boot == boot and not state.is_done:
             _log.warning("node %s: ending run %s: no record knows it", self.name, run_id)
             if state.is_alive:
                 await session.request("cancel", run_id, _SIGKILL, 0)
@@ -368,16 +368,16 @@ class Connection:
         pause_s, idle_since = _FIRST_PAUSE_S, loop.time()
         while True:
             self._news.clear()
-            for run_id in list(self._forgotten):
-                await session.request("remove", run_id)
-                self._forgotten.discard(run_id)
-                self._events.removed(run_id)
             has_changed = False
-            if self._processes:
+            if self._processes or self._forgotten:
                 poll = parse_poll((await session.request("poll")).decode(errors="replace"))
+                for run_id in list(self._forgotten):
+                    await self._end(session, run_id, poll.runs.get(run_id), poll.boot)
+                    self._forgotten.discard(run_id)
+            if self._processes:
                 self._events.answered()
                 for run_id, process in list(self._processes.items()):
-                    if process.is_closed:
+                    if process.is_closed or process.finished:
                         self._processes.pop(run_id, None)
                     elif await self._attend(session, process, poll.runs.get(run_id), poll.boot):
                         has_changed = True

@@ -179,6 +179,12 @@ class RemoteProcess(Watched):
         self._wake()
         return await self.wait()
 
+    async def abandon(self, why: str) -> None:
+        """As ``Watched``: the connection ends what is left there as a run that no record knows."""
+        if self.trouble is not None and self.exit is None:
+            await self.output.finish()
+            self.finish(Exit("lost", 0, False, now_ms(), why))
+
     def close(self) -> None:
         """As ``Watched``."""
         self.is_closed = True

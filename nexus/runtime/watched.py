@@ -62,6 +62,13 @@ class Watched(ABC):
         None means the spec's signal or grace time. A second call may shorten the grace time.
         """
 
+    async def abandon(self, why: str) -> None:
+        """End the watch of a run that cannot be looked at present, as lost; ``stop`` then waits for nothing.
+
+        Without ``trouble`` this does nothing. Its host ends what is left of it once it can be reached.
+        """
+        del why  # a run on this machine can be looked at
+
     @abstractmethod
     def close(self) -> None:
         """Stop watching without touching the process. Pending waits never return."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from nexus.runtime import Exit, Orphans, Runtime, Watched
 from nexus.runtime.status import now_ms
 from nexus.store import StoreError
+from nexus.supervision.exits import lost
 from nexus.supervision.nodes import Runs
 from nexus.supervision.requests import RequestPending
 from nexus.supervision.supervised import Supervised
@@ -97,6 +98,9 @@ async def find_run(context: Supervised, error: Exception) -> Watched | Exit | Or
                 async with asyncio.timeout(_LOOK_AGAIN_S):
                     await told.wait()
             told.clear()
+            stop = context.requests.stop
+            if stop is not None and stop.abandon:
+                return lost(stop.reason.text)
             try:
                 found = await runtime.adopt(owner, run_id)
                 orphans = {} if found is not None else await runtime.find_orphans({run_id: owner})

@@ -45,6 +45,8 @@ class StopRequest(NamedTuple):
     """Whether it is refused, and nothing is ended, if it cannot be written."""
     grace_ms: int | None = None
     """From the stop signal to SIGKILL; 0 kills at once. None: what the run was started with."""
+    abandon: bool = False
+    """Whether a run whose host cannot be reached is given up: its end is not waited for."""
 
 
 class RestartRequest(NamedTuple):

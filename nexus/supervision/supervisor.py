@@ -150,12 +150,14 @@ class Supervisor:
             if self._ending and request.grace_ms is not None and self.run is not None:
                 if self._kill is not None:
                     self._kill.cancel()
-                self._kill = asyncio.create_task(self._shorten_stop(self.run.process, request.grace_ms))
+                self._kill = asyncio.create_task(self._shorten_stop(self.run.process, request))
         requests.wake()
 
-    async def _shorten_stop(self, process: Watched, grace_ms: int) -> None:
+    async def _shorten_stop(self, process: Watched, request: StopRequest) -> None:
         try:
-            await process.stop(grace_ms=grace_ms)
+            if request.abandon:
+                await process.abandon(request.reason.text)
+            await process.stop(grace_ms=request.grace_ms)
         except OSError as error:
             _log.warning("%s: cannot shorten its stop: %s", self._label, error)
 
@@ -348,6 +350,8 @@ class Supervisor:
             up_ms = self.run.up_ms
             self._ending = True
             stop = self._requests.stop
+            if stop is not None and stop.abandon:
+                await self.run.process.abandon(stop.reason.text)
             exit_ = await self.run.process.stop(grace_ms=None if stop is None else stop.grace_ms)
             # Another one may have arrived: a stop replaces a restart.
             request = self._requests.current or request

@@ -15,12 +15,13 @@ from support.daemon import DaemonProcess
 from support.faults import fill, on_small_disk
 from support.git import make_key
 from support.nodes import NodeHost, Remote, environment_with_ssh
+from support.raw import connect as connect_to
 from support.raw import wait_until
 
 from nexus.jobs.commands import CancelJob
 from nexus.jobs.records import Job
 from nexus.jobs.states import JobReason, JobStatus
-from nexus.nodes.commands import CheckNode, NodeUnreachable, NodeUnusable
+from nexus.nodes.commands import CheckNode, NodeUnreachable, NodeUnusable, RemoveNode
 from nexus.nodes.states import NodeStatus
 from nexus.store.connection import connect
 
@@ -177,6 +178,45 @@ def test_killed_runner_makes_the_job_unknown_until_it_is_cancelled(remote: Remot
     assert host.members()
     assert remote.cancel(job).status is JobStatus.CANCELLED
     assert host.members() == []
+    remote.wait_gone()
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_abandoned_job_of_a_lost_node_is_cancelled_and_ended_there_later(
+    remote: Remote, host: NodeHost, restarts: bool
+) -> None:
+    job = running_there(remote)
+    wait_for_process(remote, host)
+    host.server.stop()
+    assert remote.wait(job, status=JobStatus.UNKNOWN).reason_code is JobReason.NODE_UNREACHABLE
+    if restarts:
+        remote.daemon.kill()
+        remote.begin_anew()
+    ended = remote.client.call(CancelJob(job.id, abandon=True))
+    assert (ended.status, ended.reason_code) == (JobStatus.CANCELLED, JobReason.ABANDONED)
+    assert ended.reason == 'cancelled without waiting for node "there"'
+    assert host.members()
+    host.server.start()
+    remote.wait_gone()
+    assert host.members() == []
+
+
+def test_abandon_frees_a_cancel_that_waits_and_the_node(remote: Remote, host: NodeHost) -> None:
+    job = running_there(remote)
+    host.server.stop()
+    remote.wait(job, status=JobStatus.UNKNOWN)
+    waiting = remote.begin(CancelJob(job.id))
+    with connect_to(remote.daemon) as other:
+        assert other.call(CancelJob(job.id, abandon=True)).status is JobStatus.CANCELLED
+    assert remote.client.result(waiting)["status"] == "cancelled"
+    remote.client.call(RemoveNode("there"))
+
+
+def test_abandon_of_a_job_whose_node_is_there_is_a_cancel(remote: Remote, host: NodeHost) -> None:
+    job = running_there(remote)
+    wait_for_process(remote, host)
+    ended = remote.client.call(CancelJob(job.id, abandon=True))
+    assert (ended.status, host.members()) == (JobStatus.CANCELLED, [])
     remote.wait_gone()
 
 

@@ -550,18 +550,24 @@ def make_cancel() -> click.Command:
             click.echo(f"Nothing to cancel: job {job.number} has ended ({outcome(job)})")
 
     def run(app: App, values: Values, out: Printer) -> int:
-        now = values.flag("now")
-        return _each(app, values.every("job", str), out, lambda name: CancelJob(name, now=now), sentence)
+        now, abandon = values.flag("now"), values.flag("abandon")
+        return _each(
+            app, values.every("job", str), out, lambda name: CancelJob(name, now=now, abandon=abandon), sentence
+        )
 
     return verb(
         CancelJob,
         run,
         variadic=True,
-        exclude=("now",),
-        parameters=[click.Option(["--now"], is_flag=True, help="Kill it at once, without a grace time.")],
+        exclude=("now", "abandon"),
+        parameters=[
+            click.Option(["--now"], is_flag=True, help="Kill it at once, without a grace time."),
+            click.Option(["--abandon"], is_flag=True, help="Do not wait for a node that cannot be reached."),
+        ],
         help="""Cancel jobs: one that waits never begins, and of one that runs every process is ended.
 
-A second cancel of the same job, and --now, kill it at once.
+A second cancel of the same job, and --now, kill it at once. A job whose node is gone is cancelled when the node is
+back; with --abandon at once, and what still runs there is ended once the node can be reached.
 """,
     )
 
