@@ -381,7 +381,7 @@ class Connection:
                         self._processes.pop(run_id, None)
                     elif await self._attend(session, process, poll.runs.get(run_id), poll.boot):
                         has_changed = True
-            if self._processes or self._wanted or self._beginning:
+            if self._processes or self._wanted or self._beginning or session.is_busy:
                 self._wanted = False
                 idle_since = loop.time()
             elif loop.time() - idle_since >= _LINGER_S:

@@ -202,6 +202,11 @@ class Session:
         self.greeting = _greeting(body.decode(errors="replace"))
         return self.greeting
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request waits for its answer."""
+        return self._turn.locked()
+
     async def request(self, *words: object, payload: bytes = b"", timeout_s: float = _ANSWER_S) -> bytes:
         """Send one request, and return the body of its reply.
 
