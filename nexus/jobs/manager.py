@@ -241,12 +241,13 @@ class JobManager:
         if supervision is not None:
             stop = supervision.subject.requests.stop
             at_once = now or (stop is not None and stop.on_demand)
-            grace_ms = 0 if at_once else None
-            request = StopRequest(operation, _CANCELLED, on_demand=True, grace_ms=grace_ms)
-            if abandon and job.node_id != LOCAL:
+            reason = _CANCELLED
+            abandon = abandon and job.node_id != LOCAL
+            if abandon:
                 reason = Reason(JobReason.ABANDONED, f'cancelled without waiting for node "{job.node_id}"')
-                request = request._replace(reason=reason, abandon=True)
-            await supervision.supervisor.stop(request)
+            await supervision.supervisor.stop(
+                StopRequest(operation, reason, on_demand=True, grace_ms=0 if at_once else None, abandon=abandon)
+            )
         return self._store.read(lambda reader: JOBS.get(reader, job.id))
 
     async def begin_now(self, job: Job, operation: Operation) -> None:

@@ -147,7 +147,7 @@ class Supervisor:
         requests = self._requests
         if requests.stop is None or request.on_demand:
             requests.stop = request
-            if self._ending and request.grace_ms is not None and self.run is not None:
+            if self._ending and (request.grace_ms is not None or request.abandon) and self.run is not None:
                 if self._kill is not None:
                     self._kill.cancel()
                 self._kill = asyncio.create_task(self._shorten_stop(self.run.process, request))
@@ -155,11 +155,15 @@ class Supervisor:
 
     async def _shorten_stop(self, process: Watched, request: StopRequest) -> None:
         try:
-            if request.abandon:
-                await process.abandon(request.reason.text)
-            await process.stop(grace_ms=request.grace_ms)
+            await self._stop_process(process, request)
         except OSError as error:
             _log.warning("%s: cannot shorten its stop: %s", self._label, error)
+
+    @staticmethod
+    async def _stop_process(process: Watched, request: StopRequest | None) -> Exit:
+        if request is not None and request.abandon:
+            await process.abandon(request.reason.text)
+        return await process.stop(grace_ms=None if request is None else request.grace_ms)
 
     async def stop(self, request: StopRequest) -> None:
         """Request a stop, and wait until the supervision is over.
@@ -349,10 +353,7 @@ class Supervisor:
                 return True
             up_ms = self.run.up_ms
             self._ending = True
-            stop = self._requests.stop
-            if stop is not None and stop.abandon:
-                await self.run.process.abandon(stop.reason.text)
-            exit_ = await self.run.process.stop(grace_ms=None if stop is None else stop.grace_ms)
+            exit_ = await self._stop_process(self.run.process, self._requests.stop)
             # Another one may have arrived: a stop replaces a restart.
             request = self._requests.current or request
         return await self._conclude(request, exit_, up_ms)

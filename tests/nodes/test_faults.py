@@ -212,6 +212,16 @@ def test_abandon_frees_a_cancel_that_waits_and_the_node(remote: Remote, host: No
     remote.client.call(RemoveNode("there"))
 
 
+def test_abandon_ends_the_wait_of_a_job_that_ran_too_long(remote: Remote, host: NodeHost) -> None:
+    stubborn = "trap '' TERM; echo up; sleep 600; sleep 600"
+    job = remote.there(stubborn, timeout_ms=2000, stop_grace_ms=3_600_000)
+    wait_until(lambda: remote.get(job).reason_code is JobReason.TIMEOUT, "the end of its time")
+    host.server.stop()
+    wait_until(lambda: remote.node().status is NodeStatus.OFFLINE, "the loss of the node")
+    ended = remote.client.call(CancelJob(job.id, abandon=True))
+    assert (ended.status, ended.reason_code) == (JobStatus.CANCELLED, JobReason.ABANDONED)
+
+
 def test_abandon_of_a_job_whose_node_is_there_is_a_cancel(remote: Remote, host: NodeHost) -> None:
     job = running_there(remote)
     wait_for_process(remote, host)
