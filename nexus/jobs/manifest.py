@@ -39,14 +39,7 @@ __all__ = ["GROUPS", "SCHEDULES", "SECTIONS"]
 
 class _Groups(PlainSection[JobGroup]):
     of_daemon = True
-
-    def observe(self, app: App, wanted: Iterable[str] | None) -> Mapping[str, JobGroup]:
-        """The groups of the daemon; for an export, those that schedules of the project name."""
-        groups = super().observe(app, wanted)
-        if wanted is not None or not groups:
-            return groups
-        used = {one.group for one in SCHEDULES.read_records(app).values()}
-        return {name: group for name, group in groups.items() if name in used}
+    named_by = (("schedules", "group"),)
 
     def export(self, observed: Mapping[str, JobGroup]) -> dict[str, Any]:
         """The group default is left out while it is as it was made."""

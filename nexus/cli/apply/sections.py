@@ -84,7 +84,7 @@ class Section(Generic[W, Seen]):
     of_daemon: bool = False
     """Whether its records are the same in every project: no file owns them, so that none removes them."""
     named_by: tuple[tuple[str, str], ...] = ()
-    """Tables of other sections, each with the key that names a record of this one: an export has only those."""
+    """Tables of other sections, each with the field of its records that names one of this: an export has only those."""
 
     def read(self, reader: Reader, at: tuple[str, ...], value: Any) -> W:
         """Read one inner table, whose path is ``at``; problems go to the reader."""
@@ -346,12 +346,17 @@ class PlainSection(RecordSection[R, Fields, Mapping[str, R]]):
 
 def exported(app: App, sections: Iterable[AnySection]) -> dict[str, dict[str, Any]]:
     """The tables for a file that changes nothing of the project of this run, by the names of the sections' tables."""
-    listed = list(sections)
-    tables = {section.table: section.export(section.observe(app, None)) for section in listed}
-    for section in listed:
+    by_table = {section.table: section for section in sections}
+    observed = {table: section.observe(app, None) for table, section in by_table.items()}
+    tables = {table: section.export(observed[table]) for table, section in by_table.items()}
+    for table, section in by_table.items():
         if section.named_by:
-            named = {inner.get(key) for table, key in section.named_by for inner in tables.get(table, {}).values()}
-            tables[section.table] = {name: inner for name, inner in tables[section.table].items() if name in named}
+            named = {
+                getattr(record, field)
+                for other, field in section.named_by
+                for record in by_table[other].records(observed[other]).values()
+            }
+            tables[table] = {name: inner for name, inner in tables[table].items() if name in named}
     return tables
 
 
