@@ -7,6 +7,7 @@ import itertools
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -243,21 +244,23 @@ def test_follower_gets_each_byte_once_across_segments_and_runs(written: Written)
     assert asyncio.run(scenario()) == b"".join(f"{number}\n".encode() for number in numbers)
 
 
-def test_overtaken_follower_continues_with_the_oldest_retained_output(written: Written) -> None:
-    async def scenario() -> None:
-        until = asyncio.Event()
-        follower = written.log.pieces(follow=True, until=until)
-        written.put(1, b"first\n")
-        assert (await anext(follower)).data == b"first\n"
-        for number in range(40_000):
-            written.put(1, f"{number}\n".encode())
-        until.set()
-        rest = b"".join([piece.data async for piece in follower])
-        assert rest.endswith(b"39999\n")
-        assert written.everything(1).endswith(rest[-10_000:])
-        assert len(list_segments(written.folder)) <= 8
+async def overtaken(written: Written, output: Iterable[bytes]) -> list[LogPiece]:
+    """What a follower gets of output that is written while it does not read."""
+    until = asyncio.Event()
+    follower = written.log.pieces(follow=True, until=until)
+    written.put(1, b"first\n")
+    assert (await anext(follower)).data == b"first\n"
+    for data in output:
+        written.put(1, data)
+    until.set()
+    return [piece async for piece in follower]
 
-    asyncio.run(scenario())
+
+def test_overtaken_follower_continues_with_the_oldest_retained_output(written: Written) -> None:
+    rest = joined(asyncio.run(overtaken(written, (f"{number}\n".encode() for number in range(40_000)))))
+    assert rest.endswith(b"39999\n")
+    assert written.everything(1).endswith(rest[-10_000:])
+    assert len(list_segments(written.folder)) <= 8
 
 
 def test_overtaken_follower_gets_the_end_of_a_line_that_is_longer_than_the_log(written: Written) -> None:
@@ -265,20 +268,13 @@ def test_overtaken_follower_gets_the_end_of_a_line_that_is_longer_than_the_log(w
     written.reopen()
 
     async def scenario() -> None:
-        until = asyncio.Event()
-        follower = written.log.pieces(follow=True, until=until)
-        written.put(1, b"first\n")
-        assert (await anext(follower)).data == b"first\n"
-        for number in range(1000):
-            written.put(1, f"{number:4096}".encode())
-        until.set()
-        rest = [piece async for piece in follower]
+        rest = await overtaken(written, (f"{number:4096}".encode() for number in range(1000)))
         assert rest[0].lost
-        data = b"".join(piece.data for piece in rest)
+        data = joined(rest)
         assert written.everything(1).endswith(data)
         assert len(data) >= 8 * SMALL
         again = [piece async for piece in written.log.pieces(after=rest[0].cursor)]
-        assert b"".join(piece.data for piece in again) == data
+        assert joined(again) == data
 
     asyncio.run(scenario())
 
