@@ -15,7 +15,7 @@ from nexus.records.fields import METADATA_BYTES, METADATA_DEPTH, metadata_fields
 from nexus.records.links import linked
 from nexus.records.matching import parse_words
 from nexus.records.pages import decode_cursor, encode_cursor, read_page
-from nexus.records.scope import ANYWHERE, Scope
+from nexus.records.scope import ANYWHERE, Scope, handle
 from nexus.records.table import Identified, Table, without_repeats
 from nexus.store import Reader, Transaction
 
@@ -49,17 +49,20 @@ def creates(
 
     @handles(create)
     def handler(tx: Transaction, ctx: Context, command: Any) -> R:
-        cannot = f'cannot create {table.word} "{command.name}"'
+        given = getattr(command, "name", None)
+        cannot = f"cannot create the {table.word}" if given is None else f'cannot create {table.word} "{given}"'
         check_metadata(command, cannot)
         fields = msgspec.structs.asdict(command)
         if table.has_project:
             fields["project_id"] = ctx.scope(tx).home(cannot)
-        return _repeated(tx, table, fields) or table.insert(tx, ctx.operation, fields | dict(complete(tx, command)))
+        return _repeated(tx, table, fields, cannot) or table.insert(
+            tx, ctx.operation, fields | dict(complete(tx, command))
+        )
 
     return handler
 
 
-def _repeated(tx: Transaction, table: Table[R], fields: Mapping[str, Any]) -> R | None:
+def _repeated(tx: Transaction, table: Table[R], fields: Mapping[str, Any], cannot: str) -> R | None:
     """The record that the same request, with these fields, made before.
 
     Raises:
@@ -73,10 +76,9 @@ def _repeated(tx: Transaction, table: Table[R], fields: Mapping[str, Any]) -> R 
         return record
     word = table.word
     raise table.errors.id_taken(
-        f'cannot create {word} "{fields["name"]}": {word} "{record.name}" has the id {record.id} and differs from this '
-        "request",
+        f'{cannot}: {word} "{handle(record)}" has the id {record.id} and differs from this request',
         hint=f"To repeat a request, give the fields that the {word} has now; for another one choose another id.",
-        details={"id": record.id, "name": record.name},
+        details={"id": record.id, "name": handle(record)},
     )
 
 
@@ -138,7 +140,7 @@ def updates(table: Table[R], update: type[Command[R]], check: Check = _accept) -
             )
         check_metadata(command, f'cannot update {table.word} "{getattr(command, reference)}"')
         record = table.resolve(tx, getattr(command, reference), _scope(ctx, tx, table))
-        cannot = f'cannot update {table.word} "{record.name}"'
+        cannot = f'cannot update {table.word} "{handle(record)}"'
         table.expect(record, cannot, command.if_revision)
         check(tx, record, command, cannot)
         return table.update(tx, ctx.operation, record, changes)
@@ -158,7 +160,7 @@ def deletes(
     @handles(delete)
     def handler(tx: Transaction, ctx: Context, command: Any) -> R:
         record = table.resolve(tx, getattr(command, reference), _scope(ctx, tx, table))
-        cannot = f'cannot delete {table.word} "{record.name}"'
+        cannot = f'cannot delete {table.word} "{handle(record)}"'
         table.expect(record, cannot, command.if_revision, command.if_state_revision)
         check(tx, record, command, cannot)
         table.delete(tx, ctx.operation, record, told)

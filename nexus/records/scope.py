@@ -19,6 +19,7 @@ __all__ = [
     "DEFAULT_NAME",
     "Scope",
     "project_name",
+    "handle",
     "qualified",
     "reference_of",
     "scope_of",
@@ -132,6 +133,12 @@ def qualified(project: str, name: str) -> str:
     return name if project == DEFAULT_NAME and not _elsewhere.get() else f"{project}/{name}"
 
 
+def handle(record: Any) -> str:
+    """How sentences and references name a record in its project: by its number, else by its name."""
+    number = getattr(record, "number", None)
+    return record.name if number is None else str(number)
+
+
 def reference_of(record: Any) -> str:
     """``qualified`` for a record, which may be of a kind that has no project."""
-    return qualified(getattr(record, "project", DEFAULT_NAME), record.name)
+    return qualified(getattr(record, "project", DEFAULT_NAME), handle(record))

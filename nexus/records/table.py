@@ -23,7 +23,7 @@ from nexus.journal.operation import Operation
 from nexus.journal.rows import Event, Image, Rows, Subject, derived
 from nexus.records.errors import RecordErrors, RecordNotFound
 from nexus.records.lookup import find_row
-from nexus.records.scope import Scope, project_name, qualified, reference_of
+from nexus.records.scope import Scope, handle, project_name, qualified, reference_of
 from nexus.store import Reader, Row, StoreConflict, Transaction
 from nexus.store.fulltext import Words, matching_docs
 
@@ -537,7 +537,7 @@ class Table(Generic[R]):
         changed = {field: value for field, value in changes.items() if value != getattr(record, field)}
         if not changed:
             return record
-        if "name" in changed:
+        if "name" in changed and not self.is_numbered:
             project_id = getattr(record, "project_id", None)
             self.refuse_taken_name(tx, changed["name"], project_id, f'cannot update {self.word} "{record.name}"')
         if detail is None:
@@ -625,7 +625,7 @@ class Table(Generic[R]):
                 hint="Look at it, and try again: " + command_line("nexusctl", *self.look, reference_of(record)),
                 details={
                     "id": record.id,
-                    "name": record.name,
+                    "name": handle(record),
                     "revision": record.revision,
                     "state_revision": record.state_revision,
                 },
@@ -678,5 +678,5 @@ class Table(Generic[R]):
     ) -> None:
         # A project is of its own scope, as what is told of it.
         project_id = getattr(record, "project_id", record.id if self.kind == "project" else None)
-        subject = Subject(self.kind, record.id, record.name, project_id)
+        subject = Subject(self.kind, record.id, handle(record), project_id)
         self.rows.record(tx, operation, subject, record.id, before, after, events, record.revision)
