@@ -22,12 +22,13 @@ def test_db_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) 
     assert lines[0] == f"Database: {daemon.database}"
     assert re.fullmatch(r"Size:     \d+ bytes", lines[1])
     assert lines[2:6] == [
-        "Schema:   version 12",
+        "Schema:   version 13",
         "Journal:  wal",
-        "Tables:   26 (blobs, conversation_origins, conversation_sources, conversations, job_after, job_group, jobs,"
-        " journal, message_parts, message_revision, messages, nodes, operation, port_lease, projects,"
-        " record_number, request_key, schedules, schema_meta, secret_value, service,"
-        " service_config, service_dependency, settings, tag, vms)",
+        "Tables:   39 (agents, blobs, conversation_origins, conversation_sources, conversations, features, fence, "
+        "job_after, job_group, jobs, journal, lease, message_parts, message_revision, messages, metrics, "
+        "nodes, operation, port_lease, projects, record_number, request_key, requirement_feature, "
+        "requirements, schedules, schema_meta, secret_value, service, service_config, service_dependency, "
+        "sessions, settings, sub_features, tag, task_comment, task_dependency, task_note, tasks, vms)",
         "Migrations:",
     ]
     assert [line.split()[:2] for line in lines[6:]] == [
@@ -43,6 +44,7 @@ def test_db_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) 
         ["0010", "jobs"],
         ["0011", "conversations"],
         ["0012", "nodes"],
+        ["0013", "ledger"],
     ]
 
 
@@ -73,7 +75,7 @@ def test_db_backup_works_while_daemon_runs_and_restore_while_it_does_not(
         f"  Run with --yes to skip confirmation: nexusctl db restore {backup} --yes\n",
     )
     restored = cli.ok("db", "restore", str(backup), "--yes")
-    assert restored.lines[0] == f"Restored {daemon.database} (schema version 12)"
+    assert restored.lines[0] == f"Restored {daemon.database} (schema version 13)"
     aside = Path(restored.lines[1].removeprefix("The replaced database is "))
     assert aside.parent == daemon.database.parent
     assert aside.exists()
@@ -96,24 +98,27 @@ def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProce
     assert cli("db", "migrate", "--to", "2") == (
         1,
         "",
-        f"Error: refusing to migrate without confirmation: {daemon.database} would go from schema version 12 back to 2,"
+        f"Error: refusing to migrate without confirmation: {daemon.database} would go from schema version 13 back to 2,"
         " which drops journal (1 rows), service_dependency (0 rows), service (0 rows), service_config (0 rows),"
         " port_lease (0 rows), tag (0 rows), request_key (0 rows), secret_value (0 rows), operation (1 rows),"
         " projects (1 rows), schedules (0 rows), job_after (0 rows), jobs (0 rows), job_group (1 rows), nodes (1 rows),"
         " record_number (1 rows), conversation_origins (0 rows), conversation_sources (0 rows),"
         " message_revision (0 rows), message_parts (0 rows),"
-        " blobs (0 rows), messages (0 rows), conversations (0 rows)\n"
+        " blobs (0 rows), messages (0 rows), conversations (0 rows),"
+        " fence (0 rows), lease (0 rows), sessions (0 rows), metrics (0 rows), requirement_feature (0 rows),"
+        " requirements (0 rows), task_comment (0 rows), task_note (0 rows), task_dependency (0 rows), tasks (0 rows),"
+        " agents (0 rows), sub_features (0 rows), features (0 rows)\n"
         "  Run with --yes to skip confirmation: nexusctl db migrate --to 2 --yes\n",
     )
-    assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 12, ok"
+    assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 13, ok"
     with cli.terminal("db", "migrate", "--to", "2", columns=500) as terminal:
-        terminal.wait_for(" conversations (0 rows)? [y/N]: ")
+        terminal.wait_for(" features (0 rows)? [y/N]: ")
         terminal.type("n\n")
         assert terminal.finish()[0] == 1
     back = cli.ok("db", "migrate", "--to", "2", "--yes")
     (backup,) = (daemon.state / "backups").iterdir()
     assert back.lines == [
-        f"Migrated {daemon.database} from schema version 12 to 2",
+        f"Migrated {daemon.database} from schema version 13 to 2",
         f"Backup of the old database: {backup}",
     ]
     assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 2, ok"
@@ -122,7 +127,7 @@ def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProce
     (second,) = set((daemon.state / "backups").iterdir()) - {backup}
     assert forward == {"path": str(daemon.database), "from": 2, "to": 9, "backup": str(second)}
     unknown = cli("db", "migrate", "--to", "99")
-    assert unknown == (1, "", "Error: cannot migrate to version 99: the versions are 1 to 12\n")
+    assert unknown == (1, "", "Error: cannot migrate to version 99: the versions are 1 to 13\n")
     assert cli("db", "migrate", "--to", "0").code == 2
     assert cli("db", "migrate").code == 2
 
@@ -154,7 +159,7 @@ def test_db_migrate_tells_what_prevents_going_back_before_asking(daemon: DaemonP
     cli.ok("-p", "other", "vm", "delete", "box", "--yes")
     cli.ok("-p", "other", "service", "update", "db", "--name", "db2")
     daemon.stop()
-    assert cli.ok("db", "migrate", "--to", "4", "--yes").lines[0].endswith("from schema version 12 to 4")
+    assert cli.ok("db", "migrate", "--to", "4", "--yes").lines[0].endswith("from schema version 13 to 4")
 
 
 def test_db_restore_reports_errors_before_asking(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
@@ -172,7 +177,7 @@ def test_db_restore_reports_errors_before_asking(daemon: DaemonProcess, cli: Cli
 def test_db_commands_default_to_the_running_daemons_database(root: Path, lonely: Cli) -> None:
     lonely.ok("daemon", "start", NEXUS_DATABASE=str(root / "other.db"))
     backup = lonely.ok("db", "backup", "-o", "name").out.strip()
-    assert lonely.ok("db", "check").lines[0] == f"{root}/other.db: schema version 12, ok"
+    assert lonely.ok("db", "check").lines[0] == f"{root}/other.db: schema version 13, ok"
     assert f"{root}/other.db is intact" in lonely.ok("doctor").out
     for words in (["restore", backup, "--yes"], ["migrate", "--to", "2", "--yes"]):
         refused = lonely("db", *words)
@@ -223,32 +228,45 @@ def test_db_check_of_a_directory_or_a_text_file_is_an_error(daemon: DaemonProces
 def test_db_check_works_while_the_daemon_runs(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     assert cli.ok("db", "check").lines == [
-        f"{daemon.database}: schema version 12, ok",
+        f"{daemon.database}: schema version 13, ok",
+        "  agents                0 rows",
         "  blobs                 0 rows",
         "  conversation_origins  0 rows",
         "  conversation_sources  0 rows",
         "  conversations         0 rows",
+        "  features              0 rows",
+        "  fence                 0 rows",
         "  job_after             0 rows",
         "  job_group             1 rows",
         "  jobs                  0 rows",
         "  journal               1 rows",
+        "  lease                 0 rows",
         "  message_parts         0 rows",
         "  message_revision      0 rows",
         "  messages              0 rows",
+        "  metrics               0 rows",
         "  nodes                 1 rows",
         "  operation             1 rows",
         "  port_lease            0 rows",
         "  projects              1 rows",
         "  record_number         1 rows",
         "  request_key           0 rows",
+        "  requirement_feature   0 rows",
+        "  requirements          0 rows",
         "  schedules             0 rows",
-        "  schema_meta           13 rows",
+        "  schema_meta           14 rows",
         "  secret_value          0 rows",
         "  service               0 rows",
         "  service_config        0 rows",
         "  service_dependency    0 rows",
+        "  sessions              0 rows",
         "  settings              0 rows",
+        "  sub_features          0 rows",
         "  tag                   0 rows",
+        "  task_comment          0 rows",
+        "  task_dependency       0 rows",
+        "  task_note             0 rows",
+        "  tasks                 0 rows",
         "  vms                   1 rows",
     ]
 

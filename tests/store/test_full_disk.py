@@ -49,7 +49,7 @@ def test_full_disk_commits_small_writes_and_refuses_large_ones_atomically(root: 
             await store.write(put("big later", big))
             await store.write(put("after"))
 
-    on_small_disk(root / "disk", 6 * 1024, scenario)
+    on_small_disk(root / "disk", 8 * 1024, scenario)
 
 
 def test_full_disk_refuses_writes_serves_reads_and_recovers_by_itself(root: Path) -> None:
@@ -98,7 +98,7 @@ def test_full_disk_refuses_writes_serves_reads_and_recovers_by_itself(root: Path
             }
             os.kill(os.getpid(), signal.SIGKILL)
 
-    on_small_disk(root / "disk", 2 * 1024, scenario)
+    on_small_disk(root / "disk", 4 * 1024, scenario)
 
 
 def test_opening_on_a_full_disk_raises_disk_full_and_works_once_space_is_free(root: Path) -> None:
@@ -113,7 +113,7 @@ def test_opening_on_a_full_disk_raises_disk_full_and_works_once_space_is_free(ro
         store.init()
         store.close_now()
 
-    on_small_disk(root / "disk", 2 * 1024, scenario)
+    on_small_disk(root / "disk", 4 * 1024, scenario)
 
 
 def test_max_page_count_is_reported_as_disk_full(root: Path) -> None:

@@ -23,31 +23,44 @@ from nexus.store.migrate import target_version
 from nexus.store.sqlite import SqliteStore
 
 TABLES = [
+    "agents",
     "blobs",
     "conversation_origins",
     "conversation_sources",
     "conversations",
+    "features",
+    "fence",
     "job_after",
     "job_group",
     "jobs",
     "journal",
+    "lease",
     "message_parts",
     "message_revision",
     "messages",
+    "metrics",
     "nodes",
     "operation",
     "port_lease",
     "projects",
     "record_number",
     "request_key",
+    "requirement_feature",
+    "requirements",
     "schedules",
     "schema_meta",
     "secret_value",
     "service",
     "service_config",
     "service_dependency",
+    "sessions",
     "settings",
+    "sub_features",
     "tag",
+    "task_comment",
+    "task_dependency",
+    "task_note",
+    "tasks",
     "vms",
 ]
 
@@ -346,7 +359,7 @@ def test_read_only_file_system_is_refused(root: Path, mode: str) -> None:
         make_read_only(disk)
         assert "is not writable" in refusal(store, InitError).message
 
-    on_small_disk(root / "disk", 2 * 1024, scenario)
+    on_small_disk(root / "disk", 4 * 1024, scenario)
 
 
 def test_parent_directory_that_cannot_be_created_is_refused(root: Path) -> None:

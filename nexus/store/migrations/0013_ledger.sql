@@ -446,7 +446,6 @@ ALTER TABLE service DROP COLUMN lease_id;
 ALTER TABLE operation DROP COLUMN epoch;
 ALTER TABLE operation DROP COLUMN lease_id;
 DELETE FROM tag WHERE kind IN ('feature', 'task', 'requirement', 'agent');
-DELETE FROM record_number WHERE kind IN ('feature', 'sub_feature', 'task', 'requirement', 'session');
 DROP VIEW ready_tasks;
 DROP TABLE fence;
 DROP TABLE lease;

@@ -183,6 +183,176 @@ NODE: dict[str, object] = {
 }  # fmt: skip
 
 
+# The ledger: two features of which one has a part, tasks that wait for each other, one of them claimed, and the rest.
+LEDGER_IDS = [f"0b9f4c1e-0000-4000-8000-{number:012d}" for number in range(500, 520)]
+FEATURE, SUB_FEATURE, AGENT, CLAIMED, WAITING, LEASE, NOTE, COMMENT, REQUIREMENT, METRIC, SESSION = LEDGER_IDS[:11]
+LEDGER: list[tuple[str, dict[str, object]]] = [
+    (
+        "features",
+        {
+            "id": FEATURE,
+            "number": 1,
+            "project_id": PROJECT_IDS[0],
+            "name": "Sign in å",
+            "description": "with a key",
+            "priority": "must",
+            "status": "in_progress",
+            "complexity": "complex",
+            "tags": '["web"]',
+            "estimated_tasks": 3,
+            "completed_tasks": 1,
+            "created_at": AT,
+            "updated_at": AT + 2,
+            "revision": 2,
+            "doc": 21,
+        },
+    ),
+    (
+        "sub_features",
+        {
+            "id": SUB_FEATURE,
+            "number": 1,
+            "project_id": PROJECT_IDS[0],
+            "feature_id": FEATURE,
+            "name": "The form",
+            "status": "done",
+            "created_at": AT,
+            "updated_at": AT,
+        },
+    ),
+    (
+        "agents",
+        {
+            "id": AGENT,
+            "name": "coder-1",
+            "type": "coder",
+            "status": "working",
+            "model_name": "claude-opus-4",
+            "temperature": 0.7,
+            "tools": '["bash"]',
+            "current_task_id": CLAIMED,
+            "branch_name": "task-1",
+            "tokens_used": 1200,
+            "spawned_at": AT,
+            "last_activity_at": AT + 5,
+            "created_at": AT,
+            "updated_at": AT,
+            "state_revision": 2,
+        },
+    ),
+    (
+        "tasks",
+        {
+            "id": CLAIMED,
+            "number": 1,
+            "project_id": PROJECT_IDS[0],
+            "feature_id": FEATURE,
+            "sub_feature_id": SUB_FEATURE,
+            "name": "Draw it",
+            "description": "as in the sketch",
+            "type": "tdd",
+            "kind": "bug",
+            "status": "in_progress",
+            "size": "atomic",
+            "priority": 1,
+            "tags": '["ui"]',
+            "assigned_agent": AGENT,
+            "branch_name": "task-1",
+            "qa_iterations": 2,
+            "claimed_at": AT + 3,
+            "started_at": AT + 3,
+            "created_at": AT,
+            "updated_at": AT,
+            "state_revision": 1,
+            "doc": 22,
+        },
+    ),
+    (
+        "tasks",
+        {
+            "id": WAITING,
+            "number": 2,
+            "project_id": PROJECT_IDS[0],
+            "name": "Ship it",
+            "type": "checkpoint",
+            "depends_on": f'["{CLAIMED}"]',
+            "open_dependencies": 1,
+            "created_at": AT,
+            "updated_at": AT,
+            "doc": 23,
+        },
+    ),
+    ("task_dependency", {"task_id": WAITING, "depends_on_id": CLAIMED}),
+    ("task_note", {"id": NOTE, "task_id": CLAIMED, "kind": "red", "text": "fails", "at": AT + 4, "agent_id": AGENT}),
+    ("task_comment", {"id": COMMENT, "task_id": CLAIMED, "text": "is it done?", "at": AT + 4, "actor": "me"}),
+    (
+        "requirements",
+        {
+            "id": REQUIREMENT,
+            "number": 1,
+            "project_id": PROJECT_IDS[0],
+            "category": "ui_ux",
+            "description": "It is quick",
+            "source": "interview",
+            "linked_features": f'["{FEATURE}"]',
+            "validated": 1,
+            "confidence": 0.5,
+            "created_at": AT,
+            "updated_at": AT,
+            "doc": 24,
+        },
+    ),
+    ("requirement_feature", {"requirement_id": REQUIREMENT, "feature_id": FEATURE}),
+    (
+        "metrics",
+        {
+            "id": METRIC,
+            "project_id": PROJECT_IDS[0],
+            "agent_id": AGENT,
+            "task_id": CLAIMED,
+            "type": "token_usage",
+            "value": 1200.0,
+            "source": "m1",
+            "timestamp": AT + 5,
+        },
+    ),
+    (
+        "sessions",
+        {
+            "id": SESSION,
+            "number": 1,
+            "project_id": PROJECT_IDS[0],
+            "type": "interview",
+            "status": "paused",
+            "data": '{"asked":["why"]}',
+            "started_at": AT,
+            "created_at": AT,
+            "updated_at": AT,
+        },
+    ),
+    (
+        "lease",
+        {
+            "id": LEASE,
+            "resource_kind": "task",
+            "resource_id": CLAIMED,
+            "project_id": PROJECT_IDS[0],
+            "epoch": 3,
+            "holder": AGENT,
+            "host": "local",
+            "granted_at": AT + 3,
+            "ttl_ms": 120000,
+            "renewed_at": AT + 4,
+            "state": "live",
+            "boot_id": "b1",
+            "created_at": AT + 3,
+            "updated_at": AT + 3,
+        },
+    ),
+    ("fence", {"resource_kind": "task", "resource_id": CLAIMED, "epoch": 3}),
+]
+
+
 def plain(row: sqlite3.Row) -> dict[str, object]:
     """A row as JSON can represent it: bytes in hexadecimal, after ``0x``."""
     return {
@@ -312,6 +482,24 @@ def freeze(version: int) -> None:
             if version >= 12:
                 insert(connection, "nodes", NODE)
                 connection.execute("UPDATE jobs SET node_id = 'build1' WHERE id = ?", (JOB_IDS[0],))
+            if version >= 13:
+                for table, row in LEDGER:
+                    insert(connection, table, row)
+                connection.execute("UPDATE operation SET lease_id = ?, epoch = 3 WHERE id = 1", (LEASE,))
+                connection.execute("UPDATE record_number SET last = 24 WHERE kind = 'doc'")
+                connection.executemany(
+                    "INSERT INTO record_number VALUES (?, ?, ?)",
+                    [
+                        (PROJECT_IDS[0], kind, last)
+                        for kind, last in (
+                            ("feature", 1),
+                            ("sub_feature", 1),
+                            ("task", 2),
+                            ("requirement", 1),
+                            ("session", 1),
+                        )
+                    ],
+                )
             connection.commit()
         save(path, target)
 
