@@ -252,7 +252,7 @@ def test_full_disk_refuses_a_job_in_a_sentence(make_daemon: Callable[..., Daemon
         filler.unlink()
         wait_until(lambda: cli("job", "run", "--wait", "echo out").out == "out\n", "a job that runs")
 
-    on_small_disk(daemon.root / "state", 2 * 1024, running(daemon, use))
+    on_small_disk(daemon.root / "state", 4 * 1024, running(daemon, use))
 
 
 # Attach and send

@@ -61,7 +61,7 @@ def test_full_disk_refuses_writes_serves_reads_and_recovers_with_free_space(
         assert "Traceback" not in log
         assert "can be written again" in log
 
-    on_small_disk(daemon.root / "state", 2 * 1024, running(daemon, use))
+    on_small_disk(daemon.root / "state", 4 * 1024, running(daemon, use))
 
 
 def checks(nexus: BlockingClient) -> dict[str, str]:
