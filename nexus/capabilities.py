@@ -81,6 +81,7 @@ CAPABILITIES: tuple[Capability, ...] = (
         manager=True,
     ),
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
+    Capability("ledger", ()),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )
 

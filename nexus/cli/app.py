@@ -169,6 +169,10 @@ class App:
                 self._await_answer(client, self.timeout_s)
         return self._client
 
+    def connect_again(self) -> BlockingClient:
+        """Return another client, connected, for what is followed while the first one asks."""
+        return self._connected()
+
     def _connected(self) -> BlockingClient:
         from nexus.client.blocking import BlockingClient
         from nexus.client.errors import ConnectError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import click
@@ -188,6 +189,14 @@ its project by itself.
 
 completers["project"] = _complete
 
+
+def _pages() -> ModuleType:
+    """The pages, which other verbs of projects do not need."""
+    from nexus.cli import pages
+
+    return pages
+
+
 project = NounGroup(
     "project",
     "Manage projects.",
@@ -197,6 +206,9 @@ project = NounGroup(
         "inspect": ("Show projects with the number of their records.", _make_inspect),
         "update": ("Change a project: its name, its folder.", lambda: make_update(UpdateProject, _PROJECT)),
         "delete": ("Delete projects of which nothing runs.", _make_delete),
+        "overview": ("Show a project at a glance.", lambda: _pages().make_overview()),
+        "board": ("Show tasks in columns of a board.", lambda: _pages().make_board()),
+        "execution": ("Show what is worked on.", lambda: _pages().make_execution()),
     },
     {
         **dict.fromkeys(("rm", "remove"), " (did you mean 'delete'?)"),

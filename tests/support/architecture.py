@@ -161,6 +161,11 @@ _LAYERS: dict[str, set[str]] = {
         *("nexus.cli", "nexus.jobs.cli", "nexus.jobs.commands", "nexus.jobs.records", "nexus.services.commands"),
         *(*_BASE, "click"),
     },
+    # The pages of a project, which are verbs of several nouns.
+    "nexus.cli.pages": {
+        *("nexus.cli", "nexus.client.errors", "nexus.journal.commands", "nexus.ledger.pages.commands"),
+        *("nexus.ledger.pages.records", "nexus.terminal", *_BASE, "click"),
+    },
     # The files beside the database, whatever they are.
     "nexus.cli.db_files": {
         *("nexus.cli", "nexus.capabilities", "nexus.conversations.commands", "nexus.conversations.records"),

@@ -1,0 +1,1 @@
+"""The nouns of the ledger on the command line."""

@@ -1,0 +1,1 @@
+"""What the pages of a project show, each read in one request."""

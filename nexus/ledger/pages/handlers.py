@@ -1,0 +1,62 @@
+"""The handlers of the pages. Each reads beside the event loop: what it counts grows with the project."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from nexus.capability import Context, handles
+from nexus.ledger.pages import store
+from nexus.ledger.pages.commands import GetAgentPool, GetBoard, GetExecution, GetProjectOverview, GetTaskGraph
+from nexus.ledger.pages.records import AgentPool, Board, Execution, Overview, TaskGraph
+from nexus.store import Reader
+
+__all__ = ["get_agent_pool", "get_board", "get_execution", "get_project_overview", "get_task_graph"]
+
+T = TypeVar("T")
+
+_LIMIT_S = 5.0
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def _of_project(ctx: Context, page: str, read: Callable[[Reader, str], T]) -> T:
+    return await ctx.store.scan(
+        lambda reader: read(reader, ctx.scope(reader).home(f"cannot show the {page}")), limit_s=_LIMIT_S
+    )
+
+
+@handles(GetProjectOverview)
+async def get_project_overview(ctx: Context, _command: GetProjectOverview) -> Overview:
+    return await _of_project(ctx, "overview", lambda reader, project: store.overview(reader, project, _now()))
+
+
+@handles(GetBoard)
+async def get_board(ctx: Context, command: GetBoard) -> Board:
+    return await _of_project(
+        ctx, "board", lambda reader, project: store.board(reader, project, command.by, command.limit, _now())
+    )
+
+
+@handles(GetExecution)
+async def get_execution(ctx: Context, command: GetExecution) -> Execution:
+    return await _of_project(
+        ctx, "execution", lambda reader, project: store.execution(reader, project, command.limit, _now())
+    )
+
+
+@handles(GetTaskGraph)
+async def get_task_graph(ctx: Context, command: GetTaskGraph) -> TaskGraph:
+    return await _of_project(
+        ctx,
+        "graph",
+        lambda reader, project: store.task_graph(reader, project, command.limit, _now(), completed=command.completed),
+    )
+
+
+@handles(GetAgentPool)
+async def get_agent_pool(ctx: Context, _command: GetAgentPool) -> AgentPool:
+    return await ctx.store.scan(store.agent_pool, limit_s=_LIMIT_S)
