@@ -1,0 +1,53 @@
+"""The commands of the ledger, by subject."""
+
+from __future__ import annotations
+
+from nexus.ledger.tasks.commands import (
+    AddTaskComment,
+    AddTaskNote,
+    ApproveTask,
+    BlockTask,
+    ClaimTask,
+    CompleteTask,
+    CountTasks,
+    CreateTask,
+    CreateTaskGraph,
+    DeleteTask,
+    ExplainTask,
+    FailTask,
+    GetTask,
+    ListReadyTasks,
+    ListTasks,
+    QueueTask,
+    RejectTask,
+    ResetTask,
+    SubmitTask,
+    UnblockTask,
+    UnqueueTask,
+    UpdateTask,
+)
+
+__all__ = [
+    "AddTaskComment",
+    "AddTaskNote",
+    "ApproveTask",
+    "BlockTask",
+    "ClaimTask",
+    "CompleteTask",
+    "CountTasks",
+    "CreateTask",
+    "CreateTaskGraph",
+    "DeleteTask",
+    "ExplainTask",
+    "FailTask",
+    "GetTask",
+    "ListReadyTasks",
+    "ListTasks",
+    "QueueTask",
+    "RejectTask",
+    "ResetTask",
+    "SubmitTask",
+    "UnblockTask",
+    "UnqueueTask",
+    "UpdateTask",
+]
