@@ -81,7 +81,10 @@ CAPABILITIES: tuple[Capability, ...] = (
         manager=True,
     ),
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
-    Capability("ledger", ()),
+    Capability(
+        "ledger",
+        (Noun("task", "Manage tasks: what is to be done, and who does it.", ("tasks",)),),
+    ),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )
 

@@ -88,13 +88,17 @@ class Column(NamedTuple):
 
 
 def columns_of(
-    record: type[Record], names: Mapping[str, str] | None = None, text_or_list: Collection[str] = ()
+    record: type[Record],
+    names: Mapping[str, str] | None = None,
+    text_or_list: Collection[str] = (),
+    without: Collection[str] = (),
 ) -> dict[str, Column]:
     """Derive the columns of a record from the types of its fields.
 
     An enumeration is kept by its value, a bool as 0 or 1, lists, maps and unions with them as JSON. ``names`` are the
     columns of fields that have another name there. ``text_or_list`` are fields that were text and are text or a list
-    now: their columns keep a text as it is, as rows of older versions have it, and only a list as JSON.
+    now: their columns keep a text as it is, as rows of older versions have it, and only a list as JSON. The fields of
+    ``without`` have none.
     """
     hints = get_type_hints(record)
     named = names or {}
@@ -103,6 +107,7 @@ def columns_of(
         if field in text_or_list
         else _column(named.get(field, field), hints[field])
         for field in record.__struct_fields__
+        if field not in without
     }
 
 
@@ -252,10 +257,8 @@ class Table(Generic[R]):
         """Whether names are unique in a project, and not over all records."""
         self.is_numbered = "number" in struct.__struct_fields__
         self.state = state
-        self.columns = columns_of(struct, columns, text_or_list)
+        self.columns = columns_of(struct, columns, text_or_list, computed)
         self.computed = frozenset(computed)
-        for field in computed:
-            del self.columns[field]
         if self.has_project:
             of_project = f"(SELECT projects.name FROM projects WHERE projects.id = {name}.project_id)"
             self.columns["project"] = self.columns["project"]._replace(name=of_project)

@@ -1,1 +1,25 @@
-"""The nouns of the ledger on the command line."""
+"""The nouns of the ledger on the command line; each is imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__all__: list[str] = []
+
+_MODULES = {
+    "agent": "agents",
+    "feature": "features",
+    "lease": "leases",
+    "metric": "metrics",
+    "requirement": "requirements",
+    "session": "sessions",
+    "sub_feature": "features",
+    "task": "tasks",
+}
+
+
+def __getattr__(noun: str) -> Any:
+    if noun not in _MODULES:
+        raise AttributeError(noun)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[noun]}"), noun)

@@ -1,0 +1,1 @@
+"""Agents, which work on tasks."""

@@ -1,0 +1,1 @@
+"""Features and sub-features of projects."""

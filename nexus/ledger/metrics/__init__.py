@@ -1,0 +1,1 @@
+"""Metrics: figures of tasks and agents."""

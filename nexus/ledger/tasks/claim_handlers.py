@@ -1,0 +1,169 @@
+"""The handler of claims: a lease, the task and the agent in one transaction."""
+
+from __future__ import annotations
+
+import msgspec
+
+from nexus.capability import Context, handles
+from nexus.hints import command_line
+from nexus.ledger.agents import store as agents
+from nexus.ledger.agents.records import Agent
+from nexus.ledger.features.store import FEATURES
+from nexus.ledger.leases import store as leases
+from nexus.ledger.leases.records import Lease
+from nexus.ledger.states import LeaseState, TaskStatus, TaskType
+from nexus.ledger.tasks import dependencies_store as dependencies
+from nexus.ledger.tasks import moves, store
+from nexus.ledger.tasks.commands import ClaimTask
+from nexus.ledger.tasks.errors import TaskClaimed, TaskInvalid, TaskIsCheckpoint, TaskLimit, TaskNoneReady, TaskNotReady
+from nexus.ledger.tasks.handlers import lease_of
+from nexus.ledger.tasks.records import ClaimedTask, Task
+from nexus.ledger.tasks.store import TASKS
+from nexus.records.scope import project_name, reference_of
+from nexus.store import Transaction
+
+__all__ = ["claim_task"]
+
+_PARALLEL = 4
+"""The live claims of a project whose settings do not tell max_parallel_agents."""
+_FILTERS = ("feature_id", "tag", "type", "size")
+_SHOWN = 5
+
+
+@handles(ClaimTask, size_bytes=lambda _command: 4096)
+def claim_task(tx: Transaction, ctx: Context, command: ClaimTask) -> ClaimedTask:
+    agent = agents.agent_named(tx, command.agent)
+    task = _best(tx, ctx, command) if command.task is None else _named(tx, ctx, command, agent)
+    cannot = f"cannot claim task {task.number}"
+    _check_limit(tx, task, cannot)
+    name = "take over" if task.status in (TaskStatus.IN_PROGRESS, TaskStatus.IN_REVIEW) else "claim"
+    changes = {
+        "assigned_agent": agent.id,
+        "claimed_at": tx.now,
+        "started_at": tx.now if task.started_at is None else task.started_at,
+        "worktree_path": command.worktree_path or task.worktree_path,
+        "branch_name": command.branch_name or task.branch_name,
+    }
+    claimed = moves.move(tx, ctx.operation, task, name, TaskStatus.IN_PROGRESS, changes)
+    lease = leases.grant(
+        tx,
+        ctx.operation,
+        kind=moves.KIND,
+        resource_id=task.id,
+        project_id=task.project_id,
+        holder=agent.id,
+        ttl_ms=command.ttl_ms,
+        on_lost=command.on_lost,
+        pid=command.pid,
+    )
+    agents.claimed(tx, ctx.operation, agent.id, task.id, claimed.worktree_path, claimed.branch_name)
+    told = lease_of(tx, claimed, lease)
+    assert told is not None
+    return ClaimedTask(claimed, msgspec.structs.replace(told, age_ms=0, overdue=False))
+
+
+def _best(tx: Transaction, ctx: Context, command: ClaimTask) -> Task:
+    """The best ready task that fits.
+
+    Raises:
+        TaskNoneReady: there is none.
+    """
+    scope = ctx.scope(tx)
+    project_id = scope.home("cannot claim a task")
+    feature_id = None if command.feature_id is None else FEATURES.resolve(tx, command.feature_id, scope).id
+    if command.take_over:
+        raise TaskInvalid(
+            "cannot take over a task: none is named", hint="Name the task.", details={"path": "take_over"}
+        )
+    task = store.best_ready(
+        tx, project_id, feature_id=feature_id, tag=command.tag, type=command.type, size=command.size
+    )
+    if task is not None:
+        return task
+    fitting = " that fits" if any(getattr(command, name) is not None for name in _FILTERS) else ""
+    raise TaskNoneReady(
+        f'cannot claim a task: none of project "{project_name(tx, project_id)}"{fitting} is ready for an agent',
+        hint=f"See what waits, and for what: {command_line('nexusctl', 'task', 'list')}",
+        details={"project_id": project_id},
+    )
+
+
+def _named(tx: Transaction, ctx: Context, command: ClaimTask, agent: Agent) -> Task:
+    """The task that a claim names, if it can be claimed; a lease that is taken over has ended then.
+
+    Raises:
+        TaskIsCheckpoint, TaskClaimed, TaskMoveRefused, TaskNotReady: it cannot.
+    """
+    assert command.task is not None
+    task = TASKS.resolve(tx, command.task, ctx.scope(tx))
+    cannot = f"cannot claim task {task.number}"
+    if task.type is TaskType.CHECKPOINT:
+        raise TaskIsCheckpoint(
+            f"{cannot}: it is a checkpoint, about which a person decides",
+            hint=f"Approve it: {command_line('nexusctl', 'task', 'approve', reference_of(task))}",
+            details={"id": task.id},
+        )
+    lease = leases.live_lease(tx, moves.KIND, task.id)
+    if lease is not None:
+        if not command.take_over:
+            raise _taken(tx, task, lease, cannot)
+        leases.end(tx, ctx.operation, lease, LeaseState.REVOKED, f'agent "{agent.name}" took it over')
+        task = TASKS.get(tx, task.id)
+    if command.take_over and task.status in (TaskStatus.IN_PROGRESS, TaskStatus.IN_REVIEW):
+        return task
+    moves.check_move(task, "claim", cannot)
+    if store.is_ready(tx, task.id) or (lease is not None and task.open_dependencies == 0):
+        return task
+    waits = [named for _id, named in dependencies.open_of(tx, task.id)]
+    numbers = [str(each.number) if each.project_id == task.project_id else f"{each.project}/{each.number}"
+               for each in waits if each is not None]  # fmt: skip
+    if not waits:
+        status, _settings = store.settings_of(tx, task.project_id)
+        why = f'project "{task.project}" is {status}'
+    elif not numbers:
+        why = "a task that it depends on was deleted"
+    else:
+        more = " and others" if len(waits) > _SHOWN else ""
+        why = f"it waits for {'task' if len(waits) == 1 else 'tasks'} {', '.join(numbers[:_SHOWN])}{more}"
+    raise TaskNotReady(
+        f"{cannot}: {why}",
+        hint=f"See what it waits for: {command_line('nexusctl', 'task', 'why', reference_of(task))}",
+        details={"id": task.id, "open": numbers[:100]},
+    )
+
+
+def _taken(tx: Transaction, task: Task, lease: Lease, cannot: str) -> TaskClaimed:
+    holder = agents.AGENTS.by_id(tx, lease.holder)
+    name = lease.holder if holder is None else holder.name
+    age_ms = 0 if task.claimed_at is None or task.claimed_at > tx.now else tx.now - task.claimed_at
+    return TaskClaimed(
+        f'{cannot}: agent "{name}" claimed it {_age(age_ms)} ago',
+        hint="Claim another one, or revoke that claim: "
+        + command_line("nexusctl", "task", "claim", reference_of(task), "--agent", "AGENT", "--take-over"),
+        details={"id": task.id, "holder": lease.holder, "agent": name, "age_ms": age_ms, "epoch": lease.epoch},
+    )
+
+
+def _age(age_ms: int) -> str:
+    minutes = age_ms // 60_000
+    if minutes >= 120:
+        return f"{minutes // 60} h"
+    return f"{minutes} min" if minutes >= 2 else f"{age_ms // 1000} s"
+
+
+def _check_limit(tx: Transaction, task: Task, cannot: str) -> None:
+    """Refuse more live claims than the project allows.
+
+    Raises:
+        TaskLimit: there are as many.
+    """
+    _status, settings = store.settings_of(tx, task.project_id)
+    limit = moves.setting(settings, "max_parallel_agents", _PARALLEL)
+    if store.live_claims(tx, task.project_id) < limit:
+        return
+    raise TaskLimit(
+        f'{cannot}: {limit} {"task" if limit == 1 else "tasks"} of project "{task.project}" '
+        f"{'is' if limit == 1 else 'are'} claimed, as many as max_parallel_agents of its settings allows",
+        hint="Wait until one is submitted or completed, or raise max_parallel_agents in the settings of the project.",
+        details={"limit": limit},
+    )
