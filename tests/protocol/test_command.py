@@ -155,6 +155,10 @@ STABLE_CODES = {
     "ListConversationSources": 0x0422,
     "GetConversationSource": 0x0423,
     "RemoveConversationSource": 0x0424,
+    "PauseProject": 0x0506,
+    "ResumeProject": 0x0507,
+    "CompleteProject": 0x0508,
+    "FailProject": 0x0509,
 }
 """Codes never change: lines may be added here, but not changed."""
 
