@@ -81,6 +81,10 @@ CAPABILITIES: tuple[Capability, ...] = (
         manager=True,
     ),
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
+    Capability(
+        "ledger",
+        (Noun("agent", "Manage the agents that claim tasks.", ("agents",)),),
+    ),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )
 

@@ -1,0 +1,27 @@
+"""The handlers of the ledger, which its subjects have."""
+
+from __future__ import annotations
+
+from nexus.ledger.agents.handlers import (
+    create_agent,
+    delete_agent,
+    get_agent,
+    list_agents,
+    pause_agent,
+    report_agent_error,
+    resume_agent,
+    terminate_agent,
+    update_agent,
+)
+
+__all__ = [
+    "create_agent",
+    "delete_agent",
+    "get_agent",
+    "list_agents",
+    "pause_agent",
+    "report_agent_error",
+    "resume_agent",
+    "terminate_agent",
+    "update_agent",
+]

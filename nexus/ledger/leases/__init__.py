@@ -1,0 +1,1 @@
+"""Leases of what agents work on."""

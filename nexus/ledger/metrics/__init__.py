@@ -1,0 +1,1 @@
+"""Metrics: values that are measured, their sums, and how long they are kept."""
