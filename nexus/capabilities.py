@@ -83,7 +83,10 @@ CAPABILITIES: tuple[Capability, ...] = (
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
     Capability(
         "ledger",
-        (Noun("task", "Manage tasks: what is to be done, and who does it.", ("tasks",)),),
+        (
+            Noun("agent", "Manage the agents that claim tasks.", ("agents",)),
+            Noun("task", "Manage tasks: what is to be done, and who does it.", ("tasks",)),
+        ),
     ),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )

@@ -349,6 +349,8 @@ def _click_type(field: _Field) -> click.ParamType[Any] | type | Callable[[str], 
     if type_ is int:
         kind = Duration if field.name.endswith("_ms") else Size if field.name.endswith("_mib") else Number
         return kind(field.lowest, field.highest)
+    if type_ is float:
+        return click.FLOAT
     path = field.extra.get("path")
     if path == "given":
         return GivenPath()

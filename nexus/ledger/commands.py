@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from nexus.ledger.agents.commands import (
+    CreateAgent,
+    DeleteAgent,
+    GetAgent,
+    ListAgents,
+    PauseAgent,
+    ReportAgentError,
+    ResumeAgent,
+    TerminateAgent,
+    UpdateAgent,
+)
 from nexus.ledger.pages.commands import GetAgentPool, GetBoard, GetExecution, GetProjectOverview, GetTaskGraph
 from nexus.ledger.tasks.commands import (
     CLEARABLE,
@@ -40,11 +51,14 @@ __all__ = [
     "ClaimTask",
     "CompleteTask",
     "CountTasks",
+    "CreateAgent",
     "CreateTask",
     "CreateTaskGraph",
+    "DeleteAgent",
     "DeleteTask",
     "ExplainTask",
     "FailTask",
+    "GetAgent",
     "GetAgentPool",
     "GetBoard",
     "GetExecution",
@@ -53,13 +67,19 @@ __all__ = [
     "GetTaskGraph",
     "GraphFeature",
     "GraphTask",
+    "ListAgents",
     "ListReadyTasks",
     "ListTasks",
+    "PauseAgent",
     "QueueTask",
     "RejectTask",
+    "ReportAgentError",
     "ResetTask",
+    "ResumeAgent",
     "SubmitTask",
+    "TerminateAgent",
     "UnblockTask",
     "UnqueueTask",
+    "UpdateAgent",
     "UpdateTask",
 ]

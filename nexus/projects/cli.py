@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nexus.cli.output import Column, Printer, can_ask, confirm, format_time, print_fields
-from nexus.cli.records import Noun, make_create, make_list, make_update, name_of, names_starting
+from nexus.cli.records import Noun, make_create, make_list, make_switch, make_update, name_of, names_starting
 from nexus.cli.result import Result, Results
 from nexus.cli.verbs import NounGroup, Values, completers, for_each, verb
 from nexus.hints import command_line
 from nexus.projects.commands import (
+    CompleteProject,
     CreateProject,
     DeleteProject,
+    FailProject,
     GetProjectHoldings,
     ListProjects,
+    PauseProject,
     Project,
     ProjectDeleted,
     ProjectHoldings,
     ProjectPage,
+    ResumeProject,
     UpdateProject,
 )
 
@@ -187,6 +191,22 @@ its project by itself.
     nexusctl project create shop --root ~/shop
 """
 
+
+def _make_move(command: type[Any], done: str) -> click.Command:
+    """A verb that moves each named project, with a reason where the command has one."""
+
+    def run(app: App, values: Values, out: Printer) -> int:
+        found: list[Result[Project]] = []
+        code = for_each(
+            values.every("project", str), lambda name: found.append(app.fetch(values.build(command, project=name)))
+        )
+        for result in found:
+            out.one(result, name=name_of, sentence=lambda one: click.echo(f'{done} project "{one.name}"'))
+        return code
+
+    return verb(command, run, variadic=True)
+
+
 completers["project"] = _complete
 
 
@@ -205,6 +225,10 @@ project = NounGroup(
         "list": ("List projects.", lambda: make_list(ListProjects, _PROJECT, _COLUMNS)),
         "inspect": ("Show projects with the number of their records.", _make_inspect),
         "update": ("Change a project: its name, its folder.", lambda: make_update(UpdateProject, _PROJECT)),
+        "pause": ("Pause projects: none of their tasks is ready.", lambda: _make_move(PauseProject, "Paused")),
+        "resume": ("Let projects go on.", lambda: make_switch(ResumeProject, _PROJECT, "Resumed")),
+        "complete": ("Complete projects.", lambda: make_switch(CompleteProject, _PROJECT, "Completed")),
+        "fail": ("Give projects up.", lambda: _make_move(FailProject, "Failed")),
         "delete": ("Delete projects of which nothing runs.", _make_delete),
         "overview": ("Show a project at a glance.", lambda: _pages().make_overview()),
         "board": ("Show tasks in columns of a board.", lambda: _pages().make_board()),

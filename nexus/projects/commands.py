@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta, field
 from nexus_protocol.command import Command, Effect, Record, command
 from nexus_protocol.errors import FailedPrecondition
+from nexus_protocol.events import event
 
 from nexus.projects.states import ProjectMode, ProjectStatus
 from nexus.records.errors import (
@@ -21,17 +22,21 @@ from nexus.records.events import record_events
 from nexus.records.fields import ClientId, Cursor, Metadata, Name, PageLimit, Reference, Revision, StateRevision
 
 __all__ = [
+    "CompleteProject",
     "CreateProject",
     "DeleteProject",
+    "FailProject",
     "GetProject",
     "GetProjectHoldings",
     "ListProjects",
+    "PauseProject",
     "Project",
     "ProjectAmbiguous",
     "ProjectChanged",
     "ProjectCursorInvalid",
     "ProjectFixed",
     "ProjectIdTaken",
+    "ProjectMoveRefused",
     "ProjectNameTaken",
     "ProjectNotEmpty",
     "ProjectNotFound",
@@ -41,6 +46,7 @@ __all__ = [
     "ProjectRecord",
     "ProjectRootTaken",
     "ProjectRunning",
+    "ResumeProject",
     "UpdateProject",
 ]
 
@@ -50,6 +56,12 @@ record_events(
     created={"root_path": "its folder", "mode": "genesis or evolution"},
     deleted={"root_path": "its folder"},
 )
+
+event("project.begun", "Work in a project began: its first task was claimed.")
+event("project.paused", "A project was paused.", reason="why, if that was given")
+event("project.resumed", "A project goes on.")
+event("project.completed", "A project was completed.")
+event("project.failed", "A project was given up.", reason="why, if that was given")
 
 ProjectReference = Annotated[Reference, Meta(extra={"completes": "project"})]
 RootPath = Annotated[
@@ -65,6 +77,7 @@ RootPath = Annotated[
 Description = Annotated[str, Meta(max_length=16_384, description="what it is about")]
 Mode = Annotated[ProjectMode, Meta(description="genesis: begins from nothing; evolution: continues what is there")]
 RepositoryUrl = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00-\x20\x7f]*$", description="its repository")]
+Reason = Annotated[str, Meta(min_length=1, max_length=4096, description="why, in words: the event tells it")]
 Settings = Annotated[Metadata, Meta(description="free-form settings of the project, 16 KiB at most")]
 
 
@@ -120,6 +133,12 @@ class ProjectRunning(FailedPrecondition):
     """Something of the project runs; ``details.running`` lists some of it."""
 
     type = "project.running"
+
+
+class ProjectMoveRefused(FailedPrecondition):
+    """The status of the project does not allow this; ``details.allowed`` are the moves that it allows."""
+
+    type = "project.move_refused"
 
 
 class Project(Record):
@@ -252,3 +271,40 @@ class GetProjectHoldings(Command[ProjectHoldings]):
     """Get what a project has: without a reference, the one that the request speaks in."""
 
     project: ProjectReference | None = None
+
+
+_MOVED = (ProjectNotFound, ProjectAmbiguous, ProjectChanged, ProjectMoveRefused)
+
+
+@command(0x0506, Effect.CHANGE, errors=_MOVED, in_project=False)
+class PauseProject(Command[Project]):
+    """Pause a project: none of its tasks is ready until it is resumed."""
+
+    project: ProjectReference
+    reason: Reason | None = None
+    if_state_revision: StateRevision | None = None
+
+
+@command(0x0507, Effect.CHANGE, errors=_MOVED, in_project=False)
+class ResumeProject(Command[Project]):
+    """Let a project that was paused, completed or given up go on; it is in progress then."""
+
+    project: ProjectReference
+    if_state_revision: StateRevision | None = None
+
+
+@command(0x0508, Effect.CHANGE, errors=_MOVED, in_project=False)
+class CompleteProject(Command[Project]):
+    """Complete a project, whatever its tasks are; none of them is ready then."""
+
+    project: ProjectReference
+    if_state_revision: StateRevision | None = None
+
+
+@command(0x0509, Effect.CHANGE, errors=_MOVED, in_project=False)
+class FailProject(Command[Project]):
+    """Give a project up; none of its tasks is ready then."""
+
+    project: ProjectReference
+    reason: Reason | None = None
+    if_state_revision: StateRevision | None = None

@@ -13,11 +13,14 @@ from nexus_protocol import InvalidArgument
 from nexus.capability import Context, handles
 from nexus.hints import command_line
 from nexus.projects.commands import (
+    CompleteProject,
     CreateProject,
     DeleteProject,
+    FailProject,
     GetProject,
     GetProjectHoldings,
     ListProjects,
+    PauseProject,
     Project,
     ProjectDeleted,
     ProjectFixed,
@@ -25,21 +28,26 @@ from nexus.projects.commands import (
     ProjectNotEmpty,
     ProjectRecord,
     ProjectRunning,
+    ResumeProject,
     UpdateProject,
 )
 from nexus.projects.states import ProjectStatus
-from nexus.projects.store import PROJECTS, refuse_taken_root
+from nexus.projects.store import PROJECTS, move, refuse_taken_root
 from nexus.records.contents import Contents, Held, all_contents, held_by
 from nexus.records.handlers import creates, lists, updates
 from nexus.records.scope import ANYWHERE, DEFAULT_ID
 from nexus.store import Reader, Transaction
 
 __all__ = [
+    "complete_project",
     "create_project",
     "delete_project",
+    "fail_project",
     "get_project",
     "get_project_holdings",
     "list_projects",
+    "pause_project",
+    "resume_project",
     "update_project",
 ]
 
@@ -167,3 +175,21 @@ def _refuse_running(project: Project, holdings: list[tuple[Contents, list[Held]]
 create_project = creates(PROJECTS, CreateProject, _complete)
 list_projects = lists(PROJECTS, ListProjects, "projects")
 update_project = updates(PROJECTS, UpdateProject, _check_update)
+
+
+def _moves(command: type[Any], name: str, event: str) -> Any:
+    """Make the handler of a command that moves a project."""
+
+    @handles(command)
+    def handler(tx: Transaction, ctx: Context, command: Any) -> Project:
+        project = PROJECTS.resolve(tx, command.project, ANYWHERE)
+        PROJECTS.expect(project, f'cannot {name} project "{project.name}"', None, command.if_state_revision)
+        return move(tx, ctx.operation, project, name, event, getattr(command, "reason", None))
+
+    return handler
+
+
+pause_project = _moves(PauseProject, "pause", "paused")
+resume_project = _moves(ResumeProject, "resume", "resumed")
+complete_project = _moves(CompleteProject, "complete", "completed")
+fail_project = _moves(FailProject, "fail", "failed")

@@ -177,6 +177,19 @@ STABLE_CODES = {
     "AddTaskNote": 0x0533,
     "AddTaskComment": 0x0534,
     "CreateTaskGraph": 0x0535,
+    "PauseProject": 0x0506,
+    "ResumeProject": 0x0507,
+    "CompleteProject": 0x0508,
+    "FailProject": 0x0509,
+    "CreateAgent": 0x0540,
+    "ListAgents": 0x0541,
+    "GetAgent": 0x0542,
+    "UpdateAgent": 0x0543,
+    "DeleteAgent": 0x0544,
+    "PauseAgent": 0x0545,
+    "ResumeAgent": 0x0546,
+    "ReportAgentError": 0x0547,
+    "TerminateAgent": 0x0548,
 }
 """Codes never change: lines may be added here, but not changed."""
 

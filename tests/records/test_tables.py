@@ -21,6 +21,7 @@ from nexus.conversations.store import CONVERSATIONS
 from nexus.daemon.dispatch import load_capabilities
 from nexus.jobs.schedules.store import SCHEDULES
 from nexus.journal.rows import OWN_TABLES, append_only_tables, derived_tables, journaled_tables
+from nexus.ledger.agents.store import AGENTS
 from nexus.ledger.tasks.store import TASKS
 from nexus.nodes.store import NODES
 from nexus.projects.store import PROJECTS
@@ -54,6 +55,7 @@ TABLES: dict[str, Table[Any]] = {
     "conversation_source": SOURCES,
     "node": NODES,
     "task": TASKS,
+    "agent": AGENTS,
 }
 
 

@@ -16,6 +16,7 @@ from msgspec.inspect import (
     DictType,
     EnumType,
     Field,
+    FloatType,
     IntType,
     ListType,
     Metadata,
@@ -80,6 +81,8 @@ def _type(type_: Type) -> st.SearchStrategy[Any]:
             return st.none()
         case BoolType():
             return st.booleans()
+        case FloatType():
+            return st.floats(type_.ge, type_.le, allow_nan=False, allow_infinity=False)
         case IntType():
             low = -(2**63) if type_.ge is None else type_.ge
             return st.integers(low, 2**64 - 1 if type_.le is None else type_.le)

@@ -1,1 +1,1 @@
-"""Agents, which work on tasks."""
+"""Agents: what they are configured as, what they work on, and how much they used."""

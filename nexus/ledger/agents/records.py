@@ -10,35 +10,38 @@ from nexus_protocol.command import Record
 from nexus.ledger.states import AgentStatus, AgentType, ModelProvider
 from nexus.records.fields import Reference
 
-__all__ = ["Agent", "AgentReference"]
+__all__ = ["Agent", "AgentReference", "AgentPage"]
 
-AgentReference = Annotated[
-    Reference,
-    Meta(description="the name of the agent, else its id or a unique prefix of it", extra={"metavar": "AGENT"}),
-]
+
+AgentReference = Annotated[Reference, Meta(extra={"completes": "agent", "metavar": "AGENT"})]
 
 
 class Agent(Record, kw_only=True):
-    """An agent."""
+    """An agent, which is in no project. Optional fields are present only if they are set."""
 
     id: str
     name: str
     type: AgentType
-    status: AgentStatus = AgentStatus.IDLE
-    model_provider: ModelProvider = ModelProvider.ANTHROPIC
-    model_name: str = "claude-sonnet-4"
-    temperature: float = 0.3
-    max_tokens: int = 8000
+    status: AgentStatus
+    model_provider: ModelProvider
+    model_name: str
+    temperature: float
+    max_tokens: int
+    """The most tokens of one request to its model."""
     system_prompt: str | None = None
+    """The prompt, or the path of the file with it."""
     tools: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
     current_task_id: str | None = None
+    """The task that it claimed last and has not ended."""
     worktree_path: str | None = None
     branch_name: str | None = None
-    tokens_used: int = 0
-    tasks_completed: int = 0
-    tasks_failed: int = 0
+    tokens_used: int
+    """The sum of its metrics token_usage, also of those that are no longer kept."""
+    tasks_completed: int
+    tasks_failed: int
     reason: str | None = None
+    """Why it is paused, or in error."""
     spawned_at: int
     last_activity_at: int
     terminated_at: int | None = None
@@ -46,4 +49,13 @@ class Agent(Record, kw_only=True):
     created_at: int
     updated_at: int
     revision: int
+    """Counts the changes of its configuration, from 1."""
     state_revision: int
+    """Counts the changes of its state, from 0."""
+
+
+class AgentPage(Record):
+    """One page of agents, by name, and the cursor of the next page."""
+
+    agents: list[Agent]
+    next_cursor: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -346,6 +347,14 @@ def _complete(app: App, incomplete: str) -> list[str]:
 
 completers["task"] = _complete
 
+
+def _pages() -> ModuleType:
+    """The pages, which other verbs of tasks do not need."""
+    from nexus.cli import pages
+
+    return pages
+
+
 task = NounGroup(
     "task",
     "Manage tasks: what is to be done, in which order, and who does it.",
@@ -356,6 +365,7 @@ task = NounGroup(
         "ready": ("List the tasks that can be begun now, the best first.", _make_ready),
         "inspect": ("Show task details.", lambda: make_inspect(GetTask, _TASK, _lines)),
         "why": ("Tell what a task waits for.", _make_why),
+        "graph": ("Draw what tasks wait for.", lambda: _pages().make_graph()),
         "count": ("Count tasks by status.", _make_count),
         "update": ("Change a task.", _make_update),
         "depend": ("Make a task wait for others.", _make_depend("add_depends_on", "Updated")),

@@ -1,1 +1,1 @@
-"""Metrics: figures of tasks and agents."""
+"""Metrics: values that are measured, their sums, and how long they are kept."""
