@@ -77,10 +77,19 @@ CAPABILITIES: tuple[Capability, ...] = (
     ),
     Capability(
         "search",
-        (Noun("search", "Search messages, jobs, services and VMs."),),
+        (Noun("search", "Search messages, jobs, features, tasks and the rest."),),
         manager=True,
     ),
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
+    Capability(
+        "ledger",
+        (
+            Noun("feature", "Manage features.", ("features",)),
+            Noun("sub-feature", "Manage the parts of features.", ("sub-features",)),
+            Noun("requirement", "Manage requirements.", ("requirements",)),
+            Noun("session", "Manage sessions.", ("sessions",)),
+        ),
+    ),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )
 

@@ -21,6 +21,9 @@ from nexus.conversations.store import CONVERSATIONS
 from nexus.daemon.dispatch import load_capabilities
 from nexus.jobs.schedules.store import SCHEDULES
 from nexus.journal.rows import OWN_TABLES, append_only_tables, derived_tables, journaled_tables
+from nexus.ledger.features.store import FEATURES, SUB_FEATURES
+from nexus.ledger.requirements.store import REQUIREMENTS
+from nexus.ledger.sessions.store import SESSIONS
 from nexus.nodes.store import NODES
 from nexus.projects.store import PROJECTS
 from nexus.records.errors import RecordCursorInvalid
@@ -52,6 +55,10 @@ TABLES: dict[str, Table[Any]] = {
     "conversation": CONVERSATIONS,
     "conversation_source": SOURCES,
     "node": NODES,
+    "feature": FEATURES,
+    "sub_feature": SUB_FEATURES,
+    "requirement": REQUIREMENTS,
+    "session": SESSIONS,
 }
 
 
@@ -99,8 +106,12 @@ def test_each_filter_has_an_index_in_the_order_of_the_list(schema: sqlite3.Conne
     for beginning in ([], ["project_id"]) if table.has_project else ([],):
         for field in (None, *table.indexed):
             wanted = [*beginning, *([table.columns[field].name] if field else []), *order]
-            # A name is unique in a project, and needs no id behind it.
-            assert wanted in columns or wanted == ["project_id", "name", "id"], wanted
+            # A name, or a number, is unique in a project, and needs no id behind it.
+            is_served = wanted in columns or wanted == ["project_id", "name", "id"]
+            if table.is_numbered and table.order[0] == "number":
+                # Over all projects numbers are read by their index, whatever the filter is.
+                is_served |= wanted[:-1] in columns if beginning else field is not None
+            assert is_served, wanted
 
 
 @pytest.mark.parametrize(
