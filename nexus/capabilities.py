@@ -77,7 +77,7 @@ CAPABILITIES: tuple[Capability, ...] = (
     ),
     Capability(
         "search",
-        (Noun("search", "Search messages, jobs, services and VMs."),),
+        (Noun("search", "Search messages, jobs, features, tasks and the rest."),),
         manager=True,
     ),
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
@@ -86,6 +86,10 @@ CAPABILITIES: tuple[Capability, ...] = (
         (
             Noun("agent", "Manage the agents that claim tasks.", ("agents",)),
             Noun("task", "Manage tasks: what is to be done, and who does it.", ("tasks",)),
+            Noun("feature", "Manage features.", ("features",)),
+            Noun("sub-feature", "Manage the parts of features.", ("sub-features",)),
+            Noun("requirement", "Manage requirements.", ("requirements",)),
+            Noun("session", "Manage sessions.", ("sessions",)),
         ),
     ),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),

@@ -49,6 +49,7 @@ __all__ = [
     "format_duration",
     "format_size",
     "format_time",
+    "handle",
     "hint",
     "hint_lines",
     "output_filter",
@@ -346,6 +347,12 @@ def _with_options(text: str, words: Sequence[str], where: str) -> str:
     return re.sub(rf"(?m)(^|: |; )nexusctl {where}", lambda match: f"{match[1]}{again} ", text)
 
 
+def handle(record: Named) -> str:
+    """How people and programs call a record in its project: by its number, else by its name."""
+    number: int | None = getattr(record, "number", None)
+    return record.name if number is None else str(number)
+
+
 def reference(record: Named) -> str:
     """How a hint names a record: so that it works from any folder, ``P/NAME`` outside the project default.
 
@@ -353,8 +360,8 @@ def reference(record: Named) -> str:
     """
     project = _project_name(record) or _DEFAULT
     if _project and _project[1] == project:
-        return record.name  # the hint's line has the option again
-    return record.name if project == _DEFAULT and _speaks_in_default() else f"{project}/{record.name}"
+        return handle(record)  # the hint's line has the option again
+    return handle(record) if project == _DEFAULT and _speaks_in_default() else f"{project}/{handle(record)}"
 
 
 def _speaks_in_default() -> bool:

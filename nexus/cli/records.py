@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import click
 
-from nexus.cli.output import Column, Named, Printer, can_ask, confirm, hint, of_project, print_fields, reference
+from nexus.cli.output import Column, Named, Printer, can_ask, confirm, handle, hint, of_project, print_fields, reference
 from nexus.cli.result import Result, Results
 from nexus.cli.verbs import NounGroup, Number, Values, command_parameters, completers, for_each, verb
 from nexus.hints import command_line
@@ -61,8 +61,8 @@ class Noun(NamedTuple, Generic[R]):
 
 
 def name_of(record: Named) -> str:
-    """The name of a record."""
-    return record.name
+    """What a record is called by: its number, else its name."""
+    return handle(record)
 
 
 def all_records(
@@ -144,7 +144,7 @@ def make_create(
     """``create``: ``told`` is what the sentence says of the new record, in parentheses."""
 
     def sentence(record: R) -> None:
-        click.echo(f'Created {noun.word} "{record.name}"' + (f" ({text})" if (text := told(record)) else ""))
+        click.echo(f'Created {noun.word} "{name_of(record)}"' + (f" ({text})" if (text := told(record)) else ""))
         hint(f"Inspect it: {command_line('nexusctl', *noun.verbs.split(), 'inspect', reference(record))}")
 
     def run(app: App, values: Values, out: Printer) -> None:
@@ -170,7 +170,7 @@ def make_update(
         if prepare is not None:
             prepare(app, values)
         result = app.fetch(values.build(update))
-        out.one(result, name=name_of, sentence=lambda record: click.echo(f'Updated {noun.word} "{record.name}"'))
+        out.one(result, name=name_of, sentence=lambda record: click.echo(f'Updated {noun.word} "{name_of(record)}"'))
 
     return verb(update, run)
 
@@ -197,11 +197,11 @@ def names_starting(app: App, page: Command[Any], noun: Noun[R], incomplete: str)
     if slash and not project[:1].isalnum():
         return []  # no project has such a name, and * is for all of them
     records = app.fetch(page, project=project or None).rows(noun.rows).records
-    return [f"{project}{slash}{record.name}" for record in records if record.name.startswith(start)]
+    return [f"{project}{slash}{name_of(record)}" for record in records if name_of(record).startswith(start)]
 
 
 def _removed(app: App, noun: Noun[R], removal: Removal[R], record: R) -> str:
-    return f'{removal.done} {noun.word} "{record.name}"{where_found(app, record)}'
+    return f'{removal.done} {noun.word} "{name_of(record)}"{where_found(app, record)}'
 
 
 def where_found(app: App, record: object) -> str:
@@ -296,26 +296,38 @@ def remove_each(app: App, names: Sequence[str], yes: bool, noun: Noun[R], remova
     return code
 
 
-def make_delete(get: type[Command[R]], delete: type[Command[R]], noun: Noun[R]) -> click.Command:
-    """``delete``, after a question with the full names and ids, since a prefix of an id may have been typed."""
+def make_delete(
+    get: type[Command[R]],
+    delete: type[Command[Any]],
+    noun: Noun[R],
+    deleted: Callable[[Result[Any]], Result[R]] = lambda reply: reply,
+) -> click.Command:
+    """``delete``, after a question with the full names and ids, since a prefix of an id may have been typed.
+
+    ``deleted`` gives the deleted record of a reply that has more.
+    """
     (reference, *_) = get.__struct_fields__
 
     def question(app: App, records: list[R]) -> str:
-        shown = [f'"{record.name}"{where_found(app, record)} ({record.id})' for record in records]
+        shown = [f'"{name_of(record)}"{where_found(app, record)} ({record.id})' for record in records]
         if len(shown) == 1:
             return f"Delete {noun.word} {shown[0]}?"
         return f"Delete {len(shown)} {noun.plural}: {', '.join(shown)}?"
 
     def run(app: App, values: Values, out: Printer) -> int:
+        cascade = cascades and values.flag("cascade")
+        others = {"cascade": True} if cascade else {}
         removal: Removal[R] = Removal(
             "delete",
             "Deleted",
             look=lambda app, name: app.call(get(name)),
-            remove=lambda app, name: app.fetch(delete(name)),
+            remove=lambda app, name: deleted(app.fetch(delete(name, **others))),
             question=question,
+            options=["--cascade"] if cascade else [],
         )
         return remove_each(app, values.every(reference, str), values.flag("yes"), noun, removal, out)
 
+    cascades = "cascade" in delete.__struct_fields__
     yes = click.Option(["-y", "--yes"], is_flag=True, help="Skip confirmation.")
     return verb(delete, run, parameters=[yes], variadic=True)
 

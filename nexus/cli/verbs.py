@@ -346,6 +346,8 @@ def _click_type(field: _Field) -> click.ParamType[Any] | type | Callable[[str], 
         return click.Choice(list(get_args(type_)))
     if get_origin(type_) is dict:
         return assignment
+    if type_ is float:
+        return float
     if type_ is int:
         kind = Duration if field.name.endswith("_ms") else Size if field.name.endswith("_mib") else Number
         return kind(field.lowest, field.highest)

@@ -78,7 +78,13 @@ Description = Annotated[str, Meta(max_length=16_384, description="what it is abo
 Mode = Annotated[ProjectMode, Meta(description="genesis: begins from nothing; evolution: continues what is there")]
 RepositoryUrl = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00-\x20\x7f]*$", description="its repository")]
 Reason = Annotated[str, Meta(min_length=1, max_length=4096, description="why, in words: the event tells it")]
-Settings = Annotated[Metadata, Meta(description="free-form settings of the project, 16 KiB at most")]
+Settings = Annotated[
+    Metadata,
+    Meta(
+        description="settings of the project, 16 KiB at most: max_parallel_agents, test_coverage_target, "
+        "max_task_minutes, qa_max_iterations and checkpoint_interval_hours are whole numbers; other keys are free"
+    ),
+]
 
 
 class ProjectAmbiguous(RecordAmbiguous):

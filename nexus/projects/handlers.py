@@ -35,6 +35,7 @@ from nexus.projects.states import ProjectStatus
 from nexus.projects.store import PROJECTS, move, refuse_taken_root
 from nexus.records.contents import Contents, Held, all_contents, held_by
 from nexus.records.handlers import creates, lists, updates
+from nexus.records.project_settings import check_settings
 from nexus.records.scope import ANYWHERE, DEFAULT_ID
 from nexus.store import Reader, Transaction
 
@@ -57,12 +58,14 @@ _RUNNING_SHOWN = 20
 
 
 def _complete(tx: Transaction, command: CreateProject) -> Mapping[str, Any]:
+    check_settings(command.settings, f'cannot create project "{command.name}"')
     if command.root_path is not None:
         _check_root(tx, command.root_path, command.id, f'cannot create project "{command.name}"')
     return {"status": ProjectStatus.CREATED}
 
 
 def _check_update(tx: Transaction, project: Project, command: UpdateProject, cannot: str) -> None:
+    check_settings(command.settings, cannot)
     if project.id == DEFAULT_ID and (command.name not in (None, project.name) or command.root_path is not None):
         raise ProjectFixed(
             f"{cannot}: it always exists, has no folder and keeps its name",

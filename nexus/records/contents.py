@@ -42,6 +42,8 @@ class Contents(NamedTuple):
     """Delete these records of a project, none of which runs, with an event for each; what they need goes last."""
     after: Callable[[Context, list[str]], None] | None = None
     """Called in the event loop with their ids once they are deleted."""
+    needed_by: int = 0
+    """Kinds with a lower figure may need records of this one, and are deleted before."""
 
 
 _CONTENTS: dict[str, Contents] = {}
@@ -63,11 +65,11 @@ def numbered(table: Table[Any]) -> HeldRecords:
 
 
 def all_contents() -> list[Contents]:
-    """What was declared of every kind."""
-    return list(_CONTENTS.values())
+    """What was declared of every kind, in the order in which they are deleted."""
+    return sorted(_CONTENTS.values(), key=lambda of: of.needed_by)
 
 
 def held_by(reader: Reader, project_id: str) -> list[tuple[Contents, list[Held]]]:
     """What a project holds, by kind; kinds of which it has none are left out."""
-    found = ((each, each.held(reader, project_id)) for each in _CONTENTS.values())
+    found = ((each, each.held(reader, project_id)) for each in all_contents())
     return [(each, records) for each, records in found if records]

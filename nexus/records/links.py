@@ -14,7 +14,7 @@ from nexus.records.errors import RecordNotFound
 from nexus.records.scope import Scope
 from nexus.store import Reader, Transaction
 
-__all__ = ["Link", "Target", "link", "linked", "target", "unlink"]
+__all__ = ["Link", "Target", "link", "linked", "target", "unlink", "unlinked"]
 
 
 class Target(NamedTuple):
@@ -34,6 +34,7 @@ class Link(NamedTuple):
     """Unset the references of at most a number of records to the one with this id; returns how many there were."""
 
 
+_ALL = 2**31
 _LINKS: list[Link] = []
 _TARGETS: dict[str, Target] = {}
 
@@ -68,3 +69,8 @@ def unlink(tx: Transaction, operation: Operation, kind: str, id_: str, limit: in
             if left <= 0:
                 return False
     return True
+
+
+def unlinked(tx: Transaction, operation: Operation, kind: str, id_: str) -> int:
+    """Unset all references to a record in one transaction, where it has few; returns how many there were."""
+    return sum(each.unlink(tx, operation, id_, _ALL) for each in _LINKS if each.to == kind)

@@ -24,13 +24,14 @@ __all__ = ["RebuildSearchIndex", "Search"]
     max_payload=2 * 1024 * 1024,  # so that a query which is far too long is refused with its length
 )
 class Search(Command[SearchResult]):
-    """Search messages, tool calls, jobs, services, VMs and titles of conversations, in all projects.
+    """Search messages, tool calls, jobs, features, tasks, requirements, services, VMs and titles of conversations.
 
-    A query has words, all of which must be there. ``"a phrase"`` has its words side by side, ``foo*`` is the beginning
-    of a word, ``-word`` must not be there, and ``a OR b`` needs one of the two. Filters are ``kind:``, ``role:``,
-    ``after:``, ``before:``, ``project:``, ``conversation:`` and ``node:``; days and times are in UTC. Case and accents
-    make no difference, and an identifier is also found by the words in it. What is in the project of the request comes
-    first. A message that a client is appending to is found once it is complete, or was idle for two seconds.
+    It looks in all projects. A query has words, all of which must be there. ``"a phrase"`` has its words side by
+    side, ``foo*`` is the beginning of a word, ``-word`` must not be there, and ``a OR b`` needs one of the two.
+    Filters are ``kind:``, ``role:``, ``after:``, ``before:``, ``project:``, ``conversation:`` and ``node:``; days and
+    times are in UTC. Case and accents make no difference, and an identifier is also found by the words in it. What is
+    in the project of the request comes first. A message that a client is appending to is found once it is complete,
+    or was idle for two seconds.
     """
 
     query: Annotated[str, Meta(min_length=1, description="what to search for", extra={"metavar": "QUERY"})]

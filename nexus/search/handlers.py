@@ -41,6 +41,9 @@ _OPEN = {
     SearchKind.JOB: ("job", "inspect"),
     SearchKind.SERVICE: ("service", "status"),
     SearchKind.VM: ("vm", "inspect"),
+    SearchKind.FEATURE: ("feature", "inspect"),
+    SearchKind.TASK: ("task", "inspect"),
+    SearchKind.REQUIREMENT: ("requirement", "inspect"),
 }
 
 

@@ -23,6 +23,12 @@ class SearchKind(WireEnum):
     """Its name and the reason of its state."""
     VM = "vm"
     """Its name."""
+    FEATURE = "feature"
+    """Its name and its description."""
+    TASK = "task"
+    """Its name and its description."""
+    REQUIREMENT = "requirement"
+    """Its description, its source, its user stories and its acceptance criteria."""
 
 
 class SearchOrder(WireEnum):

@@ -161,6 +161,43 @@ _TABLES = (
         has_names=True,
         texts=("vms.name",),
     ),
+    _Table(
+        "features",
+        {SearchKind.FEATURE: "1 = 1"},
+        "CAST(features.number AS TEXT), features.name, NULL, "
+        "features.name || ' ' || coalesce(features.description, '')",
+        "features.id",
+        "features.project_id",
+        "features.created_at",
+        has_names=True,
+        texts=("features.name", "features.description"),
+    ),
+    _Table(
+        "tasks",
+        {SearchKind.TASK: "1 = 1"},
+        "CAST(tasks.number AS TEXT), tasks.name, NULL, tasks.name || ' ' || coalesce(tasks.description, '')",
+        "tasks.id",
+        "tasks.project_id",
+        "tasks.created_at",
+        has_names=True,
+        texts=("tasks.name", "tasks.description"),
+    ),
+    _Table(
+        "requirements",
+        {SearchKind.REQUIREMENT: "1 = 1"},
+        "CAST(requirements.number AS TEXT), NULL, NULL, requirements.description || ' ' || "
+        "coalesce(requirements.source, '') || ' ' || requirements.user_stories || ' ' || "
+        "requirements.acceptance_criteria",
+        "requirements.id",
+        "requirements.project_id",
+        "requirements.created_at",
+        texts=(
+            "requirements.description",
+            "requirements.source",
+            "requirements.user_stories",
+            "requirements.acceptance_criteria",
+        ),
+    ),
 )
 _BY_NAME = {table.name: table for table in _TABLES}
 

@@ -22,6 +22,9 @@ from nexus.daemon.dispatch import load_capabilities
 from nexus.jobs.schedules.store import SCHEDULES
 from nexus.journal.rows import OWN_TABLES, append_only_tables, derived_tables, journaled_tables
 from nexus.ledger.agents.store import AGENTS
+from nexus.ledger.features.store import FEATURES, SUB_FEATURES
+from nexus.ledger.requirements.store import REQUIREMENTS
+from nexus.ledger.sessions.store import SESSIONS
 from nexus.ledger.tasks.store import TASKS
 from nexus.nodes.store import NODES
 from nexus.projects.store import PROJECTS
@@ -56,6 +59,10 @@ TABLES: dict[str, Table[Any]] = {
     "node": NODES,
     "task": TASKS,
     "agent": AGENTS,
+    "feature": FEATURES,
+    "sub_feature": SUB_FEATURES,
+    "requirement": REQUIREMENTS,
+    "session": SESSIONS,
 }
 
 
@@ -108,6 +115,12 @@ def test_each_filter_has_an_index_in_the_order_of_the_list(schema: sqlite3.Conne
             # A name, and a number, is unique in a project, and needs no id behind it.
             unique = by_number and bool(beginning) and wanted[:-1] in columns
             assert wanted in columns or unique or wanted == ["project_id", "name", "id"], wanted
+            # A name, or a number, is unique in a project, and needs no id behind it.
+            is_served = wanted in columns or wanted == ["project_id", "name", "id"]
+            if table.is_numbered and table.order[0] == "number":
+                # Over all projects numbers are read by their index, whatever the filter is.
+                is_served |= wanted[:-1] in columns if beginning else field is not None
+            assert is_served, wanted
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,8 @@ def _texts(module: Source) -> set[Violation]:
     parts = name.split(".")
     may_hold_sql = (
         _below(name, "nexus.store")
-        or name in ("nexus.records.table", "nexus.records.lookup", "nexus.records.scope")
+        or name
+        in ("nexus.records.table", "nexus.records.lookup", "nexus.records.scope", "nexus.records.project_settings")
         or (_below(name, "nexus.journal") and kind_of(name) == "part")
         or parts[-1] == "store"
         or parts[-1].endswith("_store")

@@ -14,7 +14,7 @@ _MODULES = {
     "metric": "metrics",
     "requirement": "requirements",
     "session": "sessions",
-    "sub_feature": "features",
+    "sub_feature": "sub_features",
     "task": "tasks",
 }
 

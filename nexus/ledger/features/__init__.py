@@ -1,1 +1,1 @@
-"""Features and sub-features of projects."""
+"""Features of projects, and their sub-features: what is to be built, and how far it is."""

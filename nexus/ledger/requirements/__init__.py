@@ -1,0 +1,1 @@
+"""Requirements of projects, and the features that meet them."""
