@@ -81,6 +81,11 @@ CAPABILITIES: tuple[Capability, ...] = (
         manager=True,
     ),
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
+    Capability(
+        "ledger",
+        (Noun("lease", "See who holds what, and take it away.", ("leases",)),),
+        manager=True,
+    ),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )
 

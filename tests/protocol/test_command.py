@@ -155,6 +155,11 @@ STABLE_CODES = {
     "ListConversationSources": 0x0422,
     "GetConversationSource": 0x0423,
     "RemoveConversationSource": 0x0424,
+    "GetLease": 0x0570,
+    "ListLeases": 0x0571,
+    "RenewLease": 0x0572,
+    "ReleaseLease": 0x0573,
+    "RevokeLease": 0x0574,
 }
 """Codes never change: lines may be added here, but not changed."""
 

@@ -21,6 +21,7 @@ from nexus.conversations.store import CONVERSATIONS
 from nexus.daemon.dispatch import load_capabilities
 from nexus.jobs.schedules.store import SCHEDULES
 from nexus.journal.rows import OWN_TABLES, append_only_tables, derived_tables, journaled_tables
+from nexus.ledger.leases.store import LEASES
 from nexus.nodes.store import NODES
 from nexus.projects.store import PROJECTS
 from nexus.records.errors import RecordCursorInvalid
@@ -52,6 +53,7 @@ TABLES: dict[str, Table[Any]] = {
     "conversation": CONVERSATIONS,
     "conversation_source": SOURCES,
     "node": NODES,
+    "lease": LEASES,
 }
 
 
