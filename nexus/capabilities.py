@@ -90,7 +90,9 @@ CAPABILITIES: tuple[Capability, ...] = (
             Noun("sub-feature", "Manage the parts of features.", ("sub-features",)),
             Noun("requirement", "Manage requirements.", ("requirements",)),
             Noun("session", "Manage sessions.", ("sessions",)),
+            Noun("lease", "See who holds what, and take it away.", ("leases",)),
         ),
+        manager=True,
     ),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )

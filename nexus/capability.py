@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from nexus_protocol import Command, CommandInfo, Record, encode_record
-from nexus_protocol.context import NO_CONTEXT, RequestContext
+from nexus_protocol.context import NO_CONTEXT, HeldLease, RequestContext
 from nexus_protocol.events import declared_cause
 
 from nexus.caller import Caller
@@ -31,6 +31,7 @@ from nexus.runtime import Runtime
 from nexus.store import Reader, StateStore, Transaction
 from nexus.supervision.boot import Boot
 from nexus.supervision.environments import Environments
+from nexus.supervision.leases import Leases
 from nexus.supervision.nodes import Nodes
 from nexus.supervision.port_leases import PortLeases
 from nexus.supervision.sweeper import Sweeper
@@ -113,6 +114,7 @@ class ManagerContext(NamedTuple):
     ports: PortLeases
     environments: Environments
     nodes: Nodes
+    leases: Leases
     setting: Callable[[str], Any]
     """Gives the effective value of a known setting."""
     caller: Caller
@@ -162,6 +164,9 @@ class DaemonView(Protocol):
 
     def trusted_now_ms(self) -> int:
         """The wall clock in ms, or less if it was set forward in this boot; see ``Boot.trusted_now_ms``."""
+
+    def presented(self, lease: HeldLease) -> None:
+        """A request came that is made under a lease: that renews it."""
 
     def reported_limits(self) -> dict[str, int]:
         """The limits in force, as ``Hello`` reports them."""
@@ -222,7 +227,7 @@ class Context:
         self.daemon = daemon
         self.caller = caller
         self.request = request
-        """The context of the request. Its ``why`` and ``project`` are the request's own, else what ``Hello`` set."""
+        """The context of the request. ``why``, ``project`` and ``lease`` are the request's own, else of ``Hello``."""
         self._operation = operation
         self.timed_out = False
         """Whether the request was cancelled because its ``timeout_ms`` passed.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from nexus_protocol.command import Command, CommandInfo
-    from nexus_protocol.context import ProjectRoot
+    from nexus_protocol.context import HeldLease, ProjectRoot
     from nexus_protocol.errors import NexusError
 
     from nexus.cli.result import Result
@@ -40,6 +40,7 @@ class App:
         timeout_s: float | None = None,
         *,
         why: str | None = None,
+        lease: str | None = None,
         key: str | None = None,
         project: str | None = None,
         all_projects: bool = False,
@@ -60,6 +61,8 @@ class App:
         self.timeout_s = timeout_s
         """The deadline of each call; None for no deadline."""
         self.why = why
+        self._lease = lease
+        """The lease that the requests of this run are made under, as ``ID:EPOCH``."""
         self.key = key
         self.project_option = project
         """The project that the option or ``NEXUS_PROJECT`` names."""
@@ -182,6 +185,7 @@ class App:
         if self.why is not None or self.key is not None:
             client.context_of = self._context_of
         client.project, client.project_of, client.cause_of = None, self._project_of, self._cause_of
+        client.lease = self.lease()
         try:
             client.connect()
         except ConnectError as error:
@@ -192,11 +196,12 @@ class App:
         return client
 
     def _check_context(self) -> None:
-        """Check ``--why``, ``--key`` and ``--project`` before anything is done.
+        """Check ``--why``, ``--lease``, ``--key`` and ``--project`` before anything is done.
 
         Raises:
             InvalidArgument: one of them is not valid.
         """
+        self.lease()
         if self.why is None and self.key is None and self.project_option is None:
             return
         from nexus_protocol.context import check_key, check_project, check_why
@@ -209,6 +214,24 @@ class App:
             check_why(self.why)
         if self.key is not None and len(check_key(self.key)) > MAX_KEY:
             raise InvalidArgument(f"cannot accept key: expected at most {MAX_KEY} characters", details={"path": "key"})
+
+    def lease(self) -> HeldLease | None:
+        """The lease that ``--lease`` or ``NEXUS_LEASE`` names.
+
+        Raises:
+            InvalidArgument: it is not valid.
+        """
+        if self._lease is None:
+            return None
+        from nexus_protocol.context import HeldLease, check_lease
+        from nexus_protocol.errors import InvalidArgument
+
+        id_, _, epoch = self._lease.partition(":")
+        if not (epoch.isascii() and epoch.isdigit() and len(epoch) < 20):
+            raise InvalidArgument(
+                "cannot accept lease: expected ID:EPOCH, as the claim printed it", details={"path": "lease"}
+            )
+        return check_lease(HeldLease(id_.lower(), int(epoch)))
 
     def project(self) -> str | ProjectRoot | None:
         """The project that requests name: an option or the variable, else a folder; None for ``default``.

@@ -149,6 +149,12 @@ class _TopLevel(WordGroup):
 @click.option(
     "--why", metavar="TEXT", envvar="NEXUS_WHY", help="Why the call is made, recorded with its changes (NEXUS_WHY)."
 )
+@click.option(
+    "--lease",
+    metavar="ID:EPOCH",
+    envvar="NEXUS_LEASE",
+    help="The lease that the call is made under; refused once it is not live (NEXUS_LEASE).",
+)
 @click.option("--key", metavar="KEY", help="Make repeating the command line harmless: it takes effect once.")
 @click.option(
     "-p",
@@ -170,6 +176,7 @@ def cli(
     actor: str | None,
     timeout: float | None,
     why: str | None,
+    lease: str | None,
     key: str | None,
     project: str | None,
     all_projects: bool,
@@ -191,7 +198,7 @@ def cli(
     set_address(socket, config, project if given else None, host, repeats_host=not in_environment)
     in_project = noun not in _WITHOUT_CONTEXT
     if not in_project:
-        why = project = None
+        why = project = lease = None
     ctx.obj = App(
         socket,
         config,
@@ -199,6 +206,7 @@ def cli(
         debug,
         timeout,
         why=why,
+        lease=lease or None,
         key=key,
         project=project or None,
         all_projects=all_projects,
@@ -278,7 +286,18 @@ def _complete_project(ctx: click.Context, parameter: click.Parameter, incomplete
     return names
 
 
-_GLOBAL_WITH_VALUE = ("--socket", "--host", "--config", "--actor", "--timeout", "--why", "--key", "--project", "-p")
+_GLOBAL_WITH_VALUE = (
+    "--socket",
+    "--host",
+    "--config",
+    "--actor",
+    "--timeout",
+    "--why",
+    "--lease",
+    "--key",
+    "--project",
+    "-p",
+)
 _GLOBAL_FLAGS = ("--debug", "--all-projects", "-A")
 
 

@@ -27,7 +27,7 @@ from nexus_protocol import (
     error_from_payload,
 )
 from nexus_protocol.codec import as_reply
-from nexus_protocol.context import ProjectRoot
+from nexus_protocol.context import HeldLease, ProjectRoot
 
 from nexus import __version__
 from nexus.client.base import BaseClient
@@ -50,12 +50,13 @@ class Client(BaseClient):
     ``socket_path`` is the daemon's address; by default the one ``nexusctl`` uses: ``NEXUS_SOCKET``, the configuration
     file, the runtime directory, else where the daemon of the default database listens. ``actor`` is on whose behalf the
     requests are made; the journal records it. ``why`` is why they are made, for people, where a request gives no other.
-    ``project`` is in whose names they speak: an id, a name, or the root of one; by default that of ``NEXUS_PROJECT``,
-    else ``default``. ``host`` is the URL of another host, ``ssh://[USER@]HOST[:PORT][/SOCKET]``, whose daemon is
-    reached by ssh; by default that of ``NEXUS_HOST``. A project is then named by its name or id.
+    ``project`` is in whose names they speak: an id, a name, or the root of one; by default that of
+    ``NEXUS_PROJECT``, else ``default``. ``host`` is the URL of another host, ``ssh://[USER@]HOST[:PORT][/SOCKET]``,
+    whose daemon is reached by ssh; by default that of ``NEXUS_HOST``. A project is then named by its name or id.
+    ``lease`` is the lease that they are made under, where a request names no other.
 
-    A daemon that is older than this client may not know the why, the key and the project of a request. Nothing is sent
-    then, and the request fails with ``DaemonTooOld``.
+    A daemon that is older than this client may not know the why, the key, the project and the lease of a request.
+    Nothing is sent then, and the request fails with ``DaemonTooOld``.
 
     A lost connection fails every open request. The client does not reconnect on its own, since only the caller knows
     which requests may be repeated: call ``await client.connect()``.
@@ -69,8 +70,9 @@ class Client(BaseClient):
         why: str | None = None,
         project: str | ProjectRoot | None = None,
         host: str | None = None,
+        lease: HeldLease | None = None,
     ) -> None:
-        super().__init__(socket_path, actor, why, project, host)
+        super().__init__(socket_path, actor, why, project, host, lease)
         self.welcome: Welcome | None = None
         """The daemon's reply to ``Hello``: its version, limits and features. Set by ``connect``."""
         self._link: _Link | None = None
@@ -131,18 +133,20 @@ class Client(BaseClient):
         key: str | None = None,
         project: str | ProjectRoot | None = None,
         cause: int | None = None,
+        lease: HeldLease | None = None,
     ) -> R:
         """Send a command and wait for its reply. Cancelling the wait cancels the request in the daemon.
 
         ``why`` is for people, by default that of the client: 1 to 500 bytes. ``key`` identifies the request, so that
         its repetition is recognised: 1 to 64 characters. ``cause`` is the operation that the request is a part of, as
         ``BeginOperation`` gives it. Only a command that changes something takes a key or a cause. ``project`` is by
-        default that of the client; lists take ``*`` for all of them.
+        default that of the client; lists take ``*`` for all of them. ``lease`` is the lease that the request is made
+        under, by default that of the client: one that is not live has every change refused.
 
         Raises:
             NexusError: the daemon refused the command; the class says why.
-            InvalidArgument: the command, ``why``, ``key``, ``project`` or ``cause`` is not valid.
-            DaemonTooOld: the daemon knows none of the four.
+            InvalidArgument: the command, ``why``, ``key``, ``project``, ``cause`` or ``lease`` is not valid.
+            DaemonTooOld: the daemon knows none of the five.
             ConnectionLost: the connection ended before the reply.
         """
         info = command.info
@@ -151,7 +155,7 @@ class Client(BaseClient):
         reply: type[R] = info.reply
         payload = encode_command(command)
         return decode_reply(
-            reply, await self.request(info.code, payload, why=why, key=key, project=project, cause=cause)
+            reply, await self.request(info.code, payload, why=why, key=key, project=project, cause=cause, lease=lease)
         )
 
     async def batch(
@@ -162,6 +166,7 @@ class Client(BaseClient):
         key: str | None = None,
         project: str | ProjectRoot | None = None,
         cause: int | None = None,
+        lease: HeldLease | None = None,
     ) -> list[Any]:
         """Carry out several changes in one transaction, all or none; returns the reply of each, in their order.
 
@@ -172,7 +177,9 @@ class Client(BaseClient):
             NexusError: a command was refused; ``details["index"]`` is its place, from 0. Nothing is changed.
             ConnectionLost: the connection ended before the reply.
         """
-        results = (await self.call(Batch.of(commands), why=why, key=key, project=project, cause=cause)).results
+        results = (
+            await self.call(Batch.of(commands), why=why, key=key, project=project, cause=cause, lease=lease)
+        ).results
         return [as_reply(command.info.reply, result) for command, result in zip(commands, results, strict=True)]
 
     async def request(
@@ -184,15 +191,21 @@ class Client(BaseClient):
         key: str | None = None,
         project: str | ProjectRoot | None = None,
         cause: int | None = None,
+        lease: HeldLease | None = None,
     ) -> bytes:
         """Send an encoded request by its code; returns the encoded reply. Options and errors as for ``call``."""
-        return await self._exchange(code, payload, self._known_context(why, key, project, cause))
+        return await self._exchange(code, payload, self._known_context(why, key, project, cause, lease))
 
     def _known_context(
-        self, why: str | None, key: str | None, project: str | ProjectRoot | None, cause: int | None = None
+        self,
+        why: str | None,
+        key: str | None,
+        project: str | ProjectRoot | None,
+        cause: int | None = None,
+        lease: HeldLease | None = None,
     ) -> bytes:
         """Encode the context of a request, if the daemon knows contexts."""
-        context = self._context(why, key, project, cause)
+        context = self._context(why, key, project, cause, lease)
         if context and (self.welcome is None or "context" not in self.welcome.features):
             self._connected()  # a client that is not connected has that error instead
             raise context_unknown()
@@ -212,18 +225,23 @@ class Client(BaseClient):
                 link.cancel(sequence)
 
     def stream(
-        self, command: StreamCommand[ItemT, R], *, why: str | None = None, project: str | ProjectRoot | None = None
+        self,
+        command: StreamCommand[ItemT, R],
+        *,
+        why: str | None = None,
+        project: str | ProjectRoot | None = None,
+        lease: HeldLease | None = None,
     ) -> Stream[ItemT, R]:
         """Open a stream: ``async with client.stream(…) as items: async for item in items: …``.
 
-        ``why`` and ``project`` are as in ``call``; a stream takes no key.
+        ``why``, ``project`` and ``lease`` are as in ``call``; a stream takes no key.
 
         A stream that is not read blocks the client's other requests after about a thousand items; use a separate client
         for a slow reader.
         """
         if command.info.item is None:
             raise TypeError(f"{command.info.name} is not a stream: use call()")
-        return Stream(self._connected(), command, self._known_context(why, None, project))
+        return Stream(self._connected(), command, self._known_context(why, None, project, None, lease))
 
     def _connected(self) -> _Link:
         if self._link is None:

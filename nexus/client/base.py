@@ -10,7 +10,7 @@ from nexus_protocol.errors import InvalidArgument
 from nexus.client.errors import ConnectError, check_actor
 
 if TYPE_CHECKING:
-    from nexus_protocol.context import ProjectRoot
+    from nexus_protocol.context import HeldLease, ProjectRoot
 
     from nexus.config import Config
 
@@ -18,14 +18,14 @@ __all__ = ["BaseClient"]
 
 
 class BaseClient:
-    """The daemon's address, the actor, the why and the project; without ``socket_path``, the daemon of ``nexusctl``.
+    """The daemon's address, and what requests say that say nothing else; without ``socket_path``, that of ``nexusctl``.
 
     That is the one of the host that ``NEXUS_HOST`` names, else one at the default path, else the running daemon of the
     default database, wherever it listens. Without a ``project``, that of the variable ``NEXUS_PROJECT``.
 
     Raises:
-        InvalidArgument: the daemon would not accept the actor, the why or the project; the host is not valid, or
-            ``socket_path`` is given as well.
+        InvalidArgument: the daemon would not accept the actor, the why, the project or the lease; the host is not
+            valid, or ``socket_path`` is given as well.
         PathError, ConfigError: no ``socket_path`` is given, and the environment or the configuration is wrong.
     """
 
@@ -36,6 +36,7 @@ class BaseClient:
         why: str | None,
         project: str | ProjectRoot | None,
         host: str | None = None,
+        lease: HeldLease | None = None,
     ) -> None:
         self._config: Config | None = None
         """Set if neither ``socket_path`` nor a host was given."""
@@ -61,6 +62,12 @@ class BaseClient:
             from nexus_protocol.context import check_why
 
             check_why(why)
+        self.lease = lease
+        """The lease that requests are made under that name no other."""
+        if lease is not None:
+            from nexus_protocol.context import check_lease
+
+            check_lease(lease)
         self.project = project or os.environ.get("NEXUS_PROJECT") or None
         """In whose names requests speak that say nothing else; None is ``default``."""
         if isinstance(self.project, str):
@@ -69,20 +76,26 @@ class BaseClient:
             check_project(self.project, "project" if project else "NEXUS_PROJECT")
 
     def _context(
-        self, why: str | None, key: str | None, project: str | ProjectRoot | None, cause: int | None = None
+        self,
+        why: str | None,
+        key: str | None,
+        project: str | ProjectRoot | None,
+        cause: int | None = None,
+        lease: HeldLease | None = None,
     ) -> bytes:
         """Encode the context of a request; no bytes if it has none.
 
         Raises:
-            InvalidArgument: the daemon would not accept the why, the key, the project or the cause.
+            InvalidArgument: the daemon would not accept the why, the key, the project, the cause or the lease.
         """
         why = self.why if why is None else why
         project = self.project if project is None else project
-        if why is None and key is None and project is None and cause is None:
+        lease = self.lease if lease is None else lease
+        if why is None and key is None and project is None and cause is None and lease is None:
             return b""
         from nexus_protocol.context import encode_context
 
-        return encode_context(key=key, why=why, project=project, cause=cause)
+        return encode_context(key=key, why=why, project=project, cause=cause, lease=lease)
 
     def _look_elsewhere(self, error: ConnectError) -> None:
         """Set ``socket_path`` to where the daemon listens, after a failed connect to the default path.

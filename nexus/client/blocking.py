@@ -34,7 +34,7 @@ from nexus.client.transport import connect, why_lost
 if TYPE_CHECKING:
     import socket
 
-    from nexus_protocol.context import ProjectRoot
+    from nexus_protocol.context import HeldLease, ProjectRoot
 
 __all__ = ["BlockingClient", "BlockingStream"]
 
@@ -59,13 +59,14 @@ class BlockingClient(BaseClient):
     ``socket_path`` is the daemon's address; by default the one ``nexusctl`` uses: ``NEXUS_SOCKET``, the configuration
     file, the runtime directory, else where the daemon of the default database listens. ``actor`` is on whose behalf the
     requests are made; the journal records it. ``why`` is why they are made, for people, where a request gives no other.
-    ``project`` is in whose names they speak: an id, a name, or the root of one; by default that of ``NEXUS_PROJECT``,
-    else ``default``. ``host`` is the URL of another host, ``ssh://[USER@]HOST[:PORT][/SOCKET]``, whose daemon is
-    reached by ssh; by default that of ``NEXUS_HOST``. A project is then named by its name or id. ``name`` is the name
-    of the calling program.
+    ``project`` is in whose names they speak: an id, a name, or the root of one; by default that of
+    ``NEXUS_PROJECT``, else ``default``. ``host`` is the URL of another host, ``ssh://[USER@]HOST[:PORT][/SOCKET]``,
+    whose daemon is reached by ssh; by default that of ``NEXUS_HOST``. A project is then named by its name or id.
+    ``lease`` is the lease that they are made under, where a request names no other. ``name`` is the name of the
+    calling program.
 
-    A daemon that is older than this client may not know the why, the key and the project of a request. Nothing is sent
-    then, and the request fails with ``DaemonTooOld``.
+    A daemon that is older than this client may not know the why, the key, the project and the lease of a request.
+    Nothing is sent then, and the request fails with ``DaemonTooOld``.
 
     ::
 
@@ -81,9 +82,10 @@ class BlockingClient(BaseClient):
         why: str | None = None,
         project: str | ProjectRoot | None = None,
         host: str | None = None,
+        lease: HeldLease | None = None,
         name: str = f"nexus-python {__version__}",
     ) -> None:
-        super().__init__(socket_path, actor, why, project, host)
+        super().__init__(socket_path, actor, why, project, host, lease)
         self.name = name
         self._socket: socket.socket | None = None
         self._engine = ClientConnection()
@@ -156,6 +158,7 @@ class BlockingClient(BaseClient):
         key: str | None = None,
         project: str | ProjectRoot | None = None,
         cause: int | None = None,
+        lease: HeldLease | None = None,
     ) -> R:
         """Send a command and wait for its reply.
 
@@ -163,12 +166,13 @@ class BlockingClient(BaseClient):
         the client: 1 to 500 bytes. ``key`` identifies the request, so that its repetition is recognised: 1 to 64
         characters. ``cause`` is the operation that the request is a part of, as ``BeginOperation`` gives it. Only a
         command that changes something takes a key or a cause. ``project`` is by default that of the client; lists take
-        ``*`` for all of them.
+        ``*`` for all of them. ``lease`` is the lease that the request is made under, by default that of the client: one
+        that is not live has every change refused.
 
         Raises:
             NexusError: the daemon refused the command; the class says why.
-            InvalidArgument: the command, ``why``, ``key``, ``project`` or ``cause`` is not valid.
-            DaemonTooOld: the daemon knows none of the four.
+            InvalidArgument: the command, ``why``, ``key``, ``project``, ``cause`` or ``lease`` is not valid.
+            DaemonTooOld: the daemon knows none of the five.
             DeadlineExceeded: ``timeout_s`` has passed.
             ConnectionLost: the connection ended before the reply.
             Interrupted: Ctrl-C; the request was cancelled.
@@ -177,7 +181,7 @@ class BlockingClient(BaseClient):
         if info.item is not None:
             raise TypeError(f"{info.name} is a stream: use stream()")
         reply: type[R] = info.reply
-        return decode_reply(reply, self._call(command, timeout_s, why, key, project, cause))
+        return decode_reply(reply, self._call(command, timeout_s, why, key, project, cause, lease))
 
     def _call(
         self,
@@ -187,11 +191,12 @@ class BlockingClient(BaseClient):
         key: str | None,
         project: str | ProjectRoot | None,
         cause: int | None,
+        lease: HeldLease | None,
     ) -> bytes:
-        why, key, project, cause = self._context_fields(command, why, key, project, cause)
+        why, key, project, cause, lease = self._context_fields(command, why, key, project, cause, lease)
         payload = encode_command(command)
         return self.request(
-            command.info.code, payload, timeout_s=timeout_s, why=why, key=key, project=project, cause=cause
+            command.info.code, payload, timeout_s=timeout_s, why=why, key=key, project=project, cause=cause, lease=lease
         )
 
     def _context_fields(
@@ -201,15 +206,16 @@ class BlockingClient(BaseClient):
         key: str | None,
         project: str | ProjectRoot | None,
         cause: int | None = None,
-    ) -> tuple[str | None, str | None, str | ProjectRoot | None, int | None]:
-        """The why, the key, the project and the cause of a command, which the functions of this client may give."""
+        lease: HeldLease | None = None,
+    ) -> tuple[str | None, str | None, str | ProjectRoot | None, int | None, HeldLease | None]:
+        """The fields of the context of a command; the functions of this client may give them, but for the lease."""
         if self.context_of is not None and why is None and key is None:
             why, key = self.context_of(command.info)
         if self.project_of is not None and project is None:
             project = self.project_of(command.info)
         if self.cause_of is not None and cause is None:
             cause = self.cause_of(command.info)
-        return why, key, project, cause
+        return why, key, project, cause, lease
 
     def batch(
         self,
@@ -220,11 +226,12 @@ class BlockingClient(BaseClient):
         key: str | None = None,
         project: str | ProjectRoot | None = None,
         cause: int | None = None,
+        lease: HeldLease | None = None,
     ) -> list[Any]:
         """Carry out several changes in one transaction, all or none; returns the reply of each, in their order.
 
         At most 1000 commands, whose effect is ``change``, with 16 MiB together. ``timeout_s`` is as in ``call``, and so
-        are ``why``, ``key``, ``project`` and ``cause``, which are those of the batch.
+        are ``why``, ``key``, ``project``, ``cause`` and ``lease``, which are those of the batch.
 
         Raises:
             NexusError: a command was refused; ``details["index"]`` is its place, from 0. Nothing is changed.
@@ -232,7 +239,7 @@ class BlockingClient(BaseClient):
         from nexus.system.commands import Batch
 
         results = self.call(
-            Batch.of(commands), timeout_s=timeout_s, why=why, key=key, project=project, cause=cause
+            Batch.of(commands), timeout_s=timeout_s, why=why, key=key, project=project, cause=cause, lease=lease
         ).results
         return [as_reply(command.info.reply, result) for command, result in zip(commands, results, strict=True)]
 
@@ -245,11 +252,14 @@ class BlockingClient(BaseClient):
         key: str | None = None,
         project: str | ProjectRoot | None = None,
         cause: int | None = None,
+        lease: HeldLease | None = None,
     ) -> list[dict[str, Any]]:
         """Like ``batch``; returns each reply as the map of plain values that was received."""
         from nexus.system.commands import Batch
 
-        reply = self.call_raw(Batch.of(commands), timeout_s=timeout_s, why=why, key=key, project=project, cause=cause)
+        reply = self.call_raw(
+            Batch.of(commands), timeout_s=timeout_s, why=why, key=key, project=project, cause=cause, lease=lease
+        )
         results: list[dict[str, Any]] = reply["results"]
         return results
 
@@ -262,9 +272,10 @@ class BlockingClient(BaseClient):
         key: str | None = None,
         project: str | ProjectRoot | None = None,
         cause: int | None = None,
+        lease: HeldLease | None = None,
     ) -> dict[str, Any]:
         """Like ``call``; returns the reply as the map of plain values that was received."""
-        return decode_map(self._call(command, timeout_s, why, key, project, cause))
+        return decode_map(self._call(command, timeout_s, why, key, project, cause, lease))
 
     def request(
         self,
@@ -276,10 +287,11 @@ class BlockingClient(BaseClient):
         key: str | None = None,
         project: str | ProjectRoot | None = None,
         cause: int | None = None,
+        lease: HeldLease | None = None,
     ) -> bytes:
         """Send an encoded request by its code; returns the encoded reply. Options and errors as for ``call``."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        context = self._context(why, key, project, cause)
+        context = self._context(why, key, project, cause, lease)
         if context:
             self._await_context(deadline, timeout_s)
         sequence, data = self._engine.send_request(code, payload, context=context)
@@ -327,14 +339,15 @@ class BlockingClient(BaseClient):
         keys: Sequence[str] | None = None,
         project: str | ProjectRoot | None = None,
         cause: int | None = None,
+        lease: HeldLease | None = None,
     ) -> Iterator[tuple[int, dict[str, Any] | NexusError]]:
         """Send several commands concurrently; yields the outcome of each in the order of completion.
 
-        An outcome is the command's index in ``commands``, and its reply as of ``call_raw`` or the error that refused
-        it.
-        At most 32 are open at a time; ``timeout_s`` is for all of them together. ``why``, ``project`` and ``cause`` are
-        those of each, and ``keys`` has a key for each. A command with a time limit of its own, ``timeout_ms``, is sent
-        with what is left, so that the daemon answers for each what it still waits for.
+        An outcome is the command's index in ``commands``, and its reply as of ``call_raw`` or the error that
+        refused it. At most 32 are open at a time; ``timeout_s`` is for all of them together. ``why``,
+        ``project``, ``cause`` and ``lease`` are those of each, and ``keys`` has a key for each. A command with
+        a time limit of its own, ``timeout_ms``, is sent with what is left, so that the daemon answers for each
+        what it still waits for.
 
         Raises:
             DeadlineExceeded: ``timeout_s`` has passed, without an answer; the open requests were cancelled.
@@ -344,7 +357,7 @@ class BlockingClient(BaseClient):
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         each: Sequence[str | None] = keys if keys is not None else [None] * len(commands)
         contexts = [
-            self._context(*self._context_fields(command, why, key, project, cause))
+            self._context(*self._context_fields(command, why, key, project, cause, lease))
             for command, key in zip(commands, each, strict=True)
         ]
         if any(contexts):
@@ -401,16 +414,21 @@ class BlockingClient(BaseClient):
         return outcome
 
     def stream(
-        self, command: StreamCommand[ItemT, R], *, why: str | None = None, project: str | ProjectRoot | None = None
+        self,
+        command: StreamCommand[ItemT, R],
+        *,
+        why: str | None = None,
+        project: str | ProjectRoot | None = None,
+        lease: HeldLease | None = None,
     ) -> BlockingStream[ItemT, R]:
         """Open a stream: iterate over its items in a ``with`` block, which closes it. Iterating raises its errors.
 
-        ``why`` and ``project`` are as in ``call``; a stream takes no key.
+        ``why``, ``project`` and ``lease`` are as in ``call``; a stream takes no key.
         """
         info = command.info
         if info.item is None:
             raise TypeError(f"{info.name} is not a stream: use call()")
-        context = self._context(*self._context_fields(command, why, None, project))
+        context = self._context(*self._context_fields(command, why, None, project, None, lease))
         if context:
             self._await_context(None, None)
         sequence, data = self._engine.send_request(

@@ -69,7 +69,7 @@ class DaemonTooOld(ReportedError):
 
 def context_unknown() -> DaemonTooOld:
     """The error for a request with a context where the daemon does not list ``context``."""
-    return DaemonTooOld("context", "a request with why, key or project")
+    return DaemonTooOld("context", "a request with why, key, project or lease")
 
 
 class Interrupted(KeyboardInterrupt):

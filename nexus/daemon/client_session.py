@@ -427,9 +427,12 @@ class ClientSession:
                     why=asked.why if given.why is None else given.why,
                     project=asked.project if given.project is None else given.project,
                     cause=given.cause,
+                    lease=asked.lease if given.lease is None else given.lease,
                 )
             else:
                 command = entry.decode(payload)
+            if asked.lease is not None:
+                self._shared.daemon.presented(asked.lease)
             pre_command = self._shared.pre_command
             if pre_command is not None and not entry.hookable:
                 pre_command = None
@@ -461,6 +464,7 @@ class ClientSession:
                 key=key,
                 project=asked.project,
                 cause=asked.cause,
+                lease=asked.lease,
             )
         # A context of its own: a later Hello that names another actor must not change the caller of this request.
         context = self._context_for(asked, operation)

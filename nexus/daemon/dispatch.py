@@ -14,8 +14,9 @@ from nexus_protocol import DEFAULT_MAX_PAYLOAD, Command, CommandInfo, Effect, co
 from nexus_protocol.command import declared_commands
 
 from nexus.capabilities import CAPABILITIES
-from nexus.capability import Change, Context, Counted, Handler, Manager, ManagerContext, collect_handlers
+from nexus.capability import Change, Context, Counted, Handler, Manager, ManagerContext, Stream, collect_handlers
 from nexus.journal.keys import OpenRequests, under_key
+from nexus.records.leases import check_lease
 from nexus.store import Transaction
 
 __all__ = ["Dispatch", "Entry", "load_capabilities", "make_managers"]
@@ -66,8 +67,8 @@ class Dispatch:
                 fn = _writing(handler, self._open_requests)
             elif info.effect is Effect.CHANGE:
                 fn = _changing(fn, self._open_requests)
-            elif info.effect is Effect.ACT and not streams:
-                fn = _acting(handler, self._open_requests)
+            elif info.effect is Effect.ACT:
+                fn = _streaming(fn) if streams else _acting(handler, self._open_requests)
             waits = inspect.iscoroutinefunction(fn)
             self.entries[info.code] = Entry(info, decode, fn, waits, streams, hookable)
         self.input_commands = frozenset(code for code, entry in self.entries.items() if entry.info.takes_input)
@@ -94,11 +95,17 @@ def _writing(
     """Make the handler of a change open the one write."""
     change, after, size_bytes = handler.fn, handler.after, handler.size_bytes
 
+    def carry_out_now(tx: Transaction, ctx: Context, command: Command[Any]) -> Any:
+        # Before anything that the command asks for: a stale holder is told that, whatever else is wrong.
+        if ctx.request.lease is not None:
+            check_lease(tx, ctx.request.lease)
+        return change(tx, ctx, command)
+
     async def carry_out(ctx: Context, command: Command[Any]) -> Any:
         operation = ctx.operation
 
         def write(tx: Transaction) -> tuple[Any, bool]:
-            return under_key(tx, operation, lambda: change(tx, ctx, command))
+            return under_key(tx, operation, lambda: carry_out_now(tx, ctx, command))
 
         with open_requests.change(operation.key):
             reply, repeated = await ctx.store.write(write, size_bytes=size_bytes(command))
@@ -126,6 +133,7 @@ def _acting(handler: Handler, open_requests: OpenRequests) -> Callable[..., Any]
     waits = inspect.iscoroutinefunction(fn)
 
     async def act(ctx: Context, command: Command[Any]) -> Any:
+        await _check_lease(ctx)
         return await fn(ctx, command) if waits else fn(ctx, command)
 
     async def carry_out(ctx: Context, command: Command[Any]) -> Any:
@@ -134,6 +142,22 @@ def _acting(handler: Handler, open_requests: OpenRequests) -> Callable[..., Any]
         return await open_requests.act(ctx.store, ctx.operation, repeat, lambda: act(ctx, command))
 
     return carry_out
+
+
+def _streaming(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a stream that acts refuse a request whose lease is not live."""
+
+    async def carry_out(ctx: Context, command: Command[Any], stream: Stream[Any]) -> Any:
+        await _check_lease(ctx)
+        return await fn(ctx, command, stream)
+
+    return carry_out
+
+
+async def _check_lease(ctx: Context) -> None:
+    lease = ctx.request.lease
+    if lease is not None:
+        await ctx.store.fetch(lambda reader: check_lease(reader, lease))
 
 
 def load_capabilities() -> Dispatch:

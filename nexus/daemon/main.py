@@ -52,6 +52,7 @@ from nexus.store.processes_folder import ForeignProcesses, ProcessesFolder
 from nexus.store.sqlite import SqliteStore
 from nexus.supervision.boot import Boot
 from nexus.supervision.environments import Environments
+from nexus.supervision.leases import Leases
 from nexus.supervision.nodes import Nodes
 from nexus.supervision.port_leases import PortLeases
 from nexus.supervision.sweeper import Sweeper
@@ -289,7 +290,7 @@ class _Daemon:
         self.server.on_setting("journal.keep_days", self._prune_wanted.set)
         plugins = self._plugins()
         context = self._manager_context(store, plugins)
-        self.server.boot = context.boot
+        self.server.boot, self.server.leases = context.boot, context.leases
         managers = [plugins, *make_managers(context)]
         self.server.managers = {type(manager): manager for manager in managers}
         signals.call(signal.SIGHUP, self._reload)
@@ -335,6 +336,7 @@ class _Daemon:
             ports=PortLeases(store),
             environments=Environments(),
             nodes=Nodes(),
+            leases=Leases(),
             setting=lambda key: store.read(lambda reader: setting_value(reader, key)),
             caller=self.caller,
         )

@@ -25,6 +25,7 @@ from nexus_protocol import (
     ServerConnection,
     Unavailable,
 )
+from nexus_protocol.context import HeldLease
 
 from nexus.caller import Caller
 from nexus.capability import Change, Counted, ManagerT, PreCommand
@@ -35,6 +36,7 @@ from nexus.daemon.dispatch import Dispatch
 from nexus.runtime.procfs import overflow_uid
 from nexus.store import StateStore
 from nexus.supervision.boot import Boot
+from nexus.supervision.leases import Leases
 
 __all__ = ["Server", "peer_of", "refuse"]
 
@@ -89,6 +91,7 @@ class Server:
         self._on_setting: dict[str, Callable[[], None]] = {}
         self.stopping = asyncio.Event()
         """See ``DaemonView``."""
+        self.leases: Leases | None = None
         self.managers: dict[type[Any], Any] = {}
         """The managers of the capabilities, by class."""
         self.boot: Boot | None = None
@@ -251,6 +254,11 @@ class Server:
     def open_requests(self) -> int:
         """How many requests are at work or wait their turn."""
         return sum(session.open_requests for session in self._sessions)
+
+    def presented(self, lease: HeldLease) -> None:
+        """See ``DaemonView``."""
+        if self.leases is not None:
+            self.leases.presented(lease)
 
     def reported_limits(self) -> dict[str, int]:
         """The limits in force, as ``Hello`` reports them."""

@@ -61,7 +61,7 @@ from nexus.journal.operation import Operation
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.errors import RecordAmbiguous, RecordNotFound
 from nexus.records.handlers import check_metadata, gets, lists
-from nexus.records.links import Link, link, linked
+from nexus.records.links import Link, Target, link, linked, target
 from nexus.records.processes import LogEnd, LogPiece, StopSignal, TerminalEnd, TerminalOutput
 from nexus.records.scope import Scope, reference_of
 from nexus.store import Reader, Transaction
@@ -159,6 +159,7 @@ def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: l
         store.delete(tx, operation, JOBS.get(tx, each.id))
 
 
+target(Target("job", lambda reader, reference, scope: {"job": JOBS.resolve(reader, reference, scope).id}))
 link(Link("conversation", lambda tx, operation, id_, limit: store.unlink(tx, operation, "conversation_id", id_, limit)))
 link(Link("message", lambda tx, operation, id_, limit: store.unlink(tx, operation, "message_id", id_, limit)))
 contents(Contents("job", "job", _held, _delete_all, after=lambda ctx, ids: _manager(ctx).deleted(ids)))
@@ -253,9 +254,15 @@ def create_job(tx: Transaction, ctx: Context, command: CreateJob) -> Job:
         "attempt": 1,
         "not_before": None if command.delay_ms is None else tx.now + command.delay_ms,
     }
-    job = JOBS.insert(tx, ctx.operation, fields | {"operation_id": ctx.operation.enter(tx, project_id)})
+    job = JOBS.insert(tx, ctx.operation, fields | {"operation_id": ctx.operation.enter(tx, project_id)} | _carried(ctx))
     store.insert_after(tx, job.id, after)
     return job
+
+
+def _carried(ctx: Context) -> dict[str, Any]:
+    """The lease of the request, which its job carries."""
+    lease = ctx.request.lease
+    return {} if lease is None else {"lease_id": lease.id, "epoch": lease.epoch}
 
 
 def _links(
@@ -470,7 +477,7 @@ def retry_job(tx: Transaction, ctx: Context, command: RetryJob) -> Job:
         **store.new_places(tx),
         "operation_id": ctx.operation.enter(tx, job.project_id),
     }
-    return JOBS.insert(tx, ctx.operation, fields)
+    return JOBS.insert(tx, ctx.operation, fields | _carried(ctx))
 
 
 def _pruned(ctx: Context, reply: JobsPruned) -> None:

@@ -88,6 +88,8 @@ class JobManager:
         self._tasks = BackgroundTasks("jobs", _log)
         context.sweeper.register(JOB_OWNER, self._known)
         context.nodes.register_user(store.runs_on, self.wake)
+        context.leases.register_carrier(self)
+        context.leases.register_jobs(store.is_open)
         context.environments.register_borrower(
             lambda reader, kind: store.borrowed_services(reader) if kind == "service" else set()
         )
@@ -222,7 +224,19 @@ class JobManager:
         """Records were changed: begin what may begin now."""
         self._queue.wake()
 
-    async def cancel(self, job: Job, operation: Operation, *, now: bool, abandon: bool = False) -> Job:
+    def carried(self, reader: Reader) -> set[str]:
+        """As ``Carrier``."""
+        return store.carried_leases(reader)
+
+    async def lost(self, lease_id: str, reason: str, operation: Operation) -> None:
+        """As ``Carrier``: cancel the jobs that were submitted under a lease and have not ended."""
+        jobs = self._store.read(lambda reader: store.under_lease(reader, lease_id))
+        why = Reason(JobReason.CANCELLED, f"cancelled because {reason}")
+        await asyncio.gather(*(self.cancel(job, operation, now=False, reason=why) for job in jobs))
+
+    async def cancel(
+        self, job: Job, operation: Operation, *, now: bool, abandon: bool = False, reason: Reason = _CANCELLED
+    ) -> Job:
         """Cancel a job; returns it once every process of it has ended.
 
         With ``abandon`` those on a node that cannot be reached are not waited for.
@@ -233,7 +247,7 @@ class JobManager:
         supervision = self._jobs.get(job.id)
         if supervision is None:
             state = JobState(self._context, job.id)
-            cancelled = await state.cancel_waiting(operation, _CANCELLED)
+            cancelled = await state.cancel_waiting(operation, reason)
             if cancelled.status in ENDED:
                 self.ended([job.id])
                 return cancelled
@@ -241,7 +255,6 @@ class JobManager:
         if supervision is not None:
             stop = supervision.subject.requests.stop
             at_once = now or (stop is not None and stop.on_demand)
-            reason = _CANCELLED
             abandon = abandon and job.node_id != LOCAL
             if abandon:
                 reason = Reason(JobReason.ABANDONED, f'cancelled without waiting for node "{job.node_id}"')

@@ -132,7 +132,9 @@ class Job(Record, kw_only=True):
     """Since when its run cannot be looked at."""
     space_id: str | None = None
     lease_id: str | None = None
+    """The lease that it was submitted under."""
     epoch: int | None = None
+    """The epoch of that lease."""
     revision: int
     """Counts the changes of its configuration, from 1."""
     state_revision: int

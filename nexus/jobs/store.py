@@ -42,6 +42,7 @@ __all__ = [
     "alive",
     "backoff_ms",
     "begins_later",
+    "carried_leases",
     "borrowed_services",
     "change_status",
     "counts",
@@ -54,6 +55,7 @@ __all__ = [
     "group_of",
     "insert_after",
     "is_paused",
+    "is_open",
     "last_place",
     "new_places",
     "next_due",
@@ -71,6 +73,7 @@ __all__ = [
     "runs_on",
     "settle",
     "stored",
+    "under_lease",
     "unlink",
     "uses_of_group",
     "waiting_groups",
@@ -446,6 +449,25 @@ def open_jobs(reader: Reader, group: str | None, project_id: str | None, limit: 
             parameters.append(value)
     rows = reader.all(f"SELECT id FROM jobs WHERE {' AND '.join(conditions)} LIMIT ?", (*parameters, limit))
     return [row[0] for row in rows]
+
+
+def is_open(reader: Reader, job_id: str) -> bool:
+    """Whether there is a job with this id that has not ended."""
+    return reader.one("SELECT 1 FROM jobs WHERE id = ? AND completed_at IS NULL", (job_id,)) is not None
+
+
+def carried_leases(reader: Reader) -> set[str]:
+    """The leases of all jobs that have not ended."""
+    rows = reader.all("SELECT DISTINCT lease_id FROM jobs WHERE lease_id IS NOT NULL AND completed_at IS NULL")
+    return {row[0] for row in rows}
+
+
+def under_lease(reader: Reader, lease_id: str) -> list[Job]:
+    """The jobs that were submitted under a lease and have not ended, newest first: so no other begins meanwhile."""
+    rows = reader.all(
+        f"{JOBS.select} WHERE jobs.lease_id = ? AND jobs.completed_at IS NULL ORDER BY jobs.seq DESC", (lease_id,)
+    )
+    return [JOBS.decode(row) for row in rows]
 
 
 def numbers_and_statuses(reader: Reader, project_id: str, after: int, limit: int) -> list[tuple[str, int, str]]:

@@ -167,6 +167,10 @@ class Operation(Record):
     """Of what it changed first, else the one that the request named."""
     project: str | None = None
     """The present name of that project; absent once it is deleted."""
+    lease_id: str | None = None
+    """The lease that the request was made under."""
+    epoch: int | None = None
+    """The epoch of that lease."""
 
 
 class Change(Record):

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 from nexus_protocol.command import unrecorded_fields
-from nexus_protocol.context import ProjectRoot
+from nexus_protocol.context import HeldLease, ProjectRoot
 from nexus_protocol.errors import InvalidArgument
 
 from nexus.caller import Caller
 from nexus.records.errors import ProjectNotFound
+from nexus.records.leases import check_lease
 from nexus.records.scope import scope_of
 from nexus.store import Reader, Transaction
 
@@ -58,10 +59,11 @@ class Operation:
     its own from the moment that a transaction needs it, whatever becomes of that transaction. ``command`` is the name
     of a command or of a declared cause; ``args`` are its fields, or a function that gives them. ``project`` is what the
     request names; without it the operation is of the project of what it changes first. ``cause`` is another operation,
-    or the number of one that is written.
+    or the number of one that is written. ``lease`` is what the request presents: its first change is refused where that
+    is not live.
     """
 
-    __slots__ = ("args", "caller", "cause", "command", "id", "key", "project", "why", "written")
+    __slots__ = ("args", "caller", "cause", "command", "id", "key", "lease", "project", "why", "written")
 
     def __init__(
         self,
@@ -73,6 +75,7 @@ class Operation:
         key: RequestKey | None = None,
         project: str | ProjectRoot | None = None,
         cause: Operation | int | None = None,
+        lease: HeldLease | None = None,
     ) -> None:
         self.caller = caller
         self.command = command
@@ -81,6 +84,7 @@ class Operation:
         self.key = key
         self.project = project
         self.cause = cause
+        self.lease = lease
         self.id: int | None = None
         self.written = False
         """Whether its row is durable."""
@@ -89,6 +93,9 @@ class Operation:
         """Make sure that its row is in the database once ``tx`` is committed; returns its id.
 
         ``project_id`` is the project of what the operation changes.
+
+        Raises:
+            LeaseStale: it is the first change, and the lease of the request is not live.
         """
         if self.id is not None and (self.written or tx.operation == self.id):
             return self.id
@@ -105,8 +112,8 @@ class Operation:
             # What is made of parts is of the project of the first of them that is of one.
             tx.execute("UPDATE operation SET project_id = ? WHERE id = ? AND project_id IS NULL", (project_id, cause))
         inserted = tx.execute(
-            "INSERT INTO operation (id, at, command, args, project_id, why, key, cause, actor, uid, pid) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO operation (id, at, command, args, project_id, why, key, cause, actor, uid, pid, "
+            "lease_id, epoch) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
             (
                 self.id,
                 tx.now,
@@ -119,8 +126,12 @@ class Operation:
                 self.caller.actor,
                 self.caller.uid,
                 self.caller.pid,
+                None if self.lease is None else self.lease.id,
+                None if self.lease is None else self.lease.epoch,
             ),
         )
+        if inserted and self.lease is not None:
+            check_lease(tx, self.lease)
         if inserted and self.key is not None:
             tx.execute(
                 "INSERT INTO request_key (key, digest, operation_id, state, expires_at) "

@@ -25,7 +25,7 @@ _SUBJECT_EVENTS = 50
 """The events in which the subjects of an operation are looked for: one operation may have thousands."""
 _CAUSED = 100
 
-_COLUMNS = "id, at, command, uid, pid, actor, args, why, key, cause, project_id"
+_COLUMNS = "id, at, command, uid, pid, actor, args, why, key, cause, project_id, lease_id, epoch"
 _decode_map = msgspec.msgpack.Decoder(dict[str, Any]).decode
 _decode_detail = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -140,7 +140,9 @@ def _operation(reader: Reader, row: Sequence[Any]) -> Operation:
     if project_id is not None:
         found = reader.one("SELECT name FROM projects WHERE id = ?", (project_id,))
         project = None if found is None else found[0]
-    return Operation(*(*row[:6], _decode_map(args) if args else {}, *row[7:10], names, project_id, project))
+    return Operation(
+        *(*row[:6], _decode_map(args) if args else {}, *row[7:10], names, project_id, project, *row[11:13])
+    )
 
 
 def _change(row: Sequence[Any]) -> Change:

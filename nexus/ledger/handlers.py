@@ -26,6 +26,7 @@ from nexus.ledger.features.handlers import (
     update_feature,
     update_sub_feature,
 )
+from nexus.ledger.leases.handlers import get_lease, list_leases, release_lease, renew_lease, revoke_lease
 from nexus.ledger.pages.handlers import get_agent_pool, get_board, get_execution, get_project_overview, get_task_graph
 from nexus.ledger.requirements.handlers import (
     create_requirement,
@@ -104,6 +105,7 @@ __all__ = [
     "get_board",
     "get_execution",
     "get_feature",
+    "get_lease",
     "get_project_overview",
     "get_requirement",
     "get_session",
@@ -113,6 +115,7 @@ __all__ = [
     "link_requirement",
     "list_agents",
     "list_features",
+    "list_leases",
     "list_ready_tasks",
     "list_requirements",
     "list_sessions",
@@ -122,10 +125,13 @@ __all__ = [
     "pause_session",
     "queue_task",
     "reject_task",
+    "release_lease",
+    "renew_lease",
     "report_agent_error",
     "reset_task",
     "resume_agent",
     "resume_session",
+    "revoke_lease",
     "start_session",
     "submit_task",
     "sync_features",

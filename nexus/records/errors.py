@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nexus_protocol.errors import Conflict, InvalidArgument, NotFound
+from nexus_protocol.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 
 __all__ = [
+    "LeaseNotFound",
+    "LeaseRequired",
+    "LeaseStale",
     "ProjectNotFound",
     "QueryInvalid",
     "RecordAmbiguous",
@@ -27,6 +30,27 @@ class ProjectNotFound(RecordNotFound):
     """No project has this id or name, or this folder."""
 
     type = "project.not_found"
+
+
+class LeaseNotFound(RecordNotFound):
+    """No lease has this id."""
+
+    type = "lease.not_found"
+
+
+class LeaseStale(FailedPrecondition):
+    """The lease that the request is made under, or is about, is not live, or has another epoch.
+
+    ``details.current_epoch`` is the epoch that the resource has now, ``details.state`` what became of the lease.
+    """
+
+    type = "lease.stale"
+
+
+class LeaseRequired(FailedPrecondition):
+    """Another holds the record: only requests under its lease, ``details.lease``, may change this."""
+
+    type = "lease.required"
 
 
 class RecordAmbiguous(Conflict):

@@ -31,10 +31,12 @@ def find_row(
     ambiguous: type[Conflict],
     table: str = "",
     numbered: bool = False,
+    named: str = "name",
 ) -> Row | None:
     """Return the row with exactly this id, else this name, else the only one whose id has this prefix.
 
-    The name of a kind that is ``numbered`` is the number of the record in its project: ``12``, or ``#12``.
+    ``named`` is the column of the name. The name of a kind that is ``numbered`` is the number of the record in its
+    project: ``12``, or ``#12``.
 
     An id is found in any project, a name in the scope, and a prefix in the scope, else in any project; ``P/NAME`` is
     the name in the project with exactly the name P. A scope of None is for a kind of records that has no projects. A
@@ -52,7 +54,7 @@ def find_row(
         row = reader.one(f"{select} WHERE {table}id = ?", (prefix,))
         if row is not None:
             return row
-    by_name = f"{table}{'number' if numbered else 'name'} = ?"
+    by_name = f"{table}{'number' if numbered else named} = ?"
     wanted = _number(reference) if numbered else reference
     is_prefix = 4 <= len(prefix) <= 36 and set(prefix) <= set("0123456789abcdef-")
     of_prefix, bounds = f"{table}id >= ? AND {table}id < ? ORDER BY {table}id", (prefix, prefix + "g")

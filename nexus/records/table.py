@@ -204,14 +204,15 @@ class Table(Generic[R]):
     ``state`` is the field with the state, by which the status of the daemon counts. ``unlisted`` fields may be large:
     lists leave them out.
 
-    ``columns`` are those of fields whose column has another name, or is in the one other table that is ``joined``: its
-    name, and the column with the id of its row. ``text_or_list`` are the fields that ``columns_of`` keeps so. A record
-    with a ``project_id`` has the name of that project in ``project``, which is read with it and is no column.
-    ``private`` is a record of columns that only the daemon reads, and ``others`` are columns that neither has: an
-    insert leaves them to the default of the schema. ``computed`` fields have no column of the record: what is read has
-    their defaults, and a handler sets them. A ``searchable`` record has a number in the column ``doc``, which no other
-    record of any table has, by which a search index knows it. ``visible`` is a condition in SQL: rows that do not meet
-    it are read as if they were not there. What a write changed is recorded in the journal, without the values of secret
+    ``columns`` are those of fields whose column has another name, or is in the one other table that is ``joined``:
+    its name, and the column with the id of its row. ``text_or_list`` are the fields that ``columns_of`` keeps so. A
+    record with a ``project_id`` has the name of that project in ``project``, which is read with it and is no
+    column. ``private`` is a record of columns that only the daemon reads, and ``others`` are columns that neither
+    has: an insert leaves them to the default of the schema. ``computed`` fields have no column of the record: what
+    is read has their defaults, and a handler sets them. A ``searchable`` record has a number in the column ``doc``,
+    which no other record of any table has, by which a search index knows it. ``visible`` is a condition in SQL:
+    rows that do not meet it are read as if they were not there. ``called`` is the column of the name; records
+    without names have the id there. What a write changed is recorded in the journal, without the values of secret
     and unrecorded fields.
     """
 
@@ -240,6 +241,7 @@ class Table(Generic[R]):
         computed: Collection[str] = (),
         searchable: bool = False,
         visible: str | None = None,
+        called: str = "name",
     ) -> None:
         struct: Any = record
         self.record = record
@@ -277,6 +279,7 @@ class Table(Generic[R]):
         names = [column.name for column in self.columns.values()]
         qualified = [text if "." in text else self._prefix + text for text in names]
         self._searchable = searchable
+        self._called = called
         self._qualified = qualified
         self._source = name if visible is None else f"(SELECT * FROM {name} WHERE {visible}) AS {name}"
         if joined is not None:
@@ -384,6 +387,7 @@ class Table(Generic[R]):
             ambiguous=self.errors.ambiguous,
             table=self._prefix,
             numbered=self.is_numbered,
+            named=self._called,
         )
 
     def not_found(self, reference: str, scope: Scope | None = None) -> RecordNotFound:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import stat
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = [
     "is_locked",
     "now_ms",
     "open_process",
+    "process_lives",
     "process_start",
     "read_status",
 ]
@@ -223,6 +225,21 @@ def open_process(pid: int, start: int) -> int | None:
         if not same:
             os.close(fd)
     return fd if same else None
+
+
+def process_lives(pid: int, start: int) -> bool:
+    """Whether the process with this pid and start time has not ended.
+
+    Raises:
+        OSError: it cannot be looked at; that is no proof that it is gone.
+    """
+    fd = open_process(pid, start)
+    if fd is None:
+        return False
+    try:
+        return not select.select([fd], [], [], 0)[0]  # a pidfd is readable once its process has ended (pidfd_open(2))
+    finally:
+        os.close(fd)
 
 
 def now_ms() -> int:

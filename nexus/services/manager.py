@@ -17,6 +17,7 @@ from nexus import graph
 from nexus.attaching import Run
 from nexus.capability import Context, ManagerContext
 from nexus.hints import command_line
+from nexus.journal.operation import Operation
 from nexus.records.processes import LogPiece
 from nexus.records.scope import reference_of
 from nexus.runtime import CursorGone, RuntimeFailure
@@ -69,6 +70,7 @@ class ServiceManager:
         context.environments.register("service", OneOffs(context, self.tunnels))
         context.sweeper.register(SERVICE_OWNER, self._known_service)
         context.sweeper.register(TUNNEL_OWNER, self._known_tunnel)
+        context.leases.register_carrier(self)
         context.ports.avoid_declared(
             lambda reader, owner: store.declared_ports(reader, owner.id if owner.kind == "service" else None)
         )
@@ -252,6 +254,17 @@ class ServiceManager:
         for task in tasks.values():
             task.result()
         return ServicesStopped(service=self._get(service.id), stopped=stopped)
+
+    def carried(self, reader: Reader) -> set[str]:
+        """As ``Carrier``."""
+        return store.carried_leases(reader)
+
+    async def lost(self, lease_id: str, reason: str, operation: Operation) -> None:
+        """As ``Carrier``: stop the services that were started under a lease, and no others."""
+        ids = self._store.read(lambda reader: store.under_lease(reader, lease_id))
+        why = Reason(ServiceReason.REQUESTED, f"stopped because {reason}")
+        request = StopRequest(operation, why, on_demand=True)
+        await asyncio.gather(*(self.handle(id_).stop(request) for id_ in ids))
 
     @contextlib.contextmanager
     def _deadline(

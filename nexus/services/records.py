@@ -154,6 +154,10 @@ class Service(Record, kw_only=True):
     """The message of the last health check."""
     lost_dependencies: list[str] = field(default_factory=list)
     """Names of the dependencies that it has lost or waits for without starting them."""
+    lease_id: str | None = None
+    """The lease that it was started under, while it is up."""
+    epoch: int | None = None
+    """The epoch of that lease."""
 
 
 class ServicePage(Record):

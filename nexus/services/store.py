@@ -49,6 +49,8 @@ from nexus.supervision.store import LeaseOwner, lease, release
 
 __all__ = [
     "DECLARED",
+    "carried_leases",
+    "under_lease",
     "SERVICES",
     "UP",
     "StoredService",
@@ -372,7 +374,7 @@ _RUN_COLUMNS = frozenset(
     }
 )
 _STATE_COLUMNS = ("reason", "reason_code", "next_restart_at")
-_LIVE_COLUMNS = ("pid", "active_port", "next_restart_at", "lost_dependencies")
+_LIVE_COLUMNS = ("lease_id", "epoch", "pid", "active_port", "next_restart_at", "lost_dependencies")
 """The columns that are unset in the states stopped and failed."""
 
 
@@ -432,6 +434,8 @@ def change_state(
     for name, unset in _UNSET_VALUES.items():
         if changes.get(name, unset) is None:
             changes[name] = unset
+    if operation.lease is not None and state in UP and (new_run or before not in UP):
+        changes |= {"lease_id": operation.lease.id, "epoch": operation.lease.epoch}
     changes["operation_id"] = operation.enter(tx, row[3])
     return _written(service_id, SERVICES.write(tx, operation, service_id, changes, events))
 
@@ -468,6 +472,16 @@ def set_health(
 
 
 # Ports
+
+
+def carried_leases(reader: Reader) -> set[str]:
+    """The leases of all services that are up."""
+    return {row[0] for row in reader.all("SELECT DISTINCT lease_id FROM service WHERE lease_id IS NOT NULL")}
+
+
+def under_lease(reader: Reader, lease_id: str) -> list[str]:
+    """The ids of the services that were started under a lease and are up."""
+    return [row[0] for row in reader.all("SELECT id FROM service WHERE lease_id = ?", (lease_id,))]
 
 
 def port_lease(service_id: str) -> LeaseOwner:

@@ -39,6 +39,7 @@ __all__ = [
     "DatabaseStatus",
     "DiskFull",
     "InitError",
+    "FenceMark",
     "OutcomeUnknown",
     "PathUnusable",
     "QueryError",
@@ -137,6 +138,17 @@ class Reader(Protocol):
         """Return all rows."""
 
 
+class FenceMark(NamedTuple):
+    """What is known of the epochs of one resource."""
+
+    kind: str
+    id: str
+    dead: int
+    """The highest epoch whose lease is over; 0 without one."""
+    granted: int
+    """The highest epoch that was given out; 0 without one."""
+
+
 class Transaction(Reader, Protocol):
     """A write transaction. It is committed as a whole or not at all.
 
@@ -171,6 +183,15 @@ class Transaction(Reader, Protocol):
 
     def digest(self, data: bytes) -> bytes:
         """See ``StateStore.digest``."""
+
+    def fence_mark(self, kind: str, id_: str) -> FenceMark:
+        """The high water of a resource's epochs, which no older database in the place of this one takes back."""
+
+    def fence_marks(self) -> list[FenceMark]:
+        """The high water of every resource."""
+
+    def mark_fence(self, mark: FenceMark) -> None:
+        """Raise the high water of a resource before this transaction is committed; ``on_fences`` is told after it."""
 
 
 class AppliedMigration(NamedTuple):
@@ -319,6 +340,9 @@ class StateStore(Protocol):
 
     def on_journal(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call ``listener`` in the event loop after each commit with journal rows; returns an unsubscribe function."""
+
+    def on_fences(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` in the event loop after each commit that raised a fence."""
 
     def problem(self) -> StoreError | None:
         """Return why the store cannot be written, or that its file was deleted or replaced; None without a problem."""

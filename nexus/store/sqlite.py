@@ -42,6 +42,7 @@ from nexus.store.base import (
 from nexus.store.connection import connect
 from nexus.store.files import FileSet
 from nexus.store.fulltext import IS_OF_INDEX
+from nexus.store.high_water import HighWater, high_water_file
 from nexus.store.migrate import (
     applied_migrations,
     migrate,
@@ -87,9 +88,11 @@ class SqliteStore:
         self._writer: Writer | None = None
         self._placement = Placement(self._path)
         self._scans = Scans(self._connect_to_scan)
-        self._numbers = Numbers(digest_key or os.urandom(32))
+        self._high_water = HighWater(high_water_file(self._path))
+        self._numbers = Numbers(digest_key or os.urandom(32), self._high_water)
         self._backup_lock = asyncio.Lock()
         self._journal_listeners: dict[object, Callable[[], None]] = {}
+        self._fence_listeners: list[Callable[[], None]] = []
 
     @property
     def path(self) -> Path:
@@ -132,7 +135,7 @@ class SqliteStore:
         except OSError as error:
             connection.close()
             raise InitError(f"cannot open database {self.path}: {error}") from error
-        self._writer = Writer(connection, self._placement, self._numbers, self._notify_journal)
+        self._writer = Writer(connection, self._placement, self._numbers, self._notify_journal, self._notify_fences)
         self._write_connection = connection
 
     def id(self) -> str | None:
@@ -487,6 +490,14 @@ class SqliteStore:
         self._journal_listeners[key] = listener
         return lambda: self._journal_listeners.pop(key, None) and None
 
+    def on_fences(self, listener: Callable[[], None]) -> None:
+        """See ``StateStore.on_fences``."""
+        self._fence_listeners.append(listener)
+
+    def _notify_fences(self) -> None:
+        for listener in self._fence_listeners:
+            listener()
+
     def _notify_journal(self) -> None:
         for listener in list(self._journal_listeners.values()):
             listener()
@@ -505,6 +516,7 @@ class SqliteStore:
 
     def close_now(self) -> None:
         """Close the connections of a store whose ``start`` was not called."""
+        self._high_water.close()
         self._scans.close()
         self._scans = Scans(self._connect_to_scan)
         foreign = self._writer is not None and self._placement.is_foreign(self._write_connection)

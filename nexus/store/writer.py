@@ -24,7 +24,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from nexus.store.backup import sqlite_failure
-from nexus.store.base import DiskFull, OutcomeUnknown, Row, StoreError, StoreUnavailable, Transaction
+from nexus.store.base import DiskFull, FenceMark, OutcomeUnknown, Row, StoreError, StoreUnavailable, Transaction
+from nexus.store.high_water import HighWater
 from nexus.store.placement import Placement
 from nexus.tasks import deliver_again
 
@@ -65,7 +66,7 @@ class SqliteReader:
 class SqliteTransaction(SqliteReader):
     """``Transaction`` on the writer's connection."""
 
-    __slots__ = ("_numbers", "committed", "counts", "journaled", "now", "operation")
+    __slots__ = ("_numbers", "committed", "counts", "fences", "journaled", "now", "operation")
 
     def __init__(self, connection: sqlite3.Connection, now: int, numbers: Numbers) -> None:
         super().__init__(connection)
@@ -74,6 +75,7 @@ class SqliteTransaction(SqliteReader):
         self.journaled = False
         self.counts: list[CountChange] = []
         self.committed: list[Callable[[], None]] = []
+        self.fences: list[FenceMark] = []
         self._numbers = numbers
 
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
@@ -103,6 +105,15 @@ class SqliteTransaction(SqliteReader):
     def digest(self, data: bytes) -> bytes:
         return self._numbers.digest(data)
 
+    def fence_mark(self, kind: str, id_: str) -> FenceMark:
+        return self._numbers.high_water.mark(kind, id_)
+
+    def fence_marks(self) -> list[FenceMark]:
+        return self._numbers.high_water.marks()
+
+    def mark_fence(self, mark: FenceMark) -> None:
+        self.fences.append(mark)
+
 
 def last_operation(connection: sqlite3.Connection) -> int:
     """The highest number that a database has given an operation, also if it has none at present; 0 without any."""
@@ -114,10 +125,11 @@ def last_operation(connection: sqlite3.Connection) -> int:
 
 
 class Numbers:
-    """What transactions of one database are given: the numbers of operations, and digests."""
+    """What transactions of one database are given: the numbers of operations, digests, and the high water of fences."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, high_water: HighWater | None = None) -> None:
         self._key = key
+        self.high_water = high_water or HighWater(None)
         self._last: int | None = None
 
     def next_operation(self, connection: sqlite3.Connection) -> int:
@@ -149,6 +161,7 @@ class _Job:
         "counts",
         "delivered",
         "error",
+        "fences",
         "fn",
         "future",
         "journaled",
@@ -165,6 +178,7 @@ class _Job:
         self.journaled = False
         self.counts: list[CountChange] = []
         self.committed: list[Callable[[], None]] = []
+        self.fences: list[FenceMark] = []
         self.delivered = False
         self._token = [None]
 
@@ -197,6 +211,7 @@ class Writer:
         placement: Placement,
         numbers: Numbers,
         on_journal: Callable[[], None],
+        on_fences: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._placement = placement
@@ -205,6 +220,7 @@ class Writer:
         self._log = placement.log
         self._numbers = numbers
         self._on_journal = on_journal
+        self._on_fences = on_fences
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -320,10 +336,11 @@ class Writer:
 
     def _deliver(self, jobs: list[_Job]) -> None:
         """In the event loop: wake the waiters of these writes."""
-        journaled = False
+        journaled = fenced = False
         for job in jobs:
             if job.error is None:
                 journaled = journaled or job.journaled
+                fenced = fenced or bool(job.fences)
                 for change in job.counts:
                     self._count(change)
                 for committed in job.committed:
@@ -335,6 +352,8 @@ class Writer:
                 job.future.set_result(None)
         if journaled:
             self._on_journal()
+        if fenced:
+            self._on_fences()
 
     def _count(self, change: CountChange) -> None:
         if change.is_total:
@@ -459,6 +478,7 @@ class Writer:
                 job.journaled = transaction.journaled
                 job.counts = transaction.counts
                 job.committed = transaction.committed
+                job.fences = transaction.fences
             except BaseException as error:
                 if not connection.in_transaction:
                     raise _GroupLost from error
@@ -478,6 +498,10 @@ class Writer:
                 failed += 1
         if alone and failed:
             return
+        fences = [mark for job in jobs if job.error is None for mark in job.fences]
+        if fences:
+            # Before the commit: what it says may be ahead of the database, and is never behind it.
+            self._numbers.high_water.write(fences)
         try:
             # At a commit FTS5 merges segments of the search index, and frees many pages whose words are in others now.
             execute("PRAGMA secure_delete = FAST")

@@ -9,11 +9,17 @@ from pathlib import Path
 
 from nexus.runtime.status import boot_clock_ms, boot_id, boot_time_s, now_ms, process_start
 
-__all__ = ["Boot"]
+__all__ = ["Boot", "this_boot"]
 
 _log = logging.getLogger("nexus.supervision")
 
 _CLOCK_SLACK_S = 5
+
+
+def this_boot() -> str:
+    """The id of this boot of the machine, or of the container."""
+    first = process_start(1)
+    return boot_id() if first is None else f"{boot_id()}/{first}"
 
 
 class Boot:
@@ -24,7 +30,7 @@ class Boot:
 
     def __init__(self, directory: Path) -> None:
         first = process_start(1)
-        self.id = boot_id() if first is None else f"{boot_id()}/{first}"
+        self.id = this_boot()
         self.at = _boot_at(first)
         """The time of the boot, in ms by the present clock, minus five seconds of tolerance for clock changes."""
         self._file = directory / "boot"

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from nexus.journal.rows import derived
 from nexus.store import Reader, StoreConflict, Transaction
+from nexus.supervision.boot import this_boot
 
-__all__ = ["LeaseOwner", "lease", "lease_of_port", "leased_ports", "release", "release_all"]
+__all__ = ["LeaseOwner", "lease", "lease_of_port", "leased_ports", "release", "release_all", "this_boot"]
 
 
 derived("port_lease", "the columns of its owners that hold their ports, such as service.active_port")

@@ -23,6 +23,7 @@ from nexus_protocol.context import ProjectRoot
 
 from nexus.capability import Change, Context
 from nexus.journal.keys import canonical, has_secrets, under_key
+from nexus.records.leases import check_lease
 from nexus.records.scope import scope_of
 from nexus.store import Reader, Transaction
 from nexus.system.commands import Batch, BatchedCommand, BatchResult
@@ -70,6 +71,8 @@ async def carry_out(ctx: Context, batch: Batch) -> BatchResult | Raw:
         nonlocal confidential
         results, size, confidential = [], 0, False
         afters.clear()
+        if ctx.request.lease is not None:
+            check_lease(tx, ctx.request.lease)
         for index, (change, command) in enumerate(prepared):
             try:
                 reply = change.fn(tx, ctx, command)

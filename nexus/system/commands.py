@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Raw, Struct, field
 from nexus_protocol.codec import encode_command
 from nexus_protocol.command import UNRECORDED, Command, Effect, Empty, FrozenStruct, Record, Repeat, command
-from nexus_protocol.context import ProjectReference, ProjectRoot, Why
+from nexus_protocol.context import HeldLease, ProjectReference, ProjectRoot, Why
 from nexus_protocol.errors import InvalidArgument, NotFound
 from nexus_protocol.events import event
 from nexus_protocol.frame import MAX_PAYLOAD
@@ -229,6 +229,13 @@ class Hello(Command[Welcome]):
                 description="the project of the requests of the connection, where their context says nothing: an id, a "
                 "name, or a map with the root of one"
             ),
+        ]
+        | None
+    ) = None
+    lease: (
+        Annotated[
+            HeldLease,
+            Meta(description="the lease of the requests of the connection, where their context names no other"),
         ]
         | None
     ) = None

@@ -79,7 +79,9 @@ def hello(ctx: Context, command: Hello) -> Welcome:
         raise InvalidArgument(
             "cannot accept project: a connection is not for all projects at once", details={"path": "project"}
         )
-    request = RequestContext(why=None if command.why is None else check_why(command.why), project=command.project)
+    request = RequestContext(
+        why=None if command.why is None else check_why(command.why), project=command.project, lease=command.lease
+    )
     ctx.caller, ctx.request = ctx.caller._replace(actor=command.actor), request
     return Welcome(
         server=f"nexusd {__version__}",

@@ -93,7 +93,7 @@ def context_decoder(info: CommandInfo) -> Callable[[bytes, int], tuple[RequestCo
     ``context.``, and ``context`` is the context itself.
     """
     # Imported here: most runs of nexusctl need no context, and each import costs start-up.
-    from nexus_protocol.context import MAX_WHY_BYTES, ProjectRoot, RequestContext, check_why
+    from nexus_protocol.context import MAX_WHY_BYTES, HeldLease, ProjectRoot, RequestContext, check_why
 
     # One pass over both maps, as the elements of an array: two separate decodings would cost time and memory.
     decode = msgspec.msgpack.Decoder(tuple[RequestContext, info.request]).decode  # type: ignore[name-defined]
@@ -102,6 +102,8 @@ def context_decoder(info: CommandInfo) -> Callable[[bytes, int], tuple[RequestCo
     all_hints = hints | {f"context.{name}": hint for name, hint in of_context.items()}
     of_root = get_type_hints(ProjectRoot, include_extras=True)
     all_hints |= {f"context.project.{name}": hint for name, hint in of_root.items()}
+    of_lease = get_type_hints(HeldLease, include_extras=True)
+    all_hints |= {f"context.lease.{name}": hint for name, hint in of_lease.items()}
 
     def decode_both(payload: bytes, limit: int) -> tuple[RequestContext, Command[Any]]:
         try:

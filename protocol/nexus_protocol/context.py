@@ -23,6 +23,7 @@ __all__ = [
     "MAX_KEY",
     "MAX_WHY_BYTES",
     "NO_CONTEXT",
+    "HeldLease",
     "Key",
     "ProjectReference",
     "ProjectRoot",
@@ -30,6 +31,7 @@ __all__ = [
     "Why",
     "check_cause",
     "check_key",
+    "check_lease",
     "check_project",
     "check_why",
     "encode_context",
@@ -57,6 +59,11 @@ _CAUSE_RULE = "the number of an operation, 1 or more"
 
 Cause = Annotated[int, msgspec.Meta(ge=1, le=_MAX_CAUSE, description=_CAUSE_RULE)]
 
+_MAX_EPOCH = 2**63 - 1
+_UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)"
+_LEASE_ID_RULE = "the id of a lease, a UUID in lower case"
+_EPOCH_RULE = "the epoch of the lease, 1 or more"
+
 _MAX_PROJECT = 64
 _MAX_ROOT = 4096
 _PROJECT_RULE = "the id or the name of a project, at most 64 characters, or *"
@@ -65,6 +72,15 @@ _ROOT_RULE = "an absolute path, at most 4096 characters"
 ProjectReference = Annotated[
     str, msgspec.Meta(min_length=1, max_length=_MAX_PROJECT, pattern=_PATTERN, description=_PROJECT_RULE)
 ]
+
+
+class HeldLease(msgspec.Struct, metaclass=FrozenStruct, forbid_unknown_fields=True):
+    """A lease as its holder presents it: what it was given at the claim."""
+
+    id: Annotated[str, msgspec.Meta(pattern=_UUID_PATTERN, description=_LEASE_ID_RULE)]
+    """The id of the lease."""
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=_MAX_EPOCH, description=_EPOCH_RULE)]
+    """Its number among the leases of what it holds, which only rises."""
 
 
 class ProjectRoot(msgspec.Struct, metaclass=FrozenStruct, forbid_unknown_fields=True):
@@ -87,12 +103,15 @@ class RequestContext(
     """The project in whose names it speaks; without it, ``default``."""
     cause: Cause | None = None
     """The operation that the request is a part of, as BeginOperation gives it."""
+    lease: HeldLease | None = None
+    """The lease that the request is made under: one that is not live has every change refused."""
 
 
 NO_CONTEXT = RequestContext()
 """The context of a request that has none."""
 
 _matches = re.compile(_PATTERN).match
+_is_uuid = re.compile(_UUID_PATTERN).match
 
 
 def check_key(key: str, field: str = "key") -> str:
@@ -137,6 +156,19 @@ def check_cause(cause: int, field: str = "cause") -> int:
     return cause
 
 
+def check_lease(lease: HeldLease, field: str = "lease") -> HeldLease:
+    """Return the lease that a client presents if it has a valid form; ``field`` names it in the error.
+
+    Raises:
+        InvalidArgument: the id is no UUID in lower case, or the epoch is no number from 1.
+    """
+    if not _is_uuid(lease.id):
+        raise InvalidArgument(f"cannot accept {field}: expected {_LEASE_ID_RULE}", details={"path": f"{field}.id"})
+    if type(lease.epoch) is not int or not 1 <= lease.epoch <= _MAX_EPOCH:
+        raise InvalidArgument(f"cannot accept {field}: expected {_EPOCH_RULE}", details={"path": f"{field}.epoch"})
+    return lease
+
+
 def check_project(project: str, field: str = "project") -> str:
     """Return the id or name of a project, or ``*``, if it has a valid form; ``field`` names it in the error.
 
@@ -160,6 +192,7 @@ def encode_context(
     why: str | None = None,
     project: str | ProjectRoot | None = None,
     cause: int | None = None,
+    lease: HeldLease | None = None,
 ) -> bytes:
     """Encode a context as a client does, with the fields that are not None; no bytes if there are none.
 
@@ -177,6 +210,8 @@ def encode_context(
         fields["project"] = {"root": _check_root(project.root)}
     if cause is not None:
         fields["cause"] = check_cause(cause)
+    if lease is not None:
+        fields["lease"] = {"id": check_lease(lease).id, "epoch": lease.epoch}
     encoded: bytes = msgpack.packb(fields) if fields else b""
     if len(encoded) > CONTEXT_BYTES:
         raise InvalidArgument(

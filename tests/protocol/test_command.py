@@ -218,6 +218,11 @@ STABLE_CODES = {
     "CompleteSession": 1374,
     "CancelSession": 1375,
     "DeleteSession": 1376,
+    "GetLease": 0x0570,
+    "ListLeases": 0x0571,
+    "RenewLease": 0x0572,
+    "ReleaseLease": 0x0573,
+    "RevokeLease": 0x0574,
 }
 """Codes never change: lines may be added here, but not changed."""
 

@@ -52,7 +52,8 @@ def test_context_and_command_survive_client_encoding_and_daemon_decoding(
     info: CommandInfo, data: st.DataObject
 ) -> None:
     command, context = data.draw(values_of(info.request)), data.draw(values_of(RequestContext))
-    first = encode_context(key=context.key, why=context.why, project=context.project, cause=context.cause) or b"\x80"
+    fields = {name: getattr(context, name) for name in RequestContext.__struct_fields__}
+    first = encode_context(**fields) or b"\x80"
     payload = first + (encode_command(command) or b"\x80")
     assert context_decoder(info)(payload, info.max_payload) == (context, command)
 

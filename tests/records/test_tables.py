@@ -23,6 +23,7 @@ from nexus.jobs.schedules.store import SCHEDULES
 from nexus.journal.rows import OWN_TABLES, append_only_tables, derived_tables, journaled_tables
 from nexus.ledger.agents.store import AGENTS
 from nexus.ledger.features.store import FEATURES, SUB_FEATURES
+from nexus.ledger.leases.store import LEASES
 from nexus.ledger.requirements.store import REQUIREMENTS
 from nexus.ledger.sessions.store import SESSIONS
 from nexus.ledger.tasks.store import TASKS
@@ -63,6 +64,7 @@ TABLES: dict[str, Table[Any]] = {
     "sub_feature": SUB_FEATURES,
     "requirement": REQUIREMENTS,
     "session": SESSIONS,
+    "lease": LEASES,
 }
 
 

@@ -201,7 +201,7 @@ _LAYERS: dict[str, set[str]] = {
             "nexus.trust",
         ),
         *("nexus.journal", "nexus.runtime", "nexus.supervision", "nexus.store", "nexus.streams"),
-        "nexus.records.scope",
+        *("nexus.records.scope", "nexus.records.leases"),
         *("nexus.plugins.host", "nexus.system.commands", "nexus.system.settings", "nexus.system.store"),
     },
     "nexus.docs": _BASE | {"nexus.daemon.dispatch"},
@@ -330,8 +330,8 @@ def _texts(module: Source) -> set[Violation]:
     parts = name.split(".")
     may_hold_sql = (
         _below(name, "nexus.store")
-        or name
-        in ("nexus.records.table", "nexus.records.lookup", "nexus.records.scope", "nexus.records.project_settings")
+        or name in ("nexus.records.table", "nexus.records.lookup", "nexus.records.scope")
+        or name in ("nexus.records.project_settings", "nexus.records.leases")
         or (_below(name, "nexus.journal") and kind_of(name) == "part")
         or parts[-1] == "store"
         or parts[-1].endswith("_store")

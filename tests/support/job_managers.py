@@ -18,6 +18,7 @@ from nexus.runtime import Runtime
 from nexus.store import Reader
 from nexus.supervision.boot import Boot
 from nexus.supervision.environments import Environments
+from nexus.supervision.leases import Leases
 from nexus.supervision.nodes import Nodes
 from nexus.supervision.port_leases import PortLeases
 from nexus.supervision.sweeper import Sweeper
@@ -61,6 +62,7 @@ class JobDaemon:
             ports=PortLeases(store),  # type: ignore[arg-type]
             environments=Environments(),
             nodes=Nodes(),
+            leases=Leases(),
             setting=lambda key: KNOWN[key].default,
             caller=TESTER,
         )

@@ -124,6 +124,7 @@ class World:
             ports=none,
             environments=none,
             nodes=none,
+            leases=none,
             setting=none,
             caller=Caller(0, 1, "nexusd"),
         )

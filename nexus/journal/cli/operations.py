@@ -138,6 +138,7 @@ def _print(detail: OperationDetail, changes: Sequence[Change]) -> None:
             ("Project", operation.project),
             ("Why", operation.why),
             ("Key", operation.key),
+            ("Lease", None if operation.lease_id is None else f"{operation.lease_id}, epoch {operation.epoch}"),
             ("Cause", _one_line(cause) if cause else f"{led_from}, which is no longer kept" if led_from else None),
             *[("Led to", _one_line(caused)) for caused in detail.caused],
         ]

@@ -1,1 +1,1 @@
-"""Leases: who may change what."""
+"""Leases: who holds a task or another resource, for how long, and that a stale holder changes nothing."""

@@ -1,39 +1,59 @@
-"""The domain errors of leases."""
+"""The errors of leases; those that any request under a lease may get are in ``records.errors``."""
 
 from __future__ import annotations
 
-from nexus_protocol.errors import FailedPrecondition
+from nexus_protocol.errors import Conflict, InvalidArgument
 
-from nexus.records.errors import RecordAmbiguous, RecordChanged, RecordCursorInvalid, RecordNotFound
+from nexus.records.errors import RecordAmbiguous, RecordChanged, RecordCursorInvalid, RecordIdTaken, RecordNameTaken
 
-__all__ = ["LeaseAmbiguous", "LeaseChanged", "LeaseCursorInvalid", "LeaseNotFound", "LeaseRequired"]
-
-
-class LeaseNotFound(RecordNotFound):
-    """No lease has this id."""
-
-    type = "lease.not_found"
+__all__ = [
+    "LeaseAmbiguous",
+    "LeaseChanged",
+    "LeaseCursorInvalid",
+    "LeaseIdTaken",
+    "LeaseInvalid",
+    "LeaseNameTaken",
+    "LeaseTaken",
+]
 
 
 class LeaseAmbiguous(RecordAmbiguous):
-    """Several leases have an id that begins so."""
+    """Several ids begin with this reference; ``details.matches`` lists some of them."""
 
     type = "lease.ambiguous"
 
 
+class LeaseNameTaken(RecordNameTaken):
+    """Leases have no names."""
+
+    type = "lease.name_taken"
+
+
+class LeaseIdTaken(RecordIdTaken):
+    """A lease with this id exists and differs from the request."""
+
+    type = "lease.id_taken"
+
+
 class LeaseChanged(RecordChanged):
-    """The lease has another revision than the request expects."""
+    """The lease has another revision than the request expects; ``details.revision`` is the present one."""
 
     type = "lease.changed"
 
 
 class LeaseCursorInvalid(RecordCursorInvalid):
-    """The cursor was not returned by this list for these filters."""
+    """The cursor was not returned by ListLeases for these filters."""
 
     type = "lease.cursor_invalid"
 
 
-class LeaseRequired(FailedPrecondition):
-    """Another holds what the request would change; ``details.holder`` is the id of the agent."""
+class LeaseTaken(Conflict):
+    """Another lease is live on the resource: ``details.lease``, which ``details.holder`` has."""
 
-    type = "lease.required"
+    type = "lease.taken"
+
+
+class LeaseInvalid(InvalidArgument):
+    """The fields do not fit together; ``details.path`` names the field."""
+
+    type = "lease.invalid"

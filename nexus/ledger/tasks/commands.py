@@ -18,7 +18,6 @@ from nexus.ledger.features.errors import (
     SubFeatureNotFound,
 )
 from nexus.ledger.features.records import FeatureReference, SubFeatureReference
-from nexus.ledger.leases.errors import LeaseRequired
 from nexus.ledger.states import OnLost, TaskKind, TaskSize, TaskStatus, TaskType
 from nexus.ledger.tasks.errors import (
     TaskAmbiguous,
@@ -48,7 +47,7 @@ from nexus.ledger.tasks.records import (
     TaskReference,
     TasksDeleted,
 )
-from nexus.records.errors import QueryInvalid
+from nexus.records.errors import LeaseRequired, QueryInvalid
 from nexus.records.events import record_events
 from nexus.records.fields import ClientId, Cursor, Match, Metadata, PageLimit, Revision, StateRevision, Tag, Tags
 

@@ -273,6 +273,8 @@ CREATE INDEX lease_state_idx ON lease (state, granted_at, id);
 CREATE INDEX lease_holder_idx ON lease (holder, granted_at, id);
 CREATE INDEX lease_project_idx ON lease (project_id, granted_at, id);
 CREATE INDEX lease_time_idx ON lease (granted_at, id);
+CREATE INDEX lease_of_state_idx ON lease (project_id, state, granted_at, id);
+CREATE INDEX lease_of_holder_idx ON lease (project_id, holder, granted_at, id);
 
 -- The highest epoch of each resource; it only rises.
 CREATE TABLE fence (
