@@ -83,7 +83,11 @@ CAPABILITIES: tuple[Capability, ...] = (
     Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
     Capability(
         "ledger",
-        (Noun("agent", "Manage the agents that claim tasks.", ("agents",)),),
+        (
+            Noun("agent", "Manage the agents that claim tasks.", ("agents",)),
+            Noun("metric", "Record and sum what is measured.", ("metrics",)),
+        ),
+        manager=True,
     ),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )

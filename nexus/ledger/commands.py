@@ -13,15 +13,19 @@ from nexus.ledger.agents.commands import (
     TerminateAgent,
     UpdateAgent,
 )
+from nexus.ledger.metrics.commands import ListMetrics, RecordMetric, SumMetrics
 
 __all__ = [
     "CreateAgent",
     "DeleteAgent",
     "GetAgent",
     "ListAgents",
+    "ListMetrics",
     "PauseAgent",
+    "RecordMetric",
     "ReportAgentError",
     "ResumeAgent",
+    "SumMetrics",
     "TerminateAgent",
     "UpdateAgent",
 ]

@@ -13,15 +13,19 @@ from nexus.ledger.agents.handlers import (
     terminate_agent,
     update_agent,
 )
+from nexus.ledger.metrics.handlers import list_metrics, record_metric, sum_metrics
 
 __all__ = [
     "create_agent",
     "delete_agent",
     "get_agent",
     "list_agents",
+    "list_metrics",
     "pause_agent",
+    "record_metric",
     "report_agent_error",
     "resume_agent",
+    "sum_metrics",
     "terminate_agent",
     "update_agent",
 ]

@@ -168,6 +168,9 @@ STABLE_CODES = {
     "ResumeAgent": 0x0546,
     "ReportAgentError": 0x0547,
     "TerminateAgent": 0x0548,
+    "RecordMetric": 0x0568,
+    "ListMetrics": 0x0569,
+    "SumMetrics": 0x056A,
 }
 """Codes never change: lines may be added here, but not changed."""
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from nexus.ledger.cli.agents import agent
+from nexus.ledger.cli.metrics import metric
 
-__all__ = ["agent"]
+__all__ = ["agent", "metric"]
