@@ -91,6 +91,7 @@ CAPABILITIES: tuple[Capability, ...] = (
             Noun("requirement", "Manage requirements.", ("requirements",)),
             Noun("session", "Manage sessions.", ("sessions",)),
             Noun("lease", "See who holds what, and take it away.", ("leases",)),
+            Noun("metric", "Record and sum what is measured.", ("metrics",)),
         ),
         manager=True,
     ),

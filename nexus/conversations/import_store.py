@@ -33,6 +33,7 @@ from nexus.journal.rows import Subject, record
 from nexus.records.errors import RecordErrors, RecordNameTaken
 from nexus.records.scope import reference_of
 from nexus.records.table import DOC, Table, next_number
+from nexus.records.usage import Usage, used
 from nexus.store import Reader, Transaction
 
 __all__ = [
@@ -202,7 +203,9 @@ def add_messages(
             if keeps_out:
                 raise _not_redacted(conversation)
             changed_at = tx.now if message.updated_at is None else message.updated_at
-            tokens += _change(tx, operation, conversation, found, kept, values | {"updated_at": changed_at}, digest)
+            grown = _change(tx, operation, conversation, found, kept, values | {"updated_at": changed_at}, digest)
+            _use(tx, operation, conversation, of, message, grown, message.created_at or changed_at)
+            tokens += grown
             changed += 1
             newest = max([newest, changed_at])
             continue
@@ -237,6 +240,7 @@ def add_messages(
             },
         )
         insert_parts(tx, id_, kept.rows)
+        _use(tx, operation, conversation, of, message, message.tokens or 0, created_at)
         added += 1
         tokens += message.tokens or 0
         newest = max([newest, created_at, updated_at])
@@ -250,6 +254,22 @@ def add_messages(
         detail = {"messages": added, "changed": changed, "last_number": last}
         record(tx, operation, "conversation.imported", subject, detail)
     return Counts(added, known, changed)
+
+
+def _use(
+    tx: Transaction,
+    operation: Operation,
+    conversation: Conversation,
+    of: str,
+    message: ImportedMessage,
+    tokens: int,
+    at: int,
+) -> None:
+    """Tell the tokens that a message has more than what was imported of it before."""
+    source = message.source_id if of == NATIVE else f"{of}:{message.source_id}"
+    if tokens != message.tokens:
+        source += f":{message.tokens}"
+    used(tx, operation, Usage(source, conversation.project_id, conversation.id, tokens, at, message.model))
 
 
 def _not_redacted(conversation: Conversation) -> ConversationRedacted:

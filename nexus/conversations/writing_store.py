@@ -25,6 +25,7 @@ from nexus.conversations.store import encode_json, touch
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject, append_only, record
 from nexus.records.table import DOC, next_number
+from nexus.records.usage import Usage, used
 from nexus.store import Reader, Transaction
 from nexus.store.fulltext import index_text
 from nexus.store.splitting import INDEXED_CHARACTERS
@@ -100,7 +101,16 @@ def add_message(
     insert_parts(tx, columns["id"], kept.rows)
     message = decode_message((*map(columns.get, MESSAGE_COLUMNS[:-1]), None))
     _tell(tx, operation, "message.created", message, conversation, {"status": message.status.value})
+    _use(tx, operation, conversation, message, message.tokens or 0)
     return message
+
+
+def _use(tx: Transaction, operation: Operation, conversation: Conversation, message: Message, tokens: int) -> None:
+    """Tell the tokens that a message has more than before: what it has at its creation, or got while it was written."""
+    is_first = tokens == message.tokens
+    source = message.id if is_first else f"{message.id}:{message.tokens}"
+    project_id, id_ = conversation.project_id, conversation.id
+    used(tx, operation, Usage(source, project_id, id_, tokens, message.created_at, message.model))
 
 
 def insert_message(tx: Transaction, columns: Mapping[str, Any]) -> None:
@@ -221,6 +231,7 @@ def end_message(
     message = _written(tx, message_id)
     kind = "message.completed" if status is MessageStatus.COMPLETE else "message.interrupted"
     _tell(tx, operation, kind, message, found.conversation, {"size_bytes": kept.size_bytes})
+    _use(tx, operation, found.conversation, message, tokens)
     return message
 
 

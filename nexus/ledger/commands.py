@@ -36,6 +36,7 @@ from nexus.ledger.leases.commands import (
     RevokeLease,
     Ttl,
 )
+from nexus.ledger.metrics.commands import ListMetrics, RecordMetric, SumMetrics
 from nexus.ledger.pages.commands import GetAgentPool, GetBoard, GetExecution, GetProjectOverview, GetTaskGraph
 from nexus.ledger.requirements.commands import (
     CreateRequirement,
@@ -130,6 +131,7 @@ __all__ = [
     "ListAgents",
     "ListFeatures",
     "ListLeases",
+    "ListMetrics",
     "ListReadyTasks",
     "ListRequirements",
     "ListSessions",
@@ -139,6 +141,7 @@ __all__ = [
     "PauseAgent",
     "PauseSession",
     "QueueTask",
+    "RecordMetric",
     "RejectTask",
     "ReleaseLease",
     "RenewLease",
@@ -149,6 +152,7 @@ __all__ = [
     "RevokeLease",
     "StartSession",
     "SubmitTask",
+    "SumMetrics",
     "SyncFeatures",
     "TerminateAgent",
     "Ttl",

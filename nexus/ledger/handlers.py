@@ -27,6 +27,7 @@ from nexus.ledger.features.handlers import (
     update_sub_feature,
 )
 from nexus.ledger.leases.handlers import get_lease, list_leases, release_lease, renew_lease, revoke_lease
+from nexus.ledger.metrics.handlers import list_metrics, record_metric, sum_metrics
 from nexus.ledger.pages.handlers import get_agent_pool, get_board, get_execution, get_project_overview, get_task_graph
 from nexus.ledger.requirements.handlers import (
     create_requirement,
@@ -116,6 +117,7 @@ __all__ = [
     "list_agents",
     "list_features",
     "list_leases",
+    "list_metrics",
     "list_ready_tasks",
     "list_requirements",
     "list_sessions",
@@ -124,6 +126,7 @@ __all__ = [
     "pause_agent",
     "pause_session",
     "queue_task",
+    "record_metric",
     "reject_task",
     "release_lease",
     "renew_lease",
@@ -134,6 +137,7 @@ __all__ = [
     "revoke_lease",
     "start_session",
     "submit_task",
+    "sum_metrics",
     "sync_features",
     "terminate_agent",
     "unblock_task",

@@ -52,7 +52,11 @@ TAKES_NONE = {
     "ListProjects", "GetOperation", "Batch",
 }  # fmt: skip
 """Commands that do not look up a project, beside those that are declared to be the same in every one."""
-_ANSWERED_ANYWHERE = ("WatchEvents", "WaitJobs", "Search")
+_ANSWERED_ANYWHERE = ("WatchEvents", "WaitJobs", "Search", "SumMetrics")
+_NAMES_A_PROJECT = (
+    *("UpdateProject", "DeleteProject", "PauseProject", "ResumeProject", "CompleteProject"),
+    "FailProject",
+)
 
 
 def minimal(info: CommandInfo) -> Any:
@@ -62,7 +66,7 @@ def minimal(info: CommandInfo) -> Any:
     for field in msgspec.structs.fields(info.request):
         extras = [part.extra or {} for part in hint_parts(hints[field.name]) if isinstance(part, msgspec.Meta)]
         if field.required:
-            is_number = int in hint_parts(hints[field.name]) or field.name in ("id",)
+            is_number = not {int, float}.isdisjoint(hint_parts(hints[field.name])) or field.name in ("id",)
             values[field.name] = 1 if is_number and field.name != "name" else "gone"
             if any("completes" in extra for extra in extras):
                 values[field.name] = "gone"
@@ -133,7 +137,7 @@ def test_a_folder_without_a_project(nexus: Speaker, info: CommandInfo) -> None:
     command = minimal(info)
     type_, told = nexus.at(NO_PROJECT).outcome(command)
     if not info.in_project or info.name in TAKES_NONE:
-        assert type_ != "project.not_found" or info.name in ("UpdateProject", "DeleteProject")
+        assert type_ != "project.not_found" or info.name in _NAMES_A_PROJECT
     elif info.effect is not Effect.READ or info.name in ("GetProject", "GetProjectHoldings"):
         assert type_ == "project.not_found", told
         assert "/nowhere/at/all" in told

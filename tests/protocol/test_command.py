@@ -223,6 +223,9 @@ STABLE_CODES = {
     "RenewLease": 0x0572,
     "ReleaseLease": 0x0573,
     "RevokeLease": 0x0574,
+    "RecordMetric": 0x0568,
+    "ListMetrics": 0x0569,
+    "SumMetrics": 0x056A,
 }
 """Codes never change: lines may be added here, but not changed."""
 

@@ -91,6 +91,7 @@ from nexus.services.states import DependencyCondition, RestartPolicy, ServiceTyp
 from nexus.system.commands import BackupDatabase, Batch, DeleteSetting, SetSetting
 from nexus.vms.commands import CreateVm, DeleteVm, UpdateVm
 from nexus.vms.states import VmRole
+from support.agent_mutations import AGENT_MAKERS
 from support.git import GitWorld
 
 __all__ = ["BATCH", "EXCEPTIONS", "MAKERS", "Maker", "Mutator", "Pool", "make_repository", "random_command"]
@@ -515,6 +516,7 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "CreateProject": (5, _create_project),
     "UpdateProject": (6, _update_project),
     "DeleteProject": (3, lambda pool: DeleteProject(pool.project(), cascade=pool.chance.random() < 0.8)),
+    **AGENT_MAKERS,
 }
 """For each command how often it is made, and how."""
 

@@ -21,6 +21,7 @@ from nexus.daemon.dispatch import load_capabilities
 from nexus.jobs.schedules.store import SCHEDULES
 from nexus.jobs.store import GROUPS, JOBS
 from nexus.journal.rows import Rows, derived_tables, journaled_tables
+from nexus.ledger.agents.store import AGENTS
 from nexus.nodes.store import NODES
 from nexus.projects.store import PROJECTS
 from nexus.services.store import DECLARED, SERVICES
@@ -487,4 +488,5 @@ def _fields_of_records() -> dict[str, set[str]]:
         "schedule": {*SCHEDULES.columns, *SCHEDULES.private},
         "conversation": set(CONVERSATIONS.columns),
         "node": set(NODES.columns),
+        "agent": set(AGENTS.columns),
     }

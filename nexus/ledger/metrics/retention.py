@@ -1,0 +1,60 @@
+"""Deletes the metrics that the setting ``metrics.keep_days`` calls old."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from nexus.capability import ManagerContext
+from nexus.ledger.metrics.store import prune
+from nexus.store import StoreError
+from nexus.tasks import cancel_and_wait
+
+__all__ = ["Retention"]
+
+_log = logging.getLogger("nexus.ledger")
+
+_INTERVAL_S = 3600.0
+_STEP = 200
+"""Rows deleted in one step, which limits how long the writes of clients wait for it."""
+_DAY_MS = 86_400_000
+
+
+class Retention:
+    """Looks at the start of the daemon, and every hour."""
+
+    def __init__(self, context: ManagerContext) -> None:
+        self._context = context
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._task = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """End the work."""
+        await cancel_and_wait(self._task)
+
+    async def _work(self) -> None:
+        while True:
+            try:
+                await self.apply()
+            except StoreError as error:
+                _log.warning("old metrics cannot be deleted at present: %s", error.message)
+            except Exception:  # the next look may succeed
+                _log.exception("old metrics were not deleted")
+            await asyncio.sleep(_INTERVAL_S)
+
+    async def apply(self) -> None:
+        """Delete what is too old, in small steps.
+
+        Raises:
+            StoreError: the store cannot be read or written.
+        """
+        context = self._context
+        before_at = context.boot.trusted_now_ms() - context.setting("metrics.keep_days") * _DAY_MS
+        operation = context.cause("metrics.retention")
+        deleted = _STEP
+        while deleted:
+            deleted = await context.store.write(lambda tx: prune(tx, operation, before_at, _STEP))
+            await asyncio.sleep(0.01)  # let the writes of clients pass
