@@ -92,6 +92,7 @@ from nexus.system.commands import BackupDatabase, Batch, DeleteSetting, SetSetti
 from nexus.vms.commands import CreateVm, DeleteVm, UpdateVm
 from nexus.vms.states import VmRole
 from support.git import GitWorld
+from support.plan_mutations import PLAN
 
 __all__ = ["BATCH", "EXCEPTIONS", "MAKERS", "Maker", "Mutator", "Pool", "make_repository", "random_command"]
 
@@ -515,6 +516,7 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "CreateProject": (5, _create_project),
     "UpdateProject": (6, _update_project),
     "DeleteProject": (3, lambda pool: DeleteProject(pool.project(), cascade=pool.chance.random() < 0.8)),
+    **PLAN,
 }
 """For each command how often it is made, and how."""
 
@@ -522,6 +524,7 @@ _IN_BATCHES = (
     *("CreateVm", "DeleteVm", "UpdateVm", "SetSetting", "DeleteSetting"),
     *("AddService", "UpdateService", "UpdateConfig", "AddDependency"),
     *("CreateProject", "UpdateProject", "DeleteProject"),
+    *PLAN,
     *("CreateConversation", "UpdateConversation", "DeleteConversation"),
     *("CreateMessage", "EditMessage", "DeleteMessage"),
     *("AddNode", "UpdateNode", "RemoveNode", "DrainNode", "UndrainNode"),

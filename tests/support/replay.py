@@ -332,7 +332,7 @@ def _of_operations(database: sqlite3.Connection, journal: list[Change]) -> Itera
 
 
 def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
-    known = {"tag", "port_lease", "record_number", "job_after", "conversation_origins"}
+    known = {"tag", "port_lease", "record_number", "job_after", "conversation_origins", "requirement_feature"}
     assert set(derived_tables()) == known, "a derived table that is not checked"
     tags = {
         (table.kind, row[0], tag)
@@ -356,6 +356,16 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
     )
     leases = set(database.execute("SELECT port, owner_kind, owner, purpose FROM port_lease"))
     yield from _sets("port_lease", leases, ports)
+    linked = {
+        (requirement, feature)
+        for requirement, features in database.execute("SELECT id, linked_features FROM requirements")
+        for feature in json.loads(features)
+    }
+    yield from _sets(
+        "requirement_feature",
+        set(database.execute("SELECT requirement_id, feature_id FROM requirement_feature")),
+        linked,
+    )
     yield from _of_numbers(database)
     yield from _of_waiting_jobs(database)
     yield from _of_messages(database)
@@ -372,9 +382,18 @@ def _of_numbers(database: sqlite3.Connection) -> Iterator[str]:
     ):
         if counters.get((project, "conversation"), 0) < highest:
             yield f"record_number has another number than the conversation {highest} of {project}"
+    for table, kind in (
+        ("features", "feature"),
+        ("sub_features", "sub_feature"),
+        ("requirements", "requirement"),
+        ("sessions", "session"),
+    ):
+        for project, highest in database.execute(f"SELECT project_id, max(number) FROM {table} GROUP BY project_id"):
+            if counters.get((project, kind), 0) < highest:
+                yield f"record_number has another number than the {kind} {highest} of {project}"
     docs = [
         (doc, table)
-        for table in ("conversations", "messages", "jobs", "service", "vms")
+        for table in ("conversations", "messages", "jobs", "service", "vms", "features", "tasks", "requirements")
         for (doc,) in database.execute(f"SELECT doc FROM {table}")
     ]
     yield from (f"{table} has a row without a doc" for doc, table in docs if doc is None)
