@@ -21,6 +21,9 @@ from nexus.daemon.dispatch import load_capabilities
 from nexus.jobs.schedules.store import SCHEDULES
 from nexus.jobs.store import GROUPS, JOBS
 from nexus.journal.rows import Rows, derived_tables, journaled_tables
+from nexus.ledger.features.store import FEATURES, SUB_FEATURES
+from nexus.ledger.requirements.store import REQUIREMENTS
+from nexus.ledger.sessions.store import SESSIONS
 from nexus.nodes.store import NODES
 from nexus.projects.store import PROJECTS
 from nexus.services.store import DECLARED, SERVICES
@@ -506,4 +509,8 @@ def _fields_of_records() -> dict[str, set[str]]:
         "schedule": {*SCHEDULES.columns, *SCHEDULES.private},
         "conversation": set(CONVERSATIONS.columns),
         "node": set(NODES.columns),
+        "feature": set(FEATURES.columns),
+        "sub_feature": set(SUB_FEATURES.columns),
+        "requirement": set(REQUIREMENTS.columns),
+        "session": set(SESSIONS.columns),
     }
