@@ -42,7 +42,14 @@ _COLUMNS: tuple[Column[Project], ...] = (
     Column("CREATED", lambda project: format_time(project.created_at or None), wide=True),
     Column("ID", lambda project: project.id, wide=True),
 )
-_WORDS = {"service": ("service", "services"), "vm": ("VM", "VMs")}
+_WORDS = {
+    "service": ("service", "services"),
+    "vm": ("VM", "VMs"),
+    "feature": ("feature", "features"),
+    "sub_feature": ("sub-feature", "sub-features"),
+    "requirement": ("requirement", "requirements"),
+    "session": ("session", "sessions"),
+}
 _SHOWN = 20
 
 

@@ -111,6 +111,12 @@ def test_sessions_are_repeated_listed_and_deleted(nexus: BlockingClient) -> None
         nexus.call(StartSession(SessionType.EXECUTION, title="Test", id=ID))
     nexus.call(StartSession(SessionType.INTERVIEW))
     nexus.call(PauseSession("2"))
+    nexus.call(StartSession(SessionType.INTERVIEW))
+    nexus.call(StartSession(SessionType.INTERVIEW))
+    nexus.call(CompleteSession("3"))
+    nexus.call(CancelSession("4"))
+    for number in ("3", "4"):
+        assert nexus.call(DeleteSession(number)).ended_at is not None
     assert [one.number for one in nexus.call(ListSessions(status=SessionStatus.PAUSED)).sessions] == [2]
     assert [one.number for one in nexus.call(ListSessions(type=SessionType.EXECUTION)).sessions] == [1]
     nexus.call(DeleteSession("2", if_revision=1, if_state_revision=1))

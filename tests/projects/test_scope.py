@@ -59,6 +59,17 @@ _NAMES_A_PROJECT = (
 )
 
 
+_CHANGES: dict[str, dict[str, Any]] = {
+    "UpdateFeature": {"name": "gone"},
+    "UpdateSubFeature": {"name": "gone"},
+    "UpdateRequirement": {"source": "gone"},
+    "UpdateSession": {"title": "gone"},
+    "LinkRequirement": {"features": ["gone"]},
+    "UnlinkRequirement": {"features": ["gone"]},
+}
+"""What a command needs beside one text for each required field."""
+
+
 def minimal(info: CommandInfo) -> Any:
     """A command with a value for each required field, which refers to no record."""
     hints = get_type_hints(info.request, include_extras=True)
@@ -85,6 +96,8 @@ def minimal(info: CommandInfo) -> Any:
         values["follow"] = False
     if info.name == "UpdateVm":
         values["vcpu_count"] = 2
+    if info.name in _CHANGES:
+        values |= _CHANGES[info.name]
     return info.request(**values)
 
 

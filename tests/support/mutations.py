@@ -93,6 +93,7 @@ from nexus.vms.commands import CreateVm, DeleteVm, UpdateVm
 from nexus.vms.states import VmRole
 from support.agent_mutations import AGENT_MAKERS
 from support.git import GitWorld
+from support.plan_mutations import PLAN
 
 __all__ = ["BATCH", "EXCEPTIONS", "MAKERS", "Maker", "Mutator", "Pool", "make_repository", "random_command"]
 
@@ -517,6 +518,7 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "UpdateProject": (6, _update_project),
     "DeleteProject": (3, lambda pool: DeleteProject(pool.project(), cascade=pool.chance.random() < 0.8)),
     **AGENT_MAKERS,
+    **PLAN,
 }
 """For each command how often it is made, and how."""
 
@@ -524,6 +526,7 @@ _IN_BATCHES = (
     *("CreateVm", "DeleteVm", "UpdateVm", "SetSetting", "DeleteSetting"),
     *("AddService", "UpdateService", "UpdateConfig", "AddDependency"),
     *("CreateProject", "UpdateProject", "DeleteProject"),
+    *PLAN,
     *("CreateConversation", "UpdateConversation", "DeleteConversation"),
     *("CreateMessage", "EditMessage", "DeleteMessage"),
     *("AddNode", "UpdateNode", "RemoveNode", "DrainNode", "UndrainNode"),

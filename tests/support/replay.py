@@ -22,6 +22,9 @@ from nexus.jobs.schedules.store import SCHEDULES
 from nexus.jobs.store import GROUPS, JOBS
 from nexus.journal.rows import Rows, derived_tables, journaled_tables
 from nexus.ledger.agents.store import AGENTS
+from nexus.ledger.features.store import FEATURES, SUB_FEATURES
+from nexus.ledger.requirements.store import REQUIREMENTS
+from nexus.ledger.sessions.store import SESSIONS
 from nexus.nodes.store import NODES
 from nexus.projects.store import PROJECTS
 from nexus.services.store import DECLARED, SERVICES
@@ -333,7 +336,7 @@ def _of_operations(database: sqlite3.Connection, journal: list[Change]) -> Itera
 
 
 def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
-    known = {"tag", "port_lease", "record_number", "job_after", "conversation_origins"}
+    known = {"tag", "port_lease", "record_number", "job_after", "conversation_origins", "requirement_feature"}
     assert set(derived_tables()) == known, "a derived table that is not checked"
     tags = {
         (table.kind, row[0], tag)
@@ -357,6 +360,16 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
     )
     leases = set(database.execute("SELECT port, owner_kind, owner, purpose FROM port_lease"))
     yield from _sets("port_lease", leases, ports)
+    linked = {
+        (requirement, feature)
+        for requirement, features in database.execute("SELECT id, linked_features FROM requirements")
+        for feature in json.loads(features)
+    }
+    yield from _sets(
+        "requirement_feature",
+        set(database.execute("SELECT requirement_id, feature_id FROM requirement_feature")),
+        linked,
+    )
     yield from _of_numbers(database)
     yield from _of_waiting_jobs(database)
     yield from _of_messages(database)
@@ -373,9 +386,18 @@ def _of_numbers(database: sqlite3.Connection) -> Iterator[str]:
     ):
         if counters.get((project, "conversation"), 0) < highest:
             yield f"record_number has another number than the conversation {highest} of {project}"
+    for table, kind in (
+        ("features", "feature"),
+        ("sub_features", "sub_feature"),
+        ("requirements", "requirement"),
+        ("sessions", "session"),
+    ):
+        for project, highest in database.execute(f"SELECT project_id, max(number) FROM {table} GROUP BY project_id"):
+            if counters.get((project, kind), 0) < highest:
+                yield f"record_number has another number than the {kind} {highest} of {project}"
     docs = [
         (doc, table)
-        for table in ("conversations", "messages", "jobs", "service", "vms")
+        for table in ("conversations", "messages", "jobs", "service", "vms", "features", "tasks", "requirements")
         for (doc,) in database.execute(f"SELECT doc FROM {table}")
     ]
     yield from (f"{table} has a row without a doc" for doc, table in docs if doc is None)
@@ -489,4 +511,8 @@ def _fields_of_records() -> dict[str, set[str]]:
         "conversation": set(CONVERSATIONS.columns),
         "node": set(NODES.columns),
         "agent": set(AGENTS.columns),
+        "feature": set(FEATURES.columns),
+        "sub_feature": set(SUB_FEATURES.columns),
+        "requirement": set(REQUIREMENTS.columns),
+        "session": set(SESSIONS.columns),
     }
