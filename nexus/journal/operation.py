@@ -63,7 +63,7 @@ class Operation:
     is not live.
     """
 
-    __slots__ = ("args", "caller", "cause", "command", "id", "key", "lease", "project", "why", "written")
+    __slots__ = ("args", "caller", "cause", "command", "id", "key", "lease", "needs_lease", "project", "why", "written")
 
     def __init__(
         self,
@@ -85,6 +85,8 @@ class Operation:
         self.project = project
         self.cause = cause
         self.lease = lease
+        self.needs_lease = True
+        """Whether its first change is refused where the lease is not live; not of what has happened already."""
         self.id: int | None = None
         self.written = False
         """Whether its row is durable."""
@@ -130,7 +132,7 @@ class Operation:
                 None if self.lease is None else self.lease.epoch,
             ),
         )
-        if inserted and self.lease is not None:
+        if inserted and self.lease is not None and self.needs_lease:
             check_lease(tx, self.lease)
         if inserted and self.key is not None:
             tx.execute(

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Event
+from nexus.records.errors import LeaseStale
 from nexus.runtime import RuntimeFailure
 from nexus.store import DiskFull, OutcomeUnknown, StoreError, StoreUnavailable, Transaction
 from nexus.supervision.host import Host
@@ -102,6 +103,7 @@ class StateWriter(ABC, Generic[StateT, RecordT]):
         Raises:
             RequestPending: a request is there, or arrived, and the store cannot be written.
             StoreError: without ``insist``, the store cannot be written.
+        LeaseStale: the lease of the request is lost. What a run has done is written all the same, with ``insist``.
             Exception: what ``change`` raises; nothing is written.
         """
         led = operation or self.operation
@@ -113,6 +115,10 @@ class StateWriter(ABC, Generic[StateT, RecordT]):
             try:
                 self.record = await self._host.store.write(change, size_bytes=_SIZE_BYTES)
                 break
+            except LeaseStale:
+                if not insist or self.run_id is None or columns.get("run_id") is not None:
+                    raise
+                led.needs_lease = False
             except (DiskFull, OutcomeUnknown, StoreUnavailable) as error:
                 if not insist:
                     raise

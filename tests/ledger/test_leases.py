@@ -18,6 +18,7 @@ from nexus_protocol.command import declared_commands
 from nexus_protocol.context import HeldLease
 from nexus_protocol.errors import InvalidArgument, NexusError
 from nexus_protocol.frame import HEADER_SIZE
+from support.cli import Cli
 from support.daemon import DaemonProcess
 from support.leases import TASK, granted, held, operation, written
 
@@ -34,7 +35,7 @@ from nexus.services.commands import AddService, GetServiceStatus, StartService
 from nexus.services.states import ServiceState
 from nexus.store import Transaction
 from nexus.store.high_water import high_water_file
-from nexus.system.commands import Ping
+from nexus.system.commands import Hello, Ping
 from nexus.vms.commands import CreateVm, ListVms
 
 VECTORS = Path(__file__).parents[2] / "protocol" / "vectors" / "good.json"
@@ -104,6 +105,35 @@ def test_a_live_lease_changes_and_its_epoch_counts(daemon: DaemonProcess) -> Non
             nexus.call(CreateVm(name="b"))
         with pytest.raises(InvalidArgument):
             nexus.call(Ping(), lease=HeldLease("x", 1))
+
+
+def test_a_connection_has_a_lease_and_a_reply_that_was_kept_is_given_again(daemon: DaemonProcess) -> None:
+    lease = put_in(daemon)
+    with BlockingClient(daemon.socket_path) as nexus:
+        nexus.call(Hello(client="test", lease=held(lease)))
+        made = nexus.call(CreateVm(name="a"), key="once")
+        nexus.call(RevokeLease(lease.id))
+        with pytest.raises(LeaseStale):
+            nexus.call(CreateVm(name="b"))
+        assert nexus.call(CreateVm(name="a"), key="once") == made, "it changes nothing"
+        nexus.call(Hello(client="test"))
+        assert nexus.call(CreateVm(name="b")).name == "b"
+
+
+def test_a_backup_that_is_restored_leaves_old_epochs_dead(daemon: DaemonProcess, tmp_path: Path) -> None:
+    lease = put_in(daemon)
+    cli = Cli(daemon.environment)
+    cli.ok("db", "backup", str(tmp_path / "old.db"))
+    with BlockingClient(daemon.socket_path, lease=held(lease)) as nexus:
+        nexus.call(ReleaseLease(lease.id))
+    daemon.stop()
+    cli.ok("db", "restore", str(tmp_path / "old.db"), "--yes")
+    cli.ok("db", "check")
+    daemon.start()
+    with BlockingClient(daemon.socket_path, lease=held(lease)) as nexus:
+        with pytest.raises(LeaseStale):
+            nexus.call(CreateVm(name="a"))
+        assert state_of(nexus, lease) is LeaseState.REVOKED
 
 
 def test_a_lease_expires_unless_it_is_used(daemon: DaemonProcess) -> None:

@@ -152,7 +152,7 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.remote": _BASE | {"nexus.runtime", "nexus.tasks"},
     "nexus.supervision": _BASE
     | {"nexus.caller", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"}
-    | {"nexus.records.processes", "nexus.records.scope"},
+    | {"nexus.records.errors", "nexus.records.processes", "nexus.records.scope"},
     "nexus.client": {
         *("msgpack", "nexus_protocol", "nexus", "nexus.config", "nexus.hints", "nexus.paths", "{contracts}"),
     },

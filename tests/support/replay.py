@@ -337,7 +337,13 @@ def _of_operations(database: sqlite3.Connection, journal: list[Change]) -> Itera
 
 def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
     known = {"tag", "port_lease", "record_number", "job_after", "conversation_origins", "requirement_feature"}
+    known = {"tag", "port_lease", "record_number", "job_after", "conversation_origins", "fence"}
     assert set(derived_tables()) == known, "a derived table that is not checked"
+    for (id_,) in database.execute(
+        "SELECT id FROM lease WHERE epoch > coalesce((SELECT epoch FROM fence WHERE fence.resource_kind = "
+        "lease.resource_kind AND fence.resource_id = lease.resource_id), 0)"
+    ):
+        yield f"the epoch of lease {id_} is above the fence of what it is on"
     tags = {
         (table.kind, row[0], tag)
         for name, table in journaled_tables().items()
