@@ -336,8 +336,10 @@ def _of_operations(database: sqlite3.Connection, journal: list[Change]) -> Itera
 
 
 def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
-    known = {"tag", "port_lease", "record_number", "job_after", "conversation_origins", "requirement_feature"}
-    known = {"tag", "port_lease", "record_number", "job_after", "conversation_origins", "fence"}
+    known = {
+        *("tag", "port_lease", "record_number", "job_after", "conversation_origins"),
+        *("requirement_feature", "task_dependency", "fence"),
+    }
     assert set(derived_tables()) == known, "a derived table that is not checked"
     for (id_,) in database.execute(
         "SELECT id FROM lease WHERE epoch > coalesce((SELECT epoch FROM fence WHERE fence.resource_kind = "
