@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -9,9 +10,12 @@ import pytest
 from nexus_protocol import NexusError
 from nexus_protocol.context import HeldLease
 from support.daemon import DaemonProcess
+from support.raw import wait_until
 
 from nexus.client import BlockingClient
+from nexus.jobs.commands import CreateJob, GetJob
 from nexus.ledger.agents.commands import CreateAgent, GetAgent
+from nexus.ledger.features.commands import GetFeature
 from nexus.ledger.states import AgentStatus, AgentType, TaskReason, TaskStatus, TaskType
 from nexus.ledger.tasks.commands import (
     ApproveTask,
@@ -229,3 +233,51 @@ def test_failure_counts_for_the_agent(nexus: BlockingClient) -> None:
     nexus.call(FailTask("1", reason="no way"), lease=lease)
     assert nexus.call(GetAgent("ada")).tasks_failed == 1
     assert nexus.call(ResetTask("1")).assigned_agent is None
+
+
+def test_task_of_a_lease_that_expires_can_be_claimed_again(nexus: BlockingClient) -> None:
+    nexus.call(CreateTask("a"))
+    nexus.call(ClaimTask("ada", ttl_ms=1000))
+    task = wait_until(
+        lambda: found if (found := nexus.call(GetTask("1"))).status is TaskStatus.PENDING else None, "the release"
+    )
+    assert (task.assigned_agent, task.lease) == (None, None)
+    assert task.started_at is not None
+    assert nexus.call(GetAgent("ada")).status is AgentStatus.IDLE
+    assert nexus.call(ClaimTask("bob")).task.number == 1
+
+
+def test_feature_counts_what_is_completed_until_it_is_reset_or_deleted(nexus: BlockingClient) -> None:
+    tasks = [GraphTask(ref=ref, name=ref, feature="f") for ref in "ab"]
+    feature = nexus.call(CreateTaskGraph(tasks, [GraphFeature("f", "F")])).features[0].id
+
+    def completed() -> int:
+        return nexus.call(GetFeature(feature)).completed_tasks
+
+    nexus.call(CompleteTask("1"))
+    nexus.call(CompleteTask("2"))
+    assert completed() == 2
+    nexus.call(ResetTask("1"))
+    assert completed() == 1
+    nexus.call(DeleteTask("2"))
+    assert completed() == 0
+
+
+def test_checkpoint_is_not_decided_from_a_job(nexus: BlockingClient, daemon: DaemonProcess) -> None:
+    nexus.call(CreateTask("gate", type=TaskType.CHECKPOINT))
+    program = (
+        "import sys\n"
+        "from nexus.client import BlockingClient\n"
+        "from nexus.ledger.tasks.commands import ApproveTask\n"
+        "with BlockingClient(sys.argv[1]) as client:\n"
+        "    try:\n"
+        "        client.call(ApproveTask('1'))\n"
+        "    except Exception as error:\n"
+        "        sys.exit(0 if error.type == 'task.needs_person' else 3)\n"
+        "sys.exit(4)\n"
+    )
+    job = nexus.call(CreateJob([sys.executable, "-c", program, str(daemon.socket_path)]))
+    ended = wait_until(lambda: found if (found := nexus.call(GetJob(job.id))).completed_at else None, "the job")
+    assert ended.exit_code == 0
+    assert nexus.call(GetTask("1")).status is TaskStatus.PENDING
+    assert nexus.call(ApproveTask("1")).status is TaskStatus.COMPLETED
