@@ -113,7 +113,7 @@ def test_delete_says_what_depends_on_a_task(tasks: Cli) -> None:
     refused = tasks("task", "delete", "1", "--yes")
     assert refused.code != 0
     assert "task 2 depends on it" in refused.err
-    assert tasks("task", "delete", "1", "--cascade", "--yes").lines == ['Deleted task "aaa"']
+    assert tasks("task", "delete", "1", "--cascade", "--yes").lines == ['Deleted task "1"']
     assert tasks("task", "list", "-o", "name").lines == ["4"]
     assert "refusing to delete" in tasks("task", "delete", "4").err
 

@@ -19,6 +19,7 @@ from nexus.ledger.tasks.errors import TaskClaimed, TaskInvalid, TaskIsCheckpoint
 from nexus.ledger.tasks.handlers import lease_of
 from nexus.ledger.tasks.records import ClaimedTask, Task
 from nexus.ledger.tasks.store import TASKS
+from nexus.records.beginning import begin
 from nexus.records.scope import project_name, reference_of
 from nexus.store import Transaction
 
@@ -56,6 +57,7 @@ def claim_task(tx: Transaction, ctx: Context, command: ClaimTask) -> ClaimedTask
         on_lost=command.on_lost,
         pid=command.pid,
     )
+    begin(tx, ctx.operation, task.project_id)
     agents.claimed(tx, ctx.operation, agent.id, task.id, claimed.worktree_path, claimed.branch_name)
     told = lease_of(tx, claimed, lease)
     assert told is not None

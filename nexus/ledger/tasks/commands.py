@@ -9,7 +9,7 @@ from msgspec import Meta
 from nexus_protocol.command import Command, Effect, Record, Repeat, command
 from nexus_protocol.events import event
 
-from nexus.ledger.agents.errors import AgentAmbiguous, AgentNotFound
+from nexus.ledger.agents.errors import AgentAmbiguous, AgentMoveRefused, AgentNotFound
 from nexus.ledger.agents.records import AgentReference
 from nexus.ledger.features.errors import (
     FeatureAmbiguous,
@@ -311,7 +311,8 @@ class CountTasks(Command[TaskCounts]):
     0x0528,
     Effect.CHANGE,
     errors=(
-        *_LOOKUP, *_PLACE[:2], AgentNotFound, AgentAmbiguous, TaskClaimed, TaskIsCheckpoint, TaskLimit,
+        *_LOOKUP, *_PLACE[:2],
+        AgentNotFound, AgentAmbiguous, AgentMoveRefused, TaskClaimed, TaskIsCheckpoint, TaskLimit,
         TaskMoveRefused, TaskNoneReady, TaskNotReady, TaskInvalid,
     ),
 )  # fmt: skip

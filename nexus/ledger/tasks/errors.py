@@ -73,7 +73,10 @@ class TaskClaimed(Conflict):
 
 
 class TaskCycle(InvalidArgument):
-    """Tasks would depend on each other in a circle; ``details.cycle`` are their numbers, the first one at both ends."""
+    """Tasks would depend on each other in a circle; ``details.cycle`` are their numbers, the first one at both ends.
+
+    Of a long one these are the first 20 and the last 20; ``details.length`` is how many tasks it has.
+    """
 
     type = "task.cycle"
 

@@ -120,13 +120,15 @@ def refuse_cycle(tx: Transaction, task: Task, cannot: str) -> None:
     cycle = dependencies.cycle_from(tx, task.id)
     if cycle is None:
         return
-    names = [dependencies.named(tx, id_) for id_ in cycle]
+    ends = cycle if len(cycle) <= 2 * _SHOWN else [*cycle[:_SHOWN], *cycle[-_SHOWN:]]
+    names = [dependencies.named(tx, id_) for id_ in ends]
     shown = [str(each.number) if each.project_id == task.project_id else f"{each.project}/{each.number}"
              for each in names if each is not None]  # fmt: skip
+    spelled = shown if len(ends) == len(cycle) else [*shown[:_SHOWN], "…", *shown[_SHOWN:]]
     raise TaskCycle(
-        f"{cannot}: tasks would wait for each other: {' → '.join(shown)}",
+        f"{cannot}: tasks would wait for each other: {' → '.join(spelled)}",
         hint=f"Look at what it waits for: {command_line('nexusctl', 'task', 'why', reference_of(task))}",
-        details={"cycle": shown, "ids": cycle},
+        details={"cycle": shown, "length": len(cycle) - 1},
     )
 
 
