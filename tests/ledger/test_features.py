@@ -13,28 +13,29 @@ from support.daemon import DaemonProcess
 
 from nexus.client import BlockingClient
 from nexus.journal.commands import WatchEvents
-from nexus.ledger.commands import (
+from nexus.ledger.features.commands import (
     CreateFeature,
-    CreateRequirement,
     CreateSubFeature,
     DeleteFeature,
     DeleteSubFeature,
-    Feature,
-    FeatureChanged,
-    FeatureIdTaken,
-    FeatureNotEmpty,
-    FeatureNotFound,
     GetFeature,
-    GetRequirement,
     GetSubFeature,
     ListFeatures,
     ListSubFeatures,
-    SubFeatureIdTaken,
-    SubFeatureNotEmpty,
     SyncFeatures,
     UpdateFeature,
     UpdateSubFeature,
 )
+from nexus.ledger.features.errors import (
+    FeatureChanged,
+    FeatureIdTaken,
+    FeatureNotEmpty,
+    FeatureNotFound,
+    SubFeatureIdTaken,
+    SubFeatureNotEmpty,
+)
+from nexus.ledger.features.records import Feature
+from nexus.ledger.requirements.commands import CreateRequirement, GetRequirement
 from nexus.ledger.states import FeatureStatus, MoscowPriority, RequirementCategory
 from nexus.projects.commands import CreateProject, DeleteProject
 from nexus.records.scope import DEFAULT_ID

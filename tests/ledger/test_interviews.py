@@ -15,7 +15,7 @@ from support.daemon import DaemonProcess
 
 from nexus.client import BlockingClient
 from nexus.journal.commands import WatchEvents
-from nexus.ledger.commands import (
+from nexus.ledger.sessions.commands import (
     CancelSession,
     CompleteSession,
     DeleteSession,
@@ -23,12 +23,10 @@ from nexus.ledger.commands import (
     ListSessions,
     PauseSession,
     ResumeSession,
-    SessionChanged,
-    SessionIdTaken,
-    SessionMoveRefused,
     StartSession,
     UpdateSession,
 )
+from nexus.ledger.sessions.errors import SessionChanged, SessionIdTaken, SessionMoveRefused
 from nexus.ledger.states import SESSION_MOVES, SessionStatus, SessionType
 from nexus.projects.commands import CreateProject, DeleteProject
 

@@ -12,22 +12,19 @@ from support.daemon import DaemonProcess
 from support.stores import look_at
 
 from nexus.client import BlockingClient
-from nexus.ledger.commands import (
-    CreateFeature,
+from nexus.ledger.features.commands import CreateFeature, DeleteFeature
+from nexus.ledger.features.errors import FeatureNotFound
+from nexus.ledger.requirements.commands import (
     CreateRequirement,
-    DeleteFeature,
     DeleteRequirement,
-    FeatureNotFound,
     GetRequirement,
     LinkRequirement,
     ListRequirements,
-    RequirementChanged,
-    RequirementElsewhere,
-    RequirementIdTaken,
     UnlinkRequirement,
     UpdateRequirement,
     ValidateRequirement,
 )
+from nexus.ledger.requirements.errors import RequirementChanged, RequirementElsewhere, RequirementIdTaken
 from nexus.ledger.states import RequirementCategory, RequirementPriority
 from nexus.projects.commands import CreateProject
 

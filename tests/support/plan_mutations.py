@@ -6,27 +6,31 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Protocol
 
-from nexus.ledger.commands import (
-    CancelSession,
-    CompleteSession,
+from nexus.ledger.features.commands import (
     CreateFeature,
-    CreateRequirement,
     CreateSubFeature,
     DeleteFeature,
-    DeleteRequirement,
-    DeleteSession,
     DeleteSubFeature,
+    SyncFeatures,
+    UpdateFeature,
+    UpdateSubFeature,
+)
+from nexus.ledger.requirements.commands import (
+    CreateRequirement,
+    DeleteRequirement,
     LinkRequirement,
+    UnlinkRequirement,
+    UpdateRequirement,
+    ValidateRequirement,
+)
+from nexus.ledger.sessions.commands import (
+    CancelSession,
+    CompleteSession,
+    DeleteSession,
     PauseSession,
     ResumeSession,
     StartSession,
-    SyncFeatures,
-    UnlinkRequirement,
-    UpdateFeature,
-    UpdateRequirement,
     UpdateSession,
-    UpdateSubFeature,
-    ValidateRequirement,
 )
 from nexus.ledger.states import FeatureStatus, RequirementCategory, SessionType
 

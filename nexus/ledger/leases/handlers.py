@@ -7,9 +7,9 @@ from typing import Any
 from nexus.capability import Context, handles
 from nexus.ledger.leases.commands import GetLease, ListLeases, ReleaseLease, RenewLease, RevokeLease
 from nexus.ledger.leases.errors import LeaseInvalid
-from nexus.ledger.leases.keeper import LeaseManager
 from nexus.ledger.leases.records import Lease
 from nexus.ledger.leases.store import LEASES, end, expect_live
+from nexus.ledger.manager import LedgerManager
 from nexus.ledger.states import LeaseState
 from nexus.records.handlers import gets, lists
 from nexus.records.links import linked
@@ -23,7 +23,7 @@ list_leases = lists(LEASES, ListLeases, "leases")
 
 
 def _renewed(ctx: Context, lease: Lease) -> None:
-    ctx.daemon.manager(LeaseManager).renewed(lease)
+    ctx.daemon.manager(LedgerManager).renewed(lease)
 
 
 @handles(RenewLease, after=_renewed)
