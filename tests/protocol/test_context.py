@@ -105,7 +105,7 @@ def test_no_command_has_a_field_that_the_paths_of_a_context_could_mean() -> None
         ({"project": {"root": "relative"}}, "context.project.root", "expected an absolute path"),
         ({"project": {"root": ""}}, "context.project.root", "expected an absolute path"),
         ({"project": {"root": "/a", "name": "b"}}, "context.project.name", "unknown field"),
-        ({"lease": {"id": 1, "epoch": 1}}, "context.lease", "unknown field"),
+        ({"lease": {"id": 1, "epoch": 1}}, "context.lease.id", "expected str, got int"),
         ({"at": 1}, "context.at", "unknown field"),
         ({"key": ""}, "context.key", "cannot accept context.key: expected 1 to 64 characters, no control characters"),
         ({"key": "k" * 65}, "context.key", "expected 1 to 64 characters"),

@@ -7,9 +7,9 @@ import contextlib
 from support.daemon import DaemonProcess
 
 from nexus.client import BlockingClient
-from nexus.ledger.commands import from, nexus, ledger, states, import, RequirementCategory
 from nexus.ledger.features.commands import CreateFeature, DeleteFeature, UpdateFeature
 from nexus.ledger.requirements.commands import CreateRequirement
+from nexus.ledger.states import RequirementCategory
 from nexus.records.scope import DEFAULT_ID
 from nexus.search.commands import RebuildSearchIndex, Search
 from nexus.store.connection import connect
