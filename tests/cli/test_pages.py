@@ -8,6 +8,9 @@ from support.daemon import DaemonProcess
 
 from nexus.cli.pages import sparkline
 from nexus.client import BlockingClient
+from nexus.ledger.pages.commands import GetAgentPool, GetBoard, GetExecution, GetProjectOverview, GetTaskGraph
+from nexus.ledger.pages.records import BoardBy
+from nexus.ledger.tasks.commands import CreateTask
 from nexus.terminal import columns_of
 
 
@@ -18,7 +21,7 @@ def plan(daemon: DaemonProcess, cli: Cli) -> Cli:
     cli.ok("task", "create", "Log in", "--feature", "1", "--priority", "1")
     cli.ok("task", "create", "Log out", "--feature", "1", "--depends-on", "1")
     cli.ok("task", "create", "Tidy up")
-    cli.ok("agent", "spawn", "ada", "--type", "coder")
+    cli.ok("agent", "spawn", "ada", "coder")
     cli.ok("task", "claim", "1", "--agent", "ada")
     cli.ok("metric", "record", "token_usage", "1200", "--agent", "ada")
     return cli
@@ -37,7 +40,7 @@ def test_overview_counts_what_is_there(plan: Cli) -> None:
 @pytest.mark.parametrize("columns", [20, 41, 80, 200])
 @pytest.mark.parametrize("by", ["status", "feature"])
 def test_board_fits_the_terminal(plan: Cli, by: str, columns: int) -> None:
-    lines = plan.ok("project", "board", "--by", by, environment={"COLUMNS": str(columns)}).lines
+    lines = plan.ok("project", "board", "--by", by, COLUMNS=str(columns)).lines
     assert max(map(columns_of, lines)) <= columns
     cells = [cell.strip() for line in lines for cell in line.split("|")]
     assert {"#1 Log in", "#2 Log out", "#3 Tidy up"} <= set(cells)
@@ -69,8 +72,6 @@ def test_watch_draws_again_when_something_changes(plan: Cli, daemon: DaemonProce
     with plan.terminal("project", "execution", "--watch") as terminal:
         terminal.wait_for("#3 Tidy up")
         with BlockingClient(daemon.socket_path) as client:
-            from nexus.ledger.tasks.commands import CreateTask
-
             client.call(CreateTask("Appeared meanwhile"))
         terminal.wait_for("Appeared meanwhile")
 
@@ -80,6 +81,15 @@ def test_empty_project_has_pages(daemon: DaemonProcess, cli: Cli) -> None:
     assert cli.ok("project", "board").out == 'Project "default" has no tasks.\n'
     assert cli.ok("task", "graph").out == 'Project "default" has no such tasks.\n'
     assert cli.ok("agent", "pool").err == "No agents found.\n"
+
+
+def test_pages_are_one_request_each(plan: Cli, daemon: DaemonProcess) -> None:
+    with BlockingClient(daemon.socket_path) as client:
+        assert client.call(GetProjectOverview()).tasks == {"in_progress": 1, "pending": 2}
+        assert [column.count for column in client.call(GetBoard(by=BoardBy.FEATURE)).columns] == [2, 1]
+        assert [card.agent for card in client.call(GetExecution()).working] == ["ada"]
+        assert [card.depends_on for card in client.call(GetTaskGraph()).tasks] == [[], [1], []]
+        assert [agent.task_number for agent in client.call(GetAgentPool()).agents] == [1]
 
 
 def test_sparkline_has_the_height_of_each_value() -> None:

@@ -19,6 +19,7 @@ from nexus.client import BlockingClient
 from nexus.daemon.dispatch import load_capabilities
 from nexus.journal.commands import GetOperation, ListOperations, WatchEvents
 from nexus.journal.keys import RequestKeyReused
+from nexus.ledger.tasks.commands import GraphTask
 from nexus.projects.commands import (
     CreateProject,
     DeleteProject,
@@ -52,7 +53,7 @@ TAKES_NONE = {
     "ListProjects", "GetOperation", "Batch",
 }  # fmt: skip
 """Commands that do not look up a project, beside those that are declared to be the same in every one."""
-_ANSWERED_ANYWHERE = ("WatchEvents", "WaitJobs", "Search", "SumMetrics")
+_ANSWERED_ANYWHERE = ("WatchEvents", "WaitJobs", "Search", "SumMetrics", "CountTasks")
 _NAMES_A_PROJECT = (
     *("UpdateProject", "DeleteProject", "PauseProject", "ResumeProject", "CompleteProject"),
     "FailProject",
@@ -66,6 +67,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "UpdateSession": {"title": "gone"},
     "LinkRequirement": {"features": ["gone"]},
     "UnlinkRequirement": {"features": ["gone"]},
+    "CreateTaskGraph": {"tasks": [GraphTask(ref="a", name="gone")]},
 }
 """What a command needs beside one text for each required field."""
 

@@ -94,11 +94,16 @@ from nexus.vms.states import VmRole
 from support.agent_mutations import AGENT_MAKERS
 from support.git import GitWorld
 from support.plan_mutations import PLAN
+from support.task_mutations import TASK_MAKERS
 
 __all__ = ["BATCH", "EXCEPTIONS", "MAKERS", "Maker", "Mutator", "Pool", "make_repository", "random_command"]
 
 EXCEPTIONS = {
     "Shutdown": "the test ends the daemon itself",
+    **dict.fromkeys(
+        ("RenewLease", "ReleaseLease", "RevokeLease"),
+        "its lease has an id that the reply to a claim has; tests/ledger/test_leases.py has these commands",
+    ),
 }
 """Commands that change something and are not made here, with the reason."""
 
@@ -519,6 +524,7 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "DeleteProject": (3, lambda pool: DeleteProject(pool.project(), cascade=pool.chance.random() < 0.8)),
     **AGENT_MAKERS,
     **PLAN,
+    **TASK_MAKERS,
 }
 """For each command how often it is made, and how."""
 

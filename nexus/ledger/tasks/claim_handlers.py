@@ -33,6 +33,7 @@ _SHOWN = 5
 
 @handles(ClaimTask, size_bytes=lambda _command: 4096)
 def claim_task(tx: Transaction, ctx: Context, command: ClaimTask) -> ClaimedTask:
+    ctx.scope(tx).home("cannot claim a task")
     agent = agents.agent_named(tx, command.agent)
     task = _best(tx, ctx, command) if command.task is None else _named(tx, ctx, command, agent)
     cannot = f"cannot claim task {task.number}"
