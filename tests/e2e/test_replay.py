@@ -33,7 +33,7 @@ from nexus.system.commands import Describe, Health, SetSetting
 
 KILLS = 20
 CLIENTS = 4
-COMMANDS = 500
+COMMANDS = 800
 DISK_KIB = 24 * 1024
 
 

@@ -488,6 +488,10 @@ def freeze(version: int) -> None:
                 connection.execute("UPDATE operation SET lease_id = ?, epoch = 3 WHERE id = 1", (LEASE,))
                 connection.execute("UPDATE record_number SET last = 24 WHERE kind = 'doc'")
                 connection.executemany(
+                    "INSERT INTO tag (kind, record_id, tag) VALUES (?, ?, ?)",
+                    [("feature", FEATURE, "web"), ("task", CLAIMED, "ui")],
+                )
+                connection.executemany(
                     "INSERT INTO record_number VALUES (?, ?, ?)",
                     [
                         (PROJECT_IDS[0], kind, last)
