@@ -49,6 +49,7 @@ from nexus.ledger.tasks.errors import (
     TaskNeeded,
     TaskNotesNeeded,
     TaskNotFound,
+    TaskNotReady,
 )
 from nexus.ledger.tasks.records import Task
 from nexus.projects.commands import CreateProject, DeleteProject
@@ -378,3 +379,13 @@ def test_cycle_through_thousands_is_found_and_named_shortest(nexus: BlockingClie
         nexus.call(UpdateTask("1", add_depends_on=[last.id, "3"]))
     assert refused.value.details["cycle"] == ["1", "3", "2", "1"]
     assert time.monotonic() - began < 5
+
+
+def test_task_that_waits_is_not_completed_by_hand(nexus: BlockingClient) -> None:
+    first = nexus.call(CreateTask("one"))
+    second = nexus.call(CreateTask("two", depends_on=["1"]))
+    with pytest.raises(TaskNotReady) as refused:
+        nexus.call(CompleteTask(second.id))
+    assert refused.value.message == "cannot complete task 2: it waits for task 1"
+    nexus.call(CompleteTask(first.id))
+    assert nexus.call(CompleteTask(second.id)).status == "completed"

@@ -12,10 +12,9 @@ from nexus.ledger.features.store import FEATURES
 from nexus.ledger.leases import store as leases
 from nexus.ledger.leases.records import Lease
 from nexus.ledger.states import LeaseState, TaskStatus, TaskType
-from nexus.ledger.tasks import dependencies_store as dependencies
 from nexus.ledger.tasks import moves, store
 from nexus.ledger.tasks.commands import ClaimTask
-from nexus.ledger.tasks.errors import TaskClaimed, TaskInvalid, TaskIsCheckpoint, TaskLimit, TaskNoneReady, TaskNotReady
+from nexus.ledger.tasks.errors import TaskClaimed, TaskInvalid, TaskIsCheckpoint, TaskLimit, TaskNoneReady
 from nexus.ledger.tasks.handlers import lease_of
 from nexus.ledger.tasks.records import ClaimedTask, Task
 from nexus.ledger.tasks.store import TASKS
@@ -117,22 +116,7 @@ def _named(tx: Transaction, ctx: Context, command: ClaimTask, agent: Agent) -> T
     moves.check_move(task, "claim", cannot)
     if store.is_ready(tx, task.id) or (lease is not None and task.open_dependencies == 0):
         return task
-    waits = [named for _id, named in dependencies.open_of(tx, task.id)]
-    numbers = [str(each.number) if each.project_id == task.project_id else f"{each.project}/{each.number}"
-               for each in waits if each is not None]  # fmt: skip
-    if not waits:
-        status, _settings = store.settings_of(tx, task.project_id)
-        why = f'project "{task.project}" is {status}'
-    elif not numbers:
-        why = "a task that it depends on was deleted"
-    else:
-        more = " and others" if len(waits) > _SHOWN else ""
-        why = f"it waits for {'task' if len(waits) == 1 else 'tasks'} {', '.join(numbers[:_SHOWN])}{more}"
-    raise TaskNotReady(
-        f"{cannot}: {why}",
-        hint=f"See what it waits for: {command_line('nexusctl', 'task', 'why', reference_of(task))}",
-        details={"id": task.id, "open": numbers[:100]},
-    )
+    raise moves.not_ready(tx, task, cannot)
 
 
 def _taken(tx: Transaction, task: Task, lease: Lease, cannot: str) -> TaskClaimed:

@@ -365,7 +365,7 @@ class SubmitTask(Command[Task]):
     keep_lease: Annotated[bool, Meta(description="keep the lease, to go on after a reject")] = False
 
 
-@command(0x052C, Effect.CHANGE, errors=(*_MOVE, TaskIsCheckpoint, TaskNotesNeeded))
+@command(0x052C, Effect.CHANGE, errors=(*_MOVE, TaskIsCheckpoint, TaskNotReady, TaskNotesNeeded))
 class CompleteTask(Command[Task]):
     """Complete a task. Its lease ends, and tasks that waited for it alone become ready."""
 

@@ -18,11 +18,13 @@ from nexus.ledger.metrics import store as metrics
 from nexus.ledger.states import TASK_MOVES, LeaseState, MetricType, TaskReason, TaskStatus, TaskType
 from nexus.ledger.tasks import dependencies_store as dependencies
 from nexus.ledger.tasks import store
-from nexus.ledger.tasks.errors import TaskMoveRefused, TaskNotesNeeded
+from nexus.ledger.tasks.errors import TaskMoveRefused, TaskNotesNeeded, TaskNotReady
 from nexus.ledger.tasks.records import Task
 from nexus.ledger.tasks.store import TASKS
 from nexus.records.scope import reference_of
-from nexus.store import Transaction
+from nexus.store import Reader, Transaction
+
+_SHOWN = 5
 
 __all__ = [
     "KIND",
@@ -30,6 +32,7 @@ __all__ = [
     "complete",
     "end_lease",
     "move",
+    "not_ready",
     "recount_below",
     "reject",
     "reset",
@@ -220,3 +223,23 @@ def setting(settings: str, name: str, default: int) -> int:
     """A whole number of a project's settings; the default where it has none."""
     value = msgspec.json.decode(settings or "{}").get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
+
+
+def not_ready(reader: Reader, task: Task, cannot: str) -> TaskNotReady:
+    """The error for a task that waits for others, or for its project; ``cannot`` begins the sentence."""
+    waits = [named for _id, named in dependencies.open_of(reader, task.id)]
+    numbers = [str(each.number) if each.project_id == task.project_id else f"{each.project}/{each.number}"
+               for each in waits if each is not None]  # fmt: skip
+    if not waits:
+        status, _settings = store.settings_of(reader, task.project_id)
+        why = f'project "{task.project}" is {status}'
+    elif not numbers:
+        why = "a task that it depends on was deleted"
+    else:
+        more = " and others" if len(waits) > _SHOWN else ""
+        why = f"it waits for {'task' if len(waits) == 1 else 'tasks'} {', '.join(numbers[:_SHOWN])}{more}"
+    return TaskNotReady(
+        f"{cannot}: {why}",
+        hint=f"See what it waits for: {command_line('nexusctl', 'task', 'why', reference_of(task))}",
+        details={"id": task.id, "open": numbers[:100]},
+    )

@@ -89,6 +89,8 @@ def complete_task(tx: Transaction, ctx: Context, command: CompleteTask) -> Task:
         )
     if task.status is not TaskStatus.IN_REVIEW:
         leases.guard(tx, ctx, moves.KIND, task.id, cannot)
+    if task.status in READY and task.open_dependencies:
+        raise moves.not_ready(tx, task, cannot)
     return moves.complete(tx, ctx.operation, task, "complete", cannot)
 
 
