@@ -162,6 +162,7 @@ STANDS_FOR = {
     "N": "1",
     "PID": "4711",
     "SECONDS": "5",
+    "TYPE": "interview",
     "NAME=VALUE": "A=1",
 }
 """What a placeholder that is no plain word is replaced with."""

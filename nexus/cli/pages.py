@@ -314,7 +314,7 @@ def _page(
 
         if values.flag("watch"):
             if not out.for_person:
-                raise click.UsageError("--watch draws for a person: follow events with nexusctl events -o jsonl")
+                raise click.UsageError("--watch draws for a person; for a program: nexusctl events -o jsonl")
             _watch(app, draw)
         draw()
         return 0

@@ -1,4 +1,4 @@
-"""Work in a project begins: whoever begins it says so here, and the capability of projects hears it.
+"""Work in a project begins: the capability that begins it says so here, and that of projects hears it.
 
 Neither knows the other.
 """

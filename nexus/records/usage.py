@@ -1,4 +1,4 @@
-"""What was used of models: whoever keeps that says so here, and the capability that counts it hears it.
+"""What was used of models: the capability that keeps that says so here, and the capability that counts it hears it.
 
 Neither knows the other.
 """

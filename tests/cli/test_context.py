@@ -166,8 +166,8 @@ def test_older_daemon_serves_what_needs_no_context(older: OlderDaemon) -> None:
         code, out, err = cli(*line.split())
         assert (code, out) == (1, ""), line
         assert (
-            "Error: cannot send a request with why, key or project: the running daemon is older than this program"
-            in err
+            "Error: cannot send a request with why, key, project or lease: "
+            "the running daemon is older than this program" in err
         )
         assert "nexusctl daemon restart" in err
     assert "the running daemon is older" in cli("vm", "create", "a", "--key", "k", NEXUS_WHY="").err

@@ -30,6 +30,7 @@ SHOWN = {
     ("schedules", "command"),
     ("service", "health_exec"),
     ("service_config", "run_command"),
+    ("sessions", "data"),
     ("settings", "value"),
 }
 """Columns that the journal does not record, since people may write a secret into them, and that records show."""

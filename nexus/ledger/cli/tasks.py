@@ -235,10 +235,10 @@ def _make_claim() -> click.Command:
 
 _CLAIM_HELP = """Claim a task for an agent, by default the best one that is ready.
 
-Evaluate what it prints, and the commands of this shell have the lease:
+It prints a line for the shell. Give it to eval, and the commands of this shell have the lease.
 
 \b
-    eval "$(nexusctl task claim --agent coder1)"
+    nexusctl task claim --agent coder1
 """
 
 

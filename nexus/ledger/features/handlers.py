@@ -125,7 +125,8 @@ def delete_feature(tx: Transaction, ctx: Context, command: DeleteFeature) -> Fea
     for part in parts:
         tasks |= dict.fromkeys(tasks_of(tx, sub_feature_id=part.id, limit=_MAX))
     if (parts or tasks) and not command.cascade:
-        raise _not_empty(FeatureNotEmpty, cannot, parts, list(tasks), feature, "feature")
+        line = command_line("nexusctl", "feature", "delete", reference_of(feature), "--cascade")
+        raise _not_empty(FeatureNotEmpty, cannot, parts, list(tasks), feature, line)
     delete_tasks(tx, ctx.operation, [id_ for id_, _number, _name in tasks])
     for part in parts:
         SUB_FEATURES.delete(tx, ctx.operation, part, ("name", "feature_id"))
@@ -150,7 +151,7 @@ def _not_empty(
     parts: list[SubFeature],
     tasks: list[tuple[str, int, str]],
     record: Feature | SubFeature,
-    noun: str,
+    line: str,
 ) -> FailedPrecondition:
     """The error for the deletion of what has sub-features or tasks."""
     of_parts = [(part.number, part.name) for part in parts]
@@ -158,7 +159,7 @@ def _not_empty(
     held = [text for text in (_listed("sub-feature", of_parts), _listed("task", of_tasks)) if text]
     return error(
         f"{cannot}: it has {' and '.join(held)}",
-        hint=f"Delete them too: {command_line('nexusctl', noun, 'delete', reference_of(record), '--cascade')}",
+        hint=f"Delete them too: {line}",
         details={
             "id": record.id,
             "number": record.number,
@@ -216,7 +217,8 @@ def delete_sub_feature(tx: Transaction, ctx: Context, command: DeleteSubFeature)
     SUB_FEATURES.expect(record, cannot, command.if_revision, command.if_state_revision)
     tasks = tasks_of(tx, sub_feature_id=record.id, limit=_MAX)
     if tasks and not command.cascade:
-        raise _not_empty(SubFeatureNotEmpty, cannot, [], tasks, record, "sub-feature")
+        line = command_line("nexusctl", "sub-feature", "delete", reference_of(record), "--cascade")
+        raise _not_empty(SubFeatureNotEmpty, cannot, [], tasks, record, line)
     delete_tasks(tx, ctx.operation, [id_ for id_, _number, _name in tasks])
     SUB_FEATURES.delete(tx, ctx.operation, record, ("name", "feature_id"))
     return SubFeatureDeleted(record, len(tasks))

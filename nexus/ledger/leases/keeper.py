@@ -1,7 +1,7 @@
 """Keeps the time of leases: what renews them, when they expire, and what then stops.
 
-The time is that of this daemon alone, by the monotonic clock: a clock that jumps, a suspended machine and a daemon that
-does not run count for nobody. At its start every live lease gets its whole time again.
+The time is that of this daemon alone, by the monotonic clock: a lease loses no time to a clock that jumps, to a
+suspended machine or to a daemon that does not run. At its start every live lease gets its whole time again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CAUSE = "lease.expired"
 _TICK_S = 1.0
 """The longest that the timer sleeps while a lease is live, so that it notices when the daemon was stalled."""
 _LATE_S = 0.1
-"""A timer that is later than this was stalled, and whoever would have renewed a lease was as well."""
+"""A timer that is later than this was stalled, as the requests that would have renewed a lease were."""
 _RETRY_S = 1.0
 _LOST = frozenset({LeaseState.EXPIRED, LeaseState.REVOKED})
 

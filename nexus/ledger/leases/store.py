@@ -192,7 +192,7 @@ def guard(tx: Transaction, ctx: Any, kind: str, resource_id: str, cannot: str) -
         return lease
     raise LeaseRequired(
         f"{cannot}: {lease.holder} holds it under lease {lease.id}",
-        hint="Its holder gives the lease with each request: nexusctl --lease ID:EPOCH\n"
+        hint="Its holder gives the lease with each request, in NEXUS_LEASE or by --lease.\n"
         f"To take it away: {command_line('nexusctl', 'lease', 'revoke', lease.id)}",
         details={"lease": lease.id, "epoch": lease.epoch, "holder": lease.holder, "resource_kind": kind},
     )

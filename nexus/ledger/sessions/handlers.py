@@ -115,12 +115,18 @@ def _moves(move: str, of: type[Command[Session]]) -> Any:
 
 def _refused(session: Session, cannot: str) -> SessionMoveRefused:
     moves = [move for move, (allowed, _to) in SESSION_MOVES.items() if session.status in allowed]
-    lines = [command_line("nexusctl", "session", move, reference_of(session)) for move in moves]
+    name = reference_of(session)
+    lines = {
+        "pause": command_line("nexusctl", "session", "pause", name),
+        "resume": command_line("nexusctl", "session", "resume", name),
+        "complete": command_line("nexusctl", "session", "complete", name),
+        "cancel": command_line("nexusctl", "session", "cancel", name),
+    }
     return SessionMoveRefused(
         f"{cannot}: it is {session.status}, which allows "
         + (f"{', '.join(moves[:-1])} and {moves[-1]}" if moves else "no move any more"),
-        hint="\n".join(f"To {move} it: {line}" for move, line in zip(moves, lines, strict=True))
-        or f"Start another one: {command_line('nexusctl', 'session', 'start', session.type)}",
+        hint="\n".join(f"To {move} it: {lines[move]}" for move in moves)
+        or "Start another one: nexusctl session start TYPE",
         details={"id": session.id, "number": session.number, "status": session.status, "allowed": moves},
     )
 

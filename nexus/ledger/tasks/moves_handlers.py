@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from nexus.capability import Context, handles
 from nexus.hints import command_line
@@ -138,7 +139,7 @@ def reset_task(tx: Transaction, ctx: Context, command: ResetTask) -> Task:
 # What a person decides
 
 
-async def _require_person(ctx: Context, reference: str, name: str) -> None:
+async def _require_person(ctx: Context, reference: str, name: str, line: Callable[[Task], str]) -> None:
     """Refuse a decision about a checkpoint by a client that is below a job or a service.
 
     Raises:
@@ -148,7 +149,7 @@ async def _require_person(ctx: Context, reference: str, name: str) -> None:
     if task.type is TaskType.CHECKPOINT and not await asyncio.to_thread(is_person, ctx.caller.pid):
         raise TaskNeedsPerson(
             f"{_cannot(name, task)}: a person decides about a checkpoint, and this client is of a job or a service",
-            hint="Decide it in a terminal of your own: " + command_line("nexusctl", "task", name, reference_of(task)),
+            hint=f"Decide it in a terminal of your own: {line(task)}",
             details={"id": task.id},
         )
 
@@ -170,7 +171,9 @@ def _check_decided(task: Task, name: str) -> None:
 
 @handles(ApproveTask)
 async def approve_task(ctx: Context, command: ApproveTask) -> Task:
-    await _require_person(ctx, command.task, "approve")
+    await _require_person(
+        ctx, command.task, "approve", lambda task: command_line("nexusctl", "task", "approve", reference_of(task))
+    )
 
     def approve(tx: Transaction) -> Task:
         task = TASKS.resolve(tx, command.task, ctx.scope(tx))
@@ -182,7 +185,9 @@ async def approve_task(ctx: Context, command: ApproveTask) -> Task:
 
 @handles(RejectTask)
 async def reject_task(ctx: Context, command: RejectTask) -> Task:
-    await _require_person(ctx, command.task, "reject")
+    await _require_person(
+        ctx, command.task, "reject", lambda task: command_line("nexusctl", "task", "reject", reference_of(task))
+    )
 
     def reject(tx: Transaction) -> Task:
         task = TASKS.resolve(tx, command.task, ctx.scope(tx))
