@@ -23,8 +23,10 @@ from nexus.jobs.store import GROUPS, JOBS
 from nexus.journal.rows import Rows, derived_tables, journaled_tables
 from nexus.ledger.agents.store import AGENTS
 from nexus.ledger.features.store import FEATURES, SUB_FEATURES
+from nexus.ledger.leases.store import LEASES
 from nexus.ledger.requirements.store import REQUIREMENTS
 from nexus.ledger.sessions.store import SESSIONS
+from nexus.ledger.tasks.store import TASKS
 from nexus.nodes.store import NODES
 from nexus.projects.store import PROJECTS
 from nexus.services.store import DECLARED, SERVICES
@@ -378,9 +380,35 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
         set(database.execute("SELECT requirement_id, feature_id FROM requirement_feature")),
         linked,
     )
+    yield from _of_tasks(database)
     yield from _of_numbers(database)
     yield from _of_waiting_jobs(database)
     yield from _of_messages(database)
+
+
+def _of_tasks(database: sqlite3.Connection) -> Iterator[str]:
+    """What is counted and derived of tasks is what their rows say, and a claim has a lease."""
+    tasks = database.execute(
+        "SELECT id, number, status, depends_on, open_dependencies, feature_id FROM tasks"
+    ).fetchall()
+    completed = {task for task, _number, status, *_others in tasks if status == "completed"}
+    waits = {(task, on) for task, _number, _status, text, *_others in tasks for on in json.loads(text)}
+    rows = set(database.execute("SELECT task_id, depends_on_id FROM task_dependency"))
+    yield from _sets("task_dependency", rows, waits)
+    for task, number, _status, text, count, _feature in tasks:
+        still_open = sum(on not in completed for on in json.loads(text))
+        if count != still_open:
+            yield f"task {number} ({task}) waits for {still_open} tasks and not for {count}"
+    for feature, number, count in database.execute("SELECT id, number, completed_tasks FROM features"):
+        there = sum(status == "completed" and of == feature for _task, _number, status, _text, _open, of in tasks)
+        if count != there:
+            yield f"feature {number} has {there} completed tasks and not {count}"
+    held = {id_ for (id_,) in database.execute("SELECT resource_id FROM lease WHERE state = 'live'")}
+    for task, number, status, *_others in tasks:
+        if status == "in_progress" and task not in held:
+            yield f"task {number} ({task}) is in progress without a live lease"
+        if status in ("pending", "queued", "completed", "failed") and task in held:
+            yield f"task {number} ({task}) is {status} and has a live lease"
 
 
 def _of_numbers(database: sqlite3.Connection) -> Iterator[str]:
@@ -389,6 +417,16 @@ def _of_numbers(database: sqlite3.Connection) -> Iterator[str]:
     for project, highest in database.execute("SELECT project_id, max(number) FROM jobs GROUP BY project_id"):
         if counters.get((project, "job"), 0) < highest:
             yield f"record_number has another number than the job {highest} of {project}"
+    for kind, table in (
+        ("feature", "features"),
+        ("sub_feature", "sub_features"),
+        ("task", "tasks"),
+        ("requirement", "requirements"),
+        ("session", "sessions"),
+    ):
+        for project, highest in database.execute(f"SELECT project_id, max(number) FROM {table} GROUP BY project_id"):
+            if counters.get((project, kind), 0) < highest:
+                yield f"record_number has another number than the {kind} {highest} of {project}"
     for project, highest in database.execute(
         "SELECT project_id, max(number) FROM conversations WHERE project_id IS NOT NULL GROUP BY project_id"
     ):
@@ -523,4 +561,6 @@ def _fields_of_records() -> dict[str, set[str]]:
         "sub_feature": set(SUB_FEATURES.columns),
         "requirement": set(REQUIREMENTS.columns),
         "session": set(SESSIONS.columns),
+        "task": set(TASKS.columns),
+        "lease": set(LEASES.columns),
     }

@@ -200,7 +200,7 @@ LEDGER: list[tuple[str, dict[str, object]]] = [
             "complexity": "complex",
             "tags": '["web"]',
             "estimated_tasks": 3,
-            "completed_tasks": 1,
+            "completed_tasks": 0,
             "created_at": AT,
             "updated_at": AT + 2,
             "revision": 2,
