@@ -13,6 +13,7 @@ from support.daemon import DaemonProcess
 from support.projects import Speaker, events_of
 
 from nexus.client import BlockingClient
+from nexus.ledger.features.commands import CreateFeature, DeleteFeature
 from nexus.ledger.states import TaskKind, TaskReason, TaskStatus, TaskType
 from nexus.ledger.tasks.commands import (
     AddTaskComment,
@@ -389,3 +390,17 @@ def test_task_that_waits_is_not_completed_by_hand(nexus: BlockingClient) -> None
     assert refused.value.message == "cannot complete task 2: it waits for task 1"
     nexus.call(CompleteTask(first.id))
     assert nexus.call(CompleteTask(second.id)).status == "completed"
+
+
+def test_completed_task_that_is_deleted_is_no_dependency_any_more_and_an_open_one_is(nexus: BlockingClient) -> None:
+    nexus.call(CreateFeature("gone"))
+    nexus.call(CreateTask("done", feature_id="1"))
+    nexus.call(CreateTask("open", feature_id="1"))
+    ready = nexus.call(CreateTask("after what is done", depends_on=["1"]))
+    waiting = nexus.call(CreateTask("after what is open", depends_on=["2"]))
+    nexus.call(CompleteTask("1"))
+    nexus.call(DeleteFeature("1", cascade=True))
+    assert (nexus.call(GetTask(ready.id)).depends_on, nexus.call(GetTask(ready.id)).open_dependencies) == ([], 0)
+    assert nexus.call(GetTask(waiting.id)).open_dependencies == 1
+    nexus.call(UpdateTask(ready.id, name="still ready"))
+    assert [task.id for task in nexus.call(ListReadyTasks()).tasks] == [ready.id]

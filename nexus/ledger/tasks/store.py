@@ -10,7 +10,7 @@ from nexus.journal.rows import Rows, Subject
 from nexus.ledger.features.store import count_completed
 from nexus.ledger.leases import store as leases
 from nexus.ledger.states import LeaseState, TaskReason, TaskSize, TaskStatus, TaskType
-from nexus.ledger.tasks.dependencies_store import forget
+from nexus.ledger.tasks import dependencies_store as dependencies
 from nexus.ledger.tasks.errors import (
     TaskAmbiguous,
     TaskChanged,
@@ -38,7 +38,7 @@ __all__ = [
     "live_claims",
     "notes_of",
     "ready_page",
-    "settings_of",
+    "project_status",
     "subject_of",
     "tasks_of",
 ]
@@ -154,11 +154,12 @@ def live_claims(reader: Reader, project_id: str) -> int:
     return count
 
 
-def settings_of(reader: Reader, project_id: str) -> tuple[str, str]:
-    """The status of a project, and its settings as JSON."""
-    row = reader.one("SELECT status, settings FROM projects WHERE id = ?", (project_id,))
+def project_status(reader: Reader, project_id: str) -> str:
+    """The status of a project that exists."""
+    row = reader.one("SELECT status FROM projects WHERE id = ?", (project_id,))
     assert row is not None
-    return row[0], row[1] or "{}"
+    status: str = row[0]
+    return status
 
 
 def blocked_by(reader: Reader, task_id: str) -> list[Task]:
@@ -245,11 +246,23 @@ def subject_of(task: Task) -> Subject:
 
 
 def delete_tasks(tx: Transaction, operation: Operation, ids: list[str]) -> None:
-    """Delete tasks with what belongs to them. Tasks beside these that depend on one keep waiting."""
+    """Delete tasks with what belongs to them.
+
+    A task beside these that waits for one of them keeps waiting. It no longer depends on one that was completed.
+    """
+    deleted = set(ids)
     for id_ in ids:
         task = TASKS.by_id(tx, id_)
-        if task is not None:
-            _delete(tx, operation, task)
+        if task is None:
+            continue
+        if task.status is TaskStatus.COMPLETED:
+            for dependent in dependencies.dependents(tx, id_, all_=False):
+                other = None if dependent in deleted else TASKS.by_id(tx, dependent)
+                if other is not None:
+                    left = [each for each in other.depends_on if each != id_]
+                    TASKS.update(tx, operation, other, {"depends_on": left})
+                    dependencies.write_rows(tx, other.id, left)
+        _delete(tx, operation, task)
 
 
 def _delete(tx: Transaction, operation: Operation, task: Task) -> None:
@@ -267,7 +280,7 @@ def _delete(tx: Transaction, operation: Operation, task: Task) -> None:
     for rows in (_NOTE_ROWS, _COMMENT_ROWS):
         for (key,) in tx.all(f"SELECT id FROM {rows.name} WHERE task_id = ?", (task.id,)):
             rows.record(tx, operation, subject_of(task), key, rows.delete(tx, key), None)
-    forget(tx, task.id)
+    dependencies.forget(tx, task.id)
     if task.status is TaskStatus.COMPLETED and task.feature_id is not None:
         count_completed(tx, operation, task.feature_id, -1)
     TASKS.delete(tx, operation, task, ("name", "status"))
