@@ -22,7 +22,7 @@ from nexus.cli.verbs import Values, verb
 from nexus.client.errors import ConnectionLost
 from nexus.journal.commands import JournalAhead, WatchEvents
 from nexus.ledger.pages.commands import GetAgentPool, GetBoard, GetExecution, GetProjectOverview, GetTaskGraph
-from nexus.ledger.pages.records import AgentPool, Board, Card, Execution, Overview, PoolAgent, TaskGraph
+from nexus.ledger.pages.records import AgentPool, Board, Card, DependencyGraph, Execution, Overview, PoolAgent
 from nexus.terminal import columns_of, painted, shortened
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _execution(page: Execution) -> None:
             click.echo(f"  … {count - len(cards)} more")
 
 
-def _graph(page: TaskGraph) -> None:
+def _graph(page: DependencyGraph) -> None:
     """A tree: each task below what it waits for, the first time whole, later by its number alone."""
     width = _width()
     if not page.tasks:
@@ -217,7 +217,7 @@ def _number(number: int) -> str:
     return f"#{number}" if number > 0 else f"#{-number} of another project"
 
 
-def _dot(page: TaskGraph) -> None:
+def _dot(page: DependencyGraph) -> None:
     click.echo("digraph tasks {\n  rankdir=LR;\n  node [shape=box];")
     for card in page.tasks:
         label = f"#{card.number} {card.name}\\n{card.status}".replace('"', '\\"')

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 from nexus_protocol.command import Command, Effect, command
 
-from nexus.ledger.pages.records import AgentPool, Board, BoardBy, Execution, Overview, TaskGraph
+from nexus.ledger.pages.records import AgentPool, Board, BoardBy, DependencyGraph, Execution, Overview
 from nexus.records.errors import ProjectNotFound
 
 __all__ = ["GetAgentPool", "GetBoard", "GetExecution", "GetProjectOverview", "GetTaskGraph"]
@@ -41,7 +41,7 @@ class GetAgentPool(Command[AgentPool]):
 
 
 @command(0x050E, Effect.READ, errors=(ProjectNotFound,), large_reply=True)
-class GetTaskGraph(Command[TaskGraph]):
+class GetTaskGraph(Command[DependencyGraph]):
     """Get the tasks of a project that are not completed, with what they wait for."""
 
     completed: Annotated[bool, Meta(description="completed ones too")] = False

@@ -9,7 +9,7 @@ from typing import TypeVar
 from nexus.capability import Context, handles
 from nexus.ledger.pages import store
 from nexus.ledger.pages.commands import GetAgentPool, GetBoard, GetExecution, GetProjectOverview, GetTaskGraph
-from nexus.ledger.pages.records import AgentPool, Board, Execution, Overview, TaskGraph
+from nexus.ledger.pages.records import AgentPool, Board, DependencyGraph, Execution, Overview
 from nexus.store import Reader
 
 __all__ = ["get_agent_pool", "get_board", "get_execution", "get_project_overview", "get_task_graph"]
@@ -49,7 +49,7 @@ async def get_execution(ctx: Context, command: GetExecution) -> Execution:
 
 
 @handles(GetTaskGraph)
-async def get_task_graph(ctx: Context, command: GetTaskGraph) -> TaskGraph:
+async def get_task_graph(ctx: Context, command: GetTaskGraph) -> DependencyGraph:
     return await _of_project(
         ctx,
         "graph",

@@ -17,7 +17,7 @@ __all__ = [
     "FeatureProgress",
     "Overview",
     "PoolAgent",
-    "TaskGraph",
+    "DependencyGraph",
     "UsageBucket",
 ]
 
@@ -133,7 +133,7 @@ class Execution(Record, kw_only=True):
     ready_count: int
 
 
-class TaskGraph(Record):
+class DependencyGraph(Record):
     """The tasks of a project with what they wait for."""
 
     project: str

@@ -12,14 +12,15 @@ from nexus.ledger.pages.records import (
     BoardBy,
     BoardColumn,
     Card,
+    DependencyGraph,
     Execution,
     FeatureProgress,
     Overview,
     PoolAgent,
-    TaskGraph,
     UsageBucket,
 )
 from nexus.ledger.states import AgentStatus, AgentType, FeatureStatus, MoscowPriority, TaskStatus, TaskType
+from nexus.records.project_settings import project_setting
 from nexus.store import Reader
 
 __all__ = ["agent_pool", "board", "execution", "overview", "task_graph"]
@@ -37,10 +38,9 @@ _FROM = "tasks AS t LEFT JOIN agents ON agents.id = t.assigned_agent"
 
 def _project(reader: Reader, project_id: str) -> tuple[str, str, int]:
     """The name and status of a project, and how long a claim may take, in ms."""
-    row = reader.one("SELECT name, status, settings FROM projects WHERE id = ?", (project_id,))
+    row = reader.one("SELECT name, status FROM projects WHERE id = ?", (project_id,))
     assert row is not None
-    minutes = json.loads(row[2]).get("max_task_minutes", 30)
-    return row[0], row[1], (minutes if isinstance(minutes, int) else 30) * 60_000
+    return row[0], row[1], project_setting(reader, project_id, "max_task_minutes") * 60_000
 
 
 def _cards(rows: Iterable[Any], now: int, longest_ms: int) -> list[Card]:
@@ -222,7 +222,7 @@ def execution(reader: Reader, project_id: str, limit: int, now: int) -> Executio
     )
 
 
-def task_graph(reader: Reader, project_id: str, limit: int, now: int, *, completed: bool) -> TaskGraph:
+def task_graph(reader: Reader, project_id: str, limit: int, now: int, *, completed: bool) -> DependencyGraph:
     """Tasks with the numbers of those that they wait for, by number."""
     name, _status, longest_ms = _project(reader, project_id)
     shown = "" if completed else "AND t.status <> 'completed' "
@@ -239,7 +239,7 @@ def task_graph(reader: Reader, project_id: str, limit: int, now: int, *, complet
     cards = _cards(rows[:limit], now, longest_ms)
     for card, row in zip(cards, rows, strict=False):
         card.depends_on.extend(sorted(numbers[id_] for id_ in json.loads(row[12]) if id_ in numbers))
-    return TaskGraph(name, cards, len(rows) > limit)
+    return DependencyGraph(name, cards, len(rows) > limit)
 
 
 def agent_pool(reader: Reader) -> AgentPool:

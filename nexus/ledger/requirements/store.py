@@ -16,9 +16,9 @@ from nexus.ledger.requirements.errors import (
 from nexus.ledger.requirements.records import Requirement
 from nexus.records.errors import RecordErrors, RecordNameTaken
 from nexus.records.table import Table
-from nexus.store import Reader, Transaction
+from nexus.store import Transaction
 
-__all__ = ["REQUIREMENTS", "linked_numbers", "unlink_feature", "write_links"]
+__all__ = ["REQUIREMENTS", "unlink_feature", "write_links"]
 
 derived("requirement_feature", "the column linked_features of requirements")
 
@@ -65,14 +65,3 @@ def unlink_feature(tx: Transaction, operation: Operation, feature_id: str, limit
         REQUIREMENTS.update(tx, operation, requirement, {"linked_features": left})
         write_links(tx, requirement.id, left)
     return len(rows)
-
-
-def linked_numbers(reader: Reader, feature_id: str) -> list[int]:
-    """The numbers of the requirements that are linked to a feature."""
-    rows = reader.all(
-        "SELECT requirements.number FROM requirement_feature JOIN requirements "
-        "ON requirements.id = requirement_feature.requirement_id "
-        "WHERE requirement_feature.feature_id = ? ORDER BY requirements.number",
-        (feature_id,),
-    )
-    return [number for (number,) in rows]

@@ -19,13 +19,12 @@ from nexus.ledger.tasks.handlers import lease_of
 from nexus.ledger.tasks.records import ClaimedTask, Task
 from nexus.ledger.tasks.store import TASKS
 from nexus.records.beginning import begin
+from nexus.records.project_settings import project_setting
 from nexus.records.scope import project_name, reference_of
 from nexus.store import Transaction
 
 __all__ = ["claim_task"]
 
-_PARALLEL = 4
-"""The live claims of a project whose settings do not tell max_parallel_agents."""
 _FILTERS = ("feature_id", "tag", "type", "size")
 _SHOWN = 5
 
@@ -144,8 +143,7 @@ def _check_limit(tx: Transaction, task: Task, cannot: str) -> None:
     Raises:
         TaskLimit: there are as many.
     """
-    _status, settings = store.settings_of(tx, task.project_id)
-    limit = moves.setting(settings, "max_parallel_agents", _PARALLEL)
+    limit = project_setting(tx, task.project_id, "max_parallel_agents")
     if store.live_claims(tx, task.project_id) < limit:
         return
     raise TaskLimit(

@@ -32,12 +32,13 @@ from nexus.ledger.tasks.commands import (
     UpdateTask,
 )
 from nexus.ledger.tasks.errors import TaskCycle, TaskInvalid, TaskNeeded
-from nexus.ledger.tasks.moves import KIND, setting
+from nexus.ledger.tasks.moves import KIND
 from nexus.ledger.tasks.records import Task, TaskCounts, TaskLease, TaskMade, TaskPage, TasksDeleted
 from nexus.ledger.tasks.store import TASKS
 from nexus.records.handlers import check_metadata, lists
 from nexus.records.links import Target, linked, target
 from nexus.records.pages import decode_cursor, encode_cursor, read_page
+from nexus.records.project_settings import project_setting
 from nexus.records.scope import Scope, handle, reference_of
 from nexus.store import Reader, Transaction
 
@@ -154,8 +155,7 @@ def create_task(tx: Transaction, ctx: Context, command: CreateTask) -> Task:
 def insert_task(tx: Transaction, ctx: Context, fields: dict[str, Any]) -> Task:
     """Insert a task with the rows of its ``depends_on``. No task depends on it yet, so that there is no cycle."""
     if fields.get("max_iterations") is None:
-        _status, settings = store.settings_of(tx, fields["project_id"])
-        fields["max_iterations"] = setting(settings, "qa_max_iterations", 50)
+        fields["max_iterations"] = project_setting(tx, fields["project_id"], "qa_max_iterations")
     task = TASKS.insert(tx, ctx.operation, fields)
     if not task.depends_on:
         return task
@@ -201,7 +201,6 @@ def lease_of(reader: Reader, task: Task, lease: Lease | None) -> TaskLease | Non
     if lease is None:
         return None
     agent = AGENTS.by_id(reader, lease.holder)
-    _status, settings = store.settings_of(reader, task.project_id)
     now_ms = int(time.time() * 1000)
     age_ms = 0 if task.claimed_at is None or task.claimed_at > now_ms else now_ms - task.claimed_at
     return TaskLease(
@@ -211,7 +210,7 @@ def lease_of(reader: Reader, task: Task, lease: Lease | None) -> TaskLease | Non
         agent=None if agent is None else agent.name,
         ttl_ms=lease.ttl_ms,
         age_ms=age_ms,
-        overdue=age_ms > setting(settings, "max_task_minutes", 30) * 60_000,
+        overdue=age_ms > project_setting(reader, task.project_id, "max_task_minutes") * 60_000,
     )
 
 

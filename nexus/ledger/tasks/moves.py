@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from nexus.hints import command_line
 from nexus.journal.operation import Operation
 from nexus.journal.rows import record
@@ -36,7 +34,6 @@ __all__ = [
     "recount_below",
     "reject",
     "reset",
-    "setting",
     "stop",
 ]
 
@@ -219,19 +216,13 @@ def _lease_ended(tx: Transaction, operation: Operation, lease: Lease) -> None:
 leases.resource(KIND, _lease_ended)
 
 
-def setting(settings: str, name: str, default: int) -> int:
-    """A whole number of a project's settings; the default where it has none."""
-    value = msgspec.json.decode(settings or "{}").get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
-
-
 def not_ready(reader: Reader, task: Task, cannot: str) -> TaskNotReady:
     """The error for a task that waits for others, or for its project; ``cannot`` begins the sentence."""
     waits = [named for _id, named in dependencies.open_of(reader, task.id)]
     numbers = [str(each.number) if each.project_id == task.project_id else f"{each.project}/{each.number}"
                for each in waits if each is not None]  # fmt: skip
     if not waits:
-        status, _settings = store.settings_of(reader, task.project_id)
+        status = store.project_status(reader, task.project_id)
         why = f'project "{task.project}" is {status}'
     elif not numbers:
         why = "a task that it depends on was deleted"

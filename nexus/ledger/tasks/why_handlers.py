@@ -99,7 +99,7 @@ def _sentence(reader: Reader, task: Task, ready: bool, nearest: list[TaskWait]) 
         word = "task" if task.open_dependencies == 1 else "tasks"
         return f"{name} waits for {word} {', '.join(shown)}{more}."
     if not ready:
-        status, _settings = store.settings_of(reader, task.project_id)
+        status = store.project_status(reader, task.project_id)
         return f'{name} waits for its project "{task.project}", which is {status}.'
     if is_checkpoint:
         return f"{name} waits for a person, who approves or rejects it."
