@@ -36,6 +36,7 @@ def check_lease(reader: Reader, lease: HeldLease) -> None:
     raise LeaseStale(
         f"cannot carry out the request under epoch {lease.epoch} of lease {lease.id}: {because}",
         hint="Stop the work that was done under it: nothing of it is written any more.\n"
+        "For other work, unset NEXUS_LEASE, or claim a task in a shell without it.\n"
         f"See what became of it: {command_line('nexusctl', 'lease', 'inspect', lease.id)}",
         details={
             "lease": lease.id,
