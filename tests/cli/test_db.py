@@ -22,13 +22,15 @@ def test_db_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) 
     assert lines[0] == f"Database: {daemon.database}"
     assert re.fullmatch(r"Size:     \d+ bytes", lines[1])
     assert lines[2:6] == [
-        "Schema:   version 13",
+        "Schema:   version 14",
         "Journal:  wal",
-        "Tables:   39 (agents, blobs, conversation_origins, conversation_sources, conversations, features, fence, "
-        "job_after, job_group, jobs, journal, lease, message_parts, message_revision, messages, metrics, "
+        "Tables:   47 (agents, blobs, checkpoints, chunk_symbol, code_chunks, continue_points, "
+        "conversation_origins, conversation_sources, conversations, episodes, features, fence, job_after, "
+        "job_group, jobs, journal, kept_embedding, lease, message_parts, message_revision, messages, metrics, "
         "nodes, operation, port_lease, projects, record_number, request_key, requirement_feature, "
         "requirements, schedules, schema_meta, secret_value, service, service_config, service_dependency, "
-        "sessions, settings, sub_features, tag, task_comment, task_dependency, task_note, tasks, vms)",
+        "sessions, settings, sub_features, tag, task_comment, task_dependency, task_note, tasks, "
+        "vector_change, vector_collection, vms)",
         "Migrations:",
     ]
     assert [line.split()[:2] for line in lines[6:]] == [
@@ -45,6 +47,7 @@ def test_db_status_shows_tables_and_migrations(daemon: DaemonProcess, cli: Cli) 
         ["0011", "conversations"],
         ["0012", "nodes"],
         ["0013", "ledger"],
+        ["0014", "memory"],
     ]
 
 
@@ -75,7 +78,7 @@ def test_db_backup_works_while_daemon_runs_and_restore_while_it_does_not(
         f"  Run with --yes to skip confirmation: nexusctl db restore {backup} --yes\n",
     )
     restored = cli.ok("db", "restore", str(backup), "--yes")
-    assert restored.lines[0] == f"Restored {daemon.database} (schema version 13)"
+    assert restored.lines[0] == f"Restored {daemon.database} (schema version 14)"
     aside = Path(restored.lines[1].removeprefix("The replaced database is "))
     assert aside.parent == daemon.database.parent
     assert aside.exists()
@@ -98,7 +101,7 @@ def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProce
     assert cli("db", "migrate", "--to", "2") == (
         1,
         "",
-        f"Error: refusing to migrate without confirmation: {daemon.database} would go from schema version 13 back to 2,"
+        f"Error: refusing to migrate without confirmation: {daemon.database} would go from schema version 14 back to 2,"
         " which drops journal (1 rows), service_dependency (0 rows), service (0 rows), service_config (0 rows),"
         " port_lease (0 rows), tag (0 rows), request_key (0 rows), secret_value (0 rows), operation (1 rows),"
         " projects (1 rows), schedules (0 rows), job_after (0 rows), jobs (0 rows), job_group (1 rows), nodes (1 rows),"
@@ -110,7 +113,7 @@ def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProce
         " agents (0 rows), sub_features (0 rows), features (0 rows)\n"
         "  Run with --yes to skip confirmation: nexusctl db migrate --to 2 --yes\n",
     )
-    assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 13, ok"
+    assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 14, ok"
     with cli.terminal("db", "migrate", "--to", "2", columns=500) as terminal:
         terminal.wait_for(" features (0 rows)? [y/N]: ")
         terminal.type("n\n")
@@ -118,7 +121,7 @@ def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProce
     back = cli.ok("db", "migrate", "--to", "2", "--yes")
     (backup,) = (daemon.state / "backups").iterdir()
     assert back.lines == [
-        f"Migrated {daemon.database} from schema version 13 to 2",
+        f"Migrated {daemon.database} from schema version 14 to 2",
         f"Backup of the old database: {backup}",
     ]
     assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 2, ok"
@@ -127,7 +130,7 @@ def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProce
     (second,) = set((daemon.state / "backups").iterdir()) - {backup}
     assert forward == {"path": str(daemon.database), "from": 2, "to": 9, "backup": str(second)}
     unknown = cli("db", "migrate", "--to", "99")
-    assert unknown == (1, "", "Error: cannot migrate to version 99: the versions are 1 to 13\n")
+    assert unknown == (1, "", "Error: cannot migrate to version 99: the versions are 1 to 14\n")
     assert cli("db", "migrate", "--to", "0").code == 2
     assert cli("db", "migrate").code == 2
 
@@ -159,7 +162,7 @@ def test_db_migrate_tells_what_prevents_going_back_before_asking(daemon: DaemonP
     cli.ok("-p", "other", "vm", "delete", "box", "--yes")
     cli.ok("-p", "other", "service", "update", "db", "--name", "db2")
     daemon.stop()
-    assert cli.ok("db", "migrate", "--to", "4", "--yes").lines[0].endswith("from schema version 13 to 4")
+    assert cli.ok("db", "migrate", "--to", "4", "--yes").lines[0].endswith("from schema version 14 to 4")
 
 
 def test_db_restore_reports_errors_before_asking(daemon: DaemonProcess, cli: Cli, root: Path) -> None:
@@ -177,7 +180,7 @@ def test_db_restore_reports_errors_before_asking(daemon: DaemonProcess, cli: Cli
 def test_db_commands_default_to_the_running_daemons_database(root: Path, lonely: Cli) -> None:
     lonely.ok("daemon", "start", NEXUS_DATABASE=str(root / "other.db"))
     backup = lonely.ok("db", "backup", "-o", "name").out.strip()
-    assert lonely.ok("db", "check").lines[0] == f"{root}/other.db: schema version 13, ok"
+    assert lonely.ok("db", "check").lines[0] == f"{root}/other.db: schema version 14, ok"
     assert f"{root}/other.db is intact" in lonely.ok("doctor").out
     for words in (["restore", backup, "--yes"], ["migrate", "--to", "2", "--yes"]):
         refused = lonely("db", *words)
@@ -228,18 +231,24 @@ def test_db_check_of_a_directory_or_a_text_file_is_an_error(daemon: DaemonProces
 def test_db_check_works_while_the_daemon_runs(daemon: DaemonProcess, cli: Cli) -> None:
     cli.ok("vm", "create", "a")
     assert cli.ok("db", "check").lines == [
-        f"{daemon.database}: schema version 13, ok",
+        f"{daemon.database}: schema version 14, ok",
         "  agents                0 rows",
         "  blobs                 0 rows",
+        "  checkpoints           0 rows",
+        "  chunk_symbol          0 rows",
+        "  code_chunks           0 rows",
+        "  continue_points       0 rows",
         "  conversation_origins  0 rows",
         "  conversation_sources  0 rows",
         "  conversations         0 rows",
+        "  episodes              0 rows",
         "  features              0 rows",
         "  fence                 0 rows",
         "  job_after             0 rows",
         "  job_group             1 rows",
         "  jobs                  0 rows",
         "  journal               1 rows",
+        "  kept_embedding        0 rows",
         "  lease                 0 rows",
         "  message_parts         0 rows",
         "  message_revision      0 rows",
@@ -267,6 +276,8 @@ def test_db_check_works_while_the_daemon_runs(daemon: DaemonProcess, cli: Cli) -
         "  task_dependency       0 rows",
         "  task_note             0 rows",
         "  tasks                 0 rows",
+        "  vector_change         0 rows",
+        "  vector_collection     0 rows",
         "  vms                   1 rows",
     ]
 

@@ -51,16 +51,16 @@ def test_backups_lists_newest_first(daemon: DaemonProcess, cli: Cli) -> None:
     assert none == (0, "", f"No backups found in {daemon.state / 'backups'}.\n")
     first = cli.ok("db", "backup", "-o", "name").out
     second = cli.ok("db", "backup", "--with-files", "-o", "name").out
-    old = daemon.state / "backups" / f"nexus-before-v13-{timestamp(0)}.db"
+    old = daemon.state / "backups" / f"nexus-before-v14-{timestamp(0)}.db"
     old.touch()
     assert cli.ok("db", "backups", "-o", "name").out == second + first + f"{old}\n"
     heading, *lines = cli.ok("db", "backups").lines
     assert heading.split() == ["TIME", "KIND", "SIZE", "SCHEMA", "PATH"]
-    assert [line[24:41].strip() for line in lines] == ["with files", "database", "before version 13"]
+    assert [line[24:41].strip() for line in lines] == ["with files", "database", "before version 14"]
     assert lines[2].startswith("1970-01-01 00:00:00 UTC")
     daemon.stop()
     newest = cli.ok("db", "backups", "-o", "json").json[0]
-    assert (newest["with_files"], newest["schema_version"], newest["before_version"]) == (True, 13, None)
+    assert (newest["with_files"], newest["schema_version"], newest["before_version"]) == (True, 14, None)
     assert cli.ok("db", "backups", "--db", "/elsewhere/other.db").out == ""
 
 
@@ -78,7 +78,7 @@ def test_restore_of_an_archive_and_of_a_plain_backup(daemon: DaemonProcess, cli:
     )
     checked = cli("db", "check")
     assert checked.code == 1
-    assert checked.lines[0].endswith("schema version 13, intact, but files are missing or damaged")
+    assert checked.lines[0].endswith("schema version 14, intact, but files are missing or damaged")
     assert checked.lines[-1] == "1 blob, 2.0 KiB"
     assert checked.err == (
         f"  blob {blob.hash} is missing: 1 part of messages refers to it\n"

@@ -37,7 +37,7 @@ def test_vm_commands_print_exactly_the_documented_output(daemon: DaemonProcess, 
     size = daemon.database.stat().st_size
     assert cli("status") == (
         0,
-        f"Daemon: ok ({daemon.socket_path})\nDatabase: {daemon.database}\n  Tables: 39\n  Size:   {size} bytes\n",
+        f"Daemon: ok ({daemon.socket_path})\nDatabase: {daemon.database}\n  Tables: 47\n  Size:   {size} bytes\n",
         "",
     )
     assert cli("vm", "list") == (0, "", "No VMs found.\n")

@@ -60,7 +60,7 @@ def test_health_reports_the_database_with_path_tables_and_size(reader: SpecClien
     assert health["status"] == "ok"
     database = health["database"]
     assert database["path"] == str(shared.database)
-    assert database["table_count"] == len(database["tables"]) == 39
+    assert database["table_count"] == len(database["tables"]) == 47
     assert {"journal", "schema_meta", "settings", "vms"} < set(database["tables"])
     assert isinstance(database["size_bytes"], int)
     assert database["size_bytes"] > 0
@@ -70,7 +70,7 @@ def test_health_reports_wal_mode_foreign_keys_and_migrations(reader: SpecClient)
     database = reader.call(HEALTH)["database"]
     assert database["journal_mode"] == "wal"
     assert database["foreign_keys"] is True
-    assert database["schema_version"] == 13
+    assert database["schema_version"] == 14
     assert [migration["version"] for migration in database["migrations"]] == list(range(1, 14))
 
 
@@ -120,7 +120,7 @@ def test_database_of_an_unknown_version_is_set_aside_with_a_warning(
     database.close()
     daemon.start()
     with SpecClient(find_socket(daemon.environment)) as nexus:
-        assert nexus.call(HEALTH)["database"]["schema_version"] == 13
+        assert nexus.call(HEALTH)["database"]["schema_version"] == 14
         assert nexus.call(LIST_VMS) == {"vms": []}
     (kept,) = [path for path in daemon.state.iterdir() if _has_vm(path, "old")]
     assert [line for line in daemon.log().splitlines() if " warning " in line and kept.name in line]

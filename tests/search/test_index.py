@@ -24,8 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 COVERED = {
     *("conversations", "messages", "message_parts", "jobs", "service", "vms"),
     *("features", "tasks", "requirements"),
+    *("episodes", "code_chunks"),
 }
-NAMELESS = {"messages", "message_parts", "requirements"}
+NAMELESS = {"messages", "message_parts", "requirements", "episodes"}
 
 
 def insert_vm(tx: Transaction, number: int, name: str) -> None:

@@ -380,7 +380,7 @@ def test_read_does_not_wait_for_an_open_write(root: Path) -> None:
             # A read that waited for the write would never return: the gate is opened only afterwards.
             assert value_of(store, "old") is not None
             assert value_of(store, "new") is None
-            assert store.status().table_count == 39
+            assert store.status().table_count == 47
             gate.open()
             await task
             assert value_of(store, "new") is not None

@@ -352,6 +352,60 @@ LEDGER: list[tuple[str, dict[str, object]]] = [
     ("fence", {"resource_kind": "task", "resource_id": CLAIMED, "epoch": 3}),
 ]
 
+CHECKPOINT, POINT, EPISODE, CHUNK = (f"c{n}c0c0c0-1111-4111-8111-111111111111" for n in range(4))
+EMBEDDING = b"\0\0\x80?\0\0\0\0"
+MEMORY: list[tuple[str, dict[str, object]]] = [
+    (
+        "checkpoints",
+        {
+            "id": CHECKPOINT, "number": 1, "project_id": PROJECT_IDS[0], "name": "before the move", "automatic": 0,
+            "state": b"\x00\x01", "size": 2, "counts": '{"tasks":2}', "git_commit": "a" * 40,
+            "created_at": AT, "updated_at": AT,
+        },
+    ),
+    (
+        "continue_points",
+        {
+            "id": POINT, "number": 1, "project_id": PROJECT_IDS[0], "task_id": CLAIMED, "last_action": "drew the form",
+            "file": "form.py", "line": 12, "function_name": "draw", "next_steps": '["test it"]', "agent_id": AGENT,
+            "iteration_count": 1, "saved_at": AT, "created_at": AT, "updated_at": AT,
+        },
+    ),
+    (
+        "episodes",
+        {
+            "id": EPISODE, "number": 1, "project_id": PROJECT_IDS[0], "type": "decision",
+            "content": "forms have no script", "summary": "plain forms", "embedding": EMBEDDING, "context": '{"file":"form.py"}', "task_id": CLAIMED,
+            "agent_id": AGENT, "importance": 2.0, "tags": '["ui"]', "access_count": 1, "last_accessed_at": AT,
+            "created_at": AT, "updated_at": AT, "doc": 25,
+        },
+    ),
+    (
+        "kept_embedding",
+        {"episode_id": LEASE, "project_id": PROJECT_IDS[0], "embedding": EMBEDDING, "deleted_at": AT},
+    ),
+    (
+        "code_chunks",
+        {
+            "id": CHUNK, "project_id": PROJECT_IDS[0], "file": "form.py", "start_line": 1, "end_line": 2,
+            "content": "def draw():\n    pass\n", "embedding": EMBEDDING, "symbols": '["draw"]',
+            "chunk_type": "function",
+            "language": "python", "complexity": 1, "hash": "b" * 64, "indexed_at": AT, "doc": 26,
+        },
+    ),
+    ("chunk_symbol", {"chunk_id": CHUNK, "project_id": PROJECT_IDS[0], "folded": "draw", "symbol": "draw"}),
+    *(
+        ("vector_collection",
+         {"project_id": PROJECT_IDS[0], "collection": name, "dimension": 2, "generation": 1, "changed_at": AT})
+        for name in ("chunks", "episodes")
+    ),
+    *(
+        ("vector_change",
+         {"project_id": PROJECT_IDS[0], "collection": name, "generation": 1, "record_id": id_, "changed_at": AT})
+        for name, id_ in (("chunks", CHUNK), ("episodes", EPISODE))
+    ),
+]  # fmt: skip
+
 
 def plain(row: sqlite3.Row) -> dict[str, object]:
     """A row as JSON can represent it: bytes in hexadecimal, after ``0x``."""
@@ -503,6 +557,15 @@ def freeze(version: int) -> None:
                             ("session", 1),
                         )
                     ],
+                )
+            if version >= 14:
+                for table, row in MEMORY:
+                    insert(connection, table, row)
+                connection.execute("UPDATE record_number SET last = 26 WHERE kind = 'doc'")
+                connection.execute("INSERT INTO tag (kind, record_id, tag) VALUES ('episode', ?, 'ui')", (EPISODE,))
+                connection.executemany(
+                    "INSERT INTO record_number VALUES (?, ?, 1)",
+                    [(PROJECT_IDS[0], kind) for kind in ("checkpoint", "continue_point", "episode")],
                 )
             connection.commit()
         save(path, target)
