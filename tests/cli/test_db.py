@@ -110,12 +110,14 @@ def test_db_migrate_goes_back_and_forward_and_keeps_a_backup(daemon: DaemonProce
         " blobs (0 rows), messages (0 rows), conversations (0 rows),"
         " fence (0 rows), lease (0 rows), sessions (0 rows), metrics (0 rows), requirement_feature (0 rows),"
         " requirements (0 rows), task_comment (0 rows), task_note (0 rows), task_dependency (0 rows), tasks (0 rows),"
-        " agents (0 rows), sub_features (0 rows), features (0 rows)\n"
+        " agents (0 rows), sub_features (0 rows), features (0 rows), vector_change (0 rows),"
+        " vector_collection (0 rows), chunk_symbol (0 rows), code_chunks (0 rows), kept_embedding (0 rows),"
+        " episodes (0 rows), continue_points (0 rows), checkpoints (0 rows)\n"
         "  Run with --yes to skip confirmation: nexusctl db migrate --to 2 --yes\n",
     )
     assert cli.ok("db", "check").lines[0] == f"{daemon.database}: schema version 14, ok"
     with cli.terminal("db", "migrate", "--to", "2", columns=500) as terminal:
-        terminal.wait_for(" features (0 rows)? [y/N]: ")
+        terminal.wait_for(" checkpoints (0 rows)? [y/N]: ")
         terminal.type("n\n")
         assert terminal.finish()[0] == 1
     back = cli.ok("db", "migrate", "--to", "2", "--yes")
@@ -263,7 +265,7 @@ def test_db_check_works_while_the_daemon_runs(daemon: DaemonProcess, cli: Cli) -
         "  requirement_feature   0 rows",
         "  requirements          0 rows",
         "  schedules             0 rows",
-        "  schema_meta           14 rows",
+        "  schema_meta           15 rows",
         "  secret_value          0 rows",
         "  service               0 rows",
         "  service_config        0 rows",

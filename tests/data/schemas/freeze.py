@@ -375,7 +375,8 @@ MEMORY: list[tuple[str, dict[str, object]]] = [
         "episodes",
         {
             "id": EPISODE, "number": 1, "project_id": PROJECT_IDS[0], "type": "decision",
-            "content": "forms have no script", "summary": "plain forms", "embedding": EMBEDDING, "context": '{"file":"form.py"}', "task_id": CLAIMED,
+            "content": "forms have no script", "summary": "plain forms",
+            "embedding": EMBEDDING, "context": '{"file":"form.py"}', "task_id": CLAIMED,
             "agent_id": AGENT, "importance": 2.0, "tags": '["ui"]', "access_count": 1, "last_accessed_at": AT,
             "created_at": AT, "updated_at": AT, "doc": 25,
         },
