@@ -365,6 +365,12 @@ def test_a_huge_line_is_several_chunks_of_one_line(file: str) -> None:
     assert len(chunks) >= 12
 
 
+@pytest.mark.parametrize(("more", "count"), [(0, 1), (1, 2)])
+def test_a_chunk_may_be_as_large_as_its_bound(more: int, count: int) -> None:
+    assert len(covered("a.py", "x" * 8191 + "\n" + "y" * (8192 + more) + "\n")) == count
+    assert len(covered("a.py", "x\n" * (MAX_CHUNK_LINES + more))) == count
+
+
 def test_a_text_of_tiny_definitions_has_a_bounded_number_of_chunks() -> None:
     assert len(covered("a.py", "def a(): 0\n" * 3000)) < 100
 

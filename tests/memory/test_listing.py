@@ -52,7 +52,8 @@ def test_a_path_in_conflict_is_listed_once(world: GitWorld) -> None:
     blob = world.git(path, "hash-object", "-w", "file")
     entries = "".join(f"100644 {blob} {stage}\tfile\n" for stage in (1, 2, 3))
     world.git(path, "update-index", "--index-info", stdin=f"0 {'0' * 40}\tfile\n{entries}".encode())
-    assert list_files(str(path), environment=world.environment).files == ["file"]
+    found = list_files(str(path), limit=1, environment=world.environment)
+    assert (found.files, found.truncated) == (["file"], False)
 
 
 def test_a_repository_inside_is_told_and_not_entered(world: GitWorld) -> None:
@@ -159,3 +160,12 @@ def test_the_root_itself_may_be_a_link(root: Path) -> None:
     write(root / "web", "a.py")
     (root / "link").symlink_to("web")
     assert list_files(str(root / "link"), git=False).files == ["a.py"]
+
+
+@pytest.mark.parametrize("git", [True, False])
+def test_as_many_files_as_the_limit_are_all(world: GitWorld, git: bool) -> None:
+    path = write(world.repository("web"), "a.py", "b.py")
+    exact = list_files(str(path), limit=3, git=git, environment=world.environment)
+    assert (exact.files, exact.truncated) == (["a.py", "b.py", "file"], False)
+    cut = list_files(str(path), limit=2, git=git, environment=world.environment)
+    assert (len(cut.files), cut.truncated) == (2, True)

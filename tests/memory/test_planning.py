@@ -133,6 +133,12 @@ def test_one_of_several_equal_chunks_that_goes_is_deleted_and_the_others_move_at
     assert kinds(found.operations) == ["Delete", "Move", "Move"]
 
 
+def test_equal_chunks_move_in_their_order_whatever_the_order_of_the_rows() -> None:
+    old = [OldChunk(str(line), "a.py", "h", line, line) for line in (3, 1, 2)]
+    new = [chunk_text("a.py", "x = 1\n")[0]._replace(hash="h", start_line=line, end_line=line) for line in (13, 12, 11)]
+    assert set(plan(old, new).move) == {Move(str(line), "a.py", line + 10, line + 10) for line in (1, 2, 3)}
+
+
 def test_what_is_gone_is_deleted_unless_not_all_was_looked_at() -> None:
     index = indexed({"a.py": TEXT, "b.py": "x = 1\n"})
     gone = plan(index.old(), chunks_of({"b.py": "x = 1\n"}))

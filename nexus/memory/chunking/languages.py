@@ -53,6 +53,7 @@ _BY_ENDING = {
     **dict.fromkeys(("pl", "pm"), "perl"),
     **{name: name for name in ("cmake", "fish", "go", "java", "json", "lua", "php", "rst", "scala", "sql", "swift")},
     "cs": "csharp",
+    "ipynb": "json",
     "kt": "kotlin",
     "mk": "make",
     "proto": "protobuf",

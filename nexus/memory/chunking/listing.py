@@ -132,7 +132,7 @@ def _walk(root: int, under: str, limit: int) -> Listing:
         try:
             descriptor = open_below(root, folder)
         except OSError as error:
-            skipped.append(Skipped(shown(folder), f"it cannot be read: {error.strerror}"))
+            _tell(skipped, folder, f"it cannot be read: {error.strerror}")
             continue
         try:
             with os.scandir(descriptor) as found:
@@ -146,7 +146,7 @@ def _walk(root: int, under: str, limit: int) -> Listing:
             os.close(descriptor)
     if len(files) > limit:
         truncated = True
-    return Listing(sorted(files[:limit]), skipped[:_MAX_SKIPPED], truncated, "walk")
+    return Listing(sorted(files[:limit]), skipped, truncated, "walk")
 
 
 def _take(
