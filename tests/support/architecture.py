@@ -118,9 +118,12 @@ _KINDS: dict[str, set[str]] = {
     "cli": _BASE
     | _CONTRACT_PARTS
     | _OWN_CONTRACT
-    | {"click", "nexus", "nexus.address", "nexus.cli", "nexus.client", "nexus.envfile", "{own}.cli", "{own}.importing"},
+    | {"click", "nexus", "nexus.address", "nexus.cli", "nexus.client", "nexus.envfile", "{own}.cli", "{own}.importing"}
+    | {"{own}.chunking"},
     # Readers of other programs' files, which clients use: they know no daemon.
     "importing": _BASE | _CONTRACT_PARTS | _OWN_CONTRACT,
+    # Readers of code, as well; they ask git which files there are.
+    "chunking": _BASE | {"nexus.git", "nexus.terminal"},
 }
 """What each kind of file of a capability may import beside the standard library. A file of no kind is a part."""
 
@@ -204,6 +207,7 @@ _LAYERS: dict[str, set[str]] = {
         *("nexus.records.scope", "nexus.records.leases"),
         *("nexus.plugins.host", "nexus.system.commands", "nexus.system.settings", "nexus.system.store"),
     },
+    "nexus.memory": _KINDS["chunking"],
     "nexus.docs": _BASE | {"nexus.daemon.dispatch"},
 }
 """What each layer may import beside itself and the standard library; ``{contracts}`` are all capabilities' commands."""
@@ -220,7 +224,7 @@ _LIBRARIES = {
 def kind_of(module: str) -> str:
     """What a file of a capability is: ``nexus.services.cli.tree`` is of the kind cli, ``port_store`` a store."""
     *folders, stem = module.split(".")[2:] or [""]
-    for folder in ("cli", "importing"):
+    for folder in ("cli", "importing", "chunking"):
         if folder in [*folders, stem]:
             return folder
     kinds = [kind for kind in _KINDS if kind != "part"]

@@ -1,0 +1,1 @@
+"""Memory: what a project knows of its code."""
