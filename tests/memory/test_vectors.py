@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from support.raw import wait_until
 from support.soak import SOAK
 
-from nexus.memory.vectors.engines import make_engine
+from nexus.memory.vectors.engine_choice import make_engine
 from nexus.memory.vectors.errors import (
     VectorDimensionMismatch,
     VectorInvalid,
@@ -518,6 +518,14 @@ def test_unusable_files_are_told_and_forgotten_ones_removed(database: Database) 
             with pytest.raises(VectorDimensionMismatch) as raised:
                 await index.nearest("chunks", PROJECT, [1, 2], 3, 1)
             assert raised.value.details == {"given": 2, "expected": 3}
+            stray = database.matrix.with_name("gone.f32")
+            for path in (stray, database.matrix.with_suffix(".new")):
+                path.touch()
+            os.kill(index.pid, signal.SIGKILL)
+            await ended(index)
+            await assert_right(index, database)
+            assert sorted(path.suffix for path in stray.parent.iterdir()) == [".f32", ".ids"]
+            assert not stray.exists()
             await index.forget(PROJECT)
             assert sorted(each.name for each in vectors_directory(database.path).rglob("*")) == ["chunks", "lock"]
             database.matrix.mkdir()

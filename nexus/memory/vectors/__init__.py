@@ -47,7 +47,7 @@ The files
 
 ``<database>-vectors/<collection>/<project id>.f32`` has a header of 4096 bytes (magic, version, dimension, count,
 generation, time, state, the checksum of the file beside it, its own checksum) and the rows; ``<project id>.ids`` the
-CRC-32 of each block of rows (1 MiB) and the ids in the order of the rows. Every checksum is verified when the process
+CRC-32 of each block of rows (256 KiB) and the ids in the order of the rows. Every checksum is verified when the process
 first opens a matrix, and again when another program has changed one of the files. A matrix that is missing, damaged, of
 another version, or was being changed when a process was killed, is rebuilt at the next call. No backup has these files.
 """

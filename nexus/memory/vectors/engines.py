@@ -16,7 +16,7 @@ from typing import Protocol
 
 from nexus.memory.vectors.validation import VALUE_BYTES, unit
 
-__all__ = ["SCORE_UNIT", "Engine", "PlainEngine", "Rows", "make_engine"]
+__all__ = ["SCORE_UNIT", "Engine", "PlainEngine", "Rows"]
 
 SCORE_UNIT = 1_000_000
 _LOOK_ROWS = 256
@@ -103,20 +103,3 @@ class PlainEngine:
                 look()
             score = sum(multiply(unpack(data, offset + place * size)))
             yield -round(score * SCORE_UNIT), ids[place]
-
-
-def make_engine(name: str = "auto") -> Engine:
-    """The engine of a name: ``numpy``, ``python``, or ``auto``, which is numpy where it is installed.
-
-    Raises:
-        ImportError: numpy was asked for, and is not installed.
-    """
-    if name != "python":
-        try:
-            from nexus.memory.vectors.numpy_engine import NumpyEngine
-
-            return NumpyEngine()
-        except ImportError:
-            if name == "numpy":
-                raise
-    return PlainEngine()

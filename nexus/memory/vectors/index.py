@@ -162,7 +162,7 @@ class VectorIndex:
             )
 
     async def forget(self, project_id: str) -> None:
-        """Remove the files of a project, in a thread; its rows are gone."""
+        """Remove the files of a project, in a thread; its rows are gone. Each new process does so, too."""
         for collection in COLLECTIONS:
             paths = paths_of(self._directory, collection, project_id)
             await asyncio.to_thread(lambda paths=paths: [path.unlink(missing_ok=True) for path in paths])  # type: ignore[misc]

@@ -29,7 +29,7 @@ _FIELDS = struct.Struct("<8sIIQQqII")
 """Magic, version, dimension, count, generation, time, whether it is whole, the checksum of the file of ids."""
 _CHECKSUM = struct.Struct("<I")
 _WHOLE, _CHANGING = 1, 0
-_BLOCK_BYTES = 1024 * 1024
+_BLOCK_BYTES = 256 * 1024
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 

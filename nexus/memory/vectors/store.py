@@ -11,7 +11,8 @@ __all__ = ["COLLECTIONS", "Collection", "changed_since", "embedding_of", "embedd
 
 COLLECTIONS = {"episodes": "episodes", "chunks": "code_chunks"}
 """The table of each collection."""
-_BATCH = 512
+_BATCH = 64
+"""Few enough for the memory nearest to the processor."""
 
 
 class Collection(NamedTuple):

@@ -21,7 +21,7 @@ from pathlib import Path
 from nexus_protocol.errors import NexusError
 
 from nexus.memory.vectors import store
-from nexus.memory.vectors.engines import make_engine
+from nexus.memory.vectors.engine_choice import make_engine
 from nexus.memory.vectors.matrix import Damaged, Matrix, State, build, open_matrix, paths_of
 from nexus.memory.vectors.messages import (
     PREFIX_BYTES,
@@ -158,6 +158,7 @@ class _Worker:
         self._take_lock()
         if self._reader is None:
             self._reader = OutsideReader(self._database)
+            self._sweep(self._reader)
         key = (request.collection, request.project_id)
         path, ids_path = paths_of(self._directory, *key)
         reason = ""
@@ -223,6 +224,14 @@ class _Worker:
             row = bytearray(data) if good and data is not None else None
             changes[name] = None if row is None or self._engine.normalise(row, size) else bytes(row)
         return changes
+
+    def _sweep(self, reader: OutsideReader) -> None:
+        """Remove what a killed process left unfinished, and the files of collections that are gone."""
+        for collection in store.COLLECTIONS:
+            for path in (self._directory / collection).glob("*"):
+                project_id = path.name.partition(".")[0]
+                if path.suffix == ".new" or store.read_collection(reader, collection, project_id) is None:
+                    path.unlink(missing_ok=True)
 
     def _take_lock(self) -> None:
         """Wait until the process of an earlier daemon, which is being killed, has ended."""
