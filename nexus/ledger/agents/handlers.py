@@ -24,6 +24,7 @@ from nexus.ledger.agents.commands import (
 from nexus.ledger.agents.errors import AgentLeased
 from nexus.ledger.agents.records import Agent
 from nexus.ledger.agents.store import AGENTS, agent_named, held_by, move
+from nexus.ledger.leases.peers import require_person
 from nexus.ledger.leases.store import end, live_lease
 from nexus.ledger.states import AgentStatus, LeaseState
 from nexus.records.handlers import creates, deletes, gets, lists, updates
@@ -126,6 +127,8 @@ def terminate_agent(tx: Transaction, ctx: Context, command: TerminateAgent) -> A
     if not command.force:
         line = command_line("nexusctl", "agent", "terminate", agent.name, "--force")
         _refuse_leased(tx, agent, cannot, f"Terminate it nevertheless: {line}")
+    elif held_by(tx, agent.id, 1):
+        require_person(ctx.caller.pid, cannot)
     changes = {
         "reason": None,
         "terminated_at": max([tx.now, agent.spawned_at]),

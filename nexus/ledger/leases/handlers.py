@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from nexus.capability import Context, handles
+from nexus.ledger.agents.store import touch
 from nexus.ledger.leases.commands import GetLease, ListLeases, ReleaseLease, RenewLease, RevokeLease
 from nexus.ledger.leases.errors import LeaseInvalid
+from nexus.ledger.leases.peers import require_person
 from nexus.ledger.leases.records import Lease
 from nexus.ledger.leases.store import LEASES, end, expect_live
 from nexus.ledger.manager import LedgerManager
@@ -41,6 +43,7 @@ def renew_lease(tx: Transaction, ctx: Context, command: RenewLease) -> Lease:
         changes |= {"pid": command.pid, "pid_start": None}
     if command.job is not None:
         changes["job_id"] = linked(tx, "job", command.job, ctx.scope(tx))["job"]
+    touch(tx, lease.holder)
     return LEASES.update(tx, ctx.operation, lease, changes)
 
 
@@ -63,4 +66,7 @@ def _end(
     cannot = f"cannot {verb} lease {lease.id}"
     expect_live(lease, cannot)
     LEASES.expect(lease, cannot, None, command.if_state_revision)
+    held = ctx.request.lease
+    if state is LeaseState.REVOKED or held is None or held.id != lease.id:
+        require_person(ctx.caller.pid, cannot)
     return end(tx, ctx.operation, lease, state, reason)
