@@ -226,10 +226,8 @@ def _make_claim() -> click.Command:
     def run(app: App, values: Values, out: Printer) -> None:
         out.one(app.fetch(values.build(ClaimTask)), name=lambda claimed: claimed.task.number, sentence=_claimed)
 
-    given = command_parameters(ClaimTask)
     agent = click.Option(["--agent"], required=True, metavar="AGENT", help="The agent that claims it.")
     task = click.Argument(["task"], metavar="[TASK]", required=False)
-    del given
     return verb(ClaimTask, run, parameters=[task, agent], exclude=("task", "agent"), help=_CLAIM_HELP)
 
 
@@ -348,6 +346,19 @@ def _complete(app: App, incomplete: str) -> list[str]:
 completers["task"] = _complete
 
 
+def _make_run() -> click.Command:
+    from nexus.cli.task_run import make_task_run
+
+    return make_task_run()
+
+
+def _guide() -> ModuleType:
+    """What agents are told, which other verbs of tasks do not need."""
+    from nexus.cli import task_guide
+
+    return task_guide
+
+
 def _pages() -> ModuleType:
     """The pages, which other verbs of tasks do not need."""
     from nexus.cli import pages
@@ -373,6 +384,9 @@ task = NounGroup(
         "queue": ("Say that tasks are wanted soon.", _make_move(QueueTask, "Queued")),
         "unqueue": ("Make queued tasks pending.", _make_move(UnqueueTask, "Unqueued")),
         "claim": ("Claim a task for an agent.", _make_claim),
+        "run": ("Claim a task, and start its agent as a job that keeps the lease.", _make_run),
+        "prime": ("Print what an agent needs to know of the ledger.", lambda: _guide().make_prime()),
+        "watch": ("Tell what others change in a leased task.", lambda: _guide().make_watch()),
         "submit": ("Submit work for its review.", _make_move(SubmitTask, "Submitted")),
         "complete": ("Complete tasks.", _make_move(CompleteTask, "Completed")),
         "approve": ("Approve tasks in review, or checkpoints.", _make_move(ApproveTask, "Approved")),
