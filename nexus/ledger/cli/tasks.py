@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from nexus_protocol.command import Command
 
-from nexus.cli.output import Column, Printer, format_duration, format_time, hint, of_project
+from nexus.cli.output import Column, Printer, called, format_duration, format_time, hint, of_project
 from nexus.cli.records import Noun, Removal, all_records, make_inspect, make_list, print_list, remove_each
 from nexus.cli.result import Result
 from nexus.cli.verbs import NounGroup, Values, command_parameters, completers, for_each, verb
@@ -111,12 +111,12 @@ def _lines(task: Task) -> list[tuple[str, object]]:
         ("Priority", task.priority),
         ("Tags", " ".join(task.tags) or None),
         ("Description", task.description),
-        ("Feature", task.feature_id),
-        ("Sub-feature", task.sub_feature_id),
-        ("Depends on", " ".join(task.depends_on) or None),
+        ("Feature", called(task, task.feature_id)),
+        ("Sub-feature", called(task, task.sub_feature_id)),
+        *(("Depends on", called(task, id_)) for id_ in task.depends_on),
         ("Waits for", task.open_dependencies or None),
-        ("Blocked by", task.blocked_by),
-        ("Agent", task.assigned_agent),
+        ("Blocked by", called(task, task.blocked_by)),
+        ("Agent", called(task, task.assigned_agent)),
         ("Lease", held),
         ("Folder", task.worktree_path),
         ("Branch", task.branch_name),

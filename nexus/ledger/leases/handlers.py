@@ -10,18 +10,25 @@ from nexus.ledger.leases.commands import GetLease, ListLeases, ReleaseLease, Ren
 from nexus.ledger.leases.errors import LeaseInvalid
 from nexus.ledger.leases.peers import require_person
 from nexus.ledger.leases.records import Lease
-from nexus.ledger.leases.store import LEASES, end, expect_live
+from nexus.ledger.leases.store import LEASES, end, expect_live, with_names
 from nexus.ledger.manager import LedgerManager
 from nexus.ledger.states import LeaseState
-from nexus.records.handlers import gets, lists
+from nexus.records.handlers import lists
 from nexus.records.links import linked
 from nexus.runtime.procfs import process_exists
 from nexus.store import Transaction
 
 __all__ = ["get_lease", "list_leases", "release_lease", "renew_lease", "revoke_lease"]
 
-get_lease = gets(LEASES, GetLease)
-list_leases = lists(LEASES, ListLeases, "leases")
+list_leases = lists(LEASES, ListLeases, "leases", complete=with_names)
+
+
+@handles(GetLease)
+async def get_lease(ctx: Context, command: GetLease) -> Lease:
+    (lease,) = await ctx.store.fetch(
+        lambda reader: with_names(reader, [LEASES.resolve(reader, command.lease, ctx.scope(reader))])
+    )
+    return lease
 
 
 def _renewed(ctx: Context, lease: Lease) -> None:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from nexus_protocol.context import HeldLease
 
 from nexus.caller import Caller
@@ -22,6 +23,7 @@ from nexus.ledger.leases.errors import (
     LeaseTaken,
 )
 from nexus.ledger.leases.records import Lease
+from nexus.ledger.names_store import names_of
 from nexus.ledger.states import LeaseState, OnLost
 from nexus.records.errors import LeaseNotFound, LeaseRequired, LeaseStale, RecordErrors
 from nexus.records.leases import on_accepted
@@ -41,6 +43,7 @@ __all__ = [
     "prune",
     "put_back",
     "raise_fence",
+    "with_names",
     "resource",
 ]
 
@@ -57,6 +60,7 @@ LEASES = Table(
     indexed=("state", "holder"),
     told=("resource_kind", "resource_id", "epoch", "holder"),
     called="id",
+    computed=("names",),
 )
 derived("fence", "the column epoch of the leases: the highest that a resource had")
 
@@ -76,6 +80,20 @@ def live_lease(reader: Reader, kind: str, resource_id: str) -> Lease | None:
         (kind, resource_id),
     )
     return None if row is None else LEASES.decode(row)
+
+
+def with_names(reader: Reader, found: list[Lease]) -> list[Lease]:
+    """Leases with the names of what they are on, and of their holders."""
+    names = names_of(reader, None, {"agent": [lease.holder for lease in found]})
+    for project_id in {lease.project_id for lease in found}:
+        tasks = [each.resource_id for each in found if (each.project_id, each.resource_kind) == (project_id, "task")]
+        names |= names_of(reader, project_id, {"task": tasks})
+    return [
+        msgspec.structs.replace(
+            lease, names={id_: names[id_] for id_ in (lease.resource_id, lease.holder) if id_ in names}
+        )
+        for lease in found
+    ]
 
 
 def live_leases(reader: Reader) -> list[Lease]:

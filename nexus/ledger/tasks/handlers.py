@@ -17,6 +17,7 @@ from nexus.ledger.agents.store import AGENTS, agent_named
 from nexus.ledger.features.store import FEATURES, SUB_FEATURES, count_completed
 from nexus.ledger.leases import store as leases
 from nexus.ledger.leases.records import Lease
+from nexus.ledger.names_store import names_of
 from nexus.ledger.states import TaskStatus
 from nexus.ledger.tasks import dependencies_store as dependencies
 from nexus.ledger.tasks import store
@@ -194,6 +195,16 @@ def whole(reader: Reader, task: Task) -> Task:
         notes=store.notes_of(reader, task.id),
         comments=store.comments_of(reader, task.id),
         lease=lease_of(reader, task, leases.live_lease(reader, KIND, task.id)),
+        names=names_of(
+            reader,
+            task.project_id,
+            {
+                "feature": [task.feature_id],
+                "sub_feature": [task.sub_feature_id],
+                "task": [*task.depends_on, task.blocked_by],
+                "agent": [task.assigned_agent],
+            },
+        ),
     )
 
 
