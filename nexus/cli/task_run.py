@@ -74,7 +74,7 @@ def make_task_run() -> click.Command:
         click.Option(["--clean-env"], is_flag=True, help="Do not pass the present environment on."),
         click.Option(["-d", "--detach"], is_flag=True, help="Do not attach to it."),
     ]
-    return verb(
+    made = verb(
         ClaimTask,
         _run,
         parameters=[task, *options],
@@ -82,6 +82,8 @@ def make_task_run() -> click.Command:
         help=_HELP,
         words="words",
     )
+    made.key_refusal = "the reply that starts its agent holds an environment, and is not kept"
+    return made
 
 
 def _run(app: App, values: Values, out: Printer) -> int:

@@ -206,3 +206,34 @@ def test_old_leases_go_and_their_fences_stay(daemon: DaemonProcess) -> None:
     daemon.stop()
     assert written(daemon.database, lambda tx: fence(tx, "task", task)) > recent.epoch
     assert written(daemon.database, lambda tx: LEASES.by_id(tx, lease.id)) is None
+
+
+def test_a_job_that_ends_while_no_daemon_runs_gives_the_task_back_at_the_next_start(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    begun, stop, ended = (tmp_path / name for name in ("begun", "stop", "ended"))
+    script = f"touch {begun}; while [ ! -e {stop} ]; do sleep 0.02; done; touch {ended}; exit 4"
+    with BlockingClient(daemon.socket_path) as nexus:
+        number, lease = claimed(nexus, "ada")
+        job = nexus.call(CreateJob(["sh", "-c", script]), lease=lease)
+        assert nexus.call(RenewLease(lease.id, job=job.id), lease=lease).job_id == job.id
+        wait_until(begun.exists, "the job")
+    daemon.stop()
+    stop.touch()
+    wait_until(ended.exists, "its end")
+    daemon.start()
+    with BlockingClient(daemon.socket_path) as nexus:
+        found = wait_until(
+            lambda: None if (each := nexus.call(GetLease(lease.id))).state is LeaseState.LIVE else each, "the release"
+        )
+        assert (found.state, found.reason) == (LeaseState.RELEASED, "job 1 has ended with exit code 4 (failed)")
+        assert nexus.call(GetTask(number)).status is TaskStatus.PENDING
+
+
+def test_a_job_that_has_ended_renews_no_lease(nexus: BlockingClient) -> None:
+    number, lease = claimed(nexus, "ivy")
+    job = nexus.call(CreateJob(["true"]))
+    wait_until(lambda: nexus.call(GetJob(job.id)).completed_at, "the job")
+    nexus.call(RenewLease(lease.id, job=job.id))
+    wait_until(lambda: nexus.call(GetLease(lease.id)).state is LeaseState.RELEASED, "the release")
+    assert nexus.call(GetTask(number)).status is TaskStatus.PENDING
