@@ -21,7 +21,7 @@ from nexus.client.errors import ConnectionFailure
 from nexus.hints import command_line
 from nexus.jobs.cli.directory import directory_of
 from nexus.jobs.cli.jobs import caller_environment, environment_there, exiting_as_the_job, follow, given_variables
-from nexus.jobs.commands import CancelJob, CreateJob
+from nexus.jobs.commands import CancelJob, CreateJob, GetJob
 from nexus.jobs.records import Job
 from nexus.ledger.agents.commands import ListAgents
 from nexus.ledger.leases.commands import GetLease, ReleaseLease, RenewLease
@@ -103,7 +103,8 @@ def _followed(app: App, values: Values) -> int:
     claimed, job = _started(app, values)
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     code = follow(app, job.record, attach=is_terminal, cancel=False)
-    _tell_end(app, claimed)
+    if app.call(GetJob(job.record.id)).completed_at is not None:
+        _tell_end(app, claimed)
     return code
 
 

@@ -136,3 +136,32 @@ def test_watch_tells_the_holder_what_others_change(shared: Cli) -> None:
     assert shared.ok("task", "watch", "--after", seq, "--no-follow", NEXUS_LEASE=lease).out == ""
     assert "claim by" in shared.ok("task", "watch", number, "--all", "--no-follow").out
     assert "name a task, or run it under a lease" in shared("task", "watch", "--no-follow").err
+
+
+def test_the_agent_reads_from_the_terminal_that_it_is_attached_to(shared: Cli) -> None:
+    number = new_task(shared, "hal")
+    script = 'echo ready; read word; nexusctl task note "$NEXUS_TASK" "$word" && nexusctl task submit "$NEXUS_TASK"'
+    with shared.terminal("task", "run", number, "--agent", "hal", "--", "sh", "-c", script) as terminal:
+        terminal.wait_for("ready")
+        terminal.type("typed\n")
+        code, text = terminal.finish()
+    assert code == 0, text
+    assert f"Submitted task {number}" in text
+    assert status_of(shared, number) == "in_review"
+    assert "typed" in shared.ok("task", "inspect", number).out
+
+
+def test_a_detached_agent_goes_on_and_keeps_the_lease(shared: Cli) -> None:
+    number = new_task(shared, "ivy")
+    with shared.terminal(
+        "task", "run", number, "--agent", "ivy", "--", "sh", "-c", "echo ready; read word"
+    ) as terminal:
+        terminal.wait_for("ready")
+        terminal.type(b"\x1d")
+        code, text = terminal.finish()
+    assert code == 0
+    assert "Attach again: nexusctl job attach" in text
+    assert "in progress" not in text
+    assert lease_of(shared, "ivy")["state"] == "live"
+    shared.ok("send", shared.ok("job", "list", "-o", "name").lines[0], "done")
+    wait_until(lambda: lease_of(shared, "ivy")["state"] == "released", "the end of the job")
