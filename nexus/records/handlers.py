@@ -220,7 +220,10 @@ def lists(
         # One filter in SQL, by its index. A page that passes over too many records for the others ends with a cursor.
         where: tuple[str, Any] | None = None
         tag = wanted.pop("tag", None)
-        if tag is not None and await ctx.store.fetch(lambda reader: table.is_rare(reader, tag)):
+        linked_by = next((name for name in table.found_by if name in wanted), None)
+        if linked_by is not None:
+            where = (linked_by, wanted.pop(linked_by))
+        elif tag is not None and await ctx.store.fetch(lambda reader: table.is_rare(reader, tag)):
             where, tag = ("tag", tag), None
         else:
             where = next(((name, wanted.pop(name)) for name in table.indexed if name in wanted), None)

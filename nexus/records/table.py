@@ -210,7 +210,9 @@ class Table(Generic[R]):
     column. ``private`` is a record of columns that only the daemon reads, and ``others`` are columns that neither
     has: an insert leaves them to the default of the schema. ``computed`` fields have no column of the record: what
     is read has their defaults, and a handler sets them. A ``searchable`` record has a number in the column ``doc``,
-    which no other record of any table has, by which a search index knows it. ``visible`` is a condition in SQL:
+    which no other record of any table has, by which a search index knows it.
+    ``found_by`` are names of filters for which another table has rows: its name, the column with the id of a
+    record, and that with the value. ``visible`` is a condition in SQL:
     rows that do not meet it are read as if they were not there. ``called`` is the column of the name; records
     without names have the id there. What a write changed is recorded in the journal, without the values of secret
     and unrecorded fields.
@@ -240,6 +242,7 @@ class Table(Generic[R]):
         unlisted: tuple[str, ...] = (),
         computed: Collection[str] = (),
         searchable: bool = False,
+        found_by: Mapping[str, tuple[str, str, str]] | None = None,
         visible: str | None = None,
         called: str = "name",
     ) -> None:
@@ -261,6 +264,7 @@ class Table(Generic[R]):
         self.state = state
         self.columns = columns_of(struct, columns, text_or_list, computed)
         self.computed = frozenset(computed)
+        self.found_by = found_by or {}
         if self.has_project:
             of_project = f"(SELECT projects.name FROM projects WHERE projects.id = {name}.project_id)"
             self.columns["project"] = self.columns["project"]._replace(name=of_project)
@@ -415,9 +419,9 @@ class Table(Generic[R]):
     ) -> list[R]:
         """At most ``count`` records after a position, in the order of the table: of one project, or of all.
 
-        ``where`` is one of the ``indexed`` fields, or ``tag``, with its value. ``match`` are words that a search finds
-        in a ``searchable`` record: a page with them belongs into ``StateStore.scan``. Enumerations of these records are
-        plain text, which encodes and compares as they do.
+        ``where`` is one of the ``indexed`` fields, a name in ``found_by``, or ``tag``, with its value. ``match`` are
+        words that a search finds in a ``searchable`` record: a page with them belongs into ``StateStore.scan``.
+        Enumerations of these records are plain text, which encodes and compares as they do.
         """
         conditions: list[str] = []
         parameters: list[Any] = []
@@ -426,10 +430,14 @@ class Table(Generic[R]):
         if field == "tag":
             select += f" JOIN tag ON tag.kind = ? AND tag.tag = ? AND tag.record_id = {self._prefix}id"
             parameters += [self.kind, value]
+        if field is not None and field in self.found_by:
+            table, own, other = self.found_by[field]
+            select += f" JOIN {table} ON {table}.{other} = ? AND {table}.{own} = {self._prefix}id"
+            parameters.append(value)
         if project_id is not None:
             conditions.append(f"{self._prefix}project_id = ?")
             parameters.append(project_id)
-        if field is not None and field != "tag":
+        if field is not None and field != "tag" and field not in self.found_by:
             conditions.append(f"{self._prefix}{self.columns[field].name} = ?")
             parameters.append(self.encode(field, value))
         if match is not None:

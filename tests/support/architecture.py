@@ -165,6 +165,17 @@ _LAYERS: dict[str, set[str]] = {
         *("nexus.cli", "nexus.jobs.cli", "nexus.jobs.commands", "nexus.jobs.records", "nexus.services.commands"),
         *(*_BASE, "click"),
     },
+    # What begins an agent as a job is of tasks and of jobs.
+    "nexus.cli.task_run": {
+        *("nexus.cli", "nexus.client.errors", "nexus.jobs.cli", "nexus.jobs.commands", "nexus.jobs.records"),
+        *("nexus.ledger.agents.commands", "nexus.ledger.leases.commands", "nexus.ledger.states"),
+        *("nexus.ledger.tasks.commands", "nexus.ledger.tasks.records", *_BASE, "click"),
+    },
+    # What agents are told, and hear of their tasks.
+    "nexus.cli.task_guide": {
+        *("nexus.cli", "nexus.journal.commands", "nexus.ledger.leases.commands", "nexus.ledger.pages.commands"),
+        *("nexus.ledger.tasks.commands", "nexus.ledger.tasks.records", *_BASE, "click"),
+    },
     # The pages of a project, which are verbs of several nouns.
     "nexus.cli.pages": {
         *("nexus.cli", "nexus.client.errors", "nexus.journal.commands", "nexus.ledger.pages.commands"),

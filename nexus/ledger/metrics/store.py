@@ -132,11 +132,17 @@ def add(
 
 
 def _count_usage(tx: Transaction, operation: Operation, usage: Usage) -> None:
+    """The tokens of what was written under a lease are those of its holder, and of its task."""
     metadata = {"conversation_id": usage.conversation_id}
+    agent_id = task_id = None
+    if operation.lease is not None and not usage.imported:
+        agent_id, task_id = _holder_and_task(tx, operation.lease.id)
     add(
         tx,
         operation,
         project_id=usage.project_id,
+        agent_id=agent_id,
+        task_id=task_id,
         type=MetricType.TOKEN_USAGE,
         value=usage.tokens,
         metadata=metadata if usage.model is None else metadata | {"model": usage.model},
@@ -146,6 +152,16 @@ def _count_usage(tx: Transaction, operation: Operation, usage: Usage) -> None:
 
 
 on_usage(_count_usage)
+
+
+def _holder_and_task(reader: Reader, lease_id: str) -> tuple[str | None, str | None]:
+    """The agent that holds a lease, and the task that it is on, as far as they are there."""
+    row = reader.one(
+        "SELECT agents.id, tasks.id FROM lease LEFT JOIN agents ON agents.id = lease.holder "
+        "LEFT JOIN tasks ON tasks.id = lease.resource_id AND lease.resource_kind = 'task' WHERE lease.id = ?",
+        (lease_id,),
+    )
+    return (None, None) if row is None else (row[0], row[1])
 
 
 def prune(tx: Transaction, operation: Operation, before_at: int, limit: int) -> int:

@@ -10,6 +10,7 @@ from nexus.ledger.agents import store as agents
 from nexus.ledger.agents.records import Agent
 from nexus.ledger.features.store import FEATURES
 from nexus.ledger.leases import store as leases
+from nexus.ledger.leases.peers import require_person
 from nexus.ledger.leases.records import Lease
 from nexus.ledger.states import LeaseState, TaskStatus, TaskType
 from nexus.ledger.tasks import moves, store
@@ -94,6 +95,7 @@ def _named(tx: Transaction, ctx: Context, command: ClaimTask, agent: Agent) -> T
 
     Raises:
         TaskIsCheckpoint, TaskClaimed, TaskMoveRefused, TaskNotReady: it cannot.
+        LeaseNeedsPerson: it would be taken over by a client of a job or a service.
     """
     assert command.task is not None
     task = TASKS.resolve(tx, command.task, ctx.scope(tx))
@@ -108,6 +110,7 @@ def _named(tx: Transaction, ctx: Context, command: ClaimTask, agent: Agent) -> T
     if lease is not None:
         if not command.take_over:
             raise _taken(tx, task, lease, cannot)
+        require_person(ctx.caller.pid, f"cannot take over task {task.number}")
         leases.end(tx, ctx.operation, lease, LeaseState.REVOKED, f'agent "{agent.name}" took it over')
         task = TASKS.get(tx, task.id)
     if command.take_over and task.status in (TaskStatus.IN_PROGRESS, TaskStatus.IN_REVIEW):

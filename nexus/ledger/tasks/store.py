@@ -62,7 +62,7 @@ TASKS = Table(
     indexed=("status", "feature_id", "assigned_agent"),
     told=("name", "type"),
     state="status",
-    computed=("notes", "comments", "lease"),
+    computed=("notes", "comments", "lease", "names"),
     searchable=True,
 )  # fmt: skip
 _NOTE_ROWS = Rows("task_note", ("id", "task_id", "kind", "text", "at", "agent_id", "actor"), kind="task")
