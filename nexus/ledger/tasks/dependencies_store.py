@@ -25,6 +25,8 @@ _DEPENDENTS = (
 _MANY = 100
 """How many tasks are asked for at a time."""
 _STEP = 4
+_DEPTH, _MOST = 256, 300
+"""How many layers, and how many edges, are read at a time where each task depends on one other."""
 
 
 class Named(NamedTuple):
@@ -103,14 +105,14 @@ def cycle_from(reader: Reader, task_id: str) -> list[str] | None:
     It is searched for in both directions, first where less is to be seen: of a task that depends on thousands, few
     tasks depend most often.
     """
-    columns = (("task_id", "depends_on_id"), ("depends_on_id", "task_id"))
+    ways = (_Way(reader, "task_id", "depends_on_id"), _Way(reader, "depends_on_id", "task_id"))
     came_from: tuple[dict[str, str], dict[str, str]] = ({}, {})
     layers = [[task_id], [task_id]]
     while True:
         way = 0 if len(layers[0]) <= len(layers[1]) else 1
         seen, opposite = came_from[way], came_from[1 - way]
         following: list[str] = []
-        for node, other in _edges(reader, layers[way], *columns[way]):
+        for node, other in ways[way].edges(layers[way]):
             if other == task_id or other in opposite:
                 circle = [*reversed(_back(seen, node, task_id)), *_back(opposite, other, task_id)]
                 return circle if way == 0 else circle[::-1]
@@ -122,18 +124,52 @@ def cycle_from(reader: Reader, task_id: str) -> list[str] | None:
         layers[way] = following
 
 
-def _edges(reader: Reader, nodes: list[str], of: str, on: str) -> list[tuple[str, str]]:
-    """What some tasks depend on, or what depends on them."""
-    if len(nodes) == 1:
-        return reader.all(f"SELECT {of}, {on} FROM task_dependency WHERE {of} = ?", nodes)
-    edges: list[tuple[str, str]] = []
-    for first in range(0, len(nodes), _MANY):
-        part = nodes[first : first + _MANY]
-        # A few lengths alone, so that most of these statements are prepared already.
-        part += part[:1] * (-len(part) % _STEP)
-        marks = ", ".join("?" * len(part))
-        edges += reader.all(f"SELECT {of}, {on} FROM task_dependency WHERE {of} IN ({marks})", part)
-    return edges
+class _Way:
+    """The edges from tasks in one direction."""
+
+    def __init__(self, reader: Reader, of: str, on: str) -> None:
+        self._reader = reader
+        self._of_some = f"SELECT {of}, {on} FROM task_dependency WHERE {of} IN "
+        self._further = (
+            f"WITH RECURSIVE further (node, other, depth) AS (SELECT {of}, {on}, 1 FROM task_dependency WHERE {of} = ? "
+            f"UNION ALL SELECT next.{of}, next.{on}, depth + 1 FROM further JOIN task_dependency AS next "
+            f"ON next.{of} = further.other WHERE depth < {_DEPTH}) SELECT node, other, depth FROM further LIMIT {_MOST}"
+        )
+        self._is_narrow = True
+        """Whether what follows a task has been little: then it is read by one statement for many layers."""
+        self._ahead: dict[str, list[tuple[str, str]]] = {}
+        """The edges from each task that was read ahead."""
+
+    def edges(self, nodes: list[str]) -> list[tuple[str, str]]:
+        """The edges from some tasks."""
+        if len(nodes) == 1 and self._is_narrow:
+            (node,) = nodes
+            if node not in self._ahead:
+                self._read_ahead(node)
+            if node in self._ahead:
+                return self._ahead[node]
+        found: list[tuple[str, str]] = []
+        for first in range(0, len(nodes), _MANY):
+            part = nodes[first : first + _MANY]
+            # A few lengths alone, so that most of these statements are prepared already.
+            part += part[:1] * (-len(part) % _STEP)
+            found += self._reader.all(f"{self._of_some}({', '.join('?' * len(part))})", part)
+        return found
+
+    def _read_ahead(self, start: str) -> None:
+        rows = self._reader.all(self._further, (start,))
+        self._is_narrow = len(rows) < _MOST
+        if not self._is_narrow:
+            return  # some edges of any task may be missing
+        ahead: dict[str, list[tuple[str, str]]] = {start: []}
+        for node, other, depth in rows:
+            if node in ahead:
+                ahead[node].append((node, other))
+            else:
+                ahead[node] = [(node, other)]
+            if depth < _DEPTH and other not in ahead:
+                ahead[other] = []
+        self._ahead = ahead
 
 
 def _back(came_from: dict[str, str], node: str, start: str) -> list[str]:
