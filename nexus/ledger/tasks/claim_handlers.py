@@ -21,6 +21,7 @@ from nexus.ledger.tasks.store import TASKS
 from nexus.records.beginning import begin
 from nexus.records.project_settings import project_setting
 from nexus.records.scope import project_name, reference_of
+from nexus.runtime.procfs import process_exists
 from nexus.store import Transaction
 
 __all__ = ["claim_task"]
@@ -33,6 +34,12 @@ _SHOWN = 5
 def claim_task(tx: Transaction, ctx: Context, command: ClaimTask) -> ClaimedTask:
     ctx.scope(tx).home("cannot claim a task")
     agent = agents.agent_named(tx, command.agent)
+    if command.pid is not None and not process_exists(command.pid):
+        raise TaskInvalid(
+            f"cannot claim a task: there is no process {command.pid}, which is to renew its lease",
+            hint="Name one that runs for as long as the work does.",
+            details={"path": "pid"},
+        )
     task = _best(tx, ctx, command) if command.task is None else _named(tx, ctx, command, agent)
     cannot = f"cannot claim task {task.number}"
     _check_limit(tx, task, cannot)
