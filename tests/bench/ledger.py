@@ -1,6 +1,7 @@
 """The ledger with 10,000 tasks and 20,000 dependencies: what is ready, claims, counts, the board, ends and circles.
 
-beads, a tracker for agents, publishes 30 ms for what is ready and 1.9 s for a hundred tasks that are closed.
+beads, a tracker for agents, publishes for 10,000 issues on an M2 Pro, within its process: 30 ms for what is ready, 1.9 s
+for a hundred that are closed one after another, and 70 ms for a circle in a chain of 5,000.
 """
 
 from __future__ import annotations
@@ -257,10 +258,12 @@ LEDGER_MEASURES = (
         20,
         functools.partial(_read, command=GetBoard(), project=_GRAPH, sql=_SELECT_BOARD),
     ),
-    _measure("close", f"a Batch of {_CLOSED} CompleteTask (beads: 1.9 s)", 50, _close, "one after another"),
+    _measure(
+        "close", f"a Batch of {_CLOSED} CompleteTask (beads: 1.9 s, one after another)", 50, _close, "one after another"
+    ),
     _measure(
         "chain",
-        f"UpdateTask, refused for a circle of {TASKS:,} tasks, p50",
+        f"UpdateTask, refused for a circle of {TASKS:,} tasks, p50 (beads: 70 ms for 5,000)",
         50,
         functools.partial(_circle, project=_CHAIN),
         "SQLite's walk alone",
