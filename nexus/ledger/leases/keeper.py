@@ -19,7 +19,7 @@ from nexus.capability import ManagerContext
 from nexus.journal.operation import Operation
 from nexus.ledger.agents.store import touch
 from nexus.ledger.leases.records import Lease
-from nexus.ledger.leases.store import LEASES, end, live_leases, put_back
+from nexus.ledger.leases.store import LEASES, end, live_lease, live_leases, put_back
 from nexus.ledger.states import LeaseState, OnLost
 from nexus.runtime.status import process_lives, process_start
 from nexus.store import Reader, StoreError, Transaction
@@ -59,6 +59,9 @@ class LeaseManager:
         self._store = context.store
         self._clock = clock
         self._held: dict[str, _Held] = {}
+        """By the ids of the leases."""
+        self._on: dict[tuple[str, str], str] = {}
+        """The id of the live lease on each resource that has one."""
         self._changed = asyncio.Event()
         """Set where the timer is to look again."""
         self._timer: asyncio.Task[None] | None = None
@@ -73,7 +76,8 @@ class LeaseManager:
         if revoked:
             _log.warning("an older database was put back: %d leases of it are over", len(revoked))
         self._store.on_fences(self._look)
-        self._look()
+        for lease in self._store.read(live_leases):
+            self._hold(lease)
         self._timer = asyncio.create_task(self._run())
         self._tasks.spawn(self._stop_what_was_lost())
 
@@ -194,21 +198,23 @@ class LeaseManager:
 
     # The time
 
-    def _look(self) -> None:
-        """Take over which leases are live."""
-        now = self._clock()
-        live = {lease.id: lease for lease in self._store.read(live_leases)}
-        gone = [id_ for id_ in self._held if id_ not in live]
-        for id_ in gone:
-            del self._held[id_]
-        for id_, lease in live.items():
-            if id_ not in self._held:
-                self._held[id_] = _Held(lease, now)
-                self._note_process(lease)
-        for id_ in gone:
-            ended = self._store.read(lambda reader, id_=id_: LEASES.by_id(reader, id_))  # type: ignore[misc]
-            if ended is not None:
-                self._lost(ended)
+    def _hold(self, lease: Lease) -> None:
+        self._held[lease.id] = _Held(lease, self._clock())
+        self._on[lease.resource_kind, lease.resource_id] = lease.id
+        self._note_process(lease)
+
+    def _look(self, resources: set[tuple[str, str]]) -> None:
+        """Take over which leases on these resources are live."""
+        for resource in resources:
+            live = self._store.read(lambda reader, resource=resource: live_lease(reader, *resource))  # type: ignore[misc]
+            before = self._on.get(resource)
+            if before is not None and (live is None or live.id != before):
+                del self._held[before], self._on[resource]
+                ended = self._store.read(lambda reader, before=before: LEASES.by_id(reader, before))  # type: ignore[misc]
+                if ended is not None:
+                    self._lost(ended)
+            if live is not None and live.id not in self._held:
+                self._hold(live)
         self._changed.set()
 
     async def _run(self) -> None:
