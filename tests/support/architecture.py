@@ -94,6 +94,7 @@ _OWN_CONTRACT = {f"{{own}}.{kind}" for kind in CONTRACT_KINDS}
 
 _CONTRACT_PARTS = {
     *("nexus.records.fields", "nexus.records.errors", "nexus.records.events", "nexus.records.processes"),
+    "nexus.records.known_settings",
 }
 _CHANGES = {"nexus.journal.operation", "nexus.journal.rows"}
 """By which every change is written."""
