@@ -27,7 +27,7 @@ from nexus.records.scope import Scope, handle, project_name, qualified, referenc
 from nexus.store import Reader, Row, StoreConflict, Transaction
 from nexus.store.fulltext import Words, matching_docs
 
-__all__ = ["DOC", "Column", "Identified", "Table", "columns_of", "next_number", "without_repeats"]
+__all__ = ["DOC", "Column", "Identified", "Table", "columns_of", "keep_number", "next_number", "without_repeats"]
 
 
 class Identified(Protocol):
@@ -146,6 +146,14 @@ def next_number(tx: Transaction, project_id: str, kind: str, count: int = 1) -> 
     row = tx.one(f"SELECT last FROM record_number {named}", (project_id, kind))
     assert row is not None
     return int(row[0]) - count + 1
+
+
+def keep_number(tx: Transaction, project_id: str, kind: str, number: int) -> None:
+    """Give no number up to this one to a further record."""
+    row = tx.one("SELECT last FROM record_number WHERE project_id = ? AND kind = ?", (project_id, kind))
+    last = 0 if row is None else int(row[0])
+    if number > last:
+        next_number(tx, project_id, kind, number - last)
 
 
 def without_repeats(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -477,10 +485,10 @@ class Table(Generic[R]):
         event: str = "created",
         detail: dict[str, Any] | None = None,
     ) -> R:
-        """Insert a record, with its event. ``id``, times and revisions are made here, unless ``values`` has an ``id``.
+        """Insert a record, with its event. What ``values`` lacks of id, number, times and revisions is made here.
 
-        Fields without a value have the default of the record or of the schema. ``detail`` is that of the event, by
-        default the fields ``told``.
+        A number that is given has no other record of the project. Fields without a value have the default of the
+        record or of the schema. ``detail`` is that of the event, by default the fields ``told``.
 
         Raises:
             RecordNameTaken: another record has the name.
@@ -491,7 +499,9 @@ class Table(Generic[R]):
         fields: dict[str, Any] = made | given
         if self.has_project:
             fields["project"] = project_name(tx, fields["project_id"])
-        if self.is_numbered:
+        if "number" in given:
+            keep_number(tx, fields["project_id"], self.kind, given["number"])
+        elif self.is_numbered:
             fields["number"] = next_number(tx, fields["project_id"], self.kind)
         try:
             record, row = (self._insert_with_others if self._has_others else self._insert_whole)(tx, fields)

@@ -94,6 +94,7 @@ _OWN_CONTRACT = {f"{{own}}.{kind}" for kind in CONTRACT_KINDS}
 
 _CONTRACT_PARTS = {
     *("nexus.records.fields", "nexus.records.errors", "nexus.records.events", "nexus.records.processes"),
+    "nexus.records.known_settings",
 }
 _CHANGES = {"nexus.journal.operation", "nexus.journal.rows"}
 """By which every change is written."""
@@ -121,11 +122,17 @@ _KINDS: dict[str, set[str]] = {
     | {"click", "nexus", "nexus.address", "nexus.cli", "nexus.client", "nexus.envfile", "{own}.cli", "{own}.importing"}
     | {"{own}.chunking"},
     # Readers of other programs' files, which clients use: they know no daemon.
-    "importing": _BASE | _CONTRACT_PARTS | _OWN_CONTRACT,
+    "importing": _BASE | _CONTRACT_PARTS | _OWN_CONTRACT | {"nexus.graph"},
     # Readers of code, as well; they ask git which files there are.
     "chunking": _BASE | {"nexus.git", "nexus.terminal"},
 }
 """What each kind of file of a capability may import beside the standard library. A file of no kind is a part."""
+
+_PLAN_FILES = {
+    *("nexus.cli", "nexus.ledger.features.commands", "nexus.ledger.files.commands", "nexus.ledger.files.records"),
+    *("nexus.ledger.importing", "nexus.ledger.requirements.commands", "nexus.ledger.tasks.commands"),
+    *("nexus.paths", "nexus.projects.commands", *_BASE, "click"),
+}
 
 _LAYERS: dict[str, set[str]] = {
     "nexus_protocol": {"msgpack", "msgspec"},
@@ -181,6 +188,9 @@ _LAYERS: dict[str, set[str]] = {
         *("nexus.cli", "nexus.client.errors", "nexus.journal.commands", "nexus.ledger.pages.commands"),
         *("nexus.ledger.pages.records", "nexus.terminal", *_BASE, "click"),
     },
+    # The files that hold the plan of a project, with records of several nouns.
+    "nexus.cli.plan_files": _PLAN_FILES,
+    "nexus.cli.plan_sync": _PLAN_FILES,
     # The files beside the database, whatever they are.
     "nexus.cli.db_files": {
         *("nexus.cli", "nexus.capabilities", "nexus.conversations.commands", "nexus.conversations.records"),

@@ -105,6 +105,7 @@ def add(
     metadata: Mapping[str, Any] | None = None,
     source: str | None = None,
     timestamp: int | None = None,
+    id_: str | None = None,
 ) -> str | None:
     """Add a metric, whose value is finite and not negative; returns its id. None where its ``source`` has one already.
 
@@ -115,7 +116,7 @@ def add(
     if source is not None and by_source(tx, source) is not None:
         return None
     operation.enter(tx, project_id)
-    id_ = str(uuid.uuid4())
+    id_ = id_ or str(uuid.uuid4())
     tx.execute(
         "INSERT INTO metrics (id, project_id, agent_id, task_id, type, value, metadata, source, timestamp) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
