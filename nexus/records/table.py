@@ -7,6 +7,7 @@ the ``store.py`` of the capability.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import types
 import uuid
@@ -100,7 +101,7 @@ def columns_of(
     now: their columns keep a text as it is, as rows of older versions have it, and only a list as JSON. The fields of
     ``without`` have none.
     """
-    hints = get_type_hints(record)
+    hints = _hints_of(record)
     named = names or {}
     return {
         field: Column(named.get(field, field), False, _encode_text_or_list, _decode_text_or_list)
@@ -109,6 +110,11 @@ def columns_of(
         for field in record.__struct_fields__
         if field not in without
     }
+
+
+@functools.cache
+def _hints_of(record: type[Any]) -> dict[str, Any]:
+    return get_type_hints(record)
 
 
 def _encode_text_or_list(value: str | list[str]) -> str:
@@ -281,12 +287,10 @@ class Table(Generic[R]):
         self._has_others = bool(self.private or others)
         self._all = self.private | self.columns
         self._secret = unrecorded_fields(struct) | (frozenset() if private is None else unrecorded_fields(private))
-        self._by_name = _takes_only_keywords(struct)
         decoders = [(i, c.decode, c.is_plain) for i, c in enumerate(self.columns.values()) if c.decode is not None]
         self._decoders = [(i, decode) for i, decode, _ in decoders]
         self._page_decoders = [(i, decode) for i, decode, is_plain in decoders if not is_plain]
         self._encoders = [(i, c.encode) for i, c in enumerate(self.columns.values()) if c.encode is not None]
-        self._defaults = _defaults_of(struct, self.columns)
         self._prefix = f"{name}."
         names = [column.name for column in self.columns.values()]
         qualified = [text if "." in text else self._prefix + text for text in names]
@@ -317,10 +321,20 @@ class Table(Generic[R]):
         ordered = [self._prefix + self.columns[field].name for field in order]
         self._order = ", ".join(ordered)
         self._order_by = ", ".join(text + direction for text in ordered)
-        hints = get_type_hints(record)
+        hints = _hints_of(record)
         types_ = tuple(_INT64 if hints[field] is int else hints[field] for field in order)
         self.position_type: Any = tuple.__class_getitem__(types_)
         """The type of what ``position`` gives, for the decoder of a cursor."""
+
+    # Derived when they are first used: a daemon uses few of its tables soon after its start.
+
+    @functools.cached_property
+    def _by_name(self) -> bool:
+        return _takes_only_keywords(self.record)  # type: ignore[arg-type]
+
+    @functools.cached_property
+    def _defaults(self) -> Image:
+        return _defaults_of(self.record, self.columns)  # type: ignore[arg-type]
 
     # Reading
 
