@@ -6,6 +6,7 @@ import msgspec
 
 from nexus.capability import Context, handles
 from nexus.hints import command_line
+from nexus.ledger import recovery
 from nexus.ledger.agents import store as agents
 from nexus.ledger.agents.records import Agent
 from nexus.ledger.features.store import FEATURES
@@ -35,6 +36,7 @@ def claim_task(tx: Transaction, ctx: Context, command: ClaimTask) -> ClaimedTask
     agent = agents.agent_named(tx, command.agent)
     task = _best(tx, ctx, command) if command.task is None else _named(tx, ctx, command, agent)
     cannot = f"cannot claim task {task.number}"
+    left = recovery.recovery_of(tx, task)
     _check_limit(tx, task, cannot)
     name = "take over" if task.status in (TaskStatus.IN_PROGRESS, TaskStatus.IN_REVIEW) else "claim"
     changes = {
@@ -60,7 +62,7 @@ def claim_task(tx: Transaction, ctx: Context, command: ClaimTask) -> ClaimedTask
     agents.claimed(tx, ctx.operation, agent.id, task.id, claimed.worktree_path, claimed.branch_name)
     told = lease_of(tx, claimed, lease)
     assert told is not None
-    return ClaimedTask(claimed, msgspec.structs.replace(told, age_ms=0, overdue=False))
+    return ClaimedTask(claimed, msgspec.structs.replace(told, age_ms=0, overdue=False), left)
 
 
 def _best(tx: Transaction, ctx: Context, command: ClaimTask) -> Task:

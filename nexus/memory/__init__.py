@@ -1,0 +1,1 @@
+"""What agents remember of a project, and the search for what is like it."""

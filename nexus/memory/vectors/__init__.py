@@ -1,0 +1,1 @@
+"""Vectors of records, which their callers compute."""
