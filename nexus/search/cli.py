@@ -28,9 +28,9 @@ there, and a OR b needs one of the two. Quote the query for the shell:
     nexusctl search 'deploy "out of memory" -staging'
     nexusctl search 'getUser* role:user after:2026-01-01'
 
-Filters: kind: (conversation, message, tool, thinking, job, service, vm, feature, task, requirement, episode), role:,
-after:, before:, project:, conversation:, node:. Days and times are in UTC. Case and accents make no difference. Hits of this project come first;
-with -A all projects count alike.
+Filters: kind: (conversation, message, tool, thinking, job, service, vm, feature, task, requirement, episode),
+role:, after:, before:, project:, conversation:, node:. Days and times are in UTC. Case and accents make no difference.
+Hits of this project come first; with -A all projects count alike.
 """
 
 
