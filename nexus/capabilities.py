@@ -95,6 +95,14 @@ CAPABILITIES: tuple[Capability, ...] = (
         ),
         manager=True,
     ),
+    Capability(
+        "memory",
+        (
+            Noun("continue-point", "See where the work on tasks was left.", ("continue-points", "cp")),
+            Noun("episode", "Keep and find what was learned.", ("episodes",)),
+        ),
+        manager=True,
+    ),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )
 

@@ -65,6 +65,8 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "UpdateSubFeature": {"name": "gone"},
     "UpdateRequirement": {"source": "gone"},
     "UpdateSession": {"title": "gone"},
+    "UpdateEpisode": {"summary": "gone"},
+    "PruneEpisodes": {"keep": 0},
     "LinkRequirement": {"features": ["gone"]},
     "UnlinkRequirement": {"features": ["gone"]},
     "CreateTaskGraph": {"tasks": [GraphTask(ref="a", name="gone")]},
