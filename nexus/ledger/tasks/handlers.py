@@ -364,6 +364,7 @@ def add_task_note(tx: Transaction, ctx: Context, command: AddTaskNote) -> Task:
         agent_id = agent_named(tx, command.agent).id
         leases.guard(tx, ctx, KIND, task.id, f"cannot add a note to task {task.number}")
     store.add_note(tx, ctx.operation, task, kind=command.kind, text=command.text, agent_id=agent_id)
+    _tell_holder(tx, ctx, task, ["notes"])
     return whole(tx, task)
 
 
