@@ -76,6 +76,7 @@ _EXCERPT = 200
 _BYTES_PER_VALUE = 4
 # What is pruned first.
 _ORDER = "importance, created_at, access_count, id"
+_LOOKED_AT = f"project_id, last_accessed_at, {_ORDER}"
 
 
 # Reading
@@ -148,7 +149,7 @@ def _where(reader: Reader, wanted: Conditions) -> tuple[str, list[Any]]:
         row = reader.one("SELECT count(*) FROM episodes WHERE project_id = ?", (wanted.project_id,))
         assert row is not None
         beyond = row[0] - wanted.keep if row[0] > wanted.keep else 0
-        source = f"(SELECT * FROM episodes WHERE project_id = ? ORDER BY {_ORDER} LIMIT ?) AS episodes"
+        source = f"(SELECT {_LOOKED_AT} FROM episodes WHERE project_id = ? ORDER BY {_ORDER} LIMIT ?) AS episodes"
         parameters += [wanted.project_id, beyond]
     conditions = ["episodes.project_id = ?"]
     parameters.append(wanted.project_id)
