@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nexus.cli.output import Printer, format_duration, hint, of_project, print_fields
+from nexus.cli.output import Printer, format_duration, hint, of_project, print_fields, reference
 from nexus.cli.verbs import Values, verb
 from nexus.hints import command_line
 from nexus.memory.continue_points.commands import CreateContinuePoint, GetResumePoint
@@ -125,5 +125,5 @@ def _resume(found: ResumePoint) -> None:
     if any(value is not None for _name, value in lines):
         print_fields(lines)
     if point is None:
-        line = command_line("nexusctl", "task", "save", str(found.number), "--action", "TEXT")
+        line = command_line("nexusctl", "task", "save", reference(found), "--action", "TEXT")
         hint(f"It has no continue point. Save where its work is: {line}")

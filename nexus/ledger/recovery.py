@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from nexus.ledger.tasks.records import Recovery
 from nexus.store import Reader
 
-__all__ = ["Place", "Recoverable", "newest_checkpoint", "recovery_of", "register", "told"]
+__all__ = ["Place", "Recoverable", "newest", "recovery_of", "register", "told"]
 
 What = Literal["continue_point", "checkpoint"]
 
@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
     id: str
     project_id: str
-    started_at: int | None = 0
+    started_at: int | None = None
 
 
 Newest = Callable[[Reader, Recoverable], dict[str, Any] | None]
@@ -52,15 +52,16 @@ def register(what: What, function: Newest) -> None:
 
 def recovery_of(reader: Reader, task: Recoverable) -> Recovery | None:
     """Where the work on a task was left; None where it has not begun, or nothing is known of it."""
-    point = _newest("continue_point", reader, task)
+    point = newest("continue_point", reader, task)
     begun = point is not None or task.started_at is not None
-    checkpoint = newest_checkpoint(reader, task) if begun else None
+    checkpoint = newest("checkpoint", reader, task) if begun else None
     return None if point is None and checkpoint is None else Recovery(point, checkpoint)
 
 
-def newest_checkpoint(reader: Reader, task: Recoverable) -> dict[str, Any] | None:
-    """The newest checkpoint of a project."""
-    return _newest("checkpoint", reader, task)
+def newest(what: What, reader: Reader, task: Recoverable) -> dict[str, Any] | None:
+    """The newest continue point of a task, or the newest checkpoint of its project; None without one."""
+    function = _NEWEST.get(what)
+    return None if function is None else function(reader, task)
 
 
 def told(reader: Reader, task: Recoverable) -> dict[str, int]:
@@ -70,8 +71,3 @@ def told(reader: Reader, task: Recoverable) -> dict[str, int]:
         return {}
     found = {"continue_point": left.continue_point, "checkpoint": left.checkpoint}
     return {what: each["number"] for what, each in found.items() if each is not None}
-
-
-def _newest(what: What, reader: Reader, task: Recoverable) -> dict[str, Any] | None:
-    function = _NEWEST.get(what)
-    return None if function is None else function(reader, task)

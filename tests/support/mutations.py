@@ -535,6 +535,7 @@ _IN_BATCHES = (
     *("AddService", "UpdateService", "UpdateConfig", "AddDependency"),
     *("CreateProject", "UpdateProject", "DeleteProject"),
     *PLAN,
+    *MEMORY_MAKERS,
     *("CreateConversation", "UpdateConversation", "DeleteConversation"),
     *("CreateMessage", "EditMessage", "DeleteMessage"),
     *("AddNode", "UpdateNode", "RemoveNode", "DrainNode", "UndrainNode"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from nexus_protocol.command import Command
 
-from nexus.cli.output import Column, Printer, called, format_duration, format_time, hint, of_project
+from nexus.cli.output import Column, Printer, called, format_duration, format_time, hint, of_project, reference
 from nexus.cli.records import Noun, Removal, all_records, make_inspect, make_list, print_list, remove_each
 from nexus.cli.result import Result
 from nexus.cli.verbs import NounGroup, Values, command_parameters, completers, for_each, verb
@@ -248,7 +248,7 @@ def _claimed(claimed: ClaimedTask) -> None:
     said = [f'Agent "{lease.agent or lease.holder}" has claimed task {task.number} "{_short(task.name)}".']
     if claimed.recovery is not None:
         said += _resuming().left_lines(claimed.recovery)
-        said.append(f"See where its work was left: {command_line('nexusctl', 'task', 'resume', str(task.number))}")
+        said.append(f"See where its work was left: {command_line('nexusctl', 'task', 'resume', reference(task))}")
     hint("\n".join(said))
 
 

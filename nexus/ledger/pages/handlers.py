@@ -56,13 +56,13 @@ def _execution(reader: Reader, project_id: str, limit: int) -> Execution:
         name: [_with_point(reader, project_id, card) for card in getattr(page, name)]
         for name in ("working", "in_review", "ready", "blocked", "failed")
     }
-    checkpoint = recovery.newest_checkpoint(reader, recovery.Place("", project_id))
+    checkpoint = recovery.newest("checkpoint", reader, recovery.Place("", project_id))
     return msgspec.structs.replace(page, **lists, checkpoint=checkpoint)
 
 
 def _with_point(reader: Reader, project_id: str, card: Card) -> Card:
-    left = recovery.recovery_of(reader, recovery.Place(card.id, project_id, None))
-    return card if left is None else msgspec.structs.replace(card, continue_point=left.continue_point)
+    point = recovery.newest("continue_point", reader, recovery.Place(card.id, project_id))
+    return card if point is None else msgspec.structs.replace(card, continue_point=point)
 
 
 @handles(GetTaskGraph)

@@ -39,7 +39,7 @@ __all__ = [
 
 event(
     "continue_point.created",
-    "Where the work on a task is was saved.",
+    "A continue point was saved.",
     task_id="the id of the task",
     agent_id="the id of the agent that has it",
 )

@@ -89,3 +89,8 @@ class ResumePoint(Record, kw_only=True):
     """The newest one of the task."""
     checkpoint: dict[str, Any] | None = None
     """The newest checkpoint of its project, with its ``number``."""
+
+    @property
+    def id(self) -> str:
+        """That of the task."""
+        return self.task_id

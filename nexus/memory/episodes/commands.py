@@ -225,5 +225,5 @@ class PruneEpisodes(Command[EpisodesPruned]):
         ]
         | None
     ) = None
-    limit: Annotated[int, Meta(ge=1, le=500, description="how many at most, 1 to 500")] = 500
+    limit: Annotated[int, Meta(ge=1, le=200, description="how many at most, 1 to 200")] = 200
     dry_run: Annotated[bool, Meta(description="tell them, and delete none")] = False

@@ -76,6 +76,7 @@ _EXCERPT = 200
 _BYTES_PER_VALUE = 4
 # What is pruned first.
 _ORDER = "importance, created_at, access_count, id"
+_LOOKED_AT = f"project_id, last_accessed_at, {_ORDER}"
 
 
 # Reading
@@ -91,13 +92,13 @@ def with_names(reader: Reader, episodes: list[Episode]) -> list[Episode]:
     """Episodes with the numbers of their tasks, the names of their agents, and the dimensions of their embeddings."""
     numbers = task_numbers(reader, (each.task_id for each in episodes))
     names = agent_names(reader, (each.agent_id for each in episodes))
-    sizes = _beside(reader, episodes, "length(embedding), NULL")
+    sizes = _beside(reader, episodes, "length(embedding)")
     return [
         msgspec.structs.replace(
             each,
             task_number=numbers.get(each.task_id),
             agent=names.get(each.agent_id),
-            dimension=None if (size := sizes.get(each.id, (None,))[0]) is None else size // _BYTES_PER_VALUE,
+            dimension=None if (size := sizes.get(each.id)) is None else size // _BYTES_PER_VALUE,
         )
         for each in episodes
     ]
@@ -105,9 +106,9 @@ def with_names(reader: Reader, episodes: list[Episode]) -> list[Episode]:
 
 def light(reader: Reader, episodes: list[Episode]) -> list[Episode]:
     """Episodes as lists have them: with an excerpt in the place of the content."""
-    begins = _beside(reader, episodes, f"substr(content, 1, {_EXCERPT + 1}), NULL")
+    begins = _beside(reader, episodes, f"substr(content, 1, {_EXCERPT + 1})")
     return [
-        msgspec.structs.replace(each, content=None, excerpt=_excerpt(begins.get(each.id, ("",))[0]))
+        msgspec.structs.replace(each, content=None, excerpt=_excerpt(begins.get(each.id, "")))
         for each in with_names(reader, episodes)
     ]
 
@@ -117,15 +118,15 @@ def _excerpt(text: str) -> str:
     return " ".join(cut.split())
 
 
-def _beside(reader: Reader, episodes: list[Episode], columns: str) -> dict[str, tuple[Any, ...]]:
-    """Columns of episodes that are not in the records, by id."""
+def _beside(reader: Reader, episodes: list[Episode], column: str) -> dict[str, Any]:
+    """What is not in the records of episodes, by id."""
     if not episodes:
         return {}
     rows = reader.all(
-        f"SELECT id, {columns} FROM episodes WHERE id IN ({', '.join('?' * len(episodes))})",
+        f"SELECT id, {column} FROM episodes WHERE id IN ({', '.join('?' * len(episodes))})",
         [each.id for each in episodes],
     )
-    return {id_: tuple(values) for id_, *values in rows}
+    return dict(rows)
 
 
 # Pruning
@@ -148,7 +149,7 @@ def _where(reader: Reader, wanted: Conditions) -> tuple[str, list[Any]]:
         row = reader.one("SELECT count(*) FROM episodes WHERE project_id = ?", (wanted.project_id,))
         assert row is not None
         beyond = row[0] - wanted.keep if row[0] > wanted.keep else 0
-        source = f"(SELECT * FROM episodes WHERE project_id = ? ORDER BY {_ORDER} LIMIT ?) AS episodes"
+        source = f"(SELECT {_LOOKED_AT} FROM episodes WHERE project_id = ? ORDER BY {_ORDER} LIMIT ?) AS episodes"
         parameters += [wanted.project_id, beyond]
     conditions = ["episodes.project_id = ?"]
     parameters.append(wanted.project_id)
