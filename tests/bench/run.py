@@ -27,6 +27,7 @@ from bench.measures import MEASURES, Measure, Sample
 from bench.projects import PROJECT_MEASURES
 from bench.search import SEARCH_MEASURES
 from bench.services import SERVICE_MEASURES
+from bench.vectors import VECTOR_MEASURES
 from bench.world import World
 
 ALL = (
@@ -41,6 +42,7 @@ ALL = (
     *CONVERSATION_MEASURES,
     *IMPORT_MEASURES,
     *SEARCH_MEASURES,
+    *VECTOR_MEASURES,
     *HOST_MEASURES,
 )
 

@@ -152,6 +152,7 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks", "nexus.trust"},
     "nexus.runtime": _BASE,
     "nexus.git": _BASE | {"nexus.runtime"},
+    "nexus.memory": _BASE | {"nexus.runtime", "nexus.store", "nexus.tasks"},
     "nexus.remote": _BASE | {"nexus.runtime", "nexus.tasks"},
     "nexus.supervision": _BASE
     | {"nexus.caller", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"}
@@ -216,6 +217,7 @@ _LIBRARIES = {
     "nexus.services.health": {"re2"},
     "nexus.jobs.schedules": {"cronsim"},
     "nexus.plugins": {"pluggy", "lupa"},
+    "nexus.memory.vectors.numpy_engine": {"numpy"},
     "nexus.conversations.importing": {"re2"},
 }
 """Libraries that one folder or file alone uses."""
