@@ -95,6 +95,14 @@ CAPABILITIES: tuple[Capability, ...] = (
         ),
         manager=True,
     ),
+    Capability(
+        "memory",
+        (
+            Noun("memory", "Search what a project remembers."),
+            Noun("vectors", "Search embeddings, and see which there are.", ("vector",)),
+        ),
+        manager=True,
+    ),
     Capability("vms", (Noun("vm", "Manage virtual machines.", ("vms",)),), manifest=True),
 )
 

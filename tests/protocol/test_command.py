@@ -231,6 +231,10 @@ STABLE_CODES = {
     "RecordMetric": 0x0568,
     "ListMetrics": 0x0569,
     "SumMetrics": 0x056A,
+    "ListVectorCollections": 0x05A8,
+    "ResetVectors": 0x05A9,
+    "SearchVectors": 0x05AA,
+    "SearchMemory": 0x05B0,
 }
 """Codes never change: lines may be added here, but not changed."""
 

@@ -152,7 +152,6 @@ _LAYERS: dict[str, set[str]] = {
     "nexus.store": _BASE | {"nexus.locks", "nexus.paths", "nexus.runtime.procfs", "nexus.tasks", "nexus.trust"},
     "nexus.runtime": _BASE,
     "nexus.git": _BASE | {"nexus.runtime"},
-    "nexus.memory": _BASE | {"nexus.runtime", "nexus.store", "nexus.tasks"},
     "nexus.remote": _BASE | {"nexus.runtime", "nexus.tasks"},
     "nexus.supervision": _BASE
     | {"nexus.caller", "nexus.store", "nexus.journal", "nexus.runtime", "nexus.tasks"}
@@ -208,7 +207,6 @@ _LAYERS: dict[str, set[str]] = {
         *("nexus.records.scope", "nexus.records.leases"),
         *("nexus.plugins.host", "nexus.system.commands", "nexus.system.settings", "nexus.system.store"),
     },
-    "nexus.memory": _KINDS["chunking"],
     "nexus.docs": _BASE | {"nexus.daemon.dispatch"},
 }
 """What each layer may import beside itself and the standard library; ``{contracts}`` are all capabilities' commands."""

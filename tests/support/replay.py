@@ -341,6 +341,7 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
     known = {
         *("tag", "port_lease", "record_number", "job_after", "conversation_origins"),
         *("requirement_feature", "task_dependency", "fence"),
+        *("vector_collection", "vector_change"),
     }
     assert set(derived_tables()) == known, "a derived table that is not checked"
     for (id_,) in database.execute(

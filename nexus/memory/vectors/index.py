@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from nexus.memory.vectors.child import WorkerChild
 from nexus.memory.vectors.errors import VectorDimensionMismatch, VectorsTimedOut, VectorsUnavailable
-from nexus.memory.vectors.matrix import paths_of
+from nexus.memory.vectors.matrix import State, paths_of, peek
 from nexus.memory.vectors.messages import (
     MAX_CANDIDATES,
     MAX_LIMIT,
@@ -26,7 +27,7 @@ from nexus.memory.vectors.messages import (
     Synced,
     SyncMatrix,
 )
-from nexus.memory.vectors.store import COLLECTIONS
+from nexus.memory.vectors.reading_store import COLLECTIONS
 from nexus.memory.vectors.validation import dimension_of, embedding
 from nexus.tasks import BackgroundTasks
 
@@ -77,14 +78,24 @@ class VectorIndex:
     cancelled request, the next request has right results.
     """
 
-    def __init__(self, database: Path, *, idle_s: Callable[[], float] = lambda: IDLE_S, engine: str = "auto") -> None:
-        """Start nothing yet. The folder of the database is trusted. ``engine`` is ``auto``, ``numpy`` or ``python``."""
+    def __init__(
+        self,
+        database: Path,
+        *,
+        idle_s: Callable[[], float] = lambda: IDLE_S,
+        engine: Callable[[], str] = lambda: "auto",
+    ) -> None:
+        """Start nothing yet. The folder of the database is trusted.
+
+        ``engine`` gives ``auto``, ``numpy`` or ``python``; a process of another one is replaced by the next request.
+        """
         self._database = database.absolute()
         self._directory = vectors_directory(self._database)
         self._idle_s = idle_s
         self._engine = engine
         self._turn = asyncio.Lock()
         self._child: WorkerChild | None = None
+        self._child_engine = ""
         self._idle_timer: asyncio.TimerHandle | None = None
         self._tasks = BackgroundTasks("vector index", _log)
         self._closed = False
@@ -161,6 +172,15 @@ class VectorIndex:
                 child, collection, project_id, None if ends_at is None else ends_at - loop.time()
             )
 
+    async def matrix(self, collection: str, project_id: str) -> State | None:
+        """Which rows the matrix of a collection has, by its header, read in a thread; None if it is missing."""
+        path, _ids = paths_of(self._directory, collection, project_id)
+        return await asyncio.to_thread(peek, path)
+
+    def next_engine(self) -> str:
+        """The name of the engine that a process would have which is started now."""
+        return "python" if self._engine() == "python" or importlib.util.find_spec("numpy") is None else "numpy"
+
     async def forget(self, project_id: str) -> None:
         """Remove the files of a project, in a thread; its rows are gone. Each new process does so, too."""
         for collection in COLLECTIONS:
@@ -210,11 +230,12 @@ class VectorIndex:
     async def _running_child(self) -> WorkerChild:
         if self._closed:
             raise VectorsUnavailable("cannot search vectors: the daemon stops")
-        if self._child is not None and not self._child.usable:
+        engine = self._engine()
+        if self._child is not None and (not self._child.usable or engine != self._child_engine):
             self._end_child()
         if self._child is None:
             try:
-                self._child = WorkerChild(self._database, self._directory, self._engine)
+                self._child, self._child_engine = WorkerChild(self._database, self._directory, engine), engine
             except OSError as error:
                 raise VectorsUnavailable(
                     f"cannot search vectors: the process cannot be started: {error.strerror or error}"

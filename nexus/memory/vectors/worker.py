@@ -20,7 +20,7 @@ from pathlib import Path
 
 from nexus_protocol.errors import NexusError
 
-from nexus.memory.vectors import store
+from nexus.memory.vectors import reading_store as store
 from nexus.memory.vectors.engine_choice import make_engine
 from nexus.memory.vectors.matrix import Damaged, Matrix, State, build, open_matrix, paths_of
 from nexus.memory.vectors.messages import (
