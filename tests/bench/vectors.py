@@ -224,7 +224,7 @@ VECTOR_MEASURES = (
         120.0,
         functools.partial(_latency, _Memory.long_chunks),
     ),
-    _measure("vectors-rebuild", f"SearchVectors without the matrix of {_CHUNKS:,} of 384", "ms", 330.0, _rebuild),
+    _measure("vectors-rebuild", f"SearchVectors without the matrix of {_CHUNKS:,} of 384", "ms", 300.0, _rebuild),
     _measure("vectors-ping", "Ping beside SearchVectors, p99", "ms", 10.0, _pings),
     _measure("vectors-memory", "the daemon with these vectors, resident", "MiB", 60.0, _resident),
 )

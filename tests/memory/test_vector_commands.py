@@ -421,6 +421,37 @@ def test_changes_are_deleted_by_whole_generations_and_the_last_ones_stay(
     assert_right(client, memory)
 
 
+def test_daemon_deletes_old_changes_and_what_gone_projects_left(daemon: DaemonProcess) -> None:
+    gone = "5b0c8f1e-0000-4000-8000-000000000001"
+    matrix = vectors_directory(daemon.database) / CHUNKS / f"{gone}.f32"
+    memory = Memory(daemon.database)
+    fill(memory, 20)
+    with BlockingClient(daemon.socket_path) as client:
+        assert_right(client, memory)
+    daemon.stop()
+    matrix.write_bytes(b"left over")
+    with memory.together() as tx:
+        for number in range(10_600):
+            tx.execute(
+                "INSERT INTO vector_change (project_id, collection, generation, record_id, changed_at) "
+                "VALUES (?, 'chunks', ?, ?, 1)",
+                (memory.project_id, 2 + number // 10, f"id-{number}"),
+            )
+        tx.execute("UPDATE vector_collection SET generation = 1061")
+        tx.execute("INSERT INTO vector_collection VALUES (?, 'chunks', 2, 7, 1)", (gone,))
+        tx.execute("INSERT INTO vector_change VALUES (?, 'chunks', 7, 'x', 1)", (gone,))
+    daemon.start()
+    counted = "SELECT count(*) FROM vector_change WHERE project_id = ?"
+    wait_until(lambda: look_up(memory, counted, memory.project_id) == 10_000, "the end of old changes")
+    assert look_up(memory, "SELECT min(generation) FROM vector_change") == 62
+    assert look_up(memory, counted, gone) == 0
+    assert look_up(memory, "SELECT count(*) FROM vector_collection") == 1
+    assert not matrix.exists()
+    with BlockingClient(daemon.socket_path) as client:
+        assert_right(client, memory)
+    memory.close()
+
+
 @pytest.mark.parametrize("limit", [0, -1, 1001, 2**63])
 def test_limit_is_bounded(client: BlockingClient, limit: int) -> None:
     with pytest.raises(InvalidArgument, match="limit"):

@@ -14,7 +14,7 @@ from nexus.journal.rows import Subject, record
 from nexus.memory.manager import MemoryManager
 from nexus.memory.recall.store import task_id
 from nexus.memory.vectors.commands import ListVectorCollections, ResetVectors, SearchVectors
-from nexus.memory.vectors.errors import VectorFilterInvalid, VectorTaskNotFound
+from nexus.memory.vectors.errors import VectorFilterInvalid, VectorsTimedOut, VectorTaskNotFound
 from nexus.memory.vectors.messages import MAX_CANDIDATES
 from nexus.memory.vectors.records import VectorCollection, VectorCollections, VectorHit, VectorResult, VectorsReset
 from nexus.memory.vectors.searching import nearest, remembered
@@ -29,14 +29,14 @@ from nexus.memory.vectors.store import (
 )
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.scope import Scope
-from nexus.store import Reader, Transaction
+from nexus.store import Reader, ReadTimedOut, Transaction
 
 __all__ = ["list_vector_collections", "reset_vectors", "search_vectors"]
 
 _RESET_STEP = 250
 """Embeddings removed in one step, which limits how long the writes of clients wait for it."""
 _COUNT_S = 5.0
-_FILTER_S = 2.0
+_FILTER_S = 5.0
 _FILTERS = {
     Collection.EPISODES: ("type", "task"),
     Collection.CHUNKS: ("type", "file", "language"),
@@ -74,7 +74,7 @@ def _deleted(ctx: Context, project_ids: list[str]) -> None:
         ctx.daemon.manager(MemoryManager).forget(project_id)
 
 
-contents(Contents("vectors", "set of embedding", _held, _delete, _deleted, needed_by=90))
+contents(Contents("vectors", "set of embeddings", _held, _delete, _deleted, needed_by=90))
 
 
 # Commands
@@ -184,19 +184,25 @@ async def _candidates(ctx: Context, scope: Scope, project_id: str, command: Sear
             raise VectorTaskNotFound(
                 f'cannot search vectors: task "{command.task}" not found', details={"task": command.task}
             )
-    ids = await ctx.store.scan(
-        lambda reader: matching(
-            reader,
-            project_id,
-            collection.value,
-            MAX_CANDIDATES + 1,
-            type=command.type,
-            file=command.file,
-            language=command.language,
-            task_id=task,
-        ),
-        limit_s=_FILTER_S,
-    )
+    try:
+        ids = await ctx.store.scan(
+            lambda reader: matching(
+                reader,
+                project_id,
+                collection.value,
+                MAX_CANDIDATES + 1,
+                type=command.type,
+                file=command.file,
+                language=command.language,
+                task_id=task,
+            ),
+            limit_s=_FILTER_S,
+        )
+    except ReadTimedOut:
+        raise VectorsTimedOut(
+            f"cannot search vectors: the records that meet the filters were not found within {_FILTER_S:g} s",
+            hint="Give the beginning of a path as file, or no filter.",
+        ) from None
     if len(ids) > MAX_CANDIDATES:
         raise VectorFilterInvalid(
             f"cannot search vectors: more than {MAX_CANDIDATES} records meet the filters",
