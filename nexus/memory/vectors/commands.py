@@ -62,7 +62,7 @@ class SearchVectors(Command[VectorResult]):
     """Find the records of a collection of the project whose embeddings are nearest to a vector, by cosine.
 
     All embeddings are compared, and the scores are exact to six decimals. The vector is of the model that made the
-    embeddings. With filters at most 100,000 records may meet them.
+    embeddings. Filters choose the records that are compared.
     """
 
     collection: Annotated[Collection, Meta(description="episodes or chunks", extra={"metavar": "COLLECTION"})]

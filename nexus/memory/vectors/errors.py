@@ -49,7 +49,7 @@ class VectorsWorkerEnded(Unavailable):
 
 
 class VectorFilterInvalid(InvalidArgument):
-    """A filter is none of the collection, or too many records meet them: ``details.path`` or ``details.limit``."""
+    """A filter is none of the collection, or its value is no type of it; ``details.path`` names it."""
 
     type = "vectors.filter_invalid"
 

@@ -14,8 +14,7 @@ from nexus.journal.rows import Subject, record
 from nexus.memory.manager import MemoryManager
 from nexus.memory.recall.store import task_id
 from nexus.memory.vectors.commands import ListVectorCollections, ResetVectors, SearchVectors
-from nexus.memory.vectors.errors import VectorFilterInvalid, VectorsTimedOut, VectorTaskNotFound
-from nexus.memory.vectors.messages import MAX_CANDIDATES
+from nexus.memory.vectors.errors import VectorFilterInvalid, VectorTaskNotFound
 from nexus.memory.vectors.records import VectorCollection, VectorCollections, VectorHit, VectorResult, VectorsReset
 from nexus.memory.vectors.searching import nearest, remembered
 from nexus.memory.vectors.states import Collection, MatrixState
@@ -25,18 +24,16 @@ from nexus.memory.vectors.store import (
     collections_of,
     count_embeddings,
     delete_of_project,
-    matching,
 )
 from nexus.records.contents import Contents, Held, contents
 from nexus.records.scope import Scope
-from nexus.store import Reader, ReadTimedOut, Transaction
+from nexus.store import Reader, Transaction
 
 __all__ = ["list_vector_collections", "reset_vectors", "search_vectors"]
 
 _RESET_STEP = 250
 """Embeddings removed in one step, which limits how long the writes of clients wait for it."""
 _COUNT_S = 5.0
-_FILTER_S = 5.0
 _FILTERS = {
     Collection.EPISODES: ("type", "task"),
     Collection.CHUNKS: ("type", "file", "language"),
@@ -142,9 +139,9 @@ async def reset_vectors(ctx: Context, command: ResetVectors) -> VectorsReset:
 async def search_vectors(ctx: Context, command: SearchVectors) -> VectorResult:
     scope = await ctx.store.fetch(ctx.scope)
     project_id = scope.home("cannot search vectors")
-    candidates = await _candidates(ctx, scope, project_id, command)
+    filters = await _filters(ctx, scope, command)
     index = ctx.daemon.manager(MemoryManager).index
-    found = await nearest(ctx, index, project_id, command.collection, command.query, command.limit, candidates)
+    found = await nearest(ctx, index, project_id, command.collection, command.query, command.limit, filters)
     if found is None:
         return VectorResult([])
     shown = await remembered(ctx, [(command.collection, id_) for id_, _score in found.hits])
@@ -156,17 +153,16 @@ async def search_vectors(ctx: Context, command: SearchVectors) -> VectorResult:
     return VectorResult(hits, found.engine)
 
 
-async def _candidates(ctx: Context, scope: Scope, project_id: str, command: SearchVectors) -> list[str] | None:
-    """The ids of the records that meet the filters; None without filters.
+async def _filters(ctx: Context, scope: Scope, command: SearchVectors) -> dict[str, str]:
+    """The filters, with the id of the task.
 
     Raises:
-        VectorFilterInvalid: a filter is none of the collection, or too many records meet them.
+        VectorFilterInvalid: one is none of the collection, or no type of it.
         VectorTaskNotFound, VectorTaskAmbiguous: no task has the reference, or several have.
     """
     collection = command.collection
-    given = {
-        name: value for name in ("type", "file", "language", "task") if (value := getattr(command, name)) is not None
-    }
+    names = ("type", "file", "language", "task")
+    given: dict[str, str] = {name: value for name in names if (value := getattr(command, name)) is not None}
     for name in given:
         if name not in _FILTERS[collection]:
             known = " and ".join(_FILTERS[collection])
@@ -174,42 +170,14 @@ async def _candidates(ctx: Context, scope: Scope, project_id: str, command: Sear
     if command.type is not None and command.type not in _TYPES[collection]:
         known = ", ".join(_TYPES[collection])
         _refuse("type", f'"{command.type}" is no type of {collection.value}; these are {known}')
-    if not given:
-        return None
-    task: str | None = None
-    if command.task is not None:
-        reference = command.task
+    if (reference := given.pop("task", None)) is not None:
         task = await ctx.store.fetch(lambda reader: task_id(reader, reference, scope))
         if task is None:
             raise VectorTaskNotFound(
-                f'cannot search vectors: task "{command.task}" not found', details={"task": command.task}
+                f'cannot search vectors: task "{reference}" not found', details={"task": reference}
             )
-    try:
-        ids = await ctx.store.scan(
-            lambda reader: matching(
-                reader,
-                project_id,
-                collection.value,
-                MAX_CANDIDATES + 1,
-                type=command.type,
-                file=command.file,
-                language=command.language,
-                task_id=task,
-            ),
-            limit_s=_FILTER_S,
-        )
-    except ReadTimedOut:
-        raise VectorsTimedOut(
-            f"cannot search vectors: the records that meet the filters were not found within {_FILTER_S:g} s",
-            hint="Give the beginning of a path as file, or no filter.",
-        ) from None
-    if len(ids) > MAX_CANDIDATES:
-        raise VectorFilterInvalid(
-            f"cannot search vectors: more than {MAX_CANDIDATES} records meet the filters",
-            hint="Give more filters, or none.",
-            details={"limit": MAX_CANDIDATES},
-        )
-    return ids
+        given["task_id"] = task
+    return given
 
 
 def _refuse(name: str, problem: str) -> NoReturn:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,13 +114,15 @@ class VectorIndex:
         generation: int,
         candidates: Sequence[str] | None = None,
         *,
+        filters: Mapping[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Nearest:
         """The ``limit`` rows of a collection that are nearest to ``query`` by cosine.
 
         ``generation`` is that of the row of ``vector_collection`` which the caller has read: a matrix with another one
         is first brought up to the rows. The rows that are searched are of that generation or of a later one.
-        ``candidates`` are the ids to choose from, at most 100,000; unknown ones are passed over. ``limit`` is at most
+        ``candidates`` are the ids to choose from, at most 100,000; unknown ones are passed over. ``filters`` are what
+        the rows to choose from must have, as ``FindNearest`` says; the process looks for them. ``limit`` is at most
         1000.
 
         Raises:
@@ -142,7 +144,7 @@ class VectorIndex:
                 wanted, left_ms = generation, max(int(left * 1000), 0)
                 reply = await child.ask(
                     lambda number, wanted=wanted, left_ms=left_ms: FindNearest(  # type: ignore[misc]
-                        number, collection, project_id, wanted, data, limit, names, left_ms
+                        number, collection, project_id, wanted, data, limit, names, left_ms, dict(filters or {})
                     ),
                     left,
                 )

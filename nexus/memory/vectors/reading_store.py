@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from nexus.store.outside import OutsideReader
 
-__all__ = ["COLLECTIONS", "Collection", "changed_since", "embedding_of", "embeddings", "is_known", "read_collection"]
+__all__ = [
+    "COLLECTIONS",
+    "Collection",
+    "changed_since",
+    "embedding_of",
+    "embeddings",
+    "is_known",
+    "matching",
+    "read_collection",
+]
 
 COLLECTIONS = {"episodes": "episodes", "chunks": "code_chunks"}
 """The table of each collection."""
+_CONDITIONS = {
+    "file": "file >= ? AND substr(file, 1, ?) = ?",
+    "language": "language = ?",
+    "task_id": "task_id = ?",
+}
+_TYPES = {"episodes": "type = ?", "chunks": "chunk_type = ?"}
+_MATCHING_BATCH = 1000
 _BATCH = 64
 """Few enough for the memory nearest to the processor."""
 
@@ -69,4 +85,20 @@ def embeddings(reader: OutsideReader, collection: str, project_id: str) -> Itera
         f"SELECT id, embedding FROM {COLLECTIONS[collection]} WHERE project_id = ? AND embedding IS NOT NULL",
         (project_id,),
         _BATCH,
+    )
+
+
+def matching(
+    reader: OutsideReader, collection: str, project_id: str, filters: Mapping[str, str]
+) -> Iterator[list[tuple[str]]]:
+    """The ids of the records with an embedding that meet the filters, in batches."""
+    conditions = ""
+    parameters: list[str | int] = [project_id]
+    for name, value in filters.items():
+        conditions += f" AND {_TYPES[collection] if name == 'type' else _CONDITIONS[name]}"
+        parameters += [value, len(value), value] if name == "file" else [value]
+    yield from reader.batches(
+        f"SELECT id FROM {COLLECTIONS[collection]} WHERE project_id = ? AND embedding IS NOT NULL{conditions}",
+        parameters,
+        _MATCHING_BATCH,
     )

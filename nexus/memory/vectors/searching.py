@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nexus.capability import Context
 from nexus.memory.recall.records import Remembered
@@ -26,7 +26,7 @@ async def nearest(
     collection: Collection,
     query: Sequence[float],
     limit: int,
-    candidates: Sequence[str] | None = None,
+    filters: Mapping[str, str] | None = None,
 ) -> Nearest | None:
     """The nearest of a collection; None if it has no embeddings.
 
@@ -42,7 +42,7 @@ async def nearest(
     given = len(data) // VALUE_BYTES
     if given != row.dimension:
         raise mismatch("cannot search vectors", "the query", given, row.dimension)
-    return await index.nearest(collection.value, project_id, data, limit, row.generation, candidates)
+    return await index.nearest(collection.value, project_id, data, limit, row.generation, filters=filters)
 
 
 async def remembered(ctx: Context, keys: Sequence[tuple[Collection, str]]) -> dict[tuple[Collection, str], Remembered]:

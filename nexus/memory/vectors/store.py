@@ -6,8 +6,8 @@ A record's own store writes the column; it calls ``write`` and ``forget`` in the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject, derived, journaled_tables, record
@@ -25,7 +25,6 @@ __all__ = [
     "delete_of_project",
     "every_collection",
     "forget",
-    "matching",
     "mismatch",
     "projects_gone",
     "prune_changes",
@@ -240,37 +239,5 @@ def projects_gone(reader: Reader) -> list[str]:
     rows = reader.all(
         "SELECT DISTINCT project_id FROM vector_collection "
         "WHERE NOT EXISTS (SELECT 1 FROM projects WHERE projects.id = vector_collection.project_id)"
-    )
-    return [row[0] for row in rows]
-
-
-def matching(
-    reader: Reader,
-    project_id: str,
-    collection: str,
-    limit: int,
-    *,
-    type: str | None,
-    file: str | None = None,
-    language: str | None = None,
-    task_id: str | None = None,
-) -> list[str]:
-    """The ids of at most ``limit`` records with an embedding that meet the conditions; it may take long."""
-    conditions: list[str] = []
-    parameters: Sequence[Any] = ()
-    column = "type" if collection == Collection.EPISODES.value else "chunk_type"
-    for condition, values in (
-        (f"{column} = ?", None if type is None else (type,)),
-        ("language = ?", None if language is None else (language,)),
-        ("task_id = ?", None if task_id is None else (task_id,)),
-        ("file >= ? AND substr(file, 1, ?) = ?", None if file is None else (file, len(file), file)),
-    ):
-        if values is not None:
-            conditions.append(f" AND {condition}")
-            parameters = (*parameters, *values)
-    rows = reader.all(
-        f"SELECT id FROM {_TABLES[collection]} WHERE project_id = ? AND embedding IS NOT NULL{''.join(conditions)} "
-        "LIMIT ?",
-        (project_id, *parameters, limit),
     )
     return [row[0] for row in rows]
