@@ -100,6 +100,8 @@ CAPABILITIES: tuple[Capability, ...] = (
         (
             Noun("continue-point", "See where the work on tasks was left.", ("continue-points", "cp")),
             Noun("episode", "Keep and find what was learned.", ("episodes",)),
+            Noun("memory", "Search what a project remembers."),
+            Noun("vectors", "Search embeddings, and see which there are.", ("vector",)),
         ),
         manager=True,
     ),

@@ -183,7 +183,7 @@ STANDS_FOR = {
     "NAME=VALUE": "A=1",
 }
 """What a placeholder that is no plain word is replaced with."""
-_CANDIDATES = ("web", "1", "/srv/web", "none")
+_CANDIDATES = ("web", "1", "/srv/web", "none", "episodes")
 """What an inserted word may be; a line is good if it can be parsed with one of them."""
 
 

@@ -10,6 +10,7 @@ from nexus.memory.continue_points.commands import (
     ListContinuePoints,
 )
 from nexus.memory.episodes.commands import (
+    CLEARABLE,
     CreateEpisode,
     DeleteEpisode,
     GetEpisode,
@@ -17,8 +18,11 @@ from nexus.memory.episodes.commands import (
     PruneEpisodes,
     UpdateEpisode,
 )
+from nexus.memory.recall.commands import SearchMemory
+from nexus.memory.vectors.commands import ListVectorCollections, ResetVectors, SearchVectors
 
 __all__ = [
+    "CLEARABLE",
     "CreateContinuePoint",
     "CreateEpisode",
     "DeleteContinuePoint",
@@ -28,6 +32,10 @@ __all__ = [
     "GetResumePoint",
     "ListContinuePoints",
     "ListEpisodes",
+    "ListVectorCollections",
     "PruneEpisodes",
+    "ResetVectors",
+    "SearchMemory",
+    "SearchVectors",
     "UpdateEpisode",
 ]

@@ -17,6 +17,8 @@ from nexus.memory.episodes.handlers import (
     prune_episodes,
     update_episode,
 )
+from nexus.memory.recall.handlers import search_memory
+from nexus.memory.vectors.handlers import list_vector_collections, reset_vectors, search_vectors
 
 __all__ = [
     "create_continue_point",
@@ -28,6 +30,10 @@ __all__ = [
     "get_resume_point",
     "list_continue_points",
     "list_episodes",
+    "list_vector_collections",
     "prune_episodes",
+    "reset_vectors",
+    "search_memory",
+    "search_vectors",
     "update_episode",
 ]

@@ -162,6 +162,9 @@ class Transaction(Reader, Protocol):
     operation: int | None
     """The operation whose row is known to be there once this transaction is committed; None before its first change."""
 
+    notes: dict[Any, Any]
+    """What a function notes for those that are called after it in this transaction. It ends with the transaction."""
+
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one statement; returns the number of rows that it changed.
 

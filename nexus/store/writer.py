@@ -66,12 +66,13 @@ class SqliteReader:
 class SqliteTransaction(SqliteReader):
     """``Transaction`` on the writer's connection."""
 
-    __slots__ = ("_numbers", "committed", "counts", "fences", "journaled", "now", "operation")
+    __slots__ = ("_numbers", "committed", "counts", "fences", "journaled", "notes", "now", "operation")
 
     def __init__(self, connection: sqlite3.Connection, now: int, numbers: Numbers) -> None:
         super().__init__(connection)
         self.now = now
         self.operation: int | None = None
+        self.notes: dict[Any, Any] = {}
         self.journaled = False
         self.counts: list[CountChange] = []
         self.committed: list[Callable[[], None]] = []

@@ -19,7 +19,7 @@ OFF = "off"
 
 
 class KnownSetting(NamedTuple):
-    """A setting that the daemon uses: an integer within bounds, or a time."""
+    """A setting that the daemon uses: an integer within bounds, a time, or one of some words."""
 
     default: int | str
     lowest: int
@@ -27,6 +27,8 @@ class KnownSetting(NamedTuple):
     doc: str
     is_time: bool = False
     """Whether it takes a time such as ``12h``, or ``off``; the bounds are in ms."""
+    words: tuple[str, ...] = ()
+    """The words that it takes, if it takes words."""
 
 
 _DAY_MS = 24 * 60 * 60 * 1000
@@ -47,6 +49,12 @@ KNOWN: dict[str, KnownSetting] = {
     "jobs.max_output": KnownSetting(
         10 * 1024**3, 1024**2, 2**53, "how many bytes of output of ended jobs are kept; the oldest goes first"
     ),
+    "vectors.idle_seconds": KnownSetting(
+        60, 1, 86_400, "how many seconds after its last search the process that searches vectors ends"
+    ),
+    "vectors.engine": KnownSetting(
+        "auto", 0, 0, "what searches vectors: numpy where it is installed (auto), or python", words=("auto", "python")
+    ),
 }
 """Every setting that changes what the daemon does, with its default."""
 
@@ -59,7 +67,13 @@ def validate(key: str, value: Any) -> None:
         InvalidArgument: the value cannot be stored in any setting.
     """
     known = KNOWN.get(key)
-    if known is not None and known.is_time:
+    if known is not None and known.words:
+        if value not in known.words:
+            raise SettingInvalid(
+                f"cannot set {key} to {_short(value)}: it takes {' or '.join(known.words)}",
+                details={"path": "value", "words": list(known.words)},
+            )
+    elif known is not None and known.is_time:
         if value != OFF and not known.lowest <= (_time_ms(value) or 0) <= known.highest:
             raise SettingInvalid(
                 f"cannot set {key} to {_short(value)}: it takes a time such as 12h or 1d, from 1m to 3650d, or {OFF}",

@@ -26,7 +26,7 @@ def completed(cli: Cli, *words: str) -> list[str]:
 
 
 def test_bash_completes_subcommands_options_and_values(cli: Cli) -> None:
-    assert completed(cli, "v") == ["vm", "version"]
+    assert completed(cli, "v") == ["vectors", "vm", "version"]
     assert completed(cli, "vm", "") == ["create", "list", "inspect", "update", "delete"]
     assert completed(cli, "vm", "in") == ["inspect"]
     assert "--vcpu" in completed(cli, "vm", "create", "--")

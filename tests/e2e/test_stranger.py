@@ -311,6 +311,7 @@ def test_settings_keep_their_types_and_known_ones_their_defaults(nexus: SpecClie
     assert listed == [
         *("backup.every", "backup.keep_days"),
         *("jobs.keep_days", "jobs.max_output", "journal.keep_days", "leases.keep_days", "metrics.keep_days", "my.key"),
+        *("vectors.engine", "vectors.idle_seconds"),
     ]
     assert nexus.call(DELETE_SETTING, key="my.key")["key"] == "my.key"
     with pytest.raises(ErrorReply) as caught:

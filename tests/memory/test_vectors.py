@@ -110,7 +110,7 @@ def database(root: Path) -> Iterator[Database]:
 
 @contextlib.asynccontextmanager
 async def searching(database: Database, engine: str, idle_s: float = 60) -> AsyncIterator[VectorIndex]:
-    index = VectorIndex(database.path, engine=engine, idle_s=lambda: idle_s)
+    index = VectorIndex(database.path, engine=lambda: engine, idle_s=lambda: idle_s)
     try:
         yield index
     finally:

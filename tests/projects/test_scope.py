@@ -70,6 +70,8 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "LinkRequirement": {"features": ["gone"]},
     "UnlinkRequirement": {"features": ["gone"]},
     "CreateTaskGraph": {"tasks": [GraphTask(ref="a", name="gone")]},
+    "SearchVectors": {"query": [1.0]},
+    "SearchMemory": {"text": "gone"},
 }
 """What a command needs beside one text for each required field."""
 

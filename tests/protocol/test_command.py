@@ -244,6 +244,10 @@ STABLE_CODES = {
     "UpdateEpisode": 0x058B,
     "DeleteEpisode": 0x058C,
     "PruneEpisodes": 0x058D,
+    "ListVectorCollections": 0x05A8,
+    "ResetVectors": 0x05A9,
+    "SearchVectors": 0x05AA,
+    "SearchMemory": 0x05B0,
 }
 """Codes never change: lines may be added here, but not changed."""
 

@@ -65,6 +65,8 @@ from nexus.jobs.schedules.commands import (
 )
 from nexus.jobs.states import Missed, Overlap
 from nexus.journal.commands import BeginOperation
+from nexus.memory.vectors.commands import ResetVectors
+from nexus.memory.vectors.states import Collection
 from nexus.nodes.commands import AddNode, CheckNode, DrainNode, RemoveNode, UndrainNode, UpdateNode
 from nexus.plugins.commands import Extra, ReloadPlugins
 from nexus.projects.commands import CreateProject, DeleteProject, UpdateProject
@@ -470,6 +472,7 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "DeleteSetting": (3, lambda pool: DeleteSetting(f"k.{pool.chance.randrange(4)}")),
     "BeginOperation": (2, lambda pool: BeginOperation("work", {"n": pool.chance.randrange(4)})),
     "BackupDatabase": (1, lambda pool: BackupDatabase(keep_days=1, with_files=pool.chance.random() < 0.3)),
+    "ResetVectors": (1, lambda pool: ResetVectors(pool.chance.choice(list(Collection)))),
     "SweepBlobs": (1, lambda pool: SweepBlobs(grace_ms=0)),
     "ReloadPlugins": (1, lambda pool: ReloadPlugins()),
     "Extra": (1, lambda pool: Extra("nothing", body=1)),

@@ -351,6 +351,20 @@ def _of_derived(database: sqlite3.Connection) -> Iterator[str]:
         "lease.resource_kind AND fence.resource_id = lease.resource_id), 0)"
     ):
         yield f"the epoch of lease {id_} is above the fence of what it is on"
+    for collection, table in (("episodes", "episodes"), ("chunks", "code_chunks")):
+        for id_, size, dimension in database.execute(
+            f"SELECT id, length(embedding), dimension FROM {table} LEFT JOIN vector_collection ON "
+            f"vector_collection.project_id = {table}.project_id AND collection = ? "
+            "WHERE embedding IS NOT NULL AND length(embedding) IS NOT 4 * dimension",
+            (collection,),
+        ):
+            yield f"the embedding of {table} {id_} has {size} bytes, and its collection the dimension {dimension}"
+    for row in database.execute(
+        "SELECT * FROM vector_change WHERE generation > coalesce((SELECT generation FROM vector_collection WHERE "
+        "vector_collection.project_id = vector_change.project_id AND "
+        "vector_collection.collection = vector_change.collection), 0)"
+    ):
+        yield f"the change of a vector is above the generation of its collection: {row}"
     tags = {
         (table.kind, row[0], tag)
         for name, table in journaled_tables().items()

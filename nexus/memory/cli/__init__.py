@@ -10,6 +10,8 @@ __all__: list[str] = []
 _MODULES = {
     "continue_point": "continue_points",
     "episode": "episodes",
+    "memory": "recall",
+    "vectors": "embeddings",
 }
 
 

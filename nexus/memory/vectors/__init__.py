@@ -6,7 +6,7 @@ never loads numpy nor a matrix: it sends the process a query and gets ids and sc
 What the database must have
 ---------------------------
 
-The process opens the database, only reads, and knows these tables alone (``store.py`` has the statements)::
+The process opens the database, only reads, and knows these tables alone (``reading_store.py`` has the statements)::
 
     episodes (id TEXT, project_id TEXT, embedding BLOB, …)         -- the collection "episodes"
     code_chunks (id TEXT, project_id TEXT, embedding BLOB, …)      -- the collection "chunks"

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from nexus_protocol.errors import DeadlineExceeded, InvalidArgument, Unavailable
 
+from nexus.records.errors import RecordAmbiguous, RecordNotFound
+
 __all__ = [
     "VectorDimensionMismatch",
+    "VectorFilterInvalid",
     "VectorInvalid",
+    "VectorTaskAmbiguous",
+    "VectorTaskNotFound",
     "VectorsTimedOut",
     "VectorsUnavailable",
     "VectorsWorkerEnded",
@@ -41,3 +46,21 @@ class VectorsWorkerEnded(Unavailable):
     """The process that searches was killed, or ended, during the request. The next one starts another."""
 
     type = "vectors.worker_ended"
+
+
+class VectorFilterInvalid(InvalidArgument):
+    """A filter is none of the collection, or its value is no type of it; ``details.path`` names it."""
+
+    type = "vectors.filter_invalid"
+
+
+class VectorTaskNotFound(RecordNotFound):
+    """No task has this id or number."""
+
+    type = "vectors.task_not_found"
+
+
+class VectorTaskAmbiguous(RecordAmbiguous):
+    """Several tasks are meant by this reference; ``details.matches`` lists some of them."""
+
+    type = "vectors.task_ambiguous"

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from nexus.memory.vectors.child import WorkerChild
 from nexus.memory.vectors.errors import VectorDimensionMismatch, VectorsTimedOut, VectorsUnavailable
-from nexus.memory.vectors.matrix import paths_of
+from nexus.memory.vectors.matrix import State, paths_of, peek
 from nexus.memory.vectors.messages import (
     MAX_CANDIDATES,
     MAX_LIMIT,
@@ -26,7 +27,7 @@ from nexus.memory.vectors.messages import (
     Synced,
     SyncMatrix,
 )
-from nexus.memory.vectors.store import COLLECTIONS
+from nexus.memory.vectors.reading_store import COLLECTIONS
 from nexus.memory.vectors.validation import dimension_of, embedding
 from nexus.tasks import BackgroundTasks
 
@@ -77,14 +78,24 @@ class VectorIndex:
     cancelled request, the next request has right results.
     """
 
-    def __init__(self, database: Path, *, idle_s: Callable[[], float] = lambda: IDLE_S, engine: str = "auto") -> None:
-        """Start nothing yet. The folder of the database is trusted. ``engine`` is ``auto``, ``numpy`` or ``python``."""
+    def __init__(
+        self,
+        database: Path,
+        *,
+        idle_s: Callable[[], float] = lambda: IDLE_S,
+        engine: Callable[[], str] = lambda: "auto",
+    ) -> None:
+        """Start nothing yet. The folder of the database is trusted.
+
+        ``engine`` gives ``auto``, ``numpy`` or ``python``; a process of another one is replaced by the next request.
+        """
         self._database = database.absolute()
         self._directory = vectors_directory(self._database)
         self._idle_s = idle_s
         self._engine = engine
         self._turn = asyncio.Lock()
         self._child: WorkerChild | None = None
+        self._child_engine = ""
         self._idle_timer: asyncio.TimerHandle | None = None
         self._tasks = BackgroundTasks("vector index", _log)
         self._closed = False
@@ -103,13 +114,15 @@ class VectorIndex:
         generation: int,
         candidates: Sequence[str] | None = None,
         *,
+        filters: Mapping[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Nearest:
         """The ``limit`` rows of a collection that are nearest to ``query`` by cosine.
 
         ``generation`` is that of the row of ``vector_collection`` which the caller has read: a matrix with another one
         is first brought up to the rows. The rows that are searched are of that generation or of a later one.
-        ``candidates`` are the ids to choose from, at most 100,000; unknown ones are passed over. ``limit`` is at most
+        ``candidates`` are the ids to choose from, at most 100,000; unknown ones are passed over. ``filters`` are what
+        the rows to choose from must have, as ``FindNearest`` says; the process looks for them. ``limit`` is at most
         1000.
 
         Raises:
@@ -131,7 +144,7 @@ class VectorIndex:
                 wanted, left_ms = generation, max(int(left * 1000), 0)
                 reply = await child.ask(
                     lambda number, wanted=wanted, left_ms=left_ms: FindNearest(  # type: ignore[misc]
-                        number, collection, project_id, wanted, data, limit, names, left_ms
+                        number, collection, project_id, wanted, data, limit, names, left_ms, dict(filters or {})
                     ),
                     left,
                 )
@@ -160,6 +173,15 @@ class VectorIndex:
             return await self._bring_up(
                 child, collection, project_id, None if ends_at is None else ends_at - loop.time()
             )
+
+    async def matrix(self, collection: str, project_id: str) -> State | None:
+        """Which rows the matrix of a collection has, by its header, read in a thread; None if it is missing."""
+        path, _ids = paths_of(self._directory, collection, project_id)
+        return await asyncio.to_thread(peek, path)
+
+    def next_engine(self) -> str:
+        """The name of the engine that a process would have which is started now."""
+        return "python" if self._engine() == "python" or importlib.util.find_spec("numpy") is None else "numpy"
 
     async def forget(self, project_id: str) -> None:
         """Remove the files of a project, in a thread; its rows are gone. Each new process does so, too."""
@@ -210,11 +232,12 @@ class VectorIndex:
     async def _running_child(self) -> WorkerChild:
         if self._closed:
             raise VectorsUnavailable("cannot search vectors: the daemon stops")
-        if self._child is not None and not self._child.usable:
+        engine = self._engine()
+        if self._child is not None and (not self._child.usable or engine != self._child_engine):
             self._end_child()
         if self._child is None:
             try:
-                self._child = WorkerChild(self._database, self._directory, self._engine)
+                self._child, self._child_engine = WorkerChild(self._database, self._directory, engine), engine
             except OSError as error:
                 raise VectorsUnavailable(
                     f"cannot search vectors: the process cannot be started: {error.strerror or error}"

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from nexus.memory.vectors.engines import Engine, Rows
 from nexus.memory.vectors.validation import MAX_DIMENSION, VALUE_BYTES
 
-__all__ = ["HEADER_BYTES", "Damaged", "Matrix", "State", "build", "open_matrix", "paths_of"]
+__all__ = ["HEADER_BYTES", "Damaged", "Matrix", "State", "build", "open_matrix", "paths_of", "peek"]
 
 HEADER_BYTES = 4096
 _MAGIC = b"NXVECTOR"
@@ -150,6 +150,14 @@ def paths_of(directory: Path, collection: str, project_id: str) -> tuple[Path, P
             raise ValueError(f"{name!r} cannot be the name of a file")
     path = directory / collection / f"{project_id}.f32"
     return path, path.with_suffix(".ids")
+
+
+def peek(path: Path) -> State | None:
+    """Which rows a matrix has, by its header alone; None if it is missing, or cannot be used as it is."""
+    try:
+        return _read_header(path)[0]
+    except (OSError, struct.error, Damaged):
+        return None
 
 
 def open_matrix(path: Path, beat: Callable[[], None]) -> Matrix:

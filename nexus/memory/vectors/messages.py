@@ -55,6 +55,8 @@ class FindNearest(msgspec.Struct, frozen=True, array_like=True, tag="nearest"):
     limit: int
     candidates: list[str] | None
     timeout_ms: int
+    filters: dict[str, str]
+    """``type``, ``file`` (the beginning of the path), ``language`` and ``task_id`` of the rows to choose from."""
 
 
 class Working(msgspec.Struct, frozen=True, array_like=True, tag="working"):

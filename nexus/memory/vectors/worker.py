@@ -16,11 +16,12 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from nexus_protocol.errors import NexusError
 
-from nexus.memory.vectors import store
+from nexus.memory.vectors import reading_store as store
 from nexus.memory.vectors.engine_choice import make_engine
 from nexus.memory.vectors.matrix import Damaged, Matrix, State, build, open_matrix, paths_of
 from nexus.memory.vectors.messages import (
@@ -117,6 +118,18 @@ class _Worker:
     def _forget(self, request: FindNearest | SyncMatrix) -> None:
         self._matrices.pop((request.collection, request.project_id), None)
 
+    def _beat(self, request: FindNearest | SyncMatrix) -> Callable[[], None]:
+        """What tells the daemon twice a second that the process works; it is called every few ms."""
+        self._beat_at = time.monotonic() + _BEAT_S
+
+        def beat() -> None:
+            if time.monotonic() < self._beat_at:
+                return
+            self._beat_at = time.monotonic() + _BEAT_S
+            self._send(Working(request.number))
+
+        return beat
+
     # Nearest
 
     def _nearest(self, request: FindNearest) -> Reply:
@@ -131,30 +144,34 @@ class _Worker:
         query = unit(values(request.query))
         if query is None:
             return Failed(request.number, "unavailable", "cannot search vectors: the query has no direction")
-        places = None
-        if request.candidates is not None:
-            known = matrix.places
-            places = sorted({known[name] for name in request.candidates if name in known})
+        beat = self._beat(request)
 
         def look() -> None:
             if time.monotonic() > ends_at or select.select([self._channel], [], [], 0)[0]:
                 raise _Abandoned
 
-        empty = not matrix.ids or places == []
-        hits = [] if empty else self._engine.nearest(matrix.rows, matrix.ids, query, request.limit, places, look)
+        places = None
+        known = matrix.places if request.filters or request.candidates is not None else {}
+        if request.candidates is not None:
+            places = {known[name] for name in request.candidates if name in known}
+        if request.filters:
+            assert self._reader is not None
+            found: set[int] = set()
+            for batch in store.matching(self._reader, *key, request.filters):
+                look()
+                beat()
+                found.update(known[name] for (name,) in batch if name in known)
+            places = found if places is None else places & found
+
+        empty = not matrix.ids or (places is not None and not places)
+        chosen = None if places is None else sorted(places)
+        hits = [] if empty else self._engine.nearest(matrix.rows, matrix.ids, query, request.limit, chosen, look)
         return Found(request.number, hits, self._engine.name)
 
     # Sync
 
     def _sync(self, request: SyncMatrix) -> Reply:
-        self._beat_at = time.monotonic() + _BEAT_S
-
-        def beat() -> None:
-            if time.monotonic() < self._beat_at:
-                return
-            self._beat_at = time.monotonic() + _BEAT_S
-            self._send(Working(request.number))
-
+        beat = self._beat(request)
         self._take_lock()
         if self._reader is None:
             self._reader = OutsideReader(self._database)

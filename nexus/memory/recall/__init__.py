@@ -1,0 +1,1 @@
+"""The search of memory: by text, by vectors, or by both together."""
