@@ -18,7 +18,8 @@ def letters(text: str) -> list[float]:
 
 
 def test_example_searches_by_vectors_and_by_both(daemon: DaemonProcess) -> None:
-    (example,) = re.findall(r"^```python\n(.*?def embed.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    (example,) = [each for each in blocks if "SearchVectors" in each]
     run = [sys.executable, "-c", example]
     empty = subprocess.run(run, env=daemon.environment, capture_output=True, text=True, timeout=60, check=False)
     assert (empty.stdout, empty.stderr) == ("by text alone: there are no embeddings\n", "")

@@ -251,7 +251,7 @@ def test_deleted_episode_is_gone_with_its_tags_and_its_vector(desk: Desk, shared
 def test_episodes_go_with_their_project(desk: Desk, shared: DaemonProcess) -> None:
     desk.call(CreateEpisode(FIX, "x", embedding=[1.0]))
     deleted = desk.call(DeleteProject(desk.project.name, cascade=True))
-    assert [record.kind for record in deleted.records] == ["episode"]
+    assert [record.kind for record in deleted.records] == ["episode", "vectors"]
     assert rows(shared, "SELECT 1 FROM episodes WHERE project_id = ?", desk.project.id) == []
 
 
