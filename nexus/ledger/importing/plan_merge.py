@@ -122,6 +122,8 @@ class _Merger:
     def __init__(self, base: Base, prefer: Prefer) -> None:
         self._base = base
         self._prefer = prefer
+        self._torn: set[tuple[Key, str]] = set()
+        """The fields that both sides of a conflict of git have changed: nothing was agreed on."""
         self.result = Merged({}, {}, {}, [], [], [], [])
 
     def _values(self, key: Key, version: int) -> Values | None:
@@ -143,29 +145,37 @@ class _Merger:
         if ours.record == theirs.record:
             return ours if ours.version >= theirs.version else theirs
         kind = key[0]
-        low = min(ours.version, theirs.version)
-        ancestor = (
-            values_of(kind, before.record)
-            if before is not None
-            else self._values(key, low - 1 if ours.version == theirs.version and low > 1 else low)
-        )
+        known = self._base.get(key, {}).get(theirs.version)
+        if theirs.version < ours.version and values_of(kind, theirs.record) == known:
+            return ours  # the other one is what it was before
+        ancestors = self._ancestors(key, ours, theirs) if before is None else [values_of(kind, before.record)]
         one, two = values_of(kind, ours.record), values_of(kind, theirs.record)
         there = None if present is None else values_of(kind, present)
         merged: Values = {}
         for name in FIELDS[kind]:
-            value, is_clash = _three(name, one[name], two[name], ancestor)
+            value, is_clash = _any_of(name, one[name], two[name], ancestors)
             if is_clash:
                 # The daemon keeps its own; the file keeps the other one, so that neither is lost.
                 kept, lost = one[name], two[name]
                 if there is not None and kept == there[name]:
                     kept, lost = lost, kept
                 value = kept
+                self._torn.add((key, name))
                 if there is None or lost != there[name]:
                     self.result.clashes.append(Clash(key, name, kept, None if there is None else there[name], lost))
             merged[name] = value
         record = _with(kind, ours.record, merged)
         # Another content than either version has.
         return Side(record, max(ours.version, theirs.version) + 1, ours.line)
+
+    def _ancestors(self, key: Key, ours: Side, theirs: Side) -> list[Values]:
+        """What both sides of a conflict may come from; git's own style of conflicts does not tell.
+
+        It is a version before that of either, of which this user's branch has passed through each.
+        """
+        low = min(ours.version, theirs.version)
+        versions = self._base.get(key, {})
+        return [versions[each] for each in versions if each < max([low, 2])]
 
     # A record
 
@@ -216,11 +226,12 @@ class _Merger:
         to_daemon: Values = {}
         to_file: list[str] = []
         for name in FIELDS[kind]:
-            value, is_clash = _three(name, of_file[name], there[name], base)
+            is_torn = (key, name) in self._torn
+            value, is_clash = _three(name, of_file[name], there[name], None if is_torn else base)
             if is_clash and self._prefer is None:
                 self.result.clashes.append(Clash(key, name, of_file[name], there[name]))
                 line[name] = of_file[name]
-                if base is not None and name in base:
+                if base is not None and name in base and not is_torn:
                     agreed[name] = base[name]
                 continue
             if is_clash:
@@ -267,6 +278,19 @@ def _three(name: str, one: Any, two: Any, base: Values | None) -> tuple[Any, boo
     if name in _SETS:
         return _union(one or [], two or [], base[name] or []), False
     return one, True
+
+
+def _any_of(name: str, one: Any, two: Any, ancestors: Sequence[Values]) -> tuple[Any, bool]:
+    """Like ``_three``, where each of several may be the base: only what is so with all of them is no clash."""
+    if one == two or not ancestors:
+        return one, one != two
+    found = [_three(name, one, two, base) for base in ancestors]
+    if all(each == found[0] for each in found):
+        return found[0]
+    if name not in _SETS:
+        return one, True
+    each_has = set.intersection(*(set(base.get(name) or ()) for base in ancestors))
+    return _union(one or [], two or [], [each for each in (*(one or ()), *(two or ())) if each in each_has]), False
 
 
 def _union(one: Sequence[Any], two: Sequence[Any], base: Sequence[Any]) -> list[Any]:
