@@ -81,9 +81,7 @@ def main() -> None:
     """The console script ``nexusd``."""
     gc.disable()  # until the Collector begins
     guard()
-    code = exit_despite_threads(run(sys.argv[1:]))
-    gc.freeze()  # the collection at interpreter exit would only take time
-    sys.exit(code)
+    sys.exit(exit_despite_threads(run(sys.argv[1:])))
 
 
 class _StoppedAtStart(BaseException):

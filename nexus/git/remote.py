@@ -53,15 +53,14 @@ NO_TRANSPORT = "none"
 URL_CHARACTERS = 4096
 """The longest URL that is used."""
 
+# Texts of two patterns, which are compiled when they are needed: the start of a daemon needs none of them.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_AUTHORITY = re.compile(
+_AUTHORITY = (
     r"(?:(?P<userinfo>[^/?#]*)@)?(?P<host>\[[0-9A-Fa-f:.%A-Za-z]*\]|[^/?#@:\[\]]*)(?::(?P<port>[0-9]{0,5}))?(?=[/?#]|$)"
 )
 _AUTHORITY_END = re.compile(r"[/?#\s'\"]")
 _SCHEME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-")
-_TOKEN_LIKE = re.compile(
-    r"(?:gh[a-z]|github|glpat|gl[a-z]+|ATATT|ATCTT|xox[a-z])[_-]|(?=.*[0-9])(?=.*[A-Za-z])[^@]{20,}$"
-)
+_TOKEN_LIKE = r"(?:gh[a-z]|github|glpat|gl[a-z]+|ATATT|ATCTT|xox[a-z])[_-]|(?=.*[0-9])(?=.*[A-Za-z])[^@]{20,}$"
 _ODD = re.compile(r"[%\\\s*]")
 """In a host, what git and the library that it uses for http may read differently."""
 _LOOPBACK = re.compile(r"127(?:\.\d{1,3}){3}|localhost|\[::1\]")
@@ -157,7 +156,7 @@ def parse_url(url: str) -> Remote:
         raise _bad_url(f"the transport {scheme[1]!r} is not allowed", _FORMS)
     if transport == "file":
         return Remote(url, "file", "", "", False)
-    authority = _AUTHORITY.match(url, scheme.end())
+    authority = re.compile(_AUTHORITY).match(url, scheme.end())
     if (
         authority is None
         or not authority["host"]
@@ -167,7 +166,7 @@ def parse_url(url: str) -> Remote:
         raise _bad_url("it names no host", _FORMS)
     user, colon, _ = (authority["userinfo"] or "").partition(":")
     host = authority["host"] + (f":{authority['port']}" if authority["port"] is not None else "")
-    secret = bool(colon) or (transport != "ssh" and bool(_TOKEN_LIKE.match(user)))
+    secret = bool(colon) or (transport != "ssh" and bool(re.match(_TOKEN_LIKE, user)))
     return Remote(url, transport, host, user, secret)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
-from nexus_protocol.command import hint_parts
+from nexus_protocol.command import field_types, hint_parts
 
 __all__ = [
     "NEXT_START",
@@ -140,7 +140,7 @@ def key(path: str) -> Meta:
 @functools.cache
 def keys_of(command: type[Any]) -> dict[str, tuple[str, ...]]:
     """The fields of a Create command that have a key in ``nexus.toml``, with the path of the key."""
-    hints = get_type_hints(command, include_extras=True)
+    hints = field_types(command)
     return {
         name: tuple(part.extra["key"].split("."))
         for name in command.__struct_fields__
@@ -152,7 +152,7 @@ def keys_of(command: type[Any]) -> dict[str, tuple[str, ...]]:
 @functools.cache
 def metadata_fields(command: type[Any]) -> tuple[str, ...]:
     """The fields of a command that are ``Metadata``."""
-    hints = get_type_hints(command, include_extras=True)
+    hints = field_types(command)
     return tuple(
         name
         for name in command.__struct_fields__
@@ -163,7 +163,7 @@ def metadata_fields(command: type[Any]) -> tuple[str, ...]:
 @functools.cache
 def fields_of_next_start(command: type[Any]) -> frozenset[str]:
     """The fields of a Create or Update command that are marked with ``NEXT_START``."""
-    hints = get_type_hints(command, include_extras=True)
+    hints = field_types(command)
     return frozenset(
         name for name in command.__struct_fields__ if any(part is NEXT_START for part in hint_parts(hints[name]))
     )

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar, Union
 
 import msgspec
 from nexus_protocol import Record
-from nexus_protocol.command import unrecorded_fields
+from nexus_protocol.command import field_types, unrecorded_fields
 
 from nexus.hints import command_line
 from nexus.journal.operation import Operation
@@ -113,8 +113,9 @@ def columns_of(
 
 
 @functools.cache
-def _hints_of(record: type[Any]) -> dict[str, Any]:
-    return get_type_hints(record)
+def _hints_of(record: Any) -> dict[str, Any]:
+    # Of types that are evaluated already it only takes the metadata away.
+    return get_type_hints(type(record.__name__, (), {"__annotations__": field_types(record)}))
 
 
 def _encode_text_or_list(value: str | list[str]) -> str:

@@ -14,7 +14,7 @@ __all__ = ["to_replay"]
 _NEWLINE_OR_ESCAPE = re.compile(rb"\n|(?=\x1b)")
 _CONTINUATION = re.compile(rb"[\x80-\xbf]{0,3}")
 _STRING_END = rb"[^\x07\x1b]*(?:\x07|\x1b\\)"
-_UNWANTED = re.compile(
+_UNWANTED = (  # compiled when it is first used, which takes long
     rb"\x1b\["
     rb"(?:[0-?]*c"  # DA: which terminal is this?
     rb"|[0-?]*n"  # DSR: where is the cursor?
@@ -57,7 +57,7 @@ def to_replay(parts: Iterable[tuple[int, bytes]], *, is_cut: bool, terminal: boo
             data = data[_first_whole(data, terminal) :]
         begun.add(stream)
         if terminal:
-            data = _UNWANTED.sub(lambda match: match["kept"] or b"", data)
+            data = re.compile(_UNWANTED).sub(lambda match: match["kept"] or b"", data)
         if data:
             found.append((stream, data))
     return found

@@ -10,12 +10,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgpack
 import msgspec
 
-from nexus_protocol.command import Command, CommandInfo, Empty, hint_parts, tolerant
+from nexus_protocol.command import Command, CommandInfo, Empty, field_types, hint_parts, tolerant
 from nexus_protocol.errors import BadFrame, InvalidArgument
 from nexus_protocol.frame import CONTEXT_BYTES
 
@@ -109,11 +109,11 @@ def context_decoder(info: CommandInfo) -> Callable[[bytes, int], tuple[RequestCo
     # One pass over both maps, as the elements of an array: two separate decodings would cost time and memory.
     decode = msgspec.msgpack.Decoder(tuple[RequestContext, info.request]).decode  # type: ignore[name-defined]
     hints, free = _hints(info)
-    of_context = get_type_hints(RequestContext, include_extras=True)
+    of_context = field_types(RequestContext)
     all_hints = hints | {f"context.{name}": hint for name, hint in of_context.items()}
-    of_root = get_type_hints(ProjectRoot, include_extras=True)
+    of_root = field_types(ProjectRoot)
     all_hints |= {f"context.project.{name}": hint for name, hint in of_root.items()}
-    of_lease = get_type_hints(HeldLease, include_extras=True)
+    of_lease = field_types(HeldLease)
     all_hints |= {f"context.lease.{name}": hint for name, hint in of_lease.items()}
 
     def decode_both(payload: bytes, limit: int) -> tuple[RequestContext, Command[Any]]:
@@ -152,7 +152,7 @@ def _check_sizes(name: str, data: bytes, limit: int) -> None:
 
 def _hints(info: CommandInfo) -> tuple[dict[str, Any], list[str]]:
     """The type hints of a command's fields, and the names of those that are free-form."""
-    hints = get_type_hints(info.request, include_extras=True)
+    hints = field_types(info.request)
     return hints, [name for name, hint in hints.items() if _is_free_form(hint)]
 
 

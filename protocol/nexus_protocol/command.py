@@ -50,6 +50,7 @@ __all__ = [
     "WireEnum",
     "command",
     "declared_commands",
+    "field_types",
     "hint_parts",
     "secret_fields",
     "tolerant",
@@ -117,6 +118,16 @@ def unrecorded_fields(type_: type[msgspec.Struct]) -> frozenset[str]:
     return _marked_fields(type_, "secret") | _marked_fields(type_, "unrecorded")
 
 
+def field_types(type_: Any) -> dict[str, Any]:
+    """The types of a command's or record's fields, with their metadata: evaluated once, which takes long."""
+    return _field_types(type_)
+
+
+@functools.cache
+def _field_types(type_: Any) -> dict[str, Any]:
+    return get_type_hints(type_, include_extras=True)
+
+
 @functools.cache
 def _marked_fields(type_: type[msgspec.Struct], mark: str) -> frozenset[str]:
     return frozenset(name for name, marks in _marks(type_) if mark in marks)
@@ -125,7 +136,7 @@ def _marked_fields(type_: type[msgspec.Struct], mark: str) -> frozenset[str]:
 @functools.cache
 def _marks(type_: type[msgspec.Struct]) -> list[tuple[str, set[str]]]:
     """The marks of each field that has any. Those of all kinds are found at once: evaluating the types takes long."""
-    hints = get_type_hints(type_, include_extras=True)
+    hints = field_types(type_)
     found = []
     for name in type_.__struct_fields__:
         extras = (part.extra for part in hint_parts(hints[name]) if isinstance(part, msgspec.Meta) and part.extra)

@@ -99,6 +99,7 @@ def test_readme_project_file_is_valid(tmp_path: Path) -> None:
         "groups": set(),
         "schedules": {"backup"},
         "nodes": set(),
+        "settings": set(),
     }
 
 
