@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from nexus.capability import Context, handles
+from nexus.capability import Context, encode_each, handles
 from nexus.memory.manager import MemoryManager
 from nexus.memory.recall.commands import SearchMemory
 from nexus.memory.recall.errors import MemorySearchTimedOut
@@ -79,7 +79,7 @@ async def search_memory(ctx: Context, command: SearchMemory) -> MemoryResult:
             by_vector |= {(collection, id_): (rank, cosine) for rank, (id_, cosine) in enumerate(found.hits, 1)}
     ranks = _fused(by_text, by_vector)
     shown = await remembered(ctx, [key for key, _ranks in ranks[: command.limit]])
-    hits = [
+    hits = (
         MemoryHit(
             score=round(each.score, 6),
             text_rank=each.text,
@@ -89,9 +89,9 @@ async def search_memory(ctx: Context, command: SearchMemory) -> MemoryResult:
         )
         for key, each in ranks[: command.limit]
         if key in shown
-    ]
+    )
     return MemoryResult(
-        hits=hits,
+        hits=await encode_each(hits),
         more=len(ranks) > command.limit,
         by_text=words is not None,
         by_vectors=compared,

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import msgspec
 
-from nexus.capability import Context, handles
+from nexus.capability import Context, encode_each, handles
 from nexus.journal.operation import Operation
 from nexus.journal.rows import Subject, record
 from nexus.memory.manager import MemoryManager
@@ -145,12 +145,12 @@ async def search_vectors(ctx: Context, command: SearchVectors) -> VectorResult:
     if found is None:
         return VectorResult([])
     shown = await remembered(ctx, [(command.collection, id_) for id_, _score in found.hits])
-    hits = [
+    hits = (
         VectorHit(score=score, **msgspec.structs.asdict(each))
         for id_, score in found.hits
         if (each := shown.get((command.collection, id_))) is not None
-    ]
-    return VectorResult(hits, found.engine)
+    )
+    return VectorResult(await encode_each(hits), found.engine)
 
 
 async def _filters(ctx: Context, scope: Scope, command: SearchVectors) -> dict[str, str]:

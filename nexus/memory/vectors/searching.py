@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 from collections.abc import Mapping, Sequence
 
 from nexus.capability import Context
@@ -13,10 +11,13 @@ from nexus.memory.vectors.encoding import to_bytes
 from nexus.memory.vectors.index import Nearest, VectorIndex
 from nexus.memory.vectors.states import Collection
 from nexus.memory.vectors.store import VALUE_BYTES, collection_row, mismatch
+from nexus.store import Reader
 
 __all__ = ["nearest", "remembered"]
 
-_SHOWN_AT_ONCE = 100
+_SHOWN_AT_ONCE = 50
+"""So many are read in the event loop; more in a thread, for each row is on several pages, as its embedding is."""
+_SHOWN_S = 10.0
 
 
 async def nearest(
@@ -46,14 +47,17 @@ async def nearest(
 
 
 async def remembered(ctx: Context, keys: Sequence[tuple[Collection, str]]) -> dict[tuple[Collection, str], Remembered]:
-    """What is shown of records; those that were deleted meanwhile are left out. Others are answered in between."""
-    found: dict[tuple[Collection, str], Remembered] = {}
-    for collection in Collection:
-        ids = [id_ for each, id_ in keys if each is collection]
-        for at in range(0, len(ids), _SHOWN_AT_ONCE):
-            some = await ctx.store.fetch(
-                functools.partial(shown, collection=collection, ids=ids[at : at + _SHOWN_AT_ONCE])
-            )
-            found |= {(collection, id_): each for id_, each in some.items()}
-            await asyncio.sleep(0)
-    return found
+    """What is shown of records; those that were deleted meanwhile are left out."""
+
+    def read(reader: Reader) -> dict[tuple[Collection, str], Remembered]:
+        found: dict[tuple[Collection, str], Remembered] = {}
+        for collection in Collection:
+            ids = [id_ for each, id_ in keys if each is collection]
+            for at in range(0, len(ids), _SHOWN_AT_ONCE):
+                some = shown(reader, collection, ids[at : at + _SHOWN_AT_ONCE])
+                found |= {(collection, id_): each for id_, each in some.items()}
+        return found
+
+    if len(keys) <= _SHOWN_AT_ONCE:
+        return await ctx.store.fetch(read)
+    return await ctx.store.scan(read, limit_s=_SHOWN_S)

@@ -54,7 +54,7 @@ class CollectionRow(NamedTuple):
 
 
 def write(tx: Transaction, project_id: str, collection: str, record_id: str, embedding: bytes | None) -> None:
-    """Note that a record is to have this embedding, or none. It is called before the column is written.
+    """Note that a record is to have this embedding, or none. It is called before or after the column is written.
 
     The first embedding of a collection fixes the dimension of the others.
 
@@ -81,7 +81,7 @@ def write(tx: Transaction, project_id: str, collection: str, record_id: str, emb
             (project_id, collection, given, tx.now),
         )
         row = (given, 0)
-    elif given != row[0] and _has_embeddings(tx, project_id, collection, besides=record_id):
+    elif given != row[0] and _has_others(tx, project_id, collection, record_id, len(embedding)):
         raise mismatch("cannot use the vector", "it", given, row[0])
     _note(tx, project_id, collection, given, row[1], (record_id,))
 
@@ -189,10 +189,19 @@ def _row(reader: Reader, project_id: str, collection: str) -> tuple[int, int] | 
     return None if row is None else (row[0], row[1])
 
 
-def _has_embeddings(reader: Reader, project_id: str, collection: str, *, besides: str = "") -> bool:
+def _has_embeddings(reader: Reader, project_id: str, collection: str) -> bool:
     found = reader.one(
-        f"SELECT 1 FROM {_TABLES[collection]} WHERE project_id = ? AND embedding IS NOT NULL AND id <> ? LIMIT 1",
-        (project_id, besides),
+        f"SELECT 1 FROM {_TABLES[collection]} WHERE project_id = ? AND embedding IS NOT NULL LIMIT 1", (project_id,)
+    )
+    return found is not None
+
+
+def _has_others(reader: Reader, project_id: str, collection: str, besides: str, size: int) -> bool:
+    """Whether another record has an embedding of another size: columns may be written before they are noted."""
+    found = reader.one(
+        f"SELECT 1 FROM {_TABLES[collection]} WHERE project_id = ? AND embedding IS NOT NULL AND id <> ? "
+        "AND length(embedding) <> ? LIMIT 1",
+        (project_id, besides, size),
     )
     return found is not None
 
