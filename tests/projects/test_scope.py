@@ -65,6 +65,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "UpdateSubFeature": {"name": "gone"},
     "UpdateRequirement": {"source": "gone"},
     "UpdateSession": {"title": "gone"},
+    "UpdateCheckpoint": {"reason": "gone"},
     "LinkRequirement": {"features": ["gone"]},
     "UnlinkRequirement": {"features": ["gone"]},
     "CreateTaskGraph": {"tasks": [GraphTask(ref="a", name="gone")]},

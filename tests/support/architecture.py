@@ -114,7 +114,8 @@ _KINDS: dict[str, set[str]] = {
     | _CONTRACT_PARTS
     | _OWN_CONTRACT
     | {"nexus.cli.app", "nexus.cli.apply", "nexus.cli.records", "nexus.graph", "{own}.cli", "{own}.validation"},
-    "part": _BASE | _SHARED | _WORLD | {"{own}", "nexus.envfile"},
+    # What helps to go on with a task is told to the ledger.
+    "part": _BASE | _SHARED | _WORLD | {"{own}", "nexus.envfile", "nexus.ledger.recovery"},
     "cli": _BASE
     | _CONTRACT_PARTS
     | _OWN_CONTRACT

@@ -25,6 +25,8 @@ from nexus.records.table import Table
 from nexus.store import Reader, Transaction
 
 __all__ = [
+    "COMMENT_ROWS",
+    "NOTE_ROWS",
     "TASKS",
     "add_comment",
     "add_note",
@@ -65,8 +67,8 @@ TASKS = Table(
     computed=("notes", "comments", "lease"),
     searchable=True,
 )  # fmt: skip
-_NOTE_ROWS = Rows("task_note", ("id", "task_id", "kind", "text", "at", "agent_id", "actor"), kind="task")
-_COMMENT_ROWS = Rows("task_comment", ("id", "task_id", "text", "at", "agent_id", "actor"), kind="task")
+NOTE_ROWS = Rows("task_note", ("id", "task_id", "kind", "text", "at", "agent_id", "actor"), kind="task")
+COMMENT_ROWS = Rows("task_comment", ("id", "task_id", "text", "at", "agent_id", "actor"), kind="task")
 
 _SHOWN = 200
 _FROM_READY = TASKS.select.replace(" FROM tasks", " FROM ready_tasks AS tasks")
@@ -214,9 +216,9 @@ def add_note(tx: Transaction, operation: Operation, task: Task, *, kind: str, te
         "agent_id": agent_id,
         "actor": operation.caller.actor,
     }
-    after = _NOTE_ROWS.insert(tx, row)
+    after = NOTE_ROWS.insert(tx, row)
     detail = {"note_kind": kind, "note_id": id_}
-    _NOTE_ROWS.record(tx, operation, subject_of(task), id_, None, after, [("task.noted", detail)])
+    NOTE_ROWS.record(tx, operation, subject_of(task), id_, None, after, [("task.noted", detail)])
 
 
 def add_comment(tx: Transaction, operation: Operation, task: Task, *, text: str, agent_id: str | None) -> None:
@@ -230,8 +232,8 @@ def add_comment(tx: Transaction, operation: Operation, task: Task, *, text: str,
         "agent_id": agent_id,
         "actor": operation.caller.actor,
     }
-    after = _COMMENT_ROWS.insert(tx, row)
-    _COMMENT_ROWS.record(tx, operation, subject_of(task), id_, None, after, [("task.commented", {"comment_id": id_})])
+    after = COMMENT_ROWS.insert(tx, row)
+    COMMENT_ROWS.record(tx, operation, subject_of(task), id_, None, after, [("task.commented", {"comment_id": id_})])
 
 
 def _next_at(tx: Transaction, table: str, task_id: str) -> int:
@@ -277,7 +279,7 @@ def _delete(tx: Transaction, operation: Operation, task: Task) -> None:
             "reason_code": TaskReason.GIVEN,
         }
         TASKS.update(tx, operation, waiting, changes)
-    for rows in (_NOTE_ROWS, _COMMENT_ROWS):
+    for rows in (NOTE_ROWS, COMMENT_ROWS):
         for (key,) in tx.all(f"SELECT id FROM {rows.name} WHERE task_id = ?", (task.id,)):
             rows.record(tx, operation, subject_of(task), key, rows.delete(tx, key), None)
     dependencies.forget(tx, task.id)
