@@ -80,7 +80,7 @@ CAPABILITIES: tuple[Capability, ...] = (
         (Noun("search", "Search messages, jobs, features, tasks and the rest."),),
         manager=True,
     ),
-    Capability("projects", (Noun("project", "Manage projects.", ("projects",)),)),
+    Capability("projects", (Noun("project", "Manage projects.", ("projects",)),), manifest=True),
     Capability(
         "ledger",
         (

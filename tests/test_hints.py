@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import io
 import re
 import shlex
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import click
 import pytest
-from support.architecture import Source, read_sources
+from support.architecture import Source, nodes_of, read_sources
 
 from nexus.cli.main import _SUGGESTIONS, _hoist_global_options, cli
 from nexus.daemon import main as nexusd
@@ -67,20 +68,32 @@ class Text(NamedTuple):
 # Reading the source
 
 
-def _documentation(tree: ast.AST) -> set[int]:
-    return {
-        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    }
+class Read(NamedTuple):
+    """What the tests look at in a module, or in all."""
+
+    texts: list[Text]
+    """Every string but its documentation, and of that the lines that begin with a command, which click prints."""
+    called: list[Line]
+    """The command lines that are calls of ``command_line``."""
+    hints: list[str]
+    """Where the hint of an error is changed by other means than ``joined``."""
 
 
-def texts(source: Source) -> Iterator[Text]:
-    """Every string of a module but its documentation; a call of ``command_line`` in an f-string is left out."""
-    tree = ast.parse(source.text)
-    skipped = _documentation(tree)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
-            skipped |= {id(part) for part in node.values}
-    for node in ast.walk(tree):
+@functools.cache
+def read() -> Read:
+    """All of the source. Not read at import: each worker of a run imports this module."""
+    parts = [read_module(source) for source in SOURCES.values()]
+    return Read(*([each for part in parts for each in part[at]] for at in range(3)))  # type: ignore[arg-type]
+
+
+def read_module(source: Source) -> Read:
+    """One module; a call of ``command_line`` in an f-string is left out of its text."""
+    nodes = nodes_of(ast.parse(source.text))
+    skipped = {id(node.value) for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)}
+    skipped |= {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    found = Read([], [], [])
+    examples: list[Text] = []
+    for node in nodes:
         where = f"{source.module}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.JoinedStr):
             parts = [
@@ -91,9 +104,31 @@ def texts(source: Source) -> Iterator[Text]:
                 else _INSERTED
                 for part in node.values
             ]
-            yield Text(where, "".join(parts))
+            found.texts.append(Text(where, "".join(parts)))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
-            yield Text(where, node.value)
+            found.texts.append(Text(where, node.value))
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            for line in (ast.get_docstring(node) or "").splitlines():
+                if line.strip().startswith(tuple(f"{program} " for program in OURS)):
+                    examples.append(Text(where, line.strip()))
+        elif isinstance(node, ast.Call):
+            found.called.extend(_called(node, where))
+        elif isinstance(node, ast.Assign) and any(map(_is_hint_of_another, node.targets)) and not _joins(node.value):
+            found.hints.append(where)
+    found.texts.extend(examples)
+    return found
+
+
+def _joins(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and getattr(node.func, "id", "") == "joined"
+
+
+def _is_hint_of_another(target: ast.expr) -> bool:
+    return (
+        isinstance(target, ast.Attribute)
+        and target.attr == "hint"
+        and not (isinstance(target.value, ast.Name) and target.value.id == "self")
+    )
 
 
 def _inner(node: ast.expr) -> ast.expr:
@@ -108,34 +143,13 @@ def _is_command(node: ast.AST) -> bool:
     )
 
 
-def examples(source: Source) -> Iterator[Text]:
-    """The lines of documentation that begin with a command: click prints them as examples."""
-    tree = ast.parse(source.text)
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            for line in (ast.get_docstring(node) or "").splitlines():
-                if line.strip().startswith(tuple(f"{program} " for program in OURS)):
-                    yield Text(f"{source.module}:{node.lineno}", line.strip())
-
-
-def called(source: Source) -> Iterator[Line]:
-    """The command lines that are calls of ``command_line``."""
-    for node in ast.walk(ast.parse(source.text)):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id == "command_line"
-            and node.args
-        ):
-            words = [
-                str(word.value)
-                if isinstance(word, ast.Constant)
-                else "*"
-                if isinstance(word, ast.Starred)
-                else _INSERTED
-                for word in node.args
-            ]
-            yield Line(f"{source.module}:{node.lineno}", tuple(words))
+def _called(node: ast.Call, where: str) -> Iterator[Line]:
+    if isinstance(node.func, ast.Name) and node.func.id == "command_line" and node.args:
+        words = [
+            str(word.value) if isinstance(word, ast.Constant) else "*" if isinstance(word, ast.Starred) else _INSERTED
+            for word in node.args
+        ]
+        yield Line(where, tuple(words))
 
 
 def written(text: Text) -> Iterator[str]:
@@ -147,11 +161,14 @@ def written(text: Text) -> Iterator[str]:
         yield line.rstrip()
 
 
-ALL_TEXTS = [text for source in SOURCES.values() for text in (*texts(source), *examples(source))]
-WRITTEN = [
-    Line(text.where, tuple(shlex.split(line))) for text in ALL_TEXTS for line in written(text) if "\0" not in line
-]
-CALLED = [line for source in SOURCES.values() for line in called(source)]
+def lines_in_texts() -> list[Line]:
+    """The command lines that are written out."""
+    return [
+        Line(text.where, tuple(shlex.split(line)))
+        for text in read().texts
+        for line in written(text)
+        if "\0" not in line
+    ]
 
 
 # Parsing them
@@ -212,17 +229,16 @@ def _parse(words: list[str]) -> None:
         group = found
 
 
-OUR_LINES = sorted({line for line in (*WRITTEN, *CALLED) if line.words[0] in OURS and "*" not in line.words})
-
-
-def test_the_source_has_hints() -> None:
-    assert len(OUR_LINES) > 60
-    assert len(CALLED) > 40
-
-
-@pytest.mark.parametrize("line", OUR_LINES, ids=lambda line: f"{line.where} {' '.join(line.words)}".replace("\0", "…"))
-def test_command_line_of_a_hint_is_one_that_the_program_accepts(line: Line) -> None:
-    assert problem(line.words) is None
+def test_every_command_line_of_a_hint_is_one_that_the_program_accepts() -> None:
+    lines = {line for line in (*lines_in_texts(), *read().called) if line.words[0] in OURS and "*" not in line.words}
+    refused = [
+        (line.where, " ".join(line.words).replace("\0", "…"), said)
+        for line in sorted(lines)
+        if (said := problem(line.words)) is not None
+    ]
+    assert refused == []
+    assert len(lines) > 60
+    assert len(read().called) > 40
 
 
 @pytest.mark.parametrize(
@@ -248,7 +264,7 @@ def test_command_line_that_cannot_work_is_found(line: str, said: str) -> None:
 def test_nothing_is_inserted_into_a_command_line_without_quoting() -> None:
     unquoted = [
         (text.where, line.replace(_INSERTED, "…"))
-        for text in ALL_TEXTS
+        for text in read().texts
         for line in written(text)
         if _INSERTED in line or re.search(r"\{\w+\}", line)
     ]
@@ -263,7 +279,7 @@ def test_command_line_stands_where_a_reader_can_copy_it() -> None:
     """At the beginning of a line or after a colon, to the end of the line: never amid a sentence."""
     amid = re.compile(rf"\b(?:{'|'.join(OURS)}) (?:{'|'.join(sorted(_verbs()))}|--?\w)")
     wrong = []
-    for text in ALL_TEXTS:
+    for text in read().texts:
         starts = {found.start("program") for found in _COMMAND.finditer(text.value)}
         wrong += [(text.where, text.value) for found in amid.finditer(text.value) if found.start() not in starts]
     assert wrong == []
@@ -329,7 +345,7 @@ def test_joined_hints_are_on_lines_of_their_own(hints: tuple[str | None, ...], o
 def test_nothing_is_added_to_the_end_of_a_command_line() -> None:
     added = [
         (text.where, text.value.replace(_QUOTED, "…"))
-        for text in ALL_TEXTS
+        for text in read().texts
         if re.search(rf"{_QUOTED}(?!\n|; |'|\Z)", text.value)
         or re.search(rf"(?<!: )(?<!\n)(?<!; )(?<!'){_QUOTED}", text.value.replace("\0", "")[1:])
     ]
@@ -340,13 +356,15 @@ def test_every_command_line_is_one_that_a_shell_runs_as_it_stands() -> None:
     unfinished = re.compile(r"[…()<>|&,]|\.$|\s$")
     wrong = [
         line
-        for text in ALL_TEXTS
+        for text in read().texts
         for line in written(text)
         if _INSERTED not in line and any(unfinished.search(word) for word in re.sub(r"'[^']*'", "quoted", line).split())
     ]
     followed = re.compile(rf"(?:{'|'.join(OURS)}) [^\n;]*; (?!{'|'.join((*OURS, *OTHERS))}|{_QUOTED})")
     assert wrong == []
-    assert [(text.where, text.value) for text in ALL_TEXTS if written_any(text) and followed.search(text.value)] == []
+    assert [
+        (text.where, text.value) for text in read().texts if written_any(text) and followed.search(text.value)
+    ] == []
 
 
 def written_any(text: Text) -> bool:
@@ -356,18 +374,7 @@ def written_any(text: Text) -> bool:
 
 def test_hints_are_joined_by_the_function_for_it() -> None:
     """Code that changes the hint of an error uses ``joined``."""
-    others = []
-    for source in SOURCES.values():
-        for node in ast.walk(ast.parse(source.text)):
-            if isinstance(node, ast.Assign) and any(
-                isinstance(target, ast.Attribute)
-                and target.attr == "hint"
-                and not (isinstance(target.value, ast.Name) and target.value.id == "self")
-                for target in node.targets
-            ):
-                good = isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "joined"
-                others += [] if good else [f"{source.module}:{node.lineno}"]
-    assert others == []
+    assert read().hints == []
 
 
 # The documentation

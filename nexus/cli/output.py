@@ -112,6 +112,14 @@ def output_options(fn: F) -> F:
     )(fn)
 
 
+class HasNames(Protocol):
+    """A record with the names of those whose ids it has."""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The names by id."""
+
+
 class Printer:
     """Prints records in the chosen format."""
 
@@ -351,6 +359,11 @@ def handle(record: Named) -> str:
     """How people and programs call a record in its project: by its number, else by its name."""
     number: int | None = getattr(record, "number", None)
     return record.name if number is None else str(number)
+
+
+def called(record: HasNames, id_: str | None) -> str | None:
+    """What people call a record whose id another one has: the name that the daemon gives with it, else the id."""
+    return None if id_ is None else record.names.get(id_, id_)
 
 
 def reference(record: Named) -> str:

@@ -269,7 +269,9 @@ def _use(
     source = message.source_id if of == NATIVE else f"{of}:{message.source_id}"
     if tokens != message.tokens:
         source += f":{message.tokens}"
-    used(tx, operation, Usage(source, conversation.project_id, conversation.id, tokens, at, message.model))
+    used(
+        tx, operation, Usage(source, conversation.project_id, conversation.id, tokens, at, message.model, imported=True)
+    )
 
 
 def _not_redacted(conversation: Conversation) -> ConversationRedacted:

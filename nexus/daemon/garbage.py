@@ -1,5 +1,7 @@
 """When the garbage collector of Python runs, which stops the event loop meanwhile.
 
+Not at all during the start, when nearly all that is made stays for life.
+
 A full collection takes some 0.3 ms for each 1,000 objects that live long, and finds little: only objects in cycles that
 were forgotten after they had lived for long. It is made once an hour, or after much work, instead of whenever the
 number of objects has grown by a quarter.
@@ -25,9 +27,9 @@ class Collector:
     """Makes the full collections, from the moment that it is made."""
 
     def __init__(self) -> None:
-        gc.collect()
         gc.freeze()  # what was made so far stays for life
         gc.set_threshold(_YOUNG, _MIDDLE, _NEVER)
+        gc.enable()
         self._last = time.monotonic()
 
     def tick(self, *, idle: bool) -> None:

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import os
 import resource
@@ -78,8 +79,11 @@ _EX_CONFIG = 78
 
 def main() -> None:
     """The console script ``nexusd``."""
+    gc.disable()  # until the Collector begins
     guard()
-    sys.exit(exit_despite_threads(run(sys.argv[1:])))
+    code = exit_despite_threads(run(sys.argv[1:]))
+    gc.freeze()  # the collection at interpreter exit would only take time
+    sys.exit(code)
 
 
 class _StoppedAtStart(BaseException):

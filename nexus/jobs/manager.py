@@ -89,7 +89,7 @@ class JobManager:
         context.sweeper.register(JOB_OWNER, self._known)
         context.nodes.register_user(store.runs_on, self.wake)
         context.leases.register_carrier(self)
-        context.leases.register_jobs(store.is_open)
+        context.leases.register_jobs(store.end_of)
         context.environments.register_borrower(
             lambda reader, kind: store.borrowed_services(reader) if kind == "service" else set()
         )
@@ -188,6 +188,7 @@ class JobManager:
         for job_id in job_ids:
             for call in list(self._waits.pop(job_id, ())):
                 call(job_id)
+            self._context.leases.job_ended(job_id)
             if self._store.read(lambda reader, id_=job_id: store.dependents(reader, id_, 1)):  # type: ignore[misc]
                 self._settle([job_id])
 

@@ -33,6 +33,7 @@ from nexus.records.table import Table, next_number
 from nexus.store import Reader, Transaction
 
 __all__ = [
+    "end_of",
     "ALIVE",
     "DEFAULT_GROUP",
     "GROUPS",
@@ -55,7 +56,6 @@ __all__ = [
     "group_of",
     "insert_after",
     "is_paused",
-    "is_open",
     "last_place",
     "new_places",
     "next_due",
@@ -451,9 +451,16 @@ def open_jobs(reader: Reader, group: str | None, project_id: str | None, limit: 
     return [row[0] for row in rows]
 
 
-def is_open(reader: Reader, job_id: str) -> bool:
-    """Whether there is a job with this id that has not ended."""
-    return reader.one("SELECT 1 FROM jobs WHERE id = ? AND completed_at IS NULL", (job_id,)) is not None
+def end_of(reader: Reader, job_id: str) -> str | None:
+    """How the job with this id has ended, in words; None: it has not."""
+    job = JOBS.by_id(reader, job_id)
+    if job is None:
+        return "its job was deleted"
+    if job.completed_at is None:
+        return None
+    exit_ = "" if job.exit_code is None else f" with exit code {job.exit_code}"
+    why = "" if job.reason is None or job.exit_code is not None else f": {job.reason}"
+    return f"job {job.number} has ended{exit_} ({job.status.value}){why}"
 
 
 def carried_leases(reader: Reader) -> set[str]:

@@ -15,7 +15,7 @@ from nexus_protocol.errors import InvalidArgument
 
 from nexus.caller import Caller
 from nexus.records.errors import ProjectNotFound
-from nexus.records.leases import check_lease
+from nexus.records.leases import accepted, check_lease
 from nexus.records.scope import scope_of
 from nexus.store import Reader, Transaction
 
@@ -132,7 +132,8 @@ class Operation:
                 None if self.lease is None else self.lease.epoch,
             ),
         )
-        if inserted and self.lease is not None and self.needs_lease:
+        is_under_lease = inserted and self.lease is not None and self.needs_lease
+        if is_under_lease and self.lease is not None:
             check_lease(tx, self.lease)
         if inserted and self.key is not None:
             tx.execute(
@@ -143,6 +144,8 @@ class Operation:
         # Also where the row is there: an earlier write whose outcome was unknown may have been kept.
         tx.on_commit(self._note_written)
         tx.operation = self.id
+        if is_under_lease and self.lease is not None:
+            accepted(tx, self, self.lease)
         return self.id
 
     def _note_written(self) -> None:

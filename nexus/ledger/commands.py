@@ -26,6 +26,7 @@ from nexus.ledger.features.commands import (
     UpdateFeature,
     UpdateSubFeature,
 )
+from nexus.ledger.files.commands import ReadPlan, WritePlan
 from nexus.ledger.leases.commands import (
     GetLease,
     LeaseReference,
@@ -141,6 +142,7 @@ __all__ = [
     "PauseAgent",
     "PauseSession",
     "QueueTask",
+    "ReadPlan",
     "RecordMetric",
     "RejectTask",
     "ReleaseLease",
@@ -166,4 +168,5 @@ __all__ = [
     "UpdateSubFeature",
     "UpdateTask",
     "ValidateRequirement",
+    "WritePlan",
 ]

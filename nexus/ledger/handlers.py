@@ -27,6 +27,7 @@ from nexus.ledger.features.handlers import (
     update_feature,
     update_sub_feature,
 )
+from nexus.ledger.files.handlers import read_plan, write_plan
 from nexus.ledger.leases.handlers import get_lease, list_leases, release_lease, renew_lease, revoke_lease
 from nexus.ledger.metrics.handlers import list_metrics, record_metric, sum_metrics
 from nexus.ledger.pages.handlers import get_agent_pool, get_board, get_execution, get_project_overview, get_task_graph
@@ -128,6 +129,7 @@ __all__ = [
     "pause_agent",
     "pause_session",
     "queue_task",
+    "read_plan",
     "record_metric",
     "reject_task",
     "release_lease",
@@ -152,4 +154,5 @@ __all__ = [
     "update_sub_feature",
     "update_task",
     "validate_requirement",
+    "write_plan",
 ]

@@ -217,6 +217,20 @@ def _make_move(command: type[Any], done: str) -> click.Command:
 completers["project"] = _complete
 
 
+def _files() -> ModuleType:
+    """The files of plans."""
+    from nexus.cli import plan_files
+
+    return plan_files
+
+
+def _sync() -> ModuleType:
+    """The files that are kept in a repository."""
+    from nexus.cli import plan_sync
+
+    return plan_sync
+
+
 def _pages() -> ModuleType:
     """The pages, which other verbs of projects do not need."""
     from nexus.cli import pages
@@ -240,6 +254,9 @@ project = NounGroup(
         "overview": ("Show a project at a glance.", lambda: _pages().make_overview()),
         "board": ("Show tasks in columns of a board.", lambda: _pages().make_board()),
         "execution": ("Show what is worked on.", lambda: _pages().make_execution()),
+        "import": ("Add the plan of a file.", lambda: _files().make_import()),
+        "export": ("Write the plan to a file.", lambda: _files().make_export()),
+        "sync": ("Merge the plan with a file of the repository.", lambda: _sync().make_sync()),
     },
     {
         **dict.fromkeys(("rm", "remove"), " (did you mean 'delete'?)"),

@@ -19,7 +19,7 @@ from nexus.records.scope import ANYWHERE, Scope, handle
 from nexus.records.table import Identified, Table, without_repeats
 from nexus.store import Reader, Transaction
 
-__all__ = ["MATCH_S", "check_metadata", "creates", "deletes", "gets", "lists", "updates"]
+__all__ = ["MATCH_S", "check_metadata", "check_values", "creates", "deletes", "gets", "lists", "updates"]
 
 R = TypeVar("R", bound=Identified)
 T = TypeVar("T")
@@ -90,15 +90,23 @@ def check_metadata(command: Any, cannot: str) -> None:
     """
     kind: Any = type(command)
     for field in metadata_fields(kind):
-        value = getattr(command, field)
-        if value is None:
-            continue
-        if _depth(value) > METADATA_DEPTH:
-            raise InvalidArgument(
-                f"{cannot}: {field} is nested deeper than {METADATA_DEPTH} levels", details={"path": field}
-            )
-        if len(encode_record(value)) > METADATA_BYTES:
-            raise InvalidArgument(f"{cannot}: {field} is larger than 16 KiB", details={"path": field})
+        check_values(getattr(command, field), field, cannot)
+
+
+def check_values(value: Mapping[str, Any] | None, field: str, cannot: str) -> None:
+    """Check the bounds of free-form values of a field; ``cannot`` begins the sentence.
+
+    Raises:
+        InvalidArgument: they are too large, or nested too deep.
+    """
+    if not value:
+        return
+    if _depth(value) > METADATA_DEPTH:
+        raise InvalidArgument(
+            f"{cannot}: {field} is nested deeper than {METADATA_DEPTH} levels", details={"path": field}
+        )
+    if len(encode_record(value)) > METADATA_BYTES:
+        raise InvalidArgument(f"{cannot}: {field} is larger than 16 KiB", details={"path": field})
 
 
 def _depth(value: Any) -> int:
@@ -220,7 +228,10 @@ def lists(
         # One filter in SQL, by its index. A page that passes over too many records for the others ends with a cursor.
         where: tuple[str, Any] | None = None
         tag = wanted.pop("tag", None)
-        if tag is not None and await ctx.store.fetch(lambda reader: table.is_rare(reader, tag)):
+        linked_by = next((name for name in table.found_by if name in wanted), None)
+        if linked_by is not None:
+            where = (linked_by, wanted.pop(linked_by))
+        elif tag is not None and await ctx.store.fetch(lambda reader: table.is_rare(reader, tag)):
             where, tag = ("tag", tag), None
         else:
             where = next(((name, wanted.pop(name)) for name in table.indexed if name in wanted), None)

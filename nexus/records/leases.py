@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from nexus_protocol.context import HeldLease
 
 from nexus.hints import command_line
 from nexus.records.errors import LeaseStale
-from nexus.store import Reader
+from nexus.store import Reader, Transaction
 
-__all__ = ["check_lease"]
+__all__ = ["accepted", "check_lease", "on_accepted"]
+
+Hears = Callable[[Transaction, Any, HeldLease], None]
+_HEARS: list[Hears] = []
+
+
+def on_accepted(hears: Hears) -> None:
+    """Declare what happens in the transaction of the first change of each operation that is made under a live lease."""
+    _HEARS.append(hears)
+
+
+def accepted(tx: Transaction, operation: Any, lease: HeldLease) -> None:
+    """Tell that an operation under a live lease changes something."""
+    for hears in _HEARS:
+        hears(tx, operation, lease)
 
 
 def check_lease(reader: Reader, lease: HeldLease) -> None:

@@ -1,36 +1,17 @@
-"""The settings of projects that the daemon knows: their bounds, and what they are where a project has none."""
+"""The settings of projects that the daemon knows: what is checked of them, and what is in force."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from nexus_protocol import InvalidArgument
 
+from nexus.records.known_settings import KNOWN_SETTINGS, wrong_value
 from nexus.store import Reader
 
-__all__ = ["KNOWN_SETTINGS", "KnownSetting", "check_settings", "project_setting"]
-
-
-class KnownSetting(NamedTuple):
-    """A setting of projects that the daemon knows: a whole number."""
-
-    default: int
-    lowest: int
-    highest: int
-
-
-_MOST = 1_000_000
-
-KNOWN_SETTINGS: dict[str, KnownSetting] = {
-    "max_parallel_agents": KnownSetting(4, 1, _MOST),
-    "test_coverage_target": KnownSetting(80, 0, 100),
-    "max_task_minutes": KnownSetting(30, 1, _MOST),
-    "qa_max_iterations": KnownSetting(50, 1, _MOST),
-    "checkpoint_interval_hours": KnownSetting(2, 1, _MOST),
-}
-"""By key; other keys are free."""
+__all__ = ["check_settings", "project_setting"]
 
 
 def check_settings(settings: Mapping[str, Any] | None, cannot: str) -> None:
@@ -43,10 +24,10 @@ def check_settings(settings: Mapping[str, Any] | None, cannot: str) -> None:
         if settings is None or key not in settings:
             continue
         value = settings[key]
-        if type(value) is not int or not known.lowest <= value <= known.highest:
+        wanted = wrong_value(key, value)
+        if wanted is not None:
             raise InvalidArgument(
-                f"{cannot}: the setting {key} is a whole number from {known.lowest} to {known.highest}, and not "
-                f"{msgspec.json.encode(value).decode()[:100]}",
+                f"{cannot}: the setting {key} is {wanted}, and not {msgspec.json.encode(value).decode()[:100]}",
                 hint=f"Without it, {known.default} is in force.",
                 details={"path": f"settings.{key}"},
             )

@@ -7,6 +7,7 @@ the ``store.py`` of the capability.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import types
 import uuid
@@ -27,7 +28,7 @@ from nexus.records.scope import Scope, handle, project_name, qualified, referenc
 from nexus.store import Reader, Row, StoreConflict, Transaction
 from nexus.store.fulltext import Words, matching_docs
 
-__all__ = ["DOC", "Column", "Identified", "Table", "columns_of", "next_number", "without_repeats"]
+__all__ = ["DOC", "Column", "Identified", "Table", "columns_of", "keep_number", "next_number", "without_repeats"]
 
 
 class Identified(Protocol):
@@ -100,7 +101,7 @@ def columns_of(
     now: their columns keep a text as it is, as rows of older versions have it, and only a list as JSON. The fields of
     ``without`` have none.
     """
-    hints = get_type_hints(record)
+    hints = _hints_of(record)
     named = names or {}
     return {
         field: Column(named.get(field, field), False, _encode_text_or_list, _decode_text_or_list)
@@ -109,6 +110,11 @@ def columns_of(
         for field in record.__struct_fields__
         if field not in without
     }
+
+
+@functools.cache
+def _hints_of(record: type[Any]) -> dict[str, Any]:
+    return get_type_hints(record)
 
 
 def _encode_text_or_list(value: str | list[str]) -> str:
@@ -146,6 +152,14 @@ def next_number(tx: Transaction, project_id: str, kind: str, count: int = 1) -> 
     row = tx.one(f"SELECT last FROM record_number {named}", (project_id, kind))
     assert row is not None
     return int(row[0]) - count + 1
+
+
+def keep_number(tx: Transaction, project_id: str, kind: str, number: int) -> None:
+    """Give no number up to this one to a further record."""
+    row = tx.one("SELECT last FROM record_number WHERE project_id = ? AND kind = ?", (project_id, kind))
+    last = 0 if row is None else int(row[0])
+    if number > last:
+        next_number(tx, project_id, kind, number - last)
 
 
 def without_repeats(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -210,7 +224,9 @@ class Table(Generic[R]):
     column. ``private`` is a record of columns that only the daemon reads, and ``others`` are columns that neither
     has: an insert leaves them to the default of the schema. ``computed`` fields have no column of the record: what
     is read has their defaults, and a handler sets them. A ``searchable`` record has a number in the column ``doc``,
-    which no other record of any table has, by which a search index knows it. ``visible`` is a condition in SQL:
+    which no other record of any table has, by which a search index knows it.
+    ``found_by`` are names of filters for which another table has rows: its name, the column with the id of a
+    record, and that with the value. ``visible`` is a condition in SQL:
     rows that do not meet it are read as if they were not there. ``called`` is the column of the name; records
     without names have the id there. What a write changed is recorded in the journal, without the values of secret
     and unrecorded fields.
@@ -240,6 +256,7 @@ class Table(Generic[R]):
         unlisted: tuple[str, ...] = (),
         computed: Collection[str] = (),
         searchable: bool = False,
+        found_by: Mapping[str, tuple[str, str, str]] | None = None,
         visible: str | None = None,
         called: str = "name",
     ) -> None:
@@ -261,6 +278,7 @@ class Table(Generic[R]):
         self.state = state
         self.columns = columns_of(struct, columns, text_or_list, computed)
         self.computed = frozenset(computed)
+        self.found_by = found_by or {}
         if self.has_project:
             of_project = f"(SELECT projects.name FROM projects WHERE projects.id = {name}.project_id)"
             self.columns["project"] = self.columns["project"]._replace(name=of_project)
@@ -269,12 +287,10 @@ class Table(Generic[R]):
         self._has_others = bool(self.private or others)
         self._all = self.private | self.columns
         self._secret = unrecorded_fields(struct) | (frozenset() if private is None else unrecorded_fields(private))
-        self._by_name = _takes_only_keywords(struct)
         decoders = [(i, c.decode, c.is_plain) for i, c in enumerate(self.columns.values()) if c.decode is not None]
         self._decoders = [(i, decode) for i, decode, _ in decoders]
         self._page_decoders = [(i, decode) for i, decode, is_plain in decoders if not is_plain]
         self._encoders = [(i, c.encode) for i, c in enumerate(self.columns.values()) if c.encode is not None]
-        self._defaults = _defaults_of(struct, self.columns)
         self._prefix = f"{name}."
         names = [column.name for column in self.columns.values()]
         qualified = [text if "." in text else self._prefix + text for text in names]
@@ -305,10 +321,20 @@ class Table(Generic[R]):
         ordered = [self._prefix + self.columns[field].name for field in order]
         self._order = ", ".join(ordered)
         self._order_by = ", ".join(text + direction for text in ordered)
-        hints = get_type_hints(record)
+        hints = _hints_of(record)
         types_ = tuple(_INT64 if hints[field] is int else hints[field] for field in order)
         self.position_type: Any = tuple.__class_getitem__(types_)
         """The type of what ``position`` gives, for the decoder of a cursor."""
+
+    # Derived when they are first used: a daemon uses few of its tables soon after its start.
+
+    @functools.cached_property
+    def _by_name(self) -> bool:
+        return _takes_only_keywords(self.record)  # type: ignore[arg-type]
+
+    @functools.cached_property
+    def _defaults(self) -> Image:
+        return _defaults_of(self.record, self.columns)  # type: ignore[arg-type]
 
     # Reading
 
@@ -415,9 +441,9 @@ class Table(Generic[R]):
     ) -> list[R]:
         """At most ``count`` records after a position, in the order of the table: of one project, or of all.
 
-        ``where`` is one of the ``indexed`` fields, or ``tag``, with its value. ``match`` are words that a search finds
-        in a ``searchable`` record: a page with them belongs into ``StateStore.scan``. Enumerations of these records are
-        plain text, which encodes and compares as they do.
+        ``where`` is one of the ``indexed`` fields, a name in ``found_by``, or ``tag``, with its value. ``match`` are
+        words that a search finds in a ``searchable`` record: a page with them belongs into ``StateStore.scan``.
+        Enumerations of these records are plain text, which encodes and compares as they do.
         """
         conditions: list[str] = []
         parameters: list[Any] = []
@@ -426,10 +452,14 @@ class Table(Generic[R]):
         if field == "tag":
             select += f" JOIN tag ON tag.kind = ? AND tag.tag = ? AND tag.record_id = {self._prefix}id"
             parameters += [self.kind, value]
+        if field is not None and field in self.found_by:
+            table, own, other = self.found_by[field]
+            select += f" JOIN {table} ON {table}.{other} = ? AND {table}.{own} = {self._prefix}id"
+            parameters.append(value)
         if project_id is not None:
             conditions.append(f"{self._prefix}project_id = ?")
             parameters.append(project_id)
-        if field is not None and field != "tag":
+        if field is not None and field != "tag" and field not in self.found_by:
             conditions.append(f"{self._prefix}{self.columns[field].name} = ?")
             parameters.append(self.encode(field, value))
         if match is not None:
@@ -469,10 +499,10 @@ class Table(Generic[R]):
         event: str = "created",
         detail: dict[str, Any] | None = None,
     ) -> R:
-        """Insert a record, with its event. ``id``, times and revisions are made here, unless ``values`` has an ``id``.
+        """Insert a record, with its event. What ``values`` lacks of id, number, times and revisions is made here.
 
-        Fields without a value have the default of the record or of the schema. ``detail`` is that of the event, by
-        default the fields ``told``.
+        A number that is given has no other record of the project. Fields without a value have the default of the
+        record or of the schema. ``detail`` is that of the event, by default the fields ``told``.
 
         Raises:
             RecordNameTaken: another record has the name.
@@ -483,7 +513,9 @@ class Table(Generic[R]):
         fields: dict[str, Any] = made | given
         if self.has_project:
             fields["project"] = project_name(tx, fields["project_id"])
-        if self.is_numbered:
+        if "number" in given:
+            keep_number(tx, fields["project_id"], self.kind, given["number"])
+        elif self.is_numbered:
             fields["number"] = next_number(tx, fields["project_id"], self.kind)
         try:
             record, row = (self._insert_with_others if self._has_others else self._insert_whole)(tx, fields)

@@ -25,6 +25,8 @@ class Usage(NamedTuple):
     at: int
     """When, in ms since 1970."""
     model: str | None
+    imported: bool = False
+    """Whether the file of another program tells it: the client that reads the file has not used it."""
 
 
 Hears = Callable[[Transaction, Operation, Usage], None]

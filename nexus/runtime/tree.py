@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,6 @@ __all__ = [
     "all_processes",
     "descendants",
     "end_cgroup",
-    "is_within",
     "parent_of",
     "ran_out_of_memory",
     "stat_fields",
@@ -78,20 +77,6 @@ def parent_of(pid: int) -> int:
     """The pid of a process's current parent; 0 where there is none."""
     fields = stat_fields(pid)
     return 0 if fields is None else int(fields[1])
-
-
-def is_within(pid: int, roots: Collection[int]) -> bool:
-    """Whether a process is one of ``roots``, or lies below one by its present parents.
-
-    A process whose parent has ended may lie elsewhere in the tree: this tells what is certainly within.
-    """
-    seen: set[int] = set()
-    while pid > 0 and pid not in seen:
-        if pid in roots:
-            return True
-        seen.add(pid)
-        pid = parent_of(pid)
-    return False
 
 
 def all_processes() -> Iterator[tuple[int, list[bytes]]]:

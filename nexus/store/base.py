@@ -348,8 +348,8 @@ class StateStore(Protocol):
     def on_journal(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call ``listener`` in the event loop after each commit with journal rows; returns an unsubscribe function."""
 
-    def on_fences(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` in the event loop after each commit that raised a fence."""
+    def on_fences(self, listener: Callable[[set[tuple[str, str]]], None]) -> None:
+        """Call ``listener`` in the event loop after each commit that raised fences, with the kinds and ids of these."""
 
     def problem(self) -> StoreError | None:
         """Return why the store cannot be written, or that its file was deleted or replaced; None without a problem."""

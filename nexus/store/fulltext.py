@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from nexus.store.base import Reader, Row, Transaction
-from nexus.store.splitting import BARRIER, CJK, SPLITTING, indexed, pairs, parts, words_of
+from nexus.store.splitting import BARRIER, SPLITTING, cjk_run, indexed, pairs, parts, words_of
 
 __all__ = [
     "ALL",
@@ -65,7 +65,6 @@ _CHECKS = (
     "INSERT INTO search_name (search_name, rank) VALUES ('integrity-check', 1)",
 )
 
-_CJK_RUN = re.compile(f"[{CJK}]+")
 _LETTER_KINDS = ("L", "N")
 _TRIGRAM = 3
 
@@ -121,7 +120,7 @@ def _term(term: Term) -> str:
     star = "*" if term.is_prefix else ""
     found = []
     for at, piece in enumerate(pieces):
-        if _CJK_RUN.match(piece):
+        if cjk_run().match(piece):
             # A single character begins a pair, or is the last of its run.
             found.append(f"parts : {_quoted(pairs(piece)[:-2] if len(piece) > 1 else piece)}{'*' * (len(piece) == 1)}")
             continue
@@ -137,7 +136,7 @@ def _pieces(text: str) -> list[str]:
     """A text, cut where CJK runs begin and end."""
     found = []
     at = 0
-    for run in _CJK_RUN.finditer(text):
+    for run in cjk_run().finditer(text):
         found += [text[at : run.start()], run[0]]
         at = run.end()
     return [*found, text[at:]]

@@ -5,6 +5,9 @@ in one transaction that also stores the new version in ``schema_meta``, so a cra
 step, never within one. A part ``refuse down`` between them has queries: each row that one gives is a reason not to go
 back, as a clause for the error message. These queries run before the first step, on the schema that is there, and again
 within their own step: they must be valid on every later schema too.
+
+A new database gets the newest schema from ``schema.sql``, in one transaction: what all migrations make, without the
+tables that they change on the way. tests/data/schemas/freeze.py writes that file, and a test holds both equal.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ _HISTORY = 8
 _NAMED_REASONS = 20
 """How many reasons an error message names; it counts the others."""
 _DIRECTORY = Path(__file__).parent / "migrations"
+_NEWEST = Path(__file__).parent / "schema.sql"
 
 
 class Migration(NamedTuple):
@@ -55,7 +59,7 @@ def available_migrations(directory: Path = _DIRECTORY) -> list[Migration]:
         InitError: a number is missing or repeated, or a file lacks a part.
     """
     found: list[Migration] = []
-    for path in sorted(directory.glob("[0-9][0-9][0-9][0-9]_*.sql")):
+    for path in _files(directory):
         number, _, name = path.stem.partition("_")
         _head, up_mark, rest = path.read_text(encoding="utf-8").partition("-- migrate: up\n")
         up, down_mark, down = rest.partition("-- migrate: down\n")
@@ -71,7 +75,11 @@ def available_migrations(directory: Path = _DIRECTORY) -> list[Migration]:
 
 def target_version() -> int:
     """Return the schema version that this program works with."""
-    return sum(1 for _ in _DIRECTORY.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+    return len(_files(_DIRECTORY))
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("[0-9][0-9][0-9][0-9]_*.sql"))
 
 
 def split_statements(script: str) -> tuple[str, ...]:
@@ -117,15 +125,21 @@ def applied_migrations(rows: list[tuple[str, str]]) -> list[AppliedMigration]:
     return sorted(found)
 
 
-def migrate(connection: sqlite3.Connection, current: int, target: int) -> None:
+def migrate(connection: sqlite3.Connection, current: int, target: int, *, by_steps: bool = False) -> None:
     """Migrate the schema from version ``current`` to ``target``, up or down, in one transaction for each step.
 
-    ``connection`` must be in autocommit mode with no transaction open. ``refuse_to_revert`` finds most reasons against
-    going down before anything is changed.
+    A new database, whose version is 0, gets the newest schema in one step, unless ``by_steps`` is set. ``connection``
+    must be in autocommit mode with no transaction open. ``refuse_to_revert`` finds most reasons against going down
+    before anything is changed.
 
     Raises:
         InitError: a step failed, or the rows prevent it; the schema is as the previous step left it.
     """
+    if current == target:
+        return
+    if current == 0 and target == target_version() and not by_steps:
+        _create(connection, target)
+        return
     migrations = available_migrations()
     if not 1 <= target <= len(migrations):
         raise InitError(f"cannot migrate to version {target}: the versions are 1 to {len(migrations)}")
@@ -136,6 +150,25 @@ def migrate(connection: sqlite3.Connection, current: int, target: int) -> None:
     for migration, statements, version in steps:
         barrier = (current, target) if 0 < current < target == version >= _HISTORY else None
         _step(connection, migration, statements, version, barrier)
+
+
+def _create(connection: sqlite3.Connection, version: int) -> None:
+    """Make the newest schema at once, with the record of each migration."""
+    at = int(time.time() * 1000)
+    named = (path.stem.partition("_") for path in _files(_DIRECTORY))
+    rows = [(f"migration:{number}", json.dumps({"name": name, "applied_at": at})) for number, _, name in named]
+    script = _NEWEST.read_text(encoding="utf-8")
+    try:
+        # The transaction begins within the script: executescript ends one that is open.
+        connection.executescript(f"BEGIN IMMEDIATE;\n{script}")
+        connection.executemany("INSERT INTO schema_meta (key, value) VALUES (?, ?)", [("version", str(version)), *rows])
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise InitError(
+            f"cannot create the schema: {error}", hint="The database is as it was, without a schema."
+        ) from error
 
 
 def _step(

@@ -7,10 +7,11 @@ it lacks, as a text of its own: the views and triggers of the index call it.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 
-__all__ = ["BARRIER", "CJK", "INDEXED_CHARACTERS", "SPLITTING", "indexed", "pairs", "parts", "words_of"]
+__all__ = ["BARRIER", "CJK", "INDEXED_CHARACTERS", "SPLITTING", "cjk_run", "indexed", "pairs", "parts", "words_of"]
 
 SPLITTING = 1
 """The version of ``parts``. Another one splits differently, and an index of this one has to be rebuilt."""
@@ -29,15 +30,41 @@ CJK = (
 """A class of characters, for patterns: Han, Hiragana, Katakana and Hangul."""
 
 _LOWER, _UPPER = "a-zß-öø-ÿ", "A-ZÀ-ÖØ-Þ"
-_JOINT = re.compile(
-    f"[{_UPPER}](?:(?<=[{_LOWER}].)|(?<=[{_LOWER}][0-9].)|(?<=[{_LOWER}][0-9][0-9].)|(?<=[{_UPPER}].)[{_LOWER}])"
-)
-"""Where two words of an identifier meet. It begins with a capital letter, which is rare and so is found fast."""
-_CUT = re.compile(f"(?<=[{_LOWER}0-9])(?=[{_UPPER}])|(?<=[{_UPPER}])(?=[{_UPPER}][{_LOWER}])")
+
+
+# Compiled when they are first used: that takes long, and a daemon rarely needs them soon after its start.
+
+
+@functools.cache
+def _joint() -> re.Pattern[str]:
+    """Where two words of an identifier meet. It begins with a capital letter, which is rare and so is found fast."""
+    return re.compile(
+        f"[{_UPPER}](?:(?<=[{_LOWER}].)|(?<=[{_LOWER}][0-9].)|(?<=[{_LOWER}][0-9][0-9].)|(?<=[{_UPPER}].)[{_LOWER}])"
+    )
+
+
+@functools.cache
+def _cut() -> re.Pattern[str]:
+    return re.compile(f"(?<=[{_LOWER}0-9])(?=[{_UPPER}])|(?<=[{_UPPER}])(?=[{_UPPER}][{_LOWER}])")
+
+
+@functools.cache
+def cjk_run() -> re.Pattern[str]:
+    """Several characters of ``CJK``, or one."""
+    return re.compile(f"[{CJK}]+")
+
+
+@functools.cache
+def _cjk_character() -> re.Pattern[str]:
+    return re.compile(f"[{CJK}]")
+
+
+@functools.cache
+def _others() -> re.Pattern[str]:
+    return re.compile(f"[^\\W_{CJK}]*")
+
+
 _WORD = re.compile(r"[^\W_]*")
-_CJK_CHARACTER = re.compile(f"[{CJK}]")
-_CJK_RUN = re.compile(f"[{CJK}]+")
-_OTHERS = re.compile(f"[^\\W_{CJK}]*")
 _LONGEST = 64
 """A longer word is no identifier: it is data, such as base64."""
 _WINDOW = 32 * 1024
@@ -55,7 +82,7 @@ def indexed(text: str | None) -> str | None:
 
 def words_of(identifier: str) -> list[str]:
     """The words of an identifier in camel case; the identifier alone where it has no joint."""
-    return _CUT.sub(" ", identifier).split() if _JOINT.search(identifier) else [identifier]
+    return _cut().sub(" ", identifier).split() if _joint().search(identifier) else [identifier]
 
 
 def parts(text: str | None) -> str:
@@ -69,7 +96,7 @@ def parts(text: str | None) -> str:
         return ""
     found: dict[str, None] = {}
     done = 0
-    for at in _places(_JOINT, text):
+    for at in _places(_joint(), text):
         if at < done:
             continue
         start = _back(text, at, done)
@@ -101,17 +128,17 @@ def _back(text: str, at: int, least: int) -> int | None:
 
 def _add_cjk(text: str, found: dict[str, None]) -> None:
     done = 0
-    for at in _places(_CJK_CHARACTER, text):
+    for at in _places(_cjk_character(), text):
         if at < done:
             continue
-        match = _CJK_RUN.match(text, at)
+        match = cjk_run().match(text, at)
         assert match is not None
         start = _back(text, at, done)
         if start is not None and start < at:
             found[text[start:at]] = None
         done = match.end()
         found[pairs(match[0])] = None
-        after = _OTHERS.match(text, done, done + _LONGEST)
+        after = _others().match(text, done, done + _LONGEST)
         if after is not None and after[0]:
             found[after[0]] = None
             done = after.end()

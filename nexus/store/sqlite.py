@@ -92,7 +92,7 @@ class SqliteStore:
         self._numbers = Numbers(digest_key or os.urandom(32), self._high_water)
         self._backup_lock = asyncio.Lock()
         self._journal_listeners: dict[object, Callable[[], None]] = {}
-        self._fence_listeners: list[Callable[[], None]] = []
+        self._fence_listeners: list[Callable[[set[tuple[str, str]]], None]] = []
 
     @property
     def path(self) -> Path:
@@ -490,13 +490,13 @@ class SqliteStore:
         self._journal_listeners[key] = listener
         return lambda: self._journal_listeners.pop(key, None) and None
 
-    def on_fences(self, listener: Callable[[], None]) -> None:
+    def on_fences(self, listener: Callable[[set[tuple[str, str]]], None]) -> None:
         """See ``StateStore.on_fences``."""
         self._fence_listeners.append(listener)
 
-    def _notify_fences(self) -> None:
+    def _notify_fences(self, raised: set[tuple[str, str]]) -> None:
         for listener in self._fence_listeners:
-            listener()
+            listener(raised)
 
     def _notify_journal(self) -> None:
         for listener in list(self._journal_listeners.values()):

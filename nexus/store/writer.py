@@ -220,7 +220,7 @@ class Writer:
         placement: Placement,
         numbers: Numbers,
         on_journal: Callable[[], None],
-        on_fences: Callable[[], None],
+        on_fences: Callable[[set[tuple[str, str]]], None],
     ) -> None:
         self._connection = connection
         self._placement = placement
@@ -345,11 +345,12 @@ class Writer:
 
     def _deliver(self, jobs: list[_Job]) -> None:
         """In the event loop: wake the waiters of these writes."""
-        journaled = fenced = False
+        journaled = False
+        fenced: set[tuple[str, str]] = set()
         for job in jobs:
             if job.error is None:
                 journaled = journaled or job.journaled
-                fenced = fenced or bool(job.fences)
+                fenced.update((mark.kind, mark.id) for mark in job.fences)
                 for change in job.counts:
                     self._count(change)
                 for committed in job.committed:
@@ -362,7 +363,7 @@ class Writer:
         if journaled:
             self._on_journal()
         if fenced:
-            self._on_fences()
+            self._on_fences(fenced)
 
     def _count(self, change: CountChange) -> None:
         if change.is_total:

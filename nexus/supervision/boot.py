@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from pathlib import Path
@@ -16,8 +17,9 @@ _log = logging.getLogger("nexus.supervision")
 _CLOCK_SLACK_S = 5
 
 
+@functools.cache
 def this_boot() -> str:
-    """The id of this boot of the machine, or of the container."""
+    """The id of this boot of the machine, or of the container; it is read once, since no process sees another one."""
     first = process_start(1)
     return boot_id() if first is None else f"{boot_id()}/{first}"
 

@@ -22,6 +22,9 @@ class LeaseKeeper(Protocol):
     def presented(self, lease: HeldLease) -> None:
         """A request came that is made under a lease: that renews it."""
 
+    def job_ended(self, job_id: str) -> None:
+        """A job has ended, or was deleted."""
+
 
 class Carrier(Protocol):
     """Records with processes that carry the lease under which they were begun."""
@@ -38,7 +41,7 @@ class Leases:
 
     def __init__(self) -> None:
         self._keeper: LeaseKeeper | None = None
-        self._is_open: Callable[[Reader, str], bool] | None = None
+        self._end_of_job: Callable[[Reader, str], str | None] | None = None
         self.carriers: list[Carrier] = []
 
     def register(self, keeper: LeaseKeeper) -> None:
@@ -49,15 +52,20 @@ class Leases:
         """Have ``carrier`` stop what it runs under a lease that is lost."""
         self.carriers.append(carrier)
 
-    def register_jobs(self, is_open: Callable[[Reader, str], bool]) -> None:
-        """Ask ``is_open`` whether there is a job with an id that has not ended."""
-        self._is_open = is_open
+    def register_jobs(self, end_of_job: Callable[[Reader, str], str | None]) -> None:
+        """Ask ``end_of_job`` how the job with an id has ended, in words; None: it has not."""
+        self._end_of_job = end_of_job
 
     def presented(self, lease: HeldLease) -> None:
         """A request came that is made under a lease."""
         if self._keeper is not None:
             self._keeper.presented(lease)
 
-    def job_is_open(self, reader: Reader, job_id: str) -> bool:
-        """Whether there is a job with this id that has not ended."""
-        return self._is_open is not None and self._is_open(reader, job_id)
+    def end_of_job(self, reader: Reader, job_id: str) -> str | None:
+        """How the job with this id has ended, in words; None: it has not."""
+        return "there are no jobs" if self._end_of_job is None else self._end_of_job(reader, job_id)
+
+    def job_ended(self, job_id: str) -> None:
+        """A job has ended, or was deleted: it renews no lease any more."""
+        if self._keeper is not None:
+            self._keeper.job_ended(job_id)

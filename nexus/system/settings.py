@@ -42,6 +42,7 @@ KNOWN: dict[str, KnownSetting] = {
     "backup.keep_days": KnownSetting(30, 1, 36_500, "how many days backups are kept"),
     "journal.keep_days": KnownSetting(30, 1, 36_500, "how many days events are kept"),
     "jobs.keep_days": KnownSetting(30, 1, 36_500, "how many days jobs are kept after their end"),
+    "leases.keep_days": KnownSetting(30, 1, 36_500, "how many days leases are kept after their end"),
     "metrics.keep_days": KnownSetting(365, 1, 36_500, "how many days metrics are kept"),
     "jobs.max_output": KnownSetting(
         10 * 1024**3, 1024**2, 2**53, "how many bytes of output of ended jobs are kept; the oldest goes first"

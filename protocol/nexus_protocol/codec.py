@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_type_hints
 
 import msgpack
 import msgspec
@@ -68,21 +68,32 @@ def command_decoder(info: CommandInfo) -> Callable[[bytes], Command[Any]]:
     """Make a strict decoder for the payload of one command.
 
     The decoder takes the payload's bytes, returns the command, and raises ``InvalidArgument`` with ``details.path``
-    for any mismatch.
+    for any mismatch. What it needs of the command's types it derives at its first call: a daemon has some 200 commands,
+    and carries out few of them soon after its start. Only one thread may call the decoders.
     """
-    decode = msgspec.msgpack.Decoder(info.request).decode
-    hints, free = _hints(info)
+    made: _Made | None = None
 
     def decode_command(payload: bytes) -> Command[Any]:
+        nonlocal made
+        if made is None:
+            made = _Made(msgspec.msgpack.Decoder(info.request).decode, *_hints(info))
         try:
-            decoded: Command[Any] = decode(payload or _EMPTY_MAP)
-            for name in free:
+            decoded: Command[Any] = made.decode(payload or _EMPTY_MAP)
+            for name in made.free:
                 _check_value(getattr(decoded, name), name)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
-            raise _invalid(info.name, error, hints) from None
+            raise _invalid(info.name, error, made.hints) from None
         return decoded
 
     return decode_command
+
+
+class _Made(NamedTuple):
+    """What a decoder derives from the types of a command."""
+
+    decode: Callable[[bytes], Any]
+    hints: dict[str, Any]
+    free: list[str]
 
 
 def context_decoder(info: CommandInfo) -> Callable[[bytes, int], tuple[RequestContext, Command[Any]]]:

@@ -119,12 +119,19 @@ def unrecorded_fields(type_: type[msgspec.Struct]) -> frozenset[str]:
 
 @functools.cache
 def _marked_fields(type_: type[msgspec.Struct], mark: str) -> frozenset[str]:
+    return frozenset(name for name, marks in _marks(type_) if mark in marks)
+
+
+@functools.cache
+def _marks(type_: type[msgspec.Struct]) -> list[tuple[str, set[str]]]:
+    """The marks of each field that has any. Those of all kinds are found at once: evaluating the types takes long."""
     hints = get_type_hints(type_, include_extras=True)
-    return frozenset(
-        name
-        for name in type_.__struct_fields__
-        if any(isinstance(p, msgspec.Meta) and p.extra and p.extra.get(mark) for p in hint_parts(hints[name]))
-    )
+    found = []
+    for name in type_.__struct_fields__:
+        extras = (part.extra for part in hint_parts(hints[name]) if isinstance(part, msgspec.Meta) and part.extra)
+        if marks := {mark for extra in extras for mark, value in extra.items() if value}:
+            found.append((name, marks))
+    return found
 
 
 def _masked_repr(struct: msgspec.Struct) -> str:

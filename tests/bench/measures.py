@@ -41,11 +41,13 @@ class Measure(NamedTuple):
     title: str
     unit: str
     target: float
-    """A ratio to the baseline; without a baseline, an absolute figure."""
+    """A ratio to the baseline; without a baseline, or where ``absolute``, an absolute figure."""
     more_is_better: bool
     sample: Callable[[World], Sample]
     baseline: str = ""
     """The name of the baseline."""
+    absolute: bool = False
+    """Whether the target is one of the figure itself, though there is a baseline."""
 
 
 # Ways to measure

@@ -23,10 +23,12 @@ from bench.hosts import HOST_MEASURES
 from bench.hub import HUB_MEASURES
 from bench.imports import IMPORT_MEASURES
 from bench.jobs import JOB_MEASURES
+from bench.ledger import LEDGER_MEASURES
 from bench.measures import MEASURES, Measure, Sample
 from bench.projects import PROJECT_MEASURES
 from bench.search import SEARCH_MEASURES
 from bench.services import SERVICE_MEASURES
+from bench.vectors import VECTOR_MEASURES
 from bench.world import World
 
 ALL = (
@@ -41,7 +43,9 @@ ALL = (
     *CONVERSATION_MEASURES,
     *IMPORT_MEASURES,
     *SEARCH_MEASURES,
+    *VECTOR_MEASURES,
     *HOST_MEASURES,
+    *LEDGER_MEASURES,
 )
 
 _TIMES, _TO = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
@@ -92,9 +96,10 @@ def _row(measure: Measure, samples: list[Sample]) -> tuple[str, ...]:
     ours = [sample.ours for sample in samples]
     baselines = [sample.baseline for sample in samples if sample.baseline is not None]
     ratios = [sample.ours / sample.baseline for sample in samples if sample.baseline is not None]
-    decisive = statistics.median(ratios or ours)
+    of_ratio = bool(ratios) and not measure.absolute
+    decisive = statistics.median(ratios if of_ratio else ours)
     reached = decisive >= measure.target if measure.more_is_better else decisive <= measure.target
-    target = f"{'≥' if measure.more_is_better else '≤'} {measure.target:g} {_TIMES if ratios else measure.unit}"
+    target = f"{'≥' if measure.more_is_better else '≤'} {measure.target:g} {_TIMES if of_ratio else measure.unit}"
     return (
         measure.title,
         _spread(ours, measure.unit),

@@ -310,7 +310,7 @@ def test_settings_keep_their_types_and_known_ones_their_defaults(nexus: SpecClie
     listed = [setting["key"] for setting in nexus.call(LIST_SETTINGS)["settings"]]
     assert listed == [
         *("backup.every", "backup.keep_days"),
-        *("jobs.keep_days", "jobs.max_output", "journal.keep_days", "metrics.keep_days", "my.key"),
+        *("jobs.keep_days", "jobs.max_output", "journal.keep_days", "leases.keep_days", "metrics.keep_days", "my.key"),
     ]
     assert nexus.call(DELETE_SETTING, key="my.key")["key"] == "my.key"
     with pytest.raises(ErrorReply) as caught:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -37,6 +39,7 @@ from nexus.ledger.tasks.commands import (
 )
 from nexus.ledger.tasks.errors import (
     TaskClaimed,
+    TaskInvalid,
     TaskIsCheckpoint,
     TaskLimit,
     TaskMoveRefused,
@@ -245,6 +248,16 @@ def test_task_of_a_lease_that_expires_can_be_claimed_again(nexus: BlockingClient
     assert task.started_at is not None
     assert nexus.call(GetAgent("ada")).status is AgentStatus.IDLE
     assert nexus.call(ClaimTask("bob")).task.number == 1
+
+
+def test_claim_for_a_process_that_is_gone_is_refused(nexus: BlockingClient) -> None:
+    nexus.call(CreateTask("a"))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with pytest.raises(TaskInvalid) as refused:
+        nexus.call(ClaimTask("ada", pid=gone.pid))
+    assert refused.value.details["path"] == "pid"
+    assert nexus.call(ClaimTask("ada", pid=os.getpid())).task.number == 1
 
 
 def test_feature_counts_what_is_completed_until_it_is_reset_or_deleted(nexus: BlockingClient) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -13,14 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from nexus_protocol import Effect
-from nexus_protocol.command import declared_commands
 from nexus_protocol.context import HeldLease
 from nexus_protocol.errors import InvalidArgument, NexusError
-from nexus_protocol.frame import HEADER_SIZE
 from support.cli import Cli
 from support.daemon import DaemonProcess
-from support.leases import TASK, granted, held, operation, written
+from support.leases import TASK, changing_requests, granted, held, operation, written
 
 from nexus.client import BlockingClient
 from nexus.jobs.commands import CreateJob, GetJob
@@ -38,19 +34,7 @@ from nexus.store.high_water import high_water_file
 from nexus.system.commands import Hello, Ping
 from nexus.vms.commands import CreateVm, ListVms
 
-VECTORS = Path(__file__).parents[2] / "protocol" / "vectors" / "good.json"
 WAIT_S = 30.0
-
-
-def payloads() -> list[tuple[str, int, bytes]]:
-    """For each command that changes something, a request of the vectors."""
-    changing = {info.code: info.name for info in declared_commands() if info.effect is not Effect.READ}
-    found: dict[int, bytes] = {}
-    for vector in json.loads(VECTORS.read_text()):
-        frame = bytes.fromhex(vector["hex"]) if vector.get("kind") == "request" and "hex" in vector else b""
-        if vector.get("code") in changing and frame[HEADER_SIZE - 2 : HEADER_SIZE] == b"\0\0":
-            found.setdefault(vector["code"], frame[HEADER_SIZE:])
-    return [(name, code, found[code]) for code, name in sorted(changing.items())]
 
 
 def put_in(daemon: DaemonProcess, **fields: object) -> Lease:
@@ -79,7 +63,7 @@ def test_a_stale_lease_has_every_changing_command_refused_before_its_target_is_l
     lease = put_in(daemon)
     with BlockingClient(daemon.socket_path) as nexus:
         nexus.call(RevokeLease(lease.id, reason="taken over"))
-        for name, code, payload in payloads():
+        for name, code, payload in changing_requests(nexus):
             for stale in (held(lease), HeldLease(str(uuid.uuid4()), 1)):
                 with pytest.raises(LeaseStale) as refused:
                     nexus.request(code, payload, lease=stale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from nexus_protocol import InvalidArgument
 from support.cli import Cli
@@ -55,7 +56,9 @@ def test_requirement_has_what_it_was_created_with(nexus: BlockingClient) -> None
     )
     made = nexus.call(command)
     assert (made.number, made.linked_features, made.validated, made.confidence) == (1, [feature.id], False, 0.25)
-    assert nexus.call(GetRequirement("1")) == made
+    found = nexus.call(GetRequirement("1"))
+    assert found.names == {feature.id: "#1 Log in"}
+    assert msgspec.structs.replace(found, names={}) == made
     assert nexus.call(command) == made
     with pytest.raises(RequirementIdTaken):
         nexus.call(CreateRequirement(UI, "People log out.", id=ID))

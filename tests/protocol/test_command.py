@@ -214,6 +214,8 @@ STABLE_CODES = {
     "LinkRequirement": 1365,
     "UnlinkRequirement": 1366,
     "ValidateRequirement": 1367,
+    "ReadPlan": 0x0578,
+    "WritePlan": 0x0579,
     "StartSession": 1368,
     "ListSessions": 1369,
     "GetSession": 1370,

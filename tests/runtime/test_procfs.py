@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from support.raw import wait_until
 
 import nexus.runtime
 from nexus.runtime import procfs
-from nexus.runtime.tree import descendants, is_within
 
 NO_PID = 2**22 + 1
 """More than the kernel's largest pid (PID_MAX_LIMIT)."""
@@ -92,17 +89,3 @@ def test_the_package_gives_its_public_names_on_demand() -> None:
         assert getattr(nexus.runtime, name).__name__ == name
     with pytest.raises(AttributeError, match=r"nexus\.runtime.*'Nothing'"):
         nexus.runtime.Nothing  # noqa: B018
-
-
-def test_a_process_is_within_itself_and_what_it_was_started_by() -> None:
-    with subprocess.Popen(["sh", "-c", "sleep 600 & wait"], start_new_session=True) as shell:
-        try:
-            while not (below := descendants(shell.pid)):
-                time.sleep(0.01)
-            for pid in (shell.pid, *below):
-                assert is_within(pid, {shell.pid})
-                assert is_within(pid, [os.getpid()])
-            assert not is_within(os.getpid(), {shell.pid})
-            assert not is_within(0, {shell.pid})
-        finally:
-            os.killpg(shell.pid, signal.SIGKILL)

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from support.stores import contents, files_of, look_at, make_store, schema_of
 from nexus.store import DiskFull, InitError
 from nexus.store import migrate as migrations
 from nexus.store import sqlite as sqlite_store
+from nexus.store.connection import connect
 from nexus.store.maintenance import check_database, database_lock, migrate_database, plan_migration
 from nexus.store.migrate import Migration, available_migrations, split_statements, target_version
 from nexus.store.sqlite import SqliteStore
@@ -87,6 +89,29 @@ def sequence(path: Path) -> int:
 
 def test_every_schema_version_has_a_frozen_database() -> None:
     assert all((FROZEN / f"schema-v{version}.db").exists() for version in VERSIONS)
+
+
+def test_new_database_is_what_all_migrations_make(root: Path) -> None:
+    """What ``schema.sql`` has. After a change of a migration: ``python tests/data/schemas/freeze.py``."""
+    store = make_store(root)
+    store.init()
+    store.close_now()
+    path = root / "by_steps.db"
+    with contextlib.closing(connect(path, isolation_level=None)) as connection:
+        migrations.migrate(connection, 0, target_version(), by_steps=True)
+
+    def facts(path: Path) -> tuple[object, ...]:
+        with look_at(path) as connection:
+            numbers = connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall()
+            pragmas = [connection.execute(f"PRAGMA {name}").fetchone() for name in ("user_version", "application_id")]
+        names = {key: json.loads(value)["name"] if ":" in key else value for key, value in meta(path).items()}
+        return schema_of(path), contents(path), numbers, pragmas, names
+
+    assert facts(store.path) == facts(path)
+    assert check_database(store.path).problems == []
+    times = {json.loads(value)["applied_at"] for key, value in meta(store.path).items() if ":" in key}
+    assert len(times) == 1
+    assert abs(times.pop() / 1000 - time.time()) < 3600
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -323,6 +348,17 @@ def test_kill_at_any_statement_leaves_the_schema_before_or_after_the_migration(
     assert fatal > 4, "it was killed at several statements"
     assert versions[-1] == target
     assert sorted(versions, key=[current, target].index) == versions, "the version changes once, at the commit"
+
+
+def test_kill_at_any_time_leaves_a_new_database_without_a_schema_or_whole(root: Path) -> None:
+    found = []
+    for fatal in (1, 2, 3, 40, 90, 130, 160, 180, 1000):
+        path = root / f"killed{fatal}.db"
+        command = [sys.executable, "-c", _KILLED, path, "0", str(target_version()), str(fatal)]
+        code = subprocess.run(command, check=False).returncode
+        assert code == (0 if fatal == 1000 else -signal.SIGKILL)
+        found.append(schema_of(path))
+    assert found == [[]] * 8 + [fresh_schema(root, target_version())]
 
 
 def refused_migration(store: SqliteStore, match: str) -> None:

@@ -21,6 +21,8 @@ from nexus.ledger.features.commands import (
     UpdateFeature,
     UpdateSubFeature,
 )
+from nexus.ledger.files.commands import WritePlan
+from nexus.ledger.files.records import PlanComment, PlanFeature, PlanNote, PlanRequirement, PlanTask
 from nexus.ledger.requirements.commands import (
     CreateRequirement,
     DeleteRequirement,
@@ -38,7 +40,7 @@ from nexus.ledger.sessions.commands import (
     StartSession,
     UpdateSession,
 )
-from nexus.ledger.states import FeatureStatus, RequirementCategory, SessionType
+from nexus.ledger.states import FeatureStatus, RequirementCategory, SessionType, TaskStatus
 
 __all__ = ["PLAN"]
 
@@ -65,6 +67,34 @@ def _create_requirement(pool: _Pool) -> CreateRequirement:
     return CreateRequirement(RequirementCategory.TECHNICAL, pool.words(), features=features, tags=["a", "b"])
 
 
+def _id(pool: _Pool) -> str:
+    """One of few, so that some are there already, be it in another project."""
+    return f"6f1c0f7e-2f0c-4b60-9a63-{pool.chance.randint(0, 20):012x}"
+
+
+def _write_plan(pool: _Pool) -> WritePlan:
+    feature, task, other = _id(pool), _id(pool), _id(pool)
+    status = pool.chance.choice(list(TaskStatus))
+    return WritePlan(
+        features=[PlanFeature(id=feature, name="read", number=pool.chance.randint(1, 9))],
+        tasks=[
+            PlanTask(id=task, name="one", feature_id=feature, status=status, tags=["a"], number=2),
+            *([PlanTask(id=other, name="two", depends_on=[task])] if other != task else []),
+        ],
+        notes=[PlanNote(id=_id(pool), task_id=task, text=pool.words()[:9000])],
+        comments=[PlanComment(id=_id(pool), task_id=task, text=pool.words()[:9000])],
+        requirements=[
+            PlanRequirement(
+                id=_id(pool),
+                category=RequirementCategory.TECHNICAL,
+                description=pool.words(),
+                linked_features=[feature],
+            )
+        ],
+        numbers={"tasks": pool.chance.randint(0, 9)},
+    )
+
+
 PLAN: dict[str, tuple[int, Callable[[Any], Any]]] = {
     "CreateFeature": (5, lambda pool: CreateFeature("feature", description=pool.words(), tags=["a"])),
     "UpdateFeature": (3, lambda pool: UpdateFeature(_number(pool), status=_status(pool), tags=["b"])),
@@ -79,6 +109,7 @@ PLAN: dict[str, tuple[int, Callable[[Any], Any]]] = {
     "LinkRequirement": (3, lambda pool: LinkRequirement(_number(pool), [_number(pool), _number(pool)])),
     "UnlinkRequirement": (1, lambda pool: UnlinkRequirement(_number(pool), [_number(pool)])),
     "ValidateRequirement": (1, lambda pool: ValidateRequirement(_number(pool), pool.chance.random() < 0.5)),
+    "WritePlan": (2, _write_plan),
     "StartSession": (3, lambda pool: StartSession(SessionType.INTERVIEW, data={"text": pool.words()})),
     "UpdateSession": (2, lambda pool: UpdateSession(_number(pool), data={"more": pool.words()})),
     "PauseSession": (1, lambda pool: PauseSession(_number(pool))),

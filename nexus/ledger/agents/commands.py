@@ -19,6 +19,7 @@ from nexus.ledger.agents.errors import (
     AgentNotFound,
 )
 from nexus.ledger.agents.records import Agent, AgentPage, AgentReference
+from nexus.ledger.leases.errors import LeaseNeedsPerson
 from nexus.ledger.states import AgentStatus, AgentType, ModelProvider
 from nexus.records.events import record_events
 from nexus.records.fields import ClientId, Cursor, Name, PageLimit, Revision, StateRevision, Tag, Tags
@@ -166,9 +167,17 @@ class ReportAgentError(Command[Agent]):
     if_state_revision: StateRevision | None = None
 
 
-@command(0x0548, Effect.CHANGE, errors=(*_FOUND, AgentChanged, AgentMoveRefused, AgentLeased), in_project=False)
+@command(
+    0x0548,
+    Effect.CHANGE,
+    errors=(*_FOUND, AgentChanged, AgentMoveRefused, AgentLeased, LeaseNeedsPerson),
+    in_project=False,
+)
 class TerminateAgent(Command[Agent]):
-    """Terminate an agent for good. One that holds a live lease is terminated with ``force``, which revokes it."""
+    """Terminate an agent for good. One that holds a live lease is terminated with ``force``, which revokes it.
+
+    That is for people: a client of a job or a service is refused.
+    """
 
     agent: AgentReference
     reason: Reason | None = None

@@ -23,10 +23,11 @@ from nexus.ledger.agents.commands import (
 )
 from nexus.ledger.agents.errors import AgentLeased
 from nexus.ledger.agents.records import Agent
-from nexus.ledger.agents.store import AGENTS, agent_named, held_by, move
+from nexus.ledger.agents.store import AGENTS, agent_named, held_by, move, with_names
+from nexus.ledger.leases.peers import require_person
 from nexus.ledger.leases.store import end, live_lease
 from nexus.ledger.states import AgentStatus, LeaseState
-from nexus.records.handlers import creates, deletes, gets, lists, updates
+from nexus.records.handlers import creates, deletes, lists, updates
 from nexus.store import Transaction
 
 __all__ = [
@@ -82,10 +83,15 @@ def _check_delete(tx: Transaction, agent: Agent, _command: DeleteAgent, cannot: 
 
 
 create_agent = creates(AGENTS, CreateAgent, _complete)
-get_agent = gets(AGENTS, GetAgent)
-list_agents = lists(AGENTS, ListAgents, "agents")
+list_agents = lists(AGENTS, ListAgents, "agents", complete=with_names)
 update_agent = updates(AGENTS, UpdateAgent, _check_update)
 delete_agent = deletes(AGENTS, DeleteAgent, _check_delete, AGENTS.told)
+
+
+@handles(GetAgent)
+async def get_agent(ctx: Context, command: GetAgent) -> Agent:
+    (agent,) = await ctx.store.fetch(lambda reader: with_names(reader, [agent_named(reader, command.agent)]))
+    return agent
 
 
 def _found(tx: Transaction, reference: str, verb: str, state_revision: int | None) -> Agent:
@@ -126,6 +132,8 @@ def terminate_agent(tx: Transaction, ctx: Context, command: TerminateAgent) -> A
     if not command.force:
         line = command_line("nexusctl", "agent", "terminate", agent.name, "--force")
         _refuse_leased(tx, agent, cannot, f"Terminate it nevertheless: {line}")
+    elif held_by(tx, agent.id, 1):
+        require_person(ctx.caller.pid, cannot)
     changes = {
         "reason": None,
         "terminated_at": max([tx.now, agent.spawned_at]),

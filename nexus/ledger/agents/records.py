@@ -52,6 +52,8 @@ class Agent(Record, kw_only=True):
     """Counts the changes of its configuration, from 1."""
     state_revision: int
     """Counts the changes of its state, from 0."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Of GetAgent and ListAgents, for people: what the current task is called, by id, as ``#12 Log in``."""
 
 
 class AgentPage(Record):

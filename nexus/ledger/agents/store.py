@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from nexus.hints import command_line, joined
 from nexus.journal.operation import Operation
 from nexus.ledger.agents.errors import (
@@ -17,6 +19,7 @@ from nexus.ledger.agents.errors import (
     AgentNotFound,
 )
 from nexus.ledger.agents.records import Agent
+from nexus.ledger.names_store import names_of
 from nexus.ledger.states import AGENT_MOVES, AgentStatus
 from nexus.records.errors import RecordErrors
 from nexus.records.links import Target, target
@@ -24,7 +27,7 @@ from nexus.records.scope import ANYWHERE
 from nexus.records.table import Table
 from nexus.store import Reader, Transaction
 
-__all__ = ["AGENTS", "agent_named", "claimed", "count_tokens", "finished", "held_by", "move", "touch"]
+__all__ = ["AGENTS", "agent_named", "claimed", "count_tokens", "finished", "held_by", "move", "touch", "with_names"]
 
 AGENTS = Table(
     Agent,
@@ -44,6 +47,7 @@ AGENTS = Table(
     indexed=("status", "type"),
     told=("type",),
     state="status",
+    computed=("names",),
 )
 
 _MOST = 2**63 - 1
@@ -56,6 +60,17 @@ def agent_named(reader: Reader, reference: str) -> Agent:
         AgentNotFound, AgentAmbiguous: the reference names no single agent.
     """
     return AGENTS.resolve(reader, reference, ANYWHERE)
+
+
+def with_names(reader: Reader, found: list[Agent]) -> list[Agent]:
+    """Agents with the names of their current tasks."""
+    names = names_of(reader, None, {"task": [agent.current_task_id for agent in found]})
+    return [
+        agent
+        if agent.current_task_id not in names
+        else msgspec.structs.replace(agent, names={agent.current_task_id: names[agent.current_task_id]})
+        for agent in found
+    ]
 
 
 target(Target("agent", lambda reader, reference, _scope: {"agent": agent_named(reader, reference).id}))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nexus.cli.output import Column, Printer, format_time, hint
+from nexus.cli.output import Column, Printer, called, format_time, hint
 from nexus.cli.records import (
     Noun,
     make_delete,
@@ -50,7 +50,7 @@ _COLUMNS: tuple[Column[Agent], ...] = (
     Column("TYPE", lambda agent: agent.type, 9),
     Column("STATUS", lambda agent: agent.status, 10),
     Column("MODEL", _model, 26),
-    Column("TASK", lambda agent: agent.current_task_id, 36),
+    Column("TASK", lambda agent: called(agent, agent.current_task_id), 20),
     Column("ACTIVE", lambda agent: format_time(agent.last_activity_at), wide=True),
     Column("TOKENS", lambda agent: agent.tokens_used, wide=True),
     Column("COMPLETED", lambda agent: agent.tasks_completed, wide=True),
@@ -73,7 +73,7 @@ def _lines(agent: Agent) -> list[tuple[str, object]]:
         ("System prompt", agent.system_prompt),
         ("Tools", ", ".join(agent.tools) or None),
         ("Tags", ", ".join(agent.tags) or None),
-        ("Task", agent.current_task_id),
+        ("Task", called(agent, agent.current_task_id)),
         ("Worktree", agent.worktree_path),
         ("Branch", agent.branch_name),
         ("Tokens used", agent.tokens_used),

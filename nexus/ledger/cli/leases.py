@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nexus.cli.output import Column, Printer, format_time
+from nexus.cli.output import Column, Printer, called, format_time
 from nexus.cli.records import Noun, make_inspect, make_list, make_switch, names_starting
 from nexus.cli.verbs import NounGroup, Values, completers, for_each, verb
 from nexus.ledger.leases.commands import GetLease, ListLeases, ReleaseLease, RenewLease, RevokeLease
@@ -26,7 +26,7 @@ def _time(lease: Lease) -> str:
 
 
 def _what(lease: Lease) -> str:
-    return f"{lease.resource_kind} {lease.resource_id}"
+    return f"{lease.resource_kind} {called(lease, lease.resource_id)}"
 
 
 _COLUMNS: tuple[Column[Lease], ...] = (
@@ -34,7 +34,7 @@ _COLUMNS: tuple[Column[Lease], ...] = (
     Column("HOLDS", _what, 24),
     Column("EPOCH", lambda lease: lease.epoch, 5),
     Column("STATE", lambda lease: lease.state, 8),
-    Column("HOLDER", lambda lease: lease.holder, 36),
+    Column("HOLDER", lambda lease: called(lease, lease.holder), 12),
     Column("TTL", _time, wide=True),
     Column("RENEWED", lambda lease: format_time(lease.renewed_at), wide=True),
     Column("GRANTED", lambda lease: format_time(lease.granted_at), wide=True),
@@ -50,7 +50,7 @@ def _lines(lease: Lease) -> list[tuple[str, object]]:
         ("Epoch", lease.epoch),
         ("State", lease.state),
         ("Reason", lease.reason),
-        ("Holder", lease.holder),
+        ("Holder", called(lease, lease.holder)),
         ("Host", lease.host),
         ("Granted", format_time(lease.granted_at)),
         ("Time", _time(lease)),

@@ -20,6 +20,10 @@ __all__ = ["metric"]
 
 _PAGE = 10_000
 _SHOWN = 50
+_BARS = 60
+"""How many bars are drawn at most; the oldest are left out."""
+_HOUR_MS = 3_600_000
+_STEPS_MS = {"hour": _HOUR_MS, "day": 24 * _HOUR_MS, "week": 7 * 24 * _HOUR_MS}
 
 
 def _number(value: float) -> str:
@@ -117,13 +121,38 @@ def _make_sum() -> click.Command:
             name=lambda each: each.agent_id or each.task_id or each.type,
             nothing="No metrics found.",
         )
+        if per is not None and out.for_person:
+            _print_bars(result.record.sums, per)
         if result.plain.get("more"):
             hint("There are more sums: give a higher --limit, or --since.")
 
     return verb(SumMetrics, run, parameters=_times(), exclude=("since_at", "until_at"), help=_SUM_HELP)
 
 
+def _print_bars(sums: list[MetricSum], per: str) -> None:
+    """Draw the sums of each type, agent or task over time, the newest at the right; a blank is no metric."""
+    from nexus.cli.pages import sparkline
+
+    step = _STEPS_MS[per]
+    series: dict[str, dict[int, float]] = {}
+    for each in sums:
+        of = each.agent or each.agent_id or (each.task_id if each.task is None else f"#{each.task}")
+        series.setdefault(f"{each.type} {of}" if of else each.type, {})[each.begins_at or 0] = each.sum
+    begins = [begin for values in series.values() for begin in values]
+    if not begins:
+        return
+    last = max(begins)
+    first = max(min(begins), last - (_BARS - 1) * step)
+    width = max(map(len, series))
+    click.echo()
+    for name, values in sorted(series.items()):
+        bars = sparkline([values.get(at, 0.0) for at in range(first, last + step, step)])
+        click.echo(f"{name:<{width}}  {bars}".rstrip())
+
+
 _SUM_HELP = """Sum metrics, those of each type alone: by agent, by task, and by time in UTC.
+
+Sums by time are drawn as bars as well.
 
 \b
     nexusctl metric sum --type token_usage --by agent --per day --since 7d

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nexus.cli.output import Column, Printer, format_time
+from nexus.cli.output import Column, Printer, called, format_time
 from nexus.cli.records import (
     Noun,
     make_create,
@@ -65,7 +65,7 @@ def _lines(one: Requirement) -> list[tuple[str, object]]:
         ("Description", one.description),
         *[("User story", text) for text in one.user_stories],
         *[("Criterion", text) for text in one.acceptance_criteria],
-        *[("Feature", id_) for id_ in one.linked_features],
+        *[("Feature", called(one, id_)) for id_ in one.linked_features],
         ("Tags", ", ".join(one.tags) or None),
         ("Created", format_time(one.created_at)),
     ]

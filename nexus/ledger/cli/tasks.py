@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from nexus_protocol.command import Command
 
-from nexus.cli.output import Column, Printer, format_duration, format_time, hint, of_project
+from nexus.cli.output import Column, Printer, called, format_duration, format_time, hint, of_project
 from nexus.cli.records import Noun, Removal, all_records, make_inspect, make_list, print_list, remove_each
 from nexus.cli.result import Result
 from nexus.cli.verbs import NounGroup, Values, command_parameters, completers, for_each, verb
@@ -111,12 +111,12 @@ def _lines(task: Task) -> list[tuple[str, object]]:
         ("Priority", task.priority),
         ("Tags", " ".join(task.tags) or None),
         ("Description", task.description),
-        ("Feature", task.feature_id),
-        ("Sub-feature", task.sub_feature_id),
-        ("Depends on", " ".join(task.depends_on) or None),
+        ("Feature", called(task, task.feature_id)),
+        ("Sub-feature", called(task, task.sub_feature_id)),
+        *(("Depends on", called(task, id_)) for id_ in task.depends_on),
         ("Waits for", task.open_dependencies or None),
-        ("Blocked by", task.blocked_by),
-        ("Agent", task.assigned_agent),
+        ("Blocked by", called(task, task.blocked_by)),
+        ("Agent", called(task, task.assigned_agent)),
         ("Lease", held),
         ("Folder", task.worktree_path),
         ("Branch", task.branch_name),
@@ -226,10 +226,8 @@ def _make_claim() -> click.Command:
     def run(app: App, values: Values, out: Printer) -> None:
         out.one(app.fetch(values.build(ClaimTask)), name=lambda claimed: claimed.task.number, sentence=_claimed)
 
-    given = command_parameters(ClaimTask)
     agent = click.Option(["--agent"], required=True, metavar="AGENT", help="The agent that claims it.")
     task = click.Argument(["task"], metavar="[TASK]", required=False)
-    del given
     return verb(ClaimTask, run, parameters=[task, agent], exclude=("task", "agent"), help=_CLAIM_HELP)
 
 
@@ -348,6 +346,19 @@ def _complete(app: App, incomplete: str) -> list[str]:
 completers["task"] = _complete
 
 
+def _make_run() -> click.Command:
+    from nexus.cli.task_run import make_task_run
+
+    return make_task_run()
+
+
+def _guide() -> ModuleType:
+    """What agents are told, which other verbs of tasks do not need."""
+    from nexus.cli import task_guide
+
+    return task_guide
+
+
 def _pages() -> ModuleType:
     """The pages, which other verbs of tasks do not need."""
     from nexus.cli import pages
@@ -373,6 +384,9 @@ task = NounGroup(
         "queue": ("Say that tasks are wanted soon.", _make_move(QueueTask, "Queued")),
         "unqueue": ("Make queued tasks pending.", _make_move(UnqueueTask, "Unqueued")),
         "claim": ("Claim a task for an agent.", _make_claim),
+        "run": ("Claim a task, and start its agent as a job that keeps the lease.", _make_run),
+        "prime": ("Print what an agent needs to know of the ledger.", lambda: _guide().make_prime()),
+        "watch": ("Tell what others change in a leased task.", lambda: _guide().make_watch()),
         "submit": ("Submit work for its review.", _make_move(SubmitTask, "Submitted")),
         "complete": ("Complete tasks.", _make_move(CompleteTask, "Completed")),
         "approve": ("Approve tasks in review, or checkpoints.", _make_move(ApproveTask, "Approved")),

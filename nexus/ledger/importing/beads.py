@@ -16,6 +16,7 @@ from nexus.ledger.importing.parsed import (
     as_list,
     as_text,
     bounded_text,
+    comments_of,
     decode_json,
     one_line,
     read_bytes,
@@ -134,4 +135,5 @@ def _task(gathered: Gathered, issues: dict[str, dict[str, Any]], id_: str, issue
         depends_on=_needed(issue, _BLOCKING),
         feature=above if above not in seen else None,
         parent=parent,
+        comments=comments_of(as_list(issue.get("comments")), "text", "author", "created_at"),
     )

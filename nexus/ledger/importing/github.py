@@ -18,6 +18,7 @@ from nexus.ledger.importing.parsed import (
     as_list,
     as_text,
     bounded_text,
+    comments_of,
     decode_json,
     one_line,
     read_bytes,
@@ -115,5 +116,6 @@ def _add(gathered: Gathered, issue: dict[str, Any]) -> None:
             tags=tags_of(labels),
             depends_on=[number for found in _NEEDS.findall(body) for number in _NUMBER.findall(found)],
             feature=_milestone(gathered, issue),
+            comments=comments_of(as_list(issue.get("comments")), "body", "author", "createdAt"),
         )
     )

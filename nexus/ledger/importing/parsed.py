@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ __all__ = [
     "MAX_TASKS",
     "Gathered",
     "Outline",
+    "ReadComment",
     "ReadFeature",
     "ReadTask",
     "TrackerFormat",
@@ -28,6 +30,7 @@ __all__ = [
     "as_list",
     "as_text",
     "bounded_text",
+    "comments_of",
     "decode_json",
     "one_line",
     "read_bytes",
@@ -40,6 +43,8 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_TASKS = 50_000
 _NAME = 200
 _DESCRIPTION = 32_768
+_COMMENT = 16_384
+_COMMENTS = 1000
 _TAG = 64
 _TAGS = 64
 _ID = 200
@@ -79,6 +84,15 @@ class ReadFeature(NamedTuple):
     tags: Sequence[str] = ()
 
 
+class ReadComment(NamedTuple):
+    """A comment on a task."""
+
+    author: str
+    text: str
+    at: int | None = None
+    """Milliseconds since 1970, if its source tells."""
+
+
 class ReadTask(NamedTuple):
     """A task."""
 
@@ -98,6 +112,7 @@ class ReadTask(NamedTuple):
     """The ``source_id`` of its feature."""
     parent: str | None = None
     """The ``source_id`` of the task that it is a part of."""
+    comments: Sequence[ReadComment] = ()
 
 
 class Outline(NamedTuple):
@@ -220,10 +235,31 @@ def source_id(value: Any) -> str:
     return one_line(value, _ID)
 
 
-def bounded_text(value: Any) -> str | None:
+def bounded_text(value: Any, most: int = _DESCRIPTION) -> str | None:
     """Text of several lines, cut where it is too long; None where it is empty."""
     text = _CONTROL_IN_TEXT.sub("", as_text(value)).strip()
-    return (text if len(text) <= _DESCRIPTION else f"{text[: _DESCRIPTION - 1].rstrip()}…") or None
+    return (text if len(text) <= most else f"{text[: most - 1].rstrip()}…") or None
+
+
+def comments_of(values: Iterable[Any], text: str, author: str, at: str) -> list[ReadComment]:
+    """Comments from maps, whose text, author and time have these keys; an author may be a map with a ``login``."""
+    found: list[ReadComment] = []
+    for value in map(as_dict, values):
+        words = bounded_text(value.get(text), _COMMENT)
+        by = value.get(author)
+        if words is not None and len(found) < _COMMENTS:
+            found.append(ReadComment(one_line(as_dict(by).get("login") or by), words, _time(value.get(at))))
+    return found
+
+
+def _time(value: Any) -> int | None:
+    """A time in ms since 1970, from the form of ISO 8601."""
+    try:
+        when = datetime.datetime.fromisoformat(as_text(value))
+        ms = int((when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        return None
+    return ms if ms >= 0 else None
 
 
 def tags_of(values: Iterable[Any]) -> list[str]:

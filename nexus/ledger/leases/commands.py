@@ -8,7 +8,13 @@ from msgspec import Meta
 from nexus_protocol.command import Command, Effect, command
 from nexus_protocol.events import cause, event
 
-from nexus.ledger.leases.errors import LeaseAmbiguous, LeaseChanged, LeaseCursorInvalid, LeaseInvalid
+from nexus.ledger.leases.errors import (
+    LeaseAmbiguous,
+    LeaseChanged,
+    LeaseCursorInvalid,
+    LeaseInvalid,
+    LeaseNeedsPerson,
+)
 from nexus.ledger.leases.records import Lease, LeasePage
 from nexus.ledger.states import LeaseState
 from nexus.records.errors import LeaseNotFound, LeaseStale
@@ -19,6 +25,7 @@ __all__ = ["GetLease", "LeaseReference", "ListLeases", "LostReason", "ReleaseLea
 
 _HELD = {"resource_kind": "the kind of what is held", "resource_id": "its id", "epoch": "the epoch", "holder": "who"}
 event("lease.granted", "A lease was granted.", **_HELD)
+event("lease.deleted", "A lease that ended long ago was deleted.", **_HELD)
 event("lease.updated", "A lease was changed.", fields="its value before and after")
 for _state, _meaning in (
     ("released", "Its holder gave a lease back."),
@@ -27,6 +34,8 @@ for _state, _meaning in (
 ):
     event(f"lease.{_state}", _meaning, reason="why, in words", **_HELD)
 written_event("lease", "A lease")
+cause("lease.job_ended", "The job that renewed a lease ended.")
+cause("leases.retention", "Leases ended longer ago than the setting leases.keep_days.")
 cause("lease.expired", "A lease was not renewed in time, or an older database was put in the place of its own.")
 
 LeaseReference = Annotated[
@@ -96,19 +105,23 @@ class RenewLease(Command[Lease]):
     if_revision: Revision | None = None
 
 
-@command(0x0573, Effect.CHANGE, errors=(*_FOUND, LeaseStale, LeaseChanged))
+@command(0x0573, Effect.CHANGE, errors=(*_FOUND, LeaseStale, LeaseChanged, LeaseNeedsPerson))
 class ReleaseLease(Command[Lease]):
-    """Give a live lease back. What was begun under it goes on; one that was given back already is returned."""
+    """Give a live lease back. What was begun under it goes on; one that was given back already is returned.
+
+    Its holder does it under the lease itself; another client must be a person's, and belong to no job or service.
+    """
 
     lease: LeaseReference
     if_state_revision: StateRevision | None = None
 
 
-@command(0x0574, Effect.CHANGE, errors=(*_FOUND, LeaseStale, LeaseChanged))
+@command(0x0574, Effect.CHANGE, errors=(*_FOUND, LeaseStale, LeaseChanged, LeaseNeedsPerson))
 class RevokeLease(Command[Lease]):
     """Take a live lease from its holder, who changes nothing any more; its jobs and services stop, unless it says keep.
 
-    For people: it is recorded who did it. One that was revoked already is returned.
+    For people: it is recorded who did it, and a client that belongs to a job or a service is refused. One that was
+    revoked already is returned.
     """
 
     lease: LeaseReference

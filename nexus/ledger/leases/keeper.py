@@ -17,8 +17,9 @@ from nexus_protocol.errors import NexusError
 
 from nexus.capability import ManagerContext
 from nexus.journal.operation import Operation
+from nexus.ledger.agents.store import touch
 from nexus.ledger.leases.records import Lease
-from nexus.ledger.leases.store import LEASES, end, live_leases, put_back
+from nexus.ledger.leases.store import LEASES, end, live_lease, live_leases, put_back
 from nexus.ledger.states import LeaseState, OnLost
 from nexus.runtime.status import process_lives, process_start
 from nexus.store import Reader, StoreError, Transaction
@@ -29,6 +30,7 @@ __all__ = ["LeaseManager"]
 _log = logging.getLogger("nexus.ledger")
 
 CAUSE = "lease.expired"
+JOB_CAUSE = "lease.job_ended"
 _TICK_S = 1.0
 """The longest that the timer sleeps while a lease is live, so that it notices when the daemon was stalled."""
 _LATE_S = 0.1
@@ -57,6 +59,9 @@ class LeaseManager:
         self._store = context.store
         self._clock = clock
         self._held: dict[str, _Held] = {}
+        """By the ids of the leases."""
+        self._on: dict[tuple[str, str], str] = {}
+        """The id of the live lease on each resource that has one."""
         self._changed = asyncio.Event()
         """Set where the timer is to look again."""
         self._timer: asyncio.Task[None] | None = None
@@ -71,7 +76,8 @@ class LeaseManager:
         if revoked:
             _log.warning("an older database was put back: %d leases of it are over", len(revoked))
         self._store.on_fences(self._look)
-        self._look()
+        for lease in self._store.read(live_leases):
+            self._hold(lease)
         self._timer = asyncio.create_task(self._run())
         self._tasks.spawn(self._stop_what_was_lost())
 
@@ -100,6 +106,8 @@ class LeaseManager:
         held.deadline = self._clock() + lease.ttl_ms / 1000
         self._note_process(lease)
         self._changed.set()
+        if lease.job_id is not None:
+            self._release_after_job(held)  # it may have ended before the lease named it
 
     def _renew(self, held: _Held) -> None:
         now = self._clock()
@@ -111,8 +119,14 @@ class LeaseManager:
 
     async def _note_renewal(self, lease_id: str) -> None:
         operation = self._context.cause(CAUSE)
+
+        def note(tx: Transaction) -> None:
+            lease = LEASES.write(tx, operation, lease_id, {"renewed_at": tx.now})
+            if lease is not None:
+                touch(tx, lease.holder)
+
         try:
-            await self._store.write(lambda tx: LEASES.write(tx, operation, lease_id, {"renewed_at": tx.now}))
+            await self._store.write(note)
         except StoreError as error:
             _log.debug("when lease %s was renewed is not noted: %s", lease_id, error.message)
 
@@ -138,10 +152,15 @@ class LeaseManager:
 
     def _is_kept(self, lease: Lease) -> bool:
         """Whether the process or the job of a lease keeps it."""
-        if lease.job_id is not None:
-            job_id = lease.job_id
-            if self._store.read(lambda reader: self._context.leases.job_is_open(reader, job_id)):
-                return True
+        return self._has_open_job(lease) or self._has_process(lease)
+
+    def _has_open_job(self, lease: Lease) -> bool:
+        job_id = lease.job_id
+        if job_id is None:
+            return False
+        return self._store.read(lambda reader: self._context.leases.end_of_job(reader, job_id)) is None
+
+    def _has_process(self, lease: Lease) -> bool:
         if lease.pid is None or lease.pid_start is None or lease.boot_id != self._context.boot.id:
             return False
         try:
@@ -149,23 +168,53 @@ class LeaseManager:
         except OSError:
             return True  # it cannot be looked at: no proof that it is gone
 
+    # The job that renews one
+
+    def job_ended(self, job_id: str) -> None:
+        """As ``LeaseKeeper``: what the job was started for is given back, unless the job has ended it."""
+        for held in list(self._held.values()):
+            if held.lease.job_id == job_id:
+                self._release_after_job(held)
+
+    def _release_after_job(self, held: _Held) -> None:
+        if not self._is_kept(held.lease):
+            self._tasks.spawn(self._release(held.lease))
+
+    async def _release(self, lease: Lease) -> None:
+        operation = self._context.cause(JOB_CAUSE)
+
+        def release(tx: Transaction) -> None:
+            present = LEASES.by_id(tx, lease.id)
+            if present is None or present.state is not LeaseState.LIVE or present.job_id is None:
+                return
+            told = self._context.leases.end_of_job(tx, present.job_id)
+            if told is not None and present.job_id == lease.job_id:
+                end(tx, operation, present, LeaseState.RELEASED, told)
+
+        try:
+            await self._store.write(release)
+        except StoreError as error:
+            _log.warning("lease %s is not given back, and expires: %s", lease.id, error.message)
+
     # The time
 
-    def _look(self) -> None:
-        """Take over which leases are live."""
-        now = self._clock()
-        live = {lease.id: lease for lease in self._store.read(live_leases)}
-        gone = [id_ for id_ in self._held if id_ not in live]
-        for id_ in gone:
-            del self._held[id_]
-        for id_, lease in live.items():
-            if id_ not in self._held:
-                self._held[id_] = _Held(lease, now)
-                self._note_process(lease)
-        for id_ in gone:
-            ended = self._store.read(lambda reader, id_=id_: LEASES.by_id(reader, id_))  # type: ignore[misc]
-            if ended is not None:
-                self._lost(ended)
+    def _hold(self, lease: Lease) -> None:
+        self._held[lease.id] = _Held(lease, self._clock())
+        self._on[lease.resource_kind, lease.resource_id] = lease.id
+        self._note_process(lease)
+
+    def _look(self, resources: set[tuple[str, str]]) -> None:
+        """Take over which leases on these resources are live."""
+        for resource in resources:
+            live = self._store.read(lambda reader, resource=resource: live_lease(reader, *resource))  # type: ignore[misc]
+            before = self._on.get(resource)
+            if before is not None and (live is None or live.id != before):
+                del self._held[before], self._on[resource]
+                ended = self._store.read(lambda reader, before=before: LEASES.by_id(reader, before))  # type: ignore[misc]
+                if ended is not None:
+                    self._lost(ended)
+            if live is not None and live.id not in self._held:
+                self._hold(live)
         self._changed.set()
 
     async def _run(self) -> None:
@@ -222,6 +271,8 @@ class LeaseManager:
     async def _stop_what_was_lost(self) -> None:
         """Stop what an earlier daemon did not stop any more, once all that runs is adopted."""
         await self._context.boot.reconciled()
+        for held in [held for held in self._held.values() if held.lease.job_id is not None]:
+            self._release_after_job(held)
 
         def read(reader: Reader) -> list[Lease]:
             ids = {id_ for carrier in self._context.leases.carriers for id_ in carrier.carried(reader)}

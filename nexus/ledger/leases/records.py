@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from msgspec import field
 from nexus_protocol.command import Record
 
 from nexus.ledger.states import LeaseState, OnLost
@@ -50,6 +51,8 @@ class Lease(Record, kw_only=True):
     """Counts the changes of its configuration, from 1."""
     state_revision: int
     """Counts the changes of its state, from 0."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Of GetLease and ListLeases, for people: what the task and the holder are called, by id, as ``#12 Log in``."""
 
     @property
     def name(self) -> str:

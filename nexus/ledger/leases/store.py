@@ -6,10 +6,14 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+from nexus_protocol.context import HeldLease
+
 from nexus.caller import Caller
 from nexus.hints import command_line
 from nexus.journal.operation import Operation
 from nexus.journal.rows import derived
+from nexus.ledger.agents.store import touch
 from nexus.ledger.leases.errors import (
     LeaseAmbiguous,
     LeaseChanged,
@@ -19,8 +23,10 @@ from nexus.ledger.leases.errors import (
     LeaseTaken,
 )
 from nexus.ledger.leases.records import Lease
+from nexus.ledger.names_store import names_of
 from nexus.ledger.states import LeaseState, OnLost
 from nexus.records.errors import LeaseNotFound, LeaseRequired, LeaseStale, RecordErrors
+from nexus.records.leases import on_accepted
 from nexus.records.table import Table
 from nexus.store import FenceMark, Reader, Transaction
 from nexus.supervision.store import this_boot
@@ -34,8 +40,10 @@ __all__ = [
     "guard",
     "live_lease",
     "live_leases",
+    "prune",
     "put_back",
     "raise_fence",
+    "with_names",
     "resource",
 ]
 
@@ -52,6 +60,7 @@ LEASES = Table(
     indexed=("state", "holder"),
     told=("resource_kind", "resource_id", "epoch", "holder"),
     called="id",
+    computed=("names",),
 )
 derived("fence", "the column epoch of the leases: the highest that a resource had")
 
@@ -73,9 +82,33 @@ def live_lease(reader: Reader, kind: str, resource_id: str) -> Lease | None:
     return None if row is None else LEASES.decode(row)
 
 
+def with_names(reader: Reader, found: list[Lease]) -> list[Lease]:
+    """Leases with the names of what they are on, and of their holders."""
+    names = names_of(reader, None, {"agent": [lease.holder for lease in found]})
+    for project_id in {lease.project_id for lease in found}:
+        tasks = [each.resource_id for each in found if (each.project_id, each.resource_kind) == (project_id, "task")]
+        names |= names_of(reader, project_id, {"task": tasks})
+    return [
+        msgspec.structs.replace(
+            lease, names={id_: names[id_] for id_ in (lease.resource_id, lease.holder) if id_ in names}
+        )
+        for lease in found
+    ]
+
+
 def live_leases(reader: Reader) -> list[Lease]:
     """Every live lease."""
     return [LEASES.decode(row) for row in reader.all(f"{LEASES.select} WHERE lease.state = 'live'")]
+
+
+def _note_work(tx: Transaction, operation: Operation, held: HeldLease) -> None:
+    """A change is accepted under a lease: its holder works."""
+    lease = LEASES.by_id(tx, held.id)
+    if lease is not None:
+        touch(tx, lease.holder, operation)
+
+
+on_accepted(_note_work)
 
 
 def fence(reader: Reader, kind: str, resource_id: str) -> int:
@@ -227,3 +260,20 @@ def put_back(tx: Transaction, caller: Caller, cause: str) -> list[str]:
         if fence(tx, mark.kind, mark.id) < highest:
             raise_fence(tx, mark.kind, mark.id, highest)
     return revoked
+
+
+def prune(tx: Transaction, operation: Operation, before_at: int, limit: int) -> int:
+    """Delete at most ``limit`` leases that ended before a time, and not their fences; returns how many there were."""
+    deleted = 0
+    for state in LeaseState:
+        if state is LeaseState.LIVE:
+            continue
+        rows = tx.all(
+            f"{LEASES.select} WHERE lease.state = ? AND lease.granted_at < ? AND lease.ended_at < ? "
+            "ORDER BY lease.granted_at, lease.id LIMIT ?",
+            (state.value, before_at, before_at, limit - deleted),
+        )
+        for lease in map(LEASES.decode, rows):
+            LEASES.delete(tx, operation, lease, LEASES.told)
+        deleted += len(rows)
+    return deleted

@@ -105,6 +105,7 @@ def add(
     metadata: Mapping[str, Any] | None = None,
     source: str | None = None,
     timestamp: int | None = None,
+    id_: str | None = None,
 ) -> str | None:
     """Add a metric, whose value is finite and not negative; returns its id. None where its ``source`` has one already.
 
@@ -115,7 +116,7 @@ def add(
     if source is not None and by_source(tx, source) is not None:
         return None
     operation.enter(tx, project_id)
-    id_ = str(uuid.uuid4())
+    id_ = id_ or str(uuid.uuid4())
     tx.execute(
         "INSERT INTO metrics (id, project_id, agent_id, task_id, type, value, metadata, source, timestamp) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -132,11 +133,17 @@ def add(
 
 
 def _count_usage(tx: Transaction, operation: Operation, usage: Usage) -> None:
+    """The tokens of what was written under a lease are those of its holder, and of its task."""
     metadata = {"conversation_id": usage.conversation_id}
+    agent_id = task_id = None
+    if operation.lease is not None and not usage.imported:
+        agent_id, task_id = _holder_and_task(tx, operation.lease.id)
     add(
         tx,
         operation,
         project_id=usage.project_id,
+        agent_id=agent_id,
+        task_id=task_id,
         type=MetricType.TOKEN_USAGE,
         value=usage.tokens,
         metadata=metadata if usage.model is None else metadata | {"model": usage.model},
@@ -146,6 +153,16 @@ def _count_usage(tx: Transaction, operation: Operation, usage: Usage) -> None:
 
 
 on_usage(_count_usage)
+
+
+def _holder_and_task(reader: Reader, lease_id: str) -> tuple[str | None, str | None]:
+    """The agent that holds a lease, and the task that it is on, as far as they are there."""
+    row = reader.one(
+        "SELECT agents.id, tasks.id FROM lease LEFT JOIN agents ON agents.id = lease.holder "
+        "LEFT JOIN tasks ON tasks.id = lease.resource_id AND lease.resource_kind = 'task' WHERE lease.id = ?",
+        (lease_id,),
+    )
+    return (None, None) if row is None else (row[0], row[1])
 
 
 def prune(tx: Transaction, operation: Operation, before_at: int, limit: int) -> int:

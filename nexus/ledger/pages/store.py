@@ -69,8 +69,13 @@ def _counts(reader: Reader, project_id: str) -> dict[str, int]:
 
 
 def _ready_count(reader: Reader, project_id: str) -> int:
-    row = reader.one("SELECT count(*) FROM ready_tasks WHERE project_id = ?", (project_id,))
-    return 0 if row is None else int(row[0])
+    # In groups, so that the index of what is ready is read and not every task that waits.
+    return sum(
+        count
+        for (count,) in reader.all(
+            "SELECT count(*) FROM ready_tasks WHERE project_id = ? GROUP BY priority", (project_id,)
+        )
+    )
 
 
 def _percentage(completed: int, of: int) -> int:

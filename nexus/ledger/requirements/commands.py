@@ -108,6 +108,12 @@ class ListRequirements(Command[RequirementPage]):
     category: Annotated[RequirementCategory, Meta(description="only requirements of this category")] | None = None
     priority: Annotated[RequirementPriority, Meta(description="only requirements of this priority")] | None = None
     validated: Annotated[bool, Meta(description="only validated ones, or only others")] | None = None
+    feature: (
+        Annotated[
+            FeatureReference, Meta(description="only requirements that are linked to it", extra={"metavar": "FEATURE"})
+        ]
+        | None
+    ) = None
     tag: Annotated[Tag, Meta(description="only requirements with this tag")] | None = None
     match: Match | None = None
     limit: PageLimit = 1000

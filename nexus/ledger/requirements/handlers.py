@@ -10,6 +10,7 @@ import msgspec
 from nexus.capability import Context, handles
 from nexus.journal.operation import Operation
 from nexus.ledger.features.store import FEATURES
+from nexus.ledger.names_store import names_of
 from nexus.ledger.requirements.commands import (
     CreateRequirement,
     DeleteRequirement,
@@ -24,10 +25,10 @@ from nexus.ledger.requirements.errors import RequirementElsewhere, RequirementId
 from nexus.ledger.requirements.records import Requirement
 from nexus.ledger.requirements.store import REQUIREMENTS, unlink_feature, write_links
 from nexus.records.contents import Contents, Held, contents, numbered
-from nexus.records.handlers import gets, lists, updates
+from nexus.records.handlers import lists, updates
 from nexus.records.links import Link, link
 from nexus.records.scope import Scope
-from nexus.store import Transaction
+from nexus.store import Reader, Transaction
 
 __all__ = [
     "create_requirement",
@@ -54,9 +55,18 @@ def _delete_all(tx: Transaction, operation: Operation, _project_id: str, held: l
 contents(Contents("requirement", "requirement", numbered(REQUIREMENTS), _delete_all))
 link(Link("feature", unlink_feature))
 
-get_requirement = gets(REQUIREMENTS, GetRequirement)
-list_requirements = lists(REQUIREMENTS, ListRequirements, "requirements")
+list_requirements = lists(REQUIREMENTS, ListRequirements, "requirements", {"feature": "feature"})
 update_requirement = updates(REQUIREMENTS, UpdateRequirement)
+
+
+@handles(GetRequirement)
+async def get_requirement(ctx: Context, command: GetRequirement) -> Requirement:
+    def read(reader: Reader) -> Requirement:
+        found = REQUIREMENTS.resolve(reader, command.requirement, ctx.scope(reader))
+        names = names_of(reader, found.project_id, {"feature": found.linked_features})
+        return msgspec.structs.replace(found, names=names)
+
+    return await ctx.store.fetch(read)
 
 
 def _features(tx: Transaction, references: Sequence[str], project_id: str, cannot: str) -> list[str]:

@@ -51,6 +51,8 @@ class Requirement(Record, kw_only=True):
     """Counts the changes of its configuration, from 1."""
     state_revision: int
     """Stays 0: it has no state that the daemon keeps."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Of GetRequirement, for people: what the linked features are called, by id, as ``#3 Sign in``."""
 
     @property
     def name(self) -> str:

@@ -41,6 +41,8 @@ REQUIREMENTS = Table(
     indexed=("category", "priority", "validated"),
     told=("category", "priority"),
     searchable=True,
+    computed=("names",),
+    found_by={"feature": ("requirement_feature", "requirement_id", "feature_id")},
 )
 
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from nexus.capability import Context, handles
 from nexus.hints import command_line
 from nexus.ledger.agents import store as agents
 from nexus.ledger.agents.records import Agent
 from nexus.ledger.features.store import FEATURES
 from nexus.ledger.leases import store as leases
+from nexus.ledger.leases.peers import require_person
 from nexus.ledger.leases.records import Lease
 from nexus.ledger.states import LeaseState, TaskStatus, TaskType
 from nexus.ledger.tasks import moves, store
 from nexus.ledger.tasks.commands import ClaimTask
 from nexus.ledger.tasks.errors import TaskClaimed, TaskInvalid, TaskIsCheckpoint, TaskLimit, TaskNoneReady
-from nexus.ledger.tasks.handlers import lease_of
-from nexus.ledger.tasks.records import ClaimedTask, Task
+from nexus.ledger.tasks.records import ClaimedTask, Task, TaskLease
 from nexus.ledger.tasks.store import TASKS
 from nexus.records.beginning import begin
 from nexus.records.project_settings import project_setting
-from nexus.records.scope import project_name, reference_of
+from nexus.records.scope import Scope, project_name, reference_of
+from nexus.runtime.procfs import process_exists
 from nexus.store import Transaction
 
 __all__ = ["claim_task"]
@@ -31,9 +30,16 @@ _SHOWN = 5
 
 @handles(ClaimTask, size_bytes=lambda _command: 4096)
 def claim_task(tx: Transaction, ctx: Context, command: ClaimTask) -> ClaimedTask:
-    ctx.scope(tx).home("cannot claim a task")
+    scope = ctx.scope(tx)
+    project_id = scope.home("cannot claim a task")
     agent = agents.agent_named(tx, command.agent)
-    task = _best(tx, ctx, command) if command.task is None else _named(tx, ctx, command, agent)
+    if command.pid is not None and not process_exists(command.pid):
+        raise TaskInvalid(
+            f"cannot claim a task: there is no process {command.pid}, which is to renew its lease",
+            hint="Name one that runs for as long as the work does.",
+            details={"path": "pid"},
+        )
+    task = _best(tx, scope, project_id, command) if command.task is None else _named(tx, ctx, scope, command, agent)
     cannot = f"cannot claim task {task.number}"
     _check_limit(tx, task, cannot)
     name = "take over" if task.status in (TaskStatus.IN_PROGRESS, TaskStatus.IN_REVIEW) else "claim"
@@ -58,19 +64,24 @@ def claim_task(tx: Transaction, ctx: Context, command: ClaimTask) -> ClaimedTask
     )
     begin(tx, ctx.operation, task.project_id)
     agents.claimed(tx, ctx.operation, agent.id, task.id, claimed.worktree_path, claimed.branch_name)
-    told = lease_of(tx, claimed, lease)
-    assert told is not None
-    return ClaimedTask(claimed, msgspec.structs.replace(told, age_ms=0, overdue=False))
+    told = TaskLease(
+        id=lease.id,
+        epoch=lease.epoch,
+        holder=agent.id,
+        agent=agent.name,
+        ttl_ms=lease.ttl_ms,
+        age_ms=0,
+        overdue=False,
+    )
+    return ClaimedTask(claimed, told)
 
 
-def _best(tx: Transaction, ctx: Context, command: ClaimTask) -> Task:
+def _best(tx: Transaction, scope: Scope, project_id: str, command: ClaimTask) -> Task:
     """The best ready task that fits.
 
     Raises:
         TaskNoneReady: there is none.
     """
-    scope = ctx.scope(tx)
-    project_id = scope.home("cannot claim a task")
     feature_id = None if command.feature_id is None else FEATURES.resolve(tx, command.feature_id, scope).id
     if command.take_over:
         raise TaskInvalid(
@@ -89,14 +100,15 @@ def _best(tx: Transaction, ctx: Context, command: ClaimTask) -> Task:
     )
 
 
-def _named(tx: Transaction, ctx: Context, command: ClaimTask, agent: Agent) -> Task:
+def _named(tx: Transaction, ctx: Context, scope: Scope, command: ClaimTask, agent: Agent) -> Task:
     """The task that a claim names, if it can be claimed; a lease that is taken over has ended then.
 
     Raises:
         TaskIsCheckpoint, TaskClaimed, TaskMoveRefused, TaskNotReady: it cannot.
+        LeaseNeedsPerson: it would be taken over by a client of a job or a service.
     """
     assert command.task is not None
-    task = TASKS.resolve(tx, command.task, ctx.scope(tx))
+    task = TASKS.resolve(tx, command.task, scope)
     cannot = f"cannot claim task {task.number}"
     if task.type is TaskType.CHECKPOINT:
         raise TaskIsCheckpoint(
@@ -108,6 +120,7 @@ def _named(tx: Transaction, ctx: Context, command: ClaimTask, agent: Agent) -> T
     if lease is not None:
         if not command.take_over:
             raise _taken(tx, task, lease, cannot)
+        require_person(ctx.caller.pid, f"cannot take over task {task.number}")
         leases.end(tx, ctx.operation, lease, LeaseState.REVOKED, f'agent "{agent.name}" took it over')
         task = TASKS.get(tx, task.id)
     if command.take_over and task.status in (TaskStatus.IN_PROGRESS, TaskStatus.IN_REVIEW):

@@ -1,4 +1,7 @@
-"""The commands of tasks, and the kinds of their events."""
+"""The commands of tasks, and the kinds of their events.
+
+It is longer than 500 lines because clients, the command line and the documentation are derived from this one list.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from nexus.ledger.features.errors import (
     SubFeatureNotFound,
 )
 from nexus.ledger.features.records import FeatureReference, SubFeatureReference
+from nexus.ledger.leases.errors import LeaseNeedsPerson
 from nexus.ledger.states import OnLost, TaskKind, TaskSize, TaskStatus, TaskType
 from nexus.ledger.tasks.errors import (
     TaskAmbiguous,
@@ -91,6 +95,13 @@ event(
     **{"move": "claim, submit and so on", "from": "its status before", "to": "and now", "agent": "the agent's id"},
 )
 event("task.escalated", "A task was rejected max_iterations times: a person decides.", qa_iterations="how often")
+event(
+    "task.edited",
+    "A task with a live lease was changed or commented on by another client than the holder of the lease.",
+    lease="the id of the lease",
+    holder="the id of the agent that holds it",
+    changed="the fields; comments, where one was added",
+)
 event("task.noted", "A note was added to a task.", note_kind="its kind", note_id="its id")
 event("task.commented", "A comment was added to a task.", comment_id="its id")
 
@@ -313,14 +324,15 @@ class CountTasks(Command[TaskCounts]):
     errors=(
         *_LOOKUP, *_PLACE[:2],
         AgentNotFound, AgentAmbiguous, AgentMoveRefused, TaskClaimed, TaskIsCheckpoint, TaskLimit,
-        TaskMoveRefused, TaskNoneReady, TaskNotReady, TaskInvalid,
+        TaskMoveRefused, TaskNoneReady, TaskNotReady, TaskInvalid, LeaseNeedsPerson,
     ),
 )  # fmt: skip
 class ClaimTask(Command[ClaimedTask]):
     """Claim a task for an agent: grant a lease on it, and begin it.
 
     Without ``task`` it is the best ready one that fits the filters, by priority and then by number. Of any number of
-    claims of one task exactly one wins.
+    claims of one task exactly one wins. A live lease is taken over by a person: a client that belongs to a job or a
+    service is refused.
     """
 
     agent: AgentReference

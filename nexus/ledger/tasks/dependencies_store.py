@@ -17,17 +17,16 @@ _OPEN = (
     "(SELECT count(*) FROM task_dependency AS each LEFT JOIN tasks AS other ON other.id = each.depends_on_id "
     "WHERE each.task_id = {task} AND (other.id IS NULL OR other.status <> 'completed'))"
 )
-_REACHED = (
-    "WITH RECURSIVE reached (id) AS (SELECT depends_on_id FROM task_dependency WHERE task_id = ? "
-    "UNION SELECT next.depends_on_id FROM reached JOIN task_dependency AS next ON next.task_id = reached.id) "
-)
 _DEPENDENTS = (
     "WITH RECURSIVE found (id) AS (SELECT task_id FROM task_dependency WHERE depends_on_id = ? "
     "UNION SELECT next.task_id FROM found JOIN task_dependency AS next ON next.depends_on_id = found.id) "
 )
 
-
-_FEW = 1000
+_MANY = 100
+"""How many tasks are asked for at a time."""
+_STEP = 4
+_DEPTH, _MOST = 256, 300
+"""How many layers, and how many edges, are read at a time where each task depends on one other."""
 
 
 class Named(NamedTuple):
@@ -101,31 +100,81 @@ def dependents(reader: Reader, task_id: str, *, all_: bool, limit: int = -1) -> 
 
 
 def cycle_from(reader: Reader, task_id: str) -> list[str] | None:
-    """A shortest circle of dependencies through a task, with its id at both ends; None if there is none."""
-    # A circle passes through what depends on the task, which is most often little, and through what it depends on.
-    above = {row[0] for row in reader.all(f"{_DEPENDENTS}SELECT id FROM found LIMIT {_FEW}", (task_id,))}
-    if len(above) < _FEW and task_id not in above:
-        return None
-    if reader.one(f"{_REACHED}SELECT 1 FROM reached WHERE id = ?", (task_id, task_id)) is None:
-        return None
-    edges: dict[str, list[str]] = {}
-    for of, on in reader.all(
-        f"{_REACHED}SELECT task_id, depends_on_id FROM task_dependency JOIN reached ON reached.id = task_id", (task_id,)
-    ):
-        edges.setdefault(of, []).append(on)
-    came_from: dict[str, str] = {}
-    layer = [task_id]
-    while layer:
+    """A shortest circle of dependencies through a task, with its id at both ends; None if there is none.
+
+    It is searched for in both directions, first where less is to be seen: of a task that depends on thousands, few
+    tasks depend most often.
+    """
+    ways = (_Way(reader, "task_id", "depends_on_id"), _Way(reader, "depends_on_id", "task_id"))
+    came_from: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    layers = [[task_id], [task_id]]
+    while True:
+        way = 0 if len(layers[0]) <= len(layers[1]) else 1
+        seen, opposite = came_from[way], came_from[1 - way]
         following: list[str] = []
-        for node in layer:
-            for other in edges.get(node, ()):
-                if other == task_id:
-                    path = [node]
-                    while path[-1] != task_id:
-                        path.append(came_from[path[-1]])
-                    return [*reversed(path), task_id]
-                if other not in came_from:
-                    came_from[other] = node
-                    following.append(other)
-        layer = following
-    raise AssertionError("a circle was reached")
+        for node, other in ways[way].edges(layers[way]):
+            if other == task_id or other in opposite:
+                circle = [*reversed(_back(seen, node, task_id)), *_back(opposite, other, task_id)]
+                return circle if way == 0 else circle[::-1]
+            if other not in seen:
+                seen[other] = node
+                following.append(other)
+        if not following:
+            return None
+        layers[way] = following
+
+
+class _Way:
+    """The edges from tasks in one direction."""
+
+    def __init__(self, reader: Reader, of: str, on: str) -> None:
+        self._reader = reader
+        self._of_some = f"SELECT {of}, {on} FROM task_dependency WHERE {of} IN "
+        self._further = (
+            f"WITH RECURSIVE further (node, other, depth) AS (SELECT {of}, {on}, 1 FROM task_dependency WHERE {of} = ? "
+            f"UNION ALL SELECT next.{of}, next.{on}, depth + 1 FROM further JOIN task_dependency AS next "
+            f"ON next.{of} = further.other WHERE depth < {_DEPTH}) SELECT node, other, depth FROM further LIMIT {_MOST}"
+        )
+        self._is_narrow = True
+        """Whether what follows a task has been little: then it is read by one statement for many layers."""
+        self._ahead: dict[str, list[tuple[str, str]]] = {}
+        """The edges from each task that was read ahead."""
+
+    def edges(self, nodes: list[str]) -> list[tuple[str, str]]:
+        """The edges from some tasks."""
+        if len(nodes) == 1 and self._is_narrow:
+            (node,) = nodes
+            if node not in self._ahead:
+                self._read_ahead(node)
+            if node in self._ahead:
+                return self._ahead[node]
+        found: list[tuple[str, str]] = []
+        for first in range(0, len(nodes), _MANY):
+            part = nodes[first : first + _MANY]
+            # A few lengths alone, so that most of these statements are prepared already.
+            part += part[:1] * (-len(part) % _STEP)
+            found += self._reader.all(f"{self._of_some}({', '.join('?' * len(part))})", part)
+        return found
+
+    def _read_ahead(self, start: str) -> None:
+        rows = self._reader.all(self._further, (start,))
+        self._is_narrow = len(rows) < _MOST
+        if not self._is_narrow:
+            return  # some edges of any task may be missing
+        ahead: dict[str, list[tuple[str, str]]] = {start: []}
+        for node, other, depth in rows:
+            if node in ahead:
+                ahead[node].append((node, other))
+            else:
+                ahead[node] = [(node, other)]
+            if depth < _DEPTH and other not in ahead:
+                ahead[other] = []
+        self._ahead = ahead
+
+
+def _back(came_from: dict[str, str], node: str, start: str) -> list[str]:
+    """The way from a node back to where a search began."""
+    path = [node]
+    while path[-1] != start:
+        path.append(came_from[path[-1]])
+    return path

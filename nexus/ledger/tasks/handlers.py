@@ -12,10 +12,12 @@ from nexus_protocol.errors import NotFound
 
 from nexus.capability import Context, handles
 from nexus.hints import command_line
+from nexus.journal.rows import record
 from nexus.ledger.agents.store import AGENTS, agent_named
 from nexus.ledger.features.store import FEATURES, SUB_FEATURES, count_completed
 from nexus.ledger.leases import store as leases
 from nexus.ledger.leases.records import Lease
+from nexus.ledger.names_store import names_of
 from nexus.ledger.states import TaskStatus
 from nexus.ledger.tasks import dependencies_store as dependencies
 from nexus.ledger.tasks import store
@@ -193,6 +195,16 @@ def whole(reader: Reader, task: Task) -> Task:
         notes=store.notes_of(reader, task.id),
         comments=store.comments_of(reader, task.id),
         lease=lease_of(reader, task, leases.live_lease(reader, KIND, task.id)),
+        names=names_of(
+            reader,
+            task.project_id,
+            {
+                "feature": [task.feature_id],
+                "sub_feature": [task.sub_feature_id],
+                "task": [*task.depends_on, task.blocked_by],
+                "agent": [task.assigned_agent],
+            },
+        ),
     )
 
 
@@ -256,7 +268,18 @@ def update_task(tx: Transaction, ctx: Context, command: UpdateTask) -> Task:
         for feature_id, by in ((task.feature_id, -1), (changes["feature_id"], 1)):
             if feature_id is not None:
                 count_completed(tx, ctx.operation, feature_id, by)
-    return TASKS.update(tx, ctx.operation, task, changes)
+    updated = TASKS.update(tx, ctx.operation, task, changes)
+    _tell_holder(tx, ctx, task, [name for name in changes if getattr(updated, name) != getattr(task, name)])
+    return updated
+
+
+def _tell_holder(tx: Transaction, ctx: Context, task: Task, changed: Sequence[str]) -> None:
+    """Record an event for the holder of a task's lease, where another client has changed the task."""
+    lease = leases.live_lease(tx, KIND, task.id) if changed else None
+    if lease is None or (ctx.request.lease is not None and ctx.request.lease.id == lease.id):
+        return
+    detail = {"lease": lease.id, "holder": lease.holder, "changed": sorted(changed)}
+    record(tx, ctx.operation, "task.edited", store.subject_of(task), detail)
 
 
 def _changed_dependencies(tx: Transaction, scope: Scope, task: Task, command: UpdateTask) -> list[str] | None:
@@ -341,6 +364,7 @@ def add_task_note(tx: Transaction, ctx: Context, command: AddTaskNote) -> Task:
         agent_id = agent_named(tx, command.agent).id
         leases.guard(tx, ctx, KIND, task.id, f"cannot add a note to task {task.number}")
     store.add_note(tx, ctx.operation, task, kind=command.kind, text=command.text, agent_id=agent_id)
+    _tell_holder(tx, ctx, task, ["notes"])
     return whole(tx, task)
 
 
@@ -349,4 +373,5 @@ def add_task_comment(tx: Transaction, ctx: Context, command: AddTaskComment) -> 
     task = TASKS.resolve(tx, command.task, ctx.scope(tx))
     agent_id = None if command.agent is None else agent_named(tx, command.agent).id
     store.add_comment(tx, ctx.operation, task, text=command.text, agent_id=agent_id)
+    _tell_holder(tx, ctx, task, ["comments"])
     return whole(tx, task)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from nexus.capability import Context, handles
 from nexus.hints import command_line
 from nexus.ledger.leases import store as leases
+from nexus.ledger.leases.peers import is_person
 from nexus.ledger.states import READY, TaskReason, TaskStatus, TaskType
 from nexus.ledger.tasks import moves
 from nexus.ledger.tasks.commands import (
@@ -23,7 +24,6 @@ from nexus.ledger.tasks.commands import (
     UnqueueTask,
 )
 from nexus.ledger.tasks.errors import TaskInvalid, TaskIsCheckpoint, TaskMoveRefused, TaskNeedsPerson
-from nexus.ledger.tasks.peers import is_person
 from nexus.ledger.tasks.records import Task
 from nexus.ledger.tasks.store import TASKS
 from nexus.records.scope import reference_of

@@ -137,6 +137,8 @@ class Task(Record, kw_only=True):
     """Of GetTask: the last 200, in their order."""
     lease: TaskLease | None = None
     """Of GetTask: the live lease."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Of GetTask, for people, by id: what the records are called whose ids it has, as ``#12 Log in``."""
 
 
 class TaskPage(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from nexus.journal.operation import Operation
@@ -39,6 +40,8 @@ __all__ = [
     "is_ready",
     "live_claims",
     "notes_of",
+    "put_comment",
+    "put_note",
     "ready_page",
     "project_status",
     "subject_of",
@@ -64,7 +67,7 @@ TASKS = Table(
     indexed=("status", "feature_id", "assigned_agent"),
     told=("name", "type"),
     state="status",
-    computed=("notes", "comments", "lease"),
+    computed=("notes", "comments", "lease", "names"),
     searchable=True,
 )  # fmt: skip
 NOTE_ROWS = Rows("task_note", ("id", "task_id", "kind", "text", "at", "agent_id", "actor"), kind="task")
@@ -141,9 +144,9 @@ def counts(reader: Reader, project_id: str | None, feature_id: str | None) -> tu
     by_status: dict[str, int] = dict(
         reader.all(f"SELECT status, count(*) FROM tasks{where} GROUP BY status ORDER BY status", values)
     )
-    row = reader.one(f"SELECT count(*) FROM ready_tasks{where}", values)
-    assert row is not None
-    return by_status, row[0]
+    # In groups, so that the index of what is ready is read and not every task that waits.
+    grouped = reader.all(f"SELECT count(*) FROM ready_tasks{where} GROUP BY priority", values)
+    return by_status, sum(count for (count,) in grouped)
 
 
 def live_claims(reader: Reader, project_id: str) -> int:
@@ -216,9 +219,7 @@ def add_note(tx: Transaction, operation: Operation, task: Task, *, kind: str, te
         "agent_id": agent_id,
         "actor": operation.caller.actor,
     }
-    after = NOTE_ROWS.insert(tx, row)
-    detail = {"note_kind": kind, "note_id": id_}
-    NOTE_ROWS.record(tx, operation, subject_of(task), id_, None, after, [("task.noted", detail)])
+    put_note(tx, operation, subject_of(task), row)
 
 
 def add_comment(tx: Transaction, operation: Operation, task: Task, *, text: str, agent_id: str | None) -> None:
@@ -232,8 +233,20 @@ def add_comment(tx: Transaction, operation: Operation, task: Task, *, text: str,
         "agent_id": agent_id,
         "actor": operation.caller.actor,
     }
+    put_comment(tx, operation, subject_of(task), row)
+
+
+def put_note(tx: Transaction, operation: Operation, subject: Subject, row: Mapping[str, Any]) -> None:
+    """Add a note with the id and the time that it has; ``subject`` is its task."""
+    after = NOTE_ROWS.insert(tx, row)
+    detail = {"note_kind": row["kind"], "note_id": row["id"]}
+    NOTE_ROWS.record(tx, operation, subject, row["id"], None, after, [("task.noted", detail)])
+
+
+def put_comment(tx: Transaction, operation: Operation, subject: Subject, row: Mapping[str, Any]) -> None:
+    """Add a comment with the id and the time that it has; ``subject`` is its task."""
     after = COMMENT_ROWS.insert(tx, row)
-    COMMENT_ROWS.record(tx, operation, subject_of(task), id_, None, after, [("task.commented", {"comment_id": id_})])
+    COMMENT_ROWS.record(tx, operation, subject, row["id"], None, after, [("task.commented", {"comment_id": row["id"]})])
 
 
 def _next_at(tx: Transaction, table: str, task_id: str) -> int:

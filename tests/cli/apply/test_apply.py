@@ -365,7 +365,7 @@ def test_export_then_apply_changes_nothing_and_recreates_on_an_empty_daemon(shop
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
     text = written.read_text()
     assert text.startswith(
-        "# Services, job groups, schedules, nodes and VM records for `nexusctl apply`.\n# It may hold secrets"
+        "# Services, job groups, schedules, nodes, settings and VM records for `nexusctl apply`.\n# It may hold secrets"
     )
     assert "s3cret" in text
     assert shop.cli.ok("export").out == text

@@ -404,5 +404,6 @@ def test_written_file_reads_back_equal(
         "groups": {},
         "schedules": {},
         "nodes": {},
+        "settings": {},
     }
     assert project.key == "p"

@@ -60,7 +60,7 @@ def observed(
 ) -> There:
     there = Observed({one["name"]: record_of(Service, one) for one in services}, environments or {}, edges or {})
     boxes = {name: record_of(Vm, fields) for name, fields in (vms or {}).items()}
-    return {"services": there, "vms": boxes, "groups": {}, "schedules": {}, "nodes": {}}
+    return {"services": there, "vms": boxes, "groups": {}, "schedules": {}, "nodes": {}, "settings": {}}
 
 
 TWO = """

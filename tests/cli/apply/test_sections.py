@@ -142,7 +142,9 @@ def test_toy_section_is_read_planned_carried_out_and_exported(app: App, root: Pa
     again = Applied(app, path, '[toys.b]\nvalue = "3"\n[services.s]\n', prune=True)
     assert again.said == ['Removed toy "a"', 'Removed VM "box"', 'Updated toy "b"', 'Played with toy "b"']
     text = write_project("p", SECTIONS, {"toys": SECTIONS[0].export(SECTIONS[0].observe(app, None))})
-    assert text.startswith("# Toys, services, job groups, schedules, nodes and VM records for `nexusctl apply`.")
+    assert text.startswith(
+        "# Toys, services, job groups, schedules, nodes, settings and VM records for `nexusctl apply`."
+    )
     assert text.endswith('[toys.b]\nvalue = "3"\n')
 
 
@@ -172,7 +174,14 @@ def test_sections_are_those_of_the_capabilities_that_say_so_each_after_what_it_n
     with_manifest = [capability.name for capability in CAPABILITIES if capability.manifest]
     of_capability = [type(section).__module__.split(".")[1] for section in load_sections()]
     assert list(dict.fromkeys(of_capability)) == with_manifest
-    assert [section.table for section in load_sections()] == ["services", "groups", "schedules", "nodes", "vms"]
+    assert [section.table for section in load_sections()] == [
+        "services",
+        "groups",
+        "schedules",
+        "nodes",
+        "settings",
+        "vms",
+    ]
     assert [section.table for section in ordered(SECTIONS)] == [
         "vms",
         "toys",
@@ -180,4 +189,5 @@ def test_sections_are_those_of_the_capabilities_that_say_so_each_after_what_it_n
         "groups",
         "nodes",
         "schedules",
+        "settings",
     ]

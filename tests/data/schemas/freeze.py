@@ -1,7 +1,8 @@
 """Creates the frozen database of the current schema version: ``python tests/data/schemas/freeze.py``.
 
 For every released schema version there is ``schema-vN.db``, a database of that version with data in every table, and
-``schema-vN.json`` with its rows. This program adds missing versions and never changes an existing file.
+``schema-vN.json`` with its rows. This program adds missing versions and never changes an existing file of these. It
+also writes the script by which a new database is made, ``nexus/store/schema.sql``, from what all migrations make.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from pathlib import Path
 
 from nexus.store.connection import connect
 from nexus.store.fulltext import OF_INDEX
-from nexus.store.migrate import target_version
+from nexus.store.migrate import migrate, target_version
 from nexus.store.sqlite import SqliteStore
 
 HERE = Path(__file__).parent
+NEWEST = HERE.parents[2] / "nexus" / "store" / "schema.sql"
 AT = 1_767_225_600_000
 """The first millisecond of 2026."""
 
@@ -421,6 +423,36 @@ def insert(connection: sqlite3.Connection, table: str, row: dict[str, object]) -
     connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", (*row.values(),))
 
 
+def newest_schema() -> str:
+    """The script that makes what all migrations make, but for the rows of ``schema_meta``."""
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        contextlib.closing(connect(Path(directory) / "new.db", isolation_level=None)) as made,
+    ):
+        migrate(made, 0, target_version(), by_steps=True)
+        named = made.execute(
+            "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' "
+            "AND name NOT IN (SELECT name FROM pragma_table_list WHERE type = 'shadow') ORDER BY rowid"
+        ).fetchall()
+        assert made.execute("SELECT count(*) FROM sqlite_sequence").fetchone() == (0,)
+        rows = []
+        for table in (name for type_, name, sql in named if sql.startswith("CREATE TABLE") and name != "schema_meta"):
+            columns = [column for (column,) in made.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+            quoted = " || ', ' || ".join(f"quote({column})" for column in columns)
+            rows += [
+                f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({values})"
+                for (values,) in made.execute(f"SELECT {quoted} FROM {table} ORDER BY 1")
+            ]
+    # Triggers come last: the rows that they would write are among those inserted.
+    triggers = [sql for type_, _, sql in named if type_ == "trigger"]
+    others = [sql for type_, _, sql in named if type_ != "trigger"]
+    statements = "".join(f"{statement};\n" for statement in (*others, *rows, *triggers))
+    return (
+        f"-- The schema of version {target_version()}, of a new database.\n"
+        f"-- Written by tests/data/schemas/freeze.py from the migrations.\n\n{statements}"
+    )
+
+
 def freeze(version: int) -> None:
     """Create the two files of one schema version."""
     target = HERE / f"schema-v{version}.db"
@@ -594,7 +626,8 @@ def save(path: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """Freeze every version that is not frozen yet."""
+    """Freeze every version that is not frozen yet, and write the script of the newest."""
+    NEWEST.write_text(newest_schema(), encoding="utf-8")
     for version in range(1, target_version() + 1):
         if not (HERE / f"schema-v{version}.db").exists():
             freeze(version)

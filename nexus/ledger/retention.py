@@ -1,13 +1,14 @@
-"""Deletes the metrics that the setting ``metrics.keep_days`` calls old."""
+"""Deletes what a setting in days calls old: metrics, and leases that have ended."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from nexus.capability import ManagerContext
-from nexus.ledger.metrics.store import prune
-from nexus.store import StoreError
+from nexus.journal.operation import Operation
+from nexus.store import StoreError, Transaction
 from nexus.tasks import cancel_and_wait
 
 __all__ = ["Retention"]
@@ -19,12 +20,17 @@ _STEP = 200
 """Rows deleted in one step, which limits how long the writes of clients wait for it."""
 _DAY_MS = 86_400_000
 
+Prune = Callable[[Transaction, Operation, int, int], int]
+"""Deletes at most a number of records of before a time; returns how many there were."""
+
 
 class Retention:
-    """Looks at the start of the daemon, and every hour."""
+    """Looks at the start of the daemon, and every hour. ``what`` is ``metrics``: its setting and its cause begin so."""
 
-    def __init__(self, context: ManagerContext) -> None:
+    def __init__(self, context: ManagerContext, what: str, prune: Prune) -> None:
         self._context = context
+        self._what = what
+        self._prune = prune
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -40,9 +46,9 @@ class Retention:
             try:
                 await self.apply()
             except StoreError as error:
-                _log.warning("old metrics cannot be deleted at present: %s", error.message)
+                _log.warning("old %s cannot be deleted at present: %s", self._what, error.message)
             except Exception:  # the next look may succeed
-                _log.exception("old metrics were not deleted")
+                _log.exception("old %s were not deleted", self._what)
             await asyncio.sleep(_INTERVAL_S)
 
     async def apply(self) -> None:
@@ -52,9 +58,9 @@ class Retention:
             StoreError: the store cannot be read or written.
         """
         context = self._context
-        before_at = context.boot.trusted_now_ms() - context.setting("metrics.keep_days") * _DAY_MS
-        operation = context.cause("metrics.retention")
+        before_at = context.boot.trusted_now_ms() - context.setting(f"{self._what}.keep_days") * _DAY_MS
+        operation = context.cause(f"{self._what}.retention")
         deleted = _STEP
         while deleted:
-            deleted = await context.store.write(lambda tx: prune(tx, operation, before_at, _STEP))
+            deleted = await context.store.write(lambda tx: self._prune(tx, operation, before_at, _STEP))
             await asyncio.sleep(0.01)  # let the writes of clients pass
